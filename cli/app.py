@@ -1,20 +1,24 @@
-"""The composition root: the inputs of every command, put together in one place."""
+"""The composition root: the inputs of every command, put together in one place.
+
+Guarantee: what calls over HTTP is a fifth of what a command imports; nothing of it is imported, opened or read before
+the first call.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import sqlalchemy as sa
 import structlog
 from rich.console import Console
 
-from drawdown.cli.late_calls import LateCells, LateHooks, LateHttp
-from drawdown.cli.settings.settings import Settings
+from drawdown.cli.settings import Settings
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock, FixedClock
@@ -25,14 +29,28 @@ from drawdown.schema.typed.parsing import parse_time, parse_window, show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.history.witness import WitnessFile
 
-if TYPE_CHECKING:  # what bills and what runs a tick is imported by what uses it: most commands need neither
-    from drawdown.providers.http import Http
+if TYPE_CHECKING:
+    from drawdown.providers.http import Call, Http, HttpResult
+    from drawdown.providers.http.client import HttpClient
+    from drawdown.providers.http.outgoing import Outgoing
     from drawdown.providers.payments.protocol import PaymentService
     from drawdown.providers.payments.registry import PaymentServices
     from drawdown.providers.registry import Registry
     from drawdown.worker.engine.context import Context
+    from drawdown.worker.engine.effects import (
+        CellReader,
+        HaltRequest,
+        HaltSender,
+        HookAnswer,
+        HookRequest,
+        HookSender,
+        UsageAnswer,
+        UsageRequest,
+        Witness,
+    )
     from drawdown.worker.engine.runner import World
-    from drawdown.worker.engine.witness import Witness
+    from drawdown.worker.halts.cell_settings import CellSettings
+    from drawdown.worker.hooks.hook_settings import HookSettings
 
 log = structlog.get_logger()
 
@@ -274,3 +292,71 @@ def new_link() -> str:
 def default_actor() -> str:
     """The operating system's user."""
     return os.environ.get("USER") or f"uid {os.getuid()}"
+
+
+def client_of(outgoing: Outgoing | None) -> HttpClient:
+    """What calls, and how its calls leave."""
+    from drawdown.providers.http.client import Dialer, HttpClient
+
+    return HttpClient(dialer=Dialer(outgoing=outgoing))
+
+
+class LateHttp:
+    """Calls of providers, of issuers that people sign in at, and others."""
+
+    def __init__(self, outgoing: Outgoing | None = None) -> None:
+        self._outgoing = outgoing
+
+    @cached_property
+    def _client(self) -> Http:
+        return client_of(self._outgoing)
+
+    async def send(self, call: Call) -> HttpResult:
+        return await self._client.send(call)
+
+    async def close(self) -> None:
+        if "_client" in vars(self):
+            await self._client.close()
+
+
+class LateCells:
+    """Halts that cells are told, and what cells are asked."""
+
+    def __init__(self, settings: CellSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+
+    @cached_property
+    def _client(self) -> HaltSender:
+        from drawdown.worker.halts.cell_client import CellClient
+
+        return CellClient(self._settings, self._clock)
+
+    @cached_property
+    def _reader(self) -> CellReader:
+        from drawdown.worker.halts.cell_client import CellUsageClient
+
+        return CellUsageClient(self._settings, self._clock)
+
+    async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
+        return await self._client.send(halts)
+
+    async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
+        return await self._reader.read(requests)
+
+
+class LateHooks:
+    """Messages that the operator's product is told."""
+
+    def __init__(self, settings: HookSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+
+    @cached_property
+    def _client(self) -> HookSender:
+        from drawdown.worker.hooks.client import HookClient
+
+        return HookClient(self._settings, self._clock)
+
+    async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
+        return await self._client.send(messages)

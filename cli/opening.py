@@ -12,11 +12,11 @@ from typing import TextIO, cast
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from drawdown.cli import settings
 from drawdown.cli.app import App
-from drawdown.cli.settings import settings
 from drawdown.cli.streams import Fault, Stderr
 from drawdown.schema.clock import Clock, FixedClock, SystemClock
-from drawdown.schema.driver_errors import explain
+from drawdown.schema.database import explain
 from drawdown.schema.errors import DatabaseNotReady, DrawdownError, Exit, UsageError
 from drawdown.schema.text import clean, in_short
 from drawdown.schema.typed.parsing import parse_time

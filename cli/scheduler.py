@@ -1,14 +1,22 @@
-"""`drawdown run` and `up`: a tick every five minutes, a watch between them, and what is done once a night.
+"""The loops of `drawdown run`, `up` and `watch`: a tick every five minutes, watch rounds between them, and what is done
+once a night.
 
 Guarantee: a late fire still happens, and several missed ones become one. Two ticks of this process never overlap (an
-overlap is logged and counted). SIGTERM ends between two effects: every push that was sent has its attempt on record.
+overlap is logged and counted), and no two rounds. SIGTERM ends between two effects: every push that was sent has its
+attempt on record. A round that fails is logged, and the next one does its work. The night's command has a process of
+its own: its proof takes no memory from the ticks, nor do its failures end them.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
-from dataclasses import dataclass
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -18,15 +26,15 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from drawdown.cli.app import App
-from drawdown.cli.night import Night
-from drawdown.cli.stopping import Stopping
-from drawdown.cli.watch_loop import WatchLoop
-from drawdown.schema.errors import DrawdownError, Exit
+from drawdown.cli.processes import LOOK_S, Stopping
+from drawdown.cli.settings import Settings
+from drawdown.schema.errors import MEANINGS, DrawdownError, Exit
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.shard import NewOrgs, Shard
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.engine.context import Breaker, NewOrgs, Shard
+from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
+from drawdown.worker.watch import Watched, Watcher, watch
 
 log = structlog.get_logger()
 
@@ -122,3 +130,77 @@ def run(app: App, options: Options, stopping: Stopping) -> int:
     loop.stopping.wait()
     scheduler.shutdown(wait=True)  # the running tick ends at its next effect
     return loop.last_status
+
+
+@dataclass
+class WatchLoop:
+    """One watch."""
+
+    app: App
+    shard: Shard
+    stopping: Stopping
+    watcher: Watcher = field(default_factory=Watcher)
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+    cell_breakers: dict[str, Breaker] = field(default_factory=dict)
+
+    def round(self) -> Watched:
+        self.app.read_files_again()
+        context = self.app.context()
+        context.shard = self.shard
+        context.stopping = self.stopping.is_set
+        context.breakers = self.breakers
+        context.cell_breakers = self.cell_breakers
+        return runner.run(watch(context, self.watcher), self.app.world())
+
+    def try_round(self) -> None:
+        """One round. What goes wrong is logged; the next round goes on from what is committed."""
+        try:
+            self.round()
+        except DrawdownError as error:
+            log.error("watch_failed", error=str(error), exit_status=error.exit_status)
+        except Exception:
+            log.exception("watch_failed")
+
+
+COMMAND: Final = (sys.executable, "-c", "from drawdown.cli.main import main; main()", "nightly", "--json")
+ENDED: Final = (-signal.SIGTERM, -signal.SIGINT)
+"""What stops a machine tells all of its processes at once: it may be told before we are."""
+ENDS_WITHIN_S: Final = 20.0
+"""How long it is waited for, once it was told to end."""
+
+
+@dataclass
+class Night:
+    """What is done once a night."""
+
+    settings: Settings
+    stopping: Stopping
+
+    def run(self) -> None:
+        """Do it, and say what it came to."""
+        environment = self.settings.environment()
+        with subprocess.Popen(COMMAND, env=environment, stdout=subprocess.PIPE, text=True) as nightly:  # noqa: S603 our own
+            said = self._said(nightly)
+        if said is None or nightly.returncode in ENDED:
+            log.warning("nightly_stopped", detail="the next night makes up for it")
+            return
+        status, failed = Exit.PERSON, ["drawdown nightly"]
+        with suppress(ValueError, KeyError, TypeError):  # it was killed, or failed before its first command
+            found = json.loads(said)
+            status = Exit(found["exit_status"])
+            failed = [f"{one['exit_status']} of drawdown {one['command']}" for one in found["nightly"]
+                      if one["exit_status"]]  # fmt: skip
+        tell = log.info if status == Exit.SETTLED else log.warning if status == Exit.LEFT else log.error
+        tell("nightly_ended", exit_status=int(status), meaning=MEANINGS[status], failed=failed)
+
+    def _said(self, nightly: subprocess.Popen[str]) -> str | None:
+        """What it printed; None where it was told to end meanwhile."""
+        while not self.stopping.is_set():
+            with suppress(subprocess.TimeoutExpired):
+                return nightly.communicate(timeout=LOOK_S)[0]
+        nightly.terminate()
+        try:
+            nightly.communicate(timeout=ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            nightly.kill()
+        return None

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from drawdown.events.envelope import Named
-from drawdown.events.privacy.rules_places import PLACES
-from drawdown.events.privacy.rules_secrets import SECRETS
+from drawdown.events.privacy.rules import PLACES, SECRETS
 
 MAX_TOLD_CHARS: Final = 64
 _PRIVATE: Final = (*SECRETS, *PLACES)

@@ -1,7 +1,9 @@
 """Single values of an item: a text, a moment, a quantity, labels and properties.
 
 Guarantee: pure and exact. A value is taken as it was meant or refused by a code; no number is rounded, and none costs
-more than its own length.
+more than its own length. A time in ISO 8601 has one reading, of events, samples and files alike. A leap second is the
+last moment that clocks without one can show. An hour 24 is refused: of the days that it may belong to, programs mean
+either.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from decimal import Decimal
 from typing import Final
 
 from drawdown.events.envelope import MAX_QUANTITY, Unfit
-from drawdown.events.moments import from_iso
 from drawdown.events.reading import MAX_DEPTH, Item
 
 MOST_VALUES: Final = 100
@@ -130,3 +131,16 @@ def _storable(text: str, at: str) -> str:
     if _UNSTORABLE.search(text):
         raise Unfit("bad_text", f"{at} has a NUL, or half of a surrogate pair", at)
     return text
+
+
+_LEAP: Final = re.compile(r"([Tt ][0-9]{2}:[0-9]{2}):60(?:[.,][0-9]+)?(?=$|[Zz+-])")
+_HOUR_24: Final = re.compile(r"[Tt ]24(?=$|[:Zz+-])")
+
+
+def from_iso(text: str) -> datetime:
+    """With its offset, or, where it names none, without. Errors: ValueError."""
+    if text[4:5] != "-":  # "20241115" would do, and so would some counts of milliseconds
+        raise ValueError("not an extended ISO date")
+    if _HOUR_24.search(text) is not None:
+        raise ValueError("no hour of a day is its 24th")
+    return datetime.fromisoformat(_LEAP.sub(r"\1:59.999", text).upper())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias, get_args
 
-from drawdown.ledger.monthly import calendar
+from drawdown.ledger import calendar
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 
 Period: TypeAlias = Literal["hour", "day", "month"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from drawdown.ledger.allocation import DEFAULT_PRIORITY, Allocation, Lot, Uses, allocate, merged, parts
-from drawdown.ledger.monthly.calendar import next_start, period_of
+from drawdown.ledger.calendar import next_start, period_of
 
 ROLLED_AT_ONCE: Final = 24
 """Months of one wallet whose rollover one transaction sets right."""

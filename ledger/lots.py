@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from drawdown.ledger import grants
 from drawdown.ledger.accounts import WALLET, open_accounts, wallet_account
 from drawdown.ledger.allocation import DEFAULT_PRIORITY as DEFAULT_PRIORITY
 from drawdown.ledger.allocation import Allocation, Kind, Lot, Uses, allocate, is_same, other_content, parts
@@ -23,7 +24,6 @@ from drawdown.ledger.closing import Closing, Room, close, cut_for, leaves
 from drawdown.ledger.closing import left as left
 from drawdown.ledger.closing import promised as promised
 from drawdown.ledger.entries import SOURCE, post
-from drawdown.ledger.monthly import grants
 from drawdown.schema.sql import Part, queries, together
 from drawdown.schema.units import EVER_MS, GRACE_MS, WINDOW_MS
 

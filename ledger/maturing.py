@@ -1,8 +1,8 @@
 """What is due in a wallet by time is made true before its balance is believed: reservations that expire, lots that
-begin or expire, what plans give, tiers.
+begin or expire, what plans give, tiers. A run that expires is told to the operator's product in the same transaction.
 
-Guarantee: whoever decides by a balance matures its wallet first, under its lock; the sweep does the same sooner. Locks
-are taken in one order everywhere: reservations by their keys, then wallets by their ids, then plans by their names.
+Guarantee: who decides by a balance matures its wallet first, under its lock; the sweep does the same sooner. Locks are
+taken in one order everywhere: reservations by their keys, then wallets by their ids, then plans by their names.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import lots
+from drawdown.ledger import grants, lots, tiers
 from drawdown.ledger.accounts import WALLET, Wallet, wallet_account
 from drawdown.ledger.allocation import Lot
+from drawdown.ledger.calendar import next_start
 from drawdown.ledger.entries import moves
-from drawdown.ledger.monthly import grants, tiers
-from drawdown.ledger.monthly.calendar import next_start
-from drawdown.ledger.runs.told import tell_expired
+from drawdown.ledger.own_keys import shown
+from drawdown.schema.messages import RESERVATION_EXPIRED, Message, amount, tell
 from drawdown.schema.sql import Part, queries, together
 
 SQL = queries(__file__)
@@ -174,3 +174,23 @@ def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
     found = replace(found, moved=sorted(at_once.union(found.moved)))
     returned = not set(found.moved) <= set(customers)  # what comes back to a pool may fall due there
     return Matured(found.moved, found.more or returned or len(customers) == SWEPT_AT_ONCE)
+
+
+def tell_expired(connection: sa.Connection, expired: Sequence[sa.Row[Any]], now_ms: int) -> None:
+    """Tell of reservations that were just expired. One that is settled late has expired all the same."""
+    tell(connection, [_of_reservation(row, now_ms) for row in expired])
+
+
+def _of_reservation(row: sa.Row[Any], now_ms: int) -> Message:
+    data = {
+        "reservation": shown(row.reservation),
+        "project": row.project,
+        "subject": row.subject,
+        "action": row.action,
+        **amount("reserved", row.amount_micro),
+        **amount("drawn", row.drawn_micro),
+        **amount("freed", row.left_micro),
+        "expires_ms": row.expires_ms,
+    }
+    fact = f"{RESERVATION_EXPIRED}:{row.reservation}"
+    return Message(RESERVATION_EXPIRED, fact, now_ms, data, row.org_id, row.customer_id)

@@ -14,8 +14,8 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.ledger import settlements
-from drawdown.ledger.runs.reservations import Denied
-from drawdown.ledger.suppliers import Supplier
+from drawdown.ledger.reservations import Denied
+from drawdown.ledger.settlements import Supplier
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries

@@ -1,8 +1,11 @@
-"""Pools: wallets that allot credit to others. An allotment is a lot of its member's that was taken out of the pool's
-wallet, and at its end goes back there instead of expiring.
+"""Pools, wallets that allot credit to others; and payers, whose wallet runs of an organisation may be paid from.
 
-Guarantee: no credit is made by it: what leaves one wallet is what comes into the other, in one entry, under the locks
-of both. A pool allots no more than it has available.
+Guarantee: no credit is made by an allotment. It is a lot of its member's, and at its end goes back to the pool's wallet
+instead of expiring: what leaves one wallet is what comes into the other, in one entry, under the locks of both. A pool
+allots no more than it has available.
+
+Who may charge whom is append-only; the last row of a payer and an organisation counts. It is decided under the lock of
+the payer's wallet, so that ending it, or lowering its limit, ends it for all that is accepted after.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from drawdown.ledger import lots, wallet
 from drawdown.ledger.accounts import open_accounts, read_wallets, wallet_account
 from drawdown.ledger.allocation import DEFAULT_PRIORITY, Lot, is_same, other_content
 from drawdown.ledger.entries import post
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied, Reservation
 from drawdown.schema.audit import By
+from drawdown.schema.clock import utc
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import as_credits
@@ -89,3 +93,108 @@ def allot(
     lots.give(connection, lot)
     post(connection, [lots.entry_of(lot, by.now_ms)])
     return Allotment(lot, repeated=False)
+
+
+MOST_PAYERS: Final = 500
+"""Of one organisation, among whom the nearest name is looked for."""
+
+
+@dataclass(frozen=True)
+class Payer:
+    """What was said last of a payer and an organisation: whether its runs may be paid from the payer's wallet from
+    `since_ms` on, and what runs that are accepted so may hold and cost in all (`limit_micro`; None: no limit)."""
+
+    payer: str
+    org_id: str
+    number: int
+    allowed: bool
+    limit_micro: int | None
+    since_ms: int
+    at_ms: int
+    actor: str
+    reason: str
+
+
+def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
+    """What counts now; None where nothing was ever said."""
+    row = SQL.run(connection, "newest", {"payer": payer, "org_id": org_id}).mappings().one_or_none()
+    return None if row is None else Payer(**{**row, "allowed": bool(row["allowed"])})
+
+
+def of_org(connection: sa.Connection, org_id: str) -> list[str]:
+    """Those who ever paid for runs of an organisation, or may; the first of them."""
+    return list(SQL.run(connection, "of_org", {"org_id": org_id, "at_most": MOST_PAYERS}).scalars())
+
+
+def say(
+    connection: sa.Connection, payer: str, org_id: str, by: By, *, allowed: bool, limit_micro: int | None = None
+) -> tuple[Payer | None, Payer | None]:
+    """Say from now on whether a payer pays for runs of an organisation; what counts now, and before. The same again
+    changes nothing. What was accepted before is paid all the same."""
+    SQL.run(connection, "hold_wallet", {"account_id": wallet_account(payer)}).all()
+    was = read(connection, payer, org_id)
+    if (was is None and not allowed) or (was is not None and (was.allowed, was.limit_micro) == (allowed, limit_micro)):
+        return was, was
+    said = {"payer": payer, "org_id": org_id, "allowed": allowed, "limit_micro": limit_micro}
+    SQL.run(connection, "say", {**said, **vars(by)})
+    return read(connection, payer, org_id), was
+
+
+def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> Payer:
+    """What a payer allows an organisation now. Errors: Denied `payer_not_allowed`, of the step `account`."""
+    found = read(connection, payer, org_id)
+    if found is not None and found.allowed and found.since_ms > now_ms:
+        since, here = utc(found.since_ms), utc(now_ms)
+        text = f"{payer} pays for runs of {org_id} from {since} on, and here it is {here}: try again then"
+        raise Denied("payer_not_allowed", text, "account")
+    if found is None or not found.allowed:
+        ended = "" if found is None or found.allowed else " any more"
+        raise Denied(
+            "payer_not_allowed",
+            f"{payer} does not pay for runs of {org_id}{ended}: `drawdown payer allow {typed(payer, org_id)}`, "
+            "or leave the payer out",
+            "account",
+        )
+    return found
+
+
+def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> None:
+    """Insist that the payer of a run still pays, and within its limit, by what its runs hold and have cost. This run is
+    written, and the payer's wallet held, already.
+
+    Errors: Denied `payer_not_allowed`, `payer_limit`.
+    """
+    if run.payer_number is None:
+        return
+    found = require(connection, run.customer_id, run.org_id, now_ms)
+    if found.number != run.payer_number:
+        said = f"what {run.customer_id} pays for runs of {run.org_id} was changed meanwhile: accept another run"
+        raise Denied("payer_not_allowed", said, "account")
+    require_room(connection, found, 0, now_ms=0)  # each run that was not expired yet counts as going on
+
+
+def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) -> None:
+    """Insist that what a run is charged beyond what it holds is within the limit that its payer had set as it was
+    accepted, whatever was said since. The payer's wallet is held already. Errors: Denied `payer_limit`."""
+    if run.payer_number is None or more_micro <= 0:
+        return
+    values = {"payer": run.customer_id, "org_id": run.org_id, "number": run.payer_number}
+    row = SQL.run(connection, "numbered", values).mappings().one()
+    require_room(
+        connection, Payer(**{**row, "allowed": bool(row["allowed"])}), more_micro, now_ms=0
+    )  # its wallet may not be true
+
+
+def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_ms: int) -> None:
+    """Insist on room for so much more, beside what goes on by then. Errors: Denied `payer_limit`, of the step
+    `credits`."""
+    if found.limit_micro is None:
+        return
+    values = {"payer": found.payer, "org_id": found.org_id, "number": found.number, "now_ms": now_ms}
+    total = int(SQL.run(connection, "spent", values).scalar_one()) + more_micro
+    if total > found.limit_micro:
+        text = (
+            f"{found.payer} pays {as_credits(found.limit_micro)} credits for runs of {found.org_id}, and with this one "
+        )
+        text += f"they come to {as_credits(total)}: ask for less, or `drawdown payer allow` more"
+        raise Denied("payer_limit", text, "credits")

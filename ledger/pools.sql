@@ -6,3 +6,41 @@ SELECT 1 FROM pools WHERE pool = :pool
 -- name: make
 INSERT INTO pools (pool, at_ms, actor, reason) VALUES (:pool, :at_ms, :actor, :reason)
 ON CONFLICT (pool) DO NOTHING RETURNING pool
+
+-- Payers: who may charge whose wallet.
+
+-- name: for_update [postgresql]
+FOR UPDATE
+
+-- name: for_update [sqlite]
+
+-- name: hold_wallet
+SELECT account_id FROM ledger_accounts WHERE account_id = :account_id {for_update}
+
+-- name: newest
+SELECT payer, org_id, number, allowed, limit_micro, since_ms, at_ms, actor, reason FROM payers
+WHERE payer = :payer AND org_id = :org_id ORDER BY number DESC LIMIT 1
+
+-- name: numbered
+SELECT payer, org_id, number, allowed, limit_micro, since_ms, at_ms, actor, reason FROM payers
+WHERE payer = :payer AND org_id = :org_id AND number = :number
+
+-- name: of_org
+SELECT DISTINCT payer FROM payers WHERE org_id = :org_id ORDER BY payer LIMIT :at_most
+
+-- name: say
+-- Never before what was accepted or said before it, whatever this machine's clock says.
+INSERT INTO payers (payer, org_id, number, allowed, limit_micro, since_ms, at_ms, actor, reason)
+SELECT CAST(:payer AS TEXT), CAST(:org_id AS TEXT), q.number, :allowed, CAST(:limit_micro AS BIGINT),
+    CASE WHEN q.least_ms > :now_ms THEN q.least_ms ELSE :now_ms END, :now_ms, CAST(:actor AS TEXT),
+    CAST(:reason AS TEXT)
+FROM (SELECT COALESCE(MAX(number), 0) + 1 AS number, MAX(moment_ms) AS least_ms FROM (
+    SELECT p.number, p.since_ms AS moment_ms FROM payers p WHERE p.payer = :payer AND p.org_id = :org_id
+    UNION ALL SELECT 0, r.accepted_ms FROM reservations r
+    WHERE r.customer_id = :payer AND r.org_id = :org_id AND r.payer_number IS NOT NULL) said) q
+
+-- name: spent
+-- What runs that go on hold, and what all of them drew. One that is over holds nothing, expired yet or not.
+SELECT CAST(COALESCE(SUM(CASE WHEN state = 'held' AND expires_ms > :now_ms AND amount_micro > drawn_micro
+    THEN amount_micro ELSE drawn_micro END), 0) AS BIGINT)
+FROM reservations WHERE customer_id = :payer AND org_id = :org_id AND payer_number = :number

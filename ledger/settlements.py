@@ -1,27 +1,27 @@
-"""What suppliers are owed: one settlement for each run that ended, made in the transaction that ends it.
+"""Suppliers and what they are owed: one settlement for each run that ended, made in the transaction that ends it.
 
 Guarantee: no wallet moves here. What a supplier is owed is a part of what the run was charged, and never a second
 deduction. A settlement is never changed: what is not owed after all is a reversal, a row of its own. Whether it is
-held, eligible, frozen, released or reversed follows from time and rows; no job decides it.
+held, eligible, frozen, released or reversed follows from time and rows; no job decides it. A supplier's terms are added
+and never changed; a settlement keeps those that it was made with.
 
 Order of locks: reservations by their keys, then wallets by their ids, then settlements, of which only new ones are
-inserted. A freeze, a reversal and a batch lock the supplier first (`suppliers.hold`), and take no reservation's or
-wallet's lock after it: no circle can close.
+inserted. A freeze, a reversal, a batch and new terms lock the supplier first (`hold_supplier`), and take no
+reservation's or wallet's lock after it: no circle can close.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
-from drawdown.ledger import suppliers
-from drawdown.ledger.runs.reservations import Denied, Reservation
-from drawdown.ledger.suppliers import PPM
+from drawdown.ledger.reservations import Denied, Reservation
 from drawdown.schema.audit import By
 from drawdown.schema.sql import queries
-from drawdown.schema.units import as_credits
+from drawdown.schema.units import LATE_HORIZON_MS, MICRO, as_credits
 
 SQL = queries(__file__)
 
@@ -104,7 +104,7 @@ def owe(connection: sa.Connection, ended: Reservation, now_ms: int) -> None:
     owes nothing; a run that was settled has its row, even of nothing."""
     if ended.supplier is None or (ended.state == "released" and not ended.drawn_micro):
         return
-    found = suppliers.read(connection, ended.supplier)
+    found = read_supplier(connection, ended.supplier)
     assert found is not None, "a supplier is never deleted, and was there when the run was accepted"
     terms = found.terms
     row = {
@@ -136,7 +136,7 @@ def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement
     supplier = SQL.run(connection, "supplier_of", {"reservation": reservation}).scalar()
     if supplier is None:
         return None
-    suppliers.hold(connection, supplier)
+    hold_supplier(connection, supplier)
     return read(connection, reservation, now_ms)
 
 
@@ -221,3 +221,71 @@ def reverse(
 
 def _other_content(key: str) -> Denied:
     return Denied("other_content", f"the key {key} was used before, for another reversal: give a new one")
+
+
+PPM: Final = 1_000_000
+"""The whole of a run, in parts per million."""
+THRESHOLD_MICRO: Final = 100 * MICRO
+"""A batch comes to more than this, unless the supplier's terms say otherwise."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A supplier's share in parts per million; for how long (milliseconds) a settlement is held; what a batch has to
+    come to more than, in micro-credits; whether what was released may be clawed back. Without claw-backs the hold is
+    never shorter than the correction horizon."""
+
+    share_ppm: int
+    hold_ms: int = LATE_HORIZON_MS
+    threshold_micro: int = THRESHOLD_MICRO
+    takes_clawbacks: bool = False
+
+
+@dataclass(frozen=True)
+class Supplier:
+    """A supplier's terms, the how manieth they are, and when, by whom and why they were set."""
+
+    supplier: str
+    revision: int
+    terms: Terms
+    at_ms: int
+    actor: str
+    reason: str
+
+
+def read_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
+    """A supplier at its newest terms; None where there is none."""
+    row = SQL.run(connection, "newest", {"supplier": supplier}).one_or_none()
+    if row is None:
+        return None
+    terms = Terms(int(row.share_ppm), int(row.hold_ms), int(row.threshold_micro), bool(row.takes_clawbacks))
+    return Supplier(row.supplier, int(row.revision), terms, int(row.at_ms), row.actor, row.reason)
+
+
+def hold_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
+    """The same, and nobody else freezes, reverses or releases what it is owed until this transaction is over."""
+    SQL.run(connection, "hold", {"supplier": supplier}).all()
+    return read_supplier(connection, supplier)
+
+
+def set_terms(
+    connection: sa.Connection, supplier: str, terms_after: Callable[[Supplier | None], Terms], by: By
+) -> tuple[Supplier, Supplier | None]:
+    """Have runs that end from now on be settled at the terms that follow from those before (None: a new one); the
+    supplier now and before. The same terms again change nothing."""
+    found = hold_supplier(connection, supplier)
+    made = _revised(connection, supplier, found, terms_after(found), by)
+    if made is None:  # somebody else made it this moment: it is there by now, and can be held
+        found = hold_supplier(connection, supplier)
+        made = _revised(connection, supplier, found, terms_after(found), by)
+        assert made is not None
+    return made, found
+
+
+def _revised(connection: sa.Connection, supplier: str, found: Supplier | None, terms: Terms, by: By) -> Supplier | None:
+    if found is not None and found.terms == terms:
+        return found
+    revision = 0 if found is None else found.revision + 1
+    made = Supplier(supplier, revision, terms, by.now_ms, by.actor, by.reason)
+    is_new = SQL.run(connection, "insert_terms", {**vars(made), **vars(terms)}).first() is not None
+    return made if is_new else None

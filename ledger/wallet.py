@@ -21,7 +21,7 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, ent
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.ledger.maturing import look_ahead, mature
 from drawdown.ledger.rates import Rate, read_rate_card
-from drawdown.ledger.runs.reservations import MATURE_TRIES
+from drawdown.ledger.reservations import MATURE_TRIES
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries

@@ -1,4 +1,4 @@
-"""The protocol: a billing provider's capabilities, and its possible answers.
+"""The protocol: a billing provider's inputs, its capabilities, and its possible answers.
 
 Guarantee: outcomes are a closed type. "Not sent" is never guessed: an outcome that is not proven is Unknown. The worker
 obeys the capabilities that a provider declares. A provider does one call of its service and returns the outcome.
@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
 
-from drawdown.providers.setup import Setup as Setup
+from drawdown.providers.http import Http
+from drawdown.schema.clock import Clock
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import MINUTE_MS
+
+if TYPE_CHECKING:
+    import httpx2
+    import sqlalchemy as sa
 
 HOUR_MS: Final = 60 * MINUTE_MS
 
@@ -387,6 +392,27 @@ class TellsCosts(Protocol):
     async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
         """What units cost now, at most one cost a feature; empty where the account has no credit system. `known`: every
         cost that was learned before, so that a charge made at an older cost is read at that cost."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a provider is built from. `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names,
+    in lower case; secrets among them go into no message. No name ends in `_file`: that is how a file is given for one,
+    and when its content changes, the provider is built anew."""
+
+    name: str
+    settings: Mapping[str, str]
+    clock: Clock
+    http: Http
+    engine: sa.Engine
+
+    def client(self, **options: Any) -> httpx2.AsyncClient:
+        """A client of httpx2 that sends by `http`. Options are those of `httpx2.AsyncClient`: base_url, headers, auth.
+        Send by `drawdown.providers.kit.clients.ask`, which says what is proven. Errors: UsageError."""
+        from drawdown.providers.kit.clients import client_on
+
+        client: httpx2.AsyncClient = client_on(self.http, **options)
+        return client
 
 
 Build: TypeAlias = Callable[[Setup], Provider]

@@ -1,19 +1,23 @@
-"""The audit: the record of people's actions.
+"""The audit: the record of people's actions, chained by hashes.
 
-Guarantee: every change by a person is on record with actor and reason, in the transaction that makes it.
+Guarantee: every change by a person is on record with actor and reason, in the transaction that makes it. Each row's
+hash is over its content and the hash of the row before it. Rows are chained one transaction after the other, so that a
+row that is changed, taken out, put in or moved shows (`verify`). The last rows show too: their number and the newest
+hash are kept in a row of their own. A login that may write both tables can chain them again: `verify` tells the newest
+hash, to be kept elsewhere.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha256
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit_chain import chained, hold
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 
@@ -70,3 +74,81 @@ def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
         ids.require(connection, ids.ORG, org_id)
         raise Refused(f"{org_id} appeared this moment: try again")
     return row
+
+
+HASHED: Final = ("at_ms", "action", "target", "details", "actor", "reason", "via")
+"""The columns that a hash is over, in this order, after the hash before it."""
+_AT_ONCE: Final = 1_000
+_LAST_ID: Final = (1 << 63) - 1
+
+
+@dataclass(frozen=True)
+class Head:
+    """How many rows are chained, and the newest one's hash; of an empty chain it is ''."""
+
+    actions: int
+    hash: str
+
+
+def hash_after(before: str, row: Mapping[str, object]) -> str:
+    """SHA-256 in hex."""
+    return sha256(json.dumps([before, *(row[name] for name in HASHED)]).encode()).hexdigest()
+
+
+def chained(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """The hashes of rows that are written next, in their order. Nobody else writes any before this transaction ends."""
+    head = hold(connection)
+    hashes: list[str] = []
+    for row in rows:
+        hashes.append(hash_after(hashes[-1] if hashes else head.hash, row))
+    SQL.run(
+        connection,
+        "move_chain_head",
+        {"actions": head.actions + len(hashes), "hash": hashes[-1] if hashes else head.hash},
+    )
+    return hashes
+
+
+def hold(connection: sa.Connection) -> Head:
+    """Nobody else writes a row before this transaction ends; what whoever was first did, the next statement sees."""
+    return _head(connection, lock="for_update")
+
+
+def broken(connection: sa.Connection) -> Iterator[str]:
+    """What is wrong with the chain, by words; a row that is wrong says so once, and those after it are judged anew."""
+    head, before, count = _head(connection), "", 0
+    for row in _actions(connection):
+        if row["hash"] != hash_after(before, {name: row[name] for name in HASHED}):
+            yield (
+                f"action {row['action_id']} ({row['action']} of {row['target']}) is not what was recorded after the "
+                "one before it: it was changed or put in, or one before it was taken out or moved"
+            )
+        before, count = str(row["hash"]), count + 1
+    if count != head.actions:
+        yield f"{count} actions are on record, and there were {head.actions}"
+    elif before != head.hash:
+        yield "the last action on record is not the last one there was"
+
+
+def _actions(connection: sa.Connection) -> Iterator[sa.RowMapping]:
+    """All that is on record, in its order, a page at a time. A number may be any: somebody may have put a row in."""
+    start = -_LAST_ID - 1
+    while start <= _LAST_ID:
+        page = SQL.run(connection, "actions", {"from_id": start, "at_most": _AT_ONCE}).mappings().all()
+        yield from page
+        start = page[-1]["action_id"] + 1 if len(page) == _AT_ONCE else _LAST_ID + 1
+
+
+def newest(connection: sa.Connection) -> str:
+    """The newest hash: kept elsewhere, it shows a record that was chained anew."""
+    return _head(connection).hash
+
+
+def head(connection: sa.Connection) -> Head:
+    """How many are chained, and the newest one's hash."""
+    return _head(connection)
+
+
+def _head(connection: sa.Connection, lock: str = "") -> Head:
+    row = SQL.run(connection, "chain_head", lock=lock).one()
+    return Head(int(row.actions), str(row.hash))

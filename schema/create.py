@@ -13,9 +13,8 @@ import sqlalchemy as sa
 
 from drawdown.schema.guards import GUARDS, NEVER_TRUNCATED, never_truncated, statements
 from drawdown.schema.tables.fleet import action_chain, incarnation
-from drawdown.schema.tables.orgs import buckets
-from drawdown.schema.tables.samples import usage_samples
-from drawdown.schema.tables.watch import watch_state
+from drawdown.schema.tables.orgs import buckets, watch_state
+from drawdown.schema.tables.usage import usage_samples
 from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import BUCKETS
 

@@ -14,8 +14,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.database import clear_errors, sqlite_file
-from drawdown.schema.driver_errors import ANOTHER, place_of
+from drawdown.schema.database import ANOTHER, clear_errors, place_of, sqlite_file
 from drawdown.schema.errors import DatabaseNotReady, Refused
 from drawdown.schema.units import BUCKETS
 

@@ -17,33 +17,28 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from drawdown.server import metrics, process_metrics
 from drawdown.server.api import admin, gate, health, models, webhooks
+from drawdown.server.api import guard as guard_api
 from drawdown.server.api.accounts import Accounts
 from drawdown.server.api.cron import Cron
+from drawdown.server.api.dark import Dark
 from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
-from drawdown.server.api.guard import models as guard_models
-from drawdown.server.api.guard import overrides
-from drawdown.server.api.guard.dark import Dark
-from drawdown.server.api.guard.options import Options
-from drawdown.server.api.guard.overrides import Overrides
-from drawdown.server.api.guard.routes import Guard
+from drawdown.server.api.guard import Guard, Options, Overrides
 from drawdown.server.api.programs import Programs
 from drawdown.server.api.settlements import Settlements
 from drawdown.server.console.console import Console
 from drawdown.server.docs_page import serve_docs
 from drawdown.server.http import bodies, errors
 from drawdown.server.http.limits import Limits, told
-from drawdown.server.http.paths import PathsAsSent
-from drawdown.server.http.straight import Straight
+from drawdown.server.http.paths import PathsAsSent, Straight
 from drawdown.server.http.threads import Threads
-from drawdown.server.metrics import metrics, process
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
-from drawdown.server.usage.events import Events
 from drawdown.server.usage.intake import Intake
+from drawdown.server.usage.items import Events, Samples
 from drawdown.server.usage.routes import UsageRoutes
-from drawdown.server.usage.samples import Samples
 
 log = structlog.get_logger()
 
@@ -63,7 +58,7 @@ class Server:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self.refused: Counter[str] = Counter(dict.fromkeys(process.REFUSED, 0))
+        self.refused: Counter[str] = Counter(dict.fromkeys(process_metrics.REFUSED, 0))
         """What was turned away since the process began, by what it was: see the metric."""
         self.threads = Threads(services.engine, services.restores)
         self.step_threads = StepThreads(services)
@@ -156,7 +151,7 @@ class Server:
         add("/admin/orgs/{org:id}/override", self.override, methods=["POST"],
             **operation(models.OverrideAnswer, *signed, body=models.OverrideOrder, security="signed"))  # fmt: skip
         add("/admin/overrides/{number}/{word}", self.decide_override, methods=["POST"],
-            **operation(guard_models.OverrideShown, *signed, body=models.DecideOrder, security="signed"))  # fmt: skip
+            **operation(guard_api.OverrideShown, *signed, body=models.DecideOrder, security="signed"))  # fmt: skip
         add("/healthz", self.healthz, methods=["GET"], **operation(models.Health, 500))
         add("/readyz", self.readyz, methods=["GET"], **operation(models.Health, 503, *shut))
         router.add_api_route(
@@ -191,7 +186,7 @@ class Server:
         """A person's word on an override of a limit, as `drawdown override approve`, `refuse`, `end`."""
         signed = await admin.order_of(self.services, self._budget, request, models.DecideOrder)
         now = self.services.clock.now_ms()
-        return JSONResponse(dict(await overrides.decide(self.threads, now, number, word, signed)))
+        return JSONResponse(dict(await guard_api.decide_override(self.threads, now, number, word, signed)))
 
     async def healthz(self) -> JSONResponse:
         """Whether the process lives."""
@@ -210,8 +205,8 @@ class Server:
                 doubt = self.services.restores.doubt
                 self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now, doubt)
             measured = self._metrics[1]
-        counts = (process.refusals(self.refused), process.denials(self._programs.denied))
-        guard = (*process.guard_calls(self._guard.calls), process.in_the_dark(self._dark.uses))
-        of_process = [*counts, process.intake(self._intake.items), *guard]
+        counts = (process_metrics.refusals(self.refused), process_metrics.denials(self._programs.denied))
+        guard = (*process_metrics.guard_calls(self._guard.calls), process_metrics.in_the_dark(self._dark.uses))
+        of_process = [*counts, process_metrics.intake(self._intake.items), *guard]
         found = metrics.text(of_process) + measured
         return Response(found, media_type=metrics.CONTENT_TYPE)

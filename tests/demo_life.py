@@ -24,9 +24,8 @@ import structlog
 from rich.console import Console
 
 from drawdown.cli.demo.cast import CELLS, HOSTILE, MEMBERS
-from drawdown.cli.demo.life import BURST, live
-from drawdown.cli.demo.moments import Calendar
-from drawdown.cli.demo.services import feature_of
+from drawdown.cli.demo.stage import feature_of
+from drawdown.cli.demo.story import BURST, Calendar, live
 from drawdown.cli.main import run
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read

@@ -11,11 +11,8 @@ from typing import Final
 
 import pytest
 
-from drawdown.server.api import gate, health
-from drawdown.server.api.guard import dark
-from drawdown.server.console import console
-from drawdown.server.console.acting import acting
-from drawdown.server.console.my import my
+from drawdown.server.api import dark, gate, health
+from drawdown.server.console import acting, console, my
 
 PATIENT_S: Final = 60.0
 

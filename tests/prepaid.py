@@ -20,7 +20,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.worker.engine import runner
-from drawdown.worker.provider.rates import set_rate
+from drawdown.worker.provider.actions import set_rate
 from drawdown.worker.watch import Watched, Watcher, watch
 from tests.fake_provider import FakeProvider
 from tests.world import Fleet

@@ -18,13 +18,11 @@ from drawdown.cli.tree import SECTIONS, Command, walk
 from drawdown.schema.database import connect, read
 from drawdown.schema.tables.fleet import ticks
 from drawdown.schema.units import BUCKETS
-from drawdown.server.metrics import process
-from drawdown.server.metrics.cluster import of_workers
-from drawdown.server.metrics.metrics import measure
+from drawdown.server import process_metrics
+from drawdown.server.metrics import measure, of_workers
 from drawdown.worker.cluster.lists import Cluster
 from drawdown.worker.verdict.watch_state import note_round
-from drawdown.worker.verify.findings import FINDINGS
-from drawdown.worker.verify.invariants import INVARIANTS
+from drawdown.worker.verify.findings import FINDINGS, INVARIANTS
 from tests import settings_table, template
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
@@ -88,8 +86,8 @@ def metrics() -> str:
         engine.dispose()
     workers = of_workers(Cluster(shards=1, every_s=300, workers=[], jobs=[]))
     own = [
-        process.refusals({}), process.denials({}), process.intake({}), *process.guard_calls(process.GuardCalls()),
-        process.in_the_dark({}),
+        process_metrics.refusals({}), process_metrics.denials({}), process_metrics.intake({}),
+        *process_metrics.guard_calls(process_metrics.GuardCalls()), process_metrics.in_the_dark({}),
     ]  # fmt: skip
     parts = [
         f"# Metrics\n\n{MADE}",

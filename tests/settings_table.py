@@ -11,7 +11,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from drawdown.cli.settings.settings import PREFIX, Settings
+from drawdown.cli.settings import PREFIX, Settings
 
 FILE: Final = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 HEAD: Final = "| setting | default | meaning |\n|---|---|---|\n"

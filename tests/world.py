@@ -20,7 +20,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.features.actions import install_defaults
 from drawdown.worker.orgs.assignments import assign
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
 from drawdown.worker.wallets.actions import set_rate
 

@@ -1,7 +1,8 @@
 """`drawdown demo --serve`: a month of life in a folder of its own, the server on it, and a way in.
 
 Guarantee: the port is taken before anything is made. Whatever ends it (SIGTERM, Ctrl-C, an error), also while the month
-is made: the folder it made is gone. A database that was named stays.
+is made: the folder it made is gone. A database that was named stays. The link that signs in lets nobody in where the
+mark is not that all is made up; and the mark is set on the database that the demo made.
 """
 
 from __future__ import annotations
@@ -17,22 +18,26 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+import sqlalchemy as sa
 import structlog
+from pydantic import SecretStr
 
 from drawdown.cli import scheduler
-from drawdown.cli.app import App
-from drawdown.cli.demo.console import let_in
-from drawdown.cli.demo.life import live, used
-from drawdown.cli.demo.stage import Stage
+from drawdown.cli.app import App, new_link
+from drawdown.cli.demo.stage import DemoApp, Stage
+from drawdown.cli.demo.story import live, used
 from drawdown.cli.nouns.serve import services_of
+from drawdown.cli.processes import Stopping
 from drawdown.cli.rendering import show
-from drawdown.cli.stopping import Stopping
-from drawdown.schema.errors import DrawdownError, Exit
+from drawdown.schema.audit import By
+from drawdown.schema.errors import DrawdownError, Exit, UsageError
 from drawdown.schema.typed.parsing import show_time
-from drawdown.schema.units import SECOND_MS
+from drawdown.schema.units import MICRO, SECOND_MS
+from drawdown.server import jwts
 from drawdown.server.app import Server
 from drawdown.server.http import listen
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.access import people as console_users
+from drawdown.worker.engine.context import Shard
 from drawdown.worker.watch import ROUND_MS
 
 log = structlog.get_logger()
@@ -166,3 +171,26 @@ def _open(url: str) -> None:
         return
     if type(found) is not webbrowser.GenericBrowser:
         found.open(url)
+
+
+PERSON: Final = "you"
+GRANT_LIMIT: Final = 100
+"""Credits that this person may grant at once."""
+
+
+def let_in(app: DemoApp, root: str) -> str:
+    """A URL that signs in to the console at `root`, as an admin. There, the page of an organisation links to what its
+    own people see."""
+    app.settings.console_url = root
+    with suppress(UsageError):  # without the library, customers' own pages are not in the demo
+        jwts.require_library()
+        app.settings.my_secret = SecretStr(new_link())
+    now, link = app.clock.now_ms(), new_link()
+    by = By(now, "the demo", "whoever looks at it", "cli")
+
+    def begin(connection: sa.Connection) -> None:
+        console_users.mark_demo(connection, now)
+        console_users.add(connection, PERSON, "admin", link, by, grant_limit_micro=GRANT_LIMIT * MICRO)
+
+    app.write(begin)
+    return f"{root}/console/enter?token={link}"

@@ -20,12 +20,17 @@ from drawdown.schema.clock import utc
 from drawdown.schema.errors import Exit
 from drawdown.schema.text import clean, typed
 from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
-from drawdown.worker.sources.events.files import read_events
-from drawdown.worker.sources.samples.lines import open_lines
-from drawdown.worker.usage import backfill_lists as views
+from drawdown.worker.sources.samples.importer import open_lines
 from drawdown.worker.usage import backfills
-from drawdown.worker.usage.backfill_lists import BackfillRow, Left, list_backfills, show_backfill
-from drawdown.worker.usage.backfills import TAKEN_AT_ONCE, Diff
+from drawdown.worker.usage.backfills import (
+    TAKEN_AT_ONCE,
+    BackfillRow,
+    Diff,
+    Left,
+    list_backfills,
+    read_events,
+    show_backfill,
+)
 from drawdown.worker.usage.withdrawals import judge_backfill
 
 commands = typer.Typer()
@@ -124,7 +129,7 @@ def overdue(
     Exit status 1: there is one, and a person has to close or revert it.
     """
     app: App = context.obj
-    found = app.read(lambda c: views.overdue(c, app.clock.now_ms(), parse_length(open_for, "--open-for")))
+    found = app.read(lambda c: backfills.overdue(c, app.clock.now_ms(), parse_length(open_for, "--open-for")))
     rows = [(one.backfill, one.org_id, show_time(one.at_ms), one.actor, WHY[one.why]) for one in found]
     columns = ("backfill", "org", "open since", "by", "")
     text, status = f"{len(found):,} backfills wait for a person's word", Exit.PERSON if found else Exit.SETTLED
@@ -191,7 +196,7 @@ def _left(connection: sa.Connection, found: BackfillRow, diff: Diff, now_ms: int
     known = [price for price in prices if price is not None]
     if not prices or len(known) < len(prices):
         return None
-    return views.left_after(connection, found, sum(known), now_ms)
+    return backfills.left_after(connection, found, sum(known), now_ms)
 
 
 def _left_lines(left: Left | None, what: str) -> list[str]:

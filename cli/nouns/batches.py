@@ -18,9 +18,18 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.batches import sources
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.objects import is_prefix, object_at
-from drawdown.worker.batches.overlap import accept
-from drawdown.worker.batches.take import BY_HAND, TakenFile, meet_types, most_samples, take, unread
-from drawdown.worker.batches.withdraw import WithdrawnBatch, judge_batch, withdraw_some
+from drawdown.worker.batches.take import (
+    BY_HAND,
+    TakenFile,
+    WithdrawnBatch,
+    accept,
+    judge_batch,
+    meet_types,
+    most_samples,
+    take,
+    unread,
+    withdraw_some,
+)
 
 commands = typer.Typer()
 

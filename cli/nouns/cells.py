@@ -13,9 +13,9 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.worker.halts import cell_lists as views_cells
 from drawdown.worker.halts import cells
-from drawdown.worker.halts.cell_urls import origin
+from drawdown.worker.halts import lists as views_cells
+from drawdown.worker.halts.addresses import origin
 
 commands = typer.Typer()
 

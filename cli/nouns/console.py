@@ -15,7 +15,7 @@ from drawdown.schema.errors import AnswerLost
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
 from drawdown.worker.access import people as console_users
-from drawdown.worker.access.people_lists import list_users
+from drawdown.worker.access.people import list_users
 
 commands = typer.Typer()
 users = typer.Typer()

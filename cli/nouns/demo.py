@@ -21,7 +21,7 @@ from drawdown.cli.app import App
 from drawdown.cli.nouns.demo_cell import DemoCell
 from drawdown.cli.nouns.tick import report_lines, run_tick
 from drawdown.cli.rendering import table
-from drawdown.cli.settings.settings import Settings
+from drawdown.cli.settings import Settings
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
@@ -36,7 +36,7 @@ from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.sources.demo_host import Sandbox, SandboxSample, start_sandboxes, stop_sandboxes, write_samples
 from drawdown.worker.status.demo import fleet, revised_pushes, totals
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.status.ticks import Report
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 

@@ -16,7 +16,7 @@ from drawdown.schema.messages import EVENTS
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
 from drawdown.worker.engine import runner
-from drawdown.worker.halts.cell_urls import origin
+from drawdown.worker.halts.addresses import origin
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.hooks.hook_settings import HookSettings

@@ -16,7 +16,7 @@ from drawdown.schema.errors import AnswerLost
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_length, show_time
 from drawdown.worker.access import keys as api_keys
-from drawdown.worker.access.key_lists import list_keys
+from drawdown.worker.access.keys import list_keys
 
 commands = typer.Typer()
 

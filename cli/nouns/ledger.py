@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Final, cast
 
 import sqlalchemy as sa
@@ -9,23 +10,256 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App, new_key
-from drawdown.cli.nouns.statement import statement
-from drawdown.cli.nouns.wallets import billing_, entries_, spenders_, wallets_
 from drawdown.cli.options import Actor, Most, New, PageSize, Reason
 from drawdown.cli.rendering import show, table
+from drawdown.cli.streams import print_file
 from drawdown.ledger import accounts, wallet
 from drawdown.ledger.allocation import KINDS, Kind
 from drawdown.ledger.lots import DEFAULT_PRIORITY, Terms
-from drawdown.ledger.monthly.tiers import NO_CREDIT
 from drawdown.ledger.rates import Rate
+from drawdown.ledger.tiers import NO_CREDIT
 from drawdown.schema import ids
-from drawdown.schema.errors import AnswerLost, UsageError
+from drawdown.schema.currencies import show_money
+from drawdown.schema.errors import AnswerLost, Exit, UsageError
 from drawdown.schema.typed.parsing import parse_ahead, parse_credits, parse_time, show_credits, show_time
+from drawdown.worker.checks import checks
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets.accounts import Account, account_of
-from drawdown.worker.wallets.forecast import MIN_DAYS, Forecast, forecast_of
-from drawdown.worker.wallets.ledger import EntryRow, LotRow, list_entries, list_lots, list_rates, list_wallets
-from drawdown.worker.wallets.tier_lists import HeldTier, tiers_of
+from drawdown.worker.wallets import entries as wallet_entries
+from drawdown.worker.wallets import lists as wallets
+from drawdown.worker.wallets.accounts import (
+    Account,
+    EntryRow,
+    LotRow,
+    account_of,
+    list_entries,
+    list_lots,
+    list_rates,
+    list_wallets,
+    payer_of,
+)
+from drawdown.worker.wallets.entries import MIN_DAYS, Forecast, forecast_of
+from drawdown.worker.wallets.lists import After, Chosen
+from drawdown.worker.wallets.statement import LINES, CreditLine, Statement, as_object, csv_lines, of_customer, span_of
+from drawdown.worker.wallets.tiers import HeldTier, tiers_of
+
+WORDS: Final = {
+    "given": "given", "began": "began", "topped_up": "topped up", "expired": "expired", "taken_back": "taken back",
+    "other": "other",
+}  # fmt: skip
+
+
+def statement(
+    context: typer.Context,
+    customer: Annotated[str, typer.Argument(help="The customer (by default the organisation's id)")],
+    month: Annotated[str | None, typer.Option(metavar="MONTH", help="2026-02, in UTC")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Or: what was booked from this time on")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="...and before this time")] = None,
+    most: PageSize = LINES,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, safe to open in a spreadsheet")] = False,
+) -> None:
+    """Show what a wallet began a month with, what moved it, and what it ended with, to be added up on paper.
+
+    It goes by the time of booking: usage that came late is in the month that it was booked in, and its own month stands
+    beside. Each section ends with one line for all that --most leaves out.
+    """
+    app: App = context.obj
+    if as_csv and app.json:
+        raise UsageError("give --csv or --json, not both")
+    first = None if from_ is None else app.past(from_, "--from")
+    end = None if to is None else app.moment(to, "--to")
+    span = span_of(month, first, end)
+    app.read(lambda c: credit.require_wallet(c, customer))
+    found = app.read(lambda c: of_customer(c, customer, span, app.clock.now_ms(), most))
+    if as_csv:
+        print_file(csv_lines(found))
+    else:
+        show(app, as_object(found), _shown(found))
+    if found.problems:
+        raise typer.Exit(Exit.PERSON)
+
+
+def _shown(found: Statement) -> Iterator[str | Table]:
+    yield _addition(found)
+    if found.usage:
+        yield _usage(found)
+    if found.runs:
+        yield _runs(found)
+    if found.held:
+        yield _held(found)
+    for problem in found.problems:
+        yield f"this does not add up: {problem}"
+
+
+def _addition(found: Statement) -> Table:
+    """The opening balance, all changes, the closing balance."""
+    moved = {change.section: show_credits(change.moved_micro) for change in found.changes}
+    rows: list[tuple[object, ...]] = [("opening balance", "", None, show_credits(found.opening_micro))]
+    rows += [(WORDS[line.section], _what(line), line.entries, show_credits(line.moved_micro)) for line in found.credits]
+    if found.usage:
+        rows.append(("usage", "below", sum(line.charges for line in found.usage), moved["usage"]))
+    if found.runs:
+        rows.append(("runs", "below", sum(line.runs for line in found.runs), moved["runs"]))
+    rows.append(("closing balance", "", None, show_credits(found.closing_micro)))
+    when = "" if found.is_final else "; it may still change"
+    title = f"{found.customer_id}, booked from {show_time(found.from_ms)} to {show_time(found.to_ms)}{when}"
+    return table(title, ("what", "of", "#how many", "#credits"), rows)
+
+
+def _what(line: CreditLine) -> str:
+    if line.money_minor is None or line.currency is None:
+        return line.what
+    return f"{line.what}, for {show_money(line.money_minor, line.currency)}"
+
+
+def _usage(found: Statement) -> Table:
+    rows: list[tuple[object, ...]] = [
+        (_more(line.more) or line.feature, line.month, line.charges, line.quantity, line.micro_credits,
+         line.per_quantity, line.rounding_micro, show_credits(line.charged_micro))
+        for line in found.usage
+    ]  # fmt: skip
+    charged = show_credits(sum(line.charged_micro for line in found.usage))
+    rows.append(("all", None, sum(line.charges for line in found.usage), None, None, None, None, charged))
+    columns = ("feature", "used in", "#charges", "#quantity", "#micro-credits", "#per", "#rounding", "#credits")
+    title = "Usage: quantity times micro-credits, per so many, plus what rounding made of the charges"
+    return table(title, columns, rows)
+
+
+def _runs(found: Statement) -> Table:
+    rows: list[tuple[object, ...]] = []
+    for line in found.runs:
+        amounts = (line.drawn_micro, line.settled_micro, line.late_micro, -line.written_off_micro, line.charged_micro)
+        rows.append((_more(line.more) or line.project, line.runs, *map(show_credits, amounts)))
+    charged = show_credits(sum(line.charged_micro for line in found.runs))
+    rows.append(("all", sum(line.runs for line in found.runs), None, None, None, None, charged))
+    columns = ("project", "#runs", "#drawn", "#settled", "#late", "#written off", "#credits")
+    return table("Runs: drawn, settled, settled late, less what was written off", columns, rows)
+
+
+def _held(found: Statement) -> Table:
+    rows: list[tuple[object, ...]] = [
+        (_more(line.more) or line.run, line.org_id, line.project, show_time(line.expires_ms),
+         show_credits(line.held_micro))
+        for line in found.held
+    ]  # fmt: skip
+    rows.append(("all", None, None, None, show_credits(found.reserved_micro)))
+    columns = ("run", "organisation", "project", "until", "#credits")
+    return table("Reserved at the end: of the closing balance, and not spent", columns, rows)
+
+
+def _more(lines: int) -> str | None:
+    return f"{lines:,} more" if lines else None
+
+
+Customer = Annotated[str, typer.Argument(help="The customer (by default the organisation's id)")]
+
+
+def wallets_(
+    context: typer.Context,
+    which: Annotated[str, typer.Option(help="owed: below nothing; low: at its threshold or below")] = "",
+    plan: Annotated[str, typer.Option(help="Of customers on this plan alone")] = "",
+    search: Annotated[str, typer.Option(help="With this text in their id")] = "",
+    after: Annotated[str, typer.Option(help="Go on after this customer: the last one of a page")] = "",
+    most: PageSize = wallets.MOST_ON_PAGE,
+) -> None:
+    """List wallets, the lowest balance first. Low is at or below the threshold of its automatic top-up, or the level at
+    which balances are low; without either, at nothing."""
+    app: App = context.obj
+    begin = None
+    if after:
+        begin = After(after, app.read(lambda c: credit.require_wallet(c, after)).balance_micro)
+    found = app.read(lambda c: wallets.page(c, Chosen(which, plan, search), begin, most))
+    rows = [
+        (one.customer_id, show_credits(one.balance_micro), show_credits(one.held_micro),
+         show_credits(one.available_micro), one.plan, one.mode, _credits(one.threshold_micro), one.blocked_reason)
+        for one in found.lines
+    ]  # fmt: skip
+    columns = ("customer", "#balance", "#reserved", "#available", "plan", "top-up", "#at", "stopped itself")
+    more = [] if found.after is None else [f"there are more: --after {found.after.customer_id}"]
+    result = {"wallets": found.lines, "next_after": None if found.after is None else found.after.customer_id}
+    show(app, result, [table("Wallets", columns, rows), *more])
+
+
+def entries_(
+    context: typer.Context,
+    customer: Customer,
+    from_: Annotated[str | None, typer.Option("--from", help="Booked from this time on")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="...and before this time")] = None,
+    amount: Annotated[str | None, typer.Option(help="Of this many credits, up or down: 4.80 finds 4.803, too")] = None,
+    after: Annotated[str, typer.Option(help="Go on after this entry's key: a page's `next_after`")] = "",
+    most: PageSize = wallet_entries.MOST_ENTRIES_ON_PAGE,
+) -> None:
+    """List a wallet's entries, the latest first by the time that each is of: each with its run or its lot, and when it
+    was booked."""
+    app: App = context.obj
+    chosen = wallet_entries.Chosen(
+        booked_from_ms=0 if from_ is None else app.past(from_, "--from"),
+        booked_to_ms=wallet_entries.NEVER if to is None else app.moment(to, "--to"),
+        sizes=wallet_entries.ALL.sizes if amount is None else wallet_entries.sizes_of(amount, "--amount"),
+    )
+    app.read(lambda c: credit.require_wallet(c, customer))
+    found = app.read(lambda c: wallet_entries.page(c, customer, after, most, chosen=chosen))
+    rows = [
+        (show_time(one.ts), show_time(one.at_ms), one.kind, show_credits(one.moved_micro), one.feature, one.quantity,
+         one.reservation, one.lot, one.key)
+        for one in found.entries
+    ]  # fmt: skip
+    columns = ("of", "booked", "kind", "#credits", "feature", "#quantity", "run", "lot", "key")
+    more = [] if found.after is None else [f"there are more: --after {found.after}"]
+    result = {"customer_id": customer, "entries": found.entries, "next_after": found.after}
+    show(app, result, [table(f"{customer}: entries", columns, rows), *more])
+
+
+def billing_(context: typer.Context, customer: Customer) -> None:
+    """Show what hangs on a wallet: who pays for whom, its thresholds, what may be bought, what happened lately."""
+    app: App = context.obj
+    now_ms = app.clock.now_ms()
+    payer = app.read(lambda c: payer_of(c, customer, now_ms))
+    terms = app.read(lambda c: wallets.terms_of(c, payer, customer))
+    relations = app.read(lambda c: wallets.related(c, payer, customer, now_ms))
+    plans, tiers = app.read(lambda c: wallets.offers(c, payer))
+    recent, topups = app.read(lambda c: wallets.happened(c, payer, now_ms))
+    related = [
+        ("upstream" if one.part in wallets.UPSTREAM else "downstream", one.who, one.part.replace("_", " "), one.other,
+         _credits(one.limit_micro), _credits(one.spent_micro), show_time(one.since_ms), one.said)
+        for one in relations
+    ]  # fmt: skip
+    events = [
+        (show_time(one.at_ms), one.kind or one.part, _credits(one.micro), one.state, one.said or one.key)
+        for one in recent
+    ]
+    offered = [
+        (one.part, one.name, one.at_once, _credits(one.price_micro), _credits(one.included_micro), one.is_held)
+        for one in (*plans, *tiers)
+    ]
+    lines: list[str | Table] = [
+        f"{customer}: paid from the wallet of {payer}; low at {_credits(terms.low_micro) or 'no level'}, topped up at "
+        f"{_credits(terms.threshold_micro) or 'none'} ({terms.mode or 'not by itself'})",
+        table("Who pays for whom", ("", "who", "how", "as", "#up to", "#spent", "since", "why"), related),
+        table("Billing events", ("at", "what", "#credits", "state", "why, or key"), events),
+        table("Plans and tiers", ("", "name", "#at once", "#a month", "#included", "held"), offered),
+    ]
+    result = {"terms": terms, "related": relations, "plans": plans, "tiers": tiers, "events": recent, "topups": topups}
+    show(app, {"customer_id": customer, "payer": payer, **result}, lines)
+
+
+def spenders_(
+    context: typer.Context,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep what is found for the console's page: nightly")] = False,
+) -> None:
+    """Show whose wallets usage and runs used most in the last 30 days. It reads all that was charged in them."""
+    app: App = context.obj
+    now_ms = app.clock.now_ms()
+    if keep:
+        found = app.write(lambda c: checks.check_spenders(c, now_ms))
+    else:
+        found = app.read(lambda c: wallets.spenders_now(c, now_ms))
+    rows = [(one.place, one.customer_id, show_credits(one.used_micro)) for one in found]
+    show(app, {"spenders": found}, [table("High spenders, 30 days", ("#place", "customer", "#used"), rows)])
+
+
+def _credits(micro: int | None) -> str | None:
+    return None if micro is None else show_credits(micro)
+
 
 commands = typer.Typer()
 

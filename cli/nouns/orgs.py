@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,22 +14,314 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.nouns import org_assign
-from drawdown.cli.nouns.org_words import halt_lines, stands, word, word_of
-from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, Expect, Org, PageSize, Reason, Undo, only_with
+from drawdown.cli.nouns.orders import ORDERED
+from drawdown.cli.options import (
+    MAX_CONCURRENT,
+    Actor,
+    DryRun,
+    Expect,
+    From,
+    Later,
+    New,
+    Org,
+    PageSize,
+    Reason,
+    Undo,
+    only_with,
+)
 from drawdown.cli.rendering import facts, show, shown, table
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.audit import By
+from drawdown.schema.errors import AnswerLost, Exit, Refused, UsageError
+from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import typed, why_unread
 from drawdown.schema.typed.parsing import parse_ahead, parse_length, show_credits, show_time
-from drawdown.worker.halts import cell_lists as cells
+from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker.engine.runner import run
+from drawdown.worker.halts import lists as cells
+from drawdown.worker.orders.asked import AskedAssign
+from drawdown.worker.orders.orders import place
 from drawdown.worker.orgs import actions as orgs
+from drawdown.worker.orgs import assignments, flips
 from drawdown.worker.orgs.lists import SORTS, STATES, OrgFilter, OrgRow, Place, chosen_orgs, list_orgs, scheduled_flips
+from drawdown.worker.provider.lists import in_shadow
 from drawdown.worker.seal import stops
 from drawdown.worker.status.status import org_status
-from drawdown.worker.verdict.org_credit import VerdictChange
+from drawdown.worker.verdict.effective_balance import VerdictChange
 from drawdown.worker.verdict.standing import OrgStatus
 from drawdown.worker.verdict.watch_state import is_watched
+
+
+def word(said: orgs.Override) -> str:
+    """What an operator says, in words."""
+    if not said.says_something:
+        return "no override"
+    parts = []
+    if said.halted is not None:
+        parts.append("halted whatever the balance" if said.halted else "not halted whatever the balance")
+    if said.max_concurrent is not None:
+        parts.append(f"{said.max_concurrent:,} sandboxes at once whatever the plan")
+    return f"{' and '.join(parts)}, {f'until {show_time(said.until_ms)}' if said.until_ms else 'until it is undone'}"
+
+
+def word_of(row: OrgRow) -> str | None:
+    """The same of an organisation in a list; None where it has no override."""
+    said = orgs.Override(row.override_max_concurrent, row.override_halted, row.override_until_ms)
+    return word(said) if said.says_something else None
+
+
+def stands(done: orgs.Overridden) -> str:
+    most = done.max_concurrent_sandboxes
+    return f"{'halted' if done.is_halted else 'runs'}, {'no limit' if most is None else f'{most:,}'} at once"
+
+
+def halt_lines(done: list[orgs.Halted], *, undo: bool, dry_run: bool) -> list[str]:
+    would = "would be " if dry_run else ""
+    lines = []
+    for org in done[:50]:
+        before = "halted" if org.was_halted else "running"
+        now = f"halted ({org.halt_reason})" if org.is_halted else "running"
+        lifted = (
+            undo and org.is_halted and (org.before or org.halt_reason == "operator")
+        )  # the reason outlives the halt
+        if lifted:
+            now = "halted no longer by an operator, and until its provider is asked"
+        note = "; it was so before" if lifted else "; no operator's halt held it"
+        note = note if undo and not org.before else ""
+        note = "; an operator's halt held it already" if org.before and not undo else note
+        lines.append(f"{org.org_id}: {would}{now}; before: {before}{note}")
+    if len(done) > 50:
+        lines.append(f"… and {len(done) - 50:,} more")
+    if dry_run:
+        return [*lines, f"{len(done):,} organisations; nothing was changed; for just these: --expect {len(done)}"]
+    if undo:
+        return [*lines, f"{len(done):,} organisations; the next tick asks the provider again"]
+    lift = f"`drawdown org halt {typed(done[0].org_id, '--undo')}`" if len(done) == 1 else "--undo in the same command"
+    return [*lines, f"{len(done):,} organisations; run `drawdown tick` to tell the cells now; {lift} lifts it"]
+
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")]
+ProviderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="embedded, autumn, stripe, …; or none or legacy (bill nothing here)",
+        show_default="who bills it now; embedded where nobody does",
+    ),
+]
+CustomerOption = Annotated[
+    str | None, typer.Option(help="The customer there", show_default="as it is; at first the organisation's id")
+]
+Unassigned = Annotated[bool, typer.Option("--unassigned", help="All that nobody bills yet")]
+FlipFile = Annotated[
+    Path | None, typer.Option(help="A CSV file with the columns org_id, customer_id; may be given again")
+]
+AllowHalt = Annotated[bool, typer.Option("--allow-halt", help="Also where there is no credit, which halts at once")]
+
+
+def _register(commands: typer.Typer) -> None:
+    """Add the command to `drawdown org`."""
+    commands.command("assign")(assign)
+
+
+def assign(
+    context: typer.Context,
+    names: Names = None,
+    provider: ProviderOption = None,
+    customer: CustomerOption = None,
+    from_: From = None,
+    unassigned: Unassigned = False,
+    file: FlipFile = None,
+    undo: Undo = False,
+    cancel: Annotated[bool, typer.Option("--cancel", hidden=True)] = False,
+    allow_halt: AllowHalt = False,
+    unchecked: Annotated[bool, typer.Option("--unchecked", help="Also where the provider cannot say")] = False,
+    new: New = False,
+    dry_run: DryRun = False,
+    later: Later = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Have organisations billed by a provider, from the next window boundary on unless --from is given.
+
+    The provider is asked first: a customer it does not have, or one whose lack of credit would halt a running
+    organisation at once, is refused. What was used before the start is not billed; it stays visible as pending. An
+    organisation's first assignment may reach back with --from, later ones only to windows that are not sealed yet.
+    --undo takes back the latest assignment where it has not begun; with --from, that which begins then and no other.
+    """
+    app: App = context.obj
+    start = app.window(from_, "--from")
+    if provider is not None:
+        app.require_provider(provider)
+    by = app.by(actor, reason)
+    _require_choice(names, unassigned, file, None if undo or cancel else customer)
+    if undo or cancel:
+        only_with(context, "--undo", "cancel", "names", "unassigned", "file", "from_", "dry_run", "actor", "reason")
+        listed = names or ([wish.org_id for wish in read_flips(file)] if file is not None else [])
+        return _undo(app, listed, start, by, dry_run=dry_run)
+    wishes = _wishes(app, names, customer, file)
+    if later:
+        return _order(app, wishes, AskedAssign("", provider or "", customer, start, allow_halt), by, dry_run=dry_run)
+    where, note = _biller(app, provider, wishes, new=new)
+    options = flips.FlipOptions(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
+    app.require_clock()
+    done = run(flips.flip(app.context(), wishes, options, by), app.world())
+    note += [str(one) for one in app.read(lambda c: in_shadow(c, by.now_ms)) if one.provider == where]
+    show(app, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, options)])
+    if any(flip.problem for flip in done):
+        raise typer.Exit(Exit.PERSON)
+    return None
+
+
+def _order(app: App, wishes: list[flips.Wish], asked: AskedAssign, by: By, *, dry_run: bool) -> None:
+    """Have a tick ask the provider. Errors: UsageError unless one organisation and its provider are named."""
+    if dry_run:
+        raise UsageError("--dry-run shows it now, --later orders it: give one of them")
+    if len(wishes) != 1 or asked.provider in ("", EMBEDDED, *EXEMPT_PROVIDERS):
+        raise UsageError("--later: name one organisation, and with --provider one that has to be asked")
+    org = wishes[0].org_id
+
+    def work(connection: sa.Connection) -> int:
+        ids.require_sampled_org(connection, org, new=False)
+        return place(connection, replace(asked, org_id=org), by)
+
+    order_id = app.write(work)
+    show(app, {"order": order_id}, [ORDERED.format(order_id)])
+
+
+def _require_choice(names: list[str] | None, unassigned: bool, file: Path | None, customer: str | None) -> None:
+    """Errors: UsageError for organisations that are chosen in no way, or in two, and for a customer that is none."""
+    if [bool(names), unassigned, file is not None].count(True) != 1:
+        raise UsageError("name the organisations, or give --unassigned, or --file")
+    if customer is not None and (not names or len(names) != 1):
+        raise UsageError("--customer names one customer, so give exactly one organisation")
+    if customer is not None and not is_clean_id(customer):
+        raise UsageError("--customer: a customer's id has 1 to 200 characters, none of them control characters")
+
+
+def _wishes(app: App, names: list[str] | None, customer: str | None, file: Path | None) -> list[flips.Wish]:
+    if file is not None:
+        return read_flips(file)
+    chosen = list(dict.fromkeys(names)) if names else app.read(assignments.unassigned)
+    return [flips.Wish(org, customer) for org in chosen]
+
+
+def _biller(app: App, given: str | None, wishes: list[flips.Wish], *, new: bool) -> tuple[str, list[str]]:
+    """The provider that is meant, and a word where nobody named it."""
+    if given is not None:
+        return given, []
+    kept = app.read(lambda c: flips.kept_provider(c, [wish.org_id for wish in wishes], new=new))
+    if kept is None:
+        return app.require_provider(EMBEDDED), []
+    return app.require_provider(kept), [f"billed by {kept} as before; --provider names another"]
+
+
+def read_flips(file: Path) -> list[flips.Wish]:
+    """Organisations and customers from a CSV file.
+
+    Errors: UsageError naming the line, and nothing is assigned.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines, strict=True)
+            if not rows.fieldnames or "org_id" not in rows.fieldnames:
+                raise UsageError(f"{file}: the first line names the columns: org_id, customer_id")
+            found = [_wish(file, rows.line_num, row) for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
+    seen: dict[str, int] = {}
+    for wish in found:
+        assert wish.line is not None
+        if wish.org_id in seen:
+            raise UsageError(f"{file}, line {wish.line}: {wish.org_id} stands in line {seen[wish.org_id]} already")
+        seen[wish.org_id] = wish.line
+    return found
+
+
+def _wish(file: Path, line: int, row: dict[str, str | None]) -> flips.Wish:
+    org, customer = (row.get("org_id") or "").strip(), (row.get("customer_id") or "").strip()
+    for name, text in (("org_id", org), ("customer_id", customer or "-")):
+        if not is_clean_id(text):
+            raise UsageError(f"{file}, line {line}: {name} {text!r} is no id")
+    return flips.Wish(org, customer or None, line)
+
+
+def _flip_lines(done: list[flips.Flip], options: flips.FlipOptions) -> list[str | Table]:
+    moved = [flip for flip in done if flip.start_ms is not None]
+    already = sum(flip.already for flip in done)
+    title = f"{'Would assign' if options.dry_run else 'Assigned'} {len(moved):,} to {options.provider}"
+    if already:
+        title += f"; {already:,} were so already"
+    columns = ("org", "billed before by", "as", "customer now", "from", "#pending, now billed", "#pending before")
+    rows = [
+        (
+            flip.org_id,
+            flip.was,
+            flip.customer_was or None,
+            flip.customer_id or None,
+            show_time(flip.start_ms),
+            _amount(flip.mended_s, flip.mended_units),
+            _amount(flip.before_start_s, flip.before_start_units),
+        )
+        for flip in moved[:50]
+    ]
+    lines: list[str | Table] = [table(title, columns, rows)]
+    notes = [(flip.org_id, note) for flip in moved[:50] if (note := _notes(flip))]
+    lines += [f"{org}: {note}" for org, note in notes]
+    problems = [flip for flip in done if flip.problem is not None]
+    return lines + [_problem_line(flip) for flip in problems[:50]]
+
+
+def _amount(seconds: int, units: int) -> str:
+    return f"{seconds:,} s, {units:,} units" if units else f"{seconds:,} s"
+
+
+def _problem_line(flip: flips.Flip) -> str:
+    where = "" if flip.line is None else f"line {flip.line}: "
+    return f"{where}{flip.org_id}: {(flip.problem or '').removeprefix(f'{flip.org_id}: ')}"
+
+
+def _notes(flip: flips.Flip) -> str | None:
+    parts = [flip.note] if flip.note else []
+    if flip.open_pushes:
+        held = ", ".join(f"{count:,} {state}" for state, count in flip.open_pushes.items())
+        parts.append(f"open with {flip.was}, and settled there: {held}")
+    if flip.credit_behind_micro:
+        parts.append(f"{show_credits(flip.credit_behind_micro)} credits stay behind")
+    if flip.credit_there_micro is not None:
+        parts.append(f"a balance of {show_credits(flip.credit_there_micro)} there")
+    return "; ".join(parts) or None
+
+
+def _undo(app: App, names: list[str], start_ms: int | None, by: By, *, dry_run: bool) -> None:
+    """Whoever undoes at the same time takes back the same one, and is refused: each is named as it was seen."""
+    if not names:
+        raise UsageError("--undo: name the organisations, or give --file")
+
+    def look(connection: sa.Connection) -> list[tuple[str, int | None]]:
+        return [(org, start_ms or assignments.to_come_ms(connection, org, by.now_ms)) for org in names]
+
+    meant = app.read(look)
+
+    def work(connection: sa.Connection) -> list[assignments.Assigned]:
+        return [assignments.cancel(connection, org, by, start) for org, start in meant]
+
+    try:
+        done = app.write(work, rollback=dry_run)
+    except AnswerLost as error:
+        raise AnswerLost(error.why, _again(meant)) from error
+    would = "would not be" if dry_run else "not"
+    lines = [f"{flip.org_id}: {would} moved to {flip.provider} at {show_time(flip.start_ms)}" for flip in done]
+    show(app, {"undone": done, "dry_run": dry_run}, lines)
+
+
+def _again(meant: Sequence[tuple[str, int | None]]) -> str:
+    """What is safe to give again: without a time, it would take back the assignment before the one that was meant."""
+    starts = sorted({start for _, start in meant if start is not None})
+    if len(starts) == 1:
+        return f"give it again with --from {show_time(starts[0])}, which takes back that one alone"
+    return "`drawdown org list --scheduled` shows what is left: give it again for those alone"
+
 
 commands = typer.Typer()
 
@@ -155,7 +448,7 @@ def _credits(micro: int | None) -> str | None:
     return None if micro is None else show_credits(micro)
 
 
-org_assign.register(commands)
+_register(commands)
 
 
 @commands.command()

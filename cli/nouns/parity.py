@@ -15,9 +15,8 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import parse_percent, show_percent
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.runner import run
-from drawdown.worker.parity.compare import Line
 from drawdown.worker.parity.lists import parity_found
-from drawdown.worker.parity.parity import TOLERANCE_PPM, Checked, check_cells, check_totals
+from drawdown.worker.parity.parity import TOLERANCE_PPM, Checked, Line, check_cells, check_totals
 from drawdown.worker.parity.totals import MAX_DAYS, day_text, read_file
 
 commands = typer.Typer()

@@ -11,7 +11,7 @@ from drawdown.cli.options import Actor, Most, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
 from drawdown.worker.wallets import pools
-from drawdown.worker.wallets.pool_lists import list_payers
+from drawdown.worker.wallets.pools import list_payers
 
 commands = typer.Typer()
 

@@ -10,7 +10,7 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, AtOnce, New, Reason
 from drawdown.cli.rendering import show, table
-from drawdown.ledger.plans import ONE_PPM
+from drawdown.ledger.accounts import ONE_PPM
 from drawdown.schema.typed.parsing import parse_credits, show_credits
 from drawdown.worker.wallets import actions as credit
 

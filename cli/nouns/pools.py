@@ -12,7 +12,7 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.typed.parsing import parse_ahead, parse_credits, show_credits, show_time
 from drawdown.worker.wallets import pools
-from drawdown.worker.wallets.pool_lists import list_pools, show_pool
+from drawdown.worker.wallets.pools import list_pools, show_pool
 
 commands = typer.Typer()
 

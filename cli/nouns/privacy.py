@@ -10,9 +10,8 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.rendering import show, table
-from drawdown.events.privacy.documents import MAX_REPORT_BYTES
-from drawdown.events.privacy.gitleaks import MAX_RULES_FILE_BYTES, ForeignRule, rules_of
-from drawdown.events.privacy.rules import meanings
+from drawdown.events.privacy.leaves import MAX_REPORT_BYTES
+from drawdown.events.privacy.rules import MAX_RULES_FILE_BYTES, ForeignRule, meanings, rules_of
 from drawdown.schema.errors import DatabaseNotReady, Exit, UsageError
 from drawdown.worker.usage.privacy import Beside, ScannedFile, scan_file
 

@@ -3,36 +3,177 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple
 from shlex import quote
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn, cast
 
 import sqlalchemy as sa
 import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.nouns import push_cancel
-from drawdown.cli.nouns.doubted import resolve_doubted
 from drawdown.cli.options import Actor, DryRun, Expect, Keys, PageSize, Reason, only_with
 from drawdown.cli.rendering import facts, show, table
-from drawdown.schema.errors import UsageError
+from drawdown.providers.protocol import Cancelled, Cancels, Capabilities, ReadFailed
+from drawdown.schema.errors import Exit, UsageError, worst
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import require_range, show_time
-from drawdown.worker.engine.runner import run
+from drawdown.worker.engine.runner import ask, run
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.chosen import Chosen
-from drawdown.worker.push.doubted import DoubtFilter, Outcome
-from drawdown.worker.push.lists import NO_ERROR, STATES, PushFilter, PushPage, list_pushes
-from drawdown.worker.push.lost import require_lost
+from drawdown.worker.push.actions import (
+    CancelReport,
+    Chosen,
+    DoubtFilter,
+    Intent,
+    Outcome,
+    ResolvedAll,
+    conclude,
+    intend,
+    require_lost,
+    resolve_all,
+)
+from drawdown.worker.push.lists import NO_ERROR, STATES, PushFilter, PushPage, PushSum, list_pushes, sum_pushes
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.shown import PushColumns, explain_push
-from drawdown.worker.push.sums import PushSum, sum_pushes
-from drawdown.worker.usage import fold
+from drawdown.worker.usage import prune
+from drawdown.worker.verdict.rates import named_quantities
+
+OUTCOMES: Final[tuple[Outcome, ...]] = ("accepted", "absent")
+DONE: Final[Mapping[Outcome, str]] = {"accepted": "accepted", "absent": "voided; their usage is owed again"}
+
+
+def resolve_doubted(
+    app: App,
+    chosen: DoubtFilter,
+    outcome: Outcome | None,
+    evidence: str,
+    *,
+    dry_run: bool,
+    actor: str | None,
+    reason: str,
+) -> NoReturn:
+    """Resolve all pushes in doubt of a filter; a dry run without an outcome shows both.
+
+    Errors: UsageError without an outcome or evidence, unless it is a dry run; whatever a rule refuses.
+    """
+    if outcome is None and not dry_run:
+        raise UsageError("no outcome is given: pass --accepted or --absent, or --dry-run to see both")
+    by = app.by(actor, reason)
+    done = [
+        resolve_all(app.write, chosen, one, by, evidence, dry_run=dry_run)
+        for one in (OUTCOMES if outcome is None else [outcome])
+    ]
+    ends = Exit.SETTLED if outcome is None else worst(one.exit_status for one in done)
+    result: dict[str, object] = {"dry_run": dry_run, "outcomes": [asdict(one) for one in done], "exit_status": ends}
+    show(app, result, _doubted_lines(done, chosen, evidence))
+    raise typer.Exit(ends)
+
+
+def _doubted_lines(done: list[ResolvedAll], chosen: DoubtFilter, evidence: str) -> Iterator[str]:
+    found = done[0].found
+    if not found:
+        yield "no push in doubt is like that; nothing was changed"
+        return
+    for one in done:
+        yield from _of_outcome(one)
+        if one.dry_run and one.pushes:
+            yield f"  {command_of(chosen, one.outcome, evidence, found)}"
+    if done[0].dry_run:
+        yield "nothing was changed"
+
+
+def _of_outcome(one: ResolvedAll) -> Iterator[str]:
+    """Totals of one outcome, then what stays, by reason."""
+    would = "would be " if one.dry_run else ""
+    yield f"{one.pushes:,} of {one.found:,} pushes in doubt, of {one.orgs:,} organisations: {would}{DONE[one.outcome]}"
+    if one.pushes:
+        yield f"  worth {one.worth}"
+        yield f"  quantities: {named_quantities(one.worth.quantities, most=len(one.worth.quantities))}"
+    for stays in one.stays:
+        yield f"  {stays.pushes:,} stay in doubt, {stays.words}"
+        yield f"    {stays.example}"
+
+
+def command_of(chosen: DoubtFilter, outcome: Outcome, evidence: str, found: int) -> str:
+    """The command that does what a dry run showed, to no more pushes than it counted."""
+    options = {
+        "--provider": chosen.provider,
+        "--org": chosen.org,
+        "--customer": chosen.customer,
+        "--feature": chosen.feature,
+        "--from": "" if chosen.from_ms is None else show_time(chosen.from_ms),
+        "--to": "" if chosen.to_ms is None else show_time(chosen.to_ms),
+        "--error": chosen.error,
+    }
+    words = [word for name, value in options.items() if value for word in (name, value)]
+    end = (f"--{outcome}", "--evidence", evidence or "EVIDENCE", "--at-most", str(found))
+    return typed("drawdown", "push", "resolve", "--all-in-doubt", *words, *end)
+
+
+CancelKeys = Annotated[
+    list[str], typer.Argument(metavar="KEY...", help="Keys of pushes, usage:ORG:WINDOW:FEATURE[:rN]")
+]
+
+
+def _register(commands: typer.Typer) -> None:
+    """Add the command to those of pushes."""
+    commands.command("cancel")(cancel)
+
+
+def cancel(
+    context: typer.Context, keys: CancelKeys, dry_run: DryRun = False, actor: Actor = None, reason: Reason = "not given"
+) -> None:
+    """Undo accepted pushes at their provider; their usage is owed again.
+
+    The provider cancels them first, then they are voided here. Stripe cancels within 24 hours of the send, by v1 only;
+    invoices that are final stay as they are. Run it again for a push that was not confirmed.
+    """
+    app: App = context.obj
+    by = app.by(actor, reason)
+    can = _askable(app)
+    intents = app.write(lambda c: intend(c, keys, by, can), rollback=dry_run)
+    if dry_run:
+        lines = [f"  {intent.key} at {intent.provider}" for intent in intents]
+        head = f"{len(intents):,} would be cancelled and voided; nothing was changed"
+        return show(app, {"cancelled": [intent.key for intent in intents], "dry_run": True}, [head, *lines])
+    answers = ask(lambda: _cancel_all(app, intents), app.world())
+    done = app.write(lambda c: conclude(c, intents, answers, by))
+    cancelled = [*done.voided, *done.before]
+    result = {"cancelled": cancelled, "unconfirmed": done.unconfirmed, "dry_run": False}
+    show(app, result, _cancel_lines(done))
+    raise typer.Exit(Exit.PERSON if done.unconfirmed else Exit.SETTLED)
+
+
+def _askable(app: App) -> Mapping[str, Capabilities]:
+    """Providers with a key, on the settings that the pushes were sent by: a changed name would name another event."""
+    changed = app.context().changed
+    ready = {name for name, provider in app.registry.providers.items() if provider.dormant is None}
+    return {name: can for name, can in app.registry.capabilities.items() if name in ready and name not in changed}
+
+
+async def _cancel_all(app: App, intents: Sequence[Intent]) -> list[Cancelled | ReadFailed]:
+    providers = app.registry.providers
+    return [await cast(Cancels, providers[intent.provider]).cancel(intent.request) for intent in intents]
+
+
+def _cancel_lines(done: CancelReport) -> list[str]:
+    lines = []
+    if done.voided:
+        lines = [f"{len(done.voided):,} cancelled and voided; the next tick seals what they held"]
+        lines += [f"  {key}" for key in done.voided]
+    lines += [f"{key}: cancelled; it was voided meanwhile" for key in done.before]
+    lines += [
+        f"{key}: the provider did not confirm it: {why}. The push is in doubt: run this again, or let a tick look it "
+        "up an hour from now"
+        for key, why in done.unconfirmed.items()
+    ]
+    return lines
+
 
 commands = typer.Typer()
-push_cancel.register(commands)
+_register(commands)
 
 LISTED: Final = ("key", "provider", "#quantity", "state", "#attempts", "last error")
 OF_ALL: Final = (
@@ -283,7 +424,7 @@ def fold_(
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", before):
         raise UsageError(f"--before: {before!r} is no month; write 2025-01")
     by, moment = app.by(actor, reason), app.moment(f"{before}-01", "--before")
-    done = fold.fold(app.write, moment, by, dry_run=dry_run)
+    done = prune.fold(app.write, moment, by, dry_run=dry_run)
     did = "would fold" if dry_run else "folded"
     text = f"{did} {done.pushes:,} pushes of windows before {show_time(done.before_ms)} into sums of a day"
     kept = (

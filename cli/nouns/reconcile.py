@@ -20,7 +20,7 @@ from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.orders.asked import AskedCorrect
 from drawdown.worker.orders.orders import place
-from drawdown.worker.push import acknowledged as balances
+from drawdown.worker.push import actions as balances
 from drawdown.worker.reconcile import lists as reconciliations
 from drawdown.worker.reconcile.lists import ComparedFilter
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile

@@ -23,13 +23,12 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.text import clean
 from drawdown.schema.typed.parsing import in_zone, is_said_twice, offset_of, parse_zone, show_credits, show_time
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.catalog.prices import add
+from drawdown.worker.catalog.wallets import add
 from drawdown.worker.engine import runner
 from drawdown.worker.orders.asked import AskedReplay
 from drawdown.worker.orders.orders import place
 from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, notes, plan
-from drawdown.worker.replay.replay import SHOWN, Replayed, replay
-from drawdown.worker.replay.report import Tally
+from drawdown.worker.replay.replay import SHOWN, Replayed, Tally, replay
 
 LISTED = 20
 """Rows of a table for people; --json has more, and with --dry-run all."""

@@ -16,7 +16,7 @@ from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
 from drawdown.worker.usage import prune, withdrawals
 from drawdown.worker.usage import quarantined as samples
-from drawdown.worker.usage.samples import list_samples
+from drawdown.worker.usage.lists import list_samples
 
 commands = typer.Typer()
 

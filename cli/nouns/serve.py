@@ -12,8 +12,7 @@ import sqlalchemy as sa
 import structlog
 import typer
 
-from drawdown.cli.app import App
-from drawdown.cli.late_calls import client_of
+from drawdown.cli.app import App, client_of
 from drawdown.cli.rendering import show
 from drawdown.providers.http import Http
 from drawdown.providers.payments.protocol import PaymentService

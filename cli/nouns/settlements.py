@@ -19,7 +19,7 @@ from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import in_credits, parse_credits, show_credits, show_percent, show_time
 from drawdown.worker.settlements import actions as settlements
-from drawdown.worker.settlements import payout_file
+from drawdown.worker.settlements import lists
 from drawdown.worker.settlements.lists import SettlementFilter, list_batches, page, show_settlement, unpaid
 
 commands = typer.Typer()
@@ -195,8 +195,8 @@ def export(
     app: App = context.obj
 
     def parts(connection: sa.Connection) -> Iterator[str]:
-        found = payout_file.require_payout(connection, payout)
-        return (payout_file.json_file if app.json else payout_file.csv_file)(connection, found)
+        found = lists.require_payout(connection, payout)
+        return (lists.json_file if app.json else lists.csv_file)(connection, found)
 
     app.read(lambda c: print_file(parts(c)))
 

@@ -1,34 +1,40 @@
-"""`drawdown tick`, `run`: the commands that meter."""
+"""`drawdown tick`, `run`: the commands that meter, and the traces of a one-shot tick for monitoring.
+
+Guarantee: metrics in a file, and a ping to a URL, do not change the result of the tick. The file is whole at each
+moment; but by a kill, nothing is left beside it. The URL, which often holds a secret, is in no log.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
+import structlog
 import typer
 
-from drawdown.cli import after_tick
 from drawdown.cli.app import App
 from drawdown.cli.opening import set_up_logs
-from drawdown.cli.processes import MAX_PROCESSES, in_processes, shards
+from drawdown.cli.processes import MAX_PROCESSES, Stopping, in_processes, shards
 from drawdown.cli.rendering import show
-from drawdown.cli.stopping import Stopping
 from drawdown.cli.streams import Fault, as_error
+from drawdown.providers.http import Answer, Call
 from drawdown.schema.errors import Exit, UsageError, worst
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import BUCKETS, SECOND_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.shard import NewOrgs, Shard
+from drawdown.worker.engine.context import Context, NewOrgs, Shard
+from drawdown.worker.engine.runner import ask
 from drawdown.worker.status.backlog import read_backlog
-from drawdown.worker.status.tick_report import Report, summed
+from drawdown.worker.status.ticks import Report, summed
 from drawdown.worker.tick import tick
 
 if TYPE_CHECKING:
@@ -119,9 +125,9 @@ def tick_(
         report = _tick_once(app, parts, _Asked(appearing, ends_ms, accept_clock))
     finally:
         if metrics_file is not None:
-            after_tick.write_metrics(app, metrics_file)
+            write_metrics(app, metrics_file)
     if heartbeat_url is not None and report.exit_status in (Exit.SETTLED, Exit.LEFT):
-        after_tick.beat(app, heartbeat_url)
+        beat(app, heartbeat_url)
     lines = [] if quiet and report.exit_status == Exit.SETTLED else report_lines(report)
     show(app, {"tick": {**asdict(report), "exit_status": report.exit_status}}, lines)
     raise typer.Exit(report.exit_status)
@@ -307,3 +313,45 @@ def _run_in_parts(app: App, parts: Sequence[Shard], options: scheduler.Options, 
     app.close()  # as above
     ended = [result for _, result in in_processes(parts, one, together=True, before=before)]
     return worst(result.status if isinstance(result, Fault) else result for result in ended)
+
+
+log = structlog.get_logger()
+
+HEARTBEAT_TIMEOUT_S: Final = 10.0
+READABLE: Final = 0o644
+
+
+def write_metrics(app: App, file: Path) -> None:
+    """What the server's /metrics would say, for the textfile collector."""
+    from drawdown.server import metrics  # here: cron's ticks rarely write any
+
+    try:
+        found = metrics.render(app.engine, app.clock.now_ms())
+        number, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        made = Path(name)
+        try:
+            with os.fdopen(number, "wb") as out:
+                out.write(found)
+            made.chmod(READABLE)
+            made.replace(file)
+        except BaseException:  # else each tick would leave one there
+            made.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        log.error("metrics_not_written", file=str(file), error=error.strerror)
+
+
+def beat(app: App, url: str) -> None:
+    """Tell whoever waits for it that a tick ended well."""
+    world = app.world()
+    assert world.http is not None
+    http = world.http
+    try:
+        answer = ask(lambda: http.send(Call("GET", url, timeout_s=HEARTBEAT_TIMEOUT_S)), world)
+    except Exception as error:  # the tick is done, whatever this was
+        log.warning("heartbeat_failed", kind=type(error).__name__)
+        return
+    if not isinstance(answer, Answer):
+        log.warning("heartbeat_failed", reason=answer.reason)
+    elif not 200 <= answer.status < 300:
+        log.warning("heartbeat_failed", status=answer.status)

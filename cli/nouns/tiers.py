@@ -11,7 +11,7 @@ from drawdown.cli.options import Actor, AtOnce, New, Reason, Undo
 from drawdown.cli.rendering import show, table
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
 from drawdown.worker.wallets import tiers
-from drawdown.worker.wallets.tier_lists import list_tiers
+from drawdown.worker.wallets.tiers import list_tiers
 
 commands = typer.Typer()
 

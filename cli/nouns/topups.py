@@ -22,7 +22,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.orders.asked import AskedTopup
 from drawdown.worker.orders.orders import place
 from drawdown.worker.topup import actions as topups
-from drawdown.worker.topup.actions import Mode, Said, Terms
+from drawdown.worker.topup.actions import Mode, Said, Terms, require_only_one
 from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.topup.lists import (
     STATES,
@@ -34,7 +34,6 @@ from drawdown.worker.topup.lists import (
     show_wallet,
     switched,
 )
-from drawdown.worker.topup.only_one import require_only_one
 
 commands = typer.Typer()
 StateName = Enum("StateName", {name: name for name in STATES}, type=str)  # type: ignore[misc]

@@ -15,14 +15,13 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.nouns.serve import open_door, services_of
 from drawdown.cli.nouns.tick import Every, NewOrgFrom, NewOrgProvider, new_orgs, parse_nightly
-from drawdown.cli.processes import in_processes
+from drawdown.cli.processes import Stopping, in_processes
 from drawdown.cli.rendering import show
-from drawdown.cli.stopping import Stopping
 from drawdown.cli.streams import Fault
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import Exit, UsageError, worst
 from drawdown.schema.units import SECOND_MS
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.context import Shard
 from drawdown.worker.watch import ROUND_MS
 
 log = structlog.get_logger()

@@ -12,7 +12,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Org
 from drawdown.cli.rendering import show, table
 from drawdown.cli.streams import print_file
-from drawdown.ledger.monthly.calendar import start_of
+from drawdown.ledger.calendar import start_of
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import no_formula
 from drawdown.schema.typed.parsing import show_time

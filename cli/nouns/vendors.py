@@ -16,11 +16,9 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import parse_percent, plain_decimal, show_credits, show_percent, show_time
 from drawdown.schema.units import DAY_MS, micro_of
-from drawdown.worker.checks import vendor_drift
-from drawdown.worker.provider import vendor_lists as views
-from drawdown.worker.provider.vendor_bills import read_bills
-from drawdown.worker.provider.vendor_lists import Cost, Drifted, DriftLine, tell
-from drawdown.worker.provider.vendors import Units, import_bills, set_units
+from drawdown.worker.checks import checks
+from drawdown.worker.provider import vendors as views
+from drawdown.worker.provider.vendors import Cost, Drifted, DriftLine, Units, import_bills, read_bills, set_units, tell
 
 commands = typer.Typer()
 
@@ -113,7 +111,7 @@ def drift(
     now_ms, bounds = app.clock.now_ms(), (parse_percent(tolerance), _micro_of(least, "--least"))
     if keep:
         only_with(context, "--keep", "keep", "tolerance", "least")
-        found = app.write(lambda c: vendor_drift.check(c, now_ms, *bounds))
+        found = app.write(lambda c: checks.check_vendors(c, now_ms, *bounds))
     else:
         end = app.moment(to, "--to")
         start = app.moment(from_, "--from") if from_ else end - views.SPAN_DAYS * DAY_MS

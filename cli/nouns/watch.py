@@ -12,9 +12,8 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.nouns.tick import parse_shard
 from drawdown.cli.options import only_with
+from drawdown.cli.processes import Stopping
 from drawdown.cli.rendering import show
-from drawdown.cli.stopping import Stopping
-from drawdown.cli.watch_loop import WatchLoop
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.worker.watch import Watcher
@@ -37,6 +36,8 @@ def watch_(
 
     Bills nothing: ticks do that. `drawdown run` watches by itself.
     """
+    from drawdown.cli.scheduler import WatchLoop  # with it comes what repeats ticks
+
     app: App = context.obj
     if once:
         only_with(context, "--once", "shard")

@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 
 from drawdown.cli.app import App, worker_name
 from drawdown.cli.nouns.tick import NewOrgProvider
+from drawdown.cli.processes import Stopping
 from drawdown.cli.rendering import show
-from drawdown.cli.stopping import Stopping
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import DatabaseNotReady, UsageError
 from drawdown.worker.cluster import install
@@ -46,10 +46,10 @@ def worker_(
         raise UsageError("--at stands still: a worker goes by the clock")
     install.require_postgresql(app.engine)
     install.require_engine()
-    from drawdown.cli.cluster import engine, jobs, lanes  # here: the engine is there with the extra alone
+    from drawdown.cli import cluster  # here: the engine is there with the extra alone
 
     if every is not None:
-        engine.cron(every)
+        cluster.cron(every)
     _prepare(app)
     stopping = Stopping()
     stopping.on_signals()
@@ -58,14 +58,14 @@ def worker_(
     wanted = Wanted(shards, every, new_org_provider, ready)
     taken: Taken = app.write(lambda c: take_part(c, member, wanted))
     terms = taken.terms
-    made = jobs.Jobs(app, terms, member, stopping)
+    made = cluster.Jobs(app, terms, member, stopping)
     others = f"{taken.living - 1:,} other workers live" if taken.living > 1 else "no other worker lives"
     told = f"{member.name}: {terms.shards:,} shards, a tick every {terms.every_s:,} s; {others}; SIGTERM or Ctrl-C ends"
     found = {"worker": member.name, "shards": terms.shards, "tick_every_s": terms.every_s, "living": taken.living}
     show(app, found, [told])
     sys.stdout.flush()
     try:
-        lanes.work(made)
+        cluster.work(made)
     finally:
         made.close()
 

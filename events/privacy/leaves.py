@@ -1,19 +1,26 @@
-"""The leaves of a report: each text and number in it, each key, with the place where it stands.
+"""The leaves of a report: each text and number in it, each key, with its place, and each as a decoder would read it.
 
 Guarantee: bounded in depth and in number; what lies beyond is told as trouble, never passed over. JSON that stands in a
-text is walked, too.
+text is walked, too. Of one text there are MAX_READINGS at most, each of MAX_TEXT_CHARS at most; where there would be
+more, or longer ones, that is trouble: what was not read is not public. Of two values of one key both are kept, and a
+number stays as it was written. What cannot be read is an error, and nothing of it is repeated. A field's name is taken
+without its case, its separators and the `s` of a plural: `ownerIds`, `OWNER-ID` and `owner_id` are one.
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final, TypeAlias
+from urllib.parse import unquote
 
-from drawdown.events.privacy.documents import Number, Pairs, parse
-from drawdown.events.privacy.fields import bare
-from drawdown.events.privacy.readings import MAX_TEXT_CHARS, look
 from drawdown.schema.errors import UsageError
 
 MAX_DEPTH: Final = 32
@@ -177,3 +184,250 @@ def _number(text: str) -> tuple[str, ...]:
     if number.is_finite() and -40 < number.adjusted() < 40 and number == number.to_integral_value():
         return tuple(dict.fromkeys((text, format(number.to_integral_value(), "f"))))
     return (text,)
+
+
+MAX_TEXT_CHARS: Final = 10_000
+"""Of a text that is looked through; a longer one is a finding of its own."""
+MAX_READINGS: Final = 12
+MAX_MARKS: Final = 30
+"""Combining marks in a row, as Unicode's stream-safe form has it. To put more in order costs the square of them."""
+MAX_RUNS: Final = 20
+"""Runs of one text that are taken for base64 each for itself; what the others say is one reading."""
+
+_UNSEEN: Final = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    r"\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+_ESCAPE: Final = re.compile(
+    r"\\+(?:u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|([0-3][0-7]{2})|([\"'/\\]))"
+)
+_MARKS: Final = frozenset("\u0f73\u0f75\u0f81\uff9e\uff9f")
+"""No combining marks themselves, and made of them."""
+_DIGIT: Final = re.compile(r"[^\D0-9]")
+"""Of another script."""
+_RUN: Final = re.compile(r"[A-Za-z0-9+/_-]{16,4096}={0,2}")
+_PLAIN: Final = re.compile(r"[ !#$'()*,.:;<>?@\[\]^`{|}~\w-]{0,15}", re.ASCII)
+"""A short text that nothing hides in."""
+
+
+def readings(text: str) -> list[str]:
+    """The text first, then what its decodings give, and theirs; none twice."""
+    return look(text)[0]
+
+
+def look(text: str) -> tuple[list[str], bool]:
+    """The readings, and whether these are all, and whole."""
+    if _PLAIN.fullmatch(text):
+        return [text], True
+    found, is_all = [text[:MAX_TEXT_CHARS]], len(text) <= MAX_TEXT_CHARS
+    for reading in found:
+        is_all = is_all and has_few_marks(reading)
+        for decoded in _decodings(reading):
+            cut = decoded[:MAX_TEXT_CHARS]
+            is_all = is_all and len(cut) == len(decoded)
+            if cut in found:
+                continue
+            if len(found) == MAX_READINGS:
+                return found, False
+            found.append(cut)
+    return found, is_all
+
+
+def _decodings(text: str) -> Iterator[str]:
+    if "%" in text:
+        yield unquote(text)
+    if "\\" in text:
+        yield _ESCAPE.sub(_character, text)
+    if "&" in text:
+        yield html.unescape(text)
+    if (not text.isascii() or _UNSEEN.search(text)) and has_few_marks(text):
+        yield _DIGIT.sub(_digit, _UNSEEN.sub("", unicodedata.normalize("NFKC", text)))
+    said = [decoded for run in _RUN.finditer(text) if (decoded := _of_base64(run[0])) is not None]
+    yield from said[:MAX_RUNS]
+    if len(said) > MAX_RUNS:
+        yield "\n".join(said[MAX_RUNS:])
+
+
+def has_few_marks(text: str) -> bool:
+    """Whether it can be normalised at a cost that grows with the text and no faster."""
+    if text.isascii():
+        return True
+    row = 0
+    for one in text:
+        row = row + 1 if unicodedata.combining(one) or one in _MARKS else 0
+        if row > MAX_MARKS:
+            return False
+    return True
+
+
+def _character(found: re.Match[str]) -> str:
+    if found[6]:
+        return found[6]
+    number = int(found[5], 8) if found[5] else int(found[1] or found[2] or found[3] or found[4], 16)
+    return chr(number) if number <= 0x10FFFF else ""
+
+
+def _digit(found: re.Match[str]) -> str:
+    return str(unicodedata.decimal(found[0]))
+
+
+def _of_base64(run: str) -> str | None:
+    """What a run of base64 says, where that is text."""
+    bare = run.rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        text = base64.b64decode(bare + "=" * (-len(bare) % 4)).decode()
+    except ValueError:
+        return None
+    return text if text.replace("\n", "").replace("\t", "").isprintable() else None
+
+
+MAX_REPORT_BYTES: Final = 2_097_152
+
+
+class Pairs(list[tuple[str, object]]):
+    """An object of JSON: its keys with their values, in their order, all of them."""
+
+
+class Number(str):
+    """A number of JSON, as it was written."""
+
+    __slots__ = ()
+
+
+def read_reports(content: bytes) -> list[tuple[int | None, object]]:
+    """The reports of a file: one (with None), or one for each line that is not empty, with the line's number.
+
+    Errors: UsageError `report_too_large`, `bad_encoding`, `bad_json`, `report_too_deep`.
+    """
+    if len(content) > MAX_REPORT_BYTES:
+        raise UsageError(f"a report has {MAX_REPORT_BYTES:,} bytes at most", code="report_too_large")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"it is not UTF-8: see byte {error.start + 1:,}", code="bad_encoding") from None
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if len(lines) > 1 and _begins_with_a_whole(lines[0][1]):
+        return [(number, parse(line, f"line {number:,}")) for number, line in lines]
+    return [(None, parse(text))]
+
+
+def parse(text: str, where: str = "it") -> object:
+    """One value of JSON. Errors: UsageError `bad_json`, `report_too_deep`."""
+    try:
+        return _DECODER.decode(text)
+    except RecursionError:
+        raise UsageError(f"{where} is nested too deeply", code="report_too_deep") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno:,}, column {error.colno:,}" if where == "it" else f"column {error.colno:,}"
+        raise UsageError(f"{where} is no JSON: see {place}", code="bad_json") from None
+    except ValueError:
+        raise UsageError(f"{where} holds a number that JSON does not have", code="bad_json") from None
+
+
+def _begins_with_a_whole(line: str) -> bool:
+    """Whether a first line is a report of its own: then each line is one."""
+    try:
+        parse(line)
+    except UsageError:
+        return False
+    return True
+
+
+def _none_such(name: str) -> object:
+    raise ValueError(name)
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=Pairs, parse_int=Number, parse_float=Number, parse_constant=_none_such
+)
+
+
+_PRIVATE: Final = {
+    "raw_actor_id": "actor actorid user userid uid username login member memberid person personid viewer viewerid "
+    "createdby updatedby requestedby requester requesterid author authorid subjectid",
+    "raw_account_id": "account accountid acct acctid customer customerid org orgid organisation organisationid "
+    "organization organizationid tenant tenantid clientid billingaccount billingaccountid stripecustomer "
+    "stripecustomerid wallet walletid",
+    "raw_workspace_id": "workspace workspaceid projectid teamid spaceid siteid",
+    "raw_owner_id": "owner ownerid payer payerid sponsor sponsorid supplierid creator creatorid",
+    "subscription_id": "subscription subscriptionid stripesubscription stripesubscriptionid",
+    "payment_id": "invoiceid paymentid chargeid paymentintent paymentintentid paymentmethod cardnumber checkoutid",
+    "execution_id": "executionid runid jobid taskid predictionid requestid correlationid traceid spanid invocationid "
+    "renderid workflowrunid workflowid sessionid sandboxid deviceid messageid eventid sampleid "
+    "idempotencykey providerrequestid providerexecutionid",
+    "object_key": "objectkey storagekey s3key r2key blobkey filekey bucketname objectpath filepath storagepath "
+    "inputkey outputkey",
+    "private_url": "signedurl presignedurl downloadurl uploadurl imageurl inputurl outputurl fileurl webhookurl "
+    "callbackurl sourceurl avatarurl privateurl",
+    "gateway_metadata": "cfray xrequestid xcorrelationid traceparent tracestate useragent xforwardedfor xrealip "
+    "cfconnectingip xamzntraceid xvercelid gatewayid gatewaylogid gatewaymetadata requestheader responseheader",
+    "ip_address": "ip ipaddress clientip remoteip remoteaddr remoteaddress sourceip",
+    "email": "email emailaddress useremail",
+    "personal_data": "phone phonenumber mobile firstname lastname fullname surname birthdate dateofbirth ssn passport "
+    "streetaddress postaladdress",
+    "image_bytes": "imagebyte imagebase64 imageb64 b64json imagedata rawimage thumbnail",
+    "private_content": "prompt completion messagebody requestbody responsebody rawbody rawevent transcript",
+}  # fmt: skip
+_SECRET: Final = (
+    "secret", "password", "passwd", "passphrase", "apikey", "accesskey", "secretkey", "privatekey", "signingkey",
+    "authorization", "bearer", "cookie", "signature", "credential", "token", "webhookkey", "hmackey", "encryptionkey",
+)  # fmt: skip
+"""What the name of a secret ends with."""
+BY_FIELD: Final = {name.removesuffix("s"): rule for rule, names in _PRIVATE.items() for name in names.split()}
+NOTHING_SAID: Final = frozenset(
+    ("", "redacted", "other", "unknown", "none", "n/a", "na", "anonymous", "system", "all", "total", "hidden", "masked")
+)
+"""What may stand for what is not said."""
+_WHOLE: Final = frozenset(("gateway_metadata", "private_content", "personal_data", "image_bytes"))
+"""Of an object of such a field every text is private."""
+_NAMES: Final = frozenset(("name", "displayname", "label", "handle", "slug", "title", "value"))
+"""Of the object of any private field, these are, too: `account: {name: …}`."""
+_HOW_MUCH: Final = ("quantity", "quantitie", "count", "total", "second", "byte", "micro", "unit", "credit", "event")
+"""What the name of a quantity ends with, bare. Of any numbers so long, one in ten has the check digit of a card."""
+_MASK: Final = re.compile(r"[*•.…\[\](){}<> -]*|x{3,}|[\[(<]?redacted[\])>]?", re.IGNORECASE)
+
+
+@lru_cache(4_096)
+def bare(name: str) -> str:
+    """A name without case and separators, and without the `s` of a plural. What `readings` does not read is cut."""
+    cut = name[:MAX_TEXT_CHARS]
+    folded = (unicodedata.normalize("NFKC", cut) if has_few_marks(cut) else cut).casefold()
+    return "".join(filter(str.isalnum, folded)).removesuffix("s")
+
+
+def rule_of(key: str, above: str, *, is_number: bool) -> str | None:
+    """The rule by which the value of a field is private, for its bare name and the one above it: `actor: {id: …}`."""
+    if BY_FIELD.get(above) in _WHOLE or key in _NAMES:
+        found = BY_FIELD.get(above)
+        if found is not None and not is_number:
+            return found
+    for name in (key, above + key):
+        found = BY_FIELD.get(name)
+        if found is not None and not (is_number and not name.endswith(("id", "number", "ip"))):
+            return found
+    if is_number:
+        return "secret_field" if key in ("password", "pin", "passcode") else None
+    return "secret_field" if key.endswith(_SECRET) else None
+
+
+def says_how_much(key: str) -> bool:
+    """Whether a field is a quantity, by its bare name: then its digits are no card's."""
+    return key.endswith(_HOW_MUCH)
+
+
+def rule_of_bytes(key: str) -> str | None:
+    """The rule by which numbers in a list are private: bytes of a picture, one by one."""
+    return "image_bytes" if BY_FIELD.get(key) == "image_bytes" else None
+
+
+def rule_of_keys(key: str) -> str | None:
+    """The rule by which the keys of an object are private, as those of `by_owner` and `per_account` are."""
+    for head in ("by", "per"):
+        if key.startswith(head):
+            return BY_FIELD.get(key.removeprefix(head))
+    return None
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a value is redacted, or no value at all."""
+    return text.strip().casefold() in NOTHING_SAID or _MASK.fullmatch(text.strip()) is not None

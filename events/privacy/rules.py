@@ -1,15 +1,614 @@
-"""All rules: own patterns of texts, and what else a finding may be called."""
+"""The rules: patterns of secrets, ids, places and people, what else a finding may be called, and rules of others.
+
+Guarantee: no pattern of ours has a repetition without an end, so what one costs grows with the text and no faster. Each
+has texts that it must and must not match in `tests/unit/test_privacy_rules.py`.
+
+Rules of others are a file in the form of gitleaks' `gitleaks.toml`, on RE2, whose cost is in proportion to the text. No
+such file comes with this program: gitleaks' own is published under the MIT licence, and changes each month. Rules of
+paths alone are passed over, and so are allow-lists: they are for code.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import ipaddress
+import math
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, Protocol
 
-from drawdown.events.privacy.rule import Rule
-from drawdown.events.privacy.rules_ids import IDS
-from drawdown.events.privacy.rules_places import PLACES
-from drawdown.events.privacy.rules_secrets import SECRETS
+from drawdown.schema.errors import UsageError
+
+FLAGS: Final = re.IGNORECASE | re.ASCII
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`needles`: texts of which one, in lower case, is in whatever the pattern matches (empty: any text is looked at).
+    `holds` judges what the pattern matched. `unless_key`: names of fields whose values may look like that."""
+
+    name: str
+    says: str
+    pattern: re.Pattern[str]
+    needles: tuple[str, ...] = ()
+    holds: Callable[[str], bool] | None = None
+    unless_key: frozenset[str] = frozenset()
+
+    def finds(self, text: str, lowered: str, key: str) -> bool:
+        """Whether there is one in a text. `lowered` is the text in lower case, `key` the bare name of its field."""
+        if self.needles and not any(needle in lowered for needle in self.needles):
+            return False
+        if key in self.unless_key:
+            return False
+        if self.holds is None:
+            return self.pattern.search(text) is not None
+        return any(self.holds(found[0]) for found in self.pattern.finditer(text))
+
+
+def rule(
+    name: str,
+    says: str,
+    *patterns: str,
+    needles: str = "",
+    holds: Callable[[str], bool] | None = None,
+    unless_key: str = "",
+) -> Rule:
+    """A rule of one or several patterns; needles and names of fields stand apart by spaces."""
+    made = re.compile("|".join(f"(?:{pattern})" for pattern in patterns), FLAGS)
+    return Rule(name, says, made, tuple(needles.split()), holds, frozenset(unless_key.split()))
+
+
+DIGIT: Final = r"(?=[a-z]{0,40}\d)"
+"""What follows holds a digit behind letters."""
+MIXED: Final = (
+    r"(?:(?=[a-z]{0,40}\d)(?=\d{0,40}[a-z])[a-z0-9]{4}|"
+    r"(?-i:(?=[a-z0-9]{0,40}[A-Z])(?=[A-Z0-9]{0,40}[a-z])[A-Za-z0-9]{10}))"
+)
+"""Letters with a digit among them, or in both cases: no word of a language."""
+
+
+def _is_basic(found: str) -> bool:
+    """Whether what stands behind `Basic` is a name and a password."""
+    text = re.split(r"[\s:=]+", found.rstrip("="))[-1]
+    try:
+        return b":" in base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        return False
+
+
+SECRETS: Final = (
+    rule(
+        "bearer_token",
+        "a bearer token",
+        r"\bbearer[\s:=]{1,3}(?:[a-z0-9]{20}|(?=[a-z_.~+/-]{0,30}\d)[\w.~+/-]{6}|[a-z]{1,30}[-_.~+/][\w.~+/-]{3}|(?-i:[a-z0-9._~+/-]{1,40}[A-Z])[\w.~+/-]{8})",
+        needles="bearer",
+    ),
+    rule(
+        "authorization",
+        "a header that lets somebody in",
+        r"authorization[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?:basic|bearer|token|digest|apikey)\s{1,3}[^\s\"']{4}",
+        r"\b(?:x-api-key|x-auth-token|set-cookie|cookie)[\"']?\s{0,3}[:=]\s{0,3}[\"']?[^\s\"']{6}",
+        needles="authorization x-api-key x-auth-token cookie",
+    ),
+    rule(
+        "basic_auth",
+        "a name with a password, as HTTP has them",
+        r"\bbasic[\s:=]{1,3}[a-z0-9+/]{8,200}={0,2}",
+        needles="basic",
+        holds=_is_basic,
+    ),
+    rule("json_web_token", "a JSON web token", r"\beyJ[\w-]{8,500}\.[\w-]{4}", needles="eyj"),
+    rule(
+        "private_key",
+        "a private key",
+        r"-----BEGIN[ A-Z0-9]{0,40}PRIVATE KEY",
+        r"\bAGE-SECRET-KEY-1[a-z0-9]{8}",
+        needles="private age-secret",
+    ),
+    rule(
+        "webhook_secret",
+        "a secret that signs webhooks",
+        r"\bwhsec_[\w+/=-]{3}",
+        r"\bwhsk_\w{8}",
+        needles="whsec_ whsk_",
+    ),
+    rule(
+        "payment_key",
+        "a key of a payment service",
+        r"\b(?:sk|rk|pk)_(?:live|test)_\w{3}",
+        r"\bam_[sp]k_\w{4}",
+        r"\bsq0(?:atp|csp|idp)-[\w-]{8}",
+        r"\bEAAA[\w-]{40}",
+        needles="k_live_ k_test_ am_sk_ am_pk_ sq0 eaaa",
+    ),
+    rule("api_key", "a key of this program's", r"\bddk_[\w-]{16}", needles="ddk_"),
+    rule(
+        "model_key",
+        "a key of a service for models",
+        r"\bsk-(?:ant|proj|or|svcacct|admin|lf)-[\w-]{8}",
+        r"\bsk-[a-z0-9]{20}",
+        rf"\b(?:hf|gsk|r8|xai|pplx|nvapi|jina|tgp_v1)[_-]{DIGIT}\w{{16}}",
+        r"\bhf_[a-z0-9]{20}",
+        r"\bfal_[\w-]{16}",
+        needles="sk- hf_ gsk_ r8_ xai- pplx- nvapi- jina_ tgp_v1_ fal_",
+    ),
+    rule(
+        "cloud_key",
+        "a key of a cloud",
+        r"\b(?:AKIA|ASIA|ABIA|ACCA|AROA|AIDA)[A-Z0-9]{16}\b",
+        r"\bAIza[\w-]{30}",
+        r"\bya29\.[\w-]{10}",
+        r"\bGOCSPX-[\w-]{16}",
+        r"\bAccountKey=[\w+/=]{16}",
+        r"\bdo[opr]_v1_[0-9a-f]{16}",
+        r"\bLTAI[a-z0-9]{12}",
+        r"\bv1\.0-[0-9a-f]{24}-[0-9a-f]{32}",
+        needles="akia asia abia acca aroa aida aiza ya29. gocspx- accountkey= doo_v1_ dop_v1_ dor_v1_ ltai v1.0-",
+    ),
+    rule(
+        "code_host_token",
+        "a token of a host of code or packages",
+        r"\bgh[pousr]_[a-z0-9]{16}",
+        r"\bgithub_pat_\w{16}",
+        r"\bgl(?:pat|dt|rt|ptt|cbt)-[\w-]{12}",
+        r"\bnpm_[a-z0-9]{20}",
+        r"\bpypi-[\w-]{16}",
+        r"\bATATT3[\w=-]{16}",
+        r"\bdckr_pat_[\w-]{8}",
+        r"\blin_api_\w{16}",
+        needles="ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- gldt- glrt- glptt- glcbt- npm_ pypi- atatt3 dckr_pat_ "
+        "lin_api_",
+    ),
+    rule(
+        "chat_token",
+        "a token or address of a chat",
+        r"\bxox[abeoprs]-[\w-]{8}",
+        r"\bxapp-\d-[\w-]{8}",
+        r"hooks\.slack\.com/(?:services|workflows)/",
+        r"discord(?:app)?\.com/api/webhooks/",
+        r"\b\d{8,10}:AA[\w-]{30}",
+        needles="xox xapp- hooks.slack.com discord :aa",
+    ),
+    rule(
+        "mail_key",
+        "a key of a service for mail or messages",
+        r"\bSG\.[\w-]{12,40}\.[\w-]{12}",
+        r"\bkey-[0-9a-f]{32}",
+        r"\b(?:AC|SK)[0-9a-f]{32}\b",
+        r"\bre_[a-z0-9]{6,12}_[a-z0-9]{10}",
+        r"\bxkeysib-[0-9a-f]{16}",
+        needles="sg. key- ac sk re_ xkeysib-",
+    ),
+    rule(
+        "shop_token",
+        "a token of a shop or another service",
+        r"\bshp(?:at|ca|pa|ss)_[0-9a-f]{16}",
+        r"\bdapi[0-9a-f]{32}",
+        r"\bdop_v\d_\w{16}",
+        r"\bhvs\.[\w-]{16}",
+        r"\bsntrys_[\w=+/-]{16}",
+        r"\bphc_[a-z0-9]{16}",
+        r"\bntn_[a-z0-9]{16}",
+        r"\bsecret_[a-z0-9]{20}",
+        r"\bsvix_[\w-]{8}",
+        r"\btskey-[\w-]{8}",
+        needles="shp dapi dop_v hvs. sntrys_ phc_ ntn_ secret_ svix_ tskey-",
+    ),
+    rule(
+        "named_secret",
+        "a secret with its name before it",
+        r"(?:secret|token|api[_-]?key|access[_-]?key|private[_-]?key|signing[_-]?key|credential)s?[\"']?\s{0,3}[:=]{1,2}\s{0,3}[\"']?"
+        r"(?=[^\s\"',;&]{0,60}\d)(?=[^\s\"',;&]{0,60}[a-z])(?!ref_)[^\s\"',;&*<\[]{8}",
+        r"(?:password|passwd|pwd|passphrase|passcode)[\"']?\s{0,3}[:=]{1,2}\s{0,3}[\"']?(?=[^\s\"',;]{0,60}[\d!@#$%^&])[^\s\"',;*<\[]{4}",
+        needles="secret token key credential passw pwd pass",
+    ),
+    rule(
+        "session_cookie",
+        "a session's cookie",
+        r"\b(?:session|sess|sid|connect\.sid|csrf|xsrf|jsessionid|phpsessid|__(?:secure|host)-[\w.-]{1,30})(?:[_-]?(?:id|token))?="
+        r"[^\s;&\"']{6}",
+        needles="sess sid= csrf xsrf __",
+    ),
+    rule(
+        "url_password", "a URL with a name and a password", r"://[^\s/@:\"']{0,100}:[^\s/@\"']{1,200}@", needles="://"
+    ),
+    rule(
+        "signed_url",
+        "a URL that lets whoever has it in",
+        r"[?&](?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|signature|sig|token|access_token|"
+        r"auth|api_?key|key|awsaccesskeyid|key-pair-id|googleaccessid|hdnts|hmac|jwt|code|secret)=[^\s&#\"']{4}",
+        needles="=",
+    ),
+)
+
+
+_END: Final = r"(?![a-z0-9])"
+_BEGIN: Final = r"(?<![a-z0-9])"
+_SPAN: Final = rf"(?!\d{{1,4}}(?:d|h|m|w|y|s|k|x|days?|th){_END}|[qhvp]\d{{1,2}}{_END})"
+"""No length of time, quarter, version or quantile: `user_30d`, `user_p99`."""
+_SOME: Final = rf"(?:\d{{1,20}}{_END}|{DIGIT}[a-z0-9]{{6}}|{_SPAN}{DIGIT}(?=\d{{0,40}}[a-z])[a-z0-9]{{3}})"
+"""A number, or letters and digits, behind `user_` and the like."""
+_AFTER_DASH: Final = rf"(?:\d{{5,20}}{_END}|{DIGIT}[a-z0-9]{{8}})"
+"""The same behind `user-`: `user-2026` may be a label."""
+_RAW: Final = r"(?:raw|private|secret|real|test|live|internal)[_-][a-z0-9]"
+"""Behind `user_` and the like, words by which ids are told from labels."""
+_SCOPE: Final = r"(?!(?:read|write|admin|manage|list|create|delete|any|all|none|other|redacted|ref_)\b|ref_)"
+
+
+def _owned(*words: str) -> tuple[str, ...]:
+    """Patterns of an id behind the word for whose it is."""
+    names = "|".join(words)
+    return (
+        rf"{_BEGIN}(?:{names})(?:[_-]?id)?[_#]{_SOME}",
+        rf"{_BEGIN}(?:{names})(?:[_-]?id)?-{_AFTER_DASH}",
+        rf"{_BEGIN}(?:{names})[_-]{_RAW}",
+        rf"{_BEGIN}(?:{names}):{_SCOPE}[^\s\"',;:}}\])]",
+        rf"{_BEGIN}(?:{names})[_-]?id[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?{_SCOPE}[^\s\"',;}}\])*<\[]",
+        rf"\b(?:{names})s?/{_SCOPE}(?=[^\s/\"'\d]{{0,80}}\d)[^\s/\"']{{4}}",
+    )
+
+
+def _mixed(found: str) -> bool:
+    """Whether digits and letters are mixed as no word or number has them."""
+    digits = sum(map(str.isdigit, found))
+    return digits >= 2 and len(found) - digits >= 2 and not re.fullmatch(r"[a-z]+\d+|\d+[a-z]+", found.lower())
+
+
+def _any_mixed(found: str) -> bool:
+    return any(map(str.isdigit, found)) and any(map(str.isalpha, found))
+
+
+def _is_run(found: str) -> bool:
+    """Not the date of a batch, and no plain number of few digits."""
+    tail = re.split(r"[_:-]", found)[-1]
+    return not re.fullmatch(r"20\d{6}", tail)
+
+
+OPAQUE_KEYS: Final = (
+    "commit revision rev tree head gitsha sha sha1 sha256 digest hash checksum fingerprint contenthash basecommit "
+    "headcommit"
+)
+"""Fields of commits and checksums."""
+
+IDS: Final = (
+    rule("customer_id", "a customer of a payment service", rf"{_BEGIN}cus_[a-z0-9]", needles="cus_"),
+    rule(
+        "subscription_id",
+        "a subscription of a payment service",
+        rf"{_BEGIN}sub(?:_sched)?_(?:{DIGIT}[a-z0-9]{{1}}|{_RAW}|{MIXED})",
+        needles="sub_",
+    ),
+    rule(
+        "payment_id",
+        "a payment, card or invoice of a payment service",
+        rf"{_BEGIN}(?:pi|pm|ch|in|ii|il|evt|price|prod|seti|si|cs|txn|re|po|card|src|tok|ba|dp|promo|req|we|acct|mbur|plink|tr|py)_"
+        rf"(?:(?:test_|live_)?(?:{DIGIT}[a-z0-9]{{8}}|{MIXED})|(?:test|live)_{DIGIT}[a-z0-9]{{3}})",
+        needles="_",
+    ),
+    rule(
+        "raw_actor_id",
+        "who did something",
+        *_owned("actor", "user", "usr", "member", "person", "viewer", "uid"),
+        rf"{_BEGIN}(?:auth0|google-oauth2|github|windowslive|samlp)\|[^\s\"']{{4}}",
+        needles="actor user usr member person viewer uid | auth0",
+    ),
+    rule(
+        "raw_account_id",
+        "an account, customer or organisation",
+        *_owned("account", "acct", "acc", "customer", "cust", "org", "organi[sz]ation", "tenant", "wallet"),
+        needles="acc cust org tenant wallet",
+    ),
+    rule("raw_workspace_id", "a workspace", *_owned("workspace", "wks", "wsp", "ws"), needles="workspace wks wsp ws"),
+    rule(
+        "raw_owner_id",
+        "an owner or payer",
+        *_owned("owner", "payer", "sponsor", "creator"),
+        needles="owner payer sponsor creator",
+    ),
+    rule(
+        "uuid",
+        "a UUID",
+        r"(?<![0-9a-f])[0-9a-f]{8}[-_:.][0-9a-f]{4}[-_:.][0-9a-f]{4}[-_:.][0-9a-f]{4}[-_:.][0-9a-f]{12}(?![0-9a-f])",
+    ),
+    rule("ulid", "a ULID", rf"{_BEGIN}[0-7][0-9A-HJKMNP-TV-Z]{{25}}{_END}", holds=_any_mixed),
+    rule("ksuid", "a KSUID", rf"{_BEGIN}[0-9a-z]{{27}}{_END}", holds=_any_mixed),
+    rule(
+        "hex_id",
+        "an id or key in hexadecimal digits",
+        rf"{_BEGIN}(?:[0-9a-f]{{24}}|[0-9a-f]{{32}}|[0-9a-f]{{40}}|[0-9a-f]{{48}}|[0-9a-f]{{64}}|[0-9a-f]{{96}}|[0-9a-f]{{128}}){_END}",
+        holds=_any_mixed,
+        unless_key=OPAQUE_KEYS,
+    ),
+    rule(
+        "opaque_token",
+        "a token of letters and digits",
+        rf"{_BEGIN}[a-z0-9]{{20,200}}",
+        holds=_mixed,
+        unless_key=OPAQUE_KEYS,
+    ),
+    rule(
+        "execution_id",
+        "a run at a provider",
+        rf"{_BEGIN}(?:run|exec|execution|job|task|pred|prediction|req|request|inv|invocation|call|trace|span|thread|msg|resp|batch|gen|render|workflow|wf|"
+        rf"wfr|step|asst|sess|session|sandbox|sbx|deploy|fal|modal|ap|fc|evt|event|conv)[_:-](?:{DIGIT}(?=\d{{0,40}}[a-z])[a-z0-9]{{6,64}}|\d{{7,20}}{_END}|{_RAW}|{MIXED})",
+        r"\bfal[_-](?:req|request)[_-]\w{3}",
+        r"\bchatcmpl-\w{4}",
+        r"\bcmpl-\w{8}",
+        holds=_is_run,
+        needles="_ - :",
+    ),
+    rule(
+        "execution_field",
+        "an id of a run, a request or a session, with its name",
+        rf"{_BEGIN}(?:run|execution|job|task|prediction|request|correlation|trace|span|session|sandbox|invocation|idempotency)[_-]?(?:id|key)[\"']?"
+        rf"\s{{0,3}}[:=]\s{{0,3}}[\"']?{_SCOPE}[^\s\"',;}}\])*<\[]",
+        needles="id key",
+    ),
+)
+
+
+_ENDINGS: Final = (
+    r"(?:png|jpe?g|webp|gif|avif|heic|tiff?|bmp|svg|mp4|mov|webm|mp3|wav|flac|pdf|zip|tar|gz|zst|parquet|safetensors|ckpt|glb|"
+    r"psd|raw|npy|bin|pt)"
+)
+_HOMES: Final = (
+    r"(?:uploads?|users?|accounts?|workspaces?|tenants?|orgs?|private|originals?|renders?|outputs?|inputs?|results?|tmp|media|avatars?|"
+    r"exports?|customers?|owners?|actors?|sandboxes|artifacts)"
+)
+
+
+def _is_ip6(found: str) -> bool:
+    """What the library takes, of four digits at least: neither a time nor `a::b`."""
+    try:
+        return ipaddress.IPv6Address(found.strip("[]")).version == 6 and sum(map(str.isalnum, found)) >= 4
+    except ValueError:
+        return False
+
+
+def _luhn(found: str) -> bool:
+    digits = [int(char) for char in found if char.isdigit()]
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
+    return 13 <= len(digits) <= 19 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def _is_phone(found: str) -> bool:
+    return 9 <= sum(map(str.isdigit, found)) <= 15
+
+
+def _iban(found: str) -> bool:
+    text = found.replace(" ", "").upper()
+    return 15 <= len(text) <= 34 and int("".join(str(int(char, 36)) for char in text[4:] + text[:4])) % 97 == 1
+
+
+PLACES: Final = (
+    rule(
+        "storage_url",
+        "an object in a store, by its URL",
+        r"\b(?:s3[an]?|gs|gcs|r2|az|abfss?|wasbs?|b2|oss|minio|blob|file)://[^\s\"']",
+        needles="://",
+    ),
+    rule(
+        "storage_host",
+        "a store of objects, by its host",
+        r"\bs3[\w.-]{0,40}\.amazonaws\.com",
+        r"\.r2\.cloudflarestorage\.com",
+        r"\.r2\.dev\b",
+        r"storage\.(?:googleapis|cloud\.google)\.com",
+        r"\.blob\.core\.windows\.net",
+        r"\.digitaloceanspaces\.com",
+        r"\.backblazeb2\.com",
+        r"\.supabase\.co/storage",
+        r"imagedelivery\.net/",
+        needles="amazonaws r2. storage .blob. digitaloceanspaces backblaze imagedelivery",
+    ),
+    rule(
+        "object_key",
+        "the key of an object in a store",
+        rf"(?<![\w.-]){_HOMES}/[^\s\"'?#]{{1,250}}\.{_ENDINGS}\b",
+        rf"(?<![\w.-])[\w.=-]{{1,80}}/(?=[^\s\"']{{0,200}}\d)[^\s\"'?#]{{1,200}}\.{_ENDINGS}\b",
+        rf"(?<![\w.-]){_HOMES}/(?=[^\s/\"'\d]{{0,60}}\d)[^\s/\"']{{1,100}}/[^\s/\"']",
+        needles="/",
+    ),
+    rule(
+        "private_url",
+        "a URL of a private network, or of a page that is no public one",
+        r"://(?:private|internal|intranet|admin|staging)[.-]",
+        r"://(?:localhost|127\.|10\.\d|192\.168\.|169\.254\.|172\.(?:1[6-9]|2\d|3[01])\.|\[)",
+        r"://[\w.-]{1,200}\.(?:internal|local|lan|corp|intranet|svc|cluster|home|private)(?![\w.-])",
+        r"://[\w.-]{1,200}\.svc\.cluster\.local",
+        r"\.(?:workers\.dev|pages\.dev|ngrok(?:-free)?\.(?:io|app|dev)|trycloudflare\.com|supabase\.co|onrender\.com|railway\.app|"
+        r"fly\.dev|vercel\.app|netlify\.app|lambda-url\.[\w-]{1,30}\.on\.aws)\b",
+        r"://(?:dash\.cloudflare|dashboard\.stripe|console\.(?:aws\.amazon|cloud\.google))\.com/[^\s\"']",
+        r"://(?:docs|drive)\.google\.com/",
+        r"://[\w.-]{1,100}\.(?:notion\.so|sharepoint\.com|dropboxusercontent\.com)/",
+        needles=":// workers.dev pages.dev ngrok trycloudflare supabase onrender railway fly.dev vercel netlify "
+        "lambda-url",
+    ),
+    rule(
+        "database_url",
+        "where a database is",
+        r"\b(?:postgres(?:ql)?|mysql|mariadb|mongodb(?:\+srv)?|rediss?|amqps?|kafka|nats|sqlite|libsql|clickhouse|mssql)://[^\s\"']",
+        needles="://",
+    ),
+    rule(
+        "cloud_resource",
+        "a resource of a cloud",
+        r"\barn:aws[\w-]{0,10}:[\w-]{1,40}:",
+        r"\bprojects/[\w-]{4,40}/(?:locations|secrets|topics|subscriptions|serviceaccounts)/",
+        r"/subscriptions/[\w-]{8,40}/resourcegroups",
+        r"\b[\w-]{1,60}@[\w-]{1,60}\.iam\.gserviceaccount",
+        r"\b[a-z0-9-]{1,40}\.cloudflareaccess\.com",
+        needles="arn: projects/ /subscriptions/ gserviceaccount cloudflareaccess",
+    ),
+    rule(
+        "gateway_metadata",
+        "what a gateway notes of a request",
+        r"\b(?:cf-ray|cf-connecting-ip|cf-aig-[\w-]{2,30}|x-request-id|x-amzn-trace-id|x-amz-cf-id|x-forwarded-for|x-real-ip|x-vercel-id|"
+        r"x-correlation-id|x-b3-traceid|x-cloud-trace-context|traceparent|tracestate|user-agent|fly-request-id)[\"']?\s{0,3}[:=]\s{0,3}[\"']?[^\s\"']",
+        r"(?<![0-9a-f])[0-9a-f]{16}-[a-z]{3}\b",
+        r"\b00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\b",
+        r"\bRoot=1-[0-9a-f]{8}-[0-9a-f]{24}",
+        r"gateway\.ai\.cloudflare\.com/v1/[^\s\"']",
+        r"\bMozilla/\d\.\d \(",
+        needles="- = : gateway.ai mozilla",
+    ),
+    rule(
+        "home_path",
+        "a path of somebody's machine",
+        r"/(?:home|users)/[^/\s\"']{1,64}/",
+        r"\b[a-z]:\\{1,2}users\\{1,2}[^\\\s\"']",
+        needles="/home/ /users/ :\\",
+    ),
+    rule(
+        "image_bytes",
+        "bytes of a picture or file",
+        r"data:[\w.+-]{1,40}/[\w.+-]{1,60};base64,",
+        r"data:image/",
+        r"(?-i:iVBORw0KGgo|/9j/[24]|_9j_[24]|R0lGOD[dl]h|UklGR[\w+/-]{6}|SUkqA[\w+/-]{6}|TU0AK[\w+/-]{6}|AAAA[\w+/-]{4}Z0eX|JVBERi0|UEsDB[\w+/-]{6}|PHN2Zy)",
+        r"(?<![0-9a-f])(?:89504e470d0a1a0a|ffd8ff(?:e0|e1|db)[0-9a-f]{8}|474946383[79]61)",
+        r"<svg[\s>]",
+        r"\x89PNG|\xff\xd8\xff",
+    ),
+    rule("base64_blob", "many bytes as text", r"[a-z0-9+/_-]{120}"),
+    rule(
+        "email",
+        "an address of mail",
+        r"[\w.+%\"-]@(?:[a-z0-9-]{1,63}\.){1,4}[a-z][a-z0-9-]{1,23}",
+        r"\w\s?[\[(]at[\])]\s?[\w-]{1,63}\s?(?:[\[(]dot[\])]|\.)\s?[a-z]{2}",
+        needles="@ at) at]",
+    ),
+    rule(
+        "ip_address",
+        "an address of a machine",
+        r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d{1,2})\.){3}(?:25[0-5]|2[0-4]\d|1?\d{1,2})(?!\.?\d)",
+        needles=".",
+    ),
+    rule(
+        "ipv6_address",
+        "an address of a machine, of version 6",
+        r"(?<![\w:.])[0-9a-f:]{4,39}(?![\w:])",
+        needles=":",
+        holds=_is_ip6,
+    ),
+    rule(
+        "mac_address",
+        "an address of a network card",
+        r"(?<![0-9a-f:])(?:[0-9a-f]{2}:){5}[0-9a-f]{2}(?![0-9a-f:])",
+        r"(?<![0-9a-f-])(?:[0-9a-f]{2}-){5}[0-9a-f]{2}(?![0-9a-f-])",
+        needles=": -",
+    ),
+    rule(
+        "phone_number",
+        "a number of a telephone",
+        r"(?<![\d.])\+\d{1,3}[ .-]?\(?\d{1,4}\)?(?:[ .-]?\d{2,4}){2,4}(?![\d,])",
+        needles="+",
+        holds=_is_phone,
+    ),
+    rule(
+        "card_number",
+        "a number of a card",
+        r"(?<![0-9a-z])(?:4\d|5[1-5]|3[47]|6[05])\d{2}[ -]?\d{4}[ -]?\d{4}[ -]?\d{1,7}(?![0-9a-z])",
+        r"(?<![0-9a-z])3[47]\d{2}[ -]?\d{6}[ -]?\d{5}(?![0-9a-z])",
+        holds=_luhn,
+    ),
+    rule(
+        "bank_account",
+        "a number of a bank account",
+        r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b",
+        holds=_iban,
+    ),
+)
+
+
+MAX_RULES_FILE_BYTES: Final = 4_194_304
+MAX_RULES: Final = 2_000
+RE2_MEMORY_BYTES: Final = 67_108_864
+"""That RE2 may take for one pattern."""
+MOST_ENTROPY: Final = 20
+"""Bits a character that a rule may ask for: hardly any text has more, and a rule that finds nothing looks like one."""
+
+
+class Pattern(Protocol):
+    """What RE2 makes of a pattern."""
+
+    def finditer(self, text: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class ForeignRule:
+    """One rule of such a file. `group`: which part of a match is the secret; `entropy`: how mixed it is at least."""
+
+    name: str
+    pattern: Pattern
+    needles: tuple[str, ...]
+    group: int
+    entropy: float
+
+    def finds(self, text: str, lowered: str) -> bool:
+        """Whether there is one in a text, whose lower case is `lowered`."""
+        if self.needles and not any(needle in lowered for needle in self.needles):
+            return False
+        return any(entropy_of(self._secret(found)) > self.entropy for found in self.pattern.finditer(text))
+
+    def _secret(self, found: Any) -> str:
+        if self.group:
+            return str(found.group(self.group) or "")
+        return str(next((part for part in found.groups() if part), found.group(0)))
+
+
+def rules_of(content: bytes) -> tuple[ForeignRule, ...]:
+    """The rules of a file. Errors: UsageError for what is no such file, and where RE2 is not installed."""
+    try:
+        found = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError):
+        raise UsageError("it is no TOML", code="bad_rules") from None
+    rules = found.get("rules")
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise UsageError("it has no [[rules]], as gitleaks' files have", code="bad_rules")
+    if len(rules) > MAX_RULES:
+        raise UsageError(f"it has more than {MAX_RULES:,} rules", code="bad_rules")
+    made = tuple(_rule(number, rule) for number, rule in enumerate(rules, 1) if "regex" in rule)
+    if not made:
+        raise UsageError("none of its rules has a regex", code="bad_rules")
+    return made
+
+
+def _rule(number: int, given: Mapping[str, Any]) -> ForeignRule:
+    try:
+        import re2
+    except ImportError:
+        raise UsageError("rules of others need RE2: pip install 'drawdown[privacy]'", code="no_re2") from None
+    options = re2.Options()
+    options.log_errors, options.max_mem = False, RE2_MEMORY_BYTES
+    bad = UsageError(
+        f"its rule {number} cannot be used: see its id, regex, keywords, secretGroup and entropy", code="bad_rules"
+    )
+    name, regex, words = given.get("id"), given["regex"], given.get("keywords", [])
+    group, entropy = given.get("secretGroup", 0), given.get("entropy", 0)
+    if not isinstance(words, list) or not all(isinstance(text, str) for text in (name, regex, *words)):
+        raise bad
+    if type(group) is not int or type(entropy) not in (int, float) or not 0 <= entropy <= MOST_ENTROPY:
+        raise bad
+    try:
+        pattern = re2.compile(regex, options)
+    except (re2.error, ValueError):
+        raise bad from None
+    if not 0 <= group <= pattern.groups:
+        raise bad
+    return ForeignRule(str(name), pattern, tuple(word.lower() for word in words), group, float(entropy))
+
+
+def entropy_of(text: str) -> float:
+    """Bits a character, by Shannon: as gitleaks counts; above 0 for a text of one character, which has none."""
+    if not text:
+        return 0.0
+    shares = [count / len(text) for count in Counter(text).values()]
+    return max(-sum(share * math.log2(share) for share in shares), 1e-9)
+
 
 RULES: Final[tuple[Rule, ...]] = (*SECRETS, *IDS, *PLACES)
 OF_NUMBERS: Final = tuple(one for one in RULES if one.name == "card_number")

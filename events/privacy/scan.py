@@ -1,7 +1,8 @@
 """`scan`: what of a report is private, by place and rule. `require_public`: the gate of whatever is published.
 
-Guarantee: neither says a value, nor a key that is private itself. A finding is certain to be told where a report is too
-large, too deep or says something twice: what cannot be looked through is not public.
+Guarantee: neither says a value, nor a key that is private itself. A finding is certain where a report is too large, too
+deep or says something twice: what cannot be looked through is not public. Values that are known to be private (this
+database's own ids, the configured secrets) are compared with a report's words as wholes, whatever their case.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from drawdown.events.privacy import fields, known, rules
-from drawdown.events.privacy.gitleaks import ForeignRule
+from drawdown.events.privacy import leaves as fields
+from drawdown.events.privacy import rules
 from drawdown.events.privacy.leaves import Key, Leaf, Path, Trouble, leaves_of
-from drawdown.events.privacy.references import IN_TEXT
-from drawdown.events.privacy.shapes import Shape, outside
+from drawdown.events.privacy.rules import ForeignRule
+from drawdown.events.privacy.shapes import IN_TEXT, Shape, outside
 from drawdown.schema.errors import DrawdownError
+from drawdown.schema.units import MAX_ID_CHARS
 
 MAX_FINDINGS: Final = 1_000
 """That one scan tells; all are counted."""
@@ -71,7 +73,7 @@ def scan(
     leaves: list[Leaf] = []
     for one in leaves_of(report):
         (leaves if isinstance(one, Leaf) else trouble).append(one)  # type: ignore[arg-type] # one of two lists
-    ids = frozenset() if known_ids is None else frozenset(map(str.casefold, known_ids(known.candidates(leaves))))
+    ids = frozenset() if known_ids is None else frozenset(map(str.casefold, known_ids(candidates(leaves))))
     found = [*trouble, *_found(leaves, ids, secrets, shape is None), *_found_by_others(leaves, others)]
     last = (one.path[-1] for one in found if _is_of_key(one))
     masked = {step.name for step in last if isinstance(step, Key)}
@@ -102,9 +104,9 @@ def _found(leaves: Iterable[Leaf], ids: frozenset[str], secrets: Collection[str]
     for leaf in leaves:
         for name in dict.fromkeys(_rules_of(leaf, any_number)):
             yield _Found(leaf.path, name, leaf.is_key)
-        if known.holds_secret(leaf, secrets):
+        if holds_secret(leaf, secrets):
             yield _Found(leaf.path, "configured_secret", leaf.is_key)
-        if ids and known.holds_id(leaf, ids):
+        if ids and holds_id(leaf, ids):
             yield _Found(leaf.path, "known_id", leaf.is_key)
 
 
@@ -145,3 +147,39 @@ def shown(path: Path, masked: Collection[str]) -> str:
         else:
             text += "<json>" if step is None else f"[{step}]"
     return text
+
+
+LEAST_CHARS: Final = 3
+LEAST_DIGITS: Final = 6
+"""Of a number: a shorter one is a count that happens to be the same."""
+LEAST_SECRET_CHARS: Final = 6
+_BETWEEN_WORDS: Final = re.compile(r"[\s\"'`,;<>()\[\]{}|]+")
+_BETWEEN_PARTS: Final = re.compile(r"[:/=&?#@.]+")
+
+
+def words(leaf: Leaf) -> Iterator[str]:
+    """What of a leaf may be an id: all of it, its words, and the parts of those. The same word may come twice."""
+    for reading in leaf.readings:
+        yield from filter(_may_be_id, (reading, reading.strip()))
+        for word in _BETWEEN_WORDS.split(reading):
+            yield from filter(_may_be_id, (word, word.rstrip(".:!?"), *_BETWEEN_PARTS.split(word)))
+
+
+def candidates(leaves: Iterable[Leaf]) -> frozenset[str]:
+    """What is to be looked up among ids: words as they stand, and in lower case."""
+    return frozenset(form for leaf in leaves for word in words(leaf) for form in (word, word.lower()))
+
+
+def holds_secret(leaf: Leaf, secrets: Iterable[str]) -> bool:
+    """Whether a configured secret stands anywhere in a leaf."""
+    texts = [reading.casefold() for reading in leaf.readings]
+    return any(secret.casefold() in text for secret in secrets if len(secret) >= LEAST_SECRET_CHARS for text in texts)
+
+
+def holds_id(leaf: Leaf, ids: frozenset[str]) -> bool:
+    """Whether a word of a leaf is one of the ids, which are in lower case."""
+    return any(word.casefold() in ids for word in words(leaf))
+
+
+def _may_be_id(text: str) -> bool:
+    return LEAST_CHARS <= len(text) <= MAX_ID_CHARS and not (text.isdigit() and len(text) < LEAST_DIGITS)

@@ -1,19 +1,21 @@
 """The allow-list: the shape of a report that is published. Each value has a class, and no field stands there unknown.
 
-A shape is made of dictionaries (fields), `Rows` (lists of one shape) and classes of values.
+A shape is made of dictionaries (fields), `Rows` (lists of one shape) and classes of values. A redacted reference is the
+same for the same thing, and of no use without the key.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from drawdown.events.privacy.documents import Number, Pairs
-from drawdown.events.privacy.leaves import MAX_DEPTH, Key, Path, Trouble
-from drawdown.events.privacy.references import REFERENCE
+from drawdown.events.privacy.leaves import MAX_DEPTH, Key, Number, Pairs, Path, Trouble
+from drawdown.schema.errors import UsageError
 
 MAX_LABEL_CHARS: Final = 64
 _LABEL: Final = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9 ._/+-]{{0,{MAX_LABEL_CHARS - 2}}}[A-Za-z0-9+])?")
@@ -110,3 +112,17 @@ def _is_moment(text: str, shape: Class) -> bool:
     except ValueError:
         return False
     return True
+
+
+LEAST_KEY_BYTES: Final = 16
+REFERENCE: Final = re.compile(r"ref_[0-9a-f]{12}")
+IN_TEXT: Final = re.compile(r"(?<![\w-])ref_[0-9a-f]{12}(?![\w-])")
+
+
+def reference(key: bytes, kind: str, value: str) -> str:
+    """`ref_` and 12 hexadecimal digits, by HMAC-SHA-256 of the kind of thing (`org`, `subject`) and its id: two kinds
+    with one id have two references. Errors: UsageError for a key that could be guessed."""
+    if len(key) < LEAST_KEY_BYTES:
+        raise UsageError(f"a key for references has {LEAST_KEY_BYTES} bytes at least")
+    text = f"{len(kind)}:{kind}:{value}"
+    return f"ref_{hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12]}"

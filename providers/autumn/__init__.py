@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from drawdown.providers.autumn import customers, wire
 from drawdown.providers.autumn import settings as autumn_settings
-from drawdown.providers.autumn import spendable, wire
-from drawdown.providers.autumn.account import AutumnAccount
 from drawdown.providers.autumn.check import CheckReport, feature_lines
+from drawdown.providers.autumn.credits import AutumnAccount, Unreadable
 from drawdown.providers.autumn.customers import AutumnCustomer, candidates, drawn, read_customer
-from drawdown.providers.autumn.errors import Unreadable
-from drawdown.providers.autumn.lookups import EventReader, failed
+from drawdown.providers.autumn.events import EventReader, failed
 from drawdown.providers.autumn.settings import AutumnSettings
 from drawdown.providers.http import PUSH_ANSWER_BYTES, READ_TIMEOUT_S, Answer, Call, HttpResult
 from drawdown.providers.kit import webhooks
@@ -116,7 +115,7 @@ class AutumnProvider:
             outcome = self._judge(request, result)
         if isinstance(outcome, Accepted) and isinstance(result, Answer):
             body = wire.parse(result.body) or {}
-            return replace(outcome, left=await self._left(body), parts=spendable.shown_parts(body, self._settings))
+            return replace(outcome, left=await self._left(body), parts=customers.shown_parts(body, self._settings))
         return outcome
 
     def _judge(self, request: PushRequest, result: HttpResult) -> Outcome:
@@ -128,7 +127,7 @@ class AutumnProvider:
         if not isinstance(balance, dict):
             return None
         schema = await self._account.read_for_charge(str(balance.get("feature_id")))
-        return spendable.left(body, self._settings, schema)
+        return customers.left(body, self._settings, schema)
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         return {customer_id: await self._state(customer_id) for customer_id in customer_ids}
@@ -139,7 +138,7 @@ class AutumnProvider:
             schema = await self._account.read_if_needed(self._named(customer))
         except Unreadable as trouble:
             return NoCustomer() if trouble.their_code == "customer_not_found" else failed(trouble)
-        return spendable.state(customer, self._settings, schema)
+        return customers.state(customer, self._settings, schema)
 
     def _named(self, customer: AutumnCustomer) -> set[str]:
         """A balance does not say whether it is used up or only held (seats), nor what it pays for."""

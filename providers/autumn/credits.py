@@ -1,22 +1,30 @@
-"""The account's features at Autumn, and the costs in its credit systems. Pure.
+"""The account's features at Autumn, the costs in its credit systems, and deductions converted to units by them.
 
 Guarantee: a cost is the exact decimal that Autumn sends. A cost that cannot be used is not told: one of zero or less,
 one with more than ten decimals, an enormous one, or one of a feature that two credit systems pay for. `check` reports
-each of these.
+each of these. A read that fails raises an error, and never returns zero. Calls that need the account at the same time
+share one call for it, and nothing is judged by a cost that was read before a mismatch where a newer one can be read.
+
+The quantity that was asked never counts as the quantity that was charged. Credits are converted at a known cost, or the
+answer is `Untold`. Facts: a charge can be split over own units and credits, and over a plan and top-ups. A spend limit
+clamps an overflow. A sum can be printed as 5.759999999999999 (all recorded).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from functools import cached_property
-from typing import Final
+from math import prod
+from typing import Final, TypeAlias
 
-from drawdown.providers.autumn.deductions import Costs, number
-from drawdown.providers.autumn.errors import Unreadable
-from drawdown.providers.careful import MAX_COST, MAX_DECIMALS, MAX_FEATURES
+from drawdown.providers.careful import MAX_COST, MAX_DECIMALS, MAX_FEATURES, MOST_PLACES
 from drawdown.providers.protocol import Cost
+from drawdown.schema.clock import Clock
+from drawdown.schema.errors import DrawdownError
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
 SYSTEM = "credit_system"
 MOST_COSTS: Final = 100
@@ -153,3 +161,234 @@ class KnownCosts:
 
     def of(self, feature: str) -> Costs:
         return {system: tuple(costs) for system, costs in self._found.get(feature, {}).items()}
+
+
+_LIMIT: Final = 10**18
+"""No number of a customer's is larger than this; one that is cannot be meant (and 1e999999 would eat the memory)."""
+MOST_WAYS: Final = 1_000
+"""Costs of several credit systems that one charge is tried at together."""
+_HALF_UNIT: Final = Decimal("0.000001")
+"""Sums of binary fractions may miss a whole number by less than this."""
+_PRINTED: Final = Decimal("1e-14")
+"""Autumn sums in binary floating point: 14 printed digits are right."""
+
+Costs: TypeAlias = Mapping[str, Sequence[Decimal]]
+"""Every known cost of one feature, by credit system."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The deductions of one charge: `own` in units of the charged feature, `credits` by the balance they came from."""
+
+    own: Decimal
+    credits: Mapping[str, Decimal]
+
+
+NOTHING: Final = Taken(Decimal(0), {})
+
+
+@dataclass(frozen=True)
+class Units:
+    """Units that were charged. `exact`: they are the quantity that was asked, at a known cost. `cost`: credits for one
+    unit; None: no one credit system was drawn on."""
+
+    quantity: Decimal
+    exact: bool
+    cost: Decimal | None = None
+
+
+@dataclass(frozen=True)
+class Untold:
+    """The known costs do not say how many units the credits are."""
+
+    reason: str
+
+
+def number(value: object) -> Decimal | None:
+    """A JSON number that can be meant, exactly."""
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        return None
+    exact = Decimal(value)
+    places = exact.as_tuple().exponent
+    return exact if isinstance(places, int) and places >= -MOST_PLACES and -_LIMIT <= exact <= _LIMIT else None
+
+
+def whole(value: Decimal) -> int | None:
+    """The whole number this is, up to what floating point adds; None: it is none."""
+    nearest = value.to_integral_value()
+    return int(nearest) if abs(value - nearest) <= _HALF_UNIT else None
+
+
+def deducted(item: Mapping[str, object], feature: str) -> Taken | None:
+    """The deductions of a track's answer or of a listed event; None: it does not say."""
+    deductions = item.get("deductions")
+    if not isinstance(deductions, list):
+        return None
+    own, credits = Decimal(0), dict[str, Decimal]()
+    for deduction in deductions:
+        value = number(deduction.get("value")) if isinstance(deduction, dict) else None
+        if value is None:
+            return None
+        name = deduction.get("feature_id")
+        if name == feature:
+            own += value
+        elif value:
+            credits[str(name)] = credits.get(str(name), Decimal(0)) + value
+    return Taken(own, credits)
+
+
+def charged(taken: Taken, asked: Decimal | None, costs: Costs) -> Units | Untold:
+    """The units that were charged. Credits that match `asked` at any known cost are exactly that. Others are converted
+    if one cost alone is known: up to a whole unit, so that no part of a unit is charged twice."""
+    if not taken.credits:
+        return Units(taken.own, taken.own == asked)
+    if any(not costs.get(system) for system in taken.credits):
+        return Untold(f"Autumn took {_shown(taken)}, and no cost of this feature is known")
+    matched = None if asked is None else _matched(taken, asked, costs)
+    if asked is not None and matched is not None:
+        return Units(asked, exact=True, cost=matched if len(taken.credits) == 1 else None)
+    if any(len(costs[system]) > 1 for system in taken.credits):
+        return Untold(f"Autumn took {_shown(taken)}, which is the quantity that was asked at none of the known costs")
+    units = taken.own + sum(value / costs[system][0] for system, value in taken.credits.items())
+    nearest = whole(units)
+    quantity = units.to_integral_value(ROUND_UP) if nearest is None else Decimal(nearest)
+    if asked is not None and (abs(quantity) > abs(asked) or quantity * asked < 0):
+        # `overflow` never takes more than was asked (recorded), so this cost is not the one it was charged at.
+        return Untold(f"Autumn took {_shown(taken)}, more than was asked at the known cost")
+    only = next(iter(taken.credits)) if len(taken.credits) == 1 else None
+    return Units(quantity, exact=False, cost=None if only is None else costs[only][0])
+
+
+def _matched(taken: Taken, asked: Decimal, costs: Costs) -> Decimal | None:
+    """The known cost that makes the deductions what was asked, in the last of the credit systems; None: none does."""
+    if prod(len(costs[system]) for system in taken.credits) > MOST_WAYS:
+        return None
+    rests = {asked - taken.own}
+    systems = list(taken.credits)
+    for system in systems[:-1]:
+        rests = {rest - taken.credits[system] / cost for rest in rests for cost in costs[system]}
+    found = taken.credits[systems[-1]]
+    size = abs(found) + abs(taken.own) * max(costs[systems[-1]])
+    # Half a unit at most: where digits run out, a quantity that differs is not taken for the one that was asked.
+    matching = (
+        cost
+        for rest in rests
+        for cost in costs[systems[-1]]
+        if abs(found - rest * cost) <= min(_PRINTED * size, cost / 2)
+    )
+    return next(matching, None)
+
+
+def _shown(taken: Taken) -> str:
+    own = [f"{taken.own:f} units"] if taken.own else []
+    return " and ".join([*own, *(f"{value:f} of {system}" for system, value in sorted(taken.credits.items()))])
+
+
+LIST_AGAIN_MS: Final = 5 * SECOND_MS
+"""How long charges wait until they ask for the list of features again: an account may ask 25 times a second."""
+SCHEMA_AGE_MS: Final = 10 * MINUTE_MS
+"""How old a schema may be by which customers are read."""
+
+Ask = Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, object]]]
+
+
+class AutumnAccount:
+    """Reads the list of features when it is needed."""
+
+    def __init__(self, ask: Ask, clock: Clock) -> None:
+        self._ask = ask
+        self._clock = clock
+        self.schema = Schema({})
+        self.costs = KnownCosts()
+        self.is_read = False
+        self.has_history = False
+        """Whether the costs that were learned before were handed in: only then is a cost known to be the only one."""
+        self._unlisted: set[str] = set()
+        self._again_ms = self._read_ms = 0
+        self._waiting: list[asyncio.Future[Unreadable | None]] | None = None
+        """Of the reading under way; None: there is none."""
+
+    async def remember(self, known: Sequence[Cost]) -> Schema:
+        """Take in the costs that were learned before, and read the present ones. Errors: Unreadable."""
+        self.costs.add(known)
+        self.has_history = True
+        return await self.read()
+
+    async def read(self) -> Schema:
+        """Read the list of features. Errors: Unreadable."""
+        asked_ms = self._clock.now_ms()
+        schema = read_features(await self._ask("features.list", {}))
+        self.schema, self.is_read, self._read_ms = schema, True, asked_ms
+        self.costs.learn(schema)
+        return schema
+
+    async def read_if_needed(self, names: set[str]) -> Schema:
+        """The schema; read if it never was, or if one of these balances is not in it. Errors: Unreadable."""
+        if not self.is_read or not self._knows(names):
+            await self._shared()
+            self._note_unlisted(names)
+        elif self._clock.now_ms() - self._read_ms > SCHEMA_AGE_MS:
+            await self.read_again()
+        return self.schema
+
+    async def read_for_charge(self, name: str) -> Schema:
+        """The schema, for the balance that a charge names; as it is where it cannot be read just now."""
+        if not self._knows({name}) and await self.read_again():
+            self._note_unlisted({name})
+        return self.schema
+
+    def _note_unlisted(self, names: set[str]) -> None:
+        if len(self._unlisted) > MAX_FEATURES:
+            self._unlisted = set()  # each is looked for once more
+        self._unlisted |= names - self.schema.features.keys()
+
+    def _knows(self, names: set[str]) -> bool:
+        return all(name in self.schema.features or name in self._unlisted for name in names)
+
+    async def read_again(self) -> bool:
+        """Read the list again where that can wait. Whether it was read: not where it was asked for a moment ago."""
+        now = self._clock.now_ms()
+        if self._waiting is None and now < self._again_ms:
+            return False
+        self._again_ms = now + LIST_AGAIN_MS
+        try:
+            await self._shared()
+        except Unreadable:
+            return False  # what was read before stands
+        return True
+
+    async def _shared(self) -> Schema:
+        """Read the list, or wait for the reading that is under way. Only who waits needs an event loop."""
+        if self._waiting is not None:
+            woken: asyncio.Future[Unreadable | None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(woken)
+            trouble = await woken
+            if trouble is not None:
+                raise trouble
+            return self.schema
+        self._waiting, trouble = [], Unreadable("features.list: the reading was given up")
+        try:
+            schema = await self.read()
+            trouble = None
+        except Unreadable as failure:
+            trouble = failure
+            raise
+        finally:
+            woken_all, self._waiting = self._waiting, None
+            for one in woken_all:
+                if not one.done():
+                    one.set_result(trouble)
+        return schema
+
+
+class Unreadable(DrawdownError):
+    """An answer of Autumn's that says no, or does not say what it should. `their_code`: its own, if it gave one."""
+
+    def __init__(self, reason: str, their_code: str | None = None, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.their_code = their_code
+        self.status = status
+
+
+class TooMany(Unreadable):
+    """A list that is longer than is read."""

@@ -17,9 +17,9 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
-from drawdown.providers.autumn.deductions import Costs, Untold, charged, whole
-from drawdown.providers.autumn.deductions import deducted as deducted
-from drawdown.providers.autumn.deductions import number as number
+from drawdown.providers.autumn.credits import Costs, Untold, charged, whole
+from drawdown.providers.autumn.credits import deducted as deducted
+from drawdown.providers.autumn.credits import number as number
 from drawdown.providers.autumn.settings import ID
 from drawdown.providers.http import Answer, HttpResult, NoAnswer, NotSent
 from drawdown.providers.kit.answers import backoff_ms as backoff_ms

@@ -15,11 +15,9 @@ A hook that a service cannot serve raises `Unsupported` with the reason: its tes
 from __future__ import annotations
 
 from drawdown.providers.conformance.bench import Bench, Unsupported, Wire
-from drawdown.providers.conformance.credits import CancelTests, CreditTests
 from drawdown.providers.conformance.law import Law
-from drawdown.providers.conformance.push import ChargeTests, TroubleTests
-from drawdown.providers.conformance.read import CheckTests, ReadTests
-from drawdown.providers.conformance.webhooks import WebhookTests
+from drawdown.providers.conformance.push import CancelTests, ChargeTests, CreditTests, TroubleTests
+from drawdown.providers.conformance.read import CheckTests, ReadTests, WebhookTests
 from drawdown.providers.protocol import HOUR_MS, Provider
 from drawdown.schema.units import GRACE_MS, WINDOW_MS
 

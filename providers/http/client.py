@@ -1,8 +1,13 @@
-"""Sends calls over real sockets: HTTP/1.1, parsed by httptools (llhttp).
+"""Sends calls over real sockets: HTTP/1.1, parsed by httptools (llhttp), over connections by TCP and TLS.
 
 Guarantee: `NotSent` has one proof: no connection was there to write the request to. From the moment that it is handed
 to one (`Connection.ask`), every failure is `NoAnswer`. Nothing is sent twice, followed or remembered: no retries, no
-redirects, no cookies. A proxy connects where the dialer says so; it sees no byte of a request.
+redirects, no cookies. A proxy connects where the dialer says so; it sees no byte of a request. A connection is made
+only to an address that `socket_to` was given and made a socket for, and each address is asked for at that moment.
+
+An answer is whole, or it is none. A server that answers without end (`100 Continue`, headers, tiny pieces, chunks of
+nothing) is cut off after a few kilobytes. What was not asked for ends the connection, and is never taken for the answer
+to what is asked next.
 
 Not by a client of others: ops/decisions/0022 says which situations each of them tells wrongly, or lets cost others.
 Each was tried on a socket (tests/contract/test_http_client.py).
@@ -11,17 +16,25 @@ Each was tried on a socket (tests/contract/test_http_client.py).
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
+import socket
+import ssl
 import zlib
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Final
+from functools import cached_property, lru_cache
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
-from drawdown.providers.http.connection import BROKE, NO_ANSWER, TOO_MUCH, Connection, Unusable
-from drawdown.providers.http.dialing import CONNECT_TIMEOUT_S, Dialer, NoConnection, Origin
+import aiohappyeyeballs
+import httptools
+
+from drawdown.providers.http import MAX_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.http.outgoing import CA_FILE, PROXY, Lookup, Outgoing, ProxyUrl, system_lookup
+from drawdown.schema.errors import UsageError
 
 MAX_CONNECTIONS: Final = 512
 KEEP_ALIVE_S: Final = 4.0
@@ -93,6 +106,10 @@ class _Lines:
         """Close all of them."""
         for connection in (*self.used, *(one for free in self.free.values() for one in free)):
             connection.abort()
+
+
+CONNECT_TIMEOUT_S: Final = 10.0
+"""For all of it together: a free slot, the host's address, TCP and TLS."""
 
 
 class HttpClient:
@@ -268,3 +285,346 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
     if not unzip.eof or unzip.unused_data:
         raise Unusable("an answer that is not the gzip it says it is")
     return plain
+
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of everything before an answer's body, interim answers too."""
+MAX_HEADERS: Final = 256
+"""Of one answer, trailers too: each is a call of ours."""
+MAX_INTERIM: Final = 8
+"""Answers of 1xx before the one that counts."""
+MAX_WIRE_BYTES: Final = MAX_HEAD_BYTES + 2 * MAX_ANSWER_BYTES
+"""Of one answer, with what its encoding adds."""
+CHUNK_BYTES: Final = 7
+"""What a server may add to each byte of a body: chunks of a single byte add five."""
+FREE_PIECES: Final = 256
+PIECE_BYTES: Final = 128
+"""An answer comes in so many pieces, and one more for each so many bytes: each costs the same, however small."""
+ORIGIN_BYTES: Final = 32 * 1024 * 1024
+"""Of all answers of one origin that are on their way: one that floods costs others nothing, and us no more memory."""
+
+
+class Unusable(Exception):
+    """What came back is no answer; the message says why, in words of ours alone."""
+
+
+CUT_OFF: Final = "more than an answer has: cut off"
+CUT_SHORT: Final = "the answer was cut short"
+NO_ANSWER: Final = "closed before an answer"
+BROKE: Final = "the connection broke"
+NOT_HTTP: Final = "the answer is not HTTP"
+TOO_MUCH: Final = "an answer of over"
+INTERIM: Final = "an answer of 1xx, and no other"
+
+
+class Connection(asyncio.Protocol):
+    """One connection's end. One request at a time: `ask`, and `done_with` once that is answered. `held` counts the
+    bytes of all answers of its origin that are on their way."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, held: Counter[str], origin: str) -> None:
+        self._loop = loop
+        self._held = held
+        self._origin = origin
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[None] | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self.is_open = True
+        self.idle_since = 0.0
+        self._renew(0)
+
+    def _renew(self, most: int) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = bytearray()
+        self._most = most
+        self._head = self._wire = self._pieces = self._named = self._interim = 0
+        self._has_head = self._is_framed = self._is_whole = self._keeps = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def ask(self, request: bytes, most: int) -> asyncio.Future[None]:
+        """Send a request whole; the future is done when its answer is. From here on its bytes may be on their way.
+        Errors, of the future: Unusable."""
+        assert self._transport is not None and self.is_open and self._answer is None, "one request at a time"
+        self._renew(most)
+        self._answer = self._loop.create_future()
+        self._transport.write(request)
+        return self._answer
+
+    def done_with(self) -> bool:
+        """Forget the answer; whether the connection may be used again."""
+        self._held[self._origin] -= len(self.body)
+        self.body = bytearray()
+        self._answer = None
+        if not (self._is_whole and self._keeps):
+            self.abort()
+        return self.is_open
+
+    def abort(self) -> None:
+        """Close it now."""
+        self.is_open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None or self._is_whole:
+            self.abort()  # nobody asked
+            return
+        self._wire += len(data)
+        self._pieces += 1
+        if self._wire > MAX_WIRE_BYTES or self._pieces > FREE_PIECES + self._wire // PIECE_BYTES:
+            self._fail(CUT_OFF)
+            return
+        try:
+            self._parser.feed_data(data)
+        except Unusable as error:
+            self._fail(str(error))
+        except httptools.HttpParserError as error:  # of what a callback raised, or of what comes after a whole answer
+            self._keeps = False
+            if not self._is_whole:
+                said = error.__context__
+                self._fail(str(said) if isinstance(said, Unusable) else NOT_HTTP)
+        # Of what it says beside the body the parser keeps a part that is not told yet, such as a trailer's name.
+        free = 2 * MAX_HEAD_BYTES + CHUNK_BYTES * len(self.body) if self._has_head else MAX_HEAD_BYTES
+        if self._wire - len(self.body) > free:
+            self._fail(CUT_OFF)
+        if self._is_whole:
+            self._done()
+
+    def eof_received(self) -> None:
+        self.connection_lost(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        if self._answer is None or self._answer.done():
+            return
+        if exc is not None:
+            self._fail(BROKE)
+        elif self._has_head and not self._is_framed:
+            self._is_whole = True  # it says nowhere how long it is: its end is the connection's
+            self._done()
+        else:
+            self._fail(CUT_SHORT if self._has_head else NO_ANSWER)
+
+    def _done(self) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(None)
+
+    def _fail(self, why: str) -> None:
+        self._is_whole = False
+        self.abort()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(Unusable(why))
+
+    # What the parser tells.
+
+    def on_message_begin(self) -> None:
+        if self._is_whole:
+            self._keeps = False  # another answer in the same breath
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_whole:
+            return
+        self._named += 1
+        self._head += len(name) + len(value)
+        if self._named > MAX_HEADERS or self._head > MAX_HEAD_BYTES:
+            raise Unusable(CUT_OFF)
+        if self._has_head:
+            return  # a trailer
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        if key in ("content-length", "transfer-encoding"):
+            self._is_framed = True
+        self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
+
+    def on_headers_complete(self) -> None:
+        if self._is_whole:
+            return
+        self.status = self._parser.get_status_code()
+        if self.status >= 200:
+            self._has_head = True
+            return
+        self._interim += 1
+        if self._interim > MAX_INTERIM:
+            raise Unusable(CUT_OFF)
+        if self.status == 101:
+            raise Unusable(INTERIM)
+        self.headers, self._is_framed = {}, False
+
+    def on_body(self, data: bytes) -> None:
+        if self._is_whole:
+            return
+        self.body += data
+        self._held[self._origin] += len(data)
+        if len(self.body) > self._most:
+            raise Unusable(f"{TOO_MUCH} {self._most} bytes")
+        if self._held[self._origin] > ORIGIN_BYTES:
+            raise Unusable(f"answers of over {ORIGIN_BYTES} bytes at once")
+
+    def on_message_complete(self) -> None:
+        if self._has_head and not self._is_whole:
+            self._keeps = self._parser.should_keep_alive()
+            self._is_whole = True
+
+
+NAMES_AT_ONCE: Final = 4
+"""Names that are looked up at once, in threads of their own: a name server that hangs holds up no transaction."""
+NAMES_KEPT_S: Final = 10.0
+"""For how long an answer of the name server stands, where many connections are opened at once."""
+NEXT_ADDRESS_S: Final = 0.25
+"""After which the next address is tried beside the one before."""
+
+
+MAX_PROXY_HEAD_BYTES: Final = 16 * 1024
+"""Of what a proxy answers to CONNECT."""
+NOT_TRUSTED: Final = f"the certificate is not trusted (name its authority in {CA_FILE})"
+NO_ADDRESS: Final = f"the host has no address: set {PROXY} if only a proxy reaches it"
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
+
+
+class NoConnection(Exception):
+    """Nothing was sent; the message says why, in words of ours alone."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a connection leads. `host_header`: the host as the URL has it."""
+
+    tls: bool
+    host: str
+    port: int
+    host_header: str
+
+    @cached_property
+    def text(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
+
+
+def _socket_to(found: tuple[Any, ...]) -> socket.socket:
+    return socket.socket(*found[:3])
+
+
+class Dialer:
+    """Makes connections for one client. `outgoing`: whom to trust, and through which proxy. `socket_to` makes the
+    socket for an address, or raises OSError for one that is not to be connected to; a proxy's address is the
+    operator's to say, and not judged. With `names_kept_s` 0 each connection asks for the addresses anew."""
+
+    def __init__(
+        self,
+        *,
+        outgoing: Outgoing | None = None,
+        lookup: Lookup = system_lookup,
+        socket_to: Callable[[tuple[Any, ...]], socket.socket] = _socket_to,
+        names_kept_s: float = NAMES_KEPT_S,
+    ) -> None:
+        self._lookup = lookup
+        self._socket_to = socket_to
+        self._names_kept_s = names_kept_s
+        self._outgoing = outgoing or Outgoing()
+        self._threads: ThreadPoolExecutor | None = None
+        self._names: dict[Origin, tuple[float, asyncio.Future[Sequence[tuple[Any, ...]]]]] = {}
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether it has a client certificate to show."""
+        return self._outgoing.certificate is not None
+
+    async def connect(self, loop: asyncio.AbstractEventLoop, origin: Origin, protocol: asyncio.Protocol) -> None:
+        """Connect, TLS included. Errors: NoConnection; TimeoutError of whoever waits no longer."""
+        proxy = self._outgoing.proxy_for(origin.host, origin.port) if origin.tls else None
+        raw = await self._reach(loop, origin) if proxy is None else await self._through(loop, proxy, origin)
+        try:
+            tls = self._outgoing.tls() if origin.tls else None
+            await loop.create_connection(
+                lambda: protocol, sock=raw, ssl=tls, server_hostname=origin.host if tls else None
+            )
+        except TimeoutError:
+            raise
+        except UsageError as error:  # a file that changed since the start
+            raw.close()
+            raise NoConnection(str(error)) from None
+        except (OSError, RuntimeError) as error:
+            raise NoConnection(_why(error)) from None
+
+    async def _reach(self, loop: asyncio.AbstractEventLoop, origin: Origin, *, is_proxy: bool = False) -> socket.socket:
+        """A connection by TCP. Errors: as `connect`."""
+        try:
+            found = await self._addresses(loop, origin)
+        except (OSError, UnicodeError):  # of a name that is none
+            raise NoConnection(f"{PROXY}: the proxy has no address" if is_proxy else NO_ADDRESS) from None
+        socket_to = _socket_to if is_proxy else self._socket_to
+        try:
+            return await aiohappyeyeballs.start_connection(
+                found, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1, loop=loop, socket_factory=socket_to
+            )
+        except TimeoutError:
+            raise
+        except (OSError, RuntimeError) as error:
+            raise NoConnection(f"{PROXY}: {_why(error)} to the proxy" if is_proxy else _why(error)) from None
+
+    async def _through(self, loop: asyncio.AbstractEventLoop, proxy: ProxyUrl, origin: Origin) -> socket.socket:
+        """The same, that a proxy made. Errors: as `connect`."""
+        raw = await self._reach(loop, Origin(False, proxy.host, proxy.port, proxy.host), is_proxy=True)
+        try:
+            await loop.sock_sendall(raw, _connect_request(proxy, origin))
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                piece = await loop.sock_recv(raw, 4096)
+                head += piece
+                if not piece or len(head) > MAX_PROXY_HEAD_BYTES:
+                    raise NoConnection(f"{PROXY}: the proxy's answer is no HTTP")
+            if (status := _status_of(head)) is None:
+                raise NoConnection(f"{PROXY}: the proxy's answer is no HTTP")
+            if not 200 <= status < 300:
+                raise NoConnection(f"{PROXY}: the proxy refuses to connect: it answered {status}")
+        except OSError as error:
+            raw.close()
+            raise NoConnection(f"{PROXY}: {_why(error)} to the proxy") from None
+        except BaseException:
+            raw.close()
+            raise
+        return raw
+
+    def close(self) -> None:
+        """Look up no more names."""
+        threads, self._threads = self._threads, None
+        self._names.clear()
+        if threads is not None:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _addresses(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> Sequence[tuple[Any, ...]]:
+        """Asked for once, however many connections wait for it. Errors: OSError, UnicodeError."""
+        asked_at, asked = self._names.get(origin, (0.0, None))
+        if asked is None or asked.get_loop() is not loop or loop.time() - asked_at >= self._names_kept_s:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(NAMES_AT_ONCE, thread_name_prefix="names")
+            asked = loop.run_in_executor(self._threads, self._lookup, origin.host, origin.port)
+            self._names[origin] = (loop.time(), asked)
+        try:
+            found = await asyncio.shield(asked)
+        except (OSError, UnicodeError):
+            self._names.pop(origin, None)
+            raise
+        # To the port that was asked for, whatever a lookup says.
+        return [(*kind, (where[0], origin.port, *where[2:])) for *kind, where in found]
+
+
+def _connect_request(proxy: ProxyUrl, origin: Origin) -> bytes:
+    where = f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}"
+    proof = f"proxy-authorization: {proxy.authorization}\r\n" if proxy.authorization else ""
+    return f"CONNECT {where} HTTP/1.1\r\nhost: {where}\r\nuser-agent: drawdown\r\n{proof}\r\n".encode()
+
+
+def _status_of(head: bytes) -> int | None:
+    found = _STATUS.match(head)
+    return None if found is None else int(found[1])
+
+
+def _why(error: Exception) -> str:
+    """What kept a connection from being made."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return NOT_TRUSTED
+    if isinstance(error, ssl.SSLError | ConnectionResetError | ConnectionAbortedError):
+        return "no TLS"
+    name = errno.errorcode.get(error.errno or 0) if isinstance(error, OSError) else None
+    return "no connection" + (f" ({name})" if name else "")

@@ -1,20 +1,23 @@
-"""The way of calls out of a network: whom they trust, by which certificate they are known, and through which proxy.
+"""The way of calls out of a network: whom they trust, by which certificate they are known, through which proxy, and
+where names lead.
 
 Guarantee: what makes no sense is refused by the name of its setting, before anything is sent. No password of a proxy
 prints. The system's authorities are trusted as OpenSSL finds them (`SSL_CERT_FILE`, `SSL_CERT_DIR`), those of certifi
-where the system has none, and a company's own beside them.
+where the system has none, and a company's own beside them. Nothing that calls is imported here: settings are judged
+without it.
 """
 
 from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from drawdown.schema.errors import UsageError
@@ -220,3 +223,11 @@ def _is_within(entry: str, name: str) -> bool:
         return ip_address(name) in ip_network(entry, strict=False)
     except ValueError:
         return False
+
+
+Lookup = Callable[[str, int], Sequence[tuple[Any, ...]]]
+
+
+def system_lookup(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    """The addresses of a name, as the system has them. Errors: OSError, UnicodeError."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

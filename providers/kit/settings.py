@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from drawdown.providers.setup import Setup
+from drawdown.providers.protocol import Setup
 from drawdown.schema.errors import UsageError
 
 

@@ -35,8 +35,9 @@ from drawdown.providers.protocol import (
     Setup,
     Totals,
 )
-from drawdown.providers.stripe import adjustments, webhooks
 from drawdown.providers.stripe import check as stripe_check
+from drawdown.providers.stripe import meters as adjustments
+from drawdown.providers.stripe import webhooks
 from drawdown.providers.stripe.meters import Meter, Meters
 from drawdown.providers.stripe.settings import AHEAD_MS, OLDEST_MS, capabilities, read_settings
 from drawdown.providers.stripe.stream import NoSession, Stream

@@ -1,21 +1,38 @@
-"""Stripe's meters: the list of them, and the sums of a customer's usage.
+"""Stripe's meters: the list of them, the sums of a customer's usage, and one event cancelled by its identifier.
 
 Guarantee: a figure is given only when it is whole and exact. Usage of a meter that was archived and made again under
 the same event name is counted with the new one's, so that charged usage is never taken for absent.
+
+"Cancelled" is said only for an answer of Stripe's that names our identifier, or that says that the event was cancelled
+before. Stripe works an adjustment off after its answer, as it does an event (status `pending`), and offers no way to
+read it again: reconcile compares the totals afterwards. Sources: docs.stripe.com (api/billing/meter-event-adjustment,
+billing/usage-based/meters/configure). Stripe documents 24 hours from the receipt, and leaves invoices that are final as
+they are. What a second adjustment of the same event gets is documented nowhere.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, TypeAlias
 
-from drawdown.providers.http import Answer, Http
-from drawdown.providers.protocol import CannotTell, ReadFailed
+from drawdown.providers.http import Answer, Call, Http, HttpResult
+from drawdown.providers.protocol import Cancelled, CannotTell, PushRequest, ReadFailed
 from drawdown.providers.stripe.settings import StripeSettings
-from drawdown.providers.stripe.wire import described, error_of, get, path_of, read_object
+from drawdown.providers.stripe.wire import (
+    clean,
+    described,
+    error_of,
+    get,
+    json_object,
+    path_of,
+    post,
+    read_object,
+    request_id,
+)
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
 
@@ -175,3 +192,35 @@ def _value(summary: Mapping[str, object]) -> Decimal | None:
         return None
     exact = Decimal(value)
     return exact if abs(exact) < MAX_VALUE else None
+
+
+ADJUSTMENTS: Final = "/v1/billing/meter_event_adjustments"
+_BEFORE: Final = re.compile(r"\balready (been )?cancell?ed\b")
+
+
+def adjustment(settings: StripeSettings, push: PushRequest) -> Call:
+    """The call that cancels. It has no Idempotency-Key, under which Stripe would keep a 500: the identifier does it."""
+    form = {
+        "type": "cancel",
+        "event_name": settings.meter_of(push.feature).event_name,
+        "cancel[identifier]": push.key,
+    }
+    return post(settings, ADJUSTMENTS, form)
+
+
+def cancelled(result: HttpResult, push: PushRequest) -> Cancelled | ReadFailed:
+    """What an answer proves of the event."""
+    if not isinstance(result, Answer):
+        return ReadFailed(clean(result.reason))
+    if result.status != 200:
+        error = error_of(result)
+        if error is not None and error.type == "invalid_request_error" and _BEFORE.search(error.message):
+            return Cancelled(f"Stripe had cancelled it before: {described(result)}")
+        return ReadFailed(described(result), too_many=result.status == 429)
+    body = json_object(result.body) or {}
+    cancel, status = body.get("cancel"), body.get("status")
+    ours = isinstance(cancel, dict) and cancel.get("identifier") == push.key
+    if body.get("object") != "billing.meter_event_adjustment" or not ours or status not in ("pending", "complete"):
+        return ReadFailed("HTTP 200, but not for this push")
+    request = request_id(result)
+    return Cancelled(f"Stripe took the meter event adjustment, {status}" + (f" ({request})" if request else ""))

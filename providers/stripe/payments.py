@@ -1,55 +1,71 @@
 """Stripe as a payment service: one PaymentIntent for each charge, confirmed at once while the customer is away.
 
 Guarantee: the charge's id is the Idempotency-Key and stands in the intent's metadata, so the same charge is made once
-however often it is called within 24 hours, and is found again by its id. Nothing is retried here. Nothing was tried
-against Stripe itself. A restricted key needs Payment Intents, Checkout Sessions and Customer portal: write, and
-Customers: read.
+however often it is called within 24 hours, and is found again by its id. "Paid" needs an intent with our id, amount,
+currency and customer that says it has received the whole amount. "Declined" needs Stripe's own words that the card was
+refused. Whatever else may have charged is in doubt. The card is one that the customer chose: their default, or else the
+one they put in on a page of ours. Nothing is retried here. Nothing was tried against Stripe itself. A restricted key
+needs Payment Intents, Checkout Sessions and Customer portal: write, and Customers: read.
 
 Why a look-up lists. Stripe's search by metadata trails behind by a minute, in an outage by an hour, and is closed to
 accounts in India; Stripe says not to rest on it after a write (docs.stripe.com/search). A list is not subject to that.
 So the customer's intents are listed from when the charge was decided on, and those with its id picked out. What is left
 of the lag is our own call: we may have given it up while Stripe still works on it.
 
-Two things to know. A saved 500 is replayed for a day: calling again meets it, and only a look-up tells. And the card is
-part of the call: where the customer changes it between two attempts, Stripe refuses the second as other content. Then
-`charge` looks up what became of the first.
+Facts (docs.stripe.com: api/payment_intents, declines/codes, declines/card, error-low-level, idempotent_requests,
+api/customers, payments/checkout/save-and-reuse, api/customer_portal/sessions):
+
+- An Idempotency-Key gives its first answer again, a 402 or a 500 too, for at least 24 hours: after a saved 500 only a
+  look-up tells. Other parameters under it are an `idempotency_error`: if the customer changes the card between two
+  attempts, `charge` looks up what became of the first. While the first call is under way, a second one is a 409
+  `idempotency_key_in_use`.
+- With `off_session` a card whose bank wants the customer is refused with 402 `authentication_required`. An intent that
+  was refused stays in `requires_payment_method`; only we could confirm it again, and we never do.
+- Since 2023 an intent takes every kind of payment that the dashboard allows, and is refused without a `return_url`
+  unless redirects are excluded.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
+from urllib.parse import urlsplit
 
-from drawdown.providers.http import Http
+from drawdown.providers.http import Answer, Call, Http, HttpResult, NoAnswer
+from drawdown.providers.http import NotSent as NeverLeft
 from drawdown.providers.payments.protocol import (
     Charge,
     ChargeResult,
+    Declined,
     InDoubt,
     Link,
+    NeedsCustomer,
     NoLink,
     NotFound,
     NotSent,
     OtherContent,
+    Paid,
     PaymentCapabilities,
 )
 from drawdown.providers.protocol import HOUR_MS, ReadFailed, Setup
-from drawdown.providers.stripe import cards
-from drawdown.providers.stripe.intents import (
-    INTENT_ID,
-    LEAST,
-    MAX_AMOUNT,
-    PAYMENT_INTENTS,
-    created,
-    creation,
-    customer_of,
-    is_of,
-    judged,
-    sent_before,
-    unfit,
-)
 from drawdown.providers.stripe.settings import StripeSettings, read_settings
-from drawdown.providers.stripe.wire import MAX_RETRY_MS, clean, get, read_object
+from drawdown.providers.stripe.wire import (
+    KEY_WAIT_MS,
+    MAX_RETRY_MS,
+    MAX_TEXT,
+    clean,
+    described,
+    error_of,
+    get,
+    header_key,
+    json_object,
+    path_of,
+    post,
+    read_object,
+    wait_ms,
+)
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 
@@ -62,6 +78,17 @@ CLOCKS_MS: Final = HOUR_MS
 """How far our clock may be ahead of Stripe's without a look-up missing an intent."""
 LOOKUP_LAG_MS: Final = 10 * MINUTE_MS
 """A call is given up after half a minute, and Stripe's own clients wait for 80 s."""
+
+
+MAX_AMOUNT: Final = 99_999_999
+"""Eight digits, of any currency but a few."""
+
+
+LEAST: Final = {
+    **dict.fromkeys(("usd", "eur", "cad", "aud", "nzd", "sgd", "chf", "brl", "inr", "jpy"), 50),
+    **{"gbp": 30, "dkk": 250, "nok": 300, "sek": 300, "hkd": 400, "pln": 200, "czk": 1500, "mxn": 1000, "aed": 200},
+}
+"""Stripe's least amounts. It compares them in the currency it pays out in: one near the edge may still be refused."""
 
 
 class StripePayments:
@@ -88,7 +115,7 @@ class StripePayments:
         wrong = unfit(request)
         if wrong:
             return NotSent(wrong, None)
-        card = await cards.card_of(self._settings, self._http, request.customer_id, self._clock.now_ms())
+        card = await card_of(self._settings, self._http, request.customer_id, self._clock.now_ms())
         if isinstance(card, NotSent):
             return card
         answer = await self._http.send(creation(self._settings, request, card))
@@ -151,12 +178,12 @@ class StripePayments:
     async def card_link(self, customer_id: str, return_url: str) -> Link | NoLink:
         if self.dormant:
             return NoLink(self.dormant)
-        return await cards.card_page(self._settings, self._http, customer_id, return_url)
+        return await card_page(self._settings, self._http, customer_id, return_url)
 
     async def portal_link(self, customer_id: str, return_url: str) -> Link | NoLink:
         if self.dormant:
             return NoLink(self.dormant)
-        return await cards.portal(self._settings, self._http, customer_id, return_url)
+        return await portal(self._settings, self._http, customer_id, return_url)
 
 
 def build(setup: Setup) -> StripePayments:
@@ -164,3 +191,320 @@ def build(setup: Setup) -> StripePayments:
     settings = read_settings(setup.settings)
     key = settings.payments_key or settings.secret_key
     return StripePayments(replace(settings, secret_key=key), setup.http, setup.clock)
+
+
+PAYMENT_INTENTS: Final = "/v1/payment_intents"
+METADATA: Final = "drawdown_charge"
+MAX_CHARGE_ID_CHARS: Final = 1_000
+MAX_CUSTOMER_CHARS: Final = 255
+MAX_CODE_CHARS: Final = 60
+
+NO_RETRY: Final = frozenset(
+    {
+        # What Stripe itself refuses to try again with the same card (billing/revenue-recovery/smart-retries).
+        *("incorrect_number", "lost_card", "pickup_card", "stolen_card", "highest_risk_level"),
+        *("revocation_of_authorization", "revocation_of_all_authorizations", "transaction_not_allowed"),
+        # What its table of decline codes answers with another card, or with the bank alone.
+        *("expired_card", "fraudulent", "restricted_card", "do_not_try_again", "invalid_account", "invalid_number"),
+        *("new_account_information_available", "merchant_blacklist", "security_violation", "stop_payment_order"),
+        *("card_not_supported", "currency_not_supported", "invalid_expiry_month", "invalid_expiry_year"),
+        *("incorrect_cvc", "invalid_cvc", "testmode_decline", "pin_try_exceeded", "no_action_taken"),
+    }
+)
+NO_RETRY_ADVICE: Final = frozenset({"do_not_try_again", "confirm_card_data"})
+WANTS_CUSTOMER: Final = "authentication_required"
+
+INTENT_ID: Final = re.compile(r"pi_[A-Za-z0-9]{1,200}")
+_CURRENCY: Final = re.compile(r"[a-z]{3}")
+_REFUSED: Final = ("requires_payment_method", "requires_confirmation")
+"""How an intent stands whose card was refused."""
+
+
+def unfit(charge: Charge) -> str | None:
+    """Why a charge can never be sent to Stripe; None where it can."""
+    if not 0 < len(charge.charge_id) <= MAX_CHARGE_ID_CHARS or not charge.charge_id.isprintable():
+        return "its id is empty, too long, or does not print"
+    if not is_customer(charge.customer_id):
+        return "that is no customer's id at Stripe"
+    if not _CURRENCY.fullmatch(charge.currency):
+        return "its currency is not an ISO 4217 code in lower case"
+    least = LEAST.get(charge.currency, 1)
+    if type(charge.amount) is not int or not least <= charge.amount <= MAX_AMOUNT:
+        return f"Stripe takes {least} to {MAX_AMOUNT} minor units of {charge.currency}"
+    return None
+
+
+def is_customer(text: str) -> bool:
+    """Whether it can stand in a path: ids of old accounts may be of the account's own making."""
+    return 0 < len(text) <= MAX_CUSTOMER_CHARS and text.isprintable() and text.strip(". ") == text
+
+
+def creation(settings: StripeSettings, charge: Charge, card: str) -> Call:
+    """The one call that takes money. The same charge and card make the same bytes."""
+    form = {
+        "amount": str(charge.amount),
+        "currency": charge.currency,
+        "customer": charge.customer_id,
+        "payment_method": card,
+        "off_session": "true",
+        "confirm": "true",
+        "automatic_payment_methods[enabled]": "true",
+        "automatic_payment_methods[allow_redirects]": "never",
+        "description": clean(charge.description),
+        f"metadata[{METADATA}]": header_key(charge.charge_id),
+    }
+    return post(settings, PAYMENT_INTENTS, form, header_key(charge.charge_id))
+
+
+def is_of(intent: Mapping[str, object], charge: Charge) -> bool:
+    """Whether an intent carries the charge's id."""
+    metadata = intent.get("metadata")
+    return isinstance(metadata, dict) and metadata.get(METADATA) == header_key(charge.charge_id)
+
+
+def customer_of(found: Mapping[str, object]) -> str | None:
+    """Whose it is; Stripe gives an id, or the whole customer."""
+    customer = found.get("customer")
+    who = customer.get("id") if isinstance(customer, dict) else customer
+    return who if isinstance(who, str) else None
+
+
+def sent_before(result: HttpResult) -> bool:
+    """Whether Stripe refused a call because its id came before with other content, or on another card."""
+    error = error_of(result) if isinstance(result, Answer) and result.status == 400 else None
+    return error is not None and error.type == "idempotency_error" and error.code != "idempotency_key_in_use"
+
+
+def created(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
+    """What came of the call that takes money."""
+    if isinstance(result, NeverLeft):
+        return NotSent(clean(f"not sent: {result.reason}"), now_ms + wait_ms({}, 1, now_ms))
+    if isinstance(result, NoAnswer):
+        return InDoubt(clean(f"no answer: {result.reason}"))
+    if result.status == 200:
+        found = json_object(result.body) or {}
+        if found.get("object") == "payment_intent" and is_of(found, charge):
+            return judged(found, charge)
+        return InDoubt("HTTP 200, but not for this charge")
+    if result.status in (401, 403):
+        return NotSent(f"Stripe refuses the key: {described(result)}", now_ms + KEY_WAIT_MS)
+    if result.status == 402:
+        return _refused_card(result, charge)
+    if 400 <= result.status < 500:
+        return _refused(result, now_ms)
+    return InDoubt(described(result))
+
+
+def _refused(answer: Answer, now_ms: int) -> ChargeResult:
+    """A 4xx that is about no card."""
+    error = error_of(answer)
+    if error is not None and error.code in ("lock_timeout", "idempotency_key_in_use"):
+        # A lock may be met in the middle of the work, and a key in use is a call of ours that is under way.
+        return InDoubt(described(answer))
+    if answer.status == 429 or (error is not None and error.code == "rate_limit"):
+        # Comes before anything is done, whoever says it.
+        return NotSent(described(answer), now_ms + wait_ms(answer.headers, 1, now_ms))
+    if sent_before(answer):
+        return OtherContent(f"this charge was sent before with other content, or on another card: {described(answer)}")
+    if error is None or answer.status == 409:
+        return InDoubt(described(answer))
+    if error.type != "invalid_request_error" or _error_part(answer, "payment_intent"):
+        return InDoubt(described(answer))
+    return NotSent(described(answer), None)
+
+
+def _refused_card(answer: Answer, charge: Charge) -> ChargeResult:
+    """A 402, with the error and the intent as it stands now."""
+    error, intent = error_of(answer), _error_part(answer, "payment_intent")
+    if error is None or error.type != "card_error":
+        return InDoubt(described(answer))
+    if intent:
+        if not is_of(intent, charge):
+            return InDoubt("HTTP 402, but not for this charge")
+        if _difference(intent, charge) or intent.get("status") not in _REFUSED:
+            return judged(intent, charge)
+    return _declined((json_object(answer.body) or {}).get("error"))
+
+
+def _error_part(answer: Answer, name: str) -> Mapping[str, object]:
+    error = (json_object(answer.body) or {}).get("error")
+    part = error.get(name) if isinstance(error, dict) else None
+    return part if isinstance(part, dict) else {}
+
+
+def judged(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
+    """What an intent that carries the charge's id says of it."""
+    payment_id, status = intent.get("id"), intent.get("status")
+    if not isinstance(payment_id, str) or not INTENT_ID.fullmatch(payment_id):
+        return InDoubt("a payment without an id")
+    difference = _difference(intent, charge)
+    if difference:
+        return OtherContent(f"{payment_id} carries this charge's id, but {difference}")
+    match status:
+        case "succeeded":
+            return _succeeded(intent, payment_id, charge)
+        case "canceled":
+            why = _text(intent, "cancellation_reason")
+            # A person who cancels one payment does not want the next.
+            retry = why not in ("fraudulent", "requested_by_customer")
+            return Declined("canceled", f"{payment_id} was cancelled: {why}", retry)
+        case "requires_action":
+            return NeedsCustomer(f"{payment_id} waits for the customer")
+        case "requires_payment_method" if isinstance(intent.get("last_payment_error"), dict):
+            return _declined(intent.get("last_payment_error"))
+        case "processing":
+            return InDoubt(f"{payment_id} is under way")
+    # Not confirmed, or authorised and not captured: nothing that our call leaves behind. A person cancels it there.
+    return InDoubt(f"{payment_id} is {_text(intent, 'status')}")
+
+
+def _succeeded(intent: Mapping[str, object], payment_id: str, charge: Charge) -> ChargeResult:
+    received = intent.get("amount_received")
+    if type(received) is not int:
+        return InDoubt(f"{payment_id} does not say how much was received")
+    if received != charge.amount:
+        return OtherContent(f"{payment_id} received another amount than {charge.amount} {charge.currency}")
+    return Paid(payment_id, received, charge.currency)
+
+
+def _difference(intent: Mapping[str, object], charge: Charge) -> str:
+    """In what an intent is not this charge; empty where it is."""
+    if type(intent.get("amount")) is not int or intent["amount"] != charge.amount:
+        return f"not the amount {charge.amount}"
+    if intent.get("currency") != charge.currency:
+        return f"not the currency {charge.currency}"
+    return "" if customer_of(intent) == charge.customer_id else "not its customer"
+
+
+def _declined(error: object) -> ChargeResult:
+    """What a card error says: `decline_code` is the bank's reason, `code` Stripe's."""
+    parts = error if isinstance(error, dict) else {}
+    code, decline, advice = (_text(parts, name) for name in ("code", "decline_code", "advice_code"))
+    message = _text(parts, "message", MAX_TEXT)
+    if WANTS_CUSTOMER in (code, decline):
+        return NeedsCustomer(message or WANTS_CUSTOMER)
+    retry = not {code, decline} & NO_RETRY and advice not in NO_RETRY_ADVICE
+    return Declined(decline or code or "unknown", message or "the card was declined", retry)
+
+
+def _text(found: Mapping[str, object], name: str, limit: int = MAX_CODE_CHARS) -> str:
+    """A part that is text, else nothing."""
+    text = found.get(name)
+    return clean(text, limit) if isinstance(text, str) else ""
+
+
+SESSIONS: Final = "/v1/checkout/sessions"
+PORTAL: Final = "/v1/billing_portal/sessions"
+CARD_PAGE: Final = "drawdown_card_page"
+NEWEST_PAGES: Final = 20
+"""Of a customer's finished pages, so many are looked through for a card."""
+MAX_URL_CHARS: Final = 5_000
+LATEST_S: Final = 253_402_300_799
+
+_CARD: Final = re.compile(r"[A-Za-z0-9_]{1,255}")
+
+
+async def card_of(settings: StripeSettings, http: Http, customer_id: str, now_ms: int) -> str | NotSent:
+    """The payment method to charge. NotSent where there is none, or it could not be read: nothing was charged yet."""
+    result = await http.send(get(settings, path_of("v1", "customers", customer_id)))
+    if isinstance(result, Answer) and result.status == 404 and error_of(result):
+        return NotSent(described(result), None)
+    customer = read_object(result)
+    if isinstance(customer, ReadFailed):
+        return _unread(result, "the customer", customer.reason, now_ms)
+    if customer.get("id") != customer_id:
+        return _unread(result, "the customer", "another one came", now_ms)
+    if customer.get("deleted") is True:
+        return NotSent(f"the customer {clean(customer_id)} was deleted at Stripe", None)
+    chosen = _card_in(customer.get("invoice_settings"), "default_payment_method")
+    return chosen or await _card_from_page(settings, http, customer_id, now_ms)
+
+
+async def _card_from_page(settings: StripeSettings, http: Http, customer_id: str, now_ms: int) -> str | NotSent:
+    """The card that the customer put in last on a page of ours. Stripe keeps it, and makes it nobody's default."""
+    asked = {
+        "customer": customer_id,
+        "status": "complete",
+        "limit": str(NEWEST_PAGES),
+        "expand[]": "data.setup_intent",
+    }
+    result = await http.send(get(settings, SESSIONS, asked))
+    found = read_object(result)
+    if isinstance(found, ReadFailed):
+        return _unread(result, "the customer's cards", found.reason, now_ms)
+    pages = found.get("data")
+    for page in pages if isinstance(pages, list) else []:
+        if isinstance(page, dict) and _is_ours(page, customer_id):
+            card = _card_in(page.get("setup_intent"), "payment_method")
+            if card:
+                return card
+    return NotSent("the customer has no card on file", None)
+
+
+def _is_ours(page: Mapping[str, object], customer_id: str) -> bool:
+    metadata, setup = page.get("metadata"), page.get("setup_intent")
+    ours = isinstance(metadata, dict) and metadata.get(CARD_PAGE) == "1"
+    done = isinstance(setup, dict) and setup.get("status") == "succeeded"
+    return ours and done and page.get("customer") == customer_id
+
+
+def _card_in(found: object, name: str) -> str | None:
+    """Stripe gives an id, or the whole payment method."""
+    card = found.get(name) if isinstance(found, dict) else None
+    text = card.get("id") if isinstance(card, dict) else card
+    return text if isinstance(text, str) and _CARD.fullmatch(text) else None
+
+
+def _unread(result: HttpResult, what: str, why: str, now_ms: int) -> NotSent:
+    refused = isinstance(result, Answer) and result.status in (401, 403)
+    headers = result.headers if isinstance(result, Answer) else {}
+    wait = KEY_WAIT_MS if refused else wait_ms(headers, 1, now_ms)
+    return NotSent(clean(f"{what} could not be read: {why}"), now_ms + wait)
+
+
+async def card_page(settings: StripeSettings, http: Http, customer_id: str, return_url: str) -> Link | NoLink:
+    """A Checkout page in setup mode: the customer puts in a card, and is charged nothing."""
+    form = {
+        "mode": "setup",
+        "customer": customer_id,
+        "payment_method_types[0]": "card",
+        "success_url": return_url,
+        "cancel_url": return_url,
+        f"metadata[{CARD_PAGE}]": "1",
+    }
+    return await _page(settings, http, SESSIONS, form, return_url)
+
+
+async def portal(settings: StripeSettings, http: Http, customer_id: str, return_url: str) -> Link | NoLink:
+    """A page of the customer portal, which the dashboard has to have set up once."""
+    return await _page(settings, http, PORTAL, {"customer": customer_id, "return_url": return_url}, return_url)
+
+
+async def _page(
+    settings: StripeSettings, http: Http, path: str, form: Mapping[str, str], return_url: str
+) -> Link | NoLink:
+    if not is_customer(form["customer"]):
+        return NoLink("that is no customer's id at Stripe")
+    if not _is_url(return_url, ("https", "http")):
+        return NoLink("the page to return to is no http(s) URL")
+    result = await http.send(post(settings, path, form))
+    if not isinstance(result, Answer):
+        return NoLink(clean(result.reason))
+    found = json_object(result.body) if result.status == 200 else None
+    if found is None:
+        return NoLink(described(result))
+    url, expires_s = found.get("url"), found.get("expires_at")
+    if not isinstance(url, str) or not _is_url(url, ("https",)) or found.get("customer") != form["customer"]:
+        return NoLink("HTTP 200, but no page of this customer")
+    known = type(expires_s) is int and 0 < expires_s <= LATEST_S
+    return Link(url, expires_s * SECOND_MS if known and isinstance(expires_s, int) else None)
+
+
+def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    if len(text) > MAX_URL_CHARS or not text.isascii() or not text.isprintable() or " " in text:
+        return False
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and not parts.username
+    except ValueError:
+        return False

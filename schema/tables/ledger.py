@@ -1,4 +1,8 @@
-"""The tables of the embedded ledger."""
+"""The tables of the embedded ledger: wallets, plans and what they give each month, tiers, pools, and who may charge
+whom.
+"""
+
+from __future__ import annotations
 
 import sqlalchemy as sa
 
@@ -290,4 +294,104 @@ ledger_lots = sa.Table(
     sa.Index("ledger_lots_of_pool", "pool", "expires_ms", sqlite_where=_OF_POOL, postgresql_where=_OF_POOL),
     comment="Credit as it was given: a grant's key, and the terms of its use. What is left of each is computed. pool: "
     "whose credit it is, and comes back to.",
+)
+
+
+plan_terms = sa.Table(
+    "plan_terms",
+    metadata,
+    id_column("plan", key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    ms_column("from_ms"),
+    sa.Column("included_micro", Big, nullable=False),
+    sa.Column("rollover_min_micro", Big, nullable=False),
+    sa.Column("rollover_max_micro", Big, nullable=False),
+    sa.Column("first_micro", Big, nullable=False),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint(
+        "included_micro >= 0 AND rollover_min_micro >= 0 AND rollover_max_micro >= 0 AND first_micro >= 0",
+        name="plan_terms_sane",
+    ),
+    comment="What a plan gives from a moment on: each month, what of that rolls over, and to a new customer.",
+)
+
+plan_stays = sa.Table(
+    "plan_stays",
+    metadata,
+    id_column("customer_id", key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    id_column("plan"),
+    ms_column("since_ms"),
+    ms_column("at_ms"),
+    *said_columns(),
+    comment="Since when a customer is on which plan; until the next one.",
+)
+
+plan_lots = sa.Table(
+    "plan_lots",
+    metadata,
+    id_column("lot", key=True),
+    id_column("customer_id"),
+    sa.Column("part", sa.Text, nullable=False),
+    id_column("plan"),
+    sa.Column("period", sa.Text, nullable=True),
+    sa.Column("rollover_min_micro", Big, nullable=False),
+    sa.Column("rollover_max_micro", Big, nullable=False),
+    sa.CheckConstraint("part IN ('included', 'rollover', 'first')", name="plan_lots_part"),
+    sa.CheckConstraint("(part = 'first') = (period IS NULL)", name="plan_lots_period"),
+    sa.Index("plan_lots_by_customer", "customer_id", "period"),
+    comment="Lots that plans gave: of which plan, and for which month; the terms of rolling over that they copied.",
+)
+
+tiers = sa.Table(
+    "tiers",
+    metadata,
+    id_column("tier", key=True),
+    sa.Column("at_once", sa.Integer, nullable=False),
+    sa.Column("price_micro", Big, nullable=False),
+    sa.CheckConstraint("at_once >= 0 AND price_micro >= 0", name="tiers_sane"),
+    comment="How many sandboxes at once a tier allows, and what a month of it costs.",
+)
+
+tier_holders = sa.Table(
+    "tier_holders",
+    metadata,
+    id_column("customer_id", key=True),
+    id_column("tier", key=True),
+    ms_column("bought_ms"),
+    ms_column("paid_to_ms"),
+    sa.Column("renews", sa.Boolean, nullable=False),
+    ms_column("ended_ms", null=True),
+    sa.Column("ended_reason", sa.Text, nullable=True),
+    *said_columns(),
+    sa.Index("tier_holders_by_tier", "tier"),
+    comment="Who bought a tier, until when it is paid for, and whether it goes on then.",
+)
+
+
+pools = sa.Table(
+    "pools",
+    metadata,
+    id_column("pool", key=True),
+    ms_column("at_ms"),
+    *said_columns(),
+    comment="Wallets that allot credit to others: each has a wallet of its own name.",
+)
+
+payers = sa.Table(
+    "payers",
+    metadata,
+    id_column("payer", key=True),
+    id_column("org_id", key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("allowed", sa.Boolean, nullable=False),
+    sa.Column("limit_micro", Big, nullable=True),
+    ms_column("since_ms"),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint("limit_micro IS NULL OR (allowed AND limit_micro > 0)", name="payers_sane"),
+    sa.Index("payers_by_org", "org_id"),
+    comment="Whose wallet runs of an organisation may be paid from, beside its own. The last number counts, from its "
+    "since_ms on; limit_micro: what runs that are accepted under it may hold and cost (NULL: no limit).",
 )

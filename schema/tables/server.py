@@ -1,5 +1,8 @@
-"""The server's tables: webhooks that were taken, the gate's last asks, signatures that were used, programs' keys, and
-what they sent that was invalid."""
+"""The server's tables: webhooks that were taken, the gate's last asks, signatures that were used, programs' keys, what
+they sent that was invalid; and the console's: people, sessions, sign-ins that failed, what it says of its database.
+"""
+
+from __future__ import annotations
 
 import sqlalchemy as sa
 
@@ -78,4 +81,100 @@ invalid_items = sa.Table(
     sa.CheckConstraint("items > 0 AND last_ms >= first_ms", name="invalid_items_sane"),
     comment="What programs sent and was answered invalid, by hour: whoever sends in a loop fills no disk. source, "
     "item_id: what one of them calls itself, cut short; nothing else of an item is kept.",
+)
+
+
+_LINKED = sa.text("link_sha256 IS NOT NULL")
+console_users = sa.Table(
+    "console_users",
+    metadata,
+    id_column("name", key=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("grant_limit_micro", Big, nullable=True),
+    sa.Column("password", sa.Text, nullable=True),
+    sa.Column("link_sha256", sa.Text, nullable=True),
+    ms_column("link_expires_ms", null=True),
+    ms_column("created_ms"),
+    ms_column("signed_in_ms", null=True),
+    ms_column("ended_ms", null=True),
+    *said_columns(),
+    sa.CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="console_users_role"),
+    sa.CheckConstraint("grant_limit_micro >= 0", name="console_users_grant_limit"),
+    sa.CheckConstraint("(link_sha256 IS NULL) = (link_expires_ms IS NULL)", name="console_users_link"),
+    sa.CheckConstraint(
+        "ended_ms IS NULL OR (password IS NULL AND link_sha256 IS NULL)", name="console_users_ended_have_no_way_in"
+    ),
+    sa.Index("console_users_by_link", "link_sha256", unique=True, sqlite_where=_LINKED, postgresql_where=_LINKED),
+    comment="People of the console. password: its hash, by Argon2id (older ones by scrypt); link: the hash of the "
+    "one-time link by which a password is set. grant_limit_micro: what a person may grant at once. A name is one "
+    "person's for good.",
+)
+
+console_sessions = sa.Table(
+    "console_sessions",
+    metadata,
+    sa.Column("session_sha256", sa.Text, primary_key=True),
+    id_column("name"),
+    ms_column("began_ms"),
+    ms_column("seen_ms"),
+    sa.CheckConstraint("length(session_sha256) = 64", name="console_sessions_hash"),
+    sa.CheckConstraint("seen_ms >= began_ms", name="console_sessions_seen"),
+    sa.Index("console_sessions_by_name", "name"),
+    sa.Index("console_sessions_by_time", "began_ms"),
+    comment="Who is signed in, by the hash of what their browser holds; a session that is over is deleted. seen_ms: "
+    "its last use, to a minute.",
+)
+
+console_failures = sa.Table(
+    "console_failures",
+    metadata,
+    id_column("name", key=True),
+    id_column("address", key=True),
+    ms_column("since_ms"),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.CheckConstraint("failures > 0", name="console_failures_some"),
+    sa.Index("console_failures_by_time", "since_ms"),
+    comment="Sign-ins that failed since a moment, by the name that was typed and the address it came from; the name '' "
+    "counts all of an address.",
+)
+
+console_marks = sa.Table(
+    "console_marks",
+    metadata,
+    sa.Column("mark", sa.Text, primary_key=True),
+    ms_column("at_ms"),
+    sa.CheckConstraint("mark IN ('demo')", name="console_marks_known"),
+    comment="What the console says of the database itself. demo: all in it was made up.",
+)
+
+console_acts = sa.Table(
+    "console_acts",
+    metadata,
+    id_column("key", key=True),
+    id_column("name"),
+    sa.Column("action", sa.Text, nullable=False),
+    ms_column("at_ms"),
+    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("place", sa.Text, nullable=False),
+    sa.Index("console_acts_by_time", "at_ms"),
+    comment="Forms of the console that were carried out, by the key that each was given: sent twice, it is done once. "
+    "answer: what was said of it; place: where its person goes on. Kept as long as a form's key counts.",
+)
+
+my_sessions = sa.Table(
+    "my_sessions",
+    metadata,
+    sa.Column("session_sha256", sa.Text, primary_key=True),
+    sa.Column("link_sha256", sa.Text, nullable=False),
+    id_column("org_id"),
+    id_column("person", null=True),
+    ms_column("began_ms"),
+    ms_column("ended_ms", null=True),
+    sa.CheckConstraint("length(session_sha256) = 64 AND length(link_sha256) = 64", name="my_sessions_hash"),
+    sa.CheckConstraint("ended_ms >= began_ms", name="my_sessions_ended"),
+    sa.Index("my_sessions_by_link", "link_sha256", unique=True),
+    sa.Index("my_sessions_by_org", "org_id", "began_ms"),
+    sa.Index("my_sessions_by_time", "began_ms"),
+    comment="Who of an organisation's own people is in, by the hash of what their browser holds, and by which link "
+    "(the hash of its id): each lets in once. Rows are deleted once neither can count any more.",
 )

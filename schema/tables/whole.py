@@ -1,19 +1,16 @@
 """Every table, as SQLAlchemy Core sees it, in one file for each part of the house. `schema.create` makes them, with
 the triggers that carry the rules."""
 
-from drawdown.schema.tables.backfills import backfill_events, backfills
-from drawdown.schema.tables.batches import batch_files, batch_refused_rows, batch_sources, batches
-from drawdown.schema.tables.checks import checks
-from drawdown.schema.tables.columns import metadata
-from drawdown.schema.tables.console import (
-    console_acts,
-    console_failures,
-    console_marks,
-    console_sessions,
-    console_users,
-    my_sessions,
+from drawdown.schema.tables.checks import (
+    checks,
+    invariants,
+    parity_checks,
+    proofs,
+    vendor_bills,
+    vendor_imports,
+    vendor_units,
 )
-from drawdown.schema.tables.drift import parity_checks, vendor_bills, vendor_imports, vendor_units
+from drawdown.schema.tables.columns import metadata
 from drawdown.schema.tables.fleet import (
     action_chain,
     balance_marks,
@@ -23,6 +20,7 @@ from drawdown.schema.tables.fleet import (
     incarnation,
     losses,
     operator_actions,
+    orders,
     projections,
     provider_states,
     reconciliations,
@@ -53,14 +51,29 @@ from drawdown.schema.tables.ledger import (
     ledger_lots,
     ledger_plans,
     ledger_rates,
+    payers,
+    plan_lots,
+    plan_stays,
+    plan_terms,
+    pools,
     reservation_sandboxes,
     reservations,
     run_blocks,
     run_samples,
     run_usage,
+    tier_holders,
+    tiers,
 )
-from drawdown.schema.tables.orders import orders
-from drawdown.schema.tables.orgs import assignments, buckets, mappings, orgs
+from drawdown.schema.tables.orgs import (
+    assignments,
+    buckets,
+    mappings,
+    orgs,
+    provider_rates,
+    provider_reads,
+    provider_when_down,
+    watch_state,
+)
 from drawdown.schema.tables.outbox import (
     adoptions,
     attempts,
@@ -72,19 +85,19 @@ from drawdown.schema.tables.outbox import (
     seals,
     voids,
 )
-from drawdown.schema.tables.plans import plan_lots, plan_stays, plan_terms, tier_holders, tiers
-from drawdown.schema.tables.pools import payers, pools
-from drawdown.schema.tables.proofs import invariants, proofs
-from drawdown.schema.tables.samples import (
-    event_types,
-    late_quarantine,
-    quarantine_closed,
-    sample_conflicts,
-    usage_events,
-    usage_samples,
-    withdrawals,
+from drawdown.schema.tables.server import (
+    api_keys,
+    console_acts,
+    console_failures,
+    console_marks,
+    console_sessions,
+    console_users,
+    gate_asks,
+    invalid_items,
+    my_sessions,
+    used_signatures,
+    webhooks,
 )
-from drawdown.schema.tables.server import api_keys, gate_asks, invalid_items, used_signatures, webhooks
 from drawdown.schema.tables.settlements import (
     payout_lines,
     payouts,
@@ -94,7 +107,21 @@ from drawdown.schema.tables.settlements import (
     supplier_terms,
 )
 from drawdown.schema.tables.topups import topup_attempts, topup_switch, topup_terms, topups
-from drawdown.schema.tables.watch import provider_rates, provider_reads, provider_when_down, watch_state
+from drawdown.schema.tables.usage import (
+    backfill_events,
+    backfills,
+    batch_files,
+    batch_refused_rows,
+    batch_sources,
+    batches,
+    event_types,
+    late_quarantine,
+    quarantine_closed,
+    sample_conflicts,
+    usage_events,
+    usage_samples,
+    withdrawals,
+)
 
 __all__ = [
     "action_chain",

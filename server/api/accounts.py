@@ -1,29 +1,29 @@
 """/v1/accounts: an organisation's wallet, its entries and its statement, for programs. /v1/balance and /v1/ledger are
-short names of the same. Guarantee: reads only."""
+short names of the same. Guarantee: reads only.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import sqlalchemy as sa
 from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from drawdown.ledger.payers import MOST_PAYERS
+from drawdown.ledger.pools import MOST_PAYERS
 from drawdown.schema.units import in_credits
-from drawdown.server.api import account_models
-from drawdown.server.api import run_models as models
+from drawdown.server.api import models
 from drawdown.server.api.described import operation
+from drawdown.server.api.models import MOST_ROWS, EpochMs
 from drawdown.server.api.programs import Programs, Said, both_units
-from drawdown.worker.wallets.accounts import account_of, payer_of
-from drawdown.worker.wallets.forecast import forecast_of
-from drawdown.worker.wallets.ledger import EntryRow, list_entries, list_lots
-from drawdown.worker.wallets.pool_lists import PayerRow, list_payers
-from drawdown.worker.wallets.statement import of_org, span_of
-from drawdown.worker.wallets.statement_file import as_object
+from drawdown.worker.wallets.accounts import EntryRow, account_of, list_entries, list_lots, payer_of
+from drawdown.worker.wallets.entries import forecast_of
+from drawdown.worker.wallets.pools import PayerRow, list_payers
+from drawdown.worker.wallets.statement import LINES, as_object, of_org, span_of
 
 SCOPE: Final = "ledger:read"
 
@@ -40,11 +40,11 @@ class Accounts:
         entries = operation(models.EntriesAnswer, *known, query=models.EntriesQuery, scope=SCOPE)
         for path in ("/v1/accounts/{org:id}/ledger", "/v1/ledger/{org:id}"):
             router.add_api_route(path, self.entries, methods=["GET"], **entries)
-        lots = operation(account_models.LotsAnswer, *known, query=models.MostQuery, scope=SCOPE)
+        lots = operation(LotsAnswer, *known, query=models.MostQuery, scope=SCOPE)
         router.add_api_route("/v1/accounts/{org:id}/lots", self.lots, methods=["GET"], **lots)
-        statement = operation(account_models.StatementAnswer, *known, query=account_models.StatementQuery, scope=SCOPE)
+        statement = operation(StatementAnswer, *known, query=StatementQuery, scope=SCOPE)
         router.add_api_route("/v1/accounts/{org:id}/statement", self.statement, methods=["GET"], **statement)
-        account = operation(account_models.AccountAnswer, *known, scope=SCOPE)
+        account = operation(AccountAnswer, *known, scope=SCOPE)
         for path in ("/v1/accounts/{org:id}", "/v1/balance/{org:id}"):
             router.add_api_route(path, self.account, methods=["GET"], **account)
         return router
@@ -59,7 +59,7 @@ class Accounts:
 
     async def statement(self, org: str, request: Request) -> JSONResponse:
         """What moved an organisation's wallet in a month, added up."""
-        query = account_models.StatementQuery
+        query = StatementQuery
         return await self._programs.ask(request, SCOPE, query, partial(_statement, org=org))
 
     async def account(self, org: str, request: Request) -> JSONResponse:
@@ -97,9 +97,7 @@ def _lots(connection: sa.Connection, query: models.MostQuery, said: Said, *, org
     return {"org_id": org, "customer_id": customer, "order": found.order, "lots": shown, "more": more, **whole}
 
 
-def _statement(
-    connection: sa.Connection, query: account_models.StatementQuery, said: Said, *, org: str
-) -> Mapping[str, object]:
+def _statement(connection: sa.Connection, query: StatementQuery, said: Said, *, org: str) -> Mapping[str, object]:
     span = span_of(query.month, query.from_ms, query.to_ms)
     found = of_org(connection, said.require_org(org), span, said.now_ms, query.most)
     return {**as_object(found), "org_id": org}
@@ -109,3 +107,209 @@ def _entry(row: EntryRow) -> dict[str, object]:
     moved = {"moved": in_credits(row.moved_micro), "moved_micro": row.moved_micro}
     kept = {name: getattr(row, name) for name in ("key", "kind", "feature", "quantity", "actor", "reason")}
     return {**kept, **moved, "ts_ms": row.ts, "at_ms": row.at_ms}
+
+
+Section = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "runs", "other"]
+
+
+class PayerAnswer(BaseModel):
+    """Who else pays for runs of an organisation that name it: up to `limit` (null: no limit), of which they hold and
+    have cost `spent`."""
+
+    payer: str
+    limit: float | None
+    limit_micro: int | None
+    spent: float
+    spent_micro: int
+
+
+class ForecastAnswer(BaseModel):
+    """When what is available ends, if it is used as on the last full days: `days` of them, from `from_ms` on. `ends_ms`
+    with `ends` alone; `unknown` below three full days of use."""
+
+    state: Literal["ends", "spent", "lasts", "unknown"]
+    ends_ms: int | None
+    days: int
+    from_ms: int | None
+    used: float | None
+    used_micro: int | None
+
+
+class AccountAnswer(BaseModel):
+    """What an organisation's wallet has, and who else pays for its runs. `available`: what may still be reserved.
+    `unbilled`: used, and charged by the next ticks. `over`: left of lots that are over, and on its way out of the
+    balance, which is available, reserved, unbilled and over.
+    `included` to `refund`: what is left of lots of each kind. `owed`: used, and paid for by no lot. `hold`: of what its
+    runs cost, what suppliers wait for; it was charged, and is in nothing else here."""
+
+    org_id: str
+    customer_id: str
+    plan: str | None
+    available: float
+    available_micro: int
+    reserved: float
+    reserved_micro: int
+    unbilled: float
+    unbilled_micro: int
+    over: float
+    over_micro: int
+    balance: float
+    balance_micro: int
+    included: float
+    included_micro: int
+    bonus: float
+    bonus_micro: int
+    purchased: float
+    purchased_micro: int
+    sponsor: float
+    sponsor_micro: int
+    refund: float
+    refund_micro: int
+    owed: float
+    owed_micro: int
+    hold: float
+    hold_micro: int
+    payers: list[PayerAnswer]
+    forecast: ForecastAnswer
+
+
+class LotAnswer(BaseModel):
+    """A lot: `amount` is `left`, `waits` (over, and not booked yet), `used`, `expired` and `taken`. `place`: in the
+    order of use, of those in use. `features`: null pays for all."""
+
+    lot: str
+    kind: str
+    state: Literal["in use", "to come", "over"]
+    place: int | None
+    amount: float
+    amount_micro: int
+    left: float
+    left_micro: int
+    waits: float
+    waits_micro: int
+    used: float
+    used_micro: int
+    expired: float
+    expired_micro: int
+    taken: float
+    taken_micro: int
+    priority: int
+    begins_ms: int
+    expires_ms: int | None
+    features: list[str] | None
+    actor: str
+    reason: str
+
+
+class LotsAnswer(BaseModel):
+    """`more`: so many were left out. `owed`: used, and paid for by no lot; `back`: given back, and pays for later
+    use."""
+
+    org_id: str
+    customer_id: str
+    order: str
+    lots: list[LotAnswer]
+    more: int
+    owed: float
+    owed_micro: int
+    back: float
+    back_micro: int
+
+
+class StatementQuery(BaseModel):
+    """A month in UTC (`month=2026-02`), or what was booked from a moment to another one. `most`: lines of a section;
+    the last sums up the others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    month: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}$")] | None = None
+    from_ms: EpochMs | None = None
+    to_ms: EpochMs | None = None
+    most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = LINES
+
+
+class ChangeAnswer(BaseModel):
+    """What all lines of one section moved the balance by."""
+
+    section: Section
+    moved: float
+    moved_micro: int
+
+
+class CreditLineAnswer(ChangeAnswer):
+    """What came in, or went without being used: of lots of one kind, or paid for in one currency (minor units)."""
+
+    what: str
+    entries: int
+    money_minor: int | None
+    currency: str | None
+
+
+class UsageLineAnswer(BaseModel):
+    """Charges of a feature, by the month of use and the rate: quantity times rate, a half of a micro-credit up, plus
+    rounding. `more`: so many lines in one."""
+
+    feature: str | None
+    month: str | None
+    charges: int
+    quantity: int | None
+    micro_credits: int | None
+    per_quantity: int | None
+    rounding_micro: int | None
+    charged: float
+    charged_micro: int
+    more: int
+
+
+class RunLineAnswer(BaseModel):
+    """What runs of a project were charged: drawn, settled and late, less what was written off. `more`: so many lines
+    in one."""
+
+    project: str | None
+    runs: int
+    drawn: float
+    drawn_micro: int
+    settled: float
+    settled_micro: int
+    late: float
+    late_micro: int
+    written_off: float
+    written_off_micro: int
+    charged: float
+    charged_micro: int
+    more: int
+
+
+class HeldLineAnswer(BaseModel):
+    """A run that had credit reserved at the end. `more`: so many lines in one."""
+
+    run: str | None
+    org_id: str | None
+    project: str | None
+    expires_ms: int | None
+    held: float
+    held_micro: int
+    more: int
+
+
+class StatementAnswer(BaseModel):
+    """Opening and all changes are closing. `reserved`: of the closing balance, what runs hold. `problems`: what does
+    not add up."""
+
+    customer_id: str
+    from_ms: int
+    to_ms: int
+    is_final: bool
+    opening: float
+    opening_micro: int
+    changes: list[ChangeAnswer]
+    closing: float
+    closing_micro: int
+    credits: list[CreditLineAnswer]
+    usage: list[UsageLineAnswer]
+    runs: list[RunLineAnswer]
+    reserved: float
+    reserved_micro: int
+    held: list[HeldLineAnswer]
+    problems: list[str]
+    org_id: str

@@ -30,11 +30,11 @@ from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services, ThreadKit
 from drawdown.server.step_threads import StepThreads
-from drawdown.worker.access.signatures import use_once
+from drawdown.worker.access.once import use_once
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.orgs import actions as orgs
-from drawdown.worker.orgs import assignments, flip_rules, flips
+from drawdown.worker.orgs import assignments, flips
 
 MAX_BYTES: Final = 64 * 1024
 M = TypeVar("M", bound=BaseModel)
@@ -89,13 +89,13 @@ async def assign(
         signed.use_up(connection)
         return assignments.cancel(connection, org_id, by, order.from_ms)
 
-    def work(thread_kit: ThreadKit, context: Context) -> list[flip_rules.Flip] | list[assignments.Assigned]:
+    def work(thread_kit: ThreadKit, context: Context) -> list[flips.Flip] | list[assignments.Assigned]:
         if order.undo or order.cancel:
             return [write(thread_kit.world.engine, cancel, rollback=order.dry_run)]
-        options = flip_rules.FlipOptions(
+        options = flips.FlipOptions(
             order.provider, order.from_ms, order.dry_run, order.allow_halt, order.unchecked, new=order.new
         )
-        wish = flip_rules.Wish(org_id, order.customer)
+        wish = flips.Wish(org_id, order.customer)
         return runner.run(flips.flip(context, [wish], options, by, signed.use_up), thread_kit.world)
 
     done = await asyncio.wrap_future(step_threads.order(work))

@@ -29,16 +29,16 @@ from drawdown.server.http import signing
 from drawdown.server.http.errors import ApiError
 from drawdown.server.services import Services, ThreadKit
 from drawdown.server.step_threads import StepThreads
-from drawdown.worker.checks import counters, vendor_drift
-from drawdown.worker.checks.counters import Reconciled
+from drawdown.worker.checks import checks
+from drawdown.worker.checks.checks import Reconciled
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.parity.parity import TOLERANCE_PPM, Checked, check_cells
-from drawdown.worker.provider import vendor_lists as vendors
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.provider import vendors
+from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
-from drawdown.worker.usage import backfill_lists as backfills
-from drawdown.worker.usage.backfill_lists import Overdue
+from drawdown.worker.usage import backfills
+from drawdown.worker.usage.backfills import Overdue
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ def _parity(thread_kit: ThreadKit, context: Context, *, clock: Clock) -> Checked
 
 def _vendors(thread_kit: ThreadKit, context: Context) -> vendors.Drifted:
     now_ms = context.clock.now_ms()
-    found = write(thread_kit.world.engine, lambda c: vendor_drift.check(c, now_ms))
+    found = write(thread_kit.world.engine, lambda c: checks.check_vendors(c, now_ms))
     vendors.tell(found)
     return found
 
@@ -135,8 +135,8 @@ def _vendors(thread_kit: ThreadKit, context: Context) -> vendors.Drifted:
 def _guard(thread_kit: ThreadKit, context: Context) -> Reconciled:
     by = By(context.clock.now_ms(), ACTOR, "reconcile", "http")
     engine = thread_kit.world.engine
-    drifts = read(engine, lambda c: counters.look(c, by.now_ms - counters.SPAN_MS))
-    return write(engine, lambda c: counters.put_right(c, drifts, 0, by))
+    drifts = read(engine, lambda c: checks.look(c, by.now_ms - checks.SPAN_MS))
+    return write(engine, lambda c: checks.put_right(c, drifts, 0, by))
 
 
 def _backfills(thread_kit: ThreadKit, context: Context) -> list[Overdue]:

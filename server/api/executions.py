@@ -2,7 +2,7 @@
 
 Guarantee: each call is one transaction of the same function that the command line calls, under the caller's own key or
 number: whoever lost the answer sends the same again. Runs that are accepted at once may share one (`together`). A key
-that is bound to an organisation changes what it began (`makers`).
+that is bound to an organisation changes what it began (`require_maker`).
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from drawdown.ledger.runs import reservations
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.own_keys import own_name, shown
-from drawdown.ledger.runs.reservations import Reservation
+from drawdown.ledger import reservations
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.own_keys import own_name, shown
+from drawdown.ledger.reservations import Reservation
 from drawdown.schema.units import in_credits
-from drawdown.server.api import run_models as models
+from drawdown.server.api import models
 from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
-from drawdown.server.api.makers import require_maker
-from drawdown.server.api.programs import Programs, Said, clean_id
+from drawdown.server.api.programs import Programs, Said, clean_id, require_maker
 from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.executions import actions as executions

@@ -18,14 +18,14 @@ import structlog
 
 from drawdown.guard.decide import Facts, decide
 from drawdown.schema.ids import is_clean_id
+from drawdown.server.http.callers import TokenBuckets
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
-from drawdown.server.http.token_buckets import TokenBuckets
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
-from drawdown.worker.guard.answers import options_of
-from drawdown.worker.verdict.gate_asks import ASK_EVERY_MS, Gated, asked, in_doubt, may_ask, read_gated
+from drawdown.worker.guard.use import options_of
+from drawdown.worker.verdict.asks import ASK_EVERY_MS, Gated, asked, in_doubt, may_ask, read_gated
 
 log = structlog.get_logger()
 

@@ -1,17 +1,294 @@
-"""The bodies of requests and answers, as pydantic checks them and OpenAPI describes them."""
+"""The bodies, queries and answers that routes share, and those of runs, as pydantic checks them and OpenAPI describes
+them.
+
+Guarantee: an amount comes in as a number of credits and is taken exactly, to the micro-credit, or refused; it goes out
+twice, in credits and as a whole number of micro-credits.
+"""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.units import MAX_ID_CHARS, micro_of
+from drawdown.worker.executions.request import LEAST_LIFE_MS, MOST_FEATURES, MOST_LIFE_MS, MOST_SANDBOXES
+
+MOST_ROWS: Final = 1_000
+"""Of one answer."""
+MAX_REASON_CHARS: Final = 1_000
+
+
+def _micro(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        raise ValueError("an amount of credits is a number")
+    return micro_of(Decimal(value))
+
+
+def _clean(text: str) -> str:
+    if not is_clean_id(text):
+        raise ValueError("1 to 200 characters, none of them control characters")
+    return text
+
+
+Credits = Annotated[
+    int,
+    BeforeValidator(_micro),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 10**9, "description": "Credits, to six decimals"}),
+]
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_clean)]
+Uses = Annotated[dict[Id, Annotated[int, Field(ge=0, lt=2**53)]], Field(min_length=1, max_length=MOST_FEATURES)]
+Sandboxes = Annotated[list[Id], Field(max_length=MOST_SANDBOXES)]
+Why = Annotated[str, Field(min_length=1, max_length=MAX_REASON_CHARS, pattern=r"^[^\x00]+$")]
+After = Annotated[str, Field(max_length=2 * MAX_ID_CHARS + 100)]
+LifeMs = Annotated[int, Field(ge=LEAST_LIFE_MS, le=MOST_LIFE_MS)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class PreviewOrder(_Body):
+    """As `drawdown execution preview`. An estimate is in credits (`estimate`), or in base units by feature (`use`). An
+    order with `sandboxes` says who charges for them (`settled_by`)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"org": "acme", "estimate": 6}]})
+
+    org: Id | None = None
+    """Whose run it is; a key that is bound to an organisation may leave it out."""
+    estimate: Credits | None = None
+    use: Uses | None = None
+    project: Id | None = None
+    subject: Id | None = None
+    action: Id | None = None
+    supplier: Id | None = None
+    overage: Literal["charge", "cap", "refuse"] = "charge"
+    for_ms: LifeMs | None = None
+    queued: bool = False
+    settled_by: Literal["receipt", "metering"] | None = None
+    sandboxes: Sandboxes = Field(default_factory=list)
+    payer: Id | None = None
+
+
+class AcceptOrder(PreviewOrder):
+    """As `drawdown execution accept`. The run's key is yours to choose: here, or in the header Idempotency-Key."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"key": "e-1", "org": "acme", "estimate": 6, "project": "site"}]}
+    )
+
+    key: Id | None = None
+    reason: Why = "not given"
+
+
+class DrawOrder(_Body):
+    """As `drawdown execution draw`: a part that a run cost, in credits or in base units by feature. The same number
+    again changes nothing."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"number": 1, "credits": 2.5}]})
+
+    number: Annotated[int, Field(ge=0, lt=2**31)]
+    credits: Credits | None = None
+    use: Uses | None = None
+    reason: Why = "not given"
+
+
+class ExtendOrder(_Body):
+    """As `drawdown execution extend`: what the run may cost in all, and how long its hold stands from now on."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"to": 9, "for_ms": 7_200_000}]})
+
+    to: Credits | None = None
+    for_ms: LifeMs | None = None
+    reason: Why = "not given"
+
+
+class SettleOrder(_Body):
+    """As `drawdown execution settle`: what the run cost in all; nothing of a run that metering charges."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"actual": 4}]})
+
+    actual: Credits | None = None
+    use: Uses | None = None
+    reason: Why = "not given"
+
+
+class ReleaseOrder(_Body):
+    """As `drawdown execution release`: what the run cost all the same; without it, what was drawn stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "the build was cancelled"}]})
+
+    incurred: Credits | None = None
+    use: Uses | None = None
+    reason: Why = "not given"
+
+
+class _Query(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class RunsQuery(_Query):
+    """Which runs: those that are held, of all organisations, in the order in which they end; else the newest first.
+    `after`: `next` of the page before."""
+
+    org: Id | None = None
+    state: list[Literal["held", "settled", "released", "expired"]] = ["held", "settled", "released", "expired"]
+    project: Id | None = None
+    subject: Id | None = None
+    action: Id | None = None
+    after: After = ""
+    most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 50
+
+
+class MostQuery(_Query):
+    """How many rows at most."""
+
+    most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 100
+
+
+class EntriesQuery(MostQuery):
+    """`after`: the key of the last entry of the page before; `next` of an answer says it."""
+
+    after: After = ""
+
+
+class NoQuery(_Query):
+    """Nothing is asked beside the path."""
+
+
+class PreviewAnswer(BaseModel):
+    """Whether a run would be accepted now; if not, which step refuses it, and why."""
+
+    allowed: bool
+    step: str | None
+    code: str | None
+    reason: str | None
+    customer_id: str | None
+    amount: float | None
+    amount_micro: int | None
+    available: float | None
+    available_micro: int | None
+    hold: Literal["wallet", "local", "declared"] | None
+    balance_read_ms: int | None
+
+
+class Run(BaseModel):
+    """A run. `customer_id`: whose wallet pays, for good; `sponsored`: it is another one's than the organisation's.
+    `reserved`: for how much it was accepted; `held`: what it holds still. `hold` says of what: of a wallet, of the
+    balance that a provider keeps, as it was last read (`local`), or of none that there is (`declared`). What a run that
+    metering settles has `drawn`, the samples of its `sandboxes` charged.
+    `supplier`: who is owed a share of it, if anybody."""
+
+    key: str
+    org_id: str
+    customer_id: str
+    sponsored: bool
+    project: str | None
+    subject: str | None
+    action: str | None
+    use: dict[str, int] | None
+    state: Literal["held", "settled", "released", "expired"]
+    overage: Literal["charge", "cap", "refuse"]
+    reserved: float
+    reserved_micro: int
+    drawn: float
+    drawn_micro: int
+    held: float
+    held_micro: int
+    accepted_ms: int
+    expires_ms: int
+    ended_ms: int | None
+    ended_by: str | None
+    ended_reason: str | None
+    actor: str
+    reason: str
+    supplier: str | None
+    settled_by: Literal["receipt", "metering"]
+    sandboxes: list[str]
+    hold: Literal["wallet", "local", "declared"]
+
+
+class RunAnswer(Run):
+    """A run after it was accepted or extended, and its wallet; null where that is a sponsor's. `repeated`: nothing was
+    changed. Of a balance that a provider keeps: what it leaves by the read of `balance_read_ms`; null where it has no
+    end."""
+
+    repeated: bool
+    available: float | None
+    available_micro: int | None
+    balance: float | None
+    balance_micro: int | None
+    balance_read_ms: int | None
+
+
+class ChargedAnswer(RunAnswer):
+    """A run after it was drawn on, settled or released. `charged`: by this call; `written_off`: what lay above the hold
+    of a run that is capped."""
+
+    charged: float
+    charged_micro: int
+    written_off: float
+    written_off_micro: int
+
+
+class RunEntryAnswer(BaseModel):
+    """What a run drew at a time, of a feature's quantity where it was given so."""
+
+    key: str
+    at_ms: int
+    amount: float
+    amount_micro: int
+    feature: str | None
+    quantity: int | None
+    actor: str
+    reason: str
+
+
+class ShownRunAnswer(Run):
+    entries: list[RunEntryAnswer]
+
+
+class RunsAnswer(BaseModel):
+    """`next`: what to give as `after` for the next page; null: this is the last. `is_cut`: many runs were looked
+    through, of which fewer than were asked for, or none, are so; the next page goes on behind them."""
+
+    runs: list[Run]
+    next: str | None
+    is_cut: bool
+
+
+class LedgerEntryAnswer(BaseModel):
+    """An entry of a wallet: `moved` says by how much, up or down. `ts_ms`: the time that it counts for; `at_ms`:
+    when it was booked."""
+
+    key: str
+    kind: str
+    moved: float
+    moved_micro: int
+    feature: str | None
+    quantity: int | None
+    ts_ms: int
+    at_ms: int
+    actor: str
+    reason: str
+
+
+class EntriesAnswer(BaseModel):
+    """The latest first. `next`: what to give as `after` for the next page; null: this is the last."""
+
+    org_id: str
+    customer_id: str
+    entries: list[LedgerEntryAnswer]
+    next: str | None
+
 
 MAX_CONCURRENT: Final = 2**31 - 1
 LATEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999."""
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Why = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00]+$")]
 EpochMs = Annotated[int, Field(ge=0, le=LATEST_MS)]
 
 

@@ -12,8 +12,9 @@ step.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeVar, get_origin
 
@@ -24,18 +25,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
+from drawdown.schema.clock import Clock
 from drawdown.schema.errors import DrawdownError, UnknownId, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id, tell_few_names, tell_no_names
-from drawdown.schema.units import in_credits
-from drawdown.server.api.strange_keys import FINDING, STRANGERS_AT_ONCE, KnownKeys, NamesBudget
+from drawdown.schema.units import MINUTE_MS, in_credits
 from drawdown.server.api.together import Together, Way
 from drawdown.server.http import bodies
+from drawdown.server.http.callers import TokenBuckets
 from drawdown.server.http.errors import SOON, ApiError, bad_value, of_drawdown, unauthorized
 from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
-from drawdown.server.http.token_buckets import TokenBuckets
 from drawdown.server.services import Services
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
@@ -330,3 +331,69 @@ def _query_of(request: Request, model: type[M]) -> M:
         return model.model_validate(found)
     except ValidationError as error:
         raise bodies.not_taken("the query", error) from None
+
+
+STRANGERS_AT_ONCE: Final = 1
+"""Readings of keys that were never found here."""
+MOST_KNOWN: Final = 10_000
+KNOWN_MS: Final = 60 * MINUTE_MS
+NAMES_PER_S: Final = 5
+"""Searches for the nearest of a mistyped id, of all programs together; twice as many at once."""
+_ALL: Final = ""
+
+
+class KnownKeys:
+    """Hashes of keys that were found lately. Of one event loop."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[str, int] = OrderedDict()
+
+    def has(self, proof: str, now_ms: int) -> bool:
+        at_ms = self._found.get(proof)
+        return at_ms is not None and 0 <= now_ms - at_ms <= KNOWN_MS
+
+    def note(self, proof: str, at_ms: int | None) -> None:
+        """It was found then; None: it is no key, or over."""
+        if at_ms is None:
+            self._found.pop(proof, None)
+            return
+        self._found[proof] = at_ms
+        self._found.move_to_end(proof)
+        if len(self._found) > MOST_KNOWN:
+            self._found.popitem(last=False)
+
+
+class NamesBudget:
+    """Whether a mistyped id may be searched for now. For any thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._bucket = TokenBuckets(NAMES_PER_S, 1)
+
+    def __call__(self) -> bool:
+        with self._lock:
+            return self._bucket.take(_ALL, self._clock.now_ms())
+
+
+def _find_all(connection: sa.Connection, proofs: Sequence[str], now_ms: int) -> Sequence[ApiKey | None]:
+    found = api_keys.find_all(connection, proofs, now_ms)
+    return [found.get(proof) for proof in proofs]
+
+
+def _find(connection: sa.Connection, proof: str, now_ms: int) -> ApiKey | None:
+    return api_keys.find_all(connection, [proof], now_ms).get(proof)
+
+
+FINDING: Final = Way[str, ApiKey | None](lambda _proof: None, _find_all, _find, lambda _proof: False, reads=True)
+"""Whoever asks while others are looked up is looked up with the next: one statement for all."""
+
+
+FOREIGN_KEY: Final = "foreign_key"
+
+
+def require_maker(key: ApiKey, maker: str, what: str) -> None:
+    """Insist that a bound key began this. `maker`: the actor who did. Errors: ApiError 403."""
+    if key.org_id is not None and key.actor != maker:
+        why = f"another key began {what}. Use that key, or one that is bound to no organisation"
+        raise ApiError(403, FOREIGN_KEY, f"{key.name} cannot change it: {why}")

@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse
 
 from drawdown.ledger.settlements import Settlement
 from drawdown.server.api.described import operation
+from drawdown.server.api.models import MOST_ROWS, Id, MostQuery
 from drawdown.server.api.programs import Programs, Said, both_units, clean_id
-from drawdown.server.api.run_models import MOST_ROWS, Id, MostQuery
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.executions.lists import org_of_run
 from drawdown.worker.settlements.lists import (

@@ -3,14 +3,19 @@
 Guarantee: a page reads in one read-only transaction of its own pool, at most WITHIN_S, so that nobody who looks keeps
 the gate or a tick waiting. Who asks is proven in that same transaction. Whatever fails is told on a page, in words:
 which part could not be read, since when, and what still holds.
+A filter that makes no sense keeps its page, as it was filled in, with what is wrong and no row.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlencode
 
@@ -22,25 +27,23 @@ from starlette.routing import Route
 
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, Refused, UnknownId, UsageError
-from drawdown.server.console import door, files, oidc
-from drawdown.server.console.acting.acting import Acting
+from drawdown.server.console import door, files, my, oidc
+from drawdown.server.console.acting import Acting
 from drawdown.server.console.asking import Ask, said_by
-from drawdown.server.console.door import Known
-from drawdown.server.console.forms import form_of
-from drawdown.server.console.frame import assets, templates
+from drawdown.server.console.csv_lines import FORMS, Form, as_json
+from drawdown.server.console.door import Known, form_of
+from drawdown.server.console.elsewhere import Elsewhere
+from drawdown.server.console.frame import templates
+from drawdown.server.console.frame.parts import Filter, Shown
 from drawdown.server.console.looking import look
-from drawdown.server.console.my import my
 from drawdown.server.console.page import Page
 from drawdown.server.console.pages import ACTIONS, IN_CREDITS, MENU, PAGES, UNDER
-from drawdown.server.console.screens.csv_lines import FORMS, Form, as_json
 from drawdown.server.console.sign_in import SignIn
-from drawdown.server.console.wrong_filter import in_words, read_page
 from drawdown.server.http import bodies
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
-from drawdown.server.tokens.elsewhere import Elsewhere
 from drawdown.worker.access import sessions as console_sessions
 from drawdown.worker.access.people import Person
 from drawdown.worker.engine.context import Context
@@ -83,7 +86,7 @@ class Console:
         self._threads = Threads(engine, services.restores, AT_ONCE, "console")
         self._files = files.Files(self._threads)
         self._templates = templates.environment()
-        self._assets = assets.load()
+        self._assets = load()
         self._templates.globals.update(asset={name: one.path for name, one in self._assets.items()}, menu=MENU)
         budget = bodies.Budget(refused)
         self._sign_in = SignIn(self, self._threads, budget)
@@ -286,8 +289,8 @@ class Console:
 
         return await self.answered(request, shown)
 
-    async def _asset(self, asset: assets.Asset, request: Request) -> Response:
-        return assets.answer(asset, request)
+    async def _asset(self, asset: Asset, request: Request) -> Response:
+        return answer(asset, request)
 
     async def _to_overview(self, _request: Request) -> Response:
         return RedirectResponse("/console/", 303)
@@ -296,3 +299,102 @@ class Console:
 def _place(request: Request) -> str:
     """Where somebody wanted to go, to go on there."""
     return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+
+
+WHOSE: Final = ("id", "key", "tab")
+"""What of an address says whose page it is, and narrows nothing."""
+
+
+@contextmanager
+def in_words(ask: Ask) -> Iterator[None]:
+    """A thing that is asked for may not be there (UnknownId, 404); a filter that names none makes no sense.
+
+    Errors: UsageError."""
+    try:
+        yield
+    except UnknownId as error:
+        if ask.names_one:
+            raise
+        raise UsageError(str(error)) from error
+
+
+def read_page(connection: sa.Connection, page: Page, ask: Ask) -> tuple[Mapping[str, object], int]:
+    """What a page shows, and its status: 400 where its filter makes no sense. Errors: those of what it reads."""
+    try:
+        with in_words(ask):
+            return page.read(connection, ask), 200
+    except UsageError as error:
+        return _asked_again(connection, page, ask, error), 400
+
+
+def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageError) -> Mapping[str, object]:
+    """What the page shows of a filter that it refused with `error`.
+
+    Errors: `error`, where it is about one thing that is not there, or nothing that the page filters by.
+    """
+    whose = {name: value for name, value in ask.query.items() if name in WHOSE}
+    if (isinstance(error, UnknownId) and ask.names_one) or whose == ask.query:
+        raise error
+    found = page.read(connection, replace(ask, query=whose))
+    whole = found.get("shown")
+    if isinstance(whole, Shown) and whole.filters:
+        filters, above = _told(whole.filters, ask, str(error))
+        kept = {name: value for name, value in whole.query.items() if name in WHOSE}
+        bare = replace(whole, tables=(), tiles=(), acts=(), file="", filters=filters, query=kept, wrong=above)
+        return {**found, "shown": bare, "empty": False}
+    if isinstance(fields := found.get("filters"), tuple):
+        filters, above = _told(fields, ask, str(error))
+        return {**found, "tables": [], "file": "", "filters": filters, "wrong": above}
+    raise error
+
+
+def _told(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[Filter, ...], str]:
+    """The fields as they were filled in, what is wrong at the one that it is about; else it is said above them."""
+    filled = [replace(one, value=ask.query.get(one.name, "")) for one in fields]
+    named, _, about = error.partition(": ")
+    at = next((one.name for one in filled if one.name == named), "")
+    said = about if at else error
+    at = at or next((one.name for one in filled if one.value and _names(error, one.value)), "")
+    sentence = f"{said[:1].upper()}{said[1:]}."
+    return tuple(replace(one, wrong=sentence if one.name == at else "") for one in filled), "" if at else sentence
+
+
+def _names(error: str, value: str) -> bool:
+    """Whether it is this id that is not there, as `ids.unknown` says it."""
+    return f" {value}" in error.partition(";")[0]
+
+
+FOLDER: Final = Path(__file__).resolve().parent / "static"
+ROOT: Final = "/console/static/"
+TYPES: Final = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+FOR_A_YEAR: Final = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file as it is sent."""
+
+    path: str
+    kind: str
+    body: bytes
+    packed: bytes
+
+
+@cache
+def load(folder: Path = FOLDER) -> Mapping[str, Asset]:
+    """The files by their names, read and packed once a process."""
+    return {file.name: _asset(file) for file in sorted(folder.iterdir()) if file.suffix in TYPES}
+
+
+def _asset(file: Path) -> Asset:
+    body = file.read_bytes()
+    path = f"{ROOT}{hashlib.sha256(body).hexdigest()[:16]}/{file.name}"
+    return Asset(path, TYPES[file.suffix], body, gzip.compress(body, mtime=0))
+
+
+def answer(asset: Asset, request: Request) -> Response:
+    """The file, packed for whoever takes it so."""
+    headers = {"cache-control": FOR_A_YEAR, "vary": "accept-encoding"}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(asset.packed, media_type=asset.kind, headers={**headers, "content-encoding": "gzip"})
+    return Response(asset.body, media_type=asset.kind, headers=headers)

@@ -1,24 +1,27 @@
 """The console's door: who asks, and whether a form was sent from our own pages.
 
-Guarantee: the cookie's name begins with __Host-, so that no other host, path or plain connection sets it; browsers
-send it over HTTPS alone, and over plain HTTP to this machine. A form is taken from our own pages alone, by what the
-browser itself says of where it comes from. A proxy's word on who somebody is counts only with the proxy's secret, and
-even then their role is ours to say.
+Guarantee: the cookie's name begins with __Host-, so that no other host, path or plain connection sets it; browsers send
+it over HTTPS alone, and over plain HTTP to this machine. A form is taken from our own pages alone, by what the browser
+itself says of where it comes from; none is held above MAX_FORM_BYTES. A proxy's word on who somebody is counts only
+with the proxy's secret, and even then their role is ours to say.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import Response
 
 from drawdown.schema.errors import UsageError
+from drawdown.server.http.bodies import Budget, body_of
+from drawdown.server.http.errors import ApiError
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.access import sessions as console_sessions
 from drawdown.worker.access.people import NAME, Person
@@ -96,3 +99,26 @@ def give(answer: Response, session: str) -> None:
 def take_back(answer: Response) -> None:
     """Have the browser forget it."""
     answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
+
+
+MAX_FORM_BYTES: Final = 16 * 1024
+MOST_FIELDS: Final = 20
+
+
+async def form_of(request: Request, url: str, budget: Budget, home: str = "/console/") -> Mapping[str, str]:
+    """The fields of a form of ours, each once. `url`: where our pages are reached, the first of them at `home`.
+
+    Errors: ApiError 403 for a form of another site, 400 for nonsense, and those of `bodies`.
+    """
+    if not is_ours(request, url):
+        why = f"this form was not sent from the console: open it at {url}{home}"
+        raise ApiError(403, "foreign_form", why)
+    async with body_of(request, MAX_FORM_BYTES, budget) as body:
+        try:
+            pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict")
+        except (UnicodeDecodeError, ValueError):
+            raise ApiError(400, "bad_form", "the form cannot be read") from None
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ApiError(400, "bad_form", "the form says one thing twice")
+    return found

@@ -27,16 +27,16 @@ from drawdown.providers.http import Call
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS
+from drawdown.server import jwts
 from drawdown.server.console import door
 from drawdown.server.console.asking import said_by
+from drawdown.server.console.elsewhere import Elsewhere, Trouble, is_safe
 from drawdown.server.console.sign_in import Desk, inside
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.threads import Threads
+from drawdown.server.jwts import Unproven
 from drawdown.server.services import Services
 from drawdown.server.settings import OidcSettings
-from drawdown.server.tokens import jwts
-from drawdown.server.tokens.elsewhere import Elsewhere, Trouble, is_safe
-from drawdown.server.tokens.jwts import Unproven
 from drawdown.worker.access import sessions as console_sessions
 from drawdown.worker.access.people import NAME, Person
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from drawdown.server.console.acting.action import Action
+from drawdown.server.console.action import Action
 from drawdown.server.console.page import Page
 from drawdown.server.console.screens import customers, money, oncall, rules
 

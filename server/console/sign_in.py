@@ -24,7 +24,7 @@ from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.server.console import door
 from drawdown.server.console.asking import said_by
-from drawdown.server.console.forms import form_of
+from drawdown.server.console.door import form_of
 from drawdown.server.http.bodies import Budget
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import SOON, ApiError

@@ -1,15 +1,26 @@
-"""Ids that stand in paths.
+"""How a path finds its route: as it was sent, and at once where the whole path is known.
 
-Guarantee: a route is found by the path as it was sent. What is percent-encoded in it is a part of an id and of nothing
-else: `/v1/accounts/acme%2Fledger` names the account `acme/ledger`, and not the entries of `acme`.
+Guarantee: what is percent-encoded in a path is a part of an id and of nothing else: `/v1/accounts/acme%2Fledger` names
+the account `acme/ledger`, and not the entries of `acme`. A route that is found at once is answered as the application
+would answer it, with the same meaning of each error. It is described, and refused for its method, by the application,
+which knows all routes.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from typing import cast
 from urllib.parse import quote, unquote, unquote_to_bytes
 
+from fastapi.routing import APIRoute
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from drawdown.server.http.errors import Handlers
 
 
 class _IdConvertor(Convertor[str]):
@@ -39,3 +50,39 @@ class PathsAsSent:
             if b"%" in sent:
                 scope["path"] = "/".join(quote(unquote_to_bytes(part), safe="") for part in sent.split(b"/"))
         await self._app(scope, receive, send)
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Straight:
+    """`routes`: of those, the ones that take a request, as it came, at one path. `handlers`: the nearest base of an
+    error says what is answered; an error without one is for whoever is around this."""
+
+    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], handlers: Handlers) -> None:
+        self._app = app
+        self._handlers = handlers
+        self._routes = {
+            (method, one.path): (cast(Endpoint, one.endpoint), one)
+            for one in routes
+            if isinstance(one, APIRoute)
+            and "{" not in one.path
+            and [*inspect.signature(one.endpoint).parameters] == ["request"]
+            for method in one.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        endpoint, scope["route"] = found
+        request = Request(scope, receive, send)
+        try:
+            answer = await endpoint(request)
+        except Exception as error:
+            handler = next((self._handlers[one] for one in type(error).__mro__ if one in self._handlers), None)
+            if handler is None:
+                raise
+            answer = await handler(request, error)
+        await answer(scope, receive, send)

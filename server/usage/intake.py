@@ -3,43 +3,48 @@ transaction, and each is answered.
 
 Guarantee: 200 is answered after the commit, and what is wrong with one item stops no other. A batch that was refused
 whole changed nothing. Reading and storing have threads of their own, so that no batch keeps a run, the gate or a
-webhook waiting; as many as MOST_BATCHES wait, of which no key has more than its share, and AT_ONCE are unpacked, of
-each key in its turn. What is small as it is sent, such as one event, waits for no large batch. What is still being sent
-waits for nothing but its sender, within the budget of all bodies.
+webhook waiting; as many as MOST_BATCHES wait, of which no key has more than its share, and AT_ONCE are unpacked. Keys
+take turns: one that sends much delays another by what is under way, and no more. What is small as it is sent, such as
+one event, waits for no large batch. What is still being sent waits for nothing but its sender, within the budget of all
+bodies. What was invalid is noted beside each answer and written down once in EVERY_S: no request waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Generic, Literal, TypeVar
+from threading import Lock
+from typing import Final, Generic, Literal, Protocol, TypeVar
 
 import sqlalchemy as sa
+import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from drawdown.events.cloudevents import JSON, is_binary, type_of
 from drawdown.events.envelope import Named, Unfit
+from drawdown.events.example import example_of
 from drawdown.events.reading import Unreadable
+from drawdown.schema.clock import Clock
 from drawdown.schema.database import write
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.text import MAX_ERROR_CHARS, clean
 from drawdown.server.api.programs import WITHIN_S, Programs, of_program, soon
-from drawdown.server.http.bodies import SMALL_BODY_BYTES, Budget, body_of
+from drawdown.server.http import limits
+from drawdown.server.http.bodies import SMALL_BODY_BYTES, Budget, body_of, is_packed, unpack
+from drawdown.server.http.callers import TokenBuckets
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
-from drawdown.server.http.unpacking import is_packed, unpack
 from drawdown.server.services import Services
-from drawdown.server.usage.invalid import Invalid
-from drawdown.server.usage.quotas import Quotas
-from drawdown.server.usage.turns import Turns
 from drawdown.worker.access.keys import ApiKey
-from drawdown.worker.sources.events import charged
+from drawdown.worker.sources.events import types as charged
 from drawdown.worker.sources.events.store import Status, Taken
+from drawdown.worker.usage import invalid
+from drawdown.worker.usage.invalid import InvalidItems
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 """Of a body as it is sent."""
@@ -232,3 +237,137 @@ def _unfit(error: Unfit) -> Result:
 
 def _with_name(found: Result, named: Named) -> Result:
     return replace(found, named=named)
+
+
+class Turns:
+    """So many turns at a time, in one event loop. Each key waits in a line of its own, and the lines take turns."""
+
+    def __init__(self, at_once: int) -> None:
+        self._free = at_once
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}
+        """In the order of their turns; of those in it, who no longer waits is passed over."""
+
+    @asynccontextmanager
+    async def turn(self, key: str) -> AsyncIterator[None]:
+        """Wait for a turn of this key, and have it until the end."""
+        await self._wait(key)
+        try:
+            yield
+        finally:
+            self._next()
+
+    async def _wait(self, key: str) -> None:
+        if self._free:  # then nobody waits
+            self._free -= 1
+            return
+        place = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(key, deque()).append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled():  # it was given a turn in that moment
+                self._next()
+            raise
+
+    def _next(self) -> None:
+        while self._lines:
+            key, line = next(iter(self._lines.items()))
+            del self._lines[key]
+            place = line.popleft()
+            if line:
+                self._lines[key] = line
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
+
+
+KEY_ITEMS_PER_S: Final = 50_000
+"""Of one key, by one process, on the average; twice as many at once."""
+ORG_ITEMS_PER_S: Final = 40_000
+"""Of one organisation, whoever sends them, likewise."""
+
+
+class Quotas:
+    """Of one process; for any of its threads."""
+
+    def __init__(self, refused: Counter[str]) -> None:
+        self._refused = refused
+        self._keys = TokenBuckets(KEY_ITEMS_PER_S)
+        self._orgs = TokenBuckets(ORG_ITEMS_PER_S)
+        self._lock = Lock()
+
+    def take(self, key: str, items: int, by_org: Counter[str], now_ms: int) -> None:
+        """Errors: ApiError 429, and nothing was taken."""
+        with self._lock:
+            if not self._keys.has(key, now_ms, items):
+                raise self._too_many("with this key")
+            if not all(self._orgs.has(org, now_ms, count) for org, count in by_org.items()):
+                raise self._too_many("of one organisation")
+            self._keys.take(key, now_ms, items)
+            for org, count in by_org.items():
+                self._orgs.take(org, now_ms, count)
+
+    def _too_many(self, what: str) -> ApiError:
+        self._refused["items"] += 1
+        message = f"too many items {what} a second; nothing was taken: send it again"
+        return ApiError(429, "too_many_requests", message, headers=SOON)
+
+
+log = structlog.get_logger()
+
+EVERY_S: Final = 1.0
+MOST_NOTED: Final = 1_000
+"""Keys by codes."""
+
+
+class Answered(Protocol):
+    """An item's answer."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def code(self) -> str | None: ...
+    @property
+    def named(self) -> Named: ...
+
+
+class Invalid:
+    """Of one server."""
+
+    def __init__(self, clock: Clock, threads: Threads) -> None:
+        self._clock = clock
+        self._threads = threads
+        self._noted: dict[tuple[str, str, str], InvalidItems] = {}
+        self._keeping: asyncio.Task[None] | None = None
+
+    def note(self, key: str, kind: Literal["events", "samples"], results: Sequence[Answered]) -> None:
+        """Count what was invalid of a key's batch."""
+        wrong = [one for one in results if one.status == "invalid"]
+        now_ms = self._clock.now_ms()
+        for code, items in Counter(one.code or "" for one in wrong).items():
+            self._add(InvalidItems(key, kind, code, items, now_ms, now_ms), (one for one in wrong if one.code == code))
+        if self._noted and self._keeping is None:
+            self._keeping = asyncio.create_task(self._keep())
+
+    def _add(self, one: InvalidItems, wrong: Iterator[Answered]) -> None:
+        slot = (one.key_name, one.kind, one.code)
+        before = self._noted.get(slot)
+        if before is not None:
+            self._noted[slot] = replace(before, items=before.items + one.items, last_ms=one.last_ms)
+        elif len(self._noted) < MOST_NOTED:
+            named = next((found.named for found in wrong if any(found.named)), (None, None))
+            source, item_id = example_of(named)
+            self._noted[slot] = replace(one, source=source, item_id=item_id)
+
+    async def _keep(self) -> None:
+        try:
+            while self._noted:
+                await asyncio.sleep(EVERY_S)
+                found, self._noted = list(self._noted.values()), {}
+                now_ms = self._clock.now_ms()
+                await self._threads.write(partial(invalid.keep, found=found, now_ms=now_ms))
+        except Exception as error:  # what comes next is written again
+            log.warning("invalid_not_kept", **limits.told(error))
+        finally:
+            self._keeping = None

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import sqlalchemy as sa
 from fastapi import APIRouter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.events.envelope import Unfit
+from drawdown.events.fields import moment_of
 from drawdown.server.api.described import operation
+from drawdown.server.api.models import MOST_ROWS
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.http.errors import bad_value
-from drawdown.server.usage import usage_models as models
 from drawdown.worker.catalog.mapping import MB_SECONDS, SECONDS, UNITS
 from drawdown.worker.usage.lists import Place, UsageRow, until_now, usage_page
 
@@ -31,16 +36,16 @@ class UsageRoutes:
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
         known = (401, 403, 404, 409, 422, 429, 500, 503)
-        described = operation(models.UsageAnswer, *known, query=models.UsageQuery, scope=SCOPE)
+        described = operation(UsageAnswer, *known, query=UsageQuery, scope=SCOPE)
         router.add_api_route("/v1/usage/{org:id}", self.usage, methods=["GET"], **described)
         return router
 
     async def usage(self, org: str, request: Request) -> JSONResponse:
         """What an organisation used, and what of it is sealed, by feature, day, sandbox, project or subject."""
-        return await self._programs.ask(request, SCOPE, models.UsageQuery, partial(_usage, org=org))
+        return await self._programs.ask(request, SCOPE, UsageQuery, partial(_usage, org=org))
 
 
-def _usage(connection: sa.Connection, query: models.UsageQuery, said: Said, *, org: str) -> Mapping[str, object]:
+def _usage(connection: sa.Connection, query: UsageQuery, said: Said, *, org: str) -> Mapping[str, object]:
     to_ms = until_now(said.now_ms) if query.to_ms is None else query.to_ms
     after = None if query.after is None else _place(query.after)
     found, is_more = usage_page(
@@ -63,3 +68,86 @@ def _place(name: str) -> Place:
     if not colon or unit not in UNITS_THERE_ARE:
         raise bad_value("after", "`after` is `next` of a page: begin anew without it")
     return Place(what, feature, unit)
+
+
+_COUNT: Final = re.compile("[0-9]{1,20}")
+_DAY: Final = "2026-02-03"
+
+
+def _moment(value: object) -> int:
+    """Milliseconds since 1970. Errors: ValueError."""
+    text = str(value)
+    is_count = _COUNT.fullmatch(text)
+    try:
+        return moment_of(int(text) if is_count else f"{text}T00:00:00Z" if len(text) == len(_DAY) else text, "it")
+    except Unfit as error:
+        raise ValueError(str(error)) from None
+
+
+Moment = Annotated[
+    int,
+    BeforeValidator(_moment),
+    WithJsonSchema({"type": "string", "description": "2026-02-03, 2026-02-03T04:05:00Z, or milliseconds since 1970"}),
+]
+
+
+class UsageQuery(BaseModel):
+    """What was used in windows from `from` on and before `to` (if it is not said, up to the one that goes on now).
+    `after`: `next` of the page before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    from_ms: Annotated[Moment, Field(alias="from")]
+    to_ms: Annotated[Moment | None, Field(alias="to")] = None
+    by: Literal["feature", "day", "sandbox", "project", "subject"] = "feature"
+    most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = MOST_ROWS
+    after: Annotated[str, Field(max_length=300)] | None = None
+
+
+class UsageRowAnswer(BaseModel):
+    """Base units of a feature: seconds (`s`), MB-seconds (`mb_s`) or `units`. `what`: the day, sandbox, project or
+    subject; empty: none was said, or it was pruned. `feature` empty: nothing makes one of it yet. `sealed` null: no
+    push says for which of them it is."""
+
+    what: str
+    feature: str
+    unit: str
+    used: int
+    sealed: int | None
+
+
+class CarriedAnswer(BaseModel):
+    """Base units that are sealed and wait for a whole unit of their provider."""
+
+    provider: str
+    customer_id: str
+    feature: str
+    quantity: int
+
+
+USAGE_EXAMPLE: Final[JsonDict] = {
+    "org_id": "acme",
+    "by": "day",
+    "from_ms": 1_770_076_800_000,
+    "to_ms": 1_770_163_200_000,
+    "pruned": False,
+    "rows": [{"what": "2026-02-03", "feature": "render", "unit": "units", "used": 3, "sealed": 3}],
+    "carried": [],
+    "next": None,
+}
+
+
+class UsageAnswer(BaseModel):
+    """An organisation's usage. `pruned`: of the range's beginning, samples are gone: there, used is what was sealed.
+    `next` of a page is `after` of the next one."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [USAGE_EXAMPLE]})
+
+    org_id: str
+    by: str
+    from_ms: int
+    to_ms: int
+    pruned: bool
+    rows: list[UsageRowAnswer]
+    carried: list[CarriedAnswer]
+    next: str | None

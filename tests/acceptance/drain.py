@@ -25,15 +25,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from drawdown.cli import settings
 from drawdown.cli.app import App
 from drawdown.cli.opening import set_up_logs
-from drawdown.cli.settings import settings
 from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.worker.engine import runner
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import verify

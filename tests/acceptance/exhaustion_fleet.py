@@ -17,7 +17,7 @@ from drawdown.providers.protocol import CustomerRead, CustomerState, Outcome, Pu
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.orgs.assignments import assign
-from drawdown.worker.provider.rates import set_rate
+from drawdown.worker.provider.actions import set_rate
 from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.prepaid import tell_cost

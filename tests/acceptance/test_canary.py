@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from drawdown.cli.settings.settings import Settings
+from drawdown.cli.settings import Settings
 from drawdown.providers.http import Answer, Call, HttpResult
 from drawdown.providers.kit.emulator import Emulator
 from drawdown.schema.clock import SystemClock
@@ -28,7 +28,7 @@ from drawdown.schema.database import connect
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server.http.signing import Signed, signature
-from drawdown.worker.hooks.signing import endpoint_secret
+from drawdown.worker.hooks.hook_settings import endpoint_secret
 from tests.acceptance.commands import Ended, drawdown
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.cell import CellEmulator

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.nouns.org_assign import read_flips
+from drawdown.cli.nouns.orgs import read_flips
 from drawdown.providers import autumn, stripe
 from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.protocol import CustomerRead, CustomerState, Provider, ReadFailed, Setup
@@ -31,8 +31,7 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS, next_window
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.orgs import assignments, flips
-from drawdown.worker.orgs.flip_rules import Flip, FlipOptions, Wish
-from drawdown.worker.orgs.flips import flip
+from drawdown.worker.orgs.flips import Flip, FlipOptions, Wish, flip
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.verdict.project import ORGS_A_ROUND
 from drawdown.worker.verify.verify import verify

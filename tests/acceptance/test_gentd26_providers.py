@@ -22,7 +22,7 @@ from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
-from drawdown.worker.engine.waiting import CLOCKS_APART_MS
+from drawdown.worker.engine.effects import CLOCKS_APART_MS
 from drawdown.worker.features.actions import install_defaults
 from drawdown.worker.orgs.assignments import assign
 from tests.acceptance import gentd26

@@ -23,7 +23,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.status.ticks import Report
 from drawdown.worker.verify.verify import verify
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.stripe import StripeEmulator

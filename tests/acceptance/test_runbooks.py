@@ -17,8 +17,8 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, write
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.hooks.schedule import WAITS
-from drawdown.worker.hooks.signing import endpoint_secret
+from drawdown.worker.hooks.deliver import WAITS
+from drawdown.worker.hooks.hook_settings import endpoint_secret
 from tests.acceptance.runbooks import RUNBOOKS, Home, steps
 from tests.acceptance.tables import number, rows
 from tests.contract.sockets import free_port

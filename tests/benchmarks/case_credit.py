@@ -8,11 +8,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import maturing
+from drawdown.ledger import draws, maturing, reservations
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.rates import RateCard
-from drawdown.ledger.runs import draws, reservations
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Ask
+from drawdown.ledger.reservations import Ask
 from drawdown.schema.database import read, write
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
-from drawdown.server.api.guard import models, routes
+from drawdown.server.api import guard
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.app import Server
 from drawdown.worker.access import keys as api_keys
@@ -76,7 +76,7 @@ def _guarded(engine: sa.Engine) -> None:
         guard_terms.set_limit(connection, PlanLimit(METRIC, "*", "month", 10**9), BY)
         for number in range(KEYS):
             name = f"app-{number}"
-            api_keys.create(connection, key_of(name), name, (routes.SCOPE,), BY, new=True)
+            api_keys.create(connection, key_of(name), name, (guard.SCOPE,), BY, new=True)
 
     write(engine, work)
 
@@ -105,13 +105,13 @@ def _beside(engine: sa.Engine, kind: str, fleet: Fleet, asks: int, runs: int) ->
 def _nothing(programs: Programs) -> APIRouter:
     """The route's frame around one row that is read."""
 
-    async def read(order: models.CheckOrder, _said: Said) -> Mapping[str, object]:
+    async def read(order: guard.CheckOrder, _said: Said) -> Mapping[str, object]:
         asked = {"org": order.org, "metric": order.metric}
         await programs.threads.read(lambda c: c.execute(sa.text(COUNTED), asked).one_or_none())
         return SAID
 
     async def nothing(request: Request) -> JSONResponse:
-        return await programs.act_by(request, routes.SCOPE, models.CheckOrder, read)
+        return await programs.act_by(request, guard.SCOPE, guard.CheckOrder, read)
 
     router = APIRouter(default_response_class=JSONResponse)
     router.add_api_route(FRAME, nothing, methods=["POST"])

@@ -7,9 +7,8 @@ from sqlalchemy.schema import CreateTable
 
 from drawdown.schema.database import write
 from drawdown.schema.tables.outbox import pushes
-from drawdown.worker.engine.shard import Shard
-from drawdown.worker.seal.seal import seal
-from drawdown.worker.seal.statements import SealRequest
+from drawdown.worker.engine.context import Shard
+from drawdown.worker.seal.seal import SealRequest, seal
 from tests.benchmarks.databases import Databases, indexes_of, tidy
 from tests.benchmarks.fleet import Fleet, sealable_at, settle_in, use, window
 from tests.benchmarks.measure import Result, compared, stopwatch

@@ -14,7 +14,7 @@ from drawdown.schema.clock import Clock
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.push import push
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
 from tests.benchmarks.databases import Databases, tidy
 from tests.benchmarks.fleet import Fleet, clock, give_credit, place_sandboxes, settle_in, use

@@ -14,13 +14,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.cli import cluster
 from drawdown.cli.app import App
-from drawdown.cli.cluster import lanes
-from drawdown.cli.cluster.engine import TICKS, connector, ticking
-from drawdown.cli.cluster.jobs import Jobs
+from drawdown.cli.cluster import TICKS, Jobs, connector, ticking
 from drawdown.cli.nouns.tick import parse_shard
-from drawdown.cli.settings.settings import Settings
-from drawdown.cli.stopping import Stopping
+from drawdown.cli.processes import Stopping
+from drawdown.cli.settings import Settings
 from drawdown.providers.http.client import HttpClient
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read
@@ -99,7 +98,7 @@ def _living(url: str, service: str, folder: Path, count: int) -> Iterator[None]:
     def one() -> None:
         made = _jobs(url, service, folder)
         made.stopping.on_signals()
-        lanes.work(made)
+        cluster.work(made)
 
     begun = [multiprocessing.get_context("fork").Process(target=one) for _ in range(count)]
     for process in begun:

@@ -24,7 +24,7 @@ from typing import Final, TypeVar
 
 import sqlalchemy as sa
 
-from drawdown.ledger.monthly.calendar import next_start
+from drawdown.ledger.calendar import next_start
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
@@ -32,8 +32,7 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.status.status import status
 from drawdown.worker.tick import tick
-from drawdown.worker.usage.fold import fold
-from drawdown.worker.usage.prune import prune
+from drawdown.worker.usage.prune import fold, prune
 from drawdown.worker.verify.verify import verify
 from tests.benchmarks.case_tick import world_of
 from tests.benchmarks.databases import tidy

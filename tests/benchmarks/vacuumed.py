@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.database import connect
-from drawdown.worker.status.upkeep import SETTINGS, SHARE
+from drawdown.worker.status.tables import SETTINGS, SHARE
 from tests.benchmarks.databases import databases
 from tests.benchmarks.grown import SAMPLES_A_PUSH, execute
 

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from drawdown.server.console.door import COOKIE
-from drawdown.server.console.my.my import COOKIE as MY_COOKIE
+from drawdown.server.console.my import COOKIE as MY_COOKIE
 from tests import leftovers
 from tests.browser import chromium
 from tests.browser.sites import MY, Site

@@ -6,14 +6,13 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.checks import spenders
+from drawdown.worker.checks import checks
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
-from drawdown.worker.provider.vendor_bills import BillFile, BillLine
-from drawdown.worker.provider.vendors import Units, import_bills, set_units
+from drawdown.worker.provider.vendors import BillFile, BillLine, Units, import_bills, set_units
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.actions import Change
 from drawdown.worker.topup import actions as topups
@@ -61,7 +60,7 @@ def fill(fleet: Fleet, other: str) -> None:
         topups.set_terms(c, "acme", terms, CAN, by)
         set_units(c, "compute_1gb", units, T0, by, new=False)
         import_bills(c, bills, by)
-        spenders.check(c, now)
+        checks.check_spenders(c, now)
         for row in ROWS:
             found = sa.text(row)
             c.execute(found, {"other": other, "now": now, "day": now - now % DAY_MS - DAY_MS})

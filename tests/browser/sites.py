@@ -36,8 +36,7 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard.facts import Wish
-from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.terms import Change, PlanLimit, Wish
 from drawdown.worker.halts import cells
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import AskedReplay

@@ -9,7 +9,7 @@ import pytest
 
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
-from drawdown.server.console.acting.action import Action
+from drawdown.server.console.action import Action
 from drawdown.server.console.pages import ACTIONS
 from drawdown.worker.access import sessions as console_sessions
 from drawdown.worker.wallets import actions as credit

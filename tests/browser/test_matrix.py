@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from drawdown.server.console.my.my import COOKIE as MY_COOKIE
-from drawdown.server.console.my.pages import PAGES as MY_PAGES
+from drawdown.server.console.my import COOKIE as MY_COOKIE
+from drawdown.server.console.my import PAGES as MY_PAGES
 from drawdown.server.console.page import STATES
 from drawdown.server.console.page import Page as ConsolePage
 from drawdown.server.console.pages import ACTIONS, PAGES

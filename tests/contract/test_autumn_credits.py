@@ -12,13 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drawdown.providers.autumn.account import LIST_AGAIN_MS, SCHEMA_AGE_MS
-from drawdown.providers.autumn.controls import Controls, UsageLimit
-from drawdown.providers.autumn.credits import MOST_COSTS, MOST_NAMES, KnownCosts, read_features
-from drawdown.providers.autumn.customers import read_customer
-from drawdown.providers.autumn.deductions import Taken, Units, Untold, charged
+from drawdown.providers.autumn.credits import (
+    LIST_AGAIN_MS,
+    MOST_COSTS,
+    MOST_NAMES,
+    SCHEMA_AGE_MS,
+    KnownCosts,
+    Taken,
+    Units,
+    Untold,
+    charged,
+    read_features,
+)
+from drawdown.providers.autumn.customers import Controls, UsageLimit, read_customer, state
 from drawdown.providers.autumn.settings import AutumnSettings
-from drawdown.providers.autumn.spendable import state
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.protocol import (
     Accepted,

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from drawdown.providers.autumn.customers import cycle_start_ms
-from drawdown.providers.autumn.spendable import MAX_MICRO
+from drawdown.providers.autumn.customers import MAX_MICRO, cycle_start_ms
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import CustomerState, Drawn, Lasting, NoCustomer, ReadFailed
 from drawdown.schema.units import DAY_MS

@@ -14,9 +14,16 @@ import pytest
 import uvloop
 
 from drawdown.providers.http import MAX_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer, NotSent
-from drawdown.providers.http.client import HttpClient
-from drawdown.providers.http.connection import CUT_OFF, MAX_HEAD_BYTES, Connection
-from drawdown.providers.http.dialing import NO_ADDRESS, NOT_TRUSTED, Dialer, Origin
+from drawdown.providers.http.client import (
+    CUT_OFF,
+    MAX_HEAD_BYTES,
+    NO_ADDRESS,
+    NOT_TRUSTED,
+    Connection,
+    Dialer,
+    HttpClient,
+    Origin,
+)
 from drawdown.providers.http.outgoing import Outgoing
 from drawdown.schema.errors import UsageError
 from tests.contract import sockets

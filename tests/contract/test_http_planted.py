@@ -10,8 +10,7 @@ import pytest
 
 from drawdown.providers.http import Answer, HttpResult, NoAnswer, NotSent
 from drawdown.providers.http import client as sending
-from drawdown.providers.http.client import HttpClient
-from drawdown.providers.http.connection import Connection
+from drawdown.providers.http.client import Connection, HttpClient
 from tests.cases import cases
 from tests.contract import sockets
 from tests.contract.sockets import Manner, Peer, answering, serving

@@ -26,7 +26,7 @@ from drawdown.providers.payments.protocol import (
     OtherContent,
     Paid,
 )
-from drawdown.providers.stripe import intents, payments
+from drawdown.providers.stripe import payments
 from drawdown.providers.stripe.payments import StripePayments
 from drawdown.providers.stripe.settings import StripeSettings
 from drawdown.providers.stripe.wire import post
@@ -117,7 +117,7 @@ def test_a_key_that_differs_at_each_call_is_seen(monkeypatch: pytest.MonkeyPatch
     def planted(settings: StripeSettings, path: str, form: Mapping[str, str], key: str) -> Call:
         return post(settings, path, form, f"{key}:{rng.random()}")
 
-    monkeypatch.setattr(intents, "post", planted)
+    monkeypatch.setattr(payments, "post", planted)
     world, results = lived(SOME, charged_blindly, seed=5)
     assert any("charged twice" in line for line in judged_by_books(world, results))
 
@@ -148,7 +148,7 @@ def test_a_list_that_was_cut_short_and_taken_for_empty_is_seen(monkeypatch: pyte
 
 def test_a_doubt_that_is_taken_for_a_decline_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def planted(answer: HttpResult, request: Charge, now_ms: int) -> ChargeResult:
-        result = intents.created(answer, request, now_ms)
+        result = payments.created(answer, request, now_ms)
         return Declined("error", result.reason, True) if isinstance(result, InDoubt) else result
 
     monkeypatch.setattr(payments, "created", planted)
@@ -157,9 +157,9 @@ def test_a_doubt_that_is_taken_for_a_decline_is_seen(monkeypatch: pytest.MonkeyP
 
 
 def test_another_amount_that_is_taken_for_paid_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intents, "_difference", lambda intent, request: "")
+    monkeypatch.setattr(payments, "_difference", lambda intent, request: "")
     monkeypatch.setattr(
-        intents, "_succeeded", lambda intent, name, request: Paid(name, request.amount, request.currency)
+        payments, "_succeeded", lambda intent, name, request: Paid(name, request.amount, request.currency)
     )
     world, results = lived(SOME, looked_up, seed=2)
     assert any("paid, it said" in line for line in judged_by_books(world, results))

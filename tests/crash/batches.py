@@ -25,7 +25,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.batches.asking import Question
 from drawdown.worker.batches.sources import add_query, add_source
 from drawdown.worker.usage import prune as pruning
-from drawdown.worker.usage.fold import fold
+from drawdown.worker.usage.prune import fold
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import drawdown, must
 from tests.acceptance.tables import CHARGED, billed_exactly, by_window, difference, number

@@ -13,25 +13,24 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.providers.autumn import events, wire
-from drawdown.providers.autumn.deductions import Units
+from drawdown.providers.autumn.credits import Units
 from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.database import write
 from drawdown.worker.batches import folders
 from drawdown.worker.batches.files import FoundFile
-from drawdown.worker.batches.readings import begin_reading as sound_begin_reading
+from drawdown.worker.batches.sources import begin_reading as sound_begin_reading
 from drawdown.worker.batches.take import TakenFile, note
-from drawdown.worker.engine import calls, flight, runner
+from drawdown.worker.engine import calls, runner
+from drawdown.worker.engine import calls as flight
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, Push, Steps, Transaction
-from drawdown.worker.push import claim, in_place, push
+from drawdown.worker.push import claim, push
 from drawdown.worker.push.rows import request_of as sound_request_of
 from drawdown.worker.reconcile import reconcile
-from drawdown.worker.topup import claim as topup_claim
 from drawdown.worker.topup import fill as topup_fill
-from drawdown.worker.topup import settle as topup_settle
-from drawdown.worker.topup.topups import Topup
+from drawdown.worker.topup.fill import Topup
 from drawdown.worker.verdict import project
 from tests.sent import nothing_in_place
 
@@ -44,7 +43,7 @@ def _sent() -> None:
 
 def _settled_apart() -> None:
     """What is charged in place is settled by the next transaction, so that who dies between charges it again."""
-    found = in_place.SQL
+    found = push.SQL
     found.put("post_charges", found.pieces["post_charges", ""].replace("SELECT key,", "SELECT key || ':' || :now_ms,"))
     picks = ("make_charges", "pick_charges")
 
@@ -54,7 +53,7 @@ def _settled_apart() -> None:
 
     def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | None = None) -> Steps[int]:
         now = context.clock.now_ms()
-        most = {"most_rate": in_place.MOST_RATE, "most_product": in_place.MOST_PRODUCT, "most_entry_micro": 10**15}
+        most = {"most_rate": push.MOST_RATE, "most_product": push.MOST_PRODUCT, "most_entry_micro": 10**15}
         due = {"provider": "embedded", "now_ms": now, "at_most": 2_000, "lo": 0, "hi": 255}
         values = {**due, **most, "claim_owner": claim}
         yield Transaction("charge", partial(work, names=(*picks, "post_charges", "move_charges"), values=values))
@@ -97,18 +96,18 @@ def _settled_at_the_end() -> None:
 
 def _fresh_charge() -> None:
     """Each call to a payment service has an id of its own, so that a lost answer is paid again."""
-    original = topup_claim._topup
+    original = topup_fill._topup
 
     def topup(row: Any, *more: Any) -> Topup:
         made = original(row, *more)
         return replace(made, charge=replace(made.charge, charge_id=f"{made.charge.charge_id}:{row.attempts}"))
 
-    vars(topup_claim)["_topup"] = topup
+    vars(topup_fill)["_topup"] = topup
 
 
 def _paid_by_doubt() -> None:
     """Whoever hears no answer takes it for a payment."""
-    original = topup_settle.end_of_charge
+    original = topup_fill.end_of_charge
 
     def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> Any:
         paid = Paid("pi_1", found.charge.amount, found.charge.currency)

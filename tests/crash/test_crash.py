@@ -16,7 +16,7 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.history import incarnation
-from drawdown.worker.push import in_place
+from drawdown.worker.push import push
 from tests.acceptance.commands import PROJECT, environment, must
 from tests.acceptance.tables import billed_exactly, number, rows
 from tests.crash.billers import blockade
@@ -30,7 +30,7 @@ from tests.world import T0, Fleet
 KILLS = share(2, whole=8)
 MOST = share(600, whole=1500)
 """Samples of a siege."""
-BATCH = in_place.AT_ONCE
+BATCH = push.AT_ONCE
 """The embedded ledger's; what is more than that is a second batch."""
 WINDOWS = BATCH + 400
 SOME = 200

@@ -21,9 +21,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from drawdown.cli import opening, scheduler
+from drawdown.cli import cluster, opening, scheduler
 from drawdown.cli.app import App
-from drawdown.cli.cluster import engine, lanes
 from drawdown.cli.main import run
 from drawdown.providers.registry import Registry
 from drawdown.worker.cluster import membership
@@ -71,13 +70,13 @@ def _left_alone() -> None:
     async def nothing(_engine: object) -> None:
         pass
 
-    vars(engine)["take_over"] = nothing
+    vars(cluster)["take_over"] = nothing
 
 
 def _one_lock() -> None:
     """All shards have the lock of one."""
-    original = vars(engine)["_schedule"]
-    vars(engine)["_schedule"] = lambda made, task, when, name, given: original(made, task, when, name[:4], given)
+    original = vars(cluster)["_schedule"]
+    vars(cluster)["_schedule"] = lambda made, task, when, name, given: original(made, task, when, name[:4], given)
 
 
 PLANTED: dict[str, Callable[[], None]] = {"left alone": _left_alone, "one lock": _one_lock}
@@ -89,9 +88,9 @@ def work(role: str, number: int, folder: Path) -> int:
     if (bug := os.environ.get("CRASH_PLANTED", "")) != "":
         PLANTED[bug]()
     vars(opening)["SystemClock"] = lambda: SharedClock(folder / "clock")
-    for module in (membership, engine, lanes):
+    for module in (membership, cluster):
         vars(module)["LIVES_S"] = LIVES_S
-    vars(engine)["TAKE_OVER_EVERY_S"], vars(lanes)["BEAT_S"] = TAKE_OVER_S, BEAT_S
+    vars(cluster)["TAKE_OVER_EVERY_S"], vars(cluster)["BEAT_S"] = TAKE_OVER_S, BEAT_S
     vars(scheduler)["WITHIN"] = HOUR_MS  # the clock jumps further than a second's tick may take
     load: Callable[[App], Registry] = App._load
     setattr(App, "_load", lambda app: _unhurried(load(app)))  # noqa: B010

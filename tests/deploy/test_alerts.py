@@ -13,9 +13,8 @@ import yaml
 
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
-from drawdown.server.metrics.cluster import of_workers
-from drawdown.server.metrics.metrics import measure
-from drawdown.server.metrics.process import REFUSED, GuardCalls, denials, guard_calls, in_the_dark, intake, refusals
+from drawdown.server.metrics import measure, of_workers
+from drawdown.server.process_metrics import REFUSED, GuardCalls, denials, guard_calls, in_the_dark, intake, refusals
 from drawdown.worker.cluster.lists import Cluster
 from tests.acceptance.commands import PROJECT
 from tests.world import Fleet

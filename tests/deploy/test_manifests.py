@@ -19,12 +19,12 @@ import yaml
 from jsonschema import Draft202012Validator
 from typer.main import get_command
 
-from drawdown.cli.cluster.engine import ACKNOWLEDGED_S
+from drawdown.cli.cluster import ACKNOWLEDGED_S
 from drawdown.cli.main import app
 from drawdown.cli.nouns.tick import parse_shard
-from drawdown.cli.settings.settings import Settings
+from drawdown.cli.settings import Settings
 from drawdown.schema.units import BUCKETS
-from drawdown.server.metrics.cluster import of_workers
+from drawdown.server.metrics import of_workers
 from drawdown.worker.cluster.lists import Cluster, JobsOfKind
 from tests.acceptance.commands import PROJECT
 from tests.unit.test_named_commands import fault

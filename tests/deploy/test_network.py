@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from drawdown.cli.settings.settings import Settings
+from drawdown.cli.settings import Settings
 from tests.deploy.test_manifests import DEPLOY, documents, errors, pod_of
 
 POLICIES = {one["metadata"]["name"]: one["spec"] for _, one in documents() if one["kind"] == "NetworkPolicy"}

@@ -18,11 +18,11 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.ledger.allocation import KINDS
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.lots import Terms
 from drawdown.ledger.maturing import look_ahead, mature_due
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.executions import actions as executions

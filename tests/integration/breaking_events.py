@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drawdown.worker.sources.events.keys import sample_id_of
+from drawdown.worker.sources.events.store import sample_id_of
 from tests.integration.breaking import Broken
 from tests.world import T0
 

@@ -22,7 +22,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect, read, write
 from drawdown.worker.access import keys as api_keys
-from drawdown.worker.guard.keys import own_name
+from drawdown.worker.guard.use import own_name
 from tests import forked
 from tests.acceptance.commands import PROJECT, environment
 from tests.client.shop import free_port

@@ -30,7 +30,6 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MICRO, MINUTE_MS
-from drawdown.worker.guard import holds as guard_holds
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.terms import Change, PlanLimit
@@ -76,12 +75,12 @@ class Client:
             if self.random.random() < 0.05 and found.state is not None:
                 assert self.sure(lambda c: guard.consume(c, key, wish, by)).repeated
             return
-        found = self.sure(lambda c: guard_holds.reserve(c, key, wish, by))
+        found = self.sure(lambda c: guard.reserve(c, key, wish, by))
         self.said[found.decision] += 1
         if found.state is None:
             return
         actual, gives_up = self.random.randint(0, amount), self.random.random() < 0.5
-        end = guard_holds.release if gives_up else guard_holds.settle
+        end = guard.release if gives_up else guard.settle
         self.sure(lambda c: end(c, key, actual, by))
 
     def sure(self, work: Callable[[sa.Connection], Answer]) -> Answer:

@@ -11,7 +11,6 @@ from drawdown.guard.periods import Period
 from drawdown.ledger.lots import Terms as LotTerms
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.guard import holds as guard_holds
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
@@ -74,16 +73,16 @@ class Guarded:
     def reserve(
         self, metric: str, amount: int = 1, org: str = "acme", key: str | None = None, **more: object
     ) -> Answer:
-        return self._take(guard_holds.reserve, metric, amount, org, key, more)
+        return self._take(guard.reserve, metric, amount, org, key, more)
 
     def settle(self, key: str, actual: int) -> Answer:
-        return self.write(lambda c: guard_holds.settle(c, key, actual, self.fleet.by))
+        return self.write(lambda c: guard.settle(c, key, actual, self.fleet.by))
 
     def release(self, key: str, incurred: int = 0) -> Answer:
-        return self.write(lambda c: guard_holds.release(c, key, incurred, self.fleet.by))
+        return self.write(lambda c: guard.release(c, key, incurred, self.fleet.by))
 
     def extend(self, key: str, to: int | None = None, for_ms: int | None = None) -> Answer:
-        return self.write(lambda c: guard_holds.extend(c, key, to, for_ms, self.fleet.by))
+        return self.write(lambda c: guard.extend(c, key, to, for_ms, self.fleet.by))
 
     def override(
         self, metric: str, amount: int | None, target: str = "acme", reach: str = "org", period: Period = "month",

@@ -17,7 +17,7 @@ from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks.deliver import Told, deliver
 from drawdown.worker.orgs import actions as orgs
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
 from drawdown.worker.wallets import actions as credit
 from tests.fake_product import FakeProduct

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.schema.database import read
-from drawdown.schema.tables.samples import sample_conflicts, usage_samples
+from drawdown.schema.tables.usage import sample_conflicts, usage_samples
 from drawdown.worker.sources.samples.importer import ImportReport
 from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions
 

@@ -8,17 +8,17 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.lots import EXPIRY_WAIT_MS, Terms
 from drawdown.ledger.maturing import mature_due
-from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools
-from drawdown.worker.wallets.pool_lists import AllotmentRow, PoolView, show_pool
+from drawdown.worker.wallets.pools import AllotmentRow, PoolView, show_pool
 from tests.integration.verifying import verified
 from tests.world import T0, Fleet
 

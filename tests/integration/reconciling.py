@@ -10,7 +10,7 @@ from drawdown.providers.protocol import Drawn, Rejected
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.waiting import CLOCKS_APART_MS
+from drawdown.worker.engine.effects import CLOCKS_APART_MS
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.usage import withdrawals

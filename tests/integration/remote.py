@@ -8,14 +8,14 @@ from typing import TypeVar
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import Denied
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
-from drawdown.worker.provider import rates
+from drawdown.worker.provider import actions
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
@@ -35,7 +35,7 @@ class Far:
         self.fleet = Fleet(engine, extra={"far": self.far, "metered": self.metered})
         self.says(balance)
         self.fleet.assign("acme", provider="far")
-        self.write(lambda c: rates.set_rate(c, "far", SECONDS, (MICRO, 1), self.fleet.by, from_ms=T0, new=True))
+        self.write(lambda c: actions.set_rate(c, "far", SECONDS, (MICRO, 1), self.fleet.by, from_ms=T0, new=True))
         self.write(lambda c: credit.set_rate(c, SECONDS, MICRO, 1, self.fleet.by, from_ms=T0))
         self.fleet.tick_windows(1)
 

@@ -9,7 +9,7 @@ from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
 from drawdown.worker.features.actions import Mapped, map_event
 from drawdown.worker.sources.events.store import Taken, take
-from drawdown.worker.usage.event_withdrawals import withdraw_events
+from drawdown.worker.usage.withdrawals import withdraw_events
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets.actions import grant
 from tests.world import T0, Fleet

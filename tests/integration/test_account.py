@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import global_options_first, run
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.grants import Gives
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.monthly.terms import Gives
-from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.executions import actions as executions

@@ -7,7 +7,7 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema import audit_chain
+from drawdown.schema import audit
 from drawdown.schema.audit import By, record, record_many
 from drawdown.schema.database import write
 from tests.integration.verifying import tamper, verified
@@ -115,6 +115,6 @@ def test_a_transaction_that_is_undone_leaves_no_gap(fleet: Fleet) -> None:
 
 
 def test_a_page_that_ends_with_the_largest_number_is_the_last(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_chain, "_AT_ONCE", 1)
+    monkeypatch.setattr(audit, "_AT_ONCE", 1)
     tamper(fleet, *TAMPERING["put in with the largest number there is"])
     assert any(breach.invariant for breach in verified(fleet).breaches)

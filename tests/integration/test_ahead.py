@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run
-from drawdown.cli.nouns.status_providers import WIDTH
+from drawdown.cli.nouns.status import WIDTH
 from drawdown.schema.clock import utc
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from tests.fresh import fresh

@@ -17,8 +17,8 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.push import doubted as doubted_pushes
-from drawdown.worker.push.doubted import DoubtFilter, resolve_all
+from drawdown.worker.push import actions as doubted_pushes
+from drawdown.worker.push.actions import DoubtFilter, resolve_all
 from drawdown.worker.verdict.rates import Prices, Quantity
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities

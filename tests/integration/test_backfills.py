@@ -19,10 +19,8 @@ from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.features.actions import map_event
 from drawdown.worker.sources.events.store import Taken
-from drawdown.worker.usage import backfill_lists as views
 from drawdown.worker.usage import backfills
-from drawdown.worker.usage.backfill_lists import list_backfills
-from drawdown.worker.usage.backfills import Backfill, Diff
+from drawdown.worker.usage.backfills import Backfill, Diff, list_backfills
 from drawdown.worker.usage.prune import raise_floors
 from drawdown.worker.verify.verify import verify
 from tests.integration.losing import lost
@@ -375,8 +373,8 @@ def _unguarded(fleet: Fleet, statement: str) -> None:
 
 
 def test_a_file_is_staged_line_by_line(fleet: Fleet, tmp_path: Path) -> None:
-    from drawdown.worker.sources.events.files import read_events
-    from drawdown.worker.sources.samples.lines import open_lines
+    from drawdown.worker.sources.samples.importer import open_lines
+    from drawdown.worker.usage.backfills import read_events
 
     good = {"source": "app", "event_id": "a", "event_type": RENDER, "quantity": 3, "occurred_at": T0 + 1}
     cloud = {"specversion": "1.0", "source": "app", "id": "c", "type": RENDER, "time": "2026-01-01T00:00:01Z",
@@ -396,20 +394,20 @@ def test_a_file_is_staged_line_by_line(fleet: Fleet, tmp_path: Path) -> None:
 def test_one_that_nobody_closes_is_told(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     def due(days: float, **more: int) -> list[tuple[str, str]]:
         now_ms = fleet.by.now_ms + int(days * DAY_MS)
-        return [(one.backfill, one.why) for one in read(fleet.engine, lambda c: views.overdue(c, now_ms, **more))]
+        return [(one.backfill, one.why) for one in read(fleet.engine, lambda c: backfills.overdue(c, now_ms, **more))]
 
-    assert due(99) == [] and read(fleet.engine, views.open_backfills) == views.OpenBackfills(0, None)
+    assert due(99) == [] and read(fleet.engine, backfills.open_backfills) == backfills.OpenBackfills(0, None)
     opened(fleet)
-    assert read(fleet.engine, views.open_backfills) == views.OpenBackfills(1, fleet.by.now_ms)
+    assert read(fleet.engine, backfills.open_backfills) == backfills.OpenBackfills(1, fleet.by.now_ms)
     assert due(7) == []
     assert due(7.001) == due(1.001, open_ms=DAY_MS) == [("june", "open_long")]
     fleet.write("UPDATE orgs SET floor_ms = :at WHERE org_id = 'acme'", {"at": T0 + WINDOW_MS})
     assert due(0) == [("june", "below_floor")]
     with monkeypatch.context() as patch:
-        patch.setattr(views, "MOST_OPEN", 0)
+        patch.setattr(backfills, "MOST_OPEN", 0)
         assert due(99) == []
     reverted(fleet)
-    assert due(99) == [] and read(fleet.engine, views.open_backfills).count == 0
+    assert due(99) == [] and read(fleet.engine, backfills.open_backfills).count == 0
 
 
 def test_what_waits_has_no_price(engine: sa.Engine, fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ from drawdown.cli.main import run as drawdown
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.batches import overlap, reading, sources
-from drawdown.worker.batches.overlap import accept
+from drawdown.worker.batches import reading, sources, take
+from drawdown.worker.batches.take import accept
 from tests.integration.test_batches import SEALED, clean, fleet, row, sealed, taken, unguarded, withdrawn, written
 from tests.world import Fleet
 
@@ -147,7 +147,7 @@ def test_a_large_file_is_compared_by_some_of_its_rows(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "MAX_ROWS_KEPT", 40)
-    monkeypatch.setattr(overlap, "MAX_ROWS_KEPT", 40)
+    monkeypatch.setattr(take, "MAX_ROWS_KEPT", 40)
     monkeypatch.setattr(reading, "MAX_ROWS_COMPARED", 100)
     taken(fleet, written(tmp_path / "u.csv", [row(at=at, seconds=1) for at in range(1000)]))
     assert len(str(fleet.one("SELECT rows_kept FROM batches"))) == 4 * -(-40 * 16 // 3)
@@ -158,7 +158,7 @@ def test_a_large_file_is_compared_by_some_of_its_rows(
 
 
 def test_a_file_is_compared_with_so_many_batches(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overlap, "MAX_BATCHES_COMPARED", 1)
+    monkeypatch.setattr(take, "MAX_BATCHES_COMPARED", 1)
     for number in range(3):
         fleet.clock.at_ms += 1
         taken(fleet, written(tmp_path / f"{number}.csv", (row(at=number),)))

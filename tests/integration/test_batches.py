@@ -25,14 +25,20 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, MINUTE_MS, WINDOW_MS
-from drawdown.server.metrics.ticks import filing
-from drawdown.worker.batches import duck, files, folders, reading, readings, sources, spill, unpack
+from drawdown.server.metrics import filing
+from drawdown.worker.batches import duck, files, folders, reading, sources
 from drawdown.worker.batches import take as taking
-from drawdown.worker.batches import withdraw as withdrawing
 from drawdown.worker.batches.files import found_file
-from drawdown.worker.batches.lists import files_left
-from drawdown.worker.batches.take import BY_HAND, TakenFile, meet_types, take
-from drawdown.worker.batches.withdraw import WITHDRAWN_AT_ONCE, WithdrawnBatch, withdraw_some
+from drawdown.worker.batches.sources import files_left
+from drawdown.worker.batches.take import (
+    BY_HAND,
+    WITHDRAWN_AT_ONCE,
+    TakenFile,
+    WithdrawnBatch,
+    meet_types,
+    take,
+    withdraw_some,
+)
 from drawdown.worker.features.actions import map_event
 from drawdown.worker.sources.events.types import meters
 from drawdown.worker.status.status import status
@@ -513,7 +519,7 @@ def test_a_stream_of_zstd_is_read_to_its_end_or_refused(
             taken(fleet, path)
     path.write_bytes(whole)
     with monkeypatch.context() as patch, pytest.raises(Refused, match="unpacked, it has more than"):
-        patch.setattr(unpack, "MAX_UNPACKED_BYTES", len(plain) - 1)
+        patch.setattr(reading, "MAX_UNPACKED_BYTES", len(plain) - 1)
         taken(fleet, path)
     assert taken(fleet, path).rows == 9
     fleet.tick_windows(1)
@@ -543,12 +549,12 @@ def test_gzip_that_unpacks_to_too_much_is_refused_once(
 
     monkeypatch.setattr(reading, "shut_in", noting)
     with monkeypatch.context() as patch:
-        patch.setattr(unpack, "MAX_UNPACKED_BYTES", len(text) - 1)
-        patch.setattr(unpack, "_CHUNK_BYTES", 1_000)
+        patch.setattr(reading, "MAX_UNPACKED_BYTES", len(text) - 1)
+        patch.setattr(reading, "_CHUNK_BYTES", 1_000)
         (said,) = fleet.tick_windows(1).problems
         assert "unpacked, it has more than" in said and outcomes(fleet) == {"u.csv.gz": "refused"}
         assert fleet.tick_windows(1).problems == [] and read_ == [], "DuckDB never unpacked it"
-        patch.setattr(unpack, "MAX_UNPACKED_BYTES", len(text))
+        patch.setattr(reading, "MAX_UNPACKED_BYTES", len(text))
         assert taken(fleet, path).rows == 20_000
     assert read_ == ["u.csv.gz"]
 
@@ -565,9 +571,9 @@ def test_file_whose_time_is_up_is_left_to_a_person(
     monkeypatch.setattr(folders, "add_up", slow)
     short = fleet.clock.at_ms + WINDOW_MS + 30_000
     fleet.clock.at_ms += WINDOW_MS
-    for _ in range(readings.MAX_READINGS):  # what had little time is tried again
+    for _ in range(sources.MAX_READINGS):  # what had little time is tried again
         assert fleet.tick(deadline_ms=short).failures
-    for _ in range(readings.MAX_READINGS):
+    for _ in range(sources.MAX_READINGS):
         assert fleet.tick_windows(1).failures
     assert outcomes(fleet) == {"a.csv": "failed"}
     (said,) = fleet.tick_windows(1).problems
@@ -595,10 +601,10 @@ def test_what_a_killed_reading_left_on_the_disk_is_removed_and_nothing_of_one_th
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left = tmp_path / f"{spill.PREFIX}left"
+    left = tmp_path / f"{reading.PREFIX}left"
     left.mkdir()
     (left / "spilled").touch()
-    with spill.spill_folder() as one, spill.spill_folder() as other:
+    with reading.spill_folder() as one, reading.spill_folder() as other:
         assert sorted(map(str, tmp_path.iterdir())) == sorted((one, other))
     assert not list(tmp_path.iterdir())
 
@@ -887,7 +893,7 @@ def test_a_file_that_ends_its_ticks_is_left_to_a_person_after_the_third(
         return reading.add_up(file, *given)
 
     monkeypatch.setattr(folders, "add_up", killing)
-    for _ in range(readings.MAX_READINGS):
+    for _ in range(sources.MAX_READINGS):
         with pytest.raises(AssertionError, match="Killed"):
             fleet.tick_windows(1)
         # A tick that begins while another reads leaves the file to it; what died had it tried last.
@@ -911,7 +917,7 @@ def test_a_file_that_failed_is_tried_after_those_that_did_not(
 
     monkeypatch.setattr(folders, "add_up", failing)
     monkeypatch.setattr(folders, "MAX_FILES_A_TICK", 1)
-    for _ in range(readings.MAX_READINGS + 1):
+    for _ in range(sources.MAX_READINGS + 1):
         assert fleet.tick_windows(1).failures == ["exports: a.csv: no room"]
     assert outcomes(fleet) == {"a.csv": "failed"}
     laid(watched / "b.csv", [row(seconds=1)], T0 + 1)
@@ -1007,7 +1013,7 @@ def test_what_a_tick_gave_up_is_settled_by_hand(fleet: Fleet, watched: Path) -> 
     assert read(fleet.engine, files_left).refused == 1
     assert taken(fleet, path).outcome == "taken"
     assert read(fleet.engine, files_left).refused == 0
-    assert read(fleet.engine, lambda c: readings.new_files(c, "exports", [file])) == [], "no tick reads it again"
+    assert read(fleet.engine, lambda c: sources.new_files(c, "exports", [file])) == [], "no tick reads it again"
     clean(fleet, 1)
 
 
@@ -1176,7 +1182,7 @@ def _sql(name: str, old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
     """A mistake in a statement of the reading or the taking."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
-        for sql in (reading.SQL, taking.SQL, withdrawing.SQL):
+        for sql in (reading.SQL, taking.SQL, taking.SQL):
             if (name, "") in sql.pieces:
                 text = sql.pieces[name, ""]
                 assert old in text

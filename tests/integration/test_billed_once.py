@@ -13,8 +13,7 @@ from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.worker.features.actions import end_feature, map_event, map_size
 from drawdown.worker.guard.terms import Change, set_metric
-from drawdown.worker.sources.events.keys import sample_id_of
-from drawdown.worker.sources.events.store import take
+from drawdown.worker.sources.events.store import sample_id_of, take
 from drawdown.worker.usage.withdrawals import withdraw
 from tests.integration.guarding import Guarded
 from tests.world import T0

@@ -18,7 +18,7 @@ from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.lists import list_suppliers
 from drawdown.worker.status import ticks
 from drawdown.worker.status.status import org_status, status
-from drawdown.worker.verdict.gate_asks import read_gated
+from drawdown.worker.verdict.asks import read_gated
 from tests.world import T0, Fleet
 
 KEY = f"usage:acme:{T0}:compute_1gb"

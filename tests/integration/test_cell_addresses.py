@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 
-from drawdown.cli.settings import cells
+from drawdown.cli import settings
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 from drawdown.worker.engine.effects import HaltRequest
-from drawdown.worker.halts.addresses import refusal
+from drawdown.worker.halts.addresses import origin, parse, refusal
 from drawdown.worker.halts.cell_client import CellClient
 from drawdown.worker.halts.cell_settings import CellSettings
-from drawdown.worker.halts.cell_urls import origin, parse
 from tests.world import T0
 
 SECRET = "canary-secret-of-the-cells"
@@ -264,5 +263,5 @@ def test_doctor_and_cell_set_say_what_would_be_refused(site: Site) -> None:
 @pytest.mark.parametrize("entry", ["https://cell-1:8443/fleet", "http://10.0.0.7/a/b/"])
 def test_an_origin_with_a_path_is_refused_and_not_cut(entry: str) -> None:
     with pytest.raises(UsageError, match="has a path"):
-        cells.origins(f"https://good:8443/, {entry}")
-    assert cells.origins("https://good:8443/, http://10.0.0.7") == {"https://good:8443", "http://10.0.0.7:80"}
+        settings.origins(f"https://good:8443/, {entry}")
+    assert settings.origins("https://good:8443/, http://10.0.0.7") == {"https://good:8443", "http://10.0.0.7:80"}

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from structlog.testing import CapturingLogger
 
 from drawdown.cli.nouns.demo_cell import DemoCell
-from drawdown.cli.settings.settings import Settings
+from drawdown.cli.settings import Settings
 from drawdown.providers.http import Answer, Call
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError

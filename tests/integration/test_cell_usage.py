@@ -19,10 +19,10 @@ import pytest
 from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.clock import FixedClock
 from drawdown.worker.engine.effects import UsageAnswer, UsageRequest
-from drawdown.worker.halts import cell_usage
+from drawdown.worker.halts import cell_client
+from drawdown.worker.halts.addresses import origin
+from drawdown.worker.halts.cell_client import CellUsageClient, usage_signature
 from drawdown.worker.halts.cell_settings import CellSettings, cell_secret
-from drawdown.worker.halts.cell_urls import origin
-from drawdown.worker.halts.cell_usage import CellUsageClient, usage_signature
 from tests.emulators.cell import ROOT, CellEmulator
 from tests.emulators.serve import serving_in_thread
 from tests.world import T0
@@ -133,16 +133,16 @@ def test_only_a_whole_answer_counts(odd: str, kind: str, error: str | None) -> N
 
 
 def test_a_cell_that_never_ends_costs_a_bounded_time(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell_usage, "USAGE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(cell_client, "USAGE_TIMEOUT_S", 0.3)
     began = time.monotonic()
     assert asked(f"{odd}/slow").error == "no whole answer within 0.3 s"
     assert time.monotonic() - began < 3
 
 
 def test_an_answer_has_so_many_bytes_at_most(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell_usage, "MAX_USAGE_BYTES", len(WHOLE))
+    monkeypatch.setattr(cell_client, "MAX_USAGE_BYTES", len(WHOLE))
     assert asked(f"{odd}/200").body == WHOLE
-    monkeypatch.setattr(cell_usage, "MAX_USAGE_BYTES", len(WHOLE) - 1)
+    monkeypatch.setattr(cell_client, "MAX_USAGE_BYTES", len(WHOLE) - 1)
     assert asked(f"{odd}/200").error == "the cell's answer is too long"
 
 

@@ -16,13 +16,13 @@ import pytest
 from aiohttp import web
 
 from drawdown.cli.nouns.demo_cell import DemoCell
-from drawdown.providers.http.dialing import NOT_TRUSTED
+from drawdown.providers.http.client import NOT_TRUSTED
 from drawdown.schema.clock import FixedClock
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts import cell_client
+from drawdown.worker.halts.addresses import origin
 from drawdown.worker.halts.cell_client import CellClient
 from drawdown.worker.halts.cell_settings import CellSettings, cell_secret
-from drawdown.worker.halts.cell_urls import origin
 from tests.contract import sockets
 from tests.world import T0
 

@@ -14,11 +14,9 @@ from drawdown.schema import database
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.checks import counters, vendor_drift
-from drawdown.worker.checks.kept import keep
-from drawdown.worker.checks.lists import LastCheck, last_checks
-from drawdown.worker.provider.vendor_bills import BillFile, BillLine
-from drawdown.worker.provider.vendors import Units, import_bills, set_units
+from drawdown.worker.checks import checks
+from drawdown.worker.checks.checks import LastCheck, keep, last_checks
+from drawdown.worker.provider.vendors import BillFile, BillLine, Units, import_bills, set_units
 from tests.integration.guarding import Guarded
 from tests.integration.losing import lost
 from tests.integration.verifying import verified
@@ -54,22 +52,20 @@ def guarded(engine: sa.Engine) -> Guarded:
 
 
 def test_counters_are_put_right_and_it_is_kept(guarded: Guarded) -> None:
-    since = guarded.fleet.clock.at_ms - counters.SPAN_MS
-    found = guarded.read(lambda c: counters.look(c, since))
+    since = guarded.fleet.clock.at_ms - checks.SPAN_MS
+    found = guarded.read(lambda c: checks.look(c, since))
     assert [(one.period, one.counted, one.amount) for one in found] == [("month", 11, 10)]
-    judged = counters.judged(found, 0)
+    judged = checks.judged(found, 0)
     assert (judged.corrected, judged.above_tolerance, judged.exit_status) == (0, 1, 1)
-    assert counters.judged(found, 100_000).exit_status == 0
+    assert checks.judged(found, 100_000).exit_status == 0
     assert last(guarded.fleet.engine) == {}, "a dry run keeps nothing"
 
-    done = guarded.write(lambda c: counters.put_right(c, found, 100_000, guarded.fleet.by))
+    done = guarded.write(lambda c: checks.put_right(c, found, 100_000, guarded.fleet.by))
     assert (done.corrected, done.above_tolerance, done.exit_status) == (1, 0, 0)
     assert last(guarded.fleet.engine)["guard"] == LastCheck(guarded.fleet.by.now_ms, 1, 0)
     assert verified(guarded.fleet).clean
-    again = guarded.read(lambda c: counters.look(c, since))
-    assert (
-        guarded.write(lambda c: counters.put_right(c, again, 0, replace(guarded.fleet.by, reason="more"))).drifts == []
-    )
+    again = guarded.read(lambda c: checks.look(c, since))
+    assert guarded.write(lambda c: checks.put_right(c, again, 0, replace(guarded.fleet.by, reason="more"))).drifts == []
     assert last(guarded.fleet.engine)["guard"].off == 0
 
 
@@ -80,14 +76,14 @@ def test_the_same_again_wipes_out_no_alert_that_nobody_was_told_of(guarded: Guar
     def reconciled(by: By, used: int | None = None) -> tuple[int, LastCheck]:
         if used is not None:
             guarded.fleet.write(f"UPDATE guard_counters SET used = {used}")
-        found = guarded.read(lambda c: counters.look(c, T0 - counters.SPAN_MS))
-        return guarded.write(lambda c: counters.put_right(c, found, 0, by)).exit_status, last(engine)["guard"]
+        found = guarded.read(lambda c: checks.look(c, T0 - checks.SPAN_MS))
+        return guarded.write(lambda c: checks.put_right(c, found, 0, by)).exit_status, last(engine)["guard"]
 
-    soon = replace(by, now_ms=by.now_ms + counters.AGAIN_MS)
+    soon = replace(by, now_ms=by.now_ms + checks.AGAIN_MS)
     assert reconciled(by) == (1, LastCheck(by.now_ms, 1, 1)), "this answer is lost"
     assert reconciled(soon) == (0, LastCheck(soon.now_ms, 1, 1))
     assert reconciled(soon, 12) == (1, LastCheck(soon.now_ms, 3, 3))
-    later = replace(soon, now_ms=soon.now_ms + counters.AGAIN_MS + 1)
+    later = replace(soon, now_ms=soon.now_ms + checks.AGAIN_MS + 1)
     for other in (replace(soon, actor="ann"), replace(soon, reason="once more"), later):
         assert reconciled(other) == (0, LastCheck(other.now_ms, 0, 0))
 
@@ -115,10 +111,12 @@ def test_bills_that_drift_two_days_running_alert_and_it_is_kept(engine: sa.Engin
     fleet = Fleet(engine)
     billed(fleet, 9, 9, 0, 9)
     at = T0 + 6 * DAY_MS + 5
-    found = write(engine, lambda c: vendor_drift.check(c, at))
+    found = write(engine, lambda c: checks.check_vendors(c, at))
     assert (found.alerts, found.exit_status) == (1, 1)
     assert last(engine) == {"vendors": LastCheck(at, 3, 1)}
-    assert write(engine, lambda c: vendor_drift.check(c, T0 + 3 * DAY_MS)).alerts == 0, "the last two days alert nobody"
+    assert write(engine, lambda c: checks.check_vendors(c, T0 + 3 * DAY_MS)).alerts == 0, (
+        "the last two days alert nobody"
+    )
     assert last(engine) == {"vendors": LastCheck(at, 3, 1)}, "an older one replaces no newer one"
 
 

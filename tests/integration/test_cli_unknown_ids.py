@@ -16,7 +16,7 @@ from typer.main import get_command
 from drawdown.cli.main import app, run
 from drawdown.cli.tree import walk
 from drawdown.events.envelope import UsageEvent
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.messages import Message
@@ -25,14 +25,14 @@ from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access import people as console_users
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
-from drawdown.worker.guard import holds as guard_holds
 from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard_holds
 from drawdown.worker.guard.use import Wish
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.topup import actions as topups
-from drawdown.worker.topup.topups import begin
+from drawdown.worker.topup.fill import begin
 from drawdown.worker.usage.backfills import open_backfill
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools, tiers

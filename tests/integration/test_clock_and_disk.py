@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.cli.main import run
 from drawdown.cli.nouns import doctor
 from drawdown.schema.clock import SystemClock
-from drawdown.schema.driver_errors import explain
+from drawdown.schema.database import explain
 from drawdown.schema.errors import Exit, StorageFull
 from drawdown.schema.units import MINUTE_MS
 from tests.world import Fleet

@@ -21,22 +21,20 @@ import sqlalchemy as sa
 from procrastinate import App as Engine
 from procrastinate import PsycopgConnector, exceptions, jobs
 
+from drawdown.cli import cluster
 from drawdown.cli.app import App
-from drawdown.cli.cluster import engine as engines
-from drawdown.cli.cluster import lanes
-from drawdown.cli.cluster.engine import connector, cron, take_over, ticking, watching
-from drawdown.cli.cluster.jobs import Jobs, PutBack, Ticking
+from drawdown.cli.cluster import Jobs, PutBack, Ticking, connector, cron, take_over, ticking, watching
 from drawdown.cli.main import run
 from drawdown.cli.nouns import worker as commands
-from drawdown.cli.settings.settings import Settings
-from drawdown.cli.stopping import Stopping
+from drawdown.cli.processes import Stopping
+from drawdown.cli.settings import Settings
 from drawdown.schema import roles
 from drawdown.schema.clock import FixedClock, SystemClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseNotReady, DrawdownError, Exit, Refused, UsageError
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.screens.customers import overview
-from drawdown.server.metrics.metrics import render
+from drawdown.server.metrics import render
 from drawdown.worker.access.people import Person
 from drawdown.worker.cluster import install
 from drawdown.worker.cluster.install import SCHEMA
@@ -287,7 +285,7 @@ def at_work(work: Jobs) -> Iterator[None]:
 
     def go() -> None:
         try:
-            lanes.work(work)
+            cluster.work(work)
         except BaseException as error:
             failed.append(error)
 
@@ -315,7 +313,7 @@ def deferred(clustered: sa.Engine, task: str, lock: str, args: dict[str, object]
     change(
         clustered,
         "INSERT INTO drawdown_cluster.procrastinate_jobs (queue_name, task_name, lock, queueing_lock, args) "
-        f"VALUES ('{engines.TICKS if task == 'tick' else engines.QUICK}', '{task}', '{lock}', '{lock}', '{given}')"
+        f"VALUES ('{cluster.TICKS if task == 'tick' else cluster.QUICK}', '{task}', '{lock}', '{lock}', '{given}')"
         .replace('":', '"\\:'),
     )  # fmt: skip
 
@@ -409,7 +407,7 @@ def test_connections_that_are_cut_are_made_anew_and_a_signal_puts_back_what_is_n
         turns.append(url)
         return connector(url)
 
-    monkeypatch.setattr(lanes, "connector", counted)
+    monkeypatch.setattr(cluster, "connector", counted)
     with at_work(work):
         soon(lambda: {"0/2", "1/2"} <= set(done), "it ticks")
         for queue in ("ticks", "quick"):  # which any login may, and which is no job
@@ -502,14 +500,14 @@ def test_a_tick_that_hangs_ends_its_worker(monkeypatch: pytest.MonkeyPatch) -> N
             work.ticking = given.pop(0)
 
         work.beat = beat
-        asyncio.run(lanes._beat(cast(Jobs, work)))
+        asyncio.run(cluster._beat(cast(Jobs, work)))
 
-    monkeypatch.setattr(lanes, "BEAT_S", 0)
-    monkeypatch.setattr(lanes, "die", ended)
+    monkeypatch.setattr(cluster, "BEAT_S", 0)
+    monkeypatch.setattr(cluster, "die", ended)
     one, other = Ticking("0/2"), Ticking("0/2")
     with pytest.raises(StopAsyncIteration):
         seen(one, one, one)
-    monkeypatch.setattr(lanes, "MAX_TICK_S", -1)  # whatever is seen twice has run for longer
+    monkeypatch.setattr(cluster, "MAX_TICK_S", -1)  # whatever is seen twice has run for longer
     with pytest.raises(StopAsyncIteration):
         seen(None, one, other, None, None, one)
     with pytest.raises(Ended, match="1"):
@@ -528,7 +526,7 @@ def test_a_lane_that_lost_its_database_begins_anew_beside_the_other(monkeypatch:
             yield
 
         async def run_worker_async(self, queues: list[str], **_: object) -> None:
-            if queues == [engines.TICKS]:
+            if queues == [cluster.TICKS]:
                 return await shielded(again.wait())
             self.calls += 1
             if self.calls == 1:
@@ -545,11 +543,11 @@ def test_a_lane_that_lost_its_database_begins_anew_beside_the_other(monkeypatch:
     stopping = SimpleNamespace(is_set=lambda: False)
     latest = SimpleNamespace(settings=SimpleNamespace(latest_database_url=lambda: "postgresql://"))
     work = cast(Jobs, SimpleNamespace(ticking=None, beat=lambda: None, stopping=stopping, app=latest))
-    monkeypatch.setattr(lanes, "AGAIN_S", 0.01)
+    monkeypatch.setattr(cluster, "AGAIN_S", 0.01)
     lane = Lane()
     for name in ("ticking", "watching"):
-        monkeypatch.setattr(lanes, name, lambda *_: lane)
-    asyncio.run(asyncio.wait_for(lanes._turn(work), 10))
+        monkeypatch.setattr(cluster, name, lambda *_: lane)
+    asyncio.run(asyncio.wait_for(cluster._turn(work), 10))
     assert lane.calls == 2
 
 
@@ -561,7 +559,7 @@ def test_a_program_that_is_too_old_leaves_its_jobs_to_others(clustered: sa.Engin
         work.tick("0/2")
     assert work.stopping.is_set() and isinstance(work.ended_by, DatabaseNotReady)
     with pytest.raises(DatabaseNotReady, match="newer than this program"):
-        lanes.work(work)
+        cluster.work(work)
 
 
 def test_one_whose_place_was_taken_ends(clustered: sa.Engine, tmp_path: Path) -> None:

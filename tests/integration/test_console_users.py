@@ -18,8 +18,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access import sessions as console_sessions
-from drawdown.worker.access.people import Person
-from drawdown.worker.access.people_lists import is_demo, list_users
+from drawdown.worker.access.people import Person, is_demo, list_users
 from drawdown.worker.access.sessions import TooManyFailures
 from tests.world import T0, Fleet
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.usage.event_summary import summarise
+from drawdown.worker.usage.privacy import summarise
 from tests.integration.telling_events import told
 from tests.unit.core_fixture import FIXTURE
 from tests.world import Fleet

@@ -11,10 +11,10 @@ from drawdown.providers.protocol import CustomerState, PushRefused, ReadFailed, 
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.orgs.assignments import assign
-from drawdown.worker.push import credit_wait
-from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.push import void
 from drawdown.worker.push.outcome import CREDIT_WAIT_MS
 from drawdown.worker.push.void import MAY_ARRIVE_MS
+from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.seal import stops
 from drawdown.worker.wallets.actions import grant
 from tests.fake_provider import FakeProvider
@@ -135,7 +135,7 @@ def test_it_waits_for_five_minutes_at_first(fleet: Fleet) -> None:
 
 
 def test_each_refusal_doubles_the_wait_up_to_a_bound(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credit_wait, "LONGEST_WAIT_MS", 4 * CREDIT_WAIT_MS + MINUTE_MS)
+    monkeypatch.setattr(void, "LONGEST_WAIT_MS", 4 * CREDIT_WAIT_MS + MINUTE_MS)
     provider, sent = fake(fleet), SEALED
     provider.answers |= {f"{KEY}:r{number}": NO_CREDIT for number in range(1, 6)}
     for number, minutes in enumerate((5, 10, 20, 21, 21), start=1):
@@ -223,7 +223,7 @@ def test_an_attempt_that_may_still_arrive_is_waited_for(engine: sa.Engine) -> No
 
 
 def test_many_are_billed_again_in_one_tick(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credit_wait, "MOST_AGAIN", 1)
+    monkeypatch.setattr(void, "MOST_AGAIN", 1)
     for window in (1, 2):
         fake(fleet).answers[f"usage:acme:{T0 + window * WINDOW_MS}:compute_1gb"] = NO_CREDIT
         fleet.sample("acme", T0 + window * WINDOW_MS + 1)

@@ -15,7 +15,7 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.provider.actions import Shadow, accept, bill_shadow, cut_over
-from drawdown.worker.push.lost import require_lost
+from drawdown.worker.push.actions import require_lost
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.status.status import status
 from tests.fake_provider import FakeProvider, capabilities

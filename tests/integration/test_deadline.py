@@ -13,16 +13,15 @@ import sqlalchemy as sa
 
 from drawdown.cli import scheduler
 from drawdown.cli.app import App
-from drawdown.cli.settings.settings import Settings
-from drawdown.cli.stopping import Stopping
+from drawdown.cli.processes import Stopping
+from drawdown.cli.settings import Settings
 from drawdown.providers.protocol import CustomerRead, Drawn, LookupResult, Outcome, PushRequest, ReadFailed, Unknown
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.context import Context, Shard
 from drawdown.worker.engine.effects import HaltRequest, Steps
-from drawdown.worker.engine.shard import Shard
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.status.ticks import Report
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Cells, Fleet
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.demo.moments import Calendar
+from drawdown.cli.demo.story import Calendar
 from tests import demo_life
 from tests.demo_life import Month
 from tests.world import T0, Fleet

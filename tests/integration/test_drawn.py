@@ -11,14 +11,13 @@ from drawdown.ledger import entries
 from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, Found, PushRefused, Queued, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.engine.context import LEASE_MS
+from drawdown.worker.engine.context import LEASE_MS, Shard
 from drawdown.worker.engine.effects import Push, Transaction
-from drawdown.worker.engine.shard import Shard
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push import lookup_drawn
-from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.push import confirm
 from drawdown.worker.push.push import push
+from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider
@@ -289,7 +288,7 @@ def test_two_organisations_that_were_one_customer_do_not_wait_for_ever(
     engine: sa.Engine, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One balance tells of both: they are looked up together; of one that is stopped a person is told."""
-    monkeypatch.setattr(lookup_drawn, "MOST_WAITS", 4)
+    monkeypatch.setattr(confirm, "MOST_WAITS", 4)
     fleet, provider = fleet_of(engine, **DRAWN)
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)

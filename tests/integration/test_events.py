@@ -13,22 +13,20 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.events.envelope import MAX_QUANTITY, UsageEvent
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER, MICRO, WINDOW_MS
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.features.actions import end_feature, map_event, map_size
-from drawdown.worker.provider import rates
+from drawdown.worker.provider import actions
 from drawdown.worker.sources.events import types
-from drawdown.worker.sources.events.keys import sample_id_of
-from drawdown.worker.sources.events.store import Taken, sandbox_of, take
+from drawdown.worker.sources.events.store import Taken, sample_id_of, sandbox_of, take
 from drawdown.worker.sources.events.types import Bringer, meters
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
-from drawdown.worker.usage.event_withdrawals import withdraw_events
 from drawdown.worker.usage.prune import prune, raise_floors
-from drawdown.worker.usage.withdrawals import withdraw
+from drawdown.worker.usage.withdrawals import withdraw, withdraw_events
 from tests.integration.plans import explained, plan_of, sequential
 from tests.integration.remote import Far
 from tests.integration.telling_events import RENDER, billed_by_units, clean, event, mapped, statuses, told, withdrawn
@@ -492,7 +490,7 @@ def test_a_run_at_another_provider_may_use_what_events_count(engine: sa.Engine) 
     mapped(far.fleet, from_ms=far.fleet.clock.at_ms + WINDOW_MS)
     far.fleet.tick_windows(1)
     by = far.fleet.by
-    far.write(lambda c: rates.set_rate(c, "far", "render", (1, 1), by, from_ms=T0, new=True))
+    far.write(lambda c: actions.set_rate(c, "far", "render", (1, 1), by, from_ms=T0, new=True))
     request = Request("acme", quantities={"render": 5}, overage="charge")
     far.write(lambda c: executions.accept(c, "e-1", request, by))
     used = Cost(quantities={"render": 2 * 10**11 + 3})
@@ -512,7 +510,7 @@ def test_what_was_told_and_is_not_sealed_lowers_the_estimate_of_a_balance(engine
     mapped(far.fleet, from_ms=far.fleet.clock.at_ms + WINDOW_MS)
     far.fleet.tick_windows(1)
     by = far.fleet.by
-    far.write(lambda c: rates.set_rate(c, "far", "render", (MICRO, 1), by, from_ms=T0, new=True))
+    far.write(lambda c: actions.set_rate(c, "far", "render", (MICRO, 1), by, from_ms=T0, new=True))
     before = far.available
     now = far.fleet.clock.at_ms
     told(far.fleet, event("a", 30, occurred_ms=now), event("b", 5, occurred_ms=now), event("c", 9, event_type="x"))

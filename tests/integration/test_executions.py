@@ -12,17 +12,17 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import entries
+from drawdown.ledger.accounts import HoldTerms
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, BeyondBalance
-from drawdown.ledger.plans import HoldTerms
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import Accepted, PushRequest, Rejected
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.executions import actions as executions
-from drawdown.worker.executions import blocks as run_blocks
+from drawdown.worker.executions import permission as run_blocks
 from drawdown.worker.executions.lists import RunFilter, list_runs, show_run
 from drawdown.worker.executions.request import Request
 from drawdown.worker.status.status import org_status

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from drawdown.cli import settings
 from drawdown.cli.main import run
-from drawdown.cli.settings import settings
 from drawdown.schema.database import connect, read, url_of, write
 from drawdown.schema.errors import UsageError
 from drawdown.worker.verdict.org_row import Change, OrgState

@@ -17,16 +17,14 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.features.actions import map_size
 from drawdown.worker.provider import vendors
-from drawdown.worker.provider.vendor_lists import drift
+from drawdown.worker.provider.vendors import drift
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.shown import explain_push
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.status.status import org_status
-from drawdown.worker.usage import fold as folding
 from drawdown.worker.usage import prune as pruning
-from drawdown.worker.usage.fold import fold
 from drawdown.worker.usage.lists import read_usage
-from drawdown.worker.usage.prune import prune
+from drawdown.worker.usage.prune import fold, prune
 from drawdown.worker.verify.verify import Verification, verify
 from drawdown.worker.wallets import export
 from tests.integration.test_since_last import proven, since
@@ -76,7 +74,7 @@ def refused_once(fleet: Fleet) -> None:
     fleet.rate("compute_2gb", 2)
 
 
-def folded(fleet: Fleet, before: int = MARCH) -> folding.FoldedMonths:
+def folded(fleet: Fleet, before: int = MARCH) -> pruning.FoldedMonths:
     return fold(partial(write, fleet.engine), before, fleet.by)
 
 

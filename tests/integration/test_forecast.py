@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets.forecast import FURTHEST_MS, Forecast, forecast_of
+from drawdown.worker.wallets.entries import FURTHEST_MS, Forecast, forecast_of
 from tests.world import T0, Fleet
 
 TODAY = T0 + 20 * DAY_MS

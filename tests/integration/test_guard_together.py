@@ -11,11 +11,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.ledger.runs.grouped import NotTogether
+from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.database import write
 from drawdown.schema.errors import DrawdownError
 from drawdown.worker.guard import counters as guard_counts
-from drawdown.worker.guard import keys as guard_keys
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import Denials
 from drawdown.worker.guard.use import Answer, Ask, Wish
@@ -159,7 +158,7 @@ def test_a_planted_mistake_shows(
 @pytest.mark.both_databases
 def test_a_key_that_is_taken_meanwhile_has_each_asked_alone(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [Ask(f"n{number}", Wish("acme", "look", 1), guarded.fleet.by) for number in (1, 2)]
-    monkeypatch.setattr(guard_keys, "read", lambda connection, keys: {})
+    monkeypatch.setattr(guard, "read_by_keys", lambda connection, keys: {})
     guarded.consume("hint", key="n2")
     before = guarded.used("look")
     with pytest.raises(NotTogether):

@@ -12,9 +12,8 @@ import sqlalchemy as sa
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard.answers import Answer
-from drawdown.worker.guard.facts import Wish
-from drawdown.worker.guard.use import Ask
+from drawdown.worker.guard.terms import Wish
+from drawdown.worker.guard.use import Answer, Ask
 from tests.integration.guarding import Guarded
 
 TURN_MS = int(datetime(2026, 2, 1, tzinfo=UTC).timestamp() * 1000)

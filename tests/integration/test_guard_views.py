@@ -9,14 +9,13 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.guard import blocks as guard_blocks
+from drawdown.worker.guard import counters as guard_reconcile
 from drawdown.worker.guard import lists as views
 from drawdown.worker.guard import overrides as guard_overrides
-from drawdown.worker.guard import recount as guard_reconcile
-from drawdown.worker.guard.recount import Correction, Counter
+from drawdown.worker.guard.counters import Correction, Counter
 from tests.integration.guarding import Guarded
 from tests.integration.verifying import verified
 from tests.world import T0
@@ -192,7 +191,7 @@ def test_an_extension_that_is_or_would_be_blocked_was_asked_for(guarded: Guarded
     assert (found.asked, found.blocked) == (6, 5)
     (row,) = [one for one in guarded.read(lambda c: views.list_metrics(c, guarded.now, 10)) if one.metric == "look"]
     assert {(one.asked, one.blocked, one.would) for one in row.rates} == {(6, 1, 5)}
-    page = guarded.read(lambda c: guard_blocks.block_rates(c, guarded.now, metric="look"))
+    page = guarded.read(lambda c: views.block_rates(c, guarded.now, metric="look"))
     assert {(one.asked, one.blocked, one.would) for one in page.metrics[0].rates} == {(6, 1, 5)}
 
 

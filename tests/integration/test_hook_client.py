@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 from standardwebhooks import Webhook
 
-from drawdown.providers.http.dialing import NOT_TRUSTED
-from drawdown.providers.http.names import system_lookup
+from drawdown.providers.http.client import NOT_TRUSTED
+from drawdown.providers.http.outgoing import system_lookup
 from drawdown.schema.clock import FixedClock
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import HookAnswer, HookRequest
@@ -25,8 +25,7 @@ from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks import client as calling
 from drawdown.worker.hooks.client import AT_ONCE, MAX_ANSWER_BYTES, HookClient
 from drawdown.worker.hooks.deliver import Told, deliver
-from drawdown.worker.hooks.hook_settings import HookSettings
-from drawdown.worker.hooks.signing import endpoint_secret
+from drawdown.worker.hooks.hook_settings import HookSettings, endpoint_secret
 from tests.contract import sockets
 from tests.contract.sockets import Manner, Peer, Seen
 from tests.emulators.product import ProductEmulator

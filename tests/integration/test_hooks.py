@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.maturing import mature_due
-from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.messages import EVENTS, Message, tell
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS
@@ -21,8 +21,7 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks import deliver as delivering
-from drawdown.worker.hooks.deliver import BATCH, ENDPOINT_BUDGET_MS, Told, deliver
-from drawdown.worker.hooks.schedule import CALL_MS, WAITS
+from drawdown.worker.hooks.deliver import BATCH, CALL_MS, ENDPOINT_BUDGET_MS, WAITS, Told, deliver
 from drawdown.worker.topup import actions as said
 from drawdown.worker.watch import Watcher, watch
 from tests.integration.hooking import Shop

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from drawdown.cli.main import run
 from drawdown.schema import database
 from drawdown.schema.database import read
-from drawdown.worker.hooks.schedule import WAITS
-from drawdown.worker.hooks.signing import endpoint_secret
+from drawdown.worker.hooks.deliver import WAITS
+from drawdown.worker.hooks.hook_settings import endpoint_secret
 from tests.contract.sockets import free_port
 from tests.emulators.product import ProductEmulator
 from tests.emulators.serve import serving_in_thread

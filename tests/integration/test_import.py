@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from drawdown.cli.nouns.imports import _lines
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
-from drawdown.schema.tables.samples import usage_samples
+from drawdown.schema.tables.usage import usage_samples
 from drawdown.worker.sources.samples import importer
 from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drawdown.schema.database import read
-from drawdown.schema.tables.samples import usage_samples
+from drawdown.schema.tables.usage import usage_samples
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_INTERVAL_S, MAX_MEMORY_MB
 from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import FIELDS

@@ -12,9 +12,8 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO, MOST_BALANCE_MICRO
 from drawdown.ledger.rates import Rate
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.context import Shard
 from drawdown.worker.features import actions as features
-from drawdown.worker.push import in_place
 from drawdown.worker.push import push as pushing
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
@@ -115,19 +114,19 @@ def test_a_price_in_sql_is_the_price(engine: sa.Engine) -> None:
             ":f, 0, 0, 'due', 0)",
             {"w": T0, "f": feature, "q": quantity},
         )
-    picked, _ = write(engine, lambda c: in_place.charge_due(c, claim="w/1", now=T0, shard=Shard(), witness=None))
+    picked, _ = write(engine, lambda c: pushing.charge_due(c, claim="w/1", now=T0, shard=Shard(), witness=None))
     charged = {row[0]: row[1] for row in fleet.rows("SELECT feature, amount_micro FROM ledger_entries")}
     for number, (micro, per, quantity) in enumerate(PRICES):
         amount = Rate("f", 0, micro, per).price(quantity)
         found = charged.pop(f"f{number}", None)
-        bounded = max(micro, per) <= in_place.MOST_RATE and abs(quantity) <= in_place.MOST_PRODUCT // (2 * micro + 1)
+        bounded = max(micro, per) <= pushing.MOST_RATE and abs(quantity) <= pushing.MOST_PRODUCT // (2 * micro + 1)
         expected = amount if bounded and abs(amount) <= MAX_ENTRY_MICRO else None
         assert found == expected, (micro, per, quantity)
     assert not charged and 100 < picked < len(PRICES)
 
 
 def test_without_any_rate_nothing_is_charged(engine: sa.Engine) -> None:
-    charged = write(engine, lambda c: in_place.charge_due(c, claim="w/1", now=T0, shard=Shard(), witness=None))
+    charged = write(engine, lambda c: pushing.charge_due(c, claim="w/1", now=T0, shard=Shard(), witness=None))
     assert charged == (0, None)
 
 
@@ -143,7 +142,7 @@ def test_each_push_is_charged_at_the_rate_of_its_own_moment(fleet: Fleet, monkey
 
 def charge_now(fleet: Fleet) -> int:
     now = fleet.clock.now_ms()
-    return write(fleet.engine, lambda c: in_place.charge_due(c, claim="w/1", now=now, shard=Shard(), witness=None))[0]
+    return write(fleet.engine, lambda c: pushing.charge_due(c, claim="w/1", now=now, shard=Shard(), witness=None))[0]
 
 
 def sealed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, windows: int = 2) -> None:
@@ -207,7 +206,7 @@ def test_where_one_cannot_be_charged_each_gets_its_own_answer(
     due(fleet, "acme", "globex")
     sealed(fleet, monkeypatch)
     fleet.write(BEYOND[what])
-    with pytest.raises(in_place.NotPlain, match=what):
+    with pytest.raises(pushing.NotPlain, match=what):
         charge_now(fleet)
     assert fleet.one("SELECT COUNT(*) FROM ledger_entries WHERE key LIKE '%globex%'") == 0
     fleet.tick_windows(1)
@@ -218,7 +217,7 @@ def test_where_one_cannot_be_charged_each_gets_its_own_answer(
 
 
 def test_more_than_one_transaction_takes(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(in_place, "AT_ONCE", 2)
+    monkeypatch.setattr(pushing, "AT_ONCE", 2)
     due(fleet, *(f"org-{number}" for number in range(5)))
     assert fleet.tick_windows(2).accepted == 5
     assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 5

@@ -17,10 +17,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS, horizon
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.context import Shard
 from drawdown.worker.seal import seal as sealing
-from drawdown.worker.seal.seal import seal
-from drawdown.worker.seal.statements import SQL, Sealed, SealRequest, Statements
+from drawdown.worker.seal.seal import SQL, Sealed, SealRequest, Statements, seal
 from drawdown.worker.usage.prune import prune
 from drawdown.worker.verify.verify import verify
 from tests.world import T0, Fleet

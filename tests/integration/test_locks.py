@@ -20,7 +20,7 @@ from drawdown.worker.catalog.terms import take_new_terms
 from drawdown.worker.engine import runner
 from drawdown.worker.halts import dispatch
 from drawdown.worker.orgs.actions import halt
-from drawdown.worker.seal.statements import Statements
+from drawdown.worker.seal.seal import Statements
 from drawdown.worker.seal.stops import release_org, stop_org
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
@@ -30,7 +30,7 @@ from tests.world import T0, Fleet, total
 WRITERS = {
     # Who takes the lock of all buckets, or of the one organisation's.
     "schema.words.insert_dirty_windows": {"dirty_windows"},
-    "batches.withdraw.withdraw": {"withdrawals"},
+    "batches.take.withdraw": {"withdrawals"},
     "orgs.assignments.delete_assignment": {"assignments"},
     "orgs.assignments.go_on": {"assignments"},
     "features.actions.insert_mapping": {"mappings"},
@@ -52,14 +52,14 @@ WRITERS = {
     "catalog.queries.keep_terms": {"provider_states"},
     # The seal.
     "seal.queries.assign": {"assignments"},
-    "seal.owed.carry": {"carries"},
-    "seal.owed.catch_up": {"orgs"},
-    "seal.owed.forget_dirty": {"dirty_windows"},
-    "seal.owed.forget_pending": {"pending_usage"},
+    "seal.queries.carry": {"carries"},
+    "seal.queries.catch_up": {"orgs"},
+    "seal.queries.forget_dirty": {"dirty_windows"},
+    "seal.queries.forget_pending": {"pending_usage"},
     "seal.queries.laggards_are_dirty": {"dirty_windows"},
     "seal.queries.late_is_dirty": {"dirty_windows"},
-    "seal.owed.pend": {"pending_usage"},
-    "seal.owed.seal": {"pushes"},
+    "seal.queries.pend": {"pending_usage"},
+    "seal.queries.seal": {"pushes"},
     "seal.queries.stopped_is_dirty": {"dirty_windows"},
 }
 

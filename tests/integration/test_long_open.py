@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from drawdown.cli.nouns.doctor import _open_for_long
 from drawdown.cli.nouns.status import other_lines
 from drawdown.schema.database import read
-from drawdown.server.metrics.metrics import measure
-from drawdown.worker.status import long_open
-from drawdown.worker.status.long_open import oldest_open
+from drawdown.server.metrics import measure
+from drawdown.worker.status import backlog
+from drawdown.worker.status.backlog import oldest_open
 from drawdown.worker.status.status import status
 from tests.integration.test_interleavings import held_elsewhere
 from tests.world import Fleet
@@ -37,7 +37,7 @@ def test_one_that_is_open_for_long_is_told(postgres: sa.Engine, monkeypatch: pyt
         assert not found.told
         assert status_line(fleet) == []
         assert [one.ok for one in _open_for_long(_State(postgres))] == [True]  # type: ignore[arg-type]
-        monkeypatch.setattr(long_open, "LONG_MS", 0)
+        monkeypatch.setattr(backlog, "LONG_MS", 0)
         assert found.who in status_line(fleet)[0]
         assert [one.ok for one in _open_for_long(_State(postgres))] == [False]  # type: ignore[arg-type]
         assert len(age(postgres)) == 1

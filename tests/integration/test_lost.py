@@ -16,21 +16,19 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, window_of
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.effects import ReadTotals, Recall, Together, Transaction
-from drawdown.worker.engine.shard import Shard
-from drawdown.worker.engine.witness import Witness
+from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.effects import ReadTotals, Recall, Together, Transaction, Witness
 from drawdown.worker.features.actions import end_feature, map_size
-from drawdown.worker.history.incarnation import HistoryDoubted, present, recognise
-from drawdown.worker.history.recover import Recovered, recover
+from drawdown.worker.history.incarnation import HistoryDoubted, Recovered, present, recognise, recover
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push import claim, lookup_drawn
+from drawdown.worker.push import claim, confirm
 from drawdown.worker.push.claim import MOST_LOST
 from drawdown.worker.push.outcome import OTHERS
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.seal import seal
-from drawdown.worker.seal.statements import SealRequest
+from drawdown.worker.seal.seal import SealRequest
 from drawdown.worker.tick import tick
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.verify.verify import verify
@@ -152,7 +150,7 @@ def test_more_than_a_batch_that_a_lost_history_drew_is_looked_up_together(
 ) -> None:
     """One balance tells of all of a customer's feature, and of none of a part. Of too many a person decides."""
     monkeypatch.setattr(claim, "MOST_TOGETHER", together)
-    monkeypatch.setattr(lookup_drawn, "MOST_TOGETHER", together)
+    monkeypatch.setattr(confirm, "MOST_TOGETHER", together)
     fleet, provider = restored_after(engine, windows, {}, **ASKED, drawn=True)
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60 * windows, None)}}
     pass_by(fleet, 1, 25 * 60, 15)
@@ -186,7 +184,7 @@ def test_what_waits_for_one_another_comes_to_a_person(
     engine: sa.Engine, unit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two pushes of a lost history and one of now, and a balance that does not tell; also where units are carried."""
-    monkeypatch.setattr(lookup_drawn, "MOST_WAITS", 4)
+    monkeypatch.setattr(confirm, "MOST_WAITS", 4)
     fleet, provider = long_ago(engine, unit=unit)
     fleet.sample("acme", T0 + 1, 60)
     fleet.sample("acme", T0 + WINDOW_MS + 1, 60)

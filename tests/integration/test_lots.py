@@ -13,11 +13,11 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.ledger.allocation import ORDER, Kind
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.lots import EXPIRY_WAIT_MS, Terms
 from drawdown.ledger.maturing import mature_due
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
@@ -28,8 +28,7 @@ from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import lists as wallets
-from drawdown.worker.wallets.accounts import account_of
-from drawdown.worker.wallets.ledger import LotRow, LotsView, list_lots
+from drawdown.worker.wallets.accounts import LotRow, LotsView, account_of, list_lots
 from drawdown.worker.wallets.statement import Span, of_customer
 from tests.acceptance.commands import drawdown
 from tests.fresh import migrated

@@ -10,27 +10,24 @@ from typing import Any, TypeVar
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger import plans
-from drawdown.ledger.accounts import read_wallets
+from drawdown.ledger import accounts, reservations
+from drawdown.ledger.accounts import HoldTerms, read_wallets
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.lots import PLAIN
-from drawdown.ledger.plans import HoldTerms
-from drawdown.ledger.runs import sandboxes
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied, Reservation
+from drawdown.ledger.reservations import Denied, Reservation
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.context import Shard
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions import permission as run_permission
 from drawdown.worker.executions.lists import RunFilter, list_runs, show_run
 from drawdown.worker.executions.request import MOST_SANDBOXES, Request
 from drawdown.worker.push.push import push
-from drawdown.worker.seal.seal import seal
-from drawdown.worker.seal.statements import SealRequest
+from drawdown.worker.seal.seal import SealRequest, seal
 from drawdown.worker.usage.withdrawals import withdraw
-from drawdown.worker.verdict import metered
+from drawdown.worker.verdict import holds
 from drawdown.worker.verdict.holds import read_held, shrink_holds
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
@@ -217,9 +214,9 @@ def test_what_is_long_over_is_not_looked_at_again(lab: Lab, monkeypatch: pytest.
     lab.accept(for_ms=6 * 60 * MINUTE_MS)
     lab.use()
     lab.fleet.tick_windows(3)
-    lab.fleet.tick_windows(metered.LOOKED_BACK_MS // WINDOW_MS + 1)
+    lab.fleet.tick_windows(holds.LOOKED_BACK_MS // WINDOW_MS + 1)
     ((to_ms, before),) = lab.fleet.rows("SELECT metered_to_ms, metered_before_micro FROM reservations")
-    assert (to_ms, before) == (lab.fleet.clock.at_ms - metered.LOOKED_BACK_MS, A_MINUTE)
+    assert (to_ms, before) == (lab.fleet.clock.at_ms - holds.LOOKED_BACK_MS, A_MINUTE)
     lab.use(ts=T0 + SECOND_MS)  # too late for its hold, and charged all the same
     lab.use()
     lab.fleet.tick_windows(3)
@@ -430,7 +427,7 @@ def test_ids_of_sandboxes_are_an_organisations_own(lab: Lab) -> None:
 
 def test_of_runs_accepted_at_once_none_is_above_the_bound(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waited for the wallet counts again: what was looked at before may have changed meanwhile."""
-    monkeypatch.setattr(sandboxes, "MOST_METERED", 2)
+    monkeypatch.setattr(reservations, "MOST_METERED", 2)
     lab.accept("one", 10, sandboxes=("a",))
     with monkeypatch.context() as patched:
         patched.setattr(executions, "permit", _permit_unlooked)
@@ -442,7 +439,7 @@ def test_of_runs_accepted_at_once_none_is_above_the_bound(lab: Lab, monkeypatch:
 
 
 def _permit_unlooked(connection: sa.Connection, request: Request, now_ms: int) -> run_permission.Permit:
-    found = plans.hold_terms(connection, request.org_id) or plans.HoldTerms()
+    found = accounts.hold_terms(connection, request.org_id) or accounts.HoldTerms()
     return run_permission.Permit(request.org_id, request.amount_micro or 0, found)
 
 
@@ -456,7 +453,7 @@ def test_nobody_looks_at_holds_where_there_is_no_room_without_them(lab: Lab, mon
         lab.fleet.tick_windows(3)
     assert lab.purse == (70_000, 70_000)
     looked: list[object] = []
-    real = metered.shrink_of
+    real = holds.shrink_of
 
     def counting(connection: sa.Connection, customers: list[str], now_ms: int, own: str = "") -> None:
         looked.append(customers)
@@ -498,7 +495,7 @@ def test_runs_are_listed_with_their_sandboxes(lab: Lab) -> None:
 
 
 def test_a_bounded_number_of_runs_is_looked_at_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metered, "SHRUNK_AT_ONCE", 2)
+    monkeypatch.setattr(holds, "SHRUNK_AT_ONCE", 2)
     for number in range(5):
         lab.accept(f"m{number}", 10_000, sandboxes=(f"sb-{number}",))
         lab.use(f"sb-{number}")

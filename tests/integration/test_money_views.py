@@ -13,16 +13,16 @@ from drawdown.ledger.lots import Terms
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.checks import spenders
+from drawdown.worker.checks import checks
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.parity import lists as parity
 from drawdown.worker.reconcile import lists as reconciliations
 from drawdown.worker.reconcile.lists import ComparedFilter
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets import billing, pools, tiers
 from drawdown.worker.wallets import entries as wallet_entries
 from drawdown.worker.wallets import lists as wallets
+from drawdown.worker.wallets import pools, tiers
 from drawdown.worker.wallets.lists import Chosen
 from tests.world import T0, Fleet
 
@@ -126,7 +126,7 @@ def test_the_entries_of_all_pages_are_the_balance(fleet: Fleet) -> None:
 def test_who_spent_most_is_kept_as_it_was_looked_at(fleet: Fleet) -> None:
     now = fleet.clock.at_ms
     assert look(fleet, wallets.spenders_kept) == []
-    assert [one.customer_id for one in write(fleet.engine, lambda c: spenders.check(c, now))] == ["acme"]
+    assert [one.customer_id for one in write(fleet.engine, lambda c: checks.check_spenders(c, now))] == ["acme"]
     used = fleet.one("SELECT SUM(amount_micro) FROM ledger_entries WHERE kind = 'usage'")
     (kept,) = look(fleet, wallets.spenders_kept)
     assert look(fleet, lambda c: wallets.spenders_now(c, now)) == [kept], "with what is left, and the plan"
@@ -135,7 +135,7 @@ def test_who_spent_most_is_kept_as_it_was_looked_at(fleet: Fleet) -> None:
     assert (kept.customer_id, kept.used_micro, kept.plan, kept.at_ms) == ("acme", used, "free", now)
     fleet.write(f"INSERT INTO high_spenders VALUES (2, 'gone', 1, 0, {now - 1})")
     assert [one.customer_id for one in look(fleet, wallets.spenders_kept)] == ["acme"], "of an earlier look"
-    write(fleet.engine, lambda c: spenders.check(c, now - DAY_MS))
+    write(fleet.engine, lambda c: checks.check_spenders(c, now - DAY_MS))
     assert look(fleet, wallets.spenders_kept)[0].at_ms == now, "an older look replaces no newer one"
     assert look(fleet, lambda c: wallets.spenders_now(c, now + 40 * DAY_MS)) == [], "30 days, and no more"
     assert wallets.MOST_SPENDERS == 20
@@ -154,35 +154,35 @@ def test_what_hangs_on_a_wallet(fleet: Fleet) -> None:
         "('b', 'acme', 1, TRUE, 5000000, 0, 0, 'a', 'was'), ('b', 'acme', 2, TRUE, 7000000, 0, 0, 'a', 'now'), "
         "('d', 'acme', 1, TRUE, NULL, 0, 0, 'a', 'r'), ('d', 'acme', 2, FALSE, NULL, 0, 0, 'a', 'no more')"
     )
-    found = look(fleet, lambda c: billing.related(c, "acme", "acme", now))
+    found = look(fleet, lambda c: wallets.related(c, "acme", "acme", now))
     assert [(one.part, one.who, one.limit_micro) for one in found] == [
         ("biller", "embedded", None), ("pays_for_it", "b", 7 * MICRO), ("pool", "pool", 2 * MICRO),
     ]  # fmt: skip
-    assert [(one.part, one.who) for one in look(fleet, lambda c: billing.related(c, "pool", "pool", now))] == [
+    assert [(one.part, one.who) for one in look(fleet, lambda c: wallets.related(c, "pool", "pool", now))] == [
         ("member", "acme")
     ]
-    assert [(one.part, one.who) for one in look(fleet, lambda c: billing.related(c, "b", "b", now))] == [
+    assert [(one.part, one.who) for one in look(fleet, lambda c: wallets.related(c, "b", "b", now))] == [
         ("it_pays_for", "acme")
     ]
-    later = [(one.part, one.who) for one in look(fleet, lambda c: billing.related(c, "acme", "acme", now + 9 * DAY_MS))]
+    later = [(one.part, one.who) for one in look(fleet, lambda c: wallets.related(c, "acme", "acme", now + 9 * DAY_MS))]
     assert ("pool", "pool") not in later, "its end is over"
 
 
 def test_what_happened_to_a_wallet_adds_up(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: tiers.set_tier(c, "pro", tiers.Change(9, MICRO), fleet.by))
     write(fleet.engine, lambda c: tiers.buy(c, "acme", "pro", fleet.by))
-    recent, topups = look(fleet, lambda c: billing.happened(c, "acme", fleet.clock.at_ms))
+    recent, topups = look(fleet, lambda c: wallets.happened(c, "acme", fleet.clock.at_ms))
     assert topups == []
     assert sorted(one.kind or one.part for one in recent) == ["charge", "charge", "grant", "plan", "tier"]
     balance = fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'")
     assert sum(one.micro or 0 for one in recent) == balance
     assert [one.at_ms for one in recent] == sorted((one.at_ms for one in recent), reverse=True)
-    plans, held = look(fleet, lambda c: billing.offers(c, "acme"))
+    plans, held = look(fleet, lambda c: wallets.offers(c, "acme"))
     assert [(one.name, one.is_held) for one in (*plans, *held)] == [("free", False), ("pro", True)]
     write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.by))
-    terms = look(fleet, lambda c: billing.terms_of(c, "acme", "acme"))
+    terms = look(fleet, lambda c: wallets.terms_of(c, "acme", "acme"))
     assert (terms.mode, terms.low_micro, terms.billing_provider, terms.pool) == (None, None, "embedded", None)
-    assert look(fleet, lambda c: billing.terms_of(c, "nobody", "nobody")).org_id is None
+    assert look(fleet, lambda c: wallets.terms_of(c, "nobody", "nobody")).org_id is None
 
 
 COMPARED = (

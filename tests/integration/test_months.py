@@ -11,11 +11,10 @@ import sqlalchemy as sa
 
 from drawdown.ledger import maturing, wallet
 from drawdown.ledger.closing import ROLLED_AT_ONCE
+from drawdown.ledger.grants import GIVEN_AT_ONCE, Gives
 from drawdown.ledger.lots import EXPIRY_WAIT_MS
 from drawdown.ledger.maturing import mature_due
-from drawdown.ledger.monthly.grants import GIVEN_AT_ONCE
-from drawdown.ledger.monthly.terms import Gives
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.audit import By

@@ -13,13 +13,11 @@ import sqlalchemy as sa
 from drawdown.schema.database import read
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.server.console.screens.customers.needs import MOST_CALLS, Around, Need, needs, read_around
-from drawdown.worker.halts.reasons import NOT_ALLOWED
-from drawdown.worker.halts.unheeded import ESCALATE_AFTER
-from drawdown.worker.push.sums import WaitSum
-from drawdown.worker.push.waiting import Waiting
-from drawdown.worker.status.headline import Call, Why, calls, judge
-from drawdown.worker.status.standing import Status, StoppedOrg
+from drawdown.server.console.screens.customers.overview import MOST_CALLS, Around, Need, needs, read_around
+from drawdown.worker.halts.addresses import NOT_ALLOWED
+from drawdown.worker.halts.dispatch import ESCALATE_AFTER
+from drawdown.worker.push.lists import Waiting, WaitSum
+from drawdown.worker.status.standing import Call, Status, StoppedOrg, Why, calls, judge
 from drawdown.worker.status.status import status
 from tests.world import T0, Fleet
 

@@ -15,7 +15,7 @@ from drawdown.providers.protocol import CustomerState, Part
 from drawdown.schema.database import write
 from drawdown.worker.catalog.balance_parts import MOST_KEPT
 from drawdown.worker.engine import runner
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet

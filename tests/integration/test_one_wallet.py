@@ -7,21 +7,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.shard import NewOrgs
+from drawdown.worker.engine.context import NewOrgs
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
-from drawdown.worker.guard import check as guard_check
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Wish as UseWish
 from drawdown.worker.orgs import assignments
-from drawdown.worker.orgs.flip_rules import Flip, FlipOptions, Wish
-from drawdown.worker.orgs.flips import flip
+from drawdown.worker.orgs.flips import Flip, FlipOptions, Wish, flip
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools
@@ -135,7 +133,7 @@ def test_nobody_spends_a_wallet_by_its_name(fleet: Fleet, org: str) -> None:
     assert denied.value.code == "payer_not_allowed"
     assert not read(fleet.engine, lambda c: executions.preview(c, Request(org, 5), fleet.clock.at_ms)).allowed
     wish = UseWish(org, "spark", 1)
-    asked = read(fleet.engine, lambda c: guard_check.check(c, wish, fleet.clock.at_ms))
+    asked = read(fleet.engine, lambda c: guard.check(c, wish, fleet.clock.at_ms))
     used = write(fleet.engine, lambda c: guard.consume(c, "use", wish, fleet.by))
     assert (asked.decision, used.decision, used.charged_micro) == ("block", "block", 0)
     with pytest.raises(Refused):

@@ -14,7 +14,7 @@ from drawdown.providers.protocol import Setup
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.orders.asked import AskedAccept, AskedAssign
-from drawdown.worker.orgs.flip_rules import Wish
+from drawdown.worker.orgs.flips import Wish
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.test_flips import FEATURE, Billers, customer_of

@@ -13,9 +13,9 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.witness import Witness
+from drawdown.worker.engine.effects import Witness
 from drawdown.worker.history.incarnation import HistoryDoubted, present
-from drawdown.worker.orders import correcting, orders
+from drawdown.worker.orders import doing, orders
 from drawdown.worker.orders.asked import AskedCorrect
 from drawdown.worker.orders.doing import OrdersDone, do_orders
 from drawdown.worker.reconcile import reconcile as reconciling
@@ -198,5 +198,5 @@ def test_where_history_was_lost_nothing_is_ordered_and_nothing_corrected(engine:
 
 def test_more_that_is_left_is_counted(engine: sa.Engine) -> None:
     line = reconciling.Line(T0, "acme", "fake", "acme", "f", 9, 2, "short")
-    found = Reconciled(compared=5, differing=[line] * (correcting.SAID + 2))
-    assert correcting.in_words(found).endswith("what is apart was not proven; and 2 more")
+    found = Reconciled(compared=5, differing=[line] * (doing.LINES_SAID + 2))
+    assert doing.corrections_in_words(found).endswith("what is apart was not proven; and 2 more")

@@ -10,9 +10,8 @@ import sqlalchemy as sa
 from drawdown.cli.nouns.status import status_lines
 from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.server.console.screens.customers.needs import needs
-from drawdown.server.console.screens.customers.overview import tiles
-from drawdown.server.metrics.metrics import render
+from drawdown.server.console.screens.customers.overview import needs, tiles
+from drawdown.server.metrics import render
 from drawdown.worker.orders.asked import AskedReplay
 from drawdown.worker.orders.doing import do_orders
 from drawdown.worker.replay.plan import ReplayScope

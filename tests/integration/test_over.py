@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts
+from drawdown.ledger import accounts, reservations
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.lots import EXPIRY_WAIT_MS, Terms
-from drawdown.ledger.runs import reservations
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.executions import actions as executions

@@ -15,9 +15,9 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.sources.events.store import Taken, take
 from drawdown.worker.sources.events.types import Bringer
 from drawdown.worker.usage import backfills
-from drawdown.worker.usage.event_withdrawals import withdraw_events
-from drawdown.worker.usage.events import show_event
+from drawdown.worker.usage.intake import show_event
 from drawdown.worker.usage.prune import prune
+from drawdown.worker.usage.withdrawals import withdraw_events
 from tests.integration.telling_events import billed_by_units, clean, event, statuses, told
 from tests.integration.test_events import at_once
 from tests.world import T0, Fleet

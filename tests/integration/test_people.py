@@ -21,10 +21,10 @@ from drawdown.schema.text import no_formula
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.access.audit import AuditFilter, list_deeds
 from drawdown.worker.engine import runner
-from drawdown.worker.halts import cell_lists as views_cells
 from drawdown.worker.halts import cells
+from drawdown.worker.halts import lists as views_cells
 from drawdown.worker.orgs import actions as orgs
-from drawdown.worker.orgs import flip_rules, flips
+from drawdown.worker.orgs import flips
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.orgs.lists import START, STATES, OrgFilter, OrgPage, OrgRow, Place, every_org, list_orgs
 from drawdown.worker.provider import actions as providers
@@ -53,15 +53,15 @@ def do(fleet: Fleet, work: Callable[[sa.Connection], T]) -> T:
     return write(fleet.engine, work)
 
 
-def flip(fleet: Fleet, *wishes: flip_rules.Wish, **terms: Any) -> list[flip_rules.Flip]:
+def flip(fleet: Fleet, *wishes: flips.Wish, **terms: Any) -> list[flips.Flip]:
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    return runner.run(flips.flip(fleet.context(), list(wishes), flip_rules.FlipOptions(**terms), fleet.by), world)
+    return runner.run(flips.flip(fleet.context(), list(wishes), flips.FlipOptions(**terms), fleet.by), world)
 
 
 def test_whoever_names_no_provider_and_no_customer_keeps_both(fleet: Fleet) -> None:
     do(fleet, lambda c: assign(c, ["acme"], "fake", fleet.by, customer_id="acme-inc", from_ms=T0))
     assert read(fleet.engine, lambda c: flips.kept_provider(c, ["acme"], new=False)) == "fake"
-    (done,) = flip(fleet, flip_rules.Wish("acme"), provider="fake")
+    (done,) = flip(fleet, flips.Wish("acme"), provider="fake")
     assert (done.already, done.customer_id) == (True, "acme-inc")
     fleet.assign("globex", from_ms=T0)
     with pytest.raises(UsageError, match="acme by fake and globex by embedded"):

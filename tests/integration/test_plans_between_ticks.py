@@ -19,12 +19,12 @@ import sqlalchemy as sa
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.server.metrics.metrics import measure
+from drawdown.server.metrics import measure
 from drawdown.worker.engine import runner
 from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.orgs import assignments
 from drawdown.worker.status.status import status
-from drawdown.worker.verdict import effective_balance, metered, project
+from drawdown.worker.verdict import effective_balance, holds, project
 from drawdown.worker.watch import Watcher, watch
 from tests.benchmarks.case_tick import world_of
 from tests.benchmarks.databases import tidy
@@ -195,7 +195,7 @@ def test_the_sandboxes_of_runs_are_looked_up_by_those_of_samples(engine: sa.Engi
     """What rows are taken out of decides whether SQLite makes an index on them: without one, each sample of an
     organisation went through the sandboxes of all its runs, 2,000 of them for 6 s in place of 80 ms."""
     values = {"orgs": [{"org_id": "acme", "from_ms": 0}], "runs": [{"reservation": "r"}]}
-    statement, bound = metered.SQL.reading("sqlite", metered.SQL.part("used", values))
+    statement, bound = holds.SQL.reading("sqlite", holds.SQL.part("used", values))
     with engine.connect() as connection:
         rows = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {statement.clause.text}"), bound)
         plan = [row.detail for row in rows]

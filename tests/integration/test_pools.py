@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import lots
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.maturing import look_ahead
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
@@ -23,7 +23,7 @@ from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools
-from drawdown.worker.wallets.pool_lists import list_payers, list_pools
+from drawdown.worker.wallets.pools import list_payers, list_pools
 from tests.integration.pooling import BACK, END, Course
 from tests.world import T0, Fleet
 

@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli import settings
 from drawdown.cli.main import global_options_first, run
-from drawdown.cli.settings import settings
-from drawdown.events.privacy import documents
+from drawdown.events.privacy import leaves
 from drawdown.schema.database import read, write
 from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.usage import event_summary
 from drawdown.worker.usage import privacy as views
 from tests.integration.telling_events import event, told, withdrawn
 from tests.world import T0, Fleet
@@ -113,7 +112,7 @@ def test_standard_input(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Sa
 
 def test_what_is_too_large_is_read_no_further(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
     monkeypatch.setattr("drawdown.cli.nouns.privacy.MAX_REPORT_BYTES", 100)
-    monkeypatch.setattr(documents, "MAX_REPORT_BYTES", 100)
+    monkeypatch.setattr(leaves, "MAX_REPORT_BYTES", 100)
     assert scanned(written("large.json", "[" + "1," * 100 + "1]")) == 2
     assert "at most" in capsys.readouterr().err
 
@@ -257,7 +256,7 @@ def test_what_the_summary_is_of_has_bounds(fleet: Fleet, monkeypatch: pytest.Mon
         assert summary(*words) == 2
         said = capsys.readouterr().err
         assert says in said and ("empty" in said) == ("empty" in says)
-    monkeypatch.setattr(event_summary, "MAX_USES", 5)
+    monkeypatch.setattr(views, "MAX_USES", 5)
     assert summary() == 2
     assert "choose a shorter range" in capsys.readouterr().err
 

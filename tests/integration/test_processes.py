@@ -17,15 +17,13 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run
 from drawdown.cli.nouns import tick as commands
-from drawdown.cli.processes import MAX_PROCESSES, in_processes, shards
-from drawdown.cli.stopping import Stopping
+from drawdown.cli.processes import MAX_PROCESSES, Stopping, in_processes, shards
 from drawdown.cli.streams import Fault
 from drawdown.schema.errors import Exit
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.context import Context, Shard
 from drawdown.worker.engine.effects import Steps
-from drawdown.worker.engine.shard import Shard
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
 from tests.world import T0, Fleet
 

@@ -10,10 +10,9 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
 from drawdown.schema.database import read, write
-from drawdown.worker.checks import proof_lists as proofs
-from drawdown.worker.checks.proof_lists import Held
-from drawdown.worker.checks.proofs import keep, to_continue
-from drawdown.worker.verify.invariants import INVARIANTS
+from drawdown.worker.checks import proofs
+from drawdown.worker.checks.proofs import Invariant, keep, to_continue
+from drawdown.worker.verify.findings import INVARIANTS
 from drawdown.worker.verify.since import Before, Mark
 from drawdown.worker.verify.verify import Breach, Verification
 from tests.integration.verifying import tamper
@@ -38,7 +37,7 @@ def found(*broken: int, seen: int = 99) -> Verification:
     return made
 
 
-def held(fleet: Fleet) -> dict[int, Held]:
+def held(fleet: Fleet) -> dict[int, Invariant]:
     return {one.invariant: one for one in read(fleet.engine, proofs.standing)}
 
 

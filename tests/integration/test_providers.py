@@ -33,8 +33,8 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine.effects import Push, Transaction
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.push.push import push
+from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities

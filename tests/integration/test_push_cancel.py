@@ -18,7 +18,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.orgs.assignments import assign
-from drawdown.worker.push.cancel import MAX_KEYS, CancelReport, Intent, conclude, intend
+from drawdown.worker.push.actions import MAX_KEYS, CancelReport, Intent, conclude, intend
 from drawdown.worker.usage import prune, withdrawals
 from drawdown.worker.wallets import actions as credit
 from tests.acceptance.commands import drawdown, one_clear_line

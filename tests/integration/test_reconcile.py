@@ -27,12 +27,11 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.acknowledged import acknowledge
-from drawdown.worker.push.acknowledged import told as told_balances
-from drawdown.worker.push.actions import resolve_accepted
-from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.push.actions import acknowledge, resolve_accepted
+from drawdown.worker.push.actions import told as told_balances
+from drawdown.worker.push.webhooks import apply_notices
+from drawdown.worker.reconcile.lines import BY_HAND
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
-from drawdown.worker.reconcile.short import BY_HAND
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.usage.prune import prune
 from tests.fake_provider import FakeProvider, capabilities

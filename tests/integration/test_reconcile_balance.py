@@ -11,12 +11,11 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Drawn, PushRequest, Rejected, RetryAt, Unknown
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
-from drawdown.worker.engine.waiting import CLOCKS_APART_MS
+from drawdown.worker.engine.effects import CLOCKS_APART_MS
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.balances import MOST_UNSURE
+from drawdown.worker.push.evidence import MOST_UNSURE
 from drawdown.worker.reconcile.balances import FAR
-from drawdown.worker.reconcile.over import ONLY_THERE
-from drawdown.worker.reconcile.short import UNTOLD
+from drawdown.worker.reconcile.lines import ONLY_THERE, UNTOLD
 from drawdown.worker.usage import withdrawals
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import (

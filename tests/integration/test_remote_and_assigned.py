@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.worker.executions import actions as executions

@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import read_wallets
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.grouped import NotTogether
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.engine import runner
@@ -21,8 +21,8 @@ from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.verdict.effective_balance import credit_status
 from drawdown.worker.verdict.holds import expire_holds, read_held
-from drawdown.worker.verdict.org_credit import credit_status
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools, tiers
 from drawdown.worker.wallets.accounts import account_of

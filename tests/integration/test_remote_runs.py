@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.cli.main import run
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import connect, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.migrate import upgrade
@@ -21,7 +21,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.orgs.assignments import assign
-from drawdown.worker.provider import rates
+from drawdown.worker.provider import actions
 from drawdown.worker.verdict import holds
 from drawdown.worker.verdict.holds import expire_holds
 from drawdown.worker.wallets import actions as credit
@@ -253,7 +253,7 @@ def test_what_a_run_used_is_said_in_quantities_of_metered_features(far: Far) -> 
     assert (
         far.denied(lambda: far.write(lambda c: executions.settle(c, "e-1", cost, far.fleet.by))) == "needs_quantities"
     )
-    far.write(lambda c: rates.set_rate(c, "far", "tokens", (1, 1), far.fleet.by, from_ms=T0, new=True))
+    far.write(lambda c: actions.set_rate(c, "far", "tokens", (1, 1), far.fleet.by, from_ms=T0, new=True))
     tokens = Cost(quantities={"tokens": 5})
     assert far.denied(lambda: far.write(lambda c: executions.settle(c, "e-1", tokens, far.fleet.by))) == "not_metered"
     assert far.settle("e-1", 0).drawn.charged_micro == 0, "of nothing, with a receipt"

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
-from drawdown.ledger.monthly.calendar import start_of
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.calendar import start_of
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, MINUTE_MS, WINDOW_MS
@@ -24,7 +24,7 @@ from drawdown.worker.replay.replay import replay
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.usage import prune as pruning
 from drawdown.worker.usage import withdrawals
-from drawdown.worker.usage.fold import fold
+from drawdown.worker.usage.prune import fold
 from drawdown.worker.verify.questions import METERING
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets.actions import grant

@@ -16,8 +16,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.features.actions import map_event
 from drawdown.worker.push import push
-from drawdown.worker.usage.event_withdrawals import withdraw_events
-from drawdown.worker.usage.withdrawals import withdraw
+from drawdown.worker.usage.withdrawals import withdraw, withdraw_events
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools

@@ -22,8 +22,7 @@ from drawdown.schema.roles import UNREAD
 from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, MAX_METER
 from drawdown.worker.sources.events.store import names_of, take
-from drawdown.worker.usage.fold import fold
-from drawdown.worker.usage.prune import prune
+from drawdown.worker.usage.prune import fold, prune
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import PROJECT, drawdown
 from tests.conftest import _new_database

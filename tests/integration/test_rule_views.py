@@ -15,20 +15,19 @@ from drawdown.schema.roles import UNREAD
 from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.access import audit
-from drawdown.worker.access import key_lists as api_keys
+from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.audit import AuditFilter, list_deeds
-from drawdown.worker.access.people_lists import list_users
-from drawdown.worker.guard import blocks as guard_blocks
-from drawdown.worker.guard import facts as guard_facts
-from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.access.people import list_users
+from drawdown.worker.guard import lists as guard_blocks
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import standing as guard_standing
+from drawdown.worker.guard import terms as guard_facts
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.lists import list_metrics, report
 from drawdown.worker.guard.overrides import Terms
 from drawdown.worker.guard.use import Wish
 from drawdown.worker.sources.events.store import take
-from drawdown.worker.status import raw
+from drawdown.worker.status import tables
 from drawdown.worker.usage import intake as event_intake
 from drawdown.worker.usage.intake import EventFilter
 from tests.integration.guarding import Guarded
@@ -103,7 +102,7 @@ def test_an_organisations_limits_are_those_it_is_decided_by(guarded: Guarded) ->
         terms = Terms("look", reach, target, "day", amount, ends)
         guarded.write(lambda c, t=terms: guard_overrides.add(c, t, guarded.fleet.by, asked=False))  # type: ignore[misc]
     hold = Wish("acme", "look", 5, for_ms=MINUTE_MS)
-    guarded.write(lambda c: guard_holds.reserve(c, "held", hold, guarded.fleet.by))
+    guarded.write(lambda c: guard.reserve(c, "held", hold, guarded.fleet.by))
     for org, later in (("acme", 0), ("globex", 0), ("acme", 2 * MINUTE_MS), ("acme", ends - now), ("globex", DAY_MS)):
         at = now + later
         found = look(engine, guard_standing.standing_of, org, at)
@@ -222,8 +221,9 @@ def test_keys_and_people_are_paged_by_name(ruled: Fleet) -> None:
 
 
 def test_raw_rows_come_by_an_index_and_hold_no_secret(ruled: Fleet) -> None:
-    assert not set(raw.TABLES) & set(UNREAD) and {"orgs", "guard_uses", "usage_samples"} <= set(raw.TABLES)
-    hidden = {f"{t}.{c.name}" for t in raw.TABLES for c in metadata.tables[t].columns if raw.HIDDEN.fullmatch(c.name)}
+    assert not set(tables.TABLES) & set(UNREAD) and {"orgs", "guard_uses", "usage_samples"} <= set(tables.TABLES)
+    columns = {f"{t}.{c.name}": c.name for t in tables.TABLES for c in metadata.tables[t].columns}
+    hidden = {place for place, name in columns.items() if tables.HIDDEN.fullmatch(name)}
     assert {"guard_uses.fingerprint", "reservations.fingerprint"} <= hidden
     seen: list[tuple[str, Any]] = []
 
@@ -231,9 +231,9 @@ def test_raw_rows_come_by_an_index_and_hold_no_secret(ruled: Fleet) -> None:
         seen.append((statement, values))
 
     sa.event.listen(ruled.engine, "before_cursor_execute", note)
-    for table in raw.TABLES:
+    for table in tables.TABLES:
         seen.clear()
-        found = look(ruled.engine, raw.raw_rows, table, "acme", "acme")
+        found = look(ruled.engine, tables.raw_rows, table, "acme", "acme")
         assert not [name for name in found.columns if f"{table}.{name}" in hidden]
         statement, values = seen[-1]
         if ruled.engine.dialect.name == "sqlite":
@@ -241,9 +241,9 @@ def test_raw_rows_come_by_an_index_and_hold_no_secret(ruled: Fleet) -> None:
             plan = look(ruled.engine, lambda c, *asked: c.exec_driver_sql(*asked).all(), explained, values)
             assert all("SCAN" not in str(row) for row in plan), (table, plan)
     sa.event.remove(ruled.engine, "before_cursor_execute", note)
-    (row,) = look(ruled.engine, raw.raw_rows, "orgs", "acme", "acme").rows
+    (row,) = look(ruled.engine, tables.raw_rows, "orgs", "acme", "acme").rows
     assert row[0] == "acme"
-    for number in range(raw.MOST_ROWS + 3):
+    for number in range(tables.MOST_ROWS + 3):
         ruled.sample("acme", T0 + number)
-    samples = look(ruled.engine, raw.raw_rows, "usage_samples", "acme", "acme")
-    assert (len(samples.rows), samples.whole) == (raw.MOST_ROWS, False)
+    samples = look(ruled.engine, tables.raw_rows, "usage_samples", "acme", "acme")
+    assert (len(samples.rows), samples.whole) == (tables.MOST_ROWS, False)

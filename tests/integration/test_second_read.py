@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerChanged
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
-from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.status.status import org_status
 from drawdown.worker.verdict.asks import SECOND_READ_MS
 from tests.fake_provider import capabilities

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from drawdown.cli.main import run
-from drawdown.cli.settings.settings import Settings
+from drawdown.cli.settings import Settings
 from tests.fresh import migrated
 
 Said = pytest.CaptureFixture[str]

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.cli.main import run
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.payouts import Payout
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.ledger.settlements import Settlement, net_of
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
@@ -26,7 +26,7 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.settlements import actions as settlements
-from drawdown.worker.settlements import payout_file
+from drawdown.worker.settlements import lists
 from drawdown.worker.settlements.actions import MAX_HOLD_MS, Change
 from drawdown.worker.settlements.lists import (
     SettlementFilter,
@@ -118,8 +118,8 @@ class Shop:
         """As CSV, and as JSON."""
 
         def made(connection: sa.Connection) -> tuple[str, str]:
-            found = payout_file.require_payout(connection, payout)
-            kinds = (payout_file.csv_file, payout_file.json_file)
+            found = lists.require_payout(connection, payout)
+            kinds = (lists.csv_file, lists.json_file)
             as_csv, as_json = ("".join(kind(connection, found)) for kind in kinds)
             return as_csv, as_json
 
@@ -547,7 +547,7 @@ def test_people_are_on_record_once(shop: Shop) -> None:
 
 
 def test_a_batch_has_a_file_that_adds_up_and_no_spreadsheet_obeys(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(payout_file, "LINES_AT_ONCE", 2)
+    monkeypatch.setattr(lists, "LINES_AT_ONCE", 2)
     shop.set("=cmd", Change(share_ppm=500_000, hold_ms=0, threshold_micro=0, takes_clawbacks=True), new=True)
     for key in ("=1+1", "+2", "-3", "@4", "'5"):
         shop.ran(key, "=cmd", 10)

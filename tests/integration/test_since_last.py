@@ -16,7 +16,6 @@ from drawdown.cli.nouns import database
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.checks import proof_lists as proofs
 from drawdown.worker.checks import proofs as kept_runs
 from drawdown.worker.checks.proofs import WHOLE_EACH_MS, keep, to_continue
 from drawdown.worker.verify import questions
@@ -233,13 +232,13 @@ def test_a_run_is_continued_that_held_while_nothing_speaks_against_it(fleet: Fle
     night = kept(continued, 1)
     found = now(2)
     assert found is not None and (found.run, found.at_ms) == (night, at + DAY_MS)
-    standing = read(engine, proofs.standing)
+    standing = read(engine, kept_runs.standing)
     assert {one.held_by for one in standing} == {whole}, "by a run that looked at all of it"
-    last = read(engine, lambda c: proofs.last_held(c, at + DAY_MS))
+    last = read(engine, lambda c: kept_runs.last_held(c, at + DAY_MS))
     assert (last.whole_ms, last.continued_ms) == (at, at + DAY_MS)
-    last = read(engine, lambda c: proofs.last_held(c, at + 1))
+    last = read(engine, lambda c: kept_runs.last_held(c, at + 1))
     assert (last.whole_ms, last.continued_ms) == (at, None), "a run that a clock of the future dated is no proof yet"
-    (newest, *_) = read(engine, proofs.list_runs).runs
+    (newest, *_) = read(engine, kept_runs.list_runs).runs
     assert (newest.follows, newest.from_ms) == (whole, continued.point and continued.point.window_ms)
     assert now(WHOLE_EACH_MS / DAY_MS) is None and now(WHOLE_EACH_MS / DAY_MS - 0.01) is not None, "weekly, all of it"
     broken = read(engine, lambda c: verify(c, orgs=["acme"]))

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.stopping import Stopping
-from drawdown.cli.watch_loop import WatchLoop
+from drawdown.cli.processes import Stopping
+from drawdown.cli.scheduler import WatchLoop
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS
-from drawdown.server.http.restores import Restores
+from drawdown.server.http.threads import Restores
 from drawdown.server.services import ThreadKit
 from drawdown.server.step_threads import StepThreads
 from drawdown.worker.engine import runner
+from drawdown.worker.engine.context import Shard
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.engine.runner import NoWitness
-from drawdown.worker.engine.shard import Shard
 from drawdown.worker.orgs import actions as orgs
 from tests.fake_provider import FakeProvider, capabilities
 from tests.prepaid import look

@@ -13,12 +13,12 @@ import sqlalchemy as sa
 OTHERS = ("aiohappyeyeballs", "alembic", "apscheduler", "fastapi", "httptools", "prometheus_client",
           "rich.progress", "starlette", "uvicorn", "drawdown.providers.http.client", "drawdown.schema.tables.orgs",
           "drawdown.server.metrics", "drawdown.server.services", "drawdown.worker.batches.sources",
-          "drawdown.worker.halts.guarded_calls", "drawdown.worker.orders", "drawdown.worker.replay",
+          "drawdown.worker.halts.cell_client", "drawdown.worker.orders", "drawdown.worker.replay",
           "drawdown.worker.watch")  # fmt: skip
 """What serves or calls over HTTP, describes tables, repeats or draws: none of it is for a tick with nothing to do."""
 OF_A_TICK = ("drawdown.ledger.wallet", "drawdown.providers.protocol", "drawdown.providers.registry",
              "drawdown.worker.engine.effects", "drawdown.worker.engine.runner", "drawdown.worker.verdict.org_row",
-             "drawdown.worker.verdict.org_credit")  # fmt: skip
+             "drawdown.worker.verdict.effective_balance")  # fmt: skip
 """What bills, its words, and what runs a tick: not for a look at everything."""
 POSTGRESQL = ("psycopg", "sqlalchemy.dialects.postgresql")
 LOOK = """

@@ -13,14 +13,21 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import global_options_first, run
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets.statement import FINAL_AFTER_MS, Span, Statement, of_customer, span_of
-from drawdown.worker.wallets.statement_file import as_object, csv_lines
+from drawdown.worker.wallets.statement import (
+    FINAL_AFTER_MS,
+    Span,
+    Statement,
+    as_object,
+    csv_lines,
+    of_customer,
+    span_of,
+)
 from tests.integration.books import FEBRUARY, HOUR_MS, JANUARY, MARCH, MIDDLE, Books, by_hand, priced, shown
 from tests.integration.topping import Purses
 from tests.integration.verifying import tamper, verified

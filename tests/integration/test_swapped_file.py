@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerChanged, PushRefused
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
-from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.push.webhooks import apply_notices
 from tests.world import T0, Fleet
 
 

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.seal import newcomers
+from drawdown.worker.seal import seal
 from tests.world import T0, Fleet
 
 
@@ -92,18 +92,18 @@ def test_a_bad_organisation_stops_only_itself(fleet: Fleet) -> None:
 
 def test_made_up_organisations_are_registered_by_few_statements(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that named 200,000 of them had one tick take 23 s: each was a statement of its own."""
-    monkeypatch.setattr(newcomers, "AT_ONCE", 10)
+    monkeypatch.setattr(seal, "AT_ONCE", 10)
     for number in range(25):
         fleet.sample(f"made-up-{number}", T0 + number)
     asked: list[int] = []
-    real = newcomers.SQL.run
+    real = seal.SQL.run
 
     def counted(connection: sa.Connection, name: str, *values: Any, **slots: str) -> Any:
         if name == "give_bucket":
             asked.append(len(values[0]["strangers"]))
         return real(connection, name, *values, **slots)
 
-    monkeypatch.setattr(newcomers.SQL, "run", counted)
+    monkeypatch.setattr(seal.SQL, "run", counted)
     fleet.tick_windows(2)
     assert asked == [10, 10, 5]
     assert fleet.one("SELECT COUNT(*) FROM pending_usage WHERE reason = 'unknown_org'") == 25

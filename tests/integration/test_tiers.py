@@ -10,12 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger.lots import EXPIRY_WAIT_MS
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.wallets import tiers
-from drawdown.worker.wallets.tier_lists import tiers_of
+from drawdown.worker.wallets.tiers import tiers_of
 from tests.fresh import migrated
 from tests.integration.monthly import Account, month, proven
 from tests.integration.test_lots import run

@@ -14,7 +14,7 @@ from drawdown.schema.database import read
 from drawdown.schema.typed.parsing import parse_time
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.waiting import CLOCKS_APART_MS
+from drawdown.worker.engine.effects import CLOCKS_APART_MS
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.replay.plan import ReplayScope as Range
 from drawdown.worker.replay.plan import plan

@@ -15,7 +15,7 @@ import pytest
 
 from drawdown.ledger import wallet
 from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, Paid
-from drawdown.worker.topup import claim, outcome, settle, topups
+from drawdown.worker.topup import fill, outcome
 from drawdown.worker.topup.outcome import End
 from tests.fake_payments import CHARGE_FAULTS, LOOK_UP_FAULTS
 from tests.integration.topup_lives import lived
@@ -50,25 +50,25 @@ def test_the_look_up_alone_holds_where_the_service_forgets_ids_at_once() -> None
 
 def piece(patch: pytest.MonkeyPatch, name: str, text: str) -> None:
     """Another piece in the room's statements, for one test."""
-    patch.setitem(topups.SQL.pieces, (name, ""), text)
-    patch.setattr(topups.SQL, "_ready", {})
+    patch.setitem(fill.SQL.pieces, (name, ""), text)
+    patch.setattr(fill.SQL, "_ready", {})
 
 
 def answers(patch: pytest.MonkeyPatch, change: Callable[[ChargeResult], ChargeResult]) -> None:
     """What a charge is answered is taken for something else."""
-    real = settle.end_of_charge
+    real = fill.end_of_charge
     monkey: Any = lambda found, result, now_ms: real(found, change(result), now_ms)  # noqa: E731
     patch.setattr("drawdown.worker.topup.fill.end_of_charge", monkey)
 
 
 def an_id_that_differs_at_each_call(patch: pytest.MonkeyPatch) -> None:
-    real = claim._topup
+    real = fill._topup
 
-    def planted(row: Any, *more: Any) -> topups.Topup:
+    def planted(row: Any, *more: Any) -> fill.Topup:
         made = real(row, *more)
         return replace(made, charge=replace(made.charge, charge_id=f"{made.charge.charge_id}:{row.attempts}"))
 
-    patch.setattr(claim, "_topup", planted)
+    patch.setattr(fill, "_topup", planted)
 
 
 def a_doubt_that_is_charged_again_blind(patch: pytest.MonkeyPatch) -> None:
@@ -78,14 +78,14 @@ def a_doubt_that_is_charged_again_blind(patch: pytest.MonkeyPatch) -> None:
         end = real(result, *more)
         return replace(end, state="due") if end is not None and isinstance(result, InDoubt) else end
 
-    patch.setattr(settle, "of_answer", planted)
+    patch.setattr(fill, "of_answer", planted)
     piece(patch, "is_proven", "1 = 1")
 
 
 def calls_that_nobody_counts(patch: pytest.MonkeyPatch) -> None:
     """What was called and never answered counts as never called."""
     piece(
-        patch, "claim_lookups", topups.SQL.pieces["claim_lookups", ""].replace("state = 'in_doubt'", "state = 'due'", 1)
+        patch, "claim_lookups", fill.SQL.pieces["claim_lookups", ""].replace("state = 'in_doubt'", "state = 'due'", 1)
     )
     piece(patch, "may_have_arrived", "1 = 0")
 
@@ -95,9 +95,9 @@ def a_doubt_that_is_a_decline(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_doubt_that_is_paid(patch: pytest.MonkeyPatch) -> None:
-    real = settle.end_of_charge
+    real = fill.end_of_charge
 
-    def planted(found: topups.Topup, result: ChargeResult, now_ms: int) -> End:
+    def planted(found: fill.Topup, result: ChargeResult, now_ms: int) -> End:
         paid = Paid("pay_x", found.charge.amount, found.charge.currency)
         return real(found, paid if isinstance(result, InDoubt) else result, now_ms)
 
@@ -105,15 +105,15 @@ def a_doubt_that_is_paid(patch: pytest.MonkeyPatch) -> None:
 
 
 def not_sent_that_speaks_of_earlier_calls(patch: pytest.MonkeyPatch) -> None:
-    real = claim._topup
-    patch.setattr(claim, "_topup", lambda *given: replace(real(*given), arrived_before=False))
+    real = fill._topup
+    patch.setattr(fill, "_topup", lambda *given: replace(real(*given), arrived_before=False))
     piece(patch, "may_have_arrived", "x.outcome IS NULL")
 
 
 def paid_and_credited_apart(patch: pytest.MonkeyPatch) -> None:
     """A process dies between the two, now and then."""
-    real, rng = settle.credit, random.Random(1)
-    patch.setattr(settle, "credit", lambda *given: real(*given) if rng.random() < 0.98 else None)
+    real, rng = fill.credit, random.Random(1)
+    patch.setattr(fill, "credit", lambda *given: real(*given) if rng.random() < 0.98 else None)
 
 
 def a_grant_with_a_key_of_its_own(patch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def a_grant_with_a_key_of_its_own(patch: pytest.MonkeyPatch) -> None:
 def absence_that_is_believed_at_once(patch: pytest.MonkeyPatch) -> None:
     real = outcome.of_not_found
     patch.setattr(
-        settle, "of_not_found", lambda calls, loss, *more, **most: real(outcome.Calls(None, None), None, *more, **most)
+        fill, "of_not_found", lambda calls, loss, *more, **most: real(outcome.Calls(None, None), None, *more, **most)
     )
 
 
@@ -135,16 +135,16 @@ def a_charge_given_up_while_it_may_be_applied(patch: pytest.MonkeyPatch) -> None
     def planted(calls: outcome.Calls, loss: Any, asked_ms: int, now_ms: int, can: Any, **more: Any) -> End:
         return real(calls, loss, asked_ms, now_ms, replace(can, applied_within_ms=can.lookup_lag_ms), **more)
 
-    patch.setattr(settle, "of_not_found", planted)
+    patch.setattr(fill, "of_not_found", planted)
     piece(patch, "if_not_credited", "state IN {open}")
 
 
 def caps_that_count_what_was_paid(patch: pytest.MonkeyPatch) -> None:
-    piece(patch, "begun", topups.SQL.pieces["begun", ""] + " AND p.state = 'credited'")
+    piece(patch, "begun", fill.SQL.pieces["begun", ""] + " AND p.state = 'credited'")
 
 
 def a_dying_card_that_is_charged_on(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(settle, "MOST_DECLINES", 10**9)
+    patch.setattr(fill, "MOST_DECLINES", 10**9)
 
 
 def a_stolen_card_that_is_charged_again(patch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def a_stolen_card_that_is_charged_again(patch: pytest.MonkeyPatch) -> None:
         end = real(*given)
         return end if end is None else replace(end, blocks=None)
 
-    patch.setattr(settle, "of_answer", planted)
+    patch.setattr(fill, "of_answer", planted)
 
 
 PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, dict[str, Any]]] = {

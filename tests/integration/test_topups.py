@@ -13,15 +13,14 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.engine import runner
+from drawdown.worker.engine.calls import PAYMENTS_AT_ONCE
 from drawdown.worker.engine.effects import ChargeMoney, Transaction
-from drawdown.worker.engine.money import PAYMENTS_AT_ONCE
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.tick import tick
 from drawdown.worker.topup import actions as said
-from drawdown.worker.topup.claim import CHARGES_AT_ONCE
-from drawdown.worker.topup.fill import fill
+from drawdown.worker.topup.fill import CHARGES_AT_ONCE, fill
 from drawdown.worker.wallets.actions import grant, set_rate
 from drawdown.worker.watch import Watcher, watch
 from tests.fake_payments import CAN, FakePayments

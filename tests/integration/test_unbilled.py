@@ -7,19 +7,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.grouped import NotTogether
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied, NotTogether
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO, MINUTE_MS, WINDOW_MS
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.context import Shard
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.actions import Asked
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Ask, Wish
-from drawdown.worker.seal.seal import seal
-from drawdown.worker.seal.statements import SealRequest
-from drawdown.worker.verdict import unbilled
+from drawdown.worker.seal.seal import SealRequest, seal
+from drawdown.worker.verdict import effective_balance
 from drawdown.worker.wallets.accounts import account_of
 from tests.integration.guarding import Guarded
 from tests.integration.telling_events import event, mapped, told, withdrawn
@@ -132,12 +130,12 @@ def test_usage_that_is_taken_back_makes_no_room_before_it_is_settled(guarded: Gu
 def test_many_samples_are_added_up_once_in_five_seconds_and_again_after_a_seal(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unbilled, "MOST_SAMPLES", 2)
+    monkeypatch.setattr(effective_balance, "MOST_SAMPLES", 2)
     render(guarded, 1)
     render(guarded, 1, "b")
     assert available(guarded)[1] == 2 * MICRO
     render(guarded, 1, "c")
-    guarded.later(unbilled.KEPT_MS - 1)
+    guarded.later(effective_balance.KEPT_MS - 1)
     assert available(guarded)[1] == 2 * MICRO
     guarded.later(1)
     assert available(guarded)[1] == 3 * MICRO
@@ -148,26 +146,26 @@ def test_many_samples_are_added_up_once_in_five_seconds_and_again_after_a_seal(
 
 
 def test_sums_of_many_customers_are_kept_within_a_bound(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unbilled, "MOST_SAMPLES", 0)
-    monkeypatch.setattr(unbilled, "MOST_KEPT", 2)
+    monkeypatch.setattr(effective_balance, "MOST_SAMPLES", 0)
+    monkeypatch.setattr(effective_balance, "MOST_KEPT", 2)
     for number in range(5):
-        guarded.write(lambda c: unbilled.unbilled_micro(c, f"c-{number}", guarded.now))  # noqa: B023
-    assert list(unbilled._FOUND[guarded.fleet.engine]) == ["c-3", "c-4"]
+        guarded.write(lambda c: effective_balance.unbilled_micro(c, f"c-{number}", guarded.now))  # noqa: B023
+    assert list(effective_balance._FOUND[guarded.fleet.engine]) == ["c-3", "c-4"]
 
 
 def test_many_uses_of_one_transaction_ask_for_it_once(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     render(guarded, 2)
     times: list[str] = []
-    kept = unbilled._read
+    kept = effective_balance._read
 
     def counted(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
         times.append(customer_id)
         return kept(connection, customer_id, now_ms)
 
-    monkeypatch.setattr(unbilled, "_read", counted)
+    monkeypatch.setattr(effective_balance, "_read", counted)
     asks = [Ask(f"u{at}", Wish("beta", "idea", 1), guarded.fleet.by) for at in range(4)]
     answers = write(guarded.fleet.engine, lambda c: guard.take_all(c, asks))
     assert [one.decision for one in answers if isinstance(one, guard.Answer)] == ["allow", "allow", "allow", "block"]
     assert len(times) == 1
     render(guarded, 1, "b")
-    assert read(guarded.fleet.engine, lambda c: unbilled.unbilled_micro(c, "beta", guarded.now)) == 3 * MICRO
+    assert read(guarded.fleet.engine, lambda c: effective_balance.unbilled_micro(c, "beta", guarded.now)) == 3 * MICRO

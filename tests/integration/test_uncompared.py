@@ -9,8 +9,8 @@ from drawdown.providers.protocol import ReadFailed, Totals
 from drawdown.schema.database import read
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.server.metrics.ticks import uncompared as measured
-from drawdown.worker.reconcile.marks import FIRST_LOOK_MS
+from drawdown.server.metrics import uncompared as measured
+from drawdown.worker.reconcile.reconcile import FIRST_LOOK_MS
 from drawdown.worker.status.status import status
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import KEY, TOTALS, billed, charged, compare, settle, told

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.nouns.doctor import _upkeep
-from drawdown.cli.nouns.doctor_settings import Finding
+from drawdown.cli.nouns.doctor import Finding, _upkeep
 from drawdown.schema.database import read, write
-from drawdown.worker.status.upkeep import upkeep
+from drawdown.worker.status.tables import upkeep
 from tests.integration.test_long_open import _State
 
 

@@ -11,8 +11,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.worker.features.actions import end_feature, map_event, map_size
-from drawdown.worker.provider.vendor_lists import LEAST_MICRO, TOLERANCE_PPM, drift
-from drawdown.worker.provider.vendors import Units, set_units
+from drawdown.worker.provider.vendors import LEAST_MICRO, TOLERANCE_PPM, Units, drift, set_units
 from drawdown.worker.sources.events.store import take
 from tests.integration.guarding import Guarded
 from tests.integration.test_vendors import bill

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawdown.cli.main import run as drawdown
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused, UnknownId, UsageError
 from drawdown.schema.typed.parsing import parse_percent
@@ -22,11 +22,20 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change
-from drawdown.worker.provider import vendor_bills, vendors
-from drawdown.worker.provider import vendor_lists as views
-from drawdown.worker.provider.vendor_bills import BillFile, BillLine, read_bills
-from drawdown.worker.provider.vendor_lists import LEAST_MICRO, TOLERANCE_PPM, DriftLine, costs, drift
-from drawdown.worker.provider.vendors import Units, import_bills, set_units
+from drawdown.worker.provider import vendors
+from drawdown.worker.provider.vendors import (
+    LEAST_MICRO,
+    TOLERANCE_PPM,
+    BillFile,
+    BillLine,
+    DriftLine,
+    Units,
+    costs,
+    drift,
+    import_bills,
+    read_bills,
+    set_units,
+)
 from tests.integration.guarding import Guarded
 from tests.world import T0, Fleet
 
@@ -367,7 +376,7 @@ def test_a_bill_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         read_bills("/dev/zero", is_final=False)
     with pytest.raises(UsageError, match="No such file"):
         read_bills(str(tmp_path / "none"), is_final=False)
-    monkeypatch.setattr(vendor_bills, "MAX_LINES", 2)
+    monkeypatch.setattr(vendors, "MAX_LINES", 2)
     bill = tmp_path / "bill.csv"
     lines = [f"2026-01-01,v{number % 2},s,1,USD" for number in range(9)]
     bill.write_text("\n".join(["day,vendor,service,amount,currency", *lines]))
@@ -388,8 +397,8 @@ def test_sums_are_exact(amounts: list[int]) -> None:
     row = {"vendor": "v", "service": "s", "day": "2026-01-01", "currency": "USD", "final": ""}
     total = Decimal(0)
     for micro in amounts:
-        total += vendor_bills._line({**row, "amount": f"{Decimal(micro).scaleb(-6):f}"})[1]
-    assert vendor_bills._micro(total) == sum(amounts)
+        total += vendors._line({**row, "amount": f"{Decimal(micro).scaleb(-6):f}"})[1]
+    assert vendors._micro(total) == sum(amounts)
 
 
 def test_the_commands(engine: sa.Engine, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -423,7 +432,7 @@ def test_a_range_is_of_whole_days_and_ends(fleet: Fleet, monkeypatch: pytest.Mon
     for span in ((T0 - 396 * DAY_MS, T0 + 5 * DAY_MS), (T0, T0), (T0 + 1, T0 + DAY_MS), (T0, T0 + DAY_MS + 1)):
         with pytest.raises(UsageError, match="whole days, 400 at most"):
             asked(*span)
-    monkeypatch.setattr(views, "MAX_ROWS", 4)
+    monkeypatch.setattr(vendors, "MAX_ROWS", 4)
     with pytest.raises(UsageError, match="more than 4 rows"):
         asked(T0, T0 + 5 * DAY_MS)
     most = vendors.MAX_UNITS

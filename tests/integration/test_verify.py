@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger import payers
-from drawdown.ledger.monthly import terms
-from drawdown.ledger.monthly.terms import Gives
+from drawdown.ledger import grants, pools
+from drawdown.ledger.grants import Gives
 from drawdown.schema.audit import record
 from drawdown.schema.database import connect, write
-from drawdown.worker.checks.stop_breached import stop_breached
+from drawdown.worker.checks.proofs import stop_breached
 from drawdown.worker.seal import stops
 from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.verify.verify import Verification, verify
@@ -145,9 +144,9 @@ def test_what_an_action_of_an_earlier_version_did_not_say_is_not_claimed(fleet: 
     """From when on a payer pays, and a plan's terms count, was not on record; all else of them was."""
 
     def work(connection: sa.Connection) -> None:
-        payers.say(connection, "acme", "pupil", fleet.by, allowed=True)
+        pools.say(connection, "acme", "pupil", fleet.by, allowed=True)
         record(connection, "payer_allow", "acme", {"org_id": "pupil", "limit_micro": None}, fleet.by)
-        terms.set_gives(connection, "club", Gives(60), fleet.by)
+        grants.set_gives(connection, "club", Gives(60), fleet.by)
         said = {"gives": vars(Gives(60)), "gave_before": vars(Gives(50, 0, 30, 4))}
         record(connection, "ledger_plan", "club", {"max_concurrent": 5, "was": 5, **said}, fleet.by)
 

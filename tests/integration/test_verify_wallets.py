@@ -12,7 +12,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.features.actions import map_size
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities

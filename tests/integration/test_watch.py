@@ -16,13 +16,12 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.tables import orgs as tables
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.context import Shard
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments
 from drawdown.worker.orgs.lists import OrgFilter, list_orgs
-from drawdown.worker.provider.rates import set_rate, set_when_down
-from drawdown.worker.seal.seal import seal
-from drawdown.worker.seal.statements import SealRequest
+from drawdown.worker.provider.actions import set_rate, set_when_down
+from drawdown.worker.seal.seal import SealRequest, seal
 from drawdown.worker.verdict.effective_balance import Used, read_used
 from drawdown.worker.verdict.rules import UNREAD_STOP_MS
 from drawdown.worker.verify.verify import verify

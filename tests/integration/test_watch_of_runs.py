@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.providers.protocol import CustomerRead
 from drawdown.providers.stripe import _wallets
 from drawdown.schema.database import read, write

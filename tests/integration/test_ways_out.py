@@ -20,21 +20,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from drawdown.cli.app import App
-from drawdown.cli.late_calls import client_of
-from drawdown.cli.nouns import doctor_settings
-from drawdown.cli.settings import settings as all_settings
-from drawdown.cli.settings.settings import Settings
+from drawdown.cli import settings as all_settings
+from drawdown.cli.app import App, client_of
+from drawdown.cli.nouns import doctor
+from drawdown.cli.settings import Settings
 from drawdown.providers.autumn import build
 from drawdown.providers.http import Answer, Call, NotSent
-from drawdown.providers.http.client import HttpClient
-from drawdown.providers.http.dialing import MAX_PROXY_HEAD_BYTES, NO_ADDRESS, NOT_TRUSTED, Dialer
+from drawdown.providers.http.client import MAX_PROXY_HEAD_BYTES, NO_ADDRESS, NOT_TRUSTED, Dialer, HttpClient
 from drawdown.providers.http.outgoing import Outgoing, exceptions, proxy_url
-from drawdown.providers.setup import Setup
+from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import FixedClock, SystemClock
 from drawdown.schema.errors import UsageError
+from drawdown.server.console.elsewhere import Elsewhere, Trouble
 from drawdown.server.services import Services
-from drawdown.server.tokens.elsewhere import Elsewhere, Trouble
 from drawdown.worker.engine.effects import HaltRequest, HookRequest
 from drawdown.worker.halts.cell_client import CellClient
 from drawdown.worker.hooks.client import HookClient
@@ -354,7 +352,7 @@ def test_nonsense_is_one_line_with_the_settings_name(
 def test_doctor_shows_each_way_out(company: Company, given: Callable[..., Settings]) -> None:
     def said() -> list[tuple[bool, str]]:
         app = App(settings=all_settings.load("sqlite://"), clock=SystemClock())
-        return [(one.ok, one.what) for one in doctor_settings._ways_out(app)]
+        return [(one.ok, one.what) for one in doctor._ways_out(app)]
 
     given()
     assert said() == [(True, "calls trust the system's authorities")]

@@ -22,8 +22,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ChargeMoney, Effect, LookUpMoney, Remember, Steps, Together, Transaction
 from drawdown.worker.topup import actions as said
 from drawdown.worker.topup.actions import Terms
-from drawdown.worker.topup.fill import Filled, fill
-from drawdown.worker.topup.settle import MOST_DECLINES
+from drawdown.worker.topup.fill import MOST_DECLINES, Filled, fill
 from drawdown.worker.wallets.actions import grant, set_rate
 from tests.fake_payments import CAN, FakePayments
 from tests.world import T0, Cells

@@ -12,10 +12,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.grants import Gives
 from drawdown.ledger.lots import Terms
 from drawdown.ledger.maturing import mature, mature_due
-from drawdown.ledger.monthly.terms import Gives
-from drawdown.ledger.runs.draws import Cost
 from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import FixedClock
@@ -27,7 +27,6 @@ from drawdown.worker.engine.effects import UsageAnswer, UsageRequest
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.features.actions import map_event, map_size
-from drawdown.worker.guard import holds as guard_holds
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
@@ -38,8 +37,8 @@ from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.parity.parity import check_cells, check_totals
 from drawdown.worker.parity.totals import Days
 from drawdown.worker.provider import vendors
-from drawdown.worker.provider.rates import set_rate
-from drawdown.worker.provider.vendor_bills import BillFile, BillLine
+from drawdown.worker.provider.actions import set_rate
+from drawdown.worker.provider.vendors import BillFile, BillLine
 from drawdown.worker.push.actions import void
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.settlements import actions as settlements
@@ -392,11 +391,11 @@ def _guarded(fleet: Fleet) -> None:
         guard.consume(connection, "keen-2", Wish("keen", "spark", 4), by)
         guard.consume(connection, "keen-much", Wish("keen", "spark", 40), by)
         guard.consume(connection, "keen-peek", Wish("keen", "peek", 25), by)
-        guard_holds.reserve(connection, "keen-over", Wish("keen", "spark", 2), ago)
+        guard.reserve(connection, "keen-over", Wish("keen", "spark", 2), ago)
         for key in ("keen-done", "keen-off", "keen-going"):
-            guard_holds.reserve(connection, key, Wish("keen", "spark", 2), by)
-        guard_holds.settle(connection, "keen-done", 3, by)
-        guard_holds.release(connection, "keen-off", 1, by)
+            guard.reserve(connection, key, Wish("keen", "spark", 2), by)
+        guard.settle(connection, "keen-done", 3, by)
+        guard.release(connection, "keen-off", 1, by)
         for amount, asked in ((7, False), (8, True), (9, True)):
             terms = guard_overrides.Terms("peek", "pattern", "ke*", "hour", amount, by.now_ms + DAY_MS)
             guard_overrides.add(connection, terms, by, asked=asked)

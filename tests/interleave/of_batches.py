@@ -19,11 +19,9 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.batches import folders, sources
 from drawdown.worker.batches.asking import Question
 from drawdown.worker.batches.files import FoundFile, found_file
-from drawdown.worker.batches.overlap import accept
 from drawdown.worker.batches.reading import Sums, add_up
-from drawdown.worker.batches.readings import begin_reading, end_reading, forget_gone
-from drawdown.worker.batches.take import TakenFile, meet_types, take
-from drawdown.worker.batches.withdraw import WITHDRAWN_AT_ONCE, withdraw_some
+from drawdown.worker.batches.sources import begin_reading, end_reading, forget_gone
+from drawdown.worker.batches.take import WITHDRAWN_AT_ONCE, TakenFile, accept, meet_types, take, withdraw_some
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import ASKED, FLIP, NOW, T0, Stage
 

@@ -12,11 +12,10 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console import files
-from drawdown.server.console.acting import dry_run
-from drawdown.server.console.acting.action import Doing
+from drawdown.server.console import acting, files
+from drawdown.server.console.action import Doing
 from drawdown.server.console.asking import Ask
-from drawdown.server.console.screens.money.acts import GRANT
+from drawdown.server.console.screens.money.wallet_acts import GRANT
 from drawdown.worker.access import my_sessions
 from drawdown.worker.access import once as console_acts
 from drawdown.worker.access import people as console_users
@@ -92,7 +91,7 @@ def _form(
     """One form, as it is sent twice: the organisation that all cases have is given credit."""
     values = {"id": "acme", "amount": "1", "kind": "purchased", "reason": reason}
     doing = Doing(ANN, replace(stage.by, now_ms=NOW), values, console_acts.new_key(NOW, _secret(number)))
-    return doing, {"key": doing.key, "seen": dry_run.rehearse(connection, GRANT, doing).seen}
+    return doing, {"key": doing.key, "seen": acting.rehearse(connection, GRANT, doing).seen}
 
 
 def _acting(stage: Stage, number: int = 6, reason: str = "asked") -> Act:
@@ -103,7 +102,7 @@ def _acting(stage: Stage, number: int = 6, reason: str = "asked") -> Act:
 
     def done(connection: sa.Connection) -> None:
         with suppress(Refused):  # somebody changed meanwhile what was seen
-            dry_run.carry_out(connection, GRANT, doing, form)
+            acting.carry_out(connection, GRANT, doing, form)
 
     return Act(lambda engine: write(engine, done))
 
@@ -117,10 +116,10 @@ def _given_once(stage: Stage) -> Iterator[str]:
 
 
 CONSOLE: Final = (
-    Party("server.console.acting.acting:_done", _acting, _given_once),
-    Party("server.console.acting.acting:_done by another", lambda stage: _acting(stage, 4, "theirs"), _given_once),
+    Party("server.console.acting:_done", _acting, _given_once),
+    Party("server.console.acting:_done by another", lambda stage: _acting(stage, 4, "theirs"), _given_once),
     Party(
-        "server.console.acting.acting:_looked",
+        "server.console.acting:_looked",
         lambda stage: Act(lambda engine: write(engine, lambda c: _form(stage, c), rollback=True)),
         _nobody_stays,
     ),
@@ -139,10 +138,10 @@ CONSOLE: Final = (
         "server.console.oidc:_let_in",
         lambda s, c: console_sessions.begin_proven(c, "ann", _secret(6), HOME, NOW, "https://login.example.com"),
     ),
-    plain("server.console.my.my:_begin", lambda s, c: my_sessions.enter(c, "link", ANNS, _secret(8), HOME, NOW), _once),
-    plain("server.console.my.my:_leave", lambda s, c: my_sessions.end(c, _secret(9), NOW), _once),
+    plain("server.console.my:_begin", lambda s, c: my_sessions.enter(c, "link", ANNS, _secret(8), HOME, NOW), _once),
+    plain("server.console.my:_leave", lambda s, c: my_sessions.end(c, _secret(9), NOW), _once),
     plain(
-        "server.console.my.my:_override",
+        "server.console.my:_override",
         lambda s, c: guard_overrides.add(c, Terms("spark", "org", "bee", "hour", 9, NOW + DAY_MS), s.by, asked=True),
     ),
     _party("server.console.console:_keep_use", lambda s, c: console_sessions.note_use(c, _secret(7), NOW)),

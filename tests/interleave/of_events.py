@@ -12,7 +12,7 @@ from drawdown.schema.database import write
 from drawdown.worker.features.actions import map_event
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.sources.events.types import Bringer
-from drawdown.worker.usage.event_withdrawals import withdraw_events
+from drawdown.worker.usage.withdrawals import withdraw_events
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, OLD, Stage
 

@@ -14,18 +14,16 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.checks import counters
+from drawdown.worker.checks import checks
 from drawdown.worker.features.actions import map_event
-from drawdown.worker.guard import holds as guard_holds
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import State
-from drawdown.worker.guard.keys import own_name
 from drawdown.worker.guard.lists import Drift
 from drawdown.worker.guard.overrides import Terms
 from drawdown.worker.guard.terms import Change, PlanLimit
-from drawdown.worker.guard.use import Answer, Ask, Wish
+from drawdown.worker.guard.use import Answer, Ask, Wish, own_name
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.sources.events.types import meters
 from drawdown.worker.wallets import actions as credit
@@ -50,8 +48,8 @@ def begin(stage: Stage) -> None:
         guard_terms.set_metric(connection, "spark", Change(price_micro=1, phase=3), hour_ago)
         guard_terms.set_limit(connection, PlanLimit("spark", "*", "month", MOST), hour_ago)
         guard.consume(connection, "bee-used", Wish(BEE, "spark", 1), hour_ago)
-        guard_holds.reserve(connection, "bee-over", Wish(BEE, "spark", 4), hour_ago)
-        guard_holds.reserve(connection, "bee-going", Wish(BEE, "spark", 2, for_ms=DAY_MS), hour_ago)
+        guard.reserve(connection, "bee-over", Wish(BEE, "spark", 4), hour_ago)
+        guard.reserve(connection, "bee-going", Wish(BEE, "spark", 2, for_ms=DAY_MS), hour_ago)
         guard_terms.set_metric(connection, "gloom", Change(price_micro=1, phase=3, fails_open=True), hour_ago)
         guard_terms.set_limit(connection, PlanLimit("gloom", "*", "month", 1), hour_ago)
         terms = Terms("spark", "org", BEE, "day", 9, NOW + DAY_MS)
@@ -177,7 +175,7 @@ def _sends_again(engine: sa.Engine) -> None:
         write(engine, lambda c: take(c, [GLOW], NOW))
 
 
-ACTS: Final = "cli.nouns.guard_acts"
+ACTS: Final = "cli.nouns.guard"
 GUARD: Final = (
     plain(f"{ACTS}:consume", _use(guard.consume, "bee-1", 4), _never_beyond),
     plain(f"{ACTS}:consume another", _use(guard.consume, "bee-2", 5), _never_beyond),
@@ -193,11 +191,11 @@ GUARD: Final = (
     ),
     plain(f"{ACTS}:consume as a month ends", _shines(TURN - 1, False), _shone_once),
     plain("server.api.together:_alone the same as the next begins", _shines(TURN + 1, True), _shone_once),
-    plain(f"{ACTS}:reserve", _use(guard_holds.reserve, "bee-3", 6), _never_beyond),
-    plain(f"{ACTS}:settle", lambda s, c: guard_holds.settle(c, "bee-going", 1, s.by), _never_beyond),
-    plain(f"{ACTS}:settle what is over", lambda s, c: guard_holds.settle(c, "bee-over", 1, s.by)),
-    plain(f"{ACTS}:release", lambda s, c: guard_holds.release(c, "bee-going", 0, s.by), _never_beyond),
-    plain(f"{ACTS}:extend", lambda s, c: guard_holds.extend(c, "bee-going", 6, None, s.by), _never_beyond),
+    plain(f"{ACTS}:reserve", _use(guard.reserve, "bee-3", 6), _never_beyond),
+    plain(f"{ACTS}:settle", lambda s, c: guard.settle(c, "bee-going", 1, s.by), _never_beyond),
+    plain(f"{ACTS}:settle what is over", lambda s, c: guard.settle(c, "bee-over", 1, s.by)),
+    plain(f"{ACTS}:release", lambda s, c: guard.release(c, "bee-going", 0, s.by), _never_beyond),
+    plain(f"{ACTS}:extend", lambda s, c: guard.extend(c, "bee-going", 6, None, s.by), _never_beyond),
     plain(
         "cli.nouns.guard:set_", lambda s, c: guard_terms.set_metric(c, "spark", Change(price_micro=2, phase=3), s.by)
     ),
@@ -214,8 +212,8 @@ GUARD: Final = (
         _billed_once,
     ),
     Party("host takes events of what may be charged", lambda _: Act(_sends_again), _billed_once),
-    plain("cli.nouns.guard:reconcile", lambda s, c: counters.put_right(c, _off(s), 0, s.by), _never_beyond),
-    plain("server.api.cron:_guard", lambda s, c: counters.put_right(c, _off(s), 0, s.by), _never_beyond),
+    plain("cli.nouns.guard:reconcile", lambda s, c: checks.put_right(c, _off(s), 0, s.by), _never_beyond),
+    plain("server.api.cron:_guard", lambda s, c: checks.put_right(c, _off(s), 0, s.by), _never_beyond),
     plain("cli.nouns.limits:set_", lambda s, c: guard_terms.set_limit(c, PlanLimit("spark", "*", "month", 8), s.by)),
     plain(
         "cli.nouns.limits:end",
@@ -232,10 +230,10 @@ GUARD: Final = (
             c, Terms("spark", "pattern", "be*", "hour", 9, NOW + DAY_MS), s.by, asked=False
         ),
     ),
-    plain("server.api.guard.dark:_written", _let_through, _counted_once),
-    plain("server.api.guard.dark:_record_now the same", _let_through, _counted_once),
-    plain("server.api.guard.overrides:decide", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
-    plain("server.api.guard.routes:_on", lambda s, c: guard_holds.settle(c, "bee-going", 2, s.by), _never_beyond),
+    plain("server.api.dark:_written", _let_through, _counted_once),
+    plain("server.api.dark:_record_now the same", _let_through, _counted_once),
+    plain("server.api.guard:decide_override", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
+    plain("server.api.guard:_on", lambda s, c: guard.settle(c, "bee-going", 2, s.by), _never_beyond),
     plain("cli.nouns.overrides:_decide", lambda s, c: guard_overrides.decide(c, 1, "approve", s.by)),
     plain("cli.nouns.overrides:_decide against it", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
 )

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from drawdown.events.cloudevents import Given
 from drawdown.events.envelope import UsageEvent
-from drawdown.server.usage.events import EVENTS as EVENTS_IN
 from drawdown.server.usage.intake import Sent
+from drawdown.server.usage.items import EVENTS as EVENTS_IN
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.sources.samples.rows import Sample
 from drawdown.worker.usage.host_samples import take_samples

@@ -134,7 +134,7 @@ def _first(stage: Stage) -> int:
 
 ORDERS: Final = (
     _said("cli.nouns.replay:replay_", lambda s, c: orders.place(c, ACME, s.by), lambda _stage: None),
-    _said("cli.nouns.org_assign:_order", lambda s, c: orders.place(c, TO_FAKE, s.by), lambda _stage: None),
+    _said("cli.nouns.orgs:_order", lambda s, c: orders.place(c, TO_FAKE, s.by), lambda _stage: None),
     _said("cli.nouns.providers:accept", lambda s, c: orders.place(c, NEW_TERMS, s.by), _terms_changed),
     _said("cli.nouns.orders:cancel", lambda s, c: orders.cancel(c, _first(s), s.by), _placed),
     _done("take_order", _does),

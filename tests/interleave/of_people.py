@@ -16,27 +16,23 @@ from drawdown.providers.protocol import CustomerChanged
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.checks import proofs, spenders, vendor_drift
-from drawdown.worker.checks.stop_breached import stop_breached
+from drawdown.worker.checks import checks, proofs
+from drawdown.worker.checks.proofs import stop_breached
 from drawdown.worker.features import actions as features
 from drawdown.worker.halts import cells
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments
 from drawdown.worker.provider import actions as providers
-from drawdown.worker.provider import rates as commands_rates
 from drawdown.worker.provider import vendors
-from drawdown.worker.provider.vendor_bills import BillFile, BillLine
-from drawdown.worker.push import acknowledged as told_balances
+from drawdown.worker.provider.vendors import BillFile, BillLine
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push import balances
-from drawdown.worker.push import cancel as cancellations
-from drawdown.worker.push import doubted as doubted_pushes
-from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.push import evidence
+from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.seal import stops
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter
 from drawdown.worker.tick import tick
 from drawdown.worker.topup import actions as topups
-from drawdown.worker.usage import fold, prune, withdrawals
+from drawdown.worker.usage import prune, withdrawals
 from drawdown.worker.usage import quarantined as samples
 from drawdown.worker.verify.verify import Breach, Verification
 from drawdown.worker.wallets import actions as credit
@@ -72,8 +68,8 @@ def _floored(stage: Stage) -> Act:
 def _foldable(stage: Stage) -> Act:
     """The floors are raised, and a person's word is on record; the pushes below go in transactions of their own."""
     write(stage.engine, lambda c: prune.raise_floors(c, before=OLD + DAY_MS, by=stage.by))
-    write(stage.engine, lambda c: fold._say(c, before=OLD + DAY_MS, by=stage.by))
-    whole = partial(fold.fold_between, since=OLD, to=OLD + DAY_MS, before=OLD + DAY_MS, now_ms=NOW)
+    write(stage.engine, lambda c: prune._say(c, before=OLD + DAY_MS, by=stage.by))
+    whole = partial(prune.fold_between, since=OLD, to=OLD + DAY_MS, before=OLD + DAY_MS, now_ms=NOW)
     return Act(lambda engine: write(engine, whole))
 
 
@@ -121,11 +117,11 @@ CANCELLED: Final = key(8)
 
 def _intended(stage: Stage) -> Act:
     """The provider is asked after it, and what it confirms is voided."""
-    said: list[list[cancellations.Intent]] = []
+    said: list[list[pushes.Intent]] = []
     can = {"fake": stage.fake.capabilities}
 
     def transaction(engine: sa.Engine) -> None:
-        said.append(write(engine, lambda c: cancellations.intend(c, [CANCELLED], stage.by, can)))
+        said.append(write(engine, lambda c: pushes.intend(c, [CANCELLED], stage.by, can)))
 
     def after(engine: sa.Engine) -> None:
         for intents in said[-1:]:  # none where it was refused
@@ -136,13 +132,13 @@ def _intended(stage: Stage) -> Act:
 
 def _concluded(stage: Stage) -> Act:
     can = {"fake": stage.fake.capabilities}
-    intents = write(stage.engine, lambda c: cancellations.intend(c, [CANCELLED], stage.by, can))
+    intents = write(stage.engine, lambda c: pushes.intend(c, [CANCELLED], stage.by, can))
     return Act(lambda engine: _concludes(stage, intents, engine))
 
 
-def _concludes(stage: Stage, intents: list[cancellations.Intent], engine: sa.Engine) -> None:
+def _concludes(stage: Stage, intents: list[pushes.Intent], engine: sa.Engine) -> None:
     answers = [asyncio.run(stage.fake.cancel(intent.request)) for intent in intents]
-    write(engine, lambda c: cancellations.conclude(c, intents, answers, stage.by))
+    write(engine, lambda c: pushes.conclude(c, intents, answers, stage.by))
 
 
 def _cancelled(stage: Stage) -> Iterator[str]:
@@ -162,17 +158,17 @@ def _none_arrived(stage: Stage) -> Act:
     return _all_in_doubt(stage, 7, "absent")
 
 
-def _all_in_doubt(stage: Stage, window: int, outcome: doubted_pushes.Outcome) -> Act:
+def _all_in_doubt(stage: Stage, window: int, outcome: pushes.Outcome) -> Act:
     """The transaction of one portion, of all in doubt of a window."""
     from_ms = T0 + window * WINDOW_MS
     work = partial(
-        doubted_pushes._portion,
-        chosen=doubted_pushes.DoubtFilter(provider="fake", from_ms=from_ms, to_ms=from_ms + WINDOW_MS),
+        pushes._portion,
+        chosen=pushes.DoubtFilter(provider="fake", from_ms=from_ms, to_ms=from_ms + WINDOW_MS),
         outcome=outcome,
         by=stage.by,
         evidence="their console",
-        after=(doubted_pushes.FIRST_MS, "", "", -1),
-        most=doubted_pushes.AT_ONCE,
+        after=(pushes.FIRST_MS, "", "", -1),
+        most=pushes.AT_ONCE,
     )
     return Act(lambda engine: write(engine, work))
 
@@ -191,18 +187,18 @@ def _changed(stage: Stage) -> Act:
     return Act(lambda engine: providers.accept(partial(write, engine), "other", can, stage.by))
 
 
-MARK: Final = balances.Mark(("acme", "compute_2gb"), NOW, 0, "acme", told=3)
+MARK: Final = evidence.Mark(("acme", "compute_2gb"), NOW, 0, "acme", told=3)
 
 
 def _tells(stage: Stage) -> Act:
     """As a reconciliation does of a balance that fell by what is in no account of ours."""
     stage.told += MARK.told
-    return Act(lambda engine: write(engine, lambda c: balances.remember(c, "fake", [MARK], NOW)))
+    return Act(lambda engine: write(engine, lambda c: evidence.remember(c, "fake", [MARK], NOW)))
 
 
 def _acknowledged(stage: Stage) -> Act:
     _tells(stage).transaction(stage.engine)
-    return Act(lambda engine: write(engine, lambda c: told_balances.acknowledge(c, "acme", stage.by)))
+    return Act(lambda engine: write(engine, lambda c: pushes.acknowledge(c, "acme", stage.by)))
 
 
 def _still_told(stage: Stage) -> Iterator[str]:
@@ -279,9 +275,9 @@ PEOPLE: Final = (
             c, "compute_1gb", vendors.Units("cloud", "vm", "hour", 1, 5, 3600, "USD"), DAY, s.by, new=False
         ),
     ),
-    plain("cli.nouns.wallets:spenders_", lambda s, c: spenders.check(c, s.by.now_ms)),
-    plain("cli.nouns.vendors:drift", lambda s, c: vendor_drift.check(c, s.by.now_ms)),
-    plain("server.api.cron:_vendors", lambda s, c: vendor_drift.check(c, s.by.now_ms)),
+    plain("cli.nouns.ledger:spenders_", lambda s, c: checks.check_spenders(c, s.by.now_ms)),
+    plain("cli.nouns.vendors:drift", lambda s, c: checks.check_vendors(c, s.by.now_ms)),
+    plain("server.api.cron:_vendors", lambda s, c: checks.check_vendors(c, s.by.now_ms)),
     plain("cli.nouns.vendors:import_", lambda s, c: vendors.import_bills(c, BILLS, s.by)),
     plain("cli.nouns.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.by, from_ms=None)),
     plain("cli.nouns.plans:set_", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),
@@ -300,7 +296,7 @@ PEOPLE: Final = (
     ),
     plain("worker.usage.prune:prune", lambda s, c: prune.raise_floors(c, before=OLD + DAY_MS, by=s.by)),
     Party("worker.usage.prune:in_portions", _floored),
-    plain("worker.usage.fold:fold", lambda s, c: fold._say(c, before=OLD + DAY_MS, by=s.by)),
+    plain("worker.usage.prune:fold", lambda s, c: prune._say(c, before=OLD + DAY_MS, by=s.by)),
     Party("worker.usage.prune:in_portions folding", _foldable, _folded),
     plain("cli.nouns.providers:pause", lambda s, c: providers.pause(c, "other", s.by)),
     Party("cli.nouns.providers:resume", _paused),
@@ -309,10 +305,10 @@ PEOPLE: Final = (
     plain("cli.nouns.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
     plain("cli.nouns.pushes:retry", lambda s, c: pushes.retry(c, [key(1), key(6)], s.by)),
     Party("cli.nouns.pushes:resolve", _resolved),
-    Party("cli.nouns.push_cancel:cancel", _intended, _cancelled),
-    Party("cli.nouns.push_cancel:cancel concluding", _concluded, _cancelled),
-    Party("worker.push.doubted:resolve_all", _resolved_all),
-    Party("worker.push.doubted:resolve_all absent", _none_arrived),
+    Party("cli.nouns.pushes:cancel", _intended, _cancelled),
+    Party("cli.nouns.pushes:cancel concluding", _concluded, _cancelled),
+    Party("worker.push.actions:resolve_all", _resolved_all),
+    Party("worker.push.actions:resolve_all absent", _none_arrived),
     plain("cli.nouns.pushes:void", lambda s, c: pushes.void(c, [key(7)], s.by, "their console")),
     plain("cli.nouns.orgs:override", _overridden),
     plain(
@@ -331,7 +327,7 @@ PEOPLE: Final = (
     ),
     plain("cli.nouns.cells:set_", lambda s, c: cells.set_cell(c, "cell-1", "http://cell-1/", s.by, new=False)),
     plain("cli.nouns.cells:remove", lambda s, c: cells.remove_cell(c, "cell-1", s.by)),
-    plain("cli.nouns.org_assign:_undo", lambda s, c: assignments.cancel(c, "later", s.by, NOW + DAY_MS)),
+    plain("cli.nouns.orgs:_undo", lambda s, c: assignments.cancel(c, "later", s.by, NOW + DAY_MS)),
     plain(
         "cli.nouns.features:map_",
         lambda s, c: features.map_size(
@@ -340,12 +336,12 @@ PEOPLE: Final = (
     ),
     plain("cli.nouns.features:end", lambda s, c: features.end_feature(c, "compute_16gb", s.by)),
     plain(
-        "cli.nouns.provider_estimates:rate",
-        lambda s, c: commands_rates.set_rate(c, "fake", "compute_1gb", (5, 1), s.by, from_ms=None),
+        "cli.nouns.providers:rate",
+        lambda s, c: providers.set_rate(c, "fake", "compute_1gb", (5, 1), s.by, from_ms=None),
     ),
     plain(
-        "cli.nouns.provider_estimates:when_down",
-        lambda s, c: commands_rates.set_when_down(c, "embedded", "free", "stop", s.by),
+        "cli.nouns.providers:when_down",
+        lambda s, c: providers.set_when_down(c, "embedded", "free", "stop", s.by),
     ),
     plain(
         "cli.nouns.topups:set_",

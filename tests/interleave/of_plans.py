@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.monthly.terms import Gives
+from drawdown.ledger.grants import Gives
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS

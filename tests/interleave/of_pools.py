@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MINUTE_MS

@@ -9,8 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
-from drawdown.server.api import executions
-from drawdown.server.api import run_models as models
+from drawdown.server.api import executions, models
 from drawdown.server.api.programs import Said
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
@@ -19,8 +18,8 @@ from drawdown.worker.executions.actions import Asked
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Wish
-from drawdown.worker.usage import invalid_items
-from drawdown.worker.usage.invalid_items import InvalidItems
+from drawdown.worker.usage import invalid
+from drawdown.worker.usage.invalid import InvalidItems
 from tests.interleave.of_guard import BEE, _never_beyond
 from tests.interleave.of_runs import LAB, _within_its_means
 from tests.interleave.party import Act, Check, Party, plain
@@ -101,17 +100,17 @@ def _used_by_a_recalled_key() -> Party:
 
         return Act(lambda engine: write(engine, one))
 
-    return Party("server.api.guard.routes:_use", ready, _never_beyond)
+    return Party("server.api.guard:_use", ready, _never_beyond)
 
 
 def _invalid(items: int) -> Callable[[Stage, sa.Connection], object]:
     found = [InvalidItems("app", "events", code, items, NOW, NOW) for code in ("missing", "bad_id")]
-    return lambda _stage, c: invalid_items.keep(c, found, NOW)
+    return lambda _stage, c: invalid.keep(c, found, NOW)
 
 
 PROGRAMS: Final = (
-    plain("server.usage.invalid:_keep", _invalid(2)),
-    plain("server.usage.invalid:_keep of another server", _invalid(3)),
+    plain("server.usage.intake:_keep", _invalid(2)),
+    plain("server.usage.intake:_keep of another server", _invalid(3)),
     plain("server.api.together:_alone", _accepted_alone, _within_its_means),
     plain("server.api.together:_decide", _accepted_together),
     _act("draw", "_draw", models.DrawOrder.model_construct(number=1, credits=2), key="going"),

@@ -8,17 +8,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.runs.draws import Cost
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.executions import actions as executions
-from drawdown.worker.executions import blocks as run_blocks
+from drawdown.worker.executions import permission as run_blocks
 from drawdown.worker.executions.request import Request
 from drawdown.worker.orgs.assignments import assign
-from drawdown.worker.provider import rates
+from drawdown.worker.provider import actions
 from drawdown.worker.verdict.holds import expire_holds, shrink_holds
 from drawdown.worker.wallets import actions as credit
 from tests.interleave.party import Party, plain, step
@@ -61,7 +61,7 @@ def begin(stage: Stage) -> None:
 def _begin_far(stage: Stage) -> None:
     hour_ago = By(NOW - 60 * MINUTE_MS, "somebody", "explored")
     write(stage.engine, lambda c: assign(c, [FAR], "fake", hour_ago, from_ms=FLIP))
-    write(stage.engine, lambda c: rates.set_rate(c, "fake", FEATURE, (1, 1), hour_ago, from_ms=FLIP, new=True))
+    write(stage.engine, lambda c: actions.set_rate(c, "fake", FEATURE, (1, 1), hour_ago, from_ms=FLIP, new=True))
     stage.fake.states[FAR] = CustomerState(11, None, None)
     stage.write("UPDATE orgs SET balance_micro = 11, balance_read_ms = :at WHERE org_id = 'far'", at=hour_ago.now_ms)
     for key, quantity, life_ms in (("far-over", 3, 60 * MINUTE_MS), ("far-going", 4, 120 * MINUTE_MS)):

@@ -13,7 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema import audit_chain
+from drawdown.schema import audit
 from drawdown.schema.database import read
 from drawdown.schema.tables.whole import metadata
 from tests.interleave.stage import Stage
@@ -42,7 +42,7 @@ UNION ALL SELECT 'seal ' || seal_id, cursor FROM seals ORDER BY 1, 2
 def left_behind(stage: Stage) -> str:
     """The same for two cases only where nothing that comes after can tell them apart."""
     rows = read(stage.engine, lambda c: c.execute(sa.text(_ROWS)).all())
-    broken = read(stage.engine, lambda c: list(audit_chain.broken(c)))
+    broken = read(stage.engine, lambda c: list(audit.broken(c)))
     numbered = read(stage.engine, lambda c: c.execute(sa.text(_NUMBERED)).all())
     order = {number: place for place, number in enumerate(sorted({number for _, number in numbered}))}
     by_order = [(place, order[number]) for place, number in numbered]

@@ -58,13 +58,13 @@ APART: Final[dict[str, str]] = {
     "schema.migrate:upgrade": "alone: the order of an upgrade lets nothing else run",
     "schema.roles:apply": "changes no row: it grants what may be done",
     "cli.app:write": "runs what all commands ask for, once a database that was restored would have been noticed",
-    "server.http.restores:write": "runs what a server asks for, once a restored database would have been noticed",
-    "server.http.restores:_notice": "writes down a doubt, as `recognise` does in a tick and a watch",
+    "server.http.threads:write": "runs what a server asks for, once a restored database would have been noticed",
+    "server.http.threads:_notice": "writes down a doubt, as `recognise` does in a tick and a watch",
     "cli.nouns.reconcile:compare": "changes nothing: it refuses to go on where history was lost",
     **dict.fromkeys(
         (
             "cli.nouns.worker:worker_",
-            "cli.cluster.jobs:beat",
+            "cli.cluster:beat",
             *(f"worker.cluster.membership:{what}" for what in ("done", "failed", "left", "forget_schedules")),
         ),
         "of workers' own rows, on which nothing that is billed rests; those who come at once: test_cluster.py",
@@ -75,19 +75,19 @@ APART: Final[dict[str, str]] = {
     "cli.nouns.demo:build_fleet": "on a database of its own",
     **{
         f"cli.demo.{site}": "on a database of its own"
-        for site in ("console:let_in", "life:live", "life:prove", "life:turn", "stage:stopped", "stage:host_writes")
+        for site in ("serve:let_in", "story:live", "story:prove", "story:turn", "stage:stopped", "stage:host_writes")
     },
     "cli.nouns.doctor:_written": "writes the one row of the watch as it is, as each round does: no value changes",
     "probe": "a seal that is rolled back: `seal` holds its locks longer",
     "orgs_of_bucket": "the first statements of `seal newcomers`, after a seal that failed",
     "replay_open": "reads once, after a replay or its dry run",
     "orgs_to_replay": "reads once, after a replay that failed",
-    "worker.replay.rehearse:rehearse": "a replay whose transactions are rolled back: `replay` holds its locks longer",
-    "server.console.acting.acting:undone": "rolled back, whatever it is asked for",
-    "server.console.screens.oncall.acts:_told": "rolled back: it reads which cells a halt reaches",
-    "server.console.screens.oncall.doing.replay:_told": "rolled back: it reads a plan",
-    "server.console.screens.oncall.doing.asked:_told": "rolled back: an assignment, whose locks `assign` holds longer",
-    "server.console.screens.money.acts.asked:_told": "rolled back: it reads what was kept of comparisons",
+    "worker.replay.replay:rehearse": "a replay whose transactions are rolled back: `replay` holds its locks longer",
+    "server.console.acting:undone": "rolled back, whatever it is asked for",
+    "server.console.screens.oncall.halts:_told": "rolled back: it reads which cells a halt reaches",
+    "server.console.screens.oncall.orders:_told": "rolled back: it reads a plan",
+    "server.console.screens.oncall.orders:_told_of_assignment": "rolled back: an assignment; `assign` holds its locks",
+    "server.console.screens.money.orders:_told": "rolled back: it reads what was kept of comparisons",
     "read_sources": "reads once, before the folders are looked into",
     "new_files": "reads once; what another one took meanwhile is found by `take_batch`",
     "topup_asked": "reads once; what is changed meanwhile is found by `topup_ordered`",

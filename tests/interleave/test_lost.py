@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("interleave")
 SHARE = (
     "cli.nouns.ledger:grant keyed",
     "cli.nouns.ledger:rate",
-    "cli.nouns.provider_estimates:rate",
+    "cli.nouns.providers:rate",
     "cli.nouns.samples:withdraw",
     "cli.nouns.pushes:retry",
     "cli.nouns.features:map_",

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from drawdown.ledger import accounts
-from drawdown.ledger.monthly import tiers
+from drawdown.ledger import accounts, tiers
 from drawdown.schema import locks, messages
 from drawdown.schema.sql import Queries
 from drawdown.worker.access import once as console_acts
@@ -16,10 +15,10 @@ from drawdown.worker.catalog import terms
 from drawdown.worker.guard import counters as guard_counts
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.halts import dispatch
-from drawdown.worker.push import acknowledged as balances
+from drawdown.worker.push import actions as balances
 from drawdown.worker.seal import seal as sealing
-from drawdown.worker.seal import statements, stops
-from drawdown.worker.sources.events import charged, floors, store
+from drawdown.worker.seal import stops
+from drawdown.worker.sources.events import store, types
 from drawdown.worker.sources.events.types import meters
 from drawdown.worker.usage import quarantined as samples
 from drawdown.worker.usage import withdrawals
@@ -70,11 +69,11 @@ def _priced_without_the_lock(patch: pytest.MonkeyPatch) -> None:
 
 
 def _priced_without_the_types_row(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(charged, "hold", lambda c, event_type, now_ms: meters(c, [event_type], now_ms).get(event_type))
+    patch.setattr(types, "hold", lambda c, event_type, now_ms: meters(c, [event_type], now_ms).get(event_type))
 
 
 def _taken_without_the_types_row(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(charged, "share", _none)
+    patch.setattr(types, "share", _none)
 
 
 def _asked_without_the_lock(patch: pytest.MonkeyPatch) -> None:
@@ -90,11 +89,11 @@ def _closed_without_the_lock(patch: pytest.MonkeyPatch) -> None:
 
 
 def _taken_without_the_floor(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(floors, "hold", lambda *_given: True)
+    patch.setattr(store, "hold", lambda *_given: True)
 
 
 def _seal_without_its_lock(patch: pytest.MonkeyPatch) -> None:
-    _put(patch, statements.SQL, "for_update", "", "postgresql")
+    _put(patch, sealing.SQL, "for_update", "", "postgresql")
 
 
 def _told_is_not_held(patch: pytest.MonkeyPatch) -> None:
@@ -199,7 +198,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "a key is used at the turn of a month without the lock": (
         _turned_without_the_lock,
-        "cli.nouns.guard_acts:consume as a month ends",
+        "cli.nouns.guard:consume as a month ends",
         "server.api.together:_alone the same as the next begins",
     ),
     "a backfill is closed without the lock": (
@@ -220,8 +219,8 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     "an endpoint is told that is being ended": (_told_whoever_is_ended, "expire_holds told", "cli.nouns.hooks:end"),
     "a deed of the console takes no turn": (
         _acted_without_a_turn,
-        "server.console.acting.acting:_done",
-        "server.console.acting.acting:_done by another",
+        "server.console.acting:_done",
+        "server.console.acting:_done by another",
     ),
     "a seal holds nothing that is open": (_open_is_not_held, "seal", "settle what was withdrawn"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.nouns.orgs:release", "seal"),

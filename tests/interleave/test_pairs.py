@@ -17,7 +17,7 @@ PAIRS = (
     ("cli.nouns.samples:withdraw what was rejected", "cli.nouns.orgs:override"),
     ("host wakes a sandbox", "due_halts"),
     ("server.api.together:_decide", "cli.nouns.executions:settle acme"),
-    ("cli.nouns.guard_acts:consume", "cli.nouns.guard_acts:consume another"),
+    ("cli.nouns.guard:consume", "cli.nouns.guard:consume another"),
     ("cli.nouns.settlements:batch", "cli.nouns.settlements:reverse"),
 )
 """Of the seal and the locks of people, hosts, batches, verdicts, halts, runs, the guard and suppliers. `make test` runs

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from drawdown.schema.database import connect, read, write
-from drawdown.worker.sources.events import floors
+from drawdown.worker.sources.events import store
 from drawdown.worker.usage.prune import raise_floors
 from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House
@@ -105,7 +105,7 @@ def pruned_meanwhile(
     pruning = threading.Thread(target=prune_elsewhere, args=(house, before_ms), daemon=True)
 
     def held(*given: Any) -> bool:
-        found = floors.hold(*given)
+        found = store.hold(*given)
         pruning.start()
         pruning.join(0.3)
         assert pruning.is_alive(), "it waits for what is taken"

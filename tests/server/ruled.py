@@ -19,9 +19,9 @@ from drawdown.worker.guard.overrides import Terms
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.guard.use import Wish
 from drawdown.worker.sources.events.store import take
-from drawdown.worker.usage import invalid_items
-from drawdown.worker.usage.event_withdrawals import withdraw_events
-from drawdown.worker.usage.invalid_items import InvalidItems
+from drawdown.worker.usage import invalid
+from drawdown.worker.usage.invalid import InvalidItems
+from drawdown.worker.usage.withdrawals import withdraw_events
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from tests.world import Fleet
@@ -70,7 +70,7 @@ def events(fleet: Fleet, org: str, hostile: str) -> None:
     write(fleet.engine, lambda c: take(c, [replace(sent[0], quantity=9)], now + 1))
     fleet.sample(org, at, -1, sample_id="bad-sample")
     refused = [InvalidItems(hostile, "events", "missing", 7, now, now + 1, hostile, hostile)]
-    write(fleet.engine, lambda c: invalid_items.keep(c, refused, now))
+    write(fleet.engine, lambda c: invalid.keep(c, refused, now))
     fleet.tick_windows(2)
     write(fleet.engine, lambda c: withdraw_events(c, SOURCE, ["order-2"], fleet.by))
 

@@ -14,7 +14,7 @@ from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.actions import Change
 from drawdown.worker.wallets.accounts import account_of
-from drawdown.worker.wallets.figures import owed_figures
+from drawdown.worker.wallets.lists import owed_figures
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 

@@ -18,7 +18,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.access import keys as api_keys
-from drawdown.worker.access.key_lists import list_keys
+from drawdown.worker.access.keys import list_keys
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import drawdown
 from tests.fresh import migrated

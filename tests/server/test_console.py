@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost, DatabaseBusy, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.server.console import asking, door, files, forms, sign_in
+from drawdown.server.console import asking, door, files, sign_in
 from drawdown.server.console import console as consoles
 from drawdown.server.console.console import WITHIN_S
 from drawdown.server.console.door import COOKIE
@@ -26,7 +26,7 @@ from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.looking import TooSlow, look
 from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.customers import orgs
-from drawdown.server.http import restores
+from drawdown.server.http import threads
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access import sessions as console_sessions
@@ -58,7 +58,7 @@ def test_a_link_sets_a_password_once_also_where_the_answer_is_lost(home: Home, m
                 raise AnswerLost("cut")
             return done
 
-        patch.setattr(restores, "write", cut)
+        patch.setattr(threads, "write", cut)
         answer = home.post("/console/link", form)
     assert answer.status_code == 303 and answer.headers["location"] == "/console/"
     session = answer.headers["set-cookie"].partition("=")[2].partition(";")[0]
@@ -173,8 +173,8 @@ def test_a_form_is_taken_from_our_own_pages_alone(home: Home) -> None:
 FORMS: Final = [
     (b"name=a&name=b", 400),
     (b"name=%ff", 400),
-    ("&".join(f"f{n}=1" for n in range(forms.MOST_FIELDS + 1)).encode(), 400),
-    (b"x" * (forms.MAX_FORM_BYTES + 1), 413),
+    ("&".join(f"f{n}=1" for n in range(door.MOST_FIELDS + 1)).encode(), 400),
+    (b"x" * (door.MAX_FORM_BYTES + 1), 413),
     (b"", 401),
 ]
 

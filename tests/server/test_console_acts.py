@@ -27,11 +27,11 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.server.console.acting import acting, dry_run
-from drawdown.server.console.acting.action import MAX_NUMBER, MAX_REASON_CHARS, Action, Doing, Size, WrongField
+from drawdown.server.console import acting
+from drawdown.server.console.action import MAX_NUMBER, MAX_REASON_CHARS, Action, Doing, Size, WrongField
 from drawdown.server.console.pages import ACTIONS
-from drawdown.server.console.screens.money.acts import GRANT
-from drawdown.server.http import restores
+from drawdown.server.console.screens.money.wallet_acts import GRANT
+from drawdown.server.http import threads
 from drawdown.worker.access import once as console_acts
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access import sessions as console_sessions
@@ -379,9 +379,9 @@ def test_a_large_amount_is_typed_before_it_is_given(home: Home) -> None:
 
 
 def test_many_rows_are_typed_too() -> None:
-    assert dry_run.to_type(Size(rows=dry_run.TYPED_ROWS)) is None
-    assert dry_run.to_type(Size(rows=dry_run.TYPED_ROWS + 1)) == dry_run.TYPED_ROWS + 1
-    assert dry_run.to_type(Size(micro=dry_run.TYPED_MICRO)) is None
+    assert acting.to_type(Size(rows=acting.TYPED_ROWS)) is None
+    assert acting.to_type(Size(rows=acting.TYPED_ROWS + 1)) == acting.TYPED_ROWS + 1
+    assert acting.to_type(Size(micro=acting.TYPED_MICRO)) is None
 
 
 def test_a_form_counts_as_long_as_a_session_may(home: Home) -> None:
@@ -459,7 +459,7 @@ def test_where_the_answer_is_lost_it_says_what_to_do(
         raise AnswerLost("cut")
 
     with monkeypatch.context() as patched:
-        patched.setattr(restores, "write", cut)
+        patched.setattr(threads, "write", cut)
         lost = home.send(f"/console/act/{name}", sent, KIM)
     page = as_read(lost.text)
     assert lost.status_code == 503 and "may have been kept, or not" in page
@@ -528,20 +528,20 @@ def test_two_deeds_by_one_picture_are_done_one_after_the_other(home: Home) -> No
     pictures = []
     for number in (1, 2):
         doing = Doing(person, by, values, console_acts.new_key(home.now, secret(number)))
-        seen = write(home.engine, lambda c, d=doing: dry_run.rehearse(c, GRANT, d).seen, rollback=True)  # type: ignore[misc]
+        seen = write(home.engine, lambda c, d=doing: acting.rehearse(c, GRANT, d).seen, rollback=True)  # type: ignore[misc]
         pictures.append((doing, {"key": doing.key, "seen": seen}))
     claimed, may_end = threading.Event(), threading.Event()
 
     def first(connection: sa.Connection) -> None:
-        dry_run.carry_out(connection, GRANT, *pictures[0])
+        acting.carry_out(connection, GRANT, *pictures[0])
         claimed.set()
         may_end.wait(5)
 
     def second() -> str:
         claimed.wait(5)
         try:
-            write(home.engine, lambda c: dry_run.carry_out(c, GRANT, *pictures[1]))
-        except dry_run.LookAgain:
+            write(home.engine, lambda c: acting.carry_out(c, GRANT, *pictures[1]))
+        except acting.LookAgain:
             return "look again"
         return "done"
 

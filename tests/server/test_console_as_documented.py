@@ -13,7 +13,7 @@ from typing import Final
 import httpx
 import pytest
 
-from drawdown.server.console.my.my import COOKIE
+from drawdown.server.console.my import COOKIE
 from tests.acceptance.commands import drawdown, environment
 from tests.fresh import migrated
 from tests.server.test_process import serving

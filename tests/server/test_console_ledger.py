@@ -16,12 +16,12 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.server.console.frame import figures
-from drawdown.server.console.my.my import COOKIE as MY_COOKIE
+from drawdown.server.console.my import COOKIE as MY_COOKIE
 from drawdown.server.settings import MySettings
 from drawdown.worker.access import my_sessions
 from drawdown.worker.access import sessions as console_sessions

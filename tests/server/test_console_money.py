@@ -18,12 +18,10 @@ from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.console.asking import MAX_KEY_CHARS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.screens.money import drift
-from drawdown.server.console.screens.money.acts.wallet import MEANING
+from drawdown.server.console.screens.money.wallet_acts import MEANING
 from drawdown.worker.access import sessions as console_sessions
-from drawdown.worker.checks import spenders
-from drawdown.worker.provider.vendor_bills import BillFile, BillLine
-from drawdown.worker.provider.vendor_lists import DriftLine
-from drawdown.worker.provider.vendors import Units, import_bills, set_units
+from drawdown.worker.checks import checks
+from drawdown.worker.provider.vendors import BillFile, BillLine, DriftLine, Units, import_bills, set_units
 from drawdown.worker.reconcile import lists as reconciliations
 from drawdown.worker.settlements import lists as settlements
 from drawdown.worker.wallets import actions as credit
@@ -67,7 +65,7 @@ def traded(engine: sa.Engine) -> Home:
     for number, (verdict, theirs) in enumerate((("equal", 5), ("short", 3))):
         values = {"feature": f"f{number}", "theirs": theirs, "verdict": verdict}
         made.fleet.write(COMPARED, {**values, "day": T0 - DAY_MS, "at": made.now})
-    write(engine, lambda c: spenders.check(c, made.now))
+    write(engine, lambda c: checks.check_spenders(c, made.now))
     return made
 
 

@@ -31,7 +31,7 @@ from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import lists as pushes
 from drawdown.worker.push.lists import PushFilter, list_pushes
-from drawdown.worker.status import pending
+from drawdown.worker.status import status as pending
 from tests.server.console_home import Home, says
 from tests.server.lived import lived
 from tests.server.test_console_budget import MOST_STATEMENTS, statements

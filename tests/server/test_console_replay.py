@@ -13,15 +13,14 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
-from drawdown.server.console.acting import acting
-from drawdown.server.console.screens.oncall.doing import replay as doing
+from drawdown.server.console import acting
+from drawdown.server.console.screens.oncall import orders as doing
 from drawdown.worker.engine import runner
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import AskedReplay
 from drawdown.worker.orders.doing import do_orders
 from drawdown.worker.replay.plan import ReplayScope
-from drawdown.worker.replay.rehearse import rehearse
-from drawdown.worker.replay.replay import Replayed
+from drawdown.worker.replay.replay import Replayed, rehearse
 from tests.integration.test_replay import END, missed, planned, run
 from tests.server.console_home import ANN, KIM, VIC, Home
 from tests.server.lived import lived

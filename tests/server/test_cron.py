@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.provider import vendors
-from drawdown.worker.provider.vendor_bills import BillFile, BillLine
+from drawdown.worker.provider.vendors import BillFile, BillLine
 from drawdown.worker.usage.backfills import open_backfill
 from tests.integration.guarding import Guarded
 from tests.server.house import CRON, Caller, House, served

@@ -13,14 +13,13 @@ import pytest
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MICRO
-from drawdown.server.api import programs
-from drawdown.server.api.guard import dark
+from drawdown.server.api import dark, programs
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard.answers import Answer
 from drawdown.worker.guard.counters import LimitReached
 from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.use import Answer
 from drawdown.worker.verify.verify import verify
 from tests.server.away import away
 from tests.server.house import Caller, House, served

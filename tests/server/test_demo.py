@@ -19,11 +19,10 @@ import pytest
 import sqlalchemy as sa
 from rich.console import Console
 
-from drawdown.cli.demo import moments, serve
+from drawdown.cli.demo import serve
+from drawdown.cli.demo import story as plot
 from drawdown.cli.demo.cast import DAYS
-from drawdown.cli.demo.life import live
-from drawdown.cli.demo.moments import MOST_TICKS, Calendar
-from drawdown.cli.demo.story import story
+from drawdown.cli.demo.story import MOST_TICKS, Calendar, live, story
 from drawdown.cli.main import run
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.clock import FixedClock
@@ -67,8 +66,8 @@ MOST_STATEMENTS_A_TICK = 400
 
 SHORTER = f"""
 from functools import partial
-from drawdown.cli.demo import moments, serve
-moments.HALF_HOUR_MS = {4 * HOUR_MS}
+from drawdown.cli.demo import serve, story
+story.HALF_HOUR_MS = {4 * HOUR_MS}
 serve.live = partial(serve.live, days={SHORT})
 """
 """The month's last day, with few ticks. `make test-whole` serves the month; `python -m tests.demo_life` judges some."""
@@ -161,7 +160,7 @@ def rows_of(engine: sa.Engine) -> list[list[tuple[Any, ...]]]:
 
 def test_the_same_moment_gives_the_same_month_in_bounded_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, statements = [], 0
-    monkeypatch.setattr(moments, "HALF_HOUR_MS", 4 * HOUR_MS)  # what is the same with fewer ticks is with more
+    monkeypatch.setattr(plot, "HALF_HOUR_MS", 4 * HOUR_MS)  # what is the same with fewer ticks is with more
 
     def counted(*_: object) -> None:
         nonlocal statements

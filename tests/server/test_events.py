@@ -16,7 +16,7 @@ from drawdown.schema.clock import utc
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.server.usage import events as way_in
+from drawdown.server.usage import items as way_in
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.sources.events.store import Taken, take, times
 from tests.integration.telling_events import billed_by_units
@@ -277,7 +277,7 @@ def test_a_conflict_has_events_without_a_time_taken_once(shop: House, monkeypatc
         turns += 1
         return take(*given, **more)
 
-    monkeypatch.setattr("drawdown.server.usage.events.take", counted)
+    monkeypatch.setattr("drawdown.server.usage.items.take", counted)
 
     async def work(caller: Caller) -> None:
         send = Sender(caller)
@@ -297,7 +297,7 @@ def test_events_that_others_always_date_first_are_not_taken(shop: House, monkeyp
         take(connection, [UsageEvent("/web", left.pop(), RENDER, "acme", 3, T0 + 5_000)], now_ms)
         return take(connection, events, now_ms, **more)
 
-    monkeypatch.setattr("drawdown.server.usage.events.take", outrun)
+    monkeypatch.setattr("drawdown.server.usage.items.take", outrun)
 
     async def work(caller: Caller) -> None:
         batch = [event(name, time=...) for name in (*names, "mine")]
@@ -328,7 +328,7 @@ def test_two_that_send_an_event_without_a_time_at_once_say_the_same(
                 take(connection, [other], T0 + 10_000)
         return found
 
-    monkeypatch.setattr("drawdown.server.usage.events.times", looked)
+    monkeypatch.setattr("drawdown.server.usage.items.times", looked)
 
     async def work(caller: Caller) -> None:
         items = [event(time=...), event("e2", time=...), event("e3")]

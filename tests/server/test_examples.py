@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from drawdown.ledger import payers
+from drawdown.ledger import pools
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.worker.features import actions as features
@@ -64,7 +64,7 @@ def shop(house: House) -> None:
     house.autumn.account.add_customer("hz0", T0)
     terms = settlements.Change(share_ppm=700_000, hold_ms=90 * DAY_MS, threshold_micro=0, takes_clawbacks=True)
     write(engine, lambda c: settlements.set_supplier(c, "pixel", terms, by, new=True))
-    write(engine, lambda c: payers.say(c, "wayne", "acme", by, allowed=True, limit_micro=10 * MICRO))
+    write(engine, lambda c: pools.say(c, "wayne", "acme", by, allowed=True, limit_micro=10 * MICRO))
     for metric, change in (("idea.create", Change(phase=3)), ("bandwidth", Change(phase=3))):
         write(engine, lambda c, m=metric, to=change: guard_terms.set_metric(c, m, to, by))  # type: ignore[misc]
         write(engine, lambda c, m=metric: guard_terms.set_limit(c, PlanLimit(m, "*", "month", None), by))  # type: ignore[misc]

@@ -16,7 +16,7 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.server.api import gate as gates
 from drawdown.server.api import programs
 from drawdown.server.api.executions import Executions
-from drawdown.server.api.run_models import MOST_ROWS
+from drawdown.server.api.models import MOST_ROWS
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.features.actions import map_size
 from drawdown.worker.orgs import actions as orgs

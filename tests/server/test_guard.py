@@ -11,8 +11,8 @@ import pytest
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.guard import holds as guard_holds
 from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard_holds
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.guard.use import Wish
 from drawdown.worker.verify.verify import verify

@@ -7,10 +7,10 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.server.metrics.metrics import MOST_TYPES, render
-from drawdown.server.metrics.process import GuardCalls, guard_calls
-from drawdown.worker.checks.kept import keep
-from drawdown.worker.guard.figures import MOST_NAMES, guard_figures
+from drawdown.server.metrics import MOST_TYPES, render
+from drawdown.server.process_metrics import GuardCalls, guard_calls
+from drawdown.worker.checks.checks import keep
+from drawdown.worker.guard.lists import MOST_NAMES, guard_figures
 from drawdown.worker.usage.backfills import open_backfill
 from tests.integration.guarding import Guarded
 from tests.integration.telling_events import event, told

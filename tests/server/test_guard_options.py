@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import pytest
 
-from drawdown.ledger import payers
+from drawdown.ledger import pools
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
 from drawdown.server.settings import MySettings
-from drawdown.worker.guard import options as guard_options
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import ways as guard_options
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.wallets import actions as credit
@@ -82,14 +82,14 @@ def test_where_credit_is_short_a_sponsor_pays_by_the_call_that_is_said(house: Ho
         assert found["top_up"]["link"] is None, "there is no page of theirs here"
         assert found["sponsor"]["command"] == "drawdown payer allow PAYER acme"
         by, engine = house.fleet.by, house.fleet.engine
-        write(engine, lambda c: payers.say(c, "wayne", "acme", by, allowed=True, limit_micro=MICRO))
+        write(engine, lambda c: pools.say(c, "wayne", "acme", by, allowed=True, limit_micro=MICRO))
         assert closed(await options())["sponsor"] == "sponsor_short", "it pays less than this costs"
-        write(engine, lambda c: payers.say(c, "wayne", "acme", by, allowed=True, limit_micro=9 * MICRO))
+        write(engine, lambda c: pools.say(c, "wayne", "acme", by, allowed=True, limit_micro=9 * MICRO))
         found = await options()
         assert found["sponsor"]["payers"] == ["wayne"]
         done = (await send(program, found["sponsor"]["call"], key="k1")).json()
         assert (done["decision"], done["charged"], done["payer"]) == ("warn", 2, "wayne")
-        write(engine, lambda c: payers.say(c, "wayne", "acme", by, allowed=False))
+        write(engine, lambda c: pools.say(c, "wayne", "acme", by, allowed=False))
         assert closed(await options("metric=idea&amount=1"))["sponsor"] == "not_credit", "now it is the limit"
         with pytest.raises(AssertionError, match="422"):
             await options("metric=idea&amount=0")
@@ -190,7 +190,7 @@ def test_so_many_sponsors_are_asked_and_no_more(house: House) -> None:
     async def work(options: Options, _: Program) -> None:
         for name in names:
             give(house, name, 50)
-            write(house.fleet.engine, lambda c, n=name: payers.say(c, n, "acme", house.fleet.by, allowed=True))  # type: ignore[misc]
+            write(house.fleet.engine, lambda c, n=name: pools.say(c, n, "acme", house.fleet.by, allowed=True))  # type: ignore[misc]
         found = await options("metric=idea&amount=2")
         assert found["sponsor"]["payers"] == names[: guard_options.MOST_SPONSORS]
 

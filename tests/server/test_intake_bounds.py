@@ -20,10 +20,10 @@ from drawdown.events.cloudevents import JSON, LINES
 from drawdown.events.reading import MOST_ITEMS
 from drawdown.schema import database
 from drawdown.schema.errors import AnswerLost, DatabaseBusy
-from drawdown.server.http import bodies, unpacking
+from drawdown.server.http import bodies
 from drawdown.server.http.errors import ApiError
-from drawdown.server.usage import intake, quotas
-from drawdown.server.usage.quotas import Quotas
+from drawdown.server.usage import intake
+from drawdown.server.usage.intake import Quotas
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, event, said, sample, sender
 from tests.server.program import key_of, refused
@@ -88,22 +88,22 @@ def test_no_more_is_unpacked_than_is_taken(unpacked: Counter[str]) -> None:
     for bomb in (gzip.compress(b"0" * 50_000_000), gzip.compress(b"0" * 9_000) * 10_000):
         unpacked.clear()
         with pytest.raises(ApiError, match="not unpacked"):
-            unpacking.unpack(bomb, 1_000_000)
+            bodies.unpack(bomb, 1_000_000)
         assert unpacked["got"] == 1_000_001
     many = gzip.compress(b"[{}") + gzip.compress(b"]")
-    assert unpacking.unpack(many, 4) == b"[{}]" and unpacking.unpack(b"", 4) == b""
+    assert bodies.unpack(many, 4) == b"[{}]" and bodies.unpack(b"", 4) == b""
 
 
 def test_many_members_cost_no_square_of_their_number(unpacked: Counter[str]) -> None:
     """Of 4 MB of them, each was once unpacked out of all that followed it: for minutes."""
     small = gzip.compress(b" ", mtime=0)
-    assert unpacking.unpack(small * unpacking.MOST_MEMBERS, 4_000) == b" " * unpacking.MOST_MEMBERS
-    assert unpacked["given"] <= unpacking.MOST_MEMBERS * unpacking.PIECE_BYTES
+    assert bodies.unpack(small * bodies.MOST_MEMBERS, 4_000) == b" " * bodies.MOST_MEMBERS
+    assert unpacked["given"] <= bodies.MOST_MEMBERS * bodies.PIECE_BYTES
     with pytest.raises(ApiError, match="1,000 gzip members") as refused_:
-        unpacking.unpack(small * (intake.MAX_BYTES // len(small)), 4_000)
+        bodies.unpack(small * (intake.MAX_BYTES // len(small)), 4_000)
     assert refused_.value.status == 413
     large = gzip.compress(random.Random(1).randbytes(300_000), mtime=0)
-    assert len(unpacking.unpack(large + small + large, 700_000)) == 600_001, "in several pieces"
+    assert len(bodies.unpack(large + small + large, 700_000)) == 600_001, "in several pieces"
 
 
 def test_what_is_packed_in_another_way_is_refused(shop: House) -> None:
@@ -363,8 +363,8 @@ def test_whoever_sends_slowly_keeps_no_place(shop: House, monkeypatch: pytest.Mo
 
 
 def test_a_key_and_an_organisation_send_so_many_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quotas, "KEY_ITEMS_PER_S", 100)
-    monkeypatch.setattr(quotas, "ORG_ITEMS_PER_S", 50)
+    monkeypatch.setattr(intake, "KEY_ITEMS_PER_S", 100)
+    monkeypatch.setattr(intake, "ORG_ITEMS_PER_S", 50)
     refused = Counter[str]()
     made = Quotas(refused)
 
@@ -388,7 +388,7 @@ def test_a_key_and_an_organisation_send_so_many_a_second(monkeypatch: pytest.Mon
 
 def test_a_batch_beyond_its_rate_is_kept_by_its_sender(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(caller: Caller) -> None:
-        monkeypatch.setattr(quotas, "ORG_ITEMS_PER_S", 5)
+        monkeypatch.setattr(intake, "ORG_ITEMS_PER_S", 5)
         caller.server._intake._quotas = Quotas(caller.server.refused)
         send = Sender(caller)
         assert len(await send.told(EVENTS, [event(f"a{number}") for number in range(10)])) == 10

@@ -14,10 +14,10 @@ from drawdown.events import example
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS
-from drawdown.server.usage import invalid
-from drawdown.worker.usage import invalid_items
-from drawdown.worker.usage.invalid_items import InvalidItems
-from drawdown.worker.usage.invalid_lists import invalid_items as listed
+from drawdown.server.usage import intake
+from drawdown.worker.usage import invalid as invalid_items
+from drawdown.worker.usage.invalid import InvalidItems
+from drawdown.worker.usage.invalid import invalid_items as listed
 from drawdown.worker.usage.prune import prune
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, clean, event, sample, sender
@@ -28,7 +28,7 @@ ALL: Final = "SELECT key_name, kind, code, items, source, item_id FROM invalid_i
 
 @pytest.fixture
 def shop(lone: House, monkeypatch: pytest.MonkeyPatch) -> House:
-    monkeypatch.setattr(invalid, "EVERY_S", 0.01)
+    monkeypatch.setattr(intake, "EVERY_S", 0.01)
     sender(lone)
     return lone
 
@@ -82,7 +82,7 @@ def listed_of(house: House) -> list[tuple[Any, ...]]:
 def test_a_hostile_client_grows_nothing(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that sends ever other ids and fields has a row an hour for each code; a day has so many of all."""
     monkeypatch.setattr(invalid_items, "MOST_ROWS_A_DAY", 2)
-    monkeypatch.setattr(invalid, "MOST_NOTED", 3)
+    monkeypatch.setattr(intake, "MOST_NOTED", 3)
 
     async def work(caller: Caller) -> None:
         send = Sender(caller)
@@ -108,7 +108,7 @@ def test_nobody_waits_for_it_nor_is_refused_for_it(shop: House, monkeypatch: pyt
             patched.setattr(invalid_items, "keep", away)
             assert await send.told(EVENTS, event(subject=...)) == [("invalid", "missing")]
             await kept(caller)
-        monkeypatch.setattr(invalid, "EVERY_S", 3_600)
+        monkeypatch.setattr(intake, "EVERY_S", 3_600)
         assert await send.told(EVENTS, event(subject=...)) == [("invalid", "missing")]
         assert await send.told(EVENTS, event("e2", subject=...)) == [("invalid", "missing")]
 

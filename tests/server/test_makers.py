@@ -11,7 +11,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.own_keys import own_name
+from drawdown.ledger.own_keys import own_name
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MICRO

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from drawdown.ledger import maturing
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema import migrate
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
-from drawdown.server.metrics.metrics import PROBLEMS, render
+from drawdown.server.metrics import PROBLEMS, render
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.settlements import actions as settlements

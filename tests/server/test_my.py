@@ -21,29 +21,28 @@ import sqlalchemy as sa
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from drawdown.cli.settings.settings import Settings
-from drawdown.ledger import payers
+from drawdown.cli.settings import Settings
+from drawdown.ledger import pools
 from drawdown.providers.http import Answer, Call, HttpResult, NotSent
 from drawdown.providers.payments.protocol import Link, NoLink
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.server import jwts
 from drawdown.server.app import Server
-from drawdown.server.console.my import my, screens
-from drawdown.server.console.my.pages import PAGES
-from drawdown.server.console.screens.csv_lines import csv_line
+from drawdown.server.console import my
+from drawdown.server.console.csv_lines import csv_line
+from drawdown.server.console.my import PAGES
 from drawdown.server.services import Services
 from drawdown.server.settings import MySettings, ServerSettings
-from drawdown.server.tokens import jwts
 from drawdown.worker.access import my_sessions
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard.facts import Wish
-from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.guard.terms import Change, PlanLimit, Wish
+from drawdown.worker.wallets import accounts as own_wallet
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets import own as own_wallet
-from drawdown.worker.wallets.forecast import Forecast
+from drawdown.worker.wallets.entries import Forecast
 from tests.server.issuer import EC, FOREIGN, RSA, confused, unsigned
 from tests.world import T0, Fleet
 
@@ -387,7 +386,7 @@ def test_whoever_is_halted_is_told_since_when_and_why_in_words_of_ours(home: Hom
     assert "Halted" not in home.get("/my/usage").text
     forecast = Forecast("ends", home.now + DAY_MS, 7, T0, MICRO)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(screens, "forecast_of", lambda *_: forecast)
+        patch.setattr(my, "forecast_of", lambda *_: forecast)
         page = re.sub(r"<[^>]+>", "", home.get("/my/usage").text)
     assert "Runs out 2026-01-02 00:15 UTC" in page and "In 1 d, at the pace of the last 7 days" in page
 
@@ -485,7 +484,7 @@ def test_of_one_customer_one_file_is_under_way_and_another_has_theirs(
         assert free.wait(60)
         return csv_line(*values)
 
-    monkeypatch.setattr(screens, "csv_line", slow)
+    monkeypatch.setattr(my, "csv_line", slow)
 
     async def work(client: httpx.AsyncClient, server: Server) -> list[int]:
         files: Any = vars(server._console)["_my"]._files
@@ -626,7 +625,7 @@ def test_a_page_asks_as_much_of_much_as_of_little(home: Home) -> None:
     by = home.fleet.by
     write(home.engine, lambda c: guard_terms.set_metric(c, "paid", Change(price_micro=99 * MICRO, phase=3), by))
     write(home.engine, lambda c: guard_terms.set_limit(c, PlanLimit("paid", "*", "month", None), by))
-    write(home.engine, lambda c: payers.say(c, "wayne", "acme", by, allowed=True))
+    write(home.engine, lambda c: pools.say(c, "wayne", "acme", by, allowed=True))
     sa.event.listen(home.engine, "before_cursor_execute", note)
     few = home.inside(work)
     for number in range(30):

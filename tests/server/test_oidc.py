@@ -24,12 +24,11 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server.app import Server
-from drawdown.server.console import oidc
+from drawdown.server.console import elsewhere, oidc
 from drawdown.server.console.door import COOKIE
 from drawdown.server.console.oidc import Trip, trip_of
 from drawdown.server.services import Services
 from drawdown.server.settings import OidcSettings, ServerSettings
-from drawdown.server.tokens import elsewhere
 from drawdown.worker.access import people as console_users
 from tests.fresh import fresh
 from tests.server import issuer as issuers
@@ -524,7 +523,7 @@ def test_a_slow_issuer_and_one_that_talks_without_end_are_given_up(
 def test_a_key_that_is_too_weak_is_none() -> None:
     from joserfc.jwk import RSAKey
 
-    from drawdown.server.tokens.jwts import Unproven, key_of
+    from drawdown.server.jwts import Unproven, key_of
 
     weak = RSAKey.generate_key(1024).as_dict(private=False)
     others: list[Any] = [weak, {**RSA.as_dict(private=False), "use": "enc"}, {"kty": "RSA"}, None, []]

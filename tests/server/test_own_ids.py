@@ -8,17 +8,16 @@ from typing import Any
 import httpx
 import pytest
 
-from drawdown.ledger.runs import own_keys
+from drawdown.ledger import own_keys
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO
-from drawdown.worker.guard import keys as guard_keys
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.guard.use import Wish
 from drawdown.worker.sources.events import types
-from drawdown.worker.sources.events.keys import sample_id_of
-from drawdown.worker.sources.samples import made
+from drawdown.worker.sources.events.store import sample_id_of
+from drawdown.worker.sources.samples import rows as made
 from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, event, sample
@@ -216,7 +215,7 @@ def test_what_is_held_is_ended_by_its_own_key_or_by_its_name(street: House) -> N
         answer = await acme.ask("settle", "r", actual=1)
         assert refused(answer) == (409, "other_content") and "own:" not in answer.text
         assert refused(await operator.ask("release", "r")) == (404, "unknown_use"), "whose it is, is not said"
-        name = guard_keys.own_name("globex", "r")
+        name = guard.own_name("globex", "r")
         assert refused(await acme.ask("release", name)) == (404, "unknown_use")
         assert (await operator.ask("release", name)).json()["state"] == "released"
         assert await acme.use("k" * 194) == ("allow", False) and await acme.use("k" * 194) == ("allow", True)
@@ -269,7 +268,7 @@ def test_no_run_of_a_program_takes_the_key_of_the_guards_run(street: House) -> N
 
     async def work(caller: Caller) -> None:
         globex, acme = Program(caller, key_of("globex")), Guarded(caller, "acme")
-        for key in ("guard:mine", f"guard:{guard_keys.own_name('acme', 'mine')}"):
+        for key in ("guard:mine", f"guard:{guard.own_name('acme', 'mine')}"):
             taken = await globex.post("", {"key": key, "org": "globex", "estimate": 1})
             assert refused(taken) == (422, "bad_value")
         assert await acme.use("mine") == ("allow", False)

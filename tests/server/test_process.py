@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from drawdown.cli.after_tick import write_metrics
+from drawdown.cli.nouns.tick import write_metrics
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
 from drawdown.server.http.signing import Signed, signature

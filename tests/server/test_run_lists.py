@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.server.console.door import COOKIE

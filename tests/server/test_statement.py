@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.server.api.account_models import StatementAnswer
+from drawdown.server.api.accounts import StatementAnswer
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 from tests.world import T0

@@ -16,10 +16,9 @@ from drawdown.schema import ids
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.migrate import require_ready
-from drawdown.server.api import health, strange_keys
-from drawdown.server.http import limits, strangers
-from drawdown.server.http.limits import Limits
-from drawdown.server.http.strangers import ALL_FAILED_PER_S, FAILED_PER_S, OPEN_PER_S, TURNS_PER_S, Strangers
+from drawdown.server.api import health, programs
+from drawdown.server.http import limits
+from drawdown.server.http.limits import ALL_FAILED_PER_S, FAILED_PER_S, OPEN_PER_S, TURNS_PER_S, Limits, Strangers
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
@@ -79,7 +78,7 @@ class Gates:
 def test_flood_of_open_paths_delays_nobody_else(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """500 connections of health had the gate answer after 11.9 s."""
     monkeypatch.setattr(limits, "LONGEST_TURN_S", 0.2)
-    monkeypatch.setattr(strangers, "LONGEST_TURN_S", 0.2)
+    monkeypatch.setattr(limits, "LONGEST_TURN_S", 0.2)
 
     async def work() -> None:
         gates = Gates()
@@ -101,7 +100,7 @@ def test_flood_of_open_paths_delays_nobody_else(path: str, monkeypatch: pytest.M
 
 def test_wrong_proofs_wait_and_known_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LONGEST_TURN_S", 0.2)
-    monkeypatch.setattr(strangers, "LONGEST_TURN_S", 0.2)
+    monkeypatch.setattr(limits, "LONGEST_TURN_S", 0.2)
 
     async def work() -> None:
         gates = Gates(known=["good"])
@@ -181,8 +180,8 @@ def test_mistyped_ids_are_searched_for_within_a_budget(house: House, monkeypatch
         said = [await program.get(f"/accounts/acme{number}") for number in range(40)]
         assert {refused(one) for one in said} == {(404, "unknown_org")}
         near = ["did you mean acme" in one.text for one in said]
-        assert near == [True] * 2 * strange_keys.NAMES_PER_S + [False] * (40 - 2 * strange_keys.NAMES_PER_S)
-        assert len(searched) == 2 * strange_keys.NAMES_PER_S
+        assert near == [True] * 2 * programs.NAMES_PER_S + [False] * (40 - 2 * programs.NAMES_PER_S)
+        assert len(searched) == 2 * programs.NAMES_PER_S
         house.clock.at_ms += 1_000
         assert "did you mean acme" in (await program.get("/accounts/acmee")).text
 

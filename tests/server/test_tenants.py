@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.runs import own_keys, sandboxes
+from drawdown.ledger import own_keys, reservations
 from drawdown.schema import ids
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO, MINUTE_MS
@@ -125,7 +125,7 @@ def test_nobody_takes_another_organisations_sandboxes_nor_counts_their_samples(s
 def test_a_wallet_has_a_bounded_number_of_runs_that_metering_settles(
     shared: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandboxes, "MOST_METERED", 3)
+    monkeypatch.setattr(reservations, "MOST_METERED", 3)
 
     async def work(caller: Caller) -> None:
         acme, globex = Program(caller, key_of("a")), Program(caller, key_of("g"))

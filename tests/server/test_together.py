@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.plans import HoldTerms
-from drawdown.ledger.runs import grouped, reservations
+from drawdown.ledger import reservations as grouped
+from drawdown.ledger.accounts import HoldTerms
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.units import MICRO, MINUTE_MS
@@ -19,7 +19,7 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.actions import Asked
 from drawdown.worker.executions.request import Request
 from drawdown.worker.orgs import actions as orgs
-from drawdown.worker.provider.rates import set_rate as set_price
+from drawdown.worker.provider.actions import set_rate as set_price
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets.actions import grant, set_plan_limit, set_rate
 from tests.server.house import Caller, House, served
@@ -220,7 +220,7 @@ def test_all_are_held_or_none_is(engine: sa.Engine) -> None:
     assert house.fleet.rows("SELECT reservation FROM reservations") == [] and held(house) == 0
     made = write(engine, lambda c: executions.accept_together(c, asked[:2], house.clock.at_ms))
     assert [one.reservation.reservation for one in made] == ["e-0", "e-1"]
-    stored = read(engine, lambda c: [reservations.read(c, f"e-{number}") for number in (0, 1)])
+    stored = read(engine, lambda c: [grouped.read(c, f"e-{number}") for number in (0, 1)])
     assert stored == [one.reservation for one in made], "what is answered is what is stored"
     with pytest.raises(grouped.NotTogether, match="used before"):
         write(engine, lambda c: executions.accept_together(c, [asked[1], asked[2]], house.clock.at_ms))

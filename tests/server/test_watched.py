@@ -14,8 +14,8 @@ from openapi_spec_validator import validate
 from drawdown.providers.http import NotSent
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.server.app import Server
-from drawdown.server.http.token_buckets import TokenBuckets
-from drawdown.server.metrics.metrics import render
+from drawdown.server.http.callers import TokenBuckets
+from drawdown.server.metrics import render
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.engine import runner
 from drawdown.worker.watch import Watcher, watch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drawdown.worker.engine.waiting import CLOCKS_APART_MS
+from drawdown.worker.engine.effects import CLOCKS_APART_MS
 from tests.simulation.pooled import CREDITS, Span
 from tests.simulation.remote import Autumn, Remote
 from tests.simulation.world import World

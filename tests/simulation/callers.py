@@ -14,8 +14,7 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 
 from drawdown.schema.audit import By
-from drawdown.schema.database import write
-from drawdown.schema.driver_errors import CONFLICT_TRIES
+from drawdown.schema.database import CONFLICT_TRIES, write
 from drawdown.schema.errors import DatabaseBusy
 from tests.simulation.database import in_conflict
 from tests.simulation.world import World

@@ -10,7 +10,7 @@ from typing import cast
 
 from drawdown.providers.protocol import Cancels
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.push.cancel import CANCELLING, conclude, intend
+from drawdown.worker.push.actions import CANCELLING, conclude, intend
 from tests.simulation.operators import attempt, said
 from tests.simulation.world import World, run_coroutine
 

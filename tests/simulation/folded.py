@@ -19,7 +19,7 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.usage import prune as pruning
-from drawdown.worker.usage.fold import fold
+from drawdown.worker.usage.prune import fold
 from drawdown.worker.verify.verify import verify
 from tests.simulation import actions, invariants, scheduler
 from tests.simulation.operators import said

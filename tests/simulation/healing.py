@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.engine.waiting import CLOCKS_APART_MS
+from drawdown.worker.engine.effects import CLOCKS_APART_MS
 from drawdown.worker.provider.actions import resume
 from drawdown.worker.reconcile.reconcile import Reconciled
 from drawdown.worker.seal.stops import release_org
-from drawdown.worker.status.tick_report import Report
+from drawdown.worker.status.ticks import Report
 from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.gate import ask
 from tests.simulation.invariants import check

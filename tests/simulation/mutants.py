@@ -23,9 +23,9 @@ from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
 from drawdown.worker.catalog.mapping import FOREVER_MS, segments
 from drawdown.worker.engine.effects import Transaction
 from drawdown.worker.halts import dispatch
-from drawdown.worker.push import adopt, in_place, push, rows, void
-from drawdown.worker.seal import newcomers, owed, statements
-from drawdown.worker.verdict import judge_read, org_row, project
+from drawdown.worker.push import adopt, push, rows, void
+from drawdown.worker.seal import seal
+from drawdown.worker.verdict import org_row, project
 from tests.sent import nothing_in_place
 from tests.simulation.mutants_credits import CREDITS
 from tests.simulation.mutants_need import NEED
@@ -53,41 +53,41 @@ def _claim_not_committed(patches: Patches) -> None:
 
 
 def _dirty_deleted_before_sealing(patches: Patches) -> None:
-    right = statements.Statements.run
+    right = seal.Statements.run
 
-    def wrong(self: statements.Statements, name: str, *slots: str, **chosen: Any) -> Any:
+    def wrong(self: seal.Statements, name: str, *slots: str, **chosen: Any) -> Any:
         if name == "scan_dirty":
-            right(self, "forget_dirty", "pending_scope", of=owed.SQL)
+            right(self, "forget_dirty", "pending_scope", of=seal.SQL)
         return right(self, name, *slots, **chosen)
 
-    patches.put(statements.Statements, "run", wrong)
+    patches.put(seal.Statements, "run", wrong)
 
 
 def _mapping_of_today(patches: Patches) -> None:
     right = segments
     patches.put(
-        owed,
+        seal,
         "segments",
         lambda rows: [replace(one, start_ms=0) for one in right(rows) if one.end_ms == FOREVER_MS],
     )
 
 
 def _no_arrivals(patches: Patches) -> None:
-    patches.query(statements, "late", "AND +s.ts", "AND 1 = 0 AND +s.ts")
+    patches.query(seal, "late", "AND +s.ts", "AND 1 = 0 AND +s.ts")
 
 
 def _revision_reused(patches: Patches) -> None:
-    patches.query(owed, "owed", "MAX(revision) + 1 AS revision", "0 AS revision")
-    patches.query(owed, "seal", "FROM ({sent}) sized", "FROM ({sent}) sized WHERE 1 = 1 ON CONFLICT DO NOTHING")
+    patches.query(seal, "owed", "MAX(revision) + 1 AS revision", "0 AS revision")
+    patches.query(seal, "seal", "FROM ({sent}) sized", "FROM ({sent}) sized WHERE 1 = 1 ON CONFLICT DO NOTHING")
 
 
 def _pending_never_cleared(patches: Patches) -> None:
     patches.query(
-        owed, "forget_pending", "DELETE FROM pending_usage WHERE", "DELETE FROM pending_usage WHERE 1 = 0 AND"
+        seal, "forget_pending", "DELETE FROM pending_usage WHERE", "DELETE FROM pending_usage WHERE 1 = 0 AND"
     )
     again = "DO UPDATE SET reason = excluded.reason, seconds = excluded.seconds, samples = excluded.samples"
     whole = "HAVING SUM(w.samples) <> 0"
-    patches.query(owed, "pend", whole, f"{whole} ON CONFLICT (window_ms, org_id, memory_mb) {again}")
+    patches.query(seal, "pend", whole, f"{whole} ON CONFLICT (window_ms, org_id, memory_mb) {again}")
 
 
 def _halted_at_rewritten(patches: Patches) -> None:
@@ -96,7 +96,7 @@ def _halted_at_rewritten(patches: Patches) -> None:
     def wrong(org: Any, new: Any, at: Any, due: Any) -> Any:
         return replace(right(org, new, at, due), halted_at=at.now_ms if new.is_halted else None)
 
-    patches.put(judge_read, "state_of", wrong)
+    patches.put(project, "state_of", wrong)
 
 
 def _older_read_overwrites(patches: Patches) -> None:
@@ -138,7 +138,7 @@ def _answers_mixed_up(patches: Patches) -> None:
 
 
 def _watermark_runs_ahead(patches: Patches) -> None:
-    patches.query(owed, "advance", ":horizon_ms", ":horizon_ms + 300000")
+    patches.query(seal, "advance", ":horizon_ms", ":horizon_ms + 300000")
 
 
 _BILLER = "JOIN assignments a ON {assigned_then}"
@@ -153,45 +153,43 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "unknown taken as rejected, voided and sealed again": lambda p: settles_as(p, Unknown, "rejected"),
     "duplicate taken as a failure": lambda p: settles_as(p, Duplicate, "rejected"),
     "voided pushes still count as sealed": lambda p: p.query(
-        owed, "owed", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", "-sealed_qty"
+        seal, "owed", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", "-sealed_qty"
     ),
     "revision reused, conflict ignored": _revision_reused,
-    "inner join drops usage without mapping": lambda p: p.query(owed, "pend", "LEFT JOIN mapped m", "JOIN mapped m"),
-    "inner join drops usage without assignment": lambda p: p.query(owed, "pend", "LEFT JOIN assign", "JOIN assign"),
+    "inner join drops usage without mapping": lambda p: p.query(seal, "pend", "LEFT JOIN mapped m", "JOIN mapped m"),
+    "inner join drops usage without assignment": lambda p: p.query(seal, "pend", "LEFT JOIN assign", "JOIN assign"),
     "claim and attempt committed after the send": _claim_not_committed,
     "late windows forgotten before they are sealed": _dirty_deleted_before_sealing,
     "partial sums of late windows kept": lambda p: p.query(
-        statements, "drop_partial", "window_ms < :watermark_ms", "window_ms < 0"
+        seal, "drop_partial", "window_ms < :watermark_ms", "window_ms < 0"
     ),
     "withdrawals of sealed windows ignored": lambda p: p.query(
-        statements, "withdrawn_dirty", "-SUM(s.interval_s), -COUNT(*)", "0, 0"
+        seal, "withdrawn_dirty", "-SUM(s.interval_s), -COUNT(*)", "0, 0"
     ),
     "mapping of today used for old windows": _mapping_of_today,
-    "assignment of now used for old windows": lambda p: p.query(owed, "owed", _BILLER, _OPEN),
+    "assignment of now used for old windows": lambda p: p.query(seal, "owed", _BILLER, _OPEN),
     "pending usage never cleared": _pending_never_cleared,
     "carry forgotten by the seal": lambda p: p.query(
-        owed, "carry", "HAVING SUM(sealed_qty - sent_qty) <> 0", "HAVING 0"
+        seal, "carry", "HAVING SUM(sealed_qty - sent_qty) <> 0", "HAVING 0"
     ),
     "carry forgotten by a void": lambda p: p.put(void, "void_many", _void_without_carry(void.void_many)),
-    "arrivals of a stopped organisation lost": lambda p: p.query(
-        statements, "stopped_is_dirty", "WHERE ", "WHERE 0 AND "
-    ),
+    "arrivals of a stopped organisation lost": lambda p: p.query(seal, "stopped_is_dirty", "WHERE ", "WHERE 0 AND "),
     "strangers in a bucket behind the watermark lost": lambda p: p.query(
-        newcomers, "strangers_behind", "WHERE s.ts", "WHERE 0 AND s.ts"
+        seal, "strangers_behind", "WHERE s.ts", "WHERE 0 AND s.ts"
     ),
     "answers given to the wrong pushes": _answers_mixed_up,
     "ledger charges a known key again": _charged_again,
     "ledger does not move the balance": lambda p: p.put(ledger_entries, "_move", lambda connection, moved, dated: {}),
     "charged in place, and no balance moves": lambda p: p.query(
-        in_place, "move_charged", "balance_micro - r.amount", "balance_micro"
+        push, "move_charged", "balance_micro - r.amount", "balance_micro"
     ),
-    "charged in place, and nobody is asked about": lambda p: p.put(in_place, "mark_for_projection", lambda *rest: None),
+    "charged in place, and nobody is asked about": lambda p: p.put(push, "mark_for_projection", lambda *rest: None),
     "given back before it is known what was charged": lambda p: p.query(
-        owed, "gives_back_units", "MAX(is_open) = 0", "1 = 1"
+        seal, "gives_back_units", "MAX(is_open) = 0", "1 = 1"
     ),
     "of what is adopted nobody is asked": lambda p: p.put(adopt, "mark_for_projection", lambda *rest: None),
     "what is given back is charged in place": lambda p: p.query(
-        in_place, "pick_charges", "WHEN p.sent_qty < 0 THEN -1", "WHEN p.sent_qty < 0 THEN 1"
+        push, "pick_charges", "WHEN p.sent_qty < 0 THEN -1", "WHEN p.sent_qty < 0 THEN 1"
     ),
     "halted_at rewritten by every projection": _halted_at_rewritten,
     "older read overwrites a newer one": _older_read_overwrites,

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from drawdown.providers.autumn import events, wire
-from drawdown.providers.autumn.deductions import Units, charged
+from drawdown.providers.autumn.credits import Units, charged
 from drawdown.worker.catalog import costs
-from drawdown.worker.push import balances
+from drawdown.worker.push import evidence
 from drawdown.worker.reconcile import balances as reconcile_drawn
 from tests.simulation.mutants_remote import Patches
 
@@ -21,8 +21,8 @@ def _one_for_one(patches: Patches) -> None:
 
 def _used_up_forgotten(patches: Patches) -> None:
     """What was used up to the last digit, and is shown no more, counts as given back."""
-    right = balances.levels
-    patches.put(balances, "levels", lambda read, pools, known, now_ms: right(read, pools, (), now_ms))
+    right = evidence.levels
+    patches.put(evidence, "levels", lambda read, pools, known, now_ms: right(read, pools, (), now_ms))
 
 
 def _losses_taken_in(patches: Patches) -> None:
@@ -35,7 +35,7 @@ def _losses_taken_in(patches: Patches) -> None:
 
 
 def _told_by_half(patches: Patches) -> None:
-    right = balances.remember
+    right = evidence.remember
 
     def wrong(connection: Any, provider: str, marks: Any, now_ms: int) -> None:
         right(connection, provider, [replace(one, told=one.told // 2) for one in marks], now_ms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from drawdown.worker.verdict import answers, judge_read, project, rules
+from drawdown.worker.verdict import answers, project, rules
 from tests.simulation.mutants_remote import Patches
 
 
@@ -26,7 +26,7 @@ def _an_answer_overwrites(patches: Patches) -> None:
 
 
 def _answers_for_what_came_after(patches: Patches) -> None:
-    right = judge_read.after_read
+    right = project.after_read
 
     def wrong(*rest: Any, asked_again: bool) -> Any:
         return right(*rest, asked_again=False)

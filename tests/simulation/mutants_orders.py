@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from drawdown.worker.orders import doing, orders
-from drawdown.worker.orders.asking import Turn
+from drawdown.worker.orders.doing import Turn
 from tests.simulation.mutants_remote import Patches
 
 

@@ -14,14 +14,14 @@ from drawdown.providers.autumn import events, wire
 from drawdown.providers.protocol import Absent, Accepted, Duplicate, Found, PushRequest, Queued, Rejected, Unknown
 from drawdown.providers.stripe import stream as stripe_stream
 from drawdown.providers.stripe import wire as stripe_wire
-from drawdown.worker.engine import asking
+from drawdown.worker.engine import effects
 from drawdown.worker.orgs import assignments
-from drawdown.worker.push import adopt, balances, claim, lookup, lookup_drawn, notices, push
+from drawdown.worker.push import adopt, claim, confirm, evidence, push, webhooks
 from drawdown.worker.push import outcome as decide
 from drawdown.worker.push.outcome import Settlement, Void, settle
 from drawdown.worker.reconcile import balances as reconcile_drawn
-from drawdown.worker.reconcile import over, weighing
-from drawdown.worker.seal import owed
+from drawdown.worker.reconcile import lines
+from drawdown.worker.seal import seal
 
 
 def _names_used(module: ModuleType) -> set[str]:
@@ -99,7 +99,7 @@ def _looked_up(patches: Patches, wrong: Callable[[Any, Any, int, Any], Any]) -> 
         answer = wrong(found, asked, now_ms, capabilities)
         return right(found, asked, now_ms, capabilities) if answer is None else answer
 
-    patches.put(lookup, "after_lookup", mutant)
+    patches.put(confirm, "after_lookup", mutant)
 
 
 def _void_at_once(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any:
@@ -116,13 +116,13 @@ def _any_quantity(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any
 
 
 def _lookups_mixed_up(patches: Patches) -> None:
-    right = asking.fetch_lookups
+    right = effects.fetch_lookups
 
     def wrong(looking: Any, left: Any) -> Any:
         found = yield from right(looking, left)
         return dict(zip(found, list(found.values())[::-1], strict=True))
 
-    patches.put(lookup, "fetch_lookups", wrong)
+    patches.put(confirm, "fetch_lookups", wrong)
 
 
 def _sent_to_stripe(patches: Patches, change: Callable[[PushRequest], PushRequest]) -> None:
@@ -154,9 +154,9 @@ def _unit_forgotten(patches: Patches) -> None:
 
 
 def _units_not_sealed(patches: Patches) -> None:
-    right = owed._term_rows
+    right = seal._term_rows
     patches.put(
-        owed,
+        seal,
         "_term_rows",
         lambda found, carrying: right({name: replace(can, units={}) for name, can in found.items()}, carrying),
     )
@@ -201,7 +201,7 @@ def _adopts_twice(patches: Patches) -> None:
         right(connection, row, *rest, **more)
         right(connection, row, *rest, **more)
 
-    patches.put(over, "adopt_excess", wrong)
+    patches.put(lines, "adopt_excess", wrong)
     patches.put(reconcile_drawn, "adopt_excess", wrong)
 
 
@@ -210,15 +210,15 @@ def _balance_not_asked(patches: Patches) -> None:
 
     def weigh(*rest: Any) -> Any:
         yield from ()
-        return lookup_drawn.Weighed()
+        return confirm.Weighed()
 
-    patches.put(lookup, "weigh", weigh)
-    patches.put(weighing, "_charged_of", lambda *rest: frozenset())
+    patches.put(confirm, "weigh", weigh)
+    patches.put(lines, "_charged_of", lambda *rest: frozenset())
 
 
 def _top_ups_forgotten(patches: Patches) -> None:
     patches.put(
-        balances.Accounted, "beyond", lambda self, drawn: (drawn.quantity - self.most, drawn.quantity - self.least)
+        evidence.Accounted, "beyond", lambda self, drawn: (drawn.quantity - self.most, drawn.quantity - self.least)
     )
 
 
@@ -241,16 +241,16 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "lookups given to the wrong pushes": _lookups_mixed_up,
     "key retention ignored": _keys_kept_for_good,
     "keys expire only as a tick begins": lambda p: p.query(claim, "claim", _OLDEST, _NEVER),
-    "late rejection ignored": lambda p: p.put(notices, "refuse_late", lambda *rest: "rejected"),
+    "late rejection ignored": lambda p: p.put(webhooks, "refuse_late", lambda *rest: "rejected"),
     "wire key not kept": lambda p: p.put(claim, "_keep_wire_keys", lambda connection, hashed: None),
     "paused provider still sent": lambda p: p.query(claim, "may_be_sent", " AND {is_not_paused}", ""),
     "unit of one feature forgotten on the wire": _unit_forgotten,
     "units of single features not sealed": _units_not_sealed,
     "whole units carried for ever": lambda p: p.query(
-        owed, "sent_carried", "THEN r.quantity ELSE", "THEN r.quantity WHEN r.unit > 1 THEN 0 ELSE"
+        seal, "sent_carried", "THEN r.quantity ELSE", "THEN r.quantity WHEN r.unit > 1 THEN 0 ELSE"
     ),
     "customer of the new biller for old windows": lambda p: p.query(
-        owed, "owed", "a.provider, a.customer_id,", f"a.provider, {_LATEST} AS customer_id,"
+        seal, "owed", "a.provider, a.customer_id,", f"a.provider, {_LATEST} AS customer_id,"
     ),
     "customer filled in, usage left pending": lambda p: p.put(assignments, "_mend", lambda *rest: (0, 0)),
     "voided without asking the balance": _balance_not_asked,

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from drawdown.providers.protocol import Absent
-from drawdown.worker.history import incarnation, recover
-from drawdown.worker.push import claim, in_place, lookup, outcome, push
+from drawdown.worker.history import incarnation
+from drawdown.worker.push import claim, confirm, outcome, push
 from drawdown.worker.push.outcome import Void
-from drawdown.worker.seal import owed, statements
+from drawdown.worker.seal import seal
 from tests.simulation.mutants_remote import Patches
 
 
@@ -21,19 +21,19 @@ def _absent_is_void(patches: Patches) -> None:
         sent = isinstance(found, Absent) and asked.lost and getattr(end, "state", "") == "due"
         return Void("absent") if sent else end
 
-    patches.put(lookup, "after_lookup", wrong)
+    patches.put(confirm, "after_lookup", wrong)
 
 
 def _another_history_settled(patches: Patches) -> None:
-    for module in (push, claim, in_place, lookup, statements):
+    for module in (push, claim, push, confirm, seal):
         patches.put(module, "require_same", lambda connection, witness: None)
 
 
 RESTORE: Final[dict[str, Callable[[Patches], None]]] = {
     "the witness is ignored": lambda p: p.put(incarnation, "difference", lambda connection, found, witness: None),
-    "lost windows' pushes start as due": lambda p: p.put(owed, "_ask_first_what_was_lost", lambda *rest: None),
+    "lost windows' pushes start as due": lambda p: p.put(seal, "_ask_first_what_was_lost", lambda *rest: None),
     "absent in a lost history, voided instead of sent": _absent_is_void,
-    "recover forgets open due pushes": lambda p: p.put(recover, "_ask_first", lambda *rest: (0, 0)),
+    "recover forgets open due pushes": lambda p: p.put(incarnation, "_ask_first", lambda *rest: (0, 0)),
     "a tick goes on in another history": _another_history_settled,
-    "what a lookup found keeps no name": lambda p: p.put(lookup, "_keep_wire_key", lambda c, row, capabilities: row),
+    "what a lookup found keeps no name": lambda p: p.put(confirm, "_keep_wire_key", lambda c, row, capabilities: row),
 }

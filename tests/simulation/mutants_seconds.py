@@ -13,7 +13,7 @@ from drawdown.server.api import gate, webhooks
 from drawdown.worker import watch
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import webhooks as stored_webhooks
-from drawdown.worker.verdict import gate_asks, judge_read, project
+from drawdown.worker.verdict import asks, project
 from tests.simulation.mutants_remote import Patches
 
 
@@ -67,7 +67,7 @@ def _one_failure_is_enough(patches: Patches) -> None:
 
 
 def _unread_is_zero(patches: Patches) -> None:
-    right = judge_read.said
+    right = project.said
 
     def wrong(states: Any, customer_id: str) -> Any:
         state = right(states, customer_id)
@@ -79,7 +79,7 @@ def _unread_is_zero(patches: Patches) -> None:
 def _gate_asks_whenever(patches: Patches) -> None:
     """Neither what the process remembers nor what the database has on record keeps it from asking."""
     patches.put(gate, "ASK_EVERY_MS", 0)
-    patches.put(gate_asks, "ASK_EVERY_MS", 0)
+    patches.put(asks, "ASK_EVERY_MS", 0)
 
 
 SECONDS: Final[dict[str, Callable[[Patches], None]]] = {

@@ -15,8 +15,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.features.actions import map_size
-from drawdown.worker.history.incarnation import HistoryDoubted
-from drawdown.worker.history.losses import read_losses
+from drawdown.worker.history.incarnation import HistoryDoubted, read_losses
 from drawdown.worker.orgs.actions import end_override, halt, override
 from drawdown.worker.orgs.assignments import assign, cancel
 from drawdown.worker.push.actions import retry, void

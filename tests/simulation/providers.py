@@ -33,7 +33,7 @@ from drawdown.providers.protocol import (
 )
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.effects import HaltRequest
-from drawdown.worker.halts.reasons import ANSWERED
+from drawdown.worker.halts.addresses import ANSWERED
 
 MEMORY: Final = "memory"
 WHOLE: Final = "whole"

@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied, Overage
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import Denied, Overage
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
-from drawdown.worker.verdict.unbilled import unbilled_micro
+from drawdown.worker.verdict.effective_balance import unbilled_micro
 from drawdown.worker.wallets import actions as credit
 from tests.simulation.actions import ORGS, Action
 from tests.simulation.oracle import Run

@@ -7,8 +7,7 @@ from collections import Counter
 import pytest
 
 from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, Paid
-from drawdown.worker.topup import settle as settling
-from drawdown.worker.topup import topups
+from drawdown.worker.topup import fill as settling
 from drawdown.worker.topup.outcome import End
 from tests.simulation.credit import judged, settle, simulated
 from tests.whole import share
@@ -45,12 +44,12 @@ def test_another_card_and_a_start_that_are_ordered_charge_nobody_twice(
     filled.end()
 
 
-def a_doubt_that_is_paid(found: topups.Topup, result: ChargeResult, now_ms: int) -> End:
+def a_doubt_that_is_paid(found: settling.Topup, result: ChargeResult, now_ms: int) -> End:
     paid = Paid("pay_x", found.charge.amount, found.charge.currency)
     return _end(found, paid if isinstance(result, InDoubt) else result, now_ms)
 
 
-def a_doubt_that_is_a_decline(found: topups.Topup, result: ChargeResult, now_ms: int) -> End:
+def a_doubt_that_is_a_decline(found: settling.Topup, result: ChargeResult, now_ms: int) -> End:
     declined = Declined("x", "no answer", True)
     return _end(found, declined if isinstance(result, InDoubt) else result, now_ms)
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from drawdown.worker.usage import fold as folding
+from drawdown.worker.usage import prune as folding
 from tests.simulation.folded import simulated
 from tests.simulation.lives import faults_in, lives
 from tests.whole import share

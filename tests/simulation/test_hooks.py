@@ -12,7 +12,7 @@ from drawdown.worker.engine.effects import HookAnswer
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks import deliver as delivering
 from drawdown.worker.hooks.deliver import deliver
-from drawdown.worker.verdict import told
+from drawdown.worker.verdict import org_row
 from tests.simulation import scheduler
 from tests.simulation.making import new_world
 from tests.simulation.operators import said
@@ -104,7 +104,7 @@ _end = delivering._end
 PLANTED: dict[str, tuple[object, str, Any]] = {
     "a call without an answer counts as delivered": (delivering, "_end", _no_answer_is_a_success),
     "a message that failed once is given up": (delivering, "_end", _a_failure_is_the_last),
-    "a verdict that tells nobody": (told, "tell", lambda connection, messages: 0),
+    "a verdict that tells nobody": (org_row, "tell", lambda connection, messages: 0),
 }
 
 

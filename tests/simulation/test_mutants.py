@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drawdown.worker.seal import owed
+from drawdown.worker.seal import seal
 from tests.simulation import mutants, mutants_worlds
 from tests.simulation.mutants import MUTANTS, hunt, planted
 from tests.simulation.mutants_worlds import SEEN_AT, SLOW
@@ -34,7 +34,7 @@ def test_a_mutant_is_put_back() -> None:
 
 
 def text() -> str:
-    return owed.SQL.pieces["owed", ""]
+    return seal.SQL.pieces["owed", ""]
 
 
 def test_a_seed_that_breaches_without_the_bug_shows_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,18 +14,15 @@ from drawdown.providers.protocol import Absent
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
-from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.context import Context, Shard
 from drawdown.worker.engine.effects import Effect, LookUp, Push, ReadTotals, Steps, Transaction
-from drawdown.worker.engine.shard import Shard
 from drawdown.worker.features.actions import install_defaults
 from drawdown.worker.orgs.assignments import assign, cancel
 from drawdown.worker.push.actions import resolve_accepted
-from drawdown.worker.push.lookup import confirm
-from drawdown.worker.push.lookup_drawn import DRAWN
+from drawdown.worker.push.confirm import DRAWN, confirm
 from drawdown.worker.push.push import push
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
-from drawdown.worker.seal.seal import seal
-from drawdown.worker.seal.statements import SealRequest
+from drawdown.worker.seal.seal import SealRequest, seal
 from drawdown.worker.tick import tick
 from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.verify.verify import verify

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.push.lookup import confirm
+from drawdown.worker.push.confirm import confirm
 from drawdown.worker.push.push import push
 from tests.simulation.actions import insert
 from tests.simulation.billed import billed

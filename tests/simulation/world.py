@@ -36,8 +36,7 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.schema.clock import FixedClock
-from drawdown.schema.database import read, write
-from drawdown.schema.driver_errors import CONFLICT_TRIES
+from drawdown.schema.database import CONFLICT_TRIES, read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.effects import (
@@ -64,9 +63,9 @@ from drawdown.worker.engine.effects import (
     SendHooks,
     Transaction,
     UsageAnswer,
+    Witness,
 )
 from drawdown.worker.engine.lines import NotBegun, by_customer
-from drawdown.worker.engine.witness import Witness
 from drawdown.worker.push.claim import Claim
 from tests.fake_payments import FakePayments
 from tests.fake_product import FakeProduct

@@ -12,21 +12,20 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from drawdown.ledger import accounts, wallet
+from drawdown.ledger import accounts, reservations, wallet
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import Usage
+from drawdown.ledger.grants import Gives
 from drawdown.ledger.lots import Terms
 from drawdown.ledger.maturing import mature_due
-from drawdown.ledger.monthly.terms import Gives
-from drawdown.ledger.runs import reservations
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import tiers
-from drawdown.worker.wallets.ledger import list_lots
+from drawdown.worker.wallets.accounts import list_lots
 from tests.fresh import fresh
 from tests.stateful import lots_model
 from tests.stateful.lots_model import EVER, TAKEN, TIER, WAIT_MS, Given, Model, Run, month_of

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from drawdown.ledger import wallet
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.lots import Terms
 from drawdown.ledger.maturing import mature_due
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.executions import actions as executions
@@ -25,8 +25,8 @@ from drawdown.worker.executions.request import Request
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools
-from drawdown.worker.wallets.ledger import list_lots
-from drawdown.worker.wallets.pool_lists import show_pool
+from drawdown.worker.wallets.accounts import list_lots
+from drawdown.worker.wallets.pools import show_pool
 from tests.fresh import fresh
 from tests.world import Fleet
 

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from drawdown.ledger.accounts import HoldTerms
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.maturing import mature_due
-from drawdown.ledger.plans import HoldTerms
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import MINUTE_MS

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.ledger import accounts, allocation, closing, entries, lots, maturing
+from drawdown.ledger import accounts, allocation, closing, entries, grants, lots, maturing, reservations, tiers
 from drawdown.ledger.allocation import Allocation, Lot, Uses, allocate
-from drawdown.ledger.monthly import grants, tiers
-from drawdown.ledger.runs import reservations
 from tests.stateful.lots import SCRIPTS, Lots, act_out
 from tests.stateful.scale import scale, until_red
 from tests.whole import share

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.ledger.runs import draws, reservations
-from drawdown.worker.verdict import effective_balance, holds, metered
+from drawdown.ledger import draws, reservations
+from drawdown.worker.verdict import effective_balance, holds
 from tests.stateful.metering import SCRIPTS, Metering, Shrunk, act_out
 from tests.stateful.scale import scale, until_red
 from tests.whole import share
@@ -25,7 +25,7 @@ def test_what_a_search_seldom_meets(name: str) -> None:
 
 
 def _shrinks_twice(connection: Any, runs: Any, now_ms: int) -> None:
-    changed = metered._drawn(connection, runs, now_ms)
+    changed = holds._drawn(connection, runs, now_ms)
     _shrink(connection, runs, now_ms)
     for one in changed:
         values = {"account_id": f"wallet:{one.customer_id}", "freed_micro": one.freed_micro}
@@ -46,20 +46,20 @@ def _adds_up(connection: Any, runs: Any, now_ms: int) -> Any:
     """What was drawn before is drawn again."""
     before = {run.reservation: run.drawn_micro for run in runs}
     return [
-        metered.Drawn(one.reservation, one.customer_id, one.drawn + before[one.reservation], one.before, one.to_ms,
+        holds.Drawn(one.reservation, one.customer_id, one.drawn + before[one.reservation], one.before, one.to_ms,
                       one.freed_micro)
         for one in _drawn(connection, runs, now_ms)
     ]  # fmt: skip
 
 
-_shrink, _drawn = metered._shrink, metered._drawn
+_shrink, _drawn = holds._shrink, holds._drawn
 PLANTED: dict[str, tuple[object, str, Any]] = {
     "settling a run that metering settles charges it": (draws, "_require_unmetered", lambda found, cost: None),
-    "a hold that shrinks twice": (metered, "_shrink", _shrinks_twice),
-    "a hold that shrinks by what it had shrunk by before": (metered, "_drawn", _adds_up),
-    "a hold that shrinks by what others used": (metered, "_parts", _takes_the_whole_window),
-    "a hold that shrinks before anything is charged": (metered, "_parts", _before_the_charge),
-    "a hold that never shrinks": (metered, "_parts", lambda *_: {}),
+    "a hold that shrinks twice": (holds, "_shrink", _shrinks_twice),
+    "a hold that shrinks by what it had shrunk by before": (holds, "_drawn", _adds_up),
+    "a hold that shrinks by what others used": (holds, "_parts", _takes_the_whole_window),
+    "a hold that shrinks before anything is charged": (holds, "_parts", _before_the_charge),
+    "a hold that never shrinks": (holds, "_parts", lambda *_: {}),
     "a verdict that takes usage off twice": (holds, "used_up", lambda *_: {}),
     "an estimate by the balance that was read last": (effective_balance, "read_in_wallets", lambda *_: {}),
     "a sandbox that stays taken": (draws, "NO_SANDBOXES", '["one"]'),

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.ledger import lots, maturing, payers, pools
+from drawdown.ledger import lots, maturing, pools, reservations
 from drawdown.ledger.accounts import Wallet
-from drawdown.ledger.runs import reservations
 from tests.stateful.pools import Pools
 from tests.stateful.scale import scale, until_red
 from tests.whole import share
@@ -50,7 +49,7 @@ TEXTS: dict[str, tuple[Any, str, str, str]] = {
         "balance_micro - held_micro",
     ),
     "a pool does not wait for what comes back": (maturing.SQL, "next_due", "l.pool = r.customer_id", "1 = 0"),
-    "a payer is not asked": (payers.SQL, "newest", "ORDER BY number DESC", "AND 1 = 0 ORDER BY number DESC"),
+    "a payer is not asked": (pools.SQL, "newest", "ORDER BY number DESC", "AND 1 = 0 ORDER BY number DESC"),
 }
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.ledger.runs import draws, reservations
-from drawdown.ledger.runs.reservations import Denied, Reservation, Room
+from drawdown.ledger import draws, reservations
+from drawdown.ledger.reservations import Denied, Reservation, Room
 from drawdown.worker.executions import actions as executions
 from tests.stateful.runs import Runs
 from tests.stateful.scale import scale, until_red

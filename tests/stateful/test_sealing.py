@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from hypothesis import seed
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.worker.seal import owed, statements
+from drawdown.worker.seal import seal
 from drawdown.worker.usage import prune
 from tests.simulation.mutants_remote import Patches
 from tests.stateful.scale import asked_for_more, scale, until_red
@@ -22,21 +22,21 @@ OURS = "-sealed_qty"
 SEALED, PENDING = "sealed is not what the model says", "pending is not what the model says"
 PLANTED = {
     "a push for nothing owed": (
-        owed, "seal", "WHERE quantity <> 0 OR sent_qty <> 0", "", "nothing where nothing changed"),
+        seal, "seal", "WHERE quantity <> 0 OR sent_qty <> 0", "", "nothing where nothing changed"),
     "the watermark one window too far": (
-        owed, "advance", "= :horizon_ms WHERE", "= :horizon_ms + 300000 WHERE", "the watermark is another one"),
-    "a withdrawal that is not taken out": (statements, "withdrawn_dirty", "-SUM(s.interval_s)", "0", SEALED),
+        seal, "advance", "= :horizon_ms WHERE", "= :horizon_ms + 300000 WHERE", "the watermark is another one"),
+    "a withdrawal that is not taken out": (seal, "withdrawn_dirty", "-SUM(s.interval_s)", "0", SEALED),
     "a join that loses what is unassigned": (
-        owed, "pend", "LEFT JOIN assignments a", "JOIN assignments a", PENDING),
+        seal, "pend", "LEFT JOIN assignments a", "JOIN assignments a", PENDING),
     "a carry that forgets what was over": (
-        owed, "carry", "= carries.carry_qty + excluded", "= excluded", "the carry is not sealed less sent"),
+        seal, "carry", "= carries.carry_qty + excluded", "= excluded", "the carry is not sealed less sent"),
 }  # fmt: skip
 """Where, what is put in the place of what, and what the machine says of it."""
 RARE = {
     "late samples that make nothing dirty": (
-        statements, "late_is_dirty", "WHERE w", "WHERE 1 = 0 AND w", f"used and not sealable|{PENDING}"),
+        seal, "late_is_dirty", "WHERE w", "WHERE 1 = 0 AND w", f"used and not sealable|{PENDING}"),
     "a void that is not subtracted": (
-        owed, "owed", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", OURS, SEALED),
+        seal, "owed", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", OURS, SEALED),
     "a floor above what is pending": (
         prune, "reachable", "MIN(window_ms) FROM pending", "NULL FROM pending", "S4: a floor never moves"),
 }  # fmt: skip

@@ -10,13 +10,11 @@ import pytest
 import sqlalchemy as sa
 from hypothesis.stateful import run_state_machine_as_test
 
+from drawdown.ledger import draws, payouts, settlements
 from drawdown.ledger import entries as ledger_entries
-from drawdown.ledger import payouts, settlements
 from drawdown.ledger.accounts import wallet_account
-from drawdown.ledger.runs import draws
-from drawdown.ledger.runs.reservations import Reservation
-from drawdown.ledger.settlements import Reversal, Settlement, net_of, owe, settlement_of
-from drawdown.ledger.suppliers import PPM
+from drawdown.ledger.reservations import Reservation
+from drawdown.ledger.settlements import PPM, Reversal, Settlement, net_of, owe, settlement_of
 from drawdown.schema.sql import Queries
 from drawdown.schema.units import DAY_MS
 from tests.stateful.scale import scale, until_red

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final
 
-from drawdown.events.privacy.rule import FLAGS
+from drawdown.events.privacy.rules import FLAGS
 
 PARSER: Final[Any] = import_module("re._parser")
 Next = Callable[[int], bool]

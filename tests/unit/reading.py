@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 
-from drawdown.worker.sources.samples.files import read_records
-from drawdown.worker.sources.samples.lines import Record, open_lines
-from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions
-from drawdown.worker.sources.samples.values import BadRow
+from drawdown.worker.sources.samples.importer import Record, open_lines, read_records
+from drawdown.worker.sources.samples.rows import FIELDS, BadRow, ImportOptions
 
 NOW = 1_733_700_000_000
 HEADER = ",".join(FIELDS) + ",prompt\n"

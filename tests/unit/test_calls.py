@@ -25,9 +25,8 @@ from drawdown.providers.protocol import (
 )
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
-from drawdown.worker.engine.calls import MOST_UNSETTLED, Calls
+from drawdown.worker.engine.calls import MOST_UNSETTLED, PORTION, Calls
 from drawdown.worker.engine.effects import LANES, LookUp, Push
-from drawdown.worker.engine.flight import PORTION
 from drawdown.worker.engine.lines import AT_ONCE, PACED_MS, Allowance, CustomerLines, NotBegun, Turns, by_customer
 from tests.cases import cases
 from tests.fake_provider import FakeProvider, capabilities

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from drawdown.worker.push.balances import charged_among, is_only_choice
+from drawdown.worker.push.evidence import charged_among, is_only_choice
 from tests.cases import cases
 
 

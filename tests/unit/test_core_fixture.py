@@ -14,9 +14,8 @@ from typing import Any, Final
 import pytest
 from jsonschema import Draft202012Validator
 
-from drawdown.events.envelope import Unfit, UsageEvent
-from drawdown.events.envelope_schema import as_json, envelope_schema
-from drawdown.events.privacy.documents import read_reports
+from drawdown.events.envelope import Unfit, UsageEvent, as_json, envelope_schema
+from drawdown.events.privacy.leaves import read_reports
 from drawdown.events.privacy.rules import RULES
 from drawdown.events.privacy.scan import scan
 from drawdown.events.summary import LEAST, SHAPE, OrgUse, grouped

@@ -10,7 +10,7 @@ from drawdown.providers.protocol import Drawn, Part
 from drawdown.schema.units import show_quantity
 from drawdown.worker.catalog.costs import Pools, ToldCost, as_rate, as_text, own_cost
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS
-from drawdown.worker.push.balances import Accounted, Level, levels
+from drawdown.worker.push.evidence import Accounted, Level, levels
 from drawdown.worker.reconcile.balances import LOST_SPAN_MS, MOST_BESIDE, MOST_LOST, MOST_LOST_SUMS, lost_among
 from tests.cases import cases
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from drawdown.worker.verify.findings import FINDINGS
-from drawdown.worker.verify.invariants import INVARIANTS as NAMED
+from drawdown.worker.verify.findings import INVARIANTS as NAMED
 from drawdown.worker.verify.questions import STATEMENTS
 from tests.unit.test_rooms import MAY_IMPORT
 

@@ -8,7 +8,7 @@ import io
 import pytest
 
 from drawdown.schema.errors import DrawdownError
-from drawdown.worker.sources.samples.lines import MAX_BLANK_BYTES, MAX_PASSED_OVER_BYTES, Lines
+from drawdown.worker.sources.samples.importer import MAX_BLANK_BYTES, MAX_PASSED_OVER_BYTES, Lines
 from tests.cases import cases
 from tests.whole import share
 

@@ -14,9 +14,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from drawdown.providers.http import Call
 from drawdown.schema.messages import EVENTS, Message
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.hooks.hook_settings import HookSettings
-from drawdown.worker.hooks.schedule import WAITS, next_wait_ms
-from drawdown.worker.hooks.signing import endpoint_secret, headers_of, signature
+from drawdown.worker.hooks.deliver import WAITS, next_wait_ms
+from drawdown.worker.hooks.hook_settings import HookSettings, endpoint_secret, headers_of, signature
 from tests.emulators.product import ProductEmulator
 
 ROOT = "root-secret-of-the-hooks"

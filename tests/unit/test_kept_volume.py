@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from drawdown.cli.nouns import doctor
-from drawdown.worker.history.kept_volume import is_on_unnamed_volume
+from drawdown.worker.history.witness import is_on_unnamed_volume
 from tests.cases import cases
 
 HASH = "0123456789abcdef" * 4

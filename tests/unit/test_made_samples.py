@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB, MAX_METER
-from drawdown.worker.sources.samples.made import MAX_UNITS, MOST_SAMPLES, NotMade, id_of, sizes_of
+from drawdown.worker.sources.samples.rows import MAX_UNITS, MOST_SAMPLES, NotMade, id_of, sizes_of
 from tests.cases import cases
 
 

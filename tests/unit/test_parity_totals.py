@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.parity import totals
-from drawdown.worker.parity.compare import Ours, apart, compare
+from drawdown.worker.parity.parity import Ours, apart, compare
 from drawdown.worker.parity.totals import BadTotal, Days, day_text, of_answer, read_file
 from tests.cases import cases
 

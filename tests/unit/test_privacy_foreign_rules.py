@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from drawdown.events.privacy import gitleaks
-from drawdown.events.privacy.gitleaks import entropy_of, rules_of
+from drawdown.events.privacy import rules
+from drawdown.events.privacy.rules import entropy_of, rules_of
 from drawdown.events.privacy.scan import Finding, scan
 from drawdown.schema.errors import UsageError
 from tests.cases import cases
@@ -88,15 +88,15 @@ def test_what_is_no_such_file_is_refused(content: bytes, says: str) -> None:
 
 
 def test_rules_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gitleaks, "MAX_RULES", 2)
+    monkeypatch.setattr(rules, "MAX_RULES", 2)
     with pytest.raises(UsageError, match="more than 2 rules"):
         rules_of(RULES)
 
 
 def test_a_pattern_that_takes_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     large = b"[[rules]]\nid = 'a'\nregex = '((a{100}){100}){10}'"
-    assert gitleaks.RE2_MEMORY_BYTES > 10**6
-    monkeypatch.setattr(gitleaks, "RE2_MEMORY_BYTES", 10_000)
+    assert rules.RE2_MEMORY_BYTES > 10**6
+    monkeypatch.setattr(rules, "RE2_MEMORY_BYTES", 10_000)
     with pytest.raises(UsageError):
         rules_of(large)
 

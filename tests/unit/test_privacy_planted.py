@@ -6,7 +6,7 @@ import json
 import random
 from typing import Final
 
-from drawdown.events.privacy.documents import read_reports
+from drawdown.events.privacy.leaves import read_reports
 from drawdown.events.privacy.scan import scan
 from tests.unit.planting import CLASSES, HIDINGS, clean_report
 from tests.whole import share

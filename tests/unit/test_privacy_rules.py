@@ -6,11 +6,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-from drawdown.events.privacy import fields
-from drawdown.events.privacy.rules import RULES, found_in, meanings
-from drawdown.events.privacy.rules_ids import IDS
-from drawdown.events.privacy.rules_places import PLACES
-from drawdown.events.privacy.rules_secrets import SECRETS
+from drawdown.events.privacy import leaves
+from drawdown.events.privacy.rules import IDS, PLACES, RULES, SECRETS, found_in, meanings
 from drawdown.events.privacy.scan import scan
 
 MUST: Final[dict[str, tuple[str, ...]]] = {
@@ -305,7 +302,7 @@ def test_the_page_says_how_many_rules_there_are_and_shows_what_is_so() -> None:
 
 def test_each_rule_has_texts_of_its_own() -> None:
     assert {one.name for one in RULES} == set(MUST) and len(RULES) == len(MUST) >= 35
-    assert set(FIELDS) == {*fields.BY_FIELD.values(), "secret_field"}
+    assert set(FIELDS) == {*leaves.BY_FIELD.values(), "secret_field"}
 
 
 def test_the_name_of_a_field_tells_that_its_value_is_private() -> None:
@@ -319,10 +316,10 @@ def test_counts_labels_and_references_may_stand_in_any_field() -> None:
 
 def test_each_name_that_a_finding_may_have_is_explained() -> None:
     """Those of the form and the shape too, as they stand in the source."""
-    folder = Path(fields.__file__).parent
+    folder = Path(leaves.__file__).parent
     source = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
     named = {
-        *fields.BY_FIELD.values(),
+        *leaves.BY_FIELD.values(),
         *re.findall(r'(?:Trouble|_Found)\([^"\n]+, "([a-z_]+)"', source),
         "secret_field",
     }

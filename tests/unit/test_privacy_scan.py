@@ -9,20 +9,22 @@ from typing import Any
 
 import pytest
 
-from drawdown.events.privacy import documents, fields, leaves, readings, scan
-from drawdown.events.privacy.references import LEAST_KEY_BYTES, REFERENCE, reference
+from drawdown.events.privacy import leaves, scan
 from drawdown.events.privacy.scan import Finding, NotPublic, require_public
 from drawdown.events.privacy.shapes import (
     COMMIT,
     DAY,
     FLAG,
     LABEL,
+    LEAST_KEY_BYTES,
     NUMBER,
+    REFERENCE,
     REFERENCE_,
     TIME,
     Rows,
     Shape,
     outside,
+    reference,
     word,
 )
 from drawdown.schema.errors import UsageError
@@ -46,7 +48,7 @@ GOOD = {
 
 def found(text: str | bytes) -> list[tuple[str, str]]:
     content = text.encode() if isinstance(text, str) else text
-    return [(one.path, one.rule) for _, report in documents.read_reports(content) for one in scan.scan(report).findings]
+    return [(one.path, one.rule) for _, report in leaves.read_reports(content) for one in scan.scan(report).findings]
 
 
 def test_a_finding_names_the_place_and_the_rule() -> None:
@@ -97,7 +99,7 @@ def test_a_field_is_private_in_json_that_stands_in_a_text() -> None:
 def test_a_number_as_text_and_a_number_as_number_are_one() -> None:
     ids = {"1234567"}
     for value in ("1234567", "1234567.0", "1.234567e6", '"1234567"', '"no. 1234567."'):
-        ((_, report),) = documents.read_reports(f'{{"count": {value}}}'.encode())
+        ((_, report),) = leaves.read_reports(f'{{"count": {value}}}'.encode())
         assert scan.scan(report, known_ids=lambda _: ids).findings == (Finding("$.count", "known_id"),), value
 
 
@@ -113,9 +115,9 @@ def test_a_card_is_one_as_a_number_too() -> None:
 
 
 def test_a_number_is_no_longer_than_a_text_may_be() -> None:
-    for value in ("9" * readings.MAX_TEXT_CHARS + "9", "1." + "9" * readings.MAX_TEXT_CHARS):
+    for value in ("9" * leaves.MAX_TEXT_CHARS + "9", "1." + "9" * leaves.MAX_TEXT_CHARS):
         assert found(f'{{"n": {value}}}') == [("$.n", "long_text")]
-    assert found(f'{{"n": {"9" * readings.MAX_TEXT_CHARS}}}') == []
+    assert found(f'{{"n": {"9" * leaves.MAX_TEXT_CHARS}}}') == []
 
 
 def test_many_marks_in_a_row_are_not_put_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,24 +130,24 @@ def test_many_marks_in_a_row_are_not_put_in_order(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(unicodedata, "normalize", normalize)
     for marks in ("\u0345\u0316", "\uff9e\u0f73", "\u0344"):
-        text = "a" + marks * (readings.MAX_MARKS + 1)
+        text = "a" + marks * (leaves.MAX_MARKS + 1)
         assert {one.rule for one in scan.scan([text]).findings} == {"many_readings"}
         assert {one.rule for one in scan.scan({text: 1}).findings} == {"many_readings"}
         assert {one.rule for one in scan.scan([text.replace("a", "%41")]).findings} == {"many_readings"}
-    assert [text for text in normalised if len(text) > readings.MAX_MARKS] == []
-    assert scan.scan(["a" + "\u0300" * readings.MAX_MARKS + "b\u0300", "\ud55c\uae00"]).findings == ()
+    assert [text for text in normalised if len(text) > leaves.MAX_MARKS] == []
+    assert scan.scan(["a" + "\u0300" * leaves.MAX_MARKS + "b\u0300", "\ud55c\uae00"]).findings == ()
 
 
 def test_a_long_name_of_a_field_is_cut_before_it_is_normalised() -> None:
-    fields.bare.cache_clear()
-    assert len(fields.bare("a" * (2 * readings.MAX_TEXT_CHARS))) == readings.MAX_TEXT_CHARS
+    leaves.bare.cache_clear()
+    assert len(leaves.bare("a" * (2 * leaves.MAX_TEXT_CHARS))) == leaves.MAX_TEXT_CHARS
 
 
 def test_what_is_made_of_marks_alone_is_known() -> None:
     """Of this Unicode: by its own tables."""
     others = (one for one in map(chr, range(0x110000)) if not unicodedata.combining(one))
     begins = {one for one in others if unicodedata.combining(unicodedata.normalize("NFKD", one)[:1] or "a")}
-    assert begins == readings._MARKS
+    assert begins == leaves._MARKS
 
 
 def test_known_ids_are_words_as_wholes_whatever_their_case() -> None:
@@ -179,8 +181,8 @@ def test_objects_of_python_are_scanned_as_their_json() -> None:
 
 def test_json_lines_are_reports_of_their_own() -> None:
     content = b'{"plan": "free"}\n\n{"plan": "cus_9"}\r\n'
-    assert [number for number, _ in documents.read_reports(content)] == [1, 3]
-    assert [number for number, _ in documents.read_reports(b'{\n"plan":\n"free"\n}')] == [None]
+    assert [number for number, _ in leaves.read_reports(content)] == [1, 3]
+    assert [number for number, _ in leaves.read_reports(b'{\n"plan":\n"free"\n}')] == [None]
     assert found(content) == [("$.plan", "customer_id")]
 
 
@@ -194,12 +196,12 @@ def test_json_lines_are_reports_of_their_own() -> None:
         (b"plain text", "bad_json"),
         (b'{"a": "\xff"}', "bad_encoding"),
         (b"[" * 100_000, "report_too_deep"),
-        (b" " * (documents.MAX_REPORT_BYTES + 1), "report_too_large"),
+        (b" " * (leaves.MAX_REPORT_BYTES + 1), "report_too_large"),
     ],
 )
 def test_what_cannot_be_read_is_refused_and_not_repeated(content: bytes, code: str) -> None:
     with pytest.raises(UsageError) as refused:
-        documents.read_reports(content)
+        leaves.read_reports(content)
     assert refused.value.code == code and "plain" not in str(refused.value)
 
 
@@ -209,7 +211,7 @@ def test_what_is_too_deep_too_long_or_too_much_is_told(monkeypatch: pytest.Monke
     for _ in range(leaves.MAX_DEPTH + 1):
         deep = [deep]
     assert {one.rule for one in scan.scan(deep).findings} == {"too_deep"}
-    assert scan.scan(["a " * readings.MAX_TEXT_CHARS]).findings == (Finding("$[0]", "long_text"),)
+    assert scan.scan(["a " * leaves.MAX_TEXT_CHARS]).findings == (Finding("$[0]", "long_text"),)
     for many in ([1] * leaves.MAX_LEAVES, [[1] * (leaves.MAX_LEAVES // 2)] * 3):
         assert [one.rule for one in scan.scan(many).findings] == ["too_large"]
     assert scan.scan([1] * (leaves.MAX_LEAVES - 1)).findings == ()
@@ -223,19 +225,19 @@ def test_findings_are_all_counted_and_the_first_told() -> None:
 
 def test_readings_of_one_text_have_a_bound() -> None:
     hostile = "&amp;" * 30 + "%25" * 30 + "\\\\u0041" * 30 + "QUJDREVGR0hJSktMTU5PUA== " * 100 + "ﷺ" * 9_000
-    found_ = readings.readings(hostile)
-    assert len(found_) == readings.MAX_READINGS and max(map(len, found_)) == readings.MAX_TEXT_CHARS
+    found_ = leaves.readings(hostile)
+    assert len(found_) == leaves.MAX_READINGS and max(map(len, found_)) == leaves.MAX_TEXT_CHARS
     assert scan.scan([hostile]).findings[0] == Finding("$[0]", "long_text"), "and what lies beyond is not public"
-    runs = " ".join(["QUJDREVGR0hJSktMTU5P"] * readings.MAX_RUNS + ["Y3VzdG9tZXIgd2FzIGN1c185"] * 9)
-    assert readings.look(runs) == ([runs, "ABCDEFGHIJKLMNO", "\n".join(["customer was cus_9"] * 9)], True)
+    runs = " ".join(["QUJDREVGR0hJSktMTU5P"] * leaves.MAX_RUNS + ["Y3VzdG9tZXIgd2FzIGN1c185"] * 9)
+    assert leaves.look(runs) == ([runs, "ABCDEFGHIJKLMNO", "\n".join(["customer was cus_9"] * 9)], True)
 
 
 @cases(
     "report",
     [
-        {"a " * readings.MAX_TEXT_CHARS + "end": 1},
+        {"a " * leaves.MAX_TEXT_CHARS + "end": 1},
         ["ﷺ" * 600 + "\uff43\uff55\uff53\uff3f9"],
-        ["%" + "25" * readings.MAX_READINGS + "41"],
+        ["%" + "25" * leaves.MAX_READINGS + "41"],
     ],
 )
 def test_what_was_not_looked_through_is_not_public(report: object) -> None:
@@ -269,7 +271,7 @@ def test_what_hides_in_signs_that_nobody_sees_is_found(text: str) -> None:
 
 def test_a_report_of_its_shape_is_public() -> None:
     require_public(GOOD, SHAPE)
-    ((_, read),) = documents.read_reports(json.dumps(GOOD).encode())
+    ((_, read),) = leaves.read_reports(json.dumps(GOOD).encode())
     require_public(read, SHAPE)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from drawdown.cli.app import App
 from drawdown.cli.rendering import show, table
-from drawdown.cli.settings.settings import Settings
+from drawdown.cli.settings import Settings
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.text import no_formula
 from tests.cases import cases

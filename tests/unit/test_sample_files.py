@@ -13,10 +13,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from drawdown.schema.errors import DrawdownError, UsageError
-from drawdown.worker.sources.samples.files import format_of, prefix_of, read_records
-from drawdown.worker.sources.samples.lines import MAX_LINE_BYTES, MAX_PASSED_OVER_BYTES, Lines, open_lines
-from drawdown.worker.sources.samples.rows import ImportOptions
-from drawdown.worker.sources.samples.values import BadRow
+from drawdown.worker.sources.samples.importer import (
+    MAX_LINE_BYTES,
+    MAX_PASSED_OVER_BYTES,
+    Lines,
+    format_of,
+    open_lines,
+    prefix_of,
+    read_records,
+)
+from drawdown.worker.sources.samples.rows import BadRow, ImportOptions
 from tests.cases import cases
 from tests.unit.reading import HEADER, NOW, changed, outcomes, records, row
 
@@ -284,6 +290,6 @@ def test_a_line_without_an_end_ends_the_import() -> None:
 
 
 def test_a_file_without_an_end_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drawdown.worker.sources.samples.lines.MAX_FILE_LINES", 1_000)
+    monkeypatch.setattr("drawdown.worker.sources.samples.importer.MAX_FILE_LINES", 1_000)
     with pytest.raises(DrawdownError, match="more than 1,000 lines"):
         list(Lines("-", cast(BinaryIO, Endless(b"y\n" * 100))))

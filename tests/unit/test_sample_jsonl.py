@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drawdown.worker.sources.samples.values import BadRow
+from drawdown.worker.sources.samples.rows import BadRow
 from tests.cases import cases
 from tests.unit.reading import changed, outcomes, records
 

@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_MEMORY_MB
-from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions, RowReader, Sample, content, meaning
-from drawdown.worker.sources.samples.values import BadRow, plain
+from drawdown.worker.sources.samples.rows import (
+    FIELDS,
+    BadRow,
+    ImportOptions,
+    RowReader,
+    Sample,
+    content,
+    meaning,
+    plain,
+)
 from tests.cases import cases
 
 NOW = 1_733_700_000_000  # 2024-12-08T23:20:00Z

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from drawdown.worker.sources.samples.values import BadRow, time_reader
+from drawdown.worker.sources.samples.rows import BadRow, time_reader
 from tests.cases import cases
 
 GOOD_TS = 1_731_689_870_000

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from drawdown.cli import app as states
+from drawdown.cli import settings
 from drawdown.cli.app import App
-from drawdown.cli.settings import secret_files, settings
-from drawdown.cli.settings.secret_files import MAX_BYTES
+from drawdown.cli.settings import MAX_BYTES
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 
@@ -41,7 +41,7 @@ class Logs(list[dict[str, str]]):
 @pytest.fixture
 def logs(monkeypatch: pytest.MonkeyPatch) -> Logs:
     found = Logs()
-    for module in (secret_files, states):
+    for module in (settings, states):
         monkeypatch.setattr(module, "log", found)
     return found
 

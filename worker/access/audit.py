@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit_chain import HASHED, Head, hash_after
+from drawdown.schema.audit import HASHED, Head, hash_after
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 
@@ -102,7 +102,7 @@ def _floor(connection: sa.Connection, chosen: AuditFilter, before: int, within: 
 
 
 def unchained(connection: sa.Connection, deeds: Sequence[Deed]) -> list[int]:
-    """Those of some deeds, by number, that are not what was recorded after the one before them (`audit_chain`)."""
+    """Those of some deeds, by number, that are not what was recorded after the one before them (`schema.audit`)."""
     rows = SQL.run(connection, "with_those_before", {"ids": [one.action_id for one in deeds]}).mappings()
     return [
         int(row["action_id"])

@@ -1,13 +1,14 @@
-"""Forms of the console, each carried out once.
+"""What counts once: forms of the console, and signed orders.
 
-Guarantee: a form has a key of its own. Sent twice, by a double click, a reload or somebody who lost the answer, it is
-done once, and both are told the same. The key is kept in the transaction that does it, for as long as it counts:
-LIFE_MS after the form was made, which its session does not outlive. The turn of what a deed was decided by is a row
-beside them, and is forgotten as they are.
+Guarantee: a form has a key of its own. Sent twice, by a double click, a reload or a lost answer, it is done once, and
+both get the same answer. The key is kept in the transaction that does it, for as long as it counts: LIFE_MS after the
+form was made, which its session does not outlive. The turn of what a deed was decided by is a row beside them, and is
+forgotten as they are. A signature is used up in the transaction that does what it orders.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,7 @@ from drawdown.worker.access.people import Person
 from drawdown.worker.access.sessions import LIFE_MS
 
 SQL = queries(__file__)
+
 KEY: Final = re.compile(r"([0-9]{13})-[A-Za-z0-9_-]{43}")
 """When the form was made, and 256 random bits."""
 SKEW_MS: Final = MINUTE_MS
@@ -76,3 +78,10 @@ def read(connection: sa.Connection, key: str, person: Person) -> Acted | None:
     """What a person's form did; None where there is none such."""
     row = SQL.run(connection, "read", {"key": key}).one_or_none()
     return None if row is None or row.name != person.name else Acted(row.action, row.at_ms, row.answer, row.place)
+
+
+def use_once(connection: sa.Connection, signature: str, now_ms: int, *, fresh_ms: int) -> bool:
+    """Whether this signature was not used before; it is remembered for twice as long as it could be fresh."""
+    SQL.run(connection, "forget_signatures", {"now_ms": now_ms})
+    values = {"signature_sha256": hashlib.sha256(signature.encode()).hexdigest(), "expires_ms": now_ms + 2 * fresh_ms}
+    return SQL.run(connection, "use", values).first() is not None

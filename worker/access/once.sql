@@ -18,3 +18,12 @@ UPDATE console_acts SET answer = :said, place = :place WHERE key = :key
 
 -- name: read
 SELECT name, action, at_ms, answer, place FROM console_acts WHERE key = :key
+
+-- Signatures of orders, each used once.
+
+-- name: use
+INSERT INTO used_signatures (signature_sha256, expires_ms) VALUES (:signature_sha256, :expires_ms)
+ON CONFLICT (signature_sha256) DO NOTHING RETURNING expires_ms
+
+-- name: forget_signatures
+DELETE FROM used_signatures WHERE expires_ms < :now_ms

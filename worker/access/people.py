@@ -1,9 +1,9 @@
-"""People of the console: added, given a role, let in anew by a link, ended; and the password that each sets.
+"""People of the console: added, given a role, let in again by a link, ended, listed; and the password that each sets.
 
 Guarantee: neither a password nor a link is stored, logged or put on record. Of a link its SHA-256 is kept: it has 256
 random bits. Of a password Argon2id's is, with its version and cost: a person thought of it, so each guess has to cost
 memory and time. An older hash is verified, and replaced at the next sign-in. A name is one person's for good, since it
-stands as the actor on what that person did. Whoever is ended, or given another link, is signed out in the same
+stands as the actor on what that person did. A person who is ended, or given another link, is signed out in the same
 transaction.
 """
 
@@ -14,7 +14,7 @@ import hmac
 import re
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import sqlalchemy as sa
 
@@ -246,3 +246,49 @@ def _hold(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
     if row.ended_ms is not None:
         raise Refused(f"{name} was ended: add a person of another name")
     return row
+
+
+@dataclass(frozen=True)
+class UserRow:
+    """A person; times are milliseconds. `invited`: a link waits, and until when; `locked`: the link ran out unused.
+    `sessions`: on how many browsers they are signed in."""
+
+    name: str
+    role: str
+    grant_limit_micro: int | None
+    state: Literal["good", "invited", "locked", "ended"]
+    created_ms: int
+    link_expires_ms: int | None
+    signed_in_ms: int | None
+    ended_ms: int | None
+    sessions: int
+    actor: str
+    reason: str
+
+
+def list_users(
+    connection: sa.Connection, now_ms: int, most: int, *, after: str = "", ended: bool = False
+) -> list[UserRow]:
+    """By name, those who were ended last. `after`: behind this name, which was `ended` or not."""
+    values = {"at_most": most, "after": after, "ended": int(ended)}
+    return [_listed(row._mapping, now_ms) for row in SQL.run(connection, "list", values)]
+
+
+def user_named(connection: sa.Connection, name: str, now_ms: int) -> UserRow | None:
+    """One person; None where there is none of this name."""
+    row = SQL.run(connection, "named", {"name": name}).one_or_none()
+    return None if row is None else _listed(row._mapping, now_ms)
+
+
+def is_demo(connection: sa.Connection) -> bool:
+    """Whether all in this database was made up."""
+    return SQL.run(connection, "is_demo").first() is not None
+
+
+def _listed(row: sa.RowMapping, now_ms: int) -> UserRow:
+    found = dict(row)
+    has_password = bool(found.pop("has_password"))
+    state: Literal["good", "invited", "locked", "ended"] = "good" if has_password else "locked"
+    if not has_password and found["link_expires_ms"] is not None and now_ms < found["link_expires_ms"]:
+        state = "invited"
+    return UserRow(**found, state="ended" if found["ended_ms"] is not None else state)

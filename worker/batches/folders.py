@@ -24,13 +24,22 @@ from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.batches.asking import brought, is_asked, reach
-from drawdown.worker.batches.done import BatchesDone
 from drawdown.worker.batches.duck import READING_TIME_S
 from drawdown.worker.batches.files import FoundFile, NotNow, TimeUp, Unreadable, format_of, found_file
 from drawdown.worker.batches.objects import MAX_PAGES, OBJECTS_A_PAGE, Page, is_prefix, page_of
 from drawdown.worker.batches.reading import Sums, add_up
-from drawdown.worker.batches.readings import MAX_READINGS, begin_reading, end_reading, forget_gone, new_files
-from drawdown.worker.batches.sources import MAX_DUE, BatchSource, due_periods, list_sources
+from drawdown.worker.batches.sources import (
+    MAX_DUE,
+    MAX_READINGS,
+    BatchesDone,
+    BatchSource,
+    begin_reading,
+    due_periods,
+    end_reading,
+    forget_gone,
+    list_sources,
+    new_files,
+)
 from drawdown.worker.batches.take import UNREAD, TakenFile, meet_types, most_samples, note, take, unread
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import OnDisk, Steps, Transaction

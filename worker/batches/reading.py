@@ -1,32 +1,43 @@
 """A file becomes sums: DuckDB adds up what each organisation used in each window, of each size or event type.
 
 Guarantee: exact. Every row is counted once, in a sum or as one that was refused; sums are integers of 128 bits. A file
-whose columns or syntax are not as they have to be is refused whole.
+of other columns, types or syntax is refused whole, with the name of the column. A packed file is unpacked whole, or
+refused: cut off, with anything behind its last frame, beyond the bounds here, or in need of too much memory. DuckDB
+would read one by zstd that was cut off as if it had ended there. What a killed reading left on the disk is removed by
+the next one.
 """
 
 from __future__ import annotations
 
 import base64
+import csv
+import fcntl
+import gzip
 import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 
+from drawdown.events.envelope import MAX_QUANTITY
 from drawdown.schema.errors import Refused
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import clean
-from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.batches.columns import Columns
-from drawdown.worker.batches.duck import READING_TIME_S, explained, shut_in, time_limit
-from drawdown.worker.batches.files import HASH_CHARS, FoundFile, unchanged
-from drawdown.worker.batches.spill import spill_folder
-from drawdown.worker.batches.unpack import unpacked
+from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB, WINDOW_MS
+from drawdown.worker.batches.duck import READING_TIME_S, explained, shut_in, text, time_limit
+from drawdown.worker.batches.files import HASH_CHARS, FoundFile, NotNow, TimeUp, Unreadable, unchanged
+from drawdown.worker.sources.samples.rows import MAX_UNITS
 
 if TYPE_CHECKING:
     import duckdb
@@ -215,3 +226,304 @@ class _Reading:
             connection.close()
             raise
         return connection
+
+
+SQL = queries(__file__.replace("columns.py", "reading.py"))
+
+MAX_ROW_BYTES: Final = 1_048_576
+NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
+"""Else a folder called `org_id=globex` would overrule what the rows in it say."""
+MAX_REFUSED_KEPT: Final = 100
+"""Rows of one file that are kept with what was wrong; all are counted."""
+_SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
+_EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
+_IDS: Final = ("id", "event_id")
+"""What is imported by its ids, and taken as a batch too, would be billed twice."""
+_LABELS: Final = ("cell_id", "project", "sandbox_id", "source", "subject")
+"""Columns that tell two rows apart which are billed alike."""
+_INTEGERS: Final = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
+                              "UINTEGER", "UBIGINT", "UHUGEINT"})  # fmt: skip
+_SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_LOCAL: Final = frozenset({"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
+
+
+class Columns:
+    """Of one file. `of_events` is known once they are prepared."""
+
+    def __init__(self, file: FoundFile, now_ms: int) -> None:
+        self.file, self.now_ms, self.of_events = file, now_ms, False
+        self.keys: frozenset[str] = frozenset()
+        self.labels: tuple[str, ...] = ()
+
+    def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Have `understood` stand for the file. Errors: Refused, and DuckDB's own."""
+        source, types = self._source(connection)
+        connection.execute(f"CREATE VIEW file_rows AS FROM {source}")
+        if self.file.format == "parquet":
+            types = {row[0]: row[1] for row in connection.execute("DESCRIBE file_rows").fetchall()}
+        self.of_events = "event_type" in types
+        wanted = _EVENTS if self.of_events else _SIZES
+        if named := [name for name in _IDS if name in types or name in self.keys]:
+            raise self.with_ids("its rows have ids", named[0])
+        if missing := [name for name in wanted if name not in types]:
+            raise Refused(f"{self.file.name}: has no column {', '.join(missing)}")
+        of_lines = self.file.format == "jsonl"
+        for piece in ("readers", "by_value" if of_lines else "by_column"):
+            connection.execute(SQL.text(piece, "duckdb"))
+        self._requiretext(types, "org_id", *(["event_type"] if self.of_events else []))
+        quantity = "quantity" if self.of_events else "interval_s"
+        readers = {"quantity_of": f"whole_of_{self._kind(types, quantity)}", "moment_of": self._moment(types)}
+        if not self.of_events:
+            readers["size_of"] = f"whole_of_{self._kind(types, 'memory_mb')}"
+        for name, reader in readers.items():
+            connection.execute(f"CREATE MACRO {name}(x) AS {reader}(x)")
+        for name, value in self._constants(quantity).items():
+            connection.execute(f"CREATE MACRO {name}() AS {value}")
+        of_ids = "id_of_line" if of_lines else "id_by_header"
+        self.labels = tuple(name for name in _LABELS if name in types)
+        values = ", ".join(f"COALESCE(said_of({name}), '')" for name in self.labels) or "''"
+        connection.execute(
+            f"CREATE VIEW labelled_rows AS SELECT *, concat_ws(chr(31), {values}) AS labels FROM file_rows"
+        )
+        connection.execute(SQL.text("events" if self.of_events else "sizes", "duckdb", id_column=of_ids))
+
+    def with_ids(self, what: str, name: str) -> Refused:
+        """Why a file is refused in which `what` has a column of ids."""
+        why = "by which `drawdown import` bills each once: import it, or leave that column out"
+        return Refused(f"{self.file.name}: {what} ({name}), {why}")
+
+    def _constants(self, quantity: str) -> dict[str, object]:
+        return {
+            "most_quantity": MAX_QUANTITY if self.of_events else MAX_INTERVAL_S,
+            "most_of_part": f"CAST({MAX_UNITS if self.of_events else MAX_INTERVAL_S} AS HUGEINT)",
+            "earliest_ms": EARLIEST_TS,
+            "latest_ms": self.now_ms + FUTURE_SLACK_MS,
+            "largest_size": MAX_MEMORY_MB,
+            "longest_id": MAX_ID_CHARS,
+            "window_ms": WINDOW_MS,
+            "most_refused": MAX_REFUSED_KEPT,
+            "quantity_column": text(quantity),
+            "kind_column": text("event_type" if self.of_events else "memory_mb"),
+        }
+
+    def _source(self, connection: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
+        """What reads the file, and the columns that its first line names."""
+        path = text(self.file.opened)
+        if self.file.format != "parquet" and not self.file.size_bytes:
+            return self._nothing()
+        if self.file.format == "parquet":
+            return f"read_parquet({path}, {NAMES_SAY_NOTHING})", {}
+        self._require_utf8()
+        packed = text(self.file.packed or "none")
+        line = connection.execute(
+            f"FROM read_csv({path}, {NAMES_SAY_NOTHING}, columns = {{'line': 'VARCHAR'}}, header = false, "
+            f"auto_detect = false, delim = chr(1), quote = '', escape = '', max_line_size = {MAX_ROW_BYTES}, "
+            f"compression = {packed}, parallel = false) LIMIT 1"  # by two threads, the first line could be another
+        ).fetchone()
+        if line is None:
+            return self._nothing()
+        names = self._names(str(line[0] or "").removeprefix("\ufeff") if line else "")
+        read, type_ = ((*names, *_IDS), "JSON") if self.file.format == "jsonl" else (names, "VARCHAR")
+        columns = "{" + ", ".join(f"{text(name)}: '{type_}'" for name in read) + "}"
+        if self.file.format == "csv":
+            how = (
+                f"header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', strict_mode = true, "
+                f"max_line_size = {MAX_ROW_BYTES}, columns = {columns}, compression = {packed}"
+            )
+            return f"read_csv({path}, {NAMES_SAY_NOTHING}, {how})", dict.fromkeys(names, "VARCHAR")
+        how = f"format = 'newline_delimited', maximum_object_size = {MAX_ROW_BYTES}, columns = {columns}"
+        return f"read_json({path}, {NAMES_SAY_NOTHING}, {how}, compression = {packed})", dict.fromkeys(names, "VARCHAR")
+
+    def _require_utf8(self) -> None:
+        """By its first bytes. Errors: Refused; else DuckDB would say that of a line."""
+        if self.file.packed not in (None, "gzip"):
+            return
+        with suppress(OSError, EOFError, zlib.error):
+            opened = gzip.open if self.file.packed else open
+            with opened(self.file.opened, "rb") as content:
+                start = content.read(4)
+            if start.startswith((b"\xff\xfe", b"\xfe\xff")) or start[:1] == b"\0" or start[1:2] == b"\0":
+                raise Refused(f"{self.file.name}: it is UTF-16: save it as UTF-8")
+
+    def _nothing(self) -> tuple[str, dict[str, str]]:
+        """Of a file without a line: the export of a time in which nothing was used."""
+        type_ = "JSON" if self.file.format == "jsonl" else "VARCHAR"
+        names = (*_SIZES, *_IDS) if self.file.format == "jsonl" else _SIZES
+        columns = ", ".join(f"CAST(NULL AS {type_}) AS {name}" for name in names)
+        return f"(SELECT {columns} WHERE false)", dict.fromkeys(_SIZES, "VARCHAR")
+
+    def _names(self, line: str) -> list[str]:
+        """The columns of a CSV's header; the keys that a line of JSON needs. Errors: Refused."""
+        if self.file.format == "jsonl":
+            with suppress(ValueError, RecursionError):
+                said = json.loads(line)
+                self.keys = frozenset(said) if isinstance(said, dict) else frozenset()
+                wanted = _EVENTS if "event_type" in self.keys else _SIZES
+                return [*wanted, *(name for name in _LABELS if name in self.keys)]
+            raise Refused(f"{self.file.name}: its first line is no JSON")
+        try:
+            names = next(csv.reader([line]), [])
+        except csv.Error as error:  # a field beyond all measure
+            raise Refused(f"{self.file.name}: its header cannot be read: {error}") from error
+        if len(names) == 1 and (found := [one for one in _SEPARATORS if one in names[0]]):
+            said = _SEPARATORS[found[0]]
+            raise Refused(f"{self.file.name}: its columns are separated by {said}: separate them by commas")
+        if len(set(names)) < len(names):
+            raise Refused(f"{self.file.name}: its header names a column twice")
+        return names
+
+    def _requiretext(self, types: dict[str, str], *names: str) -> None:
+        for name in names:
+            if types[name] != "VARCHAR":
+                raise Refused(f"{self.file.name}: {name} has the type {types[name]}, and has to be text")
+
+    def _kind(self, types: dict[str, str], name: str) -> str:
+        type_ = types[name]
+        if self.file.format == "jsonl":
+            return "json"
+        if type_ in _INTEGERS:
+            return "integer"
+        if type_ in ("FLOAT", "DOUBLE") or type_.startswith("DECIMAL"):
+            return "number"
+        if type_ == "VARCHAR":
+            return "text"
+        raise Refused(f"{self.file.name}: {name} has the type {type_}, and has to be a whole number")
+
+    def _moment(self, types: dict[str, str]) -> str:
+        type_ = types["ts"]
+        if type_ in _LOCAL:
+            return "moment_of_local"
+        if type_ == "TIMESTAMP WITH TIME ZONE":
+            return "moment_of_zoned"
+        kind = self._kind(types, "ts")
+        return f"moment_of_{kind}" if kind in ("text", "json") else f"whole_of_{kind}"
+
+
+MAX_UNPACKED_BYTES: Final = 8 * 1024**3
+"""Of a `.zst` it lies in the folder for what spills while it is read."""
+GZIP_RATIO: Final = 1_032
+"""The most that a byte of gzip unpacks to."""
+MAX_WINDOW_LOG: Final = 27
+"""Of the 128 MiB that unpacking holds in memory; beyond it packs who asks for it (`zstd --ultra`, `--long`)."""
+_CHUNK_BYTES: Final = 1 << 20
+_PACKED_BYTES: Final = 1 << 16
+_GZIP: Final = 16 + zlib.MAX_WBITS
+
+
+def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
+    """What is to be read of a file that was opened: itself, or what is packed in it by zstd. One that is packed by gzip
+    is measured.
+
+    Errors: Refused; Unreadable where what unpacks is not installed; NotNow once its time is up, and for what
+    keeps the disk from it."""
+    if file.packed == "gzip":
+        _measure_gzip(file, over)
+    return _unpacked_zstd(file, folder, over) if file.packed == "zstd" else file
+
+
+def _measure_gzip(file: FoundFile, over: Event) -> None:
+    """Insist that it unpacks to no more than a file may, before DuckDB reads it. What is broken, DuckDB says. A small
+    one cannot unpack to so much. Errors: Refused; NotNow."""
+    if file.size_bytes * GZIP_RATIO <= MAX_UNPACKED_BYTES:
+        return
+    left = MAX_UNPACKED_BYTES
+    try:
+        with Path(file.opened).open("rb") as packed:
+            member, behind = zlib.decompressobj(_GZIP), b""
+            while chunk := behind or packed.read(_PACKED_BYTES):
+                left -= len(member.decompress(chunk, _CHUNK_BYTES))
+                behind = member.unconsumed_tail or member.unused_data
+                if left < 0:
+                    raise _too_large(file)
+                if over.is_set():
+                    raise _too_late(file)
+                if member.eof:
+                    member = zlib.decompressobj(_GZIP)
+    except zlib.error:
+        return
+    except OSError as error:
+        raise NotNow(f"{file.name}: cannot be unpacked here: {error.strerror or error}") from error
+
+
+def _unpacked_zstd(file: FoundFile, folder: Path, over: Event) -> FoundFile:
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError as error:
+        raise Unreadable("a .zst is unpacked by backports.zstd: install drawdown[columnar]") from error
+    path = folder / f"unpacked.{file.format}"
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG}
+    left = MAX_UNPACKED_BYTES
+    try:
+        with (
+            Path(file.opened).open("rb") as packed,
+            zstd.ZstdFile(packed, options=options) as frames,
+            path.open("wb") as written,
+        ):
+            while chunk := frames.read(_CHUNK_BYTES):
+                left -= len(chunk)
+                if left < 0:
+                    raise _too_large(file)
+                if over.is_set():
+                    raise _too_late(file)
+                written.write(chunk)
+    except EOFError as error:
+        raise Refused(f"{file.name}: is cut off: its last frame of zstd has no end") from error
+    except zstd.ZstdError as error:
+        raise Refused(f"{file.name}: cannot be unpacked: {error}") from error
+    except OSError as error:
+        raise NotNow(f"{file.name}: cannot be unpacked here: {error.strerror or error}") from error
+    return replace(file, path=path, packed=None, size_bytes=path.stat().st_size, number=None)
+
+
+def _too_large(file: FoundFile) -> Refused:
+    return Refused(f"{file.name}: unpacked, it has more than {MAX_UNPACKED_BYTES:,} bytes: split it")
+
+
+def _too_late(file: FoundFile) -> TimeUp:
+    return TimeUp(f"{file.name}: its time was up before it was unpacked: split it")
+
+
+PREFIX: Final = "drawdown-batch-"
+
+
+@contextmanager
+def spill_folder() -> Iterator[str]:
+    """A folder of this reading's own. Errors: OSError."""
+    _remove_left(Path(tempfile.gettempdir()))
+    while True:
+        made = tempfile.mkdtemp(prefix=PREFIX)
+        lock = _locked(made)
+        if lock is not None:
+            break  # else another reading took it for one that was left, in between
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_left(folder: Path) -> None:
+    """A lock ends with its process."""
+    for left in folder.glob(f"{PREFIX}*"):
+        lock = _locked(str(left))
+        if lock is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+
+
+def _locked(folder: str) -> int | None:
+    """None where another has it, or it is no folder of ours, or gone."""
+    with suppress(OSError):
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(lock).st_uid == os.geteuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_nlink:  # one that was removed before it was locked is nobody's
+                    return lock
+        except OSError:
+            pass
+        os.close(lock)
+    return None

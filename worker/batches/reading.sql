@@ -2,7 +2,7 @@
 
 -- name: readers
 -- A value by the type it has in the file. What is no whole number of 64 bits is NULL, and so is a time that is none. Of
--- text, a fraction of zeros is whole; no exponent is read. A time is what `events.moments` takes for one.
+-- text, a fraction of zeros is whole; no exponent is read. A time is what `events.fields` takes for one.
 CREATE MACRO whole_of_integer(x) AS TRY_CAST(x AS BIGINT);
 CREATE MACRO whole_of_number(x) AS
     CASE WHEN isfinite(CAST(x AS DOUBLE)) AND x = floor(x) THEN TRY_CAST(x AS BIGINT) END;

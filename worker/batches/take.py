@@ -1,35 +1,50 @@
-"""Taking a batch: the sums of a file become samples, in one transaction.
+"""A batch: the sums of a file become samples in one transaction, and are withdrawn again.
 
-Guarantee: the same rows are taken once, whatever their file is called or how it is written, by anybody, however often.
-The hash of the file is the batch's key, taken in the same transaction as the usage. Another content under a name whose
-batch stands is a conflict, of which nothing is taken; so is one that shares rows with another batch, until a person
-accepts it. A file is in whole, or not at all. The seal finds what went in by its arrival, as it does any
-sample (S2), so late batches, and batches of windows that others sealed, need nothing of their own.
+Guarantee: the same rows are taken once, whatever their file's name or form, however often. The hash of the file is the
+batch's key, taken in the same transaction as the usage. Another content under a name whose batch stands is a conflict,
+of which nothing is taken. A file that shares rows with another batch waits until a person accepts it: rows without ids
+do not say whether they are the same use. Up to MAX_ROWS_KEPT rows of each batch are kept by their hashes, of a larger
+one those with the smallest. The seal finds what went in by its arrival, as it does any sample (S2).
+
+A withdrawal edits nothing (S7): each sample gets a row of its own, and the next tick gives back what was billed. It
+goes portion by portion, for each holds S1's lock, and the batch stands until the last is done. What lies below a floor
+is closed for good. A withdrawn batch is never taken again; its name is free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import sqlalchemy as sa
 
+from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import DrawdownError, Refused
-from drawdown.schema.locks import lock_buckets
+from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
+from drawdown.schema.text import clean
 from drawdown.worker.batches.asking import is_asked
 from drawdown.worker.batches.files import FoundFile, NotNow
-from drawdown.worker.batches.overlap import Overlap, is_accepted, overlap, same_rows
-from drawdown.worker.batches.reading import MAX_BATCH_SAMPLES, MAX_BATCH_SAMPLES_SQLITE, Part, Sums
-from drawdown.worker.sources.events import charged
-from drawdown.worker.sources.events.floors import NOT_YET_MS
+from drawdown.worker.batches.reading import (
+    MAX_BATCH_SAMPLES,
+    MAX_BATCH_SAMPLES_SQLITE,
+    MAX_ROWS_KEPT,
+    MAX_SAID_CHARS,
+    Part,
+    Shared,
+    Sums,
+)
+from drawdown.worker.engine.effects import Witness
+from drawdown.worker.history.incarnation import present, read_losses, require_same
+from drawdown.worker.push.void import void_rejected
+from drawdown.worker.sources.events import types as charged
+from drawdown.worker.sources.events.store import NOT_YET_MS
 from drawdown.worker.sources.events.types import known, meters
-from drawdown.worker.sources.samples.made import CELL, OF_BATCHES
-from drawdown.worker.sources.samples.rows import Sample
+from drawdown.worker.sources.samples.rows import CELL, OF_BATCHES, Sample
 from drawdown.worker.sources.samples.store import store
 
 SQL = queries(__file__)
@@ -267,3 +282,175 @@ def _sample(batch: str, part: Part, sizes: Mapping[int | str, int], now_ms: int)
 def ids_of(batch: str) -> dict[str, str]:
     """Between which ids the samples of a batch are."""
     return {"first_id": f"{OF_BATCHES}{batch}:", "beyond_id": f"{OF_BATCHES}{batch};"}
+
+
+MAX_BATCHES_COMPARED: Final = 500
+"""With one file: the newest of its time."""
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """`rows` of a file are in other batches, too; `said`: in which, and what they come to."""
+
+    rows: int
+    said: str
+
+
+@dataclass(frozen=True)
+class SameRows:
+    """The batch that has the same rows."""
+
+    batch: str
+    name: str
+    is_withdrawn: bool
+
+
+def same_rows(connection: sa.Connection, sums: Sums) -> SameRows | None:
+    """The batch of another content that has the same rows as a file."""
+    if sums.rows_hash is None:
+        return None
+    found = SQL.run(connection, "same_rows", {"rows_hash": sums.rows_hash}).one_or_none()
+    return None if found is None else SameRows(found.batch, found.name, found.withdrawn_ms is not None)
+
+
+def is_accepted(connection: sa.Connection, batch: str) -> bool:
+    """Whether a person had it billed, whatever it shares with others."""
+    return SQL.run(connection, "accepted", {"batch": batch}).first() is not None
+
+
+def overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
+    """What a file shares with batches that stand, but for those that were `seen`, which gains them."""
+    if sums.rows_hash is None:
+        return None
+    its = {"batch": sums.batch, "from_ms": sums.from_ms, "to_ms": sums.to_ms, "row_count": sums.rows}
+    more = {"samples": sums.samples, "total": sums.total, "at_most": MAX_BATCHES_COMPARED}
+    near = [row for row in SQL.run(connection, "near", {**its, **more}) if row.batch not in seen]
+    seen.update(str(row.batch) for row in near)
+    names = {str(row.batch): str(row.name) for row in near}
+    for row in near:
+        if row.is_unknown:
+            said = f"it has the total of {row.name}, and no record of the rows of {row.name} was kept"
+            return Overlap(sums.rows, said)
+    found = sums.shared([(str(row.batch), str(row.row_labels), str(row.rows_kept)) for row in near])
+    is_exact = sums.is_whole and all(row.row_count <= MAX_ROWS_KEPT for row in near)
+    return _said(sums, found, names, is_exact=is_exact)
+
+
+def _said(sums: Sums, found: Collection[Shared], names: dict[str, str], *, is_exact: bool) -> Overlap | None:
+    if not found:
+        return None
+    by_use: dict[tuple[str, str], int] = {}
+    by_batch: dict[str, int] = {}
+    for batch, org_id, kind, rows, quantity in found:
+        by_use[org_id, kind] = by_use.get((org_id, kind), 0) + quantity
+        by_batch[batch] = by_batch.get(batch, 0) + rows
+    first, *others = sorted(by_batch, key=lambda batch: (-by_batch[batch], batch))
+    uses = sorted(by_use, key=lambda use: (-by_use[use], use))
+    shown = [_amount(sums, *use, by_use[use]) for use in uses[:_SHOWN]]
+    if len(uses) > _SHOWN:
+        shown.append(f"and {len(uses) - _SHOWN:,} more")
+    rows = sum(by_batch.values())
+    about = "" if is_exact else "at least "
+    where = names[first] + (f" and {len(others):,} more batches" if others else "")
+    return Overlap(rows, f"{about}{rows:,} of its {sums.rows:,} rows were taken before, in {where}: {', '.join(shown)}")
+
+
+def _amount(sums: Sums, org_id: str, kind: str, quantity: int) -> str:
+    of = f"units of {kind}" if sums.of_events else f"s of {kind} MB"
+    return clean(f"{quantity:,} {of} for {org_id}")[:MAX_SAID_CHARS]
+
+
+def accept(connection: sa.Connection, batch: str, by: By) -> int:
+    """Have a file billed whole that shares rows with others; the next tick takes it, or `batch take`. Returns how many
+    places it lies at. Errors: UnknownId; Refused where none waits for it."""
+    ids.require(connection, ids.SHARING_BATCH, batch)
+    files = SQL.run(connection, "accept", {"batch": batch, "now_ms": by.now_ms}).rowcount
+    if not files:
+        raise Refused(f"no file of the content {batch!r} waits to be accepted. List what waits: `drawdown batch list`")
+    record(connection, "batch_accept", batch, {"files": files}, by)
+    return files
+
+
+WITHDRAWN_AT_ONCE: Final = 5_000
+
+
+@dataclass(frozen=True)
+class WithdrawnBatch:
+    """`samples` no longer count; `closed` are below their organisation's floor: what was billed of them stays billed.
+    `already`: it had been withdrawn before."""
+
+    batch: str
+    samples: int
+    closed: int
+    already: bool
+
+
+def withdraw_some(
+    connection: sa.Connection,
+    batch: str,
+    by: By,
+    after: str,
+    at_most: int = WITHDRAWN_AT_ONCE,
+    judged: Witness | None = None,
+) -> str | WithdrawnBatch:
+    """Withdraw a portion of a batch, those behind the sample `after` (at first ''). Returns the last of them, or what
+    became of the batch once no more are left. `judged`: by `judge_batch`, before the first portion.
+
+    Errors: UnknownId; Refused for one of windows that were not sealed since history was lost; HistoryDoubted while the
+    database stands still, or where it is not the one that was judged.
+    """
+    lock_buckets(connection)
+    require_same(connection, judged)
+    row = SQL.run(connection, "standing", {"batch": batch}).one_or_none()
+    if row is None:
+        ids.require(connection, ids.BATCH, batch)
+        raise Refused(f"the batch {batch} appeared this moment: try again")
+    if row.withdrawn_ms is not None:
+        return WithdrawnBatch(batch, 0, 0, already=True)
+    its = ids_of(batch)
+    after = max(after, its["first_id"])
+    portion = SQL.run(connection, "portion", {**its, "after": after, "at_most": at_most}).one()
+    if portion.samples:
+        its_own = {"after": after, "last": str(portion.last)}
+        if judged is None:
+            _require_sealed(connection, batch, its_own)
+        _withdraw(connection, its_own, by)
+    if portion.samples == at_most:
+        return str(portion.last)
+    samples = int(SQL.run(connection, "count_withdrawn", its).scalar_one())
+    done = WithdrawnBatch(batch, samples, int(row.samples) - samples, already=False)
+    SQL.run(connection, "mark_withdrawn", {"batch": batch, "now_ms": by.now_ms})
+    SQL.run(connection, "look_again", {"batch": batch})  # after the mark: whoever notes a conflict holds the batch
+    record(connection, "batch_withdraw", batch, {"name": row.name, "samples": samples, "closed": done.closed}, by)
+    return done
+
+
+def judge_batch(connection: sa.Connection, batch: str) -> Witness:
+    """See to it that all of a batch was sealed since history was lost, before its first portion is withdrawn: each
+    portion makes its windows dirty, by which the next one could not be told from what was not sealed.
+
+    Errors: Refused where some of it was not; HistoryDoubted while the database stands still.
+    """
+    found, its = present(connection), ids_of(batch)
+    _require_sealed(connection, batch, {"after": its["first_id"], "last": its["beyond_id"]})
+    return found
+
+
+def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, str]) -> None:
+    until = max((loss.until_ms for loss in read_losses(connection)), default=0)
+    if until and SQL.run(connection, "unsealed", {**portion, "until_ms": until}).first():
+        # Without a push of ours its provider would never be asked, and may have billed it (R1).
+        went = int(SQL.run(connection, "count_withdrawn", ids_of(batch)).scalar_one())
+        raise Refused(
+            f"{batch} has usage in the time whose history was lost, and it was not sealed since: {went:,} samples are "
+            "withdrawn; give the same command after the next tick, or once what waits of its windows is "
+            "settled"
+        )
+
+
+def _withdraw(connection: sa.Connection, portion: dict[str, str], by: By) -> None:
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    SQL.run(connection, "withdraw", {**portion, **person})
+    void_rejected(connection, SQL.run(connection, "windows", portion).all(), by)
+    make_windows_dirty(connection, SQL, "windows_of_portion", portion)

@@ -1,5 +1,5 @@
 """The mapping: which memory size, or which event type by its meter, makes which feature, in which window (rule S5).
-Pure, but for `mapping_rows`, which reads it.
+Pure, but for `mapping_rows` and `read_in_use`, which read.
 
 Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window whose feature
 a new row would change, so that a change which reaches back can only fill holes.
@@ -11,8 +11,9 @@ without a feature ends it. A meter is above all sizes, and has exact rows alone:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
@@ -20,7 +21,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema.sql import Part, queries
-from drawdown.schema.units import MAX_MEMORY_MB
+from drawdown.schema.units import MAX_MEMORY_MB, WINDOW_MS
 
 SQL = queries(__file__)
 
@@ -202,3 +203,20 @@ def other_unit(rows: Sequence[MappingRow], new: MappingRow) -> MappingRow | None
         return None
     lasting = {(row.selector, row.start_ms): row for row in [*rows, new]}
     return next((row for row in lasting.values() if row.feature == new.feature and row.unit != new.unit), None)
+
+
+def read_in_use(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> dict[str, frozenset[str]]:
+    """By organisation, features of its sandboxes that run and of samples of this window and the last."""
+    if not org_ids:
+        return {}
+    window_ms = now_ms - now_ms % WINDOW_MS
+    values = {
+        "orgs": [{"org_id": org_id} for org_id in org_ids],
+        "segments": [asdict(one) for one in segments(mapping_rows(connection))],
+        "window_ms": window_ms,
+        "from_ms": window_ms - WINDOW_MS,
+    }
+    found = defaultdict[str, set[str]](set)
+    for row in SQL.run(connection, "in_use", values):
+        found[row.org_id].add(row.feature)
+    return {org_id: frozenset(features) for org_id, features in found.items()}

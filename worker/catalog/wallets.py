@@ -1,18 +1,22 @@
-"""The customers that have a wallet in the embedded ledger: the ledger's own, and those of providers without a hard
-stop.
+"""The wallets of the embedded ledger: which customers have one, who owns it (P4), and what its rate card asks.
 
-Guarantee: every caller gets one answer: which customers draw on a wallet, go by its rate card, and are read again once
-it moved.
+Guarantee: every caller gets one answer: which customers draw on a wallet (the ledger's own, and those of providers
+without a hard stop), go by its rate card, and are read again once it moved. A wallet is spent by its owner, or by an
+organisation that the owner allowed (`ledger.pools`). A pool is its own owner; any other wallet belongs to the
+organisation that is billed as its customer. A price is for people who ask, in integer micro-credits; a feature without
+one has no amount.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from drawdown.ledger.rates import RateCard, read_rate_card
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import EMBEDDED, EXEMPT_PROVIDERS
 
@@ -89,3 +93,48 @@ def customers_on(connection: sa.Connection, plan: str) -> list[str]:
     """The customers whose wallet is on a plan."""
     accounts = SQL.run(connection, "wallets_on_plan", {"plan": plan}).scalars()
     return [str(account).removeprefix("wallet:") for account in accounts]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An organisation would spend a customer's credit from `start_ms` on, before `end_ms` (None: for good)."""
+
+    org_id: str
+    customer_id: str
+    start_ms: int
+    end_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Somebody else that the credit belongs to: an organisation, billed by `provider`; or a pool (both None)."""
+
+    org_id: str | None = None
+    provider: str | None = None
+
+
+def other_owners(connection: sa.Connection, claims: Sequence[Claim], providers: Collection[str]) -> dict[Claim, Owner]:
+    """Those of the claims to credit that belongs to somebody else, with the first owner. `providers`: those at which
+    such a customer has the same balance (`one_wallet_at`)."""
+    asked = [{"n": n, **vars(claim)} for n, claim in enumerate(claims)]
+    values = {"claims": asked, "providers": sorted(providers), "in_ledger": int(EMBEDDED in providers)}
+    found: dict[Claim, Owner] = {}
+    for row in SQL.run(connection, "other_owners", values) if asked else ():
+        owner = Owner() if row.pool is not None else Owner(row.org_id, row.provider)
+        found.setdefault(claims[int(row.n)], owner)
+    return found
+
+
+def other_owner(connection: sa.Connection, claim: Claim, providers: Collection[str]) -> Owner | None:
+    """The same for one claim; None where nobody else owns it."""
+    return other_owners(connection, [claim], providers).get(claim)
+
+
+def rate_card(connection: sa.Connection) -> RateCard:
+    """The rates as they are now."""
+    return read_rate_card(connection)
+
+
+def add(amount: int | None, other: int | None) -> int | None:
+    """A sum is known only where both parts are."""
+    return None if amount is None or other is None else amount + other

@@ -1,4 +1,4 @@
-"""The effects: the closed list of requests that a step may make of the world.
+"""The effects: the closed list of requests that a step may make of the world, and what steps share around them.
 
 Guarantee: a step is a generator that decides and yields effects, and never does one itself. So the same step is driven
 by production (`worker.engine.runner`) and, effect by effect with crashes in between, by the simulation.
@@ -6,15 +6,19 @@ by production (`worker.engine.runner`) and, effect by effect with crashes in bet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import sqlalchemy as sa
+import structlog
 
 from drawdown.providers.payments.protocol import Charge
-from drawdown.providers.protocol import Cost, PushRequest
-from drawdown.worker.engine.witness import Witness
+from drawdown.providers.protocol import Capabilities, Cost, LookupResult, PushRequest, ReadFailed
+from drawdown.schema.text import in_short
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
+
+log = structlog.get_logger()
 
 R = TypeVar("R")
 Over: TypeAlias = Callable[[], bool]  # whether nothing more is to be begun: time is up, or the process is to end
@@ -275,3 +279,66 @@ Effect: TypeAlias = (
     | Together
 )
 Steps: TypeAlias = Generator[Effect, Any, R]
+
+
+def look_up_all(provider: str, requests: Sequence[PushRequest], over: Over = never) -> Steps[Sequence[LookupResult]]:
+    """The results of all of them, in order; once time is `over`, that they were not read."""
+    looking, found = LookUp(provider, requests, over), dict[int, LookupResult]()
+    while len(found) < len(requests):
+        found.update((yield from fetch_lookups(looking, [n for n in range(len(requests)) if n not in found])))
+    return [found[place] for place in range(len(requests))]
+
+
+def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, LookupResult]]:
+    """The next results, by place."""
+    try:
+        found: Mapping[int, LookupResult] = yield looking
+        assert found and found.keys() <= set(left), f"{looking.provider} answered {list(found)} of {left}"
+    except Exception as error:  # it has told us nothing: what cannot be read is not absent
+        log.exception("provider_failed", provider=looking.provider, first_key=looking.requests[left[0]].key)
+        return dict.fromkeys(left, ReadFailed(in_short(error)))
+    return found
+
+
+FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
+
+
+MAX_BACKOFF_MS: Final = 15 * MINUTE_MS
+
+
+CLOCKS_APART_MS: Final = 10 * MINUTE_MS
+"""Two hosts' clocks are never further apart than this, or else one was set meanwhile (S9 allows half a minute)."""
+
+
+def backoff_ms(attempt: int) -> int:
+    """Waiting time after the given attempt (1 is the first): doubles up to a quarter of an hour."""
+    return min(FIRST_BACKOFF_MS << min(max(attempt, 1) - 1, 16), MAX_BACKOFF_MS)
+
+
+def visible_by(now_ms: int, capabilities: Capabilities) -> int:
+    """What was settled by then is shown by its provider now, though the machine that settled it had a slow clock."""
+    return now_ms - (capabilities.totals_lag_ms or 0) - CLOCKS_APART_MS
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What this machine remembers of a database, apart from it."""
+
+    database_id: str
+    number: int
+    """The incarnation: one more with each recovery."""
+    sends: int
+    """How many sends had been claimed."""
+    tick_id: int
+    tick_worker: str
+    """The last tick that this machine began, and the worker of it: they are in no other history."""
+
+
+class WitnessStore(Protocol):
+    """What this machine remembers of a database, outside of it (R1)."""
+
+    def recall(self, engine: sa.Engine) -> Witness | None:
+        """What is remembered. Errors: UsageError where it cannot be read."""
+
+    def remember(self, engine: sa.Engine, witness: Witness) -> None:
+        """On disk once it returns."""

@@ -18,7 +18,7 @@ from drawdown.providers.payments.protocol import PaymentService
 from drawdown.providers.protocol import Provider
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import write
-from drawdown.worker.engine.calls import Calls
+from drawdown.worker.engine.calls import POLL_S, Calls, answers, who_fills
 from drawdown.worker.engine.effects import (
     NOT_SENT,
     AskWhoFills,
@@ -49,10 +49,9 @@ from drawdown.worker.engine.effects import (
     Transaction,
     UsageAnswer,
     UsageRequest,
+    Witness,
+    WitnessStore,
 )
-from drawdown.worker.engine.flight import POLL_S
-from drawdown.worker.engine.money import answers, who_fills
-from drawdown.worker.engine.witness import Witness, WitnessStore
 
 R = TypeVar("R")
 

@@ -13,13 +13,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, maturing, payers, plans
+from drawdown.ledger import accounts, draws, maturing, own_keys, pools
+from drawdown.ledger import reservations as grouped
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.rates import read_rate_card
-from drawdown.ledger.runs import draws, grouped, own_keys, reservations, sandboxes
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.grouped import NotTogether
-from drawdown.ledger.runs.reservations import NO_SANDBOXES, Ask, Denied, Reservation, Room, State
+from drawdown.ledger.reservations import NO_SANDBOXES, Ask, Denied, NotTogether, Reservation, Room, State
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
@@ -28,8 +27,8 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, in_credits
 from drawdown.worker.catalog.wallets import orgs_of
 from drawdown.worker.executions import remote as remote_runs
 from drawdown.worker.executions import request as run_request
-from drawdown.worker.executions.payer import Asker
 from drawdown.worker.executions.permission import (
+    Asker,
     Permit,
     above_cap,
     look_ahead,
@@ -39,10 +38,19 @@ from drawdown.worker.executions.permission import (
     require_room,
     with_unbilled,
 )
-from drawdown.worker.executions.request import USE, Request, fingerprint, require_life, require_sane
-from drawdown.worker.executions.results import Accepted, Asked, Preview, Settled
+from drawdown.worker.executions.request import (
+    USE,
+    Accepted,
+    Asked,
+    Preview,
+    Request,
+    Settled,
+    fingerprint,
+    require_life,
+    require_sane,
+)
 from drawdown.worker.verdict.asks import mark_for_projection
-from drawdown.worker.verdict.unbilled import unbilled_micro
+from drawdown.worker.verdict.effective_balance import unbilled_micro
 
 SQL = queries(__file__)
 
@@ -106,10 +114,10 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
     if not of_use:
         _require_no_use(key)
     require_sane(request)
-    before = reservations.read(connection, key)
+    before = grouped.read(connection, key)
     if before is not None:  # the first answer, whatever has become of the account since
         if before.fingerprint != fingerprint(request):
-            raise reservations.other_content(key, run_request.differing(before, request))
+            raise grouped.other_content(key, run_request.differing(before, request))
         return Accepted(before, True, *_left(connection, before, by.now_ms, moved=False))
     found = permit(connection, request, by.now_ms)
     ask = _ask_of(key, request, found, by.now_ms)
@@ -118,10 +126,10 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
         return Accepted(made, repeated, *_left(connection, made, by.now_ms))
     most = found.terms.most_held_micro
     room = partial(make_room, connection, found.customer_id, found.amount_micro, most, by.now_ms)
-    freed = sandboxes.payers_over(connection, request.org_id, request.named, by.now_ms)
-    made, repeated = reservations.reserve(connection, ask, by, most, room)
+    freed = grouped.payers_over(connection, request.org_id, request.named, by.now_ms)
+    made, repeated = grouped.reserve(connection, ask, by, most, room)
     if not repeated:
-        payers.require_within(connection, made, by.now_ms)
+        pools.require_within(connection, made, by.now_ms)
         if freed:
             mark_for_projection(connection, orgs_of(connection, freed), by.now_ms)
     return Accepted(made, repeated, *_left(connection, made, by.now_ms))
@@ -140,8 +148,8 @@ def accept_asked(connection: sa.Connection, asked: Asked, now_ms: int) -> Accept
     if not asked.own:
         own_keys.require_open(asked.key)
     name, other = asked.names
-    if asked.own and reservations.read(connection, name) is None:
-        before = reservations.read(connection, other)
+    if asked.own and grouped.read(connection, name) is None:
+        before = grouped.read(connection, other)
         name = other if before is not None and before.org_id == asked.request.org_id else name
     return accept(connection, name, asked.request, asked.by(now_ms))
 
@@ -163,7 +171,7 @@ def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: i
             raise NotTogether("a payer's limit is asked for by each run alone")
         if not one.own:
             own_keys.require_open(one.key)
-    if reservations.SQL.run(connection, "among", {"names": [one.names[1] for one in asked]}).first() is not None:
+    if grouped.SQL.run(connection, "among", {"names": [one.names[1] for one in asked]}).first() is not None:
         raise NotTogether("a key was used before, by another kind of API key")
     permits = permit_together(connection, [one.request for one in asked], now_ms)
     asks = [
@@ -221,7 +229,7 @@ def extend(
     if to_micro is not None and not 0 < to_micro <= MAX_ENTRY_MICRO:
         raise UsageError("a run holds more than nothing, and at most a thousand million credits")
     unbilled = 0
-    before = None if to_micro is None else reservations.read(connection, key)
+    before = None if to_micro is None else grouped.read(connection, key)
     if before is not None and to_micro is not None and before.hold == "wallet":
         most = _terms(connection, before).most_held_micro
         unbilled = make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
@@ -236,9 +244,9 @@ def extend(
     if terms.most_hold_micro is not None and to_micro > max(terms.most_hold_micro, found.amount_micro):
         raise above_cap(to_micro, terms.most_hold_micro)
     room = Room(terms.most_held_micro, unbilled)
-    grown = reservations.grow(connection, found, to_micro, until_ms, by.now_ms, room)
+    grown = grouped.grow(connection, found, to_micro, until_ms, by.now_ms, room)
     if grown.amount_micro > found.amount_micro:
-        payers.require_within(connection, grown, by.now_ms)
+        pools.require_within(connection, grown, by.now_ms)
     return Accepted(grown, grown == found, *_left(connection, found, by.now_ms))
 
 
@@ -276,20 +284,20 @@ def _held(connection: sa.Connection, key: str, now_ms: int, *, of_use: bool) -> 
     if key.startswith(USE) and not of_use and SQL.run(connection, "use_of", {"key": key}).first() is not None:
         text = f"{key} is the run of a use: `drawdown guard settle` or `release` of {key.removeprefix(USE)} ends it"
         raise Denied("of_a_use", text)
-    found = reservations.hold(connection, key)
+    found = grouped.hold(connection, key)
     if found is None:
         ids.require(connection, ids.RUN, key)
         raise UsageError(f"{key} appeared this moment: try again")
     if found.state == "held" and found.expires_ms <= now_ms:
-        over = reservations.expire_one(connection, found, now_ms)
+        over = grouped.expire_one(connection, found, now_ms)
         _left(connection, found, now_ms, freed_micro=found.left_micro)
         return over
     return found
 
 
-def _terms(connection: sa.Connection, run: Reservation) -> plans.HoldTerms:
+def _terms(connection: sa.Connection, run: Reservation) -> accounts.HoldTerms:
     """By what its wallet goes now."""
-    return plans.hold_terms(connection, run.customer_id) or plans.PLAIN
+    return accounts.hold_terms(connection, run.customer_id) or accounts.PLAIN
 
 
 def _wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:

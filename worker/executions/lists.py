@@ -12,7 +12,7 @@ from typing import Final, get_args
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.reservations import Reservation, State
+from drawdown.ledger.reservations import Reservation, State
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id

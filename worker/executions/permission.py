@@ -1,6 +1,7 @@
-"""The permission to run what is asked for: account, its state, plan, project, action, credits.
+"""The permission to run what is asked for: who asks and whose wallet pays, its state, plan, project, action, credits.
 
-Guarantee: the order is one, and the first step that refuses is named (`Denied.step`). Nothing is written here.
+Guarantee: the order is one, and the first step that refuses is named (`Denied.step`). Nothing is written here, but for
+what a person blocks.
 """
 
 from __future__ import annotations
@@ -8,26 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from shlex import quote
+from typing import Literal
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, maturing, payers
+from drawdown.ledger import accounts, maturing, pools, reservations
+from drawdown.ledger.accounts import PLAIN, HoldTerms
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.rates import RateCard, read_rate_card
-from drawdown.ledger.runs import reservations, sandboxes
-from drawdown.ledger.runs.grouped import NotTogether
-from drawdown.ledger.runs.reservations import Denied, Hold, Reservation
+from drawdown.ledger.reservations import Denied, Hold, NotTogether, Reservation
 from drawdown.schema import ids
-from drawdown.schema.errors import UnknownId
+from drawdown.schema.audit import By, record
+from drawdown.schema.errors import UnknownId, UsageError
+from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.units import as_credits
+from drawdown.schema.text import typed
+from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits
+from drawdown.worker.catalog.wallets import Claim, Owner, mirrored_at, other_owner, wallets_at
 from drawdown.worker.executions import remote as remote_runs
-from drawdown.worker.executions.payer import Asker, Paying, own_wallet, read_asker, sponsor
 from drawdown.worker.executions.request import Request, bad_estimate
-from drawdown.worker.verdict.metered import freed_by_now, shrink_of
+from drawdown.worker.verdict.effective_balance import unbilled_micro
+from drawdown.worker.verdict.holds import freed_by_now, shrink_of
 from drawdown.worker.verdict.rates import rate_card_of
-from drawdown.worker.verdict.unbilled import unbilled_micro
 
 SQL = queries(__file__)
 
@@ -41,7 +44,7 @@ class Permit:
     customer_id: str
     amount_micro: int
     terms: HoldTerms
-    payer: payers.Payer | None = None
+    payer: pools.Payer | None = None
     hold: Hold = "wallet"
     provider: str = ""
 
@@ -64,7 +67,7 @@ def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Aske
     if request.sandboxes:
         _require_own_sandboxes(connection, request, now_ms)
     if request.settled_by == "metering":
-        sandboxes.require_few(connection, paying.customer_id, now_ms, with_new=False)
+        reservations.require_few(connection, paying.customer_id, now_ms, with_new=False)
     return Permit(paying.customer_id, amount, paying.terms, paying.payer, paying.hold, paying.provider)
 
 
@@ -94,7 +97,7 @@ def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wall
     if found.payer is not None:
         if capped or found.amount_micro > wallet.available_micro:
             raise reservations.no_room_of_payer(found.customer_id, found.amount_micro, capped=capped)
-        payers.require_room(connection, found.payer, found.amount_micro, now_ms)
+        pools.require_room(connection, found.payer, found.amount_micro, now_ms)
     if most is not None and capped:
         raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
     if found.amount_micro > wallet.available_micro:
@@ -166,7 +169,7 @@ def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: 
     other = SQL.run(connection, "of_others", values).scalar() if ids.tells_names(connection) else None
     if other is not None:
         raise Denied("other_org", f"{other} is no sandbox of {request.org_id}: name its own ones")
-    sandboxes.require_free(connection, request.org_id, request.named, now_ms)
+    reservations.require_free(connection, request.org_id, request.named, now_ms)
 
 
 def _to_hold(
@@ -238,3 +241,129 @@ def _require_feature(connection: sa.Connection, feature: str) -> None:
     except UnknownId as error:
         text = f"{error}; a price makes a new one: `drawdown ledger rate {feature} --micro-credits 2 --new`"
         raise UnknownId(text, error.noun, error.near) from error
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks: an organisation, who bills it now as which customer (None: nobody), and what keeps it from running."""
+
+    org_id: str
+    provider: str | None
+    customer_id: str | None
+    is_halted: bool
+    halt_reason: str | None
+    stopped_at_ms: int | None
+
+    def require_running(self) -> None:
+        """Errors: Denied `halted`, `stopped`."""
+        if self.is_halted:
+            why = self.halt_reason or "no reason is on record"
+            said = f"{self.org_id} is halted ({why}): see `drawdown org show {typed(self.org_id)}`"
+            raise Denied("halted", said, "account_state")
+        if self.stopped_at_ms is not None:
+            raise Denied(
+                "stopped", f"{self.org_id} is stopped: see `drawdown org show {typed(self.org_id)}`", "account_state"
+            )
+
+
+@dataclass(frozen=True)
+class Paying:
+    """Whose wallet pays, and the terms of its plan; or, where the hold lies elsewhere, who is billed at which
+    provider."""
+
+    customer_id: str
+    terms: HoldTerms = PLAIN
+    hold: Hold = "wallet"
+    provider: str = ""
+    payer: pools.Payer | None = None
+
+
+def read_asker(connection: sa.Connection, org_id: str, now_ms: int) -> Asker:
+    """One statement, as every run asks for it: an organisation that nobody knows is billed by nobody."""
+    row = SQL.run(connection, "asker", {"org_id": org_id, "now_ms": now_ms}).mappings().one()
+    return Asker(org_id, **{**row, "is_halted": bool(row["is_halted"])})
+
+
+def sponsor(connection: sa.Connection, request: Request, asker: Asker, now_ms: int) -> Paying | None:
+    """The payer that a request names; None where the organisation itself pays. The nearest name is told of those alone
+    who pay for it; to whom no names are told, one that is unknown is one that does not pay. Errors: UnknownId;
+    Denied."""
+    payer, org_id = request.payer, request.org_id
+    if payer is None:
+        return None
+    ids.require(connection, ids.CUSTOMER, org_id)
+    if ids.tells_names(connection) and not ids.is_known(connection, ids.CUSTOMER, payer):
+        raise ids.unknown(ids.PAYER, payer, pools.of_org(connection, org_id))
+    if payer == (asker.customer_id or org_id):
+        return None
+    found = pools.require(connection, payer, org_id, now_ms)
+    terms = accounts.hold_terms(connection, payer)
+    if terms is None:
+        raise _no_wallet(payer)
+    return Paying(payer, terms, payer=found)
+
+
+def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
+    """Whose wallet pays for an organisation: its customer's at its biller; its own where nobody bills it, unless that
+    belongs to somebody else. Whose balance
+    its biller keeps has none here, nor has who is billed afterwards and was never given credit."""
+    org_id, provider = asker.org_id, asker.provider
+    billed = provider is not None and provider not in EXEMPT_PROVIDERS
+    customer = asker.customer_id if billed and asker.customer_id else org_id
+    here = wallets_at(connection)
+    if provider is not None and billed and provider not in here:
+        hold = remote_runs.hold_at(connection, org_id, now_ms, in_ledger=False)
+        return Paying(customer, hold=hold, provider=provider)
+    other = other_owner(connection, Claim(org_id, customer, now_ms, now_ms + 1), here)
+    if other is not None:
+        raise _other_wallet(connection, org_id, customer, other)
+    terms = accounts.hold_terms(connection, customer)
+    if terms is not None:
+        return Paying(customer, terms)
+    if provider is None:
+        ids.require(connection, ids.ASKING, org_id)
+    elif provider in mirrored_at(connection):
+        hold = remote_runs.hold_at(connection, org_id, now_ms, in_ledger=True)
+        return Paying(customer, hold=hold, provider=provider)
+    raise _no_wallet(customer)
+
+
+def _other_wallet(connection: sa.Connection, org_id: str, customer_id: str, other: Owner) -> Denied:
+    """Whose it is, those to whom no names are told do not learn."""
+    whose = "a pool's" if other.org_id is None else f"that of {other.org_id}"
+    whose = whose if ids.tells_names(connection) else "somebody else's"
+    return Denied(
+        "payer_not_allowed",
+        f"the wallet {customer_id} is {whose}, and does not pay for runs of {org_id}: give it a customer of its own "
+        f"with `drawdown org assign {typed(org_id, '--customer', 'CUSTOMER')}`",
+        "account",
+    )
+
+
+def _no_wallet(customer_id: str) -> Denied:
+    text = f"{customer_id} has no credit yet: `drawdown ledger grant {typed(customer_id, 'CREDITS')}`"
+    return Denied("no_wallet", text, "account")
+
+
+def block(
+    connection: sa.Connection,
+    org_id: str,
+    kind: Literal["project", "action"],
+    name: str,
+    by: By,
+    *,
+    undo: bool = False,
+    new: bool = True,
+) -> bool:
+    """Let no run of an organisation's project, or none that does an action, be accepted any more; or again. Whether
+    that changed anything. What runs goes on. Errors: UnknownId, unless `new` also for what no run ever had; UsageError.
+    """
+    ids.require(connection, ids.CUSTOMER, org_id)
+    if not is_clean_id(name):
+        raise UsageError(f"a {kind} has 1 to 200 characters, none of them control characters")
+    ids.require(connection, ids.PROJECT if kind == "project" else ids.ACT, name, new=new)
+    values = {"org_id": org_id, "kind": kind, "name": name, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    changed = SQL.run(connection, "unblock" if undo else "block", values).first() is not None
+    if changed:
+        record(connection, "run_unblock" if undo else "run_block", org_id, {"kind": kind, "name": name}, by)
+    return changed

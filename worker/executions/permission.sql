@@ -8,3 +8,21 @@ ORDER BY kind DESC LIMIT 1
 
 -- name: of_others
 SELECT sandbox_id FROM sandboxes WHERE sandbox_id IN :names AND org_id <> :org_id ORDER BY 1 LIMIT 1
+
+-- Who asks for a run.
+
+-- name: asker
+-- Who bills an organisation now, and whether it may run: one row, also where nobody knows it.
+SELECT a.provider, a.customer_id, o.is_halted, o.halt_reason, o.stopped_at_ms
+FROM (SELECT 1 AS one) q LEFT JOIN orgs o ON o.org_id = :org_id
+    LEFT JOIN assignments a ON a.org_id = :org_id AND a.start_ms <= :now_ms
+        AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+
+-- What a person blocks.
+
+-- name: block
+INSERT INTO run_blocks (org_id, kind, name, at_ms, actor, reason)
+VALUES (:org_id, :kind, :name, :at_ms, :actor, :reason) ON CONFLICT DO NOTHING RETURNING name
+
+-- name: unblock
+DELETE FROM run_blocks WHERE org_id = :org_id AND kind = :kind AND name = :name RETURNING name

@@ -17,12 +17,11 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts
+from drawdown.ledger import accounts, draws, reservations
+from drawdown.ledger.draws import Cost, Drawn
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.rates import RateCard
-from drawdown.ledger.runs import draws, reservations
-from drawdown.ledger.runs.draws import Cost, Drawn
-from drawdown.ledger.runs.reservations import Ask, Denied, Hold, Reservation, State
+from drawdown.ledger.reservations import Ask, Denied, Hold, Reservation, State
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
@@ -31,8 +30,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits, window_of
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
-from drawdown.worker.sources.samples.made import CELL, NotMade, id_of, sizes_of
-from drawdown.worker.sources.samples.rows import Sample
+from drawdown.worker.sources.samples.rows import CELL, NotMade, Sample, id_of, sizes_of
 from drawdown.worker.sources.samples.store import store
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import read_used, since_read

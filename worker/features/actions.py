@@ -34,7 +34,7 @@ from drawdown.worker.catalog.mapping import (
     resolve,
     rewrites,
 )
-from drawdown.worker.history.losses import read_losses
+from drawdown.worker.history.incarnation import read_losses
 from drawdown.worker.orgs import billed_once
 from drawdown.worker.sources.events.types import is_known, meters
 from drawdown.worker.wallets import actions as credit

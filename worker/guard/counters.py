@@ -1,10 +1,13 @@
-"""The guard's counters and the uses they are sums of.
+"""The guard's counters and the uses they are sums of: moved by each use, and compared with all of them.
 
 Guarantee: a counter is locked before it is believed, and moves in the transaction of the use that it counts. Counters
 of an organisation's metric that count one moment are locked in one order: by the begin of their period, of two that
 begin together the longer first. Then come uses, then reservations, then wallets. What is held and over counts nowhere,
-whether anything has looked at it since or not. Whoever gives it back locks counters of earlier hours after those of
-now: beside a correction of several, PostgreSQL may end one of the two as a deadlock, and that one runs again.
+whether anything has looked at it since or not. Who gives it back locks counters of earlier hours after those of now:
+beside a correction of several, PostgreSQL may end one of the two as a deadlock, and that one runs again.
+
+A correction is a difference, computed under the counter's lock, and on record with what was before and after. A counter
+of which there are no uses is left as it is: what is unknown is not nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from typing import Any, Final, Literal, TypeAlias
 import sqlalchemy as sa
 
 from drawdown.guard.decide import Bound, Counted, Price, warned_after
-from drawdown.guard.periods import PERIODS, Span, start_of, starts
-from drawdown.schema.errors import DatabaseBusy
+from drawdown.guard.periods import PERIODS, Period, Span, end_of, start_of, starts
+from drawdown.schema.audit import By, record
+from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS
 
@@ -254,3 +258,54 @@ def _use(row: Mapping[Any, Any]) -> Use:
 
 def _columns(use: Use) -> dict[str, object]:
     return {name: value for name, value in vars(use).items() if name != "price"}
+
+
+CORRECTED_AT_ONCE: Final = 1_000
+"""Counters that one transaction corrects."""
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Which one: a period's, by its begin."""
+
+    org_id: str
+    metric: str
+    period: Period
+    start_ms: int
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a counter said, and says now."""
+
+    counter: Counter
+    before: int
+    after: int
+
+
+def correct(connection: sa.Connection, counters: list[Counter], by: By) -> list[Correction]:
+    """Make counters the sums of their uses; those that were none, in their order of locks. Errors: UsageError."""
+    if len(counters) > CORRECTED_AT_ONCE:
+        raise UsageError(f"{CORRECTED_AT_ONCE:,} counters at most are corrected at once")
+    longer_first: dict[Period, int] = {"month": 0, "day": 1, "hour": 2}
+    found = []
+    for one in sorted(counters, key=lambda c: (c.org_id, c.metric, c.start_ms, longer_first[c.period])):
+        done = _correct(connection, one, by)
+        if done is not None:
+            found.append(done)
+    return found
+
+
+def _correct(connection: sa.Connection, counter: Counter, by: By) -> Correction | None:
+    values = vars(counter)
+    SQL.run(connection, "make_one", values)
+    kept = SQL.run(connection, "counter", values).one()
+    lines = SQL.run(connection, "sum", {**values, "end_ms": end_of(counter.period, counter.start_ms)}).one()
+    before, after, uses = int(kept.used), int(lines.amount), int(lines.uses)
+    if uses == 0 or (before, int(kept.uses)) == (after, uses):
+        return None
+    SQL.run(connection, "correct", {**values, "after": after, "uses": uses})
+    said = {**values, "before": before, "after": after}
+    SQL.run(connection, "add", {**said, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason})
+    record(connection, "guard_correct", counter.metric, said, by)
+    return Correction(counter, before, after)

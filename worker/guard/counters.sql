@@ -93,3 +93,26 @@ VALUES (:org_id, :metric, :minute_ms, :reason_code, :enforced, :count, :amount, 
 ON CONFLICT (org_id, metric, minute_ms, reason_code, enforced) DO UPDATE SET count = guard_denials.count + excluded.count,
     amount = guard_denials.amount + excluded.amount, pays = excluded.pays,
     last_ms = CASE WHEN excluded.last_ms > guard_denials.last_ms THEN excluded.last_ms ELSE guard_denials.last_ms END
+
+-- Counters are made the sums of their uses.
+
+-- name: this
+org_id = :org_id AND metric = :metric AND period = :period AND start_ms = :start_ms
+
+-- name: make_one
+INSERT INTO guard_counters (org_id, metric, period, start_ms, used, uses, warned)
+VALUES (:org_id, :metric, :period, :start_ms, 0, 0, {no}) ON CONFLICT DO NOTHING
+
+-- name: counter
+SELECT used, uses FROM guard_counters WHERE {this} {for_update}
+
+-- name: sum
+SELECT COALESCE(SUM(amount), 0) AS amount, COUNT(*) AS uses FROM guard_uses
+WHERE org_id = :org_id AND metric = :metric AND at_ms >= :start_ms AND at_ms < :end_ms
+
+-- name: correct
+UPDATE guard_counters SET used = :after, uses = :uses WHERE {this}
+
+-- name: add
+INSERT INTO guard_corrections (org_id, metric, period, start_ms, "before", "after", at_ms, actor, reason)
+VALUES (:org_id, :metric, :period, :start_ms, :before, :after, :at_ms, :actor, :reason)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from drawdown.guard.decide import Reach
 from drawdown.guard.periods import Period
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UnknownId, UsageError

@@ -17,7 +17,7 @@ from drawdown.guard.periods import PERIODS, Period, Span, end_of, starts
 from drawdown.schema import ids
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.guard import blocks as guard_blocks
+from drawdown.worker.guard import lists as guard_blocks
 
 SQL = queries(__file__)
 

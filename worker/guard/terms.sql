@@ -27,3 +27,110 @@ WHERE metric = :metric AND "plan" = :plan AND period = :period ORDER BY number D
 -- name: add_limit
 INSERT INTO guard_limits (metric, "plan", period, number, ended, amount, phase, at_ms, actor, reason)
 VALUES (:metric, :plan, :period, :number, :ended, :amount, :phase, :at_ms, :actor, :reason)
+
+-- What a decision of the guard goes by, beside counters.
+
+-- name: customer
+-- A customer's plan, by its wallet or by what its provider said, and whether it ever bought credit: one row, always.
+SELECT COALESCE(w."plan", o."plan") AS "plan", w.account_id IS NOT NULL AS has_wallet,
+    EXISTS (SELECT 1 FROM ledger_lots l WHERE l.customer_id = :customer_id AND l.kind = 'purchased') AS pays
+FROM (SELECT 1 AS one) q LEFT JOIN ledger_accounts w ON w.account_id = :account_id
+    LEFT JOIN orgs o ON o.org_id = :org_id
+
+-- name: given_metric
+:metric
+
+-- name: given_org
+CAST(:org_id AS TEXT)
+
+-- name: given_plan
+:plan
+
+-- name: its_metric
+w.metric
+
+-- name: its_org
+w.org_id
+
+-- name: its_plan
+w."plan"
+
+-- name: limits
+-- The newest of each plan and period, of a plan and of any. `its_metric`, `its_plan`: those of a row, or those given.
+SELECT l."plan", l.period, l.amount, l.phase FROM guard_limits l
+WHERE l.metric = {its_metric} AND l."plan" IN ({its_plan}, '*') AND NOT l.ended AND l.number = (SELECT MAX(x.number)
+    FROM guard_limits x WHERE x.metric = l.metric AND x."plan" = l."plan" AND x.period = l.period)
+
+-- name: overrides
+-- Those in force now for whoever asks, likewise: of one kind and period the newest counts.
+SELECT o.number, o.reach, o.period, o.amount FROM guard_overrides o
+WHERE o.metric = {its_metric} AND o.state = 'in_force' AND (o.ends_ms IS NULL OR o.ends_ms > :now_ms)
+    AND ((o.reach = 'org' AND o.target = {its_org}) OR (o.reach = 'plan' AND o.target = {its_plan})
+        OR (o.reach = 'pattern' AND SUBSTR({its_org}, 1, LENGTH(o.target) - 1)
+            = SUBSTR(o.target, 1, LENGTH(o.target) - 1)))
+
+-- name: listed [postgresql]
+json_agg
+
+-- name: listed [sqlite]
+json_group_array
+
+-- name: row [postgresql]
+json_build_array
+
+-- name: row [sqlite]
+json_array
+
+-- name: whole [postgresql]
+to_json
+
+-- name: whole [sqlite]
+json
+
+-- name: seen
+-- All of that for many who ask at once, with their counters and wallets: of each one text, the fields of `Seen`, by `n`.
+-- Many columns would cost more than what is in them. For SQLite, what is put to '' is text, and JSON no more. The LIMIT, which cuts nothing off, tells PostgreSQL how few ask.
+WITH asked AS MATERIALIZED (
+    SELECT r.* FROM {rows :asked (n integer, org_id text, metric text, project text)} r LIMIT :asking
+),
+who AS MATERIALIZED (
+    SELECT q.n, q.org_id, q.metric, q.project, a.provider, a.customer_id AS billed_as, o.is_halted, o.halt_reason,
+        o.stopped_at_ms, o."plan",
+        CASE WHEN a.provider NOT IN {unbilled} AND a.customer_id <> '' THEN a.customer_id ELSE q.org_id END AS customer_id
+    FROM asked q LEFT JOIN orgs o ON o.org_id = q.org_id
+        LEFT JOIN assignments a ON a.org_id = q.org_id AND a.start_ms <= :now_ms
+            AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+),
+paying AS MATERIALIZED (
+    SELECT w.n, w.org_id, w.metric, w.project, w.provider, w.billed_as, w.is_halted, w.halt_reason, w.stopped_at_ms,
+        w.customer_id, x.account_id, COALESCE(x."plan", w."plan", '') AS "plan", x.balance_micro, x.held_micro,
+        x.overdraft_micro, x.over_micro, x.next_due_ms, p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro,
+        p.most_held_micro, p.holds_halt
+    FROM who w LEFT JOIN ledger_accounts x ON x.account_id = 'wallet:' || w.customer_id
+        LEFT JOIN ledger_plans p ON p."plan" = x."plan"
+)
+SELECT w.n, CAST({row}(
+    w.provider, w.billed_as, w.is_halted, w.halt_reason, w.stopped_at_ms, w.customer_id, w."plan",
+    {whole}((SELECT {row}(m.number, m.price_micro, m.per_units, m.payer, m.phase, m.warn_ppm, m.fails_open, m.counts)
+        FROM guard_metrics m WHERE m.metric = w.metric ORDER BY m.number DESC LIMIT 1)),
+    {row}(w.account_id, w.balance_micro, w.held_micro, w.overdraft_micro, w.over_micro, w.next_due_ms),
+    {row}(w.hold_factor_ppm, w.unknown_hold_micro, w.most_hold_micro, w.most_held_micro, w.holds_halt),
+    EXISTS (SELECT 1 FROM ledger_lots l WHERE l.customer_id = w.customer_id AND l.kind = 'purchased'),
+    EXISTS (SELECT 1 FROM run_blocks b WHERE b.org_id = w.org_id AND ((b.kind = 'project' AND b.name = w.project)
+        OR (b.kind = 'action' AND b.name = w.metric))),
+    EXISTS (SELECT 1 FROM guard_uses u WHERE u.org_id = w.org_id AND u.metric = w.metric AND u.state = 'held'
+        AND u.expires_ms <= :now_ms),
+    EXISTS (SELECT 1 FROM pools p WHERE p.pool = w.customer_id)
+        OR EXISTS (SELECT 1 FROM assignments a WHERE a.provider IN (SELECT s.provider FROM provider_states s
+                UNION ALL SELECT 'embedded') AND a.customer_id = w.customer_id AND a.org_id <> w.org_id
+            AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)),
+    EXISTS (SELECT 1 FROM assignments a JOIN orgs o ON o.org_id = a.org_id LEFT JOIN buckets b ON b.id = o.bucket
+        WHERE a.customer_id = w.customer_id AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+            AND {may_have_used}),
+    {whole}((SELECT {listed}({row}(y.period, y.amount, y.phase, y."plan")) FROM ({limits}) y)),
+    {whole}((SELECT {listed}({row}(y.number, y.reach, y.period, y.amount)) FROM ({overrides}) y)),
+    {whole}((SELECT {listed}({row}(c.period, c.used, c.warned, c.uses)) FROM guard_counters c
+        WHERE c.org_id = w.org_id AND c.metric = w.metric AND ((c.period = 'hour' AND c.start_ms = :hour_ms)
+        OR (c.period = 'day' AND c.start_ms = :day_ms) OR (c.period = 'month' AND c.start_ms = :month_ms))))
+    ) AS TEXT) || '' AS seen
+FROM paying w

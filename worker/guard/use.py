@@ -1,39 +1,69 @@
-"""The guard: may so much of a metric be used now? Asked and used at once (`consume`); `guard_check` only asks.
+"""The guard: may so much of a metric be used now? Asked alone (`check`), used at once (`consume`), or held and settled.
 
 Guarantee: a use is counted, charged and written down in one transaction, under the caller's key: the same again is the
 first answer, and another content under it is refused. All limits of a metric hold, or nothing is used. It is charged by
 a run of its own, `guard:KEY`, that is accepted and settled in that transaction: `verify`, statements and lots hold it
 as they hold any run. Several uses of one counter may be decided in one transaction, one after another: each gets the
 answer that it would have got alone, and what is wrong with one is no matter to the others.
+
+A question is answered as `consume` would answer it at that moment, and writes nothing. All questions asked at once are
+read by one statement, and answered by it where their own wallets pay and nothing in those is due.
+
+What is held counts as used until it ends, or until its hold is over; then it counts as what it was. The counters of the
+hour, day and month in which it was reserved move by the difference, in the transaction of the end.
+
+An API key that is bound to an organisation has use keys of its organisation's own. A key that is bound to none takes
+use keys among all organisations, and no bound key takes one of these. A bound key finds what an unbound one used under
+the same key for its organisation: it is one use.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
-from drawdown.guard.decide import IN_DOUBT, Verdict, beyond, decide, in_force
-from drawdown.guard.periods import PERIODS, start_of
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.grouped import NotTogether
-from drawdown.ledger.runs.own_keys import require_open, shown
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.guard.decide import IN_DOUBT, Counted, Decision, Limit, Override, Verdict, beyond, decide, in_force
+from drawdown.guard.periods import PERIODS, Span, end_of, start_of, starts
+from drawdown.ledger import own_keys, reservations
+from drawdown.ledger.accounts import PLAIN, HoldTerms, Wallet
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.own_keys import require_open, shown
+from drawdown.ledger.reservations import Denied, NotTogether
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.sql import prepared, together
+from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_ID_CHARS
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.access.keys import ApiKey
+from drawdown.worker.catalog.wallets import wallets_at
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.actions import LIFE_MS
-from drawdown.worker.executions.request import USE
+from drawdown.worker.executions.permission import Asker, with_unbilled, without_freed
+from drawdown.worker.executions.request import USE, require_life
+from drawdown.worker.executions.request import require_sane as require_sane_run
 from drawdown.worker.guard import counters as guard_counts
-from drawdown.worker.guard import keys as guard_keys
-from drawdown.worker.guard.answers import Answer, Costs, answer, of_use
-from drawdown.worker.guard.check import check, check_all, check_by_keys
 from drawdown.worker.guard.counters import Counters, Denials, State, Use
-from drawdown.worker.guard.facts import Known, Wish, know, require_sane, run_of
-from drawdown.worker.guard.keys import own_name, require_key
+from drawdown.worker.guard.terms import (
+    MAX_UNITS,
+    SQL,
+    Known,
+    Metric,
+    Wish,
+    halted_by,
+    know,
+    limits_of,
+    require_sane,
+    run_of,
+)
 
 __all__ = ["Answer", "Wish", "check", "check_all", "check_by_keys"]
 
@@ -118,7 +148,7 @@ def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | D
     """
     found: list[Answer | DrawdownError | None] = [_wrong(one) for one in asked]
     keys = [(one.wish.org_id, one.key) for one, error in zip(asked, found, strict=True) if error is None]
-    uses = guard_keys.read(connection, keys) if keys else {}
+    uses = read_by_keys(connection, keys) if keys else {}
     for at, one in enumerate(asked):
         found[at] = found[at] or _before(uses, one)
     left = [at for at, one in enumerate(found) if one is None]
@@ -127,7 +157,7 @@ def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | D
         known = know(connection, first.wish, first.by.now_ms)
         guard_counts.lock_keys(connection, {f"{one.wish.org_id} {one.key}" for one in asked}, first.by.now_ms)
         counters = guard_counts.lock(connection, first.wish.org_id, first.wish.metric, first.by.now_ms)
-        again = guard_keys.read(connection, keys)  # whoever waited for the same
+        again = read_by_keys(connection, keys)  # whoever waited for the same
         book = _Book(connection, known, counters, counters, again)
         for at in left:
             found[at] = _before(book.uses, asked[at]) or _answered(book, asked[at])
@@ -146,7 +176,7 @@ def _wrong(ask: Ask) -> UsageError | None:
 
 def _before(uses: dict[str, Use], ask: Ask) -> Answer | Denied | None:
     """The answer to a key that was used before."""
-    before = guard_keys.before(uses, ask.wish.org_id, ask.key, own=ask.own)
+    before = used_before(uses, ask.wish.org_id, ask.key, own=ask.own)
     if before is None:
         return None
     if before.fingerprint != ask.fingerprint:
@@ -292,3 +322,467 @@ def _use(ask: Ask, counters: Counters, known: Known, verdict: Verdict, done: Cha
 def other_content(key: str) -> Denied:
     text = f"the key {key} was used before, for something else: nothing was used; give a new key for another use"
     return Denied("other_content", text)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What it costs, what of that was charged now, who pays, and what that one has available."""
+
+    price_micro: int = 0
+    charged_micro: int = 0
+    payer: str | None = None
+    balance_micro: int | None = None
+    degraded: bool = False
+
+
+Paying: TypeAlias = tuple[str | None, Costs]
+"""With which code credit is refused, and what it costs."""
+NOTHING: Final[Paying] = None, Costs()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the statement says of one who asks: lists are its rows, of which those of `wallet` and `terms` hold nothing
+    where there is none."""
+
+    provider: str | None
+    billed_as: str | None
+    is_halted: bool | None
+    halt_reason: str | None
+    stopped_at_ms: int | None
+    customer_id: str
+    plan: str
+    metric: list[Any] | None
+    wallet: list[Any]
+    terms: list[Any]
+    pays: bool
+    is_blocked: bool
+    has_overs: bool
+    has_other_owner: bool
+    """The wallet may be somebody else's: `owners` says, for the time and the providers that count."""
+    has_used: bool
+    """There may be usage that the wallet is still to be charged for."""
+    limits: list[list[Any]] | None
+    overrides: list[list[Any]] | None
+    counters: list[list[Any]] | None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is such a metric, and anybody knows the organisation."""
+        return self.metric is not None and (self.provider is not None or self.wallet[0] is not None)
+
+
+def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
+    """What `consume` would answer now. Nothing is written. Errors: UnknownId; UsageError."""
+    (found,) = check_all(connection, [wish], now_ms)
+    if isinstance(found, DrawdownError):
+        raise found
+    return found
+
+
+def check_all(connection: sa.Connection, wishes: Sequence[Wish], now_ms: int) -> list[Answer | DrawdownError]:
+    """The same for many, at one moment. An error stands in the place of the answer of whoever it is about."""
+    return check_by_keys(connection, (), wishes, now_ms)[1]
+
+
+def check_by_keys(
+    connection: sa.Connection, proofs: Collection[str], wishes: Sequence[Wish], now_ms: int
+) -> tuple[Mapping[str, ApiKey], list[Answer | DrawdownError]]:
+    """The same, and whose keys these are, as `api_keys.find_all`: all of it by one statement."""
+    asked = [
+        {"n": n, "org_id": one.org_id, "metric": one.metric, "project": one.project or ""}
+        for n, one in enumerate(wishes)
+    ]
+    moments = {"now_ms": now_ms, **{f"{period}_ms": start for period, start in starts(now_ms).items()}}
+    part = SQL.part("seen", {"asked": asked, "asking": len(asked), **moments})
+    with prepared(connection):
+        read = together(connection, keys=api_keys.finding(proofs, now_ms), seen=part)
+    seen = {int(row.n): Seen(*json.loads(row.seen)) for row in read["seen"]}
+    found = [_checked(connection, wish, seen[n], now_ms) for n, wish in enumerate(wishes)]
+    return api_keys.found(read["keys"]), found
+
+
+def _checked(connection: sa.Connection, wish: Wish, seen: Seen, now_ms: int) -> Answer | DrawdownError:
+    try:
+        require_sane(wish)
+        if not seen.is_known or seen.has_overs:
+            return step_by_step(connection, wish, now_ms)
+        known, paying = _known(wish, seen), NOTHING
+        if known.metric.price.of(wish.amount):
+            paying = _paying(connection, wish, known, seen, now_ms) or _previewed(connection, wish, known, now_ms)
+        return _answer_of(wish, known, _counters(wish, seen, now_ms), paying, now_ms)
+    except (Refused, UsageError) as error:
+        return error
+
+
+def _known(wish: Wish, seen: Seen) -> Known:
+    assert seen.metric is not None
+    number, price, per_units, payer, phase, warn_ppm, fails_open, counts = seen.metric
+    metric = Metric(wish.metric, number, price, per_units, payer, phase, warn_ppm, bool(fails_open), counts)
+    halted = bool(seen.is_halted)
+    asker = Asker(wish.org_id, seen.provider, seen.billed_as, halted, seen.halt_reason, seen.stopped_at_ms)
+    return Known(
+        metric,
+        asker,
+        seen.customer_id,
+        seen.plan or None,
+        bool(seen.pays),
+        halted_by(asker),
+        limits_of(Limit(*one) for one in seen.limits or ()),
+        tuple(Override(*one) for one in seen.overrides or ()),
+    )
+
+
+def _counters(wish: Wish, seen: Seen, now_ms: int) -> Counters:
+    """As `guard_counts.look`, where no hold is over."""
+    rows = {period: (Counted(used, bool(warned)), uses) for period, used, warned, uses in seen.counters or ()}
+    none = Counted(), 0
+    counted: dict[Span, Counted] = {period: rows.get(period, none)[0] for period in PERIODS}
+    return Counters(wish.org_id, wish.metric, now_ms, counted, rows.get("month", none)[1], rows=len(rows))
+
+
+def _paying(connection: sa.Connection, wish: Wish, known: Known, seen: Seen, now_ms: int) -> Paying | None:
+    """As `executions.preview`, where the organisation's own wallet pays, nothing in it is due, and no step of the
+    permission order but the last, credits, refuses; None elsewhere."""
+    price, asker = known.metric.price.of(wish.amount), known.asker
+    account, balance, held, overdraft, over, due_ms = seen.wallet
+    is_sponsored = wish.payer is not None or known.metric.payer is not None
+    is_due = due_ms is not None and due_ms <= now_ms
+    may_run = not (seen.has_other_owner or asker.is_halted or asker.stopped_at_ms is not None)
+    if account is None or is_sponsored or is_due or not may_run:
+        return None
+    here = asker.provider in (None, EMBEDDED, *EXEMPT_PROVIDERS) or asker.provider in wallets_at(connection)
+    factor_ppm, unknown, most_hold, most_held, holds_halt = seen.terms
+    terms = PLAIN if holds_halt is None else HoldTerms(factor_ppm, unknown, most_hold, most_held, bool(holds_halt))
+    most = price if terms.most_hold_micro is None else terms.most_hold_micro
+    if not here or seen.is_blocked or price > most:
+        return None
+    require_sane_run(run_of(wish, known.metric, price))
+    found = Wallet(balance, seen.plan, None, held, overdraft, over)
+    if seen.has_used:
+        found = with_unbilled(connection, known.customer_id, found, now_ms)
+    wallet, wanted = without_freed(connection, known.customer_id, found, now_ms), terms.held_for(price)
+    if terms.most_held_micro is not None and wallet.held_micro + wanted > terms.most_held_micro:
+        return None
+    code = "no_credit" if wanted > wallet.available_micro else None
+    return code, Costs(price, 0, known.customer_id, wallet.available_micro)
+
+
+def step_by_step(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
+    """As `consume` goes, up to where that writes."""
+    known = know(connection, wish, now_ms)
+    counters = guard_counts.look(connection, wish.org_id, wish.metric, now_ms)
+    paying = _previewed(connection, wish, known, now_ms) if known.metric.price.of(wish.amount) else NOTHING
+    return _answer_of(wish, known, counters, paying, now_ms)
+
+
+def _previewed(connection: sa.Connection, wish: Wish, known: Known, now_ms: int) -> Paying:
+    price = known.metric.price.of(wish.amount)
+    run = run_of(wish, known.metric, price)
+    found = executions.preview(connection, run, now_ms, known.asker)
+    balance = found.available_micro if found.customer_id == known.customer_id else None
+    code = None if found.allowed else found.code
+    return code, Costs(price, 0, found.customer_id or run.payer or run.org_id, balance, code in IN_DOUBT)
+
+
+def _answer_of(wish: Wish, known: Known, counters: Counters, paying: Paying, now_ms: int) -> Answer:
+    code, costs = paying
+    return answer(wish.metric, wish.amount, decide(known.facts(counters, code), wish.amount), costs, now_ms)
+
+
+def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
+    """Hold so much to be used, where it may be used, for an hour or as long as is said. Errors: those of
+    `guard.consume`."""
+    return take(connection, Ask(key, wish, by, "held"))
+
+
+def settle(connection: sa.Connection, key: str, actual: int, by: By) -> Answer:
+    """End it with what was used in all, also after its hold was over; what is left is free. Errors: Denied `ended`,
+    `other_content`; UnknownId; UsageError."""
+    return _end(connection, key, "settled", actual, by)
+
+
+def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answer:
+    """Give it up; what it used all the same counts. Errors: as `settle`."""
+    return _end(connection, key, "released", incurred, by)
+
+
+def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: By) -> Answer:
+    """Have it hold `to` base units in all, and go on for `for_ms` from now (an hour); neither shrinks. It tells that
+    the use goes on. Where so much may not be used, nothing changes.
+
+    Errors: Denied `ended`; UnknownId; UsageError.
+    """
+    require_life(for_ms)
+    if to is not None and not 0 < to <= MAX_UNITS:
+        raise UsageError(f"what is held is a whole number from 1 to {MAX_UNITS:,} base units of the metric")
+    counters, use = _locked(connection, key, by.now_ms)
+    if use.state != "held":
+        raise _ended(use)
+    wanted, life_ms = max(to or 0, use.amount), for_ms or LIFE_MS
+    more, until = wanted - use.amount, max(by.now_ms + life_ms, use.expires_ms or 0)
+    known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
+    reason = "allowed"
+    if more:
+        verdict, done = _grown(connection, use, counters, wanted, life_ms, known, by)
+        reason = verdict.reason
+        if verdict.decision == "block":
+            return answer(use.metric, wanted, verdict, done.costs, by.now_ms, use)
+    if use.reservation is not None:
+        executions.extend(connection, use.reservation, None, life_ms, by, of_use=True)
+    grown = replace(use, amount=wanted, expires_ms=until)
+    _moved(connection, counters, more, known)
+    guard_counts.change_use(connection, grown)
+    return replace(of_use(grown, 0, by.now_ms, repeated=grown == use), reason=reason)
+
+
+def _grown(
+    connection: sa.Connection, use: Use, counters: Counters, wanted: int, life_ms: int, known: Known, by: By
+) -> tuple[Verdict, Charged]:
+    """Whether it may hold so much; its run holds the price of it, by the terms of its acceptance. A run that cannot
+    hold more, and is let through, goes on with what it holds."""
+    wish, done = Wish(use.org_id, use.metric, wanted - use.amount), Charged(Costs())
+    verdict = decide(known.facts(counters), wish.amount)
+    if verdict.decision != "block" and use.reservation is not None:
+        run, price, payer = use.reservation, use.price.held(wanted), use.payer or use.org_id
+
+        def work() -> Charged:
+            executions.extend(connection, run, price, life_ms, by, of_use=True)
+            return Charged(Costs(price, 0, payer), run)
+
+        done = attempt(connection, price, payer, work)
+        if done.code is not None and verdict.would != "block":
+            verdict = decide(known.facts(counters, done.code), wish.amount)
+    if verdict.would == "block":
+        refuse(connection, counters, use.use_key, wish.amount, known, verdict, by.now_ms)
+    return verdict, done
+
+
+def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By) -> Answer:
+    if not 0 <= amount <= MAX_UNITS:
+        raise UsageError(f"what was used is a whole number from 0 to {MAX_UNITS:,} base units of the metric")
+    counters, use = _locked(connection, key, by.now_ms)
+    if use.state == state:
+        if use.amount != amount:
+            text = f"{shown(key)} is {state} already, with {use.amount:,}: what was used is said once"
+            raise Denied("other_content", text)
+        return of_use(use, 0, by.now_ms, repeated=True)
+    if use.state != "held" and (use.state, state) != ("expired", "settled"):
+        raise _ended(use)
+    price = use.price.of(amount)
+    if price > MAX_ENTRY_MICRO:  # where no run says so
+        raise UsageError("a use costs a thousand million credits at most")
+    known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
+    is_beyond = beyond(known.facts(counters), amount - use.amount)
+    charged = 0 if use.reservation is None else _charged(connection, use, state, price, by, is_beyond=is_beyond)
+    after = replace(
+        use,
+        state=state,
+        amount=amount,
+        charged_micro=charged,
+        forgone_micro=price - charged,
+        ended_ms=by.now_ms,
+    )
+    _moved(connection, counters, amount - use.amount, known)
+    guard_counts.change_use(connection, after)
+    return of_use(after, charged, by.now_ms, repeated=False)
+
+
+def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: By, *, is_beyond: bool) -> int:
+    """End a use's run: what was charged of its price. What its payer allows no more of is charged to nobody: what is
+    used is used, and has to be counted. Who pays because the metric says so pays nothing that `is_beyond` its limit,
+    nor more than it has. What was held lies within all that, until its hold is over."""
+    assert use.reservation is not None
+    held = reservations.read(connection, use.reservation)
+    assert held is not None
+    by_metric = held.org_id != use.org_id
+    kept = held.amount_micro if held.state == "held" and held.expires_ms > by.now_ms else 0
+    for cost in (price, min(price, held.amount_micro), 0):
+        if by_metric and is_beyond and cost > held.amount_micro:
+            continue
+        try:
+            with connection.begin_nested():
+                said = Cost(cost) if cost or state == "settled" else None
+                end = executions.settle if state == "settled" else executions.release
+                done = end(connection, use.reservation, said, by, of_use=True)
+                if by_metric and cost > kept and done.wallet is not None and done.wallet.available_micro < 0:
+                    raise Denied("payer_limit", f"{held.customer_id} has no credit for so much more")
+                return done.drawn.charged_micro
+        except Denied as error:
+            if error.code != "payer_limit" or not cost:
+                raise
+    raise AssertionError("nothing at all is within any limit")
+
+
+def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters, Use]:
+    """A use that nobody else ends meanwhile, expired if it is due; and the counters that count it."""
+    require_key(key)
+    use = guard_counts.read_use(connection, key)
+    if use is None:
+        ids.require(connection, ids.USE, key)
+        raise UsageError(f"{key} appeared this moment: try again")
+    guard_counts.lock(connection, use.org_id, use.metric, now_ms)
+    counters = guard_counts.lock_of(connection, use)
+    found = guard_counts.hold_use(connection, key)
+    assert found is not None
+    if found.state == "used":
+        raise Denied("ended", f"{shown(key)} was used at once: it cannot be settled, released or extended")
+    return counters, found
+
+
+def _moved(connection: sa.Connection, counters: Counters, amount: int, known: Known) -> None:
+    """What was used is counted whatever the limit is by now."""
+    bounds = in_force(known.facts(counters))
+    then = guard_counts.after(counters, amount, bounds, known.metric.warn_ppm, uses=0)
+    guard_counts.write(connection, counters, then, bounds, passes=PERIODS)
+
+
+def _ended(use: Use) -> Denied:
+    late = "settle it with what was used, which it may be late" if use.state == "expired" else "reserve another one"
+    return Denied("ended", f"{shown(use.use_key)} is {use.state}; {late}")
+
+
+def own_name(org_id: str, key: str) -> str:
+    """What an organisation's own key of a use is kept as."""
+    return own_keys.own_name(org_id, key, USE)
+
+
+def require_key(key: str) -> None:
+    """Errors: UsageError."""
+    if not is_clean_id(key) or not is_clean_id(USE + key):
+        most = MAX_ID_CHARS - len(USE)
+        raise UsageError(f"a use's key has 1 to {most} characters, none of them control characters")
+
+
+def read_by_keys(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str, Use]:
+    """All that may have been used under these keys, each beside whose use it is, by their names."""
+    names = {name for org_id, key in keys for name in (key, own_name(org_id, key))}
+    return guard_counts.read_uses(connection, sorted(names))
+
+
+def used_before(uses: Mapping[str, Use], org_id: str, key: str, *, own: bool) -> Use | None:
+    """What was used under a key before, to whom an API key that is bound to the organisation (`own`), or to none, gives
+    it; None where there is nothing."""
+    all_ = uses.get(key)
+    if not own:
+        return all_
+    return uses.get(own_name(org_id, key)) or (all_ if all_ is not None and all_.org_id == org_id else None)
+
+
+def use_of(connection: sa.Connection, org_id: str, key: str) -> Use | None:
+    """The use that a key of an organisation's own names; None where that is nothing of the organisation's.
+    Errors: UsageError."""
+    require_key(key)
+    return used_before(read_by_keys(connection, [(org_id, key)]), org_id, key, own=True)
+
+
+Option: TypeAlias = Literal["top_up", "sponsor", "request_override", "run_locally"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether something may be used, or what was: `decision` counts, `would` is what phase 3 would say. `rule` decided,
+    for `reason`. Of the limit that is nearest (None: none ends): its period, amount, what was used before, what is left
+    after, and when its period ends. `price_micro` is what it costs, `charged_micro` what was charged now and, where it
+    is `repeated`, `charged_before_micro` what was charged then; `payer` who pays (None: it costs nothing, or is charged
+    to nobody any more), `balance_micro` what that one has available (None: it is not asked for, or not for whoever asks
+    to know). `options`: what else can be done. `degraded`: decided without knowing the credit. `repeated`: it was
+    decided before, and nothing was done. `state` is that of the use (None: there is none)."""
+
+    decision: Decision
+    would: Decision
+    enforced: bool
+    rule: str
+    reason: str
+    metric: str
+    amount: int
+    period: Span | None
+    limit: int | None
+    used: int | None
+    remaining: int | None
+    resets_ms: int | None
+    price_micro: int
+    charged_micro: int
+    payer: str | None
+    balance_micro: int | None
+    options: tuple[Option, ...]
+    degraded: bool
+    as_of_ms: int
+    repeated: bool = False
+    state: State | None = None
+    expires_ms: int | None = None
+    charged_before_micro: int = 0
+
+
+def answer(metric: str, amount: int, verdict: Verdict, costs: Costs, now_ms: int, use: Use | None = None) -> Answer:
+    """By a verdict of now."""
+    bound = verdict.bound
+    ends = bound is not None and bound.amount is not None
+    return Answer(
+        decision=verdict.decision,
+        would=verdict.would,
+        enforced=verdict.enforced,
+        rule=verdict.rule,
+        reason=verdict.reason,
+        metric=metric,
+        amount=amount,
+        period=bound.period if bound is not None and ends else None,
+        limit=None if bound is None else bound.amount,
+        used=verdict.used if ends else None,
+        remaining=verdict.remaining,
+        resets_ms=_resets_ms(bound.period if bound is not None and ends else None, now_ms),
+        price_micro=costs.price_micro,
+        charged_micro=costs.charged_micro,
+        payer=costs.payer,
+        balance_micro=costs.balance_micro,
+        options=options_of(verdict),
+        degraded=costs.degraded,
+        as_of_ms=now_ms,
+        state=None if use is None else use.state,
+        expires_ms=None if use is None else use.expires_ms,
+    )
+
+
+def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answer:
+    """Of what was decided before: how it was, and what became of it."""
+    return Answer(
+        decision="warn" if use.decision == "warn" else "allow",
+        would="block" if use.would == "block" else "warn" if use.would == "warn" else "allow",
+        enforced=use.enforced,
+        rule=use.rule,
+        reason="decided_before",
+        metric=use.metric,
+        amount=use.amount,
+        period=use.limit_period,
+        limit=use.limit_amount,
+        used=None,
+        remaining=None,
+        resets_ms=_resets_ms(use.limit_period, use.at_ms),
+        price_micro=use.price_micro,
+        charged_micro=charged_micro,
+        payer=use.payer,
+        balance_micro=None,
+        options=(),
+        degraded=use.degraded,
+        as_of_ms=now_ms,
+        repeated=repeated,
+        charged_before_micro=use.charged_micro if repeated else 0,
+        state=use.state,
+        expires_ms=use.expires_ms,
+    )
+
+
+def _resets_ms(span: Span | None, at_ms: int) -> int | None:
+    """What stands at once begins anew at no time."""
+    return None if span is None or span == "at_once" else end_of(span, at_ms)
+
+
+def options_of(verdict: Verdict) -> tuple[Option, ...]:
+    """What whoever was refused, or would be, can do: nothing against an operator's word. A limit of what stands at once
+    is the provider's or an operator's, and no override of the guard's stands in its place."""
+    if verdict.would != "block" or verdict.rule == "operator":
+        return ()
+    if verdict.rule == "credits":
+        return "top_up", "sponsor", "run_locally"
+    is_at_once = verdict.bound is not None and verdict.bound.period == "at_once"
+    return ("run_locally",) if is_at_once else ("request_override", "run_locally")

@@ -1,23 +1,30 @@
-"""The ways out of a block as they are told, over HTTP and on the command line: each with the call, link or command that
-takes it.
+"""The ways out of a block: top up, sponsor, request an override, run locally; which is open, and the call, link or
+command that takes it.
 
-Guarantee: reads only. What is open is decided by the functions of the guard itself (`guard_options`).
+Guarantee: nothing is written. What may be a way out at all is what the guard's own answer says (`options`), by one
+question to it; whether a sponsor could pay is that question again, with the sponsor as payer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, get_args
 
 import sqlalchemy as sa
 
+from drawdown.guard.periods import PERIODS, Period, end_of
 from drawdown.schema.clock import utc
+from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
-from drawdown.schema.units import in_credits
-from drawdown.worker.guard.answers import Option
-from drawdown.worker.guard.facts import Wish
-from drawdown.worker.guard.options import Way, ways_out
+from drawdown.schema.units import as_credits, in_credits
+from drawdown.worker.catalog.wallets import keeper_of
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.overrides import MOST_ASKED
+from drawdown.worker.guard.terms import MAX_UNITS, Wish
+from drawdown.worker.guard.use import Answer, Option
+
+SQL = queries(__file__)
 
 CONSUME: Final = "/v1/guard/consume"
 OVERRIDES: Final = "/v1/guard/overrides"
@@ -103,3 +110,109 @@ def _command(way: Way, wish: Wish, payer: str) -> str | None:
         ask = ("drawdown", "override", "ask", wish.metric, str(asks.amount), "--per", asks.period)
         return typed(*ask, "--org", wish.org_id, "--expires", utc(asks.ends_ms))
     return None
+
+
+OPTIONS: Final[tuple[Option, ...]] = get_args(Option)
+MOST_SPONSORS: Final = 5
+"""Who else pays for an organisation, of whom it is asked whether they could: each is a question to the guard."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """An override of the limit that is nearest, as it may be asked for: so much that this fits, until the period's
+    end."""
+
+    period: Period
+    amount: int
+    ends_ms: int
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way out. `code` None: it is open; else why it is not, which `said` has in words. `payers`: who could pay;
+    `override`: what to ask for; `asked`: how many overrides wait for a word; `at`: where the credit is kept, and so
+    bought, where that is not here; `missing_micro`: by how much credit falls short, where that is known."""
+
+    option: Option
+    code: str | None
+    said: str
+    payers: tuple[str, ...] = ()
+    override: Override | None = None
+    asked: int = 0
+    at: str | None = None
+    missing_micro: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.code is None
+
+
+@dataclass(frozen=True)
+class Ways:
+    """What the guard answers now, and the four ways, in the order of `OPTIONS`."""
+
+    answer: Answer
+    ways: tuple[Way, ...]
+
+
+def ways_out(connection: sa.Connection, wish: Wish, now_ms: int, most_sponsors: int = MOST_SPONSORS) -> Ways:
+    """Of a wish that is blocked, or would be in phase 3. `most_sponsors` are asked for; 0: in short, that
+    there is one is enough, and who keeps the balance is not asked. Errors: as `guard.check`."""
+    found = guard.check(connection, wish, now_ms)
+    ways = {option: _closed(option, found) for option in OPTIONS if option not in found.options}
+    if "top_up" in found.options:
+        ways["top_up"] = _top_up(connection, wish, found, now_ms, asks_keeper=most_sponsors > 0)
+    if "sponsor" in found.options:
+        ways["sponsor"] = _sponsor(connection, wish, found, now_ms, most_sponsors)
+    if "request_override" in found.options:
+        ways["request_override"] = _request(connection, wish, found, now_ms)
+    if "run_locally" in found.options:
+        ways["run_locally"] = Way("run_locally", None, "what runs on one's own machine is not metered here")
+    return Ways(found, tuple(ways[option] for option in OPTIONS))
+
+
+def _closed(option: Option, found: Answer) -> Way:
+    if found.would != "block":
+        return Way(option, "not_blocked", "nothing is blocked")
+    if found.rule == "operator":
+        return Way(option, "operator", "a person halted it, and a person lifts that")
+    if option in ("top_up", "sponsor"):
+        return Way(option, "not_credit", "a limit blocks it, which no credit lifts")
+    return Way(option, "not_limit", "it is the credit that is short, and no limit")
+
+
+def _top_up(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, *, asks_keeper: bool) -> Way:
+    payer = found.payer or wish.org_id
+    missing = None if found.balance_micro is None else max(found.price_micro - found.balance_micro, 0)
+    keeper = keeper_of(connection, payer, now_ms) if asks_keeper else None
+    if keeper is not None:
+        return Way("top_up", None, f"{keeper} keeps the balance: credit is bought there", at=keeper)
+    short = "" if not missing else f"; {as_credits(missing)} credits are missing"
+    return Way("top_up", None, f"credit for the wallet of {payer}{short}", missing_micro=missing)
+
+
+def _sponsor(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, most: int) -> Way:
+    values = {"org_id": wish.org_id, "now_ms": now_ms, "at_most": most + 1}
+    names = [name for name in SQL.run(connection, "sponsors", values).scalars() if name != found.payer]
+    if not names:
+        return Way("sponsor", "no_sponsor", f"nobody else pays for {wish.org_id}")
+    if not most:
+        return Way("sponsor", None, "somebody else pays for it, and may have enough left")
+    able = tuple(
+        name for name in names[:most] if guard.check(connection, replace(wish, payer=name), now_ms).would != "block"
+    )
+    if not able:
+        return Way("sponsor", "sponsor_short", f"{', '.join(names[:most])}: too little is left of what they pay")
+    return Way("sponsor", None, f"{', '.join(able)} can pay for it", payers=able)
+
+
+def _request(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int) -> Way:
+    period: Period = next((one for one in PERIODS if one == found.period), "month")
+    amount, ends_ms = min((found.used or 0) + wish.amount, MAX_UNITS), found.resets_ms or end_of(period, now_ms)
+    wanted = Override(period, amount, ends_ms)
+    values = {"org_id": wish.org_id, "metric": wish.metric}
+    asked = int(SQL.run(connection, "asked", values).scalar_one())
+    if asked >= MOST_ASKED:
+        return Way("request_override", "too_many_asked", f"{asked} requests wait for a word already", asked=asked)
+    waits = f"; {asked} {'requests wait' if asked > 1 else 'request waits'} for a word" if asked else ""
+    return Way("request_override", None, f"a person decides{waits}", override=wanted, asked=asked)

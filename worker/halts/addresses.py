@@ -1,17 +1,98 @@
-"""The addresses that a cell may have.
+"""The URLs and addresses that people may register, and those of them that may be called.
 
-Guarantee: pure. An address that is not on the public internet is refused unless an operator allowed its network, or
-wrote this very address as a cell's origin. An IPv6 form that holds an IPv4 address is judged by both. A cloud's
-metadata service is refused unless it is named all by itself: no wider network brings it in.
+Guarantee: pure. Nothing is called here, and nothing that calls is imported: settings are judged without it. A URL is
+put together from the parts that were checked, never from the text that was given, so that no second reader can take it
+for another host. User and password, other schemes, queries, escapes, spaces, names that are not ASCII, trailing dots,
+and addresses in any but their usual form (decimal, octal, hexadecimal, short) are no URLs.
+
+An address that is not on the public internet is refused unless an operator allowed its network, or wrote this very
+address as an origin. An IPv6 form that holds an IPv4 address is judged by both. A cloud's metadata service is refused
+unless it is named all by itself: no wider network brings it in.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Final, TypeAlias
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final, Protocol, TypeAlias
 
-from drawdown.worker.halts.cell_urls import Address
+from drawdown.providers.http.outgoing import Lookup, Outgoing
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+MAX_URL_CHARS: Final = 1000
+MAX_HOST_CHARS: Final = 253
+_PORTS: Final = {"http": 80, "https": 443}
+_URL: Final = re.compile(
+    r"(?P<scheme>https?)://(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[a-z0-9._-]+))(?::(?P<port>[1-9][0-9]{0,4}))?"
+    r"(?P<path>(?:/(?!\.{1,2}(?:/|\Z))[a-z0-9._~-]+)*)/?",
+    re.ASCII | re.IGNORECASE,
+)
+_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_LIKE_A_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+
+
+@dataclass(frozen=True)
+class CellUrl:
+    """Where a cell listens."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def origin(self) -> str:
+        """scheme://host:port, the port always written."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def address(self) -> Address | None:
+        """The host where it is an address and not a name."""
+        try:
+            return ip_address(self.host)
+        except ValueError:
+            return None
+
+
+def parse(url: str) -> CellUrl | None:
+    """The parts of a URL; None where it is not in the plain form."""
+    found = _URL.fullmatch(url) if len(url) <= MAX_URL_CHARS else None
+    if found is None:
+        return None
+    scheme = found["scheme"].lower()
+    port = int(found["port"] or _PORTS[scheme])
+    host = _address6(found["v6"]) if found["v6"] is not None else _name(found["host"].lower())
+    return CellUrl(scheme, host, port, found["path"]) if host is not None and port < 65_536 else None
+
+
+def origin(url: str) -> str | None:
+    """The origin of a URL, with its port; None where the URL is not in the plain form."""
+    found = parse(url)
+    return None if found is None else found.origin
+
+
+def _address6(text: str) -> str | None:
+    try:
+        return str(IPv6Address(text))
+    except ValueError:
+        return None
+
+
+def _name(host: str) -> str | None:
+    labels = host.split(".")
+    if len(host) > MAX_HOST_CHARS or not all(_LABEL.fullmatch(label) for label in labels):
+        return None
+    if not _LIKE_A_NUMBER.fullmatch(labels[-1]):
+        return host
+    try:
+        return str(IPv4Address(host))  # four decimals without leading zeros: all else that ends in a number is refused
+    except ValueError:
+        return None
+
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -113,3 +194,49 @@ def _inner(address: Address) -> IPv4Address | None:
     compatible = number >> 32 == 0 and number > 1
     tunnelled = (number >> 32) & 0xFFFF_FFFF in _ISATAP
     return low if compatible or tunnelled or any(address in network for network in _NAT64) else None
+
+
+class Judge(Protocol):
+    """Who says what may be called: origins (scheme://host:port), and networks besides public addresses."""
+
+    @property
+    def allowed(self) -> frozenset[str]: ...
+    @property
+    def networks(self) -> tuple[Network, ...]: ...
+    @property
+    def outgoing(self) -> Outgoing: ...
+
+    def address_refused(self, url: CellUrl, host: str) -> str | None:
+        """Why a connection for this URL is not made to this address; None where it may be."""
+
+
+def address_refused(judge: Judge, url: CellUrl, host: str) -> str | None:
+    """Why a connection for this URL is not made to this address; None where it may be."""
+    address = ip_address(host.partition("%")[0])
+    return refusal(address, judge.networks, named=address == url.address and url.origin in judge.allowed)
+
+
+def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None:
+    """What would keep a call from this URL as its name stands this moment; None where nothing would. `settings`: what
+    the names of those that would allow it begin with."""
+    found = parse(url)
+    if found is None or found.origin not in judge.allowed:
+        return f"add its origin to {settings}_ORIGINS"
+    if found.origin.startswith("https:") and judge.outgoing.proxy_for(found.host, found.port) is not None:
+        return None  # the proxy finds the address
+    try:
+        hosts = [where[0] for *_, where in lookup(found.host, found.port)]
+    except OSError:
+        return f"the name {found.host} has no address"
+    refused = [judge.address_refused(found, host) for host in hosts]
+    if None in refused:
+        return None
+    return f"{refused[0] or 'it has no address'}: {settings}_NETWORKS has to allow it"
+
+
+NOT_ALLOWED: Final = "is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
+UNSIGNED: Final = "no secret to sign with: set DRAWDOWN_CELL_SECRET"
+NOT_CALLED: Final = "not called unless"
+"""Of an address that no network allows."""
+ANSWERED: Final = "the cell answered"
+"""How an error begins if the cell was reached and refused."""

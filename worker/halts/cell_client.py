@@ -1,7 +1,10 @@
-"""Calls to cells over HTTP.
+"""Calls to URLs that people registered: cells, for halts and for their own counts, and the operator's product.
 
-Guarantee: only URLs on the operator's allow-list are called, as `worker/halts/guarded_calls.py` calls, and each request
-is signed. A cell whose answer is nonsense, too long or never ends costs its own halt a retry and no other cell's.
+Guarantee: only URLs on the operator's allow-list are called, and each request to a cell is signed. A connection is made
+only to an address that was judged when the connection was made: an earlier answer of DNS does not count. Through a
+proxy that the operator set, the proxy finds the address, and the origin alone is judged. Redirects and cookies are not
+followed or kept. An answer that is nonsense, too long or never ends is an error in our words: those of a library may
+hold headers. It costs its own halt a retry, or its cell's own count, which is then unknown and never zero.
 """
 
 from __future__ import annotations
@@ -10,18 +13,19 @@ import asyncio
 import hashlib
 import hmac
 import json
+import socket
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlencode
 
-from drawdown.providers.http import Answer, Call
-from drawdown.providers.http.client import HttpClient
-from drawdown.providers.http.names import Lookup, system_lookup
+from drawdown.providers.http import Answer, Call, NoAnswer, NotSent
+from drawdown.providers.http.client import CUT_OFF, TOO_MUCH, Dialer, HttpClient
+from drawdown.providers.http.outgoing import Lookup, Outgoing, system_lookup
 from drawdown.schema.clock import Clock
-from drawdown.worker.engine.effects import HaltRequest
+from drawdown.worker.engine.effects import HaltRequest, UsageAnswer, UsageRequest
+from drawdown.worker.halts.addresses import ANSWERED, NOT_ALLOWED, NOT_CALLED, UNSIGNED, CellUrl, Judge, parse
 from drawdown.worker.halts.cell_settings import CellSettings
-from drawdown.worker.halts.cell_urls import parse
-from drawdown.worker.halts.guarded_calls import Target, late
-from drawdown.worker.halts.reasons import ANSWERED, NOT_ALLOWED, UNSIGNED
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
@@ -41,6 +45,42 @@ def body_of(halt: HaltRequest) -> bytes:
 def signature(secret: str, timestamp_s: int, body: bytes) -> str:
     """HMAC-SHA256 in hex over `{timestamp}.{body}`, as cells check it."""
     return hmac.new(secret.encode(), f"{timestamp_s}.".encode() + body, hashlib.sha256).hexdigest()
+
+
+ANSWER_TOO_LONG: Final = "the answer is too long"
+
+
+@dataclass
+class Target:
+    """One URL that may be called; `refused`: why the last address it had was not connected to."""
+
+    url: CellUrl
+    judge: Judge
+    path: str = ""
+    """Behind the URL's own."""
+    refused: str | None = None
+
+    @property
+    def full(self) -> str:
+        return f"{self.url.origin}{self.url.path}{self.path}"
+
+    def socket_to(self, found: tuple[Any, ...]) -> socket.socket:
+        """The one place where a connection begins: to the address given here, and to no other."""
+        self.refused = self.judge.address_refused(self.url, found[4][0])
+        if self.refused is not None:
+            raise OSError(self.refused)
+        return socket.socket(*found[:3])
+
+    def client(self, lookup: Lookup, outgoing: Outgoing, at_once: int, within_s: float) -> HttpClient:
+        """Connections for this target, so many at once."""
+        dialer = Dialer(outgoing=outgoing, lookup=lookup, socket_to=self.socket_to, names_kept_s=0)
+        return HttpClient(connections=at_once, connect_timeout_s=within_s, dialer=dialer)
+
+    def failure(self, result: NotSent | NoAnswer, allows: str, too_long: str = ANSWER_TOO_LONG) -> str:
+        """What went wrong. `allows`: the setting that would allow an address."""
+        if self.refused is not None and isinstance(result, NotSent):
+            return f"{self.refused}: {NOT_CALLED} {allows} allows it"
+        return too_long if result.reason == CUT_OFF or result.reason.startswith(TOO_MUCH) else result.reason
 
 
 _Line = tuple[Target, HttpClient]
@@ -109,3 +149,71 @@ class CellClient:
         names = ("X-Signature", "X-Signature-Previous")
         signed = {name: signature(secret, now_s, body) for name, secret in zip(names, secrets, strict=False)}
         return {"Accept-Encoding": "identity", "Content-Type": "application/json", "X-Timestamp": str(now_s), **signed}
+
+
+USAGE_PATH: Final = "/admin/usage"
+USAGE_TIMEOUT_S: Final = 30.0
+"""For one cell's day: name, connection, TLS and the whole answer."""
+MAX_USAGE_BYTES: Final = 8 << 20
+"""Of one cell's day: some 100,000 organisations and sizes."""
+
+
+def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:
+    """HMAC-SHA256 in hex over `{timestamp}.usage`, the cell's id and the day, a line each. No halt reads like it: what
+    signs a halt goes on with `{`."""
+    text = f"{timestamp_s}.usage\n{cell_id}\n{day}"
+    return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+class CellUsageClient:
+    """Asks several cells side by side."""
+
+    def __init__(self, settings: CellSettings, clock: Clock, lookup: Lookup = system_lookup) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._lookup = lookup
+
+    async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
+        """One answer each, in order."""
+        return list(await asyncio.gather(*(self._one(request) for request in requests)))
+
+    async def _one(self, request: UsageRequest) -> UsageAnswer:
+        url = parse(request.url)
+        if url is None or url.origin not in self._settings.allowed:
+            return UsageAnswer(error=f"the URL of cell {request.cell_id} is not allowed (DRAWDOWN_CELL_ORIGINS)")
+        secrets = self._settings.secrets_of(request.cell_id)
+        if not secrets:
+            return UsageAnswer(error=UNSIGNED)
+        target = Target(url, self._settings, USAGE_PATH)
+        http = target.client(self._lookup, self._settings.outgoing, 1, USAGE_TIMEOUT_S)
+        try:
+            async with asyncio.timeout(USAGE_TIMEOUT_S):
+                return await self._asked(target, http, request, secrets)
+        except TimeoutError:
+            return UsageAnswer(error=late(USAGE_TIMEOUT_S))
+        finally:
+            await http.close()
+
+    async def _asked(
+        self, target: Target, http: HttpClient, request: UsageRequest, secrets: tuple[str, ...]
+    ) -> UsageAnswer:
+        """While a secret is rotated, a cell that refuses the new one is asked again with the old one."""
+        url = f"{target.full}?{urlencode({'day': request.day})}"
+        status, body = 0, b""
+        for secret in secrets:
+            now_s = self._clock.now_ms() // 1000
+            proof = usage_signature(secret, now_s, request.cell_id, request.day)
+            headers = {"Accept": "application/json", "X-Timestamp": str(now_s), "X-Signature": proof}
+            headers["Accept-Encoding"] = "identity"
+            result = await http.send(Call("GET", url, headers, b"", USAGE_TIMEOUT_S, MAX_USAGE_BYTES))
+            if not isinstance(result, Answer):
+                return UsageAnswer(error=target.failure(result, "DRAWDOWN_CELL_NETWORKS", TOO_LONG))
+            status, body = result.status, result.body
+            if status not in (401, 403):
+                break
+        return UsageAnswer(body) if status == 200 else UsageAnswer(error=f"{ANSWERED} {status}")
+
+
+def late(timeout_s: float) -> str:
+    """What is said of a call that took too long."""
+    return f"no whole answer within {timeout_s:g} s"

@@ -8,11 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from drawdown.providers.http.names import Lookup, system_lookup
-from drawdown.providers.http.outgoing import Outgoing
-from drawdown.worker.halts.addresses import Network
-from drawdown.worker.halts.cell_urls import CellUrl
-from drawdown.worker.halts.judging import address_refused, why_not
+from drawdown.providers.http.outgoing import Lookup, Outgoing, system_lookup
+from drawdown.worker.halts.addresses import CellUrl, Network, address_refused, why_not
 
 SHARED: Final = "*"
 """Stands for every cell without an entry of its own."""

@@ -13,7 +13,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.worker.halts.cell_urls import origin
+from drawdown.worker.halts.addresses import origin
 
 SQL = queries(__file__)
 

@@ -1,7 +1,7 @@
 """The witness: this machine's memory of a database, in a file outside of it (rule R1).
 
 Guarantee: the witness is on disk before anything it counts is sent, and never goes back. Several processes of one
-machine share one file.
+machine share one file. Whether its folder outlives a container is judged by the kernel's table of mounts (pure).
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import errno
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, TextIO, TypeAlias
 
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import read
 from drawdown.schema.errors import StorageFull, UsageError
 from drawdown.schema.sql import queries
-from drawdown.worker.engine.witness import Witness
+from drawdown.worker.engine.effects import Witness
 from drawdown.worker.history.incarnation import server_of, worker_of_tick
 
 SQL = queries(__file__)
@@ -193,3 +194,22 @@ def _alone(lock: Path) -> Iterator[None]:
     with _private(lock) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
+
+
+MOUNTS: Final = "/proc/self/mountinfo"
+_UNNAMED: Final = re.compile(r"/volumes/[0-9a-f]{64}/_data(/|$)")
+"""Docker and Podman name a volume that you did not name by 64 hexadecimal digits."""
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+
+
+def is_on_unnamed_volume(folder: str, mounts: str) -> bool:
+    """Whether a folder is on such a volume, which a new container does not get. `mounts` is the text of MOUNTS."""
+    deepest, its_root = "", ""
+    for line in mounts.splitlines():
+        parts = line.split(" ")
+        if len(parts) < 5:
+            continue
+        root, point = (_ESCAPED.sub(lambda code: chr(int(code[1], 8)), part) for part in parts[3:5])
+        if PurePosixPath(folder).is_relative_to(point) and len(point) >= len(deepest):
+            deepest, its_root = point, root
+    return _UNNAMED.search(its_root) is not None

@@ -21,7 +21,7 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.messages import BALANCE_EXHAUSTED, BALANCE_LOW, EVENTS, TEST, Message, tell_one, wanted
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.halts.cell_urls import origin
+from drawdown.worker.halts.addresses import origin
 
 SQL = queries(__file__)
 

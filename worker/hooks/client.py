@@ -1,6 +1,6 @@
 """Calls to endpoints of the operator's product over HTTP.
 
-Guarantee: only URLs on the operator's allow-list are called, as `worker/halts/guarded_calls.py` calls, and each request
+Guarantee: only URLs on the operator's allow-list are called, as `worker/halts/cell_client.py` calls, and each request
 is signed. Each call ends within `CALL_MS`, whatever its endpoint does. A whole answer of 2xx says that the endpoint has
 the message, and nothing else does.
 """
@@ -13,15 +13,14 @@ from typing import Final
 
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.http.client import HttpClient
-from drawdown.providers.http.names import Lookup, system_lookup
+from drawdown.providers.http.outgoing import Lookup, system_lookup
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.effects import HookAnswer, HookRequest
-from drawdown.worker.halts.cell_urls import parse
-from drawdown.worker.halts.guarded_calls import Target, late
-from drawdown.worker.hooks.hook_settings import HookSettings
-from drawdown.worker.hooks.schedule import CALL_MS
-from drawdown.worker.hooks.signing import headers_of
+from drawdown.worker.halts.addresses import parse
+from drawdown.worker.halts.cell_client import Target, late
+from drawdown.worker.hooks.deliver import CALL_MS
+from drawdown.worker.hooks.hook_settings import HookSettings, headers_of
 
 AT_ONCE: Final = 8
 """Calls to one endpoint under way."""

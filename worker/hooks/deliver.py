@@ -1,9 +1,10 @@
 """Deliver: sends what lies in the outbox of messages to the endpoints of the operator's product.
 
-Guarantee: at least once. A message stays due until its endpoint has taken it, or has failed to by the whole schedule;
-then a person replays it. An attempt is committed before its call, under a lease. A message is the same bytes at each
-attempt. In which order messages arrive is not promised. Each endpoint has a lane of its own, with its own claims, time
-and circuit: one that is dead, slow or flooded delays no other, and no halt.
+Guarantee: at least once. A message stays due until its endpoint has taken it, or has failed to by the whole schedule:
+eight attempts in 27 hours and 35 minutes, as Svix publishes it. Then a person replays it. An attempt is committed
+before its call, under a lease. A message is the same bytes at each attempt. In which order messages arrive is not
+promised. Each endpoint has a lane of its own, with its own claims, time and circuit: one that is dead, slow or flooded
+delays no other, and no halt.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import structlog
 
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
-from drawdown.schema.units import SECOND_MS
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import HookAnswer, HookRequest, SendHooks, Steps, Together, Transaction
-from drawdown.worker.halts.cell_urls import origin
-from drawdown.worker.hooks.schedule import CALL_MS, next_wait_ms
+from drawdown.worker.halts.addresses import origin
 
 log = structlog.get_logger()
+
 SQL = queries(__file__)
 
 BATCH: Final = 8
@@ -171,3 +172,15 @@ def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, obj
         "last_error": answer.error,
         "ended_ms": None if state == "due" else now,
     }
+
+
+WAITS: Final = (5 * SECOND_MS, *(minutes * MINUTE_MS for minutes in (5, 30, 120, 300, 600, 600)))
+"""Milliseconds after each failure in a row; the first call is made at once."""
+CALL_MS: Final = 4 * SECOND_MS
+"""For one call: name, connection, TLS and answer together. Less than a round of the watch, which makes these calls
+beside the halts."""
+
+
+def next_wait_ms(failures: int) -> int | None:
+    """How long to wait after so many failures in a row (1 is the first); None: it has failed."""
+    return WAITS[failures - 1] if failures <= len(WAITS) else None

@@ -1,17 +1,20 @@
 """Orders: placed and cancelled by people, taken up and ended by ticks.
 
 Guarantee: an order is placed only where it could begin now, as far as the database tells. It is cancelled only while
-it waits. One order is under way at a time, the oldest first; whoever has it keeps it by a lease, and an order whose
-tick died is free again once that has ended. An order ends once, by whoever has it.
+it waits. One order is under way at a time, the oldest first; the tick that has it keeps it by a lease, and an order
+whose tick died is free again once that has ended. An order ends once. An order about a wallet's top-ups is of the terms
+that its person saw: what was said or declined since is for a person to look at.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
 from typing import Final, Literal
 
 import sqlalchemy as sa
 
+from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.sql import queries
@@ -19,7 +22,6 @@ from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.history.incarnation import require_whole
-from drawdown.worker.orders import wallets
 from drawdown.worker.orders.asked import (
     Asked,
     AskedAccept,
@@ -28,10 +30,12 @@ from drawdown.worker.orders.asked import (
     AskedReplay,
     AskedTopup,
     Biller,
+    Stood,
     read_asked,
 )
 from drawdown.worker.provider.actions import UNCHANGED, terms_in_force
 from drawdown.worker.replay.plan import ReplayPlan, plan
+from drawdown.worker.topup.actions import STOPPED, terms_of
 
 SQL = queries(__file__)
 
@@ -72,7 +76,7 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     if isinstance(asked, AskedAccept) and asked.terms == terms_in_force(connection, asked.provider):
         raise Refused(UNCHANGED.format(asked.provider))
     if isinstance(asked, AskedTopup):
-        wallets.require_use(asked)
+        require_use(asked)
     if isinstance(asked, AskedCorrect):
         require_whole(connection)
     same = same_as(connection, asked)
@@ -101,7 +105,7 @@ def understood(connection: sa.Connection, asked: Asked) -> Asked:
         case AskedAssign():
             return replace(asked, was=latest_biller(connection, asked.org_id))
         case AskedTopup():
-            return replace(asked, was=wallets.stands(connection, asked.wallet))
+            return replace(asked, was=stands(connection, asked.wallet))
         case AskedAccept() | AskedCorrect():
             return asked
 
@@ -123,7 +127,7 @@ def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
     """What was assigned, or said of a wallet, by hand since it was ordered, or since a tick that died did it, is
     nobody's to undo."""
     if isinstance(asked, AskedTopup):
-        wallets.is_to_be_done(connection, asked)
+        is_to_be_done(connection, asked)
     if isinstance(asked, AskedAssign):
         latest = latest_biller(connection, asked.org_id)
         if latest != asked.was and not asked.is_so(latest):
@@ -191,3 +195,45 @@ def end(connection: sa.Connection, order_id: int, worker: str, state: State, sai
 def sealed(connection: sa.Connection, order_id: int) -> int:
     """Pushes that all of an order's replays sealed: also those of a tick that died."""
     return int(SQL.run(connection, "sealed", {"order_id": order_id}).scalar_one())
+
+
+def stands(connection: sa.Connection, wallet: str) -> Stood:
+    """How its top-ups stand now. Errors: UnknownId."""
+    row = SQL.run(connection, "topup_terms", {"wallet": wallet}).mappings().one_or_none()
+    if row is None:
+        ids.require(connection, ids.TOPPED_UP, wallet)
+        raise Refused(f"{wallet} got terms this moment: try again")
+    terms = asdict(terms_of(row))
+    mode = terms.pop("mode")
+    return Stood(
+        json.dumps(terms, sort_keys=True), mode, row["at_ms"], row["declines"], row["wait_until_ms"], row["blocked_ms"]
+    )
+
+
+def require_use(asked: AskedTopup) -> None:
+    """Errors: Refused where it would change nothing, or could not be done."""
+    assert asked.was is not None
+    if asked.what == "start" and asked.was.mode == "live":
+        raise Refused(f"top-ups of {asked.wallet} are live already: `drawdown topup show {typed(asked.wallet)}`")
+    if asked.what == "arm" and asked.was.mode == "stopped":
+        raise Refused(STOPPED.format(asked.wallet, typed(asked.wallet)))
+    if asked.what == "arm" and asked.was.stops == (0, None, None):
+        raise Refused(f"nothing has stopped the top-ups of {asked.wallet}: no card of it was declined")
+
+
+def is_to_be_done(connection: sa.Connection, asked: AskedTopup) -> bool:
+    """Whether it is still to be done; false where it is so by now, by a tick that died or by a person.
+
+    Errors: Refused where a person said otherwise since it was ordered, or the card was declined since.
+    """
+    was, now = asked.was, stands(connection, asked.wallet)
+    assert was is not None
+    if asked.what == "start" and (now.terms, now.mode) == (was.terms, "live"):
+        return False
+    if (now.terms, now.mode, now.said_ms) != (was.terms, was.mode, was.said_ms):
+        raise Refused(f"the terms of {asked.wallet} were changed since it was ordered: look, and order it again")
+    if asked.what == "start" or now.stops == was.stops:
+        return True
+    if now.stops == (0, None, None):
+        return False
+    raise Refused(f"a charge of {asked.wallet} was declined since it was ordered: look, and order it again")

@@ -19,8 +19,7 @@ from drawdown.schema.migrate import bucket_of
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.verdict.asks import mark_for_projection
-from drawdown.worker.verdict.org_row import lock_rows
-from drawdown.worker.verdict.overrides import apply_now
+from drawdown.worker.verdict.org_row import apply_now, lock_rows
 
 SQL = queries(__file__)
 MAX_HALTED: Final = 10_000

@@ -1,23 +1,27 @@
-"""Lists of organisations: what runs, what is left, when it ends, who bills. Reads only.
+"""Lists of organisations: what runs, what is left, when it ends, who bills, and what hangs on one of them. Reads only.
 
 Guarantee: a page has at most MAX_ROWS rows, and goes on after the last row of the page before it, so that rows which
 come or change meanwhile are neither shown twice nor shift the others. By name, a page costs the same however many
-organisations there are; what is left is estimated for those on it alone, as the watch does.
+organisations there are. What is left is estimated for those on it alone, as the watch does (`effective_balance`), all
+of one moment, in as many statements for a thousand organisations as for one.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries, together
-from drawdown.schema.units import DAY_MS
-from drawdown.worker.orgs.left_now import Left, left_of
+from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
+from drawdown.worker.verdict.effective_balance import Asked, Used, read_used_now, since_read
+from drawdown.worker.verdict.rules import end_ms
+from drawdown.worker.verdict.standing import AssignmentRow, HaltRow
 
 SQL = queries(__file__)
 
@@ -80,7 +84,7 @@ class Found(NamedTuple):
 
 class OrgRow(NamedTuple):
     """An organisation in a list. Money in millionths of its provider's credits: `balance_micro` as last read;
-    `left_now_micro` to `runs_out_ms`: as `left_now.Left`; `since_ms`: of a state that is not `active`; `running`:
+    `left_now_micro` to `runs_out_ms`: as `Left`; `since_ms`: of a state that is not `active`; `running`:
     sandboxes. None: unknown, or without an end."""
 
     org_id: str
@@ -298,3 +302,83 @@ def _row(row: Found, left: Left, now_ms: int) -> OrgRow:
         row.running, row.max_concurrent_sandboxes, row.balance_micro,
         *word, *left,
     )  # fmt: skip
+
+
+MOST_HISTORY: Final = 200
+"""Rows of each that are shown."""
+
+
+@dataclass(frozen=True)
+class PushLine:
+    """A push: base units of its feature that were sealed, and what was sent of them."""
+
+    key: str
+    window_ms: int
+    feature: str
+    revision: int
+    provider: str
+    sealed_qty: int
+    sent_qty: int
+    state: str
+    attempts: int
+    last_error: str | None
+
+
+def pushes_between(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int) -> list[PushLine]:
+    """Of its windows in [from_ms, to_ms), both on their boundaries; the latest first."""
+    values = {"org_id": org_id, "from_ms": from_ms - from_ms % WINDOW_MS, "to_ms": to_ms, "at_most": MOST_HISTORY}
+    return [PushLine(**row._mapping) for row in SQL.run(connection, "pushes", values)]
+
+
+def halts_of(connection: sa.Connection, org_id: str) -> list[HaltRow]:
+    """What its cells were told, the latest first."""
+    values = {"org_id": org_id, "at_most": MOST_HISTORY}
+    return [HaltRow(**row._mapping) for row in SQL.run(connection, "halts", values)]
+
+
+def assignments_of(connection: sa.Connection, org_id: str) -> list[AssignmentRow]:
+    """Who bills it, the latest first."""
+    values = {"org_id": org_id, "at_most": MOST_HISTORY}
+    return [AssignmentRow(**row._mapping) for row in SQL.run(connection, "assignments", values)]
+
+
+class Billed(Asked, Protocol):
+    """An organisation with who bills it: a row of `orgs`."""
+
+    @property
+    def billing_provider(self) -> str | None: ...
+
+
+class Left(NamedTuple):
+    """Of one organisation, in micro-credits of its provider; None: unknown, or without an end. `left_now_micro`: its
+    effective balance, or what was read last where nobody bills it; `used_a_minute_micro`: in the last minutes;
+    `runs_out_ms`: when what is left ends, if it is used on like that."""
+
+    left_now_micro: int | None
+    used_a_minute_micro: int | None
+    runs_out_ms: int | None
+
+
+UNBILLED: Final = frozenset((None, *EXEMPT_PROVIDERS))
+NOTHING: Final = Used()
+"""Of whoever used nothing that its balance may not show."""
+
+
+def left_of(connection: sa.Connection, rows: Sequence[Billed], now_ms: int) -> list[Left]:
+    """Of each of these organisations (rows of `orgs`)."""
+    by_provider: dict[str, list[Billed]] = defaultdict(list)
+    for row in rows:
+        provider = row.billing_provider
+        if provider is not None and provider not in UNBILLED:
+            by_provider[provider].append(row)
+    used = read_used_now(connection, by_provider, now_ms)
+    return [
+        _left(row, None if row.billing_provider in UNBILLED else used.get(row.org_id, NOTHING), now_ms) for row in rows
+    ]
+
+
+def _left(row: Billed, used: Used | None, now_ms: int) -> Left:
+    effective = None if used is None else since_read(row, used)
+    burn = None if used is None or (used.unpriced and not used.burn_a_minute) else used.burn_a_minute
+    ends_ms = end_ms(effective.value, burn, now_ms) if effective and burn else None
+    return Left(row.balance_micro if effective is None else effective.value, burn, ends_ms)

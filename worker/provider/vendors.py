@@ -1,26 +1,40 @@
-"""What a person says of vendors: what features cost there, and what they billed.
+"""Vendors: what features cost there, what they billed, and what usage should have cost beside it.
 
-Guarantee: both are append-only, on record with who and why. The same file again adds nothing. A vendor's day that is
-final is replaced by nothing that is not.
+Guarantee: costs and bills are append-only, on record with who and why. The same file again adds nothing, and a day that
+is final is replaced by nothing that is not. A file (FOCUS columns, or a small CSV) that is not exactly as asked for is
+refused as a whole; so is one of corrections. Whole numbers only: amounts are added up exactly and rounded once, and two
+currencies are never added. A day without a bill is unknown, not zero. What nothing here is mapped to is a line of its
+own. No alert comes of the last two days, nor of a single day.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from fractions import Fraction
 from itertools import count
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import sqlalchemy as sa
+import structlog
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import utc
-from drawdown.schema.errors import DatabaseBusy, Refused, UsageError
+from drawdown.schema.errors import DatabaseBusy, Exit, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.units import DAY_MS
-from drawdown.worker.provider.vendor_bills import BillFile
+from drawdown.schema.text import why_unread
+from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.worker.sources.table import Table, Unfit
+
+log = structlog.get_logger()
 
 SQL = queries(__file__)
 
@@ -95,3 +109,280 @@ def _sums(file: BillFile) -> dict[str, int]:
     for line in file.lines:
         found[line.currency] += line.billed_micro
     return dict(found)
+
+
+MAX_FILE_BYTES: Final = 64 << 20
+MAX_LINES: Final = 100_000
+"""Of one file, once they are added up: a vendor, service, day and currency each."""
+MAX_AMOUNT: Final = 10**9
+"""Of one line, in the currency."""
+MAX_AMOUNT_CHARS: Final = 40
+SMALL: Final = {"day": "day", "vendor": "vendor", "service": "service", "amount": "amount", "currency": "currency"}
+FOCUS: Final = {
+    "day": "ChargePeriodStart", "vendor": "ProviderName", "service": "ServiceName", "amount": "BilledCost",
+    "currency": "BillingCurrency",
+}  # fmt: skip
+"""Columns of the FinOps Open Cost and Usage Specification 1.0 to 1.2; others are passed over, but for these two."""
+INVOICE: Final = "InvoiceId"
+CLASS: Final = "ChargeClass"
+CORRECTION: Final = (
+    f"{CLASS} is Correction: it says by how much an earlier bill was wrong, and of a vendor's day the latest file "
+    "holds, whole; nothing of this file was taken: give a file of that day as it stands now, whole, with what was "
+    f"corrected in its amounts (its columns may be {', '.join(SMALL.values())}, final)"
+)
+_EXACT: Final = Context(prec=80)
+_DAY: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[T ](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9})?)?(?:Z| ?UTC|\+00:?00)?)?"
+)
+"""A day, or a moment of it in UTC."""
+_AMOUNT: Final = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_CURRENCY: Final = re.compile("[A-Z]{3}")
+
+
+@dataclass(frozen=True)
+class BillLine:
+    """What a vendor billed for a service on a day (UTC), in millionths of the currency."""
+
+    vendor: str
+    service: str
+    day_ms: int
+    currency: str
+    billed_micro: int
+    is_final: bool
+
+
+@dataclass(frozen=True)
+class BillFile:
+    """A file's lines, added up, and what it is known by: the hash of its bytes and of whether it is final."""
+
+    import_id: str
+    lines: list[BillLine]
+
+
+def read_bills(name: str, *, is_final: bool) -> BillFile:
+    """A file's bills. With `is_final`, or where all lines of a vendor's day have an invoice (`InvoiceId`, or `final`
+    as `true`), a day is final. Errors: UsageError naming the line."""
+    raw = _raw(name)
+    number = 1
+    sums: dict[tuple[str, str, int, str], Decimal] = {}
+    open_days: set[tuple[str, int]] = set()
+    try:
+        for line, row in _lines(raw.decode().removeprefix("\ufeff")):
+            number = line
+            key, amount, final = _line(row)
+            sums[key] = _EXACT.add(sums.get(key, Decimal(0)), amount)
+            if len(sums) > MAX_LINES:
+                raise ValueError(
+                    f"these are more than {MAX_LINES:,} vendors' services and days: give fewer days at once"
+                )
+            if not (is_final or final):
+                open_days.add((key[0], key[2]))
+    except UnicodeDecodeError as error:
+        at = raw.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{name}, line {at}: {why_unread(error)}") from error
+    except ValueError as error:
+        at = error.line if isinstance(error, Unfit) else number
+        raise UsageError(f"{name}, line {at}: {error}") from error
+    if not sums:
+        raise UsageError(f"{name}: it has no lines")
+    lines = [BillLine(*key, _micro(total), (key[0], key[2]) not in open_days) for key, total in sorted(sums.items())]
+    return BillFile(hashlib.sha256(b"final\n" * is_final + raw).hexdigest(), lines)
+
+
+def _raw(name: str) -> bytes:
+    try:
+        with Path(name).open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{name}: {getattr(error, 'strerror', None) or error}; give a file that can be read"
+        ) from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise UsageError(f"{name}: is larger than {MAX_FILE_BYTES >> 20} MiB: give fewer days at once")
+    return raw
+
+
+def _lines(text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Each line by our names of its columns."""
+    table = Table(text)
+    heads = [head.strip() for head in next(table, [])]
+    names: Mapping[str, str] = FOCUS if FOCUS["amount"] in heads else SMALL
+    if lacking := [head for head in names.values() if heads.count(head) != 1]:
+        raise ValueError(f"the column {lacking[0]} has to be there once: {', '.join(names.values())}")
+    final = INVOICE if names is FOCUS else "final"
+    for fields in table:
+        if fields:
+            if len(fields) != len(heads):
+                raise Unfit(table.line, f"{len(fields)} fields, and the head has {len(heads)}")
+            row = dict(zip(heads, fields, strict=True))
+            said = row.get(final, "").strip()
+            is_final = bool(said) if names is FOCUS else said == "true"
+            if names is SMALL and said not in ("", "true", "false"):
+                raise Unfit(table.line, "final is neither true nor false")
+            if names is FOCUS and row.get(CLASS, "").strip().casefold() == "correction":
+                raise Unfit(table.line, CORRECTION)
+            yield table.line, {**{ours: row[theirs] for ours, theirs in names.items()}, "final": "1" * is_final}
+
+
+def _line(row: Mapping[str, str]) -> tuple[tuple[str, str, int, str], Decimal, bool]:
+    for name in ("vendor", "service"):
+        if not is_clean_id(row[name]):
+            raise ValueError(f"{name} has 1 to 200 characters, none of them control characters")
+    found = _DAY.fullmatch(row["day"])
+    if found is None:
+        raise ValueError("the day is none such as 2026-01-31, in UTC")
+    day_ms = (date.fromisoformat(found[1]) - date(1970, 1, 1)).days * DAY_MS
+    if day_ms < 0:
+        raise ValueError("the day lies before 1970")
+    if not _CURRENCY.fullmatch(row["currency"]):
+        raise ValueError("the currency is none such as USD")
+    return (row["vendor"], row["service"], day_ms, row["currency"]), _amount(row["amount"]), bool(row["final"])
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        if len(text) > MAX_AMOUNT_CHARS or _AMOUNT.fullmatch(text) is None:
+            raise InvalidOperation
+        amount = Decimal(text)
+    except InvalidOperation as error:
+        raise ValueError("the amount is no decimal number") from error
+    if amount.copy_abs() > MAX_AMOUNT or (amount and amount.adjusted() < -MAX_AMOUNT_CHARS):
+        raise ValueError(f"the amount is no number of the currency up to {MAX_AMOUNT:,}")
+    return amount
+
+
+def _micro(total: Decimal) -> int:
+    return int(_EXACT.multiply(total, Decimal(MICRO)).to_integral_value(ROUND_HALF_EVEN))
+
+
+TOLERANCE_PPM: Final = 150_000
+LEAST_MICRO: Final = 1_000_000
+"""One of the currency: what differs by less is no drift, however many per cent it is."""
+FRESH_DAYS: Final = 2
+"""Vendors go on counting those."""
+SPAN_DAYS: Final = 14
+"""Without a range: up to today."""
+MAX_DAYS: Final = 400
+MAX_ROWS: Final = 100_000
+PPM: Final = 1_000_000
+Key = tuple[str, str, str, int]
+
+
+@dataclass(frozen=True)
+class DriftLine:
+    """A vendor's service on one day, in millionths of the currency. `state`: `final` or `provisional` (the bill),
+    `unbilled` (none is known), `unmapped` (nothing here is said to cost anything there by then). `is_off`: above the
+    bounds. `alerts`: so was the day before, and neither is one of the last two."""
+
+    day_ms: int
+    vendor: str
+    service: str
+    currency: str
+    estimated_micro: int | None
+    billed_micro: int | None
+    state: str
+    is_off: bool
+    alerts: bool
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What `per_quantity` base units of a feature cost: credits here (None: no rate), and at a vendor money, in its own
+    words."""
+
+    feature: str
+    vendor: str
+    service: str
+    unit: str
+    units: int
+    money_micro: int
+    currency: str
+    per_quantity: int
+    credits_micro: Fraction | None
+
+
+@dataclass(frozen=True)
+class Drifted:
+    """All lines, how many of them alert, and the exit status."""
+
+    drift: list[DriftLine]
+    alerts: int
+    exit_status: int
+
+    @staticmethod
+    def of(lines: list[DriftLine]) -> Drifted:
+        alerts = sum(line.alerts for line in lines)
+        return Drifted(lines, alerts, int(Exit.PERSON if alerts else Exit.SETTLED))
+
+
+def tell(found: Drifted) -> None:
+    """An event for each line that alerts."""
+    for line in found.drift:
+        if line.alerts:
+            log.error("vendor_drift", **vars(line))
+
+
+def drift(
+    connection: sa.Connection, from_ms: int, to_ms: int, now_ms: int, tolerance_ppm: int, least_micro: int
+) -> list[DriftLine]:
+    """Days in [from_ms, to_ms), by vendor, service, currency and day. Errors: UsageError for a range that is none."""
+    if from_ms % DAY_MS or to_ms % DAY_MS or not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
+        raise UsageError(f"a range is of whole days, {MAX_DAYS} at most: 2026-01-01 to 2026-02-01")
+    values = {"from_ms": from_ms - DAY_MS, "to_ms": to_ms, "at_most": MAX_ROWS + 1}
+    estimated, mapped = _estimated(connection, values)
+    bills = _rows(connection, "bills", values)
+    billed: dict[Key, Any] = {(row.vendor, row.service, row.currency, int(row.day_ms)): row for row in bills}
+    lines: list[DriftLine] = []
+    fresh = now_ms - now_ms % DAY_MS - FRESH_DAYS * DAY_MS
+    off_before: Key | None = None
+    for key in sorted({*estimated, *billed}):
+        bill = billed.get(key)
+        is_mapped = any(start_ms <= key[3] < end_ms for start_ms, end_ms in mapped[key[:3]])
+        own = round(estimated[key]) if key in estimated else 0 if is_mapped else None
+        theirs = None if bill is None else int(bill.billed_micro)
+        is_off = own is not None and theirs is not None and _is_off(own, theirs, tolerance_ppm, least_micro)
+        state = "unbilled" if bill is None else "final" if bill.is_final else "provisional"
+        alerts = is_off and off_before == (*key[:3], key[3] - DAY_MS) and key[3] < fresh
+        off_before = key if is_off else None
+        if key[3] >= from_ms:
+            shown = state if own is not None else "unmapped"
+            lines.append(DriftLine(key[3], *key[:3], own, theirs, shown, is_off, alerts))
+    return lines
+
+
+def costs(connection: sa.Connection, now_ms: int) -> list[Cost]:
+    """What each feature, and each metric of the guard, costs now: in credits, and at each vendor."""
+    found = []
+    for row in SQL.run(connection, "costs", {"now_ms": now_ms}):
+        rate = None if row.micro_credits is None else Fraction(int(row.micro_credits), int(row.rate_per))
+        names = ("feature", "vendor", "service", "unit", "units", "money_micro", "currency", "per_quantity")
+        one = {name: getattr(row, name) for name in names}
+        found.append(Cost(**one, credits_micro=None if rate is None else rate * int(row.per_quantity)))
+    return found
+
+
+def _is_off(own: int, theirs: int, tolerance_ppm: int, least_micro: int) -> bool:
+    off = abs(theirs - own)
+    return off >= least_micro and off * PPM > tolerance_ppm * own
+
+
+def _estimated(
+    connection: sa.Connection, values: Mapping[str, object]
+) -> tuple[dict[Key, Fraction], dict[tuple[str, str, str], list[tuple[int, int]]]]:
+    """Exact, until all features of a line are added up; and what features are mapped to, on which days."""
+    found: dict[Key, Fraction] = defaultdict(Fraction)
+    for row in _rows(connection, "estimated", values):
+        key = (row.vendor, row.service, row.currency, int(row.day_ms))
+        found[key] += Fraction(int(row.quantity) * int(row.money_micro), int(row.per_quantity))
+    mapped: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
+    for row in SQL.run(connection, "mapped"):
+        mapped[row.vendor, row.service, row.currency].append((int(row.start_ms), int(row.end_ms)))
+    return found, mapped
+
+
+def _rows(connection: sa.Connection, name: str, values: Mapping[str, object]) -> list[Any]:
+    found = list(SQL.run(connection, name, values))
+    if len(found) > MAX_ROWS:
+        raise UsageError(f"these are more than {MAX_ROWS:,} rows: choose a shorter range")
+    return found

@@ -32,3 +32,72 @@ JOIN vendor_bills b ON b.vendor = d.vendor AND b.day_ms = d.day_ms AND b.is_fina
 -- name: insert_bills
 INSERT INTO vendor_bills (number, vendor, service, day_ms, currency, billed_micro, is_final)
 VALUES (:number, :vendor, :service, :day_ms, :currency, :billed_micro, :is_final)
+
+-- Estimates and bills of vendors.
+
+-- name: estimated
+-- What was sealed, what receipts of runs say, and what was used of metrics, by feature and day, at what it costs from the
+-- latest day before on. What was written off as it was drawn, or let through without credit, was used all the same. What
+-- is free for whoever uses it costs as much there. What is used of a metric without a price the seal may bill as well:
+-- `sealed_as` is the feature that it makes of it in that window. A service that this feature is mapped to has it already.
+WITH made AS (
+    SELECT x.feature, x.start_ms, x.end_ms FROM (SELECT feature, start_ms, COALESCE(LEAD(start_ms) OVER (
+        PARTITION BY kind, memory_mb ORDER BY start_ms, mapping_id), {forever_ms}) AS end_ms FROM mappings) x
+    WHERE x.feature IN (SELECT COALESCE(g.counts, g.metric) FROM guard_metrics g)
+), used AS (
+    SELECT p.feature, p.window_ms - p.window_ms % 86400000 AS day_ms, CAST(SUM(p.sealed_qty) AS BIGINT) AS quantity,
+        CAST(NULL AS TEXT) AS sealed_as
+    FROM pushes p WHERE p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.state <> 'voided'
+    GROUP BY 1, 2
+    UNION ALL SELECT f.feature, f.day_ms, CAST(SUM(f.sealed_qty) AS BIGINT), NULL FROM folded_pushes f
+    WHERE f.day_ms >= :from_ms AND f.day_ms < :to_ms AND f.state <> 'voided' GROUP BY 1, 2
+    UNION ALL SELECT e.feature, e.ts - e.ts % 86400000, CAST(SUM(e.quantity) AS BIGINT), NULL FROM ledger_entries e
+    WHERE e.kind = 'run' AND e.quantity IS NOT NULL AND e.ts >= :from_ms AND e.ts < :to_ms AND e.key NOT LIKE '%:-'
+    GROUP BY 1, 2
+    UNION ALL SELECT k.metric, k.window_ms - k.window_ms % 86400000, CAST(SUM(k.amount) AS BIGINT),
+        CASE WHEN k.price_micro = 0 THEN COALESCE({feature_of_meter}, (SELECT MIN(m.feature) FROM made m
+            WHERE m.feature = k.counts AND m.start_ms <= k.window_ms AND k.window_ms < m.end_ms)) END
+    FROM ({metered}) k GROUP BY 1, 2, 4
+)
+SELECT v.vendor, v.service, v.currency, u.day_ms, u.quantity, v.money_micro, v.per_quantity
+FROM used u JOIN vendor_units v ON v.feature = u.feature AND v.start_ms = (SELECT MAX(x.start_ms) FROM vendor_units x
+    WHERE x.feature = v.feature AND x.vendor = v.vendor AND x.service = v.service AND x.start_ms <= u.day_ms)
+WHERE u.sealed_as IS NULL OR NOT EXISTS (SELECT 1 FROM vendor_units w WHERE w.feature = u.sealed_as
+    AND w.vendor = v.vendor AND w.service = v.service AND w.currency = v.currency AND w.start_ms <= u.day_ms)
+LIMIT :at_most
+
+-- name: metered
+-- What was used of metrics by windows, with the event type or feature that each counts, and the meter of such a type.
+SELECT u.metric, u.at_ms - u.at_ms % {window_length_ms} AS window_ms, g.price_micro,
+    COALESCE(g.counts, g.metric) AS counts, t.meter, SUM(u.amount) AS amount
+FROM guard_uses u JOIN guard_metrics g ON g.metric = u.metric AND g.number = u.metric_number
+LEFT JOIN event_types t ON t.event_type = COALESCE(g.counts, g.metric)
+WHERE u.metric IN (SELECT x.feature FROM vendor_units x) AND u.at_ms >= :from_ms AND u.at_ms < :to_ms
+    AND u.state IN ('used', 'settled', 'released') GROUP BY 1, 2, 3, 4, 5
+
+-- name: mapped
+-- From when until when something costs money there in a currency; a vendor may change it.
+SELECT v.vendor, v.service, v.currency, v.start_ms, COALESCE(LEAD(v.start_ms) OVER (
+    PARTITION BY v.feature, v.vendor, v.service ORDER BY v.start_ms), {forever_ms}) AS end_ms
+FROM vendor_units v
+
+-- name: bills
+-- Of a vendor's day the latest file holds, whole.
+SELECT b.vendor, b.service, b.currency, b.day_ms, b.billed_micro, b.is_final
+FROM vendor_bills b WHERE b.day_ms >= :from_ms AND b.day_ms < :to_ms
+    AND b.number = (SELECT MAX(x.number) FROM vendor_bills x WHERE x.vendor = b.vendor AND x.day_ms = b.day_ms)
+LIMIT :at_most
+
+-- name: costs
+-- What the guard charges for has the price of its metric, and what is billed a rate: that of what was billed until the
+-- guard charged for it has no end.
+SELECT v.feature, v.vendor, v.service, v.unit, v.units, v.money_micro, v.currency, v.per_quantity,
+    COALESCE(CASE WHEN m.price_micro > 0 THEN m.price_micro END, r.micro_credits, m.price_micro) AS micro_credits,
+    COALESCE(CASE WHEN m.price_micro > 0 THEN m.per_units END, r.per_quantity, m.per_units) AS rate_per
+FROM vendor_units v LEFT JOIN ledger_rates r ON r.feature = v.feature AND r.start_ms = (SELECT MAX(y.start_ms)
+    FROM ledger_rates y WHERE y.feature = v.feature AND y.start_ms <= :now_ms)
+LEFT JOIN guard_metrics m ON m.metric = v.feature
+    AND m.number = (SELECT MAX(z.number) FROM guard_metrics z WHERE z.metric = v.feature)
+WHERE v.start_ms = (SELECT MAX(x.start_ms) FROM vendor_units x WHERE x.feature = v.feature AND x.vendor = v.vendor
+    AND x.service = v.service AND x.start_ms <= :now_ms)
+ORDER BY v.feature, v.vendor, v.service

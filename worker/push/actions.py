@@ -1,22 +1,55 @@
-"""A person's decisions about pushes: void, resolve, retry."""
+"""A person's decisions about pushes: void, resolve, retry, cancel; one, those a filter finds, or all in doubt.
+
+Guarantee: many are done some at a time, each portion one transaction, with every push on record as if it had been named
+by its key. A push that a rule protects is counted by its reason and stays as it is. If the command is cut off, repeat
+it. A push that a person calls lost is looked up first, where its provider can be asked, and is not voided if it is
+there.
+
+Cancelling undoes a wrong push at its provider, then voids it here. The provider is asked only after the intent is
+committed (rule P1), and a push is voided only once the provider has confirmed (rule P5). `intend` puts the push in
+doubt. Until the command ends, the push counts as neither accepted nor absent: nothing is sent in its place, `status`
+and `push list` show it, and ticks look it up from an hour on. If a process dies between the two transactions, or an
+answer is lost, there are three ways on, and none loses money:
+
+- The command runs again. The provider cancels by identifier, so it does no more than once, and the push is voided.
+- The look-up finds the push: the cancellation did not happen. The push is accepted again at its quantity.
+- The look-up does not find the push: a tick voids it once the provider could no longer apply it, and it is owed again.
+
+The provider may confirm and then fail to do it: then its totals are higher than ours, and reconcile shows it (R2).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final, Literal
 
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
-from drawdown.schema.audit import By, record_many
-from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.providers.protocol import Cancelled, Capabilities, Found, PushRequest, ReadFailed
+from drawdown.schema import ids
+from drawdown.schema.audit import By, record, record_many, require_org
+from drawdown.schema.clock import utc
+from drawdown.schema.database import Transact
+from drawdown.schema.errors import Exit, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
+from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
+from drawdown.schema.units import MINUTE_MS, PUSH_ID, SECOND_MS
+from drawdown.worker.engine.effects import CLOCKS_APART_MS, Steps, look_up_all
 from drawdown.worker.history.incarnation import require_whole
-from drawdown.worker.push.balances import own_up_to_lost, taken_back
-from drawdown.worker.push.rows import PushRow, change, find_pushes, require_push
-from drawdown.worker.push.void import REJECTED, ask_again, void_many
+from drawdown.worker.push.evidence import own_up_to_lost, taken_back
+from drawdown.worker.push.rows import PushRow, Row, change, find_pushes, request_of, require_push
+from drawdown.worker.push.void import REJECTED, Barrier, Refusal, ask_again, put_in_doubt, refusals, void_many
 from drawdown.worker.push.wallet_mirror import draw_if_ours
+from drawdown.worker.verdict.rates import Prices, Quantity, Worth
+
+SQL = queries(__file__)
 
 _PROVEN = ("rejected", "in_doubt")
 
@@ -133,3 +166,424 @@ def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
     done = [(str(push.key), dict[str, object]()) for push in waiting]
     record_many(connection, "push_retry", done, by)
     return [push.key for push in chosen]
+
+
+def told(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> Sequence[Row]:
+    """What a person was told of balances, and has not acknowledged: rows of `balance_marks`, with `hold` kept as they
+    are until the transaction ends."""
+    return SQL.run(connection, "told", {"org_id": org_id}, held="for_update" if hold else "").all()
+
+
+def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]:
+    """A person has seen to what was told of an organisation's balances (of all, where it is empty); what that was.
+
+    What a reconciliation tells meanwhile is told after it, and stands."""
+    rows = told(connection, org_id, hold=True)
+    for row in rows:
+        about = {"provider": row.provider, "feature": row.feature}
+        SQL.run(connection, "acknowledge", {**about, "customer_id": row.customer_id})
+        details = {**about, "customer": row.customer_id, "quantity": int(row.told_qty), "scale": int(row.scale)}
+        record(connection, "balance_acknowledge", str(row.org_id), details, by)
+    return rows
+
+
+def require_lost(pushes: Sequence[PushRow], known: Mapping[str, Capabilities], now_ms: int) -> Steps[None]:
+    """Look up the accepted ones among these at providers that can be asked: `known`, by name.
+
+    Errors: Refused where a provider has one, cannot be read now, or may not show it yet.
+    """
+    by_provider: dict[str, list[PushRow]] = {}
+    for push in pushes:
+        if push.state == "accepted" and push.provider in known and known[push.provider].lookup:
+            by_provider.setdefault(push.provider, []).append(push)
+    for provider, some in sorted(by_provider.items()):
+        capabilities = known[provider]
+        lag_ms = (capabilities.lookup_lag_ms or 0) + CLOCKS_APART_MS
+        for push in some:
+            if (until := int(push.settled_ms or push.sealed_at_ms) + lag_ms) > now_ms:
+                raise Refused(
+                    f"{push.key} was not voided: {provider} may not show it before {utc(until)}. Run it again then"
+                )
+        answers = yield from look_up_all(provider, [request_of(push, capabilities) for push in some])
+        for push, answer in zip(some, answers, strict=True):
+            if isinstance(answer, Found) and answer.quantity:
+                raise Refused(
+                    f"{push.key} was not voided: {provider} has it, and charged {answer.quantity:,}. "
+                    f"Its usage would be billed twice. Compare: `drawdown push show {push.key}`"
+                )
+            if isinstance(answer, ReadFailed):
+                raise Refused(
+                    f"{push.key} was not voided: {provider} cannot be asked now ({answer.reason}). "
+                    f"Run it again, or see `drawdown provider check {provider}`"
+                )
+
+
+AWAITING_CREDIT: Final = "awaiting_credit"
+"""Pushes that are billed again by themselves: chosen by their keys or by this state alone."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which pushes a command is about: by their keys, or all that a filter finds."""
+
+    keys: list[str] | None
+    states: list[str] | None
+    org: str
+    provider: str
+    error: str
+    expect: int | None = None
+
+    def find(self, connection: sa.Connection, possible: Sequence[str]) -> list[str]:
+        """Keys, in the order of their windows; a filter finds only states for which the command is meant.
+
+        Errors: UsageError for neither keys nor filter, or a state it is not meant for.
+        """
+        filtered = bool(self.states or self.org or self.provider or self.error)
+        if bool(self.keys) == filtered:
+            raise UsageError("name pushes by their keys, or choose them by --state, --org, --provider, --error")
+        if self.keys:
+            self._require_expected(len(self.keys))
+            return list(self.keys)
+        also = {AWAITING_CREDIT} if "rejected" in possible else set()
+        if wrong := set(self.states or ()) - {*possible, *also}:
+            raise UsageError(f"--state {sorted(wrong)[0]}: this is for pushes that are {' or '.join(possible)}")
+        if self.org:
+            require_org(connection, self.org)
+        if self.provider and not SQL.run(connection, "was_assigned", {"provider": self.provider}).first():
+            raise Refused(f"nothing was ever assigned to a provider {self.provider!r}; `drawdown provider list`")
+        values = {"states": self.states or list(possible), "org_id": self.org, "provider": self.provider}
+        found = list(SQL.run(connection, "by_filter", {**values, "error": self.error}).scalars())
+        self._require_expected(len(found))
+        return found
+
+    def _require_expected(self, found: int) -> None:
+        if self.expect not in (None, found):
+            raise Refused(f"they are {found:,} by now, and not {self.expect:,}: look again with --dry-run")
+
+
+MAX_KEYS: Final = 100
+"""Of one command: the provider is asked about one after the other."""
+CANCELLING: Final = (
+    "cancelling it there: not confirmed yet; run `drawdown push cancel` for it again, or let it be looked up"
+)
+
+
+@dataclass(frozen=True)
+class Intent:
+    """One push that is to be cancelled, and the request that names it there."""
+
+    key: str
+    provider: str
+    request: PushRequest
+
+
+def intend(
+    connection: sa.Connection, keys: Sequence[str], by: By, capabilities: Mapping[str, Capabilities]
+) -> list[Intent]:
+    """Write down that pushes are to be cancelled, each once. `capabilities`: of the providers that can be asked now.
+
+    Errors: UsageError without a reason or for too many keys; Refused, for all of them, where one cannot be cancelled;
+    HistoryDoubted while the database stands still.
+    """
+    if not by.reason.strip() or by.reason == "not given":
+        raise UsageError("push cancel: no reason was given. Pass --reason 'why these pushes are wrong'")
+    chosen = list(dict.fromkeys(keys))
+    if len(chosen) > MAX_KEYS:
+        raise UsageError(f"push cancel: {len(chosen):,} keys are more than {MAX_KEYS}. Run it for {MAX_KEYS} at a time")
+    lock_buckets(connection)
+    require_whole(connection)
+    found = find_pushes(connection, chosen, hold=True)
+    pushes = [require_push(connection, found, key) for key in chosen]
+    before = set(SQL.run(connection, "asked_before", {"keys": [{"key": push.key} for push in pushes]}).scalars())
+    for push in pushes:
+        _require_cancellable(push, capabilities.get(str(push.provider)), push.key in before, by.now_ms)
+    for refusal in refusals(connection, pushes, by.now_ms):
+        raise Refused(refusal.text)
+    for push in pushes:
+        put_in_doubt(connection, push, CANCELLING, by.now_ms)
+    done = [(str(push.key), {"was": push.state, "provider": push.provider}) for push in pushes]
+    record_many(connection, "push_cancel", done, by)
+    return [
+        Intent(str(push.key), str(push.provider), request_of(push, capabilities[str(push.provider)])) for push in pushes
+    ]
+
+
+def _require_cancellable(push: PushRow, can: Capabilities | None, asked_before: bool, now_ms: int) -> None:
+    """Errors: Refused."""
+    failed = f"cancel {push.key}"
+    if can is None:
+        raise Refused(f"{failed}: {push.provider} cannot be asked now. See `drawdown provider list`")
+    if can.cancel_within_ms is None:
+        raise Refused(
+            f"{failed}: {push.provider} cannot cancel a push. Withdraw its samples (`drawdown sample withdraw`), and "
+            "the next tick gives back what it charged"
+        )
+    if push.state != "accepted" and not (push.state == "in_doubt" and asked_before):
+        raise Refused(f"{failed}: it is {push.state}, and only an accepted push can be cancelled. {_next_step(push)}")
+    sent_ms = push.first_attempt_ms
+    if sent_ms is None or now_ms - sent_ms > can.cancel_within_ms:
+        since = "at an unknown time" if sent_ms is None else f"at {utc(sent_ms)}"
+        hours = can.cancel_within_ms // (3_600 * SECOND_MS)
+        raise Refused(
+            f"{failed}: it was sent {since}, and {push.provider} cancels within {hours} hours. Withdraw its samples "
+            "(`drawdown sample withdraw`), and the next tick gives back what it charged"
+        )
+
+
+def _next_step(push: PushRow) -> str:
+    if push.state in ("rejected", "in_doubt"):
+        return f"See `drawdown push resolve {push.key}`"
+    return f"See `drawdown push show {push.key}`"
+
+
+@dataclass(frozen=True)
+class CancelReport:
+    """What came of it, by key: voided now, voided before by another, and not confirmed, with the reason."""
+
+    voided: list[str]
+    before: list[str]
+    unconfirmed: dict[str, str]
+
+
+def conclude(
+    connection: sa.Connection, asked: Sequence[Intent], answers: Sequence[Cancelled | ReadFailed], by: By
+) -> CancelReport:
+    """Void what the provider has cancelled; all else stays in doubt, and is looked up.
+
+    Errors: HistoryDoubted while the database stands still.
+    """
+    lock_buckets(connection)
+    require_whole(connection)
+    evidence = {
+        intent.key: answer.evidence
+        for intent, answer in zip(asked, answers, strict=True)
+        if isinstance(answer, Cancelled)
+    }
+    found = find_pushes(connection, evidence, hold=True)
+    # One that a look-up accepted meanwhile was looked up before the provider had worked the cancellation off.
+    chosen = [push for push in found.values() if push.state in ("in_doubt", "accepted")]
+    why = [f"cancelled at {push.provider}: {evidence[str(push.key)]}" for push in chosen]
+    void_many(connection, chosen, by, why, "operator", answered=False)
+    voided = [str(push.key) for push in chosen]
+    unconfirmed = {
+        intent.key: answer.reason
+        for intent, answer in zip(asked, answers, strict=True)
+        if isinstance(answer, ReadFailed)
+    }
+    return CancelReport(voided, [key for key in evidence if key not in voided], unconfirmed)
+
+
+AT_ONCE: Final = 1_000
+"""Pushes that one transaction resolves: seals wait for it."""
+FIRST_MS: Final = -1
+LAST_MS: Final = 2**62
+"""Windows before and behind each that there is."""
+
+Outcome = Literal["accepted", "absent"]
+Judge = Callable[[sa.Connection, Sequence[PushRow], int], Iterator[Refusal]]
+PASSING: Final[frozenset[Barrier]] = frozenset({"charged", "may_arrive"})
+"""Reasons that end by themselves: the same command does the rest later."""
+
+
+@dataclass(frozen=True)
+class DoubtFilter:
+    """Which pushes in doubt: of windows in [from_ms, to_ms), whose last error holds `error`. Empty: any.
+
+    `at_most`: refuse if there are more.
+    """
+
+    provider: str = ""
+    org: str = ""
+    customer: str = ""
+    feature: str = ""
+    from_ms: int | None = None
+    to_ms: int | None = None
+    error: str = ""
+    at_most: int | None = None
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The values of the fragment `chosen`."""
+        return {
+            "provider": self.provider,
+            "org_id": self.org,
+            "customer_id": self.customer,
+            "feature": self.feature,
+            "from_ms": 0 if self.from_ms is None else self.from_ms,
+            "to_ms": LAST_MS if self.to_ms is None else self.to_ms,
+            "error": self.error,
+        }
+
+    def require(self, connection: sa.Connection) -> int:
+        """Return how many pushes there are.
+
+        Errors: UsageError for an empty range; UnknownId for a mistyped organisation, customer or feature; Refused for a
+        provider that never billed anybody, or for more pushes than `at_most`.
+        """
+        if self.from_ms is not None and self.to_ms is not None and self.from_ms >= self.to_ms:
+            raise UsageError("the range is empty: --to must be later than --from")
+        if self.org:
+            require_org(connection, self.org)
+        for kind, given in ((ids.CUSTOMER, self.customer), (ids.FEATURE, self.feature)):
+            if given:
+                ids.require(connection, kind, given)
+        if self.provider and not SQL.run(connection, "was_assigned", {"provider": self.provider}).first():
+            raise Refused(f"nothing was ever assigned to a provider {self.provider!r}; `drawdown provider list`")
+        found = int(SQL.run(connection, "count", self.values).scalar_one())
+        if self.at_most is not None and found > self.at_most:
+            raise Refused(
+                f"--at-most {self.at_most:,}: there are {found:,} pushes in doubt now. Check them with --dry-run"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Stays:
+    """Pushes that a rule protects: why, how many, and the rule's words about the first. `wait_ms`: when the last of
+    them can be resolved; 0: that is not known."""
+
+    reason: Barrier
+    pushes: int
+    example: str
+    wait_ms: int = 0
+
+    @property
+    def words(self) -> str:
+        """The reason for people, and what to do next."""
+        minutes = -(-self.wait_ms // MINUTE_MS)
+        return {
+            "below_floor": "below their organisations' floor: settle them with the customers, then --accepted",
+            "charged": "charged by the embedded ledger: the next tick accepts them",
+            "may_arrive": f"an attempt may still arrive: give the same command in {minutes:,} minutes",
+            "not_charged": "never charged by the embedded ledger: --absent",
+        }[self.reason]
+
+
+@dataclass(frozen=True)
+class ResolvedAll:
+    """What became of the pushes that a filter found; in a dry run, what would."""
+
+    outcome: Outcome
+    dry_run: bool
+    found: int
+    pushes: int
+    orgs: int
+    worth: Worth
+    stays: list[Stays]
+
+    @property
+    def exit_status(self) -> Exit:
+        """0: all are resolved. 75: the rest can be resolved later. 1: a rule refuses some for good."""
+        if any(one.reason not in PASSING for one in self.stays):
+            return Exit.PERSON
+        return Exit.LEFT if self.stays else Exit.SETTLED
+
+
+@dataclass
+class _Sums:
+    pushes: int = 0
+    orgs: set[str] = field(default_factory=set)
+    used: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    stays: dict[Barrier, Stays] = field(default_factory=dict)
+
+    def add(self, portion: _Portion) -> None:
+        """Count a portion once its transaction is kept: what conflicts is run again."""
+        self.pushes += len(portion.done)
+        for push in portion.done:
+            self.orgs.add(str(push.org_id))
+            self.used[str(push.provider), str(push.feature), int(push.window_ms)] += int(push.sent_qty)
+        for one in portion.refused:
+            before = self.stays.get(one.barrier, Stays(one.barrier, 0, one.text))
+            wait_ms = max(before.wait_ms, one.wait_ms)
+            self.stays[one.barrier] = replace(before, pushes=before.pushes + 1, wait_ms=wait_ms)
+
+    def worth(self, connection: sa.Connection) -> Worth:
+        sums = (Quantity(*place, quantity) for place, quantity in self.used.items())
+        return Prices(connection).worth(sums)
+
+
+@dataclass(frozen=True)
+class _Portion:
+    done: Sequence[PushRow]
+    refused: Sequence[Refusal]
+    last: PushRow | None
+    """Where the next one begins; None: there is none."""
+
+
+def resolve_all(
+    transact: Transact, chosen: DoubtFilter, outcome: Outcome, by: By, evidence: str, *, dry_run: bool = False
+) -> ResolvedAll:
+    """Accept or void all pushes in doubt of a filter, AT_ONCE to a transaction. A dry run needs no evidence.
+
+    Errors: UsageError without evidence, and for a filter that names nothing; Refused for more than `at_most`;
+    HistoryDoubted while the database stands still.
+    """
+    if not (dry_run or evidence.strip()):
+        raise UsageError("no evidence is given: say what shows it with --evidence")
+    evidence = evidence.strip() or "dry run"
+    left = found = transact(chosen.require, rollback=True)
+    sums, after = _Sums(), (FIRST_MS, "", "", -1)
+    while left > 0:  # no more than were counted: what goes in doubt meanwhile was seen by nobody
+        work = partial(
+            _portion, chosen=chosen, outcome=outcome, by=by, evidence=evidence, after=after, most=min(left, AT_ONCE)
+        )
+        portion = transact(work, rollback=dry_run)
+        sums.add(portion)
+        if portion.last is None:
+            break
+        left -= AT_ONCE
+        after = tuple(getattr(portion.last, name) for name in PUSH_ID)
+    worth = transact(sums.worth, rollback=True)
+    return ResolvedAll(outcome, dry_run, found, sums.pushes, len(sums.orgs), worth, list(sums.stays.values()))
+
+
+def _portion(
+    connection: sa.Connection,
+    *,
+    chosen: DoubtFilter,
+    outcome: Outcome,
+    by: By,
+    evidence: str,
+    after: tuple[int, str, str, int],
+    most: int,
+) -> _Portion:
+    """Resolve the next pushes; all that a rule does not protect."""
+    if outcome == "absent":
+        lock_buckets(connection)
+    require_whole(connection)
+    names = ("after_ms", "after_org", "after_feature", "after_revision")
+    values = {**chosen.values, **dict(zip(names, after, strict=True)), "at_most": most}
+    held = SQL.run(connection, "portion", values).all()
+    if not held:
+        return _Portion([], [], None)
+    refused = _once_each(_REFUSALS[outcome](connection, held, by.now_ms))
+    kept = {one.key for one in refused}
+    done = [push for push in held if push.key not in kept]
+    if outcome == "accepted":
+        accept_many(connection, done, by, evidence)
+    else:
+        void_many(connection, done, by, [evidence] * len(done), "operator")
+    return _Portion(done, refused, held[-1] if len(held) == most else None)
+
+
+def _once_each(found: Iterator[Refusal]) -> list[Refusal]:
+    """The first refusal of each push."""
+    first: dict[str, Refusal] = {}
+    for one in found:
+        first.setdefault(one.key, one)
+    return list(first.values())
+
+
+def _not_charged(connection: sa.Connection, held: Sequence[PushRow], _now_ms: int) -> Iterator[Refusal]:
+    """The embedded ledger knows what it charged: a person cannot say otherwise."""
+    ours = [str(push.key) for push in held if push.provider == EMBEDDED]
+    charged = wallet.read_charges(connection, ours)
+    for key in ours:
+        if key not in charged:
+            yield Refusal(key, "not_charged", f"{key}: the embedded ledger has no such charge, so it is --absent")
+
+
+_REFUSALS: Final[dict[Outcome, Judge]] = {
+    "accepted": _not_charged,
+    "absent": refusals,
+}

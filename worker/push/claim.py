@@ -15,13 +15,10 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.sql import queries
-from drawdown.worker.engine.context import LEASE_MS
-from drawdown.worker.engine.shard import Shard
-from drawdown.worker.engine.witness import Witness
-from drawdown.worker.history.incarnation import count_sends, require_same
-from drawdown.worker.history.losses import loss_of, read_losses
-from drawdown.worker.push.lookup_drawn import MOST_TOGETHER
-from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, Sought
+from drawdown.worker.engine.context import LEASE_MS, Shard
+from drawdown.worker.engine.effects import Witness
+from drawdown.worker.history.incarnation import count_sends, loss_of, read_losses, require_same
+from drawdown.worker.push.evidence import NEXT_REVISIONS, Sought
 from drawdown.worker.push.outcome import safe_retention_ms
 from drawdown.worker.push.rows import plan, request_of
 
@@ -38,6 +35,8 @@ customer's, whose pushes are sent a few at a time."""
 
 MOST_LOOKUPS: Final = 1_000
 """Lookups a batch: enough that customers can take turns. Those not begun within its lease are asked for again."""
+MOST_TOGETHER: Final = 1_000
+"""What is claimed besides a batch, so that what one balance tells of is whole in it. A person settles what is more."""
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
 """The same where history was lost, and each may take several calls."""
 

@@ -29,8 +29,8 @@ from drawdown.providers.protocol import (
 )
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
+from drawdown.worker.engine.effects import FIRST_BACKOFF_MS, backoff_ms
 from drawdown.worker.engine.lines import NotBegun
-from drawdown.worker.engine.waiting import FIRST_BACKOFF_MS, backoff_ms
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ MOST_RETRY_MS: Final = DAY_MS
 """A provider that asks for a longer wait than this is tried again after it: no push waits for ever."""
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
 """After a charge that took nothing for want of credit: from then on it is billed again once the provider shows some
-(`worker.push.credit_wait`). A rejection that a person has to settle is due at the moment it was written."""
+(`worker.push.void`). A rejection that a person has to settle is due at the moment it was written."""
 
 
 def safe_retention_ms(capabilities: Capabilities) -> int | None:

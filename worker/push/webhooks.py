@@ -1,7 +1,9 @@
-"""Deliveries of providers, proven genuine: each event counts once.
+"""Notices of providers: proven genuine, and each event counts once.
 
 Guarantee: the content of an event is applied in the transaction that stores its id. An event that could not be fetched
-is stored as failed, and may come again.
+is stored as failed, and may come again. A notice changes nothing by its own figures. A customer that changed is read
+again, twice. A refused push becomes rejected, visibly, in any state it was in, and a person or `push retry` decides; it
+is in doubt, and looked up, where another of its attempts may have been charged.
 """
 
 from __future__ import annotations
@@ -13,12 +15,16 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.providers.protocol import CustomerChanged, Notice
+from drawdown.providers.protocol import CustomerChanged, Notice, PushRefused
+from drawdown.schema.audit import By, record
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.push.notices import apply_notices, orgs_of
+from drawdown.worker.push.rows import find_pushes
+from drawdown.worker.push.void import refuse_late
+from drawdown.worker.verdict.asks import mark_for_two_reads
 
 log = structlog.get_logger()
+
 SQL = queries(__file__)
 
 KEPT_MS: Final = 30 * DAY_MS
@@ -72,3 +78,52 @@ def _store(connection: sa.Connection, event: WebhookEvent, state: str, error: st
         "error": error,
     }
     return SQL.run(connection, "store", values).first() is not None
+
+
+_SHOWN = {"rejected": "rejected", "in_doubt": "in doubt"}
+
+
+def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[Notice], now_ms: int) -> list[str]:
+    """Take notices of a provider that were proven to be its own; returns what was done, a line each.
+
+    A notice of a customer or push unknown here is said, and is no error: the provider may serve others too.
+    """
+    return [_apply(connection, provider, notice, now_ms) for notice in notices]
+
+
+def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int) -> str:
+    match notice:
+        case CustomerChanged(customer_id):
+            orgs = orgs_of(connection, provider, customer_id, now_ms)
+            mark_for_two_reads(connection, orgs, now_ms)
+            return (
+                f"{customer_id}: {'asked again by the next tick' if orgs else 'nobody here is billed as this customer'}"
+            )
+        case PushRefused(key, reason) if _is_storable(key):
+            return _refused(connection, provider, key, reason if _is_storable(reason) else repr(reason), now_ms)
+    return "it names no push that could be here"
+
+
+def orgs_of(connection: sa.Connection, provider: str, customer_id: str, now_ms: int) -> list[str]:
+    """Who is billed as this customer now."""
+    values = {"provider": provider, "customer_id": customer_id, "now_ms": now_ms}
+    return list(SQL.run(connection, "billed_as", values).scalars()) if _is_storable(customer_id) else []
+
+
+def _is_storable(text: str) -> bool:
+    """Not so with NUL, or half of a surrogate pair: PostgreSQL does not even compare such text."""
+    return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _refused(connection: sa.Connection, provider: str, key: str, reason: str, now_ms: int) -> str:
+    ours = SQL.run(connection, "key_of_wire_key", {"wire_key": key, "provider": provider}).scalar_one_or_none() or key
+    push = find_pushes(connection, [ours], hold=True).get(ours)  # accepted this moment, it has drawn on a wallet
+    if push is None:
+        return f"{ours} is no push of this database"  # another program's, or of a history that was lost (R1)
+    if push.provider != provider or push.state not in ("accepted", "queued", "due", "in_doubt"):
+        return f"{ours} is {push.state} at {push.provider}: nothing changes"
+    state = refuse_late(connection, push, reason, now_ms)
+    details = {"was": push.state, "is": state, "provider": provider}
+    record(connection, "push_refused_late", ours, details, By(now_ms, provider, reason, "webhook"))
+    log.error("push_refused_late", key=ours, provider=provider, was=push.state, reason=reason)
+    return f"{ours} was {push.state}, and is {_SHOWN[state]} now: {reason}"

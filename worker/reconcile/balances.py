@@ -31,12 +31,10 @@ from drawdown.worker.catalog.costs import Pools
 from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Transaction
-from drawdown.worker.engine.waiting import CLOCKS_APART_MS, visible_by
-from drawdown.worker.engine.witness import Witness
+from drawdown.worker.engine.effects import CLOCKS_APART_MS, Steps, Transaction, Witness, visible_by
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess
-from drawdown.worker.push.balances import (
+from drawdown.worker.push.evidence import (
     CHUNK,
     MOST_UNSURE,
     Accounted,
@@ -52,8 +50,8 @@ from drawdown.worker.push.balances import (
     remember,
 )
 from drawdown.worker.push.rows import PushRow
+from drawdown.worker.reconcile.lines import drew as drew_of
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
-from drawdown.worker.reconcile.weighing import drew as drew_of
 
 SQL = queries(__file__)
 

@@ -1,15 +1,18 @@
 """Reconcile: accepted pushes beside the provider's reported charges, by organisation, feature and day (R2).
 
-Guarantee: nothing is compared before the provider's lag is over or while a push of it is unsettled. What was not
-compared is compared by a later run (`marks`). Comparing changes nothing. A correction rests on the provider's own
-report: a push it does not have is voided, a charge it has beside our pushes is adopted. The next seal then owes, or
-gives back, the difference. A difference that cannot be pinned down is a note. Once time is up, no more is asked: what
-was not compared by then is said to be left, and corrects nothing.
+Guarantee: nothing is compared before the provider's lag is over or while a push of it is unsettled. A mark for each
+customer moves only past what was compared: a night that is skipped, or whose totals cannot be read, is compared by a
+later run. Comparing changes nothing. A correction rests on the provider's own report: a push it does not have is
+voided, a charge it has beside our pushes is adopted. The next seal then owes, or gives back, the difference. A
+difference that cannot be pinned down is a note. Once time is up, no more is asked, and what is left corrects nothing.
+
+Days whose history was lost (R1) may hold charges that have no push here. They are reported, and nothing is corrected by
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -26,23 +29,17 @@ from drawdown.worker.catalog.costs import Pools, read_pools
 from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.catalog.terms import stored_terms, wire_since
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Transaction
-from drawdown.worker.engine.waiting import visible_by
-from drawdown.worker.engine.witness import Witness
+from drawdown.worker.engine.effects import Over, ReadTotals, Steps, Transaction, Witness, visible_by
 from drawdown.worker.history.incarnation import present, require_same
-from drawdown.worker.push.balances import CustomerPool
+from drawdown.worker.push.evidence import CustomerPool
 from drawdown.worker.push.rows import Row
-from drawdown.worker.reconcile.absent import find_absent
 from drawdown.worker.reconcile.balances import compare_drawn
-from drawdown.worker.reconcile.events import read_totals
-from drawdown.worker.reconcile.lost_days import compare_lost
-from drawdown.worker.reconcile.marks import FIRST_LOOK_MS, OPEN_AFTER_MS, Settled, compared_to_ms, keep_marks
-from drawdown.worker.reconcile.over import compare_over
+from drawdown.worker.reconcile.lines import Short, compare_over, ended_short, find_absent, read_totals
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
-from drawdown.worker.reconcile.short import Short, ended_short
-from drawdown.worker.verdict.costs import learn_costs
+from drawdown.worker.verdict.rates import learn_costs
 
 log = structlog.get_logger()
+
 SQL = queries(__file__)
 
 __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
@@ -52,7 +49,7 @@ SETTLING_MS: Final = 15 * MINUTE_MS
 """A window and the grace after it, and what a tick takes: what is older has been settled as a rule."""
 RECENT_MS: Final = 2 * DAY_MS
 """Without a range, those days are compared of which something was settled so recently, and all since the customer's
-mark (`marks`)."""
+mark (`keep_marks`)."""
 
 
 def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconciled]:
@@ -333,3 +330,134 @@ def _keep(connection: sa.Connection, *, lines: Sequence[Line], now: int) -> None
             for line in lines
         ]
         SQL.run(connection, "keep", kept)
+
+
+NOTE: Final = "nothing is known of it here, and history was lost: import the samples of that day again"
+
+
+@dataclass(frozen=True)
+class Span:
+    """The part of a day in which an organisation was billed as a customer, and may have been in what was lost."""
+
+    org_id: str
+    customer_id: str
+    from_ms: int
+    to_ms: int
+
+    @property
+    def day_ms(self) -> int:
+        return self.from_ms - self.from_ms % DAY_MS
+
+
+ComparedDays = Collection[tuple[str, str, str, int]]
+"""(organisation, customer, feature, day) that the ordinary comparison has looked at, or has yet to."""
+
+
+def compare_lost(
+    provider: str,
+    scope: ReconcileScope,
+    compared: ComparedDays,
+    since_ms: int,
+    now_ms: int,
+    done: Reconciled,
+    over: Over,
+) -> Steps[None]:
+    """Ask for the totals of those days, and tell what no push of ours stands beside."""
+    spans, pushed = yield Transaction(
+        "reconcile_lost",
+        partial(_lost, provider=provider, scope=scope, since_ms=since_ms, now_ms=now_ms),
+        rollback=True,
+    )
+    known = {*compared, *pushed}
+    for at in range(0, len(spans), CHUNK):
+        part = spans[at : at + CHUNK]
+        totals: Sequence[Totals | ReadFailed] = yield ReadTotals(
+            provider, [(span.customer_id, span.from_ms, span.to_ms) for span in part], over
+        )
+        for span, read in zip(part, totals, strict=True):
+            if isinstance(read, ReadFailed):
+                done.not_read(span.customer_id, read.reason)
+                continue
+            for feature, theirs in sorted(read.items()):
+                if theirs and (span.org_id, span.customer_id, feature, span.day_ms) not in known:
+                    line = Line(
+                        span.day_ms, span.org_id, provider, span.customer_id, feature, 0, int(theirs), "over", note=NOTE
+                    )
+                    done.compared += 1
+                    done.differing.append(line)
+                    tell(line)
+
+
+def _lost(
+    connection: sa.Connection, *, provider: str, scope: ReconcileScope, since_ms: int, now_ms: int
+) -> tuple[list[Span], set[tuple[str, str, str, int]]]:
+    """The spans, and of their days whatever was pushed: a day that was settled long ago is known, though no run of
+    recent days compares it."""
+    spans = _spans(connection, provider=provider, scope=scope, since_ms=since_ms, now_ms=now_ms)
+    days = [{"org_id": org, "day_ms": day} for org, day in sorted({(one.org_id, one.day_ms) for one in spans})]
+    values = {"provider": provider, "days": days, "day_length_ms": DAY_MS}
+    pushed = SQL.run(connection, "pushed_then", values) if days else ()
+    return spans, {(str(row.org_id), str(row.customer_id), str(row.feature), int(row.day_ms)) for row in pushed}
+
+
+def _spans(
+    connection: sa.Connection, *, provider: str, scope: ReconcileScope, since_ms: int, now_ms: int
+) -> list[Span]:
+    terms = stored_terms(connection).get(provider)
+    live = (terms.live_from_ms if terms is not None else None) or 0
+    values = {"provider": provider, "org_id": scope.org_id, "since_ms": since_ms}
+    folded = {(row.org_id, row.customer_id, int(row.day_ms)) for row in SQL.run(connection, "folded", values)}
+    spans = set()
+    for row in SQL.run(connection, "lost_spans", values):
+        # Whole days: a window of the day on which history broke off may have been billed after that.
+        first = int(row.from_ms) - int(row.from_ms) % DAY_MS
+        for day in range(first, min(int(row.until_ms), now_ms, scope.to_ms), DAY_MS):
+            begins, ends = max(day, live, scope.from_ms), min(day + DAY_MS, int(row.until_ms), now_ms, scope.to_ms)
+            begins, ends = begins - begins % 60_000, ends - ends % 60_000  # sums are told by the minute
+            if begins < ends and (row.org_id, row.customer_id, day) not in folded:
+                spans.add(Span(str(row.org_id), str(row.customer_id), begins, ends))
+    return sorted(spans, key=lambda span: (span.from_ms, span.org_id, span.to_ms))
+
+
+OPEN_AFTER_MS: Final = DAY_MS
+"""What was settled so long ago, and is not compared, is open; what is younger waits for its turn."""
+FIRST_LOOK_MS: Final = 35 * DAY_MS
+"""How far back a customer is compared who never was."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A day of a customer's, when something of it was settled last, and why it was not compared, if it was not."""
+
+    customer_id: str
+    day_ms: int
+    settled_ms: int
+    left: str = ""
+
+
+def compared_to_ms(connection: sa.Connection, provider: str) -> int | None:
+    """Up to when a provider was compared; None: never."""
+    found = SQL.run(connection, "provider_mark", {"provider": provider}).scalar_one_or_none()
+    return None if found is None else int(found)
+
+
+def keep_marks(connection: sa.Connection, *, provider: str, days: Sequence[Settled], to_ms: int, now_ms: int) -> None:
+    """Move the marks of a provider and its customers: past what was compared, and no further than `to_ms`."""
+    by_customer: dict[str, list[Settled]] = {}
+    for day in days:
+        by_customer.setdefault(day.customer_id, []).append(day)
+    marks = [dict(_mark(customer, found, to_ms, now_ms)) for customer, found in sorted(by_customer.items())]
+    its = {"provider": provider, "now_ms": now_ms}
+    provider_mark = {"customer_id": "", "compared_ms": to_ms, "open_days": 0, "open_since_ms": None, "said": ""}
+    SQL.run(connection, "keep_mark", {**its, "marks": [*marks, provider_mark]})
+    SQL.run(connection, "close_others", {**its, "marks": [{"customer_id": mark["customer_id"]} for mark in marks]})
+
+
+def _mark(customer: str, days: Collection[Settled], to_ms: int, now_ms: int) -> Iterator[tuple[str, object]]:
+    left = [day for day in days if day.left]
+    open_ = [day for day in left if day.settled_ms < now_ms - OPEN_AFTER_MS]
+    yield "customer_id", customer
+    yield "compared_ms", min([to_ms, *(day.settled_ms for day in left)])
+    yield "open_days", len({day.day_ms for day in open_})
+    yield "open_since_ms", min((day.day_ms for day in open_), default=None)
+    yield "said", open_[0].left if open_ else ""

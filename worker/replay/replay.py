@@ -3,7 +3,8 @@
 Guarantee: sealed quantities are subtracted, so a replay of a healthy range sends nothing and cannot bill twice. It goes
 in chunks. Each chunk is the seal's own transaction together with the replay's progress, so ticks run in between, and a
 replay that was killed goes on where it was. Only the seal's lock keeps money right. The lease keeps a second replay of
-the same windows away for the sake of clear answers.
+the same windows away for the sake of clear answers. A dry run is the same, transaction by transaction, each of them
+undone; for a page it ends between two of them once the time of its context is up, and says so.
 """
 
 from __future__ import annotations
@@ -11,31 +12,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.audit import By, record
+from drawdown.schema.database import Transact
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.catalog.wallets import add, rate_card
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction
 from drawdown.worker.history.incarnation import HistoryDoubted, recognise
 from drawdown.worker.push.push import push
 from drawdown.worker.replay.plan import ReplayAtWork, ReplayPlan, ReplayScope, in_the_way, overlaps
-from drawdown.worker.replay.report import FoundPush, Left, Tally, found_in, left_in, still_open
 from drawdown.worker.seal import seal as sealing
-from drawdown.worker.seal.isolate import Bad, find_bad
-from drawdown.worker.seal.statements import SealRequest
+from drawdown.worker.seal.seal import Bad, SealRequest, find_bad
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.status.backlog import Backlog, read_backlog
 from drawdown.worker.verdict.project import project
 
 log = structlog.get_logger()
+
 SQL = queries(__file__)
 
 SHOWN: Final = 1000
@@ -294,3 +296,123 @@ def _send_all(context: Context, result: Replayed) -> Steps[None]:
 def _send(context: Context, provider: str) -> Steps[None]:
     yield from push(context, provider)
     yield from project(context, provider)
+
+
+def rehearse(transact: Transact, context: Context, plan: ReplayPlan, by: By) -> Replayed:
+    """What a replay would find; nothing but transactions is asked for by a dry run. Errors: those of the database."""
+    steps = replay(context, plan, by, dry_run=True, most=SHOWN)
+    answer: Any = None
+    failure: Exception | None = None
+    while True:
+        try:
+            effect = steps.send(answer) if failure is None else steps.throw(failure)
+        except StopIteration as stop:
+            found: Replayed = stop.value
+            return found
+        assert isinstance(effect, Transaction), effect
+        answer, failure = None, None
+        try:
+            answer = transact(effect.work, rollback=True)
+        except Exception as error:  # handed to the replay, which decides
+            failure = error
+
+
+LEFT: Final = ("left_pending", "left_exempt", "left_shadow", "left_quarantined")
+
+
+@dataclass(frozen=True)
+class FoundPush:
+    """One push that the range still owed. `price_micro`: by the rate card, None without a price. In shadow it is
+    sealed, and never sent."""
+
+    org_id: str
+    window_ms: int
+    feature: str
+    revision: int
+    quantity: int
+    provider: str
+    shadow: bool
+    price_micro: int | None
+
+
+@dataclass
+class Tally:
+    """One organisation's feature at one provider, summed up."""
+
+    org_id: str
+    provider: str
+    feature: str
+    pushes: int = 0
+    quantity: int = 0
+    price_micro: int | None = 0
+
+    @classmethod
+    def of(cls, push: FoundPush) -> Tally:
+        return cls(push.org_id, push.provider, push.feature)
+
+    def add(self, push: FoundPush) -> None:
+        self.pushes += 1
+        self.quantity += push.quantity
+        self.price_micro = add(self.price_micro, push.price_micro)
+
+
+@dataclass
+class Left:
+    """What lies in the range and is no new push: `why`, in how many windows of an organisation, how much in `unit`."""
+
+    why: str
+    unit: str
+    windows: int = 0
+    quantity: int = 0
+
+    def add(self, other: Left) -> None:
+        self.windows += other.windows
+        self.quantity += other.quantity
+
+
+def found_in(connection: sa.Connection, seal_id: int, start: int) -> list[FoundPush]:
+    """The pushes that a seal made of windows from `start` on."""
+    card = rate_card(connection)
+    rows = SQL.run(connection, "found", {"seal_id": seal_id, "start_ms": start})
+    return [
+        FoundPush(
+            row.org_id,
+            row.window_ms,
+            row.feature,
+            row.revision,
+            row.sealed_qty,
+            row.provider,
+            row.state == "shadow",
+            card.price(row.feature, row.window_ms, row.sealed_qty),
+        )
+        for row in rows
+    ]
+
+
+def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, seal_id: int) -> Sequence[Left]:
+    """What lies in [start, end) without being due to anybody: pending, exempt, in shadow, quarantined, stopped."""
+    values: dict[str, object] = {"start_ms": start, "end_ms": end, "seal_id": seal_id}
+    only = ""
+    if plan.orgs is not None:
+        only = "only_of_these"
+        values["orgs"] = [{"org_id": org_id} for org_id in plan.orgs]
+    names = [*LEFT, *(["left_stopped"] if plan.stopped else [])]
+    return [
+        Left(row.reason, row.unit, int(row.windows), int(row.quantity))
+        for name in names
+        for row in SQL.run(connection, name, values, only=only)
+    ]
+
+
+def still_open(connection: sa.Connection, plan: ReplayPlan) -> tuple[int, int]:
+    """How many pushes of the planned windows are sealed and not settled, and how much they are of."""
+    values: dict[str, object] = {"start_ms": plan.from_ms, "end_ms": plan.to_ms}
+    only = biller = ""
+    if plan.orgs is not None:
+        only = "only_of_these"
+        values["orgs"] = [{"org_id": org_id} for org_id in plan.orgs]
+    if plan.scope.provider is not None:
+        biller = "of_this_biller"
+        values["provider"] = plan.scope.provider
+    found = SQL.run(connection, "still_open", values, only=only, biller=biller).one()
+    return int(found.pushes), int(found.quantity)

@@ -268,3 +268,285 @@ WHERE org_id = :org_id AND stopped_at_ms IS NULL
 
 -- name: release_org
 UPDATE orgs SET stopped_at_ms = NULL, stopped_reason = NULL WHERE org_id = :org_id
+
+-- The owed quantities, and their consequences: pushes, carries, pending usage, watermarks.
+
+-- name: segments
+-- The mapping in one value. A list of VALUES would say how many there are; of a function PostgreSQL expects 100.
+(SELECT lo, hi, start_ms, end_ms, feature, unit
+    FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} g
+    LIMIT :number_of_segments)
+
+-- name: mapped_exact
+-- Where each segment is one size, it is the mapping; tiers are applied to the sizes there are, each once.
+SELECT lo, start_ms, end_ms, feature, unit FROM {segments} g
+
+-- name: mapped_tiers
+SELECT u.memory_mb, g.start_ms, g.end_ms, g.feature, g.unit
+FROM (SELECT DISTINCT memory_mb FROM seal_work) u JOIN {segments} g ON {in_segment}
+
+-- name: above_floor
+-- PostgreSQL takes two of three rows to fail a comparison of columns, and after three of them it expects hundreds of
+-- rows where there are 40,000, and looks each up by index. Of an expression unlike a constant it expects nothing.
+CASE WHEN w.window_ms < o.floor_ms THEN 1 ELSE 0 END <> 1
+
+-- name: of_the_window
+-- The feature that a size makes in a window.
+m.memory_mb = w.memory_mb AND w.window_ms >= m.start_ms AND w.window_ms < m.end_ms
+
+-- name: assigned_then
+a.org_id = w.org_id AND a.start_ms <= w.window_ms AND (a.end_ms IS NULL OR w.window_ms < a.end_ms)
+
+-- name: any_provider
+(a.provider)
+
+-- name: these_providers
+:providers
+
+-- name: below_watermark
+-- A replay leaves alone what the next tick will seal as fresh.
+AND w.window_ms < COALESCE(o.held_watermark_ms, (SELECT b.watermark_ms FROM buckets b WHERE b.id = o.bucket))
+
+-- name: below_watermark_of_biller
+{below_watermark} AND a.provider = :biller
+
+-- name: these_pushes
+AND p.org_id IN {rows :only (org_id text)}
+
+-- name: going_pushes
+AND p.org_id NOT IN (SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL)
+
+-- name: none_dirty
+-- The work table holds a range's samples alone.
+AND 1 = 0
+
+-- name: owed
+-- The one idea: owed = used - pushes not voided, for each (organisation, window, feature).
+WITH mapped (memory_mb, start_ms, end_ms, feature, unit) AS ({mapped}),
+prior AS (
+    SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.sent_qty, p.revision
+    FROM pushes p JOIN orgs o ON o.org_id = p.org_id AND o.bucket BETWEEN :lo AND :hi
+    WHERE p.window_ms >= :watermark_ms AND p.window_ms < :horizon_ms {prior_scope}
+    UNION ALL
+    SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.sent_qty, p.revision
+    FROM {dirty_windows_read} {look_up} pushes p {looked_up_by} p.org_id = d.org_id AND p.window_ms = d.window_ms
+        {end_look_p}
+    WHERE {is_dirty}
+),
+owed AS (
+    SELECT window_ms, org_id, feature, CAST(SUM(quantity) AS BIGINT) AS quantity, MAX(revision) + 1 AS revision
+    FROM (
+        SELECT w.window_ms, w.org_id, m.feature, -1 AS revision,
+            CASE WHEN m.unit = 'mb_s' THEN w.seconds * w.memory_mb ELSE w.seconds END AS quantity,
+            0 AS is_open, 0 AS is_moved
+        FROM seal_work w LEFT JOIN mapped m ON {of_the_window}
+        WHERE COALESCE(m.feature, '') <> '' -- so written that PostgreSQL does not underrate the join a hundredfold
+        UNION ALL
+        SELECT window_ms, org_id, feature, revision, CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END,
+            CASE WHEN sent_qty > 0 AND state IN {open_states} THEN 1 ELSE 0 END,
+            CASE WHEN sent_qty <> sealed_qty AND state <> 'voided' THEN 1 ELSE 0 END FROM prior
+    ) both_sides
+    GROUP BY window_ms, org_id, feature
+    HAVING SUM(quantity) > 0 OR {gives_back}
+),
+billed AS (
+    SELECT w.window_ms, w.org_id, w.feature, w.revision, w.quantity, a.provider, a.customer_id,
+        CASE WHEN {is_shadow} THEN 1 ELSE 0 END AS shadow
+    FROM owed w
+    JOIN orgs o ON o.org_id = w.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL
+        AND {above_floor}
+    LEFT JOIN assignments a ON {assigned_then}
+    WHERE COALESCE(a.provider, 'none') NOT IN {unbilled} AND a.customer_id <> ''
+        AND a.provider IN {of_providers} {only_below}
+)
+
+-- name: is_shadow
+-- What is billed so is sealed and never sent. Few windows are before any provider's cut-over.
+w.window_ms < :shadow_until_ms AND w.window_ms < {live_from}
+
+-- name: live_from [sqlite]
+-- Of an object, by provider: rows of them, looked up for each that is billed, would be taken apart each time (a twelfth
+-- of a seal that is all in shadow, measured). Names of providers are made of a-z, 0-9 and _.
+json_extract(:live_from, '$.' || a.provider)
+
+-- name: live_from [postgresql]
+CAST(CAST(:live_from AS jsonb) ->> a.provider AS bigint)
+
+-- name: seal
+INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key,
+    sealed_at_ms, seal_id, state, due_at_ms)
+{owed}
+SELECT window_ms, org_id, feature, revision, provider, customer_id, quantity, sent_qty,
+    'usage:' || org_id || ':' || window_ms || ':' || feature
+        || CASE WHEN revision > 0 THEN ':r' || revision ELSE '' END,
+    :now_ms, :seal_id, CASE WHEN shadow = 1 AND sent_qty <> 0 THEN 'shadow'
+        WHEN sent_qty = 0 AND NOT ({lost}) THEN 'carried' {otherwise} END, :now_ms
+FROM ({sent}) sized WHERE quantity <> 0 OR sent_qty <> 0
+
+-- name: gives_back
+-- Nothing is given back that may never be charged: that waits until all else of the window is settled, and is no push
+-- until then, which whoever sends, looks up or reconciles would meet.
+SUM(quantity) < 0 AND MAX(is_open) = 0
+
+-- name: gives_back_units
+-- Where whole units moved between windows (S10), it waits for all of the feature. A void may leave whole units over, or
+-- less than none, and nothing be owed after it: its window sends what that comes to.
+(SUM(quantity) < 0 OR MAX(revision) >= 0 AND EXISTS (SELECT 1 FROM carries k WHERE k.org_id = both_sides.org_id
+    AND k.feature = both_sides.feature AND k.carry_qty <> 0)) AND MAX(is_open) = 0
+    AND (SUM(quantity) < 0 AND MAX(is_moved) = 0 OR (org_id, feature) NOT IN (
+        SELECT q.org_id, q.feature FROM pushes q WHERE q.state IN {open_states} AND q.sent_qty > 0))
+
+-- name: sort_groups [postgresql]
+-- The pushes are best inserted in the primary key's order, and grouped by sorting they come in it: a fifth less work for
+-- the statement than grouping by hash, which the planner, expecting few groups, would take.
+SET LOCAL enable_hashagg = off
+
+-- name: hash_groups [postgresql]
+SET LOCAL enable_hashagg TO DEFAULT
+
+-- name: not_lost
+1 = 0
+
+-- name: lost_then
+-- In windows whose history was lost (R1), a push may be known at its provider already: it is looked up before it is first
+-- sent, or decided by a person where nothing can be looked up, once. What is carried is asked for as well: sealed in
+-- another order, its window may have been sent a whole unit.
+window_ms < :lost_until_ms AND shadow = 0 AND provider NOT IN :not_asked AND NOT {is_decided}
+
+-- name: is_decided
+-- A person decided about one that was asked for and could not be told: the next would be no other.
+EXISTS (SELECT 1 FROM voids v JOIN pushes q ON q.window_ms = v.window_ms AND q.org_id = v.org_id
+    AND q.feature = v.feature AND q.revision = v.revision WHERE v.window_ms = sized.window_ms
+    AND v.org_id = sized.org_id AND v.feature = sized.feature AND v.evidence_kind = 'operator'
+    AND q.seal_id > :last_lost_seal)
+
+-- name: due
+ELSE 'due'
+
+-- name: asked_for_first
+WHEN {lost_then} THEN 'queued'
+WHEN window_ms < :lost_until_ms AND provider IN :untold AND NOT {is_decided} THEN 'in_doubt' ELSE 'due'
+
+-- name: sent_whole
+SELECT billed.*, quantity AS sent_qty FROM billed
+
+-- name: sent_carried
+-- Rule S10. Running totals of (carry + sealed), cut to whole units; where negatives are not taken, never falling.
+-- What is sealed in shadow is never sent, so it leaves nothing over for what is.
+SELECT r.*, CASE WHEN r.unit IS NULL THEN r.quantity ELSE r.unit * (r.units
+    - COALESCE(LAG(r.units) OVER (PARTITION BY r.org_id, r.provider, r.customer_id, r.feature, r.shadow
+        ORDER BY r.window_ms), 0)) END AS sent_qty
+FROM (
+    SELECT c.*, CASE WHEN c.negatives = 1 THEN c.floored ELSE
+        MAX(CASE WHEN c.floored > 0 THEN c.floored ELSE 0 END)
+            OVER (PARTITION BY c.org_id, c.provider, c.customer_id, c.feature, c.shadow
+                ORDER BY c.window_ms) END AS units
+    FROM (
+        SELECT t.*, (t.total - ((t.total % t.unit) + t.unit) % t.unit) / t.unit AS floored
+        FROM (
+            SELECT l.*, CASE WHEN l.shadow = 0 THEN COALESCE(f.unit, p.unit) END AS unit, p.negatives,
+                COALESCE(k.carry_qty, 0) + CAST(SUM(l.quantity) OVER (PARTITION BY l.org_id, l.provider,
+                l.customer_id, l.feature, l.shadow ORDER BY l.window_ms) AS BIGINT) AS total
+            FROM billed l
+            LEFT JOIN {terms} p ON p.provider = l.provider AND p.feature = ''
+            LEFT JOIN {terms} f ON f.provider = l.provider AND f.feature = l.feature
+            LEFT JOIN carries k ON k.org_id = l.org_id AND k.provider = l.provider
+                AND k.customer_id = l.customer_id AND k.feature = l.feature
+        ) t
+    ) c
+) r
+
+-- name: terms
+(SELECT provider, feature, unit, negatives
+    FROM {rows :terms (provider text, feature text, unit bigint, negatives bigint)} t LIMIT :number_of_terms)
+
+-- name: carry
+INSERT INTO carries (org_id, provider, customer_id, feature, carry_qty)
+SELECT org_id, provider, customer_id, feature, CAST(SUM(sealed_qty - sent_qty) AS BIGINT) FROM pushes
+WHERE seal_id = :seal_id AND window_ms >= 0 GROUP BY 1, 2, 3, 4 HAVING SUM(sealed_qty - sent_qty) <> 0
+ON CONFLICT (org_id, provider, customer_id, feature)
+DO UPDATE SET carry_qty = carries.carry_qty + excluded.carry_qty
+
+-- name: forget_pending
+DELETE FROM pending_usage WHERE window_ms >= :watermark_ms AND window_ms < :horizon_ms
+    AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = pending_usage.org_id AND o.bucket BETWEEN :lo AND :hi)
+    {pending_scope};
+DELETE FROM pending_usage WHERE (window_ms, org_id) IN (
+    SELECT d.window_ms, d.org_id FROM {dirty_windows_read} WHERE {is_dirty})
+
+-- name: pend
+-- Rule S6: usage that no feature or assignment covers is kept, with the reason.
+INSERT INTO pending_usage (window_ms, org_id, memory_mb, reason, seconds, samples)
+WITH mapped (memory_mb, start_ms, end_ms, feature, unit) AS ({mapped})
+SELECT w.window_ms, w.org_id, w.memory_mb,
+    CASE WHEN m.memory_mb IS NULL AND a.org_id IS NOT NULL THEN 'no_mapping'
+        WHEN a.customer_id = '' THEN 'no_customer' WHEN a.org_id IS NOT NULL THEN 'no_provider'
+        WHEN o.registered THEN 'no_assignment' ELSE 'unknown_org' END,
+    CAST(SUM(w.seconds) AS BIGINT), CAST(SUM(w.samples) AS BIGINT)
+FROM seal_work w
+JOIN orgs o ON o.org_id = w.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL
+    AND {above_floor}
+LEFT JOIN assignments a ON {assigned_then}
+LEFT JOIN mapped m ON {of_the_window}
+WHERE a.org_id IS NULL OR (a.provider NOT IN {unbilled} AND (m.memory_mb IS NULL
+    OR (m.feature <> '' AND (a.customer_id = '' OR a.provider NOT IN {of_providers}))))
+GROUP BY 1, 2, 3, 4 HAVING SUM(w.samples) <> 0
+
+-- name: forget_dirty
+DELETE FROM dirty_windows WHERE window_ms < :horizon_ms AND EXISTS (SELECT 1 FROM orgs o
+    WHERE o.org_id = dirty_windows.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL) {pending_scope}
+    AND NOT ((org_id, window_ms) IN ({less_may_be_owed}) AND {something_is_open})
+
+-- name: less_may_be_owed
+-- Something of the window was taken back, or was found to be charged otherwise.
+SELECT w.org_id, w.window_ms FROM seal_work w WHERE w.samples < 0
+UNION ALL SELECT d.org_id, d.window_ms FROM {dirty_windows_read}
+    JOIN adoptions x ON x.window_ms = d.window_ms AND x.org_id = d.org_id WHERE {is_dirty}
+UNION ALL SELECT d.org_id, d.window_ms FROM {dirty_windows_read}
+    JOIN voids v ON v.window_ms = d.window_ms AND v.org_id = d.org_id WHERE {is_dirty}
+
+-- name: any_dirty
+SELECT 1 FROM {dirty_windows_read} WHERE {is_dirty} LIMIT 1
+
+-- name: hold_what_is_open
+-- Whoever settles it meanwhile waits: what is given back, and which windows stay dirty for it, are two statements that
+-- have to see the same.
+SELECT 1 FROM ({less_may_be_owed}) l JOIN pushes p ON p.org_id = l.org_id {open_of}
+WHERE p.sent_qty > 0 AND p.state IN {open_states} ORDER BY p.window_ms, p.org_id, p.feature, p.revision
+FOR NO KEY UPDATE OF p
+
+-- name: open_of_the_window
+AND p.window_ms = l.window_ms
+
+-- name: open_of_the_org
+
+-- name: of_the_window_is_open
+-- What was sealed before, and is not settled: what gives back waits for it, and its window stays dirty.
+(SELECT COUNT(*) FROM pushes p WHERE p.window_ms = dirty_windows.window_ms AND p.org_id = dirty_windows.org_id
+    AND p.sent_qty > 0 AND p.state IN {open_states} AND p.seal_id < :seal_id) > 0
+
+-- name: of_the_org_is_open
+org_id IN (SELECT p.org_id FROM pushes p WHERE p.sent_qty > 0 AND p.state IN {open_states} AND p.seal_id < :seal_id)
+
+-- name: advance
+UPDATE buckets SET watermark_ms = :horizon_ms WHERE id BETWEEN :lo AND :hi AND watermark_ms < :horizon_ms
+
+-- name: catch_up
+-- An organisation that was held back has caught up with its bucket, or comes as far as the horizon.
+UPDATE orgs SET held_watermark_ms = CASE
+    WHEN :horizon_ms >= (SELECT b.watermark_ms FROM buckets b WHERE b.id = orgs.bucket) THEN NULL
+    WHEN :horizon_ms > held_watermark_ms THEN :horizon_ms ELSE held_watermark_ms END
+WHERE bucket BETWEEN :lo AND :hi AND held_watermark_ms IS NOT NULL AND stopped_at_ms IS NULL {pending_scope}
+
+-- name: carrying
+SELECT DISTINCT provider FROM carries WHERE carry_qty <> 0
+
+-- name: last_loss
+SELECT MAX(until_ms) AS until_ms, MAX(seal_id) AS last_seal FROM losses
+
+-- name: oldest_cursor
+SELECT MIN(cursor) FROM buckets WHERE id BETWEEN :lo AND :hi
+
+-- name: begin_seal
+INSERT INTO seals (at_ms, bucket_lo, bucket_hi, horizon_ms, cursor, epoch)
+VALUES (:now_ms, :lo, :hi, :reached_ms, :oldest_cursor, :epoch) RETURNING seal_id

@@ -2,26 +2,40 @@
 
 Guarantee: owed = samples in force - pushes not voided, for each (organisation, window, feature), computed from
 committed rows. One function serves fresh, late, replayed, swept and newly mapped usage, with different ranges. So a
-crash, a second worker or a replay can only find that nothing is owed any more.
+crash, a second worker or a replay can only find that nothing is owed any more. The lock is a seal's first statement
+(rule S1); the mapping, terms and lost history it goes by are read under it, and bound as values.
+
+A sample is looked at exactly once, whichever transaction brought it (S2). On PostgreSQL the cursor and the list
+`in_flight` are one snapshot: everything before the cursor was visible, but for the transactions in flight, which are
+looked for by name. So a transaction that stays open, in any database of the server, holds up no seal.
+
+An organisation first seen in samples gets a row and a bucket before its usage is sealed or becomes pending (S6). The
+organisations that a seal fails on are found by dry runs of halves, and left out alone (S8).
 """
 
 from __future__ import annotations
 
-import sqlalchemy as sa
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from drawdown.schema.sql import queries
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from drawdown.providers.protocol import Capabilities
+from drawdown.schema.audit import By, record
+from drawdown.schema.locks import make_windows_dirty
+from drawdown.schema.migrate import bucket_of
+from drawdown.schema.sql import Part, Queries, queries
+from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, WINDOW_MS, window_of
-from drawdown.worker.seal.newcomers import register_unknown_orgs
-from drawdown.worker.seal.owed import advance, go_by, hold_what_is_open, write_owed, write_pending
-from drawdown.worker.seal.statements import (
-    Lock,
-    Sealed,
-    SealRequest,
-    Statements,
-    know_tables,
-    lock_shard,
-    narrow_if_needed,
-)
+from drawdown.worker.catalog.mapping import mapping_rows, segments
+from drawdown.worker.catalog.terms import stored_terms
+from drawdown.worker.catalog.wallets import Claim, one_wallet_at, other_owners
+from drawdown.worker.engine.context import NewOrgs, Shard
+from drawdown.worker.engine.effects import Steps, Transaction, Witness
+from drawdown.worker.history.incarnation import require_same
 
 SQL = queries(__file__)
 
@@ -114,3 +128,348 @@ def sweep(connection: sa.Connection, request: SealRequest) -> Sealed | None:
     sealed = seal_range(connection, request, start, end) if end > start else None
     SQL.run(connection, "move_sweep", {**shard, "next_ms": end, "began_ms": began})
     return sealed
+
+
+def go_by(run: Statements, request: SealRequest) -> None:
+    """Read what the statements about what is owed go by."""
+    mapping = segments(mapping_rows(run.connection))
+    terms = {**request.providers, **stored_terms(run.connection)}
+    shadows = {name: its.live_from_ms for name, its in terms.items() if its.live_from_ms is not None}
+    run.values.update(
+        segments=[vars(segment) for segment in mapping],
+        number_of_segments=len(mapping),
+        providers=sorted(terms),
+        live_from=json.dumps(shadows),
+        shadow_until_ms=max(shadows.values(), default=0),
+    )
+    run.slots.update(
+        mapped="mapped_exact" if all(segment.lo == segment.hi for segment in mapping) else "mapped_tiers",
+        # None at all are given where it does not matter who bills.
+        of_providers="these_providers" if request.providers else "any_provider",
+        lost="not_lost",
+        otherwise="due",
+    )
+    _ask_first_what_was_lost(run, request.providers)
+    _send_whole_units(run, terms)
+
+
+def _ask_first_what_was_lost(run: Statements, providers: Mapping[str, Capabilities]) -> None:
+    """In windows whose history was lost (R1), pushes begin by being asked for."""
+    lost = run.run("last_loss", of=SQL).one()
+    if lost.until_ms is None:
+        return
+    untold = [name for name, its in providers.items() if not its.lookup]
+    run.values.update(
+        lost_until_ms=lost.until_ms,
+        last_lost_seal=lost.last_seal,
+        untold=untold,
+        not_asked=[*untold, *(name for name, its in providers.items() if its.same_database)],
+    )
+    run.slots.update(lost="lost_then", otherwise="asked_for_first")
+
+
+def _send_whole_units(run: Statements, terms: Mapping[str, Capabilities]) -> None:
+    """All of the owed quantity is sent, unless some provider takes only whole units or no negatives (S10), or did."""
+    rows = _term_rows(terms, set(run.run("carrying", of=SQL).scalars()))
+    run.values.update(terms=rows, number_of_terms=len(rows))
+    run.slots["sent"] = "sent_carried" if rows else "sent_whole"
+    run.slots["gives_back"] = "gives_back_units" if rows else "gives_back"
+    run.slots["open_of"] = "open_of_the_org" if rows else "open_of_the_window"
+    run.slots["something_is_open"] = "of_the_org_is_open" if rows else "of_the_window_is_open"
+
+
+def _term_rows(terms: Mapping[str, Capabilities], carrying: Collection[str]) -> list[dict[str, object]]:
+    """`carrying`: providers with something left over. Terms may have changed since: what smaller units, or negatives
+    that were not taken, left behind is sent with what is sealed next."""
+    return [
+        {"provider": name, "feature": feature, "unit": unit, "negatives": int(its.negatives)}
+        for name, its in terms.items()
+        if its.unit != 1 or its.units or not its.negatives or name in carrying
+        for feature, unit in (("", its.unit), *its.units.items())
+    ]
+
+
+def write_owed(run: Statements, epoch: int, *, reached_ms: int) -> Sealed:
+    """Write what is owed as pushes of a new seal."""
+    cursor = run.run("oldest_cursor", of=SQL).scalar_one()
+    run.values.update(oldest_cursor=cursor, epoch=epoch, reached_ms=reached_ms)
+    number = int(run.run("begin_seal", of=SQL).scalar_one())
+    run.values["seal_id"] = number
+    if run.is_postgresql:
+        run.run("sort_groups", of=SQL)
+    slots = ("mapped", "prior_scope", "dirty_scope", "of_providers", "only_below", "lost", "otherwise", "sent")
+    written = run.run("seal", *slots, "gives_back", of=SQL).rowcount
+    if run.is_postgresql:
+        run.run("hash_groups", of=SQL)
+    if run.slots["sent"] != "sent_whole" and written:
+        run.run("carry", of=SQL)
+    return Sealed(number, written)
+
+
+def write_pending(run: Statements) -> None:
+    """Keep what is used and not sealable, with its reason, in place of what was kept of these windows before (S6)."""
+    run.run("forget_pending", "pending_scope", "dirty_scope", of=SQL)
+    run.run("pend", "mapped", "of_providers", of=SQL)
+
+
+def hold_what_is_open(run: Statements) -> None:
+    """Keep what is not settled of windows that may give something back as it is, until they are sealed."""
+    # SQLite has one writer at a time.
+    if run.is_postgresql and run.run("any_dirty", "dirty_scope", of=SQL).first():
+        run.run("hold_what_is_open", "open_of", "dirty_scope", of=SQL)
+
+
+def advance(run: Statements, *, whole: bool) -> None:
+    """What was dirty is computed; where the `whole` shard was sealed, it has come as far as the horizon."""
+    run.run("forget_dirty", "pending_scope", "something_is_open", "dirty_scope", of=SQL)
+    if whole:
+        run.run("advance", of=SQL)
+        run.run("catch_up", "pending_scope", of=SQL)
+
+
+@dataclass(frozen=True)
+class SealRequest:
+    """What one seal transaction is asked for."""
+
+    shard: Shard
+    horizon_ms: int
+    now_ms: int
+    providers: Mapping[str, Capabilities] = field(default_factory=dict)
+    new_orgs: NewOrgs | None = None
+    only: tuple[str, ...] | None = None
+    """Seal these organisations alone and move no watermark: how a bad one is found (S8)."""
+    witness: Witness | None = None
+    """What the tick began on (R1)."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What one seal transaction did."""
+
+    seal_id: int
+    pushes: int
+    new_orgs: int = 0
+    restored: bool = False
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What the bucket rows said once they were locked."""
+
+    seen: Seen
+    watermark_ms: int
+    """Of the bucket that is sealed furthest."""
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Arrivals before `cursor` were looked at, but for those `in_flight` (PostgreSQL's transactions)."""
+
+    cursor: int = 0
+    in_flight: tuple[int, ...] = ()
+
+    @property
+    def piece(self) -> str:
+        """What has arrived since, of samples `s`: a piece that is bound to `values`."""
+        return "arrived_since_or_in_flight" if self.in_flight else "arrived_since"
+
+    @property
+    def values(self) -> dict[str, object]:
+        return {"cursor": self.cursor, "in_flight": self.in_flight}
+
+
+UNREAD: Final = Seen()
+
+
+class Statements:
+    """Runs the pieces with this seal's `values`, and with what its `slots` hold."""
+
+    def __init__(self, connection: sa.Connection, request: SealRequest, watermark_ms: int, seen: Seen = UNREAD) -> None:
+        self.connection = connection
+        self.is_postgresql = connection.dialect.name == "postgresql"
+        self.values: dict[str, object] = {
+            "lo": request.shard.lo,
+            "hi": request.shard.hi,
+            "now_ms": request.now_ms,
+            "horizon_ms": request.horizon_ms,
+            "watermark_ms": watermark_ms,
+            "scan_end_ms": min(watermark_ms, request.horizon_ms),
+            **seen.values,
+        }
+        self.slots = {
+            "later": seen.piece,
+            "scope": "",
+            "prior_scope": "",
+            "dirty_scope": "",
+            "pending_scope": "",
+            "only_below": "",
+        }
+
+    def run(self, name: str, *slots: str, of: Queries = SQL, **chosen: str) -> sa.CursorResult[Any]:
+        """Run a piece; `slots`: those of this seal's that it has, beside those `chosen` here."""
+        chosen.update((slot, self.slots[slot]) for slot in slots)
+        return of.run(self.connection, name, self.values, **chosen)
+
+
+def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, bool]:
+    """Errors: HistoryDoubted while the database stands still (R1): what is sealed for a biller stays sealed, and a flip
+    that was lost could then not be made again."""
+    rows = SQL.run(connection, "lock_shard", {"lo": request.shard.lo, "hi": request.shard.hi}).all()
+    assert rows, "the buckets are never deleted"
+    require_same(connection, request.witness)
+    lock = Lock(
+        seen=seen_by_all(rows),
+        watermark_ms=max(row.watermark_ms for row in rows),
+        epoch=max(row.epoch for row in rows),
+    )
+    # S2: a cursor that the database's own counter has not reached yet comes from before a restore.
+    if max(row.cursor for row in rows) <= int(SQL.run(connection, "newest_arrival").scalar_one()):
+        return lock, False
+    return _restart_cursor(connection, request, lock), True
+
+
+def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock) -> Lock:
+    """Start a new epoch: read all arrivals again. Nothing can be billed twice by it, only found."""
+    shard = request.shard
+    SQL.run(connection, "restart_cursor", {"lo": shard.lo, "hi": shard.hi, "epoch": lock.epoch + 1})
+    record(
+        connection,
+        "cursor_restart",
+        f"buckets {shard.lo}..{shard.hi}",
+        {"cursor": lock.seen.cursor},
+        By(request.now_ms, "drawdown", "S2: the cursor lay beyond the database's own counter: it was restored"),
+    )
+    return Lock(UNREAD, watermark_ms=lock.watermark_ms, epoch=lock.epoch + 1)
+
+
+def narrow_if_needed(run: Statements, request: SealRequest) -> bool:
+    """A stopped organisation's samples and pushes are not even added up: what broke the seal would again (S8).
+
+    Returns whether there is one."""
+    if request.only is not None:
+        run.values["only"] = [{"org_id": org} for org in request.only]
+        run.slots.update(
+            scope="these_samples", prior_scope="these_pushes", dirty_scope="these_dirty", pending_scope="these_rows"
+        )
+        return False
+    if run.run("count_stopped").scalar_one():
+        run.slots.update(scope="going_samples", prior_scope="going_pushes")
+        return True
+    return False
+
+
+def know_tables(run: Statements) -> None:
+    """Give PostgreSQL's planner the statistics without which it joins row by row."""
+    if run.is_postgresql:
+        for name in run.run("unknown_tables").scalars().all():
+            run.run(f"analyze_{name}")
+        run.run("analyze_work")
+
+
+AT_ONCE: Final = 20_000
+"""Organisations that one statement gives their rows."""
+
+
+def register_unknown_orgs(run: Statements, request: SealRequest, lock: Lock) -> int:
+    """Give a row and a bucket to organisations first seen in samples; assign them where that is asked for (S6)."""
+    found = [str(org) for org in run.run("strangers").scalars()]
+    if run.run("any_laggard").first():
+        found += [str(org) for org in run.run("strangers_behind", "scope").scalars()]
+    _give_buckets(run.connection, request, found)
+    return _assign_new(run.connection, request, lock) if request.new_orgs is not None else 0
+
+
+def register_unknown_orgs_by_arrival(connection: sa.Connection, request: SealRequest) -> None:
+    """The same without a scan, for when the shard's samples cannot be added up: one of them is at fault (S8)."""
+    lock, _ = lock_shard(connection, request)
+    found = SQL.run(connection, "strangers_by_arrival", lock.seen.values, later=lock.seen.piece).scalars()
+    _give_buckets(connection, request, [str(org) for org in found])
+
+
+def _give_buckets(connection: sa.Connection, request: SealRequest, strangers: Sequence[str]) -> None:
+    placed = ((org, bucket_of(org)) for org in dict.fromkeys(strangers))
+    shard = request.shard
+    mine = [{"org_id": org, "bucket": bucket} for org, bucket in placed if shard.lo <= bucket <= shard.hi]
+    for at in range(0, len(mine), AT_ONCE):
+        SQL.run(connection, "give_bucket", {"strangers": mine[at : at + AT_ONCE]})
+
+
+def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> int:
+    new, shard = request.new_orgs, request.shard
+    assert new is not None
+    # The watermark is the first moment nothing was sealed for; before the very first tick that would be all history.
+    start = new.start_ms if new.start_ms is not None else (lock.watermark_ms or request.horizon_ms)
+    unassigned = [str(org) for org in SQL.run(connection, "unassigned", {"lo": shard.lo, "hi": shard.hi}).scalars()]
+    # Where customers have ids of the provider's own, usage waits until one is given.
+    own_ids = new.provider in request.providers and request.providers[new.provider].own_customer_ids
+    claims = [] if own_ids else [Claim(org, org, start) for org in unassigned]
+    taken = {claim.org_id for claim in other_owners(connection, claims, one_wallet_at(connection, new.provider))}
+    said = {"actor": "drawdown", "reason": "--new-org-provider", "now_ms": request.now_ms}
+    rows = [
+        {"org_id": org, "start_ms": start, "provider": new.provider, "customer_id": "" if own_ids else org, **said}
+        for org in unassigned
+        if org not in taken
+    ]
+    if rows:
+        SQL.run(connection, "assign", rows)
+        SQL.run(connection, "bill_by", rows)
+        assigned = [{"org_id": row["org_id"]} for row in rows]
+        values = {"start_ms": start, "assigned": assigned}
+        make_windows_dirty(connection, SQL, "pending_of_assigned", values, lo=shard.lo, hi=shard.hi)
+    return len(rows)
+
+
+Probe = Callable[[tuple[str, ...]], Callable[[sa.Connection], object]]
+"""The work that fails, for some organisations alone."""
+
+
+@dataclass(frozen=True)
+class Bad:
+    """An organisation that cannot be sealed, and what the database says of it."""
+
+    org_id: str
+    reason: str
+
+
+def find_bad(candidates: Sequence[str], probe: Probe) -> Steps[list[Bad]]:
+    """Those of the candidates on which the work fails.
+
+    Errors: the database's own, where the work fails without any of them.
+    """
+    yield Transaction("probe", probe(()), rollback=True)
+    groups = [tuple(candidates)] if candidates else []
+    found: list[Bad] = []
+    while groups:
+        group = groups.pop()
+        try:
+            yield Transaction("probe", probe(group), rollback=True)
+        except DBAPIError as error:
+            middle = len(group) // 2
+            if middle:
+                groups += [group[middle:], group[:middle]]
+            else:
+                found.append(Bad(group[0], f"cannot be sealed: {in_short(error)}"))
+    return found
+
+
+def seen_by_all(buckets: Sequence[Any]) -> Seen:
+    """What all of several rows of `buckets` have seen."""
+    open_then = {int(number) for row in buckets for number in row.in_flight or ()}
+    return Seen(min(int(row.cursor) for row in buckets), tuple(sorted(open_then)))
+
+
+def buckets_part() -> Part:
+    """Rows for `seen_by_all` of every bucket, for whoever reads more in one statement."""
+    return SQL.part("of_buckets")
+
+
+def seen_by_seals(connection: sa.Connection) -> Seen:
+    """What the seals of all buckets have seen."""
+    part = buckets_part()
+    return seen_by_all(SQL.run(connection, part.name).all())
+
+
+def seen_now(connection: sa.Connection) -> Seen:
+    """What all that is visible now has come to."""
+    return seen_by_all(SQL.run(connection, "seen_now").all())

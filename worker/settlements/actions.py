@@ -11,12 +11,11 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import payouts, settlements, suppliers
+from drawdown.ledger import payouts, settlements
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.payouts import Payout
-from drawdown.ledger.runs.reservations import Denied
-from drawdown.ledger.settlements import Reversal, Settlement
-from drawdown.ledger.suppliers import PPM, Supplier, Terms
+from drawdown.ledger.reservations import Denied
+from drawdown.ledger.settlements import PPM, Reversal, Settlement, Supplier, Terms
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
@@ -67,7 +66,7 @@ def set_supplier(
         _require_sane(terms)
         return terms
 
-    found, was = suppliers.set_terms(connection, supplier, changed, by)
+    found, was = settlements.set_terms(connection, supplier, changed, by)
     if was is None or found.revision != was.revision:
         before = None if was is None else vars(was.terms)
         record(connection, "supplier_set", supplier, {**vars(found.terms), "was": before}, by)
@@ -143,7 +142,7 @@ def _freeze(connection: sa.Connection, supplier: str, reservation: str | None, b
 
 
 def _held_supplier(connection: sa.Connection, supplier: str) -> Supplier:
-    found = suppliers.hold(connection, supplier)
+    found = settlements.hold_supplier(connection, supplier)
     if found is None:
         ids.require(connection, ids.SUPPLIER, supplier)
         raise UsageError(f"{supplier} appeared this moment: try again")

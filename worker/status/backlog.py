@@ -1,6 +1,7 @@
-"""The backlog: counted for the tick's row, for status and for the exit status.
+"""The backlog: counted for the tick's row, for status and for the exit status; and the transaction open for longest.
 
-Guarantee: everything that is used and not settled is in one of these counts.
+Guarantee: reads only. Such a transaction holds up nothing here (S2). The samples it inserted are billed once it ends.
+While it is open, PostgreSQL keeps the rows that others deleted.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.sql import Part, queries, together
 from drawdown.schema.text import NEEDS_YOU
-from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS
-from drawdown.worker.engine.shard import Shard
-from drawdown.worker.halts.unheeded import unheeded_part
+from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MINUTE_MS
+from drawdown.worker.engine.context import Shard
+from drawdown.worker.halts.dispatch import unheeded_part
 from drawdown.worker.sources.samples import quarantine
 
 SQL = queries(__file__)
@@ -102,3 +103,29 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
         pending_units={row.reason: int(row.units) for row in found["pending"] if row.units},
         quarantined={row.reason: int(row.samples) for row in found["quarantined"]},
     )
+
+
+LONG_MS: Final = 15 * MINUTE_MS
+"""From then on it is told to people: three ticks went by without whatever it inserted."""
+
+
+@dataclass(frozen=True)
+class LongOpen:
+    """Whose it is, and for how long it has been open (milliseconds; None: this user may not see that)."""
+
+    who: str
+    age_ms: int | None
+
+    @property
+    def told(self) -> bool:
+        """Whether it is worth a word."""
+        return self.age_ms is not None and self.age_ms >= LONG_MS
+
+
+def oldest_open(connection: sa.Connection) -> LongOpen | None:
+    """The oldest transaction with a number, of any database of the server; None without one, and on SQLite, where a
+    transaction that writes holds up every other."""
+    if connection.dialect.name != "postgresql":
+        return None
+    row = SQL.run(connection, "oldest").one_or_none()
+    return None if row is None else LongOpen(row.who, None if row.age_ms is None else max(int(row.age_ms), 0))

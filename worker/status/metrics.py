@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
 from drawdown.worker.status import backlog
-from drawdown.worker.status.tick_report import least_of
+from drawdown.worker.status.ticks import least_of
 
 UNANSWERED: Final = "unanswered"
 

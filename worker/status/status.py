@@ -1,43 +1,45 @@
-"""The status of everything, or of one organisation. Reads only."""
+"""The status of everything or of one organisation, and what waits and is billed by none yet, with what mends it. Reads
+only.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
-from drawdown.schema.errors import ClockDoubted, Exit
+from drawdown.schema.errors import ClockDoubted, Exit, UsageError
 from drawdown.schema.sql import queries, together
-from drawdown.schema.units import DAY_MS
-from drawdown.worker.batches.lists import FilesLeft, files_part
+from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS
+from drawdown.worker.batches.sources import FilesLeft, files_part
 from drawdown.worker.catalog import terms
 from drawdown.worker.cluster.install import there_part
 from drawdown.worker.cluster.lists import read_cluster
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock, last_doubted_clock
-from drawdown.worker.engine.shard import Shard
-from drawdown.worker.halts.unheeded import Undelivered, Unheeded, undelivered_part, unheeded_part
+from drawdown.worker.engine.context import Shard
+from drawdown.worker.halts.dispatch import Undelivered, Unheeded, undelivered_part, unheeded_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
-from drawdown.worker.provider.shadows import InShadow, shadow_part
-from drawdown.worker.push.unresolved import unresolved_of, unresolved_parts
-from drawdown.worker.push.waiting import read_providers
-from drawdown.worker.reconcile.uncompared import uncompared_of, uncompared_part
-from drawdown.worker.seal.arrivals import buckets_part, seen_by_all
+from drawdown.worker.provider.lists import InShadow, shadow_part
+from drawdown.worker.push.lists import read_providers, unresolved_of, unresolved_parts
+from drawdown.worker.reconcile.lists import uncompared_of, uncompared_part
+from drawdown.worker.seal.seal import buckets_part, seen_by_all
 from drawdown.worker.status import standing as parts
-from drawdown.worker.status.backlog import OrdersLeft, orders_part, read_backlog
-from drawdown.worker.status.headline import judge
-from drawdown.worker.status.long_open import LongOpen, oldest_open
-from drawdown.worker.usage.type_room import ShortOfTypes, short_of_types_part
+from drawdown.worker.status.backlog import LongOpen, OrdersLeft, oldest_open, orders_part, read_backlog
+from drawdown.worker.status.standing import PENDING, PendingUsage, judge
+from drawdown.worker.usage.intake import ShortOfTypes, short_of_types_part
 from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 
 if TYPE_CHECKING:
-    from drawdown.worker.engine.witness import Witness
+    from drawdown.worker.engine.effects import Witness
     from drawdown.worker.verdict.standing import OrgStatus
 
 SQL = queries(__file__)
+
 WHOLE: Final = (
     "counts",
     "pending",
@@ -203,7 +205,7 @@ def _left(tick: Any) -> str:
 def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus:
     """How one organisation stands. Errors: Refused where there is none."""
     # here, as the status of everything, which is asked for most, needs neither
-    from drawdown.worker.verdict.org_credit import credit_status, verdict_history
+    from drawdown.worker.verdict.effective_balance import credit_status, verdict_history
     from drawdown.worker.verdict.standing import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
 
     org = require_org(connection, org_id)
@@ -225,3 +227,75 @@ def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus
         credit=credit_status(connection, org, now_ms),
         verdicts=verdict_history(connection, org_id),
     )
+
+
+PAGE_ROWS: Final = 50
+WHAT: Final = {
+    "unknown_org": "of organisations that nobody registered",
+    "no_assignment": "unassigned: nobody bills these windows",
+    "no_customer": "assigned, and no customer is named there",
+    "no_provider": "assigned to a provider that no tick has met",
+    "no_mapping": "unmapped: it makes no feature",
+}
+"""Reasons for which usage waits, in words; `standing.PENDING` says what mends each."""
+assert set(WHAT) == set(PENDING)
+
+
+@dataclass(frozen=True)
+class PendingOrg:
+    """What waits of one organisation for one reason, in how many sizes or event types."""
+
+    org_id: str
+    reason: str
+    seconds: int
+    units: int
+    samples: int
+    sizes: int
+    since_ms: int
+
+
+@dataclass(frozen=True)
+class PendingPage:
+    """`next_after`: where the next page begins; None where there is no more."""
+
+    orgs: list[PendingOrg]
+    next_after: str | None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Windows that the next tick seals again; samples below a floor; samples that are dated ahead."""
+
+    dirty_windows: int
+    late: int
+    dated_ahead: int
+
+
+def reasons(connection: sa.Connection) -> list[PendingUsage]:
+    """As `status` sums them up."""
+    return [
+        PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms, int(row.units))
+        for row in SQL.run(connection, "reasons")
+    ]
+
+
+def page(connection: sa.Connection, reason: str = "", after: str = "", most: int = PAGE_ROWS) -> PendingPage:
+    """Organisations behind `after`, by id. Errors: UsageError for a reason there is not."""
+    if reason and reason not in WHAT:
+        raise UsageError(f"reason: there is {', '.join(WHAT)}")
+    values = {"reason": reason, "after": after, "at_most": most + len(WHAT)}
+    found = [
+        PendingOrg(row.org_id, row.reason, int(row.seconds), int(row.units), int(row.samples), row.sizes, row.since_ms)
+        for row in SQL.run(connection, "orgs", values)
+    ]
+    if len(found) <= most:
+        return PendingPage(found, None)
+    last = found[most - 1].org_id
+    shown = [one for one in found if one.org_id <= last]
+    return PendingPage(shown, last if len(found) > len(shown) else None)
+
+
+def beside(connection: sa.Connection, now_ms: int) -> Beside:
+    """What waits for a tick, or for a person, without being pending usage."""
+    row = SQL.run(connection, "windows", {"ahead_ms": now_ms + FUTURE_SLACK_MS}).one()
+    return Beside(int(row.dirty), int(row.late), int(row.ahead))

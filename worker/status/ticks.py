@@ -1,15 +1,31 @@
-"""The ticks of a time, and what each did. Reads only."""
+"""The ticks: what one did and left as its backlog, kept as JSON in its row, and the ticks of a time."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import sqlalchemy as sa
+import structlog
 
-from drawdown.schema.errors import UnknownId
+from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, LockHeld, UnknownId
 from drawdown.schema.sql import queries
+from drawdown.schema.text import in_short
+from drawdown.worker.batches.sources import BatchesDone
+from drawdown.worker.engine.context import Context
+from drawdown.worker.halts.dispatch import Dispatched
+from drawdown.worker.hooks.deliver import Told
+from drawdown.worker.push.confirm import Confirmed
+from drawdown.worker.push.outcome import applied_within
+from drawdown.worker.push.push import Pushed
+from drawdown.worker.status.backlog import Backlog
+from drawdown.worker.topup.fill import Filled
+from drawdown.worker.verdict.project import Projected
+
+log = structlog.get_logger()
 
 SQL = queries(__file__)
 
@@ -84,3 +100,146 @@ def ticks_since(connection: sa.Connection, since_ms: int) -> list[TickRow]:
     """Those that began since then, of the last MOST_TICKS; the newest first."""
     rows = SQL.run(connection, "since", {"since_ms": since_ms, "at_most": MOST_TICKS})
     return [TickRow(**row._mapping) for row in rows]
+
+
+@dataclass
+class Report:
+    """What one tick did, and what it left."""
+
+    tick_id: int
+    at_ms: int
+    horizon_ms: int
+    sealed: int = 0
+    swept: int = 0
+    accepted: int = 0
+    accepted_at: dict[str, int] = field(default_factory=dict)
+    """The same by provider: the rate at which each is drained."""
+    applied_within_ms: dict[str, int] = field(default_factory=dict)
+    """How long after a send each provider may still apply it: until when a push is looked up."""
+    calls_cut: dict[str, int] = field(default_factory=dict)
+    """Providers that turned calls away: how few at once were made there."""
+    not_accepted: int = 0
+    looked_up: int = 0
+    voided: int = 0
+    adopted: int = 0
+    projected: int = 0
+    halted: int = 0
+    resumed: int = 0
+    halts_acknowledged: int = 0
+    halts_failed: int = 0
+    topped_up: int = 0
+    charges_declined: int = 0
+    messages_delivered: int = 0
+    messages_failed: int = 0
+    orders_ended: int = 0
+    orders_wait: bool = False
+    """Whether what people ordered waits: found at the tick's begin, and again at its end."""
+    batches_taken: int = 0
+    batches_wait: bool = False
+    """Whether files in watched folders wait for the next tick; while a tick begins, whether any folder is watched."""
+    stopped_orgs: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    doubted: str | None = None
+    """Why the database's history is in doubt (R1): nothing is sealed or sent until `drawdown recover`."""
+    problems: list[str] = field(default_factory=list)
+    """Providers that cannot be used, and cells that do not obey, until a person mends it."""
+    left: Backlog = field(default_factory=Backlog)
+
+    @property
+    def exit_status(self) -> int:
+        """0: all settled. 75: something is left for the next tick. 1: a person is needed."""
+        if self.left.needs_person or self.problems or self.doubted is not None:
+            return 1
+        return 75 if self.failures or self.orders_wait or self.batches_wait or self.left.waits_for_tick else 0
+
+
+def summed(reports: Sequence[Report], left: Backlog) -> Report:
+    """What the shards of one tick did, in one report; `left`: what all of them left. Errors: IndexError for none."""
+    counts: Counter[str] = Counter()
+    for report in reports:
+        counts.update({name: value for name, value in vars(report).items() if type(value) is int})
+    accepted_at: Counter[str] = Counter()
+    for report in reports:
+        accepted_at.update(report.accepted_at)
+    return Report(
+        **counts
+        | {"tick_id": min(one.tick_id for one in reports)}
+        | {"at_ms": min(one.at_ms for one in reports), "horizon_ms": min(one.horizon_ms for one in reports)},
+        orders_wait=any(one.orders_wait for one in reports),
+        batches_wait=any(one.batches_wait for one in reports),
+        accepted_at=dict(accepted_at),
+        applied_within_ms={name: ms for report in reports for name, ms in report.applied_within_ms.items()},
+        calls_cut=least_of([report.calls_cut for report in reports]),
+        stopped_orgs=[org for report in reports for org in report.stopped_orgs],
+        failures=[failure for report in reports for failure in report.failures],
+        doubted=next((report.doubted for report in reports if report.doubted is not None), None),
+        problems=list(dict.fromkeys(problem for report in reports for problem in report.problems)),
+        left=left,
+    )
+
+
+def least_of(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """The least of each."""
+    names = sorted({name for count in counts for name in count})
+    return {name: min(count[name] for count in counts if name in count) for name in names}
+
+
+def collect(report: Report, results: Sequence[object]) -> None:
+    """Add up what the lanes of a tick made. Errors: what says that the database is gone, which ends the tick."""
+    for result in results:
+        match result:
+            case list():
+                collect(report, result)
+            case Confirmed():
+                report.looked_up += result.asked
+                report.accepted += result.accepted
+                report.voided += result.voided
+                report.adopted += result.adopted
+            case Pushed():
+                report.accepted += result.accepted
+                report.not_accepted += result.other
+                report.calls_cut = least_of([report.calls_cut, result.calls_cut])
+            case Projected():
+                report.projected += result.read
+                report.halted += result.halted
+                report.resumed += result.resumed
+                report.failures += result.unwritten
+                report.calls_cut = least_of([report.calls_cut, result.calls_cut])
+            case Filled():
+                report.topped_up += result.credited
+                report.charges_declined += result.declined
+            case Dispatched():
+                report.halts_acknowledged += result.acknowledged
+                report.halts_failed += result.failed
+            case Told():
+                report.messages_delivered += result.delivered
+                report.messages_failed += result.failed
+            case BatchesDone():
+                report.batches_taken, report.batches_wait = result.taken, result.wait
+                report.problems += result.problems
+                report.failures += result.failures
+            case LockHeld():  # this step's alone: others want other rows
+                log.error("lane_failed", error=str(result))
+                report.failures.append(str(result))
+            case DatabaseBusy() | DatabaseNotReady():
+                raise result
+            case Exception():
+                log.error("lane_failed", error=in_short(result))
+                report.failures.append(in_short(result))
+            case _:
+                raise AssertionError(f"an unexpected result: {result!r}")
+
+
+def add_lanes(report: Report, context: Context, lanes: Mapping[str, object]) -> None:
+    """Note by provider what was accepted, and how long a send may still be applied."""
+    # Of one that may not be used nothing is accepted: what was, before, predicts no end.
+    report.accepted_at = dict.fromkeys({**context.broken, **context.changed}, 0)
+    report.accepted_at |= {provider: accepted_of(lane) for provider, lane in lanes.items()}
+    report.applied_within_ms = applied_within(context.capabilities)
+
+
+def accepted_of(done: object) -> int:
+    """Pushes that one lane had accepted."""
+    if isinstance(done, list):
+        return sum(accepted_of(part) for part in done)
+    return done.accepted if isinstance(done, Confirmed | Pushed) else 0

@@ -1,8 +1,9 @@
 """What people say of automatic top-ups: a wallet's terms, stop and start, a new card, what became of a charge in doubt.
 
-Guarantee: nothing here charges anybody. Terms that would be refused by their payment service, or whose charges could
-not lift a wallet, are refused at once. What a person says became of a charge takes evidence; what they say was paid is
-credited in the same transaction.
+Guarantee: nothing here charges a card. Terms that would be refused by their payment service, or whose charges could not
+lift a wallet, are refused at once. A service that tops its customer up by itself is asked first: only one may fill a
+wallet. What a person says became of a charge takes evidence; what they say was paid is credited in the same
+transaction.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 import sqlalchemy as sa
 
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.providers.payments.protocol import PaymentCapabilities
+from drawdown.providers.payments.protocol import InDoubt, NotSent, PaymentCapabilities
 from drawdown.schema import ids
 from drawdown.schema.audit import By, in_turn, record
 from drawdown.schema.errors import Refused, UsageError
@@ -23,9 +24,9 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import as_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
-from drawdown.worker.topup.settle import credit, rearm
-from drawdown.worker.topup.told import tell_ends
-from drawdown.worker.topup.topups import money_of
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import AskWhoFills, Steps
+from drawdown.worker.topup.fill import credit, money_of, rearm, tell_ends
 from drawdown.worker.verdict.asks import mark_for_projection
 
 SQL = queries(__file__)
@@ -250,3 +251,16 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
         )
     if can.most is not None and terms.most_minor > can.most:
         raise UsageError(f"{terms.service} takes {can.most} minor units at most in one charge: --most")
+
+
+def require_only_one(context: Context, service: str, service_customer: str) -> Steps[InDoubt | None]:
+    """Nobody is armed whom the payment service tops up by itself; InDoubt where it does not tell.
+
+    Errors: Refused.
+    """
+    if service in context.dormant_payments:
+        return None
+    found: NotSent | InDoubt | None = yield AskWhoFills(service, service_customer, context.out_of_time)
+    if isinstance(found, NotSent):
+        raise Refused(f"{service} charges {service_customer} for nobody here: {found.reason}")
+    return found

@@ -4,25 +4,56 @@ Guarantee: claim and attempt are committed before a byte leaves (P1); what was n
 charged again blind. A step that dies anywhere leaves a row that the next one goes on from. A payment service that hangs
 or is away costs its own wallets' time alone, and counts as no decline. Nothing is charged while history is in doubt
 (R1): each transaction asks.
+
+A top-up is begun by the level and never by the edge: one charge for the whole gap. One is open at a time in a wallet;
+the table's own index holds it. Its id, `topup:{wallet}:{episode}`, is the payment's key, and holds no quantity and no
+incarnation (P6): where a restored database counts an episode again, the service knows the id, and the look-up that
+comes first then says what it stands for. What is claimed to be charged is wanted at that moment (the wallet is still
+low, its terms are live, top-ups are not switched off), and is proven not to have been charged by an earlier call.
+
+Paid and credited are one transaction, under the top-up's id as the key of the grant. The organisation's verdict is
+asked for again in it, so that a halted customer who paid goes on. An answer that proves something is written down even
+where the claim has passed on; any other only by its claimer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Final
 
+import sqlalchemy as sa
 import structlog
 
-from drawdown.providers.payments.protocol import ChargeResult, InDoubt, NotSent
-from drawdown.schema.text import in_short
+from drawdown.ledger import wallet
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.maturing import mature
+from drawdown.providers.payments.protocol import Charge, ChargeResult, InDoubt, NotFound, NotSent, PaymentCapabilities
+from drawdown.schema.messages import TOPUP_CREDITED, TOPUP_FAILED, Message, amount, tell
+from drawdown.schema.sql import queries
+from drawdown.schema.text import MAX_ERROR_CHARS, clean, in_short
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
+from drawdown.worker.catalog.wallets import orgs_of
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import ChargeMoney, LookUpMoney, Over, Remember, Steps, Together, Transaction
-from drawdown.worker.topup.claim import Asks, Claim, claim_charges, claim_lookups
-from drawdown.worker.topup.settle import Settled, end_of_charge, end_of_lookup, settle
-from drawdown.worker.topup.topups import ALL, Begun, begin
+from drawdown.worker.engine.effects import (
+    ChargeMoney,
+    LookUpMoney,
+    Over,
+    Remember,
+    Steps,
+    Together,
+    Transaction,
+    Witness,
+)
+from drawdown.worker.history.incarnation import count_sends, require_same
+from drawdown.worker.topup.outcome import HOUR_MS, Calls, End, Loss, of_answer, of_not_found, of_not_sent
+from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.holds import shrink_of
 
 log = structlog.get_logger()
+
+SQL = queries(__file__)
 
 FILLING = 7
 """Eighths of the time after which nothing more is charged."""
@@ -54,6 +85,10 @@ class Filled:
                     answer=one.end.answer,
                     said=one.end.said,
                 )
+
+
+ALL: Final = ""
+"""Stands where one wallet could stand."""
 
 
 def fill(context: Context, only: str = ALL) -> Steps[Filled]:
@@ -151,3 +186,378 @@ def _answers(context: Context, asking: ChargeMoney | LookUpMoney) -> Steps[Seque
     failed = all(_is_outage(answer) for answer in answers)
     context.paying(asking.service).note(failed=failed, now_ms=context.clock.now_ms())
     return answers
+
+
+CHARGES_AT_ONCE: Final = 16
+"""Claimed and called together: what a process that dies leaves to be looked up."""
+LOOKUPS_AT_ONCE: Final = 16
+PROVEN_MS: Final = 10 * MINUTE_MS
+"""For how long a look-up that found nothing allows the charge."""
+UNWANTED_AT_ONCE: Final = 200
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one claim took, the history that was lost here, and what to remember before a charge leaves."""
+
+    topups: Sequence[Topup]
+    loss: Loss | None
+    witness: Witness | None
+
+
+@dataclass(frozen=True)
+class Asks:
+    """Which claim: at a service, under a name, of all wallets or one."""
+
+    service: str
+    claim: str
+    now: int
+    can: PaymentCapabilities
+    witness: Witness | None
+    only: str = ALL
+
+
+def claim_charges(connection: sa.Connection, *, asks: Asks) -> Claim:
+    """Take what is due and wanted, and count it as sends (R1). What is not wanted any more is given up where it was
+    never called; else it is looked up until that is known."""
+    require_same(connection, asks.witness)
+    loss = read_loss(connection)
+    values = _values(asks, loss)
+    _leave_unwanted(connection, asks, values, loss)
+    claimed = SQL.run(connection, "claim", {**values, "at_most": CHARGES_AT_ONCE}).rowcount
+    if not claimed:
+        return Claim([], loss, None)
+    recorded = SQL.run(connection, "begin_attempts", values).rowcount
+    assert recorded == claimed, "every claimed charge has its attempt on record before it is made"
+    topups = [_topup(row, loss, asks) for row in SQL.run(connection, "claimed", values)]
+    return Claim(topups, loss, count_sends(connection, claimed, asks.witness))
+
+
+def claim_lookups(connection: sa.Connection, *, asks: Asks) -> Claim:
+    """Take what is in doubt, what nobody ever settled, and what a lost history may have charged (R1)."""
+    require_same(connection, asks.witness)
+    loss = read_loss(connection)
+    values = _values(asks, loss)
+    if not SQL.run(connection, "claim_lookups", {**values, "at_most": LOOKUPS_AT_ONCE}).rowcount:
+        return Claim([], loss, None)
+    return Claim([_topup(row, loss, asks) for row in SQL.run(connection, "claimed", values)], loss, None)
+
+
+def _values(asks: Asks, loss: Loss | None) -> dict[str, object]:
+    return {
+        "service": asks.service,
+        "claim_owner": asks.claim,
+        "now_ms": asks.now,
+        "lease_end_ms": asks.now + LEASE_MS,
+        "only": asks.only,
+        "lost": int(loss is not None),
+        "proven_ms": max(asks.now - PROVEN_MS, 0 if loss is None else loss.at_ms),
+    }
+
+
+def _leave_unwanted(connection: sa.Connection, asks: Asks, values: dict[str, object], loss: Loss | None) -> None:
+    gone_ms = LEASE_MS + asks.can.applied_within_ms
+    lost_ms = 0 if loss is None else loss.at_ms
+    for row in SQL.run(connection, "unwanted", {**values, "at_most": UNWANTED_AT_ONCE}).all():
+        if not row.arrived and (loss is None or row.asked_ms >= lost_ms + gone_ms):
+            SQL.run(connection, "give_up", {"topup": row.topup, "now_ms": asks.now})
+        else:
+            later_ms = max(int(row.last_ms or 0), lost_ms) + gone_ms
+            SQL.run(connection, "doubt", {"topup": row.topup, "due_at_ms": later_ms})
+
+
+def _topup(row: sa.Row[Any], loss: Loss | None, asks: Asks) -> Topup:
+    charge = Charge(
+        row.topup, row.service_customer, row.money_minor, row.currency, description(row.credits_micro), row.begun_ms
+    )
+    may_be_applied = loss is not None and asks.now < loss.at_ms + LEASE_MS + asks.can.applied_within_ms
+    return Topup(
+        charge,
+        row.customer_id,
+        row.credits_micro,
+        row.attempts,
+        row.lookups,
+        Calls(row.first_ms, row.last_ms),
+        arrived_before=bool(row.others) or may_be_applied,
+        refused=row.answer == "other_content",
+    )
+
+
+MOST_DECLINES: Final = 3
+"""In a row; then only another card, or a paid invoice, has the wallet topped up again."""
+WAITS_MS: Final = (HOUR_MS, DAY_MS)
+"""After the first decline in a row, and after the second."""
+WHERE: Final = {
+    "credited": "if_not_credited",
+    "declined": "if_open",
+    "needs_customer": "if_open",
+}
+"""Which answers are proof, whoever brings them."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A top-up and its end; `changed`: nobody had settled it before."""
+
+    topup: Topup
+    end: End
+    changed: bool
+
+
+def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
+    """What a charge's answer makes of it."""
+    if isinstance(result, NotSent):
+        return of_not_sent(result, found.lookups, now_ms, arrived=found.arrived_before)
+    if isinstance(result, NotFound):
+        result = InDoubt("the service looked up what it was to charge")  # against its contract
+    end = of_answer(result, found.charge.amount, found.charge.currency, found.lookups, now_ms)
+    assert end is not None
+    return end
+
+
+def end_of_lookup(
+    found: Topup, result: ChargeResult, asked_ms: int, now_ms: int, can: PaymentCapabilities, loss: Loss | None
+) -> End:
+    """What a look-up's answer makes of it. A service that says it was not sent has told nothing."""
+    if isinstance(result, NotFound):
+        return of_not_found(found.calls, loss, asked_ms, now_ms, can, refused=found.refused)
+    if isinstance(result, NotSent):
+        result = InDoubt(result.reason)
+    end = of_answer(result, found.charge.amount, found.charge.currency, found.lookups, now_ms)
+    assert end is not None
+    return end
+
+
+def settle(
+    connection: sa.Connection,
+    *,
+    ends: Sequence[tuple[Topup, End]],
+    claim: str,
+    now: int,
+    witness: Witness | None,
+    asked_ms: int | None = None,
+) -> list[Settled]:
+    """Write down what became of claimed top-ups; `asked_ms`: when they were looked up, else they were charged."""
+    require_same(connection, witness)
+    customers = sorted({found.customer_id for found, _ in ends})
+    SQL.run(connection, "hold_terms", {"customers": customers}).all()
+    done = []
+    for found, end in sorted(ends, key=lambda one: one[0].charge.charge_id):
+        if asked_ms is None:
+            _finish_attempt(connection, found, end, now)
+        changed = _write(connection, found, end, claim, now, asked_ms)
+        if changed:
+            _follow(connection, found, end, now)
+        done.append(Settled(found, end, changed))
+    credited = sorted({one.topup.customer_id for one in done if one.changed and one.end.state == "credited"})
+    mark_for_projection(connection, orgs_of(connection, credited), now)
+    ended = [one.topup.charge.charge_id for one in done if one.changed and one.end.ended]
+    tell_ends(connection, ended, now)
+    return done
+
+
+def _finish_attempt(connection: sa.Connection, found: Topup, end: End, now: int) -> None:
+    values = {"topup": found.charge.charge_id, "attempt": found.attempt, "now_ms": now}
+    SQL.run(connection, "finish_attempt", {**values, "answer": end.answer, "said": _brief(end.said)})
+
+
+def _write(connection: sa.Connection, found: Topup, end: End, claim: str, now: int, asked_ms: int | None) -> bool:
+    values = {
+        "topup": found.charge.charge_id,
+        "state": end.state,
+        "due_at_ms": end.due_at_ms,
+        "answer": end.answer,
+        "said": _brief(end.said),
+        "payment_id": end.payment_id,
+        "ended": int(end.ended),
+        "now_ms": now,
+        "claim_owner": claim,
+        "asked_ms": asked_ms if end.answer == "not_found" else None,
+    }
+    where = WHERE.get(end.state, "if_claimed")
+    return SQL.run(connection, "settle", values, where=where).first() is not None
+
+
+def _follow(connection: sa.Connection, found: Topup, end: End, now: int) -> None:
+    """What an end means for the wallet and its terms. An outage of the service is no decline."""
+    wallet_of = {"customer_id": found.customer_id}
+    if end.state == "credited":
+        credit(connection, found.charge.charge_id, found.customer_id, found.credits_micro, now, end.said)
+        return
+    blocks = end.blocks
+    if end.declined:
+        waits = {"first_ms": now + WAITS_MS[0], "then_ms": now + WAITS_MS[1]}
+        declines = int(SQL.run(connection, "note_decline", {**wallet_of, **waits}).scalar_one())
+        if blocks is None and declines >= MOST_DECLINES:
+            blocks = f"{declines} declines in a row, the last: {end.said}"
+    if blocks is not None:
+        SQL.run(connection, "block", {**wallet_of, "now_ms": now, "reason": _brief(blocks)})
+
+
+def credit(connection: sa.Connection, topup: str, customer_id: str, credits_micro: int, now: int, said: str) -> None:
+    """Give the wallet what was paid for, once for good; whatever had stopped its top-ups is over."""
+    rearm(connection, customer_id)
+    wallet.grant(
+        connection,
+        customer_id,
+        credits_micro,
+        key=topup,
+        now_ms=now,
+        actor="drawdown",
+        reason=_brief(said),
+    )
+
+
+def rearm(connection: sa.Connection, customer_id: str) -> None:
+    """What had stopped a wallet's top-ups is over."""
+    SQL.run(connection, "rearm", {"customer_id": customer_id})
+
+
+def _brief(said: str) -> str:
+    return clean(said, MAX_ERROR_CHARS)
+
+
+BEGUN_AT_ONCE: Final = 200
+"""Wallets that one look begins to fill; the next one goes on."""
+MONTH_MS: Final = 30 * DAY_MS
+
+
+@dataclass(frozen=True)
+class Buy:
+    """What is bought at once: micro-credits, and minor units of money, rounded up to a whole one."""
+
+    credits_micro: int
+    money_minor: int
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What one look began: live charges, those of a shadow; and the services at which something is due."""
+
+    live: int = 0
+    shadow: int = 0
+    due_at: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class Topup:
+    """A top-up that this worker may call about until its lease ends."""
+
+    charge: Charge
+    customer_id: str
+    credits_micro: int
+    attempt: int
+    lookups: int
+    calls: Calls
+    arrived_before: bool
+    """Whether a call before this one may have done something."""
+    refused: bool
+    """Whether the last answer was that its id stands for something else."""
+
+
+def money_of(credits_micro: int, price_minor: int) -> int:
+    """What credits cost in minor units, rounded up to a whole one."""
+    return -(-credits_micro * price_minor // MICRO)
+
+
+def gap(terms: Mapping[str, Any], available_micro: int) -> Buy:
+    """One charge for the whole gap: up to a level, or as many times an amount as it takes to be above the threshold;
+    no more than the largest charge that the terms allow."""
+    most_micro = min(int(terms["most_minor"]) * MICRO // int(terms["price_minor"]), MAX_ENTRY_MICRO)
+    if terms["fill_to_micro"] is not None:
+        micro = min(int(terms["fill_to_micro"]) - available_micro, most_micro)
+    else:
+        each = int(terms["amount_micro"])
+        wanted = (int(terms["threshold_micro"]) - available_micro) // each + 1
+        micro = each * max(min(wanted, most_micro // each), 1)
+    return Buy(micro, money_of(micro, int(terms["price_minor"])))
+
+
+def description(credits_micro: int) -> str:
+    """What stands on the receipt; the same at each attempt."""
+    whole, part = divmod(credits_micro, MICRO)
+    return f"{whole}.{part:06d}".rstrip("0").rstrip(".") + " credits"
+
+
+def read_loss(connection: sa.Connection) -> Loss | None:
+    """What history was ever lost here (R1)."""
+    row = SQL.run(connection, "loss").one()
+    return None if row.from_ms is None else Loss(int(row.from_ms), int(row.at_ms))
+
+
+def begin(
+    connection: sa.Connection, *, ready: Collection[str], now: int, witness: Witness | None, only: str = ALL
+) -> Begun:
+    """Write down a top-up for each wallet that has run low, and has none open.
+
+    What is due by time is made true before a balance is believed.
+    """
+    if SQL.run(connection, "any_terms").first() is None:
+        return Begun()
+    require_same(connection, witness)
+    times = {"now_ms": now, "day_ago_ms": now - DAY_MS, "month_ago_ms": now - MONTH_MS}
+    values = {**times, "only": only, "ready": sorted(ready)}
+    SQL.run(connection, "end_shadows", times)
+    low = SQL.run(connection, "candidates", {**values, "at_most": BEGUN_AT_ONCE}).scalars().all()
+    live = shadow = 0
+    if low:
+        _mature(connection, low, now)
+        loss = read_loss(connection)
+        terms = SQL.run(connection, "wanting", {**values, "customers": low}).mappings().all()
+        rows = [_row(dict(one), now, loss) for one in terms]
+        new = set(SQL.run(connection, "begin", {"begun": rows}).scalars())
+        live = sum(row["topup"] in new and row["state"] == "due" for row in rows)
+        shadow = len(new) - live
+    due_at = SQL.run(connection, "any_due", {"now_ms": now, "only": only}).scalars().all()
+    return Begun(live, shadow, due_at)
+
+
+def _mature(connection: sa.Connection, customers: Sequence[str], now: int) -> None:
+    shrink_of(connection, customers, now)
+    due = SQL.run(connection, "with_due", {"customers": customers, "now_ms": now}).scalars().all()
+    if due:
+        mature(connection, due, now)
+        mark_for_projection(connection, orgs_of(connection, due), now)
+
+
+def _row(terms: Mapping[str, Any], now: int, loss: Loss | None) -> dict[str, object]:
+    """`begun_ms`: since when its id may have been called; a lost history may have called it (R1)."""
+    buy = gap(terms, int(terms["available_micro"]))
+    episode = int(terms["episodes"]) + 1
+    same = ("customer_id", "price_minor", "currency", "service", "service_customer", "max_day", "max_month")
+    return {
+        **{name: terms[name] for name in same},
+        "topup": f"topup:{terms['customer_id']}:{episode}",
+        "episode": episode,
+        "credits_micro": buy.credits_micro,
+        "money_minor": buy.money_minor,
+        "at_ms": now,
+        "begun_ms": now if loss is None else min(now, loss.from_ms),
+        "state": "shadow" if terms["mode"] == "shadow" else "due",
+        "due_at_ms": now,
+    }
+
+
+def tell_ends(connection: sa.Connection, topups: Sequence[str], now_ms: int) -> None:
+    """Tell of top-ups that just ended: credited, or with nothing taken for all that is known. One that proves to be
+    paid after it was given up is told of as credited, too."""
+    if topups:
+        values = {"topups": [{"topup": topup} for topup in topups], "now_ms": now_ms}
+        tell(connection, [_of_topup(row, now_ms) for row in SQL.run(connection, "ended", values).all()])
+
+
+def _of_topup(row: sa.Row[Any], now_ms: int) -> Message:
+    """`blocked`: whether this wallet's top-ups have stopped until there is another card."""
+    data: dict[str, object] = {
+        "topup": row.topup,
+        **amount("credits", row.credits_micro),
+        "money_minor": row.money_minor,
+        "currency": row.currency,
+        "service": row.service,
+    }
+    event = TOPUP_CREDITED if row.state == "credited" else TOPUP_FAILED
+    if event == TOPUP_CREDITED:
+        data["payment_id"] = row.payment_id
+    else:
+        data |= {"state": row.state, "reason": row.evidence, "blocked": row.blocked_ms is not None}
+    return Message(event, f"{event}:{row.topup}", now_ms, data, row.org_id, row.customer_id)

@@ -22,7 +22,7 @@ from drawdown.providers.payments.protocol import (
 )
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.context import LEASE_MS
-from drawdown.worker.engine.waiting import backoff_ms
+from drawdown.worker.engine.effects import backoff_ms
 
 HOUR_MS: Final = 60 * MINUTE_MS
 LEAST_WAIT_MS: Final = 1_000

@@ -18,7 +18,7 @@ from drawdown.schema.locks import lock_orgs
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, window_of
 from drawdown.worker.catalog.mapping import MappingRow, mapping_rows, resolve
-from drawdown.worker.sources.events import floors
+from drawdown.worker.sources.events import store
 from drawdown.worker.sources.events.store import TOO_LATE, UNASSIGNED, Taken
 from drawdown.worker.sources.samples.rows import Sample
 from drawdown.worker.sources.samples.store import store_each
@@ -43,7 +43,7 @@ def take_samples(connection: sa.Connection, rows: Sequence[Sample], origin: str,
     """Take samples; an answer for each, in their order. `origin`: what is kept beside those in conflict."""
     turn = connection.begin_nested()
     taken = _take(connection, rows, origin)
-    if floors.hold(connection, [(row[1], row[7]) for row in rows], taken, now_ms):
+    if store.hold(connection, [(row[1], row[7]) for row in rows], taken, now_ms):
         return taken
     turn.rollback()
     # What the floor was raised past is told so. It was raised this moment: nobody raises it again until this is over.

@@ -1,5 +1,5 @@
-"""What came in of usage events: by source and type, one by one, what is in conflict, what is quarantined; and what
-became of one. Reads only.
+"""What came in of usage events: by source and type, one by one, what is in conflict, what is quarantined; what became
+of one; and which types are short of room. Reads only.
 
 Guarantee: however many events there are, so many of the newest are looked through, by the index of when they came in;
 the page says since when. One that goes on begins where the last one ended, and leaves none out.
@@ -14,10 +14,10 @@ import sqlalchemy as sa
 
 from drawdown.ledger.accounts import WALLET
 from drawdown.schema import ids
-from drawdown.schema.sql import queries
-from drawdown.schema.units import DAY_MS, window_of
-from drawdown.worker.sources.events.find import require_source
-from drawdown.worker.usage.events import EventRow
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.units import DAY_MS, MAX_EVENT_TYPES, MAX_KEY_TYPES, MAX_ORG_TYPES, MAX_SOURCE_TYPES, window_of
+from drawdown.worker.sources.events.store import require_source, samples_of
 
 SQL = queries(__file__)
 
@@ -229,3 +229,101 @@ def _entry(row: sa.RowMapping) -> EntryLine:
 
 def _from(place: Place) -> dict[str, object]:
     return {"before_ms": place.ingested_ms, "before_id": place.sample_id, "counted": MOST_SEEN}
+
+
+MOST_LISTED: Final = 10_000
+"""Events of one page."""
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """One event. `quantity` in units of its type, `ts` when it was used, both as it said; `feature` None: nothing made
+    one of it then. `withdrawn`: why. `properties` as JSON."""
+
+    source: str
+    event_id: str
+    event_type: str
+    org_id: str
+    quantity: int
+    ts: int
+    subject: str | None
+    project: str | None
+    plan_key: str | None
+    properties: str
+    ingested_ms: int
+    sample_id: str
+    withdrawn: str | None
+    feature: str | None
+
+
+@dataclass(frozen=True)
+class EventPage:
+    """A page of events; `next_after`: the sample id after which the next one begins, of events used from `next_from_ms`
+    on."""
+
+    events: list[EventRow]
+    next_from_ms: int | None
+    next_after: str | None
+
+
+def list_events(
+    connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, *, after: str = "", most: int = 100
+) -> EventPage:
+    """An organisation's events dated in [from, to), the oldest first, the withdrawn ones among them. `after`: only
+    what comes after this sample.
+
+    Errors: UsageError for a page of more than MOST_LISTED, and for an `after` that is no event's sample.
+    """
+    if not 0 < most <= MOST_LISTED:
+        raise UsageError(f"a page has 1 to {MOST_LISTED:,} events")
+    if after:
+        place = SQL.run(connection, "place", {"org_id": org_id, "sample_id": after}).scalar()
+        if place is None:
+            raise UsageError(f"invalid --after {after!r}: it is no sample of {org_id}. Take a page's `next_after`")
+        from_ms = max(from_ms, int(place))
+    values = {"org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "after_sample_id": after, "at_most": most + 1}
+    found = [EventRow(**row._mapping) for row in SQL.run(connection, "list", values)]
+    page = found[:most]
+    last = page[-1] if len(found) > most else None
+    return EventPage(page, None if last is None else last.ts, None if last is None else last.sample_id)
+
+
+def show_event(connection: sa.Connection, source: str, event_id: str, org_id: str | None = None) -> EventRow:
+    """One event, by its key; that of an organisation, where it is named. Errors: those of `samples_of`."""
+    sample_id = samples_of(connection, source, [event_id], org_id)[event_id]
+    return EventRow(**SQL.run(connection, "show", {"sample_id": sample_id}).one()._mapping)
+
+
+NEAR_TYPES: Final = MAX_EVENT_TYPES * 9 // 10
+"""From so many event types on, a person is told how many are left."""
+MOST_NAMED: Final = 20
+"""Of those that brought as many as they may."""
+NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature map-event TYPE FEATURE adds a type"
+"""What a person does about it."""
+
+
+@dataclass(frozen=True)
+class ShortOfTypes:
+    """`whose`: database, organisation, key or source; `name`: which of them; `types`: how many it brought, or has."""
+
+    whose: str
+    name: str
+    types: int
+
+    def __str__(self) -> str:
+        if self.whose == "database":
+            return (
+                f"{self.types:,} of {MAX_EVENT_TYPES:,} event types are in use: events of further types will be refused"
+            )
+        return f"the {self.whose} {self.name} brought {self.types:,} event types: its events of other types are refused"
+
+
+def short_of_types_part() -> Part:
+    """One row for each that has no room left; none where all have."""
+    most = {"most_org": MAX_ORG_TYPES, "most_key": MAX_KEY_TYPES, "most_source": MAX_SOURCE_TYPES}
+    return SQL.part("short_of_types", {"near": NEAR_TYPES, "at_most": MOST_NAMED, **most})
+
+
+def short_of_types(connection: sa.Connection) -> list[ShortOfTypes]:
+    """The same, read alone."""
+    return [ShortOfTypes(**vars(row)) for row in together(connection, found=short_of_types_part())["found"]]

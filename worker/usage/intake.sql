@@ -53,3 +53,35 @@ WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature ORDER B
 -- What the ledger has of those pushes: an entry has its push's key.
 SELECT key, kind, from_account, to_account, amount_micro, ts, at_ms FROM ledger_entries
 WHERE key IN :keys ORDER BY key LIMIT :at_most
+
+-- Usage events as they are stored.
+
+-- name: event
+SELECT e.source, e.event_id, e.event_type, e.org_id, e.quantity, e.ts, e.subject, e.project, e.plan_key, e.properties,
+    e.ingested_ms, e.sample_id, w.reason AS withdrawn, (
+        SELECT m.feature FROM mappings m WHERE m.memory_mb = s.memory_mb AND m.kind = 'exact'
+            AND m.start_ms <= e.ts - e.ts % {window_length_ms}
+        ORDER BY m.start_ms DESC, m.mapping_id DESC LIMIT 1) AS feature
+FROM usage_samples s JOIN usage_events e ON e.sample_id = s.id LEFT JOIN withdrawals w ON w.sample_id = e.sample_id
+
+-- name: list
+{event} WHERE s.org_id = :org_id AND s.ts >= :from_ms AND s.ts < :to_ms AND s.memory_mb > {most_memory_mb}
+    AND (s.ts > :from_ms OR s.id > :after_sample_id)
+ORDER BY s.ts, s.id LIMIT :at_most
+
+-- name: place
+SELECT ts FROM usage_samples WHERE id = :sample_id AND org_id = :org_id
+
+-- name: show
+{event} WHERE s.id = :sample_id
+
+-- Room for event types.
+
+-- name: short_of_types
+-- Whoever has brought as many as they may, and the database where few are left.
+SELECT whose, name, types FROM (
+    SELECT 'database' AS whose, '' AS name, COUNT(*) AS types, CAST(:near AS BIGINT) AS most FROM event_types
+    UNION ALL SELECT 'organisation', org_id, COUNT(*), :most_org FROM event_types WHERE org_id IS NOT NULL GROUP BY org_id
+    UNION ALL SELECT 'key', key_name, COUNT(*), :most_key FROM event_types WHERE key_name IS NOT NULL GROUP BY key_name
+    UNION ALL SELECT 'source', source, COUNT(*), :most_source FROM event_types WHERE source IS NOT NULL GROUP BY source
+) brought WHERE types >= most ORDER BY whose, name LIMIT :at_most

@@ -1,4 +1,5 @@
-"""One organisation's usage, and its sealed part, by feature, day, sandbox, project or subject. Reads only.
+"""One organisation's usage, and its sealed part, by feature, day, sandbox, project or subject; its samples as they are
+stored. Reads only.
 
 Guarantee: used is the sum of the samples in force, mapped as the seal maps them. Where samples were pruned, below the
 floor, it is their sealed quantity, which is the same (invariant 1). Each grouping has the same sums. Nothing is cut: a
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -22,13 +23,16 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.catalog.mapping import SECONDS, UNITS, MappingRow, mapping_rows, segments
+from drawdown.worker.sources.samples.quarantine import MAX_ROWS as MAX_SAMPLES
+from drawdown.worker.sources.samples.quarantine import SampleRow, row_of
+
+SQL = queries(__file__)
 
 MAX_DAYS: Final = 400
 MAX_ROWS: Final = 100_000
 BY: Final = ("feature", "day", "sandbox", "project", "subject")
 OF_SAMPLES: Final = ("sandbox", "project", "subject")
 """What samples alone say, and no push."""
-SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -245,3 +249,9 @@ def _day_ms(day: str) -> int:
 
 def _day(start_ms: int) -> str:
     return datetime.fromtimestamp(start_ms // 1000, UTC).date().isoformat()
+
+
+def list_samples(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, most: int) -> list[SampleRow]:
+    """An organisation's samples dated in [from, to), the oldest first, the withdrawn ones among them."""
+    values = {"org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "at_most": min(most, MAX_SAMPLES)}
+    return [replace(row_of(row), event_type=row.event_type) for row in SQL.run(connection, "list", values)]

@@ -1,23 +1,28 @@
-"""The scanner beside this database: whatever a person or a program asks to be scanned. Reads only."""
+"""The scanner beside this database: what a person or a program asks to be scanned, and the public summary of events,
+which passes the gate before it is read. Reads only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.events.privacy.documents import read_reports
-from drawdown.events.privacy.gitleaks import ForeignRule
-from drawdown.events.privacy.scan import MAX_FINDINGS, Finding, scan
+from drawdown.events.privacy.leaves import read_reports
+from drawdown.events.privacy.rules import ForeignRule
+from drawdown.events.privacy.scan import MAX_FINDINGS, Finding, require_public, scan
 from drawdown.events.privacy.shapes import Shape
-from drawdown.events.summary import NAME, SHAPE
+from drawdown.events.summary import LEAST, NAME, SHAPE, OrgUse, grouped
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS
 
 SQL = queries(__file__)
+
 WORDS_AT_ONCE: Final = 5_000
 """Words of a report that one statement looks for among ids."""
 SHAPES: Final[dict[str, Shape]] = {NAME: SHAPE}
@@ -84,3 +89,53 @@ def scan_file(connection: sa.Connection | None, name: str, content: bytes, besid
         before = "" if line is None else f"line {line}: "
         findings += [Finding(before + one.path, one.rule) for one in found.findings][: MAX_FINDINGS - len(findings)]
     return ScannedFile(name, len(reports), findings, count)
+
+
+MAX_SUMMARY_DAYS: Final = 400
+MAX_USES: Final = 1_000_000
+"""Organisations by plan, kind and day that one summary is made of."""
+
+
+def summarise(
+    connection: sa.Connection, from_ms: int, to_ms: int, now_ms: int, secrets: Collection[str] = ()
+) -> dict[str, Any]:
+    """The summary of the days of [from_ms, to_ms) in UTC, as it may be published: `events.summary.SHAPE`.
+
+    Errors: UsageError for a range off the days, empty, or too long; NotPublic where a label is private.
+    """
+    if from_ms % DAY_MS or to_ms % DAY_MS:
+        raise UsageError("a summary is of whole days in UTC: --from and --to are days, such as 2026-01-31")
+    if to_ms <= from_ms:
+        raise UsageError("the range is empty: --to lies after --from")
+    if to_ms - from_ms > MAX_SUMMARY_DAYS * DAY_MS:
+        raise UsageError(f"the range is longer than {MAX_SUMMARY_DAYS} days: make a summary of each of its parts")
+    rows, withheld = grouped(_uses(connection, from_ms, to_ms))
+    report = {
+        "report": NAME,
+        "made_at": datetime.fromtimestamp(now_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "from": _day(from_ms),
+        "to": _day(to_ms),
+        "least": LEAST,
+        "withheld": withheld,
+        "rows": [asdict(row) for row in rows],
+    }
+    shared = {label for row in rows for label in (row.plan, row.kind)}  # by LEAST organisations: it is no one's id
+
+    def private(words: frozenset[str]) -> set[str]:
+        return known_ids(connection, words - shared)
+
+    require_public(report, SHAPE, known_ids=private, secrets=secrets)
+    return report
+
+
+def _uses(connection: sa.Connection, from_ms: int, to_ms: int) -> Iterator[OrgUse]:
+    values = {"from_ms": from_ms, "to_ms": to_ms, "at_most": MAX_USES + 1}
+    for number, row in enumerate(SQL.run(connection, "uses", values)):
+        if number == MAX_USES:
+            raise UsageError("these are too many organisations, plans, kinds and days: choose a shorter range")
+        day, events, quantity = _day(int(row.day_ms)), int(row.events), int(row.quantity)
+        yield OrgUse(str(row.org_id), row.plan_key, str(row.event_type), day, events, quantity)
+
+
+def _day(ms: int) -> str:
+    return datetime.fromtimestamp(ms // 1000, UTC).date().isoformat()

@@ -36,9 +36,8 @@ from drawdown.worker.sources.samples.quarantine import (
     values_of,
 )
 from drawdown.worker.sources.samples.quarantine import SQL as QUARANTINE
-from drawdown.worker.sources.samples.rows import Sample
+from drawdown.worker.sources.samples.rows import Sample, plain
 from drawdown.worker.sources.samples.store import store
-from drawdown.worker.sources.samples.values import plain
 
 MAX_MENDED: Final = 5_000
 """Samples of one command, in one transaction."""

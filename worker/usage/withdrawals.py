@@ -1,7 +1,8 @@
-"""Withdrawals: samples that were wrong no longer count.
+"""Withdrawals: samples and events that were wrong no longer count; and what usage is worth that a person is to correct.
 
 Guarantee: nothing is edited (S7). A withdrawal is a row of its own, with actor and reason. It makes the window dirty,
-so that the next tick seals the difference.
+so that the next tick seals the difference. An event is billed by its sample, and its id is never taken again. An amount
+is by the rates in force at the time of use, as a charge is; usage without a rate is named by its feature.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import window_of
-from drawdown.worker.engine.witness import Witness
-from drawdown.worker.history.incarnation import present, require_same
-from drawdown.worker.history.losses import Loss, loss_of, read_losses
+from drawdown.worker.engine.effects import Witness
+from drawdown.worker.history.incarnation import Loss, loss_of, present, read_losses, require_same
+from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.void import seal_again, void_rejected
+from drawdown.worker.sources.events.store import samples_of
+from drawdown.worker.verdict.rates import Prices, Quantity, Worth
 
 SQL = queries(__file__)
 
@@ -107,3 +110,35 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_withdrawal", {"sample_id": sample_id, "org_id": sample.org_id, **taken, **person})
     return found
+
+
+def withdraw_events(
+    connection: sa.Connection, source: str, event_ids: Sequence[str], by: By, org_id: str | None = None
+) -> list[Withdrawn]:
+    """Declare events of a source wrong; those of one organisation, where it is named. Errors: as for samples; those of
+    `samples_of`."""
+    return withdraw(connection, list(samples_of(connection, source, event_ids, org_id).values()), by)
+
+
+def worth_of_pushes(connection: sa.Connection, keys: Sequence[str]) -> Worth:
+    """What pushes carry, by their keys; those that are not there count nothing."""
+    found = find_pushes(connection, keys).values()
+    return Prices(connection).worth(
+        Quantity(one.provider, one.feature, one.window_ms, abs(int(one.sealed_qty))) for one in found
+    )
+
+
+def worth_of_events(connection: sa.Connection, source: str, event_ids: Sequence[str], org_id: str | None) -> Worth:
+    """What events come to that count. Errors: those of `samples_of`."""
+    samples = list(samples_of(connection, source, event_ids, org_id).values())
+    return _worth(connection, "these", {"samples": [{"sample_id": one} for one in samples]})
+
+
+def worth_of_backfill(connection: sa.Connection, backfill: str) -> Worth:
+    """What went in by a backfill and counts."""
+    return _worth(connection, "of_that", {"backfill": backfill})
+
+
+def _worth(connection: sa.Connection, chosen: str, values: dict[str, object]) -> Worth:
+    rows = SQL.run(connection, "used", values, chosen=chosen)
+    return Prices(connection).worth(Quantity(one.provider, one.feature, one.window_ms, int(one.qty)) for one in rows)

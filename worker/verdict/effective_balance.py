@@ -1,31 +1,52 @@
 """The effective balance: a provider's balance - sealed but not in it yet - used but not sealed - what runs hold.
 
-Guarantee: an estimate is made of committed rows alone, at prices that somebody set. Usage without a price is left out
+Guarantee: an estimate is made of committed rows alone, at prices that a person set. Usage without a price is left out
 and named. A push that may be in the balance or not (on its way, or accepted within the time by which balances trail) is
 counted until the balance was seen to fall by it, so it is never taken off twice for good. One that a wallet here is to
 pay is counted until it is accepted: between reads, and where the wallet mirrors another service at reads as well. What
 lots that are over still pay for is not taken off: they are in the balance no more.
+
+For a page the same figures are as of now, in as many statements for a thousand organisations of ten providers as for
+one. What a wallet is still to be charged for (`unbilled`) is worked out the same way, whether a watch runs or not. What
+is given back, and not yet settled, makes no room. A customer without such usage costs one look by the index. What was
+found is kept until the transaction ends; of a customer with very many samples for KEPT_MS, unless a seal or a charge
+changed it: no other decision adds up more samples than MOST_SAMPLES.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
 from drawdown.ledger.entries import MOST_BALANCE_MICRO
-from drawdown.ledger.rates import RateCard
-from drawdown.schema.sql import Part, queries
-from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
-from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
-from drawdown.worker.catalog.wallets import mirrors, wallets_at
-from drawdown.worker.verdict.holds import Lapsed, read_held, read_in_wallets, read_lapsed
+from drawdown.ledger.rates import RateCard, rate_card
+from drawdown.ledger.rates import rates_part as ledger_rates_part
+from drawdown.schema.sql import Part, prepared, queries, together
+from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MINUTE_MS, SECOND_MS
+from drawdown.worker.catalog.mapping import Segment, mapping_of, mapping_part, mapping_rows, segments
+from drawdown.worker.catalog.wallets import mirrors, terms_part, wallets_at, with_wallets
+from drawdown.worker.verdict.holds import (
+    Lapsed,
+    held_of,
+    held_part,
+    lapsed_of,
+    lapsed_part,
+    metering_in,
+    read_held,
+    read_in_wallets,
+    read_lapsed,
+    used_up,
+    wallets_of,
+    wallets_part,
+)
 from drawdown.worker.verdict.org_row import Effective, Row
-from drawdown.worker.verdict.rates import rate_card_of
+from drawdown.worker.verdict.rates import card_of, policies_of, policy_for, rate_card_of, rates_part
 
 SQL = queries(__file__)
 
@@ -274,3 +295,198 @@ def used_by(seen: Seen, orgs: Sequence[Asked], *, read_ms: int, lag_ms: int) -> 
 
 def _is_in_time(row: Any, lapsed: Mapping[str, Lapsed]) -> bool:
     return row.org_id in lapsed and bool(row.window_ms < lapsed[row.org_id].until_ms)
+
+
+def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Asked]], now_ms: int) -> dict[str, Used]:
+    """By organisation, of those that used or hold something, or have a wallet here; `orgs` are rows by provider. The
+    connection reads at one moment (`schema.database.read`)."""
+    providers = sorted(name for name, rows in orgs.items() if rows)
+    if not providers:
+        return {}
+    rates = {f"rates{number}": rates_part(provider) for number, provider in enumerate(providers)}
+    terms = together(connection, terms=terms_part(), mapping=mapping_part(), ledger=ledger_rates_part(), **rates)
+    here, rules = with_wallets(terms["terms"]), segments(mapping_of(terms["mapping"]))
+    parts: dict[str, Part] = {}
+    for number, provider in enumerate(providers):
+        rows, ids = orgs[provider], [org.org_id for org in orgs[provider]]
+        unsealed, pushes = parts_of(provider, rows, rules, now_ms=now_ms, read_ms=now_ms, lag_ms=0)
+        held = held_part(provider, ids, now_ms, in_wallets=provider in here)
+        parts |= {f"unsealed{number}": unsealed, f"pushes{number}": pushes, f"held{number}": held}
+        if provider in here:
+            parts[f"lapsed{number}"] = lapsed_part(provider, ids, now_ms)
+            parts[f"wallets{number}"] = wallets_part(provider, ids, now_ms)
+    read = together(connection, **parts)
+    metering = [one for number in range(len(providers)) for one in metering_in(read[f"held{number}"])]
+    gone = used_up(connection, sorted(set(metering)), now_ms) if metering else {}
+    found: dict[str, Used] = {}
+    for number, provider in enumerate(providers):
+        card = rate_card(terms["ledger"]) if provider in here else card_of(terms[f"rates{number}"])
+        held_rows, over = held_of(read[f"held{number}"], gone), lapsed_of(read.get(f"lapsed{number}", []))
+        wallets = wallets_of(read.get(f"wallets{number}", []))
+        seen = Seen(
+            read[f"unsealed{number}"], read[f"pushes{number}"], held_rows, over, card, wallets, mirrors(provider)
+        )
+        found |= used_by(seen, orgs[provider], read_ms=now_ms, lag_ms=0)
+    return found
+
+
+MOST_SAMPLES: Final = 1_000
+"""Samples of a customer from which on what they came to is kept a while."""
+KEPT_MS: Final = 5 * SECOND_MS
+MOST_KEPT: Final = 10_000
+"""Customers with many samples that are kept. Beyond, the one that was kept first is forgotten."""
+_KEPT: Final = "unbilled_micro"
+
+
+class _Unread(NamedTuple):
+    """An organisation as `read_used_now` asks for it: as if it had been read now, what was sent before is no matter."""
+
+    org_id: str
+    balance_read_ms: int
+    balance_micro: int | None = None
+    unseen_micro: int | None = None
+    is_halted: bool = False
+
+
+class _Found(NamedTuple):
+    """What a customer's samples came to: when that was read, and what has to be the same for it to count."""
+
+    at_ms: int
+    mark: Sequence[object]
+    micro: int
+
+
+_FOUND: Final[WeakKeyDictionary[sa.Engine, OrderedDict[str, _Found]]] = WeakKeyDictionary()
+"""Of customers with many samples, by database."""
+
+
+def unbilled_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
+    """In micro-credits, of all organisations that are billed as this customer now."""
+    kept: dict[tuple[str, int], int] = _kept(connection)
+    key = (customer_id, now_ms)
+    if key not in kept:
+        kept[key] = _read(connection, customer_id, now_ms)
+    return kept[key]
+
+
+def _kept(connection: sa.Connection) -> dict[tuple[str, int], int]:
+    """What this transaction found."""
+    now = connection.get_transaction()
+    kept: tuple[object, dict[tuple[str, int], int]] = connection.info.get(_KEPT, (None, {}))
+    if kept[0] is not now or now is None:
+        kept = (now, {})
+        connection.info[_KEPT] = kept
+    return kept[1]
+
+
+def _read(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
+    values = {"customer_id": customer_id, "now_ms": now_ms, "many": MOST_SAMPLES}
+    with prepared(connection):
+        rows = SQL.run(connection, "used_by", values).all()
+    if sum(row.samples for row in rows) < MOST_SAMPLES:
+        return _added_up(connection, rows, now_ms)
+    known = _FOUND.setdefault(connection.engine, OrderedDict())
+    mark, found = [(row.provider, row.org_id, row.sealed_to, row.has_open) for row in rows], known.get(customer_id)
+    if found is not None and found.mark == mark and found.at_ms <= now_ms < found.at_ms + KEPT_MS:
+        return found.micro
+    if found is not None and found.mark == mark:
+        known[customer_id] = found._replace(at_ms=now_ms)  # others go by it while this one adds up
+    micro = _added_up(connection, rows, now_ms)
+    known[customer_id] = _Found(now_ms, mark, micro)
+    if len(known) > MOST_KEPT:
+        known.popitem(last=False)
+    return micro
+
+
+def _added_up(connection: sa.Connection, rows: Sequence[Any], now_ms: int) -> int:
+    with prepared(connection):
+        orgs: dict[str, list[_Unread]] = defaultdict(list)
+        for row in rows:
+            orgs[row.provider].append(_Unread(row.org_id, now_ms))
+        here = wallets_at(connection) if rows else ()
+        used = read_used_now(connection, {name: some for name, some in orgs.items() if name in here}, now_ms)
+    return max(sum(one.unsealed + one.unsent + one.in_flight for one in used.values()), 0)
+
+
+MOST_HOLDERS: Final = 10
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A run that holds credit (micro-credits) until a time."""
+
+    reservation: str
+    left_micro: int
+    expires_ms: int
+
+
+@dataclass(frozen=True)
+class Credit:
+    """The effective balance with its parts, in millionths of the provider's credits. None: nothing was read yet, or
+    there is no end to the balance."""
+
+    provider: str
+    balance_micro: int | None
+    read_ms: int | None
+    unaccepted_micro: int | None
+    unsealed_micro: int
+    not_sampled_micro: int
+    held_micro: int
+    effective_micro: int | None
+    burn_a_minute_micro: int
+    no_estimate_for: list[str]
+    unread_since_ms: int | None
+    when_down: str
+    holders: list[Holder]
+
+
+@dataclass(frozen=True)
+class VerdictChange:
+    """A transition, why, and the figures it rests on."""
+
+    at_ms: int
+    read_ms: int
+    is_halted: bool
+    reason: str | None
+    max_concurrent_sandboxes: int | None
+    balance_micro: int | None
+    unaccepted_micro: int | None
+    unsealed_micro: int | None
+    held_micro: int | None
+
+
+def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], now_ms: int) -> Credit | None:
+    """The effective balance by the last read, or by a wallet that lies here; None where nobody bills the organisation
+    (`org`: its row)."""
+    provider = SQL.run(connection, "biller", {"org_id": org.org_id, "now_ms": now_ms}).scalar_one_or_none()
+    if provider is None or provider in EXEMPT_PROVIDERS:
+        return None
+    used = read_used(connection, provider, [org], now_ms=now_ms, read_ms=now_ms, lag_ms=0)[org.org_id]
+    found = since_read(org, used)
+    return Credit(
+        provider=provider,
+        balance_micro=org.balance_micro if found is None else found.balance,
+        read_ms=org.balance_read_ms if found is None or used.wallet is None else now_ms,
+        unaccepted_micro=None if found is None else found.unaccepted,
+        unsealed_micro=used.unsealed,
+        not_sampled_micro=0 if org.is_halted else used.unsampled,
+        held_micro=used.held,
+        effective_micro=None if found is None else found.value,
+        burn_a_minute_micro=used.burn_a_minute,
+        no_estimate_for=sorted(used.unpriced),
+        unread_since_ms=org.unread_since_ms,
+        when_down=policy_for(policies_of(connection, provider), org.plan),
+        holders=_holders(connection, str(org.org_id), provider, now_ms) if used.held else [],
+    )
+
+
+def _holders(connection: sa.Connection, org_id: str, provider: str, now_ms: int) -> list[Holder]:
+    elsewhere = provider not in wallets_at(connection)
+    values = {"org_id": org_id, "now_ms": now_ms, "at_most": MOST_HOLDERS, "elsewhere": elsewhere}
+    return [Holder(**row._mapping) for row in SQL.run(connection, "holders", values)]
+
+
+def verdict_history(connection: sa.Connection, org_id: str) -> list[VerdictChange]:
+    """The last transitions, newest first."""
+    rows = SQL.run(connection, "verdicts", {"org_id": org_id}).mappings()
+    return [VerdictChange(**{**row, "is_halted": bool(row["is_halted"])}) for row in rows]

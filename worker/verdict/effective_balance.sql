@@ -160,3 +160,40 @@ OFFSET 0) a
 OFFSET 0) q
 
 -- name: end_look_q [sqlite]
+
+-- Usage that was taken and that no wallet here was charged for yet.
+
+-- name: used_by
+-- The organisations billed as a customer now that may have some: most have none, and are not looked at further. It is
+-- that above the watermark, in dirty windows below it, and in pushes that are not settled. `samples`: of each, as far as
+-- they are counted.
+SELECT a.provider, a.org_id, COALESCE(o.held_watermark_ms, b.watermark_ms, 0) AS sealed_to,
+    CASE WHEN {has_open} THEN 1 ELSE 0 END AS has_open,
+    (SELECT COUNT(*) FROM (SELECT 1 FROM usage_samples s WHERE {is_unsealed} LIMIT :many) m) AS samples
+FROM assignments a JOIN orgs o ON o.org_id = a.org_id
+    LEFT JOIN buckets b ON b.id = o.bucket
+WHERE a.customer_id = :customer_id AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+    AND a.provider NOT IN {unbilled} AND {may_have_used}
+ORDER BY a.provider, a.org_id
+
+-- An organisation's credit.
+
+-- name: biller
+SELECT provider FROM assignments WHERE org_id = :org_id AND customer_id <> '' AND start_ms <= :now_ms
+    AND (end_ms IS NULL OR :now_ms < end_ms)
+
+-- name: verdicts
+-- The last transitions, newest first.
+SELECT at_ms, read_ms, is_halted, reason, max_concurrent_sandboxes, balance_micro, unaccepted_micro, unsealed_micro,
+    held_micro
+FROM projections WHERE org_id = :org_id ORDER BY projection_id DESC LIMIT 10
+
+-- name: holders
+-- Of the wallet it is billed by now: another organisation's run may hold it, too. Of a balance that its provider keeps
+-- (`elsewhere`), its own runs hold.
+SELECT r.reservation, r.amount_micro - r.drawn_micro AS left_micro, r.expires_ms
+FROM reservations r JOIN assignments a ON a.customer_id = r.customer_id
+WHERE a.org_id = :org_id AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+    AND CASE WHEN :elsewhere THEN r.hold = 'local' AND r.org_id = :org_id ELSE r.hold = 'wallet' END
+    AND r.state = 'held' AND r.expires_ms > :now_ms AND r.drawn_micro < r.amount_micro
+ORDER BY 2 DESC, 1 LIMIT :at_most

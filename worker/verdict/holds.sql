@@ -38,3 +38,72 @@ FOR UPDATE
 SELECT a.org_id, w.balance_micro - w.held_micro + w.overdraft_micro - {available_micro} AS lapsed_micro, w.lots_over_ms
 FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'wallet:' || a.customer_id {end_look_w}
 WHERE w.over_micro > 0
+
+-- Runs that metering settles: what their sandboxes used, and what was charged.
+
+-- name: run
+-- `from_ms`: the first window that is not counted for good.
+reservation, org_id, customer_id, settled_by, amount_micro, drawn_micro, metered_before_micro, expires_ms,
+    COALESCE(metered_to_ms, accepted_ms - accepted_ms % {window_length_ms}) AS from_ms
+
+-- name: metering
+-- Word for word the condition of the index.
+state = 'held' AND settled_by = 'metering'
+
+-- name: hold_runs
+-- By their keys, one order for all.
+SELECT {run} FROM reservations WHERE {metering} AND reservation > :after
+ORDER BY reservation LIMIT :at_most {for_update}
+
+-- name: hold_all
+-- In one statement, so that the order is one: what metering draws on, what is due, and the caller's own.
+SELECT {run} FROM reservations WHERE state = 'held' AND reservation IN (
+    SELECT reservation FROM reservations WHERE {metering} AND customer_id IN :customers
+    UNION SELECT reservation FROM reservations WHERE customer_id IN :due_of AND state = 'held'
+        AND hold = 'wallet' AND expires_ms <= :now_ms
+    UNION SELECT reservation FROM reservations WHERE reservation = :own)
+ORDER BY reservation LIMIT :at_most {for_update}
+
+-- name: runs_of
+SELECT {run} FROM reservations WHERE {metering} AND customer_id IN :customers
+
+-- name: used
+-- Seconds by window and size: of the sandboxes of each run, in its life, and of all others. Two organisations' sandboxes
+-- may have one id: each has samples of its own.
+WITH picked AS MATERIALIZED (SELECT org_id, from_ms FROM {rows :orgs (org_id text, from_ms bigint)} r),
+named AS MATERIALIZED (
+    SELECT n.org_id, n.sandbox_id, h.reservation, h.accepted_ms, h.expires_ms
+    FROM {rows :runs (reservation text)} r JOIN reservations h ON h.reservation = r.reservation
+    JOIN reservation_sandboxes n ON n.reservation = h.reservation
+)
+SELECT s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, s.memory_mb, n.reservation,
+    SUM(s.interval_s) AS seconds
+FROM picked p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts >= p.from_ms {end_look_s}
+LEFT JOIN named n ON n.org_id = s.org_id AND n.sandbox_id = s.sandbox_id AND s.ts >= n.accepted_ms
+    AND s.ts < n.expires_ms
+WHERE s.problem IS NULL AND NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id = s.id)
+GROUP BY 1, 2, 3, 4
+
+-- name: charged
+SELECT r.customer_id, e.ts - e.ts % {window_length_ms} AS window_ms, e.feature,
+    CAST(SUM(e.amount_micro) AS BIGINT) AS amount_micro, CAST(SUM(e.quantity) AS BIGINT) AS quantity
+FROM {rows :wallets (customer_id text, from_ms bigint)} r
+JOIN ledger_entries e ON e.from_account = 'wallet:' || r.customer_id AND e.ts >= r.from_ms AND e.kind = 'usage'
+GROUP BY 1, 2, 3
+
+-- name: behind
+-- Up to where an organisation's windows are sealed, charged and not to be sealed again. Word for word the condition of
+-- the index on what is open.
+SELECT r.org_id, (SELECT MIN(m.end_ms) FROM (
+    SELECT COALESCE(o.held_watermark_ms, b.watermark_ms, 0) AS end_ms
+    UNION ALL SELECT MIN(q.window_ms) FROM pushes q
+        WHERE q.org_id = r.org_id AND q.window_ms >= r.from_ms AND q.state IN {open_states}
+    UNION ALL SELECT MIN(d.window_ms) FROM dirty_windows d WHERE d.org_id = r.org_id AND d.window_ms >= r.from_ms
+    ) m) AS end_ms
+FROM {rows :orgs (org_id text, from_ms bigint)} r JOIN orgs o ON o.org_id = r.org_id
+LEFT JOIN buckets b ON b.id = o.bucket
+
+-- name: shrink
+UPDATE reservations SET drawn_micro = r.drawn, metered_before_micro = r.before, metered_to_ms = r.to_ms
+FROM {rows :runs (reservation text, drawn bigint, before bigint, to_ms bigint)} r
+WHERE reservations.reservation = r.reservation

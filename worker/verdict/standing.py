@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drawdown.worker.verdict.org_credit import Credit, VerdictChange
+from drawdown.worker.verdict.effective_balance import Credit, VerdictChange
 
 
 @dataclass(frozen=True)

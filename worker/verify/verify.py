@@ -40,7 +40,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema import audit_chain
+from drawdown.schema import audit
 from drawdown.schema.sql import Queries, Values
 from drawdown.worker.verify.findings import FINDINGS
 from drawdown.worker.verify.questions import CHECKED, OPEN, STATE, STATEMENTS, USAGE
@@ -116,9 +116,9 @@ def verify(
             found.open.update(samples_after_cursor=int(row["n2"]))
         else:
             found.add(_breach(row))
-    for text in audit_chain.broken(connection):
+    for text in audit.broken(connection):
         found.add(Breach(6, None, None, None, text))
-    found.newest_action = audit_chain.newest(connection)
+    found.newest_action = audit.newest(connection)
     found.checked.update({name: ask.count(name, of_orgs=of_orgs) for name, of_orgs in CHECKED.items()})
     found.open.update({name: ask.count(name) for name in OPEN})
     return found

@@ -1,27 +1,37 @@
-"""An account: a wallet in its parts, as people and programs read it. Reads only.
+"""An account: a wallet in its parts, its entries and the rate card, as people and programs read it. Reads only.
 
-Guarantee: what is due in the wallet by now counts as done, as it does for whoever reserves: a hold that is over is
-free, a month that began is given; and what was used and is not charged yet is not available. What is left of the
-lots, less what no lot paid for, is the balance; available, reserved and unbilled are the balance, too, with what is
-over: what is left of lots that are over and not booked yet is in the balance, and in no lot. A tier that falls due is
-in the balance sooner than in the lots.
+Guarantee: what is due in the wallet by now counts as done, as it does for a reservation: a hold that is over is free, a
+month that began is given; and what was used and is not charged yet is not available. What is left of the lots, less
+what no lot paid for, is the balance; available, reserved and unbilled are the balance, too, with what is over: what is
+left of lots that are over and not booked yet is in the balance, and in no lot. A tier that falls due is in the balance
+sooner than in the lots.
+
+An organisation's own people see the wallet that pays for it, without an operator's name or a reason. A wallet that
+pays, or ever paid, for another organisation's metered usage is shown to none of them: what it has and what moved it
+would say how the others do.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import sqlalchemy as sa
 
 from drawdown.ledger import lots, maturing
 from drawdown.ledger.accounts import wallet_account
+from drawdown.ledger.allocation import KINDS, ORDER, Lot
+from drawdown.ledger.maturing import look_ahead_with_lots
+from drawdown.ledger.rates import Rate, read_rate_card
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
+from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries, together
-from drawdown.schema.units import EXEMPT_PROVIDERS, in_credits
+from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, in_credits
 from drawdown.worker.catalog.wallets import billers_part, terms_part, with_wallets
-from drawdown.worker.verdict.unbilled import unbilled_micro
-from drawdown.worker.wallets.ledger import view_lots
+from drawdown.worker.verdict.effective_balance import unbilled_micro
 
 SQL = queries(__file__)
 
@@ -129,3 +139,248 @@ def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:
         )
     keeper = None if provider is None or provider in {*here, *EXEMPT_PROVIDERS} else provider
     return PaidFrom(org_id, provider, keeper, bool(row.has_own), row.begins_ms)
+
+
+STATES: Final = {"in use": 0, "to come": 1, "over": 2}
+"""Of lots, in the order in which they are shown."""
+
+
+@dataclass(frozen=True)
+class WalletRow:
+    """One wallet; `account_id` is `wallet:` and the customer's id."""
+
+    account_id: str
+    balance_micro: int
+    plan: str | None
+
+
+@dataclass(frozen=True)
+class EntryRow:
+    """One entry of a wallet. Of usage the amount was taken, of a grant it was given; `moved_micro` says by how much it
+    moved the wallet, up or down. It counts for the time `ts`, and was booked `at_ms`, by which statements go."""
+
+    key: str
+    kind: str
+    amount_micro: int
+    moved_micro: int
+    feature: str | None
+    quantity: int | None
+    ts: int
+    at_ms: int
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LotRow:
+    """A lot, in micro-credits: `amount = left + waits + used + expired + taken`. `place` is its place in the order of
+    use among those in use; `waits` is what is over and not booked yet; `taken` is what was taken back of it, and
+    what it paid of what was taken back of no lot."""
+
+    lot: str
+    kind: str
+    state: Literal["in use", "to come", "over"]
+    place: int | None
+    amount_micro: int
+    left_micro: int
+    waits_micro: int
+    used_micro: int
+    expired_micro: int
+    taken_micro: int
+    priority: int
+    begins_ms: int
+    expires_ms: int | None
+    features: tuple[str, ...] | None
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LotsView:
+    """A wallet's lots: those in use in their order, those to come, those that are over, the latest first. What no lot
+    paid for is owed; what was given back beyond what was used pays for later use."""
+
+    order: str
+    lots: list[LotRow]
+    owed_micro: int
+    back_micro: int
+
+    def left_by_kind(self) -> dict[str, int]:
+        """What may still be used, by kind."""
+        return {
+            kind: sum(row.left_micro for row in self.lots if row.kind == kind and row.state == "in use")
+            for kind in KINDS
+        }
+
+
+def list_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> LotsView:
+    """All lots of a customer, by what is in the ledger now. What a plan gives by now is among them, whether anybody has
+    looked at the wallet since or not."""
+    kept = lots.read_all(connection, [customer_id])[customer_id]
+    return view_lots(connection, kept, look_ahead_with_lots(connection, customer_id, now_ms)[1], customer_id, now_ms)
+
+
+def view_lots(
+    connection: sa.Connection, kept: Sequence[Lot], given: Sequence[Lot], customer_id: str, now_ms: int
+) -> LotsView:
+    """The same by lots that were read, and those that a plan gives by now."""
+    found = {customer_id: sorted((*kept, *given), key=lambda lot: lot.turn)}
+    allocation = lots.allocations(connection, found, now_ms)[customer_id]
+    rows, places = [], itertools.count(1)
+    for lot in found[customer_id]:
+        over, to_come = lot.is_over(now_ms), lot.begins_ms > now_ms
+        left = lots.left(lot, allocation)
+        place = None if over or to_come else next(places)
+        row = LotRow(
+            lot=lot.lot,
+            kind=lot.kind,
+            state="over" if over else "to come" if to_come else "in use",
+            place=place,
+            amount_micro=lot.amount_micro,
+            left_micro=0 if over else left,
+            waits_micro=left if over else 0,
+            used_micro=allocation.used[lot.lot] - allocation.taken[lot.lot],
+            expired_micro=lot.expired_micro,
+            taken_micro=lot.taken_micro + allocation.taken[lot.lot],
+            priority=lot.priority,
+            begins_ms=lot.begins_ms,
+            expires_ms=lot.expires_ms,
+            features=lot.features,
+            actor=lot.actor,
+            reason=lot.reason,
+        )
+        rows.append(row)
+    rows.sort(key=lambda row: (STATES[row.state], row.place or 0, -(row.expires_ms or 0) if row.state == "over" else 0))
+    return LotsView(ORDER, rows, sum(allocation.owed.values()), allocation.back)
+
+
+def list_wallets(connection: sa.Connection, most: int) -> list[WalletRow]:
+    """The lowest first."""
+    return [WalletRow(**row._mapping) for row in SQL.run(connection, "wallets", {"at_most": most})]
+
+
+def list_rates(connection: sa.Connection) -> list[Rate]:
+    """The rate card, by feature and beginning."""
+    return read_rate_card(connection).rates
+
+
+def list_entries(connection: sa.Connection, customer_id: str, most: int, after: str = "") -> list[EntryRow]:
+    """A customer's entries, the latest first; with `after`, those that follow the entry of that key. Errors: UsageError
+    where there is none of that key."""
+    values = {"account_id": wallet_account(customer_id), "at_most": most, "after": after}
+    if after and SQL.run(connection, "is_entry", values).first() is None:
+        raise UsageError("after: there is no such entry of this wallet", at="after")
+    return [EntryRow(**row._mapping) for row in SQL.run(connection, "entries", values)]
+
+
+MOST_BLOCKED: Final = 20
+"""Metrics of which something was blocked, that are listed."""
+BLOCKED_DAYS: Final = 30
+MOST_OVERRIDES: Final = 20
+"""Of one metric, that are listed; more do not wait for one organisation (`guard_overrides.MOST_ASKED`)."""
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A metric of which something was blocked lately: how often, how much, when last."""
+
+    metric: str
+    times: int
+    amount: int
+    last_ms: int
+
+
+def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked]:
+    """What was blocked of an organisation in the last days, the latest first."""
+    values = {"org_id": org_id, "since_ms": now_ms - BLOCKED_DAYS * DAY_MS, "at_most": MOST_BLOCKED}
+    rows = SQL.run(connection, "blocked", values)
+    return [Blocked(row.metric, int(row.times), int(row.amount), int(row.last_ms)) for row in rows]
+
+
+@dataclass(frozen=True)
+class Card:
+    """How a wallet is topped up by itself: at or below `threshold_micro`, by `amount_micro` (None: up to a sum), from a
+    card at a service, as its customer. `stopped`: charges failed, and none is made until there is another card."""
+
+    service: str
+    service_customer: str
+    threshold_micro: int
+    amount_micro: int | None
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class Told:
+    """A customer's wallet: whether others draw on it, or did, and its card where nobody else does."""
+
+    paid: PaidFrom
+    is_shared: bool
+    card: Card | None
+
+
+@dataclass(frozen=True)
+class Org:
+    """Whether it is halted, since when, and why; what its biller last said (micro-credits there) and when that was
+    read; when it ends, as the watch estimates."""
+
+    billing_provider: str | None
+    is_halted: bool
+    halted_at: int | None
+    halt_reason: str | None
+    balance_micro: int | None
+    unseen_micro: int | None
+    balance_read_ms: int | None
+    runs_out_ms: int | None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a wallet has, in micro-credits."""
+
+    available_micro: int
+    reserved_micro: int
+    balance_micro: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An override of the organisation's own: `asked` waits for a word, `in_force` counts; `amount` None: without an
+    end."""
+
+    number: int
+    period: str
+    amount: int | None
+    ends_ms: int | None
+    state: str
+    at_ms: int
+
+
+def told_of(connection: sa.Connection, org_id: str, now_ms: int) -> Told:
+    """Whose wallet it is, and what may be told of it. Errors: UnknownId."""
+    paid = paid_from(connection, org_id, now_ms)
+    row = SQL.run(connection, "told", {"customer_id": paid.customer_id, "org_id": org_id}).one()
+    if row.is_shared:
+        return Told(paid, True, None)
+    if row.service is None:
+        return Told(paid, False, None)
+    card = Card(row.service, row.service_customer, row.threshold_micro, row.amount_micro, row.blocked_ms is not None)
+    return Told(paid, False, card)
+
+
+def org_of(connection: sa.Connection, org_id: str) -> Org | None:
+    """None for one that nobody registered yet."""
+    row = SQL.run(connection, "org", {"org_id": org_id}).mappings().one_or_none()
+    return None if row is None else Org(**{**row, "is_halted": bool(row["is_halted"])})
+
+
+def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standing:
+    """As it is once all that is due by now is done."""
+    found = maturing.look_ahead(connection, customer_id, now_ms)
+    unbilled = unbilled_micro(connection, customer_id, now_ms)
+    return Standing(found.available_micro - unbilled, found.held_micro, found.balance_micro)
+
+
+def overrides(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> list[Asked]:
+    """Of one metric: what waits first, then the newest."""
+    values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": MOST_OVERRIDES}
+    return [Asked(**row._mapping) for row in SQL.run(connection, "overrides", values)]

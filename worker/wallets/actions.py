@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, lots, plans, wallet
+from drawdown.ledger import accounts, lots, wallet
+from drawdown.ledger.accounts import ONE_PPM, HoldTerms
 from drawdown.ledger.allocation import KINDS
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.grants import Gives, newest, set_gives
 from drawdown.ledger.lots import PLAIN, Terms
-from drawdown.ledger.monthly.terms import Gives, newest, set_gives
-from drawdown.ledger.plans import ONE_PPM, HoldTerms
 from drawdown.ledger.rates import Rate, read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
@@ -205,11 +205,11 @@ def set_plan_limit(
     was = _hold_plan(connection, plan, max_concurrent)
     details: dict[str, object] = {"max_concurrent": was if max_concurrent is None else max_concurrent, "was": was}
     if holds:
-        held = plans.read_hold_terms(connection, plan) or HoldTerms()
+        held = accounts.read_hold_terms(connection, plan) or HoldTerms()
         holds_now = replace(held, **holds)
         _require_sane_terms(holds_now)
         details |= {"holds": vars(holds_now), "held_before": vars(held)}
-        plans.set_hold_terms(connection, plan, holds_now)
+        accounts.set_hold_terms(connection, plan, holds_now)
     if gives:
         gave = newest(connection, plan)
         gives_now = replace(gave, **gives)

@@ -1,24 +1,26 @@
-"""A wallet's entries, the latest use first, a page at a time: each with what it is an entry of. Reads only.
+"""A wallet's entries, the latest use first, a page at a time; its days; and when its credit ends. Reads only.
 
 Guarantee: a page costs the same however many entries there are: it begins behind the last one of the page before, and
-where it leaves some out it looks through MOST_LOOKED_AT at most. The entries of all pages add up to the balance.
+where it leaves some out it looks through MOST_LOOKED_AT at most. The entries of all pages add up to the balance. Days
+are UTC, by the time of use, and hold what `list_entries` has of them. Nothing is read of other wallets: each statement
+goes by an index of this one. A forecast rests on full days of use alone, seven at most and three at least; with fewer
+there is none, and no use is not taken for an end far away.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import wallet_account
 from drawdown.schema.errors import UsageError
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries, together
 from drawdown.schema.typed.parsing import parse_credits, type_credits
-from drawdown.schema.units import MICRO
-from drawdown.worker.wallets.days import closing_micro
+from drawdown.schema.units import DAY_MS, MICRO, in_credits
 
 SQL = queries(__file__)
 
@@ -166,3 +168,219 @@ def every(connection: sa.Connection, customer_id: str, chosen: Chosen = ALL) -> 
             yield one, left
             left = None if left is None else left - one.moved_micro
         after = found.after
+
+
+MOST_DAY_ROWS: Final = 20_000
+"""Days times features, or kinds, of one look."""
+MOST_DAY_ENTRIES: Final = 200
+"""Entries of one day that are shown at once."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a feature cost from a moment on, for a day or an hour; '': what names none."""
+
+    at_ms: int
+    feature: str
+    micro: int
+
+
+@dataclass(frozen=True)
+class LedgerDay:
+    """What one kind of entry came to on a day: up is more in the wallet."""
+
+    day_ms: int
+    kind: str
+    entries: int
+    moved_micro: int
+
+
+@dataclass(frozen=True)
+class DayEntry:
+    """One entry of a day: its feature, or why somebody made it; of a run, `reservation` names it; `lot`: of which it
+    expires or is taken."""
+
+    key: str
+    kind: str
+    moved_micro: int
+    feature: str | None
+    quantity: int | None
+    ts: int
+    at_ms: int
+    actor: str
+    reason: str
+    reservation: str | None
+    lot: str | None
+
+
+@dataclass(frozen=True)
+class RunSteps:
+    """Runs of an organisation that were accepted since a moment, by how far they have come, in micro-credits. `going`:
+    held, of which so many have drawn nothing yet; `settling`: settled with a supplier; `left`: what of its shares was
+    not taken back; `unreleased`: what of that suppliers wait for."""
+
+    accepted: int
+    accepted_micro: int
+    going: int
+    waiting: int
+    held_micro: int
+    complete: int
+    drawn_micro: int
+    settling: int
+    left_micro: int
+    unreleased_micro: int
+
+
+def use_by(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int, step_ms: int = DAY_MS) -> list[Use]:
+    """By feature and day, or whatever length divides a day. What was given back is less."""
+    values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms, "step_ms": step_ms}
+    return _uses(SQL.run(connection, "use_by", {**values, "at_most": MOST_DAY_ROWS}))
+
+
+def _uses(rows: Iterable[Any]) -> list[Use]:
+    return [Use(int(row.at_ms), row.feature, int(row.micro)) for row in rows]
+
+
+def ledger_by_day(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> list[LedgerDay]:
+    """By day, the latest first, and kind."""
+    values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms, "at_most": MOST_DAY_ROWS}
+    return _days(SQL.run(connection, "ledger_by_day", values))
+
+
+def _days(rows: Iterable[Any]) -> list[LedgerDay]:
+    return [LedgerDay(int(row.day_ms), row.kind, int(row.entries), int(row.moved_micro)) for row in rows]
+
+
+def entries_of_day(connection: sa.Connection, customer_id: str, day_ms: int) -> list[DayEntry]:
+    """The latest first, MOST_DAY_ENTRIES at most."""
+    span = {"from_ms": day_ms, "to_ms": day_ms + DAY_MS, "at_most": MOST_DAY_ENTRIES}
+    rows = SQL.run(connection, "entries_of_day", {"account_id": wallet_account(customer_id), **span})
+    return [DayEntry(**row._mapping) for row in rows]
+
+
+def closing_micro(connection: sa.Connection, customer_id: str, to_ms: int) -> int:
+    """What was in the wallet then, of what is booked by now."""
+    return int(SQL.run(connection, "closing", _from_then(customer_id, to_ms)).scalar_one())
+
+
+def _from_then(customer_id: str, to_ms: int) -> dict[str, object]:
+    return {"account_id": wallet_account(customer_id), "from_ms": to_ms, "to_ms": NEVER}
+
+
+def _steps(*found: Any) -> RunSteps:
+    """Of rows that have its figures, NULL where there is none."""
+    return RunSteps(**{name: int(value or 0) for row in found for name, value in vars(row).items()})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Of which wallet and organisation, and of which days: `from_ms` to `to_ms`, of use from `use_from_ms` on and by
+    hours from `hours_from_ms` on; `opened_ms`: the day whose entries are shown, None: of none. Days begin at midnight
+    (UTC)."""
+
+    customer_id: str
+    org_id: str
+    from_ms: int
+    to_ms: int
+    use_from_ms: int
+    hours_from_ms: int
+    opened_ms: int | None
+
+
+@dataclass(frozen=True)
+class WalletDays:
+    """Use by feature, by day and of late by hour; the ledger by day, and the entries of the day that is opened; how far
+    runs have come; what a forecast rests on (a row for `forecast_by`); what was in the wallet when the days ended."""
+
+    by_day: list[Use]
+    by_hour: list[Use]
+    ledger: list[LedgerDay]
+    entries: list[DayEntry]
+    steps: RunSteps
+    forecast: Any
+    closing_micro: int
+
+
+def read_days(connection: sa.Connection, asked: Asked, now_ms: int) -> WalletDays:
+    """All of it, in one statement."""
+    account = {"account_id": wallet_account(asked.customer_id), "to_ms": asked.to_ms, "at_most": MOST_DAY_ROWS}
+    day = -DAY_MS if asked.opened_ms is None else asked.opened_ms
+    of_runs = {"org_id": asked.org_id, "from_ms": asked.from_ms, "now_ms": now_ms}
+    of_day = {**account, "from_ms": day, "to_ms": day + DAY_MS, "at_most": MOST_DAY_ENTRIES}
+    read = together(
+        connection,
+        by_day=SQL.part("use_by", {**account, "from_ms": asked.use_from_ms, "step_ms": DAY_MS}),
+        by_hour=SQL.part("use_by", {**account, "from_ms": asked.hours_from_ms, "step_ms": DAY_MS // 24}),
+        ledger=SQL.part("ledger_by_day", {**account, "from_ms": asked.from_ms}),
+        entries=SQL.part("entries_of_day", of_day),
+        steps=SQL.part("run_steps", of_runs),
+        settled=SQL.part("run_settlements", of_runs),
+        forecast=used_part(asked.customer_id, now_ms),
+        closing=SQL.part("closing", _from_then(asked.customer_id, asked.to_ms)),
+    )
+    return WalletDays(
+        by_day=_uses(read["by_day"]),
+        by_hour=_uses(read["by_hour"]),
+        ledger=_days(read["ledger"]),
+        entries=[DayEntry(**vars(row)) for row in read["entries"]],
+        steps=_steps(read["steps"][0], read["settled"][0]),
+        forecast=read["forecast"][0],
+        closing_micro=int(read["closing"][0].closing_micro),
+    )
+
+
+DAYS: Final = 7
+MIN_DAYS: Final = 3
+FURTHEST_MS: Final = 253_402_300_799_999
+"""The last moment of the year 9999: an end beyond it is none."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """When what is available now ends. `state`: `ends` (at `ends_ms`), `spent` (nothing is available), `lasts` (nothing
+    was used on those days, or it lasts beyond any calendar), `unknown` (fewer than three full days of use are known).
+
+    It rests on `used_micro` in `days` full days from `from_ms` on: by what it was used for, not by when it was booked.
+    """
+
+    state: Literal["ends", "spent", "lasts", "unknown"]
+    ends_ms: int | None
+    days: int
+    from_ms: int | None
+    used_micro: int | None
+
+    def said(self) -> dict[str, object]:
+        """As programs are told it: what was used in credits, too."""
+        return {**vars(self), "used": None if self.used_micro is None else in_credits(self.used_micro)}
+
+
+def forecast_of(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> Forecast:
+    """Of a wallet that has so much available. Credit that ends by itself or is still to come is not looked at, nor what
+    a plan or a tier costs by the month."""
+    part = used_part(customer_id, now_ms)
+    return forecast_by(SQL.run(connection, part.name, part.values).one(), available_micro, now_ms)
+
+
+def used_part(customer_id: str, now_ms: int) -> Part:
+    """What a wallet was used for on its last full days, for whoever reads more in one statement: a row for
+    `forecast_by`."""
+    values = {"account_id": wallet_account(customer_id), "today_ms": now_ms - now_ms % DAY_MS, "most_days": DAYS}
+    return SQL.part("used", values)
+
+
+def forecast_by(row: Any, available_micro: int, now_ms: int) -> Forecast:
+    """The forecast by what was read."""
+    days = 0 if row.days is None else int(row.days)
+    if days < MIN_DAYS:
+        return Forecast("spent" if available_micro <= 0 else "unknown", None, max(days, 0), None, None)
+    from_ms = now_ms - now_ms % DAY_MS - days * DAY_MS
+    return _ends(available_micro, now_ms, days, from_ms, int(row.used_micro))
+
+
+def _ends(available_micro: int, now_ms: int, days: int, from_ms: int, used_micro: int) -> Forecast:
+    if available_micro <= 0:
+        return Forecast("spent", None, days, from_ms, used_micro)
+    ends = now_ms + available_micro * days * DAY_MS // used_micro if used_micro > 0 else FURTHEST_MS + 1
+    if ends > FURTHEST_MS:
+        return Forecast("lasts", None, days, from_ms, used_micro)
+    return Forecast("ends", ends, days, from_ms, used_micro)

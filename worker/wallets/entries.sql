@@ -42,3 +42,74 @@ SELECT balance_micro FROM ledger_accounts WHERE account_id = :account_id
 
 -- name: moment
 SELECT ts FROM ledger_entries WHERE key = :after_key AND (from_account = :account_id OR to_account = :account_id)
+
+-- A wallet by days.
+
+-- name: lines
+-- Use and tiers leave a wallet; a grant, and what an expiry gave back, comes in. Each part has its index: by both sides
+-- at once, the whole ledger would be read.
+SELECT {columns}, -amount_micro AS moved_micro FROM ledger_entries
+WHERE from_account = :account_id AND ts >= :from_ms AND ts < :to_ms
+UNION ALL
+SELECT {columns}, amount_micro FROM ledger_entries
+WHERE to_account = :account_id AND kind = 'grant' AND ts >= :from_ms AND ts < :to_ms
+UNION ALL
+SELECT {columns}, amount_micro FROM ledger_entries
+WHERE to_account = :account_id AND kind = 'expiry' AND to_account <> 'breakage' AND ts >= :from_ms AND ts < :to_ms
+
+-- name: use_by
+SELECT ts - ts % :step_ms AS at_ms, COALESCE(feature, '') AS feature, CAST(SUM(amount_micro) AS BIGINT) AS micro
+FROM ledger_entries WHERE from_account = :account_id AND kind IN ('usage', 'run') AND ts >= :from_ms AND ts < :to_ms
+GROUP BY 1, 2 ORDER BY 1, 2 LIMIT :at_most
+
+-- name: ledger_by_day
+SELECT l.ts - l.ts % 86400000 AS day_ms, l.kind, COUNT(*) AS entries, CAST(SUM(l.moved_micro) AS BIGINT) AS moved_micro
+FROM ({lines}) l GROUP BY 1, 2 ORDER BY 1 DESC, 2 LIMIT :at_most
+
+-- name: entries_of_day
+SELECT l.* FROM ({lines}) l ORDER BY l.ts DESC, l.key DESC LIMIT :at_most
+
+-- name: closing
+-- What was in the wallet when the days ended: what is booked, less what counts for later.
+SELECT CAST(COALESCE((SELECT a.balance_micro FROM ledger_accounts a WHERE a.account_id = :account_id), 0)
+    - COALESCE((SELECT SUM(l.moved_micro) FROM ({lines}) l), 0) AS BIGINT) AS closing_micro
+
+-- name: goes_on
+-- A run that is over goes on no more, whether anything has looked at it since or not.
+r.state = 'held' AND r.expires_ms > :now_ms
+
+-- name: run_steps
+SELECT COUNT(*) AS accepted, SUM(r.amount_micro) AS accepted_micro,
+    SUM(CASE WHEN {goes_on} THEN 1 ELSE 0 END) AS going,
+    SUM(CASE WHEN {goes_on} AND r.drawn_micro = 0 THEN 1 ELSE 0 END) AS waiting,
+    SUM(CASE WHEN {goes_on} AND r.amount_micro > r.drawn_micro THEN r.amount_micro - r.drawn_micro ELSE 0 END)
+        AS held_micro,
+    SUM(CASE WHEN {goes_on} THEN 0 ELSE 1 END) AS complete,
+    SUM(CASE WHEN {goes_on} THEN 0 ELSE r.drawn_micro END) AS drawn_micro
+FROM reservations r WHERE {of_org}
+
+-- name: of_org
+r.org_id = :org_id AND r.accepted_ms >= :from_ms
+
+-- name: run_settlements
+-- Of those runs, whoever paid for them: what suppliers have of it, or will have, and what of that is not released.
+SELECT COUNT(*) AS settling, SUM(x.owed_micro - x.clawed_back_micro) AS left_micro,
+    SUM(CASE WHEN x.state = 'released' THEN 0 ELSE x.owed_micro END) AS unreleased_micro
+FROM {settlements_now} x
+
+-- name: of_settlements
+{of_org}
+
+-- What a wallet was used for: all that metering and runs took from it, less what they gave back, by the time of use.
+
+-- name: is_use
+from_account = :account_id AND kind IN ('usage', 'run')
+
+-- name: used
+-- `days`: the full ones since the first use, :most_days at most; that day itself is no full one, unless it began with
+-- it. NULL: it was never used.
+SELECT d.days, (SELECT COALESCE(CAST(SUM(amount_micro) AS BIGINT), 0) FROM ledger_entries
+        WHERE {is_use} AND ts >= :today_ms - d.days * 86400000 AND ts < :today_ms) AS used_micro
+FROM (SELECT CASE WHEN f.days > :most_days THEN :most_days ELSE f.days END AS days FROM (
+    SELECT (:today_ms - (MIN(ts) + 86399999) / 86400000 * 86400000) / 86400000 AS days FROM ledger_entries WHERE {is_use}
+) f) d

@@ -1,14 +1,17 @@
-"""Wallets, the lowest first, a page at a time; and whose were used most. Reads only.
+"""Wallets, the lowest first, a page at a time; whose were used most; what hangs on one; the figures behind the metrics.
+Reads only.
 
 Guarantee: a page costs the same however many wallets there are: it begins behind the last one of the page before. Who
-spent most is what the last look found (`worker.checks.spenders`), with its moment: a look reads all that was charged.
+spent most is what the last look found (`worker.checks.checks`), with its moment: a look reads all that was charged.
+What hangs on one wallet is one statement for each list, by indexes of this wallet alone, and bounded in each of its
+parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
@@ -130,3 +133,191 @@ def _rows(connection: sa.Connection, chosen: Chosen, after: After | None, most: 
         values |= {"after_micro": after.balance_micro, "after_account": wallet_account(after.customer_id)}
         slots["behind"] = "from_there"
     return [WalletLine(**row._mapping) for row in SQL.run(connection, "page", values, **slots)]
+
+
+HAPPENED_DAYS: Final = 30
+CHARGED_DAYS: Final = 7
+"""What was charged is told for these, by days."""
+MOST_HAPPENED: Final = 50
+"""Of each kind that is read, and of all that are shown."""
+MOST_TOPUPS: Final = 10
+MOST_RELATED: Final = 25
+"""Of each relation."""
+MOST_OFFERS: Final = 50
+"""Plans, and tiers."""
+MOST_LOOKED_AT: Final = 1_000
+"""Runs among which suppliers are looked for."""
+Part: TypeAlias = Literal["biller", "shares", "pays_for_it", "it_pays_for", "pool", "sponsor", "member", "supplier"]
+UPSTREAM: Final[tuple[Part, ...]] = ("biller", "shares", "pays_for_it", "pool", "sponsor")
+"""Where a wallet's credit comes from, and who draws on it beside this organisation; the others are downstream."""
+
+
+@dataclass(frozen=True)
+class BillingTerms:
+    """Micro-credits, minor units of money, milliseconds. `mode` to `blocked_reason`: of its automatic top-up, None
+    where it has none; `stopped_ms`: since when all top-ups are stopped, and by whom. `low_micro`: at or below which
+    balance somebody is told. `org_id` to `balance_read_ms`: of the organisation, None where there is none of that id;
+    `pool`: where the wallet is a pool's."""
+
+    mode: str | None
+    threshold_micro: int | None
+    amount_micro: int | None
+    fill_to_micro: int | None
+    price_minor: int | None
+    currency: str | None
+    service: str | None
+    service_customer: str | None
+    most_minor: int | None
+    max_day: int | None
+    max_month: int | None
+    declines: int | None
+    wait_until_ms: int | None
+    blocked_ms: int | None
+    blocked_reason: str | None
+    stopped_ms: int | None
+    stopped_by: str | None
+    stopped_reason: str | None
+    low_micro: int | None
+    org_id: str | None
+    billing_provider: str | None
+    is_halted: bool
+    halt_reason: str | None
+    resume_above_micro: int | None
+    read_micro: int | None
+    balance_read_ms: int | None
+    pool: str | None
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Who is related how. `limit_micro`: up to which credit (None: no limit, or none is meant), of which so much is
+    used. `other`: of a biller, its customer; of who shares the wallet, the biller; of a sponsor, its lot."""
+
+    part: Part
+    who: str
+    other: str
+    limit_micro: int | None
+    spent_micro: int | None
+    since_ms: int | None
+    said: str
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A plan or a tier, in micro-credits. Of a plan: what it includes a month, what rolls over at most, what a new
+    customer gets; of a tier: what a month costs, and until when this customer paid for it."""
+
+    part: Literal["plan", "tier"]
+    name: str
+    at_once: int
+    price_micro: int | None
+    included_micro: int | None
+    rollover_max_micro: int | None
+    first_micro: int | None
+    hold_factor_ppm: int | None
+    most_hold_micro: int | None
+    paid_to_ms: int | None
+    goes_on: bool
+    """Of a plan: whether what its runs hold counts for halts."""
+    ended_ms: int | None
+    ended_reason: str | None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the customer has this tier now."""
+        return self.paid_to_ms is not None and self.ended_ms is None
+
+
+@dataclass(frozen=True)
+class Happened:
+    """Something that happened to a wallet: a day's charges, a grant, a top-up, another plan. `micro`: by
+    how much it moved the wallet, or (`topup`) would; `minor`: money, in minor units."""
+
+    part: Literal["charge", "given back", "entry", "topup", "plan", "tier"]
+    at_ms: int
+    kind: str
+    key: str
+    micro: int | None
+    entries: int
+    """How many entries it stands for; of a top-up, how many calls."""
+    minor: int | None
+    currency: str
+    state: str
+    said: str
+    actor: str
+
+
+def terms_of(connection: sa.Connection, customer_id: str, org_id: str) -> BillingTerms:
+    """Of a wallet, and the organisation that it is looked at for."""
+    row = SQL.run(connection, "terms", {"customer_id": customer_id, "org_id": org_id}).mappings().one()
+    return BillingTerms(**{**row, "is_halted": bool(row["is_halted"])})
+
+
+def related(connection: sa.Connection, customer_id: str, org_id: str, now_ms: int) -> list[Relation]:
+    """Who pays for whom: upstream first."""
+    values = {"customer_id": customer_id, "org_id": org_id, "now_ms": now_ms}
+    rows = SQL.run(connection, "related", {**values, "at_most": MOST_RELATED, "looked_at": MOST_LOOKED_AT}).mappings()
+    found = [Relation(**row) for row in rows]
+    return sorted(found, key=lambda one: one.part not in UPSTREAM)
+
+
+def offers(connection: sa.Connection, customer_id: str) -> tuple[list[Offer], list[Offer]]:
+    """Plans, and tiers, those that allow the least first."""
+    rows = SQL.run(connection, "offers", {"customer_id": customer_id, "at_most": MOST_OFFERS}).mappings()
+    found = [Offer(**{**row, "goes_on": bool(row["goes_on"])}) for row in rows]
+    return [one for one in found if one.part == "plan"], [one for one in found if one.part == "tier"]
+
+
+def happened(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[list[Happened], list[Happened]]:
+    """What happened to a wallet in the last days, the latest first; and its last top-ups, whenever they were."""
+    values = {
+        "customer_id": customer_id,
+        "account_id": wallet_account(customer_id),
+        "from_ms": now_ms - HAPPENED_DAYS * DAY_MS,
+        "charged_from_ms": now_ms - now_ms % DAY_MS - (CHARGED_DAYS - 1) * DAY_MS,
+        "at_most": MOST_HAPPENED,
+        "topups": MOST_TOPUPS,
+    }
+    found = [Happened(**row) for row in SQL.run(connection, "happened", values).mappings()]
+    topups = [one for one in found if one.part == "topup"]
+    recent = [one for one in found if one.part != "topup" or one.at_ms >= now_ms - HAPPENED_DAYS * DAY_MS]
+    return _latest(recent)[:MOST_HAPPENED], _latest(topups)
+
+
+def _latest(found: Sequence[Happened]) -> list[Happened]:
+    return sorted(found, key=lambda one: (-one.at_ms, one.key))
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """Runs that hold credit; of these, those that are over and that nobody has let go, and since when; and those that
+    expired and that nobody settled."""
+
+    held: int
+    overdue: int
+    overdue_since_ms: int | None
+    expired: int
+
+
+@dataclass(frozen=True)
+class OwedFigures:
+    """What suppliers are owed and no batch has released, in micro-credits; how many freezes go on, and since when."""
+
+    waiting_micro: int
+    freezes: int
+    frozen_since_ms: int | None
+
+
+def run_figures(connection: sa.Connection, now_ms: int, since_ms: int) -> RunFigures:
+    """By now; `expired` since then."""
+    held = SQL.run(connection, "held").scalar_one()
+    overdue = SQL.run(connection, "overdue", {"now_ms": now_ms}).one()
+    expired = SQL.run(connection, "expired", {"since_ms": since_ms}).scalar_one()
+    return RunFigures(int(held), int(overdue.runs), overdue.since_ms, int(expired))
+
+
+def owed_figures(connection: sa.Connection) -> OwedFigures:
+    """By now."""
+    waiting = SQL.run(connection, "waiting").scalar_one()
+    freezes = SQL.run(connection, "freezes").one()
+    return OwedFigures(int(waiting), int(freezes.freezes), freezes.since_ms)

@@ -1,7 +1,8 @@
-"""Tiers: more sandboxes at once, which a customer buys a month at a time from its own credit.
+"""Tiers: more sandboxes at once, which a customer buys a month at a time from its own credit; what each costs, and who
+holds it.
 
 Guarantee: organisations whose verdict may change by one are marked, so that the next tick asks again. The same act
-again changes nothing, so that whoever lost the answer gives it again.
+again changes nothing, so that a caller who lost the answer gives it again. The lists read only.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import wallet
+from drawdown.ledger import tiers, wallet
 from drawdown.ledger.accounts import Wallet, read_wallets
+from drawdown.ledger.calendar import period_of
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.monthly import tiers
-from drawdown.ledger.monthly.calendar import period_of
-from drawdown.ledger.monthly.tiers import Holder, Tier
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
+from drawdown.ledger.tiers import Holder, Tier
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
@@ -141,3 +141,37 @@ def _changed(connection: sa.Connection, customer_id: str, tier: str, charged_mic
     found = tiers.holder(connection, customer_id, tier)
     assert found is not None
     return Bought(found, read_wallets(connection, [customer_id])[customer_id], charged_micro, changed=True)
+
+
+@dataclass(frozen=True)
+class TierRow:
+    """A tier: sandboxes at once, what a month costs in micro-credits, and how many customers hold it."""
+
+    tier: str
+    at_once: int
+    price_micro: int
+    customers: int
+
+
+@dataclass(frozen=True)
+class HeldTier:
+    """A tier of a customer: paid for until a moment (milliseconds); whether it goes on then; when it ended and why."""
+
+    tier: str
+    at_once: int
+    price_micro: int
+    paid_to_ms: int
+    renews: bool
+    ended_ms: int | None
+    ended_reason: str | None
+
+
+def list_tiers(connection: sa.Connection) -> list[TierRow]:
+    """All tiers, by how many they allow."""
+    return [TierRow(**row) for row in SQL.run(connection, "tiers").mappings()]
+
+
+def tiers_of(connection: sa.Connection, customer_id: str) -> list[HeldTier]:
+    """The tiers of a customer, those that ended last."""
+    rows = SQL.run(connection, "of_customer", {"customer_id": customer_id}).mappings()
+    return [HeldTier(**{**row, "renews": bool(row["renews"])}) for row in rows]

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs import reservations
-from drawdown.ledger.runs.reservations import Denied, Reservation
+from drawdown.ledger import reservations
+from drawdown.ledger.reservations import Denied, Reservation
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read
 from drawdown.schema.errors import DatabaseBusy

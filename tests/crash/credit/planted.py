@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs import draws
+from drawdown.ledger import draws
 from drawdown.worker.executions import actions as executions
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Overage
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import Overage
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.executions.request import Request
 from tests.acceptance import gentd26

@@ -18,8 +18,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import Denied
 from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect

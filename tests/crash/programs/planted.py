@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
-from drawdown.server.usage import events as way_in
+from drawdown.server.usage import items as way_in
 from drawdown.worker.guard import counters as guard_counts
 from drawdown.worker.guard import use as guard
 from drawdown.worker.usage import backfills

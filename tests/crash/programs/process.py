@@ -17,19 +17,18 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run
 from drawdown.events.cloudevents import Given
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.units import DAY_MS
-from drawdown.server.usage.events import EVENTS
 from drawdown.server.usage.intake import Sent
+from drawdown.server.usage.items import EVENTS
 from drawdown.worker.access.keys import ApiKey
-from drawdown.worker.guard import holds as guard_holds
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Wish
 from drawdown.worker.usage import backfills
-from drawdown.worker.usage.backfill_lists import show_backfill
+from drawdown.worker.usage.backfills import show_backfill
 from tests.crash.credit.shared import Board
 from tests.crash.observer import Observer
 from tests.crash.process import TRY_AGAIN
@@ -91,9 +90,9 @@ def _ask(actor: Actor, one: Ask) -> None:
     if one.end == "used":
         found = actor.act("consume", lambda c: guard.consume(c, one.key, wish, actor.by))
     else:
-        found = actor.act("reserve", lambda c: guard_holds.reserve(c, one.key, wish, actor.by))
+        found = actor.act("reserve", lambda c: guard.reserve(c, one.key, wish, actor.by))
     if found.decision != "block" and one.end != "used":
-        end = guard_holds.settle if one.end == "settled" else guard_holds.release
+        end = guard.settle if one.end == "settled" else guard.release
         try:
             actor.act("settle", lambda c: end(c, one.key, one.actual, actor.by))
         except Denied as denied:

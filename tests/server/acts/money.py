@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.draws import Cost
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.executions import actions as executions
@@ -15,7 +15,7 @@ from drawdown.worker.executions.request import Request
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.actions import Change
 from drawdown.worker.topup import actions as topups
-from drawdown.worker.topup.topups import begin
+from drawdown.worker.topup.fill import begin
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import tiers
 from tests.fake_payments import CAN

@@ -17,7 +17,7 @@ from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.overrides import Terms
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.sources.events.store import take
-from drawdown.worker.usage import event_withdrawals as events
+from drawdown.worker.usage import withdrawals as events
 from drawdown.worker.wallets import actions as credit
 from tests.server.acts.example import Example
 from tests.server.console_home import Home, secret

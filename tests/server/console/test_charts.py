@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
+from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import Usage
-from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import write
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.units import DAY_MS, MICRO
@@ -16,7 +16,7 @@ from drawdown.server.console.screens.customers import usage
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets.days import Use
+from drawdown.worker.wallets.entries import Use
 from tests.server.console.test_elsewhere import shown
 from tests.server.console_home import Home
 

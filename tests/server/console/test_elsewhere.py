@@ -19,7 +19,7 @@ from drawdown.worker.orgs import lists as orgs
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.verdict.watch_state import note_round
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets.days import Use
+from drawdown.worker.wallets.entries import Use
 from tests.server.console_home import Home, as_read
 
 CUSTOMER: Final = "cus_Stark01"

@@ -15,9 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
+from drawdown.server.console import my
 from drawdown.server.console.frame import figures
-from drawdown.server.console.my import my
-from drawdown.server.console.my.pages import PAGES as MY_PAGES
+from drawdown.server.console.my import PAGES as MY_PAGES
 from drawdown.server.console.pages import ACTIONS, PAGES
 from drawdown.worker.access import my_sessions
 from tests.browser.sites import FORMULA, HOSTILE

@@ -18,13 +18,13 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.server.console import console as consoles
+from drawdown.server.console import my
 from drawdown.server.console.asking import Ask
+from drawdown.server.console.csv_lines import Form
 from drawdown.server.console.door import COOKIE
-from drawdown.server.console.my import my
-from drawdown.server.console.my.pages import PAGES as MY_PAGES
+from drawdown.server.console.my import PAGES as MY_PAGES
 from drawdown.server.console.page import Page
 from drawdown.server.console.pages import ACTIONS, PAGES
-from drawdown.server.console.screens.csv_lines import Form
 from drawdown.worker.access import my_sessions
 from drawdown.worker.access.people import Person
 from tests.browser.sites import BIDI, HOSTILE

@@ -19,7 +19,7 @@ from drawdown.server.console.screens.rules import audit as audit_page
 from drawdown.server.console.screens.rules import events as events_page
 from drawdown.server.console.screens.rules import limits as limits_page
 from drawdown.worker.access.audit import AuditFilter, Deed, list_deeds
-from drawdown.worker.checks import proof_lists as proofs
+from drawdown.worker.checks import proofs
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.overrides import Terms

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.executions import actions as executions

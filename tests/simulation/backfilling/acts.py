@@ -16,7 +16,7 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.features.actions import map_event
 from drawdown.worker.sources.events.store import Taken, take
 from drawdown.worker.usage import backfills
-from drawdown.worker.usage.backfill_lists import show_backfill
+from drawdown.worker.usage.backfills import show_backfill
 from tests.simulation.actions import ORGS
 from tests.simulation.backfilling.books import Books, Coming, Held, Name, name_of
 from tests.simulation.callers import AGAIN, Caller

@@ -11,7 +11,7 @@ from typing import Final
 
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.settlements.actions import Change
-from drawdown.worker.settlements.payout_file import Line
+from drawdown.worker.settlements.lists import Line
 from tests.simulation.oracle import Run
 from tests.stateful.pools import Member
 from tests.stateful.settlements import Owed

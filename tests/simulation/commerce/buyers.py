@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.orgs.assignments import assign

@@ -14,7 +14,7 @@ from drawdown.ledger.lots import Terms
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.orgs.assignments import assign
-from drawdown.worker.provider.rates import set_rate
+from drawdown.worker.provider.actions import set_rate
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools, tiers

@@ -11,12 +11,12 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.ledger.payouts import Payout
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.actions import Change
-from drawdown.worker.settlements.payout_file import Line, lines_of
+from drawdown.worker.settlements.lists import Line, lines_of
 from tests.simulation.commerce.books import month_of
 from tests.simulation.commerce.calling import Shop
 from tests.simulation.commerce.products import SUPPLIERS

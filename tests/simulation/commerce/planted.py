@@ -8,13 +8,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import lots, payouts
+from drawdown.ledger import draws, grants, lots, payouts, reservations, tiers
 from drawdown.ledger.accounts import wallet_account
+from drawdown.ledger.draws import Line
 from drawdown.ledger.entries import post
-from drawdown.ledger.monthly import grants, tiers
-from drawdown.ledger.runs import draws, reservations
-from drawdown.ledger.runs.draws import Line
-from drawdown.ledger.runs.reservations import Reservation
+from drawdown.ledger.reservations import Reservation
 from drawdown.ledger.settlements import owe
 from drawdown.schema.audit import By
 from drawdown.worker.executions import remote as remote_runs

@@ -9,8 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Denied, Overage
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import Denied, Overage
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request

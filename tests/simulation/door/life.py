@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
-from drawdown.server.usage import intake, quotas
+from drawdown.server.usage import intake
 from drawdown.worker.features.actions import map_event
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
@@ -146,8 +146,8 @@ def lived(seed: int) -> tuple[Life, list[str]]:
     with TemporaryDirectory(dir=leftovers.folder("dd-door-")) as folder:
         patches = Patches()
         with patches.kept():
-            patches.put(quotas, "KEY_ITEMS_PER_S", PER_KEY)
-            patches.put(quotas, "ORG_ITEMS_PER_S", PER_ORG)
+            patches.put(intake, "KEY_ITEMS_PER_S", PER_KEY)
+            patches.put(intake, "ORG_ITEMS_PER_S", PER_ORG)
             engine = fresh(Path(folder) / "drawdown.db")
             house = House(engine)
             house.clock.at_ms = T0 + 40 * DAY_MS + 10_000

@@ -13,13 +13,13 @@ import sqlalchemy as sa
 from drawdown.events import cloudevents
 from drawdown.events.envelope import Unfit, UsageEvent
 from drawdown.schema.errors import DrawdownError
-from drawdown.server.usage import events, intake, quotas
+from drawdown.server.usage import intake
+from drawdown.server.usage import items as item_routes
 from drawdown.server.usage.intake import Result, Sent
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import counters as guard_counts
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard.answers import Answer
-from drawdown.worker.guard.use import Ask
+from drawdown.worker.guard.use import Answer, Ask
 from drawdown.worker.sources.events import store as events_store
 from drawdown.worker.sources.events.store import Taken
 from drawdown.worker.sources.samples import store as samples_store
@@ -49,14 +49,14 @@ def _answered_before_the_commit(patches: Patches) -> None:
 
 
 def _one_bad_item_stops_all(patches: Patches) -> None:
-    right = events.EVENTS
+    right = item_routes.EVENTS
 
     def wrong(connection: sa.Connection, found: Sequence[Any], sent: Sent) -> Sequence[Result]:
         read = list(right.read(sent))
         bad = any(isinstance(one, Unfit) for one in read)
         return [Result("invalid", "batch", "", "") for _ in found] if bad else right.store(connection, found, sent)
 
-    patches.put(events, "EVENTS", replace(right, store=wrong))
+    patches.put(item_routes, "EVENTS", replace(right, store=wrong))
 
 
 def _answers_shift(patches: Patches) -> None:
@@ -87,23 +87,23 @@ def _all_scopes(patches: Patches) -> None:
 
 def _quota(patches: Patches, *, of_keys: bool) -> None:
     """Only one of both is asked for."""
-    right = quotas.Quotas.take
+    right = intake.Quotas.take
 
-    def wrong(self: quotas.Quotas, key: str, items: int, by_org: Counter[str], now_ms: int) -> None:
+    def wrong(self: intake.Quotas, key: str, items: int, by_org: Counter[str], now_ms: int) -> None:
         right(self, key, items if of_keys else 0, Counter() if of_keys else by_org, now_ms)
 
-    patches.put(quotas.Quotas, "take", wrong)
+    patches.put(intake.Quotas, "take", wrong)
 
 
 def _tokens_are_spent_by_halves(patches: Patches) -> None:
     """A batch that is refused spends what its key has."""
 
-    def wrong(self: quotas.Quotas, key: str, items: int, by_org: Counter[str], now_ms: int) -> None:
+    def wrong(self: intake.Quotas, key: str, items: int, by_org: Counter[str], now_ms: int) -> None:
         spent = self._keys.take(key, now_ms, items)
         if not spent or not all(self._orgs.take(org, now_ms, count) for org, count in by_org.items()):
             raise self._too_many("at once")
 
-    patches.put(quotas.Quotas, "take", wrong)
+    patches.put(intake.Quotas, "take", wrong)
 
 
 def _samples_go_in_as_they_come(patches: Patches) -> None:
@@ -137,7 +137,7 @@ def _conflicts_are_billed(patches: Patches) -> None:
         right(connection, others, now_ms, **more)
         return answers
 
-    patches.put(events, "take", wrong)
+    patches.put(item_routes, "take", wrong)
 
 
 PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {

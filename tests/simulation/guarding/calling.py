@@ -11,9 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
-from drawdown.worker.guard import holds as guard_holds
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Answer, Wish
 from tests.simulation.callers import Caller
@@ -39,10 +38,10 @@ class Call:
                 return guard.consume(connection, self.key, self.wish, by)
             case "reserve":
                 assert self.wish is not None
-                return guard_holds.reserve(connection, self.key, self.wish, by)
+                return guard.reserve(connection, self.key, self.wish, by)
             case "extend":
-                return guard_holds.extend(connection, self.key, self.amount, self.for_ms, by)
-        end = guard_holds.settle if self.what == "settle" else guard_holds.release
+                return guard.extend(connection, self.key, self.amount, self.for_ms, by)
+        end = guard.settle if self.what == "settle" else guard.release
         return end(connection, self.key, self.amount or 0, by)
 
 

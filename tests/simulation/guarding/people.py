@@ -10,7 +10,7 @@ from typing import Any, Final
 from drawdown.guard.decide import Reach
 from drawdown.guard.periods import Period
 from drawdown.ledger.lots import Terms as LotTerms
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms

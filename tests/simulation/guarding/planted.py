@@ -14,10 +14,8 @@ from drawdown.guard import decide, periods
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
-from drawdown.worker.guard import check as guard_check
 from drawdown.worker.guard import counters as guard_counts
-from drawdown.worker.guard import facts as guard_facts
-from drawdown.worker.guard import holds as guard_holds
+from drawdown.worker.guard import terms as guard_facts
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.terms import Metric
 from drawdown.worker.guard.use import Charged, Wish
@@ -62,14 +60,14 @@ def _without_credit(patches: Patches, when: Callable[[Charged], bool]) -> None:
         return replace(done, code=None) if when(done) else done
 
     patches.put(guard, "attempt", wrong)
-    patches.put(guard_holds, "attempt", wrong)
+    patches.put(guard, "attempt", wrong)
 
 
 def _incurred_is_free(patches: Patches) -> None:
     def wrong(connection: sa.Connection, key: str, incurred: Any, by: Any, **more: Any) -> Any:
         return executions.release(connection, key, None, by, **more)
 
-    patches.put(guard_holds, "executions", SimpleNamespace(**{**vars(executions), "release": wrong}))
+    patches.put(guard, "executions", SimpleNamespace(**{**vars(executions), "release": wrong}))
 
 
 def _hour_long_growth(patches: Patches) -> None:
@@ -78,7 +76,7 @@ def _hour_long_growth(patches: Patches) -> None:
     def wrong(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: Any, **more: Any) -> Any:
         return executions.extend(connection, key, to, None if to is not None else for_ms, by, **more)
 
-    patches.put(guard_holds, "executions", SimpleNamespace(**{**vars(executions), "extend": wrong}))
+    patches.put(guard, "executions", SimpleNamespace(**{**vars(executions), "extend": wrong}))
 
 
 def _months_of_thirty_days(patches: Patches) -> None:
@@ -116,7 +114,7 @@ def _any_plan_first(patches: Patches) -> None:
         limits = {one.period: one for one in sorted(found, key=lambda limit: limit.plan == "*")}
         return tuple(limits.values())
 
-    for where in (guard_facts, guard_check):
+    for where in (guard_facts, guard):
         patches.put(where, "limits_of", wrong)
 
 
@@ -130,7 +128,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
         lambda p: p.query(guard_counts, "give_back", "WHERE {these}", "WHERE {these} AND period <> 'day'"),
         "",
     ),
-    "settling corrects no counter": (lambda p: p.put(guard_holds, "_moved", lambda *given: None), ""),
+    "settling corrects no counter": (lambda p: p.put(guard, "_moved", lambda *given: None), ""),
     "a hold counts where it ends": (_counts_where_it_ends, ""),
     "the oldest override counts": (_oldest_override, "'override:"),
     "an override that is over goes on": (

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.reservations import Denied
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.guard import check as guard_check
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Wish
-from drawdown.worker.verdict.unbilled import unbilled_micro
+from drawdown.worker.verdict.effective_balance import unbilled_micro
 from tests.simulation.callers import AGAIN
 from tests.simulation.guarding.books import Said, Used, Who
 from tests.simulation.guarding.calling import Call, Product
@@ -191,7 +190,7 @@ def _check(product: Product, wish: Wish) -> None:
     said = _decided(product, wish)[0]
     found = product.world.read(lambda c: guard.check(c, wish, product.now))
     product.compare(Call("check", "", wish.org_id, wish), found, {**_words(said), "charged_micro": 0, "state": None})
-    slowly = product.world.read(lambda c: guard_check.step_by_step(c, wish, product.now))
+    slowly = product.world.read(lambda c: guard.step_by_step(c, wish, product.now))
     if found != slowly:
         product.breach(f"{wish} at {product.now}: {found}, and step by step {slowly}")
     _has(product, wish, product.now)

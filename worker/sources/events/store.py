@@ -1,8 +1,14 @@
 """Usage events into the database: what each said, and the sample by which it is sealed, pushed and proven as all usage.
 
-Guarantee: an event goes in once by its key (`keys`), with its sample, in the transaction given; both or neither. The
-same key with other content goes to `sample_conflicts`, once, and is never billed (S7). What is wrong with one item
-is that item's answer, and the others go in. A few statements, however many events there are.
+Guarantee: an event goes in once by its key, with its sample, in the transaction given; both or neither. The same key
+with other content goes to `sample_conflicts`, once, and is never billed (S7). What is wrong with one item is that
+item's answer, and the others go in. A few statements, however many events there are. What is answered `accepted` lies
+above its organisation's floor once it is committed (S4).
+
+An event is that of its organisation, source and id. A sender that speaks for one organisation alone (a key that is
+bound to it, a backfill) neither meets nor takes what another one has. A sender that speaks for any claims source and id
+for all of them: the same for another organisation is other content. Either finds what the other took of its
+organisation.
 """
 
 from __future__ import annotations
@@ -11,18 +17,21 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
 from drawdown.events.envelope import Unfit, UsageEvent
+from drawdown.schema import ids
 from drawdown.schema.clock import utc
-from drawdown.schema.errors import DatabaseBusy, Refused
-from drawdown.schema.locks import lock_org
+from drawdown.schema.errors import DatabaseBusy, Refused, UnknownId, UsageError
+from drawdown.schema.locks import lock_org, lock_orgs
 from drawdown.schema.sql import prepared, queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import (
+    DAY_MS,
     EXEMPT_PROVIDERS,
+    LATE_HORIZON_MS,
     MAX_EVENT_TYPES,
     MAX_ID_CHARS,
     MAX_KEY_TYPES,
@@ -30,10 +39,10 @@ from drawdown.schema.units import (
     MAX_SOURCE_TYPES,
     window_of,
 )
-from drawdown.worker.sources.events import charged, keys
-from drawdown.worker.sources.events.keys import PREFIX, Stored, content_of, is_same, keyed, sample_id_of
+from drawdown.worker.sources.events import types
 from drawdown.worker.sources.events.types import PEOPLE, Bringer, is_full, meters
 from drawdown.worker.sources.samples import rows
+from drawdown.worker.sources.samples.rows import OF_EVENTS
 from drawdown.worker.sources.samples.store import keep_conflicts
 
 SQL = queries(__file__)
@@ -108,7 +117,7 @@ def take(
 
     Below an organisation's floor an event is `invalid`, `too_late`, and not kept: above it keys hold for good. Where it
     is raised before the commit, the event is quarantined, as what hosts insert (S4), unless `keep_above_floor` or
-    `floors.hold` follows.
+    `hold` follows.
     Errors: DatabaseBusy where a sample took an event's id at this moment.
     """
     with prepared(connection) if len(events) <= FEW else nullcontext():
@@ -130,7 +139,7 @@ def _take(
     others = {
         (one["sample_id"], one["org_id"]): one for one in asked if (one["sample_id"], one["org_id"]) not in went_in
     }
-    before = keys.stored(connection, list(others.values()))
+    before = stored(connection, list(others.values()))
     _why_not(connection, [asked[at] for at in firsts.values() if not _is_told(asked[at], found, before)], found)
     answers = []
     for at, (name, event) in enumerate(zip(names, events, strict=True)):
@@ -164,7 +173,7 @@ def names_of(events: Sequence[UsageEvent], *, own: bool) -> list[str]:
 
 def times(connection: sa.Connection, events: Sequence[UsageEvent], *, own: bool) -> dict[tuple[str, str], int]:
     """When events were used, by what was taken under their keys before; by their names and organisations."""
-    found = keys.stored(connection, keyed(names_of(events, own=own), events, own=own))
+    found = stored(connection, keyed(names_of(events, own=own), events, own=own))
     at = _SAID.index("ts")
     return {key: int(one.content[at]) for key, one in found.items()}
 
@@ -220,7 +229,7 @@ def _take_each(connection: sa.Connection, batch: list[Event], now_ms: int, types
     floors = {str(row.org_id): int(row.floor_ms) for row in SQL.run(connection, "floors", asked)}
     late = {key["sample_id"] for key, event in batch if event.occurred_ms < floors.get(event.org_id, 0)}
     found = dict.fromkeys(late, TOO_LATE)
-    at_once = charged.charged(connection, {charged.spot_of(event) for _, event in batch})
+    at_once = types.charged(connection, {types.spot_of(event) for _, event in batch})
     for key, event in batch if at_once else ():
         if (answer := charged_at_once(event, at_once)) is not None:
             found.setdefault(key["sample_id"], answer)
@@ -257,7 +266,7 @@ def _insert(connection: sa.Connection, batch: list[Event], known: dict[str, int]
         if any(row.noted is not None for row in out):
             raise DatabaseBusy("a sample took the id of an event this moment; try again")
         return {key["sample_id"] for key, _ in batch} - {str(row.sample_id) for row in out}
-    there = set(keys.SQL.run(connection, "not_new", {"keys": [key for key, _ in batch]}).scalars())
+    there = set(SQL.run(connection, "not_new", {"keys": [key for key, _ in batch]}).scalars())
     new = [(key["sample_id"], event) for key, event in batch if key["sample_id"] not in there]
     if new:
         samples = [
@@ -281,7 +290,7 @@ def _said(event: UsageEvent) -> str:
 
 def _why_not(connection: sa.Connection, asked: list[dict[str, str]], found: dict[str, Taken]) -> None:
     """Why samples did not go in that are no stored events': they were withdrawn, and pruned since; or say otherwise."""
-    withdrawn = keys.withdrawn(connection, asked)
+    withdrawn = withdrawn_among(connection, asked)
     for name in (one["sample_id"] for one in asked):
         found[name] = WITHDRAWN if name in withdrawn else _FOREIGN
 
@@ -295,7 +304,7 @@ def _standing(
         return {}
     by_meter = {meter: name for name, meter in known.items()}
     # Also what makes a feature by now: it may have ended by the commit, and a price be set for what nothing bills then.
-    charged.share(connection, {by_meter[meter] for _, _, meter in spots.values()})
+    types.share(connection, {by_meter[meter] for _, _, meter in spots.values()})
     rows = [dict(zip(("org_id", "window_ms", "meter"), spot, strict=True)) for spot in sorted(set(spots.values()))]
     billed, featureless = {}, set()
     for row in SQL.run(connection, "billed", {"spots": rows}):
@@ -304,17 +313,148 @@ def _standing(
         billed[spot] = UNASSIGNED if row.provider is None else _ACCEPTED if goes_in else None
         if row.feature is None:
             featureless.add(spot)
-    charged.require_uncharged(connection, {(by_meter[spot[2]], spot[1]) for spot in featureless})
+    types.require_uncharged(connection, {(by_meter[spot[2]], spot[1]) for spot in featureless})
     waits = {spot: _unmapped(by_meter[spot[2]], spot[1]) if billed[spot] is None else billed[spot] for spot in billed}
     return {name: waits[spot] or _ACCEPTED for name, spot in spots.items()}
 
 
-def charged_at_once(event: UsageEvent, at_once: Mapping[charged.Spot, str]) -> Taken | None:
+def charged_at_once(event: UsageEvent, at_once: Mapping[types.Spot, str]) -> Taken | None:
     """The answer to an event where it is; `at_once`: what `charged` found."""
-    metric = at_once.get(charged.spot_of(event))
-    return None if metric is None else Taken("invalid", charged.CODE, charged.WHY.format(event.event_type, metric))
+    metric = at_once.get(types.spot_of(event))
+    return None if metric is None else Taken("invalid", types.CODE, types.WHY.format(event.event_type, metric))
 
 
 def _unmapped(event_type: str, window_ms: int) -> Taken:
     command = f"drawdown feature map-event {typed(event_type, 'FEATURE', '--from', utc(window_ms))}"
     return Taken("pending", "unmapped", f"nothing makes a feature of {event_type} then: `{command}`")
+
+
+PREFIX: Final = OF_EVENTS
+"""Begins the ids of events' samples, and what stands where the id of a sandbox stands."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What an event said that was taken before, as `content_of` says it, and the sample that it has."""
+
+    sample_id: str
+    content: tuple[Any, ...]
+    withdrawn: bool
+
+
+def sample_id_of(source: str, event_id: str, org_id: str | None = None) -> str:
+    """The id of an event's sample: the same for the same key, on every host. Without an organisation it is a claim on
+    source and id among all of them; with one it is the id of an event for which its organisation alone was spoken."""
+    parts = (source, event_id) if org_id is None else (org_id, source, event_id)
+    return PREFIX + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
+
+
+def content_of(event: UsageEvent) -> tuple[Any, ...]:
+    """What an event says beside its key, in the order of the table."""
+    return (event.event_type, event.org_id, event.quantity, event.occurred_ms, event.subject, event.project,
+            event.plan_key, event.properties_json)  # fmt: skip
+
+
+def is_same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether two events of one key say the same. A CloudEvent's subject is a label to whoever is bound to an
+    organisation, and to others the organisation itself: one that is the organisation says nothing more."""
+    return _meant(one) == _meant(other)
+
+
+def _meant(content: tuple[Any, ...]) -> tuple[Any, ...]:
+    event_type, org_id, quantity, ts, subject, *rest = content
+    return (event_type, org_id, quantity, ts, None if subject == org_id else subject, *rest)
+
+
+def keyed(names: Sequence[str], events: Sequence[UsageEvent], *, own: bool) -> list[dict[str, str]]:
+    """Each event by all that it may have been taken under: its sample's id (its name), that of the other way to send
+    it, and its key."""
+    return [
+        {
+            "sample_id": name,
+            "other_id": sample_id_of(event.source, event.event_id, None if own else event.org_id),
+            "source": event.source,
+            "event_id": event.event_id,
+            "org_id": event.org_id,
+        }
+        for name, event in zip(names, events, strict=True)
+    ]
+
+
+def stored(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> dict[tuple[str, str], Stored]:
+    """What was taken under the keys of events, by their names and organisations: first of their own organisation, then
+    of whichever claimed source and id."""
+    if not asked:
+        return {}
+    found: dict[tuple[str, str], Stored] = {}
+    for row in SQL.run(connection, "stored", {"keys": asked}):  # the own one comes last
+        said = Stored(str(row.sample_id), tuple(row)[4:-1], bool(row.withdrawn))
+        found[str(row.name), str(row.asker)] = said
+    return found
+
+
+def withdrawn_among(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> set[str]:
+    """The names of those that were withdrawn, also if they were pruned since."""
+    return set(SQL.run(connection, "withdrawn", {"keys": asked}).scalars()) if asked else set()
+
+
+NOT_YET_MS: Final = LATE_HORIZON_MS - DAY_MS
+"""What is younger lies above any floor that is raised now, though clocks differ by a day: `prune` refuses the rest."""
+
+
+def hold(connection: sa.Connection, used: Sequence[tuple[str, int]], taken: Sequence[Taken], now_ms: int) -> bool:
+    """Let nobody raise a floor past old usage that went in here until it is committed; False where one was raised past
+    it since it was taken: then it is to be taken again. Whoever raises one looks, under S1's lock, at what came in
+    before, and does not see a transaction that goes on. SQLite has one writer at a time. `used`: of each item its
+    organisation, and when.
+    """
+    if connection.dialect.name != "postgresql":
+        return True
+    went_in = [one for one, answer in zip(used, taken, strict=True) if answer.status in ("accepted", "pending")]
+    old = [(org_id, ts) for org_id, ts in went_in if ts < now_ms - NOT_YET_MS]
+    if not old:
+        return True
+    orgs = sorted({org_id for org_id, _ in old})
+    lock_orgs(connection, orgs)
+    floors = {str(row.org_id): int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": orgs})}
+    return all(ts >= floors.get(org_id, 0) for org_id, ts in old)
+
+
+def samples_of(
+    connection: sa.Connection, source: str, event_ids: Sequence[str], org_id: str | None = None
+) -> dict[str, str]:
+    """The ids of the samples of a source's events, by the events' ids, each once, in the order that was given; of one
+    organisation where it is named. Errors: UnknownId; UsageError for an id that several organisations used."""
+    values = {"source": source, "event_ids": list(event_ids), "org_id": org_id or ""}
+    rows = SQL.run(connection, "of_keys", values).all()
+    found: dict[str, str] = {}
+    for event_id in dict.fromkeys(event_ids):
+        mine = [row for row in rows if row.event_id == event_id]
+        if not mine:
+            raise no_event(connection, source, event_id)
+        if len(mine) > 1:
+            orgs = ", ".join(str(row.org_id) for row in mine[: ids.NEIGHBOURS])
+            raise UsageError(
+                f"{event_id} of {source} is an event of several organisations, {orgs}: name one with --org"
+            )
+        found[event_id] = str(mine[0].sample_id)
+    return found
+
+
+def require_source(connection: sa.Connection, source: str) -> None:
+    """Errors: UnknownId for a source that no event has, with the nearest."""
+    if SQL.run(connection, "is_source", {"source": source}).first() is None:
+        values = {"scanned": ids.SCANNED, "at_most": ids.NEIGHBOURS}
+        raise ids.unknown(ids.SOURCE, source, map(str, SQL.run(connection, "sources", values).scalars()))
+
+
+def no_event(connection: sa.Connection, source: str, event_id: str) -> UnknownId:
+    """The error for a key that no event has: the nearest source there is, or the nearest event of that source. Of
+    events so many are looked at (`ids.SCANNED`), however many there are."""
+    if not ids.tells_names(connection):
+        return UnknownId("there is no such event that you may see", ids.USAGE_EVENT.noun)
+    values = {"source": source, "scanned": ids.SCANNED, "at_most": ids.NEIGHBOURS, **ids.halves("", event_id)}
+    sources = [str(name) for name in SQL.run(connection, "sources", values).scalars()]
+    if source not in sources:
+        return ids.unknown(ids.SOURCE, source, sources)
+    return ids.unknown(ids.USAGE_EVENT, event_id, map(str, SQL.run(connection, "alike", values).scalars()))

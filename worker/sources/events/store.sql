@@ -54,3 +54,48 @@ SELECT k.org_id, k.window_ms, k.meter, a.provider, {feature_of_meter} AS feature
 FROM {rows :spots (org_id text, window_ms bigint, meter bigint)} k
 LEFT JOIN assignments a ON a.org_id = k.org_id AND a.start_ms <= k.window_ms
     AND (a.end_ms IS NULL OR k.window_ms < a.end_ms)
+
+-- What was taken under the keys of events.
+
+-- name: keys
+{rows :keys (sample_id text, other_id text, source text, event_id text, org_id text)}
+
+-- name: stored
+-- By the claim (0), and by the organisation's own key (1).
+WITH asked AS MATERIALIZED (SELECT * FROM {keys} k)
+SELECT q.name, q.asker, q.place, q.sample_id, q.event_type, q.org_id, q.quantity, q.ts, q.subject, q.project, q.plan_key,
+    q.properties, CASE WHEN w.sample_id IS NULL THEN 0 ELSE 1 END AS withdrawn
+FROM (SELECT k.sample_id AS name, k.org_id AS asker, 0 AS place, e.* FROM asked k JOIN usage_events e ON e.sample_id = k.sample_id
+    UNION ALL SELECT k.sample_id, k.org_id, 1, e.* FROM asked k JOIN usage_events e ON e.source = k.source
+        AND e.event_id = k.event_id AND e.org_id = k.org_id) q
+LEFT JOIN withdrawals w ON w.sample_id = q.sample_id
+ORDER BY q.place
+
+-- name: withdrawn
+WITH asked AS MATERIALIZED (SELECT * FROM {keys} k)
+SELECT i.sample_id FROM asked i WHERE EXISTS ({was_withdrawn})
+
+-- name: not_new
+-- Looked up before, as nobody else writes meanwhile.
+WITH asked AS MATERIALIZED (SELECT * FROM {keys} k)
+SELECT i.sample_id FROM asked i WHERE EXISTS ({was_withdrawn})
+    OR EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = i.sample_id)
+    OR EXISTS (SELECT 1 FROM usage_events e WHERE e.source = i.source AND e.event_id = i.event_id
+        AND e.org_id = i.org_id)
+
+-- Events by their keys, and those that may be meant by a mistyped one.
+
+-- name: of_keys
+SELECT event_id, org_id, sample_id FROM usage_events
+WHERE source = :source AND event_id IN :event_ids AND (:org_id = '' OR org_id = :org_id) ORDER BY org_id
+
+-- name: is_source
+SELECT 1 FROM usage_events WHERE source = :source LIMIT 1
+
+-- name: sources
+SELECT DISTINCT source FROM (SELECT source FROM usage_events LIMIT :scanned) e ORDER BY 1 LIMIT :at_most
+
+-- name: alike
+-- Those that begin or end as the one that was given.
+SELECT event_id FROM (SELECT source, event_id FROM usage_events LIMIT :scanned) e
+WHERE source = :source AND (event_id LIKE :head ESCAPE '!' OR event_id LIKE :tail ESCAPE '!') LIMIT :at_most

@@ -19,7 +19,7 @@ from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
-from drawdown.worker.sources.samples.values import BadRow, time_reader
+from drawdown.worker.sources.samples.rows import BadRow, time_reader
 
 SQL = queries(__file__)
 

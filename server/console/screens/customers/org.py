@@ -1,22 +1,255 @@
-"""One organisation, in tabs."""
+"""One organisation, in tabs: its usage, ledger, pushes, halts and verdicts, assignments, limits, what people did to it,
+and its rows as they are stored, without columns of secrets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from shlex import quote
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
+from drawdown.schema.text import typed
+from drawdown.schema.units import DAY_MS
 from drawdown.server.console.asking import Ask
-from drawdown.server.console.frame.parts import Link, act
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Filter, Link, Table, act
 from drawdown.server.console.frame.templates import url
-from drawdown.server.console.screens.customers import org_tabs, usage
-from drawdown.server.console.screens.money import org_ledger
-from drawdown.server.console.screens.rules import org_limits, org_raw
-from drawdown.worker.wallets.accounts import PaidFrom, paid_from
+from drawdown.server.console.screens.customers import usage
+from drawdown.server.console.screens.money import cells, wallets
+from drawdown.server.console.screens.oncall import cells_of
+from drawdown.server.console.screens.rules.cells import number, said, time
+from drawdown.worker.access.audit import AuditFilter, list_deeds
+from drawdown.worker.guard.standing import Standing, StandingRow, standing_of
+from drawdown.worker.orgs import lists as org_history
+from drawdown.worker.status import tables
+from drawdown.worker.verdict.effective_balance import verdict_history
+from drawdown.worker.wallets import entries as wallet_entries
+from drawdown.worker.wallets.accounts import PaidFrom, list_lots, paid_from, payer_of
 
-OTHERS: Final = {"ledger": org_ledger.read, **org_tabs.TABS, "limits": org_limits.tab, "raw": org_raw.tab}
+Tab = Callable[[sa.Connection, Ask], Mapping[str, object]]
+PUSH_TONES: Final = {"in_doubt": "bad", "rejected": "bad", "due": "warn", "queued": "warn"}
+PUSH_DAYS: Final = 1
+MOST_DEEDS: Final = 100
+HALTS: Final = "/console/halts"
+
+
+def pushes(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    org_id = ask.required("id")
+    found = org_history.pushes_between(connection, org_id, ask.now_ms - PUSH_DAYS * DAY_MS, ask.now_ms)
+    rows = [
+        (
+            Cell(figures.time(one.window_ms), "time", href=url("/console/push", key=one.key)),
+            Cell(one.feature, "id"),
+            Cell(figures.count(one.sealed_qty), "number"),
+            Cell(figures.count(one.sent_qty), "number", narrow=False),
+            Cell(one.provider, "id", narrow=False),
+            Cell(one.state, "state", PUSH_TONES.get(one.state, "")),
+            Cell(figures.count(one.attempts), "number", narrow=False),
+            Cell(one.last_error or one.key, "id", narrow=False),
+        )
+        for one in found
+    ]
+    heads = ("Window, UTC", "Feature", "#Sealed", "#Sent", "Provider", "State", "#Tries", "Error, or key")
+    none = "No push is of a window of the last 24 hours."
+    table = Table("Pushes of the last 24 hours", heads, rows, none, f"drawdown push list --org {quote(org_id)}")
+    return {"part": "org_tables.html", "tables": [table]}
+
+
+def halts(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    org_id = ask.required("id")
+    told = [
+        (Cell(figures.time(one.halted_at), "time"),
+         Cell(one.cell_id, "id", href=url(HALTS, state="any", cell=one.cell_id)),
+         cells_of.told(one.halted_at, one.acked_at_ms), Cell(figures.count(one.attempts), "number", narrow=False),
+         Cell(one.last_error or figures.UNKNOWN, "id", narrow=False))
+        for one in org_history.halts_of(connection, org_id)
+    ]  # fmt: skip
+    said = [
+        (
+            Cell(figures.time(one.at_ms), "time"),
+            Cell(*(("halted", "state", "bad") if one.is_halted else ("open", "state"))),
+            Cell(one.reason or figures.UNKNOWN, "id"),
+            cells.balance(one.balance_micro),
+            Cell(figures.count(one.max_concurrent_sandboxes), "number", narrow=False),
+        )
+        for one in verdict_history(connection, org_id)
+    ]
+    show = f"drawdown org show {typed(org_id)}"
+    tables = [
+        Table("Which cells were told", ("Halted, UTC", "Cell", "Answer", "#Tries", "Error"), told,
+              "No cell was ever told to halt it.", show),
+        Table("Verdicts, the last ten", ("At, UTC", "Verdict", "Reason", "#Balance", "#Sandboxes at once"), said,
+              "No verdict was written yet: the first read at its provider writes one.", show),
+    ]  # fmt: skip
+    return {"part": "org_tables.html", "tables": tables}
+
+
+def assignment(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    org_id = ask.required("id")
+    rows = [
+        (Cell(figures.time(one.start_ms), "time"), Cell("open" if one.end_ms is None else figures.time(one.end_ms)),
+         Cell(one.provider, "id"), Cell(one.customer_id or figures.UNKNOWN, "id"), Cell(one.actor, "id", narrow=False),
+         Cell(one.reason, "id", narrow=False))
+        for one in org_history.assignments_of(connection, org_id)
+    ]  # fmt: skip
+    heads = ("From, UTC", "To", "Provider", "Customer", "By", "Reason")
+    table = Table(
+        "Who bills it", heads, rows, "Nobody does.", f"drawdown org assign {typed(org_id, '--provider', 'embedded')}"
+    )
+    ways = [
+        act("Bill it here, or by nobody", "assign", id=org_id),
+        act("Bill it elsewhere", "assign-remote", id=org_id),
+    ]
+    return {"part": "org_tables.html", "tables": [table], "ways": ways}
+
+
+def audit(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    org_id = ask.required("id")
+    rows = [
+        (Cell(figures.time(one.at_ms), "time"), Cell(one.action.replace("_", " ")), Cell(one.actor, "id"),
+         Cell(one.via, narrow=False), Cell(one.reason, "id"))
+        for one in list_deeds(connection, AuditFilter(target=org_id), most=MOST_DEEDS).deeds
+    ]  # fmt: skip
+    heads = ("At, UTC", "What", "Who", "Through", "Why")
+    none = "Nobody changed anything of it."
+    table = Table("What people did", heads, rows, none, f"drawdown audit list --target {quote(org_id)}")
+    return {"part": "org_tables.html", "tables": [table]}
+
+
+TABS_OF_TABLES: Final[dict[str, Tab]] = {"pushes": pushes, "halts": halts, "assignment": assignment, "audit": audit}
+
+
+def ledger(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    org_id, after, chosen = ask.required("id"), ask.key("after"), wallets.chosen_by(ask)
+    paid = paid_from(connection, org_id, ask.now_ms)
+    customer = paid.customer_id
+    lots = list_lots(connection, customer, ask.now_ms)
+    found = wallet_entries.page(connection, customer, after, chosen=chosen)
+    if not (paid.is_here or lots.lots or found.entries or chosen.narrows or after):
+        return {"part": "org_tables.html", "tables": [wallets.no_wallet(customer, paid)]}
+    filters = wallets.chosen_filters(ask)
+    query = {"id": org_id, "tab": "ledger", **{one.name: one.value for one in filters}}
+    tables: list[Table] = [
+        wallets.entries_table(found, customer, chosen, "/console/org", query, after),
+        wallets.lots_table(lots, customer),
+    ]
+    return {"part": "org_tables.html", "tables": tables, "filters": filters, "file": _file(customer, filters)}
+
+
+def _file(customer: str, filters: tuple[Filter, ...]) -> str:
+    return url(f"{wallets.WALLET_PATH}.csv", id=customer, **{one.name: one.value for one in filters})
+
+
+RULES: Final = {"operator": "an operator's word", "no_entitlement": "its plan says nothing of it: none"}
+
+
+def limits(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    org_id = ask.required("id")
+    after = ask.text("after")
+    found = standing_of(connection, org_id, ask.now_ms, after=after)
+    return {"part": "org_tables.html", "tables": [_limits(found, after), _refusals(found)]}
+
+
+def _limits(found: Standing, after: str) -> Table:
+    rows = [
+        (said(one.metric), Cell(one.period or figures.UNKNOWN), _amount(one), number(one.used), _left(one),
+         time(one.resets_ms, wide=True), Cell(*_rule(one), narrow=False), time(one.until_ms, wide=True))
+        for one in found.rows
+    ]  # fmt: skip
+    heads = ("Metric", "Per", "#Limit", "#Used", "#Left", "Begins anew, UTC", "By", "Override until, UTC")
+    next_ = url("/console/org", id=found.org_id, tab="limits", after=found.next_after) if found.next_after else ""
+    none = "Nothing is counted yet: the first metric is made by `drawdown guard set`."
+    first = url("/console/org", id=found.org_id, tab="limits") if after else ""
+    command = f"drawdown limit show {typed(found.org_id)}"
+    return Table("Limits", heads, rows, none, command, next_, _note(found), first=first)
+
+
+def _note(found: Standing) -> str:
+    plan = f"By the plan {found.plan}" if found.plan else "By what is said of every other plan, as it is on none"
+    pays = "credit was bought" if found.pays else "no credit was ever bought"
+    if found.halted:
+        return f"It is {found.halted}: nothing may be used, whatever is left. {plan}; {pays}."
+    return f"{plan}; {pays}."
+
+
+def _amount(one: StandingRow) -> Cell:
+    if one.period is not None and one.amount is None:
+        return Cell("without an end", "number")
+    return number(one.amount)
+
+
+def _left(one: StandingRow) -> Cell:
+    if one.left is None:
+        return Cell("without an end", "number")
+    if one.left == 0:
+        return Cell("none left", "state", "warn")
+    return Cell(f"{figures.count(one.left)}, little", "state", "warn") if one.low else number(one.left)
+
+
+def _rule(one: StandingRow) -> tuple[str, str]:
+    """A limit's rule is `limit:PLAN:PERIOD`, an override's `override:N`."""
+    kind, _, more = one.rule.partition(":")
+    if kind == "override":
+        return f"override {more}", ""
+    plan = more.rpartition(":")[0]
+    return (RULES[kind], "") if kind in RULES else ("every other plan" if plan == "*" else f"plan {plan}", "id")
+
+
+def _refusals(found: Standing) -> Table:
+    rows = [
+        (said(one.metric), Cell(one.reason.replace("_", " ")), number(one.times), number(one.amount, wide=True),
+         Cell("blocked", "state", "warn") if one.enforced else Cell("would be in phase 3", "state"),
+         time(one.last_ms, wide=True))
+        for one in found.refusals
+    ]  # fmt: skip
+    heads = ("Metric", "Why", "#Times", "#Amount", "What came of it", "Last, UTC")
+    none = "Nothing was blocked in 24 hours, and nothing would have been."
+    return Table("Blocked in 24 hours", heads, rows, none, f"drawdown guard check METRIC --org {quote(found.org_id)}")
+
+
+FIRST_TABLE = "orgs"
+
+
+def raw_rows(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    org_id = ask.required("id")
+    table = ask.choice("table", (FIRST_TABLE, *(name for name in tables.TABLES if name != FIRST_TABLE)))
+    found = tables.raw_rows(connection, table, org_id, payer_of(connection, org_id, ask.now_ms))
+    return {"part": "org_tables.html", "tables": [_raw_rows(org_id, table, found), _raw_there(org_id, table)]}
+
+
+def _raw_there(org_id: str, chosen: str) -> Table:
+    rows = [
+        (Cell(name, href="" if name == chosen else url("/console/org", id=org_id, tab="raw", table=name)),
+         Cell("above" if name == chosen else tables.COMMENTS[name], narrow=False))
+        for name in tables.TABLES
+    ]  # fmt: skip
+    return Table(
+        "Tables about it", ("Table", "What it holds"), rows, "There is none.", f"drawdown org show {typed(org_id)}"
+    )
+
+
+def _raw_rows(org_id: str, table: str, found: tables.RawRows) -> Table:
+    rows = [
+        tuple(said("NULL" if cell is None else cell, wide=at > 2) for at, cell in enumerate(row)) for row in found.rows
+    ]
+    note = (
+        "As they are stored: times in milliseconds, amounts in millionths of a credit. Texts are cut, secrets left out"
+    )
+    note += "." if found.whole else f". The last {tables.MOST_ROWS} by the order of its index; there are more."
+    return Table(
+        table,
+        found.columns,
+        rows,
+        "It has no row about this organisation.",
+        f"drawdown org show {typed(org_id)}",
+        note=note,
+    )
+
+
+OTHERS: Final = {"ledger": ledger, **TABS_OF_TABLES, "limits": limits, "raw": raw_rows}
 TABS: Final = ("usage", *OTHERS)
 
 

@@ -1,25 +1,33 @@
 """The overview: how everything stands, what needs a person first, and the ticks of the last day.
 
-Guarantee: the verdict, its reason and its next step are those of `drawdown status`, word for word.
+Guarantee: the verdict, its reason and its next step are those of `drawdown status`, word for word. All that a person is
+needed for is there: the worst first, then what waits, and what comes within a day.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Tile
-from drawdown.server.console.screens.customers.needs import ENDING, ORDERS, PUSHES, needs, read_around
+from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall.ticks import ENDS
 from drawdown.worker.cluster.lists import worker_lines
+from drawdown.worker.guard.lists import open_overrides
+from drawdown.worker.orgs.lists import RunningOut, running_out
+from drawdown.worker.push.lists import AWAITING_CREDIT, UNTIL_CREDIT, Waiting, WaitSum, wait_sums
 from drawdown.worker.status.backlog import OrdersLeft
-from drawdown.worker.status.standing import Standing
-from drawdown.worker.status.status import status
+from drawdown.worker.status.standing import PENDING, Call, Standing, Status, Why, how_much
+from drawdown.worker.status.standing import calls as calls_of
+from drawdown.worker.status.status import WHAT, status
 from drawdown.worker.status.ticks import TickRow, ticks_since
 from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS
 
@@ -129,3 +137,194 @@ def _worst(ticks: list[TickRow]) -> tuple[str, str]:
 
 def _many(ticks: list[TickRow]) -> str:
     return "1 tick" if len(ticks) == 1 else f"{len(ticks)} ticks"
+
+
+PUSHES: Final = "/console/pushes"
+PROVIDERS: Final = "/console/providers"
+ORDERS: Final = "/console/orders"
+ENDING: Final = "/console/orgs?within=24h"
+WORDS: Final[Mapping[Why, str]] = {
+    "lost": "lost", "clock": "clock", "undelivered": "halt late", "unheeded": "unheeded",
+    "missed": "no tick", "stopped": "stopped",
+    "problem": "problem", "refused": "refused",
+    "in_doubt": "in doubt", "rejected": "rejected", "gone": "deleted", "balance": "differs",
+}  # fmt: skip
+OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "undelivered", "unheeded", "balance")
+MOST_ENDING: Final = 5
+"""Organisations that run out within a day and have a row of their own; the list has them all."""
+MOST_REASONS: Final = 3
+"""Why pushes wait, of those that one row names."""
+MOST_CALLS: Final = 50
+"""Rows of what a person is needed for; the command has them all."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that needs somebody: how grave, what, and the command that shows or mends it."""
+
+    tone: str
+    word: str
+    what: str
+    command: str
+    org: str = ""
+    href: str = ""
+    """The page that says more, where it is another than the organisation's."""
+
+    @property
+    def place(self) -> str:
+        return self.href or (url("/console/org", id=self.org) if self.org else "")
+
+
+NOBODY: Final = RunningOut()
+
+
+@dataclass(frozen=True)
+class Around:
+    """What somebody has to know of besides: why pushes wait, who runs out within a day, and overrides that were asked
+    for, since when."""
+
+    reasons: Sequence[WaitSum] = ()
+    ending: RunningOut = NOBODY
+    asked: int = 0
+    asked_since_ms: int | None = None
+
+
+NOTHING: Final = Around()
+
+
+def read_around(connection: sa.Connection, now_ms: int) -> Around:
+    asked, since_ms, _ = open_overrides(connection, now_ms, now_ms)
+    ending = running_out(connection, now_ms, MOST_ENDING)
+    return Around(wait_sums(connection).sums, ending, asked, since_ms)
+
+
+def needs(found: Status, around: Around = NOTHING) -> list[Need]:
+    """The worst first: what a person is needed for, all of it; then what waits, and what comes within a day. What the
+    headline asks for is there."""
+    calls = list(calls_of(found.standing))
+    waits = _waits(found.standing, around.reasons)
+    called = [
+        Need(
+            "bad",
+            WORDS[call.why],
+            _what(call, around.reasons),
+            call.command or call.next,
+            call.about if call.why in OF_ORGS else "",
+            _place(call, found.standing),
+        )
+        for call in calls[:MOST_CALLS]
+    ]
+    if more := len(calls) - len(called):
+        called.append(Need("bad", "more", f"and {more:,} more like these", "drawdown status"))
+    headline = found.headline
+    if headline.verdict == "behind" and not waits and not headline.next.startswith("nothing"):
+        waits = [Need("warn", "behind", headline.reason, headline.next)]
+    return called + waits + _soon(around, found.standing.at_ms)
+
+
+def _what(call: Call, reasons: Sequence[WaitSum]) -> str:
+    """What it is; of pushes with several reasons, each with how many."""
+    named = _reasons(reasons, call.about, (call.why,))
+    if call.why not in ("in_doubt", "rejected") or "; " not in named:
+        return call.what or call.reason
+    return f"{call.what.partition(': ')[0]}: {named}"
+
+
+def _soon(around: Around, at_ms: int) -> list[Need]:
+    """What somebody decides, or whose credit ends, within a day."""
+    found = []
+    if around.asked:
+        words = "1 override is" if around.asked == 1 else f"{around.asked:,} overrides are"
+        since = figures.time(around.asked_since_ms)
+        what = f"{words} asked for, the first since {since} ({figures.ago(around.asked_since_ms, at_ms)})"
+        found.append(Need("warn", "asked for", what, "drawdown override list", href="/console/limits"))
+    for org, ms in around.ending.first:
+        when = "now" if ms <= at_ms else f"{figures.time(ms)} ({figures.ago(ms, at_ms)})"
+        what = f"its credit ends {when}, as the watch estimates"
+        found.append(Need("warn", "runs out", what, f"drawdown org show {typed(org)}", org))
+    if more := around.ending.orgs - len(around.ending.first):
+        what = f"and {more:,} more run out within 24 h"
+        found.append(Need("warn", "runs out", what, "drawdown org list --runs-out-within 24h", href=ENDING))
+    return found
+
+
+def _place(call: Call, standing: Standing) -> str:
+    """The page that says more of it, where it is another than the organisation's."""
+    if call.why in ("in_doubt", "rejected"):
+        return url(PUSHES, state=call.why, provider=call.about)
+    if call.why == "problem" and standing.last_tick is not None:
+        return url("/console/tick", id=standing.last_tick.tick_id)
+    return {"missed": "/console/ticks", "unheeded": "/console/halts", "balance": "/console/reconcile"}.get(call.why, "")
+
+
+def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
+    """What a tick, or the end of a pause, may mend."""
+    found = [
+        Need(
+            "warn",
+            "due" if one.due else "queued",
+            f"{one.waiting:,} wait at {one.provider}, oldest {figures.time(one.waiting_since_ms)}" + _why(one, reasons),
+            f"drawdown provider check {typed(one.provider)}",
+            href=url(PUSHES, provider=one.provider, state="due" if one.due else "queued"),
+        )
+        for one in standing.providers
+        if one.waiting and one.paused_ms is None
+    ]
+    found += [
+        Need(
+            "warn",
+            "no credit",
+            f"{one.size} at {one.provider}, {one.worth}, {one.waits} for credit: {UNTIL_CREDIT}",
+            one.command,
+            href=url(PUSHES, state=AWAITING_CREDIT, provider=one.provider),
+        )
+        for one in standing.unresolved
+        if one.state == AWAITING_CREDIT
+    ]
+    found += [
+        Need(
+            "warn", "paused", f"{name}: {pause.reason}", f"drawdown provider pause {typed(name)} --undo", href=PROVIDERS
+        )
+        for name, pause in standing.paused.items()
+    ]
+    waiting = [one for one in standing.undelivered if not one.needs_person]
+    if waiting:
+        found.append(Need("warn", "due", waiting[0].said, "drawdown cell list", href="/console/halts"))
+    found += [
+        Need(
+            "warn",
+            "pending",
+            f"{how_much(usage)} of {usage.orgs:,} organisation{'' if usage.orgs == 1 else 's'}: "
+            + WHAT.get(usage.reason, usage.reason),
+            PENDING.get(usage.reason, "drawdown org list --state unassigned"),
+            href=url("/console/pending", reason=usage.reason),
+        )
+        for usage in standing.pending
+    ]
+    if count := standing.orders.failed:
+        what = f"{count:,} order{'' if count == 1 else 's'} failed in the last 24 hours"
+        found.append(Need("warn", "failed", what, "drawdown order list", href=ORDERS))
+    return found
+
+
+def _reasons(reasons: Sequence[WaitSum], provider: str, states: Sequence[str]) -> str:
+    """Why pushes of these states wait at a provider, the reason of most first; of several, each with how many."""
+    counts = Counter[str]()
+    for one in reasons:
+        if one.provider == provider and one.state in states:
+            counts[one.error] += one.pushes
+    if len(counts) < 2:
+        return "".join(counts)
+    named = [f"{count:,}: {error}" for error, count in counts.most_common(MOST_REASONS)]
+    others = len(counts) - len(named)
+    return "; ".join([*named, *([f"{others:,} other reason{'' if others == 1 else 's'}"] if others else [])])
+
+
+def _why(one: Waiting, reasons: Sequence[WaitSum]) -> str:
+    """The reasons, where they were read; else that of most, and how many others there are."""
+    if named := _reasons(reasons, one.provider, ("due", "queued")):
+        return f": {named}"
+    if "waiting" not in one.errors:
+        return ""
+    others = one.other_errors.get("waiting", 0)
+    return f": {one.errors['waiting']}" + (f"; {others:,} other reason{'' if others == 1 else 's'}" if others else "")

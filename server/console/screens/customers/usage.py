@@ -18,15 +18,13 @@ from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MICRO
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.frame.parts import Tile
-from drawdown.server.console.screens.money import wallet
+from drawdown.server.console.screens.money import wallets
 from drawdown.server.console.screens.money.cells import of_entry
 from drawdown.worker.usage.lists import Share, last_days, read_shares
 from drawdown.worker.verdict.watch_state import is_watched
-from drawdown.worker.wallets import days as wallet_days
+from drawdown.worker.wallets import entries as wallet_days
 from drawdown.worker.wallets.accounts import Account, PaidFrom, account_of, payer_of
-from drawdown.worker.wallets.days import LedgerDay, RunSteps, Use
-from drawdown.worker.wallets.entries import Chosen
-from drawdown.worker.wallets.forecast import Forecast, forecast_by
+from drawdown.worker.wallets.entries import Chosen, Forecast, LedgerDay, RunSteps, Use, forecast_by
 
 DAYS: Final = (30, 7, 90)
 TILE_DAYS: Final = 30
@@ -116,7 +114,7 @@ def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any], paid: PaidFrom) 
 
 def _tiles(account: Account, said: str, used_: Tile) -> list[Tile]:
     """What the wallet has, in the order of the questions that are asked of it."""
-    _, reserved, included, *_, hold, balance = wallet.tiles(account)
+    _, reserved, included, *_, hold, balance = wallets.tiles(account)
     return [available(account, said), reserved, included, hold, used_, balance]
 
 
@@ -124,7 +122,7 @@ def elsewhere(connection: sa.Connection, org: Any, paid: PaidFrom, now_ms: int) 
     """Of whom no balance is kept here: what its biller said was left, less what that has not seen yet; where it said
     nothing, that it is not known. `org`: its row."""
     if org is None or org.billing_provider in HERE or org.balance_micro is None:
-        return [wallet.nothing_here(paid)]
+        return [wallets.nothing_here(paid)]
     left = org.balance_micro - (org.unseen_micro or 0)
     tone, said = (
         "bad" if left <= 0 else "",
@@ -242,4 +240,4 @@ def days_of(ask: Ask) -> Chosen:
 def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """The entries of the days that are shown."""
     customer = payer_of(connection, ask.required("id"), ask.now_ms)
-    return wallet.entry_lines(connection, customer, days_of(ask))
+    return wallets.entry_lines(connection, customer, days_of(ask))

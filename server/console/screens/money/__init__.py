@@ -6,25 +6,45 @@ from typing import Final
 
 from drawdown.server.console.page import Page
 from drawdown.server.console.screens.money import (
-    acts,
     billing,
     drift,
+    orders,
     reconcile,
-    settlement,
     settlements,
-    topup,
-    wallet,
+    topups,
+    wallet_acts,
     wallets,
 )
 
 PAGES: Final[tuple[Page, ...]] = (
     Page(billing.PATH, "Billing", "list.html", billing.read, also=("?id=acme",)),
-    Page(topup.PATH, "Top-up", "list.html", topup.read, menu=False, example="?id=topup%3Aacme%3A1"),
+    Page(topups.PATH, "Top-up", "list.html", topups.read, menu=False, example="?id=topup%3Aacme%3A1"),
     Page(wallets.PATH, "Ledger", "list.html", wallets.read, lines=wallets.lines),
-    Page(wallet.PATH, "Wallet", "list.html", wallet.read, menu=False, lines=wallet.lines, example="?id=acme"),
+    Page(
+        wallets.WALLET_PATH,
+        "Wallet",
+        "list.html",
+        wallets.read_one,
+        menu=False,
+        lines=wallets.lines_of_one,
+        example="?id=acme",
+    ),
     Page(settlements.PATH, "Settlement", "list.html", settlements.read, lines=settlements.lines),
-    Page(settlement.PATH, "One settlement", "list.html", settlement.read, menu=False, example="?key=run-2"),
+    Page(
+        settlements.SETTLEMENT_PATH,
+        "One settlement",
+        "list.html",
+        settlements.read_one,
+        menu=False,
+        example="?key=run-2",
+    ),
     Page(reconcile.PATH, "Reconcile", "list.html", reconcile.read, lines=reconcile.lines),
     Page(drift.PATH, "Drift", "list.html", drift.read, lines=drift.lines),
 )
-ACTIONS: Final = acts.ACTIONS
+ACTIONS: Final = (
+    *wallet_acts.GRANTS,
+    *wallet_acts.LOT_ACTIONS,
+    *topups.ACTIONS,
+    *orders.ACTIONS,
+    *settlements.ACTIONS,
+)

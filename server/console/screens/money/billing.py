@@ -1,23 +1,30 @@
-"""Billing of one customer, whole: its buckets, when it is halted or filled, who pays for whom, what may be bought, and
-what happened lately."""
+"""Billing of one customer: its buckets, when it is halted or filled, who pays for whom, what may be bought, and what
+happened lately. Billing of everybody: who spent most, whose wallets are low or owed, pools.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.text import typed
+from drawdown.schema.units import DAY_MS
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
-from drawdown.server.console.screens.money import billing_all, cells, wallet, wallets
-from drawdown.server.console.screens.money.billing_terms import pause, thresholds, top_up
-from drawdown.worker.wallets import billing
-from drawdown.worker.wallets.accounts import PaidFrom, account_of, paid_from
-from drawdown.worker.wallets.billing import Happened, Offer, Relation
+from drawdown.server.console.screens.money import cells, wallets
+from drawdown.server.console.screens.money.wallets import topped_up
+from drawdown.worker.topup import lists as topups
+from drawdown.worker.topup.lists import Switched
+from drawdown.worker.wallets import lists
+from drawdown.worker.wallets import lists as wallet_lists
+from drawdown.worker.wallets.accounts import Account, PaidFrom, account_of, paid_from
+from drawdown.worker.wallets.lists import BillingTerms, Chosen, Happened, Offer, Relation, Spender, WalletLines
+from drawdown.worker.wallets.pools import PoolRow, list_pools
 
 PATH: Final = "/console/billing"
 OPEN: Final = ("due", "sending", "in_doubt")
@@ -32,14 +39,14 @@ RELATIONS: Final[Mapping[str, str]] = {
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     given = ask.text("id")
     if not given:
-        return billing_all.read(connection, ask)
+        return read_all(connection, ask)
     paid = paid_from(connection, given, ask.now_ms)
     customer = paid.customer_id
     account = account_of(connection, customer, ask.now_ms)
-    terms = billing.terms_of(connection, customer, given)
-    relations = billing.related(connection, customer, given, ask.now_ms)
-    plans, tiers = billing.offers(connection, customer)
-    recent, topups = billing.happened(connection, customer, ask.now_ms)
+    terms = lists.terms_of(connection, customer, given)
+    relations = lists.related(connection, customer, given, ask.now_ms)
+    plans, tiers = lists.offers(connection, customer)
+    recent, topups = lists.happened(connection, customer, ask.now_ms)
     tables = [
         thresholds(terms, account, customer, is_here=paid.is_here),
         _related(relations, given),
@@ -58,7 +65,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ]
     return shown(
         Shown(
-            PATH, tables, tiles=wallet.tiles(account) if paid.is_here else [wallet.nothing_here(paid)], acts=links,
+            PATH, tables, tiles=wallets.tiles(account) if paid.is_here else [wallets.nothing_here(paid)], acts=links,
             query={"id": given}, said=_said(given, customer),
             above=Link("Billing", PATH), heading=given,
         )
@@ -81,7 +88,7 @@ def _relation(one: Relation) -> tuple[Cell, ...]:
     how = RELATIONS[one.part] + (f" as {one.other}" if one.part == "biller" and one.other else "")
     limit = "no limit" if one.limit_micro is None and one.part in ("pays_for_it", "it_pays_for") else None
     return (
-        Cell("upstream" if one.part in billing.UPSTREAM else "downstream"),
+        Cell("upstream" if one.part in lists.UPSTREAM else "downstream"),
         _who(one),
         Cell(how, "id"),
         Cell(limit or figures.credits(one.limit_micro), "number"),
@@ -101,13 +108,13 @@ def _who(one: Relation) -> Cell:
 
 def _happened(found: list[Happened], customer: str, paid: PaidFrom) -> Table:
     heads = ("At, UTC", "What", "#Amount", "State", "Who", "Why, or key")
-    none = f"Nothing was given or charged in the last {billing.HAPPENED_DAYS} days."
+    none = f"Nothing was given or charged in the last {lists.HAPPENED_DAYS} days."
     rows = [_event(one, customer) for one in found]
     command: tuple[str, ...] = ("ledger", "billing", customer)
     if not rows and paid.takes_credit:
         command = ("ledger", "grant", customer, "10")
-    title = f"Billing events of the last {billing.HAPPENED_DAYS} days"
-    note = f"What was charged is told by days, for the last {billing.CHARGED_DAYS}; the wallet has each entry."
+    title = f"Billing events of the last {lists.HAPPENED_DAYS} days"
+    note = f"What was charged is told by days, for the last {lists.CHARGED_DAYS}; the wallet has each entry."
     return Table(title, heads, rows, none, cells.command(*command), note=note if rows else "")
 
 
@@ -197,3 +204,197 @@ def _plans(found: list[Offer], own: str | None, customer: str) -> Table:
     rows = [wallets.plan_cells(one, one.name == own) for one in found]
     command = "drawdown plan list" if rows else "drawdown plan set team --max-concurrent 20 --new"
     return Table("Plans beside one another", wallets.PLAN_HEADS, rows, "There is no plan yet.", command)
+
+
+MOST_WALLETS: Final = 10
+MOST_POOLS: Final = 20
+STALE_MS: Final = 2 * DAY_MS
+"""A look at who spent most that is older than this is no news."""
+
+
+def read_all(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    owed = wallet_lists.page(connection, Chosen("owed"), most=MOST_WALLETS)
+    low = wallet_lists.page(connection, Chosen("low"), most=MOST_WALLETS)
+    spenders = wallet_lists.spenders_kept(connection)
+    pools = list_pools(connection, ask.now_ms, MOST_POOLS)
+    tables = [_spenders(spenders, ask.now_ms), _wallets("owed", owed), _wallets("low", low), _pools(pools)]
+    filters = [Filter("id", "Customer or organisation")]
+    switch = topups.switched(connection)
+    tiles = _tiles(topups.open_now(connection), switch, owed, low)
+    kill = act("Stop all top-ups", "topup-stop-all", "admin")
+    if switch is not None:
+        kill = act("Let top-ups go on", "topup-start-all", "admin")
+    acts = [act("Give credit", "grant"), kill]
+    return shown(Shown(PATH, tables, tiles=tiles, filters=filters, acts=acts))
+
+
+def _tiles(going: Mapping[str, int], switch: Switched | None, owed: WalletLines, low: WalletLines) -> list[Tile]:
+    in_doubt = going.get("in_doubt", 0)
+    stopped = "by the kill switch" if switch is None else f"by {switch.actor}, {figures.time(switch.stopped_ms)}"
+    return [
+        Tile("Wallets that owe", _how_many(owed), "below nothing", "bad" if owed.lines else ""),
+        Tile("Wallets that are low", _how_many(low), "at their threshold or below", "warn" if low.lines else ""),
+        Tile("Top-ups under way", figures.count(sum(going.values()) - in_doubt), "due, or asked for"),
+        Tile("Top-ups in doubt", figures.count(in_doubt), "asked, outcome unknown", "bad" if in_doubt else ""),
+        Tile("All top-ups", "on" if switch is None else "stopped", "not stopped" if switch is None else stopped,
+             "" if switch is None else "bad"),
+    ]  # fmt: skip
+
+
+def _how_many(found: WalletLines) -> str:
+    return f"{len(found.lines):,}" + (" or more" if found.after is not None else "")
+
+
+def _customer(customer_id: str) -> Cell:
+    """With its billing, and a form that gives it credit."""
+    return replace(cells.billing(customer_id), links=(act("Give credit", "grant", id=customer_id),))
+
+
+def _spenders(found: list[Spender], now_ms: int) -> Table:
+    rows = [
+        (cells.count(one.place), _customer(one.customer_id), cells.credits(one.used_micro),
+         cells.balance(one.balance_micro), Cell(one.plan or figures.UNKNOWN, "id", narrow=False))
+        for one in found
+    ]  # fmt: skip
+    heads = ("#Place", "Customer", "#Used", "#Balance now", "Plan")
+    note = ""
+    if found:
+        at = found[0].at_ms
+        old = "; that is long ago" if now_ms - at > STALE_MS else ""
+        note = (
+            f"As of {figures.time(at)} UTC, {figures.ago(at, now_ms)}{old}: what usage and runs were charged since "
+            f"{figures.time(found[0].from_ms)}, less what was given back. What tiers cost is not in it."
+        )
+    none = "Nobody has looked at who spent most yet. It reads all that was charged, so it is looked at nightly."
+    return Table(f"High spenders, {wallet_lists.SPENT_DAYS} days", heads, rows, none, "drawdown ledger spenders --keep",
+                 note=note)  # fmt: skip
+
+
+def _wallets(which: str, found: WalletLines) -> Table:
+    rows = [
+        (_customer(one.customer_id), cells.balance(one.balance_micro), cells.available(one.available_micro),
+         Cell(one.plan or figures.UNKNOWN, "id", narrow=False), topped_up(one))
+        for one in found.lines
+    ]  # fmt: skip
+    title = "Wallets that owe, the deepest first" if which == "owed" else "Wallets that are low, the lowest first"
+    none = "No wallet owes anything." if which == "owed" else "No wallet is at its threshold or below."
+    command = cells.command("ledger", "wallets", "--which", which)
+    following = url("/console/ledger", which=which) if found.after is not None else ""
+    heads = ("Customer", "#Balance", "#Available", "Plan", "Top-up")
+    return Table(title, heads, rows, none, command, following)
+
+
+def _pools(found: list[PoolRow]) -> Table:
+    rows = [
+        (cells.billing(one.pool), cells.available(one.available_micro), cells.credits(one.allotted_micro),
+         cells.credits(one.returned_micro, narrow=False), cells.count(one.members))
+        for one in found
+    ]  # fmt: skip
+    heads = ("Pool", "#Available", "#Allotted", "#Came back", "#Members")
+    none = "There is no pool. A pool is credit that is allotted to several customers."
+    command = "drawdown pool list" if rows else "drawdown pool make team-budget"
+    return Table("Pools", heads, rows, none, command)
+
+
+def thresholds(terms: BillingTerms, account: Account, customer: str, *, is_here: bool) -> Table:
+    """At which credit something happens, and whether it has. `is_here`: whether a balance is kept here."""
+    available = account.available_micro if is_here else None
+    balance = available if terms.billing_provider is None or terms.read_micro is None else terms.read_micro
+    halted = Cell("halted", "state", "bad") if terms.is_halted else Cell("open")
+    low = terms.low_micro
+    rows = [
+        (Cell("Halted"), cells.credits(None if balance is None else 0), cells.credits(balance, narrow=False), halted,
+         Cell(_halt_said(terms), "id", narrow=False)),
+        (Cell("Low credit"), cells.credits(low), cells.credits(None if low is None else balance, narrow=False),
+         _reached(low, balance),
+         Cell("a message is sent, once an episode" if low is not None else "nobody is told: no level is set",
+              narrow=False)),
+        (Cell("Automatic top-up"), cells.credits(terms.threshold_micro),
+         cells.credits(None if terms.mode is None else available, narrow=False), state_of(terms),
+         Cell(_fill_said(terms), narrow=False)),
+    ]  # fmt: skip
+    heads = ("Threshold", "#At or below", "#Now", "State", "What happens")
+    return Table("Thresholds", heads, rows, "", cells.command("ledger", "billing", customer))
+
+
+def _halt_said(terms: BillingTerms) -> str:
+    if terms.is_halted:
+        above = f"; it goes on above {figures.credits(terms.resume_above_micro)}" if terms.resume_above_micro else ""
+        return f"{terms.halt_reason or 'its sandboxes are stopped'}{above}"
+    return "its sandboxes are stopped, by what is left once its use and its holds are taken off"
+
+
+def _fill_said(terms: BillingTerms) -> str:
+    if terms.mode is None:
+        return "it is not filled by itself"
+    if terms.stopped_ms is not None or terms.mode == "stopped":
+        return "nothing, until a person starts it"
+    if terms.blocked_ms is not None:
+        return "nothing, until there is another card, or a paid invoice"
+    return "the wallet is filled" if terms.mode == "live" else "what would be charged is written down"
+
+
+def _reached(level: int | None, balance: int | None) -> Cell:
+    if level is None or balance is None:
+        return Cell("none")
+    return Cell("low", "state", "warn") if balance <= level else Cell("above")
+
+
+def state_of(terms: BillingTerms) -> Cell:
+    """Of an automatic top-up: armed, paused, stopped by itself, or all of them by the kill switch."""
+    if terms.mode is None:
+        return Cell("none")
+    if terms.stopped_ms is not None:
+        return Cell("all are stopped", "state", "bad")
+    if terms.blocked_ms is not None:
+        return Cell("stopped itself", "state", "bad")
+    if terms.mode == "stopped":
+        return Cell("paused", "state", "warn")
+    return Cell("armed" if terms.mode == "live" else "shadow: nobody is charged", "state")
+
+
+def pause(terms: BillingTerms, customer: str) -> list[Link]:
+    """What may be done to a top-up from here; what asks the payment service is ordered."""
+    if terms.mode is None:
+        return []
+    found = [] if terms.mode == "live" else [act("Start top-up", "topup-start", id=customer)]
+    if terms.mode == "stopped":
+        return [*found, act("Try top-up out", "topup-shadow", id=customer)]
+    other_card = terms.blocked_ms is not None or terms.declines
+    found += [act("Go on with another card", "topup-arm", id=customer)] if other_card else []
+    return [*found, act("Pause top-up", "topup-stop", id=customer)]
+
+
+def top_up(terms: BillingTerms, customer: str, now_ms: int) -> Table:
+    """How a wallet is filled by itself."""
+    title, heads = "Automatic top-up", ("Term", "As it is")
+    if terms.mode is None:
+        fill = "--below 5 --amount 20 --price 100 --currency usd --customer CUSTOMER_THERE --most 10000"
+        return Table(title, heads, [], "It has none.", f"{cells.command('topup', 'set', customer)} {fill}")
+    by = f"by {figures.exact(terms.amount_micro)}, as often as it takes"
+    if terms.fill_to_micro is not None:
+        by = f"up to {figures.exact(terms.fill_to_micro)}"
+    facts = [
+        (Cell("State"), state_of(terms)),
+        (Cell("At or below, credits"), Cell(figures.exact(terms.threshold_micro))),
+        (Cell("It is filled, credits"), Cell(by)),
+        (Cell("A credit costs"), Cell(cells.money(terms.price_minor, terms.currency))),
+        (Cell("One charge is at most"), Cell(cells.money(terms.most_minor, terms.currency))),
+        (Cell("At most"), Cell(f"{figures.count(terms.max_day)} a day, {figures.count(terms.max_month)} in 30 days")),
+        (Cell("Charged at"), Cell(f"{terms.service} as {terms.service_customer}", "id")),
+        (Cell("Declines, one after another"), Cell(figures.count(terms.declines))),
+    ]
+    if terms.wait_until_ms is not None and terms.wait_until_ms > now_ms:
+        facts.append((Cell("A decline is waited out until, UTC"), cells.time(terms.wait_until_ms)))
+    if terms.blocked_ms is not None:
+        why = f"{figures.time(terms.blocked_ms)}: {terms.blocked_reason}"
+        facts.append((Cell("Stopped itself, UTC"), Cell(why, "id")))
+    if terms.stopped_ms is not None:
+        why = f"{figures.time(terms.stopped_ms)} by {terms.stopped_by}: {terms.stopped_reason}"
+        facts.append((Cell("All were stopped, UTC"), Cell(why, "id")))
+    start = terms.mode == "stopped" or terms.blocked_ms is not None
+    verb = "arm" if terms.blocked_ms is not None else "start"
+    note = (
+        "Another card, or a start, asks the payment service first: it is ordered, and a tick does it." if start else ""
+    )
+    return Table(title, heads, facts, "", cells.command("topup", verb if start else "show", customer), note=note)

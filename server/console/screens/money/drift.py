@@ -10,17 +10,17 @@ import sqlalchemy as sa
 from drawdown.schema.typed.parsing import show_percent
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.asking import Ask
+from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
 from drawdown.server.console.frame.templates import url
-from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.money import cells
-from drawdown.worker.checks.lists import last_checks
+from drawdown.worker.checks.checks import last_checks
 from drawdown.worker.parity import lists as parity
-from drawdown.worker.parity.compare import ALERTING
 from drawdown.worker.parity.lists import ParityLine
-from drawdown.worker.provider import vendor_lists as vendors
-from drawdown.worker.provider.vendor_lists import LEAST_MICRO, TOLERANCE_PPM, DriftLine
+from drawdown.worker.parity.parity import ALERTING
+from drawdown.worker.provider import vendors
+from drawdown.worker.provider.vendors import LEAST_MICRO, TOLERANCE_PPM, DriftLine
 
 PATH: Final = "/console/drift"
 DAYS: Final = (7, 3, 14)

@@ -1,4 +1,6 @@
-"""What suppliers are owed: by supplier, settlement by settlement, and the batches that released it."""
+"""What suppliers are owed: by supplier, settlement by settlement, and the batches that released it; one settlement;
+and what is done about them: freezes, reversals, batches.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,31 @@ from typing import Final, get_args
 
 import sqlalchemy as sa
 
-from drawdown.ledger.payouts import Payout
-from drawdown.ledger.settlements import Settlement, Standing
-from drawdown.schema.typed.parsing import show_percent
+from drawdown.ledger.payouts import Payout, period_of
+from drawdown.ledger.settlements import Freeze, Reversal, Settlement, Standing
+from drawdown.schema import ids
+from drawdown.schema.audit import require_org
+from drawdown.schema.typed.parsing import show_credits, show_percent, type_credits
+from drawdown.schema.units import show_quantity
+from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size
 from drawdown.server.console.asking import Ask
+from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
-from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.money import cells
+from drawdown.worker.push import actions as balances
+from drawdown.worker.settlements import actions as settlement_actions
 from drawdown.worker.settlements import lists as settlements
-from drawdown.worker.settlements.lists import Account, NextBatch, SettlementFilter, Sums
+from drawdown.worker.settlements.lists import (
+    Account,
+    NextBatch,
+    SettlementFilter,
+    Sums,
+    account_of_supplier,
+    show_settlement,
+    unpaid,
+)
 
 PATH: Final = "/console/settlements"
 STATES: Final[tuple[str, ...]] = get_args(Standing)
@@ -185,3 +201,228 @@ def _batches(found: Sequence[Payout], supplier: str) -> Table:
     command = cells.command("settlement", "batches", *options)
     fill = cells.command("settlement", "batch", supplier or "SUPPLIER", "--dry-run")
     return Table("Batches, the newest first", heads, rows, none, command if rows else fill)
+
+
+SETTLEMENT_PATH: Final = "/console/settlement"
+MOST_ACTS: Final = 100
+
+
+def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    key = ask.required("key")
+    found, reversals, freezes = show_settlement(connection, key, ask.now_ms, MOST_ACTS)
+    command = cells.command("settlement", "show", key)
+    facts = Table("The settlement", ("What", "As it is"), _facts(found), "", command)
+    tables = [facts, _reversals(reversals, command), _freezes(freezes, command)]
+    above = Link("Settlement", "/console/settlements")
+    acts = _acts(found, freezes)
+    return shown(Shown(SETTLEMENT_PATH, tables, query={"key": key}, acts=acts, above=above, heading=key))
+
+
+def _acts(found: Settlement, freezes: list[Freeze]) -> list[Link]:
+    key = found.reservation
+    if any(one.reservation and one.ended_ms is None for one in freezes):
+        freeze = [act("Unfreeze", "settlement-unfreeze", run=key)]
+    else:
+        freeze = [act("Freeze", "settlement-freeze", run=key)] if found.payout is None else []
+    may_take = found.left_micro > 0 and not found.is_final
+    return [*freeze, *([act("Take back", "settlement-reverse", run=key)] if may_take else [])]
+
+
+def _facts(one: Settlement) -> list[tuple[Cell, Cell]]:
+    return [
+        (Cell("State"), Cell(one.state, "state", cells.SETTLEMENT_TONES.get(one.state, ""))),
+        (Cell("Run"), cells.run(one.reservation)),
+        (Cell("Supplier"), cells.supplier(one.supplier)),
+        (Cell("Organisation"), cells.org(one.org_id)),
+        (Cell("Project"), Cell(one.project or figures.UNKNOWN, "id")),
+        (Cell("Charged for the run"), Cell(figures.exact(one.gross_micro))),
+        (Cell("Share"), Cell(show_percent(one.share_ppm))),
+        (Cell("Owed"), Cell(figures.exact(one.owed_micro))),
+        (Cell("Taken back before its release"), Cell(figures.exact(one.reversed_micro))),
+        (Cell("Clawed back after it"), Cell(figures.exact(one.clawed_back_micro))),
+        (Cell("Settled, UTC"), cells.time(one.settled_ms)),
+        (Cell("Held until, UTC"), cells.time(one.hold_until_ms)),
+        (Cell("Batch"), Cell(one.payout or figures.UNKNOWN, "id")),
+    ]
+
+
+def _reversals(found: list[Reversal], command: str) -> Table:
+    rows = [
+        (cells.time(one.at_ms), Cell(figures.exact(one.amount_micro), "number"),
+         Cell("claw-back" if one.is_clawback else "before its release"), Cell(one.actor, "id"),
+         Cell(one.reason, "id", narrow=False), Cell(one.reversal, "id", narrow=False))
+        for one in found
+    ]  # fmt: skip
+    heads = ("At, UTC", "#Amount", "How", "By", "Why", "Key")
+    return Table("Taken back", heads, rows, "Nothing of it was taken back.", command)
+
+
+def _freezes(found: list[Freeze], command: str) -> Table:
+    rows = [
+        (Cell("this one" if one.reservation else "its supplier"), cells.time(one.from_ms),
+         Cell(figures.time(one.ended_ms), "time") if one.ended_ms is not None else Cell("frozen", "state", "warn"),
+         Cell(one.actor, "id"), Cell(one.reason, "id", narrow=False))
+        for one in found
+    ]  # fmt: skip
+    heads = ("What", "From, UTC", "Until, UTC", "By", "Why")
+    return Table("Frozen", heads, rows, "It was never frozen.", command)
+
+
+SUPPLIER: Final = Field("supplier", "Supplier")
+RUN: Final = Field("run", "Run", hint="The key of the run that the settlement is for.")
+
+
+def _supplier(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    found = account_of_supplier(connection, doing.text("supplier"), doing.by.now_ms)
+    return [
+        Fact("Released to it", "frozen" if found.is_frozen else "open"),
+        Fact("Eligible", figures.exact(found.sums.eligible_micro)),
+        Fact("Frozen", figures.exact(found.sums.frozen_micro)),
+        Fact("On hold", figures.exact(found.sums.hold_micro), fixed=False),
+        Fact("Released", figures.exact(found.sums.released_micro)),
+        Fact("To be clawed back", figures.exact(found.sums.carried_micro)),
+    ]
+
+
+def _settlement(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    found, _, freezes = show_settlement(connection, doing.text("run"), doing.by.now_ms, 100)
+    frozen = any(one.ended_ms is None for one in freezes)
+    return [
+        Fact("State", found.state),
+        Fact("Frozen", "yes" if frozen else "no"),
+        Fact("Owed", figures.exact(found.owed_micro)),
+        Fact("Clawed back", figures.exact(found.clawed_back_micro)),
+    ]
+
+
+def _freezing(undo: bool) -> tuple[Action, Action]:
+    """Of one settlement, and of all of a supplier."""
+    verb, said = ("unfreeze", "not frozen any more") if undo else ("freeze", "frozen")
+    option = ["--undo"] if undo else []
+
+    def one(connection: sa.Connection, doing: Doing) -> Done:
+        found, changed = settlement_actions.freeze(connection, doing.text("run"), doing.by, undo=undo)
+        before = "" if changed else " before; nothing changes"
+        return Done(f"{doing.text('run')}: {said}{before}; its state is {found.state}")
+
+    def whole(connection: sa.Connection, doing: Doing) -> Done:
+        changed = settlement_actions.freeze_supplier(connection, doing.text("supplier"), doing.by, undo=undo)
+        return Done(f"{doing.text('supplier')}: {said}{'' if changed else ' before; nothing changes'}")
+
+    what = "It goes into a batch again." if undo else "Nothing of it is released until it is undone."
+    return (
+        Action(
+            f"settlement-{verb}", f"{verb.capitalize()} a settlement", (RUN,), one, _settlement,
+            lambda doing: ["settlement", "freeze", doing.text("run"), *option],
+            lambda doing: url("/console/settlement", key=doing.text("run")), what,
+        ),
+        Action(
+            f"supplier-{verb}", f"{verb.capitalize()} a supplier", (SUPPLIER,), whole, _supplier,
+            lambda doing: ["supplier", "freeze", doing.text("supplier"), *option],
+            lambda doing: url("/console/settlements", supplier=doing.text("supplier")), what,
+        ),
+    )  # fmt: skip
+
+
+def _reverse(connection: sa.Connection, doing: Doing) -> Done:
+    done = settlement_actions.reverse(connection, doing.text("run"), doing.key, doing.credits("amount"), doing.by)
+    how = "to be taken off the next batch" if done.reversal.is_clawback else "no longer owed"
+    left = show_credits(done.settlement.left_micro)
+    return Done(f"{doing.text('run')}: {show_credits(done.reversal.amount_micro)} credits are {how}; {left} are left")
+
+
+def _taken(connection: sa.Connection, doing: Doing) -> Size:
+    """As much is taken from a supplier as is said, or as is left."""
+    amount = doing.credits("amount")
+    if amount is None:
+        amount = show_settlement(connection, doing.text("run"), doing.by.now_ms, 1)[0].left_micro
+    return Size(taken_micro=amount)
+
+
+def _reverse_command(doing: Doing) -> list[str]:
+    amount = doing.credits("amount")
+    some = [] if amount is None else ["--amount", type_credits(amount)]
+    return ["settlement", "reverse", doing.text("run"), *some, "--key", doing.key]
+
+
+REVERSE: Final = Action(
+    "settlement-reverse",
+    "Take back a settlement",
+    (RUN, Field("amount", "Credits", "credits", "All that is left where it is empty.", optional=True)),
+    _reverse,
+    _settlement,
+    _reverse_command,
+    lambda doing: url("/console/settlement", key=doing.text("run")),
+    "What its supplier is owed for the run is less by it. The customer is given nothing back by this.",
+    size=_taken,
+)
+
+
+def _batch(connection: sa.Connection, doing: Doing) -> Done:
+    made, repeated = settlement_actions.batch(
+        connection, doing.text("supplier"), _period(doing), doing.by, doing.credits("expect")
+    )
+    owed = unpaid(connection, made.payout)
+    text = f"{made.payout}: {show_credits(made.total_micro)} credits to be paid, {made.lines:,} lines"
+    text += f"; {show_credits(owed)} of it are for runs of wallets that owe by now" if owed else ""
+    return Done(text + ("; it was made before: nothing changes" if repeated else ""))
+
+
+def _period(doing: Doing) -> str:
+    return doing.text("period") or period_of(doing.by.now_ms)
+
+
+def _batch_command(doing: Doing) -> list[str]:
+    expect = type_credits(doing.credits("expect") or 0)
+    return ["settlement", "batch", doing.text("supplier"), "--period", _period(doing), "--expect", expect]
+
+
+def _of_batch(_connection: sa.Connection, doing: Doing) -> Size:
+    """What is handed over is as much as what is given."""
+    return Size(micro=max(doing.credits("expect") or 0, 0))
+
+
+BATCH: Final = Action(
+    "settlement-batch",
+    "Release a batch",
+    (
+        SUPPLIER,
+        Field("period", "Month", hint="2026-01; this month where it is empty.", optional=True),
+        Field("expect", "It comes to, credits", "credits", "What is eligible, less what is to be clawed back."),
+    ),
+    _batch,
+    _supplier,
+    _batch_command,
+    lambda doing: url("/console/settlements", supplier=doing.text("supplier")),
+    "What is eligible now is released, once a month, above the supplier's threshold. Nothing is paid here.",
+    size=_of_batch,
+)
+
+
+def _acknowledge(connection: sa.Connection, doing: Doing) -> Done:
+    org = doing.text("org")
+    require_org(connection, org)
+    seen = balances.acknowledge(connection, org, doing.by)
+    return Done(f"{org}: {len(seen):,} differences that were told are acknowledged")
+
+
+def _told(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    ids.require(connection, ids.ORG, doing.text("org"))
+    found = balances.told(connection, doing.text("org"))
+    return [
+        Fact(f"{row.provider}, {row.feature}", show_quantity(int(row.told_qty), int(row.scale), sign=True))
+        for row in found
+    ]
+
+
+ACKNOWLEDGE: Final = Action(
+    "reconcile-acknowledge",
+    "Acknowledge what was told",
+    (Field("org", "Organisation"),),
+    _acknowledge,
+    _told,
+    lambda doing: ["reconcile", doing.text("org"), "--acknowledge"],
+    lambda _doing: "/console/reconcile",
+    "Somebody has seen to what was told of its balances. Nothing is compared, and nothing corrected.",
+)
+ACTIONS: Final = (*_freezing(False), *_freezing(True), REVERSE, BATCH, ACKNOWLEDGE)

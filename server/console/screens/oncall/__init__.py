@@ -12,23 +12,31 @@ from drawdown.server.console.screens.oncall import (
     orders,
     pending,
     providers,
-    push,
     pushes,
-    run,
     runs,
     ticks,
 )
-from drawdown.server.console.screens.oncall.acts import ACTIONS as ACTIONS
 
+ACTIONS: Final = (
+    *halts.ACTIONS,
+    *pushes.ACTIONS,
+    *providers.ACTIONS,
+    *runs.ACTIONS,
+    *cells.ACTIONS,
+    *pending.ACTIONS,
+    *backfills.ACTIONS,
+    *orders.ACTIONS,
+    *orders.PROVIDER_ACTIONS,
+)
 EXAMPLE: Final = "?key=usage%3Aacme%3A1767229200000%3Acompute_1gb"
 """The push of acme's first hour of use, as the tests of all pages fill a database."""
 
 PAGES: Final[tuple[Page, ...]] = (
     Page(pushes.PATH, "Pushes", "list.html", pushes.read, lines=pushes.lines),
-    Page(push.PATH, "Push", "list.html", push.read, menu=False, example=EXAMPLE),
+    Page(pushes.PUSH_PATH, "Push", "list.html", pushes.read_one, menu=False, example=EXAMPLE),
     Page(pending.PATH, "Pending", "list.html", pending.read),
     Page(runs.PATH, "Runs", "list.html", runs.read, lines=runs.lines),
-    Page(run.PATH, "Run", "list.html", run.read, menu=False, example="?key=run-1"),
+    Page(runs.RUN_PATH, "Run", "list.html", runs.read_one, menu=False, example="?key=run-1"),
     Page(halts.PATH, "Halts", "list.html", halts.read, lines=halts.lines),
     Page(providers.PATH, "Providers", "list.html", providers.read),
     Page(cells.PATH, "Cells", "list.html", cells.read),

@@ -1,23 +1,31 @@
-"""Halts: what is due and what is not heeded first; which cell was told of which organisation, and what it said."""
+"""Halts: what is due and what is not heeded first; which cell was told of which organisation, and what it said. An
+operator halts, lifts a halt, or overrides an organisation's limits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.audit import require_org
+from drawdown.schema.database import Transact
+from drawdown.schema.typed.parsing import show_time
+from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size, WrongField
 from drawdown.server.console.asking import Ask
+from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
-from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.context import Context, Shard
+from drawdown.worker.halts import lists as cells
 from drawdown.worker.halts import lists as halt_list
+from drawdown.worker.halts.dispatch import Unheeded, unheeded
 from drawdown.worker.halts.lists import STATES, Chosen, HaltLine
-from drawdown.worker.halts.unheeded import Unheeded, unheeded
+from drawdown.worker.orgs import actions as orgs
 
 PATH: Final = "/console/halts"
 MOST_UNHEEDED: Final = 100
@@ -101,3 +109,186 @@ def _unheeded(found: list[Unheeded]) -> Table:
     ]
     heads = ("Since, UTC", "Organisation", "Cell", "State", "#Times")
     return Table("Not heeded: stop them on their hosts", heads, rows, "", "ops/runbooks/cell-gone.md")
+
+
+ORGS: Final = Field("id", "Organisations", hint="One a line.", many=True)
+
+
+def _orgs(doing: Doing) -> list[str]:
+    found = doing.texts("id")
+    if not found:
+        raise WrongField("id", "name one organisation at least")
+    return found
+
+
+def _halt(connection: sa.Connection, doing: Doing) -> Done:
+    done = orgs.halt(connection, _orgs(doing), doing.by)
+    new = sum(not one.before for one in done)
+    if not new:
+        return Done("nothing changes: an operator's halt holds each of them already")
+    return Done(f"{new:,} halted; their cells are told by the next round of the watch, or tick")
+
+
+def _lift(connection: sa.Connection, doing: Doing) -> Done:
+    done = orgs.halt(connection, _orgs(doing), doing.by, undo=True)
+    lifted = sum(one.before for one in done)
+    if not lifted:
+        return Done("nothing changes: no operator's halt holds any of them")
+    return Done(f"{lifted:,} halted by an operator no longer; the next tick asks their providers again")
+
+
+def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    return _states({org: require_org(connection, org) for org in sorted(_orgs(doing))})
+
+
+def _states(rows: Mapping[str, sa.Row[Any]]) -> list[Fact]:
+    return [Fact(org, _state(row), fixed=True) for org, row in rows.items()]
+
+
+def _stopped(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    """Their states, and how many sandboxes run of those that are not halted: a halt stops each of these."""
+    rows = {org: require_org(connection, org) for org in sorted(_orgs(doing))}
+    running = sum(cells.running_of(connection, [org for org, row in rows.items() if not row.is_halted]).values())
+    return [*_states(rows), Fact("Sandboxes that run on", figures.count(running), fixed=False)]
+
+
+def _told(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
+    """Which cells are told of a halt: those where something of theirs runs."""
+    running = transact(lambda c: cells.running_of(c, _orgs(doing)))
+    most = sorted(running.items(), key=lambda one: (-one[1], one[0]))
+    rows = [(cells_of.cell(cell), cells_of.number(count)) for cell, count in most[: cells.MOST_NAMED]]
+    note = f"and {len(most) - len(rows):,} more cells" if len(most) > len(rows) else ""
+    none = "No cell is told: nothing of theirs runs."
+    return [Table("Cells that are told", ("Cell", "#Sandboxes"), rows, none, "drawdown cell list", note=note)]
+
+
+def _state(row: sa.Row[Any]) -> str:
+    if not row.is_halted:
+        return "running, held by an operator" if row.operator_halt else "running"
+    if row.halt_reason == "operator":
+        return "halted by an operator" if row.operator_halt else "halted until its provider is asked"
+    return f"halted: {row.halt_reason}" + (", and by an operator" if row.operator_halt else "")
+
+
+def _go_on(doing: Doing) -> str:
+    found = doing.texts("id")
+    return url("/console/org", id=found[0], tab="halts") if len(found) == 1 else "/console/orgs?state=halted"
+
+
+def _size(_connection: sa.Connection, doing: Doing) -> Size:
+    return Size(rows=len(_orgs(doing)))
+
+
+HALT: Final = Action(
+    "halt",
+    "Halt",
+    (ORGS,),
+    _halt,
+    _stopped,
+    lambda doing: ["org", "halt", *_orgs(doing)],
+    _go_on,
+    "An operator's halt holds whatever the provider says, until it is lifted.",
+    size=_size,
+    tell=_told,
+)
+LIFT: Final = Action(
+    "lift",
+    "Lift the halt",
+    (ORGS,),
+    _lift,
+    _standing,
+    lambda doing: ["org", "halt", *_orgs(doing), "--undo"],
+    _go_on,
+    "The provider's verdict counts again; the next tick asks for it.",
+    size=_size,
+)
+
+
+ORG: Final = Field("id", "Organisation")
+
+
+MAX_CONCURRENT: Final = 2**31 - 1
+
+
+YES: Final = (("no", "no"), ("yes", "yes"))
+
+
+def _limits(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    row = require_org(connection, doing.text("id"))
+    never = "not halted, whatever the balance" if row.override_halted is False else figures.UNKNOWN
+    until = "until it is undone" if row.override_until_ms is None else figures.time(row.override_until_ms)
+    says = row.override_halted is not None or row.override_max_concurrent is not None
+    return [
+        Fact("Halted", f"yes: {row.halt_reason}" if row.is_halted else "no"),
+        Fact("Sandboxes at once", figures.count(row.max_concurrent_sandboxes)),
+        Fact("An operator says", never),
+        Fact("An operator's number", figures.count(row.override_max_concurrent)),
+        Fact("Until, UTC", until if says else figures.UNKNOWN),
+    ]
+
+
+def _override(connection: sa.Connection, doing: Doing) -> Done:
+    org, most, until = doing.text("id"), _most(doing), doing.time("until")
+    halted = False if doing.values["never_halt"] == "yes" else None
+    done = orgs.override(connection, org, doing.by, max_concurrent=most, halted=halted, until_ms=until)
+    number = figures.count(done.max_concurrent_sandboxes)
+    return Done(f"{org}: {'halted' if done.is_halted else 'runs'}, {number} sandboxes at once")
+
+
+def _most(doing: Doing) -> int | None:
+    found = doing.number("max_concurrent")
+    if found is not None and found > MAX_CONCURRENT:
+        raise WrongField("max_concurrent", f"{MAX_CONCURRENT:,} at most")
+    return found
+
+
+def _override_size(_connection: sa.Connection, doing: Doing) -> Size:
+    """An organisation that is never halted uses what it has no credit for."""
+    return Size(unbounded=doing.values["never_halt"] == "yes")
+
+
+def _override_command(doing: Doing) -> list[str]:
+    most, until = _most(doing), doing.time("until")
+    found = ["org", "override", doing.text("id")]
+    found += [] if most is None else ["--max-concurrent", str(most)]
+    found += ["--never-halt"] if doing.values["never_halt"] == "yes" else []
+    return [*found, *([] if until is None else ["--until", show_time(until)])]
+
+
+def _end_override(connection: sa.Connection, doing: Doing) -> Done:
+    org = doing.text("id")
+    orgs.end_override(connection, org, doing.by)
+    return Done(f"{org}: the provider's word counts again; the next tick asks for it")
+
+
+OVERRIDE: Final = Action(
+    "org-override",
+    "Override limits",
+    (
+        ORG,
+        Field("never_halt", "Not halted, whatever the balance", "choice", choices=YES),
+        Field("max_concurrent", "Sandboxes at once", "number", "Whatever the plan says.", optional=True),
+        Field(
+            "until", "Until", "time", "2026-12-31, or +30d; until it is undone where it is left empty.", optional=True
+        ),
+    ),
+    _override,
+    _limits,
+    _override_command,
+    lambda doing: url("/console/org", id=doing.text("id"), tab="halts"),
+    "Your word wins over the provider's at once. What is left empty stays as it was said before.",
+    size=_override_size,
+)
+
+
+END_OVERRIDE: Final = Action(
+    "org-override-end",
+    "End the override",
+    (ORG,),
+    _end_override,
+    _limits,
+    lambda doing: ["org", "override", doing.text("id"), "--undo"],
+    lambda doing: url("/console/org", id=doing.text("id"), tab="halts"),
+    "The provider's word counts again.",
+)
+ACTIONS: Final = (HALT, LIFT, OVERRIDE, END_OVERRIDE)

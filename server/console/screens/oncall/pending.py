@@ -1,27 +1,37 @@
 """What waits and is billed by nobody yet: by reason, with what mends it; by organisation; what has no feature; and
-samples in quarantine."""
+samples in quarantine. What mends it: an assignment, a feature, a sample's time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema import ids
+from drawdown.schema.audit import require_org
+from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
+from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
+from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size, WrongField
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.features.lists import UnmappedEvent, UnmappedSize, unmapped_events, unmapped_sizes
+from drawdown.worker.catalog.mapping import FOREVER_MS
+from drawdown.worker.features import actions as features
+from drawdown.worker.features.lists import UnmappedEvent, UnmappedSize, list_features, unmapped_events, unmapped_sizes
+from drawdown.worker.orgs import assignments
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
-from drawdown.worker.status import pending
+from drawdown.worker.status import status
 from drawdown.worker.status.backlog import quarantined
-from drawdown.worker.status.headline import PENDING
-from drawdown.worker.status.pending import WHAT, Beside, PendingOrg, PendingPage
-from drawdown.worker.status.standing import PendingUsage, how_much
+from drawdown.worker.status.standing import PENDING, PendingUsage, how_much
+from drawdown.worker.status.status import WHAT, Beside, PendingOrg, PendingPage
+from drawdown.worker.usage import quarantined as mending
 
 PATH: Final = "/console/pending"
 MOST_QUARANTINED: Final = 50
@@ -32,12 +42,12 @@ LATE: Final = "below_floor"
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     reason, why = ask.choice("reason", ("", *WHAT)), ask.text("why")
     after_sample = ask.place_text("after_sample")
-    reasons = pending.reasons(connection)
-    beside = pending.beside(connection, ask.now_ms)
+    reasons = status.reasons(connection)
+    beside = status.beside(connection, ask.now_ms)
     held = quarantined(connection)
     if why and why not in held:
         require_reason(connection, why)
-    orgs = pending.page(connection, reason, ask.text("after"))
+    orgs = status.page(connection, reason, ask.text("after"))
     samples = list_quarantined(
         connection,
         QuarantineFilter(reason=why),
@@ -188,3 +198,261 @@ def _sample_acts(one: SampleRow) -> tuple[Link, ...]:
 
 def _meant(one: SampleRow) -> str:
     return figures.UNKNOWN if one.meant_ms is None else f"{figures.time(one.meant_ms)}, as {one.meant_as}"
+
+
+EMBEDDED: Final = "embedded"
+BILLERS: Final = ((EMBEDDED, "the ledger here"), ("none", "nobody"), ("legacy", "another system"))
+"""Those that need not be asked first whether they have such a customer: of others, a tick asks (`orders`)."""
+YES: Final = (("no", "no"), ("yes", "yes"))
+FROM: Final = Field("from", "From", "time", "A window's boundary; the next one where it is left empty.", optional=True)
+MOST_FACTS: Final = 20
+
+
+def start_of_window(doing: Doing) -> int | None:
+    """Errors: WrongField for what is no window's boundary."""
+    found = doing.time("from")
+    if found is not None and found % WINDOW_MS:
+        raise WrongField("from", "a window's boundary: a multiple of five minutes")
+    return found
+
+
+def _from_option(doing: Doing) -> list[str]:
+    start = start_of_window(doing)
+    return [] if start is None else ["--from", show_time(start)]
+
+
+def _named_orgs(doing: Doing) -> list[str]:
+    found = doing.texts("id")
+    if not found:
+        raise WrongField("id", "name one organisation at least")
+    return found
+
+
+def _biller(connection: sa.Connection, org: str) -> str | None:
+    """Who bills it now; None where nobody does, or nothing registered it yet."""
+    if not ids.is_known(connection, ids.ORG, org):
+        return None
+    found: str | None = require_org(connection, org).billing_provider
+    return found
+
+
+def _billed(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    found = [Fact(org, _biller(connection, org) or "nobody") for org in sorted(_named_orgs(doing))]
+    return [
+        *found,
+        Fact("Begins, UTC", figures.time(assignments.start_of(start_of_window(doing), doing.by)), fixed=False),
+    ]
+
+
+def _assign(connection: sa.Connection, doing: Doing) -> Done:
+    names, provider, start = _named_orgs(doing), doing.values["provider"], start_of_window(doing)
+    for org in names:
+        ids.require_sampled_org(connection, org, new=doing.values["new"] == "yes")
+        biller = _biller(connection, org)
+        moves = biller not in (None, provider, *EXEMPT_PROVIDERS)
+        if moves and provider == EMBEDDED and doing.values["halts"] != "yes":
+            raise WrongField("halts", f"{org} is billed by {biller}: without credit here it is halted")
+    done = assignments.assign(connection, names, provider, doing.by, customer_id=doing.maybe("customer"), from_ms=start)
+    mended = sum(one.waited.mended_s for one in done)
+    return Done(f"{len(done):,} assigned to {provider}; {mended:,} s that waited are sealed by the next tick")
+
+
+def _assign_size(_connection: sa.Connection, doing: Doing) -> Size:
+    """What nobody here bills is used for nothing."""
+    return Size(rows=len(_named_orgs(doing)), unbounded=doing.values["provider"] in EXEMPT_PROVIDERS)
+
+
+def _assign_command(doing: Doing) -> list[str]:
+    customer = doing.maybe("customer")
+    found = ["org", "assign", *_named_orgs(doing), "--provider", doing.values["provider"], *_from_option(doing)]
+    found += [] if customer is None else ["--customer", customer]
+    found += ["--new"] if doing.values["new"] == "yes" else []
+    return [*found, *(["--allow-halt"] if doing.values["halts"] == "yes" else [])]
+
+
+def _mapping(connection: sa.Connection, _doing: Doing) -> Sequence[Fact]:
+    made = [one for one in list_features(connection).mapping if one.end_ms == FOREVER_MS]
+    sizes, events = unmapped_sizes(connection), unmapped_events(connection)
+    return [
+        Fact("Sizes that make a feature", figures.count(len(made))),
+        Fact(
+            "Sizes without one", ", ".join(f"{one.memory_mb} MB" for one in sizes[:MOST_FACTS]) or "none", fixed=False
+        ),
+        Fact(
+            "Event types without one", ", ".join(one.event_type for one in events[:MOST_FACTS]) or "none", fixed=False
+        ),
+    ]
+
+
+def _map(connection: sa.Connection, doing: Doing) -> Done:
+    kind, size = doing.values["kind"], doing.number("memory_mb")
+    if size is None and kind == "exact":
+        raise WrongField("memory_mb", "a size in MB; empty is for all larger ones")
+    made = features.map_size(
+        connection, doing.text("feature"), doing.by, kind=kind, memory_mb=size, unit=doing.values["unit"],
+        from_ms=start_of_window(doing), confirmed=doing.values["holes"] == "yes", new=doing.values["new"] == "yes",
+    )  # fmt: skip
+    return Done(_mapped(doing.text("feature"), made))
+
+
+def _do_map_event(connection: sa.Connection, doing: Doing) -> Done:
+    made = features.map_event(
+        connection, doing.text("type"), doing.text("feature"), doing.by, from_ms=start_of_window(doing),
+        confirmed=doing.values["holes"] == "yes", new=doing.values["new"] == "yes",
+    )  # fmt: skip
+    return Done(_mapped(doing.text("feature"), made))
+
+
+def _mapped(feature: str, made: features.Mapped) -> str:
+    much = f"{made.mended_s:,} in {made.mended_windows:,} places that waited"
+    return f"{feature} from {figures.time(made.start_ms)} UTC on; {much} are sealed by the next tick"
+
+
+def _map_options(doing: Doing) -> list[str]:
+    found = _from_option(doing)
+    found += ["--yes"] if doing.values["holes"] == "yes" else []
+    return [*found, *(["--new"] if doing.values["new"] == "yes" else [])]
+
+
+def _map_command(doing: Doing) -> list[str]:
+    size = doing.number("memory_mb")
+    which = ["--rest"] if size is None else ["--memory-mb" if doing.values["kind"] == "exact" else "--up-to", str(size)]
+    unit = ["--unit", doing.values["unit"]]
+    return ["feature", "map", doing.text("feature"), *which, *unit, *_map_options(doing)]
+
+
+def _chosen(doing: Doing) -> QuarantineFilter:
+    """Errors: WrongField for neither ids nor a filter."""
+    names, org, why = doing.texts("id"), doing.text("org"), doing.text("why")
+    if bool(names) == bool(org or why):
+        raise WrongField("id", "name samples by their ids, or choose them by their organisation or reason below")
+    return QuarantineFilter(tuple(names), org, why)
+
+
+def _listed(connection: sa.Connection, doing: Doing) -> list[str]:
+    most = mending.MAX_MENDED + 1
+    found = list_quarantined(connection, _chosen(doing), doing.by.now_ms, most=most).samples
+    return [f"{one.sample_id}: {(one.reason or '').replace('_', ' ')}" for one in found]
+
+
+def _quarantine_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    found = _listed(connection, doing)
+    return [Fact("In quarantine", figures.count(len(found))), *(Fact(one, "quarantined") for one in found)]
+
+
+def _many(connection: sa.Connection, doing: Doing) -> Size:
+    found, expect = len(_listed(connection, doing)), doing.number("expect")
+    if expect not in (None, found):
+        raise Refused(f"they are {found:,} by now, and not {expect:,}: look at them again")
+    return Size(rows=found)
+
+
+def _mend(connection: sa.Connection, doing: Doing) -> Done:
+    done = mending.mend(connection, _chosen(doing), doing.by, unit=doing.values["as"])
+    good = [one for one in done if one.new_id is not None]
+    if not good:
+        raise Refused(f"none of them can be mended: {done[0].why_not if done else 'there is none'}")
+    seconds = sum(one.interval_s for one in good)
+    return Done(f"{len(good):,} of {len(done):,} entered again, {seconds:,} s; the next tick seals them")
+
+
+def _dismiss(connection: sa.Connection, doing: Doing) -> Done:
+    done = mending.dismiss(connection, _chosen(doing), doing.by)
+    return Done(f"{len(done):,} set aside, and never billed")
+
+
+def _sample_options(doing: Doing) -> list[str]:
+    chosen = _chosen(doing)
+    found = list(chosen.ids)
+    for name, value in (("--org", chosen.org), ("--why", chosen.reason)):
+        found += [name, value] if value else []
+    return found
+
+
+SAMPLES: Final = (
+    Field("id", "Samples", hint="Ids, one a line; or leave it empty and choose below.", optional=True, many=True),
+    Field("org", "Or all of the organisation", optional=True),
+    Field("why", "Or all that are quarantined for", optional=True),
+    Field("expect", "How many you saw", "number", "It is refused unless it is so many.", optional=True),
+)
+HOLES: Final = Field("holes", "Fill holes in sealed windows, too", "choice", choices=YES)
+NEW: Final = Field("new", "It may be a name that is new here", "choice", choices=YES)
+PLACE: Final = "/console/pending"
+ASSIGN: Final = Action(
+    "assign",
+    "Assign",
+    (
+        Field("id", "Organisations", hint="One a line.", many=True),
+        Field(
+            "provider",
+            "Billed by",
+            "choice",
+            "Others are asked first: Assign elsewhere, on the page of each organisation.",
+            choices=BILLERS,
+        ),
+        Field("customer", "Customer there", hint="As it is, or the organisation's id.", optional=True),
+        FROM,
+        NEW,
+        Field("halts", "Also where it is halted at once, for lack of credit", "choice", choices=YES),
+    ),
+    _assign,
+    _billed,
+    _assign_command,
+    lambda doing: (
+        url("/console/org", id=_named_orgs(doing)[0], tab="assignment") if len(_named_orgs(doing)) == 1 else PLACE
+    ),
+    "What was used before the start is not billed; a first assignment may reach back.",
+    size=_assign_size,
+)
+MAP: Final = Action(
+    "feature-map",
+    "Map sizes to a feature",
+    (
+        Field("feature", "Feature", hint="a-z, 0-9 and _"),
+        Field("kind", "Of sizes", "choice", choices=(("exact", "exactly so many MB"), ("up_to", "up to so many MB"))),
+        Field("memory_mb", "MB", "number", "Empty: all larger sizes.", optional=True),
+        Field("unit", "Its unit", "choice", choices=(("s", "seconds"), ("mb_s", "MB-seconds"))),
+        FROM, HOLES, NEW,
+    ),
+    _map,
+    _mapping,
+    _map_command,
+    lambda _doing: PLACE,
+    "What a window meant once it was sealed never changes.",
+    role="admin",
+)  # fmt: skip
+MAP_EVENT: Final = Action(
+    "feature-map-event",
+    "Map an event type to a feature",
+    (Field("type", "Event type"), Field("feature", "Feature", hint="a-z, 0-9 and _"), FROM, HOLES, NEW),
+    _do_map_event,
+    _mapping,
+    lambda doing: ["feature", "map-event", doing.text("type"), doing.text("feature"), *_map_options(doing)],
+    lambda _doing: PLACE,
+    "What its events count is billed as that.",
+    role="admin",
+)
+MEND: Final = Action(
+    "sample-mend",
+    "Enter samples again",
+    (*SAMPLES, Field("as", "Read their times as", "choice", choices=[(one, one) for one in mending.AS])),
+    _mend,
+    _quarantine_facts,
+    lambda doing: ["sample", "mend", *_sample_options(doing), "--as", doing.values["as"]],
+    lambda _doing: PLACE,
+    "Those whose time alone is wrong. The sample itself never changes: what is entered has an id of its own.",
+    size=_many,
+)
+DISMISS: Final = Action(
+    "sample-dismiss",
+    "Set samples aside",
+    SAMPLES,
+    _dismiss,
+    _quarantine_facts,
+    lambda doing: ["sample", "dismiss", *_sample_options(doing)],
+    lambda _doing: PLACE,
+    "They are never billed, and no longer counted as quarantined.",
+    role="admin",
+    size=_many,
+)
+ACTIONS: Final = (ASSIGN, MAP, MAP_EVENT, MEND, DISMISS)

@@ -1,29 +1,41 @@
-"""Events: what came in by source and type, one by one, what is in conflict, what is quarantined and why.
-
-Guarantee: the figures are those of `drawdown event sources`, and of `sample list --quarantined`; where there is more
-than one look counts, the page says since when.
+"""Events: what came in by source and type, one by one, what is in conflict, what is quarantined and why; one event:
+what it said, the sample that bills it, the pushes of its window, and what they came to in a wallet. Events are
+withdrawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import HOUR_MS
+from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
+from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size, WrongField, size_of
 from drawdown.server.console.asking import Ask
+from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
+from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
-from drawdown.server.console.screens.csv_lines import csv_line
 from drawdown.server.console.screens.rules.cells import number, org, said, time
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined, require_reason
 from drawdown.worker.usage import intake as event_intake
-from drawdown.worker.usage.intake import MOST_SEEN, EventFilter, EventLine, Place, Sources
-from drawdown.worker.usage.invalid_lists import invalid_items
+from drawdown.worker.usage.intake import (
+    MOST_SEEN,
+    Became,
+    EventFilter,
+    EventLine,
+    EventRow,
+    Place,
+    Sources,
+    became,
+    show_event,
+)
+from drawdown.worker.usage.invalid import invalid_items
+from drawdown.worker.usage.withdrawals import withdraw_events, worth_of_events
 
 PATH: Final = "/console/events"
 PAGE_EVENTS: Final = 50
@@ -234,3 +246,152 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
         if page.next is None:
             return
         place = page.next
+
+
+EVENT_PATH: Final = "/console/event"
+PUSH_TONES: Final = {"in_doubt": "bad", "rejected": "bad", "due": "warn", "queued": "warn"}
+
+
+def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    source, event_id = ask.required("source"), ask.required("id")
+    event = show_event(connection, source, event_id, ask.text("org") or None)
+    found = became(connection, event)
+    command = f"drawdown event show {typed(source, event_id, '--org', event.org_id)}"
+    tables = [_facts(event, command), _pushes(event, found), _entries(found)]
+    above = Link("Events", url("/console/events", source=source))
+    query = {"source": source, "id": event_id, "org": event.org_id}
+    return shown(
+        Shown(EVENT_PATH, tables, query=query, above=above, heading=event_id, said=_said(event), acts=_acts(event))
+    )
+
+
+def _acts(event: EventRow) -> tuple[Link, ...]:
+    if event.withdrawn is not None:
+        return ()
+    return (act("Withdraw", "event-withdraw", source=event.source, id=event.event_id, org=event.org_id),)
+
+
+def _said(event: EventRow) -> str:
+    if event.withdrawn is not None:
+        return f"Withdrawn: {event.withdrawn}. The next tick gives back what was billed."
+    return (
+        ""
+        if event.feature
+        else "Nothing makes a feature of its type: it is billed once `drawdown feature map-event` says as what."
+    )
+
+
+def _facts(event: EventRow, command: str) -> Table:
+    pairs = (
+        ("Organisation", org(event.org_id)),
+        ("Source", said(event.source)),
+        ("Type", said(event.event_type)),
+        ("Quantity", Cell(figures.count(event.quantity))),
+        ("Used, UTC", time(event.ts)),
+        ("Came in, UTC", time(event.ingested_ms)),
+        ("Feature", said(event.feature)),
+        ("Project", said(event.project)),
+        ("Subject", said(event.subject)),
+        ("Plan", said(event.plan_key)),
+        ("Properties", said(event.properties)),
+        ("Sample that bills it", said(event.sample_id)),
+    )
+    return Table("What it said", ("What", "Said"), [(Cell(name), cell) for name, cell in pairs], "", command)
+
+
+def _pushes(event: EventRow, found: Became) -> Table:
+    rows = [
+        (Cell(one.key, "id", href=url("/console/push", key=one.key)), Cell(str(one.revision), "number", narrow=False),
+         said(one.provider, wide=True), number(one.sealed_qty), Cell(one.state, "state", PUSH_TONES.get(one.state, "")))
+        for one in found.pushes
+    ]  # fmt: skip
+    heads = ("Push", "#Revision", "Provider", "#Sealed", "State")
+    note = f"Of its whole window, {figures.time(found.window_ms)} UTC on: of all that was used of its feature then."
+    none = "Its window was not sealed yet, or nobody bills it: the next tick seals it."
+    return Table(
+        "Pushes",
+        heads,
+        rows,
+        none,
+        "drawdown tick" if not rows else f"drawdown push list --org {quote(event.org_id)}",
+        note=note if rows else "",
+    )
+
+
+def _entries(found: Became) -> Table:
+    rows = [
+        (time(one.ts), Cell(one.key, "id", href=_ledger(one.customer_id, one.ts)), said(one.customer_id, wide=True),
+         Cell(figures.moved(one.moved_micro), "number"))
+        for one in found.entries
+    ]  # fmt: skip
+    heads = ("Of, UTC", "Entry", "Wallet", "#Moved")
+    none = "No wallet here was charged for it: it waits for its push, or is billed elsewhere."
+    customer = found.entries[0].customer_id if found.entries else "CUSTOMER"
+    return Table("What it came to in the ledger", heads, rows, none, f"drawdown ledger show {typed(customer)}")
+
+
+def _ledger(customer_id: str, ts: int) -> str:
+    """The day of the entry, opened, in the ledger by days."""
+    return url("/console/org", id=customer_id, tab="usage", days=90, day=figures.day(ts - ts % DAY_MS)) + "#ledger"
+
+
+MOST_FACTS: Final = 20
+"""Events that a dry run names, of those it would withdraw."""
+
+
+def _ids(doing: Doing) -> list[str]:
+    found = doing.texts("id")
+    if not found:
+        raise WrongField("id", "name one event at least")
+    return found
+
+
+def _withdraw(connection: sa.Connection, doing: Doing) -> Done:
+    found = withdraw_events(connection, doing.text("source"), _ids(doing), doing.by, doing.maybe("org"))
+    anew = sum(not one.already for one in found)
+    return Done(f"{anew:,} withdrawn; the next tick gives back what was billed, and their ids are never taken again")
+
+
+def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    source, org = doing.text("source"), doing.maybe("org")
+    events = [show_event(connection, source, one, org) for one in sorted(_ids(doing))[:MOST_FACTS]]
+    return [
+        Fact(one.event_id, f"{one.quantity:,} of {one.event_type}, {_withdrawn_state(one.withdrawn)}") for one in events
+    ]
+
+
+def _withdrawn_state(withdrawn: str | None) -> str:
+    return "counts" if withdrawn is None else f"withdrawn: {withdrawn}"
+
+
+def _command(doing: Doing) -> list[str]:
+    org = doing.maybe("org")
+    found = ["event", "withdraw", doing.text("source"), *_ids(doing)]
+    return [*found, *([] if org is None else ["--org", org])]
+
+
+def _size(connection: sa.Connection, doing: Doing) -> Size:
+    found = _ids(doing)
+    return size_of(worth_of_events(connection, doing.text("source"), found, doing.maybe("org")), len(found))
+
+
+def _go_on(doing: Doing) -> str:
+    return url("/console/event", source=doing.text("source"), id=_ids(doing)[0], org=doing.text("org"))
+
+
+WITHDRAW: Final = Action(
+    "event-withdraw",
+    "Withdraw events",
+    (
+        Field("source", "Source"),
+        Field("id", "Events", hint="Their ids, one a line.", many=True),
+        Field("org", "Organisation", hint="Where several used the same id.", optional=True),
+    ),
+    _withdraw,
+    _standing,
+    _command,
+    _go_on,
+    "An event that is withdrawn counts no more, for good. What is right is a new event, with an id of its own.",
+    size=_size,
+)
+ACTIONS: Final = (WITHDRAW,)

@@ -16,8 +16,8 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules.cells import number, rows_of, said, short, time
-from drawdown.worker.checks import proof_lists as proofs
-from drawdown.worker.checks.proof_lists import Held, Last, Run
+from drawdown.worker.checks import proofs
+from drawdown.worker.checks.proofs import Invariant, Last, Run
 
 PATH: Final = "/console/proof"
 PAGE_RUNS: Final = 20
@@ -41,7 +41,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     )
 
 
-def _tiles(held: Sequence[Held], runs: Last, now_ms: int) -> list[Tile]:
+def _tiles(held: Sequence[Invariant], runs: Last, now_ms: int) -> list[Tile]:
     broken = sum(one.holds is False for one in held)
     proven = [one.held_ms for one in held if one.held_ms is not None and one.held_ms <= now_ms]
     last = min(proven) if len(proven) == len(held) else None
@@ -74,7 +74,7 @@ def _looked(last_ms: int, runs: Last, now_ms: int) -> str:
     return f"{figures.ago(last_ms, now_ms)}; what was touched since, {figures.ago(runs.continued_ms, now_ms)}"
 
 
-def _invariants(held: Sequence[Held]) -> Table:
+def _invariants(held: Sequence[Invariant]) -> Table:
     rows = [
         (number(one.invariant), Cell(one.name), Cell(one.says), Cell(*_state(one)),
          time(one.held_ms, "never"),
@@ -95,7 +95,7 @@ def _invariants(held: Sequence[Held]) -> Table:
     return Table("Invariants", heads, rows, "", "drawdown proof")
 
 
-def _state(one: Held) -> tuple[str, str, str]:
+def _state(one: Invariant) -> tuple[str, str, str]:
     if one.holds is None:
         return "not proven", "state", "warn"
     return ("holds", "state", "") if one.holds else (f"broken, {one.breaches:,} times", "state", "bad")

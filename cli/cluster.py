@@ -1,0 +1,411 @@
+"""A worker of `drawdown worker`: its two lanes, the jobs that they do, and the engine that spreads them: procrastinate,
+on the same PostgreSQL, in a schema of its own.
+
+Guarantee: ticks and what is short have connections of their own, so that no tick holds up a halt. Of each kind and
+shard one job waits at most, and one runs. A job is acknowledged once its work has ended; one whose worker died is taken
+over. What goes wrong in a job is logged and recorded of its worker; the next job of the shard goes on from what is
+committed. A job that is stopped, or that this program is too old for, is put back for others. No money rests on the
+engine: a job that runs twice, or late, does no harm. A worker ends between two effects; a database that is away is
+waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import psycopg
+import sqlalchemy as sa
+import structlog
+from procrastinate import App as Engine
+from procrastinate import PsycopgConnector, RetryStrategy, exceptions, jobs, sql
+from psycopg_pool import PoolTimeout
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_fixed
+
+from drawdown.cli import scheduler
+from drawdown.cli.app import App
+from drawdown.cli.nouns.reconcile import compare
+from drawdown.cli.nouns.tick import new_orgs, parse_shard
+from drawdown.cli.processes import LOOK_S, Stopping
+from drawdown.cli.scheduler import WatchLoop
+from drawdown.schema.audit import By
+from drawdown.schema.errors import DatabaseNotReady, DrawdownError, Exit, Refused, UsageError
+from drawdown.schema.text import in_short
+from drawdown.schema.units import SECOND_MS
+from drawdown.worker.cluster.install import SCHEMA
+from drawdown.worker.cluster.membership import LIVES_S, Book, Member, Taken, Terms, Wanted, take_part
+from drawdown.worker.reconcile.reconcile import ReconcileScope
+from drawdown.worker.watch import ROUND_MS
+
+log = structlog.get_logger()
+
+QUICK_AT_ONCE: Final = 2
+"""Watch rounds, and the nightly comparison, that a worker does at once beside its tick: the comparison takes one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ticking:
+    """A tick that runs: each is another one, of the same shard, too."""
+
+    shard: str
+
+
+class PutBack(Exception):
+    """The job was not done, or not to its end: whoever takes it next does it."""
+
+
+@dataclass
+class Jobs:
+    """The work of one worker."""
+
+    app: App
+    terms: Terms
+    member: Member
+    stopping: Stopping
+    ended_by: DrawdownError | None = None
+    """Why it may work no longer."""
+    ticking: Ticking | None = None
+    """The tick that runs now."""
+    _share: int = 1
+    _watches: dict[str, WatchLoop] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.book = Book(self.app.engine, self.member)
+        self._ticks, self._quick = _apart(self.app, 1), _apart(self.app, QUICK_AT_ONCE)
+
+    def tick(self, shard: str) -> None:
+        """One tick of a shard `i/n`. One of another n than is agreed by now is done all the same: shards that overlap
+        are correct, and a shard that is dropped would wait for a tick of another."""
+        with self._one_of(self._ticks) as app:
+            options = scheduler.Options(
+                parse_shard(shard), new_orgs(app, self.terms.new_org_provider, None), False, self.terms.every_s
+            )
+            self.ticking = Ticking(shard)
+            try:
+                self._do(f"tick {shard}", lambda: scheduler.tick_once(app, options, self.stopping))
+            finally:
+                self.ticking = None
+
+    def watch(self, shard: str) -> None:
+        """One round. What it remembers of the shard to be quick is kept for the next one here."""
+        with self._one_of(self._quick) as app:
+            kept = self._watches.setdefault(shard, WatchLoop(app, parse_shard(shard), self.stopping))
+            self._do(f"watch {shard}", replace(kept, app=app).round)
+
+    def reconcile(self) -> None:
+        """What the nightly `drawdown reconcile --correct` does."""
+        with self._one_of(self._quick) as app:
+            by = By(app.clock.now_ms(), "drawdown worker", "nightly", "cli")
+            self._do("reconcile", lambda: compare(app, ReconcileScope(correct=True, recent=True), by))
+
+    def beat(self) -> None:
+        """Say that this worker lives, and take its share of what providers allow: of those that can tick at once."""
+        try:
+            self.app.ready()
+            wanted = Wanted(self.terms.shards, self.terms.every_s, self.terms.new_org_provider, self.terms.providers)
+            taken: Taken = self.app.write(lambda c: take_part(c, self.member, wanted))
+            self._share = min(taken.terms.shards, taken.living)
+        except (DatabaseNotReady, Refused) as error:
+            self.end(error)
+        except DrawdownError as error:
+            log.warning("worker_not_told", error=str(error))
+
+    def end(self, error: DrawdownError) -> None:
+        """Work no longer, and say why."""
+        self.ended_by = self.ended_by or error
+        self.stopping.end()
+
+    def close(self) -> None:
+        """Say that this worker ended, and close what it opened."""
+        try:
+            self.book.left()
+        except DrawdownError as error:
+            log.warning("worker_not_told", error=str(error))
+        for free in (self._ticks, self._quick):
+            while not free.empty():
+                free.get_nowait().close()
+
+    @contextmanager
+    def _one_of(self, free: queue.Queue[App]) -> Iterator[App]:
+        app = free.get()
+        app.processes = self._share
+        try:
+            yield app
+        finally:
+            free.put(app)
+
+    def _do(self, what: str, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except DatabaseNotReady as error:
+            self.end(error)
+            raise PutBack from error
+        except Exception as error:
+            text = str(error) if isinstance(error, DrawdownError) else in_short(error)
+            log.error("job_failed", job=what, error=text, exc_info=not isinstance(error, DrawdownError))
+            self._note(lambda: self.book.failed(f"{what}: {text}"))
+        else:
+            self._note(self.book.done)
+        if self.stopping.is_set():
+            raise PutBack
+
+    def _note(self, write: Callable[[], None]) -> None:
+        """What cannot be noted was done all the same."""
+        try:
+            write()
+        except DrawdownError as error:
+            log.warning("worker_not_told", error=str(error))
+
+
+def _apart(app: App, count: int) -> queue.Queue[App]:
+    """So many of the same invocation, each with connections and providers of its own."""
+    made: queue.Queue[App] = queue.Queue()
+    for _ in range(count):
+        made.put(app.apart())
+    return made
+
+
+TAKE_OVER_EVERY_S: Final = 15
+"""Jobs of workers that died are taken over by then, once LIVES_S are over."""
+MAX_KEPT_HOURS: Final = 24
+"""How long the engine keeps jobs that it could not even begin; what ended well is deleted at once."""
+ACKNOWLEDGED_S: Final = 30
+"""For so long the end of a job is tried to be noted. Longer than two heartbeats: a worker that cannot note it by then
+has lost its heartbeat, too, and begins anew, and its jobs are taken over."""
+RECONCILE_AT: Final = "17 2 * * *"
+"""Nightly, UTC."""
+CATCH_UP_S: Final = 12 * 3_600
+"""A comparison that nobody was there for is made up for within so long."""
+MAX_CONNECTIONS: Final = 4
+"""Of a worker's engine, beside two on which it is told of new jobs."""
+TICKS, QUICK = "ticks", "quick"
+BACK = RetryStrategy(retry_exceptions=(PutBack,))
+_MINUTE, _HOUR = 60, 3_600
+
+
+class Connector(PsycopgConnector):
+    """One that notes what became of a job again where its connection was lost, and else fails. A job that is to wait
+    again, while a newer one of its shard waits already, is done by that one."""
+
+    async def execute_query_async(self, query: Any, **arguments: Any) -> None:
+        try:
+            await self._noted(query, **arguments)
+        except exceptions.UniqueViolation:
+            if query != sql.queries["retry_job"]:
+                raise
+            given = {"job_id": arguments["job_id"], "status": jobs.Status.ABORTED.value, "delete_job": True}
+            await self._noted(sql.queries["finish_job"], **given)
+
+    async def _noted(self, query: Any, **arguments: Any) -> None:
+        """Again only where no answer came. That there is no such job any more is one; after an answer that was lost, it
+        says that this was done."""
+        tries = AsyncRetrying(
+            retry=retry_if_exception(_is_unanswered),
+            stop=stop_after_delay(ACKNOWLEDGED_S),
+            wait=wait_fixed(1),
+            reraise=True,
+        )
+        async for one in tries:
+            with one:
+                try:
+                    await super().execute_query_async(query, **arguments)
+                except exceptions.ConnectorException as error:
+                    if not _is_gone(error) or one.retry_state.attempt_number == 1:
+                        raise
+
+
+def _is_unanswered(error: BaseException) -> bool:
+    return type(error) is exceptions.ConnectorException and not _is_gone(error)
+
+
+def _is_gone(error: BaseException) -> bool:
+    """The engine's functions raise so for a job that is not there, or not under way."""
+    return isinstance(error.__cause__, psycopg.errors.RaiseException)
+
+
+def connector(latest_url: Callable[[], str]) -> Connector:
+    """Connections for the engine, each with the login that is to be used by then."""
+
+    async def conninfo() -> str:
+        url = sa.make_url(latest_url()).set(drivername="postgresql")
+        return url.render_as_string(hide_password=False)
+
+    return Connector(
+        conninfo=conninfo,
+        configure=_go_there,
+        min_size=1,
+        max_size=MAX_CONNECTIONS,
+        timeout=10.0,
+        kwargs={"connect_timeout": 10},
+    )
+
+
+async def _go_there(connection: psycopg.AsyncConnection[Any]) -> None:
+    await connection.execute(f"SET search_path TO {SCHEMA}".encode())
+    if not connection.autocommit:
+        await connection.commit()
+
+
+def cron(every_s: int) -> str:
+    """Every so many seconds, as the engine's schedule has it. Errors: UsageError for what divides no minute or hour."""
+    minutes, rest = divmod(every_s, _MINUTE)
+    if 0 < every_s < _MINUTE and _MINUTE % every_s == 0:
+        return f"* * * * * */{every_s}"
+    if rest == 0 and every_s == _HOUR:
+        return "0 * * * *"
+    if rest == 0 and 0 < every_s < _HOUR and _HOUR % every_s == 0:
+        return f"*/{minutes} * * * *"
+    raise UsageError(f"--every {every_s}: workers tick by the clock, so it divides a minute or an hour: 300, 60, 30")
+
+
+def ticking(work: Jobs, made: Connector) -> Engine:
+    """The queue of ticks: of each shard, every `every_s` seconds."""
+    engine = Engine(connector=made)
+
+    def tick(timestamp: int, shard: str) -> None:
+        work.tick(shard)
+
+    task = engine.task(name="tick", queue=TICKS, retry=BACK)(tick)
+    for shard in shards(work):
+        _schedule(engine, task, cron(work.terms.every_s), f"tick {shard}", {"shard": shard})
+    return engine
+
+
+def watching(work: Jobs, made: Connector) -> Engine:
+    """The queue that no tick holds up: rounds of the watch, the nightly comparison, and what is taken over."""
+    engine = Engine(connector=made, periodic_defaults={"max_delay": CATCH_UP_S})
+
+    def watch(timestamp: int, shard: str) -> None:
+        work.watch(shard)
+
+    def reconcile(timestamp: int) -> None:
+        work.reconcile()
+
+    async def gone(timestamp: int) -> None:
+        await take_over(engine)
+        await engine.job_manager.delete_old_jobs(MAX_KEPT_HOURS, include_failed=True, include_aborted=True)
+        await asyncio.to_thread(work.book.forget_schedules)
+
+    task = engine.task(name="watch", queue=QUICK, retry=BACK)(watch)
+    for shard in shards(work):
+        _schedule(engine, task, cron(ROUND_MS // SECOND_MS), f"watch {shard}", {"shard": shard})
+    nightly = engine.task(name="reconcile", queue=QUICK, retry=BACK)(reconcile)
+    _schedule(engine, nightly, RECONCILE_AT, "reconcile", {})
+    # No lock: one whose worker died would hold up the one that is to take it over.
+    taken = engine.task(name="take_over", queue=QUICK, queueing_lock="take_over", priority=1)(gone)
+    engine.periodic(cron=cron(TAKE_OVER_EVERY_S), periodic_id="take_over")(taken)
+    return engine
+
+
+def shards(work: Jobs) -> list[str]:
+    """All of them, as `i/n`."""
+    return [f"{index}/{work.terms.shards}" for index in range(work.terms.shards)]
+
+
+def _schedule(engine: Engine, task: Any, when: str, name: str, given: dict[str, Any]) -> None:
+    """One waits at most (`queueing_lock`), and one runs (`lock`)."""
+    engine.periodic(cron=when, periodic_id=name, lock=name, queueing_lock=name, task_kwargs=given)(task)
+
+
+async def take_over(engine: Engine) -> None:
+    """The engine sees which workers died, and does nothing about their jobs: they wait again."""
+    for job in await engine.job_manager.get_stalled_jobs(seconds_since_heartbeat=LIVES_S):
+        log.warning("job_taken_over", job=job.task_name, lock=job.lock, worker=job.worker_id)
+        await engine.job_manager.retry_job(job)
+
+
+BEAT_S: Final = 5.0
+POLL_S: Final = 1.0
+"""A job that waited for another of its shard to end is seen by then: nobody is told of that."""
+AGAIN_S: Final = 1.0
+"""Before a database that was away is tried again."""
+MAX_TICK_S: Final = 3_600.0
+"""A tick leaves off before the next one is due, and each of its effects has an end. One that runs for so long hangs; no
+thread can be ended from outside, so the process ends, and others take its jobs over."""
+AWAY: Final = (exceptions.ConnectorException, PoolTimeout)
+
+
+die: Callable[[int], None] = os._exit
+"""Ends the process as it is. Nothing is lost: what it did is committed, or is done again."""
+
+
+def work(jobs: Jobs) -> None:
+    """Work until it is to stop. Errors: `jobs.ended_by`, where it may work no longer."""
+    while not jobs.stopping.is_set():
+        try:
+            asyncio.run(_turn(jobs))
+        except AWAY as error:
+            log.warning("engine_away", reason=type(error).__name__)
+        if not jobs.stopping.is_set():
+            jobs.stopping.wait(AGAIN_S)
+    if jobs.ended_by is not None:
+        raise jobs.ended_by
+
+
+async def _turn(jobs: Jobs) -> None:
+    """Until it is to stop, or a lane fails for good."""
+    made = connector(jobs.app.settings.latest_database_url)
+    ticks, quick = ticking(jobs, made), watching(jobs, made)
+    async with ticks.open_async():
+        lanes = [_begun(_lane(jobs, ticks, TICKS, 1)), _begun(_lane(jobs, quick, QUICK, QUICK_AT_ONCE))]
+        beat, stop = _begun(_beat(jobs)), _begun(_until_stopped(jobs))
+        await asyncio.wait([*lanes, stop], return_when=asyncio.FIRST_COMPLETED)
+        for lane in lanes:
+            lane.cancel()  # which lets it end what it does
+        ended = await asyncio.gather(*lanes, return_exceptions=True)
+        for other in (beat, stop):
+            other.cancel()
+        for result in ended:
+            if isinstance(result, Exception):
+                raise result
+
+
+async def _lane(jobs: Jobs, engine: Engine, name: str, at_once: int) -> None:
+    """One lane. Where the engine loses its database it begins anew, alone: it waits for no job of the other one."""
+    while not jobs.stopping.is_set():
+        try:
+            return await _worked(engine, name, at_once)
+        except AWAY as error:
+            log.warning("engine_away", lane=name, reason=type(error).__name__)
+            await asyncio.sleep(AGAIN_S)
+
+
+async def _worked(engine: Engine, name: str, at_once: int) -> None:
+    await engine.run_worker_async(
+        queues=[name],
+        concurrency=at_once,
+        fetch_job_polling_interval=POLL_S,
+        # Any login of a database may notify whom it likes; what does not parse would end the lane.
+        listen_notify=False,
+        delete_jobs="successful",
+        install_signal_handlers=False,
+        update_heartbeat_interval=BEAT_S,
+        stalled_worker_timeout=LIVES_S,
+    )
+
+
+def _begun(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.create_task(coroutine)
+
+
+async def _beat(jobs: Jobs) -> None:
+    loop = asyncio.get_running_loop()
+    tick, since = jobs.ticking, loop.time()
+    while True:
+        if jobs.ticking is not tick:
+            tick, since = jobs.ticking, loop.time()
+        elif tick is not None and loop.time() - since > MAX_TICK_S:
+            log.critical("tick_hangs", shard=tick.shard, after_s=MAX_TICK_S)
+            die(Exit.PERSON)
+        await asyncio.to_thread(jobs.beat)
+        await asyncio.sleep(BEAT_S)
+
+
+async def _until_stopped(jobs: Jobs) -> None:
+    while not jobs.stopping.is_set():
+        await asyncio.sleep(LOOK_S)

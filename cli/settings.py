@@ -1,0 +1,518 @@
+"""The settings of the environment, and of the files that it names (DRAWDOWN_…_FILE=/path, as containers mount secrets).
+
+Guarantee: this is the only module that reads them. Secrets never print: an error names the setting, the entry's place
+or the file, and never a content. If a file turns bad while the process runs, the process keeps the last good content,
+and the log tells the fault once, and its mending once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+import sqlalchemy as sa
+import structlog
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from drawdown.providers.http.outgoing import CERT_FILE, PROXY, Certificate, Outgoing, environment
+from drawdown.schema.database import url_of
+from drawdown.schema.errors import UsageError
+from drawdown.server.jwts import LEAST_SECRET_BYTES
+from drawdown.server.settings import MySettings, OidcSettings, ServerSettings, UnknownOrg
+from drawdown.worker.engine.context import Databases, ObjectStore
+from drawdown.worker.halts.addresses import Network, parse
+from drawdown.worker.halts.cell_settings import CellSettings
+from drawdown.worker.hooks.hook_settings import HookSettings
+
+MAX_SECRETS: Final = 2
+
+
+def origins(text: str, setting: str = "DRAWDOWN_CELL_ORIGINS") -> frozenset[str]:
+    """`https://cell-1:8443,http://10.0.0.7:8080`"""
+    found = set()
+    for number, entry in enumerate(_entries(text, ","), 1):
+        url = parse(entry)
+        shown = f"entry {number}" if "@" in entry else repr(entry)  # before an @ there may be a password
+        if url is None:
+            raise UsageError(f"{setting}: {shown} is no http(s) origin such as https://cell-1:8443")
+        if url.path:  # cut silently, it would allow more than was written
+            raise UsageError(f"{setting}: {shown} has a path: write {url.origin}, which allows all of it")
+        found.add(url.origin)
+    return frozenset(found)
+
+
+def networks(text: str, setting: str = "DRAWDOWN_CELL_NETWORKS") -> tuple[Network, ...]:
+    """`10.0.0.0/8,fd12:3456::/32`"""
+    found = []
+    for entry in _entries(text, ","):
+        try:
+            found.append(ip_network(entry))
+        except ValueError as error:
+            raise UsageError(f"{setting}: {entry!r} is no network such as 10.0.0.0/8") from error
+    return tuple(found)
+
+
+def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
+    """`new,old`, or one: what each cell's own secret is made from; none where the text is empty."""
+    given = tuple(secret.strip() for secret in text.split(",")) if text.strip() else ()
+    if not all(given) or len(given) > MAX_SECRETS:
+        raise UsageError(f"{setting}: that is neither SECRET nor NEW,OLD")
+    return given
+
+
+def secrets(text: str) -> Mapping[str, tuple[str, ...]]:
+    """`cell-1=new,old;cell-2=other;*=new,old`: the first of two is the new one; `*` is what all other
+    cells shared before each had its own."""
+    found: dict[str, tuple[str, ...]] = {}
+    for number, entry in enumerate(_entries(text, ";"), 1):
+        cell, _, listed = entry.partition("=")
+        given = tuple(secret.strip() for secret in listed.split(","))
+        if not cell.strip() or not all(given) or len(given) > MAX_SECRETS or cell.strip() in found:
+            raise UsageError(
+                f"DRAWDOWN_CELL_SECRETS: entry {number} is not CELL=SECRET or CELL=NEW,OLD; each cell comes once"
+            )
+        found[cell.strip()] = given
+    return found
+
+
+def _entries(text: str, between: str) -> list[str]:
+    return [entry for entry in (part.strip() for part in text.split(between)) if entry]
+
+
+log = structlog.get_logger()
+
+SUFFIX: Final = "_FILE"
+MAX_BYTES: Final = 128 * 1024
+"""As much as one environment variable may hold on Linux."""
+
+Check = Callable[[str, str | None], object]
+"""Looks at what a file holds now and, once the process runs, at what it held before. Errors: UsageError."""
+
+
+@dataclass
+class _File:
+    """One of them. `text` is what is used, `trouble` why that is not what the file holds."""
+
+    variable: str
+    path: Path
+    check: Check | None
+    text: str = field(repr=False)
+    trouble: str | None = None
+
+    def read_again(self) -> None:
+        try:
+            text = _checked(self.path, self.check, self.text)
+        except UsageError as error:
+            if self.trouble != str(error):
+                log.error("settings_file_bad", setting=self.variable, reason=str(error), used="what it held before")
+            self.trouble = str(error)
+            return
+        if self.trouble is not None or text != self.text:
+            log.info("settings_file_taken", setting=self.variable)
+        self.text, self.trouble = text, None
+
+
+class SecretFiles:
+    """The files of one process, shared by its threads. `texts`: what they hold, by setting; another mapping once
+    something has changed."""
+
+    def __init__(self, paths: Mapping[str, str] | None = None, checks: Mapping[str, Check] | None = None) -> None:
+        """`paths` and `checks` by setting, in lower case without the prefix. Errors: UsageError."""
+        self._files: dict[str, _File] = {}
+        self._lock = threading.Lock()
+        for name, path in (paths or {}).items():
+            variable, check = f"DRAWDOWN_{name.upper()}{SUFFIX}", (checks or {}).get(name)
+            try:
+                text = _checked(Path(path), check, None)
+            except UsageError as error:
+                raise UsageError(f"{variable}: {error}") from None  # what was read is in nothing that is told
+            self._files[name] = _File(variable, Path(path), check, text)
+        self.texts: Mapping[str, str] = self._texts()
+
+    @property
+    def paths(self) -> Mapping[str, Path]:
+        return {file.variable: file.path for file in self._files.values()}
+
+    def read_again(self) -> None:
+        """Look whether anything has changed."""
+        with self._lock:
+            for file in self._files.values():
+                file.read_again()
+            found = self._texts()
+            if found != self.texts:
+                self.texts = found
+
+    def _texts(self) -> Mapping[str, str]:
+        return {name: file.text for name, file in self._files.items()}
+
+
+def _checked(path: Path, check: Check | None, was: str | None) -> str:
+    text = _read(path)
+    if check is not None:
+        check(text, was)
+    return text
+
+
+def _read(path: Path) -> str:
+    """What a file holds, without the line's end. Errors: UsageError, which quotes nothing of it."""
+    try:
+        found = _bytes(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'no such name'}") from None
+    if len(found) > MAX_BYTES:
+        raise UsageError(f"{path} has more than {MAX_BYTES:,} bytes")
+    try:
+        text = found.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8") from None
+    if not text.strip():
+        raise UsageError(f"{path} is empty")
+    return text
+
+
+def _bytes(path: Path) -> bytes:
+    """One more than there may be, where there are so many. Errors: OSError, UsageError."""
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would never open
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise UsageError(f"{path} is no regular file")
+        with os.fdopen(number, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES + 1)
+    finally:
+        os.close(number)
+
+
+PREFIX: Final = "DRAWDOWN_"
+PROXIES: Final = (PROXY, PROXY.lower())
+KindOfCalls = Literal["provider", "cell", "hook"]
+KINDS_OF_CALLS: Final[tuple[KindOfCalls, ...]] = ("provider", "cell", "hook")
+OBJECT_STORE: Final = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION",
+                       "ENDPOINT_URL_S3", "ENDPOINT_URL")  # fmt: skip
+_QUERIED: Final = re.compile(r"query_([a-z0-9_]+)_url")
+
+
+class Settings(BaseSettings):
+    """Each is also an environment variable: DRAWDOWN_ and its name in capitals; with _FILE after it, for a secret, the
+    path of a file that holds it."""
+
+    model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore", env_ignore_empty=True)
+
+    database_url: str = "sqlite:///drawdown.db"
+    """The database: sqlite:///FILE or postgresql://USER@HOST/NAME"""
+    cell_origins: str = ""
+    """Origins of cells that may be called, separated by commas: https://cell-1.internal:8443"""
+    cell_secret: SecretStr = SecretStr("")
+    """Each cell's own secret is made from it, and signs its halts; two while it is rotated: new,old"""
+    cell_secrets: SecretStr = SecretStr("")
+    """Secrets of single cells, two while they are rotated, and what the others shared: cell-1=new,old;cell-2=x;*=old"""
+    cell_networks: str = ""
+    """Networks besides the public internet in which cells may be called: 10.0.0.0/8,fd12:3456::/32"""
+    hook_origins: str = ""
+    """Origins of your product that webhooks are sent to, separated by commas: https://app.example"""
+    hook_secret: SecretStr = SecretStr("")
+    """Each endpoint's own secret is made from it, and signs its webhooks; two while it is rotated: new,old"""
+    hook_networks: str = ""
+    """Networks besides the public internet in which your product may be called: 10.0.0.0/8,fd12:3456::/32"""
+    ca_file: str = ""
+    """A file (PEM) of authorities that calls trust besides the system's: /etc/ssl/company.pem"""
+    cell_cert_file: str = ""
+    """A file (PEM) with the client certificate by which cells know Drawdown."""
+    cell_key_file: str = ""
+    """The file (PEM) with its key; by default it is in the certificate's file."""
+    cell_proxy: bool = False
+    """1: cells are called through HTTPS_PROXY, too; without it, never."""
+    provider_cert_file: str = ""
+    """A file (PEM) with the client certificate by which providers know Drawdown."""
+    provider_key_file: str = ""
+    """The file (PEM) with its key; by default it is in the certificate's file."""
+    log_level: str = "INFO"
+    """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
+    state_dir: str = ""
+    """Where this machine remembers how far it had come, apart from the database; unset: ~/.local/state/drawdown."""
+
+    admin_secrets: SecretStr = SecretStr("")
+    """Sign requests to the server's /admin; several, separated by commas, while they are rotated."""
+    admin_hosts: str = ""
+    """Names under which /admin is called, as Host has them, separated by commas; without it, any name will do."""
+    cron_secret: SecretStr = SecretStr("")
+    """The bearer secret of the server's /cron routes."""
+    gate_unknown_org: UnknownOrg = "not_found"
+    """What the gate says of an organisation it does not know: not_found (404), deny or allow."""
+    gate_open_when_in_doubt: bool = False
+    """Whether the gate is open where the database cannot be read, or the provider was not asked yet."""
+    requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    """What the server takes of one address, on the average."""
+    trusted_proxies: str = ""
+    """Addresses of proxies before the server, whose X-Forwarded-For is believed, separated by commas."""
+
+    console_url: str = ""
+    """Where people reach the console, without its path: https://drawdown.internal; without it, there is no console."""
+    console_proxy_header: str = ""
+    """A header in which a proxy that signs people in names them, X-Forwarded-User; believed with its secret alone."""
+    console_proxy_secret: SecretStr = SecretStr("")
+    """What that proxy sends as X-Drawdown-Proxy-Secret beside it."""
+    console_oidc_issuer: str = ""
+    """Where people of the console may sign in by OpenID Connect: https://login.example.com"""
+    console_oidc_client_id: str = ""
+    """What that issuer calls this console."""
+    console_oidc_client_secret: SecretStr = SecretStr("")
+    """What proves this console to that issuer; without it, PKCE alone does."""
+    console_oidc_claim: str = "email"
+    """Which claim is a person's name here: email, preferred_username, sub."""
+    console_oidc_unverified_email: bool = False
+    """1: an email counts although the issuer does not say `email_verified`. Only for an issuer that verifies each."""
+    console_oidc_label: str = ""
+    """What the button says after "Sign in with"; by default the issuer's host."""
+
+    my_secret: SecretStr = SecretStr("")
+    """Signs links to /my (HS256), 32 bytes at least; two while it is rotated: new,old"""
+    my_jwks_url: str = ""
+    """Where the public keys lie of what signs links to /my (RS256, ES256)."""
+    my_url: str = ""
+    """Where organisations' people reach /my, without its path; by default where the console is."""
+    my_contact: str = ""
+    """Whom organisations' people may ask, as they read it: billing@example.com"""
+
+    _files: SecretFiles = PrivateAttr(default_factory=SecretFiles)
+    _texts: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    """What of the files is in these settings."""
+
+    def with_files(self, files: SecretFiles) -> Self:
+        """The same, with what the files hold."""
+        made = self.model_copy(update={name: _typed(name, text) for name, text in files.texts.items()})
+        made._files, made._texts = files, files.texts
+        return made
+
+    def as_files_say(self) -> Self:
+        """These where nothing has changed since, else others, with what was read last."""
+        return self if self._files.texts is self._texts else self.with_files(self._files)
+
+    def environment(self) -> dict[str, str]:
+        """This process's, for another command of the same database."""
+        if "database_url" in self._texts:
+            return dict(os.environ)  # it names the file
+        others = {name: text for name, text in os.environ.items() if name != f"{PREFIX}DATABASE_URL{SUFFIX}"}
+        return {**others, f"{PREFIX}DATABASE_URL": self.database_url}
+
+    @property
+    def files(self) -> SecretFiles:
+        return self._files
+
+    def secrets(self) -> tuple[str, ...]:
+        """Each secret that is configured, alone: lists of several are taken apart. Providers' keys are among them."""
+        own = [value.get_secret_value() for value in vars(self).values() if isinstance(value, SecretStr)]
+        theirs = [text for name, text in self.of_providers().items() if name.endswith(("_key", "_secret", "_token"))]
+        stores = (self.objects().secret, self.objects().token)
+        urls = (
+            self.latest_database_url(),
+            *self.databases().urls.values(),
+            *filter(None, map(os.environ.get, PROXIES)),
+        )
+        passwords = [_password(url) for url in urls]
+        items = [item.strip() for text in (*own, *theirs, *stores, *passwords) for item in re.split("[,;]", text)]
+        alone = [item.partition("=")[2] or item for item in items]  # of cell-1=SECRET, what is secret
+        return tuple(sorted({text for text in (*own, *theirs, *stores, *items, *alone) if text.strip("=")}))
+
+    def latest_database_url(self) -> str:
+        """With the login that is to be used now."""
+        return self._files.texts.get("database_url", self.database_url)
+
+    def server(self) -> ServerSettings:
+        secrets = (secret.strip() for secret in self.admin_secrets.get_secret_value().split(","))
+        return ServerSettings(
+            admin_secrets=tuple(filter(None, secrets)),
+            admin_hosts=tuple(filter(None, (host.strip().lower() for host in self.admin_hosts.split(",")))),
+            cron_secret=self.cron_secret.get_secret_value(),
+            gate_unknown_org=self.gate_unknown_org,
+            gate_open_when_in_doubt=self.gate_open_when_in_doubt,
+            requests_per_s=self.requests_per_s,
+            console_url=self.console_url.rstrip("/"),
+            console_proxy_header=self.console_proxy_header.strip().lower(),
+            console_proxy_secret=self.console_proxy_secret.get_secret_value(),
+            oidc=self._oidc(),
+            my=self._my(),
+        )
+
+    def _oidc(self) -> OidcSettings:
+        return OidcSettings(
+            self.console_oidc_issuer.strip(),
+            self.console_oidc_client_id.strip(),
+            self.console_oidc_client_secret.get_secret_value(),
+            self.console_oidc_claim.strip(),
+            self.console_oidc_label.strip(),
+            self.console_oidc_unverified_email,
+        )
+
+    def _my(self) -> MySettings:
+        """Errors: UsageError for a secret that makes no sense."""
+        return MySettings(
+            _my_secrets(self.my_secret.get_secret_value()),
+            self.my_jwks_url.strip(),
+            self.my_url.rstrip("/"),
+            self.my_contact.strip(),
+        )
+
+    def of_providers(self) -> Mapping[str, str]:
+        """The environment's DRAWDOWN_… by the rest of their names, in lower case: `autumn_secret_key`."""
+        given = {name: text for name, text in _given().items() if not name.endswith(SUFFIX.lower())}
+        return {**given, **self._texts}
+
+    def state_folder(self) -> Path:
+        """Outlives the process, and no backup of the database brings it back (rule R1)."""
+        if self.state_dir:
+            return Path(self.state_dir)
+        home = os.environ.get("XDG_STATE_HOME")
+        return (Path(home) if home else Path.home() / ".local" / "state") / "drawdown"
+
+    def cells(self) -> CellSettings:
+        """Errors: UsageError for an entry that makes no sense; what it says of a secret is its place alone."""
+        return CellSettings(
+            origins(self.cell_origins),
+            roots(self.cell_secret.get_secret_value()),
+            secrets(self.cell_secrets.get_secret_value()),
+            networks(self.cell_networks),
+            self.outgoing("cell"),
+        )
+
+    def outgoing(self, kind: KindOfCalls = "provider") -> Outgoing:
+        """How calls of a kind leave: of providers, with sign-in by OpenID Connect; of cells; of webhooks. Errors:
+        UsageError."""
+        proxy, exceptions = environment(os.environ)
+        if kind == "cell" and not self.cell_proxy:
+            proxy = None
+        return Outgoing(self.ca_file, self._certificate(kind), proxy, exceptions, os.environ.get(CERT_FILE, ""))
+
+    def _certificate(self, kind: str) -> Certificate | None:
+        """Errors: UsageError for a key without a certificate."""
+        if kind == "hook":
+            return None
+        name = f"{PREFIX}{kind.upper()}"
+        cell = kind == "cell"
+        file = self.cell_cert_file if cell else self.provider_cert_file
+        key = self.cell_key_file if cell else self.provider_key_file
+        if key and not file:
+            raise UsageError(f"{name}_KEY_FILE: this is a key without its certificate. Set {name}_CERT_FILE, too")
+        return Certificate(f"{name}_CERT_FILE", file, f"{name}_KEY_FILE", key) if file else None
+
+    def require_ways_out(self) -> None:
+        """Insist that files and proxies of calls make sense, before anything is sent. Errors: UsageError."""
+        for kind in KINDS_OF_CALLS:
+            self.outgoing(kind).require()
+
+    def objects(self) -> ObjectStore:
+        """By the names that programs of object stores have for them."""
+        found = {name: os.environ.get(f"AWS_{name}", "").strip() for name in OBJECT_STORE}
+        return ObjectStore(
+            found["ACCESS_KEY_ID"],
+            found["SECRET_ACCESS_KEY"],
+            found["SESSION_TOKEN"],
+            found["REGION"] or found["DEFAULT_REGION"],
+            found["ENDPOINT_URL_S3"] or found["ENDPOINT_URL"],
+        )
+
+    def databases(self) -> Databases:
+        """Those of DRAWDOWN_QUERY_…_URL."""
+        named = ((_QUERIED.fullmatch(name), url) for name, url in self.of_providers().items())
+        return Databases({found[1]: url.strip() for found, url in named if found})
+
+    def hooks(self) -> HookSettings:
+        """Errors: as `cells`."""
+        return HookSettings(
+            origins(self.hook_origins, "DRAWDOWN_HOOK_ORIGINS"),
+            roots(self.hook_secret.get_secret_value(), "DRAWDOWN_HOOK_SECRET"),
+            networks(self.hook_networks, "DRAWDOWN_HOOK_NETWORKS"),
+            self.outgoing("hook"),
+        )
+
+
+def _password(url: str) -> str:
+    """Of a text that may be no URL."""
+    try:
+        return sa.make_url(url).password or ""
+    except (sa.exc.ArgumentError, ValueError):
+        return url
+
+
+def _given() -> dict[str, str]:
+    """The environment's DRAWDOWN_…, by the rest of their names; what is empty is not given."""
+    return {
+        name.removeprefix(PREFIX).lower(): text for name, text in os.environ.items() if name.startswith(PREFIX) and text
+    }
+
+
+def load(database_url: str | None = None) -> Settings:
+    """The settings of this process; a `database_url` that was typed wins.
+
+    Errors: UsageError for one that cannot be read, by its name.
+    """
+    given = _given()
+    if database_url is not None:
+        given = {name: text for name, text in given.items() if name not in ("database_url", "database_url_file")}
+    try:
+        found = Settings().with_files(SecretFiles(_paths(given), CHECKS))
+    except ValidationError as error:
+        wrong = [f"{PREFIX}{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()]
+        raise UsageError("; ".join(wrong)) from error
+    if database_url is not None:
+        found.database_url = database_url
+    found.require_ways_out()
+    return found
+
+
+def _paths(given: Mapping[str, str]) -> Mapping[str, str]:
+    """Which files hold which settings: secrets, the database's URL, and whatever is a provider's."""
+    found = {}
+    for variable, path in given.items():
+        name = variable.removesuffix(SUFFIX.lower())
+        if name == variable or not name or variable in Settings.model_fields:
+            continue
+        shown = f"{PREFIX}{name.upper()}"
+        if name in given:
+            raise UsageError(f"{shown} and {shown}{SUFFIX} are both set: one has to go")
+        if name in Settings.model_fields and name != "database_url" and not _is_secret(name):
+            raise UsageError(f"{shown}{SUFFIX}: that is no secret, and in no file: set {shown}")
+        found[name] = path
+    return found
+
+
+def _is_secret(name: str) -> bool:
+    return name in Settings.model_fields and Settings.model_fields[name].annotation is SecretStr
+
+
+def _typed(name: str, text: str) -> SecretStr | str:
+    return SecretStr(text) if _is_secret(name) else text
+
+
+def _one_database(text: str, was: str | None) -> None:
+    """Errors: UsageError for what is no URL, or another database's: a process stays with its own."""
+    try:
+        url = url_of(text).set(username="", password="")
+    except (sa.exc.ArgumentError, ValueError):
+        raise UsageError("what it holds is no URL such as postgresql://USER:PASSWORD@HOST/NAME") from None
+    if was is not None and url != url_of(was).set(username="", password=""):
+        raise UsageError("it names another database, which is used from the next start on")
+
+
+def _my_secrets(text: str) -> tuple[str, ...]:
+    """Errors: UsageError for a secret that can be guessed."""
+    found = roots(text, "DRAWDOWN_MY_SECRET")
+    if any(len(one.encode()) < LEAST_SECRET_BYTES for one in found):
+        raise UsageError(f"DRAWDOWN_MY_SECRET: a secret has {LEAST_SECRET_BYTES} bytes at least: openssl rand -hex 32")
+    return found
+
+
+CHECKS: Final[Mapping[str, Check]] = {
+    "database_url": _one_database,
+    "cell_secret": lambda text, _was: roots(text),
+    "cell_secrets": lambda text, _was: secrets(text),
+    "hook_secret": lambda text, _was: roots(text, "DRAWDOWN_HOOK_SECRET"),
+    "my_secret": lambda text, _was: _my_secrets(text),
+}

@@ -1,1 +1,0 @@
-"""The settings: the environment and its files."""

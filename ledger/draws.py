@@ -1,0 +1,271 @@
+"""What a run costs is drawn from its wallet: in parts, at its end, or as it is given up.
+
+Guarantee: each number of a run is drawn once, with one content. What a run ended with never changes. An amount that was
+given in base units is priced by the rate card of its acceptance: by rates that were on it by then (`card`), and not by
+those set since for a time that was over. What lies above the hold goes by the run's overage:
+charged, capped (what is above is written off by an entry of its own), or refused. A run that metering settles is never
+charged here: no entry is of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger.accounts import wallet_account
+from drawdown.ledger.entries import MAX_ENTRY_MICRO, post
+from drawdown.ledger.pools import require_limit
+from drawdown.ledger.rates import RateCard
+from drawdown.ledger.reservations import NO_SANDBOXES, Denied, Reservation, State, free
+from drawdown.ledger.settlements import owe
+from drawdown.schema.audit import By
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
+from drawdown.schema.units import as_credits
+
+SQL = queries(__file__)
+
+FINAL: Final = "final"
+"""Stands where the number of a draw stands: what a run ended with."""
+OTHER_SIDE: Final = "revenue"
+"""Of an amount that no feature was named for."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run cost: an amount in micro-credits, or base units by feature."""
+
+    amount_micro: int | None = None
+    quantities: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A part of what is drawn: an amount, of a feature's quantity where it was given so."""
+
+    feature: str | None
+    quantity: int | None
+    amount_micro: int
+
+    @property
+    def said(self) -> tuple[str | None, int]:
+        """What a caller said of it, by which a repetition is known: not its price."""
+        return self.feature, self.amount_micro if self.quantity is None else self.quantity
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The reservation afterwards, what was charged now and what was written off, in micro-credits. `repeated`: the same
+    was drawn before, and nothing was charged."""
+
+    reservation: Reservation
+    charged_micro: int
+    written_off_micro: int
+    repeated: bool
+
+
+def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, card: RateCard, by: By) -> Drawn:
+    """Charge a part of a run that goes on, under a number of the caller's. `found` is held by this transaction.
+
+    Errors: Denied `other_content` for a number that was used for something else, `ended`, `beyond_hold`, `no_rate`,
+    `metered`.
+    """
+    _require_unmetered(found, cost)
+    lines = _priced(found, cost, card)
+    before = _lines_of(connection, found, f"d{number}")
+    if before:
+        if [line.said for line in before] != [line.said for line in lines]:
+            text = f"draw {number} of {found.reservation} was made before, of something else: give another number"
+            raise Denied("other_content", text)
+        return Drawn(found, 0, 0, repeated=True)
+    if found.state != "held":
+        raise Denied("ended", f"{found.reservation} is {found.state}: nothing more is drawn; {instead(found)}")
+    charged, off = _charge(connection, found, f"d{number}", lines, by)
+    after = replace(found, drawn_micro=found.drawn_micro + charged)
+    SQL.run(connection, "draw", vars(after))
+    free(connection, found, after)
+    return Drawn(after, charged, off, repeated=False)
+
+
+def finish(
+    connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, card: RateCard, by: By
+) -> Drawn:
+    """End a run: `settled` with what it cost in all, or `released` with what was drawn, or in all with `cost`. What is
+    left is free again, and its supplier is owed its share. An expired run may still be settled. `found` is held by this
+    transaction.
+
+    Errors: Denied `ended` for a run that ended otherwise, `other_content` for another cost, `below_drawn` for less than
+    was drawn before, `beyond_hold`, `no_rate`, `metered` for a cost of a run that metering settles.
+    """
+    _require_unmetered(found, cost)
+    if found.state == state:
+        return _again(connection, found, cost, card)
+    if found.state != "held" and (found.state, state) != ("expired", "settled"):
+        raise Denied("ended", f"{found.reservation} is {found.state}; {instead(found)}")
+    lines = [] if cost is None else _rest(connection, found, cost, card)
+    if lines is None:
+        raise Denied(
+            "below_drawn",
+            f"{found.reservation} has drawn {as_credits(found.drawn_micro)} credits: it costs no less; what was drawn "
+            "too much is given back with `drawdown ledger grant`",
+        )
+    charged, off = _charge(connection, found, FINAL, lines, by)
+    after = replace(
+        found,
+        state=state,
+        drawn_micro=found.drawn_micro + charged,
+        ended_ms=by.now_ms,
+        ended_by=by.actor,
+        ended_reason=by.reason,
+    )
+    SQL.run(connection, "finish", vars(after))
+    if found.sandboxes != NO_SANDBOXES:
+        SQL.run(connection, "close", vars(after))
+    free(connection, found, after)
+    owe(connection, after, by.now_ms)
+    return Drawn(after, charged, off, repeated=False)
+
+
+def _require_unmetered(found: Reservation, cost: Cost | None) -> None:
+    if cost is not None and found.settled_by == "metering":
+        raise Denied(
+            "metered",
+            f"the samples of its sandboxes charge for {found.reservation}: draw nothing, and settle or release it "
+            "without a cost",
+        )
+
+
+def _again(connection: sa.Connection, found: Reservation, cost: Cost | None, card: RateCard) -> Drawn:
+    """The same end once more; compared as if what it ended with had not been drawn yet."""
+    last = _lines_of(connection, found, FINAL)
+    if cost is not None or last:
+        wanted = [] if cost is None else _rest(connection, found, cost, card, last)
+        if wanted is None or [line.said for line in wanted] != [line.said for line in last]:
+            drawn = f"{as_credits(found.drawn_micro)}"
+            text = f"{found.reservation} is {found.state} already, at {drawn} credits; a correction is a grant: "
+            raise Denied("other_content", f"{text}`drawdown ledger grant`")
+    return Drawn(found, 0, 0, repeated=True)
+
+
+def instead(found: Reservation) -> str:
+    """What to do where a run has ended."""
+    if found.state == "expired":
+        return "settle it with what it cost, which it may be late"
+    return "a correction is a grant: `drawdown ledger grant`"
+
+
+def _priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
+    """The lines of a cost, by feature."""
+    if cost.quantities is None:
+        assert cost.amount_micro is not None
+        return [Line(None, None, _within(cost.amount_micro))]
+    lines = []
+    for feature, quantity in sorted(cost.quantities.items()):
+        amount = card.price(feature, found.accepted_ms, quantity)
+        if amount is None:
+            raise Denied(
+                "no_rate",
+                f"{feature} had no rate when {found.reservation} was accepted, and one that was set since is not for "
+                "it: say in credits what it cost",
+            )
+        lines.append(Line(feature, quantity, _within(amount)))
+    return lines
+
+
+def _within(amount_micro: int) -> int:
+    if not 0 <= amount_micro <= MAX_ENTRY_MICRO:
+        raise UsageError("a run costs from nothing to a thousand million credits")
+    return amount_micro
+
+
+def _rest(
+    connection: sa.Connection, found: Reservation, cost: Cost, card: RateCard, last: Sequence[Line] = ()
+) -> list[Line] | None:
+    """What a run's whole cost is more than what was drawn; None where it is less. Of what the run ended with (`last`)
+    nothing counts as drawn."""
+    if cost.quantities is None:
+        assert cost.amount_micro is not None
+        off = _written_off(connection, found)
+        as_it_ended = off.pop(FINAL, 0) if last else 0
+        charged = found.drawn_micro - sum(line.amount_micro for line in last) + as_it_ended
+        wanted = _within(cost.amount_micro)
+        said = charged + sum(off.values())  # what was written off is not charged later
+        return None if wanted < charged else [Line(None, None, max(wanted - said, 0))]
+    rows = SQL.run(connection, "drawn_by_feature", vars(found)).all()
+    if sum(int(row.amount_micro) for row in rows if row.feature is None):
+        raise Denied("other_unit", f"{found.reservation} was drawn on in credits: say in credits what it cost")
+    drawn = {row.feature: int(row.quantity) for row in rows if row.feature is not None}
+    for line in last:
+        if line.feature is not None:
+            drawn[line.feature] -= line.quantity or 0
+    rest_of = {feature: quantity - drawn.get(feature, 0) for feature, quantity in cost.quantities.items()}
+    missing = any(drawn[feature] for feature in drawn.keys() - cost.quantities.keys())
+    if missing or any(quantity < 0 for quantity in rest_of.values()):
+        return None
+    return _priced(found, Cost(quantities=rest_of), card)
+
+
+def _written_off(connection: sa.Connection, found: Reservation) -> dict[str, int]:
+    """What was written off of a run, by the number that it was drawn under."""
+    rows = SQL.run(connection, "written_off", vars(found))
+    return {row.key.removeprefix(f"run:{found.reservation}:").removesuffix(":-"): int(row.off_micro) for row in rows}
+
+
+def _span(found: Reservation, number: str) -> dict[str, object]:
+    """The keys that the entries of one number have, from the first to the one beyond."""
+    head = f"run:{found.reservation}:{number}"
+    return {"reservation": found.reservation, "first": f"{head}:", "beyond": f"{head};"}
+
+
+def _lines_of(connection: sa.Connection, found: Reservation, number: str) -> list[Line]:
+    rows = SQL.run(connection, "entries_of", _span(found, number)).all()
+    lines = [Line(row.feature, row.quantity, int(row.amount_micro)) for row in rows if not row.key.endswith(":-")]
+    return sorted(lines, key=lambda line: line.feature or "")
+
+
+def _charge(
+    connection: sa.Connection, found: Reservation, number: str, lines: Sequence[Line], by: By
+) -> tuple[int, int]:
+    """Post the lines; what was charged, and of it written off.
+
+    Errors: Denied `beyond_hold`, `payer_limit`; UsageError; BeyondBalance.
+    """
+    total = sum(line.amount_micro for line in lines)
+    _within(found.drawn_micro + total)
+    above = max(found.drawn_micro + total - max(found.amount_micro, found.drawn_micro), 0)
+    if above and found.overage == "refuse":
+        raise beyond_hold(found, above)
+    off = above if found.overage == "cap" else 0
+    entries = [_entry(found, f"{number}:{line.feature or '*'}", line, by) for line in lines]
+    if off:
+        entries.append(_entry(found, f"{number}:-", Line(None, None, -off), by))
+    post(connection, entries)
+    more = total - off if found.state != "held" else above - off  # a hold counts in the limit as long as it stands
+    require_limit(connection, found, more)
+    return total - off, off
+
+
+def beyond_hold(found: Reservation, above_micro: int) -> Denied:
+    """More than a run reserved, which refuses that."""
+    more = f"{as_credits(above_micro)} credits more than {found.reservation} reserved"
+    return Denied("beyond_hold", f"{more}: extend it first, or draw less")
+
+
+def _entry(found: Reservation, name: str, line: Line, by: By) -> dict[str, object]:
+    return {
+        "key": f"run:{found.reservation}:{name}",
+        "kind": "run",
+        "from_account": wallet_account(found.customer_id),
+        "to_account": OTHER_SIDE if line.feature is None else f"{OTHER_SIDE}:{line.feature}",
+        "amount_micro": line.amount_micro,
+        "feature": line.feature,
+        "quantity": line.quantity,
+        "ts": found.accepted_ms,
+        "at_ms": by.now_ms,
+        "actor": by.actor,
+        "reason": by.reason,
+        "reservation": found.reservation,
+    }

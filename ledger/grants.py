@@ -1,0 +1,219 @@
+"""What plans give their customers: credit that is included each month, what of it rolls over, and a new customer's
+first credit.
+
+Guarantee: terms are added and never changed: what begins later goes by the new ones; what was given stays as it is.
+What is due follows from rows alone: since when a customer is on which plan, and what that plan gave by then. Each month
+of a plan is given once, under its key, however often and however late it is looked for; a month that was slept through
+is given all the same. Who comes onto a plan during a month gets all of it, from then on. Under the wallet's lock, which
+the caller holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import accounts
+from drawdown.ledger.accounts import wallet_account
+from drawdown.ledger.allocation import DEFAULT_PRIORITY, Lot
+from drawdown.ledger.calendar import next_start, period_of, start_of
+from drawdown.schema.audit import By
+from drawdown.schema.sql import Part, queries
+
+SQL = queries(__file__)
+
+GIVEN_AT_ONCE: Final = 12
+"""Grants of one wallet's plans that one transaction makes up."""
+
+
+@dataclass(frozen=True)
+class Stay:
+    """The how manieth plan of a customer it is, and since when (milliseconds); it ends as the next one begins."""
+
+    number: int
+    plan: str
+    since_ms: int
+
+
+@dataclass
+class Given:
+    """The lots that plans give by now; the customers to whom nothing more is due; and those to whom more is than was
+    taken at once."""
+
+    lots: list[Lot] = field(default_factory=list)
+    caught_up: list[str] = field(default_factory=list)
+    unfinished: set[str] = field(default_factory=set)
+
+
+def hold_plans(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
+    """Have nobody change what plans give while it is looked for, and until that is kept: of those of these customers
+    to whom something may be due."""
+    plans = SQL.run(connection, "plans_behind", _of(customer_ids, now_ms)).scalars().all()
+    if plans:
+        accounts.hold_plans(connection, plans)
+
+
+def behind_part(customer_ids: Sequence[str], now_ms: int) -> Part:
+    """Those of these customers to whom something may be due, by their accounts: for `due`."""
+    return SQL.part("behind", _of(customer_ids, now_ms))
+
+
+def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> Given:
+    """What plans give these customers by now, and did not give yet. Nothing is written."""
+    found = Given()
+    if not behind:
+        return found
+    stays: dict[str, list[Stay]] = defaultdict(list)
+    for row in SQL.run(connection, "stays", {"customers": behind}):
+        stays[row.customer_id].append(Stay(row.number, row.plan, row.since_ms))
+    terms = of_plans(connection, {stay.plan for those in stays.values() for stay in those})
+    there = set(SQL.run(connection, "there", {"customers": behind}).scalars())
+    for customer_id in behind:
+        lots = list(itertools.islice(_lots(customer_id, stays[customer_id], terms, there, now_ms), GIVEN_AT_ONCE + 1))
+        found.lots += lots[:GIVEN_AT_ONCE]
+        if len(lots) > GIVEN_AT_ONCE:
+            found.unfinished.add(customer_id)
+        elif all(stay.since_ms <= now_ms for stay in stays[customer_id]):
+            found.caught_up.append(customer_id)
+    return found
+
+
+def _lots(
+    customer_id: str, stays: Sequence[Stay], terms: Mapping[str, Sequence[Terms]], there: Collection[str], now_ms: int
+) -> Iterator[Lot]:
+    """Those that are not there yet, in the order in which they begin."""
+    new: set[str] = set()
+    for stay, after in itertools.zip_longest(stays, stays[1:]):
+        of_plan = terms.get(stay.plan, ())
+        beyond_ms = now_ms + 1 if after is None else min(after.since_ms, now_ms + 1)
+        for begins_ms in _begins(stay.since_ms, beyond_ms, of_plan):
+            for lot in _begun(customer_id, stay, of_plan, begins_ms, now_ms):
+                if lot.lot not in there and lot.lot not in new:
+                    new.add(lot.lot)
+                    yield lot
+
+
+def _begins(since_ms: int, beyond_ms: int, of_plan: Sequence[Terms]) -> Iterator[int]:
+    """When what a plan gives begins during a stay: as the stay does, and with each month. Nothing begins before the
+    plan gave anything."""
+    if not of_plan:
+        return
+    if since_ms < beyond_ms:
+        yield since_ms
+    begins_ms = next_start(max(since_ms, of_plan[0].from_ms - 1))
+    while begins_ms < beyond_ms:
+        yield begins_ms
+        begins_ms = next_start(begins_ms)
+
+
+def _begun(customer_id: str, stay: Stay, of_plan: Sequence[Terms], begins_ms: int, now_ms: int) -> Iterator[Lot]:
+    """What a plan gives at a moment of a stay."""
+    gives = in_force(of_plan, begins_ms)
+    if gives.first_micro and stay.number == 1 and begins_ms == stay.since_ms:
+        yield Lot(
+            lot=f"first:{customer_id}",
+            customer_id=customer_id,
+            kind="bonus",
+            amount_micro=gives.first_micro,
+            priority=DEFAULT_PRIORITY,
+            begins_ms=begins_ms,
+            expires_ms=None,
+            features=None,
+            at_ms=now_ms,
+            actor="drawdown",
+            reason=f"the first credit of {stay.plan}",
+            part="first",
+            plan=stay.plan,
+        )
+    if gives.included_micro:
+        period = period_of(begins_ms)
+        yield Lot(
+            lot=f"included:{customer_id}:{stay.plan}:{period}",
+            customer_id=customer_id,
+            kind="included",
+            amount_micro=gives.included_micro,
+            priority=DEFAULT_PRIORITY,
+            begins_ms=begins_ms,
+            expires_ms=next_start(begins_ms),
+            features=None,
+            at_ms=now_ms,
+            actor="drawdown",
+            reason=f"included in {stay.plan} for {period}",
+            part="included",
+            plan=stay.plan,
+            period=period,
+            rollover_min_micro=gives.rollover_min_micro,
+            rollover_max_micro=gives.rollover_max_micro,
+        )
+
+
+def keep(connection: sa.Connection, lots: Sequence[Lot]) -> None:
+    """Keep lots of plans, and which plan and month each is of."""
+    if lots:
+        SQL.run(connection, "give", {"lots": [vars(lot) for lot in lots]})
+
+
+def caught_up(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
+    """Note of wallets that all is given which plans give up to now."""
+    if customer_ids:
+        SQL.run(connection, "caught_up", _of(customer_ids, now_ms))
+
+
+def _of(customer_ids: Sequence[str], now_ms: int) -> dict[str, object]:
+    return {"accounts": [wallet_account(one) for one in customer_ids], "month_ms": start_of(now_ms)}
+
+
+@dataclass(frozen=True)
+class Gives:
+    """Micro-credits: what a plan includes each month (0: nothing); of what nobody used of it, what rolls over where it
+    is `rollover_min_micro` at least, and up to `rollover_max_micro` (0: nothing); and what a new customer gets once."""
+
+    included_micro: int = 0
+    rollover_min_micro: int = 0
+    rollover_max_micro: int = 0
+    first_micro: int = 0
+
+
+NOTHING = Gives()
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a plan gives from a moment on."""
+
+    from_ms: int
+    gives: Gives
+
+
+def newest(connection: sa.Connection, plan: str) -> Gives:
+    """What a plan gives by its newest terms."""
+    row = SQL.run(connection, "newest", {"plan": plan}).mappings().one_or_none()
+    return NOTHING if row is None else Gives(**row)
+
+
+def set_gives(connection: sa.Connection, plan: str, gives: Gives, by: By) -> int | None:
+    """Have a plan, whose row this transaction holds, give this from now on; from which moment on that is, None where it
+    changes nothing."""
+    if newest(connection, plan) == gives:
+        return None
+    values = {**vars(gives), "plan": plan, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    return int(SQL.run(connection, "add", values).scalar_one())
+
+
+def of_plans(connection: sa.Connection, plans: Collection[str]) -> Mapping[str, Sequence[Terms]]:
+    """All terms there ever were of these plans, the oldest first."""
+    found: dict[str, list[Terms]] = defaultdict(list)
+    for row in SQL.run(connection, "of_plans", {"plans": sorted(plans)}):
+        gives = Gives(row.included_micro, row.rollover_min_micro, row.rollover_max_micro, row.first_micro)
+        found[row.plan].append(Terms(row.from_ms, gives))
+    return found
+
+
+def in_force(terms: Sequence[Terms], moment_ms: int) -> Gives:
+    """What a plan gave at a moment, by all of its terms."""
+    return next((one.gives for one in reversed(terms) if one.from_ms <= moment_ms), NOTHING)

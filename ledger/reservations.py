@@ -1,0 +1,437 @@
+"""Reservations: what a run may cost is held in its wallet before it starts, what it cost is charged once, the rest is
+free again.
+
+Guarantee: held, drawn and left are moved in one transaction with the entries that say so. The same call again gets the
+first answer; the same key with other content is refused. What is due by time is made true before a balance is believed.
+Locks are taken in one order everywhere: a run's own key, then its sandboxes by their ids, then wallets by their ids.
+The end of a run waits for none who names its sandboxes.
+
+Reservations of one wallet may be decided together: each is held as `reserve` would hold it, or none is (`NotTogether`),
+and each is asked for alone. The table's own index lets no two runs of an organisation that go on name one sandbox. Ids
+are the organisation's own: what another one names takes nothing away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Final, Literal, TypeAlias
+
+import sqlalchemy as sa
+
+from drawdown.ledger.accounts import read_wallets, wallet_account
+from drawdown.ledger.maturing import MATURE_AT_ONCE, expire, mature, touched
+from drawdown.ledger.own_keys import shown
+from drawdown.schema.audit import By
+from drawdown.schema.clock import utc
+from drawdown.schema.errors import DatabaseBusy, Refused
+from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
+from drawdown.schema.units import as_credits
+
+SQL = queries(__file__)
+
+Overage: TypeAlias = Literal["charge", "cap", "refuse"]
+State: TypeAlias = Literal["held", "settled", "released", "expired"]
+SettledBy: TypeAlias = Literal["receipt", "metering"]
+"""Who charges for a run: itself, by what it draws and ends with; or the samples of the sandboxes that it names."""
+NO_SANDBOXES: Final = "[]"
+Hold: TypeAlias = Literal["wallet", "local", "declared"]
+"""Where a hold lies: in a wallet here; here, against a provider's balance as it was last read; or nowhere, as there is
+no balance to hold any of."""
+NO_END_MICRO: Final = 2**62
+"""More than any wallet holds."""
+MATURE_TRIES: Final = 3
+"""Of a wallet in one transaction: what becomes due in between is an hour away, unless clocks differ by that."""
+MOST_HOLDERS_SAID: Final = 3
+"""Of those who hold a wallet's credit, in a refusal."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What bounds a hold beside the wallet: how much all of its runs may hold (None: whatever there is), and what it is
+    to pay for first, since that was used and is not charged yet."""
+
+    most_held_micro: int | None = None
+    unbilled_micro: int = 0
+
+    def values(self) -> dict[str, object]:
+        most = NO_END_MICRO if self.most_held_micro is None else self.most_held_micro
+        return {"most_held_micro": most, "unbilled_micro": self.unbilled_micro}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a run asks for. `amount_micro` is what is held for it, in micro-credits; `estimate` the base units by
+    feature it was priced from, as JSON, where it was. Times are milliseconds; project, subject and action are labels.
+    `fingerprint` tells a repetition from another request under the same key; `sandboxes` are ids as JSON, in order.
+    Where `customer_id` is not the organisation's own, `payer_number` says by which row of `payers` it pays."""
+
+    reservation: str
+    org_id: str
+    customer_id: str
+    amount_micro: int
+    expires_ms: int
+    overage: Overage
+    fingerprint: str
+    estimate: str | None = None
+    project: str | None = None
+    subject: str | None = None
+    action: str | None = None
+    supplier: str | None = None
+    settled_by: SettledBy = "receipt"
+    sandboxes: str = NO_SANDBOXES
+    payer_number: int | None = None
+    hold: Hold = "wallet"
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A row of `reservations`: micro-credits and milliseconds; the ids of its sandboxes as JSON, in order. What a run
+    that metering settles has drawn, metering charged."""
+
+    reservation: str
+    org_id: str
+    customer_id: str
+    project: str | None
+    subject: str | None
+    action: str | None
+    estimate: str | None
+    amount_micro: int
+    drawn_micro: int
+    state: State
+    overage: Overage
+    accepted_ms: int
+    expires_ms: int
+    ended_ms: int | None
+    ended_by: str | None
+    ended_reason: str | None
+    fingerprint: str
+    actor: str
+    reason: str
+    supplier: str | None
+    payer_number: int | None
+    settled_by: SettledBy
+    hold: Hold
+    sandboxes: str
+
+    @property
+    def named(self) -> list[str]:
+        """The sandboxes it names."""
+        names: list[str] = json.loads(self.sandboxes)
+        return names
+
+    @property
+    def left_micro(self) -> int:
+        """What it still holds."""
+        return max(self.amount_micro - self.drawn_micro, 0) if self.state == "held" else 0
+
+
+def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> Denied:
+    """A key that comes again with other content: in what it differs."""
+    return Denied(
+        "other_content",
+        f"the key {shown(reservation)} was used before, for a run with another {', another '.join(differs)}: nothing "
+        f"was held; `drawdown execution show {typed(reservation)}` shows it. For another run give a new one",
+    )
+
+
+def no_credit(
+    connection: sa.Connection, customer_id: str, wanted_micro: int, own: str = "", unbilled_micro: int = 0
+) -> Denied:
+    """A wallet without room, what of it was used and is not charged yet, and who else than `own` holds its credit until
+    when."""
+    values = {"customer_id": customer_id, "own": own, "at_most": MOST_HOLDERS_SAID}
+    holders = SQL.run(connection, "holders", values).all()
+    available = read_wallets(connection, [customer_id])[customer_id].available_micro - unbilled_micro
+    used = f" (usage of {as_credits(unbilled_micro)} is not charged yet)" if unbilled_micro else ""
+    held = [f"{row.reservation} holds {as_credits(row.left_micro)} until {utc(row.expires_ms)}" for row in holders]
+    text = f"{customer_id} has {as_credits(available)} credits available{used}, and the run asks for "
+    text += f"{as_credits(wanted_micro)}: `drawdown ledger grant {typed(customer_id, 'CREDITS')}`" + (
+        ", or end a run" if held else ""
+    )
+    return Denied("no_credit", "; ".join((text, *held)), "credits")
+
+
+def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_micro: int) -> Denied:
+    """More than all runs of a wallet may hold by its plan."""
+    return Denied(
+        "too_much_held",
+        f"runs of {customer_id} hold {as_credits(held_micro)} credits and this one {as_credits(wanted_micro)}; its "
+        f"plan allows {as_credits(most_micro)} at once: wait until one ends, or change the plan",
+        "plan",
+    )
+
+
+def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> Denied:
+    """A payer without room. How much it has, and who else holds it, is not for those it pays for to know."""
+    if capped:
+        text = f"runs that {customer_id} pays for hold as much as its plan allows: wait until one ends"
+        return Denied("too_much_held", text, "plan")
+    text = (
+        f"{customer_id} has less than {as_credits(wanted_micro)} credits to pay with: ask for less, or of another payer"
+    )
+    return Denied("no_credit", text, "credits")
+
+
+def read(connection: sa.Connection, reservation: str) -> Reservation | None:
+    """A reservation; None where there is none."""
+    row = SQL.run(connection, "read", {"reservation": reservation}, held="").mappings().one_or_none()
+    return None if row is None else Reservation(**row)
+
+
+def hold(connection: sa.Connection, reservation: str) -> Reservation | None:
+    """The same, and nobody else ends or grows it until this transaction is over."""
+    row = SQL.run(connection, "read", {"reservation": reservation}, held="for_update").mappings().one_or_none()
+    return None if row is None else Reservation(**row)
+
+
+def reserve(
+    connection: sa.Connection,
+    ask: Ask,
+    by: By,
+    most_held_micro: int | None = None,
+    make_room: Callable[[], int] = lambda: 0,
+) -> tuple[Reservation, bool]:
+    """Hold what a run may cost, where all of a wallet's runs may hold `most_held_micro`; the reservation, and whether
+    it was there before. `make_room` is called before the wallet is locked for a new one, and says what the wallet is to
+    pay for first.
+
+    Errors: Denied `other_content` for a key that was used for something else, `too_much_held`, or `no_credit` where
+    there is no room, `too_many_runs` where there are too many to look at.
+    """
+    found, is_new = note(connection, ask, by)
+    if not is_new:
+        return found, True
+    if ask.sandboxes != NO_SANDBOXES:
+        take(connection, ask.reservation, ask.org_id, ask.customer_id, json.loads(ask.sandboxes), by.now_ms)
+    room = Room(most_held_micro, make_room())
+    if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms, room):
+        raise _no_room(connection, found, ask.amount_micro, room)
+    if ask.settled_by == "metering":
+        require_few(connection, ask.customer_id, by.now_ms, with_new=True)
+    return found, False
+
+
+def note(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool]:
+    """Write down what a run asks for; the reservation, and whether it is new. Nothing is held yet.
+
+    Errors: Denied `other_content`.
+    """
+    values = {**vars(ask), "accepted_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    if SQL.run(connection, "insert", values).first() is not None:
+        return noted(ask, by), True
+    found = read(connection, ask.reservation)
+    assert found is not None
+    if found.fingerprint != ask.fingerprint:
+        raise other_content(ask.reservation)
+    return found, False
+
+
+def noted(ask: Ask, by: By) -> Reservation:
+    """A new reservation, as its row is."""
+    return Reservation(
+        **vars(ask),
+        drawn_micro=0,
+        state="held",
+        accepted_ms=by.now_ms,
+        ended_ms=None,
+        ended_by=None,
+        ended_reason=None,
+        actor=by.actor,
+        reason=by.reason,
+    )
+
+
+def grow(
+    connection: sa.Connection,
+    found: Reservation,
+    amount_micro: int,
+    expires_ms: int,
+    now_ms: int,
+    room: Room = Room(),
+) -> Reservation:
+    """Have a held reservation be for `amount_micro` and until `expires_ms` at least; it never shrinks.
+
+    Errors: Denied `no_credit` or `too_much_held` where there is no room for what it is more.
+    """
+    grown = replace(
+        found,
+        amount_micro=max(found.amount_micro, amount_micro),
+        expires_ms=max(found.expires_ms, expires_ms),
+    )
+    more = grown.left_micro - found.left_micro
+    if more and not _hold(connection, found.customer_id, more, grown.expires_ms, now_ms, room):
+        raise _no_room(connection, found, more, room)
+    SQL.run(connection, "grow", vars(grown))
+    return grown
+
+
+def _no_room(connection: sa.Connection, found: Reservation, wanted_micro: int, room: Room) -> Denied:
+    customer_id, most_held_micro = found.customer_id, room.most_held_micro
+    held_micro = read_wallets(connection, [customer_id])[customer_id].held_micro
+    capped = most_held_micro is not None and held_micro + wanted_micro > most_held_micro
+    if found.payer_number is not None:
+        return no_room_of_payer(customer_id, wanted_micro, capped=capped)
+    if most_held_micro is not None and capped:
+        return too_much_held(customer_id, held_micro, wanted_micro, most_held_micro)
+    return no_credit(connection, customer_id, wanted_micro, found.reservation, room.unbilled_micro)
+
+
+def _hold(
+    connection: sa.Connection,
+    customer_id: str,
+    amount_micro: int,
+    expires_ms: int,
+    now_ms: int,
+    room: Room,
+) -> bool:
+    """Where what is due keeps the statement from holding anything, it may hold the wallet's lock all the same (somebody
+    made it due in that moment), and maturing takes that of a pool before it. Who allots out of the pool meanwhile may
+    be waiting for this one: of the two the database ends one, and `write` runs it again."""
+    values = {
+        "account_id": wallet_account(customer_id),
+        "amount_micro": amount_micro,
+        "expires_ms": expires_ms,
+        "now_ms": now_ms,
+        **room.values(),
+    }
+    for _ in range(MATURE_TRIES):
+        if SQL.run(connection, "hold", values).first() is not None:
+            return True
+        if mature(connection, [customer_id], now_ms):
+            return SQL.run(connection, "hold", values).first() is not None
+    raise DatabaseBusy(f"more falls due in the wallet of {customer_id} than one transaction takes; try again")
+
+
+def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Reservation:
+    """Expire a reservation that this transaction holds, and that is due."""
+    expire(connection, [found.reservation], now_ms)
+    after = read(connection, found.reservation)
+    assert after is not None
+    free(connection, found, after)
+    return after
+
+
+def free(connection: sa.Connection, before: Reservation, after: Reservation) -> None:
+    """Give back to the wallet what a reservation no longer holds. What lies in none is free as it ends."""
+    freed_micro = before.left_micro - after.left_micro
+    if freed_micro and before.hold == "wallet":
+        values = {"account_id": wallet_account(before.customer_id), "freed_micro": freed_micro}
+        SQL.run(connection, "free", values)
+
+
+class NotTogether(Refused):
+    """One statement cannot hold them all: a key was used before, there is no room for all, or something is due in the
+    wallet. Nothing may be kept of the transaction."""
+
+
+def reserve_all(
+    connection: sa.Connection, asked: Sequence[tuple[Ask, By]], now_ms: int, room: Room
+) -> list[Reservation]:
+    """Hold what several runs of one wallet may cost, where there is so much `room`; the new reservations, in the order
+    of the asks.
+
+    Errors: NotTogether.
+    """
+    (customer_id,) = {ask.customer_id for ask, _ in asked}
+    made = [noted(ask, by) for ask, by in asked]
+    if _insert(connection, made) < len(made):
+        raise NotTogether("a key was used before, or stands there twice")
+    values = {
+        "account_id": wallet_account(customer_id),
+        "amount_micro": sum(ask.amount_micro for ask, _ in asked),
+        "expires_ms": min(ask.expires_ms for ask, _ in asked),
+        "now_ms": now_ms,
+        **room.values(),
+    }
+    if SQL.run(connection, "hold", values).first() is None:
+        raise NotTogether(f"{customer_id} has no room for all of them, or something is due in its wallet")
+    return made
+
+
+_SAID: Final = attrgetter(
+    "reservation", "org_id", "customer_id", "project", "subject", "action", "estimate", "amount_micro", "overage",
+    "accepted_ms", "expires_ms", "fingerprint", "actor", "reason", "supplier",
+)  # fmt: skip
+
+
+def _insert(connection: sa.Connection, made: Sequence[Reservation]) -> int:
+    """How many of them are new."""
+    if connection.dialect.name == "postgresql":
+        return SQL.run(connection, "insert_together", {"asks": [vars(one) for one in made]}).rowcount
+    # Straight to the driver: a mapping for each row would take as long as all the rest.
+    return connection.exec_driver_sql(SQL.text("insert_together", "sqlite"), list(map(_SAID, made))).rowcount
+
+
+MOST_METERED: Final = 1_000
+"""Runs that metering settles and that go on, of one wallet: all of them are looked at where it has no room."""
+
+
+def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, with_new: bool) -> None:
+    """A wallet has room for one more run that metering settles; or, `with_new`, was not too full for one that is
+    written, and whose hold this transaction has taken: whoever waited for the wallet has seen all others.
+
+    Errors: Denied `too_many_runs`, of the step `account`.
+    """
+    most = MOST_METERED if with_new else MOST_METERED - 1
+    values = {"customer_id": customer_id, "now_ms": now_ms, "at_most": most + 1}
+    if int(SQL.run(connection, "metered", values).scalar_one()) > most:
+        text = f"metering settles {MOST_METERED:,} runs of {customer_id} that go on, and no more at once"
+        raise Denied("too_many_runs", f"{text}: settle some, or name more sandboxes in one run", "account")
+
+
+def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
+    """None of them is named by a run that goes on: a look ahead, which `take` decides. Errors: Denied."""
+    values = {"org_id": org_id, "names": list(names), "now_ms": now_ms}
+    row = SQL.run(connection, "takers", values).first() if names else None
+    if row is not None:
+        until = utc(row.expires_ms)
+        raise Denied(
+            "sandbox_taken",
+            f"{row.sandbox_id} is named by the run {row.reservation}, which goes on until {until}: end it first",
+        )
+
+
+def payers_over(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> list[str]:
+    """Who pays for runs that are over, were not expired yet and name these sandboxes: `take` makes their wallets
+    true."""
+    if not names:
+        return []
+    return list(SQL.run(connection, "over", {"org_id": org_id, "names": list(names), "now_ms": now_ms}).scalars())
+
+
+def take(
+    connection: sa.Connection, reservation: str, org_id: str, customer_id: str, names: Sequence[str], now_ms: int
+) -> None:
+    """Have a new run name its sandboxes. Runs that are over are expired first where they stand in the way.
+
+    Errors: Denied `sandbox_taken`.
+    """
+    named = [{"reservation": reservation, "sandbox_id": name, "org_id": org_id} for name in sorted(names)]
+    new = set(SQL.run(connection, "take", {"named": named}).scalars())
+    if len(new) == len(named):
+        return
+    over = payers_over(connection, org_id, names, now_ms)
+    if over:
+        whose = sorted({customer_id, *over})
+        due_of, _ = touched(connection, whose, now_ms)
+        values = {"customers": whose, "due_of": due_of, "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
+        SQL.run(connection, "hold_runs", values).all()  # all that is held before a wallet is
+        mature(connection, whose, now_ms)
+        new |= set(SQL.run(connection, "take", {"named": named}).scalars())
+    if len(new) < len(named):
+        missing = [name for name in names if name not in new]
+        require_free(connection, org_id, missing, now_ms)
+        raise Denied("sandbox_taken", f"another run took {missing[0]} this moment: settle or release it first")
+
+
+class Denied(Refused):
+    """A run, or a step of it, that is refused. `code` is for programs; `step` is the part of the permission order that
+    said no, where one did."""
+
+    def __init__(self, code: str, text: str, step: str | None = None) -> None:
+        super().__init__(text)
+        self.code, self.step = code, step

@@ -1,1 +1,0 @@
-"""Runs: what they hold, draw and end with."""

@@ -1,0 +1,156 @@
+"""Tiers: more sandboxes at once, paid for each month from the wallet's own credit.
+
+Guarantee: a month of a tier is charged once, under its key, before it is used; who holds several may have as many
+sandboxes as the largest allows. A tier goes on into a month once what was left of the one before is booked, and it is
+paid for then, or ends. A month that everybody slept through is not charged. Under the wallet's lock, which the caller
+holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import lots
+from drawdown.ledger.accounts import read_wallets, wallet_account
+from drawdown.ledger.calendar import next_start, period_of, start_of
+from drawdown.ledger.entries import post
+from drawdown.schema.audit import By
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+TIERS: Final = "tiers"
+"""Where what tiers cost goes."""
+NO_CREDIT: Final = "no_credit"
+"""Why a tier ended that could not be paid for."""
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Sandboxes at once, and what a month of it costs, in micro-credits."""
+
+    tier: str
+    at_once: int
+    price_micro: int
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A customer's tier: paid for until `paid_to_ms`; whether it goes on then; when it ended and why. Milliseconds."""
+
+    customer_id: str
+    tier: str
+    bought_ms: int
+    paid_to_ms: int
+    renews: bool
+    ended_ms: int | None
+    ended_reason: str | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A tier whose month is over: it is paid for again, or it ends."""
+
+    customer_id: str
+    tier: str
+    price_micro: int
+    renews: bool
+    pays: bool
+
+
+def read(connection: sa.Connection, tier: str) -> Tier | None:
+    """A tier; None where there is none."""
+    row = SQL.run(connection, "tier", {"tier": tier}).mappings().one_or_none()
+    return None if row is None else Tier(**row)
+
+
+def hold(connection: sa.Connection, tier: str) -> Tier | None:
+    """The same, and nobody else changes it until this transaction is over."""
+    row = SQL.run(connection, "tier_to_change", {"tier": tier}).mappings().one_or_none()
+    return None if row is None else Tier(**row)
+
+
+def set_tier(connection: sa.Connection, tier: Tier) -> None:
+    """Have a tier allow so many from now on, and cost so much from the next charge on."""
+    SQL.run(connection, "set_tier", vars(tier))
+
+
+def holder(connection: sa.Connection, customer_id: str, tier: str) -> Holder | None:
+    """A customer's tier, as it is or was; None where it was never bought."""
+    row = SQL.run(connection, "holder", {"customer_id": customer_id, "tier": tier}).mappings().one_or_none()
+    return None if row is None else Holder(**{**row, "renews": bool(row["renews"])})
+
+
+def buy(connection: sa.Connection, customer_id: str, tier: Tier, by: By) -> int:
+    """Have a customer hold a tier for the rest of this month, and the months to come; what was charged, in
+    micro-credits. A month that is paid for is not charged again."""
+    entry = _entry(customer_id, tier.tier, tier.price_micro, by.now_ms, by)
+    charged = tier.price_micro if post(connection, [entry]) else 0
+    values = {"customer_id": customer_id, "tier": tier.tier, "paid_to_ms": next_start(by.now_ms), **vars(by)}
+    SQL.run(connection, "buy", values)
+    SQL.run(connection, "expect", {"account_id": wallet_account(customer_id), "paid_to_ms": values["paid_to_ms"]})
+    return charged
+
+
+def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> bool:
+    """Have a customer's tier end with the month that is paid for; whether that changes anything."""
+    values = {"customer_id": customer_id, "tier": tier, **vars(by)}
+    return SQL.run(connection, "let_end", values).first() is not None
+
+
+def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
+    """What a customer's tiers will be charged once what is due by now is true, in micro-credits. Nothing is written."""
+    turns = _turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
+    return sum(turn.price_micro for turn in turns if turn.pays)
+
+
+def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> set[str]:
+    """Charge tiers whose month is over for this one, or end them; the customers who hold them. All else that is due in
+    their wallets is true by now."""
+    rows = _due(connection, customer_ids, now_ms)
+    if not rows:
+        return set()
+    wallets = read_wallets(connection, {row["customer_id"] for row in rows})
+    turns = _turns(rows, {customer_id: found.available_micro for customer_id, found in wallets.items()})
+    by = By(now_ms, "drawdown", "the next month")
+    month_ms = start_of(now_ms)
+    paid = [one for one in turns if one.pays]
+    post(connection, [_entry(one.customer_id, one.tier, one.price_micro, month_ms, by) for one in paid])
+    ended = [{**vars(one), "ended_reason": NO_CREDIT if one.renews else None} for one in turns if not one.pays]
+    SQL.run(connection, "go_on", {"paid": [vars(one) for one in paid], "paid_to_ms": next_start(now_ms)})
+    SQL.run(connection, "end", {"ended": ended, "now_ms": now_ms})
+    return {one.customer_id for one in turns}
+
+
+def _due(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> Sequence[Mapping[Any, Any]]:
+    values = {"customers": list(customer_ids), "now_ms": now_ms, "wait_ms": lots.EXPIRY_WAIT_MS}
+    return SQL.run(connection, "due", values).mappings().all()
+
+
+def _turns(rows: Sequence[Mapping[Any, Any]], available: Mapping[str, int]) -> list[Turn]:
+    """Of several tiers of a wallet the largest is paid for first."""
+    left, found = dict(available), []
+    for row in rows:
+        customer_id, price = row["customer_id"], row["price_micro"]
+        pays = bool(row["renews"]) and price <= max(left[customer_id], 0)
+        left[customer_id] -= price if pays else 0
+        found.append(Turn(customer_id, row["tier"], price, bool(row["renews"]), pays))
+    return found
+
+
+def _entry(customer_id: str, tier: str, price_micro: int, ts: int, by: By) -> dict[str, object]:
+    return {
+        "key": f"tier:{customer_id}:{tier}:{period_of(ts)}",
+        "kind": "tier",
+        "from_account": wallet_account(customer_id),
+        "to_account": TIERS,
+        "amount_micro": price_micro,
+        "ts": ts,
+        "at_ms": by.now_ms,
+        "actor": by.actor,
+        "reason": by.reason,
+    }

@@ -1,0 +1,238 @@
+"""Usage: samples as hosts wrote them and the treatment of those that were wrong; batches, which are files that were
+taken, and the folders that are watched; backfills that wait for a person's word.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from drawdown.schema.tables.columns import Big, Exact, Id, Serial, id_column, metadata, ms_column, said_columns
+
+usage_samples = sa.Table(
+    "usage_samples",
+    metadata,
+    # SQLite: INTEGER PRIMARY KEY AUTOINCREMENT, a plain rowid would be used again after a delete (S2).
+    # PostgreSQL: the inserting transaction's id; the primary key there is `id`. The migration says both.
+    sa.Column("arrival", Big, nullable=False),
+    sa.Column("id", Id, primary_key=True),
+    id_column("org_id", null=True),
+    id_column("sandbox_id", null=True),
+    id_column("cell_id", null=True),
+    sa.Column("memory_mb", Big, nullable=True),
+    sa.Column("cpu_count", sa.Numeric, nullable=True),
+    sa.Column("interval_s", Exact, nullable=True),
+    sa.Column("ts", Big, nullable=True),
+    sa.Column("ingested_at", Big, nullable=True),
+    sa.Column("problem", sa.Text, nullable=True),
+    comment="Usage as observed. Any program may insert; rows never change (S7). `problem` is the quarantine's reason.",
+)
+
+withdrawals = sa.Table(
+    "withdrawals",
+    metadata,
+    id_column("sample_id", key=True),
+    id_column("org_id"),
+    ms_column("ts"),
+    sa.Column("memory_mb", Big, nullable=False),
+    sa.Column("interval_s", Big, nullable=False),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.Index("withdrawals_by_org_ts", "org_id", "ts"),
+    sa.Index("withdrawals_by_ts", "ts"),
+    comment="Samples declared wrong; each takes its whole sample out of what is owed.",
+)
+
+sample_conflicts = sa.Table(
+    "sample_conflicts",
+    metadata,
+    sa.Column("conflict_id", Serial, primary_key=True),
+    id_column("sample_id"),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("content", sa.Text, nullable=False),
+    ms_column("seen_ms"),
+    sa.UniqueConstraint("sample_id", "content", name="sample_conflicts_once"),
+    comment="The same sample id seen again with other content (S7): kept here, billed never.",
+)
+
+quarantine_closed = sa.Table(
+    "quarantine_closed",
+    metadata,
+    id_column("sample_id", key=True),
+    id_column("new_id", null=True),
+    ms_column("at_ms"),
+    *said_columns(),
+    comment="Quarantined samples that a person dealt with: entered again, rightly, as `new_id`; or NULL: never to be "
+    "billed.",
+)
+
+late_quarantine = sa.Table(
+    "late_quarantine",
+    metadata,
+    id_column("sample_id", key=True),
+    id_column("org_id"),
+    ms_column("found_ms"),
+    comment="Samples that arrived below their organisation's floor (S4): too late for good.",
+)
+
+event_types = sa.Table(
+    "event_types",
+    metadata,
+    id_column("event_type", key=True),
+    sa.Column("meter", Big, nullable=False),
+    ms_column("first_seen_ms"),
+    id_column("org_id", null=True),
+    id_column("key_name", null=True),
+    id_column("source", null=True),
+    sa.UniqueConstraint("meter", name="event_types_meter"),
+    sa.CheckConstraint("meter BETWEEN 16777217 AND 16787216", name="event_types_meters"),
+    comment="Kinds of usage events; the meter stands where a sample of a sandbox has its memory size. org_id: "
+    "whose own key brought it; key_name: the key of no organisation that did; source: the one of "
+    "this key. Append-only.",
+)
+
+usage_events = sa.Table(
+    "usage_events",
+    metadata,
+    id_column("sample_id", key=True),
+    id_column("source"),
+    id_column("event_id"),
+    id_column("event_type"),
+    id_column("org_id"),
+    sa.Column("quantity", Big, nullable=False),
+    ms_column("ts"),
+    id_column("subject", null=True),
+    id_column("project", null=True),
+    id_column("plan_key", null=True),
+    sa.Column("properties", sa.Text, nullable=False),
+    ms_column("ingested_ms"),
+    sa.CheckConstraint("quantity BETWEEN 0 AND 1000000000000", name="usage_events_quantity"),
+    sa.Index("usage_events_key", "source", "event_id", "org_id", unique=True),
+    sa.Index("usage_events_by_ingested", "ingested_ms", "sample_id"),
+    comment="What usage events said; each is billed by its sample, and goes with it. Rows never change (S7).",
+)
+
+
+_STANDS = sa.text("withdrawn_ms IS NULL")
+batches = sa.Table(
+    "batches",
+    metadata,
+    id_column("batch", key=True),
+    id_column("source"),
+    id_column("name"),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("row_count", Big, nullable=False),
+    sa.Column("refused", Big, nullable=False),
+    sa.Column("samples", Big, nullable=False),
+    sa.Column("total", Big, nullable=False),
+    ms_column("from_ms", null=True),
+    ms_column("to_ms", null=True),
+    ms_column("taken_ms"),
+    ms_column("withdrawn_ms", null=True),
+    *said_columns(),
+    id_column("rows_hash", null=True),
+    sa.Column("row_labels", sa.Text),
+    sa.Column("rows_kept", sa.Text),
+    sa.Index("batches_by_rows", "rows_hash"),
+    sa.Index("batches_by_name", "source", "name", unique=True, sqlite_where=_STANDS, postgresql_where=_STANDS),
+    sa.Index("batches_by_taken", "taken_ms", "batch"),
+    sa.Index("batches_by_time", "to_ms", sqlite_where=_STANDS, postgresql_where=_STANDS),
+    comment="Files of usage, each taken once, known by the hash of its content. Its sums are samples, whose ids "
+    "begin with it; `total`: their seconds or units. `rows_hash`: of its rows in whatever "
+    "file; `rows_kept`: hashes of them.",
+)
+
+batch_refused_rows = sa.Table(
+    "batch_refused_rows",
+    metadata,
+    id_column("batch", key=True),
+    sa.Column("number", Big, primary_key=True, autoincrement=False),
+    sa.Column("wrong_column", sa.Text, nullable=False),
+    sa.Column("said", sa.Text, nullable=False),
+    comment="Rows of a batch that are in no sum: the first of them, by their numbers in the file.",
+)
+
+batch_files = sa.Table(
+    "batch_files",
+    metadata,
+    id_column("source", key=True),
+    id_column("name", key=True),
+    id_column("batch", key=True),
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("size_bytes", Big, nullable=False),
+    sa.Column("modified_ns", Big, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("said", sa.Text, nullable=False),
+    ms_column("seen_ms"),
+    sa.Column("readings", Big, nullable=False),
+    sa.Column("shared_rows", Big),
+    ms_column("accepted_ms", null=True),
+    sa.CheckConstraint(
+        "outcome IN ('taken', 'repeated', 'conflict', 'refused', 'reading', 'failed', 'gone')",
+        name="batch_files_outcome",
+    ),
+    sa.Index("batch_files_by_seen", "seen_ms"),
+    comment="Files as they came: one whose content was taken before, or that has another file's name, is said here. "
+    "One of a watched folder that is being read, failed or was refused has no batch; `readings` began and did not end. "
+    "One in conflict because `shared_rows` of its rows are in other batches is taken once a person accepted it.",
+)
+
+batch_sources = sa.Table(
+    "batch_sources",
+    metadata,
+    id_column("source", key=True),
+    sa.Column("folder", sa.Text, nullable=False),
+    ms_column("at_ms"),
+    ms_column("paused_ms", null=True),
+    *said_columns(),
+    sa.Column("query", sa.Text),
+    sa.Column("asked_of", sa.Text),
+    sa.Column("period_ms", Big),
+    sa.Column("closes_after_ms", Big),
+    ms_column("next_ms", null=True),
+    comment="Folders whose files a tick takes; and queries, which a tick asks of another database for each period that "
+    "is closed, from `next_ms` on.",
+)
+
+
+_OPEN = sa.text("state = 'open'")
+backfills = sa.Table(
+    "backfills",
+    metadata,
+    id_column("backfill", key=True),
+    id_column("org_id"),
+    ms_column("from_ms"),
+    ms_column("to_ms"),
+    sa.Column("state", sa.Text, nullable=False),
+    ms_column("at_ms"),
+    ms_column("closed_ms", null=True),
+    ms_column("reverted_ms", null=True),
+    sa.Column("diff_hash", sa.Text, nullable=True),
+    *said_columns(),
+    sa.CheckConstraint("state IN ('open', 'closed', 'reverted')", name="backfills_state"),
+    sa.CheckConstraint("from_ms % 300000 = 0 AND to_ms % 300000 = 0 AND from_ms < to_ms", name="backfills_range"),
+    sa.CheckConstraint(
+        "(closed_ms IS NULL) = (diff_hash IS NULL) AND (state <> 'closed' OR closed_ms IS NOT NULL) "
+        "AND (state <> 'open' OR closed_ms IS NULL) AND (state = 'reverted') = (reverted_ms IS NOT NULL)",
+        name="backfills_moments",
+    ),
+    sa.Index("backfills_one_open", "org_id", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
+    comment="Events of the past, of one organisation: staged while open, usage once closed, withdrawn once reverted. "
+    "diff_hash: of what was shown before it was closed.",
+)
+
+backfill_events = sa.Table(
+    "backfill_events",
+    metadata,
+    id_column("backfill", key=True),
+    id_column("sample_id", key=True),
+    id_column("source"),
+    id_column("event_id"),
+    id_column("event_type"),
+    sa.Column("quantity", Big, nullable=False),
+    ms_column("ts"),
+    id_column("subject", null=True),
+    id_column("project", null=True),
+    id_column("plan_key", null=True),
+    sa.Column("properties", sa.Text, nullable=False),
+    comment="What a backfill holds: what was staged; once it is closed, what went in by it.",
+)

@@ -1,0 +1,578 @@
+"""/v1/guard: may it be used now, what became of it, the ways out of a block, and overrides; by the functions of
+`drawdown guard` and `drawdown override`. /admin/overrides: a person's word on an override, by a signed request.
+
+Guarantee: each call is decided by the same function that the command line calls, under the caller's own key: whoever
+lost the answer sends the same again. Uses of one metric of an organisation that come at once share a transaction
+(`together`), and so do all checks. What is blocked is an answer, and no error. A check writes nothing, waits for no
+writer, and is answered by the transaction that found its key. A program asks for an override of an organisation alone,
+and nothing counts before a person approved it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
+
+import sqlalchemy as sa
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from drawdown.schema.audit import By
+from drawdown.schema.errors import DrawdownError
+from drawdown.schema.units import in_credits
+from drawdown.server.api.admin import Signed
+from drawdown.server.api.dark import Dark
+from drawdown.server.api.described import operation
+from drawdown.server.api.gate import iso
+from drawdown.server.api.models import MOST_ROWS, DecideOrder, EpochMs, Id, LifeMs, Why
+from drawdown.server.api.programs import Programs, Said, require_maker
+from drawdown.server.api.together import Way
+from drawdown.server.http.errors import ApiError, unauthorized
+from drawdown.server.http.threads import Threads
+from drawdown.server.process_metrics import GuardCalls
+from drawdown.server.services import Services
+from drawdown.worker.access.keys import ApiKey
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.counters import State
+from drawdown.worker.guard.overrides import OverrideRow, Terms, Word
+from drawdown.worker.guard.terms import MAX_UNITS, Wish
+from drawdown.worker.guard.use import Answer, Ask
+from drawdown.worker.guard.ways import told
+
+Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
+NUMBER_DIGITS: Final = 18
+"""Of an override's number in a path."""
+UsedUnits = Annotated[int, Field(ge=0, le=MAX_UNITS)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class CheckOrder(_Body):
+    """As `drawdown guard check`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"org": "acme", "metric": "idea.create"}]})
+
+    org: Id | None = None
+    """Whose use it is; a key that is bound to an organisation may leave it out."""
+    metric: Id
+    amount: Units = 1
+    payer: Id | None = None
+
+
+class ConsumeOrder(CheckOrder):
+    """As `drawdown guard consume`. The key is yours to choose: once it is let through, the same again is the first
+    answer. A block keeps no key: the same again is decided anew."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"key": "idea-1", "org": "acme", "metric": "idea.create", "subject": "ann"}]}
+    )
+
+    key: Id
+    project: Id | None = None
+    subject: Id | None = None
+    reason: Why = "not given"
+    let_through: bool = False
+    """It was let through while nobody could be asked: it is counted whatever the limit. Of metrics that fail open."""
+
+
+class ReserveOrder(ConsumeOrder):
+    """As `drawdown guard reserve`: `amount` is the estimate, held for an hour or for `for_ms`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"key": "copy-1", "org": "acme", "metric": "bandwidth", "amount": 50_000_000}]}
+    )
+
+    for_ms: LifeMs | None = None
+
+
+class SettleUseOrder(_Body):
+    """As `drawdown guard settle`: what was used in all."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-1", "actual": 31_250_000}]})
+
+    key: Id
+    actual: UsedUnits
+    reason: Why = "not given"
+
+
+class ReleaseUseOrder(_Body):
+    """As `drawdown guard release`: what was used all the same."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-2", "reason": "cancelled"}]})
+
+    key: Id
+    incurred: UsedUnits = 0
+    reason: Why = "not given"
+
+
+class ExtendUseOrder(_Body):
+    """As `drawdown guard extend`: what is held in all, and for how long from now on."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-1", "to": 75_000_000}]})
+
+    key: Id
+    to: Units | None = None
+    for_ms: LifeMs | None = None
+    reason: Why = "not given"
+
+
+class OverrideAsk(_Body):
+    """As `drawdown override ask --org`: so much of a metric in a period (`amount` null: without an end), until
+    `ends_ms`, 90 days from now at the latest."""
+
+    org: Id | None = None
+    metric: Id
+    amount: Annotated[int, Field(ge=0, le=MAX_UNITS)] | None
+    period: Literal["hour", "day", "month"] = "month"
+    ends_ms: EpochMs
+    reason: Why = "not given"
+
+
+class OverridesQuery(BaseModel):
+    """Which overrides. `all`: also those that were refused, were ended or are over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    org: Id | None = None
+    metric: Id | None = None
+    all: bool = False
+    most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 50
+
+
+class OverrideShown(BaseModel):
+    """What is asked for or allowed, for whom (`target` by `reach`), until when (null: for good); who asked for it, and
+    who decided."""
+
+    number: int
+    metric: str
+    reach: Literal["org", "pattern", "plan"]
+    target: str
+    period: Literal["hour", "day", "month"]
+    amount: int | None
+    ends_ms: int | None
+    state: Literal["asked", "in_force", "refused", "ended", "over"]
+    at_ms: int
+    actor: str
+    reason: str
+    decided_ms: int | None
+    decided_by: str | None
+    decided_reason: str | None
+
+
+class OverridesAnswer(BaseModel):
+    overrides: list[OverrideShown]
+
+
+class GuardAnswer(BaseModel):
+    """`decision` counts; `would` is what phase 3 would say, `enforced` whether the phase holds the organisation to it.
+    `rule` decided, for `reason`. Of the limit that is nearest (null: none ends): its `period`, what was `used` before,
+    what `remaining` after, and when it begins anew. `charged`: by this call, so 0 where it is `repeated`; what a use
+    was charged in all `drawdown guard uses` shows. `balance` is what the payer has available, where that is the
+    organisation itself and it was asked. `degraded`: decided without knowing the credit. `state` is that of the use;
+    null: nothing is used."""
+
+    decision: Literal["allow", "warn", "block"]
+    would: Literal["allow", "warn", "block"]
+    enforced: bool
+    rule: str
+    reason: str
+    metric: str
+    amount: int
+    period: Literal["hour", "day", "month"] | None
+    limit: int | None
+    used: int | None
+    remaining: int | None
+    resets_at: str | None
+    price: float
+    price_micro: int
+    charged: float
+    charged_micro: int
+    payer: str | None
+    balance: float | None
+    balance_micro: int | None
+    options: list[Literal["top_up", "sponsor", "request_override", "run_locally"]]
+    links: dict[Literal["request_override"], str]
+    degraded: bool
+    as_of: str
+    repeated: bool
+    state: Literal["used", "held", "settled", "released", "expired"] | None
+    expires_ms: int | None
+
+
+class OptionsQuery(BaseModel):
+    """Of which wish: as `check`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    metric: Id
+    amount: Units = 1
+    payer: Id | None = None
+
+
+class WayCall(BaseModel):
+    """A call of this API, with the same key."""
+
+    method: Literal["POST"]
+    path: str
+    body: dict[str, str | int]
+
+
+class WayOut(BaseModel):
+    """One way out of a block. `code`: why it is not open (null: it is), `said` in words. `call`: what a program sends;
+    `link`: where the organisation's own people do it; `command`: what an operator does. `payers`: who could pay, `at`:
+    where credit is bought, where that is not here, `missing`: credits that are short, `asked`: overrides that wait."""
+
+    option: Literal["top_up", "sponsor", "request_override", "run_locally"]
+    open: bool
+    code: str | None
+    said: str
+    call: WayCall | None
+    link: str | None
+    command: str | None
+    payers: list[str]
+    at: str | None
+    missing: float | None
+    missing_micro: int | None
+    asked: int
+
+
+class OptionsAnswer(BaseModel):
+    """What the guard answers of the wish now, and the four ways out of a block, always all of them."""
+
+    org_id: str
+    metric: str
+    amount: int
+    decision: Literal["allow", "warn", "block"]
+    would: Literal["allow", "warn", "block"]
+    rule: str
+    reason: str
+    options: list[WayOut]
+    as_of_ms: int
+    as_of: str
+
+
+ROOT: Final = "/v1/guard"
+SCOPE: Final = "guard"
+M = TypeVar("M", bound=BaseModel)
+E = TypeVar("E", SettleUseOrder, ReleaseUseOrder, ExtendUseOrder)
+
+
+def _take_all(connection: sa.Connection, asked: Sequence[Ask], now_ms: int) -> Sequence[Answer | DrawdownError]:
+    return guard.take_all(connection, [one.at(now_ms) for one in asked])
+
+
+def _take(connection: sa.Connection, asked: Ask, now_ms: int) -> Answer:
+    return guard.take(connection, asked.at(now_ms))
+
+
+WAY: Final = Way[Ask, Answer](
+    lambda asked: (asked.wish.org_id, asked.wish.metric, asked.wish.payer),
+    _take_all,
+    _take,
+    lambda asked: not asked.own,
+)
+"""A counter that many use is locked once for all of them, and with it the wallet of whoever pays."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is checked, and whose key it was that asks."""
+
+    wish: Wish
+    key: ApiKey
+
+
+Checked: TypeAlias = tuple[ApiKey | None, Answer | None]
+"""The key as it is now, and what it is told; neither where it is over."""
+
+
+def _check_all(connection: sa.Connection, asked: Sequence[Question], now_ms: int) -> Sequence[Checked | DrawdownError]:
+    proofs, wishes = [one.key.proof for one in asked], [one.wish for one in asked]
+    keys, found = guard.check_by_keys(connection, proofs, wishes, now_ms)
+    return [
+        (None, None) if key is None else answer if isinstance(answer, DrawdownError) else (key, answer)
+        for key, answer in zip((keys.get(one.key.proof) for one in asked), found, strict=True)
+    ]
+
+
+def _check(connection: sa.Connection, asked: Question, now_ms: int) -> Checked:
+    (found,) = _check_all(connection, [asked], now_ms)
+    if isinstance(found, DrawdownError):
+        raise found
+    return found
+
+
+CHECKING: Final = Way[Question, Checked](
+    lambda _asked: None, _check_all, _check, lambda asked: asked.key.org_id is None, reads=True
+)
+"""Whoever asks while others are answered is answered with the next: one transaction, and one statement, for all."""
+
+
+class Guard:
+    """The routes. `calls`: what was decided, and how long it took."""
+
+    def __init__(self, programs: Programs, dark: Dark) -> None:
+        self._programs = programs
+        self._dark = dark
+        self._taking = programs.together(WAY)
+        self._checking = programs.together(CHECKING)
+        self.calls = GuardCalls()
+
+    def routes(self) -> APIRouter:
+        router = APIRouter(default_response_class=JSONResponse)
+        sent = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503)
+        for name, work, body, more in (
+            ("check", self.check, CheckOrder, ()),
+            ("consume", self.consume, ConsumeOrder, (409,)),
+            ("reserve", self.reserve, ReserveOrder, (409,)),
+            ("settle", self.settle, SettleUseOrder, (409,)),
+            ("release", self.release, ReleaseUseOrder, (409,)),
+            ("extend", self.extend, ExtendUseOrder, (402, 409)),
+        ):
+            described = operation(GuardAnswer, 404, *more, *sent, body=body, scope=SCOPE)
+            router.add_api_route(f"{ROOT}/{name}", work, methods=["POST"], **described)
+        return router
+
+    async def check(self, request: Request) -> JSONResponse:
+        """Whether so much of a metric may be used now. Changes nothing."""
+        return await self._answer("check", request, CheckOrder, self._look, checks=True)
+
+    async def _look(self, order: CheckOrder, said: Said) -> Mapping[str, object]:
+        try:
+            org = said.require_org(order.org)
+        except ApiError:
+            await self._dark.again(said.key)  # a key that is over is told that, and no more
+            raise
+        wish = Wish(org, order.metric, order.amount, payer=order.payer)
+        question = Question(wish, said.key)
+
+        async def work() -> Answer:
+            key, answer = await self._checking.ask(question)
+            self._dark.remember(said.key.proof, key, said.now_ms)
+            if key is None or answer is None:
+                raise unauthorized()
+            return answer
+
+        return answer_shown(await self._dark.ask(Ask("", wish, said.by("not given")), work, uses=False))
+
+    async def consume(self, request: Request) -> JSONResponse:
+        """Use so much at once, where it may be used: it is counted, and charged."""
+
+        async def use(order: ConsumeOrder, said: Said) -> Mapping[str, object]:
+            return await self._use(_ask(order, said, None, "used"), said.key)
+
+        return await self._answer("consume", request, ConsumeOrder, use)
+
+    async def reserve(self, request: Request) -> JSONResponse:
+        """Hold so much to be used, where it may be used, before it is known how much it will be."""
+
+        async def hold(order: ReserveOrder, said: Said) -> Mapping[str, object]:
+            return await self._use(_ask(order, said, order.for_ms, "held"), said.key)
+
+        return await self._answer("reserve", request, ReserveOrder, hold)
+
+    async def _use(self, asked: Ask, key: ApiKey) -> Mapping[str, object]:
+        """A key that was recalled shares no transaction: it is found again in its own."""
+
+        def take(connection: sa.Connection) -> Answer:
+            return guard.take(connection, asked.at(self._programs.said(key, connection).now_ms))
+
+        async def work() -> Answer:
+            return await (self._programs.threads.write(take) if key.recalled else self._taking.ask(asked))
+
+        return answer_shown(await self._dark.ask(asked, work))
+
+    async def settle(self, request: Request) -> JSONResponse:
+        """End what is held with what was used in all, also after its hold was over."""
+        return await self._answer("settle", request, SettleUseOrder, partial(self._on, _settle))
+
+    async def release(self, request: Request) -> JSONResponse:
+        """Give up what is held; what was used all the same counts, and is charged."""
+        return await self._answer("release", request, ReleaseUseOrder, partial(self._on, _release))
+
+    async def extend(self, request: Request) -> JSONResponse:
+        """Say that what is held goes on; it may grow."""
+        return await self._answer("extend", request, ExtendUseOrder, partial(self._on, _extend))
+
+    async def _on(
+        self, work: Callable[[sa.Connection, E, Said], Mapping[str, object]], order: E, said: Said
+    ) -> Mapping[str, object]:
+        """Of a use that was let through in the dark, that is written down first."""
+        await self._dark.before(order.key)
+        return await self._programs.threads.write(lambda c: work(c, order, self._programs.said(said.key, c)))
+
+    async def _answer(
+        self,
+        call: str,
+        request: Request,
+        model: type[M],
+        do: Callable[[M, Said], Awaitable[Mapping[str, object]]],
+        *,
+        checks: bool = False,
+    ) -> JSONResponse:
+        """What is answered, and not refused, is counted, and how long it took. `checks`: it finds the key again."""
+        now = asyncio.get_running_loop().time
+        began = now()
+
+        async def counted(order: M, said: Said) -> Mapping[str, object]:
+            found = await do(order, said)
+            self.calls.answered(call, found)
+            return found
+
+        find, again = (self._dark.recall, self._dark.again) if checks else (self._dark.find, None)
+        answer = await self._programs.act_by(request, SCOPE, model, counted, find, again)
+        self.calls.timed(call, now() - began)
+        return answer
+
+
+def _settle(connection: sa.Connection, order: SettleUseOrder, said: Said) -> Mapping[str, object]:
+    settle = partial(guard.settle, connection, _own(connection, order.key, said))
+    return answer_shown(settle(order.actual, said.by(order.reason)))
+
+
+def _release(connection: sa.Connection, order: ReleaseUseOrder, said: Said) -> Mapping[str, object]:
+    release = partial(guard.release, connection, _own(connection, order.key, said))
+    return answer_shown(release(order.incurred, said.by(order.reason)))
+
+
+def _extend(connection: sa.Connection, order: ExtendUseOrder, said: Said) -> Mapping[str, object]:
+    extend = partial(guard.extend, connection, _own(connection, order.key, said))
+    return answer_shown(extend(order.to, order.for_ms, said.by(order.reason)))
+
+
+def _ask(order: ConsumeOrder, said: Said, for_ms: int | None, state: State) -> Ask:
+    org = said.require_org(order.org)
+    wish = Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
+    own = said.key.org_id is not None
+    dark = order.let_through and not own  # a tenant's word passes no limit: it is decided like any other
+    return Ask(order.key, wish, said.by(order.reason), state, own=own, dark=dark)
+
+
+def _own(connection: sa.Connection, key: str, said: Said) -> str:
+    """The name of a use that is to change. To a key that is bound to an organisation, another's use is none. Errors:
+    ApiError 404, 403."""
+    if said.key.org_id is None:
+        return key
+    use = guard.use_of(connection, said.key.org_id, key)
+    if use is None:
+        raise ApiError(404, "unknown_use", f"{said.key.org_id} has no use of this key")
+    require_maker(said.key, use.actor, "this use")
+    return use.use_key
+
+
+def answer_shown(found: Answer) -> dict[str, object]:
+    """A `GuardAnswer`."""
+    apart = ("resets_ms", "as_of_ms", "charged_before_micro")
+    kept = {name: value for name, value in vars(found).items() if name not in apart}
+    micro = {"price": found.price_micro, "charged": found.charged_micro, "balance": found.balance_micro}
+    return {
+        **kept,
+        **{name: None if value is None else in_credits(value) for name, value in micro.items()},
+        "links": {"request_override": OVERRIDES_PATH} if "request_override" in found.options else {},
+        "resets_at": None if found.resets_ms is None else iso(found.resets_ms),
+        "as_of": iso(found.as_of_ms),
+    }
+
+
+OPTIONS_PATH = "/v1/guard/{org:id}/options"
+
+
+class Options:
+    """The route."""
+
+    def __init__(self, services: Services, programs: Programs) -> None:
+        self._services = services
+        self._programs = programs
+
+    def routes(self) -> APIRouter:
+        router = APIRouter(default_response_class=JSONResponse)
+        known = (401, 403, 404, 422, 429, 500, 503)
+        described = operation(OptionsAnswer, *known, query=OptionsQuery, scope=SCOPE)
+        router.add_api_route(OPTIONS_PATH, self.options, methods=["GET"], **described)
+        return router
+
+    async def options(self, org: str, request: Request) -> JSONResponse:
+        """What an organisation can do where the guard blocks it: top up, sponsor, request an override, run locally."""
+        work = partial(_options, org=org, page=self._services.settings.my_page)
+        return await self._programs.ask(request, SCOPE, OptionsQuery, work)
+
+
+def _options(
+    connection: sa.Connection, query: OptionsQuery, said: Said, *, org: str, page: str
+) -> Mapping[str, object]:
+    wish = Wish(said.require_org(org), query.metric, query.amount, payer=query.payer)
+    found = told(connection, wish, page, said.now_ms)
+    return {**vars(found), "options": [vars(way) for way in found.options], "as_of": iso(found.as_of_ms)}
+
+
+OVERRIDES_PATH = "/v1/guard/overrides"
+WORDS: Mapping[str, Word] = {"approve": "approve", "refuse": "refuse", "end": "end"}
+
+
+class Overrides:
+    """The routes of programs."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    def routes(self) -> APIRouter:
+        router = APIRouter(default_response_class=JSONResponse)
+        asked = operation(
+            OverrideShown, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503,
+            body=OverrideAsk, scope=SCOPE,
+        )  # fmt: skip
+        router.add_api_route(OVERRIDES_PATH, self.ask, methods=["POST"], **asked)
+        listed = operation(OverridesAnswer, 401, 403, 404, 422, 429, 500, 503, query=OverridesQuery, scope=SCOPE)
+        router.add_api_route(OVERRIDES_PATH, self.list, methods=["GET"], **listed)
+        return router
+
+    async def ask(self, request: Request) -> JSONResponse:
+        """Ask that an organisation may use more of a metric for a while: it counts once a person approves it."""
+        return await self._programs.act(request, SCOPE, OverrideAsk, _ask_override)
+
+    async def list(self, request: Request) -> JSONResponse:
+        """What was asked for or made for an organisation itself: what waits first, then what is in force."""
+        return await self._programs.ask(request, SCOPE, OverridesQuery, _list_overrides)
+
+
+async def decide_override(
+    threads: Threads, now_ms: int, number: str, word: str, signed: Signed[DecideOrder]
+) -> Mapping[str, object]:
+    """Approve, refuse or end an override. Errors: ApiError, DrawdownError."""
+    if word not in WORDS or not (number.isascii() and number.isdecimal() and len(number) <= NUMBER_DIGITS):
+        raise ApiError(404, "unknown_override", "POST /admin/overrides/NUMBER/approve, refuse or end")
+    by = By(now_ms, signed.order.actor, signed.order.reason, "http")
+
+    def work(connection: sa.Connection) -> OverrideRow:
+        signed.use_up(connection)
+        row, _ = guard_overrides.decide(connection, int(number), WORDS[word], by)
+        return row
+
+    return override_shown(await threads.write(work), now_ms)
+
+
+def _ask_override(connection: sa.Connection, order: OverrideAsk, said: Said) -> Mapping[str, object]:
+    terms = Terms(order.metric, "org", said.require_org(order.org), order.period, order.amount, order.ends_ms)
+    row, _ = guard_overrides.add(connection, terms, said.by(order.reason), asked=True)
+    return override_shown(row, said.now_ms)
+
+
+def _list_overrides(connection: sa.Connection, query: OverridesQuery, said: Said) -> Mapping[str, object]:
+    org = said.require_org(query.org)
+    rows = guard_overrides.list_overrides(
+        connection, query.metric or "", said.now_ms, query.most, everything=query.all, org_id=org
+    )
+    return {"overrides": [override_shown(row, said.now_ms) for row in rows]}
+
+
+def override_shown(row: OverrideRow, now_ms: int) -> dict[str, object]:
+    """An `OverrideShown`."""
+    return {**vars(row), "state": "over" if row.is_over(now_ms) else row.state}

@@ -1,1 +1,0 @@
-"""The guard over HTTP, for programs."""

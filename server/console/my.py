@@ -1,0 +1,517 @@
+"""The small face, at /my/: an organisation's own people come in by a link that the operator's product signed, and see
+that organisation alone.
+
+    {"aud": "https://drawdown.internal", "org": "acme", "sub": "ann", "exp": 1767225900, "jti": "6f1c…"}
+
+Guarantee: a link lets in once, within its quarter of an hour. HS256 is proven by our shared secret alone, RS256 and
+ES256 by the product's public keys alone; a link that does not say for whom, of which organisation and until when, with
+a number of its own, is none. The session that follows is bound to its organisation, whatever the address says. Where
+its wallet pays for others, too, nothing of the wallet is read. No name of another organisation, or of an operator, and
+no reason that an operator wrote, is shown. What may be changed: an override is asked for, which counts once a person
+approves it; a value that makes no sense is refused in words, and never taken for another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import urlencode
+
+import sqlalchemy as sa
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from drawdown.guard.periods import PERIODS, Period
+from drawdown.providers.payments.protocol import NoLink
+from drawdown.schema.audit import By
+from drawdown.schema.errors import AnswerLost, Refused, UnknownId, UsageError
+from drawdown.schema.ids import is_clean_id, tell_no_names
+from drawdown.schema.units import DAY_MS
+from drawdown.server import jwts
+from drawdown.server.console import door, files
+from drawdown.server.console.asking import Ask, said_by
+from drawdown.server.console.csv_lines import csv_line
+from drawdown.server.console.door import form_of
+from drawdown.server.console.elsewhere import Elsewhere, Trouble, is_safe
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Tile
+from drawdown.server.console.frame.templates import HALTED_FOR
+from drawdown.server.console.looking import look
+from drawdown.server.console.page import Page
+from drawdown.server.console.screens.customers import usage as full
+from drawdown.server.http import bodies
+from drawdown.server.http.callers import caller_of
+from drawdown.server.http.errors import SOON, ApiError
+from drawdown.server.http.threads import Threads
+from drawdown.server.jwts import Unproven
+from drawdown.server.services import Services
+from drawdown.server.settings import MySettings
+from drawdown.worker.access import my_sessions
+from drawdown.worker.access.my_sessions import LIFE_MS, LINK_MS, STAFF, UsedLink, Visitor, visitor
+from drawdown.worker.access.people import Person, is_demo
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard.overrides import Terms
+from drawdown.worker.guard.terms import Wish
+from drawdown.worker.guard.ways import ways_out
+from drawdown.worker.usage.lists import last_days, read_usage
+from drawdown.worker.verdict.rules import CREDIT_REASONS, USAGE_LIMIT
+from drawdown.worker.wallets import accounts as own_wallet
+from drawdown.worker.wallets import entries as wallet_entries
+from drawdown.worker.wallets.accounts import Card
+from drawdown.worker.wallets.entries import forecast_of
+
+T = TypeVar("T")
+Act = Callable[[Request, Mapping[str, str]], Awaitable[Response]]
+
+COOKIE: Final = "__Host-drawdown-my"
+HOME: Final = "/my/usage"
+OVER: Final = "nobody is in here, or not any more: open this page from your product again"
+ANOTHER: Final = "this browser is in for {} by now, and the page was another organisation's: open that one anew"
+AT_ONCE: Final = 4
+"""Reads and writes for these people: threads of their own, so that however many ask, the console answers, and the other
+way round. Their files are half of them at most, as at the console."""
+WITHIN_S: Final = 5.0
+"""The longest that one page may read."""
+MOST_CARD_PAGES: Final = 4
+"""Asked for at payment services at once."""
+CARD_WITHIN_S: Final = 15.0
+
+
+def require_sane(settings: MySettings) -> None:
+    """Errors: UsageError for settings that make no sense, or lack the library."""
+    if settings.url:
+        try:
+            door.require_url(settings.url)
+        except UsageError:
+            raise UsageError("DRAWDOWN_MY_URL is no origin such as https://usage.example.com") from None
+    if settings.jwks_url and not is_safe(settings.jwks_url):
+        raise UsageError("DRAWDOWN_MY_JWKS_URL is no address such as https://app.example.com/.well-known/jwks.json")
+    if settings.is_set:
+        jwts.require_library()
+
+
+class Face(Protocol):
+    """What the console does for this face: see there."""
+
+    url: str
+
+    def render(self, template: str, shown: Mapping[str, object], status: int = 200) -> Response: ...
+    def now_ms(self) -> int: ...
+    async def answered(
+        self,
+        request: Request,
+        do: Callable[[], Awaitable[Response]],
+        failed: Callable[[int, str], Response] | None = None,
+    ) -> Response: ...
+
+
+class Nobody(Exception):
+    """Nobody is in."""
+
+
+class Another(Refused):
+    """A page of one organisation asks, and by now its browser is in for another one."""
+
+    code = "another_organisation"
+
+
+class My:
+    """The routes. `console` renders."""
+
+    def __init__(
+        self, console: Face, engine: sa.Engine, services: Services, elsewhere: Elsewhere, budget: bodies.Budget
+    ) -> None:
+        self._console = console
+        self._threads = Threads(engine, services.restores, AT_ONCE, "my")
+        self._files = files.Files(self._threads)
+        self._services = services
+        self._links = Links(services, elsewhere)
+        self._budget = budget
+        self._card_pages = 0
+
+    def close(self) -> None:
+        self._threads.close()
+
+    def routes(self) -> list[Route]:
+        """All there are, made of the list of pages."""
+        found = [Route(page.path, partial(self._page, page), methods=["GET"]) for page in PAGES]
+        found += [
+            Route(page.file_path("csv"), partial(self._file, page), methods=["GET"]) for page in PAGES if page.lines
+        ]
+        forms = {"/my/override": self._override, "/my/card": self._card, "/my/leave": self._leave}
+        found += [Route(path, partial(self._sent, do), methods=["POST"]) for path, do in forms.items()]
+        return [*found, Route("/my/enter", self._enter, methods=["GET"])]
+
+    @property
+    def url(self) -> str:
+        """Where these people reach it, and for whom links are meant (`aud`)."""
+        return self._services.settings.my.url or self._console.url
+
+    async def _answered(
+        self, request: Request, do: Callable[[], Awaitable[Response]], kept: Mapping[str, str] | None = None
+    ) -> Response:
+        async def known() -> Response:
+            if not self._services.settings.my.is_set:
+                return self._failed(404, "there is nothing here")
+            try:
+                return await do()
+            except Nobody:
+                return self._failed(401, OVER, kept)
+
+        return await self._console.answered(request, known, self._failed)
+
+    def _failed(self, status: int, why: str, kept: Mapping[str, str] | None = None) -> Response:
+        """The error state. `kept`: what somebody had written, who may not send it any more."""
+        return self._render("my_closed.html", {"status": status, "why": why, "kept": kept or {}}, status)
+
+    def _render(self, template: str, shown: Mapping[str, object], status: int = 200) -> Response:
+        base = {"visitor": None, "contact": self._services.settings.my.contact, "home": HOME}
+        return self._console.render(template, {**base, **shown}, status)
+
+    async def _enter(self, request: Request) -> Response:
+        async def entered() -> Response:
+            if request.method != "GET":  # whatever looks where a link leads does not use it up
+                raise ApiError(405, "method", "a link is opened")
+            try:
+                link = await self._links.read(said_by(request).get("token", ""), self.url, self._console.now_ms())
+                return await self._begin(request, link)
+            except (Unproven, UsedLink) as error:
+                return self._failed(403, f"this link opens nothing: {error}")
+            except Trouble as error:
+                return self._failed(502, f"this link cannot be looked at: {error}")
+
+        return await self._answered(request, entered)
+
+    async def look_in(self, request: Request, org_id: str, person: Person) -> Response:
+        """Somebody of the console's sees what an organisation's own people see, and is on record by their own name."""
+        link = Link(secrets.token_urlsafe(32), my_sessions.visitor(org_id, person.actor))
+        return await self._answered(request, lambda: self._begin(request, link))
+
+    async def _begin(self, request: Request, link: Link) -> Response:
+        """A session, as long as it may be. Errors: UsedLink."""
+        now_ms, session = self._console.now_ms(), secrets.token_urlsafe(32)
+        given = (link.number, link.visitor, session, caller_of(request.client and request.client.host), now_ms)
+        try:
+            await self._threads.write(lambda c: my_sessions.enter(c, *given))
+        except AnswerLost:  # the same session by the same link is let in again
+            await self._threads.write(lambda c: my_sessions.enter(c, *given))
+        answer, age = RedirectResponse(HOME, 303), LIFE_MS // 1000
+        answer.set_cookie(COOKIE, session, max_age=age, path="/", secure=True, httponly=True, samesite="lax")
+        return answer
+
+    async def _look(self, work: Callable[[sa.Connection], T]) -> T:
+        """Errors: TooSlow, and those of the database."""
+        return await self._threads.run(lambda engine: look(engine, work, WITHIN_S))
+
+    def _visitor(self, connection: sa.Connection, request: Request, said: Mapping[str, str], now_ms: int) -> Visitor:
+        """Who asks; from here on, nobody else's name is told. `of`: whose page it is that asks, where it says so.
+        Errors: Nobody; Another."""
+        tell_no_names(connection)
+        found = my_sessions.find(connection, request.cookies.get(COOKIE, ""), now_ms)
+        if found is None:
+            raise Nobody
+        if said.get("of") not in (None, found.org_id):
+            raise Another(ANOTHER.format(found.org_id))
+        return found
+
+    def _ask(self, connection: sa.Connection, request: Request, now_ms: int) -> Ask:
+        """Of this organisation, whatever the address says."""
+        said = said_by(request)
+        visitor = self._visitor(connection, request, said, now_ms)
+        return Ask(visitor, now_ms, {**said, "id": visitor.org_id})
+
+    async def _page(self, page: Page, request: Request) -> Response:
+        async def shown() -> Response:
+            now_ms = self._console.now_ms()
+
+            def work(connection: sa.Connection) -> Mapping[str, object]:
+                ask = self._ask(connection, request, now_ms)
+                read = {**page.read(connection, ask), "demo": is_demo(connection)}
+                return {**read, "visitor": ask.person, "query": ask.query}
+
+            more = {"live": True, "now_ms": now_ms, "page": page}
+            return self._render(page.template, {**await self._look(work), **more})
+
+        return await self._answered(request, shown)
+
+    async def _file(self, page: Page, request: Request) -> Response:
+        async def handed_out() -> Response:
+            assert page.lines is not None
+            now_ms, lines = self._console.now_ms(), page.lines
+            ask = await self._look(lambda c: self._ask(c, request, now_ms))
+
+            def begin(connection: sa.Connection) -> Iterator[str]:
+                tell_no_names(connection)
+                return lines(connection, ask)
+
+            taken = files.Taken(page.file_path("csv"), ask)
+            stream = await self._files.open(begin, taken, of=ask.query["id"])
+            name = f"{page.title.lower()}.csv"
+            headers = {"content-disposition": f'attachment; filename="{name}"'}
+            return StreamingResponse(stream, media_type="text/csv; charset=utf-8", headers=headers)
+
+        return await self._answered(request, handed_out)
+
+    async def _sent(self, do: Act, request: Request) -> Response:
+        kept: dict[str, str] = {}
+
+        async def done() -> Response:
+            kept.update(await form_of(request, self.url, self._budget, HOME))
+            return await do(request, kept)
+
+        return await self._answered(request, done, kept)
+
+    async def _override(self, request: Request, form: Mapping[str, str]) -> Response:
+        """Ask for an override: nothing counts before a person approves it."""
+        now_ms = self._console.now_ms()
+        metric = form.get("metric", "")
+
+        def work(connection: sa.Connection) -> int:
+            visitor = self._visitor(connection, request, form, now_ms)
+            terms = terms_of(form, visitor.org_id, now_ms)
+            by = By(now_ms, visitor.actor, reason_of(form), my_sessions.VIA)
+            return guard_overrides.add(connection, terms, by, asked=True)[0].number
+
+        number = await self._threads.write(work)
+        return RedirectResponse(f"/my/blocked?{urlencode({'metric': metric, 'asked': number})}#asked", 303)
+
+    async def _card(self, request: Request, form: Mapping[str, str]) -> Response:
+        """Where the first card for automatic top-ups is put in, or another one: a page of the payment service's."""
+        now_ms = self._console.now_ms()
+
+        def work(connection: sa.Connection) -> tuple[Visitor, Card | None]:
+            visitor = self._visitor(connection, request, form, now_ms)
+            return visitor, own_wallet.told_of(connection, visitor.org_id, now_ms).card
+
+        visitor, card = await self._look(work)
+        service = None if card is None else self._services.payments(card.service)
+        if card is None or service is None:
+            return self._failed(404, "no card is charged for this credit")
+        if self._card_pages >= MOST_CARD_PAGES:
+            raise ApiError(503, "busy", "too many people ask for this page: try again in a moment", headers=SOON)
+        self._card_pages += 1
+        try:
+            ask = service.portal_link if form.get("what") == "portal" else service.card_link
+            found = await asyncio.wait_for(ask(card.service_customer, f"{self.url}{HOME}"), CARD_WITHIN_S)
+        except TimeoutError:
+            found = NoLink("it does not answer")
+        finally:
+            self._card_pages -= 1
+        if isinstance(found, NoLink) or not is_safe(found.url):
+            return self._failed(502, f"{card.service} gives no page for a card now: try again later")
+        return self._render("my_card.html", {"visitor": visitor, "service": card.service, "url_there": found.url})
+
+    async def _leave(self, request: Request, _form: Mapping[str, str]) -> Response:
+        session, now_ms = request.cookies.get(COOKIE, ""), self._console.now_ms()
+        await self._threads.write(lambda c: my_sessions.end(c, session, now_ms))
+        answer = self._render("my_closed.html", {"status": 200, "why": OVER, "kept": {}})
+        answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
+        return answer
+
+
+@dataclass(frozen=True)
+class Link:
+    """One that was proven: its number, and whom it lets in."""
+
+    number: str
+    visitor: Visitor
+
+
+class Links:
+    """Reads links of one server."""
+
+    def __init__(self, services: Services, elsewhere: Elsewhere) -> None:
+        self._services = services
+        self._elsewhere = elsewhere
+
+    async def read(self, token: str, audience: str, now_ms: int) -> Link:
+        """Errors: Unproven; Trouble where the keys cannot be read."""
+        claims = await self._claims_of(token)
+        jwts.require(claims, now_ms, aud=audience)
+        if claims["exp"] * 1000 > now_ms + LINK_MS + jwts.SLACK_S * 1000:
+            raise Unproven("it lasts longer than a quarter of an hour")
+        org_id, person = _id(claims, "org"), _id(claims, "sub") if "sub" in claims else None
+        if person is not None and person.startswith(STAFF):
+            raise Unproven(f"sub begins with {STAFF}, as the names of the console's own people do")
+        return Link(_id(claims, "jti"), visitor(org_id, person))
+
+    async def _claims_of(self, token: str) -> Mapping[str, Any]:
+        """Errors: Unproven, Trouble."""
+        own = self._services.settings.my
+        algorithm, kid = jwts.head_of(token)
+        if algorithm == "HS256" and own.secrets:
+            return jwts.claims_of(token, [jwts.secret_key(one) for one in own.secrets], ("HS256",))
+        if algorithm in jwts.BY_KEYS and own.jwks_url:
+            keys = await self._elsewhere.keys(own.jwks_url, kid, "the product")
+            return jwts.claims_of(token, keys, jwts.BY_KEYS)
+        raise Unproven(f"it is signed by {algorithm}, which is not set up here")
+
+
+def _id(claims: Mapping[str, Any], name: str) -> str:
+    """Errors: Unproven."""
+    found = claims.get(name)
+    if not isinstance(found, str) or not is_clean_id(found):
+        raise Unproven(f"it does not say {name}, as 1 to 200 characters")
+    return found
+
+
+COLUMNS: Final = ("used_at", "booked_at", "kind", "event", "quantity", "amount", "balance")
+DAY_CHOICES: Final = (7, 30, 89)
+"""For how long an override is asked for: until a midnight, 90 days from now at the latest."""
+
+
+def usage(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    org_id, days = ask.required("id"), ask.number("days", full.DAYS)
+    nothing: dict[str, object] = {
+        "empty": True, "shared": False, "card": None, "days": days, "day_choices": sorted(full.DAYS), "halted": None,
+        "ends": None, "features": None,
+    }  # fmt: skip
+    try:
+        told = own_wallet.told_of(connection, org_id, ask.now_ms)
+    except UnknownId:
+        return nothing
+    blocked = own_wallet.blocked(connection, org_id, ask.now_ms)
+    shown = {**nothing, "empty": False, "shared": told.is_shared, "card": told.card, "blocked": blocked}
+    org = own_wallet.org_of(connection, org_id)
+    if org is not None and org.is_halted:
+        shown |= {"halted": org, "why": HALTED_FOR.get(f"{org.halt_reason}", "")}
+        shown["by_credit"] = org.halt_reason in CREDIT_REASONS - {"unreadable", USAGE_LIMIT}
+    if told.is_shared:
+        return {**shown, "features": _features(connection, org_id, ask.now_ms)}
+    if not told.paid.is_here:
+        shown["tiles"] = full.elsewhere(connection, org, told.paid, ask.now_ms)
+        if not told.paid.has_wallet:
+            return {**shown, "features": _features(connection, org_id, ask.now_ms)}
+        return {**_wallet(connection, told.paid.customer_id, days, ask), **shown}
+    return {**shown, **_wallet(connection, told.paid.customer_id, days, ask)}
+
+
+def _wallet(connection: sa.Connection, customer: str, days: int, ask: Ask) -> Mapping[str, object]:
+    account = own_wallet.standing(connection, customer, ask.now_ms)
+    tomorrow = _tomorrow(ask.now_ms)
+    use = wallet_entries.use_by(connection, customer, tomorrow - max(days, full.TILE_DAYS) * DAY_MS, tomorrow)
+    begin = tomorrow - days * DAY_MS
+    bars = [one for one in use if one.at_ms >= begin]
+    opened = full.opened_day(ask)
+    forecast = forecast_of(connection, customer, account.available_micro, ask.now_ms)
+    closing = wallet_entries.closing_micro(connection, customer, tomorrow)
+    return {
+        "tiles": [*_tiles(account, full.outlook(forecast, ask.now_ms)), full.used(use, tomorrow), _balance(account)],
+        "ends": forecast if forecast.state == "ends" else None,
+        "chart": full.chart(bars, ask.now_ms, begin),
+        "table": full.by_day(bars),
+        "ledger": full.ledger_days(wallet_entries.ledger_by_day(connection, customer, begin, tomorrow), closing),
+        "opened": opened,
+        "entries": [] if opened is None else wallet_entries.entries_of_day(connection, customer, opened),
+        "most": wallet_entries.MOST_DAY_ENTRIES,
+    }
+
+
+def _tiles(account: own_wallet.Standing, forecast: str) -> list[Tile]:
+    tone = "bad" if account.available_micro < 0 else ""
+    return [
+        Tile("Available", figures.credits(account.available_micro), forecast, tone),
+        Tile("Reserved", figures.credits(account.reserved_micro), "for what is running"),
+    ]
+
+
+def _balance(account: own_wallet.Standing) -> Tile:
+    owes = account.balance_micro < 0
+    said = "used, and not paid for" if owes else "available and reserved"
+    return Tile("Balance", figures.credits(account.balance_micro), said, "bad" if owes else "")
+
+
+def _features(connection: sa.Connection, org_id: str, now_ms: int) -> list[tuple[str, int, str]]:
+    """What was sampled or sent in the last days: feature, base units and their name, the most first."""
+    try:
+        rows = read_usage(connection, org_id, *last_days(now_ms, full.SPLIT_DAYS), "feature").rows
+    except UnknownId:  # a wallet alone
+        return []
+    return sorted(((row.feature, row.used, row.unit) for row in rows if row.used), key=lambda row: (-row[1], row[0]))
+
+
+def _tomorrow(now_ms: int) -> int:
+    return now_ms - now_ms % DAY_MS + DAY_MS
+
+
+def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+    """The ledger of the days that are shown; of a wallet that others share, the heads alone."""
+    told, chosen = own_wallet.told_of(connection, ask.required("id"), ask.now_ms), full.days_of(ask)
+    yield csv_line(COLUMNS)
+    for one, left in () if told.is_shared else wallet_entries.every(connection, told.paid.customer_id, chosen):
+        texts = (figures.iso(one.ts), figures.iso(one.at_ms), one.kind, one.feature)
+        yield csv_line(texts, (one.quantity, figures.plain(one.moved_micro), figures.plain(left)))
+
+
+def blocked(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    org_id, metric = ask.required("id"), ask.required("metric")
+    found = ways_out(connection, Wish(org_id, metric, 1), ask.now_ms, most_sponsors=0)
+    by_credit = found.answer.rule == "credits"  # what no override lifts
+    return {
+        "metric": metric,
+        "answer": found.answer,
+        "ways": {way.option: way for way in found.ways},
+        "asked": [] if by_credit else own_wallet.overrides(connection, org_id, metric, ask.now_ms),
+        "day_choices": [(days, until(ask.now_ms, days)) for days in DAY_CHOICES],
+        "empty": False,
+    }
+
+
+def until(now_ms: int, days: int) -> int:
+    """A midnight, so that the same form sent twice asks for the same."""
+    return now_ms - now_ms % DAY_MS + days * DAY_MS
+
+
+MAX_REASON_CHARS: Final = 500
+_DIGITS: Final = 15
+
+
+def terms_of(form: Mapping[str, str], org_id: str, now_ms: int) -> Terms:
+    """For this organisation, whatever the form says. Errors: UsageError."""
+    metric = form.get("metric", "")
+    if not is_clean_id(metric):
+        raise UsageError("metric: this is no id: 1 to 200 characters, none of them control characters")
+    return Terms(metric, "org", org_id, _period(form), _amount(form), _ends_ms(form, now_ms))
+
+
+def reason_of(form: Mapping[str, str]) -> str:
+    """Errors: UsageError."""
+    reason = form.get("reason", "").strip()
+    if not (0 < len(reason) <= MAX_REASON_CHARS and reason.isprintable()):
+        raise UsageError(f"reason: say what it is for, in {MAX_REASON_CHARS} characters and one line")
+    return reason
+
+
+def _period(form: Mapping[str, str]) -> Period:
+    found = next((one for one in PERIODS if one == form.get("period")), None)
+    if found is None:
+        raise UsageError("period: there is hour, day, month")
+    return found
+
+
+def _amount(form: Mapping[str, str]) -> int:
+    found = form.get("amount", "").strip()
+    if not (found.isascii() and found.isdecimal() and len(found) <= _DIGITS):
+        raise UsageError("amount: a whole number, such as 50")
+    return int(found)
+
+
+def _ends_ms(form: Mapping[str, str], now_ms: int) -> int:
+    choices = {str(days): days for days in DAY_CHOICES}
+    if form.get("days", "") not in choices:
+        raise UsageError(f"days: there is {', '.join(choices)}")
+    return until(now_ms, choices[form["days"]])
+
+
+assert max(DAY_CHOICES) * DAY_MS < guard_overrides.MOST_LIFE_MS
+
+
+PAGES: Final = (
+    Page("/my/usage", "Usage", "my_usage.html", usage, lines=lines),
+    Page("/my/blocked", "What is blocked", "my_blocked.html", blocked, example="?metric=idea.create"),
+)

@@ -1,1 +1,0 @@
-"""The small face for an organisation's own people, at /my/."""

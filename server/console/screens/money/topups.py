@@ -1,0 +1,208 @@
+"""Automatic top-ups: one of them, with each call that may have taken money; and what is done to them.
+
+Guarantee: nothing here asks a payment service. Another card, and a start that charges, are ordered (`orders`): the
+service is first asked whether it fills the wallet itself. Terms are the command line's, which has its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.currencies import show_money
+from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size, WrongField, evidence_of
+from drawdown.server.console.asking import Ask
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.screens.money import cells
+from drawdown.server.console.screens.money.billing import pause
+from drawdown.server.console.screens.money.wallet_acts import key_of
+from drawdown.worker.topup import actions as topups
+from drawdown.worker.topup.lists import Call, TopupRow, show_topup, switched
+from drawdown.worker.wallets.lists import terms_of
+
+PATH: Final = "/console/topup"
+MOST_CALLS: Final = 100
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    topup = ask.key("id") or ask.required("id")
+    found, calls = show_topup(connection, topup, MOST_CALLS)
+    command = cells.command("topup", "show", topup)
+    return shown(
+        Shown(
+            PATH,
+            [Table("The top-up", ("What", "As it is"), _facts(found), "", command), _calls(calls, command)],
+            acts=pause(terms_of(connection, found.customer_id, found.customer_id), found.customer_id),
+            query={"id": topup},
+            above=Link(f"Billing of {found.customer_id}", url("/console/billing", id=found.customer_id)),
+            heading=topup,
+        )
+    )
+
+
+def _facts(one: TopupRow) -> list[tuple[Cell, Cell]]:
+    resolve = cells.resolve(one.topup, one.state)
+    state = Cell(one.state, "state", cells.TOPUP_TONES.get(one.state, ""), links=resolve)
+    return [
+        (Cell("State"), state),
+        (Cell("Wallet"), cells.wallet(one.customer_id)),
+        (Cell("Credits"), Cell(figures.exact(one.credits_micro))),
+        (Cell("Money"), Cell(cells.money(one.money_minor, one.currency))),
+        (Cell("Payment service"), Cell(one.service, "id")),
+        (Cell("Payment"), Cell(one.payment_id or figures.UNKNOWN, "id")),
+        (Cell("Begun, UTC"), cells.time(one.at_ms)),
+        (Cell("Ended, UTC"), cells.time(one.ended_ms)),
+        (Cell("Calls, and lookups"), Cell(f"{one.attempts:,}, and {one.lookups:,}")),
+        (Cell("Said last"), Cell(one.evidence or one.answer or figures.UNKNOWN, "id")),
+    ]
+
+
+def _calls(calls: list[Call], command: str) -> Table:
+    rows = [
+        (
+            cells.count(one.attempt),
+            cells.time(one.started_ms),
+            cells.time(one.finished_ms, narrow=False),
+            Cell(one.outcome, "") if one.outcome else Cell("unknown", "state", "bad"),
+            Cell(one.detail or figures.UNKNOWN, "id", narrow=False),
+        )
+        for one in calls
+    ]
+    heads = ("#Call", "Begun, UTC", "Ended, UTC", "Answer", "Detail")
+    return Table("Calls that may have taken money", heads, rows, "It was not called yet: the next tick does.", command)
+
+
+BECAME: Final = (("", "choose one"), ("paid", "paid"), ("absent", "not charged, and will not be"))
+WALLET: Final = Field("id", "Wallet", hint="The customer whose wallet it is.")
+
+
+def _pause(connection: sa.Connection, doing: Doing) -> Done:
+    said = topups.set_mode(connection, doing.text("id"), "stopped", doing.by)
+    assert said.was is not None
+    return Done(f"{doing.text('id')}: its top-ups are stopped; before: {said.was.mode}")
+
+
+def _mode(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    ids.require(connection, ids.TOPPED_UP, doing.text("id"))
+    terms = topups.require_terms(connection, doing.text("id"))
+    return [
+        Fact("Mode", terms.mode),
+        Fact("At or below", figures.exact(terms.threshold_micro)),
+        Fact("Charged at", f"{terms.service} as {terms.service_customer}"),
+    ]
+
+
+PAUSE: Final = Action(
+    "topup-stop",
+    "Stop its top-up",
+    (WALLET,),
+    _pause,
+    _mode,
+    lambda doing: ["topup", "stop", doing.text("id")],
+    lambda doing: url("/console/billing", id=doing.text("id")),
+    "The wallet is charged no more until somebody starts it. What is in doubt is looked up all the same.",
+)
+
+
+def _shadow(connection: sa.Connection, doing: Doing) -> Done:
+    said = topups.set_mode(connection, doing.text("id"), "shadow", doing.by)
+    assert said.was is not None
+    return Done(f"{doing.text('id')}: what would be charged is written down; before: {said.was.mode}")
+
+
+SHADOW: Final = Action(
+    "topup-shadow",
+    "Try its top-up out",
+    (WALLET,),
+    _shadow,
+    _mode,
+    lambda doing: ["topup", "start", doing.text("id"), "--shadow"],
+    lambda doing: url("/console/billing", id=doing.text("id")),
+    "What would be charged is written down, and nothing is charged.",
+)
+
+
+def _switch(stopped: bool) -> Action:
+    def do(connection: sa.Connection, doing: Doing) -> Done:
+        before = topups.switch(connection, doing.by, stopped=stopped)
+        was = "not stopped" if before is None else f"stopped by {before}"
+        return Done(f"{'nobody is charged any more' if stopped else 'top-ups go on'}; before: {was}")
+
+    def look(connection: sa.Connection, _doing: Doing) -> Sequence[Fact]:
+        found = switched(connection)
+        return [Fact("All top-ups", "on" if found is None else f"stopped by {found.actor}: {found.reason}")]
+
+    verb = "stop" if stopped else "start"
+    return Action(
+        f"topup-{verb}-all",
+        "Stop all top-ups" if stopped else "Let top-ups go on",
+        (),
+        do,
+        look,
+        lambda _doing: ["topup", verb, "--all"],
+        lambda _doing: "/console/billing",
+        "The kill switch: nobody is charged while it is on." if stopped else "The kill switch is taken back.",
+        role="admin",
+    )
+
+
+def _resolve(connection: sa.Connection, doing: Doing) -> Done:
+    payment, evidence = _payment(doing), evidence_of(doing)
+    topup = key_of(doing, "topup")
+    state = topups.resolve(connection, topup, payment, evidence, doing.by)
+    return Done(f"{topup}: {state.replace('_', ' ')}")
+
+
+def _payment(doing: Doing) -> str | None:
+    """Errors: WrongField where a payment is named that was not made, or none of one that was."""
+    payment = doing.maybe("payment")
+    if (doing.values["became"] == "paid") != (payment is not None):
+        raise WrongField("payment", "name the payment where it was paid, and none where it was not")
+    return payment
+
+
+def _one(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    found, _ = show_topup(connection, key_of(doing, "topup"), 1)
+    return [
+        Fact("Wallet", found.customer_id),
+        Fact("State", found.state.replace("_", " ")),
+        Fact("Credits", figures.exact(found.credits_micro)),
+        Fact("Money", show_money(found.money_minor, found.currency)),
+    ]
+
+
+def _credited(connection: sa.Connection, doing: Doing) -> Size:
+    """What was paid comes into the wallet."""
+    found, _ = show_topup(connection, key_of(doing, "topup"), 1)
+    return Size(micro=0 if _payment(doing) is None else found.credits_micro)
+
+
+def _resolve_command(doing: Doing) -> list[str]:
+    payment = _payment(doing)
+    became = ["--absent"] if payment is None else ["--paid", payment]
+    return ["topup", "resolve", key_of(doing, "topup"), *became, "--evidence", evidence_of(doing)]
+
+
+RESOLVE: Final = Action(
+    "topup-resolve",
+    "Say what became of a top-up",
+    (
+        Field("topup", "Top-up"),
+        Field("became", "It was", "choice", choices=BECAME),
+        Field("payment", "Payment", hint="Its id at the payment service, where it was paid.", optional=True),
+        Field("evidence", "Evidence", hint="What shows it: kept for good."),
+    ),
+    _resolve,
+    _one,
+    _resolve_command,
+    lambda doing: url("/console/topup", id=key_of(doing, "topup")),
+    "What was paid is credited at once. Only a top-up in doubt is for a person to decide.",
+    size=_credited,
+    role="admin",
+)
+ACTIONS: Final = (PAUSE, SHADOW, _switch(True), _switch(False), RESOLVE)

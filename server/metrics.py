@@ -1,0 +1,531 @@
+"""Metrics from the database, so that a server and a one-shot tick say the same; process_metrics.py has a server's own.
+
+Guarantee: reads only, by indexes. Where its name is known, a zero is written as zero: an alert on a change does not see
+a series begin. A shard that fails or is missing is not hidden by another. An age is never negative, even where two
+clocks differ. A database that cannot be read is `drawdown_database_up 0` and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeHistogramMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from drawdown.schema.database import read
+from drawdown.schema.units import BUCKETS, DAY_MS, EXEMPT_PROVIDERS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS, horizon
+from drawdown.worker.batches.sources import files_left
+from drawdown.worker.checks.checks import LastCheck, last_checks
+from drawdown.worker.checks.proofs import last_held
+from drawdown.worker.cluster.install import is_there
+from drawdown.worker.cluster.lists import Cluster, read_cluster
+from drawdown.worker.engine.context import Shard
+from drawdown.worker.features.lists import unmapped_events
+from drawdown.worker.guard.lists import guard_figures
+from drawdown.worker.guard.overrides import SOON_MS
+from drawdown.worker.halts.dispatch import unheeded
+from drawdown.worker.hooks.lists import list_endpoints
+from drawdown.worker.parity.lists import parity_figures
+from drawdown.worker.reconcile.lists import read_uncompared
+from drawdown.worker.status import metrics as figures
+from drawdown.worker.status.backlog import oldest_open, orders_left, quarantined
+from drawdown.worker.status.metrics import (
+    UNANSWERED,
+    EndedTick,
+    attempts_since,
+    calls_cut,
+    ended_ticks,
+    halted_orgs,
+    provider_reads,
+)
+from drawdown.worker.topup.lists import figures as topup_figures
+from drawdown.worker.usage.backfills import open_backfills
+from drawdown.worker.verdict.rules import CREDIT_REASONS
+from drawdown.worker.verdict.watch_state import rounds_of, unread_orgs, wrong_estimates
+from drawdown.worker.wallets.lists import owed_figures, run_figures
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+OPEN_STATES: Final = ("due", "queued", "in_doubt", "rejected", "awaiting_credit")
+PENDING_REASONS: Final = ("unknown_org", "no_assignment", "no_customer", "no_provider", "no_mapping")
+
+PROBLEMS: Final = (
+    "bad_id", "bad_org_id", "bad_sandbox_id", "bad_cell_id", "memory_missing", "memory_out_of_bounds",
+    "interval_missing", "interval_not_a_number", "interval_negative", "interval_over_a_day", "interval_fractional",
+    "ts_missing", "ts_not_milliseconds", "ts_before_2000", "ts_in_the_future", "id_conflict", "below_floor",
+)  # fmt: skip
+"""Told as zero before there is one: an alert on a change does not see a series begin."""
+
+MOST_TYPES: Final = 20
+"""Event types without a feature that have a series of their own."""
+OTHER_TYPES: Final = "other"
+
+OTHER_CELLS: Final = "other"
+"""Cells that are not registered: what samples call their cell is anybody's to choose."""
+
+
+def render(engine: sa.Engine, now_ms: int, doubt: Callable[[sa.Engine], str | None] = lambda _: None) -> bytes:
+    """All metrics in Prometheus' text format. Never raises for the database's sake. `doubt`: why the history may be
+    lost, by what this machine remembers, before a tick has written that down."""
+    try:
+        doubted = doubt(engine) is not None
+        metrics = read(engine, lambda connection: list(measure(connection, now_ms, doubted=doubted)))
+    except Exception:
+        metrics = [gauge("database_up", "Whether the database could be read.", [((), 0)])]
+    return text(metrics)
+
+
+def text(metrics: Iterable[Metric]) -> bytes:
+    """Metrics as Prometheus reads them."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_GivenMetrics(list(metrics)))
+    return generate_latest(registry)
+
+
+class _GivenMetrics(Collector):
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) -> Iterator[Metric]:
+    """Each metric there is."""
+    yield gauge("database_up", "Whether the database could be read.", [((), 1)])
+    yield gauge(
+        "history_doubted",
+        "1: nothing is sealed or sent until drawdown recover.",
+        [((), int(doubted or figures.doubted_histories(connection) > 0))],
+    )
+    yield from _sealing(connection, now_ms)
+    yield from _outbox(connection, now_ms)
+    yield from _organisations(connection, now_ms)
+    yield from watching(connection, now_ms)
+    yield from ticking(connection, now_ms)
+    yield from working(connection)
+    yield from ordering(connection, now_ms)
+    yield from filing(connection)
+    yield from uncompared(connection, now_ms)
+    yield from reserving(connection, now_ms)
+    yield from topping_up(connection, now_ms)
+    yield from hooking(connection, now_ms)
+    yield from comparing(connection, now_ms)
+    yield from checking(connection, now_ms)
+    yield from guarding(connection, now_ms)
+    yield from _samples(connection, now_ms)
+    webhooks = figures.webhooks_since(connection, now_ms - 12 * WINDOW_MS)
+    yield gauge("webhooks", "Genuine webhooks of the last hour.", webhooks.items(), ("provider", "state"))
+
+
+def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    marks = figures.watermarks(connection)
+    both = (("pack", marks.oldest_ms), ("held_back", marks.held_ms))
+    lags = [((which,), seconds(now_ms - ms)) for which, ms in both if ms is not None]
+    yield gauge(
+        "watermark_lag_seconds", "Age of the oldest watermark: of the pack, and of those held back.", lags, ("of",)
+    )
+    helps = {"pending_seconds": "Used and not sealable yet.", "pending_units": "The same of event types, in units."}
+    for (name, says), found in zip(helps.items(), figures.pending(connection), strict=True):
+        pending = dict.fromkeys(PENDING_REASONS, 0) | found
+        yield gauge(name, says, [((why,), used) for why, used in sorted(pending.items())], ("reason",))
+    waiting = sorted(_unmapped(connection).items())
+    yield gauge("unmapped_units", "Units without a feature, by the types with the most.", waiting, ("event_type",))
+    yield gauge("dirty_windows", "Windows to be sealed again.", [((), figures.dirty_windows(connection))])
+    oldest = oldest_open(connection)
+    age = 0 if oldest is None else oldest.age_ms
+    yield gauge(
+        "oldest_transaction_seconds",
+        "The longest open on the database's server; what it inserted is not billed yet.",
+        [] if age is None else [((), seconds(age))],
+    )
+    found = dict.fromkeys(PROBLEMS, 0) | quarantined(connection)
+    bad = [((problem,), samples) for problem, samples in sorted(found.items())]
+    yield gauge("quarantined_samples", "Samples that cannot be billed.", bad, ("problem",))
+
+
+def _unmapped(connection: sa.Connection) -> Counter[tuple[str]]:
+    """What programs call their events is theirs to choose: so many types have a series of their own."""
+    found = sorted(unmapped_events(connection), key=lambda one: (-one.units, one.event_type))
+    units = Counter({(OTHER_TYPES,): 0})
+    for number, one in enumerate(found):
+        units[one.event_type if number < MOST_TYPES else OTHER_TYPES,] += one.units
+    return units
+
+
+def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    providers = figures.met_providers(connection) - EXEMPT_PROVIDERS
+    counts: dict[tuple[str, str], int] = {(name, state): 0 for name in providers for state in OPEN_STATES}
+    ages: dict[tuple[str, str], float] = {}
+    owed: dict[tuple[str, str], float] = defaultdict(float)
+    for some in figures.open_pushes(connection):
+        key = (some.provider, some.state)
+        counts[key] = counts.get(key, 0) + some.pushes
+        ages[key] = max(ages.get(key, 0.0), seconds(now_ms - some.oldest_ms))
+        owed[some.provider, some.feature] += some.owed
+    labels = ("provider", "state")
+    yield gauge("outbox_pushes", "Pushes that are not settled.", sorted(counts.items()), labels)
+    yield gauge("outbox_oldest_age_seconds", "Since the oldest of them was sealed.", sorted(ages.items()), labels)
+    yield gauge(
+        "open_quantity",
+        "Sealed and not settled, in the feature's base units. What is used and not sealable is in pending_seconds.",
+        sorted(owed.items()),
+        ("provider", "feature"),
+    )
+    yield from calls(connection, now_ms)
+
+
+def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    due = figures.halts_due(connection)
+    yield gauge("halts_due", "Halts that a cell has not acknowledged.", [((), due.count)])
+    age = 0.0 if due.since_ms is None else seconds(now_ms - due.since_ms)
+    yield gauge("halts_oldest_age_seconds", "Since the halt that has waited longest.", [((), age)])
+    ignored = len(unheeded(connection, Shard()))
+    yield gauge("halts_unheeded", "Halts acknowledged again and again while sandboxes still run.", [((), ignored)])
+    yield gauge("orgs_stopped", "Organisations that a person has to look at.", [((), figures.stopped_orgs(connection))])
+    asked = figures.projections_due(connection, now_ms)
+    yield gauge("projections_due", "Organisations whose provider is to be asked.", [((), asked.count)])
+    oldest = 0.0 if asked.since_ms is None else seconds(now_ms - asked.since_ms)
+    yield gauge("projections_oldest_age_seconds", "Since the ask that has waited longest.", [((), oldest)])
+    yield gauge("providers_paused", "Providers that a person paused.", [((), figures.paused_providers(connection))])
+
+
+def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """Of the last window whose grace is over: a cell that reports nothing is not one that uses nothing."""
+    end = horizon(now_ms)
+    seen = figures.samples_by_cell(connection, end - WINDOW_MS, end)
+    named = {OTHER_CELLS if cell is None else cell: samples for cell, samples in seen.items()}
+    values = sorted((dict.fromkeys(figures.registered_cells(connection), 0) | named).items())
+    yield gauge(
+        "cell_samples",
+        "Samples of the last whole window, by registered cell.",
+        [((cell,), n) for cell, n in values],
+        ("cell",),
+    )
+
+
+HALT_REASONS: Final = (*CREDIT_REASONS, "operator")
+
+
+def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """Rounds of the watch, what it and the ticks concluded, and who could not be read."""
+    watch = rounds_of(connection)
+    if watch.last_ms is not None:  # where nobody ever watched, nobody has stopped
+        yield gauge(
+            "watch_last_round_timestamp_seconds", "When a watch last went round.", [((), seconds(watch.last_ms))]
+        )
+    rounds = CounterMetricFamily("drawdown_watch_rounds", "Rounds of the watch, of all processes.")
+    rounds.add_metric((), watch.count)
+    yield rounds
+    halted = dict.fromkeys(HALT_REASONS, 0) | halted_orgs(connection)
+    yield gauge(
+        "orgs_halted", "Organisations that are halted.", [((why,), n) for why, n in sorted(halted.items())], ("reason",)
+    )
+    wrong = CounterMetricFamily("drawdown_wrong_estimates", "Halts on an estimate that a later read proved wrong.")
+    wrong.add_metric((), wrong_estimates(connection))
+    yield wrong
+    unread = unread_orgs(connection)
+    yield gauge(
+        "orgs_unread", "Organisations whose provider could not be read when last asked.",
+        [((row.provider,), row.orgs) for row in unread], ("provider",),
+    )  # fmt: skip
+    yield gauge(
+        "orgs_unread_oldest_age_seconds", "Since the first such failure of the one that has waited longest.",
+        [((row.provider,), seconds(now_ms - row.since_ms)) for row in unread], ("provider",),
+    )  # fmt: skip
+
+
+SHARD: Final = ("shard",)
+CUT_LATELY_MS: Final = 15 * MINUTE_MS
+
+
+def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """The last tick that ended, of each shard of which one ended in the last day."""
+    newest = ended_ticks(connection, now_ms - DAY_MS)
+    if newest is None:  # where nobody ever ticked, nobody has stopped
+        return
+    ended: dict[tuple[int, int], list[EndedTick]] = {}
+    for tick in newest:
+        ended.setdefault((tick.bucket_lo, tick.bucket_hi), []).append(tick)
+    shards, missing = _in_use(list(ended))
+    of = [((f"{lo}-{hi}",), ended[lo, hi][0]) for lo, hi in shards]
+    well = [next((tick.finished_ms for tick in ended[shard] if tick.exit_status in (0, 75)), None) for shard in shards]
+    yield gauge("unticked_buckets", f"Of {BUCKETS}: those of which no tick ended for a day.", [((), missing)])
+    yield _cut(connection, now_ms)
+    yield gauge(
+        "tick_duration_seconds", "Of the last tick that ended, by shard (its buckets).",
+        [(shard, seconds(row.finished_ms - row.started_ms)) for shard, row in of], SHARD,
+    )  # fmt: skip
+    yield gauge(
+        "tick_last_exit_status", "0 settled, 75 something is left, 1 a person is needed.",
+        [(shard, row.exit_status) for shard, row in of], SHARD,
+    )  # fmt: skip
+    yield gauge(
+        "tick_last_end_timestamp_seconds", "When it ended.",
+        [(shard, seconds(row.finished_ms)) for shard, row in of], SHARD,
+    )  # fmt: skip
+    yield gauge(
+        "tick_last_success_timestamp_seconds", "When one last ended with 0 or 75, in the last day.",
+        [(shard, seconds(at)) for (shard, _), at in zip(of, well, strict=True) if at is not None], SHARD,
+    )  # fmt: skip
+
+
+def _cut(connection: sa.Connection, now_ms: int) -> Metric:
+    """A series ends once ticks make all calls at once that a provider declares."""
+    found = calls_cut(connection, now_ms - CUT_LATELY_MS)
+    return gauge(
+        "calls_cut_to",
+        "The fewest calls at once, in a quarter of an hour, at a provider that turned customers away.",
+        [((provider,), at_once) for provider, at_once in found.items()],
+        ("provider",),
+    )
+
+
+def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """What people ordered of ticks. Zeros included: an alert on a change does not see a series begin."""
+    found = orders_left(connection, now_ms)
+    age = 0 if found.since_ms is None else now_ms - found.since_ms
+    yield gauge("orders_open", "Orders that wait, or are under way.", [((), found.open)])
+    yield gauge("orders_oldest_age_seconds", "Since the oldest of them was placed.", [((), seconds(age))])
+    yield gauge("orders_failed", "Orders that failed in the last day.", [((), found.failed)])
+
+
+def filing(connection: sa.Connection) -> Iterator[Metric]:
+    """Files of watched folders that nobody took."""
+    found = files_left(connection)
+    of = (("refused", found.refused), ("conflict", found.conflicts), ("failed", found.failing))
+    yield gauge(
+        "batch_files_left",
+        "Files of watched folders that are not taken.",
+        [((state,), n) for state, n in of],
+        ["state"],
+    )
+
+
+def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """What was settled at a provider and is not compared with it."""
+    found = read_uncompared(connection, now_ms)
+    days = [((one.provider,), one.open_days) for one in found]
+    yield gauge(
+        "uncompared_days", "Days of customers that were settled over a day ago and not compared.", days, ["provider"]
+    )
+    ages = [((one.provider,), seconds(now_ms - one.compared_ms)) for one in found if one.compared_ms is not None]
+    yield gauge("compared_age_seconds", "Since up to when a provider's totals were compared.", ages, ["provider"])
+
+
+def _in_use(newest_first: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], int]:
+    """The shards that are the last to have ticked some bucket, and how many buckets none of them ticked."""
+    kept, left = [], set(range(BUCKETS))
+    for lo, hi in newest_first:
+        own = left & set(range(lo, hi + 1))
+        if own:
+            kept.append((lo, hi))
+            left -= own
+    return kept, len(left)
+
+
+WORKER_STATES: Final = ("lives", "gone")
+JOB_KINDS: Final = ("tick", "watch", "reconcile", "take_over")
+
+
+def working(connection: sa.Connection) -> Iterator[Metric]:
+    """Which live, what waits, and when work of one failed last."""
+    found = read_cluster(connection) if is_there(connection) else None
+    if found is not None:
+        yield from of_workers(found)
+
+
+def of_workers(found: Cluster) -> Iterator[Metric]:
+    """The same, of what was read."""
+    counts = dict.fromkeys(WORKER_STATES, 0) | Counter(one.state for one in found.workers if one.state in WORKER_STATES)
+    yield gauge("workers", "Workers of the last day: that live, or went without a word.",
+                [((state,), count) for state, count in sorted(counts.items())], ("state",))  # fmt: skip
+    alive = found.of("lives")
+    yield gauge("worker_jobs_done", "Jobs that each worker that lives has done.",
+                [((one.name,), one.done) for one in alive], ("worker",))  # fmt: skip
+    yield gauge("worker_seen_age_seconds", "Since each worker that lives told of itself.",
+                [((one.name,), seconds(one.seen_ms)) for one in alive], ("worker",))  # fmt: skip
+    jobs = {(kind, state): 0 for kind in JOB_KINDS for state in ("waits", "runs")}
+    jobs |= {(one.kind, one.state): one.jobs for one in found.jobs if one.kind in JOB_KINDS}
+    yield gauge("worker_jobs", "Jobs of workers.", sorted(jobs.items()), ("kind", "state"))
+    ages = dict.fromkeys(JOB_KINDS, 0.0) | {
+        one.kind: seconds(one.oldest_ms) for one in found.jobs if one.state == "waits"
+    }
+    yield gauge("worker_jobs_oldest_age_seconds", "Since the job that has waited longest.",
+                [((kind,), ages[kind]) for kind in JOB_KINDS], ("kind",))  # fmt: skip
+    failed = [one.failed_ms for one in found.workers if one.failed_ms is not None]
+    yield gauge("worker_last_failure_age_seconds", "Since work of a worker failed last, in the last day.",
+                [((), seconds(min(failed)))] if failed else [])  # fmt: skip
+
+
+CALL_LIMITS_MS: Final = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
+CALL_LABELS: Final = ("provider", "outcome")
+
+
+def calls(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """Pushes of the last five minutes, and reads since ever."""
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    within: dict[tuple[str, str], dict[int | None, int]] = defaultdict(lambda: defaultdict(int))
+    took: dict[tuple[str, str], int] = defaultdict(int)
+    for some in attempts_since(connection, now_ms - WINDOW_MS, CALL_LIMITS_MS):
+        key = (some.provider, some.outcome)
+        counts[key] += some.attempts
+        if some.outcome != UNANSWERED:  # how long it took, nobody knows
+            within[key][some.within_ms] += some.attempts
+            took[key] += some.took_ms or 0
+    yield gauge(
+        "provider_attempts",
+        "Pushes sent in the last five minutes, by what came of them.",
+        sorted(counts.items()),
+        CALL_LABELS,
+    )
+    metric = GaugeHistogramMetricFamily(
+        "drawdown_provider_attempt_seconds", "How long those took, from claim to outcome.", labels=CALL_LABELS
+    )
+    for key in sorted(within):
+        metric.add_metric(key, _buckets(within[key]), gsum_value=seconds(took[key]))
+    yield metric
+    reads = CounterMetricFamily(
+        "drawdown_provider_reads", "Customers that providers were asked about.", labels=CALL_LABELS
+    )
+    for row in provider_reads(connection):
+        reads.add_metric((row.provider, row.outcome), row.reads)
+    yield reads
+
+
+def _buckets(within: dict[int | None, int]) -> list[tuple[str, float]]:
+    """As Prometheus wants them: each holds those below it, and the last one all."""
+    found, total = [], 0
+    for limit in (*CALL_LIMITS_MS, None):
+        total += within.get(limit, 0)
+        found.append(("+Inf" if limit is None else str(limit / SECOND_MS), float(total)))
+    return found
+
+
+def reserving(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """Of all wallets and suppliers together."""
+    runs = run_figures(connection, now_ms, now_ms - DAY_MS)
+    yield gauge("reservations_open", "Runs that hold credit.", [((), runs.held)])
+    yield gauge("reservations_overdue", "Of these, runs whose hold is over, not let go yet.", [((), runs.overdue)])
+    age = 0 if runs.overdue_since_ms is None else now_ms - runs.overdue_since_ms
+    yield gauge("reservations_overdue_oldest_age_seconds", "Since the oldest of them was over.", [((), seconds(age))])
+    yield gauge("reservations_expired", "Runs that expired in the last day, settled by nobody.", [((), runs.expired)])
+    owed = owed_figures(connection)
+    yield gauge("settlements_waiting_credits", "What suppliers wait for.", [((), owed.waiting_micro / MICRO)])
+    yield gauge("settlement_freezes", "Freezes of settlements or suppliers that go on.", [((), owed.freezes)])
+    age = 0 if owed.frozen_since_ms is None else now_ms - owed.frozen_since_ms
+    yield gauge("settlement_freezes_oldest_age_seconds", "Since the oldest of them began.", [((), seconds(age))])
+
+
+TOPUPS_OPEN: Final = ("due", "sending", "in_doubt")
+TOPUPS_ENDED: Final = ("credited", "declined", "needs_customer", "given_up")
+
+
+def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """Zeros included: an alert on a change does not see a series begin."""
+    found = topup_figures(connection, now_ms - DAY_MS)
+    counts = [((state,), found.open.get(state, (0, 0))[0]) for state in TOPUPS_OPEN]
+    yield gauge("topups_open", "Top-ups that are not settled.", counts, ("state",))
+    ages = [((state,), seconds(now_ms - oldest)) for state, (_, oldest) in sorted(found.open.items())]
+    yield gauge("topups_oldest_age_seconds", "Since the oldest of them was begun.", ages, ("state",))
+    ended = [((state,), found.ended.get(state, 0)) for state in TOPUPS_ENDED]
+    yield gauge("topups_ended", "Top-ups that ended in the last day.", ended, ("state",))
+    yield gauge("topups_blocked", "Wallets whose top-ups stopped until another card.", [((), found.blocked)])
+    yield gauge("topups_for_a_person", "Top-ups whose payment is another one's.", [((), found.for_a_person)])
+    yield gauge("topups_stopped", "1: a person has stopped all top-ups.", [((), int(found.stopped))])
+
+
+def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """Of each endpoint that goes on; zeros included: an alert on a change does not see a series begin."""
+    going = [row for row in list_endpoints(connection) if row.ended_ms is None]
+    labels = ("endpoint",)
+    yield gauge(
+        "hook_messages_due", "Messages that are still to be sent.", [((row.name,), row.due) for row in going], labels
+    )
+    ages = [((row.name,), 0.0 if row.oldest_due_ms is None else seconds(now_ms - row.oldest_due_ms)) for row in going]
+    yield gauge("hook_messages_oldest_age_seconds", "Since what the oldest of them tells of happened.", ages, labels)
+    failed = [((row.name,), row.failed) for row in going]
+    yield gauge("hook_messages_failed", "Messages that wait for a person's replay.", failed, labels)
+
+
+GUARD_RECENT_MS: Final = 60 * MINUTE_MS
+
+
+def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """What the tables hold, of all processes."""
+    found = guard_figures(connection, now_ms, now_ms - GUARD_RECENT_MS, now_ms - DAY_MS, now_ms + SOON_MS)
+    denied = [((name, _word(enforced)), times) for (name, enforced), times in sorted(found.denied.items())]
+    yield gauge("guard_denied", "Asks of the last hour that were blocked, or would be in phase 3 (not enforced).",
+                denied, ("metric", "enforced"))  # fmt: skip
+    dark = sorted(found.dark.items())
+    yield gauge("guard_dark_uses", "Uses of a day that were let through without knowing the credit.",
+                [((name,), uses) for name, (uses, _) in dark], ("metric",))  # fmt: skip
+    yield gauge("guard_dark_units", "What those used, in the metric's base units.",
+                [((name,), units) for name, (_, units) in dark], ("metric",))  # fmt: skip
+    states = [(("waiting",), found.waiting), (("ending",), found.ending)]
+    yield gauge("guard_overrides", "Overrides that wait for a person, and that end within a week.", states, ("state",))
+    age = 0 if found.waiting_since_ms is None else now_ms - found.waiting_since_ms
+    yield gauge("guard_overrides_oldest_age_seconds", "Since the oldest of those that wait.", [((), seconds(age))])
+
+
+def _word(enforced: bool) -> str:
+    return str(enforced).lower()
+
+
+PARITY_RECENT_MS: Final = 8 * DAY_MS
+"""Days that began in the last week: what is older is no news."""
+
+
+def comparing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """As the last check of each cell's day says."""
+    found = parity_figures(connection, now_ms - PARITY_RECENT_MS)
+    yield gauge("parity_differing", "Organisations' days of a week that differ from cells' own totals.",
+                [((), found.differing)])  # fmt: skip
+    yield gauge("parity_unread", "Cells' days of a week that could not be read.", [((), found.unread)])
+    age = 0 if found.checked_ms is None else now_ms - found.checked_ms
+    yield gauge("parity_checked_age_seconds", "Since anything was last compared; 0: never.", [((), seconds(age))])
+
+
+CHECKS: Final = ("guard", "vendors")
+NEVER: Final = LastCheck(0, 0, 0)
+
+
+def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """Of the guard's counters, of vendors' bills, of proofs, of backfills."""
+    last = dict.fromkeys(CHECKS, NEVER) | last_checks(connection)
+    label = ("check",)
+    off = [((name,), one.off) for name, one in sorted(last.items())]
+    yield gauge("check_off", "Lines that were off when it was last checked.", off, label)
+    alerts = [((name,), one.alerts) for name, one in sorted(last.items())]
+    yield gauge("check_alerts", "Of these, lines that somebody has to look at.", alerts, label)
+    ages = [((name,), seconds(now_ms - one.at_ms) if one.at_ms else 0.0) for name, one in sorted(last.items())]
+    yield gauge("check_age_seconds", "Since it was last checked; 0: never.", ages, label)
+    held = last_held(connection, now_ms)
+    ages = [
+        ((name,), seconds(now_ms - at_ms) if at_ms else 0.0)
+        for name, at_ms in (("continued", held.continued_ms), ("whole", held.whole_ms))
+    ]
+    yield gauge("proof_age_seconds", "Since all invariants held, by what verify looked at; 0: never.", ages, ("run",))
+    open_ = open_backfills(connection)
+    yield gauge("backfills_open", "Backfills that are neither closed nor reverted.", [((), open_.count)])
+    age = 0 if open_.since_ms is None else now_ms - open_.since_ms
+    yield gauge("backfills_oldest_age_seconds", "Since the oldest of them was opened.", [((), seconds(age))])
+
+
+def gauge(
+    name: str, help_: str, values: Iterable[tuple[Sequence[str], float]], labels: Sequence[str] = ()
+) -> GaugeMetricFamily:
+    """One metric; each value is given with those of its labels."""
+    metric = GaugeMetricFamily(f"drawdown_{name}", help_, labels=labels)
+    for key, value in values:
+        metric.add_metric(list(key), value)
+    return metric
+
+
+def seconds(ms: int | None) -> float:
+    """Milliseconds as seconds."""
+    return max(int(ms or 0), 0) / SECOND_MS

@@ -1,0 +1,97 @@
+"""What one process counts and no table holds: what it turned away, what became of items, what the guard decided.
+
+Guarantee: each label has a bounded number of values, whatever callers send.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+
+from drawdown.worker.guard.lists import MOST_NAMES, OTHER
+
+REFUSED: Final = ("batches", "bodies", "connections", "items", "keys", "requests", "strangers")
+CALLS: Final = ("check", "consume", "reserve", "settle", "release", "extend")
+DECIDING: Final = ("check", "consume", "reserve", "extend")
+LIMITS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class GuardCalls:
+    """What the guard answered here, and how long it took. For one thread."""
+
+    def __init__(self) -> None:
+        self.decided: Counter[tuple[str, str, str, str]] = Counter()
+        """By call, metric, decision, and whether the phase holds the organisation to it."""
+        self.took: dict[str, Counter[float | None]] = {call: Counter() for call in CALLS}
+        """Answers by the first limit that they stayed within."""
+        self.sums: Counter[str] = Counter()
+        self._named: set[str] = set()
+
+    def answered(self, call: str, answer: Mapping[str, object]) -> None:
+        """An answer that decided something: what is asked for again is decided once."""
+        if call in DECIDING and not answer["repeated"]:
+            enforced = str(answer["enforced"]).lower()
+            self.decided[call, self._name(str(answer["metric"])), str(answer["decision"]), enforced] += 1
+
+    def timed(self, call: str, took_s: float) -> None:
+        """Of an answer, from its request on."""
+        self.took[call][next((limit for limit in LIMITS_S if took_s <= limit), None)] += 1
+        self.sums[call] += took_s  # type: ignore[assignment]
+
+    def _name(self, metric: str) -> str:
+        if metric not in self._named and len(self._named) >= MOST_NAMES:
+            return OTHER
+        self._named.add(metric)
+        return metric
+
+
+def refusals(refused: Mapping[str, int]) -> Metric:
+    """What this process turned away."""
+    return _counted("server_refused", "Turned away by this process for too many at once.", "what", refused)
+
+
+def in_the_dark(uses: Mapping[str, int]) -> Metric:
+    """What this process's guard let through while its database was away, and what became of that."""
+    says = "Uses that this process let through while its database was away: let_through, then recorded or lost."
+    return _counted("guard_in_the_dark", says, "outcome", uses)
+
+
+def denials(denied: Mapping[str, int]) -> Metric:
+    """What programs asked this process for and were refused, by the code of the answer."""
+    return _counted("programs_denied", "Calls of programs that this process refused, by code.", "code", denied)
+
+
+def intake(items: Mapping[tuple[str, str], int]) -> Metric:
+    """What became of events and samples that programs sent this process."""
+    labels = ("kind", "status")
+    metric = CounterMetricFamily("drawdown_intake_items", "Items that programs sent this process.", labels=labels)
+    for found, count in sorted(items.items()):
+        metric.add_metric(found, count)
+    return metric
+
+
+def guard_calls(calls: GuardCalls) -> Iterator[Metric]:
+    """What the guard decided here, and how long its answers took."""
+    labels = ("call", "metric", "decision", "enforced")
+    metric = CounterMetricFamily("drawdown_guard_decisions", "What the guard answered here.", labels=labels)
+    for key, times in sorted(calls.decided.items()):
+        metric.add_metric(key, times)
+    yield metric
+    took = HistogramMetricFamily("drawdown_guard_seconds", "How long its answers took here.", labels=("call",))
+    for call in CALLS:
+        buckets, total = [], 0
+        for limit in (*LIMITS_S, None):
+            total += calls.took[call][limit]
+            buckets.append(("+Inf" if limit is None else str(limit), float(total)))
+        took.add_metric((call,), buckets, sum_value=float(calls.sums[call]))
+    yield took
+
+
+def _counted(name: str, says: str, label: str, counts: Mapping[str, int]) -> Metric:
+    metric = CounterMetricFamily(f"drawdown_{name}", says, labels=(label,))
+    for value, count in sorted(counts.items()):
+        metric.add_metric((value,), count)
+    return metric

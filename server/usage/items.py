@@ -1,0 +1,339 @@
+"""POST /v1/events (also as OpenMeter's clients send them) and POST /v1/samples: usage that programs and hosts send.
+
+Guarantee: what was answered `accepted` is committed, once. An event that says no time is dated when it first comes;
+sent again it is the same event, and no conflict, also where both are under way at once. A sample that comes so is
+judged, stored and told apart from a second one as a sample of a file is; a key that is bound to a cell writes samples
+of no other. The models describe bodies and answers; the routes themselves read items one by one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Literal, TypeAlias
+
+import sqlalchemy as sa
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from drawdown.events import cloudevents, reading
+from drawdown.events.cloudevents import JSON, LINES, Given, items
+from drawdown.events.envelope import MAX_QUANTITY, Named, Unfit, UsageEvent, named_in
+from drawdown.events.reading import told
+from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
+from drawdown.server.api.described import operation
+from drawdown.server.api.models import ErrorBody
+from drawdown.server.http.errors import SOON, ApiError
+from drawdown.server.usage.intake import KEPT, Intake, Result, Sent, Taker, answer, result_of
+from drawdown.worker.sources.events import store
+from drawdown.worker.sources.events.store import Taken, names_of, take, times
+from drawdown.worker.sources.events.types import Bringer
+from drawdown.worker.sources.samples.rows import Sample, sample_of
+from drawdown.worker.usage.host_samples import take_samples
+
+EVENTS_SCOPE: Final = "events:write"
+MOST_SAID: Final = 20
+"""Items of one refused batch that are named in its one error."""
+MOST_TURNS: Final = 10
+"""In which a batch is taken: each after the first, as others who sent some of the same events (which say no time) at
+once were first, or as a floor was raised meanwhile."""
+Key: TypeAlias = tuple[str, str]
+"""An event's name, and its organisation."""
+
+
+def _read_events(sent: Sent) -> Iterable[Given | Unfit]:
+    key = sent.key
+    return cloudevents.given(sent.body, sent.content_type, sent.headers, key.org_id, sent.now_ms, key.source)
+
+
+def _store_events(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Sequence[Result]:
+    """A key that is bound to an organisation speaks for that alone."""
+    org_id = sent.key.org_id
+    own = org_id is not None
+    types_by = Bringer(org_id=org_id) if own else Bringer(key_name=sent.key.name, source=sent.key.source)
+    timeless = [one.event for one in found if not one.has_time]
+    # Keys are made for those alone: a batch whose events all have their times is what is taken most.
+    asked = list(zip(found, _keys_of(found, own=own), strict=True)) if timeless else []
+    known = times(connection, timeless, own=own) if timeless else {}
+    for _ in range(MOST_TURNS):
+        turn = connection.begin_nested()
+        dated = [_dated(one, known.get(key)) for one, key in asked] if timeless else [one.event for one in found]
+        taken = take(connection, dated, sent.now_ms, own=own, types_by=types_by)
+        if not store.hold(connection, [(one.org_id, one.occurred_ms) for one in dated], taken, sent.now_ms):
+            turn.rollback()  # what the floor was raised past is told so
+            continue
+        doubtful = _in_doubt(asked, taken) - known.keys() if timeless else set()
+        others = times(connection, [one.event for one, key in asked if key in doubtful], own=own) if doubtful else {}
+        if not others:
+            return [result_of(one) for one in taken]
+        turn.rollback()
+        known |= others
+    message = "others send the same events at this moment; nothing was taken: send it again"
+    raise ApiError(503, "busy", message, headers=SOON)
+
+
+def _keys_of(found: Sequence[Given], *, own: bool) -> list[Key]:
+    events = [one.event for one in found]
+    return [(name, one.org_id) for name, one in zip(names_of(events, own=own), events, strict=True)]
+
+
+def _in_doubt(asked: Sequence[tuple[Given, Key]], taken: Sequence[Taken]) -> set[Key]:
+    """Those without a time that are in conflict, maybe only since somebody else who sends them dated them first. Of one
+    that went in here, it is another item of the same batch that says otherwise."""
+    told = [(key, one.has_time, answer.status) for (one, key), answer in zip(asked, taken, strict=True)]
+    in_conflict = {key for key, has_time, status in told if status == "conflict" and not has_time}
+    return in_conflict - {key for key, _, status in told if status in ("accepted", "pending")}
+
+
+def _dated(given: Given, then_ms: int | None) -> UsageEvent:
+    return given.event if given.has_time or then_ms is None else replace(given.event, occurred_ms=then_ms)
+
+
+def _named(given: Given) -> Named:
+    return given.event.source, given.event.event_id
+
+
+EVENTS: Final = Taker(
+    "events", EVENTS_SCOPE, cloudevents.TYPES, _read_events, lambda given: given.event.org_id, _named, _store_events
+)
+
+
+class Events:
+    """The routes."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    def routes(self) -> APIRouter:
+        router = APIRouter(default_response_class=JSONResponse)
+        known = (400, 401, 403, 408, 413, 415, 429, 500, 503)
+        also = OTHER_ANSWERS
+        described = operation(TakenAnswer, *known, scope=EVENTS_SCOPE, bodies=EVENT_BODIES, also=also)
+        router.add_api_route("/v1/events", self.take, methods=["POST"], **described)
+        described = operation(None, *known, 422, scope=EVENTS_SCOPE, bodies=OPENMETER_BODIES, empty=True)
+        router.add_api_route("/api/v1/events", self.take_as_openmeter, methods=["POST"], **described)
+        return router
+
+    async def take(self, request: Request) -> JSONResponse:
+        """Take usage events: one, or up to 1,000. Each is answered for itself, in order; whoever lost the answer sends
+        the same again."""
+        return answer(await self._intake.take(request, EVENTS))
+
+    async def take_as_openmeter(self, request: Request) -> Response:
+        """Take CloudEvents as OpenMeter does: 204 where all are taken. Where some are not, the others are."""
+        found = await self._intake.take(request, EVENTS)
+        wrong = [{"item": at, **one.said()} for at, one in enumerate(found) if one.status not in KEPT]
+        if wrong:
+            message = f"{len(wrong)} of {len(found)} events were not taken: mend them; the others are in"
+            raise ApiError(422, "bad_items", message, details={"results": wrong[:MOST_SAID]})
+        return Response(status_code=204)
+
+
+SAMPLES_SCOPE: Final = "samples:write"
+
+
+def _read_samples(sent: Sent) -> Iterator[Sample | Unfit]:
+    for item in items(sent.body, sent.content_type):
+        if isinstance(item, Unfit):
+            yield item
+            continue
+        try:
+            yield sample_of(item, sent.key.org_id, sent.key.cell_id, sent.now_ms)
+        except Unfit as error:
+            error.named = named_in(item, "cell_id", "id")
+            yield told(error)
+
+
+def _store_samples(connection: sa.Connection, found: Sequence[Sample], sent: Sent) -> Sequence[Result]:
+    return [result_of(one) for one in take_samples(connection, found, f"http:{sent.key.name}", sent.now_ms)]
+
+
+SAMPLES: Final = Taker(
+    "samples",
+    SAMPLES_SCOPE,
+    (JSON, LINES),
+    _read_samples,
+    lambda sample: sample[1],
+    lambda sample: (sample[3], sample[0]),
+    _store_samples,
+)
+
+
+class Samples:
+    """The route."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    def routes(self) -> APIRouter:
+        router = APIRouter(default_response_class=JSONResponse)
+        known = (400, 401, 403, 408, 413, 415, 429, 500, 503)
+        also = OTHER_ANSWERS
+        described = operation(TakenAnswer, *known, scope=SAMPLES_SCOPE, bodies=SAMPLE_BODIES, also=also)
+        router.add_api_route("/v1/samples", self.take, methods=["POST"], **described)
+        return router
+
+    async def take(self, request: Request) -> JSONResponse:
+        """Take samples: one, or up to 1,000. Each is answered for itself, in order; whoever lost the answer sends the
+        same again."""
+        return answer(await self._intake.take(request, SAMPLES))
+
+
+Schema = Mapping[str, object]
+
+
+class ItemAnswer(BaseModel):
+    """What became of one item. `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and
+    billed once what `code` names is mended. `conflict`: its id was kept with other content. `invalid`: it is not kept;
+    `at` says where it is wrong. `id`: the item's own, where it has one that can be read."""
+
+    status: Literal["accepted", "duplicate", "pending", "conflict", "invalid"]
+    id: str | None = None
+    code: str | None = None
+    message: str | None = None
+    at: str | None = None
+
+
+class TakenAnswer(BaseModel):
+    """One result for each item, in their order. 200: the server has each. 207: it has some. 422: it has none."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "results": [
+                        {"status": "accepted", "id": "render-1"},
+                        {
+                            "status": "invalid",
+                            "id": "render-2",
+                            "code": "not_whole",
+                            "message": "…",
+                            "at": "data.quantity",
+                        },
+                    ]
+                }
+            ]
+        }
+    )
+
+    results: list[ItemAnswer]
+
+
+class UntakenAnswer(TakenAnswer):
+    """Of a body of which nothing was kept."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {"code": "bad_items", "message": "the item was not kept: the results say why"},
+                    "results": [{"status": "invalid", "code": "not_whole", "message": "…", "at": "data.quantity"}],
+                }
+            ]
+        }
+    )
+
+    error: ErrorBody
+
+
+OTHER_ANSWERS: Final[Mapping[int, type[BaseModel]]] = {207: TakenAnswer, 422: UntakenAnswer}
+
+
+_ID: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
+_MOMENT: Final[Schema] = {
+    "oneOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "description": "Milliseconds since 1970"}]
+}
+_QUANTITY: Final[Schema] = {
+    "description": "A whole number of base units; also as the text of one",
+    "oneOf": [{"type": "integer", "minimum": 0, "maximum": MAX_QUANTITY}, {"type": "string", "pattern": "^[0-9]+$"}],
+}
+EXAMPLE: Final[Schema] = {
+    "specversion": "1.0", "id": "render-1", "source": "/web", "type": "page.render", "subject": "acme",
+    "time": "2026-02-03T04:05:06Z", "data": {"quantity": 3, "project": "site", "model": "small"},
+}  # fmt: skip
+OWN_EXAMPLE: Final[Schema] = {
+    "source": "/web", "event_id": "render-2", "event_type": "page.render", "org_id": "acme", "quantity": 3,
+    "occurred_at": "2026-02-03T04:05:06Z", "project": "site", "properties": {"model": "small"},
+}  # fmt: skip
+SAMPLE_EXAMPLE: Final[Schema] = {
+    "id": "cell-1:1767225600", "org_id": "acme", "sandbox_id": "sb-1", "cell_id": "cell-1", "memory_mb": 1024,
+    "cpu_count": 2, "interval_s": 60, "ts": "2026-02-03T04:05:06Z",
+}  # fmt: skip
+EVENT: Final[Schema] = {
+    "type": "object",
+    "description": "A CloudEvent. The organisation is the subject, unless the key is bound to one: then the subject is "
+    "a label. Without a time, it is dated when it first comes. Extension attributes are not kept.",
+    "required": ["specversion", "id", "source", "type", "data"],
+    "properties": {
+        "specversion": {"const": cloudevents.VERSION},
+        **dict.fromkeys(("id", "source", "type", "subject"), _ID),
+        "time": {"type": "string", "format": "date-time"},
+        "datacontenttype": {"type": "string"},
+        "data": {
+            "type": "object",
+            "description": "The quantity, the project, the plan; whatever else is there is kept beside them.",
+            "required": ["quantity"],
+            "properties": {"quantity": _QUANTITY, "project": _ID, "plan": _ID},
+        },
+    },
+}
+OWN: Final[Schema] = {
+    "type": "object",
+    "description": "An event by the names of the envelope. `org_id` may be missing where the key is bound to one.",
+    "required": ["source", "event_id", "event_type", "quantity"],
+    "additionalProperties": False,
+    "properties": {
+        **dict.fromkeys(("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"), _ID),
+        "quantity": _QUANTITY,
+        "occurred_at": _MOMENT,
+        "recorded_at": {
+            **_MOMENT,
+            "description": "When it was recorded, of an event without occurred_at: one that is "
+            "recorded again is the same event",
+        },
+        "properties": {"type": "object"},
+    },
+}
+SAMPLE: Final[Schema] = {
+    "type": "object",
+    "description": "A sample. `org_id` and `cell_id` may be missing where the key is bound to one.",
+    "required": ["id", "sandbox_id", "memory_mb", "interval_s", "ts"],
+    "additionalProperties": False,
+    "properties": {
+        **dict.fromkeys(("id", "org_id", "sandbox_id", "cell_id"), _ID),
+        "memory_mb": {"type": "integer", "minimum": 0, "maximum": MAX_MEMORY_MB},
+        "cpu_count": {"type": ["number", "null"], "minimum": 0},
+        "interval_s": {"type": "integer", "minimum": 0, "maximum": MAX_INTERVAL_S},
+        "ts": _MOMENT,
+    },
+}
+
+
+def _many(schema: Schema) -> Schema:
+    return {"type": "array", "maxItems": reading.MOST_ITEMS, "items": schema}
+
+
+EITHER: Final[Schema] = {"oneOf": [EVENT, OWN]}
+
+
+def _lines(what: str, example: Schema) -> Schema:
+    schema = {"type": "string", "description": f"One {what} on each line"}
+    return {"schema": schema, "example": f"{json.dumps(example)}\n"}
+
+
+EVENT_BODIES: Final[Mapping[str, Schema]] = {
+    cloudevents.JSON: {"schema": {"oneOf": [*EITHER["oneOf"], _many(EITHER)]}, "example": OWN_EXAMPLE},  # type: ignore[misc]
+    cloudevents.EVENT: {"schema": EVENT, "example": EXAMPLE},
+    cloudevents.BATCH: {"schema": _many(EVENT), "example": [EXAMPLE]},
+    cloudevents.LINES: _lines("event", OWN_EXAMPLE),
+}
+OPENMETER_BODIES: Final = {
+    name: EVENT_BODIES[name] for name in (cloudevents.EVENT, cloudevents.BATCH, cloudevents.JSON)
+}
+SAMPLE_BODIES: Final[Mapping[str, Schema]] = {
+    cloudevents.JSON: {"schema": {"oneOf": [SAMPLE, _many(SAMPLE)]}, "example": SAMPLE_EXAMPLE},
+    cloudevents.LINES: _lines("sample", SAMPLE_EXAMPLE),
+}

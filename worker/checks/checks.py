@@ -1,0 +1,120 @@
+"""Checks that are made again and again: the guard's counters, vendors' bills, who spent most; the latest result is
+kept.
+
+Guarantee: one row of each kind; an older check that ends late replaces no newer one. The guard's counters are put right
+under each counter's lock, as they are then. A dry run changes nothing at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import By
+from drawdown.schema.errors import Exit
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.guard import counters as guard_reconcile
+from drawdown.worker.guard import lists as views
+from drawdown.worker.guard.counters import CORRECTED_AT_ONCE, Counter
+from drawdown.worker.guard.lists import Drift
+from drawdown.worker.provider import vendors
+from drawdown.worker.provider.vendors import LEAST_MICRO, TOLERANCE_PPM, Drifted
+from drawdown.worker.wallets.lists import Spender, spenders_now
+
+SQL = queries(__file__)
+
+Check = Literal["guard", "vendors"]
+
+
+def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alerts: int) -> None:
+    """`off`: lines that are not as they should be; `alerts`: how many of them somebody has to look at."""
+    SQL.run(connection, "keep", {"check_name": check, "at_ms": at_ms, "off": off, "alerts": alerts})
+
+
+SPAN_MS: Final = 35 * DAY_MS
+"""Without a moment: periods that began since then, a whole month among them."""
+AGAIN_MS: Final = 60 * MINUTE_MS
+"""The same again within this, perhaps for an answer that was lost, is kept with what the first one put right."""
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """Counters that were off, how many of them were put right, and how many were off by more than the tolerance."""
+
+    drifts: Sequence[Drift]
+    corrected: int
+    above_tolerance: int
+
+    @property
+    def exit_status(self) -> int:
+        """1: a person is to look where it came from."""
+        return int(Exit.PERSON if self.above_tolerance else Exit.SETTLED)
+
+
+def look(connection: sa.Connection, since_ms: int) -> list[Drift]:
+    """Counters of periods that begin at a moment or later and are off; the first so many as are put right at once."""
+    return views.drifts(connection, since_ms, CORRECTED_AT_ONCE)
+
+
+def judged(found: Sequence[Drift], tolerance_ppm: int) -> Reconciled:
+    """What was looked at, as a dry run tells it."""
+    return Reconciled(found, 0, sum(one.is_above(tolerance_ppm) for one in found))
+
+
+def put_right(connection: sa.Connection, found: Sequence[Drift], tolerance_ppm: int, by: By) -> Reconciled:
+    """Put right what was looked at, and keep how much it was, with what the same actor put right for the same reason a
+    moment ago: nobody else may ever have been told of that."""
+    counters = [_counter(one) for one in found if one.known]
+    done = guard_reconcile.correct(connection, counters, by)
+    before = views.put_right(connection, by.actor, by.reason, by.now_ms - AGAIN_MS, CORRECTED_AT_ONCE)
+    lines = [*found, *before]
+    off = {_counter(one) for one in lines}
+    alerts = {_counter(one) for one in lines if one.is_above(tolerance_ppm)}
+    keep(connection, "guard", by.now_ms, off=len(off), alerts=len(alerts))
+    return Reconciled(found, len(done), judged(found, tolerance_ppm).above_tolerance)
+
+
+def _counter(one: Drift) -> Counter:
+    return Counter(one.org_id, one.metric, one.period, one.start_ms)
+
+
+def check_spenders(connection: sa.Connection, now_ms: int) -> Sequence[Spender]:
+    """Look, and keep what is found; an older look that ends late replaces no newer one."""
+    found = spenders_now(connection, now_ms)
+    rows = [
+        {name: getattr(one, name) for name in ("place", "customer_id", "used_micro", "from_ms", "at_ms")}
+        for one in found
+    ]
+    if rows:
+        SQL.run(connection, "keep_spenders", {"rows": rows})
+    return found
+
+
+def check_vendors(
+    connection: sa.Connection, now_ms: int, tolerance_ppm: int = TOLERANCE_PPM, least_micro: int = LEAST_MICRO
+) -> Drifted:
+    """The last days up to today, and keep how many lines were off, and alert."""
+    today = now_ms - now_ms % DAY_MS
+    lines = vendors.drift(connection, today - vendors.SPAN_DAYS * DAY_MS, today, now_ms, tolerance_ppm, least_micro)
+    found = Drifted.of(lines)
+    keep(connection, "vendors", now_ms, off=sum(line.is_off for line in lines), alerts=found.alerts)
+    return found
+
+
+@dataclass(frozen=True)
+class LastCheck:
+    """When it was, how many lines were off, and how many of them somebody has to look at."""
+
+    at_ms: int
+    off: int
+    alerts: int
+
+
+def last_checks(connection: sa.Connection) -> dict[str, LastCheck]:
+    """By what was checked; what never was is not among them."""
+    rows = SQL.run(connection, "last")
+    return {row.check_name: LastCheck(int(row.at_ms), int(row.off), int(row.alerts)) for row in rows}

@@ -1,4 +1,0 @@
--- What the last check of each kind found.
-
--- name: last
-SELECT check_name, at_ms, off, alerts FROM checks

@@ -1,0 +1,472 @@
+"""Confirm: ask the provider for the outcome of pushes that no answer proves, once its lag is over.
+
+Guarantee: a push whose outcome was never proven is neither accepted nor sent again blind (P2, P3). A void push was
+looked up and was absent, later than it could still have been applied (P5). At a provider that may charge without an
+event, the customer's balance has to agree as well: a push that it was drawn on for is accepted, and where it proves
+neither, a person decides. A push that was never sent drew on nothing. A failed look-up changes only the time of the
+next one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.ledger.wallet import read_charges
+from drawdown.providers.protocol import Absent, Capabilities, Found, LookupResult, ReadFailed
+from drawdown.schema.audit import By
+from drawdown.schema.locks import lock_buckets, lock_charges
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.catalog.costs import Pools, as_text, read_pools
+from drawdown.worker.engine.context import LEASE_MS, Context
+from drawdown.worker.engine.effects import MAX_BACKOFF_MS, LookUp, Over, Steps, Transaction, Witness, fetch_lookups
+from drawdown.worker.history.incarnation import require_same
+from drawdown.worker.push.adopt import adopt_other, adopt_unknown
+from drawdown.worker.push.claim import MOST_TOGETHER, claim_lookups
+from drawdown.worker.push.evidence import (
+    Accounted,
+    Balances,
+    CarryDoubt,
+    CustomerPool,
+    Level,
+    Shown,
+    Sought,
+    carry_doubt,
+    charged_among,
+    drawn_of,
+    is_of_cycle,
+    is_only_choice,
+    look_further,
+    read_accounted,
+    read_balances,
+    read_shown,
+    unknown_of,
+)
+from drawdown.worker.push.outcome import OTHERS, Adopt, Asked, Settlement, Void, after_lookup
+from drawdown.worker.push.rows import PushRow, find_push, push_id_of, request_of, wire_key
+from drawdown.worker.push.void import void_one
+from drawdown.worker.push.wallet_mirror import draw, usage_of
+from drawdown.worker.verdict.asks import mark_for_projection
+
+log = structlog.get_logger()
+
+SQL = queries(__file__)
+
+ASKING: Final = 5
+"""Eighths of a tick's time after which nothing more is looked up."""
+
+
+@dataclass
+class Confirmed:
+    """What lookups came to."""
+
+    asked: int = 0
+    accepted: int = 0
+    voided: int = 0
+    adopted: int = 0
+
+    def add(self, other: Confirmed) -> None:
+        """Count a portion, once its transaction is kept: what conflicts is run again."""
+        self.asked += other.asked
+        self.accepted += other.accepted
+        self.voided += other.voided
+        self.adopted += other.adopted
+
+
+def confirm(context: Context, provider: str) -> Steps[Confirmed]:
+    """Look up every push of one provider whose time has come."""
+    done = Confirmed()
+    capabilities = context.capabilities[provider]
+    while capabilities.lookup and not context.out_of_time(ASKING):
+        now, claim = context.clock.now_ms(), context.new_claim()
+        asked: Sequence[Sought] = yield Transaction(
+            "claim_lookups",
+            partial(
+                claim_lookups,
+                provider=provider,
+                claim=claim,
+                now=now,
+                shard=context.shard,
+                witness=context.witness,
+                together=capabilities.drawn,
+            ),
+        )
+        if not asked:
+            break
+        if not (yield from _look_up_batch(context, provider, asked, claim, now + LEASE_MS, done)):
+            break
+    return done
+
+
+def _look_up_batch(
+    context: Context, provider: str, asked: Sequence[Sought], claim: str, lease_end: int, done: Confirmed
+) -> Steps[bool]:
+    """Look up a batch, and write down what comes back as it comes; whether anything could be read."""
+    capabilities = context.capabilities[provider]
+    looking = LookUp(
+        provider,
+        [request_of(sought.row, capabilities) for sought in asked],
+        lambda: context.out_of_time(ASKING) or context.clock.now_ms() >= lease_end,
+    )
+    # What a lookup proves, it proves of the time it was made: this process may sleep before it writes that down.
+    asked_ms = context.clock.now_ms()
+    left, read = set(range(len(asked))), False
+    told: dict[int, LookupResult] = {}
+    while left:
+        told |= yield from fetch_lookups(looking, sorted(left))
+        left -= told.keys()
+        answers = {place: told.pop(place) for place in _ready(told, asked, left, capabilities)}
+        if not answers:
+            continue
+        portion, found = yield from look_further(
+            provider, [asked[place] for place in answers], list(answers.values()), capabilities
+        )
+        weighed = yield from weigh(provider, portion, found, asked_ms, capabilities, looking.over)
+        came_to: Confirmed = yield Transaction(
+            "confirm",
+            partial(
+                _apply,
+                asked=portion,
+                found=found,
+                claim=claim,
+                asked_ms=asked_ms,
+                now=context.clock.now_ms(),
+                capabilities=capabilities,
+                witness=context.witness,
+                provider=provider,
+                weighed=weighed,
+            ),
+        )
+        done.add(came_to)
+        read = read or not all(isinstance(result, ReadFailed) for result in found)
+    return read
+
+
+def _ready(
+    told: Mapping[int, LookupResult], asked: Sequence[Sought], left: Collection[int], capabilities: Capabilities
+) -> list[int]:
+    """Places of the answers that can be judged by now. One balance tells of all that is absent, and of none without
+    the others: they are weighed together."""
+    unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
+    return [place for place in sorted(told) if told[place] != Absent() or asked[place].row.customer_id not in unasked]
+
+
+def _keep_wire_key(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:
+    """What is there, though no attempt of ours is known, keeps the name it was found under: late refusals name it by
+    that, and it is not what a person charged by hand."""
+    if row.attempts or row.wire_key:
+        return row
+    SQL.run(connection, "keep_wire_key", {**push_id_of(row), "wire_key": wire_key(row.key, capabilities)})
+    return find_push(connection, row.key)
+
+
+def _apply(
+    connection: sa.Connection,
+    *,
+    asked: Sequence[Sought],
+    found: Sequence[LookupResult],
+    claim: str,
+    asked_ms: int,
+    now: int,
+    capabilities: Capabilities,
+    witness: Witness | None,
+    provider: str,
+    weighed: Weighed,
+) -> Confirmed:
+    done = Confirmed(asked=len(asked))
+    require_same(connection, witness)  # what was asked of a history that was lost is asked again (R1)
+    if capabilities.same_database:
+        found = _charged_meanwhile(connection, asked, found)
+    looked = [
+        after_lookup(result, _asked(connection, sought, capabilities), asked_ms, capabilities)
+        for result, sought in zip(found, asked, strict=True)
+    ]
+    if any(isinstance(end, Adopt | Void) or sought.others for end, sought in zip(looked, asked, strict=True)):
+        lock_buckets(connection)
+    mine = partial(_still_mine, connection, claim=claim)
+    ends = ends_by_balance(connection, provider, asked, found, looked, weighed, asked_ms, mine)
+    by = By(now, "drawdown", "looked up")
+    for sought, end in zip(asked, ends, strict=True):
+        if isinstance(end, Settlement):
+            if _settle(connection, sought.row, end, claim, now, asked_ms) and end.state == "accepted":
+                done.accepted += 1
+                if capabilities.balance_in_ledger:
+                    draw(connection, [usage_of(sought.row)], now)
+                _keep_wire_key(connection, sought.row, capabilities)
+                done.adopted += _adopt_others(connection, sought, by)
+        elif _still_mine(connection, sought.row, claim):  # else somebody has settled it meanwhile, or looks it up
+            done.add(_replace(connection, sought, end, by, asked_ms, capabilities))
+    mark_for_projection(connection, [str(sought.row.org_id) for sought in asked], now)
+    return done
+
+
+def _replace(
+    connection: sa.Connection, sought: Sought, end: Adopt | Void, by: By, asked_ms: int, capabilities: Capabilities
+) -> Confirmed:
+    """A push that is not there as it is here: theirs takes its place, or none does, and what it held is owed again."""
+    row = sought.row
+    _note(connection, row, asked_ms, f"found {end.quantity}" if isinstance(end, Adopt) else "absent")
+    adopted = _adopt_others(connection, sought, by)
+    if isinstance(end, Adopt):
+        adopt_other(connection, _keep_wire_key(connection, row, capabilities), end.quantity, by, end.cost)
+        log.error("push_adopted", key=row.key, ours=row.sent_qty, theirs=end.quantity)
+        return Confirmed(adopted=adopted + 1)
+    void_one(connection, row, by, end.evidence, "absent", answered=False)
+    log.warning("push_absent", key=row.key, evidence=end.evidence)
+    return Confirmed(adopted=adopted, voided=1)
+
+
+def _charged_meanwhile(
+    connection: sa.Connection, asked: Sequence[Sought], found: Sequence[LookupResult]
+) -> list[LookupResult]:
+    """Our own ledger is read again in the transaction that rests on it: a process that lay still may have charged."""
+    lock_charges(connection)
+    absent = [str(it.row.key) for it, result in zip(asked, found, strict=True) if isinstance(result, Absent)]
+    charged = read_charges(connection, absent)
+    keys = [str(sought.row.key) for sought in asked]
+    return [Found(charged[key]) if key in charged else result for key, result in zip(keys, found, strict=True)]
+
+
+def _adopt_others(connection: sa.Connection, sought: Sought, by: By) -> int:
+    for other in sought.others:
+        adopt_unknown(connection, sought.row, other, by)
+        log.error("push_adopted", key=sought.row.key, revision=other.revision, theirs=other.quantity)
+    return len(sought.others)
+
+
+def _asked(connection: sa.Connection, sought: Sought, capabilities: Capabilities) -> Asked:
+    row, loss = sought.row, sought.loss
+    lost = loss is not None and row.attempts == 0
+    doubt = carry_doubt(connection, row, capabilities) if lost else CarryDoubt()
+    return Asked(
+        state=str(row.state),
+        sent_qty=int(row.sent_qty),
+        lookups=int(row.lookups),
+        last_sent_ms=sought.last_sent_ms,
+        first_sent_ms=sought.first_sent_ms,
+        claimed=bool(row.claimed),
+        lost=lost,
+        others=bool(sought.others),
+        arrivals=int(row.arrivals),
+        stale=doubt.stale,
+        waits=doubt.waits,
+    )
+
+
+def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str, now: int, asked_ms: int) -> bool:
+    values = {
+        **push_id_of(row),
+        "claim_owner": claim,
+        "now_ms": now,
+        "looked_up_ms": asked_ms,
+        "state": end.state,
+        "due_at_ms": end.due_at_ms,
+        "last_error": end.error,
+        "lookup_answer": end.outcome,
+        "first_sent_ms": end.first_sent_ms,
+        "never_sent": int(end.never_sent),
+        "credit_cost": as_text(end.cost),
+    }
+    return SQL.run(connection, "settle_lookup", values).rowcount == 1
+
+
+def _note(connection: sa.Connection, row: PushRow, asked_ms: int, answer: str) -> None:
+    """Keep with the push what was answered, before it is voided."""
+    SQL.run(connection, "note_lookup", {**push_id_of(row), "looked_up_ms": asked_ms, "lookup_answer": answer})
+
+
+def _still_mine(connection: sa.Connection, row: PushRow, claim: str) -> bool:
+    return SQL.run(connection, "hold_if_claimed", {**push_id_of(row), "claim_owner": claim}).first() is not None
+
+
+DRAWN: Final = "no event shows it, and the customer's balance was drawn on by it"
+MOST_WAITS: Final = 100
+"""Lookups (a day of them or more) that a push waits for others of its customer, until a person is asked as well: the
+others may be of an organisation that is stopped."""
+UNTOLD: Final = (
+    "absent, and the customer's balance does not tell whether it was charged: compare with their console, then "
+    "`push resolve`"
+)
+BELOW: Final = (
+    "the provider has none of it, or another quantity, and it lies below the floor, where nothing would be sealed in "
+    "its place: settle it with the customer, then `push resolve --accepted`"
+)
+UNSENT: Final = "looked up and absent, and each attempt of it is proven not to have arrived"
+
+End = Settlement | Adopt | Void
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What was read of balances, and what stood beside them before; what events show of a lost span."""
+
+    pools: Pools = field(default_factory=lambda: Pools(()))
+    before: Mapping[CustomerPool, Accounted] = field(default_factory=dict)
+    balances: Balances = field(default_factory=dict)
+    shown: Mapping[CustomerPool, Shown] = field(default_factory=dict)
+
+
+def weigh(
+    provider: str,
+    asked: Sequence[Sought],
+    found: Sequence[LookupResult],
+    asked_ms: int,
+    capabilities: Capabilities,
+    over: Over,
+) -> Steps[Weighed]:
+    """Ask for the balances of those customers of whom an absent push may have been charged without an event: the key is
+    claimed over there, or it could not be applied any more. Not for what was never sent."""
+    untold = [
+        sought
+        for sought, result in zip(asked, found, strict=True)
+        if capabilities.drawn and isinstance(result, Absent) and sought.row.sent_qty and not sought.is_unsent
+        if sought.row.claimed or asked_ms - sought.last_sent_ms >= capabilities.applied_within_ms
+    ]
+    if not untold:
+        return Weighed()
+    pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
+    pairs = {_pair(sought, pools) for sought in untold}
+    before: dict[CustomerPool, Accounted] = yield Transaction(
+        "confirm_accounted",
+        partial(read_accounted, provider=provider, pairs=sorted(pairs), balances={}),
+        rollback=True,
+    )
+    balances = yield from read_balances(provider, {customer for customer, _ in pairs}, asked_ms, over)
+    shown = yield from read_shown(provider, asked, pairs, pools, balances, capabilities, over)
+    return Weighed(pools, before, balances, shown)
+
+
+def _pair(sought: Sought, pools: Pools) -> CustomerPool:
+    return str(sought.row.customer_id), pools.of(str(sought.row.feature))
+
+
+def _drew(sought: Sought, pools: Pools, now_ms: int) -> int | None:
+    """What a push drew, if it was charged; None: its cost changed since it was first sent."""
+    pool = pools.of(str(sought.row.feature))
+    least, most = pools.weight_between(pool, str(sought.row.feature), sought.first_sent_ms, now_ms)
+    return int(sought.row.sent_qty) * most if least == most else None
+
+
+def ends_by_balance(
+    connection: sa.Connection,
+    provider: str,
+    asked: Sequence[Sought],
+    found: Sequence[LookupResult],
+    ends: Sequence[End],
+    weighed: Weighed,
+    asked_ms: int,
+    is_mine: Callable[[PushRow], bool],
+) -> list[End]:
+    """The ends of a batch, by what the balances say of the absent ones; the others' are as they were. `is_mine`:
+    whether a push is claimed for this look-up still, and held so from then on.
+
+    Of those that are decided together, voided or sent for the first time, the sum is enough. Where one is sent again,
+    may still be applied, or is another worker's by now, it has to be told from each of the others. What may have been
+    drawn in a lost history is not sent for the first time either, before the balance tells."""
+    decided, groups = _grouped(asked, found, ends, weighed)
+    pools = weighed.pools
+    now = read_accounted(connection, provider=provider, pairs=list(groups), balances=weighed.balances)
+    for pair, absent in groups.items():
+        drawn = drawn_of(weighed.balances, pair)
+        numbers = [number for number in absent if drawn is None or _tells_of(asked[number], drawn, now[pair])]
+        drew = [_drew(asked[number], pools, asked_ms) for number in numbers]
+        some = [quantity for quantity in drew if quantity is not None]
+        # What is charged in its window under revisions of a lost history is drawn, though not called accepted yet (R1).
+        lost = sum(
+            other.quantity * pools.weight_between(pair[1], str(sought.row.feature), asked_ms, asked_ms)[1]
+            for sought in asked
+            if _pair(sought, pools) == pair
+            for other in sought.others
+        )
+        unknown = unknown_of(connection, provider, pair, pools, weighed.shown.get(pair), lost)
+        charged = None
+        if some and len(some) == len(drew):
+            charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown)
+        together = all(_is_last_word(decided[number]) and is_mine(asked[number].row) for number in absent)
+        if charged is not None and not together and not is_only_choice(some, charged):
+            charged = None  # one alone may be charged after this
+        unread = unknown is None or isinstance(weighed.balances.get(pair[0]), ReadFailed)
+        whole = now[pair].open == len(absent) or len(absent) >= MOST_TOGETHER
+        alone = whole and not unread and together
+        drawn_on = set() if charged is None else {numbers[at] for at in charged}
+        beyond_it = set(absent) - set(numbers)
+        for number in absent:
+            if number in drawn_on:
+                decided[number] = Settlement("accepted", asked_ms, "drawn", DRAWN)
+            elif _is_last_word(end := decided[number]):
+                if charged is None or number in beyond_it:
+                    decided[number] = _later(asked[number].row, asked_ms, alone=alone or number in beyond_it)
+                elif isinstance(end, Void):
+                    decided[number] = replace(end, evidence=f"{end.evidence}; the customer's balance agrees")
+    return _above_floor([sought.row for sought in asked], decided, asked_ms)
+
+
+def _tells_of(sought: Sought, drawn: Level, now: Accounted) -> bool:
+    """Whether a balance could tell of a push at all: not of what may have been drawn in the cycle before, nor of what
+    was lost (R1) and told a person since, as drawn by somebody else."""
+    was_told = sought.loss is not None and bool(now.apart) and now.marked_ms >= sought.loss.from_ms
+    return is_of_cycle(sought.first_sent_ms, drawn) and not was_told
+
+
+def _is_last_word(end: End) -> bool:
+    """Whether a push, were it not for the balance, would now be taken for one that never arrived."""
+    return isinstance(end, Void) or (isinstance(end, Settlement) and end.never_sent)
+
+
+def _grouped(
+    asked: Sequence[Sought], found: Sequence[LookupResult], ends: Sequence[End], weighed: Weighed
+) -> tuple[list[End], dict[CustomerPool, list[int]]]:
+    """The ends as they are so far, and by customer and feature the places of those that a balance has to tell of."""
+    decided = list(ends)
+    groups: dict[CustomerPool, list[int]] = defaultdict(list)
+    for number, (sought, result) in enumerate(zip(asked, found, strict=True)):
+        if not isinstance(result, Absent) or not sought.row.sent_qty:
+            continue
+        if sought.is_unsent:
+            if isinstance(end := decided[number], Void):
+                decided[number] = replace(end, evidence=UNSENT)
+        elif _pair(sought, weighed.pools) in weighed.before:
+            groups[_pair(sought, weighed.pools)].append(number)
+    return decided, groups
+
+
+def _above_floor(rows: Sequence[PushRow], ends: Sequence[End], asked_ms: int) -> list[End]:
+    """Below the floor nothing would be sealed in the place of what is voided: a person settles that."""
+    below = Settlement("in_doubt", asked_ms + DAY_MS, "absent", BELOW)
+    return [
+        below if isinstance(end, Void | Adopt) and row.window_ms < row.floor_ms else end
+        for row, end in zip(rows, ends, strict=True)
+    ]
+
+
+def _later(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
+    if alone:
+        return Settlement("in_doubt", asked_ms + DAY_MS, "absent", UNTOLD)
+    # All that wait for one another are due at the same moment: once looked up together, the balance tells of all.
+    together_ms = asked_ms - asked_ms % MAX_BACKOFF_MS + MAX_BACKOFF_MS
+    state = str(row.state) if row.lookups < MOST_WAITS else "in_doubt"
+    return Settlement(state, together_ms, "absent", OTHERS)
+
+
+def _charged(
+    drew: Sequence[int], now: Accounted, before: Accounted, drawn: Level | None, lost: int, unknown: int | None
+) -> frozenset[int] | None:
+    """Which of these the balance was drawn on by. Beside others that are open it tells only where it shows nothing of
+    any: what it shows may be theirs, in part or not at all (something else was lost over there, and this one drawn)."""
+    if drawn is None or (now.sent, now.accepted) != (before.sent, before.accepted):
+        return None
+    found = now.beyond(drawn)
+    if found is None:
+        return None
+    beyond = found[0] - lost, found[1] - lost
+    if now.open > len(drew):
+        cancels = now.open_above != 0 and now.open_below != 0
+        return frozenset() if beyond == (0, 0) and not cancels else None
+    return None if unknown is None else charged_among(drew, *(it - unknown for it in beyond))

@@ -1,0 +1,709 @@
+"""The evidence of pushes that no event shows: customers' balances (P5), and what a lost history left (R1).
+
+Guarantee: a balance decides only where it was read between two equal looks at the accepted pushes, so that nothing was
+on its way meanwhile. Where a person's change of it, or another's use, leaves a doubt, the answer is None.
+
+Autumn draws on a balance at once and stores the event later, or never (observed). So absence among events proves
+nothing by itself. A top-up by `add_to_balance` looks like giving back. A mark keeps the difference between balance and
+pushes at the last comparison, so that a difference told once counts no more. A top-up of just as much as was drawn
+without an event, between two comparisons, cannot be seen.
+
+A balance pays for one feature, or, as a credit system, for several at a cost each. All quantities here are those of the
+balance (`worker.catalog.costs.Pools`): base units of its feature, or parts of a credit, `Pools.scale` to the credit.
+
+Of a window from before a loss nothing is sent before its provider was asked for it. Charges under unknown keys of it
+are found by asking for the revisions that would have come next, and the balance is not taken for what one push drew on
+account of them. What could not be read is None, never nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import ROUND_HALF_EVEN, Decimal
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.careful import MAX_FIGURE
+from drawdown.providers.protocol import (
+    CannotTell,
+    Capabilities,
+    Drawn,
+    Found,
+    LookupResult,
+    Part,
+    PushRequest,
+    ReadFailed,
+    Totals,
+)
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS, WINDOW_MS, next_window, push_key
+from drawdown.worker.catalog.balance_parts import known_parts
+from drawdown.worker.catalog.costs import Pools, read_pools
+from drawdown.worker.engine.clock_check import MAX_SKEW_MS
+from drawdown.worker.engine.effects import (
+    CLOCKS_APART_MS,
+    Over,
+    ReadDrawn,
+    ReadTotals,
+    Steps,
+    Transaction,
+    look_up_all,
+    never,
+)
+from drawdown.worker.history.incarnation import Loss, loss_of, read_losses
+from drawdown.worker.push.adopt import Other
+from drawdown.worker.push.outcome import OTHERS, OTHERS_FIRST
+from drawdown.worker.push.rows import PushRow, Row, dated, push_id_of, request_of, wire_key
+
+SQL = queries(__file__)
+
+CustomerPool = tuple[str, str]
+"""Customer and balance, at one provider."""
+
+
+@dataclass(frozen=True)
+class Outlasting:
+    """`Lasting` in quantities of a balance; `used` includes parts that were used up and are gone."""
+
+    used: int
+    left: int
+    cycle_left: int
+    ends_ms: int
+
+    def used_at_end(self, charged: int) -> tuple[int, int] | None:
+        """How much parts granted once were drawn on by, at least and at most, as their cycle ended, after charges of
+        this sum. Parts granted meanwhile may have taken more than the known ones could. None: it cannot be told."""
+        if charged < 0:
+            return None
+        beyond = max(0, charged - self.cycle_left)
+        return self.used + min(beyond, max(0, self.left)), self.used + beyond
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a balance says was drawn from it since `since_ms` (None: since ever), in its own quantities. `expired`: what
+    may have been drawn besides, from parts that were gone by then without having been used up for sure; `expired_ms`:
+    when the last of them went. `is_gone`: no balance is shown at all, so that nothing was given back to one."""
+
+    quantity: int
+    since_ms: int | None
+    whole: bool = True
+    expired: int = 0
+    expired_ms: int = 0
+    is_gone: bool = False
+    lasting: Outlasting | None = None
+
+
+Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
+"""What was read, by customer."""
+CHUNK: Final = 200
+"""Customers that are looked at together."""
+MOST_SUMS: Final = 2_000
+"""Where some pushes come to more different sums, it is not worked out which of them a balance was drawn on by."""
+
+MOST_UNSURE: Final = 12
+"""Pushes that are each in a balance or beside it; of more only the bounds are compared."""
+
+
+@dataclass(frozen=True)
+class Accounted:
+    """What we call accepted of one customer, in quantities of a balance, in its present cycle."""
+
+    org_id: str = ""
+    """Whose push was settled last."""
+    sent: tuple[int, int] = (0, 0)
+    """How many attempts there were, and how many pushes are open: equal where nothing was sent or settled between two
+    looks, as long as `accepted` is, too."""
+    accepted: int = 0
+    """What we call accepted, in all cycles."""
+    ours: int = 0
+    least: int = 0
+    most: int = 0
+    """The bounds of `ours`, as what was sent around the cycle's begin counts or not."""
+    hand_above: int = 0
+    hand_below: int = 0
+    """The sums of what was billed, and credited, by hand since the balance was last compared: in it or beside it. What
+    a person voided of what was to be given back counts as credited: a part of it may have been. A charge that was made
+    while its cost changed may be in the balance at the lower cost: the difference counts here, too."""
+    in_cycle: bool = False
+    """Whether all that we ever called accepted is of this cycle: then no part was drawn on by us before it."""
+    newest_ms: int = 0
+    open: int = 0
+    """Pushes that may have arrived, and are not settled."""
+    open_above: int = 0
+    open_below: int = 0
+    """The sums of those that draw, and of those that give back."""
+    apart: int | None = None
+    """How far the balance was from `ours` when it was last compared in this cycle; None: it was not."""
+    marked_ms: int = 0
+    """When that was, or the last comparison of the cycle before."""
+    earlier: tuple[int, int] | None = None
+    """How much of what a balance shows was drawn before its cycle began, at least and at most, by its last comparison
+    in the cycle before; None: nothing tells."""
+
+    def beyond(self, drawn: Level) -> tuple[int, int] | None:
+        """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
+        expired = drawn.expired if drawn.expired_ms + MAX_SKEW_MS >= self.marked_ms else 0
+        if self.apart is not None:
+            beyond = drawn.quantity - self.ours - self.apart
+            return beyond + self.hand_below, beyond + self.hand_above + expired
+        least, most = self.earlier or (0, 0)
+        is_known = drawn.whole or self.earlier is not None
+        return (drawn.quantity - self.most - most, drawn.quantity - self.least - least + expired) if is_known else None
+
+
+def read_accounted(
+    connection: sa.Connection, *, provider: str, pairs: Collection[CustomerPool], balances: Balances
+) -> dict[CustomerPool, Accounted]:
+    """What stands beside each balance; before balances were read, for the look alone."""
+    pools = read_pools(connection, provider)
+    since = {pair: _since(balances.get(pair[0]), pair[1]) for pair in sorted(pairs)}
+    wanted = [{"customer_id": pair[0], "feature": pair[1], "since_ms": since[pair]} for pair in since]
+    marks: dict[CustomerPool, tuple[int, int]] = {}
+    before: dict[CustomerPool, _Before] = {}
+    for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
+        pair, scale = (str(row.customer_id), str(row.feature)), pools.scale(str(row.feature))
+        if scale % int(row.scale):
+            continue  # the balance is another by now; else a finer cost was told since
+        finer = scale // int(row.scale)
+        if int(row.since_ms) == since[pair]:
+            marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
+        elif _level(balances, pair).lasting is not None:
+            sums = (int(row.used_qty) * finer, int(row.left_qty) * finer, int(row.cycle_left_qty) * finer)
+            before[pair] = _Before(int(row.at_ms), int(row.accepted_qty) * finer, Outlasting(*sums, int(row.ends_ms)))
+    features = [
+        {
+            "customer_id": pair[0],
+            "feature": feature,
+            "pool": pair[1],
+            "since_ms": since[pair],
+            "mark_ms": marks.get(pair, (0, 0))[1],
+        }
+        for pair in since
+        for feature in pools.features(pair[1])
+    ]
+    by_pair: dict[CustomerPool, list[Row]] = defaultdict(list)
+    changes = pools.changes({str(one["feature"]) for one in features})
+    values = {"provider": provider, "pairs": features, "changes": changes, "apart_ms": CLOCKS_APART_MS}
+    for row in SQL.run(connection, "accounted", values):
+        by_pair[(row.customer_id, row.pool)].append(row)
+    found = {pair: _accounted(by_pair[pair], pools, pair[1], *marks.get(pair, (None, 0))) for pair in pairs}
+    disturbed = _disturbed(connection, provider, before, since, pools)
+    return found | {
+        pair: replace(found[pair], marked_ms=then.at_ms, earlier=then.used_at_end(found[pair]))
+        for pair, then in before.items()
+        if pair not in disturbed
+    }
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The last comparison of a balance in the cycle before: when it was, and what we called accepted by then."""
+
+    at_ms: int
+    accepted: int
+    lasting: Outlasting
+
+    def used_at_end(self, now: Accounted) -> tuple[int, int] | None:
+        """What was charged around the end counts once, before it or after it: the less that was after it, the more
+        before it may have been drawn from parts granted once."""
+        charged = now.accepted - self.accepted
+        least, most = (self.lasting.used_at_end(charged - of_cycle) for of_cycle in (now.least, now.most))
+        return None if least is None or most is None else (least[0], most[1])
+
+
+def _disturbed(
+    connection: sa.Connection,
+    provider: str,
+    before: Mapping[CustomerPool, _Before],
+    since: Mapping[CustomerPool, int],
+    pools: Pools,
+) -> set[CustomerPool]:
+    """Balances of which nothing tells how much was drawn between a comparison and the end of its cycle: beside plain
+    charges something was given back, billed by hand, voided or is open still, or a cost changed."""
+    moments = {pair: then.at_ms - CLOCKS_APART_MS for pair, then in before.items()}
+    changed = {
+        pair
+        for pair, from_ms in moments.items()
+        if any(int(str(one["at_ms"])) >= from_ms for one in pools.changes(pools.features(pair[1])))
+    }
+    rows = [
+        {"customer_id": pair[0], "feature": feature, "pool": pair[1], "since_ms": since[pair], "mark_ms": from_ms}
+        for pair, from_ms in moments.items()
+        for feature in pools.features(pair[1])
+    ]
+    values = {"provider": provider, "pairs": rows, "apart_ms": CLOCKS_APART_MS}
+    found = SQL.run(connection, "disturbed", values) if rows else ()
+    return changed | {(str(row.customer_id), str(row.pool)) for row in found}
+
+
+def _level(balances: Balances, pair: CustomerPool) -> Level:
+    return drawn_of(balances, pair) or Level(0, None)
+
+
+def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, marked_ms: int) -> Accounted:
+    if not rows:
+        return Accounted(apart=apart, marked_ms=marked_ms)
+    costs = [pools.weight(pool, str(row.feature), int(row.first), int(row.last), row.credit_cost) for row in rows]
+
+    def total(name: str) -> int:
+        return sum(int(getattr(row, name)) * most for row, (_, most) in zip(rows, costs, strict=True))
+
+    def unsure(name: str) -> int:
+        """By how much charges that were made while a cost changed may have drawn less."""
+        return sum(int(getattr(row, name)) * (most - least) for row, (least, most) in zip(rows, costs, strict=True))
+
+    newest = max(rows, key=lambda row: int(row.newest_ms))
+    attempts, is_open = (sum(int(getattr(row, name)) for row in rows) for name in ("attempts", "open"))
+    return Accounted(
+        org_id=str(newest.org_id),
+        sent=(attempts, is_open),
+        accepted=total("accepted"),
+        ours=total("ours"),
+        least=total("least") - unsure("fresh_above"),
+        most=total("most") - unsure("fresh_below"),
+        hand_above=total("hand_above") + unsure("fresh_above"),
+        hand_below=total("hand_below") + unsure("fresh_below"),
+        in_cycle=total("accepted") == total("ours") == total("least") == total("most"),
+        newest_ms=int(newest.newest_ms),
+        open=is_open,
+        open_above=total("open_above"),
+        open_below=total("open_below"),
+        apart=apart,
+        marked_ms=marked_ms,
+    )
+
+
+@dataclass(frozen=True)
+class Unsure:
+    """What is in a balance or beside it, MOST_UNSURE and one at most."""
+
+    quantities: Sequence[int]
+    is_decided: bool
+    """Whether people decided about all of them, and they are more than MOST_UNSURE."""
+
+
+def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, since_ms: int, now: Accounted) -> Unsure:
+    """What people billed and credited, what was sent as the balance's cycle began, and what a change of its cost may
+    have made less."""
+    pools = read_pools(connection, provider)
+    features = list(pools.features(pair[1]))
+    values = {
+        "provider": provider,
+        "customer_id": pair[0],
+        "features": features,
+        "changes": pools.changes(features),
+        "since_ms": since_ms,
+        "mark_ms": 0 if now.apart is None else now.marked_ms,
+        "apart_ms": CLOCKS_APART_MS,
+        "at_most": MOST_UNSURE + 1,
+    }
+    found, decided = [], 0
+    for row in SQL.run(connection, "unsure", values):
+        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
+        found.append(int(row.sent_qty) * (most if row.is_unsure else most - least))
+        decided += int(row.decided)
+    return Unsure([quantity for quantity in found if quantity], decided > MOST_UNSURE)
+
+
+def _since(balance: Mapping[str, Level] | ReadFailed | None, pool: str) -> int:
+    level = None if balance is None or isinstance(balance, ReadFailed) else balance.get(pool)
+    return 0 if level is None else level.since_ms or 0
+
+
+def read_balances(provider: str, customers: Collection[str], now_ms: int, over: Over = never) -> Steps[Balances]:
+    """What customers' balances say was drawn; once time is `over`, that they were not read."""
+    found: dict[str, Mapping[str, Level] | ReadFailed] = {}
+    wanted = sorted(customers)
+    for at in range(0, len(wanted), CHUNK):
+        part = wanted[at : at + CHUNK]
+        # Known before the read: a part that is first shown meanwhile would else look as if it were gone by now.
+        pools, known = yield Transaction(
+            "known_parts", partial(_pools_and_parts, provider=provider, customers=part), rollback=True
+        )
+        read: Sequence[Mapping[str, Drawn] | ReadFailed] = yield ReadDrawn(provider, part, over)
+        for customer, one in zip(part, read, strict=True):
+            gone = known.get(customer, ())
+            found[customer] = one if isinstance(one, ReadFailed) else levels(one, pools, gone, now_ms)
+    return found
+
+
+def _pools_and_parts(
+    connection: sa.Connection, *, provider: str, customers: Collection[str]
+) -> tuple[Pools, Mapping[str, Sequence[Part]]]:
+    return read_pools(connection, provider), known_parts(connection, provider, customers)
+
+
+def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_ms: int) -> Mapping[str, Level]:
+    """What balances say was drawn, in their quantities, with what was drawn from parts that are gone. One that is gone
+    before it ends was used up. A balance of one feature that has a fraction tells nothing: no push of ours draws one.
+    Pure."""
+    found: dict[str, Level] = {}
+    for name, drawn in read.items():
+        scale, shown = pools.scale(name), {part.name for part in drawn.parts}
+        gone = [part for part in known if part.balance == name and part.name not in shown]
+        gone = [replace(part, ends_ms=now_ms) if _ended(part, drawn, now_ms) else part for part in gone]
+        expired = [part for part in gone if part.ends_ms is not None and part.ends_ms <= now_ms + MAX_SKEW_MS]
+        used_up = sum((part.granted for part in gone if part not in expired), Decimal(0))
+        quantity = (Decimal(drawn.quantity) + used_up) * scale
+        whole = quantity.to_integral_value(ROUND_HALF_EVEN)
+        if not pools.in_credits(name) and whole != quantity:
+            continue
+        found[name] = Level(
+            int(whole),
+            drawn.since_ms,
+            # Of a balance that begins anew, nothing tells which part of what is gone was drawn since it did.
+            drawn.whole and not (gone and drawn.since_ms is not None),
+            int(sum((part.granted for part in expired), Decimal(0)) * scale),
+            max((part.ends_ms or 0 for part in expired), default=0),
+            pools.in_credits(name) and not drawn.quantity and drawn.since_ms is None and not shown,
+            _outlasting(drawn, gone, used_up, scale),
+        )
+    return found
+
+
+def _ended(part: Part, drawn: Drawn, now_ms: int) -> bool:
+    """Whether a part is gone because its plan is."""
+    return part.plan is not None and part.plan not in drawn.plans and (part.ends_ms is None or part.ends_ms > now_ms)
+
+
+def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal, scale: int) -> Outlasting | None:
+    """Of a part that is gone before it ends, nothing tells whether it was drawn on before those of the cycle."""
+    lasting, since_ms = drawn.lasting, drawn.since_ms or 0
+    if lasting is None or any(part.ends_ms is not None and part.ends_ms + MAX_SKEW_MS >= since_ms for part in gone):
+        return None
+    figures = (lasting.used + used_up, lasting.left, lasting.cycle_left)
+    used, left, cycle_left = (int((one * scale).to_integral_value(ROUND_HALF_EVEN)) for one in figures)
+    return Outlasting(used, left, cycle_left, lasting.ends_ms)
+
+
+def drawn_of(balances: Balances, pair: CustomerPool) -> Level | None:
+    """What one balance says; None where it could not be read, or tells nothing of this feature."""
+    balance = balances.get(pair[0])
+    return None if balance is None or isinstance(balance, ReadFailed) else balance.get(pair[1])
+
+
+def is_of_cycle(sent_ms: int, drawn: Level) -> bool:
+    """Whether what was sent first at a time was drawn in a balance's present cycle, if at all, and not in the one
+    before: of anything else the balance does not tell."""
+    return drawn.since_ms is None or sent_ms >= drawn.since_ms + CLOCKS_APART_MS
+
+
+def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset[int] | None:
+    """Which of some pushes (their places) a balance was drawn on by, where it was drawn on by `least` to `most` for all
+    of them; None: it does not tell. Where several sets come to the same, which it was makes no difference to what the
+    customer pays, if all are settled now; else `is_only_choice` has to be asked. Where events show it later, reconcile
+    weighs both windows together (`reconcile.weighing`)."""
+    whole, draws = sum(quantities), all(quantity > 0 for quantity in quantities)
+    if least == most == 0 or (draws and least <= 0 <= most < min(quantities)):
+        return frozenset()  # also of such that cancel out: no event shows them, and the balance does not contradict
+    if least == most == whole:
+        return frozenset(range(len(quantities)))
+    if least != most:
+        return None
+    chosen, left = set(), least
+    for place in sorted(range(len(quantities)), key=lambda place: -abs(quantities[place])):
+        if (quantities[place] > 0) == (left > 0) and abs(quantities[place]) <= abs(left):
+            chosen.add(place)
+            left -= quantities[place]
+    return frozenset(chosen) if left == 0 else None
+
+
+def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
+    """Whether no other set of these pushes comes to the same sum as the chosen places: then it is known of each of them
+    whether the balance was drawn on by it, and not only of all together. Of too many, none is known."""
+    if len(chosen) in (0, len(quantities)) and (min(quantities) > 0 or max(quantities) < 0):
+        return True
+    ways = {0: 1}
+    for quantity in quantities:
+        grown = dict(ways)
+        for reached, count in ways.items():
+            grown[reached + quantity] = min(2, grown.get(reached + quantity, 0) + count)
+        if len(grown) > MOST_SUMS:
+            return False
+        ways = grown
+    return ways[sum(quantities[place] for place in chosen)] == 1
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a balance is from what was pushed; `told`: how much of it a person is told now. `unsure`: by how much
+    it is uncertain."""
+
+    pair: CustomerPool
+    since_ms: int
+    apart: int
+    org_id: str
+    told: int = 0
+    scale: int = 1
+    unsure: int = 0
+    accepted: int = 0
+    """What we call accepted, in all cycles."""
+    lasting: Outlasting | None = None
+
+
+def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
+    """Compare with this from now on. What a person was told and has not acknowledged adds up."""
+    rows = [
+        {
+            "customer_id": mark.pair[0],
+            "feature": mark.pair[1],
+            "since_ms": mark.since_ms,
+            "apart_qty": mark.apart,
+            "org_id": mark.org_id,
+            "told_qty": mark.told,
+            "told_ms": now_ms if mark.told else None,
+            "scale": mark.scale,
+            "unsure_qty": mark.unsure,
+            **_kept(mark),
+        }
+        for mark in marks
+    ]
+    if rows:
+        SQL.run(connection, "remember", {"marks": rows, "provider": provider, "at_ms": now_ms})
+
+
+def _kept(mark: Mark) -> dict[str, int | None]:
+    """What the first comparison of the next cycle goes by."""
+    one = mark.lasting
+    if one is None or max(map(abs, (mark.accepted, one.used, one.left, one.cycle_left))) > MAX_FIGURE:
+        return dict.fromkeys(("accepted_qty", "used_qty", "left_qty", "cycle_left_qty", "ends_ms"))
+    return {
+        "accepted_qty": mark.accepted,
+        "used_qty": one.used,
+        "left_qty": one.left,
+        "cycle_left_qty": one.cycle_left,
+        "ends_ms": one.ends_ms,
+    }
+
+
+def taken_back(connection: sa.Connection, accepted: Sequence[Row]) -> dict[str, str]:
+    """Return pushes whose loss a comparison of balances has adopted: by key, that of the adoption."""
+    keys = [{"key": push.key} for push in accepted]
+    return {str(row.key): str(row.adopted) for row in SQL.run(connection, "taken_back", {"keys": keys})} if keys else {}
+
+
+def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
+    """A person says of pushes that were accepted that the provider lost them, under S1's lock. What a balance was told
+    to lack is less by them: else what is drawn in their place would look as if they had been drawn after all."""
+    lost: dict[tuple[str, CustomerPool], list[tuple[Row, int]]] = defaultdict(list)
+    scales: dict[str, Pools] = {}
+    for push in voided:
+        provider = str(push.provider)
+        pools = scales.setdefault(provider, read_pools(connection, provider))
+        settled_ms = int(push.settled_ms or push.sealed_at_ms)
+        pair = str(push.customer_id), pools.of(str(push.feature))
+        began_ms = int(push.first_attempt_ms or settled_ms)
+        least, most = pools.weight_between(pair[1], str(push.feature), began_ms, settled_ms, push.credit_cost)
+        if least == most:  # else nothing tells by how much the balance lacks it, and a person is told once more
+            lost[(provider, pair)].append((push, most))
+    sums = {of: sum(int(push.sent_qty) * cost for push, cost in some) for of, some in lost.items()}
+    rows = [
+        {
+            "provider": provider,
+            "customer_id": pair[0],
+            "feature": pair[1],
+            "sent_qty": sums[provider, pair],
+            "settled_ms": max(int(push.settled_ms or push.sealed_at_ms) for push, _ in some),
+            "scale": scales[provider].scale(pair[1]),
+        }
+        for (provider, pair), some in lost.items()
+        if abs(sums[provider, pair]) <= MAX_FIGURE  # no mark is as far away
+    ]
+    if rows:
+        SQL.run(connection, "own_up_to_lost", {"lost": rows})
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What events show of a customer's windows in [from_ms, until_ms)."""
+
+    from_ms: int
+    until_ms: int
+    totals: Totals | ReadFailed
+
+
+def read_shown(
+    provider: str,
+    asked: Sequence[Sought],
+    pairs: Collection[CustomerPool],
+    pools: Pools,
+    balances: Balances,
+    capabilities: Capabilities,
+    over: Over,
+) -> Steps[Mapping[CustomerPool, Shown]]:
+    """Ask for the totals of what was lost since a balance was compared last; of nothing else are there any."""
+    if capabilities.totals_lag_ms is None:
+        return {}
+    losses: Mapping[CustomerPool, Loss] = yield Transaction(
+        "confirm_lost", partial(_lost_since, provider=provider, pairs=pairs, balances=balances), rollback=True
+    )
+    spans: dict[CustomerPool, tuple[str, int, int]] = {}
+    for pair, loss in losses.items():
+        windows = [
+            int(it.row.window_ms)
+            for it in asked
+            if (it.row.customer_id, pools.of(str(it.row.feature))) == pair and it.loss
+        ]
+        # Late samples of that day may have been billed in what was lost, too.
+        first = min(loss.from_ms - loss.from_ms % DAY_MS, *windows, loss.from_ms)
+        spans[pair] = pair[0], first, next_window(loss.until_ms)
+    wanted = sorted(set(spans.values()))
+    totals: Sequence[Totals | ReadFailed] = (yield ReadTotals(provider, wanted, over)) if wanted else ()
+    read = dict(zip(wanted, totals, strict=True))
+    return {pair: Shown(span[1], span[2], read[span]) for pair, span in spans.items()}
+
+
+def _lost_since(
+    connection: sa.Connection, *, provider: str, pairs: Collection[CustomerPool], balances: Balances
+) -> Mapping[CustomerPool, Loss]:
+    """What was lost of the cycle of each balance, and after it was compared last: that comparison told all before."""
+    losses = read_losses(connection)
+    if not losses:
+        return {}
+    found: dict[CustomerPool, Loss] = {}
+    for pair, now in read_accounted(connection, provider=provider, pairs=pairs, balances=balances).items():
+        drawn = drawn_of(balances, pair)
+        since = max(0 if now.apart is None else now.marked_ms, (drawn.since_ms or 0) if drawn else 0)
+        loss = loss_of(0, [it for it in losses if it.until_ms > since])
+        if drawn is not None and loss is not None:
+            found[pair] = loss
+    return found
+
+
+def unknown_of(
+    connection: sa.Connection, provider: str, pair: CustomerPool, pools: Pools, shown: Shown | None, found: int
+) -> int | None:
+    """How much events show of a span beyond what is accepted here, or `found` by this look-up, in quantities of the
+    balance; None: it could not be read, or a cost changed since.
+
+    What a balance alone says was drawn has no event, and less than nothing is what was charged without one."""
+    if shown is None:
+        return 0
+    if isinstance(shown.totals, ReadFailed):
+        return None
+    whose = {"provider": provider, "customer_id": pair[0], "from_ms": shown.from_ms, "until_ms": shown.until_ms}
+    total = 0
+    for feature in pools.features(pair[1]):
+        known = int(SQL.run(connection, "known_by_events", {**whose, "feature": feature}).scalar_one())
+        least, most = pools.weight_between(pair[1], feature, shown.from_ms, 2**62)
+        if least != most:
+            return None
+        total += (int(shown.totals.get(feature, 0)) - known) * most
+    return max(0, total - found)
+
+
+NEXT_REVISIONS: Final = 3
+"""So many revisions after the newest we know are asked for at once; where the last of them is there, as many more.
+Others are found step by step: what is adopted makes the difference be sealed, that is asked for with those after it."""
+
+
+@dataclass(frozen=True)
+class CarryDoubt:
+    """How a push of a lost window stands to the others of its customer and feature."""
+
+    stale: bool = False
+    waits: bool = False
+
+
+def carry_doubt(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> CarryDoubt:
+    """Where only whole units are taken, or no negatives, what is sent of one window rests on all that were before: then
+    all are asked for before one is sent, and what rests on a carry that is no more is sealed anew."""
+    if capabilities.unit_of(row.feature) == 1 and capabilities.negatives:
+        return CarryDoubt()
+    values = {**push_id_of(row), "provider": row.provider, "customer_id": row.customer_id}
+    stale = SQL.run(connection, "adopted_since", {**values, "sealed_at_ms": row.sealed_at_ms}).first() is not None
+    waits = (
+        SQL.run(connection, "others_untold", {**values, "others_first": OTHERS_FIRST, "others": OTHERS}).first()
+        is not None
+    )
+    return CarryDoubt(stale, waits)
+
+
+def next_revisions(row: PushRow, newest: int, capabilities: Capabilities) -> list[PushRequest]:
+    """What to ask for besides a push: the keys that our lost history would have used after the revision `newest`."""
+    asked = request_of(row, capabilities)
+    numbers = range(newest + 1, newest + 1 + NEXT_REVISIONS)
+    return [
+        replace(
+            asked,
+            key=wire_key(push_key(row.org_id, row.window_ms, row.feature, number), capabilities),
+            ts=dated(row.window_ms, number),
+        )
+        for number in numbers
+    ]
+
+
+@dataclass(frozen=True)
+class Sought:
+    """One push to look up; where history was lost, when it may have been sent, and what else is there of its window."""
+
+    row: PushRow
+    loss: Loss | None
+    others: Sequence[Other] = ()
+
+    @property
+    def first_sent_ms(self) -> int:
+        """When it may have been sent first: in a lost history, as soon as its window was over."""
+        first = int(self.row.first_attempt_ms or self.row.last_sent_ms)
+        if self.loss is None:
+            return first
+        return min(first, max(self.loss.from_ms, int(self.row.window_ms) + WINDOW_MS))
+
+    @property
+    def last_sent_ms(self) -> int:
+        """When it may have been sent last: to a loss's end, whatever our attempts say."""
+        last = int(self.row.last_sent_ms)
+        if self.loss is None:
+            return last
+        return max(last, self.loss.until_ms) if self.row.attempts else self.loss.until_ms
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether each attempt is proven not to have arrived, and none can be forgotten: it charged nothing."""
+        row = self.row
+        return self.loss is None and bool(row.attempts) and not row.claimed and not row.arrivals
+
+
+def look_further(
+    provider: str, asked: Sequence[Sought], found: Sequence[LookupResult], capabilities: Capabilities
+) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
+    """Where history was lost, ask also for what it may have sent after a push, or in its place."""
+    asked = list(asked)
+    found = [held(result) if it.loss is not None else result for it, result in zip(asked, found, strict=True)]
+    places = [
+        place
+        for place, (sought, result) in enumerate(zip(asked, found, strict=True))
+        if sought.loss is not None and not isinstance(result, ReadFailed | CannotTell)
+    ]
+    newest = {place: int(asked[place].row.newest) for place in places}
+    while places:  # as long as the last is there: what is adopted takes the next number, which must be nobody's
+        requests = [it for place in places for it in next_revisions(asked[place].row, newest[place], capabilities)]
+        results = yield from look_up_all(provider, requests)
+        longer = []
+        for number, place in enumerate(places):
+            part = slice(number * NEXT_REVISIONS, (number + 1) * NEXT_REVISIONS)
+            # One that cannot be told apart there is left to reconcile; none of ours is sent under its key unasked.
+            others = [held(other) for other in results[part]]
+            untold = [other for other in others if isinstance(other, ReadFailed)]
+            if untold:
+                found[place], asked[place] = untold[0], replace(asked[place], others=())
+                continue
+            numbered = enumerate(zip(requests[part], others, strict=True), newest[place] + 1)
+            there = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, Found)]
+            more = [other for other in there if other.quantity]
+            asked[place] = replace(asked[place], others=[*asked[place].others, *more])
+            if isinstance(results[part][-1], Found):
+                newest[place] += NEXT_REVISIONS
+                longer.append(place)
+        places = longer
+    return asked, found
+
+
+def held(result: LookupResult) -> LookupResult:
+    """Where history was lost, another figure than ours is what we have forgotten, and not somebody else's."""
+    return Found(result.holds) if isinstance(result, CannotTell) and result.holds is not None else result
