@@ -96,14 +96,14 @@ def test_a_file_that_goes_away_in_the_middle(fleet: Fleet, database_url: str, tm
     file, away = Path(str(sa.make_url(database_url).database)), tmp_path / "away"
     away.mkdir()
     with _in_the_middle(database_url, tmp_path, "begin charge") as ended:
-        for part in tmp_path.glob(f"{file.name}*"):
+        for part in file.parent.glob(f"{file.name}*"):
             part.rename(away / part.name)
         status, err = ended()
         _sound(status, err)
         assert status == 1 and "no database at" in err
     assert not file.exists()
     for part in away.iterdir():
-        part.rename(tmp_path / part.name)
+        part.rename(file.parent / part.name)
     fleet.tick(LATER_MS)
     billed_exactly(database_url, EXPECTED)
     must(database_url, "verify", at=AT)
