@@ -150,7 +150,7 @@ bench: install
 conformance: install
 	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest tests/contract
 
-# The console in a real Chromium, each page in each state, role, width and theme; `make test` looks at eleven of them.
+# The console in a real Chromium, each page in each state, role, width and theme; `make test` looks at four of them.
 browser: install
 	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/browser
 

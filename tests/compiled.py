@@ -42,6 +42,7 @@ class _OfAll(MutableMapping[Any, Any]):
 _ALL: Final = _OfAll()
 
 
-def share(engine: sa.Engine) -> None:
+def share(engine: sa.Engine) -> sa.Engine:
     """From now on this engine compiles what none before it has."""
     engine._compiled_cache = _ALL
+    return engine

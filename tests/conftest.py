@@ -18,7 +18,7 @@ import structlog
 
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
-from tests import compiled, leftovers, rewritten, template
+from tests import compiled, installed, leftovers, one_thread, reused, rewritten, template
 from tests.fresh import name_anew, named_anew
 from tests.integration.locked import require_lock
 from tests.postgres_server import Server
@@ -35,6 +35,8 @@ os.environ["XDG_STATE_HOME"] = str(leftovers.folder("dd-state-"))
 
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(leftovers.folder("dd-tmp-")))
 """Where `tmp_path` lies, in memory where there is room: a commit on SQLite waits for no disk. `--basetemp` keeps it."""
+
+installed.share()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -58,6 +60,9 @@ FIRST = (
 """What is run first: most for its time. Servers, clients and browsers come last: a browser beside kills is late."""
 BOTH = "both_databases"
 """The mark of a test or module that runs on PostgreSQL as well."""
+
+one_thread.install()
+reused.install()
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
@@ -189,9 +194,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     of = next((name for taken, name in COPIES.items() if taken in request.fixturenames), None)
     if request.param == "sqlite":
         path = tmp_path / "drawdown.db"
-        if of is not None:
-            path.write_bytes(named_anew(_content(request.getfixturevalue(f"{of}_sqlite"))))
+        content = None if of is None else named_anew(_content(request.getfixturevalue(f"{of}_sqlite")))
+        if content is not None and of == MIGRATED:
+            path = reused.lend(content)
+        elif content is not None:
+            path.write_bytes(content)
         yield f"sqlite:///{path}"
+        if of == MIGRATED:
+            reused.give_back(path)
         return
     template = "template1" if of is None else request.getfixturevalue(f"{of}_postgres")
     yield from _for_a_test(request.getfixturevalue("postgres_server"), template)

@@ -28,12 +28,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
-from tests import asking
+from tests import asking, installed
 
 ONLY_FRESH: Final = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "HOME", "VIRTUAL_ENV")
 _parents: Final[list[tuple[subprocess.Popen[bytes], Path]]] = []
 ROOT: Final = Path(__file__).resolve().parents[1]
 PROGRAM: Final = str(Path(sys.executable).with_name("drawdown"))
+COMMAND: Final = "drawdown.cli.main"
 
 
 def run(
@@ -58,18 +59,30 @@ def differs(env: Mapping[str, str], beginnings: tuple[str, ...]) -> bool:
 
 
 class Started:
-    """A command that goes on; what `subprocess.Popen` tells of a process, this tells of it."""
+    """A command that goes on, or the `main` of another module; what `subprocess.Popen` tells of a process, this tells
+    of it."""
 
     def __init__(
-        self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, err: IO[Any], before: str = ""
+        self,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        err: IO[Any],
+        before: str = "",
+        module: str = COMMAND,
     ) -> None:
         """`before`: Python that the process runs first, to shorten a wait of the program."""
         assert not differs(env, ONLY_FRESH)
-        read, written = os.pipe()
-        with Path(os.devnull).open("rb") as nothing:
-            asked = [list(arguments), dict(env), str(cwd), before]
-            self._line = asking.sent(str(_parent()), asked, [nothing.fileno(), written, err.fileno()])
-        os.close(written)
+        (given, written_in), (read, written) = os.pipe(), os.pipe()
+        asked = [list(arguments), dict(env), str(cwd), before, module]
+        self._line = asking.sent(str(_parent()), asked, [given, written, err.fileno()])
+        for end in (given, written):
+            os.close(end)
+        self.stdin: IO[str] = os.fdopen(written_in, "w")
+        """A command reads nothing: for it, this is closed."""
+        if module == COMMAND:
+            self.stdin.close()
         self.stdout: IO[str] = os.fdopen(read, "r")
         self._answers = b""
         while b"\n" not in self._answers:
@@ -171,6 +184,7 @@ def serve(place: Path) -> None:
     from drawdown.cli.tree import walk
 
     assert [*walk(program())], "each command is built once"
+    installed.share()
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -235,7 +249,9 @@ def _read(line: socket.socket, count: int) -> bytes:
     return found
 
 
-def _become(files: Sequence[int], arguments: list[str], env: dict[str, str], cwd: str, before: str = "") -> NoReturn:
+def _become(
+    files: Sequence[int], arguments: list[str], env: dict[str, str], cwd: str, before: str = "", module: str = COMMAND
+) -> NoReturn:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -253,15 +269,12 @@ def _become(files: Sequence[int], arguments: list[str], env: dict[str, str], cwd
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     sys.argv = [PROGRAM, *arguments]
-    from drawdown.cli.main import main
-
     exec(before, {})
     try:
-        main()
+        sys.exit(importlib.import_module(module).main())
     except SystemExit as ended:
-        _end(ended.code)
+        _end(ended.code or 0)
         raise
-    sys.exit(0)
 
 
 def _end(code: object) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from drawdown.schema.database import connect
-from tests import template
+from tests import compiled, template
 from tests.quick_sqlite import quicken
 from tests.simulation.shortcut import shorten
 
@@ -21,7 +21,7 @@ def fresh(path: Path | None = None) -> sa.Engine:
     simulation's short cut."""
     if path is not None:
         path.write_bytes(named_anew(template.content()))
-        return quicken(connect(f"sqlite:///{path}"))
+        return compiled.share(quicken(connect(f"sqlite:///{path}")))
     made = connect("sqlite://")
     target = made.raw_connection()
     restore(template.content(), target.driver_connection)  # type: ignore[arg-type]

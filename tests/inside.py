@@ -12,16 +12,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from unittest.mock import patch
 
+import sqlalchemy as sa
 import structlog
 
+from drawdown.cli import app
 from drawdown.cli.main import main
-from tests import forked
+from tests import compiled, forked
+from tests.quick_sqlite import quicken
 
 HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -39,6 +43,7 @@ def run(
             chdir(cwd),
             patch.object(sys, "stdin", io.TextIOWrapper(given, encoding="utf-8")),
             patch.object(sys, "argv", [forked.PROGRAM, *arguments]),
+            patch.object(app, "connect", partial(_quick, vars(app)["connect"])),
             _as_before(),
         ):
             stack.enter_context(entered)
@@ -53,6 +58,12 @@ def run(
         else:
             raise AssertionError("a command ends by an exit status")
         return subprocess.CompletedProcess(list(arguments), status, out.getvalue(), err.getvalue())
+
+
+def _quick(connect: Callable[..., sa.Engine], *given: Any) -> sa.Engine:
+    """An engine that compiles nothing again, and on SQLite takes the short cut."""
+    made = compiled.share(connect(*given))
+    return quicken(made) if made.dialect.name == "sqlite" else made
 
 
 @contextmanager

@@ -2,9 +2,8 @@
 
 Guarantee: the emulator is served from the process that judges, so it outlives every worker; the clock is a file that
 all of them map, so a jump is a jump for everybody. A worker speaks through its own settings and registry as the command
-line does, but for the provider's rates: seconds of this clock are not the machine's.
-
-    python -m tests.acceptance.drain FOLDER      reads commands on stdin, a line each, and answers with a line of JSON
+line does, but for the provider's rates: seconds of this clock are not the machine's. It reads commands on stdin, a line
+each, and answers with a line of JSON.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ import os
 import random
 import signal
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,12 @@ from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import verify
+from tests import forked
 from tests.acceptance.commands import PROJECT, environment
 
 LEASE_MS = 120_000
+IDLE_S = 0.1
+"""Between two ticks of a worker."""
 STUCK_S, END_S = 5.0, 240.0
 """How long a siege waits for calls, and for its end."""
 
@@ -94,7 +96,7 @@ class Worker:
         while not self.stop.exists():
             self.tick()
             ticks += 1
-            time.sleep(0.02)
+            time.sleep(IDLE_S)
         return {"ticks": ticks}
 
     def tick(self) -> dict[str, Any]:
@@ -164,27 +166,22 @@ class Process:
     url: str
     folder: Path
     env: Mapping[str, str]
-    child: subprocess.Popen[str] = field(init=False)
+    child: forked.Started = field(init=False)
 
     def __post_init__(self) -> None:
+        env = environment(self.url, self.env)
         with (self.folder / "workers.err").open("ab") as err:
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "tests.acceptance.drain", str(self.folder)],
-                env=environment(self.url, self.env), cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=err, text=True,
-            )  # fmt: skip
+            self.child = forked.Started([str(self.folder)], env=env, cwd=PROJECT, err=err, module=__name__)
 
     def ready(self) -> Process:
         assert self.answer() == "ready"
         return self
 
     def tell(self, *command: object) -> None:
-        assert self.child.stdin is not None
         self.child.stdin.write(json.dumps(command) + "\n")
         self.child.stdin.flush()
 
     def answer(self) -> Any:
-        assert self.child.stdout is not None
         line = self.child.stdout.readline()
         assert line, (self.folder / "workers.err").read_text()[-3000:]
         return json.loads(line)
@@ -194,7 +191,7 @@ class Process:
         return self.answer()
 
     def kill(self) -> None:
-        os.kill(self.child.pid, signal.SIGKILL)
+        self.child.kill()
         assert self.child.wait() == -signal.SIGKILL
         self.close()
 
@@ -206,7 +203,7 @@ class Process:
 
     def close(self) -> None:
         for stream in (self.child.stdin, self.child.stdout):
-            if stream is not None and not stream.closed:
+            with suppress(BrokenPipeError):  # what it was told last
                 stream.close()
 
 
@@ -278,7 +275,3 @@ def insert_samples(engine: sa.Engine, rows: Sequence[tuple[int, str, int, int]])
         connection.execute(
             text, [{"id": f"line-{line}", "org": org, "ts": ts, "seconds": s} for line, org, ts, s in rows]
         )
-
-
-if __name__ == "__main__":
-    main()

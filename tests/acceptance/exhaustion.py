@@ -12,6 +12,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 import sqlalchemy as sa
 
@@ -82,10 +83,9 @@ class Exhaustion:
         )
 
     def run(self) -> Result:
-        """From the first second to the last, five at a time."""
+        """From the first second to the last, five at a time; minute by minute once everybody went home."""
         end = T0 + self.plan.minutes * MINUTE_MS
-        steps = range(T0 + ROUND_MS, end + 14 * MINUTE_MS, ROUND_MS)
-        for now in steps:
+        for now in chain(range(T0 + ROUND_MS, end, ROUND_MS), range(end, end + 14 * MINUTE_MS, MINUTE_MS)):
             self.clock.at_ms = now
             self._begin(now)
             self._tell(now)

@@ -17,8 +17,7 @@ import httpx
 
 from drawdown.providers.protocol import CustomerChanged, CustomerRead, CustomerState, Notice
 from drawdown.schema.clock import FixedClock
-from drawdown.schema.database import connect, read
-from drawdown.schema.migrate import upgrade
+from drawdown.schema.database import read
 from drawdown.schema.units import WINDOW_MS
 from drawdown.server.app import Server
 from drawdown.server.services import NobodyThere, Services, ThreadKit
@@ -29,7 +28,7 @@ from drawdown.worker.verdict.asks import SECOND_READ_MS
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.exhaustion_fleet import Result
 from tests.fake_provider import FakeProvider, capabilities
-from tests.fresh import migrated
+from tests.fresh import fresh
 from tests.world import T0, Fleet
 
 CELLS = 4
@@ -83,8 +82,7 @@ class Called:
 
 def halted_after_webhooks(folder: Path, orgs: int, *, stale: bool) -> Result:
     """Empty each organisation and tell the server of it; errors are seconds from that to the call of its cell."""
-    engine = connect(migrated(f"sqlite:///{folder}/hooked-{stale}.db"))
-    upgrade(engine)
+    engine = fresh(folder / f"hooked-{stale}.db")
     provider, cells = Hooked(capabilities(in_flight=16, reads_a_call=50), name="hooked", stale=stale), Called()
     fleet = Fleet(engine, Running(T0), extra={"hooked": provider})
     names = [f"org-{number:05d}" for number in range(orgs)]

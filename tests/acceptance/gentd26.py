@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,17 @@ def needed(marked: pytest.MarkDecorator = pytest.mark.data) -> list[pytest.MarkD
     return [marked, pytest.mark.skipif(missing, reason="needs the real usage data beside the project (../shared/data)")]
 
 
-def moments() -> Iterator[tuple[int, str, int, int]]:
+@cache
+def moments() -> tuple[tuple[int, str, int, int], ...]:
     """(line, organisation, time in milliseconds, seconds) of each request; the header is line 1."""
-    with FILE.open(newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            time = datetime.strptime(row["gmt_create"], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
-            yield number, row["groupId"], int(time.timestamp()) * 1000, int(Decimal(row["exec_time_seconds"]))
+
+    def read() -> Iterator[tuple[int, str, int, int]]:
+        with FILE.open(newline="") as file:
+            for number, row in enumerate(csv.DictReader(file), start=2):
+                time = datetime.fromisoformat(row["gmt_create"]).replace(tzinfo=UTC)
+                yield number, row["groupId"], int(time.timestamp()) * 1000, int(Decimal(row["exec_time_seconds"]))
+
+    return tuple(read())
 
 
 def sums() -> Sums:

@@ -13,10 +13,10 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli import app, main
+from drawdown.cli import app
 from drawdown.schema import database
 from drawdown.schema.database import connect
-from tests.acceptance.commands import environment, must
+from tests.acceptance.commands import drawdown, must
 from tests.acceptance.tables import billed_exactly, number
 from tests.world import T0, Fleet
 
@@ -41,21 +41,16 @@ def fleet(engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return made
 
 
-def _here(url: str, arguments: Sequence[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Run a command in this process; returns its exit status and what it said on stderr."""
-    os.environ.update(environment(url))
-    with pytest.raises(SystemExit) as ended:
-        main.main(["--at", AT, *arguments])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, capfd.readouterr().err
+def _here(url: str, arguments: Sequence[str]) -> tuple[int, str]:
+    """Run a command in the working directory; returns its exit status and what it said on stderr."""
+    done = drawdown(url, *arguments, at=AT, cwd=Path.cwd())
+    return done.status, done.err
 
 
-def _refused(
-    url: str, commands: Sequence[Sequence[str]], capfd: pytest.CaptureFixture[str], status: int, words: str
-) -> None:
+def _refused(url: str, commands: Sequence[Sequence[str]], status: int, words: str) -> None:
     """Each command ends with this status and one line that holds these words."""
     for arguments in commands:
-        code, err = _here(url, arguments, capfd)
+        code, err = _here(url, arguments)
         assert (code, err.count("\n")) == (status, 1), (arguments, code, err)
         assert err.startswith("drawdown: ") and words in err, (arguments, err)
 
@@ -68,33 +63,24 @@ def _settles(url: str, expected: dict[tuple[str, int], int] = IN_ALL) -> None:
     must(url, "verify", at=AT)
 
 
-@pytest.fixture(autouse=True)
-def same_environment_after() -> Iterator[None]:
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
 @pytest.mark.both_databases
-def test_missing(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_missing(fleet: Fleet, database_url: str) -> None:
     url = sa.make_url(database_url)
     missing = url.set(database=f"{url.database}-none").render_as_string(hide_password=False)
-    _refused(missing, (*WRITING, *READING), capfd, 1, "`drawdown init`")
+    _refused(missing, (*WRITING, *READING), 1, "`drawdown init`")
     assert not Path(f"{url.database}-none").exists()
 
 
-@pytest.mark.both_databases
-def test_not_migrated(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_not_migrated(fleet: Fleet, database_url: str) -> None:
     with fleet.engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM alembic_version"))
-    _refused(database_url, (*WRITING, *READING), capfd, 1, "run `drawdown init`")
+    _refused(database_url, (*WRITING, *READING), 1, "run `drawdown init`")
 
 
-def test_newer_than_the_program(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_newer_than_the_program(fleet: Fleet, database_url: str) -> None:
     head = fleet.one("SELECT version_num FROM alembic_version")
     fleet.write("UPDATE alembic_version SET version_num = '9999'")
-    _refused(database_url, (*WRITING, *READING, ("init",)), capfd, 1, "schema 9999, newer than this program's")
+    _refused(database_url, (*WRITING, *READING, ("init",)), 1, "schema 9999, newer than this program's")
     fleet.write("UPDATE alembic_version SET version_num = :head", {"head": head})
     assert fleet.one("SELECT COUNT(*) FROM ticks") == 0
     _settles(database_url)
@@ -117,18 +103,16 @@ def _each_connection(monkeypatch: pytest.MonkeyPatch, *statements: str) -> None:
 
 
 @pytest.mark.both_databases
-def test_read_only(
-    fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_only(fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         if fleet.engine.dialect.name == "sqlite":
             _each_connection(patch, "PRAGMA query_only = ON")  # what a read-only file is, also where we are root
         else:
             fleet.write(f'ALTER DATABASE "{sa.make_url(database_url).database}" SET default_transaction_read_only = on')
             fleet.engine.dispose()
-        _refused(database_url, WRITING, capfd, 1, "the database is read-only")
+        _refused(database_url, WRITING, 1, "the database is read-only")
         for arguments in READING:
-            assert _here(database_url, arguments, capfd) == (75 if arguments == ("status",) else 0, ""), (
+            assert _here(database_url, arguments) == (75 if arguments == ("status",) else 0, ""), (
                 "there was no tick yet"
             )
     if fleet.engine.dialect.name == "postgresql":
@@ -140,11 +124,11 @@ def test_read_only(
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="file modes do not bind root")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_file_that_may_not_be_written(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_may_not_be_written(fleet: Fleet, database_url: str) -> None:
     file = Path(str(sa.make_url(database_url).database))
     for mode, words in ((0o444, "read-only"), (0o000, "cannot be opened")):
         file.chmod(mode)
-        _refused(database_url, WRITING, capfd, 1, words)
+        _refused(database_url, WRITING, 1, words)
     file.chmod(0o644)
     _settles(database_url)
 
@@ -165,15 +149,13 @@ def _locked(url: str) -> Iterator[None]:
 
 
 @pytest.mark.both_databases
-def test_locked(
-    fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locked(fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "SQLITE_BUSY_S", 0.2)
     monkeypatch.setattr(database, "PG_SETTINGS", (*database.PG_SETTINGS, "lock_timeout=200ms"))
     with _locked(database_url):
-        _refused(database_url, WRITING, capfd, 75, "try again")
+        _refused(database_url, WRITING, 75, "try again")
         for arguments in READING:
-            assert _here(database_url, arguments, capfd) == (75 if arguments == ("status",) else 0, ""), (
+            assert _here(database_url, arguments) == (75 if arguments == ("status",) else 0, ""), (
                 "there was no tick yet"
             )
     assert number(database_url, "SELECT COUNT(*) FROM ticks") == 0
@@ -181,30 +163,27 @@ def test_locked(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_full(
-    fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full(fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with fleet.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     with monkeypatch.context() as patch:
         _each_connection(patch, f"PRAGMA max_page_count = {pages}")
         rows = "".join(f"n{n},acme,{'x' * 200},cell-1,1024,5,2026-01-01T00:00:09Z\n" for n in range(2000))
         Path("many.csv").write_text(CSV.splitlines()[0] + "\n" + rows)
-        _refused(database_url, (("import", "many.csv"),), capfd, 1, "disk is full")
+        _refused(database_url, (("import", "many.csv"),), 1, "disk is full")
     assert number(database_url, "SELECT COUNT(*) FROM usage_samples") == 2
     _settles(database_url)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_no_database_at_all(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_database_at_all(fleet: Fleet, database_url: str) -> None:
     Path("text.db").write_text("This is a text. " * 1000)
     broken = Path(str(sa.make_url(database_url).database)).read_bytes()
     Path("broken.db").write_bytes(broken[:100] + os.urandom(len(broken) - 100))
     for name in ("text.db", "broken.db"):
-        _refused(f"sqlite:///{name}", (*WRITING, *READING), capfd, 1, "no sound SQLite database")
+        _refused(f"sqlite:///{name}", (*WRITING, *READING), 1, "no sound SQLite database")
 
 
-@pytest.mark.both_databases
 def test_an_init_that_was_killed_before_its_last_step_is_made_good(engine: sa.Engine, database_url: str) -> None:
     engine.dispose()  # the tables are there, the default mapping and rates are not
     for command in (("feature", "list"), ("tick",), ("verify",)):
@@ -216,9 +195,7 @@ def test_an_init_that_was_killed_before_its_last_step_is_made_good(engine: sa.En
 
 
 @pytest.mark.both_databases
-def test_a_mistyped_url_is_told_by_its_place_and_no_password(
-    fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistyped_url_is_told_by_its_place_and_no_password(fleet: Fleet, database_url: str) -> None:
     """Whoever meant another database is told which one this is, before anything else that could be done."""
     fleet.write("DROP TABLE alembic_version")
     Path("text.db").write_text("This is a text. " * 1000)
@@ -226,15 +203,15 @@ def test_a_mistyped_url_is_told_by_its_place_and_no_password(
     place = f"/{url.database}:" if url.get_backend_name() == "postgresql" else f"{Path(str(url.database)).resolve()}:"
     told = "set DRAWDOWN_DATABASE_URL, else"
     for wrong, where in ((database_url, place), ("sqlite:///text.db", f"drawdown: {Path('text.db').absolute()}:")):
-        _refused(wrong, (("status",), ("tick",)), capfd, 1, told)
-        (_, err) = _here(wrong, ("status",), capfd)
+        _refused(wrong, (("status",), ("tick",)), 1, told)
+        (_, err) = _here(wrong, ("status",))
         assert where in err and (url.password or "no password") not in err, err
-    (_, err) = _here("sqlite:///none.db", ("status",), capfd)
+    (_, err) = _here("sqlite:///none.db", ("status",))
     assert f"{Path('none.db').absolute()}: if another" in err and told in err
 
 
 @pytest.mark.both_databases
-def test_another_programs_database_is_left_as_it_is(database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_another_programs_database_is_left_as_it_is(database_url: str) -> None:
     engine = connect(database_url)
     with engine.begin() as connection:
         for name in ("users", "invoices", "alembic_version", "zebras"):
@@ -242,7 +219,7 @@ def test_another_programs_database_is_left_as_it_is(database_url: str, capfd: py
         connection.exec_driver_sql("INSERT INTO alembic_version VALUES (1, 'a1b2c3')")
     engine.dispose()
     words = "has tables of another program (alembic_version, invoices, users and 1 more)"
-    _refused(database_url, (("init",),), capfd, 1, words)
+    _refused(database_url, (("init",),), 1, words)
     with engine.connect() as connection:
         assert len(sa.inspect(connection).get_table_names()) == 4
     engine.dispose()

@@ -21,6 +21,11 @@ HOUR_MS = 60 * MINUTE_MS
 ORGS = tuple(f"org-{number}" for number in range(12))
 END = T0 + 24 * HOUR_MS
 
+INSERT = (
+    "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+    "VALUES (:id, :org, 'box', 'cell-1', 1024, :seconds, :ts, :now)"
+)
+
 
 class Usage:
     """Random samples of some organisations, and what they add up to."""
@@ -28,15 +33,20 @@ class Usage:
     def __init__(self, fleet: Fleet, seed: int) -> None:
         self.fleet, self.dice = fleet, random.Random(seed)
         self.sums: Sums = {}
+        self.count = 0
         fleet.assign(*ORGS, from_ms=T0)
 
     def add(self, count: int, from_ms: int, to_ms: int) -> None:
+        made = []
         for _ in range(count):
             org, ts = self.dice.choice(ORGS), self.dice.randrange(from_ms, to_ms)
-            seconds = self.dice.randrange(1, 300)
-            self.fleet.sample(org, ts, seconds)
+            seconds, now = self.dice.randrange(1, 300), max(ts, self.fleet.clock.at_ms)
+            self.count += 1
+            made.append({"id": f"s{self.count}", "org": org, "seconds": seconds, "ts": ts, "now": now})
             window = ts - ts % WINDOW_MS
             self.sums[org, window] = self.sums.get((org, window), 0) + seconds
+        if made:
+            self.fleet.write(INSERT, made)
 
 
 @pytest.fixture
@@ -46,7 +56,7 @@ def usage(engine: sa.Engine) -> Usage:
 
 @pytest.mark.parametrize("database_url", share(["postgresql"], whole=["sqlite", "postgresql"]), indirect=True)
 def test_three_workers_at_once(usage: Usage, database_url: str, tmp_path: Path) -> None:
-    usage.add(300, T0, T0 + HOUR_MS)
+    usage.add(100, T0, T0 + HOUR_MS)
     at = str(T0 + 2 * HOUR_MS)
     usage.fleet.engine.dispose()
     with (tmp_path / "err").open("w+b") as err:
@@ -71,12 +81,11 @@ def test_twice_in_a_second(usage: Usage, database_url: str) -> None:
     billed_exactly(database_url, usage.sums)
 
 
-@pytest.mark.both_databases
 def test_a_clock_set_back_an_hour(usage: Usage, database_url: str) -> None:
     fleet = usage.fleet
     fleet.clock.trusted = fleet.engine.dialect.name == "postgresql"  # its server's own clock stands elsewhere
     now = T0 + 3 * HOUR_MS
-    for minutes in (0, 5, 10, -60, -55, -50, -5, 0, 5, 10, 15):
+    for minutes in (0, 5, 10, -60, -55, -5, 0, 15):
         usage.add(20, T0, now + minutes * MINUTE_MS)
         fleet.tick(now + minutes * MINUTE_MS)
         assert number(database_url, "SELECT MIN(watermark_ms) FROM buckets") >= now - 10 * MINUTE_MS, "never back"
@@ -97,7 +106,7 @@ def test_a_jump_over_a_day_stops_and_asks(usage: Usage, database_url: str) -> No
 
 
 def test_parts_make_the_whole(usage: Usage, database_url: str) -> None:
-    usage.add(200, T0, T0 + HOUR_MS)
+    usage.add(50, T0, T0 + HOUR_MS)
     at = str(T0 + 2 * HOUR_MS)
     parts = [must(database_url, "tick", "--shard", f"{part}/2", at=at)["tick"]["sealed"] for part in range(2)]
     assert all(parts) and sum(parts) == len(usage.sums)
@@ -123,7 +132,7 @@ def test_a_tick_before_earlier_ones_loses_nothing(usage: Usage, database_url: st
 def test_any_order_of_times_shards_and_arrivals(engine: sa.Engine, database_url: str, seed: int) -> None:
     usage = Usage(Fleet(engine), seed)
     dice = usage.dice
-    for _ in range(40):
+    for _ in range(share(15, whole=40)):
         usage.add(dice.randrange(4), T0, END)
         at = dice.randrange(T0, END) // SECOND_MS * SECOND_MS
         parts = dice.choice((1, 2, 3, 5))

@@ -10,26 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from drawdown.schema.database import connect, read
-from drawdown.schema.migrate import upgrade
+from drawdown.schema.database import read
 from drawdown.worker.verdict.asks import SECOND_READ_MS
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.exhaustion import Exhaustion
 from tests.acceptance.exhaustion_fleet import Plan, Result
 from tests.acceptance.exhaustion_hooks import halted_after_webhooks
-from tests.fresh import migrated
+from tests.fresh import fresh
 from tests.whole import share
 
-ORGS, CELLS, MINUTES = share((36, 4, 20), whole=(2000, 50, 45))
-SUDDEN = share((12, 4, 6), whole=(400, 50, 20))
-HOOKED = share(12, whole=300)
+ORGS, CELLS, MINUTES = share((16, 2, 11), whole=(2000, 50, 45))
+SUDDEN = share((4, 2, 3), whole=(400, 50, 20))
+HOOKED = share(4, whole=300)
 SEED = int(os.environ.get("DRAWDOWN_TEST_EXHAUSTION_SEED", "1"))
 
 
 def measured(folder: Path, *, watched: bool, sudden: bool = False) -> Result:
     """Run the fleet on a database of its own; every invariant holds at its end."""
-    engine = connect(migrated(f"sqlite:///{folder}/watched-{watched}-{sudden}.db"))
-    upgrade(engine)
+    engine = fresh(folder / f"watched-{watched}-{sudden}.db")
     orgs, cells, minutes = SUDDEN if sudden else (ORGS, CELLS, MINUTES)
     result = Exhaustion(engine, Plan(orgs, cells, minutes, SEED, watched, sudden)).run()
     print(f"\n{'sudden start, ' if sudden else ''}{'watched' if watched else 'not watched'}: {result.line()}")

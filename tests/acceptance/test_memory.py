@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -25,18 +26,19 @@ import sqlalchemy as sa
 from drawdown.providers import autumn
 from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Setup
+from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, write
-from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.orgs.assignments import assign
+from tests import leftovers
 from tests.acceptance.commands import PROJECT, SCRIPT, environment
 from tests.contract import sockets
 from tests.contract.sockets import Manner, Seen
 from tests.emulators.autumn import AutumnEmulator
-from tests.fresh import migrated
+from tests.fresh import fresh, named_anew
 from tests.server.test_memory import LIMIT_MB, peak_mb
 from tests.whole import share
-from tests.world import T0, Fleet
+from tests.world import T0, Copied, Fleet
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells a process's greatest memory")
 
@@ -47,13 +49,10 @@ DEADLINE_S: Final = 5
 LONG_S: Final = 120.0
 FEWEST: Final = 8
 """Requests that an attack has to answer to be one."""
-STRANGERS: Final = share(40_000, whole=400_000)
+STRANGERS: Final = share(10_000, whole=400_000)
 """Cells that one host's samples name."""
 _NAMED = json.dumps({"id": "x", "subscriptions": [{"plan_id": "p" * 3_000_000}], "balances": {}}).encode()
-_BALANCES = {
-    f"f{n}": {"feature_id": f"f{n}", "granted": 1, "remaining": 1, "usage": 0}
-    for n in range(share(2_000, whole=30_000))
-}
+_BALANCES = {f"f{n}": {"feature_id": f"f{n}", "granted": 1, "remaining": 1, "usage": 0} for n in range(30_000)}
 MANNERS: Final[dict[str, Manner]] = {
     "100 Continue for ever": sockets.over_and_over(b"HTTP/1.1 100 Continue\r\n\r\n"),
     "the largest answer": sockets.answering(sockets.body_of(b'"' + b"x" * 4_194_000 + b'"')),
@@ -65,7 +64,8 @@ MANNERS: Final[dict[str, Manner]] = {
     "crumbs": sockets.crumbs,
 }
 TRIED = [("tick", name) for name in MANNERS] + [("watch", name) for name in MANNERS]
-EVERY_DAY = [("tick", "a great many balances"), ("watch", "the largest answer")]
+EVERY_DAY = [("watch", "the largest answer")]
+"""Of a tick, `make test` attacks by a host."""
 
 
 @contextmanager
@@ -87,11 +87,12 @@ def site(manner: Manner) -> Iterator[Seen]:
         loop.close()
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    """Organisations at Autumn, each with usage to send; half of them are halted, and their cell is to be told."""
-    engine = connect(migrated(f"sqlite:///{tmp_path}/drawdown.db"))
-    upgrade(engine)
+@cache
+def _attacked() -> tuple[bytes, int]:
+    """Organisations at Autumn, each with usage to send; half of them are halted, and their cell is to be told: the
+    content of their database, and the time."""
+    file = leftovers.folder("dd-attacked-") / "drawdown.db"
+    engine = fresh(file)
     emulator, made = AutumnEmulator(lists_per_s=10**9), Fleet(engine)
     emulator.account.add_feature(FEATURE)
     orgs = [f"org-{number}" for number in range(ORGS)]
@@ -111,7 +112,15 @@ def fleet(tmp_path: Path) -> Fleet:
     made.tick_windows(2)
     assert made.one("SELECT COUNT(*) FROM orgs WHERE is_halted") == ORGS // 2
     used(made, T0 + WINDOW_MS, "SELECT org_id, 'cell-1' AS cell_id FROM orgs")
-    return made
+    engine.dispose()
+    return file.read_bytes(), made.clock.at_ms
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    content, at_ms = _attacked()
+    (tmp_path / "drawdown.db").write_bytes(named_anew(content))
+    return Copied(connect(f"sqlite:///{tmp_path}/drawdown.db"), FixedClock(at_ms))
 
 
 def used(fleet: Fleet, ts: int, rows: str) -> None:

@@ -27,7 +27,7 @@ from drawdown.worker.status.ticks import Report
 from drawdown.worker.verify.verify import verify
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
-from tests.whole import share
+from tests.whole import at_length, share
 from tests.world import T0, Fleet
 
 FEATURE = "compute_1gb"
@@ -35,8 +35,10 @@ ORGS = ("acme", "bolt")
 SAFE_MS, RETENTION_MS = 23 * HOUR_MS, 24 * HOUR_MS
 OLDEST_MS = 35 * DAY_MS - HOUR_MS
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-STEP_MS = share(24, whole=12) * HOUR_MS
-"""Between two ticks, once an outage has lasted a day; something is used in between."""
+EVERY_MS = share((24 * HOUR_MS, 5 * DAY_MS), whole=(12 * HOUR_MS, 12 * HOUR_MS))
+"""Between two ticks of a day's and of a month's outage, once it has lasted a day; something is used in between."""
+QUICK_MS, SLOW_MS = share((15 * MINUTE_MS, 6 * HOUR_MS), whole=(HOUR_MS, HOUR_MS))
+"""For so long ticks of a month's outage come every five minutes, and on its first day this far apart."""
 LENGTHS = {
     "23 h 59 min": 24 * HOUR_MS - MINUTE_MS,
     "24 h": 24 * HOUR_MS,
@@ -109,6 +111,9 @@ class Outage:
         self.reports: list[Report] = []
         self.began_ms = T0 + WINDOW_MS + GRACE_MS
         self.end_ms = self.began_ms + length_ms
+        is_long = length_ms > 2 * DAY_MS
+        self.step_ms = EVERY_MS[is_long]
+        self.first_ms, self.hour_ms = (QUICK_MS, SLOW_MS) if is_long else (HOUR_MS, HOUR_MS)
 
     @staticmethod
     def _customers(emulator: AutumnEmulator | StripeEmulator) -> None:
@@ -136,17 +141,17 @@ class Outage:
         """Ticks until right before the end: every five minutes, then sparser; new usage now and then."""
         self.use(T0)
         for at in self._moments():
-            if (at - self.began_ms) % STEP_MS == 0 and at > self.began_ms:
+            if (at - self.began_ms) % self.step_ms == 0 and at > self.began_ms:
                 self.use(at - GRACE_MS - WINDOW_MS)
             self.tick(at)
         return self.reports[-1]
 
     def _moments(self) -> Iterator[int]:
-        at = self.began_ms
-        while at < self.end_ms:
-            yield at
-            past = at - self.began_ms
-            at += 5 * MINUTE_MS if past < HOUR_MS else HOUR_MS if past < 24 * HOUR_MS else STEP_MS
+        past = 0
+        while past < self.length_ms:
+            yield self.began_ms + past
+            step = 5 * MINUTE_MS if past < self.first_ms else self.hour_ms if past < 24 * HOUR_MS else self.step_ms
+            past = (past // step + 1) * step
 
     def back(self) -> Report:
         """The service is back; a tick at that moment."""
@@ -198,12 +203,15 @@ def key(org: str, window_ms: int, revision: int = 0) -> str:
     return f"usage:{org}:{window_ms}:{FEATURE}" + (f":r{revision}" if revision else "")
 
 
-A_DAY = [("autumn", "23 h 59 min"), ("stripe", "24 h 1 min")]
 ALL = [(name, length) for name in ("autumn", "stripe") for length in LENGTHS if length != "36 days"]
-FOR_A_DAY = pytest.mark.parametrize(("name", "length"), share(A_DAY, whole=ALL))
 
 
-@FOR_A_DAY
+def one_of(day: tuple[str, str]) -> pytest.MarkDecorator:
+    """One outage of about a day every day, and each of them in the whole."""
+    return pytest.mark.parametrize(("name", "length"), share([day], whole=ALL))
+
+
+@one_of(("autumn", "23 h 59 min"))
 @SQLITE
 def test_nobody_can_connect_for_a_day(engine: sa.Engine, name: str, length: str) -> None:
     """Proven unsent: no key ages, nothing is in doubt, and all of it is sent when the service is back."""
@@ -227,7 +235,7 @@ def test_nobody_can_connect_for_a_day(engine: sa.Engine, name: str, length: str)
     outage.settled_exactly()
 
 
-@FOR_A_DAY
+@one_of(("stripe", "24 h 1 min"))
 @SQLITE
 def test_answers_are_lost_for_a_day_and_all_was_applied(engine: sa.Engine, name: str, length: str) -> None:
     outage = Outage(engine, name, "applied", LENGTHS[length])
@@ -259,7 +267,7 @@ def test_answers_are_lost_for_a_day_and_all_was_applied(engine: sa.Engine, name:
     outage.settled_exactly()
 
 
-@FOR_A_DAY
+@one_of(("autumn", "23 h 59 min"))
 @SQLITE
 def test_calls_are_lost_for_a_day_and_nothing_was_applied(engine: sa.Engine, name: str, length: str) -> None:
     outage = Outage(engine, name, "lost", LENGTHS[length])
@@ -288,9 +296,8 @@ def test_calls_are_lost_for_a_day_and_nothing_was_applied(engine: sa.Engine, nam
     assert states.keys() - first.keys() == {f"{one}:r1" for one in aged}
     evidence = [str(text) for (text,) in outage.fleet.rows("SELECT evidence FROM voids")]
     assert len(evidence) == len(aged) and all("looked up and absent" in text for text in evidence)
-    voided_ms = outage.fleet.rows("SELECT v.at_ms FROM voids v")
-    for (at,) in voided_ms:
-        last = max(outage.line.tried[one][-1] for one in aged)
+    for org, window, at in outage.fleet.rows("SELECT org_id, window_ms, at_ms FROM voids"):
+        last = outage.line.tried[key(str(org), int(str(window)))][-1]
         assert int(str(at)) - last >= RETENTION_MS, "not before it can no longer be applied"
     outage.settled_exactly()
 
@@ -315,6 +322,7 @@ def _billed_by_hand(outage: Outage, parked: set[str]) -> None:
     assert outage.after().exit_status == 0
 
 
+@at_length("make test-whole")
 @SQLITE
 def test_nobody_can_connect_to_autumn_for_36_days(engine: sa.Engine) -> None:
     """It takes events of any age."""
@@ -350,6 +358,7 @@ def test_nobody_can_connect_to_stripe_for_36_days(engine: sa.Engine) -> None:
     assert read(engine, verify).breaches == []
 
 
+@at_length("make test-whole")
 @pytest.mark.parametrize("state", ["lost", "applied"])
 @SQLITE
 def test_autumn_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> None:
@@ -367,7 +376,7 @@ def test_autumn_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> No
 
 @pytest.mark.parametrize(
     ("state", "database_url"),
-    [("lost", share("sqlite", whole="postgresql")), ("applied", "sqlite")],
+    share([("lost", "sqlite")], whole=[("lost", "postgresql"), ("applied", "sqlite")]),
     indirect=["database_url"],
 )
 def test_stripe_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> None:

@@ -6,12 +6,10 @@ billed once, what was not is billed once, and until a person says so nothing is 
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,10 +17,9 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.main import global_options_first, run
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
-from tests.acceptance.commands import Ended
+from tests.acceptance.commands import Ended, drawdown
 from tests.acceptance.tables import number, rows
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
@@ -33,9 +30,13 @@ from tests.whole import share
 from tests.world import T0
 
 FEATURE: Final = "compute_4gb"
-BOTH: Final = [("autumn", "postgresql"), ("stripe", "sqlite")]
-EACH: Final = [*BOTH, ("autumn", "sqlite"), ("stripe", "postgresql")]
-pytestmark = pytest.mark.parametrize(("place", "database_url"), share(BOTH, whole=EACH), indirect=True)
+EACH: Final = [(provider, kind) for provider in ("autumn", "stripe") for kind in ("postgresql", "sqlite")]
+
+
+def at(provider: str, kind: str) -> pytest.MarkDecorator:
+    """At one provider and on one database every day, and at each on both in the whole."""
+    return pytest.mark.parametrize(("place", "database_url"), share([(provider, kind)], whole=EACH), indirect=True)
+
 
 PEOPLE: Final = ("alice", "bob")
 HEADER: Final = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts"
@@ -50,16 +51,13 @@ class Place:
     provider: str
     emulator: AutumnEmulator | StripeEmulator
     clock: FixedClock
+    env: dict[str, str]
     lines: list[str] = field(default_factory=list)
     used: dict[str, int] = field(default_factory=dict)
 
     def run(self, *arguments: str, status: int | tuple[int, ...] = 0) -> Ended:
-        """The command line, in this process: a hundred commands are no longer than they need to be."""
-        out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err):
-            ended = run(["--at", str(self.clock.at_ms), *global_options_first(list(arguments))])
-            found = Ended(ended, out.getvalue(), err.getvalue())
-        assert ended in (status if isinstance(status, tuple) else (status,)), (arguments, found)
+        found = drawdown(self.url, *arguments, at=str(self.clock.at_ms), env=self.env)
+        assert found.status in (status if isinstance(status, tuple) else (status,)), (arguments, found)
         return found
 
     def json(self, *arguments: str, status: int = 0) -> dict[str, Any]:
@@ -110,9 +108,7 @@ class Backup:
 
 
 @pytest.fixture
-def place(
-    request: pytest.FixtureRequest, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Iterator[Place]:
     clock = FixedClock(T0)
     name = request.param
     # Of what may have been drawn before its cycle began, or after, a balance does not tell: a person would have to.
@@ -123,10 +119,8 @@ def place(
         else:
             emulator.lists_per_s = 10**9
             lines = autumn_lines(emulator, url)
-        here = {"DATABASE_URL": database_url, "STATE_DIR": f"{tmp_path}/state", "LOG_LEVEL": "CRITICAL"}
-        for line in [*lines, *(f"DRAWDOWN_{setting}={text}" for setting, text in here.items())]:
-            monkeypatch.setenv(*line.split("=", 1))
-        made = Place(database_url, tmp_path, name, emulator, clock)
+        env = {"DRAWDOWN_STATE_DIR": f"{tmp_path}/state", **dict(line.split("=", 1) for line in lines)}
+        made = Place(database_url, tmp_path, name, emulator, clock, env)
         migrated(database_url)
         made.run("init")
         for org in PEOPLE:
@@ -175,10 +169,12 @@ def backup(place: Place) -> Backup:
 OPEN: Final = "SELECT COUNT(*) FROM pushes WHERE state NOT IN ('accepted', 'voided')"
 
 
+@at("autumn", "postgresql")
 def test_what_was_billed_after_the_backup_is_not_billed_again(place: Place, backup: Backup) -> None:
     place.clock.at_ms = T0 + 3 * WINDOW_MS + GRACE_MS
     place.use(*((f"{org}-{window}", org, window, 60 + window) for org in PEOPLE for window in (0, 1, 2)))
     place.tick()
+    nothing_to_recover(place)
     place.use(("alice-3", "alice", 3, 30))
     backup.take()  # with a window that is used and not sealed
     place.tick(minutes=5)
@@ -220,6 +216,7 @@ def test_what_was_billed_after_the_backup_is_not_billed_again(place: Place, back
     assert (compared["differing"], compared["waiting"], compared["compared"]) == ([], 0, 2)
 
 
+@at("stripe", "sqlite")
 def test_what_is_imported_again_only_later_is_billed_once_too(place: Place, backup: Backup) -> None:
     place.clock.at_ms = T0 + 2 * WINDOW_MS + GRACE_MS
     place.use(("alice-0", "alice", 0, 60))
@@ -239,18 +236,14 @@ def test_what_is_imported_again_only_later_is_billed_once_too(place: Place, back
     place.run("verify")
 
 
-def test_a_database_that_was_never_restored_has_nothing_to_recover(place: Place) -> None:
-    place.clock.at_ms = T0 + 2 * WINDOW_MS + GRACE_MS
-    place.use(("alice-0", "alice", 0, 60))
-    place.tick()
+def nothing_to_recover(place: Place) -> None:
+    """A database that was never restored is left as it is."""
     before = rows(place.url, "SELECT * FROM incarnation")
-    found = place.run("recover")
-    assert "nothing was lost" in found.out
+    assert "nothing was lost" in place.run("recover").out
     assert place.json("recover", "--since", str(T0))["recover"]["found"] is None
     assert "in the future" in place.run("recover", "--since", str(place.clock.at_ms + 1), status=2).err
     assert rows(place.url, "SELECT * FROM incarnation") == before
     assert rows(place.url, "SELECT COUNT(*) FROM losses") == [(0,)]
-    place.tick(minutes=5)
 
 
 def settle(place: Place) -> None:

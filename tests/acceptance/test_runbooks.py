@@ -6,26 +6,32 @@ import json
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from drawdown.providers.http import Call, HttpResult
+from drawdown.providers.kit.emulator import Emulator
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, write
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.hooks.deliver import WAITS
 from drawdown.worker.hooks.hook_settings import endpoint_secret
+from tests import leftovers
+from tests.acceptance.commands import must
 from tests.acceptance.runbooks import RUNBOOKS, Home, steps
 from tests.acceptance.tables import number, rows
 from tests.contract.sockets import free_port
 from tests.emulators.cell import CellEmulator
 from tests.emulators.product import ProductEmulator
 from tests.emulators.serve import autumn_lines, cell_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
-from tests.fresh import migrated
+from tests.fresh import migrated, named_anew
 from tests.world import T0
 
 FEATURE = "compute_4gb"
@@ -34,21 +40,54 @@ HOUR_MS = 60 * MINUTE_MS
 BILLED = "SELECT feature, SUM(quantity) FROM ledger_entries WHERE kind = 'usage' GROUP BY 1 ORDER BY 1"
 
 
+@dataclass
+class Door:
+    """A service's address, which outlives the service."""
+
+    behind: Emulator | None = None
+
+    def handle(self, call: Call, now_ms: int) -> HttpResult:
+        assert self.behind is not None
+        return self.behind.handle(call, now_ms)
+
+
+@dataclass(frozen=True)
+class Street:
+    """Addresses of a Stripe, an Autumn and a cell, and their clock."""
+
+    clock: FixedClock
+    doors: tuple[Door, Door, Door]
+    env: Mapping[str, str]
+
+
+@pytest.fixture(scope="module")
+def street() -> Iterator[Street]:
+    clock, doors = FixedClock(T0), (Door(), Door(), Door())
+    with ExitStack() as stack:
+        stripe, autumn, cell = (stack.enter_context(serving_in_thread(one, clock)) for one in doors)
+        lines = [*stripe_lines(home_stripe(), stripe), *autumn_lines(home_autumn(T0), autumn), *cell_lines(cell)]
+        yield Street(clock, doors, dict(line.split("=", 1) for line in lines))
+
+
+@cache
+def _initialised() -> bytes:
+    """A database after `drawdown init`."""
+    folder = leftovers.folder("dd-runbooks-")
+    url = migrated(f"sqlite:///{folder}/home.db")
+    must(url, "init", at=show_time(T0))
+    return (folder / "home.db").read_bytes()
+
+
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    clock = FixedClock(T0)
+def home(street: Street, tmp_path: Path) -> Home:
     stripe, autumn, cell = home_stripe(), home_autumn(T0), CellEmulator()
-    with (
-        serving_in_thread(stripe, clock) as stripe_url,
-        serving_in_thread(autumn, clock) as autumn_url,
-        serving_in_thread(cell, clock) as cell_url,
-    ):
-        lines = [*stripe_lines(stripe, stripe_url), *autumn_lines(autumn, autumn_url), *cell_lines(cell_url)]
-        env = {**dict(line.split("=", 1) for line in lines), "DRAWDOWN_STATE_DIR": str(tmp_path / "state")}
-        made = Home(f"sqlite:///{tmp_path}/home.db", tmp_path, clock, env, autumn, stripe, cell)
-        migrated(made.url)
-        made.run("init")
-        yield made
+    services: tuple[Emulator, ...] = (stripe, autumn, cell)
+    street.clock.at_ms = T0
+    for door, behind in zip(street.doors, services, strict=True):
+        door.behind = behind
+    (tmp_path / "home.db").write_bytes(named_anew(_initialised()))
+    env = {**street.env, "DRAWDOWN_STATE_DIR": str(tmp_path / "state")}
+    return Home(f"sqlite:///{tmp_path}/home.db", tmp_path, street.clock, env, autumn, stripe, cell)
 
 
 def test_each_runbook_is_listed_and_each_of_its_sections_is_run() -> None:

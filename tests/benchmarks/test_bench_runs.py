@@ -12,7 +12,7 @@ from tests.benchmarks.databases import KINDS, Databases
 from tests.benchmarks.run import CASES, Options, show
 from tests.whole import share
 
-SMALL = Options(scale=0.005, runs=2)
+SMALL = share(Options(scale=0.001, runs=1), whole=Options(scale=0.005, runs=2))
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def made(postgres_server: str, tmp_path: Path) -> Iterator[Databases]:
 BOTH = [(name, kind) for name in CASES for kind in KINDS]
 
 
-@pytest.mark.parametrize(("name", "kind"), share([("tick", "postgresql")], whole=BOTH))
+@pytest.mark.parametrize(("name", "kind"), share([("tick", "sqlite")], whole=BOTH))
 def test_the_benchmark_settles_all_and_gives_figures(name: str, kind: str, made: Databases) -> None:
     results = CASES[name](made, kind, SMALL)
     assert results

@@ -17,10 +17,13 @@ from tests import leftovers
 from tests.browser import chromium
 from tests.browser.sites import MY, Site
 from tests.patience import patience
+from tests.whole import WHOLE
 
 WATCH: Final = (
     "document.addEventListener('securitypolicyviolation', (e) => console.error('CSP: ' + e.violatedDirective))"
 )
+SMALL: Final[Any] = {"width": 800, "height": 600}
+"""Who says nothing else has a small window: each pixel is drawn by the processor."""
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -73,7 +76,7 @@ def empty(folder: Path, migrated_sqlite: Path) -> Iterator[Site]:
 
 @pytest.fixture(scope="package")
 def demo(folder: Path, migrated_sqlite: Path) -> Iterator[Site]:
-    yield from made(folder / "demo.db", migrated_sqlite, demo=True)
+    yield from made(folder / "demo.db", migrated_sqlite, demo=True, filled=WHOLE)
 
 
 class Visitor:
@@ -135,7 +138,7 @@ def look(browser: Browser, kept: dict[tuple[str, str | None], Visitor]) -> Itera
     def begin(site: Site, role: str | None = "viewer") -> Visitor:
         visitor = kept.get((site.url, role))
         if visitor is None:
-            visitor = kept[site.url, role] = Visitor(browser.new_context(), site, role)
+            visitor = kept[site.url, role] = Visitor(browser.new_context(viewport=SMALL), site, role)
         elif role is not None:  # others of that role came in since, and a person has so many sessions
             visitor.enter(role)
         visitor.wrong.clear()
@@ -152,7 +155,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
     made: list[Visitor] = []
 
     def begin(site: Site, role: str | None = "viewer", **options: Any) -> Visitor:
-        visitor = Visitor(browser.new_context(**options), site, role)
+        visitor = Visitor(browser.new_context(**{"viewport": SMALL, **options}), site, role)
         made.append(visitor)
         return visitor
 

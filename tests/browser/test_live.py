@@ -2,75 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from drawdown.schema.database import write
+from drawdown.worker.access import sessions as console_sessions
 from tests.browser.conftest import Visitor
-from tests.browser.sites import Site
+from tests.browser.sites import NOW, Site
 
 pytestmark = pytest.mark.xdist_group("browser")
+Visit = Callable[..., Visitor]
 FOCUSED = (
     "document.activeElement.closest('.tile')?.querySelector('.name').textContent ?? document.activeElement.tagName"
 )
 
 
-@contextmanager
-def come_anew(page: Page, times: int = 2) -> Iterator[None]:
-    """The live part is read again so often, and is in its place."""
-    for _ in range(times):
-        with page.expect_response(lambda answer: answer.request.headers.get("hx-request") == "true"):
-            page.clock.run_for(10_500)
-        page.clock.run_for(100)
-        # Not `wait_for_function`: its second look is an `eval` in the page, which the page's own policy forbids.
-        expect(page.locator(".htmx-request, .htmx-swapping, .htmx-settling")).to_have_count(0)
-    yield
+def come_anew(page: Page) -> None:
+    """The live part is read again, and is in its place."""
+    with page.expect_response(lambda answer: answer.request.headers.get("hx-request") == "true"):
+        page.clock.run_for(10_500)
+    page.clock.run_for(100)
+    # Not `wait_for_function`: its second look is an `eval` in the page, which the page's own policy forbids.
+    expect(page.locator(".htmx-request, .htmx-swapping, .htmx-settling")).to_have_count(0)
 
 
-def test_what_was_opened_stays_open(live: Site, visit: Callable[..., Visitor]) -> None:
-    visitor = visit(live)
-    page = visitor.page
+def test_figures_that_come_anew_move_nothing_and_say_where_they_cannot(live: Site, visit: Visit) -> None:
+    """On one page: the first load, figures that come, a database that cannot be read, a session that ended."""
+    visitor = visit(live, "operator")
+    page, sizes = visitor.page, list[int]()
     page.clock.install()
+    page.on("requestfinished", lambda request: sizes.append(request.sizes()["responseBodySize"]))
     visitor.go("/console/org?id=acme")
+    page.wait_for_load_state("networkidle")
+    assert len(sizes) <= 6 and sum(sizes) <= 120_000, sizes
+    before = page.locator(".tile .figure").all_inner_texts()
     opened = page.locator("#live details")
     opened.locator("summary").click()
     assert opened.locator("dd").first.is_visible()
-    with come_anew(page):
-        assert opened.locator("dd").first.is_visible()
-        assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+    come_anew(page)
+    assert opened.locator("dd").first.is_visible()
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
 
+    with live.fail():
+        page.clock.run_for(10_500)
+        page.locator(".stale .stale-word").wait_for()
+    assert page.locator(".tile .figure").all_inner_texts() == before
+    assert "Live" not in page.inner_text("main") and "last figures that could be read" in page.inner_text(".asof")
+    page.clock.run_for(10_500)
+    page.locator("#live:not(.stale)").wait_for()
+    assert "Live" in page.inner_text(".asof")
 
-def test_a_page_of_one_organisation_stays_its_own_after_another_was_entered(
-    demo: Site, visit: Callable[..., Visitor]
-) -> None:
-    """Two tabs of one browser: it has one cookie for both."""
-    visitor = visit(demo, "viewer")
-    page = visitor.page
-    page.clock.install()
-    visitor.go("/console/org?id=acme")
-    page.get_by_role("button", name="What its own people see").click()
-    page.wait_for_url("**/my/usage")
-    before = page.locator(".tile .figure").all_inner_texts()
-    other = visitor.watched(visitor.context.new_page())
-    other.goto(f"{demo.url}/console/org?id=initech")
-    other.get_by_role("button", name="What its own people see").click()
-    other.wait_for_url("**/my/usage")
+    write(live.engine, lambda c: console_sessions.end(c, visitor.session, NOW))
     page.clock.run_for(10_500)
     page.locator(".stale .stale-word").wait_for()
-    assert "this browser is in for another organisation by now" in page.inner_text(".asof")
-    assert page.locator(".tile .figure").all_inner_texts() == before and page.inner_text(".brand") == "acme"
-    page.get_by_role("link", name="7 days").click()
-    assert "in for initech by now" in page.inner_text("main")
-    visitor.wrong.clear()  # what the browser says of a 409
-    other.get_by_role("link", name="Back to the console").click()
-    other.wait_for_url("**/console/org?id=initech")
+    assert page.locator(".tile .figure").all_inner_texts() == before
+    visitor.wrong.clear()  # what the browser, and htmx, say of a 503 and a 401
+    page.reload()
+    assert "/console/sign-in?next=" in page.url
 
 
-def test_whoever_stands_on_a_link_stays_there_and_the_figures_go_on(live: Site, visit: Callable[..., Visitor]) -> None:
+def test_whoever_stands_on_a_link_stays_there_and_the_figures_go_on(live: Site, visit: Visit) -> None:
     visitor = visit(live)
-    page = visitor.page
+    page, asked = visitor.page, list[str]()
     page.clock.install()
     visitor.go("/console/")
     halted = page.locator(".tile", has_text="organisations that may start nothing").locator(".figure")
@@ -78,12 +73,20 @@ def test_whoever_stands_on_a_link_stays_there_and_the_figures_go_on(live: Site, 
     page.get_by_role("link", name="In doubt", exact=True).focus()
     live.fleet.write("UPDATE orgs SET is_halted = TRUE, halted_at = 1, halt_reason = 'spent' WHERE org_id = 'acme'")
     try:
-        with come_anew(page):
-            assert int(halted.inner_text()) == before + 1
-            assert page.evaluate(FOCUSED) == "In doubt"
-        page.keyboard.press("Enter")
-        page.wait_for_url("**/console/pushes?state=in_doubt")
+        come_anew(page)
+        assert int(halted.inner_text()) == before + 1
+        assert page.evaluate(FOCUSED) == "In doubt"
     finally:
         live.fleet.write(
             "UPDATE orgs SET is_halted = FALSE, halted_at = NULL, halt_reason = NULL WHERE org_id = 'acme'"
         )
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate("Object.defineProperty(document, 'hidden', {get: () => true, configurable: true})")
+    page.clock.run_for(45_000)
+    assert asked == [], "nobody looks"
+    page.evaluate("Object.defineProperty(document, 'hidden', {get: () => false, configurable: true})")
+    with page.expect_request_finished():
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    assert len(asked) == 1, "whoever comes back sees what is"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/console/pushes?state=in_doubt")

@@ -1,6 +1,6 @@
 """One real process under observation.
 
-    python -m tests.crash.process [--slow 'begin push=2'] once FOLDER -- COMMAND...   one command line, and its status
+    main: [--slow 'begin push=2'] [--at-once 9] once FOLDER -- COMMAND...   one command line, and its status
 
 In a siege, processes are forked by `tests.crash.nursery` and do `work`: the importer imports each part of the data as
 it is released; tickers tick, on and on, until told to stop, each tick as cron would start it; drainers do so as one
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from functools import partial
 from itertools import cycle
@@ -22,6 +21,7 @@ from pathlib import Path
 from drawdown.cli.main import global_options_first, run
 from drawdown.cli.nouns import imports
 from drawdown.schema.errors import DatabaseBusy
+from drawdown.worker.push import push
 from drawdown.worker.sources.samples.rows import ImportOptions
 from tests.acceptance import drain
 from tests.crash.observer import Observer
@@ -140,12 +140,10 @@ def main() -> int:
     parser.add_argument("role", choices=("once",))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--slow", action="append", default=[])
+    parser.add_argument("--at-once", type=int, default=push.AT_ONCE)
     parser.add_argument("command", nargs="*")
     given = parser.parse_args()
     slow = {mark: float(seconds) for mark, _, seconds in (one.partition("=") for one in given.slow)}
+    vars(push)["AT_ONCE"] = given.at_once
     Observer(given.folder / f"once.{os.getpid()}.log", slow=slow).install()
     return run(global_options_first(given.command))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,7 +16,7 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.history import incarnation
-from drawdown.worker.push import push
+from tests import forked
 from tests.acceptance.commands import PROJECT, environment, must
 from tests.acceptance.tables import billed_exactly, number, rows
 from tests.crash.billers import blockade
@@ -28,13 +28,11 @@ from tests.whole import at_length, share
 from tests.world import T0, Fleet
 
 KILLS = share(2, whole=8)
-MOST = share(600, whole=1500)
+MOST = share(200, whole=1500)
 """Samples of a siege."""
-BATCH = push.AT_ONCE
-"""The embedded ledger's; what is more than that is a second batch."""
-WINDOWS = BATCH + 400
-SOME = 200
-"""Where one batch will do."""
+BATCH = 30
+"""The embedded ledger's, as a process is told here; what is more than that is a second batch."""
+WINDOWS = BATCH + 10
 AT = str(T0 + (WINDOWS + 2) * WINDOW_MS)
 
 
@@ -100,19 +98,19 @@ PLANTED = (
 @pytest.mark.parametrize(("planted", "at"), share(PLANTED[:1], whole=PLANTED))
 def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], tmp_path: Path) -> None:
     """What a retry charges again, and what is never sent."""
-    url, plan = f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=4, at=at)
+    url, plan = f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=share(2, whole=4), at=at)
     with pytest.raises(AssertionError, match=r"windows with \(charged, expected\)"):
-        siege(tmp_path, url, plan, seed=3, most=800, planted=planted)
+        siege(tmp_path, url, plan, seed=3, most=MOST, planted=planted)
 
 
 @pytest.fixture
-def fleet(request: pytest.FixtureRequest, engine: sa.Engine) -> Fleet:
-    """Two organisations with usage in more windows than one batch of pushes holds, or in as many as a test asks for."""
+def fleet(engine: sa.Engine) -> Fleet:
+    """Two organisations with usage in more windows than one batch of pushes holds."""
     made = Fleet(engine)
     made.assign("acme", "bolt", from_ms=T0)
     values = [
         {"id": f"s{n}", "org": ("acme", "bolt")[n % 2], "ts": T0 + n * WINDOW_MS + 1, "now": T0 + n * WINDOW_MS + 9}
-        for n in range(getattr(request, "param", WINDOWS))
+        for n in range(WINDOWS)
     ]
     insert = sa.text(
         "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
@@ -122,22 +120,18 @@ def fleet(request: pytest.FixtureRequest, engine: sa.Engine) -> Fleet:
     return made
 
 
-def expected(windows: int) -> dict[tuple[str, int], int]:
-    return {(("acme", "bolt")[n % 2], T0 + n * WINDOW_MS): 60 for n in range(windows)}
+EXPECTED = {(("acme", "bolt")[n % 2], T0 + n * WINDOW_MS): 60 for n in range(WINDOWS)}
 
 
 class Running:
     """`drawdown run` as a real process that waits at one step."""
 
     def __init__(self, url: str, folder: Path, slow: str, *options: str) -> None:
-        command = [sys.executable, "-m", "tests.crash.process", "--slow", slow, "once", str(folder), "--", "run"]
-        self.process = subprocess.Popen(
-            [*command, "--at", AT, *options],
-            env=environment(url, {"DRAWDOWN_LOG_LEVEL": "WARNING"}),
-            cwd=PROJECT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        command = ["--slow", slow, "--at-once", str(BATCH), "once", str(folder), "--", "run", "--at", AT, *options]
+        env = environment(url, {"DRAWDOWN_LOG_LEVEL": "WARNING"})
+        self.said = folder / "err"
+        with self.said.open("wb") as err:
+            self.process = forked.Started(command, env=env, cwd=PROJECT, err=err, module="tests.crash.process")
         self.log = folder / f"once.{self.process.pid}.log"
 
     def marks(self) -> list[str]:
@@ -152,15 +146,15 @@ class Running:
     def terminate(self, *, within_s: float) -> str:
         """SIGTERM; returns what the process said on stderr."""
         self.process.send_signal(signal.SIGTERM)
-        _, err = self.process.communicate(timeout=within_s)
-        return err.decode()
+        self.process.wait(within_s)
+        return self.said.read_text()
 
     def __enter__(self) -> Running:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
 
 @pytest.mark.parametrize("database_url", share(["sqlite"], whole=["sqlite", "postgresql"]), indirect=True)
@@ -178,11 +172,10 @@ def test_sigterm_in_the_middle_of_a_push_ends_soundly(fleet: Fleet, database_url
     assert number(database_url, "SELECT COUNT(*) FROM attempts WHERE outcome IS NULL") == 0
     must(database_url, "verify", at=AT)
     assert must(database_url, "tick", at=AT)["tick"]["accepted"] == WINDOWS - BATCH
-    billed_exactly(database_url, expected(WINDOWS))
+    billed_exactly(database_url, EXPECTED)
 
 
-@pytest.mark.parametrize("database_url", share(["postgresql"], whole=["sqlite", "postgresql"]), indirect=True)
-@pytest.mark.parametrize("fleet", [SOME], indirect=True)
+@pytest.mark.parametrize("database_url", share(["sqlite"], whole=["sqlite", "postgresql"]), indirect=True)
 def test_ticks_that_take_longer_than_their_interval_never_overlap(
     fleet: Fleet, database_url: str, tmp_path: Path
 ) -> None:
@@ -191,10 +184,10 @@ def test_ticks_that_take_longer_than_their_interval_never_overlap(
         fleet.clock.at_ms = int(AT)
         fleet.sample("acme", T0 + 2, 7, sample_id="late")
         fleet.engine.dispose()
-        running.wait_for("end end_tick", 4)
+        running.wait_for("end end_tick", 3)
         err = running.terminate(within_s=300)
         ticks = [mark.split()[1] for mark in running.marks() if mark in ("begin begin_tick", "end end_tick")]
     assert ticks[: len(ticks) // 2 * 2] == ["begin_tick", "end_tick"] * (len(ticks) // 2), "one after another"
     assert "tick_overlaps" in err and "Traceback" not in err
     assert running.process.returncode == 0
-    billed_exactly(database_url, {**expected(SOME), ("acme", T0): 67})
+    billed_exactly(database_url, {**EXPECTED, ("acme", T0): 67})

@@ -28,7 +28,7 @@ BEGIN_S: Final = 1_772_452_800
 """2026-03-02T12:00:00Z, which the page's output shows."""
 MOST_WORDS: Final = 600
 CLOCK: Final = """
-at() { "$PYTHON" -c 'import sys, time; print(time.strftime(sys.argv[1], time.gmtime(int(sys.argv[2]))))' %FT%TZ "$1"; }
+at() { command date -u -d "@$1" +%FT%TZ 2>/dev/null || command date -u -r "$1" +%FT%TZ; }
 sleep() { echo $(($(cat now) + $1)) > now; }
 date() { at $(($(cat now) - 60 * ${3%% minutes ago})); }
 drawdown() { command drawdown --at "$(at "$(cat now)")" "$@"; }

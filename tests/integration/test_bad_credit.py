@@ -126,7 +126,7 @@ def test_each_gets_its_code_and_what_to_do_and_changes_nothing(
         assert (found, told.get("code")) == (status, code), (line, told)
         assert words in told["error"], (line, told)
         assert told["exit_status"] == status
-        assert content(ready) == before, line
+    assert content(ready) == before
 
 
 def test_a_code_of_the_permission_order_names_its_step(ready: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,8 @@ BEGAN: Final = T0 - T0 % HOUR + HOUR
 QUERY: Final = """SELECT org_id, ts, memory_mb, interval_s, 'more' AS note FROM used
 WHERE ts >= :from_ms AND ts < :until_ms"""
 HOURLY: Final = Question(QUERY, "warehouse", HOUR, HOUR)
+AGAIN: Final = 3 * HOUR
+"""When each period is asked for the second time here. After a day, two dozen hours would have to be read."""
 
 
 class Asked(Fleet):
@@ -79,7 +81,8 @@ class Asked(Fleet):
 
 
 @pytest.fixture
-def fleet(engine: sa.Engine, database_url: str) -> Asked:
+def fleet(engine: sa.Engine, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    monkeypatch.setattr(asking, "ASKED_AGAIN_MS", AGAIN)
     return Asked(engine, database_url)
 
 
@@ -100,10 +103,10 @@ def test_each_closed_period_is_one_batch_that_is_asked_twice_and_taken_once(flee
     fleet.write("DELETE FROM used")  # rows come in another order, and as another type
     for at, seconds in ((HOUR - 1, 7), (1, 60), (0, 60), (HOUR + 1, 6), (HOUR, 5), (3 * HOUR, 9)):
         fleet.use(at, seconds)
-    report = fleet.ask(3 * HOUR + DAY_MS)
+    report = fleet.ask(3 * HOUR + AGAIN)
     assert (report.batches_taken, report.problems) == (2, []), "one of nothing, one of the fourth hour"
     assert fleet.next_at() == 0, "what this tick asked for the last time is passed by the next one"
-    fleet.ask(3 * HOUR + DAY_MS + MINUTE_MS)
+    fleet.ask(3 * HOUR + AGAIN + MINUTE_MS)
     assert fleet.next_at() == 2
     assert fleet.billed() == 147
     found = fleet.proven()
@@ -116,15 +119,15 @@ def test_rows_that_come_late_are_a_conflict_that_is_said_once_and_a_withdrawal_m
     fleet.use(0, 60)
     fleet.ask(2 * HOUR)
     fleet.use(1, 11)
-    report = fleet.ask(2 * HOUR + DAY_MS)
+    report = fleet.ask(2 * HOUR + AGAIN)
     assert "conflict" in report.problems[0] and "a tick takes what is said by then" in report.problems[0]
-    assert fleet.ask(3 * HOUR + DAY_MS).problems == []
+    assert fleet.ask(3 * HOUR + AGAIN).problems == []
     assert fleet.billed() == 60 and fleet.next_at() == 0
     assert read(fleet.engine, files_left).conflicts == 1
     batch = str(fleet.one("SELECT batch FROM batches WHERE total = 60"))
     assert drawdown(["--database-url", str(fleet.engine.url.render_as_string(False)), "batch", "withdraw", batch]) == 0
-    assert fleet.ask(4 * HOUR + DAY_MS).problems == []
-    fleet.ask(5 * HOUR + DAY_MS)
+    assert fleet.ask(4 * HOUR + AGAIN).problems == []
+    fleet.ask(5 * HOUR + AGAIN)
     assert fleet.billed() == 71
     assert read(fleet.engine, files_left).conflicts == 0 and fleet.proven().breaches == []
 

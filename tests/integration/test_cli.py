@@ -287,22 +287,19 @@ def test_a_quiet_tick_says_nothing_where_all_is_settled_and_all_where_it_is_not(
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    ("command", "says"),
-    [
+def test_what_goes_on_until_it_is_told_to_end_says_so_at_once(shell: Shell) -> None:
+    shell.begin()
+    for command, says in (
         (["watch"], "a watch round every 5 s"),
         (["run", "--every", "60"], "a tick now, and one every 60 s; a watch round every 5 s between them"),
         (["run", "--no-watch"], "a tick now, and one every 300 s; no watch"),
-    ],
-)
-def test_what_goes_on_until_it_is_told_to_end_says_so_at_once(shell: Shell, command: list[str], says: str) -> None:
-    shell.begin()
-    with Path(os.devnull).open("wb") as nothing:
-        going = forked.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
-    first = going.stdout.readline()
-    going.send_signal(signal.SIGTERM)
-    assert going.wait(300) == 0
-    assert first.startswith(says) and first.endswith("SIGTERM or Ctrl-C ends it\n")
+    ):
+        with Path(os.devnull).open("wb") as nothing:
+            going = forked.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
+        first = going.stdout.readline()
+        going.send_signal(signal.SIGTERM)
+        assert going.wait(300) == 0
+        assert first.startswith(says) and first.endswith("SIGTERM or Ctrl-C ends it\n"), command
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import sqlalchemy as sa
@@ -68,7 +67,7 @@ WAITS = [(0, "rejected")]
 
 
 def test_it_waits_as_long_as_reads_show_none(fleet: Fleet) -> None:
-    for number in range(1, 30):
+    for number in range(1, 9):
         reads(fleet, SEALED + number * WINDOW_MS, NONE)
     assert revisions(fleet) == WAITS and len(fake(fleet).seen) == 1
     clean(fleet)
@@ -137,14 +136,15 @@ def test_it_waits_for_five_minutes_at_first(fleet: Fleet) -> None:
 
 def test_each_refusal_doubles_the_wait_up_to_a_bound(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(void, "LONGEST_WAIT_MS", 4 * CREDIT_WAIT_MS + MINUTE_MS)
-    provider, sent = fake(fleet), [SEALED]
+    provider, sent = fake(fleet), SEALED
     provider.answers |= {f"{KEY}:r{number}": NO_CREDIT for number in range(1, 6)}
-    while len(provider.seen) < 6:
-        before = len(provider.seen)
-        reads(fleet, fleet.clock.at_ms + MINUTE_MS)
-        sent += [fleet.clock.at_ms] * (len(provider.seen) - before)
-    minutes = [(after - one) // MINUTE_MS for one, after in pairwise(sent)]
-    assert minutes == [5, 10, 20, 21, 21]
+    for number, minutes in enumerate((5, 10, 20, 21, 21), start=1):
+        reads(fleet, sent + MINUTE_MS)
+        sent += minutes * MINUTE_MS
+        fleet.tick(sent - 1)
+        assert len(provider.seen) == number, f"{minutes} minutes are not over"
+        fleet.tick(sent)
+        assert len(provider.seen) == number + 1
     clean(fleet)
 
 

@@ -167,7 +167,7 @@ def test_what_is_sealed_after_a_loss_is_not_sent_before_the_balance_tells(engine
     pass_by(fleet, *[5] * 6)
     fleet.sample("acme", T0 + 1, 60)
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
-    pass_by(fleet, *[30] * 47, *[1] * 60, 30)  # to the moment at which nothing lost can be applied any more
+    pass_by(fleet, *[360] * 3, 325, *[1] * 10, *[11] * 5, 30)  # until nothing lost can be applied any more
     assert (fleet.rows("SELECT state FROM pushes"), provider.seen) == ([("accepted",)], [])
 
 
@@ -182,8 +182,11 @@ def long_ago(engine: sa.Engine, **changes: Any) -> tuple[Fleet, FakeProvider]:
 
 
 @pytest.mark.parametrize("unit", [1, 60])
-def test_what_waits_for_one_another_comes_to_a_person(engine: sa.Engine, unit: int) -> None:
+def test_what_waits_for_one_another_comes_to_a_person(
+    engine: sa.Engine, unit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two pushes of a lost history and one of now, and a balance that does not tell; also where units are carried."""
+    monkeypatch.setattr(confirm, "MOST_WAITS", 4)
     fleet, provider = long_ago(engine, unit=unit)
     fleet.sample("acme", T0 + 1, 60)
     fleet.sample("acme", T0 + WINDOW_MS + 1, 60)
@@ -195,7 +198,7 @@ def test_what_waits_for_one_another_comes_to_a_person(engine: sa.Engine, unit: i
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(67, None)}}
     fleet.tick(late + 2 * WINDOW_MS)
     provider.answers[key] = Duplicate()
-    pass_by(fleet, 2, 2, 2, 25 * 60, *[5] * 60)
+    pass_by(fleet, 2, 2, 2, 25 * 60, *[5] * 8)
     assert fleet.rows("SELECT state FROM pushes") == [("in_doubt",)] * 3
 
 

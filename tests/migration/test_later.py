@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -34,10 +35,8 @@ def lived_in(engine: sa.Engine) -> Fleet:
 def objects(engine: sa.Engine) -> set[tuple[str, str]]:
     """Each column, index and trigger of the database."""
     inspected = sa.inspect(engine)
-    found = set()
-    for table in inspected.get_table_names():
-        found |= {(table, str(one["name"])) for one in inspected.get_columns(table)}
-        found |= {(table, str(one["name"])) for one in inspected.get_indexes(table)}
+    all_of_them: list[Any] = [inspected.get_multi_columns(), inspected.get_multi_indexes()]
+    found = {(table, str(one["name"])) for part in all_of_them for (_, table), named in part.items() for one in named}
     triggers = {
         "sqlite": "SELECT tbl_name, name FROM sqlite_master WHERE type = 'trigger'",
         "postgresql": "SELECT tgrelid::regclass::text, tgname FROM pg_trigger WHERE NOT tgisinternal",

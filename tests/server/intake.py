@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
 import httpx
@@ -97,21 +96,21 @@ def prune_elsewhere(house: House, before_ms: int) -> None:
 
 
 @contextmanager
-def pruned_meanwhile(
-    house: House, monkeypatch: pytest.MonkeyPatch, way_in: ModuleType, old_ms: int, before_ms: int
-) -> Iterator[None]:
-    """What lies before a moment is to be closed as soon as `way_in` holds floors: that waits, and leaves what is old
+def pruned_meanwhile(house: House, monkeypatch: pytest.MonkeyPatch, old_ms: int, before_ms: int) -> Iterator[None]:
+    """What lies before a moment is to be closed as soon as a way in holds floors: that waits, and leaves what is old
     and went in."""
     pruning = threading.Thread(target=prune_elsewhere, args=(house, before_ms), daemon=True)
 
+    hold = store.hold
+
     def held(*given: Any) -> bool:
-        found = store.hold(*given)
+        found = hold(*given)
         pruning.start()
         pruning.join(0.3)
         assert pruning.is_alive(), "it waits for what is taken"
         return found
 
-    monkeypatch.setattr(way_in, "floors", SimpleNamespace(hold=held))
+    monkeypatch.setattr(store, "hold", held)
     yield
     pruning.join(30)
     assert not pruning.is_alive()

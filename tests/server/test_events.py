@@ -113,7 +113,7 @@ def test_nobody_raises_a_floor_past_an_event_that_is_taken(shop: House, monkeypa
     async def work(caller: Caller) -> None:
         assert await Sender(caller).told(EVENTS, [event("old", time=utc(OLD))]) == [("pending", "unassigned")]
 
-    with pruned_meanwhile(shop, monkeypatch, way_in, OLD, OLD + WINDOW_MS):
+    with pruned_meanwhile(shop, monkeypatch, OLD, OLD + WINDOW_MS):
         served(shop, work)
 
 

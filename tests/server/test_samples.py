@@ -229,5 +229,5 @@ def test_nobody_raises_a_floor_past_a_sample_that_is_taken(fleet: House, monkeyp
     async def work(caller: Caller) -> None:
         assert await Sender(caller).told(SAMPLES, sample("old", ts=OLD)) == [("pending", "unassigned")]
 
-    with pruned_meanwhile(fleet, monkeypatch, host_samples, OLD, OLD + WINDOW_MS):
+    with pruned_meanwhile(fleet, monkeypatch, OLD, OLD + WINDOW_MS):
         served(fleet, work)
