@@ -46,9 +46,9 @@ if TYPE_CHECKING:
         HookSender,
         UsageAnswer,
         UsageRequest,
-        Witness,
     )
     from drawdown.worker.engine.runner import World
+    from drawdown.worker.engine.witness import Witness
     from drawdown.worker.halts.cell_settings import CellSettings
     from drawdown.worker.hooks.hook_settings import HookSettings
 

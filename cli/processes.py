@@ -26,7 +26,7 @@ from drawdown.cli.opening import meaning_of
 from drawdown.cli.streams import Fault
 from drawdown.schema.errors import Exit
 from drawdown.schema.units import BUCKETS
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 
 log = structlog.get_logger()
 

@@ -31,7 +31,8 @@ from drawdown.cli.settings import Settings
 from drawdown.schema.errors import MEANINGS, DrawdownError, Exit
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import Breaker, NewOrgs, Shard
+from drawdown.worker.engine.breaker import Breaker
+from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
 from drawdown.worker.watch import Watched, Watcher, watch

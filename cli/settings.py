@@ -27,7 +27,7 @@ from drawdown.schema.database import url_of
 from drawdown.schema.errors import UsageError
 from drawdown.server.jwts import LEAST_SECRET_BYTES
 from drawdown.server.settings import MySettings, OidcSettings, ServerSettings, UnknownOrg
-from drawdown.worker.engine.context import Databases, ObjectStore
+from drawdown.worker.engine.stores import Databases, ObjectStore
 from drawdown.worker.halts.addresses import Network, parse
 from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.hooks.hook_settings import HookSettings

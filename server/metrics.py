@@ -19,16 +19,16 @@ from prometheus_client.registry import Collector
 
 from drawdown.schema.database import read
 from drawdown.schema.units import BUCKETS, DAY_MS, EXEMPT_PROVIDERS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS, horizon
-from drawdown.worker.batches.sources import files_left
+from drawdown.worker.batches.lists import files_left
 from drawdown.worker.checks.checks import LastCheck, last_checks
 from drawdown.worker.checks.proofs import last_held
 from drawdown.worker.cluster.install import is_there
 from drawdown.worker.cluster.lists import Cluster, read_cluster
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.features.lists import unmapped_events
 from drawdown.worker.guard.lists import guard_figures
 from drawdown.worker.guard.overrides import SOON_MS
-from drawdown.worker.halts.dispatch import unheeded
+from drawdown.worker.halts.unheeded import unheeded
 from drawdown.worker.hooks.lists import list_endpoints
 from drawdown.worker.parity.lists import parity_figures
 from drawdown.worker.reconcile.lists import read_uncompared

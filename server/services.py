@@ -15,8 +15,8 @@ from drawdown.server.http.seldom import Seldom
 from drawdown.server.http.threads import Restores
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import WitnessStore
 from drawdown.worker.engine.runner import NoWitness, World
+from drawdown.worker.engine.witness import WitnessStore
 
 
 @dataclass

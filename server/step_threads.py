@@ -20,7 +20,8 @@ from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import told
 from drawdown.server.services import Services, ThreadKit
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import Breaker, Context
+from drawdown.worker.engine.breaker import Breaker
+from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.verdict.project import project

@@ -21,9 +21,12 @@ from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, horizon
 from drawdown.worker.catalog.terms import changed, stored_terms, take_new_terms
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock, last_doubted_clock
-from drawdown.worker.engine.context import Context, Shard
-from drawdown.worker.engine.effects import Recall, Remember, Steps, Together, Transaction, Witness
-from drawdown.worker.halts.dispatch import NAMED, dispatch, problems, undelivered, unheeded, untold
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Recall, Remember, Steps, Together, Transaction
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.witness import Witness
+from drawdown.worker.halts.dispatch import dispatch
+from drawdown.worker.halts.unheeded import NAMED, problems, undelivered, unheeded, untold
 from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.push.confirm import Confirmed, confirm
@@ -36,10 +39,10 @@ from drawdown.worker.status.backlog import read_backlog
 from drawdown.worker.status.ticks import Report, add_lanes, collect
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.verdict.asks import mark_halted
+from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.holds import expire_holds, shrink_holds
 from drawdown.worker.verdict.org_row import end_overrides, release_exempt
 from drawdown.worker.verdict.project import project
-from drawdown.worker.verdict.rates import learn_costs
 
 log = structlog.get_logger()
 SQL = queries(__file__)

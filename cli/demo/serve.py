@@ -37,7 +37,7 @@ from drawdown.server import jwts
 from drawdown.server.app import Server
 from drawdown.server.http import listen
 from drawdown.worker.access import people as console_users
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.watch import ROUND_MS
 
 log = structlog.get_logger()

@@ -17,7 +17,7 @@ from drawdown.worker.batches import sources
 from drawdown.worker.batches.asking import MAX_QUERY_CHARS, PERIODS_MS, Question
 from drawdown.worker.batches.files import NotNow
 from drawdown.worker.batches.objects import is_prefix, require_listed
-from drawdown.worker.engine.context import Databases
+from drawdown.worker.engine.stores import Databases
 
 commands = typer.Typer()
 

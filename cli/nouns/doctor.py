@@ -26,19 +26,21 @@ from drawdown.schema.typed.parsing import lasting, show_time
 from drawdown.schema.units import WINDOW_MS
 from drawdown.server.http.callers import EVERYBODY
 from drawdown.worker.access.keys import EVENTS, list_keys
+from drawdown.worker.batches.lists import files_left
 from drawdown.worker.batches.objects import is_prefix, require_listed
-from drawdown.worker.batches.sources import BatchSource, files_left, list_sources
+from drawdown.worker.batches.sources import BatchSource, list_sources
 from drawdown.worker.checks.proofs import WHOLE_LATE_MS, last_held
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
-from drawdown.worker.engine.context import Databases
 from drawdown.worker.engine.runner import ask
+from drawdown.worker.engine.stores import Databases
 from drawdown.worker.features.lists import mapped_features, unestimated_features, unrated_features
 from drawdown.worker.halts.cell_settings import SHARED, CellSettings
 from drawdown.worker.halts.lists import cells_without_url, knows_sandboxes, list_cells
 from drawdown.worker.history.witness import MOUNTS, WitnessFile, is_on_unnamed_volume
 from drawdown.worker.hooks.lists import list_endpoints
 from drawdown.worker.orgs.lists import never_halted
-from drawdown.worker.provider.lists import in_shadow, providers_in_use
+from drawdown.worker.provider.lists import providers_in_use
+from drawdown.worker.provider.shadows import in_shadow
 from drawdown.worker.status.backlog import oldest_open
 from drawdown.worker.status.status import last_tick_ms, newest_tick_ms, sealed_to_ms
 from drawdown.worker.status.tables import upkeep

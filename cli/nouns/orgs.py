@@ -45,7 +45,7 @@ from drawdown.worker.orders.orders import place
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments, flips
 from drawdown.worker.orgs.lists import SORTS, STATES, OrgFilter, OrgRow, Place, chosen_orgs, list_orgs, scheduled_flips
-from drawdown.worker.provider.lists import in_shadow
+from drawdown.worker.provider.shadows import in_shadow
 from drawdown.worker.seal import stops
 from drawdown.worker.status.status import org_status
 from drawdown.worker.verdict.effective_balance import VerdictChange

@@ -24,14 +24,8 @@ from drawdown.worker.orders.asked import AskedAccept
 from drawdown.worker.orders.orders import place
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.provider.actions import CutOver, end_when_down, set_rate, set_when_down
-from drawdown.worker.provider.lists import (
-    FOR_GOOD_MS,
-    ProviderLine,
-    customers_at,
-    features_used,
-    in_shadow,
-    provider_lines,
-)
+from drawdown.worker.provider.lists import ProviderLine, customers_at, features_used, provider_lines
+from drawdown.worker.provider.shadows import FOR_GOOD_MS, in_shadow
 from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.verdict import rates
 from drawdown.worker.verdict.rules import UNREAD_STOP_MS

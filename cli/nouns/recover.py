@@ -12,7 +12,7 @@ from drawdown.cli.options import Actor, DryRun, Reason
 from drawdown.cli.rendering import show
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.engine.runner import run
-from drawdown.worker.history.incarnation import Recovered, recover
+from drawdown.worker.history.recover import Recovered, recover
 
 BEFORE: Final = {
     "who may come in (a key or a person that was ended since may come in again)": (

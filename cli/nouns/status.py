@@ -22,10 +22,11 @@ from drawdown.schema.errors import Exit
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import lasting, show_credits, show_time
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.batches.sources import FilesLeft
+from drawdown.worker.batches.lists import FilesLeft
 from drawdown.worker.cluster.lists import worker_lines
 from drawdown.worker.history.witness import WitnessFile
-from drawdown.worker.push.lists import AWAITING_CREDIT, UNTIL_CREDIT, Unresolved, Waiting
+from drawdown.worker.push.unresolved import AWAITING_CREDIT, UNTIL_CREDIT, Unresolved
+from drawdown.worker.push.waiting import Waiting
 from drawdown.worker.status.backlog import OrdersLeft
 from drawdown.worker.status.standing import (
     OpenReplay,

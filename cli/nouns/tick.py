@@ -31,8 +31,9 @@ from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import BUCKETS, SECOND_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import Context, NewOrgs, Shard
+from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.runner import ask
+from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.status.backlog import read_backlog
 from drawdown.worker.status.ticks import Report, summed
 from drawdown.worker.tick import tick

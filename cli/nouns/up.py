@@ -21,7 +21,7 @@ from drawdown.cli.streams import Fault
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import Exit, UsageError, worst
 from drawdown.schema.units import SECOND_MS
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.watch import ROUND_MS
 
 log = structlog.get_logger()

@@ -22,7 +22,7 @@ from drawdown.schema import database
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
-from drawdown.worker.engine.effects import Witness, WitnessStore
+from drawdown.worker.engine.witness import Witness, WitnessStore
 from drawdown.worker.history.incarnation import difference, read_doubt, read_incarnation, recognise
 
 T = TypeVar("T")

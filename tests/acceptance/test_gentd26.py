@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.worker.engine.context import NewOrgs
+from drawdown.worker.engine.shard import NewOrgs
 from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import ImportOptions
 from tests.acceptance import gentd26

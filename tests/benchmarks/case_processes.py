@@ -13,8 +13,9 @@ from drawdown.providers.http.client import HttpClient
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import Context, Shard
+from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Together
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.push.push import Pushed, push
 from drawdown.worker.tick import tick
 from tests.benchmarks.case_push import due, provider_at

@@ -7,7 +7,7 @@ from sqlalchemy.schema import CreateTable
 
 from drawdown.schema.database import write
 from drawdown.schema.tables.outbox import pushes
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.seal.seal import SealRequest, seal
 from tests.benchmarks.databases import Databases, indexes_of, tidy
 from tests.benchmarks.fleet import Fleet, sealable_at, settle_in, use, window

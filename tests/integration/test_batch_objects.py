@@ -24,7 +24,7 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.batches import objects, sources
 from drawdown.worker.batches.files import FoundFile, NotNow
-from drawdown.worker.engine.context import ObjectStore
+from drawdown.worker.engine.stores import ObjectStore
 from drawdown.worker.status.ticks import Report
 from drawdown.worker.verify.verify import verify
 from tests.world import T0, Fleet

@@ -21,8 +21,8 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.batches import asking, folders, reading, sources
 from drawdown.worker.batches.asking import Question, brought, closed_periods
 from drawdown.worker.batches.files import NotNow, Unreadable
-from drawdown.worker.batches.sources import files_left
-from drawdown.worker.engine.context import Databases
+from drawdown.worker.batches.lists import files_left
+from drawdown.worker.engine.stores import Databases
 from drawdown.worker.status.ticks import Report
 from drawdown.worker.verify.deep import verify_files
 from drawdown.worker.verify.verify import Verification, verify

@@ -29,7 +29,7 @@ from drawdown.server.metrics import filing
 from drawdown.worker.batches import duck, files, folders, reading, sources
 from drawdown.worker.batches import take as taking
 from drawdown.worker.batches.files import found_file
-from drawdown.worker.batches.sources import files_left
+from drawdown.worker.batches.lists import files_left
 from drawdown.worker.batches.take import (
     BY_HAND,
     WITHDRAWN_AT_ONCE,

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect
 from drawdown.worker.engine import runner
-from drawdown.worker.history.incarnation import recover
+from drawdown.worker.history.recover import recover
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick

@@ -19,8 +19,9 @@ from drawdown.providers.protocol import CustomerRead, Drawn, LookupResult, Outco
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.engine.context import Context, Shard
+from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import HaltRequest, Steps
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.status.ticks import Report
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Cells, Fleet

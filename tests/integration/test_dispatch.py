@@ -17,7 +17,8 @@ from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import HaltRequest, SendHalts, Steps
 from drawdown.worker.halts import dispatch as dispatching
 from drawdown.worker.halts.addresses import ANSWERED
-from drawdown.worker.halts.dispatch import EMPTY_FOR_MS, ESCALATE_AFTER, Dispatched, dispatch
+from drawdown.worker.halts.dispatch import EMPTY_FOR_MS, Dispatched, dispatch
+from drawdown.worker.halts.unheeded import ESCALATE_AFTER
 from drawdown.worker.orgs.actions import halt as halt_org
 from drawdown.worker.status.status import status
 from drawdown.worker.verify.verify import verify
@@ -257,8 +258,8 @@ def test_only_one_shard_reports_it(fleet: Fleet) -> None:
     populate(fleet, 1, "liar")
     ticks_until(fleet, ESCALATE_AFTER + 1)
     bucket = int(str(fleet.one("SELECT bucket FROM orgs")))
-    from drawdown.worker.engine.context import Shard
-    from drawdown.worker.halts.dispatch import unheeded
+    from drawdown.worker.engine.shard import Shard
+    from drawdown.worker.halts.unheeded import unheeded
 
     assert len(read(fleet.engine, lambda c: unheeded(c, Shard(bucket, bucket)))) == 1
     others = Shard(bucket + 1, 255) if bucket < 255 else Shard(0, bucket - 1)

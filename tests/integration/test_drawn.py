@@ -11,8 +11,9 @@ from drawdown.ledger import entries
 from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, Found, PushRefused, Queued, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.engine.context import LEASE_MS, Shard
+from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import Push, Transaction
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push import confirm

@@ -19,9 +19,10 @@ from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
 from drawdown.server.metrics import render
 from drawdown.worker.catalog.balance_parts import note_shown_parts
-from drawdown.worker.engine.context import LEASE_MS, Context, Shard
+from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import HaltRequest, Push, Transaction
 from drawdown.worker.engine.lines import AT_ONCE, READ_TRIES, NotBegun
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.push.claim import LONGEST_DUE, Claim, Claimed, claim_due, claim_size, longest_due
 from drawdown.worker.push.outcome import Settlement, settle
 from drawdown.worker.push.push import SPELL_MS, push

@@ -12,7 +12,7 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO, MOST_BALANCE_MICRO
 from drawdown.ledger.rates import Rate
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.features import actions as features
 from drawdown.worker.push import push as pushing
 from drawdown.worker.verify.verify import verify

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS, horizon
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal.seal import SQL, Sealed, SealRequest, Statements, seal
 from drawdown.worker.usage.prune import prune

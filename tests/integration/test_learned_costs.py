@@ -13,7 +13,8 @@ from drawdown.schema.database import read
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, window_of
 from drawdown.worker.catalog.costs import read_pools
 from drawdown.worker.engine import runner
-from drawdown.worker.verdict.rates import learn_costs, rate_card_of
+from drawdown.worker.verdict.costs import learn_costs
+from drawdown.worker.verdict.rates import rate_card_of
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider
 from tests.integration.providing import clean, fleet_of

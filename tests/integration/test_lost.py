@@ -16,10 +16,12 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, window_of
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import Shard
-from drawdown.worker.engine.effects import ReadTotals, Recall, Together, Transaction, Witness
+from drawdown.worker.engine.effects import ReadTotals, Recall, Together, Transaction
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.features.actions import end_feature, map_size
-from drawdown.worker.history.incarnation import HistoryDoubted, Recovered, present, recognise, recover
+from drawdown.worker.history.incarnation import HistoryDoubted, present, recognise
+from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import actions as pushes

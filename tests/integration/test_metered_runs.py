@@ -19,7 +19,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions import permission as run_permission
 from drawdown.worker.executions.lists import RunFilter, list_runs, show_run

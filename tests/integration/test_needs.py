@@ -15,8 +15,9 @@ from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console.screens.customers.overview import MOST_CALLS, Around, Need, needs, read_around
 from drawdown.worker.halts.addresses import NOT_ALLOWED
-from drawdown.worker.halts.dispatch import ESCALATE_AFTER
-from drawdown.worker.push.lists import Waiting, WaitSum
+from drawdown.worker.halts.unheeded import ESCALATE_AFTER
+from drawdown.worker.push.lists import WaitSum
+from drawdown.worker.push.waiting import Waiting
 from drawdown.worker.status.standing import Call, Status, StoppedOrg, Why, calls, judge
 from drawdown.worker.status.status import status
 from tests.world import T0, Fleet

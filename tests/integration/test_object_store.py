@@ -18,7 +18,7 @@ from moto.server import ThreadedMotoServer
 from drawdown.schema.errors import Exit
 from drawdown.worker.batches import objects
 from drawdown.worker.batches.files import NotNow
-from drawdown.worker.engine.context import ObjectStore
+from drawdown.worker.engine.stores import ObjectStore
 from tests.fresh import migrated
 from tests.integration.test_cli import Shell
 

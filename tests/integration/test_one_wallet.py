@@ -12,7 +12,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import NewOrgs
+from drawdown.worker.engine.shard import NewOrgs
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import terms as guard_terms

@@ -12,7 +12,7 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import ClockDoubted, Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import tick
-from drawdown.worker.engine.context import NewOrgs, Shard
+from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments
 from drawdown.worker.seal import stops

@@ -15,9 +15,9 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import Shard
 from drawdown.worker.engine.effects import Effect, Steps, Transaction
 from drawdown.worker.engine.runner import World
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.orders import doing, lists, orders
 from drawdown.worker.orders.asked import MAX_ORDER_ORGS, Asked, AskedReplay
 from drawdown.worker.orders.doing import OrdersDone, do_orders

@@ -13,7 +13,7 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import HistoryDoubted, present
 from drawdown.worker.orders import doing, orders
 from drawdown.worker.orders.asked import AskedCorrect

@@ -21,8 +21,9 @@ from drawdown.cli.processes import MAX_PROCESSES, Stopping, in_processes, shards
 from drawdown.cli.streams import Fault
 from drawdown.schema.errors import Exit
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import Context, Shard
+from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
 from tests.world import T0, Fleet

@@ -18,9 +18,9 @@ from drawdown.server.http.threads import Restores
 from drawdown.server.services import ThreadKit
 from drawdown.server.step_threads import StepThreads
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import Shard
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.engine.runner import NoWitness
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.orgs import actions as orgs
 from tests.fake_provider import FakeProvider, capabilities
 from tests.prepaid import look

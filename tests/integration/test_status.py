@@ -17,7 +17,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.server.console.screens.customers.overview import needs
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push import lists
+from drawdown.worker.push import waiting
 from drawdown.worker.status import backlog
 from drawdown.worker.status import status as views_status
 from drawdown.worker.status.standing import Status
@@ -283,8 +283,8 @@ def test_only_what_is_open_or_differs_is_read(fleet: Fleet, provider: FakeProvid
     fleet.tick_windows(2)
     postgres = fleet.engine.dialect.name == "postgresql"
     for sql, name, index in (
-        (lists.SQL, "waiting", "pushes_open"),
-        (lists.SQL, "errors", "pushes_open"),
+        (waiting.SQL, "open", "pushes_open"),
+        (waiting.SQL, "errors", "pushes_open"),
         (views_status.SQL, "differing", "reconciliations_differing"),
         (backlog.SQL, "orders", "orders_failed"),
     ):

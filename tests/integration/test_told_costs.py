@@ -17,7 +17,8 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.features.lists import unestimated_features
 from drawdown.worker.provider.actions import set_rate
-from drawdown.worker.verdict.rates import AT_ONCE, MOST_CHANGES, learn_costs, rate_card_of, rate_rows
+from drawdown.worker.verdict.costs import AT_ONCE, MOST_CHANGES, learn_costs
+from drawdown.worker.verdict.rates import rate_card_of, rate_rows
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_first_rate import told
 from tests.world import T0, Fleet

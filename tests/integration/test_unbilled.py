@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from drawdown.ledger.reservations import Denied, NotTogether
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO, MINUTE_MS, WINDOW_MS
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.actions import Asked
 from drawdown.worker.executions.request import Request

@@ -16,7 +16,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.tables import orgs as tables
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments
 from drawdown.worker.orgs.lists import OrgFilter, list_orgs

@@ -9,7 +9,7 @@ from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import OPEN_AFTER, Breaker
+from drawdown.worker.engine.breaker import OPEN_AFTER, Breaker
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.watch import Watched, Watcher, watch
 from tests.fake_provider import capabilities

@@ -16,7 +16,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.batches import take as withdrawing
 from drawdown.worker.engine import runner
-from drawdown.worker.history.incarnation import recover
+from drawdown.worker.history.recover import recover
 from drawdown.worker.usage import backfills
 from drawdown.worker.usage.prune import raise_floors
 from drawdown.worker.verify.verify import verify

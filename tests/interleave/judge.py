@@ -16,7 +16,7 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.context import Context
-from drawdown.worker.history.incarnation import recover
+from drawdown.worker.history.recover import recover
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.orders.doing import do_orders
 from drawdown.worker.provider import actions as providers

@@ -21,8 +21,8 @@ from drawdown.worker.push.push import push
 from drawdown.worker.push.void import bill_again
 from drawdown.worker.seal import stops
 from drawdown.worker.verdict import asks as verdict_asks
+from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.project import project
-from drawdown.worker.verdict.rates import learn_costs
 from tests.interleave.of_steps import WITHOUT
 from tests.interleave.party import Act, Check, Party, plain, step
 from tests.interleave.stage import AWAITS, COST, NOW, Stage

@@ -10,10 +10,10 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.engine.context import NewOrgs
 from drawdown.worker.engine.effects import Recall, Steps
+from drawdown.worker.engine.shard import NewOrgs
 from drawdown.worker.halts.dispatch import dispatch
-from drawdown.worker.history.incarnation import recover
+from drawdown.worker.history.recover import recover
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs.flips import FlipOptions, Wish, flip
 from drawdown.worker.parity.parity import check_cells, check_totals

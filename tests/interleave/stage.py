@@ -47,7 +47,8 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.context import Context, Shard
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.features.actions import install_defaults
 from drawdown.worker.history.incarnation import present
 from drawdown.worker.orgs import actions as orgs

@@ -20,8 +20,8 @@ from drawdown.server.services import NobodyThere, Services
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access import sessions as console_sessions
-from drawdown.worker.engine.effects import WitnessStore
 from drawdown.worker.engine.runner import NoWitness
+from drawdown.worker.engine.witness import WitnessStore
 from drawdown.worker.wallets import actions as credit
 from tests.world import T0, Copied, Fleet
 

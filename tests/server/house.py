@@ -31,8 +31,8 @@ from drawdown.server.services import NobodyThere, Services, ThreadKit
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.catalog import terms
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import WitnessStore
 from drawdown.worker.engine.runner import NoWitness, World
+from drawdown.worker.engine.witness import WitnessStore
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
 from tests.official import Webhook

@@ -18,7 +18,7 @@ from drawdown.server.api import gate, webhooks
 from drawdown.server.http import bodies
 from drawdown.server.http.bodies import Budget
 from drawdown.server.http.errors import ApiError
-from drawdown.worker.engine.context import OPEN_AFTER, OPEN_FOR_MS
+from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS
 from tests.server.program import key_of, make_key

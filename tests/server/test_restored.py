@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import connect, read
 from drawdown.schema.errors import UsageError
 from drawdown.server.http.threads import EVERY_MS
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import present
 from drawdown.worker.history.witness import WitnessFile
 from tests.acceptance.commands import drawdown

@@ -26,8 +26,8 @@ from drawdown.worker.batches import asking
 from drawdown.worker.batches.asking import Question, period_name
 from drawdown.worker.batches.sources import add_query, list_batches, pause_source
 from drawdown.worker.batches.take import TakenFile, withdraw_some
-from drawdown.worker.engine.context import Databases
 from drawdown.worker.engine.effects import Transaction
+from drawdown.worker.engine.stores import Databases
 from tests.simulation import actions, healing, scheduler, settled
 from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.making import new_world

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
 from drawdown.server.settings import ServerSettings
-from drawdown.worker.engine.context import LEASE_MS, Context, NewOrgs, Shard
+from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import CLOCKS_APART_MS
+from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.features.actions import install_defaults
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider.actions import set_rate, set_when_down

@@ -22,8 +22,9 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.catalog.terms import paused
-from drawdown.worker.engine.effects import Transaction, Witness
-from drawdown.worker.history.incarnation import Recovered, recover
+from drawdown.worker.engine.effects import Transaction
+from drawdown.worker.engine.witness import Witness
+from drawdown.worker.history.recover import Recovered, recover
 from tests.emulators.autumn import LOSS_FAULTS
 from tests.simulation.actions import insert_again
 from tests.simulation.invariants import is_closed

@@ -15,7 +15,8 @@ from drawdown.schema.errors import ClockDoubted, DatabaseBusy, Refused
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import Effect, Push, SendHalts, Transaction
-from drawdown.worker.history.incarnation import HistoryDoubted, Recovered
+from drawdown.worker.history.incarnation import HistoryDoubted
+from drawdown.worker.history.recover import Recovered
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.replay.replay import Replayed, replay
 from drawdown.worker.status.ticks import Report

@@ -21,8 +21,9 @@ from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services, ThreadKit
 from drawdown.server.settings import ServerSettings
 from drawdown.server.step_threads import THREADS, StepThreads, _read_again
-from drawdown.worker.engine.context import Context, Shard
+from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.shard import Shard
 from tests.simulation.loop import Loop
 from tests.simulation.stepping import Task, Time, Worker, WorkerClock
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.engine.context import Context, Shard
+from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, Push, Steps, Together
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.watch import Watcher
 
 

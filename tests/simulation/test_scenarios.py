@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from drawdown.schema.units import WINDOW_MS, horizon
-from drawdown.worker.engine.context import Context, Shard
+from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, Push, Steps
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.features.actions import install_defaults
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.push.push import push

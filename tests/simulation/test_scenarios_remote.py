@@ -14,8 +14,9 @@ from drawdown.providers.protocol import Absent
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
-from drawdown.worker.engine.context import Context, Shard
+from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, LookUp, Push, ReadTotals, Steps, Transaction
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.features.actions import install_defaults
 from drawdown.worker.orgs.assignments import assign, cancel
 from drawdown.worker.push.actions import resolve_accepted

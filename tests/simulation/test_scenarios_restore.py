@@ -9,7 +9,8 @@ from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Push, Steps
-from drawdown.worker.history.incarnation import HistoryDoubted, Recovered, recover
+from drawdown.worker.history.incarnation import HistoryDoubted
+from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.push.actions import resolve_accepted, void
 from drawdown.worker.push.rows import wire_key
 from drawdown.worker.push.webhooks import apply_notices

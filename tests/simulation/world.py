@@ -63,9 +63,9 @@ from drawdown.worker.engine.effects import (
     SendHooks,
     Transaction,
     UsageAnswer,
-    Witness,
 )
 from drawdown.worker.engine.lines import NotBegun, by_customer
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.push.claim import Claim
 from tests.fake_payments import FakePayments
 from tests.fake_product import FakeProduct

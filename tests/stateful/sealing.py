@@ -19,7 +19,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.units import DAY_MS, GRACE_MS, LATE_HORIZON_MS, MINUTE_MS, WINDOW_MS, horizon, window_of
 from drawdown.worker.catalog.terms import take_new_terms
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.features.actions import map_size
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.seal import seal

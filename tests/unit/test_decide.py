@@ -22,7 +22,7 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.engine.context import OPEN_AFTER, OPEN_FOR_MS, Breaker
+from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS, Breaker
 from drawdown.worker.engine.effects import backoff_ms
 from drawdown.worker.push.outcome import (
     MOST_RETRY_MS,

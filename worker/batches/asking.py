@@ -33,7 +33,7 @@ from drawdown.schema.text import clean
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.batches.duck import READING_TIME_S, explained, shut_in, text
 from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable, found_file
-from drawdown.worker.engine.context import Databases
+from drawdown.worker.engine.stores import Databases
 
 SCHEME: Final = "query:"
 PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}

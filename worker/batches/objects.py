@@ -29,7 +29,7 @@ from drawdown.worker.batches.files import (
     format_of,
     found_file,
 )
-from drawdown.worker.engine.context import ObjectStore
+from drawdown.worker.engine.stores import ObjectStore
 
 SCHEME: Final = "s3://"
 MAX_OBJECT_BYTES: Final = 4 * 1024**3

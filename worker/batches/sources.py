@@ -10,7 +10,7 @@ reason is tried again for ever, after all others.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, in_turn, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.batches.asking import SCHEME, Question, closed_periods, period_name, require_question
@@ -287,35 +287,3 @@ def left_open(connection: sa.Connection, source: str) -> list[str]:
 
 def _its(source: str, file: FoundFile) -> dict[str, object]:
     return {"source": source, "name": file.name, "path": file.place}
-
-
-@dataclass(frozen=True)
-class FilesLeft:
-    """Files that were refused, or are in conflict, and lie there still; and those that each tick fails to read. Since
-    when the oldest does."""
-
-    refused: int
-    conflicts: int
-    failing: int
-    since_ms: int | None
-
-
-def files_part() -> Part:
-    """Of all watched folders."""
-    return SQL.part("files_left")
-
-
-def files_left(connection: sa.Connection) -> FilesLeft:
-    """The same, read alone."""
-    (row,) = together(connection, files=files_part())["files"]
-    return FilesLeft(**vars(row))
-
-
-@dataclass
-class BatchesDone:
-    """Files that this tick took, and in words those that it could not; `wait`: some are left for the next one."""
-
-    taken: int = 0
-    wait: bool = False
-    problems: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)

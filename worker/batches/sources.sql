@@ -98,12 +98,3 @@ WHERE source = :source AND outcome IN ('conflict', 'refused', 'reading', 'failed
 UPDATE batch_files SET outcome = 'gone'
 WHERE source = :source AND outcome IN ('conflict', 'refused', 'reading', 'failed')
     AND name IN (SELECT name FROM {rows :gone (name text)} g)
-
--- What is left to people of files in watched folders.
-
--- name: files_left
--- What a person named by hand was said to that person.
-SELECT COALESCE(SUM(CASE WHEN outcome = 'refused' THEN 1 ELSE 0 END), 0) AS refused,
-    COALESCE(SUM(CASE WHEN outcome = 'conflict' THEN 1 ELSE 0 END), 0) AS conflicts,
-    COALESCE(SUM(CASE WHEN outcome = 'failed' THEN 1 ELSE 0 END), 0) AS failing, MIN(seen_ms) AS since_ms
-FROM batch_files WHERE outcome IN ('refused', 'conflict', 'failed') AND source <> ''

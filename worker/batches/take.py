@@ -38,7 +38,7 @@ from drawdown.worker.batches.reading import (
     Shared,
     Sums,
 )
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import present, read_losses, require_same
 from drawdown.worker.push.void import void_rejected
 from drawdown.worker.sources.events import types as charged

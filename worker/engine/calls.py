@@ -41,7 +41,7 @@ from drawdown.providers.protocol import (
 from drawdown.schema.clock import Clock
 from drawdown.schema.text import in_short
 from drawdown.schema.units import SECOND_MS
-from drawdown.worker.engine.context import OPEN_FOR_MS
+from drawdown.worker.engine.breaker import OPEN_FOR_MS
 from drawdown.worker.engine.effects import (
     LANES,
     NOT_SENT,

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Final
 
 from drawdown.providers.payments.protocol import PaymentCapabilities
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.clock import Clock
-from drawdown.schema.units import BUCKETS, MINUTE_MS, SECOND_MS
-from drawdown.worker.engine.effects import Witness
+from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.engine.breaker import Breaker
+from drawdown.worker.engine.shard import NewOrgs, Shard
+from drawdown.worker.engine.stores import Databases, ObjectStore
+from drawdown.worker.engine.witness import Witness
 
 LEASE_MS = 2 * MINUTE_MS
 """How long a claim keeps other workers away. Correctness never rests on it: two senders send identical bytes (P1)."""
@@ -24,41 +26,6 @@ LEASE_MS = 2 * MINUTE_MS
 
 def _never() -> bool:
     return False
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The buckets lo..hi (inclusive) that one worker takes."""
-
-    lo: int = 0
-    hi: int = BUCKETS - 1
-
-    def __str__(self) -> str:
-        return f"buckets {self.lo} to {self.hi}"
-
-
-@dataclass(frozen=True)
-class ObjectStore:
-    """Which one objects lie in."""
-
-    key_id: str = ""
-    secret: str = field(default="", repr=False)
-    token: str = field(default="", repr=False)
-    region: str = ""
-    endpoint: str = ""
-    """'' for Amazon's own."""
-
-
-@dataclass(frozen=True)
-class Databases:
-    """Those that queries are asked of: their URLs by name, in lower case. URLs hold passwords."""
-
-    urls: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    @staticmethod
-    def setting(name: str) -> str:
-        """What names the URL of one."""
-        return f"DRAWDOWN_QUERY_{name.upper()}_URL"
 
 
 @dataclass
@@ -155,41 +122,3 @@ class Context:
     def advanced(self, what: str, count: int) -> None:
         if self.progress is not None:
             self.progress(what, count)
-
-
-OPEN_AFTER: Final = 5
-OPEN_FOR_MS: Final = 30 * SECOND_MS
-
-
-@dataclass
-class Breaker:
-    """Counts calls that failed in a row; of those that name whom they were about, one for each new name."""
-
-    failures: int = 0
-    open_after: int = OPEN_AFTER
-    open_until_ms: int = 0
-    named: set[str] = field(default_factory=set)
-
-    def allows(self, now_ms: int) -> bool:
-        """Whether a call may be made. Once the time is over, one call decides."""
-        return self.failures < self.open_after or now_ms >= self.open_until_ms
-
-    def note(self, *, failed: bool, now_ms: int, about: Collection[str] = ()) -> None:
-        """Record what became of a call. `about`: whom it may have failed for, and for nobody else."""
-        if not failed:
-            self.failures = 0
-            self.named.clear()
-            return
-        if self.failures < self.open_after and not (about and self.named.issuperset(about)):
-            self.failures += 1
-            self.named.update(about)
-        if self.failures >= self.open_after:
-            self.open_until_ms = now_ms + OPEN_FOR_MS
-
-
-@dataclass(frozen=True)
-class NewOrgs:
-    """`--new-org-provider`: assign organisations as they appear. `start_ms` None: from the watermark on."""
-
-    provider: str
-    start_ms: int | None = None

@@ -17,6 +17,7 @@ from drawdown.providers.payments.protocol import Charge
 from drawdown.providers.protocol import Capabilities, Cost, LookupResult, PushRequest, ReadFailed
 from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.worker.engine.witness import Witness
 
 log = structlog.get_logger()
 
@@ -318,27 +319,3 @@ def backoff_ms(attempt: int) -> int:
 def visible_by(now_ms: int, capabilities: Capabilities) -> int:
     """What was settled by then is shown by its provider now, though the machine that settled it had a slow clock."""
     return now_ms - (capabilities.totals_lag_ms or 0) - CLOCKS_APART_MS
-
-
-@dataclass(frozen=True)
-class Witness:
-    """What this machine remembers of a database, apart from it."""
-
-    database_id: str
-    number: int
-    """The incarnation: one more with each recovery."""
-    sends: int
-    """How many sends had been claimed."""
-    tick_id: int
-    tick_worker: str
-    """The last tick that this machine began, and the worker of it: they are in no other history."""
-
-
-class WitnessStore(Protocol):
-    """What this machine remembers of a database, outside of it (R1)."""
-
-    def recall(self, engine: sa.Engine) -> Witness | None:
-        """What is remembered. Errors: UsageError where it cannot be read."""
-
-    def remember(self, engine: sa.Engine, witness: Witness) -> None:
-        """On disk once it returns."""

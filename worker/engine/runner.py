@@ -49,9 +49,8 @@ from drawdown.worker.engine.effects import (
     Transaction,
     UsageAnswer,
     UsageRequest,
-    Witness,
-    WitnessStore,
 )
+from drawdown.worker.engine.witness import Witness, WitnessStore
 
 R = TypeVar("R")
 

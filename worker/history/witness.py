@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import read
 from drawdown.schema.errors import StorageFull, UsageError
 from drawdown.schema.sql import queries
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import server_of, worker_of_tick
 
 SQL = queries(__file__)

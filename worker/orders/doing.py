@@ -24,8 +24,9 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import show_quantity
-from drawdown.worker.engine.context import Context, Shard
+from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.orders import orders
 from drawdown.worker.orders.asked import AskedAccept, AskedAssign, AskedCorrect, AskedTopup
 from drawdown.worker.orders.orders import TURN_MS, State, Taken

@@ -23,7 +23,7 @@ from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import mapping_rows, segments
 from drawdown.worker.catalog.wallets import Claim, one_wallet_at, other_owner
 from drawdown.worker.orgs.actions import register
-from drawdown.worker.seal.seal import seen_by_seals
+from drawdown.worker.seal.arrivals import seen_by_seals
 from drawdown.worker.verdict.org_row import apply_now
 
 SQL = queries(__file__)

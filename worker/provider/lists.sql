@@ -55,12 +55,3 @@ SELECT DISTINCT customer_id, feature FROM pushes WHERE window_ms >= :since_ms AN
 SELECT DISTINCT provider FROM assignments WHERE end_ms IS NULL AND provider NOT IN {unbilled} ORDER BY 1
 
 -- Providers in shadow: what they are to bill is sealed and compared, and not sent.
-
--- name: in_shadow
--- Those that bill somebody, from the first window that was sealed in shadow until they are live. Windows before their
--- first assignment have none of them, and are not read.
-SELECT s.provider, s.live_from_ms, (SELECT p.window_ms FROM pushes p WHERE p.provider = s.provider AND p.state = 'shadow'
-        AND p.window_ms >= (SELECT MIN(a.start_ms) FROM assignments a WHERE a.provider = s.provider)
-    ORDER BY p.window_ms LIMIT 1) AS since_ms
-FROM provider_states s
-WHERE s.live_from_ms > :now_ms ORDER BY s.provider

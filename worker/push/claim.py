@@ -15,8 +15,9 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.sql import queries
-from drawdown.worker.engine.context import LEASE_MS, Shard
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.context import LEASE_MS
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import count_sends, loss_of, read_losses, require_same
 from drawdown.worker.push.evidence import NEXT_REVISIONS, Sought
 from drawdown.worker.push.outcome import safe_retention_ms

@@ -26,7 +26,8 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.costs import Pools, as_text, read_pools
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import MAX_BACKOFF_MS, LookUp, Over, Steps, Transaction, Witness, fetch_lookups
+from drawdown.worker.engine.effects import MAX_BACKOFF_MS, LookUp, Over, Steps, Transaction, fetch_lookups
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_other, adopt_unknown
 from drawdown.worker.push.claim import MOST_TOGETHER, claim_lookups

@@ -30,9 +30,11 @@ from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, SECOND_MS
 from drawdown.worker.catalog.balance_parts import note_shown_parts
 from drawdown.worker.catalog.costs import as_text
-from drawdown.worker.engine.context import LEASE_MS, Context, Shard
-from drawdown.worker.engine.effects import LANES, Push, Remember, Steps, Together, Transaction, Witness
+from drawdown.worker.engine.context import LEASE_MS, Context
+from drawdown.worker.engine.effects import LANES, Push, Remember, Steps, Together, Transaction
 from drawdown.worker.engine.lines import NotBegun
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import count_sends, require_same
 from drawdown.worker.push.claim import Claim, Claimed, claim_due, claim_size
 from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle

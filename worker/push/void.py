@@ -28,8 +28,10 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets, lock_charges, make_windows_dirty
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.engine.context import Context, Shard
-from drawdown.worker.engine.effects import Steps, Transaction, Witness
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.outcome import CREDIT_WAIT_MS
 from drawdown.worker.push.rows import PushRow, change, newest_unanswered, push_id_of

@@ -31,7 +31,8 @@ from drawdown.worker.catalog.costs import Pools
 from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import CLOCKS_APART_MS, Steps, Transaction, Witness, visible_by
+from drawdown.worker.engine.effects import CLOCKS_APART_MS, Steps, Transaction, visible_by
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess
 from drawdown.worker.push.evidence import (

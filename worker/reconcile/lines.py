@@ -27,7 +27,8 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.costs import Pools, read_pools
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Over, ReadTotals, Steps, Transaction, Witness, look_up_all
+from drawdown.worker.engine.effects import Over, ReadTotals, Steps, Transaction, look_up_all
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess, adopt_other
 from drawdown.worker.push.evidence import (

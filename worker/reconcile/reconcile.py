@@ -29,14 +29,15 @@ from drawdown.worker.catalog.costs import Pools, read_pools
 from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.catalog.terms import stored_terms, wire_since
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Over, ReadTotals, Steps, Transaction, Witness, visible_by
+from drawdown.worker.engine.effects import Over, ReadTotals, Steps, Transaction, visible_by
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import present, require_same
 from drawdown.worker.push.evidence import CustomerPool
 from drawdown.worker.push.rows import Row
 from drawdown.worker.reconcile.balances import compare_drawn
 from drawdown.worker.reconcile.lines import Short, compare_over, ended_short, find_absent, read_totals
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
-from drawdown.worker.verdict.rates import learn_costs
+from drawdown.worker.verdict.costs import learn_costs
 
 log = structlog.get_logger()
 

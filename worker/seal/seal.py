@@ -27,15 +27,17 @@ from drawdown.providers.protocol import Capabilities
 from drawdown.schema.audit import By, record
 from drawdown.schema.locks import make_windows_dirty
 from drawdown.schema.migrate import bucket_of
-from drawdown.schema.sql import Part, Queries, queries
+from drawdown.schema.sql import Queries, queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, WINDOW_MS, window_of
 from drawdown.worker.catalog.mapping import mapping_rows, segments
 from drawdown.worker.catalog.terms import stored_terms
 from drawdown.worker.catalog.wallets import Claim, one_wallet_at, other_owners
-from drawdown.worker.engine.context import NewOrgs, Shard
-from drawdown.worker.engine.effects import Steps, Transaction, Witness
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.shard import NewOrgs, Shard
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
+from drawdown.worker.seal.arrivals import UNREAD, Seen, seen_by_all
 
 SQL = queries(__file__)
 
@@ -262,26 +264,6 @@ class Lock:
     epoch: int
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Arrivals before `cursor` were looked at, but for those `in_flight` (PostgreSQL's transactions)."""
-
-    cursor: int = 0
-    in_flight: tuple[int, ...] = ()
-
-    @property
-    def piece(self) -> str:
-        """What has arrived since, of samples `s`: a piece that is bound to `values`."""
-        return "arrived_since_or_in_flight" if self.in_flight else "arrived_since"
-
-    @property
-    def values(self) -> dict[str, object]:
-        return {"cursor": self.cursor, "in_flight": self.in_flight}
-
-
-UNREAD: Final = Seen()
-
-
 class Statements:
     """Runs the pieces with this seal's `values`, and with what its `slots` hold."""
 
@@ -451,25 +433,3 @@ def find_bad(candidates: Sequence[str], probe: Probe) -> Steps[list[Bad]]:
             else:
                 found.append(Bad(group[0], f"cannot be sealed: {in_short(error)}"))
     return found
-
-
-def seen_by_all(buckets: Sequence[Any]) -> Seen:
-    """What all of several rows of `buckets` have seen."""
-    open_then = {int(number) for row in buckets for number in row.in_flight or ()}
-    return Seen(min(int(row.cursor) for row in buckets), tuple(sorted(open_then)))
-
-
-def buckets_part() -> Part:
-    """Rows for `seen_by_all` of every bucket, for whoever reads more in one statement."""
-    return SQL.part("of_buckets")
-
-
-def seen_by_seals(connection: sa.Connection) -> Seen:
-    """What the seals of all buckets have seen."""
-    part = buckets_part()
-    return seen_by_all(SQL.run(connection, part.name).all())
-
-
-def seen_now(connection: sa.Connection) -> Seen:
-    """What all that is visible now has come to."""
-    return seen_by_all(SQL.run(connection, "seen_now").all())

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from drawdown.schema.sql import Part, queries, together
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MINUTE_MS
-from drawdown.worker.engine.context import Shard
-from drawdown.worker.halts.dispatch import unheeded_part
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.halts.unheeded import unheeded_part
 from drawdown.worker.sources.samples import quarantine
 
 SQL = queries(__file__)

@@ -15,10 +15,11 @@ from typing import Final, Literal
 from drawdown.schema.clock import utc
 from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS, show_quantity
-from drawdown.worker.batches.sources import FilesLeft
+from drawdown.worker.batches.lists import FilesLeft
 from drawdown.worker.cluster.lists import Cluster
-from drawdown.worker.provider.lists import InShadow
-from drawdown.worker.push.lists import AWAITING_CREDIT, Unresolved, Waiting, counted
+from drawdown.worker.provider.shadows import InShadow
+from drawdown.worker.push.unresolved import AWAITING_CREDIT, Unresolved, counted
+from drawdown.worker.push.waiting import Waiting
 from drawdown.worker.reconcile.lists import Uncompared
 from drawdown.worker.status.backlog import Backlog, LongOpen, OrdersLeft
 from drawdown.worker.usage.intake import NAME_ONE, ShortOfTypes

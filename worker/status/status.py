@@ -15,18 +15,19 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.errors import ClockDoubted, Exit, UsageError
 from drawdown.schema.sql import queries, together
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS
-from drawdown.worker.batches.sources import FilesLeft, files_part
+from drawdown.worker.batches.lists import FilesLeft, files_part
 from drawdown.worker.catalog import terms
 from drawdown.worker.cluster.install import there_part
 from drawdown.worker.cluster.lists import read_cluster
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock, last_doubted_clock
-from drawdown.worker.engine.context import Shard
-from drawdown.worker.halts.dispatch import Undelivered, Unheeded, undelivered_part, unheeded_part
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.halts.unheeded import Undelivered, Unheeded, undelivered_part, unheeded_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
-from drawdown.worker.provider.lists import InShadow, shadow_part
-from drawdown.worker.push.lists import read_providers, unresolved_of, unresolved_parts
+from drawdown.worker.provider.shadows import InShadow, shadow_part
+from drawdown.worker.push.unresolved import unresolved_of, unresolved_parts
+from drawdown.worker.push.waiting import read_providers
 from drawdown.worker.reconcile.lists import uncompared_of, uncompared_part
-from drawdown.worker.seal.seal import buckets_part, seen_by_all
+from drawdown.worker.seal.arrivals import buckets_part, seen_by_all
 from drawdown.worker.status import standing as parts
 from drawdown.worker.status.backlog import LongOpen, OrdersLeft, oldest_open, orders_part, read_backlog
 from drawdown.worker.status.standing import PENDING, PendingUsage, judge
@@ -35,7 +36,7 @@ from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 
 if TYPE_CHECKING:
-    from drawdown.worker.engine.effects import Witness
+    from drawdown.worker.engine.witness import Witness
     from drawdown.worker.verdict.standing import OrgStatus
 
 SQL = queries(__file__)

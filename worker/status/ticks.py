@@ -14,7 +14,7 @@ import structlog
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, LockHeld, UnknownId
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
-from drawdown.worker.batches.sources import BatchesDone
+from drawdown.worker.batches.lists import BatchesDone
 from drawdown.worker.engine.context import Context
 from drawdown.worker.halts.dispatch import Dispatched
 from drawdown.worker.hooks.deliver import Told

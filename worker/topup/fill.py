@@ -36,16 +36,8 @@ from drawdown.schema.text import MAX_ERROR_CHARS, clean, in_short
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.catalog.wallets import orgs_of
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import (
-    ChargeMoney,
-    LookUpMoney,
-    Over,
-    Remember,
-    Steps,
-    Together,
-    Transaction,
-    Witness,
-)
+from drawdown.worker.engine.effects import ChargeMoney, LookUpMoney, Over, Remember, Steps, Together, Transaction
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import count_sends, require_same
 from drawdown.worker.topup.outcome import HOUR_MS, Calls, End, Loss, of_answer, of_not_found, of_not_sent
 from drawdown.worker.verdict.asks import mark_for_projection

@@ -33,7 +33,7 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.catalog.wallets import add, rate_card
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.sources.events import store
 from drawdown.worker.sources.events.store import WITHDRAWN, Taken, charged_at_once, keep_above_floor, names_of, take
 from drawdown.worker.sources.events.types import charged, spot_of

@@ -18,7 +18,7 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import window_of
-from drawdown.worker.engine.effects import Witness
+from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import Loss, loss_of, present, read_losses, require_same
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.void import seal_again, void_rejected

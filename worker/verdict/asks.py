@@ -18,7 +18,7 @@ from drawdown.guard.decide import BLOCK_ALL, Counted, Facts, Limit, Override
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS, SECOND_MS
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 
 SQL = queries(__file__)
 

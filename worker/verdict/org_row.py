@@ -26,7 +26,7 @@ from drawdown.schema.messages import (
 )
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
-from drawdown.worker.engine.context import Shard
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.verdict.rules import CREDIT_REASONS, Overrides, Verdict, told_verdict
 from drawdown.worker.verdict.watch_state import ESTIMATE_WRONG
 

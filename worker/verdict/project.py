@@ -24,8 +24,9 @@ from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.catalog.balance_parts import note_parts
 from drawdown.worker.catalog.mapping import read_in_use
-from drawdown.worker.engine.context import Context, Shard
+from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.verdict.asks import READ_TWICE, SECOND_READ_MS, DueProjection, OneRound, mark_for_projection
 from drawdown.worker.verdict.effective_balance import Used, effective_after, read_used, since_read
 from drawdown.worker.verdict.holds import mature_wallets, read_held

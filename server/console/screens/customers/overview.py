@@ -23,7 +23,9 @@ from drawdown.server.console.screens.oncall.ticks import ENDS
 from drawdown.worker.cluster.lists import worker_lines
 from drawdown.worker.guard.lists import open_overrides
 from drawdown.worker.orgs.lists import RunningOut, running_out
-from drawdown.worker.push.lists import AWAITING_CREDIT, UNTIL_CREDIT, Waiting, WaitSum, wait_sums
+from drawdown.worker.push.lists import WaitSum, wait_sums
+from drawdown.worker.push.unresolved import AWAITING_CREDIT, UNTIL_CREDIT
+from drawdown.worker.push.waiting import Waiting
 from drawdown.worker.status.backlog import OrdersLeft
 from drawdown.worker.status.standing import PENDING, Call, Standing, Status, Why, how_much
 from drawdown.worker.status.standing import calls as calls_of

@@ -20,11 +20,12 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.engine.context import Context, Shard
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts import lists as cells
 from drawdown.worker.halts import lists as halt_list
-from drawdown.worker.halts.dispatch import Unheeded, unheeded
 from drawdown.worker.halts.lists import STATES, Chosen, HaltLine
+from drawdown.worker.halts.unheeded import Unheeded, unheeded
 from drawdown.worker.orgs import actions as orgs
 
 PATH: Final = "/console/halts"

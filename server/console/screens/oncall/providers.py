@@ -21,7 +21,7 @@ from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, 
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.catalog.terms import paused
-from drawdown.worker.engine.context import OPEN_AFTER, OPEN_FOR_MS
+from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.provider.lists import MOST_SENDS, ProviderLine, Unanswered, provider_lines
 from drawdown.worker.push.lists import WaitSums, wait_sums

@@ -1,0 +1,144 @@
+"""Recover: go on after the database was restored, or lost commits in a failover (rule R1).
+
+Guarantee: nothing of a window from before the loss is sent before its provider was asked for it. A push that the
+provider has is accepted, or adopted at the provider's quantity. The seal makes the rest from the samples. So usage that
+was billed and forgotten is not billed again, and usage that was not billed is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Capabilities
+from drawdown.schema.audit import By, record
+from drawdown.schema.errors import UsageError
+from drawdown.schema.locks import lock_buckets
+from drawdown.schema.sql import queries
+from drawdown.worker.engine.context import LEASE_MS, Context
+from drawdown.worker.engine.effects import Recall, Remember, Steps, Transaction
+from drawdown.worker.engine.witness import Witness
+from drawdown.worker.history.incarnation import Incarnation, present, recognise
+
+SQL = queries(__file__)
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What was lost, as far as one can tell, and what is done about it. Times are milliseconds."""
+
+    found: str | None
+    """What shows the loss; None: nothing was lost, and nothing was done."""
+    from_ms: int = 0
+    """The last moment that is on record: what happened since may be forgotten."""
+    until_ms: int = 0
+    number: int = 0
+    """The database's incarnation from now on."""
+    to_look_up: int = 0
+    """Open pushes that are looked up before they are sent."""
+    to_decide: int = 0
+    """Open pushes of providers that cannot be asked, or that this machine does not have: a person decides (`drawdown
+    push resolve`), unless a machine that has their provider can ask it."""
+    last_sample_ms: int | None = None
+    """The newest sample that is there: what hosts wrote since has to be written again."""
+    recovered_ms: int | None = None
+    """Where nothing was lost since: when it was recovered the last time, after a loss of [from_ms, until_ms)."""
+
+
+def recover(
+    context: Context, by: By, *, since_ms: int | None = None, restored: bool = False, dry_run: bool = False
+) -> Steps[Recovered]:
+    """Take the database as it is now for the one to go on with. The next ticks look up and settle.
+
+    `since_ms`: the backup's moment, where a person knows it to be earlier than the last tick on record. `restored`: a
+    person says that history was lost, though nothing here shows it.
+    Errors: UsageError for a moment that is not in the past.
+    """
+    if since_ms is not None and since_ms > by.now_ms:
+        raise UsageError("--since lies in the future: it is the moment that the backup was made")
+    witness: Witness | None = yield Recall()
+    work = partial(_recover, context=context, by=by, witness=witness, since_ms=since_ms, restored=restored)
+    found, remember = yield Transaction("recover", work, rollback=dry_run)
+    if found.found is not None and not dry_run:
+        yield Remember(remember)
+    done: Recovered = found
+    return done
+
+
+def _recover(
+    connection: sa.Connection,
+    *,
+    context: Context,
+    by: By,
+    witness: Witness | None,
+    since_ms: int | None,
+    restored: bool,
+) -> tuple[Recovered, Witness | None]:
+    lock_buckets(connection)
+    incarnation = recognise(connection, witness, by.now_ms)
+    why = incarnation.doubted or ("a person says so" if restored else None)
+    if why is None:
+        return _as_it_was(connection, incarnation.number), None
+    from_ms = _last_before_doubt(connection, by.now_ms)
+    from_ms = from_ms if since_ms is None else min(from_ms, since_ms)
+    # A process that claimed before the loss may still be sending what it claimed.
+    until_ms = by.now_ms + LEASE_MS
+    values = {
+        "number": incarnation.number,
+        "from_ms": from_ms,
+        "until_ms": until_ms,
+        "at_ms": by.now_ms,
+        "found": why,
+    }
+    SQL.run(connection, "keep_loss", {**values, "actor": by.actor, "reason": by.reason})
+    to_look_up, to_decide = _ask_first(connection, context.capabilities, by.now_ms)
+    SQL.run(connection, "read_all_again")
+    SQL.run(connection, "ask_all", {"now_ms": by.now_ms})
+    remember = _begin_anew(connection, incarnation, witness)
+    record(connection, "recover", f"incarnation {incarnation.number}", values, by)
+    newest = SQL.run(connection, "newest_sample").scalar_one_or_none()
+    last = None if newest is None else int(newest)
+    return Recovered(why, from_ms, until_ms, remember.number, to_look_up, to_decide, last), remember
+
+
+def _as_it_was(connection: sa.Connection, number: int) -> Recovered:
+    """Nothing was lost; what is to be done after the last recovery is told again."""
+    last = SQL.run(connection, "last_loss", {"number": number}).one_or_none()
+    if last is None:
+        return Recovered(None, number=number)
+    return Recovered(None, int(last.from_ms), int(last.until_ms), number, recovered_ms=int(last.at_ms))
+
+
+def _last_before_doubt(connection: sa.Connection, now_ms: int) -> int:
+    last = SQL.run(connection, "last_before_doubt").scalar_one_or_none()
+    return min(int(last or 0), now_ms)
+
+
+def _ask_first(connection: sa.Connection, capabilities: Mapping[str, Capabilities], now_ms: int) -> tuple[int, int]:
+    """What is open may have been sent since: it is looked up, or a person decides. Whether a provider can be asked that
+    this machine does not have, others know: what is in doubt is theirs to look up, or a person's."""
+    to_look_up = to_decide = 0
+    for provider in sorted(SQL.run(connection, "providers_of_open").scalars()):
+        declared = capabilities.get(provider)
+        if declared is not None and declared.same_database:
+            continue
+        asks = declared is not None and declared.lookup
+        values = {"provider": provider, "now_ms": now_ms, "state": "queued" if asks else "in_doubt"}
+        values["rejected"] = int(asks or declared is None)
+        changed = SQL.run(connection, "ask_first", values).rowcount
+        to_look_up += changed if asks else 0
+        to_decide += 0 if asks else changed
+    return to_look_up, to_decide
+
+
+def _begin_anew(connection: sa.Connection, incarnation: Incarnation, witness: Witness | None) -> Witness:
+    ours = witness is not None and witness.database_id == incarnation.database_id
+    before = (witness.number, witness.sends) if ours and witness else (0, 0)
+    number, sends = max(incarnation.number, before[0]) + 1, max(incarnation.sends, before[1])
+    system, timeline = incarnation.server
+    values = {"number": number, "sends": sends, "system_id": system, "timeline": timeline}
+    SQL.run(connection, "begin_anew", values)
+    return present(connection)

@@ -1,0 +1,42 @@
+"""Providers in shadow: since when, and until when. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.clock import utc
+from drawdown.schema.sql import Part, queries, together
+
+SQL = queries(__file__)
+
+FOR_GOOD_MS: Final = 250_000_000_000_000
+"""A provider that is to be live only then stays in shadow."""
+
+
+@dataclass(frozen=True)
+class InShadow:
+    """A provider that is sent nothing before `live_from_ms`; `since_ms`: the first window sealed so, if any."""
+
+    provider: str
+    live_from_ms: int
+    since_ms: int | None
+
+    def __str__(self) -> str:
+        since = "" if self.since_ms is None else f" since {utc(self.since_ms)}"
+        until = (
+            "until its cut-over is accepted" if self.live_from_ms >= FOR_GOOD_MS else f"until {utc(self.live_from_ms)}"
+        )
+        return f"{self.provider} is in shadow{since}, {until}: usage is sealed and compared, and not sent"
+
+
+def shadow_part(now_ms: int) -> Part:
+    """One row for each provider in shadow."""
+    return SQL.part("in_shadow", {"now_ms": now_ms})
+
+
+def in_shadow(connection: sa.Connection, now_ms: int) -> list[InShadow]:
+    """The same, read alone."""
+    return [InShadow(**vars(row)) for row in together(connection, found=shadow_part(now_ms))["found"]]

@@ -1,0 +1,112 @@
+"""Learn what units cost at a provider that tells it: for estimates, and for balances compared in credits.
+
+Guarantee: costs are append-only and on record, as an operator's rates are. A cost that cannot be read changes nothing:
+the costs in force stay. The moment at which a cost was last confirmed is kept, so that a charge made while it changed
+is known as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.providers.protocol import Cost, ReadFailed
+from drawdown.schema.audit import By, record
+from drawdown.schema.sql import queries
+from drawdown.schema.text import in_short
+from drawdown.schema.units import WINDOW_MS, window_of
+from drawdown.worker.catalog.costs import Pools, as_rate, read_pools
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import ReadCosts, Steps, Together, Transaction
+
+log = structlog.get_logger()
+SQL = queries(__file__)
+
+
+AT_ONCE: Final = 500
+"""Costs that one transaction takes in: an account may have thousands, and others wait to write."""
+MOST_CHANGES: Final = 1_000
+"""Of one feature's cost. Each estimate reads all of them, and none is ever removed."""
+
+
+def learn_costs(context: Context, provider: str) -> Steps[None]:
+    """Ask a provider what units cost, and keep what changed. Providers that do not tell costs are not asked. What
+    cannot be kept changes nothing, and holds up nobody."""
+    if not context.capabilities[provider].costs:
+        return
+    (came,) = yield Together([_learn_costs(context, provider)])
+    if isinstance(came, Exception):
+        log.error("costs_not_learned", provider=provider, error=in_short(came))
+
+
+def _learn_costs(context: Context, provider: str) -> Steps[None]:
+    pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
+    asked_ms = context.clock.now_ms()
+    told: Sequence[Cost] | ReadFailed = yield ReadCosts(provider, pools.known())
+    if isinstance(told, ReadFailed):
+        log.warning("costs_not_read", provider=provider, reason=told.reason)
+        return
+    # A feature that no credit system pays for any more draws on a balance of its own: that is a change, too.
+    ended = sorted(pools.newest().keys() - {cost.feature for cost in told})
+    told = [*told, *(Cost(feature, feature, Decimal(0)) for feature in ended)]
+    for at in range(0, len(told) or 1, AT_ONCE):
+        some = told[at : at + AT_ONCE]
+        # The answer holds from when it was asked for: a change after that is a change to come. It holds once all of it
+        # is kept.
+        holds_ms = asked_ms if at + AT_ONCE >= len(told) else None
+        work = partial(_learn, provider=provider, told=some, holds_ms=holds_ms, now_ms=context.clock.now_ms())
+        yield Transaction("learn_costs", work)
+
+
+def _learn(
+    connection: sa.Connection, *, provider: str, told: Sequence[Cost], holds_ms: int | None, now_ms: int
+) -> None:
+    # The provider's row is held first: of two processes that learn the same cost, the second finds it known.
+    held = SQL.run(connection, "hold_costs", {"provider": provider}).first()
+    if held is None:
+        return  # nothing was sealed for it yet: the tick that meets it keeps its terms first
+    pools = read_pools(connection, provider)
+    known = pools.newest()
+    for cost in told:
+        micro, per_quantity = as_rate(cost.credits)
+        before = known.get(cost.feature)
+        if before is not None and (before.balance, before.micro, before.per_quantity) == (
+            cost.balance,
+            micro,
+            per_quantity,
+        ):
+            continue
+        if pools.count(cost.feature) >= MOST_CHANGES:
+            log.error("cost_changes_too_often", provider=provider, feature=cost.feature, cost=str(cost.credits))
+            continue
+        details = {
+            "feature": cost.feature,
+            "micro": micro,
+            "per_quantity": per_quantity,
+            "start_ms": _start_ms(connection, provider, cost.feature, now_ms),
+        }
+        by = By(now_ms, "drawdown", f"{provider} tells it")
+        # Where costs were read before without this one, its feature drew on a balance of its own until then.
+        confirmed = held.costs_read_ms if before is None else held.costs_read_ms or before.at_ms
+        confirmed = None if confirmed is None else min(confirmed, now_ms)
+        more = {"balance": cost.balance, "confirmed_ms": confirmed, "provider": provider}
+        said = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+        SQL.run(connection, "insert_cost", {**details, **more, **said})
+        record(connection, "provider_rate", provider, details, by)
+        log.info("cost_learned", provider=provider, balance=cost.balance, feature=cost.feature, cost=str(cost.credits))
+    if holds_ms is not None:
+        SQL.run(connection, "costs_read", {"provider": provider, "asked_ms": holds_ms})
+
+
+def _start_ms(connection: sa.Connection, provider: str, feature: str, now_ms: int) -> int:
+    """From which window on a cost counts in estimates: a first one for all usage, a later one from this window on."""
+    taken = set(SQL.run(connection, "starts", {"provider": provider, "feature": feature}).scalars())
+    start = window_of(now_ms) if taken else 0
+    while start in taken:
+        start += WINDOW_MS
+    return start
