@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import struct
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ FOREIGN_KEYS: Final = "PRAGMA foreign_keys = ON"
 """As `schema.database` says it."""
 OF_SQLALCHEMY: Final = frozenset({"regexp", "floor"})
 """The functions that SQLAlchemy adds to each connection."""
+INDEX: Final = struct.Struct("=IIIBBHIIIIIIII")
+"""The header of a log's index, twice at its start: the eighth number counts pages, the last two are a sum."""
 COOKIE: Final = slice(40, 44)
 """The number of a schema in a file's header: SQLite compares it before it runs what it has prepared."""
 Terms = tuple[tuple[str, Any], ...]
@@ -58,6 +61,8 @@ class _Kept:
 
     path: Path
     descriptor: int
+    index: int
+    """A descriptor of the log's index, open as long as the file is lent: closing it would drop SQLite's locks."""
     keeper: sqlite3.Connection
     """It reads nothing, so that it sees each other connection's pages change."""
     cookie: bytes
@@ -86,6 +91,7 @@ class _Kept:
         self.idle.clear()
         self.keeper.close()
         os.close(self.descriptor)
+        os.close(self.index)
 
 
 _of_path: Final[dict[str, _Kept]] = {}
@@ -116,6 +122,7 @@ def lend(content: bytes) -> Path:
             fcntl.lockf(kept.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, *SHARED)
             os.ftruncate(kept.descriptor, len(content))
             os.pwrite(kept.descriptor, content, 0)
+            _count_pages(kept.index, content)
             assert kept.empty_log()  # which tells every other connection that the file has changed
             return kept.path
         give_up(kept)
@@ -130,9 +137,25 @@ def _made(content: bytes) -> _Kept:
     keeper = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     keeper.execute("PRAGMA journal_mode = WAL")
     keeper.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    kept = _Kept(path, descriptor, keeper, content[COOKIE], _identities(path))
+    index = os.open(path.with_name(path.name + "-shm"), os.O_RDWR)
+    kept = _Kept(path, descriptor, index, keeper, content[COOKIE], _identities(path))
     _of_path[str(path)] = kept
     return kept
+
+
+def _count_pages(index: int, content: bytes) -> None:
+    """Write the pages of this content into the log's index, which has those of the database before: SQLite would go on
+    behind them, and call a file that is far shorter malformed."""
+    page = int.from_bytes(content[16:18], "big")
+    *fields, _, _ = INDEX.unpack(os.pread(index, INDEX.size, 0))
+    fields[7] = len(content) // (65536 if page == 1 else page)
+    header = INDEX.pack(*fields, 0, 0)
+    first = second = 0
+    for one, two in struct.iter_unpack("=II", header[:-8]):
+        first = (first + one + second) & 0xFFFFFFFF
+        second = (second + two + first) & 0xFFFFFFFF
+    header = INDEX.pack(*fields, first, second)
+    os.pwrite(index, header * 2, 0)
 
 
 def give_back(path: Path) -> None:

@@ -130,7 +130,12 @@ def test_absence_that_is_believed_before_the_lag_is_seen(monkeypatch: pytest.Mon
 
 
 def test_a_charge_without_its_id_in_the_metadata_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(payments, "is_of", lambda intent, request: False)
+    async def planted(self: StripePayments, request: Charge) -> Any:
+        found = await real(self, request)
+        return found if isinstance(found, InDoubt) else {}
+
+    real = StripePayments._intents_of
+    monkeypatch.setattr(StripePayments, "_intents_of", planted)
     world, results = lived(SOME, looked_up, seed=2, keeps_keys_ms=0)
     assert any("charged twice" in line for line in judged_by_books(world, results))
 
@@ -147,8 +152,10 @@ def test_a_list_that_was_cut_short_and_taken_for_empty_is_seen(monkeypatch: pyte
 
 
 def test_a_doubt_that_is_taken_for_a_decline_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = payments.created
+
     def planted(answer: HttpResult, request: Charge, now_ms: int) -> ChargeResult:
-        result = payments.created(answer, request, now_ms)
+        result = real(answer, request, now_ms)
         return Declined("error", result.reason, True) if isinstance(result, InDoubt) else result
 
     monkeypatch.setattr(payments, "created", planted)

@@ -53,6 +53,26 @@ def test_the_next_test_gets_the_connection_and_none_of_the_content() -> None:
     second.end()
 
 
+def test_the_next_test_gets_a_file_of_its_own_length() -> None:
+    first = Lent()
+    pages = first.run("PRAGMA page_count")
+    first.run(
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 5000) "
+        "INSERT INTO orgs (org_id) SELECT 'an-organisation-' || n FROM n"
+    )
+    assert first.run("PRAGMA page_count") > pages
+    first.end()
+    second = Lent()
+    assert second.path == first.path
+    assert second.run("PRAGMA page_count") == pages
+    second.run("INSERT INTO orgs (org_id) VALUES ('acme')")
+    pooled = second.engine.raw_connection()
+    assert pooled.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    pooled.close()
+    assert second.run("PRAGMA integrity_check") == [("ok",)]
+    second.end()
+
+
 @pytest.mark.parametrize("change", ["a guard is gone", "the file is another", "a connection is in use"])
 def test_what_a_test_left_otherwise_is_given_up(change: str) -> None:
     first = Lent()

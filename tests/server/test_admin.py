@@ -235,7 +235,7 @@ def test_what_was_not_done_may_be_sent_again_as_it_is(lone: House, monkeypatch: 
     lone.customer("acme", 1)
     assign, move = "/admin/orgs/other/provider", {**MOVE, "from_ms": T0 + DAY_MS}
     orders: tuple[tuple[str, bytes, str], ...] = (
-        (PATH, ORDER, "orgs.override"),
+        (PATH, ORDER, "actions.override"),
         (assign, json.dumps(move).encode(), "flips._assign_one"),
         (assign, json.dumps({**MOVE, "undo": True}).encode(), "assignments.cancel"),
     )
@@ -247,7 +247,7 @@ def test_what_was_not_done_may_be_sent_again_as_it_is(lone: House, monkeypatch: 
         for path, order, deed in orders:
             headers = lone.signed(path, order)
             with monkeypatch.context() as patch:
-                patch.setattr(f"drawdown.worker.commands.{deed}", busy)
+                patch.setattr(f"drawdown.worker.orgs.{deed}", busy)
                 assert (await caller.send("POST", path, order, headers)).status_code == 503, deed
             assert (await caller.send("POST", path, order, headers)).status_code == 200, deed
             assert refused(await caller.send("POST", path, order, headers)) == (409, "signature_repeated")

@@ -9,7 +9,7 @@ import pytest
 from tests import style
 from tests.cases import cases
 
-MOST_IN_DOCUMENTS: Final = 60
+MOST_IN_DOCUMENTS = 60
 MOST_IN_HELP = 14
 """How many were left when this was last lowered. Lower it when you remove some."""
 
