@@ -252,7 +252,7 @@ def extend(
 
 def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of_use: bool = False) -> Settled:
     """End a run with what it cost in all, or without a cost where metering charges for it; what is left of its hold is
-    free. Errors: as `ledger.runs.draws.finish`; UnknownId; UsageError."""
+    free. Errors: as `ledger.draws.finish`; UnknownId; UsageError."""
     found = _held(connection, key, by.now_ms, of_use=of_use)
     if cost is None and (found.state, found.settled_by) == ("settled", "receipt"):
         raise UsageError(
@@ -264,7 +264,7 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of
 
 def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By, *, of_use: bool = False) -> Settled:
     """Give a run up: what it incurred in all is charged (without it: what was drawn stays), the rest is free. Errors:
-    as `ledger.runs.draws.finish`; UnknownId."""
+    as `ledger.draws.finish`; UnknownId."""
     found = _held(connection, key, by.now_ms, of_use=of_use)
     return _finish(connection, found, "released", None if incurred is None else run_request.sane_cost(incurred), by)
 

@@ -150,7 +150,7 @@ def grow(connection: sa.Connection, found: Reservation, amount_micro: int, expir
 
 
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, by: By) -> Drawn:
-    """Bill a part of a run that goes on. Errors: as `ledger.runs.draws.draw`, and `needs_quantities`, `not_metered`."""
+    """Bill a part of a run that goes on. Errors: as `ledger.draws.draw`, and `needs_quantities`, `not_metered`."""
     quantities = _quantities(found, cost)
     before = _used(connection, found, f"d{number}")
     if before:
@@ -167,7 +167,7 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
 
 def finish(connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, by: By) -> Drawn:
     """End a run with what it used in all, or, given up without a cost, with what was drawn. Errors: as
-    `ledger.runs.draws.finish`, and `needs_quantities`, `not_metered`."""
+    `ledger.draws.finish`, and `needs_quantities`, `not_metered`."""
     rest = None if cost is None else _rest(connection, found, _quantities(found, cost))
     if found.state == state:
         last = _used(connection, found, FINAL)
