@@ -99,6 +99,12 @@ _of_connection: Final[dict[int, _Kept]] = {}
 _free: Final[list[_Kept]] = []
 _names = iter(range(1_000_000))
 _PID: Final = os.getpid()
+_MEMORY: Final = sqlite3.connect(":memory:")
+_AS_NEW: Final = {
+    name: _MEMORY.execute(f"PRAGMA {name}").fetchone()
+    for name in ("query_only", "max_page_count", "ignore_check_constraints", "writable_schema", "defer_foreign_keys")
+}
+"""What a test may set on a connection, as a new one has it."""
 _FOLDER: Final = leftovers.folder("dd-reused-")
 
 
@@ -216,7 +222,7 @@ def _as_new(connection: sqlite3.Connection) -> bool:
         connection.text_factory = str
         connection.set_trace_callback(None)
         connection.set_progress_handler(None, 0)
-        if connection.execute("PRAGMA query_only").fetchone() != (0,):
+        if any(connection.execute(f"PRAGMA {name}").fetchone() != value for name, value in _AS_NEW.items()):
             return False
         return len(connection.execute("PRAGMA database_list").fetchall()) <= 2
     except sqlite3.Error:

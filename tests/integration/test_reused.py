@@ -93,11 +93,12 @@ def test_what_a_test_left_otherwise_is_given_up(change: str) -> None:
     second.end()
 
 
-def test_a_connection_that_may_only_read_is_not_reused() -> None:
+@pytest.mark.parametrize("pragma", ["query_only = ON", "max_page_count = 9999", "ignore_check_constraints = ON"])
+def test_a_connection_with_another_setting_is_not_reused(pragma: str) -> None:
     first = Lent()
     first.run("SELECT 1")
     with first.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA query_only = ON")
+        connection.exec_driver_sql(f"PRAGMA {pragma}")
     first.end()
     second = Lent()
     second.run("INSERT INTO orgs (org_id) VALUES ('acme')")
