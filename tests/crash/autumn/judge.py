@@ -34,10 +34,6 @@ JOIN dirty_windows d ON d.org_id = p.org_id AND d.window_ms = p.window_ms
 WHERE p.state <> 'voided' GROUP BY p.customer_id, p.feature, p.window_ms HAVING MAX(p.state) = 'rejected'
 """
 """A window is given back nothing while a push of it waits: its windows are counted as dirty."""
-UNKNOWN_COST = f"""
-SELECT customer_id, SUM(ABS(sent_qty)) FROM pushes
-WHERE feature = '{CHANGED}' AND state = 'accepted' AND credit_cost IS NULL GROUP BY customer_id
-"""
 VOIDED = "SELECT COALESCE(wire_key, key) FROM pushes WHERE state = 'voided'"
 Amounts = Mapping[str, Fraction]
 """Credits by customer."""
@@ -66,8 +62,7 @@ class Verdict:
     back_later: dict[str, Fraction] = field(default_factory=dict)
     """Known to be charged too much, in windows with a rejected push: given back once that is settled."""
     ranged: int = 0
-    """Customers whose difference lies in a range: that which a person was told, or that of charges whose cost no answer
-    told."""
+    """Customers of whom a person was told an amount, and by how much more it may be: the difference lies in that."""
     unweighed: int = 0
     """Customers of whom something was told, and whose mishaps are too many to weigh it against them."""
     silent: dict[str, Fraction] = field(default_factory=dict)
@@ -110,7 +105,6 @@ def judge(
     found.other_states = [one for one in others if one[0] not in undecided]
     found.back_later = _back_later(url, setting)
     voided = {str(key) for (key,) in rows(url, VOIDED)}
-    unknown = {str(customer): int(str(units)) for customer, units in rows(url, UNKNOWN_COST)}
     used = setting.used()
     for customer in setting.customers:
         name = customer.name
@@ -131,8 +125,6 @@ def judge(
             most = int(may_be / NEWER)
             some = [number * NEWER for number in range(-most, most + 1)]
             is_weighed = any(weighing.explains(claimed - one, beyond + one) for one in some)
-        # Units of the changed feature whose cost no answer told cost one amount or the other.
-        may_be += NEWER * unknown.get(name, 0)
         if not is_weighed and beyond and abs(beyond) <= may_be:
             found.ranged += 1
             continue
