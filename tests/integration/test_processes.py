@@ -187,3 +187,4 @@ def test_run_ticks_in_every_part_until_it_is_told_to_end(fleet: Fleet) -> None:
     assert process.returncode in (0, Exit.LEFT), told  # what the other part has to do yet counts as left
     assert len(re.findall('"signal": "SIGTERM"', told)) == 2  # each part says so
     assert [row[:2] for row in fleet.rows(TICKS)] == [(0, 127), (128, 255)]
+    assert fleet.rows("SELECT state, COUNT(*) FROM pushes GROUP BY state") == [("accepted", len(ORGS))]

@@ -53,12 +53,7 @@ BROKEN = {
     **WAITS,
 }
 ONE_OF_EACH = {broken.invariant: name for name, broken in BROKEN.items()}
-PARTS = 8
-"""Ways that are alike stand beside one another in the tables: each of them gets into another part."""
-CASES = share(
-    [("sqlite", name) for name in ONE_OF_EACH.values()],
-    whole=[(kind, name) for kind in ("sqlite", "postgresql") for name in BROKEN],
-)
+CASES = [("sqlite", name) for name in BROKEN] + share([], whole=[("postgresql", name) for name in BROKEN])
 
 
 @cache
@@ -202,63 +197,20 @@ def _line(kind: str, server: str = "", migrated: str = "") -> tuple[sa.Connectio
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_a_broken_database_is_found_out(kind: str, name: str, request: pytest.FixtureRequest) -> None:
-    connection, now_ms = _line(kind, *_servers(kind, request))
+    servers = ("postgres_server", "migrated_postgres") if kind == "postgresql" else ()
+    connection, now_ms = _line(kind, *map(request.getfixturevalue, servers))
+    broken = BROKEN[name]
     try:
-        _found_out(connection, BROKEN[name], now_ms)
+        tamper_by(connection, *broken.statements)
+        found = verify(connection, now_ms=now_ms)
+        assert set(found.by_invariant) == {broken.invariant, *broken.also}, found.breaches
+        assert {breach.org_id for breach in found.breaches} <= {broken.org, broken.beside, None}
+        assert _names(found, broken), found.breaches
+        assert verify(connection, orgs=["idle", "nobody"], now_ms=now_ms).clean
+        if broken.org is not None:
+            assert not verify(connection, orgs=[broken.org], now_ms=now_ms).clean
     finally:
         connection.rollback()
-
-
-def _found_out(connection: sa.Connection, broken: Broken, now_ms: int) -> None:
-    tamper_by(connection, *broken.statements)
-    found = verify(connection, now_ms=now_ms)
-    assert set(found.by_invariant) == {broken.invariant, *broken.also}, found.breaches
-    assert {breach.org_id for breach in found.breaches} <= {broken.org, broken.beside, None}
-    assert _names(found, broken), found.breaches
-    assert verify(connection, orgs=["idle", "nobody"], now_ms=now_ms).clean
-    if broken.org is not None:
-        assert not verify(connection, orgs=[broken.org], now_ms=now_ms).clean
-
-
-@pytest.mark.parametrize("part", range(PARTS))
-def test_whatever_is_broken_is_found_out_and_told_whoever_asks_about_it(part: int) -> None:
-    """Many ways at once. What does not stand beside the others, or is not named then, is broken by itself."""
-    connection, now_ms = _line("sqlite")
-    ways = dict([*BROKEN.items()][part::PARTS])
-    together = _broken_together(connection, ways)
-    orgs = {one.org for one in together.values() if one.org is not None}
-    found = verify(connection, now_ms=now_ms)
-    told = {org: verify(connection, orgs=[org], now_ms=now_ms) for org in orgs}
-    assert verify(connection, orgs=["idle", "nobody"], now_ms=now_ms).clean
-    connection.rollback()
-    assert set(found.by_invariant) <= {n for one in together.values() for n in (one.invariant, *one.also)}
-    assert {one.org_id for one in found.breaches} <= {*orgs, *(one.beside for one in together.values()), None}
-    for name, broken in ways.items():
-        if name in together and _names(found, broken) and _names(told.get(broken.org or "", found), broken):
-            continue
-        try:
-            _found_out(connection, broken, now_ms)
-        finally:
-            connection.rollback()
-
-
-def _broken_together(connection: sa.Connection, ways: dict[str, Broken]) -> dict[str, Broken]:
-    """Those of them that could be broken one after the other."""
-    found = {}
-    for name, broken in ways.items():
-        row = connection.begin_nested()
-        try:
-            tamper_by(connection, *broken.statements)
-        except (AssertionError, sa.exc.DBAPIError):
-            row.rollback()
-        else:
-            found[name] = broken
-    return found
-
-
-def _servers(kind: str, request: pytest.FixtureRequest) -> tuple[str, ...]:
-    names = ("postgres_server", "migrated_postgres") if kind == "postgresql" else ()
-    return tuple(map(request.getfixturevalue, names))
 
 
 def test_postgresql_finds_one_breach_of_each_invariant(postgres_server: str, migrated_postgres: str) -> None:

@@ -33,7 +33,7 @@ UNITS: Final = "units"
 
 
 MOST_MAPPINGS: Final = 8
-"""Mappings whose segments a process keeps: each tick and each guard asks for them, and people seldom change them."""
+"""A process keeps the segments of so many mappings: each tick and each guard asks for them, and they seldom change."""
 
 
 @dataclass(frozen=True)

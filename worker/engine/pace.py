@@ -21,7 +21,8 @@ apart: two that were let through late and early would be one too many in a secon
 
 
 class Pace:
-    """Calls take turns, in the order in which they asked. For one event loop."""
+    """Calls take turns, in the order in which they asked. For one event loop. A caller has a slot of `lines.Slots`
+    before it asks: no more wait than the provider allows at once."""
 
     def __init__(self, a_second: float) -> None:
         self._each = max(a_second * SLICE_S, 1.0)

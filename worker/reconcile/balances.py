@@ -244,8 +244,8 @@ def _noted(note: str, line: Line) -> str:
 
 def _nearest(least: int, unsure: Unsure) -> int:
     """What a balance shows beyond our pushes, where each of some is in it or beside it: the least that it can be, from
-    `least` on, which counts as given back or billed all that could be. Of many that people decided, some explain any
-    amount: there the people are believed, or a loss would never be told."""
+    `least` on, which counts as given back or billed all that could be. If people decided more than MOST_UNSURE pushes,
+    some of these explain any amount: Drawdown then takes each as it was decided, or it would never report a loss."""
     if unsure.is_decided:
         return least
     if len(unsure.quantities) > MOST_UNSURE:

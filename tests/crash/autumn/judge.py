@@ -120,14 +120,13 @@ def judge(
         found.unweighed += weighing.sums is None
         is_weighed = weighing.explains(claimed, beyond)
         may_be = ranges.get(name, Fraction(0)) + unsure.get(name, Fraction(0))
+        found.ranged += not is_weighed and may_be > 0
         if not is_weighed and may_be and CHANGED in units:
-            found.ranged += 1
             most = int(may_be / NEWER)
             some = [number * NEWER for number in range(-most, most + 1)]
             is_weighed = any(weighing.explains(claimed - one, beyond + one) for one in some)
         if not is_weighed and beyond and abs(beyond) <= may_be:
-            found.ranged += 1
-            continue
+            continue  # the difference lies in the range that a person was shown
         if beyond and not (CHANGED in units and is_weighed):
             if apart or missing:
                 found.unexplained[name] = f"{shown(beyond)} beside told {shown(apart)} and open {shown(missing)}"

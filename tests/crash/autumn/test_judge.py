@@ -1,10 +1,23 @@
-"""The judge of the siege of Autumn: what was told has to be what some mishaps came to. Pure."""
+"""The judge of the siege of Autumn: what was told has to be what some mishaps came to."""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
-from tests.crash.autumn.judge import MOST_SUMS, NEWER, Weighing
+from drawdown.providers.protocol import Rejected
+from drawdown.schema.database import write
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.push import actions as pushes
+from drawdown.worker.push.adopt import adopt_excess
+from drawdown.worker.push.rows import find_push
+from tests.crash.autumn.judge import MOST_SUMS, NEWER, Weighing, _back_later, _mishaps
+from tests.crash.autumn.setting import Sample, Setting, Struck, emulated
+from tests.emulators.autumn_losses import Charge
+from tests.fake_provider import FakeProvider, capabilities
+from tests.fresh import fresh
+from tests.world import T0, Fleet
 
 ZERO = Fraction(0)
 LOST, DOUBLED = (Fraction(-3, 10), ZERO), (Fraction(1, 2), ZERO)
@@ -33,3 +46,43 @@ def test_too_many_mishaps_explain_whole_units_up_to_all_of_them() -> None:
     assert weighing.explains(Fraction(-1), len(many) * NEWER)
     assert not weighing.explains(Fraction(-1), (len(many) + 1) * NEWER)
     assert not weighing.explains(Fraction(-1), NEWER / 2)
+
+
+def _account() -> Struck:
+    return emulated(Setting([], []), seed=1, now_ms=T0)
+
+
+def test_a_lost_charge_that_a_limit_cut_counts_the_unit_whole() -> None:
+    autumn = _account()
+    cut = Charge("acme", "compute_16gb", T0, Fraction(1011, 16), "key", (("credits", Decimal("0.1011")),))
+    autumn.account.undrawn.append(cut)
+    assert _mishaps(autumn, "acme", set()) == [(Fraction("-0.1011"), ZERO), (Fraction("-0.0013"), ZERO)]
+    assert _mishaps(autumn, "other", set()) == []
+
+
+def test_a_charge_without_an_event_is_a_double_once_its_push_is_voided() -> None:
+    autumn = _account()
+    autumn.account.eventless.append(Charge("acme", "compute_1gb", T0, 146, "key", (("credits", Decimal("0.0146")),)))
+    assert _mishaps(autumn, "acme", {"another"}) == []
+    assert _mishaps(autumn, "acme", {"key"}) == [(Fraction("0.0146"), ZERO)]
+
+
+def test_a_window_gives_back_later_while_a_push_of_it_is_rejected(tmp_path: Path) -> None:
+    provider = FakeProvider(capabilities())
+    engine = fresh(tmp_path / "d.db")
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1, 60)
+    key = f"usage:acme:{T0}:compute_1gb"
+    provider.answers[key] = Rejected("no credit")
+    fleet.tick(T0 + 3 * WINDOW_MS)
+    setting = Setting([], [[Sample("s", "acme", "compute_1gb", T0 + 1, 60)]])
+    url = engine.url.render_as_string()
+    assert _back_later(url, setting) == {}
+    write(engine, lambda c: adopt_excess(c, find_push(c, key), 45, fleet.by, "drawn twice", drawn=True))
+    assert _back_later(url, setting) == {"acme": 45 * Fraction("0.0001")}
+    provider.answers.clear()
+    write(engine, lambda c: pushes.retry(c, [key], fleet.by))
+    fleet.tick(T0 + 4 * WINDOW_MS)
+    assert _back_later(url, setting) == {}
+    engine.dispose()
