@@ -24,7 +24,6 @@ AT = str(T0 + 3_600_000)
 CSV = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\nlate,acme,box,cell-1,1024,5,2026-01-01T00:00:09Z\n"
 WRITING = (("tick",), ("import", "usage.csv"), ("org", "assign", "new", "--new"), ("ledger", "grant", "acme", "5"))
 READING = (("status",), ("org", "list"), ("feature", "list"), ("push", "list", "--state", "accepted"), ("verify",))
-NO_TICK_YET: dict[Sequence[str], int] = {("status",): 75}
 IN_ALL = {("acme", T0): 65, ("bolt", T0): 30}
 
 

@@ -19,7 +19,6 @@ from tests.simulation.runs import runs
 from tests.simulation.world import World
 
 OPEN = ("due", "queued", "in_doubt", "rejected")
-_REFERENCES = "SELECT window_ms, org_id, feature, revision, {1} FROM {0}"
 
 
 class Push(NamedTuple):

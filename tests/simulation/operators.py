@@ -25,7 +25,7 @@ from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.wallets.actions import set_rate
 from tests.simulation.actions import ORGS, STRANGERS, Action
 from tests.simulation.invariants import is_closed
-from tests.simulation.oracle import EXEMPT, Assignment, Rule
+from tests.simulation.oracle import Assignment, Rule
 from tests.simulation.providers import STRIPE
 from tests.simulation.world import World
 
@@ -275,11 +275,6 @@ def add_rates(world: World) -> str:
 
     world.write(work)
     return "adds the missing rates"
-
-
-def is_exempt(world: World, org: str) -> bool:
-    found = world.oracle.assigned(org, world.time.now)
-    return found is None or found.provider in EXEMPT
 
 
 OPERATORS: Final[tuple[tuple[Action, float], ...]] = (

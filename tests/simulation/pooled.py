@@ -36,7 +36,6 @@ CHANGED: Final = 0.03
 """How often a cost changes as a charge is on its way, in a life where costs do."""
 LOST: Final = 0.05
 """How often the balance store is killed after a charge, at an intensity of one."""
-LOSING: Final = (*LOSS_FAULTS, *SLOW_FAULTS)
 GRANTS: Final = (
     Decimal(0),
     Decimal("0.006"),
