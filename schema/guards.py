@@ -730,7 +730,7 @@ GUARDS: Final = (
     Guard(
         "batches_rows_frozen", "batches", "UPDATE",
         "NEW.rows_hash <>? OLD.rows_hash OR NEW.row_labels <>? OLD.row_labels OR NEW.rows_kept <>? "
-        "OLD.rows_kept",
+        "OLD.rows_kept OR NEW.field_map <>? OLD.field_map",
         "S7: the rows of a batch never change",
     ),
     Guard(
