@@ -90,6 +90,24 @@ event_types = sa.Table(
     "this key. Append-only.",
 )
 
+event_values = sa.Table(
+    "event_values",
+    metadata,
+    id_column("event_type", key=True),
+    sa.Column("aggregation", sa.Text, nullable=False),
+    sa.Column("path", sa.Text),
+    sa.Column("scale", Big, nullable=False),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint(
+        "(aggregation = 'count' AND path IS NULL AND scale = 1) OR (aggregation = 'sum' AND path IS NOT NULL "
+        "AND scale BETWEEN 1 AND 1000000000)",
+        name="event_values_rule",
+    ),
+    comment="How much an event of a type counts that states no quantity: one, or the value at a path in its data, "
+    "times the scale. Declared before the type's first event, for good. Append-only.",
+)
+
 usage_events = sa.Table(
     "usage_events",
     metadata,
