@@ -22,7 +22,8 @@ from tests.emulators.autumn_losses import Charge
 from tests.emulators.serve import CREDITS, CREDITS_PER_GB_SECOND
 
 TOLD = """
-SELECT customer_id, feature, told_qty, scale, unsure_qty FROM balance_marks WHERE provider = 'autumn' AND told_qty <> 0
+SELECT customer_id, feature, told_qty, scale, unsure_qty FROM balance_marks
+WHERE provider = 'autumn' AND (told_qty <> 0 OR unsure_qty <> 0)
 """
 OPEN = """
 SELECT state, customer_id, feature, COALESCE(wire_key, key), sent_qty FROM pushes
@@ -136,7 +137,7 @@ def judge(
             found.unexplained[name] = f"{shown(claimed)} was told, and no mishaps come to that"
         elif not apart and not missing:
             found.exact += 1
-    found.told |= told
+    found.told |= {name: amount for name, amount in told.items() if amount}
     found.doubted |= doubted
     found.waiting |= waiting
     return found

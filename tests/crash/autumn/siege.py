@@ -258,13 +258,14 @@ class Healing:
         return {
             one["customer_id"]: Fraction(one["theirs"] - one["ours"], one["scale"])
             for one in self.standing
-            if one["standing"]
+            if one["standing"] and one["theirs"] != one["ours"]
         }
 
     def _note_unsure(self) -> None:
+        """What is told of a balance each night is all of it, and as uncertain as the last night said."""
         for one in self.standing:
             if one["standing"]:
-                self.unsure[one["customer_id"]] += Fraction(one["unsure"], one["scale"])
+                self.unsure[one["customer_id"]] = Fraction(one["unsure"], one["scale"])
 
     def _settle(self) -> None:
         for step in HEALING:
