@@ -283,8 +283,8 @@ def test_what_is_drawn_twice_is_given_back_beside_a_top_up_that_was_told(engine:
 
 @pytest.mark.parametrize("credited", [0, 60])
 def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engine, credited: int) -> None:
-    """On an invoice, beside the balance, or on it; and from the next comparison on a second drawing shows again. As much
-    as the person credited beside it may be drawn twice, too: the person is told once by how much it may differ."""
+    """On an invoice, beside the balance, or on it; and from the next comparison on a second drawing shows again. As
+    much as was credited beside it may be drawn twice, too: the person is told once by how much it may differ."""
     fleet, provider = sent_twice(engine)
     drawn(provider, 67 - 500)
     assert compare(fleet, correct=True).exit_status == 1, "a top-up, told once: from here on it is compared"

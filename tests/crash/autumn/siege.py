@@ -25,6 +25,7 @@ from drawdown.schema.migrate import upgrade
 from drawdown.worker.engine.effects import CLOCKS_APART_MS
 from drawdown.worker.features.actions import install_defaults
 from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.usage.withdrawals import withdraw
 from tests.acceptance.drain import Process, SharedClock
 from tests.acceptance.tables import number, rows
 from tests.crash.autumn.judge import Verdict, cost_of, judge
@@ -60,8 +61,9 @@ STAND_STILL_S, RESTS_S = 600.0, 20.0
 HEALING: Final = (*LATER, *(6 * HOUR_MS,) * 4)
 """Jumps between ticks: past backoffs, past lags, past the life of a key."""
 NIGHTS: Final = 12
-LOSSES_EVERY, OUTAGE_EVERY = 9, 6
-"""Kills between two losses of the balance store, and between two outages of a part of the service, at most."""
+LOSSES_EVERY, OUTAGE_EVERY, REPEATS_EVERY = 9, 6, 3
+"""Kills between two losses of the balance store, between two outages of a part of the service, at most, and between two
+charges that a proxy repeats."""
 OUTAGES: Final = ("key store refuses", "key store hangs", "balance store down", "list stands still")
 OUTAGE: Final = "outage: "
 COST_CHANGED, UNDONE, DOUBLED = "cost changed", "lost with their store", "drawn twice"
@@ -112,8 +114,11 @@ class Pooled(Blockade):
     def between(self, at: int) -> None:
         """What people, and the service's own mishaps, do."""
         autumn, kills = self.autumn, len(self.setting.parts) - 2
+        if at == 0:
+            self._withdraw()
         if at % LOSSES_EVERY == LOSSES_EVERY // 2 or kills < LOSSES_EVERY:
             autumn.loses = True
+        autumn.repeats = at % REPEATS_EVERY == 0
         if at == kills // 2:
             autumn.orders.append(_change_cost(autumn))
         for one in self.setting.customers:
@@ -126,6 +131,12 @@ class Pooled(Blockade):
         while (autumn.orders or autumn.loses) and time.monotonic() < until:
             time.sleep(0.005)
         self._outage(at, kills)
+
+    def _withdraw(self) -> None:
+        """The host finds that some of what was billed in peace is wrong."""
+        engine, by = connect(self.nursery.url), By(self.clock.now_ms(), "test", "the host")
+        write(engine, lambda c: withdraw(c, [one.name for one in self.setting.withdrawn], by))
+        engine.dispose()
 
     def _outage(self, at: int, kills: int) -> None:
         """A part of the service is away until the next kill."""

@@ -59,7 +59,7 @@ def _account() -> Struck:
 def test_difference_is_told_only_by_a_range_that_holds_it(
     tmp_path: Path, unsure: int | None, silent: int | None
 ) -> None:
-    """A hundredth of a credit was used, and nothing drawn: whether a person was told of a balance that it may lack it."""
+    """A hundredth of a credit was used, and nothing drawn. A person was told that the balance may lack so much."""
     engine = fresh(tmp_path / "d.db")
     setting = Setting([Customer("c0", "exact", ("compute_1gb",))], [[Sample("s", "c0", "compute_1gb", T0, 100)]])
     autumn = emulated(setting, seed=1, now_ms=T0)
