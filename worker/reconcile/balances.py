@@ -86,8 +86,8 @@ MOST_CHARGES: Final = 5_000
 CHANCE: Final = 20
 """One in so many top-ups may be taken for a loss: where pushes come to more sums, a person is told."""
 AGREES: Final = (
-    "the balance agrees with what was pushed only if charges that a person decided are not in it, or if charges drew the "
-    "lower of two costs"
+    "the balance agrees with what was pushed only if charges that a person decided are not in it, or if charges drew "
+    "the lower of two costs"
 )
 UNSURE: Final = "; it is uncertain by up to {}: the amounts of some charges are not known"
 ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
