@@ -288,19 +288,21 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
 
 
 def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, amount: int) -> bool:
-    """Whether what a balance lacks may be a part granted once that pushes used up exactly, and that no read and no
-    answer showed: each of them but the last was charged without an answer. Only of customers with such parts."""
+    """Whether what a balance lacks may be parts granted once that pushes used up exactly, and that no read and no answer
+    showed: each of a part's pushes but the last was charged without an answer. Only of customers with such parts."""
     if not _has_parts(connection, asked, pair):
         return False
     rows = _charges(connection, asked, pair, since_ms, "charges_since")
-    drew = [int(row.sent_qty) * drew_of(asked.pools, row)[1] for row in rows]
-    answered = {0, *(one for row, one in zip(rows, drew, strict=True) if row.answered)}
-    sums = {0}
-    for one in (one for row, one in zip(rows, drew, strict=True) if not row.answered):
-        sums |= {before + one for before in sums if before + one <= amount}
-        if len(sums) > MOST_LOST_SUMS or len(rows) > MOST_CHARGES:
+    drew = [(int(row.sent_qty) * drew_of(asked.pools, row)[1], bool(row.answered)) for row in rows]
+    spare = {0: 0}  # a sum of pushes: how many more of them may have been answered, at most
+    for quantity, is_answered in sorted(drew, key=lambda one: one[1]):
+        for before, left in [one for one in spare.items() if one[1] or not is_answered]:
+            after, left_then = before + quantity, left + (-1 if is_answered else 1)
+            if after <= amount and left_then > spare.get(after, -1):
+                spare[after] = left_then
+        if len(spare) > MOST_LOST_SUMS or len(rows) > MOST_CHARGES:
             return True
-    return any(one > 0 and amount - one in answered for one in sums)
+    return amount in spare
 
 
 def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_ms: int) -> Line:
