@@ -288,8 +288,8 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
 
 
 def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, amount: int) -> bool:
-    """Whether what a balance lacks may be parts granted once that pushes used up exactly, and that no read and no answer
-    showed: each of a part's pushes but the last was charged without an answer. Only of customers with such parts."""
+    """Whether what a balance lacks may be parts granted once that pushes used up exactly, and that no read and no
+    answer showed: of each part's pushes only the last was answered. Only of customers with such parts."""
     if not _has_parts(connection, asked, pair):
         return False
     rows = _charges(connection, asked, pair, since_ms, "charges_since")
