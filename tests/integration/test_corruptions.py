@@ -69,8 +69,9 @@ HARMLESS = {
 """Column names of any table, or `table.column`, by why a change of one value is no loss that `verify` could name."""
 
 SAID_IN = """
-    event_values guard_limits guard_metrics guard_overrides ledger_lots ledger_rates mappings payers payouts plan_terms pools
-    provider_rates settlement_freezes settlement_reversals supplier_terms topup_terms operator_actions"""
+    event_values guard_limits guard_metrics guard_overrides ledger_lots ledger_rates mappings payers payouts
+    plan_terms pools provider_rates settlement_freezes settlement_reversals supplier_terms topup_terms
+    operator_actions"""
 """Tables whose rows are compared whole with the record of actions: words and moments, too."""
 SEED = 5
 
