@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from fastapi import routing
 
 from drawdown.schema.database import connect
 from tests import leftovers
 from tests.conftest import _new_database, opened
 from tests.fresh import fresh
 from tests.patience import patience
+from tests.quick_routes import quick_routes
 from tests.server.console_home import Home, close_servers
 from tests.server.filled import Filled
 from tests.server.house import House
@@ -24,9 +23,8 @@ from tests.understood import misunderstood
 
 @pytest.fixture(scope="package", autouse=True)
 def patient() -> Iterator[None]:
-    """Also, what FastAPI makes of an answer's type is made once for all servers: it is half of what a server costs."""
-    with patience(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routing, "create_model_field", cache(routing.create_model_field))  # type: ignore[attr-defined]
+    """Also, FastAPI reads each endpoint once for all servers."""
+    with patience(), quick_routes():
         yield
 
 
