@@ -18,7 +18,6 @@ from tests.quick_routes import quick_routes
 from tests.server.console_home import Home, close_servers
 from tests.server.filled import Filled
 from tests.server.house import House
-from tests.understood import misunderstood
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -40,14 +39,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _on_both(test: pytest.Item | pytest.Function) -> bool:
     return test.get_closest_marker("both_databases") is not None
-
-
-@pytest.fixture(scope="session")
-def migrated_postgres(postgres_server: str, migrated_postgres: str) -> Iterator[str]:
-    """Where there is one anyway, it understands in the end all that this process said to SQLite."""
-    yield migrated_postgres
-    url = sa.make_url(postgres_server).set(database=migrated_postgres)
-    assert misunderstood(url.render_as_string(hide_password=False)) == []
 
 
 @pytest.fixture
