@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import pytest
 from fastapi import routing
-from fastapi.dependencies import models
+from fastapi.dependencies import models, utils
 from fastapi.dependencies.models import Dependant
 
 Call = Callable[..., Any]
 _LISTS: Final = [one.name for one in fields(Dependant) if one.default_factory is list]
-_read: Final = routing.get_dependant
+_read: Final = utils.get_dependant
 _known: Final[dict[tuple[str, Call, Any], Dependant]] = {}
 
 
@@ -33,7 +33,7 @@ def _dependant(*, path: str, call: Call, scope: Any = None) -> Dependant:
         if found.dependencies:
             return found
         _known[key] = replace(found, call=None)
-    own = {name: list(getattr(_known[key], name)) for name in _LISTS}
+    own: dict[str, Any] = {name: list(getattr(_known[key], name)) for name in _LISTS}
     return replace(_known[key], call=call, **own)
 
 

@@ -10,7 +10,7 @@ import shlex
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -62,7 +62,7 @@ def session_of(action: Action) -> int:
 TABLES: Final = [table.name for table in metadata.sorted_tables if table.name not in OWN]
 
 
-def rows_of(connection: sa.Connection) -> dict[str, tuple[list[str], list[tuple[Any, ...]]]]:
+def rows_of(connection: sa.Connection) -> dict[str, tuple[list[str], Sequence[Any]]]:
     """Each table's columns and rows as they are kept, but for what the console keeps for itself. The driver is asked:
     with SQLAlchemy, a hundred empty tables cost as much as a page."""
     cursor = connection.connection.cursor()
