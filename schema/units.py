@@ -90,6 +90,12 @@ def show_quantity(quantity: int, scale: int = 1, *, sign: bool = False) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def show_difference(quantity: int, unsure: int, scale: int = 1) -> str:
+    """By how much a balance differs, and how uncertain that is."""
+    text = show_quantity(quantity, scale, sign=bool(quantity))
+    return f"{text}, uncertain by up to {show_quantity(unsure, scale)}" if unsure else text
+
+
 def in_credits(micro: int) -> int | float:
     """Credits as a JSON number: of 10^15 micro-credits and below, the shortest text of the float is exact."""
     return micro // MICRO if micro % MICRO == 0 else micro / MICRO

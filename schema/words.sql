@@ -251,4 +251,5 @@ WITH found AS MATERIALIZED ({asked}) SELECT * FROM found LIMIT :most
 
 -- name: told_balances
 -- What a person was told of balances, and has not acknowledged.
-SELECT provider, customer_id, feature, org_id, told_qty, told_ms, scale FROM balance_marks WHERE told_qty <> 0
+SELECT provider, customer_id, feature, org_id, told_qty, told_ms, scale, unsure_qty FROM balance_marks
+WHERE (told_qty <> 0 OR unsure_qty <> 0)

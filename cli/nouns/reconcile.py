@@ -15,7 +15,7 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By, require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import require_range, show_time
-from drawdown.schema.units import DAY_MS, show_quantity
+from drawdown.schema.units import DAY_MS, show_difference, show_quantity
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.orders.asked import AskedCorrect
@@ -142,7 +142,8 @@ def _acknowledge(app: App, org: str, by: By) -> None:
         app.read(lambda c: require_org(c, org))
     seen = app.write(lambda c: balances.acknowledge(c, org, by))
     done = [
-        f"{one.org_id}, {one.provider}, {one.feature}: {show_quantity(int(one.told_qty), int(one.scale), sign=True)}"
+        f"{one.org_id}, {one.provider}, {one.feature}: "
+        f"{show_difference(int(one.told_qty), int(one.unsure_qty), int(one.scale))}"
         for one in seen
     ]
     show(app, {"acknowledged": done}, [f"{len(done):,} told of balances are acknowledged", *done])

@@ -24,6 +24,7 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.orgs.flips import FlipOptions, Wish, flip
+from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.actions import void
 from drawdown.worker.push.waiting import read_providers
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
@@ -342,7 +343,7 @@ def test_part_that_only_answers_showed_is_no_loss_once_used_up(engine: sa.Engine
 
 def test_part_that_nothing_showed_is_not_billed_again_once_used_up(engine: sa.Engine) -> None:
     """Charges that were queued while the balance store was away have no answer that shows a balance. Nothing tells such
-    a part from a loss: a person is told."""
+    a part from a loss: a person is told, and by how much it may be less."""
     house = House(engine, {"acme": 1})
     house.use("acme", 60)
     house.bill()
@@ -356,7 +357,10 @@ def test_part_that_nothing_showed_is_not_billed_again_once_used_up(engine: sa.En
     house.autumn.balance_store = "up"
     house.wait(2 * MINUTE_MS)
     house.autumn.account.grant("acme", "credits", 10, house.fleet.clock.at_ms, interval=ONE_OFF)
-    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -48_000, 0, 10**6)]
+    found = house.compare(correct=True)
+    assert told(found) == [("acme", "credits", "short", -48_000, 0, 10**6)]
+    assert [line.unsure for line in found.differing] == [1_024_000], "all three may have drawn on such parts"
+    assert "uncertain by up to 1.024" in str(found.differing[0].note)
     house.bill()
     assert house.drawn("acme") == house.used["acme"]
     assert told(house.compare(correct=True)) == []
@@ -364,13 +368,20 @@ def test_part_that_nothing_showed_is_not_billed_again_once_used_up(engine: sa.En
 
 @pytest.mark.parametrize(
     ("is_known", "given_back", "apart", "unsure"),
-    [(True, "0.05", -50_000, 0), (False, "0.05", -14_000, 396_000), (False, "0.02", 16_000, 396_000)],
+    [
+        (True, "0", 0, 0),
+        (True, "0.05", -50_000, 0),
+        (False, "0.05", -14_000, 396_000),
+        (False, "0.02", 16_000, 396_000),
+        (False, "0", 0, 360_000),
+    ],
 )
 def test_difference_beside_charges_of_both_costs_is_reported(
     engine: sa.Engine, is_known: bool, given_back: str, apart: int, unsure: int
 ) -> None:
     """Each answer tells the cost of its charge. Without it, the amount nearest to zero is reported, and by how much it
-    is uncertain: a loss can look like a smaller gain."""
+    is uncertain: a loss can look like a smaller gain, and like nothing. It is reported once, until it is acknowledged.
+    """
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)
     house.bill()
@@ -384,11 +395,18 @@ def test_difference_beside_charges_of_both_costs_is_reported(
     house.autumn.account.add_to_balance("acme", "credits", Decimal(given_back))
     if not is_known:
         write(engine, lambda c: c.execute(sa.text("UPDATE pushes SET credit_cost = NULL")))
+    verdict = "short" if apart < 0 else "over" if apart > 0 else "unsure"
+    expected = [("acme", "credits", verdict, apart, 0, 10**6)] if apart or unsure else []
     found = house.compare(correct=True)
-    assert told(found) == [("acme", "credits", "short" if apart < 0 else "over", apart, 0, 10**6)]
-    assert [line.unsure for line in found.differing] == [unsure]
-    assert ("uncertain by up to 0.396" in str(found.differing[0].note)) is not is_known
+    assert (told(found), found.exit_status) == (expected, int(bool(expected)))
+    assert [line.unsure for line in found.differing] == [unsure] * len(expected)
+    uncertain = f"uncertain by up to {Decimal(unsure) / 10**6:f}"
+    assert all((uncertain in str(line.note)) is not is_known for line in found.differing)
     assert house.fleet.rows("SELECT told_qty, unsure_qty FROM balance_marks") == [(apart, unsure)]
+    assert [row.customer_id for row in read(engine, pushes.told)] == ["acme"] * len(expected)
+    assert house.compare(correct=True).differing == []
+    write(engine, lambda c: pushes.acknowledge(c, "acme", house.fleet.by))
+    assert (read(engine, pushes.told), house.compare(correct=True).differing) == ([], [])
 
 
 @pytest.mark.parametrize("size", [1, 64])

@@ -68,7 +68,7 @@ def _undelivered(fleet: Fleet) -> None:
 def _balance(fleet: Fleet) -> None:
     fleet.write(
         "INSERT INTO balance_marks (provider, customer_id, feature, since_ms, apart_qty, at_ms, org_id, told_qty, "
-        "told_ms) VALUES ('fake', 'cus_1', 'compute_1gb', 0, 5, 1, 'acme', 5, 1)"
+        "told_ms, unsure_qty) VALUES ('fake', 'cus_1', 'compute_1gb', 0, 5, 1, 'acme', 0, 1, 5)"
     )
 
 

@@ -183,6 +183,8 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]
         about = {"provider": row.provider, "feature": row.feature}
         SQL.run(connection, "acknowledge", {**about, "customer_id": row.customer_id})
         details = {**about, "customer": row.customer_id, "quantity": int(row.told_qty), "scale": int(row.scale)}
+        if row.unsure_qty:
+            details["unsure"] = int(row.unsure_qty)
         record(connection, "balance_acknowledge", str(row.org_id), details, by)
     return rows
 

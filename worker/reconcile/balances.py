@@ -85,6 +85,10 @@ MOST_CHARGES: Final = 5_000
 """Pushes since the last comparison of which a part granted once may have been used up; of more a person is asked."""
 CHANCE: Final = 20
 """One in so many top-ups may be taken for a loss: where pushes come to more sums, a person is told."""
+AGREES: Final = (
+    "the balance agrees with what was pushed only if charges that a person decided are not in it, or if charges drew "
+    "the lower of two costs"
+)
 UNSURE: Final = "; it is uncertain by up to {}: the amounts of some charges are not known"
 ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
 
@@ -198,10 +202,13 @@ def _of_pair(
         return
     least, most = beyond
     apart, is_sure = least if least > 0 else most, least == most
+    agrees = False
     if least <= 0 <= most and not is_sure:
         expired = drawn.expired and drawn.expired_ms + MAX_SKEW_MS >= ours.marked_ms
         apart = 0 if expired else _nearest(least, read_unsure(connection, asked.provider, pair, since, ours))
-    if apart == 0:
+        # What explains a difference of nothing is a guess: as much may be lost, or drawn twice.
+        agrees = not apart and not expired and not ours.is_as_settled(drawn)
+    if apart == 0 and not agrees:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
         first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
         unchanged = drawn.lasting is None and (is_sure if ours.apart is not None else first)
@@ -212,11 +219,15 @@ def _of_pair(
     verdict, theirs = "over" if apart > 0 else "short", ours.ours + apart
     unsure = max(most - apart, apart - least)  # it may be on the other side of zero, too
     line = Line(day, org, asked.provider, customer, pool, ours.ours, theirs, verdict, balance=True, scale=scale)
-    line = replace(line, unsure=unsure)
+    line = replace(line, verdict="unsure" if agrees else verdict, unsure=unsure)
     if not above(line, asked.scope.threshold):
         return
     if pair in asked.standing:
-        yield replace(line, note=_noted(BESIDE, line), standing=True), None
+        line = _with_parts(connection, asked, line, ours.marked_ms)
+        yield replace(line, note=_noted(AGREES if agrees else BESIDE, line), standing=True), None
+        return
+    if agrees:
+        yield _of_told(connection, asked, line, mark, ours.marked_ms, AGREES)
         return
     # A part that no read ever showed, used up by just these pushes, would look like their loss: none can be told from
     # it before a comparison of the same credits agreed, and later none of what was charged without an answer.
@@ -232,10 +243,18 @@ def _of_pair(
             yield _of_lost(connection, asked, line, lost)
             return
     if apart < 0 or not is_sure:
-        note = _noted(LESS if apart < 0 else MORE, line) + ONCE
-        yield replace(line, note=note), replace(mark, told=apart, unsure=min(unsure, MAX_FIGURE))
+        yield _of_told(connection, asked, line, mark, ours.marked_ms, LESS if apart < 0 else MORE)
         return
-    yield _of_more(connection, asked, line, mark)
+    yield _of_more(connection, asked, line, mark, ours.marked_ms)
+
+
+def _of_told(
+    connection: sa.Connection, asked: Compared, line: Line, mark: Mark, marked_ms: int, note: str
+) -> tuple[Line, Mark]:
+    """What a person is told once, with all that it may be besides."""
+    line = _with_parts(connection, asked, line, marked_ms)
+    told = replace(mark, told=line.theirs - line.ours, unsure=min(line.unsure, MAX_FIGURE))
+    return replace(line, note=_noted(note, line) + ONCE), told
 
 
 def _noted(note: str, line: Line) -> str:
@@ -269,28 +288,56 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
 
 
 def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, amount: int) -> bool:
-    """Whether what a balance lacks may be a part granted once that pushes used up exactly, and that no read and no
-    answer showed: each of them but the last was charged without an answer. Only of customers with such parts."""
-    customer, pool = pair
-    known = known_parts(connection, asked.provider, [customer]).get(customer, ())
-    if not any(part.balance == pool for part in known):
+    """Whether what a balance lacks may be parts granted once that pushes used up exactly, and that no read and no
+    answer showed: of each part's pushes only the last was answered. Only of customers with such parts."""
+    if not _has_parts(connection, asked, pair):
         return False
+    rows = _charges(connection, asked, pair, since_ms, "charges_since")
+    drew = [(int(row.sent_qty) * drew_of(asked.pools, row)[1], bool(row.answered)) for row in rows]
+    spare = {0: 0}  # a sum of pushes: how many more of them may have been answered, at most
+    for quantity, is_answered in sorted(drew, key=lambda one: one[1]):
+        for before, left in [one for one in spare.items() if one[1] or not is_answered]:
+            after, left_then = before + quantity, left + (-1 if is_answered else 1)
+            if after <= amount and left_then > spare.get(after, -1):
+                spare[after] = left_then
+        if len(spare) > MOST_LOST_SUMS or len(rows) > MOST_CHARGES:
+            return True
+    return amount in spare
+
+
+def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_ms: int) -> Line:
+    """A line that a person is told, as uncertain as parts make it that no read and no answer showed: these look as if
+    a balance lacked them. A charge without an answer draws on each, and with an answer only the one that ends it."""
+    pair = line.customer_id, line.feature
+    if not asked.pools.in_credits(line.feature) or not _has_parts(connection, asked, pair):
+        return line
+    rows = _charges(connection, asked, pair, marked_ms, "may_have_used_up")
+    drew = [(int(row.sent_qty) * drew_of(asked.pools, row)[1], row.unanswered) for row in rows]
+    unanswered = [one for one, is_unanswered in drew if is_unanswered]
+    ending = sorted((one for one, is_unanswered in drew if not is_unanswered), reverse=True)[: len(unanswered)]
+    hidden = sum(unanswered) + sum(ending)
+    if len(rows) > MOST_CHARGES:
+        hidden = max(hidden, abs(line.theirs - line.ours))
+    return replace(line, unsure=line.unsure + hidden)
+
+
+def _has_parts(connection: sa.Connection, asked: Compared, pair: CustomerPool) -> bool:
+    known = known_parts(connection, asked.provider, [pair[0]]).get(pair[0], ())
+    return any(part.balance == pair[1] for part in known)
+
+
+def _charges(
+    connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, statement: str
+) -> Sequence[PushRow]:
+    """What was charged since a balance was compared, MOST_CHARGES and one at most."""
     values = {
         "provider": asked.provider,
-        "customer_id": customer,
-        "features": list(asked.pools.features(pool)),
+        "customer_id": pair[0],
+        "features": list(asked.pools.features(pair[1])),
         "since_ms": since_ms - CLOCKS_APART_MS,
         "at_most": MOST_CHARGES + 1,
     }
-    rows = SQL.run(connection, "charges_since", values).all()
-    drew = [int(row.sent_qty) * drew_of(asked.pools, row)[1] for row in rows]
-    answered = {0, *(one for row, one in zip(rows, drew, strict=True) if row.answered)}
-    sums = {0}
-    for one in (one for row, one in zip(rows, drew, strict=True) if not row.answered):
-        sums |= {before + one for before in sums if before + one <= amount}
-        if len(sums) > MOST_LOST_SUMS or len(rows) > MOST_CHARGES:
-            return True
-    return any(one > 0 and amount - one in answered for one in sums)
+    return list(SQL.run(connection, statement, values))
 
 
 def _lost(pools: Pools, pool: str, newest: Sequence[PushRow], amount: int, now_ms: int) -> list[PushRow] | None:
@@ -368,7 +415,9 @@ def _of_lost(
     return replace(line, corrected=line.ours - line.theirs), None
 
 
-def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark) -> tuple[Line | None, Mark | None]:
+def _of_more(
+    connection: sa.Connection, asked: Compared, line: Line, mark: Mark, marked_ms: int
+) -> tuple[Line | None, Mark | None]:
     """More was drawn than pushed: for pushes that were sent twice, or by somebody else."""
     pools = asked.pools
     values = {
@@ -390,7 +439,7 @@ def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark)
     ]
     twice = sent_twice(drew, more)
     if twice is None:
-        return replace(line, note=MORE + ONCE), replace(mark, told=more)
+        return _of_told(connection, asked, line, mark, marked_ms, MORE)
     if not asked.scope.correct:
         return replace(line, note=AGAIN), None
     known = [row for row, cost in zip(again, costs, strict=True) if cost]

@@ -60,7 +60,7 @@ class ComparedAt:
 @dataclass(frozen=True)
 class Told:
     """By how much a balance was drawn on beyond what was pushed; nobody has acknowledged it. `feature`: the balance, of
-    which `scale` quantities make one unit. `unsure_qty`: by how much it is uncertain."""
+    which `scale` quantities make one unit. `unsure_qty`: by how much it is uncertain; the difference may be nothing."""
 
     provider: str
     customer_id: str

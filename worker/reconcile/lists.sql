@@ -49,7 +49,7 @@ FROM moments m WHERE m.at_ms IS NOT NULL ORDER BY m.at_ms DESC
 -- What a person was told of balances, and has not acknowledged.
 SELECT b.provider, b.customer_id, b.feature, b.org_id, b.told_qty, b.told_ms, b.scale, b.unsure_qty
 FROM balance_marks b
-WHERE b.told_qty <> 0 ORDER BY b.told_ms DESC, b.customer_id, b.feature LIMIT :at_most
+WHERE (b.told_qty <> 0 OR b.unsure_qty <> 0) ORDER BY b.told_ms DESC, b.customer_id, b.feature LIMIT :at_most
 
 -- What was settled at providers, and nobody has compared with them. One row for each provider.
 

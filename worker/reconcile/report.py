@@ -56,6 +56,11 @@ class Line:
     unsure: int = 0
     """How much more the difference may be: the amounts of some charges are not known."""
 
+    @property
+    def is_left(self) -> bool:
+        """Whether something of it is left to a person."""
+        return abs(self.theirs - self.ours) != self.corrected or bool(self.unsure)
+
 
 @dataclass
 class Reconciled:
@@ -92,14 +97,14 @@ class Reconciled:
     def exit_status(self) -> int:
         """1: a person is needed. 75: what differed was corrected, could not be read, or was not reached, and the next
         run tells."""
-        if self.unusable or any(abs(line.theirs - line.ours) != line.corrected for line in self.differing):
+        if self.unusable or any(line.is_left for line in self.differing):
             return 1
         return 75 if self.differing or self.unread or self.unfinished else 0
 
 
 def above(line: Line, threshold: float) -> bool:
     """Whether a difference is worth a word."""
-    return line.ours != line.theirs and abs(line.theirs - line.ours) > threshold * abs(line.ours)
+    return max(abs(line.theirs - line.ours), line.unsure) > threshold * abs(line.ours)
 
 
 def tell(line: Line) -> None:

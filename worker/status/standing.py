@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from drawdown.schema.clock import utc
 from drawdown.schema.text import typed
-from drawdown.schema.units import MINUTE_MS, show_quantity
+from drawdown.schema.units import MINUTE_MS, show_difference
 from drawdown.worker.batches.lists import FilesLeft
 from drawdown.worker.cluster.lists import Cluster
 from drawdown.worker.provider.shadows import InShadow
@@ -108,6 +108,7 @@ class ToldBalance:
     told_qty: int
     told_ms: int
     scale: int
+    unsure_qty: int = 0
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,7 @@ def calls(found: Standing) -> Iterator[Call]:
     for balance in found.balances:
         reason = (
             f"the balance of {balance.customer_id} at {balance.provider} differs from what was pushed by "
-            f"{show_quantity(balance.told_qty, balance.scale, sign=True)} ({balance.feature})"
+            f"{show_difference(balance.told_qty, balance.unsure_qty, balance.scale)} ({balance.feature})"
         )
         mend = f"drawdown reconcile {typed(balance.org_id, '--acknowledge')}"
         yield Call("balance", reason, f"compare with their console, then {mend}", command=mend, about=balance.org_id)

@@ -7,14 +7,13 @@ came to, each at the cost of its charge. Anything else is silent (nothing was to
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
 from typing import Final
 
-from drawdown.schema.units import WINDOW_MS
 from tests.acceptance.tables import rows
 from tests.crash.autumn.books import Books, Watched, drawn_of
 from tests.crash.autumn.setting import BY_HAND, CHANGED, NEW_COST, Setting, Struck
@@ -22,7 +21,8 @@ from tests.emulators.autumn_losses import Charge
 from tests.emulators.serve import CREDITS, CREDITS_PER_GB_SECOND
 
 TOLD = """
-SELECT customer_id, feature, told_qty, scale, unsure_qty FROM balance_marks WHERE provider = 'autumn' AND told_qty <> 0
+SELECT customer_id, feature, told_qty, scale, unsure_qty FROM balance_marks
+WHERE provider = 'autumn' AND (told_qty <> 0 OR unsure_qty <> 0)
 """
 OPEN = """
 SELECT state, customer_id, feature, COALESCE(wire_key, key), sent_qty FROM pushes
@@ -136,7 +136,7 @@ def judge(
             found.unexplained[name] = f"{shown(claimed)} was told, and no mishaps come to that"
         elif not apart and not missing:
             found.exact += 1
-    found.told |= told
+    found.told |= {name: amount for name, amount in told.items() if amount}
     found.doubted |= doubted
     found.waiting |= waiting
     return found
@@ -263,13 +263,10 @@ def _open(url: str, autumn: Struck) -> tuple[dict[str, Fraction], dict[str, Frac
 
 def _back_later(url: str, setting: Setting) -> dict[str, Fraction]:
     """What is charged beyond the samples of a window that waits for a rejected push."""
-    used: Counter[tuple[str, str, int]] = Counter()
-    for part in setting.parts:
-        for one in part:
-            used[one.org, one.feature, one.ts - one.ts % WINDOW_MS] += one.seconds
+    used = setting.used_by_window()
     found: dict[str, Fraction] = defaultdict(Fraction)
     for customer, feature, window, quantity in rows(url, BACK_LATER):
-        units = int(str(quantity)) - used[str(customer), str(feature), int(str(window))]
+        units = int(str(quantity)) - used.get((str(customer), str(feature), int(str(window))), 0)
         if units > 0:
             found[str(customer)] += units * cost_of(str(feature))
     return dict(found)

@@ -19,8 +19,9 @@ from typing import Final
 
 from tests.crash.autumn.books import GIVEN_BACK, LIMITED, PARTED, SPLIT, USED_UP
 from tests.crash.autumn.judge import Amounts, shown
+from tests.crash.autumn.mischief import COST_CHANGED, OUTAGE, OUTAGES
 from tests.crash.autumn.setting import KINDS
-from tests.crash.autumn.siege import COST_CHANGED, DOUBLED, OUTAGE, OUTAGES, UNDONE, Found, in_credits
+from tests.crash.autumn.siege import DOUBLED, UNDONE, Found, in_credits
 from tests.postgres_server import Server
 
 LEAST_STRUCK: Final = 0.3

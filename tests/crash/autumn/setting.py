@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
@@ -48,6 +48,8 @@ BY_HAND: Final = Decimal("0.000137")
 """What a person adds to a balance: no sum of charges ends like that."""
 LARGE: Final = 10_000
 OWN_UNITS: Final = 900
+WITHDRAWN_SHARE: Final = 0.3
+"""Customers with a large plan of whose billed samples the host withdraws one during the siege: it is given back."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Setting:
 
     customers: list[Customer]
     parts: list[list[Sample]]
+    withdrawn: list[Sample] = field(default_factory=list)
+    """Samples of the first part that the host withdraws."""
 
     @property
     def samples(self) -> int:
@@ -94,9 +98,16 @@ class Setting:
     def used(self) -> Mapping[tuple[str, str], int]:
         """Units by customer and feature, from the samples alone."""
         found: Counter[tuple[str, str]] = Counter()
-        for part in self.parts:
-            for one in part:
-                found[one.org, one.feature] += one.seconds
+        for (org, feature, _), seconds in self.used_by_window().items():
+            found[org, feature] += seconds
+        return found
+
+    def used_by_window(self) -> Mapping[tuple[str, str, int], int]:
+        """The same, by the window's begin."""
+        found: Counter[tuple[str, str, int]] = Counter()
+        for sign, samples in ((1, [one for part in self.parts for one in part]), (-1, self.withdrawn)):
+            for one in samples:
+                found[one.org, one.feature, one.ts - one.ts % WINDOW_MS] += sign * one.seconds
         return found
 
     def windows(self) -> int:
@@ -124,7 +135,14 @@ def make(pushes: int, parts: int, dice: random.Random) -> Setting:
             late = again or dice.random() < LATE_SHARE
             made = Sample(f"s{number}-{again}", org, feature, ts, seconds)
             split[dice.randrange(part, parts) if late else part].append(made)
-    return Setting(customers, split)
+    return Setting(customers, split, _withdrawn(customers, split[0]))
+
+
+def _withdrawn(customers: Sequence[Customer], billed: Sequence[Sample]) -> list[Sample]:
+    """One sample of some customers with a large plan."""
+    first = {one.org: one for one in reversed(billed)}
+    plan = [first[one.name] for one in customers if one.manner == "plan" and one.name in first]
+    return plan[: max(2, int(len(plan) * WITHDRAWN_SHARE))]
 
 
 def _customer(number: int, dice: random.Random) -> Customer:
@@ -160,6 +178,8 @@ class Struck(AutumnEmulator):
     """Calls by route before anything struck."""
     loses: bool = False
     """Whether the balance store is killed right after the next charge: then it has something to lose."""
+    repeats: bool = False
+    """Whether a proxy repeats the next charge while the key store is away, so that it is drawn twice."""
 
     def handle(self, call: Call, now_ms: int) -> HttpResult:
         while self.orders:
@@ -168,7 +188,17 @@ class Struck(AutumnEmulator):
         if self.loses and any(one.at_ms == now_ms for one in self.account.store.unwritten):
             self.loses = False
             self.lose_balances(now_ms)
+        if self.repeats and call.url.endswith("/track") and isinstance(answer, Answer) and answer.status == 200:
+            self.repeats = not self._repeat(call, now_ms)
         return answer
+
+    def _repeat(self, call: Call, now_ms: int) -> bool:
+        """Whether it was drawn once more."""
+        before, rates, key_store = len(self.doubles), self.faults.rates, self.key_store
+        self.faults.rates, self.key_store = {}, "refusing"
+        super().handle(call, now_ms)
+        self.faults.rates, self.key_store = rates, key_store
+        return len(self.doubles) > before
 
     def top_up(self, customer: str, name: str, credits: Decimal | int) -> None:
         """By `balances.create`, as the host's own program would."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -28,15 +28,11 @@ from drawdown.worker.orgs.assignments import assign
 from tests.acceptance.drain import Process, SharedClock
 from tests.acceptance.tables import number, rows
 from tests.crash.autumn.judge import Verdict, cost_of, judge
+from tests.crash.autumn.mischief import Mischief, add_by_hand
 from tests.crash.autumn.setting import (
     AT_MS,
-    BY_HAND,
-    CHANGED,
     FROM_MS,
-    GRANTED_AT_ONCE,
     LARGE,
-    NEW_COST,
-    STEADY,
     Sample,
     Setting,
     Struck,
@@ -46,7 +42,7 @@ from tests.crash.autumn.setting import (
 from tests.crash.billers import HOUR_MS, LATENCY_MS, LATER, MINUTE_MS, Blockade
 from tests.crash.nursery import Nursery
 from tests.crash.toll import Toll
-from tests.emulators.serve import CREDITS, autumn_lines, serving_in_thread
+from tests.emulators.serve import autumn_lines, serving_in_thread
 from tests.fresh import migrated
 
 UNSENT = "SELECT COUNT(*) FROM pushes WHERE state = 'due' AND attempts = 0"
@@ -60,11 +56,7 @@ STAND_STILL_S, RESTS_S = 600.0, 20.0
 HEALING: Final = (*LATER, *(6 * HOUR_MS,) * 4)
 """Jumps between ticks: past backoffs, past lags, past the life of a key."""
 NIGHTS: Final = 12
-LOSSES_EVERY, OUTAGE_EVERY = 9, 6
-"""Kills between two losses of the balance store, and between two outages of a part of the service, at most."""
-OUTAGES: Final = ("key store refuses", "key store hangs", "balance store down", "list stands still")
-OUTAGE: Final = "outage: "
-COST_CHANGED, UNDONE, DOUBLED = "cost changed", "lost with their store", "drawn twice"
+UNDONE, DOUBLED = "lost with their store", "drawn twice"
 ORDERS_S: Final = 5.0
 """What is done to the service is done before time jumps: so long a call is waited for that comes before."""
 
@@ -98,7 +90,7 @@ class Pooled(Blockade):
     def __init__(self, *given: Any, setting: Setting, **more: Any) -> None:
         super().__init__(*given, **more)
         self.setting = setting
-        self.topped_up = 0
+        self.mischief = Mischief(self.nursery.url, self.autumn, setting, self.clock, len(setting.parts) - 2)
 
     @property
     def autumn(self) -> Struck:
@@ -110,41 +102,11 @@ class Pooled(Blockade):
         insert(engine, part)
 
     def between(self, at: int) -> None:
-        """What people, and the service's own mishaps, do."""
-        autumn, kills = self.autumn, len(self.setting.parts) - 2
-        if at % LOSSES_EVERY == LOSSES_EVERY // 2 or kills < LOSSES_EVERY:
-            autumn.loses = True
-        if at == kills // 2:
-            autumn.orders.append(_change_cost(autumn))
-        for one in self.setting.customers:
-            if one.manner == "exact":
-                autumn.top_up(one.name, f"more{at}", GRANTED_AT_ONCE * STEADY)
-            if one.manner == "by_hand" and at == kills // 3:
-                autumn.by_hand[one.name] += 1
-                autumn.orders.append(_add_by_hand(autumn, one.name, BY_HAND))
-        until = time.monotonic() + ORDERS_S
+        self.mischief.begin(at)
+        autumn, until = self.autumn, time.monotonic() + ORDERS_S
         while (autumn.orders or autumn.loses) and time.monotonic() < until:
             time.sleep(0.005)
-        self._outage(at, kills)
-
-    def _outage(self, at: int, kills: int) -> None:
-        """A part of the service is away until the next kill."""
-        autumn, now = self.autumn, self.clock.now_ms()
-        autumn.key_store = autumn.balance_store = "up"
-        every = min(OUTAGE_EVERY, max(2, kills // len(OUTAGES)))
-        if at % every != 1:
-            return
-        which = OUTAGES[at // every % len(OUTAGES)]
-        autumn.faults.counts[f"{OUTAGE}{which}"] += 1
-        match which:
-            case "key store refuses":
-                autumn.key_store = "refusing"
-            case "key store hangs":
-                autumn.key_store = "hanging"
-            case "balance store down":
-                autumn.balance_store = "down"
-            case _:
-                autumn.list_stands_still = (now, now + 10 * MINUTE_MS)
+        self.mischief.outage(at)
 
     def while_faulty(self) -> None:
         """Each push is tried once before the service gets well."""
@@ -177,23 +139,6 @@ class Pooled(Blockade):
 
 
 SEALED = "SELECT COUNT(*) FROM (SELECT DISTINCT org_id, window_ms, feature FROM pushes) p"
-
-
-def _change_cost(autumn: Struck) -> Callable[[int], None]:
-    def do(_now_ms: int) -> None:
-        autumn.account.features[CREDITS].credit_schema[CHANGED] = NEW_COST
-        autumn.faults.counts[COST_CHANGED] += 1
-
-    return do
-
-
-def _add_by_hand(autumn: Struck, name: str, amount: Decimal | Fraction) -> Callable[[int], None]:
-    exact = Decimal(amount.numerator) / Decimal(amount.denominator) if isinstance(amount, Fraction) else amount
-
-    def do(now_ms: int) -> None:
-        autumn.account.add_to_balance(name, CREDITS, exact, now_ms=now_ms)
-
-    return do
 
 
 def insert(engine: sa.Engine, part: Sequence[Sample]) -> None:
@@ -258,13 +203,14 @@ class Healing:
         return {
             one["customer_id"]: Fraction(one["theirs"] - one["ours"], one["scale"])
             for one in self.standing
-            if one["standing"]
+            if one["standing"] and one["theirs"] != one["ours"]
         }
 
     def _note_unsure(self) -> None:
+        """What is told of a balance each night is all of it, and as uncertain as the last night said."""
         for one in self.standing:
             if one["standing"]:
-                self.unsure[one["customer_id"]] += Fraction(one["unsure"], one["scale"])
+                self.unsure[one["customer_id"]] = Fraction(one["unsure"], one["scale"])
 
     def _settle(self) -> None:
         for step in HEALING:
@@ -331,7 +277,7 @@ class Healing:
         beside = self.beside()
         self._note_unsure()
         for customer, amount in beside.items():
-            self.autumn.orders.append(_add_by_hand(self.autumn, customer, amount))
+            self.autumn.orders.append(add_by_hand(self.autumn, customer, amount))
             self.made_up[customer] += amount
             self.said["made up for by the amount told"] += 1
         return len(beside)
@@ -355,7 +301,7 @@ def in_credits(
     setting = make(pushes, kills + 2, dice)
     clock, autumn = SharedClock(folder / "clock", AT_MS), emulated(setting, seed, AT_MS - HOUR_MS)
     (folder / "provider").write_text("autumn")
-    _set_up(url, setting, clock.now_ms())
+    set_up(url, setting, clock.now_ms())
     began = time.monotonic()
     with serving_in_thread(autumn, clock, latency_ms=LATENCY_MS) as address:
         env = dict(line.split("=", 1) for line in autumn_lines(autumn, address))
@@ -394,7 +340,7 @@ def in_credits(
     )
 
 
-def _set_up(url: str, setting: Setting, now_ms: int) -> None:
+def set_up(url: str, setting: Setting, now_ms: int) -> None:
     engine, by = connect(migrated(url)), By(now_ms, "test", "the siege")
     upgrade(engine)
     write(engine, lambda c: install_defaults(c, by))

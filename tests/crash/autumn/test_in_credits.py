@@ -1,4 +1,4 @@
-"""A small siege of Autumn in the setting of a credit system. At length: `make autumn`."""
+"""The siege of Autumn in the setting of a credit system: a small one in one process, and with processes at length."""
 
 from __future__ import annotations
 
@@ -6,26 +6,48 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.autumn.run import LEAST_STRUCK, struck_share
+from drawdown.providers.autumn import events, wire
+from drawdown.worker.push import push
+from drawdown.worker.reconcile import reconcile
+from drawdown.worker.verdict import project
+from tests.crash.autumn.alone import alone
+from tests.crash.autumn.books import GIVEN_BACK, LIMITED, PARTED, SPLIT, USED_UP
+from tests.crash.autumn.run import ENOUGH, short_of
 from tests.crash.autumn.siege import in_credits
-from tests.whole import WHOLE, share
+from tests.crash.planted import PLANTED
+from tests.whole import at_length, share
 
-pytestmark = pytest.mark.skipif(
-    not WHOLE, reason="kills fall elsewhere each time: `make autumn` is not green at length"
-)
-
-PUSHES, KILLS = share((100, 1), whole=(2_000, 8))
-
-
-def test_each_balance_is_samples_times_cost_or_a_person_was_told_the_amount(tmp_path: Path) -> None:
-    found = in_credits(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", pushes=PUSHES, kills=KILLS, seed=3)
-    assert found.toll.short_of(KILLS, 0) is None
-    assert found.pushes >= PUSHES and struck_share(found) > share(0.2, whole=LEAST_STRUCK)
+PUSHES, KILLS, SEED = 120, 8, 1
+CHANGED_BY = {
+    "blind to balances": [(reconcile, "compare_drawn")],
+    "used up is lost": [(push, "note_shown_parts"), (project, "note_parts")],
+    "asked is charged": [(wire, "charged"), (events, "charged")],
+}
+"""Planted bugs, and what each replaces."""
 
 
-@pytest.mark.parametrize("planted", ["blind to balances", "asked is charged", "used up is lost"])
-def test_a_planted_bug_is_silent_and_found(planted: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(SEED, SEED + share(1, whole=10)))
+def test_kills_at_counted_steps_leave_no_silent_difference(seed: int, tmp_path: Path) -> None:
+    found = alone(tmp_path, pushes=PUSHES, kills=KILLS, seed=seed)
+    assert found.pushes >= PUSHES and found.kills >= KILLS // 2
+    came_about = found.autumn.came_about
+    if seed == SEED:
+        assert all(came_about[what] for what in (GIVEN_BACK, LIMITED, SPLIT, PARTED, USED_UP))
+        assert found.autumn.doubles and found.autumn.account.store.undone_charges
+
+
+@pytest.mark.parametrize("planted", list(CHANGED_BY)[: share(2, whole=3)])
+def test_a_planted_bug_is_silent_and_found(planted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody compares balances; what was asked counts as what was charged; a part that was used up counts as lost."""
-    url = f"sqlite:///{tmp_path}/drawdown.db"
+    for module, name in CHANGED_BY[planted]:
+        monkeypatch.setattr(module, name, getattr(module, name))  # so that it is put back
+    PLANTED[planted]()
     with pytest.raises(AssertionError, match=r"silent [1-9]|unexplained [1-9]"):
-        in_credits(tmp_path, url, pushes=300, kills=1, seed=3, planted=planted)
+        alone(tmp_path, pushes=PUSHES, kills=KILLS, seed=SEED)
+
+
+@at_length("make autumn")
+def test_killed_processes_leave_no_silent_difference(tmp_path: Path) -> None:
+    kills = 8
+    found = in_credits(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", pushes=ENOUGH, kills=kills, seed=3)
+    assert short_of(found, ENOUGH, kills) is None

@@ -6,14 +6,17 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+import pytest
+
 from drawdown.providers.protocol import Rejected
 from drawdown.schema.database import write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.adopt import adopt_excess
+from drawdown.worker.push.evidence import Mark, remember
 from drawdown.worker.push.rows import find_push
-from tests.crash.autumn.judge import MOST_SUMS, NEWER, Weighing, _back_later, _mishaps
-from tests.crash.autumn.setting import Sample, Setting, Struck, emulated
+from tests.crash.autumn.judge import MOST_SUMS, NEWER, Weighing, _back_later, _mishaps, judge
+from tests.crash.autumn.setting import Customer, Sample, Setting, Struck, emulated
 from tests.emulators.autumn_losses import Charge
 from tests.fake_provider import FakeProvider, capabilities
 from tests.fresh import fresh
@@ -50,6 +53,23 @@ def test_too_many_mishaps_explain_whole_units_up_to_all_of_them() -> None:
 
 def _account() -> Struck:
     return emulated(Setting([], []), seed=1, now_ms=T0)
+
+
+@pytest.mark.parametrize(("unsure", "silent"), [(None, -10_000), (4_000, -10_000), (10_000, None), (20_000, None)])
+def test_difference_is_told_only_by_a_range_that_holds_it(
+    tmp_path: Path, unsure: int | None, silent: int | None
+) -> None:
+    """A hundredth of a credit was used, and nothing drawn. A person was told that the balance may lack so much."""
+    engine = fresh(tmp_path / "d.db")
+    setting = Setting([Customer("c0", "exact", ("compute_1gb",))], [[Sample("s", "c0", "compute_1gb", T0, 100)]])
+    autumn = emulated(setting, seed=1, now_ms=T0)
+    if unsure is not None:
+        mark = Mark(("c0", "credits"), 0, 0, "c0", scale=10**6, unsure=unsure)
+        write(engine, lambda c: remember(c, "autumn", [mark], T0))
+    found = judge(engine.url.render_as_string(), setting, autumn, {}, {}, {})
+    assert found.silent == ({} if silent is None else {"c0": Fraction(silent, 10**6)})
+    assert (found.unexplained, found.exact, found.told) == ({}, 0, {})
+    engine.dispose()
 
 
 def test_a_lost_charge_that_a_limit_cut_counts_the_unit_whole() -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.units import DAY_MS, show_quantity
+from drawdown.schema.units import DAY_MS, show_difference
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
@@ -124,7 +124,7 @@ def _told(found: list[Told]) -> Table:
     rows = [
         (cells.time(one.told_ms), _told_org(one), Cell(one.provider, "id"),
          Cell(one.feature, "id", narrow=False),
-         Cell(show_quantity(one.told_qty, one.scale, sign=True), "number"))
+         Cell(show_difference(one.told_qty, one.unsure_qty, one.scale), "number"))
         for one in found
     ]  # fmt: skip
     heads = ("Told, UTC", "Organisation", "Provider", "Feature", "#Drawn beside ours")

@@ -15,7 +15,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.declare import YES, Fact
 from drawdown.schema.typed.parsing import show_percent
-from drawdown.schema.units import show_quantity
+from drawdown.schema.units import show_difference
 from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
@@ -288,7 +288,7 @@ def _told(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     ids.require(connection, ids.ORG, doing.text("org"))
     found = balances.told(connection, doing.text("org"))
     return [
-        Fact(f"{row.provider}, {row.feature}", show_quantity(int(row.told_qty), int(row.scale), sign=True))
+        Fact(f"{row.provider}, {row.feature}", show_difference(int(row.told_qty), int(row.unsure_qty), int(row.scale)))
         for row in found
     ]
 

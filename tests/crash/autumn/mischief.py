@@ -1,0 +1,99 @@
+"""What people, and Autumn itself, do between two kills of the siege.
+
+Guarantee: it follows from the setting and the number of the kill alone, so that each kind comes about in each siege of
+some length. The service does what it is ordered to before its next call, and loses or repeats its next charge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Final
+
+from drawdown.schema.audit import By
+from drawdown.schema.clock import Clock
+from drawdown.schema.database import connect, write
+from drawdown.worker.usage.withdrawals import withdraw
+from tests.crash.autumn.setting import BY_HAND, CHANGED, GRANTED_AT_ONCE, NEW_COST, STEADY, Setting, Struck
+from tests.crash.billers import MINUTE_MS
+from tests.emulators.serve import CREDITS
+
+LOSSES_EVERY, OUTAGE_EVERY, REPEATS_EVERY = 9, 6, 3
+"""Kills between two losses of the balance store, between two outages of a part of the service, at most, and between two
+charges that a proxy repeats."""
+OUTAGES: Final = ("key store refuses", "key store hangs", "balance store down", "list stands still")
+OUTAGE: Final = "outage: "
+COST_CHANGED: Final = "cost changed"
+
+
+@dataclass
+class Mischief:
+    """`kills`: how many there are in all."""
+
+    url: str
+    autumn: Struck
+    setting: Setting
+    clock: Clock
+    kills: int
+
+    def begin(self, at: int) -> None:
+        """After kill number `at`."""
+        autumn = self.autumn
+        if at == 0:
+            self._withdraw()
+        if at % LOSSES_EVERY == LOSSES_EVERY // 2 or self.kills < LOSSES_EVERY:
+            autumn.loses = True
+        autumn.repeats = at % REPEATS_EVERY == 0
+        if at == self.kills // 2:
+            autumn.orders.append(_change_cost(autumn))
+        for one in self.setting.customers:
+            if one.manner == "exact":
+                autumn.top_up(one.name, f"more{at}", GRANTED_AT_ONCE * STEADY)
+            if one.manner == "by_hand" and at == self.kills // 3:
+                autumn.by_hand[one.name] += 1
+                autumn.orders.append(add_by_hand(autumn, one.name, BY_HAND))
+
+    def _withdraw(self) -> None:
+        """The host finds that some of what was billed in peace is wrong."""
+        engine, by = connect(self.url), By(self.clock.now_ms(), "test", "the host")
+        write(engine, lambda c: withdraw(c, [one.name for one in self.setting.withdrawn], by))
+        engine.dispose()
+
+    def outage(self, at: int) -> None:
+        """A part of the service is away until the next kill."""
+        autumn, now = self.autumn, self.clock.now_ms()
+        autumn.key_store = autumn.balance_store = "up"
+        every = min(OUTAGE_EVERY, max(2, self.kills // len(OUTAGES)))
+        if at % every != 1:
+            return
+        which = OUTAGES[at // every % len(OUTAGES)]
+        autumn.faults.counts[f"{OUTAGE}{which}"] += 1
+        match which:
+            case "key store refuses":
+                autumn.key_store = "refusing"
+            case "key store hangs":
+                autumn.key_store = "hanging"
+            case "balance store down":
+                autumn.balance_store = "down"
+            case _:
+                autumn.list_stands_still = (now, now + 10 * MINUTE_MS)
+
+
+def _change_cost(autumn: Struck) -> Callable[[int], None]:
+    def do(_now_ms: int) -> None:
+        autumn.account.features[CREDITS].credit_schema[CHANGED] = NEW_COST
+        autumn.faults.counts[COST_CHANGED] += 1
+
+    return do
+
+
+def add_by_hand(autumn: Struck, name: str, amount: Decimal | Fraction) -> Callable[[int], None]:
+    """An order to change a balance, as a person does at a console."""
+    exact = Decimal(amount.numerator) / Decimal(amount.denominator) if isinstance(amount, Fraction) else amount
+
+    def do(now_ms: int) -> None:
+        autumn.account.add_to_balance(name, CREDITS, exact, now_ms=now_ms)
+
+    return do
