@@ -24,11 +24,12 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
+from drawdown.schema.declare import MAX_NUMBER, Size, WrongField
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.console import acting
-from drawdown.server.console.action import MAX_NUMBER, MAX_REASON_CHARS, Action, Doing, Size, WrongField
+from drawdown.server.console.action import MAX_REASON_CHARS, Action, Doing
 from drawdown.server.console.pages import ACTIONS
 from drawdown.server.console.screens.money.wallet_acts import GRANT
 from drawdown.server.http import threads
