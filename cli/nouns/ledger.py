@@ -268,7 +268,7 @@ LOT_COLUMNS: Final = (
     "use", "kind", "#amount", "#left", "#waits", "#used", "#expired", "#taken back", "#priority", "begins", "ends",
     "features", "lot",
 )  # fmt: skip
-MOST_ORGS_NAMED: Final = 5
+ORGS_NAMED: Final = 5
 MAX_RATE = 10**12
 """A million credits for a second: whatever is above is a slip."""
 
@@ -493,8 +493,8 @@ def take_back(
     line = f"{taken.customer_id}: {did} of {taken.lot}{back}; {show_credits(taken.balance_micro)} credits {then}"
     if taken.reserved_micro:
         line += f"; {show_credits(taken.reserved_micro)} of it are reserved: take them back once those runs have ended"
-    paid = f"it pays for {', '.join(orgs[:MOST_ORGS_NAMED])}" if orgs else "it pays for no organisation"
-    paid += f" and {len(orgs) - MOST_ORGS_NAMED:,} more" if len(orgs) > MOST_ORGS_NAMED else ""
+    paid = f"it pays for {', '.join(orgs[:ORGS_NAMED])}" if orgs else "it pays for no organisation"
+    paid += f" and {len(orgs) - ORGS_NAMED:,} more" if len(orgs) > ORGS_NAMED else ""
     if taken.taken_micro and taken.balance_micro <= 0:
         paid += ", which the next tick halts" if orgs else ""
     told = [line, f"{taken.customer_id}: {paid}"] if dry_run else [line]
