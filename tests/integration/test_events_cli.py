@@ -108,8 +108,9 @@ def test_an_event_type_that_was_used_is_mapped_from_the_next_window(shell: Shell
     assert str(16_777_217) not in listed.replace(",", "")
     found = shell.json("feature list")
     assert found["event_types"] == [
-        {"event_type": RENDER, "feature": "render", "unit": "units", "start_ms": T0 + WINDOW_MS, "end_ms": None}
-    ]
+        {"event_type": RENDER, "feature": "render", "unit": "units", "start_ms": T0 + WINDOW_MS, "end_ms": None,
+         "value": None}
+    ]  # fmt: skip
     assert found["events_without_feature"] == [
         {"event_type": RENDER, "units": 7, "events": 2, "orgs": 1, "metric": None}
     ]
