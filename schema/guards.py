@@ -387,7 +387,8 @@ GUARDS: Final = (
         "api_keys_frozen", "api_keys", "UPDATE",
         "NEW.key_sha256 <>? OLD.key_sha256 OR NEW.name <>? OLD.name OR NEW.scopes <>? OLD.scopes OR "
         "NEW.org_id <>? OLD.org_id OR NEW.created_ms <>? OLD.created_ms OR NEW.actor <>? OLD.actor OR "
-        "NEW.reason <>? OLD.reason OR NEW.cell_id <>? OLD.cell_id OR NEW.source <>? OLD.source",
+        "NEW.reason <>? OLD.reason OR NEW.cell_id <>? OLD.cell_id OR NEW.source <>? OLD.source OR "
+        "NEW.gives_micro <>? OLD.gives_micro",
         "What an API key may never changes: make another one",
     ),
     Guard(

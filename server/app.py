@@ -23,12 +23,13 @@ from drawdown.server.api import guard as guard_api
 from drawdown.server.api.accounts import Accounts
 from drawdown.server.api.cron import Cron
 from drawdown.server.api.dark import Dark
+from drawdown.server.api.declared import Operations
 from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.guard import Guard, Options, Overrides
 from drawdown.server.api.programs import Programs
-from drawdown.server.api.settlements import Settlements
 from drawdown.server.console.console import Console
+from drawdown.server.declarations import DECLARED
 from drawdown.server.docs_page import serve_docs
 from drawdown.server.http import bodies, errors
 from drawdown.server.http.limits import Limits, told
@@ -108,9 +109,10 @@ class Server:
         # Taken over as they are: `include_router` would make each a second time, with the first request.
         made.router.routes.extend(self._router().routes)
         made.router.routes.extend(Cron(self.services, self.step_threads).routes().routes)
-        groups = [group(self._programs) for group in (Executions, Accounts, Settlements, UsageRoutes, Overrides)]
+        groups = [group(self._programs) for group in (Executions, Accounts, UsageRoutes, Overrides)]
+        operations = Operations(self._programs, DECLARED)
         ways_in = [way_in(self._intake) for way_in in (Events, Samples)]
-        for one in (*groups, self._guard, Options(self.services, self._programs), *ways_in):
+        for one in (*groups, operations, self._guard, Options(self.services, self._programs), *ways_in):
             self._of_programs.extend(one.routes().routes)
         made.router.routes.extend(self._of_programs)
         describe(made, self.services.clock)

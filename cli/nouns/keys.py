@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
@@ -52,7 +52,7 @@ def create(
     """Make a key, and show it: this once, and never again."""
     app: App = context.obj
     by, key, for_ms = app.by(actor, reason), new_api_key(), None if for_ is None else parse_length(for_, "--for")
-    bound = {"org_id": org, "cell_id": cell, "source": source}
+    bound: dict[str, Any] = {"org_id": org, "cell_id": cell, "source": source}
 
     def make(connection: sa.Connection) -> int | None:
         return api_keys.create(

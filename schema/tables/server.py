@@ -57,12 +57,13 @@ api_keys = sa.Table(
     ms_column("used_ms", null=True),
     id_column("cell_id", null=True),
     id_column("source", null=True),
+    sa.Column("gives_micro", Big, nullable=False, server_default="0"),
     sa.CheckConstraint("length(key_sha256) = 64", name="api_keys_hash"),
     sa.Index("api_keys_going", "name", unique=True, sqlite_where=_GOING, postgresql_where=_GOING),
     comment="Keys of programs, by their hash: the key itself is nowhere. Scopes are separated by blanks; org_id: the "
     "one organisation it may name; cell_id: the one cell whose samples it may send; source: the one source of its "
-    "events. rotated_ms: when another took its place; expires_ms: until when it is taken; used_ms: when it was last "
-    "used, to a minute.",
+    "events; gives_micro: how much credit it may give at once. rotated_ms: when another took its place; expires_ms: "
+    "until when it is taken; used_ms: when it was last used, to a minute.",
 )
 
 invalid_items = sa.Table(

@@ -133,6 +133,13 @@ def _parameters(query: type[BaseModel]) -> Iterator[Mapping[str, object]]:
         yield {"name": name, "in": "query", "required": name in found.get("required", ()), "schema": schema}
 
 
+@cache
+def named_examples() -> Mapping[str, Any]:
+    """A value that can be taken, by the name of what takes it."""
+    found: dict[str, Any] = json.loads(EXAMPLES.read_text(encoding="utf-8"))["parameters"]
+    return found
+
+
 def _exemplify(paths: Mapping[str, Mapping[str, Any]], now_ms: int) -> None:
     """Put an example to each answer, parameter and body that has none of its own. A moment that has to lie ahead is
     said by how many days it does (`days_ahead`)."""
@@ -147,7 +154,7 @@ def _exemplify(paths: Mapping[str, Mapping[str, Any]], now_ms: int) -> None:
                 for content in contents.values():
                     content.update({"example": there[part][name]} if name in there[part] else {})
             for parameter in found.get("parameters", ()):
-                of_all = there["parameters"][parameter["name"]]
+                of_all = there["parameters"].get(parameter["name"], parameter.get("example"))
                 parameter["example"] = there["parameters"].get(f"{name} {parameter['name']}", of_all)
 
 

@@ -28,7 +28,7 @@ from starlette.types import Scope
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock
-from drawdown.schema.errors import DrawdownError, UnknownId, UsageError
+from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id, tell_few_names, tell_no_names
 from drawdown.schema.units import MINUTE_MS, in_credits
 from drawdown.server.api.together import Together, Way
@@ -56,16 +56,17 @@ REQUESTS_PER_S: Final = 1_000
 """Of one key, by one process, on the average; twice as many at once."""
 STATUSES: Final[Mapping[str, int]] = {
     "no_credit": 402, "payer_limit": 402, "no_estimate": 422, "unsaid_settlement": 422, "no_sandbox": 422,
-    "metering_alone": 422,
+    "metering_alone": 422, "foreign_org": 403,
 }  # fmt: skip
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
     "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_items", "bad_request", "bad_value",
     "balance_unknown", "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "cut_short", "database",
-    "ended", "fails_closed", "foreign_key", "foreign_org", "halted", "metered", "metering_alone", "needs_quantities",
+    "ended", "fails_closed", "foreign_key", "foreign_org", "grant_limit", "halted", "metered", "metering_alone",
+    "needs_quantities",
     "needs_wallet", "no_credit", "no_estimate", "no_rate", "no_sandbox", "no_scope", "no_wallet", "not_json",
     "not_metered", "of_a_use", "other_content", "other_key", "other_org", "other_unit", "payer_limit",
-    "payer_not_allowed", "sandbox_taken", "stopped", "too_large", "too_many_asked", "too_many_requests",
+    "payer_not_allowed", "refused", "sandbox_taken", "stopped", "too_large", "too_many_asked", "too_many_requests",
     "too_many_runs", "too_many_sandboxes", "too_much_held", "too_slow", "unauthorized", "unknown_action",
     "unknown_feature", "unknown_metric", "unknown_org", "unknown_payer", "unknown_project", "unknown_run",
     "unknown_settlement", "unknown_subject", "unknown_supplier", "unknown_use", "unsaid_settlement",
@@ -289,6 +290,8 @@ def of_program(error: DrawdownError) -> ApiError:
             return ApiError(404 if error.code in NOT_FOUND else 422, error.code, str(error))
         case UsageError():
             return bad_value(error.at, str(error), error.code)
+        case Refused():
+            return ApiError(409, error.code, str(error))
     return of_drawdown(error)
 
 

@@ -25,12 +25,13 @@ from starlette.routing import Route
 
 from drawdown.schema.audit import By
 from drawdown.schema.database import Transact, write
+from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import AnswerLost, Refused, UnknownId, UsageError
 from drawdown.schema.text import clean
 from drawdown.schema.units import MICRO, as_credits
 from drawdown.server.console import action as declared
 from drawdown.server.console import door
-from drawdown.server.console.action import Action, Doing, Done, Fact, Size, WrongField
+from drawdown.server.console.action import Action, Doing, Done
 from drawdown.server.console.asking import said_by
 from drawdown.server.console.door import form_of
 from drawdown.server.console.looking import in_words, limited
@@ -273,7 +274,8 @@ class Acting:
         for field in action.fields:
             if not field.optional and not values.get(field.name, "").strip():
                 raise WrongField(field.name, f"{field.label}: this is needed")
-            if field.choices and values.get(field.name, "") not in {value for value, _ in field.choices}:
+            given, choices = values.get(field.name, ""), {value for value, _ in field.choices}
+            if choices and given not in choices and not (field.optional and not given):
                 raise WrongField(field.name, f"{field.label}: choose one of them")
         key = form.get("key", "")
         if not console_acts.KEY.fullmatch(key):  # a deed by such a one is refused: see `claim`

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.audit import By
 from drawdown.schema.database import Transact
+from drawdown.schema.declare import MAX_NUMBER, ONE, Fact, Size, WrongField
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import clean
@@ -27,15 +28,6 @@ from drawdown.worker.verdict.rates import CREDITS, Worth
 
 MAX_REASON_CHARS: Final = 500
 MAX_EVIDENCE_CHARS: Final = 500
-MAX_NUMBER: Final = 10**15
-
-
-class WrongField(UsageError):
-    """A value of a form that makes no sense; `field`: whose."""
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(message)
-        self.field = name
 
 
 @dataclass(frozen=True)
@@ -57,35 +49,11 @@ class Field:
 REASON: Final = Field("reason", "Reason", hint="It stands in the audit, with your name.")
 
 
-@dataclass(frozen=True)
-class Fact:
-    """How something stands that an action changes, before it and after it. `fixed`: whether a change of it by somebody
-    else, between the dry run and the deed, is a reason to look again. What time alone changes is not."""
-
-    name: str
-    value: str
-    fixed: bool = True
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much an action does: to how many, and how much credit it gives, or takes, in micro-credits. `micro` also
-    counts usage whose charge it corrects or waives. `unbounded`: how much it gives is not known; for an admin alone."""
-
-    rows: int = 1
-    micro: int = 0
-    taken_micro: int = 0
-    unbounded: bool = False
-
-
 def size_of(worth: Worth, rows: int = 1) -> Size:
     """The size of an action that corrects usage. Usage without a rate, or paid from a balance whose unit is no credit,
     has no size."""
     foreign = any(balance != CREDITS for balance in worth.credits_micro)
     return Size(rows=rows, micro=worth.credits_micro.get(CREDITS, 0), unbounded=bool(worth.unpriced) or foreign)
-
-
-ONE: Final = Size()
 
 
 @dataclass(frozen=True)

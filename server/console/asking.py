@@ -14,14 +14,13 @@ from typing import Final, Literal
 
 from starlette.requests import Request
 
+from drawdown.schema.declare import MAX_KEY_CHARS as MAX_KEY_CHARS
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean, is_clean_id
 from drawdown.schema.text import clean
 from drawdown.schema.typed.parsing import LATEST_MS, parse_time
 from drawdown.worker.access.people import Person
 
-MAX_KEY_CHARS: Final = 700
-"""Three ids of any length, and what stands between them."""
 MAX_NAME_CHARS: Final = 40
 """Of a name that is said back."""
 MOST_PARAMETERS: Final = 20

@@ -274,7 +274,7 @@ def test_a_batch_says_what_of_it_nobody_has_paid_for(shop: Shop, capsys: pytest.
     assert "owe" not in dry_run()
     shop.ran("beyond", credits=9_900)
     shop.later(HOLD_MS)
-    assert "7,070.00 credits of it are for runs of wallets that owe by now" in " ".join(dry_run().split())
+    assert "7,070.00 credits of it are for runs of wallets that owe now" in " ".join(dry_run().split())
 
 
 def test_nobody_waits_for_a_threshold_that_was_raised_later(shop: Shop) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Final
 
 import sqlalchemy as sa
@@ -11,10 +13,15 @@ from drawdown.ledger.payouts import period_of
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
+from drawdown.server.api.declared import carry_out
+from drawdown.server.api.programs import Said
+from drawdown.server.declarations import ACTIONS
+from drawdown.worker.access.keys import ApiKey
+from drawdown.worker.access.once import Call
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.settlements import actions as settlements
-from drawdown.worker.settlements.actions import Change
+from drawdown.worker.settlements.actions import SCOPE, Change
 from drawdown.worker.wallets import actions as credit
 from tests.interleave.party import plain
 from tests.interleave.stage import NOW, Stage
@@ -47,20 +54,37 @@ def begin(stage: Stage) -> None:
     write(stage.engine, work)
 
 
+def _called(stage: Stage, connection: sa.Connection) -> object:
+    """As a program has it done, by one Idempotency-Key, whichever of two calls comes first."""
+    said = Said(ApiKey("finance", (SCOPE,), None), NOW)
+    order = SimpleNamespace(reason="explored", dry_run=False)
+    call = Call(said.key.actor, "t-3", "settlement reverse", "made-1")
+    return carry_out(connection, ACTIONS["settlement reverse"], said, {"run": "made-1", "amount_micro": 1}, order, call)
+
+
+def _called_once(stage: Stage) -> Iterator[str]:
+    for (times,) in stage.rows("SELECT COUNT(*) FROM settlement_reversals WHERE reversal = 't-3'"):
+        if times > 1:
+            yield f"one Idempotency-Key took {times} parts back"
+
+
 SUPPLIERS: Final = (
     plain("cli.nouns.executions:settle pixel's", lambda s, c: executions.settle(c, "making", Cost(20), s.by)),
-    plain("cli.nouns.suppliers:set_", lambda s, c: settlements.set_supplier(c, "pixel", Change(share_ppm=1), s.by)),
     plain(
-        "cli.nouns.suppliers:set_ new",
+        "cli.declared:run supplier set", lambda s, c: settlements.set_supplier(c, "pixel", Change(share_ppm=1), s.by)
+    ),
+    plain(
+        "cli.declared:run supplier set new",
         lambda s, c: settlements.set_supplier(c, "another", Change(share_ppm=1), s.by, new=True),
     ),
-    plain("cli.nouns.suppliers:freeze", lambda s, c: settlements.freeze_supplier(c, "pixel", s.by)),
-    plain("cli.nouns.settlements:freeze", lambda s, c: settlements.freeze(c, "made-1", s.by)),
-    plain("cli.nouns.settlements:reverse", lambda s, c: settlements.reverse(c, "made-1", "t-1", 3, s.by)),
+    plain("cli.declared:run supplier freeze", lambda s, c: settlements.freeze_supplier(c, "pixel", s.by)),
+    plain("cli.declared:run settlement freeze", lambda s, c: settlements.freeze(c, "made-1", s.by)),
+    plain("cli.declared:run settlement reverse", lambda s, c: settlements.reverse(c, "made-1", "t-1", 3, s.by)),
     plain(
-        "cli.nouns.settlements:reverse another's under the same key",
+        "cli.declared:run settlement reverse another's under the same key",
         lambda s, c: settlements.reverse(c, "sewn", "t-1", 3, s.by),
     ),
-    plain("cli.nouns.settlements:reverse paid", lambda s, c: settlements.reverse(c, "paid", "t-2", None, s.by)),
-    plain("cli.nouns.settlements:batch", lambda s, c: settlements.batch(c, "pixel", MONTH, s.by)),
+    plain("cli.declared:run settlement reverse paid", lambda s, c: settlements.reverse(c, "paid", "t-2", None, s.by)),
+    plain("server.api.declared:_acting settlement reverse", _called, _called_once),
+    plain("cli.declared:run settlement batch", lambda s, c: settlements.batch(c, "pixel", MONTH, s.by)),
 )

@@ -18,7 +18,7 @@ PAIRS = (
     ("host wakes a sandbox", "due_halts"),
     ("server.api.together:_decide", "cli.nouns.executions:settle acme"),
     ("cli.nouns.guard:consume", "cli.nouns.guard:consume another"),
-    ("cli.nouns.settlements:batch", "cli.nouns.settlements:reverse"),
+    ("cli.declared:run settlement batch", "cli.declared:run settlement reverse"),
 )
 """Of the seal and the locks of people, hosts, batches, verdicts, halts, runs, the guard and suppliers. `make test` runs
 the least costly of people, hosts and halts; `make interleave` runs all pairs that there are."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -182,7 +183,8 @@ class Caller:
         self, method: str, path: str, body: Any = b"", headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
         answer = await self.client.request(method, path, content=body, headers=dict(headers or {}))
-        found, route = described(self.server), _route(path)
+        found = described(self.server)
+        route = _route(path, found["paths"])
         operations = found["paths"].get(route, {})
         if method.lower() in operations:
             assert str(answer.status_code) in operations[method.lower()]["responses"], f"{path}: {answer.status_code}"
@@ -231,28 +233,11 @@ def described(server: Server) -> Mapping[str, Any]:
 _described: Final[dict[str, Any]] = {}
 
 
-def _route(path: str) -> str:
+def _route(path: str, routes: Iterable[str]) -> str:
+    """The described path that this one is of, or itself: the one with the most characters of its own."""
     bare = path.partition("?")[0]
-    for start, end, route in (
-        ("/webhooks/", "", "/webhooks/{provider}"),
-        ("/v1/gate/", "", "/v1/gate/{org}"),
-        ("/admin/overrides/", "", "/admin/overrides/{number}/{word}"),
-        ("/admin/orgs/", "/provider", "/admin/orgs/{org}/provider"),
-        ("/admin/orgs/", "/override", "/admin/orgs/{org}/override"),
-        *(("/v1/executions/", f"/{act}", f"/v1/executions/{{key}}/{act}") for act in RUN_ACTS),
-        ("/v1/executions/preview", "", "/v1/executions/preview"),
-        ("/v1/executions/", "", "/v1/executions/{key}"),
-        ("/v1/accounts/", "/ledger", "/v1/accounts/{org}/ledger"),
-        ("/v1/accounts/", "/lots", "/v1/accounts/{org}/lots"),
-        ("/v1/settlements/", "", "/v1/settlements/{run}"),
-        ("/v1/guard/", "/options", "/v1/guard/{org}/options"),
-        ("/v1/accounts/", "/statement", "/v1/accounts/{org}/statement"),
-        ("/v1/accounts/", "", "/v1/accounts/{org}"),
-        *((f"/v1/{noun}/", "", f"/v1/{noun}/{{org}}") for noun in ("usage", "balance", "ledger")),
-    ):
-        if bare.startswith(start) and bare.endswith(end):
-            return route
-    return bare
+    fitting = [route for route in routes if re.fullmatch(re.sub(r"\\{\w+\\}", ".+", re.escape(route)), bare)]
+    return max(fitting, key=lambda route: len(re.sub(r"\{\w+\}", "", route)), default=bare)
 
 
 def served(house: House, work: Callable[[Caller], Awaitable[T]]) -> T:

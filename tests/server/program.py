@@ -33,13 +33,16 @@ def make_key(
     cell_id: str | None = None,
     source: str | None = None,
     for_ms: int | None = None,
+    gives_micro: int = 0,
 ) -> str:
     key, by = key_of(name), house.fleet.by
     wanted = scopes or RUNS
-    bound = {"org_id": org, "cell_id": cell_id, "source": source}
 
     def make(connection: sa.Connection) -> None:
-        api_keys.create(connection, key, name, wanted, by, **bound, for_ms=for_ms, new=True, any_source=True)
+        api_keys.create(
+            connection, key, name, wanted, by, org_id=org, cell_id=cell_id, source=source, gives_micro=gives_micro,
+            for_ms=for_ms, new=True, any_source=True,
+        )  # fmt: skip
 
     write(house.fleet.engine, make)
     return key

@@ -526,8 +526,8 @@ def test_each_route_says_which_scope_it_takes(lone: House) -> None:
         for method, one in of_path.items()
         if "key" in one.get("security", [{}])[0]
     }
-    scopes = {*RUNS, "settlements:read", "events:write", "samples:write", "usage:read", "guard"}
-    assert len(wanted) == 31 and {scope for (scope,) in wanted.values()} == scopes
+    scopes = {*RUNS, "settlements:read", "settlements:write", "events:write", "samples:write", "usage:read", "guard"}
+    assert len(wanted) == 36 and {scope for (scope,) in wanted.values()} == scopes
     assert {path for path, method in wanted if method == "post"} <= {
         path
         for path, method in wanted

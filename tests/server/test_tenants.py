@@ -165,7 +165,8 @@ def test_a_query_has_a_bounded_number_of_parameters(shared: House) -> None:
 
 TAKEN_AS_TEXT = (
     "/accounts/acme/ledger?after=", "/accounts/acme/statement?month=", "/accounts/acme/lots?most=",
-    "/executions?project=", "/executions?state=", "/executions?after=", "/executions/ours?most=", "/settlements?org=",
+    "/executions?project=", "/executions?state=", "/executions?after=", "/executions/ours?most=",
+    "/settlements?org_id=",
     "/settlements/ours?most=",
 )  # fmt: skip
 

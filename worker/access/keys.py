@@ -22,13 +22,15 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import Part, prepared, queries, together
 from drawdown.schema.text import typed
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO
 
 SQL = queries(__file__)
 
 SCOPES: Final = (
-    "events:write", "executions:read", "executions:write", "guard", "ledger:read", "samples:write", "settlements:read",
-    "usage:read",
+    "catalog:read", "catalog:write", "events:read", "events:write", "executions:read", "executions:write", "guard",
+    "guard:write", "hooks:read", "hooks:write", "jobs:read", "jobs:write", "keys:read", "keys:write", "ledger:read",
+    "ledger:write", "orgs:read", "orgs:write", "samples:write", "settlements:read", "settlements:write", "usage:read",
+    "usage:write",
 )  # fmt: skip
 """All there are. Each route asks for one."""
 EVENTS: Final = "events:write"
@@ -50,7 +52,7 @@ USED_EVERY_MS: Final = 60_000
 @dataclass(frozen=True)
 class ApiKey:
     """What a key may: its scopes, the one organisation it may name, the one cell whose samples it may send, and the one
-    source of its events (None: any)."""
+    source of its events (None: any). `gives_micro`: how much credit it may give at once."""
 
     name: str
     scopes: tuple[str, ...]
@@ -59,6 +61,7 @@ class ApiKey:
     """When it was last used before, to a minute."""
     cell_id: str | None = None
     source: str | None = None
+    gives_micro: int = 0
     proof: str = field(default="", repr=False, compare=False)
     """The hash by which it was found, and is found again."""
     expires_ms: int | None = field(default=None, compare=False)
@@ -115,6 +118,7 @@ def found(rows: Iterable[Any]) -> Mapping[str, ApiKey]:
             row.used_ms,
             row.cell_id,
             row.source,
+            row.gives_micro,
             row.key_sha256,
             row.expires_ms,
         )
@@ -138,6 +142,7 @@ def create(
     org_id: str | None = None,
     cell_id: str | None = None,
     source: str | None = None,
+    gives_micro: int = 0,
     for_ms: int | None = None,
     new: bool = False,
     any_source: bool = False,
@@ -167,12 +172,14 @@ def create(
         )
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
         raise UsageError("a key lives for a minute at least, and for 3,650 days at most")
-    made = ApiKey(name, tuple(sorted(set(scopes))), org_id, cell_id=cell_id, source=source)
+    if not 0 <= gives_micro <= MAX_AMOUNT_MICRO:
+        raise UsageError("a key may give between nothing and a thousand million credits at once")
+    made = ApiKey(name, tuple(sorted(set(scopes))), org_id, cell_id=cell_id, source=source, gives_micro=gives_micro)
     expires_ms = None if for_ms is None else by.now_ms + for_ms
     taken = Refused(f"there is a key {name}, or there was: `drawdown key rotate {typed(name)}`, or give another name")
     if ids.is_known(connection, ids.API_KEY, name) or not _insert(connection, made, key, expires_ms, by):
         raise taken
-    bound = {"org_id": org_id, "cell_id": cell_id, "source": source}
+    bound = {"org_id": org_id, "cell_id": cell_id, "source": source, "gives_micro": gives_micro}
     record(connection, "key_create", name, {"scopes": made.scopes, **bound, "expires_ms": expires_ms}, by)
     return expires_ms
 
@@ -189,7 +196,10 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
     old_until = by.now_ms + overlap_ms
     old_until = old_until if row.expires_ms is None else min(old_until, row.expires_ms)
     expires = None if row.expires_ms is None else by.now_ms + row.expires_ms - row.created_ms
-    made = ApiKey(name, tuple(row.scopes.split()), row.org_id, cell_id=row.cell_id, source=row.source)
+    scopes = tuple(row.scopes.split())
+    made = ApiKey(
+        name, scopes, row.org_id, cell_id=row.cell_id, source=row.source, gives_micro=row.gives_micro
+    )  # fmt: skip
     values = {"key_sha256": row.key_sha256, "now_ms": by.now_ms, "expires_ms": old_until}
     SQL.run(connection, "supersede", values)
     if not _insert(connection, made, key, expires, by):
@@ -225,6 +235,7 @@ def _insert(connection: sa.Connection, made: ApiKey, key: str, expires_ms: int |
         "org_id": made.org_id,
         "cell_id": made.cell_id,
         "source": made.source,
+        "gives_micro": made.gives_micro,
         "created_ms": by.now_ms,
         "expires_ms": expires_ms,
         "actor": by.actor,
@@ -245,6 +256,7 @@ class KeyRow:
     org_id: str | None
     cell_id: str | None
     source: str | None
+    gives_micro: int
     state: Literal["good", "rotated", "expired", "ended"]
     created_ms: int
     expires_ms: int | None

@@ -1,9 +1,10 @@
-"""What counts once: forms of the console, and signed orders.
+"""What counts once: forms of the console, calls of programs, and signed orders.
 
 Guarantee: a form has a key of its own. Sent twice, by a double click, a reload or a lost answer, it is done once, and
 both get the same answer. The key is kept in the transaction that does it, for as long as it counts: LIFE_MS after the
 form was made, which its session does not outlive. The turn of what a deed was decided by is a row beside them, and is
-forgotten as they are. A signature is used up in the transaction that does what it orders.
+forgotten as they are. A call with an Idempotency-Key is kept as a form is, for a day at least; the same key with other
+content is refused. A signature is used up in the transaction that does what it orders.
 """
 
 from __future__ import annotations
@@ -80,8 +81,55 @@ def read(connection: sa.Connection, key: str, person: Person) -> Acted | None:
     return None if row is None or row.name != person.name else Acted(row.action, row.at_ms, row.answer, row.place)
 
 
+class OtherContent(Refused):
+    """A key that counts for another call already."""
+
+    code = "other_content"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A program's call that counts once. `actor`: whose key it came by; `given`: its Idempotency-Key; `content`: what
+    it asks for, in full."""
+
+    actor: str
+    given: str
+    action: str
+    content: str
+
+    @property
+    def key(self) -> str:
+        """Its place among the forms. Each program has keys of its own."""
+        return "call:" + _sha256(f"{self.actor}\n{self.given}")
+
+
+def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None:
+    """Take a call's key for this transaction; its answer, if the call was carried out before.
+
+    Errors: OtherContent for a key that another call was sent with.
+    """
+    SQL.run(connection, "forget", {"since_ms": now_ms - 2 * LIFE_MS})
+    values = {"key": call.key, "name": call.actor, "action": call.action, "now_ms": now_ms}
+    if SQL.run(connection, "claim", values).first() is not None:
+        return None
+    row = SQL.run(connection, "read", {"key": call.key}).one()
+    if row.action != call.action or row.place != _sha256(call.content):
+        said = f"another call was sent with the Idempotency-Key {call.given}: send this one with a key of its own"
+        raise OtherContent(said)
+    return str(row.answer)
+
+
+def keep_call(connection: sa.Connection, call: Call, answer: str) -> None:
+    """Keep its answer beside the key that was claimed."""
+    SQL.run(connection, "keep", {"key": call.key, "said": answer, "place": _sha256(call.content)})
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def use_once(connection: sa.Connection, signature: str, now_ms: int, *, fresh_ms: int) -> bool:
     """Whether this signature was not used before; it is remembered for twice as long as it could be fresh."""
     SQL.run(connection, "forget_signatures", {"now_ms": now_ms})
-    values = {"signature_sha256": hashlib.sha256(signature.encode()).hexdigest(), "expires_ms": now_ms + 2 * fresh_ms}
+    values = {"signature_sha256": _sha256(signature), "expires_ms": now_ms + 2 * fresh_ms}
     return SQL.run(connection, "use", values).first() is not None

@@ -6,8 +6,9 @@ changes nothing, so that whoever lost the answer gives it again. No wallet moves
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Annotated, Final
 
 import sqlalchemy as sa
 
@@ -18,11 +19,38 @@ from drawdown.ledger.reservations import Denied
 from drawdown.ledger.settlements import PPM, Reversal, Settlement, Supplier, Terms
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
+from drawdown.schema.declare import (
+    CREDITS,
+    FLAG,
+    ID,
+    LENGTH,
+    PERCENT,
+    Action,
+    Asked,
+    Fact,
+    Label,
+    New,
+    Size,
+    Undo,
+    Values,
+)
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import typed
-from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS
+from drawdown.schema.typed.parsing import lasting, show_credits, show_percent
+from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, in_credits
 from drawdown.worker.history.incarnation import require_whole
+from drawdown.worker.settlements.lists import (
+    Run,
+    SettlementRow,
+    account_of_supplier,
+    row_of,
+    show_settlement,
+    unpaid,
+)
+from drawdown.worker.settlements.lists import (
+    Supplier as SupplierId,
+)
 
 MAX_HOLD_MS: Final = 3_650 * DAY_MS
 """For how long a settlement is held at most: ten years."""
@@ -175,3 +203,276 @@ def _require_sane(terms: Terms) -> None:
             f"without claw-backs a settlement is held for {LATE_HORIZON_MS // DAY_MS} days at least, in which a run "
             "may still be corrected: give a longer --hold, or --clawbacks"
         )
+
+
+# As people and programs do it.
+
+
+@dataclass(frozen=True)
+class SupplierSet:
+    """A supplier's terms, and those before (null: it is new). `changed`: whether they differ."""
+
+    supplier: str
+    share_ppm: int
+    hold_ms: int
+    threshold_micro: int
+    takes_clawbacks: bool
+    was: Terms | None
+    changed: bool
+
+
+def _set(
+    connection: sa.Connection,
+    asked: Asked,
+    supplier: SupplierId,
+    *,
+    share_ppm: Annotated[int | None, PERCENT, "Its share of what a run is charged"] = None,
+    hold_ms: Annotated[int | None, LENGTH, "How long a settlement waits: 45d; 35d of a new one"] = None,
+    threshold_micro: Annotated[int | None, CREDITS, "A batch is of more than this; 100 of a new one"] = None,
+    clawbacks: Annotated[bool | None, FLAG, "Whether what was released may be taken back"] = None,
+    new: New = False,
+) -> SupplierSet:
+    change = Change(share_ppm, hold_ms, threshold_micro, clawbacks)
+    found, was = set_supplier(connection, supplier, change, asked.by, new=new)
+    terms = found.terms
+    changed = was is None or found.revision != was.revision
+    return SupplierSet(
+        supplier, terms.share_ppm, terms.hold_ms, terms.threshold_micro, terms.takes_clawbacks,
+        None if was is None else was.terms, changed,
+    )  # fmt: skip
+
+
+def _terms(done: SupplierSet) -> str:
+    more = f"a batch of more than {show_credits(done.threshold_micro)} credits"
+    terms = f"{show_percent(done.share_ppm)}, held for {lasting(done.hold_ms)}, {more}"
+    same = "" if done.changed else "nothing changes; "
+    return f"supplier {done.supplier}: {same}{terms}, claw-backs: {'yes' if done.takes_clawbacks else 'no'}"
+
+
+@dataclass(frozen=True)
+class SupplierFrozen:
+    """Whether nothing is released to a supplier now, and whether that was changed."""
+
+    supplier: str
+    is_frozen: bool
+    changed: bool
+
+
+def _freeze_supplier(
+    connection: sa.Connection, asked: Asked, supplier: SupplierId, *, undo: Undo = False
+) -> SupplierFrozen:
+    return SupplierFrozen(supplier, not undo, freeze_supplier(connection, supplier, asked.by, undo=undo))
+
+
+@dataclass(frozen=True)
+class SettlementFrozen(SettlementRow):
+    """A settlement as it stands now. `changed`: whether a freeze of it began or ended."""
+
+    is_frozen: bool
+    changed: bool
+
+
+def _freeze_one(connection: sa.Connection, asked: Asked, run: Run, *, undo: Undo = False) -> SettlementFrozen:
+    found, changed = freeze(connection, run, asked.by, undo=undo)
+    return SettlementFrozen(**vars(row_of(found)), is_frozen=not undo, changed=changed)
+
+
+def _frozen(what: str, is_frozen: bool, changed: bool) -> str:
+    return f"{what}: {'frozen' if is_frozen else 'not frozen'}{'' if changed else ' before; nothing changes'}"
+
+
+@dataclass(frozen=True)
+class SettlementReversed(SettlementRow):
+    """A settlement after a part of it was taken back under a key. `left`: what of it is not taken back."""
+
+    reversal: str
+    amount_micro: int
+    is_clawback: bool
+    left_micro: int
+    repeated: bool
+
+
+def _reverse(
+    connection: sa.Connection,
+    asked: Asked,
+    run: Run,
+    *,
+    amount_micro: Annotated[
+        int | None, CREDITS, "Of what its supplier is owed; all that is left without it", Label("Credits")
+    ] = None,
+) -> SettlementReversed:
+    done = reverse(connection, run, asked.key, amount_micro, asked.by)
+    made, found = done.reversal, done.settlement
+    return SettlementReversed(
+        **vars(row_of(found)), reversal=made.reversal, amount_micro=made.amount_micro, is_clawback=made.is_clawback,
+        left_micro=found.left_micro, repeated=done.repeated,
+    )  # fmt: skip
+
+
+def _taken_back(done: SettlementReversed) -> str:
+    how = "to be taken off the next batch" if done.is_clawback else "no longer owed"
+    left = "it was done before: nothing was added" if done.repeated else f"{show_credits(done.left_micro)} are left"
+    return f"{done.run}: {show_credits(done.amount_micro)} credits are {how}; {left}"
+
+
+@dataclass(frozen=True)
+class BatchMade(Payout):
+    """A batch. `made`: there is one now; `repeated`: it was made before; `unpaid`: what of it is for runs of wallets
+    that owe now."""
+
+    made: bool
+    repeated: bool
+    unpaid_micro: int
+
+
+def _batch(
+    connection: sa.Connection,
+    asked: Asked,
+    supplier: SupplierId,
+    *,
+    period: Annotated[str, ID, "The month, 2026-01; this month without it", Label("Month")] = "",
+    expect_micro: Annotated[
+        int | None, CREDITS, "Refuse any amount but this: the dry run's", Label("It comes to, credits")
+    ] = None,
+) -> BatchMade:
+    if expect_micro is None and not asked.dry_run:
+        raise UsageError("give --expect CREDITS, the amount that the dry run came to", at="expect")
+    made, repeated = batch(connection, supplier, period or payouts.period_of(asked.by.now_ms), asked.by, expect_micro)
+    return BatchMade(
+        **vars(made),
+        made=repeated or not asked.dry_run,
+        repeated=repeated,
+        unpaid_micro=unpaid(connection, made.payout),
+    )
+
+
+def _made(done: BatchMade) -> list[str]:
+    line = f"{done.payout}: {show_credits(done.total_micro)} credits, {show_credits(done.released_micro)} released"
+    line += f" and {show_credits(-done.carried_micro)} clawed back" if done.carried_micro else ""
+    line += f", {done.lines:,} lines"
+    if done.repeated:
+        line += "; it was made before: nothing changes"
+    file = f"`drawdown settlement export {typed(done.payout)}` is its file"
+    if not done.made:
+        file = f"--expect {in_credits(done.total_micro)} makes it"
+    if not done.unpaid_micro:
+        return [line, file]
+    owed = (
+        f"{show_credits(done.unpaid_micro)} credits of it are for runs of wallets that owe now: they are not paid yet"
+    )
+    return [line, file, f"{owed}. `drawdown settlement freeze` holds one back"]
+
+
+def _facts_of_supplier(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    found = account_of_supplier(connection, values["supplier"], asked.by.now_ms)
+    return [
+        Fact("Released to it", "frozen" if found.is_frozen else "open"),
+        Fact("Eligible", show_credits(found.sums.eligible_micro)),
+        Fact("Frozen", show_credits(found.sums.frozen_micro)),
+        Fact("On hold", show_credits(found.sums.hold_micro), fixed=False),
+        Fact("Released", show_credits(found.sums.released_micro)),
+        Fact("To be clawed back", show_credits(found.sums.carried_micro)),
+    ]
+
+
+def _facts_of_terms(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    found = settlements.read_supplier(connection, values["supplier"])
+    if found is None:
+        return [Fact("Terms", "none yet")]
+    terms = found.terms
+    return [
+        Fact("Share", show_percent(terms.share_ppm)),
+        Fact("Held for", lasting(terms.hold_ms)),
+        Fact("A batch is above", show_credits(terms.threshold_micro)),
+        Fact("Claw-backs", "yes" if terms.takes_clawbacks else "no"),
+    ]
+
+
+def _facts_of_settlement(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    found, _, freezes = show_settlement(connection, values["run"], asked.by.now_ms, 100)
+    frozen = any(one.ended_ms is None for one in freezes)
+    return [
+        Fact("State", found.state),
+        Fact("Frozen", "yes" if frozen else "no"),
+        Fact("Owed", show_credits(found.owed_micro)),
+        Fact("Clawed back", show_credits(found.clawed_back_micro)),
+    ]
+
+
+def _size_of_reversal(connection: sa.Connection, asked: Asked, values: Values) -> Size:
+    """As much is taken from a supplier as is said, or as is left."""
+    amount: int | None = values["amount_micro"]
+    if amount is None:
+        amount = show_settlement(connection, values["run"], asked.by.now_ms, 1)[0].left_micro
+    return Size(taken_micro=amount)
+
+
+def _size_of_batch(connection: sa.Connection, asked: Asked, values: Values) -> Size:
+    """What is handed over is as much as what is given."""
+    found = account_of_supplier(connection, values["supplier"], asked.by.now_ms)
+    return Size(micro=max(found.sums.eligible_micro - found.sums.carried_micro, 0))
+
+
+SCOPE: Final = "settlements:write"
+ACTIONS: Final = (
+    Action(
+        "supplier set",
+        "Set a supplier's terms",
+        "Change a supplier's terms, or with --new make one. They are those of runs that end from now on.",
+        _set,
+        _terms,
+        path="/v1/suppliers/{supplier}",
+        scope=SCOPE,
+        role="admin",
+        facts=_facts_of_terms,
+        place="/console/settlements?supplier={supplier}",
+    ),
+    Action(
+        "supplier freeze",
+        "Freeze a supplier",
+        "Release nothing to a supplier until it is undone. Runs that name it go on, and are settled.",
+        _freeze_supplier,
+        lambda done: _frozen(f"supplier {done.supplier}", done.is_frozen, done.changed),
+        path="/v1/suppliers/{supplier}/freeze",
+        scope=SCOPE,
+        facts=_facts_of_supplier,
+        place="/console/settlements?supplier={supplier}",
+    ),
+    Action(
+        "settlement freeze",
+        "Freeze a settlement",
+        "Keep one settlement from being released until it is undone.",
+        _freeze_one,
+        lambda done: f"{_frozen(done.run, done.is_frozen, done.changed)}; its state is {done.state}",
+        path="/v1/settlements/{run}/freeze",
+        scope=SCOPE,
+        facts=_facts_of_settlement,
+        place="/console/settlement?key={run}",
+    ),
+    Action(
+        "settlement reverse",
+        "Take back a settlement",
+        "Take back what a supplier is owed for a run. After its release the next batch is less by it. The customer is "
+        "given nothing back by this: `drawdown ledger grant` does that.",
+        _reverse,
+        _taken_back,
+        path="/v1/settlements/{run}/reverse",
+        scope=SCOPE,
+        facts=_facts_of_settlement,
+        size=_size_of_reversal,
+        place="/console/settlement?key={run}",
+        keyed=True,
+    ),
+    Action(
+        "settlement batch",
+        "Release a batch",
+        "Release what a supplier is owed and is eligible: one batch a month, above its threshold. Pays nothing.",
+        _batch,
+        _made,
+        path="/v1/suppliers/{supplier}/batch",
+        scope=SCOPE,
+        facts=_facts_of_supplier,
+        size=_size_of_batch,
+        place="/console/settlements?supplier={supplier}",
+    ),
+)

@@ -12,19 +12,23 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, get_args
+from typing import Annotated, Any, Final, get_args
 
 import sqlalchemy as sa
 
 from drawdown.ledger import payouts, settlements
 from drawdown.ledger.payouts import Payout, above_micro, period_of
+from drawdown.ledger.reservations import Denied
 from drawdown.ledger.settlements import Freeze, Reversal, Settlement, Standing, settlement_of
 from drawdown.schema import ids
+from drawdown.schema.declare import ID, ORG, Column, Listing, Look, Page, Showing
+from drawdown.schema.errors import UnknownId
 from drawdown.schema.sql import queries
 from drawdown.schema.text import no_formula
+from drawdown.schema.typed.parsing import lasting, show_credits, show_percent
 from drawdown.schema.units import MICRO
 
 SQL = queries(__file__)
@@ -311,3 +315,197 @@ def _csv_line(texts: Sequence[str]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerow(texts)
     return out.getvalue()
+
+
+@dataclass(frozen=True)
+class SettlementRow:
+    """What a supplier is owed for one run. `net`: its share of what the run was charged (`gross`); `owed`: less what
+    was `reversed` before its release."""
+
+    run: str
+    org_id: str
+    project: str | None
+    supplier: str
+    state: Standing
+    gross_micro: int
+    share_ppm: int
+    net_micro: int
+    owed_micro: int
+    reversed_micro: int
+    clawed_back_micro: int
+    settled_ms: int
+    hold_until_ms: int
+    payout: str | None
+
+
+@dataclass(frozen=True)
+class ReversalRow:
+    """A part that is not owed after all. `is_clawback`: it had been released before."""
+
+    reversal: str
+    amount_micro: int
+    is_clawback: bool
+    at_ms: int
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FreezeRow:
+    """Since when nothing is released, of this settlement or (`whole`) of its supplier."""
+
+    whole: bool
+    from_ms: int
+    actor: str
+    reason: str
+    ended_ms: int | None
+    ended_by: str | None
+    ended_reason: str | None
+
+
+@dataclass(frozen=True)
+class ShownSettlement(SettlementRow):
+    """A settlement, what was taken back of it, and when it or its supplier was frozen."""
+
+    reversals: list[ReversalRow]
+    freezes: list[FreezeRow]
+
+
+@dataclass
+class SupplierRow(Sums):
+    """A supplier at its newest terms, and what it is owed. `net` is hold, eligible, frozen, released and reversed
+    together; `carried`: what of claw-backs no batch has taken off yet; `unsettled`: drawn by its runs that expired and
+    that nobody settled."""
+
+    supplier: str = ""
+    share_ppm: int = 0
+    hold_ms: int = 0
+    threshold_micro: int = 0
+    takes_clawbacks: bool = True
+    is_frozen: bool = False
+
+
+Supplier = Annotated[str, ID, "The supplier's id"]
+Run = Annotated[str, ID, "The key of the run that it is for"]
+OfSupplier = Annotated[str, ID, "Of this supplier alone"]
+
+
+def row_of(found: Settlement) -> SettlementRow:
+    """A settlement as people and programs see it."""
+    kept = {one.name: getattr(found, one.name) for one in fields(SettlementRow) if one.name != "run"}
+    return SettlementRow(run=found.reservation, **kept)
+
+
+def _settlements(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    supplier: OfSupplier = "",
+    state: Annotated[list[Standing] | None, "In this state"] = None,
+    org_id: Annotated[str | None, ORG, "Of runs of this organisation alone"] = None,
+    project: Annotated[str, ID, "Of runs of this project alone"] = "",
+) -> Page[SettlementRow]:
+    if look.only is not None and (supplier or project):
+        # Whether there is such a supplier, or another's project, is not for this key to know.
+        said = f"suppliers and projects are of all organisations, and this key is bound to {look.only}: use another key"
+        raise Denied("foreign_org", said)
+    chosen = SettlementFilter(tuple(state or get_args(Standing)), supplier, org_id or "", project)
+    found, following = page(connection, chosen, look.now_ms, look.after, look.most)
+    return Page([row_of(one) for one in found], following)
+
+
+def _settlement(connection: sa.Connection, look: Look, run: Run) -> ShownSettlement:
+    if look.only is not None:  # a key that is bound learns nothing of others' runs, nor whether there are any
+        there = settlements.read(connection, run, look.now_ms)
+        if there is None or there.org_id != look.only:
+            raise UnknownId(f"{look.only} has no settlement of this run", ids.SETTLEMENT.noun)
+    found, reversals, freezes = show_settlement(connection, run, look.now_ms, look.most)
+    taken = [ReversalRow(one.reversal, one.amount_micro, one.is_clawback, one.at_ms, one.actor, one.reason)
+             for one in reversals]  # fmt: skip
+    frozen = [FreezeRow(one.reservation is None, one.from_ms, one.actor, one.reason, one.ended_ms, one.ended_by,
+                        one.ended_reason) for one in freezes]  # fmt: skip
+    return ShownSettlement(**vars(row_of(found)), reversals=taken, freezes=frozen)
+
+
+def _suppliers(connection: sa.Connection, look: Look) -> Page[SupplierRow]:
+    found = list_suppliers(connection, look.now_ms, look.most)
+    return Page([
+        SupplierRow(
+            **vars(one.sums), supplier=one.supplier, share_ppm=one.share_ppm, hold_ms=one.hold_ms,
+            threshold_micro=one.threshold_micro, takes_clawbacks=one.takes_clawbacks, is_frozen=one.is_frozen,
+        )
+        for one in found
+    ])  # fmt: skip
+
+
+def _batches(connection: sa.Connection, look: Look, *, supplier: OfSupplier = "") -> Page[Payout]:
+    return Page(list_batches(connection, supplier, look.most))
+
+
+def _clawed(micro: int) -> str:
+    """What a batch takes off."""
+    return show_credits(-micro)
+
+
+SCOPE: Final = "settlements:read"
+LISTS: Final = (
+    Listing(
+        "settlement list",
+        "Settlements",
+        "List settlements, the newest first.",
+        _settlements,
+        ("run", "supplier", "state", Column("gross_micro", "#charged"), Column("share_ppm", "#share", show_percent),
+         "owed_micro", "clawed_back_micro", Column("hold_until_ms", "held until")),
+        holds="settlements",
+        path="/v1/settlements",
+        scope=SCOPE,
+        most=50,
+        paged=True,
+    ),
+    Showing(
+        "settlement show",
+        "Settlement",
+        "Show one settlement: what its supplier is owed, what was taken back, when it was frozen.",
+        _settlement,
+        path="/v1/settlements/{run}",
+        scope=SCOPE,
+        open=True,
+        parts={
+            "reversals": (
+                "Reversed",
+                (Column("at_ms", "at"), "amount_micro", Column("is_clawback", "claw-back"), "actor", "reason",
+                 Column("reversal", "key")),
+            ),
+            "freezes": (
+                "Frozen",
+                (Column("whole", "all of its supplier"), Column("from_ms", "from"), "actor", "reason",
+                 Column("ended_ms", "until"), "ended_by", Column("ended_reason", "why")),
+            ),
+        },
+    ),
+    Listing(
+        "supplier list",
+        "Suppliers",
+        "List suppliers: terms, and what each is owed, was paid and gave back, in credits. Hold, eligible, frozen, "
+        "released and reversed add up to net.",
+        _suppliers,
+        ("supplier", Column("share_ppm", "#share", show_percent), Column("hold_ms", "held for", lasting),
+         Column("is_frozen", "all frozen"), *(one.name for one in fields(Sums))),
+        holds="suppliers",
+        path="/v1/suppliers",
+        scope=SCOPE,
+        most=50,
+    ),
+    Listing(
+        "settlement batches",
+        "Batches",
+        "List the batches, the newest first.",
+        _batches,
+        (Column("payout", "batch"), "released_micro", Column("carried_micro", "#clawed back", _clawed), "total_micro",
+         Column("lines", "#lines"), Column("at_ms", "at"), Column("actor", "by")),
+        holds="payouts",
+        path="/v1/payouts",
+        scope=SCOPE,
+        most=50,
+    ),
+)  # fmt: skip

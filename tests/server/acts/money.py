@@ -119,14 +119,8 @@ def owes(home: Home) -> None:
         _do(home, lambda c, key=key: executions.settle(c, key, Cost(2 * MICRO), home.fleet.by))  # type: ignore[misc]
 
 
-def _freezes(home: Home) -> None:
-    owes(home)
-    _do(home, lambda c: settlements.freeze(c, "render-1", home.fleet.by))
-
-
-def _freezes_all(home: Home) -> None:
-    owes(home)
-    _do(home, lambda c: settlements.freeze_supplier(c, "pixel", home.fleet.by))
+def _somebody_sets(home: Home) -> None:
+    _do(home, lambda c: settlements.set_supplier(c, "pixel", Change(share_ppm=1), home.fleet.by))
 
 
 def _somebody_reverses(home: Home) -> None:
@@ -191,10 +185,9 @@ EXAMPLES: Final = {
         prepare=in_doubt,
     ),
     "settlement-freeze": Example({"run": "render-1"}, {"run": "render-11"}, _somebody_reverses, prepare=owes),
-    "settlement-unfreeze": Example({"run": "render-1"}, {"run": "render-11"}, _somebody_reverses, prepare=_freezes),
     "supplier-freeze": Example({"supplier": "pixel"}, {"supplier": "pixle"}, _somebody_reverses, prepare=owes),
-    "supplier-unfreeze": Example(
-        {"supplier": "pixel"}, {"supplier": "pixle"}, _somebody_reverses, prepare=_freezes_all
+    "supplier-set": Example(
+        {"supplier": "pixel", "share": "40"}, {"supplier": "pixle", "share": "101"}, _somebody_sets, prepare=owes
     ),
     "settlement-reverse": Example(
         {"run": "render-1", "amount": "0.5"}, {"run": "render-11", "amount": "9"}, _somebody_reverses, prepare=owes

@@ -30,7 +30,6 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "push-retry": "/console/pushes?state=rejected",
     "settlement-batch": "/console/settlements",
     "settlement-freeze": "/console/settlement?key=render-1",
-    "supplier-unfreeze": "/console/settlements",
     "tier-end": "/console/billing?id=acme",
     "topup-arm": "/console/billing?id=acme",
     "topup-shadow": "/console/billing?id=acme",

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.database import Transact
+from drawdown.schema.declare import Fact, WrongField
 from drawdown.schema.errors import UsageError
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, WrongField
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Table
 from drawdown.server.console.screens.money import cells

@@ -9,15 +9,17 @@ from typing import Final, get_args
 
 import sqlalchemy as sa
 
-from drawdown.ledger.payouts import Payout, period_of
+from drawdown.ledger.payouts import Payout
 from drawdown.ledger.settlements import Freeze, Reversal, Settlement, Standing
 from drawdown.schema import ids
 from drawdown.schema.audit import require_org
-from drawdown.schema.typed.parsing import show_credits, show_percent, type_credits
+from drawdown.schema.declare import YES, Fact
+from drawdown.schema.typed.parsing import show_percent
 from drawdown.schema.units import show_difference
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
+from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
@@ -30,9 +32,7 @@ from drawdown.worker.settlements.lists import (
     NextBatch,
     SettlementFilter,
     Sums,
-    account_of_supplier,
     show_settlement,
-    unpaid,
 )
 
 PATH: Final = "/console/settlements"
@@ -68,7 +68,12 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     following = url(PATH, **query, after=after) if after else ""
     options = [word for name, value in query.items() if value for word in (f"--{name}", value)]
     tables = [
-        _suppliers(suppliers, settlements.next_batches(connection, suppliers, ask.now_ms), bool(state or chosen.org)),
+        _suppliers(
+            suppliers,
+            settlements.next_batches(connection, suppliers, ask.now_ms),
+            bool(state or chosen.org),
+            ask.person.may("admin"),
+        ),
         settlements_table(
             found,
             cells.command("settlement", "list", *options),
@@ -118,13 +123,13 @@ def _first(found: Sequence[Account]) -> str:
     return f"of the first {MOST_SUPPLIERS} suppliers by name" if len(found) == MOST_SUPPLIERS else ""
 
 
-def _suppliers(found: Sequence[Account], batches: Mapping[str, NextBatch], beside: bool) -> Table:
-    """`beside`: the page is of fewer settlements than the table."""
+def _suppliers(found: Sequence[Account], batches: Mapping[str, NextBatch], beside: bool, may_change: bool) -> Table:
+    """`beside`: the page is of fewer settlements than the table; `may_change`: its reader may change terms."""
     rows = [
         (
             cells.supplier(one.supplier),
             _standing(one),
-            Cell(show_percent(one.share_ppm), "number", narrow=False),
+            Cell(show_percent(one.share_ppm), "number", narrow=False, links=_terms(one) if may_change else ()),
             cells.credits(one.sums.hold_micro),
             Cell(figures.credits(one.sums.eligible_micro), "number", links=_release(one, batches[one.supplier])),
             cells.credits(one.sums.frozen_micro, narrow=False),
@@ -145,9 +150,13 @@ def _suppliers(found: Sequence[Account], batches: Mapping[str, NextBatch], besid
 
 def _standing(one: Account) -> Cell:
     if one.is_frozen:
-        links = (act("Unfreeze", "supplier-unfreeze", supplier=one.supplier),)
+        links = (act("Unfreeze", "supplier-freeze", supplier=one.supplier, undo=YES),)
         return Cell("frozen", "state", "warn", links=links)
     return Cell("open", links=(act("Freeze", "supplier-freeze", supplier=one.supplier),))
+
+
+def _terms(one: Account) -> tuple[Link, ...]:
+    return (act("Change", "supplier-set", supplier=one.supplier),)
 
 
 def _release(one: Account, batch: NextBatch) -> tuple[Link, ...]:
@@ -221,7 +230,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def _acts(found: Settlement, freezes: list[Freeze]) -> list[Link]:
     key = found.reservation
     if any(one.reservation and one.ended_ms is None for one in freezes):
-        freeze = [act("Unfreeze", "settlement-unfreeze", run=key)]
+        freeze = [act("Unfreeze", "settlement-freeze", run=key, undo=YES)]
     else:
         freeze = [act("Freeze", "settlement-freeze", run=key)] if found.payout is None else []
     may_take = found.left_micro > 0 and not found.is_final
@@ -268,137 +277,6 @@ def _freezes(found: list[Freeze], command: str) -> Table:
     return Table("Frozen", heads, rows, "It was never frozen.", command)
 
 
-SUPPLIER: Final = Field("supplier", "Supplier")
-RUN: Final = Field("run", "Run", hint="The key of the run that the settlement is for.")
-
-
-def _supplier(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    found = account_of_supplier(connection, doing.text("supplier"), doing.by.now_ms)
-    return [
-        Fact("Released to it", "frozen" if found.is_frozen else "open"),
-        Fact("Eligible", figures.exact(found.sums.eligible_micro)),
-        Fact("Frozen", figures.exact(found.sums.frozen_micro)),
-        Fact("On hold", figures.exact(found.sums.hold_micro), fixed=False),
-        Fact("Released", figures.exact(found.sums.released_micro)),
-        Fact("To be clawed back", figures.exact(found.sums.carried_micro)),
-    ]
-
-
-def _settlement(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    found, _, freezes = show_settlement(connection, doing.text("run"), doing.by.now_ms, 100)
-    frozen = any(one.ended_ms is None for one in freezes)
-    return [
-        Fact("State", found.state),
-        Fact("Frozen", "yes" if frozen else "no"),
-        Fact("Owed", figures.exact(found.owed_micro)),
-        Fact("Clawed back", figures.exact(found.clawed_back_micro)),
-    ]
-
-
-def _freezing(undo: bool) -> tuple[Action, Action]:
-    """Of one settlement, and of all of a supplier."""
-    verb, said = ("unfreeze", "not frozen any more") if undo else ("freeze", "frozen")
-    option = ["--undo"] if undo else []
-
-    def one(connection: sa.Connection, doing: Doing) -> Done:
-        found, changed = settlement_actions.freeze(connection, doing.text("run"), doing.by, undo=undo)
-        before = "" if changed else " before; nothing changes"
-        return Done(f"{doing.text('run')}: {said}{before}; its state is {found.state}")
-
-    def whole(connection: sa.Connection, doing: Doing) -> Done:
-        changed = settlement_actions.freeze_supplier(connection, doing.text("supplier"), doing.by, undo=undo)
-        return Done(f"{doing.text('supplier')}: {said}{'' if changed else ' before; nothing changes'}")
-
-    what = "It goes into a batch again." if undo else "Nothing of it is released until it is undone."
-    return (
-        Action(
-            f"settlement-{verb}", f"{verb.capitalize()} a settlement", (RUN,), one, _settlement,
-            lambda doing: ["settlement", "freeze", doing.text("run"), *option],
-            lambda doing: url("/console/settlement", key=doing.text("run")), what,
-        ),
-        Action(
-            f"supplier-{verb}", f"{verb.capitalize()} a supplier", (SUPPLIER,), whole, _supplier,
-            lambda doing: ["supplier", "freeze", doing.text("supplier"), *option],
-            lambda doing: url("/console/settlements", supplier=doing.text("supplier")), what,
-        ),
-    )  # fmt: skip
-
-
-def _reverse(connection: sa.Connection, doing: Doing) -> Done:
-    done = settlement_actions.reverse(connection, doing.text("run"), doing.key, doing.credits("amount"), doing.by)
-    how = "to be taken off the next batch" if done.reversal.is_clawback else "no longer owed"
-    left = show_credits(done.settlement.left_micro)
-    return Done(f"{doing.text('run')}: {show_credits(done.reversal.amount_micro)} credits are {how}; {left} are left")
-
-
-def _taken(connection: sa.Connection, doing: Doing) -> Size:
-    """As much is taken from a supplier as is said, or as is left."""
-    amount = doing.credits("amount")
-    if amount is None:
-        amount = show_settlement(connection, doing.text("run"), doing.by.now_ms, 1)[0].left_micro
-    return Size(taken_micro=amount)
-
-
-def _reverse_command(doing: Doing) -> list[str]:
-    amount = doing.credits("amount")
-    some = [] if amount is None else ["--amount", type_credits(amount)]
-    return ["settlement", "reverse", doing.text("run"), *some, "--key", doing.key]
-
-
-REVERSE: Final = Action(
-    "settlement-reverse",
-    "Take back a settlement",
-    (RUN, Field("amount", "Credits", "credits", "All that is left where it is empty.", optional=True)),
-    _reverse,
-    _settlement,
-    _reverse_command,
-    lambda doing: url("/console/settlement", key=doing.text("run")),
-    "What its supplier is owed for the run is less by it. The customer is given nothing back by this.",
-    size=_taken,
-)
-
-
-def _batch(connection: sa.Connection, doing: Doing) -> Done:
-    made, repeated = settlement_actions.batch(
-        connection, doing.text("supplier"), _period(doing), doing.by, doing.credits("expect")
-    )
-    owed = unpaid(connection, made.payout)
-    text = f"{made.payout}: {show_credits(made.total_micro)} credits to be paid, {made.lines:,} lines"
-    text += f"; {show_credits(owed)} of it are for runs of wallets that owe by now" if owed else ""
-    return Done(text + ("; it was made before: nothing changes" if repeated else ""))
-
-
-def _period(doing: Doing) -> str:
-    return doing.text("period") or period_of(doing.by.now_ms)
-
-
-def _batch_command(doing: Doing) -> list[str]:
-    expect = type_credits(doing.credits("expect") or 0)
-    return ["settlement", "batch", doing.text("supplier"), "--period", _period(doing), "--expect", expect]
-
-
-def _of_batch(_connection: sa.Connection, doing: Doing) -> Size:
-    """What is handed over is as much as what is given."""
-    return Size(micro=max(doing.credits("expect") or 0, 0))
-
-
-BATCH: Final = Action(
-    "settlement-batch",
-    "Release a batch",
-    (
-        SUPPLIER,
-        Field("period", "Month", hint="2026-01; this month where it is empty.", optional=True),
-        Field("expect", "It comes to, credits", "credits", "What is eligible, less what is to be clawed back."),
-    ),
-    _batch,
-    _supplier,
-    _batch_command,
-    lambda doing: url("/console/settlements", supplier=doing.text("supplier")),
-    "What is eligible now is released, once a month, above the supplier's threshold. Nothing is paid here.",
-    size=_of_batch,
-)
-
-
 def _acknowledge(connection: sa.Connection, doing: Doing) -> Done:
     org = doing.text("org")
     require_org(connection, org)
@@ -425,4 +303,4 @@ ACKNOWLEDGE: Final = Action(
     lambda _doing: "/console/reconcile",
     "Somebody has seen to what was told of its balances. Nothing is compared, and nothing corrected.",
 )
-ACTIONS: Final = (*_freezing(False), *_freezing(True), REVERSE, BATCH, ACKNOWLEDGE)
+ACTIONS: Final = (*(form_of(one) for one in settlement_actions.ACTIONS), ACKNOWLEDGE)

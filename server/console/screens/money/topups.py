@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.currencies import show_money
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size, WrongField, evidence_of
+from drawdown.schema.declare import Fact, Size, WrongField
+from drawdown.server.console.action import Action, Doing, Done, Field, evidence_of
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, shown

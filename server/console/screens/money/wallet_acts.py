@@ -12,9 +12,10 @@ from drawdown.ledger.accounts import has_wallet
 from drawdown.ledger.allocation import Kind
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.schema import ids
+from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.ids import is_clean
 from drawdown.schema.typed.parsing import parse_window, show_credits, show_time, type_credits
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size, WrongField
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import MAX_KEY_CHARS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url

@@ -10,9 +10,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.declare import Fact
 from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, size_of
+from drawdown.server.console.action import Action, Doing, Done, Field, size_of
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown

@@ -8,8 +8,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.declare import Fact, WrongField
 from drawdown.schema.errors import UsageError
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, WrongField
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
 from drawdown.schema.database import Transact
+from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.typed.parsing import show_time
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size, WrongField
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures

@@ -13,10 +13,11 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema import ids
 from drawdown.schema.database import Transact
+from drawdown.schema.declare import Fact, WrongField
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, WrongField
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, act, shown

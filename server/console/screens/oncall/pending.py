@@ -12,11 +12,12 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import require_org
+from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size, WrongField
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown

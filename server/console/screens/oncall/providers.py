@@ -12,9 +12,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
+from drawdown.schema.declare import Fact
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown

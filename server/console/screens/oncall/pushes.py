@@ -15,20 +15,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
+from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
-from drawdown.server.console.action import (
-    Action,
-    Doing,
-    Done,
-    Fact,
-    Field,
-    Look,
-    Size,
-    WrongField,
-    evidence_of,
-    size_of,
-)
+from drawdown.server.console.action import Action, Doing, Done, Field, Look, evidence_of, size_of
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures

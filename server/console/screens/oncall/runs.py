@@ -12,10 +12,11 @@ import sqlalchemy as sa
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.reservations import Reservation
 from drawdown.providers.protocol import HOUR_MS
+from drawdown.schema.declare import Fact, Size
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_credits, type_credits
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures

@@ -12,9 +12,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import HOUR_MS
+from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size, WrongField, size_of
+from drawdown.server.console.action import Action, Doing, Done, Field, size_of
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures

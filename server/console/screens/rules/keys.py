@@ -11,11 +11,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.declare import Fact, WrongField
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import parse_length
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, WrongField
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Shown, Table, act, shown

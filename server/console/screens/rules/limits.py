@@ -17,9 +17,10 @@ import sqlalchemy as sa
 
 from drawdown.guard.decide import Reach
 from drawdown.guard.periods import PERIODS, Period
+from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field, Size, WrongField
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, act, shown

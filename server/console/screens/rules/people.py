@@ -9,9 +9,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.declare import Fact
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import type_credits
-from drawdown.server.console.action import Action, Doing, Done, Fact, Field
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, act, shown

@@ -1,0 +1,192 @@
+"""The commands of what is declared: one of each action, list and showing (`schema.declare`).
+
+Guarantee: a command takes what its declaration takes, and its JSON is the answer that HTTP gives. Each action has a dry
+run, which is the action itself in a transaction that is undone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from keyword import iskeyword
+from typing import Annotated, Any, Final
+
+import sqlalchemy as sa
+import typer
+from rich.table import Table
+
+from drawdown.cli.app import App, new_key
+from drawdown.cli.options import Actor, DryRun, PageSize, Reason
+from drawdown.cli.rendering import facts, show, shown, table
+from drawdown.cli.streams import require_shown
+from drawdown.schema.declare import (
+    FLAG,
+    Action,
+    Asked,
+    Column,
+    Declared,
+    Fact,
+    Listing,
+    Look,
+    Param,
+    Showing,
+    answer_of,
+    changes,
+    of_texts,
+)
+from drawdown.schema.errors import AnswerLost
+
+Key = Annotated[
+    str | None, typer.Option(help="Makes a repetition harmless, e.g. a ticket", show_default="one of its own")
+]
+After = Annotated[str, typer.Option(help="Go on after the last row of a page: `next` of its answer")]
+_NOT: Final = f"{'-' * 2}no-"
+CONTEXT: Final = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+
+
+def of_noun(noun: str, *declared: Declared) -> typer.Typer:
+    """The commands of a noun among these, each by the rest of its words."""
+    commands = typer.Typer()
+    for one in declared:
+        if one.name.startswith(f"{noun} "):
+            commands.command(one.name.removeprefix(f"{noun} "))(_command(one))
+    return commands
+
+
+def _command(one: Declared) -> Callable[..., None]:
+    """A function that Typer reads: its parameters are those of the declaration, and those that all have."""
+    own = [_taken(param) for param in one.params]
+    match one:
+        case Action():
+            more = [*([_option("key", Key, None)] if one.keyed else []), _option("dry_run", DryRun, False)]
+            more += [_option("actor", Actor, None), _option("reason", Reason, "not given")]
+        case Listing():
+            more = [*([_option("after", After, "")] if one.paged else []), _option("most", PageSize, one.most)]
+        case Showing():
+            more = [_option("most", PageSize, one.most)] if one.parts else []
+
+    def command(context: typer.Context, **given: Any) -> None:
+        match one:
+            case Action():
+                run(context.obj, one, given)
+            case Listing():
+                list_(context.obj, one, given)
+            case Showing():
+                show_(context.obj, one, given)
+
+    taken = sorted([*own, *more], key=lambda each: each.default is not inspect.Parameter.empty)
+    command.__signature__ = inspect.Signature([CONTEXT, *taken])  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in (CONTEXT, *taken)}
+    command.__name__, command.__doc__ = one.name.split()[-1], one.help
+    return command
+
+
+def _option(name: str, annotation: object, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation, default=default)
+
+
+def _taken(param: Param) -> inspect.Parameter:
+    """As Typer knows it. What is not a flag is taken as a text, and read by its kind."""
+    metavar = "|".join(param.choices) or param.metavar
+    if param.is_argument:
+        info: Any = typer.Argument(metavar=param.metavar, help=param.says)
+    elif param.kind is FLAG and param.default is None:
+        info = typer.Option(f"{param.option}/{_NOT}{param.option[2:]}", help=param.says)
+    elif param.kind is FLAG:
+        info = typer.Option(param.option, help=param.says)
+    else:
+        info = typer.Option(param.option, metavar=metavar, help=f"{param.says}{'; may be repeated' * param.many}")
+    kind: Any = bool if param.kind is FLAG else list[str] if param.many else str
+    default = param.default
+    if default is None and not param.required:
+        kind = kind | None
+    elif param.required:
+        default = inspect.Parameter.empty
+    elif param.kind is not FLAG:
+        default = [param.kind.write(each) for each in default] if param.many else param.kind.write(default)  # type: ignore[attr-defined]
+    return _option(_name(param), Annotated[kind, info], default)
+
+
+def _name(param: Param) -> str:
+    """As Typer knows it."""
+    return f"{param.word}_" if iskeyword(param.word) else param.word
+
+
+def _given(params: Sequence[Param], given: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
+    """The values that were typed, by the parameters' names. Errors: WrongField."""
+    return of_texts(params, {one.name: given[_name(one)] for one in params}, now_ms, lambda param: param.option)
+
+
+def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
+    """Do it, or show what it would do."""
+    by, dry_run = app.by(given["actor"], given["reason"]), given["dry_run"]
+    values = _given(action.params, given, by.now_ms)
+    asked = Asked(by, given.get("key") or new_key(), secrets.token_urlsafe(32), dry_run=dry_run)
+
+    def work(connection: sa.Connection) -> tuple[Any, Sequence[Fact], Sequence[Fact]]:
+        before = action.facts(connection, asked, values) if dry_run else ()
+        done = action.do(connection, asked, **values)
+        return done, before, action.facts(connection, asked, values) if dry_run else ()
+
+    try:
+        done, before, after = app.write(work, rollback=dry_run)
+    except AnswerLost as error:
+        if action.lost is not None:
+            raise AnswerLost(error.why, action.lost(values)) from error
+        if action.keyed:
+            raise AnswerLost(error.why, f"give it again with --key {asked.key}, and it counts once") from error
+        raise
+    lines: list[str | Table] = list(action.sentences(done))
+    answer = answer_of(done)
+    if dry_run:
+        lines += [*_facts(before, after), "nothing was changed: without --dry-run it is done"]
+        answer |= {"dry_run": True, "facts": changes(before, after)}
+    if not action.secret or dry_run:
+        show(app, answer, lines)
+        return
+    show(app, answer, [*lines, f"shown this once: {getattr(done, action.secret)}"])
+    require_shown(action.lost(values) if action.lost is not None else "it was done, and could not be shown")
+
+
+def _facts(before: Sequence[Fact], after: Sequence[Fact]) -> list[Table]:
+    rows = [(one["name"], one["before"], one["after"]) for one in changes(before, after)]
+    return [table("", ("", "now", "then"), rows)] if rows else []
+
+
+def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
+    """Show a page of a list."""
+    now = app.clock.now_ms()
+    values = _given(listing.params, given, now)
+    look = Look(now, given.get("after", ""), given["most"])
+    page = app.read(lambda connection: listing.read(connection, look, **values))
+    more = [] if page.next is None else [f"there are more: --after {page.next}"]
+    result = {listing.holds: [answer_of(row) for row in page.rows], "next": page.next}
+    show(app, result, [_table(listing.title, listing.heads, page.rows), *more])
+
+
+def show_(app: App, showing: Showing[Any], given: Mapping[str, Any]) -> None:
+    """Show one thing."""
+    now = app.clock.now_ms()
+    values = _given(showing.params, given, now)
+    found = app.read(
+        lambda connection: showing.read(connection, Look(now, most=given.get("most", showing.most)), **values)
+    )
+    plain = {
+        one.name: getattr(found, one.name)
+        for one in fields(found)
+        if one.name not in showing.parts and not is_dataclass(getattr(found, one.name))
+    }
+    parts = [_table(title, columns, getattr(found, name)) for name, (title, columns) in showing.parts.items()]
+    show(app, answer_of(found), [table(showing.title, ("", ""), facts(plain)), *parts])
+
+
+def _table(title: str, columns: Sequence[Column | str], rows: Sequence[object]) -> Table:
+    heads = [Column(one) if isinstance(one, str) else one for one in columns]
+    titles = [f"#{one.title}" if one.name.endswith("_micro") and not one.head else one.title for one in heads]
+    return table(title, titles, [[_cell(one, getattr(row, one.name)) for one in heads] for row in rows])
+
+
+def _cell(column: Column, value: object) -> object:
+    return shown(column.name, value) if column.show is None else column.show(value)

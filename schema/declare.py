@@ -1,0 +1,524 @@
+"""What people and programs may do and see, declared once, beside its logic.
+
+An `Action` changes something, a `Listing` shows rows, a `Showing` shows one thing. The command line makes a command of
+each, HTTP an operation, and the console a form of an action: the parameters are those of the function itself, by its
+annotations. A parameter before the `*` is an argument of the command and stands in the path; one behind it is an option
+and stands in the body or in the query.
+
+A parameter's name carries its unit, as an answer's field does: `hold_ms`, `share_ppm`, `amount_micro`. People type it
+without (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs send milliseconds and parts per million by the whole
+name; an amount they send in credits, by the name without `_micro`.
+
+Guarantee: a value has one meaning and one check, whichever way it came. Pure: time and randomness are passed in.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import By
+from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean, is_clean_id
+from drawdown.schema.typed.parsing import (
+    parse_ahead,
+    parse_credits,
+    parse_length,
+    parse_percent,
+    parse_time,
+    parse_window,
+    show_percent,
+    show_time,
+    type_credits,
+)
+from drawdown.schema.units import SECOND_MS, in_credits
+
+R = TypeVar("R")
+
+MAX_KEY_CHARS: Final = 700
+"""Of a key that is made of three ids of any length, and of what stands between them."""
+MAX_NUMBER: Final = 10**15
+"""Of a whole number that says nothing else of itself."""
+
+
+class WrongField(UsageError):
+    """A value that cannot be taken. `field`: the name of the one that is, as a program sends it."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message, at=name)
+        self.field = name
+
+
+@dataclass(frozen=True)
+class Fact:
+    """How something stands that an action changes, before it and after it. `fixed`: whether a change of it by somebody
+    else, between the dry run and the deed, is a reason to look again. A change that time alone makes is none."""
+
+    name: str
+    value: str
+    fixed: bool = True
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much an action does: how many rows it changes, and how much credit it gives or takes, in micro-credits.
+    `micro` also counts usage whose charge it corrects or waives. `unbounded`: nobody can know how much it gives; an
+    admin alone may do it."""
+
+    rows: int = 1
+    micro: int = 0
+    taken_micro: int = 0
+    unbounded: bool = False
+
+
+ONE: Final = Size()
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a program's key may hand on to another key: its scopes, its organisation, its limit of credit. A person may
+    hand on anything (`None`)."""
+
+    scopes: frozenset[str]
+    org_id: str | None
+    gives_micro: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who asks for an action, when and why. `key`: makes a repetition harmless; `secret`: 43 new random characters, for
+    an action that hands one out; `reach`: of a program; `dry_run`: it is undone."""
+
+    by: By
+    key: str = ""
+    secret: str = field(default="", repr=False)
+    reach: Reach | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Look:
+    """The moment of a look, behind which row its page begins, and how many rows it has at most. `only`: the one
+    organisation that a bound key may see; what is declared `open` sees to it itself."""
+
+    now_ms: int
+    after: str = ""
+    most: int = 100
+    only: str | None = None
+
+
+@dataclass(frozen=True)
+class Page(Generic[R]):
+    """Rows of a list. `next`: what to give as `after` for the next page; None: this is the last."""
+
+    rows: Sequence[R]
+    next: str | None = None
+
+
+# How a value is given.
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How people type a value, and how it is written so that it is read again. `read`: of a text, the name that people
+    know the value by, and the moment. `ending`: what of a parameter's name people leave out."""
+
+    name: str
+    metavar: str
+    read: Callable[[str, str, int], Any]
+    write: Callable[[Any], str]
+    ending: str = ""
+    least: int = 0
+    most: int = MAX_NUMBER
+    example: object = "acme"
+
+
+def _id(text: str, name: str, _now_ms: int) -> str:
+    if not is_clean_id(text):
+        raise UsageError(f"{name}: 1 to 200 characters, none of them control characters")
+    return text
+
+
+def _key(text: str, name: str, _now_ms: int) -> str:
+    if not (text and is_clean(text) and len(text) <= MAX_KEY_CHARS):
+        raise UsageError(f"{name}: 1 to {MAX_KEY_CHARS} characters, none of them control characters")
+    return text
+
+
+def _credits(text: str, name: str, _now_ms: int) -> int:
+    try:
+        return parse_credits(text)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def _percent(text: str, name: str, _now_ms: int) -> int:
+    try:
+        return parse_percent(text)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def whole(least: int = 0, most: int = MAX_NUMBER, example: int = 10) -> Kind:
+    """A whole number from `least` to `most`."""
+
+    def read(text: str, name: str, _now_ms: int) -> int:
+        found = int(text) if re.fullmatch(r"[+-]?[0-9]{1,19}", text) and text.isascii() else None
+        if found is None or not least <= found <= most:
+            raise UsageError(f"{name}: a whole number from {least:,} to {most:,}, in digits alone")
+        return found
+
+    return Kind("number", "NUMBER", read, str, least=least, most=most, example=example)
+
+
+def _length(ms: int) -> str:
+    return f"{ms // SECOND_MS}s"
+
+
+YES: Final = "yes"
+NO: Final = "no"
+ORG: Final = Kind("org", "ORG", _id, str, "_id")
+"""An organisation: a key that is bound to one may name no other."""
+ID: Final = Kind("id", "ID", _id, str, "_id")
+KEY: Final = Kind("key", "KEY", _key, str, example="grant:ticket-7")
+"""An id that is made of several."""
+CREDITS: Final = Kind("credits", "CREDITS", _credits, type_credits, "_micro", example=1.5)
+TIME: Final = Kind("time", "TIME", parse_time, show_time, "_ms", example=1_767_225_600_000)
+AHEAD: Final = Kind("time", "TIME", parse_ahead, show_time, "_ms", example=1_798_761_600_000)
+"""A moment to come."""
+WINDOW: Final = Kind("window", "TIME", parse_window, show_time, "_ms", example=1_767_225_600_000)
+"""The boundary of a window."""
+LENGTH: Final = Kind("length", "TIME", lambda text, name, _now_ms: parse_length(text, name), _length, "_ms", example=0)
+PERCENT: Final = Kind(
+    "percent", "PERCENT", _percent, lambda ppm: show_percent(ppm).removesuffix(" %"), "_ppm", example=700_000
+)
+WHOLE: Final = whole()
+FLAG: Final = Kind("flag", "", lambda text, _name, _now_ms: text == YES, lambda flag: YES if flag else NO, example=True)
+CHOICE: Final = Kind("choice", "CHOICE", lambda text, _name, _now_ms: text, str)
+OrgId = Annotated[str, ORG, "The organisation's id"]
+New = Annotated[bool, FLAG, "Also one of which nothing is known here yet"]
+Undo = Annotated[bool, FLAG, "Take it back"]
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a form calls a parameter, where its name alone does not say it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Param:
+    """A value that an action or a list takes. `says`: one line of help. `many`: several values."""
+
+    name: str
+    kind: Kind
+    says: str
+    label: str
+    required: bool
+    default: object
+    is_argument: bool
+    many: bool = False
+    choices: tuple[str, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """Its name for people: without the unit."""
+        return self.name.removesuffix(self.kind.ending).strip("_")
+
+    @property
+    def option(self) -> str:
+        """As it is typed."""
+        return self.metavar if self.is_argument else f"--{self.word.replace('_', '-')}"
+
+    @property
+    def metavar(self) -> str:
+        return self.word.upper() if self.is_argument else self.kind.metavar
+
+    @property
+    def field(self) -> str:
+        """Its name for programs: with the unit, but for an amount, which they send in credits."""
+        return self.word if self.kind is CREDITS else self.name.strip("_")
+
+    def of_text(self, text: str, now_ms: int, name: str = "") -> Any:
+        """Errors: WrongField."""
+        said = name or self.label
+        if self.choices and text not in self.choices:
+            raise WrongField(self.field, f"{said}: there is {', '.join(self.choices)}")
+        try:
+            return self.kind.read(text, said, now_ms)
+        except UsageError as error:
+            raise WrongField(self.field, str(error)) from None
+
+
+def params_of(function: Callable[..., object]) -> tuple[Param, ...]:
+    """What a function takes behind the connection and who asks, by its annotations."""
+    hints = get_type_hints(function, include_extras=True)
+    taken = list(inspect.signature(function).parameters.values())[2:]
+    return tuple(_param(one, hints[one.name]) for one in taken)
+
+
+def _param(given: inspect.Parameter, hint: Any) -> Param:
+    optional, many = False, False
+    says: list[object] = []
+    while True:
+        of = get_origin(hint)
+        if of is Annotated:
+            hint, *more = get_args(hint)
+            says = [*more, *says]
+        elif of in (Union, UnionType):
+            (hint,) = (one for one in get_args(hint) if one is not NoneType)
+            optional = True
+        elif of is list:
+            (hint,), many = get_args(hint), True
+        else:
+            break
+    choices = tuple(str(one) for one in get_args(hint)) if of is Literal else ()
+    kind = next((one for one in says if isinstance(one, Kind)), CHOICE if choices else None)
+    if kind is None:
+        raise TypeError(f"{given.name}: its annotation names no kind of value")
+    text = next((one for one in reversed(says) if isinstance(one, str)), "")
+    label = next((one.text for one in says if isinstance(one, Label)), "")
+    has_default = given.default is not inspect.Parameter.empty
+    word = given.name.removesuffix(kind.ending).strip("_").replace("_", " ")
+    return Param(
+        given.name,
+        kind,
+        text,
+        label or word.capitalize(),
+        not has_default and not optional,
+        given.default if has_default else None,
+        given.kind is not inspect.Parameter.KEYWORD_ONLY,
+        many,
+        choices,
+    )
+
+
+def by_label(param: Param) -> str:
+    """As a form calls it."""
+    return param.label
+
+
+def of_texts(
+    params: Sequence[Param], given: Mapping[str, Any], now_ms: int, named: Callable[[Param], str] = by_label
+) -> dict[str, Any]:
+    """The values of texts, by the parameters' names; one that is empty or is not given has its default. A flag comes as
+    it is, or as `yes`; `many` as a list, or one a line. Errors: WrongField."""
+    found: dict[str, Any] = {}
+    for param in params:
+        text = given.get(param.name)
+        if param.many:
+            lines = text.splitlines() if isinstance(text, str) else list(text or ())
+            texts = [line.strip() for line in lines if line.strip()]
+            values = list(dict.fromkeys(param.of_text(one, now_ms, named(param)) for one in texts))
+            found[param.name] = values if values or param.default is None else param.default
+        elif isinstance(text, bool):
+            found[param.name] = text
+        elif text is None or not text.strip():
+            if param.required:
+                raise WrongField(param.field, f"{named(param)}: this is needed")
+            found[param.name] = param.default
+        else:
+            found[param.name] = param.of_text(text.strip(), now_ms, named(param))
+        if param.required and param.many and not found[param.name]:
+            raise WrongField(param.field, f"{named(param)}: this is needed")
+    return found
+
+
+Values = Mapping[str, Any]
+"""An action's values, by its parameters' names."""
+
+
+def no_facts(_connection: sa.Connection, _asked: Asked, _values: Values) -> Sequence[Fact]:
+    """Nothing beside the sentence of the answer."""
+    return ()
+
+
+def one(_connection: sa.Connection, _asked: Asked, _values: Values) -> Size:
+    """Most change one thing, and give nothing."""
+    return ONE
+
+
+@dataclass(frozen=True, eq=False)
+class Action(Generic[R]):
+    """Something that people and programs may do.
+
+    `name`: the command's words. `help`: what it does, in one sentence. `do`: the deed, in one transaction, of the
+    connection, who asks, and the parameters; its result is a dataclass, which is the answer of `--json` and of HTTP.
+    `says`: the same in sentences. `path`: of the operation, a POST. `scope`: what a key needs. `role`: what a person of
+    the console needs. `facts`: how things stand that it changes. `size`: how much it does. `place`: the page where the
+    form leads to, with parameters in braces; empty: the console has no form of its own making for it. `keyed`: whether
+    `asked.key` makes a repetition harmless, so that people may choose it. `secret`: the field of the result that is
+    shown once; `lost`: what to do if the answer with it is lost."""
+
+    name: str
+    title: str
+    help: str
+    do: Callable[..., R]
+    says: Callable[[R], str | Sequence[str]]
+    path: str
+    scope: str
+    role: Literal["operator", "admin"] = "operator"
+    facts: Callable[[sa.Connection, Asked, Values], Sequence[Fact]] = no_facts
+    size: Callable[[sa.Connection, Asked, Values], Size] = one
+    place: str = ""
+    keyed: bool = False
+    secret: str = ""
+    lost: Callable[[Values], str] | None = None
+
+    @cached_property
+    def params(self) -> tuple[Param, ...]:
+        return params_of(self.do)
+
+    @cached_property
+    def result(self) -> type[R]:
+        """What `do` returns."""
+        found: type[R] = get_type_hints(self.do)["return"]
+        return found
+
+    @property
+    def slug(self) -> str:
+        """Its name in an address."""
+        return self.name.replace(" ", "-")
+
+    def sentences(self, result: R) -> list[str]:
+        """What it did."""
+        said = self.says(result)
+        return [said] if isinstance(said, str) else list(said)
+
+    def command(self, values: Values, key: str = "") -> list[str]:
+        """The command line that does the same, without `drawdown` and the reason."""
+        words, options = self.name.split(), []
+        for param in self.params:
+            value = values.get(param.name, param.default)
+            if param.is_argument:
+                words.append(param.kind.write(value))
+            elif param.kind is FLAG:
+                options += [param.option] if value else []
+            elif param.many:
+                options += [word for each in value or () for word in (param.option, param.kind.write(each))]
+            elif value is not None and value != param.default:
+                options += [param.option, param.kind.write(value)]
+        return [*words, *options, *(["--key", key] if self.keyed and key else [])]
+
+    def place_of(self, values: Values) -> str:
+        """Errors: KeyError for a value that is not there."""
+        kinds = {param.name: param.kind for param in self.params}
+        return re.sub(r"\{(\w+)\}", lambda found: quote(kinds[found[1]].write(values[found[1]]), safe=""), self.place)
+
+
+def changes(before: Sequence[Fact], after: Sequence[Fact]) -> list[dict[str, str]]:
+    """How things stand, and would stand."""
+    stood, stands = ({fact.name: fact.value for fact in each} for each in (before, after))
+    return [
+        {"name": name, "before": stood.get(name, ""), "after": stands.get(name, "")}
+        for name in dict.fromkeys([*stood, *stands])
+    ]
+
+
+# What is shown.
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: the field of a row, and its head, where `#` says that numbers stand there. `show`: what
+    people are shown of it."""
+
+    name: str
+    head: str = ""
+    show: Callable[[Any], object] | None = None
+
+    @property
+    def title(self) -> str:
+        return self.head or self.name.removesuffix("_ms").removesuffix("_micro").replace("_", " ")
+
+
+@dataclass(frozen=True, eq=False)
+class Listing(Generic[R]):
+    """Rows that people and programs may see.
+
+    `read`: of the connection, a `Look` and the filters; its page's rows are of one dataclass. `holds`: what the answer
+    calls them. `columns`: of the table that people see. `most`: rows of a page, where nobody says so. `paged`: whether
+    `next` leads to more rows. `open`: whether a key that is bound to an organisation may see it, though no parameter
+    names one: it is the same for all, or `read` shows what is that organisation's (`Look.only`)."""
+
+    name: str
+    title: str
+    help: str
+    read: Callable[..., Page[R]]
+    columns: Sequence[Column | str]
+    holds: str
+    path: str
+    scope: str
+    most: int = 100
+    paged: bool = False
+    open: bool = False
+
+    @cached_property
+    def params(self) -> tuple[Param, ...]:
+        return params_of(self.read)
+
+    @cached_property
+    def row(self) -> type[R]:
+        found: type[R] = get_args(get_type_hints(self.read)["return"])[0]
+        return found
+
+    @property
+    def heads(self) -> list[Column]:
+        return [Column(one) if isinstance(one, str) else one for one in self.columns]
+
+
+@dataclass(frozen=True, eq=False)
+class Showing(Generic[R]):
+    """One thing that people and programs may see. `read`: of the connection, a `Look` and what names it; its result is
+    a dataclass. `parts`: tables of those fields that are lists of dataclasses, with their titles and columns. `open`:
+    as of a list."""
+
+    name: str
+    title: str
+    help: str
+    read: Callable[..., R]
+    path: str
+    scope: str
+    parts: Mapping[str, tuple[str, Sequence[Column | str]]] = field(default_factory=dict)
+    most: int = 100
+    open: bool = False
+
+    @cached_property
+    def params(self) -> tuple[Param, ...]:
+        return params_of(self.read)
+
+    @cached_property
+    def result(self) -> type[R]:
+        found: type[R] = get_type_hints(self.read)["return"]
+        return found
+
+
+Declared = Action[Any] | Listing[Any] | Showing[Any]
+
+CREDIT_END: Final = "_micro"
+
+
+def answer_of(value: Any) -> Any:
+    """A result as JSON holds it: the fields of a dataclass by their names, an amount in credits beside its
+    micro-credits. The same for `--json` and for HTTP."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return answer_of({one.name: getattr(value, one.name) for one in fields(value)})
+    if isinstance(value, Mapping):
+        found: dict[str, Any] = {}
+        for name, each in value.items():
+            if name.endswith(CREDIT_END) and (each is None or type(each) is int):
+                found[name.removesuffix(CREDIT_END)] = None if each is None else in_credits(each)
+            found[name] = answer_of(each)
+        return found
+    if isinstance(value, list | tuple | set | frozenset):
+        return [answer_of(each) for each in value]
+    return value

@@ -1,0 +1,408 @@
+"""The operations of what is declared: one of each action, list and showing (`schema.declare`).
+
+Guarantee: an operation takes what its declaration takes, and refuses any other field by its name. An action is done in
+one transaction, once for each Idempotency-Key; its dry run is the action itself, undone. A key that is bound to an
+organisation names no other, and is refused what names none. A key gives no more credit at once than it may.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from inspect import cleandoc
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, NewType, Union, get_args, get_origin, get_type_hints
+
+import sqlalchemy as sa
+from fastapi import APIRouter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from drawdown.schema.declare import (
+    CREDIT_END,
+    ORG,
+    Action,
+    Asked,
+    Declared,
+    Fact,
+    Kind,
+    Listing,
+    Look,
+    Param,
+    Reach,
+    Showing,
+    Values,
+    answer_of,
+    changes,
+)
+from drawdown.schema.ids import is_clean
+from drawdown.schema.units import DAY_MS, WINDOW_MS, as_credits
+from drawdown.server.api.described import IDEMPOTENCY_KEY, named_examples, operation
+from drawdown.server.api.models import MOST_ROWS, After, Credits, EpochMs, Id, Why
+from drawdown.server.api.programs import Answer, Programs, Said, clean_id
+from drawdown.server.http.errors import ApiError, bad_value
+from drawdown.worker.access import once
+from drawdown.worker.access.keys import ApiKey
+
+MOST_VALUES: Final = 1_000
+"""Of one parameter that takes several."""
+MAX_LENGTH_MS: Final = 3_650 * DAY_MS
+"""Of a length of time: ten years."""
+KNOWN: Final = (401, 403, 404, 409, 422, 429, 500, 503)
+
+
+def _clean(text: str) -> str:
+    if not is_clean(text):
+        raise ValueError("none of its characters is a control character")
+    return text
+
+
+def _window(at_ms: int) -> int:
+    if at_ms % WINDOW_MS:
+        raise ValueError(f"it lies on a window boundary, a multiple of {WINDOW_MS}")
+    return at_ms
+
+
+TYPES: Final[Mapping[str, Any]] = {
+    "org": Id,
+    "id": Id,
+    "key": Annotated[str, Field(min_length=1, max_length=700), AfterValidator(_clean)],
+    "credits": Credits,
+    "time": EpochMs,
+    "window": Annotated[EpochMs, AfterValidator(_window)],
+    "length": Annotated[int, Field(ge=0, le=MAX_LENGTH_MS)],
+    "percent": Annotated[int, Field(ge=0, le=1_000_000)],
+    "flag": bool,
+    "text": Why,
+}
+"""What JSON holds of each kind of value."""
+
+
+class FactAnswer(BaseModel):
+    """How something stands, and would stand after it."""
+
+    name: str
+    before: str
+    after: str
+
+
+class Operations:
+    """The routes of declarations."""
+
+    def __init__(self, programs: Programs, declared: Sequence[Declared]) -> None:
+        self._programs, self._declared = programs, declared
+
+    def routes(self) -> APIRouter:
+        router = APIRouter(default_response_class=JSONResponse)
+        for one in sorted(self._declared, key=lambda each: -each.path.count("/")):  # an id may hold a slash
+            self._add(router, one)
+        return router
+
+    def _add(self, router: APIRouter, one: Declared) -> None:
+        in_path = [param for param in one.params if f"{{{param.field}}}" in one.path]
+        path = one.path
+        for param in in_path:
+            path = path.replace(f"{{{param.field}}}", f"{{{param.field}:id}}")
+        headers = [_in_path(param) for param in in_path]
+        rest = tuple(param for param in one.params if param not in in_path)
+        endpoint: Callable[[Request], Awaitable[JSONResponse]]
+        match one:
+            case Action():
+                endpoint, method = self._acting(one, rest, in_path), "POST"
+                said = operation(
+                    answer_model(one.result, one.name), *KNOWN, 400, 413, 415, body=order_model(one, rest),
+                    headers=[*headers, _IDEMPOTENCY], scope=one.scope,
+                )  # fmt: skip
+            case Listing():
+                endpoint, method = self._listing(one, rest, in_path), "GET"
+                said = operation(
+                    page_model(one), *KNOWN, query=query_model(one, rest), headers=headers, scope=one.scope
+                )
+            case Showing():
+                endpoint, method = self._showing(one, rest, in_path), "GET"
+                answer = row_model(one.result)
+                said = operation(answer, *KNOWN, query=query_model(one, rest), headers=headers, scope=one.scope)
+        name = one.name.replace(" ", "_").replace("-", "_")
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=[method],
+            operation_id=name,
+            name=name,
+            summary=one.title,
+            description=one.help,
+            **said,
+        )
+
+    def _listing(self, one: Listing[Any], rest: Sequence[Param], in_path: Sequence[Param]) -> Callable[..., Any]:
+        async def answer(request: Request) -> JSONResponse:
+            def work(connection: sa.Connection, query: BaseModel, said: Said) -> Answer:
+                values = _values(said, one.params, _given(request, in_path) | _fields(query, rest), open_=one.open)
+                given = query.model_dump(include={"after", "most"})
+                page = one.read(
+                    connection, Look(said.now_ms, given.get("after", ""), given["most"], said.key.org_id), **values
+                )
+                return {one.holds: [answer_of(row) for row in page.rows], "next": page.next}
+
+            return await self._programs.ask(request, one.scope, query_model(one, tuple(rest)), work)
+
+        return answer
+
+    def _showing(self, one: Showing[Any], rest: Sequence[Param], in_path: Sequence[Param]) -> Callable[..., Any]:
+        async def answer(request: Request) -> JSONResponse:
+            def work(connection: sa.Connection, query: BaseModel, said: Said) -> Answer:
+                values = _values(said, one.params, _given(request, in_path) | _fields(query, rest), open_=one.open)
+                most = query.model_dump(include={"most"}).get("most", one.most)
+                found: Answer = answer_of(
+                    one.read(connection, Look(said.now_ms, most=most, only=said.key.org_id), **values)
+                )
+                return found
+
+            return await self._programs.ask(request, one.scope, query_model(one, tuple(rest)), work)
+
+        return answer
+
+    def _acting(self, one: Action[Any], rest: Sequence[Param], in_path: Sequence[Param]) -> Callable[..., Any]:
+        async def answer(request: Request) -> JSONResponse:
+            def do(order: Any, said: Said) -> Awaitable[Answer]:
+                given = idempotency_key(request)
+                values = _given(request, in_path) | _fields(order, rest)
+
+                def work(connection: sa.Connection) -> Answer:
+                    now = self._programs.said(said.key, connection)
+                    content = json.dumps([values, order.reason], sort_keys=True, default=str)
+                    call = None if given is None else once.Call(now.key.actor, given, one.name, content)
+                    return carry_out(connection, one, now, values, order, call)
+
+                return self._programs.threads.write(work, rollback=order.dry_run, always=True)
+
+            return await self._programs.act_by(request, one.scope, order_model(one, tuple(rest)), do)
+
+        return answer
+
+
+def carry_out(
+    connection: sa.Connection, action: Action[Any], said: Said, given: Values, order: Any, call: once.Call | None
+) -> Answer:
+    """Do it, unless this call was carried out before: then its answer, without what is shown once.
+
+    Errors: ApiError 403 for what this key may not; those of the action."""
+    values = _values(said, action.params, given)
+    if call is not None and not order.dry_run:
+        before = once.claim_call(connection, call, said.now_ms)
+        if before is not None:
+            found: dict[str, object] = json.loads(before)
+            return found
+    key = call.given if call is not None else secrets.token_urlsafe(16)
+    asked = Asked(said.by(order.reason), key, secrets.token_urlsafe(32), reach_of(said.key), order.dry_run)
+    _require_size(connection, action, asked, values, said.key)
+    stood: Sequence[Fact] = action.facts(connection, asked, values) if order.dry_run else ()
+    answer: dict[str, object] = answer_of(action.do(connection, asked, **values))
+    if order.dry_run:
+        stands = action.facts(connection, asked, values)
+        return {**answer, "dry_run": True, "facts": changes(stood, stands)}
+    if call is not None:
+        once.keep_call(
+            connection, call, json.dumps({name: each for name, each in answer.items() if name != action.secret})
+        )
+    return answer
+
+
+def reach_of(key: ApiKey) -> Reach:
+    """What a key may hand on."""
+    return Reach(frozenset(key.scopes), key.org_id, key.gives_micro)
+
+
+def _require_size(connection: sa.Connection, action: Action[Any], asked: Asked, values: Values, key: ApiKey) -> None:
+    """Errors: ApiError 403 for more credit than this key may give at once."""
+    size = action.size(connection, asked, values)
+    if size.unbounded:
+        raise ApiError(
+            403, "grant_limit", f"{action.title}: nothing bounds the credit that this gives. A person does it"
+        )
+    if size.micro > key.gives_micro:
+        most, this = as_credits(key.gives_micro), as_credits(size.micro)
+        said = f"{key.name} may give {most} credits at once, and this is {this}: use a key that may give more"
+        raise ApiError(403, "grant_limit", said)
+
+
+def idempotency_key(request: Request) -> str | None:
+    """Errors: ApiError 400 for what can be none."""
+    given = request.headers.getlist("idempotency-key")
+    if not given:
+        return None
+    if len(given) > 1 or not 1 <= len(given[0]) <= 200 or not (given[0].isascii() and given[0].isprintable()):
+        raise ApiError(400, "bad_request", "send one Idempotency-Key of 1 to 200 printable ASCII characters, or none")
+    return given[0]
+
+
+def _given(request: Request, params: Sequence[Param]) -> dict[str, Any]:
+    """The values that stand in the path. Errors: WrongField."""
+    return {param.name: param.of_text(clean_id(request.path_params[param.field], param.label), 0) for param in params}
+
+
+def _fields(model: BaseModel, params: Sequence[Param]) -> dict[str, Any]:
+    """The values of a body or a query, by the parameters' names."""
+    found = {param.name: getattr(model, param.field) for param in params}
+    return {param.name: found[param.name] or param.default if param.many else found[param.name] for param in params}
+
+
+def _values(said: Said, params: Sequence[Param], given: Values, *, open_: bool = False) -> dict[str, Any]:
+    """What is asked for; an organisation that a bound key left out is its own. Errors: ApiError 403, 422."""
+    values = dict(given)
+    named = [param for param in params if param.kind is ORG]
+    if said.key.org_id is not None and not named and not open_:
+        text = f"this is of all organisations, and this key is bound to {said.key.org_id}: use another key"
+        raise ApiError(403, "foreign_org", text)
+    for param in named:
+        if param.many:
+            for one in values[param.name] or ():
+                said.require_org(one)
+        elif values[param.name] is not None or said.key.org_id is not None:
+            values[param.name] = said.require_org(values[param.name])
+        elif param.required:
+            raise bad_value(param.field, f"{param.field}: name the organisation, for this key is bound to none")
+    return values
+
+
+# How it is described.
+
+
+def _type(param: Param) -> Any:
+    kind: Any = Literal[param.choices] if param.choices else _of_kind(param.kind)
+    return Annotated[list[kind], Field(max_length=MOST_VALUES)] if param.many else kind
+
+
+def _of_kind(kind: Kind) -> Any:
+    return Annotated[int, Field(ge=kind.least, le=kind.most)] if kind.name == "number" else TYPES[kind.name]
+
+
+_IDEMPOTENCY: Final = {**IDEMPOTENCY_KEY, "description": "The same key again is answered as it was the first time."}
+
+
+def _in_path(param: Param) -> dict[str, object]:
+    return {
+        "name": param.field, "in": "path", "required": True, "schema": {"type": "string"}, "description": param.says,
+        "example": example_of(param),
+    }  # fmt: skip
+
+
+def example_of(param: Param) -> Any:
+    """A value that can be taken."""
+    value = param.choices[0] if param.choices else named_examples().get(param.field, param.kind.example)
+    return [value] if param.many and not isinstance(value, list) else value
+
+
+def _camel(name: str) -> str:
+    return "".join(word.capitalize() for word in name.replace("-", " ").split())
+
+
+def _taken(params: Sequence[Param]) -> dict[str, Any]:
+    """For pydantic: the type and the default of each."""
+    found: dict[str, Any] = {}
+    for param in params:
+        needed = param.required and param.kind is not ORG
+        default = ... if needed else _several(param) if param.many else param.default
+        kind = _type(param) if default is not None else _type(param) | None
+        about = Field(default, description=param.says)
+        found[param.field] = (kind, about)
+    return found
+
+
+def _several(param: Param) -> list[Any]:
+    default: Any = param.default or ()
+    return list(default)
+
+
+@cache
+def order_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseModel]:
+    """The body of an action."""
+    example: dict[str, Any] = {param.field: example_of(param) for param in params if param.required}
+    example |= {"reason": "ticket 7", "dry_run": True}
+    config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [example]})
+    more: dict[str, Any] = {"reason": (Why, "not given"), "dry_run": (bool, False)}
+    made: type[BaseModel] = create_model(
+        f"{_camel(action.name)}Order",
+        __config__=config,
+        __doc__=f"As `drawdown {action.name}`.",
+        **_taken(params),
+        **more,
+    )
+    return made
+
+
+@cache
+def query_model(one: Listing[Any] | Showing[Any], params: tuple[Param, ...]) -> type[BaseModel]:
+    """The query of a list, or of a showing that has lists."""
+    more: dict[str, Any] = {}
+    if isinstance(one, Listing) or one.parts:
+        more["most"] = (Annotated[int, Field(ge=1, le=MOST_ROWS)], one.most)
+    if isinstance(one, Listing) and one.paged:
+        more["after"] = (After, "")
+    made: type[BaseModel] = create_model(
+        f"{_camel(one.name)}Query", __config__=ConfigDict(extra="forbid"), **_taken(params), **more
+    )
+    return made
+
+
+@cache
+def page_model(listing: Listing[Any]) -> type[BaseModel]:
+    """A page of a list."""
+    rows: Any = list[row_model(listing.row)]  # type: ignore[misc]
+    given: dict[str, Any] = {listing.holds: (rows, ...), "next": (str | None, ...)}
+    made: type[BaseModel] = create_model(f"{_camel(listing.name)}Answer", __doc__=listing.help, **given)
+    return made
+
+
+def answer_model(result: type[Any], name: str) -> type[BaseModel]:
+    """What an action answers; `facts` of a dry run alone."""
+    more: dict[str, Any] = {"dry_run": (bool, False), "facts": (list[FactAnswer], [])}
+    made: type[BaseModel] = create_model(f"{_camel(name)}Answer", __doc__=_doc(result), **_of_row(result), **more)
+    return made
+
+
+def row_model(row: Any) -> type[BaseModel]:
+    """A dataclass as an answer holds it (`answer_of`)."""
+    return _made(row)
+
+
+@cache
+def _made(row: Any) -> type[BaseModel]:
+    made: type[BaseModel] = create_model(row.__name__, __doc__=_doc(row), **_of_row(row))
+    return made
+
+
+def _doc(row: type[Any]) -> str:
+    return cleandoc(row.__doc__ or "")
+
+
+def _of_row(row: type[Any]) -> dict[str, Any]:
+    hints, found = get_type_hints(row), {}
+    for one in fields(row):
+        found[one.name] = (_json(hints[one.name]), ...)
+        if one.name.endswith(CREDIT_END):
+            is_optional = type(None) in get_args(hints[one.name])
+            found[one.name.removesuffix(CREDIT_END)] = (float | None if is_optional else float, ...)
+    return found
+
+
+def _json(hint: Any) -> Any:
+    """The type of a field, as JSON has it."""
+    if isinstance(hint, NewType):
+        return _json(hint.__supertype__)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return row_model(hint)
+    of = get_origin(hint)
+    if of in (Union, UnionType):
+        return Union[tuple(_json(each) for each in get_args(hint))]  # noqa: UP007
+    if of is Literal:
+        return hint
+    if of is not None and issubclass(of, Mapping):
+        return dict[str, _json(get_args(hint)[1])]  # type: ignore[misc]
+    if of is not None and issubclass(of, list | tuple | set | frozenset | Sequence):
+        return list[_json(get_args(hint)[0])]  # type: ignore[misc]
+    return hint

@@ -1,0 +1,82 @@
+"""The forms of what is declared: one of each action (`schema.declare`).
+
+Guarantee: a form asks for what the action takes, and the command beside it does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from drawdown.schema import declare
+from drawdown.schema.declare import FLAG, NO, YES, Asked, Fact, Param, Size, WrongField, of_texts
+from drawdown.server.console.action import Action, Doing, Done, Field
+
+
+def form_of(action: declare.Action[Any]) -> Action:
+    """The console's form of a declared action; its fields have the names that people type."""
+
+    words = {one.field: one.word for one in action.params}
+
+    def values(doing: Doing) -> dict[str, Any]:
+        given = {one.name: doing.values.get(one.word, "") for one in action.params}
+        try:
+            return of_texts(action.params, given, doing.by.now_ms)
+        except WrongField as error:
+            raise WrongField(words[error.field], str(error)) from None
+
+    def do(connection: sa.Connection, doing: Doing) -> Done:
+        done = action.do(connection, _asked(doing), **values(doing))
+        return Done(". ".join(action.sentences(done)), getattr(done, action.secret) if action.secret else "")
+
+    def look(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+        return action.facts(connection, _asked(doing), values(doing))
+
+    def size(connection: sa.Connection, doing: Doing) -> Size:
+        return action.size(connection, _asked(doing), values(doing))
+
+    lost = action.lost
+    return Action(
+        action.slug,
+        action.title,
+        tuple(_field(one) for one in action.params),
+        do,
+        look,
+        lambda doing: action.command(values(doing), doing.key),
+        lambda doing: action.place_of(values(doing)),
+        action.help,
+        role=action.role,
+        size=size,
+        lost=None if lost is None else lambda doing: lost(values(doing)),
+    )
+
+
+def _asked(doing: Doing) -> Asked:
+    return Asked(doing.by, doing.key, doing.secret)
+
+
+def _field(param: Param) -> Field:
+    kinds = {"credits": "credits", "number": "number", "time": "time", "window": "time"}
+    choices = [(one, one.replace("_", " ")) for one in param.choices]
+    if param.kind is FLAG:
+        choices = (
+            [(NO, "no"), (YES, "yes")] if param.default is not None else [("", "as it is"), (YES, "yes"), (NO, "no")]
+        )
+    elif choices and (param.default is None or param.default not in param.choices):
+        choices = [("", "choose one" if param.required else "as it is"), *choices]
+    elif choices:
+        choices.sort(key=lambda one: one[0] != param.default)
+    hint = f"{param.says}." if param.says else ""
+    if param.default not in (None, "", False, ()) and not choices:
+        hint += f" {param.kind.write(param.default)} where it is left empty."
+    return Field(
+        param.word,
+        param.label,
+        "choice" if choices else kinds.get(param.kind.name, "text"),
+        hint.strip(),
+        choices,
+        optional=not param.required,
+        many=param.many,
+    )

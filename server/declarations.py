@@ -1,0 +1,16 @@
+"""All that is declared in the rooms: HTTP has an operation for each, and the console a form for each action."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from drawdown.schema.declare import Action, Declared
+from drawdown.worker.settlements import actions as settlement_actions
+from drawdown.worker.settlements import lists as settlement_lists
+
+DECLARED: Final[tuple[Declared, ...]] = (
+    *settlement_actions.ACTIONS,
+    *settlement_lists.LISTS,
+)
+ACTIONS: Final = {one.name: one for one in DECLARED if isinstance(one, Action)}
+"""By their names."""

@@ -1,0 +1,240 @@
+"""What is declared, through all three faces: the same values are taken, the same refused, and each is done once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from drawdown.cli.main import run
+from drawdown.schema.audit import By
+from drawdown.schema.database import read, write
+from drawdown.schema.declare import FLAG, Action, Asked, Declared, Listing, Param, WrongField
+from drawdown.schema.units import MICRO
+from drawdown.server.console.action import Doing
+from drawdown.server.console.declared import form_of
+from drawdown.server.declarations import ACTIONS, DECLARED
+from drawdown.worker.access.keys import SCOPES
+from drawdown.worker.access.people import Person
+from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.wallets import actions as credit
+from tests.server.house import Caller, House, served
+from tests.server.program import Program, key_of, make_key, refused, wrong_at
+from tests.world import T0
+
+MAX_WORDS: Final = 30
+WRITERS: Final = [scope for scope in SCOPES if scope.endswith((":write", ":read"))]
+WRONG_TEXT: Final = {
+    "org": "a\x07", "id": "x" * 201, "key": "\x07", "credits": "much", "time": "soon", "window": "soon",
+    "length": "long", "percent": "101", "number": "-1.5", "choice": "nonsense", "text": "a\x00",
+}  # fmt: skip
+WRONG_JSON: Final[dict[str, object]] = {
+    "org": "", "id": "", "key": "", "credits": "1", "time": -1, "window": 7, "length": -1, "percent": 1_000_001,
+    "number": "1", "choice": "nonsense", "text": "", "flag": "yes",
+}  # fmt: skip
+TERMS: Final = settlements.Change(share_ppm=700_000, hold_ms=0, threshold_micro=0, takes_clawbacks=True)
+
+
+def test_each_declaration_says_all_that_its_faces_show() -> None:
+    names = [one.name for one in DECLARED]
+    ways = [(isinstance(one, Action), one.path) for one in DECLARED]
+    assert len(set(names)) == len(names) and len(set(ways)) == len(ways)
+    for one in DECLARED:
+        assert one.scope in SCOPES and one.scope.endswith(":write" if isinstance(one, Action) else ":read"), one.name
+        assert one.path.startswith("/v1/") and one.help.endswith("."), one.name
+        assert all(len(part.split()) <= MAX_WORDS for part in one.help.split(". ")), one.name
+        assert [param.name for param in one.params if not param.says] == [], one.name
+        in_path = {param.field for param in one.params if f"{{{param.field}}}" in one.path}
+        assert one.path.count("{") == len(in_path), f"{one.name}: its path names what it does not take"
+        assert len({param.word for param in one.params}) == len(one.params), one.name
+        if isinstance(one, Listing):
+            fields = set(one.row.__dataclass_fields__)
+            assert {column.name for column in one.heads} <= fields, one.name
+
+
+def wrongs(one: Declared) -> Iterator[Param]:
+    yield from (param for param in one.params if param.kind is not FLAG)
+
+
+def words_of(one: Declared, wrong: Param) -> list[str]:
+    """A command line on which one value makes no sense."""
+    words, options = one.name.split(), []
+    for param in one.params:
+        text = WRONG_TEXT["choice" if param.choices else param.kind.name] if param is wrong else _text(param)
+        if param.is_argument:
+            words.append(text)
+        elif param is wrong or param.required:
+            options += [param.option] if param.kind is FLAG else [param.option, text]
+    return [*words, *options]
+
+
+def _text(param: Param) -> str:
+    if param.choices:
+        return param.choices[0]
+    example = param.kind.example
+    return {"percent": "70", "length": "1d", "time": "+1d", "window": "2026-01-01"}.get(param.kind.name, str(example))
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_command_refuses_each_wrong_value_by_its_option(
+    database_url: str, house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for one in DECLARED:
+        for param in wrongs(one):
+            words = words_of(one, param)
+            assert run(["--database-url", database_url, "--at", "2026-01-02", *words]) == 2, words
+            said = capsys.readouterr().err
+            assert param.option in said and "Traceback" not in said, (words, said)
+
+
+def test_a_form_refuses_each_wrong_value_by_its_field() -> None:
+    doing = Doing(Person("ann", "admin"), By(T0, "console:ann", "a test", "console"), {}, "key")
+    for action in ACTIONS.values():
+        form, given = form_of(action), {param.word: _text(param) for param in action.params}
+        for param in wrongs(action):
+            wrong = WRONG_TEXT["choice" if param.choices else param.kind.name]
+            values = given | {param.word: wrong}
+            with pytest.raises(WrongField) as refusal:
+                form.command(Doing(doing.person, doing.by, values, "key"))
+            assert refusal.value.field == param.word, (action.name, param.name)
+
+
+def test_a_value_that_cannot_be_taken_is_refused_by_its_name(lone: House) -> None:
+    make_key(lone, "app", *WRITERS)
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        for action in ACTIONS.values():
+            path = action.path
+            for param in action.params:
+                path = path.replace(f"{{{param.field}}}", "acme")
+            body = {
+                param.field: [_json(param)] if param.many else _json(param)
+                for param in action.params
+                if param.required and f"{{{param.field}}}" not in action.path
+            }
+            for param in action.params:
+                if f"{{{param.field}}}" in action.path:
+                    continue
+                wrong = WRONG_JSON["choice" if param.choices else param.kind.name]
+                answer = await send(program, path, body | {param.field: [wrong] if param.many else wrong})
+                assert wrong_at(answer).partition(".")[0] == param.field, (action.name, param.field, answer.text)
+            assert wrong_at(await send(program, path, body | {"nobody": 1})) == "nobody", action.name
+            if "most" in action.path:
+                continue
+        for one in DECLARED:
+            if not isinstance(one, Action) and "{" not in one.path:
+                answer = await program.get(f"{one.path[3:]}?nobody=1")
+                assert wrong_at(answer) == "nobody", one.name
+
+    served(lone, work)
+
+
+def _json(param: Param) -> object:
+    return param.choices[0] if param.choices else param.kind.example
+
+
+async def send(program: Program, path: str, body: object, **headers: str) -> Any:
+    return await program.caller.send("POST", path, json.dumps(body).encode(), program.headers(**headers))
+
+
+@pytest.fixture
+def shop(lone: House) -> House:
+    """A supplier with one settlement of 4.2 credits."""
+    engine, by = lone.fleet.engine, lone.fleet.by
+    make_key(lone, "app", *WRITERS, "executions:write", "executions:read")
+    make_key(lone, "bound", *WRITERS, org="acme")
+    write(engine, lambda c: credit.grant(c, "acme", 100 * MICRO, by, key="first", plan=None, new=True))
+    write(engine, lambda c: settlements.set_supplier(c, "pixel", TERMS, by, new=True))
+    return lone
+
+
+async def render(program: Program) -> None:
+    assert (await program.accept("e-1", supplier="pixel")).status_code == 200
+    assert (await program.post("/e-1/settle", {"actual": 6})).status_code == 200
+
+
+def test_a_dry_run_shows_what_would_be_and_changes_nothing(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        before = shop.fleet.rows("SELECT COUNT(*) FROM operator_actions")
+        path = "/v1/suppliers/pixel/freeze"
+        said = (await send(program, path, {"dry_run": True}, **{"idempotency-key": "one"})).json()
+        assert said["dry_run"] is True and said["changed"] is True
+        assert {"name": "Released to it", "before": "open", "after": "frozen"} in said["facts"]
+        assert shop.fleet.rows("SELECT COUNT(*) FROM operator_actions") == before
+        done = (await send(program, path, {}, **{"idempotency-key": "one"})).json()
+        assert done["changed"] is True, "a dry run uses no Idempotency-Key up"
+
+    served(shop, work)
+
+
+def test_a_call_with_a_key_is_done_once_however_often_it_comes(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        await render(program)
+        path, body = "/v1/settlements/e-1/reverse", {"amount": 0.5, "reason": "black"}
+        key = {"idempotency-key": "t-1"}
+        answers = await asyncio.gather(*(send(program, path, body, **key) for _ in range(8)))
+        assert len({answer.text for answer in answers}) == 1 and answers[0].json()["amount_micro"] == 500_000
+        assert shop.fleet.rows("SELECT COUNT(*) FROM settlement_reversals") == [(1,)]
+        assert refused(await send(program, path, {**body, "amount": 1}, **key)) == (409, "other_content")
+        assert refused(await send(program, "/v1/suppliers/pixel/freeze", {}, **key)) == (409, "other_content")
+        assert (await send(program, path, body)).json()["repeated"] is False, "without a key each is one of its own"
+        long = {"idempotency-key": "x" * 201}
+        assert refused(await send(program, path, body, **long)) == (400, "bad_request")
+
+    served(shop, work)
+
+
+def test_a_key_gives_no_more_than_it_may(shop: House) -> None:
+    make_key(shop, "payer", "settlements:write", gives_micro=4 * MICRO)
+
+    async def work(caller: Caller) -> None:
+        app, payer = Program(caller, key_of("app")), Program(caller, key_of("payer"))
+        await render(app)
+        path, body = "/v1/suppliers/pixel/batch", {"expect": 4.2, "period": "2026-01"}
+        assert refused(await send(app, path, body)) == (403, "grant_limit")
+        assert refused(await send(payer, path, body)) == (403, "grant_limit")
+        await send(app, "/v1/settlements/e-1/reverse", {"amount": 1})
+        assert (await send(payer, path, {"expect": 3.2, "period": "2026-01"})).json()["total_micro"] == 3_200_000
+
+    served(shop, work)
+
+
+def test_a_bound_key_does_nothing_that_names_no_organisation(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        bound = Program(caller, key_of("bound"))
+        for one in DECLARED:
+            path = one.path
+            for param in one.params:
+                path = path.replace(f"{{{param.field}}}", "globex")
+            if isinstance(one, Action):
+                body = {p.field: [_json(p)] if p.many else _json(p) for p in one.params
+                        if p.required and f"{{{p.field}}}" not in one.path}  # fmt: skip
+                body |= {p.field: "globex" for p in one.params if p.kind.name == "org" and p.field in body}
+                assert refused(await send(bound, path, body)) == (403, "foreign_org"), one.name
+            elif not one.open and not any(p.kind.name == "org" for p in one.params):
+                assert refused(await bound.get(path[3:])) == (403, "foreign_org"), one.name
+
+    served(shop, work)
+
+
+def test_an_action_is_the_same_by_each_face(shop: House) -> None:
+    """The function is one: what HTTP did is on record as the command would have it."""
+
+    async def work(caller: Caller) -> None:
+        done = await send(Program(caller, key_of("app")), "/v1/suppliers/pixel", {"share_ppm": 600_000})
+        assert done.json()["was"]["share_ppm"] == 700_000 and done.json()["changed"] is True
+
+    served(shop, work)
+    ((actor, _via, target),) = shop.fleet.rows(
+        "SELECT actor, via, target FROM operator_actions WHERE action = 'supplier_set' AND via = 'http'"
+    )
+    assert (actor, target) == ("key:app", "pixel")
+    action, asked = ACTIONS["supplier set"], Asked(shop.fleet.by)
+    facts = read(shop.fleet.engine, lambda c: action.facts(c, asked, {"supplier": "pixel"}))
+    assert facts[0].value == "60 %"
