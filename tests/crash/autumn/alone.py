@@ -178,37 +178,46 @@ def alone(folder: Path, *, pushes: int, kills: int, seed: int) -> Ended:
     engine = connect(url)
     operator = Alone(engine, autumn, clock)
     healing = Healing(url, operator, clock, autumn, setting)  # type: ignore[arg-type]
-    mischief = Mischief(url, autumn, setting, clock, kills)
-    died = 0
-    with _in_place():
-        healing.begin_in_peace()
-        for at, part in enumerate(setting.parts[1:]):
-            insert(engine, part)
-            if at == kills:
-                break
-            command = "reconcile" if at % 4 == 3 else "tick"
-            died += operator.killed(command, dice.choice("ab"), dice.randrange(MOST_STEPS))
-            mischief.begin(at)
-            operator.do("tick")
-            mischief.outage(at)
-            clock.jump(LEASE_MS if at % LAG_EVERY else 10 * MINUTE_MS)
-        autumn.key_store = autumn.balance_store = "up"
-        for _ in range(TRIES):
-            operator.do("tick")
-            if not number(url, UNSENT) and number(url, SEALED) >= setting.windows():
-                break
-            clock.jump(MINUTE_MS)
-        else:
-            raise AssertionError(f"{number(url, UNSENT)} pushes are not sent")
-        autumn.faults.rates = {}
-        autumn.loses = autumn.repeats = False
-        healing.heal()
-        breaches = operator.do("verify")
+    try:
+        with _in_place():
+            healing.begin_in_peace()
+            died = _besiege(operator, healing, kills, dice)
+            healing.heal()
+            breaches = operator.do("verify")
+    finally:
+        engine.dispose()
     verdict = judge(url, setting, autumn, healing.beside(), healing.made_up, healing.unsure)
     assert verdict.wrong is None, verdict.wrong
     assert breaches == []
-    engine.dispose()
     return Ended(verdict, died, number(url, "SELECT COUNT(*) FROM pushes"), autumn, healing)
+
+
+def _besiege(operator: Alone, healing: Healing, kills: int, dice: random.Random) -> int:
+    """A worker at a time, until each push was sent once. Returns how many were killed."""
+    url, setting, autumn, clock = healing.url, healing.setting, healing.autumn, healing.clock
+    mischief = Mischief(url, autumn, setting, clock, kills)
+    died = 0
+    for at, part in enumerate(setting.parts[1:]):
+        insert(operator.state.engine, part)
+        if at == kills:
+            break
+        command = "reconcile" if at % 4 == 3 else "tick"
+        died += operator.killed(command, dice.choice("ab"), dice.randrange(MOST_STEPS))
+        mischief.begin(at)
+        operator.do("tick")
+        mischief.outage(at)
+        clock.jump(LEASE_MS if at % LAG_EVERY else 10 * MINUTE_MS)
+    autumn.key_store = autumn.balance_store = "up"
+    for _ in range(TRIES):
+        operator.do("tick")
+        if not number(url, UNSENT) and number(url, SEALED) >= setting.windows():
+            break
+        clock.jump(MINUTE_MS)
+    else:
+        raise AssertionError(f"{number(url, UNSENT)} pushes are not sent")
+    autumn.faults.rates = {}
+    autumn.loses = autumn.repeats = False
+    return died
 
 
 def main() -> int:
