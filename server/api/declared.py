@@ -262,6 +262,8 @@ def _values(said: Said, params: Sequence[Param], given: Values, *, open_: bool =
         if param.many:
             for one in values[param.name] or ():
                 said.require_org(one)
+            if said.key.org_id is not None and not values[param.name]:
+                values[param.name] = [said.key.org_id]
         elif values[param.name] is not None or said.key.org_id is not None:
             values[param.name] = said.require_org(values[param.name])
         elif param.required:
