@@ -39,7 +39,7 @@ from drawdown.schema.declare import (
     of_texts,
 )
 from drawdown.schema.errors import AnswerLost, UsageError
-from drawdown.schema.text import why_unread
+from drawdown.schema.text import typed, why_unread
 
 Key = Annotated[
     str | None, typer.Option(help="Makes a repetition harmless, e.g. a ticket", show_default="one of its own")
@@ -70,7 +70,7 @@ def _command(one: Declared) -> Callable[..., None]:
         case Listing():
             more = [*([_option("after", After, "")] if one.paged else []), _option("most", PageSize, one.most)]
         case Showing():
-            more = [_option("most", PageSize, one.most)] if one.parts else []
+            more = [_option("most", PageSize, one.most)] if one.parts and one.most else []
 
     def command(context: typer.Context, **given: Any) -> None:
         match one:
@@ -197,9 +197,9 @@ def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
     values = _given(listing.params, given, now)
     look = Look(now, given.get("after", ""), given["most"])
     page = app.read(lambda connection: listing.read(connection, look, **values))
-    more = [] if page.next is None else [f"there are more: --after {page.next}"]
+    more = [] if page.next is None else [f"there are more: --after {typed(page.next)}"]
     result = {listing.holds: [answer_of(row) for row in page.rows], "next": page.next}
-    show(app, result, [_table(listing.title, listing.heads, page.rows), *more])
+    show(app, result, [_table(listing.title, listing.heads, page.rows), *more, *page.notes])
 
 
 def show_(app: App, showing: Showing[Any], given: Mapping[str, Any]) -> None:
@@ -225,7 +225,7 @@ def _plain(showing: Showing[Any], found: Any, within: str = "") -> dict[str, obj
 
 def _parts(showing: Showing[Any], found: Any) -> list[Table]:
     """A table of each field that is a dataclass, and of each that has rows."""
-    made = []
+    made: list[Table] = []
     for one in fields(found):
         value = getattr(found, one.name)
         if is_dataclass(value):

@@ -117,10 +117,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Page(Generic[R]):
-    """Rows of a list. `next`: what to give as `after` for the next page; None: this is the last."""
+    """Rows of a list. `next`: what to give as `after` for the next page; None: this is the last. `notes`: what people
+    are told beneath it."""
 
     rows: Sequence[R]
     next: str | None = None
+    notes: Sequence[str] = ()
 
 
 # How a value is given.
@@ -232,7 +234,8 @@ class Param:
     @property
     def word(self) -> str:
         """Its name for people: without the unit."""
-        return self.name.removesuffix(self.kind.ending).strip("_")
+        ending = f"{self.kind.ending}s" if self.many and self.kind.ending else self.kind.ending
+        return self.name.removesuffix(ending).strip("_")
 
     @property
     def option(self) -> str:
@@ -484,8 +487,8 @@ class Listing(Generic[R]):
 class Showing(Generic[R]):
     """One thing that people and programs may see. `read`: of the connection, a `Look` and what names it; its result is
     a dataclass. `parts`: tables of those fields that are lists of dataclasses, with their titles and columns; a field
-    of a field is named by both (`credit.holders`). A field that is a dataclass is a table of its own. `open`: as of a
-    list."""
+    of a field is named by both (`credit.holders`). A field that is a dataclass is a table of its own. `most`: rows of
+    a part, where nobody says so; 0: its parts have bounds of their own. `open`: as of a list."""
 
     name: str
     title: str

@@ -341,7 +341,7 @@ def order_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseMode
 def query_model(one: Listing[Any] | Showing[Any], params: tuple[Param, ...]) -> type[BaseModel]:
     """The query of a list, or of a showing that has lists."""
     more: dict[str, Any] = {}
-    if isinstance(one, Listing) or one.parts:
+    if isinstance(one, Listing) or (one.parts and one.most):
         more["most"] = (Annotated[int, Field(ge=1, le=MOST_ROWS)], one.most)
     if isinstance(one, Listing) and one.paged:
         more["after"] = (After, "")

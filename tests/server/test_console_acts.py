@@ -312,7 +312,7 @@ def _asked_override(home: Home) -> None:
 
 PUSH: Final = {"keys": oncall.KEY, "evidence": "a ticket"}
 MAKE: Final = {"metric": "look", "reach": "org", "id": "acme", "per": "day", "lasts": "until", "expires": "+7d"}
-OVERRIDE: Final = {"id": "acme", "max_concurrent": "3", "until": "+30d"}
+OVERRIDE: Final = {"org": "acme", "max_concurrent": "3", "until": "+30d", "undo": "no"}
 ASSIGN: Final = {"id": "initech", "halts": "no", "new": "no"}
 SIZED: Final = {
     "events withdrawn": ("event-withdraw", {"source": "shop", "id": "o-1\no-2"}, 30 * MICRO, _events_at_five),

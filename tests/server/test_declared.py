@@ -217,7 +217,8 @@ def test_a_bound_key_does_nothing_that_names_no_organisation(shop: House) -> Non
             if isinstance(one, Action):
                 body = {p.field: [_json(p)] if p.many else _json(p) for p in one.params
                         if p.required and f"{{{p.field}}}" not in one.path}  # fmt: skip
-                body |= {p.field: "globex" for p in one.params if p.kind.name == "org" and p.field in body}
+                body |= {p.field: ["globex"] if p.many else "globex" for p in one.params
+                         if p.kind.name == "org" and f"{{{p.field}}}" not in one.path}  # fmt: skip
                 assert refused(await send(bound, path, body)) == (403, "foreign_org"), one.name
             elif not one.open and not any(p.kind.name == "org" for p in one.params):
                 assert refused(await bound.get(path[3:])) == (403, "foreign_org"), one.name

@@ -23,8 +23,11 @@ from tests.server.intake import EVENTS, Sender, event
 from tests.server.program import RUNS, Program, give, key_of, make_key
 from tests.world import T0
 
-SCOPES: Final = (*RUNS, "settlements:read", "settlements:write", "events:write", "samples:write", "usage:read", "guard")
-RULED: Final = {"/v1/suppliers/pixel/batch": "below_threshold"}
+SCOPES: Final = (
+    *RUNS, "settlements:read", "settlements:write", "events:write", "samples:write", "usage:read", "guard",
+    "guard:write", "orgs:read", "orgs:write", "catalog:read", "catalog:write",
+)  # fmt: skip
+RULED: Final = {"/v1/suppliers/pixel/batch": "below_threshold", "/v1/orgs/acme/release": "refused"}
 """What a rule refuses as things stand there, by its code: each of them is a dry run."""
 BEFORE: Final = ("preview", "executions", "reserve", "draws", "extend")
 """What comes first, in this order, by the ends of paths: what others end."""
