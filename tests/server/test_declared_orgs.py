@@ -107,7 +107,7 @@ def test_a_bound_key_halts_its_own_organisation_alone(office: House) -> None:
 
     async def work(caller: Caller) -> None:
         app, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
-        assert refused(await send(bound, "/v1/orgs/halt", {"org_ids": ["acme", "globex"]})) == (403, "foreign_org")
+        assert refused(await send(bound, "/v1/orgs/halt", {"org_id": ["acme", "globex"]})) == (403, "foreign_org")
         assert refused(await send(bound, "/v1/orgs/halt", {"provider": "embedded"})) == (422, "bad_value")
         assert refused(await bound.get("/orgs")) == (403, "foreign_org")
         assert refused(await bound.get("/orgs/globex")) == (403, "foreign_org")
@@ -118,7 +118,7 @@ def test_a_bound_key_halts_its_own_organisation_alone(office: House) -> None:
         assert refused(wrong) == (409, "refused")
         both = (await send(app, "/v1/orgs/halt", {"provider": "embedded", "expect": 2})).json()
         assert [(one["org_id"], one["before"]) for one in both["halts"]] == [("acme", True), ("globex", False)]
-        lifted = (await send(app, "/v1/orgs/halt", {"org_ids": ["acme", "globex"], "undo": True})).json()
+        lifted = (await send(app, "/v1/orgs/halt", {"org_id": ["acme", "globex"], "undo": True})).json()
         assert lifted["undo"] is True and all(one["before"] for one in lifted["halts"])
 
     served(office, work)

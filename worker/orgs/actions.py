@@ -245,7 +245,7 @@ class HaltsMade:
 def _halt(
     connection: sa.Connection,
     asked: Asked,
-    org_ids: Annotated[list[str] | None, ORG, "Organisations"] = None,
+    org_id: Annotated[list[str] | None, ORG, "Organisations"] = None,
     *,
     provider: Annotated[str, ID, "All this provider bills now"] = "",
     plan: Annotated[str, ID, "All on this plan"] = "",
@@ -253,7 +253,7 @@ def _halt(
     undo: Undo = False,
     expect: Annotated[int | None, whole(0, MAX_HALTED), "Refuse unless it is so many: what the dry run showed"] = None,
 ) -> HaltsMade:
-    found = _chosen(connection, asked, org_ids, OrgFilter(provider, plan, search))
+    found = _chosen(connection, asked, org_id, OrgFilter(provider, plan, search))
     if expect not in (None, len(found)):
         raise Refused(f"they are {len(found):,} by now, and not {expect:,}: look again with --dry-run")
     told = {} if undo else running_of(connection, found)
@@ -274,7 +274,7 @@ def _chosen(connection: sa.Connection, asked: Asked, org_ids: Sequence[str] | No
 
 def _of_values(connection: sa.Connection, asked: Asked, values: Values) -> list[str]:
     chosen = OrgFilter(values["provider"], values["plan"], values["search"])
-    return _chosen(connection, asked, values["org_ids"], chosen)
+    return _chosen(connection, asked, values["org_id"], chosen)
 
 
 def _halts(done: HaltsMade) -> list[str]:
