@@ -83,6 +83,8 @@ def test_a_command_refuses_each_wrong_value_by_its_option(
     database_url: str, house: House, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for one in DECLARED:
+        if isinstance(one, Action) and one.by_hand:
+            continue
         for param in wrongs(one):
             words = words_of(one, param)
             assert run(["--database-url", database_url, "--at", "2026-01-02", *words]) == 2, words
@@ -218,7 +220,7 @@ def test_a_bound_key_does_nothing_that_names_no_organisation(shop: House) -> Non
             if isinstance(one, Action):
                 body = {p.field: [_json(p)] if p.many else _json(p) for p in one.params
                         if p.required and f"{{{p.field}}}" not in one.path}  # fmt: skip
-                body |= {p.field: "globex" for p in one.params if p.kind.name == "org"}
+                body |= {p.field: ["globex"] if p.many else "globex" for p in one.params if p.kind.name == "org"}
                 body = {name: value for name, value in body.items() if f"{{{name}}}" not in one.path}
                 assert refused(await send(bound, path, body)) == (403, "foreign_org"), one.name
             elif not one.open and not any(p.kind.name == "org" for p in one.params):
