@@ -36,10 +36,10 @@ def create(
     org: Annotated[str | None, typer.Option(help="It may name this organisation alone", show_default="any")] = None,
     cell: Annotated[str | None, typer.Option(help="It may send samples of this cell alone", show_default="any")] = None,
     source: Annotated[
-        str | None, typer.Option(help="It may send events of this source alone", show_default="any")
+        str | None, typer.Option(help="It may send usage of this source alone", show_default="any")
     ] = None,
     any_source: Annotated[
-        bool, typer.Option("--any-source", help="Let a key of one organisation send events of every source")
+        bool, typer.Option("--any-source", help="Let a key of one organisation send usage of every source")
     ] = False,
     for_: Annotated[
         str | None, typer.Option("--for", metavar="TIME", help="How long it lives: 90d", show_default="no end")
