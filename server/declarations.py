@@ -37,5 +37,6 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *settlement_actions.ACTIONS,
     *settlement_lists.LISTS,
 )
+BY_NAME: Final = {one.name: one for one in DECLARED}
 ACTIONS: Final = {one.name: one for one in DECLARED if isinstance(one, Action)}
 """By their names."""
