@@ -137,8 +137,8 @@ def http() -> str:
     """Return a part for each scope: the operations that are declared, with the command that does the same."""
     parts = [
         f"# Operations of HTTP\n\n{MADE}",
-        "Each operation is a command, too. A `POST` takes a JSON body; every body may have `reason` and `dry_run`, and the"
-        " header `Idempotency-Key`. A `GET` takes its parameters in the query. A parameter with a star is required."
+        "Each operation is a command, too. A `POST` takes a JSON body; every body may have `reason` and `dry_run`, and"
+        " the header `Idempotency-Key`. A `GET` takes its parameters in the query. A parameter with a star is required."
         " `/openapi.json` describes the answers. [HTTP](../http-api.md) describes the other routes, and [sign"
         " up](../sign-up.md) shows the operations in use.",
     ]
