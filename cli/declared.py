@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from keyword import iskeyword
+from shlex import quote
 from typing import Annotated, Any, Final
 
 import sqlalchemy as sa
@@ -23,6 +24,7 @@ from drawdown.cli.rendering import facts, show, shown, table
 from drawdown.cli.streams import require_shown
 from drawdown.schema.declare import (
     FLAG,
+    TIME,
     Action,
     Asked,
     Column,
@@ -123,7 +125,8 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     """Do it, or show what it would do."""
     by, dry_run = app.by(given["actor"], given["reason"]), given["dry_run"]
     values = _given(action.params, given, by.now_ms)
-    asked = Asked(by, given.get("key") or new_key(), secrets.token_urlsafe(32), dry_run=dry_run)
+    key = given.get("key")
+    asked = Asked(by, new_key() if key is None else key, secrets.token_urlsafe(32), dry_run=dry_run)
 
     def work(connection: sa.Connection) -> tuple[Any, Sequence[Fact], Sequence[Fact]]:
         before = action.facts(connection, asked, values) if dry_run else ()
@@ -136,7 +139,8 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
         if action.lost is not None:
             raise AnswerLost(error.why, action.lost(values)) from error
         if action.keyed:
-            raise AnswerLost(error.why, f"give it again with --key {asked.key}, and it counts once") from error
+            again = " ".join(["--key", quote(asked.key), *_moments(action, values)])
+            raise AnswerLost(error.why, f"give it again with {again}, and it counts once") from error
         raise
     lines: list[str | Table] = list(action.sentences(done))
     answer = answer_of(done)
@@ -148,6 +152,13 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
         return
     show(app, answer, [*lines, f"shown this once: {getattr(done, action.secret)}"])
     require_shown(action.lost(values) if action.lost is not None else "it was done, and could not be shown")
+
+
+def _moments(action: Action[Any], values: Mapping[str, Any]) -> list[str]:
+    """The options with moments that may have been counted from now: the same again means the same moment."""
+    told = [param for param in action.params if param.kind.name == TIME.name and not param.is_argument]
+    given = [(param, values[param.name]) for param in told if values[param.name] is not None]
+    return [f"{param.option} {param.kind.write(value)}" for param, value in given]
 
 
 def _facts(before: Sequence[Fact], after: Sequence[Fact]) -> list[Table]:

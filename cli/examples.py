@@ -273,6 +273,7 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
     ),
     "ledger billing": ("ledger billing acme", "ledger billing acme --json"),
     "ledger spenders": ("ledger spenders", "ledger spenders --keep"),
+    "ledger rates": ("ledger rates", "ledger rates --feature compute_4gb"),
     "ledger rate": ("ledger rate compute_4gb --micro-credits 400 --from tomorrow",),
     "plan set": (
         "plan set team --max-concurrent 20 --new",

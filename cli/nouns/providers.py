@@ -9,7 +9,6 @@ from typing import Annotated, Final
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.nouns.ledger import MAX_RATE
 from drawdown.cli.nouns.orders import ORDERED
 from drawdown.cli.options import Actor, DryRun, Later, New, ProviderName, Reason, Undo, only_with
 from drawdown.cli.rendering import show, table
@@ -29,6 +28,7 @@ from drawdown.worker.provider.shadows import FOR_GOOD_MS, in_shadow
 from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.verdict import rates
 from drawdown.worker.verdict.rules import UNREAD_STOP_MS
+from drawdown.worker.wallets.actions import MAX_RATE
 
 
 def _register(commands: typer.Typer) -> None:

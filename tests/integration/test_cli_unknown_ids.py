@@ -159,6 +159,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("ledger statement", "customer"): t("acmee --month 2026-01", "acme"),
     ("ledger take-back", "lot"): t("grant:firts", "grant:first"),
     ("ledger show", "customer"): t("acmee", "acme"),
+    ("ledger rates", "feature"): t("--feature compute_1gbb", "compute_1gb"),
     ("ledger wallets", "plan"): t("--plan tema", "team"),
     ("ledger wallets", "after"): t("--after acmee", "acme"),
     ("ledger entries", "customer"): t("acmee", "acme"),

@@ -263,9 +263,9 @@ def _bills_shadow(stage: Stage, connection: sa.Connection) -> None:
 
 
 PEOPLE: Final = (
-    plain("cli.nouns.ledger:grant", lambda s, c: credit.grant(c, "acme", 7, s.by, key="paid", plan="free")),
+    plain("cli.declared:run ledger grant", lambda s, c: credit.grant(c, "acme", 7, s.by, key="paid", plan="free")),
     plain(
-        "cli.nouns.ledger:grant keyed",
+        "cli.declared:run ledger grant keyed",
         lambda s, c: credit.grant(c, "spent", 5, s.by, key="invoice-1", plan=None),
         _granted,
     ),
@@ -279,7 +279,7 @@ PEOPLE: Final = (
     plain("cli.nouns.vendors:drift", lambda s, c: checks.check_vendors(c, s.by.now_ms)),
     plain("server.api.cron:_vendors", lambda s, c: checks.check_vendors(c, s.by.now_ms)),
     plain("cli.nouns.vendors:import_", lambda s, c: vendors.import_bills(c, BILLS, s.by)),
-    plain("cli.nouns.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.by, from_ms=None)),
+    plain("cli.declared:run ledger rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.by, from_ms=None)),
     plain("cli.nouns.plans:set_", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),
     plain("cli.nouns.samples:withdraw", lambda s, c: withdrawals.withdraw(c, ["acme-1", "a-8"], s.by)),
     plain("cli.nouns.samples:withdraw what was rejected", lambda s, c: withdrawals.withdraw(c, ["a-1"], s.by)),

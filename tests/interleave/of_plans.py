@@ -106,16 +106,16 @@ PLANS: Final = (
         lambda s, c: credit.set_plan_limit(c, "free", None, s.by, gives={"included_micro": 30, "first_micro": 5}),
     ),
     plain(
-        "cli.nouns.ledger:grant to a new customer",
+        "cli.declared:run ledger grant to a new customer",
         lambda s, c: credit.grant(c, "novice", 7, s.by, key="novice", plan="free", new=True),
     ),
     plain(
-        "cli.nouns.ledger:grant onto a plan",
+        "cli.declared:run ledger grant onto a plan",
         lambda s, c: credit.grant(c, GUILD, 7, s.by, key="onto", plan="free"),
         _given_once,
     ),
     plain(
-        "cli.nouns.ledger:take_back a month",
+        "cli.declared:run ledger take-back a month",
         lambda s, c: credit.take_back(c, f"included:{GUILD}:club:2026-01", s.by, whole=True),
         _given_once,
     ),

@@ -100,7 +100,7 @@ POOLS: Final = (
         _none_is_made_or_lost,
     ),
     plain(
-        "cli.nouns.ledger:take_back an allotment",
+        "cli.declared:run ledger take-back an allotment",
         lambda s, c: credit.take_back(c, f"allot:{POOL}:going", s.by, whole=False),
         _none_is_made_or_lost,
     ),

@@ -153,7 +153,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "a new customer's plan is not held": (
         _gives_without_the_plan,
-        "cli.nouns.ledger:grant to a new customer",
+        "cli.declared:run ledger grant to a new customer",
         "cli.nouns.plans:set_ gives a new customer",
     ),
     "a month's plan is not held": (

@@ -13,6 +13,7 @@ import httpx
 from drawdown.ledger import pools
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.worker.access.keys import SCOPES
 from drawdown.worker.features import actions as features
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
@@ -20,10 +21,9 @@ from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.wallets import actions as credit
 from tests.server.house import CRON, Caller, House, served
 from tests.server.intake import EVENTS, Sender, event
-from tests.server.program import RUNS, Program, give, key_of, make_key
+from tests.server.program import Program, give, key_of, make_key
 from tests.world import T0
 
-SCOPES: Final = (*RUNS, "settlements:read", "settlements:write", "events:write", "samples:write", "usage:read", "guard")
 RULED: Final = {"/v1/suppliers/pixel/batch": "below_threshold"}
 """What a rule refuses as things stand there, by its code: each of them is a dry run."""
 BEFORE: Final = ("preview", "executions", "reserve", "draws", "extend")
@@ -62,8 +62,10 @@ def shop(house: House) -> None:
     """What the examples name: acme, which wayne pays for and Autumn might bill, a supplier, and what is metered."""
     give(house, "acme")
     give(house, "wayne")
-    make_key(house, "app", *SCOPES)
+    make_key(house, "app", *SCOPES, gives_micro=10**9 * MICRO)
     engine, by = house.fleet.engine, house.fleet.by
+    write(engine, lambda c: credit.grant(c, "acme", MICRO, by, key="invoice-7", plan=None))
+    write(engine, lambda c: credit.set_plan_limit(c, "team", 20, by))
     write(engine, lambda c: features.map_event(c, "page.render", "render", by, new=True))
     write(engine, lambda c: credit.set_rate(c, "render", 2, 1, by, from_ms=0))
     house.autumn.account.add_customer("hz0", T0)

@@ -159,7 +159,7 @@ EXAMPLES: Final = {
         {"id": "acmee", "amount": "-1", "kind": "gold", "expires": "soon"},
         _somebody_grants,
     ),
-    "take-back": Example({"lot": "k", "whole": "left"}, {"lot": "kk", "whole": "half"}, _somebody_takes),
+    "ledger-take-back": Example({"lot": "k", "whole": "no"}, {"lot": "kk", "whole": "half"}, _somebody_takes),
     "plan": Example({**_ACME, "plan": "team"}, {**_NOBODY, "plan": "tema"}, _somebody_changes_the_plan, prepare=_plans),
     "tier-buy": Example(
         {**_ACME, "tier": "pro"}, {**_NOBODY, "tier": "pr"}, _somebody_changes_the_plan, prepare=_plans
@@ -167,9 +167,9 @@ EXAMPLES: Final = {
     "tier-end": Example(
         {**_ACME, "tier": "pro"}, {**_NOBODY, "tier": "pr"}, _somebody_changes_the_tier, prepare=_holds
     ),
-    "rate": Example(
-        {"feature": "compute_1gb", "micro": "250", "per": "1"},
-        {"feature": "compute_1g", "micro": "-1", "per": "0", "from": "whenever"},
+    "ledger-rate": Example(
+        {"feature": "compute_1gb", "micro_credits": "250", "per": "1"},
+        {"feature": "compute_1g", "micro_credits": "-1", "per": "0", "from": "whenever"},
         _somebody_rates,
     ),
     "topup-stop": Example(_ACME, _NOBODY, _somebody_raises, prepare=_tops_up),
