@@ -29,6 +29,8 @@ from tests.whole import WHOLE
 gc.disable()
 """Until all tests are read: their assertions are rewritten as trees of small objects, and to look for garbage among
 those took four fifths of the time."""
+SELDOM = (50_000, 20, 100)
+"""After how many new objects Python looks for garbage, instead of after 700: a test ends before most of it counts."""
 
 os.environ["XDG_STATE_HOME"] = str(leftovers.folder("dd-state-"))
 """What a host remembers of its databases: nothing of the tests' in the home of whoever runs them."""
@@ -98,6 +100,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_finish() -> None:
     """What was read by now stays until the end: whoever collects garbage looks at what a test made."""
     gc.freeze()
+    gc.set_threshold(*SELDOM)
     gc.enable()
 
 
@@ -193,15 +196,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     """Return the URL of an empty database, migrated if the test takes `engine`; see `pytest_generate_tests`."""
     of = next((name for taken, name in COPIES.items() if taken in request.fixturenames), None)
     if request.param == "sqlite":
-        path = tmp_path / "drawdown.db"
-        content = None if of is None else named_anew(_content(request.getfixturevalue(f"{of}_sqlite")))
-        if content is not None and of == MIGRATED:
-            path = reused.lend(content)
-        elif content is not None:
-            path.write_bytes(content)
+        if of is None:
+            yield f"sqlite:///{tmp_path}/drawdown.db"
+            return
+        path = reused.lend(named_anew(_content(request.getfixturevalue(f"{of}_sqlite"))))
         yield f"sqlite:///{path}"
-        if of == MIGRATED:
-            reused.give_back(path)
+        reused.give_back(path)
         return
     template = "template1" if of is None else request.getfixturevalue(f"{of}_postgres")
     yield from _for_a_test(request.getfixturevalue("postgres_server"), template)

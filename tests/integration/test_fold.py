@@ -31,11 +31,12 @@ from tests.integration.test_since_last import proven, since
 from tests.integration.verifying import tamper
 from tests.world import Fleet
 
-T0 = 1_704_067_200_000
-"""2024-01-01: a time that is over, for the command's sake."""
-MARCH = T0 + 60 * DAY_MS
+FEBRUARY = 1_706_745_600_000
+"""2024-02-01: a time that is over, for the command's sake."""
+MARCH = FEBRUARY + 29 * DAY_MS
 """2024-03-01: what lies before is folded."""
-LATER = T0 + 456 * DAY_MS
+T0 = MARCH - 3 * DAY_MS
+LATER = MARCH + 396 * DAY_MS
 """2025-04-01: thirteen months later."""
 
 
@@ -142,7 +143,7 @@ def test_only_months_that_are_long_over_are_folded(fleet: Fleet) -> None:
     for before, why in ((MARCH + DAY_MS, "whole months"), (MARCH + 31 * DAY_MS, "13 months")):
         with pytest.raises(UsageError, match=why):
             folded(fleet, before)
-    assert folded(fleet, T0).pushes == 0
+    assert folded(fleet, FEBRUARY).pushes == 0
 
 
 def test_what_is_sent_elsewhere_or_is_open_stays(fleet: Fleet) -> None:

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from fastapi import routing
 
 from drawdown.schema.database import connect
 from tests import leftovers
 from tests.conftest import _new_database, opened
 from tests.fresh import fresh
 from tests.patience import patience
+from tests.quick_routes import quick_routes
 from tests.server.console_home import Home, close_servers
 from tests.server.filled import Filled
 from tests.server.house import House
-from tests.understood import misunderstood
 
 
 @pytest.fixture(scope="package", autouse=True)
 def patient() -> Iterator[None]:
-    """Also, what FastAPI makes of an answer's type is made once for all servers: it is half of what a server costs."""
-    with patience(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routing, "create_model_field", cache(routing.create_model_field))  # type: ignore[attr-defined]
+    """Also, FastAPI reads each endpoint once for all servers."""
+    with patience(), quick_routes():
         yield
 
 
@@ -42,14 +39,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _on_both(test: pytest.Item | pytest.Function) -> bool:
     return test.get_closest_marker("both_databases") is not None
-
-
-@pytest.fixture(scope="session")
-def migrated_postgres(postgres_server: str, migrated_postgres: str) -> Iterator[str]:
-    """Where there is one anyway, it understands in the end all that this process said to SQLite."""
-    yield migrated_postgres
-    url = sa.make_url(postgres_server).set(database=migrated_postgres)
-    assert misunderstood(url.render_as_string(hide_password=False)) == []
 
 
 @pytest.fixture

@@ -48,6 +48,12 @@ class Portion(Protocol):
     def __call__(self, connection: sa.Connection, *, since: int, to: int) -> int: ...
 
 
+class Next(Protocol):
+    """The first window or time from a moment on that has rows to look at; None: no row is left."""
+
+    def __call__(self, connection: sa.Connection, *, since: int) -> int | None: ...
+
+
 @dataclass(frozen=True)
 class Pruned:
     """What was pruned; `held_back` counts organisations whose floor stays lower, for something is open there;
@@ -77,8 +83,7 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
     if dry_run:
         samples = transact(partial(count, which="going"), rollback=True)
     else:
-        first = transact(partial(_first_sample, before=before), rollback=True)
-        samples = in_portions(transact, _delete_between, first, before)
+        samples = in_portions(transact, _delete_between, partial(_first_sample, before=before), before)
     kept = transact(partial(count, which="kept"), rollback=True)
     transact(partial(invalid.forget, before_ms=before), rollback=dry_run)
     return Pruned(before, samples, len(floors) - held, held, kept)
@@ -102,23 +107,28 @@ def raise_floors(connection: sa.Connection, *, before: int, by: By) -> Mapping[s
     return floors
 
 
-def _first_sample(connection: sa.Connection, *, before: int) -> int | None:
-    first = SQL.run(connection, "first_sample", {"least_ts_ms": LEAST_TS_MS, "before_ms": before}).scalar()
+def _first_sample(connection: sa.Connection, *, since: int, before: int) -> int | None:
+    values = {"least_ts_ms": max(since, LEAST_TS_MS), "before_ms": before}
+    first = SQL.run(connection, "first_sample", values).scalar()
     return None if first is None else int(first)
 
 
-def in_portions(transact: Transact, portion: Portion, first_ms: int | None, before: int) -> int:
+def in_portions(transact: Transact, portion: Portion, following: Next, before: int) -> int:
     """Delete a portion after the other: as many windows at once as have about `AT_ONCE` rows, an hour's at most. The
-    first portion has all up to the window of `first_ms` (None: there is no window that has any). How many went."""
-    since, to = EVER_MS, before if first_ms is None else window_of(first_ms) + WINDOW_MS
+    first portion, and each that follows an empty one, has all up to the next window with rows. How many went."""
+    since, gone = EVER_MS, 0
     deleted, length = 0, WINDOW_MS
     while since < before:
+        to = min(since + length, before)
+        if not gone:
+            first = transact(partial(following, since=since), rollback=True)
+            to = before if first is None else min(max(window_of(first) + WINDOW_MS, to), before)
         gone = transact(partial(portion, since=since, to=to))
         if 2 * gone <= AT_ONCE:
             length = min(2 * length, HOUR_MS)
         elif gone > AT_ONCE:
             length = max(length // 2 // WINDOW_MS, 1) * WINDOW_MS
-        since, to, deleted = to, min(to + length, before), deleted + gone
+        since, deleted = to, deleted + gone
     return deleted
 
 
@@ -165,9 +175,8 @@ def fold(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -
         pushes = int(going.pushes)
     else:
         transact(partial(_say, before=before_ms, by=by))
-        first = transact(lambda c: SQL.run(c, "first_push", values).scalar())
         portion = partial(fold_between, before=before_ms, now_ms=by.now_ms)
-        pushes = in_portions(transact, portion, None if first is None else int(first), before_ms)
+        pushes = in_portions(transact, portion, partial(_first_push, before=before_ms), before_ms)
     kept = transact(lambda c: SQL.run(c, "count_kept", values).one(), rollback=True)
     left = int(kept.pushes) - (pushes if dry_run else 0)
     return FoldedMonths(before_ms, pushes, left, int(kept.orgs) if left else 0)
@@ -175,6 +184,11 @@ def fold(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -
 
 def _say(connection: sa.Connection, *, before: int, by: By) -> None:
     record(connection, "push_fold", "all", {"before_ms": before}, by)
+
+
+def _first_push(connection: sa.Connection, *, since: int, before: int) -> int | None:
+    first = SQL.run(connection, "first_push", {"from_ms": since, "before_ms": before}).scalar()
+    return None if first is None else int(first)
 
 
 def fold_between(connection: sa.Connection, *, since: int, to: int, before: int, now_ms: int) -> int:

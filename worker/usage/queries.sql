@@ -134,7 +134,7 @@ p.provider = 'embedded' AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND
         AND q.window_ms < :before_ms)
 
 -- name: first_push
-SELECT MIN(p.window_ms) FROM pushes p WHERE p.window_ms < :before_ms
+SELECT MIN(p.window_ms) FROM pushes p WHERE p.window_ms >= :from_ms AND p.window_ms < :before_ms
 
 -- name: count_going
 SELECT COUNT(*) AS pushes, COALESCE(SUM(p.attempts), 0) AS attempts FROM pushes p WHERE {folding}
