@@ -281,6 +281,7 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
         "plan set team --included 20 --rollover-min 1 --rollover-max 10 --reason 'as the site says'",
         "plan set free --first 5",
     ),
+    "plan put": ("plan put acme team --reason 'bought it today'",),
     "plan list": ("plan list",),
     "tier set": (
         "tier set pro --at-once 100 --price 40 --new",

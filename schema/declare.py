@@ -45,6 +45,8 @@ R = TypeVar("R")
 
 MAX_KEY_CHARS: Final = 700
 """Of a key that is made of three ids of any length, and of what stands between them."""
+MAX_AT_ONCE: Final = 2**31 - 1
+"""Of sandboxes: what a column holds."""
 MAX_NUMBER: Final = 10**15
 """Of a whole number that says nothing else of itself."""
 
@@ -210,6 +212,8 @@ PERCENT: Final = Kind(
     "percent", "PERCENT", _percent, lambda ppm: show_percent(ppm).removesuffix(" %"), "_ppm", example=700_000
 )
 WHOLE: Final = whole()
+AT_ONCE: Final = whole(0, MAX_AT_ONCE, 20)
+"""Sandboxes at once."""
 FLAG: Final = Kind("flag", "", lambda text, _name, _now_ms: text == YES, lambda flag: YES if flag else NO, example=True)
 CHOICE: Final = Kind("choice", "CHOICE", lambda text, _name, _now_ms: text, str)
 OrgId = Annotated[str, ORG, "The organisation's id"]

@@ -9,12 +9,16 @@ from drawdown.worker.settlements import actions as settlement_actions
 from drawdown.worker.settlements import lists as settlement_lists
 from drawdown.worker.wallets import actions as wallet_actions
 from drawdown.worker.wallets import lists as wallet_lists
+from drawdown.worker.wallets import tiers
 
 DECLARED: Final[tuple[Declared, ...]] = (
     *settlement_actions.ACTIONS,
     *settlement_lists.LISTS,
     *wallet_actions.ACTIONS,
+    *wallet_actions.LISTS,
     *wallet_lists.LISTS,
+    *tiers.ACTIONS,
+    *tiers.LISTS,
 )
 ACTIONS: Final = {one.name: one for one in DECLARED if isinstance(one, Action)}
 """By their names."""

@@ -280,7 +280,7 @@ PEOPLE: Final = (
     plain("server.api.cron:_vendors", lambda s, c: checks.check_vendors(c, s.by.now_ms)),
     plain("cli.nouns.vendors:import_", lambda s, c: vendors.import_bills(c, BILLS, s.by)),
     plain("cli.declared:run ledger rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.by, from_ms=None)),
-    plain("cli.nouns.plans:set_", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),
+    plain("cli.declared:run plan set", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),
     plain("cli.nouns.samples:withdraw", lambda s, c: withdrawals.withdraw(c, ["acme-1", "a-8"], s.by)),
     plain("cli.nouns.samples:withdraw what was rejected", lambda s, c: withdrawals.withdraw(c, ["a-1"], s.by)),
     plain(

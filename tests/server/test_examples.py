@@ -19,6 +19,7 @@ from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import tiers
 from tests.server.house import CRON, Caller, House, served
 from tests.server.intake import EVENTS, Sender, event
 from tests.server.program import Program, give, key_of, make_key
@@ -66,6 +67,8 @@ def shop(house: House) -> None:
     engine, by = house.fleet.engine, house.fleet.by
     write(engine, lambda c: credit.grant(c, "acme", MICRO, by, key="invoice-7", plan=None))
     write(engine, lambda c: credit.set_plan_limit(c, "team", 20, by))
+    write(engine, lambda c: credit.put_on_plan(c, "acme", "team", by))
+    write(engine, lambda c: tiers.set_tier(c, "pro", tiers.Change(100, MICRO), by))
     write(engine, lambda c: features.map_event(c, "page.render", "render", by, new=True))
     write(engine, lambda c: credit.set_rate(c, "render", 2, 1, by, from_ms=0))
     house.autumn.account.add_customer("hz0", T0)

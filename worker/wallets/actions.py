@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
@@ -23,7 +24,9 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.declare import (
     AHEAD,
+    AT_ONCE,
     CREDITS,
+    CREDITS_OR_NONE,
     FLAG,
     ID,
     KEY,
@@ -32,18 +35,23 @@ from drawdown.schema.declare import (
     WINDOW,
     Action,
     Asked,
+    Column,
     Fact,
     Label,
+    Listing,
+    Look,
     New,
+    Page,
     Size,
     Values,
     WrongField,
     whole,
 )
+from drawdown.schema.declare import Kind as ValueKind
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.typed.parsing import show_credits, show_time
+from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
 from drawdown.schema.units import EARLIEST_TS, EVER_MS, next_window
 from drawdown.worker.catalog.wallets import billed_as, billed_elsewhere, customers_on, keeper_of, orgs_of
 from drawdown.worker.topup.actions import rearm_paid
@@ -282,10 +290,24 @@ def _require_sane_terms(holds: HoldTerms) -> None:
         raise UsageError("what is held without an estimate is more than one run may hold")
 
 
+def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, *, new: bool = True) -> str | None:
+    """Put a customer on a plan, and give what it gives; which plan it was on before (None: none). The same again
+    changes nothing. Errors: UnknownId, and unless `new` for an unknown customer whose id is like one there is."""
+    if not is_clean_id(customer_id):
+        raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
+    ids.require_meant(connection, customer_id, new=new)
+    ids.require(connection, ids.PLAN, plan)
+    was = wallet_of(connection, customer_id).plan
+    if wallet.change_plan(connection, customer_id, plan, by):
+        record(connection, "ledger_customer_plan", customer_id, {"plan": plan, "was": was}, by)
+        mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
+    return was
+
+
 @dataclass(frozen=True)
 class Plan:
     """A plan of the embedded ledger: sandboxes at once, how many customers are on it, what its runs hold
-    (`ledger.plans.HoldTerms`) and what it gives (`ledger.monthly.terms.Gives`)."""
+    and what it gives."""
 
     plan: str
     max_concurrent: int
@@ -307,6 +329,7 @@ def list_plans(connection: sa.Connection) -> list[Plan]:
 
 
 CustomerId = Annotated[str, ORG, "The customer (by default the organisation's id)"]
+PlanName = Annotated[str, ID, "The plan's name"]
 
 
 @dataclass(frozen=True)
@@ -535,6 +558,165 @@ def _facts_of_rate(connection: sa.Connection, asked: Asked, values: Values) -> S
     return [Fact("Rate then", said), Fact("The latest that is known", last)]
 
 
+def _factor(text: str, name: str, _now_ms: int) -> int:
+    try:
+        found = parse_credits(text)  # as exact as an amount, and as many decimals
+    except UsageError:
+        found = 0
+    if not 0 < found <= MOST_FACTOR_PPM:
+        raise UsageError(f"{name}: a number above 0, and {MOST_FACTOR_PPM // ONE_PPM:,} at most: 1.5")
+    return found
+
+
+def show_factor(ppm: int) -> str:
+    """As people type it."""
+    return f"{Decimal(ppm) / ONE_PPM:f}"
+
+
+FACTOR: Final = ValueKind("number", "N", _factor, show_factor, "_ppm", least=1, most=MOST_FACTOR_PPM, example=2)
+
+
+@dataclass(frozen=True)
+class PlanSet(Plan):
+    """A plan as it is now. `was`: how many sandboxes at once it allowed before (null: it is new)."""
+
+    was: int | None
+
+
+def _set_plan(
+    connection: sa.Connection,
+    asked: Asked,
+    plan: PlanName,
+    *,
+    max_concurrent: Annotated[int | None, AT_ONCE, "Sandboxes at once"] = None,
+    included_micro: Annotated[int | None, CREDITS_OR_NONE, "What it includes each month; none: nothing"] = None,
+    rollover_min_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "What is left rolls over where it is this much at least"
+    ] = None,
+    rollover_max_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "So much of it rolls over at most; none: nothing"
+    ] = None,
+    first_micro: Annotated[int | None, CREDITS_OR_NONE, "What a new customer is given once; none: nothing"] = None,
+    hold_factor_ppm: Annotated[int | None, FACTOR, "A run holds its estimate times this"] = None,
+    unknown_hold_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "What a run without an estimate holds; none, or 0: it is refused"
+    ] = None,
+    most_hold_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "The most that one run may hold; none, or 0: no end"
+    ] = None,
+    most_held_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "The most that all runs of a wallet may hold; none, or 0: no end"
+    ] = None,
+    holds_halt: Annotated[bool | None, FLAG, "Whether what is held counts for halts"] = None,
+    new: New = False,
+) -> PlanSet:
+    limits = {"unknown_hold_micro": unknown_hold_micro, "most_hold_micro": most_hold_micro,
+              "most_held_micro": most_held_micro}  # fmt: skip
+    holds: dict[str, Any] = {name: micro or None for name, micro in limits.items() if micro is not None}
+    others = {"hold_factor_ppm": hold_factor_ppm, "holds_halt": holds_halt}
+    holds |= {name: value for name, value in others.items() if value is not None}
+    given = {"included_micro": included_micro, "rollover_min_micro": rollover_min_micro,
+             "rollover_max_micro": rollover_max_micro, "first_micro": first_micro}  # fmt: skip
+    gives = {name: micro for name, micro in given.items() if micro is not None}
+    was = set_plan_limit(connection, plan, max_concurrent, asked.by, new=new, holds=holds, gives=gives)
+    return PlanSet(**vars(_plan_named(connection, plan)), was=was)
+
+
+def _plan_named(connection: sa.Connection, plan: str) -> Plan:
+    return next(one for one in list_plans(connection) if one.plan == plan)
+
+
+def _terms_of_plan(done: Plan) -> list[tuple[str, str]]:
+    """What its runs hold, and what it gives, as far as it says so."""
+    amounts = {name: getattr(done, f"{name}_micro") for name in _AMOUNTS}
+    factor = [("hold-factor", show_factor(done.hold_factor_ppm))] if done.hold_factor_ppm != ONE_PPM else []
+    halts = [("holds-halt", str(done.holds_halt).lower())] if not done.holds_halt else []
+    return [
+        *factor,
+        *halts,
+        *((name.replace("_", "-"), show_credits(micro)) for name, micro in amounts.items() if micro),
+    ]
+
+
+_AMOUNTS: Final = (
+    "unknown_hold", "most_hold", "most_held", "included", "rollover_min", "rollover_max", "first",
+)  # fmt: skip
+
+
+def _plan_said(done: PlanSet) -> list[str]:
+    before = "no such plan" if done.was is None else f"{done.was:,}"
+    terms = [f"{name}: {value}" for name, value in _terms_of_plan(done)]
+    return [f"plan {done.plan}: {done.max_concurrent:,} at once; before: {before}", *terms]
+
+
+def _facts_of_plan(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
+    if found is None:
+        return [Fact("Plan", "none yet")]
+    return [Fact("Sandboxes at once", f"{found.max_concurrent:,}"), Fact("Customers", f"{found.customers:,}"),
+            *(Fact(name, value) for name, value in _terms_of_plan(found))]  # fmt: skip
+
+
+def _size_of_plan(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    """What a month of it gives to those who are on it, or to the next one: as much is given each month, by time."""
+    found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
+    customers = 1 if found is None else max(found.customers, 1)
+    gives = [values["included_micro"], values["rollover_max_micro"], values["first_micro"]]
+    return Size(rows=customers, micro=customers * sum(micro or 0 for micro in gives))
+
+
+@dataclass(frozen=True)
+class OnPlan:
+    """A customer's plan, the one before (null: none), and what it may have and has now."""
+
+    customer_id: str
+    plan: str
+    was: str | None
+    max_concurrent: int | None
+    balance_micro: int
+    changed: bool
+
+
+def _put_on_plan(
+    connection: sa.Connection,
+    asked: Asked,
+    customer_id: CustomerId,
+    plan: PlanName,
+    *,
+    new: New = False,
+) -> OnPlan:
+    was = put_on_plan(connection, customer_id, plan, asked.by, new=new)
+    found = wallet_of(connection, customer_id)
+    return OnPlan(customer_id, plan, was, found.max_concurrent, found.balance_micro, changed=was != plan)
+
+
+def _on_plan(done: OnPlan) -> str:
+    before = f"before: {done.was or 'none'}" if done.changed else "nothing changes"
+    most = "any number of" if done.max_concurrent is None else f"{done.max_concurrent:,}"
+    balance = show_credits(done.balance_micro)
+    return f"{done.customer_id} is on the plan {done.plan}: {most} sandboxes at once, {balance} credits; {before}"
+
+
+def _facts_of_customer(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    found = wallet_of(connection, values["customer_id"])
+    at_once = "any number" if found.max_concurrent is None else f"{found.max_concurrent:,}"
+    return [
+        Fact("Plan", found.plan or ""),
+        Fact("Sandboxes at once", at_once),
+        Fact("Balance", show_credits(found.balance_micro), fixed=False),
+    ]
+
+
+def _size_of_move(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    if wallet_of(connection, values["customer_id"]).plan == values["plan"]:
+        return Size()
+    return Size(micro=_given_by(newest(connection, values["plan"])))
+
+
+def _plans(connection: sa.Connection, look: Look) -> Page[Plan]:
+    return Page(list_plans(connection)[: look.most])
+
+
 LEDGER: Final = "ledger:write"
 CATALOG: Final = "catalog:write"
 ACTIONS: Final = (
@@ -579,4 +761,52 @@ ACTIONS: Final = (
         facts=_facts_of_rate,
         place="/console/ledger",
     ),
+    Action(
+        "plan set",
+        "Set a plan",
+        "Change a plan, or with --new make one. What it gives changes for months that begin later, and for who comes "
+        "onto it from now on.",
+        _set_plan,
+        _plan_said,
+        path="/v1/plans/{plan}",
+        scope=CATALOG,
+        role="admin",
+        facts=_facts_of_plan,
+        size=_size_of_plan,
+    ),
+    Action(
+        "plan put",
+        "Change its plan",
+        "Put a customer on a plan. From now on it has what the plan allows, and is given what the plan gives.",
+        _put_on_plan,
+        _on_plan,
+        path="/v1/accounts/{customer_id}/plan",
+        scope=LEDGER,
+        role="admin",
+        facts=_facts_of_customer,
+        size=_size_of_move,
+        place="/console/billing?id={customer_id}",
+    ),
 )
+
+
+LISTS: Final = (
+    Listing(
+        "plan list",
+        "Plans",
+        "List the plans: how many sandboxes at once, how many customers each has, what its runs hold, and what it "
+        "gives.",
+        _plans,
+        ("plan", Column("max_concurrent", "#at once"), Column("customers", "#customers"),
+         Column("hold_factor_ppm", "#factor", show_factor), Column("unknown_hold_micro", "#without estimate"),
+         Column("most_hold_micro", "#one run"), Column("most_held_micro", "#all runs"),
+         Column("holds_halt", "holds halt"), Column("included_micro", "#included"),
+         Column("rollover_min_micro", "#rolls over from"), Column("rollover_max_micro", "#up to"),
+         Column("first_micro", "#first")),
+        holds="plans",
+        path="/v1/plans",
+        scope="catalog:read",
+        most=1_000,
+        open=True,
+    ),
+)  # fmt: skip

@@ -9,18 +9,15 @@ import sqlalchemy as sa
 
 from drawdown.ledger.allocation import Kind
 from drawdown.ledger.lots import PLAIN, Terms
-from drawdown.schema import ids
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.ids import is_clean
 from drawdown.schema.typed.parsing import show_credits, show_time, type_credits
 from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import MAX_KEY_CHARS
 from drawdown.server.console.declared import form_of
-from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import url
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import tiers
-from drawdown.worker.wallets.tiers import tiers_of
 
 MEANING: Final[Mapping[str, str]] = {
     "purchased": "purchased: somebody paid for it",
@@ -94,9 +91,6 @@ GRANT: Final = Action(
 GRANTS: Final = (GRANT,)
 
 
-CUSTOMER: Final = Field("id", "Customer", hint="By default the organisation's id.")
-
-
 def key_of(doing: Doing, name: str) -> str:
     """A key that is made of several ids. Errors: WrongField for what no key can be."""
     found = doing.values.get(name, "").strip()
@@ -105,93 +99,7 @@ def key_of(doing: Doing, name: str) -> str:
     return found
 
 
-def _put_on_plan(connection: sa.Connection, doing: Doing) -> Done:
-    customer, plan = doing.text("id"), doing.text("plan")
-    ids.require(connection, ids.PLAN, plan)
-    credit.grant(connection, customer, 0, doing.by, key=doing.key, plan=plan, new=False)
-    return Done(f"{customer} is on the plan {plan}")
-
-
-def _on_plan(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    found = credit.require_wallet(connection, doing.text("id"))
-    at_once = "any number" if found.max_concurrent is None else figures.count(found.max_concurrent)
-    return [
-        Fact("Plan", found.plan or ""),
-        Fact("Sandboxes at once", at_once),
-        Fact("Balance", figures.exact(found.balance_micro), fixed=False),
-    ]
-
-
-PLAN: Final = Action(
-    "plan",
-    "Change its plan",
-    (CUSTOMER, Field("plan", "Plan")),
-    _put_on_plan,
-    _on_plan,
-    lambda doing: ["ledger", "grant", doing.text("id"), "0", "--key", doing.key, "--plan", doing.text("plan")],
-    lambda doing: url("/console/billing", id=doing.text("id")),
-    "From now on it has what the plan allows, and is given what the plan gives.",
-    role="admin",
-)
-
-
-def _buy(connection: sa.Connection, doing: Doing) -> Done:
-    return _bought(tiers.buy(connection, doing.text("id"), doing.text("tier"), doing.by), doing)
-
-
-def _let_end(connection: sa.Connection, doing: Doing) -> Done:
-    return _bought(tiers.let_end(connection, doing.text("id"), doing.text("tier"), doing.by), doing)
-
-
-def _bought(done: tiers.Bought, doing: Doing) -> Done:
-    then = "goes on then" if done.holder.renews else "ends then"
-    charged = f"{show_credits(done.charged_micro)} credits charged" if done.charged_micro else "nothing charged now"
-    paid = figures.time(done.holder.paid_to_ms)
-    changed = "" if done.changed else "; nothing changes"
-    return Done(f"{doing.text('id')}: {doing.text('tier')}, paid until {paid} UTC, {then}; {charged}{changed}")
-
-
-def _tiers(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    customer = doing.text("id")
-    wallet = credit.require_wallet(connection, customer)
-    held = [one for one in tiers_of(connection, customer) if one.ended_ms is None]
-    said = ", ".join(f"{one.tier}, {'goes on' if one.renews else 'ends'}" for one in held)
-    at_once = "any number" if wallet.max_concurrent is None else figures.count(wallet.max_concurrent)
-    return [
-        Fact("Tiers", said),
-        Fact("Sandboxes at once", at_once),
-        Fact("Balance", figures.exact(wallet.balance_micro), fixed=False),
-    ]
-
-
-_TIER_FIELDS: Final = (CUSTOMER, Field("tier", "Tier"))
-TIER_BUY: Final = Action(
-    "tier-buy",
-    "Buy a tier",
-    _TIER_FIELDS,
-    _buy,
-    _tiers,
-    lambda doing: ["tier", "buy", doing.text("id"), doing.text("tier")],
-    lambda doing: url("/console/billing", id=doing.text("id")),
-    "This calendar month is charged at once, from the wallet; each other as it begins.",
-)
-TIER_END: Final = Action(
-    "tier-end",
-    "Let a tier end",
-    _TIER_FIELDS,
-    _let_end,
-    _tiers,
-    lambda doing: ["tier", "buy", doing.text("id"), doing.text("tier"), "--undo"],
-    lambda doing: url("/console/billing", id=doing.text("id")),
-    "It ends with the month that is paid for.",
-)
-
-
-DECLARED: Final = {one.name: one for one in credit.ACTIONS}
-LOT_ACTIONS: Final = (
-    form_of(DECLARED["ledger take-back"]),
-    PLAN,
-    TIER_BUY,
-    TIER_END,
-    form_of(DECLARED["ledger rate"]),
+DECLARED: Final = {one.name: one for one in (*credit.ACTIONS, *tiers.ACTIONS)}
+LOT_ACTIONS: Final = tuple(
+    form_of(DECLARED[name]) for name in ("ledger take-back", "plan put", "tier buy", "ledger rate")
 )
