@@ -9,7 +9,7 @@ from drawdown.worker.settlements import actions as settlement_actions
 from drawdown.worker.settlements import lists as settlement_lists
 from drawdown.worker.wallets import actions as wallet_actions
 from drawdown.worker.wallets import lists as wallet_lists
-from drawdown.worker.wallets import tiers
+from drawdown.worker.wallets import pools, tiers
 
 DECLARED: Final[tuple[Declared, ...]] = (
     *settlement_actions.ACTIONS,
@@ -17,6 +17,8 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *wallet_actions.ACTIONS,
     *wallet_actions.LISTS,
     *wallet_lists.LISTS,
+    *pools.ACTIONS,
+    *pools.LISTS,
     *tiers.ACTIONS,
     *tiers.LISTS,
 )

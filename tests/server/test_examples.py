@@ -19,6 +19,7 @@ from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools as wallet_pools
 from drawdown.worker.wallets import tiers
 from tests.server.house import CRON, Caller, House, served
 from tests.server.intake import EVENTS, Sender, event
@@ -68,6 +69,8 @@ def shop(house: House) -> None:
     write(engine, lambda c: credit.grant(c, "acme", MICRO, by, key="invoice-7", plan=None))
     write(engine, lambda c: credit.set_plan_limit(c, "team", 20, by))
     write(engine, lambda c: credit.put_on_plan(c, "acme", "team", by))
+    write(engine, lambda c: wallet_pools.make(c, "course", by))
+    write(engine, lambda c: credit.grant(c, "course", 100 * MICRO, by, key="course", plan=None))
     write(engine, lambda c: tiers.set_tier(c, "pro", tiers.Change(100, MICRO), by))
     write(engine, lambda c: features.map_event(c, "page.render", "render", by, new=True))
     write(engine, lambda c: credit.set_rate(c, "render", 2, 1, by, from_ms=0))
