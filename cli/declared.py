@@ -43,6 +43,7 @@ from drawdown.schema.errors import AnswerLost
 Key = Annotated[
     str | None, typer.Option(help="Makes a repetition harmless, e.g. a ticket", show_default="one of its own")
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print what is shown this once alone")]
 After = Annotated[str, typer.Option(help="Go on after the last row of a page: `next` of its answer")]
 _NOT: Final = f"{'-' * 2}no-"
 CONTEXT: Final = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
@@ -62,7 +63,9 @@ def _command(one: Declared) -> Callable[..., None]:
     own = [_taken(param) for param in one.params]
     match one:
         case Action():
-            more = [*([_option("key", Key, None)] if one.keyed else []), _option("dry_run", DryRun, False)]
+            more = [_option("key", Key, None)] if one.keyed else []
+            more += [_option("quiet", Quiet, False)] if one.shown_once else []
+            more += [_option("dry_run", DryRun, False)]
             more += [_option("actor", Actor, None), _option("reason", Reason, "not given")]
         case Listing():
             more = [*([_option("after", After, "")] if one.paged else []), _option("most", PageSize, one.most)]
@@ -125,8 +128,9 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     """Do it, or show what it would do."""
     by, dry_run = app.by(given["actor"], given["reason"]), given["dry_run"]
     values = _given(action.params, given, by.now_ms)
-    key = given.get("key")
-    asked = Asked(by, new_key() if key is None else key, secrets.token_urlsafe(32), dry_run=dry_run)
+    given_key = given.get("key")
+    key, secret = new_key() if given_key is None else given_key, secrets.token_urlsafe(32)
+    asked = Asked(by, key, secret, dry_run=dry_run, hooks=app.settings.hooks())
 
     def work(connection: sa.Connection) -> tuple[Any, Sequence[Fact], Sequence[Fact]]:
         before = action.facts(connection, asked, values) if dry_run else ()
@@ -145,13 +149,18 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     lines: list[str | Table] = list(action.sentences(done))
     answer = answer_of(done)
     if dry_run:
-        lines += [*_facts(before, after), "nothing was changed: without --dry-run it is done"]
+        lines = ["dry run: nothing was changed. The command would say:", *lines, *_facts(before, after)]
         answer |= {"dry_run": True, "facts": changes(before, after)}
-    if not action.secret or dry_run:
+    secret = getattr(done, action.shown_once) if action.shown_once else None
+    if secret is None or dry_run:
         show(app, answer, lines)
         return
-    show(app, answer, [*lines, f"shown this once: {getattr(done, action.secret)}"])
-    require_shown(action.lost(values) if action.lost is not None else "it was done, and could not be shown")
+    if given["quiet"] and not app.json:
+        print(secret)
+    else:
+        show(app, answer, [*lines, f"the {action.shown_once}: {secret}"])
+    why = action.lost(values) if action.lost is not None else "give the command again"
+    require_shown(f"it was done, and the new {action.shown_once} could not be shown: {why}")
 
 
 def _moments(action: Action[Any], values: Mapping[str, Any]) -> list[str]:
@@ -170,7 +179,7 @@ def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
     """Show a page of a list."""
     now = app.clock.now_ms()
     values = _given(listing.params, given, now)
-    look = Look(now, given.get("after", ""), given["most"])
+    look = Look(now, given.get("after", ""), given["most"], hooks=app.settings.hooks())
     page = app.read(lambda connection: listing.read(connection, look, **values))
     more = [] if page.next is None else [f"there are more: --after {page.next}"]
     result = {listing.holds: [answer_of(row) for row in page.rows], "next": page.next}

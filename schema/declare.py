@@ -20,7 +20,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -47,6 +59,8 @@ MAX_KEY_CHARS: Final = 700
 """Of a key that is made of three ids of any length, and of what stands between them."""
 MAX_AT_ONCE: Final = 2**31 - 1
 """Of sandboxes: what a column holds."""
+MAX_TEXT_CHARS: Final = 1_000
+"""Of words for people, and of an address."""
 MAX_NUMBER: Final = 10**15
 """Of a whole number that says nothing else of itself."""
 
@@ -86,24 +100,37 @@ ONE: Final = Size()
 
 @dataclass(frozen=True)
 class Reach:
-    """What a program's key may hand on to another key: its scopes, its organisation, its limit of credit. A person may
-    hand on anything (`None`)."""
+    """What a program's key may, and so may hand on to another key: its scopes, what it is bound to (None: to nothing),
+    its limit of credit, and until when it counts (None: without an end). A person may hand on anything."""
 
     scopes: frozenset[str]
     org_id: str | None
+    cell_id: str | None
+    source: str | None
     gives_micro: int
+    expires_ms: int | None
+
+
+class Hooks(Protocol):
+    """What this process knows of webhooks: the origins that it may call, and the secrets that sign for an endpoint."""
+
+    @property
+    def origins(self) -> frozenset[str]: ...
+    def secrets_of(self, endpoint: str, generations: Sequence[int], /) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
 class Asked:
     """Who asks for an action, when and why. `key`: makes a repetition harmless; `secret`: 43 new random characters, for
-    an action that hands one out; `reach`: of a program; `dry_run`: it is undone."""
+    an action that hands one out; `reach`: of a program; `dry_run`: it is undone. `hooks`: what
+    this process knows of webhooks."""
 
     by: By
     key: str = ""
     secret: str = field(default="", repr=False)
     reach: Reach | None = None
     dry_run: bool = False
+    hooks: Hooks | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +142,7 @@ class Look:
     after: str = ""
     most: int = 100
     only: str | None = None
+    hooks: Hooks | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +180,12 @@ def _id(text: str, name: str, _now_ms: int) -> str:
 def _key(text: str, name: str, _now_ms: int) -> str:
     if not (text and is_clean(text) and len(text) <= MAX_KEY_CHARS):
         raise UsageError(f"{name}: 1 to {MAX_KEY_CHARS} characters, none of them control characters")
+    return text
+
+
+def _text(text: str, name: str, _now_ms: int) -> str:
+    if not is_clean(text) or len(text) > MAX_TEXT_CHARS:
+        raise UsageError(f"{name}: at most {MAX_TEXT_CHARS:,} characters, none of them control characters")
     return text
 
 
@@ -211,6 +245,8 @@ LENGTH: Final = Kind("length", "TIME", lambda text, name, _now_ms: parse_length(
 PERCENT: Final = Kind(
     "percent", "PERCENT", _percent, lambda ppm: show_percent(ppm).removesuffix(" %"), "_ppm", example=700_000
 )
+TEXT: Final = Kind("text", "TEXT", _text, str, example="a text")
+"""Words for people, or an address."""
 WHOLE: Final = whole()
 AT_ONCE: Final = whole(0, MAX_AT_ONCE, 20)
 """Sandboxes at once."""
@@ -369,8 +405,8 @@ class Action(Generic[R]):
     `says`: the same in sentences. `path`: of the operation, a POST. `scope`: what a key needs. `role`: what a person of
     the console needs. `facts`: how things stand that it changes. `size`: how much it does. `place`: the page where the
     form leads to, with parameters in braces; empty: the console has no form of its own making for it. `keyed`: whether
-    `asked.key` makes a repetition harmless, so that people may choose it. `secret`: the field of the result that is
-    shown once; `lost`: what to do if the answer with it is lost."""
+    `asked.key` makes a repetition harmless, so that people may choose it. `shown_once`: the field of the result that is
+    a secret, and is kept nowhere; `lost`: what to do if the answer with it is lost."""
 
     name: str
     title: str
@@ -384,7 +420,7 @@ class Action(Generic[R]):
     size: Callable[[sa.Connection, Asked, Values], Size] = one
     place: str = ""
     keyed: bool = False
-    secret: str = ""
+    shown_once: str = ""
     lost: Callable[[Values], str] | None = None
 
     @cached_property
@@ -412,8 +448,10 @@ class Action(Generic[R]):
         words, options = self.name.split(), []
         for param in self.params:
             value = values.get(param.name, param.default)
-            if param.is_argument:
-                words.append(param.kind.write(value))
+            if param.is_argument and param.many:
+                words += [param.kind.write(each) for each in value or ()]
+            elif param.is_argument:
+                words += [] if value is None else [param.kind.write(value)]
             elif param.kind is FLAG:
                 options += [param.option] if value else []
             elif param.many:

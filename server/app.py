@@ -111,7 +111,7 @@ class Server:
         made.router.routes.extend(self._router().routes)
         made.router.routes.extend(Cron(self.services, self.step_threads).routes().routes)
         groups = [group(self._programs) for group in (Executions, Accounts, UsageRoutes, Overrides)]
-        operations = Operations(self._programs, DECLARED)
+        operations = Operations(self.services, self._programs, DECLARED)
         ways_in = [way_in(self._intake) for way_in in (Events, Samples)]
         for one in (*groups, operations, self._guard, Options(self.services, self._programs), *ways_in):
             self._of_programs.extend(one.routes().routes)

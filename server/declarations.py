@@ -5,13 +5,27 @@ from __future__ import annotations
 from typing import Final
 
 from drawdown.schema.declare import Action, Declared
+from drawdown.worker.access import keys
+from drawdown.worker.hooks import actions as hook_actions
+from drawdown.worker.hooks import lists as hook_lists
+from drawdown.worker.orders import lists as order_lists
+from drawdown.worker.orders import orders
 from drawdown.worker.settlements import actions as settlement_actions
 from drawdown.worker.settlements import lists as settlement_lists
+from drawdown.worker.usage import intake, withdrawals
 from drawdown.worker.wallets import actions as wallet_actions
 from drawdown.worker.wallets import lists as wallet_lists
 from drawdown.worker.wallets import pools, tiers
 
 DECLARED: Final[tuple[Declared, ...]] = (
+    *keys.ACTIONS,
+    *keys.LISTS,
+    *hook_actions.ACTIONS,
+    *hook_lists.LISTS,
+    *orders.ACTIONS,
+    *order_lists.LISTS,
+    *withdrawals.ACTIONS,
+    *intake.LISTS,
     *settlement_actions.ACTIONS,
     *settlement_lists.LISTS,
     *wallet_actions.ACTIONS,

@@ -11,6 +11,7 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, From, New, Reason
 from drawdown.cli.rendering import show, table
+from drawdown.events.values import COUNT, MAX_VALUE_SCALE, SUM, EventValue
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.catalog.mapping import FOREVER_MS
@@ -32,13 +33,24 @@ def list_(context: typer.Context) -> None:
         for g in found.mapping
     ]
     events = [
-        (e.feature, e.event_type, e.unit, show_time(e.start_ms), "-" if e.end_ms is None else show_time(e.end_ms))
+        (
+            e.feature,
+            e.event_type,
+            e.unit,
+            e.value or "stated",
+            show_time(e.start_ms),
+            "-" if e.end_ms is None else show_time(e.end_ms),
+        )
         for e in found.event_types
     ]
     sizes, types = map(astuple, found.without_feature), [astuple(one) for one in found.events_without_feature]
     lines = [
         table("Mapping", ("feature", "#MB from", "#MB to", "unit", "from", "to"), rows),
-        *([table("Event types", ("feature", "event type", "unit", "from", "to"), events)] if events else []),
+        *(
+            [table("Event types", ("feature", "event type", "unit", "quantity", "from", "to"), events)]
+            if events
+            else []
+        ),
         table("Used, but without a feature", ("#MB", "#seconds", "#samples", "#orgs"), sizes),
     ]
     if types:
@@ -100,6 +112,9 @@ def map_event_(
     event_type: Annotated[str, typer.Argument(metavar="TYPE", help="The event type, as events say it")],
     feature: Annotated[str, typer.Argument(help="a-z, 0-9 and _")],
     unit: Annotated[str, typer.Option(help="units: one of what the type counts")] = "units",
+    sum_: Annotated[str | None, typer.Option("--sum", help="Path of the value in the data: $.usage.tokens")] = None,
+    scale: Annotated[int, typer.Option(min=1, max=MAX_VALUE_SCALE, help="Base units in one of that value")] = 1,
+    count: Annotated[bool, typer.Option("--count", help="Each event is one unit")] = False,
     from_: From = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Fill holes in sealed windows; or it was so before a restore")
@@ -112,29 +127,48 @@ def map_event_(
     """Bill events of a type as a feature: the sum of their quantities.
 
     A type may be mapped before its first event: then, without --from, whenever it is used; of a type that was used
-    already, from the next window on. What a window meant once it was sealed never changes.
+    already, from the next window on. What a window meant once it was sealed never changes. With --sum or --count, any
+    CloudEvent of the type can be billed: declare that before its first event, for good.
     """
     app: App = context.obj
+    value = _value(sum_, scale, count=count)
     start, by = app.window(from_, "--from"), app.by(actor, reason)
     made = app.write(
         lambda c: features.map_event(
-            c, event_type, feature, by, unit=unit, from_ms=start, confirmed=yes or dry_run, new=new
+            c, event_type, feature, by, unit=unit, from_ms=start, confirmed=yes or dry_run, new=new, value=value
         ),
         rollback=dry_run,
     )
+    counted = [f"{'would be' if dry_run else 'is'} billed of each event: {value.share}"] if value else []
+    unchanged = "" if counted else "; nothing was changed"
     show(
         app,
-        {"event_type": event_type, "feature": feature, "dry_run": dry_run, "mapped": made},
-        [f"{event_type} is mapped to {feature} already, {_since(made)}; nothing was changed"]
+        {"event_type": event_type, "feature": feature, "dry_run": dry_run, "mapped": made, "value": value},
+        [
+            f"{event_type} is mapped to {feature} already, {_since(made)}{unchanged}",
+            *counted,
+        ]
         if made.again
         else [
             f"{'would map' if dry_run else 'mapped'} {event_type} to {feature} {_since(made)}; "
             f"before: {made.was or 'nothing'}",
+            *counted,
             f"{made.mended_s:,} units in {made.mended_windows:,} places that waited for a feature "
             f"{'would be' if dry_run else 'will be'} sealed by the next tick",
             *([EARLIER] if from_ is None and made.was is None and made.start_ms else []),
         ],
     )
+
+
+def _value(path: str | None, scale: int, *, count: bool) -> EventValue | None:
+    """Errors: UsageError."""
+    if path is None and not count and scale != 1:
+        raise UsageError("--scale would change nothing without --sum: pass --sum PATH, too")
+    if path is None and not count:
+        return None
+    if path is not None and count:
+        raise UsageError("specify either --sum or --count, not both")
+    return EventValue(COUNT if count else SUM, path, scale)
 
 
 def _since(made: features.Mapped) -> str:

@@ -29,7 +29,7 @@ from drawdown.cli.options import (
     Undo,
     only_with,
 )
-from drawdown.cli.rendering import facts, show, shown, table
+from drawdown.cli.rendering import facts, show, show_change, shown, table
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.audit import By
@@ -462,6 +462,7 @@ def override(
     until: Annotated[str | None, typer.Option(help="When all of it ends", show_default="until it is undone")] = None,
     undo: Undo = False,
     clear: Annotated[bool, typer.Option("--clear", hidden=True)] = False,
+    dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -480,13 +481,15 @@ def override(
             orgs.override(c, org, by, max_concurrent=max_concurrent, halted=halted, until_ms=ends)
             if says
             else orgs.end_override(c, org, by)
-        )
+        ),
+        rollback=dry_run,
     )
     lines = [
         f"{org}: {word(done.now)}; before: {word(done.was)}",
         f"{org}: {stands(done)}{'' if says else '; the next tick asks the provider again'}",
     ]
-    show(app, {"org_id": org, "cleared": not says, "was": done.was, "now": done.now, "override": done}, lines)
+    result = {"org_id": org, "cleared": not says, "was": done.was, "now": done.now, "override": done}
+    show_change(app, result, lines, dry_run=dry_run)
 
 
 @commands.command()
@@ -550,11 +553,15 @@ def read_orgs(file: Path) -> list[str]:
 
 
 @commands.command()
-def release(context: typer.Context, org: Org, actor: Actor = None, reason: Reason = "not given") -> None:
+def release(
+    context: typer.Context, org: Org, dry_run: DryRun = False, actor: Actor = None, reason: Reason = "not given"
+) -> None:
     """Let a stopped organisation be sealed and pushed again, once its fault is fixed."""
     app: App = context.obj
     by = app.by(actor, reason)
     was = app.write(
-        lambda c: stops.release_org(c, org_id=org, reason=by.reason, now_ms=by.now_ms, actor=by.actor, via=by.via)
+        lambda c: stops.release_org(c, org_id=org, reason=by.reason, now_ms=by.now_ms, actor=by.actor, via=by.via),
+        rollback=dry_run,
     )
-    show(app, {"org_id": org, "was": was}, [f"{org}: released; it had been stopped: {was}"])
+    line = f"{org}: released; it had been stopped: {was}"
+    show_change(app, {"org_id": org, "was": was}, [line], dry_run=dry_run)

@@ -41,6 +41,7 @@ from drawdown.worker.batches.take import (
 )
 from drawdown.worker.features.actions import map_event
 from drawdown.worker.sources.events.types import meters
+from drawdown.worker.sources.field_map import FieldMap
 from drawdown.worker.status.status import status
 from drawdown.worker.usage.prune import raise_floors
 from drawdown.worker.verify.deep import verify_files
@@ -959,9 +960,9 @@ def test_a_tick_with_no_time_left_begins_no_file_and_one_with_little_gives_no_mo
     assert (report.batches_taken, report.batches_wait) == (0, True)
     given: list[float] = []
 
-    def noting(file: files.FoundFile, now_ms: int, most: int, time_s: float) -> reading.Sums:
+    def noting(file: files.FoundFile, now_ms: int, most: int, time_s: float, fields: FieldMap) -> reading.Sums:
         given.append(time_s)
-        return reading.add_up(file, now_ms, most, time_s)
+        return reading.add_up(file, now_ms, most, time_s, fields)
 
     monkeypatch.setattr(folders, "add_up", noting)
     assert fleet.tick(deadline_ms=fleet.clock.at_ms + 30_000).batches_taken == 1

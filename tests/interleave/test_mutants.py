@@ -216,7 +216,11 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         "server.usage.intake:_done ancient events",
         "worker.usage.prune:prune",
     ),
-    "an endpoint is told that is being ended": (_told_whoever_is_ended, "expire_holds told", "cli.nouns.hooks:end"),
+    "an endpoint is told that is being ended": (
+        _told_whoever_is_ended,
+        "expire_holds told",
+        "cli.declared:run hook end",
+    ),
     "a deed of the console takes no turn": (
         _acted_without_a_turn,
         "server.console.acting:_done",

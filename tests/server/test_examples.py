@@ -17,6 +17,7 @@ from drawdown.worker.access.keys import SCOPES
 from drawdown.worker.features import actions as features
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools as wallet_pools
@@ -26,7 +27,12 @@ from tests.server.intake import EVENTS, Sender, event
 from tests.server.program import Program, give, key_of, make_key
 from tests.world import T0
 
-RULED: Final = {"/v1/suppliers/pixel/batch": "below_threshold"}
+RULED: Final = {
+    "/v1/suppliers/pixel/batch": "below_threshold",
+    "/v1/messages/msg_6a0f0c6d3c0f5ce1b2f3a49d0b8e7c11": "unknown_message",
+    "/v1/hooks/app/rotate": "bad_value",  # no DRAWDOWN_HOOK_SECRET is set there
+    "/v1/jobs/1/cancel": "unknown_order",
+}
 """What a rule refuses as things stand there, by its code: each of them is a dry run."""
 BEFORE: Final = ("preview", "executions", "reserve", "draws", "extend")
 """What comes first, in this order, by the ends of paths: what others end."""
@@ -74,6 +80,7 @@ def shop(house: House) -> None:
     write(engine, lambda c: tiers.set_tier(c, "pro", tiers.Change(100, MICRO), by))
     write(engine, lambda c: features.map_event(c, "page.render", "render", by, new=True))
     write(engine, lambda c: credit.set_rate(c, "render", 2, 1, by, from_ms=0))
+    write(engine, lambda c: hooks.set_endpoint(c, "app", "https://app.example/in", (), by, new=True))
     house.autumn.account.add_customer("hz0", T0)
     terms = settlements.Change(share_ppm=700_000, hold_ms=90 * DAY_MS, threshold_micro=0, takes_clawbacks=True)
     write(engine, lambda c: settlements.set_supplier(c, "pixel", terms, by, new=True))

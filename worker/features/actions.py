@@ -12,6 +12,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.events.values import EventValue
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import utc
@@ -36,7 +37,7 @@ from drawdown.worker.catalog.mapping import (
 )
 from drawdown.worker.history.incarnation import read_losses
 from drawdown.worker.orgs import billed_once
-from drawdown.worker.sources.events.types import is_known, meters
+from drawdown.worker.sources.events.types import declare_value, is_known, meters
 from drawdown.worker.wallets import actions as credit
 
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
@@ -97,13 +98,15 @@ def map_event(
     from_ms: int | None = None,
     confirmed: bool = False,
     new: bool = True,
+    value: EventValue | None = None,
 ) -> Mapped:
     """Give an event type a feature from a window on: what its events count is billed as that. The type may be mapped
     before its first event; then, where no window is said, whenever it is used. (From the next window on, as any, where
-    history was lost, whose events they may have been, or where a metric charged for it before.)
+    history was lost, whose events they may have been, or where a metric charged for it before.) `value`: how much its
+    events count that state no quantity.
 
     Errors: as `map_size`; UnknownId, unless `new`, for a feature or a type that there is not and that is like one there
-    is; Refused where there are too many types.
+    is; Refused where there are too many types, or the type has events, or a value, already.
     """
     _require_name(feature)
     if not ids.is_clean_id(event_type):
@@ -115,6 +118,8 @@ def map_event(
     is_new = from_ms is None and not is_known(connection, event_type) and not read_losses(connection)
     if is_new and not billed_once.was_charged(connection, {event_type, feature}):
         from_ms, confirmed = 0, True
+    if value is not None and declare_value(connection, event_type, value, by):
+        record(connection, "event_value", event_type, asdict(value), by)
     meter = meters(connection, [event_type], by.now_ms).get(event_type)
     if meter is None:
         raise Refused(f"there are {MAX_EVENT_TYPES:,} event types already: `drawdown feature list` shows them")

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.mapping import FOREVER_MS, Segment, is_meter, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
+from drawdown.worker.sources.events.types import values
 from drawdown.worker.verdict.rates import rate_card_of
 
 SQL = queries(__file__)
@@ -34,6 +35,8 @@ class MappedEvent:
     unit: str
     start_ms: int
     end_ms: int | None
+    value: str | None = None
+    """How much an event counts that states no quantity."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,15 @@ def list_features(connection: sa.Connection) -> FeatureList:
     """The whole mapping, the event types in the order of their first event."""
     found = segments(mapping_rows(connection))
     names = {int(row.meter): str(row.event_type) for row in SQL.run(connection, "event_types")}
+    counts = {name: str(value) for name, value in values(connection).items()}
     events = [
         MappedEvent(
-            names[one.lo], one.feature, one.unit, one.start_ms, None if one.end_ms == FOREVER_MS else one.end_ms
+            names[one.lo],
+            one.feature,
+            one.unit,
+            one.start_ms,
+            None if one.end_ms == FOREVER_MS else one.end_ms,
+            counts.get(names[one.lo]),
         )
         for one in found
         if is_meter(one.lo)

@@ -288,34 +288,30 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
 
 
 def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, amount: int) -> bool:
-    """Whether what a balance lacks may be parts granted once that pushes used up exactly, and that no read and no
-    answer showed: of each part's pushes only the last was answered. Only of customers with such parts."""
+    """Whether what a balance lacks may be a part granted once that pushes used up exactly, and that no read and no
+    answer showed: each of them but the last was charged without an answer. Only of customers with such parts."""
     if not _has_parts(connection, asked, pair):
         return False
     rows = _charges(connection, asked, pair, since_ms, "charges_since")
-    drew = [(int(row.sent_qty) * drew_of(asked.pools, row)[1], bool(row.answered)) for row in rows]
-    spare = {0: 0}  # a sum of pushes: how many more of them may have been answered, at most
-    for quantity, is_answered in sorted(drew, key=lambda one: one[1]):
-        for before, left in [one for one in spare.items() if one[1] or not is_answered]:
-            after, left_then = before + quantity, left + (-1 if is_answered else 1)
-            if after <= amount and left_then > spare.get(after, -1):
-                spare[after] = left_then
-        if len(spare) > MOST_LOST_SUMS or len(rows) > MOST_CHARGES:
+    drew = [int(row.sent_qty) * drew_of(asked.pools, row)[1] for row in rows]
+    answered = {0, *(one for row, one in zip(rows, drew, strict=True) if row.answered)}
+    sums = {0}
+    for one in (one for row, one in zip(rows, drew, strict=True) if not row.answered):
+        sums |= {before + one for before in sums if before + one <= amount}
+        if len(sums) > MOST_LOST_SUMS or len(rows) > MOST_CHARGES:
             return True
-    return amount in spare
+    return any(one > 0 and amount - one in answered for one in sums)
 
 
 def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_ms: int) -> Line:
     """A line that a person is told, as uncertain as parts make it that no read and no answer showed: these look as if
-    a balance lacked them. A charge without an answer draws on each, and with an answer only the one that ends it."""
+    a balance lacked them. All that used them up was charged without an answer: each answer shows the parts that its
+    charge drew on, at zero as well (recorded)."""
     pair = line.customer_id, line.feature
     if not asked.pools.in_credits(line.feature) or not _has_parts(connection, asked, pair):
         return line
-    rows = _charges(connection, asked, pair, marked_ms, "may_have_used_up")
-    drew = [(int(row.sent_qty) * drew_of(asked.pools, row)[1], row.unanswered) for row in rows]
-    unanswered = [one for one, is_unanswered in drew if is_unanswered]
-    ending = sorted((one for one, is_unanswered in drew if not is_unanswered), reverse=True)[: len(unanswered)]
-    hidden = sum(unanswered) + sum(ending)
+    rows = _charges(connection, asked, pair, marked_ms, "unanswered_since")
+    hidden = sum(int(row.sent_qty) * drew_of(asked.pools, row)[1] for row in rows)
     if len(rows) > MOST_CHARGES:
         hidden = max(hidden, abs(line.theirs - line.ours))
     return replace(line, unsure=line.unsure + hidden)

@@ -100,16 +100,13 @@ WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :
     AND p.sent_qty > 0 AND p.first_attempt_ms IS NOT NULL AND NOT p.by_hand AND p.settled_ms >= :since_ms
 LIMIT :at_most
 
--- name: may_have_used_up
--- What may have drawn on a balance since a moment, and whether it may have done so without an answer.
-SELECT p.feature, p.sent_qty, p.first_attempt_ms, p.settled_ms, p.sealed_at_ms, p.credit_cost,
-    EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
-        AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued'))) AS unanswered
-FROM pushes p
+-- name: unanswered_since
+-- What may have been charged since a moment without an answer: parts of balances may be used up by it, and never shown.
+SELECT p.feature, p.sent_qty, p.first_attempt_ms, p.settled_ms, p.sealed_at_ms, p.credit_cost FROM pushes p
 WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.sent_qty > 0
     AND p.first_attempt_ms IS NOT NULL AND p.settled_ms >= :since_ms
     AND EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
-        AND (x.outcome IS NULL OR x.outcome IN ('accepted', 'unknown', 'queued')))
+        AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued')))
 LIMIT :at_most
 
 -- name: last_push

@@ -52,8 +52,15 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
-from drawdown.schema.units import EARLIEST_TS, EVER_MS, next_window
-from drawdown.worker.catalog.wallets import billed_as, billed_elsewhere, customers_on, keeper_of, orgs_of
+from drawdown.schema.units import DAY_MS, EARLIEST_TS, EVER_MS, next_window
+from drawdown.worker.catalog.wallets import (
+    billed_as,
+    billed_elsewhere,
+    customers_on,
+    keeper_of,
+    orgs_of,
+    wallets_at,
+)
 from drawdown.worker.topup.actions import rearm_paid
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.wallets.accounts import account_of, list_lots, paid_from
@@ -137,14 +144,15 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
 @dataclass(frozen=True)
 class TakenBack:
     """The lot, what was taken back of it now, what of it runs have reserved, the balance after it, and the pool (None:
-    none) that has it again."""
+    none) that has it again. `orgs`: those that the wallet pays for; once it is empty, the next tick halts them."""
 
     lot: str
     customer_id: str
     taken_micro: int
     reserved_micro: int
     balance_micro: int
-    pool: str | None = None
+    pool: str | None
+    orgs: list[str]
 
 
 def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> TakenBack:
@@ -160,9 +168,10 @@ def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> Ta
     if taken.key is not None:
         details = {"amount_micro": -taken.amount_micro, "key": taken.key, "lot": found.lot, "whole": whole}
         record(connection, "ledger_grant", found.customer_id, details, by)
-    mark_for_projection(connection, orgs_of(connection, [found.customer_id]), by.now_ms)
+    orgs = orgs_of(connection, [found.customer_id])
+    mark_for_projection(connection, orgs, by.now_ms)
     reserved, balance = taken.promised_micro, taken.balance_micro
-    return TakenBack(found.lot, found.customer_id, taken.amount_micro, reserved, balance, found.pool)
+    return TakenBack(found.lot, found.customer_id, taken.amount_micro, reserved, balance, found.pool, orgs)
 
 
 def wallet_of(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
@@ -179,6 +188,28 @@ def require_wallet(connection: sa.Connection, customer_id: str) -> accounts.Wall
 def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | None:
     """What a feature costs at a moment, by the rate card; None where it has no rate."""
     return read_rate_card(connection).rate(feature, moment_ms)
+
+
+@dataclass(frozen=True)
+class RateEffect:
+    """What the usage of the last day costs by the price before (`was`) and by another one (`now`), and of how many
+    organisations."""
+
+    quantity: int
+    orgs: int
+    was_micro: int
+    now_micro: int
+
+
+def rate_effect(
+    connection: sa.Connection, feature: str, was: Rate | None, micro: int, per: int, now_ms: int
+) -> RateEffect:
+    """By pushes of the last day at providers whose balances are wallets here."""
+    values = {"feature": feature, "from_ms": now_ms - DAY_MS, "providers": sorted(wallets_at(connection))}
+    row = SQL.run(connection, "used_since", values).one()
+    quantity = int(row.quantity)
+    before = 0 if was is None else int(was.price(quantity))
+    return RateEffect(quantity, int(row.orgs), before, int(Rate(feature, now_ms, micro, per).price(quantity)))
 
 
 def set_rate(
@@ -466,13 +497,17 @@ def _take_back(
     return take_back(connection, lot, asked.by, whole=whole)
 
 
-def _taken(done: TakenBack) -> str:
+def _taken(done: TakenBack) -> list[str]:
     did = f"took back {show_credits(done.taken_micro)} credits" if done.taken_micro else "nothing is left to take"
     back = f", which went back to the pool {done.pool}" if done.pool and done.taken_micro else ""
     line = f"{done.customer_id}: {did} of {done.lot}{back}; {show_credits(done.balance_micro)} credits now"
     if done.reserved_micro:
         line += f"; {show_credits(done.reserved_micro)} of it are reserved: take them back once those runs have ended"
-    return line
+    if not done.orgs:
+        return [line]
+    more = f" and {len(done.orgs) - MOST_NAMED:,} more" if len(done.orgs) > MOST_NAMED else ""
+    halts = ", which the next tick halts" if done.taken_micro and done.balance_micro <= 0 else ""
+    return [line, f"{done.customer_id}: it pays for {', '.join(done.orgs[:MOST_NAMED])}{more}{halts}"]
 
 
 def _lot_named(connection: sa.Connection, lot: str) -> Lot | None:
@@ -504,7 +539,7 @@ def _size_of_lot(connection: sa.Connection, _asked: Asked, values: Values) -> Si
 @dataclass(frozen=True)
 class RateSet:
     """The rate of a feature from `start_ms` on, and the one that held then (null: none). `is_past`: usage since then
-    which is charged already keeps its price."""
+    which is charged already keeps its price. `effect`: by what the last day used."""
 
     feature: str
     micro_credits: int
@@ -512,6 +547,7 @@ class RateSet:
     start_ms: int
     was: Rate | None
     is_past: bool
+    effect: RateEffect
 
 
 def _rate(
@@ -534,13 +570,21 @@ def _rate(
     now_ms = asked.by.now_ms
     was = rate_at(connection, feature, now_ms if from_ms is None else from_ms)
     start_ms = set_rate(connection, feature, micro_credits, per, asked.by, from_ms=from_ms, new=new)
-    return RateSet(feature, micro_credits, per, start_ms, was, is_past=from_ms is not None and from_ms < now_ms)
+    is_past = from_ms is not None and from_ms < now_ms
+    effect = rate_effect(connection, feature, was, micro_credits, per, now_ms)
+    return RateSet(feature, micro_credits, per, start_ms, was, is_past, effect)
 
 
 def _rated(done: RateSet) -> list[str]:
     before = "no rate" if done.was is None else f"{done.was.micro_credits:,} per {done.was.per_quantity:,}"
     now = f"{done.micro_credits:,} micro-credits per {done.per_quantity:,} from {show_time(done.start_ms)} on"
-    lines = [f"{done.feature}: {now}; before: {before}"]
+    used = done.effect
+    orgs = f"{used.orgs:,} organisation{'' if used.orgs == 1 else 's'}"
+    lines = [
+        f"{done.feature}: {now}; before: {before}",
+        f"the last day's use, {used.quantity:,} base units of {orgs}, costs {show_credits(used.now_micro)} credits by "
+        f"it, and {show_credits(used.was_micro)} before",
+    ]
     if done.is_past:
         lines.append(
             "that is over: usage since then which is charged already keeps its price, what is charged from now on goes "

@@ -1,5 +1,7 @@
 """The siege of Autumn in one process: the same setting, service, people and judge, and kills at counted steps.
 
+    python -m tests.crash.autumn.alone --pushes 300 --kills 8 --seed 1 --seeds 20
+
 Guarantee: all of it follows from the seed. The service is called in place, transactions run one after another, and the
 clock moves by a millisecond with each look, so that a run repeats to the last call. A worker that was killed does
 nothing more: its claims and calls stay as they were.
@@ -7,8 +9,12 @@ nothing more: its claims and calls stay as they were.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import logging
 import random
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
+import structlog
 
 from drawdown.providers.autumn import build
 from drawdown.providers.kit.emulator import Direct
@@ -171,34 +178,70 @@ def alone(folder: Path, *, pushes: int, kills: int, seed: int) -> Ended:
     engine = connect(url)
     operator = Alone(engine, autumn, clock)
     healing = Healing(url, operator, clock, autumn, setting)  # type: ignore[arg-type]
-    mischief = Mischief(url, autumn, setting, clock, kills)
-    died = 0
-    with _in_place():
-        healing.begin_in_peace()
-        for at, part in enumerate(setting.parts[1:]):
-            insert(engine, part)
-            if at == kills:
-                break
-            command = "reconcile" if at % 4 == 3 else "tick"
-            died += operator.killed(command, dice.choice("ab"), dice.randrange(MOST_STEPS))
-            mischief.begin(at)
-            operator.do("tick")
-            mischief.outage(at)
-            clock.jump(LEASE_MS if at % LAG_EVERY else 10 * MINUTE_MS)
-        autumn.key_store = autumn.balance_store = "up"
-        for _ in range(TRIES):
-            operator.do("tick")
-            if not number(url, UNSENT) and number(url, SEALED) >= setting.windows():
-                break
-            clock.jump(MINUTE_MS)
-        else:
-            raise AssertionError(f"{number(url, UNSENT)} pushes are not sent")
-        autumn.faults.rates = {}
-        autumn.loses = autumn.repeats = False
-        healing.heal()
-        breaches = operator.do("verify")
+    try:
+        with _in_place():
+            healing.begin_in_peace()
+            died = _besiege(operator, healing, kills, dice)
+            healing.heal()
+            breaches = operator.do("verify")
+    finally:
+        engine.dispose()
     verdict = judge(url, setting, autumn, healing.beside(), healing.made_up, healing.unsure)
     assert verdict.wrong is None, verdict.wrong
     assert breaches == []
-    engine.dispose()
     return Ended(verdict, died, number(url, "SELECT COUNT(*) FROM pushes"), autumn, healing)
+
+
+def _besiege(operator: Alone, healing: Healing, kills: int, dice: random.Random) -> int:
+    """A worker at a time, until each push was sent once. Returns how many were killed."""
+    url, setting, autumn, clock = healing.url, healing.setting, healing.autumn, healing.clock
+    mischief = Mischief(url, autumn, setting, clock, kills)
+    died = 0
+    for at, part in enumerate(setting.parts[1:]):
+        insert(operator.state.engine, part)
+        if at == kills:
+            break
+        command = "reconcile" if at % 4 == 3 else "tick"
+        died += operator.killed(command, dice.choice("ab"), dice.randrange(MOST_STEPS))
+        mischief.begin(at)
+        operator.do("tick")
+        mischief.outage(at)
+        clock.jump(LEASE_MS if at % LAG_EVERY else 10 * MINUTE_MS)
+    autumn.key_store = autumn.balance_store = "up"
+    for _ in range(TRIES):
+        operator.do("tick")
+        if not number(url, UNSENT) and number(url, SEALED) >= setting.windows():
+            break
+        clock.jump(MINUTE_MS)
+    else:
+        raise AssertionError(f"{number(url, UNSENT)} pushes are not sent")
+    autumn.faults.rates = {}
+    autumn.loses = autumn.repeats = False
+    return died
+
+
+def main() -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pushes", type=int, default=300)
+    parser.add_argument("--kills", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1)
+    given = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    failed = 0
+    for seed in range(given.seed, given.seed + given.seeds):
+        with tempfile.TemporaryDirectory(prefix="dd-crash-") as folder:
+            try:
+                found = alone(Path(folder), pushes=given.pushes, kills=given.kills, seed=seed)
+            except AssertionError as error:
+                failed += 1
+                print(f"seed {seed}: FAILED: {error}", flush=True)
+                continue
+        exact, told = found.verdict.exact, len(found.verdict.told)
+        print(f"seed {seed}: {found.pushes:,} pushes, {found.kills} kills, {exact} exact, {told} told", flush=True)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
