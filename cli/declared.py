@@ -129,8 +129,8 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     by, dry_run = app.by(given["actor"], given["reason"]), given["dry_run"]
     values = _given(action.params, given, by.now_ms)
     given_key = given.get("key")
-    key, secret = new_key() if given_key is None else given_key, secrets.token_urlsafe(32)
-    asked = Asked(by, key, secret, dry_run=dry_run, hooks=app.settings.hooks())
+    key = new_key() if given_key is None else given_key
+    asked = Asked(by, key, secrets.token_urlsafe(32), dry_run=dry_run, hooks=app.settings.hooks())
 
     def work(connection: sa.Connection) -> tuple[Any, Sequence[Fact], Sequence[Fact]]:
         before = action.facts(connection, asked, values) if dry_run else ()

@@ -12,6 +12,8 @@ from drawdown.worker.orders import lists as order_lists
 from drawdown.worker.orders import orders
 from drawdown.worker.settlements import actions as settlement_actions
 from drawdown.worker.settlements import lists as settlement_lists
+from drawdown.worker.topup import actions as topup_actions
+from drawdown.worker.topup import lists as topup_lists
 from drawdown.worker.usage import intake, withdrawals
 from drawdown.worker.wallets import actions as wallet_actions
 from drawdown.worker.wallets import lists as wallet_lists
@@ -35,6 +37,8 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *pools.LISTS,
     *tiers.ACTIONS,
     *tiers.LISTS,
+    *topup_actions.ACTIONS,
+    *topup_lists.LISTS,
 )
 ACTIONS: Final = {one.name: one for one in DECLARED if isinstance(one, Action)}
 """By their names."""
