@@ -8,10 +8,13 @@ from drawdown.schema.declare import Action, Declared
 from drawdown.worker.access import keys
 from drawdown.worker.hooks import actions as hook_actions
 from drawdown.worker.hooks import lists as hook_lists
+from drawdown.worker.orders import assigning, orders
 from drawdown.worker.orders import lists as order_lists
-from drawdown.worker.orders import orders
+from drawdown.worker.orgs import actions as org_actions
+from drawdown.worker.orgs import lists as org_lists
 from drawdown.worker.settlements import actions as settlement_actions
 from drawdown.worker.settlements import lists as settlement_lists
+from drawdown.worker.status import lists as status_lists
 from drawdown.worker.topup import actions as topup_actions
 from drawdown.worker.topup import lists as topup_lists
 from drawdown.worker.usage import intake, withdrawals
@@ -20,6 +23,10 @@ from drawdown.worker.wallets import lists as wallet_lists
 from drawdown.worker.wallets import pools, tiers
 
 DECLARED: Final[tuple[Declared, ...]] = (
+    *assigning.ACTIONS,
+    *org_actions.ACTIONS,
+    *org_lists.LISTS,
+    *status_lists.LISTS,
     *keys.ACTIONS,
     *keys.LISTS,
     *hook_actions.ACTIONS,
@@ -40,5 +47,6 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *topup_actions.ACTIONS,
     *topup_lists.LISTS,
 )
+BY_NAME: Final = {one.name: one for one in DECLARED}
 ACTIONS: Final = {one.name: one for one in DECLARED if isinstance(one, Action)}
 """By their names."""

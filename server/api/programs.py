@@ -12,10 +12,12 @@ step.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, NoReturn, TypeVar, get_origin
 
 import sqlalchemy as sa
@@ -28,10 +30,12 @@ from starlette.types import Scope
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock
+from drawdown.schema.declare import Action
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id, tell_few_names, tell_no_names
 from drawdown.schema.units import MINUTE_MS, in_credits
 from drawdown.server.api.together import Together, Way
+from drawdown.server.declarations import BY_NAME, DECLARED
 from drawdown.server.http import bodies
 from drawdown.server.http.callers import TokenBuckets
 from drawdown.server.http.errors import SOON, ApiError, bad_value, of_drawdown, unauthorized
@@ -280,18 +284,56 @@ class Programs:
         raise error from None
 
 
+COMMAND: Final = re.compile(r"`drawdown ([^`]+)`")
+OPTION: Final = re.compile(r"(?<![\w-])--([a-z][a-z-]*)( [A-Z]+)?")
+
+
+@cache
+def _fields() -> Mapping[str, str]:
+    """What programs call an option, by its word; one that is not the same everywhere has its word."""
+    found: dict[str, str] = {}
+    for one in DECLARED:
+        for param in one.params:
+            word = param.option.removeprefix("--")
+            found[word] = param.field if found.get(word, param.field) == param.field else param.word
+    return found
+
+
+def for_programs(text: str) -> str:
+    """What an error tells a program to do: the operation where it names a command that has one, and the field where it
+    names an option. Any other command is for a person who operates the server."""
+
+    def operation_of(found: re.Match[str]) -> str:
+        words = found[1].split()
+        for count in range(len(words), 1, -1):
+            one = BY_NAME.get(" ".join(words[:count]))
+            if one is not None:
+                return f"`{'POST' if isinstance(one, Action) else 'GET'} {one.path}`"
+        return found[0]
+
+    def field_of(found: re.Match[str]) -> str:
+        return f"`{_fields().get(found[1], found[1].replace('-', '_'))}`"
+
+    told, at = [], 0
+    for found in COMMAND.finditer(text):
+        told += [OPTION.sub(field_of, text[at : found.start()]), operation_of(found)]
+        at = found.end()
+    return "".join([*told, OPTION.sub(field_of, text[at:])])
+
+
 def of_program(error: DrawdownError) -> ApiError:
     """What an error of ours means to a program."""
+    text = for_programs(str(error))
     match error:
         case Denied():
             details = None if error.step is None else {"step": error.step}
-            return ApiError(STATUSES.get(error.code, 409), error.code, str(error), details=details)
+            return ApiError(STATUSES.get(error.code, 409), error.code, text, details=details)
         case UnknownId():
-            return ApiError(404 if error.code in NOT_FOUND else 422, error.code, str(error))
+            return ApiError(404 if error.code in NOT_FOUND else 422, error.code, text)
         case UsageError():
-            return bad_value(error.at, str(error), error.code)
+            return bad_value(error.at, text, error.code)
         case Refused():
-            return ApiError(409, error.code, str(error))
+            return ApiError(409, error.code, text)
     return of_drawdown(error)
 
 

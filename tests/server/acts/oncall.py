@@ -76,10 +76,6 @@ def _somebody_overrides(home: Home) -> None:
     write(home.engine, lambda c: orgs.override(c, "acme", home.fleet.by, max_concurrent=7))
 
 
-def _ended(home: Home) -> None:
-    write(home.engine, lambda c: orgs.end_override(c, "acme", home.fleet.by))
-
-
 def _run(home: Home) -> None:
     write(home.engine, lambda c: executions.accept(c, "run-1", Request("acme", MICRO), home.fleet.by))
 
@@ -192,11 +188,10 @@ EXAMPLES: Final = {
     "provider-pause": Example({"provider": "embedded"}, {"provider": "embeded"}, _pause),
     "provider-resume": Example({"provider": "embedded"}, {"provider": "none"}, _paused_anew, _pause),
     "org-override": Example(
-        {"id": "acme", "never_halt": "no", "max_concurrent": "3", "until": "+30d"},
-        {"id": "acmee", "never_halt": "x", "max_concurrent": "99999999999", "until": "2020-01-01"},
+        {"org": "acme", "never_halt": "no", "max_concurrent": "3", "until": "+30d", "undo": "no"},
+        {"org": "acmee", "never_halt": "x", "max_concurrent": "99999999999", "until": "2020-01-01", "undo": "x"},
         _somebody_overrides,
     ),
-    "org-override-end": Example({"id": "acme"}, {"id": "acmee"}, _ended, _somebody_overrides),
     "run-release": Example({"run": "run-1", "incurred": "0.5"}, {"run": "run-2", "incurred": "-1"}, _released, _run),
     "cell-set": Example(
         {"id": "cell-1", "url": "http://cell-1:81", "new": "no"},
