@@ -20,7 +20,7 @@ SHARE = (
     "cli.declared:run ledger rate",
     "cli.nouns.providers:rate",
     "cli.nouns.samples:withdraw",
-    "cli.nouns.pushes:retry",
+    "cli.nouns.pushes:_with_effect retry",
     "cli.nouns.features:map_",
     "cli.nouns.overrides:_add",
     "cli.nouns.overrides:_add one that counts",
