@@ -152,6 +152,7 @@ def test_a_bound_key_fills_its_own_wallet_and_takes_from_no_other(shop: House) -
         for path, body in (
             ("/accounts/wayne/grants", {"amount": 1}),
             ("/lots/grant%3Afirst%20of%20acme/take-back", {}),
+            ("/accounts/acme/plan", {"plan": "rich"}),
             ("/pools/course/allotments", {"customer_id": "acme", "amount": 1, "expires_ms": ends}),
             ("/payers/wayne/orgs/acme/allow", {"limit": 1}),
             ("/topups/stop", {"wallet": "wayne"}),

@@ -724,7 +724,8 @@ class OnPlan:
 def _put_on_plan(
     connection: sa.Connection,
     asked: Asked,
-    customer_id: CustomerId,
+    # Of another kind than its organisation's: a key that is bound to one chooses no plan for it.
+    customer_id: Annotated[str, ID, "The customer (by default the organisation's id)"],
     plan: PlanName,
     *,
     new: New = False,
