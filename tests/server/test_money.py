@@ -121,6 +121,7 @@ def test_whatever_gives_credit_is_bounded_by_the_key(shop: House) -> None:
             ("/accounts/acme/grants", {"amount": 50.000001}),
             ("/accounts/acme/grants", {"amount": 1, "plan": "rich"}),
             ("/accounts/acme/plan", {"plan": "rich"}),
+            ("/accounts/acme/grants", {"amount": 0, "plan": "rich"}),
             ("/plans/rich", {"included": 51}),
             ("/pools/course/allotments", {"customer_id": "acme", "amount": 51, "expires_ms": ends}),
             ("/payers/course/orgs/acme/allow", {}),

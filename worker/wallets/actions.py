@@ -20,6 +20,7 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.grants import Gives, newest, set_gives
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.ledger.rates import Rate, read_rate_card
+from drawdown.ledger.reservations import Denied
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.declare import (
@@ -398,6 +399,8 @@ def _grant(
     if asked.key != (asked.key.strip() or None):
         said = f"--key {asked.key!r} is empty, or has blanks at its ends: give what makes this grant unlike others"
         raise UsageError(said)
+    if plan is not None and asked.reach is not None and asked.reach.org_id is not None:
+        raise Denied("foreign_org", f"this key is bound to {asked.reach.org_id}, and chooses no plan: use another key")
     if asked.by.via == HTTP:
         require_drawn_on(connection, customer_id, asked.by.now_ms)
     terms = Terms(kind, priority, begins_ms, expires_ms, tuple(sorted(set(feature))) if feature else None)
