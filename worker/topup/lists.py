@@ -148,12 +148,10 @@ def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
 
 @dataclass(frozen=True)
 class Topups:
-    """Wallets that fill themselves, stopped ones first, and their top-ups, the newest first. `stopped_ms`: since when
-    the kill switch stops all of them (null: it is off)."""
+    """Wallets that fill themselves, stopped ones first, and their top-ups, the newest first. `stopped`: the kill
+    switch, while it is on."""
 
-    stopped_ms: int | None
-    stopped_by: str | None
-    stopped_reason: str | None
+    stopped: Switched | None
     wallets: list[WalletTerms]
     topups: list[TopupRow]
 
@@ -168,11 +166,9 @@ def _topups(
     terms = list_terms(connection, look.most, wallet or "")
     found = list_topups(connection, look.most, tuple(state or STATES), wallet or "")
     stopped = switched(connection)
-    if stopped is None:
-        return Topups(None, None, None, terms, found)
-    if look.only is not None:  # what an operator says of everybody is not for one organisation
-        return Topups(stopped.stopped_ms, None, None, terms, found)
-    return Topups(stopped.stopped_ms, stopped.actor, stopped.reason, terms, found)
+    if stopped is not None and look.only is not None:  # what an operator says of everybody is not for one of them
+        stopped = Switched(stopped.stopped_ms, "", "")
+    return Topups(stopped, terms, found)
 
 
 LISTS: Final = (
