@@ -35,7 +35,7 @@ RULED: Final = {
     "/v1/hooks/app/rotate": "bad_value",  # no DRAWDOWN_HOOK_SECRET is set there
     "/v1/orgs/acme/release": "refused",
     "/v1/jobs/1/cancel": "unknown_order",
-    "/v1/topups/topup%3Aacme%3A1/resolve": "unknown_top-up",
+    "/v1/topups/topup%3Aacme%3A1/resolve": "unknown_topup",
 }
 """What a rule refuses as things stand there, by its code: each of them is a dry run."""
 BEFORE: Final = ("preview", "executions", "reserve", "draws", "extend")

@@ -12,6 +12,7 @@ from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.topup import actions as topups
 from drawdown.worker.topup.actions import Terms
+from drawdown.worker.topup.fill import begin
 from tests.fake_payments import CAN
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused, wrong_at
@@ -80,7 +81,7 @@ def test_a_customer_is_taken_on_over_http_alone(shop: House) -> None:
         assert sum(one["moved_micro"] for one in moved) == taken["balance_micro"] and "run" in moved[0]
         wallets = {one["customer_id"]: one for one in (await seen(app, "/accounts"))["wallets"]}
         assert (wallets["studio"]["plan"], wallets["studio"]["balance_micro"]) == ("team", taken["balance_micro"])
-        assert [one["plan"] for one in (await seen(app, "/plans"))["plans"]] == ["team"]
+        assert [one["customers"] for one in (await seen(app, "/plans"))["plans"] if one["plan"] == "team"] == [1]
         assert [one["tier"] for one in (await seen(app, "/tiers"))["tiers"]] == ["pro"]
         assert ("render", 250) in [
             (one["feature"], one["micro_credits"]) for one in (await seen(app, "/rates"))["rates"]
@@ -193,7 +194,26 @@ def test_top_ups_are_stopped_and_listed(shop: House) -> None:
         assert (await seen(app, "/topups"))["stopped"]["reason"] == "their incident 7"
         told = (await seen(bound, "/topups"))["stopped"]
         assert told["stopped_ms"] == shop.clock.at_ms and told["reason"] == told["actor"] == ""
+
+    served(shop, work)
+
+
+def test_what_became_of_a_charge_in_doubt_is_said_with_evidence(shop: House) -> None:
+    engine, by, now = shop.fleet.engine, shop.fleet.by, shop.clock.at_ms
+    terms = Terms(100 * MICRO, 20 * MICRO, None, 100, "usd", "fake", "cus_1", 10_000)
+    write(engine, lambda c: topups.set_terms(c, "acme", terms, CAN, by))
+    write(engine, lambda c: begin(c, ready={"fake"}, now=now, witness=None))
+    shop.fleet.write("UPDATE topups SET state = 'in_doubt', attempts = 1")
+    make_key(shop, "poor", *SCOPES)
+
+    async def work(caller: Caller) -> None:
+        app, poor = Program(caller, key_of("app")), Program(caller, key_of("poor"))
+        path = "/topups/topup%3Aacme%3A1/resolve"
         for body in ({"evidence": "x"}, {"evidence": "x", "paid": "pi_1", "absent": True}):
-            assert wrong_at(await send(app, "/topups/topup%3Aacme%3A1/resolve", body)) == "paid"
+            assert wrong_at(await send(app, path, body)) == "paid"
+        paid = {"paid": "pi_1", "evidence": "their dashboard, 10:15"}
+        assert refused(await send(poor, path, paid)) == (403, "grant_limit")
+        assert (await done(app, path, paid))["state"] == "credited"
+        assert (await seen(app, "/accounts/acme"))["balance"] == 120
 
     served(shop, work)
