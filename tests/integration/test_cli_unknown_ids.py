@@ -309,7 +309,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser closed_after
     which kept runs_out_within older_than later cluster shards deep folder force
-    since_last all_in_doubt at_most any_source nightly_at gives low"""
+    since_last all all_in_doubt at_most any_source nightly_at gives low"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
