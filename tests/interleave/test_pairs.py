@@ -17,6 +17,8 @@ PAIRS = (
     ("cli.nouns.samples:withdraw what was rejected", "cli.declared:run org override"),
     ("host wakes a sandbox", "due_halts"),
     ("server.api.together:_decide", "cli.nouns.executions:settle acme"),
+    ("server.api.together:_decide money", "server.api.together:_decide other money"),
+    ("server.api.together:_decide other money", "server.api.together:_decide money"),
     ("cli.nouns.guard:consume", "cli.nouns.guard:consume another"),
     ("cli.declared:run settlement batch", "cli.declared:run settlement reverse"),
 )
