@@ -6,6 +6,8 @@ from typing import Final
 
 from drawdown.schema.declare import Action, Declared
 from drawdown.worker.access import keys
+from drawdown.worker.features import actions as feature_actions
+from drawdown.worker.features import lists as feature_lists
 from drawdown.worker.hooks import actions as hook_actions
 from drawdown.worker.hooks import lists as hook_lists
 from drawdown.worker.orders import assigning, orders
@@ -27,6 +29,8 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *org_actions.ACTIONS,
     *org_lists.LISTS,
     *status_lists.LISTS,
+    *feature_actions.ACTIONS,
+    *feature_lists.LISTS,
     *keys.ACTIONS,
     *keys.LISTS,
     *hook_actions.ACTIONS,

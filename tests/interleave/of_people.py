@@ -329,12 +329,12 @@ PEOPLE: Final = (
     plain("cli.nouns.cells:remove", lambda s, c: cells.remove_cell(c, "cell-1", s.by)),
     plain("cli.nouns.orgs:_undo", lambda s, c: assignments.cancel(c, "later", s.by, NOW + DAY_MS)),
     plain(
-        "cli.nouns.features:map_",
+        "cli.declared:run feature map",
         lambda s, c: features.map_size(
             c, "compute_rest", s.by, kind="up_to", memory_mb=None, unit="s", from_ms=FLIP, confirmed=True
         ),
     ),
-    plain("cli.nouns.features:end", lambda s, c: features.end_feature(c, "compute_16gb", s.by)),
+    plain("cli.declared:run feature end", lambda s, c: features.end_feature(c, "compute_16gb", s.by)),
     plain(
         "cli.nouns.providers:rate",
         lambda s, c: providers.set_rate(c, "fake", "compute_1gb", (5, 1), s.by, from_ms=None),

@@ -174,7 +174,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     "a price is set without the lock": (
         _priced_without_the_lock,
         "cli.nouns.guard:set_ a price of what may be metered",
-        "cli.nouns.features:map_event_ what may be charged",
+        "cli.declared:run feature map-event what may be charged",
     ),
     "a price is set without the row of its event type": (
         _priced_without_the_types_row,
