@@ -127,7 +127,6 @@ def _reverted(home: Home) -> None:
 
 
 CHOSEN_WRONG: Final = {"keys": "usage:acme:1:x", "org": "acmee", "provider": "nowhere", "error": "\x01", "expect": "7"}
-NO: Final = {"new": "no", "holes": "no"}
 RANGE: Final = {"from": "2026-01-01", "to": "2026-01-01T00:10"}
 
 
@@ -207,14 +206,23 @@ EXAMPLES: Final = {
         _used,
     ),
     "feature-map": Example(
-        {"feature": "compute_3mb", "kind": "exact", "memory_mb": "3", "unit": "s", "holes": "no", "new": "yes"},
-        {"feature": "Compute", "kind": "x", "memory_mb": "-1", "unit": "x", "from": "soon", "holes": "x", "new": "x"},
+        {"feature": "compute_3mb", "memory_mb": "3", "unit": "s", "rest": "no", "yes": "no", "new": "yes"},
+        {
+            "feature": "Compute",
+            "memory_mb": "-1",
+            "up_to": "x",
+            "unit": "x",
+            "from": "soon",
+            "rest": "x",
+            "yes": "x",
+            "new": "x",
+        },
         _mapped,
         _used,
     ),
     "feature-map-event": Example(
-        {"type": "page.render", "feature": "renders", **NO},
-        {"type": "\x01", "feature": "R!", "from": "x", "holes": "x", "new": "x"},
+        {"event_type": "page.render", "feature": "renders", "unit": "units", "yes": "no", "new": "no"},
+        {"event_type": "\x01", "feature": "R!", "unit": "x", "from": "x", "yes": "x", "new": "x"},
         _mapped,
     ),
     "sample-mend": Example(
