@@ -68,9 +68,9 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "org list --state halted --sort balance",
         "org list --runs-out-within 6h --sort end",
         "org list --search test-",
-        "org list --scheduled",
         "org list --overridden",
     ),
+    "org scheduled": ("org scheduled",),
     "org show": ("org show acme",),
     "org assign": (
         "org assign --unassigned --from yesterday",
@@ -202,6 +202,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "hook end": ("hook end app --reason 'it moved to another name'",),
     "hook test": ("hook test app",),
     "hook low": ("hook low 5", "hook low 100 --org acme", "hook low --never --org acme"),
+    "hook levels": ("hook levels",),
     "hook messages": ("hook messages", "hook messages --state failed --endpoint app", "hook messages --org acme"),
     "hook show": ("hook show msg_6a0f0c6d3c0f5ce1b2f3a49d0b8e7c11",),
     "hook replay": (

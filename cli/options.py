@@ -19,6 +19,8 @@ Actor = Annotated[str | None, typer.Option(help="Who does this", show_default="t
 Later = Annotated[bool, typer.Option("--later", help="Order it: the next tick does it, or begins to")]
 Reason = Annotated[str, typer.Option(help="Why; kept for good")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen, and change nothing")]
+FileMap = Annotated[list[str] | None, typer.Option("--map", help="FIELD=COLUMN: the file's name for a field")]
+FileSet = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE: the same for every row")]
 From = Annotated[str | None, typer.Option("--from", help="From this window boundary on", show_default="the next one")]
 Most = Annotated[int, typer.Option(min=1, max=1_000_000, help="How many rows at most")]
 New = Annotated[bool, typer.Option("--new", help="Also one of which nothing is known here yet")]

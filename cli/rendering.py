@@ -41,6 +41,12 @@ def show(app: App, result: Mapping[str, object], lines: Iterable[str | Table]) -
         app.out.print(line if isinstance(line, Table) else escape(clean(line)), highlight=False)
 
 
+def show_change(app: App, result: Mapping[str, object], lines: Iterable[str | Table], *, dry_run: bool) -> None:
+    """Print what a command changed, or what it would change."""
+    head = ["dry run: nothing was changed. The command would say:"] if dry_run else []
+    show(app, {**result, "dry_run": dry_run}, [*head, *lines])
+
+
 BLANKS: Final = re.compile("^ +| +$|(?<= ) +")
 """Those that a table would swallow: at a text's ends, and all but the first of several."""
 MAX_WIDTH: Final = 10_000

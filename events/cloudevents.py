@@ -9,8 +9,9 @@ numbers as floats, and refuses a batch for one bad event.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
@@ -18,6 +19,9 @@ from drawdown.events import reading
 from drawdown.events.envelope import Unfit, UsageEvent, named_in
 from drawdown.events.fields import moment_of, optional_text, properties_of, quantity_of, text_of
 from drawdown.events.reading import Item
+from drawdown.events.values import COUNT, EventValue
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import clean
 
 JSON: Final = "application/json"
 EVENT: Final = "application/cloudevents+json"
@@ -38,6 +42,8 @@ _PLACES: Final = {
     "properties": "data",
 }  # fmt: skip
 """What a CloudEvent calls what the envelope found wrong."""
+_COUNTED: Final = ("data", "data.quantity", "data.project", "data.plan")
+"""Places of which the value of an event's type decides whether they are wrong."""
 _OWN_PLACES: Final = {"time": "occurred_at"}
 _HEADER: Final = "ce-"
 _JSON_DATA: Final = re.compile(r"(?:application|text)/(?:[a-z0-9.-]+\+)?json", re.IGNORECASE)
@@ -46,10 +52,25 @@ _JSON_DATA: Final = re.compile(r"(?:application|text)/(?:[a-z0-9.-]+\+)?json", r
 @dataclass(frozen=True)
 class Given:
     """An event as it was sent. Without a time of its own, it stands at the time at which its sender recorded it, or of
-    its arrival. A repetition is the same event, whenever it comes: its time is looked up where it came before."""
+    its arrival. A repetition is the same event, whenever it comes: its time is looked up where it came before.
+
+    `wrong`: why it states no quantity; until it is `counted`, it stands with 0."""
 
     event: UsageEvent
     has_time: bool
+    wrong: Unfit | None = field(default=None, compare=False)
+    again: Callable[[EventValue | None], Given | Unfit] | None = field(default=None, compare=False, repr=False)
+
+    def counted(self, value: EventValue | None) -> Given | Unfit:
+        """The event by the value of its type, if one was declared."""
+        if value is not None and self.again is not None:
+            return self.again(value)
+        if self.wrong is None or self.wrong.code != "missing":
+            return self.wrong or self
+        hint = f"to bill a value elsewhere in its data, map {clean(self.event.event_type)} with --sum PATH or --count"
+        found = Unfit("missing", f"{self.wrong}; {hint}", self.wrong.at)
+        found.named = self.wrong.named
+        return found
 
 
 def given(
@@ -130,9 +151,26 @@ def _header(text: str) -> str:
 
 
 def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> Given | Unfit:
+    """An event that states no quantity is read with 0: whether its type has a value is not known here."""
     is_cloudevent = kind in (EVENT, BATCH) or "specversion" in item
+    again = partial(_by_value, item, is_cloudevent, org_id, now_ms)
+    found = again(None)
+    if not isinstance(found, Unfit):
+        return replace(found, again=again)
+    if found.at not in (_COUNTED if is_cloudevent else ("quantity",)) or (
+        found.code != "missing" and not is_cloudevent
+    ):
+        return found
+    stated: Item = {**item, "data": {"quantity": 0}} if is_cloudevent else {**item, "quantity": 0}
+    empty = _by_value(stated, is_cloudevent, org_id, now_ms, None)
+    return found if isinstance(empty, Unfit) else replace(empty, wrong=found, again=again)
+
+
+def _by_value(
+    item: Item, is_cloudevent: bool, org_id: str | None, now_ms: int, value: EventValue | None
+) -> Given | Unfit:
     try:
-        found = (_of_cloudevent if is_cloudevent else _of_envelope)(item, org_id, now_ms)
+        found = (_of_cloudevent if is_cloudevent else _of_envelope)(item, org_id, now_ms, value)
         found.event.require_time(now_ms)
     except Unfit as error:
         error.at = (_PLACES if is_cloudevent else _OWN_PLACES).get(error.at, error.at)
@@ -141,36 +179,48 @@ def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> Given | Unf
     return found
 
 
-def _of_cloudevent(item: Item, org_id: str | None, now_ms: int) -> Given:
+def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> Given:
     """The organisation is the subject, unless the sender is bound to one: then the subject is a label."""
     if text_of(item, "specversion", "specversion") != VERSION:
         raise Unfit("bad_specversion", f"specversion is {VERSION}: no other version is read", "specversion")
     source, event_id, event_type = (text_of(item, name, name) for name in ("source", "id", "type"))
     subject = optional_text(item, "subject", "subject") if org_id else text_of(item, "subject", "subject")
-    data = _data_of(item)
-    rest = {name: value for name, value in data.items() if name not in ("quantity", "project", "plan")}
+    data = _data_of(item, value)
+    project, plan = _label(data, "project", value), _label(data, "plan", value)
+    labels = {"project": project, "plan": plan}
+    own = {"quantity", *labels} if value is None else {name for name, label in labels.items() if label is not None}
+    rest = {name: found for name, found in data.items() if name not in own}
     when = item.get("time")
     event = UsageEvent(
         source=source,
         event_id=event_id,
         event_type=event_type,
         org_id=org_id or subject or "",
-        quantity=quantity_of(data.get("quantity"), "data.quantity"),
+        quantity=value.quantity(data, "data") if value else quantity_of(data.get("quantity"), "data.quantity"),
         occurred_ms=now_ms if when is None else moment_of(text_of(item, "time", "time"), "time"),
         subject=subject if org_id else None,
-        project=optional_text(data, "project", "data.project"),
-        plan_key=optional_text(data, "plan", "data.plan"),
+        project=project,
+        plan_key=plan,
         properties=properties_of(rest, "data"),
     )
     return Given(event, has_time=when is not None)
 
 
-def _data_of(item: Item) -> Item:
+def _label(data: Item, name: str, value: EventValue | None) -> str | None:
+    """If its type has a value, data are a product's own, and another thing may have this name. Errors: Unfit."""
+    if value is not None and not (isinstance(found := data.get(name), str) and is_clean_id(found)):
+        return None
+    return optional_text(data, name, f"data.{name}")
+
+
+def _data_of(item: Item, value: EventValue | None) -> Item:
     """Errors: Unfit `bad_data`, `missing`."""
     kind = optional_text(item, "datacontenttype", "datacontenttype")
     if "data_base64" in item or (kind is not None and not _JSON_DATA.fullmatch(kind.partition(";")[0].strip())):
         raise Unfit("bad_data", "data is a JSON object: what is in other formats is not read", "data")
     data = item.get("data")
+    if data is None and value is not None and value.aggregation == COUNT:
+        return {}
     if data is None:
         raise Unfit("missing", "data is missing: it has the quantity", "data")
     if not isinstance(data, dict):
@@ -178,7 +228,8 @@ def _data_of(item: Item) -> Item:
     return data
 
 
-def _of_envelope(item: Item, org_id: str | None, now_ms: int) -> Given:
+def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> Given:
+    """A quantity that is stated counts, whatever value its type has."""
     if not item.keys() <= OWN:
         name = next(name for name in item if name not in OWN)
         raise Unfit("unknown_field", f"an event has no {name}: its names are {', '.join(sorted(OWN))}", name)
@@ -197,7 +248,9 @@ def _of_envelope(item: Item, org_id: str | None, now_ms: int) -> Given:
         event_id=text_of(item, "event_id", "event_id"),
         event_type=text_of(item, "event_type", "event_type"),
         org_id=org_id or text_of(item, "org_id", "org_id"),
-        quantity=quantity_of(item.get("quantity"), "quantity"),
+        quantity=quantity_of(item.get("quantity"), "quantity")
+        if value is None or item.get("quantity") is not None
+        else value.quantity(found or {}, "properties"),
         occurred_ms=now_ms if when is None else moment_of(when, at),
         subject=optional_text(item, "subject", "subject"),
         project=optional_text(item, "project", "project"),

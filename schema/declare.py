@@ -20,7 +20,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -45,6 +57,8 @@ R = TypeVar("R")
 
 MAX_KEY_CHARS: Final = 700
 """Of a key that is made of three ids of any length, and of what stands between them."""
+MAX_TEXT_CHARS: Final = 1_000
+"""Of words for people, and of an address."""
 MAX_NUMBER: Final = 10**15
 """Of a whole number that says nothing else of itself."""
 
@@ -84,24 +98,37 @@ ONE: Final = Size()
 
 @dataclass(frozen=True)
 class Reach:
-    """What a program's key may hand on to another key: its scopes, its organisation, its limit of credit. A person may
-    hand on anything (`None`)."""
+    """What a program's key may, and so may hand on to another key: its scopes, what it is bound to (None: to nothing),
+    its limit of credit, and until when it counts (None: without an end). A person may hand on anything."""
 
     scopes: frozenset[str]
     org_id: str | None
+    cell_id: str | None
+    source: str | None
     gives_micro: int
+    expires_ms: int | None
+
+
+class Hooks(Protocol):
+    """What this process knows of webhooks: the origins that it may call, and the secrets that sign for an endpoint."""
+
+    @property
+    def origins(self) -> frozenset[str]: ...
+    def secrets_of(self, endpoint: str, generations: Sequence[int], /) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
 class Asked:
     """Who asks for an action, when and why. `key`: makes a repetition harmless; `secret`: 43 new random characters, for
-    an action that hands one out; `reach`: of a program; `dry_run`: it is undone."""
+    an action that hands one out; `reach`: of a program; `dry_run`: it is undone. `hooks`: what
+    this process knows of webhooks."""
 
     by: By
     key: str = ""
     secret: str = field(default="", repr=False)
     reach: Reach | None = None
     dry_run: bool = False
+    hooks: Hooks | None = None
 
 
 @dataclass(frozen=True)
@@ -113,14 +140,17 @@ class Look:
     after: str = ""
     most: int = 100
     only: str | None = None
+    hooks: Hooks | None = None
 
 
 @dataclass(frozen=True)
 class Page(Generic[R]):
-    """Rows of a list. `next`: what to give as `after` for the next page; None: this is the last."""
+    """Rows of a list. `next`: what to give as `after` for the next page; None: this is the last. `notes`: what people
+    are told beneath it."""
 
     rows: Sequence[R]
     next: str | None = None
+    notes: Sequence[str] = ()
 
 
 # How a value is given.
@@ -150,6 +180,12 @@ def _id(text: str, name: str, _now_ms: int) -> str:
 def _key(text: str, name: str, _now_ms: int) -> str:
     if not (text and is_clean(text) and len(text) <= MAX_KEY_CHARS):
         raise UsageError(f"{name}: 1 to {MAX_KEY_CHARS} characters, none of them control characters")
+    return text
+
+
+def _text(text: str, name: str, _now_ms: int) -> str:
+    if not is_clean(text) or len(text) > MAX_TEXT_CHARS:
+        raise UsageError(f"{name}: at most {MAX_TEXT_CHARS:,} characters, none of them control characters")
     return text
 
 
@@ -200,6 +236,8 @@ LENGTH: Final = Kind("length", "TIME", lambda text, name, _now_ms: parse_length(
 PERCENT: Final = Kind(
     "percent", "PERCENT", _percent, lambda ppm: show_percent(ppm).removesuffix(" %"), "_ppm", example=700_000
 )
+TEXT: Final = Kind("text", "TEXT", _text, str, example="a text")
+"""Words for people, or an address."""
 WHOLE: Final = whole()
 FLAG: Final = Kind("flag", "", lambda text, _name, _now_ms: text == YES, lambda flag: YES if flag else NO, example=True)
 CHOICE: Final = Kind("choice", "CHOICE", lambda text, _name, _now_ms: text, str)
@@ -356,8 +394,9 @@ class Action(Generic[R]):
     `says`: the same in sentences. `path`: of the operation, a POST. `scope`: what a key needs. `role`: what a person of
     the console needs. `facts`: how things stand that it changes. `size`: how much it does. `place`: the page where the
     form leads to, with parameters in braces; empty: the console has no form of its own making for it. `keyed`: whether
-    `asked.key` makes a repetition harmless, so that people may choose it. `secret`: the field of the result that is
-    shown once; `lost`: what to do if the answer with it is lost."""
+    `asked.key` makes a repetition harmless, so that people may choose it. `shown_once`: the field of the result that is
+    a secret, and is kept nowhere; `lost`: what to do if the answer with it is lost. `by_hand`: the command
+    of this name does more, and is written by hand in the noun's module."""
 
     name: str
     title: str
@@ -371,8 +410,9 @@ class Action(Generic[R]):
     size: Callable[[sa.Connection, Asked, Values], Size] = one
     place: str = ""
     keyed: bool = False
-    secret: str = ""
+    shown_once: str = ""
     lost: Callable[[Values], str] | None = None
+    by_hand: bool = False
 
     @cached_property
     def params(self) -> tuple[Param, ...]:
@@ -399,8 +439,10 @@ class Action(Generic[R]):
         words, options = self.name.split(), []
         for param in self.params:
             value = values.get(param.name, param.default)
-            if param.is_argument:
-                words.append(param.kind.write(value))
+            if param.is_argument and param.many:
+                words += [param.kind.write(each) for each in value or ()]
+            elif param.is_argument:
+                words += [] if value is None else [param.kind.write(value)]
             elif param.kind is FLAG:
                 options += [param.option] if value else []
             elif param.many:
@@ -430,11 +472,13 @@ def changes(before: Sequence[Fact], after: Sequence[Fact]) -> list[dict[str, str
 @dataclass(frozen=True)
 class Column:
     """A column of a table: the field of a row, and its head, where `#` says that numbers stand there. `show`: what
-    people are shown of it."""
+    people are shown of it; `of_row`: of the whole row. `rare`: it is left out where no row says anything there."""
 
     name: str
     head: str = ""
     show: Callable[[Any], object] | None = None
+    of_row: Callable[[Any], object] | None = None
+    rare: bool = False
 
     @property
     def title(self) -> str:
@@ -479,8 +523,9 @@ class Listing(Generic[R]):
 @dataclass(frozen=True, eq=False)
 class Showing(Generic[R]):
     """One thing that people and programs may see. `read`: of the connection, a `Look` and what names it; its result is
-    a dataclass. `parts`: tables of those fields that are lists of dataclasses, with their titles and columns. `open`:
-    as of a list."""
+    a dataclass. `parts`: tables of those fields that are lists of dataclasses, with their titles and columns; a field
+    of a field is named by both (`credit.holders`). A field that is a dataclass is a table of its own. `most`: rows of
+    a part, where nobody says so; 0: its parts have bounds of their own. `open`: as of a list."""
 
     name: str
     title: str

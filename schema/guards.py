@@ -61,15 +61,17 @@ def _append_only(table: str, event: str) -> Guard:
 
 
 APPEND_ONLY: Final = (
-    "adoptions", "event_types", "ledger_entries", "ledger_lots", "ledger_rates", "losses", "mappings",
-    "operator_actions", "plan_lots", "projections", "sample_conflicts", "seals", "voids", "withdrawals",
+    "adoptions", "event_types", "event_values", "ledger_entries", "ledger_lots", "ledger_rates", "losses",
+    "mappings", "operator_actions", "plan_lots", "projections", "sample_conflicts", "seals", "voids",
+    "withdrawals",
 )  # fmt: skip
 """Tables whose rows are neither changed nor deleted."""
 
 NEVER_TRUNCATED: Final = (
     "adoptions", "api_keys", "assignments", "attempts", "backfill_events", "backfills", "balance_episodes",
     "balance_levels", "batch_refused_rows", "batches", "buckets", "carries", "console_users", "dirty_windows",
-    "event_types", "folded_pushes", "guard_corrections", "guard_counters", "guard_denials", "guard_limits",
+    "event_types", "event_values", "folded_pushes", "guard_corrections", "guard_counters", "guard_denials",
+    "guard_limits",
     "guard_metrics", "guard_overrides", "guard_uses", "hook_deliveries", "hook_endpoints", "hook_messages",
     "incarnation", "late_quarantine", "ledger_accounts", "ledger_entries", "ledger_lots", "ledger_rates",
     "losses", "mappings", "operator_actions", "orders", "orgs", "payers", "payout_lines", "payouts",
@@ -731,7 +733,7 @@ GUARDS: Final = (
     Guard(
         "batches_rows_frozen", "batches", "UPDATE",
         "NEW.rows_hash <>? OLD.rows_hash OR NEW.row_labels <>? OLD.row_labels OR NEW.rows_kept <>? "
-        "OLD.rows_kept",
+        "OLD.rows_kept OR NEW.field_map <>? OLD.field_map",
         "S7: the rows of a batch never change",
     ),
     Guard(

@@ -17,6 +17,7 @@ from drawdown.server.settings import ServerSettings
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.runner import NoWitness, World
 from drawdown.worker.engine.witness import WitnessStore
+from drawdown.worker.hooks.hook_settings import HookSettings
 
 
 @dataclass
@@ -57,6 +58,8 @@ class Services:
     witness: WitnessStore = field(default_factory=NoWitness)
     """What this machine remembers of the database (R1)."""
     restores: Restores = field(init=False)
+    hooks: HookSettings = field(default_factory=HookSettings)
+    """What this process knows of webhooks to the product."""
     seldom: Seldom = field(default_factory=Seldom)
     """What is logged of those who have no key."""
 

@@ -20,6 +20,7 @@ from drawdown.schema.clock import utc
 from drawdown.schema.errors import Exit
 from drawdown.schema.text import clean, typed
 from drawdown.schema.typed.parsing import parse_length, show_credits, show_time
+from drawdown.worker.sources.events.types import values
 from drawdown.worker.sources.samples.importer import open_lines
 from drawdown.worker.usage import backfills
 from drawdown.worker.usage.backfills import (
@@ -68,10 +69,11 @@ def stage(
     """Add a file's events to a backfill. Staged again, also after a kill half-way, only what is missing is added."""
     app: App = context.obj
     org, now = app.read(lambda c: show_backfill(c, name)).org_id, app.clock.now_ms()
+    event_values = app.read(values)
     counts: Counter[str] = Counter()
     wrong: list[tuple[int, str, str]] = []
     with open_lines(file) as lines:
-        items = read_events(lines, org, now)
+        items = read_events(lines, org, now, event_values)
         while some := list(islice(items, TAKEN_AT_ONCE)):
             for number, status, code, message in _stage(app, name, some, now):
                 counts[status] += 1

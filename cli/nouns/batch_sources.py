@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, Reason, Undo, only_with
+from drawdown.cli.options import Actor, FileMap, FileSet, Reason, Undo, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.text import why_unread
@@ -18,6 +18,7 @@ from drawdown.worker.batches.asking import MAX_QUERY_CHARS, PERIODS_MS, Question
 from drawdown.worker.batches.files import NotNow
 from drawdown.worker.batches.objects import is_prefix, require_listed
 from drawdown.worker.engine.stores import Databases
+from drawdown.worker.sources.field_map import OWN_NAMES, field_map
 
 commands = typer.Typer()
 
@@ -41,6 +42,8 @@ def add(
         str | None, typer.Option("--from", help="Ask from here on; later on: ask again", show_default="now")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also where the object store does not list it yet")] = False,
+    map_: FileMap = None,
+    set_: FileSet = None,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -51,12 +54,15 @@ def add(
     by = app.by(actor, reason)
     if (folder is None) == (query is None):
         raise UsageError("name a folder, or a query: one of them")
+    fields = field_map(map_, set_)
     if query is None:
-        only_with(context, "FOLDER", "source", "folder", "force", "actor", "reason")
+        only_with(context, "FOLDER", "source", "folder", "force", "map_", "set_", "actor", "reason")
         if is_prefix(str(folder)) and not force:
             _listed(app, str(folder))
-        found = app.write(lambda c: sources.add_source(c, source, str(folder), by))
+        found = app.write(lambda c: sources.add_source(c, source, str(folder), by, fields))
     else:
+        if fields != OWN_NAMES:
+            raise UsageError("--map and --set are for files: name the columns in the query, by AS")
         question = _question(app, query, database, every, closed_after)
         from_ms = None if from_ is None else app.moment(from_, "--from")
         found = app.write(lambda c: sources.add_query(c, source, question, by, from_ms))
@@ -64,6 +70,8 @@ def add(
     line = f"{source}: {watches} {found.folder}"
     if found.query is not None:
         line += f" of {found.asked_of}, each {every} from {show_time(found.next_ms)} on"
+    if found.field_map is not None:
+        line += f", with {found.fields}"
     show(app, {"source": found}, [line])
 
 
@@ -95,7 +103,7 @@ def list_(context: typer.Context) -> None:
     """List watched folders and queries."""
     app: App = context.obj
     found = app.read(sources.list_sources)
-    columns = ("source", "folder", "asks", "#batches", "since", "asks from", "paused", "by")
+    columns = ("source", "folder", "asks", "#batches", "since", "asks from", "paused", "by", "columns")
     rows = [
         (
             s.source,
@@ -106,6 +114,7 @@ def list_(context: typer.Context) -> None:
             show_time(s.next_ms),
             show_time(s.paused_ms),
             s.actor,
+            str(s.fields),
         )
         for s in found
     ]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, PageSize, Reason, only_with
+from drawdown.cli.options import Actor, FileMap, FileSet, PageSize, Reason, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import DrawdownError, Exit
 from drawdown.schema.typed.parsing import show_time
@@ -30,6 +30,7 @@ from drawdown.worker.batches.take import (
     unread,
     withdraw_some,
 )
+from drawdown.worker.sources.field_map import FieldMap, field_map
 
 commands = typer.Typer()
 
@@ -43,6 +44,8 @@ def take_(
             metavar="FILE...", help="Parquet, CSV, JSON lines, these two also as .gz or .zst; or s3://BUCKET/NAME"
         ),
     ],
+    map_: FileMap = None,
+    set_: FileSet = None,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -54,11 +57,12 @@ def take_(
     """
     app: App = context.obj
     app.ready()
+    fields = field_map(map_, set_)
     done: list[TakenFile] = []
     faults: list[DrawdownError] = []
     for place in files:
         try:
-            done.append(_take(app, place, actor, reason))
+            done.append(_take(app, place, fields, actor, reason))
         except DrawdownError as error:
             if len(files) == 1:
                 raise
@@ -73,12 +77,12 @@ def take_(
         raise typer.Exit(Exit.LEFT)
 
 
-def _take(app: App, place: str, actor: str | None, reason: str) -> TakenFile:
+def _take(app: App, place: str, fields: FieldMap, actor: str | None, reason: str) -> TakenFile:
     from drawdown.worker.batches.reading import add_up  # with DuckDB, which no other command needs
 
     by = app.by(actor, reason)
     file = object_at(app.settings.objects(), place) if is_prefix(place) else found_file(Path(place))
-    with closing(add_up(file, by.now_ms, app.read(most_samples))) as sums:
+    with closing(add_up(file, by.now_ms, app.read(most_samples), fields=fields)) as sums:
         app.write(lambda c: meet_types(c, sums, by.now_ms))
         return app.write(lambda c: take(c, sums, BY_HAND, by))
 

@@ -12,9 +12,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from drawdown.cli.app import App
+from drawdown.cli.options import FileMap, FileSet
 from drawdown.cli.rendering import show
-from drawdown.schema.errors import Exit, UsageError
+from drawdown.schema.errors import Exit
 from drawdown.schema.text import clean
+from drawdown.worker.sources.field_map import field_map
 from drawdown.worker.sources.samples.importer import ImportReport, import_samples
 from drawdown.worker.sources.samples.rows import ImportOptions
 
@@ -27,8 +29,8 @@ def register(commands: typer.Typer) -> None:
 def import_(
     context: typer.Context,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="CSV or JSON lines, .gz too; - is stdin")],
-    map_: Annotated[list[str] | None, typer.Option("--map", help="FIELD=COLUMN: the file's name for a field")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE: the same for every row")] = None,
+    map_: FileMap = None,
+    set_: FileSet = None,
     id_from_line: Annotated[bool, typer.Option("--id-from-line", help="Ids are PREFIX:LINE")] = False,
     id_prefix: Annotated[str | None, typer.Option(help="PREFIX", show_default="the file's name")] = None,
     time_format: Annotated[str, typer.Option(help="iso, s, ms, or a pattern such as '%d.%m.%Y %H:%M:%S'")] = "iso",
@@ -43,10 +45,11 @@ def import_(
     with file, line, column and reason, and the rest goes in; the exit status is then 1.
     """
     app: App = context.obj
+    fields = field_map(map_, set_)
     options = ImportOptions(
         format=format_,
-        columns=_pairs(map_, "--map"),
-        constants=_pairs(set_, "--set"),
+        columns=fields.columns,
+        constants=fields.constants,
         id_from_line=id_from_line,
         id_prefix=id_prefix,
         time_format=time_format,
@@ -58,16 +61,6 @@ def import_(
     show(app, {"import": _plain(report)}, _lines(report, rejects))
     if report.rejected or report.conflicts:
         raise typer.Exit(Exit.PERSON)
-
-
-def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in given or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name or name in pairs:
-            raise UsageError(f"{option} {text!r}: write FIELD=…, each field once")
-        pairs[name] = value
-    return pairs
 
 
 def _import(app: App, files: list[str], options: ImportOptions) -> ImportReport:

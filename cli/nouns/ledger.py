@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App, new_key
-from drawdown.cli.options import Actor, Most, New, PageSize, Reason
+from drawdown.cli.options import Actor, DryRun, Most, New, PageSize, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.cli.streams import print_file
 from drawdown.ledger import accounts, wallet
@@ -22,6 +22,7 @@ from drawdown.schema import ids
 from drawdown.schema.currencies import show_money
 from drawdown.schema.errors import AnswerLost, Exit, UsageError
 from drawdown.schema.typed.parsing import parse_ahead, parse_credits, parse_time, show_credits, show_time
+from drawdown.worker.catalog.wallets import orgs_of
 from drawdown.worker.checks import checks
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import entries as wallet_entries
@@ -267,6 +268,7 @@ LOT_COLUMNS: Final = (
     "use", "kind", "#amount", "#left", "#waits", "#used", "#expired", "#taken back", "#priority", "begins", "ends",
     "features", "lot",
 )  # fmt: skip
+ORGS_NAMED: Final = 5
 MAX_RATE = 10**12
 """A million credits for a second: whatever is above is a slip."""
 
@@ -471,6 +473,7 @@ def take_back(
     whole: Annotated[
         bool, typer.Option("--whole", help="All of it: what it paid for is paid by other lots, or owed")
     ] = False,
+    dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -478,13 +481,24 @@ def take_back(
     back to its pool."""
     app: App = context.obj
     by = app.by(actor, reason)
-    taken = app.write(lambda c: credit.take_back(c, lot, by, whole=whole))
-    did = f"took back {show_credits(taken.taken_micro)} credits" if taken.taken_micro else "nothing is left to take"
-    back = f", which went back to the pool {taken.pool}" if taken.pool and taken.taken_micro else ""
-    line = f"{taken.customer_id}: {did} of {taken.lot}{back}; {show_credits(taken.balance_micro)} credits now"
+
+    def work(connection: sa.Connection) -> tuple[credit.TakenBack, list[str]]:
+        done = credit.take_back(connection, lot, by, whole=whole)
+        return done, orgs_of(connection, [done.customer_id])
+
+    taken, orgs = app.write(work, rollback=dry_run)
+    took, went, then = ("would take", "would go", "would be left") if dry_run else ("took", "went", "now")
+    did = f"{took} back {show_credits(taken.taken_micro)} credits" if taken.taken_micro else "nothing is left to take"
+    back = f", which {went} back to the pool {taken.pool}" if taken.pool and taken.taken_micro else ""
+    line = f"{taken.customer_id}: {did} of {taken.lot}{back}; {show_credits(taken.balance_micro)} credits {then}"
     if taken.reserved_micro:
         line += f"; {show_credits(taken.reserved_micro)} of it are reserved: take them back once those runs have ended"
-    show(app, vars(taken), [line])
+    paid = f"it pays for {', '.join(orgs[:ORGS_NAMED])}" if orgs else "it pays for no organisation"
+    paid += f" and {len(orgs) - ORGS_NAMED:,} more" if len(orgs) > ORGS_NAMED else ""
+    if taken.taken_micro and taken.balance_micro <= 0:
+        paid += ", which the next tick halts" if orgs else ""
+    told = [line, f"{taken.customer_id}: {paid}"] if dry_run else [line]
+    show(app, {**vars(taken), "orgs": orgs, "dry_run": dry_run}, told)
 
 
 @commands.command()
@@ -497,6 +511,7 @@ def rate(
     ] = 1,
     from_: Annotated[str | None, typer.Option("--from", help="For usage from this window on")] = None,
     new: New = False,
+    dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -508,20 +523,30 @@ def rate(
     app: App = context.obj
     by, start = app.by(actor, reason), app.window(from_, "--from")
 
-    def work(connection: sa.Connection) -> tuple[int, Rate | None]:
+    def work(connection: sa.Connection) -> tuple[int, Rate | None, credit.RateEffect]:
         was = credit.rate_at(connection, feature, by.now_ms if start is None else start)
-        return credit.set_rate(connection, feature, micro_credits, per, by, from_ms=start, new=new), was
+        begins = credit.set_rate(connection, feature, micro_credits, per, by, from_ms=start, new=new)
+        return begins, was, credit.rate_effect(connection, feature, was, micro_credits, per, by.now_ms)
 
-    begins, was = app.write(work)
+    begins, was, effect = app.write(work, rollback=dry_run)
     before = "no rate" if was is None else f"{was.micro_credits:,} per {was.per_quantity:,}"
-    lines = [f"{feature}: {micro_credits:,} micro-credits per {per:,} from {show_time(begins)} on; before: {before}"]
+    would = "would be " if dry_run else ""
+    lines = [
+        f"{feature}: {would}{micro_credits:,} micro-credits per {per:,} from {show_time(begins)} on; before: {before}",
+        f"the last day's use, {effect.quantity:,} base units of {_organisations(effect.orgs)}, "
+        f"costs {show_credits(effect.micro)} credits by it, and {show_credits(effect.was_micro)} before",
+    ]
     if start is not None and start < by.now_ms:
         lines.append(
             "that is over: usage since then which is charged already keeps its price, what is charged from now on goes "
             "by this one; runs that were accepted keep theirs"
         )
     result = {"feature": feature, "micro_credits": micro_credits, "per_quantity": per, "start_ms": begins, "was": was}
-    show(app, result, lines)
+    show(app, {**result, "effect": effect, "dry_run": dry_run}, lines)
+
+
+def _organisations(count: int) -> str:
+    return f"{count:,} organisation{'' if count == 1 else 's'}"
 
 
 commands.command("statement")(statement)

@@ -9,8 +9,8 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns.limits import Metric, Per, period_of, shown, units_of
-from drawdown.cli.options import Actor, Most, Reason
-from drawdown.cli.rendering import show, table
+from drawdown.cli.options import Actor, DryRun, Most, Reason
+from drawdown.cli.rendering import show, show_change, table
 from drawdown.guard.decide import Reach
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.typed.parsing import parse_ahead, show_time
@@ -40,13 +40,15 @@ def make(
     per: Per = "month",
     expires: Expires = None,
     permanent: Permanent = False,
+    dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Let another amount count in place of the plan's limit, from now on. The nearest counts: an organisation's own,
     then a pattern's, then a plan's; of those the newest."""
     app: App = context.obj
-    _add(app, _terms(app, metric, amount, org, plan, per, expires), actor, reason, permanent, asked=False)
+    terms = _terms(app, metric, amount, org, plan, per, expires)
+    _add(app, terms, actor, reason, permanent, asked=False, dry_run=dry_run)
 
 
 @commands.command()
@@ -68,21 +70,39 @@ def ask(
 
 
 @commands.command()
-def approve(context: typer.Context, number: Number, actor: Actor = None, reason: Reason = "not given") -> None:
+def approve(
+    context: typer.Context,
+    number: Number,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
     """Let an override that is asked for count from now on."""
-    _decide(context.obj, number, "approve", actor, reason)
+    _decide(context.obj, number, "approve", dry_run, actor, reason)
 
 
 @commands.command()
-def refuse(context: typer.Context, number: Number, actor: Actor = None, reason: Reason = "not given") -> None:
+def refuse(
+    context: typer.Context,
+    number: Number,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
     """Refuse an override that is asked for."""
-    _decide(context.obj, number, "refuse", actor, reason)
+    _decide(context.obj, number, "refuse", dry_run, actor, reason)
 
 
 @commands.command()
-def end(context: typer.Context, number: Number, actor: Actor = None, reason: Reason = "not given") -> None:
+def end(
+    context: typer.Context,
+    number: Number,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
     """End an override that is in force, now."""
-    _decide(context.obj, number, "end", actor, reason)
+    _decide(context.obj, number, "end", dry_run, actor, reason)
 
 
 @commands.command("list")
@@ -117,14 +137,17 @@ def _terms(
     return Terms(metric, reach, target, period_of(per), units_of(amount), ends)
 
 
-def _add(app: App, terms: Terms, actor: str | None, reason: str, permanent: bool, *, asked: bool) -> None:
+def _add(
+    app: App, terms: Terms, actor: str | None, reason: str, permanent: bool, *, asked: bool, dry_run: bool = False
+) -> None:
     by = app.by(actor, reason)
     try:
         (made, changed), beside = app.write(
             lambda c: (
                 guard_overrides.add(c, terms, by, asked=asked, permanent=permanent),
                 _beside(c, terms, by.now_ms),
-            )
+            ),
+            rollback=dry_run,
         )
     except AnswerLost as error:
         end = "--permanent" if terms.ends_ms is None else f"--expires {show_time(terms.ends_ms)}"
@@ -133,7 +156,8 @@ def _add(app: App, terms: Terms, actor: str | None, reason: str, permanent: bool
     said += f"until {_until(made)}; "
     waits = made.state == "asked"
     said += f"`drawdown override approve {made.number}` lets it count" if waits else "in force"
-    show(app, {**vars(made), "changed": changed}, [f"{said}{'' if changed else '; it was so before'}", *beside])
+    lines = [f"{said}{'' if changed else '; it was so before'}", *beside]
+    show_change(app, {**vars(made), "changed": changed}, lines, dry_run=dry_run)
 
 
 def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
@@ -151,11 +175,18 @@ def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
     return lines
 
 
-def _decide(app: App, number: int, word: Word, actor: str | None, reason: str) -> None:
+def _decide(app: App, number: int, word: Word, dry_run: bool, actor: str | None, reason: str) -> None:
     by = app.by(actor, reason)
-    found, changed = app.write(lambda c: guard_overrides.decide(c, number, word, by))
+
+    def work(connection: sa.Connection) -> tuple[OverrideRow, bool, list[str]]:
+        found, changed = guard_overrides.decide(connection, number, word, by)
+        terms = Terms(found.metric, found.reach, found.target, found.period, found.amount, found.ends_ms)
+        return found, changed, _beside(connection, terms, by.now_ms)
+
+    found, changed, beside = app.write(work, rollback=dry_run)
     said = f"override {number}: {found.state.replace('_', ' ')}{'' if changed else '; it was so before'}"
-    show(app, {**vars(found), "changed": changed}, [said])
+    lines = [said, *beside] if word == "approve" else [said]
+    show_change(app, {**vars(found), "changed": changed}, lines, dry_run=dry_run)
 
 
 def _state(one: OverrideRow, now_ms: int) -> str:

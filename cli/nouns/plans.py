@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, AtOnce, New, Reason
-from drawdown.cli.rendering import show, table
+from drawdown.cli.options import Actor, AtOnce, DryRun, New, Reason
+from drawdown.cli.rendering import show, show_change, table
 from drawdown.ledger.accounts import ONE_PPM
 from drawdown.schema.typed.parsing import parse_credits, show_credits
 from drawdown.worker.wallets import actions as credit
@@ -54,6 +54,7 @@ def set_(
     most_held: MostHeld = None,
     holds_halt: HoldsHalt = None,
     new: New = False,
+    dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -70,14 +71,17 @@ def set_(
     gives_now = {field: _amount(text) or 0 for field, text in given.items() if text is not None}
 
     holds = dict(changed)
-    was = app.write(lambda c: credit.set_plan_limit(c, name, max_concurrent, by, new=new, holds=holds, gives=gives_now))
+    was = app.write(
+        lambda c: credit.set_plan_limit(c, name, max_concurrent, by, new=new, holds=holds, gives=gives_now),
+        rollback=dry_run,
+    )
     most = was if max_concurrent is None else max_concurrent
     assert most is not None
     before = "no such plan" if was is None else f"{was:,}"
     lines = [f"plan {name}: {most:,} at once; before: {before}"]
     changed |= gives_now
     lines += [f"{_named(field)}: {_said(field, value)}" for field, value in sorted(changed.items())]
-    show(app, {"plan": name, "max_concurrent": most, "was": was, **changed}, lines)
+    show_change(app, {"plan": name, "max_concurrent": most, "was": was, **changed}, lines, dry_run=dry_run)
 
 
 def _amount(text: str) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Final
 
+import sqlalchemy as sa
 import typer
 
 from drawdown.cli.app import App
@@ -28,6 +29,7 @@ from drawdown.worker.provider.lists import ProviderLine, customers_at, features_
 from drawdown.worker.provider.shadows import FOR_GOOD_MS, in_shadow
 from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.verdict import rates
+from drawdown.worker.verdict.rates import Worth
 from drawdown.worker.verdict.rules import UNREAD_STOP_MS
 
 
@@ -295,10 +297,10 @@ def _effect(name: str, effect: CutOver) -> list[str]:
     parts = [f"{one.quantity:,} of {one.feature} ({one.orgs:,} organisations)" for one in effect.unbilled]
     parts += [f"{effect.unsealed_s:,} not sealed yet"] if effect.unsealed_s else []
     if not effect.since_ms:
-        return [*lines, f"in shadow since {since}, and not billed here: {', '.join(parts)}"]
+        return [*lines, f"in shadow since {since}, and not billed here: {', '.join(parts)}; worth {effect.worth}"]
     return [
         *lines,
-        f"since {since} stay unbilled here, in base units: {', '.join(parts)}",
+        f"since {since} stay unbilled here, in base units: {', '.join(parts)}; what is sealed is worth {effect.worth}",
         f"if no other system billed them, bill them here: drawdown provider bill-shadow {name} --from {since}",
     ]
 
@@ -320,10 +322,20 @@ def bill_shadow(
     if app.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: it has no shadow")
     by, start = app.by(actor, reason), app.past(from_, "--from")
-    done = app.write(lambda c: providers.bill_shadow(c, name, start, by), rollback=dry_run)
+
+    def work(connection: sa.Connection) -> tuple[int, tuple[list[providers.Shadow], Worth]]:
+        effect = providers.shadow_between(connection, name, start, FOR_GOOD_MS)
+        return providers.bill_shadow(connection, name, start, by), effect
+
+    done, (usage, worth) = app.write(work, rollback=dry_run)
     would = "would be" if dry_run else "are"
-    text = f"{name}: {done:,} pushes in shadow since {show_time(start)} {would} sealed again and sent by the next tick"
-    show(app, {"provider": name, "from_ms": start, "pushes": done, "dry_run": dry_run}, [text])
+    parts = ", ".join(f"{one.quantity:,} of {one.feature} ({one.orgs:,} organisations)" for one in usage)
+    lines = [
+        f"{name}: {done:,} pushes in shadow since {show_time(start)} {would} sealed again and sent by the next tick",
+        f"{parts}: {worth}",
+    ]
+    result = {"provider": name, "from_ms": start, "pushes": done, "usage": usage, "worth": worth}
+    show(app, {**result, "dry_run": dry_run}, lines)
 
 
 @commands.command()

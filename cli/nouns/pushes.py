@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple
 from shlex import quote
 from typing import Annotated, Final, NoReturn, cast
@@ -28,8 +28,10 @@ from drawdown.worker.push.actions import (
     DoubtFilter,
     Intent,
     Outcome,
+    PushEffect,
     ResolvedAll,
     conclude,
+    effect_of,
     intend,
     require_lost,
     resolve_all,
@@ -299,12 +301,11 @@ def retry(
     app: App = context.obj
     app.require_any_provider(provider)
     by, chosen = app.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
-    done = app.write(lambda c: pushes.retry(c, chosen.find(c, ("due", "rejected")), by), rollback=dry_run)
-    show(
-        app,
-        {"retried": done, "dry_run": dry_run},
-        _lines(done, "sent again by the next tick", dry_run, will="will be "),
+    done, effect = _with_effect(
+        app, lambda c: pushes.retry(c, chosen.find(c, ("due", "rejected")), by), dry_run=dry_run
     )
+    lines = _lines(done, "sent again by the next tick", effect, dry_run, will="will be ")
+    show(app, {"retried": done, "effect": effect, "dry_run": dry_run}, lines)
 
 
 @commands.command()
@@ -350,9 +351,24 @@ def resolve(
         raise UsageError("give --accepted or --absent")
     by, chosen = app.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
     work = pushes.resolve_accepted if accepted else pushes.void
-    done = app.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), by, evidence), rollback=dry_run)
+    done, effect = _with_effect(
+        app, lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), by, evidence), dry_run=dry_run
+    )
     what = "accepted" if accepted else "voided; what they held is owed again"
-    show(app, {"resolved": done, "accepted": accepted, "dry_run": dry_run}, _lines(done, what, dry_run))
+    result = {"resolved": done, "accepted": accepted, "effect": effect, "dry_run": dry_run}
+    show(app, result, _lines(done, what, effect, dry_run))
+
+
+def _with_effect(
+    app: App, work: Callable[[sa.Connection], list[str]], *, dry_run: bool
+) -> tuple[list[str], PushEffect]:
+    """Change pushes, or try to; with what they come to."""
+
+    def both(connection: sa.Connection) -> tuple[list[str], PushEffect]:
+        done = work(connection)
+        return done, effect_of(connection, done)
+
+    return app.write(both, rollback=dry_run)
 
 
 def _only_in_doubt(given: Mapping[str, object]) -> None:
@@ -390,21 +406,23 @@ def void(
         ready = app.context()
         known = {name: ready.capabilities[name] for name in ready.ready() if name in ready.capabilities}
         run(require_lost(rows, known, by.now_ms), app.world())
-    done = app.write(
+    done, effect = _with_effect(
+        app,
         lambda c: pushes.void(
             c, chosen.find(c, ("in_doubt", "rejected")), by, evidence, although_accepted=although_accepted
         ),
-        rollback=dry_run,
+        dry_run=dry_run,
     )
-    show(app, {"voided": done, "dry_run": dry_run}, _lines(done, "voided; the next tick seals what they held", dry_run))
+    lines = _lines(done, "voided; the next tick seals what they held", effect, dry_run)
+    show(app, {"voided": done, "effect": effect, "dry_run": dry_run}, lines)
 
 
-def _lines(keys: Sequence[str], what: str, dry_run: bool, *, will: str = "") -> list[str]:
+def _lines(keys: Sequence[str], what: str, effect: PushEffect, dry_run: bool, *, will: str = "") -> list[str]:
     what += ", all in one transaction" if len(keys) > 1 else ""
     what = f"would be {what}; nothing was changed" if dry_run else will + what
     shown = [f"  {key}" for key in keys[:20]]
     again = [f"for just these: --expect {len(keys)}"] if dry_run and len(keys) > 1 else []
-    return [f"{len(keys):,} {what}", *shown, *(["  …"] if len(keys) > 20 else []), *again]
+    return [f"{len(keys):,} {what}", f"  {effect}", *shown, *(["  …"] if len(keys) > 20 else []), *again]
 
 
 @commands.command("fold")

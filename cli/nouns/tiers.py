@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, AtOnce, New, Reason, Undo
-from drawdown.cli.rendering import show, table
+from drawdown.cli.options import Actor, AtOnce, DryRun, New, Reason, Undo
+from drawdown.cli.rendering import show, show_change, table
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
 from drawdown.worker.wallets import tiers
 from drawdown.worker.wallets.tiers import list_tiers
@@ -25,6 +25,7 @@ def set_(
         str | None, typer.Option(metavar="CREDITS", help="What a calendar month costs", show_default="as it is")
     ] = None,
     new: New = False,
+    dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -33,10 +34,10 @@ def set_(
     app: App = context.obj
     by = app.by(actor, reason)
     change = tiers.Change(at_once, None if price is None else parse_credits(price))
-    found, was = app.write(lambda c: tiers.set_tier(c, name, change, by, new=new))
+    found, was = app.write(lambda c: tiers.set_tier(c, name, change, by, new=new), rollback=dry_run)
     line = f"tier {name}: {found.at_once:,} at once for {show_credits(found.price_micro)} credits a month; before: "
     line += "no such tier" if was is None else f"{was.at_once:,} for {show_credits(was.price_micro)}"
-    show(app, {**vars(found), "was": was}, [line])
+    show_change(app, {**vars(found), "was": was}, [line], dry_run=dry_run)
 
 
 @commands.command("list")
@@ -54,6 +55,7 @@ def buy(
     customer: Annotated[str, typer.Argument(help="The customer (by default the organisation's id)")],
     name: Annotated[str, typer.Argument(metavar="TIER", help="The tier's name")],
     undo: Undo = False,
+    dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -62,7 +64,7 @@ def buy(
     app: App = context.obj
     by = app.by(actor, reason)
     act = tiers.let_end if undo else tiers.buy
-    done = app.write(lambda c: act(c, customer, name, by))
+    done = app.write(lambda c: act(c, customer, name, by), rollback=dry_run)
     held, most = done.holder, done.wallet.max_concurrent
     until = show_time(held.paid_to_ms)
     how = f"it ended at {show_time(held.ended_ms)}" if held.ended_ms is not None else f"paid for until {until}"
@@ -71,4 +73,4 @@ def buy(
     line += f"{'any number of' if most is None else f'{most:,}'} sandboxes at once"
     line += "" if done.changed else "; nothing changes"
     result = {**vars(held), "charged_micro": done.charged_micro, "changed": done.changed, "max_concurrent": most}
-    show(app, {**result, "balance_micro": done.wallet.balance_micro}, [line])
+    show_change(app, {**result, "balance_micro": done.wallet.balance_micro}, [line], dry_run=dry_run)

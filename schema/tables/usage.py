@@ -90,6 +90,24 @@ event_types = sa.Table(
     "this key. Append-only.",
 )
 
+event_values = sa.Table(
+    "event_values",
+    metadata,
+    id_column("event_type", key=True),
+    sa.Column("aggregation", sa.Text, nullable=False),
+    sa.Column("path", sa.Text),
+    sa.Column("scale", Big, nullable=False),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint(
+        "(aggregation = 'count' AND path IS NULL AND scale = 1) OR (aggregation = 'sum' AND path IS NOT NULL "
+        "AND scale BETWEEN 1 AND 1000000000)",
+        name="event_values_rule",
+    ),
+    comment="How much an event of a type counts that states no quantity: one, or the value at a path in its data, "
+    "times the scale. Declared before the type's first event, for good. Append-only.",
+)
+
 usage_events = sa.Table(
     "usage_events",
     metadata,
@@ -132,13 +150,14 @@ batches = sa.Table(
     id_column("rows_hash", null=True),
     sa.Column("row_labels", sa.Text),
     sa.Column("rows_kept", sa.Text),
+    sa.Column("field_map", sa.Text),
     sa.Index("batches_by_rows", "rows_hash"),
     sa.Index("batches_by_name", "source", "name", unique=True, sqlite_where=_STANDS, postgresql_where=_STANDS),
     sa.Index("batches_by_taken", "taken_ms", "batch"),
     sa.Index("batches_by_time", "to_ms", sqlite_where=_STANDS, postgresql_where=_STANDS),
     comment="Files of usage, each taken once, known by the hash of its content. Its sums are samples, whose ids "
     "begin with it; `total`: their seconds or units. `rows_hash`: of its rows in whatever "
-    "file; `rows_kept`: hashes of them.",
+    "file; `rows_kept`: hashes of them; `field_map`: which columns its fields had, if others than their own names.",
 )
 
 batch_refused_rows = sa.Table(
@@ -189,8 +208,9 @@ batch_sources = sa.Table(
     sa.Column("period_ms", Big),
     sa.Column("closes_after_ms", Big),
     ms_column("next_ms", null=True),
+    sa.Column("field_map", sa.Text),
     comment="Folders whose files a tick takes; and queries, which a tick asks of another database for each period that "
-    "is closed, from `next_ms` on.",
+    "is closed, from `next_ms` on. `field_map`: which columns of the files its fields have.",
 )
 
 

@@ -29,6 +29,7 @@ from drawdown.schema.declare import (
     Asked,
     Declared,
     Fact,
+    Hooks,
     Kind,
     Listing,
     Look,
@@ -45,6 +46,7 @@ from drawdown.server.api.described import IDEMPOTENCY_KEY, named_examples, opera
 from drawdown.server.api.models import MOST_ROWS, After, Credits, EpochMs, Id, Why
 from drawdown.server.api.programs import Answer, Programs, Said, clean_id
 from drawdown.server.http.errors import ApiError, bad_value
+from drawdown.server.services import Services
 from drawdown.worker.access import once
 from drawdown.worker.access.keys import ApiKey
 
@@ -93,8 +95,8 @@ class FactAnswer(BaseModel):
 class Operations:
     """The routes of declarations."""
 
-    def __init__(self, programs: Programs, declared: Sequence[Declared]) -> None:
-        self._programs, self._declared = programs, declared
+    def __init__(self, services: Services, programs: Programs, declared: Sequence[Declared]) -> None:
+        self._services, self._programs, self._declared = services, programs, declared
 
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
@@ -144,7 +146,9 @@ class Operations:
                 values = _values(said, one.params, _given(request, in_path) | _fields(query, rest), open_=one.open)
                 given = query.model_dump(include={"after", "most"})
                 page = one.read(
-                    connection, Look(said.now_ms, given.get("after", ""), given["most"], said.key.org_id), **values
+                    connection,
+                    Look(said.now_ms, given.get("after", ""), given["most"], said.key.org_id, self._services.hooks),
+                    **values,
                 )
                 return {one.holds: [answer_of(row) for row in page.rows], "next": page.next}
 
@@ -176,7 +180,7 @@ class Operations:
                     now = self._programs.said(said.key, connection)
                     content = json.dumps([values, order.reason], sort_keys=True, default=str)
                     call = None if given is None else once.Call(now.key.actor, given, one.name, content)
-                    return carry_out(connection, one, now, values, order, call)
+                    return carry_out(connection, one, now, values, order, call, self._services.hooks)
 
                 return self._programs.threads.write(work, rollback=order.dry_run, always=True)
 
@@ -186,7 +190,13 @@ class Operations:
 
 
 def carry_out(
-    connection: sa.Connection, action: Action[Any], said: Said, given: Values, order: Any, call: once.Call | None
+    connection: sa.Connection,
+    action: Action[Any],
+    said: Said,
+    given: Values,
+    order: Any,
+    call: once.Call | None,
+    hooks: Hooks | None = None,
 ) -> Answer:
     """Do it, unless this call was carried out before: then its answer, without what is shown once.
 
@@ -198,7 +208,7 @@ def carry_out(
             found: dict[str, object] = json.loads(before)
             return found
     key = call.given if call is not None else secrets.token_urlsafe(16)
-    asked = Asked(said.by(order.reason), key, secrets.token_urlsafe(32), reach_of(said.key), order.dry_run)
+    asked = Asked(said.by(order.reason), key, secrets.token_urlsafe(32), reach_of(said.key), order.dry_run, hooks)
     _require_size(connection, action, asked, values, said.key)
     stood: Sequence[Fact] = action.facts(connection, asked, values) if order.dry_run else ()
     answer: dict[str, object] = answer_of(action.do(connection, asked, **values))
@@ -207,14 +217,16 @@ def carry_out(
         return {**answer, "dry_run": True, "facts": changes(stood, stands)}
     if call is not None:
         once.keep_call(
-            connection, call, json.dumps({name: each for name, each in answer.items() if name != action.secret})
+            connection, call, json.dumps({name: each for name, each in answer.items() if name != action.shown_once})
         )
     return answer
 
 
 def reach_of(key: ApiKey) -> Reach:
     """What a key may hand on."""
-    return Reach(frozenset(key.scopes), key.org_id, key.gives_micro)
+    return Reach(
+        frozenset(key.scopes), key.org_id, key.cell_id, key.source, key.gives_micro, key.expires_ms
+    )  # fmt: skip
 
 
 def _require_size(connection: sa.Connection, action: Action[Any], asked: Asked, values: Values, key: ApiKey) -> None:
@@ -262,6 +274,8 @@ def _values(said: Said, params: Sequence[Param], given: Values, *, open_: bool =
         if param.many:
             for one in values[param.name] or ():
                 said.require_org(one)
+            if said.key.org_id is not None and not values[param.name]:
+                values[param.name] = [said.key.org_id]
         elif values[param.name] is not None or said.key.org_id is not None:
             values[param.name] = said.require_org(values[param.name])
         elif param.required:
@@ -339,7 +353,7 @@ def order_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseMode
 def query_model(one: Listing[Any] | Showing[Any], params: tuple[Param, ...]) -> type[BaseModel]:
     """The query of a list, or of a showing that has lists."""
     more: dict[str, Any] = {}
-    if isinstance(one, Listing) or one.parts:
+    if isinstance(one, Listing) or (one.parts and one.most):
         more["most"] = (Annotated[int, Field(ge=1, le=MOST_ROWS)], one.most)
     if isinstance(one, Listing) and one.paged:
         more["after"] = (After, "")

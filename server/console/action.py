@@ -24,7 +24,6 @@ from drawdown.schema.typed.parsing import parse_credits, parse_time
 from drawdown.server.console.frame.parts import Table
 from drawdown.worker.access.people import Person
 from drawdown.worker.engine.context import Context
-from drawdown.worker.verdict.rates import CREDITS, Worth
 
 MAX_REASON_CHARS: Final = 500
 MAX_EVIDENCE_CHARS: Final = 500
@@ -47,13 +46,6 @@ class Field:
 
 
 REASON: Final = Field("reason", "Reason", hint="It stands in the audit, with your name.")
-
-
-def size_of(worth: Worth, rows: int = 1) -> Size:
-    """The size of an action that corrects usage. Usage without a rate, or paid from a balance whose unit is no credit,
-    has no size."""
-    foreign = any(balance != CREDITS for balance in worth.credits_micro)
-    return Size(rows=rows, micro=worth.credits_micro.get(CREDITS, 0), unbounded=bool(worth.unpriced) or foreign)
 
 
 @dataclass(frozen=True)

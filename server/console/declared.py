@@ -29,7 +29,7 @@ def form_of(action: declare.Action[Any]) -> Action:
 
     def do(connection: sa.Connection, doing: Doing) -> Done:
         done = action.do(connection, _asked(doing), **values(doing))
-        return Done(". ".join(action.sentences(done)), getattr(done, action.secret) if action.secret else "")
+        return Done(". ".join(action.sentences(done)), getattr(done, action.shown_once) if action.shown_once else "")
 
     def look(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
         return action.facts(connection, _asked(doing), values(doing))

@@ -210,7 +210,7 @@ class Intake:
         if fit:
             self._restores.look(engine)
         stored = iter(write(engine, lambda c: taker.store(c, fit, sent)) if fit else ())
-        found = (_unfit(one) if isinstance(one, Unfit) else _with_name(next(stored), taker.named(one)) for one in read)
+        found = (unfit(one) if isinstance(one, Unfit) else _with_name(next(stored), taker.named(one)) for one in read)
         return list(found)
 
 
@@ -231,7 +231,7 @@ def result_of(taken: Taken) -> Result:
     return Result(taken.status, taken.code, taken.message, "" if taken.status == "invalid" else None)
 
 
-def _unfit(error: Unfit) -> Result:
+def unfit(error: Unfit) -> Result:
     return Result("invalid", error.code, str(error), error.at, error.named)
 
 

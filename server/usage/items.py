@@ -27,8 +27,8 @@ from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
 from drawdown.server.api.described import operation
 from drawdown.server.api.models import ErrorBody
 from drawdown.server.http.errors import SOON, ApiError
-from drawdown.server.usage.intake import KEPT, Intake, Result, Sent, Taker, answer, result_of
-from drawdown.worker.sources.events import store
+from drawdown.server.usage.intake import KEPT, Intake, Result, Sent, Taker, answer, result_of, unfit
+from drawdown.worker.sources.events import store, types
 from drawdown.worker.sources.events.store import Taken, names_of, take, times
 from drawdown.worker.sources.events.types import Bringer
 from drawdown.worker.sources.samples.rows import Sample, sample_of
@@ -49,7 +49,22 @@ def _read_events(sent: Sent) -> Iterable[Given | Unfit]:
     return cloudevents.given(sent.body, sent.content_type, sent.headers, key.org_id, sent.now_ms, key.source)
 
 
-def _store_events(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Sequence[Result]:
+def _store_events(connection: sa.Connection, given: Sequence[Given], sent: Sent) -> Sequence[Result]:
+    """Each event by the value of its type, if that has one."""
+    named = {one.event.event_type for one in given}
+    values = types.values(connection, named)
+    if not values and not any(one.wrong for one in given):
+        stored = _store_counted(connection, given, sent)
+    else:
+        counted = [one.counted(values.get(one.event.event_type)) for one in given]
+        fit = [one for one in counted if not isinstance(one, Unfit)]
+        answers = iter(_store_counted(connection, fit, sent) if fit else ())
+        stored = [unfit(one) if isinstance(one, Unfit) else next(answers) for one in counted]
+    types.require_values(connection, named, values)
+    return stored
+
+
+def _store_counted(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Sequence[Result]:
     """A key that is bound to an organisation speaks for that alone."""
     org_id = sent.key.org_id
     own = org_id is not None
@@ -136,12 +151,18 @@ SAMPLES_SCOPE: Final = "samples:write"
 
 
 def _read_samples(sent: Sent) -> Iterator[Sample | Unfit]:
+    """Ids of samples are one namespace: a key of one organisation that names its source has a part of it."""
+    key = sent.key
+    begins = f"{key.source}:" if key.org_id is not None and key.source is not None else ""
     for item in items(sent.body, sent.content_type):
         if isinstance(item, Unfit):
             yield item
             continue
         try:
-            yield sample_of(item, sent.key.org_id, sent.key.cell_id, sent.now_ms)
+            sample = sample_of(item, key.org_id, key.cell_id, sent.now_ms)
+            if not sample[0].startswith(begins):
+                raise Unfit("foreign_source", f"with this key, the id of a sample begins with {begins}", "id")
+            yield sample
         except Unfit as error:
             error.named = named_in(item, "cell_id", "id")
             yield told(error)
@@ -266,7 +287,7 @@ EVENT: Final[Schema] = {
     "type": "object",
     "description": "A CloudEvent. The organisation is the subject, unless the key is bound to one: then the subject is "
     "a label. Without a time, it is dated when it first comes. Extension attributes are not kept.",
-    "required": ["specversion", "id", "source", "type", "data"],
+    "required": ["specversion", "id", "source", "type"],
     "properties": {
         "specversion": {"const": cloudevents.VERSION},
         **dict.fromkeys(("id", "source", "type", "subject"), _ID),
@@ -274,8 +295,8 @@ EVENT: Final[Schema] = {
         "datacontenttype": {"type": "string"},
         "data": {
             "type": "object",
-            "description": "The quantity, the project, the plan; whatever else is there is kept beside them.",
-            "required": ["quantity"],
+            "description": "The quantity, the project, the plan; whatever else is there is kept beside them. If an "
+            "operator declared a value of the type, that counts, and the quantity may be missing.",
             "properties": {"quantity": _QUANTITY, "project": _ID, "plan": _ID},
         },
     },
@@ -283,7 +304,7 @@ EVENT: Final[Schema] = {
 OWN: Final[Schema] = {
     "type": "object",
     "description": "An event by the names of the envelope. `org_id` may be missing where the key is bound to one.",
-    "required": ["source", "event_id", "event_type", "quantity"],
+    "required": ["source", "event_id", "event_type"],
     "additionalProperties": False,
     "properties": {
         **dict.fromkeys(("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"), _ID),

@@ -384,7 +384,7 @@ def test_a_file_is_staged_line_by_line(fleet: Fleet, tmp_path: Path) -> None:
     lines = [json.dumps(good), "", json.dumps(cloud), *map(json.dumps, wrong), "{", "[]"]
     path.write_text("\n".join(lines))
     with open_lines(str(path)) as given:
-        found = list(read_events(given, "acme", fleet.clock.at_ms))
+        found = list(read_events(given, "acme", fleet.clock.at_ms, {}))
     kinds = [one.event_id if isinstance(one, UsageEvent) else one.code for _, one in found]
     assert kinds == ["a", "c", "not_whole", "foreign_org", "no_time", "not_json", "not_an_object"]
     assert [number for number, _ in found] == [1, 3, 4, 5, 6, 7, 8]

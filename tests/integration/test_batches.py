@@ -41,6 +41,7 @@ from drawdown.worker.batches.take import (
 )
 from drawdown.worker.features.actions import map_event
 from drawdown.worker.sources.events.types import meters
+from drawdown.worker.sources.field_map import FieldMap
 from drawdown.worker.status.status import status
 from drawdown.worker.usage.prune import raise_floors
 from drawdown.worker.verify.deep import verify_files
@@ -481,6 +482,10 @@ def test_what_is_no_file_of_usage_is_named(tmp_path: Path) -> None:
         found_file(written(tmp_path / "u.txt", ROWS))
 
 
+CUTS = share((1, 4, 5, 8, 9, 10, 16, 23), whole=range(1, 24))
+"""How many bytes are missing: of the size and the sum that gzip ends with, of what is packed, of the file's end."""
+
+
 @pytest.mark.parametrize(("ending", "options"), [("csv", "gzip"), ("jsonl", "gzip"), ("parquet", "zstd")])
 def test_a_packed_file_that_was_cut_off_is_refused(fleet: Fleet, tmp_path: Path, ending: str, options: str) -> None:
     """Wherever it was cut: between two rows, inside the last number, before what says that it ends."""
@@ -491,7 +496,7 @@ def test_a_packed_file_that_was_cut_off_is_refused(fleet: Fleet, tmp_path: Path,
     rows = "SELECT 'acme' AS org_id, 1767225600000 + i AS ts, 1024 AS memory_mb, 111 AS interval_s FROM range(9) t(i)"
     duckdb.connect().execute(f"COPY ({rows}) TO '{path}' (FORMAT {kind}, COMPRESSION {options})")
     whole = path.read_bytes()
-    for left_out in (*range(1, 24), len(whole) // 2):
+    for left_out in (*CUTS, len(whole) // 2):
         path.write_bytes(whole[:-left_out])
         with pytest.raises(Refused, match="cannot be read"):
             taken(fleet, path)
@@ -508,7 +513,7 @@ def test_a_stream_of_zstd_is_read_to_its_end_or_refused(
     half, path = len(plain) // 2, tmp_path / f"u.{ending}.zst"
     frames = zstd.compress(plain[:half]), zstd.compress(plain[half:])
     whole = b"".join(frames)
-    for left_out in (*range(1, 24), len(frames[1]) + 1):
+    for left_out in (*CUTS, len(frames[1]) + 1):
         path.write_bytes(whole[:-left_out])
         with pytest.raises(Refused, match="is cut off"):
             taken(fleet, path)
@@ -959,9 +964,9 @@ def test_a_tick_with_no_time_left_begins_no_file_and_one_with_little_gives_no_mo
     assert (report.batches_taken, report.batches_wait) == (0, True)
     given: list[float] = []
 
-    def noting(file: files.FoundFile, now_ms: int, most: int, time_s: float) -> reading.Sums:
+    def noting(file: files.FoundFile, now_ms: int, most: int, time_s: float, fields: FieldMap) -> reading.Sums:
         given.append(time_s)
-        return reading.add_up(file, now_ms, most, time_s)
+        return reading.add_up(file, now_ms, most, time_s, fields)
 
     monkeypatch.setattr(folders, "add_up", noting)
     assert fleet.tick(deadline_ms=fleet.clock.at_ms + 30_000).batches_taken == 1

@@ -80,13 +80,14 @@ IDS: dict[tuple[str, str], Typed] = {
     ("org list", "provider"): t("--provider embeddedd", "embedded"),
     ("org list", "plan"): t("--plan tema", "team"),
     ("org list", "after"): t("--after acmee", "acme"),
+    ("org scheduled", "provider"): t("--provider embeddedd", "embedded"),
     ("org show", "org"): t("acmee", "acme"),
     ("org assign", "names"): t("acme acmee", "acme"),
     ("org assign", "provider"): t("acme --provider embeddedd", "embedded"),
     ("org assign", "customer"): t("acme --customer wayn", "wayne"),
     ("org assign", "file"): t(f"--file {FILE}", "acme", "org_id,customer_id\nacmee,\n"),
     ("org override", "org"): t("acmee --never-halt", "acme"),
-    ("org halt", "names"): t("acme acmee", "acme"),
+    ("org halt", "org"): t("acme acmee", "acme"),
     ("org halt", "file"): t(f"--file {FILE}", "acme", "org_id\nacme\nacmee\n"),
     ("org halt", "provider"): t("--provider embeddedd", "embedded"),
     ("org halt", "plan"): t("--plan tema", "team"),
@@ -99,12 +100,12 @@ IDS: dict[tuple[str, str], Typed] = {
     ("event show", "event"): t("shop e-frist", "e-first"),
     ("event show", "org"): t("shop e-first --org acmee", "acme"),
     ("event sources", "source"): t("--source shopp", "shop"),
-    ("event sources", "type_"): t("--type page.rendr", "page.render"),
+    ("event sources", "type"): t("--type page.rendr", "page.render"),
     ("event sources", "org"): t("--org acmee", "acme"),
     ("event invalid", "key"): t("--key ap", "app"),
     ("event withdraw", "org"): t("shop e-first --org acmee", "acme"),
     ("event withdraw", "source"): t("shopp e-first", "shop"),
-    ("event withdraw", "given"): t("shop e-first e-frist", "e-first"),
+    ("event withdraw", "event"): t("shop e-first e-frist", "e-first"),
     ("batch list", "source"): t("--source exprots", "exports"),
     ("batch list", "refused"): t("--refused b-fisrt", "b-first"),
     ("batch accept", "batch"): t("b-wiat", "b-wait"),
@@ -298,14 +299,14 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     all_ evidence accepted absent error states state_ amount micro micro_credits per policy url before quarantined as_
     by as_csv shard processes deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop
     correct threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format
-    format_ overridden below price currency up_to per_day per_month shadow paid return_to
+    sum_ scale count format_ overridden below price currency up_to per_day per_month shadow paid return_to
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser closed_after
     which kept runs_out_within older_than later cluster shards deep folder force
-    since_last all_in_doubt at_most any_source nightly_at"""
+    since_last all_in_doubt at_most any_source nightly_at gives low"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
@@ -317,7 +318,7 @@ BESIDE = {  # names that are an id in one command and none in another; a page go
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
     ("guard consume", "key"), ("guard reserve", "key"), *((f"guard {verb}", label) for verb in ("consume", "reserve")
     for label in ("project", "subject")), *((f"override {verb}", "number") for verb in ("approve", "refuse", "end")),
-    ("order cancel", "number"), ("pool make", "pool"), ("pool allot", "key"),
+    ("order cancel", "order"), ("order list", "before"), ("pool make", "pool"), ("pool allot", "key"),
     ("topup set", "customer"), ("ledger entries", "after"), ("push list", "after"), ("push list", "why"),
     *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
 }  # fmt: skip

@@ -62,14 +62,16 @@ HARMLESS = {
         reservations.amount_micro reservations.metered_before_micro reservations.metered_to_ms""",
     "terms as they were copied: what they allowed is claimed by the cap": """
         topups.max_day topups.max_month topups.service topups.service_customer topup_attempts.outcome""",
+    "an older verdict of an organisation, or its only one: the next read writes another": "projections.org_id",
     "which line of a bill is of which day or service is not claimed": """
         vendor_bills.day_ms vendor_bills.service vendor_bills.vendor""",
 }
 """Column names of any table, or `table.column`, by why a change of one value is no loss that `verify` could name."""
 
 SAID_IN = """
-    guard_limits guard_metrics guard_overrides ledger_lots ledger_rates mappings payers payouts plan_terms pools
-    provider_rates settlement_freezes settlement_reversals supplier_terms topup_terms operator_actions"""
+    event_values guard_limits guard_metrics guard_overrides ledger_lots ledger_rates mappings payers payouts
+    plan_terms pools provider_rates settlement_freezes settlement_reversals supplier_terms topup_terms
+    operator_actions"""
 """Tables whose rows are compared whole with the record of actions: words and moments, too."""
 SEED = 5
 

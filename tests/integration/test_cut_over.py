@@ -14,7 +14,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.provider import actions as providers
-from drawdown.worker.provider.actions import Shadow, accept, bill_shadow, cut_over
+from drawdown.worker.provider.actions import Shadow, accept, bill_shadow, cut_over, set_rate
 from drawdown.worker.push.actions import require_lost
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.status.status import status
@@ -48,6 +48,10 @@ def test_accept_tells_what_stays_unbilled_and_it_can_be_billed(engine: sa.Engine
     sealed = int(str(fleet.one("SELECT COUNT(*) FROM pushes WHERE state = 'shadow'")))
     assert after.unbilled == [Shadow(FEATURE, 60 * (sealed - 2), 1, T0 + 2 * WINDOW_MS)]
     assert after.unsealed_s == 60 * (6 - sealed)
+    assert str(after.worth) == f"{60 * (sealed - 2)} {FEATURE} without a rate"
+    write(engine, lambda c: set_rate(c, "fake", FEATURE, (5_000, 1), fleet.by, from_ms=None, tells=False))
+    priced = read(engine, lambda c: cut_over(c, "fake", provider.capabilities, fleet.clock.at_ms))
+    assert priced.worth.credits_micro == {"credits": 60 * (sealed - 2) * 5_000}
     assert write(engine, lambda c: bill_shadow(c, "fake", T0 + 2 * WINDOW_MS, fleet.by)) == sealed - 2
     fleet.tick_windows(2)
     assert charged(provider) == 60 * 4, "the first two were billed by another system"

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.events.envelope import MAX_QUANTITY, UsageEvent
+from drawdown.events.values import COUNT, EventValue
 from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
@@ -527,6 +528,8 @@ def test_what_was_told_and_is_not_sealed_lowers_the_estimate_of_a_balance(engine
         ("DELETE FROM usage_samples", "S4"),
         ("UPDATE event_types SET meter = 16777300", "append-only"),
         ("DELETE FROM event_types", "append-only"),
+        ("UPDATE event_values SET aggregation = 'sum', path = '$.a'", "append-only"),
+        ("DELETE FROM event_values", "append-only"),
         ("INSERT INTO event_types VALUES ('other', 16777217, 0, NULL, NULL, NULL)", "(?i)unique"),
         ("INSERT INTO usage_events SELECT 'x', source, event_id, event_type, org_id, -1, ts, subject, project, "
          "plan_key, properties, ingested_ms FROM usage_events", "usage_events_quantity"),
@@ -534,6 +537,7 @@ def test_what_was_told_and_is_not_sealed_lowers_the_estimate_of_a_balance(engine
 )  # fmt: skip
 def test_what_events_said_is_kept_by_the_database(fleet: Fleet, statement: str, rule: str) -> None:
     told(fleet, event("a"))
+    write(fleet.engine, lambda c: map_event(c, "model.run", "runs", fleet.by, value=EventValue(COUNT)))
     with pytest.raises(DBAPIError, match=rule):
         fleet.write(statement)
 

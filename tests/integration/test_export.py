@@ -113,7 +113,7 @@ def test_ranges_side_by_side_have_each_row_once(billed: Fleet, kind: Kind) -> No
 
 @pytest.mark.both_databases
 def test_it_is_read_in_parts_and_never_held_as_a_whole(billed: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    many = 10_000
+    many = 4_000
     billed.write(
         "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, reason) "
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :many) "

@@ -6,10 +6,11 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import ReadFailed, Totals
-from drawdown.schema.database import read
+from drawdown.schema.database import read, write
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.metrics import uncompared as measured
+from drawdown.worker.provider.actions import set_rate
 from drawdown.worker.reconcile.reconcile import FIRST_LOOK_MS
 from drawdown.worker.status.status import status
 from tests.fake_provider import FakeProvider, capabilities
@@ -115,6 +116,12 @@ def test_customer_that_was_deleted_is_told_to_a_person_and_nothing_is_sent_again
     assert len(provider.seen) == sent
     assert headline(fleet) == (
         "person_needed",
-        "no provider bills 1 day of usage of 1 customer at fake: acme: this customer was deleted over there",
+        "no provider bills 1 day of usage of 1 customer at fake: acme: this customer was deleted over there "
+        f"({fleet.one('SELECT SUM(sealed_qty) FROM pushes')} compute_1gb without a rate)",
         "drawdown provider check fake, then drawdown org assign",
     )
+    write(fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (10_000, 1), fleet.by, from_ms=None, tells=False))
+    fleet.clock.at_ms += DAY_MS
+    compare(fleet, recent=True)
+    tick(fleet)
+    assert "this customer was deleted over there (0.60 credits)" in str(headline(fleet)[1])

@@ -63,7 +63,7 @@ def _replay(name: str, before: Callable[[Stage], None], work: Callable[[sa.Conne
         ((message_id,),) = stage.rows("SELECT MIN(message_id) FROM hook_messages")
         return Act(lambda engine: write(engine, lambda c: work(c, stage, message_id)))
 
-    return Party(f"cli.nouns.hooks:{name}", ready, _told)
+    return Party(name if ":" in name else f"cli.declared:run hook {name}", ready, _told)
 
 
 def _by(name: str, work: Callable[[sa.Connection, Stage], object], before: Callable[[Stage], None]) -> Party:
@@ -71,7 +71,7 @@ def _by(name: str, work: Callable[[sa.Connection, Stage], object], before: Calla
         before(stage)
         return Act(lambda engine: write(engine, lambda c: work(c, stage)))
 
-    return Party(f"cli.nouns.hooks:{name}", ready, _told)
+    return Party(name if ":" in name else f"cli.declared:run hook {name}", ready, _told)
 
 
 def _told(stage: Stage) -> Iterator[str]:
@@ -97,26 +97,26 @@ HOOKS: Final = (
     step("due_hooks", _delivers, _tried),
     step("claim_hooks", _delivers, _tried),
     step("settle_hooks", _delivers, _tried),
-    _by("set_", lambda c, s: hooks.set_endpoint(c, "app", "https://new.example/in", (), s.by, new=True), _listening),
-    _by("set_ new", lambda c, s: hooks.set_endpoint(c, "other", "https://b.example", (), s.by, new=True), _listening),
+    _by("set", lambda c, s: hooks.set_endpoint(c, "app", "https://new.example/in", (), s.by, new=True), _listening),
+    _by("set new", lambda c, s: hooks.set_endpoint(c, "other", "https://b.example", (), s.by, new=True), _listening),
     _by(
-        "set_ another new",
+        "set another new",
         lambda c, s: hooks.set_endpoint(c, "third", "https://app.example/c", (), s.by, new=True),
         _crowded,
     ),
     _by(
-        "set_ one more new",
+        "set one more new",
         lambda c, s: hooks.set_endpoint(c, "fourth", "https://app.example/d", (), s.by, new=True),
         _crowded,
     ),
     _by(
-        "set_ the same new",
+        "set the same new",
         lambda c, s: hooks.set_endpoint(c, "third", "https://app.example/e", (), s.by, new=True),
         _crowded,
     ),
     _by("rotate", lambda c, s: hooks.rotate(c, "app", s.by), _tried),
     _by("end", lambda c, s: hooks.end(c, "app", s.by), _tried),
-    _by("test_", lambda c, s: hooks.try_endpoint(c, "app", s.by), _listening),
+    _by("cli.nouns.hooks:test_", lambda c, s: hooks.try_endpoint(c, "app", s.by), _listening),
     _replay("replay", _tried, lambda c, s, message_id: hooks.replay(c, message_id, s.by)),
     _by("replay failed", lambda c, s: hooks.replay_failed(c, "app", s.by), _failed),
     _by("low", lambda c, s: hooks.set_low(c, "acme", 7, s.by), _listening),

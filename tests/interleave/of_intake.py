@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.events.cloudevents import Given
+from drawdown.events.cloudevents import EVENT, Given, given
 from drawdown.events.envelope import UsageEvent
+from drawdown.events.values import COUNT, EventValue
+from drawdown.schema.database import write
+from drawdown.schema.errors import DatabaseBusy
 from drawdown.server.usage.intake import Sent
 from drawdown.server.usage.items import EVENTS as EVENTS_IN
 from drawdown.worker.access.keys import ApiKey
+from drawdown.worker.features.actions import map_event
 from drawdown.worker.sources.samples.rows import Sample
 from drawdown.worker.usage.host_samples import take_samples
-from tests.interleave.party import plain
+from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, OLD, Stage
 
 SITE: Final = "server.usage.intake:_done"
@@ -68,7 +73,39 @@ def _none_too_late(stage: Stage) -> Iterator[str]:
         yield f"{name} was taken, and is too late to be billed"
 
 
+def _stated(connection: sa.Connection) -> object:
+    """An event that states 7 of a type which may be counted, each event as one."""
+    item = {"specversion": "1.0", "id": "v-1", "source": "app", "type": "model.run", "subject": "acme",
+            "data": {"quantity": 7}}  # fmt: skip
+    (event,) = given(json.dumps(item).encode(), EVENT, {}, None, NOW)
+    return EVENTS_IN.store(connection, [event] if isinstance(event, Given) else [], SENT)
+
+
+def _sent_again(engine: sa.Engine) -> None:
+    """What a sender does who is told to try again, for a value was declared this moment."""
+
+    try:
+        write(engine, _stated)
+    except DatabaseBusy as error:
+        if "a value was declared" not in str(error):
+            raise
+        write(engine, _stated)
+
+
+def _declares(stage: Stage, connection: sa.Connection) -> object:
+    return map_event(connection, "model.run", "runs", stage.by, value=EventValue(COUNT))
+
+
+def _counted_as_declared(stage: Stage) -> Iterator[str]:
+    declared = bool(stage.rows("SELECT 1 FROM event_values WHERE event_type = 'model.run'"))
+    for (quantity,) in stage.rows("SELECT quantity FROM usage_events WHERE event_type = 'model.run'"):
+        if quantity != (1 if declared else 7):
+            yield f"it counts {quantity}, and its type is {'' if declared else 'not '}counted"
+
+
 INTAKE: Final = (
+    Party(f"{SITE} an event of which a value may be declared", lambda _: Act(_sent_again), _counted_as_declared),
+    plain("cli.declared:run feature map-event by a value", _declares, _counted_as_declared),
     plain(f"{SITE} samples", _takes(SAMPLES), _each_once),
     plain(f"{SITE} others of their ids", _takes(OTHERS), _each_once),
     plain(f"{SITE} ancient samples", _takes(ANCIENT), _none_too_late),

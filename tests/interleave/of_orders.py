@@ -136,7 +136,7 @@ ORDERS: Final = (
     _said("cli.nouns.replay:replay_", lambda s, c: orders.place(c, ACME, s.by), lambda _stage: None),
     _said("cli.nouns.orgs:_order", lambda s, c: orders.place(c, TO_FAKE, s.by), lambda _stage: None),
     _said("cli.nouns.providers:accept", lambda s, c: orders.place(c, NEW_TERMS, s.by), _terms_changed),
-    _said("cli.nouns.orders:cancel", lambda s, c: orders.cancel(c, _first(s), s.by), _placed),
+    _said("cli.declared:run order cancel", lambda s, c: orders.cancel(c, _first(s), s.by), _placed),
     _done("take_order", _does),
     _done("end_order", _does),
     replace(step("accept_terms", _accepts, _terms_ordered), check=_ended_once),

@@ -66,7 +66,7 @@ def _on_key(name: str, work: Callable[..., object], check: Check) -> Party:
 
         return Act(lambda engine: write(engine, one))
 
-    return Party(f"cli.nouns.keys:{name}", ready, check)
+    return Party(f"cli.declared:run key {name}", ready, check)
 
 
 def _accepted_alone(stage: Stage, connection: sa.Connection) -> object:

@@ -218,7 +218,7 @@ def test_what_somebody_else_changed_meanwhile_is_looked_at_again(home: Home, act
 
 def test_a_form_of_a_foreign_page_is_looked_at_by_nobody(home: Home) -> None:
     before = dump(home.engine)
-    for name, session in (("halt", ANN), ("key-make", KIM)):
+    for name, session in (("halt", ANN), ("key-create", KIM)):
         for step in ("look", "do"):
             cross, form = {"sec-fetch-site": "cross-site"}, filled(EXAMPLES[name], step=step)
             assert home.send(f"/console/act/{name}", form, session, **cross).status_code == 403
@@ -312,11 +312,11 @@ def _asked_override(home: Home) -> None:
 
 PUSH: Final = {"keys": oncall.KEY, "evidence": "a ticket"}
 MAKE: Final = {"metric": "look", "reach": "org", "id": "acme", "per": "day", "lasts": "until", "expires": "+7d"}
-OVERRIDE: Final = {"id": "acme", "max_concurrent": "3", "until": "+30d"}
+OVERRIDE: Final = {"org": "acme", "max_concurrent": "3", "until": "+30d", "undo": "no"}
 ASSIGN: Final = {"id": "initech", "halts": "no", "new": "no"}
 SIZED: Final = {
-    "events withdrawn": ("event-withdraw", {"source": "shop", "id": "o-1\no-2"}, 30 * MICRO, _events_at_five),
-    "one event": ("event-withdraw", {"source": "shop", "id": "o-1"}, 15 * MICRO, _events_at_five),
+    "events withdrawn": ("event-withdraw", {"source": "shop", "event": "o-1\no-2"}, 30 * MICRO, _events_at_five),
+    "one event": ("event-withdraw", {"source": "shop", "event": "o-1"}, 15 * MICRO, _events_at_five),
     "a push voided": ("push-void", {**PUSH, "although": "no"}, 6_000, _rejected_push),
     "a push resolved": ("push-resolve", {**PUSH, "outcome": "absent"}, 6_000, _rejected_push),
     "an override approved": ("override-approve", {"number": "1"}, 50 * MICRO, _asked_override),
@@ -442,7 +442,7 @@ def test_what_takes_too_long_is_ended_and_undone(home: Home, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("key-make", ("drawdown key rotate shop", "drawdown key end shop")),
+        ("key-create", ("drawdown key rotate shop", "drawdown key end shop")),
         ("person-add", ("drawdown console user reset bob",)),
         ("grant", (acting.ONCE,)),
     ],
@@ -487,7 +487,7 @@ def test_whoever_halts_sees_first_which_cells_are_told_also_on_the_command_line(
     at = datetime.fromtimestamp(home.now / 1000, UTC).isoformat()
     halt = (str(home.engine.url), "org", "halt", "acme")
     told = "cell-1 (1 run there), cell-2 (2 run there)"
-    assert f"cells that would be told: {told}" in drawdown(*halt, "--dry-run", at=at).out
+    assert f"cells to be told: {told}" in drawdown(*halt, "--dry-run", at=at).out
     assert json.loads(drawdown(halt[0], "--json", *halt[1:], at=at).out)["cells"] == {"cell-1": 1, "cell-2": 2}
 
 

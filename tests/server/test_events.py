@@ -12,14 +12,18 @@ import sqlalchemy as sa
 
 from drawdown.events.cloudevents import BATCH, EVENT, JSON, LINES
 from drawdown.events.envelope import UsageEvent
+from drawdown.events.values import COUNT, SUM, EventValue
 from drawdown.schema.clock import utc
-from drawdown.schema.database import write
-from drawdown.schema.errors import UsageError
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.usage import items as way_in
 from drawdown.worker.access import keys as api_keys
+from drawdown.worker.features.actions import map_event
 from drawdown.worker.sources.events.store import Taken, take, times
+from drawdown.worker.verify.verify import verify
 from tests.integration.telling_events import billed_by_units
+from tests.integration.test_batches import unguarded
 from tests.server.house import Caller, House, served
 from tests.server.intake import (
     EVENTS,
@@ -360,6 +364,54 @@ def test_what_many_send_at_once_is_taken_once(shop: House) -> None:
     served(shop, work)
     shop.fleet.tick(T0 + 2 * WINDOW_MS)
     assert sealed(shop) == [(T0, "render", 3 * (len(names) + 8))]
+    clean(shop)
+
+
+def test_an_event_of_openmeter_is_billed_by_its_value(shop: House) -> None:
+    """OpenMeter's own quick start: its data have the value, and no quantity."""
+    request = {"method": "GET", "route": "/hello"}
+    quick = event("o1", type="request", data={**request, "duration_ms": "40"})
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        assert refused(await send.send("/api/v1/events", quick, EVENT)) == (422, "bad_items")
+        assert await send.told(EVENTS, quick, EVENT) == [("invalid", "missing")]
+        value = EventValue(SUM, "$.duration_ms")
+        write(shop.fleet.engine, lambda c: map_event(c, "request", "requests_ms", shop.fleet.by, value=value))
+        write(shop.fleet.engine, lambda c: map_event(c, "ping", "pings", shop.fleet.by, value=EventValue(COUNT)))
+        assert (await send.send("/api/v1/events", quick, EVENT)).status_code == 204
+        pings = [event("p1", type="ping", data={"quantity": 9}), event("p2", type="ping", data=...)]
+        wrong = event("o2", type="request", data=request)
+        told = await send.told(EVENTS, [quick, *pings, wrong, event()], BATCH)
+        assert told == [("duplicate",), ("accepted",), ("accepted",), ("invalid", "missing"), ("accepted",)]
+
+    served(shop, work)
+    kept = shop.fleet.rows("SELECT event_id, quantity, properties FROM usage_events WHERE event_type = 'request'")
+    assert kept == [("o1", 40, '{"duration_ms":"40","method":"GET","route":"/hello"}')]
+    shop.fleet.tick(T0 + 2 * WINDOW_MS)
+    assert sealed(shop) == [(T0, "pings", 2), (T0, "render", 3), (T0, "requests_ms", 40)]
+    clean(shop)
+    actions = "DELETE FROM operator_actions WHERE action = 'event_value' AND target = 'ping'"
+    unguarded(shop.fleet, "operator_actions_no_delete", "operator_actions", actions)
+    assert [one.text for one in read(shop.fleet.engine, verify).breaches if "value of events of ping" in one.text]
+
+
+def test_a_value_is_declared_before_the_first_event_and_once(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        assert await Sender(caller).told(EVENTS, event("a", type="x"), EVENT) == [("pending", "unmapped")]
+
+    served(shop, work)
+
+    def declare(event_type: str, value: EventValue) -> None:
+        write(shop.fleet.engine, lambda c: map_event(c, event_type, "xs", shop.fleet.by, value=value))
+
+    with pytest.raises(Refused, match="x has events already"):
+        declare("x", EventValue(COUNT))
+    declare("y", EventValue(COUNT))
+    declare("y", EventValue(COUNT))
+    with pytest.raises(Refused, match="y has a value already, the count of events"):
+        declare("y", EventValue(SUM, "$.a"))
+    assert shop.fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'event_value'") == 1
     clean(shop)
 
 

@@ -13,18 +13,25 @@ import httpx
 from drawdown.ledger import pools
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.worker.access.keys import SCOPES
 from drawdown.worker.features import actions as features
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
+from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.wallets import actions as credit
 from tests.server.house import CRON, Caller, House, served
 from tests.server.intake import EVENTS, Sender, event
-from tests.server.program import RUNS, Program, give, key_of, make_key
+from tests.server.program import Program, give, key_of, make_key
 from tests.world import T0
 
-SCOPES: Final = (*RUNS, "settlements:read", "settlements:write", "events:write", "samples:write", "usage:read", "guard")
-RULED: Final = {"/v1/suppliers/pixel/batch": "below_threshold"}
+RULED: Final = {
+    "/v1/suppliers/pixel/batch": "below_threshold",
+    "/v1/messages/msg_6a0f0c6d3c0f5ce1b2f3a49d0b8e7c11": "unknown_message",
+    "/v1/hooks/app/rotate": "bad_value",  # no DRAWDOWN_HOOK_SECRET is set there
+    "/v1/orgs/acme/release": "refused",
+    "/v1/jobs/1/cancel": "unknown_order",
+}
 """What a rule refuses as things stand there, by its code: each of them is a dry run."""
 BEFORE: Final = ("preview", "executions", "reserve", "draws", "extend")
 """What comes first, in this order, by the ends of paths: what others end."""
@@ -62,10 +69,11 @@ def shop(house: House) -> None:
     """What the examples name: acme, which wayne pays for and Autumn might bill, a supplier, and what is metered."""
     give(house, "acme")
     give(house, "wayne")
-    make_key(house, "app", *SCOPES)
+    make_key(house, "app", *SCOPES, gives_micro=10**9 * MICRO)
     engine, by = house.fleet.engine, house.fleet.by
     write(engine, lambda c: features.map_event(c, "page.render", "render", by, new=True))
     write(engine, lambda c: credit.set_rate(c, "render", 2, 1, by, from_ms=0))
+    write(engine, lambda c: hooks.set_endpoint(c, "app", "https://app.example/in", (), by, new=True))
     house.autumn.account.add_customer("hz0", T0)
     terms = settlements.Change(share_ppm=700_000, hold_ms=90 * DAY_MS, threshold_micro=0, takes_clawbacks=True)
     write(engine, lambda c: settlements.set_supplier(c, "pixel", terms, by, new=True))

@@ -320,6 +320,7 @@ def test_what_is_over_before_it_begins_leaves_nothing_that_was_never_awaited() -
             assert len(await calls.fetch(effect)) == len(asked)
 
     gc.collect()  # what other tests left behind says what it has to say before
+    gc.freeze()  # the next search is for what is made here
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         done(work)

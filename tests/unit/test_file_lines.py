@@ -12,9 +12,9 @@ from drawdown.worker.sources.samples.importer import MAX_BLANK_BYTES, MAX_PASSED
 from tests.cases import cases
 from tests.whole import share
 
-BLANK = {"lf": b"\n", "cr": b"\r" * 60_000 + b"\n", "crlf": b"\r\n"}
+BLANK = {"short": b"\r" * 63 + b"\n", "cr": b"\r" * 60_000 + b"\n", "lf": b"\n", "crlf": b"\r\n"}
 TIMES, MORE_BYTES = share((2, 200_000), whole=(3, 20_000_000))
-"""As many blank lines as may follow one another, so often, and more of them: a million lines each time."""
+"""As many blank lines as may follow one another, so often, and more of them. The whole has a million each time."""
 
 
 @cases("name", share(list(BLANK)[:2], whole=list(BLANK)))

@@ -10,18 +10,37 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
+from drawdown.schema.declare import (
+    CREDITS,
+    FLAG,
+    ID,
+    LENGTH,
+    ORG,
+    Action,
+    Asked,
+    Column,
+    Fact,
+    Label,
+    Listing,
+    Look,
+    New,
+    Page,
+    Reach,
+    Values,
+)
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import Part, prepared, queries, together
 from drawdown.schema.text import typed
+from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO
 
 SQL = queries(__file__)
@@ -34,6 +53,9 @@ SCOPES: Final = (
 )  # fmt: skip
 """All there are. Each route asks for one."""
 EVENTS: Final = "events:write"
+SAMPLES: Final = "samples:write"
+WITH_IDS: Final = frozenset({EVENTS, SAMPLES})
+"""Scopes of what is told apart by ids that its sender chooses."""
 PREFIX: Final = "ddk_"
 """Of each key: scanners of sources find one that was left there."""
 ACTOR: Final = "key"
@@ -148,7 +170,7 @@ def create(
     any_source: bool = False,
 ) -> int | None:
     """Let a program in by `key`; until when, None without an end. `any_source`: a key of one organisation may send
-    events of every source, and so take the ids of other producers' events of that organisation.
+    events of every source, and samples of every id, and so take the ids of other producers' usage.
 
     Errors: UsageError; UnknownId for a scope there is not and, unless `new`, for an organisation or a cell of which
     nothing is known; Refused for a name that is taken.
@@ -165,10 +187,12 @@ def create(
         ids.require(connection, ids.CELL, cell_id, new=new)
     if source is not None and not is_clean_id(source):
         raise UsageError("a source has 1 to 200 characters, none of them control characters")
-    if org_id is not None and source is None and EVENTS in scopes and not any_source:
+    sends = sorted(WITH_IDS.intersection(scopes))
+    if org_id is not None and source is None and sends and not any_source:
+        what = {EVENTS: "events", SAMPLES: "samples"}[sends[0]]
         raise UsageError(
-            f"a key of one organisation with the scope {EVENTS} needs --source: without it, it can use the ids of your "
-            "own events, which are not billed then. Name its source, or pass --any-source if you trust its holder"
+            f"a key of one organisation with the scope {sends[0]} needs --source: without it, it can use the ids of "
+            f"your own {what}, which are not billed then. Name its source, or pass --any-source if you trust its holder"
         )
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
         raise UsageError("a key lives for a minute at least, and for 3,650 days at most")
@@ -303,3 +327,195 @@ def _row(row: sa.RowMapping, now_ms: int) -> KeyRow:
         state = "ended"
     more = {"scopes": row["scopes"].split(), "state": state, "maker_ended": bool(row.get("maker_ended"))}
     return KeyRow(**{**row, **more})
+
+
+# As people and programs do it.
+
+
+@dataclass(frozen=True)
+class KeyMade:
+    """A key, shown this once: it is kept nowhere. What it may: its scopes; the one organisation, cell and source that
+    it may name (null: any); how much credit it may give at once."""
+
+    name: str
+    key: str | None
+    scopes: list[str]
+    org_id: str | None
+    cell_id: str | None
+    source: str | None
+    gives_micro: int
+    expires_ms: int | None
+
+
+@dataclass(frozen=True)
+class KeyRotated(KeyMade):
+    """The key that takes the old one's place, and until when the old one is taken still."""
+
+    old_until_ms: int
+
+
+@dataclass(frozen=True)
+class KeyEnded:
+    """Whether a key of this name counted before."""
+
+    name: str
+    changed: bool
+
+
+Name = Annotated[str, ID, "The key's name: it stands as the actor on what is done by it"]
+
+
+def _create(
+    connection: sa.Connection,
+    asked: Asked,
+    name: Name,
+    *,
+    scope: Annotated[list[str], ID, f"What it may: {', '.join(SCOPES)}", Label("What it may")],
+    org_id: Annotated[str | None, ORG, "It may name this organisation alone", Label("Organisation")] = None,
+    cell_id: Annotated[str | None, ID, "It may send samples of this cell alone"] = None,
+    source: Annotated[str | None, ID, "It may send usage of this source alone"] = None,
+    any_source: Annotated[bool, FLAG, "Let a key of one organisation send usage of every source"] = False,
+    gives_micro: Annotated[int, CREDITS, "How much credit it may give at once", Label("Gives at most, credits")] = 0,
+    for_ms: Annotated[int | None, LENGTH, "How long it counts: 90d; without an end if left out"] = None,
+    new: New = False,
+) -> KeyMade:
+    key = PREFIX + asked.secret
+    wanted = ApiKey(name, tuple(scope), org_id, cell_id=cell_id, source=source, gives_micro=gives_micro)
+    _require_within(asked.reach, wanted, None if for_ms is None else asked.by.now_ms + for_ms)
+    expires = create(
+        connection, key, name, scope, asked.by, org_id=org_id, cell_id=cell_id, source=source,
+        gives_micro=gives_micro, for_ms=for_ms, new=new, any_source=any_source,
+    )  # fmt: skip
+    return KeyMade(name, key, sorted(set(scope)), org_id, cell_id, source, gives_micro, expires)
+
+
+def _rotate(
+    connection: sa.Connection,
+    asked: Asked,
+    name: Name,
+    *,
+    overlap_ms: Annotated[int, LENGTH, "For how long the old key is taken, too: 0s, 2h, 7d"] = OVERLAP_MS,
+) -> KeyRotated:
+    key = PREFIX + asked.secret
+    done = rotate(connection, key, name, asked.by, overlap_ms=overlap_ms)
+    _require_within(asked.reach, done.key, done.expires_ms)
+    made = done.key
+    return KeyRotated(
+        name, key, sorted(made.scopes), made.org_id, made.cell_id, made.source, made.gives_micro, done.expires_ms,
+        done.old_until_ms,
+    )  # fmt: skip
+
+
+def _end(connection: sa.Connection, asked: Asked, name: Name) -> KeyEnded:
+    if asked.reach is not None:
+        for row in keys_named(connection, name, asked.by.now_ms):
+            own = ApiKey(
+                name, tuple(row.scopes), row.org_id, cell_id=row.cell_id, source=row.source, gives_micro=row.gives_micro
+            )
+            _require_within(asked.reach, own, asked.reach.expires_ms)
+    return KeyEnded(name, end(connection, name, asked.by))
+
+
+def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) -> None:
+    """A program hands on no more than it may itself, and for no longer. Errors: Refused."""
+    if reach is None:
+        return
+    beyond = sorted(set(key.scopes) - reach.scopes)
+    if beyond:
+        raise Refused(
+            f"your key does not have the scope {beyond[0]}, so it may not make, rotate or end a key that has it"
+        )
+    for name in ("org_id", "cell_id", "source"):
+        own = getattr(reach, name)
+        if own is not None and getattr(key, name) != own:
+            raise Refused(f"your key is bound to {own}, and the other one is not: use a key that may")
+    if key.gives_micro > reach.gives_micro:
+        raise Refused(f"your key may give {show_credits(reach.gives_micro)} credits at once, and the other one more")
+    if reach.expires_ms is not None and (expires_ms is None or expires_ms > reach.expires_ms):
+        raise Refused(f"your key counts until {show_time(reach.expires_ms)}, and the other one would count for longer")
+
+
+def _facts(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    """Each of the name, by when it was made."""
+    found = keys_named(connection, values["name"], asked.by.now_ms)
+    facts = [Fact(f"Made {show_time(one.created_ms)}, number {at}", one.state) for at, one in enumerate(found, 1)]
+    used = max((one.used_ms for one in found if one.used_ms is not None), default=None)
+    return [Fact("Keys of this name", str(len(found))), *facts, Fact("Last used", show_time(used), fixed=False)]
+
+
+def _lost(values: Values) -> str:
+    """A key that was made, maybe, and that nobody saw."""
+    word = typed(values["name"])
+    told = f"where `drawdown key list` has a new key of {values['name']}, nobody has it"
+    return f"{told}: `drawdown key rotate {word}` shows another, `drawdown key end {word}` ends all of them"
+
+
+def _until(done: KeyMade) -> str:
+    return f"{done.name}: " + ("without an end" if done.expires_ms is None else f"until {show_time(done.expires_ms)}")
+
+
+def _list(connection: sa.Connection, look: Look) -> Page[KeyRow]:
+    return Page(list_keys(connection, look.now_ms, look.most))
+
+
+def _any(value: str | None) -> str:
+    return value or "any"
+
+
+PLACE: Final = "/console/keys"
+ACTIONS: Final = (
+    Action(
+        "key create",
+        "Make a key",
+        "Make a key, and show it: this once, and never again.",
+        _create,
+        _until,
+        path="/v1/keys",
+        scope="keys:write",
+        role="admin",
+        facts=_facts,
+        place=PLACE,
+        shown_once="key",
+        lost=_lost,
+    ),
+    Action(
+        "key rotate",
+        "Rotate a key",
+        "Make a new key of a name, and show it once; the old one is taken for a while yet.",
+        _rotate,
+        lambda done: f"{done.name}: the old key is taken until {show_time(done.old_until_ms)}",
+        path="/v1/keys/{name}/rotate",
+        scope="keys:write",
+        role="admin",
+        facts=_facts,
+        place=PLACE,
+        shown_once="key",
+        lost=_lost,
+    ),
+    Action(
+        "key end",
+        "End a key",
+        "Let a program in no more: every key of this name ends now.",
+        _end,
+        lambda done: f"{done.name}: {'ended' if done.changed else 'was ended before'}",
+        path="/v1/keys/{name}/end",
+        scope="keys:write",
+        facts=_facts,
+        place=PLACE,
+    ),
+)
+LISTS: Final = (
+    Listing(
+        "key list",
+        "Keys",
+        "List the keys by name: what each may, until when, and when it was last used, never the key itself.",
+        _list,
+        (Column("name", "key"), Column("scopes", show=" ".join), Column("org_id", "org", _any),
+         Column("cell_id", "cell", _any), Column("source", show=_any), Column("gives_micro", "#gives"), "state",
+         Column("created_ms", "made"), Column("expires_ms", "until"), Column("ended_ms", "ended"),
+         Column("used_ms", "last used"), Column("actor", "by")),
+        holds="keys",
+        path="/v1/keys",
+        scope="keys:read",
+    ),
+)  # fmt: skip

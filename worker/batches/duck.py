@@ -124,3 +124,8 @@ def _watch(connection: duckdb.DuckDBPyConnection, over: Event, time_is_up: Event
 def text(value: str) -> str:
     """As DuckDB reads a text."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """As DuckDB reads a column's name."""
+    return '"' + name.replace('"', '""') + '"'

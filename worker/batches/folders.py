@@ -78,7 +78,7 @@ def take_watched(context: Context) -> Steps[BatchesDone]:
                 done.wait = True
                 break
             left[0], left[1] = left[0] - 1, left[1] - file.size_bytes
-            yield from _begin(context, source.source, file, most, done)
+            yield from _begin(context, source, file, most, done)
     return done
 
 
@@ -92,8 +92,9 @@ def _sources(connection: sa.Connection) -> tuple[list[BatchSource], int]:
     return list_sources(connection), most_samples(connection)
 
 
-def _begin(context: Context, source: str, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
+def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
     """Take a file that may be read yet."""
+    source = its.source
     begin = partial(begin_reading, source=source, file=file, now_ms=context.clock.now_ms())
     readings: int | None = yield Transaction("begin_reading", begin)
     if readings is None:
@@ -105,16 +106,17 @@ def _begin(context: Context, source: str, file: FoundFile, most: int, done: Batc
         said = f"{MAX_READINGS} ticks ended, or gave it up, while they read it: {mend}"
         yield from _became(context, source, file, TakenFile(source, file.name, UNREAD, "refused", said=said), done)
     else:
-        yield from _take(context, source, file, most, done)
+        yield from _take(context, its, file, most, done)
 
 
-def _take(context: Context, source: str, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
+def _take(context: Context, its: BatchSource, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
+    source = its.source
     how = "was said by the query" if is_asked(file.place) else "lay in the folder"
     by = By(context.clock.now_ms(), "drawdown", f"{how} of {source}")
     time_s = READING_TIME_S if context.deadline_ms is None else (context.deadline_ms - by.now_ms) / SECOND_MS
     try:
         whole = file if file.bring else found_file(file.path, within=file.path.parent)
-        sums: Sums = yield OnDisk("add_up", partial(add_up, whole, by.now_ms, most, time_s))
+        sums: Sums = yield OnDisk("add_up", partial(add_up, whole, by.now_ms, most, time_s, its.fields))
         with closing(sums):
             if sums.of_events:
                 yield Transaction("meet_types", partial(meet_types, sums=sums, now_ms=by.now_ms))

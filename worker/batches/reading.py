@@ -21,7 +21,7 @@ import sys
 import tempfile
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,8 +35,9 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import clean
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB, WINDOW_MS
-from drawdown.worker.batches.duck import READING_TIME_S, explained, shut_in, text, time_limit
+from drawdown.worker.batches.duck import READING_TIME_S, explained, identifier, shut_in, text, time_limit
 from drawdown.worker.batches.files import HASH_CHARS, FoundFile, NotNow, TimeUp, Unreadable, unchanged
+from drawdown.worker.sources.field_map import OWN_NAMES, FieldMap
 from drawdown.worker.sources.samples.rows import MAX_UNITS
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Sums:
     rows_hash: str | None
     labels: str
     is_whole: bool
+    fields: FieldMap
     connection: duckdb.DuckDBPyConnection
     opened: ExitStack
 
@@ -124,19 +126,26 @@ class Sums:
         return list(self.connection.execute(SQL.text("shared", "duckdb")).fetchall())
 
 
-def add_up(file: FoundFile, now_ms: int, most: int = MAX_BATCH_SAMPLES, time_s: float = READING_TIME_S) -> Sums:
+def add_up(
+    file: FoundFile,
+    now_ms: int,
+    most: int = MAX_BATCH_SAMPLES,
+    time_s: float = READING_TIME_S,
+    fields: FieldMap = OWN_NAMES,
+) -> Sums:
     """Read a file, which lies there unchanged until it was read, in so many seconds; `most`: samples that it may come
-    to. Whoever has the sums closes them.
+    to; `fields`: in which of its columns they are. Whoever has the sums closes them.
 
     Errors: Unreadable where DuckDB is not installed; NotNow; Refused for a file that is not what its name says,
-    has other columns, is broken, or comes to more than one may.
+    has other columns, is broken, or comes to more than one may; UsageError for a field that there is not.
     """
+    fields.require(FILE_FIELDS)
     with ExitStack() as opened:
         spill = opened.enter_context(spill_folder())
         over = opened.enter_context(time_limit(min(time_s, READING_TIME_S)))
         here = file if file.bring is None else file.bring(Path(spill), over)
         with unchanged(here, over) as (batch, same):
-            reading = _Reading(unpacked(same, Path(spill), over), now_ms, spill, over)
+            reading = _Reading(unpacked(same, Path(spill), over), now_ms, spill, over, fields)
             connection, facts, refused = reading.whole(most)
         opened.callback(connection.close)
         rows, bad, first, last, samples, total, hash_sum, hash_xor = facts
@@ -149,7 +158,7 @@ def add_up(file: FoundFile, now_ms: int, most: int = MAX_BATCH_SAMPLES, time_s: 
         labels = ",".join(reading.columns.labels)
         said = f"{reading.columns.of_events}:{labels}:{rows}:{hash_sum}:{hash_xor}"
         rows_hash = hashlib.sha256(said.encode()).hexdigest()[:HASH_CHARS] if rows else None
-        known = (rows_hash, labels, rows <= MAX_ROWS_COMPARED)
+        known = (rows_hash, labels, rows <= MAX_ROWS_COMPARED, fields)
         sums = partial(Sums, batch, file, reading.columns.of_events, *counts, first, to_ms, refused, kinds, *known)
         return sums(connection, opened.pop_all())
 
@@ -157,8 +166,8 @@ def add_up(file: FoundFile, now_ms: int, most: int = MAX_BATCH_SAMPLES, time_s: 
 class _Reading:
     """One reading of one file."""
 
-    def __init__(self, file: FoundFile, now_ms: int, spill: str, over: Event) -> None:
-        self.file, self.spill, self.over, self.columns = file, spill, over, Columns(file, now_ms)
+    def __init__(self, file: FoundFile, now_ms: int, spill: str, over: Event, fields: FieldMap) -> None:
+        self.file, self.spill, self.over, self.columns = file, spill, over, Columns(file, now_ms, fields)
 
     def whole(self, most: int) -> tuple[duckdb.DuckDBPyConnection, Sequence[Any], Sequence[RefusedRow]]:
         """A connection that holds the parts, the facts, and the first rows that were refused."""
@@ -241,6 +250,8 @@ _IDS: Final = ("id", "event_id")
 """What is imported by its ids, and taken as a batch too, would be billed twice."""
 _LABELS: Final = ("cell_id", "project", "sandbox_id", "source", "subject")
 """Columns that tell two rows apart which are billed alike."""
+FILE_FIELDS: Final = tuple(dict.fromkeys((*_SIZES, *_EVENTS, *_LABELS)))
+"""Fields that a file may have in a column of another name, or once for all rows."""
 _INTEGERS: Final = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
                               "UINTEGER", "UBIGINT", "UHUGEINT"})  # fmt: skip
 _SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -250,23 +261,27 @@ _LOCAL: Final = frozenset({"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAM
 class Columns:
     """Of one file. `of_events` is known once they are prepared."""
 
-    def __init__(self, file: FoundFile, now_ms: int) -> None:
-        self.file, self.now_ms, self.of_events = file, now_ms, False
+    def __init__(self, file: FoundFile, now_ms: int, fields: FieldMap = OWN_NAMES) -> None:
+        self.file, self.now_ms, self.fields, self.of_events = file, now_ms, fields, False
         self.keys: frozenset[str] = frozenset()
         self.labels: tuple[str, ...] = ()
 
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Have `understood` stand for the file. Errors: Refused, and DuckDB's own."""
         source, types = self._source(connection)
-        connection.execute(f"CREATE VIEW file_rows AS FROM {source}")
+        connection.execute(f"CREATE VIEW file_columns AS FROM {source}")
         if self.file.format == "parquet":
-            types = {row[0]: row[1] for row in connection.execute("DESCRIBE file_rows").fetchall()}
+            types = {row[0]: row[1] for row in connection.execute("DESCRIBE file_columns").fetchall()}
+        ids = [name for name in _IDS if name not in self.fields.columns.values()]
+        if named := [name for name in ids if name in types or name in self.keys]:
+            raise self.with_ids("its rows have ids", named[0])
+        types = self._fields(connection, types, ids)
         self.of_events = "event_type" in types
         wanted = _EVENTS if self.of_events else _SIZES
-        if named := [name for name in _IDS if name in types or name in self.keys]:
-            raise self.with_ids("its rows have ids", named[0])
-        if missing := [name for name in wanted if name not in types]:
-            raise Refused(f"{self.file.name}: has no column {', '.join(missing)}")
+        asked = dict.fromkeys((*wanted, *(name for name in _LABELS if name in self.fields.columns)))
+        if missing := [self.fields.column_of(name) for name in asked if name not in types]:
+            other = "" if self.fields.columns else ". If it has another name, pass `--map FIELD=COLUMN`"
+            raise Refused(f"{self.file.name}: has no column {', '.join(missing)}{other}")
         of_lines = self.file.format == "jsonl"
         for piece in ("readers", "by_value" if of_lines else "by_column"):
             connection.execute(SQL.text(piece, "duckdb"))
@@ -286,6 +301,29 @@ class Columns:
             f"CREATE VIEW labelled_rows AS SELECT *, concat_ws(chr(31), {values}) AS labels FROM file_rows"
         )
         connection.execute(SQL.text("events" if self.of_events else "sizes", "duckdb", id_column=of_ids))
+
+    def _fields(
+        self, connection: duckdb.DuckDBPyConnection, types: Mapping[str, str], ids: Sequence[str]
+    ) -> dict[str, str]:
+        """Have `file_rows` stand for the fields of the file, each by its own name; returns their types."""
+        of_lines = self.file.format == "jsonl"
+        found: dict[str, str] = {}
+        sources: list[str] = []
+        for name in FILE_FIELDS:
+            column = self.fields.column_of(name)
+            if name in self.fields.constants:
+                value = text(self.fields.constants[name])
+                source, found[name] = f"to_json({value})" if of_lines else value, "VARCHAR"
+            elif column in types:
+                source, found[name] = identifier(column), types[column]
+            else:
+                continue
+            sources.append(f"{source} AS {name}")
+        if of_lines:
+            sources += [name if name in ids else f"CAST(NULL AS JSON) AS {name}" for name in _IDS]
+        chosen = ", ".join(sources) or "*"
+        connection.execute(f"CREATE VIEW file_rows AS SELECT {chosen} FROM file_columns")
+        return found
 
     def with_ids(self, what: str, name: str) -> Refused:
         """Why a file is refused in which `what` has a column of ids."""
@@ -323,7 +361,7 @@ class Columns:
         if line is None:
             return self._nothing()
         names = self._names(str(line[0] or "").removeprefix("\ufeff") if line else "")
-        read, type_ = ((*names, *_IDS), "JSON") if self.file.format == "jsonl" else (names, "VARCHAR")
+        read, type_ = (dict.fromkeys((*names, *_IDS)), "JSON") if self.file.format == "jsonl" else (names, "VARCHAR")
         columns = "{" + ", ".join(f"{text(name)}: '{type_}'" for name in read) + "}"
         if self.file.format == "csv":
             how = (
@@ -348,9 +386,11 @@ class Columns:
     def _nothing(self) -> tuple[str, dict[str, str]]:
         """Of a file without a line: the export of a time in which nothing was used."""
         type_ = "JSON" if self.file.format == "jsonl" else "VARCHAR"
-        names = (*_SIZES, *_IDS) if self.file.format == "jsonl" else _SIZES
-        columns = ", ".join(f"CAST(NULL AS {type_}) AS {name}" for name in names)
-        return f"(SELECT {columns} WHERE false)", dict.fromkeys(_SIZES, "VARCHAR")
+        of_events = "event_type" in (*self.fields.columns, *self.fields.constants)
+        names = [self.fields.column_of(name) for name in (_EVENTS if of_events else _SIZES)]
+        read = dict.fromkeys((*names, *_IDS) if self.file.format == "jsonl" else names)
+        columns = ", ".join(f"CAST(NULL AS {type_}) AS {identifier(name)}" for name in read)
+        return f"(SELECT {columns} WHERE false)", dict.fromkeys(names, "VARCHAR")
 
     def _names(self, line: str) -> list[str]:
         """The columns of a CSV's header; the keys that a line of JSON needs. Errors: Refused."""
@@ -358,8 +398,10 @@ class Columns:
             with suppress(ValueError, RecursionError):
                 said = json.loads(line)
                 self.keys = frozenset(said) if isinstance(said, dict) else frozenset()
-                wanted = _EVENTS if "event_type" in self.keys else _SIZES
-                return [*wanted, *(name for name in _LABELS if name in self.keys)]
+                of_events = "event_type" in self.fields.constants or self.fields.column_of("event_type") in self.keys
+                wanted = [self.fields.column_of(name) for name in (_EVENTS if of_events else _SIZES)]
+                labels = [name for name in _LABELS if name in self.fields.columns or name in self.keys]
+                return list(dict.fromkeys([*wanted, *(self.fields.column_of(name) for name in labels)]))
             raise Refused(f"{self.file.name}: its first line is no JSON")
         try:
             names = next(csv.reader([line]), [])

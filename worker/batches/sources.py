@@ -26,6 +26,8 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.batches.asking import SCHEME, Question, closed_periods, period_name, require_question
 from drawdown.worker.batches.files import FoundFile
 from drawdown.worker.batches.objects import is_prefix, prefix_of
+from drawdown.worker.batches.reading import FILE_FIELDS
+from drawdown.worker.sources.field_map import OWN_NAMES, FieldMap, from_text
 
 SQL = queries(__file__)
 
@@ -54,6 +56,12 @@ class BatchSource:
     period_ms: int | None = None
     closes_after_ms: int | None = None
     next_ms: int | None = None
+    field_map: str | None = None
+
+    @property
+    def fields(self) -> FieldMap:
+        """In which columns of its files their fields are."""
+        return from_text(self.field_map)
 
     @property
     def question(self) -> Question | None:
@@ -91,22 +99,30 @@ class RefusedRowOf:
     said: str
 
 
-def add_source(connection: sa.Connection, source: str, folder: Path | str, by: By) -> BatchSource:
-    """Watch a folder, or a prefix of objects (s3://BUCKET/PREFIX). Given again, it is the same.
+def add_source(
+    connection: sa.Connection, source: str, folder: Path | str, by: By, fields: FieldMap = OWN_NAMES
+) -> BatchSource:
+    """Watch a folder, or a prefix of objects (s3://BUCKET/PREFIX), in the files of which the `fields` have those
+    columns. Given again, it is the same.
 
-    Errors: UsageError for a name or a folder that is none; Refused where the name, or the folder, is another's already,
-    or there are MAX_SOURCES.
+    Errors: UsageError for a name or a folder that is none, or a field that there is not; Refused where the name, or the
+    folder, is another's already, the source has other columns, or there are MAX_SOURCES.
     """
+    fields.require(FILE_FIELDS)
     if not is_clean_id(source):
         raise UsageError("a source's name has 1 to 200 characters, none of them control characters")
     whole = prefix_of(str(folder)) if is_prefix(str(folder)) else _folder(Path(folder))
-    there = {name: row.folder for name, row in _there(connection, source).items()}
+    sources = _there(connection, source)
+    there = {name: row.folder for name, row in sources.items()}
     if there.get(source, whole) != whole:
         raise Refused(f"{source} watches {there[source]}: give this folder a source of its own")
+    if source in there and sources[source].field_map != fields.text:
+        has = str(sources[source].fields) or "no --map or --set"
+        raise Refused(f"{source} was added with {has}, which it keeps: pause it, and give other files another folder")
     if other := next((name for name, its in there.items() if its == whole and name != source), None):
         raise Refused(f"{whole} is watched already, as {other}")
     if source not in there:
-        _add(connection, source, {"folder": whole}, by)
+        _add(connection, source, {"folder": whole, "field_map": fields.text}, by)
     return _source(connection, source)
 
 
@@ -177,7 +193,7 @@ def _add(connection: sa.Connection, source: str, its: dict[str, object], by: By)
     if len(list_sources(connection)) >= MAX_SOURCES:
         raise Refused(f"there are {MAX_SOURCES} sources already")
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    none = dict.fromkeys(("query", "asked_of", "period_ms", "closes_after_ms", "next_ms"))
+    none = dict.fromkeys(("query", "asked_of", "period_ms", "closes_after_ms", "next_ms", "field_map"))
     SQL.run(connection, "add", {"source": source, **none, **its, **person})
     record(connection, "source_add", source, its, by)
 

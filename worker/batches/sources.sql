@@ -1,8 +1,10 @@
 -- Watched folders, and what came of files.
 
 -- name: add
-INSERT INTO batch_sources (source, folder, at_ms, actor, reason, query, asked_of, period_ms, closes_after_ms, next_ms)
-VALUES (:source, :folder, :at_ms, :actor, :reason, :query, :asked_of, :period_ms, :closes_after_ms, :next_ms)
+INSERT INTO batch_sources (source, folder, at_ms, actor, reason, query, asked_of, period_ms, closes_after_ms, next_ms,
+    field_map)
+VALUES (:source, :folder, :at_ms, :actor, :reason, :query, :asked_of, :period_ms, :closes_after_ms, :next_ms,
+    :field_map)
 
 -- name: pause
 UPDATE batch_sources SET paused_ms = :paused_ms WHERE source = :source
@@ -25,7 +27,7 @@ DELETE FROM batch_sources WHERE source = :source
 
 -- name: sources
 SELECT s.source, s.folder, s.at_ms, s.paused_ms, s.actor, s.reason, s.query, s.asked_of, s.period_ms, s.closes_after_ms,
-    s.next_ms, (SELECT COUNT(*) FROM batches b
+    s.next_ms, s.field_map, (SELECT COUNT(*) FROM batches b
     WHERE b.source = s.source AND b.withdrawn_ms IS NULL) AS batches
 FROM batch_sources s ORDER BY s.source
 

@@ -44,6 +44,7 @@ from drawdown.worker.push.void import void_rejected
 from drawdown.worker.sources.events import types as charged
 from drawdown.worker.sources.events.store import NOT_YET_MS
 from drawdown.worker.sources.events.types import known, meters
+from drawdown.worker.sources.field_map import from_text
 from drawdown.worker.sources.samples.rows import CELL, OF_BATCHES, Sample
 from drawdown.worker.sources.samples.store import store
 
@@ -54,6 +55,10 @@ BY_HAND: Final = ""
 """The source of a file that a person names."""
 AFTER_ALL: Final = "to bill its rows after all, give them as another file (a CSV packed by gzip) and accept that one"
 """What a person does about a batch that was withdrawn by mistake."""
+OTHER_COLUMNS: Final = (
+    "If that was wrong, withdraw that batch, and give the rows as another file (a CSV packed by gzip)"
+)
+"""Follows where the same file was taken with another map of its columns."""
 UNREAD: Final = ""
 """The batch of a file that could not be read."""
 
@@ -160,6 +165,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
         span = {"from_ms": sums.from_ms, "to_ms": sums.to_ms, "taken_ms": by.now_ms}
         person = {"actor": by.actor, "reason": by.reason}
         kept = {"rows_hash": sums.rows_hash, "row_labels": sums.labels, "rows_kept": sums.kept_rows()}
+        kept["field_map"] = sums.fields.text
         if SQL.run(connection, "claim", {**values, **counts, **span, **person, **kept}).rowcount:
             return TakenFile(source, name, sums.batch, "taken", sums.rows, sums.refused)
     there = SQL.run(connection, "batch", values).one_or_none()
@@ -172,6 +178,10 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
         said = f"its name stands for the batch {other.batch}, with other content: withdraw that one"
         after = ", and a tick takes what is said by then" if is_asked(file.place) else " first, or give it another name"
         return TakenFile(source, name, batch, "conflict", said=said + after)
+    if there.batch == sums.batch and there.field_map != sums.fields.text:
+        before = str(from_text(there.field_map)) or "columns of the fields' own names"
+        said = f"taken before, as {there.name}, with {before}. {OTHER_COLUMNS}"
+        return TakenFile(source, name, batch, "conflict", said=said)
     said, withdrawn = f"taken before, as {there.name}", there.withdrawn_ms is not None
     if withdrawn:
         said += f"; it was withdrawn, and is never taken again: {AFTER_ALL}"

@@ -25,13 +25,13 @@ WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FR
 -- name: claim
 -- Neither the content nor the name may be another batch's: whoever has either committed first.
 INSERT INTO batches (batch, source, name, path, row_count, refused, samples, total, from_ms, to_ms, taken_ms, actor,
-    reason, rows_hash, row_labels, rows_kept)
+    reason, rows_hash, row_labels, rows_kept, field_map)
 VALUES (:batch, :source, :name, :path, :row_count, :refused, :samples, :total, :from_ms, :to_ms, :taken_ms, :actor,
-    :reason, :rows_hash, :row_labels, :rows_kept)
+    :reason, :rows_hash, :row_labels, :rows_kept, :field_map)
 ON CONFLICT DO NOTHING
 
 -- name: batch
-SELECT batch, source, name, row_count, refused, withdrawn_ms FROM batches WHERE batch = :batch
+SELECT batch, source, name, row_count, refused, withdrawn_ms, field_map FROM batches WHERE batch = :batch
 
 -- name: floors_above
 SELECT org_id, floor_ms FROM orgs WHERE floor_ms > :above_ms

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.declare import Column, Look, Showing
 from drawdown.schema.sql import queries
+from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.catalog.mapping import FOREVER_MS, Segment, is_meter, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
+from drawdown.worker.sources.events.types import values
 from drawdown.worker.verdict.rates import rate_card_of
 
 SQL = queries(__file__)
@@ -34,6 +38,8 @@ class MappedEvent:
     unit: str
     start_ms: int
     end_ms: int | None
+    value: str | None = None
+    """How much an event counts that states no quantity."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,15 @@ def list_features(connection: sa.Connection) -> FeatureList:
     """The whole mapping, the event types in the order of their first event."""
     found = segments(mapping_rows(connection))
     names = {int(row.meter): str(row.event_type) for row in SQL.run(connection, "event_types")}
+    counts = {name: str(value) for name, value in values(connection).items()}
     events = [
         MappedEvent(
-            names[one.lo], one.feature, one.unit, one.start_ms, None if one.end_ms == FOREVER_MS else one.end_ms
+            names[one.lo],
+            one.feature,
+            one.unit,
+            one.start_ms,
+            None if one.end_ms == FOREVER_MS else one.end_ms,
+            counts.get(names[one.lo]),
         )
         for one in found
         if is_meter(one.lo)
@@ -110,3 +122,49 @@ def unestimated_features(connection: sa.Connection) -> dict[str, list[str]]:
 def unrated_features(connection: sa.Connection) -> list[str]:
     """Features that the embedded ledger's rate card does not know."""
     return list(SQL.run(connection, "unrated_features").scalars())
+
+
+# As people and programs see it.
+
+
+def _show(connection: sa.Connection, _look: Look) -> FeatureList:
+    return list_features(connection)
+
+
+def _until(end_ms: int | None) -> str:
+    return "-" if end_ms in (None, FOREVER_MS) else f"{show_time(end_ms)}"
+
+
+def _stated(value: str | None) -> str:
+    return value or "stated"
+
+
+_SPAN: Final = (Column("start_ms", "from"), Column("end_ms", "to", _until))
+_EVENTS: Final = (
+    "feature", Column("event_type", "event type"), "unit", Column("value", "quantity", _stated), *_SPAN
+)  # fmt: skip
+LISTS: Final = (
+    Showing(
+        "feature list",
+        "Features",
+        "Show the mapping, and what is used but has no feature.",
+        _show,
+        path="/v1/features",
+        scope="catalog:read",
+        parts={
+            "mapping": ("Mapping", ("feature", Column("lo", "#MB from"), Column("hi", "#MB to"), "unit", *_SPAN)),
+            "event_types": ("Event types", _EVENTS),
+            "without_feature": (
+                "Used, but without a feature",
+                (Column("memory_mb", "#MB"), Column("seconds", "#seconds"), Column("samples", "#samples"),
+                 Column("orgs", "#orgs")),
+            ),
+            "events_without_feature": (
+                "Events without a feature",
+                (Column("event_type", "event type"), Column("units", "#units"), Column("events", "#events"),
+                 Column("orgs", "#orgs"), Column("metric", "charged by")),
+            ),
+        },
+        most=0,
+    ),
+)  # fmt: skip

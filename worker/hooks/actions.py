@@ -9,19 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.schema import ids
 from drawdown.schema.audit import By, in_turn, record
+from drawdown.schema.declare import (
+    CREDITS,
+    FLAG,
+    ID,
+    LENGTH,
+    ORG,
+    TEXT,
+    Action,
+    Asked,
+    Fact,
+    New,
+    Values,
+)
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.messages import BALANCE_EXHAUSTED, BALANCE_LOW, EVENTS, TEST, Message, tell_one, wanted
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
+from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.halts.addresses import origin
+from drawdown.worker.hooks.lists import AtEndpoint, EndpointName, MessageId, find_endpoint, list_endpoints
 
 SQL = queries(__file__)
 
@@ -206,3 +222,261 @@ def _known(connection: sa.Connection, name: str) -> Endpoint:
         ids.require(connection, ids.ENDPOINT, name)
         raise Refused(f"{name} appeared this moment: try again")
     return found
+
+
+# As people and programs do it.
+
+
+@dataclass(frozen=True)
+class EndpointSet:
+    """Where a product listens, and for which events. `secret`: of a new endpoint; it signs its messages. Null: it is
+    no new one, or there is no DRAWDOWN_HOOK_SECRET to make it from. `was_url`: before; null of a new one. `allowed`:
+    DRAWDOWN_HOOK_ORIGINS has its origin, so that it is called."""
+
+    name: str
+    url: str
+    events: list[str]
+    generation: int
+    was_url: str | None
+    allowed: bool
+    secret: str | None
+
+
+def _secret_of(asked: Asked, name: str, generation: int) -> str | None:
+    """None where this process has no root to make it from."""
+    found = () if asked.hooks is None else asked.hooks.secrets_of(name, (generation,))
+    return found[0] if found else None
+
+
+def _set(
+    connection: sa.Connection,
+    asked: Asked,
+    name: EndpointName,
+    url: Annotated[str, TEXT, "Where your product listens"],
+    *,
+    event: Annotated[list[str] | None, ID, f"For this: {', '.join(EVENTS)}"] = None,
+    new: New = False,
+) -> EndpointSet:
+    made, before = set_endpoint(connection, name, url, event or (), asked.by, new=new)
+    secret = _secret_of(asked, name, made.generation) if before is None else None
+    was = None if before is None else before.url
+    allowed = asked.hooks is not None and origin(url) in asked.hooks.origins
+    return EndpointSet(name, url, list(made.events), made.generation, was, allowed, secret)
+
+
+def _listens(done: EndpointSet) -> list[str]:
+    before = f"; before: {done.was_url}" if done.was_url is not None else ""
+    lines = [f"{done.name}: {done.url}; {', '.join(done.events)}{before}"]
+    if done.was_url is None and done.secret is None:
+        lines.append("it has no secret yet: set DRAWDOWN_HOOK_SECRET")
+    if not done.allowed:
+        lines.append("it is not called yet: add its origin to DRAWDOWN_HOOK_ORIGINS")
+    return lines
+
+
+@dataclass(frozen=True)
+class SecretRotated:
+    """The new secret, and until when the one before signs, too."""
+
+    name: str
+    generation: int
+    old_until_ms: int
+    secret: str | None
+
+
+def _rotate(
+    connection: sa.Connection,
+    asked: Asked,
+    name: EndpointName,
+    *,
+    overlap_ms: Annotated[int, LENGTH, "For how long the old secret signs, too: 0s, 2h, 7d"] = OVERLAP_MS,
+) -> SecretRotated:
+    done = rotate(connection, name, asked.by, overlap_ms=overlap_ms)
+    secret = _secret_of(asked, name, done.generation)
+    if secret is None:  # one that cannot be shown is not made
+        raise UsageError("set DRAWDOWN_HOOK_SECRET: each endpoint's own secret is made from it")
+    return SecretRotated(name, done.generation, done.old_until_ms, secret)
+
+
+def _lost_rotation(values: Values) -> str:
+    name = values["name"]
+    return (
+        f"`drawdown --json hook list` tells the generation of the secret of {name}: if it has risen, "
+        f"`drawdown hook secret {typed(name)}` prints the new one, and one more rotation would end the old one"
+    )
+
+
+@dataclass(frozen=True)
+class EndpointEnded:
+    """Whether the endpoint was told messages before; how many it was still to be told."""
+
+    name: str
+    changed: bool
+    untold: int | None
+
+
+def _end(connection: sa.Connection, asked: Asked, name: EndpointName) -> EndpointEnded:
+    left = end(connection, name, asked.by)
+    return EndpointEnded(name, left is not None, left)
+
+
+def _ended(done: EndpointEnded) -> str:
+    if not done.changed:
+        return f"{done.name}: was ended before"
+    return f"{done.name}: ended; {done.untold:,} messages were still due there"
+
+
+@dataclass(frozen=True)
+class LowSet:
+    """At or below which balance `balance.low` is told (null: never), of an organisation or of all others; what it was,
+    if anything was set."""
+
+    org_id: str | None
+    low_micro: int | None
+    was_micro: int | None
+    was_set: bool
+
+
+def _low(
+    connection: sa.Connection,
+    asked: Asked,
+    low_micro: Annotated[int | None, CREDITS, "At or below: it is low"] = None,
+    *,
+    org_id: Annotated[str | None, ORG, "Of this organisation; all without their own if left out"] = None,
+    never: Annotated[bool, FLAG, "No balance is low"] = False,
+    new: New = False,
+) -> LowSet:
+    if (low_micro is None) != never:
+        raise UsageError("give a number of credits, or --never: one of them", at="low")
+    there, was = set_low(connection, org_id or EVERYBODY, low_micro, asked.by, new=new)
+    return LowSet(org_id, low_micro, was, there)
+
+
+def _is_low(done: LowSet) -> str:
+    now, was = (("never" if micro is None else show_credits(micro)) for micro in (done.low_micro, done.was_micro))
+    return f"{done.org_id or 'all others'}: {now}; before: {was if done.was_set else 'nothing was said'}"
+
+
+@dataclass(frozen=True)
+class SentAgain:
+    """Messages that are sent again: one, to these endpoints; or all that an endpoint failed to take. `left`: that many
+    more than one call takes."""
+
+    message_id: str | None
+    endpoints: list[str]
+    replayed: int
+    left: int
+
+
+def _replay(
+    connection: sa.Connection,
+    asked: Asked,
+    message: MessageId | None = None,
+    *,
+    failed: Annotated[bool, FLAG, "All that an endpoint failed to take"] = False,
+    endpoint: AtEndpoint = "",
+) -> SentAgain:
+    if (message is None) != failed or (failed and not endpoint):
+        raise UsageError("name a message, or give --failed --endpoint NAME: one of them", at="message")
+    if message is not None:
+        sent_to = replay(connection, message, asked.by, endpoint=endpoint)
+        return SentAgain(message, sent_to, len(sent_to), 0)
+    done = replay_failed(connection, endpoint, asked.by)
+    return SentAgain(None, [endpoint], done.replayed, done.left)
+
+
+def _sent(done: SentAgain) -> str:
+    if done.message_id is not None:
+        return f"{done.message_id}: is sent again to {', '.join(done.endpoints)}"
+    more = f"; {done.left:,} more have failed: the same command again takes them" if done.left else ""
+    return f"{done.endpoints[0]}: {done.replayed:,} are sent again{more}"
+
+
+def _facts(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    found = next((one for one in list_endpoints(connection) if one.name == values["name"]), None)
+    if found is None:
+        return [Fact("Endpoint", "there is none yet")]
+    return [
+        Fact("URL", found.url),
+        Fact("Events", ", ".join(found.events)),
+        Fact("Secret's generation", str(found.generation)),
+        Fact("State", "listens" if found.ended_ms is None else "ended"),
+        Fact("Due", f"{found.due:,}", fixed=False),
+    ]
+
+
+def _facts_of_replay(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    if not values["endpoint"]:
+        return []
+    found = find_endpoint(connection, values["endpoint"])
+    return [Fact("Due", f"{found.due:,}", fixed=False), Fact("Failed", f"{found.failed:,}", fixed=False)]
+
+
+def _facts_of_level(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    row = SQL.run(connection, "level", {"org_id": values["org_id"] or EVERYBODY}).one_or_none()
+    if row is None:
+        return [Fact("Low", "nothing is set")]
+    return [Fact("Low", "never" if row.low_micro is None else show_credits(row.low_micro))]
+
+
+SCOPE: Final = "hooks:write"
+ACTIONS: Final = (
+    Action(
+        "hook set",
+        "Set an endpoint",
+        "Say where your product listens, and for what; without --event as before, or for everything. A new one's "
+        "secret is shown. It is called only if DRAWDOWN_HOOK_ORIGINS allows its origin.",
+        _set,
+        _listens,
+        path="/v1/hooks/{name}",
+        scope=SCOPE,
+        role="admin",
+        facts=_facts,
+        shown_once="secret",
+    ),
+    Action(
+        "hook rotate",
+        "Rotate an endpoint's secret",
+        "Sign by a new secret, and show it; the old one signs for a while yet.",
+        _rotate,
+        lambda done: f"{done.name}: the old secret signs, too, until {show_time(done.old_until_ms)}",
+        path="/v1/hooks/{name}/rotate",
+        scope=SCOPE,
+        role="admin",
+        facts=_facts,
+        shown_once="secret",
+        lost=_lost_rotation,
+    ),
+    Action(
+        "hook end",
+        "End an endpoint",
+        "Send an endpoint nothing more, for good: another one needs another name.",
+        _end,
+        _ended,
+        path="/v1/hooks/{name}/end",
+        scope=SCOPE,
+        role="admin",
+        facts=_facts,
+    ),
+    Action(
+        "hook low",
+        "Set when a balance is low",
+        "Say at or below which balance `balance.low` is told: for all organisations, or for one.",
+        _low,
+        _is_low,
+        path="/v1/levels",
+        scope=SCOPE,
+        facts=_facts_of_level,
+    ),
+    Action(
+        "hook replay",
+        "Send messages again",
+        "Send a message again, delivered or not; or all that an endpoint failed to take. The bytes and the id are the "
+        "same as before.",
+        _replay,
+        _sent,
+        path="/v1/messages/replay",
+        scope=SCOPE,
+        facts=_facts_of_replay,
+    ),
+)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
+from drawdown.schema.declare import ID, ORG, Column, Listing, Look, Page, Showing
 from drawdown.schema.sql import queries
+from drawdown.worker.halts.addresses import origin
 
 SQL = queries(__file__)
 
@@ -102,3 +104,107 @@ def show_message(connection: sa.Connection, message_id: str) -> tuple[str, list[
     values = {"message_id": message_id}
     body = str(SQL.run(connection, "body", values).scalar_one())
     return body, [DeliveryRow(**row) for row in SQL.run(connection, "of_message", values).mappings()]
+
+
+EndpointName = Annotated[str, ID, "The endpoint's name, yours to choose"]
+MessageId = Annotated[str, ID, "A message's id, msg_…"]
+AtEndpoint = Annotated[str, ID, "At this endpoint alone"]
+State = Literal["due", "delivered", "failed"]
+
+
+@dataclass(frozen=True)
+class ShownMessage:
+    """A message as it is sent, and what became of it at each endpoint."""
+
+    message_id: str
+    body: str
+    deliveries: list[DeliveryRow]
+
+
+@dataclass(frozen=True)
+class ListedEndpoint(EndpointRow):
+    """An endpoint. `allowed`: DRAWDOWN_HOOK_ORIGINS has its origin, so that it is called."""
+
+    allowed: bool
+
+
+def _endpoints(connection: sa.Connection, look: Look) -> Page[ListedEndpoint]:
+    origins = frozenset() if look.hooks is None else look.hooks.origins
+    found = list_endpoints(connection)[: look.most]
+    return Page([ListedEndpoint(**vars(row), allowed=origin(row.url) in origins) for row in found])
+
+
+def _levels(connection: sa.Connection, look: Look) -> Page[LevelRow]:
+    return Page(list_levels(connection, look.most))
+
+
+def _messages(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    endpoint: AtEndpoint = "",
+    org_id: Annotated[str | None, ORG, "Of this organisation alone"] = None,
+    state: Annotated[list[State] | None, "In this state"] = None,
+) -> Page[DeliveryRow]:
+    chosen = MessageFilter(tuple(state or STATES), endpoint, org_id or "")
+    return Page(list_messages(connection, chosen, look.most))
+
+
+def _message(connection: sa.Connection, _look: Look, message: MessageId) -> ShownMessage:
+    body, found = show_message(connection, message)
+    return ShownMessage(message, body, found)
+
+
+def _all(org: str) -> str:
+    return org or "all others"
+
+
+SCOPE: Final = "hooks:read"
+OF_MESSAGES: Final = (
+    Column("message_id", "message"), "event", Column("org_id", "organisation"), "endpoint", "state",
+    Column("attempts", "#calls"), Column("at_ms", "happened"), Column("due_at_ms", "next"),
+    Column("last_error", "said last"),
+)  # fmt: skip
+LISTS: Final = (
+    Listing(
+        "hook list",
+        "Endpoints",
+        "List endpoints, and what is due there. Never a secret.",
+        _endpoints,
+        (Column("name", "endpoint"), "url", Column("events", show=" ".join), Column("due", "#due"),
+         Column("oldest_due_ms", "oldest"), Column("failed", "#failed"), "allowed", Column("ended_ms", "ended")),
+        holds="endpoints",
+        path="/v1/hooks",
+        scope=SCOPE,
+    ),
+    Listing(
+        "hook levels",
+        "Low at or below",
+        "List at or below which balances organisations are low.",
+        _levels,
+        (Column("org_id", "organisation", _all), "low_micro"),
+        holds="levels",
+        path="/v1/levels",
+        scope=SCOPE,
+    ),
+    Listing(
+        "hook messages",
+        "Messages",
+        "List messages and what became of them, the newest first.",
+        _messages,
+        OF_MESSAGES,
+        holds="messages",
+        path="/v1/messages",
+        scope=SCOPE,
+        most=50,
+    ),
+    Showing(
+        "hook show",
+        "Message",
+        "Show a message as it is sent, and what became of it at each endpoint.",
+        _message,
+        path="/v1/messages/{message}",
+        scope=SCOPE,
+        parts={"deliveries": ("Deliveries", OF_MESSAGES)},
+    ),
+)  # fmt: skip

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.declare import Column, Listing, Look, Page, whole
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.orders.asked import AskedReplay, read_asked
 
@@ -67,3 +70,58 @@ def _row(row: sa.Row[tuple[object, ...]]) -> OrderRow:
         windows_done=max(row.next_ms - row.from_ms, 0) // WINDOW_MS if begun else 0,
         pushes=int(row.pushes), said=row.said, command=asked.command(),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ListedOrder:
+    """An order. `windows_done` of `windows`: how far a replay has come; `pushes`: sealed by it so far; `said`: what
+    became of it, or why it waits on; `command`: what does the same by hand."""
+
+    order_id: int
+    kind: str
+    state: str
+    what: str
+    actor: str
+    reason: str
+    via: str
+    at_ms: int
+    began_ms: int | None
+    ended_ms: int | None
+    windows: int
+    windows_done: int
+    pushes: int
+    said: str
+    command: str
+
+
+Number = Annotated[int, whole(1, 2**63 - 1, 1), "The order's number"]
+
+
+def _orders(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    before: Annotated[int | None, whole(1, 2**63 - 1, 1), "Placed before the order of this number"] = None,
+) -> Page[ListedOrder]:
+    found = list_orders(connection, most=look.most, before=before)
+    return Page([ListedOrder(**{**vars(one), "command": typed("drawdown", *one.command)}) for one in found])
+
+
+def _words(text: str) -> str:
+    return text.replace("_", " ")
+
+
+LISTS: Final = (
+    Listing(
+        "order list",
+        "Orders",
+        "List orders, the latest first. `drawdown replay --later` and the console place them; ticks do them.",
+        _orders,
+        (Column("order_id", "#order"), "kind", Column("state", show=_words), "what", Column("actor", "by"), "reason",
+         Column("at_ms", "since"), Column("windows_done", "#done"), Column("windows", "#windows"),
+         Column("said", "what became of it")),
+        holds="orders",
+        path="/v1/jobs",
+        scope="jobs:read",
+    ),
+)  # fmt: skip

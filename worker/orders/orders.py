@@ -9,6 +9,7 @@ that its person saw: what was said or declined since is for a person to look at.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final, Literal
 
@@ -16,6 +17,8 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
+from drawdown.schema.declare import Action, Fact, Values
+from drawdown.schema.declare import Asked as Who
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
@@ -33,6 +36,7 @@ from drawdown.worker.orders.asked import (
     Stood,
     read_asked,
 )
+from drawdown.worker.orders.lists import Number
 from drawdown.worker.provider.actions import UNCHANGED, terms_in_force
 from drawdown.worker.replay.plan import ReplayPlan, plan
 from drawdown.worker.topup.actions import STOPPED, terms_of
@@ -237,3 +241,35 @@ def is_to_be_done(connection: sa.Connection, asked: AskedTopup) -> bool:
     if now.stops == (0, None, None):
         return False
     raise Refused(f"a charge of {asked.wallet} was declined since it was ordered: look, and order it again")
+
+
+@dataclass(frozen=True)
+class OrderCancelled:
+    """An order that was taken back."""
+
+    order_id: int
+    state: Literal["cancelled"] = "cancelled"
+
+
+def _cancel(connection: sa.Connection, who: Who, order: Number) -> OrderCancelled:
+    cancel(connection, order, who.by)
+    return OrderCancelled(order)
+
+
+def _facts(connection: sa.Connection, _who: Who, values: Values) -> Sequence[Fact]:
+    return [Fact("State", state_of(connection, values["order"]).replace("_", " "))]
+
+
+ACTIONS: Final = (
+    Action(
+        "order cancel",
+        "Cancel an order",
+        "Cancel an order that waits. What its replay has sealed by then stays sealed.",
+        _cancel,
+        lambda done: f"order {done.order_id}: cancelled",
+        path="/v1/jobs/{order}/cancel",
+        scope="jobs:write",
+        facts=_facts,
+        place="/console/orders",
+    ),
+)

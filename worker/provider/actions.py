@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -22,7 +22,16 @@ from drawdown.schema.units import WINDOW_MS, next_window, window_of
 from drawdown.worker.catalog.terms import StoredTerms, _keep, _stored, _terms, _text, differing, is_same, paused
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.void import void_many
-from drawdown.worker.verdict.rates import POLICIES, policies_of, rate_card_of, tells_costs, uses_ledger
+from drawdown.worker.verdict.rates import (
+    POLICIES,
+    Prices,
+    Quantity,
+    Worth,
+    policies_of,
+    rate_card_of,
+    tells_costs,
+    uses_ledger,
+)
 
 SQL = queries(__file__)
 
@@ -171,6 +180,7 @@ class CutOver:
     since_ms: int
     unbilled: list[Shadow]
     unsealed_s: int
+    worth: Worth = field(default_factory=Worth)
 
 
 def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilities, now_ms: int) -> CutOver:
@@ -183,8 +193,16 @@ def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilitie
     if live is None or live <= since:
         return CutOver(live, since, [], 0)
     span = {"provider": provider, "from_ms": since, "until_ms": live}
+    shadow, worth = shadow_between(connection, provider, since, live)
+    return CutOver(live, since, shadow, int(SQL.run(connection, "unsealed_between", span).scalar_one()), worth)
+
+
+def shadow_between(connection: sa.Connection, provider: str, from_ms: int, until_ms: int) -> tuple[list[Shadow], Worth]:
+    """What was sealed in shadow, and nothing sends; and what it is worth by the rates in force."""
+    span = {"provider": provider, "from_ms": from_ms, "until_ms": until_ms}
     shadow = [Shadow(**row._mapping) for row in SQL.run(connection, "shadow_between", span)]
-    return CutOver(live, since, shadow, int(SQL.run(connection, "unsealed_between", span).scalar_one()))
+    worth = Prices(connection).worth(Quantity(provider, one.feature, one.from_ms, one.quantity) for one in shadow)
+    return shadow, worth
 
 
 def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) -> int:

@@ -481,6 +481,32 @@ class ResolvedAll:
         return Exit.LEFT if self.stays else Exit.SETTLED
 
 
+@dataclass(frozen=True)
+class PushEffect:
+    """What pushes come to: of how many organisations, from which window on, and what they are worth."""
+
+    pushes: int
+    orgs: int
+    from_ms: int | None
+    worth: Worth
+
+    def __str__(self) -> str:
+        if self.from_ms is None:
+            return "no push"
+        orgs = f"{self.orgs:,} organisation{'' if self.orgs == 1 else 's'}"
+        return f"{self.worth} of {orgs}, used from {utc(self.from_ms)} on"
+
+
+def effect_of(connection: sa.Connection, keys: Sequence[str]) -> PushEffect:
+    """Of pushes by their keys, such as a command is about to change."""
+    rows: list[PushRow] = []
+    for at in range(0, len(keys), AT_ONCE):
+        rows += find_pushes(connection, keys[at : at + AT_ONCE]).values()
+    used = (Quantity(str(row.provider), str(row.feature), int(row.window_ms), int(row.sent_qty)) for row in rows)
+    begins = min((int(row.window_ms) for row in rows), default=None)
+    return PushEffect(len(rows), len({row.org_id for row in rows}), begins, Prices(connection).worth(used))
+
+
 @dataclass
 class _Sums:
     pushes: int = 0

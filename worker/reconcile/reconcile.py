@@ -38,6 +38,7 @@ from drawdown.worker.reconcile.balances import compare_drawn
 from drawdown.worker.reconcile.lines import Short, compare_over, ended_short, find_absent, read_totals
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
 from drawdown.worker.verdict.costs import learn_costs
+from drawdown.worker.verdict.rates import Prices, Quantity
 
 log = structlog.get_logger()
 
@@ -166,7 +167,8 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
 
 def _settled(day: _Ours, reached: set[_Which], waiting: set[_Which], refused: Mapping[_Which, str]) -> Settled:
     left = "" if day.line in reached else "not settled" if day.line in waiting else refused.get(day.line, "not read")
-    return Settled(day.row.customer_id, int(day.row.day_ms), int(day.row.touched_ms), left)
+    sent = int(day.row.accepted) if day.row.live else 0
+    return Settled(day.row.customer_id, int(day.row.day_ms), int(day.row.touched_ms), left, day.row.feature, sent)
 
 
 @dataclass(frozen=True)
@@ -428,12 +430,18 @@ FIRST_LOOK_MS: Final = 35 * DAY_MS
 
 @dataclass(frozen=True)
 class Settled:
-    """A day of a customer's, when something of it was settled last, and why it was not compared, if it was not."""
+    """A day of a customer's, when something of it was settled last, and why it was not compared, if it was not;
+    `quantity`: base units of the feature that the provider accepted."""
 
     customer_id: str
     day_ms: int
     settled_ms: int
     left: str = ""
+    feature: str = ""
+    quantity: int = 0
+
+    def is_open(self, now_ms: int) -> bool:
+        return bool(self.left) and self.settled_ms < now_ms - OPEN_AFTER_MS
 
 
 def compared_to_ms(connection: sa.Connection, provider: str) -> int | None:
@@ -447,18 +455,31 @@ def keep_marks(connection: sa.Connection, *, provider: str, days: Sequence[Settl
     by_customer: dict[str, list[Settled]] = {}
     for day in days:
         by_customer.setdefault(day.customer_id, []).append(day)
-    marks = [dict(_mark(customer, found, to_ms, now_ms)) for customer, found in sorted(by_customer.items())]
+    prices = Prices(connection)
+    marks = [
+        {**dict(_mark(customer, found, to_ms, now_ms)), "said": _said(provider, found, now_ms, prices)}
+        for customer, found in sorted(by_customer.items())
+    ]
     its = {"provider": provider, "now_ms": now_ms}
     provider_mark = {"customer_id": "", "compared_ms": to_ms, "open_days": 0, "open_since_ms": None, "said": ""}
     SQL.run(connection, "keep_mark", {**its, "marks": [*marks, provider_mark]})
     SQL.run(connection, "close_others", {**its, "marks": [{"customer_id": mark["customer_id"]} for mark in marks]})
 
 
+def _said(provider: str, days: Collection[Settled], now_ms: int, prices: Prices) -> str:
+    """Why days of a customer are open; what no provider bills until a person acts, with its amount."""
+    open_ = [day for day in days if day.is_open(now_ms)]
+    lost = [day for day in open_ if day.left.startswith(NEEDS_YOU) and day.quantity]
+    if not lost:
+        return open_[0].left if open_ else ""
+    worth = prices.worth(Quantity(provider, day.feature, day.day_ms, day.quantity) for day in lost)
+    return f"{lost[0].left} ({worth})"
+
+
 def _mark(customer: str, days: Collection[Settled], to_ms: int, now_ms: int) -> Iterator[tuple[str, object]]:
     left = [day for day in days if day.left]
-    open_ = [day for day in left if day.settled_ms < now_ms - OPEN_AFTER_MS]
+    open_ = [day for day in left if day.is_open(now_ms)]
     yield "customer_id", customer
     yield "compared_ms", min([to_ms, *(day.settled_ms for day in left)])
     yield "open_days", len({day.day_ms for day in open_})
     yield "open_since_ms", min((day.day_ms for day in open_), default=None)
-    yield "said", open_[0].left if open_ else ""

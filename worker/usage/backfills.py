@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from drawdown.events import cloudevents
 from drawdown.events.envelope import Unfit, UsageEvent
 from drawdown.events.reading import Unreadable
+from drawdown.events.values import EventValue
 from drawdown.ledger.wallet import read_ahead
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
@@ -431,21 +432,26 @@ def _rows(connection: sa.Connection, org_id: str, backfill: str, most: int) -> l
     return [BackfillRow(**row) for row in SQL.run(connection, "list", values).mappings()]
 
 
-def read_events(lines: Lines, org_id: str, now_ms: int) -> Iterator[tuple[int, UsageEvent | Unfit]]:
-    """The events of one organisation, with the numbers of their lines. Errors: DrawdownError where the file cannot be
-    read to its end."""
+def read_events(
+    lines: Lines, org_id: str, now_ms: int, values: Mapping[str, EventValue]
+) -> Iterator[tuple[int, UsageEvent | Unfit]]:
+    """The events of one organisation, with the numbers of their lines; `values`: of event types. Errors: DrawdownError
+    where the file cannot be read to its end."""
     for number, raw in lines:
         if not is_blank(raw):
-            yield number, _of_line(raw, org_id, now_ms)
+            yield number, _of_line(raw, org_id, now_ms, values)
 
 
-def _of_line(raw: bytes, org_id: str, now_ms: int) -> UsageEvent | Unfit:
+def _of_line(raw: bytes, org_id: str, now_ms: int, values: Mapping[str, EventValue]) -> UsageEvent | Unfit:
     try:
         for found in cloudevents.given(raw, cloudevents.LINES, {}, org_id, now_ms):
             if isinstance(found, Unfit):
                 mine = found.code == "foreign_org"
                 return Unfit(found.code, f"these are events of {org_id}", found.at) if mine else found
-            return found.event if found.has_time else Unfit("no_time", "say when it was used", "time")
+            one = found.counted(values.get(found.event.event_type))
+            if isinstance(one, Unfit):
+                return one
+            return one.event if one.has_time else Unfit("no_time", "say when it was used", "time")
     except Unreadable as error:
         return Unfit(error.code, str(error))
     return Unfit("not_json", "the line is no JSON object")

@@ -7,15 +7,19 @@ the page says since when. One that goes on begins where the last one ended, and 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import WALLET
 from drawdown.schema import ids
+from drawdown.schema.audit import require_org
+from drawdown.schema.declare import ID, ORG, TIME, Column, Listing, Look, Page, Showing
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.typed.parsing import require_range
 from drawdown.schema.units import DAY_MS, MAX_EVENT_TYPES, MAX_KEY_TYPES, MAX_ORG_TYPES, MAX_SOURCE_TYPES, window_of
 from drawdown.worker.sources.events.store import require_source, samples_of
 
@@ -327,3 +331,132 @@ def short_of_types_part() -> Part:
 def short_of_types(connection: sa.Connection) -> list[ShortOfTypes]:
     """The same, read alone."""
     return [ShortOfTypes(**vars(row)) for row in together(connection, found=short_of_types_part())["found"]]
+
+
+EventSource = Annotated[str, ID, "The source, as the events say it"]
+
+
+@dataclass(frozen=True)
+class ListedEvent:
+    """A usage event. `quantity`: in units of its type; `at_ms`: when it was used; both as it said. `feature`: null if
+    nothing made one of it then. `withdrawn`: why it counts no more; null: it counts."""
+
+    source: str
+    event_id: str
+    event_type: str
+    org_id: str
+    quantity: int
+    at_ms: int
+    subject: str | None
+    project: str | None
+    plan: str | None
+    properties: dict[str, Any]
+    ingested_ms: int
+    sample_id: str
+    withdrawn: str | None
+    feature: str | None
+
+
+def _shown(row: EventRow) -> ListedEvent:
+    return ListedEvent(
+        row.source, row.event_id, row.event_type, row.org_id, row.quantity, row.ts, row.subject, row.project,
+        row.plan_key, json.loads(row.properties or "{}"), row.ingested_ms, row.sample_id, row.withdrawn, row.feature,
+    )  # fmt: skip
+
+
+def _events(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    org_id: Annotated[str, ORG, "Of this organisation"],
+    from_ms: Annotated[int, TIME, "Used from this time on"],
+    to_ms: Annotated[int | None, TIME, "Used before this time; now if left out"] = None,
+) -> Page[ListedEvent]:
+    if from_ms > look.now_ms:
+        raise UsageError("--from lies in the future: two days ago is 2d", at="from_ms")
+    until = look.now_ms if to_ms is None else to_ms
+    require_range(from_ms, until)
+    require_org(connection, org_id)
+    page = list_events(connection, org_id, from_ms, until, after=look.after, most=look.most)
+    return Page([_shown(row) for row in page.events], page.next_after)
+
+
+def _event(
+    connection: sa.Connection,
+    _look: Look,
+    source: EventSource,
+    event: Annotated[str, ID, "The event's id"],
+    *,
+    org_id: Annotated[str | None, ORG, "The organisation of the event, if several used the id"] = None,
+) -> ListedEvent:
+    if org_id is not None:
+        require_org(connection, org_id)
+    return _shown(show_event(connection, source, event, org_id))
+
+
+@dataclass(frozen=True)
+class ListedSource:
+    """What came in lately of one source and type: `of_day` in 24 hours, `events` of so many of the newest, of so many
+    `orgs`."""
+
+    source: str
+    event_type: str
+    of_day: int
+    events: int
+    orgs: int
+    first_ms: int
+    last_ms: int
+
+
+def _sources(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    source: Annotated[str, ID, "Of this source alone"] = "",
+    type: Annotated[str, ID, "Of this type alone"] = "",
+    org_id: Annotated[str | None, ORG, "Of this organisation alone"] = None,
+) -> Page[ListedSource]:
+    found = sources(connection, look.now_ms, EventFilter(source, type, org_id or ""))
+    return Page([
+        ListedSource(one.source, one.event_type, one.of_day, one.events, one.orgs, one.first_ms, one.last_ms)
+        for one in found.rows[: look.most]
+    ])  # fmt: skip
+
+
+def _whether(withdrawn: str | None) -> str:
+    return "" if withdrawn is None else "withdrawn"
+
+
+LISTS: Final = (
+    Listing(
+        "event list",
+        "Events",
+        "List an organisation's usage events by the time of their use.",
+        _events,
+        ("source", Column("event_id", "event"), Column("at_ms", "at"), Column("event_type", "type"),
+         Column("quantity", "#quantity"), "feature", "subject", "project", Column("withdrawn", "", _whether)),
+        holds="events",
+        path="/v1/events",
+        scope="events:read",
+        paged=True,
+    ),
+    Showing(
+        "event show",
+        "Event",
+        "Show all that an event said, and what became of it.",
+        _event,
+        path="/v1/events/{source}/{event}",
+        scope="events:read",
+    ),
+    Listing(
+        "event sources",
+        "Events by source and type",
+        "List what came in lately, by source and type: of so many of the newest events.",
+        _sources,
+        ("source", Column("event_type", "type"), Column("of_day", "#in 24 hours"), Column("events", "#events"),
+         Column("orgs", "#organisations"), Column("first_ms", "first came in"), Column("last_ms", "last came in")),
+        holds="sources",
+        path="/v1/event-sources",
+        scope="events:read",
+    ),
+)  # fmt: skip

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Final
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import By, record_many
+from drawdown.schema.audit import By, record_many, require_org
+from drawdown.schema.declare import ID, ORG, Action, Asked, Fact, Label, Size, Values
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -23,7 +25,8 @@ from drawdown.worker.history.incarnation import Loss, loss_of, present, read_los
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.void import seal_again, void_rejected
 from drawdown.worker.sources.events.store import samples_of
-from drawdown.worker.verdict.rates import Prices, Quantity, Worth
+from drawdown.worker.usage.intake import EventSource, show_event
+from drawdown.worker.verdict.rates import Prices, Quantity, Worth, size_of
 
 SQL = queries(__file__)
 
@@ -142,3 +145,69 @@ def worth_of_backfill(connection: sa.Connection, backfill: str) -> Worth:
 def _worth(connection: sa.Connection, chosen: str, values: dict[str, object]) -> Worth:
     rows = SQL.run(connection, "used", values, chosen=chosen)
     return Prices(connection).worth(Quantity(one.provider, one.feature, one.window_ms, int(one.qty)) for one in rows)
+
+
+MOST_FACTS: Final = 20
+"""Events that a dry run names, of those it would withdraw."""
+
+
+@dataclass(frozen=True)
+class EventsWithdrawn:
+    """Events that count no more, and their samples; `already`: it was withdrawn before."""
+
+    source: str
+    withdrawn: list[Withdrawn]
+
+
+def _withdraw_events(
+    connection: sa.Connection,
+    asked: Asked,
+    source: EventSource,
+    event_id: Annotated[list[str], ID, "Events", Label("Events")],
+    *,
+    org_id: Annotated[str | None, ORG, "The organisation of the events, if several used the ids"] = None,
+) -> EventsWithdrawn:
+    if org_id is not None:
+        require_org(connection, org_id)
+    return EventsWithdrawn(source, withdraw_events(connection, source, event_id, asked.by, org_id))
+
+
+def _said(done: EventsWithdrawn) -> str:
+    anew = sum(not one.already for one in done.withdrawn)
+    before = len(done.withdrawn) - anew
+    more = f"; {before:,} were before" if before else ""
+    return f"{anew:,} withdrawn{more}; the next tick gives back what was billed, and their ids are never taken again"
+
+
+def _standing(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    source, org, given = values["source"], values["org_id"], sorted(values["event_id"])
+    events = [show_event(connection, source, one, org) for one in given[:MOST_FACTS]]
+    return [
+        Fact(
+            one.event_id,
+            f"{one.quantity:,} of {one.event_type}, "
+            + ("counts" if one.withdrawn is None else f"withdrawn: {one.withdrawn}"),
+        )
+        for one in events
+    ]
+
+
+def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    given = values["event_id"]
+    return size_of(worth_of_events(connection, values["source"], given, values["org_id"]), len(given))
+
+
+ACTIONS: Final = (
+    Action(
+        "event withdraw",
+        "Withdraw events",
+        "Declare events wrong; the next tick gives back what was billed for them. Their ids are never taken again.",
+        _withdraw_events,
+        _said,
+        path="/v1/events/withdraw",
+        scope="usage:write",
+        facts=_standing,
+        size=_size,
+        place="/console/events?source={source}",
+    ),
+)

@@ -22,6 +22,7 @@ import structlog
 
 from drawdown.ledger.rates import Rate, RateCard, rate_card, read_rate_card
 from drawdown.ledger.rates import rates_part as ledger_part
+from drawdown.schema.declare import Size
 from drawdown.schema.sql import Part, queries, together
 from drawdown.schema.typed.parsing import show_credits
 from drawdown.schema.units import EVER_MS
@@ -207,3 +208,10 @@ class Prices:
     def _balance(self, provider: str, rate: Rate) -> str:
         """The balance that a rate draws on, as the provider tells."""
         return self._balances[provider].get((rate.feature, rate.start_ms), CREDITS)
+
+
+def size_of(worth: Worth, rows: int = 1) -> Size:
+    """The size of an action that corrects usage. Usage without a rate, or paid from a balance whose unit is no credit,
+    has no size."""
+    foreign = any(balance != CREDITS for balance in worth.credits_micro)
+    return Size(rows=rows, micro=worth.credits_micro.get(CREDITS, 0), unbounded=bool(worth.unpriced) or foreign)

@@ -46,7 +46,7 @@ WHERE {of_a_batch} AND s.problem IS NULL AND b.withdrawn_ms IS NOT NULL AND s.ts
     AND NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id = s.id)
 
 -- name: in_force
-SELECT batch, name, path, taken_ms FROM batches WHERE withdrawn_ms IS NULL ORDER BY taken_ms, batch
+SELECT batch, name, path, taken_ms, field_map FROM batches WHERE withdrawn_ms IS NULL ORDER BY taken_ms, batch
 
 -- name: sums
 -- As its samples say it, in the order of bytes. What is below a floor may be gone.

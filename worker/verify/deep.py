@@ -8,6 +8,7 @@ What a query said is asked for by nobody here.
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -35,6 +36,8 @@ STORED = queries(str(Path(__file__).with_name("batches.sql")))
 DEEP_MEMORY_MB: Final = 512
 MAX_UNITS_OF_EVENT: Final = 10**12
 KEYS: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity")
+Map = dict[str, dict[str, str]]
+"""Fields that have other columns, and those that are the same for every row: `columns` and `constants`."""
 Line = tuple[str, int, int, int]
 """Organisation, window, size or meter, quantity."""
 _END: Final[Line] = ("\U0010ffff" * 201, 0, 0, 0)
@@ -68,7 +71,8 @@ def verify_files(
                 gone += 1
                 continue
             read += 1
-            said = _sums_of_file(connection, _unpacked(path, spill), spill, int(batch.taken_ms))
+            its = _unpacked(path, spill), spill, int(batch.taken_ms), json.loads(batch.field_map or "{}")
+            said = _sums_of_file(connection, *its)
             for line in _unlike(said, _sums_of_samples(connection, batch.batch)):
                 if orgs is None or (line[0] or line[1] or _END)[0] in orgs:
                     _judge(connection, found, f"{batch.name} ({batch.batch})", *line)
@@ -119,11 +123,11 @@ def _sums_of_samples(connection: sa.Connection, batch: str) -> Iterator[Line]:
         yield row.org_id, int(row.window_ms), int(row.memory_mb), int(row.quantity)
 
 
-def _sums_of_file(connection: sa.Connection, path: Path, spill: str, taken_ms: int) -> Iterator[Line]:
+def _sums_of_file(connection: sa.Connection, path: Path, spill: str, taken_ms: int, mapped: Map) -> Iterator[Line]:
     if not path.stat().st_size:
         return
     with _duckdb(path, spill) as duck:
-        of_events = _open_rows(duck, path)
+        of_events = _open_rows(duck, path, mapped)
         duck.execute("CREATE TABLE meters (event_type VARCHAR, meter BIGINT)")
         meters = [dict(row) for row in STORED.run(connection, "meters").mappings()]
         if meters and of_events:
@@ -174,20 +178,24 @@ def _unpacked(path: Path, spill: str) -> Path:
     return whole
 
 
-def _open_rows(duck: duckdb.DuckDBPyConnection, path: Path) -> bool:
+def _open_rows(duck: duckdb.DuckDBPyConnection, path: Path, mapped: Map) -> bool:
     """Have `file_rows` stand for a file; whether it tells of events. By its name: what was taken has an ending that
     says how it is written."""
+    its_own, same = mapped.get("columns", {}), mapped.get("constants", {})
+    names = {key: its_own.get(key, key) for key in KEYS if key not in same}
     name = path.name.lower()
     packed = "gzip" if name.endswith(".gz") else "none"
     if "json" in name[-12:]:
         how = f"format = 'newline_delimited', compression = '{packed}'"
-        keys = ", ".join(f"{key}: 'JSON'" for key in KEYS)
+        keys = ", ".join(f"{_quoted(key)}: 'JSON'" for key in sorted(set(names.values())))
         source = f"read_json({_text(path)}, hive_partitioning = false, {how}, columns = {{{keys}}})"
-        duck.execute(f"CREATE VIEW file_values AS FROM {source}")
+        shown = [f'"{column.replace(chr(34), chr(34) * 2)}" AS {key}' for key, column in names.items()]
+        shown += [f"to_json({_quoted(same[key])}) AS {key}" for key in KEYS if key in same]
+        duck.execute(f"CREATE VIEW file_values AS SELECT {', '.join(shown)} FROM {source}")
         duck.execute(f"CREATE VIEW file_lines AS FROM read_json_objects({_text(path)}, {how})")
         duck.execute(SQL.text("lines", "duckdb"))
         first = duck.execute(SQL.text("first", "duckdb")).fetchone()
-        return first is not None and bool(first[0])
+        return first is not None and ("event_type" in same or names["event_type"] in json.loads(first[0]))
     if name.endswith(".parquet"):
         source = f"read_parquet({_text(path)}, hive_partitioning = false)"
     else:
@@ -195,12 +203,20 @@ def _open_rows(duck: duckdb.DuckDBPyConnection, path: Path) -> bool:
             f"read_csv({_text(path)}, hive_partitioning = false, header = true, all_varchar = true, delim = ',', "
             f"quote = '\"', escape = '\"', compression = '{packed}')"
         )
-    duck.execute(f"CREATE VIEW file_rows AS FROM {source}")
-    return "event_type" in {row[0] for row in duck.execute("DESCRIBE file_rows").fetchall()}
+    there = {row[0] for row in duck.execute(f"DESCRIBE FROM {source}").fetchall()}
+    names = {key: column for key, column in names.items() if column in there}
+    shown = [f'"{column.replace(chr(34), chr(34) * 2)}" AS {key}' for key, column in names.items()]
+    shown += [f"{_quoted(same[key])} AS {key}" for key in KEYS if key in same]
+    duck.execute(f"CREATE VIEW file_rows AS SELECT {', '.join(shown)} FROM {source}")
+    return "event_type" in names or "event_type" in same
 
 
 def _text(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
+    return _quoted(str(path))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _hash(path: Path) -> str:

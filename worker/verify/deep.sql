@@ -63,8 +63,8 @@ CREATE VIEW file_rows AS SELECT quoted(org_id) AS org_id, quoted(event_type) AS 
     plain(memory_mb) AS memory_mb, plain(interval_s) AS interval_s, plain(quantity) AS quantity FROM file_values
 
 -- name: first
--- Whether a file of JSON lines tells of events: its first line says, whatever the value is.
-SELECT json_exists(json, '$.event_type') FROM file_lines LIMIT 1
+-- The keys of its first line say whether a file of JSON lines tells of events.
+SELECT CAST(json AS VARCHAR) FROM file_lines LIMIT 1
 
 -- name: sums
 SELECT org_id, window_ms, kind, quantity FROM again ORDER BY 1, 2, 3

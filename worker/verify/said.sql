@@ -42,8 +42,8 @@ json(k.features)
 -- What is kept beside what is said of the same: one of each, and alike. From when on it counts is not on record of
 -- earlier versions. Most actions are grants: the others are looked for once.
 WITH did AS MATERIALIZED (SELECT x.* FROM {actions} WHERE x.action IN ('pool_make', 'payer_allow', 'payer_end',
-    'ledger_tier', 'ledger_plan', 'ledger_rate', 'provider_rate', 'feature_map', 'feature_end', 'topup_set',
-    'topup_mode', 'supplier_set', 'settlement_batch', 'settlement_reverse', 'settlement_freeze',
+    'ledger_tier', 'ledger_plan', 'ledger_rate', 'provider_rate', 'feature_map', 'feature_end', 'event_value',
+    'topup_set', 'topup_mode', 'supplier_set', 'settlement_batch', 'settlement_reverse', 'settlement_freeze',
     'settlement_unfreeze', 'backfill_open', 'backfill_close', 'backfill_revert'))
 SELECT q.what, CASE q.what WHEN 'topup_unsaid' THEN (SELECT MAX(a.org_id) FROM assignments a
     WHERE a.customer_id = q.name) ELSE q.org_id END AS org_id, {no_window},
@@ -89,6 +89,9 @@ UNION ALL SELECT 'mapping_unsaid', 'mapping', {kept_selector}, '', ROW_NUMBER() 
         PARTITION BY k.kind, k.memory_mb, k.start_ms ORDER BY k.mapping_id), {nobody},
     COALESCE(k.feature, 'an end') || ' in ' || k.unit || {kept_by}
 FROM mappings k LEFT JOIN event_types t ON t.meter = k.memory_mb
+UNION ALL SELECT 'mapping_unsaid', 'value of events of', k.event_type, '', 0, {nobody}, k.aggregation || ' of '
+    || COALESCE(k.path, 'all') || ' times ' || k.scale || {kept_by}
+FROM event_values k
 UNION ALL SELECT 'topup_unsaid', 'top-ups of', k.customer_id, '', 0, {nobody}, k.threshold_micro
     || ' and ' || COALESCE(CAST(k.amount_micro AS TEXT), 'up to ' || k.fill_to_micro) || ' at ' || k.price_minor || ' '
     || k.currency || ', at most ' || k.most_minor || ', ' || k.max_day || ' a day and ' || k.max_month || ' in 30, of '
@@ -186,6 +189,9 @@ UNION ALL SELECT 'mapping_unsaid', 'mapping', {said_selector}, '', ROW_NUMBER() 
         PARTITION BY {said_selector} ORDER BY x.action_id), {nobody},
     CASE x.action WHEN 'feature_map' THEN x.target ELSE 'an end' END || ' in ' || (x.said ->> 'unit') || {said_by}
 FROM did x WHERE x.action IN ('feature_map', 'feature_end')
+UNION ALL SELECT 'mapping_unsaid', 'value of events of', x.target, '', 0, {nobody}, (x.said ->> 'aggregation') || ' of '
+    || COALESCE(x.said ->> 'path', 'all') || ' times ' || (x.said ->> 'scale') || {said_by}
+FROM did x WHERE x.action = 'event_value'
 UNION ALL SELECT 'topup_unsaid', 'top-ups of', x.target, '', 0, {nobody},
     (x.said ->> 'threshold_micro') || ' and ' || COALESCE(x.said ->> 'amount_micro', 'up to '
     || (x.said ->> 'fill_to_micro')) || ' at ' || (x.said ->> 'price_minor') || ' ' || (x.said ->> 'currency')

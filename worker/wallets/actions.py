@@ -24,8 +24,8 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.units import EARLIEST_TS, next_window
-from drawdown.worker.catalog.wallets import customers_on, orgs_of
+from drawdown.schema.units import DAY_MS, EARLIEST_TS, next_window
+from drawdown.worker.catalog.wallets import customers_on, orgs_of, wallets_at
 from drawdown.worker.topup.actions import rearm_paid
 from drawdown.worker.verdict.asks import mark_for_projection
 
@@ -146,6 +146,27 @@ def require_wallet(connection: sa.Connection, customer_id: str) -> accounts.Wall
 def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | None:
     """What a feature costs at a moment, by the rate card; None where it has no rate."""
     return read_rate_card(connection).rate(feature, moment_ms)
+
+
+@dataclass(frozen=True)
+class RateEffect:
+    """What the usage of the last day costs by the price before and by another one, and of how many organisations."""
+
+    quantity: int
+    orgs: int
+    was_micro: int
+    micro: int
+
+
+def rate_effect(
+    connection: sa.Connection, feature: str, was: Rate | None, micro: int, per: int, now_ms: int
+) -> RateEffect:
+    """By pushes of the last day at providers whose balances are wallets here."""
+    values = {"feature": feature, "from_ms": now_ms - DAY_MS, "providers": sorted(wallets_at(connection))}
+    row = SQL.run(connection, "used_since", values).one()
+    quantity = int(row.quantity)
+    before = 0 if was is None else int(was.price(quantity))
+    return RateEffect(quantity, int(row.orgs), before, int(Rate(feature, now_ms, micro, per).price(quantity)))
 
 
 def set_rate(

@@ -102,14 +102,14 @@ EXAMPLES: Final = {
         prepare=_metric,
     ),
     "event-withdraw": Example(
-        {"source": "shop", "id": "o-1\no-2"},
-        {"source": "shopp", "id": "o-3", "org": "acmee"},
+        {"source": "shop", "event": "o-1\no-2"},
+        {"source": "shopp", "event": "o-3", "org": "acmee"},
         _withdrawn,
         prepare=_event,
     ),
-    "key-make": Example(
-        {"name": "shop", "scopes": "guard\nevents:write", "org": "acme", "source": "/shop", "for": "90d"},
-        {"name": "\x00", "scopes": "all", "org": "acmee", "cell": "cell-9", "for": "soon"},
+    "key-create": Example(
+        {"name": "shop", "scope": "guard\nevents:write", "org": "acme", "source": "/shop", "for": "90d"},
+        {"name": "\x00", "scope": "all", "org": "acmee", "cell": "cell-9", "for": "soon"},
         secret=True,
     ),
     "key-rotate": Example(

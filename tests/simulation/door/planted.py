@@ -43,7 +43,7 @@ def _answered_before_the_commit(patches: Patches) -> None:
         with suppress(DrawdownError):
             vars(intake)["write"](engine, work)
         stored = iter(kept)
-        return [intake._unfit(one) if isinstance(one, Unfit) else next(stored) for one in read]
+        return [intake.unfit(one) if isinstance(one, Unfit) else next(stored) for one in read]
 
     patches.put(intake.Intake, "_done", wrong)
 
@@ -72,7 +72,7 @@ def _answers_shift(patches: Patches) -> None:
 
 def _foreign_is_taken(patches: Patches) -> None:
     right = cloudevents._of_envelope
-    patches.put(cloudevents, "_of_envelope", lambda item, org_id, now_ms: right(item, None, now_ms))
+    patches.put(cloudevents, "_of_envelope", lambda item, org_id, now_ms, value: right(item, None, now_ms, value))
 
 
 def _all_scopes(patches: Patches) -> None:

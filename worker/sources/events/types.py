@@ -3,6 +3,9 @@
 Guarantee: a type has one meter, for good, and no other type has it. Transactions that meet types at once wait for one
 another and fail no statement; the bounds hold among them all.
 
+How much an event counts that states no quantity is declared once for its type, before its first event: so that the same
+event counts the same, whenever it is sent again.
+
 Where a metric that costs credit counts a type, and nothing makes a feature of it, no usage of the type goes in: the
 guard charges it at once, and no seal could ever bill it. Who takes usage of a type, and who sets a price for it, wait
 for one another on the type's row: the second sees what the first one did. Also of what makes a feature as it is taken:
@@ -11,14 +14,16 @@ the feature may end, and the price be set, before that is committed.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
-from drawdown.schema.errors import DatabaseBusy
+from drawdown.events.values import EventValue
+from drawdown.schema.audit import By
+from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.units import (
     MAX_EVENT_TYPES,
@@ -90,6 +95,41 @@ def known(connection: sa.Connection, wanted: list[str]) -> dict[str, int]:
     """The meters of those that were met before."""
     rows = SQL.run(connection, "known", {"event_types": wanted})
     return {str(row.event_type): int(row.meter) for row in rows}
+
+
+def values(connection: sa.Connection, event_types: Collection[str] | None = None) -> dict[str, EventValue]:
+    """How much events count that state no quantity: of these types, or of all, those that have a value."""
+    asked = {} if event_types is None else {"event_types": sorted(set(event_types))}
+    rows = SQL.run(connection, "all_values" if event_types is None else "values", asked)
+    return {str(row.event_type): EventValue(row.aggregation, row.path, int(row.scale)) for row in rows}
+
+
+def declare_value(connection: sa.Connection, event_type: str, value: EventValue, by: By) -> bool:
+    """Have events of a type count so, for good; False where they do already. It comes first in its transaction: who
+    takes events of the type waits for one another.
+
+    Errors: Refused where the type has another value, has no room, or has events already, whose quantities they state.
+    """
+    if hold(connection, event_type, by.now_ms) is None:
+        raise Refused(f"there are {MAX_EVENT_TYPES:,} event types already: `drawdown feature list` shows them")
+    before = values(connection, [event_type]).get(event_type)
+    if before is not None and before != value:
+        raise Refused(f"{event_type} has a value already, the {before}. Send other events by another type")
+    if before is not None:
+        return False
+    if SQL.run(connection, "has_events", {"event_type": event_type}).first() is not None:
+        raise Refused(f"{event_type} has events already, which state their quantity. Send other events by another type")
+    rule = {"aggregation": value.aggregation, "path": value.path, "scale": value.scale}
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    SQL.run(connection, "declare_value", {"event_type": event_type, **rule, **person})
+    return True
+
+
+def require_values(connection: sa.Connection, event_types: Collection[str], read: Mapping[str, EventValue]) -> None:
+    """Of types that are shared, and of what went in by the values that were read. Errors: DatabaseBusy where a value
+    was declared since."""
+    if connection.dialect.name == "postgresql" and values(connection, event_types) != read:
+        raise DatabaseBusy("a value was declared for an event type this moment; try again")
 
 
 CODE: Final = "charged_at_once"

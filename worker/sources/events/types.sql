@@ -27,6 +27,24 @@ SELECT event_type, meter, :first_seen_ms, :org_id, :key_name, :source FROM (
 ORDER BY meter
 ON CONFLICT DO NOTHING
 
+-- How much events count that state no quantity.
+
+-- name: values
+SELECT event_type, aggregation, path, scale FROM event_values WHERE event_type IN :event_types
+
+-- name: all_values
+SELECT event_type, aggregation, path, scale FROM event_values
+
+-- name: has_events
+-- None of them came before its type was met. Of a backfill they have their quantities, too.
+SELECT 1 WHERE EXISTS (SELECT 1 FROM usage_events e WHERE e.event_type = :event_type
+        AND e.ingested_ms >= (SELECT first_seen_ms FROM event_types WHERE event_type = :event_type))
+    OR EXISTS (SELECT 1 FROM backfill_events b WHERE b.event_type = :event_type)
+
+-- name: declare_value
+INSERT INTO event_values (event_type, aggregation, path, scale, at_ms, actor, reason)
+VALUES (:event_type, :aggregation, :path, :scale, :at_ms, :actor, :reason)
+
 -- Event types that are charged at once.
 
 -- name: charged

@@ -30,6 +30,7 @@ from drawdown.events.reading import Item
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
+from drawdown.worker.sources.field_map import FieldMap
 
 T = TypeVar("T")
 
@@ -71,12 +72,9 @@ class ImportOptions:
     """Rows per transaction."""
 
     def __post_init__(self) -> None:
-        given = [*self.columns, *self.constants, *(["id"] if self.id_from_line else [])]
-        for name in given:
-            if name not in FIELDS:
-                raise UsageError(f"no field {name!r} to fill with --map or --set; the fields are {', '.join(FIELDS)}")
-            if given.count(name) > 1:
-                raise UsageError(f"{name} is given twice; use one of --map, --set and --id-from-line for it")
+        FieldMap(self.columns, self.constants).require(FIELDS)
+        if self.id_from_line and ("id" in self.columns or "id" in self.constants):
+            raise UsageError("id is given twice; use one of --map, --set and --id-from-line for it")
         if "id" in self.constants:
             raise UsageError("--set id=… would give every row the same id; use --id-from-line")
         if self.format not in (None, *FORMATS):

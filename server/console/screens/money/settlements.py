@@ -68,12 +68,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     following = url(PATH, **query, after=after) if after else ""
     options = [word for name, value in query.items() if value for word in (f"--{name}", value)]
     tables = [
-        _suppliers(
-            suppliers,
-            settlements.next_batches(connection, suppliers, ask.now_ms),
-            bool(state or chosen.org),
-            ask.person.may("admin"),
-        ),
+        _suppliers(suppliers, settlements.next_batches(connection, suppliers, ask.now_ms), bool(state or chosen.org)),
         settlements_table(
             found,
             cells.command("settlement", "list", *options),
@@ -123,13 +118,13 @@ def _first(found: Sequence[Account]) -> str:
     return f"of the first {MOST_SUPPLIERS} suppliers by name" if len(found) == MOST_SUPPLIERS else ""
 
 
-def _suppliers(found: Sequence[Account], batches: Mapping[str, NextBatch], beside: bool, may_change: bool) -> Table:
-    """`beside`: the page is of fewer settlements than the table; `may_change`: its reader may change terms."""
+def _suppliers(found: Sequence[Account], batches: Mapping[str, NextBatch], beside: bool) -> Table:
+    """`beside`: the page is of fewer settlements than the table."""
     rows = [
         (
             cells.supplier(one.supplier),
             _standing(one),
-            Cell(show_percent(one.share_ppm), "number", narrow=False, links=_terms(one) if may_change else ()),
+            Cell(show_percent(one.share_ppm), "number", narrow=False, links=_terms(one)),
             cells.credits(one.sums.hold_micro),
             Cell(figures.credits(one.sums.eligible_micro), "number", links=_release(one, batches[one.supplier])),
             cells.credits(one.sums.frozen_micro, narrow=False),
@@ -156,7 +151,7 @@ def _standing(one: Account) -> Cell:
 
 
 def _terms(one: Account) -> tuple[Link, ...]:
-    return (act("Change", "supplier-set", supplier=one.supplier),)
+    return (act("Change", "supplier-set", "admin", supplier=one.supplier),)
 
 
 def _release(one: Account, batch: NextBatch) -> tuple[Link, ...]:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from drawdown.schema.declare import Fact
 from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
-from drawdown.server.console.action import Action, Doing, Done, Field, size_of
+from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
@@ -22,6 +22,7 @@ from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.usage import backfills
 from drawdown.worker.usage.backfills import BackfillRow, Diff, diff, list_backfills, open_backfills, show_backfill
 from drawdown.worker.usage.withdrawals import judge_backfill, worth_of_backfill
+from drawdown.worker.verdict.rates import size_of
 
 PATH: Final = "/console/backfills"
 MOST_COMPARED: Final = 10_000

@@ -19,6 +19,7 @@ from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
 from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
+from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
@@ -184,15 +185,6 @@ def _number(doing: Doing) -> int:
     return found
 
 
-def _state(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    return [Fact("State", orders.state_of(connection, _number(doing)).replace("_", " "))]
-
-
-def _cancel(connection: sa.Connection, doing: Doing) -> Done:
-    orders.cancel(connection, _number(doing), doing.by)
-    return Done(f"order {_number(doing)}: cancelled")
-
-
 ORDER: Final = Action(
     "replay",
     "Order a replay",
@@ -210,17 +202,7 @@ ORDER: Final = Action(
     "A past range is sealed again, and what it still owes is sent. What is billed already is not billed again.",
     tell=_told,
 )
-CANCEL: Final = Action(
-    "order-cancel",
-    "Cancel the order",
-    (Field("order", "Order", "number"),),
-    _cancel,
-    _state,
-    lambda doing: ["order", "cancel", str(_number(doing))],
-    lambda _doing: PLACE,
-    "What its replay has sealed by then stays sealed.",
-)
-ACTIONS: Final = (ORDER, CANCEL)
+ACTIONS: Final = (ORDER, *(form_of(one) for one in orders.ACTIONS))
 
 
 AT_ONCE: Final = "the tab Assignment of the organisation leads to the form that does it at once"

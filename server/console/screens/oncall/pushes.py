@@ -18,7 +18,7 @@ from drawdown.schema import ids
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
-from drawdown.server.console.action import Action, Doing, Done, Field, Look, evidence_of, size_of
+from drawdown.server.console.action import Action, Doing, Done, Field, Look, evidence_of
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
@@ -51,6 +51,7 @@ from drawdown.worker.push.shown import (
     explain_push,
 )
 from drawdown.worker.usage.withdrawals import worth_of_pushes
+from drawdown.worker.verdict.rates import size_of
 
 PATH: Final = "/console/pushes"
 HEADS: Final = (

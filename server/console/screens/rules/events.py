@@ -5,25 +5,25 @@ withdrawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import HOUR_MS
-from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.action import Action, Doing, Done, Field, size_of
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
+from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules.cells import number, org, said, time
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined, require_reason
 from drawdown.worker.usage import intake as event_intake
+from drawdown.worker.usage import withdrawals
 from drawdown.worker.usage.intake import (
     MOST_SEEN,
     Became,
@@ -36,7 +36,6 @@ from drawdown.worker.usage.intake import (
     show_event,
 )
 from drawdown.worker.usage.invalid import invalid_items
-from drawdown.worker.usage.withdrawals import withdraw_events, worth_of_events
 
 PATH: Final = "/console/events"
 PAGE_EVENTS: Final = 50
@@ -269,7 +268,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def _acts(event: EventRow) -> tuple[Link, ...]:
     if event.withdrawn is not None:
         return ()
-    return (act("Withdraw", "event-withdraw", source=event.source, id=event.event_id, org=event.org_id),)
+    return (act("Withdraw", "event-withdraw", source=event.source, event=event.event_id, org=event.org_id),)
 
 
 def _said(event: EventRow) -> str:
@@ -336,63 +335,4 @@ def _ledger(customer_id: str, ts: int) -> str:
     return url("/console/org", id=customer_id, tab="usage", days=90, day=figures.day(ts - ts % DAY_MS)) + "#ledger"
 
 
-MOST_FACTS: Final = 20
-"""Events that a dry run names, of those it would withdraw."""
-
-
-def _ids(doing: Doing) -> list[str]:
-    found = doing.texts("id")
-    if not found:
-        raise WrongField("id", "name one event at least")
-    return found
-
-
-def _withdraw(connection: sa.Connection, doing: Doing) -> Done:
-    found = withdraw_events(connection, doing.text("source"), _ids(doing), doing.by, doing.maybe("org"))
-    anew = sum(not one.already for one in found)
-    return Done(f"{anew:,} withdrawn; the next tick gives back what was billed, and their ids are never taken again")
-
-
-def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    source, org = doing.text("source"), doing.maybe("org")
-    events = [show_event(connection, source, one, org) for one in sorted(_ids(doing))[:MOST_FACTS]]
-    return [
-        Fact(one.event_id, f"{one.quantity:,} of {one.event_type}, {_withdrawn_state(one.withdrawn)}") for one in events
-    ]
-
-
-def _withdrawn_state(withdrawn: str | None) -> str:
-    return "counts" if withdrawn is None else f"withdrawn: {withdrawn}"
-
-
-def _command(doing: Doing) -> list[str]:
-    org = doing.maybe("org")
-    found = ["event", "withdraw", doing.text("source"), *_ids(doing)]
-    return [*found, *([] if org is None else ["--org", org])]
-
-
-def _size(connection: sa.Connection, doing: Doing) -> Size:
-    found = _ids(doing)
-    return size_of(worth_of_events(connection, doing.text("source"), found, doing.maybe("org")), len(found))
-
-
-def _go_on(doing: Doing) -> str:
-    return url("/console/event", source=doing.text("source"), id=_ids(doing)[0], org=doing.text("org"))
-
-
-WITHDRAW: Final = Action(
-    "event-withdraw",
-    "Withdraw events",
-    (
-        Field("source", "Source"),
-        Field("id", "Events", hint="Their ids, one a line.", many=True),
-        Field("org", "Organisation", hint="Where several used the same id.", optional=True),
-    ),
-    _withdraw,
-    _standing,
-    _command,
-    _go_on,
-    "An event that is withdrawn counts no more, for good. What is right is a new event, with an id of its own.",
-    size=_size,
-)
-ACTIONS: Final = (WITHDRAW,)
+ACTIONS: Final = tuple(form_of(one) for one in withdrawals.ACTIONS)

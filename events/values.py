@@ -1,0 +1,89 @@
+"""How much an event counts that states no quantity: one, or the value at a path in its data.
+
+Guarantee: pure and exact. A value is a whole number of base units once it is multiplied by its scale, or refused by a
+code with its place; no number is rounded. The words are those of OpenMeter's meters: an aggregation (`count`, `sum`)
+and a value property (`$.usage.tokens`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Context, Decimal
+from typing import Final
+
+from drawdown.events.envelope import Unfit
+from drawdown.events.fields import quantity_of
+from drawdown.events.reading import MAX_DEPTH
+from drawdown.schema.errors import UsageError
+
+COUNT: Final = "count"
+SUM: Final = "sum"
+MAX_VALUE_SCALE: Final = 1_000_000_000
+"""By which a value in parts (seconds) is made whole (nanoseconds)."""
+MAX_PATH_CHARS: Final = 200
+MAX_VALUE_DIGITS: Final = 100
+"""Of a value that is multiplied: no number that is meant has more."""
+_EXACT: Final = Context(prec=2 * MAX_VALUE_DIGITS)
+_PATH: Final = re.compile(r"\$(?:\.[A-Za-z0-9_-]+)+")
+_NUMBER: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
+
+
+@dataclass(frozen=True)
+class EventValue:
+    """Of an event type. `path`: into its data, from `$`; None where events are counted. Errors: UsageError."""
+
+    aggregation: str
+    path: str | None = None
+    scale: int = 1
+
+    def __post_init__(self) -> None:
+        if self.aggregation == COUNT:
+            if self.path is not None or self.scale != 1:
+                raise UsageError("invalid count: it has no path and no scale. Pass --sum PATH to bill a value")
+            return
+        path = self.path or ""
+        if self.aggregation != SUM or len(path) > MAX_PATH_CHARS or not _PATH.fullmatch(path):
+            raise UsageError(
+                f"invalid path {path!r}: expected keys of the data, such as $.duration_ms or $.usage.tokens"
+            )
+        if len(self.keys) >= MAX_DEPTH:
+            raise UsageError(f"invalid path {path!r}: data are at most {MAX_DEPTH} deep")
+        if not 1 <= self.scale <= MAX_VALUE_SCALE:
+            raise UsageError(f"invalid scale {self.scale}: expected a whole number from 1 to {MAX_VALUE_SCALE:,}")
+
+    @property
+    def keys(self) -> list[str]:
+        return (self.path or "$").split(".")[1:]
+
+    def quantity(self, data: Mapping[str, object], at: str) -> int:
+        """Of an event by its data, which its sender calls `at`. Errors: Unfit."""
+        if self.aggregation == COUNT:
+            return 1
+        found: object = data
+        for key in self.keys:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        place = ".".join((at, *self.keys))
+        return quantity_of(self._scaled(found, place), place)
+
+    def _scaled(self, value: object, at: str) -> object:
+        """A number in base units; anything else as it is. Errors: Unfit."""
+        number = Decimal(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+        if self.scale == 1 or isinstance(number, bool) or not isinstance(number, int | Decimal):
+            return value
+        if isinstance(number, int):
+            return number * self.scale
+        if len(number.as_tuple().digits) > MAX_VALUE_DIGITS or abs(number.adjusted()) > MAX_VALUE_DIGITS:
+            raise Unfit("bad_quantity", f"{at} has more than {MAX_VALUE_DIGITS} digits", at)
+        return _EXACT.multiply(number, Decimal(self.scale))
+
+    @property
+    def share(self) -> str:
+        """Of one event."""
+        times = f" times {self.scale:,}" if self.scale != 1 else ""
+        return "1 unit" if self.aggregation == COUNT else f"the value at {self.path}{times}"
+
+    def __str__(self) -> str:
+        times = f" times {self.scale:,}" if self.scale != 1 else ""
+        return "count of events" if self.aggregation == COUNT else f"sum of {self.path}{times}"

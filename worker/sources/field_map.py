@@ -1,0 +1,72 @@
+"""Which column of a file is which field: `--map FIELD=COLUMN` and `--set FIELD=VALUE`, of an import and of a batch.
+
+Guarantee: pure. A field has one source: a column, or a value that is the same for every row. `text` and `from_text` are
+inverse, and equal maps have equal texts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from drawdown.schema.errors import UsageError
+
+
+@dataclass(frozen=True)
+class FieldMap:
+    """`columns`: field -> the file's own name for it. `constants`: field -> its text for every row. A field in neither
+    has a column of its own name."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
+
+    def require(self, fields: Collection[str]) -> None:
+        """Errors: UsageError for a field that there is not, or that has two sources."""
+        for name in (*self.columns, *self.constants):
+            if name not in fields:
+                raise UsageError(f"no field {name!r} to fill with --map or --set; the fields are {', '.join(fields)}")
+        if twice := sorted(self.columns.keys() & self.constants.keys()):
+            raise UsageError(f"{twice[0]} is given twice; use --map or --set for it")
+
+    def column_of(self, name: str) -> str:
+        """What the file calls this field, if no constant stands for it."""
+        return self.columns.get(name, name)
+
+    @property
+    def text(self) -> str | None:
+        """As it is kept. None for a map that changes nothing."""
+        if not self.columns and not self.constants:
+            return None
+        kept = {"columns": dict(self.columns), "constants": dict(self.constants)}
+        return json.dumps(kept, sort_keys=True, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        """As the options that a person gives."""
+        mapped = [f"--map {name}={column}" for name, column in sorted(self.columns.items())]
+        return " ".join(mapped + [f"--set {name}={value}" for name, value in sorted(self.constants.items())])
+
+
+OWN_NAMES: Final = FieldMap()
+"""Each field in a column of its own name."""
+
+
+def from_text(text: str | None) -> FieldMap:
+    """A map as it was kept."""
+    return OWN_NAMES if text is None else FieldMap(**json.loads(text))
+
+
+def field_map(maps: Sequence[str] | None, sets: Sequence[str] | None) -> FieldMap:
+    """Of the options of a command. Errors: UsageError."""
+    return FieldMap(_pairs(maps, "--map"), _pairs(sets, "--set"))
+
+
+def _pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in pairs:
+            raise UsageError(f"{option} {text!r}: write FIELD=…, each field once")
+        pairs[name] = value
+    return pairs
