@@ -6,11 +6,13 @@ run, which is the action itself in a transaction that is undone.
 
 from __future__ import annotations
 
+import csv
 import inspect
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from keyword import iskeyword
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import sqlalchemy as sa
@@ -23,6 +25,7 @@ from drawdown.cli.rendering import facts, show, shown, table
 from drawdown.cli.streams import require_shown
 from drawdown.schema.declare import (
     FLAG,
+    ORG,
     Action,
     Asked,
     Column,
@@ -36,13 +39,15 @@ from drawdown.schema.declare import (
     changes,
     of_texts,
 )
-from drawdown.schema.errors import AnswerLost
+from drawdown.schema.errors import AnswerLost, UsageError
+from drawdown.schema.text import typed, why_unread
 
 Key = Annotated[
     str | None, typer.Option(help="Makes a repetition harmless, e.g. a ticket", show_default="one of its own")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print what is shown this once alone")]
 After = Annotated[str, typer.Option(help="Go on after the last row of a page: `next` of its answer")]
+OfFile = Annotated[Path | None, typer.Option(help="A CSV file that names them, in a column org_id")]
 _NOT: Final = f"{'-' * 2}no-"
 CONTEXT: Final = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
 
@@ -51,7 +56,7 @@ def of_noun(noun: str, *declared: Declared) -> typer.Typer:
     """The commands of a noun among these, each by the rest of its words."""
     commands = typer.Typer()
     for one in declared:
-        if one.name.startswith(f"{noun} "):
+        if one.name.startswith(f"{noun} ") and not (isinstance(one, Action) and one.by_hand):
             commands.command(one.name.removeprefix(f"{noun} "))(_command(one))
     return commands
 
@@ -64,11 +69,12 @@ def _command(one: Declared) -> Callable[..., None]:
             more = [_option("key", Key, None)] if one.keyed else []
             more += [_option("quiet", Quiet, False)] if one.shown_once else []
             more += [_option("dry_run", DryRun, False)]
+            more += [_option("file", OfFile, None)] if _listed(one) else []
             more += [_option("actor", Actor, None), _option("reason", Reason, "not given")]
         case Listing():
             more = [*([_option("after", After, "")] if one.paged else []), _option("most", PageSize, one.most)]
         case Showing():
-            more = [_option("most", PageSize, one.most)] if one.parts else []
+            more = [_option("most", PageSize, one.most)] if one.parts and one.most else []
 
     def command(context: typer.Context, **given: Any) -> None:
         match one:
@@ -125,6 +131,8 @@ def _given(params: Sequence[Param], given: Mapping[str, Any], now_ms: int) -> di
 def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     """Do it, or show what it would do."""
     by, dry_run = app.by(given["actor"], given["reason"]), given["dry_run"]
+    if given.get("file") is not None:
+        given = {**given, **_of_file(action, given)}
     values = _given(action.params, given, by.now_ms)
     asked = Asked(
         by, given.get("key") or new_key(), secrets.token_urlsafe(32), dry_run=dry_run, hooks=app.settings.hooks()
@@ -160,6 +168,35 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     require_shown(f"it was done, and the new {action.shown_once} could not be shown: {why}")
 
 
+def _listed(action: Action[Any]) -> Param | None:
+    """Organisations that are named one after the other, or by a file."""
+    return next((one for one in action.params if one.is_argument and one.many and one.kind is ORG), None)
+
+
+def _of_file(action: Action[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Errors: UsageError for both ways, and for a file that names none."""
+    param = _listed(action)
+    assert param is not None
+    if given[_name(param)]:
+        raise UsageError(f"{param.metavar} or --file: give one of them", at="file")
+    return {_name(param): read_orgs(given["file"])}
+
+
+def read_orgs(file: Path) -> list[str]:
+    """Organisations from a CSV file with the column org_id. Errors: UsageError naming what is wrong."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines, strict=True)
+            if "org_id" not in (rows.fieldnames or ()):
+                raise UsageError(f"{file}: the first line names the column: org_id")
+            found = [(row.get("org_id") or "").strip() for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
+    if not found or not all(found):
+        raise UsageError(f"{file}: {'a line has no org_id' if found else 'it names nobody'}")
+    return list(dict.fromkeys(found))
+
+
 def _facts(before: Sequence[Fact], after: Sequence[Fact]) -> list[Table]:
     rows = [(one["name"], one["before"], one["after"]) for one in changes(before, after)]
     return [table("", ("", "now", "then"), rows)] if rows else []
@@ -171,9 +208,9 @@ def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
     values = _given(listing.params, given, now)
     look = Look(now, given.get("after", ""), given["most"], hooks=app.settings.hooks())
     page = app.read(lambda connection: listing.read(connection, look, **values))
-    more = [] if page.next is None else [f"there are more: --after {page.next}"]
+    more = [] if page.next is None else [f"there are more: --after {typed(page.next)}"]
     result = {listing.holds: [answer_of(row) for row in page.rows], "next": page.next}
-    show(app, result, [_table(listing.title, listing.heads, page.rows), *more])
+    show(app, result, [_table(listing.title, listing.heads, page.rows), *more, *page.notes])
 
 
 def show_(app: App, showing: Showing[Any], given: Mapping[str, Any]) -> None:
@@ -183,20 +220,46 @@ def show_(app: App, showing: Showing[Any], given: Mapping[str, Any]) -> None:
     found = app.read(
         lambda connection: showing.read(connection, Look(now, most=given.get("most", showing.most)), **values)
     )
-    plain = {
-        one.name: getattr(found, one.name)
-        for one in fields(found)
-        if one.name not in showing.parts and not is_dataclass(getattr(found, one.name))
+    plain = table(showing.title, ("", ""), facts(_plain(showing, found)))
+    show(app, answer_of(found), [plain, *_parts(showing, found)])
+
+
+def _plain(showing: Showing[Any], found: Any, within: str = "") -> dict[str, object]:
+    """Its fields, but for those that are tables."""
+    values = {one.name: getattr(found, one.name) for one in fields(found)}
+    return {
+        name: value
+        for name, value in values.items()
+        if f"{within}{name}" not in showing.parts and not is_dataclass(value)
     }
-    parts = [_table(title, columns, getattr(found, name)) for name, (title, columns) in showing.parts.items()]
-    show(app, answer_of(found), [table(showing.title, ("", ""), facts(plain)), *parts])
+
+
+def _parts(showing: Showing[Any], found: Any) -> list[Table]:
+    """A table of each field that is a dataclass, and of each that has rows."""
+    made: list[Table] = []
+    for one in fields(found):
+        value = getattr(found, one.name)
+        if is_dataclass(value):
+            own = facts(_plain(showing, value, f"{one.name}."))
+            made.append(table(one.name.replace("_", " ").capitalize(), ("", ""), own))
+    for path, (title, columns) in showing.parts.items():
+        rows = found
+        for name in path.split("."):
+            rows = getattr(rows, name, ())
+        made += [_table(title, columns, rows)] if rows or "." not in path else []
+    return made
 
 
 def _table(title: str, columns: Sequence[Column | str], rows: Sequence[object]) -> Table:
     heads = [Column(one) if isinstance(one, str) else one for one in columns]
+    texts = [[_cell(one, row) for one in heads] for row in rows]
+    there = [at for at, one in enumerate(heads) if not one.rare or any(each[at] is not None for each in texts)]
     titles = [f"#{one.title}" if one.name.endswith("_micro") and not one.head else one.title for one in heads]
-    return table(title, titles, [[_cell(one, getattr(row, one.name)) for one in heads] for row in rows])
+    return table(title, [titles[at] for at in there], [[each[at] for at in there] for each in texts])
 
 
-def _cell(column: Column, value: object) -> object:
+def _cell(column: Column, row: object) -> object:
+    if column.of_row is not None:
+        return column.of_row(row)
+    value = getattr(row, column.name)
     return shown(column.name, value) if column.show is None else column.show(value)

@@ -68,9 +68,9 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "org list --state halted --sort balance",
         "org list --runs-out-within 6h --sort end",
         "org list --search test-",
-        "org list --scheduled",
         "org list --overridden",
     ),
+    "org scheduled": ("org scheduled",),
     "org show": ("org show acme",),
     "org assign": (
         "org assign --unassigned --from yesterday",

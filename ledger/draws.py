@@ -9,9 +9,9 @@ charged here: no entry is of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -74,7 +74,7 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
     `metered`.
     """
     _require_unmetered(found, cost)
-    lines = _priced(found, cost, card)
+    lines = priced(found, cost, card)
     before = _lines_of(connection, found, f"d{number}")
     if before:
         if [line.said for line in before] != [line.said for line in lines]:
@@ -157,7 +157,7 @@ def instead(found: Reservation) -> str:
     return "a correction is a grant: `drawdown ledger grant`"
 
 
-def _priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
+def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
     """The lines of a cost, by feature."""
     if cost.quantities is None:
         assert cost.amount_micro is not None
@@ -205,7 +205,7 @@ def _rest(
     missing = any(drawn[feature] for feature in drawn.keys() - cost.quantities.keys())
     if missing or any(quantity < 0 for quantity in rest_of.values()):
         return None
-    return _priced(found, Cost(quantities=rest_of), card)
+    return priced(found, Cost(quantities=rest_of), card)
 
 
 def _written_off(connection: sa.Connection, found: Reservation) -> dict[str, int]:
@@ -214,14 +214,19 @@ def _written_off(connection: sa.Connection, found: Reservation) -> dict[str, int
     return {row.key.removeprefix(f"run:{found.reservation}:").removesuffix(":-"): int(row.off_micro) for row in rows}
 
 
-def _span(found: Reservation, number: str) -> dict[str, object]:
+def span(reservation: str, number: str) -> dict[str, object]:
     """The keys that the entries of one number have, from the first to the one beyond."""
-    head = f"run:{found.reservation}:{number}"
-    return {"reservation": found.reservation, "first": f"{head}:", "beyond": f"{head};"}
+    head = f"run:{reservation}:{number}"
+    return {"reservation": reservation, "first": f"{head}:", "beyond": f"{head};"}
 
 
 def _lines_of(connection: sa.Connection, found: Reservation, number: str) -> list[Line]:
-    rows = SQL.run(connection, "entries_of", _span(found, number)).all()
+    rows = SQL.run(connection, "entries_of", span(found.reservation, number)).all()
+    return lines_of(rows)
+
+
+def lines_of(rows: Iterable[Any]) -> list[Line]:
+    """The lines that entries of one number are of, without what was written off."""
     lines = [Line(row.feature, row.quantity, int(row.amount_micro)) for row in rows if not row.key.endswith(":-")]
     return sorted(lines, key=lambda line: line.feature or "")
 
@@ -233,19 +238,34 @@ def _charge(
 
     Errors: Denied `beyond_hold`, `payer_limit`; UsageError; BeyondBalance.
     """
+    entries, charged, off = entries_for(found, number, lines, by)
+    post(connection, entries)
+    above = _above(found, charged + off)
+    more = charged if found.state != "held" else above - off  # a hold counts in the limit as long as it stands
+    require_limit(connection, found, more)
+    return charged, off
+
+
+def entries_for(
+    found: Reservation, number: str, lines: Sequence[Line], by: By
+) -> tuple[list[dict[str, object]], int, int]:
+    """The entries that charge these lines, what they charge, and what of it is written off. Errors: Denied
+    `beyond_hold`; UsageError."""
     total = sum(line.amount_micro for line in lines)
     _within(found.drawn_micro + total)
-    above = max(found.drawn_micro + total - max(found.amount_micro, found.drawn_micro), 0)
+    above = _above(found, total)
     if above and found.overage == "refuse":
         raise beyond_hold(found, above)
     off = above if found.overage == "cap" else 0
     entries = [_entry(found, f"{number}:{line.feature or '*'}", line, by) for line in lines]
     if off:
         entries.append(_entry(found, f"{number}:-", Line(None, None, -off), by))
-    post(connection, entries)
-    more = total - off if found.state != "held" else above - off  # a hold counts in the limit as long as it stands
-    require_limit(connection, found, more)
-    return total - off, off
+    return entries, total - off, off
+
+
+def _above(found: Reservation, total_micro: int) -> int:
+    """What of so much more lies above the hold."""
+    return max(found.drawn_micro + total_micro - max(found.amount_micro, found.drawn_micro), 0)
 
 
 def beyond_hold(found: Reservation, above_micro: int) -> Denied:

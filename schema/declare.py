@@ -145,10 +145,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Page(Generic[R]):
-    """Rows of a list. `next`: what to give as `after` for the next page; None: this is the last."""
+    """Rows of a list. `next`: what to give as `after` for the next page; None: this is the last. `notes`: what people
+    are told beneath it."""
 
     rows: Sequence[R]
     next: str | None = None
+    notes: Sequence[str] = ()
 
 
 # How a value is given.
@@ -393,7 +395,8 @@ class Action(Generic[R]):
     the console needs. `facts`: how things stand that it changes. `size`: how much it does. `place`: the page where the
     form leads to, with parameters in braces; empty: the console has no form of its own making for it. `keyed`: whether
     `asked.key` makes a repetition harmless, so that people may choose it. `shown_once`: the field of the result that is
-    a secret, and is kept nowhere; `lost`: what to do if the answer with it is lost."""
+    a secret, and is kept nowhere; `lost`: what to do if the answer with it is lost. `by_hand`: the command
+    of this name does more, and is written by hand in the noun's module."""
 
     name: str
     title: str
@@ -409,6 +412,7 @@ class Action(Generic[R]):
     keyed: bool = False
     shown_once: str = ""
     lost: Callable[[Values], str] | None = None
+    by_hand: bool = False
 
     @cached_property
     def params(self) -> tuple[Param, ...]:
@@ -468,11 +472,13 @@ def changes(before: Sequence[Fact], after: Sequence[Fact]) -> list[dict[str, str
 @dataclass(frozen=True)
 class Column:
     """A column of a table: the field of a row, and its head, where `#` says that numbers stand there. `show`: what
-    people are shown of it."""
+    people are shown of it; `of_row`: of the whole row. `rare`: it is left out where no row says anything there."""
 
     name: str
     head: str = ""
     show: Callable[[Any], object] | None = None
+    of_row: Callable[[Any], object] | None = None
+    rare: bool = False
 
     @property
     def title(self) -> str:
@@ -517,8 +523,9 @@ class Listing(Generic[R]):
 @dataclass(frozen=True, eq=False)
 class Showing(Generic[R]):
     """One thing that people and programs may see. `read`: of the connection, a `Look` and what names it; its result is
-    a dataclass. `parts`: tables of those fields that are lists of dataclasses, with their titles and columns. `open`:
-    as of a list."""
+    a dataclass. `parts`: tables of those fields that are lists of dataclasses, with their titles and columns; a field
+    of a field is named by both (`credit.holders`). A field that is a dataclass is a table of its own. `most`: rows of
+    a part, where nobody says so; 0: its parts have bounds of their own. `open`: as of a list."""
 
     name: str
     title: str

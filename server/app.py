@@ -27,6 +27,7 @@ from drawdown.server.api.declared import Operations
 from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.guard import Guard, Options, Overrides
+from drawdown.server.api.money import Money
 from drawdown.server.api.programs import Programs
 from drawdown.server.console.console import Console
 from drawdown.server.declarations import DECLARED
@@ -70,7 +71,8 @@ class Server:
         self._dark = Dark(services, self._programs.threads, self._programs.reading, self._programs.find)
         self._readiness = health.Readiness(services)
         self._intake = Intake(services, self._programs, self._budget, self.refused)
-        self._guard = Guard(self._programs, self._dark)
+        self._money = Money(self._programs)
+        self._guard = Guard(self._programs, self._dark, self._money)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
         looking = services.console_engine
@@ -109,10 +111,11 @@ class Server:
         # Taken over as they are: `include_router` would make each a second time, with the first request.
         made.router.routes.extend(self._router().routes)
         made.router.routes.extend(Cron(self.services, self.step_threads).routes().routes)
-        groups = [group(self._programs) for group in (Executions, Accounts, UsageRoutes, Overrides)]
+        groups = [group(self._programs) for group in (Accounts, UsageRoutes, Overrides)]
+        runs = Executions(self._programs, self._money)
         operations = Operations(self.services, self._programs, DECLARED)
         ways_in = [way_in(self._intake) for way_in in (Events, Samples)]
-        for one in (*groups, operations, self._guard, Options(self.services, self._programs), *ways_in):
+        for one in (runs, *groups, operations, self._guard, Options(self.services, self._programs), *ways_in):
             self._of_programs.extend(one.routes().routes)
         made.router.routes.extend(self._of_programs)
         describe(made, self.services.clock)

@@ -26,7 +26,7 @@ from drawdown.guard.decide import decide
 from drawdown.schema import database
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
-from drawdown.server.api.programs import Find, soon
+from drawdown.server.api.programs import RECALLED_MS, Find, soon
 from drawdown.server.http.errors import SOON, ApiError, unauthorized
 from drawdown.server.http.limits import told
 from drawdown.server.http.threads import Threads
@@ -54,8 +54,6 @@ MOST_REMEMBERED: Final = 1_000
 """Keys, and metrics."""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
 """What was said of a key or a metric is believed no longer than this without the database."""
-RECALLED_MS: Final = MINUTE_MS
-"""For how long a key is no reason to ask before a check is read, which finds it again."""
 LEARNED_EVERY_MS: Final = MINUTE_MS
 KEPT_AT_MOST: Final = 10_000
 """Uses that were let through and are not written down yet."""

@@ -274,6 +274,8 @@ def _values(said: Said, params: Sequence[Param], given: Values, *, open_: bool =
         if param.many:
             for one in values[param.name] or ():
                 said.require_org(one)
+            if said.key.org_id is not None and not values[param.name]:
+                values[param.name] = [said.key.org_id]
         elif values[param.name] is not None or said.key.org_id is not None:
             values[param.name] = said.require_org(values[param.name])
         elif param.required:
@@ -351,7 +353,7 @@ def order_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseMode
 def query_model(one: Listing[Any] | Showing[Any], params: tuple[Param, ...]) -> type[BaseModel]:
     """The query of a list, or of a showing that has lists."""
     more: dict[str, Any] = {}
-    if isinstance(one, Listing) or one.parts:
+    if isinstance(one, Listing) or (one.parts and one.most):
         more["most"] = (Annotated[int, Field(ge=1, le=MOST_ROWS)], one.most)
     if isinstance(one, Listing) and one.paged:
         more["after"] = (After, "")

@@ -1,39 +1,49 @@
 """/v1/executions: runs, by the functions of `drawdown execution`.
 
 Guarantee: each call is one transaction of the same function that the command line calls, under the caller's own key or
-number: whoever lost the answer sends the same again. Runs that are accepted at once may share one (`together`). A key
-that is bound to an organisation changes what it began (`require_maker`).
+number: whoever lost the answer sends the same again. Calls that come at once share one (`money`); runs of one
+organisation that are not decided so may share one when they are accepted (`together`). A key that is bound to an
+organisation changes what it began (`require_maker`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from drawdown.ledger import reservations
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.own_keys import own_name, shown
-from drawdown.ledger.reservations import Reservation
+from drawdown.ledger.reservations import NotTogether, Reservation
+from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import in_credits
 from drawdown.server.api import models
 from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
+from drawdown.server.api.money import Money
 from drawdown.server.api.programs import Programs, Said, clean_id, require_maker
 from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError
+from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions import request as run_request
-from drawdown.worker.executions.actions import Accepted, Asked
+from drawdown.worker.executions.actions import Accepted, Asked, Settled
+from drawdown.worker.executions.grouped import Change
 from drawdown.worker.executions.lists import RunFilter, list_runs, org_of_run, show_run
+from drawdown.worker.guard.grouped import Call
 
 ROOT: Final = "/v1/executions"
+SCOPE: Final = "executions:write"
+M = TypeVar("M", bound=BaseModel)
+C = TypeVar("C", models.DrawOrder, models.SettleOrder, models.ReleaseOrder)
 _HEADER: Final = re.compile(r"[!-~]{1,200}")
 
 
@@ -54,15 +64,16 @@ WAY: Final = Way[Asked, Accepted](
 class Executions:
     """The routes. A run's key stands in the path percent-encoded."""
 
-    def __init__(self, programs: Programs) -> None:
+    def __init__(self, programs: Programs, money: Money) -> None:
         self._programs = programs
+        self._money = money
         self._accepting = programs.together(WAY)
 
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
         known = (401, 403, 422, 429, 500, 503)
         sent = (400, 408, 413, 415, *known)
-        add, write = router.add_api_route, partial(operation, scope="executions:write")
+        add, write = router.add_api_route, partial(operation, scope=SCOPE)
         add(
             f"{ROOT}/preview",
             self.preview,
@@ -105,29 +116,90 @@ class Executions:
         given = request.headers.getlist("idempotency-key")
 
         async def accept(order: models.AcceptOrder, said: Said) -> Mapping[str, object]:
-            key, run = _key_of(order.key, given), _request(order, said)
+            try:
+                key, run = _key_of(order.key, given), _request(order, said)
+            except ApiError:
+                await self._programs.again(said.key)  # a key that is over is told that, and no more
+                raise
             own = said.key.org_id is not None
             asked = Asked(key, run, said.key.actor, order.reason, tells_names=not own, own=own)
-            done = await self._accepting.ask(asked)
+            done: Accepted | None = await self._shared(asked, said)
+            if done is None:
+                done = await self._accepting.ask(asked)
             return _with_wallet(done.reservation, done, said, key, repeated=done.repeated)
 
-        return await self._programs.act_by(request, "executions:write", models.AcceptOrder, accept)
+        return await self._recalled(request, models.AcceptOrder, accept)
+
+    async def _recalled(
+        self, request: Request, model: type[M], do: Callable[[M, Said], Awaitable[Mapping[str, object]]]
+    ) -> JSONResponse:
+        """Have something done by a key that is found again in the transaction that does it."""
+        programs = self._programs
+        return await programs.act_by(request, SCOPE, model, do, programs.recall, programs.again)
+
+    async def _shared(self, call: Call, said: Said) -> Any:
+        """The answer of a call that is decided with others; None where it is to be decided alone, by a key that goes
+        on."""
+        key = said.key
+
+        def remember(found: ApiKey) -> None:
+            self._programs.remember(key.proof, found, said.now_ms)
+
+        try:
+            return await self._money.ask(key, call, remember)
+        except NotTogether:
+            await self._programs.again(key)
+            return None
+
+    async def _change(
+        self,
+        request: Request,
+        key: str,
+        model: type[C],
+        change: Callable[[C], tuple[Literal["draw", "settled", "released"], Cost | None, int]],
+        work: Callable[..., Mapping[str, object]],
+    ) -> JSONResponse:
+        """Draw on a run, or end it. `change`: what that is, what it cost, and under which number."""
+
+        async def do(order: C, said: Said) -> Mapping[str, object]:
+            kind, cost, number = change(order)
+            asked = Change(key, kind, cost, said.key.actor, order.reason, number, said.key.org_id)
+            done: Settled | None = await self._shared(asked, said) if is_clean_id(key) else None
+            if done is not None:
+                return _charged(done, said, key)
+            return await self._programs.threads.write(
+                lambda c: work(c, order, self._programs.said(said.key, c), key=key)
+            )
+
+        return await self._recalled(request, model, do)
 
     async def draw(self, key: str, request: Request) -> JSONResponse:
         """Charge a part of a run that goes on."""
-        return await self._programs.act(request, "executions:write", models.DrawOrder, partial(_draw, key=key))
+
+        def change(order: models.DrawOrder) -> tuple[Literal["draw"], Cost, int]:
+            return "draw", Cost(order.credits, order.use), order.number
+
+        return await self._change(request, key, models.DrawOrder, change, _draw)
 
     async def extend(self, key: str, request: Request) -> JSONResponse:
         """Say that a run goes on: its hold stands for another hour, or as long as is said, and may grow."""
-        return await self._programs.act(request, "executions:write", models.ExtendOrder, partial(_extend, key=key))
+        return await self._programs.act(request, SCOPE, models.ExtendOrder, partial(_extend, key=key))
 
     async def settle(self, key: str, request: Request) -> JSONResponse:
         """End a run: charge what it cost in all, once, and free the rest of its hold."""
-        return await self._programs.act(request, "executions:write", models.SettleOrder, partial(_settle, key=key))
+
+        def change(order: models.SettleOrder) -> tuple[Literal["settled"], Cost | None, int]:
+            return "settled", _cost(order.actual, order.use), 0
+
+        return await self._change(request, key, models.SettleOrder, change, _settle)
 
     async def release(self, key: str, request: Request) -> JSONResponse:
         """Give a run up: free its hold; what it drew or incurred is charged."""
-        return await self._programs.act(request, "executions:write", models.ReleaseOrder, partial(_release, key=key))
+
+        def change(order: models.ReleaseOrder) -> tuple[Literal["released"], Cost | None, int]:
+            return "released", _cost(order.incurred, order.use), 0
+
+        return await self._change(request, key, models.ReleaseOrder, change, _release)
 
     async def list_(self, request: Request) -> JSONResponse:
         """List runs: of all that hold something, what ends first; else the newest first."""
@@ -184,15 +256,19 @@ def _extend(connection: sa.Connection, order: models.ExtendOrder, said: Said, *,
     return _with_wallet(done.reservation, done, said, key, repeated=done.repeated)
 
 
+def _cost(amount_micro: int | None, quantities: Mapping[str, int] | None) -> Cost | None:
+    return None if amount_micro is None and quantities is None else Cost(amount_micro, quantities)
+
+
 def _settle(connection: sa.Connection, order: models.SettleOrder, said: Said, *, key: str) -> Mapping[str, object]:
-    cost = None if order.actual is None and order.use is None else Cost(order.actual, order.use)
+    cost = _cost(order.actual, order.use)
     return _charged(
         executions.settle(connection, _begun(connection, key, said), cost, said.by(order.reason)), said, key
     )
 
 
 def _release(connection: sa.Connection, order: models.ReleaseOrder, said: Said, *, key: str) -> Mapping[str, object]:
-    cost = None if order.incurred is None and order.use is None else Cost(order.incurred, order.use)
+    cost = _cost(order.incurred, order.use)
     return _charged(
         executions.release(connection, _begun(connection, key, said), cost, said.by(order.reason)), said, key
     )

@@ -2,10 +2,10 @@
 `drawdown guard` and `drawdown override`. /admin/overrides: a person's word on an override, by a signed request.
 
 Guarantee: each call is decided by the same function that the command line calls, under the caller's own key: whoever
-lost the answer sends the same again. Uses of one metric of an organisation that come at once share a transaction
-(`together`), and so do all checks. What is blocked is an answer, and no error. A check writes nothing, waits for no
-writer, and is answered by the transaction that found its key. A program asks for an override of an organisation alone,
-and nothing counts before a person approved it.
+lost the answer sends the same again. Uses, and ends of uses, that come at once share a transaction (`money`). Uses that
+are decided alone share one with others of their metric and organisation (`together`), and so do all checks. What is
+blocked is an answer, and no error. A check writes nothing, waits for no writer, and is answered by the transaction that
+found its key. A program asks for an override of an organisation alone, and nothing counts before a person approved it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Final, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from fastapi import APIRouter
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import in_credits
@@ -30,6 +31,7 @@ from drawdown.server.api.dark import Dark
 from drawdown.server.api.described import operation
 from drawdown.server.api.gate import iso
 from drawdown.server.api.models import MOST_ROWS, DecideOrder, EpochMs, Id, LifeMs, Why
+from drawdown.server.api.money import Money
 from drawdown.server.api.programs import Programs, Said, require_maker
 from drawdown.server.api.together import Way
 from drawdown.server.http.errors import ApiError, unauthorized
@@ -40,6 +42,7 @@ from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import State
+from drawdown.worker.guard.grouped import Call, End
 from drawdown.worker.guard.overrides import OverrideRow, Terms, Word
 from drawdown.worker.guard.terms import MAX_UNITS, Wish
 from drawdown.worker.guard.use import Answer, Ask
@@ -263,6 +266,7 @@ ROOT: Final = "/v1/guard"
 SCOPE: Final = "guard"
 M = TypeVar("M", bound=BaseModel)
 E = TypeVar("E", SettleUseOrder, ReleaseUseOrder, ExtendUseOrder)
+X = TypeVar("X", SettleUseOrder, ReleaseUseOrder)
 
 
 def _take_all(connection: sa.Connection, asked: Sequence[Ask], now_ms: int) -> Sequence[Answer | DrawdownError]:
@@ -319,9 +323,10 @@ CHECKING: Final = Way[Question, Checked](
 class Guard:
     """The routes. `calls`: what was decided, and how long it took."""
 
-    def __init__(self, programs: Programs, dark: Dark) -> None:
+    def __init__(self, programs: Programs, dark: Dark, money: Money) -> None:
         self._programs = programs
         self._dark = dark
+        self._money = money
         self._taking = programs.together(WAY)
         self._checking = programs.together(CHECKING)
         self.calls = GuardCalls()
@@ -343,14 +348,10 @@ class Guard:
 
     async def check(self, request: Request) -> JSONResponse:
         """Whether so much of a metric may be used now. Changes nothing."""
-        return await self._answer("check", request, CheckOrder, self._look, checks=True)
+        return await self._answer("check", request, CheckOrder, self._look)
 
     async def _look(self, order: CheckOrder, said: Said) -> Mapping[str, object]:
-        try:
-            org = said.require_org(order.org)
-        except ApiError:
-            await self._dark.again(said.key)  # a key that is over is told that, and no more
-            raise
+        org = await self._org(order.org, said)
         wish = Wish(org, order.metric, order.amount, payer=order.payer)
         question = Question(wish, said.key)
 
@@ -363,11 +364,19 @@ class Guard:
 
         return answer_shown(await self._dark.ask(Ask("", wish, said.by("not given")), work, uses=False))
 
+    async def _org(self, named: str | None, said: Said) -> str:
+        """A key that is over is told that, and no more."""
+        try:
+            return said.require_org(named)
+        except ApiError:
+            await self._dark.again(said.key)
+            raise
+
     async def consume(self, request: Request) -> JSONResponse:
         """Use so much at once, where it may be used: it is counted, and charged."""
 
         async def use(order: ConsumeOrder, said: Said) -> Mapping[str, object]:
-            return await self._use(_ask(order, said, None, "used"), said.key)
+            return await self._use(_ask(order, await self._org(order.org, said), said, None, "used"), said)
 
         return await self._answer("consume", request, ConsumeOrder, use)
 
@@ -375,32 +384,62 @@ class Guard:
         """Hold so much to be used, where it may be used, before it is known how much it will be."""
 
         async def hold(order: ReserveOrder, said: Said) -> Mapping[str, object]:
-            return await self._use(_ask(order, said, order.for_ms, "held"), said.key)
+            return await self._use(_ask(order, await self._org(order.org, said), said, order.for_ms, "held"), said)
 
         return await self._answer("reserve", request, ReserveOrder, hold)
 
-    async def _use(self, asked: Ask, key: ApiKey) -> Mapping[str, object]:
-        """A key that was recalled shares no transaction: it is found again in its own."""
+    async def _use(self, asked: Ask, said: Said) -> Mapping[str, object]:
+        """A key that was recalled by the dark's memory shares no transaction of one counter: it is found again in its
+        own."""
+        key = said.key
 
         def take(connection: sa.Connection) -> Answer:
             return guard.take(connection, asked.at(self._programs.said(key, connection).now_ms))
 
         async def work() -> Answer:
+            found: Answer | None = await self._shared(asked, said)
+            if found is not None:
+                return found
             return await (self._programs.threads.write(take) if key.recalled else self._taking.ask(asked))
 
         return answer_shown(await self._dark.ask(asked, work))
 
+    async def _shared(self, call: Call, said: Said) -> Any:
+        """The answer of a call that is decided with others; None where it is to be decided alone, by a key that goes
+        on."""
+        try:
+            return await self._money.ask(said.key, call, partial(self._remember, said))
+        except NotTogether:
+            await self._dark.again(said.key)
+            return None
+
+    def _remember(self, said: Said, found: ApiKey) -> None:
+        self._dark.remember(said.key.proof, found, said.now_ms)
+
     async def settle(self, request: Request) -> JSONResponse:
         """End what is held with what was used in all, also after its hold was over."""
-        return await self._answer("settle", request, SettleUseOrder, partial(self._on, _settle))
+        return await self._answer("settle", request, SettleUseOrder, partial(self._end, "settled", _settle))
 
     async def release(self, request: Request) -> JSONResponse:
         """Give up what is held; what was used all the same counts, and is charged."""
-        return await self._answer("release", request, ReleaseUseOrder, partial(self._on, _release))
+        return await self._answer("release", request, ReleaseUseOrder, partial(self._end, "released", _release))
 
     async def extend(self, request: Request) -> JSONResponse:
         """Say that what is held goes on; it may grow."""
-        return await self._answer("extend", request, ExtendUseOrder, partial(self._on, _extend))
+        return await self._answer("extend", request, ExtendUseOrder, partial(self._on, _extend), recalls=False)
+
+    async def _end(
+        self,
+        state: Literal["settled", "released"],
+        work: Callable[[sa.Connection, X, Said], Mapping[str, object]],
+        order: X,
+        said: Said,
+    ) -> Mapping[str, object]:
+        amount = order.actual if isinstance(order, SettleUseOrder) else order.incurred
+        await self._dark.before(order.key)
+        end = End(order.key, state, amount, said.key.actor, order.reason, said.key.org_id)
+        found: Answer | None = await self._shared(end, said)
+        return await self._on(work, order, said) if found is None else answer_shown(found)
 
     async def _on(
         self, work: Callable[[sa.Connection, E, Said], Mapping[str, object]], order: E, said: Said
@@ -416,9 +455,9 @@ class Guard:
         model: type[M],
         do: Callable[[M, Said], Awaitable[Mapping[str, object]]],
         *,
-        checks: bool = False,
+        recalls: bool = True,
     ) -> JSONResponse:
-        """What is answered, and not refused, is counted, and how long it took. `checks`: it finds the key again."""
+        """What is answered, and not refused, is counted, and how long it took. `recalls`: it finds the key again."""
         now = asyncio.get_running_loop().time
         began = now()
 
@@ -427,7 +466,7 @@ class Guard:
             self.calls.answered(call, found)
             return found
 
-        find, again = (self._dark.recall, self._dark.again) if checks else (self._dark.find, None)
+        find, again = (self._dark.recall, self._dark.again) if recalls else (self._dark.find, None)
         answer = await self._programs.act_by(request, SCOPE, model, counted, find, again)
         self.calls.timed(call, now() - began)
         return answer
@@ -448,8 +487,7 @@ def _extend(connection: sa.Connection, order: ExtendUseOrder, said: Said) -> Map
     return answer_shown(extend(order.to, order.for_ms, said.by(order.reason)))
 
 
-def _ask(order: ConsumeOrder, said: Said, for_ms: int | None, state: State) -> Ask:
-    org = said.require_org(order.org)
+def _ask(order: ConsumeOrder, org: str, said: Said, for_ms: int | None, state: State) -> Ask:
     wish = Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
     own = said.key.org_id is not None
     dark = order.let_through and not own  # a tenant's word passes no limit: it is decided like any other

@@ -1,21 +1,23 @@
 """What all routes of programs share: a program proves who it is by an API key, asks for what the key may, and is
 answered in one transaction.
 
-Guarantee: nothing of a body is read before the key was found, now or (by a check of the guard) a short while ago, and
-has the scope; nothing is done or answered by a key that is over. Keys that were never found here are looked up on a
-thread of their own: whoever makes keys up delays no program. A key that is bound to an organisation names no other, and
-learns nothing of another's runs. Programs have threads of their own: none of them keeps the gate, a webhook or a signed
-order waiting. An answer other than the one that was asked for has a code, and where the permission order refused, its
-step.
+Guarantee: nothing of a body is read before the key was found, now or (by a call that finds it again in the transaction
+that answers) a short while ago, and has the scope; nothing is done or answered by a key that is over. Keys that were
+never found here are looked up on a thread of their own: whoever makes keys up delays no program. A key that is bound to
+an organisation names no other, and learns nothing of another's runs. Programs have threads of their own: none of them
+keeps the gate, a webhook or a signed order waiting. An answer other than the one that was asked for has a code, and
+where the permission order refused, its step.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, NoReturn, TypeVar, get_origin
 
 import sqlalchemy as sa
@@ -28,10 +30,12 @@ from starlette.types import Scope
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock
+from drawdown.schema.declare import Action
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id, tell_few_names, tell_no_names
 from drawdown.schema.units import MINUTE_MS, in_credits
 from drawdown.server.api.together import Together, Way
+from drawdown.server.declarations import BY_NAME, DECLARED
 from drawdown.server.http import bodies
 from drawdown.server.http.callers import TokenBuckets
 from drawdown.server.http.errors import SOON, ApiError, bad_value, of_drawdown, unauthorized
@@ -224,8 +228,22 @@ class Programs:
             found = (await read).get(proof)
         else:
             found = await self._finding.ask(proof)
-        self.known.note(proof, now_ms if found is not None else None)
+        self.remember(proof, found, now_ms)
         return found
+
+    async def recall(self, offered: str, now_ms: int) -> ApiKey | None:
+        """Whose key this is, where that was found a short while ago, or is by now. Whoever answers by it finds it
+        again, and says with `remember` what was found."""
+        return self.known.get(api_keys.hash_of(offered), now_ms) or await self._find(offered, now_ms)
+
+    def remember(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
+        """What the database says of a key."""
+        self.known.note(proof, now_ms, found)
+
+    async def again(self, key: ApiKey) -> None:
+        """Errors: ApiError 401 for a key that was recalled and is over."""
+        if await soon(self.find(key.proof, self._services.clock.now_ms())) is None:
+            raise unauthorized()
 
     async def _proven(self, request: Request, scope: str, find: Find | None = None) -> ApiKey:
         """The key of a request. Errors: ApiError 401, 403, 429."""
@@ -280,18 +298,56 @@ class Programs:
         raise error from None
 
 
+COMMAND: Final = re.compile(r"`drawdown ([^`]+)`")
+OPTION: Final = re.compile(r"(?<![\w-])--([a-z][a-z-]*)( [A-Z]+)?")
+
+
+@cache
+def _fields() -> Mapping[str, str]:
+    """What programs call an option, by its word; one that is not the same everywhere has its word."""
+    found: dict[str, str] = {}
+    for one in DECLARED:
+        for param in one.params:
+            word = param.option.removeprefix("--")
+            found[word] = param.field if found.get(word, param.field) == param.field else param.word
+    return found
+
+
+def for_programs(text: str) -> str:
+    """What an error tells a program to do: the operation where it names a command that has one, and the field where it
+    names an option. Any other command is for a person who operates the server."""
+
+    def operation_of(found: re.Match[str]) -> str:
+        words = found[1].split()
+        for count in range(len(words), 1, -1):
+            one = BY_NAME.get(" ".join(words[:count]))
+            if one is not None:
+                return f"`{'POST' if isinstance(one, Action) else 'GET'} {one.path}`"
+        return found[0]
+
+    def field_of(found: re.Match[str]) -> str:
+        return f"`{_fields().get(found[1], found[1].replace('-', '_'))}`"
+
+    told, at = [], 0
+    for found in COMMAND.finditer(text):
+        told += [OPTION.sub(field_of, text[at : found.start()]), operation_of(found)]
+        at = found.end()
+    return "".join([*told, OPTION.sub(field_of, text[at:])])
+
+
 def of_program(error: DrawdownError) -> ApiError:
     """What an error of ours means to a program."""
+    text = for_programs(str(error))
     match error:
         case Denied():
             details = None if error.step is None else {"step": error.step}
-            return ApiError(STATUSES.get(error.code, 409), error.code, str(error), details=details)
+            return ApiError(STATUSES.get(error.code, 409), error.code, text, details=details)
         case UnknownId():
-            return ApiError(404 if error.code in NOT_FOUND else 422, error.code, str(error))
+            return ApiError(404 if error.code in NOT_FOUND else 422, error.code, text)
         case UsageError():
-            return bad_value(error.at, str(error), error.code)
+            return bad_value(error.at, text, error.code)
         case Refused():
-            return ApiError(409, error.code, str(error))
+            return ApiError(409, error.code, text)
     return of_drawdown(error)
 
 
@@ -340,27 +396,36 @@ STRANGERS_AT_ONCE: Final = 1
 """Readings of keys that were never found here."""
 MOST_KNOWN: Final = 10_000
 KNOWN_MS: Final = 60 * MINUTE_MS
+RECALLED_MS: Final = MINUTE_MS
+"""For how long a key is no reason to ask before a call is decided that finds it again."""
 NAMES_PER_S: Final = 5
 """Searches for the nearest of a mistyped id, of all programs together; twice as many at once."""
 _ALL: Final = ""
 
 
 class KnownKeys:
-    """Hashes of keys that were found lately. Of one event loop."""
+    """Keys that were found lately, by their hashes. Of one event loop."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[str, int] = OrderedDict()
+        self._found: OrderedDict[str, tuple[int, ApiKey]] = OrderedDict()
 
     def has(self, proof: str, now_ms: int) -> bool:
-        at_ms = self._found.get(proof)
-        return at_ms is not None and 0 <= now_ms - at_ms <= KNOWN_MS
+        found = self._found.get(proof)
+        return found is not None and 0 <= now_ms - found[0] <= KNOWN_MS
 
-    def note(self, proof: str, at_ms: int | None) -> None:
-        """It was found then; None: it is no key, or over."""
-        if at_ms is None:
+    def get(self, proof: str, now_ms: int) -> ApiKey | None:
+        """A key that was found a short while ago, unless its time is over."""
+        at_ms, key = self._found.get(proof, (0, None))
+        if key is None or not 0 <= now_ms - at_ms <= RECALLED_MS:
+            return None
+        return None if key.expires_ms is not None and now_ms >= key.expires_ms else key
+
+    def note(self, proof: str, now_ms: int, found: ApiKey | None) -> None:
+        """None: it is no key, or over."""
+        if found is None:
             self._found.pop(proof, None)
             return
-        self._found[proof] = at_ms
+        self._found[proof] = now_ms, found
         self._found.move_to_end(proof)
         if len(self._found) > MOST_KNOWN:
             self._found.popitem(last=False)

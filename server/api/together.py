@@ -16,8 +16,9 @@ from typing import Final, Generic, TypeVar
 
 import sqlalchemy as sa
 
+from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.clock import Clock
-from drawdown.schema.errors import DrawdownError, Refused, UsageError
+from drawdown.schema.errors import DrawdownError, LockHeld, Refused, UsageError
 from drawdown.schema.ids import tell_few_names, tell_no_names
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
@@ -66,11 +67,12 @@ class _Lane(Generic[A, R]):
 class Way(Generic[A, R]):
     """How requests are decided, at a moment of their transaction. `all_` answers each, or says why not in its answer's
     place, and keeps nothing of that one; it raises Refused or UsageError where they are to be asked for alone. `alone`
-    decides one. `lane`: the row that it asks for."""
+    decides one; None: what is to be decided alone is handed back to whoever asks, as NotTogether. `lane`: the row that
+    it asks for."""
 
     lane: Callable[[A], object]
     all_: Callable[[sa.Connection, Sequence[A], int], Sequence[R | DrawdownError]]
-    alone: Callable[[sa.Connection, A, int], R]
+    alone: Callable[[sa.Connection, A, int], R] | None
     tells_names: Callable[[A], bool]
     """Whether whoever asks may learn names of any organisation."""
     reads: bool = False
@@ -134,7 +136,8 @@ class Together(Generic[A, R]):
         await asyncio.wait((task,), timeout=STUCK_S)
 
     async def _decide(self, batch: Sequence[_Waiting[A, R]]) -> None:
-        if len(batch) == 1:
+        hands_back = self._way.alone is None
+        if len(batch) == 1 and not hands_back:
             await self._alone(batch[0])
             return
         asked = [one.asked for one in batch]
@@ -143,16 +146,20 @@ class Together(Generic[A, R]):
                 found = await self._threads.read(lambda c: self._all(c, asked))
             else:
                 found = await self._threads.write(lambda c: self._all(c, asked))
-        except (Refused, UsageError):  # one of them at least: nothing was kept
-            await asyncio.gather(*map(self._alone, batch))
         except Exception as error:
+            is_refused = isinstance(error, Refused | UsageError)  # one of them at least: nothing was kept
+            if is_refused and not hands_back:
+                await asyncio.gather(*map(self._alone, batch))
+                return
+            back = hands_back and (is_refused or isinstance(error, LockHeld))
             for one in batch:
-                one.tell(error)
+                one.tell(NotTogether(str(error)) if back else error)
         else:
             refused = []
             for one, answer in zip(batch, found, strict=True):
-                if isinstance(answer, DrawdownError) and self._way.reads and not self._way.tells_names(one.asked):
-                    one.tell(answer)  # alone it would be told the same
+                is_same = self._way.reads and not self._way.tells_names(one.asked)
+                if isinstance(answer, DrawdownError) and (hands_back or is_same):
+                    one.tell(answer)  # alone it would be told the same, or it is asked for elsewhere
                 elif isinstance(answer, DrawdownError):
                     refused.append(one)
                 else:
@@ -169,6 +176,7 @@ class Together(Generic[A, R]):
             tell_few_names(connection, self._names)
         else:
             tell_no_names(connection)
+        assert self._way.alone is not None, "what is handed back is not asked for here"
         return self._way.alone(connection, asked, self._clock.now_ms())
 
     async def _alone(self, one: _Waiting[A, R]) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Final, TypeVar
 
@@ -72,6 +73,7 @@ class Restores:
         self._witness, self._clock = witness, clock
         self._lock = threading.Lock()
         self._looked_ms: int | None = None
+        self._writing = threading.Lock()
 
     def doubt(self, engine: sa.Engine) -> str | None:
         """Why the database may have lost history, by itself or by what this machine remembers; nothing is written."""
@@ -87,7 +89,12 @@ class Restores:
         self, engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False, always: bool = False
     ) -> T:
         """As `schema.database.write`, on a database that was looked at. `always`: also where one looked just now, and
-        once more in the transaction itself, as a command does."""
+        once more in the transaction itself, as a command does. SQLite has one writer: whoever waits for another of this
+        process goes on as soon as that is done, where SQLite would look again after up to a tenth of a second."""
+        with self._writing if engine.dialect.name == "sqlite" else nullcontext():
+            return self._write(engine, work, rollback=rollback, always=always)
+
+    def _write(self, engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool, always: bool) -> T:
         if not always:
             self.look(engine)
             return write(engine, work, rollback=rollback)

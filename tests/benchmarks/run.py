@@ -29,6 +29,7 @@ from tests.benchmarks import (
     case_import,
     case_mature,
     case_memory,
+    case_money,
     case_processes,
     case_push,
     case_reads,
@@ -77,6 +78,7 @@ CASES: Final[dict[str, Case]] = {
     "guard": lambda made, kind, o: case_guard.run(made, kind, scaled(o.scale / 10), o.scale, o.runs),
     "credit": lambda made, kind, o: case_credit.run(made, kind, o.scale, min(o.runs, 5)),
     "hot": lambda made, kind, o: case_hot.run(made, kind, o.scale, min(o.runs, 3)),
+    "money": lambda made, kind, o: case_money.run(made, kind, o.scale),
     "mature": lambda made, kind, o: case_mature.run(made, kind, o.scale, min(o.runs, 3)),
     "transfers": lambda made, kind, o: case_transfers.run(made, kind, o.scale, min(o.runs, 3)),
     "console": lambda made, kind, o: case_console.run(made, kind, o.scale, min(o.runs, 3)),
@@ -87,9 +89,9 @@ CASES: Final[dict[str, Case]] = {
     "workers": lambda made, _kind, o: case_workers.run(made, max(int(5_000 * o.scale), FEWEST), min(o.runs, 3)),
     "start": lambda made, kind, o: case_start.run(made, kind, o.runs),
 }
-"""`tick` gives also `ledger`, `memory` also `seal_of_many`; `hot` and `guard` give two, `events` three; `credit` gives
-`check` and `reserve`, `transfers` gives `mix` and `rows`; `console` gives files, and the gate beside clicks, too;
-`start` gives two; `processes` gives also pushes that are sent; `workers` is always of PostgreSQL."""
+"""`tick` gives also `ledger`, `memory` also `seal_of_many`; `hot`, `guard` and `money` give two, `events` three;
+`credit` gives `check` and `reserve`, `transfers` gives `mix` and `rows`; `console` gives files, and the gate beside
+clicks, too; `start` gives two; `processes` gives also pushes that are sent; `workers` is always of PostgreSQL."""
 
 
 def results(options: Options) -> Iterator[Result]:

@@ -120,7 +120,7 @@ def test_an_event_type_that_was_used_is_mapped_from_the_next_window(shell: Shell
     assert "7 units of usage are billed by nobody yet (no_mapping)" in shell("status", 75)
     assert "units of events pending (no_mapping)" in shell("tick", 0)
     said = shell(f"feature map-event page.render render --from {T0} --dry-run")
-    assert "would map page.render" in said
+    assert "mapped page.render" in said
     assert "7 units in 1 places" in said
     shell(f"feature map-event page.render render --from {T0} --yes --reason late")
     shell.fleet.tick_windows(1)

@@ -77,7 +77,7 @@ def test_a_database_that_does_not_answer(capfd: pytest.CaptureFixture[str]) -> N
     assert wrong(STORED, capfd, Exit.LEFT, "try again", "--database-url", nobody) == []
 
 
-@pytest.mark.parametrize("where", ["drawdown.cli.opening.open_state", "drawdown.cli.nouns.orgs.list_orgs"])
+@pytest.mark.parametrize("where", ["drawdown.cli.opening.open_state", "drawdown.worker.orgs.lists.list_orgs"])
 def test_a_command_that_is_interrupted(
     where: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

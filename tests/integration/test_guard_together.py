@@ -120,19 +120,19 @@ def _nothing_is_counted_before_the_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def _one_that_is_refused_ends_them_all(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(guard, "_answered", guard._decide)
-    patch.setattr(guard, "_wrong", lambda ask: None)
+    patch.setattr(guard, "_answered", guard.decide_use)
+    patch.setattr(guard, "wrong", lambda ask: None)
 
 
 def _a_key_within_the_batch_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-    right = guard._decide
+    right = guard.decide_use
 
     def wrong(book: Any, ask: Ask) -> Answer:
         found = right(book, ask)
         book.uses.pop(ask.name, None)
         return found
 
-    patch.setattr(guard, "_decide", wrong)
+    patch.setattr(guard, "decide_use", wrong)
 
 
 def _the_last_refusal_counts_for_all(patch: pytest.MonkeyPatch) -> None:

@@ -111,9 +111,9 @@ def test_a_list_by_ends_and_one_of_pushes_go_on_and_begin_where_they_say(shell: 
         fleet.write("UPDATE orgs SET runs_out_ms = :at, is_halted = false, halted_at = NULL WHERE org_id = :org", at)
     ends = "org list --runs-out-within 7d --sort end"
     first = shell.json(f"{ends} --most 2")
-    assert first["next_after"] == f"{fleet.clock.at_ms + 1}:globex"
+    assert first["next"] == f"{fleet.clock.at_ms + 1}:globex"
     fleet.write("UPDATE orgs SET runs_out_ms = NULL WHERE org_id = 'globex'")
-    second = shell.json(f"{ends} --after {first['next_after']}")
+    second = shell.json(f"{ends} --after {first['next']}")
     assert [row["org_id"] for row in (*first["orgs"], *second["orgs"])] == ["acme", "globex", "initech"]
 
     windows = [row["window_ms"] for row in shell.json("push list --state any --org acme")["pushes"]]

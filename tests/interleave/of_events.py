@@ -73,7 +73,7 @@ EVENTS: Final = (
     plain("host takes ancient events", _takes(ANCIENT)),
     _after_a_batch("cli.declared:run event withdraw", lambda s, c: withdraw_events(c, "app", ["e-1", "e-2"], s.by)),
     _after_a_batch(
-        "cli.nouns.features:map_event_",
+        "cli.declared:run feature map-event",
         lambda s, c: map_event(c, "page.render", "render", s.by, from_ms=FLIP, confirmed=True),
     ),
 )

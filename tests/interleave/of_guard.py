@@ -207,7 +207,7 @@ GUARD: Final = (
         _billed_once,
     ),
     plain(
-        "cli.nouns.features:map_event_ what may be charged",
+        "cli.declared:run feature map-event what may be charged",
         lambda s, c: map_event(c, "glow.done", "glow", s.by),
         _billed_once,
     ),

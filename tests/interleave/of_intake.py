@@ -105,7 +105,7 @@ def _counted_as_declared(stage: Stage) -> Iterator[str]:
 
 INTAKE: Final = (
     Party(f"{SITE} an event of which a value may be declared", lambda _: Act(_sent_again), _counted_as_declared),
-    plain("cli.nouns.features:map_event_ by a value", _declares, _counted_as_declared),
+    plain("cli.declared:run feature map-event by a value", _declares, _counted_as_declared),
     plain(f"{SITE} samples", _takes(SAMPLES), _each_once),
     plain(f"{SITE} others of their ids", _takes(OTHERS), _each_once),
     plain(f"{SITE} ancient samples", _takes(ANCIENT), _none_too_late),

@@ -310,15 +310,15 @@ PEOPLE: Final = (
     Party("worker.push.actions:resolve_all", _resolved_all),
     Party("worker.push.actions:resolve_all absent", _none_arrived),
     plain("cli.nouns.pushes:void", lambda s, c: pushes.void(c, [key(7)], s.by, "their console")),
-    plain("cli.nouns.orgs:override", _overridden),
+    plain("cli.declared:run org override", _overridden),
     plain(
-        "cli.nouns.orgs:override ending",
+        "cli.declared:run org override ending",
         lambda s, c: orgs.override(c, "spent", s.by, max_concurrent=None, halted=False, until_ms=NOW + 1),
     ),
-    plain("cli.nouns.orgs:halt", lambda s, c: orgs.halt(c, ["acme"], s.by)),
-    plain("cli.nouns.orgs:halt undone", lambda s, c: orgs.halt(c, ["idle"], s.by, undo=True)),
+    plain("cli.declared:run org halt", lambda s, c: orgs.halt(c, ["acme"], s.by)),
+    plain("cli.declared:run org halt undone", lambda s, c: orgs.halt(c, ["idle"], s.by, undo=True)),
     plain(
-        "cli.nouns.orgs:release",
+        "cli.declared:run org release",
         lambda s, c: stops.release_org(c, org_id="held", reason="mended", now_ms=NOW, actor="somebody"),
     ),
     plain(
@@ -329,12 +329,12 @@ PEOPLE: Final = (
     plain("cli.nouns.cells:remove", lambda s, c: cells.remove_cell(c, "cell-1", s.by)),
     plain("cli.nouns.orgs:_undo", lambda s, c: assignments.cancel(c, "later", s.by, NOW + DAY_MS)),
     plain(
-        "cli.nouns.features:map_",
+        "cli.declared:run feature map",
         lambda s, c: features.map_size(
             c, "compute_rest", s.by, kind="up_to", memory_mb=None, unit="s", from_ms=FLIP, confirmed=True
         ),
     ),
-    plain("cli.nouns.features:end", lambda s, c: features.end_feature(c, "compute_16gb", s.by)),
+    plain("cli.declared:run feature end", lambda s, c: features.end_feature(c, "compute_16gb", s.by)),
     plain(
         "cli.nouns.providers:rate",
         lambda s, c: providers.set_rate(c, "fake", "compute_1gb", (5, 1), s.by, from_ms=None),

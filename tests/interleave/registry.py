@@ -17,6 +17,7 @@ from tests.interleave.of_events import EVENTS
 from tests.interleave.of_guard import GUARD
 from tests.interleave.of_hooks import HOOKS
 from tests.interleave.of_intake import INTAKE
+from tests.interleave.of_money import MONEY
 from tests.interleave.of_orders import ORDERS
 from tests.interleave.of_others import HOSTS, SERVER
 from tests.interleave.of_people import PEOPLE
@@ -47,6 +48,7 @@ PARTIES: Final[dict[str, Party]] = {
         *INTAKE,
         *SERVER,
         *PROGRAMS,
+        *MONEY,
         *CONSOLE,
         *HOSTS,
     )
@@ -58,7 +60,7 @@ APART: Final[dict[str, str]] = {
     "schema.migrate:upgrade": "alone: the order of an upgrade lets nothing else run",
     "schema.roles:apply": "changes no row: it grants what may be done",
     "cli.app:write": "runs what all commands ask for, once a database that was restored would have been noticed",
-    "server.http.threads:write": "runs what a server asks for, once a restored database would have been noticed",
+    "server.http.threads:_write": "runs what a server asks for, once a restored database would have been noticed",
     "server.http.threads:_notice": "writes down a doubt, as `recognise` does in a tick and a watch",
     "cli.nouns.reconcile:compare": "changes nothing: it refuses to go on where history was lost",
     **dict.fromkeys(

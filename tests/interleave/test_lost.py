@@ -22,7 +22,7 @@ SHARE = (
     "cli.nouns.providers:rate",
     "cli.nouns.samples:withdraw",
     "cli.nouns.pushes:retry",
-    "cli.nouns.features:map_",
+    "cli.declared:run feature map",
     "cli.nouns.overrides:_add",
     "cli.nouns.overrides:_add one that counts",
     "assign",

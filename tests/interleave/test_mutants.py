@@ -132,7 +132,7 @@ def _open_is_not_held(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTANTS: dict[str, tuple[Plant, str, str]] = {
-    "release takes no lock": (_release_without_the_lock, "seal", "cli.nouns.orgs:release"),
+    "release takes no lock": (_release_without_the_lock, "seal", "cli.declared:run org release"),
     "terms take no lock": (_terms_without_the_lock, "seal", "begin_tick"),
     "nobody looks for halts that two could not see": (
         _missed_halts_are_not_looked_for,
@@ -174,7 +174,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     "a price is set without the lock": (
         _priced_without_the_lock,
         "cli.nouns.guard:set_ a price of what may be metered",
-        "cli.nouns.features:map_event_ what may be charged",
+        "cli.declared:run feature map-event what may be charged",
     ),
     "a price is set without the row of its event type": (
         _priced_without_the_types_row,
@@ -227,7 +227,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         "server.console.acting:_done by another",
     ),
     "a seal holds nothing that is open": (_open_is_not_held, "seal", "settle what was withdrawn"),
-    "a seal takes no lock": (_seal_without_its_lock, "cli.nouns.orgs:release", "seal"),
+    "a seal takes no lock": (_seal_without_its_lock, "cli.declared:run org release", "seal"),
 }
 THE_DAYS = "a seal takes no lock"
 """The one that `make test` plants; `make mutants` plants all."""

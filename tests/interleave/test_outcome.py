@@ -18,7 +18,7 @@ from tests.interleave.stage import T0
 
 pytestmark = pytest.mark.xdist_group("interleave")
 
-CASE = Case("seal", "cli.nouns.orgs:release", 1)
+CASE = Case("seal", "cli.declared:run org release", 1)
 
 
 def test_what_left_the_same_is_judged_once(explorer: Explorer) -> None:

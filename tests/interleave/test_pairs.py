@@ -11,12 +11,14 @@ from tests.whole import share
 pytestmark = pytest.mark.xdist_group("interleave")
 
 PAIRS = (
-    ("seal", "cli.nouns.orgs:release"),
+    ("seal", "cli.declared:run org release"),
     ("host inserts late", "seal"),
     ("take_batch", "seal"),
-    ("cli.nouns.samples:withdraw what was rejected", "cli.nouns.orgs:override"),
+    ("cli.nouns.samples:withdraw what was rejected", "cli.declared:run org override"),
     ("host wakes a sandbox", "due_halts"),
     ("server.api.together:_decide", "cli.nouns.executions:settle acme"),
+    ("server.api.together:_decide money", "server.api.together:_decide other money"),
+    ("server.api.together:_decide other money", "server.api.together:_decide money"),
     ("cli.nouns.guard:consume", "cli.nouns.guard:consume another"),
     ("cli.declared:run settlement batch", "cli.declared:run settlement reverse"),
 )

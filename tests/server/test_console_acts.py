@@ -312,7 +312,7 @@ def _asked_override(home: Home) -> None:
 
 PUSH: Final = {"keys": oncall.KEY, "evidence": "a ticket"}
 MAKE: Final = {"metric": "look", "reach": "org", "id": "acme", "per": "day", "lasts": "until", "expires": "+7d"}
-OVERRIDE: Final = {"id": "acme", "max_concurrent": "3", "until": "+30d"}
+OVERRIDE: Final = {"org": "acme", "max_concurrent": "3", "until": "+30d", "undo": "no"}
 ASSIGN: Final = {"id": "initech", "halts": "no", "new": "no"}
 SIZED: Final = {
     "events withdrawn": ("event-withdraw", {"source": "shop", "event": "o-1\no-2"}, 30 * MICRO, _events_at_five),
@@ -487,7 +487,7 @@ def test_whoever_halts_sees_first_which_cells_are_told_also_on_the_command_line(
     at = datetime.fromtimestamp(home.now / 1000, UTC).isoformat()
     halt = (str(home.engine.url), "org", "halt", "acme")
     told = "cell-1 (1 run there), cell-2 (2 run there)"
-    assert f"cells that would be told: {told}" in drawdown(*halt, "--dry-run", at=at).out
+    assert f"cells to be told: {told}" in drawdown(*halt, "--dry-run", at=at).out
     assert json.loads(drawdown(halt[0], "--json", *halt[1:], at=at).out)["cells"] == {"cell-1": 1, "cell-2": 2}
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
+from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MICRO
 from drawdown.server.api import dark, programs
 from drawdown.worker.access import keys as api_keys
+from drawdown.worker.guard import grouped
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import LimitReached
@@ -173,6 +175,10 @@ def test_a_limit_that_is_reached_this_moment_is_no_darkness(house: House, monkey
         def reached(*_given: object) -> None:
             raise LimitReached("a limit was reached this moment; try again")
 
+        def alone(*_given: object) -> None:
+            raise NotTogether("each is decided alone")
+
+        monkeypatch.setattr(grouped, "do_all", alone)
         monkeypatch.setattr(guard, "take_all", reached)
         assert refused(await send("consume", key="d-9")) == (503, "database")
         assert house.server._dark.uses["let_through"] == 0

@@ -9,14 +9,16 @@ from typing import Any, Final
 
 import pytest
 
+from drawdown.cli.examples import EXAMPLES
 from drawdown.cli.main import run
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.declare import FLAG, Action, Asked, Declared, Listing, Param, WrongField
 from drawdown.schema.units import MICRO
+from drawdown.server.api.programs import for_programs
 from drawdown.server.console.action import Doing
 from drawdown.server.console.declared import form_of
-from drawdown.server.declarations import ACTIONS, DECLARED
+from drawdown.server.declarations import ACTIONS, BY_NAME, DECLARED
 from drawdown.worker.access.keys import SCOPES
 from drawdown.worker.access.people import Person
 from drawdown.worker.settlements import actions as settlements
@@ -83,6 +85,8 @@ def test_a_command_refuses_each_wrong_value_by_its_option(
     database_url: str, house: House, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for one in DECLARED:
+        if isinstance(one, Action) and one.by_hand:
+            continue
         for param in wrongs(one):
             words = words_of(one, param)
             assert run(["--database-url", database_url, "--at", "2026-01-02", *words]) == 2, words
@@ -218,7 +222,7 @@ def test_a_bound_key_does_nothing_that_names_no_organisation(shop: House) -> Non
             if isinstance(one, Action):
                 body = {p.field: [_json(p)] if p.many else _json(p) for p in one.params
                         if p.required and f"{{{p.field}}}" not in one.path}  # fmt: skip
-                body |= {p.field: "globex" for p in one.params if p.kind.name == "org"}
+                body |= {p.field: ["globex"] if p.many else "globex" for p in one.params if p.kind.name == "org"}
                 body = {name: value for name, value in body.items() if f"{{{name}}}" not in one.path}
                 assert refused(await send(bound, path, body)) == (403, "foreign_org"), one.name
             elif not one.open and not any(p.kind.name == "org" for p in one.params):
@@ -242,3 +246,22 @@ def test_an_action_is_the_same_by_each_face(shop: House) -> None:
     action, asked = ACTIONS["supplier set"], Asked(shop.fleet.by)
     facts = read(shop.fleet.engine, lambda c: action.facts(c, asked, {"supplier": "pixel"}))
     assert facts[0].value == "60 %"
+
+
+def test_an_error_tells_a_program_what_a_program_can_do(shop: House) -> None:
+    assert for_programs("there is none; `drawdown supplier list` shows those; --new takes it") == (
+        "there is none; `GET /v1/suppliers` shows those; `new` takes it"
+    )
+    assert for_programs("give --expect CREDITS: `drawdown key rotate app`, or `drawdown tick`") == (
+        "give `expect`: `POST /v1/keys/{name}/rotate`, or `drawdown tick`"
+    )
+    assert for_programs("a longer --hold, or --clawbacks") == "a longer `hold_ms`, or `clawbacks`"
+    names = [name for name in BY_NAME if not EXAMPLES.get(name)]
+    assert names == [], "each has an example at the command line"
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        told = (await send(program, "/v1/suppliers/pixle/freeze", {})).json()["error"]["message"]
+        assert told == "there is no supplier pixle; did you mean pixel? `GET /v1/suppliers` shows those there are"
+
+    served(shop, work)

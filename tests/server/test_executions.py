@@ -18,8 +18,8 @@ from drawdown.server.api import programs
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.models import MOST_ROWS
 from drawdown.worker.access.keys import SCOPES
-from drawdown.worker.executions import actions as executions
 from drawdown.worker.features.actions import map_size
+from drawdown.worker.guard import grouped
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import pools
@@ -428,7 +428,7 @@ def test_where_the_database_is_away_it_is_said_and_when_to_come_again(
 
     async def work(program: Program) -> None:
         for how, code in ((lost, "answer_lost"), (away, "database")):
-            monkeypatch.setattr(executions, "accept", how)
+            monkeypatch.setattr(grouped, "do_all", how)
             answer = await program.accept("e-1")
             assert refused(answer) == (503, code)
             assert answer.headers["retry-after"] == "1" and "secret" not in answer.text
@@ -533,6 +533,6 @@ def test_each_route_says_which_scope_it_takes(lone: House) -> None:
         for path, method in wanted
         if wanted[path, method][0].endswith((":write", "guard")) or path.endswith("preview")
     }
-    assert {route.path for route in Executions(lone.server._programs).routes().routes} <= {  # type: ignore[attr-defined]
+    assert {route.path for route in Executions(lone.server._programs, lone.server._money).routes().routes} <= {  # type: ignore[attr-defined]
         path.replace("{key}", "{key:id}") for path in paths
     }

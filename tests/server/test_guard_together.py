@@ -15,8 +15,8 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.units import MICRO
 from drawdown.server.api import together
+from drawdown.worker.guard import grouped
 from drawdown.worker.guard import terms as guard_terms
-from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.verify.verify import verify
 from tests.fresh import fresh
@@ -29,13 +29,13 @@ from tests.server.program import Program, give, key_of, make_key, refused
 def shared(house: House, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many each transaction was asked for. acme may use 20 of `look`, and pay for 10 of `idea`."""
     seen: list[int] = []
-    real = guard.take_all
+    real = grouped.do_all
 
-    def counted(connection: sa.Connection, asked: Sequence[Any]) -> Any:
-        seen.append(len(asked))
-        return real(connection, asked)
+    def counted(connection: sa.Connection, proofs: Sequence[str], calls: Sequence[Any], now_ms: int) -> Any:
+        seen.append(len(calls))
+        return real(connection, proofs, calls, now_ms)
 
-    monkeypatch.setattr(guard, "take_all", counted)
+    monkeypatch.setattr(grouped, "do_all", counted)
     by = house.fleet.by
     for org in ("acme", "globex"):
         give(house, org, 10)

@@ -48,7 +48,7 @@ def _counts_the_end_twice(connection: Any, found: Any, number: str, lines: Any, 
 
 
 def _charges_the_whole(connection: Any, found: Any, cost: Any, card: Any, last: Any = ()) -> Any:
-    return draws._priced(found, cost, card)
+    return draws.priced(found, cost, card)
 
 
 def _caps_nothing(connection: Any, found: Any, number: str, lines: Any, by: Any) -> tuple[int, int]:

@@ -34,7 +34,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "parity": {"engine", "sources"},
     "wallets": {"catalog", "verdict", "topup"},
     "settlements": {"history"},
-    "orgs": {"engine", "catalog", "verdict", "seal"},
+    "orgs": {"engine", "catalog", "halts", "verdict", "seal"},
     "features": {"history", "catalog", "sources", "verdict", "wallets", "orgs"},
     "executions": {"catalog", "sources", "verdict"},
     "access": set(),

@@ -120,7 +120,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
             raise grouped.other_content(key, run_request.differing(before, request))
         return Accepted(before, True, *_left(connection, before, by.now_ms, moved=False))
     found = permit(connection, request, by.now_ms)
-    ask = _ask_of(key, request, found, by.now_ms)
+    ask = ask_of(key, request, found, by.now_ms)
     if found.hold != "wallet":
         made, repeated = remote_runs.reserve(connection, ask, found.provider, by)
         return Accepted(made, repeated, *_left(connection, made, by.now_ms))
@@ -175,7 +175,7 @@ def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: i
         raise NotTogether("a key was used before, by another kind of API key")
     permits = permit_together(connection, [one.request for one in asked], now_ms)
     asks = [
-        (_ask_of(one.names[0], one.request, found, now_ms), one.by(now_ms))
+        (ask_of(one.names[0], one.request, found, now_ms), one.by(now_ms))
         for one, found in zip(asked, permits, strict=True)
     ]
     customer, most = permits[0].customer_id, permits[0].terms.most_held_micro
@@ -184,7 +184,8 @@ def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: i
     return [Accepted(one, False, wallet) for one in made]
 
 
-def _ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
+def ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
+    """What is written down of a run that is permitted."""
     life_ms = request.for_ms or (QUEUED_LIFE_MS if request.queued else LIFE_MS)
     return Ask(
         reservation=key,
@@ -208,8 +209,7 @@ def _ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
 
 def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -> Settled:
     """Charge a part of a run that goes on, under a number of the caller's. Errors: those of `draws.draw`; UnknownId."""
-    if not 0 <= number < 2**31:
-        raise UsageError("the number of a draw lies between 0 and 2,147,483,647")
+    run_request.require_number(number)
     found, cost = _held(connection, key, by.now_ms, of_use=False), run_request.sane_cost(cost)
     if found.hold != "wallet":
         drawn = remote_runs.draw(connection, found, number, cost, by)

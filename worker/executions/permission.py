@@ -59,7 +59,7 @@ def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Aske
     if not here:
         _require_elsewhere(request, paying.provider)
     asker.require_running()
-    priced = _to_hold if here else _elsewhere
+    priced = to_hold if here else _elsewhere
     amount = priced(connection, request, paying, now_ms)
     _require_unblocked(connection, request)
     if request.supplier is not None:
@@ -81,7 +81,7 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
         raise NotTogether("each is decided by the balance that a provider keeps")
     asker.require_running()
     card = read_rate_card(connection, now_ms) if any(request.quantities for request in requests) else None
-    amounts = [_to_hold(connection, request, paying, now_ms, card) for request in requests]
+    amounts = [to_hold(connection, request, paying, now_ms, card) for request in requests]
     for request in {(one.project, one.action): one for one in requests}.values():
         _require_unblocked(connection, request)
     for supplier in sorted({one.supplier for one in requests if one.supplier is not None}):
@@ -172,7 +172,7 @@ def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: 
     reservations.require_free(connection, request.org_id, request.named, now_ms)
 
 
-def _to_hold(
+def to_hold(
     connection: sa.Connection, request: Request, paying: Paying, now_ms: int, card: RateCard | None = None
 ) -> int:
     """A request's estimate times the plan's factor; without one, what the plan says."""

@@ -144,6 +144,12 @@ def _require_said(request: Request) -> None:
         )
 
 
+def require_number(number: int) -> None:
+    """Insist on a number that a draw can have. Errors: UsageError."""
+    if not 0 <= number < 2**31:
+        raise UsageError("the number of a draw lies between 0 and 2,147,483,647")
+
+
 def require_quantities(quantities: Mapping[str, int] | None) -> None:
     """Errors: UsageError."""
     if quantities is None:

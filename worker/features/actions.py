@@ -7,19 +7,23 @@ seals it.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import sqlalchemy as sa
 
-from drawdown.events.values import EventValue
+from drawdown.events.values import COUNT, MAX_VALUE_SCALE, SUM, EventValue
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import utc
+from drawdown.schema.declare import FLAG, ID, KEY, WINDOW, Action, Asked, Fact, New, Values, whole
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import MAX_EVENT_TYPES, MAX_MEMORY_MB, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import (
     FOREVER_MS,
@@ -35,6 +39,7 @@ from drawdown.worker.catalog.mapping import (
     resolve,
     rewrites,
 )
+from drawdown.worker.features.lists import list_features
 from drawdown.worker.history.incarnation import read_losses
 from drawdown.worker.orgs import billed_once
 from drawdown.worker.sources.events.types import declare_value, is_known, meters
@@ -299,3 +304,215 @@ def install_defaults(connection: sa.Connection, by: By) -> None:
         person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
         if credit.SQL.run(connection, "insert_rate", {"feature": feature, **rate, **person}).first() is not None:
             record(connection, "ledger_rate", feature, rate, by)
+
+
+# As people and programs do it.
+
+EARLIER: Final = "what was used before that has no feature by it: give --from, an earlier window, to bill that, too"
+BEFORE: Final = (
+    "what was to begin makes nothing now, and what was made until then does not go on past there: map it again"
+)
+MOST_FACTS: Final = 20
+"""Sizes, and event types, without a feature that a dry run names."""
+Feature = Annotated[str, ID, "a-z, 0-9 and _"]
+From = Annotated[int | None, WINDOW, "From this window boundary on; the next one without it"]
+Yes = Annotated[bool, FLAG, "Fill holes in sealed windows; or it was so before a restore"]
+
+
+@dataclass(frozen=True)
+class FeatureMapped:
+    """Sizes that make a feature: exactly so many MB, up to so many, or (neither) all larger ones."""
+
+    feature: str
+    memory_mb: int | None
+    up_to: int | None
+    unit: str
+    mapped: Mapped
+
+
+def _map(
+    connection: sa.Connection,
+    asked: Asked,
+    feature: Feature,
+    *,
+    memory_mb: Annotated[int | None, whole(0, MAX_MEMORY_MB, 1_024), "Sizes of exactly this many MB"] = None,
+    up_to: Annotated[
+        int | None, whole(0, MAX_MEMORY_MB, 2_048), "Sizes up to this many MB that have nothing nearer"
+    ] = None,
+    rest: Annotated[bool, FLAG, "All larger sizes: the open top"] = False,
+    unit: Annotated[Literal["s", "mb_s"], "s: seconds; mb_s: MB-seconds"] = "s",
+    from_ms: From = None,
+    yes: Yes = False,
+    new: New = False,
+) -> FeatureMapped:
+    if [memory_mb is not None, up_to is not None, rest].count(True) != 1:
+        raise UsageError("give one of --memory-mb N, --up-to N, --rest")
+    kind, size = ("exact", memory_mb) if memory_mb is not None else ("up_to", up_to)
+    made = map_size(
+        connection, feature, asked.by, kind=kind, memory_mb=size, unit=unit, from_ms=from_ms,
+        confirmed=yes or asked.dry_run, new=new,
+    )  # fmt: skip
+    return FeatureMapped(feature, memory_mb, up_to, unit, made)
+
+
+def _sizes(done: FeatureMapped) -> list[str]:
+    made, what = done.mapped, "all larger sizes" if done.up_to is None else f"sizes up to {done.up_to:,} MB"
+    what = what if done.memory_mb is None else f"{done.memory_mb:,} MB"
+    if made.again:
+        return [f"{what}: {done.feature} already, {_since(made)}; nothing was changed"]
+    much = f"{made.mended_s:,} s of {made.mended_sizes:,} sizes in {made.mended_windows:,} places that waited"
+    return [
+        f"mapped {done.feature} {_since(made)}: {what}; before: {made.was or 'nothing of their own'}",
+        f"{much} for a feature will be sealed by the next tick",
+    ]
+
+
+@dataclass(frozen=True)
+class EventMapped:
+    """An event type that makes a feature. `value`: how much its events count that state no quantity, where that was
+    declared now. `earlier_waits`: what was used before that has no feature by it."""
+
+    event_type: str
+    feature: str
+    mapped: Mapped
+    value: EventValue | None
+    earlier_waits: bool
+
+
+def _map_event(
+    connection: sa.Connection,
+    asked: Asked,
+    event_type: Annotated[str, ID, "The event type, as events say it"],
+    feature: Feature,
+    *,
+    unit: Annotated[Literal["units"], "units: one of what the type counts"] = "units",
+    sum_: Annotated[str | None, KEY, "Path of the value in the data: $.usage.tokens"] = None,
+    scale: Annotated[int, whole(1, MAX_VALUE_SCALE, 1), "Base units in one of that value"] = 1,
+    count: Annotated[bool, FLAG, "Each event is one unit"] = False,
+    from_ms: From = None,
+    yes: Yes = False,
+    new: New = False,
+) -> EventMapped:
+    value = _value(sum_, scale, count=count)
+    made = map_event(
+        connection, event_type, feature, asked.by, unit=unit, from_ms=from_ms, confirmed=yes or asked.dry_run, new=new,
+        value=value,
+    )  # fmt: skip
+    return EventMapped(event_type, feature, made, value, from_ms is None and made.was is None and made.start_ms > 0)
+
+
+def _value(path: str | None, scale: int, *, count: bool) -> EventValue | None:
+    """Errors: UsageError."""
+    if path is None and not count and scale != 1:
+        raise UsageError("--scale would change nothing without --sum: pass --sum PATH, too")
+    if path is None and not count:
+        return None
+    if path is not None and count:
+        raise UsageError("specify either --sum or --count, not both")
+    return EventValue(COUNT if count else SUM, path, scale)
+
+
+def _types(done: EventMapped) -> list[str]:
+    made, counted = done.mapped, [f"is billed of each event: {done.value.share}"] if done.value else []
+    if made.again:
+        unchanged = "" if counted else "; nothing was changed"
+        return [f"{done.event_type} is mapped to {done.feature} already, {_since(made)}{unchanged}", *counted]
+    much = f"{made.mended_s:,} units in {made.mended_windows:,} places that waited"
+    return [
+        f"mapped {done.event_type} to {done.feature} {_since(made)}; before: {made.was or 'nothing'}",
+        *counted,
+        f"{much} for a feature will be sealed by the next tick",
+        *([EARLIER] if done.earlier_waits else []),
+    ]
+
+
+def _since(made: Mapped) -> str:
+    return f"from {show_time(made.start_ms)} on" if made.start_ms else "whenever it is used"
+
+
+@dataclass(frozen=True)
+class FeatureEnded:
+    """What made a feature, each with when that ends."""
+
+    feature: str
+    ended: list[Mapped]
+
+
+def _end(
+    connection: sa.Connection,
+    asked: Asked,
+    feature: Annotated[str, ID, "The feature to end"],
+    *,
+    from_ms: From = None,
+    yes: Annotated[bool, FLAG, "It ended so before a restore that lost it"] = False,
+) -> FeatureEnded:
+    return FeatureEnded(feature, end_feature(connection, feature, asked.by, from_ms=from_ms, confirmed=yes))
+
+
+def _ends(done: FeatureEnded) -> list[str]:
+    begins, was = Counter(one.start_ms for one in done.ended), "; it was so before" if done.ended[0].again else ""
+    lines = [f"{done.feature} ends at {show_time(at)}, for {n:,} sizes or event types" for at, n in begins.items()]
+    lines[-1] += was
+    return [*lines, *([BEFORE] if any(one.unbegun for one in done.ended) else [])]
+
+
+def _mapping(connection: sa.Connection, _asked: Asked, _values: Values) -> Sequence[Fact]:
+    found = list_features(connection)
+    sizes = ", ".join(f"{one.memory_mb} MB" for one in found.without_feature[:MOST_FACTS])
+    types = ", ".join(one.event_type for one in found.events_without_feature[:MOST_FACTS])
+    return [
+        Fact("Sizes that make a feature", f"{sum(one.end_ms == FOREVER_MS for one in found.mapping):,}"),
+        Fact("Event types that make one", f"{sum(one.end_ms is None for one in found.event_types):,}"),
+        Fact("Sizes without one", sizes or "none", fixed=False),
+        Fact("Event types without one", types or "none", fixed=False),
+    ]
+
+
+SCOPE: Final = "catalog:write"
+PLACE: Final = "/console/pending"
+MAP: Final = Action(
+    "feature map",
+    "Map sizes to a feature",
+    "Bill a memory size, or all sizes up to one, as a feature. An exact size wins over a tier, a smaller tier over a "
+    "larger one. What a window meant once it was sealed never changes; reaching back gives a feature only to sizes "
+    "that had none there. A feature has one unit for good.",
+    _map,
+    _sizes,
+    path="/v1/features/{feature}/map",
+    scope=SCOPE,
+    role="admin",
+    facts=_mapping,
+    place=PLACE,
+)
+MAP_EVENT: Final = Action(
+    "feature map-event",
+    "Map an event type to a feature",
+    "Bill events of a type as a feature: the sum of their quantities. A type may be mapped before its first event: "
+    "then, "
+    "without --from, whenever it is used; of a type that was used already, from the next window on. What a window "
+    "meant once it was sealed never changes. With --sum or --count, any CloudEvent of the type can be billed: declare "
+    "that before its first event, for good.",
+    _map_event,
+    _types,
+    path="/v1/event-types/{event_type}/map",
+    scope=SCOPE,
+    role="admin",
+    facts=_mapping,
+    place=PLACE,
+)
+ACTIONS: Final = (
+    MAP,
+    MAP_EVENT,
+    Action(
+        "feature end",
+        "End a feature",
+        "Stop making a feature; its sizes and event types wait, visibly, for another one. What is to make it later "
+        "ends where it was to begin. No other feature ends.",
+        _end,
+        _ends,
+        path="/v1/features/{feature}/end",
+        scope=SCOPE,
+        role="admin",
+        facts=_mapping,
+    ),
+)

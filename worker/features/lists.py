@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.declare import Column, Look, Showing
 from drawdown.schema.sql import queries
+from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.catalog.mapping import FOREVER_MS, Segment, is_meter, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
 from drawdown.worker.sources.events.types import values
@@ -119,3 +122,49 @@ def unestimated_features(connection: sa.Connection) -> dict[str, list[str]]:
 def unrated_features(connection: sa.Connection) -> list[str]:
     """Features that the embedded ledger's rate card does not know."""
     return list(SQL.run(connection, "unrated_features").scalars())
+
+
+# As people and programs see it.
+
+
+def _show(connection: sa.Connection, _look: Look) -> FeatureList:
+    return list_features(connection)
+
+
+def _until(end_ms: int | None) -> str:
+    return "-" if end_ms in (None, FOREVER_MS) else f"{show_time(end_ms)}"
+
+
+def _stated(value: str | None) -> str:
+    return value or "stated"
+
+
+_SPAN: Final = (Column("start_ms", "from"), Column("end_ms", "to", _until))
+_EVENTS: Final = (
+    "feature", Column("event_type", "event type"), "unit", Column("value", "quantity", _stated), *_SPAN
+)  # fmt: skip
+LISTS: Final = (
+    Showing(
+        "feature list",
+        "Features",
+        "Show the mapping, and what is used but has no feature.",
+        _show,
+        path="/v1/features",
+        scope="catalog:read",
+        parts={
+            "mapping": ("Mapping", ("feature", Column("lo", "#MB from"), Column("hi", "#MB to"), "unit", *_SPAN)),
+            "event_types": ("Event types", _EVENTS),
+            "without_feature": (
+                "Used, but without a feature",
+                (Column("memory_mb", "#MB"), Column("seconds", "#seconds"), Column("samples", "#samples"),
+                 Column("orgs", "#orgs")),
+            ),
+            "events_without_feature": (
+                "Events without a feature",
+                (Column("event_type", "event type"), Column("units", "#units"), Column("events", "#events"),
+                 Column("orgs", "#orgs"), Column("metric", "charged by")),
+            ),
+        },
+        most=0,
+    ),
+)  # fmt: skip

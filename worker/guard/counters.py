@@ -12,7 +12,7 @@ of which there are no uses is left as it is: what is unknown is not nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -22,7 +22,7 @@ from drawdown.guard.decide import Bound, Counted, Price, warned_after
 from drawdown.guard.periods import PERIODS, Period, Span, end_of, start_of, starts
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import DatabaseBusy, UsageError
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import MINUTE_MS
 
 SQL = queries(__file__)
@@ -123,9 +123,17 @@ def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 def lock_keys(connection: sa.Connection, names: Collection[str], now_ms: int) -> None:
     """Near the turn of a month, whoever uses the same key waits, as for a counter at any other time. No row of the key
     is there yet: an advisory lock. SQLite has one writer at a time."""
+    part = keys_part(connection, names, now_ms)
+    if part is not None:
+        SQL.run(connection, part.name, part.values).all()
+
+
+def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) -> Part | None:
+    """The same, for whoever reads more in one statement; None where nobody has to wait."""
     at_turn = start_of("month", now_ms - TURN_MS) != start_of("month", now_ms + TURN_MS)
-    if at_turn and connection.dialect.name == "postgresql":
-        SQL.run(connection, "lock_keys", {"names": [{"name": one} for one in sorted(names)]}).all()
+    if not at_turn or connection.dialect.name != "postgresql":
+        return None
+    return SQL.part("lock_keys", {"names": [{"name": one} for one in sorted(set(names))]})
 
 
 def _give_back(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> int:
@@ -190,6 +198,17 @@ def read_uses(connection: sa.Connection, names: Sequence[str]) -> dict[str, Use]
     return {one.use_key: one for one in map(_use, SQL.run(connection, "uses", {"names": names}, held="").mappings())}
 
 
+def uses_part(names: Collection[str], held: str = "") -> Part:
+    """Those that are there, for whoever reads more in one statement: rows for `uses_of`. `held`: a slot that locks
+    them."""
+    return SQL.part("uses", {"names": sorted(set(names))}, held=held)
+
+
+def uses_of(rows: Iterable[Any]) -> dict[str, Use]:
+    """Uses of rows that were read, by their names."""
+    return {one.use_key: one for one in (_use(vars(row)) for row in rows)}
+
+
 def hold_use(connection: sa.Connection, name: str) -> Use | None:
     """One, and nobody else ends it until this transaction is over."""
     row = SQL.run(connection, "uses", {"names": [name]}, held="for_update").mappings().one_or_none()
@@ -204,6 +223,11 @@ def add_uses(connection: sa.Connection, uses: Sequence[Use]) -> int:
 def change_use(connection: sa.Connection, use: Use) -> None:
     """What becomes of a use that is held, or over."""
     SQL.run(connection, "change_use", _columns(use))
+
+
+def change_uses(connection: sa.Connection, uses: Sequence[Use]) -> None:
+    """The same of several."""
+    SQL.run(connection, "change_use", [_columns(one) for one in uses])
 
 
 class Denials:

@@ -11,7 +11,7 @@ org_id = :org_id AND metric = :metric AND ((period = 'hour' AND start_ms = :hour
     OR (period = 'day' AND start_ms = :day_ms) OR (period = 'month' AND start_ms = :month_ms))
 
 -- name: lock_keys
-SELECT pg_advisory_xact_lock(hashtextextended(name, 0))
+SELECT CAST(pg_advisory_xact_lock(hashtextextended(name, 0)) AS TEXT) AS locked
 FROM (SELECT name FROM {rows :names (name text)} r ORDER BY name) ordered
 
 -- name: make

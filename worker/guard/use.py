@@ -23,6 +23,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
@@ -40,7 +41,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.sql import prepared, together
+from drawdown.schema.sql import Part, prepared, together
 from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_ID_CHARS
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
@@ -104,10 +105,11 @@ class Charged:
 
 
 @dataclass
-class _Book:
-    """Counters that are locked, and what is decided of them in one transaction: `counters` are as they will be."""
+class Book:
+    """Counters that are locked, and what is decided of them in one transaction: `counters` are as they will be.
+    `charge`: what a use costs, and whether that is charged, beyond its metric's limit or not."""
 
-    connection: sa.Connection
+    charge: Callable[[Ask, Known, bool], Charged]
     known: Known
     locked: Counters
     counters: Counters
@@ -146,7 +148,7 @@ def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | D
 
     Errors: NotTogether, UnknownId where they are to be asked for alone; DatabaseBusy.
     """
-    found: list[Answer | DrawdownError | None] = [_wrong(one) for one in asked]
+    found: list[Answer | DrawdownError | None] = [wrong(one) for one in asked]
     keys = [(one.wish.org_id, one.key) for one, error in zip(asked, found, strict=True) if error is None]
     uses = read_by_keys(connection, keys) if keys else {}
     for at, one in enumerate(asked):
@@ -158,14 +160,15 @@ def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | D
         guard_counts.lock_keys(connection, {f"{one.wish.org_id} {one.key}" for one in asked}, first.by.now_ms)
         counters = guard_counts.lock(connection, first.wish.org_id, first.wish.metric, first.by.now_ms)
         again = read_by_keys(connection, keys)  # whoever waited for the same
-        book = _Book(connection, known, counters, counters, again)
+        book = Book(partial(_charge, connection), known, counters, counters, again)
         for at in left:
             found[at] = _before(book.uses, asked[at]) or _answered(book, asked[at])
-        _write(book, len(asked))
+        _write(connection, book, len(asked))
     return [one for one in found if one is not None]
 
 
-def _wrong(ask: Ask) -> UsageError | None:
+def wrong(ask: Ask) -> UsageError | None:
+    """Why a use that is asked for makes no sense."""
     try:
         require_key(ask.key)
         require_sane(ask.wish)
@@ -184,14 +187,14 @@ def _before(uses: dict[str, Use], ask: Ask) -> Answer | Denied | None:
     return of_use(before, 0, ask.by.now_ms, repeated=True)
 
 
-def _answered(book: _Book, ask: Ask) -> Answer | DrawdownError:
+def _answered(book: Book, ask: Ask) -> Answer | DrawdownError:
     try:
-        return _decide(book, ask)
+        return decide_use(book, ask)
     except (Refused, UsageError) as error:
         return error
 
 
-def _decide(book: _Book, ask: Ask) -> Answer:
+def decide_use(book: Book, ask: Ask) -> Answer:
     if not ask.own:
         require_open(ask.key)
     wish, known, before = ask.wish, book.known, book.counters
@@ -201,7 +204,7 @@ def _decide(book: _Book, ask: Ask) -> Answer:
     verdict = _judged(known, before, ask)
     done = Charged(Costs())
     if verdict.decision != "block":
-        done = _charge(book.connection, ask, known, is_beyond=beyond(known.facts(before), wish.amount))
+        done = book.charge(ask, known, beyond(known.facts(before), wish.amount))
         if done.code is not None and verdict.would != "block":
             verdict = _judged(known, before, ask, done.code)
     if ask.dark:
@@ -228,15 +231,15 @@ def _judged(known: Known, counters: Counters, ask: Ask, code: str | None = None)
     return verdict
 
 
-def _write(book: _Book, asked: int) -> None:
+def _write(connection: sa.Connection, book: Book, asked: int) -> None:
     """All that was decided. A limit is passed only where it was decided that it may."""
     known = book.known
-    guard_counts.deny(book.connection, book.locked, book.denials, book.locked.at_ms, pays=known.pays)
+    guard_counts.deny(connection, book.locked, book.denials, book.locked.at_ms, pays=known.pays)
     if not book.made:
         return
     passes = PERIODS if book.passes else ()
-    guard_counts.write(book.connection, book.locked, book.counters, in_force(known.facts(book.locked)), passes=passes)
-    if guard_counts.add_uses(book.connection, book.made) < len(book.made):
+    guard_counts.write(connection, book.locked, book.counters, in_force(known.facts(book.locked)), passes=passes)
+    if guard_counts.add_uses(connection, book.made) < len(book.made):
         raise other_content(shown(book.made[0].use_key)) if asked == 1 else NotTogether("a key was used this moment")
 
 
@@ -260,7 +263,7 @@ def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[]
         return Charged(Costs(price, 0, payer, None, error.code in IN_DOUBT), None, error.code)
 
 
-def _charge(connection: sa.Connection, ask: Ask, known: Known, *, is_beyond: bool) -> Charged:
+def _charge(connection: sa.Connection, ask: Ask, known: Known, is_beyond: bool) -> Charged:
     """A run of its own, settled at once where it is used at once. What was let through beyond the metric's limit is
     charged to nobody where another pays by the metric's word."""
     terms = known.metric.price
@@ -389,17 +392,31 @@ def check_by_keys(
     connection: sa.Connection, proofs: Collection[str], wishes: Sequence[Wish], now_ms: int
 ) -> tuple[Mapping[str, ApiKey], list[Answer | DrawdownError]]:
     """The same, and whose keys these are, as `api_keys.find_all`: all of it by one statement."""
-    asked = [
-        {"n": n, "org_id": one.org_id, "metric": one.metric, "project": one.project or ""}
-        for n, one in enumerate(wishes)
-    ]
-    moments = {"now_ms": now_ms, **{f"{period}_ms": start for period, start in starts(now_ms).items()}}
-    part = SQL.part("seen", {"asked": asked, "asking": len(asked), **moments})
+    part = seen_part([(one.org_id, one.metric, one.project or "") for one in wishes], now_ms)
     with prepared(connection):
         read = together(connection, keys=api_keys.finding(proofs, now_ms), seen=part)
-    seen = {int(row.n): Seen(*json.loads(row.seen)) for row in read["seen"]}
+    seen = seen_of(read["seen"])
     found = [_checked(connection, wish, seen[n], now_ms) for n, wish in enumerate(wishes)]
     return api_keys.found(read["keys"]), found
+
+
+def known_with(wish: Wish, seen: Seen) -> Known:
+    """The same, or it is to be asked for alone. Errors: NotTogether."""
+    if not seen.is_known:
+        raise NotTogether(f"{wish.metric} or {wish.org_id} is not known")
+    return known_of(wish, seen)
+
+
+def seen_part(asked: Sequence[tuple[str, str, str]], now_ms: int) -> Part:
+    """What is known of those who ask, each an organisation, a metric and a project: rows for `seen_of`."""
+    rows = [{"n": n, "org_id": org, "metric": metric, "project": name} for n, (org, metric, name) in enumerate(asked)]
+    moments = {"now_ms": now_ms, **{f"{period}_ms": start for period, start in starts(now_ms).items()}}
+    return SQL.part("seen", {"asked": rows, "asking": len(rows), **moments})
+
+
+def seen_of(rows: Sequence[Any]) -> dict[int, Seen]:
+    """The same, by their places."""
+    return {int(row.n): Seen(*json.loads(row.seen)) for row in rows}
 
 
 def _checked(connection: sa.Connection, wish: Wish, seen: Seen, now_ms: int) -> Answer | DrawdownError:
@@ -407,7 +424,7 @@ def _checked(connection: sa.Connection, wish: Wish, seen: Seen, now_ms: int) -> 
         require_sane(wish)
         if not seen.is_known or seen.has_overs:
             return step_by_step(connection, wish, now_ms)
-        known, paying = _known(wish, seen), NOTHING
+        known, paying = known_of(wish, seen), NOTHING
         if known.metric.price.of(wish.amount):
             paying = _paying(connection, wish, known, seen, now_ms) or _previewed(connection, wish, known, now_ms)
         return _answer_of(wish, known, _counters(wish, seen, now_ms), paying, now_ms)
@@ -415,7 +432,8 @@ def _checked(connection: sa.Connection, wish: Wish, seen: Seen, now_ms: int) -> 
         return error
 
 
-def _known(wish: Wish, seen: Seen) -> Known:
+def known_of(wish: Wish, seen: Seen) -> Known:
+    """Who asks, where that and the metric are known."""
     assert seen.metric is not None
     number, price, per_units, payer, phase, warn_ppm, fails_open, counts = seen.metric
     metric = Metric(wish.metric, number, price, per_units, payer, phase, warn_ppm, bool(fails_open), counts)
@@ -445,7 +463,7 @@ def _paying(connection: sa.Connection, wish: Wish, known: Known, seen: Seen, now
     """As `executions.preview`, where the organisation's own wallet pays, nothing in it is due, and no step of the
     permission order but the last, credits, refuses; None elsewhere."""
     price, asker = known.metric.price.of(wish.amount), known.asker
-    account, balance, held, overdraft, over, due_ms = seen.wallet
+    account, balance, held, overdraft, over, due_ms, *_ = seen.wallet
     is_sponsored = wish.payer is not None or known.metric.payer is not None
     is_due = due_ms is not None and due_ms <= now_ms
     may_run = not (seen.has_other_owner or asker.is_halted or asker.stopped_at_ms is not None)

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import sqlalchemy as sa
 
+from drawdown.schema import ids
 from drawdown.schema.audit import By, record, record_many, require_org
-from drawdown.schema.errors import UsageError
+from drawdown.schema.declare import AHEAD, FLAG, ID, ORG, Action, Asked, Fact, OrgId, Size, Undo, Values, whole
+from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import MAX_ID_CHARS
+from drawdown.worker.halts.lists import running_of, told_in_words
+from drawdown.worker.orgs.lists import OrgFilter, chosen_orgs, override_in_words, require_provider
+from drawdown.worker.seal import stops
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.org_row import apply_now, lock_rows
 
@@ -152,3 +159,224 @@ def _say(connection: sa.Connection, org_id: str, was: Override, now: Override, b
     record(connection, "org_override", org_id, details, by)
     org = require_org(connection, org_id)
     return Overridden(org_id, was, now, bool(org.is_halted), org.max_concurrent_sandboxes)
+
+
+# As people and programs do it.
+
+MAX_AT_ONCE: Final = 2**31 - 1
+MOST_SAID: Final = 50
+"""Organisations that an answer's sentences name."""
+
+
+@dataclass(frozen=True)
+class OrgOverridden(Overridden):
+    """What an operator said before and says now, and how the organisation stands by it. `cleared`: the provider's word
+    counts again."""
+
+    cleared: bool
+
+
+def _override(
+    connection: sa.Connection,
+    asked: Asked,
+    org_id: OrgId,
+    *,
+    max_concurrent: Annotated[
+        int | None, whole(0, MAX_AT_ONCE, 50), "Sandboxes at once, whatever the plan says"
+    ] = None,
+    never_halt: Annotated[bool, FLAG, "Not halted, whatever the balance"] = False,
+    until_ms: Annotated[int | None, AHEAD, "When all of it ends; until it is undone, where it is not given"] = None,
+    undo: Undo = False,
+) -> OrgOverridden:
+    says = max_concurrent is not None or never_halt or until_ms is not None
+    if undo == says:
+        raise UsageError("give --max-concurrent, --never-halt, --until, or --undo alone")
+    if undo:
+        done = end_override(connection, org_id, asked.by)
+    else:
+        halted = False if never_halt else None
+        done = override(connection, org_id, asked.by, max_concurrent=max_concurrent, halted=halted, until_ms=until_ms)
+    return OrgOverridden(**vars(done), cleared=undo)
+
+
+def _word(said: Override) -> str:
+    return override_in_words(said.halted, said.max_concurrent, said.until_ms) or "no override"
+
+
+def _overridden(done: OrgOverridden) -> list[str]:
+    most = done.max_concurrent_sandboxes
+    stands = f"{'halted' if done.is_halted else 'runs'}, {'no limit' if most is None else f'{most:,}'} at once"
+    return [
+        f"{done.org_id}: {_word(done.now)}; before: {_word(done.was)}",
+        f"{done.org_id}: {stands}{'; the next tick asks the provider again' if done.cleared else ''}",
+    ]
+
+
+def _limits(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    row = require_org(connection, values["org_id"])
+    most, halted = row.override_max_concurrent, row.override_halted
+    says = halted is not None or most is not None
+    until = "until it is undone" if row.override_until_ms is None else f"{show_time(row.override_until_ms)}"
+    at_once = row.max_concurrent_sandboxes
+    return [
+        Fact("Halted", f"yes: {row.halt_reason}" if row.is_halted else "no"),
+        Fact("Sandboxes at once", "no limit" if at_once is None else f"{at_once:,}"),
+        Fact("An operator says", "-" if halted is None else "not halted, whatever the balance"),
+        Fact("An operator's number", "-" if most is None else f"{most:,}"),
+        Fact("Until", until if says else "-"),
+    ]
+
+
+def _size_of_override(_connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    """An organisation that is never halted uses what it has no credit for."""
+    return Size(unbounded=values["never_halt"])
+
+
+@dataclass(frozen=True)
+class HaltsMade:
+    """What became of each organisation. `undo`: the operator's halt was lifted; `cells`: how many sandboxes of theirs
+    run in which cells, which are told."""
+
+    undo: bool
+    halts: list[Halted]
+    cells: dict[str, int]
+
+
+def _halt(
+    connection: sa.Connection,
+    asked: Asked,
+    org_id: Annotated[list[str] | None, ORG, "Organisations"] = None,
+    *,
+    provider: Annotated[str, ID, "All this provider bills now"] = "",
+    plan: Annotated[str, ID, "All on this plan"] = "",
+    search: Annotated[str, ID, "All with this text in their id"] = "",
+    undo: Undo = False,
+    expect: Annotated[int | None, whole(0, MAX_HALTED), "Refuse unless it is so many: what the dry run showed"] = None,
+) -> HaltsMade:
+    found = _chosen(connection, asked, org_id, OrgFilter(provider, plan, search))
+    if expect not in (None, len(found)):
+        raise Refused(f"they are {len(found):,} by now, and not {expect:,}: look again with --dry-run")
+    told = {} if undo else running_of(connection, found)
+    return HaltsMade(undo, halt(connection, found, asked.by, undo=undo), told)
+
+
+def _chosen(connection: sa.Connection, asked: Asked, org_ids: Sequence[str] | None, chosen: OrgFilter) -> list[str]:
+    """Errors: UsageError for none, and for both ways to choose; UnknownId."""
+    if bool(org_ids) == (chosen != OrgFilter()):
+        raise UsageError("name organisations, or give --file, or choose them by --provider, --plan, --search")
+    if org_ids:
+        return list(dict.fromkeys(org_ids))
+    require_provider(connection, chosen.provider)
+    if chosen.plan:
+        ids.require(connection, ids.ANY_PLAN, chosen.plan)
+    return chosen_orgs(connection, chosen, MAX_HALTED, asked.by.now_ms)
+
+
+def _of_values(connection: sa.Connection, asked: Asked, values: Values) -> list[str]:
+    chosen = OrgFilter(values["provider"], values["plan"], values["search"])
+    return _chosen(connection, asked, values["org_id"], chosen)
+
+
+def _halts(done: HaltsMade) -> list[str]:
+    lines = [_said(one, done.undo) for one in done.halts[:MOST_SAID]]
+    if len(done.halts) > MOST_SAID:
+        lines.append(f"… and {len(done.halts) - MOST_SAID:,} more")
+    count = f"{len(done.halts):,} organisations"
+    if done.undo:
+        return [*lines, f"{count}; the next tick asks the provider again"]
+    one = len(done.halts) == 1
+    lift = f"`drawdown org halt {typed(done.halts[0].org_id, '--undo')}`" if one else "--undo in the same command"
+    told = f"cells to be told: {told_in_words(done.cells)}"
+    return [*lines, f"{count}; run `drawdown tick` to tell the cells now; {lift} lifts it", told]
+
+
+def _said(one: Halted, undo: bool) -> str:
+    before = "halted" if one.was_halted else "running"
+    now = f"halted ({one.halt_reason})" if one.is_halted else "running"
+    # the reason outlives the halt
+    lifted = undo and one.is_halted and (one.before or one.halt_reason == "operator")
+    if lifted:
+        now = "halted no longer by an operator, and until its provider is asked"
+    note = "; it was so before" if lifted else "; no operator's halt held it"
+    note = note if undo and not one.before else ""
+    note = "; an operator's halt held it already" if one.before and not undo else note
+    return f"{one.org_id}: {now}; before: {before}{note}"
+
+
+def _standing(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    names = sorted(_of_values(connection, asked, values))
+    shown = [Fact(org, _state(require_org(connection, org))) for org in names[:MOST_SAID]]
+    return [*shown, Fact("Organisations", f"{len(names):,}")]
+
+
+def _state(row: sa.Row[tuple[object, ...]]) -> str:
+    if not row.is_halted:
+        return "running, held by an operator" if row.operator_halt else "running"
+    if row.halt_reason == "operator":
+        return "halted by an operator" if row.operator_halt else "halted until its provider is asked"
+    return f"halted: {row.halt_reason}" + (", and by an operator" if row.operator_halt else "")
+
+
+def _size_of_halt(connection: sa.Connection, asked: Asked, values: Values) -> Size:
+    return Size(rows=len(_of_values(connection, asked, values)))
+
+
+@dataclass(frozen=True)
+class OrgReleased:
+    """An organisation that is sealed and pushed again, and why it had been stopped."""
+
+    org_id: str
+    was: str
+
+
+def _release(connection: sa.Connection, asked: Asked, org_id: OrgId) -> OrgReleased:
+    by = asked.by
+    was = stops.release_org(connection, org_id=org_id, reason=by.reason, now_ms=by.now_ms, actor=by.actor, via=by.via)
+    return OrgReleased(org_id, was)
+
+
+def _stopped(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    row = require_org(connection, values["org_id"])
+    return [Fact("Stopped", "no" if row.stopped_at_ms is None else f"yes: {row.stopped_reason}")]
+
+
+SCOPE: Final = "orgs:write"
+OVERRIDE: Final = Action(
+    "org override",
+    "Override limits",
+    "Let your word win over the provider's. What a second one does not name stays as the first one said. --undo "
+    "ends all of it: the provider's word counts again.",
+    _override,
+    _overridden,
+    path="/v1/orgs/{org_id}/override",
+    scope=SCOPE,
+    facts=_limits,
+    size=_size_of_override,
+    place="/console/org?id={org_id}&tab=halts",
+)
+ACTIONS: Final = (
+    OVERRIDE,
+    Action(
+        "org halt",
+        "Halt organisations",
+        "Halt organisations at once; their cells are told by the next round of the watch, or tick. --undo ends it: the "
+        "provider's verdict counts again. See first with --dry-run how many a filter finds, and say their number with "
+        "--expect.",
+        _halt,
+        _halts,
+        path="/v1/orgs/halt",
+        scope=SCOPE,
+        facts=_standing,
+        size=_size_of_halt,
+    ),
+    Action(
+        "org release",
+        "Release an organisation",
+        "Let a stopped organisation be sealed and pushed again, once its fault is fixed.",
+        _release,
+        lambda done: f"{done.org_id}: released; it had been stopped: {done.was}",
+        path="/v1/orgs/{org_id}/release",
+        scope=SCOPE,
+        facts=_stopped,
+    ),
+)

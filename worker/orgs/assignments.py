@@ -203,12 +203,12 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
     require_org(connection, org_id)
     found = SQL.run(connection, "latest_two", {"org_id": org_id}).all()
     if not found or found[0].start_ms <= by.now_ms:
-        raise Refused(f"{org_id} has no assignment that begins later; `drawdown org list --scheduled` shows such")
+        raise Refused(f"{org_id} has no assignment that begins later; `drawdown org scheduled` shows such")
     latest = found[0]
     if start_ms not in (None, latest.start_ms):
         raise Refused(
             f"{org_id}: its latest assignment begins at {utc(latest.start_ms)}, and none that is after all others at "
-            f"{utc(start_ms)}; `drawdown org list --scheduled` shows them"
+            f"{utc(start_ms)}; `drawdown org scheduled` shows them"
         )
     _require_unsealed(connection, org_id, latest.start_ms)  # by a machine whose clock is ahead of this one's
     SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})

@@ -70,7 +70,7 @@ def _chunk(
 ) -> Steps[list[Flip]]:
     own_ids = options.provider in context.capabilities and context.capabilities[options.provider].own_customer_ids
     candidates: list[FlipCandidate] = yield Transaction(
-        "flip_candidates", partial(_candidates, wishes=wishes, options=options, own_ids=own_ids), rollback=True
+        "flip_candidates", partial(candidates_of, wishes=wishes, options=options, own_ids=own_ids), rollback=True
     )
     moving = [candidate.customer_id for candidate in candidates if not candidate.already]
     there = yield from _read(context, {options.provider: moving})
@@ -117,7 +117,7 @@ def _judged(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
     return replace(flip, problem="; ".join(wrong), away=False)
 
 
-def _candidates(
+def candidates_of(
     connection: sa.Connection, *, wishes: Sequence[Wish], options: FlipOptions, own_ids: bool
 ) -> list[FlipCandidate]:
     found = []

@@ -8,20 +8,25 @@ of one moment, in as many statements for a thousand organisations as for one.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, get_args
+from typing import Annotated, Final, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import sqlalchemy as sa
 
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
+from drawdown.schema.declare import FLAG, ID, LENGTH, Column, Listing, Look, Page
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries, together
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.verdict.effective_balance import Asked, Used, read_used_now, since_read
 from drawdown.worker.verdict.rules import end_ms
 from drawdown.worker.verdict.standing import AssignmentRow, HaltRow
+from drawdown.worker.verdict.watch_state import is_watched
 
 SQL = queries(__file__)
 
@@ -82,10 +87,11 @@ class Found(NamedTuple):
     is_scheduled: bool | None
 
 
-class OrgRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OrgRow:
     """An organisation in a list. Money in millionths of its provider's credits: `balance_micro` as last read;
-    `left_now_micro` to `runs_out_ms`: as `Left`; `since_ms`: of a state that is not `active`; `running`:
-    sandboxes. None: unknown, or without an end."""
+    `left_now_micro` to `runs_out_ms`: as `Left`; `since_ms` and `why`: of a state that is not `active`;
+    `running`: sandboxes. None: unknown, or without an end."""
 
     org_id: str
     billing_provider: str | None
@@ -104,11 +110,7 @@ class OrgRow(NamedTuple):
     left_now_micro: int | None
     used_a_minute_micro: int | None
     runs_out_ms: int | None
-
-    @property
-    def why(self) -> str | None:
-        """Of its state."""
-        return self.stopped_reason if self.state == "stopped" else self.halt_reason if self.state == "halted" else None
+    why: str | None
 
 
 @dataclass(frozen=True)
@@ -301,6 +303,7 @@ def _row(row: Found, left: Left, now_ms: int) -> OrgRow:
         state, since_ms, bool(row.is_halted), row.halt_reason, row.stopped_reason,
         row.running, row.max_concurrent_sandboxes, row.balance_micro,
         *word, *left,
+        row.stopped_reason if state == "stopped" else row.halt_reason if state == "halted" else None,
     )  # fmt: skip
 
 
@@ -382,3 +385,109 @@ def _left(row: Billed, used: Used | None, now_ms: int) -> Left:
     burn = None if used is None or (used.unpriced and not used.burn_a_minute) else used.burn_a_minute
     ends_ms = end_ms(effective.value, burn, now_ms) if effective and burn else None
     return Left(row.balance_micro if effective is None else effective.value, burn, ends_ms)
+
+
+# As people and programs see it.
+
+
+def override_in_words(halted: bool | None, max_concurrent: int | None, until_ms: int | None) -> str | None:
+    """What an operator says; None where nothing is said."""
+    if halted is None and max_concurrent is None:
+        return None
+    parts = []
+    if halted is not None:
+        parts.append("halted whatever the balance" if halted else "not halted whatever the balance")
+    if max_concurrent is not None:
+        parts.append(f"{max_concurrent:,} sandboxes at once whatever the plan")
+    return f"{' and '.join(parts)}, {f'until {show_time(until_ms)}' if until_ms else 'until it is undone'}"
+
+
+def _word_of(row: OrgRow) -> str | None:
+    return override_in_words(row.override_halted, row.override_max_concurrent, row.override_until_ms)
+
+
+OfProvider = Annotated[str, ID, "Only those this provider bills now"]
+OfPlan = Annotated[str, ID, "Only those on this plan"]
+WithText = Annotated[str, ID, "Only those with this text in their id"]
+
+
+def require_provider(connection: sa.Connection, provider: str) -> None:
+    """Errors: UnknownId for one that bills nobody, and never did."""
+    if provider and provider not in (EMBEDDED, *EXEMPT_PROVIDERS):
+        ids.require(connection, ids.PROVIDER, provider)
+
+
+def _list(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    provider: OfProvider = "",
+    plan: OfPlan = "",
+    search: WithText = "",
+    state: Annotated[State | None, "Only those that are so"] = None,
+    overridden: Annotated[bool, FLAG, "Only those with an override of yours"] = False,
+    runs_out_within_ms: Annotated[
+        int | None, LENGTH, "Only those with credit that ends by then, as the watch last estimated: 6h, 7d"
+    ] = None,
+    sort: Annotated[Literal["name", "balance", "halted", "plan", "end"], "By what they are in order"] = "name",
+) -> Page[OrgRow]:
+    require_provider(connection, provider)
+    by_ms = None if runs_out_within_ms is None else look.now_ms + runs_out_within_ms
+    after = _behind(look.after, sort)
+    if look.after:
+        ids.require(connection, ids.ORG, after.org_id)
+    chosen = OrgFilter(provider, plan, search, state or "", by_ms, overridden)
+    found = list_orgs(connection, chosen, look.now_ms, sort=sort, after=after, most=look.most)
+    following = None if found.following is None else found.following.org_id
+    if found.following is not None and sort == "end" and by_ms is not None:  # who tops up is not the end of the list
+        following = f"{found.following.ends_ms}:{following}"
+    notes = [] if by_ms is None or is_watched(connection, look.now_ms) else [UNWATCHED]
+    return Page(found.orgs, following, notes)
+
+
+UNWATCHED: Final = "no watch goes round, so nobody estimates: start drawdown watch, run or worker"
+
+
+def _behind(after: str, sort: str) -> Place:
+    """Behind an organisation; by `end` a page says when that one's credit ended, too."""
+    ends = re.fullmatch(r"([0-9]{1,16}):(.+)", after, re.DOTALL) if sort == "end" else None
+    return Place(after) if ends is None else Place(ends[2], int(ends[1]))
+
+
+def _scheduled(connection: sa.Connection, look: Look, *, provider: OfProvider = "") -> Page[ScheduledFlip]:
+    require_provider(connection, provider)
+    return Page(scheduled_flips(connection, provider, look.now_ms, look.most))
+
+
+SCOPE: Final = "orgs:read"
+LISTS: Final = (
+    Listing(
+        "org list",
+        "Organisations",
+        "List organisations: who bills each, its plan, its state, and what it has left.",
+        _list,
+        (
+            Column("org_id", "org"), Column("billing_provider", "billed by"), "plan", "state", "since_ms", "why",
+            Column("running", "#running"), Column("max_concurrent_sandboxes", "#at once"), "balance_micro",
+            "left_now_micro", "used_a_minute_micro", Column("runs_out_ms", "runs out", rare=True),
+            Column("override_halted", "override", of_row=_word_of, rare=True),
+        ),
+        "orgs",
+        path="/v1/orgs",
+        scope=SCOPE,
+        paged=True,
+    ),
+    Listing(
+        "org scheduled",
+        "Flips to come",
+        "List the assignments that begin later, the next one first.",
+        _scheduled,
+        (
+            Column("org_id", "org"), Column("billing_provider", "billed by"), Column("provider", "then by"),
+            Column("customer_id", "as"), Column("start_ms", "from"), Column("actor", "who"), Column("reason", "why"),
+        ),
+        "scheduled",
+        path="/v1/assignments",
+        scope=SCOPE,
+    ),
+)  # fmt: skip

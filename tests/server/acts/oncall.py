@@ -76,10 +76,6 @@ def _somebody_overrides(home: Home) -> None:
     write(home.engine, lambda c: orgs.override(c, "acme", home.fleet.by, max_concurrent=7))
 
 
-def _ended(home: Home) -> None:
-    write(home.engine, lambda c: orgs.end_override(c, "acme", home.fleet.by))
-
-
 def _run(home: Home) -> None:
     write(home.engine, lambda c: executions.accept(c, "run-1", Request("acme", MICRO), home.fleet.by))
 
@@ -131,7 +127,6 @@ def _reverted(home: Home) -> None:
 
 
 CHOSEN_WRONG: Final = {"keys": "usage:acme:1:x", "org": "acmee", "provider": "nowhere", "error": "\x01", "expect": "7"}
-NO: Final = {"new": "no", "holes": "no"}
 RANGE: Final = {"from": "2026-01-01", "to": "2026-01-01T00:10"}
 
 
@@ -192,11 +187,10 @@ EXAMPLES: Final = {
     "provider-pause": Example({"provider": "embedded"}, {"provider": "embeded"}, _pause),
     "provider-resume": Example({"provider": "embedded"}, {"provider": "none"}, _paused_anew, _pause),
     "org-override": Example(
-        {"id": "acme", "never_halt": "no", "max_concurrent": "3", "until": "+30d"},
-        {"id": "acmee", "never_halt": "x", "max_concurrent": "99999999999", "until": "2020-01-01"},
+        {"org": "acme", "never_halt": "no", "max_concurrent": "3", "until": "+30d", "undo": "no"},
+        {"org": "acmee", "never_halt": "x", "max_concurrent": "99999999999", "until": "2020-01-01", "undo": "x"},
         _somebody_overrides,
     ),
-    "org-override-end": Example({"id": "acme"}, {"id": "acmee"}, _ended, _somebody_overrides),
     "run-release": Example({"run": "run-1", "incurred": "0.5"}, {"run": "run-2", "incurred": "-1"}, _released, _run),
     "cell-set": Example(
         {"id": "cell-1", "url": "http://cell-1:81", "new": "no"},
@@ -212,14 +206,23 @@ EXAMPLES: Final = {
         _used,
     ),
     "feature-map": Example(
-        {"feature": "compute_3mb", "kind": "exact", "memory_mb": "3", "unit": "s", "holes": "no", "new": "yes"},
-        {"feature": "Compute", "kind": "x", "memory_mb": "-1", "unit": "x", "from": "soon", "holes": "x", "new": "x"},
+        {"feature": "compute_3mb", "memory_mb": "3", "unit": "s", "rest": "no", "yes": "no", "new": "yes"},
+        {
+            "feature": "Compute",
+            "memory_mb": "-1",
+            "up_to": "x",
+            "unit": "x",
+            "from": "soon",
+            "rest": "x",
+            "yes": "x",
+            "new": "x",
+        },
         _mapped,
         _used,
     ),
     "feature-map-event": Example(
-        {"type": "page.render", "feature": "renders", **NO},
-        {"type": "\x01", "feature": "R!", "from": "x", "holes": "x", "new": "x"},
+        {"event_type": "page.render", "feature": "renders", "unit": "units", "yes": "no", "new": "no"},
+        {"event_type": "\x01", "feature": "R!", "unit": "x", "from": "x", "yes": "x", "new": "x"},
         _mapped,
     ),
     "sample-mend": Example(

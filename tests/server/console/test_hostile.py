@@ -79,9 +79,9 @@ def test_they_are_text_on_every_form(home: Home) -> None:
     ]
     answers = home.get(*places, session=KIM)
     assert [said for place, one in zip(places, answers, strict=True) for said in wrong(place, one.text)] == []
-    form = {"id": TURNED, "reason": "they asked", "step": "look"}
+    form = {"id": TURNED, "org": TURNED, "reason": "they asked", "step": "look"}
     for action in ("halt", "org-override", "assign"):
-        more = {"never_halt": "yes", "provider": "none", "halts": "no", "new": "no"}
+        more = {"never_halt": "yes", "undo": "no", "provider": "none", "halts": "no", "new": "no"}
         looked = home.send(f"/console/act/{action}", {**form, **more}, KIM)
         assert looked.status_code == 200 and list(wrong(action, looked.text)) == []
         assert f'value="{html.escape(TURNED)}"' in looked.text, "the deed is of the very same one"

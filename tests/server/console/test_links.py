@@ -24,7 +24,6 @@ SHOWN: Final = [
 ELSEWHERE: Final[Mapping[str, str]] = {
     "feature-map": "/console/pending",
     "order-cancel": "/console/orders",
-    "org-override-end": "/console/org?id=acme",
     "provider-pause": "/console/providers",
     "push-resolve": "/console/pushes?state=rejected",
     "push-retry": "/console/pushes?state=rejected",

@@ -278,9 +278,9 @@ def acts(org: sa.Row[Any], paid: PaidFrom) -> list[Link]:
     )
     billing = Link("Billing", url("/console/billing", id=org.org_id))
     runs = Link("Runs", url("/console/runs", org=org.org_id, state="any"))
-    override = [act("Override limits", "org-override", id=org.org_id)]
+    override = [act("Override limits", "org-override", org=org.org_id)]
     if org.override_halted is not None or org.override_max_concurrent is not None:
-        override.append(act("End the override", "org-override-end", id=org.org_id))
+        override.append(act("End the override", "org-override", org=org.org_id, undo="yes"))
     assign = act("Assign elsewhere", "assign-remote", id=org.org_id)
     grant = [act("Give credit", "grant", id=paid.customer_id)] if paid.takes_credit else []
     return [*grant, halt, *override, assign, billing, runs]

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from drawdown.schema.audit import require_org
 from drawdown.schema.database import Transact
 from drawdown.schema.declare import Fact, Size, WrongField
-from drawdown.schema.typed.parsing import show_time
 from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
+from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
@@ -204,93 +204,4 @@ LIFT: Final = Action(
     "The provider's verdict counts again; the next tick asks for it.",
     size=_size,
 )
-
-
-ORG: Final = Field("id", "Organisation")
-
-
-MAX_CONCURRENT: Final = 2**31 - 1
-
-
-YES: Final = (("no", "no"), ("yes", "yes"))
-
-
-def _limits(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    row = require_org(connection, doing.text("id"))
-    never = "not halted, whatever the balance" if row.override_halted is False else figures.UNKNOWN
-    until = "until it is undone" if row.override_until_ms is None else figures.time(row.override_until_ms)
-    says = row.override_halted is not None or row.override_max_concurrent is not None
-    return [
-        Fact("Halted", f"yes: {row.halt_reason}" if row.is_halted else "no"),
-        Fact("Sandboxes at once", figures.count(row.max_concurrent_sandboxes)),
-        Fact("An operator says", never),
-        Fact("An operator's number", figures.count(row.override_max_concurrent)),
-        Fact("Until, UTC", until if says else figures.UNKNOWN),
-    ]
-
-
-def _override(connection: sa.Connection, doing: Doing) -> Done:
-    org, most, until = doing.text("id"), _most(doing), doing.time("until")
-    halted = False if doing.values["never_halt"] == "yes" else None
-    done = orgs.override(connection, org, doing.by, max_concurrent=most, halted=halted, until_ms=until)
-    number = figures.count(done.max_concurrent_sandboxes)
-    return Done(f"{org}: {'halted' if done.is_halted else 'runs'}, {number} sandboxes at once")
-
-
-def _most(doing: Doing) -> int | None:
-    found = doing.number("max_concurrent")
-    if found is not None and found > MAX_CONCURRENT:
-        raise WrongField("max_concurrent", f"{MAX_CONCURRENT:,} at most")
-    return found
-
-
-def _override_size(_connection: sa.Connection, doing: Doing) -> Size:
-    """An organisation that is never halted uses what it has no credit for."""
-    return Size(unbounded=doing.values["never_halt"] == "yes")
-
-
-def _override_command(doing: Doing) -> list[str]:
-    most, until = _most(doing), doing.time("until")
-    found = ["org", "override", doing.text("id")]
-    found += [] if most is None else ["--max-concurrent", str(most)]
-    found += ["--never-halt"] if doing.values["never_halt"] == "yes" else []
-    return [*found, *([] if until is None else ["--until", show_time(until)])]
-
-
-def _end_override(connection: sa.Connection, doing: Doing) -> Done:
-    org = doing.text("id")
-    orgs.end_override(connection, org, doing.by)
-    return Done(f"{org}: the provider's word counts again; the next tick asks for it")
-
-
-OVERRIDE: Final = Action(
-    "org-override",
-    "Override limits",
-    (
-        ORG,
-        Field("never_halt", "Not halted, whatever the balance", "choice", choices=YES),
-        Field("max_concurrent", "Sandboxes at once", "number", "Whatever the plan says.", optional=True),
-        Field(
-            "until", "Until", "time", "2026-12-31, or +30d; until it is undone where it is left empty.", optional=True
-        ),
-    ),
-    _override,
-    _limits,
-    _override_command,
-    lambda doing: url("/console/org", id=doing.text("id"), tab="halts"),
-    "Your word wins over the provider's at once. What is left empty stays as it was said before.",
-    size=_override_size,
-)
-
-
-END_OVERRIDE: Final = Action(
-    "org-override-end",
-    "End the override",
-    (ORG,),
-    _end_override,
-    _limits,
-    lambda doing: ["org", "override", doing.text("id"), "--undo"],
-    lambda doing: url("/console/org", id=doing.text("id"), tab="halts"),
-    "The provider's word counts again.",
-)
-ACTIONS: Final = (HALT, LIFT, OVERRIDE, END_OVERRIDE)
+ACTIONS: Final = (HALT, LIFT, form_of(orgs.OVERRIDE))

@@ -19,13 +19,13 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
+from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.features import actions as features
-from drawdown.worker.features.lists import UnmappedEvent, UnmappedSize, list_features, unmapped_events, unmapped_sizes
+from drawdown.worker.features.lists import UnmappedEvent, UnmappedSize, unmapped_events, unmapped_sizes
 from drawdown.worker.orgs import assignments
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
 from drawdown.worker.status import status
@@ -147,7 +147,7 @@ def _map_size(memory_mb: int) -> tuple[Link, ...]:
 
 
 def _map_event(one: UnmappedEvent) -> tuple[Link, ...]:
-    return () if one.metric else (act("Map", "feature-map-event", "admin", type=one.event_type),)
+    return () if one.metric else (act("Map", "feature-map-event", "admin", event_type=one.event_type),)
 
 
 def _mends_event(one: UnmappedEvent) -> str:
@@ -271,57 +271,6 @@ def _assign_command(doing: Doing) -> list[str]:
     return [*found, *(["--allow-halt"] if doing.values["halts"] == "yes" else [])]
 
 
-def _mapping(connection: sa.Connection, _doing: Doing) -> Sequence[Fact]:
-    made = [one for one in list_features(connection).mapping if one.end_ms == FOREVER_MS]
-    sizes, events = unmapped_sizes(connection), unmapped_events(connection)
-    return [
-        Fact("Sizes that make a feature", figures.count(len(made))),
-        Fact(
-            "Sizes without one", ", ".join(f"{one.memory_mb} MB" for one in sizes[:MOST_FACTS]) or "none", fixed=False
-        ),
-        Fact(
-            "Event types without one", ", ".join(one.event_type for one in events[:MOST_FACTS]) or "none", fixed=False
-        ),
-    ]
-
-
-def _map(connection: sa.Connection, doing: Doing) -> Done:
-    kind, size = doing.values["kind"], doing.number("memory_mb")
-    if size is None and kind == "exact":
-        raise WrongField("memory_mb", "a size in MB; empty is for all larger ones")
-    made = features.map_size(
-        connection, doing.text("feature"), doing.by, kind=kind, memory_mb=size, unit=doing.values["unit"],
-        from_ms=start_of_window(doing), confirmed=doing.values["holes"] == "yes", new=doing.values["new"] == "yes",
-    )  # fmt: skip
-    return Done(_mapped(doing.text("feature"), made))
-
-
-def _do_map_event(connection: sa.Connection, doing: Doing) -> Done:
-    made = features.map_event(
-        connection, doing.text("type"), doing.text("feature"), doing.by, from_ms=start_of_window(doing),
-        confirmed=doing.values["holes"] == "yes", new=doing.values["new"] == "yes",
-    )  # fmt: skip
-    return Done(_mapped(doing.text("feature"), made))
-
-
-def _mapped(feature: str, made: features.Mapped) -> str:
-    much = f"{made.mended_s:,} in {made.mended_windows:,} places that waited"
-    return f"{feature} from {figures.time(made.start_ms)} UTC on; {much} are sealed by the next tick"
-
-
-def _map_options(doing: Doing) -> list[str]:
-    found = _from_option(doing)
-    found += ["--yes"] if doing.values["holes"] == "yes" else []
-    return [*found, *(["--new"] if doing.values["new"] == "yes" else [])]
-
-
-def _map_command(doing: Doing) -> list[str]:
-    size = doing.number("memory_mb")
-    which = ["--rest"] if size is None else ["--memory-mb" if doing.values["kind"] == "exact" else "--up-to", str(size)]
-    unit = ["--unit", doing.values["unit"]]
-    return ["feature", "map", doing.text("feature"), *which, *unit, *_map_options(doing)]
-
-
 def _chosen(doing: Doing) -> QuarantineFilter:
     """Errors: WrongField for neither ids nor a filter."""
     names, org, why = doing.texts("id"), doing.text("org"), doing.text("why")
@@ -376,7 +325,6 @@ SAMPLES: Final = (
     Field("why", "Or all that are quarantined for", optional=True),
     Field("expect", "How many you saw", "number", "It is refused unless it is so many.", optional=True),
 )
-HOLES: Final = Field("holes", "Fill holes in sealed windows, too", "choice", choices=YES)
 NEW: Final = Field("new", "It may be a name that is new here", "choice", choices=YES)
 PLACE: Final = "/console/pending"
 ASSIGN: Final = Action(
@@ -405,34 +353,6 @@ ASSIGN: Final = Action(
     "What was used before the start is not billed; a first assignment may reach back.",
     size=_assign_size,
 )
-MAP: Final = Action(
-    "feature-map",
-    "Map sizes to a feature",
-    (
-        Field("feature", "Feature", hint="a-z, 0-9 and _"),
-        Field("kind", "Of sizes", "choice", choices=(("exact", "exactly so many MB"), ("up_to", "up to so many MB"))),
-        Field("memory_mb", "MB", "number", "Empty: all larger sizes.", optional=True),
-        Field("unit", "Its unit", "choice", choices=(("s", "seconds"), ("mb_s", "MB-seconds"))),
-        FROM, HOLES, NEW,
-    ),
-    _map,
-    _mapping,
-    _map_command,
-    lambda _doing: PLACE,
-    "What a window meant once it was sealed never changes.",
-    role="admin",
-)  # fmt: skip
-MAP_EVENT: Final = Action(
-    "feature-map-event",
-    "Map an event type to a feature",
-    (Field("type", "Event type"), Field("feature", "Feature", hint="a-z, 0-9 and _"), FROM, HOLES, NEW),
-    _do_map_event,
-    _mapping,
-    lambda doing: ["feature", "map-event", doing.text("type"), doing.text("feature"), *_map_options(doing)],
-    lambda _doing: PLACE,
-    "What its events count is billed as that.",
-    role="admin",
-)
 MEND: Final = Action(
     "sample-mend",
     "Enter samples again",
@@ -456,4 +376,4 @@ DISMISS: Final = Action(
     role="admin",
     size=_many,
 )
-ACTIONS: Final = (ASSIGN, MAP, MAP_EVENT, MEND, DISMISS)
+ACTIONS: Final = (ASSIGN, form_of(features.MAP), form_of(features.MAP_EVENT), MEND, DISMISS)

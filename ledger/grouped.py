@@ -1,0 +1,210 @@
+"""What several calls move in wallets, decided one after another by what was read, and written at once.
+
+Guarantee: what was decided is kept only where each wallet has room for all of it as its row is changed, and nothing
+waits in it. Else nothing of the transaction is kept (`NotTogether`), and each call is decided alone. Locks are taken in
+the ledger's order: runs by their keys, then wallets by their ids. A wallet in which something is due, of which lots are
+over, or whose lots a run's end may expire, takes part in nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import draws, entries
+from drawdown.ledger.accounts import Wallet, wallet_account
+from drawdown.ledger.entries import MOST_BALANCE_MICRO
+from drawdown.ledger.reservations import NO_END_MICRO, NotTogether, Reservation
+from drawdown.schema.sql import Part, queries
+from drawdown.schema.units import EVER_MS
+
+SQL = queries(__file__)
+
+_ANY: Final = -NO_END_MICRO
+"""Needs no room: what was reserved before is drawn, or given back."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A wallet as it was read, with what it is still to be charged for, and what may wait in it."""
+
+    customer_id: str
+    wallet: Wallet
+    next_due_ms: int | None
+    lots_over_ms: int | None
+    deferred_micro: int
+
+    def is_still(self, now_ms: int) -> bool:
+        """Whether nothing waits in it by now."""
+        is_due = self.next_due_ms is not None and self.next_due_ms <= now_ms
+        return not (is_due or self.deferred_micro or self.wallet.over_micro)
+
+
+@dataclass
+class _Move:
+    """A wallet as it was read, and as it will be. `needed`: what has to be available before all of it; `peak`: how much
+    more is held at most, at any moment of it; `freed`: the most that one call holds no longer."""
+
+    before: Standing
+    now: Wallet
+    needed: int = _ANY
+    peak: int = _ANY
+    most_held: int = NO_END_MICRO
+    ends_ms: int | None = None
+    first_ms: int = EVER_MS
+    freed: int = 0
+
+    @property
+    def dropped(self) -> int:
+        return self.before.wallet.available_micro - self.now.available_micro
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A wallet after all of it. `shift`: by how much more is there than was reckoned with, since others moved it
+    meanwhile. `may_halt`: whether its last credit was held, or used."""
+
+    wallet: Wallet
+    shift: int
+    may_halt: bool
+
+
+@dataclass
+class Moves:
+    """What is decided of wallets in one transaction."""
+
+    now_ms: int
+    _wallets: dict[str, _Move] = field(default_factory=dict)
+    _made: list[Reservation] = field(default_factory=list)
+    _changed: list[Reservation] = field(default_factory=list)
+    _entries: list[dict[str, object]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self._wallets)
+
+    def wallet(self, standing: Standing) -> Wallet | None:
+        """A wallet as it is by now; None where something waits in it."""
+        if not standing.is_still(self.now_ms):
+            return None
+        move = self._wallets.get(standing.customer_id)
+        return standing.wallet if move is None else move.now
+
+    def accept(self, standing: Standing, made: Reservation, most_held_micro: int | None) -> Wallet | None:
+        """Hold what a new run may cost; the wallet then. None where there is no room, and nothing changes."""
+        wallet, amount = self.wallet(standing), made.amount_micro
+        most = NO_END_MICRO if most_held_micro is None else most_held_micro
+        if wallet is None or amount > wallet.available_micro or wallet.held_micro + amount > most:
+            return None
+        move = self._move(standing)
+        move.needed = max(move.needed, move.dropped + amount)
+        move.peak = max(move.peak, wallet.held_micro + amount - standing.wallet.held_micro)
+        move.most_held = min(move.most_held, most)
+        move.now = replace(wallet, held_micro=wallet.held_micro + amount)
+        self._made.append(made)
+        return move.now
+
+    def lasts(self, made: Reservation) -> None:
+        """A new run goes on: its wallet is due as its hold ends."""
+        move = self._wallets[made.customer_id]
+        move.ends_ms = made.expires_ms if move.ends_ms is None else min(move.ends_ms, made.expires_ms)
+
+    def ends(self, made: Reservation, ended: Reservation) -> None:
+        """A new run is written as it ends here."""
+        self._made[self._made.index(made)] = ended
+
+    def change(self, after: Reservation) -> None:
+        """A run that this transaction holds is changed."""
+        self._changed.append(after)
+
+    def charge(
+        self, standing: Standing, before: Reservation, after: Reservation, drawn: Sequence[dict[str, object]]
+    ) -> Wallet:
+        """Post what a run draws, and hold no more of it; the wallet then."""
+        move = self._move(standing)
+        amount = sum(int(str(one["amount_micro"])) for one in drawn)
+        freed = before.left_micro - after.left_micro
+        move.first_ms = min([move.first_ms, *(int(str(one["ts"])) for one in drawn)])
+        if after.state != "held":
+            move.freed = max(move.freed, freed)
+        move.now = replace(
+            move.now, balance_micro=move.now.balance_micro - amount, held_micro=move.now.held_micro - freed
+        )
+        self._entries.extend(drawn)
+        return move.now
+
+    def _move(self, standing: Standing) -> _Move:
+        return self._wallets.setdefault(standing.customer_id, _Move(standing, standing.wallet))
+
+    def write(self, connection: sa.Connection) -> Mapping[str, Moved]:
+        """Write all of it; the wallets that moved, by their customers.
+
+        Errors: NotTogether where a key was used, or a wallet changed, this moment: nothing may be kept.
+        """
+        if self._made:
+            rows = [vars(one) for one in sorted(self._made, key=lambda one: one.reservation)]
+            if SQL.run(connection, "insert_runs", {"runs": rows}).rowcount < len(rows):
+                raise NotTogether("a key was used this moment")
+        if self._changed:
+            draws.SQL.run(connection, "finish", [vars(one) for one in self._changed])
+        found = self._moved(connection)
+        if self._entries:
+            ordered = sorted(self._entries, key=lambda entry: str(entry["key"]))
+            if len(entries.SQL.run(connection, "post", {"entries": ordered}).all()) < len(ordered):
+                raise NotTogether("an entry is there already")
+        return found
+
+    def _moved(self, connection: sa.Connection) -> dict[str, Moved]:
+        if not self._wallets:
+            return {}
+        rows = [_row(self._wallets[customer]) for customer in sorted(self._wallets)]
+        moved = {row.account_id: row for row in SQL.run(connection, "move", {"moves": rows, "now_ms": self.now_ms})}
+        if len(moved) < len(rows):
+            raise NotTogether("a wallet has no room for all of them, or something waits in it")
+        found = {}
+        for customer, move in self._wallets.items():
+            row = moved[wallet_account(customer)]
+            now = replace(
+                move.now,
+                balance_micro=int(row.balance_micro),
+                held_micro=int(row.held_micro),
+                overdraft_micro=int(row.overdraft_micro),
+            )
+            if abs(now.balance_micro) > MOST_BALANCE_MICRO:
+                raise NotTogether("a wallet would have or owe more than any can")
+            shift = now.available_micro - move.now.available_micro
+            at_peak = move.before.wallet.available_micro + shift - max(move.needed, 0)
+            found[customer] = Moved(now, shift, now.available_micro <= move.freed or at_peak <= 0)
+        return found
+
+
+def _row(move: _Move) -> dict[str, object]:
+    before, now = move.before.wallet, move.now
+    return {
+        "name": wallet_account(move.before.customer_id),
+        "moved": now.balance_micro - before.balance_micro,
+        "more_held": now.held_micro - before.held_micro,
+        "needed": _ANY if move.needed == _ANY else move.needed + before.unbilled_micro,
+        "peak": 0 if move.peak == _ANY else move.peak,
+        "most_held": NO_END_MICRO if move.peak == _ANY else move.most_held,
+        "ends_ms": move.ends_ms,
+        "first_ms": move.first_ms,
+    }
+
+
+def hold_part(runs: Sequence[tuple[str, str]]) -> Part:
+    """The runs of these names, each of an organisation ('': of any), which nobody else ends or grows until this
+    transaction is over: rows for `held`."""
+    return SQL.part("hold_runs", {"runs": [{"name": name, "of_org": org} for name, org in sorted(set(runs))]})
+
+
+def among_part(names: Sequence[str]) -> Part:
+    """Which of these runs are there: rows with their key, `reservation`."""
+    return SQL.part("among", {"names": sorted(set(names))})
+
+
+def entries_part(spans: Sequence[Mapping[str, object]]) -> Part:
+    """What was posted under numbers of runs, by `draws.span`."""
+    return SQL.part("entries_of", {"spans": list(spans)})

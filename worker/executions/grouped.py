@@ -1,0 +1,290 @@
+"""Acts on runs that are decided together with others, in one transaction: accepted, drawn on, settled or given up.
+
+Guarantee: an act is decided here only where it is plain: a wallet here pays, the run goes on, and nothing is refused.
+Each is decided as it would be decided alone, one after another. Repetitions, refusals, payers, suppliers, sandboxes and
+balances that a provider keeps are decided alone (`Alone`), and nothing of them is kept here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import sqlalchemy as sa
+
+from drawdown.ledger import draws, own_keys
+from drawdown.ledger import reservations as runs
+from drawdown.ledger.accounts import PLAIN, HoldTerms, Wallet
+from drawdown.ledger.draws import FINAL, Cost, Drawn, Line
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.grouped import Moved, Moves, Standing
+from drawdown.ledger.own_keys import own_name
+from drawdown.ledger.rates import Rate, RateCard
+from drawdown.ledger.reservations import NO_SANDBOXES, NotTogether, Reservation
+from drawdown.schema.audit import By
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.sql import Part, queries
+from drawdown.schema.units import EMBEDDED, EXEMPT_PROVIDERS
+from drawdown.worker.catalog.wallets import orgs_of, wallets_at
+from drawdown.worker.executions import request as run_request
+from drawdown.worker.executions.actions import ask_of
+from drawdown.worker.executions.permission import Asker, Paying, Permit, to_hold
+from drawdown.worker.executions.request import USE, Accepted, Asked, Settled
+from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.effective_balance import unbilled_micro
+
+SQL = queries(__file__)
+
+
+class Alone(NotTogether):
+    """A call that is to be decided alone. Nothing of it was kept, and the others go on."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a program asks of a run that goes on: a `draw` under a number, or its end as `settled` or `released`.
+    `org_id`: of an API key that is bound to an organisation, which finds its own runs and changes what it began."""
+
+    key: str
+    kind: Literal["draw", "settled", "released"]
+    cost: Cost | None
+    actor: str
+    reason: str
+    number: int = 0
+    org_id: str | None = None
+
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        """What the run may be kept as, each with its organisation ('': any)."""
+        if self.org_id is None:
+            return [(self.key, "")]
+        return [(own_name(self.org_id, self.key), self.org_id), (self.key, self.org_id)]
+
+    def by(self, now_ms: int) -> By:
+        return By(now_ms, self.actor, self.reason, "http")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one that asks for a run: who it is, whose wallet pays by which terms, and whether anything
+    stands in the way."""
+
+    asker: Asker
+    standing: Standing | None
+    terms: HoldTerms
+    is_blocked: bool
+    has_other_owner: bool
+
+    def payer(self, connection: sa.Connection) -> Standing:
+        """The wallet, where it is the asker's own, and may pay. Errors: Alone."""
+        asker = self.asker
+        may_run = not (self.is_blocked or self.has_other_owner or asker.is_halted or asker.stopped_at_ms is not None)
+        here = asker.provider in (None, EMBEDDED, *EXEMPT_PROVIDERS)
+        if self.standing is None or not may_run or not (here or asker.provider in wallets_at(connection)):
+            raise Alone("no wallet here may pay")
+        return self.standing
+
+
+Finish: TypeAlias = Callable[[Mapping[str, Moved]], Any]
+"""The answer, by how wallets moved."""
+
+
+@dataclass(frozen=True)
+class WalletRow:
+    """A wallet as its row is; `has_used`: there may be usage that it is still to be charged for."""
+
+    customer_id: str
+    balance_micro: int
+    held_micro: int
+    overdraft_micro: int
+    over_micro: int
+    plan: str | None
+    next_due_ms: int | None
+    lots_over_ms: int | None
+    deferred_micro: int
+    has_used: bool
+
+    def standing(self, connection: sa.Connection, now_ms: int) -> Standing:
+        """The same, with that usage."""
+        used = unbilled_micro(connection, self.customer_id, now_ms) if self.has_used else 0
+        amounts = self.held_micro, self.overdraft_micro, self.over_micro, used
+        wallet = Wallet(self.balance_micro, self.plan, None, *amounts)
+        return Standing(self.customer_id, wallet, self.next_due_ms, self.lots_over_ms, self.deferred_micro)
+
+
+def wallets_part(customers: Iterable[str], now_ms: int) -> Part:
+    """Wallets: rows for `WalletRow`."""
+    rows = [{"customer_id": one} for one in sorted(set(customers))]
+    return SQL.part("wallets", {"customers": rows, "asking": len(rows), "now_ms": now_ms})
+
+
+def rates_part() -> Part:
+    """All of the rate card: rows for `card_at`."""
+    return SQL.part("rates")
+
+
+def card_at(rows: Sequence[Any], known_ms: int) -> RateCard:
+    """What was on the rate card by a moment."""
+    known = (row for row in rows if row.at_ms <= known_ms)
+    return RateCard(Rate(row.feature, row.start_ms, row.micro_credits, row.per_quantity) for row in known)
+
+
+def accept(
+    connection: sa.Connection, asked: Asked, facts: Facts, moves: Moves, card: RateCard | None, now_ms: int
+) -> Finish:
+    """Hold what a run may cost, which is new by all its names. Errors: Alone."""
+    request = asked.request
+    if request.payer or request.supplier or request.sandboxes or request.settled_by == "metering":
+        raise Alone("more than a wallet is asked for")
+    try:
+        run_request.require_key(asked.key)
+        run_request.require_sane(request)
+        if not asked.own:
+            own_keys.require_open(asked.key)
+        if asked.key.startswith(USE):
+            raise Alone("a use's key")
+        standing = facts.payer(connection)
+        amount = to_hold(connection, request, Paying(standing.customer_id, facts.terms), now_ms, card)
+    except (Refused, UsageError) as error:
+        raise Alone(str(error)) from error
+    permit = Permit(standing.customer_id, amount, facts.terms)
+    made = runs.noted(ask_of(asked.names[0], request, permit, now_ms), asked.by(now_ms))
+    wallet = moves.accept(standing, made, facts.terms.most_held_micro)
+    if wallet is None:
+        raise Alone("no room")
+    moves.lasts(made)
+    return lambda moved: Accepted(made, False, _shifted(wallet, moved[standing.customer_id]))
+
+
+def consume(
+    standing: Standing, run: run_request.Request, name: str, price: int, moves: Moves, terms: HoldTerms, by: By,
+    *, ends: bool,
+) -> Wallet | None:  # fmt: skip
+    """Accept the run of a use, and settle it at once where it `ends`; the wallet then. None where there is no room, and
+    nothing changes."""
+    permit = Permit(standing.customer_id, terms.held_for(price), terms)
+    made = runs.noted(ask_of(name, run, permit, by.now_ms), by)
+    wallet = moves.accept(standing, made, terms.most_held_micro)
+    if wallet is None:
+        return None
+    if not ends:
+        moves.lasts(made)
+        return wallet
+    entries, charged, _ = draws.entries_for(made, FINAL, [Line(None, None, price)], by)
+    ended = _ended(made, "settled", charged, by)
+    moves.ends(made, ended)
+    return moves.charge(standing, made, ended, entries)
+
+
+def change(
+    asked: Change, found: Reservation, standing: Standing, moves: Moves, before: Sequence[Line], card: RateCard | None,
+    now_ms: int,
+) -> Finish:  # fmt: skip
+    """Draw on a run, or end it; this transaction holds it. `before`: what was drawn under its number. Errors: Alone."""
+    by = asked.by(now_ms)
+    require_plain(found, now_ms)
+    if asked.org_id is not None and found.actor != asked.actor:
+        raise Alone("another key began it")
+    try:
+        if asked.kind == "draw":
+            lines, number = _drawn(asked, found, before, card), f"d{asked.number}"
+        else:
+            lines, number = _last(asked, found), FINAL
+        entries, charged, off = draws.entries_for(found, number, lines, by)
+    except (Refused, UsageError) as error:
+        raise Alone(str(error)) from error
+    if asked.kind == "draw":
+        after = replace(found, drawn_micro=found.drawn_micro + charged)
+    else:
+        after = _ended(found, asked.kind, charged, by)
+    wallet = apply(standing, found, after, entries, moves)
+    drawn = Drawn(after, charged, off, repeated=False)
+    return lambda moved: Settled(drawn, _shifted(wallet, moved[standing.customer_id]))
+
+
+def end_of_use(
+    found: Reservation, standing: Standing, state: Literal["settled", "released"], price: int, moves: Moves, by: By
+) -> int:
+    """End the run of a use, of which nothing was drawn yet; what was charged. Errors: Alone."""
+    require_plain(found, by.now_ms)
+    if found.drawn_micro or found.overage != "charge":
+        raise Alone("it is no use's run")
+    lines = [Line(None, None, price)] if price or state == "settled" else []
+    entries, charged, _ = draws.entries_for(found, FINAL, lines, by)
+    apply(standing, found, _ended(found, state, charged, by), entries, moves)
+    return charged
+
+
+def require_plain(found: Reservation, now_ms: int) -> None:
+    """Insist on a run that goes on, whose own organisation's wallet pays. Errors: Alone."""
+    special = found.payer_number is not None or found.supplier is not None or found.settled_by != "receipt"
+    if special or found.hold != "wallet" or found.sandboxes != NO_SANDBOXES:
+        raise Alone("more than a wallet has part in it")
+    if found.state != "held" or found.expires_ms <= now_ms:
+        raise Alone("it goes on no longer")
+
+
+def apply(
+    standing: Standing, found: Reservation, after: Reservation, entries: Sequence[dict[str, object]], moves: Moves
+) -> Wallet:
+    """Have a run be as it is after. Errors: Alone where something waits in its wallet."""
+    is_late = standing.lots_over_ms is not None and standing.lots_over_ms > found.accepted_ms
+    if moves.wallet(standing) is None or (entries and is_late):
+        raise Alone("something waits in its wallet")
+    moves.change(after)
+    return moves.charge(standing, found, after, entries)
+
+
+def _drawn(asked: Change, found: Reservation, before: Sequence[Line], card: RateCard | None) -> list[Line]:
+    cost = run_request.sane_cost(asked.cost or Cost())
+    run_request.require_number(asked.number)
+    if before:
+        raise Alone("it was drawn before")
+    return draws.priced(found, cost, card or RateCard(()))
+
+
+def _last(asked: Change, found: Reservation) -> list[Line]:
+    """What a run cost in all, less what was drawn."""
+    if asked.kind == "released" and asked.cost is None:
+        return []
+    cost = run_request.sane_cost(asked.cost or Cost())
+    if cost.amount_micro is None or found.overage == "cap":
+        raise Alone("it goes by what was drawn of each feature, or was written off")
+    if not found.drawn_micro <= cost.amount_micro <= MAX_ENTRY_MICRO:
+        raise Alone("it costs less than was drawn, or more than any")
+    return [Line(None, None, cost.amount_micro - found.drawn_micro)]
+
+
+def _ended(found: Reservation, state: Literal["settled", "released"], charged: int, by: By) -> Reservation:
+    return replace(
+        found,
+        state=state,
+        drawn_micro=found.drawn_micro + charged,
+        ended_ms=by.now_ms,
+        ended_by=by.actor,
+        ended_reason=by.reason,
+    )
+
+
+def _shifted(wallet: Wallet, moved: Moved) -> Wallet:
+    """A wallet as it was reckoned at some moment, by what others had moved of it before."""
+    return replace(wallet, balance_micro=wallet.balance_micro + moved.shift) if moved.shift else wallet
+
+
+def tell(connection: sa.Connection, moved: Mapping[str, Moved], now_ms: int) -> None:
+    """Have whoever that may concern be asked about again, as after an act alone."""
+    if not moved:
+        return
+    rows = [{"customer_id": one, "balance": found.wallet.payable_micro} for one, found in sorted(moved.items())]
+    values = {"moved": rows, "asking": len(rows)}
+    concerned = {one for one, found in moved.items() if found.may_halt}
+    concerned |= set(SQL.run(connection, "verdict_may_change", values).scalars())
+    if concerned:
+        mark_for_projection(connection, orgs_of(connection, sorted(concerned)), now_ms)
+
+
+def terms_of(row: Sequence[Any]) -> HoldTerms:
+    """Those of a plan; the plain ones where there is none."""
+    factor_ppm, unknown, most_hold, most_held, holds_halt = row
+    return PLAIN if holds_halt is None else HoldTerms(factor_ppm, unknown, most_hold, most_held, bool(holds_halt))

@@ -1,0 +1,466 @@
+"""Calls that arrive together: uses, the ends of uses, and acts on runs, of any organisations, in one transaction.
+
+Guarantee: each call gets the answer that it would have got alone, and leaves the same rows. One that is refused, or has
+more to it (see `executions.grouped`), is left to be decided alone (`Alone`), and nothing of it is kept: it fails no
+other. Where what was read changed before it was written, nothing of the transaction is kept (`NotTogether`). Locks are
+taken in the guard's order: counters, then uses, then runs, then wallets; whoever waits for one for MOST_WAIT_MS gives
+up the transaction. A key of a program that is over does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, Final, Literal, TypeAlias
+
+import sqlalchemy as sa
+
+from drawdown.guard.decide import Counted, in_force
+from drawdown.guard.periods import Period, Span, starts
+from drawdown.ledger import draws
+from drawdown.ledger import grouped as ledger
+from drawdown.ledger.accounts import HoldTerms
+from drawdown.ledger.draws import Line, lines_of
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.grouped import Moved, Moves, Standing
+from drawdown.ledger.reservations import NotTogether, Reservation
+from drawdown.schema.audit import By
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.sql import Part, prepared, queries, together
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.access.keys import ApiKey
+from drawdown.worker.executions import grouped as runs
+from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.grouped import Alone, Change, Facts, WalletRow
+from drawdown.worker.executions.permission import Asker
+from drawdown.worker.executions.request import USE, require_sane
+from drawdown.worker.guard import counters as guard_counts
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.counters import NO_END, Counters, Use
+from drawdown.worker.guard.terms import MAX_UNITS, Known, run_of
+from drawdown.worker.guard.use import Answer, Ask, Book, Charged, Costs, Seen, own_name
+
+SQL = queries(__file__)
+
+MOST_WAIT_MS: Final = 100
+"""How long a transaction that several share waits for a lock."""
+
+
+@dataclass(frozen=True)
+class End:
+    """The end of a use that is held, as a program asks for it: what was used in all. `org_id`: of an API key that is
+    bound to an organisation, which finds its own uses and changes what it began."""
+
+    key: str
+    state: Literal["settled", "released"]
+    amount: int
+    actor: str
+    reason: str
+    org_id: str | None = None
+
+    def by(self, now_ms: int) -> By:
+        return By(now_ms, self.actor, self.reason, "http")
+
+    @property
+    def names(self) -> list[str]:
+        return [self.key] if self.org_id is None else [own_name(self.org_id, self.key), self.key]
+
+
+Call: TypeAlias = Ask | End | Asked | Change
+_Group: TypeAlias = tuple[str, str]
+"""An organisation and a metric, of which a transaction moves the counters of one moment."""
+_Counter: TypeAlias = tuple[str, str, Period, int]
+
+
+def do_all(
+    connection: sa.Connection, proofs: Sequence[str], calls: Sequence[Call], now_ms: int
+) -> tuple[Mapping[str, ApiKey], list[Any]]:
+    """Decide calls, each by the API key of this hash. The keys that go on; and the answers in the order of the calls:
+    None by a key that is over, Alone for a call that is to be decided alone.
+
+    Errors: NotTogether, where each is to be decided alone; LockHeld; DatabaseBusy.
+    """
+    with prepared(connection):
+        work = _Work(connection, proofs, calls, now_ms)
+        return work.keys, work.done()
+
+
+class _Work:
+    """One transaction. Each step reads what the next goes by; the last one writes."""
+
+    def __init__(self, connection: sa.Connection, proofs: Sequence[str], calls: Sequence[Call], now_ms: int) -> None:
+        self._connection, self._proofs, self._calls, self._now_ms = connection, proofs, calls, now_ms
+        self._first: dict[str, Part] = {
+            "wait": SQL.part("impatient", {"wait": f"{MOST_WAIT_MS}ms"}),
+            "keys": api_keys.finding(proofs, now_ms),
+        }
+        self.keys: Mapping[str, ApiKey] = {}
+        self._found: list[Any] = [None] * len(calls)
+        self._moves = Moves(now_ms)
+        self._books: dict[_Group, Book] = {}
+        self._changed: list[Use] = []
+        self._locked: dict[str, Use] = {}
+        self._uses: dict[str, Use] = {}
+        self._counters: dict[_Counter, Any] = {}
+        self._missing: list[_Counter] = []
+        self._runs: dict[str, Reservation] = {}
+        ends = self._read_ends()
+        moments = self._moments(ends)
+        self._lock(ends, moments)
+        self._decide(ends, moments)
+
+    def done(self) -> list[Any]:
+        """Write what was decided; the answers."""
+        moved = self._moves.write(self._connection)
+        runs.tell(self._connection, moved, self._now_ms)
+        self._write_counters()
+        answers = [one(moved) if callable(one) else one for one in self._found]
+        return [one if proof in self.keys else None for one, proof in zip(answers, self._proofs, strict=True)]
+
+    def _read(self, **parts: Part) -> dict[str, list[Any]]:
+        """Several reads in one statement; the keys with the first."""
+        first, self._first = self._first, {}
+        read = together(self._connection, **first, **parts)
+        if first:
+            self.keys = api_keys.found(read["keys"])
+        return read
+
+    def _read_ends(self) -> dict[int, Use]:
+        """The uses that are to end, by the places of their calls: as they are, not locked."""
+        names = [name for one in self._calls if isinstance(one, End) for name in one.names]
+        if not names:
+            return {}
+        uses = guard_counts.uses_of(self._read(uses=guard_counts.uses_part(names))["uses"])
+        found, taken = {}, set[str]()
+        for at, call in enumerate(self._calls):
+            if not isinstance(call, End):
+                continue
+            use = _its_use(uses, call)
+            if use is None or use.use_key in taken:
+                self._found[at] = Alone("there is no such use, or another call ends it")
+                continue
+            taken.add(use.use_key)
+            found[at] = use
+        return found
+
+    def _moments(self, ends: Mapping[int, Use]) -> dict[_Group, int]:
+        """Of each group of calls, the moment by which it counts. Those of another moment are decided alone."""
+        moments: dict[_Group, int] = {}
+        for at, call in enumerate(self._calls):
+            group = _group_of(call, ends.get(at))
+            if isinstance(call, Ask) and (call.dark or guard.wrong(call) is not None):
+                self._found[at] = Alone("it makes no sense, or was let through before")
+            elif group is not None and isinstance(call, Ask):
+                moments[group] = self._now_ms
+            elif group is not None:
+                moments.setdefault(group, ends[at].at_ms)
+        return moments
+
+    def _lock(self, ends: Mapping[int, Use], moments: Mapping[_Group, int]) -> None:
+        """Keys where a month turns, counters of those moments and of now, then uses, then runs."""
+        held = [(USE + use.use_key, use.org_id) for use in ends.values() if use.reservation is not None]
+        held += chain.from_iterable(one.names for one in self._calls if isinstance(one, Change))
+        wanted = [
+            (*group, period, start_ms)
+            for group, moment_ms in moments.items()
+            for period, start_ms in {*starts(moment_ms).items(), *starts(self._now_ms).items()}
+        ]
+        parts: dict[str, Part] = {}
+        keys = {f"{one.wish.org_id} {one.key}" for one in self._calls if isinstance(one, Ask)}
+        turn = guard_counts.keys_part(self._connection, keys, self._now_ms) if keys else None
+        if turn is not None:
+            parts["turn"] = turn
+        if wanted:
+            parts["counters"] = SQL.part("hold_counters", {"counters": _rows(wanted)})
+        if ends:
+            names = [use.use_key for use in ends.values()]
+            parts["uses"] = guard_counts.uses_part(names, held="for_update")
+        if held:
+            parts["runs"] = ledger.hold_part(held)
+        if not parts:
+            return
+        read = self._read(**parts)
+        self._counters = _by_key(read.get("counters", ()))
+        self._missing = [one for one in wanted if one not in self._counters]
+        self._locked = guard_counts.uses_of(read.get("uses", ()))
+        self._runs = {row.reservation: Reservation(**vars(row)) for row in read.get("runs", ())}
+
+    def _decide(self, ends: Mapping[int, Use], moments: Mapping[_Group, int]) -> None:
+        """One call after another, by what is read once all is locked."""
+        seen, read = self._read_facts(ends)
+        if self._missing and self._make(seen, ends):
+            seen, read = self._read_facts(ends)
+        standings = {
+            row.customer_id: WalletRow(**vars(row)).standing(self._connection, self._now_ms)
+            for row in read.get("wallets", ())
+        }
+        there = {row.reservation for row in read.get("there", ())}
+        drawn: dict[str, list[Line]] = {}
+        for row in read.get("drawn", ()):
+            drawn.setdefault(row.reservation, []).extend(lines_of([row]))
+        self._uses = guard_counts.uses_of(read.get("uses", ()))
+        changed: set[str] = set()
+        for at, call in enumerate(self._calls):
+            if self._proofs[at] not in self.keys or self._found[at] is not None:
+                continue
+            try:
+                if isinstance(call, Ask):
+                    self._found[at] = self._take(call.at(self._now_ms), seen[at])
+                elif isinstance(call, End):
+                    self._found[at] = self._end(call, ends[at], seen[at], standings, moments)
+                elif isinstance(call, Asked):
+                    self._found[at] = self._accept(call, seen[at], there, read.get("rates"))
+                    there.update(call.names)
+                else:
+                    self._found[at] = self._change(call, standings, drawn, changed, read.get("rates"))
+            except NotTogether as error:  # such as Alone
+                self._found[at] = error
+
+    def _make(self, seen: Mapping[int, Seen], ends: Mapping[int, Use]) -> bool:
+        """Have the counters of a period that begins, of those who are known; whether there are any. They are locked."""
+        groups = {_group_of(self._calls[at], ends.get(at)) for at, one in seen.items() if one.is_known}
+        if made := [one for one in self._missing if one[:2] in groups]:
+            rows = {"counters": _rows(made)}
+            SQL.run(self._connection, "make", rows)
+            self._counters |= _by_key(self._read(counters=SQL.part("hold_counters", rows))["counters"])
+        return bool(made)
+
+    def _read_facts(self, ends: Mapping[int, Use]) -> tuple[dict[int, Seen], dict[str, list[Any]]]:
+        """All that is decided by, but for what is locked: of each call what is seen of it, by its place."""
+        asked: list[tuple[int, tuple[str, str, str]]] = []
+        names, there, spans, has_quantities = list[str](), list[str](), list[Mapping[str, object]](), False
+        for at, call in enumerate(self._calls):
+            if isinstance(call, Ask):
+                asked.append((at, (call.wish.org_id, call.wish.metric, call.wish.project or "")))
+                names += (call.key, own_name(call.wish.org_id, call.key))
+            elif at in ends:
+                asked.append((at, (ends[at].org_id, ends[at].metric, "")))
+            elif isinstance(call, Asked):
+                asked.append((at, (call.request.org_id, call.request.action or "", call.request.project or "")))
+                there += call.names
+                has_quantities |= call.request.quantities is not None
+            elif isinstance(call, Change) and (run := self._run_of(call)) is not None and call.kind == "draw":
+                spans.append(draws.span(run.reservation, f"d{call.number}"))
+                has_quantities |= call.cost is not None and call.cost.quantities is not None
+        parts: dict[str, Part] = {}
+        if asked:
+            parts["seen"] = guard.seen_part([one for _, one in asked], self._now_ms)
+        if names:
+            parts["uses"] = guard_counts.uses_part(names)
+        if there:
+            parts["there"] = ledger.among_part(there)
+        if spans:
+            parts["drawn"] = ledger.entries_part(spans)
+        if self._runs:
+            parts["wallets"] = runs.wallets_part((one.customer_id for one in self._runs.values()), self._now_ms)
+        if has_quantities:
+            parts["rates"] = runs.rates_part()
+        read = self._read(**parts) if parts or self._first else {}
+        seen = guard.seen_of(read.get("seen", ()))
+        return {at: seen[n] for n, (at, _) in enumerate(asked)}, read
+
+    def _take(self, ask: Ask, seen: Seen) -> runs.Finish:
+        """A use, as `guard.take` decides it. Errors: Alone."""
+        if guard.used_before(self._uses, ask.wish.org_id, ask.key, own=ask.own):
+            raise Alone("it was asked for before")
+        book = self._book((ask.wish.org_id, ask.wish.metric), guard.known_with(ask.wish, seen), seen, self._now_ms)
+        book.charge = lambda one, known, _: self._charged(one, known, seen)
+        book.known = guard.known_with(ask.wish, seen)
+        try:
+            answer = guard.decide_use(book, ask)
+        except (Refused, UsageError) as error:
+            raise error if isinstance(error, Alone) else Alone(str(error)) from error
+        self._uses |= {name: book.uses[name] for name in (ask.name,) if name in book.uses}
+        customer = book.known.customer_id
+        return lambda moved: _shifted(answer, moved.get(customer))
+
+    def _charged(self, ask: Ask, known: Known, seen: Seen) -> Charged:
+        """What a use costs, as it is charged by its own organisation's wallet. Errors: Alone."""
+        terms = known.metric.price
+        price = terms.held(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
+        if not price:
+            return Charged(Costs())
+        if ask.wish.payer is not None or known.metric.payer is not None:
+            raise Alone("another pays")
+        run, name = run_of(ask.wish, known.metric, price), USE + ask.name
+        require_sane(run)
+        facts = _facts(self._connection, known.asker, seen, self._now_ms)
+        standing = facts.payer(self._connection)
+        if facts.terms.most_hold_micro is not None and price > facts.terms.most_hold_micro:
+            raise Alone("more than one run may hold")
+        wallet = runs.consume(standing, run, name, price, self._moves, facts.terms, ask.by, ends=ask.state == "used")
+        if wallet is not None:
+            charged = price if ask.state == "used" else 0
+            return Charged(Costs(price, charged, standing.customer_id, wallet.available_micro), name)
+        if not self._has_none(standing, facts.terms, price):
+            raise Alone("it may have room once all is looked at")
+        return Charged(Costs(price, 0, run.org_id), None, "no_credit")
+
+    def _has_none(self, standing: Standing, terms: HoldTerms, price: int) -> bool:
+        """Whether a wallet has no room for so much, whatever becomes of what it holds."""
+        wallet = self._moves.wallet(standing)
+        return wallet is not None and not wallet.held_micro and terms.held_for(price) > wallet.available_micro
+
+    def _end(
+        self, call: End, before: Use, seen: Seen, standings: Mapping[str, Standing], moments: Mapping[_Group, int]
+    ) -> runs.Finish:
+        """The end of a use, as `guard.settle` decides it. Errors: Alone."""
+        use, group, by = self._locked.get(before.use_key), (before.org_id, before.metric), call.by(self._now_ms)
+        if use is None or use.state != "held" or (use.expires_ms or 0) <= self._now_ms:
+            raise Alone("it is held no longer")
+        if call.org_id is not None and use.actor != call.actor:
+            raise Alone("another key began it")
+        if starts(moments[group]) != starts(use.at_ms):
+            raise Alone("another moment's counters count it")
+        if not 0 <= call.amount <= MAX_UNITS or (price := use.price.of(call.amount)) > MAX_ENTRY_MICRO:
+            raise Alone("it is more than any use")
+        known = guard.known_with(guard.Wish(use.org_id, use.metric, 1), seen)
+        book = self._book(group, known, seen, use.at_ms)
+        charged = 0
+        if use.reservation is not None:
+            run = self._runs.get(use.reservation)
+            standing = None if run is None else standings.get(run.customer_id)
+            if run is None or standing is None or run.org_id != use.org_id:
+                raise Alone("another pays")
+            charged = runs.end_of_use(run, standing, call.state, price, self._moves, by)
+        after = replace(
+            use,
+            state=call.state,
+            amount=call.amount,
+            charged_micro=charged,
+            forgone_micro=price - charged,
+            ended_ms=by.now_ms,
+        )
+        book.counters = guard_counts.after(
+            book.counters, call.amount - use.amount, in_force(known.facts(book.counters)), known.metric.warn_ppm, uses=0
+        )
+        book.passes = True
+        self._changed.append(after)
+        answer = guard.of_use(after, charged, by.now_ms, repeated=False)
+        return lambda _: answer
+
+    def _accept(self, asked: Asked, seen: Seen, there: Iterable[str], rates: Sequence[Any] | None) -> runs.Finish:
+        if not set(asked.names).isdisjoint(there):
+            raise Alone("it was asked for before")
+        asker = Asker(
+            asked.request.org_id, seen.provider, seen.billed_as, bool(seen.is_halted), seen.halt_reason,
+            seen.stopped_at_ms,
+        )  # fmt: skip
+        facts = _facts(self._connection, asker, seen, self._now_ms)
+        card = None if rates is None else runs.card_at(rates, self._now_ms)
+        return runs.accept(self._connection, asked, facts, self._moves, card, self._now_ms)
+
+    def _change(
+        self,
+        call: Change,
+        standings: Mapping[str, Standing],
+        drawn: Mapping[str, Sequence[Line]],
+        changed: set[str],
+        rates: Sequence[Any] | None,
+    ) -> runs.Finish:
+        run = self._run_of(call)
+        if run is None or run.reservation in changed or run.reservation.startswith(USE):
+            raise Alone("there is no such run, or another call changes it")
+        standing = standings.get(run.customer_id)
+        if standing is None:
+            raise Alone("no wallet here pays")
+        card = None if rates is None else runs.card_at(rates, run.accepted_ms)
+        found = runs.change(call, run, standing, self._moves, drawn.get(run.reservation, ()), card, self._now_ms)
+        changed.add(run.reservation)
+        return found
+
+    def _run_of(self, call: Change) -> Reservation | None:
+        return next((self._runs[name] for name, _ in call.names if name in self._runs), None)
+
+    def _book(self, group: _Group, known: Known, seen: Seen, at_ms: int) -> Book:
+        """The counters of a group. Errors: Alone where a hold of it is over, which is to be given back first."""
+        if seen.has_overs:
+            raise Alone("what is over is given back first")
+        if group not in self._books:
+            counters = self._counters_of(group, at_ms)
+            self._books[group] = Book(lambda *_: Charged(Costs()), known, counters, counters, {})
+        return self._books[group]
+
+    def _counters_of(self, group: _Group, at_ms: int) -> Counters:
+        rows = {period: self._counters[(*group, period, start)] for period, start in starts(at_ms).items()}
+        counted: dict[Span, Counted] = {one: Counted(int(row.used), bool(row.warned)) for one, row in rows.items()}
+        return Counters(*group, at_ms, counted, int(rows["month"].uses), rows=len(rows))
+
+    def _write_counters(self) -> None:
+        """Counters move, and what they count is written down."""
+        books = [self._books[group] for group in sorted(self._books)]
+        moves = [row for book in books for row in _moves_of(book)]
+        if moves and SQL.run(self._connection, "move", {"moves": moves}).rowcount < len(moves):
+            raise NotTogether("a limit was reached this moment")
+        for book in books:
+            guard_counts.deny(self._connection, book.locked, book.denials, self._now_ms, pays=book.known.pays)
+        made = sorted(chain.from_iterable(book.made for book in books), key=lambda use: use.use_key)
+        if made and guard_counts.add_uses(self._connection, made) < len(made):
+            raise NotTogether("a key was used this moment")
+        if self._changed:
+            guard_counts.change_uses(self._connection, self._changed)
+
+
+def _moves_of(book: Book) -> list[dict[str, object]]:
+    """How the counters of a group move; none where nothing was used."""
+    if book.counters == book.locked:
+        return []
+    bounds = () if book.passes else in_force(book.known.facts(book.locked))
+    limits = {one.period: one.amount for one in bounds if one.amount is not None}
+    found, then = book.locked, book.counters
+    amount = then.counted["month"].used - found.counted["month"].used
+    return [
+        {
+            "of_org": found.org_id,
+            "of_metric": found.metric,
+            "its_period": period,
+            "begins_ms": start_ms,
+            "amount": amount,
+            "more_uses": then.uses - found.uses,
+            "is_warned": then.counted[period].warned,
+            "most": limits.get(period, NO_END),
+        }
+        for period, start_ms in starts(found.at_ms).items()
+    ]
+
+
+def _group_of(call: Call, ending: Use | None) -> _Group | None:
+    """What a call counts by; None where it is no use, or the end of none."""
+    if isinstance(call, Ask):
+        return call.wish.org_id, call.wish.metric
+    return None if ending is None else (ending.org_id, ending.metric)
+
+
+def _its_use(uses: Mapping[str, Use], call: End) -> Use | None:
+    if call.org_id is None:
+        return uses.get(call.key)
+    return guard.used_before(uses, call.org_id, call.key, own=True)
+
+
+def _facts(connection: sa.Connection, asker: Asker, seen: Seen, now_ms: int) -> Facts:
+    """What a run is asked for by, as `seen` has it."""
+    account, balance, held, overdraft, over, due_ms, lots_over_ms, deferred = seen.wallet
+    standing, plan = None, seen.plan or None
+    if account is not None:
+        row = WalletRow(
+            seen.customer_id, balance, held, overdraft, over, plan, due_ms, lots_over_ms, deferred, bool(seen.has_used)
+        )
+        standing = row.standing(connection, now_ms)
+    return Facts(asker, standing, runs.terms_of(seen.terms), bool(seen.is_blocked), bool(seen.has_other_owner))
+
+
+def _shifted(answer: Answer, moved: Moved | None) -> Answer:
+    """A balance as it was reckoned, by what others had moved of it before."""
+    if moved is None or not moved.shift or answer.balance_micro is None:
+        return answer
+    return replace(answer, balance_micro=answer.balance_micro + moved.shift)
+
+
+def _rows(counters: Iterable[_Counter]) -> list[dict[str, object]]:
+    names = ("of_org", "of_metric", "its_period", "begins_ms")
+    return [dict(zip(names, one, strict=True)) for one in sorted(set(counters))]
+
+
+def _by_key(rows: Iterable[Any]) -> dict[_Counter, Any]:
+    return {(row.org_id, row.metric, row.period, int(row.start_ms)): row for row in rows}
