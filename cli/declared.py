@@ -56,7 +56,7 @@ def of_noun(noun: str, *declared: Declared) -> typer.Typer:
     """The commands of a noun among these, each by the rest of its words."""
     commands = typer.Typer()
     for one in declared:
-        if one.name.startswith(f"{noun} ") and not (isinstance(one, Action) and one.by_hand):
+        if one.name.startswith(f"{noun} ") and not (isinstance(one, Action | Listing) and one.by_hand):
             commands.command(one.name.removeprefix(f"{noun} "))(_command(one))
     return commands
 
