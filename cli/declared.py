@@ -21,7 +21,7 @@ from rich.table import Table
 
 from drawdown.cli.app import App, new_key
 from drawdown.cli.options import Actor, DryRun, PageSize, Reason
-from drawdown.cli.rendering import facts, show, shown, table
+from drawdown.cli.rendering import DRY, facts, show, shown, table
 from drawdown.cli.streams import require_shown
 from drawdown.schema.declare import (
     FLAG,
@@ -154,7 +154,7 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     lines: list[str | Table] = list(action.sentences(done))
     answer = answer_of(done)
     if dry_run:
-        lines += [*_facts(before, after), "nothing was changed: without --dry-run it is done"]
+        lines = [DRY, *lines, *_facts(before, after)]
         answer |= {"dry_run": True, "facts": changes(before, after)}
     secret = getattr(done, action.shown_once) if action.shown_once else None
     if secret is None or dry_run:

@@ -9,13 +9,14 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.declared import of_noun
-from drawdown.cli.nouns.limits import Metric, Per, period_of, shown, units_of
+from drawdown.cli.nouns.limits import Metric, Per, period_of, units_of
 from drawdown.cli.options import Actor, DryRun, Reason
 from drawdown.cli.rendering import show_change
 from drawdown.guard.decide import Reach
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.typed.parsing import parse_ahead, show_time
 from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard.limits import amount_in_words as shown
 from drawdown.worker.guard.lists import fits_nobody, limit_periods
 from drawdown.worker.guard.overrides import OverrideRow, Terms
 from drawdown.worker.guard.standing import plans_of

@@ -402,4 +402,4 @@ PHASE: Final = Action(
     "It says what comes of a limit that is reached, from the next use on.",
     role="admin",
 )
-ACTIONS: Final = (*map(form_of, (*guard_overrides.ACTIONS, guard_limits.SET)), MAKE, PHASE)
+ACTIONS: Final = (*map(form_of, guard_overrides.ACTIONS), form_of(guard_limits.SET), MAKE, PHASE)
