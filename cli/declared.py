@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from keyword import iskeyword
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Final
 
 import sqlalchemy as sa
@@ -26,6 +27,7 @@ from drawdown.cli.streams import require_shown
 from drawdown.schema.declare import (
     FLAG,
     ORG,
+    TIME,
     Action,
     Asked,
     Column,
@@ -134,9 +136,9 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     if given.get("file") is not None:
         given = {**given, **_of_file(action, given)}
     values = _given(action.params, given, by.now_ms)
-    asked = Asked(
-        by, given.get("key") or new_key(), secrets.token_urlsafe(32), dry_run=dry_run, hooks=app.settings.hooks()
-    )
+    given_key = given.get("key")
+    key = new_key() if given_key is None else given_key
+    asked = Asked(by, key, secrets.token_urlsafe(32), dry_run=dry_run, hooks=app.settings.hooks())
 
     def work(connection: sa.Connection) -> tuple[Any, Sequence[Fact], Sequence[Fact]]:
         before = action.facts(connection, asked, values) if dry_run else ()
@@ -149,7 +151,8 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
         if action.lost is not None:
             raise AnswerLost(error.why, action.lost(values)) from error
         if action.keyed:
-            raise AnswerLost(error.why, f"give it again with --key {asked.key}, and it counts once") from error
+            again = " ".join(["--key", quote(asked.key), *_moments(action, values)])
+            raise AnswerLost(error.why, f"give it again with {again}, and it counts once") from error
         raise
     lines: list[str | Table] = list(action.sentences(done))
     answer = answer_of(done)
@@ -166,6 +169,13 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
         show(app, answer, [*lines, f"the {action.shown_once}: {secret}"])
     why = action.lost(values) if action.lost is not None else "give the command again"
     require_shown(f"it was done, and the new {action.shown_once} could not be shown: {why}")
+
+
+def _moments(action: Action[Any], values: Mapping[str, Any]) -> list[str]:
+    """The options with moments that may have been counted from now: the same again means the same moment."""
+    told = [param for param in action.params if param.kind.name == TIME.name and not param.is_argument]
+    given = [(param, values[param.name]) for param in told if values[param.name] is not None]
+    return [f"{param.option} {param.kind.write(value)}" for param, value in given]
 
 
 def _listed(action: Action[Any]) -> Param | None:

@@ -274,6 +274,7 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
     ),
     "ledger billing": ("ledger billing acme", "ledger billing acme --json"),
     "ledger spenders": ("ledger spenders", "ledger spenders --keep"),
+    "ledger rates": ("ledger rates", "ledger rates --feature compute_4gb"),
     "ledger rate": ("ledger rate compute_4gb --micro-credits 400 --from tomorrow",),
     "plan set": (
         "plan set team --max-concurrent 20 --new",
@@ -281,6 +282,7 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
         "plan set team --included 20 --rollover-min 1 --rollover-max 10 --reason 'as the site says'",
         "plan set free --first 5",
     ),
+    "plan put": ("plan put acme team --reason 'bought it today'",),
     "plan list": ("plan list",),
     "tier set": (
         "tier set pro --at-once 100 --price 40 --new",

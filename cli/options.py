@@ -26,10 +26,6 @@ Most = Annotated[int, typer.Option(min=1, max=1_000_000, help="How many rows at 
 New = Annotated[bool, typer.Option("--new", help="Also one of which nothing is known here yet")]
 Undo = Annotated[bool, typer.Option("--undo", help="Take it back")]
 Expect = Annotated[int | None, typer.Option("--expect", help="Refuse unless it is so many: what the dry run showed")]
-MAX_CONCURRENT = 2**31 - 1
-AtOnce = Annotated[
-    int | None, typer.Option(min=0, max=MAX_CONCURRENT, help="Sandboxes at once", show_default="as it is")
-]
 PageSize = Annotated[int, typer.Option("--most", min=1, max=10_000, help="How many rows at most")]
 Org = Annotated[str, typer.Argument(metavar="ORG", help="The organisation's id")]
 ProviderName = Annotated[str, typer.Argument(metavar="PROVIDER", help="The provider's name")]

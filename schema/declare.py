@@ -58,6 +58,8 @@ R = TypeVar("R")
 
 MAX_KEY_CHARS: Final = 700
 """Of a key that is made of three ids of any length, and of what stands between them."""
+MAX_AT_ONCE: Final = 2**31 - 1
+"""Of sandboxes: what a column holds."""
 MAX_TEXT_CHARS: Final = 1_000
 """Of words for people, and of an address."""
 MAX_AMOUNT: Final = 10**12
@@ -208,6 +210,10 @@ def _percent(text: str, name: str, _now_ms: int) -> int:
         raise UsageError(f"{name}: {error}") from None
 
 
+def _credits_or_none(text: str, name: str, now_ms: int) -> int:
+    return 0 if text == NONE else _credits(text, name, now_ms)
+
+
 def whole(least: int = 0, most: int = MAX_NUMBER, example: int = 10) -> Kind:
     """A whole number from `least` to `most`."""
 
@@ -234,12 +240,17 @@ def _length(ms: int) -> str:
 
 YES: Final = "yes"
 NO: Final = "no"
+NONE: Final = "none"
 ORG: Final = Kind("org", "ORG", _id, str, "_id")
 """An organisation: a key that is bound to one may name no other."""
 ID: Final = Kind("id", "ID", _id, str, "_id")
 KEY: Final = Kind("key", "KEY", _key, str, example="grant:ticket-7")
 """An id that is made of several."""
 CREDITS: Final = Kind("credits", "CREDITS", _credits, type_credits, "_micro", example=1.5)
+CREDITS_OR_NONE: Final = Kind(
+    "credits", "CREDITS", _credits_or_none, lambda micro: type_credits(micro) if micro else NONE, "_micro", example=1.5
+)
+"""The same, where nothing has a meaning of its own, and people may say `none`."""
 TIME: Final = Kind("time", "TIME", parse_time, show_time, "_ms", example=1_767_225_600_000)
 AHEAD: Final = Kind("time", "TIME", parse_ahead, show_time, "_ms", example=1_798_761_600_000)
 """A moment to come."""
@@ -252,12 +263,13 @@ PERCENT: Final = Kind(
 TEXT: Final = Kind("text", "TEXT", _text, str, example="a text")
 """Words for people, or an address."""
 WHOLE: Final = whole()
-NONE: Final = "none"
 UNITS: Final = Kind(
     "units", "AMOUNT", _units, lambda amount: NONE if amount is None else str(amount),
     most=MAX_AMOUNT, example=100, nullable=True,
 )  # fmt: skip
 """Base units of a metric, or none: without an end."""
+AT_ONCE: Final = whole(0, MAX_AT_ONCE, 20)
+"""Sandboxes at once."""
 FLAG: Final = Kind("flag", "", lambda text, _name, _now_ms: text == YES, lambda flag: YES if flag else NO, example=True)
 CHOICE: Final = Kind("choice", "CHOICE", lambda text, _name, _now_ms: text, str)
 OrgId = Annotated[str, ORG, "The organisation's id"]
@@ -303,7 +315,7 @@ class Param:
     @property
     def field(self) -> str:
         """Its name for programs: with the unit, but for an amount, which they send in credits."""
-        return self.word if self.kind is CREDITS else self.name.strip("_")
+        return self.word if self.kind.name == CREDITS.name else self.name.strip("_")
 
     def of_text(self, text: str, now_ms: int, name: str = "") -> Any:
         """Errors: WrongField."""

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
@@ -117,6 +118,7 @@ class Server:
         ways_in = [way_in(self._intake) for way_in in (Events, Samples)]
         for one in (runs, *groups, operations, self._guard, Options(self.services, self._programs), *ways_in):
             self._of_programs.extend(one.routes().routes)
+        self._of_programs.sort(key=_longest_first)
         made.router.routes.extend(self._of_programs)
         describe(made, self.services.clock)
         serve_docs(made)
@@ -215,3 +217,8 @@ class Server:
         of_process = [*counts, process_metrics.intake(self._intake.items), *guard]
         found = metrics.text(of_process) + measured
         return Response(found, media_type=metrics.CONTENT_TYPE)
+
+
+def _longest_first(route: BaseRoute) -> int:
+    """An id may hold a slash: what has more parts is looked for first."""
+    return -route.path.count("/") if isinstance(route, APIRoute) else 0

@@ -21,7 +21,12 @@ from drawdown.worker.orgs import lists as org_lists
 from drawdown.worker.settlements import actions as settlement_actions
 from drawdown.worker.settlements import lists as settlement_lists
 from drawdown.worker.status import lists as status_lists
+from drawdown.worker.topup import actions as topup_actions
+from drawdown.worker.topup import lists as topup_lists
 from drawdown.worker.usage import intake, withdrawals
+from drawdown.worker.wallets import actions as wallet_actions
+from drawdown.worker.wallets import lists as wallet_lists
+from drawdown.worker.wallets import pools, tiers
 
 DECLARED: Final[tuple[Declared, ...]] = (
     *assigning.ACTIONS,
@@ -47,6 +52,15 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *intake.LISTS,
     *settlement_actions.ACTIONS,
     *settlement_lists.LISTS,
+    *wallet_actions.ACTIONS,
+    *wallet_actions.LISTS,
+    *wallet_lists.LISTS,
+    *pools.ACTIONS,
+    *pools.LISTS,
+    *tiers.ACTIONS,
+    *tiers.LISTS,
+    *topup_actions.ACTIONS,
+    *topup_lists.LISTS,
 )
 BY_NAME: Final = {one.name: one for one in DECLARED}
 ACTIONS: Final = {one.name: one for one in DECLARED if isinstance(one, Action)}

@@ -25,7 +25,7 @@ from drawdown.schema.text import nearest, typed
 from drawdown.schema.typed.parsing import lasting, show_time
 from drawdown.schema.units import WINDOW_MS
 from drawdown.server.http.callers import EVERYBODY
-from drawdown.worker.access.keys import EVENTS, list_keys
+from drawdown.worker.access.keys import WITH_IDS, list_keys
 from drawdown.worker.batches.lists import files_left
 from drawdown.worker.batches.objects import is_prefix, require_listed
 from drawdown.worker.batches.sources import BatchSource, list_sources
@@ -444,14 +444,14 @@ def _proofs(app: App) -> Iterator[Finding]:
 
 
 def _keys(app: App) -> Iterator[Finding]:
-    """Keys of one organisation that send events of every source: they can use the ids of the product's own events."""
+    """Keys of one organisation that send usage of every source: they can use the ids of the product's own usage."""
     now = app.clock.now_ms()
     taken = [key for key in app.read(lambda c: list_keys(c, now, MOST_KEYS)) if key.state in ("good", "rotated")]
-    any_source = (key.name for key in taken if key.org_id and not key.source and EVENTS in key.scopes)
+    any_source = (key.name for key in taken if key.org_id and not key.source and WITH_IDS.intersection(key.scopes))
     found = list(dict.fromkeys(any_source))
     if found:
         more = f" and {len(found) - FEW:,} more" if len(found) > FEW else ""
-        what = f"keys of one organisation that send events of every source: {', '.join(found[:FEW])}{more}"
+        what = f"keys of one organisation that send usage of every source: {', '.join(found[:FEW])}{more}"
         yield Finding(True, f"{what}; if a tenant holds one, make it another with --source", off=True)
 
 

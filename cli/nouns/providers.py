@@ -10,7 +10,6 @@ import sqlalchemy as sa
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.nouns.ledger import MAX_RATE
 from drawdown.cli.nouns.orders import ORDERED
 from drawdown.cli.options import Actor, DryRun, Later, New, ProviderName, Reason, Undo, only_with
 from drawdown.cli.rendering import show, table
@@ -31,6 +30,7 @@ from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.verdict import rates
 from drawdown.worker.verdict.rates import Worth
 from drawdown.worker.verdict.rules import UNREAD_STOP_MS
+from drawdown.worker.wallets.actions import MAX_RATE
 
 
 def _register(commands: typer.Typer) -> None:

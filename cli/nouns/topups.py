@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
+from drawdown.cli.declared import of_noun
 from drawdown.cli.nouns.orders import ORDERED
 from drawdown.cli.options import Actor, Later, Most, New, Reason
 from drawdown.cli.rendering import facts, show, table
@@ -25,18 +25,14 @@ from drawdown.worker.topup import actions as topups
 from drawdown.worker.topup.actions import Mode, Said, Terms, require_only_one
 from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.topup.lists import (
-    STATES,
+    LISTS,
     TopupRow,
     WalletTerms,
-    list_terms,
-    list_topups,
     show_topup,
     show_wallet,
-    switched,
 )
 
-commands = typer.Typer()
-StateName = Enum("StateName", {name: name for name in STATES}, type=str)  # type: ignore[misc]
+commands = of_noun("topup", *topups.ACTIONS, *LISTS)
 Wallet = Annotated[str, typer.Argument(help="The customer who owns the wallet")]
 SomeWallet = Annotated[str | None, typer.Argument(help="The customer who owns the wallet")]
 All = Annotated[bool, typer.Option("--all", help="The kill switch: of everybody")]
@@ -92,30 +88,6 @@ def set_(
     )
 
 
-@commands.command("list")
-def list_(
-    context: typer.Context,
-    wallet: Annotated[str, typer.Option(help="Of this wallet alone")] = "",
-    state: Annotated[list[StateName] | None, typer.Option(help="In this state; may be repeated")] = None,
-    most: Most = 50,
-) -> None:
-    """List wallets that fill themselves, stopped ones first, and their top-ups, the newest first."""
-    app: App = context.obj
-    states = tuple(one.value for one in state or StateName)
-    wallets = app.read(lambda c: list_terms(c, most, wallet))
-    found = app.read(lambda c: list_topups(c, most, states, wallet))
-    stopped = app.read(switched)
-    lines = [] if stopped is None else [f"all are stopped since {show_time(stopped.stopped_ms)}: {stopped.reason}"]
-    columns = ("wallet", "mode", "#available", "#below", "service", "stopped because")
-    rows = [
-        (one.customer_id, one.mode, show_credits(one.available_micro), show_credits(one.threshold_micro), one.service,
-         one.blocked_reason)
-        for one in wallets
-    ]  # fmt: skip
-    tables = [table("Wallets", columns, rows), _table("Top-ups", found)]
-    show(app, {"wallets": wallets, "topups": found, "stopped": stopped}, [*lines, *tables])
-
-
 @commands.command("show")
 def show_(
     context: typer.Context,
@@ -155,23 +127,6 @@ def arm(
 
 
 @commands.command()
-def stop(
-    context: typer.Context,
-    wallet: SomeWallet = None,
-    all_: All = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Stop charging a wallet, or with --all everybody. What is in doubt is looked up all the same."""
-    app: App = context.obj
-    if _is_all(wallet, all_):
-        before = app.write(lambda c: topups.switch(c, app.by(actor, reason), stopped=True))
-        show(app, {"stopped": True, "was": before}, [f"nobody is charged any more; before: {_stopped_by(before)}"])
-        return
-    _set_mode(app, wallet or "", "stopped", actor, reason)
-
-
-@commands.command()
 def start(
     context: typer.Context,
     wallet: SomeWallet = None,
@@ -194,28 +149,6 @@ def start(
     if not shadow:
         _require_only_one(app, app.read(lambda c: topups.require_terms(c, wallet or "")))
     _set_mode(app, wallet or "", "shadow" if shadow else "live", actor, reason)
-
-
-@commands.command()
-def resolve(
-    context: typer.Context,
-    topup: Annotated[str, typer.Argument(help="The top-up: topup:WALLET:N")],
-    evidence: Annotated[str, typer.Option(help="What shows it; kept for good")],
-    paid: Annotated[str | None, typer.Option(metavar="PAYMENT", help="It was paid, as this payment: credit it")] = None,
-    absent: Annotated[bool, typer.Option("--absent", help="Nothing was taken, and nothing will be")] = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Say what became of a top-up in doubt, as the payment service's own dashboard shows it.
-
-    Where another amount was paid: --absent, and give the credit by `drawdown ledger grant`.
-    """
-    app: App = context.obj
-    if (paid is None) != absent:
-        raise UsageError("say --paid PAYMENT or --absent: one of them")
-    by = app.by(actor, reason)
-    state = app.write(lambda c: topups.resolve(c, topup, paid, evidence, by))
-    show(app, {"topup": topup, "state": state}, [f"{topup}: {state}"])
 
 
 @commands.command()

@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse
 
 from drawdown.schema.declare import (
     CREDIT_END,
+    KEY,
     MAX_AMOUNT,
     ORG,
     Action,
@@ -102,7 +103,7 @@ class Operations:
 
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
-        for one in sorted(self._declared, key=lambda each: -each.path.count("/")):  # an id may hold a slash
+        for one in self._declared:
             self._add(router, one)
         return router
 
@@ -256,7 +257,11 @@ def idempotency_key(request: Request) -> str | None:
 
 def _given(request: Request, params: Sequence[Param]) -> dict[str, Any]:
     """The values that stand in the path. Errors: WrongField."""
-    return {param.name: param.of_text(clean_id(request.path_params[param.field], param.label), 0) for param in params}
+    found = {param.name: request.path_params[param.field] for param in params}
+    for param in params:
+        if param.kind is not KEY:
+            clean_id(found[param.name], param.label)
+    return {param.name: param.of_text(found[param.name], 0) for param in params}
 
 
 def _fields(model: BaseModel, params: Sequence[Param]) -> dict[str, Any]:

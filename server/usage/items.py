@@ -151,12 +151,18 @@ SAMPLES_SCOPE: Final = "samples:write"
 
 
 def _read_samples(sent: Sent) -> Iterator[Sample | Unfit]:
+    """Ids of samples are one namespace: a key of one organisation that names its source has a part of it."""
+    key = sent.key
+    begins = f"{key.source}:" if key.org_id is not None and key.source is not None else ""
     for item in items(sent.body, sent.content_type):
         if isinstance(item, Unfit):
             yield item
             continue
         try:
-            yield sample_of(item, sent.key.org_id, sent.key.cell_id, sent.now_ms)
+            sample = sample_of(item, key.org_id, key.cell_id, sent.now_ms)
+            if not sample[0].startswith(begins):
+                raise Unfit("foreign_source", f"with this key, the id of a sample begins with {begins}", "id")
+            yield sample
         except Unfit as error:
             error.named = named_in(item, "cell_id", "id")
             yield told(error)

@@ -160,12 +160,15 @@ IDS: dict[tuple[str, str], Typed] = {
     ("ledger statement", "customer"): t("acmee --month 2026-01", "acme"),
     ("ledger take-back", "lot"): t("grant:firts", "grant:first"),
     ("ledger show", "customer"): t("acmee", "acme"),
+    ("ledger rates", "feature"): t("--feature compute_1gbb", "compute_1gb"),
     ("ledger wallets", "plan"): t("--plan tema", "team"),
     ("ledger wallets", "after"): t("--after acmee", "acme"),
     ("ledger entries", "customer"): t("acmee", "acme"),
     ("ledger billing", "customer"): t("acmee", "acme"),
     ("ledger rate", "feature"): t("compute_1gbb --micro-credits 5", "compute_1gb"),
-    ("plan set", "name"): t("tema --max-concurrent 5", "team"),
+    ("plan set", "plan"): t("tema --max-concurrent 5", "team"),
+    ("plan put", "customer"): t("acmee team", "acme"),
+    ("plan put", "plan"): t("acme tema", "team"),
     ("guard set", "metric"): t("lok --phase 1", "look"),
     ("guard set", "counts"): t("look --counts compute_1g", "compute_1gb"),
     ("guard set", "payer"): t("look --payer wayn", "wayne"),
@@ -204,9 +207,9 @@ IDS: dict[tuple[str, str], Typed] = {
         )
     },
     ("override list", "metric"): t("--metric lok", "look"),
-    ("tier set", "name"): t("por --price 5", "pro"),
+    ("tier set", "tier"): t("por --price 5", "pro"),
     ("tier buy", "customer"): t("acmee pro", "acme"),
-    ("tier buy", "name"): t("acme por", "pro"),
+    ("tier buy", "tier"): t("acme por", "pro"),
     ("pool allot", "pool"): t("curse acme 1 --expires +1d", "course"),
     ("pool allot", "customer"): t("course acmee 1 --expires +1d", "acme"),
     ("pool show", "pool"): t("curse", "course"),
@@ -306,7 +309,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser closed_after
     which kept runs_out_within older_than later cluster shards deep folder force
-    since_last all_in_doubt at_most any_source nightly_at gives low"""
+    since_last all all_in_doubt at_most any_source nightly_at gives low"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),

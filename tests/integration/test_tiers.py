@@ -180,6 +180,6 @@ def test_commands_on_plans_and_tiers(tmp_path: Path) -> None:
     assert [told[name] for name in ("available", "reserved", "included", "hold")] == [5, 0, 0, 0]
     assert [one["tier"] for one in told["tiers"]] == ["pro"]
     assert json.loads(run(url, "tier", "list", "--json"))["tiers"] == [
-        {"tier": "pro", "at_once": 100, "price_micro": 25_000_000, "customers": 1}
+        {"tier": "pro", "at_once": 100, "price": 25, "price_micro": 25_000_000, "customers": 1}
     ]
     run(url, "verify")

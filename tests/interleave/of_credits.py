@@ -134,8 +134,8 @@ CREDITS: Final = (
     step("settle in credits", lambda s: push(s.context(WITHOUT), "bank")),
     step("project a part", lambda s: project(s.context(WITHOUT), "bank"), _tops_up),
     _of_who_waits("cli.nouns.pushes:void", lambda s, c: pushes.void(c, [AWAITS], s.by, "their console")),
-    _of_who_waits("cli.nouns.pushes:retry", lambda s, c: pushes.retry(c, [AWAITS], s.by)),
-    Party("cli.nouns.pushes:resolve what waits for credit", _resolved, _as_said),
+    _of_who_waits("cli.nouns.pushes:_with_effect retry", lambda s, c: pushes.retry(c, [AWAITS], s.by)),
+    Party("cli.nouns.pushes:_with_effect resolve what waits for credit", _resolved, _as_said),
     plain(
         "stop_org who waits for credit",
         lambda s, c: stops.stop_org(c, org_id="poor", reason="bad", now_ms=NOW, actor="somebody"),

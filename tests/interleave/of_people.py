@@ -263,9 +263,9 @@ def _bills_shadow(stage: Stage, connection: sa.Connection) -> None:
 
 
 PEOPLE: Final = (
-    plain("cli.nouns.ledger:grant", lambda s, c: credit.grant(c, "acme", 7, s.by, key="paid", plan="free")),
+    plain("cli.declared:run ledger grant", lambda s, c: credit.grant(c, "acme", 7, s.by, key="paid", plan="free")),
     plain(
-        "cli.nouns.ledger:grant keyed",
+        "cli.declared:run ledger grant keyed",
         lambda s, c: credit.grant(c, "spent", 5, s.by, key="invoice-1", plan=None),
         _granted,
     ),
@@ -279,8 +279,8 @@ PEOPLE: Final = (
     plain("cli.nouns.vendors:drift", lambda s, c: checks.check_vendors(c, s.by.now_ms)),
     plain("server.api.cron:_vendors", lambda s, c: checks.check_vendors(c, s.by.now_ms)),
     plain("cli.nouns.vendors:import_", lambda s, c: vendors.import_bills(c, BILLS, s.by)),
-    plain("cli.nouns.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.by, from_ms=None)),
-    plain("cli.nouns.plans:set_", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),
+    plain("cli.declared:run ledger rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.by, from_ms=None)),
+    plain("cli.declared:run plan set", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),
     plain("cli.nouns.samples:withdraw", lambda s, c: withdrawals.withdraw(c, ["acme-1", "a-8"], s.by)),
     plain("cli.nouns.samples:withdraw what was rejected", lambda s, c: withdrawals.withdraw(c, ["a-1"], s.by)),
     plain(
@@ -303,8 +303,8 @@ PEOPLE: Final = (
     plain("cli.nouns.providers:bill_shadow", _bills_shadow),
     Party("worker.provider.actions:accept", _changed),
     plain("cli.nouns.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
-    plain("cli.nouns.pushes:retry", lambda s, c: pushes.retry(c, [key(1), key(6)], s.by)),
-    Party("cli.nouns.pushes:resolve", _resolved),
+    plain("cli.nouns.pushes:_with_effect retry", lambda s, c: pushes.retry(c, [key(1), key(6)], s.by)),
+    Party("cli.nouns.pushes:_with_effect resolve", _resolved),
     Party("cli.nouns.pushes:cancel", _intended, _cancelled),
     Party("cli.nouns.pushes:cancel concluding", _concluded, _cancelled),
     Party("worker.push.actions:resolve_all", _resolved_all),
@@ -354,9 +354,9 @@ PEOPLE: Final = (
     ),
     _of_topups("cli.nouns.topups:arm", lambda s, c: topups.arm(c, "spent", s.by)),
     _of_topups("cli.nouns.topups:_set_mode", lambda s, c: topups.set_mode(c, "spent", "stopped", s.by)),
-    plain("cli.nouns.topups:stop", lambda s, c: topups.switch(c, s.by, stopped=True)),
+    plain("cli.declared:run topup stop", lambda s, c: topups.switch(c, s.by, stopped=True)),
     plain("cli.nouns.topups:start", lambda s, c: topups.switch(c, s.by, stopped=False)),
-    Party("cli.nouns.topups:resolve", _doubted),
+    Party("cli.declared:run topup resolve", _doubted),
     plain("cli.nouns.database:verify_", _stop_breached),
     plain("cli.nouns.database:_kept", lambda s, c: proofs.keep(c, Verification(), s.by)),
     Party("cli.nouns.reconcile:_acknowledge", _acknowledged, _still_told),

@@ -78,44 +78,49 @@ def _gives(column: str, value: int) -> Check:
 
 PLANS: Final = (
     plain(
-        "cli.nouns.plans:set_ gives",
+        "cli.declared:run plan set gives",
         lambda s, c: credit.set_plan_limit(c, "club", None, s.by, gives={"included_micro": 30}),
         _gives("included_micro", 30),
     ),
     plain(
-        "cli.nouns.plans:set_ rollover",
+        "cli.declared:run plan set rollover",
         lambda s, c: credit.set_plan_limit(c, "club", None, s.by, gives={"rollover_max_micro": 8}),
         _gives("rollover_max_micro", 8),
     ),
     plain(
-        "cli.nouns.plans:set_ holds",
+        "cli.declared:run plan set holds",
         lambda s, c: credit.set_plan_limit(c, "club", None, s.by, holds={"most_held_micro": 50}),
         _stands("ledger_plans", "most_held_micro", 50, "plan = 'club'"),
     ),
     plain(
-        "cli.nouns.plans:set_ factor",
+        "cli.declared:run plan set factor",
         lambda s, c: credit.set_plan_limit(c, "club", None, s.by, holds={"hold_factor_ppm": 1_000_001}),
         _stands("ledger_plans", "hold_factor_ppm", 1_000_001, "plan = 'club'"),
     ),
     plain(
-        "cli.nouns.plans:set_ gives, by a clock behind",
+        "cli.declared:run plan set gives, by a clock behind",
         lambda s, c: credit.set_plan_limit(c, "quiet", None, BEHIND, gives={"included_micro": 30}),
     ),
     plain(
-        "cli.nouns.plans:set_ gives a new customer",
+        "cli.declared:run plan set gives a new customer",
         lambda s, c: credit.set_plan_limit(c, "free", None, s.by, gives={"included_micro": 30, "first_micro": 5}),
     ),
     plain(
-        "cli.nouns.ledger:grant to a new customer",
+        "cli.declared:run ledger grant to a new customer",
         lambda s, c: credit.grant(c, "novice", 7, s.by, key="novice", plan="free", new=True),
     ),
     plain(
-        "cli.nouns.ledger:grant onto a plan",
+        "cli.declared:run ledger grant onto a plan",
         lambda s, c: credit.grant(c, GUILD, 7, s.by, key="onto", plan="free"),
         _given_once,
     ),
     plain(
-        "cli.nouns.ledger:take_back a month",
+        "cli.declared:run plan put",
+        lambda s, c: credit.put_on_plan(c, GUILD, "free", s.by),
+        _given_once,
+    ),
+    plain(
+        "cli.declared:run ledger take-back a month",
         lambda s, c: credit.take_back(c, f"included:{GUILD}:club:2026-01", s.by, whole=True),
         _given_once,
     ),
@@ -129,15 +134,15 @@ PLANS: Final = (
         _given_once,
     ),
     plain(
-        "cli.nouns.tiers:set_",
+        "cli.declared:run tier set",
         lambda s, c: tiers.set_tier(c, "pro", tiers.Change(price_micro=6), s.by),
         _stands("tiers", "price_micro", 6, "tier = 'pro'"),
     ),
     plain(
-        "cli.nouns.tiers:set_ at once",
+        "cli.declared:run tier set at once",
         lambda s, c: tiers.set_tier(c, "pro", tiers.Change(at_once=101), s.by),
         _stands("tiers", "at_once", 101, "tier = 'pro'"),
     ),
-    plain("cli.nouns.tiers:buy", lambda s, c: tiers.buy(c, GUILD, "small", s.by), _given_once),
-    plain("cli.nouns.tiers:buy undone", lambda s, c: tiers.let_end(c, GUILD, "pro", s.by), _given_once),
+    plain("cli.declared:run tier buy", lambda s, c: tiers.buy(c, GUILD, "small", s.by), _given_once),
+    plain("cli.declared:run tier buy undone", lambda s, c: tiers.let_end(c, GUILD, "pro", s.by), _given_once),
 )

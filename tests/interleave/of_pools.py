@@ -69,11 +69,11 @@ def _allot(amount: int, key: str) -> Callable[[Stage, sa.Connection], object]:
 
 
 POOLS: Final = (
-    plain("cli.nouns.pools:make", lambda s, c: pools.make(c, "another-kitty", s.by)),
-    plain("cli.nouns.pools:allot", _allot(4, "first"), _none_is_made_or_lost),
-    plain("cli.nouns.pools:allot the rest", _allot(5, "second"), _none_is_made_or_lost),
-    plain("cli.nouns.payers:allow", lambda s, c: pools.allow(c, POOL, CUB, s.by, limit_micro=4)),
-    plain("cli.nouns.payers:end", lambda s, c: pools.end(c, POOL, CUB, s.by)),
+    plain("cli.declared:run pool make", lambda s, c: pools.make(c, "another-kitty", s.by)),
+    plain("cli.declared:run pool allot", _allot(4, "first"), _none_is_made_or_lost),
+    plain("cli.declared:run pool allot the rest", _allot(5, "second"), _none_is_made_or_lost),
+    plain("cli.declared:run payer allow", lambda s, c: pools.allow(c, POOL, CUB, s.by, limit_micro=4)),
+    plain("cli.declared:run payer end", lambda s, c: pools.end(c, POOL, CUB, s.by)),
     plain(
         "cli.nouns.executions:accept paid by a pool",
         lambda s, c: executions.accept(c, "cub-paid", Request(CUB, 3, payer=POOL), s.by),
@@ -100,7 +100,7 @@ POOLS: Final = (
         _none_is_made_or_lost,
     ),
     plain(
-        "cli.nouns.ledger:take_back an allotment",
+        "cli.declared:run ledger take-back an allotment",
         lambda s, c: credit.take_back(c, f"allot:{POOL}:going", s.by, whole=False),
         _none_is_made_or_lost,
     ),

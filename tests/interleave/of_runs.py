@@ -127,7 +127,11 @@ RUNS: Final = (
     _run("settle late", "settle", "over", Cost(1)),
     _run("settle acme", "settle", "acme-going", Cost(5)),
     _run("release", "release", "going", None),
-    plain("cli.nouns.ledger:take_back", lambda s, c: credit.take_back(c, LAB, s.by, whole=False), _within_its_means),
+    plain(
+        "cli.declared:run ledger take-back",
+        lambda s, c: credit.take_back(c, LAB, s.by, whole=False),
+        _within_its_means,
+    ),
     plain(
         "cli.nouns.executions:block",
         lambda s, c: run_blocks.block(c, "acme", "project", "site", s.by),

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 
 from drawdown.cli.main import run
-from drawdown.cli.nouns import ledger
 from tests.interleave.explore import Explorer
 from tests.interleave.lost import COMMIT, Lost
 from tests.whole import share
@@ -17,11 +16,11 @@ from tests.whole import share
 pytestmark = pytest.mark.xdist_group("interleave")
 
 SHARE = (
-    "cli.nouns.ledger:grant keyed",
-    "cli.nouns.ledger:rate",
+    "cli.declared:run ledger grant keyed",
+    "cli.declared:run ledger rate",
     "cli.nouns.providers:rate",
     "cli.nouns.samples:withdraw",
-    "cli.nouns.pushes:retry",
+    "cli.nouns.pushes:_with_effect retry",
     "cli.declared:run feature map",
     "cli.nouns.overrides:_add",
     "cli.nouns.overrides:_add one that counts",
@@ -43,7 +42,7 @@ def test_what_is_said_is_true_and_the_same_again_is_safe(lost: Lost, name: str) 
 
 
 def test_a_statement_without_an_answer_has_kept_nothing(lost: Lost) -> None:
-    seen = list(lost.party(share("cli.nouns.ledger:rate", whole="cli.nouns.samples:withdraw")))
+    seen = list(lost.party(share("cli.declared:run ledger rate", whole="cli.nouns.samples:withdraw")))
     assert len([one for one in seen if one.at != COMMIT and "try again" in one.said]) > share(2, whole=10)
     assert [one for one in seen if one.wrong] == []
 
@@ -55,7 +54,7 @@ def test_a_grant_without_a_key_says_under_which_it_counts_once(
     stage = lost.explorer.stage()
     url = lost.explorer.postgres.url
     monkeypatch.setattr("drawdown.cli.app.connect", lambda *_given: lost.hand.engine)
-    monkeypatch.setattr(ledger, "new_key", lambda: "a1b2")
+    monkeypatch.setattr("drawdown.cli.declared.new_key", lambda: "a1b2")
     lost.hand.cut(COMMIT, where)
     assert run(["--database-url", url, "--json", "ledger", "grant", "spent", "5"]) == 75
     told = json.loads(capsys.readouterr().out)["error"]

@@ -153,23 +153,23 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "a new customer's plan is not held": (
         _gives_without_the_plan,
-        "cli.nouns.ledger:grant to a new customer",
-        "cli.nouns.plans:set_ gives a new customer",
+        "cli.declared:run ledger grant to a new customer",
+        "cli.declared:run plan set gives a new customer",
     ),
     "a month's plan is not held": (
         _gives_without_the_plan,
         "cli.nouns.executions:accept in a month of nothing",
-        "cli.nouns.plans:set_ gives, by a clock behind",
+        "cli.declared:run plan set gives, by a clock behind",
     ),
     "a plan is read before it is held": (
         _plan_set_without_the_lock,
-        "cli.nouns.plans:set_ holds",
-        "cli.nouns.plans:set_ factor",
+        "cli.declared:run plan set holds",
+        "cli.declared:run plan set factor",
     ),
     "a tier is read before it is held": (
         _tier_set_without_the_lock,
-        "cli.nouns.tiers:set_",
-        "cli.nouns.tiers:set_ at once",
+        "cli.declared:run tier set",
+        "cli.declared:run tier set at once",
     ),
     "a price is set without the lock": (
         _priced_without_the_lock,

@@ -176,7 +176,7 @@ def test_each_entry_leads_to_what_it_is_of(home: Home) -> None:
         for one in entries:
             assert f"{figures.signed(one.moved_micro)} {figures.credits(balance)}" in said, "with what was left"
             balance -= one.moved_micro
-    assert "/console/act/take-back?lot=grant%3Aagain" in hrefs(home, "/console/wallet?id=acme")
+    assert "/console/act/ledger-take-back?lot=grant%3Aagain" in hrefs(home, "/console/wallet?id=acme")
     file = rows_of(home, "/console/wallet.csv?id=acme")
     assert len(file) == len(entries)
 

@@ -19,7 +19,11 @@ from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.settlements import actions as settlements
+from drawdown.worker.topup import actions as topups
 from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import pools as wallet_pools
+from drawdown.worker.wallets import tiers
+from tests.fake_payments import CAN
 from tests.server.house import CRON, Caller, House, served
 from tests.server.intake import EVENTS, Sender, event
 from tests.server.program import Program, give, key_of, make_key
@@ -34,9 +38,10 @@ RULED: Final = {
     "/v1/cells/cell-1/remove": "unknown_cell",
     "/v1/features/acme/end": "refused",
     "/v1/jobs/1/cancel": "unknown_order",
+    "/v1/topups/topup%3Aacme%3A1/resolve": "unknown_topup",
 }
 """What a rule refuses as things stand there, by its code: each of them is a dry run."""
-BEFORE: Final = ("preview", "executions", "reserve", "draws", "extend")
+BEFORE: Final = ("preview", "executions", "reserve", "overrides", "draws", "extend")
 """What comes first, in this order, by the ends of paths: what others end."""
 
 
@@ -74,6 +79,14 @@ def shop(house: House) -> None:
     give(house, "wayne")
     make_key(house, "app", *SCOPES, gives_micro=10**9 * MICRO)
     engine, by = house.fleet.engine, house.fleet.by
+    write(engine, lambda c: credit.grant(c, "acme", MICRO, by, key="invoice-7", plan=None))
+    write(engine, lambda c: credit.set_plan_limit(c, "team", 20, by))
+    write(engine, lambda c: credit.put_on_plan(c, "acme", "team", by))
+    tops_up = topups.Terms(MICRO, 20 * MICRO, None, 100, "usd", "fake", "cus_1", 10_000, mode="stopped")
+    write(engine, lambda c: topups.set_terms(c, "acme", tops_up, CAN, by))
+    write(engine, lambda c: wallet_pools.make(c, "course", by))
+    write(engine, lambda c: credit.grant(c, "course", 100 * MICRO, by, key="course", plan=None))
+    write(engine, lambda c: tiers.set_tier(c, "pro", tiers.Change(100, MICRO), by))
     write(engine, lambda c: features.map_event(c, "page.render", "render", by, new=True))
     write(engine, lambda c: credit.set_rate(c, "render", 2, 1, by, from_ms=0))
     write(engine, lambda c: hooks.set_endpoint(c, "app", "https://app.example/in", (), by, new=True))

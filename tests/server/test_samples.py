@@ -9,7 +9,7 @@ import pytest
 
 from drawdown.events.cloudevents import EVENT, LINES
 from drawdown.schema.database import write
-from drawdown.schema.errors import UnknownId
+from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, WINDOW_MS
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.sources.samples.store import store_each
@@ -168,6 +168,28 @@ def test_a_host_sends_samples_of_its_own_cell_alone(fleet: House) -> None:
     served(fleet, work)
     found = fleet.fleet.rows("SELECT id, org_id, cell_id FROM usage_samples ORDER BY 1")
     assert found == [("1", "acme", "cell-1"), ("3", "acme", "cell-1"), ("5", "acme", "cell-2")]
+
+
+def test_a_key_of_one_organisation_takes_no_id_of_a_host(fleet: House) -> None:
+    """Who knows the ids of a host's samples could send them first, with nothing used."""
+    sender(fleet, "host")
+    sender(fleet, "tenant", org="acme", source="/acme/web")
+
+    async def work(caller: Caller) -> None:
+        host, tenant = Sender(caller, "host"), Sender(caller, "tenant")
+        first = [sample("cell-1:1", interval_s=0), sample("/acme/web", interval_s=0), sample("/acme/web:1")]
+        told = await tenant.told(SAMPLES, first)
+        assert told[:2] == [("invalid", "foreign_source")] * 2 and told[2][0] in ("accepted", "pending")
+        told = await host.told(SAMPLES, [sample("cell-1:1"), sample("/acme/web:1", interval_s=7)])
+        assert told[0][0] in ("accepted", "pending") and told[1][0] == "conflict"
+
+    served(fleet, work)
+    found = fleet.fleet.rows("SELECT id, interval_s FROM usage_samples ORDER BY 1")
+    assert found == [("/acme/web:1", 60), ("cell-1:1", 60)]
+    engine, by = fleet.fleet.engine, fleet.fleet.by
+    with pytest.raises(UsageError, match="samples:write needs --source"):
+        write(engine, lambda c: api_keys.create(c, key_of("y"), "y", ["samples:write"], by, org_id="acme"))
+    assert write(engine, lambda c: api_keys.create(c, key_of("z"), "z", ["samples:write"], by)) is None
 
 
 def test_a_key_goes_on_with_its_cell_and_for_good(fleet: House) -> None:

@@ -53,6 +53,9 @@ SCOPES: Final = (
 )  # fmt: skip
 """All there are. Each route asks for one."""
 EVENTS: Final = "events:write"
+SAMPLES: Final = "samples:write"
+WITH_IDS: Final = frozenset({EVENTS, SAMPLES})
+"""Scopes of what is told apart by ids that its sender chooses."""
 PREFIX: Final = "ddk_"
 """Of each key: scanners of sources find one that was left there."""
 ACTOR: Final = "key"
@@ -167,7 +170,7 @@ def create(
     any_source: bool = False,
 ) -> int | None:
     """Let a program in by `key`; until when, None without an end. `any_source`: a key of one organisation may send
-    events of every source, and so take the ids of other producers' events of that organisation.
+    events of every source, and samples of every id, and so take the ids of other producers' usage.
 
     Errors: UsageError; UnknownId for a scope there is not and, unless `new`, for an organisation or a cell of which
     nothing is known; Refused for a name that is taken.
@@ -184,10 +187,12 @@ def create(
         ids.require(connection, ids.CELL, cell_id, new=new)
     if source is not None and not is_clean_id(source):
         raise UsageError("a source has 1 to 200 characters, none of them control characters")
-    if org_id is not None and source is None and EVENTS in scopes and not any_source:
+    sends = sorted(WITH_IDS.intersection(scopes))
+    if org_id is not None and source is None and sends and not any_source:
+        what = {EVENTS: "events", SAMPLES: "samples"}[sends[0]]
         raise UsageError(
-            f"a key of one organisation with the scope {EVENTS} needs --source: without it, it can use the ids of your "
-            "own events, which are not billed then. Name its source, or pass --any-source if you trust its holder"
+            f"a key of one organisation with the scope {sends[0]} needs --source: without it, it can use the ids of "
+            f"your own {what}, which are not billed then. Name its source, or pass --any-source if you trust its holder"
         )
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
         raise UsageError("a key lives for a minute at least, and for 3,650 days at most")
@@ -368,8 +373,8 @@ def _create(
     scope: Annotated[list[str], ID, f"What it may: {', '.join(SCOPES)}", Label("What it may")],
     org_id: Annotated[str | None, ORG, "It may name this organisation alone", Label("Organisation")] = None,
     cell_id: Annotated[str | None, ID, "It may send samples of this cell alone"] = None,
-    source: Annotated[str | None, ID, "It may send events of this source alone"] = None,
-    any_source: Annotated[bool, FLAG, "Let a key of one organisation send events of every source"] = False,
+    source: Annotated[str | None, ID, "It may send usage of this source alone"] = None,
+    any_source: Annotated[bool, FLAG, "Let a key of one organisation send usage of every source"] = False,
     gives_micro: Annotated[int, CREDITS, "How much credit it may give at once", Label("Gives at most, credits")] = 0,
     for_ms: Annotated[int | None, LENGTH, "How long it counts: 90d; without an end if left out"] = None,
     new: New = False,

@@ -9,8 +9,9 @@ transaction.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
@@ -18,15 +19,19 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.providers.payments.protocol import InDoubt, NotSent, PaymentCapabilities
 from drawdown.schema import ids
 from drawdown.schema.audit import By, in_turn, record
+from drawdown.schema.currencies import show_money
+from drawdown.schema.declare import FLAG, ID, KEY, ORG, TEXT, Action, Asked, Fact, Size, Values
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
+from drawdown.schema.typed.parsing import show_credits
 from drawdown.schema.units import as_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import AskWhoFills, Steps
 from drawdown.worker.topup.fill import credit, money_of, rearm, tell_ends
+from drawdown.worker.topup.lists import show_topup, switched
 from drawdown.worker.verdict.asks import mark_for_projection
 
 SQL = queries(__file__)
@@ -264,3 +269,110 @@ def require_only_one(context: Context, service: str, service_customer: str) -> S
     if isinstance(found, NotSent):
         raise Refused(f"{service} charges {service_customer} for nobody here: {found.reason}")
     return found
+
+
+@dataclass(frozen=True)
+class TopupStopped:
+    """Who is charged no more: a wallet, or (null) everybody. `was`: its mode before, or who had stopped all of them
+    (null: nobody). `blocked`: why its top-ups had stopped themselves."""
+
+    customer_id: str | None
+    was: str | None
+    blocked: str | None
+
+
+def _stop(
+    connection: sa.Connection,
+    asked: Asked,
+    wallet: Annotated[str | None, ORG, "The customer who owns the wallet"] = None,
+    *,
+    all_: Annotated[bool, FLAG, "The kill switch: of everybody"] = False,
+) -> TopupStopped:
+    if (wallet is None) != all_:
+        raise UsageError("name a wallet, or give --all: one of them", at="wallet")
+    if wallet is None:
+        return TopupStopped(None, switch(connection, asked.by, stopped=True), None)
+    said = set_mode(connection, wallet, "stopped", asked.by)
+    assert said.was is not None
+    return TopupStopped(wallet, said.was.mode, said.blocked_reason)
+
+
+def _stopped(done: TopupStopped) -> str:
+    if done.customer_id is None:
+        before = "not stopped" if done.was is None else f"stopped by {done.was}"
+        return f"nobody is charged any more; before: {before}"
+    return f"{done.customer_id}: stopped; before: {done.was}"
+
+
+def _facts_of_mode(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    if values["wallet"] is None:
+        found = switched(connection)
+        return [Fact("All top-ups", "on" if found is None else f"stopped by {found.actor}: {found.reason}")]
+    return [Fact("Mode", require_terms(connection, values["wallet"]).mode)]
+
+
+@dataclass(frozen=True)
+class TopupResolved:
+    """What became of a top-up in doubt."""
+
+    topup: str
+    state: str
+
+
+def _resolve(
+    connection: sa.Connection,
+    asked: Asked,
+    topup: Annotated[str, KEY, "The top-up: topup:WALLET:N"],
+    *,
+    evidence: Annotated[str, TEXT, "What shows it; kept for good"],
+    paid: Annotated[str | None, ID, "It was paid, as this payment: credit it"] = None,
+    absent: Annotated[bool, FLAG, "Nothing was taken, and nothing will be"] = False,
+) -> TopupResolved:
+    if (paid is None) != absent:
+        raise UsageError("say --paid PAYMENT or --absent: one of them", at="paid")
+    return TopupResolved(topup, resolve(connection, topup, paid, evidence, asked.by))
+
+
+def facts_of_topup(connection: sa.Connection, topup: str) -> Sequence[Fact]:
+    """What a person decides on."""
+    found, _ = show_topup(connection, topup, 1)
+    return [
+        Fact("Wallet", found.customer_id),
+        Fact("State", found.state.replace("_", " ")),
+        Fact("Credits", show_credits(found.credits_micro)),
+        Fact("Money", show_money(found.money_minor, found.currency)),
+    ]
+
+
+def size_of_topup(connection: sa.Connection, topup: str, paid: str | None) -> Size:
+    """What was paid comes into the wallet."""
+    found, _ = show_topup(connection, topup, 1)
+    return Size(micro=0 if paid is None else found.credits_micro)
+
+
+SCOPE: Final = "ledger:write"
+ACTIONS: Final = (
+    Action(
+        "topup stop",
+        "Stop top-ups",
+        "Stop charging a wallet, or with --all everybody. What is in doubt is looked up all the same.",
+        _stop,
+        _stopped,
+        path="/v1/topups/stop",
+        scope=SCOPE,
+        facts=_facts_of_mode,
+    ),
+    Action(
+        "topup resolve",
+        "Say what became of a top-up",
+        "Say what became of a top-up in doubt, as the payment service's own dashboard shows it. Where another amount "
+        "was paid: --absent, and give the credit by `drawdown ledger grant`.",
+        _resolve,
+        lambda done: f"{done.topup}: {done.state}",
+        path="/v1/topups/{topup}/resolve",
+        scope=SCOPE,
+        role="admin",
+        facts=lambda connection, _asked, values: facts_of_topup(connection, values["topup"]),
+        size=lambda connection, _asked, values: size_of_topup(connection, values["topup"], values["paid"]),
+    ),
+)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
+from drawdown.schema.declare import ORG, Column, Look, Showing
 from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
 
-STATES: Final = ("due", "sending", "in_doubt", "credited", "declined", "needs_customer", "given_up", "shadow")
+State: TypeAlias = Literal["due", "sending", "in_doubt", "credited", "declined", "needs_customer", "given_up", "shadow"]
+STATES: Final[tuple[str, ...]] = get_args(State)
 
 
 @dataclass(frozen=True)
@@ -142,3 +144,53 @@ def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
     blocked = int(SQL.run(connection, "blocked").scalar_one())
     person = int(SQL.run(connection, "for_a_person").scalar_one())
     return TopupFigures(open_, ended, blocked, person, switched(connection) is not None)
+
+
+@dataclass(frozen=True)
+class Topups:
+    """Wallets that fill themselves, stopped ones first, and their top-ups, the newest first. `stopped`: the kill
+    switch, while it is on."""
+
+    stopped: Switched | None
+    wallets: list[WalletTerms]
+    topups: list[TopupRow]
+
+
+def _topups(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    wallet: Annotated[str | None, ORG, "Of this wallet alone"] = None,
+    state: Annotated[list[State] | None, "In this state"] = None,
+) -> Topups:
+    terms = list_terms(connection, look.most, wallet or "")
+    found = list_topups(connection, look.most, tuple(state or STATES), wallet or "")
+    stopped = switched(connection)
+    if stopped is not None and look.only is not None:  # what an operator says of everybody is not for one of them
+        stopped = Switched(stopped.stopped_ms, "", "")
+    return Topups(stopped, terms, found)
+
+
+LISTS: Final = (
+    Showing(
+        "topup list",
+        "Top-ups",
+        "List wallets that fill themselves, stopped ones first, and their top-ups, the newest first.",
+        _topups,
+        path="/v1/topups",
+        scope="ledger:read",
+        most=50,
+        parts={
+            "wallets": (
+                "Wallets",
+                (Column("customer_id", "wallet"), "mode", "available_micro", Column("threshold_micro", "#below"),
+                 "service", Column("blocked_reason", "stopped because")),
+            ),
+            "topups": (
+                "Top-ups",
+                (Column("topup", "top-up"), "state", "credits_micro", Column("money_minor", "#minor units"), "currency",
+                 Column("attempts", "#calls"), Column("at_ms", "begun"), Column("evidence", "said last")),
+            ),
+        },
+    ),
+)  # fmt: skip

@@ -5,29 +5,66 @@ Guarantee: organisations whose verdict may change by one are marked, so that the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.ledger import accounts, lots, wallet
-from drawdown.ledger.accounts import ONE_PPM, HoldTerms
-from drawdown.ledger.allocation import KINDS
+from drawdown.ledger.accounts import ONE_PPM, HoldTerms, has_wallet
+from drawdown.ledger.allocation import DEFAULT_PRIORITY, KINDS, Kind, Lot
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.grants import Gives, newest, set_gives
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.ledger.rates import Rate, read_rate_card
+from drawdown.ledger.reservations import Denied
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
+from drawdown.schema.declare import (
+    AHEAD,
+    AT_ONCE,
+    CREDITS,
+    CREDITS_OR_NONE,
+    FLAG,
+    ID,
+    KEY,
+    ORG,
+    TIME,
+    WINDOW,
+    Action,
+    Asked,
+    Column,
+    Fact,
+    Label,
+    Listing,
+    Look,
+    New,
+    Page,
+    Size,
+    Values,
+    WrongField,
+    whole,
+)
+from drawdown.schema.declare import Kind as ValueKind
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.units import DAY_MS, EARLIEST_TS, next_window
-from drawdown.worker.catalog.wallets import customers_on, orgs_of, wallets_at
+from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
+from drawdown.schema.units import DAY_MS, EARLIEST_TS, EVER_MS, next_window
+from drawdown.worker.catalog.wallets import (
+    billed_as,
+    billed_elsewhere,
+    customers_on,
+    keeper_of,
+    orgs_of,
+    wallets_at,
+)
 from drawdown.worker.topup.actions import rearm_paid
 from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.wallets.accounts import account_of, list_lots, paid_from
 
 SQL = queries(__file__)
 
@@ -35,6 +72,10 @@ MAX_PRIORITY: Final = 1_000
 MOST_FEATURES: Final = 100
 """Of one lot."""
 MOST_FACTOR_PPM: Final = 1_000 * ONE_PPM
+MOST_NAMED: Final = 3
+"""Organisations that a wallet pays for, of which a dry run says the names."""
+MAX_RATE: Final = 10**12
+"""A million credits for a base unit: whatever is above is a slip."""
 UNCHANGED: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -104,14 +145,15 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
 @dataclass(frozen=True)
 class TakenBack:
     """The lot, what was taken back of it now, what of it runs have reserved, the balance after it, and the pool (None:
-    none) that has it again."""
+    none) that has it again. `orgs`: those that the wallet pays for; once it is empty, the next tick halts them."""
 
     lot: str
     customer_id: str
     taken_micro: int
     reserved_micro: int
     balance_micro: int
-    pool: str | None = None
+    pool: str | None
+    orgs: list[str]
 
 
 def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> TakenBack:
@@ -127,9 +169,10 @@ def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> Ta
     if taken.key is not None:
         details = {"amount_micro": -taken.amount_micro, "key": taken.key, "lot": found.lot, "whole": whole}
         record(connection, "ledger_grant", found.customer_id, details, by)
-    mark_for_projection(connection, orgs_of(connection, [found.customer_id]), by.now_ms)
+    orgs = orgs_of(connection, [found.customer_id])
+    mark_for_projection(connection, orgs, by.now_ms)
     reserved, balance = taken.promised_micro, taken.balance_micro
-    return TakenBack(found.lot, found.customer_id, taken.amount_micro, reserved, balance, found.pool)
+    return TakenBack(found.lot, found.customer_id, taken.amount_micro, reserved, balance, found.pool, orgs)
 
 
 def wallet_of(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
@@ -150,12 +193,13 @@ def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | N
 
 @dataclass(frozen=True)
 class RateEffect:
-    """What the usage of the last day costs by the price before and by another one, and of how many organisations."""
+    """What the usage of the last day costs by the price before (`was`) and by another one (`now`), and of how many
+    organisations."""
 
     quantity: int
     orgs: int
     was_micro: int
-    micro: int
+    now_micro: int
 
 
 def rate_effect(
@@ -278,10 +322,24 @@ def _require_sane_terms(holds: HoldTerms) -> None:
         raise UsageError("what is held without an estimate is more than one run may hold")
 
 
+def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, *, new: bool = True) -> str | None:
+    """Put a customer on a plan, and give what it gives; which plan it was on before (None: none). The same again
+    changes nothing. Errors: UnknownId, and unless `new` for an unknown customer whose id is like one there is."""
+    if not is_clean_id(customer_id):
+        raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
+    ids.require_meant(connection, customer_id, new=new)
+    ids.require(connection, ids.PLAN, plan)
+    was = wallet_of(connection, customer_id).plan
+    if wallet.change_plan(connection, customer_id, plan, by):
+        record(connection, "ledger_customer_plan", customer_id, {"plan": plan, "was": was}, by)
+        mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
+    return was
+
+
 @dataclass(frozen=True)
 class Plan:
     """A plan of the embedded ledger: sandboxes at once, how many customers are on it, what its runs hold
-    (`ledger.plans.HoldTerms`) and what it gives (`ledger.monthly.terms.Gives`)."""
+    and what it gives."""
 
     plan: str
     max_concurrent: int
@@ -300,3 +358,503 @@ class Plan:
 def list_plans(connection: sa.Connection) -> list[Plan]:
     """All plans, by name."""
     return [Plan(**{**row, "holds_halt": bool(row["holds_halt"])}) for row in SQL.run(connection, "plans").mappings()]
+
+
+CustomerId = Annotated[str, ORG, "The customer (by default the organisation's id)"]
+PlanName = Annotated[str, ID, "The plan's name"]
+
+
+@dataclass(frozen=True)
+class CreditGiven:
+    """What a customer has after a grant: `granted` is what was added now, so nothing of one that is `repeated`.
+    `before`: what it had (null: `is_new`); `begins_ms`: from when on the credit counts (null: at once); `lot`: what
+    takes it back (null: the grant gave nothing)."""
+
+    customer_id: str
+    key: str
+    lot: str | None
+    granted_micro: int
+    balance_micro: int
+    before_micro: int | None
+    begins_ms: int | None
+    plan: str | None
+    repeated: bool
+    is_new: bool
+
+
+def _grant(
+    connection: sa.Connection,
+    asked: Asked,
+    customer_id: CustomerId,
+    amount_micro: Annotated[int, CREDITS, "12.50; a negative amount after -- takes back", Label("Credits")],
+    *,
+    plan: Annotated[str | None, ID, "Also put the customer on this plan"] = None,
+    kind: Annotated[Kind, "What credit it is; a gift is a bonus"] = "purchased",
+    begins_ms: Annotated[int | None, TIME, "From when on it may be used; now without it"] = None,
+    expires_ms: Annotated[int | None, AHEAD, "Until when it may be used; never ends without it"] = None,
+    priority: Annotated[int, whole(0, MAX_PRIORITY, DEFAULT_PRIORITY), "Lower ones are used first"] = DEFAULT_PRIORITY,
+    feature: Annotated[list[str] | None, ID, "Pays for this feature alone; for all without it"] = None,
+    new: New = False,
+) -> CreditGiven:
+    if asked.key != (asked.key.strip() or None):
+        said = f"--key {asked.key!r} is empty, or has blanks at its ends: give what makes this grant unlike others"
+        raise UsageError(said)
+    if plan is not None and asked.reach is not None and asked.reach.org_id is not None:
+        raise Denied("foreign_org", f"this key is bound to {asked.reach.org_id}, and chooses no plan: use another key")
+    if asked.by.via == HTTP:
+        require_drawn_on(connection, customer_id, asked.by.now_ms)
+    terms = Terms(kind, priority, begins_ms, expires_ms, tuple(sorted(set(feature))) if feature else None)
+    known = ids.is_known(connection, ids.CUSTOMER, customer_id)
+    before = wallet_of(connection, customer_id).balance_micro if known else None
+    done = grant(connection, customer_id, amount_micro, asked.by, key=asked.key, plan=plan, new=new, terms=terms)
+    return CreditGiven(
+        customer_id=customer_id,
+        key=asked.key,
+        lot=f"grant:{asked.key}" if amount_micro > 0 else None,
+        granted_micro=0 if done.repeated else amount_micro,
+        balance_micro=done.balance_micro,
+        before_micro=before,
+        begins_ms=begins_ms if begins_ms is not None and begins_ms > asked.by.now_ms else None,
+        plan=wallet_of(connection, customer_id).plan,
+        repeated=done.repeated,
+        is_new=before is None,
+    )
+
+
+HTTP: Final = "http"
+
+
+def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
+    """Errors: WrongField for a wallet that nothing draws on: credit would lie there unseen. An operator's command line
+    fills one, before a move to it."""
+    if not ids.is_known(connection, ids.CUSTOMER, customer_id):
+        return
+    paid = paid_from(connection, customer_id, now_ms)
+    keeper = paid.keeper or keeper_of(connection, customer_id, now_ms)
+    if keeper is not None:
+        said = f"{customer_id} is billed at {keeper}, which keeps its balance: give the credit there"
+        raise WrongField("customer_id", f"{said}. `drawdown ledger grant` fills a wallet here before a move to it")
+    if paid.customer_id != customer_id and not billed_as(connection, customer_id, now_ms):
+        raise WrongField("customer_id", f"{customer_id} is paid from the wallet of {paid.customer_id}: give it there")
+
+
+def _given(done: CreditGiven) -> str:
+    line = f"{done.customer_id}: {show_credits(done.balance_micro)} credits, plan {done.plan or '-'}; "
+    if done.repeated:
+        return f"{line}the grant {done.key} was made before: nothing was added"
+    if done.begins_ms is not None:
+        line += f"{show_credits(done.granted_micro)} more from {show_time(done.begins_ms)} on"
+    else:
+        line += "a new customer" if done.before_micro is None else f"before: {show_credits(done.before_micro)}"
+    verb = "granted" if done.granted_micro > 0 else "booked"
+    return f"{line}; {verb} {show_credits(done.granted_micro)} as grant:{done.key}"
+
+
+def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> Sequence[Fact]:
+    """Balances move by themselves; plans and lots do not."""
+    account = account_of(connection, customer_id, now_ms)
+    given = list_lots(connection, customer_id, now_ms).lots
+    return [
+        Fact("Wallet", _whose(connection, customer_id, now_ms)),
+        Fact("Halts whom it pays for", "once it is used up" if _halts(connection, customer_id, now_ms) else "never"),
+        Fact("Plan", account.plan or ""),
+        Fact("Available", show_credits(account.available_micro), fixed=False),
+        Fact("Balance", show_credits(account.balance_micro), fixed=False),
+        Fact("Lots", f"{len(given):,}"),
+    ]
+
+
+def _whose(connection: sa.Connection, customer_id: str, now_ms: int) -> str:
+    """A wallet, and what it pays for."""
+    found = sorted(billed_as(connection, customer_id, now_ms))
+    named = ", ".join(f"{org} (billed at {provider})" for org, provider in found[:MOST_NAMED])
+    more = f" and {len(found) - MOST_NAMED:,} more" if len(found) > MOST_NAMED else ""
+    return f"{customer_id}, which pays for {named}{more}" if found else f"{customer_id}, as which nobody is billed"
+
+
+def _halts(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
+    """Who is billed afterwards is halted by the end of credit alone, once there is any."""
+    return has_wallet(connection, customer_id) or not billed_elsewhere(connection, customer_id, now_ms)
+
+
+def _size_of_grant(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    amount, plan = values["amount_micro"], values["plan"]
+    given = max(amount, 0) + (0 if plan is None else _given_by(newest(connection, plan)))
+    return Size(micro=given, taken_micro=max(-amount, 0))
+
+
+def _given_by(gives: Gives) -> int:
+    """What a plan gives who comes onto it, and each month, at most."""
+    return gives.included_micro + gives.first_micro
+
+
+def _take_back(
+    connection: sa.Connection,
+    asked: Asked,
+    lot: Annotated[str, KEY, "The lot, as `ledger lots` and `pool show` name it; or its grant's key"],
+    *,
+    whole: Annotated[
+        bool, FLAG, "All of it: what it paid for is paid by other lots, or owed", Label("All of it")
+    ] = False,
+) -> TakenBack:
+    return take_back(connection, lot, asked.by, whole=whole)
+
+
+def _taken(done: TakenBack) -> list[str]:
+    did = f"took back {show_credits(done.taken_micro)} credits" if done.taken_micro else "nothing is left to take"
+    back = f", which went back to the pool {done.pool}" if done.pool and done.taken_micro else ""
+    line = f"{done.customer_id}: {did} of {done.lot}{back}; {show_credits(done.balance_micro)} credits now"
+    if done.reserved_micro:
+        line += f"; {show_credits(done.reserved_micro)} of it are reserved: take them back once those runs have ended"
+    if not done.orgs:
+        return [line]
+    more = f" and {len(done.orgs) - MOST_NAMED:,} more" if len(done.orgs) > MOST_NAMED else ""
+    halts = ", which the next tick halts" if done.taken_micro and done.balance_micro <= 0 else ""
+    return [line, f"{done.customer_id}: it pays for {', '.join(done.orgs[:MOST_NAMED])}{more}{halts}"]
+
+
+def _lot_named(connection: sa.Connection, lot: str) -> Lot | None:
+    return lots.read(connection, lot) or lots.read(connection, f"grant:{lot}")
+
+
+def _facts_of_lot(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    """What is left of a lot falls with each charge; what was taken back of it does not change by itself."""
+    ids.require(connection, ids.LOT, values["lot"])
+    found = _lot_named(connection, values["lot"])
+    assert found is not None
+    view = list_lots(connection, found.customer_id, asked.by.now_ms)
+    row = next((one for one in view.lots if one.lot == found.lot), None)
+    facts = [Fact("Wallet", found.customer_id), Fact("Given", show_credits(found.amount_micro))]
+    if row is not None:
+        facts += [
+            Fact("Left of it", show_credits(row.left_micro), fixed=False),
+            Fact("Taken back of it", show_credits(row.taken_micro)),
+        ]
+    balance = wallet_of(connection, found.customer_id).balance_micro
+    return [*facts, Fact("Balance", show_credits(balance), fixed=False)]
+
+
+def _size_of_lot(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    found = _lot_named(connection, values["lot"])
+    return Size() if found is None else Size(taken_micro=found.amount_micro)
+
+
+@dataclass(frozen=True)
+class RateSet:
+    """The rate of a feature from `start_ms` on, and the one that held then (null: none). `is_past`: usage since then
+    which is charged already keeps its price. `effect`: by what the last day used."""
+
+    feature: str
+    micro_credits: int
+    per_quantity: int
+    start_ms: int
+    was: Rate | None
+    is_past: bool
+    effect: RateEffect
+
+
+def _rate(
+    connection: sa.Connection,
+    asked: Asked,
+    feature: Annotated[str, ID, "The feature"],
+    *,
+    micro_credits: Annotated[
+        int, whole(0, MAX_RATE, 100), "Micro-credits (a credit is a million)", Label("Micro-credits")
+    ],
+    per: Annotated[
+        int,
+        whole(1, MAX_RATE, 1),
+        "For so many base units: seconds, MB-seconds, or an event's own",
+        Label("For so many base units"),
+    ] = 1,
+    from_ms: Annotated[int | None, WINDOW, "For usage from this window on; the next without it"] = None,
+    new: New = False,
+) -> RateSet:
+    now_ms = asked.by.now_ms
+    was = rate_at(connection, feature, now_ms if from_ms is None else from_ms)
+    start_ms = set_rate(connection, feature, micro_credits, per, asked.by, from_ms=from_ms, new=new)
+    is_past = from_ms is not None and from_ms < now_ms
+    effect = rate_effect(connection, feature, was, micro_credits, per, now_ms)
+    return RateSet(feature, micro_credits, per, start_ms, was, is_past, effect)
+
+
+def _rated(done: RateSet) -> list[str]:
+    before = "no rate" if done.was is None else f"{done.was.micro_credits:,} per {done.was.per_quantity:,}"
+    now = f"{done.micro_credits:,} micro-credits per {done.per_quantity:,} from {show_time(done.start_ms)} on"
+    used = done.effect
+    orgs = f"{used.orgs:,} organisation{'' if used.orgs == 1 else 's'}"
+    lines = [
+        f"{done.feature}: {now}; before: {before}",
+        f"the last day's use, {used.quantity:,} base units of {orgs}, costs {show_credits(used.now_micro)} credits by "
+        f"it, and {show_credits(used.was_micro)} before",
+    ]
+    if done.is_past:
+        lines.append(
+            "that is over: usage since then which is charged already keeps its price, what is charged from now on goes "
+            "by this one; runs that were accepted keep theirs"
+        )
+    return lines
+
+
+def _facts_of_rate(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    start_ms = values["from_ms"]
+    found = rate_at(connection, values["feature"], asked.by.now_ms if start_ms is None else start_ms)
+    said = "" if found is None else f"{found.micro_credits:,} micro-credits per {found.per_quantity:,}"
+    ever = rate_at(connection, values["feature"], EVER_MS)
+    last = "" if ever is None else f"{ever.micro_credits:,} per {ever.per_quantity:,}, {show_time(ever.start_ms)}"
+    return [Fact("Rate then", said), Fact("The latest that is known", last)]
+
+
+def _factor(text: str, name: str, _now_ms: int) -> int:
+    try:
+        found = parse_credits(text)  # as exact as an amount, and as many decimals
+    except UsageError:
+        found = 0
+    if not 0 < found <= MOST_FACTOR_PPM:
+        raise UsageError(f"{name}: a number above 0, and {MOST_FACTOR_PPM // ONE_PPM:,} at most: 1.5")
+    return found
+
+
+def show_factor(ppm: int) -> str:
+    """As people type it."""
+    return f"{Decimal(ppm) / ONE_PPM:f}"
+
+
+FACTOR: Final = ValueKind("number", "N", _factor, show_factor, "_ppm", least=1, most=MOST_FACTOR_PPM, example=2)
+
+
+@dataclass(frozen=True)
+class PlanSet(Plan):
+    """A plan as it is now. `was`: how many sandboxes at once it allowed before (null: it is new)."""
+
+    was: int | None
+
+
+def _set_plan(
+    connection: sa.Connection,
+    asked: Asked,
+    plan: PlanName,
+    *,
+    max_concurrent: Annotated[int | None, AT_ONCE, "Sandboxes at once"] = None,
+    included_micro: Annotated[int | None, CREDITS_OR_NONE, "What it includes each month; none: nothing"] = None,
+    rollover_min_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "What is left rolls over where it is this much at least"
+    ] = None,
+    rollover_max_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "So much of it rolls over at most; none: nothing"
+    ] = None,
+    first_micro: Annotated[int | None, CREDITS_OR_NONE, "What a new customer is given once; none: nothing"] = None,
+    hold_factor_ppm: Annotated[int | None, FACTOR, "A run holds its estimate times this"] = None,
+    unknown_hold_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "What a run without an estimate holds; none, or 0: it is refused"
+    ] = None,
+    most_hold_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "The most that one run may hold; none, or 0: no end"
+    ] = None,
+    most_held_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "The most that all runs of a wallet may hold; none, or 0: no end"
+    ] = None,
+    holds_halt: Annotated[bool | None, FLAG, "Whether what is held counts for halts"] = None,
+    new: New = False,
+) -> PlanSet:
+    limits = {"unknown_hold_micro": unknown_hold_micro, "most_hold_micro": most_hold_micro,
+              "most_held_micro": most_held_micro}  # fmt: skip
+    holds: dict[str, Any] = {name: micro or None for name, micro in limits.items() if micro is not None}
+    others = {"hold_factor_ppm": hold_factor_ppm, "holds_halt": holds_halt}
+    holds |= {name: value for name, value in others.items() if value is not None}
+    given = {"included_micro": included_micro, "rollover_min_micro": rollover_min_micro,
+             "rollover_max_micro": rollover_max_micro, "first_micro": first_micro}  # fmt: skip
+    gives = {name: micro for name, micro in given.items() if micro is not None}
+    was = set_plan_limit(connection, plan, max_concurrent, asked.by, new=new, holds=holds, gives=gives)
+    return PlanSet(**vars(_plan_named(connection, plan)), was=was)
+
+
+def _plan_named(connection: sa.Connection, plan: str) -> Plan:
+    return next(one for one in list_plans(connection) if one.plan == plan)
+
+
+def _terms_of_plan(done: Plan) -> list[tuple[str, str]]:
+    """What its runs hold, and what it gives, as far as it says so."""
+    amounts = {name: getattr(done, f"{name}_micro") for name in _AMOUNTS}
+    factor = [("hold-factor", show_factor(done.hold_factor_ppm))] if done.hold_factor_ppm != ONE_PPM else []
+    halts = [("holds-halt", str(done.holds_halt).lower())] if not done.holds_halt else []
+    return [
+        *factor,
+        *halts,
+        *((name.replace("_", "-"), show_credits(micro)) for name, micro in amounts.items() if micro),
+    ]
+
+
+_AMOUNTS: Final = (
+    "unknown_hold", "most_hold", "most_held", "included", "rollover_min", "rollover_max", "first",
+)  # fmt: skip
+
+
+def _plan_said(done: PlanSet) -> list[str]:
+    before = "no such plan" if done.was is None else f"{done.was:,}"
+    terms = [f"{name}: {value}" for name, value in _terms_of_plan(done)]
+    return [f"plan {done.plan}: {done.max_concurrent:,} at once; before: {before}", *terms]
+
+
+def _facts_of_plan(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
+    if found is None:
+        return [Fact("Plan", "none yet")]
+    return [Fact("Sandboxes at once", f"{found.max_concurrent:,}"), Fact("Customers", f"{found.customers:,}"),
+            *(Fact(name, value) for name, value in _terms_of_plan(found))]  # fmt: skip
+
+
+def _size_of_plan(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    """What a month of it gives to those who are on it, or to the next one: as much is given each month, by time."""
+    found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
+    customers = 1 if found is None else max(found.customers, 1)
+    gives = [values["included_micro"], values["rollover_max_micro"], values["first_micro"]]
+    return Size(rows=customers, micro=customers * sum(micro or 0 for micro in gives))
+
+
+@dataclass(frozen=True)
+class OnPlan:
+    """A customer's plan, the one before (null: none), and what it may have and has now."""
+
+    customer_id: str
+    plan: str
+    was: str | None
+    max_concurrent: int | None
+    balance_micro: int
+    changed: bool
+
+
+def _put_on_plan(
+    connection: sa.Connection,
+    asked: Asked,
+    # Of another kind than its organisation's: a key that is bound to one chooses no plan for it.
+    customer_id: Annotated[str, ID, "The customer (by default the organisation's id)"],
+    plan: PlanName,
+    *,
+    new: New = False,
+) -> OnPlan:
+    was = put_on_plan(connection, customer_id, plan, asked.by, new=new)
+    found = wallet_of(connection, customer_id)
+    return OnPlan(customer_id, plan, was, found.max_concurrent, found.balance_micro, changed=was != plan)
+
+
+def _on_plan(done: OnPlan) -> str:
+    before = f"before: {done.was or 'none'}" if done.changed else "nothing changes"
+    most = "any number of" if done.max_concurrent is None else f"{done.max_concurrent:,}"
+    balance = show_credits(done.balance_micro)
+    return f"{done.customer_id} is on the plan {done.plan}: {most} sandboxes at once, {balance} credits; {before}"
+
+
+def _facts_of_customer(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    found = wallet_of(connection, values["customer_id"])
+    at_once = "any number" if found.max_concurrent is None else f"{found.max_concurrent:,}"
+    return [
+        Fact("Plan", found.plan or ""),
+        Fact("Sandboxes at once", at_once),
+        Fact("Balance", show_credits(found.balance_micro), fixed=False),
+    ]
+
+
+def _size_of_move(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    if wallet_of(connection, values["customer_id"]).plan == values["plan"]:
+        return Size()
+    return Size(micro=_given_by(newest(connection, values["plan"])))
+
+
+def _plans(connection: sa.Connection, look: Look) -> Page[Plan]:
+    return Page(list_plans(connection)[: look.most])
+
+
+LEDGER: Final = "ledger:write"
+CATALOG: Final = "catalog:write"
+ACTIONS: Final = (
+    Action(
+        "ledger grant",
+        "Give credit",
+        "Give a customer credit, as a lot (`ledger lots`). Organisations billed as it are looked at by the next tick. "
+        "Without --kind it counts as paid for. An unknown customer is made a wallet; with an id like another's, by "
+        "--new.",
+        _grant,
+        _given,
+        path="/v1/accounts/{customer_id}/grants",
+        scope=LEDGER,
+        facts=lambda connection, asked, values: facts_of_wallet(connection, values["customer_id"], asked.by.now_ms),
+        size=_size_of_grant,
+        keyed=True,
+    ),
+    Action(
+        "ledger take-back",
+        "Take back a lot",
+        "Take back what nobody used of a lot, nor reserved. What was taken before is not taken again. An allotment "
+        "goes back to its pool.",
+        _take_back,
+        _taken,
+        path="/v1/lots/{lot}/take-back",
+        scope=LEDGER,
+        facts=_facts_of_lot,
+        size=_size_of_lot,
+        place="/console/ledger",
+    ),
+    Action(
+        "ledger rate",
+        "Set a rate",
+        "Set a feature's price. What was charged keeps its price, and so does what comes late in its window or is "
+        "given back; the first rate of a feature counts from ever. Each push is charged by itself, rounded to a whole "
+        "micro-credit, a half away from zero.",
+        _rate,
+        _rated,
+        path="/v1/rates/{feature}",
+        scope=CATALOG,
+        role="admin",
+        facts=_facts_of_rate,
+        place="/console/ledger",
+    ),
+    Action(
+        "plan set",
+        "Set a plan",
+        "Change a plan, or with --new make one. What it gives changes for months that begin later, and for who comes "
+        "onto it from now on.",
+        _set_plan,
+        _plan_said,
+        path="/v1/plans/{plan}",
+        scope=CATALOG,
+        role="admin",
+        facts=_facts_of_plan,
+        size=_size_of_plan,
+    ),
+    Action(
+        "plan put",
+        "Change its plan",
+        "Put a customer on a plan. From now on it has what the plan allows, and is given what the plan gives.",
+        _put_on_plan,
+        _on_plan,
+        path="/v1/accounts/{customer_id}/plan",
+        scope=LEDGER,
+        role="admin",
+        facts=_facts_of_customer,
+        size=_size_of_move,
+        place="/console/billing?id={customer_id}",
+    ),
+)
+
+
+LISTS: Final = (
+    Listing(
+        "plan list",
+        "Plans",
+        "List the plans: how many sandboxes at once, how many customers each has, what its runs hold, and what it "
+        "gives.",
+        _plans,
+        ("plan", Column("max_concurrent", "#at once"), Column("customers", "#customers"),
+         Column("hold_factor_ppm", "#factor", show_factor), Column("unknown_hold_micro", "#without estimate"),
+         Column("most_hold_micro", "#one run"), Column("most_held_micro", "#all runs"),
+         Column("holds_halt", "holds halt"), Column("included_micro", "#included"),
+         Column("rollover_min_micro", "#rolls over from"), Column("rollover_max_micro", "#up to"),
+         Column("first_micro", "#first")),
+        holds="plans",
+        path="/v1/plans",
+        scope="catalog:read",
+        most=1_000,
+        open=True,
+    ),
+)  # fmt: skip

@@ -11,15 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
-from drawdown.ledger.accounts import wallet_account
+from drawdown.ledger.accounts import read_wallets, wallet_account
+from drawdown.ledger.rates import Rate
 from drawdown.schema import ids
+from drawdown.schema.declare import ID, ORG, TIME, Column, Kind, Listing, Look, Page, Showing
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
+from drawdown.worker.wallets import entries
+from drawdown.worker.wallets.accounts import LotRow, list_lots, list_rates
 
 SQL = queries(__file__)
 
@@ -321,3 +326,178 @@ def owed_figures(connection: sa.Connection) -> OwedFigures:
     waiting = SQL.run(connection, "waiting").scalar_one()
     freezes = SQL.run(connection, "freezes").one()
     return OwedFigures(int(waiting), int(freezes.freezes), freezes.since_ms)
+
+
+CustomerId = Annotated[str, ORG, "The customer (by default the organisation's id)"]
+
+
+def _wallets(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    which: Annotated[Literal["owed", "low"] | None, "owed: below nothing; low: at its threshold or below"] = None,
+    plan: Annotated[str, ID, "Of customers on this plan alone"] = "",
+    search: Annotated[str, ID, "With this text in their id"] = "",
+) -> Page[WalletLine]:
+    after = None
+    if look.after:
+        ids.require(connection, ids.CUSTOMER, look.after)
+        after = After(look.after, read_wallets(connection, [look.after])[look.after].balance_micro)
+    found = page(connection, Chosen(which or "", plan, search), after, look.most)
+    return Page(found.lines, None if found.after is None else found.after.customer_id)
+
+
+@dataclass(frozen=True)
+class WalletEntry:
+    """What moved a wallet, up or down: for which time (`ts_ms`: of use), and when it was booked (`at_ms`). Of usage,
+    `key` is its push's; `run`: for which; `lot`: of which it expires or is taken."""
+
+    key: str
+    kind: str
+    moved_micro: int
+    feature: str | None
+    quantity: int | None
+    run: str | None
+    lot: str | None
+    ts_ms: int
+    at_ms: int
+    actor: str
+    reason: str
+
+
+def _amount(text: str, name: str, _now_ms: int) -> str:
+    entries.sizes_of(text, name)
+    return text
+
+
+SHOWN_AMOUNT: Final = Kind("text", "CREDITS", _amount, str, example="4.80")
+"""As a page shows it."""
+
+
+def _entries(
+    connection: sa.Connection,
+    look: Look,
+    customer_id: CustomerId,
+    *,
+    from_ms: Annotated[int | None, TIME, "Booked from this time on"] = None,
+    to_ms: Annotated[int | None, TIME, "...and before this time"] = None,
+    amount: Annotated[str | None, SHOWN_AMOUNT, "Of this many credits, up or down: 4.80 finds 4.803, too"] = None,
+) -> Page[WalletEntry]:
+    if from_ms is not None and from_ms > look.now_ms:
+        raise UsageError(f"--from lies in the future, at {show_time(from_ms)}: two days ago is 2d", at="from_ms")
+    ids.require(connection, ids.CUSTOMER, customer_id)
+    chosen = entries.Chosen(
+        booked_from_ms=from_ms or 0,
+        booked_to_ms=entries.NEVER if to_ms is None else to_ms,
+        sizes=entries.ALL.sizes if amount is None else entries.sizes_of(amount, "amount"),
+    )
+    found = entries.page(connection, customer_id, look.after, look.most, chosen=chosen)
+    return Page(
+        [
+            WalletEntry(
+                key=one.key, kind=one.kind, moved_micro=one.moved_micro, feature=one.feature, quantity=one.quantity,
+                run=one.reservation, lot=one.lot, ts_ms=one.ts, at_ms=one.at_ms, actor=one.actor, reason=one.reason,
+            )
+            for one in found.entries
+        ],
+        found.after,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WalletLots:
+    """A wallet's lots in their order of use; `more`: so many were left out. `owed`: used, and paid for by no lot;
+    `back`: given back, and pays for later use."""
+
+    customer_id: str
+    order: str
+    owed_micro: int
+    back_micro: int
+    lots: list[LotRow]
+    more: int
+
+
+def _lots(connection: sa.Connection, look: Look, customer_id: CustomerId) -> WalletLots:
+    ids.require(connection, ids.CUSTOMER, customer_id)
+    found = list_lots(connection, customer_id, look.now_ms)
+    shown = found.lots[: look.most]
+    more = len(found.lots) - len(shown)
+    return WalletLots(customer_id, found.order, found.owed_micro, found.back_micro, shown, more)
+
+
+def _rates(
+    connection: sa.Connection, look: Look, *, feature: Annotated[str, ID, "Of this one alone"] = ""
+) -> Page[Rate]:
+    if feature:
+        ids.require(connection, ids.FEATURE, feature)
+    found = [one for one in list_rates(connection) if feature in ("", one.feature)]
+    return Page(found[: look.most])
+
+
+def _all(features: Sequence[str] | None) -> str:
+    return ", ".join(features or ("all",))
+
+
+SCOPE: Final = "ledger:read"
+LISTS: Final = (
+    Listing(
+        "ledger wallets",
+        "Wallets",
+        "List wallets, the lowest balance first. Low is at or below the threshold of its automatic top-up, or the "
+        "level at which balances are low; without either, at nothing.",
+        _wallets,
+        (Column("customer_id", "customer"), "balance_micro", Column("held_micro", "#reserved"), "available_micro",
+         "plan", Column("mode", "top-up"), Column("threshold_micro", "#at"),
+         Column("blocked_reason", "stopped itself")),
+        holds="wallets",
+        path="/v1/accounts",
+        scope=SCOPE,
+        most=MOST_ON_PAGE,
+        paged=True,
+    ),
+    Listing(
+        "ledger entries",
+        "Entries",
+        "List a wallet's entries, the latest first by the time that each is of: each with its run or its lot, and when "
+        "it was booked.",
+        _entries,
+        (Column("ts_ms", "of"), Column("at_ms", "booked"), "kind", Column("moved_micro", "#credits"), "feature",
+         Column("quantity", "#quantity"), "run", "lot", "key"),
+        holds="entries",
+        path="/v1/accounts/{customer_id}/entries",
+        scope=SCOPE,
+        most=entries.MOST_ENTRIES_ON_PAGE,
+        paged=True,
+    ),
+    Showing(
+        "ledger lots",
+        "Lots of a wallet",
+        "Show a customer's lots in their order of use, and what became of each. An amount is what is left, waits to "
+        "expire, was used, expired and was taken back.",
+        _lots,
+        path="/v1/lots",
+        scope=SCOPE,
+        parts={
+            "lots": (
+                "Lots",
+                (Column("place", "#use"), "state", "kind", "amount_micro", "left_micro", "waits_micro", "used_micro",
+                 "expired_micro", Column("taken_micro", "#taken back"), Column("priority", "#priority"),
+                 Column("begins_ms", "begins"), Column("expires_ms", "ends"), Column("features", "features", _all),
+                 "lot"),
+            ),
+        },
+    ),
+    Listing(
+        "ledger rates",
+        "Rate card",
+        "List the rates, by feature, each from its moment on.",
+        _rates,
+        ("feature", Column("micro_credits", "#micro-credits"), Column("per_quantity", "#per"),
+         Column("start_ms", "from")),
+        holds="rates",
+        path="/v1/rates",
+        scope="catalog:read",
+        most=1_000,
+        open=True,
+    ),
+)  # fmt: skip

@@ -6,8 +6,9 @@ verdict may change by one are marked, so that the next tick asks again. The list
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Final, Literal
 
 import sqlalchemy as sa
 
@@ -19,10 +20,29 @@ from drawdown.ledger.pools import Payer
 from drawdown.ledger.reservations import Denied
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
+from drawdown.schema.declare import (
+    AHEAD,
+    CREDITS,
+    ID,
+    ORG,
+    Action,
+    Asked,
+    Column,
+    Fact,
+    Label,
+    Listing,
+    Look,
+    New,
+    Page,
+    Showing,
+    Size,
+    Values,
+)
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
+from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.worker.catalog.wallets import billed_elsewhere, orgs_of
 from drawdown.worker.verdict.asks import mark_for_projection
 
@@ -225,3 +245,297 @@ def list_payers(connection: sa.Connection, payer: str, org_id: str, now_ms: int,
     values = {"payer": payer, "org_id": org_id, "now_ms": now_ms, "at_most": most}
     rows = SQL.run(connection, "payers", values).mappings()
     return [PayerRow(**{**row, "allowed": bool(row["allowed"])}) for row in rows]
+
+
+PoolName = Annotated[str, ID, "The pool's name"]
+# Of these, a key that is bound to the customer may name none: what is paid is another's.
+Member = Annotated[str, ID, "The customer (by default the organisation's id)"]
+PayerName = Annotated[str, ID, "The customer, or pool, that pays"]
+PaidOrg = Annotated[str, ID, "The organisation with the executions that it pays for"]
+
+
+@dataclass(frozen=True)
+class PoolMade:
+    """A pool; `made`: it is new."""
+
+    pool: str
+    made: bool
+
+
+def _make(connection: sa.Connection, asked: Asked, pool: PoolName, *, new: New = False) -> PoolMade:
+    return PoolMade(pool, make(connection, pool, asked.by, new=new))
+
+
+def _made(done: PoolMade) -> str:
+    said = "made; give it credit with `drawdown ledger grant`" if done.made else "it is there already: nothing changes"
+    return f"pool {done.pool}: {said}"
+
+
+def _facts_of_pool(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    pool = values["pool"]
+    if not pools.is_pool(connection, pool):
+        return [Fact("Pool", "none yet")]
+    found = read_wallets(connection, [pool])[pool]
+    return [Fact("Available to the pool", show_credits(found.available_micro), fixed=False)]
+
+
+@dataclass(frozen=True)
+class PoolAllotted:
+    """An allotment of `amount`, and what pool and customer have available after it. `allotted` is what was moved now,
+    so nothing of one that is `repeated`."""
+
+    pool: str
+    customer_id: str
+    lot: str
+    key: str
+    amount_micro: int
+    allotted_micro: int
+    expires_ms: int | None
+    pool_available_micro: int
+    available_micro: int
+    repeated: bool
+
+
+def _allot(
+    connection: sa.Connection,
+    asked: Asked,
+    pool: PoolName,
+    customer_id: Member,
+    amount_micro: Annotated[int, CREDITS, "How much, e.g. 12.50", Label("Credits")],
+    *,
+    expires_ms: Annotated[int, AHEAD, "When what is left of it goes back to the pool: +30d, 2026-03-01"],
+) -> PoolAllotted:
+    done = allot(connection, pool, customer_id, amount_micro, expires_ms, asked.by, key=asked.key)
+    return PoolAllotted(
+        pool=pool,
+        customer_id=customer_id,
+        lot=done.lot.lot,
+        key=asked.key,
+        amount_micro=amount_micro,
+        allotted_micro=0 if done.repeated else amount_micro,
+        expires_ms=done.lot.expires_ms,
+        pool_available_micro=done.pool.available_micro,
+        available_micro=done.member.available_micro,
+        repeated=done.repeated,
+    )
+
+
+def _allotted(done: PoolAllotted) -> str:
+    said = "was allotted before: nothing was moved" if done.repeated else "allotted"
+    line = f"{show_credits(done.amount_micro)} credits of {done.pool} to {done.customer_id} "
+    line += f"until {show_time(done.expires_ms)}: {said}; {done.pool} has {show_credits(done.pool_available_micro)} "
+    return f"{line}available, {done.customer_id} {show_credits(done.available_micro)}"
+
+
+def _facts_of_allotment(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    customer = values["customer_id"]
+    found = read_wallets(connection, [customer])[customer]
+    return [
+        *_facts_of_pool(connection, asked, values),
+        Fact("Available to the customer", show_credits(found.available_micro), fixed=False),
+    ]
+
+
+def _size_of_allotment(_connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    """What leaves the pool's wallet is given to the customer's."""
+    return Size(micro=max(values["amount_micro"], 0))
+
+
+@dataclass(frozen=True)
+class PayerAllowed(Payer):
+    """What counts now of a payer and an organisation. `changed`: whether it did not before."""
+
+    changed: bool
+
+
+def _allow(
+    connection: sa.Connection,
+    asked: Asked,
+    payer: PayerName,
+    org_id: PaidOrg,
+    *,
+    limit_micro: Annotated[
+        int | None, CREDITS, "What runs from now on may hold and cost in all; without it there is no limit"
+    ] = None,
+) -> PayerAllowed:
+    found, was = allow(connection, payer, org_id, asked.by, limit_micro=limit_micro)
+    return PayerAllowed(**vars(found), changed=found != was)
+
+
+def _allowed(done: PayerAllowed) -> str:
+    most = "without a limit" if done.limit_micro is None else f"up to {show_credits(done.limit_micro)} credits"
+    same = "" if done.changed else "; nothing changes"
+    return f"{done.payer} pays for runs of {done.org_id} from {show_time(done.since_ms)} on, {most}{same}"
+
+
+@dataclass(frozen=True)
+class PayerEnded:
+    """No more runs of an organisation are paid by another; `changed`: whether any were until now."""
+
+    payer: str
+    org_id: str
+    changed: bool
+
+
+def _end(connection: sa.Connection, asked: Asked, payer: PayerName, org_id: PaidOrg) -> PayerEnded:
+    return PayerEnded(payer, org_id, end(connection, payer, org_id, asked.by))
+
+
+def _ended(done: PayerEnded) -> str:
+    if done.changed:
+        return f"{done.payer} pays for no more runs of {done.org_id}"
+    return f"{done.payer} was no payer of {done.org_id} before"
+
+
+def _facts_of_payer(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    found = list_payers(connection, "", values["org_id"], asked.by.now_ms, pools.MOST_PAYERS)
+    row = next((one for one in found if one.payer == values["payer"]), None)
+    if row is None:
+        return [Fact("Pays for its runs", "no")]
+    limit = "no limit" if row.limit_micro is None else show_credits(row.limit_micro)
+    return [
+        Fact("Pays for its runs", "yes" if row.allowed else "no"),
+        Fact("Up to", limit),
+        Fact("Spent", show_credits(row.spent_micro), fixed=False),
+    ]
+
+
+def _size_of_limit(_connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    """Whose runs another pays for has that credit to use."""
+    limit_micro = values["limit_micro"]
+    return Size(micro=limit_micro or 0, unbounded=limit_micro is None)
+
+
+def _pools(connection: sa.Connection, look: Look) -> Page[PoolRow]:
+    return Page(list_pools(connection, look.now_ms, look.most))
+
+
+@dataclass(frozen=True)
+class ShownPool:
+    """What a pool has, and its allotments, those that end last first. `more`: there are others."""
+
+    pool: str
+    available_micro: int
+    reserved_micro: int
+    balance_micro: int
+    allotments: list[AllotmentRow]
+    more: bool
+
+
+def _pool(connection: sa.Connection, look: Look, pool: PoolName) -> ShownPool:
+    found = show_pool(connection, pool, look.now_ms, look.most)
+    has = found.wallet
+    return ShownPool(pool, has.available_micro, has.held_micro, has.balance_micro, found.allotments, found.more)
+
+
+def _payers(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    payer: Annotated[str, ID, "This payer alone"] = "",
+    org_id: Annotated[str | None, ORG, "Of this organisation alone"] = None,
+) -> Page[PayerRow]:
+    if look.only is not None and payer:  # whether there is such a payer is not for this key to know
+        said = f"payers are of all organisations, and this key is bound to {look.only}: use another key"
+        raise Denied("foreign_org", said)
+    return Page(list_payers(connection, payer, org_id or "", look.now_ms, look.most))
+
+
+def _pays(allowed: bool) -> str:
+    return "yes" if allowed else "ended"
+
+
+WRITE: Final = "ledger:write"
+READ: Final = "ledger:read"
+ACTIONS: Final = (
+    Action(
+        "pool make",
+        "Make a pool",
+        "Make a pool: a wallet of its own, to be filled as any other (`ledger grant POOL CREDITS`). Where its name is "
+        "like that of a pool or a customer, only with --new.",
+        _make,
+        _made,
+        path="/v1/pools/{pool}",
+        scope=WRITE,
+        facts=_facts_of_pool,
+    ),
+    Action(
+        "pool allot",
+        "Allot credit of a pool",
+        "Move credit out of a pool into a customer's wallet, where it is used before all else. What nobody used of it "
+        "by its end goes back. `ledger take-back LOT` takes it back sooner.",
+        _allot,
+        _allotted,
+        path="/v1/pools/{pool}/allotments",
+        scope=WRITE,
+        facts=_facts_of_allotment,
+        size=_size_of_allotment,
+        keyed=True,
+    ),
+    Action(
+        "payer allow",
+        "Let another wallet pay",
+        "Let runs of an organisation that name this payer (`execution accept --payer`) be paid from its wallet. A run "
+        "keeps its payer. Another limit begins to count from zero.",
+        _allow,
+        _allowed,
+        path="/v1/payers/{payer}/orgs/{org_id}/allow",
+        scope=WRITE,
+        facts=_facts_of_payer,
+        size=_size_of_limit,
+    ),
+    Action(
+        "payer end",
+        "Let another wallet pay no more",
+        "Let no more runs of an organisation be paid from another wallet. Those that were accepted are paid for.",
+        _end,
+        _ended,
+        path="/v1/payers/{payer}/orgs/{org_id}/end",
+        scope=WRITE,
+        facts=_facts_of_payer,
+    ),
+)
+LISTS: Final = (
+    Listing(
+        "pool list",
+        "Pools",
+        "List pools: what each has, what it allotted in all and what of that came back, and to how many at present.",
+        _pools,
+        ("pool", Column("available_micro", "#available"), Column("allotted_micro", "#allotted"),
+         Column("returned_micro", "#returned"), Column("members", "#members now")),
+        holds="pools",
+        path="/v1/pools",
+        scope=READ,
+        most=50,
+    ),
+    Showing(
+        "pool show",
+        "Pool",
+        "Show a pool: what it has, and its members with what became of each allotment. An amount is what is left, "
+        "waits to come back, was used, returned and was taken back.",
+        _pool,
+        path="/v1/pools/{pool}",
+        scope=READ,
+        parts={
+            "allotments": (
+                "Allotments",
+                (Column("customer_id", "member"), "state", Column("amount_micro", "#allotted"),
+                 Column("left_micro", "#left"), Column("waits_micro", "#waits"), Column("used_micro", "#used"),
+                 Column("returned_micro", "#returned"), Column("taken_micro", "#taken back"),
+                 Column("begins_ms", "begins"), Column("expires_ms", "ends"), "lot"),
+            ),
+        },
+    ),
+    Listing(
+        "payer list",
+        "Payers",
+        "List who pays for whose runs, up to which limit, and what those runs hold and have cost.",
+        _payers,
+        ("payer", Column("org_id", "org"), Column("allowed", "pays", _pays), Column("spent_micro", "#spent"),
+         Column("limit_micro", "#limit"), Column("since_ms", "since"), "reason"),
+        holds="payers",
+        path="/v1/payers",
+        scope=READ,
+        most=50,
+    ),
+)  # fmt: skip

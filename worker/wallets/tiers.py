@@ -8,8 +8,9 @@ again changes nothing, so that a caller who lost the answer gives it again. The 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import sqlalchemy as sa
 
@@ -21,9 +22,27 @@ from drawdown.ledger.reservations import Denied
 from drawdown.ledger.tiers import Holder, Tier
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
+from drawdown.schema.declare import (
+    AT_ONCE,
+    CREDITS,
+    ID,
+    ORG,
+    Action,
+    Asked,
+    Column,
+    Fact,
+    Listing,
+    Look,
+    New,
+    Page,
+    Size,
+    Undo,
+    Values,
+)
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
+from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import as_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.verdict.asks import mark_for_projection
@@ -175,3 +194,149 @@ def tiers_of(connection: sa.Connection, customer_id: str) -> list[HeldTier]:
     """The tiers of a customer, those that ended last."""
     rows = SQL.run(connection, "of_customer", {"customer_id": customer_id}).mappings()
     return [HeldTier(**{**row, "renews": bool(row["renews"])}) for row in rows]
+
+
+TierName = Annotated[str, ID, "The tier's name"]
+
+
+@dataclass(frozen=True)
+class TierSet(Tier):
+    """A tier as it is now, and as it was (null: it is new)."""
+
+    was: Tier | None
+
+
+def _set(
+    connection: sa.Connection,
+    asked: Asked,
+    tier: TierName,
+    *,
+    at_once: Annotated[int | None, AT_ONCE, "Sandboxes at once"] = None,
+    price_micro: Annotated[int | None, CREDITS, "What a calendar month costs"] = None,
+    new: New = False,
+) -> TierSet:
+    found, was = set_tier(connection, tier, Change(at_once, price_micro), asked.by, new=new)
+    return TierSet(**vars(found), was=was)
+
+
+def _set_said(done: TierSet) -> str:
+    line = f"tier {done.tier}: {done.at_once:,} at once for {show_credits(done.price_micro)} credits a month; before: "
+    return line + (
+        "no such tier" if done.was is None else f"{done.was.at_once:,} for {show_credits(done.was.price_micro)}"
+    )
+
+
+def _facts_of_tier(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    found = next((one for one in list_tiers(connection) if one.tier == values["tier"]), None)
+    if found is None:
+        return [Fact("Tier", "none yet")]
+    return [
+        Fact("Sandboxes at once", f"{found.at_once:,}"),
+        Fact("A month", show_credits(found.price_micro)),
+        Fact("Customers", f"{found.customers:,}"),
+    ]
+
+
+@dataclass(frozen=True)
+class TierBought(Holder):
+    """A customer's tier, what was charged for it now, and what the customer may have and has. `changed`: whether
+    anything is otherwise than before."""
+
+    charged_micro: int
+    balance_micro: int
+    max_concurrent: int | None
+    changed: bool
+
+
+def _buy(
+    connection: sa.Connection,
+    asked: Asked,
+    customer_id: Annotated[str, ORG, "The customer (by default the organisation's id)"],
+    tier: TierName,
+    *,
+    undo: Undo = False,
+) -> TierBought:
+    done = (let_end if undo else buy)(connection, customer_id, tier, asked.by)
+    return TierBought(
+        **vars(done.holder),
+        charged_micro=done.charged_micro,
+        balance_micro=done.wallet.balance_micro,
+        max_concurrent=done.wallet.max_concurrent,
+        changed=done.changed,
+    )
+
+
+def _bought(done: TierBought) -> str:
+    how = f"paid for until {show_time(done.paid_to_ms)}"
+    if done.ended_ms is not None:
+        how = f"it ended at {show_time(done.ended_ms)}"
+    else:
+        how += ", and goes on then" if done.renews else ", and ends then"
+    most = "any number of" if done.max_concurrent is None else f"{done.max_concurrent:,}"
+    line = f"{done.customer_id}: {done.tier}, {how}; {show_credits(done.charged_micro)} credits charged, "
+    return f"{line}{most} sandboxes at once{'' if done.changed else '; nothing changes'}"
+
+
+def _facts_of_holder(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    customer = values["customer_id"]
+    ids.require(connection, ids.CUSTOMER, customer)
+    wallet_now = read_wallets(connection, [customer])[customer]
+    held = [one for one in tiers_of(connection, customer) if one.ended_ms is None]
+    at_once = "any number" if wallet_now.max_concurrent is None else f"{wallet_now.max_concurrent:,}"
+    return [
+        Fact("Tiers", ", ".join(f"{one.tier}, {'goes on' if one.renews else 'ends'}" for one in held)),
+        Fact("Sandboxes at once", at_once),
+        Fact("Balance", show_credits(wallet_now.balance_micro), fixed=False),
+    ]
+
+
+def _size_of_tier(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    found = tiers.read(connection, values["tier"])
+    return Size() if found is None or values["undo"] else Size(taken_micro=found.price_micro)
+
+
+def _tiers(connection: sa.Connection, look: Look) -> Page[TierRow]:
+    return Page(list_tiers(connection)[: look.most])
+
+
+ACTIONS: Final = (
+    Action(
+        "tier set",
+        "Set a tier",
+        "Change a tier, or with --new make one: sandboxes at once beside what plans allow, bought with `tier buy`. "
+        "Another price is that of months to come.",
+        _set,
+        _set_said,
+        path="/v1/tiers/{tier}",
+        scope="catalog:write",
+        role="admin",
+        facts=_facts_of_tier,
+    ),
+    Action(
+        "tier buy",
+        "Buy a tier",
+        "Have a customer hold a tier: this calendar month is charged at once, each other as it begins. With --undo it "
+        "ends with the month that is paid for. It ends, too, where there is no credit for the next month.",
+        _buy,
+        _bought,
+        path="/v1/accounts/{customer_id}/tiers/{tier}",
+        scope="ledger:write",
+        facts=_facts_of_holder,
+        size=_size_of_tier,
+        place="/console/billing?id={customer_id}",
+    ),
+)
+LISTS: Final = (
+    Listing(
+        "tier list",
+        "Tiers",
+        "List the tiers: how many sandboxes at once, what a month costs, and how many customers hold each.",
+        _tiers,
+        ("tier", Column("at_once", "#at once"), Column("price_micro", "#a month"), Column("customers", "#customers")),
+        holds="tiers",
+        path="/v1/tiers",
+        scope="catalog:read",
+        most=1_000,
+        open=True,
+    ),
+)

@@ -50,15 +50,6 @@ def _somebody_changes_the_plan(home: Home) -> None:
     _do(home, lambda c: credit.set_plan_limit(c, "free", 3, home.fleet.by))
 
 
-def _holds(home: Home) -> None:
-    _plans(home)
-    _do(home, lambda c: tiers.buy(c, "acme", "pro", home.fleet.by))
-
-
-def _somebody_changes_the_tier(home: Home) -> None:
-    _do(home, lambda c: tiers.set_tier(c, "pro", tiers.Change(50), home.fleet.by))
-
-
 def _somebody_rates(home: Home) -> None:
     """From later on: what is asked for still begins before it."""
     start = T0 + DAY_MS
@@ -152,6 +143,8 @@ def _compared_anew(home: Home) -> None:
 
 
 _ACME: Final = {"id": "acme"}
+_CUSTOMER: Final = {"customer": "acme"}
+_STRANGER: Final = {"customer": "acmee"}
 _NOBODY: Final = {"id": "acmee"}
 EXAMPLES: Final = {
     "grant": Example(
@@ -159,17 +152,16 @@ EXAMPLES: Final = {
         {"id": "acmee", "amount": "-1", "kind": "gold", "expires": "soon"},
         _somebody_grants,
     ),
-    "take-back": Example({"lot": "k", "whole": "left"}, {"lot": "kk", "whole": "half"}, _somebody_takes),
-    "plan": Example({**_ACME, "plan": "team"}, {**_NOBODY, "plan": "tema"}, _somebody_changes_the_plan, prepare=_plans),
+    "ledger-take-back": Example({"lot": "k", "whole": "no"}, {"lot": "kk", "whole": "half"}, _somebody_takes),
+    "plan-put": Example(
+        {**_CUSTOMER, "plan": "team"}, {**_STRANGER, "plan": "tema"}, _somebody_changes_the_plan, prepare=_plans
+    ),
     "tier-buy": Example(
-        {**_ACME, "tier": "pro"}, {**_NOBODY, "tier": "pr"}, _somebody_changes_the_plan, prepare=_plans
+        {**_CUSTOMER, "tier": "pro"}, {**_STRANGER, "tier": "pr"}, _somebody_changes_the_plan, prepare=_plans
     ),
-    "tier-end": Example(
-        {**_ACME, "tier": "pro"}, {**_NOBODY, "tier": "pr"}, _somebody_changes_the_tier, prepare=_holds
-    ),
-    "rate": Example(
-        {"feature": "compute_1gb", "micro": "250", "per": "1"},
-        {"feature": "compute_1g", "micro": "-1", "per": "0", "from": "whenever"},
+    "ledger-rate": Example(
+        {"feature": "compute_1gb", "micro_credits": "250", "per": "1"},
+        {"feature": "compute_1g", "micro_credits": "-1", "per": "0", "from": "whenever"},
         _somebody_rates,
     ),
     "topup-stop": Example(_ACME, _NOBODY, _somebody_raises, prepare=_tops_up),

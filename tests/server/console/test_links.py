@@ -29,7 +29,6 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "push-retry": "/console/pushes?state=rejected",
     "settlement-batch": "/console/settlements",
     "settlement-freeze": "/console/settlement?key=render-1",
-    "tier-end": "/console/billing?id=acme",
     "topup-arm": "/console/billing?id=acme",
     "topup-shadow": "/console/billing?id=acme",
     "topup-start": "/console/billing?id=acme",

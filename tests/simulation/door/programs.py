@@ -238,7 +238,8 @@ class Door:
         rng = self.rng
         org, cell = key.org or rng.choice(ORGS), key.cell or rng.choice(OTHERS)
         size, seconds, ts = rng.choice(SIZES), rng.choice((0, 1, 30, 300)), self.now - rng.choice(AGES)
-        name = f"{org}-{self.name()}"
+        begins = f"{key.source}:" if key.org is not None and key.source is not None else ""
+        name = f"{begins}{org}-{self.name()}"
         by = key.name if key.org is not None else ""
         own = [one for one in self.sent if one.key[:2] == ("samples", by) and one.org == org]
         if own and rng.random() < 0.15:
@@ -252,6 +253,7 @@ class Door:
         ]
         wrong += [] if key.org is None else [(_put(sent, "org_id", "other"), "foreign_org")]
         wrong += [] if key.cell is None else [(_put(sent, "cell_id", "cell-9"), "foreign_cell")]
+        wrong += [(_put(sent, "id", f"{org}-x"), "foreign_source")] if begins else []
         if rng.random() < 0.12:
             return Item(*rng.choice(wrong))
         return Item(sent, None, ("samples", by, name), (org, cell, size, seconds, ts), org, str(size), seconds, ts)

@@ -10,6 +10,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.declare import YES
 from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.asking import Ask
@@ -58,7 +59,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ]
     links = [
         *([act("Give credit", "grant", id=customer)] if paid.takes_credit else []),
-        act("Change plan", "plan", "admin", id=customer),
+        act("Change plan", "plan-put", "admin", customer=customer),
         *pause(terms, customer),
         *([] if terms.org_id is None else [Link("Usage", url("/console/org", id=given))]),
         Link("Wallet", url("/console/wallet", id=customer)),
@@ -192,12 +193,12 @@ def _tiers(found: list[Offer], customer: str) -> Table:
 
 
 def _held(one: Offer, customer: str) -> Cell:
-    buy = (act("Buy", "tier-buy", id=customer, tier=one.name),)
+    buy = (act("Buy", "tier-buy", customer=customer, tier=one.name),)
     if not one.is_held:
         return Cell("ended" if one.ended_ms is not None else "not held", links=buy)
     if not one.goes_on:
         return Cell("held, ends", "state", "warn", links=buy)
-    return Cell("held, goes on", links=(act("Let it end", "tier-end", id=customer, tier=one.name),))
+    return Cell("held, goes on", links=(act("Let it end", "tier-buy", customer=customer, tier=one.name, undo=YES),))
 
 
 def _plans(found: list[Offer], own: str | None, customer: str) -> Table:

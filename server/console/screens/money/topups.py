@@ -12,7 +12,6 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.currencies import show_money
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.server.console.action import Action, Doing, Done, Field, evidence_of
 from drawdown.server.console.asking import Ask
@@ -168,19 +167,11 @@ def _payment(doing: Doing) -> str | None:
 
 
 def _one(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    found, _ = show_topup(connection, key_of(doing, "topup"), 1)
-    return [
-        Fact("Wallet", found.customer_id),
-        Fact("State", found.state.replace("_", " ")),
-        Fact("Credits", figures.exact(found.credits_micro)),
-        Fact("Money", show_money(found.money_minor, found.currency)),
-    ]
+    return topups.facts_of_topup(connection, key_of(doing, "topup"))
 
 
 def _credited(connection: sa.Connection, doing: Doing) -> Size:
-    """What was paid comes into the wallet."""
-    found, _ = show_topup(connection, key_of(doing, "topup"), 1)
-    return Size(micro=0 if _payment(doing) is None else found.credits_micro)
+    return topups.size_of_topup(connection, key_of(doing, "topup"), _payment(doing))
 
 
 def _resolve_command(doing: Doing) -> list[str]:

@@ -69,7 +69,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         first="" if after is None else url(PATH, **query),
     )  # fmt: skip
     tables = [of_wallets, _rates(rates, ask.now_ms), _plans(plans)]
-    acts = [act("Give credit", "grant"), act("Set a rate", "rate", "admin")]
+    acts = [act("Give credit", "grant"), act("Set a rate", "ledger-rate", "admin")]
     return shown(Shown(PATH, tables, filters=filters, query=query, acts=acts, file=url(f"{PATH}.csv", **query)))
 
 
@@ -377,4 +377,4 @@ def _lot(one: LotRow) -> tuple[Cell, ...]:
 
 
 def _take_back(one: LotRow) -> tuple[Link, ...]:
-    return (act("Take back", "take-back", lot=one.lot),) if one.left_micro > 0 else ()
+    return (act("Take back", "ledger-take-back", lot=one.lot),) if one.left_micro > 0 else ()

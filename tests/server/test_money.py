@@ -1,0 +1,219 @@
+"""What programs do with wallets, plans, tiers, pools and top-ups, within their limits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.worker.topup import actions as topups
+from drawdown.worker.topup.actions import Terms
+from drawdown.worker.topup.fill import begin
+from tests.fake_payments import CAN
+from tests.server.house import Caller, House, served
+from tests.server.program import Program, give, key_of, make_key, refused, wrong_at
+from tests.world import T0
+
+SCOPES: Final = ("catalog:read", "catalog:write", "ledger:read", "ledger:write")
+GIVES: Final = 50 * MICRO
+
+
+@pytest.fixture
+def shop(lone: House) -> House:
+    """A key that gives 50 credits at once, and another that is bound to acme."""
+    give(lone, "acme")
+    make_key(lone, "app", *SCOPES, gives_micro=GIVES)
+    make_key(lone, "bound", *SCOPES, org="acme", gives_micro=GIVES)
+    return lone
+
+
+async def send(program: Program, path: str, body: object, **headers: str) -> httpx.Response:
+    return await program.caller.send("POST", f"/v1{path}", json.dumps(body).encode(), program.headers(**headers))
+
+
+async def done(program: Program, path: str, body: object, **headers: str) -> Any:
+    answer = await send(program, path, body, **headers)
+    assert answer.status_code == 200, (path, answer.text)
+    return answer.json()
+
+
+async def seen(program: Program, path: str) -> Any:
+    answer = await program.get(path)
+    assert answer.status_code == 200, (path, answer.text)
+    return answer.json()
+
+
+def test_a_customer_is_taken_on_over_http_alone(shop: House) -> None:
+    """Rate, plan, tier, trial credit: what the lists then show adds up."""
+
+    async def work(caller: Caller) -> None:
+        app = Program(caller, key_of("app"))
+        rate = await done(app, "/rates/render", {"micro_credits": 250, "per": 10, "new": True})
+        assert (rate["start_ms"], rate["was"], rate["per_quantity"]) == (0, None, 10)
+        plan = {"max_concurrent": 5, "included": 20, "most_hold": 3, "hold_factor_ppm": 1_500_000, "new": True}
+        made = await done(app, "/plans/team", plan)
+        assert (made["was"], made["included_micro"], made["most_hold"], made["holds_halt"]) == (
+            None,
+            20 * MICRO,
+            3,
+            True,
+        )
+        assert (await done(app, "/plans/team", {"most_hold": 0}))["most_hold"] is None, "0 is no end"
+        await done(app, "/tiers/pro", {"at_once": 100, "price": 4, "new": True})
+        trial, key = {"amount": 10, "kind": "bonus", "new": True}, {"idempotency-key": "signup-1"}
+        first = await done(app, "/accounts/studio/grants", trial, **key)
+        assert (first["lot"], first["is_new"], first["balance"]) == ("grant:signup-1", True, 10)
+        assert await done(app, "/accounts/studio/grants", trial, **key) == first
+        put = await done(app, "/accounts/studio/plan", {"plan": "team"})
+        assert (put["was"], put["max_concurrent"], put["balance_micro"]) == (None, 5, 30 * MICRO)
+        bought = await done(app, "/accounts/studio/tiers/pro", {})
+        assert (bought["charged_micro"], bought["max_concurrent"], bought["renews"]) == (4 * MICRO, 100, True)
+        assert (await done(app, "/accounts/studio/tiers/pro", {"undo": True}))["renews"] is False
+        lots = await seen(app, "/lots?customer_id=studio")
+        assert sum(lot["left_micro"] for lot in lots["lots"]) == 26 * MICRO and len(lots["lots"]) == 2
+        taken = await done(app, "/lots/grant%3Asignup-1/take-back", {})
+        assert taken["taken_micro"] + taken["balance_micro"] == 26 * MICRO
+        moved = (await seen(app, "/accounts/studio/entries"))["entries"]
+        assert sum(one["moved_micro"] for one in moved) == taken["balance_micro"] and "run" in moved[0]
+        wallets = {one["customer_id"]: one for one in (await seen(app, "/accounts"))["wallets"]}
+        assert (wallets["studio"]["plan"], wallets["studio"]["balance_micro"]) == ("team", taken["balance_micro"])
+        assert [one["customers"] for one in (await seen(app, "/plans"))["plans"] if one["plan"] == "team"] == [1]
+        assert [one["tier"] for one in (await seen(app, "/tiers"))["tiers"]] == ["pro"]
+        assert ("render", 250) in [
+            (one["feature"], one["micro_credits"]) for one in (await seen(app, "/rates"))["rates"]
+        ]
+
+    served(shop, work)
+
+
+def test_pages_of_entries_and_wallets_go_on_where_one_ended(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        app = Program(caller, key_of("app"))
+        for number in range(3):
+            await done(app, f"/accounts/c-{number}/grants", {"amount": number + 1, "new": True})
+        await done(app, "/accounts/acme/grants", {"amount": 1})
+        lists = (("/accounts", "wallets", "customer_id"), ("/accounts/acme/entries", "entries", "key"))
+        for path, holds, name in lists:
+            found: list[str] = []
+            page = await seen(app, f"{path}?most=1")
+            while page["next"] is not None:
+                found += [one[name] for one in page[holds]]
+                page = await seen(app, f"{path}?most=1&after={page['next']}")
+            found += [one[name] for one in page[holds]]
+            whole = [one[name] for one in (await seen(app, path))[holds]]
+            assert found == whole and len(set(found)) == len(found) > 1, path
+
+    served(shop, work)
+
+
+def test_whatever_gives_credit_is_bounded_by_the_key(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        app = Program(caller, key_of("app"))
+        await done(app, "/pools/course", {})
+        await done(app, "/accounts/course/grants", {"amount": 50})
+        await done(app, "/plans/rich", {"max_concurrent": 1, "included": 30, "new": True})
+        await done(app, "/plans/rich", {"first": 30})
+        ends = T0 + 30 * DAY_MS
+        for path, body in (
+            ("/accounts/acme/grants", {"amount": 50.000001}),
+            ("/accounts/acme/grants", {"amount": 1, "plan": "rich"}),
+            ("/accounts/acme/plan", {"plan": "rich"}),
+            ("/accounts/acme/grants", {"amount": 0, "plan": "rich"}),
+            ("/plans/rich", {"included": 51}),
+            ("/pools/course/allotments", {"customer_id": "acme", "amount": 51, "expires_ms": ends}),
+            ("/payers/course/orgs/acme/allow", {}),
+            ("/payers/course/orgs/acme/allow", {"limit": 51}),
+        ):
+            assert refused(await send(app, path, body)) == (403, "grant_limit"), (path, body)
+        allot = {"customer_id": "acme", "amount": 20, "expires_ms": ends}
+        first = await done(app, "/pools/course/allotments", allot, **{"idempotency-key": "spring"})
+        assert (first["lot"], first["pool_available"]) == ("allot:course:spring", 30)
+        assert (await done(app, "/payers/course/orgs/acme/allow", {"limit": 5}))["changed"] is True
+        (payer,) = (await seen(app, "/payers?org_id=acme"))["payers"]
+        assert (payer["payer"], payer["limit"]) == ("course", 5)
+        assert (await done(app, "/payers/course/orgs/acme/end", {}))["changed"] is True
+        (member,) = (await seen(app, "/pools/course"))["allotments"]
+        assert (member["customer_id"], member["left_micro"]) == ("acme", 20 * MICRO)
+
+    served(shop, work)
+
+
+def test_a_bound_key_fills_its_own_wallet_and_takes_from_no_other(shop: House) -> None:
+    give(shop, "wayne")
+
+    async def work(caller: Caller) -> None:
+        app, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
+        await done(app, "/pools/course", {})
+        assert (await done(bound, "/accounts/acme/grants", {"amount": 1}))["balance"] == 101
+        assert len((await seen(bound, "/lots"))["lots"]) == 2, "its own needs no name"
+        ends = T0 + 30 * DAY_MS
+        for path, body in (
+            ("/accounts/wayne/grants", {"amount": 1}),
+            ("/lots/grant%3Afirst%20of%20acme/take-back", {}),
+            ("/accounts/acme/plan", {"plan": "rich"}),
+            ("/pools/course/allotments", {"customer_id": "acme", "amount": 1, "expires_ms": ends}),
+            ("/payers/wayne/orgs/acme/allow", {"limit": 1}),
+            ("/topups/stop", {"wallet": "wayne"}),
+        ):
+            assert refused(await send(bound, path, body)) == (403, "foreign_org"), path
+        for path in ("/accounts", "/accounts/wayne/entries", "/lots?customer_id=wayne", "/pools", "/pools/course"):
+            assert refused(await bound.get(path)) == (403, "foreign_org"), path
+        assert refused(await bound.get("/payers?payer=wayne"))[1] == "foreign_org"
+        assert wrong_at(await send(bound, "/topups/stop", {"all": True})) == "wallet"
+
+    served(shop, work)
+
+
+def test_credit_goes_to_a_wallet_that_is_drawn_on(shop: House) -> None:
+    """An operator's command fills one before a move; a program that does is mistaken."""
+    shop.fleet.assign("tyrell", provider="autumn")
+
+    async def work(caller: Caller) -> None:
+        answer = await send(Program(caller, key_of("app")), "/accounts/tyrell/grants", {"amount": 1})
+        assert wrong_at(answer) == "customer_id" and "keeps its balance" in answer.text
+
+    served(shop, work)
+
+
+def test_top_ups_are_stopped_and_listed(shop: House) -> None:
+    terms = Terms(MICRO, 20 * MICRO, None, 100, "usd", "fake", "cus_1", 10_000)
+    write(shop.fleet.engine, lambda c: topups.set_terms(c, "acme", terms, CAN, shop.fleet.by))
+
+    async def work(caller: Caller) -> None:
+        app, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
+        dry = await done(app, "/topups/stop", {"wallet": "acme", "dry_run": True})
+        assert {"name": "Mode", "before": "live", "after": "stopped"} in dry["facts"]
+        assert (await done(bound, "/topups/stop", {})) == {"customer_id": "acme", "was": "live", "blocked": None}
+        assert [one["mode"] for one in (await seen(app, "/topups?wallet=acme"))["wallets"]] == ["stopped"]
+        assert wrong_at(await send(app, "/topups/stop", {})) == "wallet"
+        await done(app, "/topups/stop", {"all": True, "reason": "their incident 7"})
+        assert (await seen(app, "/topups"))["stopped"]["reason"] == "their incident 7"
+        told = (await seen(bound, "/topups"))["stopped"]
+        assert told["stopped_ms"] == shop.clock.at_ms and told["reason"] == told["actor"] == ""
+
+    served(shop, work)
+
+
+def test_what_became_of_a_charge_in_doubt_is_said_with_evidence(shop: House) -> None:
+    engine, by, now = shop.fleet.engine, shop.fleet.by, shop.clock.at_ms
+    terms = Terms(100 * MICRO, 20 * MICRO, None, 100, "usd", "fake", "cus_1", 10_000)
+    write(engine, lambda c: topups.set_terms(c, "acme", terms, CAN, by))
+    write(engine, lambda c: begin(c, ready={"fake"}, now=now, witness=None))
+    shop.fleet.write("UPDATE topups SET state = 'in_doubt', attempts = 1")
+    make_key(shop, "poor", *SCOPES)
+
+    async def work(caller: Caller) -> None:
+        app, poor = Program(caller, key_of("app")), Program(caller, key_of("poor"))
+        path = "/topups/topup%3Aacme%3A1/resolve"
+        for body in ({"evidence": "x"}, {"evidence": "x", "paid": "pi_1", "absent": True}):
+            assert wrong_at(await send(app, path, body)) == "paid"
+        paid = {"paid": "pi_1", "evidence": "their dashboard, 10:15"}
+        assert refused(await send(poor, path, paid)) == (403, "grant_limit")
+        assert (await done(app, path, paid))["state"] == "credited"
+        assert (await seen(app, "/accounts/acme"))["balance"] == 120
+
+    served(shop, work)
