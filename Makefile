@@ -20,8 +20,8 @@ test: lint types pytest
 test-quick: lint types pytest
 test-whole: lint types pytest
 
-# Some files of `make test`, for while you work.
-test-quick: TESTS := tests/unit tests/integration/test_tick.py tests/integration/test_replay.py tests/integration/test_ledger.py \
+# Some files of `make test` on SQLite, for while you work.
+test-quick: TESTS := -k 'not on_postgres' tests/unit tests/integration/test_tick.py tests/integration/test_replay.py tests/integration/test_ledger.py \
 	tests/integration/test_status.py tests/contract/test_conformance_embedded.py tests/server/test_gate.py
 
 # Every test on both databases, and each long table whole: the real traces, 2,000 organisations, lives of 200 ticks. Hours.

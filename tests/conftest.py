@@ -60,6 +60,9 @@ FIRST = (
     "acceptance", "client", "benchmarks", "crash", "browser",
 )  # fmt: skip
 """What is run first: most for its time. Servers, clients and browsers come last: a browser beside kills is late."""
+ON_POSTGRES = "on_postgres"
+POSTGRES = {"postgres", "postgres_url", "postgres_server"}
+"""Fixtures of a test that starts PostgreSQL."""
 BOTH = "both_databases"
 """The mark of a test or module that runs on PostgreSQL as well."""
 
@@ -76,8 +79,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In which groups, and what last."""
+    """In which groups, and what last; what needs PostgreSQL is chosen by `-k on_postgres`, or left out."""
     for item in items:
+        if _is_on_postgres(item):
+            item.extra_keyword_matches.add(ON_POSTGRES)
         if item.get_closest_marker("xdist_group") is not None:
             continue
         if item.path.stem in OF_SOURCES:
@@ -85,6 +90,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif item.nodeid.startswith(QUICK):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=lambda item: FIRST.index(item.nodeid.split("/")[1]))
+
+
+def _is_on_postgres(item: pytest.Item) -> bool:
+    given = getattr(getattr(item, "callspec", None), "params", {})
+    taken = getattr(item, "fixturenames", ())
+    return given.get("database_url") == "postgresql" or not POSTGRES.isdisjoint(taken)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -3,8 +3,8 @@
     python -m tests.crash.autumn.alone --pushes 300 --kills 8 --seed 1 --seeds 20
 
 Guarantee: all of it follows from the seed. The service is called in place, transactions run one after another, and the
-clock moves by a millisecond with each look, so that a run repeats to the last call. A worker that was killed does
-nothing more: its claims and calls stay as they were.
+clock moves by a millisecond with each of both, and by each wait, so that a run repeats to the last call. A worker that
+was killed does nothing more: its claims and calls stay as they were.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -25,6 +26,7 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.autumn import build
+from drawdown.providers.http import Call, HttpResult
 from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Provider, Setup
 from drawdown.schema.clock import FixedClock
@@ -54,14 +56,21 @@ class Killed(BaseException):
 
 @dataclass
 class Moving(FixedClock):
-    """A clock that moves with each look."""
-
-    def now_ms(self) -> int:
-        self.at_ms += 1
-        return self.at_ms
+    """A clock that moves with what is done."""
 
     def jump(self, ms: int) -> None:
         self.at_ms += ms
+
+
+@dataclass
+class Taking(Direct):
+    """Each call takes a millisecond."""
+
+    clock: Moving
+
+    async def send(self, call: Call) -> HttpResult:
+        self.clock.jump(1)
+        return await super().send(call)
 
 
 @dataclass
@@ -93,7 +102,7 @@ class Alone(Worker):
     def __init__(self, engine: sa.Engine, autumn: Struck, clock: Moving) -> None:
         self.clock = clock  # type: ignore[assignment]
         self.provider = "autumn"
-        found = build(Setup("autumn", {"secret_key": SECRET_KEY}, clock, Direct(autumn, clock), engine))
+        found = build(Setup("autumn", {"secret_key": SECRET_KEY}, clock, Taking(autumn, clock), engine))
         unpaced = {"calls_per_s": None, "reads_per_s": None, "lookups_per_s": None}
         found.capabilities = replace(found.capabilities, **unpaced)  # type: ignore[arg-type]
         self.state = InPlace(engine, {"autumn": found}, clock)  # type: ignore[assignment]
@@ -144,18 +153,23 @@ def _killing(at: int) -> Iterator[_Kill]:
 
 
 @contextmanager
-def _in_place() -> Iterator[None]:
-    """Transactions run where they are asked for: threads would take turns by chance."""
-    sound = asyncio.to_thread
+def _in_place(clock: Moving) -> Iterator[None]:
+    """Transactions run where they are asked for: threads would take turns by chance. A wait moves the clock alone."""
+    to_thread, sleep = asyncio.to_thread, asyncio.sleep
 
     async def at_once(work: Callable[..., _T], /, *given: Any, **named: Any) -> _T:
+        clock.jump(1)
         return work(*given, **named)
 
-    vars(asyncio)["to_thread"] = at_once
+    async def wait(seconds: float) -> None:
+        clock.jump(ceil(seconds * 1000))
+        await sleep(0)
+
+    vars(asyncio).update(to_thread=at_once, sleep=wait)
     try:
         yield
     finally:
-        vars(asyncio)["to_thread"] = sound
+        vars(asyncio).update(to_thread=to_thread, sleep=sleep)
 
 
 @dataclass(frozen=True)
@@ -179,7 +193,7 @@ def alone(folder: Path, *, pushes: int, kills: int, seed: int) -> Ended:
     operator = Alone(engine, autumn, clock)
     healing = Healing(url, operator, clock, autumn, setting)  # type: ignore[arg-type]
     try:
-        with _in_place():
+        with _in_place(clock):
             healing.begin_in_peace()
             died = _besiege(operator, healing, kills, dice)
             healing.heal()

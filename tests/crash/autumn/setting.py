@@ -193,7 +193,9 @@ class Struck(AutumnEmulator):
         return answer
 
     def _repeat(self, call: Call, now_ms: int) -> bool:
-        """Whether it was drawn once more."""
+        """Whether it was drawn twice. What was not drawn at first would be drawn once, without an event."""
+        if json.loads(call.body or b"{}").get("idempotency_key") not in self.account.by_key:
+            return False
         before, rates, key_store = len(self.doubles), self.faults.rates, self.key_store
         self.faults.rates, self.key_store = {}, "refusing"
         super().handle(call, now_ms)
