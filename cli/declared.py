@@ -22,7 +22,7 @@ from rich.table import Table
 
 from drawdown.cli.app import App, new_key
 from drawdown.cli.options import Actor, DryRun, PageSize, Reason
-from drawdown.cli.rendering import facts, show, shown, table
+from drawdown.cli.rendering import DRY, facts, show, shown, table
 from drawdown.cli.streams import require_shown
 from drawdown.schema.declare import (
     FLAG,
@@ -58,7 +58,7 @@ def of_noun(noun: str, *declared: Declared) -> typer.Typer:
     """The commands of a noun among these, each by the rest of its words."""
     commands = typer.Typer()
     for one in declared:
-        if one.name.startswith(f"{noun} ") and not (isinstance(one, Action) and one.by_hand):
+        if one.name.startswith(f"{noun} ") and not (isinstance(one, Action | Listing) and one.by_hand):
             commands.command(one.name.removeprefix(f"{noun} "))(_command(one))
     return commands
 
@@ -157,7 +157,7 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     lines: list[str | Table] = list(action.sentences(done))
     answer = answer_of(done)
     if dry_run:
-        lines = ["dry run: nothing was changed. The command would say:", *lines, *_facts(before, after)]
+        lines = [DRY, *lines, *_facts(before, after)]
         answer |= {"dry_run": True, "facts": changes(before, after)}
     secret = getattr(done, action.shown_once) if action.shown_once else None
     if secret is None or dry_run:

@@ -41,9 +41,12 @@ def show(app: App, result: Mapping[str, object], lines: Iterable[str | Table]) -
         app.out.print(line if isinstance(line, Table) else escape(clean(line)), highlight=False)
 
 
+DRY: Final = "dry run: nothing was changed. The command would say:"
+
+
 def show_change(app: App, result: Mapping[str, object], lines: Iterable[str | Table], *, dry_run: bool) -> None:
     """Print what a command changed, or what it would change."""
-    head = ["dry run: nothing was changed. The command would say:"] if dry_run else []
+    head = [DRY] if dry_run else []
     show(app, {**result, "dry_run": dry_run}, [*head, *lines])
 
 

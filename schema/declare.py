@@ -41,6 +41,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean, is_clean_id
 from drawdown.schema.typed.parsing import (
+    is_quantity,
     parse_ahead,
     parse_credits,
     parse_length,
@@ -61,6 +62,8 @@ MAX_AT_ONCE: Final = 2**31 - 1
 """Of sandboxes: what a column holds."""
 MAX_TEXT_CHARS: Final = 1_000
 """Of words for people, and of an address."""
+MAX_AMOUNT: Final = 10**12
+"""Of base units that a limit, or an override, allows."""
 MAX_NUMBER: Final = 10**15
 """Of a whole number that says nothing else of itself."""
 
@@ -171,6 +174,8 @@ class Kind:
     least: int = 0
     most: int = MAX_NUMBER
     example: object = "acme"
+    nullable: bool = False
+    """Whether nothing (null) is one of its values: it is needed all the same."""
 
 
 def _id(text: str, name: str, _now_ms: int) -> str:
@@ -221,6 +226,14 @@ def whole(least: int = 0, most: int = MAX_NUMBER, example: int = 10) -> Kind:
     return Kind("number", "NUMBER", read, str, least=least, most=most, example=example)
 
 
+def _units(text: str, name: str, _now_ms: int) -> int | None:
+    if text == NONE:
+        return None
+    if not is_quantity(text) or int(text) > MAX_AMOUNT:
+        raise UsageError(f"{name}: a whole number of base units, from 0 to {MAX_AMOUNT:,}, or none: without an end")
+    return int(text)
+
+
 def _length(ms: int) -> str:
     return f"{ms // SECOND_MS}s"
 
@@ -250,6 +263,11 @@ PERCENT: Final = Kind(
 TEXT: Final = Kind("text", "TEXT", _text, str, example="a text")
 """Words for people, or an address."""
 WHOLE: Final = whole()
+UNITS: Final = Kind(
+    "units", "AMOUNT", _units, lambda amount: NONE if amount is None else str(amount),
+    most=MAX_AMOUNT, example=100, nullable=True,
+)  # fmt: skip
+"""Base units of a metric, or none: without an end."""
 AT_ONCE: Final = whole(0, MAX_AT_ONCE, 20)
 """Sandboxes at once."""
 FLAG: Final = Kind("flag", "", lambda text, _name, _now_ms: text == YES, lambda flag: YES if flag else NO, example=True)
@@ -345,7 +363,7 @@ def _param(given: inspect.Parameter, hint: Any) -> Param:
         kind,
         text,
         label or word.capitalize(),
-        not has_default and not optional,
+        not has_default and (kind.nullable or not optional),
         given.default if has_default else None,
         given.kind is not inspect.Parameter.KEYWORD_ONLY,
         many,
@@ -455,7 +473,7 @@ class Action(Generic[R]):
             if param.is_argument and param.many:
                 words += [param.kind.write(each) for each in value or ()]
             elif param.is_argument:
-                words += [] if value is None else [param.kind.write(value)]
+                words += [] if value is None and not param.kind.nullable else [param.kind.write(value)]
             elif param.kind is FLAG:
                 options += [param.option] if value else []
             elif param.many:
@@ -505,7 +523,8 @@ class Listing(Generic[R]):
     `read`: of the connection, a `Look` and the filters; its page's rows are of one dataclass. `holds`: what the answer
     calls them. `columns`: of the table that people see. `most`: rows of a page, where nobody says so. `paged`: whether
     `next` leads to more rows. `open`: whether a key that is bound to an organisation may see it, though no parameter
-    names one: it is the same for all, or `read` shows what is that organisation's (`Look.only`)."""
+    names one: it is the same for all, or `read` shows what is that organisation's (`Look.only`). `by_hand`: as of an
+    action."""
 
     name: str
     title: str
@@ -518,6 +537,7 @@ class Listing(Generic[R]):
     most: int = 100
     paged: bool = False
     open: bool = False
+    by_hand: bool = False
 
     @cached_property
     def params(self) -> tuple[Param, ...]:

@@ -8,6 +8,10 @@ from drawdown.schema.declare import Action, Declared
 from drawdown.worker.access import keys
 from drawdown.worker.features import actions as feature_actions
 from drawdown.worker.features import lists as feature_lists
+from drawdown.worker.guard import limits as guard_limits
+from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.halts import cells
 from drawdown.worker.hooks import actions as hook_actions
 from drawdown.worker.hooks import lists as hook_lists
 from drawdown.worker.orders import assigning, orders
@@ -31,6 +35,13 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *status_lists.LISTS,
     *feature_actions.ACTIONS,
     *feature_lists.LISTS,
+    *guard_terms.ACTIONS,
+    *guard_limits.ACTIONS,
+    *guard_limits.LISTS,
+    *guard_overrides.ACTIONS,
+    *guard_overrides.LISTS,
+    *cells.ACTIONS,
+    *cells.LISTS,
     *keys.ACTIONS,
     *keys.LISTS,
     *hook_actions.ACTIONS,

@@ -1,4 +1,6 @@
-"""`drawdown cell`: the hosts' control points that are told to halt."""
+"""`drawdown cell`: the hosts' control points that are told to halt. By hand what shows this machine's allow-list and
+secret.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Annotated
 import typer
 
 from drawdown.cli.app import App
+from drawdown.cli.declared import of_noun
 from drawdown.cli.options import Actor, New, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema import ids
@@ -17,7 +20,7 @@ from drawdown.worker.halts import cells
 from drawdown.worker.halts import lists as views_cells
 from drawdown.worker.halts.addresses import origin
 
-commands = typer.Typer()
+commands = of_noun("cell", *cells.ACTIONS, *cells.LISTS)
 
 CellArgument = Annotated[str, typer.Argument(metavar="CELL", help="The cell's id")]
 
@@ -64,12 +67,3 @@ def secret(context: typer.Context, cell: CellArgument, new: New = False) -> None
     if not found:
         raise UsageError("set DRAWDOWN_CELL_SECRET: each cell's own secret is made from it")
     show(app, {"cell_id": cell, "secret": found[0]}, [found[0]])
-
-
-@commands.command()
-def remove(context: typer.Context, cell: CellArgument, actor: Actor = None, reason: Reason = "not given") -> None:
-    """Forget a cell that is gone. Refused while sandboxes or halts need it."""
-    app: App = context.obj
-    by = app.by(actor, reason)
-    was = app.write(lambda c: cells.remove_cell(c, cell, by))
-    show(app, {"cell_id": cell, "was": was}, [f"{cell}: removed; before: {was}"])

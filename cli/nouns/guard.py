@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.nouns.limits import Metric, Phase
-from drawdown.cli.options import Actor, DryRun, Most, New, Reason
+from drawdown.cli.declared import of_noun
+from drawdown.cli.nouns.limits import Metric
+from drawdown.cli.options import Actor, DryRun, Most, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import AnswerLost, Exit, UsageError
 from drawdown.schema.typed.parsing import (
-    parse_credits,
     parse_length,
     parse_percent,
     show_credits,
@@ -20,12 +20,12 @@ from drawdown.schema.typed.parsing import (
     show_time,
 )
 from drawdown.worker.checks import checks
+from drawdown.worker.guard import limits
 from drawdown.worker.guard import lists as views
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard import ways as guard_ways
 from drawdown.worker.guard.lists import Drift
-from drawdown.worker.guard.terms import Change
 from drawdown.worker.guard.use import Answer, Wish
 from drawdown.worker.guard.ways import WaysTold
 
@@ -197,72 +197,9 @@ def _tell(app: App, found: Answer, *more: str, wish: Wish | None = None) -> int:
     return Exit.PERSON if found.decision == "block" else Exit.SETTLED
 
 
-commands = typer.Typer()
+commands = of_noun("guard", *guard_terms.ACTIONS, *limits.LISTS)
 PUT_RIGHT = "give it again, and `drawdown audit list --action guard_correct` shows each that was put right"
 _register(commands)
-
-
-@commands.command("set")
-def set_(
-    context: typer.Context,
-    metric: Metric,
-    price: Annotated[str | None, typer.Option("--credits", metavar="CREDITS", help="What it costs; 0: nothing")] = None,
-    units: Annotated[int | None, typer.Option("--for", min=1, help="For so many base units")] = None,
-    payer: Annotated[
-        str | None, typer.Option(help="Who pays in place of the organisation; none: itself", show_default="as it is")
-    ] = None,
-    phase: Phase = None,
-    warn_left: Annotated[
-        str | None, typer.Option(metavar="PERCENT", help="It is warned at so much left", show_default="20")
-    ] = None,
-    fail: Annotated[
-        str | None, typer.Option(metavar="open|closed", help="Where credit cannot be known", show_default="closed")
-    ] = None,
-    counts: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The event type or feature that it counts; none: what has its name",
-            show_default="as it is",
-        ),
-    ] = None,
-    new: New = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Change a metric, or with --new make one. What was used keeps its price. What the seal bills has no price here."""
-    app: App = context.obj
-    by = app.by(actor, reason)
-    change = Change(
-        price_micro=None if price is None else parse_credits(price),
-        per_units=units,
-        payer="" if payer == "none" else payer,
-        phase=phase,
-        warn_ppm=None if warn_left is None else parse_percent(warn_left),
-        fails_open=None if fail is None else is_open(fail),
-        counts="" if counts == "none" else counts,
-    )
-    now, was = app.write(lambda c: guard_terms.set_metric(c, metric, change, by, new=new))
-    cost = "nothing" if not now.price_micro else f"{show_credits(now.price_micro)} for {now.per_units:,}"
-    said = f"{metric}: costs {cost}, paid by {now.payer or 'the organisation'}; phase {now.phase}; "
-    said += f"{'allowed' if now.fails_open else 'blocked'} where credit cannot be known"
-    show(app, {**vars(now), "was": was}, [said if now != was else f"{said}; it was so before"])
-
-
-@commands.command("list")
-def list_(context: typer.Context, most: Most = 50) -> None:
-    """List metrics: their terms, and of 24 hours, 7 and 30 days how much of what was asked was blocked, and would be in
-    phase 3."""
-    app: App = context.obj
-    found = app.read(lambda c: views.list_metrics(c, app.clock.now_ms(), most))
-    rows = [
-        (one.metric, f"{show_credits(one.price_micro)} for {one.per_units:,}", one.payer, one.phase,
-         "open" if one.fails_open else "closed",
-         *(f"{rate.blocked:,} of {rate.asked:,}, would be {rate.would:,}" for rate in one.rates))
-        for one in found
-    ]  # fmt: skip
-    columns = ("metric", "#credits", "paid by", "#phase", "fails", *(f"blocked in {span}" for span in views.SPANS))
-    show(app, {"metrics": found}, [table("Metrics", columns, rows)])
 
 
 @commands.command()

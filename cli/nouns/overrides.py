@@ -8,21 +8,22 @@ import sqlalchemy as sa
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.nouns.limits import Metric, Per, period_of, shown, units_of
-from drawdown.cli.options import Actor, DryRun, Most, Reason
-from drawdown.cli.rendering import show, show_change, table
+from drawdown.cli.declared import of_noun
+from drawdown.cli.nouns.limits import Metric, Per, period_of, units_of
+from drawdown.cli.options import Actor, DryRun, Reason
+from drawdown.cli.rendering import show_change
 from drawdown.guard.decide import Reach
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.typed.parsing import parse_ahead, show_time
 from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard.limits import amount_in_words as shown
 from drawdown.worker.guard.lists import fits_nobody, limit_periods
-from drawdown.worker.guard.overrides import OverrideRow, Terms, Word
+from drawdown.worker.guard.overrides import OverrideRow, Terms
 from drawdown.worker.guard.standing import plans_of
 from drawdown.worker.guard.terms import ANY_PLAN
 
-commands = typer.Typer()
+commands = of_noun("override", *guard_overrides.ACTIONS, *guard_overrides.LISTS)
 
-Number = Annotated[int, typer.Argument(metavar="NUMBER", help="The override's number")]
 Amount = Annotated[str, typer.Argument(metavar="AMOUNT", help="Base units in place of the limit; none: without an end")]
 Org = Annotated[str | None, typer.Option(help="For this organisation, or for all that begin alike: 'acme-*'")]
 Plan = Annotated[str | None, typer.Option(help="For all of this plan")]
@@ -67,63 +68,6 @@ def ask(
     """Ask for an override: it counts once somebody approves it."""
     app: App = context.obj
     _add(app, _terms(app, metric, amount, org, plan, per, expires), actor, reason, permanent, asked=True)
-
-
-@commands.command()
-def approve(
-    context: typer.Context,
-    number: Number,
-    dry_run: DryRun = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Let an override that is asked for count from now on."""
-    _decide(context.obj, number, "approve", dry_run, actor, reason)
-
-
-@commands.command()
-def refuse(
-    context: typer.Context,
-    number: Number,
-    dry_run: DryRun = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Refuse an override that is asked for."""
-    _decide(context.obj, number, "refuse", dry_run, actor, reason)
-
-
-@commands.command()
-def end(
-    context: typer.Context,
-    number: Number,
-    dry_run: DryRun = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """End an override that is in force, now."""
-    _decide(context.obj, number, "end", dry_run, actor, reason)
-
-
-@commands.command("list")
-def list_(
-    context: typer.Context,
-    metric: Annotated[str, typer.Option(help="Of this metric alone")] = "",
-    soon: Annotated[bool, typer.Option("--soon", help="Those alone that end within 7 days")] = False,
-    all_: Annotated[bool, typer.Option("--all", help="Also those that were refused, were ended or are over")] = False,
-    most: Most = 50,
-) -> None:
-    """List overrides: those that are asked for first, then those in force, by their ends."""
-    app: App = context.obj
-    now = app.clock.now_ms()
-    found = app.read(lambda c: guard_overrides.list_overrides(c, metric, now, most, everything=all_, soon=soon))
-    rows = [
-        (one.number, _state(one, now), one.metric, one.target, one.period, shown(one.amount), _until(one), one.actor,
-         one.reason, one.decided_by)
-        for one in found
-    ]  # fmt: skip
-    columns = ("#number", "state", "metric", "for", "a", "#amount", "until", "by", "reason", "decided by")
-    show(app, {"overrides": found}, [table("Overrides", columns, rows)])
 
 
 def _terms(
@@ -173,26 +117,6 @@ def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
     if terms.reach == "pattern" and fits_nobody(connection, terms.target):
         lines.append(f"no organisation there is fits {terms.target}")
     return lines
-
-
-def _decide(app: App, number: int, word: Word, dry_run: bool, actor: str | None, reason: str) -> None:
-    by = app.by(actor, reason)
-
-    def work(connection: sa.Connection) -> tuple[OverrideRow, bool, list[str]]:
-        found, changed = guard_overrides.decide(connection, number, word, by)
-        terms = Terms(found.metric, found.reach, found.target, found.period, found.amount, found.ends_ms)
-        return found, changed, _beside(connection, terms, by.now_ms)
-
-    found, changed, beside = app.write(work, rollback=dry_run)
-    said = f"override {number}: {found.state.replace('_', ' ')}{'' if changed else '; it was so before'}"
-    lines = [said, *beside] if word == "approve" else [said]
-    show_change(app, {**vars(found), "changed": changed}, lines, dry_run=dry_run)
-
-
-def _state(one: OverrideRow, now_ms: int) -> str:
-    if one.is_over(now_ms):
-        return "over"
-    return f"{one.state.replace('_', ' ')}{', ends soon' if one.ends_soon(now_ms) else ''}"
 
 
 def _until(one: OverrideRow) -> str:

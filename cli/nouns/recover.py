@@ -24,7 +24,7 @@ BEFORE: Final = {
         "provider rate", "provider when-down", "provider pause", "provider resume", "vendor set", "vendor import",
     ),
     "credit and terms": (
-        "ledger grant", "ledger take-back", "ledger rate", "plan set", "tier set", "tier buy", "pool make",
+        "ledger grant", "ledger take-back", "ledger rate", "plan set", "plan put", "tier set", "tier buy", "pool make",
         "pool allot", "payer allow", "payer end", "supplier set", "supplier freeze", "topup set", "topup arm",
         "topup stop", "topup start",
     ),

@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse
 from drawdown.schema.declare import (
     CREDIT_END,
     KEY,
+    MAX_AMOUNT,
     ORG,
     Action,
     Asked,
@@ -80,6 +81,7 @@ TYPES: Final[Mapping[str, Any]] = {
     "length": Annotated[int, Field(ge=0, le=MAX_LENGTH_MS)],
     "percent": Annotated[int, Field(ge=0, le=1_000_000)],
     "flag": bool,
+    "units": Annotated[int, Field(ge=0, le=MAX_AMOUNT)] | None,
     "text": Why,
 }
 """What JSON holds of each kind of value."""

@@ -302,7 +302,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     all_ evidence accepted absent error states state_ amount micro micro_credits per policy url before quarantined as_
     by as_csv shard processes deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop
     correct threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format
-    sum_ scale count format_ overridden below price currency up_to per_day per_month shadow paid return_to
+    sum scale count format_ overridden below price currency up_to per_day per_month shadow paid return_to
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min

@@ -11,6 +11,8 @@ from typing import TypeVar
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli import main
+from drawdown.cli.app import App
 from drawdown.ledger import wallet
 from drawdown.ledger.allocation import ORDER, Kind
 from drawdown.ledger.draws import Cost
@@ -19,7 +21,7 @@ from drawdown.ledger.lots import EXPIRY_WAIT_MS, Terms
 from drawdown.ledger.maturing import mature_due
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.errors import AnswerLost, Exit, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.executions import actions as executions
@@ -527,6 +529,22 @@ def test_times_that_are_counted_from_now_may_be_repeated(tmp_path: Path, times: 
     for words in ("20 credits to acme", "nothing was moved", "`drawdown ledger lots acme`"):
         assert words in other.err
     assert len(json.loads(run(url, "ledger", "lots", "acme", "--json"))["lots"]) == 1
+
+
+def test_a_grant_whose_answer_was_lost_is_given_again_with_its_moments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`+30d` would be another moment by then, and the key has blanks that a shell takes apart."""
+    url = migrated(f"sqlite:///{tmp_path}/lots.db")
+
+    def lost(_app: App, _work: object, rollback: bool = False) -> None:
+        raise AnswerLost("gone")
+
+    monkeypatch.setattr(App, "write", lost)
+    given = ["ledger", "grant", "acme", "20", "--key", "invoice 7", "--begins", "+2h", "--expires", "+30d"]
+    assert main.run(["--database-url", url, "--at", "2026-01-01T00:00", *given]) == Exit.LEFT
+    again = "--key 'invoice 7' --begins 2026-01-01T02:00:00Z --expires 2026-01-31T00:00:00Z, and it counts once"
+    assert f"give it again with {again}" in capsys.readouterr().err
 
 
 def test_the_example_of_an_allotment_may_be_repeated(tmp_path: Path) -> None:

@@ -197,12 +197,17 @@ GUARD: Final = (
     plain(f"{ACTS}:release", lambda s, c: guard.release(c, "bee-going", 0, s.by), _never_beyond),
     plain(f"{ACTS}:extend", lambda s, c: guard.extend(c, "bee-going", 6, None, s.by), _never_beyond),
     plain(
-        "cli.nouns.guard:set_", lambda s, c: guard_terms.set_metric(c, "spark", Change(price_micro=2, phase=3), s.by)
+        "cli.declared:run guard set",
+        lambda s, c: guard_terms.set_metric(c, "spark", Change(price_micro=2, phase=3), s.by),
     ),
-    plain("cli.nouns.guard:set_ a new one", lambda s, c: guard_terms.set_metric(c, "glow", Change(phase=1), s.by)),
-    plain("cli.nouns.guard:set_ it otherwise", lambda s, c: guard_terms.set_metric(c, "glow", Change(phase=2), s.by)),
     plain(
-        "cli.nouns.guard:set_ a price of what may be metered",
+        "cli.declared:run guard set a new one", lambda s, c: guard_terms.set_metric(c, "glow", Change(phase=1), s.by)
+    ),
+    plain(
+        "cli.declared:run guard set it otherwise", lambda s, c: guard_terms.set_metric(c, "glow", Change(phase=2), s.by)
+    ),
+    plain(
+        "cli.declared:run guard set a price of what may be metered",
         lambda s, c: guard_terms.set_metric(c, "glow.done", Change(price_micro=1, phase=3), s.by),
         _billed_once,
     ),
@@ -214,9 +219,11 @@ GUARD: Final = (
     Party("host takes events of what may be charged", lambda _: Act(_sends_again), _billed_once),
     plain("cli.nouns.guard:reconcile", lambda s, c: checks.put_right(c, _off(s), 0, s.by), _never_beyond),
     plain("server.api.cron:_guard", lambda s, c: checks.put_right(c, _off(s), 0, s.by), _never_beyond),
-    plain("cli.nouns.limits:set_", lambda s, c: guard_terms.set_limit(c, PlanLimit("spark", "*", "month", 8), s.by)),
     plain(
-        "cli.nouns.limits:end",
+        "cli.declared:run limit set", lambda s, c: guard_terms.set_limit(c, PlanLimit("spark", "*", "month", 8), s.by)
+    ),
+    plain(
+        "cli.declared:run limit end",
         lambda s, c: guard_terms.set_limit(c, PlanLimit("spark", "*", "month", None), s.by, ended=True),
     ),
     plain(
@@ -234,6 +241,6 @@ GUARD: Final = (
     plain("server.api.dark:_record_now the same", _let_through, _counted_once),
     plain("server.api.guard:decide_override", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
     plain("server.api.guard:_on", lambda s, c: guard.settle(c, "bee-going", 2, s.by), _never_beyond),
-    plain("cli.nouns.overrides:_decide", lambda s, c: guard_overrides.decide(c, 1, "approve", s.by)),
-    plain("cli.nouns.overrides:_decide against it", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
+    plain("cli.declared:run override approve", lambda s, c: guard_overrides.decide(c, 1, "approve", s.by)),
+    plain("cli.declared:run override refuse", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
 )

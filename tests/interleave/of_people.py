@@ -326,7 +326,7 @@ PEOPLE: Final = (
         lambda s, c: stops.stop_org(c, org_id="acme", reason="bad", now_ms=NOW, actor="somebody"),
     ),
     plain("cli.nouns.cells:set_", lambda s, c: cells.set_cell(c, "cell-1", "http://cell-1/", s.by, new=False)),
-    plain("cli.nouns.cells:remove", lambda s, c: cells.remove_cell(c, "cell-1", s.by)),
+    plain("cli.declared:run cell remove", lambda s, c: cells.remove_cell(c, "cell-1", s.by)),
     plain("cli.nouns.orgs:_undo", lambda s, c: assignments.cancel(c, "later", s.by, NOW + DAY_MS)),
     plain(
         "cli.declared:run feature map",

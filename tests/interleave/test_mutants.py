@@ -173,23 +173,23 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "a price is set without the lock": (
         _priced_without_the_lock,
-        "cli.nouns.guard:set_ a price of what may be metered",
+        "cli.declared:run guard set a price of what may be metered",
         "cli.declared:run feature map-event what may be charged",
     ),
     "a price is set without the row of its event type": (
         _priced_without_the_types_row,
-        "cli.nouns.guard:set_ a price of what may be metered",
+        "cli.declared:run guard set a price of what may be metered",
         "host takes events of what may be charged",
     ),
     "an event is taken without the row of its type": (
         _taken_without_the_types_row,
         "host takes events of what may be charged",
-        "cli.nouns.guard:set_ a price of what may be metered",
+        "cli.declared:run guard set a price of what may be metered",
     ),
     "a batch is taken without the rows of its types": (
         _taken_without_the_types_row,
         "take_batch what may be charged",
-        "cli.nouns.guard:set_ a price of what may be metered",
+        "cli.declared:run guard set a price of what may be metered",
     ),
     "an override is asked for without the lock": (
         _asked_without_the_lock,

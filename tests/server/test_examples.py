@@ -34,11 +34,14 @@ RULED: Final = {
     "/v1/messages/msg_6a0f0c6d3c0f5ce1b2f3a49d0b8e7c11": "unknown_message",
     "/v1/hooks/app/rotate": "bad_value",  # no DRAWDOWN_HOOK_SECRET is set there
     "/v1/orgs/acme/release": "refused",
+    "/v1/overrides/1/end": "ended",
+    "/v1/cells/cell-1/remove": "unknown_cell",
+    "/v1/features/acme/end": "refused",
     "/v1/jobs/1/cancel": "unknown_order",
     "/v1/topups/topup%3Aacme%3A1/resolve": "unknown_topup",
 }
 """What a rule refuses as things stand there, by its code: each of them is a dry run."""
-BEFORE: Final = ("preview", "executions", "reserve", "draws", "extend")
+BEFORE: Final = ("preview", "executions", "reserve", "overrides", "draws", "extend")
 """What comes first, in this order, by the ends of paths: what others end."""
 
 

@@ -6,8 +6,9 @@ it. What it allows never changes. Each act is on record with actor and reason.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 import sqlalchemy as sa
 
@@ -16,6 +17,22 @@ from drawdown.guard.periods import Period
 from drawdown.ledger.reservations import Denied
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
+from drawdown.schema.declare import (
+    FLAG,
+    ID,
+    MAX_NUMBER,
+    Action,
+    Asked,
+    Column,
+    Fact,
+    Listing,
+    Look,
+    Page,
+    Size,
+    Values,
+    whole,
+)
+from drawdown.schema.declare import one as one_thing
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.messages import (
@@ -27,8 +44,11 @@ from drawdown.schema.messages import (
     tell,
 )  # fmt: skip
 from drawdown.schema.sql import queries
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard.limits import amount_in_words
+from drawdown.worker.guard.lists import list_limits
 from drawdown.worker.guard.terms import MAX_UNITS
 
 SQL = queries(__file__)
@@ -204,3 +224,126 @@ def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
         raise UsageError("an override ends 90 days from now at the latest (--expires), or is for good (--permanent)")
     if terms.ends_ms is not None and not now_ms < terms.ends_ms <= now_ms + MOST_LIFE_MS:
         raise UsageError("an override ends later than now, and 90 days from now at the latest", at="ends_ms")
+
+
+# As people and programs decide and see them.
+
+Number = Annotated[int, whole(1, MAX_NUMBER, 1), "The override's number"]
+MOST_LIMITS: Final = 1_000
+"""Limits of a metric that a dry run's facts are looked for among."""
+
+
+@dataclass(frozen=True)
+class OverrideDecided(OverrideRow):
+    """An override as it stands now. `changed`: whether that was decided now."""
+
+    changed: bool
+
+
+def _deciding(word: Word) -> Callable[[sa.Connection, Asked, int], OverrideDecided]:
+    def do(connection: sa.Connection, asked: Asked, number: Number) -> OverrideDecided:
+        found, changed = decide(connection, number, word, asked.by)
+        return OverrideDecided(**vars(found), changed=changed)
+
+    return do
+
+
+def _said(done: OverrideDecided) -> str:
+    return f"override {done.number}: {done.state.replace('_', ' ')}{'' if done.changed else '; it was so before'}"
+
+
+def _facts(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    found = show(connection, values["number"])
+    metric, now_ms = found.metric, asked.by.now_ms
+    same = list_overrides(connection, metric, now_ms, MOST_LIMITS, state="in_force")
+    numbers = [f"{one.number} ({amount_in_words(one.amount)})" for one in same if one.target == found.target]
+    plans = [one for one in list_limits(connection, metric, MOST_LIMITS) if one.period == found.period]
+    allowed = ", ".join(f"{one.plan}: {amount_in_words(one.amount)}" for one in plans)
+    terms = f"{amount_in_words(found.amount)} of {metric} per {found.period} for {found.target}, until {_until(found)}"
+    return [
+        Fact("Override", terms),
+        Fact("State", found.state.replace("_", " ")),
+        Fact("In force for the same", ", ".join(numbers) or "none"),
+        Fact(f"Plans allow a {found.period}", allowed or "nothing is said: none"),
+    ]
+
+
+def _size_of_approval(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    """What may be used by it in one period, at the metric's price."""
+    found = show(connection, values["number"])
+    if found.amount is None or found.reach != "org":
+        return Size(unbounded=True)
+    return Size(micro=guard_terms.find(connection, found.metric).price.of(found.amount))
+
+
+@dataclass(frozen=True)
+class OverrideShown(OverrideRow):
+    """An override in a list. `standing`: its state in words, as its end has it."""
+
+    standing: str
+
+
+def _list(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    metric: Annotated[str, ID, "Of this metric alone"] = "",
+    soon: Annotated[bool, FLAG, "Those alone that end within 7 days"] = False,
+    all_: Annotated[bool, FLAG, "Also those that were refused, were ended or are over"] = False,
+) -> Page[OverrideShown]:
+    found = list_overrides(connection, metric, look.now_ms, look.most, everything=all_, soon=soon)
+    return Page([OverrideShown(**vars(one), standing=_standing(one, look.now_ms)) for one in found])
+
+
+def _standing(one: OverrideRow, now_ms: int) -> str:
+    if one.is_over(now_ms):
+        return "over"
+    return f"{one.state.replace('_', ' ')}{', ends soon' if one.ends_soon(now_ms) else ''}"
+
+
+def _until(one: OverrideRow) -> str:
+    return _end_in_words(one.ends_ms)
+
+
+def _end_in_words(ends_ms: int | None) -> str:
+    return "for good" if ends_ms is None else f"{show_time(ends_ms)}"
+
+
+def _decision(word: Word, title: str, said: str) -> Action[OverrideDecided]:
+    return Action(
+        f"override {word}",
+        title,
+        said,
+        _deciding(word),
+        _said,
+        path=f"/v1/overrides/{{number}}/{word}",
+        scope="guard:write",
+        facts=_facts,
+        size=_size_of_approval if word == "approve" else one_thing,
+        place="/console/limits",
+    )
+
+
+ACTIONS: Final = (
+    _decision("approve", "Approve an override", "Let an override that is asked for count from now on."),
+    _decision("refuse", "Refuse an override", "Refuse an override that is asked for."),
+    _decision("end", "End an override", "End an override that is in force, now."),
+)
+LISTS: Final = (
+    Listing(
+        "override list",
+        "Overrides",
+        "List overrides: those that are asked for first, then those in force, by their ends.",
+        _list,
+        (
+            Column("number", "#number"), Column("standing", "state"), "metric", Column("target", "for"),
+            Column("period", "a"), Column("amount", "#amount", amount_in_words),
+            Column("ends_ms", "until", _end_in_words), Column("actor", "by"), "reason",
+            Column("decided_by", "decided by"),
+        ),
+        "overrides",
+        path="/v1/overrides",
+        scope="catalog:read",
+        most=50,
+    ),
+)  # fmt: skip

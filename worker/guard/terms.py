@@ -6,9 +6,9 @@ facts of a decision (`know`) writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import sqlalchemy as sa
 
@@ -18,10 +18,12 @@ from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
+from drawdown.schema.declare import CREDITS, ID, PERCENT, Action, Asked, Fact, New, Values, whole
 from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
+from drawdown.schema.typed.parsing import show_credits
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.executions.permission import Asker, read_asker
 from drawdown.worker.executions.request import Request, require_life
@@ -297,3 +299,81 @@ def run_of(wish: Wish, metric: Metric, amount_micro: int) -> Request:
     return Request(
         metric.payer, amount_micro, project=wish.project, subject=wish.org_id, action=metric.metric, for_ms=wish.for_ms
     )
+
+
+# As people and programs say them.
+
+MetricName = Annotated[str, ID, "What is counted"]
+PhaseOf = Annotated[int | None, whole(0, 3, 3), "0 silent, 1 warn, 2 block who never bought credit, 3 block all"]
+
+
+@dataclass(frozen=True)
+class MetricSet(Metric):
+    """A metric as it is now, and as it was before (null: it is new). `changed`: whether they differ."""
+
+    was: Metric | None = None
+    changed: bool = False
+
+
+def _set(
+    connection: sa.Connection,
+    asked: Asked,
+    metric: MetricName,
+    *,
+    credits_micro: Annotated[int | None, CREDITS, "What it costs; 0: nothing"] = None,
+    for_: Annotated[int | None, whole(1, MAX_UNITS, 1), "For so many base units"] = None,
+    payer: Annotated[str | None, ID, "Who pays in place of the organisation; none: itself"] = None,
+    phase: PhaseOf = None,
+    warn_left_ppm: Annotated[int | None, PERCENT, "It is warned at so much left; 20 of a new one"] = None,
+    fail: Annotated[Literal["open", "closed"] | None, "Where credit cannot be known; closed of a new one"] = None,
+    counts: Annotated[str | None, ID, "The event type or feature that it counts; none: what has its name"] = None,
+    new: New = False,
+) -> MetricSet:
+    change = Change(
+        price_micro=credits_micro,
+        per_units=for_,
+        payer="" if payer == "none" else payer,
+        phase=phase,
+        warn_ppm=warn_left_ppm,
+        fails_open=None if fail is None else fail == "open",
+        counts="" if counts == "none" else counts,
+    )
+    now, was = set_metric(connection, metric, change, asked.by, new=new)
+    return MetricSet(**vars(now), was=was, changed=now != was)
+
+
+def _terms(done: MetricSet) -> str:
+    cost = "nothing" if not done.price_micro else f"{show_credits(done.price_micro)} for {done.per_units:,}"
+    said = f"{done.metric}: costs {cost}, paid by {done.payer or 'the organisation'}; phase {done.phase}; "
+    said += f"{'allowed' if done.fails_open else 'blocked'} where credit cannot be known"
+    return said if done.changed else f"{said}; it was so before"
+
+
+def _facts_of_metric(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    found = _latest(connection, values["metric"])
+    if found is None:
+        return [Fact("Metric", "none yet")]
+    return [
+        Fact("Costs", f"{show_credits(found.price_micro)} for {found.per_units:,}"),
+        Fact("Paid by", found.payer or "the organisation"),
+        Fact("Phase", str(found.phase)),
+        Fact("Where credit cannot be known", "allowed" if found.fails_open else "blocked"),
+        Fact("Counts", found.counts or found.metric),
+    ]
+
+
+SCOPE: Final = "guard:write"
+ACTIONS: Final = (
+    Action(
+        "guard set",
+        "Set a metric",
+        "Change a metric, or with --new make one. What was used keeps its price. What the seal bills has no price "
+        "here.",
+        _set,
+        _terms,
+        path="/v1/metrics/{metric}",
+        scope=SCOPE,
+        role="admin",
+        facts=_facts_of_metric,
+    ),
+)

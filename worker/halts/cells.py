@@ -6,13 +6,32 @@ replaced.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final
+
 import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
+from drawdown.schema.declare import (
+    ID,
+    KEY,
+    Action,
+    Asked,
+    Column,
+    Fact,
+    Listing,
+    Look,
+    New,
+    Page,
+    Values,
+    WrongField,
+)
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
+from drawdown.worker.halts import lists
 from drawdown.worker.halts.addresses import origin
 
 SQL = queries(__file__)
@@ -60,3 +79,95 @@ def remove_cell(connection: sa.Connection, cell_id: str, by: By) -> str:
 def _url_of(connection: sa.Connection, cell_id: str) -> str | None:
     url = SQL.run(connection, "url", {"cell_id": cell_id}).scalar()
     return None if url is None else str(url)
+
+
+# As people and programs do it. What this machine's allow-list says of a cell, `drawdown cell set` and `list` show.
+
+CellId = Annotated[str, ID, "The cell's id"]
+
+
+@dataclass(frozen=True)
+class CellSet:
+    """Where a cell listens now, and did before (null: nobody had said)."""
+
+    cell_id: str
+    url: str
+    was: str | None
+
+
+def _set(
+    connection: sa.Connection,
+    asked: Asked,
+    cell: CellId,
+    url: Annotated[str, KEY, "Where it listens; /admin/halt-org is added"],
+    *,
+    new: New = False,
+) -> CellSet:
+    try:
+        return CellSet(cell, url, set_cell(connection, cell, url, asked.by, new=new))
+    except UsageError as error:
+        if "URL" in str(error):
+            raise WrongField("url", str(error)) from None
+        raise
+
+
+@dataclass(frozen=True)
+class CellRemoved:
+    """A cell that is forgotten, and where it listened."""
+
+    cell_id: str
+    was: str
+
+
+def _remove(connection: sa.Connection, asked: Asked, cell: CellId) -> CellRemoved:
+    return CellRemoved(cell, remove_cell(connection, cell, asked.by))
+
+
+def _facts(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    return [Fact(values["cell"], _url_of(connection, values["cell"]) or "no URL")]
+
+
+def _list(connection: sa.Connection, _look: Look) -> Page[lists.Cell]:
+    return Page(lists.list_cells(connection))
+
+
+SCOPE: Final = "orgs:write"
+SET: Final = Action(
+    "cell set",
+    "Say where a cell listens",
+    "Say where a cell listens. It is called only if each machine's DRAWDOWN_CELL_ORIGINS allows its origin.",
+    _set,
+    lambda done: f"{done.cell_id}: {done.url}; it is called only where each machine's settings allow its origin",
+    path="/v1/cells/{cell}",
+    scope=SCOPE,
+    role="admin",
+    facts=_facts,
+    place="/console/cells",
+    by_hand=True,
+)
+REMOVE: Final = Action(
+    "cell remove",
+    "Forget a cell",
+    "Forget a cell that is gone. Refused while sandboxes or halts need it.",
+    _remove,
+    lambda done: f"{done.cell_id}: removed; before: {done.was}",
+    path="/v1/cells/{cell}/remove",
+    scope=SCOPE,
+    role="admin",
+    facts=_facts,
+    place="/console/cells",
+)
+ACTIONS: Final = (SET, REMOVE)
+LISTS: Final = (
+    Listing(
+        "cell list",
+        "Cells",
+        "List cells.",
+        _list,
+        (Column("cell_id", "cell"), "url", Column("running", "#running"), Column("halts_due", "#halts due")),
+        "cells",
+        path="/v1/cells",
+        scope="orgs:read",
+        by_hand=True,
+    ),
+)

@@ -193,12 +193,12 @@ EXAMPLES: Final = {
     ),
     "run-release": Example({"run": "run-1", "incurred": "0.5"}, {"run": "run-2", "incurred": "-1"}, _released, _run),
     "cell-set": Example(
-        {"id": "cell-1", "url": "http://cell-1:81", "new": "no"},
-        {"id": "cell-7", "url": "ftp://cell", "new": "x"},
+        {"cell": "cell-1", "url": "http://cell-1:81", "new": "no"},
+        {"cell": "cell-7", "url": "ftp://cell", "new": "x"},
         _moved_cell,
         _cell,
     ),
-    "cell-remove": Example({"id": "cell-1"}, {"id": "cell-7"}, _moved_cell, _cell),
+    "cell-remove": Example({"cell": "cell-1"}, {"cell": "cell-7"}, _moved_cell, _cell),
     "assign": Example(
         {"id": "initech", "provider": "embedded", "halts": "no", "new": "no"},
         {"id": "nobody", "provider": "nowhere", "customer": "\x01", "from": "00:01", "halts": "x", "new": "x"},

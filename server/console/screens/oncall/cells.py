@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.declare import Fact, WrongField
-from drawdown.schema.errors import UsageError
-from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
+from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.halts import cells
-from drawdown.worker.halts.lists import CellLine, cell_lines, url_of_cell
+from drawdown.worker.halts.lists import CellLine, cell_lines
 
 PATH: Final = "/console/cells"
 SET: Final = act("Say where a cell listens", "cell-set", "admin")
@@ -40,8 +38,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _links(one: CellLine) -> tuple[Link, ...]:
-    change = act("Change", "cell-set", "admin", id=one.cell_id, url=one.url)
-    return (change,) if one.url is None else (change, act("Forget", "cell-remove", "admin", id=one.cell_id))
+    change = act("Change", "cell-set", "admin", cell=one.cell_id, url=one.url)
+    return (change,) if one.url is None else (change, act("Forget", "cell-remove", "admin", cell=one.cell_id))
 
 
 def _row(one: CellLine) -> tuple[Cell, ...]:
@@ -59,63 +57,4 @@ def _row(one: CellLine) -> tuple[Cell, ...]:
     )
 
 
-YES: Final = (("no", "no"), ("yes", "yes"))
-
-
-def _cell(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    return [Fact(doing.text("id"), url_of_cell(connection, doing.text("id")) or "no URL")]
-
-
-def _set_cell(connection: sa.Connection, doing: Doing) -> Done:
-    cell, place = doing.text("id"), doing.values["url"].strip()
-    try:
-        cells.set_cell(connection, cell, place, doing.by, new=doing.values["new"] == "yes")
-    except UsageError as error:
-        if "URL" in str(error):
-            raise WrongField("url", str(error)) from None
-        raise
-    return Done(f"{cell}: {place}; it is called only where each machine's settings allow its origin")
-
-
-def _remove_cell(connection: sa.Connection, doing: Doing) -> Done:
-    cell = doing.text("id")
-    was = cells.remove_cell(connection, cell, doing.by)
-    return Done(f"{cell}: removed; before: {was}")
-
-
-CELL: Final = Field("id", "Cell")
-
-
-SET_CELL: Final = Action(
-    "cell-set",
-    "Say where a cell listens",
-    (
-        CELL,
-        Field("url", "Its URL", hint="https://cell-1.internal:8443; /admin/halt-org is added."),
-        Field("new", "It may be one of which nothing is known yet", "choice", choices=YES),
-    ),
-    _set_cell,
-    _cell,
-    lambda doing: [
-        "cell", "set", doing.text("id"), doing.values["url"].strip(),
-        *(["--new"] if doing.values["new"] == "yes" else []),
-    ],
-    lambda _doing: "/console/cells",
-    role="admin",
-)  # fmt: skip
-
-
-REMOVE_CELL: Final = Action(
-    "cell-remove",
-    "Forget a cell",
-    (CELL,),
-    _remove_cell,
-    _cell,
-    lambda doing: ["cell", "remove", doing.text("id")],
-    lambda _doing: "/console/cells",
-    "It is refused while sandboxes or halts need it.",
-    role="admin",
-)
-
-
-ACTIONS: Final = (SET_CELL, REMOVE_CELL)
+ACTIONS: Final = (form_of(cells.SET), form_of(cells.REMOVE))

@@ -9,7 +9,6 @@ What is done to overrides, to what plans allow, and to the phases of metrics is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from shlex import quote
 from typing import Final, cast
 
@@ -22,16 +21,18 @@ from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
+from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.rules.cells import amount, org, part, said, time
+from drawdown.worker.guard import limits as guard_limits
 from drawdown.worker.guard import lists as guard_blocks
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.lists import SPANS, BlockRate, BlocksPage, MetricBlocks, list_limits, open_overrides
-from drawdown.worker.guard.overrides import SOON_MS, OverrideRow, Terms, Word, list_overrides
-from drawdown.worker.guard.terms import ANY_PLAN, Change, PlanLimit
+from drawdown.worker.guard.overrides import SOON_MS, OverrideRow, Terms, list_overrides
+from drawdown.worker.guard.terms import Change
 
 PATH: Final = "/console/limits"
 PAGE_OVERRIDES: Final = 50
@@ -261,7 +262,6 @@ def _listed(command: str, metric: str) -> str:
 
 
 MOST_OVERRIDES: Final = 200
-NUMBER: Final = Field("number", "Override", "number")
 METRIC: Final = Field("metric", "Metric")
 AMOUNT: Final = Field("amount", "Amount", hint="Base units; none: without an end.")
 PER: Final = Field("per", "Per", "choice", choices=[(one, one) for one in reversed(PERIODS)])
@@ -271,13 +271,6 @@ PHASE_CHOICES: Final = [
     ("2", "2: block who never bought credit"),
     ("3", "3: block all"),
 ]
-
-
-def _number(doing: Doing) -> int:
-    found = doing.number("number")
-    if not found:
-        raise WrongField("number", "the number of an override, from 1 on")
-    return found
 
 
 def _units(doing: Doing) -> int | None:
@@ -293,24 +286,9 @@ def _until(ends_ms: int | None) -> str:
     return "for good" if ends_ms is None else f"until {figures.time(ends_ms)} UTC"
 
 
-def _decide(word: Word, connection: sa.Connection, doing: Doing) -> Done:
-    found, _ = guard_overrides.decide(connection, _number(doing), word, doing.by)
-    return Done(f"override {found.number}: {found.state.replace('_', ' ')}; {_terms_said(found)}")
-
-
 def _terms_said(one: OverrideRow | Terms) -> str:
     amount, until = _shown(one.amount), _until(one.ends_ms)
     return f"{amount} of {one.metric} per {one.period} for {one.target}, {until}"
-
-
-def _override_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    found = guard_overrides.show(connection, _number(doing))
-    return [
-        Fact("Override", _terms_said(found)),
-        Fact("State", found.state.replace("_", " ")),
-        Fact("In force for the same", _numbers_in_force(connection, found.metric, found.target, doing.by.now_ms)),
-        *_plans(connection, found.metric, found.period),
-    ]
 
 
 def _numbers_in_force(connection: sa.Connection, metric: str, target: str, now_ms: int) -> str:
@@ -337,26 +315,8 @@ def _size(connection: sa.Connection, terms: OverrideRow | Terms) -> Size:
     return Size(micro=guard_terms.find(connection, terms.metric).price.of(terms.amount))
 
 
-def _decided_size(word: Word, connection: sa.Connection, doing: Doing) -> Size:
-    return _size(connection, guard_overrides.show(connection, _number(doing))) if word == "approve" else Size()
-
-
 def _made_size(connection: sa.Connection, doing: Doing) -> Size:
     return _size(connection, _terms(doing))
-
-
-def _deciding(word: Word, title: str, said: str) -> Action:
-    return Action(
-        f"override-{word}",
-        title,
-        (NUMBER,),
-        partial(_decide, word),
-        _override_facts,
-        lambda doing: ["override", word, str(_number(doing))],
-        _to_limits,
-        said,
-        size=partial(_decided_size, word),
-    )
 
 
 def _terms(doing: Doing) -> Terms:
@@ -416,56 +376,6 @@ MAKE: Final = Action(
 )
 
 
-def _limit(doing: Doing) -> PlanLimit:
-    phase = doing.number("phase")
-    return PlanLimit(doing.text("metric"), doing.text("plan"), cast(Period, doing.values["per"]), _units(doing), phase)
-
-
-def _set_limit(connection: sa.Connection, doing: Doing) -> Done:
-    terms = _limit(doing)
-    changed = guard_terms.set_limit(connection, terms, doing.by)
-    said = f"{terms.metric} of {terms.plan}, per {terms.period}: {_shown(terms.amount)}"
-    return Done(said if changed else f"{said}; it was so before")
-
-
-def _limit_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    terms = _limit(doing)
-    found = list_limits(connection, terms.metric, MOST_LIMITS)
-    now = [one for one in found if (one.plan, one.period) == (terms.plan, terms.period)]
-    said = "nothing is said" if not now else f"{_shown(now[0].amount)}, phase {_phase(now[0].phase)}"
-    return [Fact(f"{terms.metric} of {terms.plan}, per {terms.period}", said)]
-
-
-def _phase(phase: int | None) -> str:
-    return "of the metric" if phase is None else str(phase)
-
-
-def _limit_command(doing: Doing) -> list[str]:
-    terms = _limit(doing)
-    amount = "none" if terms.amount is None else str(terms.amount)
-    found = ["limit", "set", terms.metric, amount, "--per", terms.period, "--plan", terms.plan]
-    return [*found, *([] if terms.phase is None else ["--phase", str(terms.phase)])]
-
-
-LIMIT: Final = Action(
-    "limit-set",
-    "Set a limit",
-    (
-        METRIC,
-        Field("plan", "Plan", hint=f"{ANY_PLAN} is every other plan, and who is on none."),
-        AMOUNT,
-        PER,
-        Field("phase", "Phase", "choice", choices=[("", "the metric's"), *PHASE_CHOICES], optional=True),
-    ),
-    _set_limit,
-    _limit_facts,
-    _limit_command,
-    _to_limits,
-    "It counts from now on, also in the period that goes on.",
-    role="admin",
-)
-
-
 def _do_set_phase(connection: sa.Connection, doing: Doing) -> Done:
     metric, phase = doing.text("metric"), doing.number("phase")
     now, was = guard_terms.set_metric(connection, metric, Change(phase=phase), doing.by, new=False)
@@ -492,11 +402,4 @@ PHASE: Final = Action(
     "It says what comes of a limit that is reached, from the next use on.",
     role="admin",
 )
-ACTIONS: Final = (
-    _deciding("approve", "Approve an override", "It counts from now on, in place of what the plan allows."),
-    _deciding("refuse", "Refuse an override", "It never counts. Whoever asked is told by a webhook."),
-    _deciding("end", "End an override", "The plan's limit counts again, from now on."),
-    MAKE,
-    LIMIT,
-    PHASE,
-)
+ACTIONS: Final = (*map(form_of, guard_overrides.ACTIONS), form_of(guard_limits.SET), MAKE, PHASE)

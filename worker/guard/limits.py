@@ -1,0 +1,158 @@
+"""What plans allow of a metric, as people and programs say and see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import sqlalchemy as sa
+
+from drawdown.guard.periods import Period
+from drawdown.schema.declare import ID, UNITS, Action, Asked, Column, Fact, Listing, Look, Page, Values
+from drawdown.worker.guard.lists import LimitRow, MetricRow, Rate, limit_periods, list_limits, list_metrics
+from drawdown.worker.guard.terms import ANY_PLAN, MetricName, PhaseOf, PlanLimit, set_limit
+
+Amount = Annotated[int | None, UNITS, "Base units; none: without an end"]
+Per = Annotated[Period, "The period, in UTC"]
+OfPlan = Annotated[str, ID, "The plan; *: every other one, and who is on none"]
+OfMetric = Annotated[str, ID, "Of this metric alone"]
+MOST_LIMITS: Final = 1_000
+"""Limits of a metric among which a dry run looks for the one that it changes."""
+
+
+def amount_in_words(amount: int | None) -> str:
+    return "without an end" if amount is None else f"{amount:,}"
+
+
+@dataclass(frozen=True)
+class LimitSet(PlanLimit):
+    """How much of a metric a plan allows in a period. `changed`: whether that is new."""
+
+    changed: bool = False
+
+
+def _set(
+    connection: sa.Connection,
+    asked: Asked,
+    metric: MetricName,
+    amount: Amount,
+    *,
+    per: Per = "month",
+    plan: OfPlan = ANY_PLAN,
+    phase: PhaseOf = None,
+) -> LimitSet:
+    terms = PlanLimit(metric, plan, per, amount, phase)
+    return LimitSet(**vars(terms), changed=set_limit(connection, terms, asked.by))
+
+
+def _said(done: LimitSet) -> str:
+    said = f"{done.metric} of {done.plan}, per {done.period}: {amount_in_words(done.amount)}"
+    return said if done.changed else f"{said}; it was so before"
+
+
+@dataclass(frozen=True)
+class LimitEnded:
+    """A plan that says nothing of a metric and a period any more. `periods`: of those in which it still does."""
+
+    metric: str
+    plan: str
+    period: Period
+    changed: bool
+    periods: list[Period]
+
+
+def _end(
+    connection: sa.Connection, asked: Asked, metric: MetricName, *, per: Per = "month", plan: OfPlan = ANY_PLAN
+) -> LimitEnded:
+    changed = set_limit(connection, PlanLimit(metric, plan, per, None), asked.by, ended=True)
+    return LimitEnded(metric, plan, per, changed, limit_periods(connection, metric, [plan]))
+
+
+def _ended(done: LimitEnded) -> str:
+    none = f"where {done.plan} has no other limit of {done.metric}, it allows none of it now"
+    but = f", and one per {' and per '.join(done.periods)} that counts on" if done.periods else ""
+    said = f"ended; {none}" if done.changed else f"there is no such limit{but}"
+    return f"{done.metric} of {done.plan}, per {done.period}: {said}"
+
+
+def _facts(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    metric, plan, per = values["metric"], values["plan"], values["per"]
+    found = [one for one in list_limits(connection, metric, MOST_LIMITS) if (one.plan, one.period) == (plan, per)]
+    phase = "of the metric" if not found or found[0].phase is None else str(found[0].phase)
+    said = "nothing is said" if not found else f"{amount_in_words(found[0].amount)}, phase {phase}"
+    return [Fact(f"{metric} of {plan}, per {per}", said)]
+
+
+def _list(connection: sa.Connection, look: Look, *, metric: OfMetric = "") -> Page[LimitRow]:
+    return Page(list_limits(connection, metric, look.most))
+
+
+def _metrics(connection: sa.Connection, look: Look) -> Page[MetricRow]:
+    return Page(list_metrics(connection, look.now_ms, look.most))
+
+
+def _blocked(rate: Rate) -> str:
+    return f"{rate.blocked:,} of {rate.asked:,}, would be {rate.would:,}"
+
+
+SCOPE: Final = "guard:write"
+SET: Final = Action(
+    "limit set",
+    "Set a limit",
+    "Have a plan allow so much of a metric. It counts from now on, also in the current period.",
+    _set,
+    _said,
+    path="/v1/metrics/{metric}/limits",
+    scope=SCOPE,
+    role="admin",
+    facts=_facts,
+    place="/console/limits?metric={metric}",
+)
+ACTIONS: Final = (
+    SET,
+    Action(
+        "limit end",
+        "End a limit",
+        "Have a plan say nothing of a metric and a period any more. Where it then says nothing at all, it allows none.",
+        _end,
+        _ended,
+        path="/v1/metrics/{metric}/limits/end",
+        scope=SCOPE,
+        role="admin",
+        facts=_facts,
+    ),
+)
+LISTS: Final = (
+    Listing(
+        "limit list",
+        "Limits",
+        "List what plans allow.",
+        _list,
+        (
+            "metric", "plan", Column("period", "a"), Column("amount", "#amount", amount_in_words),
+            Column("phase", "#phase"), Column("at_ms", "since"), Column("actor", "by"), "reason",
+        ),
+        "limits",
+        path="/v1/limits",
+        scope="catalog:read",
+    ),
+    Listing(
+        "guard list",
+        "Metrics",
+        "List metrics: their terms, and of 24 hours, 7 and 30 days how much of what was asked was blocked, and would "
+        "be in phase 3.",
+        _metrics,
+        (
+            "metric", Column("price_micro", "#credits"), Column("per_units", "#for"), Column("payer", "paid by"),
+            Column("phase", "#phase"), Column("fails_open", "fails", lambda fails: "open" if fails else "closed"),
+            Column("rates", "blocked in 24h", lambda rates: _blocked(rates[0])),
+            Column("rates", "blocked in 7d", lambda rates: _blocked(rates[1])),
+            Column("rates", "blocked in 30d", lambda rates: _blocked(rates[2])),
+        ),
+        "metrics",
+        path="/v1/metrics",
+        scope="catalog:read",
+        most=50,
+    ),
+)  # fmt: skip
