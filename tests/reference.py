@@ -16,9 +16,11 @@ from typer.main import get_command
 from drawdown.cli.main import app
 from drawdown.cli.tree import SECTIONS, Command, walk
 from drawdown.schema.database import connect, read
+from drawdown.schema.declare import Action
 from drawdown.schema.tables.fleet import ticks
 from drawdown.schema.units import BUCKETS
 from drawdown.server import process_metrics
+from drawdown.server.declarations import DECLARED
 from drawdown.server.metrics import measure, of_workers
 from drawdown.worker.cluster.lists import Cluster
 from drawdown.worker.verdict.watch_state import note_round
@@ -131,6 +133,27 @@ def findings() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def http() -> str:
+    """Return a part for each scope: the operations that are declared, with the command that does the same."""
+    parts = [
+        f"# Operations of HTTP\n\n{MADE}",
+        "Each operation is a command, too. A `POST` takes a JSON body; every body may have `reason` and `dry_run`, and"
+        " the header `Idempotency-Key`. A `GET` takes its parameters in the query. A parameter with a star is required."
+        " `/openapi.json` describes the answers. [HTTP](../http-api.md) describes the other routes, and [sign"
+        " up](../sign-up.md) shows the operations in use.",
+    ]
+    by_scope: dict[str, list[list[str]]] = {}
+    for one in sorted(DECLARED, key=lambda each: (each.path, not isinstance(each, Action))):
+        method = "POST" if isinstance(one, Action) else "GET"
+        given = [param for param in one.params if f"{{{param.field}}}" not in one.path]
+        fields = ", ".join(f"`{param.field}`{chr(92) + '*' if param.required else ''}" for param in given) or "none"
+        command = f"[`{one.name}`](cli.md#{_anchor(('drawdown', *one.name.split())[1:])})"
+        by_scope.setdefault(one.scope, []).append([f"`{method} {one.path}`", fields, command, _cell(one.help)])
+    for scope, rows in sorted(by_scope.items()):
+        parts.append(f"## {scope}\n\n" + _table(("operation", "parameters", "command", "it does"), rows))
+    return "\n\n".join(parts) + "\n"
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -145,6 +168,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reference/cli.md": commands,
     "reference/metrics.md": metrics,
     "reference/findings.md": findings,
+    "reference/http.md": http,
 }
 
 

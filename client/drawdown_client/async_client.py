@@ -20,7 +20,7 @@ from drawdown_client.items import Event, Item
 from drawdown_client.lines import AsyncLine, Line
 from drawdown_client.outbox import Outbox, log
 from drawdown_client.reads import By, Moment
-from drawdown_client.settings import Settings
+from drawdown_client.settings import Settings, server_of
 
 
 class _Sender:
@@ -53,10 +53,14 @@ class AsyncSamples(_Sender):
 class AsyncClient:
     """One server and one key; for one event loop. Used as a context manager, or closed."""
 
-    def __init__(self, url: str, key: str, settings: Settings | None = None, *, world: World | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, key: str | None = None, settings: Settings | None = None, *,
+        world: World | None = None,
+    ) -> None:  # fmt: skip
+        url, key = server_of(url, key)
         self.settings = settings or Settings()
         world = world or World()
-        self._url = url
+        self._url, self._world = url, world
         self._line = AsyncLine(url, key, self.settings, world)
         self._bulk = Line(url, key, self.settings, world)
         self._outbox = Outbox(
@@ -116,3 +120,11 @@ class AsyncClient:
     async def balance(self, org: str) -> Answer:
         """As `Client.balance`."""
         return await self._line.ask(reads.balance(org))
+
+    async def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
+        """As `Client.post`."""
+        return await self._line.ask(calls.act(path, order or {}, key or self._world.new_id()))
+
+    async def get(self, path: str, **query: object) -> Answer:
+        """As `Client.get`."""
+        return await self._line.ask(calls.look(path, query))

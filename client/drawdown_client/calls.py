@@ -14,7 +14,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -63,11 +63,14 @@ class Call:
     body: bytes | None = None
     query: Mapping[str, str] = field(default_factory=dict)
     is_packed: bool = False
+    once: str | None = None
+    """Its Idempotency-Key: however often it is sent, it is done once."""
 
     @property
     def headers(self) -> dict[str, str]:
         found = {} if self.body is None else {"Content-Type": "application/json"}
-        return {**found, "Content-Encoding": "gzip"} if self.is_packed else found
+        found |= {"Content-Encoding": "gzip"} if self.is_packed else {}
+        return found if self.once is None else {**found, "Idempotency-Key": self.once}
 
 
 def get(*path: str, query: Mapping[str, str | None] | None = None) -> Call:
@@ -80,6 +83,21 @@ def post(path: str, order: Mapping[str, object]) -> Call:
     """What is None is not said."""
     given = {name: value for name, value in order.items() if value is not None}
     return Call("POST", path, json.dumps(given, allow_nan=False).encode())
+
+
+def act(path: str, order: Mapping[str, object], key: str) -> Call:
+    """Any operation that changes something; the same call is done once."""
+    return replace(post(path, order), once=key)
+
+
+def look(path: str, query: Mapping[str, object]) -> Call:
+    """Any operation that only reads."""
+    given = {name: _word(value) for name, value in query.items() if value is not None}
+    return Call("GET", path, query=given)
+
+
+def _word(value: object) -> str:
+    return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def batch(kind: Kind, items: Sequence[Item]) -> Call:

@@ -15,7 +15,7 @@ from drawdown_client.items import Event
 from drawdown_client.lines import Line
 from drawdown_client.outbox import Outbox, log
 from drawdown_client.reads import By, Moment
-from drawdown_client.settings import Settings
+from drawdown_client.settings import Settings, server_of
 
 
 class Events:
@@ -51,10 +51,14 @@ class Client:
     """One server and one key; for any thread. Used as a context manager, or closed: what is recorded is sent in the
     background. `world` is for tests."""
 
-    def __init__(self, url: str, key: str, settings: Settings | None = None, *, world: World | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, key: str | None = None, settings: Settings | None = None, *,
+        world: World | None = None,
+    ) -> None:  # fmt: skip
+        url, key = server_of(url, key)
         self.settings = settings or Settings()
         world = world or World()
-        self._url = url
+        self._url, self._world = url, world
         self._line = Line(url, key, self.settings, world)
         self._bulk = Line(url, key, self.settings, world)
         self._outbox = Outbox(
@@ -115,3 +119,12 @@ class Client:
     def balance(self, org: str) -> Answer:
         """What an organisation has, as GET /v1/balance says it."""
         return self._line.ask(reads.balance(org))
+
+    def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
+        """Any operation of /openapi.json that changes something, by its path. It is done once: under `key`, or under
+        one of its own. An order with `dry_run` shows it and changes nothing. Errors: Refused, Unreachable."""
+        return self._line.ask(calls.act(path, order or {}, key or self._world.new_id()))
+
+    def get(self, path: str, **query: object) -> Answer:
+        """Any operation of /openapi.json that only reads, by its path. Errors: Refused, Unreachable."""
+        return self._line.ask(calls.look(path, query))

@@ -170,3 +170,31 @@ def test_a_server_that_is_killed_again_and_again_keeps_each_event_once(
     assert read(engine, lambda c: c.execute(sa.text("SELECT SUM(sealed_qty) FROM pushes")).scalar()) == len(ids)
     done = drawdown(database_url, "verify")
     assert done.status == 0, done.out + done.err
+
+
+def test_any_operation_is_called_and_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the server and the key that the environment names."""
+    scopes = ("--scope", "settlements:write", "--scope", "settlements:read")
+    with open_shop(database(tmp_path), tmp_path) as (url, _key):
+        made = drawdown(database(tmp_path), "key", "create", "finance", *scopes, "--quiet")
+        with pytest.raises(ValueError, match="DRAWDOWN_URL and DRAWDOWN_KEY"):
+            Client()
+        monkeypatch.setenv("DRAWDOWN_URL", url)
+        monkeypatch.setenv("DRAWDOWN_KEY", made.out.strip())
+        with Client() as client:
+            tried = client.post("/v1/suppliers/pixel", {"share_ppm": 700_000, "new": True, "dry_run": True})
+            assert tried["dry_run"] is True and client.get("/v1/suppliers")["suppliers"] == []
+            order = {"share_ppm": 700_000, "threshold": 0.5, "new": True}
+            first = client.post("/v1/suppliers/pixel", order, key="s-1")
+            assert first["changed"] is True and first == client.post("/v1/suppliers/pixel", order, key="s-1")
+            with pytest.raises(Refused) as found:
+                client.post("/v1/suppliers/pixel", {**order, "share_ppm": 1}, key="s-1")
+            assert found.value.code == "other_content"
+
+        async def look() -> object:
+            async with AsyncClient() as client:
+                await client.post("/v1/suppliers/pixel/freeze", {"reason": "a dispute"})
+                return await client.get("/v1/suppliers", most=1)
+
+        (supplier,) = cast(dict[str, list[dict[str, object]]], asyncio.run(look()))["suppliers"]
+        assert (supplier["supplier"], supplier["threshold_micro"], supplier["is_frozen"]) == ("pixel", 500_000, True)

@@ -53,6 +53,18 @@ def test_the_calls_that_the_page_shows_are_answered(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page shows curl")
+def test_a_customer_signs_up_as_the_page_shows(tmp_path: Path) -> None:
+    page = (DOCS / "sign-up.md").read_text(encoding="utf-8")
+    whole = "\n".join(blocks(page, "bash"))
+    told = answered(f"```bash\n{whole}\n```", tmp_path)
+    for said in (
+        '"provider":"embedded"', '"granted":10', '"scopes":["events:write","guard","usage:read"]', '"status":"accepted"',
+        '"available":10', '"event_id":"page-1"', '"org_id":"initech"', '"low":2',
+    ):  # fmt: skip
+        assert said in told, (said, told)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page shows curl")
 def test_the_first_event_is_billed_as_the_page_shows(tmp_path: Path) -> None:
     told = answered(EVENTS, tmp_path)
     for said in (
