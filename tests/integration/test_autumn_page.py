@@ -97,7 +97,7 @@ def test_each_shown_block_follows_commands() -> None:
 
 
 def test_table_quotes_the_notes_of_reconcile() -> None:
-    notes = (balances.LOST, balances.AGAIN, balances.LESS, balances.MORE)
+    notes = (balances.LOST, balances.AGAIN, balances.LESS, balances.MORE, balances.AGREES, balances.UNSURE)
     rows = re.findall(r"^\| `([^`]+)` \| ", PAGE, flags=re.MULTILINE)
     assert [quoted for quoted, note in zip(rows, notes, strict=False) if quoted not in note] == []
     assert len(rows) == len(notes)
