@@ -219,9 +219,8 @@ def carry_out(
         stands = action.facts(connection, asked, values)
         return {**answer, "dry_run": True, "facts": changes(stood, stands)}
     if call is not None:
-        once.keep_call(
-            connection, call, json.dumps({name: each for name, each in answer.items() if name != action.shown_once})
-        )
+        kept = {**answer, action.shown_once: None} if action.shown_once else answer
+        once.keep_call(connection, call, json.dumps(kept))
     return answer
 
 
