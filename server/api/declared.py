@@ -210,7 +210,7 @@ def carry_out(
         if before is not None:
             found: dict[str, object] = json.loads(before)
             return found
-    key = call.given if call is not None else secrets.token_urlsafe(16)
+    key = call.own if call is not None else secrets.token_urlsafe(16)
     asked = Asked(said.by(order.reason), key, secrets.token_urlsafe(32), reach_of(said.key), order.dry_run, hooks)
     _require_size(connection, action, asked, values, said.key)
     stood: Sequence[Fact] = action.facts(connection, asked, values) if order.dry_run else ()

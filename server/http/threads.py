@@ -90,8 +90,9 @@ class Restores:
         self, engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False, always: bool = False
     ) -> T:
         """As `schema.database.write`, on a database that was looked at. `always`: also where one looked just now, and
-        once more in the transaction itself, by a clock that ticks believe, as a command does. SQLite has one writer: whoever waits for another of this
-        process goes on as soon as that is done, where SQLite would look again after up to a tenth of a second."""
+        once more in the transaction itself, by a clock that ticks believe, as a command does. SQLite has one writer:
+        whoever waits for another of this process goes on as soon as that is done, where SQLite would look again after
+        up to a tenth of a second."""
         with self._writing if engine.dialect.name == "sqlite" else nullcontext():
             return self._write(engine, work, rollback=rollback, always=always)
 

@@ -299,3 +299,19 @@ def test_a_secret_is_in_the_first_answer_alone(shop: House) -> None:
         assert refused(await send(program, "/v1/keys", beyond)) == (409, "refused"), "app does not have it"
 
     served(shop, work)
+
+
+def test_two_programs_with_one_idempotency_key_do_two_deeds(shop: House) -> None:
+    """A grant that another program made under the same words is no repetition of this one."""
+    for name in ("one", "two"):
+        make_key(shop, name, "ledger:write", gives_micro=10 * MICRO)
+
+    async def work(caller: Caller) -> None:
+        for name in ("one", "two"):
+            program, order = Program(caller, key_of(name)), {"amount": 5, "kind": "bonus"}
+            for again in (False, True):
+                done = await send(program, "/v1/accounts/acme/grants", order, **{"idempotency-key": "1"})
+                assert done.json()["repeated"] is False, (name, again, done.text)
+        assert (await Program(caller, key_of("app")).get("/balance/acme")).json()["balance_micro"] == 110 * MICRO
+
+    served(shop, work)
