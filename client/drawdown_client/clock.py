@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 
 def _now_ms() -> int:
@@ -26,3 +28,16 @@ class World:
     monotonic_s: Callable[[], float] = time.monotonic
     new_id: Callable[[], str] = _new_id
     jitter: random.Random = field(default_factory=random.Random)
+
+
+URL: Final = "DRAWDOWN_URL"
+KEY: Final = "DRAWDOWN_KEY"
+
+
+def server_of(url: str | None, key: str | None) -> tuple[str, str]:
+    """The server's address and the key, from the environment if they are left out. Errors: ValueError."""
+    found = [given or os.environ.get(name, "") for name, given in ((URL, url), (KEY, key))]
+    missing = [name for name, text in zip((URL, KEY), found, strict=True) if not text]
+    if missing:
+        raise ValueError(f"the client has no server: pass its address and a key, or set {' and '.join(missing)}")
+    return found[0], found[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,19 +40,6 @@ FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 60.0
 LONGEST_RETRY_AFTER_S: Final = 300.0
 """That a server asks for; more is taken as this."""
-
-
-URL: Final = "DRAWDOWN_URL"
-KEY: Final = "DRAWDOWN_KEY"
-
-
-def server_of(url: str | None, key: str | None) -> tuple[str, str]:
-    """The server's address and the key, from the environment if they are left out. Errors: ValueError."""
-    found = [given or os.environ.get(name, "") for name, given in ((URL, url), (KEY, key))]
-    missing = [name for name, text in zip((URL, KEY), found, strict=True) if not text]
-    if missing:
-        raise ValueError(f"the client has no server: pass its address and a key, or set {' and '.join(missing)}")
-    return found[0], found[1]
 
 
 @dataclass(frozen=True)

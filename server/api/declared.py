@@ -150,7 +150,7 @@ class Operations:
                 given = query.model_dump(include={"after", "most"})
                 page = one.read(
                     connection,
-                    Look(said.now_ms, given.get("after", ""), given["most"], said.key.org_id, self._services.hooks),
+                    Look(said.now_ms, given.get("after") or "", given["most"], said.key.org_id, self._services.hooks),
                     **values,
                 )
                 return {one.holds: [answer_of(row) for row in page.rows], "next": page.next}
@@ -210,7 +210,7 @@ def carry_out(
         if before is not None:
             found: dict[str, object] = json.loads(before)
             return found
-    key = call.given if call is not None else secrets.token_urlsafe(16)
+    key = call.own if call is not None else secrets.token_urlsafe(16)
     asked = Asked(said.by(order.reason), key, secrets.token_urlsafe(32), reach_of(said.key), order.dry_run, hooks)
     _require_size(connection, action, asked, values, said.key)
     stood: Sequence[Fact] = action.facts(connection, asked, values) if order.dry_run else ()
@@ -219,9 +219,8 @@ def carry_out(
         stands = action.facts(connection, asked, values)
         return {**answer, "dry_run": True, "facts": changes(stood, stands)}
     if call is not None:
-        once.keep_call(
-            connection, call, json.dumps({name: each for name, each in answer.items() if name != action.shown_once})
-        )
+        kept = {**answer, action.shown_once: None} if action.shown_once else answer
+        once.keep_call(connection, call, json.dumps(kept))
     return answer
 
 
@@ -267,7 +266,11 @@ def _given(request: Request, params: Sequence[Param]) -> dict[str, Any]:
 def _fields(model: BaseModel, params: Sequence[Param]) -> dict[str, Any]:
     """The values of a body or a query, by the parameters' names."""
     found = {param.name: getattr(model, param.field) for param in params}
-    return {param.name: found[param.name] or param.default if param.many else found[param.name] for param in params}
+    return {one.name: one.default if _is_left_out(one, found[one.name]) else found[one.name] for one in params}
+
+
+def _is_left_out(param: Param, value: object) -> bool:
+    return value is None or (param.many and not value)
 
 
 def _values(said: Said, params: Sequence[Param], given: Values, *, open_: bool = False) -> dict[str, Any]:
@@ -328,6 +331,7 @@ def _taken(params: Sequence[Param]) -> dict[str, Any]:
     for param in params:
         needed = param.required and param.kind is not ORG
         default = ... if needed else _several(param) if param.many else param.default
+        default = None if default == "" else default  # no text is empty: it is left out
         kind = _type(param) if default is not None else _type(param) | None
         about = Field(default, description=param.says)
         found[param.field] = (kind, about)
@@ -363,7 +367,7 @@ def query_model(one: Listing[Any] | Showing[Any], params: tuple[Param, ...]) -> 
     if isinstance(one, Listing) or (one.parts and one.most):
         more["most"] = (Annotated[int, Field(ge=1, le=MOST_ROWS)], one.most)
     if isinstance(one, Listing) and one.paged:
-        more["after"] = (After, "")
+        more["after"] = (After | None, None)
     made: type[BaseModel] = create_model(
         f"{_camel(one.name)}Query", __config__=ConfigDict(extra="forbid"), **_taken(params), **more
     )

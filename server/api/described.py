@@ -154,7 +154,8 @@ def _exemplify(paths: Mapping[str, Mapping[str, Any]], now_ms: int) -> None:
                 for content in contents.values():
                     content.update({"example": there[part][name]} if name in there[part] else {})
             for parameter in found.get("parameters", ()):
-                of_all = there["parameters"].get(parameter["name"], parameter.get("example"))
+                own = parameter.get("example", parameter["schema"].get("default"))
+                of_all = there["parameters"].get(parameter["name"], own)
                 parameter["example"] = there["parameters"].get(f"{name} {parameter['name']}", of_all)
 
 

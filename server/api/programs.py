@@ -31,7 +31,7 @@ from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock
 from drawdown.schema.declare import Action
-from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
+from drawdown.schema.errors import ClockDoubted, DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id, tell_few_names, tell_no_names
 from drawdown.schema.units import MINUTE_MS, in_credits
 from drawdown.server.api.together import Together, Way
@@ -65,7 +65,8 @@ STATUSES: Final[Mapping[str, int]] = {
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
     "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_items", "bad_request", "bad_value",
-    "balance_unknown", "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "cut_short", "database",
+    "balance_unknown", "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "clock_doubted", "cut_short",
+    "database",
     "ended", "fails_closed", "foreign_key", "foreign_org", "grant_limit", "halted", "metered", "metering_alone",
     "needs_quantities",
     "needs_wallet", "no_credit", "no_estimate", "no_rate", "no_sandbox", "no_scope", "no_wallet", "not_json",
@@ -348,6 +349,8 @@ def of_program(error: DrawdownError) -> ApiError:
             return bad_value(error.at, text, error.code)
         case Refused():
             return ApiError(409, error.code, text)
+        case ClockDoubted():
+            return ApiError(503, "clock_doubted", text, headers=SOON)
     return of_drawdown(error)
 
 

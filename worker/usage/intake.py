@@ -339,7 +339,7 @@ EventSource = Annotated[str, ID, "The source, as the events say it"]
 @dataclass(frozen=True)
 class ListedEvent:
     """A usage event. `quantity`: in units of its type; `at_ms`: when it was used; both as it said. `feature`: null if
-    nothing made one of it then. `withdrawn`: why it counts no more; null: it counts."""
+    nothing made one of it then. `withdrawn`: it counts no more, for this reason."""
 
     source: str
     event_id: str
@@ -353,14 +353,16 @@ class ListedEvent:
     properties: dict[str, Any]
     ingested_ms: int
     sample_id: str
-    withdrawn: str | None
+    withdrawn: bool
+    withdrawn_reason: str | None
     feature: str | None
 
 
 def _shown(row: EventRow) -> ListedEvent:
     return ListedEvent(
         row.source, row.event_id, row.event_type, row.org_id, row.quantity, row.ts, row.subject, row.project,
-        row.plan_key, json.loads(row.properties or "{}"), row.ingested_ms, row.sample_id, row.withdrawn, row.feature,
+        row.plan_key, json.loads(row.properties or "{}"), row.ingested_ms, row.sample_id,
+        row.withdrawn is not None, row.withdrawn, row.feature,
     )  # fmt: skip
 
 
@@ -423,8 +425,8 @@ def _sources(
     ])  # fmt: skip
 
 
-def _whether(withdrawn: str | None) -> str:
-    return "" if withdrawn is None else "withdrawn"
+def _whether(withdrawn: bool) -> str:
+    return "withdrawn" if withdrawn else ""
 
 
 LISTS: Final = (
