@@ -158,6 +158,7 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     answer = answer_of(done)
     if dry_run:
         lines = [DRY, *lines, *_facts(before, after)]
+        answer |= {action.shown_once: None} if action.shown_once else {}
         answer |= {"dry_run": True, "facts": changes(before, after)}
     secret = getattr(done, action.shown_once) if action.shown_once else None
     if secret is None or dry_run:

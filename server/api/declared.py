@@ -26,6 +26,7 @@ from drawdown.schema.declare import (
     CREDIT_END,
     KEY,
     MAX_AMOUNT,
+    MAX_TEXT_CHARS,
     ORG,
     Action,
     Asked,
@@ -43,7 +44,7 @@ from drawdown.schema.declare import (
     changes,
 )
 from drawdown.schema.ids import is_clean
-from drawdown.schema.units import DAY_MS, WINDOW_MS, as_credits
+from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, WINDOW_MS, as_credits
 from drawdown.server.api.described import IDEMPOTENCY_KEY, named_examples, operation
 from drawdown.server.api.models import MOST_ROWS, After, Credits, EpochMs, Id, Why
 from drawdown.server.api.programs import Answer, Programs, Said, clean_id
@@ -82,7 +83,7 @@ TYPES: Final[Mapping[str, Any]] = {
     "percent": Annotated[int, Field(ge=0, le=1_000_000)],
     "flag": bool,
     "units": Annotated[int, Field(ge=0, le=MAX_AMOUNT)] | None,
-    "text": Why,
+    "text": Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValidator(_clean)],
 }
 """What JSON holds of each kind of value."""
 
@@ -217,7 +218,8 @@ def carry_out(
     answer: dict[str, object] = answer_of(action.do(connection, asked, **values))
     if order.dry_run:
         stands = action.facts(connection, asked, values)
-        return {**answer, "dry_run": True, "facts": changes(stood, stands)}
+        hidden = {action.shown_once: None} if action.shown_once else {}  # an endpoint's next secret would be the same
+        return {**answer, **hidden, "dry_run": True, "facts": changes(stood, stands)}
     if call is not None:
         kept = {**answer, action.shown_once: None} if action.shown_once else answer
         once.keep_call(connection, call, json.dumps(kept))
@@ -234,10 +236,9 @@ def reach_of(key: ApiKey) -> Reach:
 def _require_size(connection: sa.Connection, action: Action[Any], asked: Asked, values: Values, key: ApiKey) -> None:
     """Errors: ApiError 403 for more credit than this key may give at once."""
     size = action.size(connection, asked, values)
-    if size.unbounded:
-        raise ApiError(
-            403, "grant_limit", f"{action.title}: nothing bounds the credit that this gives. A person does it"
-        )
+    if size.unbounded and key.gives_micro < MAX_AMOUNT_MICRO:
+        said = f"{action.title}: nothing bounds the credit that this gives. A person does it, or a key without a limit"
+        raise ApiError(403, "grant_limit", said)
     if size.micro > key.gives_micro:
         most, this = as_credits(key.gives_micro), as_credits(size.micro)
         said = f"{key.name} may give {most} credits at once, and this is {this}: use a key that may give more"
@@ -298,7 +299,9 @@ def _values(said: Said, params: Sequence[Param], given: Values, *, open_: bool =
 
 def _type(param: Param) -> Any:
     kind: Any = Literal[param.choices] if param.choices else _of_kind(param.kind)
-    return Annotated[list[kind], Field(max_length=MOST_VALUES)] if param.many else kind
+    if not param.many:
+        return kind
+    return Annotated[list[kind], Field(min_length=1 if param.required else 0, max_length=MOST_VALUES)]
 
 
 def _of_kind(kind: Kind) -> Any:

@@ -151,7 +151,9 @@ class Together(Generic[A, R]):
             if is_refused and not hands_back:
                 await asyncio.gather(*map(self._alone, batch))
                 return
-            back = hands_back and (is_refused or isinstance(error, LockHeld))
+            # What is no error of ours came before the commit, which tells its own: each is decided by itself then.
+            is_rolled_back = isinstance(error, LockHeld) or not isinstance(error, DrawdownError)
+            back = hands_back and (is_refused or is_rolled_back)
             for one in batch:
                 one.tell(NotTogether(str(error)) if back else error)
         else:

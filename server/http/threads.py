@@ -12,7 +12,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 from typing import Final, TypeVar
 
@@ -21,8 +20,8 @@ import structlog
 
 from drawdown.schema import database
 from drawdown.schema.clock import Clock
-from drawdown.schema.database import read, write
-from drawdown.schema.errors import UsageError
+from drawdown.schema.database import SQLITE_BUSY_S, read, write
+from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.worker.engine.clock_check import require_clock
 from drawdown.worker.engine.witness import Witness, WitnessStore
 from drawdown.worker.history.incarnation import difference, read_doubt, read_incarnation, recognise
@@ -93,8 +92,14 @@ class Restores:
         once more in the transaction itself, by a clock that ticks believe, as a command does. SQLite has one writer:
         whoever waits for another of this process goes on as soon as that is done, where SQLite would look again after
         up to a tenth of a second."""
-        with self._writing if engine.dialect.name == "sqlite" else nullcontext():
+        if engine.dialect.name != "sqlite":
             return self._write(engine, work, rollback=rollback, always=always)
+        if not self._writing.acquire(timeout=SQLITE_BUSY_S):  # all wait beside one another, as they would for SQLite
+            raise DatabaseBusy(f"the database was busy for {SQLITE_BUSY_S:.0f} s: nothing was changed, try again")
+        try:
+            return self._write(engine, work, rollback=rollback, always=always)
+        finally:
+            self._writing.release()
 
     def _write(self, engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool, always: bool) -> T:
         if not always:

@@ -14,13 +14,16 @@ from drawdown.cli.main import run
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.declare import FLAG, Action, Asked, Declared, Listing, Param, Showing, WrongField
-from drawdown.schema.units import MICRO, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, MICRO, MINUTE_MS
 from drawdown.server.api.programs import for_programs
 from drawdown.server.console.action import Doing
 from drawdown.server.console.declared import form_of
 from drawdown.server.declarations import ACTIONS, BY_NAME, DECLARED
 from drawdown.worker.access.keys import SCOPES
+from drawdown.worker.access.once import Call
 from drawdown.worker.access.people import Person
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.wallets import actions as credit
 from tests.server.house import Caller, House, served
@@ -289,12 +292,15 @@ def test_nothing_is_dated_by_a_clock_that_ticks_doubt(shop: House, monkeypatch: 
 def test_a_secret_is_in_the_first_answer_alone(shop: House) -> None:
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
+        path, gone = "/v1/hooks/shop", {"url": "https://shop.example/in", "new": True, "dry_run": True}
+        assert (await send(program, path, gone)).json()["secret"] is None, "nor in a dry run, which leaves no trace"
         order, once = {"name": "builds", "scope": ["events:read"]}, {"idempotency-key": "k-1"}
         first = (await send(program, "/v1/keys", order, **once)).json()
         again = (await send(program, "/v1/keys", order, **once)).json()
         assert first["key"].startswith("ddk_") and again == {**first, "key": None}
         kept = repr(shop.fleet.rows("SELECT * FROM console_acts")) + repr(shop.fleet.rows("SELECT * FROM api_keys"))
         assert first["key"] not in kept
+        assert refused(await send(program, "/v1/keys", {**order, "name": "none", "scope": []})) == (422, "bad_value")
         beyond = {**order, "name": "more", "scope": ["guard"]}
         assert refused(await send(program, "/v1/keys", beyond)) == (409, "refused"), "app does not have it"
 
@@ -303,6 +309,7 @@ def test_a_secret_is_in_the_first_answer_alone(shop: House) -> None:
 
 def test_two_programs_with_one_idempotency_key_do_two_deeds(shop: House) -> None:
     """A grant that another program made under the same words is no repetition of this one."""
+    assert Call("key:a", "b:c", "", "").own != Call("key:a:b", "c", "", "").own
     for name in ("one", "two"):
         make_key(shop, name, "ledger:write", gives_micro=10 * MICRO)
 
@@ -313,5 +320,35 @@ def test_two_programs_with_one_idempotency_key_do_two_deeds(shop: House) -> None
                 done = await send(program, "/v1/accounts/acme/grants", order, **{"idempotency-key": "1"})
                 assert done.json()["repeated"] is False, (name, again, done.text)
         assert (await Program(caller, key_of("app")).get("/balance/acme")).json()["balance_micro"] == 110 * MICRO
+
+    served(shop, work)
+
+
+def test_what_nothing_bounds_is_not_for_a_key_with_a_limit(shop: House) -> None:
+    """Nor in a roundabout way: a halt that stays off for longer, a move to a biller that is taken back, a lower price,
+    another one's wallet, a limit without an end."""
+    scopes = ("orgs:write", "guard:write")
+    make_key(shop, "small", *scopes, gives_micro=MICRO)
+    make_key(shop, "free", *scopes, gives_micro=MAX_AMOUNT_MICRO)
+    engine, by = shop.fleet.engine, shop.fleet.by
+    shop.fleet.assign("acme")
+    soon, later = T0 + DAY_MS, T0 + 9 * DAY_MS
+    write(engine, lambda c: orgs.override(c, "acme", by, halted=False, until_ms=soon))
+    write(engine, lambda c: guard_terms.set_metric(c, "idea", guard_terms.Change(price_micro=5), by, new=True))
+    asked: list[tuple[str, dict[str, object]]] = [
+        ("/v1/orgs/acme/override", {"until_ms": later}),
+        ("/v1/metrics/idea", {"credits": 0.000001}),
+        ("/v1/metrics/idea", {"payer": "wayne"}),
+        ("/v1/metrics/idea/limits", {"amount": None}),
+    ]
+
+    async def work(caller: Caller) -> None:
+        for path, order in asked:
+            answer = await send(Program(caller, key_of("small")), path, order | {"dry_run": True})
+            assert refused(answer) == (403, "grant_limit"), (path, order, answer.text)
+            answer = await send(Program(caller, key_of("free")), path, order | {"dry_run": True})
+            assert answer.status_code != 403, (path, order, answer.text)
+        priced = await send(Program(caller, key_of("small")), "/v1/metrics/idea", {"credits": 0.00001})
+        assert priced.status_code == 200, priced.text
 
     served(shop, work)

@@ -13,6 +13,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -101,7 +102,8 @@ class Call:
     def own(self) -> str:
         """What makes the deed itself harmless to repeat, for good. A program's key begins it: what another program, or
         a person, did under the same words is another deed."""
-        plain = f"{self.actor}:{self.given}"
+        kind, _, name = self.actor.partition(":")
+        plain = f"{kind}:{quote(name, safe='')}:{self.given}"  # a name may hold a colon, and no other's begins with it
         return plain if len(plain) <= MAX_ID_CHARS else f"call:{_sha256(plain)}"
 
     @property

@@ -371,7 +371,9 @@ class _Work:
         return found
 
     def _run_of(self, call: Change) -> Reservation | None:
-        return next((self._runs[name] for name, _ in call.names if name in self._runs), None)
+        """Of its organisation, where the call is bound to one: a neighbour's call may have found another one's."""
+        there = ((self._runs[name], org) for name, org in call.names if name in self._runs)
+        return next((run for run, org in there if org in ("", run.org_id)), None)
 
     def _book(self, group: _Group, known: Known, seen: Seen, at_ms: int) -> Book:
         """The counters of a group. Errors: Alone where a hold of it is over, which is to be given back first."""

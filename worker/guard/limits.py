@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import sqlalchemy as sa
 
 from drawdown.guard.periods import Period
-from drawdown.schema.declare import ID, UNITS, Action, Asked, Column, Fact, Listing, Look, Page, Values
+from drawdown.schema.declare import ID, UNITS, Action, Asked, Column, Fact, Listing, Look, Page, Size, Values
 from drawdown.worker.guard.lists import LimitRow, MetricRow, Rate, limit_periods, list_limits, list_metrics
 from drawdown.worker.guard.terms import ANY_PLAN, MetricName, PhaseOf, PlanLimit, set_limit
 
@@ -96,6 +96,11 @@ def _blocked(rate: Rate) -> str:
     return f"{rate.blocked:,} of {rate.asked:,}, would be {rate.would:,}"
 
 
+def _size(_connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    """Of a limit without an end nobody knows what it lets through."""
+    return Size(unbounded=values["amount"] is None)
+
+
 SCOPE: Final = "guard:write"
 SET: Final = Action(
     "limit set",
@@ -107,6 +112,7 @@ SET: Final = Action(
     scope=SCOPE,
     role="admin",
     facts=_facts,
+    size=_size,
     place="/console/limits?metric={metric}",
 )
 ACTIONS: Final = (

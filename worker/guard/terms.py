@@ -18,7 +18,7 @@ from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
-from drawdown.schema.declare import CREDITS, ID, PERCENT, Action, Asked, Fact, New, Values, whole
+from drawdown.schema.declare import CREDITS, ID, ONE, PERCENT, Action, Asked, Fact, New, Size, Values, whole
 from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.locks import lock_buckets
@@ -362,6 +362,18 @@ def _facts_of_metric(connection: sa.Connection, _asked: Asked, values: Values) -
     ]
 
 
+def _size_of_metric(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    """A lower price, and another one's wallet, pay for any use from then on."""
+    found, payer = _latest(connection, values["metric"]), values["payer"]
+    if payer is not None and payer != "none" and (found is None or payer != found.payer):
+        return Size(unbounded=True)
+    if found is None:
+        return ONE
+    price = found.price_micro if values["credits_micro"] is None else values["credits_micro"]
+    units = values["for_"] or found.per_units
+    return Size(unbounded=price * found.per_units < found.price_micro * units)
+
+
 SCOPE: Final = "guard:write"
 ACTIONS: Final = (
     Action(
@@ -375,5 +387,6 @@ ACTIONS: Final = (
         scope=SCOPE,
         role="admin",
         facts=_facts_of_metric,
+        size=_size_of_metric,
     ),
 )

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
-from drawdown.schema.audit import By
+from drawdown.schema.audit import By, require_org
 from drawdown.schema.declare import FLAG, ID, ORG, WINDOW, Action, Asked, Fact, New, OrgId, Size, Undo, Values
 from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
@@ -107,9 +107,11 @@ def _billed(connection: sa.Connection, _asked: Asked, values: Values) -> Sequenc
     return [Fact("Latest assignment", latest)]
 
 
-def _size(_connection: sa.Connection, _asked: Asked, values: Values) -> Size:
-    """What nobody here bills is used for nothing."""
-    return Size(unbounded=not values["undo"] and values["provider"] in EXEMPT_PROVIDERS)
+def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    """What nobody here bills is used for nothing; so is what stays that way, because a move is taken back."""
+    if values["undo"]:
+        return Size(unbounded=require_org(connection, values["org_id"]).billing_provider in EXEMPT_PROVIDERS)
+    return Size(unbounded=values["provider"] in EXEMPT_PROVIDERS)
 
 
 ACTIONS: Final = (

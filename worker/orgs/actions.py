@@ -227,9 +227,11 @@ def _limits(connection: sa.Connection, _asked: Asked, values: Values) -> Sequenc
     ]
 
 
-def _size_of_override(_connection: sa.Connection, _asked: Asked, values: Values) -> Size:
-    """An organisation that is never halted uses what it has no credit for."""
-    return Size(unbounded=values["never_halt"])
+def _size_of_override(connection: sa.Connection, asked: Asked, values: Values) -> Size:
+    """An organisation that is never halted uses what it has no credit for; so does one that is not for longer."""
+    is_longer = values["until_ms"] is not None and not values["undo"]
+    kept = is_longer and _override_of(connection, values["org_id"], asked.by.now_ms).halted is False
+    return Size(unbounded=values["never_halt"] or kept)
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,9 @@ def _withdraw_events(
     *,
     org_id: Annotated[str | None, ORG, "The organisation of the events, if several used the ids"] = None,
 ) -> EventsWithdrawn:
+    own = None if asked.reach is None else asked.reach.source
+    if own is not None and own != source:
+        raise Refused(f"your key is bound to the source {own}: use a key that may withdraw events of {source}")
     if org_id is not None:
         require_org(connection, org_id)
     return EventsWithdrawn(source, withdraw_events(connection, source, event_id, asked.by, org_id))

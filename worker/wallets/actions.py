@@ -709,6 +709,9 @@ def _size_of_plan(connection: sa.Connection, _asked: Asked, values: Values) -> S
     found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
     customers = 1 if found is None else max(found.customers, 1)
     gives = [values["included_micro"], values["rollover_max_micro"], values["first_micro"]]
+    least = values["rollover_min_micro"]
+    if found is not None and least is not None and least < (found.rollover_min_micro or 0) and not gives[1]:
+        gives.append(found.rollover_max_micro)  # what was too little to roll over does so then
     return Size(rows=customers, micro=customers * sum(micro or 0 for micro in gives))
 
 
