@@ -55,7 +55,9 @@ def commands() -> str:
 
 
 def _command(path: Sequence[str], command: Command, verbs: Sequence[Sequence[str]]) -> str:
-    context = typer.Context(command, info_name=" ".join(("drawdown", *path)))
+    # A command keeps its first help option: with other names than the program's, `-h` would be none of it from then on.
+    names = ["-h", "--help"]
+    context = typer.Context(command, info_name=" ".join(("drawdown", *path)), help_option_names=names)
     lines = [f"{'###' if len(path) > 1 else '##'} drawdown {' '.join(path)}".rstrip()]
     lines.append(cleandoc(command.help or "").replace("<", "\\<"))
     lines.append("```text\n" + " ".join((context.command_path, *command.collect_usage_pieces(context))) + "\n```")
