@@ -50,7 +50,7 @@ Key = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print what is shown this once alone")]
 After = Annotated[str, typer.Option(help="Go on after the last row of a page: `next` of its answer")]
 OfFile = Annotated[Path | None, typer.Option(help="A CSV file that names them, in a column org_id")]
-_NOT: Final = f"{'-' * 2}no-"
+_NOT: Final = f"{'-' * 2}no-"  # in two parts: it is no option by itself
 CONTEXT: Final = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
 
 
@@ -204,7 +204,7 @@ def read_orgs(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file} cannot be read: {why_unread(error)}") from error
     if not found or not all(found):
-        raise UsageError(f"{file}: {'a line has no org_id' if found else 'it names nobody'}")
+        raise UsageError(f"{file}: {'a line has no org_id' if found else 'it names no organisation'}")
     return list(dict.fromkeys(found))
 
 

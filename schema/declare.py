@@ -89,8 +89,8 @@ class Fact:
 @dataclass(frozen=True)
 class Size:
     """How much an action does: how many rows it changes, and how much credit it gives or takes, in micro-credits.
-    `micro` also counts usage whose charge it corrects or waives. `unbounded`: nobody can know how much it gives; an
-    admin alone may do it."""
+    `micro` also counts usage whose charge it corrects or waives. `unbounded`: how much it gives cannot be known; an
+    admin may do it, and a key without a limit."""
 
     rows: int = 1
     micro: int = 0
@@ -125,8 +125,7 @@ class Hooks(Protocol):
 @dataclass(frozen=True)
 class Asked:
     """Who asks for an action, when and why. `key`: makes a repetition harmless; `secret`: 43 new random characters, for
-    an action that hands one out; `reach`: of a program; `dry_run`: it is undone. `hooks`: what
-    this process knows of webhooks."""
+    an action that hands one out; `reach`: of a program; `dry_run`: it is undone; `hooks`: as of a look."""
 
     by: By
     key: str = ""
@@ -139,7 +138,8 @@ class Asked:
 @dataclass(frozen=True)
 class Look:
     """The moment of a look, behind which row its page begins, and how many rows it has at most. `only`: the one
-    organisation that a bound key may see; what is declared `open` sees to it itself."""
+    organisation that a bound key may see; what is declared `open` sees to it itself. `hooks`: what this process knows
+    of webhooks."""
 
     now_ms: int
     after: str = ""
@@ -196,18 +196,19 @@ def _text(text: str, name: str, _now_ms: int) -> str:
     return text
 
 
-def _credits(text: str, name: str, _now_ms: int) -> int:
-    try:
-        return parse_credits(text)
-    except UsageError as error:
-        raise UsageError(f"{name}: {error}") from None
+def _named(parse: Callable[[str], int]) -> Callable[[str, str, int], int]:
+    """Reads what `parse` reads, and names the value in its error."""
+
+    def read(text: str, name: str, _now_ms: int) -> int:
+        try:
+            return parse(text)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from None
+
+    return read
 
 
-def _percent(text: str, name: str, _now_ms: int) -> int:
-    try:
-        return parse_percent(text)
-    except UsageError as error:
-        raise UsageError(f"{name}: {error}") from None
+_credits: Final = _named(parse_credits)
 
 
 def _credits_or_none(text: str, name: str, now_ms: int) -> int:
@@ -258,11 +259,15 @@ WINDOW: Final = Kind("window", "TIME", parse_window, show_time, "_ms", example=1
 """The boundary of a window."""
 LENGTH: Final = Kind("length", "TIME", lambda text, name, _now_ms: parse_length(text, name), _length, "_ms", example=0)
 PERCENT: Final = Kind(
-    "percent", "PERCENT", _percent, lambda ppm: show_percent(ppm).removesuffix(" %"), "_ppm", example=700_000
+    "percent",
+    "PERCENT",
+    _named(parse_percent),
+    lambda ppm: show_percent(ppm).removesuffix(" %"),
+    "_ppm",
+    example=700_000,
 )
 TEXT: Final = Kind("text", "TEXT", _text, str, example="a text")
 """Words for people, or an address."""
-WHOLE: Final = whole()
 UNITS: Final = Kind(
     "units", "AMOUNT", _units, lambda amount: NONE if amount is None else str(amount),
     most=MAX_AMOUNT, example=100, nullable=True,
@@ -424,7 +429,7 @@ class Action(Generic[R]):
     connection, who asks, and the parameters; its result is a dataclass, which is the answer of `--json` and of HTTP.
     `says`: the same in sentences. `path`: of the operation, a POST. `scope`: what a key needs. `role`: what a person of
     the console needs. `facts`: how things stand that it changes. `size`: how much it does. `place`: the page where the
-    form leads to, with parameters in braces; empty: the console has no form of its own making for it. `keyed`: whether
+    form leads to, with parameters in braces; empty: no page links to a form of it. `keyed`: whether
     `asked.key` makes a repetition harmless, so that people may choose it. `shown_once`: the field of the result that is
     a secret, and is kept nowhere; `lost`: what to do if the answer with it is lost. `by_hand`: the command
     of this name does more, and is written by hand in the noun's module."""

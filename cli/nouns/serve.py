@@ -71,7 +71,7 @@ def services_of(app: App) -> Services:
     def renew(services: Services) -> None:
         asking.read_files_again()
         unasked.renew()
-        services.settings = asking.settings.server()
+        services.settings, services.hooks = asking.settings.server(), asking.settings.hooks()
         services.providers, services.broken = asking.registry.providers, asking.registry.broken
         services.unasked = unasked.registry.providers
 
@@ -82,6 +82,7 @@ def services_of(app: App) -> Services:
         engine=app.engine,
         clock=app.clock,
         settings=app.settings.server(),
+        hooks=app.settings.hooks(),
         providers=asking.registry.providers,
         unasked=unasked.registry.providers,
         broken=asking.registry.broken,

@@ -26,6 +26,7 @@ from drawdown.schema.declare import (
     CREDIT_END,
     KEY,
     MAX_AMOUNT,
+    MAX_KEY_CHARS,
     MAX_TEXT_CHARS,
     ORG,
     Action,
@@ -75,7 +76,7 @@ def _window(at_ms: int) -> int:
 TYPES: Final[Mapping[str, Any]] = {
     "org": Id,
     "id": Id,
-    "key": Annotated[str, Field(min_length=1, max_length=700), AfterValidator(_clean)],
+    "key": Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS), AfterValidator(_clean)],
     "credits": Credits,
     "time": EpochMs,
     "window": Annotated[EpochMs, AfterValidator(_window)],

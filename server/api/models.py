@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from drawdown.schema.declare import MAX_AT_ONCE
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MAX_ID_CHARS, micro_of
 from drawdown.worker.executions.request import LEAST_LIFE_MS, MOST_FEATURES, MOST_LIFE_MS, MOST_SANDBOXES
@@ -284,7 +285,6 @@ class EntriesAnswer(BaseModel):
     next: str | None
 
 
-MAX_CONCURRENT: Final = 2**31 - 1
 LATEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999."""
 
@@ -321,7 +321,7 @@ class ProviderOrder(_Strict):
 class OverrideOrder(_Strict):
     """As `drawdown org override`: the operator's word against the provider's. What is not named stays as it was."""
 
-    max_concurrent: Annotated[int, Field(ge=0, le=MAX_CONCURRENT)] | None = None
+    max_concurrent: Annotated[int, Field(ge=0, le=MAX_AT_ONCE)] | None = None
     never_halt: bool = False
     until_ms: EpochMs | None = None
     undo: bool = False

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
-import uvicorn
 
 from drawdown.schema import database
 from drawdown.worker.access import keys as api_keys
+from tests.benchmarks.bare import answer, serve
 
 COUNTED: Final = "SELECT used FROM guard_counters WHERE org_id = :org AND metric = :metric"
 SAID: Final = {"decision": "allow", "rule": "none", "used": 0}
@@ -38,31 +36,10 @@ def bare(engine: sa.Engine) -> Callable[..., Any]:
 
         await asyncio.get_running_loop().run_in_executor(pool, database.read, engine, work)
         body = json.dumps(SAID).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await answer(send, body)
 
     return app
 
 
-@contextmanager
-def serving_bare(url: str) -> Iterator[subprocess.Popen[str]]:
-    """Such a handler in a process of its own, which says its port first."""
-    command = [sys.executable, "-m", "tests.benchmarks.bare_guard", url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-class _Server(uvicorn.Server):
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        print(self.servers[0].sockets[0].getsockname()[1], flush=True)
-
-
 if __name__ == "__main__":
-    made = bare(database.connect(sys.argv[1]))
-    _Server(uvicorn.Config(made, port=0, log_config=None, access_log=False, lifespan="off", http="h11")).run()
+    serve(bare(database.connect(sys.argv[1])))

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
-import uvicorn
 
 from drawdown.schema import database
 from drawdown.worker.access import keys as api_keys
+from tests.benchmarks.bare import answer, serve
 
 TABLES: Final = (
     "CREATE TABLE bare_uses (use_key TEXT PRIMARY KEY, org_id TEXT, metric TEXT, amount BIGINT, at_ms BIGINT)",
@@ -54,32 +52,10 @@ def bare(engine: sa.Engine) -> Callable[..., Any]:
             connection.execute(update, values)
 
         await asyncio.get_running_loop().run_in_executor(pool, database.write, engine, work)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(SAID)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": SAID})
+        await answer(send, SAID)
 
     return app
 
 
-@contextmanager
-def serving_bare(url: str) -> Iterator[int]:
-    """The port of such a handler in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.bare_money", url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield int(process.stdout.readline())
-    finally:
-        process.kill()
-        process.wait()
-
-
-class _Server(uvicorn.Server):
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        print(self.servers[0].sockets[0].getsockname()[1], flush=True)
-
-
 if __name__ == "__main__":
-    made = bare(database.connect(sys.argv[1]))
-    _Server(uvicorn.Config(made, port=0, log_config=None, access_log=False, lifespan="off", http="h11")).run()
+    serve(bare(database.connect(sys.argv[1])))

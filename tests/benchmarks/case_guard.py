@@ -29,7 +29,8 @@ from drawdown.server.app import Server
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
-from tests.benchmarks.bare_guard import COUNTED, SAID, bare, serving_bare
+from tests.benchmarks.bare import serving_bare
+from tests.benchmarks.bare_guard import COUNTED, SAID, bare
 from tests.benchmarks.case_gate import drained, listening, services
 from tests.benchmarks.case_tick import run_tick
 from tests.benchmarks.databases import Databases, tidy, url_of
@@ -150,7 +151,7 @@ def _in_time(engine: sa.Engine, kind: str, fleet: Fleet, seconds: float) -> Resu
     url, found = url_of(engine.url), list[tuple[str, list[float]]]()
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving_bare(url) as other,
+        serving_bare("tests.benchmarks.bare_guard", url) as (bare_port, bare_pid),
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as asking,
     ):
 
@@ -159,11 +160,10 @@ def _in_time(engine: sa.Engine, kind: str, fleet: Fleet, seconds: float) -> Resu
 
         env = {"DRAWDOWN_REQUESTS_PER_S": "1000000", "DRAWDOWN_LOG_LEVEL": "CRITICAL"}
         with serving(url, env, Path(folder) / "log", program=FRESH) as (at, process):
-            assert other.stdout is not None
-            ports = {"": int(at.rpartition(":")[2]), " of a bare handler": int(other.stdout.readline())}
+            ports = {"": int(at.rpartition(":")[2]), " of a bare handler": bare_port}
             for port in ports.values():
                 sent(port, min(seconds, WARMED_S))
-            pids = process.pid, other.pid
+            pids = process.pid, bare_pid
             before = [_cpu_s(pid) for pid in pids]
             found += [(f"{whose}, alone", sent(port, seconds)) for whose, port in ports.items()]
             spent_s = [_cpu_s(pid) - was for pid, was in zip(pids, before, strict=True)]

@@ -28,7 +28,8 @@ from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets.actions import grant
-from tests.benchmarks.bare_money import prepare, serving_bare
+from tests.benchmarks.bare import serving_bare
+from tests.benchmarks.bare_money import prepare
 from tests.benchmarks.case_gate import listening, services
 from tests.benchmarks.databases import Databases, tidy, url_of
 from tests.benchmarks.measure import Figure, Result
@@ -181,7 +182,7 @@ def _rates(engine: sa.Engine, kind: str, seconds: float) -> Result:
     env = {"DRAWDOWN_REQUESTS_PER_S": "1000000", "DRAWDOWN_LOG_LEVEL": "CRITICAL"}
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving_bare(url) as bare_port,
+        serving_bare("tests.benchmarks.bare_money", url) as (bare_port, _pid),
         serving(url, env, Path(folder) / "log", program=FRESH) as (at, _),
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as asking,
     ):

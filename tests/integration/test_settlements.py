@@ -32,7 +32,6 @@ from drawdown.worker.settlements.lists import (
     SettlementFilter,
     Sums,
     list_batches,
-    list_settlements,
     list_suppliers,
     show_settlement,
 )
@@ -112,7 +111,7 @@ class Shop:
 
     def listed(self, *states: str, supplier: str = "") -> list[Settlement]:
         chosen = SettlementFilter(states, supplier)
-        return read(self.fleet.engine, lambda c: list_settlements(c, chosen, self.now, 50))
+        return read(self.fleet.engine, lambda c: lists.page(c, chosen, self.now, most=50)[0])
 
     def file(self, payout: str) -> tuple[str, str]:
         """As CSV, and as JSON."""

@@ -25,12 +25,12 @@ CODES = (DOCS / "codes.md").read_text(encoding="utf-8")
 EVENTS = (DOCS / "events.md").read_text(encoding="utf-8")
 
 
-def answered(page: str, folder: Path) -> str:
+def answered(page: str, folder: Path, more: dict[str, str] | None = None) -> str:
     """What the first block of a page prints, on a database that was just made."""
     block = blocks(page, "bash")[0]
     database = f"sqlite:///{folder}/drawdown.db"
     assert drawdown(migrated(database), "init").status == 0
-    with serving(database, {}, folder / "log") as (url, _process):
+    with serving(database, more or {}, folder / "log") as (url, _process):
         env = environment(database, {"URL": url, "PATH": path_of(folder)})
         done = subprocess.run(["bash", "-ec", block], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -56,10 +56,12 @@ def test_the_calls_that_the_page_shows_are_answered(tmp_path: Path) -> None:
 def test_a_customer_signs_up_as_the_page_shows(tmp_path: Path) -> None:
     page = (DOCS / "sign-up.md").read_text(encoding="utf-8")
     whole = "\n".join(blocks(page, "bash"))
-    told = answered(f"```bash\n{whole}\n```", tmp_path)
+    hooks = {"DRAWDOWN_HOOK_SECRET": "s" * 40, "DRAWDOWN_HOOK_ORIGINS": "https://product.example"}
+    told = answered(f"```bash\n{whole}\n```", tmp_path, hooks)
     for said in (
         '"provider":"embedded"', '"granted":10', '"scopes":["events:write","guard","usage:read"]',
         '"status":"accepted"', '"available":9.994', '"event_id":"page-1"', '"org_id":"initech"', '"low":2',
+        '"decision":"allow"', '"allowed":true,"secret":"whsec_',
     ):  # fmt: skip
         assert said in told, (said, told)
 

@@ -24,7 +24,7 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.actions import Change
-from drawdown.worker.settlements.lists import SettlementFilter, list_settlements, list_suppliers
+from drawdown.worker.settlements.lists import SettlementFilter, list_suppliers, page
 from drawdown.worker.wallets import actions as credit
 from tests.fresh import fresh
 from tests.world import Fleet
@@ -285,7 +285,7 @@ class Settling(RuleBasedStateMachine):
     @invariant()
     def settlements_stand_as_the_model_says(self) -> None:
         chosen = SettlementFilter(STATES)
-        found = read(self.engine, lambda c: list_settlements(c, chosen, self.now, 1000))
+        found = read(self.engine, lambda c: page(c, chosen, self.now, most=1000)[0])
         told = {one.reservation: replace(one, project=None) for one in found}
         assert told.keys() == self.owed.keys(), "another run is settled"
         for key, one in self.owed.items():

@@ -128,12 +128,6 @@ def cell_lines(connection: sa.Connection) -> list[CellLine]:
     return [*unknown, *(CellLine(**row._mapping) for row in SQL.run(connection, "cells", values))]
 
 
-def url_of_cell(connection: sa.Connection, cell_id: str) -> str | None:
-    """Where it listens; None where nobody said so."""
-    found: str | None = SQL.run(connection, "url", {"cell_id": cell_id}).scalar_one_or_none()
-    return found
-
-
 def _place(after: str, state: str) -> dict[str, object]:
     """Behind which halt a page begins. Errors: UsageError."""
     if not after:

@@ -37,9 +37,6 @@ SELECT cell_id, COUNT(*) AS running FROM sandboxes
 WHERE state = 'running' AND NOT EXISTS (SELECT 1 FROM cells c WHERE c.cell_id = sandboxes.cell_id)
 GROUP BY cell_id ORDER BY cell_id LIMIT :at_most
 
--- name: url
-SELECT url FROM cells WHERE cell_id = :cell_id
-
 -- Cells, as people look at them.
 
 -- name: list

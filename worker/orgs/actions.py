@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record, record_many, require_org
-from drawdown.schema.declare import AHEAD, FLAG, ID, ORG, Action, Asked, Fact, OrgId, Size, Undo, Values, whole
+from drawdown.schema.declare import AHEAD, AT_ONCE, FLAG, ID, ORG, Action, Asked, Fact, OrgId, Size, Undo, Values, whole
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.migrate import bucket_of
@@ -163,7 +163,6 @@ def _say(connection: sa.Connection, org_id: str, was: Override, now: Override, b
 
 # As people and programs do it.
 
-MAX_AT_ONCE: Final = 2**31 - 1
 MOST_SAID: Final = 50
 """Organisations that an answer's sentences name."""
 
@@ -181,9 +180,7 @@ def _override(
     asked: Asked,
     org_id: OrgId,
     *,
-    max_concurrent: Annotated[
-        int | None, whole(0, MAX_AT_ONCE, 50), "Sandboxes at once, whatever the plan says"
-    ] = None,
+    max_concurrent: Annotated[int | None, AT_ONCE, "Sandboxes at once, whatever the plan says"] = None,
     never_halt: Annotated[bool, FLAG, "Not halted, whatever the balance"] = False,
     until_ms: Annotated[int | None, AHEAD, "When all of it ends; until it is undone, where it is not given"] = None,
     undo: Undo = False,
@@ -257,7 +254,7 @@ def _halt(
 ) -> HaltsMade:
     found = _chosen(connection, asked, org_id, OrgFilter(provider, plan, search))
     if expect not in (None, len(found)):
-        raise Refused(f"they are {len(found):,} by now, and not {expect:,}: look again with --dry-run")
+        raise Refused(f"there are {len(found):,}, and not {expect:,}: look again with --dry-run")
     told = {} if undo else running_of(connection, found)
     return HaltsMade(undo, halt(connection, found, asked.by, undo=undo), told)
 

@@ -92,11 +92,6 @@ class NextBatch:
         return self.due_micro > self.above_micro and not self.is_made
 
 
-def list_settlements(connection: sa.Connection, chosen: SettlementFilter, now_ms: int, most: int) -> list[Settlement]:
-    """The newest first. Errors: UnknownId."""
-    return _page(connection, chosen, now_ms, "", most)
-
-
 def page(
     connection: sa.Connection, chosen: SettlementFilter, now_ms: int, after: str = "", most: int = MOST_ON_PAGE
 ) -> tuple[list[Settlement], str | None]:
