@@ -299,7 +299,7 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
     ),
     "topup list": ("topup list", "topup list --state in_doubt", "topup list --wallet acme --json"),
     "topup show": ("topup show acme", "topup show topup:acme:1"),
-    "topup arm": ("topup arm acme --reason 'a new card'",),
+    "topup resume": ("topup resume acme --reason 'a new card'",),
     "topup stop": ("topup stop acme --reason 'asked for it'", "topup stop --all --reason 'their incident 7'"),
     "topup start": ("topup start acme", "topup start acme --shadow", "topup start --all --reason over"),
     "topup resolve": (

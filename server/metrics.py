@@ -28,7 +28,7 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.features.lists import unmapped_events
 from drawdown.worker.guard.lists import guard_figures
 from drawdown.worker.guard.overrides import SOON_MS
-from drawdown.worker.halts.unheeded import unheeded
+from drawdown.worker.halts.ignored_halts import ignored_halts
 from drawdown.worker.hooks.lists import list_endpoints
 from drawdown.worker.parity.lists import parity_figures
 from drawdown.worker.reconcile.lists import read_uncompared
@@ -184,8 +184,8 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("halts_due", "Halts that a cell has not acknowledged.", [((), due.count)])
     age = 0.0 if due.since_ms is None else seconds(now_ms - due.since_ms)
     yield gauge("halts_oldest_age_seconds", "Since the halt that has waited longest.", [((), age)])
-    ignored = len(unheeded(connection, Shard()))
-    yield gauge("halts_unheeded", "Halts acknowledged again and again while sandboxes still run.", [((), ignored)])
+    ignored = len(ignored_halts(connection, Shard()))
+    yield gauge("halts_ignored", "Halts acknowledged again and again while sandboxes still run.", [((), ignored)])
     yield gauge("orgs_stopped", "Organisations that a person has to look at.", [((), figures.stopped_orgs(connection))])
     asked = figures.projections_due(connection, now_ms)
     yield gauge("projections_due", "Organisations whose provider is to be asked.", [((), asked.count)])
@@ -435,7 +435,7 @@ def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     ended = [((state,), found.ended.get(state, 0)) for state in TOPUPS_ENDED]
     yield gauge("topups_ended", "Top-ups that ended in the last day.", ended, ("state",))
     yield gauge("topups_blocked", "Wallets whose top-ups stopped until another card.", [((), found.blocked)])
-    yield gauge("topups_for_a_person", "Top-ups whose payment is another one's.", [((), found.for_a_person)])
+    yield gauge("topups_manual_review", "Top-ups whose payment is another one's.", [((), found.manual_review)])
     yield gauge("topups_stopped", "1: a person has stopped all top-ups.", [((), int(found.stopped))])
 
 

@@ -26,7 +26,7 @@ from drawdown.worker.engine.effects import Recall, Remember, Steps, Together, Tr
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.halts.dispatch import dispatch
-from drawdown.worker.halts.unheeded import NAMED, problems, undelivered, unheeded, untold
+from drawdown.worker.halts.ignored_halts import NAMED, ignored_halts, problems, undelivered, untold
 from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.push.confirm import Confirmed, confirm
@@ -299,7 +299,7 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
 def _end(connection: sa.Connection, *, context: Context, report: Report) -> Report:
     left = read_backlog(connection, context.shard, report.at_ms)
     stuck = [str(one) for one in undelivered(connection, context.shard) if one.needs_person]
-    needed = [*report.problems, *stuck[:NAMED], *problems(unheeded(connection, context.shard))]
+    needed = [*report.problems, *stuck[:NAMED], *problems(ignored_halts(connection, context.shard))]
     needed += untold(connection, context.shard)
     wait = report.orders_wait and _any(connection, "orders_wait")
     # A new one: where this conflicts, it is run again.

@@ -23,7 +23,7 @@ LIMIT 1
 UPDATE orgs SET billing_provider = a.provider,
     projection_due_ms = CASE WHEN a.provider NOT IN {unbilled} THEN :now_ms END,
     unread_since_ms = CASE WHEN a.provider NOT IN {unbilled} THEN unread_since_ms END,
-    projection_asks = projection_asks + 1,
+    refresh_requests = refresh_requests + 1,
     balance_read_ms = CASE WHEN balance_read_ms >= a.start_ms THEN balance_read_ms END,
     balance_micro = CASE WHEN balance_read_ms >= a.start_ms THEN balance_micro END
 FROM assignments a WHERE a.org_id = orgs.org_id

@@ -11,7 +11,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import PageSize
 from drawdown.cli.rendering import show, table
 from drawdown.schema.typed.parsing import require_range, show_time
-from drawdown.worker.access.audit import VIAS, AuditFilter, list_deeds
+from drawdown.worker.access.audit import VIAS, AuditFilter, list_audit
 
 commands = typer.Typer()
 
@@ -39,23 +39,23 @@ def list_(
     end = 2**53 if to is None else app.moment(to, "--to")
     require_range(start, end)
     chosen = AuditFilter(actor, action, target, via, start, end)
-    page = app.read(lambda c: list_deeds(c, chosen, before=before, most=most))
+    page = app.read(lambda c: list_audit(c, chosen, before=before, most=most))
     rows = [
         (
-            deed.action_id,
-            show_time(deed.at_ms),
-            deed.actor,
-            deed.via,
-            deed.action,
-            deed.target,
-            deed.reason,
-            _short(deed.details),
+            entry.action_id,
+            show_time(entry.at_ms),
+            entry.actor,
+            entry.via,
+            entry.action,
+            entry.target,
+            entry.reason,
+            _short(entry.details),
         )
-        for deed in page.deeds
+        for entry in page.actions
     ]
     columns = ("#", "at", "who", "through", "what", "to", "why", "details")
     more = [f"there are older ones: --before {page.next_before}"] if page.next_before is not None else []
-    show(app, {"deeds": page.deeds, "next_before": page.next_before}, [table("Deeds", columns, rows), *more])
+    show(app, {"actions": page.actions, "next_before": page.next_before}, [table("Actions", columns, rows), *more])
 
 
 def _short(details: dict[str, object]) -> str:

@@ -25,7 +25,7 @@ BEFORE: Final = {
     ),
     "credit and terms": (
         "ledger grant", "ledger take-back", "ledger rate", "plan set", "plan put", "tier set", "tier buy", "pool make",
-        "pool allot", "payer allow", "payer end", "supplier set", "supplier freeze", "topup set", "topup arm",
+        "pool allot", "payer allow", "payer end", "supplier set", "supplier freeze", "topup set", "topup resume",
         "topup stop", "topup start",
     ),
     "what may be used": (

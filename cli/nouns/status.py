@@ -250,7 +250,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
         names = ", ".join(org.org_id for org in found.stopped[:3])
         lines.append(("stopped", f"{left.stopped_orgs:,} organisations ({names}), {since(oldest, now)}"))
     lines += [("halts" if not number else "", one.said) for number, one in enumerate(found.undelivered[:MOST_CELLS])]
-    lines += [("unheeded" if not number else "", halt.said) for number, halt in enumerate(found.unheeded[:3])]
+    lines += [("ignored" if not number else "", halt.said) for number, halt in enumerate(found.ignored[:3])]
     if left.projections_due:
         lines.append(("reading", f"{left.projections_due:,} organisations to ask their providers about"))
     lines += [

@@ -232,7 +232,7 @@ def report_lines(report: Report) -> list[str]:
         "rejected until there is credit": left.awaiting_credit,
         "windows to seal again": left.dirty_windows,
         "halts due": left.halts_due,
-        "halts acknowledged without effect": left.halts_unheeded,
+        "halts acknowledged without effect": left.halts_ignored,
         "organisations to read": left.projections_due,
         "stopped organisations": left.stopped_orgs,
         **{f"seconds pending ({reason})": seconds for reason, seconds in left.pending_s.items()},

@@ -108,22 +108,22 @@ def show_(
 
 
 @commands.command()
-def arm(
+def resume(
     context: typer.Context, wallet: Wallet, later: Later = False, actor: Actor = None, reason: Reason = "not given"
 ) -> None:
     """Say that there is another card: top-ups go on, and a wallet that is low is filled at once, once."""
     app: App = context.obj
     by = app.by(actor, reason)
     if later:
-        return _order(app, AskedTopup(wallet, "arm"), by)
+        return _order(app, AskedTopup(wallet, "resume"), by)
     terms = app.read(lambda c: topups.require_terms(c, wallet))
     if terms.mode != "shadow":
         _require_only_one(app, terms)
-    said = app.write(lambda c: topups.arm(c, wallet, by))
+    said = app.write(lambda c: topups.resume(c, wallet, by))
     done = runner.run(fill(app.context(), wallet), app.world())
     was = f"; they had stopped: {said.blocked_reason}" if said.blocked_reason else ""
     result = {"customer_id": wallet, "was_blocked": said.blocked_reason, "filled": done}
-    show(app, result, [f"{wallet}: top-ups are armed{was}", _done(done)])
+    show(app, result, [f"{wallet}: top-ups are resumed{was}", _done(done)])
 
 
 @commands.command()
@@ -202,7 +202,7 @@ def _set_mode(app: App, wallet: str, mode: Mode, actor: str | None, reason: str)
     assert said.was is not None
     lines = [f"{wallet}: {mode}; before: {said.was.mode}"]
     if said.blocked_reason and mode == "live":
-        lines.append(f"they have stopped themselves: {said.blocked_reason}; `drawdown topup arm {typed(wallet)}`")
+        lines.append(f"they have stopped themselves: {said.blocked_reason}; `drawdown topup resume {typed(wallet)}`")
     show(app, {"customer_id": wallet, "mode": mode, "was": said.was.mode, "blocked": said.blocked_reason}, lines)
 
 

@@ -43,10 +43,10 @@ halts = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("claim_owner", sa.Text, nullable=True),
     sa.Column("last_error", sa.Text, nullable=True),
-    sa.Column("unheeded", sa.Integer, nullable=False, server_default=sa.text("0")),
-    ms_column("unheeded_since_ms", null=True),
+    sa.Column("ignored", sa.Integer, nullable=False, server_default=sa.text("0")),
+    ms_column("ignored_since_ms", null=True),
     sa.CheckConstraint("due_at_ms IS NOT NULL OR acked_at_ms IS NOT NULL", name="halts_due_or_acked"),
-    comment="A halt owed to a cell, until the cell acknowledged it. due_at_ms NULL: acknowledged. unheeded: how often "
+    comment="A halt owed to a cell, until the cell acknowledged it. due_at_ms NULL: acknowledged. ignored: how often "
     "sandboxes ran on all the same.",
 )
 sa.Index(
@@ -64,10 +64,10 @@ sa.Index(
 )
 sa.Index("halts_by_time", halts.c.halted_at, halts.c.org_id, halts.c.cell_id)
 sa.Index(
-    "halts_unheeded",
+    "halts_ignored",
     halts.c.org_id,
-    sqlite_where=sa.text("unheeded > 0"),
-    postgresql_where=sa.text("unheeded > 0"),
+    sqlite_where=sa.text("ignored > 0"),
+    postgresql_where=sa.text("ignored > 0"),
 )
 
 projections = sa.Table(

@@ -59,7 +59,7 @@ WITHIN_S: Final = 20.0
 REQUESTS_PER_S: Final = 1_000
 """Of one key, by one process, on the average; twice as many at once."""
 STATUSES: Final[Mapping[str, int]] = {
-    "no_credit": 402, "payer_limit": 402, "no_estimate": 422, "unsaid_settlement": 422, "no_sandbox": 422,
+    "no_credit": 402, "payer_limit": 402, "no_estimate": 422, "settled_by_missing": 422, "no_sandbox": 422,
     "metering_alone": 422, "foreign_org": 403,
 }  # fmt: skip
 """Of what a rule refuses; all else is 409."""
@@ -73,7 +73,7 @@ CODES: Final = (
     "too_many_asked", "too_many_requests", "too_many_runs", "too_many_sandboxes", "too_much_held", "too_slow",
     "unauthorized", "unknown_action", "unknown_feature", "unknown_metric", "unknown_org", "unknown_payer",
     "unknown_project", "unknown_run", "unknown_settlement", "unknown_subject", "unknown_supplier", "unknown_use",
-    "unsaid_settlement",
+    "settled_by_missing",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
 NOT_FOUND: Final = ("unknown_metric", "unknown_org", "unknown_run", "unknown_settlement", "unknown_use")

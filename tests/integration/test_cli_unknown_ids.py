@@ -229,7 +229,7 @@ IDS: dict[tuple[str, str], Typed] = {
     **{
         (f"topup {verb}", "wallet"): t(f"acmee {more}", "acme")
         for verb, more in (
-            ("arm", ""), ("stop", ""), ("start", ""), ("card", "--return-to u"), ("portal", "--return-to u"),
+            ("resume", ""), ("stop", ""), ("start", ""), ("card", "--return-to u"), ("portal", "--return-to u"),
         )
     },
     ("topup resolve", "topup"): t("topup:acme:2 --absent --evidence e", "topup:acme:1"),

@@ -51,7 +51,7 @@ def revisions(fleet: Fleet) -> list[tuple[object, ...]]:
 
 def asks(fleet: Fleet) -> None:
     """The next tick reads the customer."""
-    fleet.write("UPDATE orgs SET projection_due_ms = 0, projection_asks = projection_asks + 1 WHERE org_id = 'acme'")
+    fleet.write("UPDATE orgs SET projection_due_ms = 0, refresh_requests = refresh_requests + 1 WHERE org_id = 'acme'")
 
 
 def reads(fleet: Fleet, at_ms: int, state: CustomerState | ReadFailed = SOME) -> None:

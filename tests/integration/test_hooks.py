@@ -150,7 +150,7 @@ def test_top_ups_are_told_as_they_end(engine: sa.Engine) -> None:
     (*_, (event, data)) = shop.told()
     assert (event, data["state"], data["blocked"]) == ("topup.failed", "declined", True)
     assert "stolen_card" in data["reason"]
-    purses.write(lambda c: said.arm(c, "acme", purses.by))
+    purses.write(lambda c: said.resume(c, "acme", purses.by))
     purses.pay.script.append("request_lost")
     purses.fill()
     purses.write(lambda c: said.resolve(c, "topup:acme:3", None, "their dashboard", purses.by))

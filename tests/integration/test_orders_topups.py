@@ -22,7 +22,7 @@ from drawdown.worker.topup import actions as said
 from tests.integration.test_orders import alone
 from tests.integration.topping import Purses, judged
 
-ARM, START = AskedTopup("acme", "arm"), AskedTopup("acme", "start")
+RESUME, START = AskedTopup("acme", "resume"), AskedTopup("acme", "start")
 
 
 @pytest.fixture
@@ -82,16 +82,18 @@ def dies_before(purses: Purses, name: str) -> None:
 @pytest.mark.both_databases
 def test_with_another_card_top_ups_go_on_and_what_is_low_is_filled_by_the_same_tick(stopped: Purses) -> None:
     stopped.pay.cards.clear()
-    number = order(stopped, ARM)
+    number = order(stopped, RESUME)
     assert stopped.fill().begun == 0, "nothing goes on before a tick did it"
     assert turn(stopped) == OrdersDone(1, [])
     found = listed(stopped)
     assert (found.order_id, found.kind, found.state) == (number, "topup", "done")
     stopped_by = "stolen_card: the card was declined"
-    assert found.said == (f"top-ups of acme are armed; they had stopped themselves: {stopped_by}; 1 begun; 1 credited")
-    assert found.command == ["topup", "arm", "acme"]
+    assert found.said == (
+        f"top-ups of acme are resumed; they had stopped themselves: {stopped_by}; 1 begun; 1 credited"
+    )
+    assert found.command == ["topup", "resume", "acme"]
     assert (stopped.credits(), terms(stopped)["blocked_ms"], judged(stopped)) == (20, None, [])
-    assert deeds(stopped, "topup_arm") == [("ann", "they called", "console")]
+    assert deeds(stopped, "topup_resume") == [("ann", "they called", "console")]
     assert stopped.pay.asked_of == ["cus_acme"]
 
 
@@ -105,7 +107,7 @@ def test_a_start_charges_again(purses: Purses, was: said.Mode) -> None:
     assert purses.pay.asked_of == ["cus_acme"], "also where it was only tried out"
 
 
-@pytest.mark.parametrize("asked", [ARM, START])
+@pytest.mark.parametrize("asked", [RESUME, START])
 @pytest.mark.parametrize("before", ["topup_begin", "end_order"])
 def test_one_whose_tick_died_is_done_again_and_does_nothing_twice(
     stopped: Purses, asked: AskedTopup, before: str
@@ -119,22 +121,22 @@ def test_one_whose_tick_died_is_done_again_and_does_nothing_twice(
     assert turn(stopped).ended == 1
     assert (listed(stopped).state, " already" in listed(stopped).said) == ("done", True)
     assert (stopped.credits(), len(stopped.pay.taken), judged(stopped)) == (20, 1, [])
-    assert len(deeds(stopped, "topup_arm" if asked is ARM else "topup_mode")) == (1 if asked is ARM else 2)
+    assert len(deeds(stopped, "topup_resume" if asked is RESUME else "topup_mode")) == (1 if asked is RESUME else 2)
 
 
 def test_a_card_that_is_declined_too_is_not_armed_a_second_time(stopped: Purses) -> None:
     """The tick died once it was armed; the new card was declined, and no person says that there is a third one."""
-    order(stopped, ARM)
+    order(stopped, RESUME)
     dies_before(stopped, "topup_begin")
     stopped.fill()
     charged = len(stopped.pay.charges)
     assert "was declined since it was ordered" in turn(stopped).failures[0]
-    assert terms(stopped)["blocked_ms"] is not None and len(deeds(stopped, "topup_arm")) == 1
+    assert terms(stopped)["blocked_ms"] is not None and len(deeds(stopped, "topup_resume")) == 1
     stopped.fill()
     assert len(stopped.pay.charges) == charged
 
 
-@pytest.mark.parametrize("asked", [ARM, START])
+@pytest.mark.parametrize("asked", [RESUME, START])
 def test_a_wallet_that_the_service_fills_itself_is_refused(stopped: Purses, asked: AskedTopup) -> None:
     if asked is START:
         mode(stopped, "stopped")
@@ -147,7 +149,7 @@ def test_a_wallet_that_the_service_fills_itself_is_refused(stopped: Purses, aske
 
 def test_a_service_that_gives_no_answer_is_asked_again_and_not_for_ever(stopped: Purses) -> None:
     stopped.pay.fills["cus_acme"] = InDoubt("503")
-    order(stopped, ARM)
+    order(stopped, RESUME)
     for _ in range(orders.MAX_TRIES):
         assert turn(stopped).ended == 0
         assert (listed(stopped).state, "503" in listed(stopped).said) == ("waiting", True)
@@ -161,12 +163,12 @@ def test_a_service_that_breaks_its_contract_has_given_no_answer(stopped: Purses)
         raise OSError("the connection was cut")
 
     stopped.pay.meanwhile = breaks
-    order(stopped, ARM)
+    order(stopped, RESUME)
     assert turn(stopped).ended == 0 and "the connection was cut" in listed(stopped).said
 
 
 def test_a_service_that_ticks_do_not_have_is_waited_for(stopped: Purses) -> None:
-    order(stopped, ARM)
+    order(stopped, RESUME)
     stopped.later(WINDOW_MS)
     context = stopped.context()
     context.payments = {}
@@ -190,7 +192,9 @@ def starts_and_stops(purses: Purses) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-@pytest.mark.parametrize(("asked", "change"), [(ARM, stops), (ARM, raises), (START, raises), (START, starts_and_stops)])
+@pytest.mark.parametrize(
+    ("asked", "change"), [(RESUME, stops), (RESUME, raises), (START, raises), (START, starts_and_stops)]
+)
 def test_what_a_person_said_since_it_was_ordered_stands(
     stopped: Purses, when: str, asked: AskedTopup, change: Callable[[Purses], None]
 ) -> None:
@@ -202,33 +206,33 @@ def test_what_a_person_said_since_it_was_ordered_stands(
     else:
         stopped.pay.meanwhile = lambda: change(stopped)
     assert "terms of acme were changed since it was ordered" in turn(stopped).failures[0]
-    assert terms(stopped)["mode"] == "stopped" and not deeds(stopped, "topup_arm")
+    assert terms(stopped)["mode"] == "stopped" and not deeds(stopped, "topup_resume")
     assert bool(stopped.pay.asked_of) == (when == "meanwhile"), "nobody is asked in vain"
 
 
 def test_what_a_person_did_by_hand_meanwhile_is_done(stopped: Purses) -> None:
     stopped.pay.cards.clear()
-    order(stopped, ARM)
-    stopped.arm()
+    order(stopped, RESUME)
+    stopped.resume()
     assert turn(stopped) == OrdersDone(1, [])
-    assert listed(stopped).said == "top-ups of acme are armed already; 1 begun; 1 credited"
-    assert len(deeds(stopped, "topup_arm")) == 1
+    assert listed(stopped).said == "top-ups of acme are resumed already; 1 begun; 1 credited"
+    assert len(deeds(stopped, "topup_resume")) == 1
 
 
 def test_what_is_only_tried_out_is_armed_without_a_question(stopped: Purses) -> None:
     mode(stopped, "shadow")
-    order(stopped, ARM)
+    order(stopped, RESUME)
     assert turn(stopped) == OrdersDone(1, [])
     assert (stopped.pay.asked_of, terms(stopped)["blocked_ms"]) == ([], None)
 
 
 def test_what_would_change_nothing_is_not_ordered(purses: Purses) -> None:
-    for asked, why in ((ARM, "nothing has stopped"), (START, "are live already")):
+    for asked, why in ((RESUME, "nothing has stopped"), (START, "are live already")):
         with pytest.raises(Refused, match=why):
             order(purses, asked)
     mode(purses, "stopped")
     with pytest.raises(Refused, match="top-ups of acme are stopped: `drawdown topup start acme`"):
-        order(purses, ARM)
+        order(purses, RESUME)
     order(purses, START)
     with pytest.raises(Refused, match="the same is ordered already"):
         order(purses, START)

@@ -19,7 +19,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.text import no_formula
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.access.audit import AuditFilter, list_deeds
+from drawdown.worker.access.audit import AuditFilter, list_audit
 from drawdown.worker.engine import runner
 from drawdown.worker.halts import cells
 from drawdown.worker.halts import lists as views_cells
@@ -131,8 +131,8 @@ def test_what_people_did_is_listed_page_by_page(fleet: Fleet) -> None:
     do(fleet, lambda c: orgs.halt(c, ["acme"], audit.By(T0 + 5, "alice", "abuse", "http")))
 
     def listed(**chosen: Any) -> list[tuple[str, str, str, str]]:
-        page = read(fleet.engine, lambda c: list_deeds(c, AuditFilter(**chosen)))
-        return [(one.actor, one.action, one.target, one.via) for one in page.deeds]
+        page = read(fleet.engine, lambda c: list_audit(c, AuditFilter(**chosen)))
+        return [(one.actor, one.action, one.target, one.via) for one in page.actions]
 
     assert (
         listed(actor="alice") == listed(via="http") == listed(from_ms=T0 + 5) == [("alice", "org_halt", "acme", "http")]
@@ -140,8 +140,8 @@ def test_what_people_did_is_listed_page_by_page(fleet: Fleet) -> None:
     assert [what for _, what, _, _ in listed(target="acme")] == ["org_halt", "org_assign"]
     everything, before, pages = listed(), 0, []
     for _ in range(len(everything) + 1):
-        page = read(fleet.engine, lambda c, at=before: list_deeds(c, AuditFilter(), before=at, most=2))  # type: ignore[misc]
-        pages += [(one.actor, one.action, one.target, one.via) for one in page.deeds]
+        page = read(fleet.engine, lambda c, at=before: list_audit(c, AuditFilter(), before=at, most=2))  # type: ignore[misc]
+        pages += [(one.actor, one.action, one.target, one.via) for one in page.actions]
         if page.next_before is None:
             break
         before = page.next_before

@@ -70,7 +70,7 @@ def test_the_second_read_is_the_last(fleet: Fleet, provider: Prepaid) -> None:
     for _ in range(20):
         look(fleet)
     assert provider.asked == ["acme"] * 2
-    assert fleet.rows("SELECT projection_due_ms, read_by_ms FROM orgs WHERE org_id = 'acme'") == [(None, None)]
+    assert fleet.rows("SELECT projection_due_ms, refresh_deadline_ms FROM orgs WHERE org_id = 'acme'") == [(None, None)]
 
 
 def test_a_tick_makes_it_where_nobody_watches(fleet: Fleet, provider: Prepaid) -> None:
@@ -115,7 +115,7 @@ def test_an_older_read_does_not_replace_the_second(fleet: Fleet, provider: Prepa
 
     def newer() -> None:
         provider.credit["acme"] = 0
-        fleet.write("UPDATE orgs SET projection_asks = projection_asks + 1")
+        fleet.write("UPDATE orgs SET refresh_requests = refresh_requests + 1")
         look(fleet, 0)
 
     def elsewhere() -> None:
@@ -132,4 +132,4 @@ def test_an_older_read_does_not_replace_the_second(fleet: Fleet, provider: Prepa
 
 def test_what_waits_for_a_first_read_is_shown_without_a_time(fleet: Fleet) -> None:
     hook(fleet)
-    assert read(fleet.engine, lambda c: org_status(c, "acme", T0)).read_by_ms is None
+    assert read(fleet.engine, lambda c: org_status(c, "acme", T0)).refresh_deadline_ms is None

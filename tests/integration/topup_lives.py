@@ -99,6 +99,6 @@ def _world(purses: Purses, rng: random.Random, arms: float) -> None:
             purses.pay.cards[f"cus_{name}"] = rng.choice(MANNERS)
         if rng.random() < arms:
             with suppress(Refused):  # it is stopped
-                purses.arm(name)
+                purses.resume(name)
         if rng.random() < 0.04:
             _mode(purses, name, rng.choice(MODES))

@@ -267,7 +267,7 @@ def _topped_up(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: topups.set_terms(c, "shaded", replace(terms, mode="shadow"), CAN, fleet.by))
     runner.run(fill(fleet.context(payments={"fake": CAN})), world)
     pay.cards.clear()
-    write(fleet.engine, lambda c: topups.arm(c, "filled", fleet.by))
+    write(fleet.engine, lambda c: topups.resume(c, "filled", fleet.by))
     runner.run(fill(fleet.context(payments={"fake": CAN})), world)
 
 

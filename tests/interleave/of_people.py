@@ -352,7 +352,7 @@ PEOPLE: Final = (
         _topped_up_otherwise,
         _one_currency,
     ),
-    _of_topups("cli.nouns.topups:arm", lambda s, c: topups.arm(c, "spent", s.by)),
+    _of_topups("cli.nouns.topups:resume", lambda s, c: topups.resume(c, "spent", s.by)),
     _of_topups("cli.nouns.topups:_set_mode", lambda s, c: topups.set_mode(c, "spent", "stopped", s.by)),
     plain("cli.declared:run topup stop", lambda s, c: topups.switch(c, s.by, stopped=True)),
     plain("cli.nouns.topups:start", lambda s, c: topups.switch(c, s.by, stopped=False)),

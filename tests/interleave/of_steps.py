@@ -161,7 +161,7 @@ def _put_off(stage: Stage) -> Act:
     """The verdict of one organisation cannot be written: it is asked about later."""
     _ask(stage)
     context = stage.context(WITHOUT)
-    asks = stage.rows("SELECT projection_asks FROM orgs WHERE org_id = 'acme'")[0][0]
+    asks = stage.rows("SELECT refresh_requests FROM orgs WHERE org_id = 'acme'")[0][0]
     put_off = partial(projecting._put_off, due=DueProjection("acme", "acme", asks, None, None), context=context)
     return Act(lambda engine: write(engine, put_off))
 

@@ -146,7 +146,7 @@ class House:
         """How much of everything there is: what a refused request must not change."""
         tables = ("webhooks", "operator_actions", "projections", "assignments", "used_signatures", "gate_asks", "ticks")
         found: dict[str, object] = {name: self.fleet.one(f"SELECT COUNT(*) FROM {name}") for name in tables}
-        found["asks"] = self.fleet.one("SELECT COALESCE(SUM(projection_asks), 0) FROM orgs")
+        found["asks"] = self.fleet.one("SELECT COALESCE(SUM(refresh_requests), 0) FROM orgs")
         return found
 
     # What is sent.

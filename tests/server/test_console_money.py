@@ -83,7 +83,7 @@ def test_a_balance_that_is_kept_elsewhere_is_named(home: Home) -> None:
     home.fleet.write("INSERT INTO orgs (org_id, bucket) VALUES ('elsewhere', 0)")
     home.fleet.write(
         "UPDATE orgs SET billing_provider = 'autumn', balance_micro = 14860000, balance_read_ms = :now, "
-        "unseen_micro = 1000000 WHERE org_id = 'elsewhere'",
+        "unconfirmed_micro = 1000000 WHERE org_id = 'elsewhere'",
         {"now": home.now - 60_000},
     )
     assert "Left at autumn 13.86 read 1 min ago" in text_of(home, "/console/org?id=elsewhere")

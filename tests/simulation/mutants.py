@@ -195,7 +195,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "older read overwrites a newer one": _older_read_overwrites,
     "halt acknowledged on failure": _acknowledged_on_failure,
     "a halt acknowledged once is never told again": lambda p: p.query(
-        dispatch, "make_unheeded_due", "WHERE due_at_ms", "WHERE 0 AND due_at_ms"
+        dispatch, "make_ignored_due", "WHERE due_at_ms", "WHERE 0 AND due_at_ms"
     ),
     **CREDITS,
     **NEED,

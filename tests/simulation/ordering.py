@@ -89,7 +89,7 @@ class Ordering:
         if mode == "stopped":
             _place(world, AskedTopup(customer, "start"), now, "start_ordered")
         elif declines:
-            _place(world, AskedTopup(customer, "arm"), now, "arm_ordered")
+            _place(world, AskedTopup(customer, "resume"), now, "arm_ordered")
         elif self.others.random() < STOPS:
             stop = partial(topups.set_mode, customer_id=customer, mode="stopped", by=By(now, "sim", "stops"))
             attempt(world, stop)

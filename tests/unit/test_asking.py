@@ -93,7 +93,7 @@ def test_less_credit_never_has_an_organisation_asked_about_later(
         (READ, replace(FAR, left_micro=None), True),  # it has none any more
         (replace(READ, balance_micro=None), replace(FAR, left_micro=None), False),
         (replace(READ, held_micro=10**9 - 10), FAR, True),
-        (replace(READ, unseen_micro=10**9 - 10), FAR, True),
+        (replace(READ, unconfirmed_micro=10**9 - 10), FAR, True),
         (replace(READ, low_micro=10**9), FAR, True),
         (replace(READ, low_micro=10**9 - 1), FAR, False),
         (READ, None, True),  # nobody can tell how far it is

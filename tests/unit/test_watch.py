@@ -31,7 +31,7 @@ class Org:
     """A row, as far as estimates go."""
 
     balance_micro: int | None = None
-    unseen_micro: int | None = None
+    unconfirmed_micro: int | None = None
     balance_read_ms: int | None = NOW
     is_halted: bool = False
 

@@ -26,7 +26,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """Which deeds: of whom, what, to what (an organisation, a customer, a push, …), through what, in [from, to) in
+    """Which actions: of whom, what, to what (an organisation, a customer, a push, …), through what, in [from, to) in
     milliseconds. Empty: any."""
 
     actor: str = ""
@@ -38,7 +38,7 @@ class AuditFilter:
 
 
 @dataclass(frozen=True)
-class Deed:
+class AuditEntry:
     """One thing a person changed. `details`: what was said and what it replaced; `via`: cli, http, or what else."""
 
     action_id: int
@@ -53,13 +53,13 @@ class Deed:
 
 @dataclass(frozen=True)
 class AuditPage:
-    """`next_before`: where the next page, of older deeds, begins; None where there is none."""
+    """`next_before`: where the next page, of older actions, begins; None where there is none."""
 
-    deeds: list[Deed]
+    actions: list[AuditEntry]
     next_before: int | None
 
 
-def list_deeds(
+def list_audit(
     connection: sa.Connection, chosen: AuditFilter, *, before: int = 0, most: int = 100, within: int | None = None
 ) -> AuditPage:
     """One page; `before` is the `next_before` of the page before it. `within`: at most so many actions are looked
@@ -87,7 +87,7 @@ def list_deeds(
         "at_most": most + 1,
     }
     rows = SQL.run(connection, "list", values)
-    found = [Deed(**{**row._mapping, "details": json.loads(row.details)}) for row in rows]
+    found = [AuditEntry(**{**row._mapping, "details": json.loads(row.details)}) for row in rows]
     if len(found) > most:
         return AuditPage(found[:most], found[most - 1].action_id)
     return AuditPage(found, floor if floor > 1 else None)
@@ -101,9 +101,9 @@ def _floor(connection: sa.Connection, chosen: AuditFilter, before: int, within: 
     return max(int(newest) - within, 0)
 
 
-def unchained(connection: sa.Connection, deeds: Sequence[Deed]) -> list[int]:
-    """Those of some deeds, by number, that are not what was recorded after the one before them (`schema.audit`)."""
-    rows = SQL.run(connection, "with_those_before", {"ids": [one.action_id for one in deeds]}).mappings()
+def unchained(connection: sa.Connection, actions: Sequence[AuditEntry]) -> list[int]:
+    """Those of some actions, by number, that are not what was recorded after the one before them (`schema.audit`)."""
+    rows = SQL.run(connection, "with_those_before", {"ids": [one.action_id for one in actions]}).mappings()
     return [
         int(row["action_id"])
         for row in rows

@@ -129,7 +129,7 @@ def _require_said(request: Request) -> None:
         raise Denied("too_many_sandboxes", f"a run names {MOST_SANDBOXES} sandboxes at most: accept several runs")
     if request.sandboxes and request.settled_by is None:
         raise Denied(
-            "unsaid_settlement",
+            "settled_by_missing",
             "say who charges for the sandboxes: metering, by samples; or the receipt, and then nobody meters them",
         )
     if request.settled_by != "metering":

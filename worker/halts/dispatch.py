@@ -28,7 +28,7 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import HaltRequest, Over, SendHalts, Steps, Together, Transaction, backoff_ms
 from drawdown.worker.halts.addresses import ANSWERED
-from drawdown.worker.halts.unheeded import ESCALATE_AFTER
+from drawdown.worker.halts.ignored_halts import ESCALATE_AFTER
 
 log = structlog.get_logger()
 
@@ -176,14 +176,14 @@ def _due(connection: sa.Connection, *, now: int, run: _DispatchRun, taken: Seque
         with suppress(LockHeld), waiting_at_most(connection, MISSED_WAIT_MS):
             SQL.run(connection, "make_missed_due", {**values, "cell_id": cell})
     SQL.run(connection, "forget_heeded", values)
-    for row in SQL.run(connection, "make_unheeded_due", {**values, "told_ms": now - STILL_RUNNING_MS}).all():
-        if row.unheeded >= ESCALATE_AFTER:
+    for row in SQL.run(connection, "make_ignored_due", {**values, "told_ms": now - STILL_RUNNING_MS}).all():
+        if row.ignored >= ESCALATE_AFTER:
             log.error(
-                "halt_unheeded",
+                "halt_ignored",
                 cell=row.cell_id,
                 org=row.org_id,
-                acknowledged=row.unheeded,
-                since_ms=row.unheeded_since_ms,
+                acknowledged=row.ignored,
+                since_ms=row.ignored_since_ms,
                 detail="the cell acknowledges, and the sandboxes still run",
             )
     return sorted(

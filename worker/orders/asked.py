@@ -153,12 +153,12 @@ class Stood:
 
 @dataclass(frozen=True)
 class AskedTopup:
-    """A wallet's top-ups, of which the payment service is asked first: `arm`, there is another card, or `start`, they
-    charge again. `was`: how they stood when it was ordered."""
+    """A wallet's top-ups, after a call to the payment service: `resume` (there is another card), or `start` (they
+    charge again). `was`: their state when the job was queued."""
 
     kind: ClassVar[str] = "topup"
     wallet: str
-    what: Literal["arm", "start"]
+    what: Literal["resume", "start"]
     was: Stood | None = None
 
     def __str__(self) -> str:

@@ -302,16 +302,16 @@ def _say(connection: sa.Connection, *, asked: AskedTopup, by: By) -> Said | None
     topups.require_terms(connection, asked.wallet)  # their lock: nobody changes them until this is committed
     if not orders.is_to_be_done(connection, asked):
         return None
-    if asked.what == "arm":
-        return topups.arm(connection, asked.wallet, by)
+    if asked.what == "resume":
+        return topups.resume(connection, asked.wallet, by)
     return topups.set_mode(connection, asked.wallet, "live", by)
 
 
 def _topup_in_words(asked: AskedTopup, said: Said | None, filled: Filled) -> str:
-    did = "armed" if asked.what == "arm" else "live"
+    did = "resumed" if asked.what == "resume" else "live"
     words = [f"top-ups of {asked.wallet} are {did}{' already' if said is None else ''}"]
     if said is not None and said.blocked_reason:
-        words += [f"they {'had' if asked.what == 'arm' else 'have'} stopped themselves: {said.blocked_reason}"]
+        words += [f"they {'had' if asked.what == 'resume' else 'have'} stopped themselves: {said.blocked_reason}"]
     some = (("begun", filled.begun), ("credited", filled.credited), ("declined", filled.declined))
     words += [f"{count:,} {what}" for what, count in some if count]
     return "; ".join(words)

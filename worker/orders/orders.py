@@ -219,9 +219,9 @@ def require_use(asked: AskedTopup) -> None:
     assert asked.was is not None
     if asked.what == "start" and asked.was.mode == "live":
         raise Refused(f"top-ups of {asked.wallet} are live already: `drawdown topup show {typed(asked.wallet)}`")
-    if asked.what == "arm" and asked.was.mode == "stopped":
+    if asked.what == "resume" and asked.was.mode == "stopped":
         raise Refused(STOPPED.format(asked.wallet, typed(asked.wallet)))
-    if asked.what == "arm" and asked.was.stops == (0, None, None):
+    if asked.what == "resume" and asked.was.stops == (0, None, None):
         raise Refused(f"nothing has stopped the top-ups of {asked.wallet}: no card of it was declined")
 
 

@@ -76,7 +76,7 @@ class Found(NamedTuple):
     max_concurrent_sandboxes: int | None
     balance_micro: int | None
     balance_read_ms: int | None
-    unseen_micro: int | None
+    unconfirmed_micro: int | None
     stopped_at_ms: int | None
     stopped_reason: str | None
     runs_out_ms: int | None

@@ -76,7 +76,7 @@ class UndeliveredHalts:
 
 
 @dataclass(frozen=True)
-class UnheededHalt:
+class IgnoredHalt:
     """A halt that a cell acknowledged and did not obey; `said` in words."""
 
     cell_id: str
@@ -196,7 +196,7 @@ class Standing:
     watch_ms: int | None
     """When a watch last went round; None: never."""
     unread: list[UnreadOrgs]
-    unheeded: list[UnheededHalt]
+    ignored: list[IgnoredHalt]
     differing: list[Differing]
     balances: list[ToldBalance]
     uncompared: list[Uncompared]
@@ -253,7 +253,7 @@ UNANSWERED: Final = {
 
 
 Why = Literal[
-    "lost", "clock", "undelivered", "unheeded", "missed", "stopped", "problem", "refused", "in_doubt", "rejected",
+    "lost", "clock", "undelivered", "ignored", "missed", "stopped", "problem", "refused", "in_doubt", "rejected",
     "gone", "balance",
 ]  # fmt: skip
 
@@ -290,9 +290,9 @@ def calls(found: Standing) -> Iterator[Call]:
         if stuck.needs_person:
             show = f"drawdown cell list, then fix cell {stuck.cell_id}: ops/runbooks/cell-gone.md"
             yield Call("undelivered", stuck.said, show, command="drawdown cell list", about=stuck.org_id)
-    for halt in found.unheeded:
+    for halt in found.ignored:
         then = f"stop them on the hosts of {halt.cell_id}: ops/runbooks/cell-gone.md"
-        yield Call("unheeded", halt.said, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
+        yield Call("ignored", halt.said, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
     if minutes := missed_minutes(found):
         reason = f"no tick for {minutes:,} min: is the cron running?"
         yield Call("missed", reason, "drawdown tick, then mend what calls it", command="drawdown tick")
@@ -325,7 +325,7 @@ def _seen_by_tick(found: Standing) -> Iterator[Call]:
     last = found.last_tick
     if last is None:
         return
-    known = {halt.said for halt in found.unheeded} | {halt.said for halt in found.undelivered}
+    known = {halt.said for halt in found.ignored} | {halt.said for halt in found.undelivered}
     names = {one.provider for one in found.providers}
     for problem in last.problems:
         if problem not in known:

@@ -21,7 +21,7 @@ from drawdown.worker.cluster.install import there_part
 from drawdown.worker.cluster.lists import read_cluster
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock, last_doubted_clock
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.halts.unheeded import Undelivered, Unheeded, undelivered_part, unheeded_part
+from drawdown.worker.halts.ignored_halts import Ignored, Undelivered, ignored_part, undelivered_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
 from drawdown.worker.provider.shadows import InShadow, shadow_part
 from drawdown.worker.push.unresolved import unresolved_of, unresolved_parts
@@ -80,7 +80,7 @@ def status(
         paused=terms.SQL.part("paused"),
         watch=watch_state.SQL.part("rounds"),
         unread=watch_state.SQL.part("unread_orgs"),
-        unheeded=unheeded_part(Shard()),
+        ignored=ignored_part(Shard()),
         undelivered=undelivered_part(Shard()),
         there=there_part(),
         buckets=buckets_part(),
@@ -99,7 +99,7 @@ def status(
         watch_ms=read["watch"][0].round_ms,
         unread=[UnreadOrgs(**vars(row)) for row in read["unread"]],
         undelivered=[_undelivered(Undelivered(**vars(row))) for row in read["undelivered"]],
-        unheeded=[_unheeded(Unheeded(**vars(row))) for row in read["unheeded"]],
+        ignored=[_ignored(Ignored(**vars(row))) for row in read["ignored"]],
         differing=[parts.Differing(**vars(row)) for row in read["differing"]],
         uncompared=uncompared_of(read["uncompared"]),
         shadow=[InShadow(**vars(row)) for row in read["shadow"]],
@@ -150,8 +150,8 @@ def _undelivered(found: Undelivered) -> parts.UndeliveredHalts:
     return parts.UndeliveredHalts(**vars(found), needs_person=found.needs_person, said=str(found))
 
 
-def _unheeded(halt: Unheeded) -> parts.UnheededHalt:
-    return parts.UnheededHalt(halt.cell_id, halt.org_id, halt.times, halt.since_ms, str(halt))
+def _ignored(halt: Ignored) -> parts.IgnoredHalt:
+    return parts.IgnoredHalt(halt.cell_id, halt.org_id, halt.times, halt.since_ms, str(halt))
 
 
 def _doubt(
@@ -213,7 +213,7 @@ def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus
     of_org = {"org_id": org_id}
     row = {str(name): value for name, value in org._mapping.items() if name not in NOT_SHOWN}
     return OrgStatus(
-        **{**row, "read_by_ms": org.read_by_ms or None},  # READ_TWICE is no time
+        **{**row, "refresh_deadline_ms": org.refresh_deadline_ms or None},  # READ_TWICE is no time
         watermark_ms=SQL.run(connection, "org_watermark", of_org).scalar_one_or_none(),
         assignments=[AssignmentRow(**row._mapping) for row in SQL.run(connection, "org_assignments", of_org)],
         pending=[

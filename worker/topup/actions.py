@@ -115,7 +115,7 @@ def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) ->
     return Said(replace(terms, mode=mode), terms, blocked)
 
 
-def arm(connection: sa.Connection, customer_id: str, by: By) -> Said:
+def resume(connection: sa.Connection, customer_id: str, by: By) -> Said:
     """There is another card: declines so far are forgotten, and whatever is low is filled at once. The same again
     changes nothing: a wallet that has a top-up open, or credit, begins none.
 
@@ -127,7 +127,7 @@ def arm(connection: sa.Connection, customer_id: str, by: By) -> Said:
     if terms.mode == "stopped":
         raise Refused(STOPPED.format(customer_id, typed(customer_id)))
     rearm(connection, customer_id)
-    record(connection, "topup_arm", customer_id, {"blocked": blocked}, by)
+    record(connection, "topup_resume", customer_id, {"blocked": blocked}, by)
     return Said(terms, terms, blocked)
 
 

@@ -149,7 +149,7 @@ def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mappin
         {
             "org_id": org_id,
             "asked": int(org_id in noted.asked),
-            "read_by_ms": noted.turns.get(org_id),
+            "refresh_deadline_ms": noted.turns.get(org_id),
             "balance_micro": noted.left.get(org_id),
             "balance_read_ms": max(lane.claimed_ms, rows[org_id].balance_read_ms) + 1 if org_id in noted.left else None,
         }
@@ -190,7 +190,7 @@ def _known(row: Any, held_micro: int, *, estimated: bool) -> Known:
         row.projection_read_ms,
         row.unread_since_ms is not None or row.balance_read_ms is None,
         row.balance_micro,
-        row.unseen_micro or 0,
+        row.unconfirmed_micro or 0,
         held_micro,
         row.low_micro,
         row.runs_out_ms if estimated else None,

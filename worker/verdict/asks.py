@@ -42,7 +42,7 @@ READS_A_S: Final = 200
 """Where a provider declares no rate."""
 
 READ_TWICE: Final = 0
-"""As `read_by_ms`: the next read is followed by a second one, by the clock of whoever makes the first."""
+"""As `refresh_deadline_ms`: the next read is followed by a second one, by the clock of whoever makes the first."""
 
 
 @dataclass(frozen=True)

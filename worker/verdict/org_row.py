@@ -55,7 +55,9 @@ def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[R
 def is_asked_for(org: Row, now_ms: int) -> bool:
     """Whether a read is still to answer something: an ask, also one that is put off as a read failed, or its turn. A
     read that answers all asks leaves neither."""
-    return org.projection_due_ms is not None or (org.read_by_ms is not None and org.read_by_ms <= now_ms)
+    return org.projection_due_ms is not None or (
+        org.refresh_deadline_ms is not None and org.refresh_deadline_ms <= now_ms
+    )
 
 
 class Effective(NamedTuple):
@@ -86,11 +88,11 @@ class OrgState:
     balance_micro: int | None
     balance_read_ms: int | None
     plan: str | None
-    unseen_micro: int | None
+    unconfirmed_micro: int | None
     unread_since_ms: int | None
     watch_due_ms: int | None
     resume_above_micro: int | None
-    read_by_ms: int | None
+    refresh_deadline_ms: int | None
     refused: str | None
 
 
@@ -143,7 +145,7 @@ def after_operator(org: Row, now_ms: int) -> Change:
 
 def _exempt(state: OrgState) -> OrgState:
     """Nobody is asked about an organisation that nobody bills."""
-    return replace(state, projection_due_ms=None, unread_since_ms=None, read_by_ms=None)
+    return replace(state, projection_due_ms=None, unread_since_ms=None, refresh_deadline_ms=None)
 
 
 def overrides_of(org: Row) -> Overrides:

@@ -71,8 +71,8 @@ class OrgStatus:
     halt_reason: str | None
     projection_read_ms: int | None
     projection_due_ms: int | None
-    projection_asks: int
-    read_by_ms: int | None
+    refresh_requests: int
+    refresh_deadline_ms: int | None
     """When its provider is asked at the latest, where no push called for it before."""
     operator_halt: bool
     override_halted: bool | None
@@ -83,7 +83,7 @@ class OrgStatus:
     plan: str | None
     refused: str | None
     """Features that a limit of the provider refuses although the balance lasts."""
-    unseen_micro: int | None
+    unconfirmed_micro: int | None
     unread_since_ms: int | None
     watch_due_ms: int | None
     resume_above_micro: int | None

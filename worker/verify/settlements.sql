@@ -101,17 +101,17 @@ SELECT 'released_twice' AS what, r.org_id, {no_window}, q.reservation, q.lines
 FROM (SELECT reservation, COUNT(*) AS lines FROM payout_lines GROUP BY reservation, COALESCE(reversal, '')) q
 JOIN reservations r ON r.reservation = q.reservation WHERE q.lines > 1
 
--- name: line
+-- name: payout_line_supplier
 -- A line is of a batch of the same supplier.
-SELECT 'line' AS what, r.org_id, {no_window}, l.line, l.payout, s.supplier
+SELECT 'payout_line_supplier' AS what, r.org_id, {no_window}, l.line, l.payout, s.supplier
 FROM payout_lines l LEFT JOIN payouts p ON p.payout = l.payout LEFT JOIN settlements s ON s.reservation = l.reservation
 LEFT JOIN reservations r ON r.reservation = l.reservation
 WHERE p.payout IS NULL OR s.reservation IS NULL OR p.supplier <> s.supplier
 
--- name: batch
+-- name: payout_total
 -- A batch is the sum of what it releases and takes off, and more than the lowest threshold of what it releases. Its
 -- name says whose and of which month it is, so that there is one.
-SELECT 'batch' AS what, q.org_id, {no_window}, p.payout, p.total_micro, p.released_micro, p.carried_micro,
+SELECT 'payout_total' AS what, q.org_id, {no_window}, p.payout, p.total_micro, p.released_micro, p.carried_micro,
     COALESCE(q.released, 0) AS released, COALESCE(q.carried, 0) AS carried, COALESCE(q.threshold, 0) AS threshold
 FROM payouts p LEFT JOIN (
     SELECT l.payout, MAX(r.org_id) AS org_id, SUM(CASE WHEN l.reversal IS NULL THEN l.amount_micro ELSE 0 END)

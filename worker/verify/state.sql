@@ -135,9 +135,9 @@ SELECT 'swept_ahead' AS what, o.org_id, {no_window}, b.id AS bucket, b.sweep_nex
 FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
 WHERE b.sweep_next_ms > b.watermark_ms OR b.sweep_began_ms > CAST(:now_ms AS BIGINT) + 86400000
 
--- name: stopped_unsaid
+-- name: stopped_unrecorded
 -- An organisation is stopped if the last action about that stopped it.
-SELECT CASE WHEN o.stopped_at_ms IS NULL THEN 'unstopped' ELSE 'stopped_unsaid' END AS what, o.org_id, {no_window},
+SELECT CASE WHEN o.stopped_at_ms IS NULL THEN 'unstopped' ELSE 'stopped_unrecorded' END AS what, o.org_id, {no_window},
     o.stopped_at_ms, q.action, q.at_ms
 FROM orgs o LEFT JOIN (
     SELECT a.target, a.action, a.at_ms, ROW_NUMBER() OVER (PARTITION BY a.target ORDER BY a.action_id DESC) AS back
@@ -178,9 +178,9 @@ WHERE h.acked_at_ms IS NOT NULL AND NOT j.is_halted AND NOT EXISTS (
 SELECT 'read_waits' AS what, o.org_id, {no_window}, o.projection_due_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM orgs o WHERE o.projection_due_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
--- name: back
+-- name: verdict_regressed
 -- Invariant 8. An older read never overwrites a newer one.
-SELECT 'back' AS what, q.org_id, {no_window}, q.projection_id, q.read_ms, q.before_ms FROM (
+SELECT 'verdict_regressed' AS what, q.org_id, {no_window}, q.projection_id, q.read_ms, q.before_ms FROM (
     SELECT org_id, projection_id, read_ms,
         LAG(read_ms) OVER (PARTITION BY org_id ORDER BY projection_id) AS before_ms
     FROM projections

@@ -328,7 +328,7 @@ class Org:
     halted_at: int | None
     halt_reason: str | None
     balance_micro: int | None
-    unseen_micro: int | None
+    unconfirmed_micro: int | None
     balance_read_ms: int | None
     runs_out_ms: int | None
 

@@ -129,7 +129,7 @@ class Fillers(Hunt):
             if self.dice.random() < 0.15:
                 self.stripe.payments.put_in(f"cus_{name}", self.dice.choice(MANNERS))
                 by = By(self.clock.now_ms(), "test", "another card")
-                patiently(self.engine, partial(topups.arm, customer_id=name, by=by))
+                patiently(self.engine, partial(topups.resume, customer_id=name, by=by))
 
     def _run(self, org: str, key: str, cost: int) -> None:
         """A run that reserves a credit and costs more, where its wallet has one."""

@@ -29,7 +29,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "push-retry": "/console/pushes?state=rejected",
     "settlement-batch": "/console/settlements",
     "settlement-freeze": "/console/settlement?key=render-1",
-    "topup-arm": "/console/billing?id=acme",
+    "topup-resume": "/console/billing?id=acme",
     "topup-shadow": "/console/billing?id=acme",
     "topup-start": "/console/billing?id=acme",
     "topup-start-all": "/console/billing",

@@ -146,12 +146,12 @@ PROVIDERS: Final = "/console/providers"
 ORDERS: Final = "/console/orders"
 ENDING: Final = "/console/orgs?within=24h"
 WORDS: Final[Mapping[Why, str]] = {
-    "lost": "lost", "clock": "clock", "undelivered": "halt late", "unheeded": "unheeded",
+    "lost": "lost", "clock": "clock", "undelivered": "halt late", "ignored": "ignored",
     "missed": "no tick", "stopped": "stopped",
     "problem": "problem", "refused": "refused",
     "in_doubt": "in doubt", "rejected": "rejected", "gone": "deleted", "balance": "differs",
 }  # fmt: skip
-OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "undelivered", "unheeded", "balance")
+OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "undelivered", "ignored", "balance")
 MOST_ENDING: Final = 5
 """Organisations that run out within a day and have a row of their own; the list has them all."""
 MOST_REASONS: Final = 3
@@ -256,7 +256,7 @@ def _place(call: Call, standing: Standing) -> str:
         return url(PUSHES, state=call.why, provider=call.about)
     if call.why == "problem" and standing.last_tick is not None:
         return url("/console/tick", id=standing.last_tick.tick_id)
-    return {"missed": "/console/ticks", "unheeded": "/console/halts", "balance": "/console/reconcile"}.get(call.why, "")
+    return {"missed": "/console/ticks", "ignored": "/console/halts", "balance": "/console/reconcile"}.get(call.why, "")
 
 
 def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:

@@ -362,7 +362,7 @@ def pause(terms: BillingTerms, customer: str) -> list[Link]:
     if terms.mode == "stopped":
         return [*found, act("Try top-up out", "topup-shadow", id=customer)]
     other_card = terms.blocked_ms is not None or terms.declines
-    found += [act("Go on with another card", "topup-arm", id=customer)] if other_card else []
+    found += [act("Go on with another card", "topup-resume", id=customer)] if other_card else []
     return [*found, act("Pause top-up", "topup-stop", id=customer)]
 
 
@@ -394,7 +394,7 @@ def top_up(terms: BillingTerms, customer: str, now_ms: int) -> Table:
         why = f"{figures.time(terms.stopped_ms)} by {terms.stopped_by}: {terms.stopped_reason}"
         facts.append((Cell("All were stopped, UTC"), Cell(why, "id")))
     start = terms.mode == "stopped" or terms.blocked_ms is not None
-    verb = "arm" if terms.blocked_ms is not None else "start"
+    verb = "resume" if terms.blocked_ms is not None else "start"
     note = (
         "Another card, or a start, asks the payment service first: it is ordered, and a tick does it." if start else ""
     )

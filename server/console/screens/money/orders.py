@@ -35,7 +35,7 @@ def _ordered(connection: sa.Connection, asked: Asked) -> Fact:
     return Fact("Ordered already", "no" if orders.same_as(connection, asked) is None else "yes")
 
 
-def _topup(name: str, title: str, said: str, what: Literal["arm", "start"]) -> Action:
+def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -> Action:
     def asked(doing: Doing) -> AskedTopup:
         return AskedTopup(doing.text("id"), what)
 
@@ -71,12 +71,12 @@ def _topup(name: str, title: str, said: str, what: Literal["arm", "start"]) -> A
     )
 
 
-ARM: Final = _topup(
-    "topup-arm",
+RESUME: Final = _topup(
+    "topup-resume",
     "Go on with another card",
     "A tick asks the payment service whether it fills the wallet itself. Where it does not, declines so far are "
     "forgotten, and a wallet that is low is charged, once.",
-    "arm",
+    "resume",
 )
 START: Final = _topup(
     "topup-start",
@@ -170,4 +170,4 @@ CORRECT: Final = Action(
     role="admin",  # the tick compares anew, so that nothing bounds what it corrects
     tell=_told,
 )
-ACTIONS: Final = (ARM, START, CORRECT)
+ACTIONS: Final = (RESUME, START, CORRECT)

@@ -30,7 +30,7 @@ SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
-class Unheeded:
+class Ignored:
     """One organisation on one cell: how often it was acknowledged without effect, and when that was first."""
 
     cell_id: str
@@ -46,15 +46,15 @@ class Unheeded:
         )
 
 
-def unheeded(connection: sa.Connection, shard: Shard) -> list[Unheeded]:
+def ignored_halts(connection: sa.Connection, shard: Shard) -> list[Ignored]:
     """Those that a person is needed for, the oldest first."""
-    part = unheeded_part(shard)
-    return [Unheeded(**row._mapping) for row in SQL.run(connection, part.name, part.values)]
+    part = ignored_part(shard)
+    return [Ignored(**row._mapping) for row in SQL.run(connection, part.name, part.values)]
 
 
-def unheeded_part(shard: Shard) -> Part:
-    """The same, for whoever reads more in one statement: fields of `Unheeded`."""
-    return SQL.part("unheeded", {"lo": shard.lo, "hi": shard.hi, "escalate_after": ESCALATE_AFTER})
+def ignored_part(shard: Shard) -> Part:
+    """The same, for whoever reads more in one statement: fields of `Ignored`."""
+    return SQL.part("ignored", {"lo": shard.lo, "hi": shard.hi, "escalate_after": ESCALATE_AFTER})
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def untold(connection: sa.Connection, shard: Shard) -> list[str]:
     ]
 
 
-def problems(found: Sequence[Unheeded]) -> list[str]:
+def problems(found: Sequence[Ignored]) -> list[str]:
     """A line each for a tick's report, and one for those that are too many to name."""
     rest = len(found) - NAMED
     return [*map(str, found[:NAMED]), *([f"and {rest} more halts without effect"] if rest > 0 else [])]
