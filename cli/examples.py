@@ -53,10 +53,10 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "replay": (
         "replay acme --from 2d --to 1d --dry-run",
         "replay --all --from 2026-01-01 --to 2026-01-02 --zone Europe/Berlin --dry-run",
-        "replay --provider stripe --from 2026-01-01 --to 2026-01-02 --later --reason 'late samples'",
+        "replay --provider stripe --from 2026-01-01 --to 2026-01-02 --queue --reason 'late samples'",
     ),
-    "order list": ("order list", "order list --json"),
-    "order cancel": ("order cancel 3 --reason 'not needed'",),
+    "job list": ("job list", "job list --json"),
+    "job cancel": ("job cancel 3 --reason 'not needed'",),
     "recover": ("recover --dry-run", "recover --since 2026-01-31T02:00 --reason 'restored from the nightly backup'"),
     "usage": (
         "usage acme --from 2026-01-01 --to 2026-02-01",
@@ -75,7 +75,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "org assign": (
         "org assign --unassigned --from yesterday",
         "org assign acme --provider stripe --customer cus_1 --dry-run",
-        "org assign acme --provider stripe --customer cus_1 --later --reason 'moves to invoices'",
+        "org assign acme --provider stripe --customer cus_1 --queue --reason 'moves to invoices'",
         "org assign --file flips.csv --provider autumn --from 2026-02-01 --reason 'moves to Autumn'",
         "org assign acme --undo --reason 'not yet'",
         "org assign acme --customer acme-inc --new",
@@ -167,7 +167,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "provider accept": (
         "provider accept stripe --dry-run",
         "provider accept stripe --reason 'new meters'",
-        "provider accept stripe --later --reason 'new meters'",
+        "provider accept stripe --queue --reason 'new meters'",
     ),
     "provider webhook": ("provider webhook stripe body.json --header 'Stripe-Signature: t=1,v1=ab'",),
     "provider rate": ("provider rate autumn gpu_seconds --micro 1000000",),

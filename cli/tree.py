@@ -64,7 +64,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "feature": CommandModule("features", "Features: which sizes and event types are billed as what"),
         "sample": CommandModule("samples", "Samples: find, mend or withdraw wrong ones, prune old"),
         "event": CommandModule("events", "Usage events: what products told, find and withdraw"),
-        "order": CommandModule("orders", "Orders: what a tick does, how far each is"),
+        "job": CommandModule("jobs", "Jobs: what a tick does, how far each is"),
         "backfill": CommandModule("backfills", "Backfills: events of the past, staged, shown, put in"),
         "batch": CommandModule("batches", "Batches: files of usage, taken once, withdrawn whole"),
         "source": CommandModule("batch_sources", "Sources: folders whose files ticks take, and queries"),

@@ -33,7 +33,7 @@ from drawdown.worker.hooks.lists import list_endpoints
 from drawdown.worker.parity.lists import parity_figures
 from drawdown.worker.reconcile.lists import read_uncompared
 from drawdown.worker.status import metrics as figures
-from drawdown.worker.status.backlog import oldest_open, orders_left, quarantined
+from drawdown.worker.status.backlog import jobs_left, oldest_open, quarantined
 from drawdown.worker.status.metrics import (
     UNANSWERED,
     EndedTick,
@@ -286,12 +286,12 @@ def _cut(connection: sa.Connection, now_ms: int) -> Metric:
 
 
 def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """What people ordered of ticks. Zeros included: an alert on a change does not see a series begin."""
-    found = orders_left(connection, now_ms)
+    """Jobs that people queued. Zeros included: an alert on a change does not see a series begin."""
+    found = jobs_left(connection, now_ms)
     age = 0 if found.since_ms is None else now_ms - found.since_ms
-    yield gauge("orders_open", "Orders that wait, or are under way.", [((), found.open)])
-    yield gauge("orders_oldest_age_seconds", "Since the oldest of them was placed.", [((), seconds(age))])
-    yield gauge("orders_failed", "Orders that failed in the last day.", [((), found.failed)])
+    yield gauge("jobs_open", "Jobs that wait, or are under way.", [((), found.open)])
+    yield gauge("jobs_oldest_age_seconds", "Since the oldest of them was placed.", [((), seconds(age))])
+    yield gauge("jobs_failed", "Jobs that failed in the last day.", [((), found.failed)])
 
 
 def filing(connection: sa.Connection) -> Iterator[Metric]:

@@ -1,5 +1,5 @@
 """One tick: seal, then push, project and dispatch, each provider beside the others; then wallets are filled, the
-operator's product is told, what people ordered is done, and files in watched folders are taken.
+operator's product is told, queued jobs are done, and files in watched folders are taken.
 
 Guarantee: if a part fails, the parts before it are committed and the next tick goes on from there. One bad organisation
 (S8) or provider delays no other. Each tick leaves a row: its work and the backlog it left.
@@ -124,22 +124,22 @@ def _fill(context: Context) -> Steps[list[object]]:
 
 
 def _then(context: Context, report: Report) -> Steps[None]:
-    """What people ordered; and files last, so that what one costs or breaks is nobody else's."""
-    if report.orders_wait:
-        yield from _do_orders(context, report)
+    """Queued jobs; and files last, so that what one costs or breaks is nobody else's."""
+    if report.jobs_wait:
+        yield from _do_jobs(context, report)
     if report.batches_wait:
         from drawdown.worker.batches.folders import take_watched  # most ticks need none of what reads files
 
         collect(report, (yield Together([take_watched(context)])))
 
 
-def _do_orders(context: Context, report: Report) -> Steps[None]:
-    from drawdown.worker.orders.doing import OrdersDone, do_orders  # nor of what replays, assigns and accepts
+def _do_jobs(context: Context, report: Report) -> Steps[None]:
+    from drawdown.worker.jobs.run_jobs import JobsDone, do_jobs  # nor of what replays, assigns and accepts
 
-    results = yield Together([do_orders(context)])
+    results = yield Together([do_jobs(context)])
     match results:
-        case [OrdersDone() as done]:
-            report.orders_ended, report.problems = done.ended, report.problems + done.failures
+        case [JobsDone() as done]:
+            report.jobs_ended, report.problems = done.ended, report.problems + done.failures
         case _:
             collect(report, results)
 
@@ -175,7 +175,7 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
         horizon_ms=horizon(min(now, server_now)),
         doubted=incarnation.doubted,
         problems=_unusable(connection, context),
-        orders_wait=_any(connection, "orders_wait"),
+        jobs_wait=_any(connection, "jobs_wait"),
         batches_wait=context.shard.lo == 0 and _any(connection, "folders_watched"),
     )
 
@@ -301,9 +301,9 @@ def _end(connection: sa.Connection, *, context: Context, report: Report) -> Repo
     stuck = [str(one) for one in undelivered(connection, context.shard) if one.needs_person]
     needed = [*report.problems, *stuck[:NAMED], *problems(ignored_halts(connection, context.shard))]
     needed += untold(connection, context.shard)
-    wait = report.orders_wait and _any(connection, "orders_wait")
+    wait = report.jobs_wait and _any(connection, "jobs_wait")
     # A new one: where this conflicts, it is run again.
-    report = replace(report, left=left, problems=needed, orders_wait=wait)
+    report = replace(report, left=left, problems=needed, jobs_wait=wait)
     ended = {"finished_ms": context.clock.now_ms(), "exit_status": report.exit_status}
     values = {"tick_id": report.tick_id, "worker": context.worker, **ended}
     SQL.run(connection, "end_tick", {**values, "report": json.dumps(asdict(report), sort_keys=True)})

@@ -30,9 +30,9 @@ FROM assignments a WHERE a.org_id = orgs.org_id
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
     AND (a.start_ms >= :since_ms OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)
 
--- name: orders_wait
--- Asked here: a tick with no order to do imports nothing of what does them; so with folders.
-SELECT 1 FROM orders WHERE state IN ('waiting', 'under_way') LIMIT 1
+-- name: jobs_wait
+-- Asked here: a tick with no job to do imports nothing of what does them; so with folders.
+SELECT 1 FROM jobs WHERE state IN ('waiting', 'under_way') LIMIT 1
 
 -- name: folders_watched
 SELECT 1 FROM batch_sources WHERE paused_ms IS NULL LIMIT 1

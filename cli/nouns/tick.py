@@ -241,8 +241,8 @@ def report_lines(report: Report) -> list[str]:
         "samples dated later than now": left.dated_ahead,
     }
     lines += [f"  left: {number:,} {what}" for what, number in facts.items() if number]
-    if report.orders_wait:
-        lines.append("  left: orders that wait for the next tick; `drawdown order list`")
+    if report.jobs_wait:
+        lines.append("  left: jobs that wait for the next tick; `drawdown job list`")
     if report.batches_wait:
         lines.append("  left: files of watched folders, more than a tick takes or while another reads them")
     lines += [f"  {problem}" for problem in report.problems]

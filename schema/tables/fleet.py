@@ -1,4 +1,4 @@
-"""The tables of the fleet and of its operators: cells, sandboxes, halts, verdicts, ticks, the audit, orders."""
+"""The tables of the fleet and of its operators: cells, sandboxes, halts, verdicts, ticks, the audit, jobs."""
 
 from __future__ import annotations
 
@@ -269,24 +269,24 @@ replays = sa.Table(
     ms_column("lease_ms"),
     ms_column("finished_ms", null=True),
     *said_columns(),
-    sa.Column("order_id", Big, nullable=True),
+    sa.Column("job_id", Big, nullable=True),
     sqlite_autoincrement=True,
     comment="Replays: how far each has come, and until when its process may be taken to be at work.",
 )
 sa.Index(
-    "replays_by_order",
-    replays.c.order_id,
-    postgresql_where=sa.text("order_id IS NOT NULL"),
-    sqlite_where=sa.text("order_id IS NOT NULL"),
+    "replays_by_job",
+    replays.c.job_id,
+    postgresql_where=sa.text("job_id IS NOT NULL"),
+    sqlite_where=sa.text("job_id IS NOT NULL"),
 )
 
 
-orders = sa.Table(
-    "orders",
+jobs = sa.Table(
+    "jobs",
     metadata,
-    sa.Column("order_id", Serial, primary_key=True),
+    sa.Column("job_id", Serial, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("asked", sa.Text, nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     ms_column("at_ms"),
     ms_column("began_ms", null=True),
@@ -297,21 +297,21 @@ orders = sa.Table(
     sa.Column("said", sa.Text, nullable=False, server_default=""),
     sa.Column("via", sa.Text, nullable=False),
     *said_columns(),
-    sa.CheckConstraint("kind IN ('replay', 'accept', 'assign', 'topup', 'correct')", name="orders_kind"),
-    sa.CheckConstraint("state IN ('waiting', 'under_way', 'done', 'failed', 'cancelled')", name="orders_state"),
-    sa.CheckConstraint("(state = 'under_way') = (lease_ms IS NOT NULL)", name="orders_leased"),
-    comment="Orders: what a person asked for that takes longer than a request, done by a tick. asked: what, as JSON; "
+    sa.CheckConstraint("kind IN ('replay', 'accept', 'assign', 'topup', 'correct')", name="jobs_kind"),
+    sa.CheckConstraint("state IN ('waiting', 'under_way', 'done', 'failed', 'cancelled')", name="jobs_state"),
+    sa.CheckConstraint("(state = 'under_way') = (lease_ms IS NOT NULL)", name="jobs_leased"),
+    comment="Jobs: work that a person queued and a tick does. payload: the work, as JSON; "
     "tries: how often a tick took it up and came to no end of its turn.",
 )
 sa.Index(
-    "orders_open",
-    orders.c.order_id,
+    "jobs_open",
+    jobs.c.job_id,
     postgresql_where=sa.text("state IN ('waiting', 'under_way')"),
     sqlite_where=sa.text("state IN ('waiting', 'under_way')"),
 )
 sa.Index(
-    "orders_failed",
-    orders.c.ended_ms,
+    "jobs_failed",
+    jobs.c.ended_ms,
     postgresql_where=sa.text("state = 'failed'"),
     sqlite_where=sa.text("state = 'failed'"),
 )

@@ -121,7 +121,7 @@ class Operations:
             case Action():
                 endpoint, method = self._acting(one, rest, in_path), "POST"
                 said = operation(
-                    answer_model(one.result, one.name), *KNOWN, 400, 413, 415, body=order_model(one, rest),
+                    answer_model(one.result, one.name), *KNOWN, 400, 413, 415, body=request_model(one, rest),
                     headers=[*headers, _IDEMPOTENCY], scope=one.scope,
                 )  # fmt: skip
             case Listing():
@@ -189,7 +189,7 @@ class Operations:
 
                 return self._programs.threads.write(work, rollback=order.dry_run, always=True)
 
-            return await self._programs.act_by(request, one.scope, order_model(one, tuple(rest)), do)
+            return await self._programs.act_by(request, one.scope, request_model(one, tuple(rest)), do)
 
         return answer
 
@@ -348,14 +348,14 @@ def _several(param: Param) -> list[Any]:
 
 
 @cache
-def order_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseModel]:
+def request_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseModel]:
     """The body of an action."""
     example: dict[str, Any] = {param.field: example_of(param) for param in params if param.required}
     example |= {"reason": "ticket 7", "dry_run": True}
     config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [example]})
     more: dict[str, Any] = {"reason": (Why, "not given"), "dry_run": (bool, False)}
     made: type[BaseModel] = create_model(
-        f"{_camel(action.name)}Order",
+        f"{_camel(action.name)}Request",
         __config__=config,
         __doc__=f"As `drawdown {action.name}`.",
         **_taken(params),

@@ -38,8 +38,8 @@ from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.terms import Change, PlanLimit, Wish
 from drawdown.worker.halts import cells
-from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.jobs import queue
+from drawdown.worker.jobs.job_payloads import ReplayJob
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.replay.plan import ReplayScope
@@ -212,5 +212,5 @@ def wait(fleet: Fleet) -> None:
             "UPDATE pushes SET state = :state, last_error = :error WHERE org_id = :org AND state = 'due'",
             {"state": state, "error": HOSTILE, "org": name},
         )
-    asked = AskedReplay(ReplayScope((HOSTILE,)), T0, T0 + DAY_MS)
-    write(fleet.engine, lambda c: orders.place(c, asked, replace(fleet.by, reason=HOSTILE)))
+    asked = ReplayJob(ReplayScope((HOSTILE,)), T0, T0 + DAY_MS)
+    write(fleet.engine, lambda c: queue.place(c, asked, replace(fleet.by, reason=HOSTILE)))

@@ -260,7 +260,7 @@ def test_a_card_of_somebody_elses_page_is_not_charged() -> None:
     link = done(world.service.card_link("cus_2", BACK))
     assert isinstance(link, Link)
     world.books.complete(link.url)
-    world.books.pages[0].metadata = {"order": "9"}
+    world.books.pages[0].metadata = {"job": "9"}
     assert isinstance(done(world.service.charge(charge(customer_id="cus_2"))), NotSent)
 
 

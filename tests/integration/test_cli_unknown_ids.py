@@ -321,7 +321,7 @@ BESIDE = {  # names that are an id in one command and none in another; a page go
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
     ("guard consume", "key"), ("guard reserve", "key"), *((f"guard {verb}", label) for verb in ("consume", "reserve")
     for label in ("project", "subject")), *((f"override {verb}", "number") for verb in ("approve", "refuse", "end")),
-    ("order cancel", "order"), ("order list", "before"), ("pool make", "pool"), ("pool allot", "key"),
+    ("job cancel", "job"), ("job list", "before"), ("pool make", "pool"), ("pool allot", "key"),
     ("topup set", "customer"), ("ledger entries", "after"), ("push list", "after"), ("push list", "why"),
     *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
 }  # fmt: skip

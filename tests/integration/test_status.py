@@ -286,7 +286,7 @@ def test_only_what_is_open_or_differs_is_read(fleet: Fleet, provider: FakeProvid
         (waiting.SQL, "open", "pushes_open"),
         (waiting.SQL, "errors", "pushes_open"),
         (views_status.SQL, "differing", "reconciliations_differing"),
-        (backlog.SQL, "orders", "orders_failed"),
+        (backlog.SQL, "jobs", "jobs_failed"),
     ):
         query = sql.text(name, fleet.engine.dialect.name)
         with fleet.engine.connect() as connection:

@@ -154,14 +154,14 @@ def test_a_start_is_ordered_where_it_may_be(
     services = PaymentServices({"autumn": account.service})
     monkeypatch.setattr(App, "payments", property(lambda _: services))
     for words, status, told in (
-        ("resume acme --later", 1, "nothing has stopped the top-ups of acme"),
-        ("start acme --later", 1, "top-ups of acme are live already"),
-        ("start --all --later", 2, "go with a wallet"),
-        ("start acme --shadow --later", 2, "go with a wallet"),
+        ("resume acme --queue", 1, "nothing has stopped the top-ups of acme"),
+        ("start acme --queue", 1, "top-ups of acme are live already"),
+        ("start --all --queue", 2, "go with a wallet"),
+        ("start acme --shadow --queue", 2, "go with a wallet"),
         ("stop acme", 0, "acme: stopped"),
-        ("resume acme --later", 1, "top-ups of acme are stopped"),
-        ("start acme --later", 0, "order 1: the next tick does it"),
-        ("start acme --later", 1, "the same is ordered already: order 1"),
+        ("resume acme --queue", 1, "top-ups of acme are stopped"),
+        ("start acme --queue", 0, "job 1: the next tick does it"),
+        ("start acme --queue", 1, "the same is queued already: job 1"),
     ):
         ended = run(["--database-url", url, "--at", "2026-01-01T00:00:00Z", "topup", *words.split()])
         done = capsys.readouterr()

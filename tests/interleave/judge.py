@@ -18,7 +18,7 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.history.recover import recover
 from drawdown.worker.hooks.deliver import deliver
-from drawdown.worker.orders.doing import do_orders
+from drawdown.worker.jobs.run_jobs import do_jobs
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.outcome import OTHERS
@@ -64,11 +64,11 @@ def settle(stage: Stage) -> None:
     for (name,) in stage.rows("SELECT provider FROM provider_states WHERE paused_ms IS NOT NULL"):
         write(stage.engine, partial(providers.resume, provider=name, by=stage.by))
     for _ in range(DRAINS):
-        _heed(stage)  # each time: an order that was to accept settings may have failed since
+        _heed(stage)  # each time: a job that was to accept settings may have failed since
         stage.clock.at_ms += 2 * WINDOW_MS
         stage.tick()
-        if stage.rows("SELECT 1 FROM orders WHERE kind = 'topup' AND state IN ('waiting', 'under_way')"):
-            stage.walk(do_orders(_paying(stage))).rest(stage.engine)
+        if stage.rows("SELECT 1 FROM jobs WHERE kind = 'topup' AND state IN ('waiting', 'under_way')"):
+            stage.walk(do_jobs(_paying(stage))).rest(stage.engine)
         if stage.rows("SELECT 1 FROM topups"):
             stage.walk(fill(_paying(stage))).rest(stage.engine)
         if stage.rows("SELECT 1 FROM hook_deliveries"):
@@ -87,7 +87,7 @@ def _heed(stage: Stage) -> None:
     ordered, and what a console shows is said again."""
     for (terms,) in stage.rows(
         "SELECT terms FROM provider_states WHERE provider = 'other' AND terms IS NOT NULL AND NOT EXISTS "
-        "(SELECT 1 FROM orders WHERE kind = 'accept' AND state IN ('waiting', 'under_way'))"
+        "(SELECT 1 FROM jobs WHERE kind = 'accept' AND state IN ('waiting', 'under_way'))"
     ):
         if json.loads(terms)["unit"] == OTHER_CAN.unit:
             stage.other.capabilities = OTHER_CAN

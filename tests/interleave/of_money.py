@@ -128,7 +128,7 @@ MONEY: Final = (
     ),
     plain(
         "server.api.executions:_change",
-        lambda _, c: routes._draw(c, models.DrawOrder.model_construct(number=1, credits=2), _SAID, key="acme-going"),
+        lambda _, c: routes._draw(c, models.DrawRequest.model_construct(number=1, credits=2), _SAID, key="acme-going"),
         _adds_up,
     ),
 )

@@ -37,7 +37,7 @@ RULED: Final = {
     "/v1/overrides/1/end": "ended",
     "/v1/cells/cell-1/remove": "unknown_cell",
     "/v1/features/acme/end": "refused",
-    "/v1/jobs/1/cancel": "unknown_order",
+    "/v1/jobs/1/cancel": "unknown_job",
     "/v1/topups/topup%3Aacme%3A1/resolve": "unknown_topup",
 }
 """What a rule refuses as things stand there, by its code: each of them is a dry run."""

@@ -50,10 +50,10 @@ def shared(house: House, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-Orders = Sequence[tuple[str, dict[str, Any]]]
+Jobs = Sequence[tuple[str, dict[str, Any]]]
 
 
-def asked(house: House, *rounds: Orders) -> list[list[Any]]:
+def asked(house: House, *rounds: Jobs) -> list[list[Any]]:
     """All of a round at once; the answers, in order."""
 
     async def work(caller: Caller) -> list[list[Any]]:

@@ -28,8 +28,8 @@ from drawdown.worker.seal import seal
 from drawdown.worker.verdict import org_row, project
 from tests.sent import nothing_in_place
 from tests.simulation.mutants_credits import CREDITS
+from tests.simulation.mutants_jobs import JOBS
 from tests.simulation.mutants_need import NEED
-from tests.simulation.mutants_orders import ORDERS
 from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
 from tests.simulation.mutants_restore import RESTORE
 from tests.simulation.mutants_seconds import SECONDS
@@ -199,7 +199,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     ),
     **CREDITS,
     **NEED,
-    **ORDERS,
+    **JOBS,
     **REMOTE,
     **RESTORE,
     **SECONDS,

@@ -31,7 +31,7 @@ LEFT = {
     "FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL AND a.customer_id <> '' "
     "AND a.provider NOT IN ('legacy', 'none'))",
     "organisations stopped": "SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL",
-    "orders open": "SELECT COUNT(*) FROM orders WHERE state IN ('waiting', 'under_way')",
+    "jobs open": "SELECT COUNT(*) FROM jobs WHERE state IN ('waiting', 'under_way')",
     "held watermarks": "SELECT COUNT(*) FROM orgs WHERE held_watermark_ms IS NOT NULL",
 }
 

@@ -116,18 +116,18 @@ class Chunk:
 
 
 def replay(
-    context: Context, plan: ReplayPlan, by: By, *, dry_run: bool, most: int | None = SHOWN, order_id: int | None = None
+    context: Context, plan: ReplayPlan, by: By, *, dry_run: bool, most: int | None = SHOWN, job_id: int | None = None
 ) -> Steps[Replayed]:
     """Seal what the planned windows still owe, and push it; a dry run leaves nothing behind.
 
-    `most` pushes are listed (None: all); `order_id`: the order that it is done for. Errors: ReplayAtWork while another
+    `most` pushes are listed (None: all); `job_id`: the order that it is done for. Errors: ReplayAtWork while another
     replay of some of these windows is at work.
     """
     result = Replayed(plan.from_ms, plan.to_ms, dry_run)
     begun: Begun | None = None
     if not dry_run:
         context.witness = yield Recall()
-        begun = yield Transaction("begin_replay", partial(_begin, context=context, plan=plan, by=by, order_id=order_id))
+        begun = yield Transaction("begin_replay", partial(_begin, context=context, plan=plan, by=by, job_id=job_id))
         result.pushes_before = begun.pushes
         result.resumed_from_ms = begun.next_ms if begun.resumed else None
     yield from _seal_all(context, plan, begun, result, most)
@@ -242,7 +242,7 @@ def _advance(
         )
 
 
-def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by: By, order_id: int | None) -> Begun:
+def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by: By, job_id: int | None) -> Begun:
     lock_buckets(connection)  # one after the other: of two that begin at once, the second sees the first
     now = context.clock.now_ms()
     doubted = recognise(connection, context.witness, now).doubted
@@ -257,13 +257,13 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by:
     same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
     if same:
         row = same[-1]
-        taken = {"replay_id": row.replay_id, "worker": context.worker, "lease_ms": now + LEASE_MS, "order_id": order_id}
+        taken = {"replay_id": row.replay_id, "worker": context.worker, "lease_ms": now + LEASE_MS, "job_id": job_id}
         SQL.run(connection, "take_over", taken)
         return Begun(row.replay_id, row.next_ms, row.pushes, resumed=True)
-    return _new(connection, context, plan, by, order_id)
+    return _new(connection, context, plan, by, job_id)
 
 
-def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, by: By, order_id: int | None) -> Begun:
+def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, by: By, job_id: int | None) -> Begun:
     now = context.clock.now_ms()
     values = {
         "scope": plan.scope.text(),
@@ -275,7 +275,7 @@ def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, by: By, 
         "lease_ms": now + LEASE_MS,
         "actor": by.actor,
         "reason": by.reason,
-        "order_id": order_id,
+        "job_id": job_id,
     }
     replay_id = int(SQL.run(connection, "begin", values).scalar_one())
     details = {"from_ms": plan.from_ms, "to_ms": plan.to_ms}

@@ -56,8 +56,8 @@ class Backlog:
 
 
 @dataclass(frozen=True)
-class OrdersLeft:
-    """Orders that wait or are under way: how many, and since when the oldest is; and how many failed in a day."""
+class JobsLeft:
+    """Jobs that wait or are under way: how many, and since when the oldest is; and how many failed in a day."""
 
     open: int
     since_ms: int | None
@@ -72,15 +72,15 @@ def quarantined(connection: sa.Connection) -> dict[str, int]:
     return {row.reason: int(row.samples) for row in quarantine.SQL.run(connection, "count_by_reason")}
 
 
-def orders_part(now_ms: int) -> Part:
-    """What people ordered and no tick has done yet, and what failed in a day: no shard's, and of no organisation."""
-    return SQL.part("orders", {"since_ms": now_ms - DAY_MS})
+def jobs_part(now_ms: int) -> Part:
+    """Jobs that no tick has done yet, and what failed in a day: no shard's, and of no organisation."""
+    return SQL.part("jobs", {"since_ms": now_ms - DAY_MS})
 
 
-def orders_left(connection: sa.Connection, now_ms: int) -> OrdersLeft:
+def jobs_left(connection: sa.Connection, now_ms: int) -> JobsLeft:
     """The same, read alone."""
-    (row,) = together(connection, orders=orders_part(now_ms))["orders"]
-    return OrdersLeft(**vars(row))
+    (row,) = together(connection, jobs=jobs_part(now_ms))["jobs"]
+    return JobsLeft(**vars(row))
 
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:

@@ -21,7 +21,7 @@ from drawdown.worker.provider.shadows import InShadow
 from drawdown.worker.push.unresolved import AWAITING_CREDIT, Unresolved, counted
 from drawdown.worker.push.waiting import Waiting
 from drawdown.worker.reconcile.lists import Uncompared
-from drawdown.worker.status.backlog import Backlog, LongOpen, OrdersLeft
+from drawdown.worker.status.backlog import Backlog, JobsLeft, LongOpen
 from drawdown.worker.usage.intake import NAME_ONE, ShortOfTypes
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, UnreadOrgs
 
@@ -209,7 +209,7 @@ class Standing:
     clock: str | None
     """Why ticks refuse this machine's clock."""
     replays: list[OpenReplay]
-    orders: OrdersLeft
+    jobs: JobsLeft
     files: FilesLeft
     open_transaction: LongOpen | None
     last_tick: LastTick | None
@@ -414,9 +414,9 @@ def _waits_for_tick(found: Standing) -> Headline | None:
         return _unread(found.unread[0])
     if count := found.left.projections_due:
         return Headline("behind", f"{count:,} organisations are to be read again", NEXT_TICK)
-    if count := found.orders.open:
-        reason = f"{count:,} order{' waits' if count == 1 else 's wait'} for a tick"
-        return Headline("behind", reason, "nothing: ticks do them; drawdown order list shows how far each is")
+    if count := found.jobs.open:
+        reason = f"{count:,} job{' waits' if count == 1 else 's wait'} for a tick"
+        return Headline("behind", reason, "nothing: ticks do them; drawdown job list shows how far each is")
     return None
 
 

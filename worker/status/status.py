@@ -29,7 +29,7 @@ from drawdown.worker.push.waiting import read_providers
 from drawdown.worker.reconcile.lists import uncompared_of, uncompared_part
 from drawdown.worker.seal.arrivals import buckets_part, seen_by_all
 from drawdown.worker.status import standing as parts
-from drawdown.worker.status.backlog import LongOpen, OrdersLeft, oldest_open, orders_part, read_backlog
+from drawdown.worker.status.backlog import JobsLeft, LongOpen, jobs_part, oldest_open, read_backlog
 from drawdown.worker.status.standing import PENDING, PendingUsage, judge
 from drawdown.worker.usage.intake import ShortOfTypes, short_of_types_part
 from drawdown.worker.verdict import watch_state
@@ -72,7 +72,7 @@ def status(
         **{name: SQL.part(name) for name in WHOLE},
         **{name: SQL.part(name, {"since_ms": now_ms - DAY_MS}) for name in ("replays", "running_tick")},
         last_tick=SQL.part("last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}),
-        orders=orders_part(now_ms),
+        jobs=jobs_part(now_ms),
         files=files_part(),
         uncompared=uncompared_part(now_ms),
         shadow=shadow_part(now_ms),
@@ -110,7 +110,7 @@ def status(
         doubted=_doubt(connection, read["doubted"], now_ms, witness),
         clock=None if is_trusted else _clock_doubt(connection, now_ms),
         replays=[parts.OpenReplay(**vars(row)) for row in read["replays"]],
-        orders=OrdersLeft(**vars(read["orders"][0])),
+        jobs=JobsLeft(**vars(read["jobs"][0])),
         files=FilesLeft(**vars(read["files"][0])),
         open_transaction=_open_for_long(connection),
         last_tick=_last_tick(read["last_tick"], read["running_tick"], read["last_of_first_shard"]),

@@ -23,7 +23,7 @@ SHOWN: Final = [
 ]
 ELSEWHERE: Final[Mapping[str, str]] = {
     "feature-map": "/console/pending",
-    "order-cancel": "/console/orders",
+    "job-cancel": "/console/jobs",
     "provider-pause": "/console/providers",
     "push-resolve": "/console/pushes?state=rejected",
     "push-retry": "/console/pushes?state=rejected",

@@ -26,7 +26,7 @@ from drawdown.worker.orgs.lists import RunningOut, running_out
 from drawdown.worker.push.lists import WaitSum, wait_sums
 from drawdown.worker.push.unresolved import AWAITING_CREDIT, UNTIL_CREDIT
 from drawdown.worker.push.waiting import Waiting
-from drawdown.worker.status.backlog import OrdersLeft
+from drawdown.worker.status.backlog import JobsLeft
 from drawdown.worker.status.standing import PENDING, Call, Standing, Status, Why, how_much
 from drawdown.worker.status.standing import calls as calls_of
 from drawdown.worker.status.status import WHAT, status
@@ -66,7 +66,7 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
     in_doubt = sum(provider.in_doubt for provider in standing.providers)
     rejected = sum(provider.rejected for provider in standing.providers)
     waiting = sum(provider.waiting for provider in standing.providers)
-    stopped, orders, at_ms = standing.left.stopped_orgs, standing.orders, standing.at_ms
+    stopped, jobs, at_ms = standing.left.stopped_orgs, standing.jobs, standing.at_ms
     ticked = None if standing.last_tick is None else standing.last_tick.started_ms
     return [
         _pending(standing),
@@ -77,8 +77,8 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
         _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
         _count("Halted", standing.halted, "organisations that may start nothing", "bad", "/console/orgs?state=halted"),
         _runs_out(running_out, standing.watch_ms, at_ms),
-        _count("Orders open", orders.open, _waits_since(orders, at_ms), "warn", ORDERS),
-        _count("Orders failed", orders.failed, "in the last 24 hours", "warn", ORDERS),
+        _count("Jobs open", jobs.open, _waits_since(jobs, at_ms), "warn", JOBS),
+        _count("Jobs failed", jobs.failed, "in the last 24 hours", "warn", JOBS),
         _moment("Last tick", ticked, at_ms, "/console/ticks"),
         _moment("Last watch round", standing.watch_ms, at_ms),
     ]
@@ -105,8 +105,8 @@ def _runs_out(orgs: int, watch_ms: int | None, at_ms: int) -> Tile:
     return _count(name, orgs, "as the watch estimates", "warn", href)
 
 
-def _waits_since(orders: OrdersLeft, at_ms: int) -> str:
-    return "to be done by ticks" if orders.since_ms is None else f"the oldest {figures.ago(orders.since_ms, at_ms)}"
+def _waits_since(jobs: JobsLeft, at_ms: int) -> str:
+    return "to be done by ticks" if jobs.since_ms is None else f"the oldest {figures.ago(jobs.since_ms, at_ms)}"
 
 
 def _moment(name: str, ms: int | None, at_ms: int, href: str = "") -> Tile:
@@ -143,7 +143,7 @@ def _many(ticks: list[TickRow]) -> str:
 
 PUSHES: Final = "/console/pushes"
 PROVIDERS: Final = "/console/providers"
-ORDERS: Final = "/console/orders"
+JOBS: Final = "/console/jobs"
 ENDING: Final = "/console/orgs?within=24h"
 WORDS: Final[Mapping[Why, str]] = {
     "lost": "lost", "clock": "clock", "undelivered": "halt late", "ignored": "ignored",
@@ -303,9 +303,9 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
         )
         for usage in standing.pending
     ]
-    if count := standing.orders.failed:
-        what = f"{count:,} order{'' if count == 1 else 's'} failed in the last 24 hours"
-        found.append(Need("warn", "failed", what, "drawdown order list", href=ORDERS))
+    if count := standing.jobs.failed:
+        what = f"{count:,} job{'' if count == 1 else 's'} failed in the last 24 hours"
+        found.append(Need("warn", "failed", what, "drawdown job list", href=JOBS))
     return found
 
 

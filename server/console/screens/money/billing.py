@@ -355,7 +355,7 @@ def state_of(terms: BillingTerms) -> Cell:
 
 
 def pause(terms: BillingTerms, customer: str) -> list[Link]:
-    """What may be done to a top-up from here; what asks the payment service is ordered."""
+    """What may be done to a top-up from here; what asks the payment service is queued."""
     if terms.mode is None:
         return []
     found = [] if terms.mode == "live" else [act("Start top-up", "topup-start", id=customer)]
@@ -395,7 +395,5 @@ def top_up(terms: BillingTerms, customer: str, now_ms: int) -> Table:
         facts.append((Cell("All were stopped, UTC"), Cell(why, "id")))
     start = terms.mode == "stopped" or terms.blocked_ms is not None
     verb = "resume" if terms.blocked_ms is not None else "start"
-    note = (
-        "Another card, or a start, asks the payment service first: it is ordered, and a tick does it." if start else ""
-    )
+    note = "Another card, or a start, asks the payment service first: a tick does it." if start else ""
     return Table(title, heads, facts, "", cells.command("topup", verb if start else "show", customer), note=note)

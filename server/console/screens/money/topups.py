@@ -1,6 +1,6 @@
 """Automatic top-ups: one of them, with each call that may have taken money; and what is done to them.
 
-Guarantee: nothing here asks a payment service. Another card, and a start that charges, are ordered (`orders`): the
+Guarantee: nothing here asks a payment service. Another card, and a start that charges, are queued (`jobs`): the
 service is first asked whether it fills the wallet itself. Terms are the command line's, which has its time.
 """
 

@@ -42,7 +42,7 @@ PARTS: Final = {
     "charges_declined": "automatic top-ups that were not paid",
     "messages_delivered": "to your endpoints",
     "messages_failed": "not taken; tried again",
-    "orders_ended": "of people, such as replays",
+    "jobs_ended": "of people, such as replays",
 }
 """The figures of a tick's report, in the order in which it goes about them."""
 WRONG: Final = (("problems", "problem", "bad"), ("stopped_orgs", "stopped", "bad"), ("failures", "failure", "warn"))

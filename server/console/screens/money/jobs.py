@@ -1,4 +1,4 @@
-"""What a payment service, or a provider, is asked of first is ordered: another card, a start that charges, the
+"""What a payment service, or a provider, is asked of first is queued: another card, a start that charges, the
 correction of what a comparison found. A tick does it.
 """
 
@@ -21,27 +21,27 @@ from drawdown.server.console.screens.money import cells
 from drawdown.server.console.screens.money.reconcile import HEADS, row
 from drawdown.server.console.screens.money.topups import WALLET
 from drawdown.worker.engine.context import Context
-from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import Asked, AskedCorrect, AskedTopup
+from drawdown.worker.jobs import queue
+from drawdown.worker.jobs.job_payloads import Asked, CorrectJob, TopupJob
 from drawdown.worker.reconcile import lists as reconciliations
 from drawdown.worker.reconcile.lists import Compared, ComparedFilter
 from drawdown.worker.topup.lists import show_wallet, switched
 
-PLACE: Final = "/console/orders"
-ORDERED: Final = "ordered: the next tick does it"
+PLACE: Final = "/console/jobs"
+QUEUED: Final = "queued: the next tick does it"
 
 
-def _ordered(connection: sa.Connection, asked: Asked) -> Fact:
-    return Fact("Ordered already", "no" if orders.same_as(connection, asked) is None else "yes")
+def _queued(connection: sa.Connection, asked: Asked) -> Fact:
+    return Fact("Queued already", "no" if queue.same_as(connection, asked) is None else "yes")
 
 
 def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -> Action:
-    def asked(doing: Doing) -> AskedTopup:
-        return AskedTopup(doing.text("id"), what)
+    def asked(doing: Doing) -> TopupJob:
+        return TopupJob(doing.text("id"), what)
 
-    def order(connection: sa.Connection, doing: Doing) -> Done:
-        orders.place(connection, asked(doing), doing.by)
-        return Done(ORDERED)
+    def job(connection: sa.Connection, doing: Doing) -> Done:
+        queue.place(connection, asked(doing), doing.by)
+        return Done(QUEUED)
 
     def look(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
         wallet = doing.text("id")
@@ -56,16 +56,16 @@ def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -
             Fact("Available now", figures.exact(terms.available_micro), fixed=False),
             Fact("Asked, and charged, at", f"{terms.service} as {terms.service_customer}"),
             Fact("All top-ups", "on" if all_ is None else f"stopped by {all_.actor}: {all_.reason}"),
-            _ordered(connection, asked(doing)),
+            _queued(connection, asked(doing)),
         ]
 
     return Action(
         name,
         title,
         (WALLET,),
-        order,
+        job,
         look,
-        lambda doing: [*asked(doing).command(), "--later"],
+        lambda doing: [*asked(doing).command(), "--queue"],
         lambda _doing: PLACE,
         said,
     )
@@ -87,18 +87,18 @@ START: Final = _topup(
 )
 
 
-def _correction(doing: Doing) -> AskedCorrect:
+def _correction(doing: Doing) -> CorrectJob:
     """Errors: WrongField for what is no range of days that have begun."""
     start, end = doing.time("from"), doing.time("to")
     if start is not None and start > doing.by.now_ms:
         raise WrongField("from", "this day has not begun yet")
     try:
-        return AskedCorrect(doing.text("org"), doing.text("provider"), start, end)
+        return CorrectJob(doing.text("org"), doing.text("provider"), start, end)
     except UsageError as error:
         raise WrongField("from", str(error)) from None
 
 
-def _there(connection: sa.Connection, doing: Doing) -> AskedCorrect:
+def _there(connection: sa.Connection, doing: Doing) -> CorrectJob:
     """Errors: those of `_correction`; UnknownId."""
     asked = _correction(doing)
     if asked.org_id:
@@ -109,11 +109,11 @@ def _there(connection: sa.Connection, doing: Doing) -> AskedCorrect:
 
 
 def _correct(connection: sa.Connection, doing: Doing) -> Done:
-    orders.place(connection, _there(connection, doing), doing.by)
-    return Done(ORDERED)
+    queue.place(connection, _there(connection, doing), doing.by)
+    return Done(QUEUED)
 
 
-def _kept(connection: sa.Connection, asked: AskedCorrect) -> list[Compared]:
+def _kept(connection: sa.Connection, asked: CorrectJob) -> list[Compared]:
     chosen = ComparedFilter(asked.provider, asked.org_id)
     return reconciliations.of_days(connection, chosen, asked.from_ms or 0, asked.to_ms or 2**53)
 
@@ -128,7 +128,7 @@ def _apart(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
         Fact("Lines that differ, as last compared", f"{len(apart):,}{more}"),
         Fact("They have less by, in base units", f"{short:,}{more}"),
         Fact("They have more by, in base units", f"{over:,}{more}"),
-        _ordered(connection, asked),
+        _queued(connection, asked),
     ]
 
 
@@ -163,7 +163,7 @@ CORRECT: Final = Action(
     ),
     _correct,
     _apart,
-    lambda doing: [*_correction(doing).command(), "--later"],
+    lambda doing: [*_correction(doing).command(), "--queue"],
     lambda _doing: PLACE,
     "A push that the provider proves not to have is voided, and sealed anew; what it charged beyond ours is given back."
     " What nothing proves is left as it is, and said.",

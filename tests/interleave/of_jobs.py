@@ -1,4 +1,4 @@
-"""Orders: placed and cancelled by people, while ticks take them up, put them back and end them."""
+"""Jobs: placed and cancelled by people, while ticks take them up, put them back and end them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.effects import Steps
-from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedCorrect, AskedReplay, AskedTopup
-from drawdown.worker.orders.doing import OrdersDone, do_orders
+from drawdown.worker.jobs import queue
+from drawdown.worker.jobs.job_payloads import AcceptJob, Asked, AssignJob, CorrectJob, ReplayJob, TopupJob
+from drawdown.worker.jobs.run_jobs import JobsDone, do_jobs
 from drawdown.worker.provider.actions import terms_of
 from drawdown.worker.replay.plan import ReplayScope
 from drawdown.worker.tick import tick
@@ -22,53 +22,53 @@ from tests.interleave.of_steps import TOPPED_UP
 from tests.interleave.party import Act, Party, step
 from tests.interleave.stage import NOW, OTHER_CAN, T0, Stage
 
-ALL: Final = AskedReplay(ReplayScope(), T0, NOW - 2 * WINDOW_MS)
+ALL: Final = ReplayJob(ReplayScope(), T0, NOW - 2 * WINDOW_MS)
 ACME: Final = replace(ALL, scope=ReplayScope(("acme",)))
-TO_FAKE: Final = AskedAssign("hermit", "fake", "cus_hermit")
+TO_FAKE: Final = AssignJob("hermit", "fake", "cus_hermit")
 NEW_UNIT: Final = replace(OTHER_CAN, unit=60)
 """What the third provider declares from a day on."""
-NEW_TERMS: Final = AskedAccept("other", terms_of(NEW_UNIT))
-CORRECTION: Final = AskedCorrect(provider="embedded")
-START: Final = AskedTopup("spent", "start")
-RIGHTLY: Final = ("changed since it was ordered", "left to a person", "there is no organisation hermit")
+NEW_TERMS: Final = AcceptJob("other", terms_of(NEW_UNIT))
+CORRECTION: Final = CorrectJob(provider="embedded")
+START: Final = TopupJob("spent", "start")
+RIGHTLY: Final = ("changed since it was queued", "left to a person", "there is no organisation hermit")
 
 
 def _place(stage: Stage, asked: Asked) -> None:
-    """One order for both."""
-    write(stage.engine, lambda c: None if orders.same_as(c, asked) else orders.place(c, asked, stage.by))
+    """One job for both."""
+    write(stage.engine, lambda c: None if queue.same_as(c, asked) else queue.place(c, asked, stage.by))
 
 
 def _placed(stage: Stage) -> None:
     _place(stage, ALL)
 
 
-def _told(steps: Steps[OrdersDone]) -> Steps[Any]:
-    """Where a person said otherwise meanwhile, it is right that the order fails; others say what is theirs."""
-    done: OrdersDone = yield from steps
+def _told(steps: Steps[JobsDone]) -> Steps[Any]:
+    """Where a person said otherwise meanwhile, it is right that the job fails; others say what is theirs."""
+    done: JobsDone = yield from steps
     return replace(done, failures=[one for one in done.failures if not any(right in one for right in RIGHTLY)])
 
 
 def _does(stage: Stage) -> Steps[Any]:
-    return _told(do_orders(stage.context("other")))
+    return _told(do_jobs(stage.context("other")))
 
 
 def _has_no_time(stage: Stage) -> Steps[Any]:
     """Its time is up after the first part of the range."""
     context = stage.context("other")
     asked = iter((False,))
-    return do_orders(replace(context, stopping=lambda: next(asked, True)))
+    return do_jobs(replace(context, stopping=lambda: next(asked, True)))
 
 
 def _ended_once(stage: Stage) -> Iterator[str]:
     """What is over has an end and nobody who has it; what was cancelled had not begun to be replayed after that."""
-    for order_id, state in stage.rows(
-        "SELECT order_id, state FROM orders WHERE (state IN ('done', 'failed', 'cancelled')) <> (ended_ms IS NOT NULL) "
+    for job_id, state in stage.rows(
+        "SELECT job_id, state FROM jobs WHERE (state IN ('done', 'failed', 'cancelled')) <> (ended_ms IS NOT NULL) "
         "OR (state <> 'under_way' AND worker IS NOT NULL)"
     ):
-        yield f"order {order_id} is {state}, and is not"
-    for (count,) in stage.rows("SELECT COUNT(*) FROM orders WHERE state = 'under_way'"):
+        yield f"job {job_id} is {state}, and is not"
+    for (count,) in stage.rows("SELECT COUNT(*) FROM jobs WHERE state = 'under_way'"):
         if count > 1:
-            yield f"{count} orders are under way at once"
+            yield f"{count} jobs are under way at once"
 
 
 def _said(name: str, work: Callable[[Stage, sa.Connection], object], before: Callable[[Stage], object]) -> Party:
@@ -96,7 +96,7 @@ def _terms_ordered(stage: Stage) -> None:
 
 
 def _accepts(stage: Stage) -> Steps[Any]:
-    return _told(do_orders(stage.context()))
+    return _told(do_jobs(stage.context()))
 
 
 def _tried_out(stage: Stage) -> None:
@@ -110,40 +110,40 @@ def _tried_out(stage: Stage) -> None:
 
 
 def _start_ordered(stage: Stage) -> None:
-    if stage.rows("SELECT 1 FROM orders WHERE kind = 'topup' AND state = 'under_way'"):
+    if stage.rows("SELECT 1 FROM jobs WHERE kind = 'topup' AND state = 'under_way'"):
         return  # a tick that lost an answer: the next one goes on with it
     _tried_out(stage)
     _place(stage, START)
 
 
 def _starts(stage: Stage) -> Steps[Any]:
-    return _told(do_orders(stage.context(payments={"fake": stage.pay.capabilities})))
+    return _told(do_jobs(stage.context(payments={"fake": stage.pay.capabilities})))
 
 
 def _stays_stopped(stage: Stage) -> Iterator[str]:
-    """Whatever was ordered before."""
-    if not stage.rows("SELECT 1 FROM orders WHERE kind = 'topup'"):
+    """Whatever was queued before."""
+    if not stage.rows("SELECT 1 FROM jobs WHERE kind = 'topup'"):
         return  # what another person said of it instead
     for (mode,) in stage.rows("SELECT mode FROM topup_terms WHERE mode <> 'stopped'"):
         yield f"a person stopped the wallet's top-ups, and they are {mode}"
 
 
 def _first(stage: Stage) -> int:
-    return int(stage.rows("SELECT MIN(order_id) FROM orders")[0][0])
+    return int(stage.rows("SELECT MIN(job_id) FROM jobs")[0][0])
 
 
-ORDERS: Final = (
-    _said("cli.nouns.replay:replay_", lambda s, c: orders.place(c, ACME, s.by), lambda _stage: None),
-    _said("cli.nouns.orgs:_order", lambda s, c: orders.place(c, TO_FAKE, s.by), lambda _stage: None),
-    _said("cli.nouns.providers:accept", lambda s, c: orders.place(c, NEW_TERMS, s.by), _terms_changed),
-    _said("cli.declared:run order cancel", lambda s, c: orders.cancel(c, _first(s), s.by), _placed),
-    _done("take_order", _does),
-    _done("end_order", _does),
+JOBS: Final = (
+    _said("cli.nouns.replay:replay_", lambda s, c: queue.place(c, ACME, s.by), lambda _stage: None),
+    _said("cli.nouns.orgs:_job", lambda s, c: queue.place(c, TO_FAKE, s.by), lambda _stage: None),
+    _said("cli.nouns.providers:accept", lambda s, c: queue.place(c, NEW_TERMS, s.by), _terms_changed),
+    _said("cli.declared:run job cancel", lambda s, c: queue.cancel(c, _first(s), s.by), _placed),
+    _done("take_job", _does),
+    _done("end_job", _does),
     replace(step("accept_terms", _accepts, _terms_ordered), check=_ended_once),
-    _done("put_order_back", _has_no_time),
-    _said("cli.nouns.reconcile:_order", lambda s, c: orders.place(c, CORRECTION, s.by), lambda _stage: None),
-    _said("cli.nouns.topups:_order", lambda s, c: orders.place(c, START, s.by), _tried_out),
-    replace(step("topup_ordered", _starts, _start_ordered), check=_ended_once),
+    _done("put_job_back", _has_no_time),
+    _said("cli.nouns.reconcile:_job", lambda s, c: queue.place(c, CORRECTION, s.by), lambda _stage: None),
+    _said("cli.nouns.topups:_job", lambda s, c: queue.place(c, START, s.by), _tried_out),
+    replace(step("topup_queued", _starts, _start_ordered), check=_ended_once),
     replace(
         _said(
             "cli.nouns.topups:_set_mode of what is to start",

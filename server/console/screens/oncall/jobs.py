@@ -1,5 +1,5 @@
-"""Orders: what a tick is to do, how far each is, what became of it. What takes longer than a form may is ordered: a
-replay, a provider's changed settings, an organisation that a provider is to bill. An order that waits is taken back.
+"""Jobs: what a tick is to do, how far each is, what became of it. What takes longer than a form may is queued: a
+replay, a provider's changed settings, an organisation that a provider is to bill. A job that waits is taken back.
 """
 
 from __future__ import annotations
@@ -27,49 +27,49 @@ from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.pending import EMBEDDED, FROM, YES, start_of_window
 from drawdown.server.console.screens.oncall.providers import PROVIDER
 from drawdown.worker.engine.context import Context
-from drawdown.worker.orders import lists, orders
-from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedReplay
-from drawdown.worker.orders.lists import OrderRow, count_open, list_orders
+from drawdown.worker.jobs import lists, queue
+from drawdown.worker.jobs.job_payloads import AcceptJob, Asked, AssignJob, ReplayJob
+from drawdown.worker.jobs.lists import JobRow, count_open, list_jobs
 from drawdown.worker.orgs import assignments
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, notes, plan
 from drawdown.worker.replay.replay import Replayed, rehearse
 
-PATH: Final = "/console/orders"
+PATH: Final = "/console/jobs"
 PAGE_ROWS: Final = 50
 TONES: Final = {"waiting": "warn", "under way": "warn", "failed": "bad"}
-SAID: Final = "Ticks do what is ordered, one after the other, the oldest first. What is done twice bills nothing twice."
+SAID: Final = "Ticks do what is queued, one after the other, the oldest first. What is done twice bills nothing twice."
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     before = ask.whole("before")
-    found = list_orders(connection, most=PAGE_ROWS + 1, before=before)
+    found = list_jobs(connection, most=PAGE_ROWS + 1, before=before)
     rows = [_row(one, ask.now_ms) for one in found[:PAGE_ROWS]]
-    following = url(PATH, before=found[PAGE_ROWS - 1].order_id) if len(found) > PAGE_ROWS else ""
+    following = url(PATH, before=found[PAGE_ROWS - 1].job_id) if len(found) > PAGE_ROWS else ""
     waiting = count_open(connection)
-    heads = ("#Order", "Kind", "State", "What", "By", "Why", "Since, UTC", "Progress", "What became of it", "By hand")
-    none, command = "Nothing was ordered yet.", "drawdown order list"
+    heads = ("#Job", "Kind", "State", "What", "By", "Why", "Since, UTC", "Progress", "What became of it", "By hand")
+    none, command = "Nothing was queued yet.", "drawdown job list"
     if not rows:
-        command = "drawdown replay --all --from 2026-06-01 --to 2026-06-02 --later --reason 'late samples'"
+        command = "drawdown replay --all --from 2026-06-01 --to 2026-06-02 --queue --reason 'late samples'"
     first = "" if before is None else PATH
     page = Shown(
         PATH,
-        [Table("Orders, the latest first", heads, rows, none, command, following, first=first)],
+        [Table("Jobs, the latest first", heads, rows, none, command, following, first=first)],
         tiles=[Tile("Open", figures.count(waiting), "wait, or are under way", "warn" if waiting else "")],
-        acts=[act("Order a replay", "replay")],
+        acts=[act("Queue a replay", "replay")],
         query={} if before is None else {"before": before},
         said=SAID,
     )
     return shown(page)
 
 
-def _row(one: OrderRow, now_ms: int) -> tuple[Cell, ...]:
+def _row(one: JobRow, now_ms: int) -> tuple[Cell, ...]:
     state = one.state_in_words
-    links = (act("Cancel", "order-cancel", order=one.order_id),) if one.state == "waiting" else ()
+    links = (act("Cancel", "job-cancel", job=one.job_id),) if one.state == "waiting" else ()
     since = one.ended_ms or one.began_ms or one.at_ms
     sealed = f", {one.pushes:,} sealed" if one.pushes else ""
     return (
-        Cell(figures.count(one.order_id), "number", links=links),
+        Cell(figures.count(one.job_id), "number", links=links),
         Cell(one.kind, narrow=False),
         Cell(state, "state", TONES.get(state, "")),
         cells_of.said(one.what, narrow=True),
@@ -82,7 +82,7 @@ def _row(one: OrderRow, now_ms: int) -> tuple[Cell, ...]:
     )
 
 
-PLACE: Final = "/console/orders"
+PLACE: Final = "/console/jobs"
 TRIED_MS: Final = 4 * SECOND_MS
 """How long the dry run of a replay goes on while a page waits."""
 MOST_LISTED: Final = 20
@@ -90,32 +90,32 @@ MOST_LISTED: Final = 20
 ALL: Final = (("no", "no"), ("yes", "yes"))
 
 
-def _asked(doing: Doing) -> AskedReplay:
+def _asked(doing: Doing) -> ReplayJob:
     """Errors: WrongField unless it is said in one way whose windows they are."""
     names, provider, all_ = doing.texts("id"), doing.text("provider"), doing.values["all"] == "yes"
     if bool(names) + bool(provider) + all_ != 1:
         raise WrongField("id", "name organisations, or a provider, or choose all: one of the three")
     start, end = doing.time("from"), doing.time("to")
     assert start is not None and end is not None  # the form insists on both
-    return AskedReplay(ReplayScope(tuple(names), provider or None), start, end)
+    return ReplayJob(ReplayScope(tuple(names), provider or None), start, end)
 
 
-def _order(connection: sa.Connection, doing: Doing) -> Done:
-    orders.place(connection, _asked(doing), doing.by)  # its number is another one each time it is tried
-    return Done("ordered: the next tick does it, or begins to")
+def _job(connection: sa.Connection, doing: Doing) -> Done:
+    queue.place(connection, _asked(doing), doing.by)  # its number is another one each time it is tried
+    return Done("queued: the next tick does it, or begins to")
 
 
 def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    same = orders.same_as(connection, _asked(doing))
+    same = queue.same_as(connection, _asked(doing))
     waiting = lists.count_open(connection)
     return [
-        Fact("Ordered already", "no" if same is None else "yes"),
-        Fact("Orders that wait, or are under way", figures.count(waiting), fixed=False),
+        Fact("Queued already", "no" if same is None else "yes"),
+        Fact("Jobs that wait, or are under way", figures.count(waiting), fixed=False),
     ]
 
 
 def _command(doing: Doing) -> list[str]:
-    return [*_asked(doing).command(), "--later"]
+    return [*_asked(doing).command(), "--queue"]
 
 
 def _told(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]:
@@ -127,7 +127,7 @@ def _told(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]
         found = rehearse(transact, context.within(TRIED_MS), made, doing.by)
     except DatabaseBusy as error:
         none = (
-            f"It could not be tried while a page waits ({error}). It may be ordered all the same; the command shows it."
+            f"It could not be tried while a page waits ({error}). It may be queued all the same; the command shows it."
         )
         return [_range(made, command, ""), Table("What it would seal", ("What",), [], none, command)]
     short = ""
@@ -180,14 +180,14 @@ def _left(found: Replayed, command: str) -> Table:
 
 
 def _number(doing: Doing) -> int:
-    found = doing.number("order")
+    found = doing.number("job")
     assert found is not None  # the form insists on it
     return found
 
 
 ORDER: Final = Action(
     "replay",
-    "Order a replay",
+    "Queue a replay",
     (
         Field("id", "Organisations", hint="One a line.", optional=True, many=True),
         Field("provider", "Or all that a provider bills", hint="Its name.", optional=True),
@@ -195,18 +195,18 @@ ORDER: Final = Action(
         Field("from", "From", "time", "UTC, as 2026-01-31 or 2026-01-31T10:00; or -2d."),
         Field("to", "To", "time", "The same."),
     ),
-    _order,
+    _job,
     _standing,
     _command,
     lambda _doing: PLACE,
     "A past range is sealed again, and what it still owes is sent. What is billed already is not billed again.",
     tell=_told,
 )
-ACTIONS: Final = (ORDER, *(form_of(one) for one in orders.ACTIONS))
+ACTIONS: Final = (ORDER, *(form_of(one) for one in queue.ACTIONS))
 
 
 AT_ONCE: Final = "the tab Assignment of the organisation leads to the form that does it at once"
-ORDERED: Final = "ordered: the next tick does it, or begins to"
+QUEUED: Final = "queued: the next tick does it, or begins to"
 
 
 def _declared(connection: sa.Connection, doing: Doing) -> Capabilities:
@@ -218,8 +218,8 @@ def _declared(connection: sa.Connection, doing: Doing) -> Capabilities:
     return doing.declared[name]
 
 
-def _terms(connection: sa.Connection, doing: Doing) -> AskedAccept:
-    return AskedAccept(doing.text("provider"), providers.terms_of(_declared(connection, doing)))
+def _terms(connection: sa.Connection, doing: Doing) -> AcceptJob:
+    return AcceptJob(doing.text("provider"), providers.terms_of(_declared(connection, doing)))
 
 
 def _changes(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
@@ -230,51 +230,51 @@ def _changes(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
         *(Fact(part, f"{was}; by this server's settings {now}") for part, (was, now) in moved.items()),
         Fact("Unsent pushes, sealed anew", figures.count(unsent), fixed=False),
         Fact("Sent and not settled: these have to be none", figures.count(sent), fixed=False),
-        _ordered(connection, asked),
+        _queued(connection, asked),
     ]
 
 
-def _ordered(connection: sa.Connection, asked: Asked) -> Fact:
-    return Fact("Ordered already", "no" if orders.same_as(connection, asked) is None else "yes")
+def _queued(connection: sa.Connection, asked: Asked) -> Fact:
+    return Fact("Queued already", "no" if queue.same_as(connection, asked) is None else "yes")
 
 
 def _accept(connection: sa.Connection, doing: Doing) -> Done:
-    orders.place(connection, _terms(connection, doing), doing.by)
-    return Done(ORDERED)
+    queue.place(connection, _terms(connection, doing), doing.by)
+    return Done(QUEUED)
 
 
-def _assignment(connection: sa.Connection, doing: Doing) -> AskedAssign:
+def _assignment(connection: sa.Connection, doing: Doing) -> AssignJob:
     """Errors: UnknownId; WrongField for a provider that is not asked first."""
     org, provider = doing.text("id"), doing.text("provider")
     ids.require_sampled_org(connection, org, new=False)
     if provider == EMBEDDED or provider in EXEMPT_PROVIDERS:
         raise WrongField("provider", f"{provider} is asked nothing: {AT_ONCE}")
     ids.require(connection, ids.PROVIDER, provider, new=True if provider in doing.declared else None)
-    return AskedAssign(
+    return AssignJob(
         org, provider, doing.maybe("customer"), start_of_window(doing), allow_halt=doing.values["halts"] == "yes"
     )
 
 
 def _assign(connection: sa.Connection, doing: Doing) -> Done:
-    orders.place(connection, _assignment(connection, doing), doing.by)
-    return Done(ORDERED)
+    queue.place(connection, _assignment(connection, doing), doing.by)
+    return Done(QUEUED)
 
 
 def _billed(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     asked = _assignment(connection, doing)
-    was = orders.latest_biller(connection, asked.org_id)
+    was = queue.latest_biller(connection, asked.org_id)
     latest = "none" if was is None else f"{was.provider} as {was.customer_id}, from {figures.time(was.start_ms)} on"
     return [
         Fact("Latest assignment", latest),
         Fact("Begins, UTC, or later", figures.time(assignments.start_of(asked.from_ms, doing.by)), fixed=False),
-        _ordered(connection, asked),
+        _queued(connection, asked),
     ]
 
 
 def _assign_command(doing: Doing) -> list[str]:
     halts = doing.values["halts"] == "yes"
     customer, start = doing.maybe("customer"), start_of_window(doing)
-    return [*AskedAssign(doing.text("id"), doing.text("provider"), customer, start, halts).command(), "--later"]
+    return [*AssignJob(doing.text("id"), doing.text("provider"), customer, start, halts).command(), "--queue"]
 
 
 def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]:
@@ -296,8 +296,8 @@ def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> S
         (Cell("that waited, billed there"), *_amounts(found.mended_s, found.mended_units)),
         (Cell("from before its start, billed by nobody"), *_amounts(found.before_start_s, found.before_start_units)),
     ]
-    note = "Whether the customer is there is asked by the tick; without it the order fails, and nothing changes."
-    return [Table("Usage", ("Usage", "#Seconds", "#Units"), rows, "", "drawdown order list", note=note)]
+    note = "Whether the customer is there is asked by the tick; without it the job fails, and nothing changes."
+    return [Table("Usage", ("Usage", "#Seconds", "#Units"), rows, "", "drawdown job list", note=note)]
 
 
 def _amounts(seconds: int, units: int) -> tuple[Cell, Cell]:
@@ -310,7 +310,7 @@ ACCEPT: Final = Action(
     (PROVIDER,),
     _accept,
     _changes,
-    lambda doing: ["provider", "accept", doing.text("provider"), "--later"],
+    lambda doing: ["provider", "accept", doing.text("provider"), "--queue"],
     lambda _doing: PLACE,
     "What was sealed on the old settings and never sent is sealed anew; what was billed stays where it is.",
 )

@@ -1,8 +1,8 @@
 """Who bills an organisation, as programs have it done: at once where the provider lies in this database, and by an
-order where it has to be asked first. `drawdown org assign` asks it itself.
+job where it has to be asked first. `drawdown org assign` asks it itself.
 
 Guarantee: the same checks as the command's, but for what a provider elsewhere says: of that, the tick which does the
-order. What is so already is not done again.
+job. What is so already is not done again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
-from drawdown.worker.orders.asked import AskedAssign
-from drawdown.worker.orders.orders import latest_biller, place
+from drawdown.worker.jobs.job_payloads import AssignJob
+from drawdown.worker.jobs.queue import latest_biller, place
 from drawdown.worker.orgs import assignments, flips
 from drawdown.worker.orgs.assignments import Waited
 from drawdown.worker.orgs.flips import FlipOptions, Wish, would_newly_halt
@@ -32,7 +32,7 @@ from drawdown.worker.provider.actions import terms_in_force
 @dataclass(frozen=True)
 class OrgAssigned:
     """Who bills an organisation from `start_ms` on, and as which customer. `waited`: usage that had been pending.
-    `already`: it was so. `undone`: that assignment was taken back, and who billed before goes on. `order_id`: a tick
+    `already`: it was so. `undone`: that assignment was taken back, and who billed before goes on. `job_id`: a tick
     asks the provider, and does it then; until then nothing changes."""
 
     org_id: str
@@ -42,7 +42,7 @@ class OrgAssigned:
     waited: Waited
     already: bool = False
     undone: bool = False
-    order_id: int | None = None
+    job_id: int | None = None
 
 
 def _assign(
@@ -67,8 +67,8 @@ def _assign(
     if biller != EMBEDDED and biller not in EXEMPT_PROVIDERS:
         if terms_in_force(connection, biller) is None:
             ids.require(connection, ids.PROVIDER, biller)
-        order = AskedAssign(org_id, biller, customer_id, from_ms, allow_halt)
-        return OrgAssigned(org_id, biller, customer_id, from_ms, Waited(), order_id=place(connection, order, asked.by))
+        job = AssignJob(org_id, biller, customer_id, from_ms, allow_halt)
+        return OrgAssigned(org_id, biller, customer_id, from_ms, Waited(), job_id=place(connection, job, asked.by))
     options = FlipOptions(biller, from_ms, allow_halt=allow_halt, new=new)
     return _here(connection, Wish(org_id, customer_id), options, asked.by)
 
@@ -95,8 +95,8 @@ def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -
 def _said(done: OrgAssigned) -> str:
     if done.undone:
         return f"{done.org_id}: not moved to {done.provider} at {show_time(done.start_ms)}"
-    if done.order_id is not None:
-        return f"order {done.order_id}: a tick asks {done.provider}, and assigns {done.org_id} then"
+    if done.job_id is not None:
+        return f"job {done.job_id}: a tick asks {done.provider}, and assigns {done.org_id} then"
     whose = f"{done.org_id}: billed by {done.provider} as {done.customer_id} from {show_time(done.start_ms)} on"
     return f"{whose}; it was so before" if done.already else whose
 
@@ -119,7 +119,7 @@ ACTIONS: Final = (
         "org assign",
         "Assign an organisation",
         "Have an organisation billed by a provider, or with new make one. A provider elsewhere is asked by the next "
-        "tick: the answer has the order's number.",
+        "tick: the answer has the job's number.",
         _assign,
         _said,
         path="/v1/orgs/{org_id}/assign",

@@ -1,4 +1,4 @@
-"""Orders about top-ups: another card, and a start, once the payment service was asked; once, whatever dies between."""
+"""Jobs about top-ups: another card, and a start, once the payment service was asked; once, whatever dies between."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Steps, Transaction
-from drawdown.worker.orders import lists, orders
-from drawdown.worker.orders.asked import AskedTopup
-from drawdown.worker.orders.doing import OrdersDone, do_orders
-from drawdown.worker.orders.lists import OrderRow
+from drawdown.worker.jobs import lists, queue
+from drawdown.worker.jobs.job_payloads import TopupJob
+from drawdown.worker.jobs.lists import JobRow
+from drawdown.worker.jobs.run_jobs import JobsDone, do_jobs
 from drawdown.worker.topup import actions as said
-from tests.integration.test_orders import alone
+from tests.integration.test_jobs import alone
 from tests.integration.topping import Purses, judged
 
-RESUME, START = AskedTopup("acme", "resume"), AskedTopup("acme", "start")
+RESUME, START = TopupJob("acme", "resume"), TopupJob("acme", "start")
 
 
 @pytest.fixture
@@ -41,21 +41,21 @@ def stopped(purses: Purses) -> Purses:
     return purses
 
 
-def order(purses: Purses, asked: AskedTopup) -> int:
+def job(purses: Purses, asked: TopupJob) -> int:
     purses.later(1)
     by = By(purses.clock.at_ms, "ann", "they called", "console")
     purses.armed.setdefault(asked.wallet, []).append(by.now_ms)
-    return purses.write(lambda c: orders.place(c, asked, by))
+    return purses.write(lambda c: queue.place(c, asked, by))
 
 
-def turn(purses: Purses) -> OrdersDone:
-    """What the next tick does of orders."""
+def turn(purses: Purses) -> JobsDone:
+    """What the next tick does of jobs."""
     purses.later(WINDOW_MS)
-    return runner.run(do_orders(purses.context()), purses.world())
+    return runner.run(do_jobs(purses.context()), purses.world())
 
 
-def listed(purses: Purses) -> OrderRow:
-    return purses.read(lambda c: lists.list_orders(c, most=1))[0]
+def listed(purses: Purses) -> JobRow:
+    return purses.read(lambda c: lists.list_jobs(c, most=1))[0]
 
 
 def terms(purses: Purses) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def deeds(purses: Purses, action: str) -> list[tuple[Any, ...]]:
 
 def dies_before(purses: Purses, name: str) -> None:
     """A tick that never comes back from before a transaction."""
-    steps: Steps[Any] = do_orders(purses.context("dead"))
+    steps: Steps[Any] = do_jobs(purses.context("dead"))
     effect = steps.send(None)
     while not (isinstance(effect, Transaction) and effect.name == name):
         effect = steps.send(runner.run(alone(effect), purses.world()))
@@ -82,11 +82,11 @@ def dies_before(purses: Purses, name: str) -> None:
 @pytest.mark.both_databases
 def test_with_another_card_top_ups_go_on_and_what_is_low_is_filled_by_the_same_tick(stopped: Purses) -> None:
     stopped.pay.cards.clear()
-    number = order(stopped, RESUME)
+    number = job(stopped, RESUME)
     assert stopped.fill().begun == 0, "nothing goes on before a tick did it"
-    assert turn(stopped) == OrdersDone(1, [])
+    assert turn(stopped) == JobsDone(1, [])
     found = listed(stopped)
-    assert (found.order_id, found.kind, found.state) == (number, "topup", "done")
+    assert (found.job_id, found.kind, found.state) == (number, "topup", "done")
     stopped_by = "stolen_card: the card was declined"
     assert found.said == (
         f"top-ups of acme are resumed; they had stopped themselves: {stopped_by}; 1 begun; 1 credited"
@@ -100,23 +100,23 @@ def test_with_another_card_top_ups_go_on_and_what_is_low_is_filled_by_the_same_t
 @pytest.mark.parametrize("was", ["stopped", "shadow"])
 def test_a_start_charges_again(purses: Purses, was: said.Mode) -> None:
     mode(purses, was)
-    order(purses, START)
-    assert turn(purses) == OrdersDone(1, [])
+    job(purses, START)
+    assert turn(purses) == JobsDone(1, [])
     assert listed(purses).said == "top-ups of acme are live; 1 begun; 1 credited"
     assert (terms(purses)["mode"], purses.credits(), judged(purses)) == ("live", 20, [])
     assert purses.pay.asked_of == ["cus_acme"], "also where it was only tried out"
 
 
 @pytest.mark.parametrize("asked", [RESUME, START])
-@pytest.mark.parametrize("before", ["topup_begin", "end_order"])
+@pytest.mark.parametrize("before", ["topup_begin", "end_job"])
 def test_one_whose_tick_died_is_done_again_and_does_nothing_twice(
-    stopped: Purses, asked: AskedTopup, before: str
+    stopped: Purses, asked: TopupJob, before: str
 ) -> None:
     stopped.pay.cards.clear()
     if asked is START:
         stopped.set()  # another card, too
         mode(stopped, "stopped")
-    order(stopped, asked)
+    job(stopped, asked)
     dies_before(stopped, before)
     assert turn(stopped).ended == 1
     assert (listed(stopped).state, " already" in listed(stopped).said) == ("done", True)
@@ -126,31 +126,31 @@ def test_one_whose_tick_died_is_done_again_and_does_nothing_twice(
 
 def test_a_card_that_is_declined_too_is_not_armed_a_second_time(stopped: Purses) -> None:
     """The tick died once it was armed; the new card was declined, and no person says that there is a third one."""
-    order(stopped, RESUME)
+    job(stopped, RESUME)
     dies_before(stopped, "topup_begin")
     stopped.fill()
     charged = len(stopped.pay.charges)
-    assert "was declined since it was ordered" in turn(stopped).failures[0]
+    assert "was declined since it was queued" in turn(stopped).failures[0]
     assert terms(stopped)["blocked_ms"] is not None and len(deeds(stopped, "topup_resume")) == 1
     stopped.fill()
     assert len(stopped.pay.charges) == charged
 
 
 @pytest.mark.parametrize("asked", [RESUME, START])
-def test_a_wallet_that_the_service_fills_itself_is_refused(stopped: Purses, asked: AskedTopup) -> None:
+def test_a_wallet_that_the_service_fills_itself_is_refused(stopped: Purses, asked: TopupJob) -> None:
     if asked is START:
         mode(stopped, "stopped")
     before = terms(stopped)
     stopped.pay.fills["cus_acme"] = NotSent("auto top-ups are on", None)
-    order(stopped, asked)
+    job(stopped, asked)
     assert "fake charges cus_acme for nobody here: auto top-ups are on" in turn(stopped).failures[0]
     assert (listed(stopped).state, terms(stopped)) == ("failed", before)
 
 
 def test_a_service_that_gives_no_answer_is_asked_again_and_not_for_ever(stopped: Purses) -> None:
     stopped.pay.fills["cus_acme"] = InDoubt("503")
-    order(stopped, RESUME)
-    for _ in range(orders.MAX_TRIES):
+    job(stopped, RESUME)
+    for _ in range(queue.MAX_TRIES):
         assert turn(stopped).ended == 0
         assert (listed(stopped).state, "503" in listed(stopped).said) == ("waiting", True)
     failed = turn(stopped)
@@ -163,16 +163,16 @@ def test_a_service_that_breaks_its_contract_has_given_no_answer(stopped: Purses)
         raise OSError("the connection was cut")
 
     stopped.pay.meanwhile = breaks
-    order(stopped, RESUME)
+    job(stopped, RESUME)
     assert turn(stopped).ended == 0 and "the connection was cut" in listed(stopped).said
 
 
 def test_a_service_that_ticks_do_not_have_is_waited_for(stopped: Purses) -> None:
-    order(stopped, RESUME)
+    job(stopped, RESUME)
     stopped.later(WINDOW_MS)
     context = stopped.context()
     context.payments = {}
-    assert runner.run(do_orders(context), stopped.world()).ended == 0
+    assert runner.run(do_jobs(context), stopped.world()).ended == 0
     assert "fake cannot be used by the tick" in listed(stopped).said
     assert turn(stopped).ended == 1
 
@@ -196,45 +196,45 @@ def starts_and_stops(purses: Purses) -> None:
     ("asked", "change"), [(RESUME, stops), (RESUME, raises), (START, raises), (START, starts_and_stops)]
 )
 def test_what_a_person_said_since_it_was_ordered_stands(
-    stopped: Purses, when: str, asked: AskedTopup, change: Callable[[Purses], None]
+    stopped: Purses, when: str, asked: TopupJob, change: Callable[[Purses], None]
 ) -> None:
     if asked is START:
         mode(stopped, "stopped")
-    order(stopped, asked)
+    job(stopped, asked)
     if when == "before":
         change(stopped)
     else:
         stopped.pay.meanwhile = lambda: change(stopped)
-    assert "terms of acme were changed since it was ordered" in turn(stopped).failures[0]
+    assert "terms of acme were changed since it was queued" in turn(stopped).failures[0]
     assert terms(stopped)["mode"] == "stopped" and not deeds(stopped, "topup_resume")
     assert bool(stopped.pay.asked_of) == (when == "meanwhile"), "nobody is asked in vain"
 
 
 def test_what_a_person_did_by_hand_meanwhile_is_done(stopped: Purses) -> None:
     stopped.pay.cards.clear()
-    order(stopped, RESUME)
+    job(stopped, RESUME)
     stopped.resume()
-    assert turn(stopped) == OrdersDone(1, [])
+    assert turn(stopped) == JobsDone(1, [])
     assert listed(stopped).said == "top-ups of acme are resumed already; 1 begun; 1 credited"
     assert len(deeds(stopped, "topup_resume")) == 1
 
 
 def test_what_is_only_tried_out_is_armed_without_a_question(stopped: Purses) -> None:
     mode(stopped, "shadow")
-    order(stopped, RESUME)
-    assert turn(stopped) == OrdersDone(1, [])
+    job(stopped, RESUME)
+    assert turn(stopped) == JobsDone(1, [])
     assert (stopped.pay.asked_of, terms(stopped)["blocked_ms"]) == ([], None)
 
 
 def test_what_would_change_nothing_is_not_ordered(purses: Purses) -> None:
     for asked, why in ((RESUME, "nothing has stopped"), (START, "are live already")):
         with pytest.raises(Refused, match=why):
-            order(purses, asked)
+            job(purses, asked)
     mode(purses, "stopped")
     with pytest.raises(Refused, match="top-ups of acme are stopped: `drawdown topup start acme`"):
-        order(purses, RESUME)
-    order(purses, START)
-    with pytest.raises(Refused, match="the same is ordered already"):
-        order(purses, START)
+        job(purses, RESUME)
+    job(purses, START)
+    with pytest.raises(Refused, match="the same is queued already"):
+        job(purses, START)
     with pytest.raises(UnknownId):
-        order(purses, AskedTopup("acmee", "start"))
+        job(purses, TopupJob("acmee", "start"))

@@ -1,4 +1,4 @@
-"""Orders that need a provider: terms are accepted, and organisations assigned; once, whatever dies in between."""
+"""Jobs that need a provider: terms are accepted, and organisations assigned; once, whatever dies in between."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from drawdown.providers.protocol import NoCustomer, ReadFailed
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import AskedAccept, AskedAssign
-from drawdown.worker.orders.doing import do_orders
+from drawdown.worker.jobs import queue
+from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob
+from drawdown.worker.jobs.run_jobs import do_jobs
 from drawdown.worker.provider import actions as providers
 from tests.fake_provider import FakeProvider, capabilities
-from tests.integration.test_orders import later, listed, order, up_to
+from tests.integration.test_jobs import job, later, listed, up_to
 from tests.world import T0, Fleet
 
-TO_FAKE = AskedAssign("acme", "fake", "cus_1")
+TO_FAKE = AssignJob("acme", "fake", "cus_1")
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def fleet(engine: sa.Engine, fake: FakeProvider) -> Fleet:
     return fleet
 
 
-def changed(fleet: Fleet, fake: FakeProvider) -> AskedAccept:
+def changed(fleet: Fleet, fake: FakeProvider) -> AcceptJob:
     fake.capabilities = replace(fake.capabilities, unit=60)
-    return AskedAccept("fake", providers.terms_of(fake.capabilities))
+    return AcceptJob("fake", providers.terms_of(fake.capabilities))
 
 
 def in_force(fleet: Fleet) -> str | None:
@@ -56,12 +56,12 @@ def billers(fleet: Fleet) -> list[tuple[object, ...]]:
 
 def test_changed_terms_are_accepted_by_a_tick(fleet: Fleet, fake: FakeProvider) -> None:
     asked = changed(fleet, fake)
-    order(fleet, asked)
+    job(fleet, asked)
     assert later(fleet).ended == 1
     assert (listed(fleet)[0].state, in_force(fleet)) == ("done", asked.terms)
     assert fleet.one("SELECT COUNT(*) FROM voids") == 3
     with pytest.raises(Refused, match="have not changed"):
-        order(fleet, asked)
+        job(fleet, asked)
 
 
 def test_one_that_died_half_way_goes_on_and_one_that_was_done_is_not_done_again(
@@ -69,31 +69,31 @@ def test_one_that_died_half_way_goes_on_and_one_that_was_done_is_not_done_again(
 ) -> None:
     monkeypatch.setattr(providers, "CHUNK", 1)
     asked, seen = changed(fleet, fake), []
-    order(fleet, asked)
+    job(fleet, asked)
 
     def second(effect: object) -> bool:
         seen.extend([effect] if getattr(effect, "name", "") == "accept_terms" else [])
         return len(seen) == 2
 
-    up_to(fleet, do_orders(fleet.context("dead")), second)
+    up_to(fleet, do_jobs(fleet.context("dead")), second)
     assert fleet.one("SELECT COUNT(*) FROM voids") == 1 and in_force(fleet) != asked.terms
     fleet.clock.at_ms += WINDOW_MS
-    up_to(fleet, do_orders(fleet.context("dead too")), lambda effect: effect.name == "end_order")
+    up_to(fleet, do_jobs(fleet.context("dead too")), lambda effect: effect.name == "end_job")
     assert fleet.one("SELECT COUNT(*) FROM voids") == 3 and in_force(fleet) == asked.terms
     assert later(fleet).ended == 1 and listed(fleet)[0].state == "done"
     assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'provider_accept'") == 1
 
 
 def test_other_terms_than_those_that_were_looked_at_are_not_accepted(fleet: Fleet, fake: FakeProvider) -> None:
-    order(fleet, changed(fleet, fake))
+    job(fleet, changed(fleet, fake))
     fake.capabilities = replace(fake.capabilities, unit=3600)
     assert "other settings" in later(fleet).failures[0]
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
 
 
 def test_an_organisation_is_assigned_once_its_customer_is_there(fleet: Fleet) -> None:
-    order(fleet, TO_FAKE)
-    up_to(fleet, do_orders(fleet.context("dead")), lambda effect: effect.name == "end_order")
+    job(fleet, TO_FAKE)
+    up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "end_job")
     assert billers(fleet) == [("embedded", "acme"), ("fake", "cus_1")]
     assert later(fleet).ended == 1
     assert listed(fleet)[0].said == "acme is assigned to fake as cus_1 already"
@@ -102,15 +102,15 @@ def test_an_organisation_is_assigned_once_its_customer_is_there(fleet: Fleet) ->
 
 def test_without_its_customer_it_fails_in_words(fleet: Fleet, fake: FakeProvider) -> None:
     fake.states["cus_1"] = NoCustomer()
-    order(fleet, TO_FAKE)
+    job(fleet, TO_FAKE)
     assert "fake has no customer cus_1" in later(fleet).failures[0]
     assert billers(fleet) == [("embedded", "acme")]
 
 
 def test_it_waits_for_a_provider_that_is_away_and_not_for_ever(fleet: Fleet, fake: FakeProvider) -> None:
     fake.states["cus_1"] = ReadFailed("503")
-    order(fleet, TO_FAKE)
-    for _ in range(orders.MAX_TRIES):
+    job(fleet, TO_FAKE)
+    for _ in range(queue.MAX_TRIES):
         assert later(fleet).ended == 0
         assert (listed(fleet)[0].state, "503" in listed(fleet)[0].said) == ("waiting", True)
     failed = later(fleet)
@@ -118,7 +118,7 @@ def test_it_waits_for_a_provider_that_is_away_and_not_for_ever(fleet: Fleet, fak
 
 
 def test_what_was_assigned_by_hand_meanwhile_stays_so(fleet: Fleet) -> None:
-    order(fleet, TO_FAKE)
+    job(fleet, TO_FAKE)
     fleet.assign("acme", provider="none")
     assert "assigned otherwise since" in later(fleet).failures[0]
     assert billers(fleet)[-1] == ("none", "acme")

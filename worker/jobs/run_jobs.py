@@ -1,7 +1,7 @@
-"""What a tick does of the orders that wait: replays, assignments, accepted terms, corrections, top-ups.
+"""What a tick does of the jobs that wait: replays, assignments, accepted terms, corrections, top-ups.
 
 Guarantee: it takes MAX_A_TICK at most, for TURN_MS at most, and leaves what remains to the next tick. What became of an
-order is told by one tick. Each kind is harmless twice, so that an order whose tick died is simply done again. A replay
+job is told by one tick. Each kind is harmless twice, so that a job whose tick died is simply done again. A replay
 subtracts what is sealed. Pushes that were voided are open no more, and of terms in force there is nothing left to
 accept. An assignment that is so already is made no second time. What was corrected is sealed again, and compared only
 once that is settled. A fill charges what is low and has no charge open. Where a person changed the same thing since,
@@ -27,9 +27,9 @@ from drawdown.schema.units import show_quantity
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import AskedAccept, AskedAssign, AskedCorrect, AskedTopup
-from drawdown.worker.orders.orders import TURN_MS, State, Taken
+from drawdown.worker.jobs import queue
+from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob, CorrectJob, TopupJob
+from drawdown.worker.jobs.queue import TURN_MS, State, Taken
 from drawdown.worker.orgs import flips
 from drawdown.worker.orgs.flips import Flip, FlipOptions, Wish
 from drawdown.worker.provider import actions as providers
@@ -48,46 +48,46 @@ SAID: Final = 5
 
 
 @dataclass
-class OrdersDone:
-    """Orders that this tick ended, and in words those that failed."""
+class JobsDone:
+    """Jobs that this tick ended, and in words those that failed."""
 
     ended: int = 0
     failures: list[str] = field(default_factory=list)
 
 
-def do_orders(context: Context) -> Steps[OrdersDone]:
+def do_jobs(context: Context) -> Steps[JobsDone]:
     """Do what waits, the oldest first.
 
-    Errors: those of what is done; the order is then free again once its lease has ended.
+    Errors: those of what is done; the job is then free again once its lease has ended.
     """
-    done, turn = OrdersDone(), _turn(context)
+    done, turn = JobsDone(), _turn(context)
     for _ in range(MAX_A_TICK):
         if turn.out_of_time():
             break
         # Two ticks at once: one has it, and the other goes home.
-        take = partial(orders.take, worker=turn.worker, now_ms=turn.clock.now_ms())
-        taken: Taken | None = yield Transaction("take_order", take)
+        take = partial(queue.take, worker=turn.worker, now_ms=turn.clock.now_ms())
+        taken: Taken | None = yield Transaction("take_job", take)
         if taken is None or not (yield from _do(turn, taken, done)):
             break
     return done
 
 
 def _turn(context: Context) -> Context:
-    """Of all organisations, whatever shard this tick is of: an order is done by one tick."""
+    """Of all organisations, whatever shard this tick is of: a job is done by one tick."""
     now = context.clock.now_ms()
     return replace(context.within(TURN_MS), shard=Shard(), began_ms=now, progress=None)
 
 
-def _do(turn: Context, taken: Taken, done: OrdersDone) -> Steps[bool]:
+def _do(turn: Context, taken: Taken, done: JobsDone) -> Steps[bool]:
     """Do one; whether it is over, and the next one's turn has come."""
     if taken.failed:
         _note(done, taken, "failed", taken.failed)
         return True
     came = yield from _come(turn, taken)
     if came.state is None:
-        yield Transaction("put_order_back", partial(_back, turn=turn, taken=taken, came=came))
+        yield Transaction("put_job_back", partial(_back, turn=turn, taken=taken, came=came))
         return False
-    said: str | None = yield Transaction("end_order", partial(_end, turn=turn, taken=taken, came=came))
+    said: str | None = yield Transaction("end_job", partial(_end, turn=turn, taken=taken, came=came))
     if said is not None:
         _note(done, taken, came.state, said)
     return True
@@ -96,31 +96,31 @@ def _do(turn: Context, taken: Taken, done: OrdersDone) -> Steps[bool]:
 def _come(turn: Context, taken: Taken) -> Steps[Turn]:
     by = replace(taken.by, now_ms=turn.clock.now_ms())
     match taken.asked:
-        case AskedAccept() as accepted:
+        case AcceptJob() as accepted:
             return (yield from accept(turn, accepted, by))
-        case AskedAssign() as assigned:
+        case AssignJob() as assigned:
             return (yield from assign(turn, assigned, by))
-        case AskedTopup() as topped:
+        case TopupJob() as topped:
             return (yield from top_up(turn, topped, by))
-        case AskedCorrect() as compared:
+        case CorrectJob() as compared:
             return (yield from correct(turn, compared, by))
     assert taken.plan is not None  # of a replay that has not failed
     try:
-        found = yield from replay(turn, taken.plan, by, dry_run=False, most=0, order_id=taken.order_id)
+        found = yield from replay(turn, taken.plan, by, dry_run=False, most=0, job_id=taken.job_id)
     except ReplayAtWork as error:  # somebody replays the same by hand: when that is over, this finds what it left
         return Turn(None, str(error))
     return Turn(None if found.unfinished else "failed" if found.stopped else "done", replayed=found)
 
 
-def _note(done: OrdersDone, taken: Taken, state: str, said: str) -> None:
+def _note(done: JobsDone, taken: Taken, state: str, said: str) -> None:
     done.ended += 1
     if state == "failed":
-        done.failures.append(f"order {taken.order_id} failed: {said}")
-    log.info("order_ended", order=taken.order_id, state=state, said=said, actor=taken.by.actor)
+        done.failures.append(f"job {taken.job_id} failed: {said}")
+    log.info("job_ended", job=taken.job_id, state=state, said=said, actor=taken.by.actor)
 
 
 def _back(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) -> bool:
-    return orders.put_back(connection, taken.order_id, turn.worker, came.said, in_vain=came.in_vain)
+    return queue.put_back(connection, taken.job_id, turn.worker, came.said, in_vain=came.in_vain)
 
 
 def _end(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) -> str | None:
@@ -128,8 +128,8 @@ def _end(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) 
     assert came.state is not None
     said = came.said
     if came.replayed is not None:
-        said = in_words(orders.sealed(connection, taken.order_id), came.replayed)
-    over = orders.end(connection, taken.order_id, turn.worker, came.state, said, turn.clock.now_ms())
+        said = in_words(queue.sealed(connection, taken.job_id), came.replayed)
+    over = queue.end(connection, taken.job_id, turn.worker, came.state, said, turn.clock.now_ms())
     return said if over else None
 
 
@@ -150,7 +150,7 @@ def _some(lines: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one tick's turn at an order came to. `state` None: it goes on with the next tick, and `in_vain` says that
+    """What one tick's turn at a job came to. `state` None: it goes on with the next tick, and `in_vain` says that
     this turn brought it no further. `replayed`: what a replay found, which is put in words once it is told."""
 
     state: State | None
@@ -159,8 +159,8 @@ class Turn:
     replayed: Replayed | None = None
 
 
-def accept(context: Context, asked: AskedAccept, by: By) -> Steps[Turn]:
-    """Use a provider on the terms that whoever ordered it saw; pushes are voided portion by portion, as by hand."""
+def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
+    """Use a provider on the terms that whoever queued it saw; pushes are voided portion by portion, as by hand."""
     declared = context.declared().get(asked.provider)
     if declared is None:
         return cannot_be_used(asked.provider)
@@ -182,7 +182,7 @@ def accept(context: Context, asked: AskedAccept, by: By) -> Steps[Turn]:
 
 
 def _portion(
-    connection: sa.Connection, *, asked: AskedAccept, declared: Capabilities, by: By, before: int
+    connection: sa.Connection, *, asked: AcceptJob, declared: Capabilities, by: By, before: int
 ) -> providers.Portion | None:
     """None where these terms are in force: a tick that died had done it, or a person."""
     lock_buckets(connection)
@@ -191,7 +191,7 @@ def _portion(
     return providers.accept_some(connection, asked.provider, declared, by, before=before)
 
 
-def assign(context: Context, asked: AskedAssign, by: By) -> Steps[Turn]:
+def assign(context: Context, asked: AssignJob, by: By) -> Steps[Turn]:
     """Assign an organisation once its provider says that the customer is there, as by hand."""
     if asked.provider not in context.ready():
         return cannot_be_used(asked.provider)
@@ -221,11 +221,11 @@ LINES_SAID: Final = 3
 """Lines that are left to a person; the command shows all."""
 
 
-def correct(context: Context, asked: AskedCorrect, by: By) -> Steps[Turn]:
+def correct(context: Context, asked: CorrectJob, by: By) -> Steps[Turn]:
     """Errors: HistoryDoubted, where the tick began on another history."""
     if asked.provider and asked.provider not in context.ready():
         return cannot_be_used(asked.provider)
-    # A copy: what it begins on is no witness for the orders after it.
+    # A copy: what it begins on is no witness for the jobs after it.
     found: Reconciled = yield from reconcile(replace(context), scope_of(asked), by)
     if found.unfinished or found.unread:
         return Turn(None, corrections_in_words(found), in_vain=True)
@@ -233,7 +233,7 @@ def correct(context: Context, asked: AskedCorrect, by: By) -> Steps[Turn]:
     return Turn("failed" if left else "done", corrections_in_words(found))
 
 
-def scope_of(asked: AskedCorrect) -> ReconcileScope:
+def scope_of(asked: CorrectJob) -> ReconcileScope:
     """As `drawdown reconcile --correct` compares."""
     return ReconcileScope(
         from_ms=asked.from_ms or 0,
@@ -256,7 +256,7 @@ def corrections_in_words(found: Reconciled) -> str:
     said += [f"and {len(rest) - LINES_SAID:,} more"] if len(rest) > LINES_SAID else []
     said += [f"{found.waiting:,} wait: unsettled, or fresher than the provider's lag"] if found.waiting else []
     said += [f"{found.unread:,} could not be read: {'; '.join(found.reasons)}"] if found.unread else []
-    said += ["time was up before all was compared: order less at once"] if found.unfinished else []
+    said += ["time was up before all was compared: queue less at once"] if found.unfinished else []
     return "; ".join([*said, *(f"{name}: not compared: {why}" for name, why in sorted(found.skipped.items()))])
 
 
@@ -277,7 +277,7 @@ def _left(line: Line) -> str:
     )
 
 
-def top_up(context: Context, asked: AskedTopup, by: By) -> Steps[Turn]:
+def top_up(context: Context, asked: TopupJob, by: By) -> Steps[Turn]:
     """Ask the service who fills, say it, and fill what is low."""
     terms: Terms = yield Transaction(
         "topup_asked", partial(topups.require_terms, customer_id=asked.wallet), rollback=True
@@ -290,24 +290,24 @@ def top_up(context: Context, asked: AskedTopup, by: By) -> Steps[Turn]:
             if silent is not None:
                 why = f"whether {terms.service} fills {terms.service_customer} itself is not told: {silent.reason}"
                 return Turn(None, why, in_vain=True)
-        said: Said | None = yield Transaction("topup_ordered", partial(_say, asked=asked, by=by))
+        said: Said | None = yield Transaction("topup_queued", partial(_say, asked=asked, by=by))
     except Refused as error:
         return Turn("failed", str(error))
     filled = yield from fill(context, asked.wallet)
     return Turn("done", _topup_in_words(asked, said, filled))
 
 
-def _say(connection: sa.Connection, *, asked: AskedTopup, by: By) -> Said | None:
+def _say(connection: sa.Connection, *, asked: TopupJob, by: By) -> Said | None:
     """None where it is so already."""
     topups.require_terms(connection, asked.wallet)  # their lock: nobody changes them until this is committed
-    if not orders.is_to_be_done(connection, asked):
+    if not queue.is_to_be_done(connection, asked):
         return None
     if asked.what == "resume":
         return topups.resume(connection, asked.wallet, by)
     return topups.set_mode(connection, asked.wallet, "live", by)
 
 
-def _topup_in_words(asked: AskedTopup, said: Said | None, filled: Filled) -> str:
+def _topup_in_words(asked: TopupJob, said: Said | None, filled: Filled) -> str:
     did = "resumed" if asked.what == "resume" else "live"
     words = [f"top-ups of {asked.wallet} are {did}{' already' if said is None else ''}"]
     if said is not None and said.blocked_reason:

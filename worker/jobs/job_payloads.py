@@ -1,6 +1,6 @@
-"""What is asked for by an order: kept as it was understood, and told in words and as a command.
+"""What is asked for by a job: kept as it was understood, and told in words and as a command.
 
-Guarantee: times are moments by then, and not words such as `today`, whose meaning would change while the order waits;
+Guarantee: times are moments by then, and not words such as `today`, whose meaning would change while the job waits;
 settings of a provider are those that the person saw, an assignment is of an organisation as it stood, and so is a
 top-up of its wallet.
 """
@@ -16,12 +16,12 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.replay.plan import ReplayScope
 
-MAX_ORDER_ORGS: Final = 100
-"""Organisations that one order names; more by their provider, all of them, or a replay by hand."""
+MAX_JOB_ORGS: Final = 100
+"""Organisations that one job names; more by their provider, all of them, or a replay by hand."""
 
 
 @dataclass(frozen=True)
-class AskedReplay:
+class ReplayJob:
     """A replay of the windows of `scope` in [from_ms, to_ms)."""
 
     kind: ClassVar[str] = "replay"
@@ -30,10 +30,10 @@ class AskedReplay:
     to_ms: int
 
     def __post_init__(self) -> None:
-        if len(self.scope.orgs) > MAX_ORDER_ORGS:
+        if len(self.scope.orgs) > MAX_JOB_ORGS:
             raise UsageError(
-                f"an order names {MAX_ORDER_ORGS:,} organisations at most, and these are {len(self.scope.orgs):,}: "
-                "order it by provider, or for all of them"
+                f"a job names {MAX_JOB_ORGS:,} organisations at most, and these are {len(self.scope.orgs):,}: "
+                "queue it by provider, or for all of them"
             )
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class AskedReplay:
     def windows(self) -> int:
         return (self.to_ms - self.from_ms) // WINDOW_MS
 
-    def aligned(self) -> AskedReplay:
+    def aligned(self) -> ReplayJob:
         """The same in whole windows."""
         return replace(self, from_ms=window_of(self.from_ms), to_ms=window_of(self.to_ms + WINDOW_MS - 1))
 
@@ -52,7 +52,7 @@ class AskedReplay:
         return json.dumps({"scope": self.scope.text(), "from_ms": self.from_ms, "to_ms": self.to_ms}, sort_keys=True)
 
     @classmethod
-    def of(cls, text: str) -> AskedReplay:
+    def of(cls, text: str) -> ReplayJob:
         kept = json.loads(text)
         return cls(ReplayScope.of(kept["scope"]), kept["from_ms"], kept["to_ms"])
 
@@ -63,8 +63,8 @@ class AskedReplay:
 
 
 @dataclass(frozen=True)
-class AskedAccept:
-    """A provider on changed terms: `terms` as whoever ordered it saw them, and no others."""
+class AcceptJob:
+    """A provider on changed terms: `terms` as whoever queued it saw them, and no others."""
 
     kind: ClassVar[str] = "accept"
     provider: str
@@ -77,7 +77,7 @@ class AskedAccept:
         return json.dumps({"provider": self.provider, "terms": self.terms}, sort_keys=True)
 
     @classmethod
-    def of(cls, text: str) -> AskedAccept:
+    def of(cls, text: str) -> AcceptJob:
         return cls(**json.loads(text))
 
     def command(self) -> list[str]:
@@ -94,10 +94,10 @@ class Biller:
 
 
 @dataclass(frozen=True)
-class AskedAssign:
+class AssignJob:
     """An organisation billed by a provider that has to be asked first. A `customer_id` of None is as it is, or at first
     the organisation's id; `from_ms` None: from the next window on, when it is done; `was`: who billed it when it was
-    ordered."""
+    queued."""
 
     kind: ClassVar[str] = "assign"
     org_id: str
@@ -116,7 +116,7 @@ class AskedAssign:
         return json.dumps({**vars(self), "was": None if self.was is None else vars(self.was)}, sort_keys=True)
 
     @classmethod
-    def of(cls, text: str) -> AskedAssign:
+    def of(cls, text: str) -> AssignJob:
         kept = json.loads(text)
         was = kept.pop("was")
         return cls(**kept, was=None if was is None else Biller(**was))
@@ -152,7 +152,7 @@ class Stood:
 
 
 @dataclass(frozen=True)
-class AskedTopup:
+class TopupJob:
     """A wallet's top-ups, after a call to the payment service: `resume` (there is another card), or `start` (they
     charge again). `was`: their state when the job was queued."""
 
@@ -162,13 +162,13 @@ class AskedTopup:
     was: Stood | None = None
 
     def __str__(self) -> str:
-        return f"top-ups of {self.wallet}: {'another card' if self.what == 'arm' else 'a start'}"
+        return f"top-ups of {self.wallet}: {'another card' if self.what == 'resume' else 'a start'}"
 
     def text(self) -> str:
         return json.dumps({**vars(self), "was": None if self.was is None else vars(self.was)}, sort_keys=True)
 
     @classmethod
-    def of(cls, text: str) -> AskedTopup:
+    def of(cls, text: str) -> TopupJob:
         kept = json.loads(text)
         was = kept.pop("was")
         return cls(**kept, was=None if was is None else Stood(**was))
@@ -178,7 +178,7 @@ class AskedTopup:
 
 
 @dataclass(frozen=True)
-class AskedCorrect:
+class CorrectJob:
     """What a comparison with providers proves, corrected: of an organisation and a provider, '' of all; of the days in
     [from_ms, to_ms), or, where both are None, of what was settled lately."""
 
@@ -204,7 +204,7 @@ class AskedCorrect:
         return json.dumps(vars(self), sort_keys=True)
 
     @classmethod
-    def of(cls, text: str) -> AskedCorrect:
+    def of(cls, text: str) -> CorrectJob:
         return cls(**json.loads(text))
 
     def command(self) -> list[str]:
@@ -218,12 +218,12 @@ def _day(day_ms: int) -> str:
     return show_time(day_ms)[:10]
 
 
-Asked: TypeAlias = AskedReplay | AskedAccept | AskedAssign | AskedTopup | AskedCorrect
+Asked: TypeAlias = ReplayJob | AcceptJob | AssignJob | TopupJob | CorrectJob
 _KINDS: Final[dict[str, type[Asked]]] = {
-    one.kind: one for one in (AskedReplay, AskedAccept, AskedAssign, AskedTopup, AskedCorrect)
+    one.kind: one for one in (ReplayJob, AcceptJob, AssignJob, TopupJob, CorrectJob)
 }
 
 
-def read_asked(kind: str, text: str) -> Asked:
+def read_job(kind: str, text: str) -> Asked:
     """As it was kept."""
     return _KINDS[kind].of(text)

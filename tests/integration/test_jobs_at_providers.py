@@ -1,4 +1,4 @@
-"""Orders at Autumn and Stripe, by their emulators: an organisation moves, and changed settings are used, by ticks."""
+"""Jobs at Autumn and Stripe, by their emulators: an organisation moves, and changed settings are used, by ticks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Setup
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.orders.asked import AskedAccept, AskedAssign
+from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob
 from drawdown.worker.orgs.flips import Wish
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.test_flips import FEATURE, Billers, customer_of
-from tests.integration.test_orders import listed, order
+from tests.integration.test_jobs import job, listed
 from tests.world import T0
 
 
@@ -40,16 +40,16 @@ def test_an_organisation_moves_by_orders_and_each_window_is_billed_once(home: Bi
     fleet = home.fleet
     use(home)
     for name in ("autumn", "stripe"):
-        order(fleet, AskedAssign("acme", name, customer_of("acme", name)))
-        assert fleet.tick_windows(1).orders_ended == 1
+        job(fleet, AssignJob("acme", name, customer_of("acme", name)))
+        assert fleet.tick_windows(1).jobs_ended == 1
         assert (listed(fleet)[0].state, f"is billed by {name} as" in listed(fleet)[0].said) == ("done", True)
         use(home)
     by_biller = {biller: seconds for (biller, _, _), seconds in home.charged().items()}
     assert by_biller == {"embedded": 60, "autumn": 60, "stripe": 60}
     for name, said in (("autumn", "autumn has no customer cus_of_nobody"), ("stripe", "Stripe has no such customer")):
-        order(fleet, AskedAssign("acme", name, "cus_of_nobody"))
+        job(fleet, AssignJob("acme", name, "cus_of_nobody"))
         report = fleet.tick_windows(1)
-        assert (report.orders_ended, listed(fleet)[0].state) == (1, "failed")
+        assert (report.jobs_ended, listed(fleet)[0].state) == (1, "failed")
         assert said in report.problems[0]
     assert read(fleet.engine, verify).breaches == []
 
@@ -66,8 +66,8 @@ def test_changed_meters_are_used_once_a_tick_has_accepted_them(home: Billers) ->
     changed = {**settings, "meters": f"{FEATURE}=vm_minutes/60"}
     made = stripe.build(Setup("stripe", changed, fleet.clock, Direct(home.stripe, fleet.clock), fleet.engine))
     fleet.extra = {**fleet.extra, "stripe": made}
-    order(fleet, AskedAccept("stripe", providers.terms_of(made.capabilities)))
-    assert fleet.tick_windows(1).orders_ended == 1
+    job(fleet, AcceptJob("stripe", providers.terms_of(made.capabilities)))
+    assert fleet.tick_windows(1).jobs_ended == 1
     assert listed(fleet)[0].state == "done"
     write(fleet.engine, lambda c: providers.resume(c, "stripe", fleet.by))
     fleet.tick_windows(1)
@@ -89,13 +89,13 @@ def test_each_is_ordered_on_the_command_line(
         ["provider", "accept", "stripe"],
         ["org", "assign", "acme", *to_stripe],
     )):  # fmt: skip
-        later = [*line, *given, "--later", "--actor", "ann", "--reason", "they asked"]
+        later = [*line, *given, "--queue", "--actor", "ann", "--reason", "they asked"]
         assert run(later) == 0
-        assert json.loads(capsys.readouterr().out)["order"] == number + 1
+        assert json.loads(capsys.readouterr().out)["job"] == number + 1
         assert (run(later), run([*later, "--dry-run"])) == (1, 2)
         said = capsys.readouterr().err
-        assert "the same is ordered already" in said and "give one of them" in said
-    assert run([*line, "org", "assign", "acme", "globex", "--provider", "stripe", "--later"]) == 2
+        assert "the same is queued already" in said and "give one of them" in said
+    assert run([*line, "org", "assign", "acme", "globex", "--provider", "stripe", "--queue"]) == 2
     assert [(one.kind, one.state, one.actor, one.reason) for one in listed(home.fleet)] == [
         (kind, "waiting", "ann", "they asked") for kind in ("assign", "accept", "replay")
     ]

@@ -1,4 +1,4 @@
-"""Bugs about orders: who has one, when it is over, and who tells of it."""
+"""Bugs about jobs: who has one, when it is over, and who tells of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from drawdown.worker.orders import doing, orders
-from drawdown.worker.orders.doing import Turn
+from drawdown.worker.jobs import queue, run_jobs
+from drawdown.worker.jobs.run_jobs import Turn
 from tests.simulation.mutants_remote import Patches
 
 
@@ -18,37 +18,37 @@ def _done_unseen(patches: Patches) -> None:
         yield from ()
         return Turn("done")
 
-    patches.put(doing, "_come", wrong)
+    patches.put(run_jobs, "_come", wrong)
 
 
 def _half_is_all(patches: Patches) -> None:
     """Whatever time was up for stays undone."""
-    right = vars(doing)["replay"]
+    right = vars(run_jobs)["replay"]
 
     def wrong(*given: Any, **more: Any) -> Any:
         found = yield from right(*given, **more)
         return replace(found, unfinished=False)
 
-    patches.put(doing, "replay", wrong)
+    patches.put(run_jobs, "replay", wrong)
 
 
 def _each_tells(patches: Patches) -> None:
     """Whoever lay still for longer than its lease tells of what another one ended."""
-    right = orders.end
+    right = queue.end
 
     def wrong(*given: Any) -> bool:
         right(*given)
         return True
 
-    patches.put(orders, "end", wrong)
+    patches.put(queue, "end", wrong)
 
 
-ORDERS: Final[dict[str, Callable[[Patches], None]]] = {
-    "an order is over and was never done": _done_unseen,
-    "an order whose time is up is done": _half_is_all,
-    "two ticks tell of one order": _each_tells,
-    "an order whose tick died is nobody's": lambda p: p.query(orders, "free", "lease_ms <= :now_ms", "lease_ms < 0"),
-    "an order that is put back is nobody's": lambda p: p.query(
-        orders, "put_back", "state = 'waiting'", "state = 'under_way'"
+JOBS: Final[dict[str, Callable[[Patches], None]]] = {
+    "a job is over and was never done": _done_unseen,
+    "a job whose time is up is done": _half_is_all,
+    "two ticks tell of one job": _each_tells,
+    "a job whose tick died is nobody's": lambda p: p.query(queue, "free", "lease_ms <= :now_ms", "lease_ms < 0"),
+    "a job that is put back is nobody's": lambda p: p.query(
+        queue, "put_back", "state = 'waiting'", "state = 'under_way'"
     ),
 }
