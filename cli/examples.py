@@ -389,11 +389,11 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
         "settlement reverse e-1 --reason 'the render was black'",
         "settlement reverse e-1 --amount 1.50 --key ticket-7 --reason 'half of it was usable'",
     ),
-    "settlement batch": (
-        "settlement batch pixel --period 2026-02 --dry-run",
-        "settlement batch pixel --period 2026-02 --expect 140.50 --reason 'month end'",
+    "settlement payout": (
+        "settlement payout pixel --period 2026-02 --dry-run",
+        "settlement payout pixel --period 2026-02 --expect 140.50 --reason 'month end'",
     ),
-    "settlement batches": ("settlement batches --supplier pixel",),
+    "settlement payouts": ("settlement payouts --supplier pixel",),
     "settlement export": ("settlement export payout:pixel:2026-02 --json",),
 }
 

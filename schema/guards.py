@@ -306,22 +306,22 @@ GUARDS: Final = (
     Guard(
         "payouts_no_update", "payouts", "UPDATE",
         "1 = 1",
-        "Batches are append-only",
+        "Payouts are append-only",
     ),
     Guard(
         "payouts_no_delete", "payouts", "DELETE",
         "1 = 1",
-        "Batches are append-only",
+        "Payouts are append-only",
     ),
     Guard(
         "payout_lines_no_update", "payout_lines", "UPDATE",
         "1 = 1",
-        "Lines of batches are append-only",
+        "Lines of payouts are append-only",
     ),
     Guard(
         "payout_lines_no_delete", "payout_lines", "DELETE",
         "1 = 1",
-        "Lines of batches are append-only",
+        "Lines of payouts are append-only",
     ),
     Guard(
         "settlement_freezes_kept", "settlement_freezes", "DELETE",

@@ -372,8 +372,8 @@ def _overrides(start: int, now_ms: int) -> Iterator[Act]:
 
 
 def _suppliers(start: int) -> Iterator[Act]:
-    def batch(connection: sa.Connection, by: By) -> None:
-        settlements.batch(connection, SUPPLIER, period_of(by.now_ms), by)
+    def payout(connection: sa.Connection, by: By) -> None:
+        settlements.make_payout(connection, SUPPLIER, period_of(by.now_ms), by)
 
     def freeze(connection: sa.Connection, by: By) -> None:
         settlements.freeze(connection, "run-21-1-acme", by)
@@ -381,7 +381,7 @@ def _suppliers(start: int) -> Iterator[Act]:
     def reverse(connection: sa.Connection, by: By) -> None:
         settlements.reverse(connection, "run-05-1-acme", "complaint-5", None, by)
 
-    yield Act(at(start, 22, 9), MARA, "the month's batch", batch)
+    yield Act(at(start, 22, 9), MARA, "the month's payout", payout)
     yield Act(at(start, 23, 10), MARA, "the customer complains", freeze)
     yield Act(at(start, 24, 10), MARA, "the render was empty", reverse)
 

@@ -289,7 +289,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("settlement list", "org"): t("--org acmee", "acme"),
     ("settlement list", "project"): t("--project siet", "site"),
     ("settlement list", "after"): t("--after render-11", "render-1"),
-    ("settlement batch", "supplier"): t("pixle --dry-run", "pixel"),
+    ("settlement payout", "supplier"): t("pixle --dry-run", "pixel"),
     ("settlement export", "payout"): t("payout:pixel:2026-1", "payout:pixel:2026-01"),
     ("audit list", "actor"): t("--actor tset", "test"),
     ("audit list", "action"): t("--action org_asign", "org_assign"),
@@ -362,7 +362,7 @@ def supply(connection: sa.Connection, by: By) -> None:
     settlements.set_supplier(connection, "pixel", change, by, new=True)
     executions.accept(connection, "render-1", Request("acme", 7, supplier="pixel"), by)
     executions.settle(connection, "render-1", Cost(7), by)
-    settlements.batch(connection, "pixel", "2026-01", by)
+    settlements.make_payout(connection, "pixel", "2026-01", by)
 
 
 def count_looks(connection: sa.Connection, by: By) -> None:

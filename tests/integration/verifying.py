@@ -234,7 +234,7 @@ def _suppliers(fleet: Fleet) -> None:
         settlements.freeze(connection, "sold", then)
         settlements.freeze(connection, "sold", replace(then, now_ms=then.now_ms + DAY_MS), undo=True)
         settlements.reverse(connection, "sold", "r-1", 10, by)
-        settlements.batch(connection, "pixel", "2026-01", by, 60)
+        settlements.make_payout(connection, "pixel", "2026-01", by, 60)
         settlements.reverse(connection, "sold", "r-2", 5, by)
 
     write(fleet.engine, work)

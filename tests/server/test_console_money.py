@@ -186,7 +186,7 @@ def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) ->
     assert account.sums.eligible_micro == 2 * MICRO
     said = text_of(home, "/console/settlements")
     assert "Eligible 2.00" in said and "render-1 pixel eligible 2.00 1.00" in said
-    assert "/console/act/settlement-batch?supplier=pixel&expect=2.000000" in hrefs(home, "/console/settlements")
+    assert "/console/act/settlement-payout?supplier=pixel&expect=2.000000" in hrefs(home, "/console/settlements")
     assert "None is like that" in text_of(home, "/console/settlements?state=frozen")
     assert len(rows_of(home, "/console/settlements.csv?state=eligible")) == 2
     assert rows_of(home, "/console/settlements.csv?state=hold") == []

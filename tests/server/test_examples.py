@@ -30,7 +30,7 @@ from tests.server.program import Program, give, key_of, make_key
 from tests.world import T0
 
 RULED: Final = {
-    "/v1/suppliers/pixel/batch": "below_threshold",
+    "/v1/suppliers/pixel/payout": "below_threshold",
     "/v1/messages/msg_6a0f0c6d3c0f5ce1b2f3a49d0b8e7c11": "unknown_message",
     "/v1/hooks/app/rotate": "bad_value",  # no DRAWDOWN_HOOK_SECRET is set there
     "/v1/orgs/acme/release": "refused",

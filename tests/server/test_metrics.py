@@ -134,6 +134,6 @@ def test_holds_that_leak_and_what_suppliers_wait_for_are_told(house: House) -> N
     assert told(2 * DAY_MS)[:4] == [0, 0, 0, 2]
     write(engine, lambda c: executions.settle(c, "e-3", Cost(0), house.fleet.by))
     assert told(2 * DAY_MS)[3] == 1, "settled late"
-    write(engine, lambda c: settlements.batch(c, "pixel", "2026-01", house.fleet.by))
+    write(engine, lambda c: settlements.make_payout(c, "pixel", "2026-01", house.fleet.by))
     assert told(2 * DAY_MS)[4:6] == [4, 1], "the frozen one waits"
     assert told(4 * DAY_MS)[3] == 0

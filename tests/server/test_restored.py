@@ -24,7 +24,7 @@ from tests.server.program import Program, give, key_of, make_key
 from tests.server.test_console_acts import hidden
 from tests.server.test_process import serving
 
-BATCH = "/console/act/settlement-batch"
+BATCH = "/console/act/settlement-payout"
 
 
 class Remembered:

@@ -231,7 +231,7 @@ class Settling(RuleBasedStateMachine):
         expect = None if off is None else total + off
         try:
             made, was = write(
-                self.engine, lambda c: settlements.batch(c, name, period, self.fleet.by, expect), rollback=dry
+                self.engine, lambda c: settlements.make_payout(c, name, period, self.fleet.by, expect), rollback=dry
             )
         except Denied as error:
             denied(code, error)

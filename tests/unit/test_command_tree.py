@@ -122,7 +122,7 @@ NEVER_AGAIN = {
     # The product sends these again under its own keys; of the ledger, by the runbook.
     *(f"guard {verb}" for verb in ("consume", "reserve", "settle", "release", "extend")),
     *(f"execution {verb}" for verb in ("accept", "draw", "extend", "settle", "release", "block")),
-    *("settlement freeze", "settlement reverse", "settlement batch"),
+    *("settlement freeze", "settlement reverse", "settlement payout"),
 }
 """What changes something, and is not what people do again after a restore."""
 NAMES_NOBODY = {"backfill stage"}

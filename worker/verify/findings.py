@@ -225,8 +225,8 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "released_early": (11, "{reservation} is held until {hold_until_ms}, and {payout} released it at {at_ms}"),
     "released_frozen": (11, "{reservation} was frozen from {from_ms}, and {payout} released it at {at_ms}"),
     "released_amount": (11, "{line} of {payout} is {amount_micro}, and {wanted} were left"),
-    "released_twice": (11, "{lines} lines of batches are of the same part of {reservation}"),
-    "payout_line_supplier": (11, "{line} is of {payout}, which is no batch of {supplier}"),
+    "released_twice": (11, "{lines} lines of payouts are of the same part of {reservation}"),
+    "payout_line_supplier": (11, "{line} is of {payout}, which is not a payout of {supplier}"),
     "payout_total": (
         11,
         "{payout} comes to {total_micro}, {released_micro} released and {carried_micro} taken off; its lines come to "

@@ -43,7 +43,7 @@ json(k.features)
 -- earlier versions. Most actions are grants: the others are looked for once.
 WITH did AS MATERIALIZED (SELECT x.* FROM {actions} WHERE x.action IN ('pool_make', 'payer_allow', 'payer_end',
     'ledger_tier', 'ledger_plan', 'ledger_rate', 'provider_rate', 'feature_map', 'feature_end', 'event_value',
-    'topup_set', 'topup_mode', 'supplier_set', 'settlement_batch', 'settlement_reverse', 'settlement_freeze',
+    'topup_set', 'topup_mode', 'supplier_set', 'settlement_payout', 'settlement_reverse', 'settlement_freeze',
     'settlement_unfreeze', 'backfill_open', 'backfill_close', 'backfill_revert'))
 SELECT q.what, CASE q.what WHEN 'topup_unrecorded' THEN (SELECT MAX(a.org_id) FROM assignments a
     WHERE a.customer_id = q.name) ELSE q.org_id END AS org_id, {no_window},
@@ -112,12 +112,12 @@ UNION ALL SELECT 'settlement_unrecorded', 'terms', k.supplier, '', k.revision + 
     || k.hold_ms || ', above ' || k.threshold_micro || CASE WHEN k.takes_clawbacks THEN ', clawed back' ELSE '' END
     || {kept_by}
 FROM supplier_terms k
-UNION ALL SELECT 'settlement_unrecorded', 'payout_total', k.payout, '', 0, {nobody}, k.released_micro || ' released, '
+UNION ALL SELECT 'settlement_unrecorded', 'payout', k.payout, '', 0, {nobody}, k.released_micro || ' released, '
     || k.carried_micro || ' taken off, in ' || (SELECT COUNT(*) FROM payout_lines l WHERE l.payout = k.payout)
     || ' lines' || {kept_by}
 FROM payouts k
 UNION ALL SELECT 'settlement_unrecorded', 'reversal', k.reversal, k.reservation, 0, {nobody}, k.amount_micro || ' taken '
-    || CASE WHEN k.is_clawback THEN 'verdict_regressed' ELSE 'off' END || {kept_by}
+    || CASE WHEN k.is_clawback THEN 'back' ELSE 'off' END || {kept_by}
 FROM settlement_reversals k
 UNION ALL SELECT 'settlement_unrecorded', 'freeze', k.supplier, COALESCE(k.reservation, ''), k.number, {nobody},
     'made' || {kept_by}
@@ -214,11 +214,11 @@ UNION ALL SELECT 'settlement_unrecorded', 'terms', x.target, '',
     || (x.said ->> 'hold_ms') || ', above ' || (x.said ->> 'threshold_micro')
     || CASE WHEN (x.said ->> 'takes_clawbacks') || '' IN ('true', '1') THEN ', clawed back' ELSE '' END || {said_by}
 FROM did x WHERE x.action = 'supplier_set'
-UNION ALL SELECT 'settlement_unrecorded', 'payout_total', x.target, '', 0, {nobody}, (x.said ->> 'released_micro') || ' released, '
+UNION ALL SELECT 'settlement_unrecorded', 'payout', x.target, '', 0, {nobody}, (x.said ->> 'released_micro') || ' released, '
     || (x.said ->> 'carried_micro') || ' taken off, in ' || (x.said ->> 'lines') || ' lines' || {said_by}
-FROM did x WHERE x.action = 'settlement_batch'
+FROM did x WHERE x.action = 'settlement_payout'
 UNION ALL SELECT 'settlement_unrecorded', 'reversal', x.said ->> 'key', x.target, 0, {nobody}, (x.said ->> 'amount_micro')
-    || ' taken ' || CASE WHEN (x.said ->> 'is_clawback') || '' IN ('true', '1') THEN 'verdict_regressed' ELSE 'off' END || {said_by}
+    || ' taken ' || CASE WHEN (x.said ->> 'is_clawback') || '' IN ('true', '1') THEN 'back' ELSE 'off' END || {said_by}
 FROM did x WHERE x.action = 'settlement_reverse'
 UNION ALL SELECT 'settlement_unrecorded', CASE WHEN x.action = 'settlement_freeze' THEN 'freeze' ELSE 'end of a freeze' END,
     x.said ->> 'supplier', COALESCE(x.said ->> 'reservation', ''), ROW_NUMBER() OVER (

@@ -184,7 +184,7 @@ EXAMPLES: Final = {
     "settlement-reverse": Example(
         {"run": "render-1", "amount": "0.5"}, {"run": "render-11", "amount": "9"}, _somebody_reverses, prepare=owes
     ),
-    "settlement-batch": Example(
+    "settlement-payout": Example(
         {"supplier": "pixel", "expect": "2"},
         {"supplier": "pixle", "expect": "3", "period": "2026-13"},
         None,

@@ -27,7 +27,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "provider-pause": "/console/providers",
     "push-resolve": "/console/pushes?state=rejected",
     "push-retry": "/console/pushes?state=rejected",
-    "settlement-batch": "/console/settlements",
+    "settlement-payout": "/console/settlements",
     "settlement-freeze": "/console/settlement?key=render-1",
     "topup-resume": "/console/billing?id=acme",
     "topup-shadow": "/console/billing?id=acme",
