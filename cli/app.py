@@ -32,7 +32,7 @@ from drawdown.worker.history.witness import WitnessFile
 if TYPE_CHECKING:
     from drawdown.providers.http import Call, Http, HttpResult
     from drawdown.providers.http.client import HttpClient
-    from drawdown.providers.http.outgoing import Outgoing
+    from drawdown.providers.http.egress import Outgoing
     from drawdown.providers.payments.protocol import PaymentService
     from drawdown.providers.payments.registry import PaymentServices
     from drawdown.providers.registry import Registry

@@ -67,7 +67,7 @@ def root(
     ] = False,
 ) -> None:
     """Options of every command."""
-    from drawdown.cli.opening import open_state  # half of the program: no help needs it
+    from drawdown.cli.startup import open_state  # half of the program: no help needs it
 
     context.obj = open_state(database_url, at, as_json=json_)
     if not gc.isenabled():
@@ -158,7 +158,7 @@ def run(arguments: list[str]) -> int:
         fault = Fault("stopped; whatever was not committed did not happen", Exit.LEFT, "stopped")
         return fail(fault, as_json=as_json)
     except Exception as error:
-        from drawdown.cli.opening import meaning_of
+        from drawdown.cli.startup import meaning_of
 
         return fail(meaning_of(error), as_json=as_json)
     return result if isinstance(result, int) else Exit.SETTLED

@@ -22,7 +22,7 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
-from drawdown.cli.opening import meaning_of
+from drawdown.cli.startup import meaning_of
 from drawdown.cli.streams import Fault
 from drawdown.schema.errors import Exit
 from drawdown.schema.units import BUCKETS

@@ -22,7 +22,7 @@ import structlog
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from drawdown.providers.http.outgoing import CERT_FILE, PROXY, Certificate, Outgoing, environment
+from drawdown.providers.http.egress import CERT_FILE, PROXY, Certificate, Outgoing, environment
 from drawdown.schema.database import url_of
 from drawdown.schema.errors import UsageError
 from drawdown.server.jwts import LEAST_SECRET_BYTES

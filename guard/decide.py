@@ -3,7 +3,7 @@
 Guarantee: rules are asked in one order: the operator, an override in place of the plan's limit, the plan's limit, the
 credit of whoever pays. Where that cannot be known, it is said beforehand whether it is allowed. A plan that says
 nothing of a metric allows none of it; unlimited is said. What would be decided is always computed (`would`); the phase
-says what comes of it. The gate of sandboxes is answered by the same rules (`worker/verdict/asks.py`).
+says what comes of it. The gate of sandboxes is answered by the same rules (`worker/verdict/refresh_requests.py`).
 
     phase          nothing left                     little left
     0 silent       allow                            allow

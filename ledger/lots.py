@@ -20,10 +20,10 @@ from drawdown.ledger import grants
 from drawdown.ledger.accounts import WALLET, open_accounts, wallet_account
 from drawdown.ledger.allocation import DEFAULT_PRIORITY as DEFAULT_PRIORITY
 from drawdown.ledger.allocation import Allocation, Kind, Lot, Uses, allocate, is_same, other_content, parts
-from drawdown.ledger.closing import Closing, Room, close, cut_for, leaves
-from drawdown.ledger.closing import left as left
-from drawdown.ledger.closing import promised as promised
 from drawdown.ledger.entries import SOURCE, post
+from drawdown.ledger.expiry import Closing, Room, close, cut_for, leaves
+from drawdown.ledger.expiry import left as left
+from drawdown.ledger.expiry import promised as promised
 from drawdown.schema.sql import Part, queries, together
 from drawdown.schema.units import EVER_MS, GRACE_MS, WINDOW_MS
 

@@ -22,7 +22,7 @@ from typing import Final, Literal, TypeAlias
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import read_wallets, wallet_account
-from drawdown.ledger.maturing import MATURE_AT_ONCE, expire, mature, touched
+from drawdown.ledger.due_changes import MATURE_AT_ONCE, expire, mature, touched
 from drawdown.ledger.own_keys import shown
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from drawdown.ledger import lots
 from drawdown.ledger.accounts import WALLET, Wallet, read_wallets, set_plan, wallet_account
 from drawdown.ledger.allocation import Lot
+from drawdown.ledger.due_changes import look_ahead, mature
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
 from drawdown.ledger.lots import PLAIN, Terms
-from drawdown.ledger.maturing import look_ahead, mature
 from drawdown.ledger.rates import Rate, read_rate_card
 from drawdown.ledger.reservations import MATURE_TRIES
 from drawdown.schema.audit import By

@@ -23,12 +23,12 @@ from drawdown.server.api import admin, gate, health, models, webhooks
 from drawdown.server.api import guard as guard_api
 from drawdown.server.api.accounts import Accounts
 from drawdown.server.api.cron import Cron
-from drawdown.server.api.dark import Dark
 from drawdown.server.api.declared import Operations
-from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
+from drawdown.server.api.fail_open import Dark
 from drawdown.server.api.guard import Guard, Options, Overrides
-from drawdown.server.api.money import Money
+from drawdown.server.api.openapi import describe, operation
+from drawdown.server.api.payment_calls import Money
 from drawdown.server.api.programs import Programs
 from drawdown.server.console.console import Console
 from drawdown.server.declarations import DECLARED

@@ -38,11 +38,11 @@ from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.status.backlog import read_backlog
 from drawdown.worker.status.ticks import Report, add_lanes, collect
 from drawdown.worker.topup.fill import fill
-from drawdown.worker.verdict.asks import mark_halted
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.holds import expire_holds, shrink_holds
 from drawdown.worker.verdict.org_row import end_overrides, release_exempt
 from drawdown.worker.verdict.project import project
+from drawdown.worker.verdict.refresh_requests import mark_halted
 
 log = structlog.get_logger()
 SQL = queries(__file__)

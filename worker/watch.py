@@ -29,11 +29,11 @@ from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.hooks.deliver import Told, deliver
 from drawdown.worker.seal.arrivals import Seen, seen_by_all, seen_now
 from drawdown.worker.topup.fill import Filled, fill
-from drawdown.worker.verdict.asks import READS_A_S, mark_for_projection
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.effective_balance import CLOCKS_APART_MS, read_used, since_read
 from drawdown.worker.verdict.holds import expire_holds
 from drawdown.worker.verdict.project import Projected, project
+from drawdown.worker.verdict.refresh_requests import READS_A_S, mark_for_projection
 from drawdown.worker.verdict.rules import LAST_LOOK_MS, end_ms, next_look_ms
 from drawdown.worker.verdict.watch_state import note_round, was_watched
 

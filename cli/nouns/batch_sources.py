@@ -14,9 +14,9 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.text import why_unread
 from drawdown.schema.typed.parsing import parse_length, show_time
 from drawdown.worker.batches import sources
-from drawdown.worker.batches.asking import MAX_QUERY_CHARS, PERIODS_MS, Question
 from drawdown.worker.batches.files import NotNow
 from drawdown.worker.batches.objects import is_prefix, require_listed
+from drawdown.worker.batches.query_source import MAX_QUERY_CHARS, PERIODS_MS, Question
 from drawdown.worker.engine.stores import Databases
 from drawdown.worker.sources.field_map import OWN_NAMES, field_map
 

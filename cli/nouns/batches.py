@@ -78,7 +78,7 @@ def take_(
 
 
 def _take(app: App, place: str, fields: FieldMap, actor: str | None, reason: str) -> TakenFile:
-    from drawdown.worker.batches.reading import add_up  # with DuckDB, which no other command needs
+    from drawdown.worker.batches.file_sums import add_up  # with DuckDB, which no other command needs
 
     by = app.by(actor, reason)
     file = object_at(app.settings.objects(), place) if is_prefix(place) else found_file(Path(place))

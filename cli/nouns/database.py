@@ -185,7 +185,7 @@ def _verify(
     held = proofs.to_continue(connection, now_ms) if since_last else None
     found = verify(connection, orgs=orgs, now_ms=now_ms, held=held)
     if deep:
-        from drawdown.worker.verify.deep import verify_files  # for who asks for it alone
+        from drawdown.worker.verify.batch_files import verify_files  # for who asks for it alone
 
         verify_files(connection, found, orgs, partial(_bring, app))
     return found

@@ -16,7 +16,7 @@ from typing import Final
 from drawdown.cli.app import App
 from drawdown.cli.nouns.sealing import sealed_to
 from drawdown.cli.settings import PREFIX, Settings
-from drawdown.providers.http.outgoing import CERT_FILE, NO_PROXY, PROXY
+from drawdown.providers.http.egress import CERT_FILE, NO_PROXY, PROXY
 from drawdown.providers.protocol import Provider
 from drawdown.schema.database import read, sqlite_file, write
 from drawdown.schema.errors import DrawdownError

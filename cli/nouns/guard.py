@@ -22,12 +22,12 @@ from drawdown.schema.typed.parsing import (
 from drawdown.worker.checks import checks
 from drawdown.worker.guard import limits
 from drawdown.worker.guard import lists as views
+from drawdown.worker.guard import options as guard_ways
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard import ways as guard_ways
 from drawdown.worker.guard.lists import Drift
+from drawdown.worker.guard.options import WaysTold
 from drawdown.worker.guard.use import Answer, Wish
-from drawdown.worker.guard.ways import WaysTold
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The use's key, which is yours to choose")]
 Amount = Annotated[int, typer.Argument(metavar="AMOUNT", help="Base units")]

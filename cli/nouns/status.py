@@ -25,10 +25,11 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.batches.lists import FilesLeft
 from drawdown.worker.cluster.lists import worker_lines
 from drawdown.worker.history.witness import WitnessFile
+from drawdown.worker.push.backlog import Waiting
 from drawdown.worker.push.unresolved import AWAITING_CREDIT, UNTIL_CREDIT, Unresolved
-from drawdown.worker.push.waiting import Waiting
 from drawdown.worker.status.backlog import JobsLeft
-from drawdown.worker.status.standing import (
+from drawdown.worker.status.status import org_status, status
+from drawdown.worker.status.system_state import (
     OpenReplay,
     Standing,
     Status,
@@ -37,10 +38,9 @@ from drawdown.worker.status.standing import (
     uncompared,
     unwatched_minutes,
 )
-from drawdown.worker.status.status import org_status, status
 
 if TYPE_CHECKING:
-    from drawdown.worker.verdict.standing import OrgStatus
+    from drawdown.worker.verdict.org_state import OrgStatus
 
 WIDTH: Final = 79
 LABEL: Final = 10

@@ -21,9 +21,9 @@ import structlog
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.opening import set_up_logs
 from drawdown.cli.processes import MAX_PROCESSES, Stopping, in_processes, shards
 from drawdown.cli.rendering import show
+from drawdown.cli.startup import set_up_logs
 from drawdown.cli.streams import Fault, as_error
 from drawdown.providers.http import Answer, Call
 from drawdown.schema.errors import Exit, UsageError, worst

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from drawdown_client import guard_words as words
 from drawdown_client.calls import Call, shown
+from drawdown_client.connection import AsyncLine
 from drawdown_client.errors import ClientError, Refused, Unreachable
 from drawdown_client.guard import EXTENDS_A_HOLD, LONGEST_S
 from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, LetThrough, WayOut, Wish
-from drawdown_client.lines import AsyncLine
 from drawdown_client.settings import Settings
 
 T = TypeVar("T")

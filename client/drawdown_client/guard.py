@@ -9,9 +9,9 @@ from typing import Final
 
 from drawdown_client import guard_words as words
 from drawdown_client.calls import Call, shown
+from drawdown_client.connection import Line
 from drawdown_client.errors import ClientError, Refused, Unreachable
 from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, LetThrough, WayOut, Wish
-from drawdown_client.lines import Line
 from drawdown_client.settings import Settings
 
 EXTENDS_A_HOLD: Final = 3

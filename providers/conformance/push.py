@@ -14,7 +14,6 @@ from decimal import Decimal
 from email.utils import format_datetime
 from typing import cast
 
-from drawdown.providers.careful import MAX_DECIMALS, MAX_FEATURES
 from drawdown.providers.conformance.bench import (
     FOREIGN,
     NONSENSE,
@@ -48,6 +47,7 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
+from drawdown.providers.validated_provider import MAX_DECIMALS, MAX_FEATURES
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS, push_key, window_of
 
 

@@ -33,7 +33,7 @@ import aiohappyeyeballs
 import httptools
 
 from drawdown.providers.http import MAX_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer, NotSent
-from drawdown.providers.http.outgoing import CA_FILE, PROXY, Lookup, Outgoing, ProxyUrl, system_lookup
+from drawdown.providers.http.egress import CA_FILE, PROXY, Lookup, Outgoing, ProxyUrl, system_lookup
 from drawdown.schema.errors import UsageError
 
 MAX_CONNECTIONS: Final = 512

@@ -30,7 +30,7 @@ from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services, ThreadKit
 from drawdown.server.step_threads import StepThreads
-from drawdown.worker.access.once import use_once
+from drawdown.worker.access.idempotency import use_once
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.orgs import actions as orgs

@@ -46,12 +46,12 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.ids import is_clean
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, WINDOW_MS, as_credits
-from drawdown.server.api.described import IDEMPOTENCY_KEY, named_examples, operation
 from drawdown.server.api.models import MOST_ROWS, After, Credits, EpochMs, Id, Why
+from drawdown.server.api.openapi import IDEMPOTENCY_KEY, named_examples, operation
 from drawdown.server.api.programs import Answer, Programs, Said, clean_id
 from drawdown.server.http.errors import ApiError, bad_value
 from drawdown.server.services import Services
-from drawdown.worker.access import once
+from drawdown.worker.access import idempotency
 from drawdown.worker.access.keys import ApiKey
 
 MOST_VALUES: Final = 1_000
@@ -184,7 +184,7 @@ class Operations:
                 def work(connection: sa.Connection) -> Answer:
                     now = self._programs.said(said.key, connection)
                     content = json.dumps([values, order.reason], sort_keys=True, default=str)
-                    call = None if given is None else once.Call(now.key.actor, given, one.name, content)
+                    call = None if given is None else idempotency.Call(now.key.actor, given, one.name, content)
                     return carry_out(connection, one, now, values, order, call, self._services.hooks)
 
                 return self._programs.threads.write(work, rollback=order.dry_run, always=True)
@@ -200,7 +200,7 @@ def carry_out(
     said: Said,
     given: Values,
     order: Any,
-    call: once.Call | None,
+    call: idempotency.Call | None,
     hooks: Hooks | None = None,
 ) -> Answer:
     """Do it, unless this call was carried out before: then its answer, without what is shown once.
@@ -208,7 +208,7 @@ def carry_out(
     Errors: ApiError 403 for what this key may not; those of the action."""
     values = _values(said, action.params, given)
     if call is not None and not order.dry_run:
-        before = once.claim_call(connection, call, said.now_ms)
+        before = idempotency.claim_call(connection, call, said.now_ms)
         if before is not None:
             found: dict[str, object] = json.loads(before)
             return found
@@ -223,7 +223,7 @@ def carry_out(
         return {**answer, **hidden, "dry_run": True, "facts": changes(stood, stands)}
     if call is not None:
         kept = {**answer, action.shown_once: None} if action.shown_once else answer
-        once.keep_call(connection, call, json.dumps(kept))
+        idempotency.keep_call(connection, call, json.dumps(kept))
     return answer
 
 

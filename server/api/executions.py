@@ -27,10 +27,10 @@ from drawdown.ledger.reservations import NotTogether, Reservation
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import in_credits
 from drawdown.server.api import models
-from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
-from drawdown.server.api.money import Money
+from drawdown.server.api.openapi import IDEMPOTENCY_KEY, operation
+from drawdown.server.api.payment_calls import Money
 from drawdown.server.api.programs import Programs, Said, clean_id, require_maker
-from drawdown.server.api.together import Way
+from drawdown.server.api.request_batching import Way
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.executions import actions as executions

@@ -27,13 +27,13 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import in_credits
 from drawdown.server.api.admin import Signed
-from drawdown.server.api.dark import Dark
-from drawdown.server.api.described import operation
+from drawdown.server.api.fail_open import Dark
 from drawdown.server.api.gate import iso
 from drawdown.server.api.models import MOST_ROWS, DecideRequest, EpochMs, Id, LifeMs, Why
-from drawdown.server.api.money import Money
+from drawdown.server.api.openapi import operation
+from drawdown.server.api.payment_calls import Money
 from drawdown.server.api.programs import Programs, Said, require_maker
-from drawdown.server.api.together import Way
+from drawdown.server.api.request_batching import Way
 from drawdown.server.http.errors import ApiError, unauthorized
 from drawdown.server.http.threads import Threads
 from drawdown.server.process_metrics import GuardCalls
@@ -43,10 +43,10 @@ from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import State
 from drawdown.worker.guard.grouped import Call, End
+from drawdown.worker.guard.options import told
 from drawdown.worker.guard.overrides import OverrideRow, Terms, Word
 from drawdown.worker.guard.terms import MAX_UNITS, Wish
 from drawdown.worker.guard.use import Answer, Ask
-from drawdown.worker.guard.ways import told
 
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
 NUMBER_DIGITS: Final = 18

@@ -28,9 +28,9 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server import jwts
-from drawdown.server.console import door
-from drawdown.server.console.asking import said_by
-from drawdown.server.console.elsewhere import Elsewhere, Trouble, is_safe
+from drawdown.server.console import session_auth
+from drawdown.server.console.jwks import Elsewhere, Trouble, is_safe
+from drawdown.server.console.request_params import said_by
 from drawdown.server.console.sign_in import Desk, inside
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.threads import Threads
@@ -277,7 +277,7 @@ class Oidc:
             why = f"{name} signed in at {self._settings.issuer}, and is nobody here: an admin adds them with "
             return self._again(f"{why}`drawdown console user add {typed(name, '--role', 'viewer')}`", 403)
         answer = RedirectResponse(place, 303)
-        door.give(answer, session)
+        session_auth.give(answer, session)
         return answer
 
     async def _let_in(self, name: str, session: str, address: str) -> Person | None:

@@ -25,10 +25,10 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.events.body_items import Unreadable
 from drawdown.events.cloudevents import JSON, is_binary, type_of
 from drawdown.events.envelope import Named, Unfit
 from drawdown.events.example import example_of
-from drawdown.events.reading import Unreadable
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import write
 from drawdown.schema.errors import DrawdownError

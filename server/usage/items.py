@@ -19,13 +19,13 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from drawdown.events import cloudevents, reading
+from drawdown.events import body_items, cloudevents
+from drawdown.events.body_items import told
 from drawdown.events.cloudevents import JSON, LINES, Given, items
 from drawdown.events.envelope import MAX_QUANTITY, Named, Unfit, UsageEvent, named_in
-from drawdown.events.reading import told
 from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
-from drawdown.server.api.described import operation
 from drawdown.server.api.models import ErrorBody
+from drawdown.server.api.openapi import operation
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.usage.intake import KEPT, Intake, Result, Sent, Taker, answer, result_of, unfit
 from drawdown.worker.sources.events import store, types
@@ -334,7 +334,7 @@ SAMPLE: Final[Schema] = {
 
 
 def _many(schema: Schema) -> Schema:
-    return {"type": "array", "maxItems": reading.MOST_ITEMS, "items": schema}
+    return {"type": "array", "maxItems": body_items.MOST_ITEMS, "items": schema}
 
 
 EITHER: Final[Schema] = {"oneOf": [EVENT, OWN]}

@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse
 
 from drawdown.events.envelope import Unfit
 from drawdown.events.fields import moment_of
-from drawdown.server.api.described import operation
 from drawdown.server.api.models import MOST_ROWS
+from drawdown.server.api.openapi import operation
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.http.errors import bad_value
 from drawdown.worker.catalog.mapping import MB_SECONDS, SECONDS, UNITS

@@ -33,7 +33,7 @@ from tests.acceptance.tables import difference, number, rows
 from tests.emulators.autumn import TRACK_FAULTS, AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread, stripe_lines
 from tests.emulators.stripe import BILLING_FAULTS, StripeEmulator
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 from tests.whole import WHOLE, share
 
 pytestmark = gentd26.needed()

@@ -31,7 +31,7 @@ from tests.contract.sockets import free_port
 from tests.emulators.cell import CellEmulator
 from tests.emulators.product import ProductEmulator
 from tests.emulators.serve import autumn_lines, cell_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
-from tests.fresh import migrated, named_anew
+from tests.sqlite_databases import migrated, named_anew
 from tests.world import T0
 
 FEATURE = "compute_4gb"

@@ -45,9 +45,9 @@ from drawdown.worker.provider import actions as providers
 from drawdown.worker.replay.plan import ReplayScope
 from drawdown.worker.usage import backfills
 from drawdown.worker.wallets import actions as credit
-from tests.browser import money
-from tests.fresh import named_anew
+from tests.browser import money_pages
 from tests.server.ruled import rule
+from tests.sqlite_databases import named_anew
 from tests.world import T0, Fleet
 
 HOSTILE: Final = "<b onmouseover=alert(1)>\"&'/../?x=1#"
@@ -177,7 +177,7 @@ def fill(fleet: Fleet) -> None:
         use = partial(guard.consume, key=key, wish=Wish("acme", "idea.create", 1), by=replace(fleet.by, now_ms=NOW))
         write(fleet.engine, use)
     write(fleet.engine, lambda c: orgs.halt(c, [BIDI], replace(fleet.by, reason=HOSTILE)))
-    money.fill(fleet, HOSTILE)
+    money_pages.fill(fleet, HOSTILE)
     wait(fleet)
 
 

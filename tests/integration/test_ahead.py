@@ -14,8 +14,8 @@ from drawdown.cli.main import run
 from drawdown.cli.nouns.status import WIDTH
 from drawdown.schema.clock import utc
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from tests.fresh import fresh
 from tests.integration.test_events_cli import Shell, begun
+from tests.sqlite_databases import fresh
 from tests.world import T0
 
 

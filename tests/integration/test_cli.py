@@ -13,8 +13,8 @@ import pytest
 
 from drawdown.cli.main import global_options_first, run
 from drawdown.schema.database import connect
-from tests import forked, inside
-from tests.fresh import migrated
+from tests import fork_server, in_process
+from tests.sqlite_databases import migrated
 
 HEADER = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\n"
 SECRET = "canary-0123456789-canary"
@@ -34,7 +34,7 @@ class Shell:
         self.said = ""
 
     def run(self, *arguments: str, status: int = 0) -> str:
-        done = inside.run(arguments, env=self.environment, cwd=self.folder, timeout_s=120)
+        done = in_process.run(arguments, env=self.environment, cwd=self.folder, timeout_s=120)
         out, err = done.stdout.decode(), done.stderr.decode()
         self.said += out + err
         assert done.returncode == status, f"{arguments}: {out}\n{err}"
@@ -295,7 +295,7 @@ def test_what_goes_on_until_it_is_told_to_end_says_so_at_once(shell: Shell) -> N
         (["run", "--no-watch"], "a tick now, and one every 300 s; no watch"),
     ):
         with Path(os.devnull).open("wb") as nothing:
-            going = forked.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
+            going = fork_server.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
         first = going.stdout.readline()
         going.send_signal(signal.SIGTERM)
         assert going.wait(300) == 0

@@ -37,7 +37,7 @@ from drawdown.worker.usage.backfills import open_backfill
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools, tiers
 from tests.fake_payments import CAN
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 TREE: dict[tuple[str, ...], Any] = dict(walk(get_command(app)))

@@ -17,7 +17,7 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.features.actions import end_feature, map_size
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.shown import explain_push
+from drawdown.worker.push.explanation import explain_push
 from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import Replayed, replay
 from drawdown.worker.usage import prune as pruning

@@ -13,8 +13,8 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MAX_KEY_TYPES, MAX_MEMORY_MB, MAX_ORG_TYPES, WINDOW_MS
 from drawdown.worker.sources.events.store import sample_id_of
-from drawdown.worker.status.standing import Status
 from drawdown.worker.status.status import status
+from drawdown.worker.status.system_state import Status
 from drawdown.worker.usage.intake import MOST_LISTED, NEAR_TYPES, ShortOfTypes, list_events
 from tests.integration.telling_events import RENDER, clean, event, mapped, statuses, told
 from tests.world import T0, Fleet

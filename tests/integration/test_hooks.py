@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.ledger.draws import Cost
-from drawdown.ledger.maturing import mature_due
+from drawdown.ledger.due_changes import mature_due
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.messages import EVENTS, Message, tell
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS

@@ -12,8 +12,8 @@ from drawdown.schema.database import write
 from drawdown.schema.locks import lock_org
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.project import project
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.verdict.rules import TURN_MS, WINDOWS_A_TURN, turn_ms
 from tests.fake_provider import capabilities
 from tests.prepaid import CREDIT, Moving, Prepaid, price

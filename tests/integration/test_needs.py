@@ -16,10 +16,10 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console.screens.customers.overview import MOST_CALLS, Around, Need, needs, read_around
 from drawdown.worker.halts.addresses import NOT_ALLOWED
 from drawdown.worker.halts.ignored_halts import ESCALATE_AFTER
+from drawdown.worker.push.backlog import Waiting
 from drawdown.worker.push.lists import WaitSum
-from drawdown.worker.push.waiting import Waiting
-from drawdown.worker.status.standing import Call, Status, StoppedOrg, Why, calls, judge
 from drawdown.worker.status.status import status
+from drawdown.worker.status.system_state import Call, Status, StoppedOrg, Why, calls, judge
 from tests.world import T0, Fleet
 
 HISTORY: Final = "UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'another timeline', doubted_after_tick = 0"

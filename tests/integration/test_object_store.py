@@ -19,8 +19,8 @@ from drawdown.schema.errors import Exit
 from drawdown.worker.batches import objects
 from drawdown.worker.batches.files import NotNow
 from drawdown.worker.engine.stores import ObjectStore
-from tests.fresh import migrated
 from tests.integration.test_cli import Shell
+from tests.sqlite_databases import migrated
 
 PLACE: Final = "s3://usage/exports"
 CSV: Final = b"org_id,ts,memory_mb,interval_s\nacme,2026-01-01T00:00:00Z,1024,60\n"

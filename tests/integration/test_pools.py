@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import lots
 from drawdown.ledger.draws import Cost
-from drawdown.ledger.maturing import look_ahead
+from drawdown.ledger.due_changes import look_ahead
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError

@@ -15,8 +15,8 @@ from drawdown.worker.orgs.assignments import assign
 from tests.acceptance.commands import drawdown, one_clear_line
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread
-from tests.fresh import fresh
 from tests.integration.reconciling import FEATURE
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 

@@ -18,9 +18,9 @@ from drawdown.worker.access import audit
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.audit import AuditFilter, list_audit
 from drawdown.worker.access.people import list_users
+from drawdown.worker.guard import allowances as guard_standing
 from drawdown.worker.guard import lists as guard_blocks
 from drawdown.worker.guard import overrides as guard_overrides
-from drawdown.worker.guard import standing as guard_standing
 from drawdown.worker.guard import terms as guard_facts
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.lists import list_metrics, report

@@ -12,7 +12,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.status.status import org_status
-from drawdown.worker.verdict.asks import SECOND_READ_MS
+from drawdown.worker.verdict.refresh_requests import SECOND_READ_MS
 from tests.fake_provider import capabilities
 from tests.prepaid import CREDIT, Moving, Prepaid, look
 from tests.world import T0, Fleet

@@ -17,11 +17,11 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.server.console.screens.customers.overview import needs
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push import waiting
+from drawdown.worker.push import backlog as push_backlog
 from drawdown.worker.status import backlog
 from drawdown.worker.status import status as views_status
-from drawdown.worker.status.standing import Status
 from drawdown.worker.status.status import org_status, status
+from drawdown.worker.status.system_state import Status
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
@@ -283,8 +283,8 @@ def test_only_what_is_open_or_differs_is_read(fleet: Fleet, provider: FakeProvid
     fleet.tick_windows(2)
     postgres = fleet.engine.dialect.name == "postgresql"
     for sql, name, index in (
-        (waiting.SQL, "open", "pushes_open"),
-        (waiting.SQL, "errors", "pushes_open"),
+        (push_backlog.SQL, "open", "pushes_open"),
+        (push_backlog.SQL, "errors", "pushes_open"),
         (views_status.SQL, "differing", "reconciliations_differing"),
         (backlog.SQL, "jobs", "jobs_failed"),
     ):

@@ -24,8 +24,8 @@ from drawdown.worker.topup.fill import CHARGES_AT_ONCE, fill
 from drawdown.worker.wallets.actions import grant, set_rate
 from drawdown.worker.watch import Watcher, watch
 from tests.fake_payments import CAN, FakePayments
-from tests.fresh import fresh
 from tests.integration.topping import HOUR_MS, TERMS, Purses, flat, judged
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 

@@ -17,7 +17,7 @@ from drawdown.worker.executions.request import Request
 from drawdown.worker.features.actions import DEFAULT_MICRO_CREDITS_PER_GB_S as SECOND
 from drawdown.worker.orgs.lists import OrgFilter, list_orgs
 from drawdown.worker.status.status import org_status
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.prepaid import Moving, look

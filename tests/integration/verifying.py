@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
 from drawdown.ledger.draws import Cost
+from drawdown.ledger.due_changes import mature, mature_due
 from drawdown.ledger.grants import Gives
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.maturing import mature, mature_due
 from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import FixedClock
@@ -53,8 +53,8 @@ from tests import compiled, leftovers
 from tests.fake_payments import CAN, FakePayments
 from tests.fake_product import FakeProduct
 from tests.fake_provider import FakeProvider
-from tests.fresh import fresh
 from tests.quick_sqlite import quicken
+from tests.sqlite_databases import fresh
 from tests.world import T0, Copied, Fleet
 
 NEXT: Final = T0 + WINDOW_MS

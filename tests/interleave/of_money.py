@@ -80,7 +80,7 @@ def _together(name: str, *wanted: Callable[[Stage], Call]) -> Party:
 
         return Act(transaction)
 
-    return Party(f"server.api.together:_decide {name}", ready, _adds_up)
+    return Party(f"server.api.request_batching:_decide {name}", ready, _adds_up)
 
 
 def _adds_up(stage: Stage) -> Iterator[str]:

@@ -111,8 +111,8 @@ def _invalid(items: int) -> Callable[[Stage, sa.Connection], object]:
 PROGRAMS: Final = (
     plain("server.usage.intake:_keep", _invalid(2)),
     plain("server.usage.intake:_keep of another server", _invalid(3)),
-    plain("server.api.together:_alone", _accepted_alone, _within_its_means),
-    plain("server.api.together:_decide", _accepted_together),
+    plain("server.api.request_batching:_alone", _accepted_alone, _within_its_means),
+    plain("server.api.request_batching:_decide", _accepted_together),
     _act("draw", "_draw", models.DrawRequest.model_construct(number=1, credits=2), key="going"),
     _act("extend", "_extend", models.ExtendRequest.model_construct(to=6), key="going"),
     _act("settle", "_settle", models.SettleRequest.model_construct(actual=3), key="going"),

@@ -27,10 +27,10 @@ from drawdown.worker.topup import actions as said
 from drawdown.worker.topup.actions import Terms
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.usage import withdrawals
-from drawdown.worker.verdict import asks as verdict_asks
 from drawdown.worker.verdict import project as projecting
-from drawdown.worker.verdict.asks import DueProjection
+from drawdown.worker.verdict import refresh_requests as verdict_asks
 from drawdown.worker.verdict.project import project
+from drawdown.worker.verdict.refresh_requests import DueProjection
 from drawdown.worker.watch import Watcher, watch
 from tests.interleave.party import Act, Party, step
 from tests.interleave.stage import NOW, T0, Stage

@@ -16,8 +16,8 @@ from drawdown.schema.units import DAY_MS
 from drawdown.server.api.declared import carry_out
 from drawdown.server.api.programs import Said
 from drawdown.server.declarations import ACTIONS
+from drawdown.worker.access.idempotency import Call
 from drawdown.worker.access.keys import ApiKey
-from drawdown.worker.access.once import Call
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.settlements import actions as settlements

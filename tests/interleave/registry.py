@@ -85,7 +85,7 @@ APART: Final[dict[str, str]] = {
     "replay_open": "reads once, after a replay or its dry run",
     "orgs_to_replay": "reads once, after a replay that failed",
     "worker.replay.replay:rehearse": "a replay whose transactions are rolled back: `replay` holds its locks longer",
-    "server.console.acting:undone": "rolled back, whatever it is asked for",
+    "server.console.action_forms:undone": "rolled back, whatever it is asked for",
     "server.console.screens.oncall.halts:_told": "rolled back: it reads which cells a halt reaches",
     "server.console.screens.oncall.jobs:_told": "rolled back: it reads a plan",
     "server.console.screens.oncall.jobs:_told_of_assignment": "rolled back: an assignment; `assign` holds its locks",

@@ -16,9 +16,9 @@ PAIRS = (
     ("take_batch", "seal"),
     ("cli.nouns.samples:withdraw what was rejected", "cli.declared:run org override"),
     ("host wakes a sandbox", "due_halts"),
-    ("server.api.together:_decide", "cli.nouns.executions:settle acme"),
-    ("server.api.together:_decide money", "server.api.together:_decide other money"),
-    ("server.api.together:_decide other money", "server.api.together:_decide money"),
+    ("server.api.request_batching:_decide", "cli.nouns.executions:settle acme"),
+    ("server.api.request_batching:_decide money", "server.api.request_batching:_decide other money"),
+    ("server.api.request_batching:_decide other money", "server.api.request_batching:_decide money"),
     ("cli.nouns.guard:consume", "cli.nouns.guard:consume another"),
     ("cli.declared:run settlement payout", "cli.declared:run settlement reverse"),
 )

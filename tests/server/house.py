@@ -19,12 +19,12 @@ import httpx
 import sqlalchemy as sa
 
 from drawdown.providers.autumn import build as build_autumn
-from drawdown.providers.careful import Careful
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.http import Call, Http, HttpResult
 from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Provider, Setup
 from drawdown.providers.stripe import build as build_stripe
+from drawdown.providers.validated_provider import Careful
 from drawdown.schema.database import read
 from drawdown.server.app import Server
 from drawdown.server.http.signing import Signed, signature

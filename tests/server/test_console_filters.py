@@ -18,9 +18,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.server.console import screens
-from drawdown.server.console.door import COOKIE
 from drawdown.server.console.frame import figures
 from drawdown.server.console.pages import PAGES
+from drawdown.server.console.session_auth import COOKIE
 from tests.browser.sites import HOSTILE, NOW
 from tests.server.console_home import KIM, Home, secret
 from tests.server.filled import TURNED, Filled

@@ -15,8 +15,8 @@ from drawdown.cli.main import run
 from drawdown.ledger.allocation import KINDS
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.server.console.asking import MAX_KEY_CHARS
 from drawdown.server.console.frame import figures
+from drawdown.server.console.request_params import MAX_KEY_CHARS
 from drawdown.server.console.screens.money import drift
 from drawdown.server.console.screens.money.wallet_acts import MEANING
 from drawdown.worker.access import sessions as console_sessions

@@ -13,7 +13,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
-from drawdown.server.console import acting
+from drawdown.server.console import action_forms
 from drawdown.server.console.screens.oncall import jobs as doing
 from drawdown.worker.engine import runner
 from drawdown.worker.jobs import queue
@@ -70,7 +70,7 @@ def test_the_dry_run_is_that_of_the_command_and_leaves_nothing_behind(engine: sa
     fleet = missed(Fleet(engine))
     made = planned(fleet)
     before = dump(engine)
-    found = rehearse(acting.undone(engine), fleet.context("console"), made, fleet.by)
+    found = rehearse(action_forms.undone(engine), fleet.context("console"), made, fleet.by)
     assert dump(engine) == before
     assert found == run(fleet, made, dry_run=True) and found.pushes == 48
 

@@ -19,8 +19,8 @@ from drawdown.server.api.programs import for_programs
 from drawdown.server.console.action import Doing
 from drawdown.server.console.declared import form_of
 from drawdown.server.declarations import ACTIONS, BY_NAME, DECLARED
+from drawdown.worker.access.idempotency import Call
 from drawdown.worker.access.keys import SCOPES
-from drawdown.worker.access.once import Call
 from drawdown.worker.access.people import Person
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.orgs import actions as orgs

@@ -21,7 +21,7 @@ from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reco
 from drawdown.worker.replay.replay import Replayed, replay
 from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.watch import Watched, watch
 from tests.simulation.accepted import note_compared
 from tests.simulation.actions import ACTIONS as DONE_BY_HOSTS

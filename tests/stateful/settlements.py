@@ -26,7 +26,7 @@ from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.actions import Change
 from drawdown.worker.settlements.lists import SettlementFilter, list_suppliers, page
 from drawdown.worker.wallets import actions as credit
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import Fleet
 
 SUPPLIERS = ("firm", "loose")

@@ -8,8 +8,8 @@ from dataclasses import replace
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from drawdown.providers.careful import outcome
 from drawdown.providers.protocol import Accepted, Left, Outcome, PushRequest, Rejected, Unknown
+from drawdown.providers.validated_provider import outcome
 from drawdown.worker.push.claim import Claimed
 from drawdown.worker.verdict.answers import ClaimAnswers
 from drawdown.worker.verdict.rules import TURN_MS, WINDOWS_A_TURN, Known, Remaining, ask_at_ms, turn_ms

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from drawdown.providers.careful import sound
 from drawdown.providers.protocol import CustomerState, ReadFailed
+from drawdown.providers.validated_provider import sound
 from drawdown.worker.verdict.effective_balance import Used, effective_after, since_read, unseen
 from drawdown.worker.verdict.rules import (
     FIRST_LOOK_MS,

@@ -23,12 +23,12 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
-from drawdown.worker.batches.asking import brought, is_asked, reach
 from drawdown.worker.batches.duck import READING_TIME_S
+from drawdown.worker.batches.file_sums import Sums, add_up
 from drawdown.worker.batches.files import FoundFile, NotNow, TimeUp, Unreadable, format_of, found_file
 from drawdown.worker.batches.lists import BatchesDone
 from drawdown.worker.batches.objects import MAX_PAGES, OBJECTS_A_PAGE, Page, is_prefix, page_of
-from drawdown.worker.batches.reading import Sums, add_up
+from drawdown.worker.batches.query_source import brought, is_asked, reach
 from drawdown.worker.batches.sources import (
     MAX_DUE,
     MAX_READINGS,

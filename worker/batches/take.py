@@ -27,9 +27,7 @@ from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
 from drawdown.schema.text import clean
-from drawdown.worker.batches.asking import is_asked
-from drawdown.worker.batches.files import FoundFile, NotNow
-from drawdown.worker.batches.reading import (
+from drawdown.worker.batches.file_sums import (
     MAX_BATCH_SAMPLES,
     MAX_BATCH_SAMPLES_SQLITE,
     MAX_ROWS_KEPT,
@@ -38,6 +36,8 @@ from drawdown.worker.batches.reading import (
     Shared,
     Sums,
 )
+from drawdown.worker.batches.files import FoundFile, NotNow
+from drawdown.worker.batches.query_source import is_asked
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import present, read_losses, require_same
 from drawdown.worker.push.void import void_rejected

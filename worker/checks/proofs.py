@@ -21,7 +21,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.verify.findings import FINDINGS, INVARIANTS
-from drawdown.worker.verify.since import APART_MS, Held, Mark
+from drawdown.worker.verify.incremental import APART_MS, Held, Mark
 from drawdown.worker.verify.verify import Breach, Verification
 
 SQL = queries(__file__)

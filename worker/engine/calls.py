@@ -54,7 +54,7 @@ from drawdown.worker.engine.effects import (
     Push,
     never,
 )
-from drawdown.worker.engine.lines import (
+from drawdown.worker.engine.fair_queue import (
     Allowance,
     CustomerLine,
     CustomerLines,

@@ -31,8 +31,8 @@ from drawdown.worker.executions import request as run_request
 from drawdown.worker.executions.actions import ask_of
 from drawdown.worker.executions.permission import Asker, Paying, Permit, to_hold
 from drawdown.worker.executions.request import USE, Accepted, Asked, Settled
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import unbilled_micro
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 

@@ -32,9 +32,9 @@ from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
 from drawdown.worker.sources.samples.rows import CELL, NotMade, Sample, id_of, sizes_of
 from drawdown.worker.sources.samples.store import store
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.rates import rate_card_of, uses_ledger
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 

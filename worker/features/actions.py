@@ -41,7 +41,7 @@ from drawdown.worker.catalog.mapping import (
 )
 from drawdown.worker.features.lists import list_features
 from drawdown.worker.history.incarnation import read_losses
-from drawdown.worker.orgs import billed_once
+from drawdown.worker.orgs import double_billing
 from drawdown.worker.sources.events.types import declare_value, is_known, meters
 from drawdown.worker.wallets import actions as credit
 
@@ -121,7 +121,7 @@ def map_event(
     ids.require_unlike(connection, ids.FEATURE, feature, new=new)
     ids.require_unlike(connection, ids.EVENT_TYPE, event_type, new=new)
     is_new = from_ms is None and not is_known(connection, event_type) and not read_losses(connection)
-    if is_new and not billed_once.was_charged(connection, {event_type, feature}):
+    if is_new and not double_billing.was_charged(connection, {event_type, feature}):
         from_ms, confirmed = 0, True
     if value is not None and declare_value(connection, event_type, value, by):
         record(connection, "event_value", event_type, asdict(value), by)
@@ -208,7 +208,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
             "was lost with it: give again what was in force then, with --yes; begin anything else later"
         )
     event_type = _type_of(connection, row.memory_mb) if row.is_of_events else None
-    billed_once.require_uncharged(connection, mapping, row, event_type)
+    double_billing.require_uncharged(connection, mapping, row, event_type)
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_mapping", {**asdict(row), **person})
     details = {"kind": row.kind, "memory_mb": row.memory_mb, "unit": row.unit, "start_ms": start}

@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 
 from drawdown.providers.http import Answer, Call, NoAnswer, NotSent
 from drawdown.providers.http.client import CUT_OFF, TOO_MUCH, Dialer, HttpClient
-from drawdown.providers.http.outgoing import Lookup, Outgoing, system_lookup
+from drawdown.providers.http.egress import Lookup, Outgoing, system_lookup
 from drawdown.schema.clock import Clock
 from drawdown.worker.engine.effects import HaltRequest, UsageAnswer, UsageRequest
 from drawdown.worker.halts.addresses import ANSWERED, NOT_ALLOWED, NOT_CALLED, UNSIGNED, CellUrl, Judge, parse

@@ -13,7 +13,7 @@ from typing import Final
 
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.http.client import HttpClient
-from drawdown.providers.http.outgoing import Lookup, system_lookup
+from drawdown.providers.http.egress import Lookup, system_lookup
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.effects import HookAnswer, HookRequest

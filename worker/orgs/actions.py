@@ -25,8 +25,8 @@ from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.halts.lists import running_of, told_in_words
 from drawdown.worker.orgs.lists import OrgFilter, chosen_orgs, override_in_words, require_provider
 from drawdown.worker.seal import stops
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.org_row import apply_now, lock_rows
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 MAX_HALTED: Final = 10_000

@@ -24,8 +24,8 @@ from drawdown.schema.sql import queries, together
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.verdict.effective_balance import Asked, Used, read_used_now, since_read
+from drawdown.worker.verdict.org_state import AssignmentRow, HaltRow
 from drawdown.worker.verdict.rules import end_ms
-from drawdown.worker.verdict.standing import AssignmentRow, HaltRow
 from drawdown.worker.verdict.watch_state import is_watched
 
 SQL = queries(__file__)

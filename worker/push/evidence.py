@@ -27,7 +27,6 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.careful import MAX_FIGURE
 from drawdown.providers.protocol import (
     CannotTell,
     Capabilities,
@@ -39,6 +38,7 @@ from drawdown.providers.protocol import (
     ReadFailed,
     Totals,
 )
+from drawdown.providers.validated_provider import MAX_FIGURE
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, WINDOW_MS, next_window, push_key
 from drawdown.worker.catalog.balance_parts import known_parts

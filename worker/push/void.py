@@ -36,7 +36,7 @@ from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.outcome import CREDIT_WAIT_MS
 from drawdown.worker.push.rows import PushRow, change, newest_unanswered, push_id_of
 from drawdown.worker.push.wallet_mirror import give_back
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 log = structlog.get_logger()
 

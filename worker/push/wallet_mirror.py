@@ -17,7 +17,7 @@ import structlog
 from drawdown.ledger import entries, wallet
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.wallets import mirrored_at
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 log = structlog.get_logger()
 SQL = queries(__file__)

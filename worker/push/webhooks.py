@@ -21,7 +21,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.void import refuse_late
-from drawdown.worker.verdict.asks import mark_for_two_reads
+from drawdown.worker.verdict.refresh_requests import mark_for_two_reads
 
 log = structlog.get_logger()
 

@@ -20,8 +20,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.careful import MAX_FIGURE
 from drawdown.providers.protocol import ReadFailed
+from drawdown.providers.validated_provider import MAX_FIGURE
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -51,7 +51,7 @@ from drawdown.worker.push.evidence import (
     remember,
 )
 from drawdown.worker.push.rows import PushRow
-from drawdown.worker.reconcile.lines import drew as drew_of
+from drawdown.worker.reconcile.comparison import drew as drew_of
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
 
 SQL = queries(__file__)

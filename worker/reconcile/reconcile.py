@@ -35,7 +35,7 @@ from drawdown.worker.history.incarnation import present, require_same
 from drawdown.worker.push.evidence import CustomerPool
 from drawdown.worker.push.rows import Row
 from drawdown.worker.reconcile.balances import compare_drawn
-from drawdown.worker.reconcile.lines import Short, compare_over, ended_short, find_absent, read_totals
+from drawdown.worker.reconcile.comparison import Short, compare_over, ended_short, find_absent, read_totals
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.rates import Prices, Quantity

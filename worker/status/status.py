@@ -24,20 +24,20 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.ignored_halts import Ignored, Undelivered, ignored_part, undelivered_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
 from drawdown.worker.provider.shadows import InShadow, shadow_part
+from drawdown.worker.push.backlog import read_providers
 from drawdown.worker.push.unresolved import unresolved_of, unresolved_parts
-from drawdown.worker.push.waiting import read_providers
 from drawdown.worker.reconcile.lists import uncompared_of, uncompared_part
 from drawdown.worker.seal.arrivals import buckets_part, seen_by_all
-from drawdown.worker.status import standing as parts
+from drawdown.worker.status import system_state as parts
 from drawdown.worker.status.backlog import JobsLeft, LongOpen, jobs_part, oldest_open, read_backlog
-from drawdown.worker.status.standing import PENDING, PendingUsage, judge
+from drawdown.worker.status.system_state import PENDING, PendingUsage, judge
 from drawdown.worker.usage.intake import ShortOfTypes, short_of_types_part
 from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 
 if TYPE_CHECKING:
     from drawdown.worker.engine.witness import Witness
-    from drawdown.worker.verdict.standing import OrgStatus
+    from drawdown.worker.verdict.org_state import OrgStatus
 
 SQL = queries(__file__)
 
@@ -207,7 +207,7 @@ def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus
     """How one organisation stands. Errors: Refused where there is none."""
     # here, as the status of everything, which is asked for most, needs neither
     from drawdown.worker.verdict.effective_balance import credit_status, verdict_history
-    from drawdown.worker.verdict.standing import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
+    from drawdown.worker.verdict.org_state import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
 
     org = require_org(connection, org_id)
     of_org = {"org_id": org_id}

@@ -32,7 +32,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import AskWhoFills, Steps
 from drawdown.worker.topup.fill import credit, money_of, rearm, tell_ends
 from drawdown.worker.topup.lists import show_topup, switched
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 

@@ -27,8 +27,8 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.ledger import wallet
+from drawdown.ledger.due_changes import mature
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.maturing import mature
 from drawdown.providers.payments.protocol import Charge, ChargeResult, InDoubt, NotFound, NotSent, PaymentCapabilities
 from drawdown.schema.messages import TOPUP_CREDITED, TOPUP_FAILED, Message, amount, tell
 from drawdown.schema.sql import queries
@@ -40,8 +40,8 @@ from drawdown.worker.engine.effects import ChargeMoney, LookUpMoney, Over, Remem
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import count_sends, require_same
 from drawdown.worker.topup.outcome import HOUR_MS, Calls, End, Loss, of_answer, of_not_found, of_not_sent
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.holds import shrink_of
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 log = structlog.get_logger()
 

@@ -21,8 +21,8 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 
 from drawdown.events import cloudevents
+from drawdown.events.body_items import Unreadable
 from drawdown.events.envelope import Unfit, UsageEvent
-from drawdown.events.reading import Unreadable
 from drawdown.events.values import EventValue
 from drawdown.ledger.wallet import read_ahead
 from drawdown.providers.embedded import NAME as EMBEDDED

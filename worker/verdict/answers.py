@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from drawdown.ledger.rates import RateCard
 from drawdown.providers.protocol import Accepted, Capabilities, Left, Outcome, PushRequest
 from drawdown.schema.sql import queries
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.verdict.rates import rate_card_of
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.verdict.rules import LAST_LOOK_MS, Known, Remaining, ask_at_ms
 
 SQL = queries(__file__)

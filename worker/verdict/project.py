@@ -27,7 +27,6 @@ from drawdown.worker.catalog.mapping import read_in_use
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.verdict.asks import READ_TWICE, SECOND_READ_MS, DueProjection, OneRound, mark_for_projection
 from drawdown.worker.verdict.effective_balance import Used, effective_after, read_used, since_read
 from drawdown.worker.verdict.holds import mature_wallets, read_held
 from drawdown.worker.verdict.org_row import (
@@ -46,6 +45,13 @@ from drawdown.worker.verdict.org_row import (
     write,
 )
 from drawdown.worker.verdict.rates import policies_of, policy_for
+from drawdown.worker.verdict.refresh_requests import (
+    READ_TWICE,
+    SECOND_READ_MS,
+    DueProjection,
+    OneRound,
+    mark_for_projection,
+)
 from drawdown.worker.verdict.rules import (
     CREDIT_REASONS,
     USAGE_LIMIT,

@@ -20,10 +20,10 @@ from typing import Final, Literal
 
 import sqlalchemy as sa
 
-from drawdown.ledger import lots, maturing
+from drawdown.ledger import due_changes, lots
 from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.allocation import KINDS, ORDER, Lot
-from drawdown.ledger.maturing import look_ahead_with_lots
+from drawdown.ledger.due_changes import look_ahead_with_lots
 from drawdown.ledger.rates import Rate, read_rate_card
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
@@ -69,9 +69,9 @@ class Account:
 def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Account:
     """What a customer has; nothing where the wallet was never used."""
     hold = SQL.part("hold", {"customer_id": customer_id, "now_ms": now_ms}, of_settlements="of_customer")
-    look = maturing.look_part(customer_id, now_ms)
+    look = due_changes.look_part(customer_id, now_ms)
     read = together(connection, look=look, lots=lots.wallets_part([customer_id]), hold=hold)
-    found, given = maturing.look_ahead_by(connection, customer_id, read["look"], now_ms)
+    found, given = due_changes.look_ahead_by(connection, customer_id, read["look"], now_ms)
     kept = lots.lots_of([customer_id], [vars(row) for row in read["lots"]])[customer_id]
     in_lots = view_lots(connection, kept, given, customer_id, now_ms)
     kinds = {f"{kind}_micro": micro for kind, micro in in_lots.left_by_kind().items()}
@@ -375,7 +375,7 @@ def org_of(connection: sa.Connection, org_id: str) -> Org | None:
 
 def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standing:
     """As it is once all that is due by now is done."""
-    found = maturing.look_ahead(connection, customer_id, now_ms)
+    found = due_changes.look_ahead(connection, customer_id, now_ms)
     unbilled = unbilled_micro(connection, customer_id, now_ms)
     return Standing(found.available_micro - unbilled, found.held_micro, found.balance_micro)
 

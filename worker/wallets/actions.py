@@ -63,7 +63,7 @@ from drawdown.worker.catalog.wallets import (
     wallets_at,
 )
 from drawdown.worker.topup.actions import rearm_paid
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.wallets.accounts import account_of, list_lots, paid_from
 
 SQL = queries(__file__)

@@ -44,7 +44,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.worker.catalog.wallets import billed_elsewhere, orgs_of
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 

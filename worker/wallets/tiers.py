@@ -45,7 +45,7 @@ from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import as_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 

@@ -42,9 +42,9 @@ from tests.emulators.serve import serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.stripe_payments import CHARGE_FAULTS, LIST_FAULTS
 from tests.fake_payments import CAN
-from tests.fresh import migrated
 from tests.integration.topping import TERMS
 from tests.postgres_server import Server
+from tests.sqlite_databases import migrated
 
 ROLES = ("drainer-a", "drainer-b")
 WALLETS, SHARE = 12, 1 / 3

@@ -13,16 +13,16 @@ import sqlalchemy as sa
 from drawdown.schema.audit import require_org
 from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Table, act
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.customers import usage
 from drawdown.server.console.screens.money import cells, wallets
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.rules.cells import number, said, time
 from drawdown.worker.access.audit import AuditFilter, list_audit
-from drawdown.worker.guard.standing import Standing, StandingRow, standing_of
+from drawdown.worker.guard.allowances import Standing, StandingRow, standing_of
 from drawdown.worker.orgs import lists as org_history
 from drawdown.worker.status import tables
 from drawdown.worker.verdict.effective_balance import verdict_history

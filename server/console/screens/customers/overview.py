@@ -15,21 +15,21 @@ import sqlalchemy as sa
 
 from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall.ticks import ENDS
 from drawdown.worker.cluster.lists import worker_lines
 from drawdown.worker.guard.lists import open_overrides
 from drawdown.worker.orgs.lists import RunningOut, running_out
+from drawdown.worker.push.backlog import Waiting
 from drawdown.worker.push.lists import WaitSum, wait_sums
 from drawdown.worker.push.unresolved import AWAITING_CREDIT, UNTIL_CREDIT
-from drawdown.worker.push.waiting import Waiting
 from drawdown.worker.status.backlog import JobsLeft
-from drawdown.worker.status.standing import PENDING, Call, Standing, Status, Why, how_much
-from drawdown.worker.status.standing import calls as calls_of
 from drawdown.worker.status.status import WHAT, status
+from drawdown.worker.status.system_state import PENDING, Call, Standing, Status, Why, how_much
+from drawdown.worker.status.system_state import calls as calls_of
 from drawdown.worker.status.ticks import TickRow, ticks_since
 from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS
 

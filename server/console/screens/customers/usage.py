@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MICRO
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.frame.parts import Tile
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import wallets
 from drawdown.server.console.screens.money.cells import of_entry
 from drawdown.worker.usage.lists import Share, last_days, read_shares

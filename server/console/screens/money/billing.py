@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from drawdown.schema.declare import YES
 from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells, wallets
 from drawdown.server.console.screens.money.wallets import topped_up
 from drawdown.worker.topup import lists as topups

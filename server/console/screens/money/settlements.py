@@ -17,12 +17,12 @@ from drawdown.schema.declare import YES, Fact
 from drawdown.schema.typed.parsing import show_percent
 from drawdown.schema.units import show_difference
 from drawdown.server.console.action import Action, Doing, Done, Field
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.push import actions as balances
 from drawdown.worker.settlements import actions as settlement_actions

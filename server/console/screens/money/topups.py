@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.server.console.action import Action, Doing, Done, Field, evidence_of
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
 from drawdown.server.console.screens.money.billing import pause
 from drawdown.server.console.screens.money.wallet_acts import key_of

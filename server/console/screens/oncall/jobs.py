@@ -18,11 +18,11 @@ from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
 from drawdown.server.console.action import Action, Doing, Done, Field
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.pending import EMBEDDED, FROM, YES, start_of_window
 from drawdown.server.console.screens.oncall.providers import PROVIDER

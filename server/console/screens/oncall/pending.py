@@ -18,11 +18,11 @@ from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.server.console.action import Action, Doing, Done, Field
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.features import actions as features
 from drawdown.worker.features.lists import UnmappedEvent, UnmappedSize, unmapped_events, unmapped_sizes
@@ -30,8 +30,8 @@ from drawdown.worker.orgs import assignments
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
 from drawdown.worker.status import status
 from drawdown.worker.status.backlog import quarantined
-from drawdown.worker.status.standing import PENDING, PendingUsage, how_much
 from drawdown.worker.status.status import WHAT, Beside, PendingOrg, PendingPage
+from drawdown.worker.status.system_state import PENDING, PendingUsage, how_much
 from drawdown.worker.usage import quarantined as mending
 
 PATH: Final = "/console/pending"

@@ -16,10 +16,10 @@ from drawdown.schema.declare import Fact
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
 from drawdown.server.console.action import Action, Doing, Done, Field
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.catalog.terms import paused
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS

@@ -14,11 +14,11 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.audit import head
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
 from drawdown.server.console.frame.templates import command, url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.rules.cells import said, short, time
 from drawdown.worker.access import audit as views
 from drawdown.worker.access.audit import VIAS, AuditEntry, AuditFilter, list_audit

@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.batches import asking
-from drawdown.worker.batches.asking import Question, period_name
+from drawdown.worker.batches import query_source
+from drawdown.worker.batches.query_source import Question, period_name
 from drawdown.worker.batches.sources import add_query, list_batches, pause_source
 from drawdown.worker.batches.take import TakenFile, withdraw_some
 from drawdown.worker.engine.effects import Transaction
@@ -268,7 +268,7 @@ def simulated(seed: int, ticks: int, folder: Path, monkeypatch: Any) -> tuple[li
     monkeypatch.setattr(scheduler, "new_world", asked)
     monkeypatch.setattr(scheduler, "still", asked.judged)
     monkeypatch.setattr(scheduler, "FINE", (*scheduler.FINE, "the database warehouse: "))
-    monkeypatch.setattr(asking, "ROWS_AT_ONCE", 1)  # what is cut off is cut off in the middle
+    monkeypatch.setattr(query_source, "ROWS_AT_ONCE", 1)  # what is cut off is cut off in the middle
     monkeypatch.setattr(actions, "insert", asked.insert)
     monkeypatch.setattr(healing, "add_rates", asked.heals)
     text = f"SELECT COUNT(*) FROM batch_sources WHERE query IS NOT NULL AND next_ms < {END}"

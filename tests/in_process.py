@@ -24,7 +24,7 @@ import structlog
 
 from drawdown.cli import app
 from drawdown.cli.main import main
-from tests import compiled, forked
+from tests import compiled, fork_server
 from tests.quick_sqlite import quicken
 
 HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -34,15 +34,17 @@ def run(
     arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdin: bytes | None = None, timeout_s: float
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `drawdown ARGUMENTS` to its end. A thread, or another time zone, gets a process of its own (`forked.run`)."""
-    if threading.current_thread() is not threading.main_thread() or forked.differs(env, (*forked.ONLY_FRESH, "TZ")):
-        return forked.run(arguments, env=env, cwd=cwd, stdin=stdin, timeout_s=timeout_s)
+    if threading.current_thread() is not threading.main_thread() or fork_server.differs(
+        env, (*fork_server.ONLY_FRESH, "TZ")
+    ):
+        return fork_server.run(arguments, env=env, cwd=cwd, stdin=stdin, timeout_s=timeout_s)
     out, err, given = io.BytesIO(), io.BytesIO(), io.BytesIO(stdin or b"")
     with ExitStack() as stack:
         for entered in (
             patch.dict(os.environ, env, clear=True),
             chdir(cwd),
             patch.object(sys, "stdin", io.TextIOWrapper(given, encoding="utf-8")),
-            patch.object(sys, "argv", [forked.PROGRAM, *arguments]),
+            patch.object(sys, "argv", [fork_server.PROGRAM, *arguments]),
             patch.object(app, "connect", partial(_quick, vars(app)["connect"])),
             _as_before(),
         ):

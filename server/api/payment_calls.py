@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.errors import DrawdownError
 from drawdown.server.api.programs import Programs
-from drawdown.server.api.together import Way
+from drawdown.server.api.request_batching import Way
 from drawdown.server.http.errors import unauthorized
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.guard import grouped

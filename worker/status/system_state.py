@@ -18,8 +18,8 @@ from drawdown.schema.units import MINUTE_MS, show_difference
 from drawdown.worker.batches.lists import FilesLeft
 from drawdown.worker.cluster.lists import Cluster
 from drawdown.worker.provider.shadows import InShadow
+from drawdown.worker.push.backlog import Waiting
 from drawdown.worker.push.unresolved import AWAITING_CREDIT, Unresolved, counted
-from drawdown.worker.push.waiting import Waiting
 from drawdown.worker.reconcile.lists import Uncompared
 from drawdown.worker.status.backlog import Backlog, JobsLeft, LongOpen
 from drawdown.worker.usage.intake import NAME_ONE, ShortOfTypes

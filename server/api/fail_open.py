@@ -39,7 +39,7 @@ from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import LimitReached
 from drawdown.worker.guard.terms import Metric
 from drawdown.worker.guard.use import Answer, Ask, Costs, answer, require_key
-from drawdown.worker.verdict.asks import in_doubt
+from drawdown.worker.verdict.refresh_requests import in_doubt
 
 log = structlog.get_logger()
 T = TypeVar("T")

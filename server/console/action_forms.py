@@ -30,17 +30,17 @@ from drawdown.schema.errors import AnswerLost, ClockDoubted, Refused, UnknownId,
 from drawdown.schema.text import clean
 from drawdown.schema.units import MICRO, as_credits
 from drawdown.server.console import action as declared
-from drawdown.server.console import door
+from drawdown.server.console import session_auth
 from drawdown.server.console.action import Action, Doing, Done
-from drawdown.server.console.asking import said_by
-from drawdown.server.console.door import form_of
-from drawdown.server.console.looking import in_words, limited
+from drawdown.server.console.read_connection import in_words, limited
+from drawdown.server.console.request_params import said_by
+from drawdown.server.console.session_auth import form_of
 from drawdown.server.http.bodies import Budget
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.settings import ServerSettings
-from drawdown.worker.access import once as console_acts
-from drawdown.worker.access.once import Acted
+from drawdown.worker.access import idempotency as console_acts
+from drawdown.worker.access.idempotency import Acted
 from drawdown.worker.access.people import Person, is_demo
 from drawdown.worker.engine.context import Context
 from drawdown.worker.history.incarnation import HistoryDoubted
@@ -223,7 +223,7 @@ class Acting:
             key = said_by(request).get("key", "")
 
             def work(connection: sa.Connection) -> tuple[Person, Acted | None, bool]:
-                known = door.who(connection, self._settings, request, self._console.now_ms())
+                known = session_auth.who(connection, self._settings, request, self._console.now_ms())
                 if known is None:
                     raise SignedOutInside
                 found = console_acts.read(connection, key, known.person)
@@ -260,7 +260,7 @@ class Acting:
 
     def _person(self, connection: sa.Connection, action: Action, request: Request) -> Person:
         """Who asks. Errors: SignedOutInside; ApiError 403 for a role that may not."""
-        known = door.who(connection, self._settings, request, self._console.now_ms())
+        known = session_auth.who(connection, self._settings, request, self._console.now_ms())
         if known is None:
             raise SignedOutInside
         if not known.person.may(action.role):

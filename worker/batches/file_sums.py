@@ -237,7 +237,7 @@ class _Reading:
         return connection
 
 
-SQL = queries(__file__.replace("columns.py", "reading.py"))
+SQL = queries(__file__)
 
 MAX_ROW_BYTES: Final = 1_048_576
 NAMES_SAY_NOTHING: Final = "hive_partitioning = false"

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from drawdown.providers.http import Answer, Call, NotSent
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
-from drawdown.server.console.door import LOOPBACK
+from drawdown.server.console.session_auth import LOOPBACK
 from drawdown.server.jwts import Key, Unproven, key_of
 from drawdown.server.services import Services
 

@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
-from tests import asking, installed
+from tests import fork_client, installed
 
 ONLY_FRESH: Final = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "HOME", "VIRTUAL_ENV")
 _parents: Final[list[tuple[subprocess.Popen[bytes], Path]]] = []
@@ -46,7 +46,7 @@ def run(
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _given(stdin) as given:
         asked = [list(arguments), dict(env), str(cwd)]
         try:
-            status = asking.ask(str(_parent()), asked, [given.fileno(), out.fileno(), err.fileno()], timeout_s)
+            status = fork_client.ask(str(_parent()), asked, [given.fileno(), out.fileno(), err.fileno()], timeout_s)
         except TimeoutError:
             raise subprocess.TimeoutExpired("drawdown", timeout_s) from None
         return subprocess.CompletedProcess(list(arguments), status, _all(out), _all(err))
@@ -76,7 +76,7 @@ class Started:
         assert not differs(env, ONLY_FRESH)
         (given, written_in), (read, written) = os.pipe(), os.pipe()
         asked = [list(arguments), dict(env), str(cwd), before, module]
-        self._line = asking.sent(str(_parent()), asked, [given, written, err.fileno()])
+        self._line = fork_client.sent(str(_parent()), asked, [given, written, err.fileno()])
         for end in (given, written):
             os.close(end)
         self.stdin: IO[str] = os.fdopen(written_in, "w")
@@ -164,7 +164,7 @@ def _parent() -> Path:
     """Where the process listens that commands are forked from; started by the first, gone with this process."""
     if not _parents:
         place = Path(tempfile.mkdtemp(prefix="dd-fork-")) / "line"
-        command = [sys.executable, "-m", "tests.forked", str(place)]
+        command = [sys.executable, "-m", "tests.fork_server", str(place)]
         made = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert made.stdout is not None
         assert made.stdout.readline() == b"ready\n"

@@ -16,7 +16,7 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.mapping import MB_SECONDS, mapping_rows, resolve
 from drawdown.worker.push.rows import dated, find_push
 from drawdown.worker.push.wallet_mirror import PREFIX
-from drawdown.worker.verdict.standing import HaltRow
+from drawdown.worker.verdict.org_state import HaltRow
 
 SQL = queries(__file__)
 
