@@ -89,7 +89,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "org halt acme --undo --reason settled",
         "org halt --plan free --search test- --dry-run",
     ),
-    "org release": ("org release acme --reason 'the host is mended'",),
+    "org release": ("org release acme --reason 'the host is fixed'",),
     "feature list": ("feature list",),
     "feature map": (
         "feature map compute_rest --rest --unit mb_s --new --dry-run",
@@ -105,9 +105,9 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "sample list --quarantined --org acme --why ts_before_2000 --json",
         "sample list --org acme --from 2h",
     ),
-    "sample mend": (
-        "sample mend --org acme --dry-run",
-        "sample mend --why ts_before_2000 --as s --expect 120 --reason 'the host wrote seconds'",
+    "sample repair": (
+        "sample repair --org acme --dry-run",
+        "sample repair --why ts_before_2000 --as s --expect 120 --reason 'the host wrote seconds'",
     ),
     "sample dismiss": ("sample dismiss a-7 --reason 'a test'", "sample dismiss a-7 --undo --reason 'it was none'"),
     "sample withdraw": ("sample withdraw a-2 --reason 'counted twice by the host'",),

@@ -177,7 +177,7 @@ def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
 
 def _within(amount_micro: int) -> int:
     if not 0 <= amount_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a run costs from nothing to a thousand million credits")
+        raise UsageError("invalid cost of an execution: expected 0 to 1,000,000,000 credits")
     return amount_micro
 
 

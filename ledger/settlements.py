@@ -181,7 +181,7 @@ def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> N
         raise Denied(
             "clock_behind",
             f"the clock here is {int(last_ms) - now_ms} ms behind the last freeze, its end or payout of {supplier}: "
-            "wait, or mend the clock",
+            "wait, or fix the clock",
         )
 
 

@@ -189,7 +189,7 @@ def _recognise(connection: sa.Connection, *, context: Context, witness: Witness 
 
 
 def _unusable(connection: sa.Connection, context: Context) -> list[str]:
-    """Providers that bill somebody and cannot be used until a person mends it."""
+    """Providers that bill somebody and cannot be used until a person fixes it."""
     reasons = {**context.broken, **context.changed}
     reasons |= {
         name: f"{why}: nothing is sent to it"

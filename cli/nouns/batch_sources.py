@@ -1,4 +1,4 @@
-"""`drawdown source`: folders whose files ticks take, and queries that they ask."""
+"""`drawdown source`: folders and queries that ticks read."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _listed(app: App, prefix: str) -> None:
     try:
         require_listed(app.settings.objects(), prefix)
     except NotNow as error:
-        raise Refused(f"{error}; nothing was added: mend it, or --force") from error
+        raise Refused(f"{error}; nothing was added: fix it, or --force") from error
 
 
 def _question(app: App, query: Path, database: str, every: Every, closed_after: str) -> Question:

@@ -128,10 +128,10 @@ def _roles(app: App, apply: bool) -> None:
 
 
 def doctor_(context: typer.Context) -> None:
-    """Say what is wrong with this set-up, and how to mend it."""
+    """Say what is wrong with this set-up, and how to fix it."""
     app: App = context.obj
     findings = doctor.examine(app)
-    rows = [(f.mark, f.what, "" if f.ok else f.mend) for f in findings]
+    rows = [(f.mark, f.what, "" if f.ok else f.fix) for f in findings]
     show(app, {"findings": findings}, [table("Set-up", ("", "what", "what to do"), rows)])
     if not all(finding.ok for finding in findings):
         raise typer.Exit(Exit.PERSON)
@@ -215,7 +215,7 @@ def _told(found: Verification, stopped: list[str], since_last: bool) -> list[str
     lines.append(table(title, ("#invariant", "org", "window", "feature", "what"), rows))
     return [
         *lines,
-        *(f"stopped: {one}; mend it, then `drawdown org release --reason … {typed(one)}`" for one in stopped),
+        *(f"stopped: {one}; fix it, then `drawdown org release --reason … {typed(one)}`" for one in stopped),
     ]
 
 

@@ -146,7 +146,7 @@ def extend(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> int:
-    """Say that what is held goes on: for another hour, or as long as is said; it may grow."""
+    """Extend a reserved use: for another hour, or for --for. It may grow."""
     app: App = context.obj
     by, for_ms = app.by(actor, reason), None if for_ is None else parse_length(for_, "--for")
     found = app.write(lambda c: guard.extend(c, key, to, for_ms, by))

@@ -87,7 +87,7 @@ def assign(
 ) -> None:
     """Have organisations billed by a provider, from the next window boundary on unless --from is given.
 
-    The provider is asked first: a customer it does not have, or one whose lack of credit would halt a running
+    The provider is asked first: a customer it does not have, or one without credit that would halt a running
     organisation at once, is refused. What was used before the start is not billed; it stays visible as pending. An
     organisation's first assignment may reach back with --from, later ones only to windows that are not sealed yet.
     --undo takes back the latest assignment where it has not begun; with --from, that which begins then and no other.

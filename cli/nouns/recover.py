@@ -39,7 +39,7 @@ BEFORE: Final = {
 }  # fmt: skip
 """What people change and do again before recover, by what it is about."""
 AFTER: Final = (
-    "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample mend", "sample dismiss",
+    "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample repair", "sample dismiss",
     "push resolve", "push void", "push cancel", "push retry", "provider accept", "provider bill-shadow",
     "topup resolve",
 )  # fmt: skip

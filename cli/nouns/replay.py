@@ -194,7 +194,7 @@ def lines_of(found: Replayed) -> list[str | Table]:
         )
     lines.append(_sealed(found))
     lines += [
-        f"left out {org.org_id} {org.reason}; the rest went on without it. Mend it, then `drawdown org release "
+        f"left out {org.org_id} {org.reason}; the rest went on without it. Fix it, then `drawdown org release "
         f"{org.org_id}`, then replay it"
         for org in found.stopped
     ]

@@ -231,7 +231,7 @@ def _unreadable(route: str, answer: Answer) -> Unreadable:
     said = wire.read_said(answer)
     trouble = wire.access_trouble(said)
     if trouble is not None:
-        # No status: mending the setting mends it, so it is not the customer's or the push's.
+        # No status: fixing the setting fixes it, so it is not the customer's or the push's.
         return Unreadable(trouble)
     return Unreadable(f"{route}: {said}", said.code, answer.status)
 

@@ -193,7 +193,7 @@ class CheckTests(Tools):
         self.bench.provider = self.bench.with_bad_key()
         assert self.check([self.bench.feature], [self.bench.customer]), "no trouble is told"
         request = self.request()
-        # A key can be mended, so its pushes must not be given up.
+        # A key can be fixed, so its pushes must not be given up.
         assert isinstance(outcome := self.push(request), RetryAt | Unknown), outcome
         assert self.bench.charged(request) is None
         asked = self.wire.calls

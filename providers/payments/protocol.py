@@ -100,8 +100,8 @@ class NotSent:
 
     reason: str
     retry_at_ms: int | None
-    """Not before then. None: a person, or the customer, has to mend something first (no card, no such customer). A
-    charge of which no call is in doubt is then given up: once mended, it is another charge."""
+    """Not before then. None: a person, or the customer, has to fix something first (no card, no such customer). A
+    charge of which no call is in doubt is then given up: once fixed, it is another charge."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ dirty_windows = sa.Table(
     id_column("org_id", key=True),
     ms_column("window_ms", key=True),
     sqlite_with_rowid=False,
-    comment="Windows below the watermark whose difference must be computed again: late, mended, voided, withdrawn.",
+    comment="Windows below the watermark whose difference must be computed again: late, fixed, voided, withdrawn.",
 )
 
 pending_usage = sa.Table(
@@ -37,7 +37,7 @@ pending_usage = sa.Table(
     ),
     sa.Index("pending_usage_by_org", "org_id", "window_ms"),
     sqlite_with_rowid=False,
-    comment="Used but not sealable yet, with the reason (S6). What mends it makes the window dirty.",
+    comment="Used but not sealable yet, with the reason (S6). What fixes it makes the window dirty.",
 )
 
 pushes = sa.Table(

@@ -182,7 +182,7 @@ class Executions:
         return await self._change(request, key, models.DrawRequest, change, _draw)
 
     async def extend(self, key: str, request: Request) -> JSONResponse:
-        """Say that a run goes on: its hold stands for another hour, or as long as is said, and may grow."""
+        """Extend an execution: keep its credit reserved for another hour, or for `for_ms`. It may grow."""
         return await self._programs.act(request, SCOPE, models.ExtendRequest, partial(_extend, key=key))
 
     async def settle(self, key: str, request: Request) -> JSONResponse:

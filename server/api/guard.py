@@ -425,7 +425,7 @@ class Guard:
         return await self._answer("release", request, ReleaseUseRequest, partial(self._end, "released", _release))
 
     async def extend(self, request: Request) -> JSONResponse:
-        """Say that what is held goes on; it may grow."""
+        """Extend a reserved use. It may grow."""
         return await self._answer("extend", request, ExtendUseRequest, partial(self._on, _extend), recalls=False)
 
     async def _end(

@@ -142,7 +142,7 @@ class Events:
         found = await self._intake.take(request, EVENTS)
         wrong = [{"item": at, **one.said()} for at, one in enumerate(found) if one.status not in KEPT]
         if wrong:
-            message = f"{len(wrong)} of {len(found)} events were not taken: mend them; the others are in"
+            message = f"{len(wrong)} of {len(found)} events were not taken: fix them; the others are in"
             raise ApiError(422, "bad_items", message, details={"results": wrong[:MOST_SAID]})
         return Response(status_code=204)
 
@@ -208,7 +208,7 @@ Schema = Mapping[str, object]
 
 class ItemAnswer(BaseModel):
     """What became of one item. `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and
-    billed once what `code` names is mended. `conflict`: its id was kept with other content. `invalid`: it is not kept;
+    billed once what `code` names is fixed. `conflict`: its id was kept with other content. `invalid`: it is not kept;
     `at` says where it is wrong. `id`: the item's own, where it has one that can be read."""
 
     status: Literal["accepted", "duplicate", "pending", "conflict", "invalid"]

@@ -18,6 +18,7 @@ from typing import Final
 from drawdown.providers.autumn import CHANGES
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.reconcile import balances
+from tests import fork_server
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import serving_in_thread
 

@@ -64,7 +64,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution accept new --org acme --estimate 0": (2, "bad_estimate", "give what the run may cost"),
     "execution accept new --org acme --estimate -3": (2, "bad_estimate", "give what the run may cost"),
     "execution accept new --org acme --use compute_1gb=0": (2, "bad_estimate", "give what the run may cost"),
-    "execution accept new --org acme --estimate 99999999999": (2, "bad_estimate", "a thousand million at most"),
+    "execution accept new --org acme --estimate 99999999999": (2, "bad_estimate", "at most 1,000,000,000"),
     "execution accept new --org acme --estimate 1e400": (2, "bad_estimate", "write 12 or 12.50"),
     "execution accept new --org acme --estimate six": (2, "bad_estimate", "write 12 or 12.50"),
     "execution accept new --org acme --estimate nan": (2, "bad_estimate", "write 12 or 12.50"),

@@ -155,7 +155,7 @@ def test_a_database_without_tables_says_what_to_do(shell: Shell) -> None:
     for command in (["tick"], ["status"], ["verify"], ["import", shell.samples()]):
         assert "drawdown init" in shell.run(*command, status=1)
     findings = shell.json("doctor", status=1)["findings"]
-    assert any("drawdown init" in finding["mend"] for finding in findings)
+    assert any("drawdown init" in finding["fix"] for finding in findings)
 
 
 def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
@@ -163,9 +163,9 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
     shell.run("cell", "set", "cell-1", "http://127.0.0.1:9/", "--new")
     shell.environment |= {"DRAWDOWN_CELL_SECRET": "short", "DRAWDOWN_ADMIN_SECRETS": "short"}
     said = shell.json("doctor", status=1)["findings"]
-    mends = [finding["mend"] for finding in said if not finding["ok"]]
+    fixes = [finding["fix"] for finding in said if not finding["ok"]]
     words = ("ORIGINS", "CELL_SECRET", "ADMIN_SECRETS", "cron")
-    assert [word for word in words if not any(word in mend for mend in mends)] == []
+    assert [word for word in words if not any(word in fix for fix in fixes)] == []
     assert any("nobody watches" in finding["what"] for finding in said if finding["ok"])
     assert any("CRON_SECRET is not set" in finding["what"] for finding in said if finding["ok"])
 
@@ -175,9 +175,7 @@ def test_doctor_refuses_secrets_that_can_be_guessed_and_a_proxy_that_is_everybod
     shell.begin()
 
     def wrong() -> str:
-        return " ".join(
-            one["what"] + one["mend"] for one in shell.json("doctor", status=1)["findings"] if not one["ok"]
-        )
+        return " ".join(one["what"] + one["fix"] for one in shell.json("doctor", status=1)["findings"] if not one["ok"])
 
     names = ("CELL_SECRET", "CELL_SECRETS", "HOOK_SECRET", "ADMIN_SECRETS", "CRON_SECRET", "CONSOLE_PROXY_SECRET")
     for name in names:

@@ -184,7 +184,7 @@ def test_a_stopped_organisation_is_left_alone_until_it_is_released(fleet: Fleet)
     write(fleet.engine, lambda c: stops.stop_org(c, reason="looked at", **about))  # type: ignore[arg-type]
     fleet.tick(LATER + WINDOW_MS)
     assert revisions(fleet) == WAITS
-    write(fleet.engine, lambda c: stops.release_org(c, reason="mended", **about))  # type: ignore[arg-type]
+    write(fleet.engine, lambda c: stops.release_org(c, reason="fixed", **about))  # type: ignore[arg-type]
     fleet.tick(LATER + 2 * WINDOW_MS)
     assert revisions(fleet) == BILLED
     clean(fleet)

@@ -1,4 +1,4 @@
-"""Jobs to correct: what a comparison proves is mended by a tick, once, and within its time."""
+"""Jobs to correct: what a comparison proves is fixed by a tick, once, and within its time."""
 
 from __future__ import annotations
 

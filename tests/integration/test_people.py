@@ -337,13 +337,13 @@ def test_quarantined_samples_are_listed_mended_and_billed_once(fleet: Fleet) -> 
     first = read(fleet.engine, lambda c: list_quarantined(c, chosen, now, most=2))
     rest = read(fleet.engine, lambda c: list_quarantined(c, chosen, now, after=first.next_after or "", most=2))
     assert [one.sample_id for one in rest.samples] == ["negative"] and rest.next_after is None
-    done = do(fleet, lambda c: samples.mend(c, chosen, fleet.by))
+    done = do(fleet, lambda c: samples.fix(c, chosen, fleet.by))
     assert [(one.sample_id, one.new_id) for one in done if one.new_id] == [
-        ("in-s", "in-s:mended"),
-        ("in-us", "in-us:mended"),
+        ("in-s", "in-s:fixed"),
+        ("in-us", "in-us:fixed"),
     ]
     assert read(fleet.engine, quarantined) == {"interval_negative": 1}
-    assert not any(one.new_id for one in do(fleet, lambda c: samples.mend(c, chosen, fleet.by)))
+    assert not any(one.new_id for one in do(fleet, lambda c: samples.fix(c, chosen, fleet.by)))
     fleet.tick(T0 + 3 * WINDOW_MS)
     assert fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state = 'accepted'") == 120
     assert do(fleet, lambda c: samples.dismiss(c, chosen, fleet.by)) == ["negative"]
@@ -358,11 +358,11 @@ def test_quarantined_samples_are_listed_mended_and_billed_once(fleet: Fleet) -> 
 def test_what_somebody_entered_rightly_is_not_mended_again(fleet: Fleet) -> None:
     broken(fleet)
     fleet.sample("acme", T0, 60, sample_id="entered-by-hand")
-    done = {one.sample_id: one for one in do(fleet, lambda c: samples.mend(c, QuarantineFilter(org="acme"), fleet.by))}
+    done = {one.sample_id: one for one in do(fleet, lambda c: samples.fix(c, QuarantineFilter(org="acme"), fleet.by))}
     assert done["in-s"].why_not == "its sandbox has a sample of that moment already: entered-by-hand"
     assert done["in-us"].new_id is not None
     assert "interval_negative" in (done["negative"].why_not or "")
-    wrong = do(fleet, lambda c: samples.mend(c, QuarantineFilter(ids=("in-s",)), fleet.by, unit="ns"))
+    wrong = do(fleet, lambda c: samples.fix(c, QuarantineFilter(ids=("in-s",)), fleet.by, unit="ns"))
     assert "before the year 2000" in (wrong[0].why_not or "")
 
 

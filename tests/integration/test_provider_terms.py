@@ -101,7 +101,7 @@ def test_the_way_changes_there_and_back_by_a_person_alone(engine: sa.Engine) -> 
 
 
 def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engine) -> None:
-    """A wrong key and a wrong meter, mended together: nothing of it ever arrived."""
+    """A wrong key and a wrong meter, fixed together: nothing of it ever arrived."""
     fleet, provider = fleet_of(engine, **ASKED)
     provider.answers[KEY] = RetryAt(0, "the key is refused")
     fleet.tick_windows(2)

@@ -225,7 +225,7 @@ def test_a_rejection_is_told_by_its_own_error_and_not_by_the_commonest(fleet: Fl
 
 
 def test_a_provider_that_may_not_be_used_needs_a_person(fleet: Fleet, provider: FakeProvider) -> None:
-    """Its ticks end with 1, and send it nothing until somebody mends its settings."""
+    """Its ticks end with 1, and send it nothing until somebody fixes its settings."""
     fleet.tick_windows(2)
     provider.capabilities = capabilities(unit=60)
     fleet.tick()

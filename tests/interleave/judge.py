@@ -1,7 +1,7 @@
 """What must be true once both transactions have ended and ticks have settled the rest.
 
 Guarantee: what should be billed is worked out in Python from what hosts wrote (`tests.simulation.oracle`), not by the
-product's SQL; what is forgotten in the end counts, however many ticks might have mended it by chance.
+product's SQL; what is forgotten in the end counts, however many ticks might have fixed it by chance.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def settle(stage: Stage) -> None:
     if stage.rows("SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL"):
         stage.walk(recover(stage.context(), stage.by)).rest(stage.engine)
     for (org,) in stage.rows("SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL"):
-        release = partial(stops.release_org, org_id=org, reason="mended", now_ms=stage.clock.now_ms(), actor="somebody")
+        release = partial(stops.release_org, org_id=org, reason="fixed", now_ms=stage.clock.now_ms(), actor="somebody")
         write(stage.engine, release)
     for (name,) in stage.rows("SELECT provider FROM provider_states WHERE paused_ms IS NOT NULL"):
         write(stage.engine, partial(providers.resume, provider=name, by=stage.by))

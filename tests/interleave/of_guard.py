@@ -126,7 +126,7 @@ def _one_use_of_a_key(stage: Stage) -> Iterator[str]:
 
 
 def _off(stage: Stage) -> list[Drift]:
-    """A counter that is as it should be by now: what is looked at may have been mended meanwhile."""
+    """A counter that is as it should be by now: what is looked at may have been fixed meanwhile."""
     return [Drift(BEE, "spark", "month", start_of("month", stage.by.now_ms), 8, 7, 3)]
 
 

@@ -144,7 +144,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         "take_batch",
         "take_batch of that name, with other content",
     ),
-    "a mend takes no lock": (_mended_without_the_lock, "cli.nouns.samples:mend_", "cli.nouns.samples:dismiss"),
+    "a fix takes no lock": (_mended_without_the_lock, "cli.nouns.samples:mend_", "cli.nouns.samples:dismiss"),
     "a withdrawal takes no lock": (_corrections_without_the_lock, "seal", "cli.nouns.samples:withdraw"),
     "an acknowledgement takes no lock": (
         _told_is_not_held,

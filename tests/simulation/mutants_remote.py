@@ -252,7 +252,7 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "customer of the new biller for old windows": lambda p: p.query(
         seal, "owed", "a.provider, a.customer_id,", f"a.provider, {_LATEST} AS customer_id,"
     ),
-    "customer filled in, usage left pending": lambda p: p.put(assignments, "_mend", lambda *rest: (0, 0)),
+    "customer filled in, usage left pending": lambda p: p.put(assignments, "_fix", lambda *rest: (0, 0)),
     "voided without asking the balance": _balance_not_asked,
     "top-ups that were told are not remembered": _top_ups_forgotten,
     "null deductions taken as unreadable": lambda p: p.put(events, "_applied", wire.deducted),

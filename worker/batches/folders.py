@@ -100,10 +100,10 @@ def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done:
     if readings is None:
         done.wait = True
     elif readings > MAX_READINGS:
-        mend = "`drawdown batch take` it by hand, or move it away"
+        fix = "`drawdown batch take` it by hand, or move it away"
         if is_asked(file.place):
-            mend = "have `drawdown source add --from` ask for it again, or pass over it"
-        said = f"{MAX_READINGS} ticks ended, or gave it up, while they read it: {mend}"
+            fix = "have `drawdown source add --from` ask for it again, or pass over it"
+        said = f"{MAX_READINGS} ticks ended, or gave it up, while they read it: {fix}"
         yield from _became(context, source, file, TakenFile(source, file.name, UNREAD, "refused", said=said), done)
     else:
         yield from _take(context, its, file, most, done)

@@ -218,7 +218,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     record(connection, action, row.feature or "", details, by)
     until = [before for before in mapping if before.selector == row.selector and before.start_ms <= start]
     was = sorted(until, key=lambda before: before.start_ms)[-1].feature if until else None  # of two, the last added
-    return replace(_mend(connection, start, mapping, row), was=was)
+    return replace(_fix(connection, start, mapping, row), was=was)
 
 
 def _so_already(mapping: list[MappingRow], row: MappingRow) -> int | None:
@@ -262,7 +262,7 @@ def _check_size(row: MappingRow) -> None:
         raise UsageError("give --memory-mb N, --up-to N or --rest")
 
 
-def _mend(connection: sa.Connection, start: int, mapping: list[MappingRow], row: MappingRow) -> Mapped:
+def _fix(connection: sa.Connection, start: int, mapping: list[MappingRow], row: MappingRow) -> Mapped:
     """Mark the windows in which pending usage has a feature by this row, and had none before it."""
     seconds = windows = sizes = 0
     mapping = akin(mapping, row)

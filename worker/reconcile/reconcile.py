@@ -267,7 +267,7 @@ def _compare(
 def _corrected(
     context: Context, provider: str, differing: Sequence[Line], hidden: Sequence[Line], settled_by: int, by: By
 ) -> Steps[list[Line]]:
-    """The same lines, as they are once what is proven was mended. `hidden`: lines that are equal, unless events show
+    """The same lines, as they are once what is proven was fixed. `hidden`: lines that are equal, unless events show
     what a person billed by hand, and lack as much of ours. They are told where a push of theirs is absent."""
     capabilities = context.capabilities[provider]
     # Where something may be given back without an event, that looks like more over there.

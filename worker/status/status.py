@@ -1,4 +1,4 @@
-"""The status of everything or of one organisation, and what waits and is billed by none yet, with what mends it. Reads
+"""The status of everything or of one organisation, and what waits and is billed by none yet, with what fixes it. Reads
 only.
 """
 
@@ -238,7 +238,7 @@ WHAT: Final = {
     "no_provider": "assigned to a provider that no tick has met",
     "no_mapping": "unmapped: it makes no feature",
 }
-"""Reasons for which usage waits, in words; `standing.PENDING` says what mends each."""
+"""Reasons for which usage waits, in words; `standing.PENDING` says what fixes each."""
 assert set(WHAT) == set(PENDING)
 
 

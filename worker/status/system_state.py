@@ -1,6 +1,6 @@
 """The state of everything, as `status` reads it, and the one line that a person woken at night needs first. Pure.
 
-Guarantee: each field is one fact, by the name it has in `--json`. A person is asked for only where no tick will mend
+Guarantee: each field is one fact, by the name it has in `--json`. A person is asked for only where no tick will fix
 it. Of several reasons the gravest comes first.
 """
 
@@ -113,7 +113,7 @@ class ToldBalance:
 
 @dataclass(frozen=True)
 class StoppedOrg:
-    """An organisation that is sealed no more until a person mends it."""
+    """An organisation that is sealed no more until a person fixes it."""
 
     org_id: str
     stopped_at_ms: int
@@ -295,7 +295,7 @@ def calls(found: Standing) -> Iterator[Call]:
         yield Call("ignored", halt.said, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
     if minutes := missed_minutes(found):
         reason = f"no tick for {minutes:,} min: is the cron running?"
-        yield Call("missed", reason, "drawdown tick, then mend what calls it", command="drawdown tick")
+        yield Call("missed", reason, "drawdown tick, then fix what calls it", command="drawdown tick")
     count = found.left.stopped_orgs
     for org in found.stopped:
         reason = f"{count:,} organisation{'s are' if count > 1 else ' is'} stopped; {org.org_id}: {org.stopped_reason}"
@@ -316,8 +316,8 @@ def calls(found: Standing) -> Iterator[Call]:
             f"the balance of {balance.customer_id} at {balance.provider} differs from what was pushed by "
             f"{show_difference(balance.told_qty, balance.unsure_qty, balance.scale)} ({balance.feature})"
         )
-        mend = f"drawdown reconcile {typed(balance.org_id, '--acknowledge')}"
-        yield Call("balance", reason, f"compare with their console, then {mend}", command=mend, about=balance.org_id)
+        fix = f"drawdown reconcile {typed(balance.org_id, '--acknowledge')}"
+        yield Call("balance", reason, f"compare with their console, then {fix}", command=fix, about=balance.org_id)
 
 
 def _seen_by_tick(found: Standing) -> Iterator[Call]:
@@ -387,9 +387,9 @@ def _halts_due(found: Standing) -> Headline | None:
     """Halts first: while they are due, sandboxes run that have no credit."""
     for one in found.undelivered:
         late = found.at_ms - one.since_ms > HALTS_LATE_MS
-        mend = "drawdown cell list: stop them on its hosts, or fix the cell (ops/runbooks/cell-gone.md)"
+        fix = "drawdown cell list: stop them on its hosts, or fix the cell (ops/runbooks/cell-gone.md)"
         until = f"nothing until {utc(one.since_ms + HALTS_LATE_MS)}: watch and ticks try again; then drawdown cell list"
-        return Headline("behind", one.said, mend if late else until)
+        return Headline("behind", one.said, fix if late else until)
     return None
 
 
@@ -403,7 +403,7 @@ def _waits_at_provider(found: Standing) -> Headline | None:
             reason = (
                 f"{waiting:,} pushes wait at {name}: {provider.errors.get('waiting') or UNANSWERED[provider.tried > 0]}"
             )
-            return Headline("behind", reason, _mend(provider, found.at_ms))
+            return Headline("behind", reason, _fix(provider, found.at_ms))
     return None
 
 
@@ -435,8 +435,8 @@ def _unsettled(found: Standing) -> Headline | None:
         return Headline("behind", reason, f"drawdown reconcile --provider {first.provider} --from {since}")
     for one in found.uncompared:
         if one.open_days or one.is_late:
-            mend = f"drawdown reconcile --provider {quote(one.provider)} --correct --reason 'not compared'"
-            return Headline("behind", uncompared(one), mend)
+            fix = f"drawdown reconcile --provider {quote(one.provider)} --correct --reason 'not compared'"
+            return Headline("behind", uncompared(one), fix)
     if found.pending:
         most = max(found.pending, key=lambda usage: (usage.seconds, usage.units))
         reason = f"{how_much(most)} of usage are billed by nobody yet ({most.reason})"
@@ -446,10 +446,10 @@ def _unsettled(found: Standing) -> Headline | None:
         return Headline("behind", reason, f"drawdown sample list --quarantined --why {why}")
     if found.left.dated_ahead:
         reason = f"{found.left.dated_ahead:,} samples or events are dated later than now, and billed only then"
-        return Headline("behind", reason, "mend that host's clock; drawdown sample withdraw ID, and enter them again")
+        return Headline("behind", reason, "fix that host's clock; drawdown sample withdraw ID, and enter them again")
     if count := found.files.refused + found.files.conflicts:
         reason = f"{count:,} file{'s' if count > 1 else ''} of watched folders cannot be taken, and are not billed"
-        return Headline("behind", reason, "drawdown batch list says why; mend them, or move them away")
+        return Headline("behind", reason, "drawdown batch list says why; fix them, or move them away")
     if count := found.files.failing:
         reason = f"{count:,} file{'s' if count > 1 else ''} of watched folders could not be read: each tick tries again"
         return Headline("behind", reason, "drawdown batch list says why")
@@ -487,10 +487,10 @@ PENDING: Final = {
     "no_provider": "drawdown provider list",
     "no_mapping": "drawdown feature list, then drawdown feature map or map-event",
 }
-"""What mends usage that waits for a person, by its reason."""
+"""What fixes usage that waits for a person, by its reason."""
 
 
-def _mend(provider: Waiting, now_ms: int) -> str:
+def _fix(provider: Waiting, now_ms: int) -> str:
     stuck = provider.waiting_since_ms is not None and now_ms - provider.waiting_since_ms > STUCK_MS
     failing = provider.due and "waiting" in provider.errors and provider.tried > 0
     if stuck and failing and provider.drained_ms is not None:

@@ -142,7 +142,7 @@ class Report:
     doubted: str | None = None
     """Why the database's history is in doubt (R1): nothing is sealed or sent until `drawdown recover`."""
     problems: list[str] = field(default_factory=list)
-    """Providers that cannot be used, and cells that do not obey, until a person mends it."""
+    """Providers that cannot be used, and cells that do not obey, until a person fixes it."""
     left: Backlog = field(default_factory=Backlog)
 
     @property

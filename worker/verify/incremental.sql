@@ -24,7 +24,7 @@ LEAST((SELECT MIN(cursor) FROM buckets), (SELECT MIN(x) FROM buckets b CROSS JOI
 
 -- name: point
 -- The earliest window that anything on record touched since, and by what. Rows that name no moment are told by what is
--- left of them: what is open may be settled at any time, and usage that waits for a customer or a provider may be mended
+-- left of them: what is open may be settled at any time, and usage that waits for a customer or a provider may be fixed
 -- without a word on the row. A day more is taken, for clocks that differ and transactions that were open.
 SELECT window_ms - window_ms % {window_length_ms} AS window_ms, why FROM (
     SELECT CASE WHEN :window_ms < :told_ms THEN :window_ms ELSE :told_ms END AS window_ms, '' AS why

@@ -529,7 +529,7 @@ LISTS: Final = (
     Listing(
         "payer list",
         "Payers",
-        "List who pays for whose runs, up to which limit, and what those runs hold and have cost.",
+        "List payers and the organisations they pay for: limit, credit held by executions, and cost.",
         _payers,
         ("payer", Column("org_id", "org"), Column("allowed", "pays", _pays), Column("spent_micro", "#spent"),
          Column("limit_micro", "#limit"), Column("since_ms", "since"), "reason"),

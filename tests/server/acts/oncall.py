@@ -225,7 +225,7 @@ EXAMPLES: Final = {
         {"event_type": "\x01", "feature": "R!", "unit": "x", "from": "x", "yes": "x", "new": "x"},
         _mapped,
     ),
-    "sample-mend": Example(
+    "sample-repair": Example(
         {"org": "acme", "as": "auto"},
         {"id": "in-second", "org": "acmee", "why": "x", "expect": "2", "as": "weeks"},
         _another,

@@ -59,7 +59,7 @@ Event: TypeAlias = tuple[dict[str, str], UsageEvent]
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of one event. `pending`: it is kept, and billed once the reason (`code`) is mended."""
+    """What became of one event. `pending`: it is kept, and billed once the reason (`code`) is fixed."""
 
     status: Status
     code: str | None = None

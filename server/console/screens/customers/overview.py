@@ -162,7 +162,7 @@ MOST_CALLS: Final = 50
 
 @dataclass(frozen=True)
 class Need:
-    """Something that needs somebody: how grave, what, and the command that shows or mends it."""
+    """Something that needs somebody: how grave, what, and the command that shows or fixes it."""
 
     tone: str
     word: str
@@ -260,7 +260,7 @@ def _place(call: Call, standing: Standing) -> str:
 
 
 def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
-    """What a tick, or the end of a pause, may mend."""
+    """What a tick, or the end of a pause, may fix."""
     found = [
         Need(
             "warn",
