@@ -203,7 +203,7 @@ def _flip_lines(done: list[flips.Flip], options: flips.FlipOptions) -> list[str 
             flip.customer_was or None,
             flip.customer_id or None,
             show_time(flip.start_ms),
-            _amount(flip.mended_s, flip.mended_units),
+            _amount(flip.resolved_s, flip.resolved_units),
             _amount(flip.before_start_s, flip.before_start_units),
         )
         for flip in moved[:50]

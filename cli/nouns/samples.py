@@ -107,7 +107,7 @@ def repair_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Enter quarantined samples again if only their time is wrong: in seconds, microseconds, nanoseconds or as ISO text.
+    """Enter quarantined samples with a wrong time again: in seconds, microseconds, nanoseconds or ISO text.
 
     The sample itself never changes: the repaired copy has its own id, and the next tick seals it. If a sample of the
     same sandbox and moment exists, the copy is left out. Of several copies, the first by id goes in.
@@ -217,7 +217,7 @@ def prune_(
     held = f"; {done.held_back:,} organisations have something open before that" if done.held_back else ""
     kept = [
         f"{done.quarantined:,} quarantined samples {'would be' if dry_run else 'were'} kept: see `drawdown sample list "
-        "--quarantined`; `drawdown sample repair` bills those whose time can be told, and a prune deletes what `drawdown "
+        "--quarantined`; `drawdown sample repair` bills those with a readable time, and a prune deletes those that `drawdown "
         "sample dismiss` set aside"
     ]
     show(app, {"pruned": done, "dry_run": dry_run}, [text + held, *(kept if done.quarantined else [])])

@@ -179,10 +179,10 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
 
 def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
     """Autumn's own no: nothing was applied and the key was given back."""
-    mendable = access_trouble(said)
-    if mendable is not None:
+    fixable = access_trouble(said)
+    if fixable is not None:
         # Whoever fixes the setting fixes every push: rejecting them for good would leave work for each.
-        return RetryAt(now_ms + REFUSED_MS, mendable, by_person=True)
+        return RetryAt(now_ms + REFUSED_MS, fixable, by_person=True)
     if said.status == 400 and "in the future" in said.message:
         return RetryAt(now_ms + MINUTE_MS, f"Autumn's clock is behind ours: {said}")
     if said.code == "customer_not_found":

@@ -169,7 +169,7 @@ def parse_credits(text: str) -> int:
         raise UsageError(f"{text!r} is no amount of credits; write 12 or 12.50") from error
     except ValueError as error:
         raise UsageError(
-            f"invalid amount {text!r}: expected credits with at most six decimals, and at most 1,000,000,000"
+            f"invalid amount {text!r}: expected at most six decimals, and at most 1,000,000,000"
         ) from error
 
 

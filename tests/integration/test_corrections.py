@@ -254,7 +254,7 @@ def test_a_size_without_feature_is_sealed_once_it_has_one(fleet: Fleet, provider
             lambda c: (
                 map_size(
                     c, "odd", fleet.by, kind="up_to", memory_mb=None, unit="mb_s", from_ms=start, confirmed=confirmed
-                ).mended_s
+                ).resolved_s
             ),
         )
 

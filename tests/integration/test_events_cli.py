@@ -162,7 +162,7 @@ def test_an_assignment_says_apart_what_sandboxes_and_events_waited_for(shell: Sh
     fleet.tick(T0 + 3 * WINDOW_MS)
     line = f"org assign late --provider embedded --dry-run --from {T0 + WINDOW_MS}"
     (flip,) = shell.json(line)["assigned"]
-    names = ("mended_s", "mended_units", "before_start_s", "before_start_units")
+    names = ("resolved_s", "resolved_units", "before_start_s", "before_start_units")
     assert tuple(flip[name] for name in names) == (0, 9, 60, 3)
     said = shell(line)
     assert "0 s, 9 units" in said and "60 s, 3 units" in said

@@ -371,9 +371,9 @@ def test_what_waits_when_an_organisation_is_first_assigned_is_told_before_any_ti
     fleet.sample("acme", T0 + WINDOW_MS + 1)
     fleet.sample("acme", T0 + 2, memory_mb=77)
     (done,) = do(fleet, lambda c: assign(c, ["acme"], "embedded", fleet.by, from_ms=T0 + WINDOW_MS))
-    assert (done.waited.mended_s, done.waited.before_start_s) == (60, 60)
+    assert (done.waited.resolved_s, done.waited.before_start_s) == (60, 60)
     (again,) = do(fleet, lambda c: assign(c, ["acme"], "none", fleet.by, from_ms=T0 + 2 * WINDOW_MS))
-    assert (again.waited.mended_s, again.waited.before_start_s) == (0, 60), "what embedded bills waits for nobody"
+    assert (again.waited.resolved_s, again.waited.before_start_s) == (0, 60), "what embedded bills waits for nobody"
 
 
 def test_what_was_accepted_in_the_millisecond_of_the_read_is_not_taken_off_twice(fleet: Fleet) -> None:

@@ -212,8 +212,8 @@ def _flip_in_words(flip: Flip, provider: str) -> Turn:
     if flip.already or flip.start_ms is None:
         return Turn("done", f"{flip.org_id} is assigned to {provider}{customer} already")
     said = [f"{flip.org_id} is billed by {provider}{customer} from {show_time(flip.start_ms)} on"]
-    said += [f"{flip.mended_s:,} s that waited are sealed by the next tick"] if flip.mended_s else []
-    said += [f"{flip.mended_units:,} units that waited are sealed by the next tick"] if flip.mended_units else []
+    said += [f"{flip.resolved_s:,} s that waited are sealed by the next tick"] if flip.resolved_s else []
+    said += [f"{flip.resolved_units:,} units that waited are sealed by the next tick"] if flip.resolved_units else []
     return Turn("done", "; ".join([*said, *([flip.note] if flip.note else [])]))
 
 

@@ -37,8 +37,8 @@ class Waited:
     """Usage that waited for an assignment, from its start on and before: seconds of sandboxes, and units of event
     types, which are never added up."""
 
-    mended_s: int = 0
-    mended_units: int = 0
+    resolved_s: int = 0
+    resolved_units: int = 0
     before_start_s: int = 0
     before_start_units: int = 0
 

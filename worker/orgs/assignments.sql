@@ -89,8 +89,8 @@ waiting AS (
         OR EXISTS (SELECT 1 FROM pending_usage p WHERE p.org_id = :org_id AND p.window_ms = {window}
             AND p.memory_mb = s.memory_mb AND p.reason IN ('no_customer', 'no_provider')))
 )
-SELECT COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND {sized} THEN seconds END), 0) AS mended_s,
-    COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND NOT {sized} THEN seconds END), 0) AS mended_units,
+SELECT COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND {sized} THEN seconds END), 0) AS resolved_s,
+    COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND NOT {sized} THEN seconds END), 0) AS resolved_units,
     COALESCE(SUM(CASE WHEN window_ms < :start_ms AND {sized} THEN seconds END), 0) AS before_start_s,
     COALESCE(SUM(CASE WHEN window_ms < :start_ms AND NOT {sized} THEN seconds END), 0) AS before_start_units FROM waiting
 

@@ -293,7 +293,7 @@ def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> S
 
     found = transact(made, rollback=True).waited
     rows = [
-        (Cell("that waited, billed there"), *_amounts(found.mended_s, found.mended_units)),
+        (Cell("that waited, billed there"), *_amounts(found.resolved_s, found.resolved_units)),
         (Cell("from before its start, billed by nobody"), *_amounts(found.before_start_s, found.before_start_units)),
     ]
     note = "Whether the customer is there is asked by the tick; without it the job fails, and nothing changes."

@@ -119,7 +119,7 @@ def _reasons(reasons: list[PendingUsage], held: Mapping[str, int], beside: Besid
 def _orgs(found: PendingPage, reason: str, query: Mapping[str, str], after: str) -> Table:
     rows = [
         (
-            replace(cells_of.org(one.org_id, "assignment"), links=_mends(one)),
+            replace(cells_of.org(one.org_id, "assignment"), links=_fixes(one)),
             Cell(WHAT[one.reason]),
             cells_of.number(one.seconds),
             cells_of.number(one.units, narrow=False),
@@ -137,7 +137,7 @@ def _orgs(found: PendingPage, reason: str, query: Mapping[str, str], after: str)
     )  # fmt: skip
 
 
-def _mends(one: PendingOrg) -> tuple[Link, ...]:
+def _fixes(one: PendingOrg) -> tuple[Link, ...]:
     """An assignment fixes all but what has no feature."""
     return () if one.reason == "no_mapping" else (act("Assign", "assign", id=one.org_id),)
 
@@ -150,7 +150,7 @@ def _map_event(one: UnmappedEvent) -> tuple[Link, ...]:
     return () if one.metric else (act("Map", "feature-map-event", "admin", event_type=one.event_type),)
 
 
-def _mends_event(one: UnmappedEvent) -> str:
+def _fixes_event(one: UnmappedEvent) -> str:
     if one.metric:
         return f"drawdown event withdraw SOURCE ID, then drawdown guard consume: {one.metric} charges for it at once"
     return f"drawdown feature map-event {typed(one.event_type, 'FEATURE')}"
@@ -164,7 +164,7 @@ def _unmapped(sizes: list[UnmappedSize], events: list[UnmappedEvent]) -> Table:
         for one in sizes
     ] + [
         (Cell(one.event_type, "id", links=_map_event(one)), cells_of.number(one.units),
-         cells_of.number(one.events, narrow=False), cells_of.number(one.orgs), Cell(_mends_event(one), "step"))
+         cells_of.number(one.events, narrow=False), cells_of.number(one.orgs), Cell(_fixes_event(one), "step"))
         for one in events
     ]  # fmt: skip
     heads = ("Size, or event type", "#Seconds, or units", "#Samples", "#Organisations", "What fixes it")
@@ -254,7 +254,7 @@ def _assign(connection: sa.Connection, doing: Doing) -> Done:
         if moves and provider == EMBEDDED and doing.values["halts"] != "yes":
             raise WrongField("halts", f"{org} is billed by {biller}: without credit here it is halted")
     done = assignments.assign(connection, names, provider, doing.by, customer_id=doing.maybe("customer"), from_ms=start)
-    fixed = sum(one.waited.mended_s for one in done)
+    fixed = sum(one.waited.resolved_s for one in done)
     return Done(f"{len(done):,} assigned to {provider}; {fixed:,} s that waited are sealed by the next tick")
 
 
