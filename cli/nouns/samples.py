@@ -217,7 +217,7 @@ def prune_(
     held = f"; {done.held_back:,} organisations have something open before that" if done.held_back else ""
     kept = [
         f"{done.quarantined:,} quarantined samples {'would be' if dry_run else 'were'} kept: see `drawdown sample list "
-        "--quarantined`; `drawdown sample repair` bills those with a readable time, and a prune deletes those that `drawdown "
-        "sample dismiss` set aside"
+        "--quarantined`; `drawdown sample repair` bills those with a readable time, and a prune deletes those that "
+        "`drawdown sample dismiss` set aside"
     ]
     show(app, {"pruned": done, "dry_run": dry_run}, [text + held, *(kept if done.quarantined else [])])
