@@ -107,8 +107,8 @@ def _gathered(connection: sa.Connection, payout: str, found: Supplier, period: s
         less = f", less {as_credits(-sums.carried_micro)} clawed back" if sums.carried_micro else ""
         raise Denied(
             "below_threshold",
-            f"{found.supplier} has {as_credits(sums.released_micro)} credits to be released{less}, and a payout comes "
-            f"to more than {as_credits(threshold)}: they wait for the next one",
+            f"{found.supplier} has {as_credits(sums.released_micro)} credits to be released{less}, and a payout must "
+            f"exceed {as_credits(threshold)}: they wait for the next one",
         )
     return Payout(
         payout=payout,
@@ -128,8 +128,8 @@ def _require_expected(found: Payout, expect_micro: int | None) -> None:
     if expect_micro is not None and found.total_micro != expect_micro:
         raise Denied(
             "not_as_expected",
-            f"{found.payout} comes to {as_credits(found.total_micro)} credits, not to {as_credits(expect_micro)}: look "
-            "at the dry run again",
+            f"{found.payout} totals {as_credits(found.total_micro)} credits, not {as_credits(expect_micro)}: read "
+            "the dry run again",
         )
 
 

@@ -391,7 +391,7 @@ def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], n
         until = utc(row.expires_ms)
         raise Denied(
             "sandbox_taken",
-            f"{row.sandbox_id} is named by the run {row.reservation}, which goes on until {until}: end it first",
+            f"{row.sandbox_id} is named by the run {row.reservation}, which runs until {until}. End it first",
         )
 
 

@@ -464,7 +464,7 @@ def _mapping(app: App) -> Iterator[Finding]:
         yield Finding(True, "every feature has a rate in the embedded ledger")
     for provider, features in app.read(unestimated_features).items():
         some = ", ".join(features[:FEW]) + (f" and {len(features) - FEW:,} more" if len(features) > FEW else "")
-        what = f"nothing is estimated at {provider} for {some}: while it cannot be asked, whoever uses that goes on "
+        what = f"nothing is estimated at {provider} for {some}: while it cannot be asked, its users continue "
         told = app.read(lambda c, name=provider: tells_costs(c, name))  # type: ignore[misc]
         what += f"(`drawdown provider {f'check {provider}' if told else f'rate {provider} {features[0]} --micro N'}`)"
         yield Finding(True, what, off=True)

@@ -177,7 +177,7 @@ def _require_choice(chosen: QuarantineFilter) -> None:
 
 def _require_expected(expect: int | None, found: int) -> None:
     if expect not in (None, found):
-        raise Refused(f"they are {found:,} by now, and not {expect:,}: look again with --dry-run")
+        raise Refused(f"the selection changed: {found:,} now, {expect:,} expected. Run it again with --dry-run")
 
 
 @commands.command()

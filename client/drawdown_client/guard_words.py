@@ -107,7 +107,7 @@ def check(wish: Wish) -> Call:
 def options(wish: Wish) -> Call:
     """Errors: ValueError where no organisation is named: they stand under its name."""
     if wish.org is None:
-        raise ValueError("name the organisation whose options these are")
+        raise ValueError("no organisation given: name the organisation of these options")
     query = {"metric": wish.metric, "amount": str(wish.amount), "payer": wish.payer}
     return get("v1", "guard", wish.org, "options", query=query)
 

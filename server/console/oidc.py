@@ -254,7 +254,7 @@ class Oidc:
         headers = {"authorization": f"Bearer {access}", "accept": "application/json"}
         status, said = await self._elsewhere.ask(Call("GET", url, headers), self._settings.issuer)
         if status != 200 or said.get("sub") != claims["sub"]:
-            raise Trouble(f"{self._settings.issuer} does not say more of whoever signed in there")
+            raise Trouble(f"{self._settings.issuer} returned no details of the person who signed in")
         # A name and its verification come from one document: what the token says of another email proves nothing.
         kept = {name: value for name, value in claims.items() if name != "email_verified"}
         return {**said, **kept}

@@ -66,7 +66,7 @@ def _place(name: str) -> Place:
     feature, _, rest = name.partition(":")
     unit, colon, what = rest.partition(":")
     if not colon or unit not in UNITS_THERE_ARE:
-        raise bad_value("after", "`after` is `next` of a page: begin anew without it")
+        raise bad_value("after", "invalid `after`: expected `next` of a page. Omit it for the first page")
     return Place(what, feature, unit)
 
 

@@ -96,7 +96,7 @@ def test_an_organisation_has_a_level_of_its_own_or_none(shop: Shop) -> None:
     assert [(event, data["org_id"]) for event, data in shop.told()] == [("balance.low", "acme")]
     with pytest.raises(UnknownId, match="did you mean acme"):
         shop.write(lambda c: hooks.set_low(c, "acmee", MICRO, by))
-    with pytest.raises(UsageError, match="thousand million"):
+    with pytest.raises(UsageError, match="1,000,000,000"):
         shop.write(lambda c: hooks.set_low(c, "", 10**16, by))
 
 
@@ -273,7 +273,7 @@ def test_what_was_delivered_can_be_sent_again(shop: Shop) -> None:
     assert shop.product.ids() == [name, name]
     first, second = shop.product.taken["app"]
     assert first == second, "the same bytes"
-    with pytest.raises(Refused, match="was for no endpoint"):
+    with pytest.raises(Refused, match="no endpoint of"):
         shop.write(lambda c: hooks.replay(c, name, by, endpoint="other"))
     with pytest.raises(UnknownId, match="did you mean"):
         shop.write(lambda c: hooks.replay(c, name[:-1] + "z", by))

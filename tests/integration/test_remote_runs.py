@@ -243,7 +243,7 @@ def test_what_is_refused_is_named(far: Far) -> None:
 
 
 def test_an_estimate_of_nothing_is_refused(far: Far) -> None:
-    with pytest.raises(UsageError, match="more than nothing"):
+    with pytest.raises(UsageError, match="expected more than 0"):
         far.accept("e-1", 0)
 
 

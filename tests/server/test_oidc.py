@@ -358,7 +358,7 @@ def test_an_issuer_that_answers_nonsense_is_told_of_in_words(home: Home) -> None
 def test_what_a_token_does_not_say_is_asked_for_of_the_same_one(home: Home) -> None:
     home.issuer.claims = {"email": None, "email_verified": None}
     home.issuer.more = {"email": "ann@example.com", "sub": "s-2"}
-    home.refused("does not say more of whoever signed in there", 502)
+    home.refused("returned no details of the person", 502)
     home.issuer.more = {}
     home.refused("says no email that is a name here")
     home.issuer.more = {"email": " ann@example.com "}

@@ -68,7 +68,7 @@ def list_audit(
     Errors: UsageError for more rows than MAX_ROWS; UnknownId for a person or an action that never occurred.
     """
     if not 0 < most <= MAX_ROWS:
-        raise UsageError(f"a page has 1 to {MAX_ROWS:,} rows; `--before` goes on")
+        raise UsageError(f"invalid page size: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--before`")
     if chosen.via:
         ids.require_among(ids.VIA, chosen.via, VIAS)
     for kind, given in ((ids.ACTOR, chosen.actor), (ids.ACTION, chosen.action), (ids.TARGET, chosen.target)):

@@ -197,7 +197,7 @@ def create(
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
         raise UsageError("a key lives for a minute at least, and for 3,650 days at most")
     if not 0 <= gives_micro <= MAX_AMOUNT_MICRO:
-        raise UsageError("a key may give between nothing and a thousand million credits at once")
+        raise UsageError("invalid grant limit of a key: expected 0 to 1,000,000,000 credits")
     made = ApiKey(name, tuple(sorted(set(scopes))), org_id, cell_id=cell_id, source=source, gives_micro=gives_micro)
     expires_ms = None if for_ms is None else by.now_ms + for_ms
     taken = Refused(f"there is a key {name}, or there was: `drawdown key rotate {typed(name)}`, or give another name")

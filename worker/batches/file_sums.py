@@ -182,7 +182,7 @@ class _Reading:
                 facts = connection.execute(SQL.text("facts", "duckdb")).fetchone()
                 assert facts is not None
                 if facts[4] > most:
-                    raise Refused(f"{self.file.name}: comes to more than {most:,} samples: split it")
+                    raise Refused(f"{self.file.name}: more than {most:,} samples. Split the file")
                 connection.execute(SQL.text("cut", "duckdb"))
                 largest = min(_HASHES - 1, _HASHES * MAX_ROWS_COMPARED // max(int(facts[0]), 1))
                 connection.execute(f"CREATE MACRO largest_hash() AS CAST({largest} AS UBIGINT)")

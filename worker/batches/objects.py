@@ -237,7 +237,7 @@ def _send(sender: Any, request: Any, **_: object) -> Any:
             body += chunk
             if len(body) > MAX_ANSWER_BYTES or over.is_set():
                 bound = f"{STORE_ANSWER_S} s" if over.is_set() else f"{MAX_ANSWER_BYTES:,} bytes"
-                raise NotNow(f"the object store: its answer goes on after {bound}")
+                raise NotNow(f"the object store sent more than {bound}")
     return AWSResponse(request.url, answer.status_code, answer.headers, _Read(bytes(body)))
 
 

@@ -174,7 +174,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
         if other is None:
             raise NotNow(f"{name}: a batch of its name was taken and withdrawn this moment: try again")
         if other.is_newer:  # else a person would be told to withdraw what is right
-            raise NotNow(f"{name}: what it says by now was taken while this was read: try again")
+            raise NotNow(f"{name}: another process took its content meanwhile. Try again")
         said = f"its name stands for the batch {other.batch}, with other content: withdraw that one"
         after = ", and a tick takes what is said by then" if is_asked(file.place) else " first, or give it another name"
         return TakenFile(source, name, batch, "conflict", said=said + after)
@@ -453,7 +453,7 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
         went = int(SQL.run(connection, "count_withdrawn", ids_of(batch)).scalar_one())
         raise Refused(
-            f"{batch} has usage in the time whose history was lost, and it was not sealed since: {went:,} samples are "
+            f"{batch} has usage from the lost history that is not sealed since: {went:,} samples are "
             "withdrawn; give the same command after the next tick, or once what waits of its windows is "
             "settled"
         )

@@ -73,7 +73,7 @@ def require_direct(engine: sa.Engine) -> None:
     direct = read(engine, _is_direct)
     if not direct:
         raise DatabaseNotReady(
-            "a worker is told of its jobs on connections of its own: give it the database's URL, without the pooler"
+            "a worker cannot listen for jobs through a pooler. Set its database URL without the pooler"
         )
 
 

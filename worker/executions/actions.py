@@ -227,7 +227,7 @@ def extend(
     """
     require_life(for_ms)
     if to_micro is not None and not 0 < to_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a run holds more than nothing, and at most a thousand million credits")
+        raise UsageError("invalid amount to reserve: expected more than 0, and at most 1,000,000,000 credits")
     unbilled = 0
     before = None if to_micro is None else grouped.read(connection, key)
     if before is not None and to_micro is not None and before.hold == "wallet":

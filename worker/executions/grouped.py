@@ -222,7 +222,7 @@ def require_plain(found: Reservation, now_ms: int) -> None:
     if special or found.hold != "wallet" or found.sandboxes != NO_SANDBOXES:
         raise Alone("more than a wallet has part in it")
     if found.state != "held" or found.expires_ms <= now_ms:
-        raise Alone("it goes on no longer")
+        raise Alone("it has ended")
 
 
 def apply(

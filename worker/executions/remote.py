@@ -236,7 +236,7 @@ def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str,
     for line in sorted(quantities.items()):
         amount = price_of(connection, card, provider, line, at_ms) if line[1] else 0
         if amount > MAX_ENTRY_MICRO:
-            raise UsageError("a run costs from nothing to a thousand million credits")
+            raise UsageError("invalid cost of an execution: expected 0 to 1,000,000,000 credits")
         lines.append(Line(*line, amount))
     return lines
 

@@ -118,7 +118,7 @@ def require_sane(request: Request) -> None:
 
 def bad_estimate() -> UsageError:
     """An estimate that no run can have."""
-    text = "an estimate is more than nothing, and at most a thousand million credits: give what the run may cost"
+    text = "invalid estimate: expected more than 0, and at most 1,000,000,000 credits"
     return UsageError(text, code="bad_estimate")
 
 

@@ -589,7 +589,7 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
         raise _ended(use)
     price = use.price.of(amount)
     if price > MAX_ENTRY_MICRO:  # where no run says so
-        raise UsageError("a use costs a thousand million credits at most")
+        raise UsageError("the cost of a use is too large: at most 1,000,000,000 credits")
     known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
     is_beyond = beyond(known.facts(counters), amount - use.amount)
     charged = 0 if use.reservation is None else _charged(connection, use, state, price, by, is_beyond=is_beyond)

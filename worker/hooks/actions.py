@@ -157,9 +157,7 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
     values = {"message_id": message_id, "endpoint": endpoint}
     sent_to = list(SQL.run(connection, "going_on_of", values).scalars())
     if not sent_to:
-        raise Refused(
-            f"{message_id} was for no endpoint that goes on: `drawdown hook show {message_id}` shows for which"
-        )
+        raise Refused(f"no endpoint of {message_id} is active. Run `drawdown hook show {message_id}` to list them")
     SQL.run(connection, "replay", {"message_id": message_id, "endpoints": sent_to, "now_ms": by.now_ms})
     record(connection, "hook_replay", message_id, {"endpoints": sent_to}, by)
     return sent_to
@@ -191,7 +189,7 @@ def set_low(
     """Say at or below which balance an organisation's is low, or that of all who have no level of their own; None:
     never. Whether there was a level, and which. Errors: UsageError; UnknownId, unless `new`."""
     if low_micro is not None and abs(low_micro) > MAX_ENTRY_MICRO:
-        raise UsageError("a level lies within a thousand million credits")
+        raise UsageError("invalid level: expected at most 1,000,000,000 credits above or below 0")
     if org_id != EVERYBODY:
         ids.require(connection, ids.ORG, org_id, new=new)
     row = SQL.run(connection, "level", {"org_id": org_id}).one_or_none()

@@ -127,7 +127,7 @@ def override(
         was.until_ms if until_ms is None else until_ms,
     )
     if not now.says_something:
-        raise UsageError(f"{org_id} has no override whose end --until could set: give --max-concurrent or --never-halt")
+        raise UsageError(f"{org_id} has no org override for --until. Pass --max-concurrent or --never-halt, too")
     return _say(connection, org_id, was, now, by)
 
 

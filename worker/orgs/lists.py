@@ -160,7 +160,7 @@ def list_orgs(
     if sort not in SORTS:
         raise UsageError(f"--sort {sort!r}: there is {', '.join(SORTS)}")
     if not 0 < most <= MAX_ROWS:
-        raise UsageError(f"a page has 1 to {MAX_ROWS:,} rows; `--after` goes on")
+        raise UsageError(f"invalid page size: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--after`")
     _require(connection, chosen)
     rows = _found(connection, chosen, now_ms, sort, after, most + 1)
     return OrgPage(_rows(connection, rows[:most], now_ms), _place(rows[most - 1]) if len(rows) > most else None)

@@ -260,7 +260,7 @@ class Chosen:
 
     def _require_expected(self, found: int) -> None:
         if self.expect not in (None, found):
-            raise Refused(f"they are {found:,} by now, and not {self.expect:,}: look again with --dry-run")
+            raise Refused(f"the selection changed: {found:,} now, {self.expect:,} expected. Repeat the --dry-run")
 
 
 MAX_KEYS: Final = 100

@@ -237,8 +237,8 @@ def _advance(
     moved = {"next_ms": span[1], "pushes": pushes, "lease_ms": now + LEASE_MS, "finished_ms": now if done else None}
     if SQL.run(connection, "advance", {**which, **moved}).rowcount != 1:
         raise ReplayAtWork(
-            "this replay stood still for so long that another process took it over; nothing is lost or doubled, and "
-            "that one goes on with it"
+            "this replay stopped for so long that another process took it over. It continues there, and "
+            "nothing is lost or doubled"
         )
 
 

@@ -134,7 +134,7 @@ def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro:
     if not is_clean_id(key):
         raise UsageError("a reversal's key has 1 to 200 characters, none of them control characters")
     if amount_micro is not None and not 0 < amount_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a reversal is of more than nothing, and of at most a thousand million credits")
+        raise UsageError("invalid reversal: expected more than 0, and at most 1,000,000,000 credits")
     found = _held(connection, reservation, by.now_ms)
     made, repeated = settlements.reverse(connection, found, key, amount_micro, by)
     if not repeated:
@@ -195,7 +195,7 @@ def _require_sane(terms: Terms) -> None:
     if not 0 <= terms.share_ppm <= PPM:
         raise UsageError("a share lies between nothing and all of it (1,000,000 parts per million)")
     if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a threshold lies between nothing and a thousand million credits")
+        raise UsageError("invalid threshold: expected 0 to 1,000,000,000 credits")
     if not 0 <= terms.hold_ms <= MAX_HOLD_MS:
         raise UsageError("a settlement is held for ten years at most")
     if terms.hold_ms < LATE_HORIZON_MS and not terms.takes_clawbacks:

@@ -224,12 +224,12 @@ def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
     if not (0 < terms.max_day <= MOST_A_DAY and 0 < terms.max_month <= MOST_A_MONTH):
         raise UsageError(f"a wallet is topped up 1 to {MOST_A_DAY} times a day, 1 to {MOST_A_MONTH:,} times in 30 days")
     if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a wallet halts at 0: a threshold lies between that and a thousand million credits")
+        raise UsageError("invalid threshold: expected 0 to 1,000,000,000 credits")
     micro = terms.amount_micro
     if terms.fill_to_micro is not None:
         micro = terms.fill_to_micro - terms.threshold_micro
     if micro is None or not 0 < micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a top-up lifts a wallet above its threshold, by at most a thousand million credits")
+        raise UsageError("invalid top-up: it must end above the threshold, by at most 1,000,000,000 credits")
     _require_chargeable(terms, micro, can)
 
 

@@ -88,7 +88,7 @@ def set_tier(
     if at_once is None or price is None:
         raise UsageError(f"the tier {tier} is new: say what it is with --at-once and --price")
     if not 0 <= price <= MAX_ENTRY_MICRO:
-        raise UsageError("a tier costs from nothing to a thousand million credits a month")
+        raise UsageError("invalid price of a tier: expected 0 to 1,000,000,000 credits a month")
     found = Tier(tier, at_once, price)
     if found != was:
         tiers.set_tier(connection, found)

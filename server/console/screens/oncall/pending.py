@@ -293,7 +293,7 @@ def _quarantine_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]
 def _many(connection: sa.Connection, doing: Doing) -> Size:
     found, expect = len(_listed(connection, doing)), doing.number("expect")
     if expect not in (None, found):
-        raise Refused(f"they are {found:,} by now, and not {expect:,}: look at them again")
+        raise Refused(f"the number of samples changed: {found:,} now, {expect:,} expected. Look at them again")
     return Size(rows=found)
 
 
