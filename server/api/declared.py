@@ -387,6 +387,7 @@ def page_model(listing: Listing[Any]) -> type[BaseModel]:
     return made
 
 
+@cache
 def answer_model(result: type[Any], name: str) -> type[BaseModel]:
     """What an action answers; `facts` of a dry run alone."""
     more: dict[str, Any] = {"dry_run": (bool, False), "facts": (list[FactAnswer], [])}
