@@ -217,7 +217,7 @@ def serve(place: Path) -> None:
 def _describe() -> None:
     """Make the models of all operations: most of what a server does before it listens."""
     from drawdown.server.api import declared
-    from drawdown.server.app import DECLARED
+    from drawdown.server.declarations import DECLARED
 
     declared.Operations(cast(Any, None), cast(Any, None), DECLARED).routes()
 
