@@ -157,13 +157,12 @@ def test_a_void_needs_evidence_and_a_push_that_is_proven(fleet: Fleet, provider:
 
 def test_void_of_an_accepted_push_names_its_override(fleet: Fleet, provider: FakeProvider) -> None:
     """If its provider lost it, that is the only way to have its usage sent again."""
-    fleet.sample("acme", T0 + 1)
-    assert fleet.tick_windows(2).accepted == 1 and provider.seen
+    fleet.assign("own", provider="embedded", from_ms=T0)
+    for org in ("acme", "own"):
+        fleet.sample(org, T0 + 1)
+    assert fleet.tick_windows(2).accepted == 2 and provider.seen
     with pytest.raises(Refused, match=r"is accepted.*--although-accepted"):
         write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.by, "their support says so"))
-    fleet.assign("own", provider="embedded")
-    fleet.sample("own", T0 + WINDOW_MS + 1)
-    fleet.tick_windows(4)
     (own,) = fleet.rows("SELECT key FROM pushes WHERE org_id = 'own' AND state = 'accepted'")
     with pytest.raises(Refused, match=r"can be voided$"):
         write(fleet.engine, lambda c: pushes.void(c, [own[0]], fleet.by, "a charge in the ledger is never voided"))

@@ -22,7 +22,8 @@ OVERRIDES = {
     "--new": "tests/integration/test_cli_unknown_ids.py::test_refusal_of_an_id_names_new_where_new_takes_it",
     "--restored": "tests/integration/test_what_is_said.py::"
     "test_a_recovery_that_is_given_again_tells_again_what_is_to_be_done",
-    "--unchecked": "tests/acceptance/test_flips.py::test_a_customer_has_to_exist_there",
+    "--unchecked": "tests/acceptance/test_flips.py::"
+    "test_where_the_provider_does_not_say_nothing_moves_unless_unchecked",
     "--yes": "tests/integration/test_corrections.py::test_a_size_without_feature_is_sealed_once_it_has_one",
 }
 """The test that reads the option in the refusal."""
