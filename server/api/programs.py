@@ -155,8 +155,9 @@ class Programs:
         """Have something done, in one transaction. `reads`: it writes nothing, and so waits for no writer."""
 
         def do(order: M, said: Said) -> Awaitable[Answer]:
-            run = self.threads.read if reads else self.threads.write
-            return run(lambda c: work(c, order, self.said(said.key, c)))
+            if reads:
+                return self.threads.read(lambda c: work(c, order, self.said(said.key, c)))
+            return self.threads.write(lambda c: work(c, order, self.said(said.key, c)))
 
         return await self.act_by(request, scope, model, do)
 

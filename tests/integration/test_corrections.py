@@ -165,7 +165,7 @@ def test_void_of_an_accepted_push_names_its_override(fleet: Fleet, provider: Fak
         write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.by, "their support says so"))
     (own,) = fleet.rows("SELECT key FROM pushes WHERE org_id = 'own' AND state = 'accepted'")
     with pytest.raises(Refused, match=r"can be voided$"):
-        write(fleet.engine, lambda c: pushes.void(c, [own[0]], fleet.by, "a charge in the ledger is never voided"))
+        write(fleet.engine, lambda c: pushes.void(c, [str(own[0])], fleet.by, "a charge in the ledger is never voided"))
 
 
 def test_an_unknown_answer_is_sent_again_under_the_same_key(fleet: Fleet, provider: FakeProvider) -> None:
