@@ -40,7 +40,7 @@ HARMLESS = {
         cells.cell_id cells.url hook_endpoints.events hook_endpoints.generation hook_endpoints.name hook_endpoints.url
         hook_endpoints.old_until_ms hook_deliveries.endpoint hook_messages.body hook_messages.customer_id
         orgs.operator_halt orgs.override_halted orgs.override_max_concurrent orgs.override_until_ms event_types.org_id
-        event_types.key_name event_types.source
+        event_types.key_name event_types.source event_types.freed_ms
         topup_terms.fill_to_micro tier_holders.renews""",
     "what the guard refused or only warned of: no use is charged by it": """
         guard_counters.warned guard_denials.amount guard_denials.count guard_denials.enforced guard_denials.first_ms
