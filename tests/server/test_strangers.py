@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from starlette.types import Receive, Scope, Send
@@ -17,7 +18,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.migrate import require_ready
 from drawdown.server.api import health, programs
-from drawdown.server.http import limits, misses
+from drawdown.server.http import limits
 from drawdown.server.http.limits import ALL_FAILED_PER_S, FAILED_PER_S, OPEN_PER_S, TURNS_PER_S, Limits, Strangers
 from drawdown.server.http.misses import LONGEST_MISS_S, MISSES_PER_S, Misses
 from drawdown.worker.access import keys as api_keys
@@ -202,7 +203,7 @@ def test_misses_of_one_key_wait_longer_the_more_of_them_there_are(monkeypatch: p
         for _ in range(2 * MISSES_PER_S):
             await found.wait("flood", T0)
         assert waits == []
-        monkeypatch.setattr(misses.asyncio, "sleep", noted)
+        monkeypatch.setattr(asyncio, "sleep", noted)
         most = int(LONGEST_MISS_S * MISSES_PER_S)
         late = [asyncio.ensure_future(found.wait("flood", T0)) for _ in range(most + 50)]
         await asyncio.gather(found.wait("other", T0), found.wait("flood", T0 + 1_000))
@@ -216,26 +217,39 @@ def test_misses_of_one_key_wait_longer_the_more_of_them_there_are(monkeypatch: p
     asyncio.run(work())
 
 
-def test_mistyped_ids_wait_and_known_ones_of_the_same_key_do_not(house: House) -> None:
+def test_mistyped_ids_wait_and_known_ones_of_the_same_key_do_not(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """16 connections of one key had the guard of all others answer six times as late."""
     give(house, "acme")
     make_key(house, "app")
+    waiting: list[str] = []
 
     async def work(caller: Caller) -> None:
-        program = Program(caller, key_of("app"))
+        program, ended = Program(caller, key_of("app")), asyncio.Event()
+
+        async def held(_misses: Misses, key: str, _now_ms: int) -> None:
+            waiting.append(key)
+            await ended.wait()
 
         async def preview(org: str) -> int:
             return (await program.post("/preview", {"org": org, "estimate": 1})).status_code
 
-        for number in range(2 * MISSES_PER_S):
-            assert await preview(f"acme{number}") == 404
-        flood = [asyncio.create_task(preview(f"acme{number}")) for number in range(MISSES_PER_S)]
-        assert await preview("acme") == 200
-        assert await preview("acme") == 200
-        assert not any(one.done() for one in flood[2:])
+        monkeypatch.setattr(Misses, "wait", held)
+        flood = [
+            *(asyncio.create_task(preview(f"acme{number}")) for number in range(4)),
+            asyncio.create_task(_status(program.get("/executions/nothing"))),
+        ]
+        assert [await preview("acme"), await _status(program.get("/accounts/acme"))] == [200, 200]
+        while len(waiting) < len(flood) and not any(one.done() for one in flood):
+            await asyncio.sleep(0.01)
+        assert not any(one.done() for one in flood) and set(waiting) == {"app"}
+        ended.set()
         assert set(await asyncio.gather(*flood)) == {404}
 
     served(house, work)
+
+
+async def _status(answer: Awaitable[httpx.Response]) -> int:
+    return (await answer).status_code
 
 
 def test_preview_waits_for_no_writer_and_a_mistyped_one_costs_few_statements(house: House) -> None:
