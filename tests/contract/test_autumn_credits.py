@@ -40,6 +40,7 @@ from drawdown.providers.protocol import (
     Queued,
     ReadFailed,
     Rejected,
+    RetryAt,
     Unknown,
 )
 from drawdown.schema.clock import FixedClock
@@ -411,6 +412,31 @@ def test_a_repeat_is_recognised_whichever_key_the_server_honours(body: bool, hea
     assert type(one(autumn, push(attempt=2))).__name__ == "Duplicate"
     assert one(autumn, push(key="another")) == Accepted()
     assert store.charged == 2
+
+
+def test_key_in_the_body_that_is_refused_leaves_the_header_to_keep_repeats_out() -> None:
+    """A 400 charges nothing and gives both keys back: the same push goes out again, by the header alone."""
+    store = KeyStore(body=False, header=True)
+
+    def strict(call: Call) -> Answer:
+        if call.url.endswith("/track") and "idempotency_key" in json.loads(call.body):
+            return no(400, "invalid_inputs", "Unrecognized key: idempotency_key")
+        return store(call)
+
+    autumn = made(http := Stub(strict))
+    first = one(autumn)
+    assert isinstance(first, RetryAt) and (first.at_ms, first.by_person) == (NOW_MS, False)
+    assert one(autumn, push(attempt=2)) == Accepted()
+    assert type(one(autumn, push(attempt=3))).__name__ == "Duplicate"
+    assert one(autumn, push(key="another")) == Accepted()
+    assert (store.charged, len([call for call in http.sent if call.url.endswith("/track")])) == (2, 4)
+    assert "idempotency_key" in "".join(done(autumn.check([], []))), "a check says so before anything is billed"
+    assert "idempotency_key" not in "".join(done(made(Stub(store)).check([], [])))
+
+
+def test_another_400_about_a_charge_stays_a_rejection() -> None:
+    autumn = made(Stub(account(no(400, "invalid_inputs", "value: must be a number"))))
+    assert isinstance(one(autumn), Rejected)
 
 
 def test_the_header_is_of_charges_alone_and_cannot_meet_a_key_of_a_body() -> None:
