@@ -35,6 +35,7 @@ from drawdown.providers.protocol import (
     Outcome,
     PushRequest,
     ReadFailed,
+    Rejected,
     RetryAt,
     Setup,
     Totals,
@@ -126,7 +127,11 @@ class AutumnProvider:
         return outcome
 
     def _judge(self, request: PushRequest, result: HttpResult) -> Outcome:
-        return wire.outcome(request, result, self._clock.now_ms(), self._account.costs.of(request.feature))
+        found = wire.outcome(request, result, self._clock.now_ms(), self._account.costs.of(request.feature))
+        system = self._account.schema.free_in(request.feature)
+        if isinstance(found, Rejected) and found.until_credit and system is not None:
+            return wire.costs_nothing(request, system)
+        return found
 
     async def _left(self, body: Mapping[str, object]) -> Left | None:
         """What the answer to a charge says is left. It is not told while the list of features cannot be read."""

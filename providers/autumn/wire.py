@@ -185,6 +185,14 @@ def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
     )
 
 
+def costs_nothing(request: PushRequest, system: str) -> Rejected:
+    """A charge that took nothing because its feature costs zero: no credit changes that."""
+    return Rejected(
+        f"Autumn charged nothing: feature {request.feature} costs 0 in credit system {system}. "
+        "Set a cost above zero at Autumn, then `drawdown push retry --state rejected --error 'costs 0 in'`"
+    )
+
+
 def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
     said = read_said(answer)
     match answer.status:

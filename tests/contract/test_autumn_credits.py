@@ -379,6 +379,16 @@ def test_where_digits_run_out_another_quantity_is_not_what_was_asked() -> None:
     assert isinstance(found, Units) and (found.quantity, found.exact) == (asked - 1, False)
 
 
+@cases(("cost", "waits"), [(0, False), (0.01, True)])
+def test_charge_of_a_feature_that_costs_nothing_needs_a_person_and_no_credit(cost: float, waits: bool) -> None:
+    """No credit would change it: until the cost is repaired, the same usage would be sent again for ever."""
+    autumn = made(Stub(account(took(), schema(**{FEATURE: cost}))))
+    done(autumn.costs([]))
+    found = one(autumn, charge())
+    assert isinstance(found, Rejected) and found.until_credit is waits
+    assert ("costs 0 in credit system credits" in found.reason) is not waits
+
+
 # The idempotency key
 
 

@@ -177,7 +177,9 @@ def test_stale_read_is_no_loss(engine: sa.Engine) -> None:
     found = house.compare(correct=True)
     assert (told(found), found.waiting, found.compared) == ([], 0, 1)
     assert house.fleet.one("SELECT COUNT(*) FROM adoptions") == 0
-    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -640_000, 640_000, 10**6)], "an hour later"
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -640_000, 640_000, 10**6)], (
+        "an hour later"
+    )
 
 
 def test_push_drawn_twice_is_given_back(engine: sa.Engine) -> None:
