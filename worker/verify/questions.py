@@ -82,7 +82,7 @@ STATEMENTS: Final = (
     (DRIFT, ("parity_sum", "parity_line", "parity_stray")),
     (DRIFT, ("bill_unimported", "bill_unfinal", "imports_gap", "import_otherwise", "units_unrecorded")),
     (STATE, ("swept_ahead", "stopped_unrecorded", "halt_waits", "read_waits")),
-    (STATE, ("no_halt", "half_halted", "halted_never", "verdict_regressed", "verdict")),
+    (STATE, ("no_halt", "half_halted", "halted_never", "verdict_regressed", "verdict", "verdict_unrecorded")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
 
