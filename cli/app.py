@@ -168,7 +168,7 @@ class App:
         return self._payments
 
     def read_files_again(self) -> None:
-        """Use what files of settings hold by now."""
+        """Use what files of settings hold."""
         self.settings.files.read_again()
         self.renew()
 

@@ -76,7 +76,7 @@ def root(
 
 
 def search_seldom() -> None:
-    """All that is imported by now stays, and is not looked at again. A search for garbage each 700 objects, as Python
+    """All that is imported stays, and is not looked at again. A search for garbage each 700 objects, as Python
     has it, took a fifth of what a push costs: a claim's are thousands that are on their way, and no garbage."""
     gc.freeze()
     gc.set_threshold(SEARCH_AFTER)

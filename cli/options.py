@@ -35,7 +35,7 @@ Keys = Annotated[
 
 
 def only_with(context: typer.Context, option: str, *others: str) -> None:
-    """Refuse what was typed beside `option` and would be passed over without a word.
+    """Refuse what was typed beside `option` and would be passed over silently.
 
     `others`: the parameters of the command, by their names here, that do count beside it.
     Errors: UsageError naming what was typed.

@@ -1,6 +1,6 @@
 """Items out of a body: one JSON object, an array of them, or one on each line.
 
-Guarantee: pure. An item is read and bounded by itself: whatever is wrong with it is said of it alone, and the others
+Guarantee: pure. An item is read and bounded by itself: whatever is wrong with it is given of it alone, and the others
 are read, as long as the place where it ends can be found, and no more than MOST_PASSED_OVER of the body is passed over
 for that. No two readings of a body differ: a name that stands twice, a number that JSON has not, and bytes that are no
 UTF-8 are refused.

@@ -68,7 +68,7 @@ class Drawn:
 
 
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, card: RateCard, by: By) -> Drawn:
-    """Charge a part of a run that goes on, under a number of the caller's. `found` is held by this transaction.
+    """Charge a part of a run that continues, under a number of the caller's. `found` is held by this transaction.
 
     Errors: Denied `other_content` for a number that was used for something else, `ended`, `beyond_hold`, `no_rate`,
     `metered`.

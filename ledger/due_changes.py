@@ -43,12 +43,12 @@ class Matured:
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wallet:
-    """A wallet as it will be once what is due in it by now is true. Nothing is written."""
+    """A wallet as it will be once what is due in it is true. Nothing is written."""
     return look_ahead_with_lots(connection, customer_id, now_ms)[0]
 
 
 def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[Wallet, list[Lot]]:
-    """The same, and the lots that plans give by now and that no row tells of yet."""
+    """The same, and the lots that plans give and that no row tells of yet."""
     part = look_part(customer_id, now_ms)
     return look_ahead_by(connection, customer_id, SQL.run(connection, part.name, part.values).all(), now_ms)
 

@@ -1,4 +1,4 @@
-"""What lots that are over come to: what nobody used of them expires, and what a plan lets roll over begins anew. Pure.
+"""What lots that are over come to: what nobody used of them expires, and what a plan lets roll over begins again. Pure.
 
 Guarantee: it is the difference to what was booked before, so that use which comes late gives back what had expired, and
 takes from what had rolled over, as far as that is left. What runs have reserved is not taken from under them. The
@@ -77,7 +77,7 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
 
 
 def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
-    """What is still to leave a wallet of lots that are over by now, as if all were booked at once and no run had
+    """What is still to leave a wallet of lots that are over, as if all were booked at once and no run had
     reserved anything: what is left of them, less what of it rolls over. `lots` as they were closed, by the same
     `uses`."""
     then = Room(room.balance_micro, 0)

@@ -384,7 +384,7 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
-    """None of them is named by a run that goes on: a look ahead, which `take` decides. Errors: Denied."""
+    """None of them is named by a run that continues: a look ahead, which `take` decides. Errors: Denied."""
     values = {"org_id": org_id, "names": list(names), "now_ms": now_ms}
     row = SQL.run(connection, "takers", values).first() if names else None
     if row is not None:

@@ -275,7 +275,7 @@ def set_terms(
     supplier now and before. The same terms again change nothing."""
     found = hold_supplier(connection, supplier)
     made = _revised(connection, supplier, found, terms_after(found), by)
-    if made is None:  # somebody else made it this moment: it is there by now, and can be held
+    if made is None:  # somebody else made it this moment: it is there, and can be held
         found = hold_supplier(connection, supplier)
         made = _revised(connection, supplier, found, terms_after(found), by)
         assert made is not None

@@ -448,7 +448,7 @@ def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Of each endpoint that goes on; zeros included: an alert on a change does not see a series begin."""
+    """Of each endpoint that continues; zeros included: an alert on a change does not see a series begin."""
     going = [row for row in list_endpoints(connection) if row.ended_ms is None]
     labels = ("endpoint",)
     yield gauge(

@@ -115,7 +115,7 @@ def _fill_and_tell(context: Context, *, settling: bool) -> Steps[list[object]]:
 
 
 def _fill(context: Context) -> Steps[list[object]]:
-    """Fill wallets; where one was, its customer's verdict is asked for at once: who was halted and paid goes on."""
+    """Fill wallets; where one was, its customer's verdict is asked for at once: who was halted and paid continues."""
     filled = yield from fill(context)
     if not filled.credited:
         return [filled]

@@ -3,7 +3,7 @@ resumed. Wallets that ran low are filled in the same round, and the operator's p
 
 Guarantee: no usage is sealed, sent or billed here. An estimate only decides which organisations' providers are asked
 again. The fresh read decides (`project`), and its halts go to the cells in the same round. Nothing rests on this
-process's memory: several watches at once, or one that begins anew, do the same things under the same fences.
+process's memory: several watches at once, or one that begins again, do the same things under the same fences.
 """
 
 from __future__ import annotations

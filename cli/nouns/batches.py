@@ -71,7 +71,7 @@ def take_(
     show(app, {"files": done}, [line for one in done for line in _lines(one)])
     if any(fault.exit_status != Exit.LEFT for fault in faults) or any(
         one.outcome == "conflict" or one.withdrawn or (one.outcome == "taken" and one.refused) for one in done
-    ):  # also where a path is wrong: others may be taken by now
+    ):  # also where a path is wrong: others may be taken
         raise typer.Exit(Exit.PERSON)
     if faults:
         raise typer.Exit(Exit.LEFT)

@@ -221,7 +221,7 @@ def _told(found: Verification, stopped: list[str], since_last: bool) -> list[str
 
 
 def _from(found: Verification) -> list[str]:
-    """What was passed over is said, never implied."""
+    """What was passed over is given, never implied."""
     begins = found.point
     if begins is None:
         return ["looked at all of it: there is no run of the last week to continue that held"]

@@ -39,7 +39,7 @@ class Line:
         self._settings = settings
         self._world = world
         self._made: dict[int, httpx.Client] = {}
-        """By process: what another one made goes on being used there, and is never closed here."""
+        """By process: what another one made continues being used there, and is never closed here."""
 
     def _http(self) -> httpx.Client:
         pid = os.getpid()

@@ -60,7 +60,7 @@ CHANGES: Final = frozenset(
 
 
 def capabilities(settings: AutumnSettings) -> Capabilities:
-    """What Autumn can do. The batch call is not used (batch_size 1): it answers 200 whatever became of its items and
+    """What Autumn can do. The batch call is not used (batch_size 1): it answers 200 the outcome of its items and
     drops duplicates silently, so it proves nothing."""
     return Capabilities(
         batch_size=1,

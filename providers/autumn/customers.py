@@ -33,7 +33,7 @@ MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
 @dataclass(frozen=True)
 class Begun:
-    """When one part of a balance began its cycle (milliseconds; 0: it never begins anew), and whether it is untouched
+    """When one part of a balance began its cycle (milliseconds; 0: it never begins again), and whether it is untouched
     since."""
 
     at_ms: int

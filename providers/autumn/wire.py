@@ -131,7 +131,7 @@ def outcome(request: PushRequest, result: HttpResult, now_ms: int, costs: Costs 
         case Answer(status=200):
             return _of_success(request, result, now_ms, costs)
         case Answer(status=202):
-            # A store is down, or the account is above its cap: applied later, or dropped without a word.
+            # A store is down, or the account is above its cap: applied later, or dropped silently.
             return Queued(now_ms + CONFIRM_MS)
     return _of_refusal(request, result, now_ms)
 

@@ -507,7 +507,7 @@ def _socket_to(found: tuple[Any, ...]) -> socket.socket:
 class Dialer:
     """Makes connections for one client. `outgoing`: whom to trust, and through which proxy. `socket_to` makes the
     socket for an address, or raises OSError for one that is not to be connected to; a proxy's address is the
-    operator's to say, and not judged. With `names_kept_s` 0 each connection asks for the addresses anew."""
+    operator's to say, and not judged. With `names_kept_s` 0 each connection asks for the addresses again."""
 
     def __init__(
         self,

@@ -106,7 +106,7 @@ class NotSent:
 
 @dataclass(frozen=True)
 class OtherContent:
-    """The id stands for another charge over there (amount, currency, customer), or for two. A person decides.
+    """The id stands for another charge at the provider (amount, currency, customer), or for two. A person decides.
 
     Of `charge` it may mean no more than another card since an attempt that came to nothing: then a look-up says
     `NotFound`, and the charge is given up as one in doubt is.

@@ -1,6 +1,6 @@
 """Calls to Stripe as bytes, and the outcome of its answers for a push.
 
-Guarantee: "accepted" is said only for an answer that repeats our identifier, "not applied" only for a call that Stripe
+Guarantee: "accepted" is given only for an answer that repeats our identifier, "not applied" only for a call that Stripe
 refused before it did anything. Every other answer leaves the push unknown. No text taken from an answer shows a key.
 """
 

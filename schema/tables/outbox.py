@@ -63,7 +63,7 @@ pushes = sa.Table(
     # When its provider was last asked, and what it said: found, absent, cannot_tell, not_read.
     ms_column("looked_up_ms", null=True),
     sa.Column("lookup_answer", sa.Text, nullable=True),
-    # Rejected, and billed by a person: as an event over there or beside them.
+    # Rejected, and billed by a person: as an event at the provider or beside them.
     sa.Column("by_hand", sa.Boolean, nullable=False, server_default=sa.false()),
     # How many attempts there were when its provider refused it later: their answers say what held before.
     sa.Column("refused_attempts", sa.Integer, nullable=True),

@@ -174,7 +174,7 @@ class Executions:
         return await self._recalled(request, model, do)
 
     async def draw(self, key: str, request: Request) -> JSONResponse:
-        """Charge a part of a run that goes on."""
+        """Charge a part of a run that continues."""
 
         def change(order: models.DrawRequest) -> tuple[Literal["draw"], Cost, int]:
             return "draw", Cost(order.credits, order.use), order.number
@@ -316,7 +316,7 @@ def _begun(connection: sa.Connection, key: str, said: Said) -> str:
 
 
 def _run(run: Reservation, said: Said) -> dict[str, object]:
-    """Its key as whoever asks would give it: one that is an organisation's own is its whole name to others."""
+    """Its key as the caller would give it: one that is an organisation's own is its whole name to others."""
     kept = {name: value for name, value in vars(run).items() if name not in ("reservation", "fingerprint", "estimate")}
     del kept["amount_micro"], kept["payer_number"]
     use = None if run.estimate is None else json.loads(run.estimate)

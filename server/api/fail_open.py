@@ -107,7 +107,7 @@ class Dark:
         return await self._find(api_keys.hash_of(offered), now_ms)
 
     async def recall(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Whose key this is, where that was found a short while ago, or is by now. Whoever answers by it finds it
+        """Whose key this is, where that was found a short while ago, or is. Whoever answers by it finds it
         again, and says with `remember` what was found."""
         proof = api_keys.hash_of(offered)
         return self._known(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)
@@ -144,7 +144,7 @@ class Dark:
         return None if is_over else known
 
     async def ask(self, asked: Ask, work: Callable[[], Awaitable[Answer]], *, uses: bool = True) -> Answer:
-        """What `work` answers by the database, or what is said in the dark; `uses`: not only a question. Errors: those
+        """What `work` answers by the database, or what is given in the dark; `uses`: not only a question. Errors: those
         of `work`; ApiError 503."""
         metric, now = asked.wish.metric, asked.by.now_ms
         terms = self._terms.get(metric, now)

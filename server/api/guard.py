@@ -72,7 +72,7 @@ class CheckRequest(_Body):
 
 class ConsumeRequest(CheckRequest):
     """As `drawdown guard consume`. The key is yours to choose: once it is let through, the same again is the first
-    answer. A block keeps no key: the same again is decided anew."""
+    answer. A block keeps no key: the same again is decided again."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"key": "idea-1", "org": "acme", "metric": "idea.create", "subject": "ann"}]}
@@ -177,7 +177,7 @@ class OverridesAnswer(BaseModel):
 class GuardAnswer(BaseModel):
     """`decision` counts; `would` is what phase 3 would say, `enforced` whether the phase holds the organisation to it.
     `rule` decided, for `reason`. Of the limit that is nearest (null: none ends): its `period`, what was `used` before,
-    what `remaining` after, and when it begins anew. `charged`: by this call, so 0 where it is `repeated`; what a use
+    what `remaining` after, and when it begins again. `charged`: by this call, so 0 where it is `repeated`; what a use
     was charged in all `drawdown guard uses` shows. `balance` is what the payer has available, where that is the
     organisation itself and it was asked. `degraded`: decided without knowing the credit. `state` is that of the use;
     null: nothing is used."""
@@ -317,7 +317,7 @@ def _check(connection: sa.Connection, asked: Question, now_ms: int) -> Checked:
 CHECKING: Final = Way[Question, Checked](
     lambda _asked: None, _check_all, _check, lambda asked: asked.key.org_id is None, reads=True
 )
-"""Whoever asks while others are answered is answered with the next: one transaction, and one statement, for all."""
+"""The caller while others are answered is answered with the next: one transaction, and one statement, for all."""
 
 
 class Guard:

@@ -253,7 +253,7 @@ class ShownRunAnswer(Run):
 
 class RunsAnswer(BaseModel):
     """`next`: what to give as `after` for the next page; null: this is the last. `is_cut`: many runs were looked
-    through, of which fewer than were asked for, or none, are so; the next page goes on behind them."""
+    through, of which fewer than were asked for, or none, are so; the next page continues behind them."""
 
     runs: list[Run]
     next: str | None

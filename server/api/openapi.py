@@ -60,7 +60,7 @@ EXAMPLES: Final = Path(__file__).with_name("examples.json")
 """By operation, and by name of a parameter: those of one operation go together in one request (null: without it)."""
 REF: Final = "#/components/schemas/{model}"
 _ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
-"""As FastAPI says it of a model, which it would read anew for each status of each route."""
+"""As FastAPI says it of a model, which it would read again for each status of each route."""
 NO_BODIES: Final[Mapping[str, Mapping[str, object]]] = {}
 NO_OTHERS: Final[Mapping[int, type[BaseModel]]] = {}
 

@@ -54,7 +54,7 @@ class Money:
         self._lane = programs.together(WAY)
 
     async def ask(self, key: ApiKey, call: Call, remember: Callable[[ApiKey], None]) -> Any:
-        """Have a call decided with others. `remember`: is told the key as it is now, where it goes on.
+        """Have a call decided with others. `remember`: is told the key as it is now, where it continues.
 
         Errors: NotTogether where it is to be decided alone, by a key that is found again; ApiError 401, 429;
         DatabaseBusy.

@@ -88,7 +88,7 @@ Answer = Mapping[str, object]
 Find = Callable[[str, int], Awaitable[ApiKey | None]]
 """Whose key it is, at a moment."""
 Again = Callable[[ApiKey], Awaitable[None]]
-"""Insists that a key goes on. Errors: ApiError 401."""
+"""Insists that a key continues. Errors: ApiError 401."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ class Programs:
         return found
 
     async def recall(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Whose key this is, where that was found a short while ago, or is by now. Whoever answers by it finds it
+        """Whose key this is, where that was found a short while ago, or is. Whoever answers by it finds it
         again, and says with `remember` what was found."""
         return self.known.get(api_keys.hash_of(offered), now_ms) or await self._find(offered, now_ms)
 
@@ -477,7 +477,7 @@ def _find(connection: sa.Connection, proof: str, now_ms: int) -> ApiKey | None:
 
 
 FINDING: Final = Way[str, ApiKey | None](lambda _proof: None, _find_all, _find, lambda _proof: False, reads=True)
-"""Whoever asks while others are looked up is looked up with the next: one statement for all."""
+"""The caller while others are looked up is looked up with the next: one statement for all."""
 
 
 FOREIGN_KEY: Final = "foreign_key"

@@ -67,14 +67,14 @@ class _Lane(Generic[A, R]):
 class Way(Generic[A, R]):
     """How requests are decided, at a moment of their transaction. `all_` answers each, or says why not in its answer's
     place, and keeps nothing of that one; it raises Refused or UsageError where they are to be asked for alone. `alone`
-    decides one; None: what is to be decided alone is handed back to whoever asks, as NotTogether. `lane`: the row that
+    decides one; None: what is to be decided alone is handed back to the caller, as NotTogether. `lane`: the row that
     it asks for."""
 
     lane: Callable[[A], object]
     all_: Callable[[sa.Connection, Sequence[A], int], Sequence[R | DrawdownError]]
     alone: Callable[[sa.Connection, A, int], R] | None
     tells_names: Callable[[A], bool]
-    """Whether whoever asks may learn names of any organisation."""
+    """Whether the caller may learn names of any organisation."""
     reads: bool = False
     """Whether nothing is written."""
 

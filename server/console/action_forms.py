@@ -138,7 +138,7 @@ class Acting:
         except LookAgain as error:
             try:
                 return await self._looked(action, request, form, str(error), error.status)
-            except IMPOSSIBLE as impossible:  # as things stand by now
+            except IMPOSSIBLE as impossible:  # as things stand
                 return await self._again(action, request, form, impossible)
         except IMPOSSIBLE as error:
             return await self._again(action, request, form, error)

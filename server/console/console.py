@@ -349,7 +349,7 @@ def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageEr
 
 
 def _told(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[Filter, ...], str]:
-    """The fields as they were filled in, what is wrong at the one that it is about; else it is said above them."""
+    """The fields as they were filled in, what is wrong at the one that it is about; else it is given above them."""
     filled = [replace(one, value=ask.query.get(one.name, "")) for one in fields]
     named, _, about = error.partition(": ")
     at = next((one.name for one in filled if one.name == named), "")

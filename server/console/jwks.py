@@ -92,7 +92,7 @@ class Elsewhere:
         return found.status, said
 
     async def kept(self, url: str, what: str, *, at_most_ms: int = KEPT_MS) -> Mapping[str, Any]:
-        """What an address says, read anew once that is older than `at_most_ms`. Whoever asks meanwhile waits for the
+        """What an address says, read again once that is older than `at_most_ms`. The caller meanwhile waits for the
         same reading. Errors: Trouble."""
         found = self._fresh(url, at_most_ms)
         if found is not None:

@@ -115,7 +115,7 @@ class Nobody(Exception):
 
 
 class Another(Refused):
-    """A page of one organisation asks, and by now its browser is in for another one."""
+    """A page of one organisation asks, and its browser is in for another one."""
 
     code = "another_organisation"
 

@@ -3,7 +3,7 @@
 Guarantee: whoever comes back is the browser that went, within WITHIN_MS: all that is sent (state, nonce, PKCE's
 verifier) is made from one secret that lies in that browser's cookie alone, and is used once. What the issuer says is
 believed once its key has signed it, for us, for this sign-in, and now. The issuer says who somebody is; whether they
-may come in, and as what, is said here alone. Nobody is sent anywhere but to the issuer, and then into the console.
+may come in, and as what, is given here alone. Nobody is sent anywhere but to the issuer, and then into the console.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def trip_of(secret: str, state: str) -> Trip | None:
 
 
 class Oidc:
-    """The two routes. `desk` shows pages, and says where a person goes on."""
+    """The two routes. `desk` shows pages, and says where a person continues."""
 
     def __init__(self, desk: Desk, threads: Threads, services: Services, elsewhere: Elsewhere) -> None:
         self._desk = desk

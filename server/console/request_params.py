@@ -22,7 +22,7 @@ from drawdown.schema.typed.parsing import LATEST_MS, parse_time
 from drawdown.worker.access.people import Person
 
 MAX_NAME_CHARS: Final = 40
-"""Of a name that is said back."""
+"""Of a name that is given back."""
 MOST_PARAMETERS: Final = 20
 """Of one address."""
 MAX_TEXT_CHARS: Final = 12 * 1024
@@ -105,7 +105,7 @@ class Ask:
         return int(found) if found else None
 
     def place(self, name: str) -> int:
-        """The number of a row behind which a page goes on; 0: it begins. Errors: UsageError for what none can be."""
+        """The number of a row behind which a page continues; 0: it begins. Errors: UsageError for what none can be."""
         found = self.whole(name) or 0
         if found < 0:
             raise UsageError(f"{name}: no row has a number below 1: begin at the first page")

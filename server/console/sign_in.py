@@ -2,7 +2,7 @@
 
 Guarantee: nobody learns from an answer, or from how long it takes, whether a name is somebody's. A password is looked
 at in threads of its own, a few at once, since each look takes time and 19 MiB (of an older hash: 32). Where somebody
-goes on after signing in lies in the console.
+continues after signing in lies in the console.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from drawdown.schema.units import MINUTE_MS
 
 EVERY_MS: Final = MINUTE_MS
 MOST_KINDS: Final = 100
-"""Kinds that are told apart in a minute: whoever asks may choose some of their words. All others are one kind."""
+"""Kinds that are told apart in a minute: the caller may choose some of their words. All others are one kind."""
 _OTHERS: Final = ("others",)
 
 

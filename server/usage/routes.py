@@ -92,7 +92,7 @@ Moment = Annotated[
 
 
 class UsageQuery(BaseModel):
-    """What was used in windows from `from` on and before `to` (if it is not said, up to the one that goes on now).
+    """What was used in windows from `from` on and before `to` (if it is not said, up to the one that continues now).
     `after`: `next` of the page before."""
 
     model_config = ConfigDict(extra="forbid")

@@ -34,7 +34,7 @@ OLD: Final = "this form is too old, or was not made here: open it again"
 
 @dataclass(frozen=True)
 class Acted:
-    """What a form did, and where its person goes on."""
+    """What a form did, and where its person continues."""
 
     action: str
     at_ms: int

@@ -63,7 +63,7 @@ ACTOR: Final = "key"
 KEY: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 """What a key looks like: what does not is no key, and costs no read."""
 OVERLAP_MS: Final = DAY_MS
-"""For how long the old key is taken beside the new one, unless it is said."""
+"""For how long the old key is taken beside the new one, unless it is given."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
 MOST_LIFE_MS: Final = 3_650 * DAY_MS
 LEAST_LIFE_MS: Final = 60_000
@@ -293,7 +293,7 @@ class KeyRow:
 
 
 def list_keys(connection: sa.Connection, now_ms: int, most: int) -> list[KeyRow]:
-    """By name, the one that goes on first. `rotated`: another took its place, and it is taken still."""
+    """By name, the one that continues first. `rotated`: another took its place, and it is taken still."""
     return [_row(row._mapping, now_ms) for row in SQL.run(connection, "list", {"at_most": most})]
 
 
@@ -306,7 +306,7 @@ class KeysPage:
 
 
 def page_of_keys(connection: sa.Connection, now_ms: int, *, after: str = "", most: int = 100) -> KeysPage:
-    """So many programs by their names: the key that goes on of each, and those that are taken beside it still."""
+    """So many programs by their names: the key that continues of each, and those that are taken beside it still."""
     values = {"after": after, "at_most": most + 1, "now_ms": now_ms}
     found = [_row(row._mapping, now_ms) for row in SQL.run(connection, "taken", values)]
     names = list(dict.fromkeys(one.name for one in found))

@@ -2,7 +2,7 @@
 
 Guarantee: it takes no more files and bytes than are named here, and leaves the rest to the next tick. A file that died
 with its tick is taken by the next one, once; one that died with MAX_READINGS of them is left to a person. What became
-of a file is said once; one that cannot be read keeps no other from being taken. A file is refused for good by its
+of a file is given once; one that cannot be read keeps no other from being taken. A file is refused for good by its
 content, or by the ticks that it ended: what the machine has no room for is a failure, and is tried again, after all
 others. A file that was written lately is left alone: somebody may not be done with it.
 """

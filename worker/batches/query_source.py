@@ -2,7 +2,7 @@
 
 Guarantee: a period is asked for by one statement, in one transaction that reads alone, on one snapshot; the same rows
 are the same file, in whatever order they come. No more of them is read than is named here, a portion at a time. What
-the database does wrong is said of the moment (`NotNow`), and what the rows are of the content (`Refused`).
+the database does wrong is given of the moment (`NotNow`), and what the rows are of the content (`Refused`).
 
 That a period is closed is its operator's promise. It is asked twice, `ASKED_AGAIN_MS` apart: rows that came late are
 another content under its name, which is a conflict.
@@ -91,7 +91,7 @@ def period_name(start_ms: int, period_ms: int) -> str:
 def closed_periods(
     source: str, question: Question, first_ms: int, now_ms: int, most: int
 ) -> list[tuple[int, bool, FoundFile]]:
-    """Those that are closed by now, from one on, so many: where each begins, whether it is asked for the last time, and
+    """Those that are closed, from one on, so many: where each begins, whether it is asked for the last time, and
     the file that it is."""
     length, found = question.period_ms, []
     for start_ms in range(first_ms, now_ms - length - question.closes_after_ms + 1, length)[:most]:

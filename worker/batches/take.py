@@ -218,7 +218,7 @@ def _require_no_other(connection: sa.Connection, sums: Sums, seen: set[str]) -> 
 @contextmanager
 def _floors_stand(connection: sa.Connection, sums: Sums, now_ms: int) -> Iterator[None]:
     """Let nobody raise a floor past old usage that goes in here until it is committed. Whoever raises one looks at what
-    came in before, and does not see a take that goes on. S1's lock is taken last: seals wait for it. SQLite has one
+    came in before, and does not see a take that continues. S1's lock is taken last: seals wait for it. SQLite has one
     writer at a time.
 
     Errors: NotNow where a floor was raised past some of it since this began.

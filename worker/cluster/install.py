@@ -110,7 +110,7 @@ def _refuse_newer(done: set[str]) -> None:
 
 
 def _do(connection: sa.Connection, name: str, *, fresh: bool) -> None:
-    """One step. A schema that is made anew is the engine's newest at once, by its first step."""
+    """One step. A schema that is made again is the engine's newest at once, by its first step."""
     if name in OWN:
         SQL.run(connection, name)
         return

@@ -36,7 +36,7 @@ READ_TRIES: Final = 8
 
 @dataclass(frozen=True)
 class NotBegun(RetryAt):
-    """What is said of a push that no call was made for: it tells nothing of its provider."""
+    """What is given of a push that no call was made for: it tells nothing of its provider."""
 
 
 class InARow:
@@ -71,7 +71,7 @@ class CustomerLine:
         return since is not None and self.wait_until_ms > now_ms and self.wait_until_ms - since > PACED_MS
 
     def left_over(self) -> NotBegun:
-        """What is said of a push that is left to a later tick."""
+        """What is given of a push that is left to a later tick."""
         return NotBegun(self.wait_until_ms, "not sent: there were too many calls for this customer", too_many=True)
 
 

@@ -121,7 +121,7 @@ def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
 
 def reserve(connection: sa.Connection, ask: Ask, provider: str, by: By) -> tuple[Reservation, bool]:
     """Hold what a run may cost, as it was permitted at `provider`. Errors: Denied `other_content`, `balance_unknown`,
-    `no_credit`; DatabaseBusy where another one bills by now, or by another kind of balance."""
+    `no_credit`; DatabaseBusy where another one bills, or by another kind of balance."""
     made, is_new = reservations.note(connection, ask, by)
     if not is_new:
         return made, True
@@ -150,7 +150,7 @@ def grow(connection: sa.Connection, found: Reservation, amount_micro: int, expir
 
 
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, by: By) -> Drawn:
-    """Bill a part of a run that goes on. Errors: as `ledger.draws.draw`, and `needs_quantities`, `not_metered`."""
+    """Bill a part of a run that continues. Errors: as `ledger.draws.draw`, and `needs_quantities`, `not_metered`."""
     quantities = _quantities(found, cost)
     before = _used(connection, found, f"d{number}")
     if before:

@@ -187,7 +187,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Asked:
-    """A run that is asked for by a program, and by whom. `tells_names`: whoever asks may learn names of any
+    """A run that is asked for by a program, and by whom. `tells_names`: the caller may learn names of any
     organisation. `own`: by an API key that is bound to its organisation, whose keys of runs are its own."""
 
     key: str

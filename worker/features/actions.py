@@ -106,7 +106,7 @@ def map_event(
     value: EventValue | None = None,
 ) -> Mapped:
     """Give an event type a feature from a window on: what its events count is billed as that. The type may be mapped
-    before its first event; then, where no window is said, whenever it is used. (From the next window on, as any, where
+    before its first event; then, where no window is given, whenever it is used. (From the next window on, as any, where
     history was lost, whose events they may have been, or where a metric charged for it before.) `value`: how much its
     events count that state no quantity.
 

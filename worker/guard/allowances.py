@@ -1,4 +1,4 @@
-"""What one organisation may use of each metric, what it has used of that, and when it begins anew. Reads only.
+"""What one organisation may use of each metric, what it has used of that, and when it begins again. Reads only.
 
 Guarantee: what counts is decided by the rules of each decision (`guard.decide.in_force`). A few statements, however
 many metrics there are on a page; each goes by an index of this organisation.
@@ -23,14 +23,14 @@ SQL = queries(__file__)
 
 PAGE_METRICS: Final = 50
 MOST_REASONS: Final = 50
-"""Metrics, by the reasons why they were blocked, that are told of."""
+"""Metrics, by the reasons why they were blocked, that are notified of."""
 ANY_PLAN: Final = "*"
 
 
 @dataclass(frozen=True)
 class StandingRow:
     """A limit as it counts for an organisation: base units of a metric in a period (None: without an end), by which
-    rule; what was used of it; and when the period begins anew. `until_ms`: when an override of it ends; `phase`: what
+    rule; what was used of it; and when the period begins again. `until_ms`: when an override of it ends; `phase`: what
     comes of reaching it; `low`: little is left. `period` None: the plan says nothing of the metric, so that it allows
     none."""
 

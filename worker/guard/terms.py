@@ -38,7 +38,7 @@ ANY_PLAN: Final = "*"
 MAX_UNITS: Final = 10**12
 """Of one use, of a limit, and of what a price is for: nine million such uses still fit in 64 bits."""
 LITTLE_PPM: Final = 200_000
-"""At or below which part of a limit it is warned, unless it is said."""
+"""At or below which part of a limit it is warned, unless it is given."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def set_metric(
 
 def set_limit(connection: sa.Connection, limit: PlanLimit, by: By, *, ended: bool = False) -> bool:
     """Have a plan allow so much, or, where it is `ended`, say nothing of it any more; whether anything changed. It
-    counts from now on, also in the period that goes on.
+    counts from now on, also in the period that continues.
 
     Errors: UnknownId; UsageError for an amount or a phase that makes no sense.
     """

@@ -160,7 +160,7 @@ MAX_USAGE_BYTES: Final = 8 << 20
 
 def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:
     """HMAC-SHA256 in hex over `{timestamp}.usage`, the cell's id and the day, a line each. No halt reads like it: what
-    signs a halt goes on with `{`."""
+    signs a halt continues with `{`."""
     text = f"{timestamp_s}.usage\n{cell_id}\n{day}"
     return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
 
@@ -215,5 +215,5 @@ class CellUsageClient:
 
 
 def late(timeout_s: float) -> str:
-    """What is said of a call that took too long."""
+    """What is given of a call that took too long."""
     return f"no whole answer within {timeout_s:g} s"

@@ -97,7 +97,7 @@ class _DispatchRun:
     taken: set[str] = field(default_factory=set)
 
     def newcomers(self, beside: Sequence[Steps[None]] = ()) -> Steps[bool]:
-        """Lanes for the cells that have halts due and no lane yet, `beside` one that goes on; false where there are
+        """Lanes for the cells that have halts due and no lane yet, `beside` one that continues; false where there are
         none. A sandbox may have moved there this moment."""
         now = self.context.clock.now_ms()
         cells: list[str] = yield Transaction("due_halts", partial(_due, now=now, run=self, taken=sorted(self.taken)))
@@ -137,7 +137,7 @@ class _DispatchRun:
         batch: list[ClaimedHalt] = yield Transaction("claim_halts", work)
         if not batch:
             return []
-        # A worker that slept on its claim sends nothing: the halt may be over by now.
+        # A worker that slept on its claim sends nothing: the halt may be over.
         errors = yield from _send(batch, lambda: context.out_of_time() or context.clock.now_ms() >= until)
         now = context.clock.now_ms()
         yield Transaction("settle_halts", partial(_settle, batch=batch, errors=errors, claim=claim, now=now))

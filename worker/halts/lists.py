@@ -171,7 +171,7 @@ def running_of(connection: sa.Connection, org_ids: Collection[str]) -> dict[str,
 
 
 def told_in_words(running: Mapping[str, int]) -> str:
-    """Which cells are told of a halt, as `running_of` has them: the first of many."""
+    """Which cells are notified of a halt, as `running_of` has them: the first of many."""
     first = ", ".join(f"{cell} ({count:,} run there)" for cell, count in list(running.items())[:MOST_NAMED])
     more = len(running) - MOST_NAMED
     return (f"{first} and {more:,} more" if more > 0 else first) or "none, for nothing of theirs runs"

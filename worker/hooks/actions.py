@@ -1,7 +1,7 @@
 """What people say of webhooks to the operator's product: endpoints, their secrets, replays, and when a balance is low.
 
 Guarantee: no secret lies here, or on record: an endpoint has the number of its secret, which is made from
-DRAWDOWN_HOOK_SECRET. A name is for good: an endpoint that was ended never goes on. What is replayed is the message as
+DRAWDOWN_HOOK_SECRET. A name is for good: an endpoint that was ended never continues. What is replayed is the message as
 it was written.
 """
 
@@ -44,7 +44,7 @@ SQL = queries(__file__)
 MAX_ENDPOINTS: Final = 16
 """That go on: each message is written for each, and each is called beside the others."""
 OVERLAP_MS: Final = DAY_MS
-"""For how long the old secret signs beside the new one, unless it is said."""
+"""For how long the old secret signs beside the new one, unless it is given."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
 REPLAYED_AT_ONCE: Final = 10_000
 """Messages that one command has sent again."""
@@ -147,9 +147,9 @@ def end(connection: sa.Connection, name: str, by: By) -> int | None:
 
 
 def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str = "") -> list[str]:
-    """Send a message again, to all endpoints it was for or to one; to which. Its schedule begins anew.
+    """Send a message again, to all endpoints it was for or to one; to which. Its schedule begins again.
 
-    Errors: UnknownId; Refused where none of its endpoints goes on.
+    Errors: UnknownId; Refused where none of its endpoints continues.
     """
     ids.require(connection, ids.MESSAGE, message_id)
     if endpoint:

@@ -36,7 +36,7 @@ class HookClient:
         self._lookup = lookup
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        """One answer each, in order, within CALL_MS. Whoever calls gives no more at once than may be under way."""
+        """One answer each, in order, within CALL_MS. The caller gives no more at once than may be under way."""
         lines: dict[str, tuple[Target, HttpClient]] = {}
         for text in {message.url for message in messages}:
             url = parse(text)

@@ -32,7 +32,7 @@ from drawdown.worker.provider.actions import terms_in_force
 @dataclass(frozen=True)
 class OrgAssigned:
     """Who bills an organisation from `start_ms` on, and as which customer. `waited`: usage that had been pending.
-    `already`: it was so. `undone`: that assignment was taken back, and who billed before goes on. `job_id`: a tick
+    `already`: it was so. `undone`: that assignment was taken back, and who billed before continues. `job_id`: a tick
     asks the provider, and does it then; until then nothing changes."""
 
     org_id: str

@@ -44,7 +44,7 @@ from drawdown.worker.topup.actions import STOPPED, terms_of
 SQL = queries(__file__)
 
 TURN_MS: Final = 2 * MINUTE_MS
-"""The longest that one tick is at work on jobs. What is not over by then goes on with the next tick."""
+"""The longest that one tick is at work on jobs. What is not over by then continues with the next tick."""
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
 """Less than the time between two ticks: what a dead one had is the next one's."""
 MAX_TRIES: Final = 5
@@ -184,14 +184,14 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> Taken | None:
 
 
 def put_back(connection: sa.Connection, job_id: int, worker: str, said: str, *, in_vain: bool = False) -> bool:
-    """Let it go on with the next tick; false where another worker has it by now. `in_vain`: the turn counts as one of
+    """Let it go on with the next tick; false where another worker has it. `in_vain`: the turn counts as one of
     its tries."""
     values = {"job_id": job_id, "worker": worker, "said": said, "counted": int(in_vain)}
     return SQL.run(connection, "put_back", values).rowcount == 1
 
 
 def end(connection: sa.Connection, job_id: int, worker: str, state: State, said: str, now_ms: int) -> bool:
-    """It is over; false where another worker has it by now, and tells what became of it."""
+    """It is over; false where another worker has it, and tells what became of it."""
     values = {"job_id": job_id, "worker": worker, "state": state, "said": said, "now_ms": now_ms}
     return SQL.run(connection, "end", values).rowcount == 1
 
@@ -226,7 +226,7 @@ def require_use(asked: TopupJob) -> None:
 
 
 def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
-    """Whether it is still to be done; false where it is so by now, by a tick that died or by a person.
+    """Whether it is still to be done; false where it is so, by a tick that died or by a person.
 
     Errors: Refused where a person said otherwise since it was queued, or the card was declined since.
     """

@@ -124,7 +124,7 @@ def _back(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn)
 
 
 def _end(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) -> str | None:
-    """What is said of it; None where another tick has it by now."""
+    """What is given of it; None where another tick has it."""
     assert came.state is not None
     said = came.said
     if came.replayed is not None:
@@ -150,7 +150,7 @@ def _some(lines: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one tick's turn at a job came to. `state` None: it goes on with the next tick, and `in_vain` says that
+    """What one tick's turn at a job came to. `state` None: it continues with the next tick, and `in_vain` says that
     this turn brought it no further. `replayed`: what a replay found, which is put in words once it is told."""
 
     state: State | None

@@ -194,7 +194,7 @@ def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | Non
 
 
 def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None = None) -> Assigned:
-    """Take back an assignment that has not begun; whoever billed before goes on. `start_ms`: when the one begins that
+    """Take back an assignment that has not begun; whoever billed before continues. `start_ms`: when the one begins that
     is meant: the same said again takes back no other.
 
     Errors: Refused where the latest one is in force already, or is not the one that is meant.
@@ -262,7 +262,7 @@ def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int
 
 
 def _fix(connection: sa.Connection, org_id: str, start: int, unseen: Unseen) -> Waited:
-    """Mark the windows that had waited for an assignment. They are counted before: what is marked is counted anew."""
+    """Mark the windows that had waited for an assignment. They are counted before: what is marked is counted again."""
     values = {"org_id": org_id, "start_ms": start}
     mapped = [asdict(segment) for segment in segments(mapping_rows(connection))]
     late = [{"window_ms": window_ms} for window_ms in unseen.get(org_id, ())]

@@ -1,6 +1,6 @@
 """Lists of organisations: what runs, what is left, when it ends, who bills, and what hangs on one of them. Reads only.
 
-Guarantee: a page has at most MAX_ROWS rows, and goes on after the last row of the page before it, so that rows which
+Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the page before it, so that rows which
 come or change meanwhile are neither shown twice nor shift the others. By name, a page costs the same however many
 organisations there are. What is left is estimated for those on it alone, as the watch does (`effective_balance`), all
 of one moment, in as many statements for a thousand organisations as for one.
@@ -115,8 +115,8 @@ class OrgRow:
 
 @dataclass(frozen=True)
 class Place:
-    """Behind which organisation a list goes on; by `end`, when that one's credit ended as the page was read. None: it
-    goes on by what is so by now."""
+    """Behind which organisation a list continues; by `end`, when that one's credit ended as the page was read. None: it
+    continues by what is so."""
 
     org_id: str = ""
     ends_ms: int | None = None
@@ -258,7 +258,7 @@ def _order(sort: str, after: Place, *, known_end: bool) -> dict[str, str]:
 
 
 def _place(row: Found) -> Place:
-    """Where a list goes on behind a row."""
+    """Where a list continues behind a row."""
     return Place(row.org_id, row.runs_out_ms)
 
 
@@ -391,7 +391,7 @@ def _left(row: Billed, used: Used | None, now_ms: int) -> Left:
 
 
 def override_in_words(halted: bool | None, max_concurrent: int | None, until_ms: int | None) -> str | None:
-    """What an operator says; None where nothing is said."""
+    """What an operator says; None where nothing is given."""
     if halted is None and max_concurrent is None:
         return None
     parts = []

@@ -181,7 +181,7 @@ def read_accounted(
     for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
         pair, scale = (str(row.customer_id), str(row.feature)), pools.scale(str(row.feature))
         if scale % int(row.scale):
-            continue  # the balance is another by now; else a finer cost was told since
+            continue  # the balance is another; else a finer cost was told since
         finer = scale // int(row.scale)
         if int(row.since_ms) == since[pair]:
             marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
@@ -339,7 +339,7 @@ def read_balances(provider: str, customers: Collection[str], now_ms: int, over: 
     wanted = sorted(customers)
     for at in range(0, len(wanted), CHUNK):
         part = wanted[at : at + CHUNK]
-        # Known before the read: a part that is first shown meanwhile would else look as if it were gone by now.
+        # Known before the read: a part that is first shown meanwhile would else look as if it were gone.
         pools, known = yield Transaction(
             "known_parts", partial(_pools_and_parts, provider=provider, customers=part), rollback=True
         )
@@ -374,7 +374,7 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
         found[name] = Level(
             int(whole),
             drawn.since_ms,
-            # Of a balance that begins anew, nothing tells which part of what is gone was drawn since it did.
+            # Of a balance that begins again, nothing tells which part of what is gone was drawn since it did.
             drawn.whole and not (gone and drawn.since_ms is not None),
             int(sum((part.granted for part in expired), Decimal(0)) * scale),
             max((part.ends_ms or 0 for part in expired), default=0),
@@ -630,7 +630,7 @@ class CarryDoubt:
 
 def carry_doubt(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> CarryDoubt:
     """Where only whole units are taken, or no negatives, what is sent of one window rests on all that were before: then
-    all are asked for before one is sent, and what rests on a carry that is no more is sealed anew."""
+    all are asked for before one is sent, and what rests on a carry that is no more is sealed again."""
     if capabilities.unit_of(row.feature) == 1 and capabilities.negatives:
         return CarryDoubt()
     values = {**push_id_of(row), "provider": row.provider, "customer_id": row.customer_id}

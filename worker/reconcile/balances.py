@@ -402,7 +402,7 @@ def _of_lost(
     """Adopt the lost drawings of pushes as drawn less, so that their usage is owed again."""
     if not asked.scope.correct:
         return replace(line, note=LOST), None
-    # A command goes on for long. What is adopted belongs to the cycle that was read, and follows what it takes back.
+    # A command continues for long. What is adopted belongs to the cycle that was read, and follows what it takes back.
     by = replace(asked.by, now_ms=asked.read_ms)
     for row in lost:
         evidence = f"its event stands, and the balance lacks what it and {len(lost) - 1:,} other pushes drew beside it"

@@ -160,7 +160,7 @@ class Short:
         self.balanced = self.explained = self.moving = False
 
     def still(self, connection: sa.Connection) -> list[tuple[PushRow, LookupResult]]:
-        """Those that nobody settled anew since they were read as accepted, each with what its lookup found."""
+        """Those that nobody settled again since they were read as accepted, each with what its lookup found."""
         pairs = zip(self.rows, self.found, strict=True)
         return [(row, found) for row, found in pairs if _is_still(connection, row)]
 
@@ -262,7 +262,7 @@ def weighed(
     places = [place for place, is_told in enumerate(told) if is_told]
     quantities = [amounts[place] for place in places]
     among = None if beyond is None else _charged_of(quantities, beyond, extra)
-    # A difference that was told a person may be what events show by now: then the figures agree for another reason.
+    # A difference that was told a person may be what events show: then the figures agree for another reason.
     hidden = now is not None and 0 < extra <= (now.apart or 0)
     balanced = among is None and beyond == (0, 0) and not hidden
     among = frozenset(range(len(quantities))) if balanced else among
@@ -408,7 +408,7 @@ ONLY_THERE: Final = f"lie in windows of which only their console or the customer
 
 def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Steps[Line]:
     """They have more than we call accepted: find the windows, and adopt what is too much there. `short`: what of the
-    line no event shows, which looks like more over there where it was given back."""
+    line no event shows, which looks like more at the provider where it was given back."""
     line = short.line
     if short.balanced and not short.corrected:
         return replace(line, verdict="equal")
@@ -451,7 +451,7 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
 
 
 def _unclear(context: Context, line: Line, windows: Sequence[Row]) -> Steps[list[Row]]:
-    """Windows where something may have been given back without a trace: that looks like more over there, and the
+    """Windows where something may have been given back without a trace: that looks like more at the provider, and the
     balance alone tells."""
     capabilities = context.capabilities[line.provider]
     if not (windows and capabilities.lookup):

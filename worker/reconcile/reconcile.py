@@ -105,7 +105,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     ready = [day for day in same if day.is_settled(settled_by)]
     waiting = {day.line for day in same} - {day.line for day in ready}
     until = window_of(settled_by - SETTLING_MS)
-    if waiting:  # of a day that goes on, what is old enough; else whoever never rests would never be compared
+    if waiting:  # of a day that continues, what is old enough; else whoever never rests would never be compared
         part: list[_Ours] = yield Transaction(
             "reconcile_ours", partial(_ours, provider=provider, scope=scope, now=now, until=until), rollback=True
         )
@@ -270,7 +270,7 @@ def _corrected(
     """The same lines, as they are once what is proven was fixed. `hidden`: lines that are equal, unless events show
     what a person billed by hand, and lack as much of ours. They are told where a push of theirs is absent."""
     capabilities = context.capabilities[provider]
-    # Where something may be given back without an event, that looks like more over there.
+    # Where something may be given back without an event, that looks like more at the provider.
     asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and capabilities.drawn)]
     asked += [replace(line, ours=line.ours + line.by_hand, verdict="short") for line in hidden]
     found = {short.line: short for short in (yield from find_absent(context, asked, settled_by, by))}

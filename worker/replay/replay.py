@@ -46,7 +46,7 @@ FIRST_CHUNK: Final = 12 * WINDOW_MS
 CHUNK_LOAD: Final = 400_000
 """Samples and sums that a transaction should read, about: a second or two."""
 RESUME_MS: Final = DAY_MS
-"""A replay that died longer ago begins anew: whoever asks now may well have another reason."""
+"""A replay that died longer ago begins again: the caller now may well have another reason."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Replayed:
     not_ready: list[str] = field(default_factory=list)
     """Providers of found pushes that cannot be sent to now."""
     unfinished: bool = False
-    """Time was up before the range's end: the same replay, begun again, goes on there."""
+    """Time was up before the range's end: the same replay, begun again, continues there."""
     backlog: Backlog = field(default_factory=Backlog)
     open_pushes: int = 0
     """Sealed in the range, now or before, and not settled yet."""

@@ -402,7 +402,7 @@ def _facts_of_settlement(connection: sa.Connection, asked: Asked, values: Values
 
 
 def _size_of_reversal(connection: sa.Connection, asked: Asked, values: Values) -> Size:
-    """As much is taken from a supplier as is said, or as is left."""
+    """As much is taken from a supplier as is given, or as is left."""
     amount: int | None = values["amount_micro"]
     if amount is None:
         amount = show_settlement(connection, values["run"], asked.by.now_ms, 1)[0].left_micro

@@ -410,7 +410,7 @@ def _brief(said: str) -> str:
 
 
 BEGUN_AT_ONCE: Final = 200
-"""Wallets that one look begins to fill; the next one goes on."""
+"""Wallets that one look begins to fill; the next one continues."""
 MONTH_MS: Final = 30 * DAY_MS
 
 
@@ -532,7 +532,7 @@ def _row(terms: Mapping[str, Any], now: int, loss: Loss | None) -> dict[str, obj
 
 def tell_ends(connection: sa.Connection, topups: Sequence[str], now_ms: int) -> None:
     """Tell of top-ups that just ended: credited, or with nothing taken for all that is known. One that proves to be
-    paid after it was given up is told of as credited, too."""
+    paid after it was given up is notified of as credited, too."""
     if topups:
         values = {"topups": [{"topup": topup} for topup in topups], "now_ms": now_ms}
         tell(connection, [_of_topup(row, now_ms) for row in SQL.run(connection, "ended", values).all()])

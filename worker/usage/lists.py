@@ -51,7 +51,7 @@ class UsageRow:
 @dataclass(frozen=True)
 class Carried:
     """Base units that are sealed and wait for a whole unit of their provider (rule S10), as of now. Below 0: more was
-    sent than is sealed by now."""
+    sent than is sealed."""
 
     provider: str
     customer_id: str
@@ -82,7 +82,7 @@ class Place:
 
 
 def until_now(now_ms: int) -> int:
-    """Where a range ends that names no end: behind the window that goes on."""
+    """Where a range ends that names no end: behind the window that continues."""
     return window_of(now_ms) + WINDOW_MS
 
 
@@ -106,7 +106,7 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
 def usage_page(
     connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str, *, most: int, after: Place | None = None
 ) -> tuple[UsageReport, bool]:
-    """So many rows of it at most, those after a place; and whether there are more. A row that is gone by now has kept
+    """So many rows of it at most, those after a place; and whether there are more. A row that is gone has kept
     its place. Errors: as `read_usage`; UsageError for a place that no row can have.
     """
     if by not in BY:

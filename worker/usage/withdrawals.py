@@ -46,7 +46,7 @@ def withdraw(
     connection: sa.Connection, sample_ids: Sequence[str], by: By, judged: Witness | None = None
 ) -> list[Withdrawn]:
     """Declare samples wrong; each takes its whole sample out of what is owed. What was rejected of their windows is
-    sealed anew without them. `judged`: they were sealed since history was lost, as `judge_backfill` saw on this
+    sealed again without them. `judged`: they were sealed since history was lost, as `judge_backfill` saw on this
     database.
 
     Errors: Refused, for all of them, where one is unknown, quarantined (it was never billed), below the floor, or of

@@ -80,7 +80,7 @@ class Used:
     held: int = 0
     """What runs have reserved of its wallet."""
     wallet: int | None = None
-    """What its wallet has by now, where that lies here: runs charge it, and no read tells of that."""
+    """What its wallet has, where that lies here: runs charge it, and no read tells of that."""
     in_flight: int = 0
     """Sent, and not accepted yet."""
     mirrors: bool = False

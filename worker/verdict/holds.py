@@ -207,7 +207,7 @@ class Uses:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What metering has drawn for a run by now, of it before `to_ms`, for good; and what is free by it."""
+    """What metering has drawn for a run, of it before `to_ms`, for good; and what is free by it."""
 
     reservation: str
     customer_id: str
@@ -218,7 +218,7 @@ class Drawn:
 
 
 def shrink(connection: sa.Connection, now_ms: int, after: str = "") -> str | None:
-    """Have holds shrink by what metering has drawn by now: of runs whose keys come after this one, a bounded number at
+    """Have holds shrink by what metering has drawn: of runs whose keys come after this one, a bounded number at
     once. The last of them, where there may be more."""
     values = {"after": after, "at_most": SHRUNK_AT_ONCE}
     runs = SQL.run(connection, "hold_runs", values).all()
@@ -280,7 +280,7 @@ def _drawn(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) 
 
 
 def used_up(connection: sa.Connection, customers: Sequence[str], now_ms: int) -> Mapping[str, int]:
-    """What of the holds of customers' runs their sandboxes have used by now, charged, sealed or neither, and is held
+    """What of the holds of customers' runs their sandboxes have used, charged, sealed or neither, and is held
     all the same: an estimate takes usage off by itself, wherever it has come to."""
     runs = [row for row in SQL.run(connection, "runs_of", {"customers": list(customers)}) if row.expires_ms > now_ms]
     if not runs:

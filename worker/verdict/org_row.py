@@ -38,7 +38,7 @@ Row: TypeAlias = sa.Row[tuple[object, ...]]
 ENDLESS_MICRO: Final = 2**62
 """Stands for a balance without an end: more than any wallet holds."""
 EXEMPT: Final = "exempt"
-"""Why somebody goes on who was halted for lack of credit, and is billed by nobody now."""
+"""Why somebody continues who was halted for lack of credit, and is billed by nobody now."""
 
 
 def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[Row]:
@@ -256,7 +256,7 @@ def _of_verdict(verdict: Mapping[str, Any], org: sa.Row[Any]) -> Message:
 def _of_levels(
     connection: sa.Connection, org: sa.Row[Any], left_micro: int, levels: Mapping[str, str], now_ms: int
 ) -> list[Message]:
-    """Begin and end an organisation's episodes; what is told of those that begin."""
+    """Begin and end an organisation's episodes; what is notified of those that begin."""
     messages = []
     for level, event in levels.items():
         at_micro = org.low_micro if level == "low" else 0

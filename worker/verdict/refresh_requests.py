@@ -164,7 +164,7 @@ class Gated:
 
 @dataclass(frozen=True)
 class LeaveToAsk:
-    """Leave to ask, and whom: its biller by now, which `orgs` may name only from the next tick on."""
+    """Leave to ask, and whom: its biller, which `orgs` may name only from the next tick on."""
 
     at_ms: int
     provider: str

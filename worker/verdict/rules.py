@@ -127,7 +127,7 @@ def unread_verdict(
 def told_verdict(present: Verdict, overrides: Overrides, now_ms: int, *, billed: bool, spent: bool) -> Verdict:
     """What holds once an operator has spoken, or what he said has ended, until the provider is read afresh.
 
-    `billed`: whether any provider has a say; `spent`: whether its last word was that nothing is left. Nobody goes on
+    `billed`: whether any provider has a say; `spent`: whether its last word was that nothing is left. Nobody continues
     but by the operator's word or a fresh read; whom nobody bills, only an operator halts and limits.
     """
     limit = _limit(present.max_concurrent if billed else None, overrides, now_ms)

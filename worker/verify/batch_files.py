@@ -1,7 +1,7 @@
-"""The files of batches, read again and added up anew (`drawdown verify --deep`).
+"""The files of batches, read again and added up again (`drawdown verify --deep`).
 
 Guarantee: it shares nothing with what took them: every value is read as text, and the text in one way. A file that is
-gone, or is another by now, proves nothing, and is counted as such. So is an object that its store does not give now.
+gone, or is another, proves nothing, and is counted as such. So is an object that its store does not give now.
 What a query said is asked for by nobody here.
 """
 

@@ -76,7 +76,7 @@ def mark(connection: sa.Connection) -> Mark:
 
 
 def point(connection: sa.Connection, held: Held) -> Point | None:
-    """Where a run begins that continues; None: arrivals are counted anew, as after a restore, and nothing tells."""
+    """Where a run begins that continues; None: arrivals are counted again, as after a restore, and nothing tells."""
     if held.mark.arrival > int(SQL.run(connection, "newest").scalar_one()):
         return None
     told = {"told_ms": held.at_ms - APART_MS, "window_ms": held.mark.window_ms, "arrival": held.mark.arrival}

@@ -72,7 +72,7 @@ class Verification:
     checked: dict[str, int] = field(default_factory=dict)
     open: dict[str, int] = field(default_factory=dict)
     newest_action: str = ""
-    """The hash of the newest action on record: kept elsewhere, it shows a record that was written anew."""
+    """The hash of the newest action on record: kept elsewhere, it shows a record that was written again."""
     before: Before = field(default_factory=Before)
     """What was on record already: what came later it did not see."""
     mark: Mark | None = None

@@ -1,6 +1,6 @@
 """An account: a wallet in its parts, its entries and the rate card, as people and programs read it. Reads only.
 
-Guarantee: what is due in the wallet by now counts as done, as it does for a reservation: a hold that is over is free, a
+Guarantee: what is due in the wallet counts as done, as it does for a reservation: a hold that is over is free, a
 month that began is given; and what was used and is not charged yet is not available. What is left of the lots, less
 what no lot paid for, is the balance; available, reserved and unbilled are the balance, too, with what is over: what is
 left of lots that are over and not booked yet is in the balance, and in no lot. A tier that falls due is in the balance
@@ -214,7 +214,7 @@ class LotsView:
 
 
 def list_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> LotsView:
-    """All lots of a customer, by what is in the ledger now. What a plan gives by now is among them, whether anybody has
+    """All lots of a customer, by what is in the ledger now. What a plan gives is among them, whether anybody has
     looked at the wallet since or not."""
     kept = lots.read_all(connection, [customer_id])[customer_id]
     return view_lots(connection, kept, look_ahead_with_lots(connection, customer_id, now_ms)[1], customer_id, now_ms)
@@ -223,7 +223,7 @@ def list_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> LotsV
 def view_lots(
     connection: sa.Connection, kept: Sequence[Lot], given: Sequence[Lot], customer_id: str, now_ms: int
 ) -> LotsView:
-    """The same by lots that were read, and those that a plan gives by now."""
+    """The same by lots that were read, and those that a plan gives."""
     found = {customer_id: sorted((*kept, *given), key=lambda lot: lot.turn)}
     allocation = lots.allocations(connection, found, now_ms)[customer_id]
     rows, places = [], itertools.count(1)
@@ -374,7 +374,7 @@ def org_of(connection: sa.Connection, org_id: str) -> Org | None:
 
 
 def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standing:
-    """As it is once all that is due by now is done."""
+    """As it is once all that is due is done."""
     found = due_changes.look_ahead(connection, customer_id, now_ms)
     unbilled = unbilled_micro(connection, customer_id, now_ms)
     return Standing(found.available_micro - unbilled, found.held_micro, found.balance_micro)

@@ -146,7 +146,7 @@ def end(connection: sa.Connection, payer: str, org_id: str, by: By) -> bool:
 @dataclass(frozen=True)
 class PoolRow:
     """A pool, in micro-credits: what is available, what it ever allotted less what was taken back, and what of that
-    came back at an end; how many have an allotment that goes on."""
+    came back at an end; how many have an allotment that continues."""
 
     pool: str
     available_micro: int

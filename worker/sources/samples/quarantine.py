@@ -1,6 +1,6 @@
 """Quarantined samples as a person looks for them: each with its reason and the ways to fix it. Reads only.
 
-Guarantee: a page has at most MAX_ROWS rows and goes on after the last id of the page before. Every sample in the
+Guarantee: a page has at most MAX_ROWS rows and continues after the last id of the page before. Every sample in the
 quarantine's counts is in it. A host may write ids of megabytes: text that is too long is cut in the database, and
 samples whose texts begin alike are one row, which gives their number.
 """

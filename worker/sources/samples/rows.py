@@ -67,7 +67,7 @@ class ImportOptions:
     strict: bool = False
     """All files of the call, every row, or nothing."""
     rejects: Path | None = None
-    """A CSV file (file, line, column, reason, text) for the refused rows; written anew by each call."""
+    """A CSV file (file, line, column, reason, text) for the refused rows; written again by each call."""
     chunk_rows: int = 10_000
     """Rows per transaction."""
 

@@ -133,7 +133,7 @@ def _apart(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 
 def _told(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
-    """The lines that were kept of it; the tick compares anew."""
+    """The lines that were kept of it; the tick compares again."""
     found = transact(lambda c: _kept(c, _there(c, doing)), rollback=True)
     note = "The tick compares anew, and asks the provider for each push of what differs then."
     first = f" The first {len(found)}." if len(found) >= reconciliations.MOST_DIFFERING else ""
@@ -167,7 +167,7 @@ CORRECT: Final = Action(
     lambda _doing: PLACE,
     "A push that the provider proves not to have is voided, and sealed anew; what it charged beyond ours is given back."
     " What nothing proves is left as it is, and said.",
-    role="admin",  # the tick compares anew, so that nothing bounds what it corrects
+    role="admin",  # the tick compares again, so that nothing bounds what it corrects
     tell=_told,
 )
 ACTIONS: Final = (RESUME, START, CORRECT)

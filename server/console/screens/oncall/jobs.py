@@ -84,14 +84,14 @@ def _row(one: JobRow, now_ms: int) -> tuple[Cell, ...]:
 
 PLACE: Final = "/console/jobs"
 TRIED_MS: Final = 4 * SECOND_MS
-"""How long the dry run of a replay goes on while a page waits."""
+"""How long the dry run of a replay continues while a page waits."""
 MOST_LISTED: Final = 20
 """Of what it found, by organisation; the command line lists all."""
 ALL: Final = (("no", "no"), ("yes", "yes"))
 
 
 def _asked(doing: Doing) -> ReplayJob:
-    """Errors: WrongField unless it is said in one way whose windows they are."""
+    """Errors: WrongField unless it is given in one way whose windows they are."""
     names, provider, all_ = doing.texts("id"), doing.text("provider"), doing.values["all"] == "yes"
     if bool(names) + bool(provider) + all_ != 1:
         raise WrongField("id", "name organisations, or a provider, or choose all: one of the three")

@@ -1,5 +1,5 @@
 """Providers: who may be sent to, what is open there and since when, how the latest sends went, and what they say of
-circuits. A provider is paused, and goes on.
+circuits. A provider is paused, and continues.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _terms(found: list[ProviderLine]) -> Table:
 
 
 def _pairs(found: object) -> str:
-    """Features and what they are over there."""
+    """Features and what they are at the provider."""
     if not isinstance(found, Mapping) or not found:
         return figures.UNKNOWN
     return ", ".join(f"{name}: {value}" for name, value in sorted(found.items()))
