@@ -28,7 +28,7 @@ class Capabilities:
     """What a provider declares, and the worker obeys. Times are milliseconds."""
 
     key_retention_ms: int | None
-    """How long a key is remembered; None: for good. Rule P2 rests on it."""
+    """How long a key is remembered, an hour at least; None: for good. Rule P2 rests on it."""
     duplicate_proves_delivery: bool
     """Whether "this key was seen" proves that it was charged (rule P3)."""
 
@@ -206,9 +206,11 @@ class Part:
 
 @dataclass(frozen=True)
 class CustomerState:
-    """The state of a customer. `balance_micro` is what the customer can still spend, with overage and limits counted;
-    None: unlimited. `max_concurrent` None: no limit. `refused`: features that a limit of the provider refuses although
-    the balance lasts. `parts`: what was granted once. `plans`: all plans that the customer has, bought ones too."""
+    """The state of a customer. `balance_micro` is what the customer can still spend in micro-credits (a millionth of a
+    credit), with overage and limits counted; None: unlimited. If the service blocks a customer, report 0, or the
+    balance if that is below zero. `max_concurrent` None: no limit. `refused`: features that a limit of the provider
+    refuses although the balance lasts. `parts`: what was granted once. `plans`: all plans that the customer has, bought
+    ones too."""
 
     balance_micro: int | None
     plan: str | None
@@ -368,7 +370,7 @@ class Provider(Protocol):
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         """What is wrong with key, version, these features and these customers, a line each; empty when all is well.
-        Charges nothing."""
+        Charges nothing, and tests the key even if both lists are empty."""
 
 
 class ManyLookups(Protocol):
