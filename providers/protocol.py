@@ -298,8 +298,8 @@ class Drawn:
     """What a balance says was drawn from it since `since_ms`; None: since ever. A person's change of it may count as
     drawn, or as given back: it cannot be told apart.
 
-    `quantity` is in base units of the balance's feature. For a credit system it is in credits, and includes balances
-    that a feature of its schema has of its own, at the feature's cost. `parts`: the parts granted once that it shows.
+    `quantity` is in base units of the balance's feature, and for a credit system in credits. `parts`: the parts granted
+    once that it shows.
     """
 
     quantity: int | Decimal
@@ -312,6 +312,9 @@ class Drawn:
     """None: nothing outlasts the cycle, or nothing tells which parts are drawn on first."""
     plans: frozenset[str] = frozenset()
     """All plans that the customer has."""
+    own: Mapping[str, Decimal] = field(default_factory=dict)
+    """What was drawn besides, by feature, from balances that features of a credit system have of their own: in base
+    units of the feature, since no answer tells at which costs they would have been drawn in credits."""
 
 
 @dataclass(frozen=True)
