@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.providers.registry import Registry
 from drawdown.schema.declare import (
     CREDIT_END,
     KEY,
@@ -38,6 +39,7 @@ from drawdown.schema.declare import (
     Listing,
     Look,
     Param,
+    Providers,
     Reach,
     Showing,
     Values,
@@ -103,6 +105,10 @@ class Operations:
     def __init__(self, services: Services, programs: Programs, declared: Sequence[Declared]) -> None:
         self._services, self._programs, self._declared = services, programs, declared
 
+    def _known(self) -> Registry:
+        """What this process knows of providers now: `renew` puts others in their place."""
+        return Registry(self._services.providers, self._services.broken)
+
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
         for one in self._declared:
@@ -152,7 +158,14 @@ class Operations:
                 given = query.model_dump(include={"after", "most"})
                 page = one.read(
                     connection,
-                    Look(said.now_ms, given.get("after") or "", given["most"], said.key.org_id, self._services.hooks),
+                    Look(
+                        said.now_ms,
+                        given.get("after") or "",
+                        given["most"],
+                        said.key.org_id,
+                        self._services.hooks,
+                        known=self._known,
+                    ),
                     **values,
                 )
                 return {one.holds: [answer_of(row) for row in page.rows], "next": page.next}
@@ -167,7 +180,9 @@ class Operations:
                 values = _values(said, one.params, _given(request, in_path) | _fields(query, rest), open_=one.open)
                 most = query.model_dump(include={"most"}).get("most", one.most)
                 found: Answer = answer_of(
-                    one.read(connection, Look(said.now_ms, most=most, only=said.key.org_id), **values)
+                    one.read(
+                        connection, Look(said.now_ms, most=most, only=said.key.org_id, known=self._known), **values
+                    )
                 )
                 return found
 
@@ -185,7 +200,7 @@ class Operations:
                     now = self._programs.said(said.key, connection)
                     content = json.dumps([values, order.reason], sort_keys=True, default=str)
                     call = None if given is None else once.Call(now.key.actor, given, one.name, content)
-                    return carry_out(connection, one, now, values, order, call, self._services.hooks)
+                    return carry_out(connection, one, now, values, order, call, self._services.hooks, self._known)
 
                 return self._programs.threads.write(work, rollback=order.dry_run, always=True)
 
@@ -202,6 +217,7 @@ def carry_out(
     order: Any,
     call: once.Call | None,
     hooks: Hooks | None = None,
+    known: Callable[[], Providers] | None = None,
 ) -> Answer:
     """Do it, unless this call was carried out before: then its answer, without what is shown once.
 
@@ -213,10 +229,11 @@ def carry_out(
             found: dict[str, object] = json.loads(before)
             return found
     key = call.own if call is not None else secrets.token_urlsafe(16)
-    asked = Asked(said.by(order.reason), key, secrets.token_urlsafe(32), reach_of(said.key), order.dry_run, hooks)
+    by, secret = said.by(order.reason), secrets.token_urlsafe(32)
+    asked = Asked(by, key, secret, reach_of(said.key), order.dry_run, hooks, known)
     _require_size(connection, action, asked, values, said.key)
     stood: Sequence[Fact] = action.facts(connection, asked, values) if order.dry_run else ()
-    answer: dict[str, object] = answer_of(action.do(connection, asked, **values))
+    answer: dict[str, object] = answer_of(action.whole(connection, asked, values))
     if order.dry_run:
         stands = action.facts(connection, asked, values)
         hidden = {action.shown_once: None} if action.shown_once else {}  # an endpoint's next secret would be the same

@@ -33,7 +33,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.declare import Action
 from drawdown.schema.errors import ClockDoubted, DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id, tell_few_names, tell_no_names
-from drawdown.schema.units import MINUTE_MS, in_credits
+from drawdown.schema.units import MINUTE_MS
 from drawdown.server.api.together import Together, Way
 from drawdown.server.declarations import BY_NAME, DECLARED
 from drawdown.server.http import bodies
@@ -351,13 +351,6 @@ def of_program(error: DrawdownError) -> ApiError:
         case ClockDoubted():
             return ApiError(503, "clock_doubted", text, headers=SOON)
     return of_drawdown(error)
-
-
-def both_units(values: Mapping[str, object]) -> dict[str, object]:
-    """Each amount of micro-credits (`…_micro`) in credits, too."""
-    end = "_micro"
-    found = {name: value for name, value in values.items() if name.endswith(end) and isinstance(value, int)}
-    return {**values, **{name.removesuffix(end): in_credits(value) for name, value in found.items()}}
 
 
 def clean_id(text: str, what: str) -> str:
