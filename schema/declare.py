@@ -53,7 +53,7 @@ from drawdown.schema.typed.parsing import (
     show_time,
     type_credits,
 )
-from drawdown.schema.units import SECOND_MS, in_credits
+from drawdown.schema.units import DAY_MS, SECOND_MS, in_credits
 
 R = TypeVar("R")
 
@@ -65,6 +65,8 @@ MAX_TEXT_CHARS: Final = 1_000
 """Of words for people, and of an address."""
 MAX_AMOUNT: Final = 10**12
 """Of base units that a limit, or an override, allows."""
+MAX_LENGTH_MS: Final = 3_650 * DAY_MS
+"""Of a length of time: ten years."""
 MAX_NUMBER: Final = 10**15
 """Of a whole number that says nothing else of itself."""
 
@@ -273,6 +275,13 @@ def _length(ms: int) -> str:
     return f"{ms // SECOND_MS}s"
 
 
+def _lasting(text: str, name: str, _now_ms: int) -> int:
+    found = parse_length(text, name)
+    if found > MAX_LENGTH_MS:
+        raise UsageError(f"{name}: at most {MAX_LENGTH_MS // DAY_MS:,} days")
+    return found
+
+
 YES: Final = "yes"
 NO: Final = "no"
 NONE: Final = "none"
@@ -291,7 +300,7 @@ AHEAD: Final = Kind("time", "TIME", parse_ahead, show_time, "_ms", example=1_798
 """A moment to come."""
 WINDOW: Final = Kind("window", "TIME", parse_window, show_time, "_ms", example=1_767_225_600_000)
 """The boundary of a window."""
-LENGTH: Final = Kind("length", "TIME", lambda text, name, _now_ms: parse_length(text, name), _length, "_ms", example=0)
+LENGTH: Final = Kind("length", "TIME", _lasting, _length, "_ms", example=0)
 PERCENT: Final = Kind(
     "percent",
     "PERCENT",

@@ -28,6 +28,7 @@ from drawdown.schema.declare import (
     KEY,
     MAX_AMOUNT,
     MAX_KEY_CHARS,
+    MAX_LENGTH_MS,
     MAX_TEXT_CHARS,
     ORG,
     Action,
@@ -47,7 +48,7 @@ from drawdown.schema.declare import (
     changes,
 )
 from drawdown.schema.ids import is_clean
-from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, WINDOW_MS, as_credits
+from drawdown.schema.units import MAX_AMOUNT_MICRO, WINDOW_MS, as_credits
 from drawdown.server.api.described import IDEMPOTENCY_KEY, named_examples, operation
 from drawdown.server.api.models import MOST_ROWS, After, Credits, EpochMs, Id, Why
 from drawdown.server.api.programs import Answer, Programs, Said, clean_id
@@ -58,8 +59,6 @@ from drawdown.worker.access.keys import ApiKey
 
 MOST_VALUES: Final = 1_000
 """Of one parameter that takes several."""
-MAX_LENGTH_MS: Final = 3_650 * DAY_MS
-"""Of a length of time: ten years."""
 KNOWN: Final = (401, 403, 404, 409, 422, 429, 500, 503)
 
 
@@ -430,7 +429,7 @@ def _of_row(row: type[Any]) -> dict[str, Any]:
     hints, found = get_type_hints(row), {}
     for one in fields(row):
         found[one.name] = (_json(hints[one.name]), ...)
-        if one.name.endswith(CREDIT_END):
+        if one.name.endswith(CREDIT_END) and _json(hints[one.name]) in (int, int | None):
             is_optional = type(None) in get_args(hints[one.name])
             found[one.name.removesuffix(CREDIT_END)] = (float | None if is_optional else float, ...)
     return found

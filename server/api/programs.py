@@ -377,7 +377,7 @@ def _query_of(request: Request, model: type[M]) -> M:
     given: dict[str, list[str]] = {}
     for name, value in request.query_params.multi_items():
         if not is_clean(value):
-            raise ApiError(422, "bad_value", "no value of a query has a control character, or bytes that are no UTF-8")
+            raise bad_value(name, f"{name}: no value of a query has a control character, or bytes that are no UTF-8")
         given.setdefault(name, []).append(value)
     lists = {name for name, one in model.model_fields.items() if get_origin(one.annotation) is list}
     found = {name: values if name in lists or len(values) > 1 else values[0] for name, values in given.items()}

@@ -16,6 +16,7 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, MICRO, WINDOW_MS
 from drawdown.server.declarations import ACTIONS
 from drawdown.worker.features import actions as features
+from drawdown.worker.provider import actions as providers
 from drawdown.worker.usage import backfills
 from drawdown.worker.wallets import actions as credit
 from tests.server.house import Caller, House, served
@@ -45,7 +46,7 @@ def office(lone: House) -> House:
 
 
 def staged(house: House, units: int) -> None:
-    event = UsageEvent("/web", "e-1", "acme", "page.render", units, T0)
+    event = UsageEvent("/web", "e-1", "page.render", "acme", units, T0)
     write(house.fleet.engine, lambda c: backfills.stage(c, "june", [event], house.clock.at_ms))
 
 
@@ -105,7 +106,7 @@ def test_all_portions_of_a_deed_are_one_transaction_for_a_call() -> None:
 def rejected(office: House) -> House:
     """A push of acme's hour that its provider refused."""
     office.fleet.sample("acme", T0 + 1, interval_s=60)
-    office.fleet.write("UPDATE provider_states SET paused_ms = 0, paused_reason = 'x' WHERE provider = 'embedded'")
+    write(office.fleet.engine, lambda c: providers.pause(c, "embedded", office.fleet.by))
     office.fleet.tick(T0 + 2 * DAY_MS)
     office.clock.at_ms = office.fleet.clock.at_ms
     office.fleet.write("UPDATE pushes SET state = 'rejected', last_error = 'no such meter'")

@@ -42,7 +42,6 @@ RULED: Final = {
     "/v1/batches/5f2c4a0be7f34a7c9b1d3c5e7f901234/accept": "unknown_batch",
     "/v1/batches/5f2c4a0be7f34a7c9b1d3c5e7f901234/withdraw": "unknown_batch",
     "/v1/backfills/june/close": "refused",  # its hash is of what it holds then
-    "/v1/providers/autumn/rates/render": "refused",  # Autumn reports its own costs
     "/v1/samples/withdraw": "unknown_sample",
     "/v1/pushes/retry": "refused",  # none is rejected
     "/v1/pushes/resolve": "refused",
@@ -76,7 +75,7 @@ def test_each_request_that_is_shown_is_taken(lone: House) -> None:
         for number, (method, path, query, one, kind, body) in enumerate(requests(caller.server.routes.openapi())):
             answer = await send(caller, method, path, query, one, kind, body, number)
             if path in RULED:
-                assert answer.json()["error"]["code"] == RULED[path], answer.text
+                assert answer.json().get("error", {}).get("code") == RULED[path], (path, answer.text)
                 continue
             assert answer.status_code in (200, 204), (method, path, query, body, answer.text)
             for result in answer.json().get("results", ()) if kind and answer.content else ():

@@ -38,7 +38,7 @@ SQL = queries(__file__)
 
 Batch = Annotated[str, ID, "The batch's id, as `batch list` shows it"]
 Source = Annotated[str, ID, "The source's name"]
-WITHDRAWN_IN_ONE: Final = 20_000
+MOST_WITHDRAWN: Final = 20_000
 """Samples that a form, a call or a dry run withdraws in one transaction, which seals wait for."""
 
 
@@ -203,7 +203,7 @@ ACTIONS: Final = (
         scope=WRITE,
         facts=_given_back,
         size=_size,
-        at_once=WITHDRAWN_IN_ONE,
+        at_once=MOST_WITHDRAWN,
     ),
     Action(
         "source pause",

@@ -1,13 +1,13 @@
 -- What a person is shown before a provider is changed.
 
--- name: billed_now
+-- name: billed_here
 assignments WHERE provider = :provider AND start_ms <= :now_ms AND (end_ms IS NULL OR :now_ms < end_ms)
 
 -- name: count_billed
-SELECT COUNT(DISTINCT org_id) FROM {billed_now}
+SELECT COUNT(DISTINCT org_id) FROM {billed_here}
 
 -- name: billed
-SELECT DISTINCT org_id FROM {billed_now} ORDER BY org_id LIMIT :at_most
+SELECT DISTINCT org_id FROM {billed_here} ORDER BY org_id LIMIT :at_most
 
 -- name: waiting
 SELECT feature, window_ms, CAST(SUM(sent_qty) AS BIGINT) AS quantity FROM pushes

@@ -38,7 +38,7 @@ from drawdown.worker.usage.backfills import Backfill, BackfillRow, Diff, DiffLin
 from drawdown.worker.usage.withdrawals import judge_backfill
 
 Name = Annotated[str, ID, "The backfill's name"]
-REVERTED_IN_ONE: Final = 5_000
+MOST_REVERTED: Final = 5_000
 """Events that a form, a call or a dry run takes back in one transaction, which seals wait for."""
 MOST_COMPARED: Final = 10_000
 """Events of an open one that a program may have compared; the command line compares any number."""
@@ -278,7 +278,7 @@ REVERT: Final = Action(
     facts=_given_back,
     size=_size,
     place=PLACE,
-    at_once=REVERTED_IN_ONE,
+    at_once=MOST_REVERTED,
 )
 ACTIONS: Final = (OPEN, CLOSE, REVERT)
 LISTS: Final = (
