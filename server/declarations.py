@@ -16,7 +16,7 @@ from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.halts import cells
 from drawdown.worker.hooks import actions as hook_actions
 from drawdown.worker.hooks import lists as hook_lists
-from drawdown.worker.orders import assigning, orders
+from drawdown.worker.orders import accepting, assigning, orders
 from drawdown.worker.orders import lists as order_lists
 from drawdown.worker.orgs import actions as org_actions
 from drawdown.worker.orgs import lists as org_lists
@@ -57,6 +57,7 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *hook_actions.ACTIONS,
     *hook_lists.LISTS,
     *orders.ACTIONS,
+    *accepting.ACTIONS,
     *order_lists.LISTS,
     *withdrawals.ACTIONS,
     *intake.LISTS,

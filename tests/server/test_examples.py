@@ -43,6 +43,7 @@ RULED: Final = {
     "/v1/batches/5f2c4a0be7f34a7c9b1d3c5e7f901234/withdraw": "unknown_batch",
     "/v1/backfills/june/close": "refused",  # its hash is of what it holds then
     "/v1/samples/withdraw": "unknown_sample",
+    "/v1/providers/autumn/accept": "refused",  # its settings have not changed
     "/v1/pushes/retry": "refused",  # none is rejected
     "/v1/pushes/resolve": "refused",
     "/v1/pushes/void": "refused",

@@ -78,11 +78,11 @@ def _worth(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> Worth:
     """By the mapping that is in force in each window."""
     of_meters: dict[int, list[MappingRow]] = defaultdict(list)
     of_sizes: list[MappingRow] = []
-    for row in mapping_rows(connection):
-        if row.memory_mb is not None and row.is_of_events:
-            of_meters[row.memory_mb].append(row)
+    for rule in mapping_rows(connection):
+        if rule.memory_mb is not None and rule.is_of_events:
+            of_meters[rule.memory_mb].append(rule)
         else:
-            of_sizes.append(row)
+            of_sizes.append(rule)
 
     @cache
     def made(memory_mb: int, window_ms: int) -> MappingRow | None:
