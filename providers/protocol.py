@@ -310,6 +310,8 @@ class Drawn:
     """None: nothing outlasts the cycle, or nothing tells which parts are drawn on first."""
     plans: frozenset[str] = frozenset()
     """All plans that the customer has."""
+    earliest_ms: int | None = None
+    """When the cycle began at the earliest, if it began at `since_ms` at the latest; None: it began at `since_ms`."""
 
 
 @dataclass(frozen=True)

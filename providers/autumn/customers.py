@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
+from types import MappingProxyType
 from typing import Final
 
 from drawdown.providers.autumn.credits import Schema, Unreadable, deducted, number, whole
@@ -33,10 +34,11 @@ MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
 @dataclass(frozen=True)
 class Begun:
-    """When one part of a balance began its cycle (milliseconds; 0: it never begins anew), and whether it is untouched
-    since."""
+    """When one part of a balance began its cycle, at the latest (milliseconds; 0: it never begins anew) and at the
+    earliest, and whether it is untouched since."""
 
     at_ms: int
+    earliest_ms: int
     untouched: bool
 
 
@@ -100,12 +102,13 @@ def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
     balances = body.get("balances")
     if not isinstance(balances, dict):
         raise Unreadable("Autumn's answer has no balances")
-    found = {name: read_balance(name, balance) for name, balance in balances.items()}
-    return AutumnCustomer(found, tuple(_plans(body)), read_controls(body), tuple(_bought(body)))
+    plans, begins = tuple(_plans(body)), _begins(body)
+    found = {name: read_balance(name, balance, begins) for name, balance in balances.items()}
+    return AutumnCustomer(found, plans, read_controls(body), tuple(_bought(body)))
 
 
-def read_balance(feature: str, found: object) -> Balance:
-    """Errors: Unreadable."""
+def read_balance(feature: str, found: object, begins: Mapping[str, Sequence[int]] = MappingProxyType({})) -> Balance:
+    """`begins`: when plans began, or a period of them. Errors: Unreadable."""
     if not isinstance(found, dict):
         raise Unreadable(f"Autumn's answer has no readable balance of {feature}")
     return Balance(
@@ -116,7 +119,7 @@ def read_balance(feature: str, found: object) -> Balance:
         unlimited=_said(found, feature, "unlimited"),
         overage=_said(found, feature, "overage_allowed"),
         max_purchase=number(found.get("max_purchase")),
-        begun=_begun(found),
+        begun=_begun(found, begins),
         parts=tuple(parts_of(found, feature)),
         lasting=_lasting(found),
     )
@@ -169,6 +172,17 @@ def _plans(body: Mapping[str, object]) -> list[str]:
     active = [item for item in subscriptions if isinstance(item, dict) and str(item.get("status")) in ACTIVE]
     named = [(item.get("add_on") is True, item["plan_id"]) for item in active if isinstance(item.get("plan_id"), str)]
     return [plan for _add_on, plan in sorted(named, key=lambda pair: pair[0])]
+
+
+def _begins(body: Mapping[str, object]) -> dict[str, list[int]]:
+    """When each active plan began, and its present period, as far as they are told (recorded: the former)."""
+    found: dict[str, list[int]] = {}
+    subscriptions = body.get("subscriptions")
+    for item in subscriptions if isinstance(subscriptions, list) else ():
+        if isinstance(item, dict) and isinstance(item.get("plan_id"), str) and str(item.get("status")) in ACTIVE:
+            told = (item.get("current_period_start"), item.get("started_at"))
+            found.setdefault(item["plan_id"], []).extend(one for one in told if type(one) is int and one > 0)
+    return found
 
 
 def _bought(body: Mapping[str, object]) -> list[str]:
@@ -225,8 +239,10 @@ def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part
     """The cycle of a balance is the newest of its parts'. A top-up beside a plan is a part that never begins anew; what
     was drawn from it before the plan's cycle cannot be told from what was drawn since."""
     newest = max((part.at_ms for part in begun), default=0)
+    earliest = max((part.earliest_ms for part in begun), default=0)
     untouched = all(part.untouched for part in begun if part.at_ms != newest)
-    return Drawn(quantity, newest or None, untouched, tuple(parts), lasting)
+    found = Drawn(quantity, newest or None, untouched, tuple(parts), lasting)
+    return found if earliest == newest else replace(found, earliest_ms=earliest)
 
 
 def _lasting(found: Mapping[str, object]) -> Lasting | None:
@@ -252,27 +268,37 @@ def _lasting(found: Mapping[str, object]) -> Lasting | None:
 _UNKNOWN: Final = ("?", 0, 0)
 
 
-def _begun(found: Mapping[str, object]) -> tuple[Begun, ...] | None:
+def _begun(found: Mapping[str, object], begins: Mapping[str, Sequence[int]]) -> tuple[Begun, ...] | None:
     """When each part of a balance began its cycle; None: it cannot be told."""
     parts = found.get("breakdown")
     if not (isinstance(parts, list) and parts):
         # Without its parts only a balance that is never reset can be told.
         reset = _reset_of(found) if found.get("reset") or found.get("next_reset_at") is None else _UNKNOWN
-        start = _start(reset)
-        return None if start is None else (Begun(start, number(found.get("usage")) == 0),)
+        starts = _starts(reset, begins.get(str(found.get("plan_id")), ()))
+        return (Begun(starts[-1], starts[0], number(found.get("usage")) == 0),) if starts else None
     begun = []
     for part in parts:
-        start = _start(_reset_of(part)) if isinstance(part, dict) else None
-        if start is None:
+        known = begins.get(str(part.get("plan_id")), ()) if isinstance(part, dict) else ()
+        starts = _starts(_reset_of(part), known) if isinstance(part, dict) else []
+        if not starts:
             return None
-        begun.append(Begun(start, number(part.get("usage")) == 0))
+        begun.append(Begun(starts[-1], starts[0], number(part.get("usage")) == 0))
     return tuple(begun)
 
 
-def _start(reset: tuple[str | None, int, int]) -> int | None:
-    """When a part's cycle began, 0 where it has none; None: it cannot be told."""
+def _starts(reset: tuple[str | None, int, int], known: Sequence[int]) -> Sequence[int]:
+    """When a part's cycle can have begun, 0 where it has none; none: it cannot be told. `known`: when its plan began,
+    or a period of it."""
     interval, count, resets_at_ms = reset
-    return 0 if interval is None else cycle_start_ms(interval, count, resets_at_ms)
+    if interval is None:
+        return [0]
+    starts = cycle_starts_ms(interval, count, resets_at_ms)
+    if len(starts) > 1:
+        for began_ms in known:
+            narrowed = [start for start in _cycles(interval, count, began_ms, resets_at_ms) if start in starts]
+            if narrowed:
+                return narrowed
+    return starts
 
 
 def _reset_of(part: Mapping[str, object]) -> tuple[str | None, int, int]:
@@ -289,24 +315,53 @@ def _reset_of(part: Mapping[str, object]) -> tuple[str | None, int, int]:
     return _UNKNOWN
 
 
-def cycle_start_ms(interval: str, count: int, resets_at_ms: int) -> int | None:
-    """When the cycle began that ends at `resets_at_ms`; None for an interval that is not known, and where the calendar
-    does not say: a cycle that ends on the last day of a short month may have begun on the 28th to the 31st."""
+def cycle_starts_ms(interval: str, count: int, resets_at_ms: int) -> Sequence[int]:
+    """When the cycle that ends at `resets_at_ms` can have begun, the earliest first. None for an interval that is not
+    known; several where the calendar does not say: a cycle that ends on the last day of a short month may have begun on
+    any later day of the month that it began in."""
     try:
         end = datetime.fromtimestamp(resets_at_ms // SECOND_MS, UTC)
         if interval in FIXED:
-            return resets_at_ms - int(FIXED[interval].total_seconds()) * count * SECOND_MS
+            return [resets_at_ms - int(FIXED[interval].total_seconds()) * count * SECOND_MS]
         if interval not in MONTHS:
-            return None
+            return []
         year, month = divmod(end.year * 12 + end.month - 1 - MONTHS[interval] * count, 12)
-        month += 1
-        before = calendar.monthrange(year, month)[1]
-        if end.day == calendar.monthrange(end.year, end.month)[1] and before > end.day:
-            return None
-        start = end.replace(year=year, month=month, day=min(end.day, before))
+        before = calendar.monthrange(year, month + 1)[1]
+        is_last = end.day == calendar.monthrange(end.year, end.month)[1]
+        days = range(end.day, before + 1) if is_last and before > end.day else (min(end.day, before),)
+        starts = [end.replace(year=year, month=month + 1, day=day) for day in days]
     except (ValueError, OverflowError, OSError, calendar.IllegalMonthError):
-        return None
-    return int(start.timestamp()) * SECOND_MS + resets_at_ms % SECOND_MS
+        return []
+    return [int(start.timestamp()) * SECOND_MS + resets_at_ms % SECOND_MS for start in starts]
+
+
+MOST_CYCLES: Final = 1_200
+"""Cycles of a plan that are followed from its begin: a hundred years of months."""
+
+
+def _cycles(interval: str, count: int, began_ms: int, resets_at_ms: int) -> Sequence[int]:
+    """When the cycle began that ends at `resets_at_ms`, of a plan that began at `began_ms`. Whether a cycle after a
+    short month begins on the day of the first one, or of the one before, was not recorded: both, if they differ."""
+    months = MONTHS[interval] * count
+    found = set()
+    try:
+        for is_anchored in (True, False):
+            start, number = began_ms, 0
+            while start < resets_at_ms and number < MOST_CYCLES:
+                number += 1
+                end = _months_after(began_ms, months * number) if is_anchored else _months_after(start, months)
+                found |= {start} if end == resets_at_ms else set()
+                start = end
+    except (ValueError, OverflowError, OSError):
+        return []
+    return sorted(found)
+
+
+def _months_after(at_ms: int, months: int) -> int:
+    start = datetime.fromtimestamp(at_ms // SECOND_MS, UTC)
+    year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
+    end = start.replace(year=year, month=month + 1, day=min(start.day, calendar.monthrange(year, month + 1)[1]))
+    return int(end.timestamp()) * SECOND_MS + at_ms % SECOND_MS
 
 
 MAX_MICRO: Final = 10**18

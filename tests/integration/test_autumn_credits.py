@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.examples import EXAMPLES
+from drawdown.cli.nouns import reconcile as reconcile_command
 from drawdown.providers.autumn import build
 from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Setup
@@ -27,6 +28,7 @@ from drawdown.worker.orgs.flips import FlipOptions, Wish, flip
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.actions import void
 from drawdown.worker.push.waiting import read_providers
+from drawdown.worker.reconcile import balances
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.verify.verify import verify
@@ -592,6 +594,54 @@ def test_push_given_back_before_a_month_ended_leaves_the_next_uncompared(engine:
     house.use("acme", 50, size=4)
     house.bill()
     assert told(house.compare(correct=True)) == []
+
+
+@pytest.mark.parametrize("tells", ["plan", "charges", "nothing"])
+def test_loss_in_a_cycle_that_ends_a_short_month_is_found(engine: sa.Engine, tells: str) -> None:
+    """From 28 February alone nobody can tell whether the cycle began on 28, 29, 30 or 31 January. Its plan tells it; so
+    do charges that all came later. Else a person is told by how much it is uncertain, and later nights are exact."""
+    house = House(engine, {"acme": 0})
+    account = house.autumn.account
+    house.wait(29 * DAY_MS)
+    if tells == "plan":
+        account.add_plan("team", {"credits": (Decimal(1000), "month")}, now_ms=T0)
+        account.attach("acme", "team", house.fleet.clock.at_ms)
+    else:
+        account.grant("acme", "credits", 1000, house.fleet.clock.at_ms, interval="month")
+    house.wait(HOUR_MS if tells != "charges" else 2 * DAY_MS)
+    house.use("acme", 500, size=64)
+    house.bill()
+    found = house.compare(correct=True)
+    unsure = [(line.verdict, line.unsure, line.note) for line in found.differing]
+    note = f"{balances.MAY_AGREE}; it is uncertain by up to 3.2"
+    assert [(verdict, much) for verdict, much, _ in unsure] == ([("unsure", 3_200_000)] if tells == "nothing" else [])
+    assert all(str(words).startswith(note) for *_, words in unsure)
+    for _ in range(3):
+        house.autumn.sync()
+        house.use("acme", 1_500, size=64)
+        house.bill()
+        house.autumn.lose_balances(house.fleet.clock.at_ms)
+        found = house.compare(correct=True)
+        assert told(found) == [("acme", "credits", "short", -9_600_000, 9_600_000, 10**6)]
+        house.wait(DAY_MS)
+    assert (told(house.compare(correct=True)), found.left_out) == ([], [])
+    assert house.drawn("acme") == house.used["acme"]
+
+
+def test_balance_that_is_not_compared_is_reported(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 0})
+    account = house.autumn.account
+    account.grant("acme", "credits", 1000, T0, interval="month")
+    account.customers["acme"].grants["credits"][0].interval = "fortnight"
+    house.use("acme", 500, size=64)
+    house.bill()
+    found = house.compare(correct=True)
+    assert [(one.customer_id, one.feature, one.reason) for one in found.left_out] == [
+        ("acme", "credits", balances.UNTOLD)
+    ]
+    shown = [str(line) for line in reconcile_command._lines(found, 0, 0)]
+    assert "1 balances were not compared" in shown[0]
+    assert f"acme, credits: balance not compared: {balances.UNTOLD}" in shown
 
 
 @pytest.mark.parametrize("ends", [False, True])

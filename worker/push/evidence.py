@@ -96,6 +96,13 @@ class Level:
     expired_ms: int = 0
     is_gone: bool = False
     lasting: Outlasting | None = None
+    earliest_ms: int | None = None
+    """When its cycle began at the earliest, if that is before `since_ms`."""
+
+    @property
+    def from_ms(self) -> int:
+        """What was sent before did not count in this cycle."""
+        return (self.since_ms if self.earliest_ms is None else self.earliest_ms) or 0
 
 
 Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
@@ -194,6 +201,7 @@ def read_accounted(
             "feature": feature,
             "pool": pair[1],
             "since_ms": since[pair],
+            "from_ms": _level(balances, pair).from_ms,
             "mark_ms": marks.get(pair, (0, 0))[1],
         }
         for pair in since
@@ -305,7 +313,7 @@ class Unsure:
     """Whether people decided about all of them, and they are more than MOST_UNSURE."""
 
 
-def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, since_ms: int, now: Accounted) -> Unsure:
+def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, drawn: Level, now: Accounted) -> Unsure:
     """What people billed and credited, what was sent as the balance's cycle began, and what a change of its cost may
     have made less."""
     pools = read_pools(connection, provider)
@@ -315,7 +323,8 @@ def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, si
         "customer_id": pair[0],
         "features": features,
         "changes": pools.changes(features),
-        "since_ms": since_ms,
+        "since_ms": drawn.since_ms or 0,
+        "from_ms": drawn.from_ms,
         "mark_ms": 0 if now.apart is None else now.marked_ms,
         "apart_ms": CLOCKS_APART_MS,
         "at_most": MOST_UNSURE + 1,
@@ -380,6 +389,7 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
             max((part.ends_ms or 0 for part in expired), default=0),
             pools.in_credits(name) and not drawn.quantity and drawn.since_ms is None and not shown,
             _outlasting(drawn, gone, used_up, scale),
+            drawn.earliest_ms,
         )
     return found
 
@@ -391,7 +401,7 @@ def _ended(part: Part, drawn: Drawn, now_ms: int) -> bool:
 
 def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal, scale: int) -> Outlasting | None:
     """Of a part that is gone before it ends, nothing tells whether it was drawn on before those of the cycle."""
-    lasting, since_ms = drawn.lasting, drawn.since_ms or 0
+    lasting, since_ms = drawn.lasting, (drawn.since_ms if drawn.earliest_ms is None else drawn.earliest_ms) or 0
     if lasting is None or any(part.ends_ms is not None and part.ends_ms + MAX_SKEW_MS >= since_ms for part in gone):
         return None
     figures = (lasting.used + used_up, lasting.left, lasting.cycle_left)
