@@ -312,6 +312,8 @@ class Drawn:
     """All plans that the customer has."""
     earliest_ms: int | None = None
     """When the cycle began at the earliest, if it began at `since_ms` at the latest; None: it began at `since_ms`."""
+    is_first: bool = False
+    """Whether each part that begins again is in its first cycle, as its plan tells: nothing of it was ever reset."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import Final
 from drawdown.providers.autumn.credits import Schema, Unreadable, deducted, number, whole
 from drawdown.providers.autumn.settings import AutumnSettings
 from drawdown.providers.protocol import CustomerState, Drawn, Lasting, Left, Part
-from drawdown.schema.units import MICRO, SECOND_MS
+from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 
 ACTIVE: Final = frozenset({"active", "trialing", "past_due"})
 """Statuses under which a plan still grants; `scheduled` and `expired` do not."""
@@ -40,6 +40,8 @@ class Begun:
     at_ms: int
     earliest_ms: int
     untouched: bool
+    is_first: bool = False
+    """Whether its plan began with this cycle."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,13 @@ def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
     balances = body.get("balances")
     if not isinstance(balances, dict):
         raise Unreadable("Autumn's answer has no balances")
-    plans, begins = tuple(_plans(body)), _begins(body)
+    plans, begins = tuple(_plans(body)), _begins_of(body)
     found = {name: read_balance(name, balance, begins) for name, balance in balances.items()}
     return AutumnCustomer(found, plans, read_controls(body), tuple(_bought(body)))
 
 
-def read_balance(feature: str, found: object, begins: Mapping[str, Sequence[int]] = MappingProxyType({})) -> Balance:
-    """`begins`: when plans began, or a period of them. Errors: Unreadable."""
+def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] = MappingProxyType({})) -> Balance:
+    """`begins`: by plan. Errors: Unreadable."""
     if not isinstance(found, dict):
         raise Unreadable(f"Autumn's answer has no readable balance of {feature}")
     return Balance(
@@ -174,14 +176,29 @@ def _plans(body: Mapping[str, object]) -> list[str]:
     return [plan for _add_on, plan in sorted(named, key=lambda pair: pair[0])]
 
 
-def _begins(body: Mapping[str, object]) -> dict[str, list[int]]:
-    """When each active plan began, and its present period, as far as they are told (recorded: the former)."""
-    found: dict[str, list[int]] = {}
+@dataclass
+class PlanBegins:
+    """When a customer's plan began, and its present period, as far as they are told (recorded: the former)."""
+
+    started: list[int] = field(default_factory=list)
+    periods: list[int] = field(default_factory=list)
+
+    def is_first(self, cycle_ms: int) -> bool:
+        """Whether no cycle was before this one."""
+        return bool(self.started) and min(self.started) > cycle_ms - MINUTE_MS
+
+
+def _begins_of(body: Mapping[str, object]) -> dict[str, PlanBegins]:
+    """By plan that is active."""
+    found: dict[str, PlanBegins] = {}
     subscriptions = body.get("subscriptions")
     for item in subscriptions if isinstance(subscriptions, list) else ():
         if isinstance(item, dict) and isinstance(item.get("plan_id"), str) and str(item.get("status")) in ACTIVE:
-            told = (item.get("current_period_start"), item.get("started_at"))
-            found.setdefault(item["plan_id"], []).extend(one for one in told if type(one) is int and one > 0)
+            plan = found.setdefault(item["plan_id"], PlanBegins())
+            for name, moments in (("started_at", plan.started), ("current_period_start", plan.periods)):
+                at_ms = item.get(name)
+                if type(at_ms) is int and at_ms > 0:
+                    moments.append(at_ms)
     return found
 
 
@@ -241,7 +258,9 @@ def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part
     newest = max((part.at_ms for part in begun), default=0)
     earliest = max((part.earliest_ms for part in begun), default=0)
     untouched = all(part.untouched for part in begun if part.at_ms != newest)
+    cycles = [part for part in begun if part.at_ms]
     found = Drawn(quantity, newest or None, untouched, tuple(parts), lasting)
+    found = replace(found, is_first=bool(cycles) and all(part.is_first for part in cycles))
     return found if earliest == newest else replace(found, earliest_ms=earliest)
 
 
@@ -268,22 +287,31 @@ def _lasting(found: Mapping[str, object]) -> Lasting | None:
 _UNKNOWN: Final = ("?", 0, 0)
 
 
-def _begun(found: Mapping[str, object], begins: Mapping[str, Sequence[int]]) -> tuple[Begun, ...] | None:
+def _begun(found: Mapping[str, object], begins: Mapping[str, PlanBegins]) -> tuple[Begun, ...] | None:
     """When each part of a balance began its cycle; None: it cannot be told."""
     parts = found.get("breakdown")
     if not (isinstance(parts, list) and parts):
         # Without its parts only a balance that is never reset can be told.
         reset = _reset_of(found) if found.get("reset") or found.get("next_reset_at") is None else _UNKNOWN
-        starts = _starts(reset, begins.get(str(found.get("plan_id")), ()))
-        return (Begun(starts[-1], starts[0], number(found.get("usage")) == 0),) if starts else None
+        one = _part_begun(found, reset, begins)
+        return None if one is None else (one,)
     begun = []
     for part in parts:
-        known = begins.get(str(part.get("plan_id")), ()) if isinstance(part, dict) else ()
-        starts = _starts(_reset_of(part), known) if isinstance(part, dict) else []
-        if not starts:
+        one = _part_begun(part, _reset_of(part), begins) if isinstance(part, dict) else None
+        if one is None:
             return None
-        begun.append(Begun(starts[-1], starts[0], number(part.get("usage")) == 0))
+        begun.append(one)
     return tuple(begun)
+
+
+def _part_begun(
+    part: Mapping[str, object], reset: tuple[str | None, int, int], begins: Mapping[str, PlanBegins]
+) -> Begun | None:
+    plan = begins.get(str(part.get("plan_id")), PlanBegins())
+    starts = _starts(reset, [*plan.periods, *plan.started])
+    if not starts:
+        return None
+    return Begun(starts[-1], starts[0], number(part.get("usage")) == 0, plan.is_first(starts[-1]))
 
 
 def _starts(reset: tuple[str | None, int, int], known: Sequence[int]) -> Sequence[int]:

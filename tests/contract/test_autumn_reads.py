@@ -201,7 +201,7 @@ def test_what_was_drawn_is_told_from_the_start_of_the_cycle() -> None:
     world.push(push(30))
     began = WINDOW - 1_000
     lasting = Lasting(Decimal(0), Decimal(0), Decimal(70), WINDOW - 1_000 + 30 * DAY_MS)
-    expected = Drawn(30, began, lasting=lasting, plans=frozenset({"starter"}))
+    expected = Drawn(30, began, lasting=lasting, plans=frozenset({"starter"}), is_first=True)
     assert done(world.provider.drawn("cus_1")) == {"compute": expected}
 
 

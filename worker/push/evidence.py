@@ -82,6 +82,21 @@ class Outlasting:
         beyond = max(0, charged - self.cycle_left)
         return self.used + min(beyond, max(0, self.left)), self.used + beyond
 
+    def within(self, between: Between) -> tuple[int, int]:
+        """The same, where it is not known what was charged meanwhile, or some was given back: to whichever part."""
+        least, most = (max(0, charged - self.cycle_left) for charged in (between.least, between.most))
+        return self.used + min(least, max(0, self.left)) - between.back, self.used + most
+
+
+@dataclass(frozen=True)
+class Between:
+    """The bounds of what was charged between a comparison and the end of a cycle; `back`: what may have been given back
+    besides."""
+
+    least: int = 0
+    most: int = 0
+    back: int = 0
+
 
 @dataclass(frozen=True)
 class Level:
@@ -98,6 +113,8 @@ class Level:
     lasting: Outlasting | None = None
     earliest_ms: int | None = None
     """When its cycle began at the earliest, if that is before `since_ms`."""
+    is_first: bool = False
+    """Whether nothing of it was ever reset: it had no cycle before this one."""
 
     @property
     def from_ms(self) -> int:
@@ -153,6 +170,11 @@ class Accounted:
     earlier: tuple[int, int] | None = None
     """How much of what a balance shows was drawn before its cycle began, at least and at most, by its last comparison
     in the cycle before; None: nothing tells."""
+    is_range: bool = False
+    """Whether `earlier` may be anything in between."""
+    of_first: int | None = None
+    """What we call accepted in the balance's first cycle, where it is compared with the mark of before it had one: then
+    nothing was reset, and all other figures are since ever."""
 
     def beyond(self, drawn: Level) -> tuple[int, int] | None:
         """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
@@ -185,56 +207,102 @@ def read_accounted(
     wanted = [{"customer_id": pair[0], "feature": pair[1], "since_ms": since[pair]} for pair in since]
     marks: dict[CustomerPool, tuple[int, int]] = {}
     before: dict[CustomerPool, _Before] = {}
+    first: set[CustomerPool] = set()
     for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
         pair, scale = (str(row.customer_id), str(row.feature)), pools.scale(str(row.feature))
         if scale % int(row.scale):
             continue  # the balance is another by now; else a finer cost was told since
-        finer = scale // int(row.scale)
+        level, finer = _level(balances, pair), scale // int(row.scale)
         if int(row.since_ms) == since[pair]:
             marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
-        elif _level(balances, pair).lasting is not None:
-            sums = (int(row.used_qty) * finer, int(row.left_qty) * finer, int(row.cycle_left_qty) * finer)
-            before[pair] = _Before(int(row.at_ms), int(row.accepted_qty) * finer, Outlasting(*sums, int(row.ends_ms)))
+        elif int(row.since_ms) == 0 and level.is_first:
+            marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
+            first.add(pair)
+        elif row.accepted_qty is not None and (level.lasting is not None or not level.whole):
+            before[pair] = _before(row, level, finer)
+    of_all = _read_rows(connection, provider, pools, marks, {pair: _Cycle() for pair in first})
+    cycles = {pair: _Cycle(since[pair], _level(balances, pair).from_ms) for pair in since}
+    of_cycle = _read_rows(connection, provider, pools, marks, cycles)
+    found = {pair: _accounted(of_cycle[pair], pools, pair[1], *marks.get(pair, (None, 0))) for pair in pairs}
+    for pair in first:
+        whole = _accounted(of_all[pair], pools, pair[1], *marks[pair])
+        found[pair] = replace(whole, of_first=found[pair].ours)
+    disturbed = _disturbed(connection, provider, before, since, pools)
+    for pair, then in before.items():
+        exact = None if pair in disturbed or then.lasting is None else then.used_at_end(found[pair], then.lasting)
+        if exact is None and _level(balances, pair).whole:
+            continue  # nothing was drawn before this cycle of what it shows
+        least, most = exact or then.within(disturbed.get(pair, Between()))
+        is_range = exact is None and least != most
+        found[pair] = replace(found[pair], marked_ms=then.at_ms, earlier=(least, most), is_range=is_range)
+    return found
+
+
+@dataclass(frozen=True)
+class _Cycle:
+    """When a cycle began, at the latest and at the earliest; 0: it never did."""
+
+    since_ms: int = 0
+    from_ms: int = 0
+
+
+def _read_rows(
+    connection: sa.Connection,
+    provider: str,
+    pools: Pools,
+    marks: Mapping[CustomerPool, tuple[int, int]],
+    cycles: Mapping[CustomerPool, _Cycle],
+) -> Mapping[CustomerPool, Sequence[Row]]:
+    """What is accepted of each balance, feature by feature and cost by cost."""
     features = [
         {
             "customer_id": pair[0],
             "feature": feature,
             "pool": pair[1],
-            "since_ms": since[pair],
-            "from_ms": _level(balances, pair).from_ms,
+            "since_ms": cycle.since_ms,
+            "from_ms": cycle.from_ms,
             "mark_ms": marks.get(pair, (0, 0))[1],
         }
-        for pair in since
+        for pair, cycle in cycles.items()
         for feature in pools.features(pair[1])
     ]
     by_pair: dict[CustomerPool, list[Row]] = defaultdict(list)
     changes = pools.changes({str(one["feature"]) for one in features})
     values = {"provider": provider, "pairs": features, "changes": changes, "apart_ms": CLOCKS_APART_MS}
-    for row in SQL.run(connection, "accounted", values):
+    for row in SQL.run(connection, "accounted", values) if features else ():
         by_pair[(row.customer_id, row.pool)].append(row)
-    found = {pair: _accounted(by_pair[pair], pools, pair[1], *marks.get(pair, (None, 0))) for pair in pairs}
-    disturbed = _disturbed(connection, provider, before, since, pools)
-    return found | {
-        pair: replace(found[pair], marked_ms=then.at_ms, earlier=then.used_at_end(found[pair]))
-        for pair, then in before.items()
-        if pair not in disturbed
-    }
+    return by_pair
 
 
 @dataclass(frozen=True)
 class _Before:
-    """The last comparison of a balance in the cycle before: when it was, and what we called accepted by then."""
+    """The last comparison of a balance in the cycle before, or before it had one: when it was, and what we called
+    accepted by then. `bounds`: what is known of its parts, whatever order they are drawn on in."""
 
     at_ms: int
     accepted: int
-    lasting: Outlasting
+    bounds: Outlasting
+    lasting: Outlasting | None = None
 
-    def used_at_end(self, now: Accounted) -> tuple[int, int] | None:
+    def used_at_end(self, now: Accounted, lasting: Outlasting) -> tuple[int, int] | None:
         """What was charged around the end counts once, before it or after it: the less that was after it, the more
         before it may have been drawn from parts granted once."""
         charged = now.accepted - self.accepted
-        least, most = (self.lasting.used_at_end(charged - of_cycle) for of_cycle in (now.least, now.most))
+        least, most = (lasting.used_at_end(charged - of_cycle) for of_cycle in (now.least, now.most))
         return None if least is None or most is None else (least[0], most[1])
+
+    def within(self, between: Between) -> tuple[int, int]:
+        return (self.lasting or self.bounds).within(between)
+
+
+def _before(row: Row, level: Level, finer: int) -> _Before:
+    at_ms, accepted = int(row.at_ms), int(row.accepted_qty) * finer
+    if int(row.since_ms) == 0:  # some of what was charged since may have been reset, or none
+        return _Before(at_ms, accepted, Outlasting(accepted + int(row.apart_qty) * finer, 0, 0, 0))
+    used, left, cycle_left = (int(one) * finer for one in (row.used_qty, row.left_qty, row.cycle_left_qty))
+    bounds = Outlasting(used, 0, 0, int(row.ends_ms))  # a part that was granted since may be drawn on first
+    known = Outlasting(used, left, cycle_left, int(row.ends_ms))
+    return _Before(at_ms, accepted, bounds, None if level.lasting is None else known)
 
 
 def _disturbed(
@@ -243,11 +311,14 @@ def _disturbed(
     before: Mapping[CustomerPool, _Before],
     since: Mapping[CustomerPool, int],
     pools: Pools,
-) -> set[CustomerPool]:
-    """Balances of which nothing tells how much was drawn between a comparison and the end of its cycle: beside plain
-    charges something was given back, billed by hand, voided or is open still, or a cost changed."""
+) -> dict[CustomerPool, Between]:
+    """Balances of which nothing tells exactly how much was drawn between a comparison and the end of its cycle, with
+    its bounds: beside plain charges something was given back, billed by hand, voided or is open still, or a cost
+    changed, or nothing tells in which order its parts are drawn on."""
     moments = {pair: then.at_ms - CLOCKS_APART_MS for pair, then in before.items()}
-    changed = {
+    found: dict[CustomerPool, Between] = {}
+    disturbed = {pair for pair, then in before.items() if then.lasting is None}
+    disturbed |= {
         pair
         for pair, from_ms in moments.items()
         if any(int(str(one["at_ms"])) >= from_ms for one in pools.changes(pools.features(pair[1])))
@@ -257,9 +328,17 @@ def _disturbed(
         for pair, from_ms in moments.items()
         for feature in pools.features(pair[1])
     ]
-    values = {"provider": provider, "pairs": rows, "apart_ms": CLOCKS_APART_MS}
-    found = SQL.run(connection, "disturbed", values) if rows else ()
-    return changed | {(str(row.customer_id), str(row.pool)) for row in found}
+    changes = pools.changes({str(one["feature"]) for one in rows})
+    values = {"provider": provider, "pairs": rows, "changes": changes, "apart_ms": CLOCKS_APART_MS}
+    for row in SQL.run(connection, "between", values) if rows else ():
+        pair = str(row.customer_id), str(row.pool)
+        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
+        sums = found.get(pair, Between())
+        found[pair] = Between(
+            sums.least + int(row.sure) * least, sums.most + int(row.above) * most, sums.back + int(row.below) * most
+        )
+        disturbed |= {pair} if row.disturbs else set()
+    return {pair: found.get(pair, Between()) for pair in disturbed}
 
 
 def _level(balances: Balances, pair: CustomerPool) -> Level:
@@ -390,6 +469,7 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
             pools.in_credits(name) and not drawn.quantity and drawn.since_ms is None and not shown,
             _outlasting(drawn, gone, used_up, scale),
             drawn.earliest_ms,
+            drawn.is_first,
         )
     return found
 
@@ -497,11 +577,12 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
 
 def _kept(mark: Mark) -> dict[str, int | None]:
     """What the first comparison of the next cycle goes by."""
-    one = mark.lasting
-    if one is None or max(map(abs, (mark.accepted, one.used, one.left, one.cycle_left))) > MAX_FIGURE:
-        return dict.fromkeys(("accepted_qty", "used_qty", "left_qty", "cycle_left_qty", "ends_ms"))
+    one, accepted = mark.lasting, mark.accepted if abs(mark.accepted) <= MAX_FIGURE else None
+    if one is None or accepted is None or max(map(abs, (one.used, one.left, one.cycle_left))) > MAX_FIGURE:
+        kept: dict[str, int | None] = dict.fromkeys(("used_qty", "left_qty", "cycle_left_qty", "ends_ms"))
+        return {**kept, "accepted_qty": accepted}
     return {
-        "accepted_qty": mark.accepted,
+        "accepted_qty": accepted,
         "used_qty": one.used,
         "left_qty": one.left,
         "cycle_left_qty": one.cycle_left,

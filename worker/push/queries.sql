@@ -464,26 +464,39 @@ LIMIT :at_most
             WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) < :since_ms + :apart_ms))
 
 -- name: marks
--- That of the present cycle, or of the one that ended as the present one began.
+-- That of the present cycle, of the one that ended as the present one began, or of before there was one.
 SELECT m.customer_id, m.feature, m.since_ms, m.apart_qty, m.at_ms, m.scale, m.accepted_qty, m.used_qty, m.left_qty,
     m.cycle_left_qty, m.ends_ms
 FROM {rows :pairs (customer_id text, feature text, since_ms bigint)} w
 JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id AND m.feature = w.feature
-    AND (m.since_ms = w.since_ms OR m.ends_ms = w.since_ms)
+    AND (m.since_ms = w.since_ms OR m.ends_ms = w.since_ms OR m.since_ms = 0)
 
--- name: disturbed
--- Balances beside which, between a comparison and the begin of the next cycle, something else than a plain charge came
--- to count or ceased to.
-SELECT DISTINCT w.customer_id, w.pool
-FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, mark_ms bigint)} w
-JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
-WHERE p.provider = :provider AND (
-    p.state = 'accepted' AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms
-        AND COALESCE(p.settled_ms, p.sealed_at_ms) < w.since_ms + :apart_ms
-        AND (p.by_hand OR p.sent_qty < 0 OR p.first_attempt_ms IS NULL)
-    OR p.state IN ('due', 'queued', 'in_doubt') AND p.first_attempt_ms < w.since_ms + :apart_ms
-    OR p.state = 'voided' AND p.first_attempt_ms < w.since_ms + :apart_ms
-        AND EXISTS (SELECT 1 FROM voids x WHERE {is_of_push} AND x.at_ms >= w.mark_ms))
+-- name: between
+-- What was charged between a comparison and the begin of the next cycle: `sure` was, and `above` may have been. `below` may
+-- have been given back, or was voided. `disturbs`: something else than a plain charge came to count or ceased to.
+{with_changes}
+SELECT p.customer_id, p.pool, p.feature, p.first, p.last, p.credit_cost,
+    CAST(SUM(CASE WHEN p.is_sure = 1 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS sure,
+    CAST(SUM(CASE WHEN p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS above,
+    CAST(SUM(CASE WHEN p.sent_qty < 0 THEN -p.sent_qty WHEN p.state = 'voided' THEN p.sent_qty ELSE 0 END) AS BIGINT) AS below,
+    MAX(CASE WHEN p.is_plain = 1 THEN 0 ELSE 1 END) AS disturbs
+FROM (
+    SELECT w.customer_id, w.pool, p.feature, p.sent_qty, p.state, p.credit_cost, {costs_seen},
+        CASE WHEN {is_plain} THEN 1 ELSE 0 END AS is_plain,
+        CASE WHEN {is_plain} AND p.first_attempt_ms >= w.mark_ms + 2 * :apart_ms
+            AND COALESCE(p.settled_ms, p.sealed_at_ms) < w.since_ms - :apart_ms THEN 1 ELSE 0 END AS is_sure
+    FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, mark_ms bigint)} w
+    JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
+    WHERE p.provider = :provider AND (
+        p.state = 'accepted' AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms
+            AND COALESCE({first_sent}, p.settled_ms, p.sealed_at_ms) < w.since_ms + :apart_ms
+        OR p.state IN ('due', 'queued', 'in_doubt') AND p.first_attempt_ms < w.since_ms + :apart_ms
+        OR p.state = 'voided' AND p.first_attempt_ms < w.since_ms + :apart_ms
+            AND EXISTS (SELECT 1 FROM voids x WHERE {is_of_push} AND x.at_ms >= w.mark_ms))
+) p GROUP BY p.customer_id, p.pool, p.feature, p.first, p.last, p.credit_cost
+
+-- name: is_plain
+(p.state = 'accepted' AND NOT p.by_hand AND p.sent_qty > 0 AND p.first_attempt_ms IS NOT NULL)
 
 -- name: remember
 INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, unsure_qty,

@@ -214,8 +214,8 @@ def _of_pair(
     beyond = ours.beyond(replace(drawn, whole=drawn.whole or ours.in_cycle))
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
-    apart = drawn.quantity - ours.ours
-    mark = Mark(pair, since, apart, ours.org_id, scale=scale, accepted=ours.accepted, lasting=drawn.lasting)
+    in_cycle = drawn.quantity - (ours.ours if ours.of_first is None else ours.of_first)
+    mark = Mark(pair, since, in_cycle, ours.org_id, scale=scale, accepted=ours.accepted, lasting=drawn.lasting)
     if abs(mark.apart) > MAX_FIGURE:
         day_ms, theirs = since - since % DAY_MS, drawn.quantity
         line = Line(day_ms, ours.org_id, asked.provider, *pair, ours.ours, theirs, "over", balance=True, scale=scale)
@@ -228,7 +228,7 @@ def _of_pair(
         return
     least, most = beyond
     apart, is_sure = least if least > 0 else most, least == most
-    agrees, is_range = False, ours.apart is None and drawn.earliest_ms is not None
+    agrees, is_range = False, ours.apart is None and (ours.is_range or drawn.earliest_ms is not None)
     if least <= 0 <= most and not is_sure:
         expired = drawn.expired and drawn.expired_ms + MAX_SKEW_MS >= ours.marked_ms
         apart = (
@@ -239,7 +239,7 @@ def _of_pair(
     if apart == 0 and not agrees:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
         first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
-        unchanged = drawn.lasting is None and (is_sure if ours.apart is not None else first)
+        unchanged = drawn.lasting is None and ours.of_first is None and (is_sure if ours.apart is not None else first)
         yield None, None if unchanged or pair in asked.standing else mark
         return
     customer, pool = pair
@@ -264,7 +264,8 @@ def _of_pair(
     if apart < 0 and is_sure and not drawn.is_gone and not is_first:
         # What parts granted once were drawn on by before the cycle began may be lost, too.
         from_ms = ours.marked_ms - LOST_SPAN_MS
-        newest = _newest(connection, asked, pair, max(drawn.from_ms, from_ms) if ours.earlier is None else from_ms)
+        goes_on = ours.earlier is not None or ours.of_first is not None
+        newest = _newest(connection, asked, pair, from_ms if goes_on else max(drawn.from_ms, from_ms))
         if newest and newest[0].settled_ms > asked.read_ms - STALE_MS:
             yield LeftOut(asked.provider, *pair, STALE), None
             return
