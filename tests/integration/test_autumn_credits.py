@@ -236,7 +236,6 @@ def test_claim_without_charge_is_voided_and_billed(engine: sa.Engine) -> None:
     house.is_exact()
 
 
-@pytest.mark.both_databases
 def test_clamped_charge_leaves_the_rest_owed_until_there_is_credit(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 1})
     house.autumn.account.control(
