@@ -284,7 +284,10 @@ def test_a_pool_is_drawn_in_credits_with_the_balances_of_its_features() -> None:
     )
     assert found == {
         "credits": Drawn(
-            Decimal("0.2"), None, True, (Part("credits", "g-1", Decimal(10)), Part("compute_8gb", "g-1", Decimal(10)))
+            Decimal("0.12"),
+            None,
+            parts=(Part("credits", "g-1", Decimal(10)), Part("compute_8gb", "g-1", Decimal(10))),
+            own={"compute_8gb": Decimal(100)},
         ),
         "gpu": Drawn(7, None, True, (Part("gpu", "g-1", Decimal(10)),)),
     }

@@ -10,6 +10,8 @@ without an event, between two comparisons, cannot be seen.
 
 A balance pays for one feature, or, as a credit system, for several at a cost each. All quantities here are those of the
 balance (`worker.catalog.costs.Pools`): base units of its feature, or parts of a credit, `Pools.scale` to the credit.
+A feature of a credit system may have units of its own, drawn on first. They count at the cost in force when they are
+read: if it changed since the last comparison, units that were drawn since have a least and a most.
 
 Of a window from before a loss nothing is sent before its provider was asked for it. Charges under unknown keys of it
 are found by asking for the revisions that would have come next, and the balance is not taken for what one push drew on
@@ -18,10 +20,11 @@ account of them. What could not be read is None, never nothing.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from decimal import ROUND_HALF_EVEN, Decimal
+from dataclasses import dataclass, field, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from functools import partial
 from typing import Final
 
@@ -98,6 +101,10 @@ class Between:
     back: int = 0
 
 
+OwnUnits = Mapping[str, tuple[Decimal, int]]
+"""By feature of a credit system: how many of its own units were drawn, and as how much each of them counts."""
+
+
 @dataclass(frozen=True)
 class Level:
     """What a balance says was drawn from it since `since_ms` (None: since ever), in its own quantities. `expired`: what
@@ -111,6 +118,8 @@ class Level:
     expired_ms: int = 0
     is_gone: bool = False
     lasting: Outlasting | None = None
+    own: OwnUnits = field(default_factory=dict)
+    """Own units, which `quantity` includes."""
     earliest_ms: int | None = None
     """When its cycle began at the earliest, if that is before `since_ms`."""
     is_first: bool = False
@@ -131,6 +140,20 @@ MOST_SUMS: Final = 2_000
 
 MOST_UNSURE: Final = 12
 """Pushes that are each in a balance or beside it; of more only the bounds are compared."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The last comparison of a balance whose cycle is gone. `charged`: what we call accepted since. Nothing tells how
+    much of that was drawn on what is left. `used`: what had been drawn on it by then; None: that is not known."""
+
+    charged: int
+    used: int | None
+
+    def beyond(self, drawn: Level) -> tuple[int, int]:
+        """By how much, at least and at most, a balance was drawn on beyond what it may have been."""
+        more = 0 if self.used is None else drawn.quantity - self.used
+        return more - self.charged, more
 
 
 @dataclass(frozen=True)
@@ -170,6 +193,15 @@ class Accounted:
     earlier: tuple[int, int] | None = None
     """How much of what a balance shows was drawn before its cycle began, at least and at most, by its last comparison
     in the cycle before; None: nothing tells."""
+    own: OwnUnits = field(default_factory=dict)
+    """The own units by the last comparison."""
+    repriced: tuple[int, int] = (0, 0)
+    """What own units that were drawn come to beyond what they count as in the balance, at least and at most: a cost
+    changed, or a feature joined or left a credit system."""
+    joined: bool = False
+    """Whether only the latter makes them differ."""
+    ended: Ended | None = None
+    """The last comparison was of a cycle that is gone: a plan ended."""
     is_range: bool = False
     """Whether `earlier` may be anything in between."""
     of_first: int | None = None
@@ -178,6 +210,12 @@ class Accounted:
 
     def beyond(self, drawn: Level) -> tuple[int, int] | None:
         """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
+        if self.ended is not None:
+            return None
+        found = self._beyond(drawn)
+        return None if found is None else (found[0] + self.repriced[0], found[1] + self.repriced[1])
+
+    def _beyond(self, drawn: Level) -> tuple[int, int] | None:
         expired = drawn.expired if drawn.expired_ms + MAX_SKEW_MS >= self.marked_ms else 0
         if self.apart is not None:
             beyond = drawn.quantity - self.ours - self.apart
@@ -190,12 +228,21 @@ class Accounted:
         """Whether a balance shows just what is accepted: each push as a person decided it, at the higher of two costs
         if either may have applied, since the lower one would hide a loss of as much. When a feature joined or left a
         credit system, all its charges may have drawn on the other balance. Of pushes that were sent as the cycle began
-        the balance may show any: events and answers prove those."""
-        if not (self.hand_above or self.hand_below):
+        the balance may show any: events and answers prove those. Own units that were drawn while a cost changed may
+        come to any amount between."""
+        if self.is_repriced and not self.joined:
+            return False
+        if not (self.hand_above or self.hand_below or self.is_repriced):
             return True
         least, most = (self.apart, self.apart) if self.apart is not None else self.earlier or (0, 0)
         beyond = drawn.quantity - self.ours
-        return least <= beyond <= most or least <= beyond + self.other_balance <= most
+        may_be = [beyond + own + other for own in self.repriced for other in (0, self.other_balance)]
+        return any(least <= one <= most for one in may_be)
+
+    @property
+    def is_repriced(self) -> bool:
+        """Whether own units were drawn that may have come to several amounts."""
+        return self.repriced[0] != self.repriced[1]
 
 
 def read_accounted(
@@ -208,18 +255,24 @@ def read_accounted(
     marks: dict[CustomerPool, tuple[int, int]] = {}
     before: dict[CustomerPool, _Before] = {}
     first: set[CustomerPool] = set()
+    ended: dict[CustomerPool, _Before] = {}
+    own: dict[CustomerPool, OwnUnits] = {}
     for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
         pair, scale = (str(row.customer_id), str(row.feature)), pools.scale(str(row.feature))
         if scale % int(row.scale):
             continue  # the balance is another by now; else a finer cost was told since
         level, finer = _level(balances, pair), scale // int(row.scale)
+        own[pair] = _read_own(row.own_units, finer)
         if int(row.since_ms) == since[pair]:
             marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
+        elif int(row.since_ms) > since[pair]:
+            lasting = _lasting_of(row, finer) if level.since_ms is None and _is_same(own[pair], level.own) else None
+            ended[pair] = _Before(int(row.at_ms), int(row.accepted_qty or 0) * finer, lasting)
         elif int(row.since_ms) == 0 and level.is_first:
             marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
             first.add(pair)
-        elif row.accepted_qty is not None and (level.lasting is not None or not level.whole):
-            before[pair] = _before(row, level, finer)
+        elif row.accepted_qty is not None and _is_same(own[pair], level.own):
+            before[pair] = _before(row, level, finer, has_own=bool(own[pair]))
     of_all = _read_rows(connection, provider, pools, marks, {pair: _Cycle() for pair in first})
     cycles = {pair: _Cycle(since[pair], _level(balances, pair).from_ms) for pair in since}
     of_cycle = _read_rows(connection, provider, pools, marks, cycles)
@@ -227,14 +280,24 @@ def read_accounted(
     for pair in first:
         whole = _accounted(of_all[pair], pools, pair[1], *marks[pair])
         found[pair] = replace(whole, of_first=found[pair].ours)
+    for pair, now in found.items():
+        if drawn_of(balances, pair) is not None:
+            known = own.get(pair, {}) if pair in marks else {}
+            from_ms = now.marked_ms if pair in first else max(now.marked_ms, since[pair])
+            repriced, joined = _repriced(pools, pair[1], _level(balances, pair), known, from_ms)
+            found[pair] = replace(now, own=known, repriced=repriced, joined=joined)
+    unlike = _disturbed(connection, provider, ended, dict.fromkeys(ended, _EVER_MS), pools)
+    for pair, then in ended.items():
+        if drawn_of(balances, pair) is not None:
+            used = None if then.lasting is None or pair in unlike else then.lasting.used
+            found[pair] = replace(found[pair], ended=Ended(abs(found[pair].accepted - then.accepted), used))
     disturbed = _disturbed(connection, provider, before, since, pools)
     for pair, then in before.items():
-        exact = None if pair in disturbed or then.lasting is None else then.used_at_end(found[pair], then.lasting)
-        if exact is None and _level(balances, pair).whole:
-            continue  # nothing was drawn before this cycle of what it shows
-        least, most = exact or then.within(disturbed.get(pair, Between()))
-        is_range = exact is None and least != most
-        found[pair] = replace(found[pair], marked_ms=then.at_ms, earlier=(least, most), is_range=is_range)
+        exact = None if pair in disturbed else then.used_at_end(found[pair])
+        earlier = exact or then.within(disturbed.get(pair, Between()))
+        if earlier is not None and (exact is not None or not _level(balances, pair).whole):
+            is_range = exact is None and earlier[0] != earlier[1]
+            found[pair] = replace(found[pair], marked_ms=then.at_ms, earlier=earlier, is_range=is_range)
     return found
 
 
@@ -274,6 +337,46 @@ def _read_rows(
     return by_pair
 
 
+def _repriced(pools: Pools, pool: str, level: Level, known: OwnUnits, from_ms: int) -> tuple[tuple[int, int], bool]:
+    """What own units come to beyond what they count as, at least and at most. Those of the last comparison (`known`)
+    count as they did then; each that was drawn since, at one of the costs since then. And whether these differ only
+    where a feature joined or left."""
+    least = most = Decimal(0)
+    joined = True
+    for feature in sorted({*known, *level.own}):
+        (used, each), (before, then) = level.own.get(feature, _NO_UNITS), known.get(feature, _NO_UNITS)
+        costs = pools.weight_between(pool, feature, from_ms, _EVER_MS)
+        fresh = [(used - before) * cost + before * then - used * each for cost in costs]
+        least, most = least + min(fresh), most + max(fresh)
+        joined = joined and (fresh[0] == fresh[1] or not costs[0])
+    return (int(least.to_integral_value(ROUND_FLOOR)), int(most.to_integral_value(ROUND_CEILING))), joined
+
+
+_NO_UNITS: Final = (Decimal(0), 0)
+_EVER_MS: Final = 2**62
+
+
+def _lasting_of(row: Row, finer: int) -> Outlasting | None:
+    if row.used_qty is None:
+        return None
+    used, left, cycle_left = (int(one) * finer for one in (row.used_qty, row.left_qty, row.cycle_left_qty))
+    return Outlasting(used, left, cycle_left, int(row.ends_ms))
+
+
+def _is_same(before: OwnUnits, now: OwnUnits) -> bool:
+    """Whether the same own units were drawn."""
+    return {name: used for name, (used, _) in before.items()} == {name: used for name, (used, _) in now.items()}
+
+
+def _read_own(found: str | None, finer: int) -> OwnUnits:
+    units = {} if found is None else json.loads(found)
+    return {feature: (Decimal(used), int(each) * finer) for feature, (used, each) in units.items()}
+
+
+def _as_json(own: OwnUnits) -> str | None:
+    return json.dumps({name: [f"{used:f}", each] for name, (used, each) in sorted(own.items())}) if own else None
+
+
 @dataclass(frozen=True)
 class _Before:
     """The last comparison of a balance in the cycle before, or before it had one: when it was, and what we called
@@ -281,28 +384,33 @@ class _Before:
 
     at_ms: int
     accepted: int
-    bounds: Outlasting
-    lasting: Outlasting | None = None
+    lasting: Outlasting | None
+    bounds: Outlasting | None = None
 
-    def used_at_end(self, now: Accounted, lasting: Outlasting) -> tuple[int, int] | None:
+    def used_at_end(self, now: Accounted) -> tuple[int, int] | None:
         """What was charged around the end counts once, before it or after it: the less that was after it, the more
         before it may have been drawn from parts granted once."""
+        if self.lasting is None:
+            return None
         charged = now.accepted - self.accepted
-        least, most = (lasting.used_at_end(charged - of_cycle) for of_cycle in (now.least, now.most))
+        least, most = (self.lasting.used_at_end(charged - of_cycle) for of_cycle in (now.least, now.most))
         return None if least is None or most is None else (least[0], most[1])
 
-    def within(self, between: Between) -> tuple[int, int]:
-        return (self.lasting or self.bounds).within(between)
+    def within(self, between: Between) -> tuple[int, int] | None:
+        return None if self.bounds is None else self.bounds.within(between)
 
 
-def _before(row: Row, level: Level, finer: int) -> _Before:
-    at_ms, accepted = int(row.at_ms), int(row.accepted_qty) * finer
+def _before(row: Row, level: Level, finer: int, *, has_own: bool) -> _Before:
+    """Of a balance that own units were drawn beside, no bounds are known: their costs may have changed."""
+    at_ms, accepted, known = int(row.at_ms), int(row.accepted_qty) * finer, _lasting_of(row, finer)
     if int(row.since_ms) == 0:  # some of what was charged since may have been reset, or none
-        return _Before(at_ms, accepted, Outlasting(accepted + int(row.apart_qty) * finer, 0, 0, 0))
-    used, left, cycle_left = (int(one) * finer for one in (row.used_qty, row.left_qty, row.cycle_left_qty))
-    bounds = Outlasting(used, 0, 0, int(row.ends_ms))  # a part that was granted since may be drawn on first
-    known = Outlasting(used, left, cycle_left, int(row.ends_ms))
-    return _Before(at_ms, accepted, bounds, None if level.lasting is None else known)
+        bounds: Outlasting | None = Outlasting(accepted + int(row.apart_qty) * finer, 0, 0, 0)
+        known = None
+    elif known is None or level.lasting is not None:
+        bounds = known
+    else:  # a part that was granted since may be drawn on first
+        bounds, known = replace(known, left=0, cycle_left=0), None
+    return _Before(at_ms, accepted, known, None if has_own else bounds)
 
 
 def _disturbed(
@@ -446,16 +554,21 @@ def _pools_and_parts(
 
 def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_ms: int) -> Mapping[str, Level]:
     """What balances say was drawn, in their quantities, with what was drawn from parts that are gone. One that is gone
-    before it ends was used up. A balance of one feature that has a fraction tells nothing: no push of ours draws one.
-    Pure."""
+    before it ends was used up, also one of units that a feature of a credit system has of its own. A balance of one
+    feature that has a fraction tells nothing: no push of ours draws one. Pure."""
     found: dict[str, Level] = {}
+    # A feature that left a credit system shows its parts itself.
+    shown = {(part.balance, part.name) for drawn in read.values() for part in drawn.parts}
     for name, drawn in read.items():
-        scale, shown = pools.scale(name), {part.name for part in drawn.parts}
-        gone = [part for part in known if part.balance == name and part.name not in shown]
+        scale = pools.scale(name)
+        features = pools.features(name)
+        gone = [part for part in known if part.balance in features and (part.balance, part.name) not in shown]
         gone = [replace(part, ends_ms=now_ms) if _ended(part, drawn, now_ms) else part for part in gone]
         expired = [part for part in gone if part.ends_ms is not None and part.ends_ms <= now_ms + MAX_SKEW_MS]
-        used_up = sum((part.granted for part in gone if part not in expired), Decimal(0))
-        quantity = (Decimal(drawn.quantity) + used_up) * scale
+        used_up = [part for part in gone if part not in expired]
+        own = _own_units(name, drawn, used_up, pools)
+        credits = Decimal(drawn.quantity) + sum((part.granted for part in used_up if part.balance == name), Decimal(0))
+        quantity = credits * scale + sum((used * each for used, each in own.values()), Decimal(0))
         whole = quantity.to_integral_value(ROUND_HALF_EVEN)
         if not pools.in_credits(name) and whole != quantity:
             continue
@@ -464,14 +577,34 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
             drawn.since_ms,
             # Of a balance that begins anew, nothing tells which part of what is gone was drawn since it did.
             drawn.whole and not (gone and drawn.since_ms is not None),
-            int(sum((part.granted for part in expired), Decimal(0)) * scale),
+            int(sum((part.granted * _most(pools, name, part.balance) for part in expired), Decimal(0))),
             max((part.ends_ms or 0 for part in expired), default=0),
-            pools.in_credits(name) and not drawn.quantity and drawn.since_ms is None and not shown,
-            _outlasting(drawn, gone, used_up, scale),
+            pools.in_credits(name) and drawn.since_ms is None and not (drawn.quantity or drawn.parts or drawn.own),
+            _outlasting(drawn, gone, sum(part.granted * _each(pools, name, part.balance) for part in used_up), scale),
+            own,
             drawn.earliest_ms,
             drawn.is_first,
         )
     return found
+
+
+def _own_units(pool: str, drawn: Drawn, used_up: Sequence[Part], pools: Pools) -> OwnUnits:
+    """The own units that were drawn, with those that are gone, as they count now."""
+    units: dict[str, Decimal] = {}
+    gone = [(part.balance, part.granted) for part in used_up if part.balance != pool]
+    for feature, used in [*drawn.own.items(), *gone]:
+        units[feature] = units.get(feature, Decimal(0)) + used
+    return {feature: (used, _each(pools, pool, feature)) for feature, used in units.items() if used}
+
+
+def _each(pools: Pools, pool: str, feature: str) -> int:
+    """What a unit of a balance, or of a feature's own, counts as now."""
+    return pools.scale(pool) if feature == pool else pools.weight_between(pool, feature, _EVER_MS, _EVER_MS)[1]
+
+
+def _most(pools: Pools, pool: str, feature: str) -> int:
+    """The most that it ever counted as."""
+    return pools.scale(pool) if feature == pool else pools.weight_between(pool, feature, 0, _EVER_MS)[1]
 
 
 def _ended(part: Part, drawn: Drawn, now_ms: int) -> bool:
@@ -479,13 +612,13 @@ def _ended(part: Part, drawn: Drawn, now_ms: int) -> bool:
     return part.plan is not None and part.plan not in drawn.plans and (part.ends_ms is None or part.ends_ms > now_ms)
 
 
-def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal, scale: int) -> Outlasting | None:
+def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal | int, scale: int) -> Outlasting | None:
     """Of a part that is gone before it ends, nothing tells whether it was drawn on before those of the cycle."""
     lasting, since_ms = drawn.lasting, (drawn.since_ms if drawn.earliest_ms is None else drawn.earliest_ms) or 0
     if lasting is None or any(part.ends_ms is not None and part.ends_ms + MAX_SKEW_MS >= since_ms for part in gone):
         return None
-    figures = (lasting.used + used_up, lasting.left, lasting.cycle_left)
-    used, left, cycle_left = (int((one * scale).to_integral_value(ROUND_HALF_EVEN)) for one in figures)
+    figures = (lasting.used * scale + used_up, lasting.left * scale, lasting.cycle_left * scale)
+    used, left, cycle_left = (int(one.to_integral_value(ROUND_HALF_EVEN)) for one in figures)
     return Outlasting(used, left, cycle_left, lasting.ends_ms)
 
 
@@ -552,6 +685,7 @@ class Mark:
     accepted: int = 0
     """What we call accepted, in all cycles."""
     lasting: Outlasting | None = None
+    own: OwnUnits = field(default_factory=dict)
 
 
 def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
@@ -567,6 +701,8 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
             "told_ms": now_ms if mark.told or mark.unsure else None,
             "scale": mark.scale,
             "unsure_qty": mark.unsure,
+            "accepted_qty": mark.accepted if abs(mark.accepted) <= MAX_FIGURE else None,
+            "own_units": _as_json(mark.own),
             **_kept(mark),
         }
         for mark in marks
@@ -577,12 +713,10 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
 
 def _kept(mark: Mark) -> dict[str, int | None]:
     """What the first comparison of the next cycle goes by."""
-    one, accepted = mark.lasting, mark.accepted if abs(mark.accepted) <= MAX_FIGURE else None
-    if one is None or accepted is None or max(map(abs, (one.used, one.left, one.cycle_left))) > MAX_FIGURE:
-        kept: dict[str, int | None] = dict.fromkeys(("used_qty", "left_qty", "cycle_left_qty", "ends_ms"))
-        return {**kept, "accepted_qty": accepted}
+    one = mark.lasting
+    if one is None or max(map(abs, (mark.accepted, one.used, one.left, one.cycle_left))) > MAX_FIGURE:
+        return dict.fromkeys(("used_qty", "left_qty", "cycle_left_qty", "ends_ms"))
     return {
-        "accepted_qty": accepted,
         "used_qty": one.used,
         "left_qty": one.left,
         "cycle_left_qty": one.cycle_left,
@@ -699,7 +833,7 @@ def unknown_of(
     total = 0
     for feature in pools.features(pair[1]):
         known = int(SQL.run(connection, "known_by_events", {**whose, "feature": feature}).scalar_one())
-        least, most = pools.weight_between(pair[1], feature, shown.from_ms, 2**62)
+        least, most = pools.weight_between(pair[1], feature, shown.from_ms, _EVER_MS)
         if least != most:
             return None
         total += (int(shown.totals.get(feature, 0)) - known) * most

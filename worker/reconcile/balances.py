@@ -89,6 +89,10 @@ AGREES: Final = (
     "the balance agrees with what was pushed only if charges that a person decided are not in it, or if charges drew "
     "the lower of two costs"
 )
+OWN: Final = (
+    "the balance agrees with what was pushed only if own units were drawn before the change of their cost, or after it"
+)
+ENDED: Final = "a plan ended: nothing tells how much of what was charged since the last comparison the plan paid for"
 UNSURE: Final = "; it is uncertain by up to {}: the amounts of some charges are not known"
 MAY_AGREE: Final = (
     "the balance may agree with what was pushed, and may not: nothing tells how much of it was drawn before its cycle "
@@ -215,11 +219,15 @@ def _of_pair(
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
     in_cycle = drawn.quantity - (ours.ours if ours.of_first is None else ours.of_first)
-    mark = Mark(pair, since, in_cycle, ours.org_id, scale=scale, accepted=ours.accepted, lasting=drawn.lasting)
+    mark = Mark(pair, since, in_cycle, ours.org_id, scale=scale)
+    mark = replace(mark, accepted=ours.accepted, lasting=drawn.lasting, own=drawn.own)
     if abs(mark.apart) > MAX_FIGURE:
         day_ms, theirs = since - since % DAY_MS, drawn.quantity
         line = Line(day_ms, ours.org_id, asked.provider, *pair, ours.ours, theirs, "over", balance=True, scale=scale)
         yield replace(line, verdict="over" if mark.apart > 0 else "short", note=FAR), None
+        return
+    if ours.ended is not None:
+        yield _of_ended(asked, pair, drawn, ours, mark)
         return
     if beyond is None:
         is_charged = ours.ours or ours.least or ours.most
@@ -231,15 +239,16 @@ def _of_pair(
     agrees, is_range = False, ours.apart is None and (ours.is_range or drawn.earliest_ms is not None)
     if least <= 0 <= most and not is_sure:
         expired = drawn.expired and drawn.expired_ms + MAX_SKEW_MS >= ours.marked_ms
-        apart = (
-            0 if expired or is_range else _nearest(least, read_unsure(connection, asked.provider, pair, drawn, ours))
-        )
+        is_own = ours.is_repriced and not ours.joined
+        is_open = expired or is_range or ours.is_repriced
+        apart = 0 if is_open else _nearest(least, read_unsure(connection, asked.provider, pair, drawn, ours))
         # What explains a difference of nothing is a guess: as much may be lost, or drawn twice.
-        agrees = not apart and (is_range or not (expired or ours.is_as_settled(drawn)))
+        agrees = not apart and (is_range or ((is_own or not expired) and not ours.is_as_settled(drawn)))
     if apart == 0 and not agrees:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
         first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
-        unchanged = drawn.lasting is None and ours.of_first is None and (is_sure if ours.apart is not None else first)
+        unchanged = is_sure if ours.apart is not None else first
+        unchanged = unchanged and drawn.lasting is None and ours.of_first is None and drawn.own == ours.own
         yield None, None if unchanged or pair in asked.standing else mark
         return
     customer, pool = pair
@@ -250,13 +259,13 @@ def _of_pair(
     line = replace(line, verdict="unsure" if agrees else verdict, unsure=unsure)
     if not above(line, asked.scope.threshold):
         return
-    may_agree = MAY_AGREE if is_range else AGREES
+    why = MAY_AGREE if is_range else OWN if ours.is_repriced and not ours.joined else AGREES
     if pair in asked.standing:
         line = _with_parts(connection, asked, line, ours.marked_ms)
-        yield replace(line, note=_noted(may_agree if agrees else BESIDE, line), standing=True), None
+        yield replace(line, note=_noted(why if agrees else BESIDE, line), standing=True), None
         return
     if agrees:
-        yield _of_told(connection, asked, line, mark, ours.marked_ms, may_agree)
+        yield _of_told(connection, asked, line, mark, ours.marked_ms, why)
         return
     # A part that no read ever showed, used up by just these pushes, would look like their loss: none can be told from
     # it before a comparison of the same credits agreed, and later none of what was charged without an answer.
@@ -277,6 +286,27 @@ def _of_pair(
         yield _of_told(connection, asked, line, mark, ours.marked_ms, LESS if apart < 0 else MORE)
         return
     yield _of_more(connection, asked, line, mark, ours.marked_ms)
+
+
+def _of_ended(
+    asked: Compared, pair: CustomerPool, drawn: Level, ours: Accounted, mark: Mark
+) -> tuple[Line | None, Mark | None]:
+    """A plan ended, and what it granted is gone: comparisons begin again with what is left. Nothing is healed by it."""
+    assert ours.ended is not None
+    if pair in asked.standing:
+        return None, None
+    least, most = ours.ended.beyond(drawn)
+    apart = max(least, 0) + min(most, 0)
+    verdict = "unsure" if not apart else "over" if apart > 0 else "short"
+    day, theirs = mark.since_ms - mark.since_ms % DAY_MS, ours.ours + apart
+    line = Line(day, ours.org_id, asked.provider, *pair, ours.ours, theirs, verdict, balance=True, scale=mark.scale)
+    line = replace(line, unsure=max(most - apart, apart - least))
+    if not apart and not line.unsure:
+        return None, mark
+    if not above(line, asked.scope.threshold):
+        return None, None
+    told = replace(mark, told=apart, unsure=min(line.unsure, MAX_FIGURE))
+    return replace(line, note=_noted(ENDED, line) + ONCE), told
 
 
 def _of_told(
@@ -350,7 +380,8 @@ def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_m
 
 def _has_parts(connection: sa.Connection, asked: Compared, pair: CustomerPool) -> bool:
     known = known_parts(connection, asked.provider, [pair[0]]).get(pair[0], ())
-    return any(part.balance == pair[1] for part in known)
+    features = asked.pools.features(pair[1])
+    return any(part.balance in features for part in known)
 
 
 def _charges(
