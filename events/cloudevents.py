@@ -15,10 +15,10 @@ from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
-from drawdown.events import reading
+from drawdown.events import body_items
+from drawdown.events.body_items import Item
 from drawdown.events.envelope import Unfit, UsageEvent, named_in
 from drawdown.events.fields import moment_of, optional_text, properties_of, quantity_of, text_of
-from drawdown.events.reading import Item
 from drawdown.events.values import COUNT, EventValue
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import clean
@@ -95,7 +95,7 @@ def _foreign(one: Given, source: str) -> Unfit:
     text = f"this key is bound to the source {source}: name that, or use another key"
     error = Unfit("foreign_source", text, "source")
     error.named = one.event.source, one.event.event_id
-    return reading.told(error)
+    return body_items.told(error)
 
 
 def _each(
@@ -124,15 +124,15 @@ def items(body: bytes, content_type: str) -> Iterator[Item | Unfit]:
     """What a body of this type holds. Errors: Unreadable."""
     kind = type_of(content_type)
     if kind == LINES:
-        return reading.lines(body)
-    if kind == BATCH or (kind == JSON and reading.is_array(body)):
-        return reading.array(body)
-    return iter([reading.one(body)])
+        return body_items.lines(body)
+    if kind == BATCH or (kind == JSON and body_items.is_array(body)):
+        return body_items.array(body)
+    return iter([body_items.one(body)])
 
 
 def _binary(body: bytes, headers: Mapping[str, str]) -> Item | Unfit:
     """An event whose attributes stand in headers, percent-encoded, and whose body is its data."""
-    data = reading.one(body)
+    data = body_items.one(body)
     if isinstance(data, Unfit):
         return data
     pairs = [(name.removeprefix(_HEADER), _header(text)) for name, text in headers.items() if name.startswith(_HEADER)]
@@ -175,7 +175,7 @@ def _by_value(
     except Unfit as error:
         error.at = (_PLACES if is_cloudevent else _OWN_PLACES).get(error.at, error.at)
         error.named = named_in(item, "source", "id" if is_cloudevent else "event_id")
-        return reading.told(error)
+        return body_items.told(error)
     return found
 
 

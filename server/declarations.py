@@ -16,8 +16,8 @@ from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.halts import cells
 from drawdown.worker.hooks import actions as hook_actions
 from drawdown.worker.hooks import lists as hook_lists
-from drawdown.worker.orders import accepting, assigning, orders
-from drawdown.worker.orders import lists as order_lists
+from drawdown.worker.jobs import accept_action, assign_action, queue
+from drawdown.worker.jobs import lists as job_lists
 from drawdown.worker.orgs import actions as org_actions
 from drawdown.worker.orgs import lists as org_lists
 from drawdown.worker.provider import faces as provider_faces
@@ -33,7 +33,7 @@ from drawdown.worker.wallets import lists as wallet_lists
 from drawdown.worker.wallets import pools, tiers
 
 DECLARED: Final[tuple[Declared, ...]] = (
-    *assigning.ACTIONS,
+    *assign_action.ACTIONS,
     *org_actions.ACTIONS,
     *org_lists.LISTS,
     *status_lists.LISTS,
@@ -56,9 +56,9 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *push_faces.LISTS,
     *hook_actions.ACTIONS,
     *hook_lists.LISTS,
-    *orders.ACTIONS,
-    *accepting.ACTIONS,
-    *order_lists.LISTS,
+    *queue.ACTIONS,
+    *accept_action.ACTIONS,
+    *job_lists.LISTS,
     *withdrawals.ACTIONS,
     *intake.LISTS,
     *backfill_actions.ACTIONS,

@@ -15,9 +15,9 @@ from drawdown_client import calls, items, reads
 from drawdown_client.async_guard import AsyncGuard
 from drawdown_client.calls import Answer
 from drawdown_client.clock import World, server_of
+from drawdown_client.connection import AsyncLine, Line
 from drawdown_client.errors import ClientError
 from drawdown_client.items import Event, Item
-from drawdown_client.lines import AsyncLine, Line
 from drawdown_client.outbox import Outbox, log
 from drawdown_client.reads import By, Moment
 from drawdown_client.settings import Settings

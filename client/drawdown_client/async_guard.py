@@ -1,6 +1,6 @@
 """The guard, for programs with an event loop: as `guard`, with `await`.
 
-Guarantee: a budget whose task is cancelled is released before the cancellation goes on.
+Guarantee: a budget whose task is cancelled is released before the cancellation continues.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from drawdown_client import guard_words as words
 from drawdown_client.calls import Call, shown
+from drawdown_client.connection import AsyncLine
 from drawdown_client.errors import ClientError, Refused, Unreachable
 from drawdown_client.guard import EXTENDS_A_HOLD, LONGEST_S
 from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, LetThrough, WayOut, Wish
-from drawdown_client.lines import AsyncLine
 from drawdown_client.settings import Settings
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class AsyncGuard:
         longest_s: float = LONGEST_S,
     ) -> AsyncBudget:  # fmt: skip
         """Hold an estimate while a block runs. A key that is bound to an organisation need not name it. `extend`: the
-        hold goes on as long as the block, up to `longest_s`."""
+        hold continues as long as the block, up to `longest_s`."""
         wish = Wish(org, metric, estimate, project, subject, payer)
         return AsyncBudget(self, key, wish, hold_s, longest_s if extend else 0.0)
 
@@ -139,7 +139,7 @@ class AsyncBudget:
             self.answer = await _whole(self._guard.reserve(self.key, self._wish, hold_s=self._hold_s))
         except ClientError:
             raise
-        except BaseException:  # cancelled: by now it is held, or it is not
+        except BaseException:  # cancelled: it is held, or it is not
             await _whole(self._give_up(0, "interrupted"))
             raise
         words.require_held(self.key, self.answer)
@@ -168,7 +168,7 @@ class AsyncBudget:
                     raise
                 await self._guard.settle(
                     self.key, incurred, reason=why
-                )  # the hold was over: what was used is said late
+                )  # the hold was over: what was used is given late
         except ClientError as error:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return

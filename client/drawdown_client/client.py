@@ -9,10 +9,10 @@ from types import TracebackType
 from drawdown_client import calls, items, reads
 from drawdown_client.calls import Answer
 from drawdown_client.clock import World, server_of
+from drawdown_client.connection import Line
 from drawdown_client.errors import ClientError
 from drawdown_client.guard import Guard
 from drawdown_client.items import Event
-from drawdown_client.lines import Line
 from drawdown_client.outbox import Outbox, log
 from drawdown_client.reads import By, Moment
 from drawdown_client.settings import Settings

@@ -1,4 +1,4 @@
-"""The guard, for programs with threads: ask before acting, and hold what an act may cost while it goes on."""
+"""The guard, for programs with threads: ask before acting, and hold what an act may cost while it continues."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Final
 
 from drawdown_client import guard_words as words
 from drawdown_client.calls import Call, shown
+from drawdown_client.connection import Line
 from drawdown_client.errors import ClientError, Refused, Unreachable
 from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, LetThrough, WayOut, Wish
-from drawdown_client.lines import Line
 from drawdown_client.settings import Settings
 
 EXTENDS_A_HOLD: Final = 3
-"""How often what is held is extended while a hold goes on: one may fail, and the next comes in time."""
+"""How often what is held is extended while a hold continues: one may fail, and the next comes in time."""
 LONGEST_S: Final = 86_400.0
-"""A budget that extends itself is extended for this long, unless it is said: a program that hangs holds no more."""
+"""A budget that extends itself is extended for this long, unless it is given: a program that hangs holds no more."""
 
 log = logging.getLogger("drawdown_client")
 
@@ -115,7 +115,7 @@ class Guard:
         longest_s: float = LONGEST_S,
     ) -> Budget:  # fmt: skip
         """Hold an estimate while a block runs. A key that is bound to an organisation need not name it. `extend`: the
-        hold goes on as long as the block, up to `longest_s`."""
+        hold continues as long as the block, up to `longest_s`."""
         wish = Wish(org, metric, estimate, project, subject, payer)
         return Budget(self, key, wish, hold_s, longest_s if extend else 0.0)
 
@@ -167,7 +167,7 @@ class Budget:
             except Refused as error:
                 if error.code != ENDED or not incurred:
                     raise
-                self._guard.settle(self.key, incurred, reason=why)  # the hold was over: what was used is said late
+                self._guard.settle(self.key, incurred, reason=why)  # the hold was over: what was used is given late
         except ClientError as error:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return

@@ -25,13 +25,13 @@ NOT_HELD: Final = "unknown_use"
 UNWRITTEN: Final = "database_unreadable"
 """The reason of what a server lets through while its database is away: no other server knows of it yet."""
 HOLD_S: Final = 3_600.0
-"""How long what is reserved stands, unless it is said: as the server has it."""
+"""How long what is reserved stands, unless it is given: as the server has it."""
 
 
 @dataclass(frozen=True)
 class Decision:
     """`decision` counts; `would` is what phase 3 would say. `rule` decided, for `reason`. Of the limit that is nearest:
-    `limit`, `used` before, `remaining` after, and when it begins anew. `options`: what else can be done. `degraded`:
+    `limit`, `used` before, `remaining` after, and when it begins again. `options`: what else can be done. `degraded`:
     decided without knowing the credit. `said`: the whole answer."""
 
     decision: Literal["allow", "warn", "block"]
@@ -107,7 +107,7 @@ def check(wish: Wish) -> Call:
 def options(wish: Wish) -> Call:
     """Errors: ValueError where no organisation is named: they stand under its name."""
     if wish.org is None:
-        raise ValueError("name the organisation whose options these are")
+        raise ValueError("no organisation given: name the organisation of these options")
     query = {"metric": wish.metric, "amount": str(wish.amount), "payer": wish.payer}
     return get("v1", "guard", wish.org, "options", query=query)
 

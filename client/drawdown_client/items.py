@@ -51,7 +51,7 @@ class Item:
 @dataclass(frozen=True)
 class Result:
     """What became of an item. `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and
-    billed once what `code` names is mended. `conflict`: its id was kept with other content. `invalid`: the server does
+    billed once what `code` names is fixed. `conflict`: its id was kept with other content. `invalid`: the server does
     not take it; `at` says where it is wrong. `refused`: the server refused the call, and this item with it."""
 
     status: Status

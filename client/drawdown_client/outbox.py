@@ -283,7 +283,7 @@ class Outbox:
             return
         try:
             self._settings.on_result(item, result)
-        except BaseException:  # whatever it is, the thread goes on
+        except BaseException:  # whatever it is, the thread continues
             log.exception("on_result failed")
 
     def forked(self) -> None:

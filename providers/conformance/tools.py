@@ -104,7 +104,7 @@ class Tools:
         self.push(self.request())
 
     def push(self, request: PushRequest) -> Outcome:
-        """Send one, and see that what is said is true, well formed and without secrets."""
+        """Send one, and see that what is given is true, well formed and without secrets."""
         before = self.bench.charged(request)
         (outcome,) = self.run(outcomes(self.bench.provider, [request]))
         after = self.bench.charged(request)
@@ -113,7 +113,7 @@ class Tools:
         if isinstance(outcome, Rejected | RetryAt):
             assert after == before, f"said not to be applied, and it was: {outcome}"
         if isinstance(outcome, Rejected) and outcome.until_credit:
-            assert request.quantity > 0 and not after, f"no credit could mend {request.quantity}: {outcome}"
+            assert request.quantity > 0 and not after, f"no credit could fix {request.quantity}: {outcome}"
         if isinstance(outcome, RetryAt):
             assert self.now_ms < outcome.at_ms <= self.now_ms + DAY_MS, f"in {outcome.at_ms - self.now_ms} ms"
         if isinstance(outcome, Queued):
@@ -131,7 +131,7 @@ class Tools:
         return self.look_up(request) == Found(request.quantity)
 
     def clean(self, *said: object) -> None:
-        """No secret in what is said or shown, and no reason without words."""
+        """No secret in what is given or shown, and no reason without words."""
         for shown in (*said, self.bench.provider):
             assert not any(secret in repr(shown) + str(shown) for secret in self.bench.secrets), "a secret is told"
             reason = getattr(shown, "reason", "some")

@@ -25,10 +25,10 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.events.body_items import Unreadable
 from drawdown.events.cloudevents import JSON, is_binary, type_of
 from drawdown.events.envelope import Named, Unfit
 from drawdown.events.example import example_of
-from drawdown.events.reading import Unreadable
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import write
 from drawdown.schema.errors import DrawdownError
@@ -59,7 +59,7 @@ MOST_BATCHES_OF_A_KEY: Final = 16
 """Of one key, while others have none: it takes another place only while it has fewer than are free, so that two keys
 that take all they can leave room for a third, and a third for a fourth."""
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
-"""By which items are counted: what is charged at once is invalid, and no mistake that anybody here could mend."""
+"""By which items are counted: what is charged at once is invalid, and no mistake that anybody here could fix."""
 KEPT: Final = ("accepted", "duplicate", "pending")
 """Of those that the server has."""
 KINDS: Final = ("events", "samples")

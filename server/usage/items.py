@@ -19,13 +19,13 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from drawdown.events import cloudevents, reading
+from drawdown.events import body_items, cloudevents
+from drawdown.events.body_items import told
 from drawdown.events.cloudevents import JSON, LINES, Given, items
 from drawdown.events.envelope import MAX_QUANTITY, Named, Unfit, UsageEvent, named_in
-from drawdown.events.reading import told
 from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
-from drawdown.server.api.described import operation
 from drawdown.server.api.models import ErrorBody
+from drawdown.server.api.openapi import operation
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.usage.intake import KEPT, Intake, Result, Sent, Taker, answer, result_of, unfit
 from drawdown.worker.sources.events import store, types
@@ -142,7 +142,7 @@ class Events:
         found = await self._intake.take(request, EVENTS)
         wrong = [{"item": at, **one.said()} for at, one in enumerate(found) if one.status not in KEPT]
         if wrong:
-            message = f"{len(wrong)} of {len(found)} events were not taken: mend them; the others are in"
+            message = f"{len(wrong)} of {len(found)} events were not taken: fix them; the others are in"
             raise ApiError(422, "bad_items", message, details={"results": wrong[:MOST_SAID]})
         return Response(status_code=204)
 
@@ -208,7 +208,7 @@ Schema = Mapping[str, object]
 
 class ItemAnswer(BaseModel):
     """What became of one item. `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and
-    billed once what `code` names is mended. `conflict`: its id was kept with other content. `invalid`: it is not kept;
+    billed once what `code` names is fixed. `conflict`: its id was kept with other content. `invalid`: it is not kept;
     `at` says where it is wrong. `id`: the item's own, where it has one that can be read."""
 
     status: Literal["accepted", "duplicate", "pending", "conflict", "invalid"]
@@ -334,7 +334,7 @@ SAMPLE: Final[Schema] = {
 
 
 def _many(schema: Schema) -> Schema:
-    return {"type": "array", "maxItems": reading.MOST_ITEMS, "items": schema}
+    return {"type": "array", "maxItems": body_items.MOST_ITEMS, "items": schema}
 
 
 EITHER: Final[Schema] = {"oneOf": [EVENT, OWN]}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from drawdown.events.body_items import MAX_ITEM_BYTES, MOST_ITEMS
 from drawdown.events.envelope import MAX_QUANTITY
 from drawdown.events.fields import moment_of
-from drawdown.events.reading import MAX_ITEM_BYTES, MOST_ITEMS
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MAX_ID_CHARS
 from drawdown_client import BadItem, Event, World, items, settings

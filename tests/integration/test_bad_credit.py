@@ -64,7 +64,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution accept new --org acme --estimate 0": (2, "bad_estimate", "give what the run may cost"),
     "execution accept new --org acme --estimate -3": (2, "bad_estimate", "give what the run may cost"),
     "execution accept new --org acme --use compute_1gb=0": (2, "bad_estimate", "give what the run may cost"),
-    "execution accept new --org acme --estimate 99999999999": (2, "bad_estimate", "a thousand million at most"),
+    "execution accept new --org acme --estimate 99999999999": (2, "bad_estimate", "at most 1,000,000,000"),
     "execution accept new --org acme --estimate 1e400": (2, "bad_estimate", "write 12 or 12.50"),
     "execution accept new --org acme --estimate six": (2, "bad_estimate", "write 12 or 12.50"),
     "execution accept new --org acme --estimate nan": (2, "bad_estimate", "write 12 or 12.50"),
@@ -79,7 +79,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution settle going --use compute_1gb=1": (1, "other_unit", "say in credits what it cost"),
     "execution draw strict 1 --credits 7": (1, "beyond_hold", "extend it first, or draw less"),
     "execution settle strict --actual 7": (1, "beyond_hold", "extend it first, or draw less"),
-    "settlement batch pixel --expect 1": (1, "frozen_supplier", "--undo"),
+    "settlement payout pixel --expect 1": (1, "frozen_supplier", "--undo"),
     "settlement reverse settled --amount 3": (1, "above_left", "no more can be reversed"),
     "key rotate ap": (2, "unknown_key", "did you mean app? `drawdown key list`"),
     "topup set acme --below 5 --amount 20 --price 100 --currency gold --customer c --most 10": (

@@ -37,7 +37,7 @@ from drawdown.worker.usage.backfills import open_backfill
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools, tiers
 from tests.fake_payments import CAN
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 TREE: dict[tuple[str, ...], Any] = dict(walk(get_command(app)))
@@ -126,9 +126,9 @@ IDS: dict[tuple[str, str], Typed] = {
     ("sample list", "why"): t("--quarantined --why interval_negativ", "interval_negative"),
     ("sample quarantined", "org"): t("--org acmee", "acme"),
     ("sample quarantined", "why"): t("--why interval_negativ", "interval_negative"),
-    ("sample mend", "given"): t("bad-sample bda-sample", "bad-sample"),
-    ("sample mend", "org"): t("--org acmee", "acme"),
-    ("sample mend", "why"): t("--why interval_negativ", "interval_negative"),
+    ("sample repair", "given"): t("bad-sample bda-sample", "bad-sample"),
+    ("sample repair", "org"): t("--org acmee", "acme"),
+    ("sample repair", "why"): t("--why interval_negativ", "interval_negative"),
     ("sample dismiss", "given"): t("bda-sample", "bad-sample"),
     ("sample dismiss", "org"): t("--org acmee", "acme"),
     ("sample dismiss", "why"): t("--why interval_negativ", "interval_negative"),
@@ -241,7 +241,7 @@ IDS: dict[tuple[str, str], Typed] = {
     **{
         (f"topup {verb}", "wallet"): t(f"acmee {more}", "acme")
         for verb, more in (
-            ("arm", ""), ("stop", ""), ("start", ""), ("card", "--return-to u"), ("portal", "--return-to u"),
+            ("resume", ""), ("stop", ""), ("start", ""), ("card", "--return-to u"), ("portal", "--return-to u"),
         )
     },
     ("topup resolve", "topup"): t("topup:acme:2 --absent --evidence e", "topup:acme:1"),
@@ -301,7 +301,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("settlement list", "org"): t("--org acmee", "acme"),
     ("settlement list", "project"): t("--project siet", "site"),
     ("settlement list", "after"): t("--after render-11", "render-1"),
-    ("settlement batch", "supplier"): t("pixle --dry-run", "pixel"),
+    ("settlement payout", "supplier"): t("pixle --dry-run", "pixel"),
     ("settlement export", "payout"): t("payout:pixel:2026-1", "payout:pixel:2026-01"),
     ("audit list", "actor"): t("--actor tset", "test"),
     ("audit list", "action"): t("--action org_asign", "org_assign"),
@@ -334,7 +334,7 @@ BESIDE = {  # names that are an id in one command and none in another; a page go
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
     ("guard consume", "key"), ("guard reserve", "key"), *((f"guard {verb}", label) for verb in ("consume", "reserve")
     for label in ("project", "subject")), *((f"override {verb}", "number") for verb in ("approve", "refuse", "end")),
-    ("order cancel", "order"), ("order list", "before"), ("pool make", "pool"), ("pool allot", "key"),
+    ("job cancel", "job"), ("job list", "before"), ("pool make", "pool"), ("pool allot", "key"),
     ("topup set", "customer"), ("ledger entries", "after"), ("push list", "after"), ("push list", "why"),
     *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
 }  # fmt: skip
@@ -375,7 +375,7 @@ def supply(connection: sa.Connection, by: By) -> None:
     settlements.set_supplier(connection, "pixel", change, by, new=True)
     executions.accept(connection, "render-1", Request("acme", 7, supplier="pixel"), by)
     executions.settle(connection, "render-1", Cost(7), by)
-    settlements.batch(connection, "pixel", "2026-01", by)
+    settlements.make_payout(connection, "pixel", "2026-01", by)
 
 
 def count_looks(connection: sa.Connection, by: By) -> None:

@@ -126,7 +126,7 @@ def _one_use_of_a_key(stage: Stage) -> Iterator[str]:
 
 
 def _off(stage: Stage) -> list[Drift]:
-    """A counter that is as it should be by now: what is looked at may have been mended meanwhile."""
+    """A counter that is as it should be by now: what is looked at may have been fixed meanwhile."""
     return [Drift(BEE, "spark", "month", start_of("month", stage.by.now_ms), 8, 7, 3)]
 
 
@@ -179,18 +179,22 @@ ACTS: Final = "cli.nouns.guard"
 GUARD: Final = (
     plain(f"{ACTS}:consume", _use(guard.consume, "bee-1", 4), _never_beyond),
     plain(f"{ACTS}:consume another", _use(guard.consume, "bee-2", 5), _never_beyond),
-    plain("server.api.together:_alone the same as its own", _own("bee-1", 4), _one_use_of_a_key),
-    plain("server.api.together:_alone another organisation's of the key", _own("bee-1", 1, "acme"), _never_beyond),
+    plain("server.api.request_batching:_alone the same as its own", _own("bee-1", 4), _one_use_of_a_key),
     plain(
-        "server.api.together:_decide uses",
+        "server.api.request_batching:_alone another organisation's of the key", _own("bee-1", 1, "acme"), _never_beyond
+    ),
+    plain(
+        "server.api.request_batching:_decide uses",
         _together(("bee-1", 4, False), ("bee-4", 2, True), ("bee-5", 9, True), ("bee-1", 4, True)),
         _one_use_of_a_key,
     ),
     plain(
-        "server.api.together:_decide other uses", _together(("bee-4", 2, True), ("bee-1", 5, False)), _one_use_of_a_key
+        "server.api.request_batching:_decide other uses",
+        _together(("bee-4", 2, True), ("bee-1", 5, False)),
+        _one_use_of_a_key,
     ),
     plain(f"{ACTS}:consume as a month ends", _shines(TURN - 1, False), _shone_once),
-    plain("server.api.together:_alone the same as the next begins", _shines(TURN + 1, True), _shone_once),
+    plain("server.api.request_batching:_alone the same as the next begins", _shines(TURN + 1, True), _shone_once),
     plain(f"{ACTS}:reserve", _use(guard.reserve, "bee-3", 6), _never_beyond),
     plain(f"{ACTS}:settle", lambda s, c: guard.settle(c, "bee-going", 1, s.by), _never_beyond),
     plain(f"{ACTS}:settle what is over", lambda s, c: guard.settle(c, "bee-over", 1, s.by)),
@@ -237,8 +241,8 @@ GUARD: Final = (
             c, Terms("spark", "pattern", "be*", "hour", 9, NOW + DAY_MS), s.by, asked=False
         ),
     ),
-    plain("server.api.dark:_written", _let_through, _counted_once),
-    plain("server.api.dark:_record_now the same", _let_through, _counted_once),
+    plain("server.api.fail_open:_written", _let_through, _counted_once),
+    plain("server.api.fail_open:_record_now the same", _let_through, _counted_once),
     plain("server.api.guard:decide_override", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
     plain("server.api.guard:_on", lambda s, c: guard.settle(c, "bee-going", 2, s.by), _never_beyond),
     plain("cli.declared:run override approve", lambda s, c: guard_overrides.decide(c, 1, "approve", s.by)),

@@ -80,7 +80,7 @@ def _together(name: str, *wanted: Callable[[Stage], Call]) -> Party:
 
         return Act(transaction)
 
-    return Party(f"server.api.together:_decide {name}", ready, _adds_up)
+    return Party(f"server.api.request_batching:_decide {name}", ready, _adds_up)
 
 
 def _adds_up(stage: Stage) -> Iterator[str]:
@@ -128,7 +128,7 @@ MONEY: Final = (
     ),
     plain(
         "server.api.executions:_change",
-        lambda _, c: routes._draw(c, models.DrawOrder.model_construct(number=1, credits=2), _SAID, key="acme-going"),
+        lambda _, c: routes._draw(c, models.DrawRequest.model_construct(number=1, credits=2), _SAID, key="acme-going"),
         _adds_up,
     ),
 )

@@ -16,8 +16,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from drawdown.events.body_items import MOST_ITEMS
 from drawdown.events.cloudevents import JSON, LINES
-from drawdown.events.reading import MOST_ITEMS
 from drawdown.schema import database
 from drawdown.schema.errors import AnswerLost, DatabaseBusy
 from drawdown.server.http import bodies

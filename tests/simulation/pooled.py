@@ -110,7 +110,7 @@ class Pooled:
         if self.owns and self.apart.random() < 0.3:
             self.account.grant(customer, self.apart.choice(self.features), self.apart.choice(OWN), now_ms)
 
-    def mend(self, customer: str, now_ms: int) -> None:
+    def fix(self, customer: str, now_ms: int) -> None:
         """A part that stays, however much of it is used: else what is used up to the last digit is refused again."""
         if all(one.interval == ONE_OFF for one in self.account.customers[customer].grants.get(CREDITS, [])):
             self.account.grant(customer, CREDITS, self.apart.choice((0, 1_000_000)), now_ms)

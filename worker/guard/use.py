@@ -509,7 +509,7 @@ def _answer_of(wish: Wish, known: Known, counters: Counters, paying: Paying, now
 
 
 def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
-    """Hold so much to be used, where it may be used, for an hour or as long as is said. Errors: those of
+    """Hold so much to be used, where it may be used, for an hour or as long as is given. Errors: those of
     `guard.consume`."""
     return take(connection, Ask(key, wish, by, "held"))
 
@@ -527,7 +527,7 @@ def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answe
 
 def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: By) -> Answer:
     """Have it hold `to` base units in all, and go on for `for_ms` from now (an hour); neither shrinks. It tells that
-    the use goes on. Where so much may not be used, nothing changes.
+    the use continues. Where so much may not be used, nothing changes.
 
     Errors: Denied `ended`; UnknownId; UsageError.
     """
@@ -558,7 +558,7 @@ def _grown(
     connection: sa.Connection, use: Use, counters: Counters, wanted: int, life_ms: int, known: Known, by: By
 ) -> tuple[Verdict, Charged]:
     """Whether it may hold so much; its run holds the price of it, by the terms of its acceptance. A run that cannot
-    hold more, and is let through, goes on with what it holds."""
+    hold more, and is let through, continues with what it holds."""
     wish, done = Wish(use.org_id, use.metric, wanted - use.amount), Charged(Costs())
     verdict = decide(known.facts(counters), wish.amount)
     if verdict.decision != "block" and use.reservation is not None:
@@ -589,7 +589,7 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
         raise _ended(use)
     price = use.price.of(amount)
     if price > MAX_ENTRY_MICRO:  # where no run says so
-        raise UsageError("a use costs a thousand million credits at most")
+        raise UsageError("the cost of a use is too large: at most 1,000,000,000 credits")
     known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
     is_beyond = beyond(known.facts(counters), amount - use.amount)
     charged = 0 if use.reservation is None else _charged(connection, use, state, price, by, is_beyond=is_beyond)
@@ -649,7 +649,7 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
 
 
 def _moved(connection: sa.Connection, counters: Counters, amount: int, known: Known) -> None:
-    """What was used is counted whatever the limit is by now."""
+    """What was used is counted whatever the limit is."""
     bounds = in_force(known.facts(counters))
     then = guard_counts.after(counters, amount, bounds, known.metric.warn_ppm, uses=0)
     guard_counts.write(connection, counters, then, bounds, passes=PERIODS)
@@ -703,7 +703,7 @@ class Answer:
     for `reason`. Of the limit that is nearest (None: none ends): its period, amount, what was used before, what is left
     after, and when its period ends. `price_micro` is what it costs, `charged_micro` what was charged now and, where it
     is `repeated`, `charged_before_micro` what was charged then; `payer` who pays (None: it costs nothing, or is charged
-    to nobody any more), `balance_micro` what that one has available (None: it is not asked for, or not for whoever asks
+    to nobody any more), `balance_micro` what that one has available (None: it is not asked for, or not for the caller
     to know). `options`: what else can be done. `degraded`: decided without knowing the credit. `repeated`: it was
     decided before, and nothing was done. `state` is that of the use (None: there is none)."""
 
@@ -791,7 +791,7 @@ def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answ
 
 
 def _resets_ms(span: Span | None, at_ms: int) -> int | None:
-    """What stands at once begins anew at no time."""
+    """What stands at once begins again at no time."""
     return None if span is None or span == "at_once" else end_of(span, at_ms)
 
 

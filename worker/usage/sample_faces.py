@@ -219,7 +219,7 @@ READ: Final = "usage:read"
 WRITE: Final = "usage:write"
 ACTIONS: Final = (
     Action(
-        "sample mend",
+        "sample repair",
         "Enter samples again",
         "Enter quarantined samples again whose time alone is wrong. The sample itself never changes: what is entered "
         "has an id of its own, and the next tick seals it.",
