@@ -110,6 +110,17 @@ def _each(
         yield item if isinstance(item, Unfit) else _read(item, kind, org_id, now_ms)
 
 
+def of_use(item: Item, org_id: str, now_ms: int, source: str | None) -> Given:
+    """The event that a use of an organisation emits, by the names of our envelope; `source`: as `given` has it.
+    Errors: Unfit."""
+    found = _by_value(item, False, org_id, now_ms, None)
+    if isinstance(found, Given) and source is not None and found.event.source != source:
+        found = _foreign(found, source)
+    if isinstance(found, Unfit):
+        raise found
+    return found
+
+
 def is_binary(headers: Mapping[str, str]) -> bool:
     """Whether an event's attributes stand in the headers. Its data are JSON, also where no Content-Type says so."""
     return f"{_HEADER}specversion" in headers

@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeAlias
 import sqlalchemy as sa
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -263,11 +264,11 @@ class UntakenAnswer(TakenAnswer):
 OTHER_ANSWERS: Final[Mapping[int, type[BaseModel]]] = {207: TakenAnswer, 422: UntakenAnswer}
 
 
-_ID: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
-_MOMENT: Final[Schema] = {
+_ID: Final[JsonDict] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
+_MOMENT: Final[JsonDict] = {
     "oneOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "description": "Milliseconds since 1970"}]
 }
-_QUANTITY: Final[Schema] = {
+_QUANTITY: Final[JsonDict] = {
     "description": "A whole number of base units; also as the text of one",
     "oneOf": [{"type": "integer", "minimum": 0, "maximum": MAX_QUANTITY}, {"type": "string", "pattern": "^[0-9]+$"}],
 }
@@ -301,22 +302,23 @@ EVENT: Final[Schema] = {
         },
     },
 }
+PROPERTIES: Final[JsonDict] = {
+    **dict.fromkeys(("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"), _ID),
+    "quantity": _QUANTITY,
+    "occurred_at": _MOMENT,
+    "recorded_at": {
+        **_MOMENT,
+        "description": "When it was recorded, of an event without occurred_at: one that is "
+        "recorded again is the same event",
+    },
+    "properties": {"type": "object"},
+}
 OWN: Final[Schema] = {
     "type": "object",
     "description": "An event by the names of the envelope. `org_id` may be missing where the key is bound to one.",
     "required": ["source", "event_id", "event_type"],
     "additionalProperties": False,
-    "properties": {
-        **dict.fromkeys(("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"), _ID),
-        "quantity": _QUANTITY,
-        "occurred_at": _MOMENT,
-        "recorded_at": {
-            **_MOMENT,
-            "description": "When it was recorded, of an event without occurred_at: one that is "
-            "recorded again is the same event",
-        },
-        "properties": {"type": "object"},
-    },
+    "properties": PROPERTIES,
 }
 SAMPLE: Final[Schema] = {
     "type": "object",
