@@ -69,17 +69,17 @@ class Client:
         )
         self.events = Events(self._outbox, self.settings, world)
         self.samples = Samples(self._outbox, world)
-        self.guard = Guard(self._line, self.settings)
+        self.guard = Guard(self._line, self.settings, world)
 
     def __repr__(self) -> str:
         return f"Client({self._url!r})"
 
     def record(
-        self, event_type: str, quantity: int, *, org: str | None = None, at: datetime | int | None = None,
+        self, event_type: str, quantity: int | float = 1, *, org: str | None = None, at: datetime | int | None = None,
         event_id: str | None = None, source: str | None = None, subject: str | None = None, project: str | None = None,
         plan: str | None = None, properties: Mapping[str, object] | None = None,
     ) -> str:  # fmt: skip
-        """Record one event; its id. Errors: as `Events.send`."""
+        """Record one event, of 1 unless you give a quantity; its id. Errors: as `Events.send`."""
         event = Event(event_type, quantity, org, at, event_id, source, subject, project, plan, properties)
         return self.events.send(event)[0]
 

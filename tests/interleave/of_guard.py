@@ -199,17 +199,28 @@ def _billed_with_its_use(stage: Stage) -> Iterator[str]:
         yield "the guard charges for glow.done, and a use emitted an event of it, which nothing will ever bill"
 
 
+def _emits_again(stage: Stage) -> Act:
+    """As `_sends_again`."""
+
+    def work(engine: sa.Engine) -> None:
+        use = _emits("bee-emits-3", 1, "glow.done")
+        try:
+            write(engine, lambda c: use(stage, c))
+        except DatabaseBusy as error:
+            if "a price was set" not in str(error):
+                raise
+            write(engine, lambda c: use(stage, c))
+
+    return Act(work)
+
+
 ACTS: Final = "cli.nouns.guard"
 GUARD: Final = (
     plain(f"{ACTS}:consume", _use(guard.consume, "bee-1", 4), _never_beyond),
     plain(f"{ACTS}:consume another", _use(guard.consume, "bee-2", 5), _never_beyond),
     plain("server.api.together:_alone with its event", _emits("bee-emits", 4, "bee.done"), _billed_with_its_use),
     plain("server.api.together:_alone with the same event", _emits("bee-emits-2", 5, "bee.done"), _billed_with_its_use),
-    plain(
-        "server.api.together:_alone with an event of what may be charged",
-        _emits("bee-emits-3", 1, "glow.done"),
-        _billed_with_its_use,
-    ),
+    Party("server.api.together:_alone with an event of what may be charged", _emits_again, _billed_with_its_use),
     plain("server.api.together:_alone the same as its own", _own("bee-1", 4), _one_use_of_a_key),
     plain("server.api.together:_alone another organisation's of the key", _own("bee-1", 1, "acme"), _never_beyond),
     plain(

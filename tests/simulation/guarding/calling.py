@@ -18,9 +18,11 @@ from drawdown.schema.audit import By
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.emission import Emission
 from drawdown.worker.guard.use import Answer, Wish
+from drawdown.worker.sources.events.store import sample_id_of
 from drawdown.worker.sources.events.types import Bringer
 from tests.simulation.callers import Caller
 from tests.simulation.guarding.books import Books, BooksOracle
+from tests.simulation.oracle import Sample
 
 SOURCE: Final = "/guarded"
 """Of the events that uses emit."""
@@ -53,8 +55,8 @@ class Call:
 
     @property
     def emits(self) -> bool:
-        """Of every third key's uses, so that no draw of another life changes."""
-        return self.what == "consume" and zlib.crc32(self.key.encode()) % 3 == 0
+        """Of every second key's uses, so that no draw of another life changes."""
+        return self.what == "consume" and zlib.crc32(self.key.encode()) % 2 == 0
 
     def event(self, now_ms: int) -> Emission | None:
         """What it emits: it says no time, and has the first call's."""
@@ -81,9 +83,21 @@ class Product(Caller):
         """The answer, or how it was denied."""
         self.dies(one.work, Denied)
         try:
-            return self.write(one.work)
+            answer = self.write(one.work)
         except Denied as denied:
             return denied
+        if answer.event is not None:
+            self._emitted(one)
+        return answer
+
+    def _emitted(self, one: Call) -> None:
+        """The oracle knows of the event's sample, with which the seal has to reckon."""
+        event = one.event(self.now)
+        assert event is not None
+        said = event.event
+        ((meter,),) = self.world.rows("SELECT meter FROM event_types WHERE event_type = :name", name=said.event_type)
+        name = sample_id_of(said.source, said.event_id)
+        self.world.oracle.took(Sample(name, said.org_id, said.occurred_ms, int(meter), said.quantity, good=True))
 
     def compare(self, one: Call, answer: Any, want: Mapping[str, Any]) -> None:
         """`want`: what has to stand in the answer, by name; `denied` alone: with which code it is refused."""

@@ -189,7 +189,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
         lambda p: p.query(guard_facts, "seen", "x.next_due_ms", "NULL AS next_due_ms"),
         "",
     ),
-    "a blocked use emits its event": (_blocked_and_emitted, "the event of"),
+    "a blocked use emits its event": (_blocked_and_emitted, "pending"),
     "a use emits nothing": (lambda p: p.put(guard, "_emit", lambda *given: None), "the event of"),
     "denials count once a minute": (
         lambda p: p.query(
