@@ -23,7 +23,7 @@ from drawdown.worker.settlements import lists as settlement_lists
 from drawdown.worker.status import lists as status_lists
 from drawdown.worker.topup import actions as topup_actions
 from drawdown.worker.topup import lists as topup_lists
-from drawdown.worker.usage import intake, withdrawals
+from drawdown.worker.usage import intake, totals, withdrawals
 from drawdown.worker.wallets import actions as wallet_actions
 from drawdown.worker.wallets import lists as wallet_lists
 from drawdown.worker.wallets import pools, tiers
@@ -50,6 +50,7 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *order_lists.LISTS,
     *withdrawals.ACTIONS,
     *intake.LISTS,
+    *totals.LISTS,
     *settlement_actions.ACTIONS,
     *settlement_lists.LISTS,
     *wallet_actions.ACTIONS,

@@ -95,9 +95,9 @@ class Product(Caller):
         event = one.event(self.now)
         assert event is not None
         said = event.event
-        ((meter,),) = self.world.rows("SELECT meter FROM event_types WHERE event_type = :name", name=said.event_type)
         name = sample_id_of(said.source, said.event_id)
-        self.world.oracle.took(Sample(name, said.org_id, said.occurred_ms, int(meter), said.quantity, good=True))
+        for (meter,) in self.world.rows("SELECT meter FROM event_types WHERE event_type = :name", name=said.event_type):
+            self.world.oracle.took(Sample(name, said.org_id, said.occurred_ms, int(meter), said.quantity, good=True))
 
     def compare(self, one: Call, answer: Any, want: Mapping[str, Any]) -> None:
         """`want`: what has to stand in the answer, by name; `denied` alone: with which code it is refused."""
