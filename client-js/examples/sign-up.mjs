@@ -43,5 +43,5 @@ const use = { org, metric: "export", event: { event_type: "page.render", quantit
 const found = await client.guard.consume(`${org}-export-1`, use);
 const { available } = await client.get(`/v1/balance/${org}`);
 const { usage } = await client.get("/v1/usage", { by: ["org", "feature", "day"], org_id: org });
-console.log(JSON.stringify({ granted, key: made, found, available, usage }));
+console.log(JSON.stringify({ begin, granted, key: made, found, available, usage }));
 await client.close();

@@ -158,10 +158,10 @@ def _item(kind: Kind, item_id: str, said: Mapping[str, object]) -> Item:
 
 
 def _quantity(given: object) -> int:
-    is_whole = isinstance(given, int) or (isinstance(given, float) and given.is_integer())
-    if not is_whole or isinstance(given, bool) or not 0 <= given <= MAX_QUANTITY:
+    whole = int(given) if isinstance(given, float) and given.is_integer() else given
+    if not isinstance(whole, int) or isinstance(whole, bool) or not 0 <= whole <= MAX_QUANTITY:
         raise BadItem(f"a quantity is a whole number from 0 to {MAX_QUANTITY:,}: count in a smaller unit for parts")
-    return int(given)
+    return whole
 
 
 def _id(text: object, name: str) -> str:

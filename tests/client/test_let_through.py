@@ -172,7 +172,7 @@ def test_use_that_the_server_refuses_leaves_the_spool_for_its_dead_letters(count
     assert (tmp_path / "web.spool.guard").read_bytes() == b""
 
 
-def test_fork_begins_with_nothing_of_the_guard(counter: Counter, tmp_path: Path) -> None:
+def test_fork_begins_with_nothing_of_the_guard(tmp_path: Path) -> None:
     dark = LetThrough(replace(OPEN, spool=tmp_path / "web.spool"))
     dark.keep("l-1", words.consume("l-1", login()), Unreachable("away"))
     assert dark._spool is not None

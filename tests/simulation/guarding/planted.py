@@ -201,6 +201,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
 """Each bug, and a part of what is said of it."""
 TICKS: Final = 8
 SEEN_AT: Final[dict[str, int]] = {
+    "a blocked use emits its event": 1,
     "a hold that is over goes on counting": 10,
     "what is given back is not given back to its day": 3,
     "any plan stands before the plan": 1,
