@@ -60,6 +60,8 @@ class Given:
     has_time: bool
     wrong: Unfit | None = field(default=None, compare=False)
     again: Callable[[EventValue | None], Given | Unfit] | None = field(default=None, compare=False, repr=False)
+    other_subject: bool = False
+    """Whether its subject, which to a sender that is bound to none is the organisation, is another name."""
 
     def counted(self, value: EventValue | None) -> Given | Unfit:
         """The event by the value of its type, if one was declared."""
@@ -214,7 +216,7 @@ def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValu
         plan_key=plan,
         properties=properties_of(rest, "data"),
     )
-    return Given(event, has_time=when is not None)
+    return Given(event, has_time=when is not None, other_subject=event.subject not in (None, org_id))
 
 
 def _label(data: Item, name: str, value: EventValue | None) -> str | None:

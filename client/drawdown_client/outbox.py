@@ -59,6 +59,7 @@ class Outbox:
         self._world = world
         self._empty()
         self._closing = False
+        self._on_result_failed = False
         self._pending = Waiting()
         with self._changed:
             self._open_spool()
@@ -283,8 +284,12 @@ class Outbox:
             return
         try:
             self._settings.on_result(item, result)
-        except BaseException:  # whatever it is, the thread goes on
-            log.exception("on_result failed")
+        except BaseException as error:  # whatever it is, the thread goes on
+            if not self._on_result_failed:
+                log.exception("on_result failed, and each further time that it does is one line of debug")
+            else:
+                log.debug("on_result failed: %s", shown(str(error)))
+            self._on_result_failed = True
 
     def forked(self) -> None:
         """In the new process: its own lock, thread and spool, and nothing that waits."""

@@ -24,6 +24,7 @@ from drawdown.events import cloudevents, reading
 from drawdown.events.cloudevents import JSON, LINES, Given, items
 from drawdown.events.envelope import MAX_QUANTITY, Named, Unfit, UsageEvent, named_in
 from drawdown.events.reading import told
+from drawdown.schema.text import clean
 from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
 from drawdown.server.api.described import operation
 from drawdown.server.api.models import ErrorBody
@@ -62,7 +63,19 @@ def _store_events(connection: sa.Connection, given: Sequence[Given], sent: Sent)
         answers = iter(_store_counted(connection, fit, sent) if fit else ())
         stored = [unfit(one) if isinstance(one, Unfit) else next(answers) for one in counted]
     types.require_values(connection, named, values)
-    return stored
+    return [_with_payer(one, found) for one, found in zip(given, stored, strict=True)]
+
+
+LABEL: Final = "subject_is_label"
+
+
+def _with_payer(given: Given, found: Result) -> Result:
+    """By a key that is bound to an organisation, a subject changes no payer: who sends another one is told so."""
+    if not given.other_subject or found.code is not None:
+        return found
+    org, subject = given.event.org_id, clean(given.event.subject or "")
+    text = f"{org} pays, to which this key is bound: the subject {subject} is a label"
+    return replace(found, code=LABEL, message=text)
 
 
 def _store_counted(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Sequence[Result]:
