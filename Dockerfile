@@ -1,6 +1,7 @@
 # One image for every role: `up` (the default), `serve`, `run`, `worker`, `watch`, `tick` and `nightly` by way of drawdown-job, `init`.
 # It needs a network only while it is built; at run time it talks to the database, the providers and the cells.
-FROM python:3.12.11-slim-bookworm AS build
+# An index of images: amd64 and arm64. `docker buildx imagetools inspect python:3.12.11-slim-bookworm` prints its digest.
+FROM python:3.12.11-slim-bookworm@sha256:519591d6871b7bc437060736b9f7456b8731f1499a57e22e6c285135ae657bf7 AS build
 WORKDIR /src
 # By hash alone: what the image runs, and what builds the wheel. `make lock` says them anew.
 COPY ops/deploy/requirements.lock ops/deploy/build.lock ./
@@ -22,7 +23,7 @@ COPY ops/runbooks ops/runbooks
 RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheel . \
     && /opt/drawdown/bin/pip install --no-index --no-deps --no-compile /wheel/drawdown-*.whl
 
-FROM python:3.12.11-slim-bookworm
+FROM python:3.12.11-slim-bookworm@sha256:519591d6871b7bc437060736b9f7456b8731f1499a57e22e6c285135ae657bf7
 RUN groupadd --gid 10001 drawdown && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin drawdown \
     && install -d -o 10001 -g 10001 -m 0750 /var/lib/drawdown
 COPY --from=build /opt/drawdown /opt/drawdown

@@ -108,7 +108,7 @@ def test_the_file_has_only_fields_that_compose_knows(compose: dict[str, Any]) ->
 
 def test_images_are_pinned_and_the_versions_agree(compose: dict[str, Any]) -> None:
     images = {name: service["image"] for name, service in compose["services"].items()}
-    assert re.fullmatch(r"postgres:\d+\.\d+-\w+(@sha256:[0-9a-f]{64})?", images["db"])
+    assert re.fullmatch(r"postgres:\d+\.\d+-\w+@sha256:[0-9a-f]{64}", images["db"])
     version = re.search(r'^version = "(.+)"', (PROJECT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert version is not None and images["drawdown"] == images["init"] == f"drawdown:{version[1]}"
     assert [name for name, service in compose["services"].items() if "build" in service] == ["init"]

@@ -388,7 +388,7 @@ def test_the_image_is_small_pinned_and_not_root() -> None:
     found = instructions()
     bases = [rest for word, rest in found if word == "FROM"]
     assert len(bases) == 2, "built in one stage, run in another"
-    assert all(re.match(r"python:\d+\.\d+\.\d+-slim-\w+( AS \w+)?$", base) for base in bases), bases
+    assert all(re.match(r"python:\d+\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}( AS \w+)?$", base) for base in bases), bases
     last = found[max(number for number, one in enumerate(found) if one[0] == "FROM") :]
     words = [word for word, _ in last]
     (user,) = [rest for word, rest in last if word == "USER"]

@@ -379,14 +379,15 @@ def test_part_that_nothing_showed_is_not_billed_again_once_used_up(engine: sa.En
         (False, "0.05", -14_000, 396_000),
         (False, "0.02", 16_000, 396_000),
         (False, "0", 0, 360_000),
+        (False, "0.036", 0, 396_000),
     ],
 )
 def test_difference_beside_charges_of_both_costs_is_reported(
     engine: sa.Engine, is_known: bool, given_back: str, apart: int, unsure: int
 ) -> None:
     """Each answer tells the cost of its charge. Without it, the amount nearest to zero is reported, and by how much it
-    is uncertain: a loss can look like a smaller gain, and like nothing. It is reported once, until it is acknowledged.
-    """
+    is uncertain: a loss can look like a smaller gain, like nothing, and like charges that all drew the lower cost. It
+    is reported once, until it is acknowledged."""
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)
     house.bill()

@@ -129,8 +129,8 @@ class Accounted:
     """The sums of what was billed, and credited, by hand since the balance was last compared: in it or beside it. What
     a person voided of what was to be given back counts as credited: a part of it may have been. A charge that was made
     while its cost changed may be in the balance at the lower cost: the difference counts here, too."""
-    cheaper: int = 0
-    """How much less a balance shows if all of those drew at the lower cost."""
+    other_balance: int = 0
+    """How much less a balance shows if all of those that may have drawn on another balance did."""
     in_cycle: bool = False
     """Whether all that we ever called accepted is of this cycle: then no part was drawn on by us before it."""
     newest_ms: int = 0
@@ -158,13 +158,15 @@ class Accounted:
         return (drawn.quantity - self.most - most, drawn.quantity - self.least - least + expired) if is_known else None
 
     def is_as_settled(self, drawn: Level) -> bool:
-        """Whether a balance shows just what is accepted: each push as a person decided it, and all at one of their two
-        costs. Of pushes that were sent as the cycle began it may show any: events and answers prove those."""
+        """Whether a balance shows just what is accepted: each push as a person decided it, at the higher of two costs
+        if either may have applied, since the lower one would hide a loss of as much. When a feature joined or left a
+        credit system, all its charges may have drawn on the other balance. Of pushes that were sent as the cycle began
+        the balance may show any: events and answers prove those."""
         if not (self.hand_above or self.hand_below):
             return True
         least, most = (self.apart, self.apart) if self.apart is not None else self.earlier or (0, 0)
         beyond = drawn.quantity - self.ours
-        return least <= beyond <= most or least <= beyond + self.cheaper <= most
+        return least <= beyond <= most or least <= beyond + self.other_balance <= most
 
 
 def read_accounted(
@@ -279,7 +281,11 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
         most=total("most") - unsure("fresh_below"),
         hand_above=total("hand_above") + unsure("fresh_above"),
         hand_below=total("hand_below") + unsure("fresh_below"),
-        cheaper=unsure("fresh_above") + unsure("fresh_below"),
+        other_balance=sum(
+            (int(row.fresh_above) + int(row.fresh_below)) * most
+            for row, (least, most) in zip(rows, costs, strict=True)
+            if not least
+        ),
         in_cycle=total("accepted") == total("ours") == total("least") == total("most"),
         newest_ms=int(newest.newest_ms),
         open=is_open,

@@ -26,6 +26,8 @@ class Books(Truth):
     at_cost: dict[tuple[str, str, Fraction], Fraction] = field(default_factory=lambda: defaultdict(Fraction))
     broken: list[Charge] = field(default_factory=list)
     """Charges that a limit ended inside a unit."""
+    given_back: dict[tuple[str, str, Fraction], list[Fraction]] = field(default_factory=lambda: defaultdict(list))
+    """The units of each charge that gave credits back, with the keys of `at_cost`."""
 
     def add(self, made: Charge) -> None:
         super().add(made)
@@ -44,6 +46,8 @@ class Books(Truth):
         if credits:
             units = Fraction(value) - own
             self.at_cost[made.customer, made.feature, credits / units] += sign * units
+            if sign * units < 0 and made.value < 0:  # else a store lost the charge
+                self.given_back[made.customer, made.feature, credits / units].append(-units)
 
 
 def drawn_of(feature: str, parts: Sequence[tuple[str, Number]]) -> tuple[Fraction, Fraction]:

@@ -118,7 +118,7 @@ def judge(
         claimed = apart + made_up.get(name, Fraction(0))
         weighing = Weighing(_mishaps(autumn, name, voided) if claimed or (beyond and CHANGED in units) else ())
         found.unweighed += weighing.sums is None
-        is_weighed = weighing.explains(claimed, beyond)
+        is_weighed = weighing.explains(claimed, beyond) or (not claimed and _is_other_push(autumn, name, beyond))
         may_be = ranges.get(name, Fraction(0)) + unsure.get(name, Fraction(0))
         found.ranged += not is_weighed and may_be > 0
         if not is_weighed and may_be and CHANGED in units:
@@ -188,6 +188,20 @@ def _mishaps(autumn: Struck, name: str, voided: Set[str]) -> list[Mishap]:
     if autumn.by_hand.get(name):
         found.append((-autumn.by_hand[name] * Fraction(BY_HAND), Fraction(0)))
     return found
+
+
+def _is_other_push(autumn: Struck, name: str, beyond: Fraction) -> bool:
+    """Whether the difference is the new cost of units that were given back, and that no charge doubled. If pushes that
+    were sent twice made up an amount that others drew, the credits are exact, and other units gave them back."""
+    of_newer = name, CHANGED, Fraction(NEW_COST)
+    doubled = [Fraction(one.value) for one in autumn.account.doubles if one.customer == name and one.feature == CHANGED]
+    units = [one for one in _books(autumn).given_back.get(of_newer, ()) if one not in doubled]
+    sums = {Fraction(0)}
+    for one in units:
+        sums |= {before + one for before in sums}
+        if len(sums) > MOST_SUMS:
+            return False
+    return beyond > 0 and beyond / NEWER in sums
 
 
 def _rounding(made: Charge) -> Mishap:

@@ -15,8 +15,17 @@ from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.adopt import adopt_excess
 from drawdown.worker.push.evidence import Mark, remember
 from drawdown.worker.push.rows import find_push
-from tests.crash.autumn.judge import MOST_SUMS, NEWER, Weighing, _back_later, _mishaps, judge
-from tests.crash.autumn.setting import Customer, Sample, Setting, Struck, emulated
+from tests.crash.autumn.judge import (
+    MOST_SUMS,
+    NEWER,
+    Weighing,
+    _back_later,
+    _books,
+    _is_other_push,
+    _mishaps,
+    judge,
+)
+from tests.crash.autumn.setting import CHANGED, NEW_COST, Customer, Sample, Setting, Struck, emulated
 from tests.emulators.autumn_losses import Charge
 from tests.fake_provider import FakeProvider, capabilities
 from tests.fresh import fresh
@@ -70,6 +79,27 @@ def test_difference_is_told_only_by_a_range_that_holds_it(
     assert found.silent == ({} if silent is None else {"c0": Fraction(silent, 10**6)})
     assert (found.unexplained, found.exact, found.told) == ({}, 0, {})
     engine.dispose()
+
+
+def _given_back(name: str, feature: str, units: int, cost: str) -> Charge:
+    return Charge(name, feature, T0, -units, "key:r2", (("credits", -units * Decimal(cost)),))
+
+
+@pytest.mark.parametrize(
+    ("beyond", "doubled", "is_explained"),
+    [(24, 0, True), (23, 0, False), (-24, 0, False), (0, 0, False), (24, 24, False), (64, 0, True)],
+)
+def test_units_that_gave_back_for_another_push_explain_their_new_cost_alone(
+    beyond: int, doubled: int, is_explained: bool
+) -> None:
+    autumn = _account()
+    for units in (24, 40):
+        _books(autumn).add(_given_back("c0", CHANGED, units, NEW_COST))
+    _books(autumn).add(_given_back("c0", CHANGED, 23, "0.0008"))
+    _books(autumn).add(_given_back("c1", CHANGED, 23, NEW_COST))
+    if doubled:
+        autumn.account.doubles.append(_given_back("c0", CHANGED, -doubled, NEW_COST))
+    assert _is_other_push(autumn, "c0", beyond * NEWER) is is_explained
 
 
 def test_a_lost_charge_that_a_limit_cut_counts_the_unit_whole() -> None:
