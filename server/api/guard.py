@@ -177,7 +177,7 @@ class OverridesQuery(BaseModel):
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 50
 
 
-class OverrideAnswer(BaseModel):
+class LimitOverride(BaseModel):
     """What is asked for or allowed, for whom (`target` by `reach`), until when (null: for good); who asked for it, and
     who decided."""
 
@@ -198,7 +198,7 @@ class OverrideAnswer(BaseModel):
 
 
 class OverridesAnswer(BaseModel):
-    overrides: list[OverrideAnswer]
+    overrides: list[LimitOverride]
 
 
 class EmittedEvent(BaseModel):
@@ -625,7 +625,7 @@ class Overrides:
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
         asked = operation(
-            OverrideAnswer, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503,
+            LimitOverride, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503,
             body=OverrideAsk, scope=SCOPE,
         )  # fmt: skip
         router.add_api_route(OVERRIDES_PATH, self.ask, methods=["POST"], **asked)
@@ -673,5 +673,5 @@ def _list_overrides(connection: sa.Connection, query: OverridesQuery, said: Said
 
 
 def override_shown(row: OverrideRow, now_ms: int) -> dict[str, object]:
-    """An `OverrideAnswer`."""
+    """An `LimitOverride`."""
     return {**vars(row), "state": "over" if row.is_over(now_ms) else row.state}

@@ -164,10 +164,11 @@ class Programs:
         return await self._answered(self._ordered(request, scope, model, do, find, again))
 
     async def take(self, request: Request, scope: str, do: Callable[[ApiKey], Awaitable[T]]) -> T:
-        """Have `do` take a body that is no order, once the key is found and has the scope."""
+        """Have `do` take a body that is no order, once the key is found and has the scope. It may be one that was found
+        a short while ago: `do` finds it again before it answers."""
 
         async def taken() -> T:
-            return await do(await self._proven(request, scope))
+            return await do(await self._proven(request, scope, self.recall))
 
         return await self.refused(taken())
 

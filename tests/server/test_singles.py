@@ -14,6 +14,7 @@ from drawdown.schema import database
 from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.server.usage import intake, singles
+from drawdown.worker.access import keys as api_keys
 from drawdown.worker.features.actions import map_event
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, event, said, sample, sender
@@ -165,3 +166,23 @@ def test_subject_changes_no_payer_without_a_word_of_it(house: House) -> None:
 
     served(house, work)
     assert {row[0] for row in house.fleet.rows("SELECT org_id FROM usage_events")} == {"acme"}
+
+
+def test_key_that_is_over_is_told_so_whatever_it_sends(house: House) -> None:
+    """Also one that was found a moment ago."""
+    sender(house)
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        assert said(await send.send(EVENTS, event("e1")))[0][0] == "pending"
+        by = house.fleet.by
+        write(house.fleet.engine, lambda c: api_keys.end(c, "app", by))
+        large = json.dumps([event("e2")]).encode() + b" " * singles.SINGLE_BYTES
+        for body, headers in (
+            (event("e3"), {}), (b"{", {}), (large, {}), (event("e4"), {"content-type": "text/plain"}),
+            (b"x", {"content-encoding": "gzip"}),
+        ):  # fmt: skip
+            assert refused(await send.send(EVENTS, body, **headers)) == (401, "unauthorized"), body[:10]
+
+    served(house, work)
+    assert house.fleet.rows(KEPT) == [("e1",)]
