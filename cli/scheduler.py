@@ -146,6 +146,7 @@ class WatchLoop:
 
     def round(self) -> Watched:
         self.app.read_files_again()
+        self.app.require_clock()
         context = self.app.context()
         context.shard = self.shard
         context.stopping = self.stopping.is_set

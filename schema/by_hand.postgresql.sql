@@ -23,7 +23,7 @@ CREATE TABLE usage_samples (
             THEN 'bad_cell_id'
         WHEN memory_mb IS NULL THEN 'memory_missing'
         WHEN (memory_mb < 0 OR memory_mb > 16777216)
-            AND NOT (memory_mb >= 16777217 AND memory_mb <= 16787216 AND cell_id IN ('events', 'runs'))
+            AND NOT (memory_mb >= 16777217 AND memory_mb <= 17777216 AND cell_id IN ('events', 'runs'))
             THEN 'memory_out_of_bounds'
         WHEN interval_s IS NULL THEN 'interval_missing'
         WHEN interval_s = 'NaN' THEN 'interval_not_a_number'

@@ -24,7 +24,7 @@ CREATE TABLE usage_samples (
         WHEN memory_mb IS NULL THEN 'memory_missing'
         WHEN typeof(memory_mb) <> 'integer' OR (
           memory_mb NOT BETWEEN 0 AND 16777216
-          AND NOT (memory_mb BETWEEN 16777217 AND 16787216 AND cell_id IN ('events', 'runs'))
+          AND NOT (memory_mb BETWEEN 16777217 AND 17777216 AND cell_id IN ('events', 'runs'))
         ) THEN 'memory_out_of_bounds'
         WHEN interval_s IS NULL THEN 'interval_missing'
         WHEN typeof(interval_s) NOT IN ('integer', 'real') THEN 'interval_not_a_number'

@@ -61,7 +61,7 @@ def _append_only(table: str, event: str) -> Guard:
 
 
 APPEND_ONLY: Final = (
-    "adoptions", "event_types", "event_values", "ledger_entries", "ledger_lots", "ledger_rates", "losses",
+    "adoptions", "event_values", "ledger_entries", "ledger_lots", "ledger_rates", "losses",
     "mappings", "operator_actions", "plan_lots", "projections", "sample_conflicts", "seals", "voids",
     "withdrawals",
 )  # fmt: skip
@@ -85,6 +85,13 @@ NEVER_TRUNCATED: Final = (
 
 GUARDS: Final = (
     *(_append_only(table, event) for table in APPEND_ONLY for event in ("UPDATE", "DELETE")),
+    _append_only("event_types", "DELETE"),
+    Guard(
+        "event_types_frozen", "event_types", "UPDATE",
+        "NEW.event_type <>? OLD.event_type OR NEW.meter <>? OLD.meter OR NEW.first_seen_ms <>? OLD.first_seen_ms OR "
+        "NEW.org_id <>? OLD.org_id OR NEW.key_name <>? OLD.key_name OR NEW.source <>? OLD.source",
+        "S5: an event type keeps its meter, and who brought it",
+    ),
     Guard(
         "samples_immutable", "usage_samples", "UPDATE",
         "1 = 1",

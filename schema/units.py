@@ -51,14 +51,16 @@ MAX_INTERVAL_S: Final = 86_400
 MAX_MEMORY_MB: Final = 16_777_216
 """16 TiB: with MAX_INTERVAL_S, six million samples of one window still fit in 64 bits as MB-seconds."""
 MAX_EVENT_TYPES: Final = 10_000
-"""An event type has a meter for good. One that is unknown beyond is refused."""
+"""Event types in use. One that is unknown beyond is refused."""
+MAX_METERS: Final = 1_000_000
+"""Event types that a database meets in its life. Each has a meter for good, also once nothing uses it."""
 MAX_ORG_TYPES: Final = 100
 """Those of them that keys which are bound to one organisation bring."""
 MAX_KEY_TYPES: Final = 1_000
 """Those of them that a key which is bound to no organisation brings."""
 MAX_SOURCE_TYPES: Final = 1_000
 """Those of them that keys which are bound to one source bring."""
-MAX_METER: Final = MAX_MEMORY_MB + MAX_EVENT_TYPES
+MAX_METER: Final = MAX_MEMORY_MB + MAX_METERS
 """Meters stand where samples of sandboxes have their memory size, and are above each of them."""
 MAX_ID_CHARS: Final = 200
 

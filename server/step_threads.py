@@ -15,12 +15,14 @@ from typing import Final, TypeVar
 
 import structlog
 
+from drawdown.schema.database import read
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import told
 from drawdown.server.services import Services, ThreadKit
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.breaker import Breaker
+from drawdown.worker.engine.clock_check import require_clock
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.halts.dispatch import dispatch
@@ -92,8 +94,8 @@ class StepThreads:
         """Wait until every read that was asked for by now is done."""
         with self._lock:
             asked = list(self._reads)
-        for read in asked:
-            read.exception()
+        for one in asked:
+            one.exception()
 
     def close(self) -> None:
         """End what is under way at its next effect, and begin nothing more."""
@@ -119,6 +121,8 @@ class StepThreads:
             log.error("read_again_failed", org=org_id, provider=provider, **told(error))
 
     def _read_with(self, thread_kit: ThreadKit, context: Context, provider: str, org_id: str) -> None:
+        if not context.clock.trusted:  # a verdict has its date, and an older one never replaces a newer one
+            read(thread_kit.world.engine, lambda connection: require_clock(connection, context.clock.now_ms()))
         # What one read's dispatch learnt of a dead cell, the thread's next need not.
         context.cell_breakers = self._own.__dict__.setdefault("cell_breakers", {})
         context.breakers = self._breakers

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from drawdown.schema.errors import LockHeld
 from drawdown.schema.sql import NOTHING, Values, queries
 from drawdown.schema.text import in_short
-from drawdown.schema.units import WINDOW_MS, horizon
+from drawdown.schema.units import DAY_MS, WINDOW_MS, horizon
 from drawdown.worker.catalog.terms import changed, stored_terms, take_new_terms
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock, last_doubted_clock
 from drawdown.worker.engine.context import Context
@@ -160,7 +160,12 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
     if incarnation.doubted is None:
         take_new_terms(connection, context.declared())
     context.changed = changed(connection, context.declared())
-    _bring_providers_up_to_date(connection, now)
+    began_ms = SQL.run(connection, "last_started").scalar_one_or_none()
+    _bring_providers_up_to_date(connection, began_ms, now)
+    if context.shard.lo == 0 and (began_ms is None or began_ms // DAY_MS < now // DAY_MS):
+        from drawdown.worker.sources.events.types import free_unused  # once a day
+
+        free_unused(connection, now)
     for provider in context.ready():
         mark_halted(connection, provider, context.capabilities[provider], context.shard, now)
     release_exempt(connection, context.shard, now)
@@ -205,13 +210,12 @@ def _unusable(connection: sa.Connection, context: Context) -> list[str]:
     ]
 
 
-def _bring_providers_up_to_date(connection: sa.Connection, now: int) -> None:
+def _bring_providers_up_to_date(connection: sa.Connection, since: int | None, now: int) -> None:
     """`orgs.billing_provider` shows the assignment in force; one that began since the last tick takes effect, and its
     provider is asked: a halted organisation uses nothing, so nothing else would ever ask.
 
     All assignments in force are looked at, however long ago they began: the clock by which an earlier tick said what it
     had looked at may have been wrong, and an assignment may be made later than the time it starts at."""
-    since = SQL.run(connection, "last_started").scalar_one_or_none()
     since_ms = 0 if since is None else min(since, now) - WINDOW_MS
     SQL.run(connection, "bring_providers_up_to_date", {"now_ms": now, "since_ms": since_ms})
 

@@ -103,6 +103,7 @@ def init(
     before = upgrade(app.engine)
     if cluster or read(app.engine, install.is_there):
         install.install(app.engine)
+    app.require_clock()
     by = app.by(actor, "drawdown init")
     write(app.engine, lambda connection: install_defaults(connection, by))
     what = "created" if before.current is None else ("is up to date" if before.ready else "upgraded")
@@ -237,7 +238,7 @@ def _kept(app: App, found: Verification, by: By, orgs: int | None, doubted: str 
     """Keep what was found, for who looks later (`drawdown proof`); what cannot be kept was proven all the same."""
     took_ms = max(app.clock.now_ms() - by.now_ms, 0)
     try:
-        write(app.engine, lambda c: proofs.keep(c, found, by, took_ms=took_ms, orgs=orgs, doubted=doubted))
+        app.write(lambda c: proofs.keep(c, found, by, took_ms=took_ms, orgs=orgs, doubted=doubted))
     except DrawdownError as error:
         return [f"not kept for `drawdown proof`: {error}"]
     return []

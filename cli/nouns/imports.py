@@ -65,6 +65,7 @@ def import_(
 
 def _import(app: App, files: list[str], options: ImportOptions) -> ImportReport:
     engine = app.ready()
+    app.require_clock()
     now = app.clock.now_ms()
     columns = (
         TextColumn("{task.description}"),

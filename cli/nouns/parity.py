@@ -52,6 +52,7 @@ def check(
     else:
         steps = check_cells(_days(app, from_, to), tolerance_ppm, app.clock)
     app.ready()
+    app.require_clock()
     found = run(steps, app.world())
     show(app, {"parity": {**asdict(found), "exit_status": found.exit_status}}, _shown(found, tolerance_ppm))
     raise typer.Exit(found.exit_status)

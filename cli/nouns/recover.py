@@ -74,6 +74,7 @@ def recover_(
     app: App = context.obj
     since_ms = None if since is None else app.past(since, "--since")
     app.ready()
+    app.require_clock()
     by = app.by(actor, reason)
     steps = recover(app.context(), by, since_ms=since_ms, restored=restored, dry_run=dry_run)
     found = run(steps, app.world())

@@ -35,6 +35,7 @@ from drawdown.providers.protocol import (
     Outcome,
     PushRequest,
     ReadFailed,
+    Rejected,
     RetryAt,
     Setup,
     Totals,
@@ -98,6 +99,8 @@ class AutumnProvider:
         self._http = setup.http
         self._clock: Clock = setup.clock
         self._account = AutumnAccount(self._ask, setup.clock)
+        self._body_key = True
+        """Whether charges have their key in the body as well as in the header: until Autumn refuses it there."""
         self._events = EventReader(self._ask, self._account)
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
@@ -109,17 +112,26 @@ class AutumnProvider:
             return refused
         if self.dormant is not None:
             return RetryAt(self._clock.now_ms() + wire.REFUSED_MS, f"not sent: {self.dormant}", by_person=True)
-        result = await self._send("track", wire.track(request), wire.header_key(request.key))
+        with_body_key = self._body_key
+        body = wire.track(request, body_key=with_body_key)
+        result = await self._send("track", body, wire.header_key(request.key))
+        if with_body_key and wire.refuses_body_key(result):
+            self._body_key = False
+            return RetryAt(self._clock.now_ms(), "Autumn refuses idempotency_key in the body: sent by the header alone")
         outcome = self._judge(request, result)
         if wire.is_unmatched(request, result, outcome) and await self._account.read_again():
             outcome = self._judge(request, result)
         if isinstance(outcome, Accepted) and isinstance(result, Answer):
-            body = wire.parse(result.body) or {}
-            return replace(outcome, left=await self._left(body), parts=customers.shown_parts(body, self._settings))
+            told = wire.parse(result.body) or {}
+            return replace(outcome, left=await self._left(told), parts=customers.shown_parts(told, self._settings))
         return outcome
 
     def _judge(self, request: PushRequest, result: HttpResult) -> Outcome:
-        return wire.outcome(request, result, self._clock.now_ms(), self._account.costs.of(request.feature))
+        found = wire.outcome(request, result, self._clock.now_ms(), self._account.costs.of(request.feature))
+        system = self._account.schema.free_in(request.feature)
+        if isinstance(found, Rejected) and found.until_credit and system is not None:
+            return wire.costs_nothing(request, system)
+        return found
 
     async def _left(self, body: Mapping[str, object]) -> Left | None:
         """What the answer to a charge says is left. It is not told while the list of features cannot be read."""
@@ -192,6 +204,11 @@ class AutumnProvider:
         except Unreadable as trouble:
             return [f"{trouble} ({self._settings.variable('secret_key')}, {self._settings.variable('url')})"]
         report = CheckReport(self._settings, listed)
+        if wire.refuses_body_key(await self._send("track", wire.CHECK_OF_KEY, wire.header_key("drawdown-check"))):
+            report.lines.append(
+                "Autumn refuses idempotency_key in the body of a charge: Drawdown sends it in the header alone, and "
+                "nothing is charged twice; look for a newer Drawdown"
+            )
         report.lines += feature_lines(self._settings, listed, features)
         for customer_id in dict.fromkeys(customer_ids):
             try:

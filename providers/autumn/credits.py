@@ -83,6 +83,11 @@ class Schema:
         found = self.features.get(system)
         return None if found is None else found.costs.get(feature)
 
+    def free_in(self, feature: str) -> str | None:
+        """The credit system in which a feature costs zero, if no other one charges for it."""
+        payers = self.payers(feature)
+        return payers[0] if payers and all(self.cost(feature, system) == 0 for system in payers) else None
+
     def is_consumable(self, feature: str) -> bool:
         """Whether a feature is used up, not held as seats are. A feature that is not listed counts as used up."""
         found = self.features.get(feature)

@@ -32,6 +32,7 @@ VERSION: Final = "2.3.0"
 """Pinned: the shape of answers hangs on it, and without the header it is the account's."""
 KEY_PROPERTY: Final = "drawdown_key"
 """Where our key is found again: the events list gives `properties` back, and not the idempotency key."""
+BODY_KEY: Final = "idempotency_key"
 HEADER_PREFIX: Final = "drawdown-usage-"
 MAX_QUANTITY: Final = 2**53 - 1
 """Autumn sums in binary floating point: above this a unit is lost."""
@@ -59,19 +60,40 @@ class WireAnswer:
         return f"HTTP {self.status}{told}{f': {self.message}' if self.message else ''}"
 
 
-def track(request: PushRequest) -> dict[str, object]:
+def track(request: PushRequest, *, body_key: bool = True) -> dict[str, object]:
     """The body of one charge, as it is safe: `overflow`, or the deduction stops at zero while the key is used up; a
     time in milliseconds, for seconds would be 1970; the key in the body, whose events also have a unique constraint
-    (the header's namespace is shared with every other route of the account, so that it has a key of its own)."""
-    return {
+    (the header's namespace is shared with every other route of the account, so that it has a key of its own).
+    `body_key` false: for a server that refuses the key in the body. The header's key alone keeps a repeat from being
+    charged, and the property finds the event."""
+    body: dict[str, object] = {
         "customer_id": request.customer_id,
         "feature_id": request.feature,
         "value": request.quantity,
         "timestamp": request.ts,
         "overage_behavior": "overflow",
-        "idempotency_key": request.key,
         "properties": {KEY_PROPERTY: request.key},
     }
+    return body | {BODY_KEY: request.key} if body_key else body
+
+
+CHECK_OF_KEY: Final[Mapping[str, object]] = {
+    "customer_id": "drawdown-check",
+    "feature_id": "drawdown-check",
+    "value": "0",
+    BODY_KEY: "drawdown-check",
+}
+"""A charge that Autumn refuses before anything else: its value is no number (recorded, 400 `invalid_inputs`). What the
+answer says of the key in the body, a true charge would be told as well."""
+
+
+def refuses_body_key(result: HttpResult) -> bool:
+    """Whether a 400 is about the key in the body: Autumn's schema marks it as internal, and its documentation has it no
+    more. Nothing was applied, and both keys were given back, as after each 4xx (recorded)."""
+    if not isinstance(result, Answer) or result.status != 400:
+        return False
+    said = read_said(result)
+    return said.code is not None and BODY_KEY in said.message
 
 
 def header_key(key: str) -> str:
@@ -160,6 +182,14 @@ def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
         f"Autumn charged nothing: {why}. Drawdown bills this usage again once Autumn shows credit: "
         "grant some, or raise the limit",
         until_credit=True,
+    )
+
+
+def costs_nothing(request: PushRequest, system: str) -> Rejected:
+    """A charge that took nothing because its feature costs zero: no credit changes that."""
+    return Rejected(
+        f"Autumn charged nothing: feature {request.feature} costs 0 in credit system {system}. "
+        "Set a cost above zero at Autumn, then `drawdown push retry --state rejected --error 'costs 0 in'`"
     )
 
 

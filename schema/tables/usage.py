@@ -83,11 +83,18 @@ event_types = sa.Table(
     id_column("org_id", null=True),
     id_column("key_name", null=True),
     id_column("source", null=True),
+    ms_column("freed_ms", null=True),
     sa.UniqueConstraint("meter", name="event_types_meter"),
-    sa.CheckConstraint("meter BETWEEN 16777217 AND 16787216", name="event_types_meters"),
+    sa.CheckConstraint("meter BETWEEN 16777217 AND 17777216", name="event_types_meters"),
     comment="Kinds of usage events; the meter stands where a sample of a sandbox has its memory size. org_id: "
     "whose own key brought it; key_name: the key of no organisation that did; source: the one of "
-    "this key. Append-only.",
+    "this key. freed_ms: since when nothing uses it, so that it counts to no bound. Nothing else changes.",
+)
+sa.Index(
+    "event_types_in_use",
+    event_types.c.event_type,
+    sqlite_where=sa.text("freed_ms IS NULL"),
+    postgresql_where=sa.text("freed_ms IS NULL"),
 )
 
 event_values = sa.Table(

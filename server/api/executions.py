@@ -109,7 +109,7 @@ class Executions:
 
     async def preview(self, request: Request) -> JSONResponse:
         """Whether a run would be accepted now, and what would be held. Changes nothing."""
-        return await self._programs.act(request, "executions:read", models.PreviewOrder, _preview)
+        return await self._programs.act(request, "executions:read", models.PreviewOrder, _preview, reads=True)
 
     async def accept(self, request: Request) -> JSONResponse:
         """Hold what a run may cost, before it starts. The same again changes nothing."""

@@ -18,6 +18,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from http import HTTPStatus
 from typing import Final, NoReturn, TypeVar, get_origin
 
 import sqlalchemy as sa
@@ -40,6 +41,7 @@ from drawdown.server.http import bodies
 from drawdown.server.http.callers import TokenBuckets
 from drawdown.server.http.errors import SOON, ApiError, bad_value, of_drawdown, unauthorized
 from drawdown.server.http.limits import told
+from drawdown.server.http.misses import Misses
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.worker.access import keys as api_keys
@@ -118,6 +120,7 @@ class Programs:
         self.reading = Threads(services.engine, services.restores, READS_AT_ONCE, "reads")
         self._rates = TokenBuckets(REQUESTS_PER_S)
         self.names = NamesBudget(services.clock)
+        self._misses = Misses()
         self.known = KnownKeys()
         self._strangers = Threads(services.engine, services.restores, STRANGERS_AT_ONCE, "strangers")
         self._finding = Together(self._strangers, services.clock, FINDING, self.names)
@@ -141,11 +144,19 @@ class Programs:
         return scheme.lower() == b"bearer" and self.known.has(api_keys.hash_of(text), now_ms)
 
     async def act(
-        self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
+        self,
+        request: Request,
+        scope: str,
+        model: type[M],
+        work: Callable[[sa.Connection, M, Said], Answer],
+        *,
+        reads: bool = False,
     ) -> JSONResponse:
-        """Have something done, in one transaction."""
+        """Have something done, in one transaction. `reads`: it writes nothing, and so waits for no writer."""
 
         def do(order: M, said: Said) -> Awaitable[Answer]:
+            if reads:
+                return self.threads.read(lambda c: work(c, order, self.said(said.key, c)))
             return self.threads.write(lambda c: work(c, order, self.said(said.key, c)))
 
         return await self.act_by(request, scope, model, do)
@@ -168,7 +179,8 @@ class Programs:
         a short while ago: `do` finds it again before it answers."""
 
         async def taken() -> T:
-            return await do(await self._proven(request, scope, self.recall))
+            key = await self._proven(request, scope, self.recall)
+            return await self._paced(key, do(key))
 
         return await self.refused(taken())
 
@@ -189,7 +201,7 @@ class Programs:
             if again is not None:
                 await again(key)
             raise
-        return await soon(do(order, self._now(key)))
+        return await self._paced(key, soon(do(order, self._now(key))))
 
     async def ask(
         self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
@@ -199,9 +211,18 @@ class Programs:
         async def asked() -> Answer:
             key = await self._proven(request, scope)
             query = _query_of(request, model)
-            return await soon(self.threads.read(lambda c: work(c, query, self.said(key, c))))
+            return await self._paced(key, soon(self.threads.read(lambda c: work(c, query, self.said(key, c)))))
 
         return await self._answered(asked())
+
+    async def _paced(self, key: ApiKey, work: Awaitable[T]) -> T:
+        """The work's answer. One that found nothing waits, beyond so many of one key."""
+        try:
+            return await work
+        except (ApiError, UnknownId) as error:
+            if isinstance(error, UnknownId) or error.status == HTTPStatus.NOT_FOUND:
+                await self._misses.wait(key.name, self._services.clock.now_ms())
+            raise
 
     def said(self, key: ApiKey, connection: sa.Connection) -> Said:
         """The time is taken in the transaction: one that waited for its thread is late. A key that was recalled is

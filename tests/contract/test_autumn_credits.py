@@ -40,6 +40,7 @@ from drawdown.providers.protocol import (
     Queued,
     ReadFailed,
     Rejected,
+    RetryAt,
     Unknown,
 )
 from drawdown.schema.clock import FixedClock
@@ -378,6 +379,16 @@ def test_where_digits_run_out_another_quantity_is_not_what_was_asked() -> None:
     assert isinstance(found, Units) and (found.quantity, found.exact) == (asked - 1, False)
 
 
+@cases(("cost", "waits"), [(0, False), (0.01, True)])
+def test_charge_of_a_feature_that_costs_nothing_needs_a_person_and_no_credit(cost: float, waits: bool) -> None:
+    """No credit would change it: until the cost is repaired, the same usage would be sent again for ever."""
+    autumn = made(Stub(account(took(), schema(**{FEATURE: cost}))))
+    done(autumn.costs([]))
+    found = one(autumn, charge())
+    assert isinstance(found, Rejected) and found.until_credit is waits
+    assert ("costs 0 in credit system credits" in found.reason) is not waits
+
+
 # The idempotency key
 
 
@@ -411,6 +422,31 @@ def test_a_repeat_is_recognised_whichever_key_the_server_honours(body: bool, hea
     assert type(one(autumn, push(attempt=2))).__name__ == "Duplicate"
     assert one(autumn, push(key="another")) == Accepted()
     assert store.charged == 2
+
+
+def test_key_in_the_body_that_is_refused_leaves_the_header_to_keep_repeats_out() -> None:
+    """A 400 charges nothing and gives both keys back: the same push goes out again, by the header alone."""
+    store = KeyStore(body=False, header=True)
+
+    def strict(call: Call) -> Answer:
+        if call.url.endswith("/track") and "idempotency_key" in json.loads(call.body):
+            return no(400, "invalid_inputs", "Unrecognized key: idempotency_key")
+        return store(call)
+
+    autumn = made(http := Stub(strict))
+    first = one(autumn)
+    assert isinstance(first, RetryAt) and (first.at_ms, first.by_person) == (NOW_MS, False)
+    assert one(autumn, push(attempt=2)) == Accepted()
+    assert type(one(autumn, push(attempt=3))).__name__ == "Duplicate"
+    assert one(autumn, push(key="another")) == Accepted()
+    assert (store.charged, len([call for call in http.sent if call.url.endswith("/track")])) == (2, 4)
+    assert "idempotency_key" in "".join(done(autumn.check([], []))), "a check says so before anything is billed"
+    assert "idempotency_key" not in "".join(done(made(Stub(store)).check([], [])))
+
+
+def test_another_400_about_a_charge_stays_a_rejection() -> None:
+    autumn = made(Stub(account(no(400, "invalid_inputs", "value: must be a number"))))
+    assert isinstance(one(autumn), Rejected)
 
 
 def test_the_header_is_of_charges_alone_and_cannot_meet_a_key_of_a_body() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -297,7 +298,7 @@ def test_each_thing_that_is_wrong_is_named_with_what_to_do() -> None:
         "customer cus_2 has no balance of compute", "customer cus_2 has no balance of gold", "customer cus_3: ",
     ):  # fmt: skip
         assert words in lines
-    assert sum(world.emulator.calls[route] for route in ("track", "check")) == 0
+    assert (world.emulator.calls["check"], list(world.emulator.account.events)) == (0, []), "nothing is charged"
 
 
 def test_credits_cover_the_features_they_pay_for() -> None:
@@ -376,7 +377,8 @@ def test_controls_that_are_understood_are_no_fault(controls: object) -> None:
 def test_a_check_asks_for_each_customer_once_and_charges_nothing() -> None:
     http = Stub(account(customer({"credits": balance()}), credits(a=1, b=1, c=1)))
     done(made(http).check(["a", "b", "c"], ["cus_1", "cus_1"]))
-    assert [call.url.rpartition("/")[2] for call in http.sent] == ["features.list", "customers.get"]
+    assert [call.url.rpartition("/")[2] for call in http.sent] == ["features.list", "track", "customers.get"]
+    assert json.loads(http.sent[1].body)["value"] == "0", "no number: Autumn refuses it before anything else (recorded)"
 
 
 @cases(

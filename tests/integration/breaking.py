@@ -281,6 +281,23 @@ BROKEN = {
     "a halt lifted by nobody": Broken(
         8, ("UPDATE orgs SET is_halted = false, halted_at = NULL WHERE org_id = 'acme'",), "its newest projection says"
     ),
+    "a limit that no projection says": Broken(
+        8, ("UPDATE orgs SET max_concurrent_sandboxes = 77 WHERE org_id = 'acme'",), "the limit 77; its newest"
+    ),
+    "a verdict noted twice": Broken(
+        8,
+        (
+            "INSERT INTO projections (org_id, read_ms, at_ms, is_halted, max_concurrent_sandboxes, reason) SELECT "
+            "org_id, read_ms, at_ms, is_halted, max_concurrent_sandboxes, reason FROM projections WHERE projection_id "
+            "= (SELECT MAX(projection_id) FROM projections WHERE org_id = 'acme')",
+        ),
+        "says the same as the one before it",
+    ),
+    "a halt without any history": Broken(
+        8,
+        ("DELETE FROM projections WHERE org_id = 'acme'",),
+        "and it has no projection",
+    ),
     "a pending row that went away": Broken(
         9, ("DELETE FROM pending_usage WHERE org_id = 'acme'",), "3000 MB: used and not sealable 20 s in 1 samples", T0
     ),

@@ -34,7 +34,7 @@ EVENTS = {
     ),
     "a meter that moved": _of(
         "its sample says 7 of the meter",
-        "UPDATE event_types SET meter = 16787216 WHERE event_type = 'page.render'",
+        "UPDATE event_types SET meter = 17777216 WHERE event_type = 'page.render'",
         beside="keen",
         also=(1,),
     ),

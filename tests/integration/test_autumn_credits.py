@@ -165,18 +165,21 @@ def test_loss_that_no_pushes_make_up_is_told_once_with_its_amount(engine: sa.Eng
 
 
 def test_stale_read_is_no_loss(engine: sa.Engine) -> None:
+    """A balance that was read a moment after a push may not show it yet: what it lacks is looked at by the next run."""
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)
     house.bill()
     house.compare(correct=True)
-    house.use("acme", 100, size=4)
+    house.use("acme", 100, size=64)
     house.bill()
-    account = house.autumn.account
-    account.add_to_balance("acme", "credits", 0.04)  # as a read before the last push would show it
+    house.autumn.account.add_to_balance("acme", "credits", 0.64)  # as a read before the last push would show it
     house.fleet.clock.at_ms -= HOUR_MS
     found = house.compare(correct=True)
+    assert (told(found), found.waiting, found.compared) == ([], 0, 1)
     assert house.fleet.one("SELECT COUNT(*) FROM adoptions") == 0
-    assert found.differing == [] or found.waiting
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -640_000, 640_000, 10**6)], (
+        "an hour later"
+    )
 
 
 def test_push_drawn_twice_is_given_back(engine: sa.Engine) -> None:

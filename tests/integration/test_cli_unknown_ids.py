@@ -506,6 +506,28 @@ def test_with_new_an_unknown_one_is_taken(shop: Shop, capsys: pytest.CaptureFixt
         capsys.readouterr()
 
 
+def test_refusal_of_an_id_names_new_where_new_takes_it(
+    shop: Shop, stocked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong, named = [], 0
+    for (command, name), typed in IDS.items():
+        if all(one.name != "new" for one in LEAVES[command].params):
+            continue
+        told = []
+        for more in ((), ("--new",)):
+            with closing(sqlite3.connect(stocked)) as one, closing(shop.engine.raw_connection()) as to:
+                one.backup(to.driver_connection)  # type: ignore[arg-type]
+            Path(FILE).write_text(typed.file or "{}")
+            run(["--at", str(T0 + 4 * WINDOW_MS), *command.split(), *typed.words, *more])
+            said = capsys.readouterr()
+            told.append(said.out + said.err)
+        is_taken = f"did you mean {typed.near}?" not in told[1]
+        named += "--new" in told[0]
+        if is_taken != ("--new" in told[0]):
+            wrong.append(f"{command}, {name}: {told}")
+    assert wrong == [] and named >= 20
+
+
 def test_a_provider_that_is_gone_may_still_be_looked_for(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     write(
         shop.engine,

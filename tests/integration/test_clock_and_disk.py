@@ -16,6 +16,7 @@ from drawdown.cli.nouns import doctor
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import explain
 from drawdown.schema.errors import Exit, StorageFull
+from drawdown.schema.tables.columns import metadata
 from drawdown.schema.units import MINUTE_MS
 from tests.world import Fleet
 
@@ -59,6 +60,46 @@ def test_command_with_a_clock_that_was_set_back_is_refused(
     said = json.loads(capsys.readouterr().out)
     assert said["code"] == "clock_doubted" and "nothing was changed" in said["error"]
     assert fleet.one("SELECT COUNT(*) FROM ledger_lots") == 0
+
+
+STEPS = (("import", "s.csv"), ("recover",), ("parity", "check", "t.csv"), ("watch", "--once"))
+
+
+@pytest.mark.parametrize("words", STEPS, ids=lambda words: words[0])
+def test_steps_with_a_clock_that_was_set_back_are_refused(
+    fleet: Fleet,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: tuple[str, ...],
+) -> None:
+    """They date samples, losses, counts and verdicts, in several transactions."""
+    monkeypatch.chdir(tmp_path)
+    Path("s.csv").write_text(
+        "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\ns1,acme,b,c,1024,60,2026-01-01T00:00:30Z\n"
+    )
+    Path("t.csv").write_text("day,cell_id,org_id,seconds\n2026-01-01,cell-1,acme,60\n")
+    ticked(fleet)
+    before = _content(fleet)
+    behind(monkeypatch, 10 * MINUTE_MS)
+    assert run(["--json", *words]) == Exit.PERSON
+    assert json.loads(capsys.readouterr().out)["code"] == "clock_doubted"
+    assert _content(fleet) == before
+
+
+def test_proof_with_a_clock_that_was_set_back_is_told_and_not_kept(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticked(fleet)
+    behind(monkeypatch, 10 * MINUTE_MS)
+    assert run(["verify"]) == 0
+    assert "not kept for `drawdown proof`" in capsys.readouterr().out
+    assert fleet.one("SELECT COUNT(*) FROM proofs") == 0
+
+
+def _content(fleet: Fleet) -> dict[str, int]:
+    with fleet.engine.connect() as connection:
+        return {name: connection.scalar(sa.text(f'SELECT COUNT(*) FROM "{name}"')) or 0 for name in metadata.tables}
 
 
 @pytest.mark.both_databases

@@ -155,6 +155,19 @@ def test_a_void_needs_evidence_and_a_push_that_is_proven(fleet: Fleet, provider:
         write(fleet.engine, lambda c: pushes.void(c, [KEY + ":r7"], fleet.by, "seen"))
 
 
+def test_void_of_an_accepted_push_names_its_override(fleet: Fleet, provider: FakeProvider) -> None:
+    """If its provider lost it, that is the only way to have its usage sent again."""
+    fleet.assign("own", provider="embedded", from_ms=T0)
+    for org in ("acme", "own"):
+        fleet.sample(org, T0 + 1)
+    assert fleet.tick_windows(2).accepted == 2 and provider.seen
+    with pytest.raises(Refused, match=r"is accepted.*--although-accepted"):
+        write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.by, "their support says so"))
+    (own,) = fleet.rows("SELECT key FROM pushes WHERE org_id = 'own' AND state = 'accepted'")
+    with pytest.raises(Refused, match=r"can be voided$"):
+        write(fleet.engine, lambda c: pushes.void(c, [str(own[0])], fleet.by, "a charge in the ledger is never voided"))
+
+
 def test_an_unknown_answer_is_sent_again_under_the_same_key(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.sample("acme", T0 + 1)
     provider.fails = ConnectionError("cut")
@@ -258,7 +271,7 @@ def test_a_size_without_feature_is_sealed_once_it_has_one(fleet: Fleet, provider
             ),
         )
 
-    with pytest.raises(Refused, match="--dry-run"):
+    with pytest.raises(Refused, match=r"--dry-run.*--yes"):
         add(confirmed=False)
     assert add(confirmed=True) == 60
     report = fleet.tick_windows(1)

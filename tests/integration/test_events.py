@@ -335,13 +335,39 @@ def test_there_are_so_many_types_and_no_more(fleet: Fleet) -> None:
     assert statuses(answers) == [
         ("invalid", "too_many_types"), ("pending", "unmapped"), ("pending", "unmapped"), ("pending", "unmapped"),
     ]  # fmt: skip
-    assert fleet.one("SELECT MAX(meter) FROM event_types") == MAX_METER
+    assert fleet.one("SELECT COUNT(*) FROM event_types") == MAX_EVENT_TYPES
     assert statuses(told(fleet, event("c", event_type="c"), event("d", event_type="a"))) == [
         ("invalid", "too_many_types"), ("pending", "unmapped"),
     ]  # fmt: skip
     with pytest.raises(Refused, match="10,000 event types"):
         mapped(fleet, "c")
     fleet.tick(T0 + 2 * WINDOW_MS)
+    clean(fleet)
+
+
+@pytest.mark.both_databases
+def test_types_that_nothing_uses_count_no_more_the_day_after(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key filled all there may be for good, by quantity 0 of an organisation that does not exist."""
+    monkeypatch.setattr(types, "MAX_EVENT_TYPES", 5)
+    fleet.assign("acme", from_ms=T0)
+    full = [("invalid", "too_many_types")]
+    told(fleet, *(event(f"n{at}", 0, event_type=f"n{at}", org_id="nowhere") for at in range(3)))
+    told(fleet, event("w", 4, event_type="waits"))
+    mapped(fleet, "mapped")
+    assert statuses(told(fleet, event("x", event_type="x"))) == full
+    fleet.tick(T0 + 3 * WINDOW_MS)
+    assert statuses(told(fleet, event("x", event_type="x"))) == full, "its usage may not be sealed yet"
+    fleet.tick(T0 + 2 * DAY_MS)
+    freed = "SELECT event_type FROM event_types WHERE freed_ms IS NOT NULL ORDER BY event_type"
+    assert fleet.rows(freed) == [("n0",), ("n1",), ("n2",)]
+    meters = fleet.rows("SELECT event_type, meter FROM event_types ORDER BY meter")
+    answers = told(fleet, *(event(name, 2, event_type=name) for name in ("x", "y", "z", "zz")))
+    assert statuses(answers) == [("pending", "unmapped")] * 3 + full
+    assert fleet.rows("SELECT event_type, meter FROM event_types ORDER BY meter")[:5] == meters, "a meter is for good"
+    told(fleet, event("again", 3, event_type="n1", occurred_ms=T0 + 2 * DAY_MS - WINDOW_MS))
+    fleet.tick(T0 + 3 * DAY_MS)
+    fleet.tick(T0 + 4 * DAY_MS)
+    assert fleet.rows(freed) == [("n0",), ("n2",)], "one that is used again counts again"
     clean(fleet)
 
 
@@ -526,11 +552,11 @@ def test_what_was_told_and_is_not_sealed_lowers_the_estimate_of_a_balance(engine
         ("UPDATE usage_events SET quantity = 1", "S7: events never change"),
         ("DELETE FROM usage_events", "S4: an event is deleted with its sample alone"),
         ("DELETE FROM usage_samples", "S4"),
-        ("UPDATE event_types SET meter = 16777300", "append-only"),
+        ("UPDATE event_types SET meter = 16777300", "S5: an event type keeps its meter"),
         ("DELETE FROM event_types", "append-only"),
         ("UPDATE event_values SET aggregation = 'sum', path = '$.a'", "append-only"),
         ("DELETE FROM event_values", "append-only"),
-        ("INSERT INTO event_types VALUES ('other', 16777217, 0, NULL, NULL, NULL)", "(?i)unique"),
+        ("INSERT INTO event_types VALUES ('other', 16777217, 0, NULL, NULL, NULL, NULL)", "(?i)unique"),
         ("INSERT INTO usage_events SELECT 'x', source, event_id, event_type, org_id, -1, ts, subject, project, "
          "plan_key, properties, ingested_ms FROM usage_events", "usage_events_quantity"),
     ],

@@ -161,6 +161,7 @@ def test_a_recovery_that_is_given_again_tells_again_what_is_to_be_done(shell: Sh
     """Whoever lost the terminal has nothing else that says it."""
     never = shell("recover")
     assert "nothing was lost: this is the database that was left (incarnation 1)" in never and "`key list`" not in never
+    assert "`--restored`" in never
     shell("tick")
     first = shell("recover --restored").splitlines()
     again = shell("recover").splitlines()

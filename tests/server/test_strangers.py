@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from starlette.types import Receive, Scope, Send
@@ -19,6 +20,7 @@ from drawdown.schema.migrate import require_ready
 from drawdown.server.api import health, programs
 from drawdown.server.http import limits
 from drawdown.server.http.limits import ALL_FAILED_PER_S, FAILED_PER_S, OPEN_PER_S, TURNS_PER_S, Limits, Strangers
+from drawdown.server.http.misses import LONGEST_MISS_S, MISSES_PER_S, Misses
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
@@ -186,6 +188,95 @@ def test_mistyped_ids_are_searched_for_within_a_budget(house: House, monkeypatch
         assert "did you mean acme" in (await program.get("/accounts/acmee")).text
 
     served(house, work)
+
+
+def test_misses_of_one_key_wait_longer_the_more_of_them_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    ended = asyncio.Event()
+
+    async def noted(seconds: float) -> None:
+        waits.append(seconds)
+        await ended.wait()
+
+    async def work() -> None:
+        found = Misses()
+        for _ in range(2 * MISSES_PER_S):
+            await found.wait("flood", T0)
+        assert waits == []
+        monkeypatch.setattr(asyncio, "sleep", noted)
+        most = int(LONGEST_MISS_S * MISSES_PER_S)
+        late = [asyncio.ensure_future(found.wait("flood", T0)) for _ in range(most + 50)]
+        await asyncio.gather(found.wait("other", T0), found.wait("flood", T0 + 1_000))
+        assert waits == [number / MISSES_PER_S for number in range(1, most)] + [LONGEST_MISS_S] * 51
+        ended.set()
+        await asyncio.gather(*late)
+        waits.clear()
+        await asyncio.gather(*(found.wait("flood", T0) for _ in range(2 * MISSES_PER_S)))
+        assert waits[-1:] == [1 / MISSES_PER_S], "those that were answered count no more"
+
+    asyncio.run(work())
+
+
+def test_mistyped_ids_wait_and_known_ones_of_the_same_key_do_not(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 connections of one key had the guard of all others answer six times as late."""
+    give(house, "acme")
+    make_key(house, "app")
+    waiting: list[str] = []
+
+    async def work(caller: Caller) -> None:
+        program, ended = Program(caller, key_of("app")), asyncio.Event()
+
+        async def held(_misses: Misses, key: str, _now_ms: int) -> None:
+            waiting.append(key)
+            await ended.wait()
+
+        async def preview(org: str) -> int:
+            return (await program.post("/preview", {"org": org, "estimate": 1})).status_code
+
+        monkeypatch.setattr(Misses, "wait", held)
+        flood = [
+            *(asyncio.create_task(preview(f"acme{number}")) for number in range(4)),
+            asyncio.create_task(_status(program.get("/executions/nothing"))),
+        ]
+        assert [await preview("acme"), await _status(program.get("/accounts/acme"))] == [200, 200]
+        while len(waiting) < len(flood) and not any(one.done() for one in flood):
+            await asyncio.sleep(0.01)
+        assert not any(one.done() for one in flood) and set(waiting) == {"app"}
+        ended.set()
+        assert set(await asyncio.gather(*flood)) == {404}
+
+    served(house, work)
+
+
+async def _status(answer: Awaitable[httpx.Response]) -> int:
+    return (await answer).status_code
+
+
+def test_preview_waits_for_no_writer_and_a_mistyped_one_costs_few_statements(house: House) -> None:
+    give(house, "acme")
+    make_key(house, "app")
+    ran: list[str] = []
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        for number in range(2 * programs.NAMES_PER_S):
+            await program.post("/preview", {"org": f"acme{number}", "estimate": 1})
+        with house.fleet.engine.connect() as held, held.begin():
+            held.execute(sa.text("UPDATE orgs SET watch_due_ms = watch_due_ms"))
+            sa.event.listen(house.fleet.engine, "before_cursor_execute", noted)
+            answer = await asyncio.wait_for(program.post("/preview", {"org": "acme99", "estimate": 1}), 5)
+            sa.event.remove(house.fleet.engine, "before_cursor_execute", noted)
+            assert refused(answer) == (404, "unknown_org")
+            assert (await asyncio.wait_for(program.post("/preview", {"org": "acme", "estimate": 1}), 5)).json()[
+                "allowed"
+            ]
+
+    def noted(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        ran.append(statement)
+
+    served(house, work)
+    asked = [one for one in ran if not one.startswith(("BEGIN", "SET", "PRAGMA"))]
+    assert len(asked) <= 8, "\n\n".join(one[:300] for one in asked)
 
 
 def test_gate_is_answered_while_all_other_threads_wait(house: House) -> None:

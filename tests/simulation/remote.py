@@ -152,10 +152,10 @@ class Autumn:
         self.unasked: Provider = build_autumn(Setup(AUTUMN, given, clock, NobodyThere(), engine))
         for feature in FEATURES:
             self.emulator.account.add_feature(feature)
-        # Half of all worlds, but for those where nothing fails by chance.
+        # Half of all worlds: four in seven have Autumn. Not those where nothing fails by chance.
         apart = random.Random(f"credits {faults.rng.getstate()[1][:8]}")
         self.pooled: Pooled | None = None
-        if faults.intensity and apart.random() < 0.5:
+        if faults.intensity and apart.random() < 7 / 8:
             self.bill_in_credits(Pooled(self.emulator, faults, apart, engine, FEATURES), network)
 
     def bill_in_credits(self, pooled: Pooled, network: Network) -> None:

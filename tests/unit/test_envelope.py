@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from drawdown.events.envelope import MAX_PROPERTIES_BYTES, MAX_QUANTITY, Unfit, UsageEvent
-from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER
+from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER, MAX_METERS
 from tests.cases import cases
 
 GOOD: dict[str, Any] = {
@@ -63,4 +63,4 @@ def test_equal_content_is_kept_as_equal_text() -> None:
 
 
 def test_meters_are_above_every_size() -> None:
-    assert MAX_METER - MAX_MEMORY_MB == MAX_EVENT_TYPES
+    assert MAX_METER - MAX_MEMORY_MB == MAX_METERS >= MAX_EVENT_TYPES

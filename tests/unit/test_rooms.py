@@ -73,6 +73,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
         "batches",
         "status",
         "orders",
+        "sources",
     },
 }
 """Each room, the lowest first, and those below it that it may use. `tick` alone orders the steps."""

@@ -113,8 +113,8 @@ def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[
 
 def _judged(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
     if isinstance(wrong, ReadFailed):
-        return replace(flip, problem=f"could not be checked: {wrong.reason}", away=True)
-    return replace(flip, problem="; ".join(wrong), away=False)
+        return replace(flip, problem=f"could not be checked: {wrong.reason}: try again, or --unchecked", away=True)
+    return replace(flip, problem=f"{'; '.join(wrong)}; --unchecked assigns it without this check", away=False)
 
 
 def candidates_of(
@@ -363,7 +363,8 @@ def problem_of(
         case None:
             return None, f"{options.provider} was not asked: it cannot be called yet"
         case NoCustomer() if not options.unchecked:
-            return f"{options.provider} has no customer {customer}: make it there first, or give --customer", None
+            text = f"{options.provider} has no customer {customer}: make it there first, or give --customer"
+            return f"{text}; --unchecked assigns it before it is there", None
         case ReadFailed(reason) if not options.unchecked:
             return f"{options.provider} did not say how {customer} stands ({reason}): try again, or --unchecked", None
         case CustomerState(balance) if balance is not None and balance <= 0 and would_newly_halt(candidate, options):

@@ -76,7 +76,7 @@ def void(
     require_whole(connection)
     with _all_or_none(keys):
         states = (*_PROVEN, "accepted") if although_accepted else _PROVEN
-        chosen = _chosen(connection, keys, states, "only a push that is rejected or in doubt can be voided")
+        chosen = _chosen(connection, keys, states, "only a push that is rejected or in doubt can be voided", _IF_LOST)
         accepted = [push for push in chosen if push.state == "accepted"]
         for key, adopted in sorted(taken_back(connection, accepted).items()):
             raise Refused(
@@ -99,8 +99,14 @@ def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
         raise
 
 
-def _chosen(connection: sa.Connection, keys: Sequence[str], states: Sequence[str], rule: str) -> list[PushRow]:
-    """The pushes with these keys, each once, held until the transaction ends.
+_IF_LOST: Final = "if its provider lost it, `drawdown push void KEY --although-accepted` asks there first"
+
+
+def _chosen(
+    connection: sa.Connection, keys: Sequence[str], states: Sequence[str], rule: str, if_accepted: str = ""
+) -> list[PushRow]:
+    """The pushes with these keys, each once, held until the transaction ends. `if_accepted`: what a person may do
+    instead about one that was.
 
     Errors: Refused where one is not there or in no such state.
     """
@@ -109,7 +115,8 @@ def _chosen(connection: sa.Connection, keys: Sequence[str], states: Sequence[str
     for key in keys:
         push = require_push(connection, found, key)
         if push.state not in states:
-            raise Refused(f"{key} is {push.state}: {rule}")
+            more = f"; {if_accepted}" if if_accepted and push.state == "accepted" and push.provider != EMBEDDED else ""
+            raise Refused(f"{key} is {push.state}: {rule}{more}")
         chosen[push.key] = push
     return list(chosen.values())
 

@@ -119,6 +119,12 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "back": (8, "projection {projection_id} was read at {read_ms}, the one before it at {before_ms}"),
     "older": (8, "the organisation's projection is of {projection_read_ms}, its newest one of {read_ms}"),
     "verdict": (8, "is_halted is {is_halted}, its newest projection says {said}"),
+    "verdict_otherwise": (
+        8,
+        "the reason is {halt_reason} and the limit {most}; its newest projection says {reason} and {said_most}",
+    ),
+    "verdict_repeated": (8, "projection {projection_id} says the same as the one before it"),
+    "verdict_unsaid": (8, "is_halted is {is_halted} ({halt_reason}), and it has no projection"),
     "pending": (9, "{n1} MB: used and not sealable {n2} s in {n3} samples ({t1}), pending {n4} s in {n5} ({t2})"),
     "held": (10, "{account_id} keeps {kept} held; its reservations have {parts} left"),
     "never_due": (10, "{reservation} expires at {expires_ms}, and its wallet knows of nothing before {next_due_ms}"),

@@ -69,7 +69,7 @@ STATEMENTS: Final = (
     (DRIFT, ("parity_sum", "parity_line", "parity_stray")),
     (DRIFT, ("bill_unimported", "bill_unfinal", "imports_gap", "import_otherwise", "units_unsaid")),
     (STATE, ("swept_ahead", "stopped_unsaid", "halt_waits", "read_waits")),
-    (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
+    (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict", "verdict_unsaid")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
 

@@ -179,19 +179,35 @@ SELECT 'read_waits' AS what, o.org_id, {no_window}, o.projection_due_ms, CAST(:n
 FROM orgs o WHERE o.projection_due_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
 -- name: back
--- Invariant 8. An older read never overwrites a newer one.
-SELECT 'back' AS what, q.org_id, {no_window}, q.projection_id, q.read_ms, q.before_ms FROM (
+-- Invariant 8. An older read never overwrites a newer one, and a projection is written where the verdict changes.
+SELECT CASE WHEN q.read_ms < q.before_ms THEN 'back' ELSE 'verdict_repeated' END AS what, q.org_id, {no_window},
+    q.projection_id, q.read_ms, q.before_ms
+FROM (
     SELECT org_id, projection_id, read_ms,
-        LAG(read_ms) OVER (PARTITION BY org_id ORDER BY projection_id) AS before_ms
-    FROM projections
-) q WHERE q.read_ms < q.before_ms
+        LAG(read_ms) OVER w AS before_ms,
+        is_halted = LAG(is_halted) OVER w
+            AND COALESCE(max_concurrent_sandboxes, -1) = COALESCE(LAG(max_concurrent_sandboxes) OVER w, -1)
+            AND COALESCE(reason, '') = COALESCE(LAG(reason) OVER w, '') AS repeats
+    FROM projections WINDOW w AS (PARTITION BY org_id ORDER BY projection_id)
+) q WHERE q.read_ms < q.before_ms OR q.repeats
 
 -- name: verdict
-SELECT CASE WHEN j.is_halted <> o.is_halted THEN 'verdict' ELSE 'older' END AS what, o.org_id, {no_window}, o.is_halted,
-    j.is_halted AS said, o.projection_read_ms, j.read_ms
+-- Why an organisation goes on is said in its history alone, where an estimate was wrong or nobody bills it any more.
+SELECT CASE WHEN j.is_halted <> o.is_halted THEN 'verdict'
+        WHEN o.projection_read_ms IS NULL OR o.projection_read_ms < j.read_ms THEN 'older'
+        ELSE 'verdict_otherwise' END AS what, o.org_id, {no_window}, o.is_halted, j.is_halted AS said,
+    o.projection_read_ms, j.read_ms, o.halt_reason, j.reason, o.max_concurrent_sandboxes AS most,
+    j.max_concurrent_sandboxes AS said_most
 FROM orgs o JOIN (SELECT org_id, MAX(projection_id) AS projection_id FROM projections GROUP BY org_id) q
     ON q.org_id = o.org_id JOIN projections j ON j.projection_id = q.projection_id
 WHERE j.is_halted <> o.is_halted OR o.projection_read_ms IS NULL OR o.projection_read_ms < j.read_ms
+    OR COALESCE(o.max_concurrent_sandboxes, -1) <> COALESCE(j.max_concurrent_sandboxes, -1)
+    OR (COALESCE(o.halt_reason, '') <> COALESCE(j.reason, '')
+        AND COALESCE(j.reason, '') NOT IN ('estimate_wrong', 'exempt'))
+
+-- name: verdict_unsaid
+SELECT 'verdict_unsaid' AS what, o.org_id, {no_window}, o.is_halted, o.halt_reason FROM orgs o
+WHERE (o.is_halted OR o.halt_reason IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM projections j WHERE j.org_id = o.org_id)
 
 -- name: pushes
 SELECT COUNT(*) FROM {proven_pushes} WHERE {which}

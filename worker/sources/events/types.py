@@ -1,7 +1,8 @@
 """Event types and their meters: the numbers that stand where samples of sandboxes have their memory size.
 
 Guarantee: a type has one meter, for good, and no other type has it. Transactions that meet types at once wait for one
-another and fail no statement; the bounds hold among them all.
+another and fail no statement; the bounds hold among them all. Whoever brings types that nothing uses has their room
+again the day after.
 
 How much an event counts that states no quantity is declared once for its type, before its first event: so that the same
 event counts the same, whenever it is sent again.
@@ -26,6 +27,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.units import (
+    DAY_MS,
     MAX_EVENT_TYPES,
     MAX_KEY_TYPES,
     MAX_MEMORY_MB,
@@ -49,6 +51,8 @@ class Bringer:
 
 
 PEOPLE: Final = Bringer()
+FREE_AFTER_MS: Final = DAY_MS
+"""By then its first usage is sealed, or waits for a feature."""
 
 
 def meters(
@@ -65,7 +69,7 @@ def meters(
         if by != PEOPLE:
             unknown = unknown[:1]  # one statement counts and takes the next number: whoever has it counted them all
         types = [{"event_type": name} for name in unknown]
-        values = {"types": types, "first_seen_ms": now_ms, "below": MAX_MEMORY_MB, "most": MAX_METER}
+        values = {"types": types, "first_seen_ms": now_ms, "below": MAX_MEMORY_MB, **_most()}
         SQL.run(connection, "meet", {**values, **_bounds(by)})
         found = known(connection, wanted)
     return found
@@ -78,12 +82,22 @@ def is_known(connection: sa.Connection, event_type: str) -> bool:
 
 def is_full(connection: sa.Connection) -> bool:
     """Whether there is no room for one type more."""
-    return int(SQL.run(connection, "newest").scalar() or 0) >= MAX_METER
+    return bool(SQL.run(connection, "is_full", _most()).scalar())
+
+
+def free_unused(connection: sa.Connection, now_ms: int) -> None:
+    """Have types count to no bound that nothing uses, FREE_AFTER_MS after they came; those that are used again count
+    again. Each keeps its meter, and its events are taken as before."""
+    SQL.run(connection, "free", {"now_ms": now_ms, "before_ms": now_ms - FREE_AFTER_MS})
 
 
 def _has_room(connection: sa.Connection, by: Bringer) -> bool:
     """Whether each bound of whoever brings types leaves room for one more."""
     return bool(SQL.run(connection, "has_room", _bounds(by)).scalar())
+
+
+def _most() -> dict[str, object]:
+    return {"most_types": MAX_EVENT_TYPES, "most": MAX_METER}
 
 
 def _bounds(by: Bringer) -> dict[str, object]:

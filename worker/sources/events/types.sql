@@ -3,14 +3,19 @@
 -- name: known
 SELECT event_type, meter FROM event_types WHERE event_type IN :event_types
 
--- name: newest
-SELECT MAX(meter) FROM event_types
+-- name: is_full
+-- There is no room for one type more.
+SELECT 1 WHERE (SELECT COUNT(*) FROM event_types WHERE freed_ms IS NULL) >= :most_types
+    OR (SELECT MAX(meter) FROM event_types) >= :most
 
 -- name: room
 -- Of whoever brings types: a key of an organisation, or a key of none and the source that it is bound to.
-(CAST(:org_id AS TEXT) IS NULL OR (SELECT COUNT(*) FROM event_types WHERE org_id = :org_id) < :most_org)
-    AND (CAST(:key_name AS TEXT) IS NULL OR (SELECT COUNT(*) FROM event_types WHERE key_name = :key_name) < :most_key)
-    AND (CAST(:source AS TEXT) IS NULL OR (SELECT COUNT(*) FROM event_types WHERE source = :source) < :most_source)
+(CAST(:org_id AS TEXT) IS NULL
+        OR (SELECT COUNT(*) FROM event_types WHERE org_id = :org_id AND freed_ms IS NULL) < :most_org)
+    AND (CAST(:key_name AS TEXT) IS NULL
+        OR (SELECT COUNT(*) FROM event_types WHERE key_name = :key_name AND freed_ms IS NULL) < :most_key)
+    AND (CAST(:source AS TEXT) IS NULL
+        OR (SELECT COUNT(*) FROM event_types WHERE source = :source AND freed_ms IS NULL) < :most_source)
 
 -- name: has_room
 SELECT 1 WHERE {room}
@@ -21,11 +26,33 @@ SELECT 1 WHERE {room}
 INSERT INTO event_types (event_type, meter, first_seen_ms, org_id, key_name, source)
 SELECT event_type, meter, :first_seen_ms, :org_id, :key_name, :source FROM (
     SELECT event_type, COALESCE((SELECT MAX(meter) FROM event_types), :below)
-        + ROW_NUMBER() OVER (ORDER BY event_type) AS meter
+            + ROW_NUMBER() OVER (ORDER BY event_type) AS meter,
+        (SELECT COUNT(*) FROM event_types WHERE freed_ms IS NULL) + ROW_NUMBER() OVER (ORDER BY event_type) AS types
     FROM {rows :types (event_type text)} r
-) numbered WHERE meter <= :most AND {room}
+) numbered WHERE meter <= :most AND types <= :most_types AND {room}
 ORDER BY meter
 ON CONFLICT DO NOTHING
+
+-- Types that nothing uses count to no bound.
+
+-- name: used
+-- A feature, a value or a metric names it, a backfill has events of it, or usage of it waits to be billed.
+(meter IN (SELECT memory_mb FROM mappings WHERE memory_mb IS NOT NULL)
+    OR meter IN (SELECT memory_mb FROM pending_usage WHERE seconds <> 0)
+    OR event_type IN (SELECT event_type FROM event_values)
+    OR event_type IN (SELECT COALESCE(counts, metric) FROM guard_metrics)
+    OR event_type IN (SELECT event_type FROM backfill_events))
+
+-- name: changed_use
+(freed_ms IS NULL AND first_seen_ms < :before_ms AND NOT {used}) OR (freed_ms IS NOT NULL AND {used})
+
+-- name: free [sqlite]
+UPDATE event_types SET freed_ms = CASE WHEN freed_ms IS NULL THEN :now_ms END WHERE {changed_use}
+
+-- name: free [postgresql]
+-- Whoever takes usage of a type holds its row: that one is looked at the day after.
+UPDATE event_types SET freed_ms = CASE WHEN freed_ms IS NULL THEN :now_ms END WHERE event_type IN (
+    SELECT event_type FROM event_types WHERE {changed_use} FOR NO KEY UPDATE SKIP LOCKED)
 
 -- How much events count that state no quantity.
 
