@@ -58,8 +58,7 @@ class Outbox:
         self._settings = settings
         self._world = world
         self._empty()
-        self._closing = False
-        self._on_result_failed = False
+        self._closing = self._on_result_failed = False
         self._pending = Waiting()
         with self._changed:
             self._open_spool()
@@ -285,10 +284,7 @@ class Outbox:
         try:
             self._settings.on_result(item, result)
         except BaseException as error:  # whatever it is, the thread goes on
-            if not self._on_result_failed:
-                log.exception("on_result failed, and each further time that it does is one line of debug")
-            else:
-                log.debug("on_result failed: %s", shown(str(error)))
+            log.error("on_result failed: %s", shown(str(error)), exc_info=None if self._on_result_failed else error)
             self._on_result_failed = True
 
     def forked(self) -> None:

@@ -31,7 +31,7 @@ SQL = queries(__file__)
 MAX_FLEET_DAYS: Final = 93
 """Of a range, where no organisation is named: all samples in it are read."""
 UTC_NAME: Final = "UTC"
-_STEP_MS: Final = 15 * MINUTE_MS
+_QUARTER: Final = 15 * MINUTE_MS
 """No time zone changes within one."""
 By = Literal["org", "feature", "project", "subject", "day", "hour"]
 _KEYS: Final = ("org_id", "feature", "unit", "project", "subject", "local_ms", "offset_ms")
@@ -86,9 +86,9 @@ def _spans(zone: ZoneInfo, from_ms: int, to_ms: int) -> Iterator[tuple[int, int]
         if _offset_ms(zone, begin) == _offset_ms(zone, end):
             yield begin, end
             continue
-        first = begin - begin % _STEP_MS
-        for at in range(first, end, _STEP_MS):
-            yield max(at, begin), min(at + _STEP_MS, end)
+        first = begin - begin % _QUARTER
+        for at in range(first, end, _QUARTER):
+            yield max(at, begin), min(at + _QUARTER, end)
 
 
 def _offset_ms(zone: ZoneInfo, at_ms: int) -> int:
