@@ -52,9 +52,11 @@ class Singles(Generic[A, R]):
 
     async def ask(self, name: object, asked: A) -> R:
         """Errors: ApiError 429 where too many wait."""
-        lane = self._lanes.setdefault(name, _Lane())
-        if len(lane.waiting) >= MOST_SINGLES_OF_A_KEY or self._count >= MOST_SINGLES:
+        there = self._lanes.get(name)
+        is_full = there is not None and len(there.waiting) >= MOST_SINGLES_OF_A_KEY
+        if is_full or self._count >= MOST_SINGLES:
             raise ApiError(429, "busy", "too many small requests wait here; send it again", headers=SOON)
+        lane = self._lanes.setdefault(name, _Lane())
         one = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())
         lane.waiting.append(one)
         if lane.task is None:
