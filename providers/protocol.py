@@ -28,7 +28,7 @@ class Capabilities:
     """What a provider declares, and the worker obeys. Times are milliseconds."""
 
     key_retention_ms: int | None
-    """How long a key is remembered; None: for good. Rule P2 rests on it."""
+    """How long a key is remembered, an hour at least; None: for good. Rule P2 rests on it."""
     duplicate_proves_delivery: bool
     """Whether "this key was seen" proves that it was charged (rule P3)."""
 
@@ -206,9 +206,11 @@ class Part:
 
 @dataclass(frozen=True)
 class CustomerState:
-    """The state of a customer. `balance_micro` is what the customer can still spend, with overage and limits counted;
-    None: unlimited. `max_concurrent` None: no limit. `refused`: features that a limit of the provider refuses although
-    the balance lasts. `parts`: what was granted once. `plans`: all plans that the customer has, bought ones too."""
+    """The state of a customer. `balance_micro` is what the customer can still spend in micro-credits (a millionth of a
+    credit), with overage and limits counted; None: unlimited. If the service blocks a customer, report 0, or the
+    balance if that is below zero. `max_concurrent` None: no limit. `refused`: features that a limit of the provider
+    refuses although the balance lasts. `parts`: what was granted once. `plans`: all plans that the customer has, bought
+    ones too."""
 
     balance_micro: int | None
     plan: str | None
@@ -296,8 +298,8 @@ class Drawn:
     """What a balance says was drawn from it since `since_ms`; None: since ever. A person's change of it may count as
     drawn, or as given back: it cannot be told apart.
 
-    `quantity` is in base units of the balance's feature. For a credit system it is in credits, and includes balances
-    that a feature of its schema has of its own, at the feature's cost. `parts`: the parts granted once that it shows.
+    `quantity` is in base units of the balance's feature, and for a credit system in credits. `parts`: the parts granted
+    once that it shows.
     """
 
     quantity: int | Decimal
@@ -310,6 +312,9 @@ class Drawn:
     """None: nothing outlasts the cycle, or nothing tells which parts are drawn on first."""
     plans: frozenset[str] = frozenset()
     """All plans that the customer has."""
+    own: Mapping[str, Decimal] = field(default_factory=dict)
+    """What was drawn besides, by feature, from balances that features of a credit system have of their own: in base
+    units of the feature, since no answer tells at which costs they would have been drawn in credits."""
 
 
 @dataclass(frozen=True)
@@ -368,7 +373,7 @@ class Provider(Protocol):
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         """What is wrong with key, version, these features and these customers, a line each; empty when all is well.
-        Charges nothing."""
+        Charges nothing, and tests the key even if both lists are empty."""
 
 
 class ManyLookups(Protocol):

@@ -90,7 +90,9 @@ def _checked_name(name: str, taken: Mapping[str, Provider]) -> str:
 def _checked(name: str, built: object) -> Provider:
     """Errors: TypeError for something that is no provider, ValueError for capabilities that contradict themselves."""
     if not isinstance(built, Provider):
-        raise TypeError(f"{type(built).__name__} lacks a part of drawdown.providers.protocol.Provider")
+        parts = ("name", "capabilities", "dormant", *(name for name in vars(Provider) if name[0] != "_"))
+        missing = sorted({part for part in parts if not hasattr(built, part)})
+        raise TypeError(f"{type(built).__name__} lacks {', '.join(missing)} of drawdown.providers.protocol.Provider")
     capabilities = built.capabilities
     if built.name != name:
         raise ValueError(f"it calls itself {built.name!r}")

@@ -25,8 +25,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import IO, Any, Final, NoReturn
+from typing import IO, Any, Final, NoReturn, cast
 
 from tests import asking, installed
 
@@ -212,10 +213,21 @@ def serve(place: Path) -> None:
     place.parent.rmdir()
 
 
+@cache
+def _describe() -> None:
+    """Make the models of all operations: most of what a server does before it listens."""
+    from drawdown.server.api import declared
+    from drawdown.server.declarations import DECLARED
+
+    declared.Operations(cast(Any, None), cast(Any, None), DECLARED).routes()
+
+
 def _forked(line: socket.socket, ours: list[socket.socket], either: selectors.BaseSelector) -> int:
     """The process of a command, which has nothing of ours open; it is said to whoever asked for it."""
     _, files, _, _ = socket.recv_fds(line, 1, 3)
     asked = json.loads(_read(line, int.from_bytes(_read(line, 4))))
+    if "serve" in asked[0]:
+        _describe()
     pid = os.fork()
     if pid == 0:
         signal.set_wakeup_fd(-1)

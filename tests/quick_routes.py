@@ -1,7 +1,7 @@
 """Let FastAPI read an endpoint once in a process: its parameters and answers are most of what a server of a test costs.
 
-Guarantee: a route is what FastAPI would make of it, for the endpoint of its own server. An endpoint that is no method,
-or that depends on others, is read each time.
+Guarantee: a route is what FastAPI would make of it, for the endpoint of its own server. FastAPI reads an endpoint again
+if it has defaults, or depends on other endpoints.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import cache
-from types import MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import Any, Final
 
 import pytest
@@ -22,12 +22,21 @@ Call = Callable[..., Any]
 _LISTS: Final = [one.name for one in fields(Dependant) if one.default_factory is list]
 _read: Final = utils.get_dependant
 _known: Final[dict[tuple[str, Call, Any], Dependant]] = {}
+_first: Final[dict[tuple[CodeType, str], Call]] = {}
+"""The first function of each code and signature: `server/api/declared.py` makes one for each operation."""
+
+
+def _shared(call: Call) -> Call:
+    """Return a function that FastAPI reads as it reads this endpoint: the same for each server."""
+    if isinstance(call, MethodType):
+        return call.__func__
+    if isinstance(call, FunctionType) and not (call.__defaults__ or call.__kwdefaults__):
+        return _first.setdefault((call.__code__, str(call.__annotations__)), call)
+    return call
 
 
 def _dependant(*, path: str, call: Call, scope: Any = None) -> Dependant:
-    if not isinstance(call, MethodType):
-        return _read(path=path, call=call, scope=scope)
-    key = (path, call.__func__, scope)
+    key = (path, _shared(call), scope)
     if key not in _known:
         found = _read(path=path, call=call, scope=scope)
         if found.dependencies:
@@ -38,8 +47,8 @@ def _dependant(*, path: str, call: Call, scope: Any = None) -> Dependant:
 
 
 def _of_function(is_such: Callable[[Call], bool]) -> Callable[[Call], bool]:
-    """Judge the function of a method: FastAPI keeps what it judged, and with a method its whole server."""
-    return lambda call: is_such(getattr(call, "__func__", call))
+    """Judge the shared function: FastAPI keeps what it judged, and with a method its whole server."""
+    return lambda call: is_such(_shared(call))
 
 
 @contextmanager

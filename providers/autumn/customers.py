@@ -186,8 +186,8 @@ def drawn(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
     """What was drawn from each balance in its present cycle; where that cannot be told, it is left out.
 
     It counts every deduction, also those that left no event (a key store that fails open), and follows an operator's
-    change of a balance: `usage` is what was granted less what remains. A credit system counts in credits. It includes
-    the balances of its features, and is always there: a grant that was used up exactly has left no balance.
+    change of a balance: `usage` is what was granted less what remains. A credit system counts in credits, beside the
+    own units of its features, and is always there: a grant that was used up exactly has left no balance.
     """
     found: dict[str, Drawn] = {}
     pooled: set[str] = set()
@@ -205,20 +205,20 @@ def drawn(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
 
 
 def _pool_drawn(customer: AutumnCustomer, system: str, members: Sequence[str], schema: Schema) -> Drawn | None:
-    quantity, begun, parts = Decimal(0), list[Begun](), list[Part]()
+    begun, parts = list[Begun](), list[Part]()
     for name in (system, *members):
         balance = customer.balances.get(name)
         if balance is None:
             continue
-        cost = Decimal(1) if name == system else schema.cost(name, system)
-        if cost is None or balance.begun is None:
+        if balance.begun is None or (name != system and schema.cost(name, system) is None):
             return None
-        quantity += balance.usage * cost
         begun += balance.begun
         parts += balance.parts
+    credits = customer.balances.get(system)
     # Of several balances nothing tells which was drawn on first: that depends on the feature.
-    lasting = customer.balances[system].lasting if system in customer.balances and not members else None
-    return _drawn(quantity, begun, parts, lasting)
+    lasting = credits.lasting if credits is not None and not members else None
+    own = {name: customer.balances[name].usage for name in members}
+    return replace(_drawn(Decimal(0) if credits is None else credits.usage, begun, parts, lasting), own=own)
 
 
 def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part], lasting: Lasting | None) -> Drawn:

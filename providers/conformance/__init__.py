@@ -37,7 +37,8 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, Can
         proven = capabilities.duplicate_proves_delivery or capabilities.lookup
         assert proven, "a duplicate that proves nothing has to be looked up"
         assert capabilities.success_proves_charge or capabilities.lookup, "a success that proves nothing, likewise"
-        assert capabilities.key_retention_ms is None or capabilities.key_retention_ms >= HOUR_MS
+        kept_ms = capabilities.key_retention_ms
+        assert kept_ms is None or kept_ms >= HOUR_MS, "key_retention_ms is an hour at least, or None: for good"
         assert all(
             rate is None or rate > 0
             for rate in (capabilities.calls_per_s, capabilities.reads_per_s, capabilities.lookups_per_s)

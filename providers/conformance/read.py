@@ -192,6 +192,7 @@ class CheckTests(Tools):
     def test_a_bad_key_charges_nothing_and_is_told(self) -> None:
         self.bench.provider = self.bench.with_bad_key()
         assert self.check([self.bench.feature], [self.bench.customer]), "no trouble is told"
+        assert self.check([], []), "before a feature is mapped or a customer assigned, a check has to test the key"
         request = self.request()
         # A key can be mended, so its pushes must not be given up.
         assert isinstance(outcome := self.push(request), RetryAt | Unknown), outcome

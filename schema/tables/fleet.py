@@ -164,6 +164,7 @@ balance_marks = sa.Table(
     sa.Column("left_qty", Big, nullable=True),
     sa.Column("cycle_left_qty", Big, nullable=True),
     ms_column("ends_ms", null=True),
+    sa.Column("own_units", sa.Text, nullable=True),  # JSON, by feature: units drawn, and what each was taken for
     # How much more that may be: the amounts of some charges are not known.
     sa.Column("unsure_qty", Big, nullable=False, server_default=sa.text("0")),
     comment="By how much a balance was drawn on in its present cycle beyond what was pushed, when last compared; and "

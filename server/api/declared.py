@@ -387,8 +387,13 @@ def page_model(listing: Listing[Any]) -> type[BaseModel]:
     return made
 
 
-def answer_model(result: type[Any], name: str) -> type[BaseModel]:
+def answer_model(result: Any, name: str) -> type[BaseModel]:
     """What an action answers; `facts` of a dry run alone."""
+    return _answer(result, name)
+
+
+@cache
+def _answer(result: Any, name: str) -> type[BaseModel]:
     more: dict[str, Any] = {"dry_run": (bool, False), "facts": (list[FactAnswer], [])}
     made: type[BaseModel] = create_model(f"{_camel(name)}Answer", __doc__=_doc(result), **_of_row(result), **more)
     return made

@@ -142,7 +142,6 @@ ODD_ORGS = (
 )  # fmt: skip
 
 
-@pytest.mark.both_databases
 def test_odd_ids_are_ids_like_any_other(fleet: Fleet, database_url: str) -> None:
     _insert(fleet.engine, [{**GOOD, "id": f"'{org}:%s"[:200], "org_id": org} for org in ODD_ORGS])
     at = str(NOW)

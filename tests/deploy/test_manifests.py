@@ -11,6 +11,8 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,13 @@ WITH_SETTINGS = DEPLOY / "drawdown-with-settings"
 
 def documents(*paths: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in paths or KUBERNETES:
-        for number, document in enumerate(yaml.safe_load_all(path.read_text(encoding="utf-8"))):
-            yield f"{path.name}#{number}", document
+        for number, document in enumerate(_read(path)):
+            yield f"{path.name}#{number}", deepcopy(document)
+
+
+@cache
+def _read(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
 def errors(document: object) -> list[str]:

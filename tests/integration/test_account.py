@@ -90,7 +90,6 @@ def test_a_grant_to_nobody_known_makes_a_wallet_unless_the_id_is_like_one_there_
     assert "there is no organisation hooli" in capsys.readouterr().err
 
 
-@pytest.mark.both_databases
 def test_the_parts_of_a_wallet_are_its_balance(typed: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     """Through reservations, suppliers, expiry, debts and a month that nobody looked at."""
     fleet = Fleet(typed)

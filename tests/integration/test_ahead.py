@@ -44,7 +44,6 @@ def test_status_says_what_came_in_since_the_last_tick_and_is_settled_all_the_sam
     assert "came in since" not in shell("status", 75)
 
 
-@pytest.mark.both_databases
 def test_a_tick_of_a_time_to_come_does_not_hide_that_no_tick_runs(
     shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -234,7 +234,6 @@ def test_claim_without_charge_is_voided_and_billed(engine: sa.Engine) -> None:
     house.is_exact()
 
 
-@pytest.mark.both_databases
 def test_clamped_charge_leaves_the_rest_owed_until_there_is_credit(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 1})
     house.autumn.account.control(
@@ -660,3 +659,141 @@ def test_worth_of_what_waits_is_by_the_costs_that_the_provider_tells(engine: sa.
 def test_example_of_a_rate_names_a_feature_whose_cost_is_not_told() -> None:
     for example in EXAMPLES["provider rate"]:
         assert example.split()[3] not in COSTS, "Drawdown refuses a rate of a feature whose cost the provider tells"
+
+
+# Units that a feature has of its own, beside the credits
+
+
+@pytest.mark.parametrize("first", [0, 40])
+def test_own_units_that_are_used_up_exactly_are_drawn_and_not_lost(engine: sa.Engine, first: int) -> None:
+    house = House(engine, {"acme": 10})
+    house.wait(0)
+    house.use("acme", 10, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.autumn.account.grant("acme", "compute_8gb", 100, house.fleet.clock.at_ms, interval=ONE_OFF)
+    house.wait(0)
+    if first:
+        house.use("acme", first, size=8)
+        house.bill()
+        assert house.compare(correct=True).exit_status == 0
+    house.use("acme", 100 - first, size=8)
+    house.bill()
+    for _ in range(2):
+        assert told(house.compare(correct=True)) == []
+        house.bill()
+    assert own_and_credits(house) == (100, Decimal("0.064"))
+    # What is lost from the credits is found and sent again, as if there had never been own units.
+    house.autumn.sync()
+    house.use("acme", 300, size=64)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    found = told(house.compare(correct=True))
+    assert found == [("acme", "credits", "short", -1_920_000, 1_920_000, 10**6)]
+    house.bill()
+    assert own_and_credits(house) == (100, Decimal("1.984"))
+
+
+def test_own_units_that_are_used_up_within_a_charge_are_drawn(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 10})
+    house.autumn.account.grant("acme", "compute_8gb", 100, T0, interval=ONE_OFF)
+    house.wait(0)
+    house.use("acme", 250, size=8)
+    house.bill()
+    assert told(house.compare(correct=True)) == []
+    house.use("acme", 50, size=8)
+    house.bill()
+    write(engine, lambda c: withdrawals.withdraw(c, ["s2"], house.fleet.by))
+    house.bill()
+    assert told(house.compare(correct=True)) == []
+    assert own_and_credits(house) == (100, Decimal("0.12"))
+
+
+@pytest.mark.parametrize("cost", ["0.00085", "0.0006"])
+@pytest.mark.parametrize("used_since", [0, 500])
+def test_own_units_count_as_they_did_when_their_cost_changes(engine: sa.Engine, cost: str, used_since: int) -> None:
+    house = House(engine, {"acme": 10})
+    house.autumn.account.grant("acme", "compute_8gb", 1_000, T0)
+    house.wait(0)
+    house.use("acme", 500, size=8)
+    house.bill()
+    assert told(house.compare(correct=True)) == []
+    # As much as the own units' new cost makes less.
+    house.use("acme", 1_000, size=1)
+    if used_since:
+        house.use("acme", used_since, size=8)
+    house.bill()
+    house.autumn.account.features["credits"].credit_schema["compute_8gb"] = Decimal(cost)
+    house.wait(HOUR_MS)
+    found = house.compare(correct=True)
+    apart = round(abs(Decimal(cost) - COSTS["compute_8gb"]) * used_since * 10**8)
+    assert [(line.verdict, line.theirs - line.ours, line.corrected, line.unsure) for line in found.differing] == (
+        [("unsure", 0, 0, apart * found.differing[0].scale // 10**8)] if used_since else []
+    )
+    for _ in range(2):
+        house.bill()
+        assert told(house.compare(correct=True)) == [], "told once"
+    assert own_and_credits(house) == (500 + used_since, Decimal("0.1"))
+    # What is lost after that is known exactly again.
+    house.autumn.sync()
+    house.use("acme", 300, size=64)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert [line.corrected * 100 // line.scale for line in house.compare(correct=True).differing] == [192]
+
+
+def own_and_credits(house: House) -> tuple[int, Decimal]:
+    """What was drawn from the own units of 8 GB, and from the credits."""
+    return int(house.autumn.account.drawn.get(("acme", "compute_8gb"), 0)), house.drawn("acme")
+
+
+# A plan that ends
+
+
+def test_plan_that_ends_beside_a_top_up_begins_comparisons_again(engine: sa.Engine) -> None:
+    house, account = with_plan(engine)
+    grants = account.customers["acme"].grants["credits"]
+    account.customers["acme"].subscriptions.clear()
+    grants[:] = [one for one in grants if one.plan is None]
+    house.wait(HOUR_MS)
+    house.use("acme", 100, size=4)
+    house.bill()
+    found = house.compare(correct=True)
+    assert [(line.verdict, line.theirs - line.ours, line.corrected, line.unsure) for line in found.differing] == [
+        ("unsure", 0, 0, 40_000)
+    ]
+    assert house.compare(correct=True).differing == [], "told once"
+    house.autumn.sync()
+    house.use("acme", 300, size=64)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert [line.corrected for line in house.compare(correct=True).differing] == [1_920_000]
+
+
+def test_top_up_that_lacks_more_than_was_charged_as_a_plan_ended_is_told(engine: sa.Engine) -> None:
+    house, account = with_plan(engine)
+    grants = account.customers["acme"].grants["credits"]
+    account.customers["acme"].subscriptions.clear()
+    grants[:] = [one for one in grants if one.plan is None]
+    account.add_to_balance("acme", "credits", Decimal(5))
+    house.wait(HOUR_MS)
+    found = house.compare(correct=True)
+    assert [(line.verdict, line.theirs - line.ours, line.corrected, line.unsure) for line in found.differing] == [
+        ("short", -5_000_000, 0, 0)
+    ]
+    assert house.compare(correct=True).differing == [], "told once"
+
+
+def with_plan(engine: sa.Engine) -> tuple[House, Any]:
+    """57.6 credits drawn from a month's plan, beside a top-up that is untouched; compared."""
+    house = House(engine, {"acme": 50})
+    account = house.autumn.account
+    account.add_plan("team", {"credits": (Decimal(1_000), "month")}, now_ms=T0)
+    account.attach("acme", "team", T0)
+    account.customers["acme"].grants["credits"].sort(key=lambda one: one.plan is None)
+    house.wait(0)
+    for _ in range(3):
+        house.use("acme", 3_000, size=64)
+        house.bill()
+    assert told(house.compare(correct=True)) == []
+    return house, account

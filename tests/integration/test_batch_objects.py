@@ -145,7 +145,6 @@ def test_an_object_that_is_not_as_it_was_listed_is_tried_again(
     assert ticked(fleet, store).batches_taken == 1
 
 
-@pytest.mark.both_databases
 def test_a_store_that_answers_short_says_more_or_is_away_costs_nothing(
     fleet: Fleet, store: ObjectStore, bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -273,7 +273,6 @@ def test_a_tick_that_dies_while_it_asks_has_taken_nothing_and_the_next_one_asks_
     assert not list((tmp_path / "own").glob("drawdown-batch-*/asked.csv"))
 
 
-@pytest.mark.both_databases
 def test_a_tick_asks_for_no_more_than_its_share_and_a_person_says_from_where(
     fleet: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -462,7 +462,6 @@ def test_a_mistyped_id_is_refused_with_the_nearest_one_there_is(shop: Shop, caps
     assert shop.content() == before
 
 
-@pytest.mark.both_databases
 def test_the_nearest_is_found_among_many_and_before_any_tick(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     many = [{"org": f"customer-{n:05}", "bucket": n % 256} for n in range(3_000)]
     write(shop.engine, lambda c: c.execute(sa.text("INSERT INTO orgs (org_id, bucket) VALUES (:org, :bucket)"), many))

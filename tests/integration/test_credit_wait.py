@@ -203,7 +203,6 @@ def test_after_a_flip_it_is_left_alone(fleet: Fleet) -> None:
     assert revisions(fleet) == WAITS
 
 
-@pytest.mark.both_databases
 def test_an_attempt_that_may_still_arrive_is_waited_for(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)
     fleet.sample("acme", T0 + WINDOW_MS + 1)

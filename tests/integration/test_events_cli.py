@@ -91,7 +91,6 @@ def test_a_type_that_was_lost_with_history_is_mapped_from_the_next_window(shell:
     assert "mapped page.render to render from 2026-01-01T00:05:00Z on" in shell("feature map-event page.render render")
 
 
-@pytest.mark.both_databases
 def test_an_event_type_that_was_used_is_mapped_from_the_next_window(shell: Shell) -> None:
     answer = told(shell.fleet, event("a", 3), event("b", 4, occurred_ms=T0 + 11))[0]
     assert "`drawdown feature map-event page.render FEATURE --from 2026-01-01T00:00:00Z`" in str(answer.message)

@@ -256,7 +256,6 @@ class Slow(FakeProvider):
         return await super().push(batch)
 
 
-@pytest.mark.both_databases
 def test_a_backlog_at_one_provider_delays_no_other_and_no_halt(engine: sa.Engine) -> None:
     """It takes all the time there is; meanwhile one's credit is found gone, and one that nobody bills is halted."""
     clock = Moving(T0)

@@ -106,7 +106,6 @@ def test_a_rotated_secret_is_shown_and_the_old_one_signs_for_a_while(
     assert len(emulator.taken) == 3, "and what was refused meanwhile"
 
 
-@pytest.mark.both_databases
 def test_what_failed_is_listed_shown_and_replayed(
     fleet: Fleet, product: tuple[ProductEmulator, str], told: Told, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -208,7 +208,6 @@ def test_from_its_point_on_a_run_finds_what_a_whole_one_does(broken_in_all_ways:
         assert found.point is not None and any(way.text in breach.text for breach in found.breaches), name
 
 
-@pytest.mark.both_databases
 def test_a_run_is_continued_that_held_while_nothing_speaks_against_it(fleet: Fleet) -> None:
     engine, at = fleet.engine, fleet.clock.at_ms
 

@@ -50,7 +50,6 @@ def test_no_rate_is_set_where_the_provider_tells_its_costs(fleet: Fleet) -> None
     assert (micro(fleet, "compute_4gb"), micro(fleet, "compute_8gb")) == (7, 1)
 
 
-@pytest.mark.both_databases
 def test_an_operators_rate_holds_where_the_provider_tells_none(fleet: Fleet) -> None:
     rate(fleet, "compute_1gb", 5)
     rate(fleet, "compute_4gb", 5)

@@ -101,7 +101,6 @@ def test_executions_that_are_accepted_together_go_by_it_too(guarded: Guarded) ->
     guarded.write(lambda c: executions.accept_together(c, asked("a", "b"), guarded.now))
 
 
-@pytest.mark.both_databases
 def test_it_counts_while_its_push_waits_and_until_it_is_charged(guarded: Guarded) -> None:
     render(guarded, 3)
     fleet = guarded.fleet

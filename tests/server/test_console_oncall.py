@@ -166,7 +166,6 @@ FILTERS_OF_BOTH: Final[tuple[dict[str, str], ...]] = (
 )  # fmt: skip
 
 
-@pytest.mark.both_databases
 def test_the_command_line_and_the_console_list_the_same_pushes_in_the_same_order(night: Night) -> None:
     wait_variously(night)
     seen = set()

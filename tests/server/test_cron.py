@@ -56,7 +56,6 @@ def test_who_has_not_the_secret_is_refused(house: House) -> None:
     assert house.counts()["ticks"] == 0
 
 
-@pytest.mark.both_databases
 def test_each_of_them_takes_the_secret_and_is_described(house: House) -> None:
     async def work(caller: Caller) -> None:
         paths = (await caller.get("/openapi.json")).json()["paths"]

@@ -257,7 +257,6 @@ REFUSED: Final[list[Case]] = [
 ]
 
 
-@pytest.mark.both_databases
 def test_what_is_refused_has_its_code_and_moves_nothing(house: House) -> None:
     by, engine = house.fleet.by, house.fleet.engine
     house.fleet.assign("still", "poor")

@@ -100,7 +100,6 @@ class Asker:
         return await self.ask("reserve", key, org="acme", metric="idea", amount=amount)
 
 
-@pytest.mark.both_databases
 def test_bound_key_ends_only_the_use_that_it_began(shop: House) -> None:
     acts: list[tuple[str, dict[str, int]]] = [("settle", {"actual": 0}), ("release", {}), ("extend", {"to": 2})]
 
@@ -118,7 +117,6 @@ def test_bound_key_ends_only_the_use_that_it_began(shop: House) -> None:
     assert read(shop.fleet.engine, verify).breaches == []
 
 
-@pytest.mark.both_databases
 def test_use_of_a_bound_key_is_not_taken_for_the_products(shop: House) -> None:
     async def work(caller: Caller) -> None:
         product, tenant = Asker(caller, "product"), Asker(caller, "tenant")

@@ -129,7 +129,6 @@ def test_an_organisations_keys_bring_so_many_types_and_take_no_room_from_others(
     assert brought == [(None, 4), ("acme", 2), ("globex", 1)]
 
 
-@pytest.mark.both_databases
 def test_key_of_no_organisation_leaves_types_to_others(street: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One key used up all event types for good, by quantity 0 of an organisation that does not exist."""
     monkeypatch.setattr(types, "MAX_KEY_TYPES", 4)

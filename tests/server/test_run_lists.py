@@ -131,7 +131,6 @@ def by_file(street: Street, query: Query) -> list[str]:
     return street.ask(work)
 
 
-@pytest.mark.both_databases
 def test_runs_are_listed_alike_by_everybody(
     street: Street, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,8 @@ without an event, between two comparisons, cannot be seen.
 
 A balance pays for one feature, or, as a credit system, for several at a cost each. All quantities here are those of the
 balance (`worker.catalog.costs.Pools`): base units of its feature, or parts of a credit, `Pools.scale` to the credit.
+A feature of a credit system may have units of its own, drawn on first. They count at the cost in force when they are
+read: if it changed since the last comparison, units that were drawn since have a least and a most.
 
 Of a window from before a loss nothing is sent before its provider was asked for it. Charges under unknown keys of it
 are found by asking for the revisions that would have come next, and the balance is not taken for what one push drew on
@@ -18,10 +20,11 @@ account of them. What could not be read is None, never nothing.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from decimal import ROUND_HALF_EVEN, Decimal
+from dataclasses import dataclass, field, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from functools import partial
 from typing import Final
 
@@ -83,6 +86,10 @@ class Outlasting:
         return self.used + min(beyond, max(0, self.left)), self.used + beyond
 
 
+OwnUnits = Mapping[str, tuple[Decimal, int]]
+"""By feature of a credit system: how many of its own units were drawn, and as how much each of them counts."""
+
+
 @dataclass(frozen=True)
 class Level:
     """What a balance says was drawn from it since `since_ms` (None: since ever), in its own quantities. `expired`: what
@@ -96,6 +103,8 @@ class Level:
     expired_ms: int = 0
     is_gone: bool = False
     lasting: Outlasting | None = None
+    own: OwnUnits = field(default_factory=dict)
+    """Own units, which `quantity` includes."""
 
 
 Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
@@ -107,6 +116,20 @@ MOST_SUMS: Final = 2_000
 
 MOST_UNSURE: Final = 12
 """Pushes that are each in a balance or beside it; of more only the bounds are compared."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The last comparison of a balance whose cycle is gone. `charged`: what we call accepted since. Nothing tells how
+    much of that was drawn on what is left. `used`: what had been drawn on it by then; None: that is not known."""
+
+    charged: int
+    used: int | None
+
+    def beyond(self, drawn: Level) -> tuple[int, int]:
+        """By how much, at least and at most, a balance was drawn on beyond what it may have been."""
+        more = 0 if self.used is None else drawn.quantity - self.used
+        return more - self.charged, more
 
 
 @dataclass(frozen=True)
@@ -146,9 +169,24 @@ class Accounted:
     earlier: tuple[int, int] | None = None
     """How much of what a balance shows was drawn before its cycle began, at least and at most, by its last comparison
     in the cycle before; None: nothing tells."""
+    own: OwnUnits = field(default_factory=dict)
+    """The own units by the last comparison."""
+    repriced: tuple[int, int] = (0, 0)
+    """What own units that were drawn come to beyond what they count as in the balance, at least and at most: a cost
+    changed, or a feature joined or left a credit system."""
+    joined: bool = False
+    """Whether only the latter makes them differ."""
+    ended: Ended | None = None
+    """The last comparison was of a cycle that is gone: a plan ended."""
 
     def beyond(self, drawn: Level) -> tuple[int, int] | None:
         """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
+        if self.ended is not None:
+            return None
+        found = self._beyond(drawn)
+        return None if found is None else (found[0] + self.repriced[0], found[1] + self.repriced[1])
+
+    def _beyond(self, drawn: Level) -> tuple[int, int] | None:
         expired = drawn.expired if drawn.expired_ms + MAX_SKEW_MS >= self.marked_ms else 0
         if self.apart is not None:
             beyond = drawn.quantity - self.ours - self.apart
@@ -161,12 +199,21 @@ class Accounted:
         """Whether a balance shows just what is accepted: each push as a person decided it, at the higher of two costs
         if either may have applied, since the lower one would hide a loss of as much. When a feature joined or left a
         credit system, all its charges may have drawn on the other balance. Of pushes that were sent as the cycle began
-        the balance may show any: events and answers prove those."""
-        if not (self.hand_above or self.hand_below):
+        the balance may show any: events and answers prove those. Own units that were drawn while a cost changed may
+        come to any amount between."""
+        if self.is_repriced and not self.joined:
+            return False
+        if not (self.hand_above or self.hand_below or self.is_repriced):
             return True
         least, most = (self.apart, self.apart) if self.apart is not None else self.earlier or (0, 0)
         beyond = drawn.quantity - self.ours
-        return least <= beyond <= most or least <= beyond + self.other_balance <= most
+        may_be = [beyond + own + other for own in self.repriced for other in (0, self.other_balance)]
+        return any(least <= one <= most for one in may_be)
+
+    @property
+    def is_repriced(self) -> bool:
+        """Whether own units were drawn that may have come to several amounts."""
+        return self.repriced[0] != self.repriced[1]
 
 
 def read_accounted(
@@ -178,16 +225,22 @@ def read_accounted(
     wanted = [{"customer_id": pair[0], "feature": pair[1], "since_ms": since[pair]} for pair in since]
     marks: dict[CustomerPool, tuple[int, int]] = {}
     before: dict[CustomerPool, _Before] = {}
+    ended: dict[CustomerPool, _Before] = {}
+    own: dict[CustomerPool, OwnUnits] = {}
     for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
         pair, scale = (str(row.customer_id), str(row.feature)), pools.scale(str(row.feature))
         if scale % int(row.scale):
             continue  # the balance is another by now; else a finer cost was told since
         finer = scale // int(row.scale)
+        level = _level(balances, pair)
+        own[pair] = _read_own(row.own_units, finer)
         if int(row.since_ms) == since[pair]:
             marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
-        elif _level(balances, pair).lasting is not None:
-            sums = (int(row.used_qty) * finer, int(row.left_qty) * finer, int(row.cycle_left_qty) * finer)
-            before[pair] = _Before(int(row.at_ms), int(row.accepted_qty) * finer, Outlasting(*sums, int(row.ends_ms)))
+        elif int(row.since_ms) > since[pair]:
+            lasting = _lasting_of(row, finer) if level.since_ms is None and _is_same(own[pair], level.own) else None
+            ended[pair] = _Before(int(row.at_ms), int(row.accepted_qty or 0) * finer, lasting)
+        elif level.lasting is not None and _is_same(own[pair], level.own):
+            before[pair] = _Before(int(row.at_ms), int(row.accepted_qty) * finer, _lasting_of(row, finer))
     features = [
         {
             "customer_id": pair[0],
@@ -205,6 +258,17 @@ def read_accounted(
     for row in SQL.run(connection, "accounted", values):
         by_pair[(row.customer_id, row.pool)].append(row)
     found = {pair: _accounted(by_pair[pair], pools, pair[1], *marks.get(pair, (None, 0))) for pair in pairs}
+    for pair, now in found.items():
+        if drawn_of(balances, pair) is not None:
+            known = own.get(pair, {}) if pair in marks else {}
+            level, from_ms = _level(balances, pair), max(now.marked_ms, since[pair])
+            repriced, joined = _repriced(pools, pair[1], level, known, from_ms)
+            found[pair] = replace(now, own=known, repriced=repriced, joined=joined)
+    unlike = _disturbed(connection, provider, ended, dict.fromkeys(ended, _EVER_MS), pools)
+    for pair, then in ended.items():
+        if drawn_of(balances, pair) is not None:
+            used = None if then.lasting is None or pair in unlike else then.lasting.used
+            found[pair] = replace(found[pair], ended=Ended(abs(found[pair].accepted - then.accepted), used))
     disturbed = _disturbed(connection, provider, before, since, pools)
     return found | {
         pair: replace(found[pair], marked_ms=then.at_ms, earlier=then.used_at_end(found[pair]))
@@ -213,17 +277,59 @@ def read_accounted(
     }
 
 
+def _repriced(pools: Pools, pool: str, level: Level, known: OwnUnits, from_ms: int) -> tuple[tuple[int, int], bool]:
+    """What own units come to beyond what they count as, at least and at most. Those of the last comparison (`known`)
+    count as they did then; each that was drawn since, at one of the costs since then. And whether these differ only
+    where a feature joined or left."""
+    least = most = Decimal(0)
+    joined = True
+    for feature in sorted({*known, *level.own}):
+        (used, each), (before, then) = level.own.get(feature, _NO_UNITS), known.get(feature, _NO_UNITS)
+        costs = pools.weight_between(pool, feature, from_ms, _EVER_MS)
+        fresh = [(used - before) * cost + before * then - used * each for cost in costs]
+        least, most = least + min(fresh), most + max(fresh)
+        joined = joined and (fresh[0] == fresh[1] or not costs[0])
+    return (int(least.to_integral_value(ROUND_FLOOR)), int(most.to_integral_value(ROUND_CEILING))), joined
+
+
+_NO_UNITS: Final = (Decimal(0), 0)
+_EVER_MS: Final = 2**62
+
+
+def _lasting_of(row: Row, finer: int) -> Outlasting | None:
+    if row.used_qty is None:
+        return None
+    used, left, cycle_left = (int(one) * finer for one in (row.used_qty, row.left_qty, row.cycle_left_qty))
+    return Outlasting(used, left, cycle_left, int(row.ends_ms))
+
+
+def _is_same(before: OwnUnits, now: OwnUnits) -> bool:
+    """Whether the same own units were drawn."""
+    return {name: used for name, (used, _) in before.items()} == {name: used for name, (used, _) in now.items()}
+
+
+def _read_own(found: str | None, finer: int) -> OwnUnits:
+    units = {} if found is None else json.loads(found)
+    return {feature: (Decimal(used), int(each) * finer) for feature, (used, each) in units.items()}
+
+
+def _as_json(own: OwnUnits) -> str | None:
+    return json.dumps({name: [f"{used:f}", each] for name, (used, each) in sorted(own.items())}) if own else None
+
+
 @dataclass(frozen=True)
 class _Before:
     """The last comparison of a balance in the cycle before: when it was, and what we called accepted by then."""
 
     at_ms: int
     accepted: int
-    lasting: Outlasting
+    lasting: Outlasting | None
 
     def used_at_end(self, now: Accounted) -> tuple[int, int] | None:
         """What was charged around the end counts once, before it or after it: the less that was after it, the more
         before it may have been drawn from parts granted once."""
+        if self.lasting is None:
+            return None
         charged = now.accepted - self.accepted
         least, most = (self.lasting.used_at_end(charged - of_cycle) for of_cycle in (now.least, now.most))
         return None if least is None or most is None else (least[0], most[1])
@@ -358,16 +464,21 @@ def _pools_and_parts(
 
 def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_ms: int) -> Mapping[str, Level]:
     """What balances say was drawn, in their quantities, with what was drawn from parts that are gone. One that is gone
-    before it ends was used up. A balance of one feature that has a fraction tells nothing: no push of ours draws one.
-    Pure."""
+    before it ends was used up, also one of units that a feature of a credit system has of its own. A balance of one
+    feature that has a fraction tells nothing: no push of ours draws one. Pure."""
     found: dict[str, Level] = {}
+    # A feature that left a credit system shows its parts itself.
+    shown = {(part.balance, part.name) for drawn in read.values() for part in drawn.parts}
     for name, drawn in read.items():
-        scale, shown = pools.scale(name), {part.name for part in drawn.parts}
-        gone = [part for part in known if part.balance == name and part.name not in shown]
+        scale = pools.scale(name)
+        features = pools.features(name)
+        gone = [part for part in known if part.balance in features and (part.balance, part.name) not in shown]
         gone = [replace(part, ends_ms=now_ms) if _ended(part, drawn, now_ms) else part for part in gone]
         expired = [part for part in gone if part.ends_ms is not None and part.ends_ms <= now_ms + MAX_SKEW_MS]
-        used_up = sum((part.granted for part in gone if part not in expired), Decimal(0))
-        quantity = (Decimal(drawn.quantity) + used_up) * scale
+        used_up = [part for part in gone if part not in expired]
+        own = _own_units(name, drawn, used_up, pools)
+        credits = Decimal(drawn.quantity) + sum((part.granted for part in used_up if part.balance == name), Decimal(0))
+        quantity = credits * scale + sum((used * each for used, each in own.values()), Decimal(0))
         whole = quantity.to_integral_value(ROUND_HALF_EVEN)
         if not pools.in_credits(name) and whole != quantity:
             continue
@@ -376,12 +487,32 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
             drawn.since_ms,
             # Of a balance that begins anew, nothing tells which part of what is gone was drawn since it did.
             drawn.whole and not (gone and drawn.since_ms is not None),
-            int(sum((part.granted for part in expired), Decimal(0)) * scale),
+            int(sum((part.granted * _most(pools, name, part.balance) for part in expired), Decimal(0))),
             max((part.ends_ms or 0 for part in expired), default=0),
-            pools.in_credits(name) and not drawn.quantity and drawn.since_ms is None and not shown,
-            _outlasting(drawn, gone, used_up, scale),
+            pools.in_credits(name) and drawn.since_ms is None and not (drawn.quantity or drawn.parts or drawn.own),
+            _outlasting(drawn, gone, sum(part.granted * _each(pools, name, part.balance) for part in used_up), scale),
+            own,
         )
     return found
+
+
+def _own_units(pool: str, drawn: Drawn, used_up: Sequence[Part], pools: Pools) -> OwnUnits:
+    """The own units that were drawn, with those that are gone, as they count now."""
+    units: dict[str, Decimal] = {}
+    gone = [(part.balance, part.granted) for part in used_up if part.balance != pool]
+    for feature, used in [*drawn.own.items(), *gone]:
+        units[feature] = units.get(feature, Decimal(0)) + used
+    return {feature: (used, _each(pools, pool, feature)) for feature, used in units.items() if used}
+
+
+def _each(pools: Pools, pool: str, feature: str) -> int:
+    """What a unit of a balance, or of a feature's own, counts as now."""
+    return pools.scale(pool) if feature == pool else pools.weight_between(pool, feature, _EVER_MS, _EVER_MS)[1]
+
+
+def _most(pools: Pools, pool: str, feature: str) -> int:
+    """The most that it ever counted as."""
+    return pools.scale(pool) if feature == pool else pools.weight_between(pool, feature, 0, _EVER_MS)[1]
 
 
 def _ended(part: Part, drawn: Drawn, now_ms: int) -> bool:
@@ -389,13 +520,13 @@ def _ended(part: Part, drawn: Drawn, now_ms: int) -> bool:
     return part.plan is not None and part.plan not in drawn.plans and (part.ends_ms is None or part.ends_ms > now_ms)
 
 
-def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal, scale: int) -> Outlasting | None:
+def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal | int, scale: int) -> Outlasting | None:
     """Of a part that is gone before it ends, nothing tells whether it was drawn on before those of the cycle."""
     lasting, since_ms = drawn.lasting, drawn.since_ms or 0
     if lasting is None or any(part.ends_ms is not None and part.ends_ms + MAX_SKEW_MS >= since_ms for part in gone):
         return None
-    figures = (lasting.used + used_up, lasting.left, lasting.cycle_left)
-    used, left, cycle_left = (int((one * scale).to_integral_value(ROUND_HALF_EVEN)) for one in figures)
+    figures = (lasting.used * scale + used_up, lasting.left * scale, lasting.cycle_left * scale)
+    used, left, cycle_left = (int(one.to_integral_value(ROUND_HALF_EVEN)) for one in figures)
     return Outlasting(used, left, cycle_left, lasting.ends_ms)
 
 
@@ -462,6 +593,7 @@ class Mark:
     accepted: int = 0
     """What we call accepted, in all cycles."""
     lasting: Outlasting | None = None
+    own: OwnUnits = field(default_factory=dict)
 
 
 def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
@@ -477,6 +609,8 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
             "told_ms": now_ms if mark.told or mark.unsure else None,
             "scale": mark.scale,
             "unsure_qty": mark.unsure,
+            "accepted_qty": mark.accepted if abs(mark.accepted) <= MAX_FIGURE else None,
+            "own_units": _as_json(mark.own),
             **_kept(mark),
         }
         for mark in marks
@@ -489,9 +623,8 @@ def _kept(mark: Mark) -> dict[str, int | None]:
     """What the first comparison of the next cycle goes by."""
     one = mark.lasting
     if one is None or max(map(abs, (mark.accepted, one.used, one.left, one.cycle_left))) > MAX_FIGURE:
-        return dict.fromkeys(("accepted_qty", "used_qty", "left_qty", "cycle_left_qty", "ends_ms"))
+        return dict.fromkeys(("used_qty", "left_qty", "cycle_left_qty", "ends_ms"))
     return {
-        "accepted_qty": mark.accepted,
         "used_qty": one.used,
         "left_qty": one.left,
         "cycle_left_qty": one.cycle_left,
@@ -608,7 +741,7 @@ def unknown_of(
     total = 0
     for feature in pools.features(pair[1]):
         known = int(SQL.run(connection, "known_by_events", {**whose, "feature": feature}).scalar_one())
-        least, most = pools.weight_between(pair[1], feature, shown.from_ms, 2**62)
+        least, most = pools.weight_between(pair[1], feature, shown.from_ms, _EVER_MS)
         if least != most:
             return None
         total += (int(shown.totals.get(feature, 0)) - known) * most

@@ -463,12 +463,12 @@ LIMIT :at_most
             WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) < :since_ms + :apart_ms))
 
 -- name: marks
--- That of the present cycle, or of the one that ended as the present one began.
+-- That of the present cycle, or of the one that ended as the present one began, or of a later one that is gone.
 SELECT m.customer_id, m.feature, m.since_ms, m.apart_qty, m.at_ms, m.scale, m.accepted_qty, m.used_qty, m.left_qty,
-    m.cycle_left_qty, m.ends_ms
+    m.cycle_left_qty, m.ends_ms, m.own_units
 FROM {rows :pairs (customer_id text, feature text, since_ms bigint)} w
 JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id AND m.feature = w.feature
-    AND (m.since_ms = w.since_ms OR m.ends_ms = w.since_ms)
+    AND (m.since_ms >= w.since_ms OR m.ends_ms = w.since_ms)
 
 -- name: disturbed
 -- Balances beside which, between a comparison and the begin of the next cycle, something else than a plain charge came
@@ -486,12 +486,12 @@ WHERE p.provider = :provider AND (
 
 -- name: remember
 INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, unsure_qty,
-    accepted_qty, used_qty, left_qty, cycle_left_qty, ends_ms, provider, at_ms)
+    accepted_qty, used_qty, left_qty, cycle_left_qty, ends_ms, own_units, provider, at_ms)
 SELECT customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, unsure_qty, accepted_qty, used_qty,
-    left_qty, cycle_left_qty, ends_ms, :provider, :at_ms
+    left_qty, cycle_left_qty, ends_ms, own_units, :provider, :at_ms
 FROM {rows :marks (customer_id text, feature text, since_ms bigint, apart_qty bigint, org_id text, told_qty bigint,
     told_ms bigint, scale bigint, unsure_qty bigint, accepted_qty bigint, used_qty bigint, left_qty bigint,
-    cycle_left_qty bigint, ends_ms bigint)} r WHERE 1 = 1
+    cycle_left_qty bigint, ends_ms bigint, own_units text)} r WHERE 1 = 1
 ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.since_ms,
     apart_qty = excluded.apart_qty, at_ms = excluded.at_ms, org_id = excluded.org_id,
     told_qty = CASE WHEN ABS(balance_marks.told_qty * 1.0 * excluded.scale / balance_marks.scale) + ABS(excluded.told_qty)
@@ -502,7 +502,7 @@ ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.s
         ELSE balance_marks.unsure_qty * (excluded.scale / balance_marks.scale) + excluded.unsure_qty END,
     scale = excluded.scale, accepted_qty = excluded.accepted_qty, used_qty = excluded.used_qty,
     left_qty = excluded.left_qty, cycle_left_qty = excluded.cycle_left_qty, ends_ms = excluded.ends_ms,
-    told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)
+    own_units = excluded.own_units, told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)
 
 -- name: taken_back
 -- What was taken back of a push, since it was settled, because a balance did not show it: its usage is billed anew.

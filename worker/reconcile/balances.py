@@ -89,6 +89,10 @@ AGREES: Final = (
     "the balance agrees with what was pushed only if charges that a person decided are not in it, or if charges drew "
     "the lower of two costs"
 )
+OWN: Final = (
+    "the balance agrees with what was pushed only if own units were drawn before the change of their cost, or after it"
+)
+ENDED: Final = "a plan ended: nothing tells how much of what was charged since the last comparison the plan paid for"
 UNSURE: Final = "; it is uncertain by up to {}: the amounts of some charges are not known"
 ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
 
@@ -191,11 +195,15 @@ def _of_pair(
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
     apart = drawn.quantity - ours.ours
-    mark = Mark(pair, since, apart, ours.org_id, scale=scale, accepted=ours.accepted, lasting=drawn.lasting)
+    mark = Mark(pair, since, apart, ours.org_id, scale=scale)
+    mark = replace(mark, accepted=ours.accepted, lasting=drawn.lasting, own=drawn.own)
     if abs(mark.apart) > MAX_FIGURE:
         day_ms, theirs = since - since % DAY_MS, drawn.quantity
         line = Line(day_ms, ours.org_id, asked.provider, *pair, ours.ours, theirs, "over", balance=True, scale=scale)
         yield replace(line, verdict="over" if mark.apart > 0 else "short", note=FAR), None
+        return
+    if ours.ended is not None:
+        yield _of_ended(asked, pair, drawn, ours, mark)
         return
     if beyond is None:
         yield None, None if pair in asked.standing else mark  # nothing to compare with yet: the next run has
@@ -205,13 +213,15 @@ def _of_pair(
     agrees = False
     if least <= 0 <= most and not is_sure:
         expired = drawn.expired and drawn.expired_ms + MAX_SKEW_MS >= ours.marked_ms
-        apart = 0 if expired else _nearest(least, read_unsure(connection, asked.provider, pair, since, ours))
+        among = read_unsure(connection, asked.provider, pair, since, ours)
+        is_own = ours.is_repriced and not ours.joined
+        apart = 0 if expired or ours.is_repriced else _nearest(least, among)
         # What explains a difference of nothing is a guess: as much may be lost, or drawn twice.
-        agrees = not apart and not expired and not ours.is_as_settled(drawn)
+        agrees = not apart and (is_own or not expired) and not ours.is_as_settled(drawn)
     if apart == 0 and not agrees:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
         first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
-        unchanged = drawn.lasting is None and (is_sure if ours.apart is not None else first)
+        unchanged = drawn.lasting is None and drawn.own == ours.own and (is_sure if ours.apart is not None else first)
         yield None, None if unchanged or pair in asked.standing else mark
         return
     customer, pool = pair
@@ -222,12 +232,13 @@ def _of_pair(
     line = replace(line, verdict="unsure" if agrees else verdict, unsure=unsure)
     if not above(line, asked.scope.threshold):
         return
+    why = OWN if ours.is_repriced and not ours.joined else AGREES
     if pair in asked.standing:
         line = _with_parts(connection, asked, line, ours.marked_ms)
-        yield replace(line, note=_noted(AGREES if agrees else BESIDE, line), standing=True), None
+        yield replace(line, note=_noted(why if agrees else BESIDE, line), standing=True), None
         return
     if agrees:
-        yield _of_told(connection, asked, line, mark, ours.marked_ms, AGREES)
+        yield _of_told(connection, asked, line, mark, ours.marked_ms, why)
         return
     # A part that no read ever showed, used up by just these pushes, would look like their loss: none can be told from
     # it before a comparison of the same credits agreed, and later none of what was charged without an answer.
@@ -246,6 +257,27 @@ def _of_pair(
         yield _of_told(connection, asked, line, mark, ours.marked_ms, LESS if apart < 0 else MORE)
         return
     yield _of_more(connection, asked, line, mark, ours.marked_ms)
+
+
+def _of_ended(
+    asked: Compared, pair: CustomerPool, drawn: Level, ours: Accounted, mark: Mark
+) -> tuple[Line | None, Mark | None]:
+    """A plan ended, and what it granted is gone: comparisons begin again with what is left. Nothing is healed by it."""
+    assert ours.ended is not None
+    if pair in asked.standing:
+        return None, None
+    least, most = ours.ended.beyond(drawn)
+    apart = max(least, 0) + min(most, 0)
+    verdict = "unsure" if not apart else "over" if apart > 0 else "short"
+    day, theirs = mark.since_ms - mark.since_ms % DAY_MS, ours.ours + apart
+    line = Line(day, ours.org_id, asked.provider, *pair, ours.ours, theirs, verdict, balance=True, scale=mark.scale)
+    line = replace(line, unsure=max(most - apart, apart - least))
+    if not apart and not line.unsure:
+        return None, mark
+    if not above(line, asked.scope.threshold):
+        return None, None
+    told = replace(mark, told=apart, unsure=min(line.unsure, MAX_FIGURE))
+    return replace(line, note=_noted(ENDED, line) + ONCE), told
 
 
 def _of_told(
@@ -319,7 +351,8 @@ def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_m
 
 def _has_parts(connection: sa.Connection, asked: Compared, pair: CustomerPool) -> bool:
     known = known_parts(connection, asked.provider, [pair[0]]).get(pair[0], ())
-    return any(part.balance == pair[1] for part in known)
+    features = asked.pools.features(pair[1])
+    return any(part.balance in features for part in known)
 
 
 def _charges(

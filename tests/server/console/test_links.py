@@ -58,7 +58,6 @@ def linked(home: Home, paths: Iterable[str], role: str) -> set[str]:
     return found
 
 
-@pytest.mark.both_databases
 def test_pages_lead_each_role_to_all_that_it_may_do(filled: Home) -> None:
     """What no page of this life leads to, one of another does."""
     everything = {one.name for one in ACTIONS} - set(ELSEWHERE)
