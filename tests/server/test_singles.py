@@ -120,7 +120,7 @@ def test_small_requests_that_wait_have_an_end(house: House, monkeypatch: pytest.
         async def several(name: str, count: int) -> list[asyncio.Task[Any]]:
             send = Sender(caller, name)
             there = caller.server._intake._singles._count
-            made = [asyncio.create_task(send.send(EVENTS, event(f"{name}-{at}"))) for at in range(count)]
+            made = [asyncio.create_task(send.send(EVENTS, event(f"{name}-{there}-{at}"))) for at in range(count)]
             while caller.server._intake._singles._count < there + count:
                 await asyncio.sleep(0.01)
             return made
