@@ -71,6 +71,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "org list --overridden",
     ),
     "org scheduled": ("org scheduled",),
+    "org usage": ("org usage", "org usage --from 2026-01-01 --by feature --by day --time-zone Europe/Berlin"),
     "org show": ("org show acme",),
     "org assign": (
         "org assign --unassigned --from yesterday",

@@ -60,6 +60,8 @@ class Given:
     has_time: bool
     wrong: Unfit | None = field(default=None, compare=False)
     again: Callable[[EventValue | None], Given | Unfit] | None = field(default=None, compare=False, repr=False)
+    other_subject: bool = False
+    """Whether its subject, which to a sender that is bound to none is the organisation, is another name."""
 
     def counted(self, value: EventValue | None) -> Given | Unfit:
         """The event by the value of its type, if one was declared."""
@@ -108,6 +110,17 @@ def _each(
         return
     for item in items(body, content_type):
         yield item if isinstance(item, Unfit) else _read(item, kind, org_id, now_ms)
+
+
+def of_use(item: Item, org_id: str, now_ms: int, source: str | None) -> Given:
+    """The event that a use of an organisation emits, by the names of our envelope; `source`: as `given` has it.
+    Errors: Unfit."""
+    found = _by_value(item, False, org_id, now_ms, None)
+    if isinstance(found, Given) and source is not None and found.event.source != source:
+        found = _foreign(found, source)
+    if isinstance(found, Unfit):
+        raise found
+    return found
 
 
 def is_binary(headers: Mapping[str, str]) -> bool:
@@ -203,7 +216,7 @@ def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValu
         plan_key=plan,
         properties=properties_of(rest, "data"),
     )
-    return Given(event, has_time=when is not None)
+    return Given(event, has_time=when is not None, other_subject=event.subject not in (None, org_id))
 
 
 def _label(data: Item, name: str, value: EventValue | None) -> str | None:

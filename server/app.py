@@ -158,7 +158,7 @@ class Server:
         add("/admin/orgs/{org:id}/override", self.override, methods=["POST"],
             **operation(models.OverrideAnswer, *signed, body=models.OverrideRequest, security="signed"))  # fmt: skip
         add("/admin/overrides/{number}/{word}", self.decide_override, methods=["POST"],
-            **operation(guard_api.OverrideShown, *signed, body=models.DecideRequest, security="signed"))  # fmt: skip
+            **operation(guard_api.LimitOverride, *signed, body=models.DecideRequest, security="signed"))  # fmt: skip
         add("/healthz", self.healthz, methods=["GET"], **operation(models.Health, 500))
         add("/readyz", self.readyz, methods=["GET"], **operation(models.Health, 503, *shut))
         router.add_api_route(

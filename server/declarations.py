@@ -27,7 +27,7 @@ from drawdown.worker.settlements import lists as settlement_lists
 from drawdown.worker.status import lists as status_lists
 from drawdown.worker.topup import actions as topup_actions
 from drawdown.worker.topup import lists as topup_lists
-from drawdown.worker.usage import backfill_actions, intake, sample_faces, withdrawals
+from drawdown.worker.usage import backfill_actions, intake, sample_faces, totals, withdrawals
 from drawdown.worker.wallets import actions as wallet_actions
 from drawdown.worker.wallets import lists as wallet_lists
 from drawdown.worker.wallets import pools, tiers
@@ -61,6 +61,7 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *job_lists.LISTS,
     *withdrawals.ACTIONS,
     *intake.LISTS,
+    *totals.LISTS,
     *backfill_actions.ACTIONS,
     *backfill_actions.LISTS,
     *sample_faces.ACTIONS,

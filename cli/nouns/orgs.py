@@ -44,6 +44,7 @@ from drawdown.worker.orgs.actions import ACTIONS
 from drawdown.worker.orgs.lists import LISTS
 from drawdown.worker.provider.shadows import in_shadow
 from drawdown.worker.status import lists as status_lists
+from drawdown.worker.usage import totals
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")]
 ProviderOption = Annotated[
@@ -63,7 +64,7 @@ FlipFile = Annotated[
 AllowHalt = Annotated[bool, typer.Option("--allow-halt", help="Also where there is no credit, which halts at once")]
 
 
-commands = of_noun("org", *ACTIONS, *LISTS, *status_lists.LISTS)
+commands = of_noun("org", *ACTIONS, *LISTS, *status_lists.LISTS, *totals.LISTS)
 
 
 @commands.command()

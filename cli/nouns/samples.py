@@ -113,7 +113,7 @@ def repair_(
     require_choice(chosen)
 
     def work(connection: sa.Connection) -> list[samples.Mended]:
-        done = samples.mend(connection, chosen, by, unit=as_)
+        done = samples.fix(connection, chosen, by, unit=as_)
         require_expected(expect, sum(sample.new_id is not None for sample in done))
         return done
 

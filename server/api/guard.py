@@ -18,10 +18,13 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.events.cloudevents import of_use
+from drawdown.events.envelope import Unfit
 from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError
@@ -32,23 +35,29 @@ from drawdown.server.api.gate import iso
 from drawdown.server.api.models import MOST_ROWS, DecideRequest, EpochMs, Id, LifeMs, Why
 from drawdown.server.api.openapi import operation
 from drawdown.server.api.payment_calls import Money
-from drawdown.server.api.programs import Programs, Said, require_maker
+from drawdown.server.api.programs import Programs, Said, require_maker, require_scope
 from drawdown.server.api.request_batching import Way
-from drawdown.server.http.errors import ApiError, unauthorized
+from drawdown.server.http.errors import ApiError, bad_value, unauthorized
 from drawdown.server.http.threads import Threads
 from drawdown.server.process_metrics import GuardCalls
 from drawdown.server.services import Services
+from drawdown.server.usage.items import EVENTS_SCOPE, PROPERTIES
 from drawdown.worker.access.keys import ApiKey
+from drawdown.worker.guard import emission
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import State
+from drawdown.worker.guard.emission import Emission
 from drawdown.worker.guard.grouped import Call, End
 from drawdown.worker.guard.options import told
 from drawdown.worker.guard.overrides import OverrideRow, Terms, Word
 from drawdown.worker.guard.terms import MAX_UNITS, Wish
 from drawdown.worker.guard.use import Answer, Ask
+from drawdown.worker.sources.events.types import Bringer
 
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
+SOURCE: Final = "/guard"
+"""Of an event that a use emits, by a key that is bound to no source."""
 NUMBER_DIGITS: Final = 18
 """Of an override's number in a path."""
 UsedUnits = Annotated[int, Field(ge=0, le=MAX_UNITS)]
@@ -70,13 +79,9 @@ class CheckRequest(_Body):
     payer: Id | None = None
 
 
-class ConsumeRequest(CheckRequest):
-    """As `drawdown guard consume`. The key is yours to choose: once it is let through, the same again is the first
-    answer. A block keeps no key: the same again is decided again."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"key": "idea-1", "org": "acme", "metric": "idea.create", "subject": "ann"}]}
-    )
+class UseRequest(CheckRequest):
+    """A use. The key is yours to choose: once it is let through, the same again is the first answer. A block keeps no
+    key: the same again is decided anew."""
 
     key: Id
     project: Id | None = None
@@ -86,7 +91,29 @@ class ConsumeRequest(CheckRequest):
     """It was let through while nobody could be asked: it is counted whatever the limit. Of metrics that fail open."""
 
 
-class ReserveRequest(ConsumeRequest):
+EMITTED: Final[JsonDict] = {
+    "type": "object",
+    "description": "The usage event that this use emits if it is allowed, in the same transaction: the use is counted, "
+    "and the event is billed. This takes the scope `events:write`, too. By default, its `event_id` is the `key`, its "
+    "`source` that of the API key or `/guard`, its `quantity` the `amount`, and its `subject` and `project` those of "
+    "the use.",
+    "required": ["event_type"],
+    "additionalProperties": False,
+    "properties": {name: one for name, one in PROPERTIES.items() if name != "org_id"},
+}
+
+
+class ConsumeRequest(UseRequest):
+    """As `drawdown guard consume`; `event`: what it emits."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"key": "idea-1", "org": "acme", "metric": "idea.create", "subject": "ann"}]}
+    )
+
+    event: Annotated[dict[str, object], WithJsonSchema(EMITTED)] | None = None
+
+
+class ReserveRequest(UseRequest):
     """As `drawdown guard reserve`: `amount` is the estimate, held for an hour or for `for_ms`."""
 
     model_config = ConfigDict(
@@ -150,7 +177,7 @@ class OverridesQuery(BaseModel):
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 50
 
 
-class OverrideShown(BaseModel):
+class LimitOverride(BaseModel):
     """What is asked for or allowed, for whom (`target` by `reach`), until when (null: for good); who asked for it, and
     who decided."""
 
@@ -171,7 +198,18 @@ class OverrideShown(BaseModel):
 
 
 class OverridesAnswer(BaseModel):
-    overrides: list[OverrideShown]
+    overrides: list[LimitOverride]
+
+
+class EmittedEvent(BaseModel):
+    """What became of the event of a use, and its key. `pending`: it is kept, and billed once what `code` names is
+    fixed. `duplicate`: it was there before."""
+
+    status: Literal["accepted", "duplicate", "pending"]
+    source: str
+    event_id: str
+    code: str | None
+    message: str | None
 
 
 class GuardAnswer(BaseModel):
@@ -180,7 +218,7 @@ class GuardAnswer(BaseModel):
     what `remaining` after, and when it begins again. `charged`: by this call, so 0 where it is `repeated`; what a use
     was charged in all `drawdown guard uses` shows. `balance` is what the payer has available, where that is the
     organisation itself and it was asked. `degraded`: decided without knowing the credit. `state` is that of the use;
-    null: nothing is used."""
+    null: nothing is used. `event`: what became of the event that the use emits."""
 
     decision: Literal["allow", "warn", "block"]
     would: Literal["allow", "warn", "block"]
@@ -208,6 +246,7 @@ class GuardAnswer(BaseModel):
     repeated: bool
     state: Literal["used", "held", "settled", "released", "expired"] | None
     expires_ms: int | None
+    event: EmittedEvent | None
 
 
 class OptionsQuery(BaseModel):
@@ -487,11 +526,32 @@ def _extend(connection: sa.Connection, order: ExtendUseRequest, said: Said) -> M
     return answer_shown(extend(order.to, order.for_ms, said.by(order.reason)))
 
 
-def _ask(order: ConsumeRequest, org: str, said: Said, for_ms: int | None, state: State) -> Ask:
+def _ask(order: UseRequest, org: str, said: Said, for_ms: int | None, state: State) -> Ask:
     wish = Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
     own = said.key.org_id is not None
     dark = order.let_through and not own  # a tenant's word passes no limit: it is decided like any other
-    return Ask(order.key, wish, said.by(order.reason), state, own=own, dark=dark)
+    event = _emission(order, org, said) if isinstance(order, ConsumeRequest) else None
+    return Ask(order.key, wish, said.by(order.reason), state, own=own, dark=dark, event=event)
+
+
+def _emission(order: ConsumeRequest, org: str, said: Said) -> Emission | None:
+    """The event that a use emits: what it leaves out is as the use has it. Errors: ApiError 403, 422."""
+    if order.event is None:
+        return None
+    key = said.key
+    require_scope(key, EVENTS_SCOPE)
+    by_use = {
+        "source": key.source or SOURCE, "event_id": order.key, "quantity": order.amount, "org_id": org,
+        "subject": order.subject, "project": order.project,
+    }  # fmt: skip
+    item = {**by_use, **{name: value for name, value in order.event.items() if value is not None}}
+    try:
+        given = of_use(item, org, said.now_ms, key.source)
+    except Unfit as error:
+        raise bad_value(f"event.{error.at}".rstrip("."), str(error)) from None
+    own = key.org_id is not None
+    by = Bringer(org_id=org) if own else Bringer(key_name=key.name, source=key.source)
+    return Emission(given.event, given.has_time, own, by)
 
 
 def _own(connection: sa.Connection, key: str, said: Said) -> str:
@@ -515,6 +575,7 @@ def answer_shown(found: Answer) -> dict[str, object]:
         **kept,
         **{name: None if value is None else in_credits(value) for name, value in micro.items()},
         "links": {"request_override": OVERRIDES_PATH} if "request_override" in found.options else {},
+        "event": emission.shown(found.event),
         "resets_at": None if found.resets_ms is None else iso(found.resets_ms),
         "as_of": iso(found.as_of_ms),
     }
@@ -564,7 +625,7 @@ class Overrides:
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
         asked = operation(
-            OverrideShown, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503,
+            LimitOverride, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503,
             body=OverrideAsk, scope=SCOPE,
         )  # fmt: skip
         router.add_api_route(OVERRIDES_PATH, self.ask, methods=["POST"], **asked)
@@ -612,5 +673,5 @@ def _list_overrides(connection: sa.Connection, query: OverridesQuery, said: Said
 
 
 def override_shown(row: OverrideRow, now_ms: int) -> dict[str, object]:
-    """An `OverrideShown`."""
+    """An `LimitOverride`."""
     return {**vars(row), "state": "over" if row.is_over(now_ms) else row.state}

@@ -66,7 +66,7 @@ STATUSES: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
-    "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_items", "bad_request", "bad_value",
+    "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_event", "bad_items", "bad_request", "bad_value",
     "balance_unknown", "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "clock_doubted", "cut_short",
     "database", "ended", "fails_closed", "foreign_key", "foreign_org", "grant_limit", "halted", "metered",
     "metering_alone", "needs_quantities", "needs_wallet", "no_credit", "no_estimate", "no_rate", "no_sandbox",
@@ -175,10 +175,11 @@ class Programs:
         return await self._answered(self._ordered(request, scope, model, do, find, again))
 
     async def take(self, request: Request, scope: str, do: Callable[[ApiKey], Awaitable[T]]) -> T:
-        """Have `do` take a body that is no order, once the key is found and has the scope."""
+        """Have `do` take a body that is no order, once the key is found and has the scope. It may be one that was found
+        a short while ago: `do` finds it again before it answers."""
 
         async def taken() -> T:
-            key = await self._proven(request, scope)
+            key = await self._proven(request, scope, self.recall)
             return await self._paced(key, do(key))
 
         return await self.refused(taken())
@@ -281,10 +282,7 @@ class Programs:
         if not self._rates.take(key.name, self._services.clock.now_ms()):
             self._refused["keys"] += 1
             raise ApiError(429, "too_many_requests", "too many requests with this key; send it again", headers=SOON)
-        if scope not in key.scopes:
-            message = f"this takes the scope {scope}, which {key.name} does not have: make a key that has it"
-            wanted = f'Bearer error="insufficient_scope", scope="{scope}"'
-            raise ApiError(403, "no_scope", message, headers={"WWW-Authenticate": wanted})
+        require_scope(key, scope)
         return key
 
     def _note_use(self, key: ApiKey, offered: str, now_ms: int) -> None:
@@ -406,6 +404,14 @@ def _query_of(request: Request, model: type[M]) -> M:
         return model.model_validate(found)
     except ValidationError as error:
         raise bodies.not_taken("the query", error) from None
+
+
+def require_scope(key: ApiKey, scope: str) -> None:
+    """Errors: ApiError 403."""
+    if scope not in key.scopes:
+        message = f"this takes the scope {scope}, which {key.name} does not have: make a key that has it"
+        wanted = f'Bearer error="insufficient_scope", scope="{scope}"'
+        raise ApiError(403, "no_scope", message, headers={"WWW-Authenticate": wanted})
 
 
 STRANGERS_AT_ONCE: Final = 1

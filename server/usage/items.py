@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeAlias
 import sqlalchemy as sa
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -23,6 +24,7 @@ from drawdown.events import body_items, cloudevents
 from drawdown.events.body_items import told
 from drawdown.events.cloudevents import JSON, LINES, Given, items
 from drawdown.events.envelope import MAX_QUANTITY, Named, Unfit, UsageEvent, named_in
+from drawdown.schema.text import clean
 from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
 from drawdown.server.api.models import ErrorBody
 from drawdown.server.api.openapi import operation
@@ -61,7 +63,19 @@ def _store_events(connection: sa.Connection, given: Sequence[Given], sent: Sent)
         answers = iter(_store_counted(connection, fit, sent) if fit else ())
         stored = [unfit(one) if isinstance(one, Unfit) else next(answers) for one in counted]
     types.require_values(connection, named, values)
-    return stored
+    return [_with_payer(one, found) for one, found in zip(given, stored, strict=True)]
+
+
+LABEL: Final = "subject_is_label"
+
+
+def _with_payer(given: Given, found: Result) -> Result:
+    """By a key that is bound to an organisation, a subject changes no payer: who sends another one is told so."""
+    if not given.other_subject or found.code is not None:
+        return found
+    org, subject = given.event.org_id, clean(given.event.subject or "")
+    text = f"{org} pays, to which this key is bound: the subject {subject} is a label"
+    return replace(found, code=LABEL, message=text)
 
 
 def _store_counted(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Sequence[Result]:
@@ -263,11 +277,11 @@ class UntakenAnswer(TakenAnswer):
 OTHER_ANSWERS: Final[Mapping[int, type[BaseModel]]] = {207: TakenAnswer, 422: UntakenAnswer}
 
 
-_ID: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
-_MOMENT: Final[Schema] = {
+_ID: Final[JsonDict] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
+_MOMENT: Final[JsonDict] = {
     "oneOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "description": "Milliseconds since 1970"}]
 }
-_QUANTITY: Final[Schema] = {
+_QUANTITY: Final[JsonDict] = {
     "description": "A whole number of base units; also as the text of one",
     "oneOf": [{"type": "integer", "minimum": 0, "maximum": MAX_QUANTITY}, {"type": "string", "pattern": "^[0-9]+$"}],
 }
@@ -301,22 +315,23 @@ EVENT: Final[Schema] = {
         },
     },
 }
+PROPERTIES: Final[JsonDict] = {
+    **dict.fromkeys(("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"), _ID),
+    "quantity": _QUANTITY,
+    "occurred_at": _MOMENT,
+    "recorded_at": {
+        **_MOMENT,
+        "description": "When it was recorded, of an event without occurred_at: one that is "
+        "recorded again is the same event",
+    },
+    "properties": {"type": "object"},
+}
 OWN: Final[Schema] = {
     "type": "object",
     "description": "An event by the names of the envelope. `org_id` may be missing where the key is bound to one.",
     "required": ["source", "event_id", "event_type"],
     "additionalProperties": False,
-    "properties": {
-        **dict.fromkeys(("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"), _ID),
-        "quantity": _QUANTITY,
-        "occurred_at": _MOMENT,
-        "recorded_at": {
-            **_MOMENT,
-            "description": "When it was recorded, of an event without occurred_at: one that is "
-            "recorded again is the same event",
-        },
-        "properties": {"type": "object"},
-    },
+    "properties": PROPERTIES,
 }
 SAMPLE: Final[Schema] = {
     "type": "object",

@@ -20,12 +20,13 @@ from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import State
+from drawdown.worker.guard.emission import Emission
 from drawdown.worker.guard.lists import Drift
 from drawdown.worker.guard.overrides import Terms
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.guard.use import Answer, Ask, Wish, own_name
 from drawdown.worker.sources.events.store import take
-from drawdown.worker.sources.events.types import meters
+from drawdown.worker.sources.events.types import Bringer, meters
 from drawdown.worker.wallets import actions as credit
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import NOW, Stage
@@ -175,11 +176,63 @@ def _sends_again(engine: sa.Engine) -> None:
         write(engine, lambda c: take(c, [GLOW], NOW))
 
 
+def _emits(key: str, amount: int, event_type: str) -> Callable[[Stage, sa.Connection], object]:
+    """A use whose event has one key, whichever use it is."""
+    event = UsageEvent("/guard", "bee-event", event_type, BEE, 3, NOW - 1)
+    emission = Emission(event, True, False, Bringer(key_name="app"))
+    return lambda s, c: guard.consume(c, key, Wish(BEE, "spark", amount), s.by, emission)
+
+
+def _billed_with_its_use(stage: Stage) -> Iterator[str]:
+    """What emits an event is counted with it, or not at all; and nothing is charged at once and emitted."""
+    yield from _never_beyond(stage)
+    ((used, events, priced, mapped),) = stage.rows(
+        "SELECT (SELECT COUNT(*) FROM guard_uses WHERE use_key LIKE 'bee-emits%'), "
+        "(SELECT COUNT(*) FROM usage_events WHERE event_id = 'bee-event'), "
+        "(SELECT COUNT(*) FROM guard_metrics WHERE metric = 'glow.done' AND price_micro > 0), "
+        "(SELECT COUNT(*) FROM mappings WHERE feature = 'glow')"
+    )
+    if bool(used) != bool(events):
+        yield f"{used} uses of bee's emit an event, and {events} are there"
+    waits = stage.rows("SELECT 1 FROM usage_events WHERE event_id = 'bee-event' AND event_type = 'glow.done'")
+    if priced and waits and not mapped:
+        yield "the guard charges for glow.done, and a use emitted an event of it, which nothing will ever bill"
+
+
+def _emits_again(stage: Stage) -> Act:
+    """As `_sends_again`."""
+
+    def work(engine: sa.Engine) -> None:
+        use = _emits("bee-emits-3", 1, "glow.done")
+        try:
+            write(engine, lambda c: use(stage, c))
+        except DatabaseBusy as error:
+            if "a price was set" not in str(error):
+                raise
+            write(engine, lambda c: use(stage, c))
+
+    return Act(work)
+
+
 ACTS: Final = "cli.nouns.guard"
 GUARD: Final = (
     plain(f"{ACTS}:consume", _use(guard.consume, "bee-1", 4), _never_beyond),
     plain(f"{ACTS}:consume another", _use(guard.consume, "bee-2", 5), _never_beyond),
+    plain(
+        "server.api.request_batching:_alone with its event", _emits("bee-emits", 4, "bee.done"), _billed_with_its_use
+    ),
+    plain(
+        "server.api.request_batching:_alone with the same event",
+        _emits("bee-emits-2", 5, "bee.done"),
+        _billed_with_its_use,
+    ),
+    Party(
+        "server.api.request_batching:_alone with an event of what may be charged", _emits_again, _billed_with_its_use
+    ),
     plain("server.api.request_batching:_alone the same as its own", _own("bee-1", 4), _one_use_of_a_key),
+    plain(
+        "server.api.request_batching:_alone another organisation's of the key", _own("bee-1", 1, "acme"), _never_beyond
+    ),
     plain(
         "server.api.request_batching:_alone another organisation's of the key", _own("bee-1", 1, "acme"), _never_beyond
     ),

@@ -62,7 +62,9 @@ def test_a_customer_signs_up_as_the_page_shows(tmp_path: Path) -> None:
     told = answered(f"```bash\n{whole}\n```", tmp_path, hooks)
     for said in (
         '"provider":"embedded"', '"granted":10', '"scopes":["events:write","guard","usage:read"]',
-        '"status":"accepted"', '"available":9.994', '"event_id":"page-1"', '"org_id":"initech"', '"low":2',
+        '"status":"accepted"', '"available":9.992', '"event_id":"page-1"',
+        '"event":{"status":"accepted","source":"/guard","event_id":"export-1"', '"period":"20',
+        '"org_id":"initech"', '"low":2',
         '"decision":"allow"', '"allowed":true,"secret":"whsec_',
     ):  # fmt: skip
         assert said in told, (said, told)

@@ -12,6 +12,8 @@ read by one statement, and answered by it where their own wallets pay and nothin
 What is held counts as used until it ends, or until its hold is over; then it counts as what it was. The counters of the
 hour, day and month in which it was reserved move by the difference, in the transaction of the end.
 
+A use may emit an event (`emission`), by which the seal bills it: in the same transaction, once it is allowed.
+
 An API key that is bound to an organisation has use keys of its organisation's own. A key that is bound to none takes
 use keys among all organisations, and no bound key takes one of these. A bound key finds what an unbound one used under
 the same key for its organisation: it is one use.
@@ -52,7 +54,9 @@ from drawdown.worker.executions.permission import Asker, with_unbilled, without_
 from drawdown.worker.executions.request import USE, require_life
 from drawdown.worker.executions.request import require_sane as require_sane_run
 from drawdown.worker.guard import counters as guard_counts
+from drawdown.worker.guard import emission as emissions
 from drawdown.worker.guard.counters import Counters, Denials, State, Use
+from drawdown.worker.guard.emission import Emission, Emitted
 from drawdown.worker.guard.terms import (
     MAX_UNITS,
     SQL,
@@ -80,6 +84,8 @@ class Ask:
     state: State = "used"
     own: bool = False
     dark: bool = False
+    event: Emission | None = None
+    """What it emits, where it is allowed."""
 
     @property
     def name(self) -> str:
@@ -88,7 +94,8 @@ class Ask:
     @property
     def fingerprint(self) -> str:
         """Tells a repetition from another use under the same key."""
-        said = json.dumps([vars(self.wish), self.state], sort_keys=True)
+        event = [] if self.event is None else [self.event.said]
+        said = json.dumps([vars(self.wish), self.state, *event], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
     def at(self, now_ms: int) -> Ask:
@@ -107,7 +114,8 @@ class Charged:
 @dataclass
 class Book:
     """Counters that are locked, and what is decided of them in one transaction: `counters` are as they will be.
-    `charge`: what a use costs, and whether that is charged, beyond its metric's limit or not."""
+    `charge`: what a use costs, and whether that is charged, beyond its metric's limit or not. `emit`: takes its event,
+    before a wallet is locked; whoever decides takes it back where the use is blocked all the same."""
 
     charge: Callable[[Ask, Known, bool], Charged]
     known: Known
@@ -118,14 +126,15 @@ class Book:
     denials: Denials = field(default_factory=Denials)
     passes: bool = False
     """Whether a use was let through beyond a limit."""
+    emit: Callable[[Ask], Emitted | None] = lambda _: None
 
 
-def consume(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
-    """Use so much at once, where it may be used.
+def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emission | None = None) -> Answer:
+    """Use so much at once, where it may be used, and emit its event.
 
-    Errors: Denied `other_content` for a key of another use; UnknownId; UsageError; DatabaseBusy.
+    Errors: Denied `other_content` for a key of another use, `bad_event`; UnknownId; UsageError; DatabaseBusy.
     """
-    return take(connection, Ask(key, wish, by))
+    return take(connection, Ask(key, wish, by, event=event))
 
 
 def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: State) -> Answer:
@@ -160,9 +169,9 @@ def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | D
         guard_counts.lock_keys(connection, {f"{one.wish.org_id} {one.key}" for one in asked}, first.by.now_ms)
         counters = guard_counts.lock(connection, first.wish.org_id, first.wish.metric, first.by.now_ms)
         again = read_by_keys(connection, keys)  # whoever waited for the same
-        book = Book(partial(_charge, connection), known, counters, counters, again)
+        book = Book(partial(_charge, connection), known, counters, counters, again, emit=partial(_emit, connection))
         for at in left:
-            found[at] = _before(book.uses, asked[at]) or _answered(book, asked[at])
+            found[at] = _before(book.uses, asked[at]) or _answered(connection, book, asked[at])
         _write(connection, book, len(asked))
     return [one for one in found if one is not None]
 
@@ -184,14 +193,24 @@ def _before(uses: dict[str, Use], ask: Ask) -> Answer | Denied | None:
         return None
     if before.fingerprint != ask.fingerprint:
         return other_content(ask.key)
-    return of_use(before, 0, ask.by.now_ms, repeated=True)
+    return replace(of_use(before, 0, ask.by.now_ms, repeated=True), event=emissions.before(ask.event))
 
 
-def _answered(book: Book, ask: Ask) -> Answer | DrawdownError:
+def _answered(connection: sa.Connection, book: Book, ask: Ask) -> Answer | DrawdownError:
     try:
-        return decide_use(book, ask)
+        if ask.event is None:
+            return decide_use(book, ask)
+        with connection.begin_nested() as turn:
+            found = decide_use(book, ask)
+            if found.state is None:  # for lack of credit, which is known once the event was taken
+                turn.rollback()
+            return found
     except (Refused, UsageError) as error:
         return error
+
+
+def _emit(connection: sa.Connection, ask: Ask) -> Emitted | None:
+    return None if ask.event is None else emissions.emit(connection, ask.event, ask.by.now_ms)
 
 
 def decide_use(book: Book, ask: Ask) -> Answer:
@@ -202,8 +221,9 @@ def decide_use(book: Book, ask: Ask) -> Answer:
         text = f"{wish.metric} is not let through while nobody can be asked (`guard set {wish.metric} --fail open`)"
         raise Denied("fails_closed", text)
     verdict = _judged(known, before, ask)
-    done = Charged(Costs())
+    done, event = Charged(Costs()), None
     if verdict.decision != "block":
+        event = book.emit(ask)
         done = book.charge(ask, known, beyond(known.facts(before), wish.amount))
         if done.code is not None and verdict.would != "block":
             verdict = _judged(known, before, ask, done.code)
@@ -220,7 +240,7 @@ def decide_use(book: Book, ask: Ask) -> Answer:
     book.passes = book.passes or verdict.would == "block"
     book.made.append(use)
     book.uses[use.use_key] = use
-    return answer(wish.metric, wish.amount, verdict, done.costs, ask.by.now_ms, use)
+    return replace(answer(wish.metric, wish.amount, verdict, done.costs, ask.by.now_ms, use), event=event)
 
 
 def _judged(known: Known, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
@@ -705,7 +725,8 @@ class Answer:
     is `repeated`, `charged_before_micro` what was charged then; `payer` who pays (None: it costs nothing, or is charged
     to nobody any more), `balance_micro` what that one has available (None: it is not asked for, or not for the caller
     to know). `options`: what else can be done. `degraded`: decided without knowing the credit. `repeated`: it was
-    decided before, and nothing was done. `state` is that of the use (None: there is none)."""
+    decided before, and nothing was done. `state` is that of the use (None: there is none); `event`: what became of the
+    event that it emits."""
 
     decision: Decision
     would: Decision
@@ -730,6 +751,7 @@ class Answer:
     state: State | None = None
     expires_ms: int | None = None
     charged_before_micro: int = 0
+    event: Emitted | None = None
 
 
 def answer(metric: str, amount: int, verdict: Verdict, costs: Costs, now_ms: int, use: Use | None = None) -> Answer:

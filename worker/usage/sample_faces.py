@@ -100,7 +100,7 @@ def _mend(
 ) -> SamplesMended:
     chosen = chosen_of(connection, ids, org_id, why, from_ms, to_ms)
     require_choice(chosen)
-    done = quarantined.mend(connection, chosen, asked.by, unit=as_)
+    done = quarantined.fix(connection, chosen, asked.by, unit=as_)
     require_expected(expect, sum(sample.new_id is not None for sample in done))
     return SamplesMended(done)
 

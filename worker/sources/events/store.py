@@ -89,8 +89,9 @@ _OTHER: Final = Taken(
     "conflict", "other_content", "its source and id were taken before, with other content: that stays, and this one is "
     "kept aside; withdraw that one, and send this one with an id of its own",
 )  # fmt: skip
+REPEATED: Final = "key_repeated"
 _REPEATED: Final = Taken(
-    "invalid", "key_repeated", "another item of this batch has its source and id, and was refused: send this one alone"
+    "invalid", REPEATED, "another item of this batch has its source and id, and was refused: send this one alone"
 )
 _FOREIGN: Final = Taken("conflict", "other_content", "a sample that is no event's has its id")
 UNASSIGNED: Final = Taken("pending", "unassigned", "nobody bills its organisation then: `drawdown org assign`")
