@@ -195,13 +195,17 @@ Outcome: TypeAlias = Accepted | Duplicate | Queued | RetryAt | Rejected | Unknow
 class Part:
     """A part of a balance that was granted once, such as a top-up. Autumn drops a part from its answers once it is
     used up exactly (recorded). `granted` is in the unit of the balance. `ends_ms`: when unused credit expires. `plan`:
-    the plan that it came with; when that ends, the part ends."""
+    the plan that it came with; when that ends, the part ends. `used`: how much was drawn from it, of a part that can
+    end before it is used up."""
 
     balance: str
     name: str
     granted: Decimal
     ends_ms: int | None = None
     plan: str | None = None
+    used: Decimal | None = None
+    seen_ms: int = field(default=0, compare=False)
+    """When Drawdown noted it last."""
 
 
 @dataclass(frozen=True)

@@ -499,6 +499,20 @@ FROM (
 -- name: is_plain
 (p.state = 'accepted' AND NOT p.by_hand AND p.sent_qty > 0 AND p.first_attempt_ms IS NOT NULL)
 
+-- name: unseen
+-- What may have been drawn from parts of a balance after they were last shown, and what was given back: by charges without
+-- an answer of the provider, and by any that gave back.
+SELECT w.customer_id, w.pool, p.feature,
+    CAST(SUM(CASE WHEN p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS above,
+    CAST(SUM(CASE WHEN p.sent_qty < 0 THEN -p.sent_qty ELSE 0 END) AS BIGINT) AS below
+FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, to_ms bigint)} w
+JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
+WHERE p.provider = :provider AND p.first_attempt_ms IS NOT NULL AND p.first_attempt_ms < w.to_ms
+    AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.since_ms
+    AND (p.sent_qty < 0 OR EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
+        AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued'))))
+GROUP BY w.customer_id, w.pool, p.feature
+
 -- name: remember
 INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, unsure_qty,
     accepted_qty, used_qty, left_qty, cycle_left_qty, ends_ms, own_units, provider, at_ms)
