@@ -1117,14 +1117,18 @@ def test_the_commands(
     status, answer = said("batch", "take", str(path))
     assert (status, answer["files"][0]["outcome"], answer["files"][0]["refused"]) == (0, "repeated", 1)
     assert said("batch", "list")[1]["batches"][0]["batch"] == batch
-    assert said("batch", "list", "--refused", batch)[1]["rows"][0]["wrong_column"] == "interval_s"
+    assert said("batch", "show", batch)[1]["refused_rows"][0]["wrong_column"] == "interval_s"
     assert said("source", "add", "exports", str(tmp_path))[0] == 0
     assert said("source", "pause", "exports")[0] == 0
     assert drawdown(["source", "add", "exports", str(tmp_path)]) == 0
     assert "is paused" in capfd.readouterr().out
     assert said("source", "list")[1]["sources"][0]["paused_ms"] is not None
     assert said("verify", "--deep")[1]["checked"]["files of batches"] == 1
-    assert said("batch", "withdraw", batch)[1]["withdrawn"]["samples"] == 3
+    tried = said("batch", "withdraw", batch, "--dry-run")[1]
+    facts = {one["name"]: (one["before"], one["after"]) for one in tried["facts"]}
+    assert facts["Organisations"] == ("2: acme, globex", "none") and facts["Samples"] == ("3", "0")
+    assert facts["Worth"] == ("0.1327 credits", "no usage")
+    assert said("batch", "withdraw", batch)[1]["samples"] == 3
     status, answer = said("batch", "take", str(path))  # withdrawn by mistake: nothing of it is billed
     assert (status, answer["files"][0]["outcome"], answer["files"][0]["withdrawn"]) == (1, "repeated", True)
     packed = tmp_path / "u.csv.gz"
