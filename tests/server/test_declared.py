@@ -16,6 +16,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.declare import FLAG, MAX_AMOUNT, ORG, Action, Asked, Declared, Listing, Param, WrongField
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, MICRO, MINUTE_MS
+from drawdown.server.api.declared import answer_model
 from drawdown.server.api.programs import for_programs
 from drawdown.server.console.action import Doing
 from drawdown.server.console.declared import form_of
@@ -106,6 +107,12 @@ def _text(param: Param) -> str:
         return param.choices[0]
     example = param.kind.example
     return {"percent": "70", "length": "1d", "time": "+1d", "window": "2026-01-01"}.get(param.kind.name, str(example))
+
+
+def test_a_process_makes_the_model_of_an_answer_once() -> None:
+    """To make all of them takes most of a server's start."""
+    for one in ACTIONS.values():
+        assert answer_model(one.result, one.name) is answer_model(one.result, one.name)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

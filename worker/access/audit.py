@@ -138,6 +138,8 @@ def _list(
 ) -> Page[Deed]:
     if look.after and not (look.after.isascii() and look.after.isdigit() and len(look.after) <= 18):
         raise UsageError("after: the number of an action, as `next` of a page has it", at="after")
+    if from_ms is not None and from_ms > look.now_ms:
+        raise UsageError("--from lies in the future: two days ago is 2d", at="from_ms")
     require_range(from_ms, to_ms)
     chosen = AuditFilter(actor, action, target, via, from_ms or 0, 2**53 if to_ms is None else to_ms)
     page = list_deeds(connection, chosen, before=int(look.after or 0), most=look.most)

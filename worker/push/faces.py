@@ -25,7 +25,7 @@ from drawdown.schema.declare import (
     Values,
     whole,
 )
-from drawdown.schema.errors import Refused, UnknownId
+from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.actions import Chosen, PushEffect, effect_of
@@ -194,6 +194,8 @@ def _list(
     to_ms: Annotated[int | None, TIME, "Only of windows that begin before this moment"] = None,
     why: Annotated[str, TEXT, "Only those with this last error"] = "",
 ) -> Page[PushLine]:
+    if from_ms is not None and from_ms > look.now_ms:
+        raise UsageError("--from lies in the future: two days ago is 2d", at="from_ms")
     chosen = PushFilter(state, provider, org_id or "", feature, from_ms, to_ms, why)
     page = list_pushes(connection, chosen, look.now_ms, look.after, look.most)
     return Page(page.lines, page.next_after)
