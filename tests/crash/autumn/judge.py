@@ -170,10 +170,10 @@ def _mishaps(autumn: Struck, name: str, voided: Set[str]) -> list[Mishap]:
     undone = account.store.undone_charges
     ids = {id(one) for one in undone}
     lost = [*undone, *(one for one in account.undrawn if id(one) not in ids), *account.lost]
-    found = [_mishap(one, -1) for one in lost if one.customer == name]
+    found = [mishap for one in lost if one.customer == name for mishap in _mishap(one, -1)]
     known = {id(one) for one in _books(autumn).broken}
     found += [_rounding(one) for one in lost if one.customer == name and id(one) not in known]
-    found += [_mishap(one, 1) for one in account.doubles if one.customer == name]
+    found += [mishap for one in account.doubles if one.customer == name for mishap in _mishap(one, 1)]
     for one in _books(autumn).broken:
         if one.customer == name:
             found.append(_rounding(one))
@@ -184,7 +184,7 @@ def _mishaps(autumn: Struck, name: str, voided: Set[str]) -> list[Mishap]:
             found.append(((Fraction(one.value) - Fraction(asked)) * cost_of(one.feature), Fraction(0)))
     for one in account.eventless:  # drawn without an event: the push was found absent, voided, and sent again
         if one.customer == name and one.key in voided:
-            found.append(_mishap(one, 1))
+            found += _mishap(one, 1)
     if autumn.by_hand.get(name):
         found.append((-autumn.by_hand[name] * Fraction(BY_HAND), Fraction(0)))
     return found
@@ -211,11 +211,13 @@ def _rounding(made: Charge) -> Mishap:
     return (value - whole) * cost_of(made.feature), Fraction(0)
 
 
-def _mishap(made: Charge, sign: int) -> Mishap:
+def _mishap(made: Charge, sign: int) -> list[Mishap]:
+    """Own units of the changed feature come to what the cost of their moment says: that of before, or more."""
     own, credits = drawn_of(made.feature, made.parts)
     units = Fraction(made.value) - own
     is_newer = made.feature == CHANGED and units and credits / units == Fraction(NEW_COST)
-    return sign * (own * cost_of(made.feature) + credits), sign * units if is_newer else Fraction(0)
+    found = [(sign * (own * cost_of(made.feature) + credits), sign * units if is_newer else Fraction(0))]
+    return [*found, (sign * own * NEWER, sign * own)] if own and made.feature == CHANGED else found
 
 
 class Weighing:
