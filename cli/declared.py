@@ -10,7 +10,7 @@ import csv
 import inspect
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from keyword import iskeyword
 from pathlib import Path
 from shlex import quote
@@ -35,6 +35,7 @@ from drawdown.schema.declare import (
     Fact,
     Listing,
     Look,
+    More,
     Param,
     Showing,
     answer_of,
@@ -58,7 +59,7 @@ def of_noun(noun: str, *declared: Declared) -> typer.Typer:
     """The commands of a noun among these, each by the rest of its words."""
     commands = typer.Typer()
     for one in declared:
-        if one.name.startswith(f"{noun} ") and not (isinstance(one, Action | Listing) and one.by_hand):
+        if one.name.startswith(f"{noun} ") and not one.by_hand:
             commands.command(one.name.removeprefix(f"{noun} "))(_command(one))
     return commands
 
@@ -138,15 +139,24 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     values = _given(action.params, given, by.now_ms)
     given_key = given.get("key")
     key = new_key() if given_key is None else given_key
-    asked = Asked(by, key, secrets.token_urlsafe(32), dry_run=dry_run, hooks=app.settings.hooks())
+    asked = Asked(
+        by, key, secrets.token_urlsafe(32), dry_run=dry_run, hooks=app.settings.hooks(), known=lambda: app.registry
+    )
 
     def work(connection: sa.Connection) -> tuple[Any, Sequence[Fact], Sequence[Fact]]:
-        before = action.facts(connection, asked, values) if dry_run else ()
-        done = action.do(connection, asked, **values)
-        return done, before, action.facts(connection, asked, values) if dry_run else ()
+        if not dry_run:
+            return action.do(connection, asked, **values), (), ()
+        before = action.facts(connection, asked, values)
+        if not action.fits(connection, asked, values):
+            return More(None), before, before
+        done = action.whole(connection, asked, values)
+        return done, before, action.facts(connection, asked, values)
 
     try:
         done, before, after = app.write(work, rollback=dry_run)
+        while isinstance(done, More) and not dry_run:
+            asked = replace(asked, state=done.state)
+            done, before, after = app.write(work)
     except AnswerLost as error:
         if action.lost is not None:
             raise AnswerLost(error.why, action.lost(values)) from error
@@ -154,6 +164,11 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
             again = " ".join(["--key", quote(asked.key), *_moments(action, values)])
             raise AnswerLost(error.why, f"give it again with {again}, and it counts once") from error
         raise
+    if isinstance(done, More):
+        said = f"it is of more than {action.at_once:,} rows, which are not tried: this is how things stand"
+        rows = [(fact.name, fact.value) for fact in before]
+        show(app, {"dry_run": True, "facts": changes(before, after)}, [DRY, said, table("", ("", "now"), rows)])
+        return
     lines: list[str | Table] = list(action.sentences(done))
     answer = answer_of(done)
     if dry_run:
@@ -217,7 +232,7 @@ def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
     """Show a page of a list."""
     now = app.clock.now_ms()
     values = _given(listing.params, given, now)
-    look = Look(now, given.get("after", ""), given["most"], hooks=app.settings.hooks())
+    look = Look(now, given.get("after", ""), given["most"], hooks=app.settings.hooks(), known=lambda: app.registry)
     page = app.read(lambda connection: listing.read(connection, look, **values))
     more = [] if page.next is None else [f"there are more: --after {typed(page.next)}"]
     result = {listing.holds: [answer_of(row) for row in page.rows], "next": page.next}
@@ -228,11 +243,11 @@ def show_(app: App, showing: Showing[Any], given: Mapping[str, Any]) -> None:
     """Show one thing."""
     now = app.clock.now_ms()
     values = _given(showing.params, given, now)
-    found = app.read(
-        lambda connection: showing.read(connection, Look(now, most=given.get("most", showing.most)), **values)
-    )
+    look = Look(now, most=given.get("most", showing.most), patient=True, known=lambda: app.registry)
+    found = app.read(lambda connection: showing.read(connection, look, **values))
     plain = table(showing.title, ("", ""), facts(_plain(showing, found)))
-    show(app, answer_of(found), [plain, *_parts(showing, found)])
+    notes = [] if showing.notes is None else showing.notes(found)
+    show(app, answer_of(found), [plain, *_parts(showing, found), *notes])
 
 
 def _plain(showing: Showing[Any], found: Any, within: str = "") -> dict[str, object]:

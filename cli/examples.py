@@ -105,6 +105,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "sample list --quarantined --org acme --why ts_before_2000 --json",
         "sample list --org acme --from 2h",
     ),
+    "sample quarantined": ("sample quarantined --org acme --why interval_negative",),
     "sample mend": (
         "sample mend --org acme --dry-run",
         "sample mend --why ts_before_2000 --as s --expect 120 --reason 'the host wrote seconds'",
@@ -125,6 +126,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "backfill revert": ("backfill revert june --reason 'wrong file'",),
     "batch take": ("batch take usage.parquet", "batch take june.jsonl.gz --reason 'sent by mail'"),
     "batch list": ("batch list", "batch list --source exports --json"),
+    "batch show": ("batch show 5f2c4a0be7f34a7c9b1d3c5e7f901234",),
     "batch accept": ("batch accept 5f2c4a0be7f34a7c9b1d3c5e7f901234 --reason 'another region, the same sizes'",),
     "batch withdraw": ("batch withdraw 5f2c4a0be7f34a7c9b1d3c5e7f901234 --reason 'of the wrong day'",),
     "source add": (
@@ -157,6 +159,8 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     ),
     "push void": ("push void usage:acme:1767225600000:compute_4gb --evidence 'their support, ticket 7'",),
     "provider list": ("provider list",),
+    "provider show": ("provider show autumn",),
+    "provider rates": ("provider rates autumn",),
     "provider check": ("provider check embedded", "provider check stripe --customer cus_1"),
     "provider pause": ("provider pause stripe --reason 'their incident 42'", "provider pause stripe --undo"),
     "provider resume": ("provider resume stripe --reason over",),

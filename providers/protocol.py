@@ -315,6 +315,10 @@ class Drawn:
     own: Mapping[str, Decimal] = field(default_factory=dict)
     """What was drawn besides, by feature, from balances that features of a credit system have of their own: in base
     units of the feature, since no answer tells at which costs they would have been drawn in credits."""
+    earliest_ms: int | None = None
+    """When the cycle began at the earliest, if it began at `since_ms` at the latest; None: it began at `since_ms`."""
+    is_first: bool = False
+    """Whether each part that begins again is in its first cycle, as its plan tells: nothing of it was ever reset."""
 
 
 @dataclass(frozen=True)

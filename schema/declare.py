@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from types import NoneType, UnionType
 from typing import (
@@ -38,8 +38,9 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from drawdown.schema.audit import By
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id
+from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import (
     is_quantity,
     parse_ahead,
@@ -52,7 +53,7 @@ from drawdown.schema.typed.parsing import (
     show_time,
     type_credits,
 )
-from drawdown.schema.units import SECOND_MS, in_credits
+from drawdown.schema.units import DAY_MS, SECOND_MS, in_credits
 
 R = TypeVar("R")
 
@@ -64,6 +65,8 @@ MAX_TEXT_CHARS: Final = 1_000
 """Of words for people, and of an address."""
 MAX_AMOUNT: Final = 10**12
 """Of base units that a limit, or an override, allows."""
+MAX_LENGTH_MS: Final = 3_650 * DAY_MS
+"""Of a length of time: ten years."""
 MAX_NUMBER: Final = 10**15
 """Of a whole number that says nothing else of itself."""
 
@@ -122,10 +125,23 @@ class Hooks(Protocol):
     def secrets_of(self, endpoint: str, generations: Sequence[int], /) -> tuple[str, ...]: ...
 
 
+class Providers(Protocol):
+    """What this process knows of providers: those whose settings can be used, what they declare, and why others
+    cannot be used."""
+
+    @property
+    def providers(self) -> Mapping[str, Any]: ...
+    @property
+    def capabilities(self) -> Mapping[str, Any]: ...
+    @property
+    def broken(self) -> Mapping[str, str]: ...
+
+
 @dataclass(frozen=True)
 class Asked:
     """Who asks for an action, when and why. `key`: makes a repetition harmless; `secret`: 43 new random characters, for
-    an action that hands one out; `reach`: of a program; `dry_run`: it is undone; `hooks`: as of a look."""
+    an action that hands one out; `reach`: of a program; `dry_run`: it is undone; `hooks`,
+    `known`: as of a look; `state`: of the portion before (`More`)."""
 
     by: By
     key: str = ""
@@ -133,19 +149,39 @@ class Asked:
     reach: Reach | None = None
     dry_run: bool = False
     hooks: Hooks | None = None
+    known: Callable[[], Providers] | None = field(default=None, repr=False, compare=False)
+    state: Any = None
+
+    @property
+    def providers(self) -> Providers | None:
+        return None if self.known is None else self.known()
+
+
+@dataclass(frozen=True)
+class More:
+    """A portion is done, and others are left. `state`: what the next one is given."""
+
+    state: object
 
 
 @dataclass(frozen=True)
 class Look:
     """The moment of a look, behind which row its page begins, and how many rows it has at most. `only`: the one
-    organisation that a bound key may see; what is declared `open` sees to it itself. `hooks`: what this process knows
-    of webhooks."""
+    organisation that a bound key may see; what is declared `open` sees to it itself. `hooks`, `known`: what this
+    process knows of webhooks and of providers. `patient`: a person at a command line waits, so that what takes long is
+    shown, too."""
 
     now_ms: int
     after: str = ""
     most: int = 100
     only: str | None = None
     hooks: Hooks | None = None
+    patient: bool = False
+    known: Callable[[], Providers] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def providers(self) -> Providers | None:
+        return None if self.known is None else self.known()
 
 
 @dataclass(frozen=True)
@@ -239,6 +275,13 @@ def _length(ms: int) -> str:
     return f"{ms // SECOND_MS}s"
 
 
+def _lasting(text: str, name: str, _now_ms: int) -> int:
+    found = parse_length(text, name)
+    if found > MAX_LENGTH_MS:
+        raise UsageError(f"{name}: at most {MAX_LENGTH_MS // DAY_MS:,} days")
+    return found
+
+
 YES: Final = "yes"
 NO: Final = "no"
 NONE: Final = "none"
@@ -257,7 +300,7 @@ AHEAD: Final = Kind("time", "TIME", parse_ahead, show_time, "_ms", example=1_798
 """A moment to come."""
 WINDOW: Final = Kind("window", "TIME", parse_window, show_time, "_ms", example=1_767_225_600_000)
 """The boundary of a window."""
-LENGTH: Final = Kind("length", "TIME", lambda text, name, _now_ms: parse_length(text, name), _length, "_ms", example=0)
+LENGTH: Final = Kind("length", "TIME", _lasting, _length, "_ms", example=0)
 PERCENT: Final = Kind(
     "percent",
     "PERCENT",
@@ -432,12 +475,13 @@ class Action(Generic[R]):
     form leads to, with parameters in braces; empty: no page links to a form of it. `keyed`: whether
     `asked.key` makes a repetition harmless, so that people may choose it. `shown_once`: the field of the result that is
     a secret, and is kept nowhere; `lost`: what to do if the answer with it is lost. `by_hand`: the command
-    of this name does more, and is written by hand in the noun's module."""
+    of this name does more, and is written by hand in the noun's module. `at_once`: of a deed in portions, how many rows
+    are done in one transaction by a form, a call or a dry run; the command does any number, a portion in each."""
 
     name: str
     title: str
     help: str
-    do: Callable[..., R]
+    do: Callable[..., R | More]
     says: Callable[[R], str | Sequence[str]]
     path: str
     scope: str
@@ -449,6 +493,7 @@ class Action(Generic[R]):
     shown_once: str = ""
     lost: Callable[[Values], str] | None = None
     by_hand: bool = False
+    at_once: int = 0
 
     @cached_property
     def params(self) -> tuple[Param, ...]:
@@ -456,9 +501,24 @@ class Action(Generic[R]):
 
     @cached_property
     def result(self) -> type[R]:
-        """What `do` returns."""
-        found: type[R] = get_type_hints(self.do)["return"]
+        """What `do` returns in the end."""
+        hint = get_type_hints(self.do)["return"]
+        found: type[R] = next((one for one in get_args(hint) if one is not More), hint) if self.at_once else hint
         return found
+
+    def whole(self, connection: sa.Connection, asked: Asked, values: Values) -> R:
+        """The deed in this one transaction, all portions of it. Errors: Refused for too many rows; those of `do`."""
+        if not self.fits(connection, asked, values):
+            said = f"{self.title}: more than {self.at_once:,} rows, which go in portions"
+            raise Refused(f"{said}. Use the command: `drawdown {typed(*self.command(values))}`")
+        done = self.do(connection, asked, **values)
+        while isinstance(done, More):
+            done = self.do(connection, replace(asked, state=done.state), **values)
+        return done
+
+    def fits(self, connection: sa.Connection, asked: Asked, values: Values) -> bool:
+        """Whether one transaction may do all of it."""
+        return not self.at_once or self.size(connection, asked, values).rows <= self.at_once
 
     @property
     def slug(self) -> str:
@@ -563,7 +623,8 @@ class Showing(Generic[R]):
     """One thing that people and programs may see. `read`: of the connection, a `Look` and what names it; its result is
     a dataclass. `parts`: tables of those fields that are lists of dataclasses, with their titles and columns; a field
     of a field is named by both (`credit.holders`). A field that is a dataclass is a table of its own. `most`: rows of
-    a part, where nobody says so; 0: its parts have bounds of their own. `open`: as of a list."""
+    a part, where nobody says so; 0: its parts have bounds of their own. `open`: as of a list. `notes`: what people are
+    told beneath it. `by_hand`: as of an action."""
 
     name: str
     title: str
@@ -574,6 +635,8 @@ class Showing(Generic[R]):
     parts: Mapping[str, tuple[str, Sequence[Column | str]]] = field(default_factory=dict)
     most: int = 100
     open: bool = False
+    notes: Callable[[R], Sequence[str]] | None = None
+    by_hand: bool = False
 
     @cached_property
     def params(self) -> tuple[Param, ...]:

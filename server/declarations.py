@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from drawdown.schema.declare import Action, Declared
-from drawdown.worker.access import keys
+from drawdown.worker.access import audit, keys
+from drawdown.worker.batches import actions as batch_actions
+from drawdown.worker.executions import blocks
 from drawdown.worker.features import actions as feature_actions
 from drawdown.worker.features import lists as feature_lists
 from drawdown.worker.guard import limits as guard_limits
@@ -14,16 +16,18 @@ from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.halts import cells
 from drawdown.worker.hooks import actions as hook_actions
 from drawdown.worker.hooks import lists as hook_lists
-from drawdown.worker.orders import assigning, orders
+from drawdown.worker.orders import accepting, assigning, orders
 from drawdown.worker.orders import lists as order_lists
 from drawdown.worker.orgs import actions as org_actions
 from drawdown.worker.orgs import lists as org_lists
+from drawdown.worker.provider import faces as provider_faces
+from drawdown.worker.push import faces as push_faces
 from drawdown.worker.settlements import actions as settlement_actions
 from drawdown.worker.settlements import lists as settlement_lists
 from drawdown.worker.status import lists as status_lists
 from drawdown.worker.topup import actions as topup_actions
 from drawdown.worker.topup import lists as topup_lists
-from drawdown.worker.usage import intake, withdrawals
+from drawdown.worker.usage import backfill_actions, intake, sample_faces, withdrawals
 from drawdown.worker.wallets import actions as wallet_actions
 from drawdown.worker.wallets import lists as wallet_lists
 from drawdown.worker.wallets import pools, tiers
@@ -44,12 +48,25 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *cells.LISTS,
     *keys.ACTIONS,
     *keys.LISTS,
+    *audit.LISTS,
+    *blocks.ACTIONS,
+    *provider_faces.ACTIONS,
+    *provider_faces.LISTS,
+    *push_faces.ACTIONS,
+    *push_faces.LISTS,
     *hook_actions.ACTIONS,
     *hook_lists.LISTS,
     *orders.ACTIONS,
+    *accepting.ACTIONS,
     *order_lists.LISTS,
     *withdrawals.ACTIONS,
     *intake.LISTS,
+    *backfill_actions.ACTIONS,
+    *backfill_actions.LISTS,
+    *sample_faces.ACTIONS,
+    *sample_faces.LISTS,
+    *batch_actions.ACTIONS,
+    *batch_actions.LISTS,
     *settlement_actions.ACTIONS,
     *settlement_lists.LISTS,
     *wallet_actions.ACTIONS,

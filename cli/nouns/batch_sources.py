@@ -8,19 +8,21 @@ from typing import Annotated, Literal
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, FileMap, FileSet, Reason, Undo, only_with
-from drawdown.cli.rendering import show, table
+from drawdown.cli.declared import of_noun
+from drawdown.cli.options import Actor, FileMap, FileSet, Reason, only_with
+from drawdown.cli.rendering import show
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.text import why_unread
 from drawdown.schema.typed.parsing import parse_length, show_time
 from drawdown.worker.batches import sources
+from drawdown.worker.batches.actions import ACTIONS, LISTS
 from drawdown.worker.batches.asking import MAX_QUERY_CHARS, PERIODS_MS, Question
 from drawdown.worker.batches.files import NotNow
 from drawdown.worker.batches.objects import is_prefix, require_listed
 from drawdown.worker.engine.stores import Databases
 from drawdown.worker.sources.field_map import OWN_NAMES, field_map
 
-commands = typer.Typer()
+commands = of_noun("source", *ACTIONS, *LISTS)
 
 Every = Literal["hour", "day"]
 Name = Annotated[str, typer.Argument(metavar="SOURCE", help="The source's name")]
@@ -96,55 +98,3 @@ def _question(app: App, query: Path, database: str, every: Every, closed_after: 
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--query: {query} cannot be read: {why_unread(error)}") from error
     return Question(text, database.lower(), PERIODS_MS[every], parse_length(closed_after, "--closed-after"))
-
-
-@commands.command("list")
-def list_(context: typer.Context) -> None:
-    """List watched folders and queries."""
-    app: App = context.obj
-    found = app.read(sources.list_sources)
-    columns = ("source", "folder", "asks", "#batches", "since", "asks from", "paused", "by", "columns")
-    rows = [
-        (
-            s.source,
-            s.folder,
-            s.asked_of or "",
-            s.batches,
-            show_time(s.at_ms),
-            show_time(s.next_ms),
-            show_time(s.paused_ms),
-            s.actor,
-            str(s.fields),
-        )
-        for s in found
-    ]
-    show(app, {"sources": found}, [table("Watched folders and queries", columns, rows)])
-
-
-@commands.command()
-def pause(
-    context: typer.Context,
-    source: Name,
-    undo: Undo = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Take nothing more from a folder or a query, until that is taken back. What was taken stays."""
-    app: App = context.obj
-    by = app.by(actor, reason)
-    app.write(lambda c: sources.pause_source(c, source, by, resume=undo))
-    show(app, {"source": source, "paused": not undo}, [f"{source}: " + ("watched" if undo else "paused")])
-
-
-@commands.command()
-def remove(
-    context: typer.Context,
-    source: Name,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Forget a source that never took anything: one that was mistyped. One that did is paused."""
-    app: App = context.obj
-    by = app.by(actor, reason)
-    app.write(lambda c: sources.remove_source(c, source, by))
-    show(app, {"source": source, "removed": True}, [f"{source}: removed"])

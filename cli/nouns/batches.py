@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 from contextlib import closing
-from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, FileMap, FileSet, PageSize, Reason, only_with
-from drawdown.cli.rendering import show, table
+from drawdown.cli.declared import of_noun
+from drawdown.cli.options import Actor, FileMap, FileSet, Reason
+from drawdown.cli.rendering import show
 from drawdown.schema.errors import DrawdownError, Exit
-from drawdown.schema.typed.parsing import show_time
-from drawdown.worker.batches import sources
+from drawdown.schema.text import typed
+from drawdown.worker.batches.actions import ACTIONS, LISTS
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.objects import is_prefix, object_at
 from drawdown.worker.batches.take import (
     BY_HAND,
     TakenFile,
-    WithdrawnBatch,
-    accept,
-    judge_batch,
     meet_types,
     most_samples,
     take,
     unread,
-    withdraw_some,
 )
 from drawdown.worker.sources.field_map import FieldMap, field_map
 
-commands = typer.Typer()
+commands = of_noun("batch", *ACTIONS, *LISTS)
 
 
 @commands.command("take")
@@ -92,79 +87,5 @@ def _lines(one: TakenFile) -> list[str]:
         return [str(one)]
     lines = [f"{one.name}: taken, {one.rows:,} rows, {one.refused:,} refused; batch {one.batch}"]
     if one.refused:
-        lines.append(f"  `drawdown batch list --refused {quote(one.batch)}` shows the refused rows")
+        lines.append(f"  `{typed('drawdown', 'batch', 'show', one.batch)}` shows the refused rows")
     return lines
-
-
-@commands.command("accept")
-def accept_(
-    context: typer.Context,
-    batch: Annotated[str, typer.Argument(metavar="BATCH", help="The file's batch, as `batch list` shows it")],
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Bill a file whole although it shares rows with a batch that was taken.
-
-    The next tick takes a file of a watched folder. Give `batch take` again for a file that you named by hand.
-    """
-    app: App = context.obj
-    by = app.by(actor, reason)
-    files = app.write(lambda c: accept(c, batch, by))
-    show(app, {"accepted": {"batch": batch, "files": files}}, [f"{batch}: the next tick takes it, with all its rows"])
-
-
-@commands.command("list")
-def list_(
-    context: typer.Context,
-    source: Annotated[str | None, typer.Option(help="Only of this watched folder")] = None,
-    refused: Annotated[str | None, typer.Option("--refused", help="The refused rows of this batch instead")] = None,
-    most: PageSize = 100,
-) -> None:
-    """List files as they came, the latest first, with what became of each; or the refused rows of a batch."""
-    app: App = context.obj
-    if refused is not None:
-        only_with(context, "--refused")
-        rows = app.read(lambda c: sources.refused_rows(c, refused))
-        lines = [(row.number, row.wrong_column, row.said) for row in rows]
-        return show(app, {"rows": rows}, [table(f"Refused of {refused}", ("#row", "column", "says"), lines)])
-    found = app.read(lambda c: sources.list_batches(c, source=source, most=most))
-    plain = [
-        (
-            one.batch,
-            one.source,
-            one.name,
-            "withdrawn" if one.withdrawn_ms is not None else one.outcome,
-            show_time(one.seen_ms),
-            one.rows,
-            one.refused,
-            show_time(one.from_ms),
-            show_time(one.to_ms),
-            one.said,
-        )
-        for one in found
-    ]
-    columns = ("batch", "source", "file", "state", "seen", "#rows", "#refused", "from", "to", "")
-    return show(app, {"batches": found}, [table("Batches", columns, plain)])
-
-
-@commands.command()
-def withdraw(
-    context: typer.Context,
-    batch: Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id, as `batch list` shows it")],
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Withdraw all that a file put in. The next tick gives back what was billed for it.
-
-    For good: what is right comes as a file of other content, which may have the same name. Ended half-way, give it
-    again.
-    """
-    app: App = context.obj
-    by, judged = app.by(actor, reason), app.read(lambda c: judge_batch(c, batch))
-    done: str | WithdrawnBatch = ""
-    while isinstance(done, str):
-        done = app.write(partial(withdraw_some, batch=batch, by=by, after=done, judged=judged))
-    said = f"{done.samples:,} samples withdrawn"
-    if done.closed:
-        said += f"; {done.closed:,} lie below a floor and are closed for good: what was billed of them stays billed"
-    show(app, {"withdrawn": done}, [f"{batch}: " + ("was withdrawn before" if done.already else said)])

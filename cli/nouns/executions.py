@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, Most, New, PageSize, Reason, Undo
+from drawdown.cli.declared import of_noun
+from drawdown.cli.options import Actor, Most, PageSize, Reason
 from drawdown.cli.rendering import facts, show, table
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.reservations import Reservation
@@ -24,7 +25,7 @@ from drawdown.schema.typed.parsing import (
     show_time,
 )
 from drawdown.worker.executions import actions as executions
-from drawdown.worker.executions import permission as run_blocks
+from drawdown.worker.executions.blocks import ACTIONS
 from drawdown.worker.executions.lists import EVER, MOST_LOOKED_AT, RunFilter, list_runs, show_run
 from drawdown.worker.executions.request import Accepted, Preview, Request, Settled
 
@@ -102,7 +103,7 @@ def read_at(read_ms: int | None) -> str:
     return "" if read_ms is None else f", by the balance that was read {show_time(read_ms)}"
 
 
-commands = typer.Typer()
+commands = of_noun("execution", *ACTIONS)
 
 
 class OverageName(StrEnum):
@@ -291,29 +292,6 @@ def release(
     by = app.by(actor, reason)
     cost = None if incurred is None and not use else _cost(incurred, use)
     show_settled(app, app.write(lambda c: executions.release(c, key, cost, by)), f"{key}: released")
-
-
-@commands.command()
-def block(
-    context: typer.Context,
-    org: OfOrg,
-    project: Project = None,
-    action: Action = None,
-    undo: Undo = False,
-    new: New = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Accept no more runs of a project, or none that do an action; executions that run continue."""
-    app: App = context.obj
-    if (project is None) == (action is None):
-        raise UsageError("give --project or --action")
-    by, name = app.by(actor, reason), project if project is not None else str(action)
-    kind: Literal["project", "action"] = "action" if project is None else "project"
-    changed = app.write(lambda c: run_blocks.block(c, org, kind, name, by, undo=undo, new=new))
-    said = {(True, False): "is blocked", (False, False): "was blocked before", (True, True): "runs again"}
-    line = f"{org}: the {kind} {name} {said.get((changed, undo), 'was not blocked')}"
-    show(app, {"org_id": org, kind: name, "blocked": not undo, "changed": changed}, [line])
 
 
 @commands.command("list")

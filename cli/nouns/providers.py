@@ -10,166 +10,29 @@ import sqlalchemy as sa
 import typer
 
 from drawdown.cli.app import App
+from drawdown.cli.declared import of_noun, run
 from drawdown.cli.nouns.orders import ORDERED
-from drawdown.cli.options import Actor, DryRun, Later, New, ProviderName, Reason, Undo, only_with
-from drawdown.cli.rendering import show, table
+from drawdown.cli.options import Actor, DryRun, Later, ProviderName, Reason, only_with
+from drawdown.cli.rendering import show
 from drawdown.providers.protocol import Provider, ReadFailed
 from drawdown.schema.errors import Exit, Refused, UsageError
 from drawdown.schema.typed.parsing import show_time
-from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS
-from drawdown.worker.catalog import terms
+from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.engine.runner import ask
 from drawdown.worker.features.lists import mapped_features
 from drawdown.worker.orders.asked import AskedAccept
 from drawdown.worker.orders.orders import place
 from drawdown.worker.provider import actions as providers
-from drawdown.worker.provider.actions import CutOver, end_when_down, set_rate, set_when_down
-from drawdown.worker.provider.lists import ProviderLine, customers_at, features_used, provider_lines
-from drawdown.worker.provider.shadows import FOR_GOOD_MS, in_shadow
+from drawdown.worker.provider.actions import CutOver
+from drawdown.worker.provider.faces import ACTIONS, LISTS, PAUSE
+from drawdown.worker.provider.lists import customers_at, features_used
+from drawdown.worker.provider.shadows import FOR_GOOD_MS
 from drawdown.worker.push.webhooks import apply_notices
-from drawdown.worker.verdict import rates
 from drawdown.worker.verdict.rates import Worth
-from drawdown.worker.verdict.rules import UNREAD_STOP_MS
-from drawdown.worker.wallets.actions import MAX_RATE
 
-
-def _register(commands: typer.Typer) -> None:
-    """Add the commands to `drawdown provider`."""
-    commands.command("rate")(rate)
-    commands.command("when-down")(when_down)
-
-
-def rate(
-    context: typer.Context,
-    name: ProviderName,
-    feature: Annotated[str, typer.Argument(help="The feature", show_default="list all rates")] = "",
-    micro: Annotated[
-        int | None, typer.Option(min=0, max=MAX_RATE, help="Millionths of the unit its balance is told in")
-    ] = None,
-    per: Annotated[
-        int, typer.Option(min=1, max=MAX_RATE, help="For this many base units (seconds, or MB-seconds)")
-    ] = 1,
-    from_: Annotated[str | None, typer.Option("--from", help="For usage from this window on")] = None,
-    new: New = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Set the rate of a feature at a provider, or list all rates.
-
-    Rates serve estimates alone: Drawdown charges nothing by them. If the provider tells its own costs, such as the
-    credit schema of Autumn, Drawdown uses those. At Autumn, a feature that draws from its own balance takes 1,000,000
-    millionths for 1 base unit.
-    """
-    app: App = context.obj
-    if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills nothing here: there is nothing to estimate")
-    if not feature:
-        only_with(context, "a list of rates", "name")
-        _list_rates(app, name)
-        return
-    if micro is None:
-        raise UsageError("give --micro: how many millionths of the balance's unit the feature takes")
-    told = app.registry.capabilities.get(name)
-    tells = told is None or told.costs
-    by, start = app.by(actor, reason), app.window(from_, "--from")
-    begins = app.write(lambda c: set_rate(c, name, feature, (micro, per), by, from_ms=start, new=new, tells=tells))
-    show(
-        app,
-        {"provider": name, "feature": feature, "micro": micro, "per_quantity": per, "start_ms": begins},
-        [f"{feature} at {name}: {micro:,} millionths per {per:,} from {show_time(begins)} on"],
-    )
-
-
-def _list_rates(app: App, name: str) -> None:
-    rows = app.read(lambda c: rates.rate_rows(c, name))
-    columns = ("feature", "from", "#millionths", "#per", "set by", "in use")
-    lines = [
-        (row.feature, show_time(row.start_ms), f"{row.micro:,}", f"{row.per_quantity:,}", _set_by(row), row.in_use)
-        for row in rows
-    ]
-    found = {"provider": name, "rates": [vars(row) for row in rows]}
-    show(app, found, [table(f"rates at {name}", columns, lines)] if rows else [f"{name} has no rates"])
-
-
-def _set_by(row: rates.RateRow) -> str:
-    return row.actor if row.balance is None else f"{row.balance}, as the provider tells"
-
-
-def when_down(
-    context: typer.Context,
-    name: ProviderName,
-    policy: Annotated[str, typer.Option(help="go_on, estimate (until that says zero; the default) or stop")] = "",
-    plan: Annotated[str, typer.Option(help="Only customers of this plan", show_default="every other plan")] = "",
-    undo: Undo = False,
-    new: New = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Say what holds for running organisations while their provider cannot be read. Who is halted stays so."""
-    app: App = context.obj
-    if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills nothing here: nobody reads it")
-    if undo and not policy:
-        only_with(context, "--undo", "name", "plan", "actor", "reason")
-    if undo == bool(policy):
-        raise UsageError(f"give --policy ({', '.join(rates.POLICIES)}), or --undo")
-    if policy and policy not in rates.POLICIES:
-        raise UsageError(f"--policy {policy!r} is none of {', '.join(rates.POLICIES)}")
-    by = app.by(actor, reason)
-    who = f"the plan {plan}" if plan else "every other plan"
-    if undo:
-        was: str | None = app.write(lambda c: end_when_down(c, name, plan, by))
-        now = "as for every other plan" if plan else rates.DEFAULT_POLICY
-    else:
-        was = app.write(lambda c: set_when_down(c, name, plan, policy, by, new=new))
-        now = policy + (f" once it was unreadable for {UNREAD_STOP_MS // MINUTE_MS} min" if policy == "stop" else "")
-    result = {"provider": name, "plan": plan, "policy": policy or None, "was": was}
-    show(app, result, [f"{name}, {who}: {now}; before: {was or 'nothing said'}"])
-
-
-commands = typer.Typer()
-_register(commands)
+commands = of_noun("provider", *ACTIONS, *LISTS)
 
 MAX_WEBHOOK_BYTES: Final = 1_000_000
-
-
-@commands.command("list")
-def list_(context: typer.Context) -> None:
-    """List providers: ready, dormant, paused or broken; organisations, and what is open."""
-    app: App = context.obj
-    now = app.clock.now_ms()
-    kept = {one.provider: one for one in app.read(lambda c: provider_lines(c, now))}
-    paused, changed = app.read(terms.paused), app.context().changed
-    found = []
-    for name in sorted({*app.registry.providers, *app.registry.broken, *kept} - EXEMPT_PROVIDERS):
-        stands, why = _stands(app, name, paused, changed)
-        one = kept.get(name, ProviderLine(name))
-        counts = {"orgs": one.orgs, "without_customer": one.without_customer, "open_pushes": one.open_pushes}
-        found.append({"provider": name, "state": stands, "why": why, **counts})
-    columns = ("provider", "state", "why", "#orgs", "#without customer", "#open pushes")
-    show(app, {"providers": found}, [table("Providers", columns, [tuple(row.values()) for row in found])])
-
-
-def _stands(
-    app: App, name: str, paused: Mapping[str, tuple[int, str]], changed: Mapping[str, str]
-) -> tuple[str, str | None]:
-    if name in app.registry.broken:
-        return "broken", app.registry.broken[name]
-    provider = app.registry.providers.get(name)
-    if provider is None:
-        return "missing", "its package is not installed here"
-    if name in paused:
-        since, reason = paused[name]
-        return "paused", f"since {show_time(since)}: {reason}"
-    if provider.dormant is not None:
-        return "dormant", provider.dormant
-    if name in changed:
-        return "changed", changed[name]
-    live = provider.capabilities.live_from_ms
-    if live is not None and live > app.clock.now_ms():
-        kept = [str(one) for one in app.read(lambda c: in_shadow(c, app.clock.now_ms())) if one.provider == name]
-        return "shadow", next(iter(kept), "usage is sealed and compared, and nothing is sent")
-    return "ready", None
 
 
 @commands.command()
@@ -217,32 +80,17 @@ def _checked(
     return list(said)
 
 
-@commands.command()
-def pause(
-    context: typer.Context, name: ProviderName, undo: Undo = False, actor: Actor = None, reason: Reason = "not given"
-) -> None:
-    """Send nothing to a provider until --undo. Usage is still sealed, and waits."""
-    if undo:
-        return resume(context, name, actor, reason)
-    app: App = context.obj
-    if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills nothing here: there is nothing to pause")
-    by = app.by(actor, reason)
-    before = app.write(lambda c: providers.pause(c, name, by))
-    was = "not paused" if before is None else f"paused since {show_time(before[0])}: {before[1]}"
-    line = f"{name}: paused; before: {was}; `drawdown provider pause {name} --undo` ends it"
-    return show(app, {"provider": name, "paused": True, "was": before}, [line])
-
-
 @commands.command(hidden=True)
-def resume(context: typer.Context, name: ProviderName, actor: Actor = None, reason: Reason = "not given") -> None:
-    """Send to a paused provider again: the next tick sends what has waited."""
-    app: App = context.obj
-    by = app.by(actor, reason)
-    app.require_any_provider(name)
-    since = app.write(lambda c: providers.resume(c, name, by))
-    text = f"{name}: resumed; it had been paused since {show_time(since)}"
-    show(app, {"provider": name, "paused": False, "since_ms": since}, [text])
+def resume(
+    context: typer.Context,
+    name: ProviderName,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Send to a paused provider again, as `provider pause --undo` does."""
+    given = {"provider": name, "undo": True, "dry_run": dry_run, "actor": actor, "reason": reason}
+    run(context.obj, PAUSE, given)
 
 
 @commands.command()

@@ -168,6 +168,8 @@ def _lines(found: Reconciled, threshold: float, shadow_threshold: float) -> list
         text += f"; {found.waiting:,} wait: unsettled, or fresher than the provider's lag"
     if found.covered:
         text += f"; {found.covered:,} show less in events, and the customer's balance was drawn on: they are charged"
+    if found.left_out:
+        text += f"; {len(found.left_out):,} balances were not compared"
     if found.unfinished:
         text += "; time was up before all was compared"
     if found.unread:
@@ -178,6 +180,7 @@ def _lines(found: Reconciled, threshold: float, shadow_threshold: float) -> list
         text += f"; {found.other_terms:,} were sent on terms that are no longer used, and cannot be compared"
     lines: list[str | Table] = [text, *(f"{name}: not compared: {why}" for name, why in found.skipped.items())]
     lines += [f"not read: {reason}" for reason in found.reasons]
+    lines += [f"{one.customer_id}, {one.feature}: balance not compared: {one.reason}" for one in found.left_out[:100]]
     if found.differing:
         columns = ("day", "org", "provider", "feature", "#ours", "#theirs", "", "#corrected")
         rows = [

@@ -8,17 +8,18 @@ import sqlalchemy as sa
 import typer
 
 from drawdown.cli.app import App
+from drawdown.cli.declared import of_noun
 from drawdown.cli.options import Actor, DryRun, Expect, PageSize, Reason, Undo
 from drawdown.cli.rendering import show, table
-from drawdown.schema.audit import require_org
-from drawdown.schema.errors import Exit, Refused, UsageError
+from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.typed.parsing import require_range, show_time
-from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
+from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined
 from drawdown.worker.usage import prune, withdrawals
 from drawdown.worker.usage import quarantined as samples
 from drawdown.worker.usage.lists import list_samples
+from drawdown.worker.usage.sample_faces import LISTS, chosen_of, require_choice, require_expected
 
-commands = typer.Typer()
+commands = of_noun("sample", *LISTS)
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Samples")]
 OfOrg = Annotated[str, typer.Option("--org", help="Only of this organisation")]
@@ -85,12 +86,7 @@ def _filter(
 ) -> QuarantineFilter:
     """What was chosen. Errors: UnknownId for an organisation or a reason there is not."""
     start, end = (None if text is None else app.moment(text, name) for text, name in ((from_, "--from"), (to, "--to")))
-    require_range(start, end)
-    if org:
-        app.read(lambda c: require_org(c, org))
-    if why:
-        app.read(lambda c: require_reason(c, why))
-    return QuarantineFilter(tuple(given or ()), org, why, start, end)
+    return app.read(lambda connection: chosen_of(connection, given, org, why, start, end))
 
 
 @commands.command("mend")
@@ -115,11 +111,11 @@ def mend_(
     """
     app: App = context.obj
     by, chosen = app.by(actor, reason), _filter(app, given, org, why, from_, to)
-    _require_choice(chosen)
+    require_choice(chosen)
 
     def work(connection: sa.Connection) -> list[samples.Mended]:
         done = samples.mend(connection, chosen, by, unit=as_)
-        _require_expected(expect, sum(sample.new_id is not None for sample in done))
+        require_expected(expect, sum(sample.new_id is not None for sample in done))
         return done
 
     done = app.write(work, rollback=dry_run)
@@ -157,11 +153,11 @@ def dismiss(
     if undo and (org or why or from_ or to):
         raise UsageError("--undo takes back by id alone: name the samples (`drawdown audit list` has their ids)")
     by, chosen = app.by(actor, reason), _filter(app, given, org, why, from_, to)
-    _require_choice(chosen)
+    require_choice(chosen)
 
     def work(connection: sa.Connection) -> list[str]:
         done = samples.undo_dismiss(connection, chosen.ids, by) if undo else samples.dismiss(connection, chosen, by)
-        _require_expected(expect, len(done))
+        require_expected(expect, len(done))
         return done
 
     done = app.write(work, rollback=dry_run)
@@ -169,16 +165,6 @@ def dismiss(
     lines = [f"{len(done):,} {'would be ' if dry_run else ''}{what}", *(f"  {name}" for name in done[:20])]
     again = [f"for just these: --expect {len(done)}"] if dry_run else []
     show(app, {"dismissed": done, "undo": undo, "dry_run": dry_run}, [*lines, *again])
-
-
-def _require_choice(chosen: QuarantineFilter) -> None:
-    if chosen == QuarantineFilter() or (chosen.ids and chosen != QuarantineFilter(ids=chosen.ids)):
-        raise UsageError("name samples by their ids, or choose them by --org, --why, --from, --to")
-
-
-def _require_expected(expect: int | None, found: int) -> None:
-    if expect not in (None, found):
-        raise Refused(f"they are {found:,} by now, and not {expect:,}: look again with --dry-run")
 
 
 @commands.command()

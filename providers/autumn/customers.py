@@ -18,12 +18,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
+from types import MappingProxyType
 from typing import Final
 
 from drawdown.providers.autumn.credits import Schema, Unreadable, deducted, number, whole
 from drawdown.providers.autumn.settings import AutumnSettings
 from drawdown.providers.protocol import CustomerState, Drawn, Lasting, Left, Part
-from drawdown.schema.units import MICRO, SECOND_MS
+from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 
 ACTIVE: Final = frozenset({"active", "trialing", "past_due"})
 """Statuses under which a plan still grants; `scheduled` and `expired` do not."""
@@ -33,11 +34,14 @@ MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
 @dataclass(frozen=True)
 class Begun:
-    """When one part of a balance began its cycle (milliseconds; 0: it never begins anew), and whether it is untouched
-    since."""
+    """When one part of a balance began its cycle, at the latest (milliseconds; 0: it never begins anew) and at the
+    earliest, and whether it is untouched since."""
 
     at_ms: int
+    earliest_ms: int
     untouched: bool
+    is_first: bool = False
+    """Whether its plan began with this cycle."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +104,13 @@ def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
     balances = body.get("balances")
     if not isinstance(balances, dict):
         raise Unreadable("Autumn's answer has no balances")
-    found = {name: read_balance(name, balance) for name, balance in balances.items()}
-    return AutumnCustomer(found, tuple(_plans(body)), read_controls(body), tuple(_bought(body)))
+    plans, begins = tuple(_plans(body)), _begins_of(body)
+    found = {name: read_balance(name, balance, begins) for name, balance in balances.items()}
+    return AutumnCustomer(found, plans, read_controls(body), tuple(_bought(body)))
 
 
-def read_balance(feature: str, found: object) -> Balance:
-    """Errors: Unreadable."""
+def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] = MappingProxyType({})) -> Balance:
+    """`begins`: by plan. Errors: Unreadable."""
     if not isinstance(found, dict):
         raise Unreadable(f"Autumn's answer has no readable balance of {feature}")
     return Balance(
@@ -116,7 +121,7 @@ def read_balance(feature: str, found: object) -> Balance:
         unlimited=_said(found, feature, "unlimited"),
         overage=_said(found, feature, "overage_allowed"),
         max_purchase=number(found.get("max_purchase")),
-        begun=_begun(found),
+        begun=_begun(found, begins),
         parts=tuple(parts_of(found, feature)),
         lasting=_lasting(found),
     )
@@ -169,6 +174,32 @@ def _plans(body: Mapping[str, object]) -> list[str]:
     active = [item for item in subscriptions if isinstance(item, dict) and str(item.get("status")) in ACTIVE]
     named = [(item.get("add_on") is True, item["plan_id"]) for item in active if isinstance(item.get("plan_id"), str)]
     return [plan for _add_on, plan in sorted(named, key=lambda pair: pair[0])]
+
+
+@dataclass
+class PlanBegins:
+    """When a customer's plan began, and its present period, as far as they are told (recorded: the former)."""
+
+    started: list[int] = field(default_factory=list)
+    periods: list[int] = field(default_factory=list)
+
+    def is_first(self, cycle_ms: int) -> bool:
+        """Whether no cycle was before this one."""
+        return bool(self.started) and min(self.started) > cycle_ms - MINUTE_MS
+
+
+def _begins_of(body: Mapping[str, object]) -> dict[str, PlanBegins]:
+    """By plan that is active."""
+    found: dict[str, PlanBegins] = {}
+    subscriptions = body.get("subscriptions")
+    for item in subscriptions if isinstance(subscriptions, list) else ():
+        if isinstance(item, dict) and isinstance(item.get("plan_id"), str) and str(item.get("status")) in ACTIVE:
+            plan = found.setdefault(item["plan_id"], PlanBegins())
+            for name, moments in (("started_at", plan.started), ("current_period_start", plan.periods)):
+                at_ms = item.get(name)
+                if type(at_ms) is int and at_ms > 0:
+                    moments.append(at_ms)
+    return found
 
 
 def _bought(body: Mapping[str, object]) -> list[str]:
@@ -225,8 +256,12 @@ def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part
     """The cycle of a balance is the newest of its parts'. A top-up beside a plan is a part that never begins anew; what
     was drawn from it before the plan's cycle cannot be told from what was drawn since."""
     newest = max((part.at_ms for part in begun), default=0)
+    earliest = max((part.earliest_ms for part in begun), default=0)
     untouched = all(part.untouched for part in begun if part.at_ms != newest)
-    return Drawn(quantity, newest or None, untouched, tuple(parts), lasting)
+    cycles = [part for part in begun if part.at_ms]
+    found = Drawn(quantity, newest or None, untouched, tuple(parts), lasting)
+    found = replace(found, is_first=bool(cycles) and all(part.is_first for part in cycles))
+    return found if earliest == newest else replace(found, earliest_ms=earliest)
 
 
 def _lasting(found: Mapping[str, object]) -> Lasting | None:
@@ -252,27 +287,46 @@ def _lasting(found: Mapping[str, object]) -> Lasting | None:
 _UNKNOWN: Final = ("?", 0, 0)
 
 
-def _begun(found: Mapping[str, object]) -> tuple[Begun, ...] | None:
+def _begun(found: Mapping[str, object], begins: Mapping[str, PlanBegins]) -> tuple[Begun, ...] | None:
     """When each part of a balance began its cycle; None: it cannot be told."""
     parts = found.get("breakdown")
     if not (isinstance(parts, list) and parts):
         # Without its parts only a balance that is never reset can be told.
         reset = _reset_of(found) if found.get("reset") or found.get("next_reset_at") is None else _UNKNOWN
-        start = _start(reset)
-        return None if start is None else (Begun(start, number(found.get("usage")) == 0),)
+        one = _part_begun(found, reset, begins)
+        return None if one is None else (one,)
     begun = []
     for part in parts:
-        start = _start(_reset_of(part)) if isinstance(part, dict) else None
-        if start is None:
+        one = _part_begun(part, _reset_of(part), begins) if isinstance(part, dict) else None
+        if one is None:
             return None
-        begun.append(Begun(start, number(part.get("usage")) == 0))
+        begun.append(one)
     return tuple(begun)
 
 
-def _start(reset: tuple[str | None, int, int]) -> int | None:
-    """When a part's cycle began, 0 where it has none; None: it cannot be told."""
+def _part_begun(
+    part: Mapping[str, object], reset: tuple[str | None, int, int], begins: Mapping[str, PlanBegins]
+) -> Begun | None:
+    plan = begins.get(str(part.get("plan_id")), PlanBegins())
+    starts = _starts(reset, [*plan.periods, *plan.started])
+    if not starts:
+        return None
+    return Begun(starts[-1], starts[0], number(part.get("usage")) == 0, plan.is_first(starts[-1]))
+
+
+def _starts(reset: tuple[str | None, int, int], known: Sequence[int]) -> Sequence[int]:
+    """When a part's cycle can have begun, 0 where it has none; none: it cannot be told. `known`: when its plan began,
+    or a period of it."""
     interval, count, resets_at_ms = reset
-    return 0 if interval is None else cycle_start_ms(interval, count, resets_at_ms)
+    if interval is None:
+        return [0]
+    starts = cycle_starts_ms(interval, count, resets_at_ms)
+    if len(starts) > 1:
+        for began_ms in known:
+            narrowed = [start for start in _cycles(interval, count, began_ms, resets_at_ms) if start in starts]
+            if narrowed:
+                return narrowed
+    return starts
 
 
 def _reset_of(part: Mapping[str, object]) -> tuple[str | None, int, int]:
@@ -289,24 +343,53 @@ def _reset_of(part: Mapping[str, object]) -> tuple[str | None, int, int]:
     return _UNKNOWN
 
 
-def cycle_start_ms(interval: str, count: int, resets_at_ms: int) -> int | None:
-    """When the cycle began that ends at `resets_at_ms`; None for an interval that is not known, and where the calendar
-    does not say: a cycle that ends on the last day of a short month may have begun on the 28th to the 31st."""
+def cycle_starts_ms(interval: str, count: int, resets_at_ms: int) -> Sequence[int]:
+    """When the cycle that ends at `resets_at_ms` can have begun, the earliest first. None for an interval that is not
+    known; several where the calendar does not say: a cycle that ends on the last day of a short month may have begun on
+    any later day of the month that it began in."""
     try:
         end = datetime.fromtimestamp(resets_at_ms // SECOND_MS, UTC)
         if interval in FIXED:
-            return resets_at_ms - int(FIXED[interval].total_seconds()) * count * SECOND_MS
+            return [resets_at_ms - int(FIXED[interval].total_seconds()) * count * SECOND_MS]
         if interval not in MONTHS:
-            return None
+            return []
         year, month = divmod(end.year * 12 + end.month - 1 - MONTHS[interval] * count, 12)
-        month += 1
-        before = calendar.monthrange(year, month)[1]
-        if end.day == calendar.monthrange(end.year, end.month)[1] and before > end.day:
-            return None
-        start = end.replace(year=year, month=month, day=min(end.day, before))
+        before = calendar.monthrange(year, month + 1)[1]
+        is_last = end.day == calendar.monthrange(end.year, end.month)[1]
+        days = range(end.day, before + 1) if is_last and before > end.day else (min(end.day, before),)
+        starts = [end.replace(year=year, month=month + 1, day=day) for day in days]
     except (ValueError, OverflowError, OSError, calendar.IllegalMonthError):
-        return None
-    return int(start.timestamp()) * SECOND_MS + resets_at_ms % SECOND_MS
+        return []
+    return [int(start.timestamp()) * SECOND_MS + resets_at_ms % SECOND_MS for start in starts]
+
+
+MOST_CYCLES: Final = 1_200
+"""Cycles of a plan that are followed from its begin: a hundred years of months."""
+
+
+def _cycles(interval: str, count: int, began_ms: int, resets_at_ms: int) -> Sequence[int]:
+    """When the cycle began that ends at `resets_at_ms`, of a plan that began at `began_ms`. Whether a cycle after a
+    short month begins on the day of the first one, or of the one before, was not recorded: both, if they differ."""
+    months = MONTHS[interval] * count
+    found = set()
+    try:
+        for is_anchored in (True, False):
+            start, number = began_ms, 0
+            while start < resets_at_ms and number < MOST_CYCLES:
+                number += 1
+                end = _months_after(began_ms, months * number) if is_anchored else _months_after(start, months)
+                found |= {start} if end == resets_at_ms else set()
+                start = end
+    except (ValueError, OverflowError, OSError):
+        return []
+    return sorted(found)
+
+
+def _months_after(at_ms: int, months: int) -> int:
+    start = datetime.fromtimestamp(at_ms // SECOND_MS, UTC)
+    year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
+    end = start.replace(year=year, month=month + 1, day=min(start.day, calendar.monthrange(year, month + 1)[1]))
+    return int(end.timestamp()) * SECOND_MS + at_ms % SECOND_MS
 
 
 MAX_MICRO: Final = 10**18

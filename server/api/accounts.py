@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from drawdown.ledger.pools import MOST_PAYERS
-from drawdown.schema.units import in_credits
+from drawdown.schema.declare import answer_of
 from drawdown.server.api import models
 from drawdown.server.api.described import operation
 from drawdown.server.api.models import MOST_ROWS, EpochMs
-from drawdown.server.api.programs import Programs, Said, both_units
+from drawdown.server.api.programs import Programs, Said
 from drawdown.worker.wallets.accounts import EntryRow, account_of, list_entries, list_lots, payer_of
 from drawdown.worker.wallets.entries import forecast_of
 from drawdown.worker.wallets.pools import PayerRow, list_payers
@@ -71,13 +71,14 @@ def _account(connection: sa.Connection, _query: models.NoQuery, said: Said, *, o
     found = account_of(connection, payer_of(connection, said.require_org(org), said.now_ms), said.now_ms)
     ends = forecast_of(connection, found.customer_id, found.available_micro, said.now_ms)
     payers = [_payer(one) for one in list_payers(connection, "", org, said.now_ms, MOST_PAYERS) if one.allowed]
-    return {"org_id": org, **both_units(vars(found)), "payers": payers, "forecast": ends.said()}
+    return {"org_id": org, **answer_of(vars(found)), "payers": payers, "forecast": ends.said()}
 
 
 def _payer(row: PayerRow) -> dict[str, object]:
-    amounts = {"limit": row.limit_micro, "spent": row.spent_micro}
-    credits = {name: None if micro is None else in_credits(micro) for name, micro in amounts.items()}
-    return {"payer": row.payer, **credits, **{f"{name}_micro": micro for name, micro in amounts.items()}}
+    found: dict[str, object] = answer_of(
+        {"payer": row.payer, "limit_micro": row.limit_micro, "spent_micro": row.spent_micro}
+    )
+    return found
 
 
 def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, *, org: str) -> Mapping[str, object]:
@@ -91,9 +92,9 @@ def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, 
 def _lots(connection: sa.Connection, query: models.MostQuery, said: Said, *, org: str) -> Mapping[str, object]:
     customer = payer_of(connection, said.require_org(org), said.now_ms)
     found = list_lots(connection, customer, said.now_ms)
-    shown = [both_units(vars(row)) for row in found.lots[: query.most]]
+    shown = [answer_of(row) for row in found.lots[: query.most]]
     more = len(found.lots) - len(shown)
-    whole = both_units({"owed_micro": found.owed_micro, "back_micro": found.back_micro})
+    whole = answer_of({"owed_micro": found.owed_micro, "back_micro": found.back_micro})
     return {"org_id": org, "customer_id": customer, "order": found.order, "lots": shown, "more": more, **whole}
 
 
@@ -104,9 +105,9 @@ def _statement(connection: sa.Connection, query: StatementQuery, said: Said, *, 
 
 
 def _entry(row: EntryRow) -> dict[str, object]:
-    moved = {"moved": in_credits(row.moved_micro), "moved_micro": row.moved_micro}
-    kept = {name: getattr(row, name) for name in ("key", "kind", "feature", "quantity", "actor", "reason")}
-    return {**kept, **moved, "ts_ms": row.ts, "at_ms": row.at_ms}
+    names = ("key", "kind", "feature", "quantity", "actor", "reason", "moved_micro")
+    kept: dict[str, object] = answer_of({name: getattr(row, name) for name in names})
+    return {**kept, "ts_ms": row.ts, "at_ms": row.at_ms}
 
 
 Section = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "runs", "other"]

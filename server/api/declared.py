@@ -22,11 +22,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.providers.registry import Registry
 from drawdown.schema.declare import (
     CREDIT_END,
     KEY,
     MAX_AMOUNT,
     MAX_KEY_CHARS,
+    MAX_LENGTH_MS,
     MAX_TEXT_CHARS,
     ORG,
     Action,
@@ -38,6 +40,7 @@ from drawdown.schema.declare import (
     Listing,
     Look,
     Param,
+    Providers,
     Reach,
     Showing,
     Values,
@@ -45,7 +48,7 @@ from drawdown.schema.declare import (
     changes,
 )
 from drawdown.schema.ids import is_clean
-from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, WINDOW_MS, as_credits
+from drawdown.schema.units import MAX_AMOUNT_MICRO, WINDOW_MS, as_credits
 from drawdown.server.api.described import IDEMPOTENCY_KEY, named_examples, operation
 from drawdown.server.api.models import MOST_ROWS, After, Credits, EpochMs, Id, Why
 from drawdown.server.api.programs import Answer, Programs, Said, clean_id
@@ -56,8 +59,6 @@ from drawdown.worker.access.keys import ApiKey
 
 MOST_VALUES: Final = 1_000
 """Of one parameter that takes several."""
-MAX_LENGTH_MS: Final = 3_650 * DAY_MS
-"""Of a length of time: ten years."""
 KNOWN: Final = (401, 403, 404, 409, 422, 429, 500, 503)
 
 
@@ -102,6 +103,10 @@ class Operations:
 
     def __init__(self, services: Services, programs: Programs, declared: Sequence[Declared]) -> None:
         self._services, self._programs, self._declared = services, programs, declared
+
+    def _known(self) -> Registry:
+        """What this process knows of providers now: `renew` puts others in their place."""
+        return Registry(self._services.providers, self._services.broken)
 
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
@@ -152,7 +157,14 @@ class Operations:
                 given = query.model_dump(include={"after", "most"})
                 page = one.read(
                     connection,
-                    Look(said.now_ms, given.get("after") or "", given["most"], said.key.org_id, self._services.hooks),
+                    Look(
+                        said.now_ms,
+                        given.get("after") or "",
+                        given["most"],
+                        said.key.org_id,
+                        self._services.hooks,
+                        known=self._known,
+                    ),
                     **values,
                 )
                 return {one.holds: [answer_of(row) for row in page.rows], "next": page.next}
@@ -167,7 +179,9 @@ class Operations:
                 values = _values(said, one.params, _given(request, in_path) | _fields(query, rest), open_=one.open)
                 most = query.model_dump(include={"most"}).get("most", one.most)
                 found: Answer = answer_of(
-                    one.read(connection, Look(said.now_ms, most=most, only=said.key.org_id), **values)
+                    one.read(
+                        connection, Look(said.now_ms, most=most, only=said.key.org_id, known=self._known), **values
+                    )
                 )
                 return found
 
@@ -185,7 +199,7 @@ class Operations:
                     now = self._programs.said(said.key, connection)
                     content = json.dumps([values, order.reason], sort_keys=True, default=str)
                     call = None if given is None else once.Call(now.key.actor, given, one.name, content)
-                    return carry_out(connection, one, now, values, order, call, self._services.hooks)
+                    return carry_out(connection, one, now, values, order, call, self._services.hooks, self._known)
 
                 return self._programs.threads.write(work, rollback=order.dry_run, always=True)
 
@@ -202,6 +216,7 @@ def carry_out(
     order: Any,
     call: once.Call | None,
     hooks: Hooks | None = None,
+    known: Callable[[], Providers] | None = None,
 ) -> Answer:
     """Do it, unless this call was carried out before: then its answer, without what is shown once.
 
@@ -213,10 +228,11 @@ def carry_out(
             found: dict[str, object] = json.loads(before)
             return found
     key = call.own if call is not None else secrets.token_urlsafe(16)
-    asked = Asked(said.by(order.reason), key, secrets.token_urlsafe(32), reach_of(said.key), order.dry_run, hooks)
+    by, secret = said.by(order.reason), secrets.token_urlsafe(32)
+    asked = Asked(by, key, secret, reach_of(said.key), order.dry_run, hooks, known)
     _require_size(connection, action, asked, values, said.key)
     stood: Sequence[Fact] = action.facts(connection, asked, values) if order.dry_run else ()
-    answer: dict[str, object] = answer_of(action.do(connection, asked, **values))
+    answer: dict[str, object] = answer_of(action.whole(connection, asked, values))
     if order.dry_run:
         stands = action.facts(connection, asked, values)
         hidden = {action.shown_once: None} if action.shown_once else {}  # an endpoint's next secret would be the same
@@ -418,7 +434,7 @@ def _of_row(row: type[Any]) -> dict[str, Any]:
     hints, found = get_type_hints(row), {}
     for one in fields(row):
         found[one.name] = (_json(hints[one.name]), ...)
-        if one.name.endswith(CREDIT_END):
+        if one.name.endswith(CREDIT_END) and _json(hints[one.name]) in (int, int | None):
             is_optional = type(None) in get_args(hints[one.name])
             found[one.name.removesuffix(CREDIT_END)] = (float | None if is_optional else float, ...)
     return found

@@ -34,7 +34,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.declare import Action
 from drawdown.schema.errors import ClockDoubted, DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id, tell_few_names, tell_no_names
-from drawdown.schema.units import MINUTE_MS, in_credits
+from drawdown.schema.units import MINUTE_MS
 from drawdown.server.api.together import Together, Way
 from drawdown.server.declarations import BY_NAME, DECLARED
 from drawdown.server.http import bodies
@@ -374,13 +374,6 @@ def of_program(error: DrawdownError) -> ApiError:
     return of_drawdown(error)
 
 
-def both_units(values: Mapping[str, object]) -> dict[str, object]:
-    """Each amount of micro-credits (`…_micro`) in credits, too."""
-    end = "_micro"
-    found = {name: value for name, value in values.items() if name.endswith(end) and isinstance(value, int)}
-    return {**values, **{name.removesuffix(end): in_credits(value) for name, value in found.items()}}
-
-
 def clean_id(text: str, what: str) -> str:
     """An id that a database can hold. Errors: ApiError 422."""
     if not is_clean_id(text):
@@ -405,7 +398,7 @@ def _query_of(request: Request, model: type[M]) -> M:
     given: dict[str, list[str]] = {}
     for name, value in request.query_params.multi_items():
         if not is_clean(value):
-            raise ApiError(422, "bad_value", "no value of a query has a control character, or bytes that are no UTF-8")
+            raise bad_value(name, f"{name}: no value of a query has a control character, or bytes that are no UTF-8")
         given.setdefault(name, []).append(value)
     lists = {name for name, one in model.model_fields.items() if get_origin(one.annotation) is list}
     found = {name: values if name in lists or len(values) > 1 else values[0] for name, values in given.items()}

@@ -28,7 +28,7 @@ def form_of(action: declare.Action[Any]) -> Action:
             raise WrongField(words[error.field], str(error)) from None
 
     def do(connection: sa.Connection, doing: Doing) -> Done:
-        done = action.do(connection, _asked(doing), **values(doing))
+        done = action.whole(connection, _asked(doing), values(doing))
         return Done(". ".join(action.sentences(done)), getattr(done, action.shown_once) if action.shown_once else "")
 
     def look(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:

@@ -26,6 +26,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts.cell_client import body_of, signature
 from drawdown.worker.watch import ROUND_MS, Watcher, watch
+from tests.acceptance.exhaustion_autumn import STALE_RATE, Account
 from tests.acceptance.exhaustion_fleet import CLOCKS_OFF_S, Box, Lagging, Org, Plan, Result, planned, settle
 from tests.emulators.cell import HALT_PATH, CellEmulator
 from tests.prepaid import Moving
@@ -51,7 +52,9 @@ class Exhaustion:
         self.fleet = Fleet(engine, Moving(T0))
         self.clock = self.fleet.clock
         self.lagging = Lagging(self.clock)
-        self.fleet.extra = {"trailing": self.lagging}
+        self.autumn = Account(self.clock, engine)
+        self.autumn.emulator.faults = FaultPlan(plan.seed, {"stale_read": STALE_RATE})
+        self.fleet.extra = {"trailing": self.lagging, "autumn": self.autumn.provider}
         faults = {"answer_lost": 0.003, "broken": 0.003}
         self.cells = {
             f"cell-{n}": CellEmulator(f"cell-{n}", faults=FaultPlan(plan.seed * 1000 + n, faults))
@@ -76,6 +79,9 @@ class Exhaustion:
         """Without a word to anybody: whoever is to notice has to ask."""
         if org.provider == "trailing":
             self.lagging.credit[org.name] = self.lagging.credit.get(org.name, 0) + amount
+            return
+        if org.provider == "autumn":
+            self.autumn.give(org.name, amount)
             return
         write(
             self.fleet.engine,

@@ -48,6 +48,8 @@ class Plan:
     watched: bool
     sudden: bool = False
     """Everybody has one credit, begins at once on SUDDEN large sandboxes, and hosts keep size and begin."""
+    autumn: bool = False
+    """A sudden start is billed by the Autumn provider and its emulated server."""
 
 
 @dataclass
@@ -183,7 +185,7 @@ def _sudden(number: int, plan: Plan, draw: random.Random) -> Org:
     """One credit, used up by ten large sandboxes that begin together; some pay for three minutes more."""
     name = f"org-{number:05d}"
     boxes = [Box(f"{name}-{n}", name, f"cell-{draw.randrange(plan.cells)}", BIG_MB) for n in range(SUDDEN)]
-    org = Org(name, "trailing", boxes, granted=ONE_CREDIT, pays_minutes=3)
+    org = Org(name, "autumn" if plan.autumn else "trailing", boxes, granted=ONE_CREDIT, pays_minutes=3)
     org.starts = [(T0 + draw.randrange(60, max(plan.minutes * 60 - 60, 61)) * SECOND_MS, SUDDEN)]
     org.pays_after_ms = draw.randrange(20, 300) * SECOND_MS if draw.random() < 0.3 else None
     return org
@@ -192,7 +194,7 @@ def _sudden(number: int, plan: Plan, draw: random.Random) -> Org:
 def settle(fleet: Fleet, orgs: Iterable[Org], cells: Iterable[str], *, told: bool) -> None:
     """Put them into the database: who bills them at which rates, and where their sandboxes are. `told`: the provider
     told the costs in its credits itself."""
-    for provider in ("embedded", "trailing"):
+    for provider in ("embedded", "trailing", "autumn"):
         names = [org.name for org in orgs if org.provider == provider]
         if names:
             write(fleet.engine, lambda c, n=names, p=provider: assign(c, n, p, fleet.by, from_ms=T0))  # type: ignore[misc]

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerChanged, CustomerRead, CustomerState, Notice
-from drawdown.schema.clock import FixedClock
+from drawdown.schema.clock import Clock, FixedClock
 from drawdown.schema.database import read
 from drawdown.schema.units import WINDOW_MS
 from drawdown.server.app import Server
@@ -26,7 +27,9 @@ from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.engine.runner import World
 from drawdown.worker.verdict.asks import SECOND_READ_MS
 from drawdown.worker.verify.verify import verify
+from tests.acceptance.exhaustion_autumn import Account, StaleAfterChange
 from tests.acceptance.exhaustion_fleet import Result
+from tests.emulators.autumn import AutumnEmulator
 from tests.fake_provider import FakeProvider, capabilities
 from tests.fresh import fresh
 from tests.world import T0, Fleet
@@ -67,6 +70,31 @@ class Hooked(FakeProvider):
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
         return [CustomerChanged(json.loads(body)["customer"])]
 
+    def empty(self, name: str) -> tuple[dict[str, str], bytes]:
+        """Set a customer's credit to zero; return the headers and the body of the webhook for it."""
+        self.emptied[name] = time.monotonic()
+        return {}, json.dumps({"id": name, "customer": name}).encode()
+
+
+class HookedAutumn:
+    """Autumn with a credit system, by its emulated server."""
+
+    name = "autumn"
+
+    def __init__(self, clock: Clock, engine: sa.Engine, names: Sequence[str], *, stale: bool) -> None:
+        emulator = AutumnEmulator()
+        self._http = StaleAfterChange(emulator, clock, STALE_S if stale else 0)
+        self._account = Account(clock, engine, emulator, self._http)
+        self.provider = self._account.provider
+        self.emptied = self._http.changed
+        for name in names:
+            self._account.give(name, 10**9)
+        self._http.keep_past()
+
+    def empty(self, name: str) -> tuple[dict[str, str], bytes]:
+        self.emptied[name] = time.monotonic()
+        return self._account.empty(name)
+
 
 @dataclass
 class Called:
@@ -80,13 +108,21 @@ class Called:
         return [None] * len(halts)
 
 
-def halted_after_webhooks(folder: Path, orgs: int, *, stale: bool) -> Result:
-    """Empty each organisation and tell the server of it; errors are seconds from that to the call of its cell."""
-    engine = fresh(folder / f"hooked-{stale}.db")
-    provider, cells = Hooked(capabilities(in_flight=16, reads_a_call=50), name="hooked", stale=stale), Called()
-    fleet = Fleet(engine, Running(T0), extra={"hooked": provider})
+def halted_after_webhooks(folder: Path, orgs: int, *, stale: bool, autumn: bool = False) -> Result:
+    """Empty each organisation and tell the server of it; errors are seconds from that to the call of its cell.
+
+    `autumn`: by the Autumn provider and its emulated server, else by a provider made for this.
+    """
+    engine, clock, cells = fresh(folder / f"hooked-{stale}-{autumn}.db"), Running(T0), Called()
     names = [f"org-{number:05d}" for number in range(orgs)]
-    fleet.assign(*names, provider="hooked", from_ms=T0)
+    source: Hooked | HookedAutumn
+    if autumn:
+        source = HookedAutumn(clock, engine, names, stale=stale)
+        fleet = Fleet(engine, clock, extra={source.name: source.provider})
+    else:
+        source = Hooked(capabilities(in_flight=16, reads_a_call=50), name="hooked", stale=stale)
+        fleet = Fleet(engine, clock, extra={source.name: source})
+    fleet.assign(*names, provider=source.name, from_ms=T0)
     fleet.tick()
     for number in range(CELLS):
         fleet.write("INSERT INTO cells (cell_id, url) VALUES (:cell, 'http://cell')", {"cell": f"cell-{number}"})
@@ -95,8 +131,8 @@ def halted_after_webhooks(folder: Path, orgs: int, *, stale: bool) -> Result:
             "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:org, :org, :cell, 'running')",
             {"org": name, "cell": f"cell-{number % CELLS}"},
         )
-    asyncio.run(_hook_all(_server(fleet, cells), provider, cells, names))
-    result = Result(halts=len(cells.at), errors_s=[at - provider.emptied[name] for name, at in cells.at.items()])
+    asyncio.run(_hook_all(_server(fleet, cells), source, cells, names))
+    result = Result(halts=len(cells.at), errors_s=[at - source.emptied[name] for name, at in cells.at.items()])
     assert read(engine, verify).breaches == []
     assert fleet.clock.now_ms() < T0 + WINDOW_MS, "no window ended: nothing but webhooks had anybody read"
     engine.dispose()
@@ -123,15 +159,15 @@ def _server(fleet: Fleet, cells: Called) -> Server:
     )
 
 
-async def _hook_all(server: Server, provider: Hooked, cells: Called, names: Sequence[str]) -> None:
+async def _hook_all(server: Server, source: Hooked | HookedAutumn, cells: Called, names: Sequence[str]) -> None:
     transport = httpx.ASGITransport(server.app, client=("127.0.0.1", 4711))
     async with httpx.AsyncClient(transport=transport, base_url="http://drawdown.test") as client:
         turns = asyncio.Semaphore(AT_ONCE)
 
         async def hook(name: str) -> None:
             async with turns:
-                provider.emptied[name] = time.monotonic()
-                answer = await client.post("/webhooks/hooked", content=json.dumps({"id": name, "customer": name}))
+                headers, body = source.empty(name)
+                answer = await client.post(f"/webhooks/{source.name}", headers=headers, content=body)
                 assert answer.json() == {"status": "done"}, answer.text
 
         await asyncio.gather(*(hook(name) for name in names))

@@ -33,7 +33,6 @@ from drawdown.providers.protocol import (
     Cost,
     CustomerState,
     Found,
-    LookupResult,
     Outcome,
     Part,
     PushRequest,
@@ -45,7 +44,7 @@ from drawdown.providers.protocol import (
 )
 from drawdown.schema.clock import FixedClock
 from tests.cases import cases
-from tests.contract.autumn_credits import CALLS, COSTS, FEATURES, Recorded, account, calls, needs_recording, provider
+from tests.contract.autumn_credits import COSTS, FEATURES, Recorded, account, calls, provider
 from tests.contract.autumn_setup import NOW_MS, WINDOW, Stub, done, made, no, one, push, said
 
 FEATURE = "compute_4gb"
@@ -98,93 +97,6 @@ def test_a_feature_of_two_credit_systems_has_no_cost() -> None:
 def test_an_account_without_a_credit_system_has_no_costs_and_one_that_fails_says_so() -> None:
     assert done(made(Stub(said(200, {"list": []}))).costs(())) == []
     assert isinstance(done(made(Stub(no(503, "service_unavailable"))).costs(())), ReadFailed)
-
-
-# The recorded charges
-
-WHOLE = "C1 C2 C4 C6 C8 C9 C11 C16 C17 C18 C20 C22 C23 C24 C25 C26 C32 C33 C34 C37 C40 C41 C46 C49 D1 D6 D8 D9 D11"
-WHOLE += " F8 K1 K2 K3 B2-1 B2-5 B2-11 B2-12 G8"
-CLAMPED = {"C12": 469, "C15": 469, "K5": 4688, "C30": 2157, "C35": 1563}
-"""What a limit let through, in units: a unit that was charged in part counts as one."""
-NOTHING = "B2-9 C14 C31 C36 C51 D12 F4 F5 K6"
-
-
-def judged(name: str) -> Outcome:
-    call = CALLS[name]
-    return one(provider(call.answer), call.push)
-
-
-@cases("name", WHOLE.split())
-@pytest.mark.data
-@needs_recording[1]
-def test_a_charge_that_was_taken_wholly_is_accepted(name: str) -> None:
-    assert judged(name) == Accepted()
-
-
-@cases("name", CLAMPED)
-@pytest.mark.data
-@needs_recording[1]
-def test_a_clamped_charge_is_looked_up_and_found_at_what_was_taken(name: str) -> None:
-    assert isinstance(judged(name), Queued)
-    assert looked_up(CALLS[name]) == Found(CLAMPED[name])
-
-
-@cases("name", NOTHING.split())
-@pytest.mark.data
-@needs_recording[1]
-def test_a_charge_that_took_nothing_waits_for_credit(name: str) -> None:
-    found = judged(name)
-    assert isinstance(found, Rejected) and found.until_credit and "once Autumn shows credit" in found.reason
-    no_balance = CALLS[name].body["balance"] is None
-    assert ("has no balance of" in found.reason, "a limit at Autumn" in found.reason) == (no_balance, not no_balance)
-
-
-@pytest.mark.data
-@needs_recording[1]
-def test_what_was_not_given_back_is_rejected_for_a_person() -> None:
-    found = judged("B2-14")
-    assert isinstance(found, Rejected) and not found.until_credit and "gave nothing back" in found.reason
-
-
-@pytest.mark.data
-@needs_recording[1]
-def test_every_recorded_charge_is_named_above() -> None:
-    """A charge that answers with deductions is in one of the lists, but for those of a version that tells none."""
-    told = {call.name for call in calls("track") if call.status == 200 and "deductions" in call.body}
-    named = {*WHOLE.split(), *CLAMPED, *NOTHING.split(), "B2-14"}
-    older = {call.name for call in calls("track") if call.version != "2.3.0"}
-    zero, fractions, others = "C28", {"C3", "C29"}, "J"
-    assert {name for name in told - named - older if not name.startswith(others)} == {zero, *fractions}
-
-
-def looked_up(call: Recorded) -> LookupResult:
-    """The recorded charge found again in the list of events, where it stands with the same deductions."""
-    event = {
-        "id": "evt-1", "timestamp": call.push.ts, "feature_id": call.asked["feature_id"],
-        "customer_id": call.asked["customer_id"], "value": call.asked["value"],
-        "properties": {"drawdown_key": call.push.key}, "deductions": call.body["deductions"] or None,
-    }  # fmt: skip
-    return done(provider(said(200, {"list": [event], "next_cursor": None})).lookup(call.push))
-
-
-@cases("name", WHOLE.split())
-@pytest.mark.data
-@needs_recording[1]
-def test_a_charge_that_was_taken_wholly_is_found_at_what_was_asked(name: str) -> None:
-    assert looked_up(CALLS[name]) == Found(CALLS[name].asked["value"])
-
-
-@cases("name", ["E7", "H1", "H2", "H3", "H4", "H5", "H8", "H9"])
-@pytest.mark.data
-@needs_recording[1]
-def test_recorded_events_total_what_was_deducted(name: str) -> None:
-    right = {
-        "E7": {"compute_4gb": 2000}, "H1": {"compute_64gb": 3500}, "H2": {"compute_8gb": 50},
-        "H3": {"compute_64gb": 469}, "H4": {"compute_4gb": 0}, "H5": {"compute_64gb": 500},
-        "H8": {"compute_64gb": 1000}, "H9": {"compute_4gb": 2000},
-    }  # fmt: skip
-    call = CALLS[name]
-    assert done(provider(call.answer).totals(call.asked["customer_id"], 0, 2 * NOW_MS)) == right[name]
 
 
 # Costs that change, and costs that are not known

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from drawdown.providers.autumn.customers import MAX_MICRO, cycle_start_ms
+from drawdown.providers.autumn.customers import MAX_MICRO, cycle_starts_ms
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import CustomerState, Drawn, Lasting, NoCustomer, ReadFailed
 from drawdown.schema.units import DAY_MS
@@ -201,7 +201,7 @@ def test_what_was_drawn_is_told_from_the_start_of_the_cycle() -> None:
     world.push(push(30))
     began = WINDOW - 1_000
     lasting = Lasting(Decimal(0), Decimal(0), Decimal(70), WINDOW - 1_000 + 30 * DAY_MS)
-    expected = Drawn(30, began, lasting=lasting, plans=frozenset({"starter"}))
+    expected = Drawn(30, began, lasting=lasting, plans=frozenset({"starter"}), is_first=True)
     assert done(world.provider.drawn("cus_1")) == {"compute": expected}
 
 
@@ -266,18 +266,49 @@ def test_what_outlasts_a_cycle_is_told_where_the_order_is_known(
     [
         ("month", "2026-12-20", "2026-11-20"), ("month", "2026-01-15", "2025-12-15"),
         ("month", "2026-03-31", "2026-02-28"),
-        ("month", "2026-02-28", None), ("month", "2026-11-30", None), ("month", "2026-12-31", "2026-11-30"),
+        ("month", "2026-02-28", "2026-01-28 2026-01-29 2026-01-30 2026-01-31"),
+        ("month", "2026-11-30", "2026-10-30 2026-10-31"),
+        ("month", "2026-12-31", "2026-11-30"),
         ("quarter", "2026-02-10", "2025-11-10"), ("semi_annual", "2026-02-10", "2025-08-10"),
-        ("year", "2024-02-29", "2023-02-28"), ("year", "2025-02-28", None), ("year", "2026-07-01", "2025-07-01"),
-        ("hour", "2026-07-01", "2026-06-30T23"), ("century", "2026-07-01", None),
+        ("year", "2024-02-29", "2023-02-28"), ("year", "2025-02-28", "2024-02-28 2024-02-29"),
+        ("year", "2026-07-01", "2025-07-01"),
+        ("hour", "2026-07-01", "2026-06-30T23"), ("century", "2026-07-01", ""),
     ],
 )  # fmt: skip
-def test_cycles_begin_by_the_calendar(interval: str, ends: str, began: str | None) -> None:
-    end_ms, began_ms = (
-        None if day is None else int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1000 + 101
-        for day in (ends, began)
-    )
-    assert end_ms is not None and cycle_start_ms(interval, 1, end_ms) == began_ms
+def test_cycles_begin_by_the_calendar(interval: str, ends: str, began: str) -> None:
+    """Several beginnings where the calendar does not say: a cycle from 29 January ends as one from the 31st."""
+    assert cycle_starts_ms(interval, 1, _at(ends)) == [_at(day) for day in began.split()]
+
+
+def _at(day: str) -> int:
+    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1000 + 101
+
+
+@cases(
+    ("subscription", "began"),
+    [
+        ({"started_at": _at("2026-01-30"), "current_period_start": None}, ("2026-01-30", None)),
+        ({"started_at": _at("2025-12-30"), "current_period_start": None}, ("2026-01-30", None)),
+        # Whether the cycle after 30 November began on 31 December was not recorded.
+        ({"started_at": _at("2025-10-31"), "current_period_start": None}, ("2026-01-31", "2026-01-30")),
+        ({"started_at": _at("2025-10-31"), "current_period_start": _at("2026-01-31")}, ("2026-01-31", None)),
+        ({"started_at": _at("2026-01-12"), "current_period_start": None}, ("2026-01-31", "2026-01-28")),
+        ({"started_at": _at("2026-01-30"), "plan_id": "another"}, ("2026-01-31", "2026-01-28")),
+        ({"started_at": _at("2026-01-30"), "status": "expired"}, ("2026-01-31", "2026-01-28")),
+        ({"started_at": "then"}, ("2026-01-31", "2026-01-28")),
+        ({"started_at": -(10**18)}, ("2026-01-31", "2026-01-28")),
+    ],
+)
+def test_begin_of_a_cycle_that_ends_a_short_month_is_as_its_plan_tells(
+    subscription: Body, began: tuple[str, str | None]
+) -> None:
+    plan = {"plan_id": "team", **part("month", _at("2026-02-28"))}
+    body = customer({"compute": balance(breakdown=[plan])})
+    body["subscriptions"] = [{"plan_id": "team", "status": "active", "add_on": False, **subscription}]
+    found = done(stubbed(account(body)).drawn("cus_1"))
+    assert not isinstance(found, ReadFailed)
+    latest, earliest = (None if day is None else _at(day) for day in began)
+    assert (found["compute"].since_ms, found["compute"].earliest_ms) == (latest, earliest)
 
 
 # The check of an account

@@ -12,7 +12,7 @@ import pytest
 from drawdown.providers.protocol import CustomerState, Drawn, Part, ReadFailed
 from drawdown.schema.units import MICRO
 from tests.cases import cases
-from tests.contract.autumn_credits import CALLS, FEATURES, O, Recorded, account, calls, needs_recording
+from tests.contract.autumn_credits import CALLS, FEATURES, O, account, needs_recording
 from tests.contract.autumn_setup import NOW_MS, Stub, done, made, no, said, stubbed
 
 Body = dict[str, Any]
@@ -37,92 +37,6 @@ def balance(remaining: object = 10, granted: object = 10, usage: object = 0, **m
 
 def part(name: str, granted: object = 10, **more: object) -> Body:
     return {**O, "id": name, "included_grant": granted, "remaining": granted, "usage": 0, **more}
-
-
-def allows(found: CustomerState, feature: str, required: Decimal) -> bool:
-    """The verdict of these figures, as `check` is asked: for a feature, and an amount of it."""
-    if feature in found.refused:
-        return False
-    micro = found.balance_micro
-    return micro is None or (micro > 0 and micro >= required * CREDITS[feature] * MICRO)
-
-
-# The recorded checks
-
-CHECKS = "G1 G2 G3 G4 G5 G6 G7 G9 G10 G11 G12 G13 G14 G15 G16 G17 G18 G21 C44 C45 B2-8"
-UNSHOWN: Body = {
-    "org-18": {"usage_limits": [{"feature_id": "compute_64gb", "enabled": True, "limit": 600, "interval": "day",
-                                 "usage": 1000, "source": "customer"}]},
-}  # fmt: skip
-"""Controls that the recording tells in words: it has no customers.get of these."""
-
-
-def at_that_moment(check: Recorded, *, without_source: bool) -> Body:
-    """The customer as Autumn showed it: the last customers.get before the check, with the check's own balance."""
-    name = check.asked["customer_id"]
-    before = {"id": name, "subscriptions": [], "billing_controls": UNSHOWN.get(name, {})}
-    for call in CALLS.values():
-        if call is check:
-            break
-        if call.route == "customers.get" and call.status == 200 and call.asked.get("customer_id") == name:
-            before = call.body
-    shown = check.body["balance"]
-    balances = {} if shown is None else {shown["feature_id"]: shown}
-    found: Body = json.loads(json.dumps({**before, "id": "cus_1", "balances": balances}))
-    for entries in found["billing_controls"].values() if without_source else ():
-        for one in entries:
-            one.pop("source", None)
-    return found
-
-
-@cases("without_source", [False, True])
-@cases("name", CHECKS.split())
-@pytest.mark.data
-@needs_recording[1]
-def test_the_verdict_is_that_of_the_recorded_check(name: str, without_source: bool) -> None:
-    check = CALLS[name]
-    found = state(at_that_moment(check, without_source=without_source))
-    required = Decimal(str(check.asked.get("required_balance", 1)))
-    assert allows(found, check.asked["feature_id"], required) == check.body["allowed"]
-
-
-@pytest.mark.data
-@needs_recording[1]
-def test_every_recorded_check_is_named_above() -> None:
-    """All but those of a customer or feature that is unknown, of a property that our charges do not carry (C43), and of
-    balances that were away (L12)."""
-    told = {call.name for call in calls("check") if call.status == 200}
-    assert told - set(CHECKS.split()) == {"C43"}
-    assert CALLS["C43"].asked["properties"] == {"api_key": "k1"}
-    assert CALLS["L12"].status == 202 and CALLS["L12"].body["allowed"], "it allows whatever the balance"
-
-
-@pytest.mark.data
-@needs_recording[1]
-def test_balances_that_are_away_are_a_failed_read() -> None:
-    answer = CALLS["L11"].answer
-    found = done(stubbed(account(answer)).customers(["org-30"]))["org-30"]
-    assert isinstance(found, ReadFailed)
-    assert isinstance(done(stubbed(account(answer)).drawn("org-30")), ReadFailed)
-
-
-READS: dict[str, tuple[int | Decimal | None, set[str]]] = {
-    "B1": (100, set()), "B3": (1075, set()), "B5": (50, set()), "B7": (None, set()), "B9": (500, set()),
-    "B10": (500, set()), "B11": (15, set()), "B12": (18, set()), "B13": (0, set()), "C5": (0, set()),
-    "C7": (0, set()), "C10": (Decimal("9.88"), set()), "C13": (0, set()), "C19": (0, set()), "C21": (0, set()),
-    "C27": (Decimal("13.8"), set()), "C39": (0, set()), "C42": (Decimal("99.68"), set()), "C48": (3, set()),
-    "B2-2": (8, set()), "B2-6": (13, set()), "B2-7": (0, set()), "B2-10": (0, set()),
-}  # fmt: skip
-
-
-@cases("name", READS)
-@pytest.mark.data
-@needs_recording[1]
-def test_a_recorded_customer_can_spend_this(name: str) -> None:
-    credits, refused = READS[name]
-    found = state({**CALLS[name].body, "id": "cus_1"})
-    assert found.balance_micro == (None if credits is None else int(credits * MICRO))
-    assert found.refused == refused
 
 
 # Rules

@@ -12,7 +12,6 @@ from drawdown.providers.kit import webhooks
 from drawdown.providers.protocol import HOUR_MS, CustomerChanged, Notice, ReadFailed, RetryAt, WebhookRefused
 from drawdown.schema.errors import UsageError
 from tests.cases import cases
-from tests.contract.autumn_credits import CALLS, needs_recording
 from tests.contract.autumn_setup import NOW_MS, Stub, built, done, one, push, stubbed
 from tests.emulators.autumn import SECRET_KEY
 from tests.official import Webhook
@@ -78,23 +77,6 @@ def test_every_type_of_limit_reads_its_customer(kind: str | None) -> None:
     told = {"type": "balances.limit_reached", "data": {"customer_id": "c-1", "feature_id": "f", "limit_type": kind}}
     body = json.dumps(told).encode()
     assert noticed(signed(body), body) == [CustomerChanged("c-1")]
-
-
-RECORDED = {"N1": "02", "N2": "02", "N3": "07", "N4": "10", "N5": "11", "N6": "19", "N7": "19", "N8": "06", "N9": "40"}
-
-
-@cases("name", RECORDED)
-@pytest.mark.data
-@needs_recording[1]
-def test_recorded_webhooks_read_their_customer(name: str) -> None:
-    body = json.dumps(CALLS[name].body).encode()
-    assert noticed(signed(body), body) == [CustomerChanged(f"org-{RECORDED[name]}")]
-
-
-@pytest.mark.data
-@needs_recording[1]
-def test_every_recorded_webhook_is_named_above() -> None:
-    assert {name for name in CALLS if name.startswith("N")} == RECORDED.keys()
 
 
 def refused(headers: dict[str, str], body: bytes, now_ms: int = NOW_MS) -> str:

@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.examples import EXAMPLES
+from drawdown.cli.nouns import reconcile as reconcile_command
 from drawdown.providers.autumn import build
 from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Setup
@@ -27,6 +28,7 @@ from drawdown.worker.orgs.flips import FlipOptions, Wish, flip
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.actions import void
 from drawdown.worker.push.waiting import read_providers
+from drawdown.worker.reconcile import balances
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.verify.verify import verify
@@ -582,8 +584,10 @@ def test_topup_bought_and_used_at_the_end_of_a_month_is_no_difference(engine: sa
     assert told(house.compare(correct=True)) == []
 
 
-def test_push_given_back_before_a_month_ended_leaves_the_next_uncompared(engine: sa.Engine) -> None:
-    """Whether it went back to the month or to the top-up is untold: a difference would be a guess."""
+@pytest.mark.parametrize("lost", [0, 1_500])
+def test_loss_after_a_give_back_before_a_month_ended_is_told_as_a_range(engine: sa.Engine, lost: int) -> None:
+    """Whether it went back to the month or to the top-up is untold. A person is told by how much the first comparison
+    of the next month is uncertain, and nothing is billed again on such a guess."""
     house = month_with_used_topup(engine)
     house.use("acme", 500, size=64)
     house.bill()
@@ -593,7 +597,125 @@ def test_push_given_back_before_a_month_ended_leaves_the_next_uncompared(engine:
     begin_next_month(house)
     house.use("acme", 50, size=4)
     house.bill()
+    house.autumn.sync()
+    if lost:
+        house.use("acme", lost, size=64)
+        house.bill()
+        house.autumn.lose_balances(house.fleet.clock.at_ms)
+    (line,) = (found := house.compare(correct=True)).differing
+    least = line.theirs - line.ours - line.unsure
+    assert least <= -Decimal(lost) * 6_400 <= line.theirs - line.ours + line.unsure
+    assert (line.corrected, line.unsure, found.exit_status) == (0, 3_200_000, 1)
+    assert line.verdict == ("short" if lost else "unsure")
+    assert house.fleet.one("SELECT COUNT(*) FROM adoptions") == 0
+    again = house.compare(correct=True)
+    assert (told(again), again.left_out) == ([], []), "it is told once"
+    house.autumn.sync()
+    house.use("acme", 100, size=4)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -40_000, 40_000, 10**6)]
+
+
+@pytest.mark.parametrize("has_plan", [True, False])
+def test_loss_in_the_first_month_of_a_plan_is_found(engine: sa.Engine, has_plan: bool) -> None:
+    """A customer with used credits gets a monthly part, and nothing was reset: the comparison goes on. Where no plan
+    tells that it is the first month, what was charged since the last comparison may have been reset with it."""
+    house = House(engine, {"acme": 50})
+    account = house.autumn.account
+    house.wait(0)
+    house.use("acme", 3_000, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.use("acme", 100, size=64)
+    house.bill()
+    house.wait(HOUR_MS)
+    if has_plan:
+        account.add_plan("team", {"credits": (Decimal(1_000), "month")}, now_ms=T0)
+        account.attach("acme", "team", house.fleet.clock.at_ms)
+    else:
+        account.grant("acme", "credits", 1_000, house.fleet.clock.at_ms, interval="month")
+    house.wait(HOUR_MS)
+    house.autumn.sync()
+    house.use("acme", 1_500, size=64)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    (line,) = house.compare(correct=True).differing
+    expected = (-9_600_000, 9_600_000, 0) if has_plan else (-8_960_000, 0, 640_000)
+    assert (line.theirs - line.ours, line.corrected, line.unsure) == expected
+    house.bill()
     assert told(house.compare(correct=True)) == []
+    if has_plan:
+        house.is_exact()
+    house.autumn.sync()
+    house.use("acme", 100, size=4)
+    house.bill()
+    house.autumn.lose_balances(house.fleet.clock.at_ms)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -40_000, 40_000, 10**6)]
+
+
+def test_first_comparison_without_any_before_is_reported_as_left_out(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 50})
+    account = house.autumn.account
+    account.grant("acme", "credits", 2, T0, interval="month")
+    house.use("acme", 500, size=64)
+    house.bill()
+    begin_next_month(house)
+    house.use("acme", 100, size=64)
+    house.bill()
+    found = house.compare(correct=True)
+    (one,) = found.left_out
+    assert "0.64 credits that were charged since are not compared" in one.reason
+    again = house.compare(correct=True)
+    assert (again.left_out, again.differing, found.differing) == ([], [], [])
+
+
+@pytest.mark.parametrize("tells", ["plan", "charges", "nothing"])
+def test_loss_in_a_cycle_that_ends_a_short_month_is_found(engine: sa.Engine, tells: str) -> None:
+    """From 28 February alone nobody can tell whether the cycle began on 28, 29, 30 or 31 January. Its plan tells it; so
+    do charges that all came later. Else a person is told by how much it is uncertain, and later nights are exact."""
+    house = House(engine, {"acme": 0})
+    account = house.autumn.account
+    house.wait(29 * DAY_MS)
+    if tells == "plan":
+        account.add_plan("team", {"credits": (Decimal(1000), "month")}, now_ms=T0)
+        account.attach("acme", "team", house.fleet.clock.at_ms)
+    else:
+        account.grant("acme", "credits", 1000, house.fleet.clock.at_ms, interval="month")
+    house.wait(HOUR_MS if tells != "charges" else 2 * DAY_MS)
+    house.use("acme", 500, size=64)
+    house.bill()
+    found = house.compare(correct=True)
+    unsure = [(line.verdict, line.unsure, line.note) for line in found.differing]
+    note = f"{balances.MAY_AGREE}; it is uncertain by up to 3.2"
+    assert [(verdict, much) for verdict, much, _ in unsure] == ([("unsure", 3_200_000)] if tells == "nothing" else [])
+    assert all(str(words).startswith(note) for *_, words in unsure)
+    for _ in range(3):
+        house.autumn.sync()
+        house.use("acme", 1_500, size=64)
+        house.bill()
+        house.autumn.lose_balances(house.fleet.clock.at_ms)
+        found = house.compare(correct=True)
+        assert told(found) == [("acme", "credits", "short", -9_600_000, 9_600_000, 10**6)]
+        house.wait(DAY_MS)
+    assert (told(house.compare(correct=True)), found.left_out) == ([], [])
+    assert house.drawn("acme") == house.used["acme"]
+
+
+def test_balance_that_is_not_compared_is_reported(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 0})
+    account = house.autumn.account
+    account.grant("acme", "credits", 1000, T0, interval="month")
+    account.customers["acme"].grants["credits"][0].interval = "fortnight"
+    house.use("acme", 500, size=64)
+    house.bill()
+    found = house.compare(correct=True)
+    assert [(one.customer_id, one.feature, one.reason) for one in found.left_out] == [
+        ("acme", "credits", balances.UNTOLD)
+    ]
+    shown = [str(line) for line in reconcile_command._lines(found, 0, 0)]
+    assert "1 balances were not compared" in shown[0]
+    assert f"acme, credits: balance not compared: {balances.UNTOLD}" in shown
 
 
 @pytest.mark.parametrize("ends", [False, True])

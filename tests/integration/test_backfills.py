@@ -442,7 +442,7 @@ def test_what_closing_leaves_and_whether_that_halts_is_said_before(
     opened(fleet)
     staged(fleet, event("a", units))
     shown_ = command(fleet, capfd, "backfill", "show", "june")
-    assert f"{said.format('closing')}" in shown_ and ("halts" in shown_) == ("halts" in said)
+    assert f"{said.format('closing')}" in shown_ and ("which halts" in shown_) == ("which halts" in said)
     assert ("drawdown ledger grant acme CREDITS" in shown_) == ("halts" in said)
     told_ = command(fleet, capfd, "backfill", "close", "june", "--hash", shown(fleet).hash)
     assert said.format("the next tick") in told_
@@ -460,7 +460,7 @@ def test_whoever_is_never_halted_is_not_said_to_be(fleet: Fleet, capfd: pytest.C
     opened(fleet)
     staged(fleet, event("a", 10**9))
     told_ = command(fleet, capfd, "backfill", "show", "june")
-    assert "closing leaves -" in told_ and "halts" not in told_
+    assert "closing leaves -" in told_ and "which halts" not in told_
 
 
 def test_what_waits_names_the_command_that_bills_it(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:

@@ -71,9 +71,7 @@ def written(path: Path, rows: Sequence[Row]) -> Path:
 
         lines = path.with_suffix(".jsonl")
         written(lines, rows)
-        duckdb.connect().execute(
-            f"COPY (FROM read_json('{lines}', hive_partitioning = false)) TO '{path}' (FORMAT parquet)"
-        )
+        duckdb.execute(f"COPY (FROM read_json('{lines}', hive_partitioning = false)) TO '{path}' (FORMAT parquet)")
         lines.unlink()
     elif ".csv" in path.name:
         text = "\n".join([",".join(rows[0]), *(",".join(map(str, one.values())) for one in rows)]) + "\n"
@@ -223,11 +221,10 @@ def test_typed_columns_say_the_same_as_text(fleet: Fleet, tmp_path: Path) -> Non
     values = "'acme', TIMESTAMPTZ '2026-01-01 00:00:59.9Z', 1024::DOUBLE, 60::DECIMAL(9, 2)"
     nan = "'acme', TIMESTAMPTZ '2026-01-01 00:00:01Z', 'nan'::DOUBLE, 60::DECIMAL(9, 2)"
     part = "'acme', TIMESTAMPTZ '2026-01-01 00:00:01Z', 1024::DOUBLE, 60.5::DECIMAL(9, 2)"
-    duck = duckdb.connect()
     text = (
         f"COPY (SELECT * FROM (VALUES ({values}), ({nan}), ({part})) t(org_id, ts, memory_mb, interval_s)) TO '{path}'"
     )
-    duck.execute(text)
+    duckdb.execute(text)
     done = taken(fleet, path)
     assert (done.rows, done.refused) == (1, 2)
     fleet.tick_windows(1)
@@ -261,7 +258,7 @@ def test_a_value_of_json_is_read_by_its_own_type(fleet: Fleet, tmp_path: Path) -
     clean(fleet, 1)
 
 
-@pytest.mark.parametrize("first", [None, ["render"], 5])
+@pytest.mark.parametrize("first", [None, ["render"]])
 def test_an_event_of_json_has_its_type_as_a_text(fleet: Fleet, tmp_path: Path, first: object) -> None:
     """The first line says that the file tells of events, whatever its type is."""
     write(fleet.engine, lambda c: map_event(c, "render", "render", fleet.by, from_ms=T0, confirmed=True))
@@ -298,14 +295,14 @@ def test_the_proof_reads_typed_numbers_as_the_taking_does(fleet: Fleet, tmp_path
         ("quantity", "DECIMAL(38, 20)", ("60", "60.00000000000000000001", "59.9998", "7")),
     ):
         rows = ", ".join(f"('acme', 'render', {T0}::DOUBLE, {value}::{kind})" for value in values)
-        duckdb.connect().execute(
+        duckdb.execute(
             f"COPY (SELECT * FROM (VALUES {rows}) t(org_id, event_type, ts, {name})) TO '{path.with_stem(kind[:3])}'"
         )
         taken(fleet, path.with_stem(kind[:3]))
     fleet.tick_windows(1)
     sizes = f"('acme', {T0}, -0.0::DOUBLE, 60::FLOAT), ('acme', {T0}, 1024.0001::DOUBLE, 60::FLOAT)"
     text = f"COPY (SELECT * FROM (VALUES {sizes}) t(org_id, ts, memory_mb, interval_s)) TO '{path}'"
-    duckdb.connect().execute(text)
+    duckdb.execute(text)
     assert taken(fleet, path).rows == 1
     clean(fleet, 4)
 
@@ -400,7 +397,7 @@ def test_a_file_that_lies_about_its_types_is_refused(fleet: Fleet, tmp_path: Pat
 
     for said in ("1 AS org_id, 2 AS ts", "'a' AS org_id, [2] AS ts", "'a' AS org_id, DATE '2026-01-01' AS ts"):
         path = tmp_path / "u.parquet"
-        duckdb.connect().execute(f"COPY (SELECT {said}, 3 AS memory_mb, 4 AS interval_s) TO '{path}'")
+        duckdb.execute(f"COPY (SELECT {said}, 3 AS memory_mb, 4 AS interval_s) TO '{path}'")
         with pytest.raises(Refused, match="has the type"):
             taken(fleet, path)
 
@@ -494,7 +491,7 @@ def test_a_packed_file_that_was_cut_off_is_refused(fleet: Fleet, tmp_path: Path,
     path = tmp_path / f"u.{ending}{'.gz' if options == 'gzip' else ''}"
     kind = {"jsonl": "json"}.get(ending, ending)
     rows = "SELECT 'acme' AS org_id, 1767225600000 + i AS ts, 1024 AS memory_mb, 111 AS interval_s FROM range(9) t(i)"
-    duckdb.connect().execute(f"COPY ({rows}) TO '{path}' (FORMAT {kind}, COMPRESSION {options})")
+    duckdb.execute(f"COPY ({rows}) TO '{path}' (FORMAT {kind}, COMPRESSION {options})")
     whole = path.read_bytes()
     for left_out in (*CUTS, len(whole) // 2):
         path.write_bytes(whole[:-left_out])
@@ -645,13 +642,13 @@ def test_a_file_that_takes_too_long_is_let_go(fleet: Fleet, tmp_path: Path, monk
 
     path = tmp_path / "u.parquet"
     same = "'acme' AS org_id, 1767225600000 AS ts, 1024 AS memory_mb, 60 AS interval_s"
-    duckdb.connect().execute(f"COPY (SELECT {same} FROM range(5000000)) TO '{path}'")
+    duckdb.execute(f"COPY (SELECT {same} FROM range(5000000)) TO '{path}'")
     monkeypatch.setattr(reading, "READING_TIME_S", 0.001)
     with pytest.raises(Refused, match="its time was up"):
         taken(fleet, path)
 
 
-@pytest.mark.parametrize("at_most", [1, 2, 4, 5])
+@pytest.mark.parametrize("at_most", [1, 4, 5])
 def test_a_withdrawal_that_was_cut_off_is_ended_by_the_same_command(fleet: Fleet, tmp_path: Path, at_most: int) -> None:
     """Meanwhile the batch stands: it is proven as it is, and its name and content are taken by nobody."""
     path = written(tmp_path / "u.csv", [row(at=at * WINDOW_MS) for at in range(4)])
@@ -1117,14 +1114,18 @@ def test_the_commands(
     status, answer = said("batch", "take", str(path))
     assert (status, answer["files"][0]["outcome"], answer["files"][0]["refused"]) == (0, "repeated", 1)
     assert said("batch", "list")[1]["batches"][0]["batch"] == batch
-    assert said("batch", "list", "--refused", batch)[1]["rows"][0]["wrong_column"] == "interval_s"
+    assert said("batch", "show", batch)[1]["refused_rows"][0]["wrong_column"] == "interval_s"
     assert said("source", "add", "exports", str(tmp_path))[0] == 0
     assert said("source", "pause", "exports")[0] == 0
     assert drawdown(["source", "add", "exports", str(tmp_path)]) == 0
     assert "is paused" in capfd.readouterr().out
     assert said("source", "list")[1]["sources"][0]["paused_ms"] is not None
     assert said("verify", "--deep")[1]["checked"]["files of batches"] == 1
-    assert said("batch", "withdraw", batch)[1]["withdrawn"]["samples"] == 3
+    tried = said("batch", "withdraw", batch, "--dry-run")[1]
+    facts = {one["name"]: (one["before"], one["after"]) for one in tried["facts"]}
+    assert facts["Organisations"] == ("2: acme, globex", "none") and facts["Samples"] == ("3", "0")
+    assert facts["Worth"] == ("0.1327 credits", "no usage")
+    assert said("batch", "withdraw", batch)[1]["samples"] == 3
     status, answer = said("batch", "take", str(path))  # withdrawn by mistake: nothing of it is billed
     assert (status, answer["files"][0]["outcome"], answer["files"][0]["withdrawn"]) == (1, "repeated", True)
     packed = tmp_path / "u.csv.gz"

@@ -107,7 +107,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("event withdraw", "source"): t("shopp e-first", "shop"),
     ("event withdraw", "event"): t("shop e-first e-frist", "e-first"),
     ("batch list", "source"): t("--source exprots", "exports"),
-    ("batch list", "refused"): t("--refused b-fisrt", "b-first"),
+    ("batch show", "batch"): t("b-fisrt", "b-first"),
     ("batch accept", "batch"): t("b-wiat", "b-wait"),
     ("batch withdraw", "batch"): t("b-fisrt", "b-first"),
     ("source pause", "source"): t("exprots", "exports"),
@@ -115,12 +115,17 @@ IDS: dict[tuple[str, str], Typed] = {
     ("backfill open", "org"): t(f"july --org acmee {RANGE}", "acme"),
     ("backfill list", "org"): t("--org acmee", "acme"),
     **{
-        (f"backfill {verb}", "name"): t(f"junne {more}", "june")
-        for verb, more in (("stage", FILE), ("show", ""), ("close", "--hash 0"), ("revert", ""))
+        (f"backfill {verb}", name): t(f"junne {more}", "june")
+        for verb, name, more in (
+            ("stage", "name", FILE), ("show", "backfill", ""), ("close", "backfill", "--hash 0"),
+            ("revert", "backfill", ""),
+        )
     },
     ("feature end", "feature"): t("compute_1gbb", "compute_1gb"),
     ("sample list", "org"): t("--quarantined --org acmee", "acme"),
     ("sample list", "why"): t("--quarantined --why interval_negativ", "interval_negative"),
+    ("sample quarantined", "org"): t("--org acmee", "acme"),
+    ("sample quarantined", "why"): t("--why interval_negativ", "interval_negative"),
     ("sample mend", "given"): t("bad-sample bda-sample", "bad-sample"),
     ("sample mend", "org"): t("--org acmee", "acme"),
     ("sample mend", "why"): t("--why interval_negativ", "interval_negative"),
@@ -147,8 +152,15 @@ IDS: dict[tuple[str, str], Typed] = {
     **{
         (f"provider {verb}", "name"): t(f"embeddedd {more}", "embedded")
         for verb, more in (
-            ("check", ""), ("pause", ""), ("resume", ""), ("accept", ""), ("rate", "compute_1gb --micro 1"),
-            ("when-down", "--policy stop"), ("bill-shadow", "--from 2026-01-01"), ("webhook", f"{FILE} --header A:b"),
+            ("check", ""), ("resume", ""), ("accept", ""), ("bill-shadow", "--from 2026-01-01"),
+            ("webhook", f"{FILE} --header A:b"),
+        )
+    },
+    **{
+        (f"provider {verb}", "provider"): t(f"embeddedd {more}", "embedded")
+        for verb, more in (
+            ("pause", ""), ("rate", "compute_1gb --micro 1"), ("rates", ""), ("show", ""),
+            ("when-down", "--policy stop"),
         )
     },
     ("provider rate", "feature"): t("legacy2 compute_1gbb --micro 1", "legacy"),
@@ -306,15 +318,16 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
-    rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
+    rollover_max first at_once settled_by shape rules limit hash_ hash cells tolerance units warn_left fail phase
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser closed_after
     which kept runs_out_within older_than later cluster shards deep folder force
     since_last all all_in_doubt at_most any_source nightly_at gives low"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
-    ("sample list", "after"), ("execution list", "after"), ("demo", "file"),
-    ("event list", "after"), ("limit show", "after"), ("backfill open", "name"), ("backfill stage", "file"),
+    ("sample list", "after"), ("sample quarantined", "after"), ("audit list", "after"), ("execution list", "after"),
+    ("demo", "file"),
+    ("event list", "after"), ("limit show", "after"), ("backfill open", "backfill"), ("backfill stage", "file"),
     *(("source add", name) for name in ("source", "query", "database")), ("key create", "source"),
     ("parity check", "file"), ("vendor import", "file"), ("vendor set", "service"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),

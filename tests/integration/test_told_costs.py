@@ -44,7 +44,7 @@ def micro(fleet: Fleet, feature: str, at_ms: int = T0) -> int | None:
 
 def test_no_rate_is_set_where_the_provider_tells_its_costs(fleet: Fleet) -> None:
     told(fleet, "compute_4gb", 7)
-    with pytest.raises(Refused, match=r"reports its own costs.*`drawdown provider rate fake`"):
+    with pytest.raises(Refused, match=r"reports its own costs.*`drawdown provider rates fake`"):
         rate(fleet, "compute_8gb", 1)
     assert rate(fleet, "compute_8gb", 1, tells=False) == 0, "it declares no longer that it does"
     assert (micro(fleet, "compute_4gb"), micro(fleet, "compute_8gb")) == (7, 1)

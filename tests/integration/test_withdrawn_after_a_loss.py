@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
-from drawdown.cli.nouns import batches
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.batches import actions as batch_actions
 from drawdown.worker.batches import take as withdrawing
 from drawdown.worker.engine import runner
 from drawdown.worker.history.recover import recover
@@ -93,7 +93,7 @@ def test_a_backfill_is_reverted_by_one_command(fleet: Fleet, said: Said, monkeyp
 def test_a_batch_is_withdrawn_by_one_command(
     fleet: Fleet, said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "withdraw_some", partial(withdrawing.withdraw_some, at_most=2))
+    monkeypatch.setattr(batch_actions, "withdraw_some", partial(withdrawing.withdraw_some, at_most=2))
     batch = taken_batch(said, tmp_path, 5)
     fleet.tick_windows(1)
     lose(fleet)

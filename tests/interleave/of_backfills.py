@@ -58,13 +58,13 @@ def _is_usage(stage: Stage) -> Iterator[str]:
 
 BACKFILLS: Final = (
     plain(
-        "cli.nouns.backfills:open_",
+        "cli.declared:run backfill open",
         lambda s, c: backfills.open_backfill(c, "july", "drifter", FROM, TO, s.by),
     ),
     plain("cli.nouns.backfills:_stage", lambda s, c: backfills.stage(c, "june", [_event("acme-3")], NOW)),
-    Party("cli.nouns.backfills:close", _closing("june"), _is_usage),
-    Party("cli.nouns.backfills:close what is old", _closing("january"), _is_usage),
-    plain("cli.nouns.backfills:revert", lambda s, c: backfills.revert(c, "may", s.by)),
-    plain("cli.nouns.backfills:revert an open one", lambda s, c: backfills.revert(c, "june", s.by)),
+    Party("cli.declared:run backfill close", _closing("june"), _is_usage),
+    Party("cli.declared:run backfill close what is old", _closing("january"), _is_usage),
+    plain("cli.declared:run backfill revert", lambda s, c: backfills.revert(c, "may", s.by)),
+    plain("cli.declared:run backfill revert an open one", lambda s, c: backfills.revert(c, "june", s.by)),
     plain("server.usage.intake:_done what is staged", lambda s, c: take(c, [_event("acme-2"), _event("acme-9")], NOW)),
 )

@@ -81,7 +81,7 @@ def _withdraws(what: str, at_most: int = WITHDRAWN_AT_ONCE) -> Party:
         batch = write(stage.engine, partial(_takes(LATE), stage)).batch
         return Act(lambda engine: write(engine, lambda c: withdraw_some(c, batch, stage.by, "", at_most)))
 
-    return Party(f"cli.nouns.batches:withdraw{what}", ready)
+    return Party(f"cli.declared:run batch withdraw{what}", ready)
 
 
 def _takes_what_may_be_charged(stage: Stage) -> Act:
@@ -186,7 +186,7 @@ BATCHES: Final = (
     plain("cli.nouns.batches:_take", _takes(LATE), _in_once),
     _withdraws(""),
     _withdraws(" a portion of it", at_most=2),
-    plain("cli.nouns.batches:accept_", _accepts),
+    plain("cli.declared:run batch accept", _accepts),
     plain("note_file", _refused),
     plain("begin_reading", _begins),
     plain("end_reading", _fails),
@@ -200,7 +200,7 @@ BATCHES: Final = (
     plain(
         "cli.nouns.batch_sources:add a query of that name", _adds_a_query("SELECT 1, :from_ms, :until_ms"), _added_once
     ),
-    plain("cli.nouns.batch_sources:pause", _paused),
-    plain("cli.nouns.batch_sources:remove", _removed),
+    plain("cli.declared:run source pause", _paused),
+    plain("cli.declared:run source remove", _removed),
     plain("due_periods", _due, _asked_from_there),
 )

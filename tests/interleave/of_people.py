@@ -298,8 +298,8 @@ PEOPLE: Final = (
     Party("worker.usage.prune:in_portions", _floored),
     plain("worker.usage.prune:fold", lambda s, c: prune._say(c, before=OLD + DAY_MS, by=s.by)),
     Party("worker.usage.prune:in_portions folding", _foldable, _folded),
-    plain("cli.nouns.providers:pause", lambda s, c: providers.pause(c, "other", s.by)),
-    Party("cli.nouns.providers:resume", _paused),
+    plain("cli.declared:run provider pause", lambda s, c: providers.pause(c, "other", s.by)),
+    Party("cli.declared:run provider pause undone", _paused),
     plain("cli.nouns.providers:bill_shadow", _bills_shadow),
     Party("worker.provider.actions:accept", _changed),
     plain("cli.nouns.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
@@ -336,11 +336,11 @@ PEOPLE: Final = (
     ),
     plain("cli.declared:run feature end", lambda s, c: features.end_feature(c, "compute_16gb", s.by)),
     plain(
-        "cli.nouns.providers:rate",
+        "cli.declared:run provider rate",
         lambda s, c: providers.set_rate(c, "fake", "compute_1gb", (5, 1), s.by, from_ms=None),
     ),
     plain(
-        "cli.nouns.providers:when_down",
+        "cli.declared:run provider when-down",
         lambda s, c: providers.set_when_down(c, "embedded", "free", "stop", s.by),
     ),
     plain(

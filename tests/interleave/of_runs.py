@@ -133,7 +133,7 @@ RUNS: Final = (
         _within_its_means,
     ),
     plain(
-        "cli.nouns.executions:block",
+        "cli.declared:run execution block",
         lambda s, c: run_blocks.block(c, "acme", "project", "site", s.by),
     ),
     _run("accept metering", "accept", "new-metered", replace(METERED, sandboxes=("box-acme", "box-new"))),

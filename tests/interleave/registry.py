@@ -13,6 +13,7 @@ from tests.interleave.of_backfills import BACKFILLS
 from tests.interleave.of_batches import BATCHES
 from tests.interleave.of_console import CONSOLE
 from tests.interleave.of_credits import CREDITS
+from tests.interleave.of_declared import DECLARED
 from tests.interleave.of_events import EVENTS
 from tests.interleave.of_guard import GUARD
 from tests.interleave.of_hooks import HOOKS
@@ -41,6 +42,7 @@ PARTIES: Final[dict[str, Party]] = {
         *POOLS,
         *GUARD,
         *BACKFILLS,
+        *DECLARED,
         *BATCHES,
         *ORDERS,
         *PEOPLE,

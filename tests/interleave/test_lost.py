@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xdist_group("interleave")
 SHARE = (
     "cli.declared:run ledger grant keyed",
     "cli.declared:run ledger rate",
-    "cli.nouns.providers:rate",
+    "cli.declared:run provider rate",
     "cli.nouns.samples:withdraw",
     "cli.nouns.pushes:_with_effect retry",
     "cli.declared:run feature map",

@@ -204,7 +204,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     "a backfill is closed without the lock": (
         _closed_without_the_lock,
         "worker.usage.prune:prune",
-        "cli.nouns.backfills:close what is old",
+        "cli.declared:run backfill close what is old",
     ),
     "samples are taken without their floor": (
         _taken_without_the_floor,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 
+from drawdown.server.declarations import ACTIONS
 from tests.interleave import sites
 from tests.interleave.footprint import Footprint, is_settled, points
+from tests.interleave.of_declared import BY_HAND
 from tests.interleave.registry import APART, PARTIES
 
 REGISTERED = {one.site for one in PARTIES.values()} - {"host"}
@@ -14,6 +16,17 @@ REGISTERED = {one.site for one in PARTIES.values()} - {"host"}
 def test_every_transaction_is_explored_or_named_with_a_reason() -> None:
     missing = {site: where for site, where in sites.sites().items() if site not in REGISTERED | APART.keys()}
     assert not missing, f"add them to tests/interleave/registry.py (five lines each): {missing}"
+
+
+def test_the_deed_of_each_declared_action_is_explored() -> None:
+    """HTTP and forms do the same one, in one transaction, as the command does it."""
+    explored = {name: BY_HAND.get(name, f"cli.declared:run {name}") for name in ACTIONS}
+    parties = tuple(PARTIES)
+    missing = [
+        name for name, party in explored.items() if not any(f"{one} ".startswith(f"{party} ") for one in parties)
+    ]
+    assert missing == [], "add a party, or name in BY_HAND whose deed it is"
+    assert BY_HAND.keys() <= ACTIONS.keys()
 
 
 def test_nothing_is_named_that_is_not_there() -> None:

@@ -158,6 +158,17 @@ def test_a_key_of_one_organisation_names_no_other_and_learns_nothing_of_it(house
     served(house, work)
 
 
+def test_a_key_is_rotated_so_many_times(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rotation leaves a row for good: a program that rotates in a circle fills no table."""
+    monkeypatch.setattr(api_keys, "MOST_OF_A_NAME", 3)
+    make_key(lone, "app", "events:read")
+    rotate(lone, "app", "second")
+    rotate(lone, "app", "third")
+    with pytest.raises(Refused, match="was rotated 2 times"):
+        rotate(lone, "app", "fourth")
+    assert lone.fleet.rows("SELECT COUNT(*) FROM api_keys WHERE name = 'app'") == [(3,)]
+
+
 def test_a_key_is_rotated_with_an_overlap_and_ends_at_once(house: House) -> None:
     give(house, "acme")
     make_key(house, "app", for_ms=90 * DAY_MS)

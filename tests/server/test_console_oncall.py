@@ -197,7 +197,8 @@ def test_the_command_line_and_the_console_count_the_same_at_providers(night: Nig
     write(night.engine, lambda c: assign(c, ["bare"], "embedded", night.fleet.by, customer_id="", from_ms=T0))
     shown = {row[0]: row for row in night.rows("/console/providers")}
     found = {one["provider"]: one for one in told(night, "provider list")["providers"]}
-    assert set(found["embedded"]) == {"provider", "state", "why", "orgs", "without_customer", "open_pushes"}
+    names = {"provider", "state", "why", "orgs", "without_customer", "open_pushes", "oldest_ms"}
+    assert set(found["embedded"]) == names
     counted = [found["embedded"][name] for name in ("orgs", "without_customer", "open_pushes")]
     assert counted == [3, 1, 8] and list(shown) == ["embedded"]
     assert shown["embedded"][2] == "31 without a customer"

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import pytest
 
@@ -13,8 +14,9 @@ from drawdown.cli.examples import EXAMPLES
 from drawdown.cli.main import run
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
-from drawdown.schema.declare import FLAG, Action, Asked, Declared, Listing, Param, Showing, WrongField
+from drawdown.schema.declare import FLAG, MAX_AMOUNT, ORG, Action, Asked, Declared, Listing, Param, WrongField
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, MICRO, MINUTE_MS
+from drawdown.server.api.declared import answer_model
 from drawdown.server.api.programs import for_programs
 from drawdown.server.console.action import Doing
 from drawdown.server.console.declared import form_of
@@ -32,15 +34,34 @@ from tests.world import T0
 
 MAX_WORDS: Final = 30
 WRITERS: Final = [scope for scope in SCOPES if scope.endswith((":write", ":read"))]
-WRONG_TEXT: Final = {
-    "org": "a\x07", "id": "x" * 201, "key": "\x07", "credits": "much", "time": "soon", "window": "soon",
-    "length": "long", "percent": "101", "number": "x1", "units": "much", "choice": "nonsense", "text": "a\x00",
-}  # fmt: skip
-WRONG_JSON: Final[dict[str, object]] = {
-    "org": "", "id": "", "key": "", "credits": "1", "time": -1, "window": 7, "length": -1, "percent": 1_000_001,
-    "number": "1", "choice": "nonsense", "text": "", "flag": "yes",
-    "units": "1",
-}  # fmt: skip
+LONG: Final = "x" * 701
+CLEAN: Final[list[tuple[str, object]]] = [("a\x07", "a\x07"), ("x" * 201, "x" * 201)]
+WRONG: Final[dict[str, list[tuple[str, object]]]] = {
+    "org": CLEAN,
+    "id": CLEAN,
+    "key": [("\x07", "\x07"), (LONG, LONG)],
+    "text": [("a\x00", "a\x00"), ("x" * 1_001, "x" * 1_001)],
+    "choice": [("nonsense", "nonsense")],
+    "credits": [("much", "much"), ("0.0000001", 1e-7), ("1" + "0" * 30, 1e30)],
+    "time": [("soon", "soon"), ("2026-13-01", "2026-13-01"), ("9" * 17, 10**17)],
+    "window": [("soon", "soon"), ("2026-01-01T00:01", T0 + MINUTE_MS)],
+    "length": [("long", "long"), ("-1h", -1), ("999999w", 999_999 * 7 * DAY_MS)],
+    "percent": [("much", "much"), ("101", 1_010_000), ("-1", -10_000)],
+    "units": [("much", "much"), ("-1", -1), (str(MAX_AMOUNT + 1), MAX_AMOUNT + 1), ("1.5", 1.5)],
+}
+"""Of each kind: what cannot be taken, as people type it, and as programs send it."""
+
+
+def ways_of(param: Param) -> list[tuple[str, object]]:
+    if param.choices:
+        return WRONG["choice"]
+    least, most = param.kind.least, param.kind.most
+    if param.kind.name == "number":
+        whole = [("1.5", 1.5)] if param.kind.ending == "" else []  # a factor is typed with a fraction
+        return [("x1", "x1"), (str(least - 1), least - 1), (str(most + 1), most + 1), *whole]
+    return WRONG[param.kind.name]
+
+
 TERMS: Final = settlements.Change(share_ppm=700_000, hold_ms=0, threshold_micro=0, takes_clawbacks=True)
 
 
@@ -61,20 +82,24 @@ def test_each_declaration_says_all_that_its_faces_show() -> None:
             assert {column.name for column in one.heads} <= fields, one.name
 
 
-def wrongs(one: Declared) -> Iterator[Param]:
-    yield from (param for param in one.params if param.kind is not FLAG)
-
-
-def words_of(one: Declared, wrong: Param) -> list[str]:
-    """A command line on which one value makes no sense."""
-    words, options = one.name.split(), []
+def wrongs(one: Declared) -> Iterator[tuple[Param, str, object]]:
+    """Each parameter, wrong in each way."""
     for param in one.params:
-        text = WRONG_TEXT["choice" if param.choices else param.kind.name] if param is wrong else _text(param)
+        if param.kind is not FLAG:
+            for text, value in ways_of(param):
+                yield param, text, value
+
+
+def words_of(one: Declared, wrong: Param, wrong_text: str) -> list[str]:
+    """A command line on which one value makes no sense."""
+    words, options, last = one.name.split(), [], []
+    for param in one.params:
+        text = wrong_text if param is wrong else _text(param)
         if param.is_argument:
-            words.append(text)
+            (last if text.startswith("-") else words).append(text)
         elif param is wrong or param.required:
-            options += [param.option] if param.kind is FLAG else [param.option, text]
-    return [*words, *options]
+            options += [param.option] if param.kind is FLAG else [f"{param.option}={text}"]
+    return [*words, *options, *(["--", *last] if last else [])]
 
 
 def _text(param: Param) -> str:
@@ -84,64 +109,75 @@ def _text(param: Param) -> str:
     return {"percent": "70", "length": "1d", "time": "+1d", "window": "2026-01-01"}.get(param.kind.name, str(example))
 
 
+def test_a_process_makes_the_model_of_an_answer_once() -> None:
+    """To make all of them takes most of a server's start."""
+    for one in ACTIONS.values():
+        assert answer_model(one.result, one.name) is answer_model(one.result, one.name)
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_command_refuses_each_wrong_value_by_its_option(
     database_url: str, house: House, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for one in DECLARED:
-        if not isinstance(one, Showing) and one.by_hand:
+        if one.by_hand:
             continue
-        for param in wrongs(one):
-            words = words_of(one, param)
-            assert run(["--database-url", database_url, "--at", "2026-01-02", *words]) == 2, words
-            said = capsys.readouterr().err
-            assert param.option in said and "Traceback" not in said, (words, said)
+        for param, text, _ in wrongs(one):
+            words = words_of(one, param, text)
+            assert run(["--database-url", database_url, "--json", "--at", "2026-01-02", *words]) == 2, words
+            out, err = capsys.readouterr()
+            assert param.option in err and "Traceback" not in err, (words, err)
+            assert json.loads(out)["code"] == "bad_value", (words, out)
 
 
 def test_a_form_refuses_each_wrong_value_by_its_field() -> None:
     doing = Doing(Person("ann", "admin"), By(T0, "console:ann", "a test", "console"), {}, "key")
     for action in ACTIONS.values():
         form, given = form_of(action), {param.word: _text(param) for param in action.params}
-        for param in wrongs(action):
-            wrong = WRONG_TEXT["choice" if param.choices else param.kind.name]
-            values = given | {param.word: wrong}
+        for param, text, _ in wrongs(action):
             with pytest.raises(WrongField) as refusal:
-                form.command(Doing(doing.person, doing.by, values, "key"))
-            assert refusal.value.field == param.word, (action.name, param.name)
+                form.command(Doing(doing.person, doing.by, given | {param.word: text}, "key"))
+            assert (refusal.value.field, refusal.value.code) == (param.word, "bad_value"), (action.name, text)
 
 
-def test_a_value_that_cannot_be_taken_is_refused_by_its_name(lone: House) -> None:
+def test_a_program_is_refused_each_wrong_value_by_its_field(lone: House) -> None:
+    """With the code of the other faces, and so is what is needed and not there, and what is not known."""
     make_key(lone, "app", *WRITERS)
 
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
-        for action in ACTIONS.values():
-            path = action.path
-            for param in action.params:
-                path = path.replace(f"{{{param.field}}}", "1" if param.kind.name == "number" else "acme")
-            body = {
-                param.field: [_json(param)] if param.many else _json(param)
-                for param in action.params
-                if param.required and f"{{{param.field}}}" not in action.path
-            }
-            for param in action.params:
-                if f"{{{param.field}}}" in action.path:
-                    continue
-                wrong = WRONG_JSON["choice" if param.choices else param.kind.name]
-                answer = await send(program, path, body | {param.field: [wrong] if param.many else wrong})
-                at = {one["at"].partition(".")[0] for one in answer.json()["error"]["details"]["wrong"]}
-                assert at == {param.field}, (action.name, param.field, answer.text)
-            answer = await send(program, path, body | {"nobody": 1})
-            assert "nobody" in {one["at"] for one in answer.json()["error"]["details"]["wrong"]}, (
-                action.name,
-                answer.text,
-            )
         for one in DECLARED:
-            if not isinstance(one, Action) and "{" not in one.path:
-                answer = await program.get(f"{one.path[3:]}?nobody=1")
-                assert "nobody" in {wrong["at"] for wrong in answer.json()["error"]["details"]["wrong"]}, one.name
+            rest = [param for param in one.params if f"{{{param.field}}}" not in one.path]
+            path = one.path
+            for param in one.params:
+                path = path.replace(f"{{{param.field}}}", "1" if param.kind.name == "number" else "acme")
+            full = {
+                param.field: [_json(param)] if param.many else _json(param)
+                for param in rest
+                if param.required and param.kind is not ORG
+            }
+            given: list[tuple[dict[str, object], str]] = [
+                (full | {param.field: [value] if param.many else value}, param.field)
+                for param, _, value in wrongs(one)
+                if param in rest
+            ]
+            given += [({name: value for name, value in full.items() if name != left}, left) for left in full]
+            given.append((full | {"nobody": 1}, "nobody"))
+            for values, field in given:
+                answer = await _ask(program, one, path, values)
+                assert refused(answer) == (422, "bad_value"), (one.name, values, answer.text)
+                assert "details" in answer.json()["error"], (one.name, values, answer.text)
+                at = {wrong["at"].partition(".")[0] for wrong in answer.json()["error"]["details"]["wrong"]}
+                assert field in at, (one.name, field, answer.text)
 
     served(lone, work)
+
+
+async def _ask(program: Program, one: Declared, path: str, values: dict[str, object]) -> Any:
+    if isinstance(one, Action):
+        return await send(program, path, values)
+    query = [(name, each) for name, value in values.items() for each in (value if isinstance(value, list) else [value])]
+    return await program.get(f"{path[3:]}?{urlencode(query)}")
 
 
 def _json(param: Param) -> object:

@@ -18,6 +18,7 @@ from tests.simulation.providers import REMOTE as REMOTE_NAMES
 SEEDS: Final = 30
 TICKS: Final = 20
 SEEN_AT: Final[dict[str, tuple[int, int]]] = {
+    "watermark advanced without sealing": (0, 6),
     "unknown taken as rejected, voided and sealed again": (0, 20),
     "duplicate taken as a failure": (7, 20),
     "voided pushes still count as sealed": (2, 20),

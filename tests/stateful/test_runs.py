@@ -72,7 +72,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
         reservations, "_hold", lambda c, a, m, e, n, room: _hold(c, a, m, e, n, Room())),
 }  # fmt: skip
 """What is put in the place of what."""
-OF_THE_DAY = "less is held than was reserved"
+OF_THE_DAY = "a wallet that does not know when a hold ends"
 """Shown by the first lives; others are shown by few."""
 
 

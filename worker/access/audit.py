@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import HASHED, Head, hash_after
+from drawdown.schema.declare import ID, KEY, TIME, Column, Listing, Look, Page
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.typed.parsing import require_range
 
 MAX_ROWS: Final = 10_000
 VIAS: Final = ("cli", "cli --at", "console", "my", "http", "webhook", "program", "unknown")
@@ -115,3 +117,47 @@ def is_cut(connection: sa.Connection, chain: Head) -> bool:
     """Whether the newest action on record is not the last one there was."""
     newest = SQL.run(connection, "newest_hash").scalar()
     return (newest or "") != chain.hash
+
+
+def _short(deed: Deed) -> str:
+    """Its details, on one line."""
+    told = {name: value for name, value in deed.details.items() if value is not None}
+    return ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in told.items())[:200]
+
+
+def _list(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    actor: Annotated[str, ID, "Only what this person did"] = "",
+    action: Annotated[str, ID, "Only this, such as org_halt"] = "",
+    target: Annotated[str, KEY, "Only to this organisation, customer, feature, push, …"] = "",
+    via: Annotated[str, ID, f"Only through {', '.join(VIAS)}"] = "",
+    from_ms: Annotated[int | None, TIME, "From this time on"] = None,
+    to_ms: Annotated[int | None, TIME, "Up to this time"] = None,
+) -> Page[Deed]:
+    if look.after and not (look.after.isascii() and look.after.isdigit() and len(look.after) <= 18):
+        raise UsageError("after: the number of an action, as `next` of a page has it", at="after")
+    if from_ms is not None and from_ms > look.now_ms:
+        raise UsageError("--from lies in the future: two days ago is 2d", at="from_ms")
+    require_range(from_ms, to_ms)
+    chosen = AuditFilter(actor, action, target, via, from_ms or 0, 2**53 if to_ms is None else to_ms)
+    page = list_deeds(connection, chosen, before=int(look.after or 0), most=look.most)
+    return Page(page.deeds, None if page.next_before is None else str(page.next_before))
+
+
+LISTS: Final = (
+    Listing(
+        "audit list",
+        "Actions",
+        "List what people and programs changed, the newest first: when, who, what, why, and through what.",
+        _list,
+        (Column("action_id", "#"), Column("at_ms", "at"), Column("actor", "who"), Column("via", "through"),
+         Column("action", "what"), Column("target", "to"), Column("reason", "why"),
+         Column("details", of_row=_short)),
+        holds="actions",
+        path="/v1/audit",
+        scope="keys:read",
+        paged=True,
+    ),
+)  # fmt: skip

@@ -65,6 +65,8 @@ KEY: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 OVERLAP_MS: Final = DAY_MS
 """For how long the old key is taken beside the new one, unless it is said."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
+MOST_OF_A_NAME: Final = 1_000
+"""Keys of one name, over all rotations: each stays in its table for good, so that none is taken again."""
 MOST_LIFE_MS: Final = 3_650 * DAY_MS
 LEAST_LIFE_MS: Final = 60_000
 USED_EVERY_MS: Final = 60_000
@@ -210,10 +212,14 @@ def create(
 
 def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms: int = OVERLAP_MS) -> Rotated:
     """Let a program in by `key`, too, and by its old one for `overlap_ms` more. The new one lives as long as the
-    old one was to live. Errors: UsageError; UnknownId; Refused for a key that was ended."""
+    old one was to live. Errors: UsageError; UnknownId; Refused for a key that was ended, or for MOST_OF_A_NAME."""
     if not 0 <= overlap_ms <= MOST_OVERLAP_MS:
         raise UsageError("the old key is taken for 30 more days at most")
-    _hold(connection, name)
+    if _hold(connection, name) >= MOST_OF_A_NAME:
+        raise Refused(
+            f"{name} was rotated {MOST_OF_A_NAME - 1:,} times, and no more: make a key of another name with "
+            "`drawdown key create`"
+        )
     row = SQL.run(connection, "going", {"name": name}).one()
     if row.ended_ms is not None:
         raise Refused(f"{name} was ended: make another key with `drawdown key create`")
@@ -241,12 +247,14 @@ def end(connection: sa.Connection, name: str, by: By) -> bool:
     return bool(ended)
 
 
-def _hold(connection: sa.Connection, name: str) -> None:
+def _hold(connection: sa.Connection, name: str) -> int:
     """Nobody else rotates or ends keys of this name until this transaction is over, and the next statement sees all of
-    them. Errors: UnknownId."""
-    if not SQL.run(connection, "hold_name", {"name": name}).all():
+    them. Returns how many there are. Errors: UnknownId."""
+    found = SQL.run(connection, "hold_name", {"name": name}).all()
+    if not found:
         ids.require(connection, ids.API_KEY, name)
         raise Refused(f"{name} appeared this moment: try again")
+    return len(found)
 
 
 def _insert(connection: sa.Connection, made: ApiKey, key: str, expires_ms: int | None, by: By) -> bool:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
@@ -22,6 +21,7 @@ import structlog
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.batches.asking import brought, is_asked, reach
 from drawdown.worker.batches.duck import READING_TIME_S
@@ -145,7 +145,7 @@ def _became(context: Context, source: str, file: FoundFile, taken: TakenFile, do
 def _count(source: str, taken: TakenFile, done: BatchesDone) -> None:
     done.taken += taken.outcome == "taken"
     if taken.outcome in ("conflict", "refused") or (taken.outcome == "taken" and taken.refused):
-        aside = f"{taken.refused:,} rows were refused: `drawdown batch list --refused {quote(taken.batch)}`"
+        aside = f"{taken.refused:,} rows were refused: `{typed('drawdown', 'batch', 'show', taken.batch)}`"
         done.problems.append(f"{source}: " + (f"{taken.name}: {aside}" if taken.refused else str(taken)))
     counts = {"rows": taken.rows, "refused": taken.refused}
     log.info("batch", source=source, name=taken.name, outcome=taken.outcome, said=taken.said, **counts)

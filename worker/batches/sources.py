@@ -252,6 +252,16 @@ def list_batches(connection: sa.Connection, *, source: str | None = None, most: 
     return [BatchRow(**row) for row in rows]
 
 
+MOST_FILES: Final = 100
+"""Of one batch, that are shown: the latest."""
+
+
+def files_of(connection: sa.Connection, batch: str) -> list[BatchRow]:
+    """The files of one content, the latest first."""
+    values = {"batch": batch, "at_most": MOST_FILES}
+    return [BatchRow(**row) for row in SQL.run(connection, "files", values, of_source="of_one_batch").mappings()]
+
+
 def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
     """The first rows of a batch that are in no sum. Errors: UnknownId."""
     ids.require(connection, ids.BATCH, batch)

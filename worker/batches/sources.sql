@@ -52,6 +52,9 @@ UPDATE batch_files SET outcome = 'gone' WHERE source = :source AND name < :first
 -- name: of_one_source
 WHERE f.source = :source
 
+-- name: of_one_batch
+WHERE f.batch = :batch
+
 -- name: files
 SELECT f.source, f.name, f.batch, f.outcome, f.said, f.seen_ms, b.row_count AS rows, b.refused, b.samples, b.from_ms,
     b.to_ms, b.withdrawn_ms

@@ -256,6 +256,7 @@ def corrections_in_words(found: Reconciled) -> str:
     said += [f"and {len(rest) - LINES_SAID:,} more"] if len(rest) > LINES_SAID else []
     said += [f"{found.waiting:,} wait: unsettled, or fresher than the provider's lag"] if found.waiting else []
     said += [f"{found.unread:,} could not be read: {'; '.join(found.reasons)}"] if found.unread else []
+    said += [f"{len(found.left_out):,} balances were not compared"] if found.left_out else []
     said += ["time was up before all was compared: order less at once"] if found.unfinished else []
     return "; ".join([*said, *(f"{name}: not compared: {why}" for name, why in sorted(found.skipped.items()))])
 

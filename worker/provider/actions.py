@@ -298,7 +298,7 @@ def set_rate(
     if tells and tells_costs(connection, provider):
         raise Refused(
             f"the rate of {feature} is not set: {provider} reports its own costs, and estimates use these. "
-            f"Run `drawdown provider rate {provider}` to list them"
+            f"Run `drawdown provider rates {provider}` to list them"
         )
     ids.require(connection, ids.FEATURE, feature, new=new)
     card = rate_card_of(connection, provider)

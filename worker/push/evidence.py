@@ -85,6 +85,21 @@ class Outlasting:
         beyond = max(0, charged - self.cycle_left)
         return self.used + min(beyond, max(0, self.left)), self.used + beyond
 
+    def within(self, between: Between) -> tuple[int, int]:
+        """The same, where it is not known what was charged meanwhile, or some was given back: to whichever part."""
+        least, most = (max(0, charged - self.cycle_left) for charged in (between.least, between.most))
+        return self.used + min(least, max(0, self.left)) - between.back, self.used + most
+
+
+@dataclass(frozen=True)
+class Between:
+    """The bounds of what was charged between a comparison and the end of a cycle; `back`: what may have been given back
+    besides."""
+
+    least: int = 0
+    most: int = 0
+    back: int = 0
+
 
 OwnUnits = Mapping[str, tuple[Decimal, int]]
 """By feature of a credit system: how many of its own units were drawn, and as how much each of them counts."""
@@ -105,6 +120,15 @@ class Level:
     lasting: Outlasting | None = None
     own: OwnUnits = field(default_factory=dict)
     """Own units, which `quantity` includes."""
+    earliest_ms: int | None = None
+    """When its cycle began at the earliest, if that is before `since_ms`."""
+    is_first: bool = False
+    """Whether nothing of it was ever reset: it had no cycle before this one."""
+
+    @property
+    def from_ms(self) -> int:
+        """What was sent before did not count in this cycle."""
+        return (self.since_ms if self.earliest_ms is None else self.earliest_ms) or 0
 
 
 Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
@@ -178,6 +202,11 @@ class Accounted:
     """Whether only the latter makes them differ."""
     ended: Ended | None = None
     """The last comparison was of a cycle that is gone: a plan ended."""
+    is_range: bool = False
+    """Whether `earlier` may be anything in between."""
+    of_first: int | None = None
+    """What we call accepted in the balance's first cycle, where it is compared with the mark of before it had one: then
+    nothing was reset, and all other figures are since ever."""
 
     def beyond(self, drawn: Level) -> tuple[int, int] | None:
         """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
@@ -225,44 +254,37 @@ def read_accounted(
     wanted = [{"customer_id": pair[0], "feature": pair[1], "since_ms": since[pair]} for pair in since]
     marks: dict[CustomerPool, tuple[int, int]] = {}
     before: dict[CustomerPool, _Before] = {}
+    first: set[CustomerPool] = set()
     ended: dict[CustomerPool, _Before] = {}
     own: dict[CustomerPool, OwnUnits] = {}
     for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
         pair, scale = (str(row.customer_id), str(row.feature)), pools.scale(str(row.feature))
         if scale % int(row.scale):
             continue  # the balance is another by now; else a finer cost was told since
-        finer = scale // int(row.scale)
-        level = _level(balances, pair)
+        level, finer = _level(balances, pair), scale // int(row.scale)
         own[pair] = _read_own(row.own_units, finer)
         if int(row.since_ms) == since[pair]:
             marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
         elif int(row.since_ms) > since[pair]:
             lasting = _lasting_of(row, finer) if level.since_ms is None and _is_same(own[pair], level.own) else None
             ended[pair] = _Before(int(row.at_ms), int(row.accepted_qty or 0) * finer, lasting)
-        elif level.lasting is not None and _is_same(own[pair], level.own):
-            before[pair] = _Before(int(row.at_ms), int(row.accepted_qty) * finer, _lasting_of(row, finer))
-    features = [
-        {
-            "customer_id": pair[0],
-            "feature": feature,
-            "pool": pair[1],
-            "since_ms": since[pair],
-            "mark_ms": marks.get(pair, (0, 0))[1],
-        }
-        for pair in since
-        for feature in pools.features(pair[1])
-    ]
-    by_pair: dict[CustomerPool, list[Row]] = defaultdict(list)
-    changes = pools.changes({str(one["feature"]) for one in features})
-    values = {"provider": provider, "pairs": features, "changes": changes, "apart_ms": CLOCKS_APART_MS}
-    for row in SQL.run(connection, "accounted", values):
-        by_pair[(row.customer_id, row.pool)].append(row)
-    found = {pair: _accounted(by_pair[pair], pools, pair[1], *marks.get(pair, (None, 0))) for pair in pairs}
+        elif int(row.since_ms) == 0 and level.is_first:
+            marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
+            first.add(pair)
+        elif row.accepted_qty is not None and _is_same(own[pair], level.own):
+            before[pair] = _before(row, level, finer, has_own=bool(own[pair]))
+    of_all = _read_rows(connection, provider, pools, marks, {pair: _Cycle() for pair in first})
+    cycles = {pair: _Cycle(since[pair], _level(balances, pair).from_ms) for pair in since}
+    of_cycle = _read_rows(connection, provider, pools, marks, cycles)
+    found = {pair: _accounted(of_cycle[pair], pools, pair[1], *marks.get(pair, (None, 0))) for pair in pairs}
+    for pair in first:
+        whole = _accounted(of_all[pair], pools, pair[1], *marks[pair])
+        found[pair] = replace(whole, of_first=found[pair].ours)
     for pair, now in found.items():
         if drawn_of(balances, pair) is not None:
             known = own.get(pair, {}) if pair in marks else {}
-            level, from_ms = _level(balances, pair), max(now.marked_ms, since[pair])
-            repriced, joined = _repriced(pools, pair[1], level, known, from_ms)
+            from_ms = now.marked_ms if pair in first else max(now.marked_ms, since[pair])
+            repriced, joined = _repriced(pools, pair[1], _level(balances, pair), known, from_ms)
             found[pair] = replace(now, own=known, repriced=repriced, joined=joined)
     unlike = _disturbed(connection, provider, ended, dict.fromkeys(ended, _EVER_MS), pools)
     for pair, then in ended.items():
@@ -270,11 +292,49 @@ def read_accounted(
             used = None if then.lasting is None or pair in unlike else then.lasting.used
             found[pair] = replace(found[pair], ended=Ended(abs(found[pair].accepted - then.accepted), used))
     disturbed = _disturbed(connection, provider, before, since, pools)
-    return found | {
-        pair: replace(found[pair], marked_ms=then.at_ms, earlier=then.used_at_end(found[pair]))
-        for pair, then in before.items()
-        if pair not in disturbed
-    }
+    for pair, then in before.items():
+        exact = None if pair in disturbed else then.used_at_end(found[pair])
+        earlier = exact or then.within(disturbed.get(pair, Between()))
+        if earlier is not None and (exact is not None or not _level(balances, pair).whole):
+            is_range = exact is None and earlier[0] != earlier[1]
+            found[pair] = replace(found[pair], marked_ms=then.at_ms, earlier=earlier, is_range=is_range)
+    return found
+
+
+@dataclass(frozen=True)
+class _Cycle:
+    """When a cycle began, at the latest and at the earliest; 0: it never did."""
+
+    since_ms: int = 0
+    from_ms: int = 0
+
+
+def _read_rows(
+    connection: sa.Connection,
+    provider: str,
+    pools: Pools,
+    marks: Mapping[CustomerPool, tuple[int, int]],
+    cycles: Mapping[CustomerPool, _Cycle],
+) -> Mapping[CustomerPool, Sequence[Row]]:
+    """What is accepted of each balance, feature by feature and cost by cost."""
+    features = [
+        {
+            "customer_id": pair[0],
+            "feature": feature,
+            "pool": pair[1],
+            "since_ms": cycle.since_ms,
+            "from_ms": cycle.from_ms,
+            "mark_ms": marks.get(pair, (0, 0))[1],
+        }
+        for pair, cycle in cycles.items()
+        for feature in pools.features(pair[1])
+    ]
+    by_pair: dict[CustomerPool, list[Row]] = defaultdict(list)
+    changes = pools.changes({str(one["feature"]) for one in features})
+    values = {"provider": provider, "pairs": features, "changes": changes, "apart_ms": CLOCKS_APART_MS}
+    for row in SQL.run(connection, "accounted", values) if features else ():
+        by_pair[(row.customer_id, row.pool)].append(row)
+    return by_pair
 
 
 def _repriced(pools: Pools, pool: str, level: Level, known: OwnUnits, from_ms: int) -> tuple[tuple[int, int], bool]:
@@ -319,11 +379,13 @@ def _as_json(own: OwnUnits) -> str | None:
 
 @dataclass(frozen=True)
 class _Before:
-    """The last comparison of a balance in the cycle before: when it was, and what we called accepted by then."""
+    """The last comparison of a balance in the cycle before, or before it had one: when it was, and what we called
+    accepted by then. `bounds`: what is known of its parts, whatever order they are drawn on in."""
 
     at_ms: int
     accepted: int
     lasting: Outlasting | None
+    bounds: Outlasting | None = None
 
     def used_at_end(self, now: Accounted) -> tuple[int, int] | None:
         """What was charged around the end counts once, before it or after it: the less that was after it, the more
@@ -334,6 +396,22 @@ class _Before:
         least, most = (self.lasting.used_at_end(charged - of_cycle) for of_cycle in (now.least, now.most))
         return None if least is None or most is None else (least[0], most[1])
 
+    def within(self, between: Between) -> tuple[int, int] | None:
+        return None if self.bounds is None else self.bounds.within(between)
+
+
+def _before(row: Row, level: Level, finer: int, *, has_own: bool) -> _Before:
+    """Of a balance that own units were drawn beside, no bounds are known: their costs may have changed."""
+    at_ms, accepted, known = int(row.at_ms), int(row.accepted_qty) * finer, _lasting_of(row, finer)
+    if int(row.since_ms) == 0:  # some of what was charged since may have been reset, or none
+        bounds: Outlasting | None = Outlasting(accepted + int(row.apart_qty) * finer, 0, 0, 0)
+        known = None
+    elif known is None or level.lasting is not None:
+        bounds = known
+    else:  # a part that was granted since may be drawn on first
+        bounds, known = replace(known, left=0, cycle_left=0), None
+    return _Before(at_ms, accepted, known, None if has_own else bounds)
+
 
 def _disturbed(
     connection: sa.Connection,
@@ -341,11 +419,14 @@ def _disturbed(
     before: Mapping[CustomerPool, _Before],
     since: Mapping[CustomerPool, int],
     pools: Pools,
-) -> set[CustomerPool]:
-    """Balances of which nothing tells how much was drawn between a comparison and the end of its cycle: beside plain
-    charges something was given back, billed by hand, voided or is open still, or a cost changed."""
+) -> dict[CustomerPool, Between]:
+    """Balances of which nothing tells exactly how much was drawn between a comparison and the end of its cycle, with
+    its bounds: beside plain charges something was given back, billed by hand, voided or is open still, or a cost
+    changed, or nothing tells in which order its parts are drawn on."""
     moments = {pair: then.at_ms - CLOCKS_APART_MS for pair, then in before.items()}
-    changed = {
+    found: dict[CustomerPool, Between] = {}
+    disturbed = {pair for pair, then in before.items() if then.lasting is None}
+    disturbed |= {
         pair
         for pair, from_ms in moments.items()
         if any(int(str(one["at_ms"])) >= from_ms for one in pools.changes(pools.features(pair[1])))
@@ -355,9 +436,17 @@ def _disturbed(
         for pair, from_ms in moments.items()
         for feature in pools.features(pair[1])
     ]
-    values = {"provider": provider, "pairs": rows, "apart_ms": CLOCKS_APART_MS}
-    found = SQL.run(connection, "disturbed", values) if rows else ()
-    return changed | {(str(row.customer_id), str(row.pool)) for row in found}
+    changes = pools.changes({str(one["feature"]) for one in rows})
+    values = {"provider": provider, "pairs": rows, "changes": changes, "apart_ms": CLOCKS_APART_MS}
+    for row in SQL.run(connection, "between", values) if rows else ():
+        pair = str(row.customer_id), str(row.pool)
+        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
+        sums = found.get(pair, Between())
+        found[pair] = Between(
+            sums.least + int(row.sure) * least, sums.most + int(row.above) * most, sums.back + int(row.below) * most
+        )
+        disturbed |= {pair} if row.disturbs else set()
+    return {pair: found.get(pair, Between()) for pair in disturbed}
 
 
 def _level(balances: Balances, pair: CustomerPool) -> Level:
@@ -411,7 +500,7 @@ class Unsure:
     """Whether people decided about all of them, and they are more than MOST_UNSURE."""
 
 
-def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, since_ms: int, now: Accounted) -> Unsure:
+def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, drawn: Level, now: Accounted) -> Unsure:
     """What people billed and credited, what was sent as the balance's cycle began, and what a change of its cost may
     have made less."""
     pools = read_pools(connection, provider)
@@ -421,7 +510,8 @@ def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, si
         "customer_id": pair[0],
         "features": features,
         "changes": pools.changes(features),
-        "since_ms": since_ms,
+        "since_ms": drawn.since_ms or 0,
+        "from_ms": drawn.from_ms,
         "mark_ms": 0 if now.apart is None else now.marked_ms,
         "apart_ms": CLOCKS_APART_MS,
         "at_most": MOST_UNSURE + 1,
@@ -492,6 +582,8 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
             pools.in_credits(name) and drawn.since_ms is None and not (drawn.quantity or drawn.parts or drawn.own),
             _outlasting(drawn, gone, sum(part.granted * _each(pools, name, part.balance) for part in used_up), scale),
             own,
+            drawn.earliest_ms,
+            drawn.is_first,
         )
     return found
 
@@ -522,7 +614,7 @@ def _ended(part: Part, drawn: Drawn, now_ms: int) -> bool:
 
 def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal | int, scale: int) -> Outlasting | None:
     """Of a part that is gone before it ends, nothing tells whether it was drawn on before those of the cycle."""
-    lasting, since_ms = drawn.lasting, drawn.since_ms or 0
+    lasting, since_ms = drawn.lasting, (drawn.since_ms if drawn.earliest_ms is None else drawn.earliest_ms) or 0
     if lasting is None or any(part.ends_ms is not None and part.ends_ms + MAX_SKEW_MS >= since_ms for part in gone):
         return None
     figures = (lasting.used * scale + used_up, lasting.left * scale, lasting.cycle_left * scale)

@@ -382,20 +382,21 @@ SELECT DISTINCT org_id FROM charges_work ORDER BY org_id
 
 -- name: accounted
 -- A push is of the balance's present cycle if it was settled in it. What was sent just before the cycle began, or was
--- billed by hand, may be drawn from it or not. What may have arrived is open until it is settled. Of what was to be given
--- back, was sent, and voided by a person, a part may have been: Autumn gives back no more than was drawn, and not each
--- time with an event. A charge saw one of the costs from `first` to `last`: it was made between two moments, and so was
--- each change of a cost. `fresh` is what counts in the cycle since the last comparison.
+-- billed by hand, may be drawn from it or not. `from_ms`: when the cycle began at the earliest. What may have arrived is
+-- open until it is settled. Of what was to be given back, was sent, and voided by a person, a part may have been: Autumn
+-- gives back no more than was drawn, and not each time with an event. A charge saw one of the costs from `first` to
+-- `last`: it was made between two moments, and so was each change of a cost. `fresh` is what counts in the cycle since
+-- the last comparison.
 {with_changes}
 SELECT p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, p.credit_cost, SUM(p.attempts) AS attempts,
     SUM(CASE WHEN p.open = 1 THEN 1 ELSE 0 END) AS open,
     CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_above,
     CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty < 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_below,
     CAST(SUM(p.accepted) AS BIGINT) AS accepted,
-    CAST(SUM(CASE WHEN p.at_ms >= p.since_ms THEN p.accepted ELSE 0 END) AS BIGINT) AS ours,
-    CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.since_ms - :apart_ms AND p.accepted < 0
-        THEN p.accepted ELSE 0 END + CASE WHEN p.at_ms >= p.since_ms - :apart_ms THEN p.cut ELSE 0 END) AS BIGINT) AS least,
-    CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.since_ms - :apart_ms AND p.accepted > 0
+    CAST(SUM(CASE WHEN p.at_ms >= p.from_ms THEN p.accepted ELSE 0 END) AS BIGINT) AS ours,
+    CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.from_ms - :apart_ms AND p.accepted < 0
+        THEN p.accepted ELSE 0 END + CASE WHEN p.at_ms >= p.from_ms - :apart_ms THEN p.cut ELSE 0 END) AS BIGINT) AS least,
+    CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.from_ms - :apart_ms AND p.accepted > 0
         THEN p.accepted ELSE 0 END) AS BIGINT) AS most,
     CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted > 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS hand_above,
     CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted < 0 THEN p.accepted WHEN p.since_mark = 1 THEN p.cut ELSE 0 END)
@@ -404,9 +405,9 @@ SELECT p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, p.credit_cos
     CAST(SUM(CASE WHEN p.fresh = 1 AND p.accepted < 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS fresh_below,
     MAX(CASE WHEN p.state = 'accepted' THEN p.at_ms ELSE 0 END) AS newest_ms
 FROM (
-    SELECT p.customer_id, w.pool, p.feature, p.org_id, p.state, p.attempts, p.sent_qty, p.credit_cost, w.since_ms,
+    SELECT p.customer_id, w.pool, p.feature, p.org_id, p.state, p.attempts, p.sent_qty, p.credit_cost, w.from_ms,
         {costs_seen},
-        CASE WHEN COALESCE(p.settled_ms, p.sealed_at_ms) >= w.since_ms - :apart_ms
+        CASE WHEN COALESCE(p.settled_ms, p.sealed_at_ms) >= w.from_ms - :apart_ms
             AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms - :apart_ms THEN 1 ELSE 0 END AS fresh,
         CASE WHEN (p.by_hand OR p.state = 'voided') AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms - :apart_ms
             THEN 1 ELSE 0 END AS since_mark,
@@ -418,7 +419,7 @@ FROM (
         CASE WHEN NOT p.by_hand AND COALESCE({first_sent}, (SELECT MIN(x.at_ms) FROM adoptions x
             WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) >= w.since_ms + :apart_ms
             OR w.since_ms = 0 AND NOT p.by_hand THEN 1 ELSE 0 END AS sure
-    FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, mark_ms bigint)} w
+    FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, from_ms bigint, mark_ms bigint)} w
     JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
     WHERE p.provider = :provider
 ) p GROUP BY p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, p.credit_cost
@@ -452,37 +453,51 @@ SELECT p.feature, p.sent_qty, p.first, p.last, p.credit_cost, p.is_unsure, p.is_
     FROM pushes p
     WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.state = 'accepted'
         AND p.sent_qty <> 0
-) p WHERE p.is_unsure = 1 OR p.first < p.last AND p.at_ms >= :mark_ms - :apart_ms AND p.at_ms >= :since_ms - :apart_ms
+) p WHERE p.is_unsure = 1 OR p.first < p.last AND p.at_ms >= :mark_ms - :apart_ms AND p.at_ms >= :from_ms - :apart_ms
 ORDER BY CASE WHEN p.is_unsure = 1 AND p.decided = 1 THEN 1 WHEN p.is_unsure = 1 OR p.credit_cost IS NULL THEN 0 ELSE 2 END
 LIMIT :at_most
 
 -- name: is_unsure
 (:mark_ms > 0 AND p.by_hand AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :mark_ms - :apart_ms
-    OR :mark_ms = 0 AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since_ms - :apart_ms
+    OR :mark_ms = 0 AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :from_ms - :apart_ms
         AND (p.by_hand OR :since_ms > 0 AND COALESCE({first_sent}, (SELECT MIN(x.at_ms) FROM adoptions x
             WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) < :since_ms + :apart_ms))
 
 -- name: marks
--- That of the present cycle, or of the one that ended as the present one began, or of a later one that is gone.
+-- That of the present cycle, of the one that ended as the present one began, of before there was one, or of a later one
+-- that is gone.
 SELECT m.customer_id, m.feature, m.since_ms, m.apart_qty, m.at_ms, m.scale, m.accepted_qty, m.used_qty, m.left_qty,
     m.cycle_left_qty, m.ends_ms, m.own_units
 FROM {rows :pairs (customer_id text, feature text, since_ms bigint)} w
 JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id AND m.feature = w.feature
-    AND (m.since_ms >= w.since_ms OR m.ends_ms = w.since_ms)
+    AND (m.since_ms >= w.since_ms OR m.ends_ms = w.since_ms OR m.since_ms = 0)
 
--- name: disturbed
--- Balances beside which, between a comparison and the begin of the next cycle, something else than a plain charge came
--- to count or ceased to.
-SELECT DISTINCT w.customer_id, w.pool
-FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, mark_ms bigint)} w
-JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
-WHERE p.provider = :provider AND (
-    p.state = 'accepted' AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms
-        AND COALESCE(p.settled_ms, p.sealed_at_ms) < w.since_ms + :apart_ms
-        AND (p.by_hand OR p.sent_qty < 0 OR p.first_attempt_ms IS NULL)
-    OR p.state IN ('due', 'queued', 'in_doubt') AND p.first_attempt_ms < w.since_ms + :apart_ms
-    OR p.state = 'voided' AND p.first_attempt_ms < w.since_ms + :apart_ms
-        AND EXISTS (SELECT 1 FROM voids x WHERE {is_of_push} AND x.at_ms >= w.mark_ms))
+-- name: between
+-- What was charged between a comparison and the begin of the next cycle: `sure` was, and `above` may have been. `below` may
+-- have been given back, or was voided. `disturbs`: something else than a plain charge came to count or ceased to.
+{with_changes}
+SELECT p.customer_id, p.pool, p.feature, p.first, p.last, p.credit_cost,
+    CAST(SUM(CASE WHEN p.is_sure = 1 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS sure,
+    CAST(SUM(CASE WHEN p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS above,
+    CAST(SUM(CASE WHEN p.sent_qty < 0 THEN -p.sent_qty WHEN p.state = 'voided' THEN p.sent_qty ELSE 0 END) AS BIGINT) AS below,
+    MAX(CASE WHEN p.is_plain = 1 THEN 0 ELSE 1 END) AS disturbs
+FROM (
+    SELECT w.customer_id, w.pool, p.feature, p.sent_qty, p.state, p.credit_cost, {costs_seen},
+        CASE WHEN {is_plain} THEN 1 ELSE 0 END AS is_plain,
+        CASE WHEN {is_plain} AND p.first_attempt_ms >= w.mark_ms + 2 * :apart_ms
+            AND COALESCE(p.settled_ms, p.sealed_at_ms) < w.since_ms - :apart_ms THEN 1 ELSE 0 END AS is_sure
+    FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, mark_ms bigint)} w
+    JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
+    WHERE p.provider = :provider AND (
+        p.state = 'accepted' AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms
+            AND COALESCE({first_sent}, p.settled_ms, p.sealed_at_ms) < w.since_ms + :apart_ms
+        OR p.state IN ('due', 'queued', 'in_doubt') AND p.first_attempt_ms < w.since_ms + :apart_ms
+        OR p.state = 'voided' AND p.first_attempt_ms < w.since_ms + :apart_ms
+            AND EXISTS (SELECT 1 FROM voids x WHERE {is_of_push} AND x.at_ms >= w.mark_ms))
+) p GROUP BY p.customer_id, p.pool, p.feature, p.first, p.last, p.credit_cost
+
+-- name: is_plain
+(p.state = 'accepted' AND NOT p.by_hand AND p.sent_qty > 0 AND p.first_attempt_ms IS NOT NULL)
 
 -- name: remember
 INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, unsure_qty,

@@ -52,7 +52,7 @@ from drawdown.worker.push.evidence import (
 )
 from drawdown.worker.push.rows import PushRow
 from drawdown.worker.reconcile.lines import drew as drew_of
-from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
+from drawdown.worker.reconcile.report import LeftOut, Line, Reconciled, ReconcileScope, above, tell, tell_left_out
 
 SQL = queries(__file__)
 
@@ -94,6 +94,19 @@ OWN: Final = (
 )
 ENDED: Final = "a plan ended: nothing tells how much of what was charged since the last comparison the plan paid for"
 UNSURE: Final = "; it is uncertain by up to {}: the amounts of some charges are not known"
+MAY_AGREE: Final = (
+    "the balance may agree with what was pushed, and may not: nothing tells how much of it was drawn before its cycle "
+    "began"
+)
+UNTOLD: Final = "the provider does not show it, or not when its cycle began, or not what its features cost"
+MOVING: Final = "something was on its way: the next run compares it"
+OTHER_TERMS: Final = "something was sent under another name, or in another unit"
+FIRST: Final = (
+    "nothing tells how much of it was drawn before its cycle began. {} that were charged since are not compared; the "
+    "next run compares what comes after"
+)
+STALE: Final = "it may have been read before the newest push: the next run compares it"
+MAY_SHOW: Final = "an event may still show what it has: a later run compares it"
 ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
 
 
@@ -157,17 +170,25 @@ def compare_drawn(
             pools=pools,
             standing=standing,
         )
-        lines: list[Line] = yield Transaction("reconcile_drawn", partial(_compare, asked=asked))
+        lines, left_out = yield Transaction("reconcile_drawn", partial(_compare, asked=asked))
         for line in lines:
             tell(line)
             done.differing.append(line)
+        for one in left_out:
+            tell_left_out(one)
+            done.left_out.append(one)
 
 
-def _compare(connection: sa.Connection, *, asked: Compared) -> list[Line]:
+def _compare(connection: sa.Connection, *, asked: Compared) -> tuple[list[Line], list[LeftOut]]:
     if asked.scope.correct:
         lock_buckets(connection)
         require_same(connection, asked.witness)
     pairs = [pair for pair in asked.before if drawn_of(asked.balances, pair) is not None]
+    left_out = [
+        LeftOut(asked.provider, *pair, UNTOLD)
+        for pair in asked.before
+        if pair not in pairs and not isinstance(asked.balances[pair[0]], ReadFailed)
+    ]
     now = read_accounted(connection, provider=asked.provider, pairs=pairs, balances=asked.balances)
     wire = wire_since(connection, asked.provider)
     lines, marks = [], []
@@ -176,26 +197,29 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> list[Line]:
         assert drawn is not None
         then = asked.before[pair]
         if now[pair].open or now[pair].sent != then.sent or now[pair].accepted != then.accepted:
-            continue  # something was on its way
-        if (drawn.since_ms or 0) < wire:
-            continue  # something was drawn under another name, or in another unit
+            left_out.append(LeftOut(asked.provider, *pair, MOVING))
+            continue
+        if drawn.from_ms < wire:
+            left_out.append(LeftOut(asked.provider, *pair, OTHER_TERMS))
+            continue
         for line, mark in _of_pair(connection, asked, pair, drawn, now[pair]):
-            lines += [line] if line is not None else []
+            left_out += [line] if isinstance(line, LeftOut) else []
+            lines += [line] if isinstance(line, Line) else []
             marks += [mark] if mark is not None else []
     if asked.scope.correct:
         remember(connection, asked.provider, marks, asked.by.now_ms)
-    return lines
+    return lines, left_out
 
 
 def _of_pair(
     connection: sa.Connection, asked: Compared, pair: CustomerPool, drawn: Level, ours: Accounted
-) -> Iterator[tuple[Line | None, Mark | None]]:
+) -> Iterator[tuple[Line | LeftOut | None, Mark | None]]:
     # A part that another cycle began with may have been drawn on before: not by us, where all of ours is of this one.
     beyond = ours.beyond(replace(drawn, whole=drawn.whole or ours.in_cycle))
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
-    apart = drawn.quantity - ours.ours
-    mark = Mark(pair, since, apart, ours.org_id, scale=scale)
+    in_cycle = drawn.quantity - (ours.ours if ours.of_first is None else ours.of_first)
+    mark = Mark(pair, since, in_cycle, ours.org_id, scale=scale)
     mark = replace(mark, accepted=ours.accepted, lasting=drawn.lasting, own=drawn.own)
     if abs(mark.apart) > MAX_FIGURE:
         day_ms, theirs = since - since % DAY_MS, drawn.quantity
@@ -206,22 +230,25 @@ def _of_pair(
         yield _of_ended(asked, pair, drawn, ours, mark)
         return
     if beyond is None:
-        yield None, None if pair in asked.standing else mark  # nothing to compare with yet: the next run has
+        is_charged = ours.ours or ours.least or ours.most
+        reason = FIRST.format(f"{show_quantity(ours.ours, scale)} {'credits' if scale > 1 else 'base units'}")
+        yield LeftOut(asked.provider, *pair, reason) if is_charged else None, None if pair in asked.standing else mark
         return
     least, most = beyond
     apart, is_sure = least if least > 0 else most, least == most
-    agrees = False
+    agrees, is_range = False, ours.apart is None and (ours.is_range or drawn.earliest_ms is not None)
     if least <= 0 <= most and not is_sure:
         expired = drawn.expired and drawn.expired_ms + MAX_SKEW_MS >= ours.marked_ms
-        among = read_unsure(connection, asked.provider, pair, since, ours)
         is_own = ours.is_repriced and not ours.joined
-        apart = 0 if expired or ours.is_repriced else _nearest(least, among)
+        is_open = expired or is_range or ours.is_repriced
+        apart = 0 if is_open else _nearest(least, read_unsure(connection, asked.provider, pair, drawn, ours))
         # What explains a difference of nothing is a guess: as much may be lost, or drawn twice.
-        agrees = not apart and (is_own or not expired) and not ours.is_as_settled(drawn)
+        agrees = not apart and (is_range or ((is_own or not expired) and not ours.is_as_settled(drawn)))
     if apart == 0 and not agrees:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
         first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
-        unchanged = drawn.lasting is None and drawn.own == ours.own and (is_sure if ours.apart is not None else first)
+        unchanged = is_sure if ours.apart is not None else first
+        unchanged = unchanged and drawn.lasting is None and ours.of_first is None and drawn.own == ours.own
         yield None, None if unchanged or pair in asked.standing else mark
         return
     customer, pool = pair
@@ -232,7 +259,7 @@ def _of_pair(
     line = replace(line, verdict="unsure" if agrees else verdict, unsure=unsure)
     if not above(line, asked.scope.threshold):
         return
-    why = OWN if ours.is_repriced and not ours.joined else AGREES
+    why = MAY_AGREE if is_range else OWN if ours.is_repriced and not ours.joined else AGREES
     if pair in asked.standing:
         line = _with_parts(connection, asked, line, ours.marked_ms)
         yield replace(line, note=_noted(why if agrees else BESIDE, line), standing=True), None
@@ -246,9 +273,11 @@ def _of_pair(
     if apart < 0 and is_sure and not drawn.is_gone and not is_first:
         # What parts granted once were drawn on by before the cycle began may be lost, too.
         from_ms = ours.marked_ms - LOST_SPAN_MS
-        newest = _newest(connection, asked, pair, max(since, from_ms) if ours.earlier is None else from_ms)
+        goes_on = ours.earlier is not None or ours.of_first is not None
+        newest = _newest(connection, asked, pair, from_ms if goes_on else max(drawn.from_ms, from_ms))
         if newest and newest[0].settled_ms > asked.read_ms - STALE_MS:
-            return  # the next run tells whether it was an old read
+            yield LeftOut(asked.provider, *pair, STALE), None
+            return
         lost = _lost(asked.pools, pool, newest, -apart, asked.by.now_ms)
         if lost is not None and not _may_be_part(connection, asked, pair, ours.marked_ms, -apart):
             yield _of_lost(connection, asked, line, lost)
@@ -446,7 +475,7 @@ def _of_lost(
 
 def _of_more(
     connection: sa.Connection, asked: Compared, line: Line, mark: Mark, marked_ms: int
-) -> tuple[Line | None, Mark | None]:
+) -> tuple[Line | LeftOut | None, Mark | None]:
     """More was drawn than pushed: for pushes that were sent twice, or by somebody else."""
     pools = asked.pools
     values = {
@@ -459,7 +488,8 @@ def _of_more(
     more = line.theirs - line.ours
     seen_to = asked.seen_to[mark.pair]
     if any(row.settled_ms > asked.settled_by or row.window_ms >= seen_to for row in again):
-        return None, None  # an event may still show it, and would be given back a second time
+        # An event may still show it, and would be given back a second time.
+        return LeftOut(asked.provider, *mark.pair, MAY_SHOW), None
     costs = [_cost(pools, line.feature, row) for row in again]
     drew = [
         (int(row.sent_qty) * cost, int(row.may_be) // int(row.sent_qty))

@@ -62,6 +62,16 @@ class Line:
         return abs(self.theirs - self.ours) != self.corrected or bool(self.unsure)
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A balance that this run did not compare, and why."""
+
+    provider: str
+    customer_id: str
+    feature: str
+    reason: str
+
+
 @dataclass
 class Reconciled:
     """What was found. `waiting` lines were left for later: something of them is unsettled, or too fresh."""
@@ -85,6 +95,8 @@ class Reconciled:
 
     open_days: int = 0
     """Days of customers that were settled more than a day ago, and are not compared yet."""
+    left_out: list[LeftOut] = field(default_factory=list)
+    """Balances that were not compared, although all events of their customers were."""
     unfinished: bool = False
     """Whether time was up before all was compared: balances, which rest on all of it, were not."""
 
@@ -122,6 +134,12 @@ def tell(line: Line) -> None:
         corrected=line.corrected,
         note=line.note,
     )
+
+
+def tell_left_out(one: LeftOut) -> None:
+    """An event for each balance that was not compared."""
+    its = {"provider": one.provider, "customer": one.customer_id, "feature": one.feature, "reason": one.reason}
+    log.warning("balance_not_compared", **its)
 
 
 def of_line(line: Line) -> dict[str, object]:

@@ -188,6 +188,3 @@ WHERE u.feature IS NOT NULL AND a.provider NOT IN ('legacy', 'none') GROUP BY a.
 
 -- name: these
 {rows :samples (sample_id text)}
-
--- name: of_that
-(SELECT sample_id FROM backfill_events WHERE backfill = :backfill)

@@ -137,11 +137,6 @@ def worth_of_events(connection: sa.Connection, source: str, event_ids: Sequence[
     return _worth(connection, "these", {"samples": [{"sample_id": one} for one in samples]})
 
 
-def worth_of_backfill(connection: sa.Connection, backfill: str) -> Worth:
-    """What went in by a backfill and counts."""
-    return _worth(connection, "of_that", {"backfill": backfill})
-
-
 def _worth(connection: sa.Connection, chosen: str, values: dict[str, object]) -> Worth:
     rows = SQL.run(connection, "used", values, chosen=chosen)
     return Prices(connection).worth(Quantity(one.provider, one.feature, one.window_ms, int(one.qty)) for one in rows)

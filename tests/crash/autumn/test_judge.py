@@ -81,7 +81,7 @@ def test_difference_is_told_only_by_a_range_that_holds_it(
     engine.dispose()
 
 
-def _given_back(name: str, feature: str, units: int, cost: str) -> Charge:
+def _given_back(name: str, feature: str, units: int, cost: str | Decimal) -> Charge:
     return Charge(name, feature, T0, -units, "key:r2", (("credits", -units * Decimal(cost)),))
 
 

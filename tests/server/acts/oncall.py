@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from drawdown.events.envelope import UsageEvent
@@ -62,10 +61,6 @@ def _somebody_retries(home: Home) -> None:
 
 def _due_again(home: Home) -> None:
     home.fleet.write("UPDATE pushes SET state = 'due' WHERE state = 'rejected'")
-
-
-def _paused_anew(home: Home) -> None:
-    write(home.engine, lambda c: providers.pause(c, "embedded", replace(home.fleet.by, reason="once more")))
 
 
 def _another(home: Home) -> None:
@@ -184,8 +179,7 @@ EXAMPLES: Final = {
         None,
         _rejected,
     ),
-    "provider-pause": Example({"provider": "embedded"}, {"provider": "embeded"}, _pause),
-    "provider-resume": Example({"provider": "embedded"}, {"provider": "none"}, _paused_anew, _pause),
+    "provider-pause": Example({"provider": "embedded", "undo": "no"}, {"provider": "embeded", "undo": "x"}, _pause),
     "org-override": Example(
         {"org": "acme", "never_halt": "no", "max_concurrent": "3", "until": "+30d", "undo": "no"},
         {"org": "acmee", "never_halt": "x", "max_concurrent": "99999999999", "until": "2020-01-01", "undo": "x"},

@@ -4,29 +4,24 @@ word itself: it is closed, by the hash of what it showed, or taken back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from shlex import quote
 from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.declare import Fact
-from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
-from drawdown.server.console.action import Action, Doing, Done, Field
 from drawdown.server.console.asking import Ask
+from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.usage import backfills
+from drawdown.worker.usage import backfill_actions
+from drawdown.worker.usage.backfill_actions import MOST_COMPARED
 from drawdown.worker.usage.backfills import BackfillRow, Diff, diff, list_backfills, open_backfills, show_backfill
-from drawdown.worker.usage.withdrawals import judge_backfill, worth_of_backfill
-from drawdown.worker.verdict.rates import size_of
 
 PATH: Final = "/console/backfills"
-MOST_COMPARED: Final = 10_000
-"""Events of one that is open: more are compared by the command line alone, which has no time to keep."""
 TOO_MANY: Final = (
     "It holds too much to compare while a page waits: drawdown backfill show says what closing would bill."
 )
@@ -148,57 +143,4 @@ def _facts(found: BackfillRow, would: Diff | None) -> Table:
     return Table("What is known of it", ("What", "Is"), rows, "", f"drawdown backfill show {typed(found.backfill)}")
 
 
-MOST_REVERTED: Final = 5_000
-"""Events that one form takes back, in one transaction; more by the command line, which goes portion by portion."""
-
-
-def _backfill(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    found = show_backfill(connection, doing.text("backfill"))
-    return [
-        Fact("State", found.state),
-        Fact("Events", figures.count(found.events)),
-        Fact("Of them withdrawn", figures.count(found.withdrawn)),
-    ]
-
-
-def _close(connection: sa.Connection, doing: Doing) -> Done:
-    name = doing.text("backfill")
-    done = backfills.close(connection, name, doing.text("hash"), doing.by)
-    was_closed, price = done.backfill.state == "closed", figures.credits(done.price_micro)
-    more = "; it was so before" if was_closed else f", {price} credits by our rate card"
-    return Done(f"{name}: closed; {show_backfill(connection, name).went_in}{more}")
-
-
-def _revert(connection: sa.Connection, doing: Doing) -> Done:
-    name, done = doing.text("backfill"), False
-    if show_backfill(connection, name).events > MOST_REVERTED:
-        raise Refused(f"{name} holds more than {MOST_REVERTED:,} events: drawdown backfill revert does it in portions")
-    judged = judge_backfill(connection, name)
-    while not done:
-        _, done = backfills.revert(connection, name, doing.by, judged)
-    total = show_backfill(connection, name).withdrawn  # also by a command that was ended half-way
-    return Done(f"{name}: reverted; {total:,} events withdrawn, and the next tick gives back what was billed for them")
-
-
-CLOSE: Final = Action(
-    "backfill-close",
-    "Close the backfill",
-    (Field("backfill", "Backfill"), Field("hash", "Hash of what it showed")),
-    _close,
-    _backfill,
-    lambda doing: ["backfill", "close", doing.text("backfill"), "--hash", doing.text("hash")],
-    lambda doing: url("/console/backfill", key=doing.text("backfill")),
-    "What was shown becomes usage: the next tick bills it as usage that came late.",
-)
-REVERT: Final = Action(
-    "backfill-revert",
-    "Revert the backfill",
-    (Field("backfill", "Backfill"),),
-    _revert,
-    _backfill,
-    lambda doing: ["backfill", "revert", doing.text("backfill")],
-    lambda doing: url("/console/backfill", key=doing.text("backfill")),
-    "All that went in by it is withdrawn, for good. What was never closed is forgotten.",
-    size=lambda connection, doing: size_of(worth_of_backfill(connection, doing.text("backfill"))),
-)
-ACTIONS: Final = (CLOSE, REVERT)
+ACTIONS: Final = (form_of(backfill_actions.CLOSE), form_of(backfill_actions.REVERT))

@@ -25,7 +25,6 @@ from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, act, s
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.oncall.pending import EMBEDDED, FROM, YES, start_of_window
-from drawdown.server.console.screens.oncall.providers import PROVIDER
 from drawdown.worker.engine.context import Context
 from drawdown.worker.orders import lists, orders
 from drawdown.worker.orders.asked import Asked, AskedAccept, AskedAssign, AskedReplay
@@ -307,7 +306,7 @@ def _amounts(seconds: int, units: int) -> tuple[Cell, Cell]:
 ACCEPT: Final = Action(
     "provider-accept",
     "Accept changed settings",
-    (PROVIDER,),
+    (Field("provider", "Provider", hint="Its name, as organisations are assigned to it."),),
     _accept,
     _changes,
     lambda doing: ["provider", "accept", doing.text("provider"), "--later"],

@@ -5,25 +5,22 @@ circuits. A provider is paused, and goes on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema import ids
-from drawdown.schema.declare import Fact
-from drawdown.schema.errors import Refused
-from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
-from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.schema.declare import YES
+from drawdown.schema.units import SECOND_MS
 from drawdown.server.console.asking import Ask
+from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.catalog.terms import paused
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
-from drawdown.worker.provider import actions as providers
+from drawdown.worker.provider.faces import PAUSE
 from drawdown.worker.provider.lists import MOST_SENDS, ProviderLine, Unanswered, provider_lines
 from drawdown.worker.push.lists import WaitSums, wait_sums
 
@@ -83,7 +80,7 @@ def _links(one: ProviderLine) -> tuple[Link, ...]:
     accept = (act("Accept settings", "provider-accept", provider=one.provider),) if one.met else ()
     if one.paused_ms is None:
         return (act("Pause", "provider-pause", provider=one.provider), *accept)
-    return (act("Resume", "provider-resume", provider=one.provider), *accept)
+    return (act("Resume", "provider-pause", provider=one.provider, undo=YES), *accept)
 
 
 def _why(one: ProviderLine, waits: WaitSums) -> Cell:
@@ -189,55 +186,4 @@ def _pairs(found: object) -> str:
     return ", ".join(f"{name}: {value}" for name, value in sorted(found.items()))
 
 
-PROVIDER: Final = Field("provider", "Provider", hint="Its name, as organisations are assigned to it.")
-PLACE: Final = "/console/providers"
-
-
-def _named(connection: sa.Connection, doing: Doing) -> str:
-    """Errors: UnknownId; Refused for one that bills nothing here."""
-    name = doing.text("provider")
-    ids.require(connection, ids.PROVIDER, name)
-    if name in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills nothing here: there is nothing to pause")
-    return name
-
-
-def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    name = _named(connection, doing)
-    found = paused(connection).get(name)
-    return [Fact(name, "sent to" if found is None else f"paused since {figures.time(found[0])}: {found[1]}")]
-
-
-def _pause(connection: sa.Connection, doing: Doing) -> Done:
-    name = _named(connection, doing)
-    providers.pause(connection, name, doing.by)
-    return Done(f"{name}: paused; usage goes on being sealed, and waits")
-
-
-def _resume(connection: sa.Connection, doing: Doing) -> Done:
-    name = _named(connection, doing)
-    since = providers.resume(connection, name, doing.by)
-    return Done(f"{name}: resumed; it had been paused since {figures.time(since)} UTC")
-
-
-PAUSE: Final = Action(
-    "provider-pause",
-    "Pause",
-    (PROVIDER,),
-    _pause,
-    _standing,
-    lambda doing: ["provider", "pause", doing.text("provider")],
-    lambda _doing: PLACE,
-    "Nothing is sent until it is resumed; what was sent before may still be looked up.",
-)
-RESUME: Final = Action(
-    "provider-resume",
-    "Resume",
-    (PROVIDER,),
-    _resume,
-    _standing,
-    lambda doing: ["provider", "pause", doing.text("provider"), "--undo"],
-    lambda _doing: PLACE,
-    "The next tick sends what has waited.",
-)
-ACTIONS: Final = (PAUSE, RESUME)
+ACTIONS: Final = (form_of(PAUSE),)

@@ -1,0 +1,267 @@
+"""Batches and their sources, as people and programs see and change them.
+
+Guarantee: a withdrawal takes back all of a batch, portion by portion, as `take.withdraw_some` has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.declare import (
+    ID,
+    Action,
+    Asked,
+    Column,
+    Fact,
+    Listing,
+    Look,
+    More,
+    Page,
+    Showing,
+    Size,
+    Undo,
+    Values,
+)
+from drawdown.schema.errors import Refused
+from drawdown.schema.sql import queries
+from drawdown.worker.batches import sources
+from drawdown.worker.batches.sources import BatchRow, BatchSource, RefusedRowOf
+from drawdown.worker.batches.take import WithdrawnBatch, accept, ids_of, is_accepted, judge_batch, withdraw_some
+from drawdown.worker.engine.witness import Witness
+from drawdown.worker.usage import affected
+
+SQL = queries(__file__)
+
+Batch = Annotated[str, ID, "The batch's id, as `batch list` shows it"]
+Source = Annotated[str, ID, "The source's name"]
+MOST_WITHDRAWN: Final = 20_000
+"""Samples that a form, a call or a dry run withdraws in one transaction, which seals wait for."""
+
+
+@dataclass(frozen=True)
+class BatchAccepted:
+    """A file's content that is billed although it shares rows with others. `files`: places where it lies."""
+
+    batch: str
+    files: int
+
+
+def _accept(connection: sa.Connection, asked: Asked, batch: Batch) -> BatchAccepted:
+    return BatchAccepted(batch, accept(connection, batch, asked.by))
+
+
+def _shared(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    """How much a file bills is known once it is read; what it shares with other batches is known now."""
+    found = sources.files_of(connection, values["batch"])
+    waits = [one for one in found if one.outcome == "conflict"]
+    accepted = is_accepted(connection, values["batch"])
+    return [
+        Fact("State", "accepted: the next tick takes it" if accepted else found[0].outcome if found else "unknown"),
+        Fact("Files", ", ".join(sorted({one.name for one in waits})) or "none waits"),
+        Fact("Billed again", waits[0].said.partition(". Bill all of it")[0] if waits else "nothing"),
+    ]
+
+
+@dataclass(frozen=True)
+class _Going:
+    """Behind which sample a withdrawal goes on, and which database was judged before its first portion."""
+
+    after: str
+    judged: Witness
+
+
+def _withdraw(connection: sa.Connection, asked: Asked, batch: Batch) -> WithdrawnBatch | More:
+    going: _Going = asked.state or _Going("", judge_batch(connection, batch))
+    done = withdraw_some(connection, batch, asked.by, going.after, judged=going.judged)
+    return More(replace(going, after=done)) if isinstance(done, str) else done
+
+
+def _withdrawn(done: WithdrawnBatch) -> str:
+    if done.already:
+        return f"{done.batch}: was withdrawn before"
+    said = f"{done.batch}: {done.samples:,} samples withdrawn"
+    if done.closed:
+        said += f"; {done.closed:,} lie below a floor and are closed for good: what was billed of them stays billed"
+    return said
+
+
+def _given_back(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    its = ids_of(values["batch"])
+    return affected.of_batch(connection, its["first_id"], its["beyond_id"]).facts()
+
+
+def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    its = ids_of(values["batch"])
+    rows = int(SQL.run(connection, "samples", its).scalar_one())
+    return affected.of_batch(connection, its["first_id"], its["beyond_id"]).size(rows)
+
+
+@dataclass(frozen=True)
+class SourcePaused:
+    """Whether nothing is taken from a source now."""
+
+    source: str
+    paused: bool
+
+
+def _pause(connection: sa.Connection, asked: Asked, source: Source, *, undo: Undo = False) -> SourcePaused:
+    sources.pause_source(connection, source, asked.by, resume=undo)
+    return SourcePaused(source, not undo)
+
+
+@dataclass(frozen=True)
+class SourceRemoved:
+    """A source that took nothing, and is forgotten."""
+
+    source: str
+    removed: bool
+
+
+def _remove(connection: sa.Connection, asked: Asked, source: Source) -> SourceRemoved:
+    sources.remove_source(connection, source, asked.by)
+    return SourceRemoved(source, removed=True)
+
+
+def _standing(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    found = next((one for one in sources.list_sources(connection) if one.source == values["source"]), None)
+    if found is None:
+        return [Fact("State", "unknown")]
+    return [
+        Fact("State", "watched" if found.paused_ms is None else "paused"),
+        Fact("Batches in force", f"{found.batches:,}"),
+    ]
+
+
+@dataclass(frozen=True)
+class ShownBatch(BatchRow):
+    """A batch as its newest file has it, each file of it, and the first rows that are in no sum."""
+
+    files: list[BatchRow]
+    refused_rows: list[RefusedRowOf]
+
+
+def _list(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    source: Annotated[str | None, ID, "Only of this watched folder"] = None,
+) -> Page[BatchRow]:
+    return Page(sources.list_batches(connection, source=source, most=look.most))
+
+
+def _show(connection: sa.Connection, _look: Look, batch: Batch) -> ShownBatch:
+    refused = sources.refused_rows(connection, batch)
+    found = sources.files_of(connection, batch)
+    if not found:
+        raise Refused(f"{batch} appeared this moment: try again")
+    return ShownBatch(**vars(found[0]), files=found, refused_rows=refused)
+
+
+def _sources(connection: sa.Connection, _look: Look) -> Page[BatchSource]:
+    return Page(sources.list_sources(connection))
+
+
+def _state(one: BatchRow) -> str:
+    return "withdrawn" if one.withdrawn_ms is not None else one.outcome
+
+
+def _fields(one: BatchSource) -> str:
+    return str(one.fields)
+
+
+FILES: Final = (
+    "batch", "source", Column("name", "file"), Column("outcome", "state", of_row=_state), Column("seen_ms", "seen"),
+    Column("rows", "#rows"), Column("refused", "#refused"), Column("from_ms", "from"), Column("to_ms", "to"),
+    Column("said", " "),
+)  # fmt: skip
+READ: Final = "usage:read"
+WRITE: Final = "usage:write"
+ACTIONS: Final = (
+    Action(
+        "batch accept",
+        "Accept a batch",
+        "Bill a file whole although it shares rows with a batch that was taken. The next tick takes one of a watched "
+        "folder. Give `batch take` again for a file that you named by hand.",
+        _accept,
+        lambda done: f"{done.batch}: the next tick takes it, with all its rows",
+        path="/v1/batches/{batch}/accept",
+        scope=WRITE,
+        facts=_shared,
+    ),
+    Action(
+        "batch withdraw",
+        "Withdraw a batch",
+        "Withdraw all that a file put in, for good. The next tick gives back what was billed for it. If it is "
+        "interrupted, give it again.",
+        _withdraw,
+        _withdrawn,
+        path="/v1/batches/{batch}/withdraw",
+        scope=WRITE,
+        facts=_given_back,
+        size=_size,
+        at_once=MOST_WITHDRAWN,
+    ),
+    Action(
+        "source pause",
+        "Pause a source",
+        "Take nothing more from a folder or a query, until that is taken back. What was taken stays.",
+        _pause,
+        lambda done: f"{done.source}: {'paused' if done.paused else 'watched'}",
+        path="/v1/sources/{source}/pause",
+        scope=WRITE,
+        facts=_standing,
+    ),
+    Action(
+        "source remove",
+        "Remove a source",
+        "Forget a source that never took anything: one that was mistyped. One that did is paused.",
+        _remove,
+        lambda done: f"{done.source}: removed",
+        path="/v1/sources/{source}/remove",
+        scope=WRITE,
+        facts=_standing,
+    ),
+)
+LISTS: Final = (
+    Listing(
+        "batch list",
+        "Batches",
+        "List files as they came, the latest first, with what became of each.",
+        _list,
+        FILES,
+        holds="batches",
+        path="/v1/batches",
+        scope=READ,
+    ),
+    Showing(
+        "batch show",
+        "Batch",
+        "Show a batch: its files, and the first rows that are in no sum.",
+        _show,
+        path="/v1/batches/{batch}",
+        scope=READ,
+        parts={
+            "files": ("Files", FILES),
+            "refused_rows": (
+                "Refused rows", (Column("number", "#row"), Column("wrong_column", "column"), Column("said", "says")),
+            ),
+        },
+        most=0,
+    ),
+    Listing(
+        "source list",
+        "Watched folders and queries",
+        "List watched folders and queries.",
+        _sources,
+        ("source", "folder", Column("asked_of", "asks"), Column("batches", "#batches"), Column("at_ms", "since"),
+         Column("next_ms", "asks from"), Column("paused_ms", "paused"), Column("actor", "by"),
+         Column("field_map", "columns", of_row=_fields)),
+        holds="sources",
+        path="/v1/sources",
+        scope=READ,
+    ),
+)  # fmt: skip

@@ -1,0 +1,79 @@
+"""Projects and actions of which no more runs are accepted, as people and programs set them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import sqlalchemy as sa
+
+from drawdown.schema.declare import ID, Action, Asked, Fact, New, OrgId, Undo, Values
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
+from drawdown.worker.executions.permission import block
+
+SQL = queries(__file__)
+
+Kind = Literal["project", "action"]
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """Whether no more runs of an organisation's project, or none that do an action, are accepted; and whether that was
+    changed."""
+
+    org_id: str
+    project: str | None
+    action: str | None
+    blocked: bool
+    changed: bool
+
+
+def _kind(values: Values) -> tuple[Kind, str]:
+    """Errors: UsageError for none, or for both."""
+    project, action = values["project"], values["action"]
+    if (project is None) == (action is None):
+        raise UsageError("give --project or --action", at="project")
+    return ("action", action) if project is None else ("project", project)
+
+
+def _block(
+    connection: sa.Connection,
+    asked: Asked,
+    *,
+    org_id: OrgId,
+    project: Annotated[str | None, ID, "The project; Site is not site"] = None,
+    action: Annotated[str | None, ID, "Or what is done"] = None,
+    undo: Undo = False,
+    new: New = False,
+) -> Blocked:
+    kind, name = _kind({"project": project, "action": action})
+    changed = block(connection, org_id, kind, name, asked.by, undo=undo, new=new)
+    return Blocked(org_id, project, action, not undo, changed)
+
+
+def _said(done: Blocked) -> str:
+    said = {(True, True): "is blocked", (False, True): "was blocked before", (True, False): "runs again"}
+    kind, name = ("action", done.action) if done.project is None else ("project", done.project)
+    return f"{done.org_id}: the {kind} {name} {said.get((done.changed, done.blocked), 'was not blocked')}"
+
+
+def _standing(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    kind, name = _kind(values)
+    found = SQL.run(connection, "blocked", {"org_id": values["org_id"], "kind": kind, "name": name}).first()
+    return [Fact(f"The {kind} {name}", "runs" if found is None else "blocked")]
+
+
+ACTIONS: Final = (
+    Action(
+        "execution block",
+        "Block executions",
+        "Accept no more runs of a project, or none that do an action; executions that run continue.",
+        _block,
+        _said,
+        path="/v1/orgs/{org_id}/block",
+        scope="executions:write",
+        facts=_standing,
+    ),
+)

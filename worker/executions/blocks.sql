@@ -1,0 +1,4 @@
+-- What of an organisation is blocked.
+
+-- name: blocked
+SELECT 1 FROM run_blocks WHERE org_id = :org_id AND kind = :kind AND name = :name

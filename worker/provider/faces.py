@@ -1,0 +1,417 @@
+"""Providers, as people and programs see and change them.
+
+Guarantee: an action on a provider shows first what waits to be sent there, of which organisations, and from when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Capabilities
+from drawdown.schema import ids
+from drawdown.schema.declare import (
+    ID,
+    WINDOW,
+    Action,
+    Asked,
+    Column,
+    Fact,
+    Listing,
+    Look,
+    New,
+    Page,
+    Providers,
+    Showing,
+    Undo,
+    Values,
+    whole,
+)
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
+from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS
+from drawdown.worker.catalog import terms
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.provider.lists import ProviderLine, provider_lines
+from drawdown.worker.provider.shadows import in_shadow
+from drawdown.worker.verdict import rates
+from drawdown.worker.verdict.rates import Prices, Quantity, RateRow
+from drawdown.worker.verdict.rules import UNREAD_STOP_MS
+
+SQL = queries(__file__)
+
+MAX_RATE: Final = 10**12
+"""Of millionths, and of base units, that a rate names."""
+MOST_NAMED: Final = 5
+"""Organisations that a dry run names; of others their number is shown."""
+Name = Annotated[str, ID, "The provider's name"]
+Policy = Literal["go_on", "estimate", "stop"]
+
+
+def require_biller(connection: sa.Connection, known: Providers | None, name: str, what: str) -> None:
+    """A provider that is set up here, or that somebody was assigned to.
+
+    Errors: Refused for one that bills nothing here; UnknownId for any other, with the nearest.
+    """
+    if name in EXEMPT_PROVIDERS:
+        raise Refused(f"{name} bills nothing here: {what}")
+    here = set() if known is None else {*known.capabilities, *known.broken}
+    if name not in here and not ids.is_known(connection, ids.PROVIDER, name):
+        there = [line.provider for line in provider_lines(connection, 0)]
+        ids.require_among(ids.PROVIDER, name, {*here, *there, *EXEMPT_PROVIDERS})
+
+
+@dataclass(frozen=True)
+class ProviderPaused:
+    """Whether nothing is sent to a provider now; since when it was paused before, and why (null: it was not)."""
+
+    provider: str
+    paused: bool
+    since_ms: int | None
+    was_reason: str | None
+
+
+def _pause(connection: sa.Connection, asked: Asked, provider: Name, *, undo: Undo = False) -> ProviderPaused:
+    require_biller(connection, asked.providers, provider, "there is nothing to pause")
+    if undo:
+        return ProviderPaused(
+            provider, paused=False, since_ms=providers.resume(connection, provider, asked.by), was_reason=None
+        )
+    before = providers.pause(connection, provider, asked.by)
+    since_ms, reason = before or (None, None)
+    return ProviderPaused(provider, paused=True, since_ms=since_ms, was_reason=reason)
+
+
+def _paused(done: ProviderPaused) -> str:
+    if not done.paused:
+        return f"{done.provider}: resumed; it had been paused since {show_time(done.since_ms)}"
+    undo = typed("drawdown", "provider", "pause", done.provider, "--undo")
+    was = "not paused" if done.since_ms is None else f"paused since {show_time(done.since_ms)}: {done.was_reason}"
+    return f"{done.provider}: paused; before: {was}; `{undo}` ends it"
+
+
+@dataclass(frozen=True)
+class PolicySet:
+    """What holds for running organisations of a plan (empty: of every other one) while the provider cannot be read.
+    `was`: what was set before; null: nothing."""
+
+    provider: str
+    plan: str
+    policy: str | None
+    was: str | None
+
+
+def _when_down(
+    connection: sa.Connection,
+    asked: Asked,
+    provider: Name,
+    *,
+    policy: Annotated[Policy | None, "Keep them running, run them by estimates (the default), or stop them"] = None,
+    plan: Annotated[str, ID, "Only customers of this plan; every other plan without it"] = "",
+    undo: Undo = False,
+    new: New = False,
+) -> PolicySet:
+    require_biller(connection, asked.providers, provider, "nothing reads it")
+    if undo == bool(policy):
+        raise UsageError(f"give --policy ({', '.join(rates.POLICIES)}), or --undo", at="policy")
+    if policy is None:
+        was: str | None = providers.end_when_down(connection, provider, plan, asked.by)
+    else:
+        was = providers.set_when_down(connection, provider, plan, policy, asked.by, new=new)
+    return PolicySet(provider, plan, policy, was)
+
+
+def _said(done: PolicySet) -> str:
+    of = f"the plan {done.plan}" if done.plan else "every other plan"
+    if done.policy is None:
+        now = "as for every other plan" if done.plan else rates.DEFAULT_POLICY
+    else:
+        stops = f" once it was unreadable for {UNREAD_STOP_MS // MINUTE_MS} min" if done.policy == "stop" else ""
+        now = done.policy + stops
+    return f"{done.provider}, {of}: {now}; before: {done.was or 'nothing was set'}"
+
+
+@dataclass(frozen=True)
+class ProviderRateSet:
+    """The rate of a feature at a provider, which estimates go by: `micro` millionths of the balance's unit for each
+    `per_quantity` base units, for usage of windows from `start_ms` on."""
+
+    provider: str
+    feature: str
+    micro: int
+    per_quantity: int
+    start_ms: int
+
+
+def _rate(
+    connection: sa.Connection,
+    asked: Asked,
+    provider: Name,
+    feature: Annotated[str, ID, "The feature"],
+    *,
+    micro: Annotated[int, whole(0, MAX_RATE), "Millionths of the unit of its balance"],
+    per: Annotated[int, whole(1, MAX_RATE), "For this many base units (seconds, or MB-seconds)"] = 1,
+    from_ms: Annotated[int | None, WINDOW, "For usage from this window on"] = None,
+    new: New = False,
+) -> ProviderRateSet:
+    require_biller(connection, asked.providers, provider, "there is nothing to estimate")
+    told = _capabilities(asked.providers).get(provider)
+    tells = told is None or told.costs
+    start = providers.set_rate(
+        connection, provider, feature, (micro, per), asked.by, from_ms=from_ms, new=new, tells=tells
+    )
+    return ProviderRateSet(provider, feature, micro, per, start)
+
+
+def _capabilities(known: Providers | None) -> Mapping[str, Capabilities]:
+    return {} if known is None else known.capabilities
+
+
+def _rated(done: ProviderRateSet) -> str:
+    each = f"{done.micro:,} millionths per {done.per_quantity:,}"
+    return f"{done.feature} at {done.provider}: {each} from {show_time(done.start_ms)} on"
+
+
+# How it stands.
+
+
+def _billed(connection: sa.Connection, provider: str, now_ms: int) -> Fact:
+    """The organisations that are billed there now."""
+    values = {"provider": provider, "now_ms": now_ms}
+    count = int(SQL.run(connection, "count_billed", values).scalar_one())
+    names = [str(name) for name in SQL.run(connection, "billed", {**values, "at_most": MOST_NAMED}).scalars()]
+    more = f" and {count - len(names):,} more" if count > len(names) else ""
+    return Fact("Organisations", f"{count:,}: {', '.join(names)}{more}" if count else "none")
+
+
+def _facts_of_pause(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    name = values["provider"]
+    require_biller(connection, asked.providers, name, "there is nothing to pause")
+    found = terms.paused(connection).get(name)
+    rows = SQL.run(connection, "waiting", {"provider": name}).all()
+    worth = Prices(connection).worth(Quantity(name, row.feature, int(row.window_ms), int(row.quantity)) for row in rows)
+    since = min((int(row.window_ms) for row in rows), default=None)
+    return [
+        Fact("Sent to", "yes" if found is None else f"no: paused since {show_time(found[0])}: {found[1]}"),
+        _billed(connection, name, asked.by.now_ms),
+        Fact("Waits to be sent", str(worth), fixed=False),
+        Fact("Used from", show_time(since) or "-", fixed=False),
+    ]
+
+
+def _facts_of_policy(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    found = rates.policies_of(connection, values["provider"])
+    plan = values["plan"]
+    now_ms = asked.by.now_ms
+    span = {"provider": values["provider"], "now_ms": now_ms, "unread_ms": now_ms - UNREAD_STOP_MS}
+    unread = SQL.run(connection, "unread", span).scalar_one()
+    return [
+        Fact(f"Plan {plan}" if plan else "Every other plan", rates.policy_for(found, plan)),
+        _billed(connection, values["provider"], now_ms),
+        Fact(f"Not read for {UNREAD_STOP_MS // MINUTE_MS} min", f"{int(unread):,} organisations", fixed=False),
+        Fact("Charges", "no credits change"),
+        Fact("From", "now"),
+    ]
+
+
+def _facts_of_rate(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    """How estimates of the usage that was sealed since then change."""
+    name, feature = values["provider"], values["feature"]
+    since = values["from_ms"] or 0
+    rows = SQL.run(connection, "of_feature", {"provider": name, "feature": feature, "from_ms": since}).all()
+    worth = Prices(connection).worth(Quantity(name, feature, int(row.window_ms), int(row.quantity)) for row in rows)
+    begins = min((int(row.window_ms) for row in rows), default=None)
+    newest = [row for row in rates.rate_rows(connection, name) if row.feature == feature][-1:]
+    return [
+        Fact("Newest rate", "".join(f"{row.micro:,} millionths per {row.per_quantity:,}" for row in newest) or "none"),
+        Fact("Estimate of sealed usage", str(worth), fixed=False),
+        Fact("Organisations", f"{max((int(row.orgs) for row in rows), default=0):,} at most in a window", fixed=False),
+        Fact("Used from", show_time(begins) or "-", fixed=False),
+    ]
+
+
+# What is shown.
+
+
+@dataclass(frozen=True)
+class ProviderRow:
+    """A provider. `state`: ready, shadow, paused, changed (its settings differ from the terms in force), dormant (it
+    has no key here), broken (its settings are wrong here) or missing (it is not installed here); `why` says more.
+    `orgs`: are billed there now; `oldest_ms`: since when the oldest push waits."""
+
+    provider: str
+    state: str
+    why: str | None
+    orgs: int
+    without_customer: int
+    open_pushes: int
+    oldest_ms: int | None
+
+
+@dataclass(frozen=True)
+class PolicyRow:
+    """What holds for a plan (empty: every other one) while the provider cannot be read."""
+
+    plan: str
+    policy: str
+
+
+@dataclass(frozen=True)
+class ShownProvider(ProviderRow):
+    """A provider, the terms in force, its policies, and the rates that estimates go by."""
+
+    live_from_ms: int | None
+    terms: dict[str, object]
+    policies: list[PolicyRow]
+    rates: list[RateRow]
+
+
+def rows_of(connection: sa.Connection, known: Providers | None, now_ms: int) -> list[ProviderRow]:
+    """All that are set up here, or that are known of, by name."""
+    kept = {one.provider: one for one in provider_lines(connection, now_ms)}
+    paused = terms.paused(connection)
+    changed = terms.changed(connection, _capabilities(known))
+    here = set() if known is None else {*known.providers, *known.broken}
+    shadows = {one.provider: str(one) for one in reversed(in_shadow(connection, now_ms))}
+    found = []
+    for name in sorted({*here, *kept} - EXEMPT_PROVIDERS):
+        one = kept.get(name, ProviderLine(name))
+        state, why = _state(known, name, paused, changed, shadows, now_ms)
+        found.append(ProviderRow(name, state, why, one.orgs, one.without_customer, one.open_pushes, one.oldest_ms))
+    return found
+
+
+def _state(
+    known: Providers | None,
+    name: str,
+    paused: Mapping[str, tuple[int, str]],
+    changed: Mapping[str, str],
+    shadows: Mapping[str, str],
+    now_ms: int,
+) -> tuple[str, str | None]:
+    if known is not None and name in known.broken:
+        return "broken", known.broken[name]
+    provider: Any = None if known is None else known.providers.get(name)
+    if provider is None:
+        return "missing", "its package is not installed here"
+    if name in paused:
+        since, reason = paused[name]
+        return "paused", f"since {show_time(since)}: {reason}"
+    if provider.dormant is not None:
+        return "dormant", provider.dormant
+    if name in changed:
+        return "changed", changed[name]
+    live = provider.capabilities.live_from_ms
+    if live is not None and live > now_ms:
+        return "shadow", shadows.get(name, "usage is sealed and compared, and nothing is sent")
+    return "ready", None
+
+
+def _list(connection: sa.Connection, look: Look) -> Page[ProviderRow]:
+    return Page(rows_of(connection, look.providers, look.now_ms))
+
+
+def _show(connection: sa.Connection, look: Look, provider: Name) -> ShownProvider:
+    require_biller(connection, look.providers, provider, "there is nothing to show")
+    row = next((one for one in rows_of(connection, look.providers, look.now_ms) if one.provider == provider), None)
+    if row is None:
+        raise Refused(f"{provider} appeared this moment: try again")
+    line = next((one for one in provider_lines(connection, look.now_ms) if one.provider == provider), None)
+    policies = [PolicyRow(*pair) for pair in sorted(rates.policies_of(connection, provider).items())]
+    stored = line or ProviderLine(provider)
+    return ShownProvider(
+        **vars(row), live_from_ms=stored.live_from_ms, terms=stored.terms, policies=policies,
+        rates=rates.rate_rows(connection, provider),
+    )  # fmt: skip
+
+
+def _rates(connection: sa.Connection, look: Look, provider: Name) -> Page[RateRow]:
+    require_biller(connection, look.providers, provider, "there is nothing to estimate")
+    return Page(rates.rate_rows(connection, provider))
+
+
+def _set_by(row: RateRow) -> str:
+    return row.actor if row.balance is None else f"{row.balance}, as the provider tells"
+
+
+RATES: Final = (
+    "feature", Column("start_ms", "from"), Column("micro", "#millionths"), Column("per_quantity", "#per"),
+    Column("actor", "set by", of_row=_set_by), "in_use",
+)  # fmt: skip
+READ: Final = "catalog:read"
+WRITE: Final = "catalog:write"
+PLACE: Final = "/console/providers"
+PAUSE: Final = Action(
+    "provider pause",
+    "Pause a provider",
+    "Send nothing to a provider until --undo. Usage is still sealed, and waits.",
+    _pause,
+    _paused,
+    path="/v1/providers/{provider}/pause",
+    scope=WRITE,
+    facts=_facts_of_pause,
+    place=PLACE,
+)
+ACTIONS: Final = (
+    PAUSE,
+    Action(
+        "provider when-down",
+        "Set a policy for outages",
+        "Set what holds for running organisations while their provider cannot be read. A halted one stays halted.",
+        _when_down,
+        _said,
+        path="/v1/providers/{provider}/when-down",
+        scope=WRITE,
+        facts=_facts_of_policy,
+    ),
+    Action(
+        "provider rate",
+        "Set a provider's rate",
+        "Set the rate of a feature at a provider, for estimates alone: nothing is charged by it. Costs that the "
+        "provider reports, such as the credit schema of Autumn, come first. At Autumn, a feature that draws from its "
+        "own balance takes 1,000,000 millionths for 1 base unit.",
+        _rate,
+        _rated,
+        path="/v1/providers/{provider}/rates/{feature}",
+        scope=WRITE,
+        facts=_facts_of_rate,
+    ),
+)
+LISTS: Final = (
+    Listing(
+        "provider list",
+        "Providers",
+        "List providers: ready, dormant, paused or broken; organisations, and what is open.",
+        _list,
+        ("provider", "state", "why", Column("orgs", "#orgs"), Column("without_customer", "#without customer"),
+         Column("open_pushes", "#open pushes")),
+        holds="providers",
+        path="/v1/providers",
+        scope=READ,
+    ),
+    Showing(
+        "provider show",
+        "Provider",
+        "Show a provider: its state, the terms in force, its policies for outages, and its rates.",
+        _show,
+        path="/v1/providers/{provider}",
+        scope=READ,
+        parts={"policies": ("When it cannot be read", ("plan", "policy")), "rates": ("Rates", RATES)},
+        most=0,
+    ),
+    Listing(
+        "provider rates",
+        "Rates of a provider",
+        "List the rates of a provider, which estimates go by.",
+        _rates,
+        RATES,
+        holds="rates",
+        path="/v1/providers/{provider}/rates",
+        scope=READ,
+    ),
+)  # fmt: skip

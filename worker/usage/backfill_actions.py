@@ -1,0 +1,315 @@
+"""Backfills, as people and programs see and change them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.schema import ids
+from drawdown.schema.clock import utc
+from drawdown.schema.declare import (
+    ID,
+    ORG,
+    WINDOW,
+    Action,
+    Asked,
+    Column,
+    Fact,
+    Label,
+    Listing,
+    Look,
+    More,
+    OrgId,
+    Page,
+    Showing,
+    Size,
+    Values,
+)
+from drawdown.schema.errors import UnknownId
+from drawdown.schema.text import clean, typed
+from drawdown.schema.typed.parsing import show_credits, show_time
+from drawdown.worker.engine.witness import Witness
+from drawdown.worker.usage import affected, backfills
+from drawdown.worker.usage.backfills import Backfill, BackfillRow, Diff, DiffLine, Left, list_backfills, show_backfill
+from drawdown.worker.usage.withdrawals import judge_backfill
+
+Name = Annotated[str, ID, "The backfill's name"]
+MOST_REVERTED: Final = 5_000
+"""Events that a form, a call or a dry run takes back in one transaction, which seals wait for."""
+MOST_COMPARED: Final = 10_000
+"""Events of an open one that a program may have compared; the command line compares any number."""
+
+
+@dataclass(frozen=True)
+class ShownBackfill(BackfillRow):
+    """A backfill. While it is open: events by what would become of them, what closing would bill by feature and in all
+    (null: a feature has no price, or it is closed), what that leaves of the wallet, and the hash that closes it; null
+    of one that holds too much to compare at once."""
+
+    counts: dict[str, int]
+    lines: list[DiffLine]
+    price_micro: int | None
+    left: Left | None
+    hash: str | None
+
+
+@dataclass(frozen=True)
+class BackfillClosed(BackfillRow):
+    """A backfill that is usage now. `price`: by the ledger's rate card (null: not known, or it was closed before)."""
+
+    price_micro: int | None
+    left: Left | None
+
+
+@dataclass(frozen=True)
+class BackfillReverted:
+    """A backfill whose events count no more, and its state before. `withdrawn`: of its events, in all."""
+
+    backfill: str
+    was: str
+    withdrawn: int
+
+
+def _list(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    org_id: Annotated[str | None, ORG, "Of this organisation alone"] = None,
+) -> Page[BackfillRow]:
+    return Page(list_backfills(connection, org_id=org_id or "", most=look.most))
+
+
+def _show(connection: sa.Connection, look: Look, backfill: Name) -> ShownBackfill:
+    found = show_backfill(connection, backfill)
+    if look.only is not None and found.org_id != look.only:
+        raise UnknownId(f"{look.only} has no backfill {backfill}", ids.BACKFILL.noun)
+    compared = found.state == "open" and (look.patient or found.events <= MOST_COMPARED)
+    if not compared:
+        return ShownBackfill(**vars(found), counts={}, lines=[], price_micro=None, left=None, hash=None)
+    diff = backfills.diff(connection, backfill)
+    left = _left(connection, found, diff, look.now_ms)
+    return ShownBackfill(
+        **vars(found), counts=diff.counts, lines=diff.lines, price_micro=diff.price_micro, left=left, hash=diff.hash
+    )
+
+
+def _open(
+    connection: sa.Connection,
+    asked: Asked,
+    backfill: Name,
+    *,
+    org_id: OrgId,
+    from_ms: Annotated[int, WINDOW, "Of events used from this window boundary on"],
+    to_ms: Annotated[int, WINDOW, "Of events used before this window boundary"],
+) -> Backfill:
+    return backfills.open_backfill(connection, backfill, org_id, from_ms, to_ms, asked.by)
+
+
+def _close(
+    connection: sa.Connection,
+    asked: Asked,
+    backfill: Name,
+    *,
+    hash_: Annotated[str, ID, "Of what `backfill show` showed", Label("Hash of what it showed")],
+) -> BackfillClosed:
+    diff = backfills.close(connection, backfill, hash_, asked.by)
+    found = show_backfill(connection, backfill)
+    left = _left(connection, found, diff, asked.by.now_ms)
+    return BackfillClosed(**vars(found), price_micro=diff.price_micro, left=left)
+
+
+@dataclass(frozen=True)
+class _Going:
+    """What a backfill was before its first portion was reverted, and the database that was judged then."""
+
+    was: str
+    judged: Witness | None
+
+
+def _revert(connection: sa.Connection, asked: Asked, backfill: Name) -> BackfillReverted | More:
+    going: _Going | None = asked.state
+    if going is None:
+        state = show_backfill(connection, backfill).state
+        going = _Going(state, judge_backfill(connection, backfill))
+    _, done = backfills.revert(connection, backfill, asked.by, going.judged)
+    if not done:
+        return More(going)
+    return BackfillReverted(backfill, going.was, show_backfill(connection, backfill).withdrawn)
+
+
+def _left(connection: sa.Connection, found: BackfillRow, diff: Diff, now_ms: int) -> Left | None:
+    """What it leaves of the wallet here that it is charged to; None: of none, or what it costs is not known."""
+    prices = [one.price_micro for one in diff.lines if one.provider == EMBEDDED and one.code is None]
+    known = [price for price in prices if price is not None]
+    if not prices or len(known) < len(prices):
+        return None
+    return backfills.left_after(connection, found, sum(known), now_ms)
+
+
+# In words.
+
+
+def _opened(done: Backfill) -> str:
+    return f"{done.backfill}: open for {done.org_id}, {show_time(done.from_ms)} to {show_time(done.to_ms)}"
+
+
+def _closed(done: BackfillClosed) -> list[str]:
+    return [f"{done.backfill}: closed; {done.went_in}", *_left_lines(done.left, "the next tick")]
+
+
+def _reverted(done: BackfillReverted) -> str:
+    said = {
+        "reverted": f"was reverted before; {done.withdrawn:,} events are withdrawn",
+        "open": "reverted; it was open, and nothing of it was usage",
+    }.get(
+        done.was,
+        f"reverted; {done.withdrawn:,} of its events are withdrawn now, and the next tick gives back what is still "
+        "billed",
+    )
+    return f"{done.backfill}: {said}"
+
+
+def _would(found: ShownBackfill) -> list[str]:
+    """What closing it does, beneath the table of it."""
+    if found.hash is None:
+        return []
+    counts = ", ".join(f"{times:,} {what}" for what, times in sorted(found.counts.items())) or "no event"
+    total = "not known: a feature has no price"
+    if found.price_micro is not None:
+        total = f"{show_credits(found.price_micro)} credits"
+    close_it = f"drawdown backfill close {typed(found.backfill, '--hash', found.hash)}"
+    waits = _waits_lines(found)
+    return [counts, f"in all: {total}", *waits, *_left_lines(found.left, "closing"), f"to close it: {close_it}"]
+
+
+def _waits_lines(found: ShownBackfill) -> list[str]:
+    """What bills the events that would wait."""
+    since = utc(found.from_ms)
+    commands: dict[str, tuple[str, ...]] = {}
+    for one in found.lines:
+        if one.code == "unassigned":
+            commands[one.code] = ("drawdown", "org", "assign", found.org_id, "--from", since)
+        elif one.code == "unmapped":
+            commands[one.what] = ("drawdown", "feature", "map-event", one.what, "FEATURE", "--from", since)
+    return [f"{clean(what)}: waits, and costs nothing before `{typed(*words)}`" for what, words in commands.items()]
+
+
+def _left_lines(left: Left | None, what: str) -> list[str]:
+    """`what`: what takes it."""
+    if left is None:
+        return []
+    command = typed("drawdown", "ledger", "grant", left.customer_id, "CREDITS")
+    then = f", which halts {left.org_id}, unless `{command}` comes first" if left.halts else ""
+    has, rest = show_credits(left.has_micro), show_credits(left.left_micro)
+    return [f"{left.customer_id} has {has} credits: {what} leaves {rest}{then}"]
+
+
+def _price(line: DiffLine) -> str:
+    return "-" if line.code or line.price_micro is None else show_credits(line.price_micro)
+
+
+def _waits(line: DiffLine) -> str:
+    return f"waits: {line.code}" if line.code else ""
+
+
+# How it stands.
+
+
+def _standing(connection: sa.Connection, _asked: Asked, values: Values) -> list[Fact]:
+    found = show_backfill(connection, values["backfill"])
+    return [
+        Fact("State", found.state),
+        Fact("Events", f"{found.events:,}"),
+        Fact("Of them withdrawn", f"{found.withdrawn:,}"),
+    ]
+
+
+def _open_of(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    found = [one.backfill for one in list_backfills(connection, org_id=values["org_id"]) if one.state == "open"]
+    return [Fact("Open of the organisation", ", ".join(found) or "none")]
+
+
+def _given_back(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    return [*_standing(connection, asked, values), *affected.of_backfill(connection, values["backfill"]).facts()]
+
+
+def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    rows = show_backfill(connection, values["backfill"]).events
+    return affected.of_backfill(connection, values["backfill"]).size(rows)
+
+
+READ: Final = "usage:read"
+WRITE: Final = "usage:write"
+PLACE: Final = "/console/backfill?key={backfill}"
+OPEN: Final = Action(
+    "backfill open",
+    "Open a backfill",
+    "Begin a backfill: events of the past that are no usage until it is closed. An organisation has one at a time.",
+    _open,
+    _opened,
+    path="/v1/backfills/{backfill}",
+    scope=WRITE,
+    facts=_open_of,
+)
+CLOSE: Final = Action(
+    "backfill close",
+    "Close the backfill",
+    "Make usage of what was shown. The next tick bills it as usage that came late.",
+    _close,
+    _closed,
+    path="/v1/backfills/{backfill}/close",
+    scope=WRITE,
+    facts=_standing,
+    place=PLACE,
+)
+REVERT: Final = Action(
+    "backfill revert",
+    "Revert the backfill",
+    "Withdraw all that went in by a backfill, for good; the next tick gives back what was billed. If it is "
+    "interrupted, give it again. Right events come in under ids of their own.",
+    _revert,
+    _reverted,
+    path="/v1/backfills/{backfill}/revert",
+    scope=WRITE,
+    facts=_given_back,
+    size=_size,
+    place=PLACE,
+    at_once=MOST_REVERTED,
+)
+ACTIONS: Final = (OPEN, CLOSE, REVERT)
+LISTS: Final = (
+    Listing(
+        "backfill list",
+        "Backfills",
+        "List backfills, the latest first.",
+        _list,
+        ("backfill", Column("org_id", "org"), Column("from_ms", "from"), Column("to_ms", "to"), "state",
+         Column("events", "#events"), Column("withdrawn", "#withdrawn"), Column("actor", "by")),
+        holds="backfills",
+        path="/v1/backfills",
+        scope=READ,
+    ),
+    Showing(
+        "backfill show",
+        "Backfill",
+        "Show what closing a backfill would bill, with the hash that closes it; or what became of it.",
+        _show,
+        path="/v1/backfills/{backfill}",
+        scope=READ,
+        open=True,
+        parts={
+            "lines": (
+                "Closing would bill",
+                (Column("what", "feature"), "provider", Column("events", "#events"), Column("quantity", "#quantity"),
+                 Column("windows", "#windows"), Column("price_micro", "#credits", of_row=_price),
+                 Column("code", " ", of_row=_waits)),
+            ),
+        },
+        most=0,
+        notes=_would,
+    ),
+)  # fmt: skip

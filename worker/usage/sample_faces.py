@@ -1,0 +1,284 @@
+"""Samples, as programs see and change them. The commands take ids of any characters, and end with 1 for those left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import require_org
+from drawdown.schema.declare import (
+    KEY,
+    ORG,
+    TEXT,
+    TIME,
+    Action,
+    Asked,
+    Column,
+    Fact,
+    Label,
+    Listing,
+    Look,
+    OrgId,
+    Page,
+    Size,
+    Undo,
+    Values,
+    whole,
+)
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.typed.parsing import require_range
+from drawdown.worker.sources.samples.quarantine import (
+    QuarantineFilter,
+    SampleRow,
+    list_quarantined,
+    require_reason,
+)
+from drawdown.worker.usage import affected, quarantined, withdrawals
+from drawdown.worker.usage.lists import list_samples
+from drawdown.worker.usage.quarantined import Mended
+from drawdown.worker.usage.withdrawals import Withdrawn
+
+Ids = Annotated[list[str], KEY, "Samples, by their ids; or choose them by the other fields", Label("Samples")]
+OfOrg = Annotated[str | None, ORG, "Only of this organisation"]
+OfReason = Annotated[str, TEXT, "Only for this reason"]
+Since = Annotated[int | None, TIME, "Only what came in from this time on"]
+Until = Annotated[int | None, TIME, "Only what came in before this time"]
+Expect = Annotated[int | None, whole(0, 10**9), "Refuse it unless it is so many"]
+Unit = Literal["auto", "s", "ms", "us", "ns", "iso"]
+
+
+def chosen_of(
+    connection: sa.Connection,
+    ids: Sequence[str] | None,
+    org_id: str | None,
+    why: str,
+    from_ms: int | None,
+    to_ms: int | None,
+) -> QuarantineFilter:
+    """Errors: UnknownId for an organisation or a reason there is not; UsageError."""
+    require_range(from_ms, to_ms)
+    if org_id:
+        require_org(connection, org_id)
+    if why:
+        require_reason(connection, why)
+    return QuarantineFilter(tuple(ids or ()), org_id or "", why, from_ms, to_ms)
+
+
+def require_choice(chosen: QuarantineFilter) -> None:
+    """Errors: UsageError for neither ids nor a filter, and for both."""
+    if chosen == QuarantineFilter() or (chosen.ids and chosen != QuarantineFilter(ids=chosen.ids)):
+        raise UsageError("name samples by their ids, or choose them by --org, --why, --from, --to")
+
+
+def require_expected(expect: int | None, found: int) -> None:
+    """Errors: Refused for another number than was seen."""
+    if expect not in (None, found):
+        raise Refused(f"they are {found:,} by now, and not {expect:,}: look again with --dry-run")
+
+
+@dataclass(frozen=True)
+class SamplesMended:
+    """Quarantined samples that are entered again, each under an id of its own; or why one is not."""
+
+    mended: list[Mended]
+
+
+def _mend(
+    connection: sa.Connection,
+    asked: Asked,
+    ids: Ids | None = None,
+    *,
+    org_id: OfOrg = None,
+    why: OfReason = "",
+    from_ms: Since = None,
+    to_ms: Until = None,
+    as_: Annotated[Unit, "In which unit their times are; auto: as fits"] = "auto",
+    expect: Expect = None,
+) -> SamplesMended:
+    chosen = chosen_of(connection, ids, org_id, why, from_ms, to_ms)
+    require_choice(chosen)
+    done = quarantined.mend(connection, chosen, asked.by, unit=as_)
+    require_expected(expect, sum(sample.new_id is not None for sample in done))
+    return SamplesMended(done)
+
+
+@dataclass(frozen=True)
+class SamplesDismissed:
+    """Quarantined samples that are set aside, and never billed; or, undone, are quarantined again."""
+
+    dismissed: list[str]
+    undo: bool
+
+
+def _dismiss(
+    connection: sa.Connection,
+    asked: Asked,
+    ids: Ids | None = None,
+    *,
+    org_id: OfOrg = None,
+    why: OfReason = "",
+    from_ms: Since = None,
+    to_ms: Until = None,
+    undo: Undo = False,
+    expect: Expect = None,
+) -> SamplesDismissed:
+    if undo and (org_id or why or from_ms is not None or to_ms is not None):
+        raise UsageError("--undo takes back by id alone: name the samples (`drawdown audit list` has their ids)")
+    chosen = chosen_of(connection, ids, org_id, why, from_ms, to_ms)
+    require_choice(chosen)
+    if undo:
+        done = quarantined.undo_dismiss(connection, chosen.ids, asked.by)
+    else:
+        done = quarantined.dismiss(connection, chosen, asked.by)
+    require_expected(expect, len(done))
+    return SamplesDismissed(done, undo)
+
+
+@dataclass(frozen=True)
+class SamplesWithdrawn:
+    """Samples that count no more; `already`: it was withdrawn before."""
+
+    withdrawn: list[Withdrawn]
+
+
+def _withdraw(
+    connection: sa.Connection, asked: Asked, ids: Annotated[list[str], KEY, "Samples, by their ids", Label("Samples")]
+) -> SamplesWithdrawn:
+    return SamplesWithdrawn(withdrawals.withdraw(connection, ids, asked.by))
+
+
+def _given_back(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    return affected.of_samples(connection, values["ids"]).facts()
+
+
+def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    return affected.of_samples(connection, values["ids"]).size(len(values["ids"]))
+
+
+def _waiting(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    """How many of those that are chosen are quarantined."""
+    chosen = chosen_of(connection, values["ids"], values["org_id"], values["why"], values["from_ms"], values["to_ms"])
+    most = quarantined.MAX_MENDED
+    page = list_quarantined(connection, chosen, asked.by.now_ms, most=most)
+    more = "more than " if page.next_after is not None else ""
+    return [Fact("Quarantined", f"{more}{len(page.samples):,}"),
+            Fact("Organisations", f"{len({one.org_id for one in page.samples}):,}")]  # fmt: skip
+
+
+def _many(connection: sa.Connection, asked: Asked, values: Values) -> Size:
+    chosen = chosen_of(connection, values["ids"], values["org_id"], values["why"], values["from_ms"], values["to_ms"])
+    page = list_quarantined(connection, chosen, asked.by.now_ms, most=quarantined.MAX_MENDED)
+    return Size(rows=max(len(page.samples), 1))
+
+
+def _list(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    org_id: OrgId,
+    from_ms: Annotated[int, TIME, "Used from this time on"],
+    to_ms: Annotated[int | None, TIME, "Used before this time; now without it"] = None,
+) -> Page[SampleRow]:
+    until = look.now_ms if to_ms is None else to_ms
+    require_range(from_ms, until)
+    require_org(connection, org_id)
+    return Page(list_samples(connection, org_id, from_ms, until, look.most))
+
+
+def _quarantined(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    org_id: OfOrg = None,
+    why: OfReason = "",
+    from_ms: Since = None,
+    to_ms: Until = None,
+) -> Page[SampleRow]:
+    chosen = chosen_of(connection, None, org_id, why, from_ms, to_ms)
+    page = list_quarantined(connection, chosen, look.now_ms, after=look.after, most=look.most)
+    return Page(page.samples, page.next_after)
+
+
+def _said(done: SamplesMended) -> str:
+    good = sum(one.new_id is not None for one in done.mended)
+    return f"{good:,} of {len(done.mended):,} entered again"
+
+
+def _set_aside(done: SamplesDismissed) -> str:
+    return f"{len(done.dismissed):,} {'quarantined again' if done.undo else 'set aside, and never billed'}"
+
+
+def _withdrawn(done: SamplesWithdrawn) -> str:
+    return f"{len(done.withdrawn):,} withdrawn; the next tick gives back what was billed"
+
+
+READ: Final = "usage:read"
+WRITE: Final = "usage:write"
+ACTIONS: Final = (
+    Action(
+        "sample mend",
+        "Enter samples again",
+        "Enter quarantined samples again whose time alone is wrong. The sample itself never changes: what is entered "
+        "has an id of its own, and the next tick seals it.",
+        _mend,
+        _said,
+        path="/v1/samples/mend",
+        scope=WRITE,
+        facts=_waiting,
+        size=_many,
+        by_hand=True,
+    ),
+    Action(
+        "sample dismiss",
+        "Set samples aside",
+        "Set quarantined samples aside: they are never billed, and no longer counted as quarantined.",
+        _dismiss,
+        _set_aside,
+        path="/v1/samples/dismiss",
+        scope=WRITE,
+        role="admin",
+        facts=_waiting,
+        size=_many,
+        by_hand=True,
+    ),
+    Action(
+        "sample withdraw",
+        "Withdraw samples",
+        "Declare samples wrong; the next tick gives back what was billed for them.",
+        _withdraw,
+        _withdrawn,
+        path="/v1/samples/withdraw",
+        scope=WRITE,
+        facts=_given_back,
+        size=_size,
+        by_hand=True,
+    ),
+)
+LISTS: Final = (
+    Listing(
+        "sample list",
+        "Samples",
+        "List an organisation's samples by the time of their use.",
+        _list,
+        ("sample_id", "ts"),
+        holds="samples",
+        path="/v1/samples",
+        scope=READ,
+        by_hand=True,
+    ),
+    Listing(
+        "sample quarantined",
+        "Quarantined samples",
+        "List samples that cannot be billed, and why, with the time that was perhaps meant.",
+        _quarantined,
+        (Column("sample_id", "sample"), Column("org_id", "org"), Column("reason", "why"), Column("ts", "its time"),
+         Column("meant_ms", "meant, perhaps"), Column("meant_as", "read as")),
+        holds="samples",
+        path="/v1/samples/quarantined",
+        scope=READ,
+        paged=True,
+    ),
+)  # fmt: skip
