@@ -160,11 +160,6 @@ def _own_used_up_is_lost() -> None:
     vars(evidence)["levels"] = levels
 
 
-def _own_at_the_new_cost() -> None:
-    """Own units that were drawn before a change of their cost count as if they had been drawn after it."""
-    vars(evidence)["_repriced"] = lambda *_: ((0, 0), True)
-
-
 PLANTED: dict[str, Callable[[], None]] = {
     "fresh key": _fresh_key,
     "settled apart": _settled_apart,
@@ -177,5 +172,4 @@ PLANTED: dict[str, Callable[[], None]] = {
     "asked is charged": _asked_is_charged,
     "used up is lost": _used_up_is_lost,
     "own used up is lost": _own_used_up_is_lost,
-    "own at the new cost": _own_at_the_new_cost,
 }
