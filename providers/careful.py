@@ -155,7 +155,8 @@ def _parts(found: Sequence[Part]) -> tuple[Part, ...]:
     for part in filter(_is_part, found):
         balance, name = clean(part.balance, MAX_NAME_CHARS), clean(part.name, MAX_NAME_CHARS)
         plan = None if part.plan is None else clean(part.plan, MAX_NAME_CHARS)
-        named[balance, name] = Part(balance, name, part.granted, part.ends_ms, plan)
+        used = part.used if part.used is not None and _is_amount(part.used) else None
+        named[balance, name] = Part(balance, name, part.granted, part.ends_ms, plan, used)
     return tuple(named.values())
 
 
@@ -236,7 +237,8 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
     if len(found) > MAX_FEATURES:
         return ReadFailed(f"balances of {len(found)} features")
     for balance in found.values():
-        if not _is_amount(balance.quantity) or not (balance.since_ms is None or _is_moment(balance.since_ms)):
+        moments = [one for one in (balance.since_ms, balance.earliest_ms) if one is not None]
+        if not _is_amount(balance.quantity) or not all(map(_is_moment, moments)):
             return ReadFailed(f"{_shown(balance.quantity)} since {_shown(balance.since_ms)} is nothing drawn")
         # A part that were left out here would be taken for one that was used up.
         if max(len(balance.parts), len(balance.plans)) > MAX_PARTS or not all(map(_is_part, balance.parts)):

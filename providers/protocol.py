@@ -175,7 +175,8 @@ class RetryAt:
 @dataclass(frozen=True)
 class Rejected:
     """Proven not applied, and sending again would not help. A person, or a rule, decides. `until_credit`: nothing was
-    taken because the customer had no credit. Drawdown bills the usage again once the provider shows credit."""
+    taken because the customer had no credit, or given back because it had no balance that was drawn on. Drawdown bills
+    the usage again once the provider shows credit."""
 
     reason: str
     until_credit: bool = False
@@ -195,13 +196,17 @@ Outcome: TypeAlias = Accepted | Duplicate | Queued | RetryAt | Rejected | Unknow
 class Part:
     """A part of a balance that was granted once, such as a top-up. Autumn drops a part from its answers once it is
     used up exactly (recorded). `granted` is in the unit of the balance. `ends_ms`: when unused credit expires. `plan`:
-    the plan that it came with; when that ends, the part ends."""
+    the plan that it came with; when that ends, the part ends. `used`: how much was drawn from it, of a part that can
+    end before it is used up."""
 
     balance: str
     name: str
     granted: Decimal
     ends_ms: int | None = None
     plan: str | None = None
+    used: Decimal | None = None
+    seen_ms: int = field(default=0, compare=False)
+    """When Drawdown noted it last."""
 
 
 @dataclass(frozen=True)

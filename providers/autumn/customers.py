@@ -149,17 +149,18 @@ def parts_of(found: Mapping[str, object], feature: str) -> list[Part]:
     breakdown = found.get("breakdown")
     parts = [part for part in breakdown if isinstance(part, dict)] if isinstance(breakdown, list) else []
     return [
-        Part(
-            feature,
-            part["id"],
-            granted,
-            part["expires_at"] if type(part.get("expires_at")) is int else None,
-            None if part.get("plan_id") is None else str(part["plan_id"]),
-        )
+        _part(part, feature, granted)
         for part in parts
         if isinstance(part.get("id"), str) and _reset_of(part)[0] is None
         if (granted := _granted(part)) > 0
     ]
+
+
+def _part(part: Mapping[str, object], feature: str, granted: Decimal) -> Part:
+    expires_at, plan = part.get("expires_at"), part.get("plan_id")
+    ends_ms = expires_at if type(expires_at) is int else None
+    used = None if ends_ms is None and plan is None else number(part.get("usage"))
+    return Part(feature, str(part["id"]), granted, ends_ms, None if plan is None else str(plan), used)
 
 
 def _granted(part: Mapping[str, object]) -> Decimal:

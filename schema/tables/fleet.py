@@ -182,8 +182,10 @@ balance_parts = sa.Table(
     ms_column("ends_ms", null=True),
     ms_column("seen_ms"),
     id_column("plan", null=True),
+    sa.Column("used", sa.Text, nullable=True),
     comment="Parts of customers' balances that were granted once, in units of the balance. A provider no longer "
-    "shows a part that is used up exactly, or whose plan ended. seen_ms: when a read first showed it as it is.",
+    "shows a part that is used up exactly, expired, or whose plan ended. used: what was drawn from one that can end. "
+    "seen_ms: when a read or an answer last showed it, to ten minutes.",
 )
 
 ticks = sa.Table(

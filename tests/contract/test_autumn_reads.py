@@ -311,6 +311,15 @@ def test_begin_of_a_cycle_that_ends_a_short_month_is_as_its_plan_tells(
     assert (found["compute"].since_ms, found["compute"].earliest_ms) == (latest, earliest)
 
 
+def test_plan_that_began_too_many_cycles_ago_tells_nothing() -> None:
+    body = customer({"compute": balance(breakdown=[{"plan_id": "team", **part("month", _at("2199-02-28"))}])})
+    plan = {"plan_id": "team", "status": "active", "add_on": False, "started_at": _at("1970-01-30")}
+    body["subscriptions"] = [plan]
+    found = done(stubbed(account(body)).drawn("cus_1"))
+    assert not isinstance(found, ReadFailed)
+    assert found["compute"].earliest_ms == _at("2199-01-28")
+
+
 # The check of an account
 
 

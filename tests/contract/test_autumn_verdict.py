@@ -173,7 +173,8 @@ def test_parts_granted_once_are_told_and_others_are_not() -> None:
     found = state(customer({"credits": balance(breakdown=parts)}))
     assert found.parts == (
         Part("credits", "once", Decimal(20)), Part("credits", "bought", Decimal(7)),
-        Part("credits", "ends", Decimal(5), NOW_MS), Part("credits", "plan", Decimal(10), plan="p"),
+        Part("credits", "ends", Decimal(5), NOW_MS, used=Decimal(0)),
+        Part("credits", "plan", Decimal(10), plan="p", used=Decimal(0)),
         Part("credits", "free", Decimal(3)),
     )  # fmt: skip
 
@@ -182,7 +183,9 @@ def test_parts_granted_once_are_told_and_others_are_not() -> None:
 @needs_recording[1]
 def test_the_recorded_parts() -> None:
     assert [part.name for part in state({**CALLS["B3"].body, "id": "cus_1"}).parts] == ["topup-1", "topup-2"]
-    assert state({**CALLS["B5"].body, "id": "cus_1"}).parts[0] == Part("credits", "promo-1", Decimal(40), 1797009571925)
+    assert state({**CALLS["B5"].body, "id": "cus_1"}).parts[0] == Part(
+        "credits", "promo-1", Decimal(40), 1797009571925, used=Decimal(0)
+    )
 
 
 # What was drawn

@@ -10,7 +10,7 @@ from drawdown.providers.protocol import Drawn, Part
 from drawdown.schema.units import show_quantity
 from drawdown.worker.catalog.costs import Pools, ToldCost, as_rate, as_text, own_cost
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS
-from drawdown.worker.push.evidence import Accounted, Level, levels
+from drawdown.worker.push.evidence import Accounted, Expired, Level, levels
 from drawdown.worker.reconcile.balances import LOST_SPAN_MS, MOST_BESIDE, MOST_LOST, MOST_LOST_SUMS, lost_among
 from tests.cases import cases
 
@@ -105,13 +105,12 @@ def test_part_that_expired_may_have_been_drawn() -> None:
     pools = Pools([told("a", "0.0001")])
     known = [Part("credits", "promo", Decimal(40), ends_ms=7 * HOUR)]
     (level,) = levels({"credits": Drawn(Decimal(3), None)}, pools, known, 8 * HOUR).values()
-    assert level == Level(3 * 10**6, None, expired=40 * 10**6, expired_ms=7 * HOUR)
-    marked = Accounted(ours=3 * 10**6, apart=0, marked_ms=6 * HOUR)
-    assert marked.beyond(level) == (0, 40 * 10**6)
-    at_once = Accounted(ours=3 * 10**6, apart=0, marked_ms=7 * HOUR + MAX_SKEW_MS)
-    assert at_once.beyond(level) == (0, 40 * 10**6), "our clock may be ahead"
-    later = Accounted(ours=3 * 10**6, apart=0, marked_ms=8 * HOUR)
-    assert later.beyond(level) == (0, 0)
+    assert level == Level(3 * 10**6, None, expired=(Expired(0, 40 * 10**6, 7 * HOUR, None),))
+    seen = [Part("credits", "promo", Decimal(40), 7 * HOUR, used=Decimal("3.2"), seen_ms=5)]
+    level = levels({"credits": Drawn(Decimal(3), None)}, pools, seen, 7 * HOUR)["credits"]
+    assert level == Level(6_200_000, None, expired=(Expired(3_200_000, 36_800_000, 7 * HOUR, 5),))
+    marked = Accounted(ours=6_200_000, apart=0, marked_ms=6 * HOUR, expired=(10, 640_000))
+    assert marked.beyond(level) == (-10, 640_000)
 
 
 def test_part_that_is_gone_before_it_ends_was_used_up() -> None:

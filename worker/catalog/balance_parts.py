@@ -2,7 +2,9 @@
 
 Guarantee: a part is kept from when a read first showed it. Source: Autumn drops a part granted once from all its
 answers as soon as it is used up exactly (recorded), so that its absence alone shows what was drawn from it. A part that
-expired is gone, too, and nothing tells how much of it was drawn. The same holds of a part whose plan ended.
+expired is gone, too, and so is a part whose plan ended. What was drawn from such a part is kept as reads and the
+answers to charges show it: each answer shows the parts that its charge drew on. Answers and reads come out of order,
+and a read may be seconds old, so that for a minute nothing makes it less.
 """
 
 from __future__ import annotations
@@ -18,12 +20,18 @@ import structlog
 
 from drawdown.providers.protocol import CustomerState, Part
 from drawdown.schema.sql import queries
+from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.engine.effects import CLOCKS_APART_MS
 
 log = structlog.get_logger()
 SQL = queries(__file__)
 
 MOST_KEPT: Final = 10_000
 """Parts of one customer: with so many no new one is kept, and a person is told what their balance lacks."""
+STALE_MS: Final = MINUTE_MS
+"""What an answer or a read shows may be older than what was noted so long before."""
+KNOWN_FOR_MS: Final = CLOCKS_APART_MS
+"""After which it is noted once more that a part is shown as it was."""
 
 
 def known_parts(connection: sa.Connection, provider: str, customers: Collection[str]) -> Mapping[str, Sequence[Part]]:
@@ -31,7 +39,9 @@ def known_parts(connection: sa.Connection, provider: str, customers: Collection[
     found: dict[str, list[Part]] = defaultdict(list)
     values = {"provider": provider, "customers": [{"customer_id": customer} for customer in sorted(customers)]}
     for row in SQL.run(connection, "known_parts", values) if customers else ():
-        part = Part(str(row.balance), str(row.part), Decimal(row.granted), row.ends_ms, row.plan)
+        used = None if row.used is None else Decimal(row.used)
+        granted, seen_ms = Decimal(row.granted), int(row.seen_ms)
+        part = Part(str(row.balance), str(row.part), granted, row.ends_ms, row.plan, used, seen_ms)
         found[str(row.customer_id)].append(part)
     return found
 
@@ -60,25 +70,41 @@ def _keep(
     known: Mapping[str, Sequence[Part]],
     now_ms: int,
 ) -> None:
-    kept = {customer: set(parts) for customer, parts in known.items() if len(parts) < MOST_KEPT}
-    for customer in sorted(known.keys() - kept.keys()):
+    for customer in sorted(customer for customer, parts in known.items() if len(parts) >= MOST_KEPT):
         log.warning("too_many_parts", provider=provider, customer=customer)
-    rows = [
-        {
-            "customer_id": customer,
-            "balance": part.balance,
-            "part": part.name,
-            "granted": f"{part.granted:f}",
-            "ends_ms": part.ends_ms,
-            "plan": part.plan,
-        }
-        for customer, parts in sorted(shown.items())
-        if customer in kept or customer not in known
-        for part in parts
-        if part not in kept.get(customer, ())
-    ]
+    rows = []
+    for customer, parts in sorted(shown.items()):
+        kept = {(part.balance, part.name): part for part in known.get(customer, ())}
+        for part in sorted(parts, key=lambda part: (part.balance, part.name)):
+            before = kept.get((part.balance, part.name))
+            new = replace(part, seen_ms=now_ms) if before is None else _newer(before, part, now_ms)
+            if new is not None and (before is not None or len(kept) < MOST_KEPT):
+                rows.append(_row(customer, new))
     if rows:
-        SQL.run(connection, "note_parts", {"provider": provider, "parts": rows, "now_ms": now_ms})
+        SQL.run(connection, "note_parts", {"provider": provider, "parts": rows})
+
+
+def _newer(before: Part, part: Part, now_ms: int) -> Part | None:
+    """What is to be kept of a part; None: nothing is new."""
+    if part.seen_ms:  # it ended, and was last shown when it was
+        return part
+    if before.used is not None and part.used is not None and now_ms < before.seen_ms + STALE_MS:
+        part = replace(part, used=max(before.used, part.used))
+    is_old = part.used is not None and now_ms >= before.seen_ms + KNOWN_FOR_MS
+    return replace(part, seen_ms=now_ms) if part != before or is_old else None
+
+
+def _row(customer: str, part: Part) -> dict[str, object]:
+    return {
+        "customer_id": customer,
+        "balance": part.balance,
+        "part": part.name,
+        "granted": f"{part.granted:f}",
+        "ends_ms": part.ends_ms,
+        "plan": part.plan,
+        "used": None if part.used is None else f"{part.used:f}",
+        "seen_ms": part.seen_ms,
+    }
 
 
 def _ended(known: Sequence[Part], state: CustomerState, now_ms: int) -> list[Part]:

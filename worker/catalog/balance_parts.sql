@@ -1,13 +1,14 @@
 -- Parts of customers' balances that were granted once.
 
 -- name: known_parts
-SELECT b.customer_id, b.balance, b.part, b.granted, b.ends_ms, b.plan
+SELECT b.customer_id, b.balance, b.part, b.granted, b.ends_ms, b.plan, b.used, b.seen_ms
 FROM {rows :customers (customer_id text)} c JOIN balance_parts b ON b.provider = :provider
     AND b.customer_id = c.customer_id
 
 -- name: note_parts
-INSERT INTO balance_parts (provider, customer_id, balance, part, granted, ends_ms, plan, seen_ms)
-SELECT :provider, customer_id, balance, part, granted, ends_ms, plan, :now_ms
-FROM {rows :parts (customer_id text, balance text, part text, granted text, ends_ms bigint, plan text)} r WHERE 1 = 1
+INSERT INTO balance_parts (provider, customer_id, balance, part, granted, ends_ms, plan, used, seen_ms)
+SELECT :provider, customer_id, balance, part, granted, ends_ms, plan, used, seen_ms
+FROM {rows :parts (customer_id text, balance text, part text, granted text, ends_ms bigint, plan text, used text,
+    seen_ms bigint)} r WHERE 1 = 1
 ON CONFLICT (provider, customer_id, balance, part) DO UPDATE SET granted = excluded.granted,
-    ends_ms = excluded.ends_ms, plan = excluded.plan, seen_ms = excluded.seen_ms
+    ends_ms = excluded.ends_ms, plan = excluded.plan, used = excluded.used, seen_ms = excluded.seen_ms

@@ -106,16 +106,26 @@ OwnUnits = Mapping[str, tuple[Decimal, int]]
 
 
 @dataclass(frozen=True)
+class Expired:
+    """A part that ended before it was used up, in quantities of its balance. `used` of it was drawn when it was last
+    shown, at `seen_ms`, and counts as drawn; `left` was left. None: it never was shown with its use."""
+
+    used: int
+    left: int
+    ends_ms: int
+    seen_ms: int | None
+
+
+@dataclass(frozen=True)
 class Level:
-    """What a balance says was drawn from it since `since_ms` (None: since ever), in its own quantities. `expired`: what
-    may have been drawn besides, from parts that were gone by then without having been used up for sure; `expired_ms`:
-    when the last of them went. `is_gone`: no balance is shown at all, so that nothing was given back to one."""
+    """What a balance says was drawn from it since `since_ms` (None: since ever), in its own quantities. `expired`: the
+    parts that are gone without having been used up for sure. `is_gone`: no balance is shown at all, so that nothing was
+    given back to one."""
 
     quantity: int
     since_ms: int | None
     whole: bool = True
-    expired: int = 0
-    expired_ms: int = 0
+    expired: tuple[Expired, ...] = ()
     is_gone: bool = False
     lasting: Outlasting | None = None
     own: OwnUnits = field(default_factory=dict)
@@ -202,6 +212,9 @@ class Accounted:
     """Whether only the latter makes them differ."""
     ended: Ended | None = None
     """The last comparison was of a cycle that is gone: a plan ended."""
+    expired: tuple[int, int] = (0, 0)
+    """How much less and more may have been drawn from parts that ended since the last comparison than when they were
+    last shown."""
     is_range: bool = False
     """Whether `earlier` may be anything in between."""
     of_first: int | None = None
@@ -216,13 +229,15 @@ class Accounted:
         return None if found is None else (found[0] + self.repriced[0], found[1] + self.repriced[1])
 
     def _beyond(self, drawn: Level) -> tuple[int, int] | None:
-        expired = drawn.expired if drawn.expired_ms + MAX_SKEW_MS >= self.marked_ms else 0
+        less, more = self.expired
         if self.apart is not None:
             beyond = drawn.quantity - self.ours - self.apart
-            return beyond + self.hand_below, beyond + self.hand_above + expired
+            return beyond + self.hand_below - less, beyond + self.hand_above + more
         least, most = self.earlier or (0, 0)
         is_known = drawn.whole or self.earlier is not None
-        return (drawn.quantity - self.most - most, drawn.quantity - self.least - least + expired) if is_known else None
+        if not is_known:
+            return None
+        return drawn.quantity - self.most - most - less, drawn.quantity - self.least - least + more
 
     def is_as_settled(self, drawn: Level) -> bool:
         """Whether a balance shows just what is accepted: each push as a person decided it, at the higher of two costs
@@ -298,7 +313,48 @@ def read_accounted(
         if earlier is not None and (exact is not None or not _level(balances, pair).whole):
             is_range = exact is None and earlier[0] != earlier[1]
             found[pair] = replace(found[pair], marked_ms=then.at_ms, earlier=earlier, is_range=is_range)
-    return found
+    expired = _expired(connection, provider, found, balances, pools)
+    return found | {pair: replace(found[pair], expired=bounds) for pair, bounds in expired.items()}
+
+
+def _expired(
+    connection: sa.Connection,
+    provider: str,
+    found: Mapping[CustomerPool, Accounted],
+    balances: Balances,
+    pools: Pools,
+) -> Mapping[CustomerPool, tuple[int, int]]:
+    """By how much parts that ended since the last comparison may have been drawn on otherwise than they were last
+    shown: an answer shows the parts that its charge drew on, so that only charges without one may have drawn more."""
+    ended = {
+        pair: [one for one in _level(balances, pair).expired if one.ends_ms + MAX_SKEW_MS >= now.marked_ms]
+        for pair, now in found.items()
+    }
+    rows = [
+        {
+            "customer_id": pair[0],
+            "feature": feature,
+            "pool": pair[1],
+            "since_ms": min(one.seen_ms or 0 for one in parts) - CLOCKS_APART_MS,
+            "to_ms": max(one.ends_ms for one in parts) + CLOCKS_APART_MS,
+        }
+        for pair, parts in ended.items()
+        if parts
+        for feature in pools.features(pair[1])
+    ]
+    unseen: dict[CustomerPool, tuple[int, int]] = {}
+    for row in SQL.run(connection, "unseen", {"provider": provider, "pairs": rows}) if rows else ():
+        pair = str(row.customer_id), str(row.pool)
+        each = _most(pools, pair[1], str(row.feature))
+        below, above = unseen.get(pair, (0, 0))
+        unseen[pair] = below + int(row.below) * each, above + int(row.above) * each
+    bounds = {}
+    for pair, parts in ended.items():
+        below, above = unseen.get(pair, (0, 0))
+        left = sum(one.left for one in parts if one.seen_ms is not None)
+        unknown = sum(one.left for one in parts if one.seen_ms is None)
+        bounds[pair] = min(below, sum(one.used for one in parts)), min(above, left) + unknown
+    return bounds
 
 
 @dataclass(frozen=True)
@@ -566,8 +622,9 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
         gone = [replace(part, ends_ms=now_ms) if _ended(part, drawn, now_ms) else part for part in gone]
         expired = [part for part in gone if part.ends_ms is not None and part.ends_ms <= now_ms + MAX_SKEW_MS]
         used_up = [part for part in gone if part not in expired]
-        own = _own_units(name, drawn, used_up, pools)
-        credits = Decimal(drawn.quantity) + sum((part.granted for part in used_up if part.balance == name), Decimal(0))
+        drew = [*((part.balance, part.granted) for part in used_up), *((part.balance, _used(part)) for part in expired)]
+        own = _own_units(name, drawn, drew, pools)
+        credits = Decimal(drawn.quantity) + sum((amount for balance, amount in drew if balance == name), Decimal(0))
         quantity = credits * scale + sum((used * each for used, each in own.values()), Decimal(0))
         whole = quantity.to_integral_value(ROUND_HALF_EVEN)
         if not pools.in_credits(name) and whole != quantity:
@@ -577,8 +634,7 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
             drawn.since_ms,
             # Of a balance that begins anew, nothing tells which part of what is gone was drawn since it did.
             drawn.whole and not (gone and drawn.since_ms is not None),
-            int(sum((part.granted * _most(pools, name, part.balance) for part in expired), Decimal(0))),
-            max((part.ends_ms or 0 for part in expired), default=0),
+            tuple(_as_expired(part, _most(pools, name, part.balance)) for part in expired),
             pools.in_credits(name) and drawn.since_ms is None and not (drawn.quantity or drawn.parts or drawn.own),
             _outlasting(drawn, gone, sum(part.granted * _each(pools, name, part.balance) for part in used_up), scale),
             own,
@@ -588,11 +644,20 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
     return found
 
 
-def _own_units(pool: str, drawn: Drawn, used_up: Sequence[Part], pools: Pools) -> OwnUnits:
-    """The own units that were drawn, with those that are gone, as they count now."""
+def _used(part: Part) -> Decimal:
+    return Decimal(0) if part.used is None else max(Decimal(0), min(part.used, part.granted))
+
+
+def _as_expired(part: Part, each: int) -> Expired:
+    used = int((_used(part) * each).to_integral_value(ROUND_CEILING))
+    granted = int((part.granted * each).to_integral_value(ROUND_CEILING))
+    return Expired(used, granted - used, part.ends_ms or 0, None if part.used is None else part.seen_ms)
+
+
+def _own_units(pool: str, drawn: Drawn, drew: Sequence[tuple[str, Decimal]], pools: Pools) -> OwnUnits:
+    """The own units that were drawn, with those that are gone, as they count now. `drew`: from parts that are gone."""
     units: dict[str, Decimal] = {}
-    gone = [(part.balance, part.granted) for part in used_up if part.balance != pool]
-    for feature, used in [*drawn.own.items(), *gone]:
+    for feature, used in [*drawn.own.items(), *((balance, amount) for balance, amount in drew if balance != pool)]:
         units[feature] = units.get(feature, Decimal(0)) + used
     return {feature: (used, _each(pools, pool, feature)) for feature, used in units.items() if used}
 

@@ -499,6 +499,20 @@ FROM (
 -- name: is_plain
 (p.state = 'accepted' AND NOT p.by_hand AND p.sent_qty > 0 AND p.first_attempt_ms IS NOT NULL)
 
+-- name: unseen
+-- What may have been drawn from parts of a balance after they were last shown, and what was given back: by charges without
+-- an answer of the provider, and by any that gave back.
+SELECT w.customer_id, w.pool, p.feature,
+    CAST(SUM(CASE WHEN p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS above,
+    CAST(SUM(CASE WHEN p.sent_qty < 0 THEN -p.sent_qty ELSE 0 END) AS BIGINT) AS below
+FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, to_ms bigint)} w
+JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
+WHERE p.provider = :provider AND p.first_attempt_ms IS NOT NULL AND p.first_attempt_ms < w.to_ms
+    AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.since_ms
+    AND (p.sent_qty < 0 OR EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
+        AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued'))))
+GROUP BY w.customer_id, w.pool, p.feature
+
 -- name: remember
 INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, unsure_qty,
     accepted_qty, used_qty, left_qty, cycle_left_qty, ends_ms, own_units, provider, at_ms)
@@ -542,9 +556,11 @@ WHERE balance_marks.provider = v.provider AND balance_marks.customer_id = v.cust
 
 -- name: waiting
 -- Rejected for want of credit, of customers of whom a later read showed credit that their feature can draw on. Word for word the condition of the index
--- on what people settle, however much is due. A window that was refused before waits twice as long each time.
+-- on what people settle, however much is due. A window that was refused before waits twice as long each time. One that
+-- gives back is left to a person after so many revisions.
 SELECT p.* FROM pushes p JOIN orgs o ON o.org_id = p.org_id
-WHERE p.state IN ('in_doubt', 'rejected') AND {awaits_credit} AND p.due_at_ms <= :now_ms
+WHERE p.state IN ('in_doubt', 'rejected') AND {until_credit} AND p.due_at_ms <= :now_ms
+    AND (p.sent_qty > 0 OR p.revision < :most_give_backs)
     AND p.window_ms >= o.floor_ms AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL
     AND o.billing_provider = p.provider AND o.unread_since_ms IS NULL AND o.projection_read_ms > p.settled_ms
     AND (o.balance_micro IS NULL OR o.balance_micro > 0)
@@ -556,7 +572,8 @@ ORDER BY p.window_ms, p.org_id, p.feature, p.revision LIMIT :at_most {held}
 -- name: unread
 -- Organisations with such pushes that were not read for a while.
 SELECT DISTINCT o.org_id FROM pushes p JOIN orgs o ON o.org_id = p.org_id
-WHERE p.state IN ('in_doubt', 'rejected') AND {awaits_credit} AND p.due_at_ms <= :now_ms
+WHERE p.state IN ('in_doubt', 'rejected') AND {until_credit} AND p.due_at_ms <= :now_ms
+    AND (p.sent_qty > 0 OR p.revision < :most_give_backs)
     AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL AND o.billing_provider = p.provider
     AND o.projection_due_ms IS NULL AND COALESCE(o.projection_read_ms, 0) <= :now_ms - :first_wait_ms
 ORDER BY 1 LIMIT :at_most

@@ -29,7 +29,6 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, show_quantity
 from drawdown.worker.catalog.balance_parts import known_parts
 from drawdown.worker.catalog.costs import Pools
 from drawdown.worker.catalog.terms import wire_since
-from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CLOCKS_APART_MS, Steps, Transaction, visible_by
 from drawdown.worker.engine.witness import Witness
@@ -97,6 +96,10 @@ UNSURE: Final = "; it is uncertain by up to {}: the amounts of some charges are 
 MAY_AGREE: Final = (
     "the balance may agree with what was pushed, and may not: nothing tells how much of it was drawn before its cycle "
     "began"
+)
+PART: Final = (
+    "the balance may agree with what was pushed, and may not: nothing tells how much of a part that ended was drawn "
+    "after it was last shown"
 )
 UNTOLD: Final = "the provider does not show it, or not when its cycle began, or not what its features cost"
 MOVING: Final = "something was on its way: the next run compares it"
@@ -236,14 +239,13 @@ def _of_pair(
         return
     least, most = beyond
     apart, is_sure = least if least > 0 else most, least == most
-    agrees, is_range = False, ours.apart is None and (ours.is_range or drawn.earliest_ms is not None)
+    is_first = ours.apart is None and (ours.is_range or drawn.earliest_ms is not None)
+    agrees, is_range = False, is_first or ours.expired != (0, 0)
     if least <= 0 <= most and not is_sure:
-        expired = drawn.expired and drawn.expired_ms + MAX_SKEW_MS >= ours.marked_ms
-        is_own = ours.is_repriced and not ours.joined
-        is_open = expired or is_range or ours.is_repriced
+        is_open = is_range or ours.is_repriced
         apart = 0 if is_open else _nearest(least, read_unsure(connection, asked.provider, pair, drawn, ours))
         # What explains a difference of nothing is a guess: as much may be lost, or drawn twice.
-        agrees = not apart and (is_range or ((is_own or not expired) and not ours.is_as_settled(drawn)))
+        agrees = not apart and (is_range or not ours.is_as_settled(drawn))
     if apart == 0 and not agrees:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
         first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
@@ -259,7 +261,7 @@ def _of_pair(
     line = replace(line, verdict="unsure" if agrees else verdict, unsure=unsure)
     if not above(line, asked.scope.threshold):
         return
-    why = MAY_AGREE if is_range else OWN if ours.is_repriced and not ours.joined else AGREES
+    why = MAY_AGREE if is_first else PART if is_range else OWN if ours.is_repriced and not ours.joined else AGREES
     if pair in asked.standing:
         line = _with_parts(connection, asked, line, ours.marked_ms)
         yield replace(line, note=_noted(why if agrees else BESIDE, line), standing=True), None
@@ -269,8 +271,8 @@ def _of_pair(
         return
     # A part that no read ever showed, used up by just these pushes, would look like their loss: none can be told from
     # it before a comparison of the same credits agreed, and later none of what was charged without an answer.
-    is_first = ours.apart is None and ours.earlier is None and asked.pools.in_credits(pool)
-    if apart < 0 and is_sure and not drawn.is_gone and not is_first:
+    is_new = ours.apart is None and ours.earlier is None and asked.pools.in_credits(pool)
+    if apart < 0 and is_sure and not drawn.is_gone and not is_new:
         # What parts granted once were drawn on by before the cycle began may be lost, too.
         from_ms = ours.marked_ms - LOST_SPAN_MS
         goes_on = ours.earlier is not None or ours.of_first is not None
