@@ -187,7 +187,8 @@ def test_recorded_parts_are_those_granted_once() -> None:
         return found.parts
 
     assert [part.name for part in parts("B3")] == ["topup-1", "topup-2"]
-    assert parts("B5")[0] == Part("credits", "promo-1", Decimal(40), 1797009571925)
+    assert parts("B5")[0] == Part("credits", "promo-1", Decimal(40), 1797009571925, used=Decimal(0))
+    assert [part.used for part in parts("C47")] == [1, None], "a part that ends tells what was drawn from it"
 
 
 # Checks: our verdict is that of Autumn's own `check`

@@ -15,18 +15,20 @@ import sqlalchemy as sa
 from drawdown.providers.autumn import events, wire
 from drawdown.providers.autumn.credits import Units
 from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
-from drawdown.providers.protocol import Capabilities, PushRequest
+from drawdown.providers.protocol import Capabilities, Drawn, Part, PushRequest
 from drawdown.schema.database import write
 from drawdown.worker.batches import folders
 from drawdown.worker.batches.files import FoundFile
 from drawdown.worker.batches.sources import begin_reading as sound_begin_reading
 from drawdown.worker.batches.take import TakenFile, note
+from drawdown.worker.catalog.costs import Pools
 from drawdown.worker.engine import calls, runner
 from drawdown.worker.engine import calls as flight
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, Push, Steps, Transaction
-from drawdown.worker.push import claim, push
+from drawdown.worker.push import claim, evidence, push
+from drawdown.worker.push.evidence import Level
 from drawdown.worker.push.rows import request_of as sound_request_of
 from drawdown.worker.reconcile import reconcile
 from drawdown.worker.topup import fill as topup_fill
@@ -148,6 +150,16 @@ def _used_up_is_lost() -> None:
     vars(push)["note_shown_parts"] = vars(project)["note_parts"] = lambda *_, **__: None
 
 
+def _own_used_up_is_lost() -> None:
+    """Parts are remembered of the credits alone: own units that vanish look as if the credits lacked them."""
+    right = evidence.levels
+
+    def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_ms: int) -> Mapping[str, Level]:
+        return right(read, pools, [part for part in known if part.balance in read], now_ms)
+
+    vars(evidence)["levels"] = levels
+
+
 PLANTED: dict[str, Callable[[], None]] = {
     "fresh key": _fresh_key,
     "settled apart": _settled_apart,
@@ -159,4 +171,5 @@ PLANTED: dict[str, Callable[[], None]] = {
     "blind to balances": _blind_to_balances,
     "asked is charged": _asked_is_charged,
     "used up is lost": _used_up_is_lost,
+    "own used up is lost": _own_used_up_is_lost,
 }

@@ -25,6 +25,16 @@ def _used_up_forgotten(patches: Patches) -> None:
     patches.put(evidence, "levels", lambda read, pools, known, now_ms: right(read, pools, (), now_ms))
 
 
+def _own_used_up_forgotten(patches: Patches) -> None:
+    """The same of a feature's own units alone."""
+    right = evidence.levels
+
+    def wrong(read: Any, pools: Any, known: Any, now_ms: int, *more: Any) -> Any:
+        return right(read, pools, [part for part in known if part.balance in read], now_ms, *more)
+
+    patches.put(evidence, "levels", wrong)
+
+
 def _losses_taken_in(patches: Patches) -> None:
     """What the store lost is neither sent again nor told: the balance is compared with what it shows now."""
 
@@ -61,5 +71,6 @@ CREDITS: Final[dict[str, Callable[[Patches], None]]] = {
 BY_SCENARIO: Final[dict[str, Callable[[Patches], None]]] = {
     "each feature costs one": _one_for_one,
     "half of what a balance is apart is told": _told_by_half,
+    "own units that are used up count as given back": _own_used_up_forgotten,
 }
 """Bugs that seeds show too rarely: `test_scenarios_credits` plants them."""

@@ -108,7 +108,9 @@ class Pooled:
         if self.apart.random() < 0.1:
             self.account.grant(customer, CREDITS, MONTHLY, now_ms, interval="month")
         if self.owns and self.apart.random() < 0.3:
-            self.account.grant(customer, self.apart.choice(self.features), self.apart.choice(OWN), now_ms)
+            feature, units = self.apart.choice(self.features), self.apart.choice(OWN)
+            # Once they are used up, own units that were granted once are shown no more.
+            self.account.grant(customer, feature, units, now_ms, interval=self.apart.choice((None, ONE_OFF)))
 
     def fix(self, customer: str, now_ms: int) -> None:
         """A part that stays, however much of it is used: else what is used up to the last digit is refused again."""

@@ -181,6 +181,29 @@ def test_loss_after_the_first_comparison_of_a_cycle_is_judged(planted: bool) -> 
     assert [breach.partition(":")[0] for breach in wrong] == ["billed"] * planted
 
 
+@pytest.mark.parametrize("planted", [False, True])
+def test_own_units_that_are_used_up_exactly_are_no_loss(planted: bool) -> None:
+    """They vanish, and the credits agree without them: to send their push again would charge it twice."""
+    world, autumn = in_credits(HUGE)
+    sent(world, autumn)
+    world.time.advance(2 * 60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    autumn.emulator.account.grant("acme", "compute_4gb", 60, world.time.now, interval=ONE_OFF)
+    insert(world, [Sample("s3", "acme", world.time.now, 4096, 60, good=True)])
+    world.time.advance(2 * WINDOW_MS)
+    sealed(world)
+    sent(world, autumn)
+    autumn.emulator.account.customer("acme", world.time.now)
+    assert "compute_4gb" not in autumn.emulator.account.customers["acme"].grants
+    world.time.advance(2 * 60 * MINUTE_MS)
+    with planted_here("own units that are used up count as given back") if planted else nullcontext():
+        drive(world, start(world, "w", comparing(world)))
+    ticks(world)
+    wrong = [*settled(world), *billed(world, world.oracle.expected()), *world.breaches]
+    assert bool(wrong) is planted, wrong
+    assert (autumn.drawn("acme", CREDITS) > (BOTH + 60 * 64) * GRAINS // 10_000) is planted, "drawn once, or again"
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_what_was_used_up_to_the_last_digit_was_drawn(known: bool) -> None:
     """Autumn shows such a part no more, and it is the sum of the pushes that used it up, as a loss would be. `known`:

@@ -295,18 +295,19 @@ def _of_ended(
 ) -> tuple[Line | None, Mark | None]:
     """A plan ended, and what it granted is gone: comparisons begin again with what is left. Nothing is healed by it."""
     assert ours.ended is not None
-    if pair in asked.standing:
-        return None, None
     least, most = ours.ended.beyond(drawn)
     apart = max(least, 0) + min(most, 0)
     verdict = "unsure" if not apart else "over" if apart > 0 else "short"
     day, theirs = mark.since_ms - mark.since_ms % DAY_MS, ours.ours + apart
     line = Line(day, ours.org_id, asked.provider, *pair, ours.ours, theirs, verdict, balance=True, scale=mark.scale)
     line = replace(line, unsure=max(most - apart, apart - least))
+    is_standing = pair in asked.standing
     if not apart and not line.unsure:
-        return None, mark
+        return None, None if is_standing else mark
     if not above(line, asked.scope.threshold):
         return None, None
+    if is_standing:
+        return replace(line, note=_noted(ENDED, line), standing=True), None
     told = replace(mark, told=apart, unsure=min(line.unsure, MAX_FIGURE))
     return replace(line, note=_noted(ENDED, line) + ONCE), told
 

@@ -116,7 +116,10 @@ def judge(
         missing -= found.back_later.get(name, Fraction(0))
         beyond = _beyond(autumn, name, units) - apart + missing
         claimed = apart + made_up.get(name, Fraction(0))
-        weighing = Weighing(_mishaps(autumn, name, voided) if claimed or (beyond and CHANGED in units) else ())
+        is_asked = claimed or (beyond and CHANGED in units)
+        weighing = Weighing(
+            _mishaps(autumn, name, voided) if is_asked else (), _either(autumn, name, voided) if is_asked else ()
+        )
         found.unweighed += weighing.sums is None
         is_weighed = weighing.explains(claimed, beyond) or (not claimed and _is_other_push(autumn, name, beyond))
         may_be = ranges.get(name, Fraction(0)) + unsure.get(name, Fraction(0))
@@ -167,13 +170,10 @@ def _mishaps(autumn: Struck, name: str, voided: Set[str]) -> list[Mishap]:
     """What the service lost, doubled or clamped inside a unit, and what a person changed without a record. `voided`:
     keys of pushes that were voided."""
     account = autumn.account
-    undone = account.store.undone_charges
-    ids = {id(one) for one in undone}
-    lost = [*undone, *(one for one in account.undrawn if id(one) not in ids), *account.lost]
-    found = [_mishap(one, -1) for one in lost if one.customer == name]
+    lost = _lost(autumn)
+    found = [_mishap(one, sign) for one, sign in _whole(autumn, name, voided) if not _is_changed(one)]
     known = {id(one) for one in _books(autumn).broken}
     found += [_rounding(one) for one in lost if one.customer == name and id(one) not in known]
-    found += [_mishap(one, 1) for one in account.doubles if one.customer == name]
     for one in _books(autumn).broken:
         if one.customer == name:
             found.append(_rounding(one))
@@ -182,11 +182,40 @@ def _mishaps(autumn: Struck, name: str, voided: Set[str]) -> list[Mishap]:
     for one, asked in account.limited:  # a person who decides about a push sees no part of it
         if one.customer == name and id(one) in eventless:
             found.append(((Fraction(one.value) - Fraction(asked)) * cost_of(one.feature), Fraction(0)))
-    for one in account.eventless:  # drawn without an event: the push was found absent, voided, and sent again
-        if one.customer == name and one.key in voided:
-            found.append(_mishap(one, 1))
     if autumn.by_hand.get(name):
         found.append((-autumn.by_hand[name] * Fraction(BY_HAND), Fraction(0)))
+    return found
+
+
+def _lost(autumn: Struck) -> list[Charge]:
+    account = autumn.account
+    undone = account.store.undone_charges
+    ids = {id(one) for one in undone}
+    return [*undone, *(one for one in account.undrawn if id(one) not in ids), *account.lost]
+
+
+def _whole(autumn: Struck, name: str, voided: Set[str]) -> list[tuple[Charge, int]]:
+    """Charges of a customer that were lost (-1) or drawn twice (1). What was drawn without an event is, too: the push
+    was found absent, voided, and sent again."""
+    account = autumn.account
+    again = [*account.doubles, *(one for one in account.eventless if one.key in voided)]
+    found = [*((one, -1) for one in _lost(autumn)), *((one, 1) for one in again)]
+    return [(one, sign) for one, sign in found if one.customer == name]
+
+
+def _is_changed(made: Charge) -> bool:
+    """Whether own units of the changed feature were drawn."""
+    return made.feature == CHANGED and bool(drawn_of(made.feature, made.parts)[0])
+
+
+def _either(autumn: Struck, name: str, voided: Set[str]) -> list[tuple[Mishap, Mishap]]:
+    """Mishaps with own units of the changed feature, which come to what the cost of their moment says: that of before
+    or the new one."""
+    found = []
+    for made, sign in _whole(autumn, name, voided):
+        if _is_changed(made):
+            own, (credits, units) = sign * drawn_of(made.feature, made.parts)[0], _mishap(made, sign)
+            found.append(((credits, units), (credits + own * NEWER, units + own)))
     return found
 
 
@@ -219,15 +248,21 @@ def _mishap(made: Charge, sign: int) -> Mishap:
 
 
 class Weighing:
-    """A customer's mishaps, and what was told of them. `sums`: all that some of them come to; None: too many."""
+    """A customer's mishaps, and what was told of them; `either`: of each one of two.
 
-    def __init__(self, mishaps: Sequence[Mishap]) -> None:
-        self._most_units = sum((abs(units) for _, units in mishaps), Fraction(0))
+    `sums`: all that some of them come to; None: too many."""
+
+    def __init__(self, mishaps: Sequence[Mishap], either: Sequence[tuple[Mishap, Mishap]] = ()) -> None:
+        ways = [*((one,) for one in mishaps), *either]
+        self._most_units = sum((max(abs(units) for _, units in way) for way in ways), Fraction(0))
         self.sums: set[tuple[int, Fraction]] | None = {(0, Fraction(0))}
-        for credits, units in mishaps:
-            amount = _parts(credits)
-            assert self.sums is not None and amount is not None, f"{credits} has more digits than any charge"
-            self.sums |= {(before + amount, old + units) for before, old in self.sums}
+        for way in ways:
+            grown = set(self.sums)
+            for credits, units in way:
+                amount = _parts(credits)
+                assert amount is not None, f"{credits} has more digits than any charge"
+                grown |= {(before + amount, old + units) for before, old in self.sums}
+            self.sums = grown
             if len(self.sums) > MOST_SUMS:
                 self.sums = None
                 return

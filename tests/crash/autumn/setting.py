@@ -48,6 +48,8 @@ BY_HAND: Final = Decimal("0.000137")
 """What a person adds to a balance: no sum of charges ends like that."""
 LARGE: Final = 10_000
 OWN_UNITS: Final = 900
+OWN_PARTS: Final = 4
+"""Of own units that are granted once: together half of what is used."""
 WITHDRAWN_SHARE: Final = 0.3
 """Customers with a large plan of whose billed samples the host withdraws one during the siege: it is given back."""
 
@@ -76,9 +78,10 @@ class Customer:
     features: tuple[str, ...]
 
 
-MANNERS: Final = {"plan": 0.4, "parts": 0.25, "exact": 0.12, "limited": 0.1, "own": 0.1, "by_hand": 0.03}
+MANNERS: Final = {"plan": 0.4, "parts": 0.25, "exact": 0.12, "limited": 0.1, "own": 0.06, "once": 0.06, "by_hand": 0.03}
 """Shares. plan: a large one. parts: a small plan, and grants once, each smaller than the use. exact: grants that are
 used up exactly, and topped up. limited: a spend limit below the use. own: units of a feature of its own, then credits.
+once: the same, granted once in parts, so that each vanishes once it is used up; of the feature whose cost changes.
 by_hand: a person adds to the balance, without a word."""
 
 
@@ -155,6 +158,8 @@ def _customer(number: int, dice: random.Random) -> Customer:
     features = dice.sample(steady, dice.randint(1, 3))
     if manner == "own":
         features = sorted({"compute_1gb", *features})
+    elif manner == "once":
+        features = [CHANGED, *features[1:]]
     elif manner == "plan" and (number == 0 or dice.random() < CHANGED_SHARE / MANNERS["plan"]):
         features.append(CHANGED)
     return Customer(f"c{number}", manner, tuple(features))
@@ -231,10 +236,14 @@ def emulated(setting: Setting, seed: int, now_ms: int) -> Struck:
     for one in setting.customers:
         account.add_customer(one.name, now_ms)
         whole = sum((used[one.name, feature] * costs[feature] for feature in one.features), Decimal(0))
-        if one.manner in ("plan", "own", "by_hand"):
+        if one.manner in ("plan", "own", "once", "by_hand"):
             account.attach(one.name, "large", now_ms)
         if one.manner == "own":
             account.grant(one.name, "compute_1gb", OWN_UNITS, now_ms, interval="month")
+        if one.manner == "once":
+            for part in range(OWN_PARTS):
+                units = round(used[one.name, CHANGED] / (2 * OWN_PARTS)) + 1
+                account.grant(one.name, CHANGED, units, now_ms, interval="one_off", given=f"own{part}")
         if one.manner == "exact":
             account.grant(one.name, CREDITS, GRANTED_AT_ONCE * STEADY, now_ms, interval="one_off", given="first")
         if one.manner in ("parts", "limited"):

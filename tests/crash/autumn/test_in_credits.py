@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from drawdown.providers.autumn import events, wire
-from drawdown.worker.push import push
+from drawdown.worker.push import evidence, push
 from drawdown.worker.reconcile import reconcile
 from drawdown.worker.verdict import project
 from tests.crash.autumn.alone import alone
@@ -21,6 +21,7 @@ PUSHES, KILLS, SEED = 120, 8, 1
 CHANGED_BY = {
     "blind to balances": [(reconcile, "compare_drawn")],
     "used up is lost": [(push, "note_shown_parts"), (project, "note_parts")],
+    "own used up is lost": [(evidence, "levels")],
     "asked is charged": [(wire, "charged"), (events, "charged")],
 }
 """Planted bugs, and what each replaces."""
@@ -36,9 +37,10 @@ def test_kills_at_counted_steps_leave_no_silent_difference(seed: int, tmp_path: 
         assert found.autumn.doubles and found.autumn.account.store.undone_charges
 
 
-@pytest.mark.parametrize("planted", list(CHANGED_BY)[: share(2, whole=3)])
+@pytest.mark.parametrize("planted", list(CHANGED_BY)[: share(3, whole=4)])
 def test_a_planted_bug_is_silent_and_found(planted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody compares balances; what was asked counts as what was charged; a part that was used up counts as lost."""
+    """Nobody compares balances; what was asked counts as what was charged; a part that was used up counts as lost,
+    or one of a feature's own units does."""
     for module, name in CHANGED_BY[planted]:
         monkeypatch.setattr(module, name, getattr(module, name))  # so that it is put back
     PLANTED[planted]()
