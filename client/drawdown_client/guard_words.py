@@ -25,7 +25,7 @@ HOLD_S: Final = 3_600.0
 @dataclass(frozen=True)
 class Decision:
     """`decision` counts; `would` is what phase 3 would say. `rule` decided, for `reason`. Of the limit that is nearest:
-    `limit`, `used` before, `remaining` after, and when it begins anew. `options`: what else can be done. `degraded`:
+    `limit`, `used` before, `remaining` after, and when it begins again. `options`: what else can be done. `degraded`:
     decided without knowing the credit. `event`: what became of the event that it emits (`accepted`, `pending`,
     `duplicate`; None: it emits none, or is blocked). `said`: the whole answer."""
 

@@ -114,7 +114,7 @@ def of_use(event: Event | str, now_ms: int) -> dict[str, object]:
 
 
 def _said(event: Event) -> dict[str, object]:
-    """What is said of an event in the same way wherever it is sent. Errors: BadItem."""
+    """The fields of an event, the same wherever it is sent. Errors: BadItem."""
     return {
         "event_type": _id(event.event_type, "event_type"),
         "org_id": _label(event.org, "org"),

@@ -25,7 +25,7 @@ log = logging.getLogger("drawdown_client")
 
 
 class LetThrough:
-    """What was let through without an answer, or by a server whose database is away, as calls in their order,
+    """What was let through without an answer, or by a server without its database, as calls in their order,
     until they are written down. With a spool they are on disk, in a file beside it (`app.spool.guard`), until then, and
     the next start tells them. For any thread."""
 

@@ -81,7 +81,7 @@ class CheckRequest(_Body):
 
 class UseRequest(CheckRequest):
     """A use. The key is yours to choose: once it is let through, the same again is the first answer. A block keeps no
-    key: the same again is decided anew."""
+    key: the same again is decided again."""
 
     key: Id
     project: Id | None = None

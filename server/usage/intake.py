@@ -190,7 +190,7 @@ class Intake:
 
     @asynccontextmanager
     async def _body_of(self, request: Request, key: ApiKey) -> AsyncIterator[bytes]:
-        """Errors: those of `body_of`, of a key that goes on."""
+        """Errors: those of `body_of`, if the key is still valid."""
         async with AsyncExitStack() as stack:
             try:
                 body = await stack.enter_async_context(body_of(request, MAX_BYTES, self._budget, key.name))

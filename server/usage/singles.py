@@ -68,7 +68,7 @@ class Singles(Generic[A, R]):
             self._count -= 1
 
     async def _go(self, name: object, lane: _Lane[A, R]) -> None:
-        """Until nobody waits any more. Whoever comes while a transaction goes on comes with the next."""
+        """Until the lane is empty. A request that comes during a transaction takes part in the next one."""
         try:
             while lane.waiting:
                 batch = [one for one in lane.waiting[:SINGLES_AT_ONCE] if not one.answer.done()]

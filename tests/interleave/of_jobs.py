@@ -134,15 +134,15 @@ def _first(stage: Stage) -> int:
 
 JOBS: Final = (
     _said("cli.nouns.replay:replay_", lambda s, c: queue.place(c, ACME, s.by), lambda _stage: None),
-    _said("cli.nouns.orgs:_job", lambda s, c: queue.place(c, TO_FAKE, s.by), lambda _stage: None),
+    _said("cli.nouns.orgs:_queue", lambda s, c: queue.place(c, TO_FAKE, s.by), lambda _stage: None),
     _said("cli.nouns.providers:accept", lambda s, c: queue.place(c, NEW_TERMS, s.by), _terms_changed),
     _said("cli.declared:run job cancel", lambda s, c: queue.cancel(c, _first(s), s.by), _placed),
     _done("take_job", _does),
     _done("end_job", _does),
     replace(step("accept_terms", _accepts, _terms_ordered), check=_ended_once),
     _done("put_job_back", _has_no_time),
-    _said("cli.nouns.reconcile:_job", lambda s, c: queue.place(c, CORRECTION, s.by), lambda _stage: None),
-    _said("cli.nouns.topups:_job", lambda s, c: queue.place(c, START, s.by), _tried_out),
+    _said("cli.nouns.reconcile:_queue", lambda s, c: queue.place(c, CORRECTION, s.by), lambda _stage: None),
+    _said("cli.nouns.topups:_queue", lambda s, c: queue.place(c, START, s.by), _tried_out),
     replace(step("topup_queued", _starts, _start_ordered), check=_ended_once),
     replace(
         _said(

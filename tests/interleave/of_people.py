@@ -284,11 +284,11 @@ PEOPLE: Final = (
     plain("cli.nouns.samples:withdraw", lambda s, c: withdrawals.withdraw(c, ["acme-1", "a-8"], s.by)),
     plain("cli.nouns.samples:withdraw what was rejected", lambda s, c: withdrawals.withdraw(c, ["a-1"], s.by)),
     plain(
-        "cli.nouns.samples:mend_",
+        "cli.nouns.samples:repair_",
         lambda s, c: samples.fix(c, QuarantineFilter(ids=("seconds",)), s.by),
         _one_of_a_moment,
     ),
-    Party("cli.nouns.samples:mend_ its twin", _mends_a_twin, _one_of_a_moment),
+    Party("cli.nouns.samples:repair_ its twin", _mends_a_twin, _one_of_a_moment),
     plain(
         "cli.nouns.samples:dismiss",
         lambda s, c: samples.dismiss(c, QuarantineFilter(ids=("seconds",)), s.by),

@@ -144,7 +144,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         "take_batch",
         "take_batch of that name, with other content",
     ),
-    "a fix takes no lock": (_mended_without_the_lock, "cli.nouns.samples:mend_", "cli.nouns.samples:dismiss"),
+    "a fix takes no lock": (_mended_without_the_lock, "cli.nouns.samples:repair_", "cli.nouns.samples:dismiss"),
     "a withdrawal takes no lock": (_corrections_without_the_lock, "seal", "cli.nouns.samples:withdraw"),
     "an acknowledgement takes no lock": (
         _told_is_not_held,
@@ -208,12 +208,12 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "samples are taken without their floor": (
         _taken_without_the_floor,
-        "server.usage.intake:_done ancient samples",
+        "server.usage.intake:_store ancient samples",
         "worker.usage.prune:prune",
     ),
     "events are taken without their floor": (
         _taken_without_the_floor,
-        "server.usage.intake:_done ancient events",
+        "server.usage.intake:_store ancient events",
         "worker.usage.prune:prune",
     ),
     "an endpoint is told that is being ended": (

@@ -1,6 +1,6 @@
 """The event that a use emits: what is counted against limits is billed by the same call.
 
-Guarantee: a use and its event are there together, or neither is. A use whose event is refused uses nothing; a use that
+Guarantee: a use and its event are there together, or neither is. If its event is refused, a use uses nothing; one that
 is blocked emits nothing; a use that is repeated emits nothing more. The event is an event as any other: its source and
 id are its key, and it is sealed, withdrawn and proven as such.
 """
@@ -26,7 +26,7 @@ _KEPT: Final = ("accepted", "duplicate", "pending")
 @dataclass(frozen=True)
 class Emission:
     """An event that a use emits, once it is allowed. Without a time of its own (`has_time`) it has that of the first
-    call. `own`: as `Ask.own`. `by`: whose bounds of event types hold."""
+    call. `own`: as `Ask.own`. `by`: the sender, for the bounds of event types."""
 
     event: UsageEvent
     has_time: bool

@@ -411,7 +411,7 @@ def check_all(connection: sa.Connection, wishes: Sequence[Wish], now_ms: int) ->
 def check_by_keys(
     connection: sa.Connection, proofs: Collection[str], wishes: Sequence[Wish], now_ms: int
 ) -> tuple[Mapping[str, ApiKey], list[Answer | DrawdownError]]:
-    """The same, and whose keys these are, as `api_keys.find_all`: all of it by one statement."""
+    """The same, and the organisations of these keys, as `api_keys.find_all`: all of it by one statement."""
     part = seen_part([(one.org_id, one.metric, one.project or "") for one in wishes], now_ms)
     with prepared(connection):
         read = together(connection, keys=api_keys.finding(proofs, now_ms), seen=part)
@@ -693,7 +693,7 @@ def require_key(key: str) -> None:
 
 
 def read_by_keys(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str, Use]:
-    """All that may have been used under these keys, each beside whose use it is, by their names."""
+    """All that may have been used under these keys, each beside its organisation, by their names."""
     names = {name for org_id, key in keys for name in (key, own_name(org_id, key))}
     return guard_counts.read_uses(connection, sorted(names))
 

@@ -240,7 +240,7 @@ def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterat
 
 
 MOST_AGAIN: Final = 1_000
-"""Rejections that one transaction bills again; a tick goes on until none is left."""
+"""Rejections that one transaction bills again; a tick continues until none is left."""
 MOST_GIVE_BACKS: Final = 9
 """Revisions of a window that has something to give back, until that is left to a person alone. By then its waits have
 added up to two days in which its customer had credit."""

@@ -76,7 +76,7 @@ def require_choice(chosen: QuarantineFilter) -> None:
 def require_expected(expect: int | None, found: int) -> None:
     """Errors: Refused for another number than was seen."""
     if expect not in (None, found):
-        raise Refused(f"they are {found:,} by now, and not {expect:,}: look again with --dry-run")
+        raise Refused(f"there are {found:,}, not {expect:,}: look again with --dry-run")
 
 
 @dataclass(frozen=True)

@@ -158,14 +158,14 @@ def _slots(groups: frozenset[str], filters: dict[str, str | None], *, is_first: 
 def _require_range(from_ms: int, to_ms: int, days: int) -> None:
     """Errors: UsageError."""
     if to_ms <= from_ms:
-        raise UsageError("the range is empty: it ends (now, where no end is said) before it begins", at="to_ms")
+        raise UsageError("the range is empty: it ends (now, if you give no end) before it begins", at="to_ms")
     if to_ms - from_ms > days * DAY_MS:
         text = f"the range is longer than {days} days: ask for its parts, or for one organisation ({MAX_DAYS} days)"
         raise UsageError(text, at="from_ms")
 
 
 def _require_whole_days(connection: sa.Connection, org_id: str | None, from_ms: int, to_ms: int, *, cuts: bool) -> None:
-    """Of days whose pushes were folded there are sums alone, of days in UTC. `cuts`: whether what is asked for cuts
+    """If the pushes of a day were folded, there are sums alone, of days in UTC. `cuts`: whether what is asked for cuts
     such days. Errors: UsageError."""
     ends = [ms - ms % DAY_MS for ms in (from_ms, to_ms) if ms % DAY_MS]
     if not cuts and not ends:
