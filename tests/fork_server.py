@@ -131,7 +131,8 @@ def program(folder: Path) -> Path:
     """A folder with a `drawdown` for shells: what it is asked is done in a process that is forked, too."""
     file = folder / "drawdown"
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom tests import asking\nasking.stand_in({str(_parent())!r})"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom tests.fork_client import stand_in\n"
+        f"stand_in({str(_parent())!r})"
     )
     file.write_text(f"#!{sys.executable} -SE\n{code}\n")
     file.chmod(0o755)

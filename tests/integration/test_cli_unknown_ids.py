@@ -91,6 +91,8 @@ IDS: dict[tuple[str, str], Typed] = {
     ("org halt", "file"): t(f"--file {FILE}", "acme", "org_id\nacme\nacmee\n"),
     ("org halt", "provider"): t("--provider embeddedd", "embedded"),
     ("org halt", "plan"): t("--plan tema", "team"),
+    ("org usage", "org"): t("--org acmee", "acme"),
+    ("org usage", "feature"): t("--feature compute_1gbb", "compute_1gb"),
     ("org release", "org"): t("acmee", "acme"),
     ("feature map", "feature"): t("compute_1gbb --memory-mb 7", "compute_1gb"),
     ("feature map-event", "event_type"): t("page.rendr draw", "page.render"),
@@ -296,7 +298,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("execution accept", "supplier"): t("new-run --org acme --estimate 1 --supplier pixle", "pixel"),
     ("supplier set", "supplier"): t("pixle --share 5", "pixel"),
     ("supplier freeze", "supplier"): t("pixle", "pixel"),
-    **{(f"settlement {verb}", "supplier"): t("--supplier pixle", "pixel") for verb in ("list", "batches")},
+    **{(f"settlement {verb}", "supplier"): t("--supplier pixle", "pixel") for verb in ("list", "payouts")},
     **{(f"settlement {verb}", "run"): t("render-11", "render-1") for verb in ("show", "freeze", "reverse")},
     ("settlement list", "org"): t("--org acmee", "acme"),
     ("settlement list", "project"): t("--project siet", "site"),
@@ -318,9 +320,10 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
-    rollover_max first at_once settled_by shape rules limit hash_ hash cells tolerance units warn_left fail phase
+    rollover_max first at_once settled_by shape rules limit hash_ hash cells tolerance units warn_left fail
+    phase time_zone
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser closed_after
-    which kept runs_out_within older_than later cluster shards deep folder force
+    which kept runs_out_within older_than queue cluster shards deep folder force
     since_last all all_in_doubt at_most any_source nightly_at gives low"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
@@ -329,6 +332,7 @@ BESIDE = {  # names that are an id in one command and none in another; a page go
     ("demo", "file"),
     ("event list", "after"), ("limit show", "after"), ("backfill open", "backfill"), ("backfill stage", "file"),
     *(("source add", name) for name in ("source", "query", "database")), ("key create", "source"),
+    ("org usage", "project"), ("org usage", "subject"), ("org usage", "after"),
     ("parity check", "file"), ("vendor import", "file"), ("vendor set", "service"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),

@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from drawdown.ledger.calendar import start_of
+from drawdown.schema import ids
 from drawdown.schema.declare import ID, ORG, TEXT, WINDOW, Column, Listing, Look, Page
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
@@ -114,6 +115,9 @@ def _totals(
     end = until_now(look.now_ms) if to_ms is None else to_ms
     org = org_id or look.only
     _require_range(start, end, MAX_FLEET_DAYS if org is None else MAX_DAYS)
+    for kind, name in ((ids.ORG, org), (ids.FEATURE, feature)):
+        if name:
+            ids.require(connection, kind, name)
     groups = frozenset(by or ("org", "feature"))
     if {"day", "hour"} <= groups:
         raise UsageError("group by day or by hour, not by both", at="by")
