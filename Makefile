@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 MAKEFLAGS += --jobs=2
 
 .PHONY: demo test test-quick test-times test-whole lint types pytest install simulate regressions mutants counts style coverage mutation interleave crash cluster autumn trace door topups exhaustion \
-	bench conformance browser screenshots docs docs-site emulators lock sbom release release-tools clean
+	bench conformance browser screenshots docs docs-site emulators lock lowest sbom release release-tools clean
 
 # The product alone: tests need much more.
 demo: $(BIN)/python
@@ -186,6 +186,17 @@ lock: release-tools
 sbom: release-tools
 	mkdir -p build
 	$(BIN)/cyclonedx-py requirements ops/deploy/requirements.lock --pyproject pyproject.toml --output-file build/sbom.json
+
+# The demo, its proof and every module with the lowest version of each dependency that pyproject.toml allows.
+LOWEST := build/lowest
+lowest: release-tools
+	@rm -rf $(LOWEST) && $(BIN)/python -m venv $(LOWEST)/venv
+	@$(BIN)/uv pip install --quiet --python $(LOWEST)/venv/bin/python --resolution lowest-direct \
+		'.[oidc,cluster,columnar,s3,plugin,privacy]'
+	@cd $(LOWEST) && venv/bin/drawdown demo && DRAWDOWN_DATABASE_URL=sqlite:///drawdown-demo.db venv/bin/drawdown verify
+	@cd $(LOWEST) && venv/bin/python -c "import importlib, pkgutil, drawdown; print(sum(1 for found in \
+		pkgutil.walk_packages(drawdown.__path__, 'drawdown.') if '.migrations.' not in found.name and not \
+		found.name.endswith('__main__') and importlib.import_module(found.name)), 'modules imported')"
 
 release-tools: install
 	@$(PIP) --group release

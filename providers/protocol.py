@@ -175,7 +175,8 @@ class RetryAt:
 @dataclass(frozen=True)
 class Rejected:
     """Proven not applied, and sending again would not help. A person, or a rule, decides. `until_credit`: nothing was
-    taken because the customer had no credit. Drawdown bills the usage again once the provider shows credit."""
+    taken because the customer had no credit, or given back because it had no balance that was drawn on. Drawdown bills
+    the usage again once the provider shows credit."""
 
     reason: str
     until_credit: bool = False

@@ -4,10 +4,16 @@
 -- States of a push that is not decided: its quantity may still be sent, or a person has to say what became of it.
 ('due', 'queued', 'in_doubt', 'rejected')
 
--- name: awaits_credit
--- A push that took nothing, as its customer has no credit: it is billed again once the provider shows credit. Nobody
--- decides about it. A push that was refused after it had been accepted is none: its time says when it may be voided.
+-- name: until_credit
+-- A push that took nothing, as its customer has no credit, or gave nothing back, as there was no balance that was drawn
+-- on: it is billed again once the provider shows credit. A push that was refused after it had been accepted is none: its
+-- time says when it may be voided.
 (state = 'rejected' AND due_at_ms > settled_ms AND refused_attempts IS NULL)
+
+-- name: awaits_credit
+-- One of these that no person decides about. What is owed to a customer who never pays again would wait for good: a
+-- person sees it at once, and may settle it first.
+({until_credit} AND sent_qty > 0)
 
 -- name: open_state
 -- The state of an open push, with those that wait for their customer's credit apart.

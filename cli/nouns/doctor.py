@@ -39,7 +39,7 @@ from drawdown.worker.halts.lists import cells_without_url, knows_sandboxes, list
 from drawdown.worker.history.witness import MOUNTS, WitnessFile, is_on_unnamed_volume
 from drawdown.worker.hooks.lists import list_endpoints
 from drawdown.worker.orgs.lists import never_halted
-from drawdown.worker.provider.lists import providers_in_use
+from drawdown.worker.provider.lists import customers_at, providers_in_use
 from drawdown.worker.provider.shadows import in_shadow
 from drawdown.worker.status.backlog import oldest_open
 from drawdown.worker.status.status import last_tick_ms, newest_tick_ms, sealed_to_ms
@@ -49,6 +49,8 @@ from drawdown.worker.verdict.rates import tells_costs
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms, touch
 
 MIN_SECRET_CHARS: Final = 16
+MOST_CUSTOMERS: Final = 20
+"""Customers of a provider that are looked at, a call each."""
 PROXY_WITHIN_S: Final = 5.0
 """How long a proxy is waited for."""
 
@@ -494,8 +496,17 @@ def _providers(app: App) -> Iterator[Finding]:
 
 
 def _account(app: App, name: str, provider: Provider) -> Iterator[Finding]:
-    """What is wrong with the account and its features. `provider check` looks at customers, too."""
-    features = app.read(mapped_features)
-    lines = ask(lambda: provider.check(features, ()), app.world())
-    for line in lines[:FEW]:
+    """What is wrong with the account, its features, and some of its customers: as their limits there. Which features a
+    customer uses is left to `provider check`."""
+    features, now = app.read(mapped_features), app.clock.now_ms()
+    customers = app.read(lambda c: customers_at(c, name, now, MOST_CUSTOMERS + 1))
+
+    async def both() -> list[str]:
+        lines = await provider.check(features, ())
+        return [*lines, *(await provider.check((), customers[:MOST_CUSTOMERS]) if customers else ())]
+
+    for line in list(dict.fromkeys(ask(both, app.world())))[:FEW]:
         yield Finding(False, f"{name}: {line}", f"`drawdown provider check {name}` shows all")
+    if len(customers) > MOST_CUSTOMERS:
+        what = f"{name}: {MOST_CUSTOMERS} customers were looked at (`drawdown provider check {name} --most N` for more)"
+        yield Finding(True, what, off=True)

@@ -217,8 +217,8 @@ class CreditTests(Tools):
         older = [replace(cost, credits=cost.credits * 2) for cost in told]
         assert self.told_costs([*older, *told]) == told, "what was known before changes nothing of what holds now"
 
-    def test_what_is_not_given_back_waits_for_no_credit(self) -> None:
-        """Credit would not mend it: `push` finds a rejection that says so."""
+    def test_what_is_not_given_back_is_not_accepted(self) -> None:
+        """Without a balance it is rejected, or waits for one: `push` finds an outcome that says more than happened."""
         if not self.bench.provider.capabilities.negatives:
             raise Unsupported("it takes no negative quantities: they are carried")
         request = self.request(customer=self.bench.charging_nothing())

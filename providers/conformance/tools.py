@@ -113,7 +113,7 @@ class Tools:
         if isinstance(outcome, Rejected | RetryAt):
             assert after == before, f"said not to be applied, and it was: {outcome}"
         if isinstance(outcome, Rejected) and outcome.until_credit:
-            assert request.quantity > 0 and not after, f"no credit could mend {request.quantity}: {outcome}"
+            assert not after, f"said to wait for credit, and it was charged: {outcome}"
         if isinstance(outcome, RetryAt):
             assert self.now_ms < outcome.at_ms <= self.now_ms + DAY_MS, f"in {outcome.at_ms - self.now_ms} ms"
         if isinstance(outcome, Queued):

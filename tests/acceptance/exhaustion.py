@@ -26,7 +26,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts.cell_client import body_of, signature
 from drawdown.worker.watch import ROUND_MS, Watcher, watch
-from tests.acceptance.exhaustion_autumn import STALE_RATE, Account
+from tests.acceptance.exhaustion_autumn import Account
 from tests.acceptance.exhaustion_fleet import CLOCKS_OFF_S, Box, Lagging, Org, Plan, Result, planned, settle
 from tests.emulators.cell import HALT_PATH, CellEmulator
 from tests.prepaid import Moving
@@ -53,7 +53,6 @@ class Exhaustion:
         self.clock = self.fleet.clock
         self.lagging = Lagging(self.clock)
         self.autumn = Account(self.clock, engine)
-        self.autumn.emulator.faults = FaultPlan(plan.seed, {"stale_read": STALE_RATE})
         self.fleet.extra = {"trailing": self.lagging, "autumn": self.autumn.provider}
         faults = {"answer_lost": 0.003, "broken": 0.003}
         self.cells = {

@@ -29,8 +29,6 @@ from tests.emulators.autumn_numbers import ONE_OFF
 from tests.official import Webhook
 
 WEBHOOK_SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-STALE_RATE: Final = 0.1
-"""Of reads of a customer in a fleet: as of up to half a minute ago."""
 
 
 class Oldest(random.Random):

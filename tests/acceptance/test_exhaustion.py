@@ -61,8 +61,7 @@ def test_without_one_it_takes_minutes(folder: Path) -> None:
 
 @pytest.mark.parametrize("autumn", [False, True])
 def test_sudden_start_at_one_credit_is_halted_within_seconds(folder: Path, autumn: bool) -> None:
-    """Ten sandboxes of 64 GB use one credit in 15.6 s: no sample comes before it is gone. A tenth of what is read of a
-    customer at Autumn is stale."""
+    """Ten sandboxes of 64 GB use one credit in 15.6 s: no sample comes before it is gone."""
     found = measured(folder, watched=True, sudden=True, autumn=autumn)
     assert found.halts >= SUDDEN[0]
     assert found.paying_halted == []

@@ -97,7 +97,8 @@ CHARGES: Final = {
     # 202, also to a customer that is unknown.
     **each("E1 E3 E5 L2 L4 L8 L9 L13 L14", "looked up"),
     **each("D2 D3 D4 D5 D7 D13 L5 L10 L19", "a repeat"),
-    **each("D10 E4 F1 F3 F6 C38 B2-14", "for a person"),
+    **each("D10 E4 F1 F3 F6 C38", "for a person"),
+    "B2-14": "waits for credit",
     "F7": "sent again",
     # Below 2.1.0 no answer says what was deducted.
     **each("C50 K4 K7 K8", "unknown"),

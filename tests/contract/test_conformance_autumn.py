@@ -21,6 +21,7 @@ from drawdown.providers.http import Http
 from drawdown.providers.http.client import HttpClient
 from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.protocol import (
+    Accepted,
     Cost,
     CustomerRead,
     CustomerState,
@@ -29,7 +30,6 @@ from drawdown.providers.protocol import (
     Provider,
     PushRequest,
     ReadFailed,
-    Rejected,
     Setup,
 )
 from drawdown.schema.clock import FixedClock
@@ -211,10 +211,10 @@ WRONG_IN_CREDITS: Mapping[str, tuple[str, Callable[[Any], object], str]] = {
         lambda told: _drew(told, 1 / CreditBench.COST[1]),
         "test_balances_tell_what_was_drawn",
     ),
-    "credit is waited for by what gives back": (
+    "what was not given back is accepted": (
         "push",
-        lambda outcomes: [Rejected("no", until_credit=True) for _ in outcomes],
-        "test_what_is_not_given_back_waits_for_no_credit",
+        lambda outcomes: [Accepted() for _ in outcomes],
+        "test_what_is_not_given_back_is_not_accepted",
     ),
     "a part is there twice": ("customers", lambda found: _states(found, parts=(PART, PART)), FIELDS),
     "a part is floating": (

@@ -433,6 +433,26 @@ def test_give_back_beyond_the_grant_is_exact(engine: sa.Engine, size: int) -> No
     house.is_exact()
 
 
+def test_give_back_whose_grant_is_gone_waits_with_a_person_for_credit(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 3.2})
+    house.use("acme", 500, size=64)
+    house.bill()
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], house.fleet.by))
+    house.bill()
+    for _ in range(30):
+        house.wait(HOUR_MS)
+    assert house.states("acme")[1:] == [("compute_64gb", 1, -500, "rejected")], "without a balance nothing is sent"
+    (waiting,) = read(engine, lambda c: read_providers(c, house.fleet.clock.at_ms))
+    assert (waiting.rejected, waiting.awaiting_credit) == (1, 0), "a person sees it meanwhile"
+    house.autumn.account.grant("acme", "credits", 10, house.fleet.clock.at_ms, interval=ONE_OFF)
+    for _ in range(3):
+        house.wait(HOUR_MS)
+    assert house.states("acme")[1:] == [("compute_64gb", 1, -500, "voided"), ("compute_64gb", 2, -500, "accepted")]
+    house.used["acme"] = Decimal(0)
+    assert house.compare(correct=True).exit_status == 0
+    house.is_exact()
+
+
 def test_feature_that_left_the_credits_is_no_loss_of_them(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)

@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import CustomerState, PushRefused, ReadFailed, Rejected, Unknown
+from drawdown.providers.protocol import (
+    HOUR_MS,
+    CustomerState,
+    Found,
+    PushRefused,
+    Queued,
+    ReadFailed,
+    Rejected,
+    Unknown,
+)
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.orgs.assignments import assign
@@ -16,9 +25,10 @@ from drawdown.worker.push.outcome import CREDIT_WAIT_MS
 from drawdown.worker.push.void import MAY_ARRIVE_MS
 from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.seal import stops
+from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.wallets.actions import grant
 from tests.fake_provider import FakeProvider
-from tests.integration.providing import KEY, clean, fleet_of
+from tests.integration.providing import ASKED, KEY, clean, fleet_of
 from tests.world import T0, Fleet
 
 NONE = CustomerState(0, None, None)
@@ -145,6 +155,35 @@ def test_each_refusal_doubles_the_wait_up_to_a_bound(fleet: Fleet, monkeypatch: 
         assert len(provider.seen) == number, f"{minutes} minutes are not over"
         fleet.tick(sent)
         assert len(provider.seen) == number + 1
+    clean(fleet)
+
+
+def given_back(engine: sa.Engine, **changes: object) -> tuple[Fleet, FakeProvider]:
+    """A minute that was billed and withdrawn; of the provider no push that gives back has a balance to go to."""
+    fleet, provider = fleet_of(engine, negatives=True, **changes)
+    provider.answers = {f"{KEY}:r{number}": NO_CREDIT for number in range(1, 2 * void.MOST_GIVE_BACKS)}
+    fleet.tick(SEALED)
+    write(engine, lambda c: withdraw(c, ["s1"], fleet.by))
+    return fleet, provider
+
+
+def test_what_gives_back_is_tried_again_up_to_a_bound(engine: sa.Engine) -> None:
+    fleet, provider = given_back(engine)
+    for number in range(1, 40):
+        reads(fleet, SEALED + number * void.LONGEST_WAIT_MS)
+    sent = [(push.quantity, push.key) for push in provider.seen[1:]]
+    assert sent == [(-60, f"{KEY}:r{number}") for number in range(1, void.MOST_GIVE_BACKS + 1)]
+    assert revisions(fleet)[-1] == (void.MOST_GIVE_BACKS, "rejected")
+    clean(fleet)
+
+
+def test_what_gives_back_and_is_found_to_have_given_nothing_is_tried_again(engine: sa.Engine) -> None:
+    fleet, provider = given_back(engine, **ASKED)
+    provider.answers, provider.lookups = {f"{KEY}:r1": Queued(0)}, {f"{KEY}:r1": Found(0)}
+    for number in range(1, 6):
+        reads(fleet, SEALED + number * HOUR_MS)
+    assert revisions(fleet) == [(0, "accepted"), (1, "voided"), (2, "accepted")]
+    assert sum(push.quantity for push in provider.charged.values()) == 0
     clean(fleet)
 
 

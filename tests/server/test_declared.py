@@ -92,7 +92,8 @@ def wrongs(one: Declared) -> Iterator[tuple[Param, str, object]]:
 
 def words_of(one: Declared, wrong: Param, wrong_text: str) -> list[str]:
     """A command line on which one value makes no sense."""
-    words, options, last = one.name.split(), [], []
+    words, options = one.name.split(), list[str]()
+    last: list[str] = []
     for param in one.params:
         text = wrong_text if param is wrong else _text(param)
         if param.is_argument:

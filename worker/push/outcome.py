@@ -52,8 +52,9 @@ class Settlement:
 MOST_RETRY_MS: Final = DAY_MS
 """A provider that asks for a longer wait than this is tried again after it: no push waits for ever."""
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
-"""After a charge that took nothing for want of credit: from then on it is billed again once the provider shows some
-(`worker.push.void`). A rejection that a person has to settle is due at the moment it was written."""
+"""After a charge that took nothing for want of credit, or gave nothing back for want of a balance: from then on it is
+billed again once the provider shows some (`worker.push.void`). A rejection that only a person can settle is due at the
+moment it was written."""
 
 
 def safe_retention_ms(capabilities: Capabilities) -> int | None:
@@ -183,8 +184,8 @@ def after_lookup(
         case Found(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case Found(0):
-            until_ms = now_ms + CREDIT_WAIT_MS if asked.sent_qty > 0 else now_ms
-            return Settlement("rejected", until_ms, "found", "the provider has it on record and charged nothing for it")
+            said = "the provider has it on record and charged nothing for it"
+            return Settlement("rejected", now_ms + CREDIT_WAIT_MS, "found", said)
         case Found(quantity, cost):
             return Adopt(quantity, cost if asked.arrivals == 1 else None)
         case Absent():

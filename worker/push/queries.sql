@@ -556,9 +556,11 @@ WHERE balance_marks.provider = v.provider AND balance_marks.customer_id = v.cust
 
 -- name: waiting
 -- Rejected for want of credit, of customers of whom a later read showed credit that their feature can draw on. Word for word the condition of the index
--- on what people settle, however much is due. A window that was refused before waits twice as long each time.
+-- on what people settle, however much is due. A window that was refused before waits twice as long each time. One that
+-- gives back is left to a person after so many revisions.
 SELECT p.* FROM pushes p JOIN orgs o ON o.org_id = p.org_id
-WHERE p.state IN ('in_doubt', 'rejected') AND {awaits_credit} AND p.due_at_ms <= :now_ms
+WHERE p.state IN ('in_doubt', 'rejected') AND {until_credit} AND p.due_at_ms <= :now_ms
+    AND (p.sent_qty > 0 OR p.revision < :most_give_backs)
     AND p.window_ms >= o.floor_ms AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL
     AND o.billing_provider = p.provider AND o.unread_since_ms IS NULL AND o.projection_read_ms > p.settled_ms
     AND (o.balance_micro IS NULL OR o.balance_micro > 0)
@@ -570,7 +572,8 @@ ORDER BY p.window_ms, p.org_id, p.feature, p.revision LIMIT :at_most {held}
 -- name: unread
 -- Organisations with such pushes that were not read for a while.
 SELECT DISTINCT o.org_id FROM pushes p JOIN orgs o ON o.org_id = p.org_id
-WHERE p.state IN ('in_doubt', 'rejected') AND {awaits_credit} AND p.due_at_ms <= :now_ms
+WHERE p.state IN ('in_doubt', 'rejected') AND {until_credit} AND p.due_at_ms <= :now_ms
+    AND (p.sent_qty > 0 OR p.revision < :most_give_backs)
     AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL AND o.billing_provider = p.provider
     AND o.projection_due_ms IS NULL AND COALESCE(o.projection_read_ms, 0) <= :now_ms - :first_wait_ms
 ORDER BY 1 LIMIT :at_most

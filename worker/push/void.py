@@ -7,7 +7,8 @@ charged.
 A rejection that waits for credit is voided only where its last answer proves that nothing was taken and a read after
 that answer shows credit that its feature can draw on. The next seal owes its usage under a new key, since Autumn keeps
 the key of a charge that took nothing (recorded). A push that is refused again and again waits longer each time. Each
-tick asks about the customers who wait: Autumn sends no webhook of a grant (recorded).
+tick asks about the customers who wait: Autumn sends no webhook of a grant (recorded). A push that gives back stays with
+a person meanwhile, and is left to the person after MOST_GIVE_BACKS revisions of its window.
 """
 
 from __future__ import annotations
@@ -240,6 +241,9 @@ def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterat
 
 MOST_AGAIN: Final = 1_000
 """Rejections that one transaction bills again; a tick goes on until none is left."""
+MOST_GIVE_BACKS: Final = 9
+"""Revisions of a window that has something to give back, until that is left to a person alone. By then its waits have
+added up to two days in which its customer had credit."""
 LONGEST_WAIT_MS: Final = DAY_MS
 """Between two tries of one window, however often it was refused."""
 
@@ -267,6 +271,7 @@ def _bill_again(connection: sa.Connection, *, shard: Shard, now_ms: int, witness
         "hi": shard.hi,
         "first_wait_ms": CREDIT_WAIT_MS,
         "longest_wait_ms": LONGEST_WAIT_MS,
+        "most_give_backs": MOST_GIVE_BACKS,
         "at_most": MOST_AGAIN,
     }
     unread = SQL.run(connection, "unread", values).scalars().all()

@@ -81,8 +81,8 @@ def test_difference_is_told_only_by_a_range_that_holds_it(
     engine.dispose()
 
 
-def _given_back(name: str, feature: str, units: int, cost: str | Decimal) -> Charge:
-    return Charge(name, feature, T0, -units, "key:r2", (("credits", -units * Decimal(cost)),))
+def _given_back(name: str, feature: str, units: int, cost: Decimal) -> Charge:
+    return Charge(name, feature, T0, -units, "key:r2", (("credits", -units * cost),))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_units_that_gave_back_for_another_push_explain_their_new_cost_alone(
     autumn = _account()
     for units in (24, 40):
         _books(autumn).add(_given_back("c0", CHANGED, units, NEW_COST))
-    _books(autumn).add(_given_back("c0", CHANGED, 23, "0.0008"))
+    _books(autumn).add(_given_back("c0", CHANGED, 23, Decimal("0.0008")))
     _books(autumn).add(_given_back("c1", CHANGED, 23, NEW_COST))
     if doubled:
         autumn.account.doubles.append(_given_back("c0", CHANGED, -doubled, NEW_COST))
