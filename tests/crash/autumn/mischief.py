@@ -48,6 +48,7 @@ class Mischief:
         autumn.repeats = at % REPEATS_EVERY == 0
         if at == self.kills // 2:
             autumn.orders.append(_change_cost(autumn))
+        compared = {one.org for one in self.setting.parts[0]}
         for one in self.setting.customers:
             if one.manner == "exact":
                 autumn.top_up(one.name, f"more{at}", GRANTED_AT_ONCE * STEADY)
@@ -56,9 +57,9 @@ class Mischief:
                 autumn.orders.append(add_by_hand(autumn, one.name, BY_HAND))
             if one.manner == "ending" and at == 0:
                 autumn.promise(one.name, PROMO)
-            if one.manner == "joining" and at == 1:
+            if one.manner == "joining" and at == 1 and one.name in compared:
                 autumn.join(one.name)
-            if one.manner == "leaving" and at == self.kills // 2:
+            if one.manner == "leaving" and at == self.kills // 2 and one.name in compared:
                 autumn.leave(one.name)
 
     def _withdraw(self) -> None:

@@ -93,8 +93,8 @@ MANNERS: Final = {
 """Shares. plan: a large one. parts: a small plan, and grants once, each smaller than the use. exact: grants that are
 used up exactly, and topped up. limited: a spend limit below the use. own: units of a feature of its own, then credits.
 by_hand: a person adds to the balance, without a word. ending: a large grant, and during the siege one that expires.
-joining: a large grant, and a plan that begins during the siege. leaving: a large grant, and a plan that ends then. A
-plan that begins and ends between two comparisons is not in it: nothing would tell that it was there."""
+joining: a large grant, and a plan that begins during the siege. leaving: a large grant, and a plan that ends then. Both
+only where a comparison came before: of a plan that no comparison saw, nothing would tell that it was there."""
 
 
 @dataclass
