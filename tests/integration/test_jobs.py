@@ -292,7 +292,8 @@ def test_hostile_texts_are_kept_as_they_are(fleet: Fleet) -> None:
     assert later(fleet) == JobsDone(1, [])
     (found,) = listed(fleet)
     assert (found.actor, found.reason, found.command[1]) == (odd, "=HYPERLINK(1)", odd)
-    assert json.loads(str(fleet.one("SELECT details FROM operator_actions WHERE action = 'job_queue'")))["kind"] == "replay"
+    details = fleet.one("SELECT details FROM operator_actions WHERE action = 'job_queue'")
+    assert json.loads(str(details))["kind"] == "replay"
 
 
 def test_a_lease_ends_before_the_next_tick() -> None:

@@ -288,7 +288,7 @@ def test_a_new_provider_is_asked_when_its_time_begins(
     fleet.tick_windows(1)
     assert fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
     if not asked:
-        monkeypatch.setattr(tick, "_bring_providers_up_to_date", lambda connection, now: None)
+        monkeypatch.setattr(tick, "_bring_providers_up_to_date", lambda connection, since, now: None)
     assert fleet.tick_windows(3).resumed == int(asked)
 
 
