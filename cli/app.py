@@ -32,7 +32,7 @@ from drawdown.worker.history.witness import WitnessFile
 if TYPE_CHECKING:
     from drawdown.providers.http import Call, Http, HttpResult
     from drawdown.providers.http.client import HttpClient
-    from drawdown.providers.http.outgoing import Outgoing
+    from drawdown.providers.http.egress import Outgoing
     from drawdown.providers.payments.protocol import PaymentService
     from drawdown.providers.payments.registry import PaymentServices
     from drawdown.providers.registry import Registry
@@ -168,7 +168,7 @@ class App:
         return self._payments
 
     def read_files_again(self) -> None:
-        """Use what files of settings hold by now."""
+        """Use what files of settings hold."""
         self.settings.files.read_again()
         self.renew()
 

@@ -3,7 +3,7 @@ on the same PostgreSQL, in a schema of its own.
 
 Guarantee: ticks and what is short have connections of their own, so that no tick holds up a halt. Of each kind and
 shard one job waits at most, and one runs. A job is acknowledged once its work has ended; one whose worker died is taken
-over. What goes wrong in a job is logged and recorded of its worker; the next job of the shard goes on from what is
+over. What goes wrong in a job is logged and recorded of its worker; the next job of the shard continues from what is
 committed. A job that is stopped, or that this program is too old for, is put back for others. No money rests on the
 engine: a job that runs twice, or late, does no harm. A worker ends between two effects; a database that is away is
 waited for.
@@ -79,7 +79,7 @@ class Jobs:
         self._ticks, self._quick = _apart(self.app, 1), _apart(self.app, QUICK_AT_ONCE)
 
     def tick(self, shard: str) -> None:
-        """One tick of a shard `i/n`. One of another n than is agreed by now is done all the same: shards that overlap
+        """One tick of a shard `i/n`. One of another n than is agreed is done all the same: shards that overlap
         are correct, and a shard that is dropped would wait for a tick of another."""
         with self._one_of(self._ticks) as app:
             options = scheduler.Options(
@@ -176,13 +176,13 @@ MAX_KEPT_HOURS: Final = 24
 """How long the engine keeps jobs that it could not even begin; what ended well is deleted at once."""
 ACKNOWLEDGED_S: Final = 30
 """For so long the end of a job is tried to be noted. Longer than two heartbeats: a worker that cannot note it by then
-has lost its heartbeat, too, and begins anew, and its jobs are taken over."""
+has lost its heartbeat, too, and begins again, and its jobs are taken over."""
 RECONCILE_AT: Final = "17 2 * * *"
 """Nightly, UTC."""
 CATCH_UP_S: Final = 12 * 3_600
 """A comparison that nobody was there for is made up for within so long."""
 MAX_CONNECTIONS: Final = 4
-"""Of a worker's engine, beside two on which it is told of new jobs."""
+"""Of a worker's engine, beside two on which it is notified of new jobs."""
 TICKS, QUICK = "ticks", "quick"
 BACK = RetryStrategy(retry_exceptions=(PutBack,))
 _MINUTE, _HOUR = 60, 3_600
@@ -321,7 +321,7 @@ async def take_over(engine: Engine) -> None:
 
 BEAT_S: Final = 5.0
 POLL_S: Final = 1.0
-"""A job that waited for another of its shard to end is seen by then: nobody is told of that."""
+"""A job that waited for another of its shard to end is seen by then: nobody is notified of that."""
 AGAIN_S: Final = 1.0
 """Before a database that was away is tried again."""
 MAX_TICK_S: Final = 3_600.0
@@ -366,7 +366,7 @@ async def _turn(jobs: Jobs) -> None:
 
 
 async def _lane(jobs: Jobs, engine: Engine, name: str, at_once: int) -> None:
-    """One lane. Where the engine loses its database it begins anew, alone: it waits for no job of the other one."""
+    """One lane. Where the engine loses its database it begins again, alone: it waits for no job of the other one."""
     while not jobs.stopping.is_set():
         try:
             return await _worked(engine, name, at_once)

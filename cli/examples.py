@@ -53,10 +53,10 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "replay": (
         "replay acme --from 2d --to 1d --dry-run",
         "replay --all --from 2026-01-01 --to 2026-01-02 --zone Europe/Berlin --dry-run",
-        "replay --provider stripe --from 2026-01-01 --to 2026-01-02 --later --reason 'late samples'",
+        "replay --provider stripe --from 2026-01-01 --to 2026-01-02 --queue --reason 'late samples'",
     ),
-    "order list": ("order list", "order list --json"),
-    "order cancel": ("order cancel 3 --reason 'not needed'",),
+    "job list": ("job list", "job list --json"),
+    "job cancel": ("job cancel 3 --reason 'not needed'",),
     "recover": ("recover --dry-run", "recover --since 2026-01-31T02:00 --reason 'restored from the nightly backup'"),
     "usage": (
         "usage acme --from 2026-01-01 --to 2026-02-01",
@@ -71,11 +71,12 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "org list --overridden",
     ),
     "org scheduled": ("org scheduled",),
+    "org usage": ("org usage", "org usage --from 2026-01-01 --by feature --by day --time-zone Europe/Berlin"),
     "org show": ("org show acme",),
     "org assign": (
         "org assign --unassigned --from yesterday",
         "org assign acme --provider stripe --customer cus_1 --dry-run",
-        "org assign acme --provider stripe --customer cus_1 --later --reason 'moves to invoices'",
+        "org assign acme --provider stripe --customer cus_1 --queue --reason 'moves to invoices'",
         "org assign --file flips.csv --provider autumn --from 2026-02-01 --reason 'moves to Autumn'",
         "org assign acme --undo --reason 'not yet'",
         "org assign acme --customer acme-inc --new",
@@ -89,7 +90,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "org halt acme --undo --reason settled",
         "org halt --plan free --search test- --dry-run",
     ),
-    "org release": ("org release acme --reason 'the host is mended'",),
+    "org release": ("org release acme --reason 'the host is fixed'",),
     "feature list": ("feature list",),
     "feature map": (
         "feature map compute_rest --rest --unit mb_s --new --dry-run",
@@ -106,9 +107,9 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "sample list --org acme --from 2h",
     ),
     "sample quarantined": ("sample quarantined --org acme --why interval_negative",),
-    "sample mend": (
-        "sample mend --org acme --dry-run",
-        "sample mend --why ts_before_2000 --as s --expect 120 --reason 'the host wrote seconds'",
+    "sample repair": (
+        "sample repair --org acme --dry-run",
+        "sample repair --why ts_before_2000 --as s --expect 120 --reason 'the host wrote seconds'",
     ),
     "sample dismiss": ("sample dismiss a-7 --reason 'a test'", "sample dismiss a-7 --undo --reason 'it was none'"),
     "sample withdraw": ("sample withdraw a-2 --reason 'counted twice by the host'",),
@@ -171,7 +172,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "provider accept": (
         "provider accept stripe --dry-run",
         "provider accept stripe --reason 'new meters'",
-        "provider accept stripe --later --reason 'new meters'",
+        "provider accept stripe --queue --reason 'new meters'",
     ),
     "provider webhook": ("provider webhook stripe body.json --header 'Stripe-Signature: t=1,v1=ab'",),
     "provider rate": ("provider rate autumn gpu_seconds --micro 1000000",),
@@ -303,7 +304,7 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
     ),
     "topup list": ("topup list", "topup list --state in_doubt", "topup list --wallet acme --json"),
     "topup show": ("topup show acme", "topup show topup:acme:1"),
-    "topup arm": ("topup arm acme --reason 'a new card'",),
+    "topup resume": ("topup resume acme --reason 'a new card'",),
     "topup stop": ("topup stop acme --reason 'asked for it'", "topup stop --all --reason 'their incident 7'"),
     "topup start": ("topup start acme", "topup start acme --shadow", "topup start --all --reason over"),
     "topup resolve": (
@@ -393,11 +394,11 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
         "settlement reverse e-1 --reason 'the render was black'",
         "settlement reverse e-1 --amount 1.50 --key ticket-7 --reason 'half of it was usable'",
     ),
-    "settlement batch": (
-        "settlement batch pixel --period 2026-02 --dry-run",
-        "settlement batch pixel --period 2026-02 --expect 140.50 --reason 'month end'",
+    "settlement payout": (
+        "settlement payout pixel --period 2026-02 --dry-run",
+        "settlement payout pixel --period 2026-02 --expect 140.50 --reason 'month end'",
     ),
-    "settlement batches": ("settlement batches --supplier pixel",),
+    "settlement payouts": ("settlement payouts --supplier pixel",),
     "settlement export": ("settlement export payout:pixel:2026-02 --json",),
 }
 

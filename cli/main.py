@@ -67,7 +67,7 @@ def root(
     ] = False,
 ) -> None:
     """Options of every command."""
-    from drawdown.cli.opening import open_state  # half of the program: no help needs it
+    from drawdown.cli.startup import open_state  # half of the program: no help needs it
 
     context.obj = open_state(database_url, at, as_json=json_)
     if not gc.isenabled():
@@ -76,7 +76,7 @@ def root(
 
 
 def search_seldom() -> None:
-    """All that is imported by now stays, and is not looked at again. A search for garbage each 700 objects, as Python
+    """All that is imported stays, and is not looked at again. A search for garbage each 700 objects, as Python
     has it, took a fifth of what a push costs: a claim's are thousands that are on their way, and no garbage."""
     gc.freeze()
     gc.set_threshold(SEARCH_AFTER)
@@ -158,7 +158,7 @@ def run(arguments: list[str]) -> int:
         fault = Fault("stopped; whatever was not committed did not happen", Exit.LEFT, "stopped")
         return fail(fault, as_json=as_json)
     except Exception as error:
-        from drawdown.cli.opening import meaning_of
+        from drawdown.cli.startup import meaning_of
 
         return fail(meaning_of(error), as_json=as_json)
     return result if isinstance(result, int) else Exit.SETTLED

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from drawdown.schema.errors import UsageError
 
 Actor = Annotated[str | None, typer.Option(help="Who does this", show_default="the system's user")]
-Later = Annotated[bool, typer.Option("--later", help="Order it: the next tick does it, or begins to")]
+Queued = Annotated[bool, typer.Option("--queue", help="Queue it for the next tick")]
 Reason = Annotated[str, typer.Option(help="Why; kept for good")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen, and change nothing")]
 FileMap = Annotated[list[str] | None, typer.Option("--map", help="FIELD=COLUMN: the file's name for a field")]
@@ -35,7 +35,7 @@ Keys = Annotated[
 
 
 def only_with(context: typer.Context, option: str, *others: str) -> None:
-    """Refuse what was typed beside `option` and would be passed over without a word.
+    """Refuse what was typed beside `option` and would be passed over silently.
 
     `others`: the parameters of the command, by their names here, that do count beside it.
     Errors: UsageError naming what was typed.

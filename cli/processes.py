@@ -22,7 +22,7 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
-from drawdown.cli.opening import meaning_of
+from drawdown.cli.startup import meaning_of
 from drawdown.cli.streams import Fault
 from drawdown.schema.errors import Exit
 from drawdown.schema.units import BUCKETS
@@ -91,7 +91,7 @@ class _Part(Generic[P, T]):
     result: T | Fault | None = None
 
     def take(self) -> None:
-        """What it made of its part; where its process is gone without a word, that."""
+        """What it made of its part; where its process is gone silently, that."""
         try:
             self.result = self.answers.recv()
         except EOFError:

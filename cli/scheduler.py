@@ -65,7 +65,7 @@ class Options:
 
 
 def tick_once(app: App, options: Options, stopping: Stopping) -> Report:
-    """One tick of a process that lives on, with what files of settings hold by now."""
+    """One tick of a process that lives on, with what files of settings hold."""
     app.read_files_again()
     context = app.context()
     context.shard = options.shard
@@ -85,7 +85,7 @@ class _Loop:
     last_status: int = 0
 
     def tick(self) -> None:
-        """One tick. What goes wrong is logged; the next tick goes on from what is committed."""
+        """One tick. What goes wrong is logged; the next tick continues from what is committed."""
         try:
             self.last_status = tick_once(self.app, self.options, self.stopping).exit_status
             self.options.accept_clock = False  # one jump was vouched for, not every later one
@@ -155,7 +155,7 @@ class WatchLoop:
         return runner.run(watch(context, self.watcher), self.app.world())
 
     def try_round(self) -> None:
-        """One round. What goes wrong is logged; the next round goes on from what is committed."""
+        """One round. What goes wrong is logged; the next round continues from what is committed."""
         try:
             self.round()
         except DrawdownError as error:

@@ -2,7 +2,7 @@
 
 Guarantee: this is the only module that reads them. Secrets never print: an error names the setting, the entry's place
 or the file, and never a content. If a file turns bad while the process runs, the process keeps the last good content,
-and the log tells the fault once, and its mending once.
+and the log tells the fault once, and its fixing once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import structlog
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from drawdown.providers.http.outgoing import CERT_FILE, PROXY, Certificate, Outgoing, environment
+from drawdown.providers.http.egress import CERT_FILE, PROXY, Certificate, Outgoing, environment
 from drawdown.schema.database import url_of
 from drawdown.schema.errors import UsageError
 from drawdown.server.jwts import LEAST_SECRET_BYTES
@@ -251,7 +251,7 @@ class Settings(BaseSettings):
     requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """What the server takes of one address, on the average."""
     trusted_proxies: str = ""
-    """Addresses of proxies before the server, whose X-Forwarded-For is believed, separated by commas."""
+    """Addresses of trusted proxies, separated by commas. The server reads their X-Forwarded-For."""
 
     console_url: str = ""
     """Where people reach the console, without its path: https://drawdown.internal; without it, there is no console."""
@@ -279,7 +279,7 @@ class Settings(BaseSettings):
     my_url: str = ""
     """Where organisations' people reach /my, without its path; by default where the console is."""
     my_contact: str = ""
-    """Whom organisations' people may ask, as they read it: billing@example.com"""
+    """The contact that /my shows to an organisation's people: billing@example.com"""
 
     _files: SecretFiles = PrivateAttr(default_factory=SecretFiles)
     _texts: Mapping[str, str] = PrivateAttr(default_factory=dict)

@@ -36,7 +36,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
     "Start": {
         "demo": CommandModule("demo", "Meter a small fleet on this machine, up to the proof"),
         "init": CommandModule("database", "Create the database, or bring it up to date"),
-        "doctor": CommandModule("database", "Say what is wrong with the set-up, and how to mend it"),
+        "doctor": CommandModule("database", "Say what is wrong with the set-up, and how to fix it"),
         "import": CommandModule("imports", "Import usage samples from a file"),
     },
     "Keep running": {
@@ -62,12 +62,12 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
     "Nouns, each with commands of its own": {
         "org": CommandModule("orgs", "Organisations: who bills them, limits, halts"),
         "feature": CommandModule("features", "Features: which sizes and event types are billed as what"),
-        "sample": CommandModule("samples", "Samples: find, mend or withdraw wrong ones, prune old"),
+        "sample": CommandModule("samples", "Samples: find, fix or withdraw wrong ones, prune old"),
         "event": CommandModule("events", "Usage events: what products told, find and withdraw"),
-        "order": CommandModule("orders", "Orders: what a tick does, how far each is"),
+        "job": CommandModule("jobs", "Jobs: what a tick does, how far each is"),
         "backfill": CommandModule("backfills", "Backfills: events of the past, staged, shown, put in"),
         "batch": CommandModule("batches", "Batches: files of usage, taken once, withdrawn whole"),
-        "source": CommandModule("batch_sources", "Sources: folders whose files ticks take, and queries"),
+        "source": CommandModule("batch_sources", "Sources: folders and queries that ticks read"),
         "push": CommandModule("pushes", "Pushes: quantities on their way to a provider"),
         "provider": CommandModule("providers", "Providers: the services that bill, and their state"),
         "ledger": CommandModule("ledger", "The embedded prepaid ledger: credit, lots, rates"),

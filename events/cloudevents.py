@@ -15,10 +15,10 @@ from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
-from drawdown.events import reading
+from drawdown.events import body_items
+from drawdown.events.body_items import Item
 from drawdown.events.envelope import Unfit, UsageEvent, named_in
 from drawdown.events.fields import moment_of, optional_text, properties_of, quantity_of, text_of
-from drawdown.events.reading import Item
 from drawdown.events.values import COUNT, EventValue
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import clean
@@ -60,6 +60,8 @@ class Given:
     has_time: bool
     wrong: Unfit | None = field(default=None, compare=False)
     again: Callable[[EventValue | None], Given | Unfit] | None = field(default=None, compare=False, repr=False)
+    other_subject: bool = False
+    """Whether its subject, which to a sender that is bound to none is the organisation, is another name."""
 
     def counted(self, value: EventValue | None) -> Given | Unfit:
         """The event by the value of its type, if one was declared."""
@@ -95,7 +97,7 @@ def _foreign(one: Given, source: str) -> Unfit:
     text = f"this key is bound to the source {source}: name that, or use another key"
     error = Unfit("foreign_source", text, "source")
     error.named = one.event.source, one.event.event_id
-    return reading.told(error)
+    return body_items.told(error)
 
 
 def _each(
@@ -108,6 +110,17 @@ def _each(
         return
     for item in items(body, content_type):
         yield item if isinstance(item, Unfit) else _read(item, kind, org_id, now_ms)
+
+
+def of_use(item: Item, org_id: str, now_ms: int, source: str | None) -> Given:
+    """The event that a use of an organisation emits, by the names of our envelope; `source`: as `given` has it.
+    Errors: Unfit."""
+    found = _by_value(item, False, org_id, now_ms, None)
+    if isinstance(found, Given) and source is not None and found.event.source != source:
+        found = _foreign(found, source)
+    if isinstance(found, Unfit):
+        raise found
+    return found
 
 
 def is_binary(headers: Mapping[str, str]) -> bool:
@@ -124,15 +137,15 @@ def items(body: bytes, content_type: str) -> Iterator[Item | Unfit]:
     """What a body of this type holds. Errors: Unreadable."""
     kind = type_of(content_type)
     if kind == LINES:
-        return reading.lines(body)
-    if kind == BATCH or (kind == JSON and reading.is_array(body)):
-        return reading.array(body)
-    return iter([reading.one(body)])
+        return body_items.lines(body)
+    if kind == BATCH or (kind == JSON and body_items.is_array(body)):
+        return body_items.array(body)
+    return iter([body_items.one(body)])
 
 
 def _binary(body: bytes, headers: Mapping[str, str]) -> Item | Unfit:
     """An event whose attributes stand in headers, percent-encoded, and whose body is its data."""
-    data = reading.one(body)
+    data = body_items.one(body)
     if isinstance(data, Unfit):
         return data
     pairs = [(name.removeprefix(_HEADER), _header(text)) for name, text in headers.items() if name.startswith(_HEADER)]
@@ -175,7 +188,7 @@ def _by_value(
     except Unfit as error:
         error.at = (_PLACES if is_cloudevent else _OWN_PLACES).get(error.at, error.at)
         error.named = named_in(item, "source", "id" if is_cloudevent else "event_id")
-        return reading.told(error)
+        return body_items.told(error)
     return found
 
 
@@ -203,7 +216,7 @@ def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValu
         plan_key=plan,
         properties=properties_of(rest, "data"),
     )
-    return Given(event, has_time=when is not None)
+    return Given(event, has_time=when is not None, other_subject=event.subject not in (None, org_id))
 
 
 def _label(data: Item, name: str, value: EventValue | None) -> str | None:

@@ -15,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+from drawdown.events.body_items import MAX_DEPTH, Item
 from drawdown.events.envelope import MAX_QUANTITY, Unfit
-from drawdown.events.reading import MAX_DEPTH, Item
 
 MOST_VALUES: Final = 100
 """Of an event's own properties, those within one another counted."""

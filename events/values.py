@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Final
 
+from drawdown.events.body_items import MAX_DEPTH
 from drawdown.events.envelope import Unfit
 from drawdown.events.fields import quantity_of
-from drawdown.events.reading import MAX_DEPTH
 from drawdown.schema.errors import UsageError
 
 COUNT: Final = "count"

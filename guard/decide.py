@@ -1,9 +1,9 @@
 """The decision: may so much of a metric be used now, by which rule, and how much is left. Pure.
 
 Guarantee: rules are asked in one order: the operator, an override in place of the plan's limit, the plan's limit, the
-credit of whoever pays. Where that cannot be known, it is said beforehand whether it is allowed. A plan that says
-nothing of a metric allows none of it; unlimited is said. What would be decided is always computed (`would`); the phase
-says what comes of it. The gate of sandboxes is answered by the same rules (`worker/verdict/asks.py`).
+credit of whoever pays. Where that cannot be known, it is given beforehand whether it is allowed. A plan that says
+nothing of a metric allows none of it; unlimited is given. What would be decided is always computed (`would`); the phase
+says what comes of it. The gate of sandboxes is answered by the same rules (`worker/verdict/refresh_requests.py`).
 
     phase          nothing left                     little left
     0 silent       allow                            allow
@@ -50,7 +50,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Override:
-    """What stands in place of a plan's limit: the same words, and how it came to be about whoever asks. `number` 0: an
+    """What stands in place of a plan's limit: the same words, and how it came to be about the caller. `number` 0: an
     operator's word about one organisation (`org override`), of which there is one."""
 
     number: int
@@ -70,7 +70,7 @@ class Counted:
 @dataclass(frozen=True)
 class Facts:
     """All that a decision goes by. `halted`: why an operator lets nothing run. `limits`: at most one for each span,
-    the plan's. `overrides`: those in force for whoever asks, in any order. `no_credit`: the code with which whoever
+    the plan's. `overrides`: those in force for the caller, in any order. `no_credit`: the code with which whoever
     pays was refused, or why that is not known; `fails_open`: it is allowed where it is not. `pays`: credit was bought
     at some time."""
 
@@ -102,7 +102,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`decision` counts; `would` is what it were if each phase were 3; `enforced`: whether the phase holds whoever asks
+    """`decision` counts; `would` is what it were if each phase were 3; `enforced`: whether the phase holds the caller
     to it. `rule` is that which decided, `reason` its code. Of the bound that is nearest (None: there is none that
     ends): its amount and period, what was used before, and what is left after."""
 
@@ -117,7 +117,7 @@ class Verdict:
 
 
 def in_force(facts: Facts) -> list[Bound]:
-    """What counts in each period: the override that is nearest to whoever asks, then the newest; else the limit."""
+    """What counts in each period: the override that is nearest to the caller, then the newest; else the limit."""
     found: list[Bound] = []
     for period in SPANS:
         limit = next((one for one in facts.limits if one.period == period), None)
@@ -156,19 +156,19 @@ def decide(facts: Facts, amount: int) -> Verdict:
 
 
 def beyond(facts: Facts, amount: int) -> bool:
-    """Whether so much more is more than a limit allows whoever asks, where that is held to it."""
+    """Whether so much more is more than a limit allows the caller, where that is held to it."""
     short = (one for one in in_force(facts) if one.amount is not None and _room(facts, one) < amount)
     return amount > 0 and any(holds(one.phase, facts.pays) for one in short)
 
 
 def holds(phase: int, pays: bool) -> bool:
-    """Whether a phase holds whoever asks to what is decided."""
+    """Whether a phase holds the caller to what is decided."""
     return phase == BLOCK_ALL or (phase == BLOCK_FREE and not pays)
 
 
 def warned_after(warn_ppm: int, limit: int | None, used: int, *, before: bool) -> bool:
     """Whether it is warned of so much use: once little is left, and until so much was given back that it is clearly
-    more than little. What was given back by itself shows as it is next asked; a new period begins anew."""
+    more than little. What was given back by itself shows as it is next asked; a new period begins again."""
     if limit is None:
         return False
     left = (limit - used) * ONE_PPM

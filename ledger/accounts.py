@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.closing import promised
+from drawdown.ledger.expiry import promised
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
@@ -93,7 +93,7 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> 
 
 
 def hold_plans(connection: sa.Connection, plans: Collection[str]) -> int:
-    """Have nobody change what these plans give until this transaction is over, which holds its wallets by now: what is
+    """Have nobody change what these plans give until this transaction is over, which holds its wallets: what is
     given goes by what is there, and terms that are made next see to whom it was given. How many of them there are."""
     return len(SQL.run(connection, "hold_plans", {"plans": sorted(plans)}).all())
 

@@ -136,7 +136,7 @@ def merged(lots: Sequence[Lot], uses: Uses, cut: Sequence[tuple[int | None, int 
 
 
 def allocate(lots: Sequence[Lot], uses: Uses, now_ms: int) -> Allocation:
-    """What each lot has paid by now of what was used in each of their `parts`. Out of what was taken back it pays
+    """What each lot has paid of what was used in each of their `parts`. Out of what was taken back it pays
     nothing, and nothing before it has begun."""
     begins: dict[int, list[Lot]] = defaultdict(list)
     for lot in lots:

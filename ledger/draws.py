@@ -68,7 +68,7 @@ class Drawn:
 
 
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, card: RateCard, by: By) -> Drawn:
-    """Charge a part of a run that goes on, under a number of the caller's. `found` is held by this transaction.
+    """Charge a part of a run that continues, under a number of the caller's. `found` is held by this transaction.
 
     Errors: Denied `other_content` for a number that was used for something else, `ended`, `beyond_hold`, `no_rate`,
     `metered`.
@@ -177,7 +177,7 @@ def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
 
 def _within(amount_micro: int) -> int:
     if not 0 <= amount_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a run costs from nothing to a thousand million credits")
+        raise UsageError("invalid cost of an execution: expected 0 to 1,000,000,000 credits")
     return amount_micro
 
 

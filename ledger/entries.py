@@ -23,7 +23,7 @@ SQL = queries(__file__)
 SOURCE = "source:grants"
 
 MAX_ENTRY_MICRO = 10**15
-"""A thousand million credits, as for a grant: balances of many such entries still fit in 64 bits."""
+"""1,000,000,000 credits, as for a grant: balances of many such entries still fit in 64 bits."""
 MOST_BALANCE_MICRO: Final = 10**18
 """What a wallet has or owes at most: a thousand such entries. It can always be read, summed up and moved once more."""
 BOUNDED: Final = frozenset({"usage", "run"})

@@ -42,7 +42,7 @@ class Stay:
 
 @dataclass
 class Given:
-    """The lots that plans give by now; the customers to whom nothing more is due; and those to whom more is than was
+    """The lots that plans give; the customers to whom nothing more is due; and those to whom more is than was
     taken at once."""
 
     lots: list[Lot] = field(default_factory=list)
@@ -64,7 +64,7 @@ def behind_part(customer_ids: Sequence[str], now_ms: int) -> Part:
 
 
 def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> Given:
-    """What plans give these customers by now, and did not give yet. Nothing is written."""
+    """What plans give these customers, and did not give yet. Nothing is written."""
     found = Given()
     if not behind:
         return found

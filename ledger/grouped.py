@@ -38,7 +38,7 @@ class Standing:
     deferred_micro: int
 
     def is_still(self, now_ms: int) -> bool:
-        """Whether nothing waits in it by now."""
+        """Whether nothing waits in it."""
         is_due = self.next_due_ms is not None and self.next_due_ms <= now_ms
         return not (is_due or self.deferred_micro or self.wallet.over_micro)
 
@@ -86,7 +86,7 @@ class Moves:
         return bool(self._wallets)
 
     def wallet(self, standing: Standing) -> Wallet | None:
-        """A wallet as it is by now; None where something waits in it."""
+        """A wallet as it is; None where something waits in it."""
         if not standing.is_still(self.now_ms):
             return None
         move = self._wallets.get(standing.customer_id)
@@ -107,7 +107,7 @@ class Moves:
         return move.now
 
     def lasts(self, made: Reservation) -> None:
-        """A new run goes on: its wallet is due as its hold ends."""
+        """A new run continues: its wallet is due as its hold ends."""
         move = self._wallets[made.customer_id]
         move.ends_ms = made.expires_ms if move.ends_ms is None else min(move.ends_ms, made.expires_ms)
 

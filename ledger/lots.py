@@ -20,10 +20,10 @@ from drawdown.ledger import grants
 from drawdown.ledger.accounts import WALLET, open_accounts, wallet_account
 from drawdown.ledger.allocation import DEFAULT_PRIORITY as DEFAULT_PRIORITY
 from drawdown.ledger.allocation import Allocation, Kind, Lot, Uses, allocate, is_same, other_content, parts
-from drawdown.ledger.closing import Closing, Room, close, cut_for, leaves
-from drawdown.ledger.closing import left as left
-from drawdown.ledger.closing import promised as promised
 from drawdown.ledger.entries import SOURCE, post
+from drawdown.ledger.expiry import Closing, Room, close, cut_for, leaves
+from drawdown.ledger.expiry import left as left
+from drawdown.ledger.expiry import promised as promised
 from drawdown.schema.sql import Part, queries, together
 from drawdown.schema.units import EVER_MS, GRACE_MS, WINDOW_MS
 
@@ -56,9 +56,9 @@ PLAIN: Final = Terms()
 
 @dataclass
 class Due:
-    """What has to be posted in wallets by now; of those that were looked at, what waits for a run's end, and what is
+    """What has to be posted in wallets; of those that were looked at, what waits for a run's end, and what is
     left of lots that are over (`over`), and who of them may pay another amount by it (`moved`); the lots that plans
-    give, and that roll over; customers to whom plans have given all by now; and those who are to be looked at again at
+    give, and that roll over; customers to whom plans have given all; and those who are to be looked at again at
     once."""
 
     entries: list[dict[str, object]] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Due:
     unfinished: set[str] = field(default_factory=set)
 
     def give(self, lot: Lot, now_ms: int) -> None:
-        """Add a lot that is new, and begins by now."""
+        """Add a lot that is new, and begins."""
         self.given.append(lot)
         self.entries.append(entry_of(lot, now_ms))
 
@@ -149,7 +149,7 @@ def _lot(row: Mapping[Any, Any]) -> Lot:
 
 
 def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]], now_ms: int) -> dict[str, Allocation]:
-    """What each lot of these wallets has paid by now, by what is in the ledger: one statement for all of them."""
+    """What each lot of these wallets has paid, by what is in the ledger: one statement for all of them."""
     uses = uses_in(connection, {customer_id: parts(those) for customer_id, those in lots.items()})
     return {customer_id: allocate(those, uses[customer_id], now_ms) for customer_id, those in lots.items()}
 
@@ -175,7 +175,7 @@ def uses_in(
 
 
 def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due:
-    """What lots and plans ask to be posted by now in these wallets, of which so much (`freed`) is held no longer though
+    """What lots and plans ask to be posted in these wallets, of which so much (`freed`) is held no longer though
     their rows still say so. Nothing is written."""
     found, over_ms = Due(), now_ms - EXPIRY_WAIT_MS
     to_begin = SQL.part("to_begin", {"customers": list(freed), "now_ms": now_ms})

@@ -1,7 +1,7 @@
-"""Batches: once a month a supplier's eligible settlements are released, less what was clawed back.
+"""Payouts: once a month a supplier's eligible settlements are released, less what was clawed back.
 
-Guarantee: one batch for a supplier and period, of exactly what is eligible as it is made; each settlement and each
-claw-back is in one batch. No payment is made here: the batch's file is what is handed over.
+Guarantee: one payout for a supplier and period, of exactly what is eligible as it is made; each settlement and each
+claw-back is in one payout. No payment is made here: the payout's file is what is handed over.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PERIOD: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
 @dataclass(frozen=True)
 class Payout:
-    """A batch: micro-credits; how many settlements and claw-backs it is made of."""
+    """A payout: micro-credits; how many settlements and claw-backs it is made of."""
 
     payout: str
     supplier: str
@@ -45,7 +45,7 @@ class Payout:
 
 
 def payout_id(supplier: str, period: str) -> str:
-    """The name of the one batch of a supplier and a period."""
+    """The name of the one payout of a supplier and a period."""
     return f"payout:{supplier}:{period}"
 
 
@@ -55,13 +55,13 @@ def period_of(moment_ms: int) -> str:
 
 
 def above_micro(agreed_micro: int | None, newest_micro: int) -> int:
-    """What a batch comes to more than: the lowest threshold that was agreed on for one of its settlements; the one of
+    """What a payout comes to more than: the lowest threshold that was agreed on for one of its settlements; the one of
     the supplier's newest terms where it has none."""
     return newest_micro if agreed_micro is None else int(agreed_micro)
 
 
 def read(connection: sa.Connection, payout: str) -> Payout | None:
-    """A batch; None where there is none."""
+    """A payout; None where there is none."""
     row = SQL.run(connection, "read", {"payout": payout}).mappings().one_or_none()
     return None if row is None else Payout(**row)
 
@@ -69,7 +69,7 @@ def read(connection: sa.Connection, payout: str) -> Payout | None:
 def release(
     connection: sa.Connection, found: Supplier, period: str, expect_micro: int | None, by: By
 ) -> tuple[Payout, bool]:
-    """Make a supplier's batch of a period; also whether it was made before. The supplier is held by this transaction.
+    """Make a supplier's payout of a period; also whether it was made before. The supplier is held by this transaction.
     `expect_micro`: what the dry run came to.
 
     Errors: Denied `frozen_supplier`, `clock_behind`, `earlier_period`, `below_threshold`, `not_as_expected`;
@@ -96,7 +96,7 @@ def release(
 
 
 def _gathered(connection: sa.Connection, payout: str, found: Supplier, period: str, by: By) -> Payout:
-    """The lines first, and then what they come to: a settlement that comes in between is in the next batch."""
+    """The lines first, and then what they come to: a settlement that comes in between is in the next payout."""
     values = {"payout": payout, "supplier": found.supplier, "now_ms": by.now_ms}
     SQL.run(connection, "release", values)
     SQL.run(connection, "carry", values)
@@ -107,8 +107,8 @@ def _gathered(connection: sa.Connection, payout: str, found: Supplier, period: s
         less = f", less {as_credits(-sums.carried_micro)} clawed back" if sums.carried_micro else ""
         raise Denied(
             "below_threshold",
-            f"{found.supplier} has {as_credits(sums.released_micro)} credits to be released{less}, and a batch comes "
-            f"to more than {as_credits(threshold)}: they wait for the next one",
+            f"{found.supplier} has {as_credits(sums.released_micro)} credits to be released{less}, and a payout must "
+            f"exceed {as_credits(threshold)}: they wait for the next one",
         )
     return Payout(
         payout=payout,
@@ -128,8 +128,8 @@ def _require_expected(found: Payout, expect_micro: int | None) -> None:
     if expect_micro is not None and found.total_micro != expect_micro:
         raise Denied(
             "not_as_expected",
-            f"{found.payout} comes to {as_credits(found.total_micro)} credits, not to {as_credits(expect_micro)}: look "
-            "at the dry run again",
+            f"{found.payout} totals {as_credits(found.total_micro)} credits, not {as_credits(expect_micro)}: read "
+            "the dry run again",
         )
 
 
@@ -142,5 +142,5 @@ def _require_period(connection: sa.Connection, supplier: str, period: str, now_m
     if last is not None and period < str(last):
         raise Denied(
             "earlier_period",
-            f"{supplier} has a batch of {last} already, which released what was eligible then: periods go forward",
+            f"{supplier} has a payout of {last} already, which released what was eligible then: periods go forward",
         )

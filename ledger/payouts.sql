@@ -1,4 +1,4 @@
--- Batches: what is eligible at one moment, less what was clawed back, released once.
+-- Payouts: what is eligible at one moment, less what was clawed back, released once.
 
 -- name: read
 SELECT p.payout, p.supplier, p.period, p.released_micro, p.carried_micro, p.total_micro,
@@ -18,7 +18,7 @@ FROM {settlements_now} x WHERE x.state = 'eligible'
 s.supplier = :supplier
 
 -- name: carry
--- Claw-backs that no batch has taken off yet.
+-- Claw-backs that no payout has taken off yet.
 INSERT INTO payout_lines (line, payout, reservation, reversal, amount_micro)
 SELECT 'reversal:' || v.reversal, CAST(:payout AS TEXT), v.reservation, v.reversal, -v.amount_micro
 FROM settlements s JOIN settlement_reversals v ON v.reservation = s.reservation

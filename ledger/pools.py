@@ -186,7 +186,7 @@ def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) 
 
 
 def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_ms: int) -> None:
-    """Insist on room for so much more, beside what goes on by then. Errors: Denied `payer_limit`, of the step
+    """Insist on room for so much more, beside what continues by then. Errors: Denied `payer_limit`, of the step
     `credits`."""
     if found.limit_micro is None:
         return

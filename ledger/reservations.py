@@ -22,7 +22,7 @@ from typing import Final, Literal, TypeAlias
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import read_wallets, wallet_account
-from drawdown.ledger.maturing import MATURE_AT_ONCE, expire, mature, touched
+from drawdown.ledger.due_changes import MATURE_AT_ONCE, expire, mature, touched
 from drawdown.ledger.own_keys import shown
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
@@ -384,14 +384,14 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
-    """None of them is named by a run that goes on: a look ahead, which `take` decides. Errors: Denied."""
+    """None of them is named by a run that continues: a look ahead, which `take` decides. Errors: Denied."""
     values = {"org_id": org_id, "names": list(names), "now_ms": now_ms}
     row = SQL.run(connection, "takers", values).first() if names else None
     if row is not None:
         until = utc(row.expires_ms)
         raise Denied(
             "sandbox_taken",
-            f"{row.sandbox_id} is named by the run {row.reservation}, which goes on until {until}: end it first",
+            f"{row.sandbox_id} is named by the run {row.reservation}, which runs until {until}. End it first",
         )
 
 

@@ -6,7 +6,7 @@ held, eligible, frozen, released or reversed follows from time and rows; no job 
 and never changed; a settlement keeps those that it was made with.
 
 Order of locks: reservations by their keys, then wallets by their ids, then settlements, of which only new ones are
-inserted. A freeze, a reversal, a batch and new terms lock the supplier first (`hold_supplier`), and take no
+inserted. A freeze, a reversal, a payout and new terms lock the supplier first (`hold_supplier`), and take no
 reservation's or wallet's lock after it: no circle can close.
 """
 
@@ -174,14 +174,14 @@ def unfreeze(connection: sa.Connection, supplier: str, reservation: str | None, 
 
 
 def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> None:
-    """Freezes, their ends and batches of a supplier are dated in the order in which they are made: what was released
+    """Freezes, their ends and payouts of a supplier are dated in the order in which they are made: what was released
     while it was frozen shows by their times. Errors: Denied `clock_behind`."""
     last_ms = SQL.run(connection, "last_act", {"supplier": supplier}).scalar()
     if last_ms is not None and now_ms < int(last_ms):
         raise Denied(
             "clock_behind",
-            f"the clock here is {int(last_ms) - now_ms} ms behind the last freeze, its end or batch of {supplier}: "
-            "wait, or mend the clock",
+            f"the clock here is {int(last_ms) - now_ms} ms behind the last freeze, its end or payout of {supplier}: "
+            "wait, or fix the clock",
         )
 
 
@@ -189,7 +189,7 @@ def reverse(
     connection: sa.Connection, found: Settlement, key: str, amount_micro: int | None, by: By
 ) -> tuple[Reversal, bool]:
     """Take a part of a settlement back, under a key of the caller's; without an amount all that is left. Before its
-    release it is owed less; afterwards the next batch is less by it. Also whether it was done before. `found` is held
+    release it is owed less; afterwards the next payout is less by it. Also whether it was done before. `found` is held
     by this transaction.
 
     Errors: Denied `other_content`, `nothing_left`, `above_left`, `no_clawbacks`.
@@ -226,12 +226,12 @@ def _other_content(key: str) -> Denied:
 PPM: Final = 1_000_000
 """The whole of a run, in parts per million."""
 THRESHOLD_MICRO: Final = 100 * MICRO
-"""A batch comes to more than this, unless the supplier's terms say otherwise."""
+"""A payout comes to more than this, unless the supplier's terms say otherwise."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """A supplier's share in parts per million; for how long (milliseconds) a settlement is held; what a batch has to
+    """A supplier's share in parts per million; for how long (milliseconds) a settlement is held; what a payout has to
     come to more than, in micro-credits; whether what was released may be clawed back. Without claw-backs the hold is
     never shorter than the correction horizon."""
 
@@ -275,7 +275,7 @@ def set_terms(
     supplier now and before. The same terms again change nothing."""
     found = hold_supplier(connection, supplier)
     made = _revised(connection, supplier, found, terms_after(found), by)
-    if made is None:  # somebody else made it this moment: it is there by now, and can be held
+    if made is None:  # somebody else made it this moment: it is there, and can be held
         found = hold_supplier(connection, supplier)
         made = _revised(connection, supplier, found, terms_after(found), by)
         assert made is not None

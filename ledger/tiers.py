@@ -1,7 +1,7 @@
 """Tiers: more sandboxes at once, paid for each month from the wallet's own credit.
 
 Guarantee: a month of a tier is charged once, under its key, before it is used; who holds several may have as many
-sandboxes as the largest allows. A tier goes on into a month once what was left of the one before is booked, and it is
+sandboxes as the largest allows. A tier continues into a month once what was left of the one before is booked, and it is
 paid for then, or ends. A month that everybody slept through is not charged. Under the wallet's lock, which the caller
 holds.
 """
@@ -103,14 +103,14 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> b
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
-    """What a customer's tiers will be charged once what is due by now is true, in micro-credits. Nothing is written."""
+    """What a customer's tiers will be charged once what is due is true, in micro-credits. Nothing is written."""
     turns = _turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
     return sum(turn.price_micro for turn in turns if turn.pays)
 
 
 def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> set[str]:
     """Charge tiers whose month is over for this one, or end them; the customers who hold them. All else that is due in
-    their wallets is true by now."""
+    their wallets is true."""
     rows = _due(connection, customer_ids, now_ms)
     if not rows:
         return set()

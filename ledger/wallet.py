@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from drawdown.ledger import lots
 from drawdown.ledger.accounts import WALLET, Wallet, read_wallets, set_plan, wallet_account
 from drawdown.ledger.allocation import Lot
+from drawdown.ledger.due_changes import look_ahead, mature
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
 from drawdown.ledger.lots import PLAIN, Terms
-from drawdown.ledger.maturing import look_ahead, mature
 from drawdown.ledger.rates import Rate, read_rate_card
 from drawdown.ledger.reservations import MATURE_TRIES
 from drawdown.schema.audit import By
@@ -100,7 +100,7 @@ def _rates_of(connection: sa.Connection, batch: Sequence[Usage]) -> dict[tuple[s
 
 
 def reverse(connection: sa.Connection, keys: Sequence[str], now_ms: int) -> set[str]:
-    """Give back what was charged under these keys: the amount of then, whatever the rate card says by now, each key
+    """Give back what was charged under these keys: the amount of then, whatever the rate card says, each key
     once for good. Returns those of the keys that were charged."""
     rows = SQL.run(connection, "charges", {"keys": [{"key": key} for key in keys]}).mappings().all()
     back = [
@@ -231,7 +231,7 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
 
 
 def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> bool:
-    """Put a customer on a plan, and give what the plan gives by now; whether it was on another one. What plans gave
+    """Put a customer on a plan, and give what the plan gives; whether it was on another one. What plans gave
     before stays until its end.
 
     Errors: Refused for a plan that does not exist; DatabaseBusy where more is due than one transaction takes.
@@ -244,7 +244,7 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
 
 
 def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
-    """Wallets, for verdicts. One with nothing available, or with lots that are over, in which something is due by now,
+    """Wallets, for verdicts. One with nothing available, or with lots that are over, in which something is due,
     is told as it will be once that is true: nobody is halted because credit of a month that has begun was not given
     yet, or because of what a lot that is over has paid for. Nothing is written."""
     found = dict(read_wallets(connection, customer_ids))

@@ -137,7 +137,7 @@ def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:
             "then `drawdown push retry`"
         )
     if charge is wallet.Charge.TOO_LARGE:
-        return Rejected(f"more than a thousand million credits: is the rate of {push.feature} what it should be?")
+        return Rejected(f"more than 1,000,000,000 credits: check the rate of {push.feature}")
     return Rejected(f"the key {push.key} was charged before with another customer, feature or quantity")
 
 

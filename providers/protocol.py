@@ -59,7 +59,7 @@ class Capabilities:
     units: Mapping[str, int] = field(default_factory=dict)
     """The same for single features, where they differ."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """What features are called over there, where that is set here: where usage lies cannot change unnoticed."""
+    """What features are called at the provider, where that is set here: where usage lies cannot change unnoticed."""
     way: str = ""
     """Which of its ways pushes go, if it has several: a key that was sent one way may be unknown on the other."""
     mode: str = ""
@@ -164,7 +164,7 @@ class Queued:
 class RetryAt:
     """Proven not applied; send the same bytes again at `at_ms`. `too_many`: it was refused for too many calls, so that
     the customer's other pushes had better wait until then, too. `by_person`: it is refused until a person changes a
-    setting, here or over there, such as a key: status asks for one at once."""
+    setting, here or at the provider, such as a key: status asks for one at once."""
 
     at_ms: int
     reason: str
@@ -412,7 +412,7 @@ class TellsCosts(Protocol):
 class Setup:
     """What a provider is built from. `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names,
     in lower case; secrets among them go into no message. No name ends in `_file`: that is how a file is given for one,
-    and when its content changes, the provider is built anew."""
+    and when its content changes, the provider is built again."""
 
     name: str
     settings: Mapping[str, str]

@@ -13,10 +13,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.careful import Careful
 from drawdown.providers.http import Http
 from drawdown.providers.kit.clients import clients_of, trouble
 from drawdown.providers.protocol import Capabilities, Provider, Setup
+from drawdown.providers.validated_provider import Careful
 from drawdown.schema.clock import Clock
 from drawdown.schema.text import in_short
 from drawdown.schema.units import EXEMPT_PROVIDERS

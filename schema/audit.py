@@ -115,7 +115,7 @@ def hold(connection: sa.Connection) -> Head:
 
 
 def broken(connection: sa.Connection) -> Iterator[str]:
-    """What is wrong with the chain, by words; a row that is wrong says so once, and those after it are judged anew."""
+    """What is wrong with the chain, by words; a row that is wrong says so once, and those after it are judged again."""
     head, before, count = _head(connection), "", 0
     for row in _actions(connection):
         if row["hash"] != hash_after(before, {name: row[name] for name in HASHED}):
@@ -140,7 +140,7 @@ def _actions(connection: sa.Connection) -> Iterator[sa.RowMapping]:
 
 
 def newest(connection: sa.Connection) -> str:
-    """The newest hash: kept elsewhere, it shows a record that was chained anew."""
+    """The newest hash: kept elsewhere, it shows a record that was chained again."""
     return _head(connection).hash
 
 

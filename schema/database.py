@@ -65,7 +65,7 @@ class Transact(Protocol):
 
 
 def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
-    """An engine for `sqlite:///FILE` or `postgresql://…`. Opens nothing yet. `latest` says the URL as it is by now:
+    """An engine for `sqlite:///FILE` or `postgresql://…`. Opens nothing yet. `latest` says the URL as it is:
     each new connection logs in by its user and password.
 
     Errors: UsageError for any other kind of URL.
@@ -116,7 +116,7 @@ def _login(url: str) -> dict[str, str]:
 
 def _begin_with(connection: sa.Connection, settings: str) -> None:
     """Each transaction begins with its settings, in the transaction itself: what is asked for as a connection starts, a
-    pooler refuses, or drops without a word (pgbouncer's `ignore_startup_parameters`), and P1 would hold no more. One
+    pooler refuses, or drops silently (pgbouncer's `ignore_startup_parameters`), and P1 would hold no more. One
     way there and back: the driver, which would say BEGIN in another, is told that each statement ends by itself.
 
     Errors: DatabaseNotReady where they cannot hold, since no transaction was begun.
@@ -132,7 +132,7 @@ def _begin_with(connection: sa.Connection, settings: str) -> None:
 
 
 def _never_prepare_temp_names(connection: Any, _record: object) -> None:
-    # The seal's work table is a temporary one made anew each time; a plan prepared for the old one would be wrong.
+    # The seal's work table is a temporary one made again each time; a plan prepared for the old one would be wrong.
     connection.prepare_threshold = None
 
 
@@ -206,7 +206,7 @@ def _read_a_copy(engine: sa.Engine, file: Path) -> None:
 
 def _follow_the_file(engine: sa.Engine, file: Path) -> None:
     """A connection stays with its file when another one takes the name (a backup that is put in its place): such a
-    connection is given up, so that a process which goes on for days sees what everybody else does."""
+    connection is given up, so that a process which continues for days sees what everybody else does."""
 
     def identity() -> tuple[int, int] | None:
         try:
@@ -300,7 +300,7 @@ def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
 @contextmanager
 def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
     """A part of a transaction that waits no longer for what another holds, and is undone alone. SQLite has one writer:
-    it waits for nothing here. Errors: LockHeld, after which the transaction goes on."""
+    it waits for nothing here. Errors: LockHeld, after which the transaction continues."""
     if connection.dialect.name != "postgresql":
         yield
         return

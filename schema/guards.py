@@ -74,7 +74,7 @@ NEVER_TRUNCATED: Final = (
     "guard_limits",
     "guard_metrics", "guard_overrides", "guard_uses", "hook_deliveries", "hook_endpoints", "hook_messages",
     "incarnation", "late_quarantine", "ledger_accounts", "ledger_entries", "ledger_lots", "ledger_rates",
-    "losses", "mappings", "operator_actions", "orders", "orgs", "payers", "payout_lines", "payouts",
+    "losses", "mappings", "operator_actions", "jobs", "orgs", "payers", "payout_lines", "payouts",
     "pending_usage", "plan_lots", "plan_stays", "plan_terms", "pools", "projections", "proofs",
     "provider_rates", "pushes", "reservation_sandboxes", "reservations", "run_samples", "run_usage",
     "sample_conflicts", "seals", "settlement_freezes", "settlement_reversals", "settlements", "supplier_terms",
@@ -313,22 +313,22 @@ GUARDS: Final = (
     Guard(
         "payouts_no_update", "payouts", "UPDATE",
         "1 = 1",
-        "Batches are append-only",
+        "Payouts are append-only",
     ),
     Guard(
         "payouts_no_delete", "payouts", "DELETE",
         "1 = 1",
-        "Batches are append-only",
+        "Payouts are append-only",
     ),
     Guard(
         "payout_lines_no_update", "payout_lines", "UPDATE",
         "1 = 1",
-        "Lines of batches are append-only",
+        "Lines of payouts are append-only",
     ),
     Guard(
         "payout_lines_no_delete", "payout_lines", "DELETE",
         "1 = 1",
-        "Lines of batches are append-only",
+        "Lines of payouts are append-only",
     ),
     Guard(
         "settlement_freezes_kept", "settlement_freezes", "DELETE",
@@ -712,17 +712,17 @@ GUARDS: Final = (
         "A run of verify stays on record as it was",
     ),
     Guard(
-        "orders_no_delete", "orders", "DELETE",
+        "jobs_no_delete", "jobs", "DELETE",
         "1 = 1",
-        "An order stays on record",
+        "A job stays on record",
     ),
     Guard(
-        "orders_forward", "orders", "UPDATE",
-        "NEW.order_id <> OLD.order_id OR NEW.kind <> OLD.kind OR NEW.asked <> OLD.asked OR NEW.at_ms <> "
+        "jobs_forward", "jobs", "UPDATE",
+        "NEW.job_id <> OLD.job_id OR NEW.kind <> OLD.kind OR NEW.payload <> OLD.payload OR NEW.at_ms <> "
         "OLD.at_ms OR NEW.via <> OLD.via OR NEW.actor <> OLD.actor OR NEW.reason <> OLD.reason OR "
         "OLD.state IN ('done', 'failed', 'cancelled') OR (OLD.state = 'under_way' AND NEW.state = "
         "'cancelled')",
-        "An order ends once, as what it is, and is cancelled only while it waits",
+        "A job ends once, as what it is, and is cancelled only while it waits",
     ),
     Guard(
         "batches_no_delete", "batches", "DELETE",

@@ -1,4 +1,4 @@
-"""Messages: what the operator's product is told of what happened.
+"""Messages: what the operator's product is notified of what happened.
 
 Guarantee: a message is written in the very transaction that writes its fact, and with the bytes that will be sent. Its
 id follows from the fact, so a fact that is written again adds nothing. Only what an endpoint wants at that moment is

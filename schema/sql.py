@@ -293,8 +293,8 @@ def prepared(connection: sa.Connection) -> Iterator[None]:
     if not known.get("is_direct"):
         yield
         return
-    driver.prepare_threshold = 0
+    before, driver.prepare_threshold = driver.prepare_threshold, 0
     try:
         yield
     finally:
-        driver.prepare_threshold = None
+        driver.prepare_threshold = before

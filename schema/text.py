@@ -20,7 +20,7 @@ from drawdown.schema.units import MAX_ID_CHARS
 MAX_ERROR_CHARS: Final = 300
 """Of an error's first line: enough to know it by."""
 NEEDS_YOU: Final = "needs you: "
-"""How the reason begins for which something waits until a person changes a setting: no later try mends it."""
+"""How the reason begins for which something waits until a person changes a setting: no later try fixes it."""
 ALIKE: Final = 0.6
 """How alike two ids are that may be meant for each other, as difflib counts: 1 is the same."""
 COMPARED_AT_MOST: Final = 20

@@ -41,7 +41,7 @@ EVER_MS: Final = 2**62
 """Later than every moment there is."""
 MICRO: Final = 1_000_000
 MAX_AMOUNT_MICRO: Final = 10**15
-"""A thousand million credits: as a number of JSON, any amount up to it is exact."""
+"""1,000,000,000 credits: as a number of JSON, any amount up to it is exact."""
 _MICRO_CREDIT: Final = Decimal("0.000001")
 
 EARLIEST_TS: Final = 946_684_800_000
@@ -73,7 +73,7 @@ EXEMPT_PROVIDERS: Final = frozenset({"legacy", "none"})
 def micro_of(amount: Decimal) -> int:
     """Micro-credits of an amount of credits, exactly. Errors: ValueError for what is finer, or no amount."""
     if not amount.is_finite() or amount.adjusted() > 9 or abs(amount) * MICRO > MAX_AMOUNT_MICRO:
-        raise ValueError("an amount of credits lies below a thousand million")
+        raise ValueError("an amount of credits must be below 1,000,000,000")
     exact = amount.quantize(_MICRO_CREDIT)
     if exact != amount:
         raise ValueError("an amount of credits has at most six decimals")

@@ -23,12 +23,12 @@ from drawdown.server.api import admin, gate, health, models, webhooks
 from drawdown.server.api import guard as guard_api
 from drawdown.server.api.accounts import Accounts
 from drawdown.server.api.cron import Cron
-from drawdown.server.api.dark import Dark
 from drawdown.server.api.declared import Operations
-from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
+from drawdown.server.api.fail_open import Dark
 from drawdown.server.api.guard import Guard, Options, Overrides
-from drawdown.server.api.money import Money
+from drawdown.server.api.openapi import describe, operation
+from drawdown.server.api.payment_calls import Money
 from drawdown.server.api.programs import Programs
 from drawdown.server.console.console import Console
 from drawdown.server.declarations import DECLARED
@@ -154,11 +154,11 @@ class Server:
             **operation(models.GateAnswer, 404, *shut))  # fmt: skip
         signed = (400, 401, 404, 408, 409, 413, 415, 422, 503, *shut)
         add("/admin/orgs/{org:id}/provider", self.assign, methods=["POST"],
-            **operation(models.AssignAnswer, *signed, body=models.ProviderOrder, security="signed"))  # fmt: skip
+            **operation(models.AssignAnswer, *signed, body=models.ProviderRequest, security="signed"))  # fmt: skip
         add("/admin/orgs/{org:id}/override", self.override, methods=["POST"],
-            **operation(models.OverrideAnswer, *signed, body=models.OverrideOrder, security="signed"))  # fmt: skip
+            **operation(models.OverrideAnswer, *signed, body=models.OverrideRequest, security="signed"))  # fmt: skip
         add("/admin/overrides/{number}/{word}", self.decide_override, methods=["POST"],
-            **operation(guard_api.OverrideShown, *signed, body=models.DecideOrder, security="signed"))  # fmt: skip
+            **operation(guard_api.LimitOverride, *signed, body=models.DecideRequest, security="signed"))  # fmt: skip
         add("/healthz", self.healthz, methods=["GET"], **operation(models.Health, 500))
         add("/readyz", self.readyz, methods=["GET"], **operation(models.Health, 503, *shut))
         router.add_api_route(
@@ -180,18 +180,18 @@ class Server:
 
     async def assign(self, org: str, request: Request) -> JSONResponse:
         """Have an organisation billed by a provider, as `drawdown org assign`."""
-        signed = await admin.order_of(self.services, self._budget, request, models.ProviderOrder)
+        signed = await admin.order_of(self.services, self._budget, request, models.ProviderRequest)
         return JSONResponse(await admin.assign(self.services, self.step_threads, org, signed))
 
     async def override(self, org: str, request: Request) -> JSONResponse:
         """Let the operator's word win over the provider's, as `drawdown org override`."""
-        signed = await admin.order_of(self.services, self._budget, request, models.OverrideOrder)
+        signed = await admin.order_of(self.services, self._budget, request, models.OverrideRequest)
         now = self.services.clock.now_ms()
         return JSONResponse(await admin.override(self.threads, self.step_threads, now, org, signed))
 
     async def decide_override(self, number: str, word: str, request: Request) -> JSONResponse:
         """A person's word on an override of a limit, as `drawdown override approve`, `refuse`, `end`."""
-        signed = await admin.order_of(self.services, self._budget, request, models.DecideOrder)
+        signed = await admin.order_of(self.services, self._budget, request, models.DecideRequest)
         now = self.services.clock.now_ms()
         return JSONResponse(dict(await guard_api.decide_override(self.threads, now, number, word, signed)))
 

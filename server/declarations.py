@@ -16,8 +16,8 @@ from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.halts import cells
 from drawdown.worker.hooks import actions as hook_actions
 from drawdown.worker.hooks import lists as hook_lists
-from drawdown.worker.orders import accepting, assigning, orders
-from drawdown.worker.orders import lists as order_lists
+from drawdown.worker.jobs import accept_action, assign_action, queue
+from drawdown.worker.jobs import lists as job_lists
 from drawdown.worker.orgs import actions as org_actions
 from drawdown.worker.orgs import lists as org_lists
 from drawdown.worker.provider import faces as provider_faces
@@ -27,13 +27,13 @@ from drawdown.worker.settlements import lists as settlement_lists
 from drawdown.worker.status import lists as status_lists
 from drawdown.worker.topup import actions as topup_actions
 from drawdown.worker.topup import lists as topup_lists
-from drawdown.worker.usage import backfill_actions, intake, sample_faces, withdrawals
+from drawdown.worker.usage import backfill_actions, intake, sample_faces, totals, withdrawals
 from drawdown.worker.wallets import actions as wallet_actions
 from drawdown.worker.wallets import lists as wallet_lists
 from drawdown.worker.wallets import pools, tiers
 
 DECLARED: Final[tuple[Declared, ...]] = (
-    *assigning.ACTIONS,
+    *assign_action.ACTIONS,
     *org_actions.ACTIONS,
     *org_lists.LISTS,
     *status_lists.LISTS,
@@ -56,11 +56,12 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *push_faces.LISTS,
     *hook_actions.ACTIONS,
     *hook_lists.LISTS,
-    *orders.ACTIONS,
-    *accepting.ACTIONS,
-    *order_lists.LISTS,
+    *queue.ACTIONS,
+    *accept_action.ACTIONS,
+    *job_lists.LISTS,
     *withdrawals.ACTIONS,
     *intake.LISTS,
+    *totals.LISTS,
     *backfill_actions.ACTIONS,
     *backfill_actions.LISTS,
     *sample_faces.ACTIONS,

@@ -28,12 +28,12 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.features.lists import unmapped_events
 from drawdown.worker.guard.lists import guard_figures
 from drawdown.worker.guard.overrides import SOON_MS
-from drawdown.worker.halts.unheeded import unheeded
+from drawdown.worker.halts.ignored_halts import ignored_halts
 from drawdown.worker.hooks.lists import list_endpoints
 from drawdown.worker.parity.lists import parity_figures
 from drawdown.worker.reconcile.lists import read_uncompared
 from drawdown.worker.status import metrics as figures
-from drawdown.worker.status.backlog import oldest_open, orders_left, quarantined
+from drawdown.worker.status.backlog import jobs_left, oldest_open, quarantined
 from drawdown.worker.status.metrics import (
     UNANSWERED,
     EndedTick,
@@ -184,11 +184,11 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("halts_due", "Halts that a cell has not acknowledged.", [((), due.count)])
     age = 0.0 if due.since_ms is None else seconds(now_ms - due.since_ms)
     yield gauge("halts_oldest_age_seconds", "Since the halt that has waited longest.", [((), age)])
-    ignored = len(unheeded(connection, Shard()))
-    yield gauge("halts_unheeded", "Halts acknowledged again and again while sandboxes still run.", [((), ignored)])
+    ignored = len(ignored_halts(connection, Shard()))
+    yield gauge("halts_ignored", "Halts acknowledged again and again while sandboxes still run.", [((), ignored)])
     yield gauge("orgs_stopped", "Organisations that a person has to look at.", [((), figures.stopped_orgs(connection))])
     asked = figures.projections_due(connection, now_ms)
-    yield gauge("projections_due", "Organisations whose provider is to be asked.", [((), asked.count)])
+    yield gauge("projections_due", "Organisations due for a read of their provider.", [((), asked.count)])
     oldest = 0.0 if asked.since_ms is None else seconds(now_ms - asked.since_ms)
     yield gauge("projections_oldest_age_seconds", "Since the ask that has waited longest.", [((), oldest)])
     yield gauge("providers_paused", "Providers that a person paused.", [((), figures.paused_providers(connection))])
@@ -230,7 +230,7 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield wrong
     unread = unread_orgs(connection)
     yield gauge(
-        "orgs_unread", "Organisations whose provider could not be read when last asked.",
+        "orgs_unread", "Organisations with a failed last read of their provider.",
         [((row.provider,), row.orgs) for row in unread], ("provider",),
     )  # fmt: skip
     yield gauge(
@@ -286,12 +286,12 @@ def _cut(connection: sa.Connection, now_ms: int) -> Metric:
 
 
 def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """What people ordered of ticks. Zeros included: an alert on a change does not see a series begin."""
-    found = orders_left(connection, now_ms)
+    """Jobs that people queued. Zeros included: an alert on a change does not see a series begin."""
+    found = jobs_left(connection, now_ms)
     age = 0 if found.since_ms is None else now_ms - found.since_ms
-    yield gauge("orders_open", "Orders that wait, or are under way.", [((), found.open)])
-    yield gauge("orders_oldest_age_seconds", "Since the oldest of them was placed.", [((), seconds(age))])
-    yield gauge("orders_failed", "Orders that failed in the last day.", [((), found.failed)])
+    yield gauge("jobs_open", "Jobs that wait, or are under way.", [((), found.open)])
+    yield gauge("jobs_oldest_age_seconds", "Since the oldest of them was placed.", [((), seconds(age))])
+    yield gauge("jobs_failed", "Jobs that failed in the last day.", [((), found.failed)])
 
 
 def filing(connection: sa.Connection) -> Iterator[Metric]:
@@ -342,12 +342,12 @@ def working(connection: sa.Connection) -> Iterator[Metric]:
 def of_workers(found: Cluster) -> Iterator[Metric]:
     """The same, of what was read."""
     counts = dict.fromkeys(WORKER_STATES, 0) | Counter(one.state for one in found.workers if one.state in WORKER_STATES)
-    yield gauge("workers", "Workers of the last day: that live, or went without a word.",
+    yield gauge("workers", "Workers of the last 24 hours, by state: live, or lost without signing off.",
                 [((state,), count) for state, count in sorted(counts.items())], ("state",))  # fmt: skip
     alive = found.of("lives")
     yield gauge("worker_jobs_done", "Jobs that each worker that lives has done.",
                 [((one.name,), one.done) for one in alive], ("worker",))  # fmt: skip
-    yield gauge("worker_seen_age_seconds", "Since each worker that lives told of itself.",
+    yield gauge("worker_seen_age_seconds", "Seconds since the last heartbeat of each live worker.",
                 [((one.name,), seconds(one.seen_ms)) for one in alive], ("worker",))  # fmt: skip
     jobs = {(kind, state): 0 for kind in JOB_KINDS for state in ("waits", "runs")}
     jobs |= {(one.kind, one.state): one.jobs for one in found.jobs if one.kind in JOB_KINDS}
@@ -410,7 +410,9 @@ def reserving(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Of all wallets and suppliers together."""
     runs = run_figures(connection, now_ms, now_ms - DAY_MS)
     yield gauge("reservations_open", "Runs that hold credit.", [((), runs.held)])
-    yield gauge("reservations_overdue", "Of these, runs whose hold is over, not let go yet.", [((), runs.overdue)])
+    yield gauge(
+        "reservations_overdue", "Reservations past their expiry that are not released yet.", [((), runs.overdue)]
+    )
     age = 0 if runs.overdue_since_ms is None else now_ms - runs.overdue_since_ms
     yield gauge("reservations_overdue_oldest_age_seconds", "Since the oldest of them was over.", [((), seconds(age))])
     yield gauge("reservations_expired", "Runs that expired in the last day, settled by nobody.", [((), runs.expired)])
@@ -434,13 +436,19 @@ def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("topups_oldest_age_seconds", "Since the oldest of them was begun.", ages, ("state",))
     ended = [((state,), found.ended.get(state, 0)) for state in TOPUPS_ENDED]
     yield gauge("topups_ended", "Top-ups that ended in the last day.", ended, ("state",))
-    yield gauge("topups_blocked", "Wallets whose top-ups stopped until another card.", [((), found.blocked)])
-    yield gauge("topups_for_a_person", "Top-ups whose payment is another one's.", [((), found.for_a_person)])
+    yield gauge(
+        "topups_blocked", "Wallets with top-ups stopped until the customer enters another card.", [((), found.blocked)]
+    )
+    yield gauge(
+        "topups_manual_review",
+        "Top-ups that a person must review: the payment belongs to another top-up.",
+        [((), found.manual_review)],
+    )
     yield gauge("topups_stopped", "1: a person has stopped all top-ups.", [((), int(found.stopped))])
 
 
 def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Of each endpoint that goes on; zeros included: an alert on a change does not see a series begin."""
+    """Of each endpoint that continues; zeros included: an alert on a change does not see a series begin."""
     going = [row for row in list_endpoints(connection) if row.ended_ms is None]
     labels = ("endpoint",)
     yield gauge(

@@ -11,7 +11,7 @@ from drawdown.providers.http import Call, Http, HttpResult, NotSent
 from drawdown.providers.payments.protocol import PaymentService
 from drawdown.providers.protocol import Provider
 from drawdown.schema.clock import Clock
-from drawdown.server.http.seldom import Seldom
+from drawdown.server.http.log_throttle import Seldom
 from drawdown.server.http.threads import Restores
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.engine.context import Context

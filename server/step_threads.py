@@ -91,7 +91,7 @@ class StepThreads:
         return made
 
     def wait_for_reads(self) -> None:
-        """Wait until every read that was asked for by now is done."""
+        """Wait until every read that was asked for is done."""
         with self._lock:
             asked = list(self._reads)
         for one in asked:

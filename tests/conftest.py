@@ -19,11 +19,11 @@ import structlog
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from tests import compiled, installed, leftovers, one_thread, reused, rewritten, template
-from tests.fresh import name_anew, named_anew
 from tests.integration.locked import require_lock
+from tests.postgres_parse import misunderstood
 from tests.postgres_server import Server
 from tests.quick_sqlite import quicken
-from tests.understood import misunderstood
+from tests.sqlite_databases import name_anew, named_anew
 from tests.whole import WHOLE
 
 gc.disable()

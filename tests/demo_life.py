@@ -170,7 +170,7 @@ def _incidents(month: Month) -> Iterator[str]:
     outcomes = dict(month.rows("SELECT outcome, COUNT(*) FROM attempts GROUP BY outcome"))
     if not (outcomes.get("unknown") and outcomes.get("retry") and outcomes.get("rejected")):
         yield f"attempts came to {outcomes}"
-    for action in ("push_resolve", "sample_withdraw", "backfill_close", "settlement_batch", "settlement_reverse"):
+    for action in ("push_resolve", "sample_withdraw", "backfill_close", "settlement_payout", "settlement_reverse"):
         if not month.one("SELECT COUNT(*) FROM operator_actions WHERE action = :a", a=action):
             yield f"nobody did {action}"
     if month.rows("SELECT DISTINCT org_id FROM pending_usage") != [("soylent",)]:

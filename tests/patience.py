@@ -11,8 +11,8 @@ from typing import Final
 
 import pytest
 
-from drawdown.server.api import dark, gate, health
-from drawdown.server.console import acting, console, my
+from drawdown.server.api import fail_open, gate, health
+from drawdown.server.console import action_forms, console, my
 
 PATIENT_S: Final = 60.0
 
@@ -22,6 +22,6 @@ def patience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gate, "READ_WITHIN_S", PATIENT_S)
         patch.setattr(gate, "FRESH_WITHIN_S", PATIENT_S)
-        for module in (health, dark, console, acting, my):
+        for module in (health, fail_open, console, action_forms, my):
             patch.setattr(module, "WITHIN_S", PATIENT_S)
         yield

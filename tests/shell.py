@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from tests import inside
+from tests import in_process
 
 LONGEST_S: Final = 300
 """What one command may take."""
@@ -65,7 +65,7 @@ def _do(line: Path, folder: str) -> None:
     arguments = (line / "arguments").read_text().split("\0")[:-1]
     pairs = (one.partition("=") for one in (line / "environment").read_text().split("\0")[:-1])
     environment = {name: value for name, _, value in pairs}
-    done = inside.run(arguments, env=environment, cwd=Path(folder), timeout_s=LONGEST_S)
+    done = in_process.run(arguments, env=environment, cwd=Path(folder), timeout_s=LONGEST_S)
     (line / "out").write_bytes(done.stdout)
     (line / "err").write_bytes(done.stderr)
     (line / "answer").write_text(f"{done.returncode}\n")

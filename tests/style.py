@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import yaml
 from typer.main import get_command
 
 from drawdown.cli.main import app
@@ -29,8 +31,14 @@ MARKERS: Final = {
 }
 AVOIDED: Final = (
     "told of", "asked of", "is said", "by now", "over there", "goes on", "anew", "without a word", "whatever became of",
-    "comes to", "whoever", "whom", "whose", "mended", "thousand million",
+    "comes to", "whoever", "whom", "whose", "mend", "mended", "mends", "thousand million",
 )  # fmt: skip
+WORD: Final = re.compile(r"[A-Za-z][A-Za-z'-]*")
+SENTENCE_END: Final = re.compile(r"\n\s*\n|\n\s*(?:[-*]|\d+\.)\s|\n?\s*\|\s*|\n#+ |(?<=[.!?])\s")
+LONGEST: Final = 25
+"""Words of a sentence in the documents; longer ones are counted."""
+CODE: Final = ("cli", "server", "worker", "providers", "guard", "ledger", "events", "schema", "client")
+"""The folders of what is shipped."""
 MOST_SUBJECT: Final = 72
 SUBJECT: Final = re.compile(r"[a-z][a-z0-9 ,./_-]*: \S.*[^.]")
 
@@ -48,6 +56,65 @@ def helps() -> Iterator[tuple[str, str]]:
     for path, command in walk(get_command(app)):
         texts = [command.help or "", *(str(getattr(one, "help", "") or "") for one in command.params)]
         yield "drawdown " + " ".join(path), "\n".join(texts)
+
+
+def metrics() -> Iterator[tuple[str, str]]:
+    """The HELP of each metric, from the page that is generated of them."""
+    for line in (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `drawdown_"):
+            yield line.split("`")[1], line.split("|")[4]
+
+
+def alerts() -> Iterator[tuple[str, str]]:
+    """The summary and description of each alert."""
+    whole = yaml.safe_load((ROOT / "ops" / "deploy" / "prometheus" / "alerts.yaml").read_text(encoding="utf-8"))
+    for rule in (rule for group in whole["groups"] for rule in group["rules"]):
+        texts = [text for name, text in rule["annotations"].items() if name in ("summary", "description")]
+        yield rule["alert"], "\n".join(texts)
+
+
+def _modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in (path for folder in CODE for path in sorted((ROOT / folder).rglob("*.py"))):
+        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """The text of each error that the shipped code raises."""
+    for name, module in _modules():
+        for raised in (node for node in ast.walk(module) if isinstance(node, ast.Raise)):
+            yield name, " ".join(node.value for node in ast.walk(raised) if _is_text(node))  # type: ignore[attr-defined]
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """Each docstring of the shipped code, those of constants and fields included."""
+    for name, module in _modules():
+        for node in ast.walk(module):
+            if isinstance(node, ast.Expr) and _is_text(node.value):
+                yield name, node.value.value  # type: ignore[attr-defined]
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+SURFACES: Final[dict[str, Callable[[], Iterator[tuple[str, str]]]]] = {
+    "documents": documents,
+    "help": helps,
+    "metrics": metrics,
+    "alerts": alerts,
+    "messages": messages,
+    "docstrings": docstrings,
+}
+"""What people read of the program, each as pairs of a place and its text."""
+
+
+def long_sentences(texts: Iterator[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The sentences of more than LONGEST words, with where each is. Cells of tables and items of lists end one."""
+    found_: list[tuple[str, str]] = []
+    for name, text in texts:
+        parts = (" ".join(part.split()) for part in SENTENCE_END.split(text))
+        found_ += [(name, part) for part in parts if len(WORD.findall(part)) > LONGEST]
+    return found_
 
 
 def found(text: str, words: str) -> int:
@@ -80,12 +147,13 @@ def faults(message: str) -> list[str]:
 def report() -> Iterator[str]:
     """The counts, a line each."""
     text = "\n".join(text for _, text in documents())
-    words = len(re.findall(r"[A-Za-z][A-Za-z'-]*", text))
+    words = len(WORD.findall(text))
     yield f"{words:,} words of documents"
     for name, pattern in MARKERS.items():
         yield f"{name:24} {1_000 * found(text, pattern) / words:6.1f} for each 1,000"
-    for name, texts in (("documents", documents()), ("help", helps())):
-        counts = avoided(texts)
+    yield f"sentences of more than {LONGEST} words in documents: {len(long_sentences(documents())):,}"
+    for name, texts in SURFACES.items():
+        counts = avoided(texts())
         yield f"words to avoid in {name}: {sum(counts.values()):,} ({', '.join(f'{w} {n}' for w, n in counts.items())})"
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.providers.careful import Careful
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import Provider
+from drawdown.providers.validated_provider import Careful
 from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write

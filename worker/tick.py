@@ -1,5 +1,5 @@
 """One tick: seal, then push, project and dispatch, each provider beside the others; then wallets are filled, the
-operator's product is told, what people ordered is done, and files in watched folders are taken.
+operator's product is told, queued jobs are done, and files in watched folders are taken.
 
 Guarantee: if a part fails, the parts before it are committed and the next tick goes on from there. One bad organisation
 (S8) or provider delays no other. Each tick leaves a row: its work and the backlog it left.
@@ -26,7 +26,7 @@ from drawdown.worker.engine.effects import Recall, Remember, Steps, Together, Tr
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.halts.dispatch import dispatch
-from drawdown.worker.halts.unheeded import NAMED, problems, undelivered, unheeded, untold
+from drawdown.worker.halts.ignored_halts import NAMED, ignored_halts, problems, undelivered, untold
 from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.push.confirm import Confirmed, confirm
@@ -38,11 +38,11 @@ from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.status.backlog import read_backlog
 from drawdown.worker.status.ticks import Report, add_lanes, collect
 from drawdown.worker.topup.fill import fill
-from drawdown.worker.verdict.asks import mark_halted
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.holds import expire_holds, shrink_holds
 from drawdown.worker.verdict.org_row import end_overrides, release_exempt
 from drawdown.worker.verdict.project import project
+from drawdown.worker.verdict.refresh_requests import mark_halted
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -115,7 +115,7 @@ def _fill_and_tell(context: Context, *, settling: bool) -> Steps[list[object]]:
 
 
 def _fill(context: Context) -> Steps[list[object]]:
-    """Fill wallets; where one was, its customer's verdict is asked for at once: who was halted and paid goes on."""
+    """Fill wallets; where one was, its customer's verdict is asked for at once: who was halted and paid continues."""
     filled = yield from fill(context)
     if not filled.credited:
         return [filled]
@@ -124,22 +124,22 @@ def _fill(context: Context) -> Steps[list[object]]:
 
 
 def _then(context: Context, report: Report) -> Steps[None]:
-    """What people ordered; and files last, so that what one costs or breaks is nobody else's."""
-    if report.orders_wait:
-        yield from _do_orders(context, report)
+    """Queued jobs; and files last, so that what one costs or breaks is nobody else's."""
+    if report.jobs_wait:
+        yield from _do_jobs(context, report)
     if report.batches_wait:
         from drawdown.worker.batches.folders import take_watched  # most ticks need none of what reads files
 
         collect(report, (yield Together([take_watched(context)])))
 
 
-def _do_orders(context: Context, report: Report) -> Steps[None]:
-    from drawdown.worker.orders.doing import OrdersDone, do_orders  # nor of what replays, assigns and accepts
+def _do_jobs(context: Context, report: Report) -> Steps[None]:
+    from drawdown.worker.jobs.run_jobs import JobsDone, do_jobs  # nor of what replays, assigns and accepts
 
-    results = yield Together([do_orders(context)])
+    results = yield Together([do_jobs(context)])
     match results:
-        case [OrdersDone() as done]:
-            report.orders_ended, report.problems = done.ended, report.problems + done.failures
+        case [JobsDone() as done]:
+            report.jobs_ended, report.problems = done.ended, report.problems + done.failures
         case _:
             collect(report, results)
 
@@ -180,7 +180,7 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
         horizon_ms=horizon(min(now, server_now)),
         doubted=incarnation.doubted,
         problems=_unusable(connection, context),
-        orders_wait=_any(connection, "orders_wait"),
+        jobs_wait=_any(connection, "jobs_wait"),
         batches_wait=context.shard.lo == 0 and _any(connection, "folders_watched"),
     )
 
@@ -194,7 +194,7 @@ def _recognise(connection: sa.Connection, *, context: Context, witness: Witness 
 
 
 def _unusable(connection: sa.Connection, context: Context) -> list[str]:
-    """Providers that bill somebody and cannot be used until a person mends it."""
+    """Providers that bill somebody and cannot be used until a person fixes it."""
     reasons = {**context.broken, **context.changed}
     reasons |= {
         name: f"{why}: nothing is sent to it"
@@ -303,11 +303,11 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
 def _end(connection: sa.Connection, *, context: Context, report: Report) -> Report:
     left = read_backlog(connection, context.shard, report.at_ms)
     stuck = [str(one) for one in undelivered(connection, context.shard) if one.needs_person]
-    needed = [*report.problems, *stuck[:NAMED], *problems(unheeded(connection, context.shard))]
+    needed = [*report.problems, *stuck[:NAMED], *problems(ignored_halts(connection, context.shard))]
     needed += untold(connection, context.shard)
-    wait = report.orders_wait and _any(connection, "orders_wait")
+    wait = report.jobs_wait and _any(connection, "jobs_wait")
     # A new one: where this conflicts, it is run again.
-    report = replace(report, left=left, problems=needed, orders_wait=wait)
+    report = replace(report, left=left, problems=needed, jobs_wait=wait)
     ended = {"finished_ms": context.clock.now_ms(), "exit_status": report.exit_status}
     values = {"tick_id": report.tick_id, "worker": context.worker, **ended}
     SQL.run(connection, "end_tick", {**values, "report": json.dumps(asdict(report), sort_keys=True)})

@@ -23,16 +23,16 @@ LIMIT 1
 UPDATE orgs SET billing_provider = a.provider,
     projection_due_ms = CASE WHEN a.provider NOT IN {unbilled} THEN :now_ms END,
     unread_since_ms = CASE WHEN a.provider NOT IN {unbilled} THEN unread_since_ms END,
-    projection_asks = projection_asks + 1,
+    refresh_requests = refresh_requests + 1,
     balance_read_ms = CASE WHEN balance_read_ms >= a.start_ms THEN balance_read_ms END,
     balance_micro = CASE WHEN balance_read_ms >= a.start_ms THEN balance_micro END
 FROM assignments a WHERE a.org_id = orgs.org_id
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
     AND (a.start_ms >= :since_ms OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)
 
--- name: orders_wait
--- Asked here: a tick with no order to do imports nothing of what does them; so with folders.
-SELECT 1 FROM orders WHERE state IN ('waiting', 'under_way') LIMIT 1
+-- name: jobs_wait
+-- Asked here: a tick with no job to do imports nothing of what does them; so with folders.
+SELECT 1 FROM jobs WHERE state IN ('waiting', 'under_way') LIMIT 1
 
 -- name: folders_watched
 SELECT 1 FROM batch_sources WHERE paused_ms IS NULL LIMIT 1

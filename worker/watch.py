@@ -3,7 +3,7 @@ resumed. Wallets that ran low are filled in the same round, and the operator's p
 
 Guarantee: no usage is sealed, sent or billed here. An estimate only decides which organisations' providers are asked
 again. The fresh read decides (`project`), and its halts go to the cells in the same round. Nothing rests on this
-process's memory: several watches at once, or one that begins anew, do the same things under the same fences.
+process's memory: several watches at once, or one that begins again, do the same things under the same fences.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.hooks.deliver import Told, deliver
 from drawdown.worker.seal.arrivals import Seen, seen_by_all, seen_now
 from drawdown.worker.topup.fill import Filled, fill
-from drawdown.worker.verdict.asks import READS_A_S, mark_for_projection
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.effective_balance import CLOCKS_APART_MS, read_used, since_read
 from drawdown.worker.verdict.holds import expire_holds
 from drawdown.worker.verdict.project import Projected, project
+from drawdown.worker.verdict.refresh_requests import READS_A_S, mark_for_projection
 from drawdown.worker.verdict.rules import LAST_LOOK_MS, end_ms, next_look_ms
 from drawdown.worker.verdict.watch_state import note_round, was_watched
 

@@ -34,7 +34,7 @@ FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 
 -- name: due
-SELECT o.org_id, o.is_halted, o.balance_micro, o.balance_read_ms, o.unseen_micro, o.projection_due_ms,
+SELECT o.org_id, o.is_halted, o.balance_micro, o.balance_read_ms, o.unconfirmed_micro, o.projection_due_ms,
     o.override_halted {billed}
 WHERE o.watch_due_ms <= :now_ms AND NOT o.is_halted AND o.bucket BETWEEN :lo AND :hi
 ORDER BY o.watch_due_ms LIMIT :at_most {skip_locked}

@@ -128,7 +128,7 @@ def _folder() -> Iterator[Path]:
 
 @contextmanager
 def _going_on(stage: Stage) -> Iterator[None]:
-    """Life goes on: hosts tell what sandboxes use, ticks settle it, a watch goes round."""
+    """Life continues: hosts tell what sandboxes use, ticks settle it, a watch goes round."""
     stopping, ended = Stopping(), threading.Event()
     options = scheduler.Options(
         Shard(), None, accept_clock=True, every_s=TICK_EVERY_S, watch_every_s=ROUND_MS // SECOND_MS
@@ -151,7 +151,7 @@ def _going_on(stage: Stage) -> Iterator[None]:
 
 
 def _hosts(stage: Stage, ended: threading.Event) -> None:
-    """What sandboxes use from the month's last moment on: it is minutes ago by now."""
+    """What sandboxes use from the month's last moment on: it is minutes ago."""
     while True:
         now = stage.clock.now_ms()
         try:

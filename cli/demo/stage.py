@@ -284,7 +284,7 @@ class Stage:
             self.done["samples"] += len(samples)
 
     def hurry(self) -> None:
-        """Wait for no disk while it is made: what a crash of the machine leaves half made is made anew."""
+        """Wait for no disk while it is made: what a crash of the machine leaves half made is made again."""
 
         def connected(connection: Any, _record: object) -> None:
             connection.execute("PRAGMA synchronous = OFF")
@@ -292,7 +292,7 @@ class Stage:
         sa.event.listen(self.app.engine, "connect", connected)
 
     def go_on(self) -> None:
-        """From now on as any database; and time goes on."""
+        """From now on as any database; and time continues."""
         self.app.engine.dispose()
         self.app._engine = None
         self.clock.turn(None)

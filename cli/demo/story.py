@@ -372,8 +372,8 @@ def _overrides(start: int, now_ms: int) -> Iterator[Act]:
 
 
 def _suppliers(start: int) -> Iterator[Act]:
-    def batch(connection: sa.Connection, by: By) -> None:
-        settlements.batch(connection, SUPPLIER, period_of(by.now_ms), by)
+    def payout(connection: sa.Connection, by: By) -> None:
+        settlements.make_payout(connection, SUPPLIER, period_of(by.now_ms), by)
 
     def freeze(connection: sa.Connection, by: By) -> None:
         settlements.freeze(connection, "run-21-1-acme", by)
@@ -381,7 +381,7 @@ def _suppliers(start: int) -> Iterator[Act]:
     def reverse(connection: sa.Connection, by: By) -> None:
         settlements.reverse(connection, "run-05-1-acme", "complaint-5", None, by)
 
-    yield Act(at(start, 22, 9), MARA, "the month's batch", batch)
+    yield Act(at(start, 22, 9), MARA, "the month's payout", payout)
     yield Act(at(start, 23, 10), MARA, "the customer complains", freeze)
     yield Act(at(start, 24, 10), MARA, "the render was empty", reverse)
 
@@ -481,7 +481,7 @@ def _runs(start: int, day: int) -> Iterator[Act]:
             project = chance.choice(("site", "app", "shop"))
             request = Request(org, amount_micro=estimate, project=project, action=action, supplier=supplier)
             yield Act(begun, PRODUCT, "a run", run_of(request, key), may_fail=True)
-            # Those of a supplier are all settled: what becomes of settlements is told of some by their names.
+            # Those of a supplier are all settled: what becomes of settlements is notified of some by their names.
             luck = 0.4 if supplier else chance.random()
             ended = begun + chance.randrange(2, 40) * MINUTE_MS
             yield Act(ended, PRODUCT, "it ended", _end_of(key, estimate, luck), may_fail=True)
@@ -549,7 +549,7 @@ def live(
     days: int = DAYS,
     told: Callable[[int, int, int], None] = lambda _day, _days, _at_ms: None,
 ) -> Stage:
-    """Make a database with the month (or its last `days`) up to now; `behind` is the clock that goes on afterwards.
+    """Make a database with the month (or its last `days`) up to now; `behind` is the clock that continues afterwards.
     `told` is called with each day, their number and the moment."""
     calendar = Calendar(window_of(behind.now_ms()), days)
     stage = set_up(folder, file, behind, out, err)

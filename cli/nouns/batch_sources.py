@@ -1,4 +1,4 @@
-"""`drawdown source`: folders whose files ticks take, and queries that they ask."""
+"""`drawdown source`: folders and queries that ticks read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from drawdown.schema.text import why_unread
 from drawdown.schema.typed.parsing import parse_length, show_time
 from drawdown.worker.batches import sources
 from drawdown.worker.batches.actions import ACTIONS, LISTS
-from drawdown.worker.batches.asking import MAX_QUERY_CHARS, PERIODS_MS, Question
 from drawdown.worker.batches.files import NotNow
 from drawdown.worker.batches.objects import is_prefix, require_listed
+from drawdown.worker.batches.query_source import MAX_QUERY_CHARS, PERIODS_MS, Question
 from drawdown.worker.engine.stores import Databases
 from drawdown.worker.sources.field_map import OWN_NAMES, field_map
 
@@ -82,7 +82,7 @@ def _listed(app: App, prefix: str) -> None:
     try:
         require_listed(app.settings.objects(), prefix)
     except NotNow as error:
-        raise Refused(f"{error}; nothing was added: mend it, or --force") from error
+        raise Refused(f"{error}; nothing was added: fix it, or --force") from error
 
 
 def _question(app: App, query: Path, database: str, every: Every, closed_after: str) -> Question:

@@ -129,10 +129,10 @@ def _roles(app: App, apply: bool) -> None:
 
 
 def doctor_(context: typer.Context) -> None:
-    """Say what is wrong with this set-up, and how to mend it."""
+    """Say what is wrong with this set-up, and how to fix it."""
     app: App = context.obj
     findings = doctor.examine(app)
-    rows = [(f.mark, f.what, "" if f.ok else f.mend) for f in findings]
+    rows = [(f.mark, f.what, "" if f.ok else f.fix) for f in findings]
     show(app, {"findings": findings}, [table("Set-up", ("", "what", "what to do"), rows)])
     if not all(finding.ok for finding in findings):
         raise typer.Exit(Exit.PERSON)
@@ -186,7 +186,7 @@ def _verify(
     held = proofs.to_continue(connection, now_ms) if since_last else None
     found = verify(connection, orgs=orgs, now_ms=now_ms, held=held)
     if deep:
-        from drawdown.worker.verify.deep import verify_files  # for who asks for it alone
+        from drawdown.worker.verify.batch_files import verify_files  # for who asks for it alone
 
         verify_files(connection, found, orgs, partial(_bring, app))
     return found
@@ -216,12 +216,12 @@ def _told(found: Verification, stopped: list[str], since_last: bool) -> list[str
     lines.append(table(title, ("#invariant", "org", "window", "feature", "what"), rows))
     return [
         *lines,
-        *(f"stopped: {one}; mend it, then `drawdown org release --reason … {typed(one)}`" for one in stopped),
+        *(f"stopped: {one}; fix it, then `drawdown org release --reason … {typed(one)}`" for one in stopped),
     ]
 
 
 def _from(found: Verification) -> list[str]:
-    """What was passed over is said, never implied."""
+    """What was passed over is given, never implied."""
     begins = found.point
     if begins is None:
         return ["looked at all of it: there is no run of the last week to continue that held"]

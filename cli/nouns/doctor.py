@@ -1,4 +1,4 @@
-"""The possible faults of a set-up, and how to mend them. Guarantee: changes no value: a row of the
+"""The possible faults of a set-up, and how to fix them. Guarantee: changes no value: a row of the
 database is written as it is, and a file of the state folder made and removed, as nothing less tells of a full disk.
 """
 
@@ -16,7 +16,7 @@ from typing import Final
 from drawdown.cli.app import App
 from drawdown.cli.nouns.sealing import sealed_to
 from drawdown.cli.settings import PREFIX, Settings
-from drawdown.providers.http.outgoing import CERT_FILE, NO_PROXY, PROXY
+from drawdown.providers.http.egress import CERT_FILE, NO_PROXY, PROXY
 from drawdown.providers.protocol import Provider
 from drawdown.schema.database import read, sqlite_file, write
 from drawdown.schema.errors import DrawdownError
@@ -61,7 +61,7 @@ class Finding:
 
     ok: bool
     what: str
-    mend: str = ""
+    fix: str = ""
     off: bool = False
 
     @property
@@ -83,8 +83,8 @@ def _cells(app: App) -> Iterator[Finding]:
         yield Finding(True, what, off=True)
     settings = app.settings.cells()
     for cell in app.read(list_cells):
-        mend = settings.why_not(cell.url) or ""
-        yield Finding(not mend, f"cell {cell.cell_id} at {cell.url}", mend)
+        fix = settings.why_not(cell.url) or ""
+        yield Finding(not fix, f"cell {cell.cell_id} at {cell.url}", fix)
         yield _cell_secret(settings, cell.cell_id)
     for name in app.read(cells_without_url):
         yield Finding(False, f"cell {name} runs sandboxes and has no URL", f"`drawdown cell set {typed(name, 'URL')}`")
@@ -96,8 +96,8 @@ def _cell_secret(settings: CellSettings, cell: str) -> Finding:
     weak = _is_weak(given)
     notes = ["several, while they are rotated"] * (len(given) > 1) + ["one is shared with other cells"] * bool(shared)
     what = f"the secret that signs halts for cell {cell}" + (f" ({'; '.join(notes)})" if notes else "")
-    mend = f"set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS, {MIN_SECRET_CHARS} characters or more"
-    return Finding(not weak, what, mend if weak else "")
+    fix = f"set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS, {MIN_SECRET_CHARS} characters or more"
+    return Finding(not weak, what, fix if weak else "")
 
 
 def _hooks(app: App) -> Iterator[Finding]:
@@ -105,12 +105,12 @@ def _hooks(app: App) -> Iterator[Finding]:
     going = [row for row in app.read(list_endpoints) if row.ended_ms is None]
     settings = app.settings.hooks()
     for row in going:
-        mend = settings.why_not(row.url) or ""
-        yield Finding(not mend, f"endpoint {row.name} at {row.url}", mend)
+        fix = settings.why_not(row.url) or ""
+        yield Finding(not fix, f"endpoint {row.name} at {row.url}", fix)
     if going:
         weak = _is_weak(settings.roots)
-        mend = f"set DRAWDOWN_HOOK_SECRET, {MIN_SECRET_CHARS} characters or more"
-        yield Finding(not weak, "the secret that endpoints' own secrets are made from", mend if weak else "")
+        fix = f"set DRAWDOWN_HOOK_SECRET, {MIN_SECRET_CHARS} characters or more"
+        yield Finding(not weak, "the secret that endpoints' own secrets are made from", fix if weak else "")
 
 
 def _files(app: App) -> Iterator[Finding]:
@@ -133,8 +133,8 @@ def _secrets(app: App) -> Iterator[Finding]:
         ("DRAWDOWN_CONSOLE_PROXY_SECRET", tuple(filter(None, [proxy]))),
     ):
         if given and _is_weak(given):
-            mend = f"set {name}, {MIN_SECRET_CHARS} characters or more: `openssl rand -hex 32`"
-            yield Finding(False, f"a secret of {name} can be guessed", mend)
+            fix = f"set {name}, {MIN_SECRET_CHARS} characters or more: `openssl rand -hex 32`"
+            yield Finding(False, f"a secret of {name} can be guessed", fix)
 
 
 def _is_weak(secrets: Sequence[str]) -> bool:
@@ -209,8 +209,8 @@ def _unread(app: App) -> Iterator[Finding]:
         if not name.startswith(of_others):
             theirs = [f"{service}_{_rest(name, service)}" for service in services]
             near, said = nearest(name, [*Settings.model_fields, *theirs]), f"{PREFIX}{name.upper()}"
-            mend = "" if near is None else f"did you mean {PREFIX}{near.upper()}?"
-            yield Finding(near is None, f"{said} is set, and nothing here reads it", mend)
+            fix = "" if near is None else f"did you mean {PREFIX}{near.upper()}?"
+            yield Finding(near is None, f"{said} is set, and nothing here reads it", fix)
 
 
 def _rest(name: str, service: str) -> str:
@@ -313,8 +313,8 @@ def _kept(folder: Path) -> Iterator[Finding]:
     except OSError:
         return
     if is_on_unnamed_volume(str(folder.absolute()), mounts):
-        mend = f"name one: `docker run -v drawdown-state:{folder} ...`, or docker-compose.yml"
-        yield Finding(False, f"{folder} is on a volume without a name, which a new container does not get", mend)
+        fix = f"name one: `docker run -v drawdown-state:{folder} ...`, or docker-compose.yml"
+        yield Finding(False, f"{folder} is on a volume without a name, which a new container does not get", fix)
 
 
 def _folders(app: App) -> Iterator[Finding]:
@@ -322,8 +322,8 @@ def _folders(app: App) -> Iterator[Finding]:
     watched = [one for one in app.read(list_sources) if one.paused_ms is None]
     if not watched:
         return
-    mend = "install drawdown[columnar], or no file is taken"
-    yield Finding(find_spec("duckdb") is not None, "DuckDB, which reads watched folders' files", mend)
+    fix = "install drawdown[columnar], or no file is taken"
+    yield Finding(find_spec("duckdb") is not None, "DuckDB, which reads watched folders' files", fix)
     for source in watched:
         if source.asked_of is not None:
             known = source.asked_of in app.settings.databases().urls
@@ -340,7 +340,7 @@ def _folders(app: App) -> Iterator[Finding]:
     yield Finding(
         not count,
         f"files of watched folders that are not taken: {count:,}",
-        "`drawdown batch list` says why; mend them, or move them away",
+        "`drawdown batch list` says why; fix them, or move them away",
     )
 
 
@@ -357,8 +357,8 @@ def _prefix(app: App, source: BatchSource) -> Finding:
 def _clock(app: App) -> Iterator[Finding]:
     now = app.clock.now_ms()
     skew = app.read(lambda c: abs(database_now(c, now) - now))
-    mend = "set both clocks right (NTP); a tick stops above 30 s"
-    yield Finding(skew <= MAX_SKEW_MS or app.clock.trusted, f"the clocks differ by {skew / 1000:.1f} s", mend)
+    fix = "set both clocks right (NTP); a tick stops above 30 s"
+    yield Finding(skew <= MAX_SKEW_MS or app.clock.trusted, f"the clocks differ by {skew / 1000:.1f} s", fix)
 
 
 def _open_for_long(app: App) -> Iterator[Finding]:
@@ -369,8 +369,8 @@ def _open_for_long(app: App) -> Iterator[Finding]:
         yield Finding(True, f"{what} (GRANT pg_monitor shows it)")
     elif oldest is not None:
         what = f"the oldest transaction: {oldest.who}, {lasting(oldest.age_ms or 0)}"
-        mend = "what it inserted is billed once it ends: end it, or have its program commit sooner"
-        yield Finding(not oldest.told, what, mend if oldest.told else "")
+        fix = "what it inserted is billed once it ends: end it, or have its program commit sooner"
+        yield Finding(not oldest.told, what, fix if oldest.told else "")
 
 
 def _upkeep(app: App) -> Iterator[Finding]:
@@ -378,8 +378,8 @@ def _upkeep(app: App) -> Iterator[Finding]:
     found = app.read(upkeep)
     if found is None:
         return
-    mend = "set autovacuum and track_counts to on: tables that grow with use take ever more room"
-    yield Finding(found.works, "PostgreSQL vacuums by itself" if found.works else "autovacuum is off", mend)
+    fix = "set autovacuum and track_counts to on: tables that grow with use take ever more room"
+    yield Finding(found.works, "PostgreSQL vacuums by itself" if found.works else "autovacuum is off", fix)
     for table, statement in found.statements.items():
         yield Finding(False, f"{table} is vacuumed too seldom: its settings are gone", f"`{statement}`, by its owner")
     for table, statement in found.attached.items():
@@ -396,11 +396,11 @@ def _ticks(app: App) -> Iterator[Finding]:
         if last == newest:  # of others there is none
             return
     late = last is None or now - last > 3 * WINDOW_MS
-    mend = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` or `drawdown worker` running"
+    fix = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` or `drawdown worker` running"
     yield Finding(
         not late,
         "no tick yet" if last is None else f"the last tick ended at {show_time(last)}",
-        mend if late else "",
+        fix if late else "",
     )
 
 
@@ -408,8 +408,8 @@ def _sealing(app: App) -> Iterator[Finding]:
     """A horizon that a clock ahead of time left behind; nothing moves it back."""
     now, sealed = app.clock.now_ms(), app.read(sealed_to_ms)
     if sealed > now:
-        mend = "wait until then; whatever set the clock ahead has to be mended before"
-        yield Finding(False, f"usage is sealed {sealed_to(sealed, now)}", mend)
+        fix = "wait until then; whatever set the clock ahead has to be fixed before"
+        yield Finding(False, f"usage is sealed {sealed_to(sealed, now)}", fix)
 
 
 def _watch(app: App) -> Iterator[Finding]:
@@ -418,8 +418,8 @@ def _watch(app: App) -> Iterator[Finding]:
         what = "nobody watches between ticks: halts come with ticks (`drawdown watch` makes it seconds)"
         yield Finding(True, what, off=True)
         return
-    mend = "keep `drawdown watch` running beside the cron, or `drawdown run`, or `drawdown worker`"
-    yield Finding(now - last < WATCHED_FOR_MS, f"the last round of a watch was at {show_time(last)}", mend)
+    fix = "keep `drawdown watch` running beside the cron, or `drawdown run`, or `drawdown worker`"
+    yield Finding(now - last < WATCHED_FOR_MS, f"the last round of a watch was at {show_time(last)}", fix)
 
 
 def _overrides(app: App) -> Iterator[Finding]:
@@ -440,9 +440,9 @@ def _proofs(app: App) -> Iterator[Finding]:
         what = "no run of verify that looked at all of it is on record (`drawdown verify`, e.g. nightly)"
         yield Finding(True, what, off=True)
         return
-    mend = "run `drawdown verify`; `drawdown verify --since-last`, nightly, looks at all of it once a week"
+    fix = "run `drawdown verify`; `drawdown verify --since-last`, nightly, looks at all of it once a week"
     what = f"all invariants held last at {show_time(last)}, when all of it was looked at"
-    yield Finding(app.clock.now_ms() - last <= WHOLE_LATE_MS, what, mend)
+    yield Finding(app.clock.now_ms() - last <= WHOLE_LATE_MS, what, fix)
 
 
 def _keys(app: App) -> Iterator[Finding]:
@@ -466,7 +466,7 @@ def _mapping(app: App) -> Iterator[Finding]:
         yield Finding(True, "every feature has a rate in the embedded ledger")
     for provider, features in app.read(unestimated_features).items():
         some = ", ".join(features[:FEW]) + (f" and {len(features) - FEW:,} more" if len(features) > FEW else "")
-        what = f"nothing is estimated at {provider} for {some}: while it cannot be asked, whoever uses that goes on "
+        what = f"nothing is estimated at {provider} for {some}: while it cannot be asked, its users continue "
         told = app.read(lambda c, name=provider: tells_costs(c, name))  # type: ignore[misc]
         what += f"(`drawdown provider {f'check {provider}' if told else f'rate {provider} {features[0]} --micro N'}`)"
         yield Finding(True, what, off=True)
@@ -489,9 +489,9 @@ def _providers(app: App) -> Iterator[Finding]:
         if provider is None:
             yield Finding(False, f"the provider {name} bills organisations", "its package is not installed here")
         else:
-            mend = provider.dormant or ""
-            yield Finding(not mend, f"the provider {name} is {'dormant' if mend else 'ready'}", mend)
-            if not (mend or provider.capabilities.same_database):
+            fix = provider.dormant or ""
+            yield Finding(not fix, f"the provider {name} is {'dormant' if fix else 'ready'}", fix)
+            if not (fix or provider.capabilities.same_database):
                 yield from _account(app, name, provider)
 
 

@@ -250,7 +250,7 @@ def extend(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Say that a run goes on: its hold stands for another hour, or for --for, and may grow."""
+    """Extend an execution: keep its credit reserved for another hour, or for --for. It may grow."""
     app: App = context.obj
     by, to_micro, for_ms = app.by(actor, reason), None if to is None else parse_credits(to), _length(for_)
     done = app.write(lambda c: executions.extend(c, key, to_micro, for_ms, by))

@@ -22,12 +22,12 @@ from drawdown.schema.typed.parsing import (
 from drawdown.worker.checks import checks
 from drawdown.worker.guard import limits
 from drawdown.worker.guard import lists as views
+from drawdown.worker.guard import options as guard_ways
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
-from drawdown.worker.guard import ways as guard_ways
 from drawdown.worker.guard.lists import Drift
+from drawdown.worker.guard.options import WaysTold
 from drawdown.worker.guard.use import Answer, Wish
-from drawdown.worker.guard.ways import WaysTold
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The use's key, which is yours to choose")]
 Amount = Annotated[int, typer.Argument(metavar="AMOUNT", help="Base units")]
@@ -146,7 +146,7 @@ def extend(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> int:
-    """Say that what is held goes on: for another hour, or as long as is said; it may grow."""
+    """Extend a reserved use: for another hour, or for --for. It may grow."""
     app: App = context.obj
     by, for_ms = app.by(actor, reason), None if for_ is None else parse_length(for_, "--for")
     found = app.write(lambda c: guard.extend(c, key, to, for_ms, by))

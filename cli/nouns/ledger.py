@@ -147,7 +147,7 @@ Customer = Annotated[str, typer.Argument(help="The customer (by default the orga
 
 
 def billing_(context: typer.Context, customer: Customer) -> None:
-    """Show what hangs on a wallet: who pays for whom, its thresholds, what may be bought, what happened lately."""
+    """Show a wallet's billing: payers, thresholds, plans and tiers for sale, and recent changes."""
     app: App = context.obj
     now_ms = app.clock.now_ms()
     payer = app.read(lambda c: payer_of(c, customer, now_ms))
@@ -183,7 +183,7 @@ def spenders_(
     context: typer.Context,
     keep: Annotated[bool, typer.Option("--keep", help="Keep what is found for the console's page: nightly")] = False,
 ) -> None:
-    """Show whose wallets usage and runs used most in the last 30 days. It reads all that was charged in them."""
+    """Show the wallets that usage and executions charged most in the last 30 days. It reads all of their charges."""
     app: App = context.obj
     now_ms = app.clock.now_ms()
     if keep:

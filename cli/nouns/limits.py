@@ -14,8 +14,8 @@ from drawdown.guard.periods import PERIODS, Period
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import is_quantity, show_time
 from drawdown.worker.guard import limits
+from drawdown.worker.guard.allowances import standing_of
 from drawdown.worker.guard.limits import amount_in_words as shown
-from drawdown.worker.guard.standing import standing_of
 
 commands = of_noun("limit", *limits.ACTIONS, *limits.LISTS)
 

@@ -14,8 +14,8 @@ from typing import Final
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.opening import meaning_of
 from drawdown.cli.rendering import show
+from drawdown.cli.startup import meaning_of
 from drawdown.cli.streams import fail
 from drawdown.cli.tree import built
 from drawdown.schema.errors import MEANINGS, Exit, worst

@@ -16,13 +16,13 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.declared import of_noun
-from drawdown.cli.nouns.orders import ORDERED
+from drawdown.cli.nouns.jobs import QUEUED
 from drawdown.cli.options import (
     Actor,
     DryRun,
     From,
-    Later,
     New,
+    Queued,
     Reason,
     Undo,
     only_with,
@@ -37,13 +37,14 @@ from drawdown.schema.text import why_unread
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.engine.runner import run
-from drawdown.worker.orders.asked import AskedAssign
-from drawdown.worker.orders.orders import place
+from drawdown.worker.jobs.job_payloads import AssignJob
+from drawdown.worker.jobs.queue import place
 from drawdown.worker.orgs import assignments, flips
 from drawdown.worker.orgs.actions import ACTIONS
 from drawdown.worker.orgs.lists import LISTS
 from drawdown.worker.provider.shadows import in_shadow
 from drawdown.worker.status import lists as status_lists
+from drawdown.worker.usage import totals
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")]
 ProviderOption = Annotated[
@@ -63,7 +64,7 @@ FlipFile = Annotated[
 AllowHalt = Annotated[bool, typer.Option("--allow-halt", help="Also where there is no credit, which halts at once")]
 
 
-commands = of_noun("org", *ACTIONS, *LISTS, *status_lists.LISTS)
+commands = of_noun("org", *ACTIONS, *LISTS, *status_lists.LISTS, *totals.LISTS)
 
 
 @commands.command()
@@ -81,13 +82,13 @@ def assign(
     unchecked: Annotated[bool, typer.Option("--unchecked", help="Also where the provider cannot say")] = False,
     new: New = False,
     dry_run: DryRun = False,
-    later: Later = False,
+    queue: Queued = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Have organisations billed by a provider, from the next window boundary on unless --from is given.
 
-    The provider is asked first: a customer it does not have, or one whose lack of credit would halt a running
+    The provider is asked first: a customer it does not have, or one without credit that would halt a running
     organisation at once, is refused. What was used before the start is not billed; it stays visible as pending. An
     organisation's first assignment may reach back with --from, later ones only to windows that are not sealed yet.
     --undo takes back the latest assignment where it has not begun; with --from, that which begins then and no other.
@@ -103,8 +104,8 @@ def assign(
         listed = names or ([wish.org_id for wish in read_flips(file)] if file is not None else [])
         return _undo(app, listed, start, by, dry_run=dry_run)
     wishes = _wishes(app, names, customer, file)
-    if later:
-        return _order(app, wishes, AskedAssign("", provider or "", customer, start, allow_halt), by, dry_run=dry_run)
+    if queue:
+        return _queue(app, wishes, AssignJob("", provider or "", customer, start, allow_halt), by, dry_run=dry_run)
     where, note = _biller(app, provider, wishes, new=new)
     options = flips.FlipOptions(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
     app.require_clock()
@@ -116,20 +117,20 @@ def assign(
     return None
 
 
-def _order(app: App, wishes: list[flips.Wish], asked: AskedAssign, by: By, *, dry_run: bool) -> None:
+def _queue(app: App, wishes: list[flips.Wish], asked: AssignJob, by: By, *, dry_run: bool) -> None:
     """Have a tick ask the provider. Errors: UsageError unless one organisation and its provider are named."""
     if dry_run:
-        raise UsageError("--dry-run shows it now, --later orders it: give one of them")
+        raise UsageError("specify either --dry-run or --queue, not both")
     if len(wishes) != 1 or asked.provider in ("", EMBEDDED, *EXEMPT_PROVIDERS):
-        raise UsageError("--later: name one organisation, and with --provider one that has to be asked")
+        raise UsageError("--queue: name one organisation, and with --provider one that has to be asked")
     org = wishes[0].org_id
 
     def work(connection: sa.Connection) -> int:
         ids.require_sampled_org(connection, org, new=False)
         return place(connection, replace(asked, org_id=org), by)
 
-    order_id = app.write(work)
-    show(app, {"order": order_id}, [ORDERED.format(order_id)])
+    job_id = app.write(work)
+    show(app, {"job": job_id}, [QUEUED.format(job_id)])
 
 
 def _require_choice(names: list[str] | None, unassigned: bool, file: Path | None, customer: str | None) -> None:
@@ -203,7 +204,7 @@ def _flip_lines(done: list[flips.Flip], options: flips.FlipOptions) -> list[str 
             flip.customer_was or None,
             flip.customer_id or None,
             show_time(flip.start_ms),
-            _amount(flip.mended_s, flip.mended_units),
+            _amount(flip.resolved_s, flip.resolved_units),
             _amount(flip.before_start_s, flip.before_start_units),
         )
         for flip in moved[:50]

@@ -16,10 +16,10 @@ from drawdown.guard.decide import Reach
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.typed.parsing import parse_ahead, show_time
 from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard.allowances import plans_of
 from drawdown.worker.guard.limits import amount_in_words as shown
 from drawdown.worker.guard.lists import fits_nobody, limit_periods
 from drawdown.worker.guard.overrides import OverrideRow, Terms
-from drawdown.worker.guard.standing import plans_of
 from drawdown.worker.guard.terms import ANY_PLAN
 
 commands = of_noun("override", *guard_overrides.ACTIONS, *guard_overrides.LISTS)

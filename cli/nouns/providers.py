@@ -11,8 +11,8 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.declared import of_noun, run
-from drawdown.cli.nouns.orders import ORDERED
-from drawdown.cli.options import Actor, DryRun, Later, ProviderName, Reason, only_with
+from drawdown.cli.nouns.jobs import QUEUED
+from drawdown.cli.options import Actor, DryRun, ProviderName, Queued, Reason, only_with
 from drawdown.cli.rendering import show
 from drawdown.providers.protocol import Provider, ReadFailed
 from drawdown.schema.errors import Exit, Refused, UsageError
@@ -20,8 +20,8 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.engine.runner import ask
 from drawdown.worker.features.lists import mapped_features
-from drawdown.worker.orders.asked import AskedAccept
-from drawdown.worker.orders.orders import place
+from drawdown.worker.jobs.job_payloads import AcceptJob
+from drawdown.worker.jobs.queue import place
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.provider.actions import CutOver
 from drawdown.worker.provider.faces import ACTIONS, LISTS, PAUSE
@@ -98,7 +98,7 @@ def accept(
     context: typer.Context,
     name: ProviderName,
     dry_run: DryRun = False,
-    later: Later = False,
+    queue: Queued = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -114,12 +114,12 @@ def accept(
     provider, by = app.registry.providers[name], app.by(actor, reason)
     if provider.dormant is not None:
         raise Refused(provider.dormant)
-    if later and dry_run:
-        raise UsageError("--dry-run shows it now, --later orders it: give one of them")
-    if later:
-        asked = AskedAccept(name, providers.terms_of(provider.capabilities))
-        order_id = app.write(lambda c: place(c, asked, by))
-        return show(app, {"provider": name, "order": order_id}, [ORDERED.format(order_id)])
+    if queue and dry_run:
+        raise UsageError("specify either --dry-run or --queue, not both")
+    if queue:
+        asked = AcceptJob(name, providers.terms_of(provider.capabilities))
+        job_id = app.write(lambda c: place(c, asked, by))
+        return show(app, {"provider": name, "job": job_id}, [QUEUED.format(job_id)])
     effect = app.read(lambda c: providers.cut_over(c, name, provider.capabilities, by.now_ms))
     voided = providers.accept(app.write, name, provider.capabilities, by, dry_run=dry_run)
     if not dry_run:

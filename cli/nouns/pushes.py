@@ -36,9 +36,9 @@ from drawdown.worker.push.actions import (
     require_lost,
     resolve_all,
 )
+from drawdown.worker.push.explanation import PushColumns, explain_push
 from drawdown.worker.push.lists import NO_ERROR, STATES, PushFilter, PushPage, PushSum, list_pushes, sum_pushes
 from drawdown.worker.push.rows import find_pushes
-from drawdown.worker.push.shown import PushColumns, explain_push
 from drawdown.worker.usage import prune
 from drawdown.worker.verdict.rates import named_quantities
 

@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.nouns.orders import ORDERED
-from drawdown.cli.options import Actor, Later, Reason, only_with
+from drawdown.cli.nouns.jobs import QUEUED
+from drawdown.cli.options import Actor, Queued, Reason, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By, require_org
 from drawdown.schema.errors import UsageError
@@ -18,8 +18,8 @@ from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.schema.units import DAY_MS, show_difference, show_quantity
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
-from drawdown.worker.orders.asked import AskedCorrect
-from drawdown.worker.orders.orders import place
+from drawdown.worker.jobs.job_payloads import CorrectJob
+from drawdown.worker.jobs.queue import place
 from drawdown.worker.push import actions as balances
 from drawdown.worker.reconcile import lists as reconciliations
 from drawdown.worker.reconcile.lists import ComparedFilter
@@ -59,7 +59,7 @@ def reconcile_(
     correct: Correct = False,
     acknowledge: Acknowledge = False,
     kept: Kept = False,
-    later: Later = False,
+    queue: Queued = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -76,8 +76,8 @@ def reconcile_(
     if provider:
         app.require_provider(provider)
     start, end = _days(app, from_, to)
-    if later:
-        return _order(context, AskedCorrect(org, provider, start, end), app.by(actor, reason), correct=correct)
+    if queue:
+        return _queue(context, CorrectJob(org, provider, start, end), app.by(actor, reason), correct=correct)
     scope = ReconcileScope(
         from_ms=start or 0,
         to_ms=2**53 if end is None else end,
@@ -98,15 +98,15 @@ def reconcile_(
     raise typer.Exit(found.exit_status)
 
 
-def _order(context: typer.Context, asked: AskedCorrect, by: By, *, correct: bool) -> None:
+def _queue(context: typer.Context, asked: CorrectJob, by: By, *, correct: bool) -> None:
     app: App = context.obj
-    only_with(context, "--later", "org", "provider", "from_", "to", "correct", "actor", "reason")
+    only_with(context, "--queue", "org", "provider", "from_", "to", "correct", "actor", "reason")
     if not correct:
-        raise UsageError("--later orders a correction: give --correct, too")
+        raise UsageError("--queue applies only to a correction. Pass --correct, too")
     if asked.org_id:
         app.read(lambda c: require_org(c, asked.org_id))
-    order_id = app.write(lambda c: place(c, asked, by))
-    show(app, {"order": order_id}, [ORDERED.format(order_id)])
+    job_id = app.write(lambda c: place(c, asked, by))
+    show(app, {"job": job_id}, [QUEUED.format(job_id)])
 
 
 def compare(app: App, scope: ReconcileScope, by: By) -> Reconciled:

@@ -25,7 +25,7 @@ BEFORE: Final = {
     ),
     "credit and terms": (
         "ledger grant", "ledger take-back", "ledger rate", "plan set", "plan put", "tier set", "tier buy", "pool make",
-        "pool allot", "payer allow", "payer end", "supplier set", "supplier freeze", "topup set", "topup arm",
+        "pool allot", "payer allow", "payer end", "supplier set", "supplier freeze", "topup set", "topup resume",
         "topup stop", "topup start",
     ),
     "what may be used": (
@@ -39,7 +39,7 @@ BEFORE: Final = {
 }  # fmt: skip
 """What people change and do again before recover, by what it is about."""
 AFTER: Final = (
-    "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample mend", "sample dismiss",
+    "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample repair", "sample dismiss",
     "push resolve", "push void", "push cancel", "push retry", "provider accept", "provider bill-shadow",
     "topup resolve",
 )  # fmt: skip

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.nouns.orders import ORDERED
-from drawdown.cli.options import Actor, DryRun, Later, Reason
+from drawdown.cli.nouns.jobs import QUEUED
+from drawdown.cli.options import Actor, DryRun, Queued, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
@@ -25,8 +25,8 @@ from drawdown.schema.typed.parsing import in_zone, is_said_twice, offset_of, par
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.wallets import add
 from drawdown.worker.engine import runner
-from drawdown.worker.orders.asked import AskedReplay
-from drawdown.worker.orders.orders import place
+from drawdown.worker.jobs.job_payloads import ReplayJob
+from drawdown.worker.jobs.queue import place
 from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, notes, plan
 from drawdown.worker.replay.replay import SHOWN, Replayed, Tally, replay
 
@@ -48,7 +48,7 @@ def replay_(
     to: Annotated[str, typer.Option("--to", help="The range's end")] = "",
     zone: Annotated[str, typer.Option(help="The zone of times that name none")] = "UTC",
     dry_run: DryRun = False,
-    later: Later = False,
+    queue: Queued = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -62,8 +62,8 @@ def replay_(
         raise UsageError("name one organisation or several, or give --provider NAME, or --all")
     if not from_ or not to:
         raise UsageError("give the range: --from and --to")
-    if later and dry_run:
-        raise UsageError("--dry-run shows it now, --later orders it: give one of them")
+    if queue and dry_run:
+        raise UsageError("specify either --dry-run or --queue, not both")
     parse_zone(zone)
     start, end = app.moment(from_, "--from", zone), app.moment(to, "--to", zone)
     app.require_any_provider(provider or "")
@@ -75,9 +75,9 @@ def replay_(
         for line in echo.lines:
             app.out.print(escape(clean(line)), highlight=False)
     ranged = asdict(echo) | _plan_json(made)
-    if later:
-        order_id = app.write(lambda c: place(c, AskedReplay(scope, start, end), app.by(actor, reason)))
-        show(app, {"order": order_id, "range": ranged}, [ORDERED.format(order_id)])
+    if queue:
+        job_id = app.write(lambda c: place(c, ReplayJob(scope, start, end), app.by(actor, reason)))
+        show(app, {"job": job_id, "range": ranged}, [QUEUED.format(job_id)])
         return
     if not dry_run:
         app.require_clock()
@@ -194,7 +194,7 @@ def lines_of(found: Replayed) -> list[str | Table]:
         )
     lines.append(_sealed(found))
     lines += [
-        f"left out {org.org_id} {org.reason}; the rest went on without it. Mend it, then `drawdown org release "
+        f"left out {org.org_id} {org.reason}; the rest went on without it. Fix it, then `drawdown org release "
         f"{org.org_id}`, then replay it"
         for org in found.stopped
     ]

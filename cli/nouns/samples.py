@@ -1,4 +1,4 @@
-"""`drawdown sample`: finding samples, mending quarantined ones, taking samples back, deleting old ones."""
+"""`drawdown sample`: finding samples, fixing quarantined ones, taking samples back, deleting old ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def list_(
     after: Annotated[str, typer.Option(help="Quarantined: go on after this sample, the last one of a page")] = "",
     most: PageSize = 100,
 ) -> None:
-    """List an organisation's samples by the time of their use; or what is quarantined, with what it could be mended to.
+    """List an organisation's samples by the time of their use; or quarantined samples with their repaired time.
 
     A quarantined sample's own time may be the very thing that is wrong: there, --from and --to go by when it came in.
     """
@@ -89,8 +89,8 @@ def _filter(
     return app.read(lambda connection: chosen_of(connection, given, org, why, start, end))
 
 
-@commands.command("mend")
-def mend_(
+@commands.command("repair")
+def repair_(
     context: typer.Context,
     given: Ids = None,
     org: OfOrg = "",
@@ -103,18 +103,17 @@ def mend_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Enter quarantined samples again whose time alone is wrong: in seconds, microseconds, nanoseconds or as ISO text.
+    """Enter quarantined samples with a wrong time again: in seconds, microseconds, nanoseconds or ISO text.
 
-    The sample itself never changes: what is entered has an id of its own, and the next tick seals it. One of whose
-    sandbox and moment there is a sample already is left out, as somebody mended it before; of several, the first by id
-    goes in.
+    The sample itself never changes: the repaired copy has its own id, and the next tick seals it. If a sample of the
+    same sandbox and moment exists, the copy is left out. Of several copies, the first by id goes in.
     """
     app: App = context.obj
     by, chosen = app.by(actor, reason), _filter(app, given, org, why, from_, to)
     require_choice(chosen)
 
     def work(connection: sa.Connection) -> list[samples.Mended]:
-        done = samples.mend(connection, chosen, by, unit=as_)
+        done = samples.fix(connection, chosen, by, unit=as_)
         require_expected(expect, sum(sample.new_id is not None for sample in done))
         return done
 
@@ -129,7 +128,7 @@ def mend_(
     columns = ("sample", "org", "its time", "meant", "in", "#seconds", "entered as, or why not")
     again = [f"for just these: --expect {len(good)}"] if dry_run else []
     cut = [f"… and {len(done) - 50:,} more"] if len(done) > 50 else []
-    show(app, {"mended": done, "dry_run": dry_run}, [table(title, columns, rows), *cut, *again])
+    show(app, {"repaired": done, "dry_run": dry_run}, [table(title, columns, rows), *cut, *again])
     if len(good) < len(done):
         raise typer.Exit(Exit.PERSON)
 
@@ -204,7 +203,7 @@ def prune_(
     held = f"; {done.held_back:,} organisations have something open before that" if done.held_back else ""
     kept = [
         f"{done.quarantined:,} quarantined samples {'would be' if dry_run else 'were'} kept: see `drawdown sample list "
-        "--quarantined`; `drawdown sample mend` bills those whose time can be told, and a prune deletes what `drawdown "
-        "sample dismiss` set aside"
+        "--quarantined`; `drawdown sample repair` bills those with a readable time, and a prune deletes those that "
+        "`drawdown sample dismiss` set aside"
     ]
     show(app, {"pruned": done, "dry_run": dry_run}, [text + held, *(kept if done.quarantined else [])])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drawdown.schema.typed.parsing import lasting, show_time
-from drawdown.worker.status.standing import Standing
+from drawdown.worker.status.system_state import Standing
 
 
 def sealed_to(watermark_ms: int, now_ms: int) -> str:

@@ -55,7 +55,7 @@ def open_door(app: App, host: str, port: int) -> tuple[socket.socket, str]:
     from drawdown.server.http import listen
     from drawdown.server.http.callers import proxies
 
-    proxies(app.settings.trusted_proxies)  # what is wrong there is said before anything is begun
+    proxies(app.settings.trusted_proxies)  # what is wrong there is given before anything is begun
     listening = listen.bind(host, port)
     if not _is_loopback(host):
         log.warning("reachable_by_others", host=host, detail="the gate and the metrics ask nobody for a proof")

@@ -25,10 +25,11 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.batches.lists import FilesLeft
 from drawdown.worker.cluster.lists import worker_lines
 from drawdown.worker.history.witness import WitnessFile
+from drawdown.worker.push.backlog import Waiting
 from drawdown.worker.push.unresolved import AWAITING_CREDIT, UNTIL_CREDIT, Unresolved
-from drawdown.worker.push.waiting import Waiting
-from drawdown.worker.status.backlog import OrdersLeft
-from drawdown.worker.status.standing import (
+from drawdown.worker.status.backlog import JobsLeft
+from drawdown.worker.status.status import org_status, status
+from drawdown.worker.status.system_state import (
     OpenReplay,
     Standing,
     Status,
@@ -37,10 +38,9 @@ from drawdown.worker.status.standing import (
     uncompared,
     unwatched_minutes,
 )
-from drawdown.worker.status.status import org_status, status
 
 if TYPE_CHECKING:
-    from drawdown.worker.verdict.standing import OrgStatus
+    from drawdown.worker.verdict.org_state import OrgStatus
 
 WIDTH: Final = 79
 LABEL: Final = 10
@@ -250,7 +250,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
         names = ", ".join(org.org_id for org in found.stopped[:3])
         lines.append(("stopped", f"{left.stopped_orgs:,} organisations ({names}), {since(oldest, now)}"))
     lines += [("halts" if not number else "", one.said) for number, one in enumerate(found.undelivered[:MOST_CELLS])]
-    lines += [("unheeded" if not number else "", halt.said) for number, halt in enumerate(found.unheeded[:3])]
+    lines += [("ignored" if not number else "", halt.said) for number, halt in enumerate(found.ignored[:3])]
     if left.projections_due:
         lines.append(("reading", f"{left.projections_due:,} organisations to ask their providers about"))
     lines += [
@@ -271,8 +271,8 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
         text = f"{open_.who} has a transaction open for {lasting(open_.age_ms)}: what it inserted is not billed yet"
         lines.append(("open", text))
     lines += [("replay", _replay(replay, now)) for replay in found.replays]
-    if orders := _orders(found.orders, now):
-        lines.append(("orders", f"{orders}: `drawdown order list`"))
+    if jobs := _jobs(found.jobs, now):
+        lines.append(("jobs", f"{jobs}: `drawdown job list`"))
     if files := _files(found.files):
         lines.append(("files", f"{files}: `drawdown batch list`"))
     return lines
@@ -284,7 +284,7 @@ def _files(found: FilesLeft) -> str:
     return ", ".join(f"{count:,} {word}" for count, word in counts if count)
 
 
-def _orders(found: OrdersLeft, now: int) -> str:
+def _jobs(found: JobsLeft, now: int) -> str:
     """'' where none waits and none failed."""
     waits = "" if found.since_ms is None else f"{found.open:,} open, the oldest {since(found.since_ms, now)}"
     failed = f"{found.failed:,} failed in a day" if found.failed else ""

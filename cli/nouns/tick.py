@@ -21,9 +21,9 @@ import structlog
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.opening import set_up_logs
 from drawdown.cli.processes import MAX_PROCESSES, Stopping, in_processes, shards
 from drawdown.cli.rendering import show
+from drawdown.cli.startup import set_up_logs
 from drawdown.cli.streams import Fault, as_error
 from drawdown.providers.http import Answer, Call
 from drawdown.schema.errors import Exit, UsageError, worst
@@ -232,7 +232,7 @@ def report_lines(report: Report) -> list[str]:
         "rejected until there is credit": left.awaiting_credit,
         "windows to seal again": left.dirty_windows,
         "halts due": left.halts_due,
-        "halts acknowledged without effect": left.halts_unheeded,
+        "halts acknowledged without effect": left.halts_ignored,
         "organisations to read": left.projections_due,
         "stopped organisations": left.stopped_orgs,
         **{f"seconds pending ({reason})": seconds for reason, seconds in left.pending_s.items()},
@@ -241,8 +241,8 @@ def report_lines(report: Report) -> list[str]:
         "samples dated later than now": left.dated_ahead,
     }
     lines += [f"  left: {number:,} {what}" for what, number in facts.items() if number]
-    if report.orders_wait:
-        lines.append("  left: orders that wait for the next tick; `drawdown order list`")
+    if report.jobs_wait:
+        lines.append("  left: jobs that wait for the next tick; `drawdown job list`")
     if report.batches_wait:
         lines.append("  left: files of watched folders, more than a tick takes or while another reads them")
     lines += [f"  {problem}" for problem in report.problems]

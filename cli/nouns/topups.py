@@ -9,8 +9,8 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.declared import of_noun
-from drawdown.cli.nouns.orders import ORDERED
-from drawdown.cli.options import Actor, Later, Most, New, Reason
+from drawdown.cli.nouns.jobs import QUEUED
+from drawdown.cli.options import Actor, Most, New, Queued, Reason
 from drawdown.cli.rendering import facts, show, table
 from drawdown.providers.payments.protocol import Link, NoLink
 from drawdown.schema.audit import By
@@ -19,8 +19,8 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import in_credits, parse_credits, show_credits, show_time
 from drawdown.worker.engine import runner
-from drawdown.worker.orders.asked import AskedTopup
-from drawdown.worker.orders.orders import place
+from drawdown.worker.jobs.job_payloads import TopupJob
+from drawdown.worker.jobs.queue import place
 from drawdown.worker.topup import actions as topups
 from drawdown.worker.topup.actions import Mode, Said, Terms, require_only_one
 from drawdown.worker.topup.fill import Filled, fill
@@ -108,22 +108,22 @@ def show_(
 
 
 @commands.command()
-def arm(
-    context: typer.Context, wallet: Wallet, later: Later = False, actor: Actor = None, reason: Reason = "not given"
+def resume(
+    context: typer.Context, wallet: Wallet, queue: Queued = False, actor: Actor = None, reason: Reason = "not given"
 ) -> None:
     """Say that there is another card: top-ups go on, and a wallet that is low is filled at once, once."""
     app: App = context.obj
     by = app.by(actor, reason)
-    if later:
-        return _order(app, AskedTopup(wallet, "arm"), by)
+    if queue:
+        return _queue(app, TopupJob(wallet, "resume"), by)
     terms = app.read(lambda c: topups.require_terms(c, wallet))
     if terms.mode != "shadow":
         _require_only_one(app, terms)
-    said = app.write(lambda c: topups.arm(c, wallet, by))
+    said = app.write(lambda c: topups.resume(c, wallet, by))
     done = runner.run(fill(app.context(), wallet), app.world())
     was = f"; they had stopped: {said.blocked_reason}" if said.blocked_reason else ""
     result = {"customer_id": wallet, "was_blocked": said.blocked_reason, "filled": done}
-    show(app, result, [f"{wallet}: top-ups are armed{was}", _done(done)])
+    show(app, result, [f"{wallet}: top-ups are resumed{was}", _done(done)])
 
 
 @commands.command()
@@ -132,20 +132,20 @@ def start(
     wallet: SomeWallet = None,
     all_: All = False,
     shadow: Shadow = False,
-    later: Later = False,
+    queue: Queued = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Let a wallet fill itself again; with --all, take the kill switch back."""
     app: App = context.obj
-    if shadow + later + all_ > 1:
-        raise UsageError("--shadow, and --later, go with a wallet, and not with one another")
+    if shadow + queue + all_ > 1:
+        raise UsageError("--shadow, and --queue, go with a wallet, and not with one another")
     if _is_all(wallet, all_):
         before = app.write(lambda c: topups.switch(c, app.by(actor, reason), stopped=False))
         show(app, {"stopped": False, "was": before}, [f"top-ups go on; before: {_stopped_by(before)}"])
         return
-    if later:
-        return _order(app, AskedTopup(wallet or "", "start"), app.by(actor, reason))
+    if queue:
+        return _queue(app, TopupJob(wallet or "", "start"), app.by(actor, reason))
     if not shadow:
         _require_only_one(app, app.read(lambda c: topups.require_terms(c, wallet or "")))
     _set_mode(app, wallet or "", "shadow" if shadow else "live", actor, reason)
@@ -181,9 +181,9 @@ def _require_only_one(app: App, terms: Terms) -> None:
     runner.run(require_only_one(app.context(), terms.service, terms.service_customer), app.world())
 
 
-def _order(app: App, asked: AskedTopup, by: By) -> None:
-    order_id = app.write(lambda c: place(c, asked, by))
-    show(app, {"customer_id": asked.wallet, "order": order_id}, [ORDERED.format(order_id)])
+def _queue(app: App, asked: TopupJob, by: By) -> None:
+    job_id = app.write(lambda c: place(c, asked, by))
+    show(app, {"customer_id": asked.wallet, "job": job_id}, [QUEUED.format(job_id)])
 
 
 def _is_all(wallet: str | None, all_: bool) -> bool:
@@ -202,7 +202,7 @@ def _set_mode(app: App, wallet: str, mode: Mode, actor: str | None, reason: str)
     assert said.was is not None
     lines = [f"{wallet}: {mode}; before: {said.was.mode}"]
     if said.blocked_reason and mode == "live":
-        lines.append(f"they have stopped themselves: {said.blocked_reason}; `drawdown topup arm {typed(wallet)}`")
+        lines.append(f"they have stopped themselves: {said.blocked_reason}; `drawdown topup resume {typed(wallet)}`")
     show(app, {"customer_id": wallet, "mode": mode, "was": said.was.mode, "blocked": said.blocked_reason}, lines)
 
 

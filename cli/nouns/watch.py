@@ -32,7 +32,7 @@ def watch_(
     every: Annotated[int, typer.Option(help="Seconds between rounds", min=1, max=60)] = 5,
     once: Annotated[bool, typer.Option("--once", help="One round, and end")] = False,
 ) -> None:
-    """Halt whose credit is used up within seconds, and let go on who has paid, until told to end (SIGTERM, Ctrl-C).
+    """Halt organisations without credit within seconds, and resume those that paid, until SIGTERM or Ctrl-C.
 
     Bills nothing: ticks do that. `drawdown run` watches by itself.
     """

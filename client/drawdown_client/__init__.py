@@ -8,12 +8,14 @@ from drawdown_client.errors import BadItem, ClientError, Closed, QueueFull, Refu
 from drawdown_client.guard import Budget
 from drawdown_client.guard_words import Blocked, Decision, WayOut, Wish
 from drawdown_client.items import Event, Item, Result
+from drawdown_client.reads import Balance, Usage, UsageRow
 from drawdown_client.settings import Settings
 
 __all__ = [
     "AsyncBudget",
     "AsyncClient",
     "BadItem",
+    "Balance",
     "Blocked",
     "Budget",
     "Client",
@@ -28,6 +30,8 @@ __all__ = [
     "Settings",
     "Unreachable",
     "Unsent",
+    "Usage",
+    "UsageRow",
     "WayOut",
     "Wish",
     "World",

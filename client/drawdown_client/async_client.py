@@ -10,16 +10,17 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
+from typing import cast
 
 from drawdown_client import calls, items, reads
 from drawdown_client.async_guard import AsyncGuard
 from drawdown_client.calls import Answer
 from drawdown_client.clock import World, server_of
+from drawdown_client.connection import AsyncLine, Line
 from drawdown_client.errors import ClientError
 from drawdown_client.items import Event, Item
-from drawdown_client.lines import AsyncLine, Line
 from drawdown_client.outbox import Outbox, log
-from drawdown_client.reads import By, Moment
+from drawdown_client.reads import Balance, By, Moment, Usage
 from drawdown_client.settings import Settings
 
 
@@ -71,17 +72,17 @@ class AsyncClient:
         )
         self.events = AsyncEvents(self._outbox, self.settings, world)
         self.samples = AsyncSamples(self._outbox, self.settings, world)
-        self.guard = AsyncGuard(self._line, self.settings)
+        self.guard = AsyncGuard(self._line, self.settings, world)
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._url!r})"
 
     async def record(
-        self, event_type: str, quantity: int, *, org: str | None = None, at: datetime | int | None = None,
+        self, event_type: str, quantity: int | float = 1, *, org: str | None = None, at: datetime | int | None = None,
         event_id: str | None = None, source: str | None = None, subject: str | None = None, project: str | None = None,
         plan: str | None = None, properties: Mapping[str, object] | None = None,
     ) -> str:  # fmt: skip
-        """Record one event; its id. Errors: as `Events.send`."""
+        """Record one event, of 1 unless you give a quantity; its id. Errors: as `Events.send`."""
         event = Event(event_type, quantity, org, at, event_id, source, subject, project, plan, properties)
         return (await self.events.send(event))[0]
 
@@ -110,16 +111,16 @@ class AsyncClient:
                 raise
             log.error("%s", unsent)  # what the block raised is told
 
-    async def usage(self, org: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Answer:
+    async def usage(self, org: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Usage:
         """As `Client.usage`."""
         pages = reads.Pages()
         while pages.whole is None:
             pages.add(await self._line.ask(reads.usage(org, from_, to, by, pages.after)))
         return pages.whole
 
-    async def balance(self, org: str) -> Answer:
+    async def balance(self, org: str) -> Balance:
         """As `Client.balance`."""
-        return await self._line.ask(reads.balance(org))
+        return cast(Balance, await self._line.ask(reads.balance(org)))
 
     async def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
         """As `Client.post`."""

@@ -1,6 +1,6 @@
 """The guard, for programs with an event loop: as `guard`, with `await`.
 
-Guarantee: a budget whose task is cancelled is released before the cancellation goes on.
+Guarantee: a budget whose task is cancelled is released before the cancellation continues.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from typing import TypeVar
 
 from drawdown_client import guard_words as words
 from drawdown_client.calls import Call, shown
+from drawdown_client.clock import World
+from drawdown_client.connection import AsyncLine
 from drawdown_client.errors import ClientError, Refused, Unreachable
 from drawdown_client.guard import EXTENDS_A_HOLD, LONGEST_S
-from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, LetThrough, WayOut, Wish
-from drawdown_client.lines import AsyncLine
+from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, WayOut, Wish
+from drawdown_client.items import Event, of_use
+from drawdown_client.let_through import LetThrough
 from drawdown_client.settings import Settings
 
 T = TypeVar("T")
@@ -27,8 +30,9 @@ log = logging.getLogger("drawdown_client")
 class AsyncGuard:
     """For one event loop. Errors of all: as `Guard`."""
 
-    def __init__(self, line: AsyncLine, settings: Settings | None = None) -> None:
+    def __init__(self, line: AsyncLine, settings: Settings | None = None, world: World | None = None) -> None:
         self._line = line
+        self._world = world or World()
         self.dark = LetThrough(settings or Settings())
         """What was let through without an answer, and is not told yet."""
         self._telling = asyncio.Lock()
@@ -47,9 +51,12 @@ class AsyncGuard:
         """The four ways out of a block (top up, sponsor, request an override, run locally), and which are open now."""
         return words.ways_out(await self._line.ask(words.options(wish)))
 
-    async def consume(self, key: str, wish: Wish) -> Decision:
-        """Use so much at once, where it may be used."""
-        return await self._use(key, wish, words.consume(key, wish), words.consume(key, wish, late=True))
+    async def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
+        """Use so much at once, where it may be used. `event`, or a type alone, is emitted with it: the use counts
+        against limits, and the event is billed, both or neither. Errors: BadItem, too."""
+        said = None if event is None else of_use(event, self._world.now_ms())
+        call, late = (words.consume(key, wish, said, late=is_late) for is_late in (False, True))
+        return await self._use(key, wish, call, late)
 
     async def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
         """Hold so much, where it may be used."""
@@ -115,7 +122,7 @@ class AsyncGuard:
         longest_s: float = LONGEST_S,
     ) -> AsyncBudget:  # fmt: skip
         """Hold an estimate while a block runs. A key that is bound to an organisation need not name it. `extend`: the
-        hold goes on as long as the block, up to `longest_s`."""
+        hold continues as long as the block, up to `longest_s`."""
         wish = Wish(org, metric, estimate, project, subject, payer)
         return AsyncBudget(self, key, wish, hold_s, longest_s if extend else 0.0)
 
@@ -139,7 +146,7 @@ class AsyncBudget:
             self.answer = await _whole(self._guard.reserve(self.key, self._wish, hold_s=self._hold_s))
         except ClientError:
             raise
-        except BaseException:  # cancelled: by now it is held, or it is not
+        except BaseException:  # cancelled: it is held, or it is not
             await _whole(self._give_up(0, "interrupted"))
             raise
         words.require_held(self.key, self.answer)
@@ -168,7 +175,7 @@ class AsyncBudget:
                     raise
                 await self._guard.settle(
                     self.key, incurred, reason=why
-                )  # the hold was over: what was used is said late
+                )  # the hold was over: what was used is given late
         except ClientError as error:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return

@@ -144,7 +144,7 @@ class Received:
 
 
 class Left:
-    """What one try has left, as the timeout of its socket. A number would begin anew with each byte, and a head has no
+    """What one try has left, as the timeout of its socket. A number would begin again with each byte, and a head has no
     end; this is asked at each wait for the server, for whole seconds, which is all a socket takes beside a float."""
 
     def __init__(self, settings: Settings, world: World) -> None:

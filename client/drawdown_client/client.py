@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from types import TracebackType
+from typing import cast
 
 from drawdown_client import calls, items, reads
 from drawdown_client.calls import Answer
 from drawdown_client.clock import World, server_of
+from drawdown_client.connection import Line
 from drawdown_client.errors import ClientError
 from drawdown_client.guard import Guard
 from drawdown_client.items import Event
-from drawdown_client.lines import Line
 from drawdown_client.outbox import Outbox, log
-from drawdown_client.reads import By, Moment
+from drawdown_client.reads import Balance, By, Moment, Usage
 from drawdown_client.settings import Settings
 
 
@@ -69,17 +70,17 @@ class Client:
         )
         self.events = Events(self._outbox, self.settings, world)
         self.samples = Samples(self._outbox, world)
-        self.guard = Guard(self._line, self.settings)
+        self.guard = Guard(self._line, self.settings, world)
 
     def __repr__(self) -> str:
         return f"Client({self._url!r})"
 
     def record(
-        self, event_type: str, quantity: int, *, org: str | None = None, at: datetime | int | None = None,
+        self, event_type: str, quantity: int | float = 1, *, org: str | None = None, at: datetime | int | None = None,
         event_id: str | None = None, source: str | None = None, subject: str | None = None, project: str | None = None,
         plan: str | None = None, properties: Mapping[str, object] | None = None,
     ) -> str:  # fmt: skip
-        """Record one event; its id. Errors: as `Events.send`."""
+        """Record one event, of 1 unless you give a quantity; its id. Errors: as `Events.send`."""
         event = Event(event_type, quantity, org, at, event_id, source, subject, project, plan, properties)
         return self.events.send(event)[0]
 
@@ -108,7 +109,7 @@ class Client:
                 raise
             log.error("%s", unsent)  # what the block raised is told
 
-    def usage(self, org: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Answer:
+    def usage(self, org: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Usage:
         """What an organisation used from `from_` on and before `to` (None: the five minutes that go on), as
         GET /v1/usage says it, all pages."""
         pages = reads.Pages()
@@ -116,9 +117,9 @@ class Client:
             pages.add(self._line.ask(reads.usage(org, from_, to, by, pages.after)))
         return pages.whole
 
-    def balance(self, org: str) -> Answer:
+    def balance(self, org: str) -> Balance:
         """What an organisation has, as GET /v1/balance says it."""
-        return self._line.ask(reads.balance(org))
+        return cast(Balance, self._line.ask(reads.balance(org)))
 
     def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
         """Any operation of /openapi.json that changes something, by its path. It is done once: under `key`, or under

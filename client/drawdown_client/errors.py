@@ -10,7 +10,7 @@ class ClientError(Exception):
 
 
 class BadItem(ClientError, ValueError):
-    """An event or sample that no server takes; it was not recorded. Mend the call."""
+    """An event or sample that no server takes; it was not recorded. Fix the call."""
 
 
 class QueueFull(ClientError):

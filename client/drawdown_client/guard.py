@@ -1,4 +1,4 @@
-"""The guard, for programs with threads: ask before acting, and hold what an act may cost while it goes on."""
+"""The guard, for programs with threads: ask before acting, and hold what an act may cost while it continues."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Final
 
 from drawdown_client import guard_words as words
 from drawdown_client.calls import Call, shown
+from drawdown_client.clock import World
+from drawdown_client.connection import Line
 from drawdown_client.errors import ClientError, Refused, Unreachable
-from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, LetThrough, WayOut, Wish
-from drawdown_client.lines import Line
+from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, WayOut, Wish
+from drawdown_client.items import Event, of_use
+from drawdown_client.let_through import LetThrough
 from drawdown_client.settings import Settings
 
 EXTENDS_A_HOLD: Final = 3
-"""How often what is held is extended while a hold goes on: one may fail, and the next comes in time."""
+"""How often what is held is extended while a hold continues: one may fail, and the next comes in time."""
 LONGEST_S: Final = 86_400.0
-"""A budget that extends itself is extended for this long, unless it is said: a program that hangs holds no more."""
+"""A budget that extends itself is extended for this long, unless it is given: a program that hangs holds no more."""
 
 log = logging.getLogger("drawdown_client")
 
@@ -26,8 +29,9 @@ class Guard:
     """For any thread. Errors of all: Refused; Unreachable after all tries. What a program does without an answer is for
     it to decide."""
 
-    def __init__(self, line: Line, settings: Settings | None = None) -> None:
+    def __init__(self, line: Line, settings: Settings | None = None, world: World | None = None) -> None:
         self._line = line
+        self._world = world or World()
         self.dark = LetThrough(settings or Settings())
         """What was let through without an answer, and is not told yet."""
         self._telling = threading.Lock()
@@ -47,9 +51,12 @@ class Guard:
         """The four ways out of a block (top up, sponsor, request an override, run locally), and which are open now."""
         return words.ways_out(self._line.ask(words.options(wish)))
 
-    def consume(self, key: str, wish: Wish) -> Decision:
-        """Use so much at once, where it may be used."""
-        return self._use(key, wish, words.consume(key, wish), words.consume(key, wish, late=True))
+    def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
+        """Use so much at once, where it may be used. `event`, or a type alone, is emitted with it: the use counts
+        against limits, and the event is billed, both or neither. Errors: BadItem, too."""
+        said = None if event is None else of_use(event, self._world.now_ms())
+        call, late = (words.consume(key, wish, said, late=is_late) for is_late in (False, True))
+        return self._use(key, wish, call, late)
 
     def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
         """Hold so much, where it may be used."""
@@ -115,7 +122,7 @@ class Guard:
         longest_s: float = LONGEST_S,
     ) -> Budget:  # fmt: skip
         """Hold an estimate while a block runs. A key that is bound to an organisation need not name it. `extend`: the
-        hold goes on as long as the block, up to `longest_s`."""
+        hold continues as long as the block, up to `longest_s`."""
         wish = Wish(org, metric, estimate, project, subject, payer)
         return Budget(self, key, wish, hold_s, longest_s if extend else 0.0)
 
@@ -167,7 +174,7 @@ class Budget:
             except Refused as error:
                 if error.code != ENDED or not incurred:
                     raise
-                self._guard.settle(self.key, incurred, reason=why)  # the hold was over: what was used is said late
+                self._guard.settle(self.key, incurred, reason=why)  # the hold was over: what was used is given late
         except ClientError as error:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return

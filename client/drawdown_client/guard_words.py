@@ -6,18 +6,12 @@ caller's: the same call again, after an answer that was lost, is done once.
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from drawdown_client.calls import Answer, Call, get, post, shown
 from drawdown_client.errors import ClientError, Refused, Unreachable
-from drawdown_client.settings import Settings
-
-log = logging.getLogger("drawdown_client")
 
 HELD: Final = "held"
 ENDED: Final = "ended"
@@ -25,14 +19,15 @@ NOT_HELD: Final = "unknown_use"
 UNWRITTEN: Final = "database_unreadable"
 """The reason of what a server lets through while its database is away: no other server knows of it yet."""
 HOLD_S: Final = 3_600.0
-"""How long what is reserved stands, unless it is said: as the server has it."""
+"""How long what is reserved stands, unless it is given: as the server has it."""
 
 
 @dataclass(frozen=True)
 class Decision:
     """`decision` counts; `would` is what phase 3 would say. `rule` decided, for `reason`. Of the limit that is nearest:
-    `limit`, `used` before, `remaining` after, and when it begins anew. `options`: what else can be done. `degraded`:
-    decided without knowing the credit. `said`: the whole answer."""
+    `limit`, `used` before, `remaining` after, and when it begins again. `options`: what else can be done. `degraded`:
+    decided without knowing the credit. `event`: what became of the event that it emits (`accepted`, `pending`,
+    `duplicate`; None: it emits none, or is blocked). `said`: the whole answer."""
 
     decision: Literal["allow", "warn", "block"]
     would: str
@@ -47,6 +42,7 @@ class Decision:
     options: tuple[str, ...] = ()
     degraded: bool = False
     repeated: bool = False
+    event: str | None = None
     said: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -107,7 +103,7 @@ def check(wish: Wish) -> Call:
 def options(wish: Wish) -> Call:
     """Errors: ValueError where no organisation is named: they stand under its name."""
     if wish.org is None:
-        raise ValueError("name the organisation whose options these are")
+        raise ValueError("no organisation given: name the organisation of these options")
     query = {"metric": wish.metric, "amount": str(wish.amount), "payer": wish.payer}
     return get("v1", "guard", wish.org, "options", query=query)
 
@@ -132,9 +128,9 @@ def ways_out(answer: Answer) -> tuple[WayOut, ...]:
     )
 
 
-def consume(key: str, wish: Wish, *, late: bool = False) -> Call:
-    """`late`: it was let through, and is told now."""
-    return post("/v1/guard/consume", {"key": key, **wish.said(), "let_through": late or None})
+def consume(key: str, wish: Wish, event: Mapping[str, object] | None = None, *, late: bool = False) -> Call:
+    """`event`: what it emits. `late`: it was let through, and is told now."""
+    return post("/v1/guard/consume", {"key": key, **wish.said(), "event": event, "let_through": late or None})
 
 
 def reserve(key: str, wish: Wish, hold_s: float | None, *, late: bool = False) -> Call:
@@ -172,8 +168,13 @@ def decided(answer: Answer) -> Decision:
         options=_texts(answer.get("options")),
         degraded=bool(answer.get("degraded")),
         repeated=bool(answer.get("repeated")),
+        event=_status(answer.get("event")),
         said=answer,
     )
+
+
+def _status(event: object) -> str | None:
+    return _text(event.get("status")) if isinstance(event, dict) else None
 
 
 def _count(value: object) -> int | None:
@@ -192,70 +193,6 @@ def require_written(answer: Answer) -> None:
     """Errors: Unreachable for what a server let through, and could not write down."""
     if answer.get("reason") == UNWRITTEN:
         raise Unreachable("the server's database is away")
-
-
-class LetThrough:
-    """What was let through without an answer, or by a server whose database is away, as calls in their order,
-    until they are written down. For any thread."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._metrics = frozenset(settings.fails_open)
-        self._most = settings.kept_calls
-        self._calls: deque[Call] = deque()
-        self._keys: set[str] = set()
-        self._lock = threading.Lock()
-        self.lost = 0
-        """Calls that the server refused, or that were left at the end."""
-
-    def admits(self, wish: Wish, error: Unreachable) -> bool:
-        """Whether it is let through that nobody answered. Who is asked for fewer calls had an answer."""
-        return wish.metric in self._metrics and not error.too_many
-
-    def ends(self, key: str) -> bool:
-        """Whether what ends this use has to wait for what began it."""
-        return key in self._keys
-
-    def keep(self, key: str, call: Call, error: Unreachable) -> Decision:
-        """Errors: that of the call, where no more is kept."""
-        if not self._put(key, call, str(error)):
-            raise error
-        return UNANSWERED
-
-    def keep_unwritten(self, key: str, call: Call) -> None:
-        """What a server let through, and may not be able to write down. Told again, it is counted once all the same,
-        and before its end, whichever server hears of that. Where no more is kept, it is that server's alone."""
-        self._put(key, call, UNWRITTEN)
-
-    def _put(self, key: str, call: Call, why: str) -> bool:
-        with self._lock:
-            if len(self._calls) >= self._most:
-                return False
-            if not self._calls:
-                log.error("the guard cannot be asked, and what fails open is let through: %s", why)
-            if call not in self._calls:
-                self._calls.append(call)
-            self._keys.add(key)
-            return True
-
-    def next(self) -> Call | None:
-        with self._lock:
-            if not self._calls:
-                self._keys.clear()
-                return None
-            return self._calls[0]
-
-    def told(self, refused: ClientError | None = None) -> None:
-        """The first one was answered."""
-        with self._lock:
-            call = self._calls.popleft()
-        if refused is not None:
-            self.lost += 1
-            log.error("what was let through is counted nowhere: %s (%s)", (call.body or b"").decode(), refused)
-
-    def give_up(self) -> None:
-        """Nobody is told any more: what is left is logged."""
-        while self.next() is not None:
-            self.told(Unreachable("the program ended before the server answered"))
 
 
 def require_held(key: str, answer: Decision) -> None:

@@ -15,7 +15,8 @@ from typing import Final, Literal, TypeAlias
 
 from drawdown_client.errors import BadItem
 
-Kind: TypeAlias = Literal["events", "samples"]
+Kind: TypeAlias = Literal["events", "samples", "guard"]
+"""`guard`: a call of the guard that was let through, as a spool keeps it."""
 Status: TypeAlias = Literal["accepted", "duplicate", "pending", "conflict", "invalid", "refused"]
 
 MAX_ID_CHARS: Final = 200
@@ -51,7 +52,7 @@ class Item:
 @dataclass(frozen=True)
 class Result:
     """What became of an item. `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and
-    billed once what `code` names is mended. `conflict`: its id was kept with other content. `invalid`: the server does
+    billed once what `code` names is fixed. `conflict`: its id was kept with other content. `invalid`: the server does
     not take it; `at` says where it is wrong. `refused`: the server refused the call, and this item with it."""
 
     status: Status
@@ -67,12 +68,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Event:
-    """One act of use. `quantity` is a whole number of base units of the type. `at`: when (an aware datetime, or
-    milliseconds since 1970; None: now). `event_id` None: one is made. An event with an `event_id` and without a time
-    may be recorded twice: it is one event, of the time at which it first came. `source` None: the client's."""
+    """One act of use. `quantity` is a whole number of base units of the type, also as a float without a fraction. `at`:
+    when (an aware datetime, or milliseconds since 1970; None: now). `event_id` None: one is made. An event with an
+    `event_id` and without a time may be recorded twice: it is one event, of the time at which it first came. `source`
+    None: the client's."""
 
     event_type: str
-    quantity: int
+    quantity: int | float = 1
     org: str | None = None
     at: datetime | int | None = None
     event_id: str | None = None
@@ -85,22 +87,43 @@ class Event:
 
 def of_event(event: Event, source: str, now_ms: int, new_id: str) -> Item:
     """Errors: BadItem."""
-    _require_quantity(event.quantity)
     is_stamped = event.at is None and event.event_id is not None  # recorded again, it has another time: it is the same
     said = {
+        **_said(event),
         "source": _id(event.source or source, "source"),
         "event_id": _id(new_id if event.event_id is None else event.event_id, "event_id"),
-        "event_type": _id(event.event_type, "event_type"),
-        "org_id": _label(event.org, "org"),
-        "quantity": event.quantity,
         "recorded_at": now_ms if is_stamped else None,
         "occurred_at": None if is_stamped else now_ms if event.at is None else moment_ms(event.at),
+    }
+    return _item("events", str(said["event_id"]), said)
+
+
+def of_use(event: Event | str, now_ms: int) -> dict[str, object]:
+    """The event that a use emits: of a type alone, all else is as the use has it. Asked for again, it has another
+    `recorded_at`, and is the same. Errors: BadItem."""
+    if isinstance(event, str):
+        return {"event_type": _id(event, "event_type"), "recorded_at": now_ms}
+    said = {
+        **_said(event),
+        "source": _label(event.source, "source"),
+        "event_id": _label(event.event_id, "event_id"),
+        "recorded_at": now_ms if event.at is None else None,
+        "occurred_at": None if event.at is None else moment_ms(event.at),
+    }
+    return _item("events", "", said).said
+
+
+def _said(event: Event) -> dict[str, object]:
+    """The fields of an event, the same wherever it is sent. Errors: BadItem."""
+    return {
+        "event_type": _id(event.event_type, "event_type"),
+        "org_id": _label(event.org, "org"),
+        "quantity": _quantity(event.quantity),
         "subject": _label(event.subject, "subject"),
         "project": _label(event.project, "project"),
         "plan_key": _label(event.plan, "plan"),
         "properties": None if event.properties is None else dict(event.properties),
     }
-    return _item("events", str(said["event_id"]), said)
 
 
 def of_sample(sample: Mapping[str, object], now_ms: int, new_id: str) -> Item:
@@ -134,9 +157,11 @@ def _item(kind: Kind, item_id: str, said: Mapping[str, object]) -> Item:
     return Item(kind, item_id, body)
 
 
-def _require_quantity(quantity: object) -> None:
-    if not isinstance(quantity, int) or isinstance(quantity, bool) or not 0 <= quantity <= MAX_QUANTITY:
+def _quantity(given: object) -> int:
+    whole = int(given) if isinstance(given, float) and given.is_integer() else given
+    if not isinstance(whole, int) or isinstance(whole, bool) or not 0 <= whole <= MAX_QUANTITY:
         raise BadItem(f"a quantity is a whole number from 0 to {MAX_QUANTITY:,}: count in a smaller unit for parts")
+    return whole
 
 
 def _id(text: object, name: str) -> str:

@@ -58,7 +58,7 @@ class Outbox:
         self._settings = settings
         self._world = world
         self._empty()
-        self._closing = False
+        self._closing = self._on_result_failed = False
         self._pending = Waiting()
         with self._changed:
             self._open_spool()
@@ -283,8 +283,9 @@ class Outbox:
             return
         try:
             self._settings.on_result(item, result)
-        except BaseException:  # whatever it is, the thread goes on
-            log.exception("on_result failed")
+        except BaseException as error:  # whatever it is, the thread goes on
+            log.error("on_result failed: %s", shown(str(error)), exc_info=None if self._on_result_failed else error)
+            self._on_result_failed = True
 
     def forked(self) -> None:
         """In the new process: its own lock, thread and spool, and nothing that waits."""

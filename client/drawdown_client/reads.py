@@ -4,7 +4,7 @@ together."""
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypedDict, cast
 
 from drawdown_client.calls import Answer, Call, get
 from drawdown_client.errors import Unreachable
@@ -22,6 +22,54 @@ Moment: TypeAlias = datetime | date | int
 By: TypeAlias = Literal["feature", "day", "sandbox", "project", "subject"]
 
 
+class UsageRow(TypedDict):
+    """Base units of a feature. `what`: the day, sandbox, project or subject. `sealed` None: no push says it."""
+
+    what: str
+    feature: str
+    unit: str
+    used: int
+    sealed: int | None
+
+
+class Carried(TypedDict):
+    """Base units that are sealed and wait for a whole unit of their provider."""
+
+    provider: str
+    customer_id: str
+    feature: str
+    quantity: int
+
+
+class Usage(TypedDict):
+    """As GET /v1/usage/{org} says it, all pages. `pruned`: at the begin of the range, used is what was sealed."""
+
+    org_id: str
+    by: str
+    from_ms: int
+    to_ms: int
+    pruned: bool
+    rows: list[UsageRow]
+    carried: list[Carried]
+
+
+class Balance(TypedDict):
+    """As GET /v1/balance/{org} says it, in credits and in micro-credits; an answer has more. `available`: what may
+    still be reserved. `unbilled`: used, and charged by the next ticks."""
+
+    org_id: str
+    customer_id: str
+    plan: str | None
+    available: float
+    available_micro: int
+    reserved: float
+    reserved_micro: int
+    unbilled: float
+    unbilled_micro: int
+    balance: float
+    balance_micro: int
+
+
 def usage(org: str, from_: Moment, to: Moment | None, by: By, after: str | None) -> Call:
     query = {"from": _said(from_), "to": None if to is None else _said(to), "by": by, "after": after}
     return get("v1", "usage", org, query=query)
@@ -37,7 +85,7 @@ class Pages:
 
     def __init__(self) -> None:
         self.after: str | None = None
-        self.whole: Answer | None = None
+        self.whole: Usage | None = None
         self._first: Answer | None = None
         self._rows: list[Answer] = []
         self._pages = self._chars = 0
@@ -58,8 +106,9 @@ class Pages:
         self._rows += page["rows"]
         self.after = after
         if after is None:
-            self.whole = {**self._first, "rows": self._rows}
-            self.whole.pop("next", None)
+            whole = {**self._first, "rows": self._rows}
+            whole.pop("next", None)
+            self.whole = cast(Usage, whole)
 
 
 def _said(moment: Moment) -> str:

@@ -249,7 +249,7 @@ def _done(first: int, last: int, found: Mapping[int, Item]) -> Iterable[int]:
 def _item(said: Mapping[str, Any]) -> tuple[int, Item]:
     """Errors: ValueError, KeyError, AttributeError, TypeError."""
     number, kind, item_id = said["number"], said["kind"], said["id"]
-    if type(number) is not int or kind not in ("events", "samples") or not isinstance(item_id, str):
+    if type(number) is not int or kind not in ("events", "samples", "guard") or not isinstance(item_id, str):
         raise ValueError("no item of a spool")
     body = said["item"].encode()
     if not isinstance(json.loads(body), dict):  # in a batch, it would spoil all others

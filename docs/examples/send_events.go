@@ -101,6 +101,6 @@ func main() {
 		}
 	}
 	if lost > 0 {
-		log.Fatalf("%d events are not kept", lost) // mend them, or keep them yourself
+		log.Fatalf("%d events are not kept", lost) // fix them, or keep them yourself
 	}
 }

@@ -44,5 +44,5 @@ const events = [3, 2, 1].map((quantity, number) => ({
 }));
 for (const [number, result] of (await send(events)).entries()) {
   console.log(events[number].event_id, result.status, result.code ?? "");
-  if (["invalid", "conflict"].includes(result.status)) process.exitCode = 1; // not kept: mend it, or keep it yourself
+  if (["invalid", "conflict"].includes(result.status)) process.exitCode = 1; // not kept: fix it, or keep it yourself
 }

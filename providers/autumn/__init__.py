@@ -60,7 +60,7 @@ CHANGES: Final = frozenset(
 
 
 def capabilities(settings: AutumnSettings) -> Capabilities:
-    """What Autumn can do. The batch call is not used (batch_size 1): it answers 200 whatever became of its items and
+    """What Autumn can do. The batch call is not used (batch_size 1): it answers 200 the outcome of its items and
     drops duplicates silently, so it proves nothing."""
     return Capabilities(
         batch_size=1,
@@ -248,7 +248,7 @@ def _unreadable(route: str, answer: Answer) -> Unreadable:
     said = wire.read_said(answer)
     trouble = wire.access_trouble(said)
     if trouble is not None:
-        # No status: mending the setting mends it, so it is not the customer's or the push's.
+        # No status: fixing the setting fixes it, so it is not the customer's or the push's.
         return Unreadable(trouble)
     return Unreadable(f"{route}: {said}", said.code, answer.status)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from drawdown.providers.autumn.credits import AutumnFeature, Schema, decimals
 from drawdown.providers.autumn.customers import AutumnCustomer
 from drawdown.providers.autumn.settings import AutumnSettings
-from drawdown.providers.careful import MAX_COST, MAX_DECIMALS
+from drawdown.providers.validated_provider import MAX_COST, MAX_DECIMALS
 
 
 def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[str]) -> list[str]:

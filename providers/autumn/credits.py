@@ -20,8 +20,8 @@ from functools import cached_property
 from math import prod
 from typing import Final, TypeAlias
 
-from drawdown.providers.careful import MAX_COST, MAX_DECIMALS, MAX_FEATURES, MOST_PLACES
 from drawdown.providers.protocol import Cost
+from drawdown.providers.validated_provider import MAX_COST, MAX_DECIMALS, MAX_FEATURES, MOST_PLACES
 from drawdown.schema.clock import Clock
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import MINUTE_MS, SECOND_MS

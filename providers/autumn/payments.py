@@ -174,9 +174,9 @@ class AutumnPayments:
         if found is not None and found.get("id", found.get("customer_id")) in (None, body["customer_id"]):
             return found
         said = wire.read_said(result)
-        mended = said.code is not None and result.status in (400, 404) and wire.access_trouble(said) is None
+        fixed = said.code is not None and result.status in (400, 404) and wire.access_trouble(said) is None
         why = wire.access_trouble(said) or f"{route}: {said}"
-        return NotSent(clean(why, MAX_CHARS), None if mended else now_ms + UNREAD_MS)
+        return NotSent(clean(why, MAX_CHARS), None if fixed else now_ms + UNREAD_MS)
 
     async def _send(self, route: str, body: Mapping[str, object], timeout_s: float, key: str = "") -> HttpResult:
         headers = {

@@ -40,7 +40,7 @@ MAX_QUANTITY: Final = 2**53 - 1
 CONFIRM_MS: Final = 45 * SECOND_MS
 """After a 202: it is worked off some 30 s later (recorded)."""
 REFUSED_MS: Final = 5 * MINUTE_MS
-"""When to try again after Autumn refused the key or the version: a person has to mend it."""
+"""When to try again after Autumn refused the key or the version: a person has to fix it."""
 
 _CODE: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){1,10}")
 """Every code that was recorded is words and underscores, beside a message."""
@@ -131,7 +131,7 @@ def outcome(request: PushRequest, result: HttpResult, now_ms: int, costs: Costs 
         case Answer(status=200):
             return _of_success(request, result, now_ms, costs)
         case Answer(status=202):
-            # A store is down, or the account is above its cap: applied later, or dropped without a word.
+            # A store is down, or the account is above its cap: applied later, or dropped silently.
             return Queued(now_ms + CONFIRM_MS)
     return _of_refusal(request, result, now_ms)
 
@@ -210,10 +210,10 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
 
 def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
     """Autumn's own no: nothing was applied and the key was given back."""
-    mendable = access_trouble(said)
-    if mendable is not None:
-        # Whoever mends the setting mends every push: rejecting them for good would leave work for each.
-        return RetryAt(now_ms + REFUSED_MS, mendable, by_person=True)
+    fixable = access_trouble(said)
+    if fixable is not None:
+        # Whoever fixes the setting fixes every push: rejecting them for good would leave work for each.
+        return RetryAt(now_ms + REFUSED_MS, fixable, by_person=True)
     if said.status == 400 and "in the future" in said.message:
         return RetryAt(now_ms + MINUTE_MS, f"Autumn's clock is behind ours: {said}")
     if said.code == "customer_not_found":

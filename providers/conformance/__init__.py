@@ -15,7 +15,7 @@ A hook that a service cannot serve raises `Unsupported` with the reason: its tes
 from __future__ import annotations
 
 from drawdown.providers.conformance.bench import Bench, Unsupported, Wire
-from drawdown.providers.conformance.law import Law
+from drawdown.providers.conformance.charge_once import Law
 from drawdown.providers.conformance.push import CancelTests, ChargeTests, CreditTests, TroubleTests
 from drawdown.providers.conformance.read import CheckTests, ReadTests, WebhookTests
 from drawdown.providers.protocol import HOUR_MS, Provider

@@ -14,7 +14,6 @@ from decimal import Decimal
 from email.utils import format_datetime
 from typing import cast
 
-from drawdown.providers.careful import MAX_DECIMALS, MAX_FEATURES
 from drawdown.providers.conformance.bench import (
     FOREIGN,
     NONSENSE,
@@ -48,6 +47,7 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
+from drawdown.providers.validated_provider import MAX_DECIMALS, MAX_FEATURES
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS, push_key, window_of
 
 
@@ -98,7 +98,7 @@ class ChargeTests(Tools):
     def test_an_unknown_customer_is_told(self) -> None:
         request = self.request(customer=self.bench.unknown_customer)
         (outcome,) = self.run(outcomes(self.bench.provider, [request]))
-        assert not isinstance(outcome, Duplicate | RetryAt), f"waiting does not mend it: {outcome}"
+        assert not isinstance(outcome, Duplicate | RetryAt), f"waiting does not fix it: {outcome}"
         if isinstance(outcome, Accepted) and not self.bench.charged(request):
             notices = self.notices(*self.bench.late_refusal(request))
             assert [notice.key for notice in notices if isinstance(notice, PushRefused)] == [request.key], notices

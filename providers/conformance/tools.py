@@ -104,7 +104,7 @@ class Tools:
         self.push(self.request())
 
     def push(self, request: PushRequest) -> Outcome:
-        """Send one, and see that what is said is true, well formed and without secrets."""
+        """Send one, and see that what is given is true, well formed and without secrets."""
         before = self.bench.charged(request)
         (outcome,) = self.run(outcomes(self.bench.provider, [request]))
         after = self.bench.charged(request)
@@ -131,7 +131,7 @@ class Tools:
         return self.look_up(request) == Found(request.quantity)
 
     def clean(self, *said: object) -> None:
-        """No secret in what is said or shown, and no reason without words."""
+        """No secret in what is given or shown, and no reason without words."""
         for shown in (*said, self.bench.provider):
             assert not any(secret in repr(shown) + str(shown) for secret in self.bench.secrets), "a secret is told"
             reason = getattr(shown, "reason", "some")

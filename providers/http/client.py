@@ -33,7 +33,7 @@ import aiohappyeyeballs
 import httptools
 
 from drawdown.providers.http import MAX_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer, NotSent
-from drawdown.providers.http.outgoing import CA_FILE, PROXY, Lookup, Outgoing, ProxyUrl, system_lookup
+from drawdown.providers.http.egress import CA_FILE, PROXY, Lookup, Outgoing, ProxyUrl, system_lookup
 from drawdown.schema.errors import UsageError
 
 MAX_CONNECTIONS: Final = 512
@@ -507,7 +507,7 @@ def _socket_to(found: tuple[Any, ...]) -> socket.socket:
 class Dialer:
     """Makes connections for one client. `outgoing`: whom to trust, and through which proxy. `socket_to` makes the
     socket for an address, or raises OSError for one that is not to be connected to; a proxy's address is the
-    operator's to say, and not judged. With `names_kept_s` 0 each connection asks for the addresses anew."""
+    operator's to say, and not judged. With `names_kept_s` 0 each connection asks for the addresses again."""
 
     def __init__(
         self,

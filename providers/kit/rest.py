@@ -30,7 +30,7 @@ from drawdown.schema.units import MINUTE_MS
 KEPT_MS: Final = MINUTE_MS
 """For how long a meter or a customer that was read is taken for the present one."""
 MAX_KEPT: Final = 10_000
-"""Objects that are kept. Beyond, all are read anew."""
+"""Objects that are kept. Beyond, all are read again."""
 
 ErrorOf: TypeAlias = Callable[[int, Mapping[str, object]], str | None]
 Found: TypeAlias = Mapping[str, object] | Absent | ReadFailed

@@ -100,13 +100,13 @@ class NotSent:
 
     reason: str
     retry_at_ms: int | None
-    """Not before then. None: a person, or the customer, has to mend something first (no card, no such customer). A
-    charge of which no call is in doubt is then given up: once mended, it is another charge."""
+    """Not before then. None: a person, or the customer, has to fix something first (no card, no such customer). A
+    charge of which no call is in doubt is then given up: once fixed, it is another charge."""
 
 
 @dataclass(frozen=True)
 class OtherContent:
-    """The id stands for another charge over there (amount, currency, customer), or for two. A person decides.
+    """The id stands for another charge at the provider (amount, currency, customer), or for two. A person decides.
 
     Of `charge` it may mean no more than another card since an attempt that came to nothing: then a look-up says
     `NotFound`, and the charge is given up as one in doubt is.

@@ -3,7 +3,7 @@
 Guarantee: a figure is given only when it is whole and exact. Usage of a meter that was archived and made again under
 the same event name is counted with the new one's, so that charged usage is never taken for absent.
 
-"Cancelled" is said only for an answer of Stripe's that names our identifier, or that says that the event was cancelled
+"Cancelled" is given only for an answer of Stripe's that names our identifier, or that says that the event was cancelled
 before. Stripe works an adjustment off after its answer, as it does an event (status `pending`), and offers no way to
 read it again: reconcile compares the totals afterwards. Sources: docs.stripe.com (api/billing/meter-event-adjustment,
 billing/usage-based/meters/configure). Stripe documents 24 hours from the receipt, and leaves invoices that are final as

@@ -1,6 +1,6 @@
 """Stripe's meter event stream (v2): up to MAX_STREAM_EVENTS pushes a call, under the token of a session.
 
-Guarantee: "accepted" is said only for the answer that Stripe documents, and under the Request-Id that each of its
+Guarantee: "accepted" is given only for the answer that Stripe documents, and under the Request-Id that each of its
 answers has; "not applied" only for a call that never left, or that Stripe refused in its own words. The event's
 identifier is the push's key, as in v1, and is unique for 24 hours. Stripe looks at events after it has answered: what
 it finds wrong is told by error reports (`webhooks`), and what no report samples is found by reconcile. Sources:

@@ -1,6 +1,6 @@
 """Calls to Stripe as bytes, and the outcome of its answers for a push.
 
-Guarantee: "accepted" is said only for an answer that repeats our identifier, "not applied" only for a call that Stripe
+Guarantee: "accepted" is given only for an answer that repeats our identifier, "not applied" only for a call that Stripe
 refused before it did anything. Every other answer leaves the push unknown. No text taken from an answer shows a key.
 """
 
@@ -161,7 +161,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if result.status == 200:
         return _taken(result, push)
     if result.status in (401, 403):
-        # Nothing was applied; once the key is mended the same push goes through.
+        # Nothing was applied; once the key is fixed the same push goes through.
         return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe refuses the key: {described(result)}", by_person=True)
     if result.status == 429:  # comes before anything is done, whoever says it
         return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result), too_many=True)

@@ -1,4 +1,4 @@
-"""The tables of the fleet and of its operators: cells, sandboxes, halts, verdicts, ticks, the audit, orders."""
+"""The tables of the fleet and of its operators: cells, sandboxes, halts, verdicts, ticks, the audit, jobs."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ halts = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("claim_owner", sa.Text, nullable=True),
     sa.Column("last_error", sa.Text, nullable=True),
-    sa.Column("unheeded", sa.Integer, nullable=False, server_default=sa.text("0")),
-    ms_column("unheeded_since_ms", null=True),
+    sa.Column("ignored", sa.Integer, nullable=False, server_default=sa.text("0")),
+    ms_column("ignored_since_ms", null=True),
     sa.CheckConstraint("due_at_ms IS NOT NULL OR acked_at_ms IS NOT NULL", name="halts_due_or_acked"),
-    comment="A halt owed to a cell, until the cell acknowledged it. due_at_ms NULL: acknowledged. unheeded: how often "
+    comment="A halt owed to a cell, until the cell acknowledged it. due_at_ms NULL: acknowledged. ignored: how often "
     "sandboxes ran on all the same.",
 )
 sa.Index(
@@ -64,10 +64,10 @@ sa.Index(
 )
 sa.Index("halts_by_time", halts.c.halted_at, halts.c.org_id, halts.c.cell_id)
 sa.Index(
-    "halts_unheeded",
+    "halts_ignored",
     halts.c.org_id,
-    sqlite_where=sa.text("unheeded > 0"),
-    postgresql_where=sa.text("unheeded > 0"),
+    sqlite_where=sa.text("ignored > 0"),
+    postgresql_where=sa.text("ignored > 0"),
 )
 
 projections = sa.Table(
@@ -272,24 +272,24 @@ replays = sa.Table(
     ms_column("lease_ms"),
     ms_column("finished_ms", null=True),
     *said_columns(),
-    sa.Column("order_id", Big, nullable=True),
+    sa.Column("job_id", Big, nullable=True),
     sqlite_autoincrement=True,
     comment="Replays: how far each has come, and until when its process may be taken to be at work.",
 )
 sa.Index(
-    "replays_by_order",
-    replays.c.order_id,
-    postgresql_where=sa.text("order_id IS NOT NULL"),
-    sqlite_where=sa.text("order_id IS NOT NULL"),
+    "replays_by_job",
+    replays.c.job_id,
+    postgresql_where=sa.text("job_id IS NOT NULL"),
+    sqlite_where=sa.text("job_id IS NOT NULL"),
 )
 
 
-orders = sa.Table(
-    "orders",
+jobs = sa.Table(
+    "jobs",
     metadata,
-    sa.Column("order_id", Serial, primary_key=True),
+    sa.Column("job_id", Serial, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("asked", sa.Text, nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     ms_column("at_ms"),
     ms_column("began_ms", null=True),
@@ -300,21 +300,21 @@ orders = sa.Table(
     sa.Column("said", sa.Text, nullable=False, server_default=""),
     sa.Column("via", sa.Text, nullable=False),
     *said_columns(),
-    sa.CheckConstraint("kind IN ('replay', 'accept', 'assign', 'topup', 'correct')", name="orders_kind"),
-    sa.CheckConstraint("state IN ('waiting', 'under_way', 'done', 'failed', 'cancelled')", name="orders_state"),
-    sa.CheckConstraint("(state = 'under_way') = (lease_ms IS NOT NULL)", name="orders_leased"),
-    comment="Orders: what a person asked for that takes longer than a request, done by a tick. asked: what, as JSON; "
+    sa.CheckConstraint("kind IN ('replay', 'accept', 'assign', 'topup', 'correct')", name="jobs_kind"),
+    sa.CheckConstraint("state IN ('waiting', 'under_way', 'done', 'failed', 'cancelled')", name="jobs_state"),
+    sa.CheckConstraint("(state = 'under_way') = (lease_ms IS NOT NULL)", name="jobs_leased"),
+    comment="Jobs: work that a person queued and a tick does. payload: the work, as JSON; "
     "tries: how often a tick took it up and came to no end of its turn.",
 )
 sa.Index(
-    "orders_open",
-    orders.c.order_id,
+    "jobs_open",
+    jobs.c.job_id,
     postgresql_where=sa.text("state IN ('waiting', 'under_way')"),
     sqlite_where=sa.text("state IN ('waiting', 'under_way')"),
 )
 sa.Index(
-    "orders_failed",
-    orders.c.ended_ms,
+    "jobs_failed",
+    jobs.c.ended_ms,
     postgresql_where=sa.text("state = 'failed'"),
     sqlite_where=sa.text("state = 'failed'"),
 )

@@ -35,7 +35,7 @@ orgs = sa.Table(
     sa.Column("halt_reason", sa.Text, nullable=True),
     ms_column("projection_read_ms", null=True),
     ms_column("projection_due_ms", null=True),
-    sa.Column("projection_asks", sa.Integer, nullable=False, server_default=sa.text("0")),
+    sa.Column("refresh_requests", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.Column("operator_halt", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("override_halted", sa.Boolean, nullable=True),
     sa.Column("override_max_concurrent", sa.Integer, nullable=True),
@@ -43,12 +43,12 @@ orgs = sa.Table(
     sa.Column("balance_micro", Big, nullable=True),
     ms_column("balance_read_ms", null=True),
     sa.Column("plan", sa.Text, nullable=True),
-    sa.Column("unseen_micro", Big, nullable=True),
+    sa.Column("unconfirmed_micro", Big, nullable=True),
     ms_column("unread_since_ms", null=True),
     ms_column("watch_due_ms", null=True),
     sa.Column("resume_above_micro", Big, nullable=True),
     ms_column("runs_out_ms", null=True),
-    ms_column("read_by_ms", null=True),
+    ms_column("refresh_deadline_ms", null=True),
     sa.Column("refused", sa.Text, nullable=True),  # features that a limit of the provider refuses, as JSON
     ms_column("held_watermark_ms", null=True),
     sa.Column("floor_ms", Big, nullable=False, server_default=sa.text("0")),
@@ -81,10 +81,10 @@ sa.Index(
     postgresql_where=sa.text("projection_due_ms IS NOT NULL"),
 )
 sa.Index(
-    "orgs_read_by",
-    orgs.c.read_by_ms,
-    sqlite_where=sa.text("read_by_ms IS NOT NULL"),
-    postgresql_where=sa.text("read_by_ms IS NOT NULL"),
+    "orgs_refresh_deadline",
+    orgs.c.refresh_deadline_ms,
+    sqlite_where=sa.text("refresh_deadline_ms IS NOT NULL"),
+    postgresql_where=sa.text("refresh_deadline_ms IS NOT NULL"),
 )
 sa.Index(
     "orgs_watch_due",

@@ -19,7 +19,7 @@ dirty_windows = sa.Table(
     id_column("org_id", key=True),
     ms_column("window_ms", key=True),
     sqlite_with_rowid=False,
-    comment="Windows below the watermark whose difference must be computed again: late, mended, voided, withdrawn.",
+    comment="Windows below the watermark whose difference must be computed again: late, fixed, voided, withdrawn.",
 )
 
 pending_usage = sa.Table(
@@ -37,7 +37,7 @@ pending_usage = sa.Table(
     ),
     sa.Index("pending_usage_by_org", "org_id", "window_ms"),
     sqlite_with_rowid=False,
-    comment="Used but not sealable yet, with the reason (S6). What mends it makes the window dirty.",
+    comment="Used but not sealable yet, with the reason (S6). What fixes it makes the window dirty.",
 )
 
 pushes = sa.Table(
@@ -63,7 +63,7 @@ pushes = sa.Table(
     # When its provider was last asked, and what it said: found, absent, cannot_tell, not_read.
     ms_column("looked_up_ms", null=True),
     sa.Column("lookup_answer", sa.Text, nullable=True),
-    # Rejected, and billed by a person: as an event over there or beside them.
+    # Rejected, and billed by a person: as an event at the provider or beside them.
     sa.Column("by_hand", sa.Boolean, nullable=False, server_default=sa.false()),
     # How many attempts there were when its provider refused it later: their answers say what held before.
     sa.Column("refused_attempts", sa.Integer, nullable=True),

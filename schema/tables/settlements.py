@@ -86,7 +86,7 @@ settlement_reversals = sa.Table(
     *said_columns(),
     sa.CheckConstraint("amount_micro > 0", name="settlement_reversals_sane"),
     sa.Index("settlement_reversals_by_run", "reservation"),
-    comment="What of a settlement is not owed after all. A claw-back: it was released before, and the next batch is "
+    comment="What of a settlement is not owed after all. A claw-back: it was released before, and the next payout is "
     "less by it.",
 )
 
@@ -105,7 +105,7 @@ payouts = sa.Table(
         "carried_micro <= 0 AND total_micro = released_micro + carried_micro AND total_micro > 0", name="payouts_sane"
     ),
     sa.UniqueConstraint("supplier", "period", name="payouts_one_a_period"),
-    comment="A batch: what a supplier is to be paid for a month, elsewhere. Released, less claw-backs (carried).",
+    comment="A payout: what a supplier is to be paid for a month, elsewhere. Released, less claw-backs (carried).",
 )
 
 payout_lines = sa.Table(
@@ -122,5 +122,5 @@ payout_lines = sa.Table(
         name="payout_lines_sane",
     ),
     sa.Index("payout_lines_by_payout", "payout", "line"),
-    comment="What a batch is made of: settlements that it releases, and claw-backs. The key keeps each to one batch.",
+    comment="What a payout is made of: settlements that it releases, and claw-backs. The key keeps each to one payout.",
 )

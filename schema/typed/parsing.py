@@ -168,7 +168,9 @@ def parse_credits(text: str) -> int:
     except InvalidOperation as error:
         raise UsageError(f"{text!r} is no amount of credits; write 12 or 12.50") from error
     except ValueError as error:
-        raise UsageError(f"{text!r}: credits have at most six decimals, and are a thousand million at most") from error
+        raise UsageError(
+            f"invalid amount {text!r}: expected at most six decimals, and at most 1,000,000,000"
+        ) from error
 
 
 def show_credits(micro: int) -> str:

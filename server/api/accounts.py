@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse
 from drawdown.ledger.pools import MOST_PAYERS
 from drawdown.schema.declare import answer_of
 from drawdown.server.api import models
-from drawdown.server.api.described import operation
 from drawdown.server.api.models import MOST_ROWS, EpochMs
+from drawdown.server.api.openapi import operation
 from drawdown.server.api.programs import Programs, Said
 from drawdown.worker.wallets.accounts import EntryRow, account_of, list_entries, list_lots, payer_of
 from drawdown.worker.wallets.entries import forecast_of

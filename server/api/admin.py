@@ -24,13 +24,13 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import WINDOW_MS
-from drawdown.server.api.models import OverrideOrder, ProviderOrder
+from drawdown.server.api.models import OverrideRequest, ProviderRequest
 from drawdown.server.http import bodies, signing
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services, ThreadKit
 from drawdown.server.step_threads import StepThreads
-from drawdown.worker.access.once import use_once
+from drawdown.worker.access.idempotency import use_once
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.orgs import actions as orgs
@@ -76,7 +76,7 @@ def _use_up(connection: sa.Connection, *, services: Services, headers: Mapping[s
 
 
 async def assign(
-    services: Services, step_threads: StepThreads, org_id: str, signed: Signed[ProviderOrder]
+    services: Services, step_threads: StepThreads, org_id: str, signed: Signed[ProviderRequest]
 ) -> dict[str, object]:
     """Have an organisation billed by a provider, or take that back. Errors: ApiError, DrawdownError."""
     order = signed.order
@@ -105,7 +105,7 @@ async def assign(
 
 
 async def override(
-    threads: Threads, step_threads: StepThreads, now_ms: int, org_id: str, signed: Signed[OverrideOrder]
+    threads: Threads, step_threads: StepThreads, now_ms: int, org_id: str, signed: Signed[OverrideRequest]
 ) -> dict[str, object]:
     """Let the operator's word win over the provider's. Errors: ApiError, DrawdownError."""
     order = signed.order

@@ -24,7 +24,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Exit
 from drawdown.schema.units import DAY_MS
 from drawdown.server.api import models
-from drawdown.server.api.described import operation
+from drawdown.server.api.openapi import operation
 from drawdown.server.http import signing
 from drawdown.server.http.errors import ApiError
 from drawdown.server.services import Services, ThreadKit

@@ -49,12 +49,12 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.ids import is_clean
 from drawdown.schema.units import MAX_AMOUNT_MICRO, WINDOW_MS, as_credits
-from drawdown.server.api.described import IDEMPOTENCY_KEY, named_examples, operation
 from drawdown.server.api.models import MOST_ROWS, After, Credits, EpochMs, Id, Why
+from drawdown.server.api.openapi import IDEMPOTENCY_KEY, named_examples, operation
 from drawdown.server.api.programs import Answer, Programs, Said, clean_id
 from drawdown.server.http.errors import ApiError, bad_value
 from drawdown.server.services import Services
-from drawdown.worker.access import once
+from drawdown.worker.access import idempotency
 from drawdown.worker.access.keys import ApiKey
 
 MOST_VALUES: Final = 1_000
@@ -126,7 +126,7 @@ class Operations:
             case Action():
                 endpoint, method = self._acting(one, rest, in_path), "POST"
                 said = operation(
-                    answer_model(one.result, one.name), *KNOWN, 400, 413, 415, body=order_model(one, rest),
+                    answer_model(one.result, one.name), *KNOWN, 400, 413, 415, body=request_model(one, rest),
                     headers=[*headers, _IDEMPOTENCY], scope=one.scope,
                 )  # fmt: skip
             case Listing():
@@ -198,12 +198,12 @@ class Operations:
                 def work(connection: sa.Connection) -> Answer:
                     now = self._programs.said(said.key, connection)
                     content = json.dumps([values, order.reason], sort_keys=True, default=str)
-                    call = None if given is None else once.Call(now.key.actor, given, one.name, content)
+                    call = None if given is None else idempotency.Call(now.key.actor, given, one.name, content)
                     return carry_out(connection, one, now, values, order, call, self._services.hooks, self._known)
 
                 return self._programs.threads.write(work, rollback=order.dry_run, always=True)
 
-            return await self._programs.act_by(request, one.scope, order_model(one, tuple(rest)), do)
+            return await self._programs.act_by(request, one.scope, request_model(one, tuple(rest)), do)
 
         return answer
 
@@ -214,7 +214,7 @@ def carry_out(
     said: Said,
     given: Values,
     order: Any,
-    call: once.Call | None,
+    call: idempotency.Call | None,
     hooks: Hooks | None = None,
     known: Callable[[], Providers] | None = None,
 ) -> Answer:
@@ -223,7 +223,7 @@ def carry_out(
     Errors: ApiError 403 for what this key may not; those of the action."""
     values = _values(said, action.params, given)
     if call is not None and not order.dry_run:
-        before = once.claim_call(connection, call, said.now_ms)
+        before = idempotency.claim_call(connection, call, said.now_ms)
         if before is not None:
             found: dict[str, object] = json.loads(before)
             return found
@@ -239,7 +239,7 @@ def carry_out(
         return {**answer, **hidden, "dry_run": True, "facts": changes(stood, stands)}
     if call is not None:
         kept = {**answer, action.shown_once: None} if action.shown_once else answer
-        once.keep_call(connection, call, json.dumps(kept))
+        idempotency.keep_call(connection, call, json.dumps(kept))
     return answer
 
 
@@ -364,14 +364,14 @@ def _several(param: Param) -> list[Any]:
 
 
 @cache
-def order_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseModel]:
+def request_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseModel]:
     """The body of an action."""
     example: dict[str, Any] = {param.field: example_of(param) for param in params if param.required}
     example |= {"reason": "ticket 7", "dry_run": True}
     config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [example]})
     more: dict[str, Any] = {"reason": (Why, "not given"), "dry_run": (bool, False)}
     made: type[BaseModel] = create_model(
-        f"{_camel(action.name)}Order",
+        f"{_camel(action.name)}Request",
         __config__=config,
         __doc__=f"As `drawdown {action.name}`.",
         **_taken(params),

@@ -27,10 +27,10 @@ from drawdown.ledger.reservations import NotTogether, Reservation
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import in_credits
 from drawdown.server.api import models
-from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
-from drawdown.server.api.money import Money
+from drawdown.server.api.openapi import IDEMPOTENCY_KEY, operation
+from drawdown.server.api.payment_calls import Money
 from drawdown.server.api.programs import Programs, Said, clean_id, require_maker
-from drawdown.server.api.together import Way
+from drawdown.server.api.request_batching import Way
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.executions import actions as executions
@@ -43,7 +43,7 @@ from drawdown.worker.guard.grouped import Call
 ROOT: Final = "/v1/executions"
 SCOPE: Final = "executions:write"
 M = TypeVar("M", bound=BaseModel)
-C = TypeVar("C", models.DrawOrder, models.SettleOrder, models.ReleaseOrder)
+C = TypeVar("C", models.DrawRequest, models.SettleRequest, models.ReleaseRequest)
 _HEADER: Final = re.compile(r"[!-~]{1,200}")
 
 
@@ -78,13 +78,13 @@ class Executions:
             f"{ROOT}/preview",
             self.preview,
             methods=["POST"],
-            **operation(models.PreviewAnswer, 404, *sent, body=models.PreviewOrder, scope="executions:read"),
+            **operation(models.PreviewAnswer, 404, *sent, body=models.PreviewRequest, scope="executions:read"),
         )
         add(
             ROOT,
             self.accept,
             methods=["POST"],
-            **write(models.RunAnswer, 402, 404, 409, *sent, body=models.AcceptOrder, headers=(IDEMPOTENCY_KEY,)),
+            **write(models.RunAnswer, 402, 404, 409, *sent, body=models.AcceptRequest, headers=(IDEMPOTENCY_KEY,)),
         )
         add(
             ROOT,
@@ -93,10 +93,10 @@ class Executions:
             **operation(models.RunsAnswer, 404, *known, query=models.RunsQuery, scope="executions:read"),
         )
         for name, work, answer, body in (
-            ("draws", self.draw, models.ChargedAnswer, models.DrawOrder),
-            ("extend", self.extend, models.RunAnswer, models.ExtendOrder),
-            ("settle", self.settle, models.ChargedAnswer, models.SettleOrder),
-            ("release", self.release, models.ChargedAnswer, models.ReleaseOrder),
+            ("draws", self.draw, models.ChargedAnswer, models.DrawRequest),
+            ("extend", self.extend, models.RunAnswer, models.ExtendRequest),
+            ("settle", self.settle, models.ChargedAnswer, models.SettleRequest),
+            ("release", self.release, models.ChargedAnswer, models.ReleaseRequest),
         ):
             add(f"{ROOT}/{{key:id}}/{name}", work, methods=["POST"], **write(answer, 402, 404, 409, *sent, body=body))
         add(
@@ -109,13 +109,13 @@ class Executions:
 
     async def preview(self, request: Request) -> JSONResponse:
         """Whether a run would be accepted now, and what would be held. Changes nothing."""
-        return await self._programs.act(request, "executions:read", models.PreviewOrder, _preview, reads=True)
+        return await self._programs.act(request, "executions:read", models.PreviewRequest, _preview, reads=True)
 
     async def accept(self, request: Request) -> JSONResponse:
         """Hold what a run may cost, before it starts. The same again changes nothing."""
         given = request.headers.getlist("idempotency-key")
 
-        async def accept(order: models.AcceptOrder, said: Said) -> Mapping[str, object]:
+        async def accept(order: models.AcceptRequest, said: Said) -> Mapping[str, object]:
             try:
                 key, run = _key_of(order.key, given), _request(order, said)
             except ApiError:
@@ -128,7 +128,7 @@ class Executions:
                 done = await self._accepting.ask(asked)
             return _with_wallet(done.reservation, done, said, key, repeated=done.repeated)
 
-        return await self._recalled(request, models.AcceptOrder, accept)
+        return await self._recalled(request, models.AcceptRequest, accept)
 
     async def _recalled(
         self, request: Request, model: type[M], do: Callable[[M, Said], Awaitable[Mapping[str, object]]]
@@ -174,32 +174,32 @@ class Executions:
         return await self._recalled(request, model, do)
 
     async def draw(self, key: str, request: Request) -> JSONResponse:
-        """Charge a part of a run that goes on."""
+        """Charge a part of a run that continues."""
 
-        def change(order: models.DrawOrder) -> tuple[Literal["draw"], Cost, int]:
+        def change(order: models.DrawRequest) -> tuple[Literal["draw"], Cost, int]:
             return "draw", Cost(order.credits, order.use), order.number
 
-        return await self._change(request, key, models.DrawOrder, change, _draw)
+        return await self._change(request, key, models.DrawRequest, change, _draw)
 
     async def extend(self, key: str, request: Request) -> JSONResponse:
-        """Say that a run goes on: its hold stands for another hour, or as long as is said, and may grow."""
-        return await self._programs.act(request, SCOPE, models.ExtendOrder, partial(_extend, key=key))
+        """Extend an execution: keep its credit reserved for another hour, or for `for_ms`. It may grow."""
+        return await self._programs.act(request, SCOPE, models.ExtendRequest, partial(_extend, key=key))
 
     async def settle(self, key: str, request: Request) -> JSONResponse:
         """End a run: charge what it cost in all, once, and free the rest of its hold."""
 
-        def change(order: models.SettleOrder) -> tuple[Literal["settled"], Cost | None, int]:
+        def change(order: models.SettleRequest) -> tuple[Literal["settled"], Cost | None, int]:
             return "settled", _cost(order.actual, order.use), 0
 
-        return await self._change(request, key, models.SettleOrder, change, _settle)
+        return await self._change(request, key, models.SettleRequest, change, _settle)
 
     async def release(self, key: str, request: Request) -> JSONResponse:
         """Give a run up: free its hold; what it drew or incurred is charged."""
 
-        def change(order: models.ReleaseOrder) -> tuple[Literal["released"], Cost | None, int]:
+        def change(order: models.ReleaseRequest) -> tuple[Literal["released"], Cost | None, int]:
             return "released", _cost(order.incurred, order.use), 0
 
-        return await self._change(request, key, models.ReleaseOrder, change, _release)
+        return await self._change(request, key, models.ReleaseRequest, change, _release)
 
     async def list_(self, request: Request) -> JSONResponse:
         """List runs: of all that hold something, what ends first; else the newest first."""
@@ -210,7 +210,7 @@ class Executions:
         return await self._programs.ask(request, "executions:read", models.MostQuery, partial(_show, key=key))
 
 
-def _request(order: models.PreviewOrder, said: Said) -> run_request.Request:
+def _request(order: models.PreviewRequest, said: Said) -> run_request.Request:
     return run_request.Request(
         org_id=said.require_org(order.org),
         amount_micro=order.estimate,
@@ -228,7 +228,7 @@ def _request(order: models.PreviewOrder, said: Said) -> run_request.Request:
     )
 
 
-def _preview(connection: sa.Connection, order: models.PreviewOrder, said: Said) -> Mapping[str, object]:
+def _preview(connection: sa.Connection, order: models.PreviewRequest, said: Said) -> Mapping[str, object]:
     found = executions.preview(connection, _request(order, said), said.now_ms)
     return {**vars(found), **_credits(amount=found.amount_micro, available=found.available_micro)}
 
@@ -245,12 +245,12 @@ def _key_of(key: str | None, given: list[str]) -> str:
     return found
 
 
-def _draw(connection: sa.Connection, order: models.DrawOrder, said: Said, *, key: str) -> Mapping[str, object]:
+def _draw(connection: sa.Connection, order: models.DrawRequest, said: Said, *, key: str) -> Mapping[str, object]:
     cost, by = Cost(order.credits, order.use), said.by(order.reason)
     return _charged(executions.draw(connection, _begun(connection, key, said), order.number, cost, by), said, key)
 
 
-def _extend(connection: sa.Connection, order: models.ExtendOrder, said: Said, *, key: str) -> Mapping[str, object]:
+def _extend(connection: sa.Connection, order: models.ExtendRequest, said: Said, *, key: str) -> Mapping[str, object]:
     by = said.by(order.reason)
     done = executions.extend(connection, _begun(connection, key, said), order.to, order.for_ms, by)
     return _with_wallet(done.reservation, done, said, key, repeated=done.repeated)
@@ -260,14 +260,14 @@ def _cost(amount_micro: int | None, quantities: Mapping[str, int] | None) -> Cos
     return None if amount_micro is None and quantities is None else Cost(amount_micro, quantities)
 
 
-def _settle(connection: sa.Connection, order: models.SettleOrder, said: Said, *, key: str) -> Mapping[str, object]:
+def _settle(connection: sa.Connection, order: models.SettleRequest, said: Said, *, key: str) -> Mapping[str, object]:
     cost = _cost(order.actual, order.use)
     return _charged(
         executions.settle(connection, _begun(connection, key, said), cost, said.by(order.reason)), said, key
     )
 
 
-def _release(connection: sa.Connection, order: models.ReleaseOrder, said: Said, *, key: str) -> Mapping[str, object]:
+def _release(connection: sa.Connection, order: models.ReleaseRequest, said: Said, *, key: str) -> Mapping[str, object]:
     cost = _cost(order.incurred, order.use)
     return _charged(
         executions.release(connection, _begun(connection, key, said), cost, said.by(order.reason)), said, key
@@ -316,7 +316,7 @@ def _begun(connection: sa.Connection, key: str, said: Said) -> str:
 
 
 def _run(run: Reservation, said: Said) -> dict[str, object]:
-    """Its key as whoever asks would give it: one that is an organisation's own is its whole name to others."""
+    """Its key as the caller would give it: one that is an organisation's own is its whole name to others."""
     kept = {name: value for name, value in vars(run).items() if name not in ("reservation", "fingerprint", "estimate")}
     del kept["amount_micro"], kept["payer_number"]
     use = None if run.estimate is None else json.loads(run.estimate)

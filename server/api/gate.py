@@ -25,7 +25,7 @@ from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
 from drawdown.worker.guard.use import options_of
-from drawdown.worker.verdict.asks import ASK_EVERY_MS, Gated, asked, in_doubt, may_ask, read_gated
+from drawdown.worker.verdict.refresh_requests import ASK_EVERY_MS, Gated, asked, in_doubt, may_ask, read_gated
 
 log = structlog.get_logger()
 

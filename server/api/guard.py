@@ -18,37 +18,46 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.events.cloudevents import of_use
+from drawdown.events.envelope import Unfit
 from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import in_credits
 from drawdown.server.api.admin import Signed
-from drawdown.server.api.dark import Dark
-from drawdown.server.api.described import operation
+from drawdown.server.api.fail_open import Dark
 from drawdown.server.api.gate import iso
-from drawdown.server.api.models import MOST_ROWS, DecideOrder, EpochMs, Id, LifeMs, Why
-from drawdown.server.api.money import Money
-from drawdown.server.api.programs import Programs, Said, require_maker
-from drawdown.server.api.together import Way
-from drawdown.server.http.errors import ApiError, unauthorized
+from drawdown.server.api.models import MOST_ROWS, DecideRequest, EpochMs, Id, LifeMs, Why
+from drawdown.server.api.openapi import operation
+from drawdown.server.api.payment_calls import Money
+from drawdown.server.api.programs import Programs, Said, require_maker, require_scope
+from drawdown.server.api.request_batching import Way
+from drawdown.server.http.errors import ApiError, bad_value, unauthorized
 from drawdown.server.http.threads import Threads
 from drawdown.server.process_metrics import GuardCalls
 from drawdown.server.services import Services
+from drawdown.server.usage.items import EVENTS_SCOPE, PROPERTIES
 from drawdown.worker.access.keys import ApiKey
+from drawdown.worker.guard import emission
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import State
+from drawdown.worker.guard.emission import Emission
 from drawdown.worker.guard.grouped import Call, End
+from drawdown.worker.guard.options import told
 from drawdown.worker.guard.overrides import OverrideRow, Terms, Word
 from drawdown.worker.guard.terms import MAX_UNITS, Wish
 from drawdown.worker.guard.use import Answer, Ask
-from drawdown.worker.guard.ways import told
+from drawdown.worker.sources.events.types import Bringer
 
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
+SOURCE: Final = "/guard"
+"""Of an event that a use emits, by a key that is bound to no source."""
 NUMBER_DIGITS: Final = 18
 """Of an override's number in a path."""
 UsedUnits = Annotated[int, Field(ge=0, le=MAX_UNITS)]
@@ -58,7 +67,7 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class CheckOrder(_Body):
+class CheckRequest(_Body):
     """As `drawdown guard check`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"org": "acme", "metric": "idea.create"}]})
@@ -70,13 +79,9 @@ class CheckOrder(_Body):
     payer: Id | None = None
 
 
-class ConsumeOrder(CheckOrder):
-    """As `drawdown guard consume`. The key is yours to choose: once it is let through, the same again is the first
-    answer. A block keeps no key: the same again is decided anew."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"key": "idea-1", "org": "acme", "metric": "idea.create", "subject": "ann"}]}
-    )
+class UseRequest(CheckRequest):
+    """A use. The key is yours to choose: once it is let through, the same again is the first answer. A block keeps no
+    key: the same again is decided again."""
 
     key: Id
     project: Id | None = None
@@ -86,7 +91,29 @@ class ConsumeOrder(CheckOrder):
     """It was let through while nobody could be asked: it is counted whatever the limit. Of metrics that fail open."""
 
 
-class ReserveOrder(ConsumeOrder):
+EMITTED: Final[JsonDict] = {
+    "type": "object",
+    "description": "The usage event that this use emits if it is allowed, in the same transaction: the use is counted, "
+    "and the event is billed. This takes the scope `events:write`, too. By default, its `event_id` is the `key`, its "
+    "`source` that of the API key or `/guard`, its `quantity` the `amount`, and its `subject` and `project` those of "
+    "the use.",
+    "required": ["event_type"],
+    "additionalProperties": False,
+    "properties": {name: one for name, one in PROPERTIES.items() if name != "org_id"},
+}
+
+
+class ConsumeRequest(UseRequest):
+    """As `drawdown guard consume`; `event`: what it emits."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"key": "idea-1", "org": "acme", "metric": "idea.create", "subject": "ann"}]}
+    )
+
+    event: Annotated[dict[str, object], WithJsonSchema(EMITTED)] | None = None
+
+
+class ReserveRequest(UseRequest):
     """As `drawdown guard reserve`: `amount` is the estimate, held for an hour or for `for_ms`."""
 
     model_config = ConfigDict(
@@ -96,7 +123,7 @@ class ReserveOrder(ConsumeOrder):
     for_ms: LifeMs | None = None
 
 
-class SettleUseOrder(_Body):
+class SettleUseRequest(_Body):
     """As `drawdown guard settle`: what was used in all."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-1", "actual": 31_250_000}]})
@@ -106,7 +133,7 @@ class SettleUseOrder(_Body):
     reason: Why = "not given"
 
 
-class ReleaseUseOrder(_Body):
+class ReleaseUseRequest(_Body):
     """As `drawdown guard release`: what was used all the same."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-2", "reason": "cancelled"}]})
@@ -116,7 +143,7 @@ class ReleaseUseOrder(_Body):
     reason: Why = "not given"
 
 
-class ExtendUseOrder(_Body):
+class ExtendUseRequest(_Body):
     """As `drawdown guard extend`: what is held in all, and for how long from now on."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-1", "to": 75_000_000}]})
@@ -150,7 +177,7 @@ class OverridesQuery(BaseModel):
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 50
 
 
-class OverrideShown(BaseModel):
+class LimitOverride(BaseModel):
     """What is asked for or allowed, for whom (`target` by `reach`), until when (null: for good); who asked for it, and
     who decided."""
 
@@ -171,16 +198,27 @@ class OverrideShown(BaseModel):
 
 
 class OverridesAnswer(BaseModel):
-    overrides: list[OverrideShown]
+    overrides: list[LimitOverride]
+
+
+class EmittedEvent(BaseModel):
+    """What became of the event of a use, and its key. `pending`: it is kept, and billed once what `code` names is
+    fixed. `duplicate`: it was there before."""
+
+    status: Literal["accepted", "duplicate", "pending"]
+    source: str
+    event_id: str
+    code: str | None
+    message: str | None
 
 
 class GuardAnswer(BaseModel):
     """`decision` counts; `would` is what phase 3 would say, `enforced` whether the phase holds the organisation to it.
     `rule` decided, for `reason`. Of the limit that is nearest (null: none ends): its `period`, what was `used` before,
-    what `remaining` after, and when it begins anew. `charged`: by this call, so 0 where it is `repeated`; what a use
+    what `remaining` after, and when it begins again. `charged`: by this call, so 0 where it is `repeated`; what a use
     was charged in all `drawdown guard uses` shows. `balance` is what the payer has available, where that is the
     organisation itself and it was asked. `degraded`: decided without knowing the credit. `state` is that of the use;
-    null: nothing is used."""
+    null: nothing is used. `event`: what became of the event that the use emits."""
 
     decision: Literal["allow", "warn", "block"]
     would: Literal["allow", "warn", "block"]
@@ -208,6 +246,7 @@ class GuardAnswer(BaseModel):
     repeated: bool
     state: Literal["used", "held", "settled", "released", "expired"] | None
     expires_ms: int | None
+    event: EmittedEvent | None
 
 
 class OptionsQuery(BaseModel):
@@ -265,8 +304,8 @@ class OptionsAnswer(BaseModel):
 ROOT: Final = "/v1/guard"
 SCOPE: Final = "guard"
 M = TypeVar("M", bound=BaseModel)
-E = TypeVar("E", SettleUseOrder, ReleaseUseOrder, ExtendUseOrder)
-X = TypeVar("X", SettleUseOrder, ReleaseUseOrder)
+E = TypeVar("E", SettleUseRequest, ReleaseUseRequest, ExtendUseRequest)
+X = TypeVar("X", SettleUseRequest, ReleaseUseRequest)
 
 
 def _take_all(connection: sa.Connection, asked: Sequence[Ask], now_ms: int) -> Sequence[Answer | DrawdownError]:
@@ -317,7 +356,7 @@ def _check(connection: sa.Connection, asked: Question, now_ms: int) -> Checked:
 CHECKING: Final = Way[Question, Checked](
     lambda _asked: None, _check_all, _check, lambda asked: asked.key.org_id is None, reads=True
 )
-"""Whoever asks while others are answered is answered with the next: one transaction, and one statement, for all."""
+"""The caller while others are answered is answered with the next: one transaction, and one statement, for all."""
 
 
 class Guard:
@@ -335,12 +374,12 @@ class Guard:
         router = APIRouter(default_response_class=JSONResponse)
         sent = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503)
         for name, work, body, more in (
-            ("check", self.check, CheckOrder, ()),
-            ("consume", self.consume, ConsumeOrder, (409,)),
-            ("reserve", self.reserve, ReserveOrder, (409,)),
-            ("settle", self.settle, SettleUseOrder, (409,)),
-            ("release", self.release, ReleaseUseOrder, (409,)),
-            ("extend", self.extend, ExtendUseOrder, (402, 409)),
+            ("check", self.check, CheckRequest, ()),
+            ("consume", self.consume, ConsumeRequest, (409,)),
+            ("reserve", self.reserve, ReserveRequest, (409,)),
+            ("settle", self.settle, SettleUseRequest, (409,)),
+            ("release", self.release, ReleaseUseRequest, (409,)),
+            ("extend", self.extend, ExtendUseRequest, (402, 409)),
         ):
             described = operation(GuardAnswer, 404, *more, *sent, body=body, scope=SCOPE)
             router.add_api_route(f"{ROOT}/{name}", work, methods=["POST"], **described)
@@ -348,9 +387,9 @@ class Guard:
 
     async def check(self, request: Request) -> JSONResponse:
         """Whether so much of a metric may be used now. Changes nothing."""
-        return await self._answer("check", request, CheckOrder, self._look)
+        return await self._answer("check", request, CheckRequest, self._look)
 
-    async def _look(self, order: CheckOrder, said: Said) -> Mapping[str, object]:
+    async def _look(self, order: CheckRequest, said: Said) -> Mapping[str, object]:
         org = await self._org(order.org, said)
         wish = Wish(org, order.metric, order.amount, payer=order.payer)
         question = Question(wish, said.key)
@@ -375,18 +414,18 @@ class Guard:
     async def consume(self, request: Request) -> JSONResponse:
         """Use so much at once, where it may be used: it is counted, and charged."""
 
-        async def use(order: ConsumeOrder, said: Said) -> Mapping[str, object]:
+        async def use(order: ConsumeRequest, said: Said) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org, said), said, None, "used"), said)
 
-        return await self._answer("consume", request, ConsumeOrder, use)
+        return await self._answer("consume", request, ConsumeRequest, use)
 
     async def reserve(self, request: Request) -> JSONResponse:
         """Hold so much to be used, where it may be used, before it is known how much it will be."""
 
-        async def hold(order: ReserveOrder, said: Said) -> Mapping[str, object]:
+        async def hold(order: ReserveRequest, said: Said) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org, said), said, order.for_ms, "held"), said)
 
-        return await self._answer("reserve", request, ReserveOrder, hold)
+        return await self._answer("reserve", request, ReserveRequest, hold)
 
     async def _use(self, asked: Ask, said: Said) -> Mapping[str, object]:
         """A key that was recalled by the dark's memory shares no transaction of one counter: it is found again in its
@@ -418,15 +457,15 @@ class Guard:
 
     async def settle(self, request: Request) -> JSONResponse:
         """End what is held with what was used in all, also after its hold was over."""
-        return await self._answer("settle", request, SettleUseOrder, partial(self._end, "settled", _settle))
+        return await self._answer("settle", request, SettleUseRequest, partial(self._end, "settled", _settle))
 
     async def release(self, request: Request) -> JSONResponse:
         """Give up what is held; what was used all the same counts, and is charged."""
-        return await self._answer("release", request, ReleaseUseOrder, partial(self._end, "released", _release))
+        return await self._answer("release", request, ReleaseUseRequest, partial(self._end, "released", _release))
 
     async def extend(self, request: Request) -> JSONResponse:
-        """Say that what is held goes on; it may grow."""
-        return await self._answer("extend", request, ExtendUseOrder, partial(self._on, _extend), recalls=False)
+        """Extend a reserved use. It may grow."""
+        return await self._answer("extend", request, ExtendUseRequest, partial(self._on, _extend), recalls=False)
 
     async def _end(
         self,
@@ -435,7 +474,7 @@ class Guard:
         order: X,
         said: Said,
     ) -> Mapping[str, object]:
-        amount = order.actual if isinstance(order, SettleUseOrder) else order.incurred
+        amount = order.actual if isinstance(order, SettleUseRequest) else order.incurred
         await self._dark.before(order.key)
         end = End(order.key, state, amount, said.key.actor, order.reason, said.key.org_id)
         found: Answer | None = await self._shared(end, said)
@@ -472,26 +511,47 @@ class Guard:
         return answer
 
 
-def _settle(connection: sa.Connection, order: SettleUseOrder, said: Said) -> Mapping[str, object]:
+def _settle(connection: sa.Connection, order: SettleUseRequest, said: Said) -> Mapping[str, object]:
     settle = partial(guard.settle, connection, _own(connection, order.key, said))
     return answer_shown(settle(order.actual, said.by(order.reason)))
 
 
-def _release(connection: sa.Connection, order: ReleaseUseOrder, said: Said) -> Mapping[str, object]:
+def _release(connection: sa.Connection, order: ReleaseUseRequest, said: Said) -> Mapping[str, object]:
     release = partial(guard.release, connection, _own(connection, order.key, said))
     return answer_shown(release(order.incurred, said.by(order.reason)))
 
 
-def _extend(connection: sa.Connection, order: ExtendUseOrder, said: Said) -> Mapping[str, object]:
+def _extend(connection: sa.Connection, order: ExtendUseRequest, said: Said) -> Mapping[str, object]:
     extend = partial(guard.extend, connection, _own(connection, order.key, said))
     return answer_shown(extend(order.to, order.for_ms, said.by(order.reason)))
 
 
-def _ask(order: ConsumeOrder, org: str, said: Said, for_ms: int | None, state: State) -> Ask:
+def _ask(order: UseRequest, org: str, said: Said, for_ms: int | None, state: State) -> Ask:
     wish = Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
     own = said.key.org_id is not None
     dark = order.let_through and not own  # a tenant's word passes no limit: it is decided like any other
-    return Ask(order.key, wish, said.by(order.reason), state, own=own, dark=dark)
+    event = _emission(order, org, said) if isinstance(order, ConsumeRequest) else None
+    return Ask(order.key, wish, said.by(order.reason), state, own=own, dark=dark, event=event)
+
+
+def _emission(order: ConsumeRequest, org: str, said: Said) -> Emission | None:
+    """The event that a use emits: what it leaves out is as the use has it. Errors: ApiError 403, 422."""
+    if order.event is None:
+        return None
+    key = said.key
+    require_scope(key, EVENTS_SCOPE)
+    by_use = {
+        "source": key.source or SOURCE, "event_id": order.key, "quantity": order.amount, "org_id": org,
+        "subject": order.subject, "project": order.project,
+    }  # fmt: skip
+    item = {**by_use, **{name: value for name, value in order.event.items() if value is not None}}
+    try:
+        given = of_use(item, org, said.now_ms, key.source)
+    except Unfit as error:
+        raise bad_value(f"event.{error.at}".rstrip("."), str(error)) from None
+    own = key.org_id is not None
+    by = Bringer(org_id=org) if own else Bringer(key_name=key.name, source=key.source)
+    return Emission(given.event, given.has_time, own, by)
 
 
 def _own(connection: sa.Connection, key: str, said: Said) -> str:
@@ -515,6 +575,7 @@ def answer_shown(found: Answer) -> dict[str, object]:
         **kept,
         **{name: None if value is None else in_credits(value) for name, value in micro.items()},
         "links": {"request_override": OVERRIDES_PATH} if "request_override" in found.options else {},
+        "event": emission.shown(found.event),
         "resets_at": None if found.resets_ms is None else iso(found.resets_ms),
         "as_of": iso(found.as_of_ms),
     }
@@ -564,7 +625,7 @@ class Overrides:
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
         asked = operation(
-            OverrideShown, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503,
+            LimitOverride, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503,
             body=OverrideAsk, scope=SCOPE,
         )  # fmt: skip
         router.add_api_route(OVERRIDES_PATH, self.ask, methods=["POST"], **asked)
@@ -582,7 +643,7 @@ class Overrides:
 
 
 async def decide_override(
-    threads: Threads, now_ms: int, number: str, word: str, signed: Signed[DecideOrder]
+    threads: Threads, now_ms: int, number: str, word: str, signed: Signed[DecideRequest]
 ) -> Mapping[str, object]:
     """Approve, refuse or end an override. Errors: ApiError, DrawdownError."""
     if word not in WORDS or not (number.isascii() and number.isdecimal() and len(number) <= NUMBER_DIGITS):
@@ -612,5 +673,5 @@ def _list_overrides(connection: sa.Connection, query: OverridesQuery, said: Said
 
 
 def override_shown(row: OverrideRow, now_ms: int) -> dict[str, object]:
-    """An `OverrideShown`."""
+    """An `LimitOverride`."""
     return {**vars(row), "state": "over" if row.is_over(now_ms) else row.state}

@@ -21,7 +21,7 @@ AT_ONCE: Final = 1
 
 
 class Readiness:
-    """Of one process. Whoever asks while it is looked is answered by that look."""
+    """Of one process. The caller while it is looked is answered by that look."""
 
     def __init__(self, services: Services) -> None:
         self._restores = services.restores

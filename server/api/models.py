@@ -51,7 +51,7 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class PreviewOrder(_Body):
+class PreviewRequest(_Body):
     """As `drawdown execution preview`. An estimate is in credits (`estimate`), or in base units by feature (`use`). An
     order with `sandboxes` says who charges for them (`settled_by`)."""
 
@@ -73,7 +73,7 @@ class PreviewOrder(_Body):
     payer: Id | None = None
 
 
-class AcceptOrder(PreviewOrder):
+class AcceptRequest(PreviewRequest):
     """As `drawdown execution accept`. The run's key is yours to choose: here, or in the header Idempotency-Key."""
 
     model_config = ConfigDict(
@@ -84,7 +84,7 @@ class AcceptOrder(PreviewOrder):
     reason: Why = "not given"
 
 
-class DrawOrder(_Body):
+class DrawRequest(_Body):
     """As `drawdown execution draw`: a part that a run cost, in credits or in base units by feature. The same number
     again changes nothing."""
 
@@ -96,7 +96,7 @@ class DrawOrder(_Body):
     reason: Why = "not given"
 
 
-class ExtendOrder(_Body):
+class ExtendRequest(_Body):
     """As `drawdown execution extend`: what the run may cost in all, and how long its hold stands from now on."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"to": 9, "for_ms": 7_200_000}]})
@@ -106,7 +106,7 @@ class ExtendOrder(_Body):
     reason: Why = "not given"
 
 
-class SettleOrder(_Body):
+class SettleRequest(_Body):
     """As `drawdown execution settle`: what the run cost in all; nothing of a run that metering charges."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"actual": 4}]})
@@ -116,7 +116,7 @@ class SettleOrder(_Body):
     reason: Why = "not given"
 
 
-class ReleaseOrder(_Body):
+class ReleaseRequest(_Body):
     """As `drawdown execution release`: what the run cost all the same; without it, what was drawn stays."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "the build was cancelled"}]})
@@ -253,7 +253,7 @@ class ShownRunAnswer(Run):
 
 class RunsAnswer(BaseModel):
     """`next`: what to give as `after` for the next page; null: this is the last. `is_cut`: many runs were looked
-    through, of which fewer than were asked for, or none, are so; the next page goes on behind them."""
+    through, of which fewer than were asked for, or none, are so; the next page continues behind them."""
 
     runs: list[Run]
     next: str | None
@@ -301,7 +301,7 @@ class _Strict(BaseModel):
     """Why; kept for good."""
 
 
-class ProviderOrder(_Strict):
+class ProviderRequest(_Strict):
     """As `drawdown org assign`: who bills the organisation from a window boundary on."""
 
     provider: Name
@@ -318,7 +318,7 @@ class ProviderOrder(_Strict):
     dry_run: bool = False
 
 
-class OverrideOrder(_Strict):
+class OverrideRequest(_Strict):
     """As `drawdown org override`: the operator's word against the provider's. What is not named stays as it was."""
 
     max_concurrent: Annotated[int, Field(ge=0, le=MAX_AT_ONCE)] | None = None
@@ -330,7 +330,7 @@ class OverrideOrder(_Strict):
     """The old name of `undo`."""
 
 
-class DecideOrder(_Strict):
+class DecideRequest(_Strict):
     """As `drawdown override approve`, `refuse` or `end`."""
 
 

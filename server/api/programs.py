@@ -35,7 +35,7 @@ from drawdown.schema.declare import Action
 from drawdown.schema.errors import ClockDoubted, DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id, tell_few_names, tell_no_names
 from drawdown.schema.units import MINUTE_MS
-from drawdown.server.api.together import Together, Way
+from drawdown.server.api.request_batching import Together, Way
 from drawdown.server.declarations import BY_NAME, DECLARED
 from drawdown.server.http import bodies
 from drawdown.server.http.callers import TokenBuckets
@@ -61,12 +61,12 @@ WITHIN_S: Final = 20.0
 REQUESTS_PER_S: Final = 1_000
 """Of one key, by one process, on the average; twice as many at once."""
 STATUSES: Final[Mapping[str, int]] = {
-    "no_credit": 402, "payer_limit": 402, "no_estimate": 422, "unsaid_settlement": 422, "no_sandbox": 422,
+    "no_credit": 402, "payer_limit": 402, "no_estimate": 422, "settled_by_missing": 422, "no_sandbox": 422,
     "metering_alone": 422, "foreign_org": 403,
 }  # fmt: skip
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
-    "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_items", "bad_request", "bad_value",
+    "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_event", "bad_items", "bad_request", "bad_value",
     "balance_unknown", "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "clock_doubted", "cut_short",
     "database", "ended", "fails_closed", "foreign_key", "foreign_org", "grant_limit", "halted", "metered",
     "metering_alone", "needs_quantities", "needs_wallet", "no_credit", "no_estimate", "no_rate", "no_sandbox",
@@ -75,7 +75,7 @@ CODES: Final = (
     "too_many_asked", "too_many_requests", "too_many_runs", "too_many_sandboxes", "too_much_held", "too_slow",
     "unauthorized", "unknown_action", "unknown_feature", "unknown_metric", "unknown_org", "unknown_payer",
     "unknown_project", "unknown_run", "unknown_settlement", "unknown_subject", "unknown_supplier", "unknown_use",
-    "unsaid_settlement",
+    "settled_by_missing",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
 NOT_FOUND: Final = ("unknown_metric", "unknown_org", "unknown_run", "unknown_settlement", "unknown_use")
@@ -88,7 +88,7 @@ Answer = Mapping[str, object]
 Find = Callable[[str, int], Awaitable[ApiKey | None]]
 """Whose key it is, at a moment."""
 Again = Callable[[ApiKey], Awaitable[None]]
-"""Insists that a key goes on. Errors: ApiError 401."""
+"""Insists that a key continues. Errors: ApiError 401."""
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,11 @@ class Programs:
         return await self._answered(self._ordered(request, scope, model, do, find, again))
 
     async def take(self, request: Request, scope: str, do: Callable[[ApiKey], Awaitable[T]]) -> T:
-        """Have `do` take a body that is no order, once the key is found and has the scope."""
+        """Have `do` take a body that is no order, once the key is found and has the scope. It may be one that was found
+        a short while ago: `do` finds it again before it answers."""
 
         async def taken() -> T:
-            key = await self._proven(request, scope)
+            key = await self._proven(request, scope, self.recall)
             return await self._paced(key, do(key))
 
         return await self.refused(taken())
@@ -253,7 +254,7 @@ class Programs:
         return found
 
     async def recall(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Whose key this is, where that was found a short while ago, or is by now. Whoever answers by it finds it
+        """Whose key this is, where that was found a short while ago, or is. Whoever answers by it finds it
         again, and says with `remember` what was found."""
         return self.known.get(api_keys.hash_of(offered), now_ms) or await self._find(offered, now_ms)
 
@@ -281,10 +282,7 @@ class Programs:
         if not self._rates.take(key.name, self._services.clock.now_ms()):
             self._refused["keys"] += 1
             raise ApiError(429, "too_many_requests", "too many requests with this key; send it again", headers=SOON)
-        if scope not in key.scopes:
-            message = f"this takes the scope {scope}, which {key.name} does not have: make a key that has it"
-            wanted = f'Bearer error="insufficient_scope", scope="{scope}"'
-            raise ApiError(403, "no_scope", message, headers={"WWW-Authenticate": wanted})
+        require_scope(key, scope)
         return key
 
     def _note_use(self, key: ApiKey, offered: str, now_ms: int) -> None:
@@ -408,6 +406,14 @@ def _query_of(request: Request, model: type[M]) -> M:
         raise bodies.not_taken("the query", error) from None
 
 
+def require_scope(key: ApiKey, scope: str) -> None:
+    """Errors: ApiError 403."""
+    if scope not in key.scopes:
+        message = f"this takes the scope {scope}, which {key.name} does not have: make a key that has it"
+        wanted = f'Bearer error="insufficient_scope", scope="{scope}"'
+        raise ApiError(403, "no_scope", message, headers={"WWW-Authenticate": wanted})
+
+
 STRANGERS_AT_ONCE: Final = 1
 """Readings of keys that were never found here."""
 MOST_KNOWN: Final = 10_000
@@ -470,7 +476,7 @@ def _find(connection: sa.Connection, proof: str, now_ms: int) -> ApiKey | None:
 
 
 FINDING: Final = Way[str, ApiKey | None](lambda _proof: None, _find_all, _find, lambda _proof: False, reads=True)
-"""Whoever asks while others are looked up is looked up with the next: one statement for all."""
+"""The caller while others are looked up is looked up with the next: one statement for all."""
 
 
 FOREIGN_KEY: Final = "foreign_key"

@@ -25,7 +25,7 @@ from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
 from drawdown.worker.push.webhooks import WebhookEvent, is_taken, store_failed, take_event
-from drawdown.worker.verdict.asks import SECOND_READ_MS
+from drawdown.worker.verdict.refresh_requests import SECOND_READ_MS
 
 log = structlog.get_logger()
 

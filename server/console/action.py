@@ -130,7 +130,7 @@ Tell = Callable[[Transact, Context, Doing], Sequence[Table]]
 
 
 def nothing_more(_transact: Transact, _context: Context, _doing: Doing) -> Sequence[Table]:
-    """Most are told of by their facts alone."""
+    """Most are notified of by their facts alone."""
     return ()
 
 

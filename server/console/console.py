@@ -27,17 +27,17 @@ from starlette.routing import Route
 
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, Refused, UnknownId, UsageError
-from drawdown.server.console import door, files, my, oidc
-from drawdown.server.console.acting import Acting
-from drawdown.server.console.asking import Ask, said_by
+from drawdown.server.console import files, my, oidc, session_auth
+from drawdown.server.console.action_forms import Acting
 from drawdown.server.console.csv_lines import FORMS, Form, as_json
-from drawdown.server.console.door import Known, form_of
-from drawdown.server.console.elsewhere import Elsewhere
 from drawdown.server.console.frame import templates
 from drawdown.server.console.frame.parts import Filter, Shown
-from drawdown.server.console.looking import look
+from drawdown.server.console.jwks import Elsewhere
 from drawdown.server.console.page import Page
 from drawdown.server.console.pages import ACTIONS, IN_CREDITS, MENU, PAGES, UNDER
+from drawdown.server.console.read_connection import look
+from drawdown.server.console.request_params import Ask, said_by
+from drawdown.server.console.session_auth import Known, form_of
 from drawdown.server.console.sign_in import SignIn
 from drawdown.server.http import bodies
 from drawdown.server.http.errors import ApiError
@@ -82,7 +82,7 @@ class Console:
 
     def __init__(self, services: Services, engine: sa.Engine, refused: Counter[str]) -> None:
         self.services = services
-        self.url = door.require_url(services.settings.console_url)
+        self.url = session_auth.require_url(services.settings.console_url)
         self._threads = Threads(engine, services.restores, AT_ONCE, "console")
         self._files = files.Files(self._threads)
         self._templates = templates.environment()
@@ -204,7 +204,7 @@ class Console:
         """An address below ours that leads nowhere: a page says so, as people read it."""
 
         async def do() -> Response:
-            known = await self.look(lambda c: door.who(c, self.services.settings, request, self.now_ms()))
+            known = await self.look(lambda c: session_auth.who(c, self.services.settings, request, self.now_ms()))
             return self.failed(404, "this address leads nowhere", person=None if known is None else known.person)
 
         return await self.answered(request, do)
@@ -231,7 +231,7 @@ class Console:
 
     def _known(self, connection: sa.Connection, request: Request, page: Page, now_ms: int) -> Known:
         """Errors: SignedOut; ApiError 403 for a role that may not see the page."""
-        known = door.who(connection, self.services.settings, request, now_ms)
+        known = session_auth.who(connection, self.services.settings, request, now_ms)
         if known is None:
             raise SignedOut
         if not known.person.may(page.role):
@@ -275,7 +275,7 @@ class Console:
             now_ms = self.now_ms()
 
             def work(connection: sa.Connection) -> Ask:
-                known = door.who(connection, self.services.settings, request, now_ms)
+                known = session_auth.who(connection, self.services.settings, request, now_ms)
                 if known is None:
                     raise ApiError(401, "signed_out", "nobody is signed in any more: sign in, and come again")
                 if not known.person.in_demo:
@@ -349,7 +349,7 @@ def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageEr
 
 
 def _told(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[Filter, ...], str]:
-    """The fields as they were filled in, what is wrong at the one that it is about; else it is said above them."""
+    """The fields as they were filled in, what is wrong at the one that it is about; else it is given above them."""
     filled = [replace(one, value=ask.query.get(one.name, "")) for one in fields]
     named, _, about = error.partition(": ")
     at = next((one.name for one in filled if one.name == named), "")

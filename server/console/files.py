@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import By, record
 from drawdown.schema.database import read, write
-from drawdown.server.console.asking import Ask
+from drawdown.server.console.request_params import Ask
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 

@@ -33,17 +33,17 @@ from drawdown.schema.errors import AnswerLost, Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean_id, tell_no_names
 from drawdown.schema.units import DAY_MS
 from drawdown.server import jwts
-from drawdown.server.console import door, files
-from drawdown.server.console.asking import Ask, said_by
+from drawdown.server.console import files, session_auth
 from drawdown.server.console.csv_lines import csv_line
-from drawdown.server.console.door import form_of
-from drawdown.server.console.elsewhere import Elsewhere, Trouble, is_safe
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.frame.templates import HALTED_FOR
-from drawdown.server.console.looking import look
+from drawdown.server.console.jwks import Elsewhere, Trouble, is_safe
 from drawdown.server.console.page import Page
+from drawdown.server.console.read_connection import look
+from drawdown.server.console.request_params import Ask, said_by
 from drawdown.server.console.screens.customers import usage as full
+from drawdown.server.console.session_auth import form_of
 from drawdown.server.http import bodies
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import SOON, ApiError
@@ -55,9 +55,9 @@ from drawdown.worker.access import my_sessions
 from drawdown.worker.access.my_sessions import LIFE_MS, LINK_MS, STAFF, UsedLink, Visitor, visitor
 from drawdown.worker.access.people import Person, is_demo
 from drawdown.worker.guard import overrides as guard_overrides
+from drawdown.worker.guard.options import ways_out
 from drawdown.worker.guard.overrides import Terms
 from drawdown.worker.guard.terms import Wish
-from drawdown.worker.guard.ways import ways_out
 from drawdown.worker.usage.lists import last_days, read_usage
 from drawdown.worker.verdict.rules import CREDIT_REASONS, USAGE_LIMIT
 from drawdown.worker.wallets import accounts as own_wallet
@@ -86,7 +86,7 @@ def require_sane(settings: MySettings) -> None:
     """Errors: UsageError for settings that make no sense, or lack the library."""
     if settings.url:
         try:
-            door.require_url(settings.url)
+            session_auth.require_url(settings.url)
         except UsageError:
             raise UsageError("DRAWDOWN_MY_URL is no origin such as https://usage.example.com") from None
     if settings.jwks_url and not is_safe(settings.jwks_url):
@@ -115,7 +115,7 @@ class Nobody(Exception):
 
 
 class Another(Refused):
-    """A page of one organisation asks, and by now its browser is in for another one."""
+    """A page of one organisation asks, and its browser is in for another one."""
 
     code = "another_organisation"
 

@@ -3,7 +3,7 @@
 Guarantee: whoever comes back is the browser that went, within WITHIN_MS: all that is sent (state, nonce, PKCE's
 verifier) is made from one secret that lies in that browser's cookie alone, and is used once. What the issuer says is
 believed once its key has signed it, for us, for this sign-in, and now. The issuer says who somebody is; whether they
-may come in, and as what, is said here alone. Nobody is sent anywhere but to the issuer, and then into the console.
+may come in, and as what, is given here alone. Nobody is sent anywhere but to the issuer, and then into the console.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server import jwts
-from drawdown.server.console import door
-from drawdown.server.console.asking import said_by
-from drawdown.server.console.elsewhere import Elsewhere, Trouble, is_safe
+from drawdown.server.console import session_auth
+from drawdown.server.console.jwks import Elsewhere, Trouble, is_safe
+from drawdown.server.console.request_params import said_by
 from drawdown.server.console.sign_in import Desk, inside
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.threads import Threads
@@ -109,7 +109,7 @@ def trip_of(secret: str, state: str) -> Trip | None:
 
 
 class Oidc:
-    """The two routes. `desk` shows pages, and says where a person goes on."""
+    """The two routes. `desk` shows pages, and says where a person continues."""
 
     def __init__(self, desk: Desk, threads: Threads, services: Services, elsewhere: Elsewhere) -> None:
         self._desk = desk
@@ -254,7 +254,7 @@ class Oidc:
         headers = {"authorization": f"Bearer {access}", "accept": "application/json"}
         status, said = await self._elsewhere.ask(Call("GET", url, headers), self._settings.issuer)
         if status != 200 or said.get("sub") != claims["sub"]:
-            raise Trouble(f"{self._settings.issuer} does not say more of whoever signed in there")
+            raise Trouble(f"{self._settings.issuer} returned no details of the person who signed in")
         # A name and its verification come from one document: what the token says of another email proves nothing.
         kept = {name: value for name, value in claims.items() if name != "email_verified"}
         return {**said, **kept}
@@ -277,7 +277,7 @@ class Oidc:
             why = f"{name} signed in at {self._settings.issuer}, and is nobody here: an admin adds them with "
             return self._again(f"{why}`drawdown console user add {typed(name, '--role', 'viewer')}`", 403)
         answer = RedirectResponse(place, 303)
-        door.give(answer, session)
+        session_auth.give(answer, session)
         return answer
 
     async def _let_in(self, name: str, session: str, address: str) -> Person | None:

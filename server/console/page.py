@@ -11,8 +11,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import Form
+from drawdown.server.console.request_params import Ask
 
 Read = Callable[[sa.Connection, Ask], Mapping[str, object]]
 Lines = Callable[[sa.Connection, Ask], Iterator[str]]

@@ -2,7 +2,7 @@
 
 Guarantee: nobody learns from an answer, or from how long it takes, whether a name is somebody's. A password is looked
 at in threads of its own, a few at once, since each look takes time and 19 MiB (of an older hash: 32). Where somebody
-goes on after signing in lies in the console.
+continues after signing in lies in the console.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from starlette.routing import Route
 
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.server.console import door
-from drawdown.server.console.asking import said_by
-from drawdown.server.console.door import form_of
+from drawdown.server.console import session_auth
+from drawdown.server.console.request_params import said_by
+from drawdown.server.console.session_auth import form_of
 from drawdown.server.http.bodies import Budget
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import SOON, ApiError
@@ -121,10 +121,10 @@ class SignIn:
 
     async def _signed_out(self, request: Request) -> Response:
         await self._form_of(request)
-        session, now_ms = request.cookies.get(door.COOKIE, ""), self._console.now_ms()
+        session, now_ms = request.cookies.get(session_auth.COOKIE, ""), self._console.now_ms()
         await self._threads.write(lambda c: console_sessions.end(c, session, now_ms))
         answer = RedirectResponse("/console/sign-in", 303)
-        door.take_back(answer)
+        session_auth.take_back(answer)
         return answer
 
     async def _link_form(self, request: Request) -> Response:
@@ -195,7 +195,7 @@ class SignIn:
 
 def _in(place: str, session: str) -> Response:
     answer = RedirectResponse(place, 303)
-    door.give(answer, session)
+    session_auth.give(answer, session)
     return answer
 
 

@@ -138,7 +138,7 @@ def parse(body: bytes, content_type: str, model: type[M]) -> M:
 
 
 def not_taken(what: str, error: ValidationError) -> ApiError:
-    """What is wrong with it, of which no value is said again."""
+    """What is wrong with it, of which no value is given again."""
     found = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_SAID_WRONG]
     wrong = [{"at": clean(".".join(map(str, one["loc"])), MAX_AT_CHARS), "message": one["msg"]} for one in found]
     return ApiError(422, "bad_value", f"{what} is not what this takes", details={"wrong": wrong})

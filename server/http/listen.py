@@ -1,7 +1,7 @@
 """Serves the application on a socket, by uvicorn.
 
 Guarantee: SIGTERM and SIGINT end it cleanly: nothing new is taken, work under way ends (a tick at its next effect), and
-the process goes on to its exit status.
+the process continues to its exit status.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class Restores:
     ) -> T:
         """As `schema.database.write`, on a database that was looked at. `always`: also where one looked just now, and
         once more in the transaction itself, by a clock that ticks believe, as a command does. SQLite has one writer:
-        whoever waits for another of this process goes on as soon as that is done, where SQLite would look again after
+        whoever waits for another of this process continues as soon as that is done, where SQLite would look again after
         up to a tenth of a second."""
         if engine.dialect.name != "sqlite":
             return self._write(engine, work, rollback=rollback, always=always)

@@ -5,8 +5,9 @@ Guarantee: 200 is answered after the commit, and what is wrong with one item sto
 whole changed nothing. Reading and storing have threads of their own, so that no batch keeps a run, the gate or a
 webhook waiting; as many as MOST_BATCHES wait, of which no key has more than its share, and AT_ONCE are unpacked. Keys
 take turns: one that sends much delays another by what is under way, and no more. What is small as it is sent, such as
-one event, waits for no large batch. What is still being sent waits for nothing but its sender, within the budget of all
-bodies. What was invalid is noted beside each answer and written down once in EVERY_S: no request waits for it.
+one event, waits for no large batch, and shares a transaction with those of its key that come at once (`singles`). What
+is still being sent waits for nothing but its sender, within the budget of all bodies. What was invalid is noted beside
+each answer and written down once in EVERY_S: no request waits for it.
 """
 
 from __future__ import annotations
@@ -17,32 +18,35 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from http import HTTPStatus
 from threading import Lock
-from typing import Final, Generic, Literal, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 import sqlalchemy as sa
 import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.events.body_items import Unreadable
 from drawdown.events.cloudevents import JSON, is_binary, type_of
 from drawdown.events.envelope import Named, Unfit
 from drawdown.events.example import example_of
-from drawdown.events.reading import Unreadable
 from drawdown.schema.clock import Clock
-from drawdown.schema.database import write
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.text import MAX_ERROR_CHARS, clean
 from drawdown.server.api.programs import WITHIN_S, Programs, of_program, soon
 from drawdown.server.http import limits
 from drawdown.server.http.bodies import SMALL_BODY_BYTES, Budget, body_of, is_packed, unpack
 from drawdown.server.http.callers import TokenBuckets
-from drawdown.server.http.errors import SOON, ApiError
+from drawdown.server.http.errors import SOON, ApiError, unauthorized
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
+from drawdown.server.usage.singles import SINGLE_BYTES, Singles
+from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.sources.events import types as charged
-from drawdown.worker.sources.events.store import Status, Taken
+from drawdown.worker.sources.events.store import REPEATED, Status, Taken
 from drawdown.worker.usage import invalid
 from drawdown.worker.usage.invalid import InvalidItems
 
@@ -59,7 +63,7 @@ MOST_BATCHES_OF_A_KEY: Final = 16
 """Of one key, while others have none: it takes another place only while it has fewer than are free, so that two keys
 that take all they can leave room for a third, and a third for a fourth."""
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
-"""By which items are counted: what is charged at once is invalid, and no mistake that anybody here could mend."""
+"""By which items are counted: what is charged at once is invalid, and no mistake that anybody here could fix."""
 KEPT: Final = ("accepted", "duplicate", "pending")
 """Of those that the server has."""
 KINDS: Final = ("events", "samples")
@@ -67,6 +71,7 @@ ONCE: Final = ("content-type", "content-encoding")
 """Headers that say how a body is read."""
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,14 @@ class Taker(Generic[T]):
     store: Callable[[sa.Connection, Sequence[T], Sent], Sequence[Result]]
 
 
+@dataclass(frozen=True)
+class Body:
+    """A body that was sent, and how its items are taken."""
+
+    taker: Taker[Any]
+    sent: Sent
+
+
 class Intake:
     """Of one server. `items` counts what became of items, by kind and status."""
 
@@ -122,6 +135,7 @@ class Intake:
         self._large = Threads(services.engine, services.restores, AT_ONCE, "intake")
         self._turns = Turns(AT_ONCE)
         self._small = Threads(services.engine, services.restores, AT_ONCE, "intake-small")
+        self._singles: Singles[Body, list[Result] | ApiError] = Singles(self._small, self._answer_all)
         self._quotas = Quotas(refused)
         self._invalid = Invalid(services.clock, programs.threads)
         self._batches: Counter[str] = Counter()
@@ -138,15 +152,15 @@ class Intake:
         return await self._programs.take(request, taker.scope, partial(self._take, request, taker))
 
     async def _take(self, request: Request, taker: Taker[T], key: ApiKey) -> list[Result]:
-        headers = request.headers
-        if double := next((name for name in ONCE if len(headers.getlist(name)) > 1), None):
-            raise ApiError(400, "bad_request", f"send one {double}: which of them counts is not clear")
-        kind = headers.get("content-type", JSON if is_binary(headers) else "")
-        if type_of(kind) not in taker.types:
-            raise ApiError(415, "not_json", f"send one of {', '.join(taker.types)}")
-        packed = is_packed(request.headers.get("content-encoding", ""))
-        found = await self._outcome(request, taker, Sent(b"", kind, headers, key, 0), packed)
+        try:
+            kind, packed = _kind_of(request, taker)
+        except ApiError:
+            await self._programs.again(key)
+            raise
+        found = await self._outcome(request, taker, Sent(b"", kind, request.headers, key, 0), packed)
         if isinstance(found, ApiError):
+            if found.status == HTTPStatus.UNAUTHORIZED:
+                self._programs.remember(key.proof, None, self._clock.now_ms())
             raise found
         self.items.update((taker.kind, one.code if one.code == charged.CODE else one.status) for one in found)
         self._invalid.note(key.name, taker.kind, found)
@@ -155,25 +169,35 @@ class Intake:
     async def _outcome(self, request: Request, taker: Taker[T], sent: Sent, packed: bool) -> list[Result] | ApiError:
         """What became of each item, or why nothing was taken: an error that is raised keeps the body, and all that was
         read of it, for as long as somebody holds the error."""
-        async with body_of(request, MAX_BYTES, self._budget, sent.key.name) as body:
+        async with self._body_of(request, sent.key) as body:
+            if not packed and len(body) <= SINGLE_BYTES:
+                one = Body(taker, replace(sent, body=body))
+                return await soon(self._singles.ask((taker.kind, sent.key.proof), one))
 
             def work(engine: sa.Engine) -> list[Result] | ApiError:
                 try:
                     whole = unpack(body, MAX_UNPACKED_BYTES) if packed else body
-                    return self._done(engine, taker, replace(sent, body=whole, now_ms=self._clock.now_ms()))
-                except Unreadable as error:
-                    return ApiError(413 if error.code == "too_large" else 400, error.code, str(error))
-                except DrawdownError as error:
-                    return of_program(error)
                 except ApiError as error:
-                    error.__context__ = None
-                    return error.with_traceback(None)
+                    return _bare(error)
+                (found,) = self._answer_all(engine, [Body(taker, replace(sent, body=whole))])
+                return found
 
             with self._place(sent.key.name):
                 if not packed and len(body) <= SMALL_BODY_BYTES:
                     return await soon(self._small.run(work))
                 async with self._turn(sent.key.name):
                     return await soon(self._large.run(work))
+
+    @asynccontextmanager
+    async def _body_of(self, request: Request, key: ApiKey) -> AsyncIterator[bytes]:
+        """Errors: those of `body_of`, if the key is still valid."""
+        async with AsyncExitStack() as stack:
+            try:
+                body = await stack.enter_async_context(body_of(request, MAX_BYTES, self._budget, key.name))
+            except ApiError:
+                await self._programs.again(key)
+                raise
+            yield body
 
     @asynccontextmanager
     async def _turn(self, key: str) -> AsyncIterator[None]:
@@ -203,15 +227,86 @@ class Intake:
             if not self._batches[key]:
                 del self._batches[key]
 
-    def _done(self, engine: sa.Engine, taker: Taker[T], sent: Sent) -> list[Result]:
-        read = list(taker.read(sent))
-        fit = [one for one in read if not isinstance(one, Unfit)]
-        self._quotas.take(sent.key.name, len(read), Counter(map(taker.org_of, fit)), sent.now_ms)
-        if fit:
-            self._restores.look(engine)
-        stored = iter(write(engine, lambda c: taker.store(c, fit, sent)) if fit else ())
-        found = (unfit(one) if isinstance(one, Unfit) else _with_name(next(stored), taker.named(one)) for one in read)
-        return list(found)
+    def _answer_all(self, engine: sa.Engine, bodies: Sequence[Body]) -> list[list[Result] | ApiError]:
+        """What became of bodies of one kind and key: of all of them in one transaction, where that goes."""
+        now_ms, key = self._clock.now_ms(), bodies[0].sent.key
+        goes_on = _answered(lambda: read(engine, lambda c: api_keys.find_all(c, [key.proof], now_ms)))
+        if isinstance(goes_on, ApiError) or not goes_on:
+            error = goes_on if isinstance(goes_on, ApiError) else unauthorized()
+            return [_again(error) for _ in bodies]
+        found = [_answered(partial(self._read, one, now_ms)) for one in bodies]
+        left = {at: items for at, items in enumerate(found) if not isinstance(items, ApiError)}
+        done: dict[int, list[Result] | ApiError] = {}
+        if len(left) > 1:
+            fit = [one for items in left.values() for one in items if not isinstance(one, Unfit)]
+            stored = _answered(lambda: self._store(engine, bodies[0], fit, now_ms))
+            if isinstance(stored, ApiError):
+                # Of a fault that is no caller's each would be told the same, after as long a wait.
+                done |= {at: _again(stored) for at in left} if stored.status >= 500 else {}
+            else:
+                answers = iter(stored)
+                whole = {at: [_result(one, answers, bodies[at].taker) for one in items] for at, items in left.items()}
+                # What another body of the same batch spoilt is answered alone.
+                done |= {at: one for at, one in whole.items() if all(each.code != REPEATED for each in one)}
+        for at, items in left.items():
+            if at not in done:
+                done[at] = _answered(partial(self._alone, engine, bodies[at], items, now_ms))
+        return [one if isinstance(one, ApiError) else done[at] for at, one in enumerate(found)]
+
+    def _read(self, body: Body, now_ms: int) -> list[Any]:
+        """The items of a body, each of them or why it is none. Errors: ApiError, Unreadable, DrawdownError."""
+        items = list(body.taker.read(replace(body.sent, now_ms=now_ms)))
+        fit = [one for one in items if not isinstance(one, Unfit)]
+        self._quotas.take(body.sent.key.name, len(items), Counter(map(body.taker.org_of, fit)), now_ms)
+        return items
+
+    def _alone(self, engine: sa.Engine, body: Body, items: Sequence[Any], now_ms: int) -> list[Result]:
+        stored = iter(self._store(engine, body, [one for one in items if not isinstance(one, Unfit)], now_ms))
+        return [_result(one, stored, body.taker) for one in items]
+
+    def _store(self, engine: sa.Engine, body: Body, fit: Sequence[Any], now_ms: int) -> Sequence[Result]:
+        if not fit:
+            return ()
+        self._restores.look(engine)
+        sent = replace(body.sent, now_ms=now_ms)
+        return write(engine, lambda c: body.taker.store(c, fit, sent))
+
+
+def _kind_of(request: Request, taker: Taker[Any]) -> tuple[str, bool]:
+    """The Content-Type of a body, and whether it is packed. Errors: ApiError 400, 415."""
+    headers = request.headers
+    if double := next((name for name in ONCE if len(headers.getlist(name)) > 1), None):
+        raise ApiError(400, "bad_request", f"send one {double}: which of them counts is not clear")
+    kind = headers.get("content-type", JSON if is_binary(headers) else "")
+    if type_of(kind) not in taker.types:
+        raise ApiError(415, "not_json", f"send one of {', '.join(taker.types)}")
+    return kind, is_packed(headers.get("content-encoding", ""))
+
+
+def _result(item: Any, stored: Iterator[Result], taker: Taker[Any]) -> Result:
+    return unfit(item) if isinstance(item, Unfit) else _with_name(next(stored), taker.named(item))
+
+
+def _answered(work: Callable[[], R]) -> R | ApiError:
+    """What came of it, or why it is refused: without what an error would keep."""
+    try:
+        return work()
+    except Unreadable as error:
+        return ApiError(413 if error.code == "too_large" else 400, error.code, str(error))
+    except DrawdownError as error:
+        return of_program(error)
+    except ApiError as error:
+        return _bare(error)
+
+
+def _again(error: ApiError) -> ApiError:
+    """For another request: who raises one writes in it where that was."""
+    return ApiError(error.status, error.code, error.message, headers=error.headers, details=error.details)
+
+
+def _bare(error: ApiError) -> ApiError:
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def answer(found: Sequence[Result]) -> JSONResponse:

@@ -16,16 +16,18 @@ from typing import Final, Literal, TypeAlias
 import sqlalchemy as sa
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from drawdown.events import cloudevents, reading
+from drawdown.events import body_items, cloudevents
+from drawdown.events.body_items import told
 from drawdown.events.cloudevents import JSON, LINES, Given, items
 from drawdown.events.envelope import MAX_QUANTITY, Named, Unfit, UsageEvent, named_in
-from drawdown.events.reading import told
+from drawdown.schema.text import clean
 from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
-from drawdown.server.api.described import operation
 from drawdown.server.api.models import ErrorBody
+from drawdown.server.api.openapi import operation
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.usage.intake import KEPT, Intake, Result, Sent, Taker, answer, result_of, unfit
 from drawdown.worker.sources.events import store, types
@@ -61,7 +63,19 @@ def _store_events(connection: sa.Connection, given: Sequence[Given], sent: Sent)
         answers = iter(_store_counted(connection, fit, sent) if fit else ())
         stored = [unfit(one) if isinstance(one, Unfit) else next(answers) for one in counted]
     types.require_values(connection, named, values)
-    return stored
+    return [_with_payer(one, found) for one, found in zip(given, stored, strict=True)]
+
+
+LABEL: Final = "subject_is_label"
+
+
+def _with_payer(given: Given, found: Result) -> Result:
+    """By a key that is bound to an organisation, a subject changes no payer: who sends another one is told so."""
+    if not given.other_subject or found.code is not None:
+        return found
+    org, subject = given.event.org_id, clean(given.event.subject or "")
+    text = f"{org} pays, to which this key is bound: the subject {subject} is a label"
+    return replace(found, code=LABEL, message=text)
 
 
 def _store_counted(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Sequence[Result]:
@@ -142,7 +156,7 @@ class Events:
         found = await self._intake.take(request, EVENTS)
         wrong = [{"item": at, **one.said()} for at, one in enumerate(found) if one.status not in KEPT]
         if wrong:
-            message = f"{len(wrong)} of {len(found)} events were not taken: mend them; the others are in"
+            message = f"{len(wrong)} of {len(found)} events were not taken: fix them; the others are in"
             raise ApiError(422, "bad_items", message, details={"results": wrong[:MOST_SAID]})
         return Response(status_code=204)
 
@@ -208,7 +222,7 @@ Schema = Mapping[str, object]
 
 class ItemAnswer(BaseModel):
     """What became of one item. `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and
-    billed once what `code` names is mended. `conflict`: its id was kept with other content. `invalid`: it is not kept;
+    billed once what `code` names is fixed. `conflict`: its id was kept with other content. `invalid`: it is not kept;
     `at` says where it is wrong. `id`: the item's own, where it has one that can be read."""
 
     status: Literal["accepted", "duplicate", "pending", "conflict", "invalid"]
@@ -263,11 +277,11 @@ class UntakenAnswer(TakenAnswer):
 OTHER_ANSWERS: Final[Mapping[int, type[BaseModel]]] = {207: TakenAnswer, 422: UntakenAnswer}
 
 
-_ID: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
-_MOMENT: Final[Schema] = {
+_ID: Final[JsonDict] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
+_MOMENT: Final[JsonDict] = {
     "oneOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "description": "Milliseconds since 1970"}]
 }
-_QUANTITY: Final[Schema] = {
+_QUANTITY: Final[JsonDict] = {
     "description": "A whole number of base units; also as the text of one",
     "oneOf": [{"type": "integer", "minimum": 0, "maximum": MAX_QUANTITY}, {"type": "string", "pattern": "^[0-9]+$"}],
 }
@@ -301,22 +315,23 @@ EVENT: Final[Schema] = {
         },
     },
 }
+PROPERTIES: Final[JsonDict] = {
+    **dict.fromkeys(("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"), _ID),
+    "quantity": _QUANTITY,
+    "occurred_at": _MOMENT,
+    "recorded_at": {
+        **_MOMENT,
+        "description": "When it was recorded, of an event without occurred_at: one that is "
+        "recorded again is the same event",
+    },
+    "properties": {"type": "object"},
+}
 OWN: Final[Schema] = {
     "type": "object",
     "description": "An event by the names of the envelope. `org_id` may be missing where the key is bound to one.",
     "required": ["source", "event_id", "event_type"],
     "additionalProperties": False,
-    "properties": {
-        **dict.fromkeys(("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"), _ID),
-        "quantity": _QUANTITY,
-        "occurred_at": _MOMENT,
-        "recorded_at": {
-            **_MOMENT,
-            "description": "When it was recorded, of an event without occurred_at: one that is "
-            "recorded again is the same event",
-        },
-        "properties": {"type": "object"},
-    },
+    "properties": PROPERTIES,
 }
 SAMPLE: Final[Schema] = {
     "type": "object",
@@ -334,7 +349,7 @@ SAMPLE: Final[Schema] = {
 
 
 def _many(schema: Schema) -> Schema:
-    return {"type": "array", "maxItems": reading.MOST_ITEMS, "items": schema}
+    return {"type": "array", "maxItems": body_items.MOST_ITEMS, "items": schema}
 
 
 EITHER: Final[Schema] = {"oneOf": [EVENT, OWN]}

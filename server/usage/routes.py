@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse
 
 from drawdown.events.envelope import Unfit
 from drawdown.events.fields import moment_of
-from drawdown.server.api.described import operation
 from drawdown.server.api.models import MOST_ROWS
+from drawdown.server.api.openapi import operation
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.http.errors import bad_value
 from drawdown.worker.catalog.mapping import MB_SECONDS, SECONDS, UNITS
@@ -66,7 +66,7 @@ def _place(name: str) -> Place:
     feature, _, rest = name.partition(":")
     unit, colon, what = rest.partition(":")
     if not colon or unit not in UNITS_THERE_ARE:
-        raise bad_value("after", "`after` is `next` of a page: begin anew without it")
+        raise bad_value("after", "invalid `after`: expected `next` of a page. Omit it for the first page")
     return Place(what, feature, unit)
 
 
@@ -92,7 +92,7 @@ Moment = Annotated[
 
 
 class UsageQuery(BaseModel):
-    """What was used in windows from `from` on and before `to` (if it is not said, up to the one that goes on now).
+    """What was used in windows from `from` on and before `to` (if it is not said, up to the one that continues now).
     `after`: `next` of the page before."""
 
     model_config = ConfigDict(extra="forbid")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests import forked, inside
+from tests import fork_server, in_process
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(sys.executable).parent / "drawdown"
@@ -55,7 +55,7 @@ def drawdown(
     """Run `drawdown ARGUMENTS` to its end, in this process or in a process of its own."""
     when = [] if at is None else ["--at", at]
     given = [*when, *arguments]
-    run = forked.run if process else inside.run
+    run = fork_server.run if process else in_process.run
     done = run(given, env=environment(url, env), cwd=cwd, stdin=stdin, timeout_s=timeout_s)
     return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 

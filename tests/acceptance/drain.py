@@ -26,7 +26,7 @@ import sqlalchemy as sa
 
 from drawdown.cli import settings
 from drawdown.cli.app import App
-from drawdown.cli.opening import set_up_logs
+from drawdown.cli.startup import set_up_logs
 from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
@@ -36,7 +36,7 @@ from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import verify
-from tests import forked
+from tests import fork_server
 from tests.acceptance.commands import PROJECT, environment
 
 LEASE_MS = 120_000
@@ -166,12 +166,12 @@ class Process:
     url: str
     folder: Path
     env: Mapping[str, str]
-    child: forked.Started = field(init=False)
+    child: fork_server.Started = field(init=False)
 
     def __post_init__(self) -> None:
         env = environment(self.url, self.env)
         with (self.folder / "workers.err").open("ab") as err:
-            self.child = forked.Started([str(self.folder)], env=env, cwd=PROJECT, err=err, module=__name__)
+            self.child = fork_server.Started([str(self.folder)], env=env, cwd=PROJECT, err=err, module=__name__)
 
     def ready(self) -> Process:
         assert self.answer() == "ready"

@@ -25,13 +25,13 @@ from drawdown.server.services import NobodyThere, Services, ThreadKit
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.engine.runner import World
-from drawdown.worker.verdict.asks import SECOND_READ_MS
+from drawdown.worker.verdict.refresh_requests import SECOND_READ_MS
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.exhaustion_autumn import Account, StaleAfterChange
 from tests.acceptance.exhaustion_fleet import Result
 from tests.emulators.autumn import AutumnEmulator
 from tests.fake_provider import FakeProvider, capabilities
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 CELLS = 4

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import read
-from tests import forked
+from tests import fork_server
 from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment, one_clear_line
 from tests.acceptance.tables import number
 from tests.whole import share
@@ -170,7 +170,7 @@ def test_a_file_that_is_printed_is_whole_or_fails(shop: Shop) -> None:
 def _in_shell(shop: Shop, words: str, **env: str) -> tuple[int, str]:
     """By a program that is read anew only where a stream of the interpreter's own is away from its beginning."""
     is_own = ">&-" in words or "2>" in words
-    program = SCRIPT if is_own else forked.program(shop.folder) / "drawdown"
+    program = SCRIPT if is_own else fork_server.program(shop.folder) / "drawdown"
     shell = ["bash", "-o", "pipefail", "-c", f'"$0" {words}', str(program)]
     done = subprocess.run(shell, env=environment(shop.url, env), cwd=PROJECT, capture_output=True)
     return done.returncode, done.stderr.decode()

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_INTERVAL_S, MAX_MEMORY_MB, WINDOW_MS
-from drawdown.worker.push.shown import explain_push
+from drawdown.worker.push.explanation import explain_push
 from tests.acceptance.commands import drawdown, must
 from tests.acceptance.tables import billed_exactly, rows
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 from tests.world import T0, Fleet
 
 NOW = T0 + 4 * WINDOW_MS

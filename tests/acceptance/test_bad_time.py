@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.nouns.tick import parse_shard
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
-from tests import forked
+from tests import fork_server
 from tests.acceptance.commands import PROJECT, drawdown, environment, must, one_clear_line
 from tests.acceptance.gentd26 import Sums
 from tests.acceptance.tables import billed_exactly, number
@@ -61,7 +61,9 @@ def test_three_workers_at_once(usage: Usage, database_url: str, tmp_path: Path) 
     usage.fleet.engine.dispose()
     with (tmp_path / "err").open("w+b") as err:
         command = ["tick", "--at", at]
-        all_three = [forked.Started(command, env=environment(database_url), cwd=PROJECT, err=err) for _ in range(3)]
+        all_three = [
+            fork_server.Started(command, env=environment(database_url), cwd=PROJECT, err=err) for _ in range(3)
+        ]
         for process in all_three:
             said = process.stdout.read()
             assert process.wait(120) in (0, 75), said + (tmp_path / "err").read_text()

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from drawdown.schema.database import read
-from drawdown.worker.verdict.asks import SECOND_READ_MS
+from drawdown.worker.verdict.refresh_requests import SECOND_READ_MS
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.exhaustion import Exhaustion
 from tests.acceptance.exhaustion_fleet import Plan, Result
 from tests.acceptance.exhaustion_hooks import halted_after_webhooks
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.whole import share
 
 ORGS, CELLS, MINUTES = share((16, 2, 11), whole=(2000, 50, 45))

@@ -17,7 +17,7 @@ from tests.acceptance import gentd26
 from tests.acceptance.commands import must
 from tests.acceptance.gentd26 import AT, FROM, ORGS, PUSHES, SAMPLES, SECONDS
 from tests.acceptance.tables import billed_exactly, number, rows
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 from tests.whole import share
 from tests.world import Fleet
 

@@ -33,7 +33,7 @@ from tests.acceptance.tables import difference, number, rows
 from tests.emulators.autumn import TRACK_FAULTS, AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread, stripe_lines
 from tests.emulators.stripe import BILLING_FAULTS, StripeEmulator
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 from tests.whole import WHOLE, share
 
 pytestmark = gentd26.needed()
@@ -87,7 +87,7 @@ class Drain:
     differed: set[str] = field(default_factory=set)
     """Customers whose charges reconcile found to differ."""
     told: set[str] = field(default_factory=set)
-    """Customers of whom reconcile told a person what it could not mend."""
+    """Customers of whom reconcile told a person what it could not fix."""
     by_hand: Counter[str] = field(default_factory=Counter)
     """What a person drew from a customer's balance then, or gave back."""
     clear: bool = False
@@ -153,18 +153,18 @@ class Drain:
 
     def _make_up(self) -> int:
         """Where something was lost over there beside something drawn twice, one balance does not tell which: a person
-        compares with the console, customer by customer; of how many something was to be mended."""
+        compares with the console, customer by customer; of how many something was to be fixed."""
         account = self.account.emulator
         if not isinstance(account, AutumnEmulator) or not self.told:
             return 0
-        mended, charged = 0, _by_org(self.account.charged())
+        fixed, charged = 0, _by_org(self.account.charged())
         for org in sorted(self.told):
             ours = number(self.url, f"SELECT SUM(sent_qty) FROM pushes WHERE state = 'accepted' AND org_id = '{org}'")
             missing = ours - charged.get(org, 0) - self.by_hand[org]
             account.account.add_to_balance(org, FEATURE, -missing)
             self.by_hand[org] += missing
-            mended += missing != 0
-        return mended
+            fixed += missing != 0
+        return fixed
 
     def all_tried(self) -> bool:
         """Whether no push is left that was never sent."""

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
-from tests import forked
+from tests import fork_server
 from tests.acceptance.commands import PROJECT, drawdown, environment, must, one_clear_line
 from tests.acceptance.tables import billed_exactly
 from tests.postgres_server import Server
@@ -44,7 +44,7 @@ def _in_the_middle(url: str, folder: Path, mark: str) -> Iterator[Callable[[], t
     command = ["--slow", f"{mark}=1.0", "once", str(folder), "--", "tick", "--at", AT]
     said = folder / "err"
     with said.open("wb") as err:
-        process = forked.Started(command, env=environment(url), cwd=PROJECT, err=err, module="tests.crash.process")
+        process = fork_server.Started(command, env=environment(url), cwd=PROJECT, err=err, module="tests.crash.process")
     log, until = folder / f"once.{process.pid}.log", time.monotonic() + 60
     while not (log.exists() and f"{mark}\n" in log.read_text()):
         assert time.monotonic() < until and process.poll() is None, said.read_text()

@@ -35,8 +35,8 @@ from tests.acceptance.commands import PROJECT, SCRIPT, environment
 from tests.contract import sockets
 from tests.contract.sockets import Manner, Seen
 from tests.emulators.autumn import AutumnEmulator
-from tests.fresh import fresh, named_anew
 from tests.server.test_memory import LIMIT_MB, peak_mb
+from tests.sqlite_databases import fresh, named_anew
 from tests.whole import share
 from tests.world import T0, Copied, Fleet
 

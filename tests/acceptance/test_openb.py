@@ -54,9 +54,9 @@ def _map(url: str, feature: str, selector: Sequence[str], expected_s: int) -> No
     """Map a tier as an operator would: looked at, then done."""
     command = ("feature", "map", feature, *selector, "--from", FROM)
     mappings = number(url, "SELECT COUNT(*) FROM mappings")
-    assert must(url, *command, "--dry-run", at=AT)["mapped"]["mended_s"] == expected_s
+    assert must(url, *command, "--dry-run", at=AT)["mapped"]["resolved_s"] == expected_s
     assert number(url, "SELECT COUNT(*) FROM mappings") == mappings
-    assert must(url, *command, "--yes", at=AT)["mapped"]["mended_s"] == expected_s
+    assert must(url, *command, "--yes", at=AT)["mapped"]["resolved_s"] == expected_s
     assert number(url, "SELECT COUNT(*) FROM mappings") == mappings + 1
 
 

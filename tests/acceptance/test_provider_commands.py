@@ -18,7 +18,7 @@ from tests.acceptance.tables import number, rows
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 
 WINDOW = window_of(SystemClock().now_ms()) - 3 * WINDOW_MS
 """A window that can be sealed by now. The emulators and the commands go by the machine's clock here."""

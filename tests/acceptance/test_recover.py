@@ -24,8 +24,8 @@ from tests.acceptance.tables import number, rows
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
-from tests.fresh import migrated
 from tests.postgres_server import binaries
+from tests.sqlite_databases import migrated
 from tests.whole import share
 from tests.world import T0
 

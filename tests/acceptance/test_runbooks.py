@@ -31,7 +31,7 @@ from tests.contract.sockets import free_port
 from tests.emulators.cell import CellEmulator
 from tests.emulators.product import ProductEmulator
 from tests.emulators.serve import autumn_lines, cell_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
-from tests.fresh import migrated, named_anew
+from tests.sqlite_databases import migrated, named_anew
 from tests.world import T0
 
 FEATURE = "compute_4gb"
@@ -418,7 +418,7 @@ def test_a_supplier_disputes(home: Home) -> None:
     }  # fmt: skip
     assert "render-2" in home.follow("suppliers-dispute", "Stop its", values)
     home.clock.at_ms += 40 * DAY_MS
-    home.run("settlement", "batch", "pixel", "--dry-run", status=1)
+    home.run("settlement", "payout", "pixel", "--dry-run", status=1)
     home.follow("suppliers-dispute", "The customer is", values)
     home.follow("suppliers-dispute", "Release the rest", values)
     assert number(home.url, "SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:alice'") == 10_000_000
@@ -629,7 +629,7 @@ def test_a_database_was_restored(home: Home) -> None:
     home.tick()
     home.run("sample", "withdraw", *wrong, "--reason", "counted twice")
     home.tick()
-    handed_over = ("settlement", "batch", "pixel", "--period", show_time(T0)[:7], "--expect", "7")
+    handed_over = ("settlement", "payout", "pixel", "--period", show_time(T0)[:7], "--expect", "7")
     home.run(*handed_over)
     again_run = ("execution", "accept", "r-2", "--org", "carol", "--estimate", "4", "--supplier", "pixel")
     home.run(*again_run)

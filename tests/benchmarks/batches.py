@@ -27,8 +27,8 @@ import structlog
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS
+from drawdown.worker.batches.file_sums import add_up
 from drawdown.worker.batches.files import found_file
-from drawdown.worker.batches.reading import add_up
 from drawdown.worker.batches.take import take
 from drawdown.worker.verify.verify import verify
 from tests.world import Fleet

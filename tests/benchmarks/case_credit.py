@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import draws, maturing, reservations
+from drawdown.ledger import draws, due_changes, reservations
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.rates import RateCard
 from drawdown.ledger.reservations import Ask
@@ -45,7 +45,7 @@ def _looks(engine: sa.Engine, kind: str, wallets: int, often: int, runs: int) ->
 
     def look() -> None:
         customer = f"org-{next(numbers) * 7919 % wallets}"
-        found = read(engine, lambda c: maturing.look_ahead(c, customer, NOW))
+        found = read(engine, lambda c: due_changes.look_ahead(c, customer, NOW))
         seen["ours"] += found.available_micro == CREDIT_MICRO
 
     def select() -> None:

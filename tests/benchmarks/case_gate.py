@@ -25,7 +25,7 @@ from drawdown.schema import database
 from drawdown.server.app import Server
 from drawdown.server.services import NobodyThere, Services, ThreadKit
 from drawdown.server.settings import ServerSettings
-from drawdown.worker.verdict import asks
+from drawdown.worker.verdict import refresh_requests
 from tests.benchmarks.case_tick import run_tick, world_of
 from tests.benchmarks.databases import Databases, tidy, url_of
 from tests.benchmarks.fleet import Fleet, clock, give_credit, sealable_at, settle_in, use
@@ -61,7 +61,7 @@ def run(databases: Databases, kind: str, fleet: Fleet, runs: int) -> list[Result
             compares=f"GET /v1/gate, the median of {REQUESTS} requests one after the other on one connection, beside a "
             "bare ASGI handler with the same read",
             figures=[*alone, *(replace(one, name=f"{one.name}, during a drain") for one in beside)],
-            baseline=asks.SQL.text("gated", engine.dialect.name),
+            baseline=refresh_requests.SQL.text("gated", engine.dialect.name),
             totals=totals,
         )
     ]
@@ -96,7 +96,7 @@ def bare(engine: sa.Engine) -> Callable[..., Any]:
         org = scope["path"].rpartition("/")[2]
 
         def work(connection: sa.Connection) -> sa.Row[Any]:
-            return asks.SQL.run(connection, "gated", {"org_id": org}).one()
+            return refresh_requests.SQL.run(connection, "gated", {"org_id": org}).one()
 
         found = await asyncio.get_running_loop().run_in_executor(pool, database.read, engine, work)
         body = json.dumps({"allowed": not found.is_halted, "at_once": found.max_concurrent_sandboxes}).encode()

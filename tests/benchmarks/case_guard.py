@@ -106,13 +106,13 @@ def _beside(engine: sa.Engine, kind: str, fleet: Fleet, asks: int, runs: int) ->
 def _nothing(programs: Programs) -> APIRouter:
     """The route's frame around one row that is read."""
 
-    async def read(order: guard.CheckOrder, _said: Said) -> Mapping[str, object]:
+    async def read(order: guard.CheckRequest, _said: Said) -> Mapping[str, object]:
         asked = {"org": order.org, "metric": order.metric}
         await programs.threads.read(lambda c: c.execute(sa.text(COUNTED), asked).one_or_none())
         return SAID
 
     async def nothing(request: Request) -> JSONResponse:
-        return await programs.act_by(request, guard.SCOPE, guard.CheckOrder, read)
+        return await programs.act_by(request, guard.SCOPE, guard.CheckRequest, read)
 
     router = APIRouter(default_response_class=JSONResponse)
     router.add_api_route(FRAME, nothing, methods=["POST"])

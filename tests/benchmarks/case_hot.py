@@ -13,7 +13,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.server.api.executions import WAY
 from drawdown.server.api.programs import AT_ONCE
-from drawdown.server.api.together import Together
+from drawdown.server.api.request_batching import Together
 from drawdown.server.http.threads import Restores, Threads
 from drawdown.worker.engine.runner import NoWitness
 from drawdown.worker.executions import actions as executions

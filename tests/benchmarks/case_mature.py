@@ -6,7 +6,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.maturing import mature_due
+from drawdown.ledger.due_changes import mature_due
 from drawdown.schema.database import write
 from tests.benchmarks.databases import Databases, tidy
 from tests.benchmarks.measure import Figure, Result, stopwatch

@@ -20,8 +20,8 @@ from drawdown.worker.engine.effects import Steps, Together
 from drawdown.worker.push import push as pushing
 from drawdown.worker.push.push import Pushed, push
 from drawdown.worker.verdict.answers import OrgAnswers
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.project import project
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.verdict.rules import TURN_MS, turn_ms
 from tests.benchmarks.case_push import due, provider_at
 from tests.benchmarks.databases import Databases, tidy

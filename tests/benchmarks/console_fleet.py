@@ -56,7 +56,8 @@ def _organisations(engine: sa.Engine, orgs: int) -> None:
     insert(
         engine,
         'orgs (org_id, bucket, billing_provider, "plan", is_halted, halted_at, halt_reason, max_concurrent_sandboxes, '
-        "balance_micro, balance_read_ms, projection_read_ms, unseen_micro, stopped_at_ms, stopped_reason, runs_out_ms)",
+        "balance_micro, balance_read_ms, projection_read_ms, unconfirmed_micro, stopped_at_ms, stopped_reason, "
+        "runs_out_ms)",
         f"'org-' || i, i % 256, {provider}, {plan}, i % 50 = 3, CASE WHEN i % 50 = 3 THEN {NOW - DAY_MS} + i END, "
         f"CASE WHEN i % 50 = 3 THEN 'no_credit' END, 20, CASE WHEN i % 10 = 1 THEN NULL ELSE i * 1000 END, "
         f"{NOW - MINUTE_MS}, {NOW - MINUTE_MS}, 0, CASE WHEN i % 20000 = 11 THEN {NOW - DAY_MS} END, "

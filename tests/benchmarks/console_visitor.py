@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
-from drawdown.server.console.door import COOKIE
 from drawdown.server.console.page import Page
 from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.customers import usage
 from drawdown.server.console.screens.customers.orgs import WITHIN
+from drawdown.server.console.session_auth import COOKIE
 from drawdown.worker.orgs.lists import STATES
 from tests.benchmarks.console_fleet import secret
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from drawdown.server.console.door import COOKIE
 from drawdown.server.console.my import COOKIE as MY_COOKIE
+from drawdown.server.console.session_auth import COOKIE
 from tests import leftovers
 from tests.browser import chromium
 from tests.browser.sites import MY, Site

@@ -67,7 +67,7 @@ def main() -> int:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
     if not small:
-        print(f"a picture has more than {MOST_BYTES:,} bytes: a smaller WIDTH or HEIGHT mends it")
+        print(f"a picture has more than {MOST_BYTES:,} bytes: a smaller WIDTH or HEIGHT fixes it")
     return 0 if small else 1
 
 

@@ -38,16 +38,16 @@ from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.terms import Change, PlanLimit, Wish
 from drawdown.worker.halts import cells
-from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.jobs import queue
+from drawdown.worker.jobs.job_payloads import ReplayJob
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.replay.plan import ReplayScope
 from drawdown.worker.usage import backfills
 from drawdown.worker.wallets import actions as credit
-from tests.browser import money
-from tests.fresh import named_anew
+from tests.browser import money_pages
 from tests.server.ruled import rule
+from tests.sqlite_databases import named_anew
 from tests.world import T0, Fleet
 
 HOSTILE: Final = "<b onmouseover=alert(1)>\"&'/../?x=1#"
@@ -177,7 +177,7 @@ def fill(fleet: Fleet) -> None:
         use = partial(guard.consume, key=key, wish=Wish("acme", "idea.create", 1), by=replace(fleet.by, now_ms=NOW))
         write(fleet.engine, use)
     write(fleet.engine, lambda c: orgs.halt(c, [BIDI], replace(fleet.by, reason=HOSTILE)))
-    money.fill(fleet, HOSTILE)
+    money_pages.fill(fleet, HOSTILE)
     wait(fleet)
 
 
@@ -212,5 +212,5 @@ def wait(fleet: Fleet) -> None:
             "UPDATE pushes SET state = :state, last_error = :error WHERE org_id = :org AND state = 'due'",
             {"state": state, "error": HOSTILE, "org": name},
         )
-    asked = AskedReplay(ReplayScope((HOSTILE,)), T0, T0 + DAY_MS)
-    write(fleet.engine, lambda c: orders.place(c, asked, replace(fleet.by, reason=HOSTILE)))
+    asked = ReplayJob(ReplayScope((HOSTILE,)), T0, T0 + DAY_MS)
+    write(fleet.engine, lambda c: queue.place(c, asked, replace(fleet.by, reason=HOSTILE)))

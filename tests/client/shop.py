@@ -10,8 +10,8 @@ from typing import Final
 
 from drawdown.schema.units import WINDOW_MS
 from tests.acceptance.commands import drawdown
-from tests.fresh import migrated
 from tests.server.test_process import serving
+from tests.sqlite_databases import migrated
 
 SCOPES: Final = ("events:write", "samples:write", "usage:read", "ledger:read")
 FROM_DAY: Final = "2026-02-01"

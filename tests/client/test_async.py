@@ -89,8 +89,8 @@ def test_reads(router: respx.MockRouter) -> None:
     ]
 
     async def work(client: AsyncClient) -> None:
-        assert await client.balance("acme") == {"available": 1.5}
-        assert (await client.usage("acme", 0))["rows"] == [{"used": 1}, {"used": 1}]
+        assert dict(await client.balance("acme")) == {"available": 1.5}
+        assert [dict(row) for row in (await client.usage("acme", 0))["rows"]] == [{"used": 1}, {"used": 1}]
 
     run(work)
 

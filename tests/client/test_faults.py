@@ -284,7 +284,7 @@ def test_the_pages_of_an_answer_have_a_bound(
 
 
 def test_a_refusal_says_what_the_server_said(router: respx.MockRouter) -> None:
-    said = {"error": {"code": "bad_value", "message": "mend it", "details": {"wrong": ["from"]}}}
+    said = {"error": {"code": "bad_value", "message": "fix it", "details": {"wrong": ["from"]}}}
     router.get("/v1/usage/acme").mock(httpx.Response(422, json=said))
     with client() as made, pytest.raises(Refused) as found:
         made.usage("acme", 0)

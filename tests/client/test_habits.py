@@ -50,7 +50,7 @@ def test_what_it_offers_is_there_and_it_is_typed() -> None:
 @cases("path", FILES)
 def test_files_and_functions_stay_readable(path: Path) -> None:
     tree = trees()[path]
-    assert ast.get_docstring(tree) and path.read_text(encoding="utf-8").count("\n") <= 300 and len(FILES) <= 16
+    assert ast.get_docstring(tree) and path.read_text(encoding="utf-8").count("\n") <= 300 and len(FILES) <= 17
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 45, node.name

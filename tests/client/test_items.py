@@ -9,13 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from drawdown.events.body_items import MAX_ITEM_BYTES, MOST_ITEMS
 from drawdown.events.envelope import MAX_QUANTITY
 from drawdown.events.fields import moment_of
-from drawdown.events.reading import MAX_ITEM_BYTES, MOST_ITEMS
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MAX_ID_CHARS
 from drawdown_client import BadItem, Event, World, items, settings
-from drawdown_client.items import moment_ms, of_event, of_sample
+from drawdown_client.items import moment_ms, of_event, of_sample, of_use
 
 
 def test_its_bounds_are_the_servers() -> None:
@@ -60,3 +60,20 @@ def test_an_id_that_is_given_is_never_replaced() -> None:
 def test_an_id_that_is_made_is_one_that_the_server_takes() -> None:
     made = {World().new_id() for _ in range(1_000)}
     assert len(made) == 1_000 and all(is_clean_id(one) for one in made)
+
+
+def test_quantity_is_one_by_default_and_a_whole_float_is_whole() -> None:
+    assert of_event(Event("a"), "s", 5, "e").said["quantity"] == 1
+    assert of_event(Event("a", 2.0), "s", 5, "e").said["quantity"] == 2
+    for wrong in (2.5, float("nan"), float("inf"), True, -1.0, 1e300):
+        with pytest.raises(BadItem):
+            of_event(Event("a", wrong), "s", 5, "e")
+
+
+def test_event_of_a_use_leaves_to_the_use_what_it_does_not_say() -> None:
+    assert of_use("a", 5) == {"event_type": "a", "recorded_at": 5}
+    assert of_use(Event("a", 3, at=7, source="/web"), 5) == {
+        "event_type": "a", "quantity": 3, "source": "/web", "occurred_at": 7,
+    }  # fmt: skip
+    with pytest.raises(BadItem):
+        of_use(Event("a", 1, properties={"x": float("nan")}), 5)

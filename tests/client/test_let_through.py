@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import respx
 
 from drawdown_client import AsyncClient, Client, Settings, Unreachable, Wish
+from drawdown_client import guard_words as words
+from drawdown_client.let_through import LetThrough
 from tests.client.book import KEY, URL, hasty
 from tests.client.counter import Counter
 
@@ -131,3 +137,50 @@ def test_with_an_event_loop(counter: Counter) -> None:
 
     assert all(one.degraded for one in asyncio.run(work()))
     assert {key: use["amount"] for key, use in counter.uses.items()} == {"l-0": 3, "l-1": 3, "l-2": 3, "l-3": 1}
+
+
+def test_use_that_is_not_told_is_told_by_the_next_start(counter: Counter, tmp_path: Path) -> None:
+    """A spool keeps what the guard let through as it keeps events: the program may end before the server is back."""
+    settings = replace(OPEN, spool=tmp_path / "web.spool")
+    counter.away = 503
+    with Client(URL, KEY, settings, world=hasty()) as client:
+        client.guard.consume("l-1", login(4), event="page.export")
+        client.guard.consume("l-2", login(3))
+        assert client.guard.dark.lost == 0
+    assert client.guard.dark.lost == 0 and counter.uses == {}
+    counter.away = 0
+    with Client(URL, KEY, settings, world=hasty()) as client:
+        assert not client.guard.consume("l-3", login()).is_allowed
+    assert {key: use["amount"] for key, use in counter.uses.items()} == {"l-1": 4, "l-2": 3}
+    first = counter.said("consume")[0]
+    assert first["let_through"] is True and first["event"]["event_type"] == "page.export"
+    with Client(URL, KEY, settings, world=hasty()) as client:
+        client.guard.check(login())
+    assert len(counter.said("consume")) == 3, "each was told once"
+
+
+def test_use_that_the_server_refuses_leaves_the_spool_for_its_dead_letters(counter: Counter, tmp_path: Path) -> None:
+    settings = replace(OPEN, spool=tmp_path / "web.spool")
+    counter.away, counter.refuses = 503, "l-1"
+    with Client(URL, KEY, settings, world=hasty()) as client:
+        client.guard.consume("l-1", login())
+    counter.away = 0
+    with Client(URL, KEY, settings, world=hasty()) as client:
+        assert client.guard.consume("l-2", login()).is_allowed and client.guard.dark.lost == 1
+    (dead,) = (tmp_path / "web.spool.guard.dead").read_text().splitlines()
+    assert json.loads(dead)["item"]["order"]["key"] == "l-1"
+    assert (tmp_path / "web.spool.guard").read_bytes() == b""
+
+
+def test_fork_begins_with_nothing_of_the_guard(tmp_path: Path) -> None:
+    dark = LetThrough(replace(OPEN, spool=tmp_path / "web.spool"))
+    dark.keep("l-1", words.consume("l-1", login()), Unreachable("away"))
+    assert dark._spool is not None
+    other = os.dup(dark._spool._lock)  # that of the process that kept it, from which this one was forked
+    dark._pid -= 1
+    assert dark.next() is None and not dark.ends("l-1")
+    dark.keep("l-2", words.consume("l-2", login()), Unreachable("away"))
+    assert dark.next() == words.consume("l-2", login())
+    os.close(other)
+    dark.give_up()
+    assert LetThrough(replace(OPEN, spool=tmp_path / "web.spool")).next() == words.consume("l-1", login())

@@ -6,12 +6,13 @@ import asyncio
 import importlib.util
 import threading
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import httpx
 import pytest
 
-from drawdown_client import AsyncClient, Blocked, Client, Refused, Wish
+from drawdown_client import AsyncClient, Blocked, Client, Event, Refused, Wish
 from tests.acceptance.commands import drawdown, must
 from tests.client.shop import open_shop
 
@@ -160,3 +161,26 @@ def test_threads_share_one_limit_and_an_answer_that_is_lost_counts_once(
         assert client.guard.check(wish()).used == 20
     assert must(database, "ledger", "show", "acme")["balance"] == 80
     assert drawdown(database, "verify").status == 0
+
+
+def test_use_is_billed_by_the_event_that_it_emits(shop: tuple[str, str, str]) -> None:
+    """One call of each client: counted, and billed as usage; again, once; blocked, not at all."""
+    database, url, _ = shop
+    scopes = [word for scope in ("guard", "events:write", "usage:read") for word in ("--scope", scope)]
+    key = drawdown(database, "key", "create", "seller", *scopes, "--quiet").out.strip()
+    must(database, *["feature", "map-event", "page.export", "export", "--new", "--reason", "sold"])
+    with Client(url, key) as client:
+        found = client.guard.consume("e-1", wish(3), event="page.export")
+        assert found.is_allowed and found.event == "accepted"
+        assert client.guard.consume("e-1", wish(3), event="page.export").event == "duplicate"
+        blocked = client.guard.consume("e-2", wish(98), event="page.export")
+        assert not blocked.is_allowed and blocked.event is None
+
+    async def work() -> None:
+        async with AsyncClient(url, key) as client:
+            event = Event("page.export", 40, source="/web", properties={"model": "small"})
+            assert (await client.guard.consume("e-3", wish(2), event=event)).event == "accepted"
+            row, *_ = [row for row in (await client.usage("acme", date(2026, 1, 1)))["rows"] if row["used"]]
+            assert (row["feature"], row["used"]) == ("export", 43)
+
+    asyncio.run(work())

@@ -16,7 +16,7 @@ from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import Provider, PushRequest
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import T0
 
 

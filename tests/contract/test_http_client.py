@@ -24,7 +24,7 @@ from drawdown.providers.http.client import (
     HttpClient,
     Origin,
 )
-from drawdown.providers.http.outgoing import Outgoing
+from drawdown.providers.http.egress import Outgoing
 from drawdown.schema.errors import UsageError
 from tests.contract import sockets
 from tests.contract.sockets import CHUNKED, Manner, Peer, answering, body_of, over_and_over, serving

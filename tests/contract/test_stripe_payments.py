@@ -260,7 +260,7 @@ def test_a_card_of_somebody_elses_page_is_not_charged() -> None:
     link = done(world.service.card_link("cus_2", BACK))
     assert isinstance(link, Link)
     world.books.complete(link.url)
-    world.books.pages[0].metadata = {"order": "9"}
+    world.books.pages[0].metadata = {"job": "9"}
     assert isinstance(done(world.service.charge(charge(customer_id="cus_2"))), NotSent)
 
 
@@ -274,7 +274,7 @@ def test_the_card_chosen_in_the_portal_goes_before_the_one_of_the_page() -> None
 
 
 @cases(
-    ("customer", "mend"),
+    ("customer", "fix"),
     [
         ({"id": "cus_1", "object": "customer", "deleted": True}, True),
         ({"id": "cus_2", "invoice_settings": {"default_payment_method": "pm_1"}}, False),
@@ -283,10 +283,10 @@ def test_the_card_chosen_in_the_portal_goes_before_the_one_of_the_page() -> None
         (b"[" * 100_000, False),
     ],
 )
-def test_a_customer_that_cannot_be_read_is_charged_nothing(customer: object, mend: bool) -> None:
+def test_a_customer_that_cannot_be_read_is_charged_nothing(customer: object, fix: bool) -> None:
     service, stub = stubbed_payments(said(200, intent()), customer)
     result = done(service.charge(charge()))
-    assert isinstance(result, NotSent) and (result.retry_at_ms is None) == mend
+    assert isinstance(result, NotSent) and (result.retry_at_ms is None) == fix
     assert [call.method for call in stub.calls] == ["GET"]
 
 

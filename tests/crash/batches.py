@@ -22,7 +22,7 @@ from drawdown.cli.main import run
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.batches.asking import Question
+from drawdown.worker.batches.query_source import Question
 from drawdown.worker.batches.sources import add_query, add_source
 from drawdown.worker.usage import prune as pruning
 from drawdown.worker.usage.prune import fold
@@ -33,7 +33,7 @@ from tests.crash.hunt import wait
 from tests.crash.nursery import Nursery
 from tests.crash.observer import Observer
 from tests.crash.planted import PLANTED
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 
 READ_AT: Final = ("begin add_up", "inside take_batch", "end take_batch")
 """Each content is killed at these, one after the other: as often as it may be read (`readings.MAX_READINGS`)."""

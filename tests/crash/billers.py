@@ -36,7 +36,7 @@ from tests.crash.toll import Toll, sound
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 
 STEPS = (
     *(f"{when} {step}" for when in ("begin", "inside", "end") for step in ("claim", "settle")),

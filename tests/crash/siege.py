@@ -15,8 +15,8 @@ from tests.crash.controller import Controller, Plan
 from tests.crash.data import FROM_MS, usage
 from tests.crash.nursery import Nursery
 from tests.crash.toll import Toll
-from tests.fresh import migrated
 from tests.postgres_server import Server
+from tests.sqlite_databases import migrated
 
 LATER_MS = 86_400_000
 """After the last sample: every window is closed, every dead worker's lease has ended."""

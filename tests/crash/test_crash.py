@@ -16,7 +16,7 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.history import incarnation
-from tests import forked
+from tests import fork_server
 from tests.acceptance.commands import PROJECT, environment, must
 from tests.acceptance.tables import billed_exactly, number, rows
 from tests.crash.billers import blockade
@@ -131,7 +131,7 @@ class Running:
         env = environment(url, {"DRAWDOWN_LOG_LEVEL": "WARNING"})
         self.said = folder / "err"
         with self.said.open("wb") as err:
-            self.process = forked.Started(command, env=env, cwd=PROJECT, err=err, module="tests.crash.process")
+            self.process = fork_server.Started(command, env=env, cwd=PROJECT, err=err, module="tests.crash.process")
         self.log = folder / f"once.{self.process.pid}.log"
 
     def marks(self) -> list[str]:

@@ -21,7 +21,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from drawdown.cli import cluster, opening, scheduler
+from drawdown.cli import cluster, scheduler, startup
 from drawdown.cli.app import App
 from drawdown.cli.main import run
 from drawdown.providers.registry import Registry
@@ -87,7 +87,7 @@ def work(role: str, number: int, folder: Path) -> int:
     observer = Observer(folder / f"{role}.{number}.log", folder / "order.tick")
     if (bug := os.environ.get("CRASH_PLANTED", "")) != "":
         PLANTED[bug]()
-    vars(opening)["SystemClock"] = lambda: SharedClock(folder / "clock")
+    vars(startup)["SystemClock"] = lambda: SharedClock(folder / "clock")
     for module in (membership, cluster):
         vars(module)["LIVES_S"] = LIVES_S
     vars(cluster)["TAKE_OVER_EVERY_S"], vars(cluster)["BEAT_S"] = TAKE_OVER_S, BEAT_S

@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from drawdown.ledger import wallet
 from drawdown.ledger.allocation import KINDS
 from drawdown.ledger.draws import Cost
+from drawdown.ledger.due_changes import look_ahead, mature_due
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.maturing import look_ahead, mature_due
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS

@@ -195,19 +195,19 @@ SAID = {
         "UPDATE supplier_terms SET share_ppm = 900000 WHERE supplier = 'stone'",
         "UPDATE settlements SET share_ppm = 900000, net_micro = 45 WHERE supplier = 'stone'",
     ),
-    "a batch that is forgotten, so that it is paid again": _owed(
-        f"batch {BATCH} is nothing; on record is 60 released, 0 taken off, in 1 lines at",
+    "a payout that is forgotten, so that it is paid again": _owed(
+        f"payout {BATCH} is nothing; on record is 60 released, 0 taken off, in 1 lines at",
         "DELETE FROM settlement_reversals WHERE reversal = 'r-2'",
         "DELETE FROM payout_lines",
         "DELETE FROM payouts",
     ),
-    "a batch of another month": _owed(
-        "batch payout:pixel:2025-12 is 60 released, 0 taken off, in 1 lines at",
+    "a payout of another month": _owed(
+        "payout payout:pixel:2025-12 is 60 released, 0 taken off, in 1 lines at",
         "UPDATE payouts SET period = '2025-12', payout = 'payout:pixel:2025-12'",
         "UPDATE payout_lines SET payout = 'payout:pixel:2025-12'",
     ),
-    "a batch of another moment": _owed(
-        f"batch {BATCH} is 60 released, 0 taken off, in 1 lines at",
+    "a payout of another moment": _owed(
+        f"payout {BATCH} is 60 released, 0 taken off, in 1 lines at",
         f"UPDATE payouts SET at_ms = at_ms + {DAY_MS}",
     ),
     "a reversal that nobody made": _owed(

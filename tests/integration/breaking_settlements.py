@@ -66,17 +66,17 @@ SETTLEMENTS = {
         ),
         "r-1 claws back 10 of sold",
     ),
-    "a batch before its time": Broken(
+    "a payout before its time": Broken(
         11,
         (f"UPDATE payouts SET at_ms = at_ms - {6 * DAY_MS}",),
         f"and {BATCH} released it at",
     ),
-    "a batch while it was frozen": Broken(
+    "a payout while it was frozen": Broken(
         11,
         ("UPDATE settlement_freezes SET ended_ms = NULL",),
         "sold was frozen from",
     ),
-    "a batch while its supplier was frozen": Broken(
+    "a payout while its supplier was frozen": Broken(
         11,
         (
             "INSERT INTO settlement_freezes (supplier, from_ms, actor, reason) "
@@ -101,17 +101,17 @@ SETTLEMENTS = {
         ),
         f"reversal:r-2 of {BATCH} is -4, and -5 were left",
     ),
-    "a line of no batch": Broken(
+    "a line of no payout": Broken(
         11,
         ("UPDATE payout_lines SET payout = 'payout:gone'",),
-        "settlement:sold is of payout:gone, which is no batch of pixel",
+        "settlement:sold is of payout:gone, which is not a payout of pixel",
     ),
-    "a batch that is not its lines": Broken(
+    "a payout that is not its lines": Broken(
         11,
         ("UPDATE payouts SET released_micro = 61, total_micro = 61",),
         f"{BATCH} comes to 61, 61 released and 0 taken off; its lines come to 60 and 0",
     ),
-    "a batch below its threshold": Broken(
+    "a payout below its threshold": Broken(
         11,
         (
             "UPDATE settlements SET threshold_micro = 60 WHERE reservation = 'sold'",
@@ -119,7 +119,7 @@ SETTLEMENTS = {
         ),
         "and were to be more than 60",
     ),
-    "a batch under another month's name": Broken(
+    "a payout under another month's name": Broken(
         11,
         ("UPDATE payouts SET period = '2025-12'",),
         f"{BATCH} comes to 60",

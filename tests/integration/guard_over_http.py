@@ -23,7 +23,7 @@ from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect, read, write
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard.use import own_name
-from tests import forked
+from tests import fork_server
 from tests.acceptance.commands import PROJECT, environment
 from tests.client.shop import free_port
 
@@ -138,10 +138,10 @@ class Served:
         self.url, self.log, self.port = url, log, free_port()
         self.process = self._begin()
 
-    def _begin(self) -> forked.Started:
+    def _begin(self) -> fork_server.Started:
         words = ["--json", "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
-            begun = forked.Started(words, env=environment(self.url, NO_LIMIT), cwd=PROJECT, err=log)
+            begun = fork_server.Started(words, env=environment(self.url, NO_LIMIT), cwd=PROJECT, err=log)
         assert begun.stdout.readline(), self.log.read_text()
         return begun
 

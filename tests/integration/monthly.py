@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
+from drawdown.ledger.due_changes import mature_due
 from drawdown.ledger.grants import Gives
-from drawdown.ledger.maturing import mature_due
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import tiers

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.ledger.draws import Cost
+from drawdown.ledger.due_changes import mature_due
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.lots import EXPIRY_WAIT_MS, Terms
-from drawdown.ledger.maturing import mature_due
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.executions import actions as executions

@@ -13,7 +13,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.worker.batches.asking import Question
+from drawdown.worker.batches.query_source import Question
 from drawdown.worker.batches.sources import add_query, add_source, due_periods, remove_source
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.topup import actions as topups

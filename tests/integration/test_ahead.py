@@ -14,8 +14,8 @@ from drawdown.cli.main import run
 from drawdown.cli.nouns.status import WIDTH
 from drawdown.schema.clock import utc
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from tests.fresh import fresh
 from tests.integration.test_events_cli import Shell, begun
+from tests.sqlite_databases import fresh
 from tests.world import T0
 
 
@@ -78,7 +78,7 @@ def test_what_is_sealed_ahead_of_now_is_said_with_what_it_keeps_back(
         assert f"up to {utc(sealed)}, 23 h 40 min ahead of now: a clock was ahead." in " ".join(said.split())
         assert max(len(line) for line in said.splitlines() if not line.startswith("  next:")) <= WIDTH
     (found,) = [one for one in findings(shell, capsys) if "sealed up to" in one["what"]]
-    assert not found["ok"] and utc(sealed) in found["what"] and found["mend"]
+    assert not found["ok"] and utc(sealed) in found["what"] and found["fix"]
     refused = shell("org assign acme --provider none", 1)
     assert f"windows up to {utc(sealed)} are sealed" in refused and str(sealed) not in refused
     fleet.sample("acme", T0 + 2 * WINDOW_MS)

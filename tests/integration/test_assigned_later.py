@@ -122,7 +122,7 @@ def told_then(fleet: Fleet) -> dict[str, assignments.Waited]:
         waited, of = one.waited, {"org": one.org_id}
         billed = fleet.rows("SELECT SUM(sealed_qty) FROM pushes WHERE org_id = :org", **of)[0][0]
         left = fleet.rows("SELECT SUM(seconds) FROM pending_usage WHERE org_id = :org", **of)[0][0]
-        said = (waited.mended_s + waited.mended_units, waited.before_start_s + waited.before_start_units)
+        said = (waited.resolved_s + waited.resolved_units, waited.before_start_s + waited.before_start_units)
         assert said == (int(str(billed or 0)), int(str(left or 0))), one.org_id
     return {one.org_id: one.waited for one in done}
 
@@ -137,10 +137,10 @@ def test_what_came_in_late_and_no_tick_has_seen_is_counted(fleet: Fleet) -> None
     told(fleet, event("a", 3, org_id="events"), event("b", 9, org_id="events", occurred_ms=T0 - DAY_MS))
     found = told_then(fleet)
     assert found == {
-        "acme": assignments.Waited(mended_s=60),
-        "events": assignments.Waited(mended_units=3, before_start_units=9),
+        "acme": assignments.Waited(resolved_s=60),
+        "events": assignments.Waited(resolved_units=3, before_start_units=9),
         "old": assignments.Waited(before_start_s=60),
-        "seen": assignments.Waited(mended_s=37),
+        "seen": assignments.Waited(resolved_s=37),
     }
 
 
@@ -151,7 +151,7 @@ def test_what_was_withdrawn_since_the_last_tick_is_not_counted(fleet: Fleet) -> 
     fleet.tick(T0 + 3 * WINDOW_MS)
     fleet.sample("acme", T0 + WINDOW_MS, 11, sample_id="late")
     write(fleet.engine, lambda c: withdraw(c, ["pending", "before", "late"], fleet.by))
-    assert told_then(fleet) == {"acme": assignments.Waited(mended_s=5)}
+    assert told_then(fleet) == {"acme": assignments.Waited(resolved_s=5)}
 
 
 def test_usage_of_a_later_assignment_is_not_counted_as_brought_in(fleet: Fleet) -> None:
@@ -160,4 +160,4 @@ def test_usage_of_a_later_assignment_is_not_counted_as_brought_in(fleet: Fleet) 
     fleet.sample("acme", T0 + 1, 11)
     fleet.sample("acme", T0 + WINDOW_MS, 60)
     (made,) = write(fleet.engine, lambda c: assignments.assign(c, ["acme"], "embedded", fleet.by, from_ms=T0))
-    assert made.waited == assignments.Waited(mended_s=11)
+    assert made.waited == assignments.Waited(resolved_s=11)

@@ -29,7 +29,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.orgs.flips import FlipOptions, Wish, flip
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.actions import void
-from drawdown.worker.push.waiting import read_providers
+from drawdown.worker.push.backlog import read_providers
 from drawdown.worker.reconcile import balances
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.usage import withdrawals

@@ -18,7 +18,7 @@ from typing import Final
 from drawdown.providers.autumn import CHANGES
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.reconcile import balances
-from tests import forked
+from tests import fork_server
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import serving_in_thread
 
@@ -56,7 +56,7 @@ def session(folder: Path, account: AutumnEmulator) -> str:
     now.write_text(f"{BEGIN_S}\n")
     (folder / "bin").mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DRAWDOWN_")}
-    environment["PATH"] = f"{forked.program(folder / 'bin')}{os.pathsep}{environment['PATH']}"
+    environment["PATH"] = f"{fork_server.program(folder / 'bin')}{os.pathsep}{environment['PATH']}"
     environment |= {"PYTHON": sys.executable, "AUTUMN_KEY": account.secret_key}
     with serving_in_thread(account, FileClock(now)) as url:
         environment["AUTUMN_URL"] = url

@@ -158,7 +158,7 @@ def test_nothing_but_what_was_shown_is_put_in(fleet: Fleet, change: Callable[[Fl
     before = shown(fleet).hash
     assert shown(fleet).hash == before
     change(fleet)
-    with pytest.raises(Refused, match="that is no hash of what june comes to now") as refused:
+    with pytest.raises(Refused, match="the hash does not match the present content of june") as refused:
         closed(fleet, hash_=before)
     assert shown(fleet).hash not in str(refused.value), "nobody closes what they have not looked at"
     assert fleet.one("SELECT state FROM backfills") == "open"

@@ -15,7 +15,7 @@ from drawdown.cli.main import run as drawdown
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.batches import reading, sources
+from drawdown.worker.batches import file_sums, sources
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.take import BY_HAND, TakenFile, meet_types, take
 from drawdown.worker.features.actions import map_event
@@ -35,7 +35,7 @@ def fleet(engine: sa.Engine) -> Fleet:
 
 
 def taken(fleet: Fleet, path: Path, fields: FieldMap) -> TakenFile:
-    with closing(reading.add_up(found_file(path), fleet.clock.at_ms, fields=fields)) as sums:
+    with closing(file_sums.add_up(found_file(path), fleet.clock.at_ms, fields=fields)) as sums:
         write(fleet.engine, lambda c: meet_types(c, sums, fleet.clock.at_ms))
         return write(fleet.engine, lambda c: take(c, sums, BY_HAND, fleet.by))
 

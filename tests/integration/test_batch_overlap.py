@@ -13,7 +13,7 @@ from drawdown.cli.main import run as drawdown
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.batches import reading, sources, take
+from drawdown.worker.batches import file_sums, sources, take
 from drawdown.worker.batches.take import accept
 from tests.integration.test_batches import SEALED, clean, fleet, row, sealed, taken, unguarded, withdrawn, written
 from tests.world import Fleet
@@ -146,9 +146,9 @@ def test_a_batch_without_hashes_is_known_by_its_sums(fleet: Fleet, tmp_path: Pat
 def test_a_large_file_is_compared_by_some_of_its_rows(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MAX_ROWS_KEPT", 40)
+    monkeypatch.setattr(file_sums, "MAX_ROWS_KEPT", 40)
     monkeypatch.setattr(take, "MAX_ROWS_KEPT", 40)
-    monkeypatch.setattr(reading, "MAX_ROWS_COMPARED", 100)
+    monkeypatch.setattr(file_sums, "MAX_ROWS_COMPARED", 100)
     taken(fleet, written(tmp_path / "u.csv", [row(at=at, seconds=1) for at in range(1000)]))
     assert len(str(fleet.one("SELECT rows_kept FROM batches"))) == 4 * -(-40 * 16 // 3)
     shares = [*(row(at=at, seconds=1) for at in range(500, 1000)), *(row("globex", at) for at in range(500))]

@@ -18,13 +18,13 @@ from drawdown.cli.main import run as drawdown
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.batches import asking, folders, reading, sources
-from drawdown.worker.batches.asking import Question, brought, closed_periods
+from drawdown.worker.batches import file_sums, folders, query_source, sources
 from drawdown.worker.batches.files import NotNow, Unreadable
 from drawdown.worker.batches.lists import files_left
+from drawdown.worker.batches.query_source import Question, brought, closed_periods
 from drawdown.worker.engine.stores import Databases
 from drawdown.worker.status.ticks import Report
-from drawdown.worker.verify.deep import verify_files
+from drawdown.worker.verify.batch_files import verify_files
 from drawdown.worker.verify.verify import Verification, verify
 from tests.world import T0, Fleet
 
@@ -82,12 +82,12 @@ class Asked(Fleet):
 
 @pytest.fixture
 def fleet(engine: sa.Engine, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Asked:
-    monkeypatch.setattr(asking, "ASKED_AGAIN_MS", AGAIN)
+    monkeypatch.setattr(query_source, "ASKED_AGAIN_MS", AGAIN)
     return Asked(engine, database_url)
 
 
 def hour(number: int) -> str:
-    return asking.period_name(BEGAN + number * HOUR, HOUR)[-2:]
+    return query_source.period_name(BEGAN + number * HOUR, HOUR)[-2:]
 
 
 def test_each_closed_period_is_one_batch_that_is_asked_twice_and_taken_once(fleet: Asked) -> None:
@@ -189,13 +189,13 @@ def test_a_result_beyond_its_bounds_is_refused_and_one_beyond_its_time_is_left(
     its = brought(fleet.databases, HOURLY, BEGAN, file)
     for bound, most in (("MAX_RESULT_ROWS", 2_999), ("MAX_RESULT_BYTES", 30_000)):
         with monkeypatch.context() as patch, pytest.raises(Refused, match="ask for shorter periods"):
-            patch.setattr(asking, bound, most)
-            reading.add_up(its, fleet.clock.at_ms)
+            patch.setattr(query_source, bound, most)
+            file_sums.add_up(its, fleet.clock.at_ms)
     slow = "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s) SELECT n AS ts FROM s WHERE n < 0"
     never = replace(HOURLY, query=f"{slow} AND n > :from_ms AND n > :until_ms")
     with pytest.raises(NotNow, match="its time was up"):
-        reading.add_up(brought(fleet.databases, never, BEGAN, file), fleet.clock.at_ms, time_s=0.3)
-    with closing(reading.add_up(its, fleet.clock.at_ms)) as sums:
+        file_sums.add_up(brought(fleet.databases, never, BEGAN, file), fleet.clock.at_ms, time_s=0.3)
+    with closing(file_sums.add_up(its, fleet.clock.at_ms)) as sums:
         assert (sums.rows, sums.total) == (3_000, 3_000)
 
 
@@ -207,11 +207,11 @@ def test_an_answer_that_is_refused_lets_go_of_its_database_at_once(
         its.executemany("INSERT INTO used VALUES ('acme', ?, 1024, 1)", [(BEGAN + n,) for n in range(100)])
         its.commit()
         ((_, _, file),) = closed_periods("usage", HOURLY, BEGAN, BEGAN + 2 * HOUR, 10)
-        monkeypatch.setattr(asking, "MAX_RESULT_ROWS", 10)
-        monkeypatch.setattr(asking, "ROWS_AT_ONCE", 1)
+        monkeypatch.setattr(query_source, "MAX_RESULT_ROWS", 10)
+        monkeypatch.setattr(query_source, "ROWS_AT_ONCE", 1)
         databases = Databases({"warehouse": f"sqlite:///{tmp_path}/warehouse.db"})
         with pytest.raises(Refused) as said:
-            reading.add_up(brought(databases, HOURLY, BEGAN, file), BEGAN + 2 * HOUR)
+            file_sums.add_up(brought(databases, HOURLY, BEGAN, file), BEGAN + 2 * HOUR)
         its.execute("DELETE FROM used")
         its.commit()  # whoever holds the error holds no lock
         assert "shorter periods" in str(said.value)
@@ -220,7 +220,7 @@ def test_an_answer_that_is_refused_lets_go_of_its_database_at_once(
 def test_a_database_that_is_away_or_says_nothing_stops_no_other_source(
     fleet: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "DATABASE_CONNECT_S", 1)
+    monkeypatch.setattr(query_source, "DATABASE_CONNECT_S", 1)
     fleet.add()
     fleet.use(0, 60)
     (tmp_path / "in").mkdir()
@@ -265,7 +265,7 @@ def test_a_tick_that_dies_while_it_asks_has_taken_nothing_and_the_next_one_asks_
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(AssertionError, match="Killed"):
-        patch.setattr(asking, "_put_in_order", dying)
+        patch.setattr(query_source, "_put_in_order", dying)
         fleet.ask(2 * HOUR)
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0 and fleet.said() == {hour(0): "reading"}
     assert fleet.ask(2 * HOUR + MINUTE_MS).batches_wait, "another tick may be at it"
@@ -304,7 +304,7 @@ def test_a_tick_asks_for_no_more_than_its_share_and_a_person_says_from_where(
     with pytest.raises(Refused, match="periods back"):
         fleet.add(from_ms=BEGAN - 10_001 * HOUR)
     with pytest.raises(Unreadable, match="set DRAWDOWN_QUERY_OTHER_URL"):
-        asking.reach(fleet.databases, replace(HOURLY, database="other"))
+        query_source.reach(fleet.databases, replace(HOURLY, database="other"))
 
 
 def test_the_commands_tell_of_queries(

@@ -26,7 +26,7 @@ from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, MINUTE_MS, WINDOW_MS
 from drawdown.server.metrics import filing
-from drawdown.worker.batches import duck, files, folders, reading, sources
+from drawdown.worker.batches import duck, file_sums, files, folders, sources
 from drawdown.worker.batches import take as taking
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.lists import files_left
@@ -44,7 +44,7 @@ from drawdown.worker.sources.events.types import meters
 from drawdown.worker.sources.field_map import FieldMap
 from drawdown.worker.status.status import status
 from drawdown.worker.usage.prune import raise_floors
-from drawdown.worker.verify.deep import verify_files
+from drawdown.worker.verify.batch_files import verify_files
 from drawdown.worker.verify.verify import Verification, verify
 from tests.whole import share
 from tests.world import T0, Fleet
@@ -82,7 +82,7 @@ def written(path: Path, rows: Sequence[Row]) -> Path:
 
 
 def taken(fleet: Fleet, path: Path, source: str = BY_HAND) -> TakenFile:
-    with closing(reading.add_up(found_file(path), fleet.clock.at_ms)) as sums:
+    with closing(file_sums.add_up(found_file(path), fleet.clock.at_ms)) as sums:
         write(fleet.engine, lambda c: meet_types(c, sums, fleet.clock.at_ms))
         return write(fleet.engine, lambda c: take(c, sums, source, fleet.by))
 
@@ -149,10 +149,10 @@ def test_a_file_is_taken_once_whatever_it_is_called(fleet: Fleet, tmp_path: Path
 def test_what_was_read_before_the_content_that_stands_is_no_conflict(fleet: Fleet, tmp_path: Path) -> None:
     """A slow reader has what lay there before: nobody is told to withdraw what lies there by now."""
     path, slow = written(tmp_path / "u.csv", ROWS[:1]), fleet.by
-    with closing(reading.add_up(found_file(path), slow.now_ms)) as sums:
+    with closing(file_sums.add_up(found_file(path), slow.now_ms)) as sums:
         fleet.clock.at_ms += 1
         batch = taken(fleet, written(path, ROWS)).batch
-        with pytest.raises(files.NotNow, match="what it says by now was taken while this was read"):
+        with pytest.raises(files.NotNow, match="another process took its content meanwhile"):
             write(fleet.engine, lambda c: take(c, sums, BY_HAND, slow))
     assert [line.outcome for line in read(fleet.engine, sources.list_batches)] == ["taken"]
     assert (again := taken(fleet, path)).outcome == "repeated" and again.batch == batch
@@ -328,7 +328,7 @@ def test_events_are_counted_by_their_types(fleet: Fleet, tmp_path: Path) -> None
 def test_no_event_type_waits_for_a_batch_of_a_new_one(postgres: sa.Engine, tmp_path: Path) -> None:
     fleet = Fleet(postgres)
     path = written(tmp_path / "u.jsonl", [{"org_id": "acme", "ts": T0, "event_type": "new", "quantity": 1}])
-    with closing(reading.add_up(found_file(path), fleet.clock.at_ms)) as sums:
+    with closing(file_sums.add_up(found_file(path), fleet.clock.at_ms)) as sums:
         write(postgres, lambda c: meet_types(c, sums, fleet.clock.at_ms))
 
         def take_meanwhile(connection: sa.Connection) -> None:
@@ -406,7 +406,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "u.csv", ROWS)
-    found, whole = found_file(path), reading._Reading.whole
+    found, whole = found_file(path), file_sums._Reading.whole
 
     def changed(self: Any, most: int) -> Any:
         answer = whole(self, most)
@@ -437,11 +437,11 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 
     for change in (changed, shrunk, another, gone, piped):
         written(path, ROWS)
-        monkeypatch.setattr(reading._Reading, "whole", change)
+        monkeypatch.setattr(file_sums._Reading, "whole", change)
         with pytest.raises(files.NotNow, match="nothing was taken" if change is not piped else "cannot be read"):
             taken(fleet, path)
-    with pytest.raises(files.FileChanged, match="is no plain file by now"):
-        reading.add_up(found, fleet.clock.at_ms)
+    with pytest.raises(files.FileChanged, match="is not a regular file any more"):
+        file_sums.add_up(found, fleet.clock.at_ms)
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 
 
@@ -449,7 +449,7 @@ def test_duckdb_reaches_nothing_but_the_file(fleet: Fleet, tmp_path: Path) -> No
     import duckdb
 
     path, other = written(tmp_path / "u.csv", ROWS), written(tmp_path / "other.csv", ROWS)
-    with closing(reading.add_up(found_file(path), fleet.clock.at_ms)) as sums:
+    with closing(file_sums.add_up(found_file(path), fleet.clock.at_ms)) as sums:
         for text in (
             f"FROM read_csv('{other}')",
             "INSTALL httpfs",
@@ -521,7 +521,7 @@ def test_a_stream_of_zstd_is_read_to_its_end_or_refused(
             taken(fleet, path)
     path.write_bytes(whole)
     with monkeypatch.context() as patch, pytest.raises(Refused, match="unpacked, it has more than"):
-        patch.setattr(reading, "MAX_UNPACKED_BYTES", len(plain) - 1)
+        patch.setattr(file_sums, "MAX_UNPACKED_BYTES", len(plain) - 1)
         taken(fleet, path)
     assert taken(fleet, path).rows == 9
     fleet.tick_windows(1)
@@ -549,14 +549,14 @@ def test_gzip_that_unpacks_to_too_much_is_refused_once(
         read_.append(file.name)
         return real(file, *given, **more)
 
-    monkeypatch.setattr(reading, "shut_in", noting)
+    monkeypatch.setattr(file_sums, "shut_in", noting)
     with monkeypatch.context() as patch:
-        patch.setattr(reading, "MAX_UNPACKED_BYTES", len(text) - 1)
-        patch.setattr(reading, "_CHUNK_BYTES", 1_000)
+        patch.setattr(file_sums, "MAX_UNPACKED_BYTES", len(text) - 1)
+        patch.setattr(file_sums, "_CHUNK_BYTES", 1_000)
         (said,) = fleet.tick_windows(1).problems
         assert "unpacked, it has more than" in said and outcomes(fleet) == {"u.csv.gz": "refused"}
         assert fleet.tick_windows(1).problems == [] and read_ == [], "DuckDB never unpacked it"
-        patch.setattr(reading, "MAX_UNPACKED_BYTES", len(text))
+        patch.setattr(file_sums, "MAX_UNPACKED_BYTES", len(text))
         assert taken(fleet, path).rows == 20_000
     assert read_ == ["u.csv.gz"]
 
@@ -567,7 +567,7 @@ def test_file_whose_time_is_up_is_left_to_a_person(
     """It took each tick as long as a reading may take."""
     laid(watched / "a.csv", ROWS)
 
-    def slow(file: files.FoundFile, *_given: Any) -> reading.Sums:
+    def slow(file: files.FoundFile, *_given: Any) -> file_sums.Sums:
         raise files.TimeUp(f"{file.name}: its time was up before it was read: split it")
 
     monkeypatch.setattr(folders, "add_up", slow)
@@ -594,8 +594,8 @@ def test_a_file_that_comes_to_too_much_is_refused(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "u.csv", ROWS)
-    with pytest.raises(Refused, match="comes to more than 2 samples"):
-        reading.add_up(found_file(path), fleet.clock.at_ms, most=2)
+    with pytest.raises(Refused, match="more than 2 samples"):
+        file_sums.add_up(found_file(path), fleet.clock.at_ms, most=2)
     assert read(fleet.engine, taking.most_samples) == {"sqlite": 500_000, "postgresql": 5_000_000}[fleet.engine.name]
 
 
@@ -603,10 +603,10 @@ def test_what_a_killed_reading_left_on_the_disk_is_removed_and_nothing_of_one_th
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left = tmp_path / f"{reading.PREFIX}left"
+    left = tmp_path / f"{file_sums.PREFIX}left"
     left.mkdir()
     (left / "spilled").touch()
-    with reading.spill_folder() as one, reading.spill_folder() as other:
+    with file_sums.spill_folder() as one, file_sums.spill_folder() as other:
         assert sorted(map(str, tmp_path.iterdir())) == sorted((one, other))
     assert not list(tmp_path.iterdir())
 
@@ -625,7 +625,7 @@ def test_a_folders_name_says_nothing_of_what_lies_in_it(fleet: Fleet, tmp_path: 
 def test_what_no_organisation_or_type_may_be_is_bounded(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MAX_UNCLEAN", 2)
+    monkeypatch.setattr(file_sums, "MAX_UNCLEAN", 2)
     strange = [row(org=f"a\x00{number}") for number in range(3)]
     with pytest.raises(Refused, match="names over 2 organisations by what no id may be"):
         taken(fleet, written(tmp_path / "a.jsonl", strange))
@@ -643,7 +643,7 @@ def test_a_file_that_takes_too_long_is_let_go(fleet: Fleet, tmp_path: Path, monk
     path = tmp_path / "u.parquet"
     same = "'acme' AS org_id, 1767225600000 AS ts, 1024 AS memory_mb, 60 AS interval_s"
     duckdb.execute(f"COPY (SELECT {same} FROM range(5000000)) TO '{path}'")
-    monkeypatch.setattr(reading, "READING_TIME_S", 0.001)
+    monkeypatch.setattr(file_sums, "READING_TIME_S", 0.001)
     with pytest.raises(Refused, match="its time was up"):
         taken(fleet, path)
 
@@ -715,7 +715,7 @@ def test_a_floor_that_is_raised_during_a_take_has_it_taken_again(
     assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 0
 
     def take_and_prune(connection: sa.Connection) -> None:
-        with closing(reading.add_up(found_file(path), fleet.clock.at_ms)) as sums:
+        with closing(file_sums.add_up(found_file(path), fleet.clock.at_ms)) as sums:
             take(connection, sums, BY_HAND, fleet.by)
         with pytest.raises(sa.exc.OperationalError, match="lock timeout"), postgres.begin() as other:
             other.exec_driver_sql("SET LOCAL lock_timeout = '50ms'")
@@ -738,21 +738,21 @@ def test_a_take_that_dies_half_way_has_taken_nothing(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "u.csv", ROWS)
-    monkeypatch.setattr(reading, "AT_ONCE", 1)
+    monkeypatch.setattr(file_sums, "AT_ONCE", 1)
     stored: list[int] = []
 
-    def dying(self: reading.Sums) -> Iterator[list[reading.Part]]:
+    def dying(self: file_sums.Sums) -> Iterator[list[file_sums.Part]]:
         for part in parts(self):
             if stored:
                 raise Killed
             stored.append(1)
             yield part
 
-    parts = reading.Sums.parts
-    monkeypatch.setattr(reading.Sums, "parts", dying)
+    parts = file_sums.Sums.parts
+    monkeypatch.setattr(file_sums.Sums, "parts", dying)
     with pytest.raises(Killed):
         taken(fleet, path)
-    monkeypatch.setattr(reading.Sums, "parts", parts)
+    monkeypatch.setattr(file_sums.Sums, "parts", parts)
     for table in ("batches", "batch_files", "usage_samples"):
         assert fleet.one(f"SELECT COUNT(*) FROM {table}") == 0
     assert taken(fleet, path).outcome == "taken"
@@ -871,7 +871,7 @@ def test_what_the_machine_has_no_room_for_is_tried_again(
 
     for said in ("not installed", "no folder for what spills", "No space left on device", "out of memory"):
         with monkeypatch.context() as patch:
-            patch.setattr(reading, "shut_in", failing(said))
+            patch.setattr(file_sums, "shut_in", failing(said))
             report = fleet.tick_windows(1)
         assert (report.exit_status, report.problems, report.batches_taken) == (75, [], 0)
         assert said in report.failures[0]
@@ -889,10 +889,10 @@ def test_a_file_that_ends_its_ticks_is_left_to_a_person_after_the_third(
     path = laid(watched / "a.csv", ROWS)
     laid(watched / "b.csv", [row(seconds=1)], T0 + 1)
 
-    def killing(file: files.FoundFile, *given: Any) -> reading.Sums:
+    def killing(file: files.FoundFile, *given: Any) -> file_sums.Sums:
         if file.name == "a.csv":
             raise Killed
-        return reading.add_up(file, *given)
+        return file_sums.add_up(file, *given)
 
     monkeypatch.setattr(folders, "add_up", killing)
     for _ in range(sources.MAX_READINGS):
@@ -912,10 +912,10 @@ def test_a_file_that_failed_is_tried_after_those_that_did_not(
 ) -> None:
     laid(watched / "a.csv", ROWS)
 
-    def failing(file: files.FoundFile, *given: Any) -> reading.Sums:
+    def failing(file: files.FoundFile, *given: Any) -> file_sums.Sums:
         if file.name == "a.csv":
             raise files.NotNow("a.csv: no room")
-        return reading.add_up(file, *given)
+        return file_sums.add_up(file, *given)
 
     monkeypatch.setattr(folders, "add_up", failing)
     monkeypatch.setattr(folders, "MAX_FILES_A_TICK", 1)
@@ -961,9 +961,9 @@ def test_a_tick_with_no_time_left_begins_no_file_and_one_with_little_gives_no_mo
     assert (report.batches_taken, report.batches_wait) == (0, True)
     given: list[float] = []
 
-    def noting(file: files.FoundFile, now_ms: int, most: int, time_s: float, fields: FieldMap) -> reading.Sums:
+    def noting(file: files.FoundFile, now_ms: int, most: int, time_s: float, fields: FieldMap) -> file_sums.Sums:
         given.append(time_s)
-        return reading.add_up(file, now_ms, most, time_s, fields)
+        return file_sums.add_up(file, now_ms, most, time_s, fields)
 
     monkeypatch.setattr(folders, "add_up", noting)
     assert fleet.tick(deadline_ms=fleet.clock.at_ms + 30_000).batches_taken == 1
@@ -1188,7 +1188,7 @@ def _sql(name: str, old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
     """A mistake in a statement of the reading or the taking."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
-        for sql in (reading.SQL, taking.SQL, taking.SQL):
+        for sql in (file_sums.SQL, taking.SQL, taking.SQL):
             if (name, "") in sql.pieces:
                 text = sql.pieces[name, ""]
                 assert old in text
@@ -1202,9 +1202,9 @@ def _sql(name: str, old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 def _half(patch: pytest.MonkeyPatch) -> None:
     """Only the first part of what a file comes to is put in."""
-    parts = reading.Sums.parts
-    patch.setattr(reading, "AT_ONCE", 1)
-    patch.setattr(reading.Sums, "parts", lambda self: iter([next(parts(self))]))
+    parts = file_sums.Sums.parts
+    patch.setattr(file_sums, "AT_ONCE", 1)
+    patch.setattr(file_sums.Sums, "parts", lambda self: iter([next(parts(self))]))
 
 
 PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {

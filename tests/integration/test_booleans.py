@@ -13,12 +13,12 @@ from drawdown.cli.main import run
 from drawdown.schema.database import read, write
 from drawdown.worker.halts import lists as halt_list
 from drawdown.worker.orgs.actions import halt
-from drawdown.worker.push.shown import explain_push
+from drawdown.worker.push.explanation import explain_push
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.lists import list_suppliers
 from drawdown.worker.status import ticks
 from drawdown.worker.status.status import org_status, status
-from drawdown.worker.verdict.asks import read_gated
+from drawdown.worker.verdict.refresh_requests import read_gated
 from tests.world import T0, Fleet
 
 KEY = f"usage:acme:{T0}:compute_1gb"

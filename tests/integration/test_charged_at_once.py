@@ -19,7 +19,7 @@ from drawdown.worker.batches.take import TakenFile
 from drawdown.worker.features.actions import end_feature, map_event
 from drawdown.worker.features.lists import unmapped_events
 from drawdown.worker.guard.terms import Change, set_metric
-from drawdown.worker.orgs import billed_once
+from drawdown.worker.orgs import double_billing
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.sources.events import store
 from drawdown.worker.usage import backfills
@@ -180,7 +180,7 @@ def test_what_waited_before_there_was_such_a_rule_is_listed_with_the_metric(guar
 
 def price_of_old(guarded: Guarded) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("drawdown.worker.orgs.billed_once.require_nothing_waits", lambda *_args: None)
+        patch.setattr("drawdown.worker.orgs.double_billing.require_nothing_waits", lambda *_args: None)
         price(guarded)
 
 
@@ -240,7 +240,7 @@ def test_of_an_event_and_a_price_at_once_the_second_sees_the_first(
 
     works = {"event": tell, "price": lambda: price(guarded)}
     second = Thread(target=run, args=(works["price" if first == "event" else "event"],))
-    room, name = (store, "_standing") if first == "event" else (billed_once, "require_nothing_waits")
+    room, name = (store, "_standing") if first == "event" else (double_billing, "require_nothing_waits")
     whole = getattr(room, name)
 
     def paused(*given: object) -> object:

@@ -13,8 +13,8 @@ import pytest
 
 from drawdown.cli.main import global_options_first, run
 from drawdown.schema.database import connect
-from tests import forked, inside
-from tests.fresh import migrated
+from tests import fork_server, in_process
+from tests.sqlite_databases import migrated
 
 HEADER = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\n"
 SECRET = "canary-0123456789-canary"
@@ -34,7 +34,7 @@ class Shell:
         self.said = ""
 
     def run(self, *arguments: str, status: int = 0) -> str:
-        done = inside.run(arguments, env=self.environment, cwd=self.folder, timeout_s=120)
+        done = in_process.run(arguments, env=self.environment, cwd=self.folder, timeout_s=120)
         out, err = done.stdout.decode(), done.stderr.decode()
         self.said += out + err
         assert done.returncode == status, f"{arguments}: {out}\n{err}"
@@ -155,7 +155,7 @@ def test_a_database_without_tables_says_what_to_do(shell: Shell) -> None:
     for command in (["tick"], ["status"], ["verify"], ["import", shell.samples()]):
         assert "drawdown init" in shell.run(*command, status=1)
     findings = shell.json("doctor", status=1)["findings"]
-    assert any("drawdown init" in finding["mend"] for finding in findings)
+    assert any("drawdown init" in finding["fix"] for finding in findings)
 
 
 def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
@@ -163,9 +163,9 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
     shell.run("cell", "set", "cell-1", "http://127.0.0.1:9/", "--new")
     shell.environment |= {"DRAWDOWN_CELL_SECRET": "short", "DRAWDOWN_ADMIN_SECRETS": "short"}
     said = shell.json("doctor", status=1)["findings"]
-    mends = [finding["mend"] for finding in said if not finding["ok"]]
+    fixes = [finding["fix"] for finding in said if not finding["ok"]]
     words = ("ORIGINS", "CELL_SECRET", "ADMIN_SECRETS", "cron")
-    assert [word for word in words if not any(word in mend for mend in mends)] == []
+    assert [word for word in words if not any(word in fix for fix in fixes)] == []
     assert any("nobody watches" in finding["what"] for finding in said if finding["ok"])
     assert any("CRON_SECRET is not set" in finding["what"] for finding in said if finding["ok"])
 
@@ -175,9 +175,7 @@ def test_doctor_refuses_secrets_that_can_be_guessed_and_a_proxy_that_is_everybod
     shell.begin()
 
     def wrong() -> str:
-        return " ".join(
-            one["what"] + one["mend"] for one in shell.json("doctor", status=1)["findings"] if not one["ok"]
-        )
+        return " ".join(one["what"] + one["fix"] for one in shell.json("doctor", status=1)["findings"] if not one["ok"])
 
     names = ("CELL_SECRET", "CELL_SECRETS", "HOOK_SECRET", "ADMIN_SECRETS", "CRON_SECRET", "CONSOLE_PROXY_SECRET")
     for name in names:
@@ -295,7 +293,7 @@ def test_what_goes_on_until_it_is_told_to_end_says_so_at_once(shell: Shell) -> N
         (["run", "--no-watch"], "a tick now, and one every 300 s; no watch"),
     ):
         with Path(os.devnull).open("wb") as nothing:
-            going = forked.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
+            going = fork_server.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
         first = going.stdout.readline()
         going.send_signal(signal.SIGTERM)
         assert going.wait(300) == 0

@@ -37,7 +37,7 @@ from drawdown.worker.usage.backfills import open_backfill
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools, tiers
 from tests.fake_payments import CAN
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 TREE: dict[tuple[str, ...], Any] = dict(walk(get_command(app)))
@@ -91,6 +91,8 @@ IDS: dict[tuple[str, str], Typed] = {
     ("org halt", "file"): t(f"--file {FILE}", "acme", "org_id\nacme\nacmee\n"),
     ("org halt", "provider"): t("--provider embeddedd", "embedded"),
     ("org halt", "plan"): t("--plan tema", "team"),
+    ("org usage", "org"): t("--org acmee", "acme"),
+    ("org usage", "feature"): t("--feature compute_1gbb", "compute_1gb"),
     ("org release", "org"): t("acmee", "acme"),
     ("feature map", "feature"): t("compute_1gbb --memory-mb 7", "compute_1gb"),
     ("feature map-event", "event_type"): t("page.rendr draw", "page.render"),
@@ -126,9 +128,9 @@ IDS: dict[tuple[str, str], Typed] = {
     ("sample list", "why"): t("--quarantined --why interval_negativ", "interval_negative"),
     ("sample quarantined", "org"): t("--org acmee", "acme"),
     ("sample quarantined", "why"): t("--why interval_negativ", "interval_negative"),
-    ("sample mend", "given"): t("bad-sample bda-sample", "bad-sample"),
-    ("sample mend", "org"): t("--org acmee", "acme"),
-    ("sample mend", "why"): t("--why interval_negativ", "interval_negative"),
+    ("sample repair", "given"): t("bad-sample bda-sample", "bad-sample"),
+    ("sample repair", "org"): t("--org acmee", "acme"),
+    ("sample repair", "why"): t("--why interval_negativ", "interval_negative"),
     ("sample dismiss", "given"): t("bda-sample", "bad-sample"),
     ("sample dismiss", "org"): t("--org acmee", "acme"),
     ("sample dismiss", "why"): t("--why interval_negativ", "interval_negative"),
@@ -241,7 +243,7 @@ IDS: dict[tuple[str, str], Typed] = {
     **{
         (f"topup {verb}", "wallet"): t(f"acmee {more}", "acme")
         for verb, more in (
-            ("arm", ""), ("stop", ""), ("start", ""), ("card", "--return-to u"), ("portal", "--return-to u"),
+            ("resume", ""), ("stop", ""), ("start", ""), ("card", "--return-to u"), ("portal", "--return-to u"),
         )
     },
     ("topup resolve", "topup"): t("topup:acme:2 --absent --evidence e", "topup:acme:1"),
@@ -296,12 +298,12 @@ IDS: dict[tuple[str, str], Typed] = {
     ("execution accept", "supplier"): t("new-run --org acme --estimate 1 --supplier pixle", "pixel"),
     ("supplier set", "supplier"): t("pixle --share 5", "pixel"),
     ("supplier freeze", "supplier"): t("pixle", "pixel"),
-    **{(f"settlement {verb}", "supplier"): t("--supplier pixle", "pixel") for verb in ("list", "batches")},
+    **{(f"settlement {verb}", "supplier"): t("--supplier pixle", "pixel") for verb in ("list", "payouts")},
     **{(f"settlement {verb}", "run"): t("render-11", "render-1") for verb in ("show", "freeze", "reverse")},
     ("settlement list", "org"): t("--org acmee", "acme"),
     ("settlement list", "project"): t("--project siet", "site"),
     ("settlement list", "after"): t("--after render-11", "render-1"),
-    ("settlement batch", "supplier"): t("pixle --dry-run", "pixel"),
+    ("settlement payout", "supplier"): t("pixle --dry-run", "pixel"),
     ("settlement export", "payout"): t("payout:pixel:2026-1", "payout:pixel:2026-01"),
     ("audit list", "actor"): t("--actor tset", "test"),
     ("audit list", "action"): t("--action org_asign", "org_assign"),
@@ -318,9 +320,10 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
-    rollover_max first at_once settled_by shape rules limit hash_ hash cells tolerance units warn_left fail phase
+    rollover_max first at_once settled_by shape rules limit hash_ hash cells tolerance units warn_left fail
+    phase time_zone
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser closed_after
-    which kept runs_out_within older_than later cluster shards deep folder force
+    which kept runs_out_within older_than queue cluster shards deep folder force
     since_last all all_in_doubt at_most any_source nightly_at gives low"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
@@ -329,12 +332,13 @@ BESIDE = {  # names that are an id in one command and none in another; a page go
     ("demo", "file"),
     ("event list", "after"), ("limit show", "after"), ("backfill open", "backfill"), ("backfill stage", "file"),
     *(("source add", name) for name in ("source", "query", "database")), ("key create", "source"),
+    ("org usage", "project"), ("org usage", "subject"), ("org usage", "after"),
     ("parity check", "file"), ("vendor import", "file"), ("vendor set", "service"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
     ("guard consume", "key"), ("guard reserve", "key"), *((f"guard {verb}", label) for verb in ("consume", "reserve")
     for label in ("project", "subject")), *((f"override {verb}", "number") for verb in ("approve", "refuse", "end")),
-    ("order cancel", "order"), ("order list", "before"), ("pool make", "pool"), ("pool allot", "key"),
+    ("job cancel", "job"), ("job list", "before"), ("pool make", "pool"), ("pool allot", "key"),
     ("topup set", "customer"), ("ledger entries", "after"), ("push list", "after"), ("push list", "why"),
     *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
 }  # fmt: skip
@@ -375,7 +379,7 @@ def supply(connection: sa.Connection, by: By) -> None:
     settlements.set_supplier(connection, "pixel", change, by, new=True)
     executions.accept(connection, "render-1", Request("acme", 7, supplier="pixel"), by)
     executions.settle(connection, "render-1", Cost(7), by)
-    settlements.batch(connection, "pixel", "2026-01", by)
+    settlements.make_payout(connection, "pixel", "2026-01", by)
 
 
 def count_looks(connection: sa.Connection, by: By) -> None:

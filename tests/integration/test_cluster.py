@@ -32,7 +32,7 @@ from drawdown.schema import roles
 from drawdown.schema.clock import FixedClock, SystemClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseNotReady, DrawdownError, Exit, Refused, UsageError
-from drawdown.server.console.asking import Ask
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.customers import overview
 from drawdown.server.metrics import render
 from drawdown.worker.access.people import Person

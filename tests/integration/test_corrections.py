@@ -17,7 +17,7 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.features.actions import end_feature, map_size
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.shown import explain_push
+from drawdown.worker.push.explanation import explain_push
 from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import Replayed, replay
 from drawdown.worker.usage import prune as pruning
@@ -267,7 +267,7 @@ def test_a_size_without_feature_is_sealed_once_it_has_one(fleet: Fleet, provider
             lambda c: (
                 map_size(
                     c, "odd", fleet.by, kind="up_to", memory_mb=None, unit="mb_s", from_ms=start, confirmed=confirmed
-                ).mended_s
+                ).resolved_s
             ),
         )
 

@@ -21,11 +21,11 @@ HARMLESS = {
         usage_events.event_id""",
     "who holds a row for how long: another takes over once the lease is over, and waits are held to bounds": """
         claim_owner owner due_at_ms first_attempt_ms looked_up_ms lookup_answer attempts failures replays lookups
-        wire_key by_hand refused_attempts attempts_then acked_at_ms unheeded unheeded_since_ms wait_until_ms declines
+        wire_key by_hand refused_attempts attempts_then acked_at_ms ignored ignored_since_ms wait_until_ms declines
         blocked_ms""",
     "a copy of what a provider said, which the next read replaces": """
-        orgs.balance_micro orgs.balance_read_ms orgs.plan orgs.unseen_micro orgs.unread_since_ms orgs.watch_due_ms
-        orgs.resume_above_micro orgs.runs_out_ms orgs.read_by_ms orgs.projection_asks orgs.projection_due_ms
+        orgs.balance_micro orgs.balance_read_ms orgs.plan orgs.unconfirmed_micro orgs.unread_since_ms orgs.watch_due_ms
+        orgs.resume_above_micro orgs.runs_out_ms orgs.refresh_deadline_ms orgs.refresh_requests orgs.projection_due_ms
         orgs.projection_read_ms orgs.billing_provider projections.balance_micro
         projections.held_micro projections.unaccepted_micro projections.unsealed_micro
         projections.projection_id provider_rates.balance

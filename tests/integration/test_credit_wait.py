@@ -61,7 +61,7 @@ def revisions(fleet: Fleet) -> list[tuple[object, ...]]:
 
 def asks(fleet: Fleet) -> None:
     """The next tick reads the customer."""
-    fleet.write("UPDATE orgs SET projection_due_ms = 0, projection_asks = projection_asks + 1 WHERE org_id = 'acme'")
+    fleet.write("UPDATE orgs SET projection_due_ms = 0, refresh_requests = refresh_requests + 1 WHERE org_id = 'acme'")
 
 
 def reads(fleet: Fleet, at_ms: int, state: CustomerState | ReadFailed = SOME) -> None:
@@ -223,7 +223,7 @@ def test_a_stopped_organisation_is_left_alone_until_it_is_released(fleet: Fleet)
     write(fleet.engine, lambda c: stops.stop_org(c, reason="looked at", **about))  # type: ignore[arg-type]
     fleet.tick(LATER + WINDOW_MS)
     assert revisions(fleet) == WAITS
-    write(fleet.engine, lambda c: stops.release_org(c, reason="mended", **about))  # type: ignore[arg-type]
+    write(fleet.engine, lambda c: stops.release_org(c, reason="fixed", **about))  # type: ignore[arg-type]
     fleet.tick(LATER + 2 * WINDOW_MS)
     assert revisions(fleet) == BILLED
     clean(fleet)

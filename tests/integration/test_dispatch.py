@@ -18,7 +18,7 @@ from drawdown.worker.engine.effects import HaltRequest, SendHalts, Steps
 from drawdown.worker.halts import dispatch as dispatching
 from drawdown.worker.halts.addresses import ANSWERED
 from drawdown.worker.halts.dispatch import EMPTY_FOR_MS, Dispatched, dispatch
-from drawdown.worker.halts.unheeded import ESCALATE_AFTER
+from drawdown.worker.halts.ignored_halts import ESCALATE_AFTER
 from drawdown.worker.orgs.actions import halt as halt_org
 from drawdown.worker.status.status import status
 from drawdown.worker.verify.verify import verify
@@ -227,8 +227,8 @@ def test_an_acknowledgement_without_effect_becomes_a_problem(fleet: Fleet, monke
     monkeypatch.setattr(dispatching, "log", logs)
     report = fleet.tick_windows(1)
     told = "cell liar acknowledged the halt of org-000 3 times since 2026-01-01T00:05:00Z, and its sandboxes still run"
-    assert (report.exit_status, report.problems, report.left.halts_unheeded) == (1, [told], 1)
-    events = [call for call in logs.calls if call.args == ("halt_unheeded",)]
+    assert (report.exit_status, report.problems, report.left.halts_ignored) == (1, [told], 1)
+    events = [call for call in logs.calls if call.args == ("halt_ignored",)]
     assert [(one.method_name, one.kwargs["cell"], one.kwargs["org"]) for one in events] == [
         ("error", "liar", "org-000")
     ]
@@ -259,11 +259,11 @@ def test_only_one_shard_reports_it(fleet: Fleet) -> None:
     ticks_until(fleet, ESCALATE_AFTER + 1)
     bucket = int(str(fleet.one("SELECT bucket FROM orgs")))
     from drawdown.worker.engine.shard import Shard
-    from drawdown.worker.halts.unheeded import unheeded
+    from drawdown.worker.halts.ignored_halts import ignored_halts
 
-    assert len(read(fleet.engine, lambda c: unheeded(c, Shard(bucket, bucket)))) == 1
+    assert len(read(fleet.engine, lambda c: ignored_halts(c, Shard(bucket, bucket)))) == 1
     others = Shard(bucket + 1, 255) if bucket < 255 else Shard(0, bucket - 1)
-    assert read(fleet.engine, lambda c: unheeded(c, others)) == []
+    assert read(fleet.engine, lambda c: ignored_halts(c, others)) == []
     assert fleet.clock.at_ms > T0
 
 

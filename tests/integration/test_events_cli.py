@@ -13,8 +13,8 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MAX_KEY_TYPES, MAX_MEMORY_MB, MAX_ORG_TYPES, WINDOW_MS
 from drawdown.worker.sources.events.store import sample_id_of
-from drawdown.worker.status.standing import Status
 from drawdown.worker.status.status import status
+from drawdown.worker.status.system_state import Status
 from drawdown.worker.usage.intake import MOST_LISTED, NEAR_TYPES, ShortOfTypes, list_events
 from tests.integration.telling_events import RENDER, clean, event, mapped, statuses, told
 from tests.world import T0, Fleet
@@ -161,7 +161,7 @@ def test_an_assignment_says_apart_what_sandboxes_and_events_waited_for(shell: Sh
     fleet.tick(T0 + 3 * WINDOW_MS)
     line = f"org assign late --provider embedded --dry-run --from {T0 + WINDOW_MS}"
     (flip,) = shell.json(line)["assigned"]
-    names = ("mended_s", "mended_units", "before_start_s", "before_start_units")
+    names = ("resolved_s", "resolved_units", "before_start_s", "before_start_units")
     assert tuple(flip[name] for name in names) == (0, 9, 60, 3)
     said = shell(line)
     assert "0 s, 9 units" in said and "60 s, 3 units" in said

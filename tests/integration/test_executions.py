@@ -461,10 +461,10 @@ def test_a_run_costs_no_more_in_all_than_one_entry_may(bank: Bank) -> None:
     bank.accept("run", 1)
     most = MAX_ENTRY_MICRO // MICRO
     bank.draw("run", 0, most - 5)
-    with pytest.raises(UsageError, match="thousand million"):
+    with pytest.raises(UsageError, match="1,000,000,000"):
         bank.draw("run", 1, 6)
     bank.draw("run", 2, 5)
-    with pytest.raises(UsageError, match="thousand million"):
+    with pytest.raises(UsageError, match="1,000,000,000"):
         bank.settle("run", most + 1)
 
 

@@ -11,7 +11,7 @@ import pytest
 from drawdown.cli.examples import EXAMPLES
 from drawdown.cli.main import global_options_first, run
 from drawdown.schema.errors import Exit
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 
 NEEDS_NONE = ("demo", "init", "doctor")
 """What makes its database, or says what is wrong with it."""
@@ -77,7 +77,7 @@ def test_a_database_that_does_not_answer(capfd: pytest.CaptureFixture[str]) -> N
     assert wrong(STORED, capfd, Exit.LEFT, "try again", "--database-url", nobody) == []
 
 
-@pytest.mark.parametrize("where", ["drawdown.cli.opening.open_state", "drawdown.worker.orgs.lists.list_orgs"])
+@pytest.mark.parametrize("where", ["drawdown.cli.startup.open_state", "drawdown.worker.orgs.lists.list_orgs"])
 def test_a_command_that_is_interrupted(
     where: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from drawdown.server.metrics import render
 from drawdown.worker.catalog.balance_parts import note_shown_parts
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import HaltRequest, Push, Transaction
-from drawdown.worker.engine.lines import AT_ONCE, READ_TRIES, NotBegun
+from drawdown.worker.engine.fair_queue import AT_ONCE, READ_TRIES, NotBegun
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.push.claim import LONGEST_DUE, Claim, Claimed, claim_due, claim_size, longest_due
 from drawdown.worker.push.outcome import Settlement, settle

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.worker import tick
-from drawdown.worker.engine import lines
-from drawdown.worker.engine.lines import Allowance, Slots
+from drawdown.worker.engine import fair_queue
+from drawdown.worker.engine.fair_queue import Allowance, Slots
 from drawdown.worker.push import claim, push
 from tests.integration import test_fairness as sound
 from tests.simulation.mutants_remote import Patches
@@ -109,7 +109,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], Sees]]] = {
         sound.test_a_provider_that_lowers_its_limit_is_said_and_nothing_is_lost_or_sent_twice,
     ),
     "a read that was turned away is left": (
-        lambda p: p.put(lines, "READ_TRIES", 1),
+        lambda p: p.put(fair_queue, "READ_TRIES", 1),
         sound.test_a_provider_that_takes_fewer_reads_is_said_and_everybody_is_read,
     ),
 }

@@ -14,7 +14,7 @@ from drawdown.cli.main import run
 from drawdown.schema.database import connect, read, url_of, write
 from drawdown.schema.errors import UsageError
 from drawdown.worker.verdict.org_row import Change, OrgState
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -19,7 +19,7 @@ from drawdown.worker.features.actions import map_size
 from drawdown.worker.provider import vendors
 from drawdown.worker.provider.vendors import drift
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.shown import explain_push
+from drawdown.worker.push.explanation import explain_push
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.status.status import org_status
 from drawdown.worker.usage import prune as pruning

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 
+from drawdown.events.envelope import UsageEvent
 from drawdown.ledger import grouped as ledger
 from drawdown.ledger.accounts import Wallet
 from drawdown.ledger.draws import Cost
@@ -24,10 +25,13 @@ from drawdown.worker.executions import actions as runs
 from drawdown.worker.executions.actions import Accepted, Asked, Settled
 from drawdown.worker.executions.grouped import Change
 from drawdown.worker.executions.request import Request
+from drawdown.worker.guard import emission as emissions
 from drawdown.worker.guard import grouped
 from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.emission import Emission
 from drawdown.worker.guard.grouped import Call, End
 from drawdown.worker.guard.use import Answer, Ask, Wish
+from drawdown.worker.sources.events.types import Bringer
 from drawdown.worker.wallets.actions import grant, set_rate
 from tests.integration.guarding import Guarded
 
@@ -44,6 +48,8 @@ KEPT: Final = (
     "SELECT key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor, reason, "
     "reservation FROM ledger_entries ORDER BY 1",
     "SELECT account_id, balance_micro, held_micro FROM ledger_accounts ORDER BY 1",
+    "SELECT e.source, e.event_id, e.event_type, e.org_id, e.quantity, e.ts, s.interval_s FROM usage_events e "
+    "JOIN usage_samples s ON s.id = e.sample_id ORDER BY 1, 2, 3",
 )
 MARKED: Final = "SELECT org_id FROM orgs WHERE projection_due_ms IS NOT NULL"
 SEEDS: Final = 25
@@ -52,6 +58,7 @@ TOKEN: Final = f"{api_keys.PREFIX}{'a' * 43}"
 PROOF: Final = api_keys.hash_of(TOKEN)
 ORGS: Final = ("acme", "globex", "poor", "owing")
 LATER_MS: Final = 2 * MINUTE_MS
+BEGIN_MS: Final = 1_767_225_600_000
 Outcome = tuple[list[Any], list[list[tuple[Any, ...]]], set[str], list[int]]
 
 
@@ -101,7 +108,8 @@ def calls_of(seed: int, made: Guarded) -> list[Call]:
             wish = Wish(org, stream.choice(("look", "idea", "idea", "none")), stream.choice((1, 1, 2, 5, 0)))
             if stream.random() < 0.1:
                 wish = replace(wish, payer="globex")
-            return Ask(key, wish, made.fleet.by, "used" if kind == "use" else "held")
+            event = emission(org, f"e{stream.randint(0, 9)}", stream) if kind == "use" else None
+            return Ask(key, wish, made.fleet.by, "used" if kind == "use" else "held", event=event)
         if kind == "end":
             state: Any = stream.choice(("settled", "released"))
             return End(f"held-{org}-{number}", state, stream.choice((0, 1, 3)), "test", "a test")
@@ -117,6 +125,15 @@ def calls_of(seed: int, made: Guarded) -> list[Call]:
         return Change(f"run-{org}-{number}", ended, None if nothing else cost, "test", "a test")
 
     return [one(at) for at in range(stream.randint(1, 16))]
+
+
+def emission(org: str, event_id: str, stream: random.Random) -> Emission | None:
+    """Of some uses. Some have the key of another one's event, or a type that is charged at once."""
+    if stream.random() < 0.4:
+        return None
+    event_type = stream.choice(("page.done", "page.done", "page.done", "idea"))
+    event = UsageEvent("/guard", event_id, event_type, org, stream.choice((1, 2)), BEGIN_MS)
+    return Emission(event, True, False, Bringer(key_name="app"))
 
 
 def alone(connection: sa.Connection, call: Call, made: Guarded) -> Any:
@@ -238,9 +255,30 @@ def _the_second_counts_from_where_the_first_did(patch: pytest.MonkeyPatch) -> No
     patch.setattr(grouped._Work, "_book", wrong)
 
 
+def _a_use_goes_in_without_its_event(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(emissions, "is_kept", lambda _: True)
+
+
+def _a_refused_event_takes_the_others_with_it(patch: pytest.MonkeyPatch) -> None:
+    real = grouped._Work._emit
+
+    def wrong(self: Any) -> Any:
+        refused = real(self)
+        self._emits = {}
+        return {at: one for at, one in refused.items() if at < 0}
+
+    patch.setattr(grouped._Work, "_emit", wrong)
+
+
 @pytest.mark.parametrize(
     "plant",
-    [_what_is_drawn_stays_held, _the_second_counts_from_where_the_first_did, _a_hold_needs_no_room],
+    [
+        _a_use_goes_in_without_its_event,
+        _a_refused_event_takes_the_others_with_it,
+        _what_is_drawn_stays_held,
+        _the_second_counts_from_where_the_first_did,
+        _a_hold_needs_no_room,
+    ],
 )
 def test_planted_mistake_shows(
     guarded: Guarded, plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch

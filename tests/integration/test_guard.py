@@ -422,7 +422,7 @@ def test_what_no_ledger_holds_is_refused_where_no_run_holds_it_either(guarded: G
     guarded.metric("idea", price_micro=10 * MICRO, phase=0)
     guarded.give("broke", 1)
     assert guarded.reserve("idea", org="broke", key="k").state == "held"
-    with pytest.raises(UsageError, match="a thousand million credits at most"):
+    with pytest.raises(UsageError, match="at most 1,000,000,000 credits"):
         guarded.settle("k", 10**12)
     assert guarded.settle("k", 10**8).state == "settled"
 

@@ -120,7 +120,7 @@ def _nothing_is_counted_before_the_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def _one_that_is_refused_ends_them_all(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(guard, "_answered", guard.decide_use)
+    patch.setattr(guard, "_answered", lambda connection, book, ask: guard.decide_use(book, ask))
     patch.setattr(guard, "wrong", lambda ask: None)
 
 

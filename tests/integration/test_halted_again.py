@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.verdict.asks import HALTED_AGAIN_MS, HALTED_READS_MS, mark_halted
+from drawdown.worker.verdict.refresh_requests import HALTED_AGAIN_MS, HALTED_READS_MS, mark_halted
 from tests.emulators.autumn_numbers import ONE_OFF
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_autumn_credits import House

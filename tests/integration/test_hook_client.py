@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from standardwebhooks import Webhook
 
 from drawdown.providers.http.client import NOT_TRUSTED
-from drawdown.providers.http.outgoing import system_lookup
+from drawdown.providers.http.egress import system_lookup
 from drawdown.schema.clock import FixedClock
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import HookAnswer, HookRequest

@@ -17,8 +17,8 @@ from drawdown.worker.features import actions as features
 from drawdown.worker.push import push as pushing
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
-from tests.fresh import fresh
 from tests.sent import nothing_in_place
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 TABLES = {

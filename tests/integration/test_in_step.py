@@ -12,8 +12,8 @@ from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.provider.actions import set_when_down
-from drawdown.worker.verdict.asks import MOST_READS, mark_for_projection
 from drawdown.worker.verdict.project import Projected, project
+from drawdown.worker.verdict.refresh_requests import MOST_READS, mark_for_projection
 from drawdown.worker.verdict.watch_state import note_round
 from drawdown.worker.watch import ROUND_MS
 from tests.fake_provider import capabilities

@@ -17,7 +17,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 FEATURE = "compute_1gb"

@@ -125,7 +125,7 @@ def stopped_fleet(engine: sa.Engine) -> Fleet:
 
 
 def release(fleet: Fleet) -> Callable[[sa.Connection], object]:
-    return lambda c: release_org(c, org_id="acme", reason="mended", now_ms=fleet.clock.at_ms, actor="t")
+    return lambda c: release_org(c, org_id="acme", reason="fixed", now_ms=fleet.clock.at_ms, actor="t")
 
 
 def is_whole(fleet: Fleet, used: int) -> None:

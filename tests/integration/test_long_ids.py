@@ -86,7 +86,7 @@ def test_listing_holds_none_of_them(engine: sa.Engine) -> None:
 @pytest.mark.both_databases
 def test_they_are_set_aside_together_and_taken_back(fleet: Fleet) -> None:
     (long,) = page(fleet, QuarantineFilter(reason="bad_id")).samples
-    assert not any(one.new_id for one in write(fleet.engine, lambda c: samples.mend(c, QuarantineFilter(), fleet.by)))
+    assert not any(one.new_id for one in write(fleet.engine, lambda c: samples.fix(c, QuarantineFilter(), fleet.by)))
     named = QuarantineFilter(ids=(long.sample_id,))
     done = write(fleet.engine, lambda c: samples.dismiss(c, named, fleet.by))
     assert done == [long.sample_id] * SAMPLES

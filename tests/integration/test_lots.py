@@ -16,9 +16,9 @@ from drawdown.cli.app import App
 from drawdown.ledger import wallet
 from drawdown.ledger.allocation import ORDER, Kind
 from drawdown.ledger.draws import Cost
+from drawdown.ledger.due_changes import mature_due
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.lots import EXPIRY_WAIT_MS, Terms
-from drawdown.ledger.maturing import mature_due
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost, Exit, Refused, UnknownId, UsageError
@@ -33,8 +33,8 @@ from drawdown.worker.wallets import lists as wallets
 from drawdown.worker.wallets.accounts import LotRow, LotsView, account_of, list_lots
 from drawdown.worker.wallets.statement import Span, of_customer
 from tests.acceptance.commands import drawdown
-from tests.fresh import migrated
 from tests.integration.verifying import verified
+from tests.sqlite_databases import migrated
 from tests.world import T0, Fleet
 
 T = TypeVar("T")

@@ -311,7 +311,7 @@ def test_a_receipt_needs_a_cost(lab: Lab) -> None:
 
 
 def test_who_charges_and_the_sandboxes_go_together(lab: Lab) -> None:
-    assert code_of(lambda: lab.accept(settled_by=None)) == "unsaid_settlement"
+    assert code_of(lambda: lab.accept(settled_by=None)) == "settled_by_missing"
     assert code_of(lambda: lab.accept(sandboxes=())) == "no_sandbox"
     assert code_of(lambda: lab.accept(overage="cap")) == "metering_alone"
     assert code_of(lambda: lab.accept(supplier="pixel")) == "metering_alone"

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger import maturing, wallet
-from drawdown.ledger.closing import ROLLED_AT_ONCE
+from drawdown.ledger import due_changes, wallet
+from drawdown.ledger.due_changes import mature_due
+from drawdown.ledger.expiry import ROLLED_AT_ONCE
 from drawdown.ledger.grants import GIVEN_AT_ONCE, Gives
 from drawdown.ledger.lots import EXPIRY_WAIT_MS
-from drawdown.ledger.maturing import mature_due
 from drawdown.ledger.reservations import Denied
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import CustomerState
@@ -63,7 +63,7 @@ def test_whoever_decides_by_a_balance_sees_the_new_month_at_once(account: Accoun
     account.join()
     account.use(100)
     account.at(month(2))
-    ahead = read(account.fleet.engine, lambda c: maturing.look_ahead(c, "acme", month(2)))
+    ahead = read(account.fleet.engine, lambda c: due_changes.look_ahead(c, "acme", month(2)))
     assert (ahead.available_micro, account.balance) == (100, 0)
     preview = read(account.fleet.engine, lambda c: executions.preview(c, Request("acme", 100), month(2)))
     assert preview.allowed
@@ -89,7 +89,7 @@ def test_months_that_everybody_slept_through_are_given_and_expire(account: Accou
     account.give("bought", 50, "purchased")
     account.at(month(3) + DAY_MS)
     account.use(20)
-    ahead = read(account.fleet.engine, lambda c: maturing.look_ahead(c, "acme", month(5) + DAY_MS))
+    ahead = read(account.fleet.engine, lambda c: due_changes.look_ahead(c, "acme", month(5) + DAY_MS))
     assert account.sweep(month(5) + DAY_MS) == ["acme"]
     assert (account.balance, ahead.available_micro) == (150, 150)
     assert [lot for lot, *_ in account.kept] == [f"included:acme:team:2026-0{number}" for number in range(1, 6)]
@@ -265,7 +265,7 @@ def test_what_is_taken_back_of_a_month_does_not_roll_over(account: Account) -> N
 
 
 WRONG = {
-    "less than nothing": (Gives(-1), "team", "nothing and a thousand million"),
+    "less than nothing": (Gives(-1), "team", "expected 0 to 1,000,000,000"),
     "from more than up to": (Gives(10, 5, 4), "team", "give a --rollover-max"),
     "a plan with a colon": (Gives(10), "te:am", "no colon"),
 }

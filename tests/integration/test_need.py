@@ -12,8 +12,8 @@ from drawdown.schema.database import write
 from drawdown.schema.locks import lock_org
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.project import project
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.verdict.rules import TURN_MS, WINDOWS_A_TURN, turn_ms
 from tests.fake_provider import capabilities
 from tests.prepaid import CREDIT, Moving, Prepaid, price
@@ -70,9 +70,9 @@ def test_who_is_far_from_the_end_is_read_once_an_hour(fleet: Fleet, provider: Pr
 
 def test_who_uses_nothing_more_has_a_turn_all_the_same(fleet: Fleet, provider: Prepaid) -> None:
     used(fleet, 0)
-    assert (provider.asked, stands(fleet, "read_by_ms IS NOT NULL")) == ([], (True,))
+    assert (provider.asked, stands(fleet, "refresh_deadline_ms IS NOT NULL")) == ([], (True,))
     fleet.tick(T0 + TURN_MS + MINUTE_MS)
-    assert (provider.asked, stands(fleet, "read_by_ms")) == ([ORG], (None,))
+    assert (provider.asked, stands(fleet, "refresh_deadline_ms")) == ([ORG], (None,))
     fleet.tick(T0 + 3 * TURN_MS)
     assert provider.asked == [ORG], "until it is used again, there is nothing to ask"
 
@@ -93,7 +93,7 @@ def test_the_halted_are_asked_about_at_once_and_go_on(fleet: Fleet, provider: Pr
     assert stands(fleet, "is_halted") == (True,)
     provider.credit[ORG] = 100 * AN_HOUR  # nobody is told
     used(fleet, 1)
-    assert stands(fleet, "is_halted, read_by_ms") == (False, None)
+    assert stands(fleet, "is_halted, refresh_deadline_ms") == (False, None)
 
 
 def test_an_answer_that_tells_of_a_payment_has_it_read(fleet: Fleet, provider: Prepaid) -> None:
@@ -142,7 +142,7 @@ def test_those_who_run_and_have_least_are_asked_about_first_and_turns_come_last(
     fleet.tick(T0 + 3 * TURN_MS)
     provider.asked.clear()
     for number, (org, micro) in enumerate(orgs.items()):
-        due = f"read_by_ms = {T0}" if org == "turn" else f"projection_due_ms = {T0 + number}"
+        due = f"refresh_deadline_ms = {T0}" if org == "turn" else f"projection_due_ms = {T0 + number}"
         halt = f", is_halted = true, halted_at = {T0}" if org == "halted" else ", is_halted = false, halted_at = NULL"
         fleet.write(f"UPDATE orgs SET balance_micro = {micro}, {due} {halt} WHERE org_id = '{org}'")
     fleet.tick(fleet.clock.at_ms + SECOND_MS)
@@ -201,7 +201,7 @@ UNDER_WAY = (
     "SELECT window_ms - 300000, org_id, feature, 0, provider, customer_id, 60, 60, 'another', sealed_at_ms, seal_id, "
     "'due', due_at_ms + 60000, 'another', 1 FROM pushes"
 )
-ASKED = f"UPDATE orgs SET projection_due_ms = 0, projection_asks = projection_asks + 1 WHERE org_id = '{ORG}'"
+ASKED = f"UPDATE orgs SET projection_due_ms = 0, refresh_requests = refresh_requests + 1 WHERE org_id = '{ORG}'"
 
 
 @pytest.mark.parametrize("meanwhile", [UNDER_WAY, ASKED], ids=["under way", "asked about"])

@@ -15,11 +15,11 @@ from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console.screens.customers.overview import MOST_CALLS, Around, Need, needs, read_around
 from drawdown.worker.halts.addresses import NOT_ALLOWED
-from drawdown.worker.halts.unheeded import ESCALATE_AFTER
+from drawdown.worker.halts.ignored_halts import ESCALATE_AFTER
+from drawdown.worker.push.backlog import Waiting
 from drawdown.worker.push.lists import WaitSum
-from drawdown.worker.push.waiting import Waiting
-from drawdown.worker.status.standing import Call, Status, StoppedOrg, Why, calls, judge
 from drawdown.worker.status.status import status
+from drawdown.worker.status.system_state import Call, Status, StoppedOrg, Why, calls, judge
 from tests.world import T0, Fleet
 
 HISTORY: Final = "UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'another timeline', doubted_after_tick = 0"
@@ -42,14 +42,14 @@ def _problem(fleet: Fleet) -> None:
     fleet.write("UPDATE ticks SET report = :report", {"report": json.dumps({"problems": ["fake: no key", "other"]})})
 
 
-def _unheeded(fleet: Fleet) -> None:
+def _ignored(fleet: Fleet) -> None:
     fleet.write("UPDATE orgs SET is_halted = TRUE, halt_reason = 'spent', halted_at = 1 WHERE org_id = 'acme'")
     fleet.write(
         "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('box', 'acme', 'cell-1', 'running')"
     )
     fleet.write("DELETE FROM halts")
     fleet.write(
-        "INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms, unheeded, unheeded_since_ms) "
+        "INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms, ignored, ignored_since_ms) "
         "VALUES ('acme', 'cell-1', 1, 1, :times, 1)",
         {"times": ESCALATE_AFTER},
     )
@@ -85,7 +85,7 @@ PLANTED: Final[Mapping[Why, Callable[[Fleet], None]]] = {
     "missed": _missed,
     "stopped": lambda fleet: fleet.write(f"UPDATE orgs SET stopped_at_ms = {T0}, stopped_reason = 'broken'"),
     "undelivered": _undelivered,
-    "unheeded": _unheeded,
+    "ignored": _ignored,
     "refused": lambda fleet: fleet.write(
         "INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key, "
         "sealed_at_ms, seal_id, state, due_at_ms, last_error) SELECT window_ms, org_id, feature, 1, provider, "
@@ -129,7 +129,7 @@ def test_all_reasons_at_once_stand_in_the_order_of_the_headline(fleet: Fleet) ->
         if why != "clock":  # its ticks are in the future, so that none is missed
             plant(fleet)
     found, called, listed = look(fleet)
-    assert [one.why for one in called] == ["lost", "unheeded", "missed", "stopped", "problem", "problem", "rejected",
+    assert [one.why for one in called] == ["lost", "ignored", "missed", "stopped", "problem", "problem", "rejected",
                                            "gone", "balance"]  # fmt: skip
     assert [one.what for one in listed[: len(called)]] == [one.what or one.reason for one in called]
     assert found.headline.reason == called[0].reason

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from drawdown.cli.main import run
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 
 RAW = bytes(range(128, 256))
 

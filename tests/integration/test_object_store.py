@@ -19,8 +19,8 @@ from drawdown.schema.errors import Exit
 from drawdown.worker.batches import objects
 from drawdown.worker.batches.files import NotNow
 from drawdown.worker.engine.stores import ObjectStore
-from tests.fresh import migrated
 from tests.integration.test_cli import Shell
+from tests.sqlite_databases import migrated
 
 PLACE: Final = "s3://usage/exports"
 CSV: Final = b"org_id,ts,memory_mb,interval_s\nacme,2026-01-01T00:00:00Z,1024,60\n"
@@ -97,7 +97,7 @@ def test_a_listing_without_end_and_one_that_drips_are_given_up(what: str, monkey
 
     if what == "end":
         monkeypatch.setattr(objects, "STORE_ANSWER_S", 60)
-    with answering(without_end) as store, pytest.raises(NotNow, match="goes on after"):
+    with answering(without_end) as store, pytest.raises(NotNow, match="sent more than"):
         objects.page_of(store, PLACE, None, 0)
     assert sent < (200 if what == "drip" else 3 * objects.MAX_ANSWER_BYTES)
 
@@ -109,7 +109,7 @@ def test_a_prefix_is_listed_before_it_is_watched(bucket: Any, shell: Shell) -> N
     assert shell.json("source", "add", "wrong", "s3://usagge/exports", "--force")["source"]["source"] == "wrong"
     found = {one["what"]: one for one in shell.json("doctor", status=1)["findings"]}
     assert found[f"the prefix of exports, {PLACE}, is listed"]["ok"]
-    assert "NoSuchBucket" in found["the prefix of wrong, s3://usagge/exports"]["mend"]
+    assert "NoSuchBucket" in found["the prefix of wrong, s3://usagge/exports"]["fix"]
 
     def refused(asked: BaseHTTPRequestHandler) -> None:
         text = b"<Error><Code>SignatureDoesNotMatch</Code><Message>no such secret</Message></Error>"
@@ -122,7 +122,7 @@ def test_a_prefix_is_listed_before_it_is_watched(bucket: Any, shell: Shell) -> N
         with_key(shell, store.endpoint)
         assert "SignatureDoesNotMatch" in shell.run("source", "add", "mine", PLACE + "/2", status=Exit.PERSON)
         found = {one["what"]: one for one in shell.json("doctor", status=1)["findings"]}
-        assert "no such secret" in found[f"the prefix of exports, {PLACE}"]["mend"]
+        assert "no such secret" in found[f"the prefix of exports, {PLACE}"]["fix"]
 
 
 def test_an_object_is_taken_by_hand_and_read_for_the_proof(bucket: Any, shell: Shell) -> None:

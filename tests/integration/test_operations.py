@@ -96,7 +96,7 @@ def test_a_stopped_organisation_keeps_everything_for_its_release(fleet: Fleet, p
     report = fleet.tick_windows(2)
     assert (report.sealed, report.left.stopped_orgs, report.exit_status) == (0, 1, 1)
     fleet.tick_windows(3)
-    write(fleet.engine, lambda c: stops.release_org(c, org_id="acme", reason="mended", now_ms=now, actor="test"))
+    write(fleet.engine, lambda c: stops.release_org(c, org_id="acme", reason="fixed", now_ms=now, actor="test"))
     assert fleet.tick_windows(1).sealed == 2
     assert sum(push.quantity for push in provider.charged.values()) == 3
     assert fleet.one("SELECT held_watermark_ms FROM orgs WHERE org_id = 'acme'") is None
@@ -288,7 +288,7 @@ def test_a_new_provider_is_asked_when_its_time_begins(
     fleet.tick_windows(1)
     assert fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
     if not asked:
-        monkeypatch.setattr(tick, "_bring_providers_up_to_date", lambda connection, now: None)
+        monkeypatch.setattr(tick, "_bring_providers_up_to_date", lambda connection, since, now: None)
     assert fleet.tick_windows(3).resumed == int(asked)
 
 

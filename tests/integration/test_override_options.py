@@ -29,8 +29,8 @@ OVERRIDES = {
 """The test that reads the option in the refusal."""
 PLAIN = """
     absent accepted acknowledge all all-in-doubt apply open cancel cells clawbacks cluster correct count csv dark
-    deep dry-run failed holds-halt id-from-line keep kept later let-through never never-halt once overridden permanent
-    quarantined queued quiet rest roles serve shadow since-last soon stop strict unassigned undo watch whole"""
+    deep dry-run failed holds-halt id-from-line keep kept let-through never never-halt once overridden permanent
+    quarantined queue queued quiet rest roles serve shadow since-last soon stop strict unassigned undo watch whole"""
 """Flags that say what is done, and override no refusal."""
 
 

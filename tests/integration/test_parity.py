@@ -26,7 +26,7 @@ from drawdown.worker.parity.totals import Days, day_text, read_file
 from drawdown.worker.usage.withdrawals import withdraw
 from tests.acceptance import gentd26, openb
 from tests.acceptance.commands import must
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 from tests.whole import share
 from tests.world import T0, Fleet
 

@@ -19,7 +19,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.text import no_formula
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.access.audit import AuditFilter, list_deeds
+from drawdown.worker.access.audit import AuditFilter, list_audit
 from drawdown.worker.engine import runner
 from drawdown.worker.halts import cells
 from drawdown.worker.halts import lists as views_cells
@@ -84,7 +84,7 @@ def test_a_second_override_keeps_what_it_does_not_name(fleet: Fleet) -> None:
         "what ran out is not taken up again"
     )
     assert do(fleet, lambda c: orgs.end_override(c, "acme", fleet.by)).now == orgs.Override()
-    with pytest.raises(UsageError, match="no override"):
+    with pytest.raises(UsageError, match="no org override"):
         do(fleet, lambda c: orgs.override(c, "acme", fleet.by, until_ms=until + DAY_MS))
 
 
@@ -131,8 +131,8 @@ def test_what_people_did_is_listed_page_by_page(fleet: Fleet) -> None:
     do(fleet, lambda c: orgs.halt(c, ["acme"], audit.By(T0 + 5, "alice", "abuse", "http")))
 
     def listed(**chosen: Any) -> list[tuple[str, str, str, str]]:
-        page = read(fleet.engine, lambda c: list_deeds(c, AuditFilter(**chosen)))
-        return [(one.actor, one.action, one.target, one.via) for one in page.deeds]
+        page = read(fleet.engine, lambda c: list_audit(c, AuditFilter(**chosen)))
+        return [(one.actor, one.action, one.target, one.via) for one in page.actions]
 
     assert (
         listed(actor="alice") == listed(via="http") == listed(from_ms=T0 + 5) == [("alice", "org_halt", "acme", "http")]
@@ -140,8 +140,8 @@ def test_what_people_did_is_listed_page_by_page(fleet: Fleet) -> None:
     assert [what for _, what, _, _ in listed(target="acme")] == ["org_halt", "org_assign"]
     everything, before, pages = listed(), 0, []
     for _ in range(len(everything) + 1):
-        page = read(fleet.engine, lambda c, at=before: list_deeds(c, AuditFilter(), before=at, most=2))  # type: ignore[misc]
-        pages += [(one.actor, one.action, one.target, one.via) for one in page.deeds]
+        page = read(fleet.engine, lambda c, at=before: list_audit(c, AuditFilter(), before=at, most=2))  # type: ignore[misc]
+        pages += [(one.actor, one.action, one.target, one.via) for one in page.actions]
         if page.next_before is None:
             break
         before = page.next_before
@@ -337,13 +337,13 @@ def test_quarantined_samples_are_listed_mended_and_billed_once(fleet: Fleet) -> 
     first = read(fleet.engine, lambda c: list_quarantined(c, chosen, now, most=2))
     rest = read(fleet.engine, lambda c: list_quarantined(c, chosen, now, after=first.next_after or "", most=2))
     assert [one.sample_id for one in rest.samples] == ["negative"] and rest.next_after is None
-    done = do(fleet, lambda c: samples.mend(c, chosen, fleet.by))
+    done = do(fleet, lambda c: samples.fix(c, chosen, fleet.by))
     assert [(one.sample_id, one.new_id) for one in done if one.new_id] == [
-        ("in-s", "in-s:mended"),
-        ("in-us", "in-us:mended"),
+        ("in-s", "in-s:fixed"),
+        ("in-us", "in-us:fixed"),
     ]
     assert read(fleet.engine, quarantined) == {"interval_negative": 1}
-    assert not any(one.new_id for one in do(fleet, lambda c: samples.mend(c, chosen, fleet.by)))
+    assert not any(one.new_id for one in do(fleet, lambda c: samples.fix(c, chosen, fleet.by)))
     fleet.tick(T0 + 3 * WINDOW_MS)
     assert fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state = 'accepted'") == 120
     assert do(fleet, lambda c: samples.dismiss(c, chosen, fleet.by)) == ["negative"]
@@ -358,11 +358,11 @@ def test_quarantined_samples_are_listed_mended_and_billed_once(fleet: Fleet) -> 
 def test_what_somebody_entered_rightly_is_not_mended_again(fleet: Fleet) -> None:
     broken(fleet)
     fleet.sample("acme", T0, 60, sample_id="entered-by-hand")
-    done = {one.sample_id: one for one in do(fleet, lambda c: samples.mend(c, QuarantineFilter(org="acme"), fleet.by))}
+    done = {one.sample_id: one for one in do(fleet, lambda c: samples.fix(c, QuarantineFilter(org="acme"), fleet.by))}
     assert done["in-s"].why_not == "its sandbox has a sample of that moment already: entered-by-hand"
     assert done["in-us"].new_id is not None
     assert "interval_negative" in (done["negative"].why_not or "")
-    wrong = do(fleet, lambda c: samples.mend(c, QuarantineFilter(ids=("in-s",)), fleet.by, unit="ns"))
+    wrong = do(fleet, lambda c: samples.fix(c, QuarantineFilter(ids=("in-s",)), fleet.by, unit="ns"))
     assert "before the year 2000" in (wrong[0].why_not or "")
 
 
@@ -371,9 +371,9 @@ def test_what_waits_when_an_organisation_is_first_assigned_is_told_before_any_ti
     fleet.sample("acme", T0 + WINDOW_MS + 1)
     fleet.sample("acme", T0 + 2, memory_mb=77)
     (done,) = do(fleet, lambda c: assign(c, ["acme"], "embedded", fleet.by, from_ms=T0 + WINDOW_MS))
-    assert (done.waited.mended_s, done.waited.before_start_s) == (60, 60)
+    assert (done.waited.resolved_s, done.waited.before_start_s) == (60, 60)
     (again,) = do(fleet, lambda c: assign(c, ["acme"], "none", fleet.by, from_ms=T0 + 2 * WINDOW_MS))
-    assert (again.waited.mended_s, again.waited.before_start_s) == (0, 60), "what embedded bills waits for nobody"
+    assert (again.waited.resolved_s, again.waited.before_start_s) == (0, 60), "what embedded bills waits for nobody"
 
 
 def test_what_was_accepted_in_the_millisecond_of_the_read_is_not_taken_off_twice(fleet: Fleet) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import lots
 from drawdown.ledger.draws import Cost
-from drawdown.ledger.maturing import look_ahead
+from drawdown.ledger.due_changes import look_ahead
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
@@ -221,8 +221,8 @@ def test_what_makes_no_sense_is_refused(course: Course) -> None:
     for pool, customer, amount, ends, wrong in (
         ("curse", "acme", 1, END, "did you mean course"),
         ("course", "acmee", 1, END, "did you mean acme"),
-        ("course", "acme", 0, END, "more than nothing"),
-        ("course", "acme", -1, END, "more than nothing"),
+        ("course", "acme", 0, END, "expected more than 0"),
+        ("course", "acme", -1, END, "expected more than 0"),
         ("course", "acme", 1, T0, "later than now"),
         ("course", "acme", 101, END, "100|0.0001 credits left"),
         ("course", "course", 1, END, "cannot allot to itself"),
@@ -367,7 +367,7 @@ def test_a_hold_counts_for_the_payer(course: Course) -> None:
 def test_a_payer_that_never_had_credit_is_named(course: Course) -> None:
     course.allow("wayne", "acme")
     assert refused(lambda: course.accept("run", 5, payer="wayne")) == "no_credit"
-    with pytest.raises(UsageError, match="a limit is more than nothing"):
+    with pytest.raises(UsageError, match="invalid limit"):
         course.allow(limit=0)
     assert refused(lambda: course.allow("acme", "acme")) == "pays_itself"
 

@@ -13,7 +13,7 @@ from drawdown.schema.database import read, write
 from drawdown.worker.checks import proofs
 from drawdown.worker.checks.proofs import Invariant, keep, to_continue
 from drawdown.worker.verify.findings import INVARIANTS
-from drawdown.worker.verify.since import Before, Mark
+from drawdown.worker.verify.incremental import Before, Mark
 from drawdown.worker.verify.verify import Breach, Verification
 from tests.integration.verifying import tamper
 from tests.world import T0, Fleet

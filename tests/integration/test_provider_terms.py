@@ -101,7 +101,7 @@ def test_the_way_changes_there_and_back_by_a_person_alone(engine: sa.Engine) -> 
 
 
 def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engine) -> None:
-    """A wrong key and a wrong meter, mended together: nothing of it ever arrived."""
+    """A wrong key and a wrong meter, fixed together: nothing of it ever arrived."""
     fleet, provider = fleet_of(engine, **ASKED)
     provider.answers[KEY] = RetryAt(0, "the key is refused")
     fleet.tick_windows(2)
@@ -217,7 +217,7 @@ def test_without_a_customer_usage_waits_and_is_counted_until_there_is_one(engine
     assert (report.sealed, report.left.pending_s, report.exit_status) == (0, {"no_customer": 60}, 0)
     clean(fleet)
     (made,) = write(engine, lambda c: assign(c, ["acme"], "fake", fleet.by, customer_id="cus_1"))
-    assert (made.start_ms, made.waited.mended_s) == (T0, 60)
+    assert (made.start_ms, made.waited.resolved_s) == (T0, 60)
     report = fleet.tick_windows(1)
     assert (report.accepted, report.left.pending_s) == (1, {})
     assert [one.customer_id for one in provider.seen] == ["cus_1"]

@@ -1,4 +1,4 @@
-"""What is quarantined is kept until somebody has dealt with it, and mended samples count once."""
+"""What is quarantined is kept until somebody has dealt with it, and fixed samples count once."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def quarantine(fleet: Fleet) -> None:
 
 @pytest.mark.both_databases
 def test_a_prune_keeps_what_is_quarantined_until_somebody_dealt_with_it(fleet: Fleet) -> None:
-    """A time in seconds lies below every floor: deleted with the old ones, it could never be mended."""
+    """A time in seconds lies below every floor: deleted with the old ones, it could never be fixed."""
     quarantine(fleet)
     for dry_run in (True, False):
         done = pruned(fleet, dry_run=dry_run)
         assert (done.samples, done.quarantined) == (1, 2)
     assert fleet.rows("SELECT id FROM usage_samples ORDER BY id") == [("in-s",), ("negative",)]
-    (mended,) = write(fleet.engine, lambda c: samples.mend(c, QuarantineFilter(ids=("in-s",)), fleet.by))
+    (fixed,) = write(fleet.engine, lambda c: samples.fix(c, QuarantineFilter(ids=("in-s",)), fleet.by))
     write(fleet.engine, lambda c: samples.dismiss(c, QuarantineFilter(ids=("negative",)), fleet.by))
     fleet.tick_windows(2)
     assert fleet.one("SELECT SUM(sealed_qty) FROM pushes") == 3660
     for dry_run in (True, False):
         done = pruned(fleet, dry_run=dry_run)
         assert (done.samples, done.quarantined) == (2, 0)
-    assert fleet.rows("SELECT id FROM usage_samples") == [(mended.new_id,)]
+    assert fleet.rows("SELECT id FROM usage_samples") == [(fixed.new_id,)]
 
 
 def test_what_the_quarantine_keeps_has_no_prune_walk_through_empty_windows(fleet: Fleet) -> None:
@@ -106,8 +106,8 @@ def test_one_command_mends_as_one_for_each_sample_does(fleet: Fleet, at_once: bo
     chosen = [QuarantineFilter(ids=names)] if at_once else [QuarantineFilter(ids=(name,)) for name in names]
     done: list[samples.Mended] = []
     for each in chosen:
-        done += write(fleet.engine, partial(samples.mend, chosen=each, by=fleet.by))
-    assert [one.new_id for one in done] == ["m1:mended", None, None, "m4:mended"]
-    assert done[2].why_not == "its sandbox has a sample of that moment already: m1:mended"
+        done += write(fleet.engine, partial(samples.fix, chosen=each, by=fleet.by))
+    assert [one.new_id for one in done] == ["m1:fixed", None, None, "m4:fixed"]
+    assert done[2].why_not == "its sandbox has a sample of that moment already: m1:fixed"
     fleet.tick(accept_clock=True)
     assert fleet.one("SELECT SUM(sealed_qty) FROM pushes") == 120

@@ -30,7 +30,7 @@ from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.actions import acknowledge, resolve_accepted
 from drawdown.worker.push.actions import told as told_balances
 from drawdown.worker.push.webhooks import apply_notices
-from drawdown.worker.reconcile.lines import BY_HAND
+from drawdown.worker.reconcile.comparison import BY_HAND
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.usage.prune import prune

@@ -15,7 +15,7 @@ from drawdown.worker.engine.effects import CLOCKS_APART_MS
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.evidence import MOST_UNSURE
 from drawdown.worker.reconcile.balances import FAR
-from drawdown.worker.reconcile.lines import ONLY_THERE, UNTOLD
+from drawdown.worker.reconcile.comparison import ONLY_THERE, UNTOLD
 from drawdown.worker.usage import withdrawals
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import (

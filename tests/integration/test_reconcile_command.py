@@ -15,8 +15,8 @@ from drawdown.worker.orgs.assignments import assign
 from tests.acceptance.commands import drawdown, one_clear_line
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread
-from tests.fresh import fresh
 from tests.integration.reconciling import FEATURE
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 
@@ -121,10 +121,10 @@ def test_a_correction_is_ordered(tmp_path: Path) -> None:
     day = ("--from", "2026-01-01", "--to", "2026-01-02")
 
     def run(*arguments: str) -> Any:
-        return drawdown(url, "--json", "reconcile", *arguments, "--later", at=str(T0 + 9 * WINDOW_MS))
+        return drawdown(url, "--json", "reconcile", *arguments, "--queue", at=str(T0 + 9 * WINDOW_MS))
 
     ordered = run("acme", *day, "--correct")
-    assert (ordered.status, ordered.json["order"]) == (0, 1)
-    assert run("acme", *day, "--correct").status == 1, "the same is ordered already"
+    assert (ordered.status, ordered.json["job"]) == (0, 1)
+    assert run("acme", *day, "--correct").status == 1, "the same is queued already"
     for nonsense in ((*day,), ("acmee", "--correct"), ("--correct", "--threshold", "1"), ("--kept",)):
         assert run(*nonsense).status == 2, nonsense

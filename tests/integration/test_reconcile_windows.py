@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, ReadFailed, RetryAt
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.reconcile.lines import ONLY_THERE
+from drawdown.worker.reconcile.comparison import ONLY_THERE
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import (
     FEATURE,

@@ -134,7 +134,7 @@ def test_what_is_used_and_held_is_not_promised_again(far: Far) -> None:
 
 def test_what_a_balance_that_trails_does_not_show_yet_is_not_available(far: Far) -> None:
     """Also where nothing is held, and nothing was used since: a preview says what an acceptance goes by."""
-    far.fleet.write("UPDATE orgs SET unseen_micro = :unseen WHERE org_id = 'acme'", {"unseen": 45 * MICRO})
+    far.fleet.write("UPDATE orgs SET unconfirmed_micro = :unseen WHERE org_id = 'acme'", {"unseen": 45 * MICRO})
     assert far.available == 55
     preview = far.preview(Request("acme", quantities={SECONDS: 60}))
     assert (preview.allowed, preview.code) == (False, "no_credit")
@@ -243,7 +243,7 @@ def test_what_is_refused_is_named(far: Far) -> None:
 
 
 def test_an_estimate_of_nothing_is_refused(far: Far) -> None:
-    with pytest.raises(UsageError, match="more than nothing"):
+    with pytest.raises(UsageError, match="expected more than 0"):
         far.accept("e-1", 0)
 
 

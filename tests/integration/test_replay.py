@@ -15,7 +15,7 @@ from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Transaction
-from drawdown.worker.orders.doing import in_words
+from drawdown.worker.jobs.run_jobs import in_words
 from drawdown.worker.replay import replay as replaying
 from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, plan
 from drawdown.worker.replay.replay import Replayed, next_size, replay

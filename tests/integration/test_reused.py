@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect
 from tests import reused, template
-from tests.fresh import named_anew
+from tests.sqlite_databases import named_anew
 
 
 class Lent:

@@ -16,11 +16,11 @@ from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.access import audit
 from drawdown.worker.access import keys as api_keys
-from drawdown.worker.access.audit import AuditFilter, list_deeds
+from drawdown.worker.access.audit import AuditFilter, list_audit
 from drawdown.worker.access.people import list_users
+from drawdown.worker.guard import allowances as guard_standing
 from drawdown.worker.guard import lists as guard_blocks
 from drawdown.worker.guard import overrides as guard_overrides
-from drawdown.worker.guard import standing as guard_standing
 from drawdown.worker.guard import terms as guard_facts
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.lists import list_metrics, report
@@ -174,16 +174,16 @@ def test_events_are_found_by_when_they_came_in_and_none_is_left_out(
 
 def test_an_audits_page_looks_through_so_many_and_goes_on(ruled: Fleet) -> None:
     keys(ruled, "acme", "globex")
-    exact = look(ruled.engine, list_deeds, AuditFilter(action="key_create"), most=99).deeds
+    exact = look(ruled.engine, list_audit, AuditFilter(action="key_create"), most=99).actions
     names, before = [], 0
     while True:
-        page = look(ruled.engine, list_deeds, AuditFilter(action="key_create"), before=before, most=2, within=3)
-        names += [one.action_id for one in page.deeds]
+        page = look(ruled.engine, list_audit, AuditFilter(action="key_create"), before=before, most=2, within=3)
+        names += [one.action_id for one in page.actions]
         if page.next_before is None:
             break
         before = page.next_before
     assert names == [one.action_id for one in exact] and len(names) == 4
-    deeds = look(ruled.engine, list_deeds, AuditFilter(), most=99).deeds
+    deeds = look(ruled.engine, list_audit, AuditFilter(), most=99).actions
     assert look(ruled.engine, audit.unchained, deeds) == []
     tamper(ruled, f"UPDATE operator_actions SET reason = 'another' WHERE action_id = {deeds[3].action_id}")
     assert look(ruled.engine, audit.unchained, deeds) == [deeds[3].action_id]

@@ -12,7 +12,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.status.status import org_status
-from drawdown.worker.verdict.asks import SECOND_READ_MS
+from drawdown.worker.verdict.refresh_requests import SECOND_READ_MS
 from tests.fake_provider import capabilities
 from tests.prepaid import CREDIT, Moving, Prepaid, look
 from tests.world import T0, Fleet
@@ -70,7 +70,7 @@ def test_the_second_read_is_the_last(fleet: Fleet, provider: Prepaid) -> None:
     for _ in range(20):
         look(fleet)
     assert provider.asked == ["acme"] * 2
-    assert fleet.rows("SELECT projection_due_ms, read_by_ms FROM orgs WHERE org_id = 'acme'") == [(None, None)]
+    assert fleet.rows("SELECT projection_due_ms, refresh_deadline_ms FROM orgs WHERE org_id = 'acme'") == [(None, None)]
 
 
 def test_a_tick_makes_it_where_nobody_watches(fleet: Fleet, provider: Prepaid) -> None:
@@ -115,7 +115,7 @@ def test_an_older_read_does_not_replace_the_second(fleet: Fleet, provider: Prepa
 
     def newer() -> None:
         provider.credit["acme"] = 0
-        fleet.write("UPDATE orgs SET projection_asks = projection_asks + 1")
+        fleet.write("UPDATE orgs SET refresh_requests = refresh_requests + 1")
         look(fleet, 0)
 
     def elsewhere() -> None:
@@ -132,4 +132,4 @@ def test_an_older_read_does_not_replace_the_second(fleet: Fleet, provider: Prepa
 
 def test_what_waits_for_a_first_read_is_shown_without_a_time(fleet: Fleet) -> None:
     hook(fleet)
-    assert read(fleet.engine, lambda c: org_status(c, "acme", T0)).read_by_ms is None
+    assert read(fleet.engine, lambda c: org_status(c, "acme", T0)).refresh_deadline_ms is None

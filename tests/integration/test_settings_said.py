@@ -9,7 +9,7 @@ import pytest
 
 from drawdown.cli.main import run
 from drawdown.cli.settings import Settings
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 
 Said = pytest.CaptureFixture[str]
 

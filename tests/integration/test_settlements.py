@@ -1,4 +1,4 @@
-"""What suppliers are owed: shares, holds, freezes, reversals, batches and their files, on both databases."""
+"""What suppliers are owed: shares, holds, freezes, reversals, payouts and their files, on both databases."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from drawdown.worker.settlements.actions import MAX_HOLD_MS, Change
 from drawdown.worker.settlements.lists import (
     SettlementFilter,
     Sums,
-    list_batches,
+    list_payouts,
     list_suppliers,
     show_settlement,
 )
@@ -100,11 +100,11 @@ class Shop:
         micro = None if credits is None else credits * MICRO
         return self.write(lambda c: settlements.reverse(c, run_, key, micro, self.by))
 
-    def batch(
+    def payout(
         self, supplier: str = "pixel", period: str = "2026-02", expect: int | None = None, *, dry: bool = False
     ) -> tuple[Payout, bool]:
         expected = None if expect is None else expect * MICRO
-        return self.write(lambda c: settlements.batch(c, supplier, period, self.by, expected), rollback=dry)
+        return self.write(lambda c: settlements.make_payout(c, supplier, period, self.by, expected), rollback=dry)
 
     def found(self, key: str) -> Settlement:
         return read(self.fleet.engine, lambda c: show_settlement(c, key, self.now, 10))[0]
@@ -156,9 +156,9 @@ def test_a_run_is_settled_held_and_released_and_no_wallet_moves_again(shop: Shop
     shop.later(1)
     assert shop.found("e-1").state == "eligible"
     assert shop.sums().eligible_micro == 140 * MICRO
-    dry, _ = shop.batch(dry=True)
+    dry, _ = shop.payout(dry=True)
     assert shop.fleet.rows("SELECT * FROM payouts") == shop.fleet.rows("SELECT * FROM payout_lines") == []
-    made, repeated = shop.batch(expect=140)
+    made, repeated = shop.payout(expect=140)
     assert (made, repeated) == (dry, False)
     assert (made.payout, made.total_micro, made.carried_micro, made.lines) == (
         "payout:pixel:2026-02", 140 * MICRO, 0, 1)  # fmt: skip
@@ -251,13 +251,13 @@ def test_a_batch_is_of_more_than_the_threshold(shop: Shop) -> None:
     shop.set("exact", Change(share_ppm=1_000_000), new=True)
     shop.ran("e-1", "exact", 100)
     shop.later(HOLD_MS)
-    with pytest.raises(Denied, match=r"exact has 100 credits to be released, and .* more than 100: they wait"):
-        shop.batch("exact")
+    with pytest.raises(Denied, match=r"exact has 100 credits to be released, and a payout must exceed 100: they wait"):
+        shop.payout("exact")
     assert shop.fleet.rows("SELECT * FROM payout_lines") == []
     shop.accept("e-2", "exact")
     shop.settle("e-2", 1)
     shop.later(HOLD_MS)
-    assert shop.batch("exact", "2026-03")[0].total_micro == 100 * MICRO + 1
+    assert shop.payout("exact", "2026-03")[0].total_micro == 100 * MICRO + 1
 
 
 def test_a_batch_says_what_of_it_nobody_has_paid_for(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,7 +266,7 @@ def test_a_batch_says_what_of_it_nobody_has_paid_for(shop: Shop, capsys: pytest.
     url = shop.fleet.engine.url.render_as_string(hide_password=False)
 
     def dry_run() -> str:
-        asked = ["--database-url", url, "--at", str(shop.now), "settlement", "batch", "pixel", "--dry-run"]
+        asked = ["--database-url", url, "--at", str(shop.now), "settlement", "payout", "pixel", "--dry-run"]
         assert run(asked) == 0
         return capsys.readouterr().out
 
@@ -281,25 +281,25 @@ def test_nobody_waits_for_a_threshold_that_was_raised_later(shop: Shop) -> None:
     shop.set("pixel", Change(threshold_micro=1_000 * MICRO))
     shop.ran("e-2", credits=1)
     shop.later(HOLD_MS)
-    assert shop.batch()[0].total_micro == 140_700_000
+    assert shop.payout()[0].total_micro == 140_700_000
 
 
 def test_one_batch_a_month_and_the_same_again_is_the_first_answer(shop: Shop) -> None:
     shop.ran("e-1")
     shop.later(HOLD_MS)
-    first = shop.batch(expect=140)
+    first = shop.payout(expect=140)
     shop.later(HOLD_MS)
     shop.ran("late")
-    assert shop.batch(period="2026-02", expect=140) == (first[0], True)
-    assert shop.batch(period="2026-02") == (first[0], True)
-    with pytest.raises(Denied, match="comes to 140 credits, not to 141") as denied:
-        shop.batch(period="2026-02", expect=141)
+    assert shop.payout(period="2026-02", expect=140) == (first[0], True)
+    assert shop.payout(period="2026-02") == (first[0], True)
+    with pytest.raises(Denied, match="totals 140 credits, not 141") as denied:
+        shop.payout(period="2026-02", expect=141)
     assert denied.value.code == "not_as_expected"
     shop.later(HOLD_MS)
     assert [one.reservation for one in shop.listed("released")] == ["e-1"]
-    made, repeated = shop.batch(period="2026-04")
+    made, repeated = shop.payout(period="2026-04")
     assert (made.total_micro, made.lines, repeated) == (140 * MICRO, 1, False)
-    assert [one.period for one in read(shop.fleet.engine, lambda c: list_batches(c, "pixel", 9))] == [
+    assert [one.period for one in read(shop.fleet.engine, lambda c: list_payouts(c, "pixel", 9))] == [
         "2026-04", "2026-02"]  # fmt: skip
 
 
@@ -315,17 +315,17 @@ def test_a_period_that_is_none_is_refused(shop: Shop) -> None:
     shop.later(HOLD_MS)
     for period, error, said in WRONG_PERIODS.values():
         with pytest.raises(error, match=said):
-            shop.batch(period=period)
+            shop.payout(period=period)
 
 
 def test_periods_go_forward(shop: Shop) -> None:
     shop.ran("e-1")
     shop.later(HOLD_MS)
-    shop.batch()
+    shop.payout()
     shop.ran("e-2")
     shop.later(HOLD_MS)
     with pytest.raises(Denied, match="periods go forward") as denied:
-        shop.batch(period="2026-01")
+        shop.payout(period="2026-01")
     assert denied.value.code == "earlier_period"
 
 
@@ -335,7 +335,7 @@ def test_a_freeze_holds_one_settlement_and_its_end_lets_it_go(shop: Shop) -> Non
     assert [shop.freeze("e-1"), shop.freeze("e-1")] == [True, False]
     shop.later(HOLD_MS)
     assert (shop.found("e-1").state, shop.found("e-2").state) == ("frozen", "eligible")
-    assert shop.batch()[0].total_micro == 210 * MICRO
+    assert shop.payout()[0].total_micro == 210 * MICRO
     assert shop.sums().frozen_micro == 140 * MICRO
     shop.later(1)
     assert [shop.freeze("e-1", undo=True), shop.freeze("e-1", undo=True)] == [True, False]
@@ -344,7 +344,7 @@ def test_a_freeze_holds_one_settlement_and_its_end_lets_it_go(shop: Shop) -> Non
     assert (frozen.from_ms, frozen.actor, frozen.reason) == (T0, "test", "a test")
     assert (frozen.ended_ms, frozen.ended_by, frozen.ended_reason) == (shop.now, "test", "a test")
     shop.later(HOLD_MS)
-    assert shop.batch(period="2026-03")[0].total_micro == 140 * MICRO
+    assert shop.payout(period="2026-03")[0].total_micro == 140 * MICRO
 
 
 def test_a_frozen_supplier_gets_no_batch_and_its_runs_go_on(shop: Shop) -> None:
@@ -356,11 +356,11 @@ def test_a_frozen_supplier_gets_no_batch_and_its_runs_go_on(shop: Shop) -> None:
     with pytest.raises(
         Denied, match=r"pixel is frozen by test \(a test\): `drawdown supplier freeze pixel --undo`"
     ) as no:
-        shop.batch()
+        shop.payout()
     assert no.value.code == "frozen_supplier"
     assert shop.freeze_all("pixel", undo=True)
     assert (shop.found("e-1").state, shop.found("e-2").state) == ("eligible", "hold")
-    assert shop.batch()[0].lines == 1
+    assert shop.payout()[0].lines == 1
 
 
 def test_freezes_and_batches_are_dated_in_their_order(shop: Shop) -> None:
@@ -369,12 +369,12 @@ def test_freezes_and_batches_are_dated_in_their_order(shop: Shop) -> None:
     shop.freeze("e-1")
     shop.freeze("e-1", undo=True)
     shop.later(-3)
-    for act in (shop.batch, lambda: shop.freeze("e-1"), lambda: shop.freeze_all("pixel")):
+    for act in (shop.payout, lambda: shop.freeze("e-1"), lambda: shop.freeze_all("pixel")):
         with pytest.raises(Denied, match="the clock here is 3 ms behind") as denied:
             act()
         assert denied.value.code == "clock_behind"
     shop.later(3)
-    shop.batch()
+    shop.payout()
 
 
 def test_before_its_release_a_reversal_lessens_what_is_owed(shop: Shop) -> None:
@@ -384,7 +384,7 @@ def test_before_its_release_a_reversal_lessens_what_is_owed(shop: Shop) -> None:
         assert (done.reversal.amount_micro, done.reversal.is_clawback, done.repeated) == (30 * MICRO, False, repeated)
     assert (shop.found("e-1").owed_micro, shop.found("e-1").state) == (110 * MICRO, "hold")
     shop.later(HOLD_MS)
-    assert shop.batch()[0].total_micro == 110 * MICRO
+    assert shop.payout()[0].total_micro == 110 * MICRO
     assert shop.sums().reversed_micro == 30 * MICRO
 
 
@@ -398,7 +398,7 @@ def test_what_is_reversed_in_whole_is_released_by_nobody(shop: Shop) -> None:
     assert shop.found("e-1").state == "reversed"
     shop.later(HOLD_MS)
     with pytest.raises(Denied, match="pixel has 0 credits to be released"):
-        shop.batch()
+        shop.payout()
     assert shop.sums() == Sums(net_micro=140 * MICRO, reversed_micro=140 * MICRO)
 
 
@@ -416,7 +416,7 @@ REVERSALS: dict[str, tuple[str, str, Callable[[Shop], object]]] = {
 def test_it_is_denied_and_nothing_changes(shop: Shop) -> None:
     shop.ran("paid")
     shop.later(HOLD_MS)
-    shop.batch()
+    shop.payout()
     for key in ("e-1", "e-2", "gone"):
         shop.ran(key)
     shop.reverse("e-1", 10)
@@ -432,7 +432,7 @@ def test_it_is_denied_and_nothing_changes(shop: Shop) -> None:
 def test_a_claw_back_is_taken_off_the_next_batch(shop: Shop) -> None:
     shop.ran("e-1", "loop", 100)
     shop.later(DAY_MS)
-    assert shop.batch("loop", "2026-01")[0].total_micro == 50 * MICRO
+    assert shop.payout("loop", "2026-01")[0].total_micro == 50 * MICRO
     done = shop.reverse("e-1", 20, "claw")
     assert (done.reversal.is_clawback, done.settlement.state, done.settlement.left_micro) == (
         True, "released", 30 * MICRO)  # fmt: skip
@@ -440,29 +440,31 @@ def test_a_claw_back_is_taken_off_the_next_batch(shop: Shop) -> None:
     shop.later(HOLD_MS)
     shop.ran("small", "loop", 50)
     shop.later(DAY_MS)
-    with pytest.raises(Denied, match=r"loop has 25 credits to be released, less 20 clawed back, .* more than 10"):
-        shop.batch("loop", "2026-02")
+    with pytest.raises(
+        Denied, match=r"loop has 25 credits to be released, less 20 clawed back, and a payout must exceed 10"
+    ):
+        shop.payout("loop", "2026-02")
     shop.ran("e-2", "loop", 60)
     shop.later(DAY_MS)
-    made, _ = shop.batch("loop", "2026-02")
+    made, _ = shop.payout("loop", "2026-02")
     assert (made.released_micro, made.carried_micro, made.total_micro, made.lines) == (
         55 * MICRO, -20 * MICRO, 35 * MICRO, 3)  # fmt: skip
     sums = shop.sums("loop")
     assert (sums.clawed_back_micro, sums.carried_micro, sums.paid_micro) == (20 * MICRO, 0, 85 * MICRO)
     shop.ran("e-3", "loop", 100)
     shop.later(HOLD_MS)
-    assert shop.batch("loop", "2026-03")[0].carried_micro == 0, "once for good"
+    assert shop.payout("loop", "2026-03")[0].carried_micro == 0, "once for good"
 
 
 def test_nothing_but_claw_backs_is_no_batch(shop: Shop) -> None:
     shop.set("loop", Change(threshold_micro=0))
     shop.ran("e-1", "loop", 100)
     shop.later(DAY_MS)
-    shop.batch("loop", "2026-01")
+    shop.payout("loop", "2026-01")
     shop.later(HOLD_MS)
     for _ in range(2):
         with pytest.raises(Denied, match="loop has 0 credits"):
-            shop.batch("loop", "2026-02")
+            shop.payout("loop", "2026-02")
         shop.write(lambda c: settlements.reverse(c, "e-1", "claw", None, shop.by))
 
 
@@ -496,13 +498,13 @@ def test_the_longest_hold_is_taken(shop: Shop) -> None:
 
 UNKNOWN: dict[str, tuple[str, Callable[[Shop], object]]] = {
     "terms of a supplier": ("pixel", lambda s: s.set("pixle", Change(1))),
-    "a batch of a supplier": ("pixel", lambda s: s.batch("pixle")),
+    "a payout of a supplier": ("pixel", lambda s: s.payout("pixle")),
     "a freeze of a supplier": ("pixel", lambda s: s.freeze_all("pixle")),
     "a freeze": ("deploy-1", lambda s: s.freeze("deploi-1")),
     "a reversal": ("deploy-1", lambda s: s.reverse("deploi-1")),
     "a look": ("deploy-1", lambda s: s.found("deploi-1")),
     "a list": ("pixel", lambda s: s.listed(*STATES, supplier="pixle")),
-    "a list of batches": ("pixel", lambda s: read(s.fleet.engine, lambda c: list_batches(c, "pixle", 1))),
+    "a list of payouts": ("pixel", lambda s: read(s.fleet.engine, lambda c: list_payouts(c, "pixle", 1))),
     "a file": ("payout:pixel:2026-02", lambda s: s.file("payout:pixel:2026-2")),
 }
 
@@ -510,7 +512,7 @@ UNKNOWN: dict[str, tuple[str, Callable[[Shop], object]]] = {
 def test_what_is_mistyped_is_not_there(shop: Shop) -> None:
     shop.ran("deploy-1")
     shop.later(HOLD_MS)
-    shop.batch()
+    shop.payout()
     for near, act in UNKNOWN.values():
         with pytest.raises(UnknownId, match=f"did you mean {near}\\?"):
             act(shop)
@@ -519,7 +521,7 @@ def test_what_is_mistyped_is_not_there(shop: Shop) -> None:
 def test_amounts_of_a_reversal_are_more_than_nothing(shop: Shop) -> None:
     shop.ran("e-1")
     for credits in (0, -1, 10**9 + 1):
-        with pytest.raises(UsageError, match="more than nothing"):
+        with pytest.raises(UsageError, match="expected more than 0"):
             shop.reverse("e-1", credits)
     with pytest.raises(UsageError, match="key"):
         shop.reverse("e-1", 1, "")
@@ -534,14 +536,14 @@ def test_people_are_on_record_once(shop: Shop) -> None:
     shop.freeze("e-1", undo=True)
     shop.freeze_all("loop")
     shop.later(HOLD_MS)
-    shop.batch()
-    shop.batch()
+    shop.payout()
+    shop.payout()
     said = "SELECT action, target FROM operator_actions WHERE action LIKE 's%' AND action LIKE '%\\_%' ESCAPE '\\' "
     rows = [row for row in shop.fleet.rows(f"{said} ORDER BY action_id") if str(row[0]).startswith(("supp", "settl"))]
     assert rows == [
         ("supplier_set", "pixel"), ("supplier_set", "loop"), ("settlement_freeze", "e-1"),
         ("settlement_reverse", "e-1"), ("settlement_unfreeze", "e-1"), ("settlement_freeze", "loop"),
-        ("settlement_batch", "payout:pixel:2026-02"),
+        ("settlement_payout", "payout:pixel:2026-02"),
     ]  # fmt: skip
 
 
@@ -550,11 +552,11 @@ def test_a_batch_has_a_file_that_adds_up_and_no_spreadsheet_obeys(shop: Shop, mo
     shop.set("=cmd", Change(share_ppm=500_000, hold_ms=0, threshold_micro=0, takes_clawbacks=True), new=True)
     for key in ("=1+1", "+2", "-3", "@4", "'5"):
         shop.ran(key, "=cmd", 10)
-    shop.batch("=cmd", "2026-01")
+    shop.payout("=cmd", "2026-01")
     shop.write(lambda c: settlements.reverse(c, "+2", "@r", MICRO, replace(shop.by, reason="\t=HYPERLINK(1)")))
     shop.later(HOLD_MS)
     shop.ran("next", "=cmd", 10)
-    shop.batch("=cmd", "2026-02")
+    shop.payout("=cmd", "2026-02")
     first, second = shop.file("payout:=cmd:2026-01"), shop.file("payout:=cmd:2026-02")
     assert first == shop.file("payout:=cmd:2026-01"), "the same bytes each time"
     rows = list(csv.DictReader(io.StringIO(first[0])))
@@ -573,7 +575,7 @@ def test_a_batch_has_a_file_that_adds_up_and_no_spreadsheet_obeys(shop: Shop, mo
 
 @pytest.mark.both_databases
 def test_many_at_once_release_each_settlement_once(shop: Shop) -> None:
-    """Batches, reversals, freezes and runs that end, of one supplier, all together: no deadlock, nothing twice."""
+    """Payouts, reversals, freezes and runs that end, of one supplier, all together: no deadlock, nothing twice."""
     shop.set("loop", Change(hold_ms=0, threshold_micro=0))
     for number in range(12):
         shop.accept(f"e-{number}", "loop")
@@ -584,7 +586,7 @@ def test_many_at_once_release_each_settlement_once(shop: Shop) -> None:
     def act(number: int) -> None:
         def work(c: sa.Connection) -> object:
             if number % 4 == 0:
-                return settlements.batch(c, "loop", "2026-01", by)
+                return settlements.make_payout(c, "loop", "2026-01", by)
             if number % 4 == 1:
                 return settlements.reverse(c, f"e-{number % 6}", f"r{number % 6}", MICRO, by)
             if number % 4 == 2:
@@ -609,8 +611,8 @@ GUARDED = {
     "a settlement that goes": "DELETE FROM settlements",
     "a reversal": "UPDATE settlement_reversals SET amount_micro = 1",
     "a reversal that goes": "DELETE FROM settlement_reversals",
-    "a batch": "UPDATE payouts SET at_ms = 0",
-    "a batch that goes": "DELETE FROM payouts",
+    "a payout": "UPDATE payouts SET at_ms = 0",
+    "a payout that goes": "DELETE FROM payouts",
     "a line": "UPDATE payout_lines SET payout = 'x'",
     "a line that goes": "DELETE FROM payout_lines",
     "a freeze": "UPDATE settlement_freezes SET reason = 'x' WHERE ended_ms IS NULL",
@@ -620,9 +622,9 @@ GUARDED = {
     "a hold under 35 days": "INSERT INTO settlements SELECT 'x', supplier, revision, gross_micro, share_ppm, "
     "net_micro, settled_ms, hold_until_ms - 1, threshold_micro, takes_clawbacks FROM settlements "
     "WHERE reservation = 'e-1'",
-    "a settlement in another batch": "INSERT INTO payout_lines SELECT 'settlement:again', 'payout:x', reservation, "
+    "a settlement in another payout": "INSERT INTO payout_lines SELECT 'settlement:again', 'payout:x', reservation, "
     "reversal, amount_micro FROM payout_lines",
-    "a second batch of a month": "INSERT INTO payouts SELECT 'x', supplier, period, released_micro, carried_micro, "
+    "a second payout of a month": "INSERT INTO payouts SELECT 'x', supplier, period, released_micro, carried_micro, "
     "total_micro, at_ms, actor, reason FROM payouts",
 }
 
@@ -634,7 +636,7 @@ def test_the_database_refuses_itself(shop: Shop) -> None:
     shop.freeze("e-1")
     shop.freeze("e-1", undo=True)
     shop.reverse("e-1", 1)
-    shop.batch()
+    shop.payout()
     shop.ran("e-2")
     shop.freeze("e-2")
     for situation, statement in GUARDED.items():
@@ -647,7 +649,7 @@ def test_a_settlement_released_twice_in_a_broken_database_is_found(shop: Shop) -
     """The constraints refuse it; where somebody took them away, `verify` says so."""
     shop.ran("e-1")
     shop.later(HOLD_MS)
-    shop.batch()
+    shop.payout()
 
     def work(connection: sa.Connection) -> None:
         if connection.dialect.name == "postgresql":
@@ -656,13 +658,15 @@ def test_a_settlement_released_twice_in_a_broken_database_is_found(shop: Shop) -
             connection.execute(sa.text("PRAGMA ignore_check_constraints = ON"))
         connection.execute(
             sa.text(
-                GUARDED["a settlement in another batch"].replace("payout:x", "payout:pixel:2026-02").replace(":", "\\:")
+                GUARDED["a settlement in another payout"]
+                .replace("payout:x", "payout:pixel:2026-02")
+                .replace(":", "\\:")
             )
         )
 
     shop.write(work)
     texts = [one.text for one in read(shop.fleet.engine, verify).breaches]
-    assert "2 lines of batches are of the same part of e-1" in texts
+    assert "2 lines of payouts are of the same part of e-1" in texts
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -688,19 +692,19 @@ def test_the_commands_say_what_to_do(
     assert "say which share" in asked("supplier set sand --new", 2)
     assert "pixel" in asked("supplier list") and "eligible" in asked("settlement list")
     assert json.loads(asked("--json settlement list --state hold"))["settlements"] == []
-    assert "--expect 140 makes it" in asked("settlement batch pixel --dry-run")
-    assert "give --expect CREDITS" in asked("settlement batch pixel", 2)
-    assert "not to 139" in asked("settlement batch pixel --expect 139", 1)
+    assert "--expect 140 makes it" in asked("settlement payout pixel --dry-run")
+    assert "give --expect CREDITS" in asked("settlement payout pixel", 2)
+    assert "not 139" in asked("settlement payout pixel --expect 139", 1)
     assert "frozen; its state is frozen" in asked("settlement freeze e-1 --reason dispute")
-    assert "has 0 credits" in asked("settlement batch pixel --dry-run", 1)
+    assert "has 0 credits" in asked("settlement payout pixel --dry-run", 1)
     assert "not frozen; its state is eligible" in asked("settlement freeze e-1 --undo")
     assert "30.00 credits are no longer owed; 110.00 are left" in asked("settlement reverse e-1 --amount 30 --key t-7")
     assert "it was done before" in asked("settlement reverse e-1 --amount 30 --key t-7")
-    assert "settlement export payout:pixel:2026-02" in asked("settlement batch pixel --expect 110")
-    assert "it was made before" in asked("settlement batch pixel --expect 110")
+    assert "settlement export payout:pixel:2026-02" in asked("settlement payout pixel --expect 110")
+    assert "it was made before" in asked("settlement payout pixel --expect 110")
     assert json.loads(asked("--json settlement export payout:pixel:2026-02"))["rows"][0]["run"] == "e-1"
     assert asked("settlement export payout:pixel:2026-02").count("\n") == 2
-    assert "110.00" in asked("settlement batches --supplier pixel")
+    assert "110.00" in asked("settlement payouts --supplier pixel")
     shown = asked("settlement show e-1")
     assert "released" in shown and "t-7" in shown and "dispute" in shown
     assert "pixel: frozen" in asked("supplier freeze pixel") and "before; nothing" in asked("supplier freeze pixel")

@@ -18,9 +18,9 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.checks import proofs as kept_runs
 from drawdown.worker.checks.proofs import WHOLE_EACH_MS, keep, to_continue
+from drawdown.worker.verify import incremental as since_sql
 from drawdown.worker.verify import questions
-from drawdown.worker.verify import since as since_sql
-from drawdown.worker.verify.since import APART_MS, Held, Point, mark, point
+from drawdown.worker.verify.incremental import APART_MS, Held, Point, mark, point
 from drawdown.worker.verify.verify import Breach, Verification, verify
 from tests.integration.breaking import BROKEN as TABLES
 from tests.integration.breaking_books import BOOKS

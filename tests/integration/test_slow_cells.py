@@ -80,7 +80,12 @@ def test_a_round_leaves_a_cell_that_takes_its_time(
 def test_a_watch_remembers_a_dead_cell_from_round_to_round(engine: sa.Engine) -> None:
     fleet = made(engine, "none")
     halt(fleet, "org-0", "org-1", "org-2", "org-3")
-    state: Any = SimpleNamespace(context=fleet.context, world=lambda: world_of(fleet), read_files_again=lambda: None)
+    state: Any = SimpleNamespace(
+        context=fleet.context,
+        world=lambda: world_of(fleet),
+        read_files_again=lambda: None,
+        require_clock=lambda: None,
+    )
     watch_loop = WatchLoop(state, Shard(), Stopping())
     for _ in range(3):
         watch_loop.round()

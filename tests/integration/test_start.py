@@ -13,7 +13,7 @@ import sqlalchemy as sa
 OTHERS = ("aiohappyeyeballs", "alembic", "apscheduler", "fastapi", "httptools", "prometheus_client",
           "rich.progress", "starlette", "uvicorn", "drawdown.providers.http.client", "drawdown.schema.tables.orgs",
           "drawdown.server.metrics", "drawdown.server.services", "drawdown.worker.batches.sources",
-          "drawdown.worker.halts.cell_client", "drawdown.worker.orders", "drawdown.worker.replay",
+          "drawdown.worker.halts.cell_client", "drawdown.worker.jobs", "drawdown.worker.replay",
           "drawdown.worker.watch")  # fmt: skip
 """What serves or calls over HTTP, describes tables, repeats or draws: none of it is for a tick with nothing to do."""
 OF_A_TICK = ("drawdown.ledger.wallet", "drawdown.providers.protocol", "drawdown.providers.registry",

@@ -17,11 +17,11 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.server.console.screens.customers.overview import needs
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push import waiting
+from drawdown.worker.push import backlog as push_backlog
 from drawdown.worker.status import backlog
 from drawdown.worker.status import status as views_status
-from drawdown.worker.status.standing import Status
 from drawdown.worker.status.status import org_status, status
+from drawdown.worker.status.system_state import Status
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
@@ -225,7 +225,7 @@ def test_a_rejection_is_told_by_its_own_error_and_not_by_the_commonest(fleet: Fl
 
 
 def test_a_provider_that_may_not_be_used_needs_a_person(fleet: Fleet, provider: FakeProvider) -> None:
-    """Its ticks end with 1, and send it nothing until somebody mends its settings."""
+    """Its ticks end with 1, and send it nothing until somebody fixes its settings."""
     fleet.tick_windows(2)
     provider.capabilities = capabilities(unit=60)
     fleet.tick()
@@ -283,10 +283,10 @@ def test_only_what_is_open_or_differs_is_read(fleet: Fleet, provider: FakeProvid
     fleet.tick_windows(2)
     postgres = fleet.engine.dialect.name == "postgresql"
     for sql, name, index in (
-        (waiting.SQL, "open", "pushes_open"),
-        (waiting.SQL, "errors", "pushes_open"),
+        (push_backlog.SQL, "open", "pushes_open"),
+        (push_backlog.SQL, "errors", "pushes_open"),
         (views_status.SQL, "differing", "reconciliations_differing"),
-        (backlog.SQL, "orders", "orders_failed"),
+        (backlog.SQL, "jobs", "jobs_failed"),
     ):
         query = sql.text(name, fleet.engine.dialect.name)
         with fleet.engine.connect() as connection:

@@ -8,11 +8,11 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
-from drawdown.cli import opening
+from drawdown.cli import startup
 from drawdown.cli.main import run
 from drawdown.schema.database import connect, write
 from drawdown.schema.text import clean
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 
 HOSTILE = "cell\x1b]0;owned\x07\x1b[2J\u202e\u2066gpj\x9b31m\r\nALL SETTLED"
 SHOWN = clean(HOSTILE)
@@ -72,7 +72,7 @@ def test_logs_that_a_person_watches_are_text(
     monkeypatch.setenv("NO_COLOR", "1")
     before = structlog.get_config()
     try:
-        opening.set_up_logs("INFO")
+        startup.set_up_logs("INFO")
         structlog.get_logger().error("lane_failed", error=HOSTILE, org="acme")
     finally:
         structlog.configure(**before)

@@ -16,9 +16,9 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.wallets import tiers
 from drawdown.worker.wallets.tiers import tiers_of
-from tests.fresh import migrated
 from tests.integration.monthly import Account, month, proven
 from tests.integration.test_lots import run
+from tests.sqlite_databases import migrated
 from tests.world import T0
 
 

@@ -24,8 +24,8 @@ from drawdown.worker.topup.fill import CHARGES_AT_ONCE, fill
 from drawdown.worker.wallets.actions import grant, set_rate
 from drawdown.worker.watch import Watcher, watch
 from tests.fake_payments import CAN, FakePayments
-from tests.fresh import fresh
 from tests.integration.topping import HOUR_MS, TERMS, Purses, flat, judged
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 
@@ -131,7 +131,7 @@ def test_declines_wait_and_the_third_in_a_row_stops_the_wallet(purses: Purses) -
     assert declines == 3 and "3 declines in a row" in blocked
     purses.pay.cards["cus_acme"] = "good"
     assert purses.fill(DAY_MS).charged == 0, "nobody told of another card"
-    purses.write(lambda c: said.arm(c, "acme", purses.by))
+    purses.write(lambda c: said.resume(c, "acme", purses.by))
     assert purses.fill().credited == 1
 
 
@@ -270,7 +270,7 @@ def test_what_a_person_says_was_paid_is_credited(purses: Purses) -> None:
 
 def test_arming_runs_the_first_recharge_once(purses: Purses) -> None:
     for _ in range(3):
-        purses.write(lambda c: said.arm(c, "acme", purses.by))
+        purses.write(lambda c: said.resume(c, "acme", purses.by))
         purses.fill(only="acme")
     assert len(purses.pay.taken) == 1
 
@@ -293,7 +293,7 @@ def test_arming_while_a_charge_is_under_way_charges_nothing_more(purses: Purses)
     purses.pay.script.extend(["answer_lost"])
     purses.fill()
     for _ in range(2):
-        purses.write(lambda c: said.arm(c, "acme", purses.by))
+        purses.write(lambda c: said.resume(c, "acme", purses.by))
         purses.fill(6_000, only="acme")
     assert (len(purses.pay.taken), purses.credits()) == (1, 20)
 

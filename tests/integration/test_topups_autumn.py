@@ -104,7 +104,7 @@ def test_nobody_is_charged_twice_whatever_strikes(engine: sa.Engine, seed: int) 
                 paid = next((one.payment_id for one in account.books.taken if one.charge_id == topup), None)
                 purses.write(lambda c, t=topup, p=paid: said.resolve(c, t, p, "seen", purses.by))  # type: ignore[misc]
         for (customer,) in purses.rows("SELECT customer_id FROM topup_terms WHERE blocked_ms IS NOT NULL"):
-            purses.write(lambda c, who=customer: said.arm(c, who, purses.by))  # type: ignore[misc]
+            purses.write(lambda c, who=customer: said.resume(c, who, purses.by))  # type: ignore[misc]
     credited = {row[0] for row in purses.rows("SELECT topup FROM topups WHERE state = 'credited'")}
     doubtful = {row[0] for row in purses.rows("SELECT topup FROM topups WHERE state IN ('in_doubt', 'sending')")}
     taken = {one.charge_id for one in account.books.taken}
@@ -130,7 +130,7 @@ def test_arming_is_refused_where_autumn_fills_the_wallet(
 
     setting = "topup set acme --below 5 --amount 20 --price 100 --currency usd --customer cus_acme --most 10000 --new"
     account.books.fills_itself["cus_acme"] = True
-    for words in (f"{setting} --service autumn", "topup arm acme", "topup start acme"):
+    for words in (f"{setting} --service autumn", "topup resume acme", "topup start acme"):
         status, text = said_by(words)
         assert (status, "by itself (credits)" in text) == (1, True), text
     assert said_by(f"{setting} --service autumn --shadow")[0] == 0, "a shadow charges nobody"
@@ -140,7 +140,7 @@ def test_arming_is_refused_where_autumn_fills_the_wallet(
     account.books.fills_itself["cus_acme"] = False
     assert said_by(f"{setting} --service autumn")[0] == 0
     for _ in range(2):
-        assert said_by("topup arm acme")[0] == 0
+        assert said_by("topup resume acme")[0] == 0
     assert (len(account.books.taken), account.books.doubles()) == (1, [])
 
 
@@ -154,14 +154,14 @@ def test_a_start_is_ordered_where_it_may_be(
     services = PaymentServices({"autumn": account.service})
     monkeypatch.setattr(App, "payments", property(lambda _: services))
     for words, status, told in (
-        ("arm acme --later", 1, "nothing has stopped the top-ups of acme"),
-        ("start acme --later", 1, "top-ups of acme are live already"),
-        ("start --all --later", 2, "go with a wallet"),
-        ("start acme --shadow --later", 2, "go with a wallet"),
+        ("resume acme --queue", 1, "nothing has stopped the top-ups of acme"),
+        ("start acme --queue", 1, "top-ups of acme are live already"),
+        ("start --all --queue", 2, "go with a wallet"),
+        ("start acme --shadow --queue", 2, "go with a wallet"),
         ("stop acme", 0, "acme: stopped"),
-        ("arm acme --later", 1, "top-ups of acme are stopped"),
-        ("start acme --later", 0, "order 1: the next tick does it"),
-        ("start acme --later", 1, "the same is ordered already: order 1"),
+        ("resume acme --queue", 1, "top-ups of acme are stopped"),
+        ("start acme --queue", 0, "job 1: the next tick does it"),
+        ("start acme --queue", 1, "the same is queued already: job 1"),
     ):
         ended = run(["--database-url", url, "--at", "2026-01-01T00:00:00Z", "topup", *words.split()])
         done = capsys.readouterr()

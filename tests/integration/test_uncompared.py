@@ -60,9 +60,9 @@ def test_totals_that_cannot_be_read_stay_open_until_they_are_compared(engine: sa
         found = compare(fleet, recent=True, correct=True)
         assert (found.unread, found.open_days, found.exit_status) == (1, 1, 75)
     tick(fleet)
-    verdict, reason, mend = headline(fleet)
+    verdict, reason, fix = headline(fleet)
     assert verdict == "behind" and reason.startswith("1 day of customers at fake are not compared since ")
-    assert "not read" in reason and mend.startswith("drawdown reconcile --provider fake --correct")
+    assert "not read" in reason and fix.startswith("drawdown reconcile --provider fake --correct")
     days = next(one for one in read(engine, lambda c: list(measured(c, fleet.clock.at_ms))) if "days" in one.name)
     assert [sample.value for sample in days.samples] == [1]
     provider.totals_fail = False

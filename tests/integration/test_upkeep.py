@@ -39,7 +39,7 @@ def test_what_is_gone_is_told_with_the_statement_that_mends_it(postgres: sa.Engi
     _run(postgres, f"ALTER TABLE pushes {change}")
     _, found = _findings(postgres)
     assert not found.ok
-    _run(postgres, found.mend.split("`")[1])
+    _run(postgres, found.fix.split("`")[1])
     assert [one.ok for one in _findings(postgres)] == [True]
 
 
@@ -70,7 +70,7 @@ def test_a_table_that_was_attached_by_hand_is_told_with_what_ends_it(
         _run(postgres, statement)
     _, found = _findings(postgres)
     assert not found.ok and "attached" in found.what
-    _run(postgres, found.mend.split("`")[1])
+    _run(postgres, found.fix.split("`")[1])
     assert [one.ok for one in _findings(postgres)] == [True]
 
 

@@ -38,7 +38,7 @@ def fleet(engine: sa.Engine, provider: Prepaid) -> Fleet:
 def says(provider: Prepaid, fleet: Fleet, *refused: str, balance: int | None = 100 * CREDIT) -> object:
     """What is copied of a fresh read by which features are refused."""
     provider.states["acme"] = CustomerState(balance, "prepaid", 3, frozenset(refused))
-    fleet.write("UPDATE orgs SET projection_due_ms = 0, projection_asks = projection_asks + 1")
+    fleet.write("UPDATE orgs SET projection_due_ms = 0, refresh_requests = refresh_requests + 1")
     look(fleet)
     return fleet.rows("SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'")[0]
 

@@ -269,7 +269,7 @@ def test_whom_somebody_released_since_is_not_stopped_by_what_was_seen_before(fle
     tamper(fleet, sample("acme", NEXT + 9, 20, 1024))
     found, now = verified(fleet), fleet.clock.at_ms
     write(fleet.engine, lambda c: stop_breached(c, found, now, "first"))
-    release = partial(stops.release_org, org_id="acme", reason="mended", now_ms=now, actor="ann")
+    release = partial(stops.release_org, org_id="acme", reason="fixed", now_ms=now, actor="ann")
     write(fleet.engine, release)
     assert write(fleet.engine, lambda c: stop_breached(c, found, now, "second")) == []
     again = verified(fleet)

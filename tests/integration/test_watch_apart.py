@@ -102,5 +102,5 @@ def test_sharded_watches_wait_for_each_other_at_the_end_only(fleet: Fleet) -> No
     fleet.sample("acme", fleet.clock.at_ms, interval_s=120)
     look(fleet)
     (noted,) = [number for number, text in enumerate(texts) if "UPDATE watch_state" in text]
-    marked = [number for number, text in enumerate(texts) if "projection_asks = projection_asks + 1" in text]
+    marked = [number for number, text in enumerate(texts) if "refresh_requests = refresh_requests + 1" in text]
     assert min(marked) < noted

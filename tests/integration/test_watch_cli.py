@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests import forked
-from tests.fresh import migrated
+from tests import fork_server
 from tests.integration.test_cli import Shell
+from tests.sqlite_databases import migrated
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_rates_and_policies_are_kept(shell: Shell) -> None:
 @pytest.mark.parametrize("command", [("watch", "--every", "1"), ("run", "--every", "3600")])
 def test_it_goes_round_until_it_is_told_to_end(shell: Shell, command: tuple[str, ...]) -> None:
     with Path(os.devnull).open("wb") as nothing:
-        process = forked.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
+        process = fork_server.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
     try:
         for _ in range(600):
             if credit_read(shell):

@@ -17,7 +17,7 @@ from drawdown.worker.executions.request import Request
 from drawdown.worker.features.actions import DEFAULT_MICRO_CREDITS_PER_GB_S as SECOND
 from drawdown.worker.orgs.lists import OrgFilter, list_orgs
 from drawdown.worker.status.status import org_status
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.prepaid import Moving, look
@@ -96,7 +96,7 @@ def test_what_runs_charge_is_no_sign_that_what_was_sent_arrived(engine: sa.Engin
     write(engine, lambda c: executions.settle(c, "two", Cost(25 * SECOND), fleet.by))
     fleet.sample("acme", fleet.clock.at_ms, interval_s=1)
     assert look(fleet, 3 * MINUTE_MS).halted == 1
-    assert fleet.rows("SELECT balance_micro, unseen_micro FROM orgs") == [(45 * SECOND, 50 * SECOND)]
+    assert fleet.rows("SELECT balance_micro, unconfirmed_micro FROM orgs") == [(45 * SECOND, 50 * SECOND)]
     provider.fails = None
     fleet.tick_windows(1)
-    assert fleet.rows("SELECT balance_micro, unseen_micro FROM orgs") == [(-7 * SECOND, 0)]
+    assert fleet.rows("SELECT balance_micro, unconfirmed_micro FROM orgs") == [(-7 * SECOND, 0)]

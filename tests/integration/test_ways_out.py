@@ -27,11 +27,11 @@ from drawdown.cli.settings import Settings
 from drawdown.providers.autumn import build
 from drawdown.providers.http import Answer, Call, NotSent
 from drawdown.providers.http.client import MAX_PROXY_HEAD_BYTES, NO_ADDRESS, NOT_TRUSTED, Dialer, HttpClient
-from drawdown.providers.http.outgoing import Outgoing, exceptions, proxy_url
+from drawdown.providers.http.egress import Outgoing, exceptions, proxy_url
 from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import FixedClock, SystemClock
 from drawdown.schema.errors import UsageError
-from drawdown.server.console.elsewhere import Elsewhere, Trouble
+from drawdown.server.console.jwks import Elsewhere, Trouble
 from drawdown.server.services import Services
 from drawdown.worker.engine.effects import HaltRequest, HookRequest
 from drawdown.worker.halts.cell_client import CellClient

@@ -14,8 +14,8 @@ from drawdown.schema.database import read
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.halts.addresses import NOT_ALLOWED, UNSIGNED
-from drawdown.worker.status.standing import HALTS_LATE_MS
 from drawdown.worker.status.status import status
+from drawdown.worker.status.system_state import HALTS_LATE_MS
 from drawdown.worker.verdict.watch_state import rounds_of
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet

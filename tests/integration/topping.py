@@ -71,8 +71,8 @@ class Purses:
         terms = replace(TERMS, **{"service_customer": f"cus_{customer}", **changes})
         self.write(lambda c: said.set_terms(c, customer, terms, CAN, self.by, new=True))
 
-    def arm(self, customer: str = "acme") -> None:
-        self.write(lambda c: said.arm(c, customer, self.by))
+    def resume(self, customer: str = "acme") -> None:
+        self.write(lambda c: said.resume(c, customer, self.by))
         self.armed.setdefault(customer, []).append(self.clock.at_ms)
 
     def grant(self, credits: int, customer: str = "acme", key: str | None = None) -> None:

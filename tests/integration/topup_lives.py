@@ -17,8 +17,8 @@ from drawdown.worker.topup import actions as said
 from drawdown.worker.topup.actions import Mode
 from drawdown.worker.verify.verify import verify
 from tests.fake_payments import CHARGE_FAULTS
-from tests.fresh import fresh
 from tests.integration.topping import HOUR_MS, Hand, Purses, judged
+from tests.sqlite_databases import fresh
 
 WALLETS = 40
 A_STRETCH = 45
@@ -99,6 +99,6 @@ def _world(purses: Purses, rng: random.Random, arms: float) -> None:
             purses.pay.cards[f"cus_{name}"] = rng.choice(MANNERS)
         if rng.random() < arms:
             with suppress(Refused):  # it is stopped
-                purses.arm(name)
+                purses.resume(name)
         if rng.random() < 0.04:
             _mode(purses, name, rng.choice(MODES))

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
 from drawdown.ledger.draws import Cost
+from drawdown.ledger.due_changes import mature, mature_due
 from drawdown.ledger.grants import Gives
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.maturing import mature, mature_due
 from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import FixedClock
@@ -53,8 +53,8 @@ from tests import compiled, leftovers
 from tests.fake_payments import CAN, FakePayments
 from tests.fake_product import FakeProduct
 from tests.fake_provider import FakeProvider
-from tests.fresh import fresh
 from tests.quick_sqlite import quicken
+from tests.sqlite_databases import fresh
 from tests.world import T0, Copied, Fleet
 
 NEXT: Final = T0 + WINDOW_MS
@@ -234,7 +234,7 @@ def _suppliers(fleet: Fleet) -> None:
         settlements.freeze(connection, "sold", then)
         settlements.freeze(connection, "sold", replace(then, now_ms=then.now_ms + DAY_MS), undo=True)
         settlements.reverse(connection, "sold", "r-1", 10, by)
-        settlements.batch(connection, "pixel", "2026-01", by, 60)
+        settlements.make_payout(connection, "pixel", "2026-01", by, 60)
         settlements.reverse(connection, "sold", "r-2", 5, by)
 
     write(fleet.engine, work)
@@ -267,7 +267,7 @@ def _topped_up(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: topups.set_terms(c, "shaded", replace(terms, mode="shadow"), CAN, fleet.by))
     runner.run(fill(fleet.context(payments={"fake": CAN})), world)
     pay.cards.clear()
-    write(fleet.engine, lambda c: topups.arm(c, "filled", fleet.by))
+    write(fleet.engine, lambda c: topups.resume(c, "filled", fleet.by))
     runner.run(fill(fleet.context(payments={"fake": CAN})), world)
 
 

@@ -1,7 +1,7 @@
 """What must be true once both transactions have ended and ticks have settled the rest.
 
 Guarantee: what should be billed is worked out in Python from what hosts wrote (`tests.simulation.oracle`), not by the
-product's SQL; what is forgotten in the end counts, however many ticks might have mended it by chance.
+product's SQL; what is forgotten in the end counts, however many ticks might have fixed it by chance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.history.recover import recover
 from drawdown.worker.hooks.deliver import deliver
-from drawdown.worker.orders.doing import do_orders
+from drawdown.worker.jobs.run_jobs import do_jobs
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.outcome import OTHERS
@@ -59,16 +59,16 @@ def settle(stage: Stage) -> None:
     if stage.rows("SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL"):
         stage.walk(recover(stage.context(), stage.by)).rest(stage.engine)
     for (org,) in stage.rows("SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL"):
-        release = partial(stops.release_org, org_id=org, reason="mended", now_ms=stage.clock.now_ms(), actor="somebody")
+        release = partial(stops.release_org, org_id=org, reason="fixed", now_ms=stage.clock.now_ms(), actor="somebody")
         write(stage.engine, release)
     for (name,) in stage.rows("SELECT provider FROM provider_states WHERE paused_ms IS NOT NULL"):
         write(stage.engine, partial(providers.resume, provider=name, by=stage.by))
     for _ in range(DRAINS):
-        _heed(stage)  # each time: an order that was to accept settings may have failed since
+        _heed(stage)  # each time: a job that was to accept settings may have failed since
         stage.clock.at_ms += 2 * WINDOW_MS
         stage.tick()
-        if stage.rows("SELECT 1 FROM orders WHERE kind = 'topup' AND state IN ('waiting', 'under_way')"):
-            stage.walk(do_orders(_paying(stage))).rest(stage.engine)
+        if stage.rows("SELECT 1 FROM jobs WHERE kind = 'topup' AND state IN ('waiting', 'under_way')"):
+            stage.walk(do_jobs(_paying(stage))).rest(stage.engine)
         if stage.rows("SELECT 1 FROM topups"):
             stage.walk(fill(_paying(stage))).rest(stage.engine)
         if stage.rows("SELECT 1 FROM hook_deliveries"):
@@ -87,7 +87,7 @@ def _heed(stage: Stage) -> None:
     ordered, and what a console shows is said again."""
     for (terms,) in stage.rows(
         "SELECT terms FROM provider_states WHERE provider = 'other' AND terms IS NOT NULL AND NOT EXISTS "
-        "(SELECT 1 FROM orders WHERE kind = 'accept' AND state IN ('waiting', 'under_way'))"
+        "(SELECT 1 FROM jobs WHERE kind = 'accept' AND state IN ('waiting', 'under_way'))"
     ):
         if json.loads(terms)["unit"] == OTHER_CAN.unit:
             stage.other.capabilities = OTHER_CAN

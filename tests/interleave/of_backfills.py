@@ -66,5 +66,5 @@ BACKFILLS: Final = (
     Party("cli.declared:run backfill close what is old", _closing("january"), _is_usage),
     plain("cli.declared:run backfill revert", lambda s, c: backfills.revert(c, "may", s.by)),
     plain("cli.declared:run backfill revert an open one", lambda s, c: backfills.revert(c, "june", s.by)),
-    plain("server.usage.intake:_done what is staged", lambda s, c: take(c, [_event("acme-2"), _event("acme-9")], NOW)),
+    plain("server.usage.intake:_store what is staged", lambda s, c: take(c, [_event("acme-2"), _event("acme-9")], NOW)),
 )

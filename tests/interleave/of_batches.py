@@ -17,9 +17,9 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.batches import folders, sources
-from drawdown.worker.batches.asking import Question
+from drawdown.worker.batches.file_sums import Sums, add_up
 from drawdown.worker.batches.files import FoundFile, found_file
-from drawdown.worker.batches.reading import Sums, add_up
+from drawdown.worker.batches.query_source import Question
 from drawdown.worker.batches.sources import begin_reading, end_reading, forget_gone
 from drawdown.worker.batches.take import WITHDRAWN_AT_ONCE, TakenFile, accept, meet_types, take, withdraw_some
 from tests.interleave.party import Act, Party, plain

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console import acting, files
+from drawdown.server.console import action_forms, files
 from drawdown.server.console.action import Doing
-from drawdown.server.console.asking import Ask
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money.wallet_acts import GRANT
+from drawdown.worker.access import idempotency as console_acts
 from drawdown.worker.access import my_sessions
-from drawdown.worker.access import once as console_acts
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access import sessions as console_sessions
 from drawdown.worker.access.people import Person
@@ -91,7 +91,7 @@ def _form(
     """One form, as it is sent twice: the organisation that all cases have is given credit."""
     values = {"id": "acme", "amount": "1", "kind": "purchased", "reason": reason}
     doing = Doing(ANN, replace(stage.by, now_ms=NOW), values, console_acts.new_key(NOW, _secret(number)))
-    return doing, {"key": doing.key, "seen": acting.rehearse(connection, GRANT, doing).seen}
+    return doing, {"key": doing.key, "seen": action_forms.rehearse(connection, GRANT, doing).seen}
 
 
 def _acting(stage: Stage, number: int = 6, reason: str = "asked") -> Act:
@@ -102,7 +102,7 @@ def _acting(stage: Stage, number: int = 6, reason: str = "asked") -> Act:
 
     def done(connection: sa.Connection) -> None:
         with suppress(Refused):  # somebody changed meanwhile what was seen
-            acting.carry_out(connection, GRANT, doing, form)
+            action_forms.carry_out(connection, GRANT, doing, form)
 
     return Act(lambda engine: write(engine, done))
 
@@ -116,10 +116,10 @@ def _given_once(stage: Stage) -> Iterator[str]:
 
 
 CONSOLE: Final = (
-    Party("server.console.acting:_done", _acting, _given_once),
-    Party("server.console.acting:_done by another", lambda stage: _acting(stage, 4, "theirs"), _given_once),
+    Party("server.console.action_forms:_done", _acting, _given_once),
+    Party("server.console.action_forms:_done by another", lambda stage: _acting(stage, 4, "theirs"), _given_once),
     Party(
-        "server.console.acting:_looked",
+        "server.console.action_forms:_looked",
         lambda stage: Act(lambda engine: write(engine, lambda c: _form(stage, c), rollback=True)),
         _nobody_stays,
     ),

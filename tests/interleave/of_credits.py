@@ -20,7 +20,7 @@ from drawdown.worker.push.evidence import Balances, drawn_of, read_accounted, re
 from drawdown.worker.push.push import push
 from drawdown.worker.push.void import bill_again
 from drawdown.worker.seal import stops
-from drawdown.worker.verdict import asks as verdict_asks
+from drawdown.worker.verdict import refresh_requests as verdict_asks
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.project import project
 from tests.interleave.of_steps import WITHOUT

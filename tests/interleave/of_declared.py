@@ -18,8 +18,8 @@ from drawdown.schema.units import MAX_AMOUNT_MICRO
 from drawdown.server.api.declared import carry_out
 from drawdown.server.api.programs import Said
 from drawdown.server.declarations import ACTIONS
+from drawdown.worker.access.idempotency import Call
 from drawdown.worker.access.keys import ApiKey
-from drawdown.worker.access.once import Call
 from tests.interleave.party import Check, Party, plain, well
 from tests.interleave.stage import NOW, Stage, key
 
@@ -30,7 +30,7 @@ BY_HAND: Final[Mapping[str, str]] = {
     "push retry": "cli.nouns.pushes:_with_effect retry",
     "push resolve": "cli.nouns.pushes:_with_effect resolve",
     "push void": "cli.nouns.pushes:void",
-    "sample mend": "cli.nouns.samples:mend_",
+    "sample repair": "cli.nouns.samples:repair_",
     "sample dismiss": "cli.nouns.samples:dismiss",
     "sample withdraw": "cli.nouns.samples:withdraw",
     "override end": "cli.declared:run override refuse",

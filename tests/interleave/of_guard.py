@@ -20,12 +20,13 @@ from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import State
+from drawdown.worker.guard.emission import Emission
 from drawdown.worker.guard.lists import Drift
 from drawdown.worker.guard.overrides import Terms
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.guard.use import Answer, Ask, Wish, own_name
 from drawdown.worker.sources.events.store import take
-from drawdown.worker.sources.events.types import meters
+from drawdown.worker.sources.events.types import Bringer, meters
 from drawdown.worker.wallets import actions as credit
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import NOW, Stage
@@ -126,7 +127,7 @@ def _one_use_of_a_key(stage: Stage) -> Iterator[str]:
 
 
 def _off(stage: Stage) -> list[Drift]:
-    """A counter that is as it should be by now: what is looked at may have been mended meanwhile."""
+    """A counter that is as it should be by now: what is looked at may have been fixed meanwhile."""
     return [Drift(BEE, "spark", "month", start_of("month", stage.by.now_ms), 8, 7, 3)]
 
 
@@ -175,22 +176,78 @@ def _sends_again(engine: sa.Engine) -> None:
         write(engine, lambda c: take(c, [GLOW], NOW))
 
 
+def _emits(key: str, amount: int, event_type: str) -> Callable[[Stage, sa.Connection], object]:
+    """A use whose event has one key, whichever use it is."""
+    event = UsageEvent("/guard", "bee-event", event_type, BEE, 3, NOW - 1)
+    emission = Emission(event, True, False, Bringer(key_name="app"))
+    return lambda s, c: guard.consume(c, key, Wish(BEE, "spark", amount), s.by, emission)
+
+
+def _billed_with_its_use(stage: Stage) -> Iterator[str]:
+    """What emits an event is counted with it, or not at all; and nothing is charged at once and emitted."""
+    yield from _never_beyond(stage)
+    ((used, events, priced, mapped),) = stage.rows(
+        "SELECT (SELECT COUNT(*) FROM guard_uses WHERE use_key LIKE 'bee-emits%'), "
+        "(SELECT COUNT(*) FROM usage_events WHERE event_id = 'bee-event'), "
+        "(SELECT COUNT(*) FROM guard_metrics WHERE metric = 'glow.done' AND price_micro > 0), "
+        "(SELECT COUNT(*) FROM mappings WHERE feature = 'glow')"
+    )
+    if bool(used) != bool(events):
+        yield f"{used} uses of bee's emit an event, and {events} are there"
+    waits = stage.rows("SELECT 1 FROM usage_events WHERE event_id = 'bee-event' AND event_type = 'glow.done'")
+    if priced and waits and not mapped:
+        yield "the guard charges for glow.done, and a use emitted an event of it, which nothing will ever bill"
+
+
+def _emits_again(stage: Stage) -> Act:
+    """As `_sends_again`."""
+
+    def work(engine: sa.Engine) -> None:
+        use = _emits("bee-emits-3", 1, "glow.done")
+        try:
+            write(engine, lambda c: use(stage, c))
+        except DatabaseBusy as error:
+            if "a price was set" not in str(error):
+                raise
+            write(engine, lambda c: use(stage, c))
+
+    return Act(work)
+
+
 ACTS: Final = "cli.nouns.guard"
 GUARD: Final = (
     plain(f"{ACTS}:consume", _use(guard.consume, "bee-1", 4), _never_beyond),
     plain(f"{ACTS}:consume another", _use(guard.consume, "bee-2", 5), _never_beyond),
-    plain("server.api.together:_alone the same as its own", _own("bee-1", 4), _one_use_of_a_key),
-    plain("server.api.together:_alone another organisation's of the key", _own("bee-1", 1, "acme"), _never_beyond),
     plain(
-        "server.api.together:_decide uses",
+        "server.api.request_batching:_alone with its event", _emits("bee-emits", 4, "bee.done"), _billed_with_its_use
+    ),
+    plain(
+        "server.api.request_batching:_alone with the same event",
+        _emits("bee-emits-2", 5, "bee.done"),
+        _billed_with_its_use,
+    ),
+    Party(
+        "server.api.request_batching:_alone with an event of what may be charged", _emits_again, _billed_with_its_use
+    ),
+    plain("server.api.request_batching:_alone the same as its own", _own("bee-1", 4), _one_use_of_a_key),
+    plain(
+        "server.api.request_batching:_alone another organisation's of the key", _own("bee-1", 1, "acme"), _never_beyond
+    ),
+    plain(
+        "server.api.request_batching:_alone another organisation's of the key", _own("bee-1", 1, "acme"), _never_beyond
+    ),
+    plain(
+        "server.api.request_batching:_decide uses",
         _together(("bee-1", 4, False), ("bee-4", 2, True), ("bee-5", 9, True), ("bee-1", 4, True)),
         _one_use_of_a_key,
     ),
     plain(
-        "server.api.together:_decide other uses", _together(("bee-4", 2, True), ("bee-1", 5, False)), _one_use_of_a_key
+        "server.api.request_batching:_decide other uses",
+        _together(("bee-4", 2, True), ("bee-1", 5, False)),
+        _one_use_of_a_key,
     ),
     plain(f"{ACTS}:consume as a month ends", _shines(TURN - 1, False), _shone_once),
-    plain("server.api.together:_alone the same as the next begins", _shines(TURN + 1, True), _shone_once),
+    plain("server.api.request_batching:_alone the same as the next begins", _shines(TURN + 1, True), _shone_once),
     plain(f"{ACTS}:reserve", _use(guard.reserve, "bee-3", 6), _never_beyond),
     plain(f"{ACTS}:settle", lambda s, c: guard.settle(c, "bee-going", 1, s.by), _never_beyond),
     plain(f"{ACTS}:settle what is over", lambda s, c: guard.settle(c, "bee-over", 1, s.by)),
@@ -237,8 +294,8 @@ GUARD: Final = (
             c, Terms("spark", "pattern", "be*", "hour", 9, NOW + DAY_MS), s.by, asked=False
         ),
     ),
-    plain("server.api.dark:_written", _let_through, _counted_once),
-    plain("server.api.dark:_record_now the same", _let_through, _counted_once),
+    plain("server.api.fail_open:_written", _let_through, _counted_once),
+    plain("server.api.fail_open:_record_now the same", _let_through, _counted_once),
     plain("server.api.guard:decide_override", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
     plain("server.api.guard:_on", lambda s, c: guard.settle(c, "bee-going", 2, s.by), _never_beyond),
     plain("cli.declared:run override approve", lambda s, c: guard_overrides.decide(c, 1, "approve", s.by)),

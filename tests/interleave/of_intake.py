@@ -23,7 +23,7 @@ from drawdown.worker.usage.host_samples import take_samples
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, OLD, Stage
 
-SITE: Final = "server.usage.intake:_done"
+SITE: Final = "server.usage.intake:_store"
 SENT: Final = Sent(b"", "", {}, ApiKey("app", ("events:write",), None), NOW)
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.events.envelope import UsageEvent
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.database import write
@@ -24,9 +25,11 @@ from drawdown.worker.executions.grouped import Change
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import grouped
 from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.emission import Emission
 from drawdown.worker.guard.grouped import Call, End
 from drawdown.worker.guard.terms import Wish
 from drawdown.worker.guard.use import Ask
+from drawdown.worker.sources.events.types import Bringer
 from tests.interleave.of_programs import _key, _with_key
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import NOW, Stage
@@ -47,6 +50,13 @@ def _ready(stage: Stage) -> None:
 
 def _use(key: str, amount: int, metric: str = "spark") -> Callable[[Stage], Call]:
     return lambda stage: Ask(key, Wish(ACME, metric, amount), stage.by)
+
+
+def _emits(key: str, amount: int) -> Callable[[Stage], Call]:
+    """A use whose event has one key, whichever use it is."""
+    event = UsageEvent("/guard", "acme-event", "acme.done", ACME, 3, NOW - 1)
+    emission = Emission(event, True, False, Bringer(key_name="app"))
+    return lambda stage: Ask(key, Wish(ACME, "spark", amount), stage.by, event=emission)
 
 
 def _alone(call: Call, stage: Stage) -> Callable[[sa.Connection], object]:
@@ -80,7 +90,7 @@ def _together(name: str, *wanted: Callable[[Stage], Call]) -> Party:
 
         return Act(transaction)
 
-    return Party(f"server.api.together:_decide {name}", ready, _adds_up)
+    return Party(f"server.api.request_batching:_decide {name}", ready, _adds_up)
 
 
 def _adds_up(stage: Stage) -> Iterator[str]:
@@ -107,6 +117,12 @@ def _adds_up(stage: Stage) -> Iterator[str]:
         yield f"acme's wallet holds {held}, its runs have {left} left"
     if entries != drawn:
         yield f"acme's runs were charged {entries}, and have drawn {drawn}"
+    ((emits, events),) = stage.rows(
+        "SELECT (SELECT COUNT(*) FROM guard_uses WHERE use_key LIKE 'emits-%'), "
+        "(SELECT COUNT(*) FROM usage_events WHERE event_id = 'acme-event')"
+    )
+    if bool(emits) != bool(events):
+        yield f"{emits} of acme's uses emit an event, and {events} are there"
     if charged:
         yield f"acme's uses were charged {charged} more than their runs have drawn"
 
@@ -126,9 +142,11 @@ MONEY: Final = (
         _use("money-1", 3),
         _use("money-2", 4),
     ),
+    _together("money and an event", _emits("emits-1", 3), _use("money-1", 3)),
+    _together("other money and the same event", _use("money-2", 4), _emits("emits-2", 2)),
     plain(
         "server.api.executions:_change",
-        lambda _, c: routes._draw(c, models.DrawOrder.model_construct(number=1, credits=2), _SAID, key="acme-going"),
+        lambda _, c: routes._draw(c, models.DrawRequest.model_construct(number=1, credits=2), _SAID, key="acme-going"),
         _adds_up,
     ),
 )

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import CustomerChanged, PushRefused
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.access.once import use_once
+from drawdown.worker.access.idempotency import use_once
 from drawdown.worker.engine.effects import Push
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments
@@ -21,7 +21,7 @@ from drawdown.worker.push import webhooks
 from drawdown.worker.push.push import push
 from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import ImportOptions
-from drawdown.worker.verdict.asks import asked, may_ask
+from drawdown.worker.verdict.refresh_requests import asked, may_ask
 from tests.interleave.of_steps import sent_before
 from tests.interleave.party import Act, Party, host, plain, rest
 from tests.interleave.stage import FLIP, NOW, OLD, SAMPLE, T0, Stage, key

@@ -86,7 +86,7 @@ def _mends_a_twin(stage: Stage) -> Act:
     if not stage.rows("SELECT 1 FROM usage_samples WHERE id = 'seconds again'"):  # the same command once more
         stage.sample("seconds again", "acme", (FLIP + 9_000) // 1_000)
     chosen = QuarantineFilter(ids=("seconds again",))
-    return Act(lambda engine: write(engine, lambda c: samples.mend(c, chosen, stage.by)))
+    return Act(lambda engine: write(engine, lambda c: samples.fix(c, chosen, stage.by)))
 
 
 def _one_of_a_moment(stage: Stage) -> Iterator[str]:
@@ -100,7 +100,7 @@ def _one_of_a_moment(stage: Stage) -> Iterator[str]:
 def _set_aside_or_entered(stage: Stage) -> Iterator[str]:
     """What was dismissed is not billed by another id, and what was entered again is told as that."""
     ((new_id,),) = stage.rows("SELECT new_id FROM quarantine_closed WHERE sample_id = 'seconds'") or [(None,)]
-    ((there,),) = stage.rows("SELECT COUNT(*) FROM usage_samples WHERE id = 'seconds:mended'")
+    ((there,),) = stage.rows("SELECT COUNT(*) FROM usage_samples WHERE id = 'seconds:fixed'")
     if bool(there) != (new_id is not None):
         yield f"seconds is told as {new_id or 'set aside'}, and was entered again {there} times"
 
@@ -284,11 +284,11 @@ PEOPLE: Final = (
     plain("cli.nouns.samples:withdraw", lambda s, c: withdrawals.withdraw(c, ["acme-1", "a-8"], s.by)),
     plain("cli.nouns.samples:withdraw what was rejected", lambda s, c: withdrawals.withdraw(c, ["a-1"], s.by)),
     plain(
-        "cli.nouns.samples:mend_",
-        lambda s, c: samples.mend(c, QuarantineFilter(ids=("seconds",)), s.by),
+        "cli.nouns.samples:repair_",
+        lambda s, c: samples.fix(c, QuarantineFilter(ids=("seconds",)), s.by),
         _one_of_a_moment,
     ),
-    Party("cli.nouns.samples:mend_ its twin", _mends_a_twin, _one_of_a_moment),
+    Party("cli.nouns.samples:repair_ its twin", _mends_a_twin, _one_of_a_moment),
     plain(
         "cli.nouns.samples:dismiss",
         lambda s, c: samples.dismiss(c, QuarantineFilter(ids=("seconds",)), s.by),
@@ -319,7 +319,7 @@ PEOPLE: Final = (
     plain("cli.declared:run org halt undone", lambda s, c: orgs.halt(c, ["idle"], s.by, undo=True)),
     plain(
         "cli.declared:run org release",
-        lambda s, c: stops.release_org(c, org_id="held", reason="mended", now_ms=NOW, actor="somebody"),
+        lambda s, c: stops.release_org(c, org_id="held", reason="fixed", now_ms=NOW, actor="somebody"),
     ),
     plain(
         "stop_org",
@@ -352,7 +352,7 @@ PEOPLE: Final = (
         _topped_up_otherwise,
         _one_currency,
     ),
-    _of_topups("cli.nouns.topups:arm", lambda s, c: topups.arm(c, "spent", s.by)),
+    _of_topups("cli.nouns.topups:resume", lambda s, c: topups.resume(c, "spent", s.by)),
     _of_topups("cli.nouns.topups:_set_mode", lambda s, c: topups.set_mode(c, "spent", "stopped", s.by)),
     plain("cli.declared:run topup stop", lambda s, c: topups.switch(c, s.by, stopped=True)),
     plain("cli.nouns.topups:start", lambda s, c: topups.switch(c, s.by, stopped=False)),

@@ -27,10 +27,10 @@ from drawdown.worker.topup import actions as said
 from drawdown.worker.topup.actions import Terms
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.usage import withdrawals
-from drawdown.worker.verdict import asks as verdict_asks
 from drawdown.worker.verdict import project as projecting
-from drawdown.worker.verdict.asks import DueProjection
+from drawdown.worker.verdict import refresh_requests as verdict_asks
 from drawdown.worker.verdict.project import project
+from drawdown.worker.verdict.refresh_requests import DueProjection
 from drawdown.worker.watch import Watcher, watch
 from tests.interleave.party import Act, Party, step
 from tests.interleave.stage import NOW, T0, Stage
@@ -161,7 +161,7 @@ def _put_off(stage: Stage) -> Act:
     """The verdict of one organisation cannot be written: it is asked about later."""
     _ask(stage)
     context = stage.context(WITHOUT)
-    asks = stage.rows("SELECT projection_asks FROM orgs WHERE org_id = 'acme'")[0][0]
+    asks = stage.rows("SELECT refresh_requests FROM orgs WHERE org_id = 'acme'")[0][0]
     put_off = partial(projecting._put_off, due=DueProjection("acme", "acme", asks, None, None), context=context)
     return Act(lambda engine: write(engine, put_off))
 

@@ -1,4 +1,4 @@
-"""What suppliers are owed: terms, freezes, reversals, a batch, and a run that ends meanwhile."""
+"""What suppliers are owed: terms, freezes, reversals, a payout, and a run that ends meanwhile."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from drawdown.schema.units import DAY_MS
 from drawdown.server.api.declared import carry_out
 from drawdown.server.api.programs import Said
 from drawdown.server.declarations import ACTIONS
+from drawdown.worker.access.idempotency import Call
 from drawdown.worker.access.keys import ApiKey
-from drawdown.worker.access.once import Call
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.settlements import actions as settlements
@@ -45,7 +45,7 @@ def begin(stage: Stage) -> None:
             if key != "making":
                 executions.settle(connection, key, Cost(20), by)
             if key == "paid":
-                settlements.batch(connection, "pixel", period_of(before.now_ms), by)
+                settlements.make_payout(connection, "pixel", period_of(before.now_ms), by)
         settlements.reverse(connection, "paid", "first", 1, before)
         settlements.set_supplier(connection, "atelier", change, before, new=True)
         executions.accept(connection, "sewn", Request(STUDIO, 20, supplier="atelier"), stage.by)
@@ -86,5 +86,5 @@ SUPPLIERS: Final = (
     ),
     plain("cli.declared:run settlement reverse paid", lambda s, c: settlements.reverse(c, "paid", "t-2", None, s.by)),
     plain("server.api.declared:_acting settlement reverse", _called, _called_once),
-    plain("cli.declared:run settlement batch", lambda s, c: settlements.batch(c, "pixel", MONTH, s.by)),
+    plain("cli.declared:run settlement payout", lambda s, c: settlements.make_payout(c, "pixel", MONTH, s.by)),
 )

@@ -18,8 +18,8 @@ from tests.interleave.of_events import EVENTS
 from tests.interleave.of_guard import GUARD
 from tests.interleave.of_hooks import HOOKS
 from tests.interleave.of_intake import INTAKE
+from tests.interleave.of_jobs import JOBS
 from tests.interleave.of_money import MONEY
-from tests.interleave.of_orders import ORDERS
 from tests.interleave.of_others import HOSTS, SERVER
 from tests.interleave.of_people import PEOPLE
 from tests.interleave.of_plans import PLANS
@@ -44,7 +44,7 @@ PARTIES: Final[dict[str, Party]] = {
         *BACKFILLS,
         *DECLARED,
         *BATCHES,
-        *ORDERS,
+        *JOBS,
         *PEOPLE,
         *EVENTS,
         *INTAKE,
@@ -87,14 +87,14 @@ APART: Final[dict[str, str]] = {
     "replay_open": "reads once, after a replay or its dry run",
     "orgs_to_replay": "reads once, after a replay that failed",
     "worker.replay.replay:rehearse": "a replay whose transactions are rolled back: `replay` holds its locks longer",
-    "server.console.acting:undone": "rolled back, whatever it is asked for",
+    "server.console.action_forms:undone": "rolled back, whatever it is asked for",
     "server.console.screens.oncall.halts:_told": "rolled back: it reads which cells a halt reaches",
-    "server.console.screens.oncall.orders:_told": "rolled back: it reads a plan",
-    "server.console.screens.oncall.orders:_told_of_assignment": "rolled back: an assignment; `assign` holds its locks",
-    "server.console.screens.money.orders:_told": "rolled back: it reads what was kept of comparisons",
+    "server.console.screens.oncall.jobs:_told": "rolled back: it reads a plan",
+    "server.console.screens.oncall.jobs:_told_of_assignment": "rolled back: an assignment; `assign` holds its locks",
+    "server.console.screens.money.jobs:_told": "rolled back: it reads what was kept of comparisons",
     "read_sources": "reads once, before the folders are looked into",
     "new_files": "reads once; what another one took meanwhile is found by `take_batch`",
-    "topup_asked": "reads once; what is changed meanwhile is found by `topup_ordered`",
+    "topup_asked": "reads once; what is changed meanwhile is found by `topup_queued`",
     "billed_by": "reads once, of a provider that cannot be used",
     "compared_to": "reads one mark of a provider, which only moves forward",
     "known_costs": "reads once, before a provider is asked; what is learned meanwhile is found by `learn_costs`",

@@ -9,7 +9,7 @@ import pytest
 from drawdown.ledger import accounts, tiers
 from drawdown.schema import locks, messages
 from drawdown.schema.sql import Queries
-from drawdown.worker.access import once as console_acts
+from drawdown.worker.access import idempotency as console_acts
 from drawdown.worker.batches import take as take_batches
 from drawdown.worker.catalog import terms
 from drawdown.worker.guard import counters as guard_counts
@@ -144,7 +144,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         "take_batch",
         "take_batch of that name, with other content",
     ),
-    "a mend takes no lock": (_mended_without_the_lock, "cli.nouns.samples:mend_", "cli.nouns.samples:dismiss"),
+    "a fix takes no lock": (_mended_without_the_lock, "cli.nouns.samples:repair_", "cli.nouns.samples:dismiss"),
     "a withdrawal takes no lock": (_corrections_without_the_lock, "seal", "cli.nouns.samples:withdraw"),
     "an acknowledgement takes no lock": (
         _told_is_not_held,
@@ -199,7 +199,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     "a key is used at the turn of a month without the lock": (
         _turned_without_the_lock,
         "cli.nouns.guard:consume as a month ends",
-        "server.api.together:_alone the same as the next begins",
+        "server.api.request_batching:_alone the same as the next begins",
     ),
     "a backfill is closed without the lock": (
         _closed_without_the_lock,
@@ -208,12 +208,12 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "samples are taken without their floor": (
         _taken_without_the_floor,
-        "server.usage.intake:_done ancient samples",
+        "server.usage.intake:_store ancient samples",
         "worker.usage.prune:prune",
     ),
     "events are taken without their floor": (
         _taken_without_the_floor,
-        "server.usage.intake:_done ancient events",
+        "server.usage.intake:_store ancient events",
         "worker.usage.prune:prune",
     ),
     "an endpoint is told that is being ended": (
@@ -223,8 +223,8 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "a deed of the console takes no turn": (
         _acted_without_a_turn,
-        "server.console.acting:_done",
-        "server.console.acting:_done by another",
+        "server.console.action_forms:_done",
+        "server.console.action_forms:_done by another",
     ),
     "a seal holds nothing that is open": (_open_is_not_held, "seal", "settle what was withdrawn"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.declared:run org release", "seal"),

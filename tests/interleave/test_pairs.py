@@ -16,11 +16,11 @@ PAIRS = (
     ("take_batch", "seal"),
     ("cli.nouns.samples:withdraw what was rejected", "cli.declared:run org override"),
     ("host wakes a sandbox", "due_halts"),
-    ("server.api.together:_decide", "cli.nouns.executions:settle acme"),
-    ("server.api.together:_decide money", "server.api.together:_decide other money"),
-    ("server.api.together:_decide other money", "server.api.together:_decide money"),
+    ("server.api.request_batching:_decide", "cli.nouns.executions:settle acme"),
+    ("server.api.request_batching:_decide money", "server.api.request_batching:_decide other money"),
+    ("server.api.request_batching:_decide other money", "server.api.request_batching:_decide money"),
     ("cli.nouns.guard:consume", "cli.nouns.guard:consume another"),
-    ("cli.declared:run settlement batch", "cli.declared:run settlement reverse"),
+    ("cli.declared:run settlement payout", "cli.declared:run settlement reverse"),
 )
 """Of the seal and the locks of people, hosts, batches, verdicts, halts, runs, the guard and suppliers. `make test` runs
 the least costly of people, hosts and halts; `make interleave` runs all pairs that there are."""

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from drawdown.schema.database import connect
 from tests import leftovers
 from tests.conftest import _new_database, opened
-from tests.fresh import fresh
 from tests.patience import patience
 from tests.quick_routes import quick_routes
 from tests.server.console_home import Home, close_servers
 from tests.server.filled import Filled
 from tests.server.house import House
+from tests.sqlite_databases import fresh
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -31,7 +31,7 @@ def patient() -> Iterator[None]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test here meets SQLite. One marked `both_databases` meets PostgreSQL, too: where locks or answers differ, and
     where each page and each way in is shown to work there at all. That PostgreSQL understands what the others say,
-    `tests/understood.py` proves."""
+    `tests/postgres_parse.py` proves."""
     chosen = [mark for mark in metafunc.definition.iter_markers("parametrize") if "database_url" in mark.args[0]]
     if "database_url" in metafunc.fixturenames and not chosen and not _on_both(metafunc.definition):
         metafunc.definition.add_marker(pytest.mark.parametrize("database_url", ["sqlite"], indirect=True))

@@ -15,7 +15,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.server.app import Server
-from drawdown.server.console.door import COOKIE
+from drawdown.server.console.session_auth import COOKIE
 from drawdown.server.services import NobodyThere, Services
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.access import people as console_users

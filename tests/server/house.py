@@ -19,12 +19,12 @@ import httpx
 import sqlalchemy as sa
 
 from drawdown.providers.autumn import build as build_autumn
-from drawdown.providers.careful import Careful
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.http import Call, Http, HttpResult
 from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Provider, Setup
 from drawdown.providers.stripe import build as build_stripe
+from drawdown.providers.validated_provider import Careful
 from drawdown.schema.database import read
 from drawdown.server.app import Server
 from drawdown.server.http.signing import Signed, signature
@@ -146,7 +146,7 @@ class House:
         """How much of everything there is: what a refused request must not change."""
         tables = ("webhooks", "operator_actions", "projections", "assignments", "used_signatures", "gate_asks", "ticks")
         found: dict[str, object] = {name: self.fleet.one(f"SELECT COUNT(*) FROM {name}") for name in tables}
-        found["asks"] = self.fleet.one("SELECT COALESCE(SUM(projection_asks), 0) FROM orgs")
+        found["asks"] = self.fleet.one("SELECT COALESCE(SUM(refresh_requests), 0) FROM orgs")
         return found
 
     # What is sent.

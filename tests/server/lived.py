@@ -12,8 +12,8 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 
 from drawdown.schema.clock import FixedClock
-from tests.fresh import named_anew, restore
 from tests.server.console_home import Home
+from tests.sqlite_databases import named_anew, restore
 from tests.world import Cells, Copied
 
 H = TypeVar("H", bound=Home)

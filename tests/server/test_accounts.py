@@ -87,7 +87,7 @@ def test_a_wallet_holds_what_suppliers_wait_for_until_a_batch_releases_it(shop: 
     shop.clock.at_ms += 2 * DAY_MS
     assert waits() == (12_400_000, 12_400_000), "what is eligible is waited for, too"
     later = replace(by, now_ms=shop.clock.at_ms)
-    write(engine, lambda c: settlements.batch(c, "pixel", "2026-01", later))
+    write(engine, lambda c: settlements.make_payout(c, "pixel", "2026-01", later))
     assert waits() == (4_200_000, 4_200_000), "what is frozen is in no batch"
 
 
@@ -114,7 +114,7 @@ def test_what_suppliers_are_owed_reads_as_the_commands_say(shop: House, capsys: 
         assert shown["freezes"][0]["whole"] is False and shown["reversals"] == []
         assert (await program.get("/settlements/e-1")).json()["reversals"][0]["amount"] == 0.2
         shop.clock.at_ms += 2 * DAY_MS
-        write(engine, lambda c: settlements.batch(c, "pixel", "2026-01", shop.fleet.by))
+        write(engine, lambda c: settlements.make_payout(c, "pixel", "2026-01", shop.fleet.by))
         (payout,) = (await program.get("/payouts?supplier=pixel")).json()["payouts"]
         assert (payout["total"], payout["lines"], payout["period"]) == (8.2, 2, "2026-01")
         (supplier,) = (await program.get("/suppliers")).json()["suppliers"]

@@ -21,10 +21,10 @@ from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import list_keys
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import drawdown
-from tests.fresh import migrated
 from tests.server.house import Caller, House, served
 from tests.server.program import RUNS, Program, give, key_of, make_key, refused
 from tests.server.test_process import serving
+from tests.sqlite_databases import migrated
 
 BODY: Final = b'{"org": "acme", "estimate": 1}'
 

@@ -18,14 +18,14 @@ import sqlalchemy as sa
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost, DatabaseBusy, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.server.console import asking, door, files, sign_in
 from drawdown.server.console import console as consoles
+from drawdown.server.console import files, request_params, session_auth, sign_in
 from drawdown.server.console.console import WITHIN_S
-from drawdown.server.console.door import COOKIE
 from drawdown.server.console.frame import charts, figures
-from drawdown.server.console.looking import TooSlow, look
 from drawdown.server.console.pages import PAGES
+from drawdown.server.console.read_connection import TooSlow, look
 from drawdown.server.console.screens.customers import orgs
+from drawdown.server.console.session_auth import COOKIE
 from drawdown.server.http import threads
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.access import people as console_users
@@ -73,8 +73,8 @@ def test_a_link_sets_a_password_once_also_where_the_answer_is_lost(home: Home, m
 )
 def test_where_it_is_reached_has_to_be_an_origin_that_is_safe(url: str) -> None:
     with pytest.raises(UsageError, match="CONSOLE_URL"):
-        door.require_url(url)
-    assert door.require_url("http://127.0.0.1:8080") and door.require_url(URL)
+        session_auth.require_url(url)
+    assert session_auth.require_url("http://127.0.0.1:8080") and session_auth.require_url(URL)
 
 
 def test_root_leads_to_the_console(home: Home) -> None:
@@ -174,8 +174,8 @@ def test_a_form_is_taken_from_our_own_pages_alone(home: Home) -> None:
 FORMS: Final = [
     (b"name=a&name=b", 400),
     (b"name=%ff", 400),
-    ("&".join(f"f{n}=1" for n in range(door.MOST_FIELDS + 1)).encode(), 400),
-    (b"x" * (door.MAX_FORM_BYTES + 1), 413),
+    ("&".join(f"f{n}=1" for n in range(session_auth.MOST_FIELDS + 1)).encode(), 400),
+    (b"x" * (session_auth.MAX_FORM_BYTES + 1), 413),
     (b"", 401),
 ]
 
@@ -253,12 +253,12 @@ NONSENSE: Final = [
     ("/console/orgs?state=nonsense", 400, "state: there is active, halted"),
     ("/console/orgs?after=%01", 400, "after: this is no id"),
     ("/console/orgs?after=%00", 400, "after: this is no text"),
-    ("/console/orgs?x=" + "x" * (asking.MAX_TEXT_CHARS + 1), 400, "x: this is no text"),
-    ("/console/pending?after_sample=" + "x" * (asking.MAX_KEY_CHARS + 1), 400, "after_sample: this is longer"),
+    ("/console/orgs?x=" + "x" * (request_params.MAX_TEXT_CHARS + 1), 400, "x: this is no text"),
+    ("/console/pending?after_sample=" + "x" * (request_params.MAX_KEY_CHARS + 1), 400, "after_sample: this is longer"),
     ("/console/ticks?hour=253402300800000", 400, "hour: this is no moment"),
     ("/console/orgs?search=" + "x" * 201, 400, "search: this is no id"),
     ("/console/orgs?state=halted&state=active", 400, "says one thing twice"),
-    ("/console/orgs?" + "&".join(f"p{n}=1" for n in range(asking.MOST_PARAMETERS + 1)), 400, "too much"),
+    ("/console/orgs?" + "&".join(f"p{n}=1" for n in range(request_params.MOST_PARAMETERS + 1)), 400, "too much"),
     ("/console/org", 400, "names no id"),
     ("/console/org?id=acmee", 404, "did you mean acme?"),
     ("/console/org?id=../../etc&tab=usage", 404, "there is no organisation"),

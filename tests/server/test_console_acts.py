@@ -28,12 +28,12 @@ from drawdown.schema.declare import MAX_NUMBER, Size, WrongField
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.tables.whole import metadata
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.server.console import acting
+from drawdown.server.console import action_forms
 from drawdown.server.console.action import MAX_REASON_CHARS, Action, Doing
 from drawdown.server.console.pages import ACTIONS
 from drawdown.server.console.screens.money.wallet_acts import GRANT
 from drawdown.server.http import threads
-from drawdown.worker.access import once as console_acts
+from drawdown.worker.access import idempotency as console_acts
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access import sessions as console_sessions
 from drawdown.worker.features import actions as features
@@ -379,9 +379,9 @@ def test_a_large_amount_is_typed_before_it_is_given(home: Home) -> None:
 
 
 def test_many_rows_are_typed_too() -> None:
-    assert acting.to_type(Size(rows=acting.TYPED_ROWS)) is None
-    assert acting.to_type(Size(rows=acting.TYPED_ROWS + 1)) == acting.TYPED_ROWS + 1
-    assert acting.to_type(Size(micro=acting.TYPED_MICRO)) is None
+    assert action_forms.to_type(Size(rows=action_forms.TYPED_ROWS)) is None
+    assert action_forms.to_type(Size(rows=action_forms.TYPED_ROWS + 1)) == action_forms.TYPED_ROWS + 1
+    assert action_forms.to_type(Size(micro=action_forms.TYPED_MICRO)) is None
 
 
 def test_a_form_counts_as_long_as_a_session_may(home: Home) -> None:
@@ -431,7 +431,7 @@ def test_what_takes_too_long_is_ended_and_undone(home: Home, monkeypatch: pytest
         kept(connection, key, said, place)
         connection.execute(sa.text(SLOW[connection.dialect.name]))
 
-    monkeypatch.setattr(acting, "WITHIN_S", 0.3)
+    monkeypatch.setattr(action_forms, "WITHIN_S", 0.3)
     monkeypatch.setattr(console_acts, "keep", slowly)
     assert home.send("/console/act/grant", sent).status_code == 503
     assert dump(home.engine) == before
@@ -444,7 +444,7 @@ def test_what_takes_too_long_is_ended_and_undone(home: Home, monkeypatch: pytest
     [
         ("key-create", ("drawdown key rotate shop", "drawdown key end shop")),
         ("person-add", ("drawdown console user reset bob",)),
-        ("grant", (acting.ONCE,)),
+        ("grant", (action_forms.ONCE,)),
     ],
 )
 def test_where_the_answer_is_lost_it_says_what_to_do(
@@ -528,20 +528,20 @@ def test_two_deeds_by_one_picture_are_done_one_after_the_other(home: Home) -> No
     pictures = []
     for number in (1, 2):
         doing = Doing(person, by, values, console_acts.new_key(home.now, secret(number)))
-        seen = write(home.engine, lambda c, d=doing: acting.rehearse(c, GRANT, d).seen, rollback=True)  # type: ignore[misc]
+        seen = write(home.engine, lambda c, d=doing: action_forms.rehearse(c, GRANT, d).seen, rollback=True)  # type: ignore[misc]
         pictures.append((doing, {"key": doing.key, "seen": seen}))
     claimed, may_end = threading.Event(), threading.Event()
 
     def first(connection: sa.Connection) -> None:
-        acting.carry_out(connection, GRANT, *pictures[0])
+        action_forms.carry_out(connection, GRANT, *pictures[0])
         claimed.set()
         may_end.wait(5)
 
     def second() -> str:
         claimed.wait(5)
         try:
-            write(home.engine, lambda c: acting.carry_out(c, GRANT, *pictures[1]))
-        except acting.LookAgain:
+            write(home.engine, lambda c: action_forms.carry_out(c, GRANT, *pictures[1]))
+        except action_forms.LookAgain:
             return "look again"
         return "done"
 

@@ -15,8 +15,8 @@ import pytest
 
 from drawdown.server.console.my import COOKIE
 from tests.acceptance.commands import drawdown, environment
-from tests.fresh import migrated
 from tests.server.test_process import serving
+from tests.sqlite_databases import migrated
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
 OIDC, MY = re.findall(r"```bash\n(.*?)```", (DOCS / "console.md").read_text(encoding="utf-8"), flags=re.DOTALL)

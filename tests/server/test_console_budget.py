@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO, WINDOW_MS
-from drawdown.server.console.door import COOKIE
 from drawdown.server.console.pages import PAGES
 from drawdown.server.console.screens.customers import orgs
+from drawdown.server.console.session_auth import COOKIE
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request

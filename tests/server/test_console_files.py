@@ -20,13 +20,13 @@ from drawdown.schema.text import no_formula
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.console import files as console_files
 from drawdown.server.console import my
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.console import AT_ONCE
 from drawdown.server.console.csv_lines import as_json, csv_line
-from drawdown.server.console.door import COOKIE
 from drawdown.server.console.frame import figures
 from drawdown.server.console.pages import PAGES
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.customers import orgs
+from drawdown.server.console.session_auth import COOKIE
 from drawdown.server.http.errors import ApiError
 from drawdown.server.settings import MySettings
 from drawdown.worker.access.people import Person

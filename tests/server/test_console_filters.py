@@ -18,9 +18,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.server.console import screens
-from drawdown.server.console.door import COOKIE
 from drawdown.server.console.frame import figures
 from drawdown.server.console.pages import PAGES
+from drawdown.server.console.session_auth import COOKIE
 from tests.browser.sites import HOSTILE, NOW
 from tests.server.console_home import KIM, Home, secret
 from tests.server.filled import TURNED, Filled
@@ -48,7 +48,7 @@ PLACES: Final = {
     "/console/runs": ["after=9999999999999:zz", "state=any&after=1:a"],
     "/console/halts": ["after=0:0:1:aa"],
     "/console/ticks": ["before=1"],
-    "/console/orders": ["before=1"],
+    "/console/jobs": ["before=1"],
     "/console/limits": ["after=PAST", "asked=ASKED", "behind=IN_FORCE"],
     "/console/events?why=interval_negative": ["before=1&behind=a", "conflict=1", "sample=PAST"],
     "/console/keys": ["after=PAST"],

@@ -15,8 +15,8 @@ from drawdown.cli.main import run
 from drawdown.ledger.allocation import KINDS
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.server.console.asking import MAX_KEY_CHARS
 from drawdown.server.console.frame import figures
+from drawdown.server.console.request_params import MAX_KEY_CHARS
 from drawdown.server.console.screens.money import drift
 from drawdown.server.console.screens.money.wallet_acts import MEANING
 from drawdown.worker.access import sessions as console_sessions
@@ -83,7 +83,7 @@ def test_a_balance_that_is_kept_elsewhere_is_named(home: Home) -> None:
     home.fleet.write("INSERT INTO orgs (org_id, bucket) VALUES ('elsewhere', 0)")
     home.fleet.write(
         "UPDATE orgs SET billing_provider = 'autumn', balance_micro = 14860000, balance_read_ms = :now, "
-        "unseen_micro = 1000000 WHERE org_id = 'elsewhere'",
+        "unconfirmed_micro = 1000000 WHERE org_id = 'elsewhere'",
         {"now": home.now - 60_000},
     )
     assert "Left at autumn 13.86 read 1 min ago" in text_of(home, "/console/org?id=elsewhere")
@@ -186,7 +186,7 @@ def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) ->
     assert account.sums.eligible_micro == 2 * MICRO
     said = text_of(home, "/console/settlements")
     assert "Eligible 2.00" in said and "render-1 pixel eligible 2.00 1.00" in said
-    assert "/console/act/settlement-batch?supplier=pixel&expect=2.000000" in hrefs(home, "/console/settlements")
+    assert "/console/act/settlement-payout?supplier=pixel&expect=2.000000" in hrefs(home, "/console/settlements")
     assert "None is like that" in text_of(home, "/console/settlements?state=frozen")
     assert len(rows_of(home, "/console/settlements.csv?state=eligible")) == 2
     assert rows_of(home, "/console/settlements.csv?state=hold") == []

@@ -13,12 +13,12 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
-from drawdown.server.console import acting
-from drawdown.server.console.screens.oncall import orders as doing
+from drawdown.server.console import action_forms
+from drawdown.server.console.screens.oncall import jobs as doing
 from drawdown.worker.engine import runner
-from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import AskedReplay
-from drawdown.worker.orders.doing import do_orders
+from drawdown.worker.jobs import queue
+from drawdown.worker.jobs.job_payloads import ReplayJob
+from drawdown.worker.jobs.run_jobs import do_jobs
 from drawdown.worker.replay.plan import ReplayScope
 from drawdown.worker.replay.replay import Replayed, rehearse
 from tests.integration.test_replay import END, missed, planned, run
@@ -50,7 +50,7 @@ class Lost(Home):
         return self.send(PATH, {**ASKED, **more}, session)
 
     def page(self) -> str:
-        (answer,) = self.get("/console/orders")
+        (answer,) = self.get("/console/jobs")
         assert answer.status_code == 200
         return unescape(re.sub(r"<[^>]+>", " ", answer.text))
 
@@ -58,7 +58,7 @@ class Lost(Home):
 def do(fleet: Fleet) -> None:
     """What the next tick does of orders; its own seal, and its sweep, would find what the cursor has missed."""
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    assert runner.run(do_orders(fleet.context()), world).ended == 1
+    assert runner.run(do_jobs(fleet.context()), world).ended == 1
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_dry_run_is_that_of_the_command_and_leaves_nothing_behind(engine: sa
     fleet = missed(Fleet(engine))
     made = planned(fleet)
     before = dump(engine)
-    found = rehearse(acting.undone(engine), fleet.context("console"), made, fleet.by)
+    found = rehearse(action_forms.undone(engine), fleet.context("console"), made, fleet.by)
     assert dump(engine) == before
     assert found == run(fleet, made, dry_run=True) and found.pushes == 48
 
@@ -80,10 +80,10 @@ def test_from_the_dry_run_to_the_result(home: Lost) -> None:
     page = home.look()
     assert page.status_code == 200 and dump(home.engine) == before
     text = unescape(re.sub(r"<[^>]+>", " ", page.text))
-    assert "In all 6 pushes" in text and "drawdown replay --all" in text and "--later" in text
+    assert "In all 6 pushes" in text and "drawdown replay --all" in text and "--queue" in text
     assert home.send(PATH, hidden(page)).status_code == 303
     assert home.send(PATH, hidden(page)).status_code == 303, "sent twice, it is one order"
-    assert home.fleet.rows("SELECT state, actor, via FROM orders") == [("waiting", "console:ann", "console")]
+    assert home.fleet.rows("SELECT state, actor, via FROM jobs") == [("waiting", "console:ann", "console")]
     assert "waiting" in home.page() and "they were lost" in home.page() and "Cancel" in home.page()
     do(home.fleet)
     shown = home.page()
@@ -98,23 +98,23 @@ def test_two_people_at_once_place_one_order(home: Lost) -> None:
     assert home.send(PATH, first).status_code == 303
     refused = home.send(PATH, second, KIM)
     assert refused.status_code == 409 and "by console:ann, is waiting" in refused.text
-    assert home.fleet.one("SELECT COUNT(*) FROM orders") == 1
+    assert home.fleet.one("SELECT COUNT(*) FROM jobs") == 1
 
 
 def test_what_is_taken_up_meanwhile_is_not_cancelled(home: Lost) -> None:
     home.send(PATH, hidden(home.look()))
-    ((number,),) = home.fleet.rows("SELECT order_id FROM orders")  # PostgreSQL's dry runs use numbers up
-    order = {"order": str(number), "reason": "no", "step": "look"}
-    sent = hidden(home.send("/console/act/order-cancel", order))
-    write(home.engine, lambda c: orders.take(c, "w1", home.now))
-    refused = home.send("/console/act/order-cancel", sent)
+    ((number,),) = home.fleet.rows("SELECT job_id FROM jobs")  # PostgreSQL's dry runs use numbers up
+    order = {"job": str(number), "reason": "no", "step": "look"}
+    sent = hidden(home.send("/console/act/job-cancel", order))
+    write(home.engine, lambda c: queue.take(c, "w1", home.now))
+    refused = home.send("/console/act/job-cancel", sent)
     assert refused.status_code == 409 and "only what waits can be cancelled" in unescape(refused.text)
     assert "under way" in home.page()
 
 
 def test_a_viewer_sees_the_orders_and_places_none(home: Lost) -> None:
     assert home.look(VIC).status_code == 403
-    (page,) = home.get("/console/orders", session=VIC)
+    (page,) = home.get("/console/jobs", session=VIC)
     assert page.status_code == 200 and "/console/act/" not in page.text
 
 
@@ -143,11 +143,11 @@ def test_hostile_texts_stand_as_text(home: Lost) -> None:
     home.fleet.assign(ODD, from_ms=T0)
     home.fleet.sample(ODD, T0 + 7)
     by = By(home.now, "console:ann", ODD, "console")
-    asked = AskedReplay(ReplayScope((ODD,)), T0, END)
-    write(home.engine, lambda c: orders.place(c, asked, by))
-    (page,) = home.get("/console/orders")
+    asked = ReplayJob(ReplayScope((ODD,)), T0, END)
+    write(home.engine, lambda c: queue.place(c, asked, by))
+    (page,) = home.get("/console/jobs")
     assert "<b>" not in page.text and "&lt;b&gt;" in page.text and "<bdi>" in page.text
-    assert read(home.engine, lambda c: c.execute(sa.text("SELECT COUNT(*) FROM orders")).scalar()) == 1
+    assert read(home.engine, lambda c: c.execute(sa.text("SELECT COUNT(*) FROM jobs")).scalar()) == 1
 
 
 def test_what_is_sealed_and_not_settled_is_not_called_settled() -> None:

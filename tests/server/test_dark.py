@@ -14,7 +14,7 @@ from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MICRO
-from drawdown.server.api import dark, programs
+from drawdown.server.api import fail_open, programs
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import grouped
 from drawdown.worker.guard import terms as guard_terms
@@ -33,8 +33,8 @@ Send = Callable[..., Awaitable[httpx.Response]]
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for long, and nothing is recorded but when a test asks for it."""
-    monkeypatch.setattr(dark, "WITHIN_S", 1.0)
-    monkeypatch.setattr(dark, "RECORD_EVERY_S", 3600.0)
+    monkeypatch.setattr(fail_open, "WITHIN_S", 1.0)
+    monkeypatch.setattr(fail_open, "RECORD_EVERY_S", 3600.0)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
             if event == "guard_use_lost":
                 told.append(said)
 
-    monkeypatch.setattr(dark, "log", Log())
+    monkeypatch.setattr(fail_open, "log", Log())
     return told
 
 
@@ -113,7 +113,7 @@ def test_what_fails_open_is_let_through_and_counted_once_the_database_is_back(ho
                 closed = await send("consume", key="d-3", metric="idea")
             assert closed.status_code == 503, "what fails closed is not let through"
             assert (await send("check", amount=1)).json()["decision"] == "allow"
-        house.clock.at_ms += dark.LOOK_AGAIN_MS
+        house.clock.at_ms += fail_open.LOOK_AGAIN_MS
         found = (await send("settle", key="d-2", actual=1)).json()
         assert (found["state"], found["charged"]) == ("settled", 0.1), "it is written down before it ends"
         again = (await send("consume", key="d-1", amount=2)).json()
@@ -139,7 +139,7 @@ def test_its_end_waits_for_it_here_and_elsewhere_asks_for_it_again(house: House)
             await send("reserve", key="d-1", amount=3)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(house.server._dark, "_recorder", lambda _use: _busy)
-            house.clock.at_ms += dark.LOOK_AGAIN_MS
+            house.clock.at_ms += fail_open.LOOK_AGAIN_MS
             for act, said in (("settle", {"actual": 2}), ("release", {"incurred": 2}), ("extend", {"to": 4})):
                 assert refused(await send(act, key="d-1", **said)) == (503, "database")
             told: dict[str, object] = {"org": "acme", "metric": "login", "key": "d-1", "amount": 3}
@@ -151,7 +151,7 @@ def test_its_end_waits_for_it_here_and_elsewhere_asks_for_it_again(house: House)
                 sent.append(await other.caller.send("POST", f"/v1/guard/{act}", body, other.headers()))
         assert refused(sent[0]) == (404, "unknown_use"), "another server cannot know"
         assert [one.json()["state"] for one in sent[1:]] == ["held", "settled"]
-        house.clock.at_ms += dark.LOOK_AGAIN_MS
+        house.clock.at_ms += fail_open.LOOK_AGAIN_MS
         await house.server._dark.record()
 
     with_dark(house, work)
@@ -170,7 +170,7 @@ def test_a_limit_that_is_reached_this_moment_is_no_darkness(house: House, monkey
         with away(house.fleet.engine):
             nothing_waits(house)
             await send("check")
-        house.clock.at_ms += dark.LOOK_AGAIN_MS
+        house.clock.at_ms += fail_open.LOOK_AGAIN_MS
 
         def reached(*_given: object) -> None:
             raise LimitReached("a limit was reached this moment; try again")
@@ -192,7 +192,7 @@ def test_beyond_a_limit_it_is_counted_all_the_same_and_said(house: House) -> Non
         with away(house.fleet.engine):
             nothing_waits(house)
             await asyncio.gather(*(send("consume", key=f"d-{n}", amount=9) for n in range(3)))
-        house.clock.at_ms += dark.LOOK_AGAIN_MS
+        house.clock.at_ms += fail_open.LOOK_AGAIN_MS
         await dark_.record()
         assert dark_.uses["recorded"] == 3
         found = (await send("check")).json()
@@ -205,7 +205,7 @@ def test_beyond_a_limit_it_is_counted_all_the_same_and_said(house: House) -> Non
 
 
 def test_the_dark_is_bounded_in_time_number_and_in_whom_it_knows(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dark, "KEPT_AT_MOST", 1)
+    monkeypatch.setattr(fail_open, "KEPT_AT_MOST", 1)
 
     async def work(send: Send) -> None:
         make_key(house, "stranger", "guard")
@@ -219,7 +219,7 @@ def test_the_dark_is_bounded_in_time_number_and_in_whom_it_knows(house: House, m
             if house.fleet.engine.dialect.name == "postgresql":
                 sent = await stranger.caller.send("POST", "/v1/guard/consume", order, stranger.headers())
                 assert sent.status_code == 503, "its key was never met"
-            house.clock.at_ms += dark.DARK_MS + 1
+            house.clock.at_ms += fail_open.DARK_MS + 1
             assert (await send("consume", key="d-1", amount=1)).status_code == 503, "it is dark for too long"
         await house.server._dark.record()
 
@@ -237,7 +237,7 @@ def test_what_cannot_be_written_down_is_lost_loudly(house: House, lost: list[dic
             nothing_waits(house)
             assert (await send("consume", key="d-1", amount=4)).json()["degraded"]
         set_terms(house, "login", fails_open=False)
-        house.clock.at_ms += dark.LOOK_AGAIN_MS
+        house.clock.at_ms += fail_open.LOOK_AGAIN_MS
         await house.server._dark.record()
         assert [(one["key"], one["amount"]) for one in lost] == [("d-1", 4)]
         assert outcomes == {"let_through": 1, "recorded": 0, "lost": 1}
@@ -249,7 +249,7 @@ def test_what_cannot_be_written_down_is_lost_loudly(house: House, lost: list[dic
 def test_a_process_that_ends_writes_down_what_it_can_and_says_the_rest(
     house: House, lost: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dark, "CLOSING_S", 0.3)
+    monkeypatch.setattr(fail_open, "CLOSING_S", 0.3)
     outcomes = house.server._dark.uses
 
     async def work(send: Send) -> None:
@@ -257,7 +257,7 @@ def test_a_process_that_ends_writes_down_what_it_can_and_says_the_rest(
             assert (await send("consume", key="d-1", amount=1)).json()["degraded"]
             await asyncio.to_thread(house.server._dark.close)
             assert [one["key"] for one in lost] == ["d-1"]
-        house.clock.at_ms += dark.LOOK_AGAIN_MS
+        house.clock.at_ms += fail_open.LOOK_AGAIN_MS
 
     with_dark(house, work)
     assert outcomes["lost"] == 1
@@ -292,7 +292,7 @@ def test_an_ended_key_decides_nothing_if_its_look_up_is_slow(house: House, monke
             ("reserve", {"key": "late-2", "amount": 1}),
             ("settle", {"key": "h-1", "actual": 1}),
         ):
-            house.clock.at_ms += dark.LOOK_AGAIN_MS
+            house.clock.at_ms += fail_open.LOOK_AGAIN_MS
             answer = await send(act, **order)
             assert answer.status_code == 401, (act, answer.text)
 

@@ -21,8 +21,8 @@ from drawdown.server.api.programs import for_programs
 from drawdown.server.console.action import Doing
 from drawdown.server.console.declared import form_of
 from drawdown.server.declarations import ACTIONS, BY_NAME, DECLARED
+from drawdown.worker.access.idempotency import Call
 from drawdown.worker.access.keys import SCOPES
-from drawdown.worker.access.once import Call
 from drawdown.worker.access.people import Person
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.orgs import actions as orgs
@@ -244,7 +244,7 @@ def test_a_key_gives_no_more_than_it_may(shop: House) -> None:
     async def work(caller: Caller) -> None:
         app, payer = Program(caller, key_of("app")), Program(caller, key_of("payer"))
         await render(app)
-        path, body = "/v1/suppliers/pixel/batch", {"expect": 4.2, "period": "2026-01"}
+        path, body = "/v1/suppliers/pixel/payout", {"expect": 4.2, "period": "2026-01"}
         assert refused(await send(app, path, body)) == (403, "grant_limit")
         assert refused(await send(payer, path, body)) == (403, "grant_limit")
         await send(app, "/v1/settlements/e-1/reverse", {"amount": 1})

@@ -39,7 +39,7 @@ def test_an_organisation_is_made_and_billed_here(office: House) -> None:
         assert (dry["provider"], dry["customer_id"], dry["dry_run"]) == ("embedded", "newco", True)
         assert (await app.get("/orgs")).json()["orgs"] == []
         done = (await made(app, "newco")).json()
-        assert (done["provider"], done["already"], done["order_id"]) == ("embedded", False, None)
+        assert (done["provider"], done["already"], done["job_id"]) == ("embedded", False, None)
         again = (await made(app, "newco")).json()
         assert (again["already"], again["start_ms"]) == (True, done["start_ms"])
         assert [one["org_id"] for one in (await app.get("/orgs")).json()["orgs"]] == ["newco"]
@@ -61,7 +61,7 @@ def test_who_is_billed_elsewhere_is_asked_for_by_an_order(office: House) -> None
         assert refused(await made(app, "newco", provider="atumn")) == (422, "unknown_provider")
         await asyncio.to_thread(office.fleet.tick, T0 + WINDOW_MS)
         order = (await made(app, "newco", provider="autumn", customer_id="cus_1")).json()
-        assert order["order_id"] == 1 and order["customer_id"] == "cus_1"
+        assert order["job_id"] == 1 and order["customer_id"] == "cus_1"
         assert refused(await made(app, "newco", provider="autumn", customer_id="cus_1")) == (409, "refused")
         assert refused(await made(app, "newco", provider="none")) == (403, "grant_limit")
         shown = (await app.get("/orgs/newco")).json()

@@ -31,7 +31,7 @@ from drawdown.schema.units import DAY_MS, window_of
 from drawdown.server.http import listen
 from drawdown.worker.orgs.lists import OrgFilter, list_orgs
 from drawdown.worker.verify.verify import verify
-from tests import forked
+from tests import fork_server
 from tests.acceptance.commands import PROJECT, environment
 from tests.cases import cases
 from tests.demo_life import YEARS_MS, Month
@@ -75,13 +75,13 @@ serve.live = partial(serve.live, days={SHORT})
 """The month's last day, with few ticks. `make test-whole` serves the month; `python -m tests.demo_life` judges some."""
 
 
-def started(folder: Path, *, before: str = share(SHORTER, whole=""), **env: str) -> forked.Started:
+def started(folder: Path, *, before: str = share(SHORTER, whole=""), **env: str) -> fork_server.Started:
     """The process, with its own folder for what is temporary."""
     (folder / "tmp").mkdir()
     other = {**environment(f"sqlite:///{folder}/not-the-demo.db"), "TMPDIR": str(folder / "tmp"), **env}
     words = ["--at", str(MOMENT), "demo", "--serve", "--no-open"]
     with (folder / "complaints").open("w") as err:
-        return forked.Started(words, env=other, cwd=PROJECT, err=err, before=before)
+        return fork_server.Started(words, env=other, cwd=PROJECT, err=err, before=before)
 
 
 def left(folder: Path) -> list[str]:

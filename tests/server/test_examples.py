@@ -33,7 +33,7 @@ from tests.server.program import Program, give, key_of, make_key
 from tests.world import T0
 
 RULED: Final = {
-    "/v1/suppliers/pixel/batch": "below_threshold",
+    "/v1/suppliers/pixel/payout": "below_threshold",
     "/v1/messages/msg_6a0f0c6d3c0f5ce1b2f3a49d0b8e7c11": "unknown_message",
     "/v1/hooks/app/rotate": "bad_value",  # no DRAWDOWN_HOOK_SECRET is set there
     "/v1/orgs/acme/release": "refused",
@@ -49,7 +49,7 @@ RULED: Final = {
     "/v1/pushes/void": "refused",
     "/v1/cells/cell-1/remove": "unknown_cell",
     "/v1/features/acme/end": "refused",
-    "/v1/jobs/1/cancel": "unknown_order",
+    "/v1/jobs/1/cancel": "unknown_job",
     "/v1/topups/topup%3Aacme%3A1/resolve": "unknown_topup",
 }
 """What a rule refuses as things stand there, by its code: each of them is a dry run."""

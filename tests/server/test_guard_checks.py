@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO
-from drawdown.server.api import programs, together
+from drawdown.server.api import programs, request_batching
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
@@ -175,7 +175,7 @@ def test_a_check_waits_for_no_writer(house: House) -> None:
 
 
 def test_a_reading_that_hangs_keeps_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(together, "STUCK_S", 0.05)
+    monkeypatch.setattr(request_batching, "STUCK_S", 0.05)
     hangs, real = [threading.Event()], guard.check_by_keys
 
     def stuck(*given: Any) -> Any:

@@ -12,9 +12,9 @@ from drawdown.ledger import pools
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
 from drawdown.server.settings import MySettings
+from drawdown.worker.guard import options as guard_options
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
-from drawdown.worker.guard import ways as guard_options
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.wallets import actions as credit

@@ -14,15 +14,15 @@ import sqlalchemy as sa
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.units import MICRO
-from drawdown.server.api import together
+from drawdown.server.api import request_batching
 from drawdown.worker.guard import grouped
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.verify.verify import verify
-from tests.fresh import fresh
 from tests.integration.guard_rush import rush_over_http
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
+from tests.sqlite_databases import fresh
 
 
 @pytest.fixture
@@ -50,10 +50,10 @@ def shared(house: House, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-Orders = Sequence[tuple[str, dict[str, Any]]]
+Jobs = Sequence[tuple[str, dict[str, Any]]]
 
 
-def asked(house: House, *rounds: Orders) -> list[list[Any]]:
+def asked(house: House, *rounds: Jobs) -> list[list[Any]]:
     """All of a round at once; the answers, in order."""
 
     async def work(caller: Caller) -> list[list[Any]]:
@@ -106,8 +106,8 @@ def test_what_is_wrong_with_one_is_no_matter_to_the_others(house: House, shared:
 def test_so_many_wait_and_whoever_comes_then_is_to_come_again(
     house: House, shared: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "MOST_WAITING", 4)
-    monkeypatch.setattr(together, "MOST_TOGETHER", 2)
+    monkeypatch.setattr(request_batching, "MOST_WAITING", 4)
+    monkeypatch.setattr(request_batching, "MOST_TOGETHER", 2)
     answers, again = asked(house, uses("look", 20), uses("look", 3))
     busy = [one for one in answers if one.status_code == 429]
     assert {refused(one) for one in busy} == {(429, "busy")} and all("retry-after" in one.headers for one in busy)

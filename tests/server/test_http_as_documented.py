@@ -13,11 +13,11 @@ from textwrap import indent
 import pytest
 
 from drawdown.server.api import programs
-from tests import forked
+from tests import fork_server
 from tests.acceptance.commands import drawdown, environment
-from tests.fresh import migrated
 from tests.server.test_process import serving
 from tests.server.test_samples import BAD
+from tests.sqlite_databases import migrated
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "http-api.md").read_text(encoding="utf-8")
@@ -41,7 +41,9 @@ def answered(page: str, folder: Path, more: dict[str, str] | None = None) -> str
 def path_of(folder: Path) -> str:
     """Where the blocks' commands are found: `drawdown` is forked."""
     (folder / "bin").mkdir()
-    return os.pathsep.join((str(forked.program(folder / "bin")), str(Path(sys.executable).parent), os.environ["PATH"]))
+    return os.pathsep.join(
+        (str(fork_server.program(folder / "bin")), str(Path(sys.executable).parent), os.environ["PATH"])
+    )
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page shows curl")
@@ -60,7 +62,9 @@ def test_a_customer_signs_up_as_the_page_shows(tmp_path: Path) -> None:
     told = answered(f"```bash\n{whole}\n```", tmp_path, hooks)
     for said in (
         '"provider":"embedded"', '"granted":10', '"scopes":["events:write","guard","usage:read"]',
-        '"status":"accepted"', '"available":9.994', '"event_id":"page-1"', '"org_id":"initech"', '"low":2',
+        '"status":"accepted"', '"available":9.992', '"event_id":"page-1"',
+        '"event":{"status":"accepted","source":"/guard","event_id":"export-1"', '"period":"20',
+        '"org_id":"initech"', '"low":2',
         '"decision":"allow"', '"allowed":true,"secret":"whsec_',
     ):  # fmt: skip
         assert said in told, (said, told)

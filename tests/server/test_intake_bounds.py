@@ -16,14 +16,15 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from drawdown.events.body_items import MOST_ITEMS
 from drawdown.events.cloudevents import JSON, LINES
-from drawdown.events.reading import MOST_ITEMS
 from drawdown.schema import database
 from drawdown.schema.errors import AnswerLost, DatabaseBusy
 from drawdown.server.http import bodies
 from drawdown.server.http.errors import ApiError
 from drawdown.server.usage import intake
 from drawdown.server.usage.intake import Quotas
+from drawdown.server.usage.singles import SINGLE_BYTES
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, SAMPLES, Sender, event, said, sample, sender
 from tests.server.program import key_of, refused
@@ -184,11 +185,16 @@ def free(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return made
 
 
+def batch(name: str) -> bytes:
+    """One event that shares no transaction with others."""
+    return json.dumps(event(name)).encode() + b" " * SINGLE_BYTES
+
+
 async def waiting(caller: Caller, send: Sender, count: int) -> list[asyncio.Task[httpx.Response]]:
     """So many batches more, which wait."""
     waits = caller.server._intake._batches
     there = waits.total()
-    made = [asyncio.create_task(send.send(EVENTS, event(f"{send.name}-{number}"))) for number in range(count)]
+    made = [asyncio.create_task(send.send(EVENTS, batch(f"{send.name}-{number}"))) for number in range(count)]
     async with asyncio.timeout(LIMIT_S):
         while waits.total() < there + count:
             await asyncio.sleep(0.01)
@@ -203,7 +209,7 @@ def test_batches_that_wait_have_an_end(shop: House, free: threading.Event, monke
     async def work(caller: Caller) -> None:
         send = Sender(caller)
         tasks = await waiting(caller, send, 2) + await waiting(caller, Sender(caller, "second"), 1)
-        answer = await Sender(caller, "third").send(EVENTS, event("more"))
+        answer = await Sender(caller, "third").send(EVENTS, batch("more"))
         assert refused(answer) == (429, "busy") and answer.headers["retry-after"] == "1"
         assert (await send.get("/v1/usage/acme?from=2025-12-01")).status_code == 404, "nobody else waits for them"
         free.set()
@@ -315,7 +321,7 @@ def test_no_key_keeps_the_others_out(shop: House, free: threading.Event, monkeyp
     async def work(caller: Caller) -> None:
         greedy = Sender(caller, "greedy")
         tasks = await waiting(caller, greedy, 2)
-        assert refused(await greedy.send(EVENTS, event("more"))) == (429, "busy")
+        assert refused(await greedy.send(EVENTS, batch("more"))) == (429, "busy")
         tasks += await waiting(caller, Sender(caller), 1)
         free.set()
         assert {said(one)[0][0] for one in await asyncio.gather(*tasks)} == {"pending"}
@@ -332,7 +338,7 @@ def test_two_greedy_keys_leave_room_for_a_third(shop: House, free: threading.Eve
         for name, share in (("first", 16), ("second", 8)):
             greedy = Sender(caller, name)
             tasks += await waiting(caller, greedy, share)
-            assert refused(await greedy.send(EVENTS, event("more"))) == (429, "busy")
+            assert refused(await greedy.send(EVENTS, batch("more"))) == (429, "busy")
         tasks += await waiting(caller, Sender(caller), 4)
         free.set()
         assert {said(one)[0][0] for one in await asyncio.gather(*tasks)} == {"pending"}

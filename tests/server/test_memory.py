@@ -21,8 +21,8 @@ import pytest
 
 from drawdown.server.http.connection import MAX_CONNECTIONS
 from tests.acceptance.commands import drawdown
-from tests.fresh import migrated
 from tests.server.test_process import FRESH, SECRETS, serving
+from tests.sqlite_databases import migrated
 
 LIMIT_MB = 300
 SOURCES = ("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6")

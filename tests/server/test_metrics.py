@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drawdown.ledger import maturing
+from drawdown.ledger import due_changes
 from drawdown.ledger.draws import Cost
 from drawdown.schema import migrate
 from drawdown.schema.database import write
@@ -130,10 +130,10 @@ def test_holds_that_leak_and_what_suppliers_wait_for_are_told(house: House) -> N
     assert told(executions.LIFE_MS - 1) == [2, 0, 0, 0, 7, 1, 3599.999]
     assert told(executions.LIFE_MS + 5000) == [2, 2, 5, 0, 7, 1, 3605]
     house.clock.at_ms = began + 2 * DAY_MS
-    write(engine, lambda c: maturing.mature_due(c, house.clock.at_ms))
+    write(engine, lambda c: due_changes.mature_due(c, house.clock.at_ms))
     assert told(2 * DAY_MS)[:4] == [0, 0, 0, 2]
     write(engine, lambda c: executions.settle(c, "e-3", Cost(0), house.fleet.by))
     assert told(2 * DAY_MS)[3] == 1, "settled late"
-    write(engine, lambda c: settlements.batch(c, "pixel", "2026-01", house.fleet.by))
+    write(engine, lambda c: settlements.make_payout(c, "pixel", "2026-01", house.fleet.by))
     assert told(2 * DAY_MS)[4:6] == [4, 1], "the frozen one waits"
     assert told(4 * DAY_MS)[3] == 0

@@ -24,17 +24,17 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server.app import Server
-from drawdown.server.console import elsewhere, oidc
-from drawdown.server.console.door import COOKIE
+from drawdown.server.console import jwks, oidc
 from drawdown.server.console.oidc import Trip, trip_of
+from drawdown.server.console.session_auth import COOKIE
 from drawdown.server.services import Services
 from drawdown.server.settings import OidcSettings, ServerSettings
 from drawdown.worker.access import people as console_users
 from tests.cases import cases
-from tests.fresh import fresh
 from tests.server import issuer as issuers
 from tests.server.console_home import as_read
 from tests.server.issuer import CLIENT, EC, FOREIGN, ISSUER, RSA, SECRET, Issuer, said, signed
+from tests.sqlite_databases import fresh
 from tests.world import Fleet
 
 T = TypeVar("T")
@@ -250,7 +250,7 @@ def test_an_issuer_that_keeps_to_the_rules_is_believed(home: Home) -> None:
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/orgs?state=halted")
     assert len(home.fleet.rows("SELECT 1 FROM console_sessions")) == 1
     exchange = next(call for call in home.issuer.calls if call.url.endswith("/token"))
-    assert (exchange.timeout_s, exchange.most_bytes) == (elsewhere.WITHIN_S, elsewhere.MOST_BYTES)
+    assert (exchange.timeout_s, exchange.most_bytes) == (jwks.WITHIN_S, jwks.MOST_BYTES)
     assert SECRET not in repr(exchange)
 
 
@@ -358,7 +358,7 @@ def test_an_issuer_that_answers_nonsense_is_told_of_in_words(home: Home) -> None
 def test_what_a_token_does_not_say_is_asked_for_of_the_same_one(home: Home) -> None:
     home.issuer.claims = {"email": None, "email_verified": None}
     home.issuer.more = {"email": "ann@example.com", "sub": "s-2"}
-    home.refused("does not say more of whoever signed in there", 502)
+    home.refused("returned no details of the person", 502)
     home.issuer.more = {}
     home.refused("says no email that is a name here")
     home.issuer.more = {"email": " ann@example.com "}
@@ -454,10 +454,10 @@ def test_what_an_issuer_says_of_itself_is_kept_and_a_new_key_has_it_read_again(h
         found = [await once(), await once()]  # signed with a key that is not published
         asked = home.issuer.asked("/jwks")
         home.issuer.keys = [EC, RSA]
-        home.fleet.clock.at_ms += elsewhere.AGAIN_MS
+        home.fleet.clock.at_ms += jwks.AGAIN_MS
         found += [await once(), await once()]
         assert home.issuer.asked("openid-configuration") == 1 and home.issuer.asked("/jwks") == asked + 1 == 2
-        home.fleet.clock.at_ms += elsewhere.KEPT_MS
+        home.fleet.clock.at_ms += jwks.KEPT_MS
         found.append(await once())
         assert home.issuer.asked("openid-configuration") == 2 and home.issuer.asked("/jwks") == 3
         return found
@@ -467,21 +467,21 @@ def test_what_an_issuer_says_of_itself_is_kept_and_a_new_key_has_it_read_again(h
 
 def test_only_so_much_is_asked_at_once_and_kept(home: Home) -> None:
     async def work(_: httpx.AsyncClient, server: Server) -> None:
-        asks = elsewhere.Elsewhere(server.services)
+        asks = jwks.Elsewhere(server.services)
         home.issuer.answers = {"": said(200, {"keys": [FOREIGN.as_dict(private=False)] * 60})}
-        for number in range(3 * elsewhere.MOST_KEPT):
+        for number in range(3 * jwks.MOST_KEPT):
             await asks.kept(f"https://x.example/{number}", "x")
-        assert len(asks._kept) == elsewhere.MOST_KEPT
-        assert len(await asks.keys("https://x.example/0", None, "x")) == elsewhere.MOST_KEYS
-        asks._under_way = elsewhere.MOST_AT_ONCE
-        with pytest.raises(elsewhere.Trouble, match="too many people sign in"):
+        assert len(asks._kept) == jwks.MOST_KEPT
+        assert len(await asks.keys("https://x.example/0", None, "x")) == jwks.MOST_KEYS
+        asks._under_way = jwks.MOST_AT_ONCE
+        with pytest.raises(jwks.Trouble, match="too many people sign in"):
             await asks.ask(Call("GET", "https://x.example/"), "x")
-        asks._under_way, asks._waiting = 0, elsewhere.MOST_AT_ONCE
-        with pytest.raises(elsewhere.Trouble, match="too many people sign in"):
+        asks._under_way, asks._waiting = 0, jwks.MOST_AT_ONCE
+        with pytest.raises(jwks.Trouble, match="too many people sign in"):
             await asks.kept("https://x.example/another", "x")
         assert await asks.kept("https://x.example/0", "x"), "what is kept is said all the same"
         asks._waiting = 0
-        with pytest.raises(elsewhere.Trouble, match="neither https:// nor on this machine"):
+        with pytest.raises(jwks.Trouble, match="neither https:// nor on this machine"):
             await asks.ask(Call("GET", "http://x.example/"), "x")
 
     home.ask(work)
@@ -491,25 +491,25 @@ def test_a_slow_issuer_and_one_that_talks_without_end_are_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over real sockets."""
-    monkeypatch.setattr(elsewhere, "WITHIN_S", 0.3)
+    monkeypatch.setattr(jwks, "WITHIN_S", 0.3)
     engine = fresh(tmp_path / "drawdown.db")
     home = Home(engine, http=HttpClient())
 
     async def work(_: httpx.AsyncClient, server: Server) -> list[str]:
         async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             path = (await reader.readline()).split()[1]
-            body = b"HTTP/1.1 200 OK\r\n\r\n" + b'{"a": "' + b"x" * (elsewhere.MOST_BYTES + 1)
+            body = b"HTTP/1.1 200 OK\r\n\r\n" + b'{"a": "' + b"x" * (jwks.MOST_BYTES + 1)
             writer.write(body if path == b"/long" else b"HTTP/1.1 200 OK\r\n")
             try:
                 await reader.read()
             finally:
                 writer.close()
 
-        asks, found = elsewhere.Elsewhere(server.services), []
+        asks, found = jwks.Elsewhere(server.services), []
         async with await asyncio.start_server(slow, "127.0.0.1", 0) as listening:
             port = listening.sockets[0].getsockname()[1]
             for path in ("slow", "long"):
-                with pytest.raises(elsewhere.Trouble) as error:
+                with pytest.raises(jwks.Trouble) as error:
                     await asks.kept(f"http://127.0.0.1:{port}/{path}", "the issuer")
                 found.append(str(error.value))
             await home.http.close()
@@ -517,7 +517,7 @@ def test_a_slow_issuer_and_one_that_talks_without_end_are_given_up(
 
     slow, long = home.ask(work)
     assert slow == "the issuer does not answer: no whole answer within 0.3 s"
-    assert long == f"the issuer does not answer: an answer of over {elsewhere.MOST_BYTES} bytes"
+    assert long == f"the issuer does not answer: an answer of over {jwks.MOST_BYTES} bytes"
     engine.dispose()
 
 

@@ -20,13 +20,13 @@ from drawdown.cli.nouns.tick import write_metrics
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
 from drawdown.server.http.signing import Signed, signature
-from tests import forked
+from tests import fork_server
 from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import serving_in_thread
 from tests.emulators.stripe import StripeEmulator
-from tests.fresh import migrated
 from tests.patience import PATIENT_S
+from tests.sqlite_databases import migrated
 from tests.whole import share
 
 FRESH = (str(SCRIPT),)
@@ -47,19 +47,19 @@ SECRETS = {
 @contextmanager
 def serving(
     url: str, env: dict[str, str], log: Path, *options: str, program: Sequence[str] = (), before: str = ""
-) -> Iterator[tuple[str, subprocess.Popen[str] | forked.Started]]:
+) -> Iterator[tuple[str, subprocess.Popen[str] | fork_server.Started]]:
     """`drawdown serve` on a free port: its URL and process; one of a fresh `program`, where that matters. `before`:
     Python that a forked one runs first."""
     words, settings = ["--json", "serve", "--port", "0", *options], {"DRAWDOWN_LOG_LEVEL": "DEBUG", **env}
     with log.open("w") as err:
-        process: subprocess.Popen[str] | forked.Started
+        process: subprocess.Popen[str] | fork_server.Started
         if program:
             process = subprocess.Popen(
                 [*program, *words],
                 env=environment(url, settings), cwd=PROJECT, stdout=subprocess.PIPE, stderr=err, text=True,
             )  # fmt: skip
         else:
-            process = forked.Started(words, env=environment(url, settings), cwd=PROJECT, err=err, before=before)
+            process = fork_server.Started(words, env=environment(url, settings), cwd=PROJECT, err=err, before=before)
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

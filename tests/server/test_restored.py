@@ -16,15 +16,15 @@ from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import present
 from drawdown.worker.history.witness import WitnessFile
 from tests.acceptance.commands import drawdown
-from tests.fresh import migrated
 from tests.server.acts.money import owes
 from tests.server.console_home import Home, as_read
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key
 from tests.server.test_console_acts import hidden
 from tests.server.test_process import serving
+from tests.sqlite_databases import migrated
 
-BATCH = "/console/act/settlement-batch"
+BATCH = "/console/act/settlement-payout"
 
 
 class Remembered:

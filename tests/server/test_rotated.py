@@ -19,14 +19,14 @@ from drawdown.schema.database import connect
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.server.http.signing import Signed, signature
-from tests import forked
+from tests import fork_server
 from tests.acceptance.commands import PROJECT, drawdown, environment
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import HANGS_S, home_autumn, serving_in_thread
-from tests.fresh import migrated
 from tests.official import Webhook
 from tests.server.house import SVIX
 from tests.server.test_process import serving
+from tests.sqlite_databases import migrated
 
 SETTINGS = ("ADMIN_SECRETS", "CRON_SECRET", "AUTUMN_SECRET_KEY", "AUTUMN_WEBHOOK_SECRETS")
 WEBHOOK = dict(zip(("one", "two"), SVIX, strict=True))
@@ -119,7 +119,7 @@ def test_a_watching_process_takes_the_secret_of_a_cell(tmp_path: Path) -> None:
     env = {**environment(database), "DRAWDOWN_LOG_LEVEL": "INFO", "DRAWDOWN_CELL_SECRET_FILE": str(file)}
     for command in (("watch", "--every", "1"), ("run", "--every", "3600")):
         with log.open("w") as err:
-            process = forked.Started(command, env=env, cwd=PROJECT, err=err)
+            process = fork_server.Started(command, env=env, cwd=PROJECT, err=err)
             try:
                 assert process.stdout.readline(), log.read_text()
                 (tmp_path / "new").write_text(f"another for {command[0]}")

@@ -20,7 +20,7 @@ from drawdown.cli.main import run as drawdown
 from drawdown.ledger.draws import Cost
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.server.console.door import COOKIE
+from drawdown.server.console.session_auth import COOKIE
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions import lists as runs

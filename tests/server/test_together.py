@@ -14,7 +14,7 @@ from drawdown.ledger.accounts import HoldTerms
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.units import MICRO, MINUTE_MS
-from drawdown.server.api import together
+from drawdown.server.api import request_batching
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.actions import Asked
 from drawdown.worker.executions.request import Request
@@ -187,7 +187,7 @@ def test_an_organisation_that_is_halted_is_refused_and_another_goes_on(house: Ho
 def test_no_more_are_decided_together_than_the_bound(
     house: House, shared: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "MOST_TOGETHER", 4)
+    monkeypatch.setattr(request_batching, "MOST_TOGETHER", 4)
     give(house, "acme")
     assert {one.status_code for one in accepted(house, [(f"e-{number}", 1, {}) for number in range(17)])} == {200}
     assert max(shared) == 4

@@ -20,10 +20,10 @@ from drawdown.cli.main import run
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
 from drawdown.schema.units import WINDOW_MS
-from tests import forked
+from tests import fork_server
 from tests.acceptance.commands import PROJECT, drawdown, environment
-from tests.fresh import migrated
 from tests.patience import PATIENT_S
+from tests.sqlite_databases import migrated
 from tests.world import Fleet
 
 NIGHTS = """
@@ -51,10 +51,10 @@ def database(tmp_path: Path) -> str:
 
 
 @contextmanager
-def up(url: str, log: Path, *options: str) -> Iterator[tuple[str, forked.Started]]:
+def up(url: str, log: Path, *options: str) -> Iterator[tuple[str, fork_server.Started]]:
     words, env = ["--json", "up", "--port", "0", *options], environment(url, {"DRAWDOWN_LOG_LEVEL": "INFO"})
     with log.open("w") as err:
-        process = forked.Started(words, env=env, cwd=PROJECT, err=err, before=NIGHTS)
+        process = fork_server.Started(words, env=env, cwd=PROJECT, err=err, before=NIGHTS)
     try:
         line = process.stdout.readline()
         assert line, log.read_text()
@@ -69,7 +69,7 @@ def events(log: Path, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
-def parts(process: forked.Started) -> list[int]:
+def parts(process: fork_server.Started) -> list[int]:
     """The processes that the command was made of."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     return [int(one) for one in children.read_text().split()]

@@ -15,10 +15,10 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.server.api import webhooks
 from drawdown.worker.push.webhooks import KEPT_MS, WebhookEvent, is_taken, store_failed, take_event
-from drawdown.worker.verdict.asks import SECOND_READ_MS
-from tests.fresh import fresh
+from drawdown.worker.verdict.refresh_requests import SECOND_READ_MS
 from tests.server.house import FOREIGN, SVIX, Caller, House, served
 from tests.server.program import refused
+from tests.sqlite_databases import fresh
 from tests.world import T0
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.wallets import actions as credit
 from tests.simulation.oracle import Sample
 from tests.simulation.providers import CELL_TROUBLES, MEMORY, WHOLE

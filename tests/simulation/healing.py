@@ -66,9 +66,9 @@ class Run(Protocol):
 
 
 def heal(run: Run) -> None:
-    """Switch all faults off, mend what only people can mend, and tick until nothing is left."""
+    """Switch all faults off, fix what only people can fix, and tick until nothing is left."""
     world = run.world
-    _mend(world)
+    _fix(world)
     run.restores.finish(run)
     end_all(world)
     world.say("world", "HEALS")
@@ -96,7 +96,7 @@ def heal(run: Run) -> None:
         _who_pays_gets_through(run)
 
 
-def _mend(world: World) -> None:
+def _fix(world: World) -> None:
     world.faults.intensity = 0.0
     world.down.clear()
     world.cells.heal()
@@ -105,7 +105,7 @@ def _mend(world: World) -> None:
     world.time.now = max(world.time.now, world.latest)
     world.network.deliver()
     for remote in world.remote.values():
-        remote.mend((*ORGS, *STRANGERS), world.time.now)
+        remote.fix((*ORGS, *STRANGERS), world.time.now)
     for name in sorted(world.paused):
         world.write(partial(resume, provider=name, by=said(world)))
     world.paused.clear()

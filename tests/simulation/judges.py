@@ -43,7 +43,7 @@ WATCHES: Final = JUDGED | {
 }
 _STATE: Final = (
     "SELECT (SELECT MAX(projection_id) FROM projections), (SELECT SUM(is_halted) FROM orgs), "
-    "(SELECT SUM(projection_asks) FROM orgs), (SELECT COUNT(*) FROM pushes), (SELECT SUM(attempts) FROM pushes)"
+    "(SELECT SUM(refresh_requests) FROM orgs), (SELECT COUNT(*) FROM pushes), (SELECT SUM(attempts) FROM pushes)"
 )
 _NEW: Final = """
 SELECT p.org_id, p.is_halted, p.reason, o.operator_halt, o.override_halted, o.override_until_ms, o.plan,

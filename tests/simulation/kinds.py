@@ -120,9 +120,9 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "organisation stopped or released": ("stop_or_release",),
     "provider paused": ("paused",),
     "replay": ("replay", "replay_dry_run"),
-    "replay ordered": ("replay_ordered",),
-    "correction ordered": ("correction_ordered",),
-    "top-up ordered": ("start_ordered", "arm_ordered"),
+    "replay queued": ("replay_queued",),
+    "correction queued": ("correction_queued",),
+    "top-up queued": ("start_queued", "resume_queued"),
     "replay refused": ("replay_refused",),
     "reconcile": ("reconcile",),
     "void": ("void",),
@@ -176,7 +176,7 @@ OF_THEIR_OWN: Final = (
     "batch of a warehouse withdrawn",
     "more than a year passes",
     "old pushes folded",
-    "top-up ordered",
+    "top-up queued",
 )
 """What lives of their own have (`test_credit`, `test_batches`, `test_queries`, `test_folding`)."""
 

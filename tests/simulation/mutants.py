@@ -28,8 +28,8 @@ from drawdown.worker.seal import seal
 from drawdown.worker.verdict import org_row, project
 from tests.sent import nothing_in_place
 from tests.simulation.mutants_credits import CREDITS
+from tests.simulation.mutants_jobs import JOBS
 from tests.simulation.mutants_need import NEED
-from tests.simulation.mutants_orders import ORDERS
 from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
 from tests.simulation.mutants_restore import RESTORE
 from tests.simulation.mutants_seconds import SECONDS
@@ -195,11 +195,11 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "older read overwrites a newer one": _older_read_overwrites,
     "halt acknowledged on failure": _acknowledged_on_failure,
     "a halt acknowledged once is never told again": lambda p: p.query(
-        dispatch, "make_unheeded_due", "WHERE due_at_ms", "WHERE 0 AND due_at_ms"
+        dispatch, "make_ignored_due", "WHERE due_at_ms", "WHERE 0 AND due_at_ms"
     ),
     **CREDITS,
     **NEED,
-    **ORDERS,
+    **JOBS,
     **REMOTE,
     **RESTORE,
     **SECONDS,

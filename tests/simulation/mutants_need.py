@@ -36,7 +36,9 @@ def _answers_for_what_came_after(patches: Patches) -> None:
 
 NEED: Final[dict[str, Callable[[Patches], None]]] = {
     "the halted are left to their turn": _halted_left_alone,
-    "a turn never comes": lambda p: p.query(project, "in_turn", "o.read_by_ms <= :now_ms", "o.read_by_ms < 0"),
+    "a turn never comes": lambda p: p.query(
+        project, "in_turn", "o.refresh_deadline_ms <= :now_ms", "o.refresh_deadline_ms < 0"
+    ),
     "a turn comes after a day": lambda p: p.put(rules, "TURN_MS", 24 * rules.TURN_MS),
     "an answer to a push overwrites whatever was read": _an_answer_overwrites,
     "a read answers for pushes that were settled after it": _answers_for_what_came_after,

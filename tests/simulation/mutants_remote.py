@@ -20,7 +20,7 @@ from drawdown.worker.push import adopt, claim, confirm, evidence, push, webhooks
 from drawdown.worker.push import outcome as decide
 from drawdown.worker.push.outcome import Settlement, Void, settle
 from drawdown.worker.reconcile import balances as reconcile_drawn
-from drawdown.worker.reconcile import lines
+from drawdown.worker.reconcile import comparison
 from drawdown.worker.seal import seal
 
 
@@ -201,7 +201,7 @@ def _adopts_twice(patches: Patches) -> None:
         right(connection, row, *rest, **more)
         right(connection, row, *rest, **more)
 
-    patches.put(lines, "adopt_excess", wrong)
+    patches.put(comparison, "adopt_excess", wrong)
     patches.put(reconcile_drawn, "adopt_excess", wrong)
 
 
@@ -213,7 +213,7 @@ def _balance_not_asked(patches: Patches) -> None:
         return confirm.Weighed()
 
     patches.put(confirm, "weigh", weigh)
-    patches.put(lines, "_charged_of", lambda *rest: frozenset())
+    patches.put(comparison, "_charged_of", lambda *rest: frozenset())
 
 
 def _top_ups_forgotten(patches: Patches) -> None:
@@ -252,7 +252,7 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "customer of the new biller for old windows": lambda p: p.query(
         seal, "owed", "a.provider, a.customer_id,", f"a.provider, {_LATEST} AS customer_id,"
     ),
-    "customer filled in, usage left pending": lambda p: p.put(assignments, "_mend", lambda *rest: (0, 0)),
+    "customer filled in, usage left pending": lambda p: p.put(assignments, "_fix", lambda *rest: (0, 0)),
     "voided without asking the balance": _balance_not_asked,
     "top-ups that were told are not remembered": _top_ups_forgotten,
     "null deductions taken as unreadable": lambda p: p.put(events, "_applied", wire.deducted),

@@ -13,7 +13,7 @@ from drawdown.server.api import gate, webhooks
 from drawdown.worker import watch
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import webhooks as stored_webhooks
-from drawdown.worker.verdict import asks, project
+from drawdown.worker.verdict import project, refresh_requests
 from tests.simulation.mutants_remote import Patches
 
 
@@ -79,7 +79,7 @@ def _unread_is_zero(patches: Patches) -> None:
 def _gate_asks_whenever(patches: Patches) -> None:
     """Neither what the process remembers nor what the database has on record keeps it from asking."""
     patches.put(gate, "ASK_EVERY_MS", 0)
-    patches.put(asks, "ASK_EVERY_MS", 0)
+    patches.put(refresh_requests, "ASK_EVERY_MS", 0)
 
 
 SECONDS: Final[dict[str, Callable[[Patches], None]]] = {

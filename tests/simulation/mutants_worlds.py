@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from tests.simulation.mutants_credits import CREDITS
+from tests.simulation.mutants_jobs import JOBS
 from tests.simulation.mutants_need import NEED
-from tests.simulation.mutants_orders import ORDERS
 from tests.simulation.mutants_remote import REMOTE
 from tests.simulation.mutants_restore import RESTORE
 from tests.simulation.mutants_seconds import SECONDS
@@ -119,7 +119,7 @@ def world_of(name: str, seed: int) -> dict[str, Any]:
         return {"billing": (EMBEDDED, AUTUMN), "intensity": 1.0, "restores": False}
     if name in NEED:
         return {"billing": (EMBEDDED, MEMORY), "intensity": 0.5, "restores": False}
-    if name in ORDERS:
+    if name in JOBS:
         return {"restores": False, "orders": True}
     if name in STREAM:
         return {"billing": (EMBEDDED, STRIPE), "intensity": 1.0, "restores": False}

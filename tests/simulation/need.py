@@ -13,7 +13,7 @@ from tests.simulation.world import World
 HOUR_MS = 3_600_000
 _CLOCKS = ("clock_skew", "clock_hour", "clock_days")
 _BILLED = """
-SELECT o.org_id, a.provider, a.customer_id, o.is_halted, o.override_halted, o.projection_due_ms, o.read_by_ms,
+SELECT o.org_id, a.provider, a.customer_id, o.is_halted, o.override_halted, o.projection_due_ms, o.refresh_deadline_ms,
     o.projection_read_ms, EXISTS (SELECT 1 FROM pushes p WHERE p.org_id = o.org_id AND p.provider = a.provider
         AND p.customer_id = a.customer_id AND p.state = 'accepted' AND p.settled_ms > o.projection_read_ms) AS pushed,
     EXISTS (SELECT 1 FROM pushes p WHERE p.org_id = o.org_id AND p.provider = a.provider

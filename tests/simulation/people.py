@@ -16,7 +16,7 @@ from drawdown.worker.catalog.terms import paused
 from drawdown.worker.provider.actions import pause, resume
 from drawdown.worker.push.actions import acknowledge, resolve_accepted, told, void
 from drawdown.worker.push.rows import Row, dated
-from drawdown.worker.reconcile.lines import ONLY_THERE
+from drawdown.worker.reconcile.comparison import ONLY_THERE
 from drawdown.worker.reconcile.reconcile import Line
 from tests.emulators.autumn import LOSS_FAULTS
 from tests.emulators.autumn_numbers import ONE_OFF

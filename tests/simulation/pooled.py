@@ -112,7 +112,7 @@ class Pooled:
             # Once they are used up, own units that were granted once are shown no more.
             self.account.grant(customer, feature, units, now_ms, interval=self.apart.choice((None, ONE_OFF)))
 
-    def mend(self, customer: str, now_ms: int) -> None:
+    def fix(self, customer: str, now_ms: int) -> None:
         """A part that stays, however much of it is used: else what is used up to the last digit is refused again."""
         if all(one.interval == ONE_OFF for one in self.account.customers[customer].grants.get(CREDITS, [])):
             self.account.grant(customer, CREDITS, self.apart.choice((0, 1_000_000)), now_ms)

@@ -176,7 +176,7 @@ class Autumn:
             if self.pooled is not None:
                 self.pooled.meet(customer, now_ms=0)
 
-    def mend(self, orgs: Sequence[str], now_ms: int) -> None:
+    def fix(self, orgs: Sequence[str], now_ms: int) -> None:
         """Nothing goes wrong any more, and what was missing is made. No burst is refused: time stands still in a tick,
         so one would send three pushes and no more, where production waits a second and goes on (`engine.lines`)."""
         self.emulator.faults.rates = {}
@@ -190,7 +190,7 @@ class Autumn:
                 if feature not in account.customers[customer].grants:
                     account.grant(customer, feature, 0, now_ms)
             if self.pooled is not None:
-                self.pooled.mend(customer, now_ms)
+                self.pooled.fix(customer, now_ms)
 
     def tell(self, customer: str) -> None:
         """Something about a customer changed."""
@@ -379,7 +379,7 @@ class Stripe:
         if faults.rng.random() < 0.95:
             self.emulator.add_customer(f"cus_{org}")
 
-    def mend(self, orgs: Sequence[str], now_ms: int) -> None:
+    def fix(self, orgs: Sequence[str], now_ms: int) -> None:
         self.emulator.faults.rates = {}
         self.emulator.add_customer(*(f"cus_{org}" for org in orgs))
         for meter in self.emulator.meters.values():

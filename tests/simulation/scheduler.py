@@ -21,7 +21,7 @@ from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reco
 from drawdown.worker.replay.replay import Replayed, replay
 from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.watch import Watched, watch
 from tests.simulation.accepted import note_compared
 from tests.simulation.actions import ACTIONS as DONE_BY_HOSTS
@@ -32,8 +32,8 @@ from tests.simulation.invariants import check
 from tests.simulation.judges import Round, heard, judged
 from tests.simulation.making import new_world
 from tests.simulation.operators import OPERATORS, plan_replay
-from tests.simulation.ordering import Ordering
 from tests.simulation.people import PEOPLE
+from tests.simulation.queueing import Ordering
 from tests.simulation.restore import Restores, still
 from tests.simulation.runs import RUNS
 from tests.simulation.server import Served
@@ -58,7 +58,7 @@ FINE = (
     "HistoryDoubted",
     "ticks came to no end with it",
     "left to a person",
-    "since it was ordered",
+    "since it was queued",
 )
 ACTS, WEIGHTS = [action for action, _ in ACTING], [weight for _, weight in ACTING]
 

@@ -27,11 +27,11 @@ LEFT = {
     "projections due": "SELECT COUNT(*) FROM orgs o WHERE o.projection_due_ms IS NOT NULL AND EXISTS (SELECT 1 "
     "FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL AND a.customer_id <> '' "
     "AND a.provider NOT IN ('legacy', 'none'))",
-    "turns to come": "SELECT COUNT(*) FROM orgs o WHERE o.read_by_ms IS NOT NULL AND EXISTS (SELECT 1 "
+    "turns to come": "SELECT COUNT(*) FROM orgs o WHERE o.refresh_deadline_ms IS NOT NULL AND EXISTS (SELECT 1 "
     "FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL AND a.customer_id <> '' "
     "AND a.provider NOT IN ('legacy', 'none'))",
     "organisations stopped": "SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL",
-    "orders open": "SELECT COUNT(*) FROM orders WHERE state IN ('waiting', 'under_way')",
+    "jobs open": "SELECT COUNT(*) FROM jobs WHERE state IN ('waiting', 'under_way')",
     "held watermarks": "SELECT COUNT(*) FROM orgs WHERE held_watermark_ms IS NOT NULL",
 }
 

@@ -37,7 +37,7 @@ def test_another_card_and_a_start_that_are_ordered_charge_nobody_twice(
 ) -> None:
     outcome, world, filled = simulated(seed, TICKS, monkeypatch, orders=True)
     assert outcome.breaches == []
-    done = world.rows("SELECT COUNT(*) FROM orders WHERE kind = 'topup' AND state = 'done'")
+    done = world.rows("SELECT COUNT(*) FROM jobs WHERE kind = 'topup' AND state = 'done'")
     settle(world)
     assert judged(world) == []
     assert done[0][0] > 0 or seed not in BUSY

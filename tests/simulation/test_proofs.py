@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from drawdown.worker.verify import questions, since
+from drawdown.worker.verify import incremental, questions
 from tests.simulation.lives import faults_in, lives
 from tests.simulation.mutants_remote import Patches
 from tests.simulation.proven import simulated
@@ -25,7 +25,7 @@ def test_what_is_passed_over_is_what_was_proven(monkeypatch: pytest.MonkeyPatch)
 
 PLANTED: Final[dict[str, tuple[Callable[[Patches], None], int]]] = {
     "a late sample reaches back to nothing": (
-        lambda p: p.query(since, "point", "MIN(ts), 'a late sample'", "CAST(NULL AS BIGINT), 'a late sample'"),
+        lambda p: p.query(incremental, "point", "MIN(ts), 'a late sample'", "CAST(NULL AS BIGINT), 'a late sample'"),
         1,
     ),
     "samples are passed over that pushes are not": (

@@ -11,10 +11,10 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 
-from drawdown.worker.batches import asking, sources, take
-from tests.simulation.asked import simulated
+from drawdown.worker.batches import query_source, sources, take
 from tests.simulation.kinds import KINDS
 from tests.simulation.lives import lives, missing
+from tests.simulation.warehouse import simulated
 from tests.whole import share
 
 SEEDS = share((9,), whole=tuple(range(40)))
@@ -38,7 +38,7 @@ def test_each_unit_is_billed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def half_is_taken(patch: pytest.MonkeyPatch) -> None:
     """What came before the line was cut off counts as all."""
-    right = asking._asked
+    right = query_source._asked
 
     def wrong(*given: Any) -> Any:
         names, rows = right(*given)
@@ -51,17 +51,17 @@ def half_is_taken(patch: pytest.MonkeyPatch) -> None:
 
         return names, until_cut()
 
-    patch.setattr(asking, "_asked", wrong)
+    patch.setattr(query_source, "_asked", wrong)
 
 
 def as_it_came(patch: pytest.MonkeyPatch) -> None:
     """The same rows in another order are another file."""
-    patch.setattr(asking, "_put_in_order", lambda raw, path, *_: path.write_bytes(raw.read_bytes()))
+    patch.setattr(query_source, "_put_in_order", lambda raw, path, *_: path.write_bytes(raw.read_bytes()))
 
 
 def asked_once(patch: pytest.MonkeyPatch) -> None:
     """Nobody asks again a day later."""
-    patch.setattr(asking, "ASKED_AGAIN_MS", 0)
+    patch.setattr(query_source, "ASKED_AGAIN_MS", 0)
 
 
 def any_content_of_a_name(patch: pytest.MonkeyPatch) -> None:

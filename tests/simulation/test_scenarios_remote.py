@@ -50,7 +50,7 @@ def a_world(provider: str) -> World:
     made.write(lambda c: install_defaults(c, said(made)))
     customer = "cus_acme" if provider == STRIPE else "acme"
     for remote in made.remote.values():
-        remote.mend(["acme"], START)
+        remote.fix(["acme"], START)
     autumn = made.remote.get(AUTUMN)
     if isinstance(autumn, Autumn):
         for feature in FEATURES:

@@ -57,7 +57,7 @@ def serve(world: World, server: Server, *, until: str = "") -> None:
 
 
 def asks(world: World) -> int:
-    return int(world.rows("SELECT projection_asks FROM orgs")[0][0])
+    return int(world.rows("SELECT refresh_requests FROM orgs")[0][0])
 
 
 def test_an_ask_that_waited_for_its_thread_does_not_count_as_one_of_another_clock(world: World) -> None:

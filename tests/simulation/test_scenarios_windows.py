@@ -60,7 +60,7 @@ def test_once_it_heals_a_backlog_needs_no_tick_for_each_three_pushes() -> None:
     sealed(world)
     drive(world, start(world, "first", lambda c: push(c, AUTUMN)))
     assert states(world).count("accepted") == 3
-    autumn.mend(["acme"], world.time.now)
+    autumn.fix(["acme"], world.time.now)
     world.time.advance(WINDOW_MS)
     drive(world, start(world, "second", lambda c: push(c, AUTUMN)))
     assert set(states(world)) == {"accepted"}

@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
-from drawdown.providers.careful import Careful
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.payments.protocol import Charge, ChargeResult, InDoubt, NotSent
@@ -35,6 +34,7 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
+from drawdown.providers.validated_provider import Careful
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import CONFLICT_TRIES, read, write
 from drawdown.schema.errors import DatabaseBusy
@@ -64,7 +64,7 @@ from drawdown.worker.engine.effects import (
     Transaction,
     UsageAnswer,
 )
-from drawdown.worker.engine.lines import NotBegun, by_customer
+from drawdown.worker.engine.fair_queue import NotBegun, by_customer
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.push.claim import Claim
 from tests.fake_payments import FakePayments

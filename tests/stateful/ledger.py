@@ -21,7 +21,7 @@ from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.push import wallet_mirror
 from drawdown.worker.wallets import actions as credit
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 CUSTOMERS = ("x", "y", "z")

@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from drawdown.ledger import accounts, reservations, wallet
 from drawdown.ledger.draws import Cost
+from drawdown.ledger.due_changes import mature_due
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.grants import Gives
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.maturing import mature_due
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
@@ -26,7 +26,7 @@ from drawdown.worker.executions.request import Request
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import tiers
 from drawdown.worker.wallets.accounts import list_lots
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.stateful import lots_model
 from tests.stateful.lots_model import EVER, TAKEN, TIER, WAIT_MS, Given, Model, Run, month_of
 from tests.world import Fleet

@@ -32,7 +32,7 @@ from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.holds import expire_holds, read_held
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 BOXES = ("one", "two", "three")

@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from drawdown.ledger import wallet
 from drawdown.ledger.draws import Cost
+from drawdown.ledger.due_changes import mature_due
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.maturing import mature_due
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
@@ -27,7 +27,7 @@ from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools
 from drawdown.worker.wallets.accounts import list_lots
 from drawdown.worker.wallets.pools import show_pool
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import Fleet
 
 HOUR_MS = 60 * MINUTE_MS

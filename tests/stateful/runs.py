@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from drawdown.ledger.accounts import HoldTerms
 from drawdown.ledger.draws import Cost
-from drawdown.ledger.maturing import mature_due
+from drawdown.ledger.due_changes import mature_due
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId
@@ -25,7 +25,7 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import Fleet
 
 WALLETS = ("x", "y")

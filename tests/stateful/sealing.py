@@ -27,7 +27,7 @@ from drawdown.worker.seal.seal import SealRequest
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.usage.prune import prune
 from drawdown.worker.verify.verify import verify
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.stateful.sealing_model import Meaning, Model, Sample
 from tests.world import T0, Fleet
 

@@ -26,7 +26,7 @@ from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.actions import Change
 from drawdown.worker.settlements.lists import SettlementFilter, list_suppliers, page
 from drawdown.worker.wallets import actions as credit
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import Fleet
 
 SUPPLIERS = ("firm", "loose")
@@ -231,7 +231,7 @@ class Settling(RuleBasedStateMachine):
         expect = None if off is None else total + off
         try:
             made, was = write(
-                self.engine, lambda c: settlements.batch(c, name, period, self.fleet.by, expect), rollback=dry
+                self.engine, lambda c: settlements.make_payout(c, name, period, self.fleet.by, expect), rollback=dry
             )
         except Denied as error:
             denied(code, error)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.ledger import accounts, allocation, closing, entries, grants, lots, maturing, reservations, tiers
+from drawdown.ledger import accounts, allocation, due_changes, entries, expiry, grants, lots, reservations, tiers
 from drawdown.ledger.allocation import Allocation, Lot, Uses, allocate
 from tests.stateful.lots import SCRIPTS, Lots, act_out
 from tests.stateful.scale import scale, until_red
@@ -40,7 +40,7 @@ def _never_owing(open_lots: list[Lot], left: dict[str, int], found: Allocation, 
 
 
 right = allocation._draw
-begins, roll = grants._begins, closing._roll
+begins, roll = grants._begins, expiry._roll
 
 
 def _rolls_while_anything_waits(*given: Any, grows: bool) -> tuple[Lot | None, int]:
@@ -56,7 +56,7 @@ def _paying(rows: Sequence[Any], available: Any) -> list[tiers.Turn]:
 
 
 def _at_once(is_over: Sequence[Lot], found: Allocation, *_: int) -> list[tuple[Lot, int, int]]:
-    return [(lot, closing.left(lot, found), closing.left(lot, found)) for lot in is_over]
+    return [(lot, expiry.left(lot, found), expiry.left(lot, found)) for lot in is_over]
 
 
 def _all_of_it(lot: Lot, found: Allocation) -> int:
@@ -68,21 +68,21 @@ SAYS = (
     "|what waits is not|another amount|room|another one|for ever"
 )
 CODE: dict[str, tuple[object, str, Any]] = {
-    "a hold is expired from under its run": (closing, "changes", _at_once),
-    "what was booked before is booked again": (closing, "left", _all_of_it),
-    "restricted lots pay for all": (closing, "allocate", _of(lambda lot: replace(lot, features=None))),
-    "what was taken back pays": (closing, "allocate", _of(lambda lot: replace(lot, taken_micro=0))),
-    "the order forgets the priorities": (closing, "allocate", _of(lambda lot: replace(lot, priority=50))),
-    "what was given back is forgotten": (closing, "allocate", _without_what_was_given_back),
+    "a hold is expired from under its run": (expiry, "changes", _at_once),
+    "what was booked before is booked again": (expiry, "left", _all_of_it),
+    "restricted lots pay for all": (expiry, "allocate", _of(lambda lot: replace(lot, features=None))),
+    "what was taken back pays": (expiry, "allocate", _of(lambda lot: replace(lot, taken_micro=0))),
+    "the order forgets the priorities": (expiry, "allocate", _of(lambda lot: replace(lot, priority=50))),
+    "what was given back is forgotten": (expiry, "allocate", _without_what_was_given_back),
     "debts are forgotten": (allocation, "_draw", _never_owing),
     "no window is waited for": (lots, "EXPIRY_WAIT_MS", 0),
     "months that were slept through are lost": (grants, "_begins", lambda *given: list(begins(*given))[-1:]),
     "who comes during a month waits for the next": (grants, "_begins", lambda *given: list(begins(*given))[1:]),
-    "all that expired rolls over": (closing, "rolls", lambda expired, last: max(expired, 0)),
-    "what rolled over is used last": (closing, "ROLLED_PRIORITY", 60),
-    "what waits for runs rolls over, too": (closing, "_roll", _rolls_while_anything_waits),
+    "all that expired rolls over": (expiry, "rolls", lambda expired, last: max(expired, 0)),
+    "what rolled over is used last": (expiry, "ROLLED_PRIORITY", 60),
+    "what waits for runs rolls over, too": (expiry, "_roll", _rolls_while_anything_waits),
     "what is over is available": (lots, "leaves", lambda *_: 0),
-    "what is to roll over is over": (closing, "_roll", _rolls_once_booked),
+    "what is to roll over is over": (expiry, "_roll", _rolls_once_booked),
     "a tier goes on unpaid": (tiers, "_turns", _paying),
 }
 TEXTS: dict[str, tuple[Any, str, str, str]] = {
@@ -90,13 +90,13 @@ TEXTS: dict[str, tuple[Any, str, str, str]] = {
     "late use leaves what is over": (entries.SQL, "move", "r.first_ms < lots_over_ms OR",
                                      "r.first_ms < lots_ended_ms OR"),
     "what is over may be reserved": (reservations.SQL, "hold", "{available_micro}", "balance_micro - held_micro"),
-    "nobody knows when a lot ends": (maturing.SQL, "next_due", "AND l.expires_ms > :now_ms\n", "AND 1 = 0\n"),
+    "nobody knows when a lot ends": (due_changes.SQL, "next_due", "AND l.expires_ms > :now_ms\n", "AND 1 = 0\n"),
     "what waited for a run is forgotten": (reservations.SQL, "free", "deferred_micro > 0", "1 = 0"),
     "what comes in leaves what waits": (entries.SQL, "move", "(deferred_micro > 0 AND r.amount > 0)", "1 = 0"),
     "runs are no use": (lots.SQL, "used", "('usage', 'run', 'tier')", "('usage', 'tier')"),
     "tiers are no use": (lots.SQL, "used", "('usage', 'run', 'tier')", "('usage', 'run')"),
     "what late use took is forgotten": (lots.SQL, "of_wallets", "e.key LIKE 'reduced:%'", "1 = 0"),
-    "the next month is never due": (maturing.SQL, "next_due", "THEN :month_ms", "THEN NULL"),
+    "the next month is never due": (due_changes.SQL, "next_due", "THEN :month_ms", "THEN NULL"),
     "another plan gives nothing this month": (accounts.SQL, "set_plan", "given_to_ms = NULL,", ""),
     "a tier is paid from what is over": (tiers.SQL, "due", "+ CASE WHEN h.renews THEN :wait_ms ELSE 0 END", ""),
     "a tier that was not paid goes on": (tiers.SQL, "end", "SET ended_ms = :now_ms, ", "SET "),
@@ -104,8 +104,8 @@ TEXTS: dict[str, tuple[Any, str, str, str]] = {
                                    "e.at_ms >= p.from_ms AND e.at_ms < p.to_ms\nWHERE e.kind IN"),
     "what was taken of no lot is no use": (lots.SQL, "used", "e.amount_micro < 0 AND", "1 = 0 AND"),
     "lots to come are there at once": (lots.SQL, "to_begin", "AND l.begins_ms <= :now_ms", ""),
-    "lots to come never come": (maturing.SQL, "next_due", "l.begins_ms > :now_ms", "1 = 0"),
-    "nothing is ever over": (maturing.SQL, "next_due", "l.expires_ms > :now_ms - :wait_ms", "1 = 0"),
+    "lots to come never come": (due_changes.SQL, "next_due", "l.begins_ms > :now_ms", "1 = 0"),
+    "nothing is ever over": (due_changes.SQL, "next_due", "l.expires_ms > :now_ms - :wait_ms", "1 = 0"),
 }  # fmt: skip
 """What is put in the place of what."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.ledger import lots, maturing, pools, reservations
+from drawdown.ledger import due_changes, lots, pools, reservations
 from drawdown.ledger.accounts import Wallet
 from tests.stateful.pools import Pools
 from tests.stateful.scale import scale, until_red
@@ -48,7 +48,7 @@ TEXTS: dict[str, tuple[Any, str, str, str]] = {
         "{available_micro}",
         "balance_micro - held_micro",
     ),
-    "a pool does not wait for what comes back": (maturing.SQL, "next_due", "l.pool = r.customer_id", "1 = 0"),
+    "a pool does not wait for what comes back": (due_changes.SQL, "next_due", "l.pool = r.customer_id", "1 = 0"),
     "a payer is not asked": (pools.SQL, "newest", "ORDER BY number DESC", "AND 1 = 0 ORDER BY number DESC"),
 }
 

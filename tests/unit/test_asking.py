@@ -8,8 +8,8 @@ from dataclasses import replace
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from drawdown.providers.careful import outcome
 from drawdown.providers.protocol import Accepted, Left, Outcome, PushRequest, Rejected, Unknown
+from drawdown.providers.validated_provider import outcome
 from drawdown.worker.push.claim import Claimed
 from drawdown.worker.verdict.answers import ClaimAnswers
 from drawdown.worker.verdict.rules import TURN_MS, WINDOWS_A_TURN, Known, Remaining, ask_at_ms, turn_ms
@@ -93,7 +93,7 @@ def test_less_credit_never_has_an_organisation_asked_about_later(
         (READ, replace(FAR, left_micro=None), True),  # it has none any more
         (replace(READ, balance_micro=None), replace(FAR, left_micro=None), False),
         (replace(READ, held_micro=10**9 - 10), FAR, True),
-        (replace(READ, unseen_micro=10**9 - 10), FAR, True),
+        (replace(READ, unconfirmed_micro=10**9 - 10), FAR, True),
         (replace(READ, low_micro=10**9), FAR, True),
         (replace(READ, low_micro=10**9 - 1), FAR, False),
         (READ, None, True),  # nobody can tell how far it is

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from drawdown.worker.batches.duck import READING_THREADS, shut_in
+from drawdown.worker.batches.file_sums import Columns
 from drawdown.worker.batches.files import found_file
-from drawdown.worker.batches.reading import Columns
 from tests.cases import cases
 from tests.world import T0
 

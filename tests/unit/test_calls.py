@@ -27,7 +27,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.calls import MOST_UNSETTLED, PORTION, Calls
 from drawdown.worker.engine.effects import LANES, LookUp, Push
-from drawdown.worker.engine.lines import AT_ONCE, PACED_MS, Allowance, CustomerLines, NotBegun, Turns, by_customer
+from drawdown.worker.engine.fair_queue import AT_ONCE, PACED_MS, Allowance, CustomerLines, NotBegun, Turns, by_customer
 from tests.cases import cases
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import pytest
 
-from drawdown.worker.engine import calls, lines
-from drawdown.worker.engine.lines import Allowance, CustomerLine, CustomerLines, Slots, Turns
+from drawdown.worker.engine import calls, fair_queue
+from drawdown.worker.engine.fair_queue import Allowance, CustomerLine, CustomerLines, Slots, Turns
 from tests.cases import cases
 from tests.simulation.mutants_remote import Patches
 from tests.unit import test_calls as sound
@@ -47,7 +47,7 @@ def _one_is_enough(patches: Patches) -> None:
 
     def wrong(self: Allowance, number: int, customer: str, *, turned_away: bool) -> bool:
         if turned_away:
-            self._turned_away |= {f"{customer}-{more}" for more in range(lines.TURNED_AWAY)}
+            self._turned_away |= {f"{customer}-{more}" for more in range(fair_queue.TURNED_AWAY)}
         return right(self, number, customer, turned_away=turned_away)
 
     patches.put(Allowance, "note", wrong)
@@ -97,7 +97,7 @@ def _one_after_the_other(patches: Patches) -> None:
 
 
 def _lookups_take_no_turns(patches: Patches) -> None:
-    right = lines.by_customer
+    right = fair_queue.by_customer
     patches.put(
         sound, "by_customer", lambda asked, span: sorted(right(asked, span), key=lambda at: asked[at[0]].customer_id)
     )

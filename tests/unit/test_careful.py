@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from drawdown.providers import careful
-from drawdown.providers.careful import Careful
+from drawdown.providers import validated_provider
 from drawdown.providers.protocol import (
     Absent,
     Accepted,
@@ -31,6 +30,7 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
+from drawdown.providers.validated_provider import Careful
 from tests.cases import cases
 from tests.fake_provider import FakeProvider, capabilities
 
@@ -49,37 +49,50 @@ def fits(text: str, most: int) -> bool:
 
 @cases("text", HOSTILE)
 def test_text_of_any_kind_is_clean_and_bounded(text: str) -> None:
-    state = careful.sound(CustomerState(5, text, None))
+    state = validated_provider.sound(CustomerState(5, text, None))
     assert isinstance(state, CustomerState) and state.plan is not None
-    assert state.balance_micro == 5 and fits(state.plan, careful.MAX_NAME_CHARS), "its credit is known all the same"
-    answers = [careful.outcome(kind(text)) for kind in (Rejected, Unknown)]
-    answers += [careful.outcome(RetryAt(7, text))]
+    assert state.balance_micro == 5 and fits(state.plan, validated_provider.MAX_NAME_CHARS), (
+        "its credit is known all the same"
+    )
+    answers = [validated_provider.outcome(kind(text)) for kind in (Rejected, Unknown)]
+    answers += [validated_provider.outcome(RetryAt(7, text))]
     told = [one.reason for one in answers if isinstance(one, Rejected | Unknown | RetryAt)]
-    reads = [careful.looked_up(CannotTell(text)), careful.looked_up(ReadFailed(text)), careful.sound(ReadFailed(text))]
-    for read in (*reads, careful.totals(ReadFailed(text)), careful.drawn(ReadFailed(text))):
+    reads = [
+        validated_provider.looked_up(CannotTell(text)),
+        validated_provider.looked_up(ReadFailed(text)),
+        validated_provider.sound(ReadFailed(text)),
+    ]
+    for read in (*reads, validated_provider.totals(ReadFailed(text)), validated_provider.drawn(ReadFailed(text))):
         assert isinstance(read, CannotTell | ReadFailed)
         told.append(read.reason)
-    assert len(told) == 8 and all(fits(one, careful.MAX_REASON_CHARS) for one in told)
-    named = careful.totals({text: 1}), careful.drawn({text: Drawn(1, None)})
-    assert all(fits(name, careful.MAX_NAME_CHARS) for one in named if isinstance(one, dict) for name in one)
+    assert len(told) == 8 and all(fits(one, validated_provider.MAX_REASON_CHARS) for one in told)
+    named = validated_provider.totals({text: 1}), validated_provider.drawn({text: Drawn(1, None)})
+    assert all(fits(name, validated_provider.MAX_NAME_CHARS) for one in named if isinstance(one, dict) for name in one)
 
 
 @cases("figure", HUGE)
 def test_a_figure_that_is_none_has_told_nothing(figure: Any) -> None:
-    assert isinstance(careful.looked_up(Found(figure)), ReadFailed)
-    assert isinstance(careful.totals({"compute": 1, "other": figure}), ReadFailed)
-    assert isinstance(careful.drawn({"compute": Drawn(figure, None)}), ReadFailed)
-    assert isinstance(careful.outcome(Queued(figure)), Unknown)
-    assert careful.outcome(RetryAt(figure, "later")) == RetryAt(0, "later"), "proven unsent, and no time to wait for"
-    assert careful.looked_up(CannotTell("no", figure)) == CannotTell("no", None)
+    assert isinstance(validated_provider.looked_up(Found(figure)), ReadFailed)
+    assert isinstance(validated_provider.totals({"compute": 1, "other": figure}), ReadFailed)
+    assert isinstance(validated_provider.drawn({"compute": Drawn(figure, None)}), ReadFailed)
+    assert isinstance(validated_provider.outcome(Queued(figure)), Unknown)
+    assert validated_provider.outcome(RetryAt(figure, "later")) == RetryAt(0, "later"), (
+        "proven unsent, and no time to wait for"
+    )
+    assert validated_provider.looked_up(CannotTell("no", figure)) == CannotTell("no", None)
     if figure is not None:
-        assert isinstance(careful.sound(CustomerState(figure, None, None)), ReadFailed)
-        assert isinstance(careful.sound(CustomerState(1, None, figure)), ReadFailed)
+        assert isinstance(validated_provider.sound(CustomerState(figure, None, None)), ReadFailed)
+        assert isinstance(validated_provider.sound(CustomerState(1, None, figure)), ReadFailed)
 
 
 def test_lists_have_an_end() -> None:
-    assert isinstance(careful.totals({str(n): 1 for n in range(careful.MAX_FEATURES + 1)}), ReadFailed)
-    assert isinstance(careful.drawn({str(n): Drawn(1, None) for n in range(careful.MAX_FEATURES + 1)}), ReadFailed)
+    assert isinstance(
+        validated_provider.totals({str(n): 1 for n in range(validated_provider.MAX_FEATURES + 1)}), ReadFailed
+    )
+    assert isinstance(
+        validated_provider.drawn({str(n): Drawn(1, None) for n in range(validated_provider.MAX_FEATURES + 1)}),
+        ReadFailed,
+    )
 
     class Talkative(FakeProvider):
         async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
@@ -94,12 +107,14 @@ def test_lists_have_an_end() -> None:
     async def ask() -> None:
         provider = Careful(Talkative(capabilities()))
         lines = await provider.check((), ())
-        assert len(lines) == careful.MAX_LINES and all(fits(one, careful.MAX_REASON_CHARS) for one in lines)
+        assert len(lines) == validated_provider.MAX_LINES and all(
+            fits(one, validated_provider.MAX_REASON_CHARS) for one in lines
+        )
         notices = await provider.notices({}, b"", 0)
-        assert not isinstance(notices, ReadFailed) and len(notices) == careful.MAX_NOTICES
+        assert not isinstance(notices, ReadFailed) and len(notices) == validated_provider.MAX_NOTICES
         for one in notices:
             name = one.customer_id if isinstance(one, CustomerChanged) else one.key
-            assert fits(name, careful.MAX_KEY_CHARS)
+            assert fits(name, validated_provider.MAX_KEY_CHARS)
         assert await provider.customers(["acme", "globex"]) == {"acme": NoCustomer()}, "those that were asked about"
 
     asyncio.run(ask())
@@ -107,13 +122,13 @@ def test_lists_have_an_end() -> None:
 
 def test_what_is_sound_comes_through_as_it_was() -> None:
     outcomes: list[Outcome] = [Accepted(), Queued(7), RetryAt(-5, "past"), Rejected("no"), Unknown("gone")]
-    assert [careful.outcome(one) for one in outcomes] == outcomes
+    assert [validated_provider.outcome(one) for one in outcomes] == outcomes
     found: list[LookupResult] = [Found(60), Found(-60), Absent(), CannotTell("why", 3), ReadFailed("503")]
-    assert [careful.looked_up(one) for one in found] == found
-    assert careful.totals({"compute": 60}) == {"compute": 60}
-    assert careful.drawn({"compute": Drawn(60, 7)}) == {"compute": Drawn(60, 7)}
+    assert [validated_provider.looked_up(one) for one in found] == found
+    assert validated_provider.totals({"compute": 60}) == {"compute": 60}
+    assert validated_provider.drawn({"compute": Drawn(60, 7)}) == {"compute": Drawn(60, 7)}
     states: list[CustomerRead] = [CustomerState(None, None, None), CustomerState(-5, "Größe L", 0), NoCustomer()]
-    assert [careful.sound(one) for one in states] == states
+    assert [validated_provider.sound(one) for one in states] == states
 
     async def ask() -> None:
         fake = FakeProvider(capabilities())
@@ -129,35 +144,35 @@ def test_what_is_sound_comes_through_as_it_was() -> None:
 @cases("credits", ["1e-1999999", "1e-400", "1e18", "100000000.1", "1e400", "NaN", "sNaN", "-1", "0"])
 def test_a_cost_that_no_column_holds_is_left_out(credits: str) -> None:
     good = Cost("good", "credits", Decimal("0.0000000001"))
-    assert careful.costs([Cost("bad", "credits", Decimal(credits)), good]) == [good]
+    assert validated_provider.costs([Cost("bad", "credits", Decimal(credits)), good]) == [good]
 
 
 def test_a_feature_told_at_two_costs_has_none() -> None:
     """Each of them would be learned anew at every read, for the other was learned last."""
     told = [Cost(name, "credits", Decimal(cost)) for cost, name in enumerate(("a\x00", "a\\x00", "b"), 1)]
-    assert careful.costs(told) == [told[2]]
+    assert validated_provider.costs(told) == [told[2]]
 
 
 def test_parts_of_one_name_are_one() -> None:
     long = [Part("credits", "x" * 300 + end, Decimal(5)) for end in "ab"]
-    state = careful.sound(CustomerState(5, None, None, parts=tuple(long)))
+    state = validated_provider.sound(CustomerState(5, None, None, parts=tuple(long)))
     assert isinstance(state, CustomerState) and len(state.parts) == 1
 
 
 @cases("granted", ["1e-999999", "1e-999999999999", "0e-999999999999"])
 def test_an_amount_of_a_million_digits_is_none(granted: str) -> None:
-    state = careful.sound(CustomerState(5, None, None, parts=(Part("credits", "p", Decimal(granted)),)))
+    state = validated_provider.sound(CustomerState(5, None, None, parts=(Part("credits", "p", Decimal(granted)),)))
     assert isinstance(state, CustomerState) and state.parts == ()
 
 
 @cases(
     "parts",
     [
-        [Part("credits", f"part-{number}", Decimal(1)) for number in range(careful.MAX_PARTS + 1)],
+        [Part("credits", f"part-{number}", Decimal(1)) for number in range(validated_provider.MAX_PARTS + 1)],
         [Part("credits", "part", Decimal(1), 10**18)],
         [Part("credits", "part", Decimal("1e30"))],
     ],
 )
 def test_a_part_that_cannot_be_told_makes_a_balance_unread(parts: list[Part]) -> None:
     """Left out of what a balance shows, it would be taken for used up."""
-    assert isinstance(careful.drawn({"credits": Drawn(1, None, parts=tuple(parts))}), ReadFailed)
+    assert isinstance(validated_provider.drawn({"credits": Drawn(1, None, parts=tuple(parts))}), ReadFailed)

@@ -9,10 +9,10 @@ from typing import Any, Final
 from starlette.datastructures import Headers
 
 from drawdown.events import cloudevents
+from drawdown.events.body_items import MAX_DEPTH
 from drawdown.events.cloudevents import BATCH, EVENT, JSON, LINES, Given
 from drawdown.events.envelope import MAX_PROPERTIES_BYTES, MAX_QUANTITY, Unfit, UsageEvent
 from drawdown.events.fields import MOST_VALUES, moment_of, quantity_of
-from drawdown.events.reading import MAX_DEPTH
 from tests.cases import cases
 
 NOW: Final = 1_770_091_506_789

@@ -117,12 +117,12 @@ def test_completion_goes_below_a_noun(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 NEVER_AGAIN = {
-    *("init", "verify", "reconcile", "replay", "recover", "audit list", "order cancel", "guard reconcile", "push fold"),
+    *("init", "verify", "reconcile", "replay", "recover", "audit list", "job cancel", "guard reconcile", "push fold"),
     *("sample prune", "hook test", "hook replay"),
     # The product sends these again under its own keys; of the ledger, by the runbook.
     *(f"guard {verb}" for verb in ("consume", "reserve", "settle", "release", "extend")),
     *(f"execution {verb}" for verb in ("accept", "draw", "extend", "settle", "release", "block")),
-    *("settlement freeze", "settlement reverse", "settlement batch"),
+    *("settlement freeze", "settlement reverse", "settlement payout"),
 }
 """What changes something, and is not what people do again after a restore."""
 NAMES_NOBODY = {"backfill stage"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drawdown.server.api.dark import MOST_REMEMBERED, REMEMBERED_MS, Memory
+from drawdown.server.api.fail_open import MOST_REMEMBERED, REMEMBERED_MS, Memory
 
 
 def test_the_oldest_goes_first_and_nothing_is_believed_for_long() -> None:

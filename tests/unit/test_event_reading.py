@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawdown.events import cloudevents, reading
+from drawdown.events import body_items, cloudevents
+from drawdown.events.body_items import MAX_DEPTH, MAX_ITEM_BYTES, MOST_ITEMS, Unreadable, array, is_array, lines, one
 from drawdown.events.envelope import Unfit
-from drawdown.events.reading import MAX_DEPTH, MAX_ITEM_BYTES, MOST_ITEMS, Unreadable, array, is_array, lines, one
 from tests.cases import cases
 from tests.whole import share
 
@@ -150,16 +150,16 @@ def test_items_and_their_size_have_a_bound() -> None:
         assert isinstance(item, dict)
         (item,) = read(b"[" + full.replace(b"x", b"xx", 1) + b"]" if read is array else full.replace(b"x", b"xx", 1))
         assert isinstance(item, Unfit) and item.code == "too_large"
-    assert reading.MAX_DEPTH == MAX_DEPTH and is_array(b" \n[") and not is_array(b"{}") and not is_array(b"")
+    assert body_items.MAX_DEPTH == MAX_DEPTH and is_array(b" \n[") and not is_array(b"{}") and not is_array(b"")
 
 
 def test_what_is_passed_over_of_one_body_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tokens in items that are too large: to look at each took a hundred times as long as to read them."""
     wrong, fit = b'{"a":[' + b"{}," * MAX_ITEM_BYTES + b"{}]}", b'{"n": 1}'
-    tokens = len(list(reading._TOKENS.finditer(wrong + b",")))
-    assert 3 * tokens < reading.MOST_PASSED_OVER, "some are passed over as ever"
+    tokens = len(list(body_items._TOKENS.finditer(wrong + b",")))
+    assert 3 * tokens < body_items.MOST_PASSED_OVER, "some are passed over as ever"
     assert codes(array(b"[%s, %s, %s]" % (wrong, fit, wrong))) == ["too_large", {"n": 1}, "too_large"]
-    monkeypatch.setattr(reading, "MOST_PASSED_OVER", 2 * tokens)
+    monkeypatch.setattr(body_items, "MOST_PASSED_OVER", 2 * tokens)
     assert codes(array(b"[%s, %s, %s]" % (wrong, fit, wrong))) == ["too_large", {"n": 1}, "too_large"]
     with pytest.raises(Unreadable, match="send fewer") as found:
         list(array(b"[%s, %s, %s, {]" % (wrong, fit, wrong)))
@@ -186,6 +186,6 @@ def test_an_item_is_read_alike_wherever_its_first_kilobyte_ends(filler: str) -> 
         value: object = int(filler * length) if filler == "1" else filler * length
         items = [{"a": value}, value, {"b": filler, "c": [value]}]
         body = json.dumps(items, ensure_ascii=False).encode()
-        first, second, third = reading.array(body)
+        first, second, third = body_items.array(body)
         assert (first, third) == (items[0], items[2])
         assert isinstance(second, Unfit) and second.code == "not_an_object"

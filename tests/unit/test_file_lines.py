@@ -25,7 +25,7 @@ def test_blank_lines_without_an_end_end_too(name: str) -> None:
     lines = Lines("-", io.BytesIO(packed))
     with pytest.raises(DrawdownError, match="more than 1 MiB of blank lines") as told:
         list(lines)
-    assert "no file of samples or events; mend the file and give all of it again" in str(told.value)
+    assert "no file of samples or events; fix the file and give all of it again" in str(told.value)
     assert lines._number == TIMES + room * TIMES + 1
     whole = Lines("-", io.BytesIO((b"x\n" + blank * room) * TIMES))
     assert [raw for _, raw in whole if raw == b"x\n"] == [b"x\n"] * TIMES

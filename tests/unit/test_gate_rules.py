@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from drawdown.server.api.gate import decided
-from drawdown.worker.verdict.asks import Gated, in_doubt
+from drawdown.worker.verdict.refresh_requests import Gated, in_doubt
 from tests.cases import cases
 
 ROWS = [

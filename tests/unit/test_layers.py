@@ -64,7 +64,7 @@ def test_a_module_begins_by_saying_what_it_is_for(modules: list[Module]) -> None
 
 SCHEMA_ITSELF = {"schema/sql.py", "schema/migrate.py", "schema/create.py", "schema/guards.py", "schema/roles.py"}
 """What puts statements together, and what makes tables, roles and grants."""
-ASKS_OTHERS = {"worker/batches/asking.py"}
+ASKS_OTHERS = {"worker/batches/query_source.py"}
 """What asks other databases what their operator wrote."""
 SQL_TEXT = re.compile(r"\b(SELECT\s.+\sFROM\s|INSERT INTO\s|UPDATE \w+ SET\s|DELETE FROM\s)", re.DOTALL)
 

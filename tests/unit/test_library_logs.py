@@ -8,7 +8,7 @@ import sys
 
 PROGRAM = """
 import logging, structlog
-from drawdown.cli.opening import set_up_logs
+from drawdown.cli.startup import set_up_logs
 set_up_logs("INFO"); set_up_logs("INFO")
 structlog.get_logger().info("ours", org="acme")
 logging.getLogger("apscheduler.scheduler").warning("Run time of job %s was missed\\nSELECT secret", "tick")

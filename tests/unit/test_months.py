@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drawdown.ledger.allocation import Uses, merged, parts
 from drawdown.ledger.calendar import next_start, period_of, start_of
-from drawdown.ledger.closing import Room, close, cut_for, rolls
+from drawdown.ledger.expiry import Room, close, cut_for, rolls
 from tests.cases import cases
 from tests.unit.test_allocation import lot
 

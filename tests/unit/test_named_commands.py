@@ -91,7 +91,7 @@ OPTIONS = {
     for param in command.params
     for option in (*param.opts, *param.secondary_opts)
 } | {"--help"}
-OF_OTHERS: Final = {"worker/batches/reading.py": {"--long", "--ultra"}}
+OF_OTHERS: Final = {"worker/batches/file_sums.py": {"--long", "--ultra"}}
 """By file, options of programs that are not ours."""
 
 

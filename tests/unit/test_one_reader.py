@@ -13,8 +13,8 @@ from drawdown.events.envelope import Unfit
 from drawdown.events.fields import moment_of, quantity_of
 from drawdown.schema.errors import Refused
 from drawdown.worker.batches.duck import shut_in
+from drawdown.worker.batches.file_sums import Columns
 from drawdown.worker.batches.files import found_file
-from drawdown.worker.batches.reading import Columns
 from drawdown.worker.sources.samples.rows import BadRow, read_interval_s, time_reader
 from tests.cases import cases
 

@@ -57,7 +57,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
         "provider",
     },
     "replay": {"engine", "history", "catalog", "verdict", "seal", "push", "status"},
-    "orders": {"engine", "history", "topup", "reconcile", "provider", "orgs", "replay"},
+    "jobs": {"engine", "history", "topup", "reconcile", "provider", "orgs", "replay"},
     "checks": {"verify", "seal", "provider", "wallets", "guard"},
     "watch": {"engine", "history", "halts", "hooks", "verdict", "seal", "topup"},
     "tick": {
@@ -72,7 +72,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
         "topup",
         "batches",
         "status",
-        "orders",
+        "jobs",
         "sources",
     },
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drawdown.server.http.seldom import EVERY_MS, MOST_KINDS, Seldom
+from drawdown.server.http.log_throttle import EVERY_MS, MOST_KINDS, Seldom
 
 NOW_MS = 1_767_225_600_000
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from drawdown.providers.careful import sound
 from drawdown.providers.protocol import CustomerState, ReadFailed
+from drawdown.providers.validated_provider import sound
 from drawdown.worker.verdict.effective_balance import Used, effective_after, since_read, unseen
 from drawdown.worker.verdict.rules import (
     FIRST_LOOK_MS,
@@ -31,7 +31,7 @@ class Org:
     """A row, as far as estimates go."""
 
     balance_micro: int | None = None
-    unseen_micro: int | None = None
+    unconfirmed_micro: int | None = None
     balance_read_ms: int | None = NOW
     is_halted: bool = False
 

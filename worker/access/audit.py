@@ -28,7 +28,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """Which deeds: of whom, what, to what (an organisation, a customer, a push, …), through what, in [from, to) in
+    """Which actions: of whom, what, to what (an organisation, a customer, a push, …), through what, in [from, to) in
     milliseconds. Empty: any."""
 
     actor: str = ""
@@ -40,7 +40,7 @@ class AuditFilter:
 
 
 @dataclass(frozen=True)
-class Deed:
+class AuditEntry:
     """One thing a person changed. `details`: what was said and what it replaced; `via`: cli, http, or what else."""
 
     action_id: int
@@ -55,13 +55,13 @@ class Deed:
 
 @dataclass(frozen=True)
 class AuditPage:
-    """`next_before`: where the next page, of older deeds, begins; None where there is none."""
+    """`next_before`: where the next page, of older actions, begins; None where there is none."""
 
-    deeds: list[Deed]
+    actions: list[AuditEntry]
     next_before: int | None
 
 
-def list_deeds(
+def list_audit(
     connection: sa.Connection, chosen: AuditFilter, *, before: int = 0, most: int = 100, within: int | None = None
 ) -> AuditPage:
     """One page; `before` is the `next_before` of the page before it. `within`: at most so many actions are looked
@@ -70,7 +70,7 @@ def list_deeds(
     Errors: UsageError for more rows than MAX_ROWS; UnknownId for a person or an action that never occurred.
     """
     if not 0 < most <= MAX_ROWS:
-        raise UsageError(f"a page has 1 to {MAX_ROWS:,} rows; `--before` goes on")
+        raise UsageError(f"invalid page size: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--before`")
     if chosen.via:
         ids.require_among(ids.VIA, chosen.via, VIAS)
     for kind, given in ((ids.ACTOR, chosen.actor), (ids.ACTION, chosen.action), (ids.TARGET, chosen.target)):
@@ -89,7 +89,7 @@ def list_deeds(
         "at_most": most + 1,
     }
     rows = SQL.run(connection, "list", values)
-    found = [Deed(**{**row._mapping, "details": json.loads(row.details)}) for row in rows]
+    found = [AuditEntry(**{**row._mapping, "details": json.loads(row.details)}) for row in rows]
     if len(found) > most:
         return AuditPage(found[:most], found[most - 1].action_id)
     return AuditPage(found, floor if floor > 1 else None)
@@ -103,9 +103,9 @@ def _floor(connection: sa.Connection, chosen: AuditFilter, before: int, within: 
     return max(int(newest) - within, 0)
 
 
-def unchained(connection: sa.Connection, deeds: Sequence[Deed]) -> list[int]:
-    """Those of some deeds, by number, that are not what was recorded after the one before them (`schema.audit`)."""
-    rows = SQL.run(connection, "with_those_before", {"ids": [one.action_id for one in deeds]}).mappings()
+def unchained(connection: sa.Connection, actions: Sequence[AuditEntry]) -> list[int]:
+    """Those of some actions, by number, that are not what was recorded after the one before them (`schema.audit`)."""
+    rows = SQL.run(connection, "with_those_before", {"ids": [one.action_id for one in actions]}).mappings()
     return [
         int(row["action_id"])
         for row in rows
@@ -119,7 +119,7 @@ def is_cut(connection: sa.Connection, chain: Head) -> bool:
     return (newest or "") != chain.hash
 
 
-def _short(deed: Deed) -> str:
+def _short(deed: AuditEntry) -> str:
     """Its details, on one line."""
     told = {name: value for name, value in deed.details.items() if value is not None}
     return ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in told.items())[:200]
@@ -135,15 +135,15 @@ def _list(
     via: Annotated[str, ID, f"Only through {', '.join(VIAS)}"] = "",
     from_ms: Annotated[int | None, TIME, "From this time on"] = None,
     to_ms: Annotated[int | None, TIME, "Up to this time"] = None,
-) -> Page[Deed]:
+) -> Page[AuditEntry]:
     if look.after and not (look.after.isascii() and look.after.isdigit() and len(look.after) <= 18):
         raise UsageError("after: the number of an action, as `next` of a page has it", at="after")
     if from_ms is not None and from_ms > look.now_ms:
         raise UsageError("--from lies in the future: two days ago is 2d", at="from_ms")
     require_range(from_ms, to_ms)
     chosen = AuditFilter(actor, action, target, via, from_ms or 0, 2**53 if to_ms is None else to_ms)
-    page = list_deeds(connection, chosen, before=int(look.after or 0), most=look.most)
-    return Page(page.deeds, None if page.next_before is None else str(page.next_before))
+    page = list_audit(connection, chosen, before=int(look.after or 0), most=look.most)
+    return Page(page.actions, None if page.next_before is None else str(page.next_before))
 
 
 LISTS: Final = (

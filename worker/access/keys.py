@@ -63,7 +63,7 @@ ACTOR: Final = "key"
 KEY: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 """What a key looks like: what does not is no key, and costs no read."""
 OVERLAP_MS: Final = DAY_MS
-"""For how long the old key is taken beside the new one, unless it is said."""
+"""For how long the old key is taken beside the new one, unless it is given."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
 MOST_OF_A_NAME: Final = 1_000
 """Keys of one name, over all rotations: each stays in its table for good, so that none is taken again."""
@@ -199,7 +199,7 @@ def create(
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
         raise UsageError("a key lives for a minute at least, and for 3,650 days at most")
     if not 0 <= gives_micro <= MAX_AMOUNT_MICRO:
-        raise UsageError("a key may give between nothing and a thousand million credits at once")
+        raise UsageError("invalid grant limit of a key: expected 0 to 1,000,000,000 credits")
     made = ApiKey(name, tuple(sorted(set(scopes))), org_id, cell_id=cell_id, source=source, gives_micro=gives_micro)
     expires_ms = None if for_ms is None else by.now_ms + for_ms
     taken = Refused(f"there is a key {name}, or there was: `drawdown key rotate {typed(name)}`, or give another name")
@@ -301,7 +301,7 @@ class KeyRow:
 
 
 def list_keys(connection: sa.Connection, now_ms: int, most: int) -> list[KeyRow]:
-    """By name, the one that goes on first. `rotated`: another took its place, and it is taken still."""
+    """By name, the one that continues first. `rotated`: another took its place, and it is taken still."""
     return [_row(row._mapping, now_ms) for row in SQL.run(connection, "list", {"at_most": most})]
 
 
@@ -314,7 +314,7 @@ class KeysPage:
 
 
 def page_of_keys(connection: sa.Connection, now_ms: int, *, after: str = "", most: int = 100) -> KeysPage:
-    """So many programs by their names: the key that goes on of each, and those that are taken beside it still."""
+    """So many programs by their names: the key that continues of each, and those that are taken beside it still."""
     values = {"after": after, "at_most": most + 1, "now_ms": now_ms}
     found = [_row(row._mapping, now_ms) for row in SQL.run(connection, "taken", values)]
     names = list(dict.fromkeys(one.name for one in found))

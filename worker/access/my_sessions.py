@@ -92,5 +92,5 @@ def find(connection: sa.Connection, session: str, now_ms: int) -> Visitor | None
 
 
 def end(connection: sa.Connection, session: str, now_ms: int) -> None:
-    """Go. Whoever is gone already goes without a word."""
+    """Go. Whoever is gone already goes silently."""
     SQL.run(connection, "end", {"session_sha256": hash_of(session), "now_ms": now_ms})

@@ -49,7 +49,7 @@ _SCRYPT_MEMORY: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Person:
-    """Who is signed in, or may be. `grant_limit_micro`: what they may grant at once; None: nothing is said. `in_demo`:
+    """Who is signed in, or may be. `grant_limit_micro`: what they may grant at once; None: nothing is given. `in_demo`:
     whether all in their database was made up."""
 
     name: str

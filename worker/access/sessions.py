@@ -64,8 +64,8 @@ def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -
 def begin(
     connection: sa.Connection, name: str, password: str, session: str, address: str, now_ms: int, anew: str = ""
 ) -> Person | None:
-    """Begin a session of a person whose stored password was seen to be this one. None where it is another by now.
-    `anew`: a hash of the same password at the present cost, which takes its place."""
+    """Begin a session of a person whose stored password was seen to be this one. None where it is another.
+    `again`: a hash of the same password at the present cost, which takes its place."""
     row = SQL.run(connection, "person", {"name": name, "password": password}).one_or_none()
     if row is None:
         return None
@@ -135,7 +135,7 @@ def note_use(connection: sa.Connection, session: str, now_ms: int) -> None:
 
 
 def end(connection: sa.Connection, session: str, now_ms: int) -> None:
-    """Sign out. One that was over already ends without a word."""
+    """Sign out. One that was over already ends silently."""
     row = SQL.run(connection, "end", {"session_sha256": hash_of(session)}).one_or_none()
     if row is not None:
         by = By(now_ms, f"console:{row.name}", "signed out", "console")

@@ -2,7 +2,7 @@
 memory, disk and time is named here.
 
 Guarantee: no error of its own comes out but as one line about the file. What the content decides is told apart from
-what memory, disk or time decided: that is said by an error that asks for another try.
+what memory, disk or time decided: that is given by an error that asks for another try.
 """
 
 from __future__ import annotations

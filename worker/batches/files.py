@@ -39,7 +39,7 @@ class TimeUp(NotNow):
 
 
 class Unreadable(UsageError):
-    """This machine does not reach the file, or lacks what reads it; nothing is said of its content."""
+    """This machine does not reach the file, or lacks what reads it; nothing is given of its content."""
 
 
 class FileChanged(NotNow):
@@ -79,7 +79,7 @@ class FoundFile:
 
     @property
     def opened(self) -> str:
-        """What was looked at, by a path; where the system has none, what lies there by now."""
+        """What was looked at, by a path; where the system has none, what lies there."""
         return str(self.path if self.number is None or not _OPENED.is_dir() else _OPENED / str(self.number))
 
 
@@ -145,7 +145,7 @@ def changed(file: FoundFile, why: str = "was written while it was read") -> File
 
 
 def _require_same(file: FoundFile, number: int, before: str, over: Event | None) -> None:
-    """By content, and by its name: another may lie there by now. Errors: as `unchanged`."""
+    """By content, and by its name: another may lie there. Errors: as `unchanged`."""
     if _hash(file, number, over) != before:
         raise changed(file)
     with _open(file) as again:
@@ -176,7 +176,7 @@ def _hash(file: FoundFile, number: int, over: Event | None) -> str:
     digest = hashlib.sha256()
     status = os.fstat(number)
     if not stat.S_ISREG(status.st_mode):
-        raise changed(file, "is no plain file by now")
+        raise changed(file, "is not a regular file any more")
     if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.modified_ns):
         raise changed(file)
     at = 0

@@ -2,7 +2,7 @@
 
 Guarantee: it takes no more files and bytes than are named here, and leaves the rest to the next tick. A file that died
 with its tick is taken by the next one, once; one that died with MAX_READINGS of them is left to a person. What became
-of a file is said once; one that cannot be read keeps no other from being taken. A file is refused for good by its
+of a file is given once; one that cannot be read keeps no other from being taken. A file is refused for good by its
 content, or by the ticks that it ended: what the machine has no room for is a failure, and is tried again, after all
 others. A file that was written lately is left alone: somebody may not be done with it.
 """
@@ -23,12 +23,12 @@ from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
-from drawdown.worker.batches.asking import brought, is_asked, reach
 from drawdown.worker.batches.duck import READING_TIME_S
+from drawdown.worker.batches.file_sums import Sums, add_up
 from drawdown.worker.batches.files import FoundFile, NotNow, TimeUp, Unreadable, format_of, found_file
 from drawdown.worker.batches.lists import BatchesDone
 from drawdown.worker.batches.objects import MAX_PAGES, OBJECTS_A_PAGE, Page, is_prefix, page_of
-from drawdown.worker.batches.reading import Sums, add_up
+from drawdown.worker.batches.query_source import brought, is_asked, reach
 from drawdown.worker.batches.sources import (
     MAX_DUE,
     MAX_READINGS,
@@ -100,10 +100,10 @@ def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done:
     if readings is None:
         done.wait = True
     elif readings > MAX_READINGS:
-        mend = "`drawdown batch take` it by hand, or move it away"
+        fix = "`drawdown batch take` it by hand, or move it away"
         if is_asked(file.place):
-            mend = "have `drawdown source add --from` ask for it again, or pass over it"
-        said = f"{MAX_READINGS} ticks ended, or gave it up, while they read it: {mend}"
+            fix = "have `drawdown source add --from` ask for it again, or pass over it"
+        said = f"{MAX_READINGS} ticks ended, or gave it up, while they read it: {fix}"
         yield from _became(context, source, file, TakenFile(source, file.name, UNREAD, "refused", said=said), done)
     else:
         yield from _take(context, its, file, most, done)

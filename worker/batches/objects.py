@@ -51,7 +51,7 @@ _GONE: Final = frozenset({"404", "NoSuchKey"})
 
 @dataclass(frozen=True)
 class Page:
-    """A part of what lies under a prefix: names that a batch may have, those that lie quiet, and where it goes on."""
+    """A part of what lies under a prefix: names that a batch may have, those that lie quiet, and where it continues."""
 
     names: list[str]
     strange: list[str]
@@ -237,7 +237,7 @@ def _send(sender: Any, request: Any, **_: object) -> Any:
             body += chunk
             if len(body) > MAX_ANSWER_BYTES or over.is_set():
                 bound = f"{STORE_ANSWER_S} s" if over.is_set() else f"{MAX_ANSWER_BYTES:,} bytes"
-                raise NotNow(f"the object store: its answer goes on after {bound}")
+                raise NotNow(f"the object store sent more than {bound}")
     return AWSResponse(request.url, answer.status_code, answer.headers, _Read(bytes(body)))
 
 
@@ -253,7 +253,7 @@ class _Read:
 
 @contextmanager
 def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Iterator[None]:
-    """What a store says, in one line; none of it is said of the content. Errors: FileChanged, NotNow."""
+    """What a store says, in one line; none of it is given of the content. Errors: FileChanged, NotNow."""
     try:
         yield
     except Exception as error:

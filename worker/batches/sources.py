@@ -23,10 +23,10 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.batches.asking import SCHEME, Question, closed_periods, period_name, require_question
+from drawdown.worker.batches.file_sums import FILE_FIELDS
 from drawdown.worker.batches.files import FoundFile
 from drawdown.worker.batches.objects import is_prefix, prefix_of
-from drawdown.worker.batches.reading import FILE_FIELDS
+from drawdown.worker.batches.query_source import SCHEME, Question, closed_periods, period_name, require_question
 from drawdown.worker.sources.field_map import OWN_NAMES, FieldMap, from_text
 
 SQL = queries(__file__)

@@ -27,9 +27,7 @@ from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
 from drawdown.schema.text import clean
-from drawdown.worker.batches.asking import is_asked
-from drawdown.worker.batches.files import FoundFile, NotNow
-from drawdown.worker.batches.reading import (
+from drawdown.worker.batches.file_sums import (
     MAX_BATCH_SAMPLES,
     MAX_BATCH_SAMPLES_SQLITE,
     MAX_ROWS_KEPT,
@@ -38,6 +36,8 @@ from drawdown.worker.batches.reading import (
     Shared,
     Sums,
 )
+from drawdown.worker.batches.files import FoundFile, NotNow
+from drawdown.worker.batches.query_source import is_asked
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import present, read_losses, require_same
 from drawdown.worker.push.void import void_rejected
@@ -174,7 +174,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
         if other is None:
             raise NotNow(f"{name}: a batch of its name was taken and withdrawn this moment: try again")
         if other.is_newer:  # else a person would be told to withdraw what is right
-            raise NotNow(f"{name}: what it says by now was taken while this was read: try again")
+            raise NotNow(f"{name}: another process took its content meanwhile. Try again")
         said = f"its name stands for the batch {other.batch}, with other content: withdraw that one"
         after = ", and a tick takes what is said by then" if is_asked(file.place) else " first, or give it another name"
         return TakenFile(source, name, batch, "conflict", said=said + after)
@@ -218,7 +218,7 @@ def _require_no_other(connection: sa.Connection, sums: Sums, seen: set[str]) -> 
 @contextmanager
 def _floors_stand(connection: sa.Connection, sums: Sums, now_ms: int) -> Iterator[None]:
     """Let nobody raise a floor past old usage that goes in here until it is committed. Whoever raises one looks at what
-    came in before, and does not see a take that goes on. S1's lock is taken last: seals wait for it. SQLite has one
+    came in before, and does not see a take that continues. S1's lock is taken last: seals wait for it. SQLite has one
     writer at a time.
 
     Errors: NotNow where a floor was raised past some of it since this began.
@@ -453,7 +453,7 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
         went = int(SQL.run(connection, "count_withdrawn", ids_of(batch)).scalar_one())
         raise Refused(
-            f"{batch} has usage in the time whose history was lost, and it was not sealed since: {went:,} samples are "
+            f"{batch} has usage from the lost history that is not sealed since: {went:,} samples are "
             "withdrawn; give the same command after the next tick, or once what waits of its windows is "
             "settled"
         )

@@ -108,7 +108,7 @@ def _row(customer: str, part: Part) -> dict[str, object]:
 
 
 def _ended(known: Sequence[Part], state: CustomerState, now_ms: int) -> list[Part]:
-    """Parts that a read no longer shows, of plans that it no longer shows either: they ended by now."""
+    """Parts that a read no longer shows, of plans that it no longer shows either: they ended."""
     shown = {(part.balance, part.name) for part in state.parts}
     gone = [part for part in known if part.plan is not None and (part.balance, part.name) not in shown]
     return [

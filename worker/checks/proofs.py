@@ -3,7 +3,7 @@
 Guarantee: a run is one row, which is never changed. An invariant held by a run that asked about all organisations, on a
 database that is not in doubt, and found no breach of it; a run about some can show a breach, and holds nothing. Neither
 does one that continued from another: `held_by` is a run that looked at all of it. Nor does one that began before
-another's breach was kept: it may not have seen that. No organisation is stopped that a person has mended and released
+another's breach was kept: it may not have seen that. No organisation is stopped that a person has fixed and released
 since.
 """
 
@@ -21,7 +21,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.verify.findings import FINDINGS, INVARIANTS
-from drawdown.worker.verify.since import APART_MS, Held, Mark
+from drawdown.worker.verify.incremental import APART_MS, Held, Mark
 from drawdown.worker.verify.verify import Breach, Verification
 
 SQL = queries(__file__)
@@ -190,7 +190,7 @@ def _run(row: sa.RowMapping) -> Run:
 
 def stop_breached(connection: sa.Connection, verification: Verification, now_ms: int, actor: str) -> list[str]:
     """Stop each organisation with a breach, and no other; returns those that were not stopped before. One that was
-    released after the proof began is left: what the proof saw of it may be mended, and the next one tells.
+    released after the proof began is left: what the proof saw of it may be fixed, and the next one tells.
 
     Must be the transaction's first statement: a seal that is under way ends before its organisations are stopped, so
     that their watermark is held where it then is.

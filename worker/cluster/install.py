@@ -73,7 +73,7 @@ def require_direct(engine: sa.Engine) -> None:
     direct = read(engine, _is_direct)
     if not direct:
         raise DatabaseNotReady(
-            "a worker is told of its jobs on connections of its own: give it the database's URL, without the pooler"
+            "a worker cannot listen for jobs through a pooler. Set its database URL without the pooler"
         )
 
 
@@ -110,7 +110,7 @@ def _refuse_newer(done: set[str]) -> None:
 
 
 def _do(connection: sa.Connection, name: str, *, fresh: bool) -> None:
-    """One step. A schema that is made anew is the engine's newest at once, by its first step."""
+    """One step. A schema that is made again is the engine's newest at once, by its first step."""
     if name in OWN:
         SQL.run(connection, name)
         return

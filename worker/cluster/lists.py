@@ -16,7 +16,7 @@ from drawdown.worker.cluster.membership import LIVES_S
 
 SQL = queries(__file__)
 MOST_WORKERS: Final = 100
-"""Workers that are told of, the newest first."""
+"""Workers that are notified of, the newest first."""
 MOST_TOLD: Final = 3
 """Workers that a line names."""
 
@@ -82,7 +82,7 @@ def read_cluster(connection: sa.Connection) -> Cluster | None:
 
 
 def worker_lines(found: Cluster) -> list[tuple[str, str]]:
-    """Labels and texts: which live, which went without a word, what waits and since when, which tick
+    """Labels and texts: which live, which went silently, what waits and since when, which tick
     should have ended, what failed last."""
     living, gone = found.of("lives"), found.of("gone")
     text = f"{len(living):,} live{_named(living)}; {found.shards:,} shards, a tick every {found.every_s:,} s"

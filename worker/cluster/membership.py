@@ -120,7 +120,7 @@ def _new_orgs(wanted: str | None, agreed: Terms | None) -> str | None:
 
 def _terms(text: str | None, others: Sequence[str]) -> Terms | None:
     """Terms that another version of the program agreed on say more than this one knows, or less: they hold while one of
-    its workers lives, and are agreed on anew after.
+    its workers lives, and are agreed on again after.
 
     Errors: Refused while one lives.
     """

@@ -54,7 +54,7 @@ from drawdown.worker.engine.effects import (
     Push,
     never,
 )
-from drawdown.worker.engine.lines import (
+from drawdown.worker.engine.fair_queue import (
     Allowance,
     CustomerLine,
     CustomerLines,
@@ -194,7 +194,7 @@ class Calls:
             log.warning("calls_cut", provider=self._provider.name, at_once=allowance.allowed)
 
     def _not_sent(self, line: CustomerLine, failed: InARow, count: int, now: int) -> Sequence[Outcome] | None:
-        """What is said of a call that is not made; None: it may be."""
+        """What is given of a call that is not made; None: it may be."""
         if failed.count >= GIVE_UP_AFTER:
             return [NotBegun(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row had failed")] * count
         if line.is_closed(now):

@@ -13,7 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, draws, maturing, own_keys, pools
+from drawdown.ledger import accounts, draws, due_changes, own_keys, pools
 from drawdown.ledger import reservations as grouped
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
@@ -49,8 +49,8 @@ from drawdown.worker.executions.request import (
     require_life,
     require_sane,
 )
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import unbilled_micro
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 
@@ -227,7 +227,7 @@ def extend(
     """
     require_life(for_ms)
     if to_micro is not None and not 0 < to_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a run holds more than nothing, and at most a thousand million credits")
+        raise UsageError("invalid amount to reserve: expected more than 0, and at most 1,000,000,000 credits")
     unbilled = 0
     before = None if to_micro is None else grouped.read(connection, key)
     if before is not None and to_micro is not None and before.hold == "wallet":
@@ -309,7 +309,7 @@ def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro
     """The wallet after it moved, once all that is due in it is true, and so much of it is held no longer. Whom that may
     halt, let go on, or leave with little is asked about again: also who had nothing before, for a halt may be under way
     that nobody sees yet."""
-    found = with_unbilled(connection, customer_id, maturing.look_ahead(connection, customer_id, now_ms), now_ms)
+    found = with_unbilled(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     values = {"customer_id": customer_id, "balance_micro": found.payable_micro, "now_ms": now_ms}
     if found.available_micro <= freed_micro or SQL.run(connection, "verdict_may_change", values).first() is not None:
         mark_for_projection(connection, orgs_of(connection, [customer_id]), now_ms)

@@ -1,6 +1,6 @@
 """Acts on runs that are decided together with others, in one transaction: accepted, drawn on, settled or given up.
 
-Guarantee: an act is decided here only where it is plain: a wallet here pays, the run goes on, and nothing is refused.
+Guarantee: an act is decided here only where it is plain: a wallet here pays, the run continues, and nothing is refused.
 Each is decided as it would be decided alone, one after another. Repetitions, refusals, payers, suppliers, sandboxes and
 balances that a provider keeps are decided alone (`Alone`), and nothing of them is kept here.
 """
@@ -31,8 +31,8 @@ from drawdown.worker.executions import request as run_request
 from drawdown.worker.executions.actions import ask_of
 from drawdown.worker.executions.permission import Asker, Paying, Permit, to_hold
 from drawdown.worker.executions.request import USE, Accepted, Asked, Settled
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import unbilled_micro
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 
@@ -43,7 +43,7 @@ class Alone(NotTogether):
 
 @dataclass(frozen=True)
 class Change:
-    """What a program asks of a run that goes on: a `draw` under a number, or its end as `settled` or `released`.
+    """What a program asks of a run that continues: a `draw` under a number, or its end as `settled` or `released`.
     `org_id`: of an API key that is bound to an organisation, which finds its own runs and changes what it began."""
 
     key: str
@@ -217,12 +217,12 @@ def end_of_use(
 
 
 def require_plain(found: Reservation, now_ms: int) -> None:
-    """Insist on a run that goes on, whose own organisation's wallet pays. Errors: Alone."""
+    """Insist on a run that continues, whose own organisation's wallet pays. Errors: Alone."""
     special = found.payer_number is not None or found.supplier is not None or found.settled_by != "receipt"
     if special or found.hold != "wallet" or found.sandboxes != NO_SANDBOXES:
         raise Alone("more than a wallet has part in it")
     if found.state != "held" or found.expires_ms <= now_ms:
-        raise Alone("it goes on no longer")
+        raise Alone("it has ended")
 
 
 def apply(

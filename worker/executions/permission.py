@@ -13,7 +13,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, maturing, pools, reservations
+from drawdown.ledger import accounts, due_changes, pools, reservations
 from drawdown.ledger.accounts import PLAIN, HoldTerms
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.rates import RateCard, read_rate_card
@@ -108,7 +108,7 @@ def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wall
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
     """A wallet as it is once all is true that is due in it, holds are no larger than metering has left them, and what
     was used is charged."""
-    found = without_freed(connection, customer_id, maturing.look_ahead(connection, customer_id, now_ms), now_ms)
+    found = without_freed(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     return with_unbilled(connection, customer_id, found, now_ms)
 
 
@@ -135,9 +135,9 @@ def make_room(
     """Where there seems to be no room, what metering has drawn of holds since they were looked at is no longer held.
     Nobody looks where there would be none without any hold. `growing`: the run that is to hold so much in all. Returns
     what the wallet is to pay for first."""
-    found = with_unbilled(connection, customer_id, maturing.look_ahead(connection, customer_id, now_ms), now_ms)
+    found = with_unbilled(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     least = wanted_micro
-    if growing is not None:  # what of it metering has drawn by now is not known yet
+    if growing is not None:  # what of it metering has drawn is not known yet
         kept = max(growing.amount_micro, growing.drawn_micro)
         least = 0 if growing.settled_by == "metering" else wanted_micro - kept
     most = reservations.NO_END_MICRO if most_held_micro is None else most_held_micro

@@ -32,9 +32,9 @@ from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
 from drawdown.worker.sources.samples.rows import CELL, NotMade, Sample, id_of, sizes_of
 from drawdown.worker.sources.samples.store import store
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.rates import rate_card_of, uses_ledger
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 
@@ -121,7 +121,7 @@ def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
 
 def reserve(connection: sa.Connection, ask: Ask, provider: str, by: By) -> tuple[Reservation, bool]:
     """Hold what a run may cost, as it was permitted at `provider`. Errors: Denied `other_content`, `balance_unknown`,
-    `no_credit`; DatabaseBusy where another one bills by now, or by another kind of balance."""
+    `no_credit`; DatabaseBusy where another one bills, or by another kind of balance."""
     made, is_new = reservations.note(connection, ask, by)
     if not is_new:
         return made, True
@@ -150,7 +150,7 @@ def grow(connection: sa.Connection, found: Reservation, amount_micro: int, expir
 
 
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, by: By) -> Drawn:
-    """Bill a part of a run that goes on. Errors: as `ledger.draws.draw`, and `needs_quantities`, `not_metered`."""
+    """Bill a part of a run that continues. Errors: as `ledger.draws.draw`, and `needs_quantities`, `not_metered`."""
     quantities = _quantities(found, cost)
     before = _used(connection, found, f"d{number}")
     if before:
@@ -236,7 +236,7 @@ def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str,
     for line in sorted(quantities.items()):
         amount = price_of(connection, card, provider, line, at_ms) if line[1] else 0
         if amount > MAX_ENTRY_MICRO:
-            raise UsageError("a run costs from nothing to a thousand million credits")
+            raise UsageError("invalid cost of an execution: expected 0 to 1,000,000,000 credits")
         lines.append(Line(*line, amount))
     return lines
 

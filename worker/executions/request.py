@@ -118,7 +118,7 @@ def require_sane(request: Request) -> None:
 
 def bad_estimate() -> UsageError:
     """An estimate that no run can have."""
-    text = "an estimate is more than nothing, and at most a thousand million credits: give what the run may cost"
+    text = "invalid estimate: expected more than 0, and at most 1,000,000,000 credits"
     return UsageError(text, code="bad_estimate")
 
 
@@ -129,7 +129,7 @@ def _require_said(request: Request) -> None:
         raise Denied("too_many_sandboxes", f"a run names {MOST_SANDBOXES} sandboxes at most: accept several runs")
     if request.sandboxes and request.settled_by is None:
         raise Denied(
-            "unsaid_settlement",
+            "settled_by_missing",
             "say who charges for the sandboxes: metering, by samples; or the receipt, and then nobody meters them",
         )
     if request.settled_by != "metering":
@@ -187,7 +187,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Asked:
-    """A run that is asked for by a program, and by whom. `tells_names`: whoever asks may learn names of any
+    """A run that is asked for by a program, and by whom. `tells_names`: the caller may learn names of any
     organisation. `own`: by an API key that is bound to its organisation, whose keys of runs are its own."""
 
     key: str

@@ -41,7 +41,7 @@ from drawdown.worker.catalog.mapping import (
 )
 from drawdown.worker.features.lists import list_features
 from drawdown.worker.history.incarnation import read_losses
-from drawdown.worker.orgs import billed_once
+from drawdown.worker.orgs import double_billing
 from drawdown.worker.sources.events.types import declare_value, is_known, meters
 from drawdown.worker.wallets import actions as credit
 
@@ -55,7 +55,7 @@ class Mapped:
     """One mapping that was added, and what it brings in of usage that had been pending."""
 
     start_ms: int
-    mended_s: int
+    resolved_s: int
     """Seconds; of an event type, units."""
     mended_windows: int
     mended_sizes: int
@@ -106,7 +106,7 @@ def map_event(
     value: EventValue | None = None,
 ) -> Mapped:
     """Give an event type a feature from a window on: what its events count is billed as that. The type may be mapped
-    before its first event; then, where no window is said, whenever it is used. (From the next window on, as any, where
+    before its first event; then, where no window is given, whenever it is used. (From the next window on, as any, where
     history was lost, whose events they may have been, or where a metric charged for it before.) `value`: how much its
     events count that state no quantity.
 
@@ -121,7 +121,7 @@ def map_event(
     ids.require_unlike(connection, ids.FEATURE, feature, new=new)
     ids.require_unlike(connection, ids.EVENT_TYPE, event_type, new=new)
     is_new = from_ms is None and not is_known(connection, event_type) and not read_losses(connection)
-    if is_new and not billed_once.was_charged(connection, {event_type, feature}):
+    if is_new and not double_billing.was_charged(connection, {event_type, feature}):
         from_ms, confirmed = 0, True
     if value is not None and declare_value(connection, event_type, value, by):
         record(connection, "event_value", event_type, asdict(value), by)
@@ -208,7 +208,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
             "was lost with it: give again what was in force then, with --yes; begin anything else later"
         )
     event_type = _type_of(connection, row.memory_mb) if row.is_of_events else None
-    billed_once.require_uncharged(connection, mapping, row, event_type)
+    double_billing.require_uncharged(connection, mapping, row, event_type)
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_mapping", {**asdict(row), **person})
     details = {"kind": row.kind, "memory_mb": row.memory_mb, "unit": row.unit, "start_ms": start}
@@ -218,7 +218,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     record(connection, action, row.feature or "", details, by)
     until = [before for before in mapping if before.selector == row.selector and before.start_ms <= start]
     was = sorted(until, key=lambda before: before.start_ms)[-1].feature if until else None  # of two, the last added
-    return replace(_mend(connection, start, mapping, row), was=was)
+    return replace(_fix(connection, start, mapping, row), was=was)
 
 
 def _so_already(mapping: list[MappingRow], row: MappingRow) -> int | None:
@@ -262,7 +262,7 @@ def _check_size(row: MappingRow) -> None:
         raise UsageError("give --memory-mb N, --up-to N or --rest")
 
 
-def _mend(connection: sa.Connection, start: int, mapping: list[MappingRow], row: MappingRow) -> Mapped:
+def _fix(connection: sa.Connection, start: int, mapping: list[MappingRow], row: MappingRow) -> Mapped:
     """Mark the windows in which pending usage has a feature by this row, and had none before it."""
     seconds = windows = sizes = 0
     mapping = akin(mapping, row)
@@ -360,7 +360,7 @@ def _sizes(done: FeatureMapped) -> list[str]:
     what = what if done.memory_mb is None else f"{done.memory_mb:,} MB"
     if made.again:
         return [f"{what}: {done.feature} already, {_since(made)}; nothing was changed"]
-    much = f"{made.mended_s:,} s of {made.mended_sizes:,} sizes in {made.mended_windows:,} places that waited"
+    much = f"{made.resolved_s:,} s of {made.mended_sizes:,} sizes in {made.mended_windows:,} places that waited"
     return [
         f"mapped {done.feature} {_since(made)}: {what}; before: {made.was or 'nothing of their own'}",
         f"{much} for a feature will be sealed by the next tick",
@@ -417,7 +417,7 @@ def _types(done: EventMapped) -> list[str]:
     if made.again:
         unchanged = "" if counted else "; nothing was changed"
         return [f"{done.event_type} is mapped to {done.feature} already, {_since(made)}{unchanged}", *counted]
-    much = f"{made.mended_s:,} units in {made.mended_windows:,} places that waited"
+    much = f"{made.resolved_s:,} units in {made.mended_windows:,} places that waited"
     return [
         f"mapped {done.event_type} to {done.feature} {_since(made)}; before: {made.was or 'nothing'}",
         *counted,

@@ -3,8 +3,8 @@
 Guarantee: each call gets the answer that it would have got alone, and leaves the same rows. One that is refused, or has
 more to it (see `executions.grouped`), is left to be decided alone (`Alone`), and nothing of it is kept: it fails no
 other. Where what was read changed before it was written, nothing of the transaction is kept (`NotTogether`). Locks are
-taken in the guard's order: counters, then uses, then runs, then wallets; whoever waits for one for MOST_WAIT_MS gives
-up the transaction. A key of a program that is over does nothing.
+taken in the guard's order: counters, then uses, then runs, then events, then wallets; whoever waits for one for
+MOST_WAIT_MS gives up the transaction. A key of a program that is over does nothing.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ from drawdown.worker.executions.grouped import Alone, Change, Facts, WalletRow
 from drawdown.worker.executions.permission import Asker
 from drawdown.worker.executions.request import USE, require_sane
 from drawdown.worker.guard import counters as guard_counts
+from drawdown.worker.guard import emission as emissions
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import NO_END, Counters, Use
+from drawdown.worker.guard.emission import Emission, Emitted
 from drawdown.worker.guard.terms import MAX_UNITS, Known, run_of
 from drawdown.worker.guard.use import Answer, Ask, Book, Charged, Costs, Seen, own_name
 
@@ -105,10 +107,20 @@ class _Work:
         self._counters: dict[_Counter, Any] = {}
         self._missing: list[_Counter] = []
         self._runs: dict[str, Reservation] = {}
+        self._emits: dict[int, Emission] = {}
+        self._emitted: dict[int, Emitted] = {}
         ends = self._read_ends()
         moments = self._moments(ends)
         self._lock(ends, moments)
+        before = list(self._found)
         self._decide(ends, moments)
+        refused = self._emit()
+        if refused:  # those are decided alone, and of the others nothing is written yet: they are decided again
+            self._found = [refused.get(at, one) for at, one in enumerate(before)]
+            self._moves, self._books, self._changed = Moves(now_ms), {}, []
+            self._decide(ends, moments)
+            if self._emit():
+                raise NotTogether("an event was refused this moment")
 
     def done(self) -> list[Any]:
         """Write what was decided; the answers."""
@@ -201,12 +213,13 @@ class _Work:
             drawn.setdefault(row.reservation, []).extend(lines_of([row]))
         self._uses = guard_counts.uses_of(read.get("uses", ()))
         changed: set[str] = set()
+        self._emits = {}
         for at, call in enumerate(self._calls):
             if self._proofs[at] not in self.keys or self._found[at] is not None:
                 continue
             try:
                 if isinstance(call, Ask):
-                    self._found[at] = self._take(call.at(self._now_ms), seen[at])
+                    self._found[at] = self._take(at, call.at(self._now_ms), seen[at])
                 elif isinstance(call, End):
                     self._found[at] = self._end(call, ends[at], seen[at], standings, moments)
                 elif isinstance(call, Asked):
@@ -260,7 +273,21 @@ class _Work:
         seen = guard.seen_of(read.get("seen", ()))
         return {at: seen[n] for n, (at, _) in enumerate(asked)}, read
 
-    def _take(self, ask: Ask, seen: Seen) -> runs.Finish:
+    def _emit(self) -> dict[int, Alone]:
+        """Take the events of the uses that are allowed: all of them, or, where one is refused, none. Those that are
+        refused, by the places of their calls."""
+        if not self._emits:
+            return {}
+        with self._connection.begin_nested() as turn:
+            found = emissions.take_all(self._connection, list(self._emits.values()), self._now_ms)
+            taken = dict(zip(self._emits, found, strict=True))
+            refused = {at: Alone("its event is refused") for at, one in taken.items() if not emissions.is_kept(one)}
+            if refused:
+                turn.rollback()
+        self._emitted = {at: emissions.emitted(self._emits[at], one) for at, one in taken.items()}
+        return refused
+
+    def _take(self, at: int, ask: Ask, seen: Seen) -> runs.Finish:
         """A use, as `guard.take` decides it. Errors: Alone."""
         if guard.used_before(self._uses, ask.wish.org_id, ask.key, own=ask.own):
             raise Alone("it was asked for before")
@@ -273,7 +300,10 @@ class _Work:
             raise error if isinstance(error, Alone) else Alone(str(error)) from error
         self._uses |= {name: book.uses[name] for name in (ask.name,) if name in book.uses}
         customer = book.known.customer_id
-        return lambda moved: _shifted(answer, moved.get(customer))
+        if ask.event is None or answer.state is None:
+            return lambda moved: _shifted(answer, moved.get(customer))
+        self._emits[at] = ask.event
+        return lambda moved: replace(_shifted(answer, moved.get(customer)), event=self._emitted[at])
 
     def _charged(self, ask: Ask, known: Known, seen: Seen) -> Charged:
         """What a use costs, as it is charged by its own organisation's wallet. Errors: Alone."""

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.guard.periods import Period
 from drawdown.schema.declare import ID, UNITS, Action, Asked, Column, Fact, Listing, Look, Page, Size, Values
-from drawdown.worker.guard.lists import LimitRow, MetricRow, Rate, limit_periods, list_limits, list_metrics
+from drawdown.worker.guard.lists import LimitRow, MetricRow, SpanRate, limit_periods, list_limits, list_metrics
 from drawdown.worker.guard.terms import ANY_PLAN, MetricName, PhaseOf, PlanLimit, set_limit
 
 Amount = Annotated[int | None, UNITS, "Base units; none: without an end"]
@@ -92,7 +92,7 @@ def _metrics(connection: sa.Connection, look: Look) -> Page[MetricRow]:
     return Page(list_metrics(connection, look.now_ms, look.most))
 
 
-def _blocked(rate: Rate) -> str:
+def _blocked(rate: SpanRate) -> str:
     return f"{rate.blocked:,} of {rate.asked:,}, would be {rate.would:,}"
 
 

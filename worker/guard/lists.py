@@ -27,7 +27,7 @@ SPANS: Final[dict[str, int]] = {"24h": DAY_MS, "7d": 7 * DAY_MS, "30d": 30 * DAY
 
 
 @dataclass(frozen=True)
-class Rate:
+class SpanRate:
     """Of a span: how often it was asked to use a metric, what of that was blocked, and what phase 3 would have blocked;
     what was used without knowing the credit, in base units, and without its being paid, in micro-credits. An
     extension of a hold counts as asked where it was blocked, or would be: of others nothing is on record."""
@@ -56,7 +56,7 @@ class MetricRow:
     phase: int
     warn_ppm: int
     fails_open: bool
-    rates: tuple[Rate, ...]
+    rates: tuple[SpanRate, ...]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def list_metrics(connection: sa.Connection, now_ms: int, most: int) -> list[Metr
     ]
 
 
-def rates_of(connection: sa.Connection, metric: str, now_ms: int) -> tuple[Rate, ...]:
+def rates_of(connection: sa.Connection, metric: str, now_ms: int) -> tuple[SpanRate, ...]:
     """Of each span, the shortest first."""
     return tuple(_rate(connection, metric, span, now_ms - length) for span, length in SPANS.items())
 
@@ -201,12 +201,12 @@ def _drift(row: Mapping[Any, Any]) -> Drift:
     return Drift(**{**row, **{name: int(row[name]) for name in whole}})
 
 
-def _rate(connection: sa.Connection, metric: str, span: str, since_ms: int) -> Rate:
+def _rate(connection: sa.Connection, metric: str, span: str, since_ms: int) -> SpanRate:
     values = {"metric": metric, "since_ms": since_ms}
     allowed = SQL.run(connection, "allowed_since", values).one()
     denied = SQL.run(connection, "denied_since", values).one()
     asked = int(allowed.passes) + int(denied.would)
-    return Rate(span, asked, int(denied.blocked), int(denied.would), int(allowed.dark), int(allowed.forgone_micro))
+    return SpanRate(span, asked, int(denied.blocked), int(denied.would), int(allowed.dark), int(allowed.forgone_micro))
 
 
 def _require(connection: sa.Connection, metric: str, org_id: str) -> None:

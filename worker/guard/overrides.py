@@ -210,13 +210,13 @@ def list_overrides(
 
 def _require_target(connection: sa.Connection, terms: Terms) -> None:
     if terms.reach not in get_args(Reach):
-        raise UsageError("an override is for an organisation, for those whose ids begin alike, or for a plan")
+        raise UsageError("invalid scope of a limit override: expected an organisation, a prefix of ids, or a plan")
     if terms.reach == "org":
         ids.require(connection, ids.CUSTOMER, terms.target)
     elif terms.reach == "plan":
         ids.require(connection, ids.ANY_PLAN, terms.target)
     elif not is_clean_id(terms.target) or not terms.target.endswith("*") or len(terms.target) < 2:
-        raise UsageError("those whose ids begin alike are given as 'acme-*': the beginning, and a star at the end")
+        raise UsageError("invalid prefix of ids: expected a beginning and a star, such as 'acme-*'")
 
 
 def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:

@@ -28,7 +28,7 @@ from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.executions.permission import Asker, read_asker
 from drawdown.worker.executions.request import Request, require_life
 from drawdown.worker.guard.counters import Counters
-from drawdown.worker.orgs import billed_once
+from drawdown.worker.orgs import double_billing
 from drawdown.worker.sources.events import types
 
 SQL = queries(__file__)
@@ -38,7 +38,7 @@ ANY_PLAN: Final = "*"
 MAX_UNITS: Final = 10**12
 """Of one use, of a limit, and of what a price is for: nine million such uses still fit in 64 bits."""
 LITTLE_PPM: Final = 200_000
-"""At or below which part of a limit it is warned, unless it is said."""
+"""At or below which part of a limit it is warned, unless it is given."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ def set_metric(
     if _charges_for(was, now) not in (None, counts):
         raise DatabaseBusy(f"{metric} was changed this moment; try again")
     if counts is not None:
-        billed_once.require_unmetered(connection, metric, counts, by.now_ms)
+        double_billing.require_unmetered(connection, metric, counts, by.now_ms)
         is_new = was is None or not was.price_micro or was.counts != now.counts
         if is_new and meter is not None:
-            billed_once.require_nothing_waits(connection, metric, counts, meter)
+            double_billing.require_nothing_waits(connection, metric, counts, meter)
     if now != was:
         now = replace(now, number=now.number + 1)
         values = {**vars(now), "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
@@ -146,7 +146,7 @@ def set_metric(
 
 def set_limit(connection: sa.Connection, limit: PlanLimit, by: By, *, ended: bool = False) -> bool:
     """Have a plan allow so much, or, where it is `ended`, say nothing of it any more; whether anything changed. It
-    counts from now on, also in the period that goes on.
+    counts from now on, also in the period that continues.
 
     Errors: UnknownId; UsageError for an amount or a phase that makes no sense.
     """

@@ -12,6 +12,8 @@ read by one statement, and answered by it where their own wallets pay and nothin
 What is held counts as used until it ends, or until its hold is over; then it counts as what it was. The counters of the
 hour, day and month in which it was reserved move by the difference, in the transaction of the end.
 
+A use may emit an event (`emission`), by which the seal bills it: in the same transaction, once it is allowed.
+
 An API key that is bound to an organisation has use keys of its organisation's own. A key that is bound to none takes
 use keys among all organisations, and no bound key takes one of these. A bound key finds what an unbound one used under
 the same key for its organisation: it is one use.
@@ -52,7 +54,9 @@ from drawdown.worker.executions.permission import Asker, with_unbilled, without_
 from drawdown.worker.executions.request import USE, require_life
 from drawdown.worker.executions.request import require_sane as require_sane_run
 from drawdown.worker.guard import counters as guard_counts
+from drawdown.worker.guard import emission as emissions
 from drawdown.worker.guard.counters import Counters, Denials, State, Use
+from drawdown.worker.guard.emission import Emission, Emitted
 from drawdown.worker.guard.terms import (
     MAX_UNITS,
     SQL,
@@ -80,6 +84,8 @@ class Ask:
     state: State = "used"
     own: bool = False
     dark: bool = False
+    event: Emission | None = None
+    """What it emits, where it is allowed."""
 
     @property
     def name(self) -> str:
@@ -88,7 +94,8 @@ class Ask:
     @property
     def fingerprint(self) -> str:
         """Tells a repetition from another use under the same key."""
-        said = json.dumps([vars(self.wish), self.state], sort_keys=True)
+        event = [] if self.event is None else [self.event.said]
+        said = json.dumps([vars(self.wish), self.state, *event], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
     def at(self, now_ms: int) -> Ask:
@@ -107,7 +114,8 @@ class Charged:
 @dataclass
 class Book:
     """Counters that are locked, and what is decided of them in one transaction: `counters` are as they will be.
-    `charge`: what a use costs, and whether that is charged, beyond its metric's limit or not."""
+    `charge`: what a use costs, and whether that is charged, beyond its metric's limit or not. `emit`: takes its event,
+    before a wallet is locked; whoever decides takes it back where the use is blocked all the same."""
 
     charge: Callable[[Ask, Known, bool], Charged]
     known: Known
@@ -118,14 +126,15 @@ class Book:
     denials: Denials = field(default_factory=Denials)
     passes: bool = False
     """Whether a use was let through beyond a limit."""
+    emit: Callable[[Ask], Emitted | None] = lambda _: None
 
 
-def consume(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
-    """Use so much at once, where it may be used.
+def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emission | None = None) -> Answer:
+    """Use so much at once, where it may be used, and emit its event.
 
-    Errors: Denied `other_content` for a key of another use; UnknownId; UsageError; DatabaseBusy.
+    Errors: Denied `other_content` for a key of another use, `bad_event`; UnknownId; UsageError; DatabaseBusy.
     """
-    return take(connection, Ask(key, wish, by))
+    return take(connection, Ask(key, wish, by, event=event))
 
 
 def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: State) -> Answer:
@@ -160,9 +169,9 @@ def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | D
         guard_counts.lock_keys(connection, {f"{one.wish.org_id} {one.key}" for one in asked}, first.by.now_ms)
         counters = guard_counts.lock(connection, first.wish.org_id, first.wish.metric, first.by.now_ms)
         again = read_by_keys(connection, keys)  # whoever waited for the same
-        book = Book(partial(_charge, connection), known, counters, counters, again)
+        book = Book(partial(_charge, connection), known, counters, counters, again, emit=partial(_emit, connection))
         for at in left:
-            found[at] = _before(book.uses, asked[at]) or _answered(book, asked[at])
+            found[at] = _before(book.uses, asked[at]) or _answered(connection, book, asked[at])
         _write(connection, book, len(asked))
     return [one for one in found if one is not None]
 
@@ -184,14 +193,24 @@ def _before(uses: dict[str, Use], ask: Ask) -> Answer | Denied | None:
         return None
     if before.fingerprint != ask.fingerprint:
         return other_content(ask.key)
-    return of_use(before, 0, ask.by.now_ms, repeated=True)
+    return replace(of_use(before, 0, ask.by.now_ms, repeated=True), event=emissions.before(ask.event))
 
 
-def _answered(book: Book, ask: Ask) -> Answer | DrawdownError:
+def _answered(connection: sa.Connection, book: Book, ask: Ask) -> Answer | DrawdownError:
     try:
-        return decide_use(book, ask)
+        if ask.event is None:
+            return decide_use(book, ask)
+        with connection.begin_nested() as turn:
+            found = decide_use(book, ask)
+            if found.state is None:  # for lack of credit, which is known once the event was taken
+                turn.rollback()
+            return found
     except (Refused, UsageError) as error:
         return error
+
+
+def _emit(connection: sa.Connection, ask: Ask) -> Emitted | None:
+    return None if ask.event is None else emissions.emit(connection, ask.event, ask.by.now_ms)
 
 
 def decide_use(book: Book, ask: Ask) -> Answer:
@@ -202,8 +221,9 @@ def decide_use(book: Book, ask: Ask) -> Answer:
         text = f"{wish.metric} is not let through while nobody can be asked (`guard set {wish.metric} --fail open`)"
         raise Denied("fails_closed", text)
     verdict = _judged(known, before, ask)
-    done = Charged(Costs())
+    done, event = Charged(Costs()), None
     if verdict.decision != "block":
+        event = book.emit(ask)
         done = book.charge(ask, known, beyond(known.facts(before), wish.amount))
         if done.code is not None and verdict.would != "block":
             verdict = _judged(known, before, ask, done.code)
@@ -220,7 +240,7 @@ def decide_use(book: Book, ask: Ask) -> Answer:
     book.passes = book.passes or verdict.would == "block"
     book.made.append(use)
     book.uses[use.use_key] = use
-    return answer(wish.metric, wish.amount, verdict, done.costs, ask.by.now_ms, use)
+    return replace(answer(wish.metric, wish.amount, verdict, done.costs, ask.by.now_ms, use), event=event)
 
 
 def _judged(known: Known, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
@@ -391,7 +411,7 @@ def check_all(connection: sa.Connection, wishes: Sequence[Wish], now_ms: int) ->
 def check_by_keys(
     connection: sa.Connection, proofs: Collection[str], wishes: Sequence[Wish], now_ms: int
 ) -> tuple[Mapping[str, ApiKey], list[Answer | DrawdownError]]:
-    """The same, and whose keys these are, as `api_keys.find_all`: all of it by one statement."""
+    """The same, and the organisations of these keys, as `api_keys.find_all`: all of it by one statement."""
     part = seen_part([(one.org_id, one.metric, one.project or "") for one in wishes], now_ms)
     with prepared(connection):
         read = together(connection, keys=api_keys.finding(proofs, now_ms), seen=part)
@@ -509,7 +529,7 @@ def _answer_of(wish: Wish, known: Known, counters: Counters, paying: Paying, now
 
 
 def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
-    """Hold so much to be used, where it may be used, for an hour or as long as is said. Errors: those of
+    """Hold so much to be used, where it may be used, for an hour or as long as is given. Errors: those of
     `guard.consume`."""
     return take(connection, Ask(key, wish, by, "held"))
 
@@ -527,7 +547,7 @@ def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answe
 
 def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: By) -> Answer:
     """Have it hold `to` base units in all, and go on for `for_ms` from now (an hour); neither shrinks. It tells that
-    the use goes on. Where so much may not be used, nothing changes.
+    the use continues. Where so much may not be used, nothing changes.
 
     Errors: Denied `ended`; UnknownId; UsageError.
     """
@@ -558,7 +578,7 @@ def _grown(
     connection: sa.Connection, use: Use, counters: Counters, wanted: int, life_ms: int, known: Known, by: By
 ) -> tuple[Verdict, Charged]:
     """Whether it may hold so much; its run holds the price of it, by the terms of its acceptance. A run that cannot
-    hold more, and is let through, goes on with what it holds."""
+    hold more, and is let through, continues with what it holds."""
     wish, done = Wish(use.org_id, use.metric, wanted - use.amount), Charged(Costs())
     verdict = decide(known.facts(counters), wish.amount)
     if verdict.decision != "block" and use.reservation is not None:
@@ -589,7 +609,7 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
         raise _ended(use)
     price = use.price.of(amount)
     if price > MAX_ENTRY_MICRO:  # where no run says so
-        raise UsageError("a use costs a thousand million credits at most")
+        raise UsageError("the cost of a use is too large: at most 1,000,000,000 credits")
     known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
     is_beyond = beyond(known.facts(counters), amount - use.amount)
     charged = 0 if use.reservation is None else _charged(connection, use, state, price, by, is_beyond=is_beyond)
@@ -649,7 +669,7 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
 
 
 def _moved(connection: sa.Connection, counters: Counters, amount: int, known: Known) -> None:
-    """What was used is counted whatever the limit is by now."""
+    """What was used is counted whatever the limit is."""
     bounds = in_force(known.facts(counters))
     then = guard_counts.after(counters, amount, bounds, known.metric.warn_ppm, uses=0)
     guard_counts.write(connection, counters, then, bounds, passes=PERIODS)
@@ -673,7 +693,7 @@ def require_key(key: str) -> None:
 
 
 def read_by_keys(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str, Use]:
-    """All that may have been used under these keys, each beside whose use it is, by their names."""
+    """All that may have been used under these keys, each beside its organisation, by their names."""
     names = {name for org_id, key in keys for name in (key, own_name(org_id, key))}
     return guard_counts.read_uses(connection, sorted(names))
 
@@ -703,9 +723,10 @@ class Answer:
     for `reason`. Of the limit that is nearest (None: none ends): its period, amount, what was used before, what is left
     after, and when its period ends. `price_micro` is what it costs, `charged_micro` what was charged now and, where it
     is `repeated`, `charged_before_micro` what was charged then; `payer` who pays (None: it costs nothing, or is charged
-    to nobody any more), `balance_micro` what that one has available (None: it is not asked for, or not for whoever asks
+    to nobody any more), `balance_micro` what that one has available (None: it is not asked for, or not for the caller
     to know). `options`: what else can be done. `degraded`: decided without knowing the credit. `repeated`: it was
-    decided before, and nothing was done. `state` is that of the use (None: there is none)."""
+    decided before, and nothing was done. `state` is that of the use (None: there is none); `event`: what became of the
+    event that it emits."""
 
     decision: Decision
     would: Decision
@@ -730,6 +751,7 @@ class Answer:
     state: State | None = None
     expires_ms: int | None = None
     charged_before_micro: int = 0
+    event: Emitted | None = None
 
 
 def answer(metric: str, amount: int, verdict: Verdict, costs: Costs, now_ms: int, use: Use | None = None) -> Answer:
@@ -791,7 +813,7 @@ def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answ
 
 
 def _resets_ms(span: Span | None, at_ms: int) -> int | None:
-    """What stands at once begins anew at no time."""
+    """What stands at once begins again at no time."""
     return None if span is None or span == "at_once" else end_of(span, at_ms)
 
 

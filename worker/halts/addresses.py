@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, Protocol, TypeAlias
 
-from drawdown.providers.http.outgoing import Lookup, Outgoing
+from drawdown.providers.http.egress import Lookup, Outgoing
 
 Address: TypeAlias = IPv4Address | IPv6Address
 

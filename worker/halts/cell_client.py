@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 
 from drawdown.providers.http import Answer, Call, NoAnswer, NotSent
 from drawdown.providers.http.client import CUT_OFF, TOO_MUCH, Dialer, HttpClient
-from drawdown.providers.http.outgoing import Lookup, Outgoing, system_lookup
+from drawdown.providers.http.egress import Lookup, Outgoing, system_lookup
 from drawdown.schema.clock import Clock
 from drawdown.worker.engine.effects import HaltRequest, UsageAnswer, UsageRequest
 from drawdown.worker.halts.addresses import ANSWERED, NOT_ALLOWED, NOT_CALLED, UNSIGNED, CellUrl, Judge, parse
@@ -160,7 +160,7 @@ MAX_USAGE_BYTES: Final = 8 << 20
 
 def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:
     """HMAC-SHA256 in hex over `{timestamp}.usage`, the cell's id and the day, a line each. No halt reads like it: what
-    signs a halt goes on with `{`."""
+    signs a halt continues with `{`."""
     text = f"{timestamp_s}.usage\n{cell_id}\n{day}"
     return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
 
@@ -215,5 +215,5 @@ class CellUsageClient:
 
 
 def late(timeout_s: float) -> str:
-    """What is said of a call that took too long."""
+    """What is given of a call that took too long."""
     return f"no whole answer within {timeout_s:g} s"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from drawdown.providers.http.outgoing import Lookup, Outgoing, system_lookup
+from drawdown.providers.http.egress import Lookup, Outgoing, system_lookup
 from drawdown.worker.halts.addresses import CellUrl, Network, address_refused, why_not
 
 SHARED: Final = "*"

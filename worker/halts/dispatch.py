@@ -28,7 +28,7 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import HaltRequest, Over, SendHalts, Steps, Together, Transaction, backoff_ms
 from drawdown.worker.halts.addresses import ANSWERED
-from drawdown.worker.halts.unheeded import ESCALATE_AFTER
+from drawdown.worker.halts.ignored_halts import ESCALATE_AFTER
 
 log = structlog.get_logger()
 
@@ -97,7 +97,7 @@ class _DispatchRun:
     taken: set[str] = field(default_factory=set)
 
     def newcomers(self, beside: Sequence[Steps[None]] = ()) -> Steps[bool]:
-        """Lanes for the cells that have halts due and no lane yet, `beside` one that goes on; false where there are
+        """Lanes for the cells that have halts due and no lane yet, `beside` one that continues; false where there are
         none. A sandbox may have moved there this moment."""
         now = self.context.clock.now_ms()
         cells: list[str] = yield Transaction("due_halts", partial(_due, now=now, run=self, taken=sorted(self.taken)))
@@ -137,7 +137,7 @@ class _DispatchRun:
         batch: list[ClaimedHalt] = yield Transaction("claim_halts", work)
         if not batch:
             return []
-        # A worker that slept on its claim sends nothing: the halt may be over by now.
+        # A worker that slept on its claim sends nothing: the halt may be over.
         errors = yield from _send(batch, lambda: context.out_of_time() or context.clock.now_ms() >= until)
         now = context.clock.now_ms()
         yield Transaction("settle_halts", partial(_settle, batch=batch, errors=errors, claim=claim, now=now))
@@ -176,14 +176,14 @@ def _due(connection: sa.Connection, *, now: int, run: _DispatchRun, taken: Seque
         with suppress(LockHeld), waiting_at_most(connection, MISSED_WAIT_MS):
             SQL.run(connection, "make_missed_due", {**values, "cell_id": cell})
     SQL.run(connection, "forget_heeded", values)
-    for row in SQL.run(connection, "make_unheeded_due", {**values, "told_ms": now - STILL_RUNNING_MS}).all():
-        if row.unheeded >= ESCALATE_AFTER:
+    for row in SQL.run(connection, "make_ignored_due", {**values, "told_ms": now - STILL_RUNNING_MS}).all():
+        if row.ignored >= ESCALATE_AFTER:
             log.error(
-                "halt_unheeded",
+                "halt_ignored",
                 cell=row.cell_id,
                 org=row.org_id,
-                acknowledged=row.unheeded,
-                since_ms=row.unheeded_since_ms,
+                acknowledged=row.ignored,
+                since_ms=row.ignored_since_ms,
                 detail="the cell acknowledges, and the sandboxes still run",
             )
     return sorted(

@@ -41,7 +41,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class HaltLine:
-    """One halt at one cell: due until it is acknowledged; `unheeded`: how often sandboxes ran on all the same."""
+    """One halt at one cell: due until it is acknowledged; `ignored`: how often sandboxes ran on all the same."""
 
     org_id: str
     cell_id: str
@@ -49,8 +49,8 @@ class HaltLine:
     due_at_ms: int | None
     acked_at_ms: int | None
     attempts: int
-    unheeded: int
-    unheeded_since_ms: int | None
+    ignored: int
+    ignored_since_ms: int | None
     last_error: str | None
     by_operator: bool = False
     """Whether an operator's halt holds it now, and this is the newest of its organisation."""
@@ -171,7 +171,7 @@ def running_of(connection: sa.Connection, org_ids: Collection[str]) -> dict[str,
 
 
 def told_in_words(running: Mapping[str, int]) -> str:
-    """Which cells are told of a halt, as `running_of` has them: the first of many."""
+    """Which cells are notified of a halt, as `running_of` has them: the first of many."""
     first = ", ".join(f"{cell} ({count:,} run there)" for cell, count in list(running.items())[:MOST_NAMED])
     more = len(running) - MOST_NAMED
     return (f"{first} and {more:,} more" if more > 0 else first) or "none, for nothing of theirs runs"

@@ -1,7 +1,7 @@
 -- Halts that cells were told.
 
 -- name: columns
-h.org_id, h.cell_id, h.halted_at, h.due_at_ms, h.acked_at_ms, h.attempts, h.unheeded, h.unheeded_since_ms, h.last_error,
+h.org_id, h.cell_id, h.halted_at, h.due_at_ms, h.acked_at_ms, h.attempts, h.ignored, h.ignored_since_ms, h.last_error,
     EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = h.org_id AND o.operator_halt AND o.halted_at = h.halted_at)
     AS by_operator
 

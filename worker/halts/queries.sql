@@ -36,15 +36,15 @@ INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms)
 SELECT DISTINCT o.org_id, s.cell_id, o.halted_at, o.halted_at {missed} AND s.cell_id = :cell_id ON CONFLICT DO NOTHING
 
 -- name: forget_heeded
-UPDATE halts SET unheeded = 0, unheeded_since_ms = NULL WHERE unheeded > 0 AND {in_force} AND NOT {runs_on}
+UPDATE halts SET ignored = 0, ignored_since_ms = NULL WHERE ignored > 0 AND {in_force} AND NOT {runs_on}
 
--- name: make_unheeded_due
+-- name: make_ignored_due
 -- By the organisations that are halted now: acknowledged halts of former times stay, and are many.
-UPDATE halts SET due_at_ms = :now_ms, unheeded = unheeded + 1,
-    unheeded_since_ms = COALESCE(unheeded_since_ms, acked_at_ms)
+UPDATE halts SET due_at_ms = :now_ms, ignored = ignored + 1,
+    ignored_since_ms = COALESCE(ignored_since_ms, acked_at_ms)
 WHERE due_at_ms IS NULL AND acked_at_ms <= :told_ms AND {in_force} AND {runs_on}
     AND org_id IN (SELECT o.org_id FROM orgs o WHERE o.is_halted)
-RETURNING org_id, cell_id, unheeded, unheeded_since_ms
+RETURNING org_id, cell_id, ignored, ignored_since_ms
 
 -- name: due_cells
 SELECT DISTINCT cell_id FROM halts WHERE due_at_ms <= :now_ms AND {in_force} AND cell_id NOT IN :taken_cells
@@ -71,14 +71,14 @@ SELECT url FROM cells WHERE cell_id = :cell_id
 UPDATE halts SET due_at_ms = :due_at_ms, acked_at_ms = COALESCE(:acked_at_ms, acked_at_ms), last_error = :last_error
 WHERE org_id = :org_id AND cell_id = :cell_id AND halted_at = :halted_at AND claim_owner = :claim_owner
 
--- name: unheeded
+-- name: ignored
 -- Halts that a person is needed for, the oldest first. Word for word the condition of the index first: SQLite does not
 -- conclude it.
-SELECT cell_id, org_id, unheeded AS times, unheeded_since_ms AS since_ms FROM halts
-WHERE unheeded > 0 AND unheeded >= :escalate_after AND {runs_on}
+SELECT cell_id, org_id, ignored AS times, ignored_since_ms AS since_ms FROM halts
+WHERE ignored > 0 AND ignored >= :escalate_after AND {runs_on}
     AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at
         AND o.bucket BETWEEN :lo AND :hi)
-ORDER BY unheeded_since_ms, cell_id, org_id
+ORDER BY ignored_since_ms, cell_id, org_id
 
 -- name: undelivered
 -- Halts in force that cells with a URL have not taken, by cell and by what went wrong.

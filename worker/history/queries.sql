@@ -56,7 +56,7 @@ VALUES (:number, :from_ms, :until_ms, :at_ms, (SELECT COALESCE(MAX(seal_id), 0) 
 UPDATE buckets SET cursor = 0, epoch = epoch + 1
 
 -- name: ask_all
-UPDATE orgs SET projection_due_ms = :now_ms, projection_asks = projection_asks + 1
+UPDATE orgs SET projection_due_ms = :now_ms, refresh_requests = refresh_requests + 1
 WHERE billing_provider NOT IN {unbilled}
 
 -- name: newest_sample

@@ -1,7 +1,7 @@
 """What people say of webhooks to the operator's product: endpoints, their secrets, replays, and when a balance is low.
 
 Guarantee: no secret lies here, or on record: an endpoint has the number of its secret, which is made from
-DRAWDOWN_HOOK_SECRET. A name is for good: an endpoint that was ended never goes on. What is replayed is the message as
+DRAWDOWN_HOOK_SECRET. A name is for good: an endpoint that was ended never continues. What is replayed is the message as
 it was written.
 """
 
@@ -44,7 +44,7 @@ SQL = queries(__file__)
 MAX_ENDPOINTS: Final = 16
 """That go on: each message is written for each, and each is called beside the others."""
 OVERLAP_MS: Final = DAY_MS
-"""For how long the old secret signs beside the new one, unless it is said."""
+"""For how long the old secret signs beside the new one, unless it is given."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
 REPLAYED_AT_ONCE: Final = 10_000
 """Messages that one command has sent again."""
@@ -147,9 +147,9 @@ def end(connection: sa.Connection, name: str, by: By) -> int | None:
 
 
 def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str = "") -> list[str]:
-    """Send a message again, to all endpoints it was for or to one; to which. Its schedule begins anew.
+    """Send a message again, to all endpoints it was for or to one; to which. Its schedule begins again.
 
-    Errors: UnknownId; Refused where none of its endpoints goes on.
+    Errors: UnknownId; Refused where none of its endpoints continues.
     """
     ids.require(connection, ids.MESSAGE, message_id)
     if endpoint:
@@ -157,9 +157,7 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
     values = {"message_id": message_id, "endpoint": endpoint}
     sent_to = list(SQL.run(connection, "going_on_of", values).scalars())
     if not sent_to:
-        raise Refused(
-            f"{message_id} was for no endpoint that goes on: `drawdown hook show {message_id}` shows for which"
-        )
+        raise Refused(f"no endpoint of {message_id} is active. Run `drawdown hook show {message_id}` to list them")
     SQL.run(connection, "replay", {"message_id": message_id, "endpoints": sent_to, "now_ms": by.now_ms})
     record(connection, "hook_replay", message_id, {"endpoints": sent_to}, by)
     return sent_to
@@ -191,7 +189,7 @@ def set_low(
     """Say at or below which balance an organisation's is low, or that of all who have no level of their own; None:
     never. Whether there was a level, and which. Errors: UsageError; UnknownId, unless `new`."""
     if low_micro is not None and abs(low_micro) > MAX_ENTRY_MICRO:
-        raise UsageError("a level lies within a thousand million credits")
+        raise UsageError("invalid level: expected at most 1,000,000,000 credits above or below 0")
     if org_id != EVERYBODY:
         ids.require(connection, ids.ORG, org_id, new=new)
     row = SQL.run(connection, "level", {"org_id": org_id}).one_or_none()

@@ -13,7 +13,7 @@ from typing import Final
 
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.http.client import HttpClient
-from drawdown.providers.http.outgoing import Lookup, system_lookup
+from drawdown.providers.http.egress import Lookup, system_lookup
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.effects import HookAnswer, HookRequest
@@ -36,7 +36,7 @@ class HookClient:
         self._lookup = lookup
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        """One answer each, in order, within CALL_MS. Whoever calls gives no more at once than may be under way."""
+        """One answer each, in order, within CALL_MS. The caller gives no more at once than may be under way."""
         lines: dict[str, tuple[Target, HttpClient]] = {}
         for text in {message.url for message in messages}:
             url = parse(text)

@@ -17,7 +17,7 @@ from typing import Final
 
 from standardwebhooks import Webhook
 
-from drawdown.providers.http.outgoing import Lookup, Outgoing, system_lookup
+from drawdown.providers.http.egress import Lookup, Outgoing, system_lookup
 from drawdown.worker.halts.addresses import CellUrl, Network, address_refused, why_not
 
 

@@ -25,8 +25,8 @@ from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.halts.lists import running_of, told_in_words
 from drawdown.worker.orgs.lists import OrgFilter, chosen_orgs, override_in_words, require_provider
 from drawdown.worker.seal import stops
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.org_row import apply_now, lock_rows
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 MAX_HALTED: Final = 10_000
@@ -127,7 +127,7 @@ def override(
         was.until_ms if until_ms is None else until_ms,
     )
     if not now.says_something:
-        raise UsageError(f"{org_id} has no override whose end --until could set: give --max-concurrent or --never-halt")
+        raise UsageError(f"{org_id} has no org override for --until. Pass --max-concurrent or --never-halt, too")
     return _say(connection, org_id, was, now, by)
 
 

@@ -1,7 +1,7 @@
 """Assignments: which provider bills an organisation, from which window on.
 
 Guarantee: an assignment starts at or after the watermark, or fills a hole where nothing was ever assigned (P4). The
-windows that it mends become dirty, so that the next tick seals them (S6).
+windows that it fixes become dirty, so that the next tick seals them (S6).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Waited:
     """Usage that waited for an assignment, from its start on and before: seconds of sandboxes, and units of event
     types, which are never added up."""
 
-    mended_s: int = 0
-    mended_units: int = 0
+    resolved_s: int = 0
+    resolved_units: int = 0
     before_start_s: int = 0
     before_start_units: int = 0
 
@@ -138,7 +138,7 @@ def assign_one(
         apply_now(connection, [org_id], by.now_ms)  # nobody will ask about it again
     details = {"provider": provider, "customer": customer_id, "start_ms": start}
     record(connection, "org_assign", org_id, details, by)
-    return Assigned(org_id, provider, customer_id, start, _mend(connection, org_id, start, unseen))
+    return Assigned(org_id, provider, customer_id, start, _fix(connection, org_id, start, unseen))
 
 
 def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | None:
@@ -183,7 +183,7 @@ def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: 
     _take_effect(connection, org_id, found.start_ms, by.now_ms)
     details = {"provider": provider, "customer": customer_id, "start_ms": found.start_ms}
     record(connection, "org_customer", org_id, details, by)
-    waited = _mend(connection, org_id, found.start_ms, unseen)
+    waited = _fix(connection, org_id, found.start_ms, unseen)
     return Assigned(org_id, provider, customer_id, found.start_ms, waited)
 
 
@@ -194,7 +194,7 @@ def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | Non
 
 
 def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None = None) -> Assigned:
-    """Take back an assignment that has not begun; whoever billed before goes on. `start_ms`: when the one begins that
+    """Take back an assignment that has not begun; whoever billed before continues. `start_ms`: when the one begins that
     is meant: the same said again takes back no other.
 
     Errors: Refused where the latest one is in force already, or is not the one that is meant.
@@ -261,8 +261,8 @@ def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int
         SQL.run(connection, "forget_balance", {"org_id": org_id})
 
 
-def _mend(connection: sa.Connection, org_id: str, start: int, unseen: Unseen) -> Waited:
-    """Mark the windows that had waited for an assignment. They are counted before: what is marked is counted anew."""
+def _fix(connection: sa.Connection, org_id: str, start: int, unseen: Unseen) -> Waited:
+    """Mark the windows that had waited for an assignment. They are counted before: what is marked is counted again."""
     values = {"org_id": org_id, "start_ms": start}
     mapped = [asdict(segment) for segment in segments(mapping_rows(connection))]
     late = [{"window_ms": window_ms} for window_ms in unseen.get(org_id, ())]

@@ -41,11 +41,11 @@ WHERE o.org_id = :org_id
 -- name: take_effect
 UPDATE orgs SET billing_provider = COALESCE((SELECT provider FROM assignments a WHERE a.org_id = :org_id
 AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)), billing_provider),
-projection_due_ms = :projection_due_ms, projection_asks = projection_asks + 1 WHERE org_id = :org_id
+projection_due_ms = :projection_due_ms, refresh_requests = refresh_requests + 1 WHERE org_id = :org_id
 
 -- name: forget_balance
 -- It was another customer's. Whose assignment begins later, or is taken back before it began, is billed as before.
-UPDATE orgs SET balance_micro = NULL, balance_read_ms = NULL, unseen_micro = NULL, unread_since_ms = NULL
+UPDATE orgs SET balance_micro = NULL, balance_read_ms = NULL, unconfirmed_micro = NULL, unread_since_ms = NULL
 WHERE org_id = :org_id
 
 -- name: waiting_windows
@@ -89,8 +89,8 @@ waiting AS (
         OR EXISTS (SELECT 1 FROM pending_usage p WHERE p.org_id = :org_id AND p.window_ms = {window}
             AND p.memory_mb = s.memory_mb AND p.reason IN ('no_customer', 'no_provider')))
 )
-SELECT COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND {sized} THEN seconds END), 0) AS mended_s,
-    COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND NOT {sized} THEN seconds END), 0) AS mended_units,
+SELECT COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND {sized} THEN seconds END), 0) AS resolved_s,
+    COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND NOT {sized} THEN seconds END), 0) AS resolved_units,
     COALESCE(SUM(CASE WHEN window_ms < :start_ms AND {sized} THEN seconds END), 0) AS before_start_s,
     COALESCE(SUM(CASE WHEN window_ms < :start_ms AND NOT {sized} THEN seconds END), 0) AS before_start_units FROM waiting
 

@@ -297,8 +297,8 @@ class Flip:
     credit_behind_micro: int | None = None
     credit_there_micro: int | None = None
     start_ms: int | None = None
-    mended_s: int = 0
-    mended_units: int = 0
+    resolved_s: int = 0
+    resolved_units: int = 0
     before_start_s: int = 0
     before_start_units: int = 0
     already: bool = False

@@ -1,6 +1,6 @@
 """Lists of organisations: what runs, what is left, when it ends, who bills, and what hangs on one of them. Reads only.
 
-Guarantee: a page has at most MAX_ROWS rows, and goes on after the last row of the page before it, so that rows which
+Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the page before it, so that rows which
 come or change meanwhile are neither shown twice nor shift the others. By name, a page costs the same however many
 organisations there are. What is left is estimated for those on it alone, as the watch does (`effective_balance`), all
 of one moment, in as many statements for a thousand organisations as for one.
@@ -24,8 +24,8 @@ from drawdown.schema.sql import queries, together
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.verdict.effective_balance import Asked, Used, read_used_now, since_read
+from drawdown.worker.verdict.org_state import AssignmentRow, HaltRow
 from drawdown.worker.verdict.rules import end_ms
-from drawdown.worker.verdict.standing import AssignmentRow, HaltRow
 from drawdown.worker.verdict.watch_state import is_watched
 
 SQL = queries(__file__)
@@ -76,7 +76,7 @@ class Found(NamedTuple):
     max_concurrent_sandboxes: int | None
     balance_micro: int | None
     balance_read_ms: int | None
-    unseen_micro: int | None
+    unconfirmed_micro: int | None
     stopped_at_ms: int | None
     stopped_reason: str | None
     runs_out_ms: int | None
@@ -115,8 +115,8 @@ class OrgRow:
 
 @dataclass(frozen=True)
 class Place:
-    """Behind which organisation a list goes on; by `end`, when that one's credit ended as the page was read. None: it
-    goes on by what is so by now."""
+    """Behind which organisation a list continues; by `end`, when that one's credit ended as the page was read. None: it
+    continues by what is so."""
 
     org_id: str = ""
     ends_ms: int | None = None
@@ -160,7 +160,7 @@ def list_orgs(
     if sort not in SORTS:
         raise UsageError(f"--sort {sort!r}: there is {', '.join(SORTS)}")
     if not 0 < most <= MAX_ROWS:
-        raise UsageError(f"a page has 1 to {MAX_ROWS:,} rows; `--after` goes on")
+        raise UsageError(f"invalid page size: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--after`")
     _require(connection, chosen)
     rows = _found(connection, chosen, now_ms, sort, after, most + 1)
     return OrgPage(_rows(connection, rows[:most], now_ms), _place(rows[most - 1]) if len(rows) > most else None)
@@ -258,7 +258,7 @@ def _order(sort: str, after: Place, *, known_end: bool) -> dict[str, str]:
 
 
 def _place(row: Found) -> Place:
-    """Where a list goes on behind a row."""
+    """Where a list continues behind a row."""
     return Place(row.org_id, row.runs_out_ms)
 
 
@@ -391,7 +391,7 @@ def _left(row: Billed, used: Used | None, now_ms: int) -> Left:
 
 
 def override_in_words(halted: bool | None, max_concurrent: int | None, until_ms: int | None) -> str | None:
-    """What an operator says; None where nothing is said."""
+    """What an operator says; None where nothing is given."""
     if halted is None and max_concurrent is None:
         return None
     parts = []

@@ -4,7 +4,7 @@
 -- One page. `value`: by what; `order`: which way, names behind it; `later`: what comes after a page in that order. The
 -- columns are those of `Found`.
 SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halted_at, o.halt_reason, o.max_concurrent_sandboxes,
-    o.balance_micro, o.balance_read_ms, o.unseen_micro, o.stopped_at_ms, o.stopped_reason, o.runs_out_ms,
+    o.balance_micro, o.balance_read_ms, o.unconfirmed_micro, o.stopped_at_ms, o.stopped_reason, o.runs_out_ms,
     o.override_halted, o.override_max_concurrent, o.override_until_ms,
     (SELECT COUNT(*) FROM sandboxes s WHERE s.org_id = o.org_id AND s.state = 'running') AS running,
     CASE WHEN o.billing_provider IS NULL THEN {has_assignment} END AS is_scheduled

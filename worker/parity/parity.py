@@ -29,7 +29,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 TOLERANCE_PPM: Final = 70
-"""0.007 %: what may differ without a word."""
+"""0.007 %: what may differ silently."""
 SETTLING_MS: Final = 15 * MINUTE_MS
 """How long after its end a day is first compared: hosts write a minute's samples after it."""
 CELLS_AT_ONCE: Final = 8

@@ -1,4 +1,4 @@
-"""Changes of providers by a person: their terms are accepted, one is paused, one goes on, estimates get a rate."""
+"""Changes of providers by a person: their terms are accepted, one is paused, one continues, estimates get a rate."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ UNCHANGED: Final = (
     "of theirs is not set here"
 )
 MAX_SHADOW_BILLED: Final = 20_000
-"""Pushes that one `bill_shadow` seals anew."""
+"""Pushes that one `bill_shadow` seals again."""
 WIRE: Final = frozenset({"unit", "units", "names", "mode"})
-"""Terms by which usage lies elsewhere over there, or is counted otherwise."""
+"""Terms by which usage lies elsewhere at the provider, or is counted otherwise."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Portion:
 
 def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By, *, dry_run: bool = False) -> int:
     """Use a provider on its new terms from now on. What was sealed on the old ones and never sent is voided, so that
-    the next tick seals it anew; returns how many pushes that were.
+    the next tick seals it again; returns how many pushes that were.
 
-    CHUNK of them are a transaction, and each stands alone: a void is sealed anew on the terms in force, and the new
+    CHUNK of them are a transaction, and each stands alone: a void is sealed again on the terms in force, and the new
     ones are in force once all are voided, with the last of them. Cut off in between, the same command does the rest.
     Errors: as `accept_some`.
     """
@@ -133,7 +133,7 @@ def changes(connection: sa.Connection, provider: str, capabilities: Capabilities
 
 
 def open_at(connection: sa.Connection, provider: str) -> tuple[int, int]:
-    """Pushes that `accept` seals anew, and those that were sent and keep it from being done."""
+    """Pushes that `accept` seals again, and those that were sent and keep it from being done."""
     counts = SQL.run(connection, "count_open", {"provider": provider}).one()
     return int(counts.due), int(counts.sent)
 
@@ -207,7 +207,7 @@ def shadow_between(connection: sa.Connection, provider: str, from_ms: int, until
 
 def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) -> int:
     """Bill what was sealed in shadow from a window on: the provider is live from there, and the next tick sends it.
-    Returns how many pushes are sealed anew.
+    Returns how many pushes are sealed again.
 
     Errors: Refused where the provider is not live, nothing is in shadow since then, or more than one may; UsageError
     for a moment that begins no window.

@@ -119,6 +119,8 @@ def _when_down(
     require_biller(connection, asked.providers, provider, "nothing reads it")
     if undo == bool(policy):
         raise UsageError(f"give --policy ({', '.join(rates.POLICIES)}), or --undo", at="policy")
+    if undo and new:
+        raise UsageError("--new would change nothing beside --undo", at="new")
     if policy is None:
         was: str | None = providers.end_when_down(connection, provider, plan, asked.by)
     else:

@@ -272,7 +272,7 @@ Key = tuple[str, str, str, int]
 @dataclass(frozen=True)
 class DriftLine:
     """A vendor's service on one day, in millionths of the currency. `state`: `final` or `provisional` (the bill),
-    `unbilled` (none is known), `unmapped` (nothing here is said to cost anything there by then). `is_off`: above the
+    `unbilled` (none is known), `unmapped` (nothing here is given to cost anything there by then). `is_off`: above the
     bounds. `alerts`: so was the day before, and neither is one of the last two."""
 
     day_ms: int

@@ -157,7 +157,7 @@ def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, ev
 
 def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
     """Send again: waiting pushes at once under their own key; rejected ones are voided, with the provider's rejection
-    as evidence, so that the next tick seals them anew.
+    as evidence, so that the next tick seals them again.
 
     Errors: Refused, for all of them, where one is settled or in doubt; HistoryDoubted while the database stands still.
     """
@@ -267,7 +267,7 @@ class Chosen:
 
     def _require_expected(self, found: int) -> None:
         if self.expect not in (None, found):
-            raise Refused(f"they are {found:,} by now, and not {self.expect:,}: look again with --dry-run")
+            raise Refused(f"the selection changed: {found:,} now, {self.expect:,} expected. Repeat the --dry-run")
 
 
 MAX_KEYS: Final = 100

@@ -18,7 +18,7 @@ from drawdown.worker.catalog.costs import as_text
 from drawdown.worker.push.rows import PushRow, find_push
 from drawdown.worker.push.void import seal_again, void_one
 from drawdown.worker.push.wallet_mirror import draw_if_ours
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 

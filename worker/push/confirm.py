@@ -54,7 +54,7 @@ from drawdown.worker.push.outcome import OTHERS, Adopt, Asked, Settlement, Void,
 from drawdown.worker.push.rows import PushRow, find_push, push_id_of, request_of, wire_key
 from drawdown.worker.push.void import void_one
 from drawdown.worker.push.wallet_mirror import draw, usage_of
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 log = structlog.get_logger()
 
@@ -153,7 +153,7 @@ def _look_up_batch(
 def _ready(
     told: Mapping[int, LookupResult], asked: Sequence[Sought], left: Collection[int], capabilities: Capabilities
 ) -> list[int]:
-    """Places of the answers that can be judged by now. One balance tells of all that is absent, and of none without
+    """Places of the answers that can be judged. One balance tells of all that is absent, and of none without
     the others: they are weighed together."""
     unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
     return [place for place in sorted(told) if told[place] != Absent() or asked[place].row.customer_id not in unasked]
@@ -323,7 +323,7 @@ def weigh(
     over: Over,
 ) -> Steps[Weighed]:
     """Ask for the balances of those customers of whom an absent push may have been charged without an event: the key is
-    claimed over there, or it could not be applied any more. Not for what was never sent."""
+    claimed at the provider, or it could not be applied any more. Not for what was never sent."""
     untold = [
         sought
         for sought, result in zip(asked, found, strict=True)
@@ -369,7 +369,7 @@ def ends_by_balance(
     whether a push is claimed for this look-up still, and held so from then on.
 
     Of those that are decided together, voided or sent for the first time, the sum is enough. Where one is sent again,
-    may still be applied, or is another worker's by now, it has to be told from each of the others. What may have been
+    may still be applied, or is another worker's, it has to be told from each of the others. What may have been
     drawn in a lost history is not sent for the first time either, before the balance tells."""
     decided, groups = _grouped(asked, found, ends, weighed)
     pools = weighed.pools

@@ -30,7 +30,6 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.careful import MAX_FIGURE
 from drawdown.providers.protocol import (
     CannotTell,
     Capabilities,
@@ -42,6 +41,7 @@ from drawdown.providers.protocol import (
     ReadFailed,
     Totals,
 )
+from drawdown.providers.validated_provider import MAX_FIGURE
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, WINDOW_MS, next_window, push_key
 from drawdown.worker.catalog.balance_parts import known_parts
@@ -591,7 +591,7 @@ def read_balances(provider: str, customers: Collection[str], now_ms: int, over: 
     wanted = sorted(customers)
     for at in range(0, len(wanted), CHUNK):
         part = wanted[at : at + CHUNK]
-        # Known before the read: a part that is first shown meanwhile would else look as if it were gone by now.
+        # Known before the read: a part that is first shown meanwhile would else look as if it were gone.
         pools, known = yield Transaction(
             "known_parts", partial(_pools_and_parts, provider=provider, customers=part), rollback=True
         )
@@ -632,7 +632,7 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
         found[name] = Level(
             int(whole),
             drawn.since_ms,
-            # Of a balance that begins anew, nothing tells which part of what is gone was drawn since it did.
+            # Of a balance that begins again, nothing tells which part of what is gone was drawn since it did.
             drawn.whole and not (gone and drawn.since_ms is not None),
             tuple(_as_expired(part, _most(pools, name, part.balance)) for part in expired),
             pools.in_credits(name) and drawn.since_ms is None and not (drawn.quantity or drawn.parts or drawn.own),
@@ -920,7 +920,7 @@ class CarryDoubt:
 
 def carry_doubt(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> CarryDoubt:
     """Where only whole units are taken, or no negatives, what is sent of one window rests on all that were before: then
-    all are asked for before one is sent, and what rests on a carry that is no more is sealed anew."""
+    all are asked for before one is sent, and what rests on a carry that is no more is sealed again."""
     if capabilities.unit_of(row.feature) == 1 and capabilities.negatives:
         return CarryDoubt()
     values = {**push_id_of(row), "provider": row.provider, "customer_id": row.customer_id}

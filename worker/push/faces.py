@@ -29,9 +29,9 @@ from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.actions import Chosen, PushEffect, effect_of
+from drawdown.worker.push.explanation import ExplainedPush, explain_push
 from drawdown.worker.push.lists import PushFilter, PushLine, list_pushes
 from drawdown.worker.push.rows import PUSH, find_pushes
-from drawdown.worker.push.shown import ExplainedPush, explain_push
 from drawdown.worker.verdict.rates import size_of
 
 RETRIED: Final = ("due", "rejected")

@@ -2,7 +2,7 @@
 
 Guarantee: a page costs the same however many pushes there are: each kind of question goes by an index that holds it in
 its order, and looks at MOST_LOOKED_AT rows at most. Where none of those is like what was asked for, the page says where
-it goes on. Sums read only open pushes, by their own index. Amounts are in credits by the provider's rates; quantities
+it continues. Sums read only open pushes, by their own index. Amounts are in credits by the provider's rates; quantities
 of different features are never added up.
 """
 

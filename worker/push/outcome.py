@@ -30,7 +30,7 @@ from drawdown.providers.protocol import (
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.effects import FIRST_BACKOFF_MS, backoff_ms
-from drawdown.worker.engine.lines import NotBegun
+from drawdown.worker.engine.fair_queue import NotBegun
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from drawdown.worker.catalog.balance_parts import note_shown_parts
 from drawdown.worker.catalog.costs import as_text
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LANES, Push, Remember, Steps, Together, Transaction
-from drawdown.worker.engine.lines import NotBegun
+from drawdown.worker.engine.fair_queue import NotBegun
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import count_sends, require_same
@@ -41,7 +41,7 @@ from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle
 from drawdown.worker.push.rows import plan
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.answers import ClaimAnswers, ClaimedAt, ask_after_push
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 log = structlog.get_logger()
 

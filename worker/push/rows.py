@@ -93,7 +93,7 @@ def newest_unanswered(connection: sa.Connection, rows: Sequence[Row]) -> list[in
 
 
 def wire_key(key: str, capabilities: Capabilities) -> str:
-    """What a push is known by over there: its key, or a stable hash of it where that is too long."""
+    """What a push is known by at the provider: its key, or a stable hash of it where that is too long."""
     if capabilities.max_key_chars is None or len(key) <= capabilities.max_key_chars:
         return key
     return f"usage:{hashlib.sha256(key.encode()).hexdigest()}"

@@ -37,7 +37,7 @@ from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.outcome import CREDIT_WAIT_MS
 from drawdown.worker.push.rows import PushRow, change, newest_unanswered, push_id_of
 from drawdown.worker.push.wallet_mirror import give_back
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 log = structlog.get_logger()
 
@@ -139,7 +139,7 @@ def void_many(
 
 
 def void_rejected(connection: sa.Connection, what: Sequence[OfWindow], by: By) -> None:
-    """Void what was rejected of windows from which something is taken back, under S1's lock: sealed anew, what is left
+    """Void what was rejected of windows from which something is taken back, under S1's lock: sealed again, what is left
     is one push. By itself a correction would give back what nobody charged, or be refused as what it corrects was (it
     costs more than an entry of a wallet). What may still be charged stays."""
     windows = [{"org_id": org, "window_ms": ms} for org, ms in sorted({(one.org_id, one.window_ms) for one in what})]
@@ -240,7 +240,7 @@ def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterat
 
 
 MOST_AGAIN: Final = 1_000
-"""Rejections that one transaction bills again; a tick goes on until none is left."""
+"""Rejections that one transaction bills again; a tick continues until none is left."""
 MOST_GIVE_BACKS: Final = 9
 """Revisions of a window that has something to give back, until that is left to a person alone. By then its waits have
 added up to two days in which its customer had credit."""

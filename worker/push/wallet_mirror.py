@@ -17,7 +17,7 @@ import structlog
 from drawdown.ledger import entries, wallet
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.wallets import mirrored_at
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -99,7 +99,7 @@ def give_back(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) 
 
 
 def _drawn_keys(connection: sa.Connection, keys: Sequence[str]) -> dict[str, str]:
-    """Under which key each is drawn, or would be: what was given back is drawn anew under a key of its own, where its
+    """Under which key each is drawn, or would be: what was given back is drawn again under a key of its own, where its
     push is accepted after all (a person billed it by hand)."""
     names = {key: key for key in keys}
     ended = set(wallet.read_charges(connection, [f"{key}:back" for key in names]))

@@ -21,14 +21,14 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.void import refuse_late
-from drawdown.worker.verdict.asks import mark_for_two_reads
+from drawdown.worker.verdict.refresh_requests import mark_for_two_reads
 
 log = structlog.get_logger()
 
 SQL = queries(__file__)
 
 KEPT_MS: Final = 30 * DAY_MS
-"""Longer than any provider goes on sending the same event again."""
+"""Longer than any provider continues sending the same event again."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ _SHOWN = {"rejected": "rejected", "in_doubt": "in doubt"}
 def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[Notice], now_ms: int) -> list[str]:
     """Take notices of a provider that were proven to be its own; returns what was done, a line each.
 
-    A notice of a customer or push unknown here is said, and is no error: the provider may serve others too.
+    A notice of a customer or push unknown here is given, and is no error: the provider may serve others too.
     """
     return [_apply(connection, provider, notice, now_ms) for notice in notices]
 

@@ -20,8 +20,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.careful import MAX_FIGURE
 from drawdown.providers.protocol import ReadFailed
+from drawdown.providers.validated_provider import MAX_FIGURE
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -50,7 +50,7 @@ from drawdown.worker.push.evidence import (
     remember,
 )
 from drawdown.worker.push.rows import PushRow
-from drawdown.worker.reconcile.lines import drew as drew_of
+from drawdown.worker.reconcile.comparison import drew as drew_of
 from drawdown.worker.reconcile.report import LeftOut, Line, Reconciled, ReconcileScope, above, tell, tell_left_out
 
 SQL = queries(__file__)
@@ -467,7 +467,7 @@ def _of_lost(
     """Adopt the lost drawings of pushes as drawn less, so that their usage is owed again."""
     if not asked.scope.correct:
         return replace(line, note=LOST), None
-    # A command goes on for long. What is adopted belongs to the cycle that was read, and follows what it takes back.
+    # A command continues for long. What is adopted belongs to the cycle that was read, and follows what it takes back.
     by = replace(asked.by, now_ms=asked.read_ms)
     for row in lost:
         evidence = f"its event stands, and the balance lacks what it and {len(lost) - 1:,} other pushes drew beside it"

@@ -25,7 +25,7 @@ MOST_ON_PAGE: Final = 50
 MOST_DIFFERING: Final = 100
 MOST_RUNS: Final = 10
 MOST_COUNTED: Final = 1_000
-"""Lines of one comparison that are counted; of more it is said that there are more."""
+"""Lines of one comparison that are counted; of more it is given that there are more."""
 MOST_TOLD: Final = 50
 MOST_LINES_AT_ONCE: Final = 1_000
 """Of a file, read and held together."""
@@ -83,7 +83,7 @@ class ComparedFilter:
 
 @dataclass(frozen=True)
 class After:
-    """Where a page goes on: behind the line of this key."""
+    """Where a page continues: behind the line of this key."""
 
     day_ms: int
     org: str

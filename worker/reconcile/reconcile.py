@@ -35,7 +35,7 @@ from drawdown.worker.history.incarnation import present, require_same
 from drawdown.worker.push.evidence import CustomerPool
 from drawdown.worker.push.rows import Row
 from drawdown.worker.reconcile.balances import compare_drawn
-from drawdown.worker.reconcile.lines import Short, compare_over, ended_short, find_absent, read_totals
+from drawdown.worker.reconcile.comparison import Short, compare_over, ended_short, find_absent, read_totals
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.rates import Prices, Quantity
@@ -105,7 +105,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     ready = [day for day in same if day.is_settled(settled_by)]
     waiting = {day.line for day in same} - {day.line for day in ready}
     until = window_of(settled_by - SETTLING_MS)
-    if waiting:  # of a day that goes on, what is old enough; else whoever never rests would never be compared
+    if waiting:  # of a day that continues, what is old enough; else whoever never rests would never be compared
         part: list[_Ours] = yield Transaction(
             "reconcile_ours", partial(_ours, provider=provider, scope=scope, now=now, until=until), rollback=True
         )
@@ -267,10 +267,10 @@ def _compare(
 def _corrected(
     context: Context, provider: str, differing: Sequence[Line], hidden: Sequence[Line], settled_by: int, by: By
 ) -> Steps[list[Line]]:
-    """The same lines, as they are once what is proven was mended. `hidden`: lines that are equal, unless events show
+    """The same lines, as they are once what is proven was fixed. `hidden`: lines that are equal, unless events show
     what a person billed by hand, and lack as much of ours. They are told where a push of theirs is absent."""
     capabilities = context.capabilities[provider]
-    # Where something may be given back without an event, that looks like more over there.
+    # Where something may be given back without an event, that looks like more at the provider.
     asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and capabilities.drawn)]
     asked += [replace(line, ours=line.ours + line.by_hand, verdict="short") for line in hidden]
     found = {short.line: short for short in (yield from find_absent(context, asked, settled_by, by))}

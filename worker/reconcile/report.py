@@ -14,7 +14,7 @@ FEW: Final = 5
 
 @dataclass(frozen=True)
 class ReconcileScope:
-    """What to compare. `threshold` is the share of ours by which theirs may differ without a word."""
+    """What to compare. `threshold` is the share of ours by which theirs may differ silently."""
 
     from_ms: int = 0
     to_ms: int = 2**53
@@ -22,7 +22,7 @@ class ReconcileScope:
     provider: str = ""
     threshold: float = 0.0
     shadow_threshold: float = 0.15
-    """The same for what is only estimated here, and billed by another system over there."""
+    """The same for what is only estimated here, and billed by another system at the provider."""
     correct: bool = False
     recent: bool = False
 
@@ -86,7 +86,7 @@ class Reconciled:
     covered: int = 0
     """Lines of which events show less, and the customer's balance shows that it was charged: nothing is to be done."""
     forgiven: int = 0
-    """Lines that differ by less than may be without a word: in shadow mode 15 %, unless told otherwise."""
+    """Lines that differ by less than may be silently: in shadow mode 15 %, unless told otherwise."""
     differing: list[Line] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     """Providers that cannot be compared, with the reason."""

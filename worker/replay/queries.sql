@@ -50,12 +50,12 @@ SELECT COUNT(*) + COALESCE(SUM(ABS(samples)), 0) FROM seal_work
 SELECT * FROM replays WHERE finished_ms IS NULL AND lease_ms > :since_ms ORDER BY replay_id
 
 -- name: begin
-INSERT INTO replays (scope, from_ms, to_ms, next_ms, worker, started_ms, lease_ms, actor, reason, order_id)
-VALUES (:scope, :from_ms, :to_ms, :next_ms, :worker, :started_ms, :lease_ms, :actor, :reason, :order_id) RETURNING replay_id
+INSERT INTO replays (scope, from_ms, to_ms, next_ms, worker, started_ms, lease_ms, actor, reason, job_id)
+VALUES (:scope, :from_ms, :to_ms, :next_ms, :worker, :started_ms, :lease_ms, :actor, :reason, :job_id) RETURNING replay_id
 
 -- name: take_over
 -- Begun by hand, and gone on with for an order, or the other way round: it is the order's then.
-UPDATE replays SET worker = :worker, lease_ms = :lease_ms, order_id = COALESCE(:order_id, order_id) WHERE replay_id = :replay_id
+UPDATE replays SET worker = :worker, lease_ms = :lease_ms, job_id = COALESCE(:job_id, job_id) WHERE replay_id = :replay_id
 
 -- name: advance
 UPDATE replays SET next_ms = :next_ms, pushes = pushes + :pushes, lease_ms = :lease_ms, finished_ms = :finished_ms

@@ -46,7 +46,7 @@ FIRST_CHUNK: Final = 12 * WINDOW_MS
 CHUNK_LOAD: Final = 400_000
 """Samples and sums that a transaction should read, about: a second or two."""
 RESUME_MS: Final = DAY_MS
-"""A replay that died longer ago begins anew: whoever asks now may well have another reason."""
+"""A replay that died longer ago begins again: the caller now may well have another reason."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Replayed:
     not_ready: list[str] = field(default_factory=list)
     """Providers of found pushes that cannot be sent to now."""
     unfinished: bool = False
-    """Time was up before the range's end: the same replay, begun again, goes on there."""
+    """Time was up before the range's end: the same replay, begun again, continues there."""
     backlog: Backlog = field(default_factory=Backlog)
     open_pushes: int = 0
     """Sealed in the range, now or before, and not settled yet."""
@@ -116,18 +116,18 @@ class Chunk:
 
 
 def replay(
-    context: Context, plan: ReplayPlan, by: By, *, dry_run: bool, most: int | None = SHOWN, order_id: int | None = None
+    context: Context, plan: ReplayPlan, by: By, *, dry_run: bool, most: int | None = SHOWN, job_id: int | None = None
 ) -> Steps[Replayed]:
     """Seal what the planned windows still owe, and push it; a dry run leaves nothing behind.
 
-    `most` pushes are listed (None: all); `order_id`: the order that it is done for. Errors: ReplayAtWork while another
+    `most` pushes are listed (None: all); `job_id`: the order that it is done for. Errors: ReplayAtWork while another
     replay of some of these windows is at work.
     """
     result = Replayed(plan.from_ms, plan.to_ms, dry_run)
     begun: Begun | None = None
     if not dry_run:
         context.witness = yield Recall()
-        begun = yield Transaction("begin_replay", partial(_begin, context=context, plan=plan, by=by, order_id=order_id))
+        begun = yield Transaction("begin_replay", partial(_begin, context=context, plan=plan, by=by, job_id=job_id))
         result.pushes_before = begun.pushes
         result.resumed_from_ms = begun.next_ms if begun.resumed else None
     yield from _seal_all(context, plan, begun, result, most)
@@ -237,12 +237,12 @@ def _advance(
     moved = {"next_ms": span[1], "pushes": pushes, "lease_ms": now + LEASE_MS, "finished_ms": now if done else None}
     if SQL.run(connection, "advance", {**which, **moved}).rowcount != 1:
         raise ReplayAtWork(
-            "this replay stood still for so long that another process took it over; nothing is lost or doubled, and "
-            "that one goes on with it"
+            "this replay stopped for so long that another process took it over. It continues there, and "
+            "nothing is lost or doubled"
         )
 
 
-def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by: By, order_id: int | None) -> Begun:
+def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by: By, job_id: int | None) -> Begun:
     lock_buckets(connection)  # one after the other: of two that begin at once, the second sees the first
     now = context.clock.now_ms()
     doubted = recognise(connection, context.witness, now).doubted
@@ -257,13 +257,13 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by:
     same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
     if same:
         row = same[-1]
-        taken = {"replay_id": row.replay_id, "worker": context.worker, "lease_ms": now + LEASE_MS, "order_id": order_id}
+        taken = {"replay_id": row.replay_id, "worker": context.worker, "lease_ms": now + LEASE_MS, "job_id": job_id}
         SQL.run(connection, "take_over", taken)
         return Begun(row.replay_id, row.next_ms, row.pushes, resumed=True)
-    return _new(connection, context, plan, by, order_id)
+    return _new(connection, context, plan, by, job_id)
 
 
-def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, by: By, order_id: int | None) -> Begun:
+def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, by: By, job_id: int | None) -> Begun:
     now = context.clock.now_ms()
     values = {
         "scope": plan.scope.text(),
@@ -275,7 +275,7 @@ def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, by: By, 
         "lease_ms": now + LEASE_MS,
         "actor": by.actor,
         "reason": by.reason,
-        "order_id": order_id,
+        "job_id": job_id,
     }
     replay_id = int(SQL.run(connection, "begin", values).scalar_one())
     details = {"from_ms": plan.from_ms, "to_ms": plan.to_ms}

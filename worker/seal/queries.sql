@@ -256,7 +256,7 @@ VALUES (:org_id, :start_ms, :provider, :customer_id, :now_ms, :actor, :reason)
 
 -- name: bill_by
 UPDATE orgs SET registered = true, billing_provider = :provider, projection_due_ms = :now_ms,
-    projection_asks = projection_asks + 1 WHERE org_id = :org_id
+    refresh_requests = refresh_requests + 1 WHERE org_id = :org_id
 
 -- name: pending_of_assigned
 pending_usage WHERE window_ms >= :start_ms AND org_id IN {rows :assigned (org_id text)}

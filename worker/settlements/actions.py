@@ -1,4 +1,4 @@
-"""What a person does about suppliers: their terms, freezes, reversals, batches.
+"""What a person does about suppliers: their terms, freezes, reversals, payouts.
 
 Guarantee: each act is one transaction, under the supplier's lock, on record with who and why. The same act again
 changes nothing, so that whoever lost the answer gives it again. No wallet moves.
@@ -134,7 +134,7 @@ def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro:
     if not is_clean_id(key):
         raise UsageError("a reversal's key has 1 to 200 characters, none of them control characters")
     if amount_micro is not None and not 0 < amount_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a reversal is of more than nothing, and of at most a thousand million credits")
+        raise UsageError("invalid reversal: expected more than 0, and at most 1,000,000,000 credits")
     found = _held(connection, reservation, by.now_ms)
     made, repeated = settlements.reverse(connection, found, key, amount_micro, by)
     if not repeated:
@@ -143,20 +143,20 @@ def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro:
     return Reversed(made, repeated, _read(connection, reservation, by.now_ms))
 
 
-def batch(
+def make_payout(
     connection: sa.Connection, supplier: str, period: str, by: By, expect_micro: int | None = None
 ) -> tuple[Payout, bool]:
-    """Release what a supplier is owed and is eligible now, as its batch of a period; also whether it was made before.
+    """Release what a supplier is owed and is eligible now, as its payout of a period; also whether it was made before.
     `expect_micro`: what the dry run came to.
 
-    Errors: as `ledger.payouts.release`; UnknownId; HistoryDoubted while the database stands still: a batch that it
+    Errors: as `ledger.payouts.release`; UnknownId; HistoryDoubted while the database stands still: a payout that it
     forgot may have been handed over, and would be paid twice (R1).
     """
     require_whole(connection)
     made, repeated = payouts.release(connection, _held_supplier(connection, supplier), period, expect_micro, by)
     if not repeated:
         names = ("released_micro", "carried_micro", "total_micro", "lines")
-        record(connection, "settlement_batch", made.payout, {name: getattr(made, name) for name in names}, by)
+        record(connection, "settlement_payout", made.payout, {name: getattr(made, name) for name in names}, by)
     return made, repeated
 
 
@@ -195,7 +195,7 @@ def _require_sane(terms: Terms) -> None:
     if not 0 <= terms.share_ppm <= PPM:
         raise UsageError("a share lies between nothing and all of it (1,000,000 parts per million)")
     if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a threshold lies between nothing and a thousand million credits")
+        raise UsageError("invalid threshold: expected 0 to 1,000,000,000 credits")
     if not 0 <= terms.hold_ms <= MAX_HOLD_MS:
         raise UsageError("a settlement is held for ten years at most")
     if terms.hold_ms < LATE_HORIZON_MS and not terms.takes_clawbacks:
@@ -228,7 +228,7 @@ def _set(
     *,
     share_ppm: Annotated[int | None, PERCENT, "Its share of what a run is charged"] = None,
     hold_ms: Annotated[int | None, LENGTH, "How long a settlement waits: 45d; 35d of a new one"] = None,
-    threshold_micro: Annotated[int | None, CREDITS, "A batch is of more than this; 100 of a new one"] = None,
+    threshold_micro: Annotated[int | None, CREDITS, "A payout is of more than this; 100 of a new one"] = None,
     clawbacks: Annotated[bool | None, FLAG, "Whether what was released may be taken back"] = None,
     new: New = False,
 ) -> SupplierSet:
@@ -243,7 +243,7 @@ def _set(
 
 
 def _terms(done: SupplierSet) -> str:
-    more = f"a batch of more than {show_credits(done.threshold_micro)} credits"
+    more = f"a payout of more than {show_credits(done.threshold_micro)} credits"
     terms = f"{show_percent(done.share_ppm)}, held for {lasting(done.hold_ms)}, {more}"
     same = "" if done.changed else "nothing changes; "
     return f"supplier {done.supplier}: {same}{terms}, claw-backs: {'yes' if done.takes_clawbacks else 'no'}"
@@ -310,14 +310,14 @@ def _reverse(
 
 
 def _taken_back(done: SettlementReversed) -> str:
-    how = "to be taken off the next batch" if done.is_clawback else "no longer owed"
+    how = "to be taken off the next payout" if done.is_clawback else "no longer owed"
     left = "it was done before: nothing was added" if done.repeated else f"{show_credits(done.left_micro)} are left"
     return f"{done.run}: {show_credits(done.amount_micro)} credits are {how}; {left}"
 
 
 @dataclass(frozen=True)
-class BatchMade(Payout):
-    """A batch. `made`: there is one now; `repeated`: it was made before; `unpaid`: what of it is for runs of wallets
+class PayoutMade(Payout):
+    """A payout. `made`: there is one now; `repeated`: it was made before; `unpaid`: what of it is for runs of wallets
     that owe now."""
 
     made: bool
@@ -325,7 +325,7 @@ class BatchMade(Payout):
     unpaid_micro: int
 
 
-def _batch(
+def _payout(
     connection: sa.Connection,
     asked: Asked,
     supplier: SupplierId,
@@ -334,11 +334,13 @@ def _batch(
     expect_micro: Annotated[
         int | None, CREDITS, "Refuse any amount but this: the dry run's", Label("It comes to, credits")
     ] = None,
-) -> BatchMade:
+) -> PayoutMade:
     if expect_micro is None and not asked.dry_run:
         raise UsageError("give --expect CREDITS, the amount that the dry run came to", at="expect")
-    made, repeated = batch(connection, supplier, period or payouts.period_of(asked.by.now_ms), asked.by, expect_micro)
-    return BatchMade(
+    made, repeated = make_payout(
+        connection, supplier, period or payouts.period_of(asked.by.now_ms), asked.by, expect_micro
+    )
+    return PayoutMade(
         **vars(made),
         made=repeated or not asked.dry_run,
         repeated=repeated,
@@ -346,7 +348,7 @@ def _batch(
     )
 
 
-def _made(done: BatchMade) -> list[str]:
+def _made(done: PayoutMade) -> list[str]:
     line = f"{done.payout}: {show_credits(done.total_micro)} credits, {show_credits(done.released_micro)} released"
     line += f" and {show_credits(-done.carried_micro)} clawed back" if done.carried_micro else ""
     line += f", {done.lines:,} lines"
@@ -383,7 +385,7 @@ def _facts_of_terms(connection: sa.Connection, _asked: Asked, values: Values) ->
     return [
         Fact("Share", show_percent(terms.share_ppm)),
         Fact("Held for", lasting(terms.hold_ms)),
-        Fact("A batch is above", show_credits(terms.threshold_micro)),
+        Fact("A payout is above", show_credits(terms.threshold_micro)),
         Fact("Claw-backs", "yes" if terms.takes_clawbacks else "no"),
     ]
 
@@ -400,14 +402,14 @@ def _facts_of_settlement(connection: sa.Connection, asked: Asked, values: Values
 
 
 def _size_of_reversal(connection: sa.Connection, asked: Asked, values: Values) -> Size:
-    """As much is taken from a supplier as is said, or as is left."""
+    """As much is taken from a supplier as is given, or as is left."""
     amount: int | None = values["amount_micro"]
     if amount is None:
         amount = show_settlement(connection, values["run"], asked.by.now_ms, 1)[0].left_micro
     return Size(taken_micro=amount)
 
 
-def _size_of_batch(connection: sa.Connection, asked: Asked, values: Values) -> Size:
+def _size_of_payout(connection: sa.Connection, asked: Asked, values: Values) -> Size:
     """What is handed over is as much as what is given."""
     found = account_of_supplier(connection, values["supplier"], asked.by.now_ms)
     return Size(micro=max(found.sums.eligible_micro - found.sums.carried_micro, 0))
@@ -452,7 +454,7 @@ ACTIONS: Final = (
     Action(
         "settlement reverse",
         "Take back a settlement",
-        "Take back what a supplier is owed for a run. After its release the next batch is less by it. The customer is "
+        "Take back what a supplier is owed for a run. After its release the next payout is less by it. The customer is "
         "given nothing back by this: `drawdown ledger grant` does that.",
         _reverse,
         _taken_back,
@@ -464,15 +466,15 @@ ACTIONS: Final = (
         keyed=True,
     ),
     Action(
-        "settlement batch",
-        "Release a batch",
-        "Release what a supplier is owed and is eligible: one batch a month, above its threshold. Pays nothing.",
-        _batch,
+        "settlement payout",
+        "Release a payout",
+        "Release what a supplier is owed and is eligible: one payout a month, above its threshold. Pays nothing.",
+        _payout,
         _made,
-        path="/v1/suppliers/{supplier}/batch",
+        path="/v1/suppliers/{supplier}/payout",
         scope=SCOPE,
         facts=_facts_of_supplier,
-        size=_size_of_batch,
+        size=_size_of_payout,
         place="/console/settlements?supplier={supplier}",
     ),
 )

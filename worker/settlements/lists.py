@@ -1,8 +1,8 @@
-"""What suppliers are owed, held, were paid and gave back, and the file of a batch to be paid. Reads only.
+"""What suppliers are owed, held, were paid and gave back, and the file of a payout to be paid. Reads only.
 
 Guarantee: of each supplier, all that its settlements ever came to (net) is hold + eligible + frozen + released +
-reversed; all that its batches came to (paid) is released - what they took off for claw-backs. A file's lines add up to
-its total; the same batch gives the same bytes each time, read and written in parts. Nothing in it is taken for a
+reversed; all that its payouts came to (paid) is released - what they took off for claw-backs. A file's lines add up to
+its total; the same payout gives the same bytes each time, read and written in parts. Nothing in it is taken for a
 formula by a spreadsheet, nor turns the direction of reading.
 """
 
@@ -51,7 +51,7 @@ class SettlementFilter:
 @dataclass
 class Sums:
     """What a supplier's settlements come to, in micro-credits. `clawed_back`: of what was released; `carried`: what of
-    that no batch has taken off yet; `unsettled`: drawn by its runs that expired and that nobody settled."""
+    that no payout has taken off yet; `unsettled`: drawn by its runs that expired and that nobody settled."""
 
     net_micro: int = 0
     hold_micro: int = 0
@@ -79,8 +79,8 @@ class Account:
 
 
 @dataclass(frozen=True)
-class NextBatch:
-    """What a supplier's batch of this month would come to, and what it has to be above, in micro-credits; whether the
+class NextPayout:
+    """What a supplier's payout of this month would come to, and what it has to be above, in micro-credits; whether the
     month has one, or a later month."""
 
     due_micro: int
@@ -155,7 +155,7 @@ def account_of_supplier(connection: sa.Connection, supplier: str, now_ms: int) -
     return _account(row, _sums(connection, [supplier], now_ms)[supplier])
 
 
-def next_batches(connection: sa.Connection, found: Sequence[Account], now_ms: int) -> dict[str, NextBatch]:
+def next_payouts(connection: sa.Connection, found: Sequence[Account], now_ms: int) -> dict[str, NextPayout]:
     """By supplier."""
     values = {"suppliers": [one.supplier for one in found], "now_ms": now_ms}
     agreed = {
@@ -164,7 +164,7 @@ def next_batches(connection: sa.Connection, found: Sequence[Account], now_ms: in
     }
     last = {row.supplier: row.period for row in SQL.run(connection, "last_periods", values)}
     return {
-        one.supplier: NextBatch(
+        one.supplier: NextPayout(
             one.sums.eligible_micro - one.sums.carried_micro,
             above_micro(agreed.get(one.supplier), one.threshold_micro),
             last.get(one.supplier, "") >= period_of(now_ms),
@@ -173,16 +173,16 @@ def next_batches(connection: sa.Connection, found: Sequence[Account], now_ms: in
     }
 
 
-def list_batches(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:
+def list_payouts(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:
     """The newest first; of one supplier, or ('') of all. Errors: UnknownId."""
     if supplier:
         ids.require(connection, ids.SUPPLIER, supplier)
-    rows = SQL.run(connection, "batches", {"supplier": supplier, "at_most": most}).mappings()
+    rows = SQL.run(connection, "payouts", {"supplier": supplier, "at_most": most}).mappings()
     return [Payout(**row) for row in rows]
 
 
 def unpaid(connection: sa.Connection, payout: str) -> int:
-    """What of a batch's lines, in micro-credits, is for runs whose wallet owes now: nobody has paid for that yet."""
+    """What of a payout's lines, in micro-credits, is for runs whose wallet owes now: nobody has paid for that yet."""
     return int(SQL.run(connection, "unpaid", {"payout": payout}).scalar_one())
 
 
@@ -238,7 +238,7 @@ TEXTS: Final = ("payout", "supplier", "line", "run", "reason")
 
 @dataclass(frozen=True)
 class Line:
-    """A settlement that a batch releases, or a claw-back that it takes off (`reversal`, `reason`; below zero)."""
+    """A settlement that a payout releases, or a claw-back that it takes off (`reversal`, `reason`; below zero)."""
 
     line: str
     reservation: str
@@ -252,7 +252,7 @@ class Line:
 
 
 def require_payout(connection: sa.Connection, payout: str) -> Payout:
-    """A batch by its id. Errors: UnknownId."""
+    """A payout by its id. Errors: UnknownId."""
     found = payouts.read(connection, payout)
     if found is None:
         ids.require(connection, ids.PAYOUT, payout)
@@ -261,7 +261,7 @@ def require_payout(connection: sa.Connection, payout: str) -> Payout:
 
 
 def lines_of(connection: sa.Connection, payout: str) -> Iterator[Line]:
-    """All lines of a batch, by their ids, a page at a time."""
+    """All lines of a payout, by their ids, a page at a time."""
     after: str | None = ""
     while after is not None:
         values = {"payout": payout, "after": after, "at_most": LINES_AT_ONCE}
@@ -280,7 +280,7 @@ def csv_file(connection: sa.Connection, found: Payout) -> Iterator[str]:
 
 
 def json_file(connection: sa.Connection, found: Payout) -> Iterator[str]:
-    """The file as one JSON object, in parts: the batch, and its rows."""
+    """The file as one JSON object, in parts: the payout, and its rows."""
     yield json.dumps(vars(found), sort_keys=True)[:-1] + ', "rows": ['
     for number, line in enumerate(lines_of(connection, found.payout)):
         yield (", " if number else "") + json.dumps(_fields(found, line), sort_keys=True)
@@ -369,7 +369,7 @@ class ShownSettlement(SettlementRow):
 @dataclass
 class SupplierRow(Sums):
     """A supplier at its newest terms, and what it is owed. `net` is hold, eligible, frozen, released and reversed
-    together; `carried`: what of claw-backs no batch has taken off yet; `unsettled`: drawn by its runs that expired and
+    together; `carried`: what of claw-backs no payout has taken off yet; `unsettled`: drawn by its runs that expired and
     that nobody settled."""
 
     supplier: str = ""
@@ -433,12 +433,12 @@ def _suppliers(connection: sa.Connection, look: Look) -> Page[SupplierRow]:
     ])  # fmt: skip
 
 
-def _batches(connection: sa.Connection, look: Look, *, supplier: OfSupplier = "") -> Page[Payout]:
-    return Page(list_batches(connection, supplier, look.most))
+def _payouts(connection: sa.Connection, look: Look, *, supplier: OfSupplier = "") -> Page[Payout]:
+    return Page(list_payouts(connection, supplier, look.most))
 
 
 def _clawed(micro: int) -> str:
-    """What a batch takes off."""
+    """What a payout takes off."""
     return show_credits(-micro)
 
 
@@ -492,11 +492,11 @@ LISTS: Final = (
         most=50,
     ),
     Listing(
-        "settlement batches",
-        "Batches",
-        "List the batches, the newest first.",
-        _batches,
-        (Column("payout", "batch"), "released_micro", Column("carried_micro", "#clawed back", _clawed), "total_micro",
+        "settlement payouts",
+        "Payouts",
+        "List the payouts, the newest first.",
+        _payouts,
+        (Column("payout", "payout"), "released_micro", Column("carried_micro", "#clawed back", _clawed), "total_micro",
          Column("lines", "#lines"), Column("at_ms", "at"), Column("actor", "by")),
         holds="payouts",
         path="/v1/payouts",

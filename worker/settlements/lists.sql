@@ -1,4 +1,4 @@
--- Settlements, suppliers and batches, as people and programs read them.
+-- Settlements, suppliers and payouts, as people and programs read them.
 
 -- name: page
 -- The newest first, behind the settlement of `after`. `behind`: the page before, or nothing.
@@ -59,7 +59,7 @@ SELECT supplier, CAST(SUM(total_micro) AS BIGINT) AS paid_micro, CAST(SUM(carrie
 FROM payouts WHERE supplier IN :suppliers GROUP BY supplier
 
 -- name: agreed
--- The lowest threshold that was agreed on for what the next batch would release.
+-- The lowest threshold that was agreed on for what the next payout would release.
 SELECT x.supplier, MIN(x.threshold_micro) AS threshold_micro FROM {settlements_now} x WHERE x.state = 'eligible'
 GROUP BY x.supplier
 
@@ -71,8 +71,8 @@ SELECT supplier, MAX(period) AS period FROM payouts WHERE supplier IN :suppliers
 SELECT supplier, CAST(SUM(drawn_micro) AS BIGINT) AS drawn_micro FROM reservations
 WHERE supplier IN :suppliers AND state = 'expired' GROUP BY supplier
 
--- name: batches
-SELECT {of_batch} FROM payouts p WHERE (:supplier = '' OR p.supplier = :supplier)
+-- name: payouts
+SELECT {of_payout} FROM payouts p WHERE (:supplier = '' OR p.supplier = :supplier)
 ORDER BY p.period DESC, p.supplier LIMIT :at_most
 
 -- name: unpaid
@@ -81,11 +81,11 @@ JOIN reservations r ON r.reservation = l.reservation
 JOIN ledger_accounts a ON a.account_id = 'wallet:' || r.customer_id AND a.balance_micro < 0
 WHERE l.payout = :payout AND l.reversal IS NULL
 
--- name: of_batch
+-- name: of_payout
 p.payout, p.supplier, p.period, p.released_micro, p.carried_micro, p.total_micro,
     (SELECT COUNT(*) FROM payout_lines l WHERE l.payout = p.payout) AS lines, p.at_ms, p.actor, p.reason
 
--- The lines of a batch, a page at a time.
+-- The lines of a payout, a page at a time.
 
 -- name: lines
 SELECT l.line, l.reservation, l.reversal, s.settled_ms, s.gross_micro, s.share_ppm, s.net_micro, l.amount_micro, v.reason

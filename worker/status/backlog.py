@@ -15,7 +15,7 @@ from drawdown.schema.sql import Part, queries, together
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MINUTE_MS
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.halts.unheeded import unheeded_part
+from drawdown.worker.halts.ignored_halts import ignored_part
 from drawdown.worker.sources.samples import quarantine
 
 SQL = queries(__file__)
@@ -36,7 +36,7 @@ class Backlog:
     """Of those that are due: refused until a person changes a setting, such as a key."""
     dirty_windows: int = 0
     halts_due: int = 0
-    halts_unheeded: int = 0
+    halts_ignored: int = 0
     """Acknowledged again and again, and sandboxes still run."""
     projections_due: int = 0
     stopped_orgs: int = 0
@@ -48,7 +48,7 @@ class Backlog:
 
     @property
     def needs_person(self) -> bool:
-        return bool(self.in_doubt or self.rejected or self.refused or self.stopped_orgs or self.halts_unheeded)
+        return bool(self.in_doubt or self.rejected or self.refused or self.stopped_orgs or self.halts_ignored)
 
     @property
     def waits_for_tick(self) -> bool:
@@ -56,8 +56,8 @@ class Backlog:
 
 
 @dataclass(frozen=True)
-class OrdersLeft:
-    """Orders that wait or are under way: how many, and since when the oldest is; and how many failed in a day."""
+class JobsLeft:
+    """Jobs that wait or are under way: how many, and since when the oldest is; and how many failed in a day."""
 
     open: int
     since_ms: int | None
@@ -72,15 +72,15 @@ def quarantined(connection: sa.Connection) -> dict[str, int]:
     return {row.reason: int(row.samples) for row in quarantine.SQL.run(connection, "count_by_reason")}
 
 
-def orders_part(now_ms: int) -> Part:
-    """What people ordered and no tick has done yet, and what failed in a day: no shard's, and of no organisation."""
-    return SQL.part("orders", {"since_ms": now_ms - DAY_MS})
+def jobs_part(now_ms: int) -> Part:
+    """Jobs that no tick has done yet, and what failed in a day: no shard's, and of no organisation."""
+    return SQL.part("jobs", {"since_ms": now_ms - DAY_MS})
 
 
-def orders_left(connection: sa.Connection, now_ms: int) -> OrdersLeft:
+def jobs_left(connection: sa.Connection, now_ms: int) -> JobsLeft:
     """The same, read alone."""
-    (row,) = together(connection, orders=orders_part(now_ms))["orders"]
-    return OrdersLeft(**vars(row))
+    (row,) = together(connection, jobs=jobs_part(now_ms))["jobs"]
+    return JobsLeft(**vars(row))
 
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:
@@ -92,13 +92,13 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
         states=SQL.part("open_pushes", values),
         pending=SQL.part("pending_seconds", values),
         quarantined=quarantine.SQL.part("count_by_reason"),
-        unheeded=unheeded_part(shard),
+        ignored=ignored_part(shard),
         **{name: SQL.part(name, values) for name in COUNTS},
     )
     return Backlog(
         **{row.state: int(row.pushes) for row in found["states"]},
         **{name: int(found[name][0].left_over) for name in COUNTS},
-        halts_unheeded=len(found["unheeded"]),
+        halts_ignored=len(found["ignored"]),
         pending_s={row.reason: int(row.seconds) for row in found["pending"] if row.seconds},
         pending_units={row.reason: int(row.units) for row in found["pending"] if row.units},
         quarantined={row.reason: int(row.samples) for row in found["quarantined"]},

@@ -43,11 +43,11 @@ SELECT COUNT(*) AS left_over FROM orgs WHERE (held_watermark_ms IS NOT NULL OR s
 -- name: dated_ahead
 SELECT COUNT(*) AS left_over FROM usage_samples WHERE ts > :ahead_ms AND problem IS NULL
 
--- name: orders
+-- name: jobs
 -- Each by an index of its own.
 SELECT COUNT(*) AS open, MIN(at_ms) AS since_ms,
-    (SELECT COUNT(*) FROM orders WHERE state = 'failed' AND ended_ms > :since_ms) AS failed
-FROM orders WHERE state IN ('waiting', 'under_way')
+    (SELECT COUNT(*) FROM jobs WHERE state = 'failed' AND ended_ms > :since_ms) AS failed
+FROM jobs WHERE state IN ('waiting', 'under_way')
 
 -- Transactions that are open on the database's server.
 

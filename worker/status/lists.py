@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.declare import Column, Look, OrgId, Showing
 from drawdown.worker.status.status import org_status
-from drawdown.worker.verdict.standing import OrgStatus
+from drawdown.worker.verdict.org_state import OrgStatus
 
 
 def _show(connection: sa.Connection, look: Look, org_id: OrgId) -> OrgStatus:

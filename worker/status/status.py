@@ -1,4 +1,4 @@
-"""The status of everything or of one organisation, and what waits and is billed by none yet, with what mends it. Reads
+"""The status of everything or of one organisation, and what waits and is billed by none yet, with what fixes it. Reads
 only.
 """
 
@@ -21,23 +21,23 @@ from drawdown.worker.cluster.install import there_part
 from drawdown.worker.cluster.lists import read_cluster
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock, last_doubted_clock
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.halts.unheeded import Undelivered, Unheeded, undelivered_part, unheeded_part
+from drawdown.worker.halts.ignored_halts import Ignored, Undelivered, ignored_part, undelivered_part
 from drawdown.worker.history.incarnation import difference, read_incarnation
 from drawdown.worker.provider.shadows import InShadow, shadow_part
+from drawdown.worker.push.backlog import read_providers
 from drawdown.worker.push.unresolved import unresolved_of, unresolved_parts
-from drawdown.worker.push.waiting import read_providers
 from drawdown.worker.reconcile.lists import uncompared_of, uncompared_part
 from drawdown.worker.seal.arrivals import buckets_part, seen_by_all
-from drawdown.worker.status import standing as parts
-from drawdown.worker.status.backlog import LongOpen, OrdersLeft, oldest_open, orders_part, read_backlog
-from drawdown.worker.status.standing import PENDING, PendingUsage, judge
+from drawdown.worker.status import system_state as parts
+from drawdown.worker.status.backlog import JobsLeft, LongOpen, jobs_part, oldest_open, read_backlog
+from drawdown.worker.status.system_state import PENDING, PendingUsage, judge
 from drawdown.worker.usage.intake import ShortOfTypes, short_of_types_part
 from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
 
 if TYPE_CHECKING:
     from drawdown.worker.engine.witness import Witness
-    from drawdown.worker.verdict.standing import OrgStatus
+    from drawdown.worker.verdict.org_state import OrgStatus
 
 SQL = queries(__file__)
 
@@ -72,7 +72,7 @@ def status(
         **{name: SQL.part(name) for name in WHOLE},
         **{name: SQL.part(name, {"since_ms": now_ms - DAY_MS}) for name in ("replays", "running_tick")},
         last_tick=SQL.part("last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}),
-        orders=orders_part(now_ms),
+        jobs=jobs_part(now_ms),
         files=files_part(),
         uncompared=uncompared_part(now_ms),
         shadow=shadow_part(now_ms),
@@ -80,7 +80,7 @@ def status(
         paused=terms.SQL.part("paused"),
         watch=watch_state.SQL.part("rounds"),
         unread=watch_state.SQL.part("unread_orgs"),
-        unheeded=unheeded_part(Shard()),
+        ignored=ignored_part(Shard()),
         undelivered=undelivered_part(Shard()),
         there=there_part(),
         buckets=buckets_part(),
@@ -99,7 +99,7 @@ def status(
         watch_ms=read["watch"][0].round_ms,
         unread=[UnreadOrgs(**vars(row)) for row in read["unread"]],
         undelivered=[_undelivered(Undelivered(**vars(row))) for row in read["undelivered"]],
-        unheeded=[_unheeded(Unheeded(**vars(row))) for row in read["unheeded"]],
+        ignored=[_ignored(Ignored(**vars(row))) for row in read["ignored"]],
         differing=[parts.Differing(**vars(row)) for row in read["differing"]],
         uncompared=uncompared_of(read["uncompared"]),
         shadow=[InShadow(**vars(row)) for row in read["shadow"]],
@@ -110,7 +110,7 @@ def status(
         doubted=_doubt(connection, read["doubted"], now_ms, witness),
         clock=None if is_trusted else _clock_doubt(connection, now_ms),
         replays=[parts.OpenReplay(**vars(row)) for row in read["replays"]],
-        orders=OrdersLeft(**vars(read["orders"][0])),
+        jobs=JobsLeft(**vars(read["jobs"][0])),
         files=FilesLeft(**vars(read["files"][0])),
         open_transaction=_open_for_long(connection),
         last_tick=_last_tick(read["last_tick"], read["running_tick"], read["last_of_first_shard"]),
@@ -150,8 +150,8 @@ def _undelivered(found: Undelivered) -> parts.UndeliveredHalts:
     return parts.UndeliveredHalts(**vars(found), needs_person=found.needs_person, said=str(found))
 
 
-def _unheeded(halt: Unheeded) -> parts.UnheededHalt:
-    return parts.UnheededHalt(halt.cell_id, halt.org_id, halt.times, halt.since_ms, str(halt))
+def _ignored(halt: Ignored) -> parts.IgnoredHalt:
+    return parts.IgnoredHalt(halt.cell_id, halt.org_id, halt.times, halt.since_ms, str(halt))
 
 
 def _doubt(
@@ -207,13 +207,13 @@ def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus
     """How one organisation stands. Errors: Refused where there is none."""
     # here, as the status of everything, which is asked for most, needs neither
     from drawdown.worker.verdict.effective_balance import credit_status, verdict_history
-    from drawdown.worker.verdict.standing import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
+    from drawdown.worker.verdict.org_state import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
 
     org = require_org(connection, org_id)
     of_org = {"org_id": org_id}
     row = {str(name): value for name, value in org._mapping.items() if name not in NOT_SHOWN}
     return OrgStatus(
-        **{**row, "read_by_ms": org.read_by_ms or None},  # READ_TWICE is no time
+        **{**row, "refresh_deadline_ms": org.refresh_deadline_ms or None},  # READ_TWICE is no time
         watermark_ms=SQL.run(connection, "org_watermark", of_org).scalar_one_or_none(),
         assignments=[AssignmentRow(**row._mapping) for row in SQL.run(connection, "org_assignments", of_org)],
         pending=[
@@ -238,7 +238,7 @@ WHAT: Final = {
     "no_provider": "assigned to a provider that no tick has met",
     "no_mapping": "unmapped: it makes no feature",
 }
-"""Reasons for which usage waits, in words; `standing.PENDING` says what mends each."""
+"""Reasons for which usage waits, in words; `standing.PENDING` says what fixes each."""
 assert set(WHAT) == set(PENDING)
 
 

@@ -110,7 +110,7 @@ def upkeep(connection: sa.Connection) -> Upkeep | None:
     if connection.dialect.name != "postgresql":
         return None
     rows = SQL.run(connection, "upkeep", {"tables": list(GROWING)}).all()
-    found = {row.name: _mend(row.name, dict(one.split("=", 1) for one in row.options)) for row in rows}
+    found = {row.name: _fix(row.name, dict(one.split("=", 1) for one in row.options)) for row in rows}
     attached = SQL.run(connection, "attached", {"tables": sorted(metadata.tables)})
     return Upkeep(
         all(row.works for row in rows),
@@ -120,7 +120,7 @@ def upkeep(connection: sa.Connection) -> Upkeep | None:
     )  # fmt: skip
 
 
-def _mend(table: str, options: dict[str, str]) -> str:
+def _fix(table: str, options: dict[str, str]) -> str:
     lacking = [f"{name} = {SHARE}" for name in SETTINGS if name not in options]
     set_again = [f"SET ({', '.join(lacking)})"] if lacking else []
     turned_on = [f"RESET ({ENABLED})"] if options.get(ENABLED, ON[0]) not in ON else []

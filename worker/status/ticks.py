@@ -131,9 +131,9 @@ class Report:
     charges_declined: int = 0
     messages_delivered: int = 0
     messages_failed: int = 0
-    orders_ended: int = 0
-    orders_wait: bool = False
-    """Whether what people ordered waits: found at the tick's begin, and again at its end."""
+    jobs_ended: int = 0
+    jobs_wait: bool = False
+    """Whether a job waits: found at the tick's begin, and again at its end."""
     batches_taken: int = 0
     batches_wait: bool = False
     """Whether files in watched folders wait for the next tick; while a tick begins, whether any folder is watched."""
@@ -142,7 +142,7 @@ class Report:
     doubted: str | None = None
     """Why the database's history is in doubt (R1): nothing is sealed or sent until `drawdown recover`."""
     problems: list[str] = field(default_factory=list)
-    """Providers that cannot be used, and cells that do not obey, until a person mends it."""
+    """Providers that cannot be used, and cells that do not obey, until a person fixes it."""
     left: Backlog = field(default_factory=Backlog)
 
     @property
@@ -150,7 +150,7 @@ class Report:
         """0: all settled. 75: something is left for the next tick. 1: a person is needed."""
         if self.left.needs_person or self.problems or self.doubted is not None:
             return 1
-        return 75 if self.failures or self.orders_wait or self.batches_wait or self.left.waits_for_tick else 0
+        return 75 if self.failures or self.jobs_wait or self.batches_wait or self.left.waits_for_tick else 0
 
 
 def summed(reports: Sequence[Report], left: Backlog) -> Report:
@@ -165,7 +165,7 @@ def summed(reports: Sequence[Report], left: Backlog) -> Report:
         **counts
         | {"tick_id": min(one.tick_id for one in reports)}
         | {"at_ms": min(one.at_ms for one in reports), "horizon_ms": min(one.horizon_ms for one in reports)},
-        orders_wait=any(one.orders_wait for one in reports),
+        jobs_wait=any(one.jobs_wait for one in reports),
         batches_wait=any(one.batches_wait for one in reports),
         accepted_at=dict(accepted_at),
         applied_within_ms={name: ms for report in reports for name, ms in report.applied_within_ms.items()},

@@ -32,7 +32,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import AskWhoFills, Steps
 from drawdown.worker.topup.fill import credit, money_of, rearm, tell_ends
 from drawdown.worker.topup.lists import show_topup, switched
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 
@@ -115,7 +115,7 @@ def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) ->
     return Said(replace(terms, mode=mode), terms, blocked)
 
 
-def arm(connection: sa.Connection, customer_id: str, by: By) -> Said:
+def resume(connection: sa.Connection, customer_id: str, by: By) -> Said:
     """There is another card: declines so far are forgotten, and whatever is low is filled at once. The same again
     changes nothing: a wallet that has a top-up open, or credit, begins none.
 
@@ -127,7 +127,7 @@ def arm(connection: sa.Connection, customer_id: str, by: By) -> Said:
     if terms.mode == "stopped":
         raise Refused(STOPPED.format(customer_id, typed(customer_id)))
     rearm(connection, customer_id)
-    record(connection, "topup_arm", customer_id, {"blocked": blocked}, by)
+    record(connection, "topup_resume", customer_id, {"blocked": blocked}, by)
     return Said(terms, terms, blocked)
 
 
@@ -224,12 +224,12 @@ def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
     if not (0 < terms.max_day <= MOST_A_DAY and 0 < terms.max_month <= MOST_A_MONTH):
         raise UsageError(f"a wallet is topped up 1 to {MOST_A_DAY} times a day, 1 to {MOST_A_MONTH:,} times in 30 days")
     if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a wallet halts at 0: a threshold lies between that and a thousand million credits")
+        raise UsageError("invalid threshold: expected 0 to 1,000,000,000 credits")
     micro = terms.amount_micro
     if terms.fill_to_micro is not None:
         micro = terms.fill_to_micro - terms.threshold_micro
     if micro is None or not 0 < micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a top-up lifts a wallet above its threshold, by at most a thousand million credits")
+        raise UsageError("invalid top-up: it must end above the threshold, by at most 1,000,000,000 credits")
     _require_chargeable(terms, micro, can)
 
 

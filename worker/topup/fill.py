@@ -27,8 +27,8 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.ledger import wallet
+from drawdown.ledger.due_changes import mature
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.maturing import mature
 from drawdown.providers.payments.protocol import Charge, ChargeResult, InDoubt, NotFound, NotSent, PaymentCapabilities
 from drawdown.schema.messages import TOPUP_CREDITED, TOPUP_FAILED, Message, amount, tell
 from drawdown.schema.sql import queries
@@ -40,8 +40,8 @@ from drawdown.worker.engine.effects import ChargeMoney, LookUpMoney, Over, Remem
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import count_sends, require_same
 from drawdown.worker.topup.outcome import HOUR_MS, Calls, End, Loss, of_answer, of_not_found, of_not_sent
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.holds import shrink_of
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 log = structlog.get_logger()
 
@@ -410,7 +410,7 @@ def _brief(said: str) -> str:
 
 
 BEGUN_AT_ONCE: Final = 200
-"""Wallets that one look begins to fill; the next one goes on."""
+"""Wallets that one look begins to fill; the next one continues."""
 MONTH_MS: Final = 30 * DAY_MS
 
 
@@ -532,7 +532,7 @@ def _row(terms: Mapping[str, Any], now: int, loss: Loss | None) -> dict[str, obj
 
 def tell_ends(connection: sa.Connection, topups: Sequence[str], now_ms: int) -> None:
     """Tell of top-ups that just ended: credited, or with nothing taken for all that is known. One that proves to be
-    paid after it was given up is told of as credited, too."""
+    paid after it was given up is notified of as credited, too."""
     if topups:
         values = {"topups": [{"topup": topup} for topup in topups], "now_ms": now_ms}
         tell(connection, [_of_topup(row, now_ms) for row in SQL.run(connection, "ended", values).all()])

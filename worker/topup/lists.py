@@ -91,7 +91,7 @@ class TopupFigures:
     open: dict[str, tuple[int, int]]
     ended: dict[str, int]
     blocked: int
-    for_a_person: int
+    manual_review: int
     stopped: bool
 
 
@@ -142,7 +142,7 @@ def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
     open_ = {row.state: (int(row.topups), int(row.oldest_ms)) for row in SQL.run(connection, "open")}
     ended = {row.state: int(row.topups) for row in SQL.run(connection, "ended", {"since_ms": since_ms})}
     blocked = int(SQL.run(connection, "blocked").scalar_one())
-    person = int(SQL.run(connection, "for_a_person").scalar_one())
+    person = int(SQL.run(connection, "manual_review").scalar_one())
     return TopupFigures(open_, ended, blocked, person, switched(connection) is not None)
 
 

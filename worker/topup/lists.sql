@@ -35,6 +35,6 @@ SELECT state, COUNT(*) AS topups FROM topups WHERE ended_ms > :since_ms AND stat
 -- name: blocked
 SELECT COUNT(*) FROM topup_terms WHERE blocked_ms IS NOT NULL AND mode = 'live'
 
--- name: for_a_person
+-- name: manual_review
 SELECT COUNT(*) FROM topups WHERE state IN ('due', 'sending', 'in_doubt') AND state = 'in_doubt'
     AND answer = 'other_content'

@@ -21,8 +21,8 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 
 from drawdown.events import cloudevents
+from drawdown.events.body_items import Unreadable
 from drawdown.events.envelope import Unfit, UsageEvent
-from drawdown.events.reading import Unreadable
 from drawdown.events.values import EventValue
 from drawdown.ledger.wallet import read_ahead
 from drawdown.providers.embedded import NAME as EMBEDDED
@@ -197,7 +197,7 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
     _require_open(found)
     now = _diff(connection, found)
     if now.hash != shown:
-        raise Refused(f"that is no hash of what {name} comes to now: look at it with `drawdown backfill show {name}`")
+        raise Refused(f"the hash does not match the present content of {name}. Run `drawdown backfill show {name}`")
     SQL.run(connection, "drop_others", _of(found))
     events = [_event(found.org_id, row) for row in SQL.run(connection, "held", {"backfill": name}).mappings()]
     if len(events) != now.counts.get("new", 0):

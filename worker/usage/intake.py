@@ -2,7 +2,7 @@
 of one; and which types are short of room. Reads only.
 
 Guarantee: however many events there are, so many of the newest are looked through, by the index of when they came in;
-the page says since when. One that goes on begins where the last one ended, and leaves none out.
+the page says since when. One that continues begins where the last one ended, and leaves none out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SQL = queries(__file__)
 MOST_SEEN: Final = 20_000
 """Of events, and of each way into quarantine, that one look goes through."""
 MOST_KINDS: Final = 200
-"""Sources, by type, that are told of."""
+"""Sources, by type, that are notified of."""
 MOST_SAID_CHARS: Final = 200
 """Of a conflict's content, source and sample that are shown."""
 MOST_OF_EVENT: Final = 50

@@ -51,7 +51,7 @@ class UsageRow:
 @dataclass(frozen=True)
 class Carried:
     """Base units that are sealed and wait for a whole unit of their provider (rule S10), as of now. Below 0: more was
-    sent than is sealed by now."""
+    sent than is sealed."""
 
     provider: str
     customer_id: str
@@ -82,7 +82,7 @@ class Place:
 
 
 def until_now(now_ms: int) -> int:
-    """Where a range ends that names no end: behind the window that goes on."""
+    """Where a range ends that names no end: behind the window that continues."""
     return window_of(now_ms) + WINDOW_MS
 
 
@@ -106,7 +106,7 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
 def usage_page(
     connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str, *, most: int, after: Place | None = None
 ) -> tuple[UsageReport, bool]:
-    """So many rows of it at most, those after a place; and whether there are more. A row that is gone by now has kept
+    """So many rows of it at most, those after a place; and whether there are more. A row that is gone has kept
     its place. Errors: as `read_usage`; UsageError for a place that no row can have.
     """
     if by not in BY:
@@ -152,7 +152,7 @@ def _require_range(from_ms: int, to_ms: int) -> None:
         text = "usage is counted in windows of five minutes: `from` and `to` lie on their boundaries"
         raise UsageError(text, at="from" if from_ms % WINDOW_MS else "to")
     if to_ms <= from_ms:
-        raise UsageError("the range is empty: it ends (now, where no end is said) before it begins", at="to")
+        raise UsageError("the range is empty: it ends before it begins. Without --to, it ends now", at="to")
     if to_ms - from_ms > MAX_DAYS * DAY_MS:
         raise UsageError(f"the range is longer than {MAX_DAYS} days: ask for its parts, one after the other", at="from")
 
@@ -161,7 +161,7 @@ def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequenc
     """Of a day whose pushes were folded there are sums alone. Errors: UsageError."""
     days = [ms - ms % DAY_MS for ms in ends_ms if ms % DAY_MS]
     if days and SQL.run(connection, "cut_days", {"org_id": org_id, "days": days}).first() is not None:
-        raise UsageError("the range begins or ends within a day whose pushes were folded into sums: choose whole days")
+        raise UsageError("the range cuts a day of folded pushes. Choose whole days")
 
 
 def _begins(what: str | int, after: Place | None) -> dict[str, object]:
@@ -244,7 +244,7 @@ def _day_ms(day: str) -> int:
     try:
         return int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() * 1000)
     except ValueError:
-        raise UsageError(f"there is no day {day!r}: a page goes on after a row of the one before", at="after") from None
+        raise UsageError(f"unknown day {day!r}: expected a row of the previous page", at="after") from None
 
 
 def _day(start_ms: int) -> str:

@@ -2,7 +2,7 @@
 
 Guarantee: the floor is raised first, under the seal's lock, and never past a window that is pending, unsealed, dirty or
 not looked at yet. So a deleted sample can never look like a refund, nor go unbilled. Samples are deleted afterwards,
-and no step waits for it. A quarantined sample is deleted only once it was mended or dismissed: its time may be the very
+and no step waits for it. A quarantined sample is deleted only once it was fixed or dismissed: its time may be the very
 thing that is wrong. The database's own guard checks the floor alone. Hosts may delete nothing there, and a worker's
 login deletes nothing but here.
 

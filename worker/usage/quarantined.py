@@ -1,10 +1,10 @@
-"""Quarantined samples: mended with the time that was meant, or dismissed for good.
+"""Quarantined samples: fixed with the time that was meant, or dismissed for good.
 
-Guarantee: nothing is edited (S7). A mended sample is inserted once, under an id made from its own, with the same
+Guarantee: nothing is edited (S7). A fixed sample is inserted once, under an id made from its own, with the same
 content but for its time. It comes in as any other sample, and the next tick seals it. A sample that was entered rightly
 since, that is below the floor, or whose time cannot be told stays where it is, with the reason. Both are chosen and
 judged under rule S1's lock: of samples that mean one moment one goes in, and what is set aside is not billed, whoever
-mends and dismisses at once.
+fixes and dismisses at once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from drawdown.worker.sources.samples.store import store
 MAX_MENDED: Final = 5_000
 """Samples of one command, in one transaction."""
 AS: Final = ("auto", *UNITS, "iso")
-_SUFFIX: Final = ":mended"
+_SUFFIX: Final = ":fixed"
 SandboxMoment: TypeAlias = tuple[str, str, int]
 """An organisation, its sandbox, a moment."""
 Row: TypeAlias = sa.Row[tuple[object, ...]]
@@ -63,7 +63,7 @@ class Mended:
     why_not: str | None = None
 
 
-def mend(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: str = "auto") -> list[Mended]:
+def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: str = "auto") -> list[Mended]:
     """Enter quarantined samples again, whose time alone is wrong, at the time that its text means in a unit (`auto`: in
     whichever it is a time between 2000 and now). Of several that mean one sandbox and moment, the first by id goes in.
 
@@ -79,29 +79,29 @@ def mend(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: s
     found: list[Mended] = []
     entered: dict[SandboxMoment, str] = {}
     for row in rows:
-        mended = _judge(connection, row, whole.get(row.sample_id), unit, by.now_ms, entered)
-        if mended.new_id is not None and mended.ts_ms is not None:
-            entered[(row.org_id, row.sandbox_id, mended.ts_ms)] = mended.new_id
-        found.append(mended)
-    good = [(mended, row) for mended, row in zip(found, rows, strict=True) if mended.new_id is not None]
+        fixed = _judge(connection, row, whole.get(row.sample_id), unit, by.now_ms, entered)
+        if fixed.new_id is not None and fixed.ts_ms is not None:
+            entered[(row.org_id, row.sandbox_id, fixed.ts_ms)] = fixed.new_id
+        found.append(fixed)
+    good = [(fixed, row) for fixed, row in zip(found, rows, strict=True) if fixed.new_id is not None]
     if good:
-        samples = [_sample(mended, row, whole[mended.sample_id], by.now_ms) for mended, row in good]
-        store(connection, samples, [f"mended:{mended.sample_id}" for mended, _ in good])
-        _close(connection, {mended.sample_id: mended.new_id for mended, _ in good}, by)
-        record_many(connection, "sample_mend", [(mended.sample_id, _details(mended)) for mended, _ in good], by)
+        samples = [_sample(fixed, row, whole[fixed.sample_id], by.now_ms) for fixed, row in good]
+        store(connection, samples, [f"fixed:{fixed.sample_id}" for fixed, _ in good])
+        _close(connection, {fixed.sample_id: fixed.new_id for fixed, _ in good}, by)
+        record_many(connection, "sample_repair", [(fixed.sample_id, _details(fixed)) for fixed, _ in good], by)
     return found
 
 
-def _details(mended: Mended) -> dict[str, object]:
-    return {"new_id": mended.new_id, "ts": mended.ts, "ts_ms": mended.ts_ms, "as": mended.unit}
+def _details(fixed: Mended) -> dict[str, object]:
+    return {"new_id": fixed.new_id, "ts": fixed.ts, "ts_ms": fixed.ts_ms, "as": fixed.unit}
 
 
 def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list[str]:
     """Set quarantined samples aside: they are never billed and no longer counted. Returns their ids.
 
-    Errors: as `mend`.
+    Errors: as `fix`.
     """
-    lock_buckets(connection)  # what is mended meanwhile is billed, and no longer here to be set aside
+    lock_buckets(connection)  # what is fixed meanwhile is billed, and no longer here to be set aside
     rows = _chosen(connection, chosen, by)
     names = list(dict.fromkeys(row.sample_id for row in rows if row.id_bytes is None))
     _close(connection, dict.fromkeys(names), by)
@@ -168,7 +168,7 @@ def _is_of_its_time(row: SampleRow) -> bool:
 
 
 def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mapping[SandboxMoment, str]) -> str | None:
-    """A sample in force of the same sandbox and moment: somebody mended it already, and both would be billed. What the
+    """A sample in force of the same sandbox and moment: somebody fixed it already, and both would be billed. What the
     same command is about to enter counts as there, so that one command bills as one for each sample does."""
     if (before := entered.get((row.org_id, row.sandbox_id, moment))) is not None:
         return before
@@ -184,11 +184,11 @@ def _new_id(sample_id: str) -> str:
     return f"{sample_id[:100]}…{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}{_SUFFIX}"
 
 
-def _sample(mended: Mended, row: SampleRow, whole: Row, now_ms: int) -> Sample:
-    assert mended.new_id is not None and mended.ts_ms is not None
+def _sample(fixed: Mended, row: SampleRow, whole: Row, now_ms: int) -> Sample:
+    assert fixed.new_id is not None and fixed.ts_ms is not None
     cpu = None if whole.cpu_count is None else plain(Decimal(str(whole.cpu_count)))
     memory, cell = int(whole.memory_mb), str(whole.cell_id)
-    return (mended.new_id, row.org_id, row.sandbox_id, cell, memory, cpu, mended.interval_s, mended.ts_ms, now_ms)
+    return (fixed.new_id, row.org_id, row.sandbox_id, cell, memory, cpu, fixed.interval_s, fixed.ts_ms, now_ms)
 
 
 def _close_long(connection: sa.Connection, name: str, chosen: QuarantineFilter, by: By) -> int:

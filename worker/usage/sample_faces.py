@@ -76,7 +76,7 @@ def require_choice(chosen: QuarantineFilter) -> None:
 def require_expected(expect: int | None, found: int) -> None:
     """Errors: Refused for another number than was seen."""
     if expect not in (None, found):
-        raise Refused(f"they are {found:,} by now, and not {expect:,}: look again with --dry-run")
+        raise Refused(f"there are {found:,}, not {expect:,}: look again with --dry-run")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _mend(
 ) -> SamplesMended:
     chosen = chosen_of(connection, ids, org_id, why, from_ms, to_ms)
     require_choice(chosen)
-    done = quarantined.mend(connection, chosen, asked.by, unit=as_)
+    done = quarantined.fix(connection, chosen, asked.by, unit=as_)
     require_expected(expect, sum(sample.new_id is not None for sample in done))
     return SamplesMended(done)
 
@@ -219,7 +219,7 @@ READ: Final = "usage:read"
 WRITE: Final = "usage:write"
 ACTIONS: Final = (
     Action(
-        "sample mend",
+        "sample repair",
         "Enter samples again",
         "Enter quarantined samples again whose time alone is wrong. The sample itself never changes: what is entered "
         "has an id of its own, and the next tick seals it.",

@@ -46,7 +46,7 @@ def withdraw(
     connection: sa.Connection, sample_ids: Sequence[str], by: By, judged: Witness | None = None
 ) -> list[Withdrawn]:
     """Declare samples wrong; each takes its whole sample out of what is owed. What was rejected of their windows is
-    sealed anew without them. `judged`: they were sealed since history was lost, as `judge_backfill` saw on this
+    sealed again without them. `judged`: they were sealed since history was lost, as `judge_backfill` saw on this
     database.
 
     Errors: Refused, for all of them, where one is unknown, quarantined (it was never billed), below the floor, or of
@@ -82,7 +82,7 @@ def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
     went = f"{left.withdrawn:,} of {left.events:,} events are withdrawn"
     if left.unsealed:
         raise Refused(
-            f"{backfill} has usage in the time whose history was lost, and it was not sealed since: {went}; give the "
+            f"{backfill} has usage from the lost history that is not sealed since: {went}; give the "
             "same command after the next tick, or once what waits of its windows is settled"
         )
     if left.below_floor:
@@ -104,7 +104,7 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
     if loss_of(window, losses) and SQL.run(connection, "unsealed", {"sample_id": sample_id}).first():
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
         raise Refused(
-            f"the sample {sample_id} lies in the time whose history was lost, and was not sealed since: withdraw it "
+            f"the sample {sample_id} is from the lost history, and is not sealed since: withdraw it "
             "after the next tick, or once what waits of its window is settled"
         )
     if sample.ts < sample.floor_ms:

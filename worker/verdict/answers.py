@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from drawdown.ledger.rates import RateCard
 from drawdown.providers.protocol import Accepted, Capabilities, Left, Outcome, PushRequest
 from drawdown.schema.sql import queries
-from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.verdict.rates import rate_card_of
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.verdict.rules import LAST_LOOK_MS, Known, Remaining, ask_at_ms
 
 SQL = queries(__file__)
@@ -149,7 +149,7 @@ def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mappin
         {
             "org_id": org_id,
             "asked": int(org_id in noted.asked),
-            "read_by_ms": noted.turns.get(org_id),
+            "refresh_deadline_ms": noted.turns.get(org_id),
             "balance_micro": noted.left.get(org_id),
             "balance_read_ms": max(lane.claimed_ms, rows[org_id].balance_read_ms) + 1 if org_id in noted.left else None,
         }
@@ -190,7 +190,7 @@ def _known(row: Any, held_micro: int, *, estimated: bool) -> Known:
         row.projection_read_ms,
         row.unread_since_ms is not None or row.balance_read_ms is None,
         row.balance_micro,
-        row.unseen_micro or 0,
+        row.unconfirmed_micro or 0,
         held_micro,
         row.low_micro,
         row.runs_out_ms if estimated else None,

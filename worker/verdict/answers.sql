@@ -4,7 +4,7 @@
 -- Held in the order of their ids (two of these would otherwise wait for each other crosswise), also those that another
 -- bills by now.
 SELECT o.org_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance_micro,
-    o.balance_read_ms, o.unseen_micro, o.runs_out_ms, o.watch_due_ms,
+    o.balance_read_ms, o.unconfirmed_micro, o.runs_out_ms, o.watch_due_ms,
     CASE WHEN EXISTS (SELECT 1 FROM balance_episodes e
         WHERE e.org_id = o.org_id AND e.level = 'low' AND e.ended_ms IS NULL) THEN NULL ELSE {low_level} END AS low_micro
 FROM orgs o WHERE o.org_id IN :org_ids ORDER BY o.org_id {hold_orgs}
@@ -24,9 +24,9 @@ FOR NO KEY UPDATE OF o
 
 -- name: note_answers
 -- They are held. A turn that is to come stays: it is of the same read. What is not told is left as it is.
-UPDATE orgs SET projection_asks = orgs.projection_asks + 1, read_by_ms = COALESCE(orgs.read_by_ms, x.read_by_ms),
+UPDATE orgs SET refresh_requests = orgs.refresh_requests + 1, refresh_deadline_ms = COALESCE(orgs.refresh_deadline_ms, x.refresh_deadline_ms),
     projection_due_ms = CASE WHEN x.asked = 1 THEN {earliest_ask} ELSE orgs.projection_due_ms END,
     balance_micro = COALESCE(x.balance_micro, orgs.balance_micro),
     balance_read_ms = COALESCE(x.balance_read_ms, orgs.balance_read_ms)
-FROM {rows :answers (org_id text, asked bigint, read_by_ms bigint, balance_micro bigint, balance_read_ms bigint)} x
+FROM {rows :answers (org_id text, asked bigint, refresh_deadline_ms bigint, balance_micro bigint, balance_read_ms bigint)} x
 WHERE orgs.org_id = x.org_id

@@ -80,7 +80,7 @@ class Used:
     held: int = 0
     """What runs have reserved of its wallet."""
     wallet: int | None = None
-    """What its wallet has by now, where that lies here: runs charge it, and no read tells of that."""
+    """What its wallet has, where that lies here: runs charge it, and no read tells of that."""
     in_flight: int = 0
     """Sent, and not accepted yet."""
     mirrors: bool = False
@@ -116,7 +116,7 @@ class Balanced(Protocol):
     @property
     def balance_read_ms(self) -> int | None: ...
     @property
-    def unseen_micro(self) -> int | None: ...
+    def unconfirmed_micro(self) -> int | None: ...
     @property
     def is_halted(self) -> bool: ...
 
@@ -139,7 +139,7 @@ def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int
 
 def effective_after(org: Balanced, balance: int, used: Used) -> tuple[Effective, int]:
     """The effective balance by a fresh read, and what of its pushes it does not show."""
-    hidden = unseen(org.balance_micro, org.unseen_micro, balance, used)
+    hidden = unseen(org.balance_micro, org.unconfirmed_micro, balance, used)
     if used.mirrors:
         hidden = max(hidden, used.in_flight)  # whatever the wallet fell by was something else, most often a run
     return Effective(balance, hidden + used.unsent, _unsealed(org, used), used.held), hidden
@@ -152,7 +152,7 @@ def since_read(org: Balanced, used: Used) -> Effective | None:
         return None
     if used.wallet is not None:
         return Effective(used.wallet, used.in_flight + used.unsent, _unsealed(org, used), used.held)
-    hidden = (org.unseen_micro or 0) + used.sent_since
+    hidden = (org.unconfirmed_micro or 0) + used.sent_since
     return Effective(org.balance_micro, hidden + used.unsent, _unsealed(org, used), used.held)
 
 
@@ -344,7 +344,7 @@ class _Unread(NamedTuple):
     org_id: str
     balance_read_ms: int
     balance_micro: int | None = None
-    unseen_micro: int | None = None
+    unconfirmed_micro: int | None = None
     is_halted: bool = False
 
 

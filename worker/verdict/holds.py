@@ -22,8 +22,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.ledger import accounts, maturing, reservations
-from drawdown.ledger.maturing import MATURE_AT_ONCE, Matured, expire, mature_due
+from drawdown.ledger import accounts, due_changes, reservations
+from drawdown.ledger.due_changes import MATURE_AT_ONCE, Matured, expire, mature_due
 from drawdown.ledger.rates import RateCard, read_rate_card
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
@@ -31,7 +31,7 @@ from drawdown.worker.catalog.mapping import MB_SECONDS, mapping_rows, resolve
 from drawdown.worker.catalog.wallets import orgs_of, wallets_at
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 log = structlog.get_logger()
 
@@ -207,7 +207,7 @@ class Uses:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What metering has drawn for a run by now, of it before `to_ms`, for good; and what is free by it."""
+    """What metering has drawn for a run, of it before `to_ms`, for good; and what is free by it."""
 
     reservation: str
     customer_id: str
@@ -218,7 +218,7 @@ class Drawn:
 
 
 def shrink(connection: sa.Connection, now_ms: int, after: str = "") -> str | None:
-    """Have holds shrink by what metering has drawn by now: of runs whose keys come after this one, a bounded number at
+    """Have holds shrink by what metering has drawn: of runs whose keys come after this one, a bounded number at
     once. The last of them, where there may be more."""
     values = {"after": after, "at_most": SHRUNK_AT_ONCE}
     runs = SQL.run(connection, "hold_runs", values).all()
@@ -231,11 +231,11 @@ def shrink_of(connection: sa.Connection, customers: Sequence[str], now_ms: int, 
     next it may do without waiting for a lock: what is due in them, and what changes its `own` run."""
     if SQL.run(connection, "runs_of", {"customers": list(customers)}).first() is None:
         return
-    due_of, touched = maturing.touched(connection, customers, now_ms)
+    due_of, touched = due_changes.touched(connection, customers, now_ms)
     values = {"customers": list(customers), "due_of": due_of, "now_ms": now_ms, "own": own, "at_most": MATURE_AT_ONCE}
     held = SQL.run(connection, "hold_all", values).all()
     wallets = [accounts.wallet_account(one) for one in touched]
-    maturing.SQL.run(connection, "hold_wallets", {"accounts": wallets}).all()
+    due_changes.SQL.run(connection, "hold_wallets", {"accounts": wallets}).all()
     _shrink(connection, [run for run in held if run.settled_by == "metering" and run.customer_id in customers], now_ms)
 
 
@@ -280,7 +280,7 @@ def _drawn(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) 
 
 
 def used_up(connection: sa.Connection, customers: Sequence[str], now_ms: int) -> Mapping[str, int]:
-    """What of the holds of customers' runs their sandboxes have used by now, charged, sealed or neither, and is held
+    """What of the holds of customers' runs their sandboxes have used, charged, sealed or neither, and is held
     all the same: an estimate takes usage off by itself, wherever it has come to."""
     runs = [row for row in SQL.run(connection, "runs_of", {"customers": list(customers)}) if row.expires_ms > now_ms]
     if not runs:

@@ -38,7 +38,7 @@ Row: TypeAlias = sa.Row[tuple[object, ...]]
 ENDLESS_MICRO: Final = 2**62
 """Stands for a balance without an end: more than any wallet holds."""
 EXEMPT: Final = "exempt"
-"""Why somebody goes on who was halted for lack of credit, and is billed by nobody now."""
+"""Why somebody continues who was halted for lack of credit, and is billed by nobody now."""
 
 
 def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[Row]:
@@ -55,7 +55,9 @@ def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[R
 def is_asked_for(org: Row, now_ms: int) -> bool:
     """Whether a read is still to answer something: an ask, also one that is put off as a read failed, or its turn. A
     read that answers all asks leaves neither."""
-    return org.projection_due_ms is not None or (org.read_by_ms is not None and org.read_by_ms <= now_ms)
+    return org.projection_due_ms is not None or (
+        org.refresh_deadline_ms is not None and org.refresh_deadline_ms <= now_ms
+    )
 
 
 class Effective(NamedTuple):
@@ -86,11 +88,11 @@ class OrgState:
     balance_micro: int | None
     balance_read_ms: int | None
     plan: str | None
-    unseen_micro: int | None
+    unconfirmed_micro: int | None
     unread_since_ms: int | None
     watch_due_ms: int | None
     resume_above_micro: int | None
-    read_by_ms: int | None
+    refresh_deadline_ms: int | None
     refused: str | None
 
 
@@ -143,7 +145,7 @@ def after_operator(org: Row, now_ms: int) -> Change:
 
 def _exempt(state: OrgState) -> OrgState:
     """Nobody is asked about an organisation that nobody bills."""
-    return replace(state, projection_due_ms=None, unread_since_ms=None, read_by_ms=None)
+    return replace(state, projection_due_ms=None, unread_since_ms=None, refresh_deadline_ms=None)
 
 
 def overrides_of(org: Row) -> Overrides:
@@ -254,7 +256,7 @@ def _of_verdict(verdict: Mapping[str, Any], org: sa.Row[Any]) -> Message:
 def _of_levels(
     connection: sa.Connection, org: sa.Row[Any], left_micro: int, levels: Mapping[str, str], now_ms: int
 ) -> list[Message]:
-    """Begin and end an organisation's episodes; what is told of those that begin."""
+    """Begin and end an organisation's episodes; what is notified of those that begin."""
     messages = []
     for level, event in levels.items():
         at_micro = org.low_micro if level == "low" else 0

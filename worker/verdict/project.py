@@ -27,7 +27,6 @@ from drawdown.worker.catalog.mapping import read_in_use
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.verdict.asks import READ_TWICE, SECOND_READ_MS, DueProjection, OneRound, mark_for_projection
 from drawdown.worker.verdict.effective_balance import Used, effective_after, read_used, since_read
 from drawdown.worker.verdict.holds import mature_wallets, read_held
 from drawdown.worker.verdict.org_row import (
@@ -46,6 +45,13 @@ from drawdown.worker.verdict.org_row import (
     write,
 )
 from drawdown.worker.verdict.rates import policies_of, policy_for
+from drawdown.worker.verdict.refresh_requests import (
+    READ_TWICE,
+    SECOND_READ_MS,
+    DueProjection,
+    OneRound,
+    mark_for_projection,
+)
 from drawdown.worker.verdict.rules import (
     CREDIT_REASONS,
     USAGE_LIMIT,
@@ -161,7 +167,7 @@ def _write(work: partial[Projected], due: Sequence[DueProjection], done: Project
 
 def _put_off(connection: sa.Connection, *, due: DueProjection, context: Context) -> None:
     again = {"projection_due_ms": context.clock.now_ms() + READ_AGAIN_MS}
-    SQL.run(connection, "put_off", {"org_id": due.org_id, "projection_asks": due.asks, **again})
+    SQL.run(connection, "put_off", {"org_id": due.org_id, "refresh_requests": due.asks, **again})
 
 
 def _read(
@@ -230,7 +236,7 @@ def _apply(
             # Another read, or what a push left, was written meanwhile: no clock tells which is newer. What it answered
             # is not asked again, or two in step never end; the rest is, as another ask: the same one is read once.
             overtaken += [org.org_id] if fresh and is_asked_for(org, now) else []
-            same = fresh or org.projection_asks != wanted.asks
+            same = fresh or org.refresh_requests != wanted.asks
             changes.append(Change(unchanged(org, org.projection_due_ms if same else now + READ_AGAIN_MS)))
             continue
         at = Moment(max(read_ms, wanted.before_ms + 1), now, watched)
@@ -291,7 +297,7 @@ def _after(
     at: Moment,
 ) -> Change:
     """What the read of a customer, or the failure to read it, makes of its organisation."""
-    asked_again = org.projection_asks != due.asks
+    asked_again = org.refresh_requests != due.asks
     if isinstance(state, CustomerState):
         change = after_read(org, state, here, at, asked_again=asked_again)
         return unless_explained(connection, org, change)
@@ -366,12 +372,12 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
     due = at.now_ms if asked_again and (new.is_halted or org.projection_due_ms is not None) else None
     written = replace(
         state_of(org, new, at, due),
-        read_by_ms=org.read_by_ms if asked_again else _second_read_ms(org, at),
+        refresh_deadline_ms=org.refresh_deadline_ms if asked_again else _second_read_ms(org, at),
         balance_micro=state.balance_micro,
         balance_read_ms=at.read_ms,
         plan=state.plan,
         refused=json.dumps(sorted(state.refused)) if state.refused else None,
-        unseen_micro=hidden,
+        unconfirmed_micro=hidden,
         unread_since_ms=None,
         resume_above_micro=_above(org, new, used),
     )
@@ -381,7 +387,7 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
 def _second_read_ms(org: Row, at: Moment) -> int | None:
     """When the provider is asked once more: so long after the first read began that a webhook called for, which may
     be older than the change that the webhook reported. A slow answer puts it off no further."""
-    return min(at.read_ms, at.now_ms) + SECOND_READ_MS if org.read_by_ms == READ_TWICE else None
+    return min(at.read_ms, at.now_ms) + SECOND_READ_MS if org.refresh_deadline_ms == READ_TWICE else None
 
 
 def _left(state: CustomerState, found: Effective | None, used: Used | None) -> int:

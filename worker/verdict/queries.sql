@@ -5,17 +5,17 @@ a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 
 -- name: mark_for_projection [postgresql]
 -- Held in the order of their ids first: two of these would otherwise wait for each other crosswise.
-UPDATE orgs SET projection_due_ms = {earliest_ask}, projection_asks = projection_asks + 1
+UPDATE orgs SET projection_due_ms = {earliest_ask}, refresh_requests = refresh_requests + 1
 FROM (SELECT o.org_id FROM orgs o WHERE o.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
     ORDER BY o.org_id FOR NO KEY UPDATE) held WHERE orgs.org_id = held.org_id
 
 -- name: mark_for_projection [sqlite]
-UPDATE orgs SET projection_due_ms = {earliest_ask}, projection_asks = projection_asks + 1
+UPDATE orgs SET projection_due_ms = {earliest_ask}, refresh_requests = refresh_requests + 1
 WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
 -- name: read_twice
 -- Their rows are held: they were marked in this transaction.
-UPDATE orgs SET read_by_ms = :twice WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
+UPDATE orgs SET refresh_deadline_ms = :twice WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
 -- name: projections_due
 -- Who was asked for: first those who run, by how little they have; then the halted, by how long they wait, or the watch,
@@ -27,7 +27,7 @@ FROM (SELECT * FROM ({running}) r UNION ALL SELECT * FROM ({halted}) h UNION ALL
 ORDER BY d.part, d.place, d.since_ms LIMIT :at_most
 
 -- name: due_columns
-o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read_before_ms,
+o.org_id, a.customer_id, o.refresh_requests AS asks, o.projection_read_ms AS read_before_ms,
     o.balance_read_ms AS balance_before_ms
 
 -- name: askable_at
@@ -48,9 +48,9 @@ SELECT 1 AS part, o.projection_due_ms AS place, o.projection_due_ms AS since_ms,
 ORDER BY o.projection_due_ms LIMIT :at_most
 
 -- name: in_turn
-SELECT 2 AS part, o.read_by_ms AS place, o.read_by_ms AS since_ms, {due_columns}
-{askable_at} AND o.read_by_ms <= :now_ms AND o.projection_due_ms IS NULL
-ORDER BY o.read_by_ms LIMIT :at_most
+SELECT 2 AS part, o.refresh_deadline_ms AS place, o.refresh_deadline_ms AS since_ms, {due_columns}
+{askable_at} AND o.refresh_deadline_ms <= :now_ms AND o.projection_due_ms IS NULL
+ORDER BY o.refresh_deadline_ms LIMIT :at_most
 
 -- name: halted_unread
 SELECT o.org_id FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider AND a.customer_id <> ''
@@ -60,7 +60,7 @@ WHERE o.is_halted AND NOT o.operator_halt AND o.override_halted IS NULL AND o.pr
 ORDER BY COALESCE(o.projection_read_ms, 0) LIMIT :at_most
 
 -- name: put_off
-UPDATE orgs SET projection_due_ms = :projection_due_ms WHERE org_id = :org_id AND projection_asks = :projection_asks
+UPDATE orgs SET projection_due_ms = :projection_due_ms WHERE org_id = :org_id AND refresh_requests = :refresh_requests
 
 -- name: with_rejected
 -- By the index on what needs a person: its condition is here word for word.
@@ -76,11 +76,11 @@ SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL
 UPDATE orgs SET is_halted = x.is_halted, halted_at = x.halted_at, halt_reason = x.halt_reason,
     max_concurrent_sandboxes = x.max_concurrent_sandboxes, projection_read_ms = x.projection_read_ms,
     projection_due_ms = x.projection_due_ms, balance_micro = x.balance_micro, balance_read_ms = x.balance_read_ms,
-    "plan" = x."plan", unseen_micro = x.unseen_micro, unread_since_ms = x.unread_since_ms, watch_due_ms = x.watch_due_ms,
-    resume_above_micro = x.resume_above_micro, read_by_ms = x.read_by_ms, refused = x.refused
+    "plan" = x."plan", unconfirmed_micro = x.unconfirmed_micro, unread_since_ms = x.unread_since_ms, watch_due_ms = x.watch_due_ms,
+    resume_above_micro = x.resume_above_micro, refresh_deadline_ms = x.refresh_deadline_ms, refused = x.refused
 FROM {rows :verdicts (org_id text, is_halted boolean, halted_at bigint, halt_reason text, max_concurrent_sandboxes integer,
     projection_read_ms bigint, projection_due_ms bigint, balance_micro bigint, balance_read_ms bigint, "plan" text,
-    unseen_micro bigint, unread_since_ms bigint, watch_due_ms bigint, resume_above_micro bigint, read_by_ms bigint,
+    unconfirmed_micro bigint, unread_since_ms bigint, watch_due_ms bigint, resume_above_micro bigint, refresh_deadline_ms bigint,
     refused text)} x
 WHERE orgs.org_id = x.org_id;
 {end_by_key}
@@ -90,8 +90,8 @@ WHERE orgs.org_id = x.org_id;
 UPDATE orgs SET is_halted = :is_halted, halted_at = :halted_at, halt_reason = :halt_reason,
     max_concurrent_sandboxes = :max_concurrent_sandboxes, projection_read_ms = :projection_read_ms,
     projection_due_ms = :projection_due_ms, balance_micro = :balance_micro, balance_read_ms = :balance_read_ms,
-    plan = :plan, unseen_micro = :unseen_micro, unread_since_ms = :unread_since_ms, watch_due_ms = :watch_due_ms,
-    resume_above_micro = :resume_above_micro, read_by_ms = :read_by_ms, refused = :refused
+    plan = :plan, unconfirmed_micro = :unconfirmed_micro, unread_since_ms = :unread_since_ms, watch_due_ms = :watch_due_ms,
+    resume_above_micro = :resume_above_micro, refresh_deadline_ms = :refresh_deadline_ms, refused = :refused
 WHERE org_id = :org_id
 
 -- name: note_verdict
@@ -101,7 +101,7 @@ VALUES (:org_id, :read_ms, :at_ms, :is_halted, :max_concurrent_sandboxes, :reaso
     :unaccepted_micro, :unsealed_micro, :held_micro)
 
 -- name: end_overrides
-UPDATE orgs SET projection_due_ms = :now_ms, projection_asks = projection_asks + 1,
+UPDATE orgs SET projection_due_ms = :now_ms, refresh_requests = refresh_requests + 1,
     override_halted = NULL, override_max_concurrent = NULL, override_until_ms = NULL
 WHERE override_until_ms <= :now_ms AND bucket BETWEEN :lo AND :hi RETURNING org_id
 

@@ -127,7 +127,7 @@ def unread_verdict(
 def told_verdict(present: Verdict, overrides: Overrides, now_ms: int, *, billed: bool, spent: bool) -> Verdict:
     """What holds once an operator has spoken, or what he said has ended, until the provider is read afresh.
 
-    `billed`: whether any provider has a say; `spent`: whether its last word was that nothing is left. Nobody goes on
+    `billed`: whether any provider has a say; `spent`: whether its last word was that nothing is left. Nobody continues
     but by the operator's word or a fresh read; whom nobody bills, only an operator halts and limits.
     """
     limit = _limit(present.max_concurrent if billed else None, overrides, now_ms)
@@ -209,7 +209,7 @@ class Known:
     """Whether that failed when it was last tried."""
     balance_micro: int | None
     """By the last read, or an answer since; None: no end to it."""
-    unseen_micro: int = 0
+    unconfirmed_micro: int = 0
     held_micro: int = 0
     low_micro: int | None = None
     """The level at which it is to be told that it is low; None: there is none, or it was told."""
@@ -253,5 +253,5 @@ def _calls_for_a_read(known: Known, remaining: Remaining) -> bool:
         return known.balance_micro is not None
     if remaining.whole and (known.balance_micro is None or left > known.balance_micro):
         return True
-    free = left - known.held_micro - max(known.unseen_micro, 0)
+    free = left - known.held_micro - max(known.unconfirmed_micro, 0)
     return free <= max(remaining.charged_micro * WINDOWS_A_TURN, known.low_micro or 0, 0)

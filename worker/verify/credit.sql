@@ -29,9 +29,9 @@ WHERE r.state = 'held' AND r.hold = 'wallet' AND (a.next_due_ms IS NULL OR a.nex
 SELECT 'held_long' AS what, r.org_id, {no_window}, r.reservation, r.expires_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM reservations r WHERE r.state = 'held' AND r.expires_ms > CAST(:now_ms AS BIGINT) + 31 * CAST(86400000 AS BIGINT)
 
--- name: ended_unsaid
+-- name: ended_unrecorded
 -- Each end of a run says who ended it, and why.
-SELECT 'ended_unsaid' AS what, r.org_id, {no_window}, r.reservation, r.state, r.ended_ms
+SELECT 'ended_unrecorded' AS what, r.org_id, {no_window}, r.reservation, r.state, r.ended_ms
 FROM reservations r WHERE r.state <> 'held' AND (r.ended_by IS NULL OR r.ended_reason IS NULL)
 
 -- name: run_drawn

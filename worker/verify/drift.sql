@@ -110,9 +110,9 @@ FROM {actions} WHERE x.action = 'vendor_import'
 UNION ALL SELECT 'money of ' || x.target || ' in ' || e.key, CAST(e.value AS TEXT)
 FROM {actions} {said_sums} WHERE x.action = 'vendor_import'
 
--- name: units_unsaid
+-- name: units_unrecorded
 -- What usage costs at a vendor is what a person said.
-SELECT 'units_unsaid' AS what, {nowhere}, q.thing, q.kept, q.said
+SELECT 'units_unrecorded' AS what, {nowhere}, q.thing, q.kept, q.said
 FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({units}) k FULL JOIN ({said_units}) s
     ON s.thing = k.thing) q
 WHERE COALESCE(q.kept, '') <> COALESCE(q.said, '')

@@ -10,8 +10,8 @@ from typing import Final
 
 FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "vanished": (1, "sealed {n2}, and all samples there ever were come to {n1}: some are gone"),
-    "owed": (1, "samples in force {n1}, sealed {n2}"),
-    "mapping_unsaid": (1, "{thing} is {kept}; on record is {said}"),
+    "unbilled_usage": (1, "samples in force {n1}, sealed {n2}"),
+    "mapping_unrecorded": (1, "{thing} is {kept}; on record is {said}"),
     "carry": (2, "sealed {sealed}, sent {sent}, carried {carry} at {provider} as {customer_id}"),
     "state": (2, "{key} is {state} and sends {sent_qty}: carried means that nothing is sent, and only that"),
     "shadow": (2, "{key} is in shadow, which ends at {live_from_ms}: it is never sent"),
@@ -44,7 +44,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         2,
         "{from_account} was charged by the rate from {first_ms} on, and by the one from {other_ms} on, in one window",
     ),
-    "rate_unsaid": (2, "{thing} is {kept}; on record is {said}"),
+    "rate_unrecorded": (2, "{thing} is {kept}; on record is {said}"),
     "granted": (
         2,
         "{said} to {said_account} were granted as {key}; the ledger has {amount_micro} to {to_account}, "
@@ -55,7 +55,10 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "folded_biller": (3, "{pushes} folded pushes of that day are of {customer_id} at {provider}, not assigned then"),
     "assigned_twice": (3, "the assignment from {start_ms} ends at {end_ms}, the next one starts at {next_ms}"),
     "assigned_never": (3, "nothing is assigned between {end_ms} and {next_ms}"),
-    "unsaid": (3, "from {start_ms} on it is {provider} as {customer_id}; on record is {said} as {customer}"),
+    "assignment_unrecorded": (
+        3,
+        "from {start_ms} on it is {provider} as {customer_id}; on record is {said} as {customer}",
+    ),
     "shared": (3, "the customer {customer_id} at {provider} belongs to {other} in the same windows"),
     "shared_wallet": (
         3,
@@ -91,10 +94,10 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "the sweep of bucket {bucket} began at {sweep_began_ms} and came to {sweep_next_ms}; its watermark is "
         "{watermark_ms}",
     ),
-    "stopped_unsaid": (4, "it is stopped since {stopped_at_ms}, and no action says so"),
+    "stopped_unrecorded": (4, "it is stopped since {stopped_at_ms}, and no action says so"),
     "unstopped": (4, "{action} of {at_ms} is the last action about its stop, and it is not stopped"),
     "held_long": (10, "{reservation} holds credit until {expires_ms}; now is {moment_ms}"),
-    "ended_unsaid": (10, "{reservation} is {state} since {ended_ms}, and nothing says who ended it and why"),
+    "ended_unrecorded": (10, "{reservation} is {state} since {ended_ms}, and nothing says who ended it and why"),
     "settled_otherwise": (11, "{reservation} is settled at {settled_ms}; its receipt was written at {at_ms}"),
     "topup_paid": (
         12,
@@ -116,7 +119,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "no_halt": (7, "halted at {halted_at}: cell {cell_id} has sandboxes and no halt is due or acknowledged"),
     "half_halted": (7, "is_halted is {is_halted}, halted_at is {halted_at}"),
     "halted_never": (7, "cell {cell_id} acknowledged a halt of {halted_at}; the organisation was not halted then"),
-    "back": (8, "projection {projection_id} was read at {read_ms}, the one before it at {before_ms}"),
+    "verdict_regressed": (8, "projection {projection_id} was read at {read_ms}, the one before it at {before_ms}"),
     "older": (8, "the organisation's projection is of {projection_read_ms}, its newest one of {read_ms}"),
     "verdict": (8, "is_halted is {is_halted}, its newest projection says {said}"),
     "verdict_otherwise": (
@@ -124,7 +127,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "the reason is {halt_reason} and the limit {most}; its newest projection says {reason} and {said_most}",
     ),
     "verdict_repeated": (8, "projection {projection_id} says the same as the one before it"),
-    "verdict_unsaid": (8, "is_halted is {is_halted} ({halt_reason}), and it has no projection"),
+    "verdict_unrecorded": (8, "is_halted is {is_halted} ({halt_reason}), and it has no projection"),
     "pending": (9, "{n1} MB: used and not sealable {n2} s in {n3} samples ({t1}), pending {n4} s in {n5} ({t2})"),
     "held": (10, "{account_id} keeps {kept} held; its reservations have {parts} left"),
     "never_due": (10, "{reservation} expires at {expires_ms}, and its wallet knows of nothing before {next_due_ms}"),
@@ -177,7 +180,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "lots of {account_id} were booked up to {lots_ended_ms}, and it knows of {lots_over_ms} as the last end",
     ),
     "overdraft": (10, "{account_id} may be overdrawn by {overdraft_micro}, and nobody can have said so"),
-    "credit_unsaid": (10, "{thing} is {kept}; on record is {said}"),
+    "credit_unrecorded": (10, "{thing} is {kept}; on record is {said}"),
     "over_wrong": (10, "{account_id} has {over_micro} left of lots that are over; it can be {least} to {most}"),
     "lot_left": (10, "{lot} is over and booked, and {rest} of it stay in {account_id}: {used} can have been used"),
     "deferred_wrong": (
@@ -197,13 +200,13 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "rolled_beyond": (10, "of {period} {rolled} rolled over for {customer_id}; the plan lets {allowed}"),
     "reduced_otherwise": (10, "{key} takes {amount_micro} of {lot}, which did not roll over"),
-    "plan_unsaid": (10, "the wallet of {customer_id} is on the plan {plan}; on record is {said}"),
+    "plan_unrecorded": (10, "the wallet of {customer_id} is on the plan {plan}; on record is {said}"),
     "plan_never_due": (10, "the wallet of {customer_id} is on the plan {plan}, and falls due at {next_due_ms}"),
     "tier_entry": (10, "{amount_micro} were charged to {from_account} as {key}, and it has no such tier"),
     "tier_unpaid": (10, "{customer_id} has the tier {tier} until {paid_to_ms}, and nothing was charged for it"),
     "tier_never_due": (10, "{customer_id} has paid {tier} until {paid_to_ms}; its wallet falls due at {next_due_ms}"),
     "allotted_otherwise": (10, "{key} moves {amount_micro} from {from_account} to {to_account}; its lot is of {pool}"),
-    "allotted_unsaid": (
+    "allotted_unrecorded": (
         10,
         "{lot} is {amount_micro} of {pool} for {customer_id}; on record are {said} of {said_pool} for {said_customer}",
     ),
@@ -215,7 +218,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "pool_billed": (3, "from {start_ms} on it is billed by {provider} as {customer_id}, which is a pool"),
     "payer_unallowed": (10, "{reservation} is paid by {customer_id}, who did not pay for {org_id} at {accepted_ms}"),
     "payer_limit": (10, "{payer} pays {limit_micro}, and runs were accepted for {accepted}"),
-    "settlement_unsaid": (11, "{thing} is {kept}; on record is {said}"),
+    "settlement_unrecorded": (11, "{thing} is {kept}; on record is {said}"),
     "no_settlement": (11, "{reservation} is {state}, and nothing says what {supplier} is owed for it"),
     "settles_nothing": (
         11,
@@ -228,9 +231,9 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "released_early": (11, "{reservation} is held until {hold_until_ms}, and {payout} released it at {at_ms}"),
     "released_frozen": (11, "{reservation} was frozen from {from_ms}, and {payout} released it at {at_ms}"),
     "released_amount": (11, "{line} of {payout} is {amount_micro}, and {wanted} were left"),
-    "released_twice": (11, "{lines} lines of batches are of the same part of {reservation}"),
-    "line": (11, "{line} is of {payout}, which is no batch of {supplier}"),
-    "batch": (
+    "released_twice": (11, "{lines} lines of payouts are of the same part of {reservation}"),
+    "payout_line_supplier": (11, "{line} is of {payout}, which is not a payout of {supplier}"),
+    "payout_total": (
         11,
         "{payout} comes to {total_micro}, {released_micro} released and {carried_micro} taken off; its lines come to "
         "{released} and {carried}, and were to be more than {threshold}",
@@ -249,8 +252,8 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "topup_calls": (12, "{topup} counts {attempts} calls; on record are {tries}"),
     "topup_uncalled": (12, "{topup} is {state}, and was never called"),
-    "topup_unsaid": (12, "{thing} is {kept}; on record is {said}"),
-    "told_nothing": (13, "{message_id} tells of {fact}, which is on no record"),
+    "topup_unrecorded": (12, "{thing} is {kept}; on record is {said}"),
+    "message_without_fact": (13, "{message_id} tells of {fact}, which is on no record"),
     "undelivered": (13, "{message_id} is {state} at {endpoint} after {attempts} calls and {failures} failures"),
     "sampleless": (9, "the event {event_id} of {source} has no sample, so that nothing bills it"),
     "event_otherwise": (
@@ -262,7 +265,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         9,
         "the event {event_id} of {source} went in by {backfill}, and is not there as it was staged",
     ),
-    "backfill_unsaid": (9, "{thing} is {kept}; on record is {said}"),
+    "backfill_unrecorded": (9, "{thing} is {kept}; on record is {said}"),
     "backfill_unreverted": (9, "{backfill} was reverted, and the event {event_id} of {source} still counts"),
     "batch_otherwise": (
         9,
@@ -294,7 +297,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         14,
         "{use_key} was charged {charged_micro} for {counts} as {metric}, and {sealed} were sealed as {feature}",
     ),
-    "guard_unsaid": (14, "{thing} is {kept}; on record is {said}"),
+    "guard_unrecorded": (14, "{thing} is {kept}; on record is {said}"),
     "parity_sum": (
         15,
         "{cell_id} on the day of {day_ms} is {ours_s} here and {theirs_s} there, {withdrawn_s} withdrawn, {off_s} "
@@ -316,7 +319,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "bill_unfinal": (15, "the bill of {vendor} for the day of {day_ms} was final, and file {number} is not"),
     "imports_gap": (15, "{files} files of bills are numbered up to {highest}"),
     "import_otherwise": (15, "{thing} is {kept}; on record is {said}"),
-    "units_unsaid": (15, "{thing} is {kept}; on record is {said}"),
+    "units_unrecorded": (15, "{thing} is {kept}; on record is {said}"),
 }
 """The invariant that each is a breach of, and its words, with the row's numbers."""
 

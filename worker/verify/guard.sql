@@ -109,10 +109,10 @@ CAST(x.said ->> 'number' AS INTEGER)
 -- name: said_open
 (x.said ->> 'fails_open') || '' IN ('true', '1')
 
--- name: guard_unsaid
+-- name: guard_unrecorded
 -- What people allow, and what metrics cost, is what they said. An override is in force, refused or ended by the last word
 -- on it.
-SELECT 'guard_unsaid' AS what, CAST(NULL AS TEXT) AS org_id, {no_window}, q.thing, q.kept, q.said
+SELECT 'guard_unrecorded' AS what, CAST(NULL AS TEXT) AS org_id, {no_window}, q.thing, q.kept, q.said
 FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({kept}) k FULL JOIN ({said}) s
     ON s.thing = k.thing) q
 WHERE COALESCE(q.kept, '') <> COALESCE(q.said, '')

@@ -8,9 +8,9 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 -- name: no_window
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
--- name: told_nothing
+-- name: message_without_fact
 -- Nothing is told that is on no record. What a person tries an endpoint with is of nothing.
-SELECT 'told_nothing' AS what, m.org_id, {no_window}, m.message_id, m.fact FROM hook_messages m
+SELECT 'message_without_fact' AS what, m.org_id, {no_window}, m.message_id, m.fact FROM hook_messages m
 WHERE m.event <> 'endpoint.test' AND NOT EXISTS (
     SELECT 1 FROM projections p WHERE p.org_id = m.org_id AND p.at_ms = m.at_ms
         AND m.event = CASE WHEN p.is_halted THEN 'organisation.halted' ELSE 'organisation.resumed' END)

@@ -161,9 +161,9 @@ FROM (SELECT e.key, e.lot, e.amount_micro, SUBSTR(e.to_account, 8) AS customer_i
     WHERE e.key LIKE 'reduced:%' AND NOT COALESCE(e.kind = 'grant' AND e.amount_micro < 0 AND p.part = 'rollover'
         AND SUBSTR(e.key, 1, LENGTH(e.lot) + 10) = 'reduced:' || e.lot || ':r', FALSE)) q
 
--- name: plan_unsaid
+-- name: plan_unrecorded
 -- A wallet is on the plan that its customer came onto last.
-SELECT 'plan_unsaid' AS what, {owner}, q.*
+SELECT 'plan_unrecorded' AS what, {owner}, q.*
 FROM (SELECT SUBSTR(w.account_id, 8) AS customer_id, w.plan, s.plan AS said FROM ledger_accounts w
     LEFT JOIN plan_stays s ON 'wallet:' || s.customer_id = w.account_id AND NOT EXISTS (SELECT 1 FROM plan_stays n
         WHERE n.customer_id = s.customer_id AND n.number > s.number)

@@ -20,9 +20,9 @@ FROM (SELECT e.key, e.amount_micro, e.from_account, e.to_account, e.kind, e.ts, 
 WHERE q.ts <> q.begins_ms
     OR CASE WHEN q.kind = 'grant' THEN q.from_account ELSE q.to_account END <> 'wallet:' || q.pool
 
--- name: allotted_unsaid
+-- name: allotted_unrecorded
 -- Each allotment is one that a person made, of a pool that there is; and what a person made is there.
-SELECT 'allotted_unsaid' AS what, {owner}, q.*
+SELECT 'allotted_unrecorded' AS what, {owner}, q.*
 FROM (SELECT COALESCE(l.lot, x.lot) AS lot, l.pool, l.amount_micro, x.target AS said_pool, x.said,
         COALESCE(l.customer_id, x.customer_id) AS customer_id, x.customer_id AS said_customer
     FROM (SELECT * FROM ledger_lots WHERE pool IS NOT NULL) l

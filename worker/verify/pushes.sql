@@ -127,10 +127,10 @@ SELECT CASE WHEN q.end_ms < q.next_ms THEN 'assigned_never' ELSE 'assigned_twice
     FROM assignments
 ) q WHERE q.next_ms IS NOT NULL AND (q.end_ms IS NULL OR q.end_ms <> q.next_ms)
 
--- name: unsaid
+-- name: assignment_unrecorded
 -- Who bills is what the record of actions said last. A tick assigns newcomers by itself (`--new-org-provider`), under
 -- their own id, or without one.
-SELECT 'unsaid' AS what, a.org_id, {no_window}, a.start_ms, a.provider, a.customer_id, q.provider AS said, q.customer
+SELECT 'assignment_unrecorded' AS what, a.org_id, {no_window}, a.start_ms, a.provider, a.customer_id, q.provider AS said, q.customer
 FROM assignments a LEFT JOIN (
     SELECT x.action, x.target, CAST({said_start} AS BIGINT) AS start_ms, {said_provider} AS provider,
         {said_customer} AS customer, ROW_NUMBER() OVER (

@@ -1,4 +1,4 @@
--- Settlement (invariant 11): what suppliers are owed against runs, entries, terms, freezes and batches.
+-- Settlement (invariant 11): what suppliers are owed against runs, entries, terms, freezes and payouts.
 --
 -- Guarantee: as in `ledger.sql`. What is about a settlement is its run's organisation's.
 
@@ -72,12 +72,12 @@ SELECT 'released_early' AS what, r.org_id, {no_window}, l.reservation, l.payout,
 FROM {released} WHERE p.at_ms < s.hold_until_ms OR (NOT s.takes_clawbacks AND p.at_ms < s.settled_ms + 3024000000)
 
 -- name: released
--- What batches released, line by line.
+-- What payouts released, line by line.
 payout_lines l JOIN payouts p ON p.payout = l.payout AND l.reversal IS NULL
 JOIN settlements s ON s.reservation = l.reservation JOIN reservations r ON r.reservation = l.reservation
 
 -- name: released_frozen
--- Of one moment, the batch may have come first.
+-- Of one moment, the payout may have come first.
 SELECT 'released_frozen' AS what, r.org_id, {no_window}, l.reservation, l.payout, p.at_ms, f.from_ms
 FROM {released} JOIN settlement_freezes f ON f.supplier = s.supplier
     AND (f.reservation IS NULL OR f.reservation = s.reservation)
@@ -101,17 +101,17 @@ SELECT 'released_twice' AS what, r.org_id, {no_window}, q.reservation, q.lines
 FROM (SELECT reservation, COUNT(*) AS lines FROM payout_lines GROUP BY reservation, COALESCE(reversal, '')) q
 JOIN reservations r ON r.reservation = q.reservation WHERE q.lines > 1
 
--- name: line
--- A line is of a batch of the same supplier.
-SELECT 'line' AS what, r.org_id, {no_window}, l.line, l.payout, s.supplier
+-- name: payout_line_supplier
+-- A line is of a payout of the same supplier.
+SELECT 'payout_line_supplier' AS what, r.org_id, {no_window}, l.line, l.payout, s.supplier
 FROM payout_lines l LEFT JOIN payouts p ON p.payout = l.payout LEFT JOIN settlements s ON s.reservation = l.reservation
 LEFT JOIN reservations r ON r.reservation = l.reservation
 WHERE p.payout IS NULL OR s.reservation IS NULL OR p.supplier <> s.supplier
 
--- name: batch
--- A batch is the sum of what it releases and takes off, and more than the lowest threshold of what it releases. Its
+-- name: payout_total
+-- A payout is the sum of what it releases and takes off, and more than the lowest threshold of what it releases. Its
 -- name says whose and of which month it is, so that there is one.
-SELECT 'batch' AS what, q.org_id, {no_window}, p.payout, p.total_micro, p.released_micro, p.carried_micro,
+SELECT 'payout_total' AS what, q.org_id, {no_window}, p.payout, p.total_micro, p.released_micro, p.carried_micro,
     COALESCE(q.released, 0) AS released, COALESCE(q.carried, 0) AS carried, COALESCE(q.threshold, 0) AS threshold
 FROM payouts p LEFT JOIN (
     SELECT l.payout, MAX(r.org_id) AS org_id, SUM(CASE WHEN l.reversal IS NULL THEN l.amount_micro ELSE 0 END)

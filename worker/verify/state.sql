@@ -135,9 +135,9 @@ SELECT 'swept_ahead' AS what, o.org_id, {no_window}, b.id AS bucket, b.sweep_nex
 FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
 WHERE b.sweep_next_ms > b.watermark_ms OR b.sweep_began_ms > CAST(:now_ms AS BIGINT) + 86400000
 
--- name: stopped_unsaid
+-- name: stopped_unrecorded
 -- An organisation is stopped if the last action about that stopped it.
-SELECT CASE WHEN o.stopped_at_ms IS NULL THEN 'unstopped' ELSE 'stopped_unsaid' END AS what, o.org_id, {no_window},
+SELECT CASE WHEN o.stopped_at_ms IS NULL THEN 'unstopped' ELSE 'stopped_unrecorded' END AS what, o.org_id, {no_window},
     o.stopped_at_ms, q.action, q.at_ms
 FROM orgs o LEFT JOIN (
     SELECT a.target, a.action, a.at_ms, ROW_NUMBER() OVER (PARTITION BY a.target ORDER BY a.action_id DESC) AS back
@@ -178,9 +178,9 @@ WHERE h.acked_at_ms IS NOT NULL AND NOT j.is_halted AND NOT EXISTS (
 SELECT 'read_waits' AS what, o.org_id, {no_window}, o.projection_due_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM orgs o WHERE o.projection_due_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
--- name: back
+-- name: verdict_regressed
 -- Invariant 8. An older read never overwrites a newer one, and a projection is written where the verdict changes.
-SELECT CASE WHEN q.read_ms < q.before_ms THEN 'back' ELSE 'verdict_repeated' END AS what, q.org_id, {no_window},
+SELECT CASE WHEN q.read_ms < q.before_ms THEN 'verdict_regressed' ELSE 'verdict_repeated' END AS what, q.org_id, {no_window},
     q.projection_id, q.read_ms, q.before_ms
 FROM (
     SELECT org_id, projection_id, read_ms,
@@ -205,8 +205,8 @@ WHERE j.is_halted <> o.is_halted OR o.projection_read_ms IS NULL OR o.projection
     OR (COALESCE(o.halt_reason, '') <> COALESCE(j.reason, '')
         AND COALESCE(j.reason, '') NOT IN ('estimate_wrong', 'exempt'))
 
--- name: verdict_unsaid
-SELECT 'verdict_unsaid' AS what, o.org_id, {no_window}, o.is_halted, o.halt_reason FROM orgs o
+-- name: verdict_unrecorded
+SELECT 'verdict_unrecorded' AS what, o.org_id, {no_window}, o.is_halted, o.halt_reason FROM orgs o
 WHERE (o.is_halted OR o.halt_reason IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM projections j WHERE j.org_id = o.org_id)
 
 -- name: pushes

@@ -22,7 +22,7 @@ SELECT 'counted' AS what, '' AS org_id, 0 AS window_ms, '' AS feature, COALESCE(
     0 AS n4, 0 AS n5, '' AS t1, '' AS t2
 FROM used
 UNION ALL
-SELECT 'owed', q.org_id, q.window_ms, q.feature, CASE WHEN q.sealed > q.total THEN q.total ELSE q.total - q.fresh END,
+SELECT 'unbilled_usage', q.org_id, q.window_ms, q.feature, CASE WHEN q.sealed > q.total THEN q.total ELSE q.total - q.fresh END,
     q.sealed, 0, 0, 0, '', ''
 FROM owed q JOIN placed o ON o.org_id = q.org_id AND q.window_ms >= o.floor_ms AND q.window_ms < o.watermark_ms
 WHERE (q.sealed > q.total OR q.sealed < q.total - q.fresh) AND {clean} AND EXISTS (

@@ -43,8 +43,8 @@ import sqlalchemy as sa
 from drawdown.schema import audit
 from drawdown.schema.sql import Queries, Values
 from drawdown.worker.verify.findings import FINDINGS
+from drawdown.worker.verify.incremental import BY_WINDOW, COUNTED, Before, Held, Mark, Point, before, mark, point
 from drawdown.worker.verify.questions import CHECKED, OPEN, STATE, STATEMENTS, USAGE
-from drawdown.worker.verify.since import BY_WINDOW, COUNTED, Before, Held, Mark, Point, before, mark, point
 
 LISTED: Final = 1_000
 """How many breaches are listed; all are counted."""
@@ -72,7 +72,7 @@ class Verification:
     checked: dict[str, int] = field(default_factory=dict)
     open: dict[str, int] = field(default_factory=dict)
     newest_action: str = ""
-    """The hash of the newest action on record: kept elsewhere, it shows a record that was written anew."""
+    """The hash of the newest action on record: kept elsewhere, it shows a record that was written again."""
     before: Before = field(default_factory=Before)
     """What was on record already: what came later it did not see."""
     mark: Mark | None = None

@@ -1,6 +1,6 @@
 """An account: a wallet in its parts, its entries and the rate card, as people and programs read it. Reads only.
 
-Guarantee: what is due in the wallet by now counts as done, as it does for a reservation: a hold that is over is free, a
+Guarantee: what is due in the wallet counts as done, as it does for a reservation: a hold that is over is free, a
 month that began is given; and what was used and is not charged yet is not available. What is left of the lots, less
 what no lot paid for, is the balance; available, reserved and unbilled are the balance, too, with what is over: what is
 left of lots that are over and not booked yet is in the balance, and in no lot. A tier that falls due is in the balance
@@ -20,10 +20,10 @@ from typing import Final, Literal
 
 import sqlalchemy as sa
 
-from drawdown.ledger import lots, maturing
+from drawdown.ledger import due_changes, lots
 from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.allocation import KINDS, ORDER, Lot
-from drawdown.ledger.maturing import look_ahead_with_lots
+from drawdown.ledger.due_changes import look_ahead_with_lots
 from drawdown.ledger.rates import Rate, read_rate_card
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
@@ -69,9 +69,9 @@ class Account:
 def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Account:
     """What a customer has; nothing where the wallet was never used."""
     hold = SQL.part("hold", {"customer_id": customer_id, "now_ms": now_ms}, of_settlements="of_customer")
-    look = maturing.look_part(customer_id, now_ms)
+    look = due_changes.look_part(customer_id, now_ms)
     read = together(connection, look=look, lots=lots.wallets_part([customer_id]), hold=hold)
-    found, given = maturing.look_ahead_by(connection, customer_id, read["look"], now_ms)
+    found, given = due_changes.look_ahead_by(connection, customer_id, read["look"], now_ms)
     kept = lots.lots_of([customer_id], [vars(row) for row in read["lots"]])[customer_id]
     in_lots = view_lots(connection, kept, given, customer_id, now_ms)
     kinds = {f"{kind}_micro": micro for kind, micro in in_lots.left_by_kind().items()}
@@ -214,7 +214,7 @@ class LotsView:
 
 
 def list_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> LotsView:
-    """All lots of a customer, by what is in the ledger now. What a plan gives by now is among them, whether anybody has
+    """All lots of a customer, by what is in the ledger now. What a plan gives is among them, whether anybody has
     looked at the wallet since or not."""
     kept = lots.read_all(connection, [customer_id])[customer_id]
     return view_lots(connection, kept, look_ahead_with_lots(connection, customer_id, now_ms)[1], customer_id, now_ms)
@@ -223,7 +223,7 @@ def list_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> LotsV
 def view_lots(
     connection: sa.Connection, kept: Sequence[Lot], given: Sequence[Lot], customer_id: str, now_ms: int
 ) -> LotsView:
-    """The same by lots that were read, and those that a plan gives by now."""
+    """The same by lots that were read, and those that a plan gives."""
     found = {customer_id: sorted((*kept, *given), key=lambda lot: lot.turn)}
     allocation = lots.allocations(connection, found, now_ms)[customer_id]
     rows, places = [], itertools.count(1)
@@ -328,7 +328,7 @@ class Org:
     halted_at: int | None
     halt_reason: str | None
     balance_micro: int | None
-    unseen_micro: int | None
+    unconfirmed_micro: int | None
     balance_read_ms: int | None
     runs_out_ms: int | None
 
@@ -374,8 +374,8 @@ def org_of(connection: sa.Connection, org_id: str) -> Org | None:
 
 
 def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standing:
-    """As it is once all that is due by now is done."""
-    found = maturing.look_ahead(connection, customer_id, now_ms)
+    """As it is once all that is due is done."""
+    found = due_changes.look_ahead(connection, customer_id, now_ms)
     unbilled = unbilled_micro(connection, customer_id, now_ms)
     return Standing(found.available_micro - unbilled, found.held_micro, found.balance_micro)
 

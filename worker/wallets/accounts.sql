@@ -48,7 +48,7 @@ SELECT EXISTS (
 FROM (SELECT 1 AS one) q LEFT JOIN topup_terms t ON t.customer_id = :customer_id AND t.mode = 'live'
 
 -- name: org
-SELECT billing_provider, is_halted, halted_at, halt_reason, balance_micro, unseen_micro, balance_read_ms, runs_out_ms
+SELECT billing_provider, is_halted, halted_at, halt_reason, balance_micro, unconfirmed_micro, balance_read_ms, runs_out_ms
 FROM orgs WHERE org_id = :org_id
 
 -- name: blocked

@@ -63,7 +63,7 @@ from drawdown.worker.catalog.wallets import (
     wallets_at,
 )
 from drawdown.worker.topup.actions import rearm_paid
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.wallets.accounts import account_of, list_lots, paid_from
 
 SQL = queries(__file__)
@@ -304,7 +304,7 @@ def _hold_plan(connection: sa.Connection, plan: str, max_concurrent: int | None)
 def require_sane_gives(plan: str, gives: Gives) -> None:
     """Errors: UsageError for what no plan can give."""
     if any(not 0 <= amount <= MAX_ENTRY_MICRO for amount in vars(gives).values()):
-        raise UsageError("what a plan gives lies between nothing and a thousand million credits")
+        raise UsageError("invalid credit of a plan: expected 0 to 1,000,000,000 credits")
     if gives.rollover_min_micro > gives.rollover_max_micro:
         raise UsageError("what rolls over at least is more than what rolls over at most: give a --rollover-max, too")
     if ":" in plan and gives.included_micro:
@@ -314,7 +314,7 @@ def require_sane_gives(plan: str, gives: Gives) -> None:
 def _require_sane_terms(holds: HoldTerms) -> None:
     amounts = (holds.unknown_hold_micro, holds.most_hold_micro, holds.most_held_micro)
     if any(amount is not None and not 0 < amount <= MAX_ENTRY_MICRO for amount in amounts):
-        raise UsageError("what a plan's runs hold is more than nothing, and at most a thousand million credits")
+        raise UsageError("invalid hold of a plan: expected more than 0, and at most 1,000,000,000 credits")
     if not 0 < holds.hold_factor_ppm <= MOST_FACTOR_PPM:
         raise UsageError("a plan's factor lies above 0, and is 1,000 at most")
     most = holds.most_hold_micro

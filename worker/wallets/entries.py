@@ -259,7 +259,7 @@ def entries_of_day(connection: sa.Connection, customer_id: str, day_ms: int) -> 
 
 
 def closing_micro(connection: sa.Connection, customer_id: str, to_ms: int) -> int:
-    """What was in the wallet then, of what is booked by now."""
+    """What was in the wallet then, of what is booked."""
     return int(SQL.run(connection, "closing", _from_then(customer_id, to_ms)).scalar_one())
 
 

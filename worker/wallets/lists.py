@@ -64,7 +64,7 @@ class WalletLine:
 
 @dataclass(frozen=True)
 class After:
-    """Where a page goes on: behind this customer, at this balance."""
+    """Where a page continues: behind this customer, at this balance."""
 
     customer_id: str
     balance_micro: int

@@ -44,7 +44,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.worker.catalog.wallets import billed_elsewhere, orgs_of
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 
@@ -65,7 +65,7 @@ def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> b
     if not is_clean_id(pool) or ":" in pool:
         raise UsageError("a pool's name has 1 to 200 characters, none of them a colon or a control character")
     if not pools.is_pool(connection, pool) and ids.is_known(connection, ids.CUSTOMER, pool):
-        raise Denied("taken", f"{pool} is a customer, whose wallet has that name: give the pool another one")
+        raise Denied("taken", f"the name {pool} is taken by a customer's wallet. Choose another one")
     ids.require_meant(connection, pool, new=new, kind=ids.POOL)
     is_new = pools.make(connection, pool, by)
     if is_new:
@@ -89,7 +89,7 @@ def allot(
     if pools.is_pool(connection, customer_id):
         raise Denied("is_pool", f"{customer_id} is a pool, too: allot to the customer who is to use it")
     if not 0 < amount_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("an allotment is more than nothing, and at most a thousand million credits")
+        raise UsageError("invalid allotment: expected more than 0, and at most 1,000,000,000 credits")
     if expires_ms <= by.now_ms:
         raise UsageError("an allotment ends later than now: this would be over already")
     if not is_clean_id(key):
@@ -117,7 +117,7 @@ def allow(
             "pays_itself", f"{payer} pays for its own runs anyway: name the organisation that it is to pay for"
         )
     if limit_micro is not None and not 0 < limit_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("a limit is more than nothing, and at most a thousand million credits")
+        raise UsageError("invalid limit: expected more than 0, and at most 1,000,000,000 credits")
     if not has_wallet(connection, payer) and billed_elsewhere(connection, payer, by.now_ms):
         # An empty wallet would halt a customer who is billed afterwards.
         text = f"{payer} has no credit here to pay with: `drawdown ledger grant {typed(payer, 'CREDITS')}` first"
@@ -146,7 +146,7 @@ def end(connection: sa.Connection, payer: str, org_id: str, by: By) -> bool:
 @dataclass(frozen=True)
 class PoolRow:
     """A pool, in micro-credits: what is available, what it ever allotted less what was taken back, and what of that
-    came back at an end; how many have an allotment that goes on."""
+    came back at an end; how many have an allotment that continues."""
 
     pool: str
     available_micro: int
@@ -529,7 +529,7 @@ LISTS: Final = (
     Listing(
         "payer list",
         "Payers",
-        "List who pays for whose runs, up to which limit, and what those runs hold and have cost.",
+        "List payers and the organisations they pay for: limit, credit held by executions, and cost.",
         _payers,
         ("payer", Column("org_id", "org"), Column("allowed", "pays", _pays), Column("spent_micro", "#spent"),
          Column("limit_micro", "#limit"), Column("since_ms", "since"), "reason"),

@@ -38,7 +38,7 @@ SQL = queries(__file__)
 FINAL_AFTER_MS: Final = 60 * MINUTE_MS
 """How long after its end a statement may still change: a transaction that began before may commit later."""
 LINES: Final = 100
-"""Of one section, unless it is said."""
+"""Of one section, unless it is given."""
 
 Section: TypeAlias = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "runs", "other"]
 SECTIONS: Final[tuple[Section, ...]] = (
@@ -203,7 +203,7 @@ def _read(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, 
 
 
 def _held(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int) -> list[HeldLine]:
-    """At the end of the span; of one that goes on, now."""
+    """At the end of the span; of one that continues, now."""
     is_over = span.to_ms <= now_ms
     values = {"customer_id": customer_id, "until_ms": min(span.to_ms, now_ms + 1), "at_most": most}
     rows = SQL.run(connection, "held", values, standing="stood_then" if is_over else "stands_now")

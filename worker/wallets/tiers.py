@@ -45,7 +45,7 @@ from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import as_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 
@@ -88,7 +88,7 @@ def set_tier(
     if at_once is None or price is None:
         raise UsageError(f"the tier {tier} is new: say what it is with --at-once and --price")
     if not 0 <= price <= MAX_ENTRY_MICRO:
-        raise UsageError("a tier costs from nothing to a thousand million credits a month")
+        raise UsageError("invalid price of a tier: expected 0 to 1,000,000,000 credits a month")
     found = Tier(tier, at_once, price)
     if found != was:
         tiers.set_tier(connection, found)

@@ -1,7 +1,7 @@
 """Charts as SVG, made by the server.
 
 Guarantee: bars are in percentages of their box and hold no text, so that nothing shrinks on a narrow screen; what they
-show is said in words and stands in a table beside them, too. The largest series has the first colour. Series add up to
+show is given in words and stands in a table beside them, too. The largest series has the first colour. Series add up to
 what the days do.
 """
 

@@ -13,7 +13,7 @@ from drawdown.server.console.frame.templates import url
 
 @dataclass(frozen=True)
 class Link:
-    """Where somebody goes on; those without the role are not shown it."""
+    """Where somebody continues; those without the role are not shown it."""
 
     text: str
     href: str
@@ -39,7 +39,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table. `kind`: number, time, id, state, step (a command, and what is said of it), or nothing;
+    """One cell of a table. `kind`: number, time, id, state, step (a command, and what is given of it), or nothing;
     `tone`: of a state, or bad of a number; `href`: where it leads; `links`: what may be done with the row; `under`: a
     second line, of less weight."""
 
@@ -56,7 +56,7 @@ class Cell:
 @dataclass(frozen=True)
 class Table:
     """A table. A head that begins with # is over numbers. `none`: what is said where there are no rows, and the command
-    that shows, or fills, it; `next`: the address of the next page of it; `folded`: what is said in its place until
+    that shows, or fills, it; `next`: the address of the next page of it; `folded`: what is given in its place until
     somebody opens it ('': it is open); `first`: where it begins, on a later page of it ('': here)."""
 
     title: str

@@ -103,7 +103,7 @@ FIRST: Final = re.compile(r"drawdown (?:'[^']*'|[^,;'])+")
 
 
 def step(text: object) -> Markup:
-    """What is to be done next: the command that it begins with, if one does, and what is said behind it."""
+    """What is to be done next: the command that it begins with, if one does, and what is given behind it."""
     said = clean(str(text))
     found = FIRST.match(said)
     if found is None:

@@ -43,7 +43,7 @@ from tests.crash.billers import HOUR_MS, LATENCY_MS, LATER, MINUTE_MS, Blockade
 from tests.crash.nursery import Nursery
 from tests.crash.toll import Toll
 from tests.emulators.serve import autumn_lines, serving_in_thread
-from tests.fresh import migrated
+from tests.sqlite_databases import migrated
 
 UNSENT = "SELECT COUNT(*) FROM pushes WHERE state = 'due' AND attempts = 0"
 UNSETTLED = "SELECT COUNT(*) FROM pushes WHERE state IN ('due', 'queued')"

@@ -28,7 +28,7 @@ from tests.crash.autumn.judge import (
 from tests.crash.autumn.setting import CHANGED, NEW_COST, Customer, Sample, Setting, Struck, emulated
 from tests.emulators.autumn_losses import Charge
 from tests.fake_provider import FakeProvider, capabilities
-from tests.fresh import fresh
+from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
 
 ZERO = Fraction(0)

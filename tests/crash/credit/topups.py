@@ -42,9 +42,9 @@ from tests.emulators.serve import serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.stripe_payments import CHARGE_FAULTS, LIST_FAULTS
 from tests.fake_payments import CAN
-from tests.fresh import migrated
 from tests.integration.topping import TERMS
 from tests.postgres_server import Server
+from tests.sqlite_databases import migrated
 
 ROLES = ("drainer-a", "drainer-b")
 WALLETS, SHARE = 12, 1 / 3
@@ -129,7 +129,7 @@ class Fillers(Hunt):
             if self.dice.random() < 0.15:
                 self.stripe.payments.put_in(f"cus_{name}", self.dice.choice(MANNERS))
                 by = By(self.clock.now_ms(), "test", "another card")
-                patiently(self.engine, partial(topups.arm, customer_id=name, by=by))
+                patiently(self.engine, partial(topups.resume, customer_id=name, by=by))
 
     def _run(self, org: str, key: str, cost: int) -> None:
         """A run that reserves a credit and costs more, where its wallet has one."""

@@ -36,8 +36,8 @@ from tests.crash.data import FROM_MS
 from tests.crash.hunt import Hunt
 from tests.crash.nursery import Child, Nursery
 from tests.crash.toll import Toll, sound
-from tests.fresh import migrated
 from tests.postgres_server import Server
+from tests.sqlite_databases import migrated
 
 CLIENTS = 8
 MOST_AT_ONCE = (*(1,) * 10, 2, CLIENTS + 1)

@@ -10,16 +10,16 @@ from typing import Any
 
 from drawdown.schema import database
 from drawdown.server.usage import intake
-from drawdown_client import calls, lines, outbox
+from drawdown_client import calls, connection, outbox
 from drawdown_client.errors import Unreachable
 from drawdown_client.spool import Spool
 
 
 def _a_cut_is_taken_for_an_answer() -> None:
     """A client whose connection broke off in a call thinks that the server has it."""
-    once = lines.Line.once
+    once = connection.Line.once
 
-    def taken(line: lines.Line, call: calls.Call) -> Any:
+    def taken(line: connection.Line, call: calls.Call) -> Any:
         try:
             return once(line, call)
         except Unreachable as error:
@@ -28,7 +28,7 @@ def _a_cut_is_taken_for_an_answer() -> None:
                 return {"results": [{"status": "accepted"}] * len(items)}
             raise
 
-    setattr(lines.Line, "once", taken)  # noqa: B010
+    setattr(connection.Line, "once", taken)  # noqa: B010
 
 
 def _a_new_id_each_time() -> None:

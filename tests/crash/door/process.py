@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 from drawdown.cli.main import run
 from drawdown.server.usage import intake
 from drawdown_client import Client, Item, Result, Settings, World
-from drawdown_client.lines import Line, _tls
+from drawdown_client.connection import Line, _tls
 from drawdown_client.outbox import Outbox
 from tests.crash.credit.shared import Board
 from tests.crash.door.planted import PLANTED

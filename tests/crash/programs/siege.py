@@ -45,8 +45,8 @@ from tests.crash.nursery import Nursery
 from tests.crash.programs.plans import FEATURE, GIVEN, METRICS, NOW_MS, ORGS, TYPE, Ask, batches, fills, uses
 from tests.crash.programs.process import TICKER, records
 from tests.crash.toll import Toll, sound
-from tests.fresh import migrated
 from tests.postgres_server import Server
+from tests.sqlite_databases import migrated
 from tests.world import Cells
 
 ASKERS: Final = ("asker-0", "asker-1", "asker-2")

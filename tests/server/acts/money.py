@@ -71,7 +71,7 @@ def _declined(home: Home) -> None:
 
 
 def _somebody_arms(home: Home) -> None:
-    _do(home, lambda c: topups.arm(c, "acme", home.fleet.by))
+    _do(home, lambda c: topups.resume(c, "acme", home.fleet.by))
     home.fleet.write("UPDATE topup_terms SET declines = 1")  # and that card was declined, once
 
 
@@ -166,7 +166,7 @@ EXAMPLES: Final = {
     ),
     "topup-stop": Example(_ACME, _NOBODY, _somebody_raises, prepare=_tops_up),
     "topup-shadow": Example(_ACME, _NOBODY, _somebody_raises, prepare=_stops),
-    "topup-arm": Example(_ACME, _NOBODY, _somebody_arms, prepare=_declined),
+    "topup-resume": Example(_ACME, _NOBODY, _somebody_arms, prepare=_declined),
     "topup-start": Example(_ACME, _NOBODY, _somebody_raises, prepare=_stops),
     "topup-stop-all": Example({}, {}, _kills),
     "topup-start-all": Example({}, {}, _revives, prepare=_kills),
@@ -184,7 +184,7 @@ EXAMPLES: Final = {
     "settlement-reverse": Example(
         {"run": "render-1", "amount": "0.5"}, {"run": "render-11", "amount": "9"}, _somebody_reverses, prepare=owes
     ),
-    "settlement-batch": Example(
+    "settlement-payout": Example(
         {"supplier": "pixel", "expect": "2"},
         {"supplier": "pixle", "expect": "3", "period": "2026-13"},
         None,

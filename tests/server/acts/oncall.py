@@ -11,8 +11,8 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.features import actions as features
 from drawdown.worker.halts import cells
-from drawdown.worker.orders import orders
-from drawdown.worker.orders.asked import AskedReplay
+from drawdown.worker.jobs import queue
+from drawdown.worker.jobs.job_payloads import ReplayJob
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider import actions as providers
@@ -125,13 +125,13 @@ CHOSEN_WRONG: Final = {"keys": "usage:acme:1:x", "org": "acmee", "provider": "no
 RANGE: Final = {"from": "2026-01-01", "to": "2026-01-01T00:10"}
 
 
-def orders_one(home: Home) -> int:
-    asked = AskedReplay(ReplayScope(("acme",)), T0, T0 + 2 * WINDOW_MS)
-    return write(home.engine, lambda c: orders.place(c, asked, home.fleet.by))
+def queues_one(home: Home) -> int:
+    asked = ReplayJob(ReplayScope(("acme",)), T0, T0 + 2 * WINDOW_MS)
+    return write(home.engine, lambda c: queue.place(c, asked, home.fleet.by))
 
 
 def _somebody_cancels(home: Home) -> None:
-    write(home.engine, lambda c: orders.cancel(c, 1, home.fleet.by))
+    write(home.engine, lambda c: queue.cancel(c, 1, home.fleet.by))
 
 
 def _other_terms(home: Home) -> None:
@@ -163,7 +163,7 @@ EXAMPLES: Final = {
         {"id": "acme", "all": "no", **RANGE},
         {"all": "perhaps", "id": "acmee", "provider": "embedded", "from": "soon", "to": "2025-12-31"},
     ),
-    "order-cancel": Example({"order": "1"}, {"order": "99"}, prepare=orders_one),
+    "job-cancel": Example({"job": "1"}, {"job": "99"}, prepare=queues_one),
     "halt": Example({"id": "acme"}, {"id": "acmee"}, _halt),
     "lift": Example({"id": "acme"}, {"id": "\x01"}, _lift, prepare=_halt),
     "push-retry": Example({"keys": KEY, "expect": "1"}, CHOSEN_WRONG, _due_again, _rejected),
@@ -219,7 +219,7 @@ EXAMPLES: Final = {
         {"event_type": "\x01", "feature": "R!", "unit": "x", "from": "x", "yes": "x", "new": "x"},
         _mapped,
     ),
-    "sample-mend": Example(
+    "sample-repair": Example(
         {"org": "acme", "as": "auto"},
         {"id": "in-second", "org": "acmee", "why": "x", "expect": "2", "as": "weeks"},
         _another,

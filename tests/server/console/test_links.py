@@ -23,13 +23,13 @@ SHOWN: Final = [
 ]
 ELSEWHERE: Final[Mapping[str, str]] = {
     "feature-map": "/console/pending",
-    "order-cancel": "/console/orders",
+    "job-cancel": "/console/jobs",
     "provider-pause": "/console/providers",
     "push-resolve": "/console/pushes?state=rejected",
     "push-retry": "/console/pushes?state=rejected",
-    "settlement-batch": "/console/settlements",
+    "settlement-payout": "/console/settlements",
     "settlement-freeze": "/console/settlement?key=render-1",
-    "topup-arm": "/console/billing?id=acme",
+    "topup-resume": "/console/billing?id=acme",
     "topup-shadow": "/console/billing?id=acme",
     "topup-start": "/console/billing?id=acme",
     "topup-start-all": "/console/billing",

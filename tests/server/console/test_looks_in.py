@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
-from drawdown.server.console.door import COOKIE
+from drawdown.server.console.session_auth import COOKIE
 from drawdown.server.settings import MySettings
 from drawdown.worker.access import people as console_users
 from tests.server.console_home import OURS, VIC, Home, secret

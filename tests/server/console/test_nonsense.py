@@ -19,12 +19,12 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.server.console import console as consoles
 from drawdown.server.console import my
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import Form
-from drawdown.server.console.door import COOKIE
 from drawdown.server.console.my import PAGES as MY_PAGES
 from drawdown.server.console.page import Page
 from drawdown.server.console.pages import ACTIONS, PAGES
+from drawdown.server.console.request_params import Ask
+from drawdown.server.console.session_auth import COOKIE
 from drawdown.worker.access import my_sessions
 from drawdown.worker.access.people import Person
 from tests.browser.sites import BIDI, HOSTILE

@@ -18,7 +18,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.screens.rules import audit as audit_page
 from drawdown.server.console.screens.rules import events as events_page
 from drawdown.server.console.screens.rules import limits as limits_page
-from drawdown.worker.access.audit import AuditFilter, Deed, list_deeds
+from drawdown.worker.access.audit import AuditEntry, AuditFilter, list_audit
 from drawdown.worker.checks import proofs
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
@@ -117,9 +117,9 @@ def test_a_chain_that_was_tampered_with_shows_on_the_very_page(home: Home) -> No
 
 
 def test_files_are_exactly_the_filter(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_page, "FILE_DEEDS", 3)
+    monkeypatch.setattr(audit_page, "FILE_ACTIONS", 3)
     monkeypatch.setattr(events_page, "FILE_EVENTS", 2)
-    deeds = read(home.engine, lambda c: list_deeds(c, AuditFilter(action="key_create"), most=99)).deeds
+    deeds = read(home.engine, lambda c: list_audit(c, AuditFilter(action="key_create"), most=99)).actions
     audit, events = home.get("/console/audit.csv?action=key_create", f"/console/events.csv?source={SOURCE}&type=order")
     rows = list(csv.DictReader(io.StringIO(audit.text)))
     assert [(row["number"], row["target"]) for row in rows] == [(str(one.action_id), one.target) for one in deeds]
@@ -202,7 +202,7 @@ def test_a_page_asks_twelve_times_at_most_however_much_there_is(home: Home) -> N
 def test_details_of_the_audit_are_times_and_credits() -> None:
     details = {"ends_ms": 1796380200000, "grant_limit_micro": 100_000_000, "was": {"halted": None, "until_ms": None},
                "lease_ms": 60_000, "count": 1234, "provider": "stripe", "new": True, "gone": None}  # fmt: skip
-    deed = Deed(1, T0, "x", "y", details, "ann", "why", "cli")
+    deed = AuditEntry(1, T0, "x", "y", details, "ann", "why", "cli")
     assert audit_page.details_of(deed) == (
         "ends 2026-12-04 10:30, grant limit 100.00 credits, was: nothing, lease ms 60,000, count 1,234, "
         "provider stripe, new true"

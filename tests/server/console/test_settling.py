@@ -48,7 +48,7 @@ class Owing(Home):
         write(self.engine, lambda c: settlements.reverse(c, run, key, micro, self.fleet.by))
 
     def batch(self, supplier: str) -> None:
-        write(self.engine, lambda c: settlements.batch(c, supplier, "2026-01", self.fleet.by))
+        write(self.engine, lambda c: settlements.make_payout(c, supplier, "2026-01", self.fleet.by))
 
     def step(self, org: str = "kid") -> str:
         page = shown(self, f"/console/org?id={org}&tab=usage")
@@ -96,7 +96,7 @@ def test_a_batch_is_offered_where_its_command_makes_one(home: Owing) -> None:
         home.set(name, new=False, threshold_micro=since * MICRO)
     page = shown(home, "/console/settlements")
     for name, made, above in (("raised", True, "1.00"), ("lowered", False, "100.00"), ("exact", False, "5.00")):
-        assert (f"/console/act/settlement-batch?supplier={name}&" in page) == made, name
+        assert (f"/console/act/settlement-payout?supplier={name}&" in page) == made, name
         figures = page.partition(f" {name} open ")[2]
         assert re.findall(r" 0\.00 0\.00 0\.00 ([\d.]+) ", figures)[0] == above, name
         if made:
@@ -107,7 +107,7 @@ def test_a_batch_is_offered_where_its_command_makes_one(home: Owing) -> None:
     home.ran("more", "raised", 5)
     home.set("raised", new=False, threshold_micro=0)
     home.ran("again", "raised", 5)
-    assert "act/settlement-batch?" not in shown(home, "/console/settlements"), "this month's was made"
+    assert "act/settlement-payout?" not in shown(home, "/console/settlements"), "this month's was made"
 
 
 def test_what_is_given_back_by_nobody_is_not_offered_to_be_taken_back(home: Owing) -> None:

@@ -11,7 +11,7 @@ from drawdown.ledger.reservations import Denied
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.orgs.assignments import assign
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools, tiers
 from tests.simulation.commerce.books import (

@@ -135,7 +135,7 @@ def release_of(shop: Shop, supplier: str) -> str:
 
 
 def _batch(connection: sa.Connection, by: By, supplier: str, month: str) -> tuple[tuple[Payout, bool], list[Line]]:
-    done = settlements.batch(connection, supplier, month, by)
+    done = settlements.make_payout(connection, supplier, month, by)
     return done, list(lines_of(connection, done[0].payout))
 
 

@@ -24,11 +24,11 @@ from drawdown.worker.guard.terms import Change, PlanLimit
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets.actions import grant
 from tests import leftovers
-from tests.fresh import fresh
 from tests.server.house import Caller, House
 from tests.simulation.door.books import BILLED, Books
 from tests.simulation.door.programs import Door, post
 from tests.simulation.mutants_remote import Patches
+from tests.sqlite_databases import fresh
 from tests.world import T0
 
 ROUNDS: Final = 40

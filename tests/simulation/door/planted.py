@@ -13,9 +13,10 @@ import sqlalchemy as sa
 from drawdown.events import cloudevents
 from drawdown.events.envelope import Unfit, UsageEvent
 from drawdown.schema.errors import DrawdownError
+from drawdown.server.http.errors import ApiError
 from drawdown.server.usage import intake
 from drawdown.server.usage import items as item_routes
-from drawdown.server.usage.intake import Result, Sent
+from drawdown.server.usage.intake import Body, Result, Sent
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import counters as guard_counts
 from drawdown.worker.guard import use as guard
@@ -31,21 +32,17 @@ from tests.simulation.planting import Kind
 def _answered_before_the_commit(patches: Patches) -> None:
     """A batch whose commit fails is answered as if it had gone in."""
 
-    def wrong(self: intake.Intake, engine: sa.Engine, taker: Any, sent: Sent) -> list[Result]:
-        read = list(taker.read(sent))
-        fit = [one for one in read if not isinstance(one, Unfit)]
-        self._quotas.take(sent.key.name, len(read), Counter(map(taker.org_of, fit)), sent.now_ms)
+    def wrong(self: intake.Intake, engine: sa.Engine, body: Body, fit: Sequence[Any], now_ms: int) -> Sequence[Result]:
         kept: list[Result] = []
 
         def work(connection: sa.Connection) -> None:
-            kept[:] = taker.store(connection, fit, sent)
+            kept[:] = body.taker.store(connection, fit, replace(body.sent, now_ms=now_ms))
 
         with suppress(DrawdownError):
             vars(intake)["write"](engine, work)
-        stored = iter(kept)
-        return [intake.unfit(one) if isinstance(one, Unfit) else next(stored) for one in read]
+        return kept
 
-    patches.put(intake.Intake, "_done", wrong)
+    patches.put(intake.Intake, "_store", wrong)
 
 
 def _one_bad_item_stops_all(patches: Patches) -> None:
@@ -61,13 +58,16 @@ def _one_bad_item_stops_all(patches: Patches) -> None:
 
 def _answers_shift(patches: Patches) -> None:
     """The answers stand in the order of what went in."""
-    right = intake.Intake._done
+    right = intake.Intake._answer_all
 
-    def wrong(self: intake.Intake, *given: Any) -> list[Result]:
-        found: list[Result] = right(self, *given)
-        return sorted(found, key=lambda one: one.status == "invalid")
+    def wrong(self: intake.Intake, engine: sa.Engine, bodies: Sequence[Body]) -> list[list[Result] | ApiError]:
+        found = right(self, engine, bodies)
+        return [
+            one if isinstance(one, ApiError) else sorted(one, key=lambda each: each.status == "invalid")
+            for one in found
+        ]
 
-    patches.put(intake.Intake, "_done", wrong)
+    patches.put(intake.Intake, "_answer_all", wrong)
 
 
 def _foreign_is_taken(patches: Patches) -> None:

@@ -5,18 +5,27 @@ Guarantee: all calls that use anything stand in this module.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
+from drawdown.events.envelope import UsageEvent
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.emission import Emission
 from drawdown.worker.guard.use import Answer, Wish
+from drawdown.worker.sources.events.store import sample_id_of
+from drawdown.worker.sources.events.types import Bringer
 from tests.simulation.callers import Caller
 from tests.simulation.guarding.books import Books, BooksOracle
+from tests.simulation.oracle import Sample
+
+SOURCE: Final = "/guarded"
+"""Of the events that uses emit."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Call:
         match self.what:
             case "consume":
                 assert self.wish is not None
-                return guard.consume(connection, self.key, self.wish, by)
+                return guard.consume(connection, self.key, self.wish, by, self.event(by.now_ms))
             case "reserve":
                 assert self.wish is not None
                 return guard.reserve(connection, self.key, self.wish, by)
@@ -43,6 +52,18 @@ class Call:
                 return guard.extend(connection, self.key, self.amount, self.for_ms, by)
         end = guard.settle if self.what == "settle" else guard.release
         return end(connection, self.key, self.amount or 0, by)
+
+    @property
+    def emits(self) -> bool:
+        """Of every second key's uses, so that no draw of another life changes."""
+        return self.what == "consume" and zlib.crc32(self.key.encode()) % 2 == 0
+
+    def event(self, now_ms: int) -> Emission | None:
+        """What it emits: it says no time, and has the first call's."""
+        if not self.emits or self.wish is None:
+            return None
+        event = UsageEvent(SOURCE, self.key, "guard.done", self.org, self.wish.amount, now_ms)
+        return Emission(event, False, False, Bringer(key_name="app"))
 
 
 @dataclass
@@ -62,9 +83,21 @@ class Product(Caller):
         """The answer, or how it was denied."""
         self.dies(one.work, Denied)
         try:
-            return self.write(one.work)
+            answer = self.write(one.work)
         except Denied as denied:
             return denied
+        if answer.event is not None:
+            self._emitted(one)
+        return answer
+
+    def _emitted(self, one: Call) -> None:
+        """The oracle knows of the event's sample, with which the seal has to reckon."""
+        event = one.event(self.now)
+        assert event is not None
+        said = event.event
+        name = sample_id_of(said.source, said.event_id)
+        for (meter,) in self.world.rows("SELECT meter FROM event_types WHERE event_type = :name", name=said.event_type):
+            self.world.oracle.took(Sample(name, said.org_id, said.occurred_ms, int(meter), said.quantity, good=True))
 
     def compare(self, one: Call, answer: Any, want: Mapping[str, Any]) -> None:
         """`want`: what has to stand in the answer, by name; `denied` alone: with which code it is refused."""

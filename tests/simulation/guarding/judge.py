@@ -15,7 +15,7 @@ from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.verify.verify import verify
 from tests.simulation.credit import judged as tills
 from tests.simulation.guarding.books import PERIODS, begin_of
-from tests.simulation.guarding.calling import Product
+from tests.simulation.guarding.calling import SOURCE, Call, Product
 from tests.simulation.guarding.product import free
 
 ALL: Final = 1_000_000
@@ -29,6 +29,7 @@ def judged(product: Product) -> list[str]:
         *(f"reconcile: {drift}" for drift in world.read(lambda c: views.drifts(c, 0, ALL))),
         *tills(world),
         *_uses(product),
+        *_events(product),
         *_counters(product),
         *_rates(product),
         *_overrides(product),
@@ -49,6 +50,20 @@ def _uses(product: Product) -> Iterator[str]:
         if have != want or (one.decision, one.would, one.degraded) != (use.decision, use.would, use.degraded):
             yield f"{key} is {one}, and should be {use}"
     yield from (f"{one} is a use that nobody was told of" for one in found.values())
+
+
+def _events(product: Product) -> Iterator[str]:
+    """Each use that emits has its event, with what it used, when it was used; and no other event is there."""
+    text = "SELECT event_id, org_id, quantity, ts FROM usage_events WHERE source = :source"
+    found = {str(key): said for key, *said in product.world.rows(text, source=SOURCE)}
+    want = {
+        key: [one.org, one.asked, one.at_ms]
+        for key, one in product.books.uses.items()
+        if one.said[0] == "consume" and Call("consume", key, one.org).emits
+    }
+    for key in sorted(found.keys() | want.keys()):
+        if found.get(key) != want.get(key):
+            yield f"the event of {key} is {found.get(key)}, and should be {want.get(key)}"
 
 
 def _counters(product: Product) -> Iterator[str]:

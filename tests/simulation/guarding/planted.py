@@ -11,6 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.guard import decide, periods
+from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
@@ -118,6 +119,18 @@ def _any_plan_first(patches: Patches) -> None:
         patches.put(where, "limits_of", wrong)
 
 
+def _blocked_and_emitted(patches: Patches) -> None:
+    """A use that is blocked for lack of credit leaves its event behind."""
+
+    def wrong(_: sa.Connection, book: guard.Book, ask: guard.Ask) -> Any:
+        try:
+            return guard.decide_use(book, ask)
+        except (Refused, UsageError) as error:
+            return error
+
+    patches.put(guard, "_answered", wrong)
+
+
 PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
     "a use that is given again is another one": (_each_call_is_another, "was answered Denied"),
     "a hold that is over goes on counting": (
@@ -176,6 +189,8 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
         lambda p: p.query(guard_facts, "seen", "x.next_due_ms", "NULL AS next_due_ms"),
         "",
     ),
+    "a blocked use emits its event": (_blocked_and_emitted, "pending"),
+    "a use emits nothing": (lambda p: p.put(guard, "_emit", lambda *given: None), "the event of"),
     "denials count once a minute": (
         lambda p: p.query(
             guard_counts, "deny", "count = guard_denials.count + excluded.count", "count = guard_denials.count"
@@ -186,6 +201,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
 """Each bug, and a part of what is said of it."""
 TICKS: Final = 8
 SEEN_AT: Final[dict[str, int]] = {
+    "a blocked use emits its event": 1,
     "a hold that is over goes on counting": 10,
     "what is given back is not given back to its day": 3,
     "any plan stands before the plan": 1,

@@ -240,6 +240,8 @@ def _take(product: Product, one: Call) -> str:
     if said.decision == "block":
         product.lost.add(one.key)
         return f"{one.what} {one.key}: {said.reason}"
+    if one.emits:
+        product.note("emitted")
     books.note_warned(_who(product, wish.org_id), wish.metric, wish.amount, now, now)
     books.uses[one.key] = Used(
         wish.org_id, wish.metric, books.metrics[wish.metric], now, wish.amount, wish.amount, state,

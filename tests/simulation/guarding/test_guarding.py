@@ -22,7 +22,7 @@ HAPPENED: Final = (
     "because_needs_quantities", "because_payer_not_allowed", "called_again", "called_again_later",
     "died_before_commit", "in_conflict", "other_content", "extended", "settled", "settled_late", "released",
     "limit_set", "limit_ended", "override_asked", "override_in_force", "override_approve", "override_end", "said_again",
-    "terms_phase", "given", "forgone_by_metric",
+    "terms_phase", "given", "forgone_by_metric", "emitted",
 )  # fmt: skip
 STRUCK: Final = ("image", "crash_before_commit", "commit_answer_lost", "transaction_failed")
 EXPECTED: Final = frozenset((*STRUCK, "restored", "topped up", *(f"guard_{kind}" for kind in HAPPENED)))

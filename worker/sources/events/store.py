@@ -59,7 +59,7 @@ Event: TypeAlias = tuple[dict[str, str], UsageEvent]
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of one event. `pending`: it is kept, and billed once the reason (`code`) is mended."""
+    """What became of one event. `pending`: it is kept, and billed once the reason (`code`) is fixed."""
 
     status: Status
     code: str | None = None
@@ -89,8 +89,9 @@ _OTHER: Final = Taken(
     "conflict", "other_content", "its source and id were taken before, with other content: that stays, and this one is "
     "kept aside; withdraw that one, and send this one with an id of its own",
 )  # fmt: skip
+REPEATED: Final = "key_repeated"
 _REPEATED: Final = Taken(
-    "invalid", "key_repeated", "another item of this batch has its source and id, and was refused: send this one alone"
+    "invalid", REPEATED, "another item of this batch has its source and id, and was refused: send this one alone"
 )
 _FOREIGN: Final = Taken("conflict", "other_content", "a sample that is no event's has its id")
 UNASSIGNED: Final = Taken("pending", "unassigned", "nobody bills its organisation then: `drawdown org assign`")
@@ -154,7 +155,7 @@ def _take(
 
 def keep_above_floor(connection: sa.Connection, org_id: str, events: Sequence[UsageEvent]) -> None:
     """Nobody raises an organisation's floor past its events that were taken here: whoever would looks, under S1's lock,
-    at what came in before, and those of a transaction that goes on are not seen. No seal waits for more than what
+    at what came in before, and those of a transaction that continues are not seen. No seal waits for more than what
     follows. Errors: Refused where it was raised past them since they were taken."""
     lock_org(connection, org_id)
     floor = max((int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": [org_id]})), default=0)
@@ -303,7 +304,7 @@ def _standing(
     if not spots:
         return {}
     by_meter = {meter: name for name, meter in known.items()}
-    # Also what makes a feature by now: it may have ended by the commit, and a price be set for what nothing bills then.
+    # Also what makes a feature: it may have ended by the commit, and a price be set for what nothing bills then.
     types.share(connection, {by_meter[meter] for _, _, meter in spots.values()})
     rows = [dict(zip(("org_id", "window_ms", "meter"), spot, strict=True)) for spot in sorted(set(spots.values()))]
     billed, featureless = {}, set()
@@ -405,7 +406,7 @@ NOT_YET_MS: Final = LATE_HORIZON_MS - DAY_MS
 def hold(connection: sa.Connection, used: Sequence[tuple[str, int]], taken: Sequence[Taken], now_ms: int) -> bool:
     """Let nobody raise a floor past old usage that went in here until it is committed; False where one was raised past
     it since it was taken: then it is to be taken again. Whoever raises one looks, under S1's lock, at what came in
-    before, and does not see a transaction that goes on. SQLite has one writer at a time. `used`: of each item its
+    before, and does not see a transaction that continues. SQLite has one writer at a time. `used`: of each item its
     organisation, and when.
     """
     if connection.dialect.name != "postgresql":

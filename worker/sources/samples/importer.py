@@ -459,7 +459,7 @@ Record = tuple[int, bytes, Sample | BadRow]
 
 
 _BOM: Final = b"\xef\xbb\xbf"
-_AGAIN: Final = "mend the file and give all of it again, nothing is counted twice"
+_AGAIN: Final = "fix the file and give all of it again, nothing is counted twice"
 
 
 def unzipped(name: str) -> Path:

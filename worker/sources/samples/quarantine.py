@@ -1,6 +1,6 @@
-"""Quarantined samples as a person looks for them: each with its reason and the ways to mend it. Reads only.
+"""Quarantined samples as a person looks for them: each with its reason and the ways to fix it. Reads only.
 
-Guarantee: a page has at most MAX_ROWS rows and goes on after the last id of the page before. Every sample in the
+Guarantee: a page has at most MAX_ROWS rows and continues after the last id of the page before. Every sample in the
 quarantine's counts is in it. A host may write ids of megabytes: text that is too long is cut in the database, and
 samples whose texts begin alike are one row, which gives their number.
 """
@@ -93,9 +93,9 @@ def require_reason(connection: sa.Connection, given: str) -> None:
 def list_quarantined(
     connection: sa.Connection, chosen: QuarantineFilter, now_ms: int, *, after: str = "", most: int = 100
 ) -> SamplePage:
-    """One page, by id, with the time that each could be mended to. Errors: UsageError for more than MAX_ROWS rows."""
+    """One page, by id, with the time that each could be fixed to. Errors: UsageError for more than MAX_ROWS rows."""
     if not 0 < most <= MAX_ROWS:
-        raise UsageError(f"a page has 1 to {MAX_ROWS:,} rows; `--after` goes on")
+        raise UsageError(f"invalid page size: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--after`")
     rows = _quarantined(connection, chosen, after, most + _OF_ONE_ID)
     found = [_with_meaning(_counted(row_of(row), row), now_ms) for row in rows]
     last = found[most - 1].sample_id if len(found) > most else ""

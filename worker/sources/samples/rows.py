@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 from zoneinfo import ZoneInfo
 
+from drawdown.events.body_items import Item
 from drawdown.events.envelope import Unfit
 from drawdown.events.fields import from_iso, moment_of
-from drawdown.events.reading import Item
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
@@ -67,7 +67,7 @@ class ImportOptions:
     strict: bool = False
     """All files of the call, every row, or nothing."""
     rejects: Path | None = None
-    """A CSV file (file, line, column, reason, text) for the refused rows; written anew by each call."""
+    """A CSV file (file, line, column, reason, text) for the refused rows; written again by each call."""
     chunk_rows: int = 10_000
     """Rows per transaction."""
 

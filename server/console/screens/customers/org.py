@@ -13,16 +13,16 @@ import sqlalchemy as sa
 from drawdown.schema.audit import require_org
 from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Table, act
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.customers import usage
 from drawdown.server.console.screens.money import cells, wallets
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.rules.cells import number, said, time
-from drawdown.worker.access.audit import AuditFilter, list_deeds
-from drawdown.worker.guard.standing import Standing, StandingRow, standing_of
+from drawdown.worker.access.audit import AuditFilter, list_audit
+from drawdown.worker.guard.allowances import Standing, StandingRow, standing_of
 from drawdown.worker.orgs import lists as org_history
 from drawdown.worker.status import tables
 from drawdown.worker.verdict.effective_balance import verdict_history
@@ -32,7 +32,7 @@ from drawdown.worker.wallets.accounts import PaidFrom, list_lots, paid_from, pay
 Tab = Callable[[sa.Connection, Ask], Mapping[str, object]]
 PUSH_TONES: Final = {"in_doubt": "bad", "rejected": "bad", "due": "warn", "queued": "warn"}
 PUSH_DAYS: Final = 1
-MOST_DEEDS: Final = 100
+MOST_AUDITED: Final = 100
 HALTS: Final = "/console/halts"
 
 
@@ -111,7 +111,7 @@ def audit(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     rows = [
         (Cell(figures.time(one.at_ms), "time"), Cell(one.action.replace("_", " ")), Cell(one.actor, "id"),
          Cell(one.via, narrow=False), Cell(one.reason, "id"))
-        for one in list_deeds(connection, AuditFilter(target=org_id), most=MOST_DEEDS).deeds
+        for one in list_audit(connection, AuditFilter(target=org_id), most=MOST_AUDITED).actions
     ]  # fmt: skip
     heads = ("At, UTC", "What", "Who", "Through", "Why")
     none = "Nobody changed anything of it."

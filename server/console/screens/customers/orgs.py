@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
+from drawdown.server.console.request_params import Ask
 from drawdown.worker.orgs.lists import STATES, OrgFilter, Place, every_org, list_orgs, providers_and_plans
 from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS, last_round_ms
 

@@ -15,21 +15,21 @@ import sqlalchemy as sa
 
 from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall.ticks import ENDS
 from drawdown.worker.cluster.lists import worker_lines
 from drawdown.worker.guard.lists import open_overrides
 from drawdown.worker.orgs.lists import RunningOut, running_out
+from drawdown.worker.push.backlog import Waiting
 from drawdown.worker.push.lists import WaitSum, wait_sums
 from drawdown.worker.push.unresolved import AWAITING_CREDIT, UNTIL_CREDIT
-from drawdown.worker.push.waiting import Waiting
-from drawdown.worker.status.backlog import OrdersLeft
-from drawdown.worker.status.standing import PENDING, Call, Standing, Status, Why, how_much
-from drawdown.worker.status.standing import calls as calls_of
+from drawdown.worker.status.backlog import JobsLeft
 from drawdown.worker.status.status import WHAT, status
+from drawdown.worker.status.system_state import PENDING, Call, Standing, Status, Why, how_much
+from drawdown.worker.status.system_state import calls as calls_of
 from drawdown.worker.status.ticks import TickRow, ticks_since
 from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS
 
@@ -66,7 +66,7 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
     in_doubt = sum(provider.in_doubt for provider in standing.providers)
     rejected = sum(provider.rejected for provider in standing.providers)
     waiting = sum(provider.waiting for provider in standing.providers)
-    stopped, orders, at_ms = standing.left.stopped_orgs, standing.orders, standing.at_ms
+    stopped, jobs, at_ms = standing.left.stopped_orgs, standing.jobs, standing.at_ms
     ticked = None if standing.last_tick is None else standing.last_tick.started_ms
     return [
         _pending(standing),
@@ -77,8 +77,8 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
         _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
         _count("Halted", standing.halted, "organisations that may start nothing", "bad", "/console/orgs?state=halted"),
         _runs_out(running_out, standing.watch_ms, at_ms),
-        _count("Orders open", orders.open, _waits_since(orders, at_ms), "warn", ORDERS),
-        _count("Orders failed", orders.failed, "in the last 24 hours", "warn", ORDERS),
+        _count("Jobs open", jobs.open, _waits_since(jobs, at_ms), "warn", JOBS),
+        _count("Jobs failed", jobs.failed, "in the last 24 hours", "warn", JOBS),
         _moment("Last tick", ticked, at_ms, "/console/ticks"),
         _moment("Last watch round", standing.watch_ms, at_ms),
     ]
@@ -105,8 +105,8 @@ def _runs_out(orgs: int, watch_ms: int | None, at_ms: int) -> Tile:
     return _count(name, orgs, "as the watch estimates", "warn", href)
 
 
-def _waits_since(orders: OrdersLeft, at_ms: int) -> str:
-    return "to be done by ticks" if orders.since_ms is None else f"the oldest {figures.ago(orders.since_ms, at_ms)}"
+def _waits_since(jobs: JobsLeft, at_ms: int) -> str:
+    return "to be done by ticks" if jobs.since_ms is None else f"the oldest {figures.ago(jobs.since_ms, at_ms)}"
 
 
 def _moment(name: str, ms: int | None, at_ms: int, href: str = "") -> Tile:
@@ -143,15 +143,15 @@ def _many(ticks: list[TickRow]) -> str:
 
 PUSHES: Final = "/console/pushes"
 PROVIDERS: Final = "/console/providers"
-ORDERS: Final = "/console/orders"
+JOBS: Final = "/console/jobs"
 ENDING: Final = "/console/orgs?within=24h"
 WORDS: Final[Mapping[Why, str]] = {
-    "lost": "lost", "clock": "clock", "undelivered": "halt late", "unheeded": "unheeded",
+    "lost": "lost", "clock": "clock", "undelivered": "halt late", "ignored": "ignored",
     "missed": "no tick", "stopped": "stopped",
     "problem": "problem", "refused": "refused",
     "in_doubt": "in doubt", "rejected": "rejected", "gone": "deleted", "balance": "differs",
 }  # fmt: skip
-OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "undelivered", "unheeded", "balance")
+OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "undelivered", "ignored", "balance")
 MOST_ENDING: Final = 5
 """Organisations that run out within a day and have a row of their own; the list has them all."""
 MOST_REASONS: Final = 3
@@ -162,7 +162,7 @@ MOST_CALLS: Final = 50
 
 @dataclass(frozen=True)
 class Need:
-    """Something that needs somebody: how grave, what, and the command that shows or mends it."""
+    """Something that needs somebody: how grave, what, and the command that shows or fixes it."""
 
     tone: str
     word: str
@@ -256,11 +256,11 @@ def _place(call: Call, standing: Standing) -> str:
         return url(PUSHES, state=call.why, provider=call.about)
     if call.why == "problem" and standing.last_tick is not None:
         return url("/console/tick", id=standing.last_tick.tick_id)
-    return {"missed": "/console/ticks", "unheeded": "/console/halts", "balance": "/console/reconcile"}.get(call.why, "")
+    return {"missed": "/console/ticks", "ignored": "/console/halts", "balance": "/console/reconcile"}.get(call.why, "")
 
 
 def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
-    """What a tick, or the end of a pause, may mend."""
+    """What a tick, or the end of a pause, may fix."""
     found = [
         Need(
             "warn",
@@ -303,9 +303,9 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
         )
         for usage in standing.pending
     ]
-    if count := standing.orders.failed:
-        what = f"{count:,} order{'' if count == 1 else 's'} failed in the last 24 hours"
-        found.append(Need("warn", "failed", what, "drawdown order list", href=ORDERS))
+    if count := standing.jobs.failed:
+        what = f"{count:,} job{'' if count == 1 else 's'} failed in the last 24 hours"
+        found.append(Need("warn", "failed", what, "drawdown job list", href=JOBS))
     return found
 
 

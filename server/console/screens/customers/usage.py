@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MICRO
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.frame.parts import Tile
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import wallets
 from drawdown.server.console.screens.money.cells import of_entry
 from drawdown.worker.usage.lists import Share, last_days, read_shares
@@ -123,7 +123,7 @@ def elsewhere(connection: sa.Connection, org: Any, paid: PaidFrom, now_ms: int) 
     nothing, that it is not known. `org`: its row."""
     if org is None or org.billing_provider in HERE or org.balance_micro is None:
         return [wallets.nothing_here(paid)]
-    left = org.balance_micro - (org.unseen_micro or 0)
+    left = org.balance_micro - (org.unconfirmed_micro or 0)
     tone, said = (
         "bad" if left <= 0 else "",
         f"{'owed; ' if left < 0 else ''}read {figures.ago(org.balance_read_ms, now_ms)}",

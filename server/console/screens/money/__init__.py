@@ -8,7 +8,7 @@ from drawdown.server.console.page import Page
 from drawdown.server.console.screens.money import (
     billing,
     drift,
-    orders,
+    jobs,
     reconcile,
     settlements,
     topups,
@@ -45,6 +45,6 @@ ACTIONS: Final = (
     *wallet_acts.GRANTS,
     *wallet_acts.LOT_ACTIONS,
     *topups.ACTIONS,
-    *orders.ACTIONS,
+    *jobs.ACTIONS,
     *settlements.ACTIONS,
 )

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from drawdown.schema.declare import YES
 from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells, wallets
 from drawdown.server.console.screens.money.wallets import topped_up
 from drawdown.worker.topup import lists as topups
@@ -355,14 +355,14 @@ def state_of(terms: BillingTerms) -> Cell:
 
 
 def pause(terms: BillingTerms, customer: str) -> list[Link]:
-    """What may be done to a top-up from here; what asks the payment service is ordered."""
+    """What may be done to a top-up from here; what asks the payment service is queued."""
     if terms.mode is None:
         return []
     found = [] if terms.mode == "live" else [act("Start top-up", "topup-start", id=customer)]
     if terms.mode == "stopped":
         return [*found, act("Try top-up out", "topup-shadow", id=customer)]
     other_card = terms.blocked_ms is not None or terms.declines
-    found += [act("Go on with another card", "topup-arm", id=customer)] if other_card else []
+    found += [act("Go on with another card", "topup-resume", id=customer)] if other_card else []
     return [*found, act("Pause top-up", "topup-stop", id=customer)]
 
 
@@ -394,8 +394,6 @@ def top_up(terms: BillingTerms, customer: str, now_ms: int) -> Table:
         why = f"{figures.time(terms.stopped_ms)} by {terms.stopped_by}: {terms.stopped_reason}"
         facts.append((Cell("All were stopped, UTC"), Cell(why, "id")))
     start = terms.mode == "stopped" or terms.blocked_ms is not None
-    verb = "arm" if terms.blocked_ms is not None else "start"
-    note = (
-        "Another card, or a start, asks the payment service first: it is ordered, and a tick does it." if start else ""
-    )
+    verb = "resume" if terms.blocked_ms is not None else "start"
+    note = "Another card, or a start, asks the payment service first: a tick does it." if start else ""
     return Table(title, heads, facts, "", cells.command("topup", verb if start else "show", customer), note=note)

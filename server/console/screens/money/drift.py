@@ -9,11 +9,11 @@ import sqlalchemy as sa
 
 from drawdown.schema.typed.parsing import show_percent
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.checks.checks import last_checks
 from drawdown.worker.parity import lists as parity

@@ -9,11 +9,11 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.units import DAY_MS, show_difference
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.reconcile import lists as reconciliations
 from drawdown.worker.reconcile.lists import MOST_COUNTED, After, Compared, ComparedAt, ComparedFilter, Told

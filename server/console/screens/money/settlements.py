@@ -1,5 +1,5 @@
-"""What suppliers are owed: by supplier, settlement by settlement, and the batches that released it; one settlement;
-and what is done about them: freezes, reversals, batches.
+"""What suppliers are owed: by supplier, settlement by settlement, and the payouts that released it; one settlement;
+and what is done about them: freezes, reversals, payouts.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from drawdown.schema.declare import YES, Fact
 from drawdown.schema.typed.parsing import show_percent
 from drawdown.schema.units import show_difference
 from drawdown.server.console.action import Action, Doing, Done, Field
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.push import actions as balances
 from drawdown.worker.settlements import actions as settlement_actions
 from drawdown.worker.settlements import lists as settlements
 from drawdown.worker.settlements.lists import (
     Account,
-    NextBatch,
+    NextPayout,
     SettlementFilter,
     Sums,
     show_settlement,
@@ -38,16 +38,16 @@ from drawdown.worker.settlements.lists import (
 PATH: Final = "/console/settlements"
 STATES: Final[tuple[str, ...]] = get_args(Standing)
 SAID: Final = {
-    "hold": "waits out its time", "eligible": "in the next batch", "frozen": "a person holds it back",
+    "hold": "waits out its time", "eligible": "in the next payout", "frozen": "a person holds it back",
     "released": "handed over to be paid", "reversed": "not owed after all",
 }  # fmt: skip
 COLUMNS: Final = (
-    "run", "org_id", "project", "supplier", "state", "batch", "settled_at", "held_until", "charged", "share_ppm",
+    "run", "org_id", "project", "supplier", "state", "payout", "settled_at", "held_until", "charged", "share_ppm",
     "owed", "clawed_back",
 )  # fmt: skip
-OF_ALL: Final = "Of all organisations and states, whatever is chosen: a batch is of all that a supplier is owed."
+OF_ALL: Final = "Of all organisations and states, whatever is chosen: a payout is of all that a supplier is owed."
 MOST_SUPPLIERS: Final = 25
-MOST_BATCHES: Final = 20
+MOST_PAYOUTS: Final = 20
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -58,7 +58,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         suppliers = settlements.list_suppliers(connection, ask.now_ms, MOST_SUPPLIERS)
     place = ask.text("after")
     found, after = settlements.page(connection, chosen, ask.now_ms, place)
-    batches = settlements.list_batches(connection, chosen.supplier, MOST_BATCHES)
+    payouts = settlements.list_payouts(connection, chosen.supplier, MOST_PAYOUTS)
     query = {"state": state, "supplier": chosen.supplier, "org": chosen.org}
     filters = [
         Filter("state", "State", state, [("", "any"), *((one, one) for one in STATES)]),
@@ -68,7 +68,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     following = url(PATH, **query, after=after) if after else ""
     options = [word for name, value in query.items() if value for word in (f"--{name}", value)]
     tables = [
-        _suppliers(suppliers, settlements.next_batches(connection, suppliers, ask.now_ms), bool(state or chosen.org)),
+        _suppliers(suppliers, settlements.next_payouts(connection, suppliers, ask.now_ms), bool(state or chosen.org)),
         settlements_table(
             found,
             cells.command("settlement", "list", *options),
@@ -76,7 +76,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             url(PATH, **query) if place else "",
             bool(options),
         ),
-        _batches(batches, chosen.supplier),
+        _payouts(payouts, chosen.supplier),
     ]
     file = url(f"{PATH}.csv", **query)
     if state or chosen.org:
@@ -84,7 +84,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     else:
         tiles = _tiles([one.sums for one in suppliers], STATES, _first(suppliers))
         carried = sum(one.sums.carried_micro for one in suppliers)
-        tiles.append(Tile("To be clawed back", figures.credits(carried), "less in the next batches"))
+        tiles.append(Tile("To be clawed back", figures.credits(carried), "less in the next payouts"))
     return shown(Shown(PATH, tables, tiles=tiles, filters=filters, query=query, file=file))
 
 
@@ -118,7 +118,7 @@ def _first(found: Sequence[Account]) -> str:
     return f"of the first {MOST_SUPPLIERS} suppliers by name" if len(found) == MOST_SUPPLIERS else ""
 
 
-def _suppliers(found: Sequence[Account], batches: Mapping[str, NextBatch], beside: bool) -> Table:
+def _suppliers(found: Sequence[Account], payouts: Mapping[str, NextPayout], beside: bool) -> Table:
     """`beside`: the page is of fewer settlements than the table."""
     rows = [
         (
@@ -126,16 +126,16 @@ def _suppliers(found: Sequence[Account], batches: Mapping[str, NextBatch], besid
             _standing(one),
             Cell(show_percent(one.share_ppm), "number", narrow=False, links=_terms(one)),
             cells.credits(one.sums.hold_micro),
-            Cell(figures.credits(one.sums.eligible_micro), "number", links=_release(one, batches[one.supplier])),
+            Cell(figures.credits(one.sums.eligible_micro), "number", links=_release(one, payouts[one.supplier])),
             cells.credits(one.sums.frozen_micro, narrow=False),
             cells.credits(one.sums.released_micro, narrow=False),
             cells.credits(one.sums.paid_micro, narrow=False),
-            cells.credits(batches[one.supplier].above_micro, narrow=False),
+            cells.credits(payouts[one.supplier].above_micro, narrow=False),
         )
         for one in found
     ]
-    heads = ("Supplier", "State", "#Share", "#On hold", "#Eligible", "#Frozen", "#Released", "#In batches",
-             "#A batch is above")  # fmt: skip
+    heads = ("Supplier", "State", "#Share", "#On hold", "#Eligible", "#Frozen", "#Released", "#In payouts",
+             "#A payout is above")  # fmt: skip
     notes = [f"The first {MOST_SUPPLIERS} by name."] if len(found) == MOST_SUPPLIERS else []
     notes += [OF_ALL] if beside else []
     none = "There is no supplier. A run that names one owes it a share."
@@ -154,11 +154,11 @@ def _terms(one: Account) -> tuple[Link, ...]:
     return (act("Change", "supplier-set", "admin", supplier=one.supplier),)
 
 
-def _release(one: Account, batch: NextBatch) -> tuple[Link, ...]:
-    """The form says what the batch comes to, so that it is refused once that is another amount."""
-    if one.is_frozen or not batch.may_be_made:
+def _release(one: Account, payout: NextPayout) -> tuple[Link, ...]:
+    """The form says what the payout comes to, so that it is refused once that is another amount."""
+    if one.is_frozen or not payout.may_be_made:
         return ()
-    return (act("Release", "settlement-batch", supplier=one.supplier, expect=figures.plain(batch.due_micro)),)
+    return (act("Release", "settlement-payout", supplier=one.supplier, expect=figures.plain(payout.due_micro)),)
 
 
 def settlements_table(found: Sequence[Settlement], command: str, following: str, first: str, narrowed: bool) -> Table:
@@ -185,7 +185,7 @@ def settlements_table(found: Sequence[Settlement], command: str, following: str,
     return Table("Settlements, the newest first", heads, rows, none, command, following, first=first)
 
 
-def _batches(found: Sequence[Payout], supplier: str) -> Table:
+def _payouts(found: Sequence[Payout], supplier: str) -> Table:
     rows = [
         (
             cells.supplier(one.supplier),
@@ -200,11 +200,11 @@ def _batches(found: Sequence[Payout], supplier: str) -> Table:
         for one in found
     ]
     heads = ("Supplier", "Month", "#Released", "#Clawed back", "#To be paid", "#Lines", "Made, UTC", "By")
-    none = "No batch was made yet."
+    none = "No payout was made yet."
     options = ("--supplier", supplier) if supplier else ()
-    command = cells.command("settlement", "batches", *options)
-    fill = cells.command("settlement", "batch", supplier or "SUPPLIER", "--dry-run")
-    return Table("Batches, the newest first", heads, rows, none, command if rows else fill)
+    command = cells.command("settlement", "payouts", *options)
+    fill = cells.command("settlement", "payout", supplier or "SUPPLIER", "--dry-run")
+    return Table("Payouts, the newest first", heads, rows, none, command if rows else fill)
 
 
 SETTLEMENT_PATH: Final = "/console/settlement"
@@ -246,7 +246,7 @@ def _facts(one: Settlement) -> list[tuple[Cell, Cell]]:
         (Cell("Clawed back after it"), Cell(figures.exact(one.clawed_back_micro))),
         (Cell("Settled, UTC"), cells.time(one.settled_ms)),
         (Cell("Held until, UTC"), cells.time(one.hold_until_ms)),
-        (Cell("Batch"), Cell(one.payout or figures.UNKNOWN, "id")),
+        (Cell("Payout"), Cell(one.payout or figures.UNKNOWN, "id")),
     ]
 
 

@@ -1,6 +1,6 @@
 """Automatic top-ups: one of them, with each call that may have taken money; and what is done to them.
 
-Guarantee: nothing here asks a payment service. Another card, and a start that charges, are ordered (`orders`): the
+Guarantee: nothing here asks a payment service. Another card, and a start that charges, are queued (`jobs`): the
 service is first asked whether it fills the wallet itself. Terms are the command line's, which has its time.
 """
 
@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.server.console.action import Action, Doing, Done, Field, evidence_of
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
 from drawdown.server.console.screens.money.billing import pause
 from drawdown.server.console.screens.money.wallet_acts import key_of

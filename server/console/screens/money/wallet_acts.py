@@ -13,9 +13,9 @@ from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.ids import is_clean
 from drawdown.schema.typed.parsing import show_credits, show_time, type_credits
 from drawdown.server.console.action import Action, Doing, Done, Field
-from drawdown.server.console.asking import MAX_KEY_CHARS
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import MAX_KEY_CHARS
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import tiers
 

@@ -14,11 +14,11 @@ from drawdown.ledger.accounts import ONE_PPM
 from drawdown.ledger.rates import Rate
 from drawdown.schema import ids
 from drawdown.schema.units import MINUTE_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import running, url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.wallets import entries as wallet_entries
 from drawdown.worker.wallets import lists as wallets

@@ -9,7 +9,7 @@ from drawdown.server.console.screens.oncall import (
     backfills,
     cells,
     halts,
-    orders,
+    jobs,
     pending,
     providers,
     pushes,
@@ -25,8 +25,8 @@ ACTIONS: Final = (
     *cells.ACTIONS,
     *pending.ACTIONS,
     *backfills.ACTIONS,
-    *orders.ACTIONS,
-    *orders.PROVIDER_ACTIONS,
+    *jobs.ACTIONS,
+    *jobs.PROVIDER_ACTIONS,
 )
 EXAMPLE: Final = "?key=usage%3Aacme%3A1767229200000%3Acompute_1gb"
 """The push of acme's first hour of use, as the tests of all pages fill a database."""
@@ -42,7 +42,7 @@ PAGES: Final[tuple[Page, ...]] = (
     Page(cells.PATH, "Cells", "list.html", cells.read),
     Page(ticks.PATH, "Ticks", "list.html", ticks.read),
     Page("/console/tick", "Tick", "list.html", ticks.read_one, menu=False, example="?id=1"),
-    Page(orders.PATH, "Orders", "list.html", orders.read),
+    Page(jobs.PATH, "Jobs", "list.html", jobs.read),
     Page(backfills.PATH, "Backfills", "list.html", backfills.read),
     Page("/console/backfill", "Backfill", "list.html", backfills.read_one, menu=False, example="?key=june"),
 )

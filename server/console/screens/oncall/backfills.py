@@ -11,11 +11,11 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.text import typed
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.usage import backfill_actions
 from drawdown.worker.usage.backfill_actions import MOST_COMPARED

@@ -8,10 +8,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.halts import cells
 from drawdown.worker.halts.lists import CellLine, cell_lines

@@ -10,7 +10,7 @@ from drawdown.server.console.frame.parts import Cell
 from drawdown.server.console.frame.templates import url
 
 TONES: Final[Mapping[str, str]] = {
-    "in_doubt": "bad", "rejected": "bad", "unheeded": "bad", "halted": "bad", "stopped": "bad", "due": "warn",
+    "in_doubt": "bad", "rejected": "bad", "ignored": "bad", "halted": "bad", "stopped": "bad", "due": "warn",
     "awaiting_credit": "warn", "queued": "warn", "paused": "warn",
     "open": "warn", "over": "warn", "not met": "warn", "failing": "warn",
     "may be open": "warn", "no answer": "warn",

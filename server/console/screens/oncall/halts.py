@@ -14,31 +14,31 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.database import Transact
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.server.console.action import Action, Doing, Done, Field
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts import lists as cells
 from drawdown.worker.halts import lists as halt_list
+from drawdown.worker.halts.ignored_halts import Ignored, ignored_halts
 from drawdown.worker.halts.lists import STATES, Chosen, HaltLine
-from drawdown.worker.halts.unheeded import Unheeded, unheeded
 from drawdown.worker.orgs import actions as orgs
 
 PATH: Final = "/console/halts"
 MOST_UNHEEDED: Final = 100
 """That are shown: a person is needed for each."""
-COLUMNS: Final = ("org_id", "cell_id", "halted_at", "due_at", "acked_at", "last_error", "attempts", "unheeded")
+COLUMNS: Final = ("org_id", "cell_id", "halted_at", "due_at", "acked_at", "last_error", "attempts", "ignored")
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     chosen = _chosen(ask)
     found = halt_list.page(connection, chosen, ask.key("after"))
-    due, ignored = halt_list.halt_figures(connection), unheeded(connection, Shard())
+    due, ignored = halt_list.halt_figures(connection), ignored_halts(connection, Shard())
     query = {name: ask.query[name] for name in ("state", "org", "cell") if ask.query.get(name)}
     listed = Table(
         "Due: no cell acknowledged them" if chosen.state == "due" else "What cells were told, the newest first",
@@ -49,7 +49,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         first=url(PATH, **query) if ask.key("after") else "",
     )
-    tables = [_unheeded(ignored), listed] if ignored and not ask.query.get("after") else [listed]
+    tables = [_ignored(ignored), listed] if ignored and not ask.query.get("after") else [listed]
     since = "none waits" if due.since_ms is None else f"since {figures.time(due.since_ms)}"
     tiles = [
         Tile("Due", figures.count(due.due), since, "warn" if due.due else "", url(PATH, state="due")),
@@ -79,7 +79,7 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     yield csv_line(COLUMNS)
     for one in halt_list.every(connection, _chosen(ask)):
         times = [None if ms is None else figures.iso(ms) for ms in (one.halted_at, one.due_at_ms, one.acked_at_ms)]
-        yield csv_line((one.org_id, one.cell_id, *times, one.last_error), (one.attempts, one.unheeded))
+        yield csv_line((one.org_id, one.cell_id, *times, one.last_error), (one.attempts, one.ignored))
 
 
 def _chosen(ask: Ask) -> Chosen:
@@ -98,13 +98,13 @@ def _row(one: HaltLine) -> tuple[Cell, ...]:
     )
 
 
-def _unheeded(found: list[Unheeded]) -> Table:
+def _ignored(found: list[Ignored]) -> Table:
     rows = [
         (
             cells_of.time(one.since_ms, narrow=False),
             cells_of.org(one.org_id, "halts"),
             cells_of.cell(one.cell_id),
-            Cell("unheeded", "state", "bad"),
+            Cell("ignored", "state", "bad"),
             cells_of.number(one.times),
         )
         for one in found[:MOST_UNHEEDED]
@@ -155,7 +155,7 @@ def _stopped(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 
 def _told(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
-    """Which cells are told of a halt: those where something of theirs runs."""
+    """Which cells are notified of a halt: those where something of theirs runs."""
     running = transact(lambda c: cells.running_of(c, _orgs(doing)))
     most = sorted(running.items(), key=lambda one: (-one[1], one[0]))
     rows = [(cells_of.cell(cell), cells_of.number(count)) for cell, count in most[: cells.MOST_NAMED]]

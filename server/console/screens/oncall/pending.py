@@ -1,5 +1,5 @@
-"""What waits and is billed by nobody yet: by reason, with what mends it; by organisation; what has no feature; and
-samples in quarantine. What mends it: an assignment, a feature, a sample's time.
+"""What waits and is billed by nobody yet: by reason, with what fixes it; by organisation; what has no feature; and
+samples in quarantine. What fixes it: an assignment, a feature, a sample's time.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.server.console.action import Action, Doing, Done, Field
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.features import actions as features
 from drawdown.worker.features.lists import UnmappedEvent, UnmappedSize, unmapped_events, unmapped_sizes
@@ -30,9 +30,9 @@ from drawdown.worker.orgs import assignments
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
 from drawdown.worker.status import status
 from drawdown.worker.status.backlog import quarantined
-from drawdown.worker.status.standing import PENDING, PendingUsage, how_much
 from drawdown.worker.status.status import WHAT, Beside, PendingOrg, PendingPage
-from drawdown.worker.usage import quarantined as mending
+from drawdown.worker.status.system_state import PENDING, PendingUsage, how_much
+from drawdown.worker.usage import quarantined as fixing
 
 PATH: Final = "/console/pending"
 MOST_QUARANTINED: Final = 50
@@ -106,20 +106,20 @@ def _reasons(reasons: list[PendingUsage], held: Mapping[str, int], beside: Besid
         for one in reasons
     ]
     for name, samples in held.items():
-        mend = "drawdown sample dismiss" if name == LATE else "drawdown sample mend, or dismiss"
+        fix = "drawdown sample dismiss" if name == LATE else "drawdown sample repair, or dismiss"
         much = f"{samples:,} sample{'' if samples == 1 else 's'}"
         rows.append(
             (Cell(f"quarantined: {_words(name)}", href=url(PATH, why=name)), Cell(much, "number"),
-             Cell(figures.UNKNOWN, "number"), Cell(figures.UNKNOWN, narrow=False), Cell(mend, "step"))
+             Cell(figures.UNKNOWN, "number"), Cell(figures.UNKNOWN, narrow=False), Cell(fix, "step"))
         )  # fmt: skip
-    heads = ("Why it waits", "#How much", "#Organisations", "Oldest window, UTC", "What mends it")
+    heads = ("Why it waits", "#How much", "#Organisations", "Oldest window, UTC", "What fixes it")
     return Table("By reason", heads, rows, "Nothing waits: all that was used is sealed.", "drawdown status")
 
 
 def _orgs(found: PendingPage, reason: str, query: Mapping[str, str], after: str) -> Table:
     rows = [
         (
-            replace(cells_of.org(one.org_id, "assignment"), links=_mends(one)),
+            replace(cells_of.org(one.org_id, "assignment"), links=_fixes(one)),
             Cell(WHAT[one.reason]),
             cells_of.number(one.seconds),
             cells_of.number(one.units, narrow=False),
@@ -137,8 +137,8 @@ def _orgs(found: PendingPage, reason: str, query: Mapping[str, str], after: str)
     )  # fmt: skip
 
 
-def _mends(one: PendingOrg) -> tuple[Link, ...]:
-    """An assignment mends all but what has no feature."""
+def _fixes(one: PendingOrg) -> tuple[Link, ...]:
+    """An assignment fixes all but what has no feature."""
     return () if one.reason == "no_mapping" else (act("Assign", "assign", id=one.org_id),)
 
 
@@ -150,7 +150,7 @@ def _map_event(one: UnmappedEvent) -> tuple[Link, ...]:
     return () if one.metric else (act("Map", "feature-map-event", "admin", event_type=one.event_type),)
 
 
-def _mends_event(one: UnmappedEvent) -> str:
+def _fixes_event(one: UnmappedEvent) -> str:
     if one.metric:
         return f"drawdown event withdraw SOURCE ID, then drawdown guard consume: {one.metric} charges for it at once"
     return f"drawdown feature map-event {typed(one.event_type, 'FEATURE')}"
@@ -164,10 +164,10 @@ def _unmapped(sizes: list[UnmappedSize], events: list[UnmappedEvent]) -> Table:
         for one in sizes
     ] + [
         (Cell(one.event_type, "id", links=_map_event(one)), cells_of.number(one.units),
-         cells_of.number(one.events, narrow=False), cells_of.number(one.orgs), Cell(_mends_event(one), "step"))
+         cells_of.number(one.events, narrow=False), cells_of.number(one.orgs), Cell(_fixes_event(one), "step"))
         for one in events
     ]  # fmt: skip
-    heads = ("Size, or event type", "#Seconds, or units", "#Samples", "#Organisations", "What mends it")
+    heads = ("Size, or event type", "#Seconds, or units", "#Samples", "#Organisations", "What fixes it")
     none = "Each size and each event type that is used makes a feature."
     return Table("Used, and without a feature", heads, rows, none, "drawdown feature list")
 
@@ -194,7 +194,7 @@ def _quarantine(samples: list[SampleRow], next_after: str | None, query: Mapping
 
 def _sample_acts(one: SampleRow) -> tuple[Link, ...]:
     aside = act("Set aside", "sample-dismiss", "admin", id=one.sample_id)
-    return (aside,) if one.meant_ms is None else (act("Mend", "sample-mend", id=one.sample_id), aside)
+    return (aside,) if one.meant_ms is None else (act("Fix", "sample-repair", id=one.sample_id), aside)
 
 
 def _meant(one: SampleRow) -> str:
@@ -203,7 +203,7 @@ def _meant(one: SampleRow) -> str:
 
 EMBEDDED: Final = "embedded"
 BILLERS: Final = ((EMBEDDED, "the ledger here"), ("none", "nobody"), ("legacy", "another system"))
-"""Those that need not be asked first whether they have such a customer: of others, a tick asks (`orders`)."""
+"""Those that need not be asked first whether they have such a customer: of others, a tick asks (`jobs`)."""
 YES: Final = (("no", "no"), ("yes", "yes"))
 FROM: Final = Field("from", "From", "time", "A window's boundary; the next one where it is left empty.", optional=True)
 MOST_FACTS: Final = 20
@@ -254,8 +254,8 @@ def _assign(connection: sa.Connection, doing: Doing) -> Done:
         if moves and provider == EMBEDDED and doing.values["halts"] != "yes":
             raise WrongField("halts", f"{org} is billed by {biller}: without credit here it is halted")
     done = assignments.assign(connection, names, provider, doing.by, customer_id=doing.maybe("customer"), from_ms=start)
-    mended = sum(one.waited.mended_s for one in done)
-    return Done(f"{len(done):,} assigned to {provider}; {mended:,} s that waited are sealed by the next tick")
+    fixed = sum(one.waited.resolved_s for one in done)
+    return Done(f"{len(done):,} assigned to {provider}; {fixed:,} s that waited are sealed by the next tick")
 
 
 def _assign_size(_connection: sa.Connection, doing: Doing) -> Size:
@@ -280,7 +280,7 @@ def _chosen(doing: Doing) -> QuarantineFilter:
 
 
 def _listed(connection: sa.Connection, doing: Doing) -> list[str]:
-    most = mending.MAX_MENDED + 1
+    most = fixing.MAX_MENDED + 1
     found = list_quarantined(connection, _chosen(doing), doing.by.now_ms, most=most).samples
     return [f"{one.sample_id}: {(one.reason or '').replace('_', ' ')}" for one in found]
 
@@ -293,21 +293,21 @@ def _quarantine_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]
 def _many(connection: sa.Connection, doing: Doing) -> Size:
     found, expect = len(_listed(connection, doing)), doing.number("expect")
     if expect not in (None, found):
-        raise Refused(f"they are {found:,} by now, and not {expect:,}: look at them again")
+        raise Refused(f"the number of samples changed: {found:,} now, {expect:,} expected. Look at them again")
     return Size(rows=found)
 
 
-def _mend(connection: sa.Connection, doing: Doing) -> Done:
-    done = mending.mend(connection, _chosen(doing), doing.by, unit=doing.values["as"])
+def _fix(connection: sa.Connection, doing: Doing) -> Done:
+    done = fixing.fix(connection, _chosen(doing), doing.by, unit=doing.values["as"])
     good = [one for one in done if one.new_id is not None]
     if not good:
-        raise Refused(f"none of them can be mended: {done[0].why_not if done else 'there is none'}")
+        raise Refused(f"none of them can be fixed: {done[0].why_not if done else 'there is none'}")
     seconds = sum(one.interval_s for one in good)
     return Done(f"{len(good):,} of {len(done):,} entered again, {seconds:,} s; the next tick seals them")
 
 
 def _dismiss(connection: sa.Connection, doing: Doing) -> Done:
-    done = mending.dismiss(connection, _chosen(doing), doing.by)
+    done = fixing.dismiss(connection, _chosen(doing), doing.by)
     return Done(f"{len(done):,} set aside, and never billed")
 
 
@@ -354,14 +354,14 @@ ASSIGN: Final = Action(
     size=_assign_size,
 )
 MEND: Final = Action(
-    "sample-mend",
+    "sample-repair",
     "Enter samples again",
-    (*SAMPLES, Field("as", "Read their times as", "choice", choices=[(one, one) for one in mending.AS])),
-    _mend,
+    (*SAMPLES, Field("as", "Read their times as", "choice", choices=[(one, one) for one in fixing.AS])),
+    _fix,
     _quarantine_facts,
-    lambda doing: ["sample", "mend", *_sample_options(doing), "--as", doing.values["as"]],
+    lambda doing: ["sample", "repair", *_sample_options(doing), "--as", doing.values["as"]],
     lambda _doing: PLACE,
-    "Those whose time alone is wrong. The sample itself never changes: what is entered has an id of its own.",
+    "Samples with only a wrong time. The sample itself never changes: what is entered has an id of its own.",
     size=_many,
 )
 DISMISS: Final = Action(

@@ -1,5 +1,5 @@
 """Providers: who may be sent to, what is open there and since when, how the latest sends went, and what they say of
-circuits. A provider is paused, and goes on.
+circuits. A provider is paused, and continues.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import sqlalchemy as sa
 
 from drawdown.schema.declare import YES
 from drawdown.schema.units import SECOND_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
 from drawdown.worker.provider.faces import PAUSE
@@ -180,7 +180,7 @@ def _terms(found: list[ProviderLine]) -> Table:
 
 
 def _pairs(found: object) -> str:
-    """Features and what they are over there."""
+    """Features and what they are at the provider."""
     if not isinstance(found, Mapping) or not found:
         return figures.UNKNOWN
     return ", ".join(f"{name}: {value}" for name, value in sorted(found.items()))

@@ -19,14 +19,23 @@ from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
 from drawdown.server.console.action import Action, Doing, Done, Field, Look, evidence_of
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import command, url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.actions import Chosen
+from drawdown.worker.push.explanation import (
+    SAMPLES_SHOWN,
+    ExplainedPush,
+    PushChain,
+    PushColumns,
+    ShownAttempt,
+    chain_of,
+    explain_push,
+)
 from drawdown.worker.push.lists import (
     FOR_PEOPLE,
     MOST_LOOKED_AT,
@@ -41,15 +50,6 @@ from drawdown.worker.push.lists import (
     wait_sums,
 )
 from drawdown.worker.push.rows import find_pushes
-from drawdown.worker.push.shown import (
-    SAMPLES_SHOWN,
-    ExplainedPush,
-    PushChain,
-    PushColumns,
-    ShownAttempt,
-    chain_of,
-    explain_push,
-)
 from drawdown.worker.usage.withdrawals import worth_of_pushes
 from drawdown.worker.verdict.rates import size_of
 

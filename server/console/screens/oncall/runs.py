@@ -17,11 +17,11 @@ from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_credits, type_credits
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.action import Action, Doing, Done, Field
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import command, url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions import lists as runs

@@ -10,10 +10,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import HOUR_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.status.ticks import LAST_TICK, PAGE_ROWS, TickDone, latest_ticks, one_tick
 
@@ -42,7 +42,7 @@ PARTS: Final = {
     "charges_declined": "automatic top-ups that were not paid",
     "messages_delivered": "to your endpoints",
     "messages_failed": "not taken; tried again",
-    "orders_ended": "of people, such as replays",
+    "jobs_ended": "of people, such as replays",
 }
 """The figures of a tick's report, in the order in which it goes about them."""
 WRONG: Final = (("problems", "problem", "bad"), ("stopped_orgs", "stopped", "bad"), ("failures", "failure", "warn"))

@@ -14,19 +14,19 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.audit import head
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
 from drawdown.server.console.frame.templates import command, url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.rules.cells import said, short, time
 from drawdown.worker.access import audit as views
-from drawdown.worker.access.audit import VIAS, AuditFilter, Deed, list_deeds
+from drawdown.worker.access.audit import VIAS, AuditEntry, AuditFilter, list_audit
 from drawdown.worker.checks import proofs
 
 PATH: Final = "/console/audit"
-PAGE_DEEDS: Final = 100
-FILE_DEEDS: Final = 1_000
+PAGE_ACTIONS: Final = 100
+FILE_ACTIONS: Final = 1_000
 """Actions that a file is read by."""
 MOST_LOOKED_THROUGH: Final = 50_000
 """Actions of which one page finds those of a filter."""
@@ -41,8 +41,8 @@ COLUMNS: Final = ("at", "actor", "via", "action", "target", "reason", "details",
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     chosen, before = _chosen(ask), ask.place("before")
-    page = list_deeds(connection, chosen, before=before, most=PAGE_DEEDS, within=MOST_LOOKED_THROUGH)
-    wrong = set(views.unchained(connection, page.deeds))
+    page = list_audit(connection, chosen, before=before, most=PAGE_ACTIONS, within=MOST_LOOKED_THROUGH)
+    wrong = set(views.unchained(connection, page.actions))
     given = {name: ask.query.get(name) for name in ("actor", "action", "target", "via", "from", "to")}
     filters = (
         Filter("actor", "Who", chosen.actor),
@@ -53,8 +53,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Filter("to", "To, UTC", ask.query.get("to", "")),
     )
     next_ = url(PATH, **given, before=page.next_before) if page.next_before is not None else ""
-    table = _table(page.deeds, wrong, next_, _command(given), url(PATH, **given) if before else "")
-    tiles = _tiles(connection, page.deeds, wrong, ask.now_ms, newest=not before and chosen == AuditFilter())
+    table = _table(page.actions, wrong, next_, _command(given), url(PATH, **given) if before else "")
+    tiles = _tiles(connection, page.actions, wrong, ask.now_ms, newest=not before and chosen == AuditFilter())
     return shown(
         Shown(
             PATH, [table], tiles, filters, query={**given, "before": before or None}, file=url(f"{PATH}.csv", **given)
@@ -76,7 +76,7 @@ def _chosen(ask: Ask) -> AuditFilter:
 
 
 def _tiles(
-    connection: sa.Connection, deeds: Sequence[Deed], wrong: set[int], now_ms: int, *, newest: bool
+    connection: sa.Connection, actions: Sequence[AuditEntry], wrong: set[int], now_ms: int, *, newest: bool
 ) -> list[Tile]:
     chain = head(connection)
     proven = next(one.held_ms for one in proofs.standing(connection) if one.invariant == CHAINED)
@@ -86,8 +86,8 @@ def _tiles(
         Tile("On record", figures.count(chain.actions), "actions, each chained to the one before"),
         Tile(
             "Of these",
-            "broken" if broken else "whole" if deeds else figures.UNKNOWN,
-            f"{len(deeds):,} rows against the chain, now",
+            "broken" if broken else "whole" if actions else figures.UNKNOWN,
+            f"{len(actions):,} rows against the chain, now",
             "bad" if broken else "",
         ),
         Tile(
@@ -100,12 +100,12 @@ def _tiles(
     ]
 
 
-def _table(deeds: Sequence[Deed], wrong: set[int], next_: str, command: str, first: str) -> Table:
+def _table(actions: Sequence[AuditEntry], wrong: set[int], next_: str, command: str, first: str) -> Table:
     rows = [
         (time(one.at_ms), replace(said(one.actor), under=f"by {one.via}"), _what(one, wrong), _target(one),
          replace(said(one.reason), under=details_of(one)),
          Cell(str(one.action_id), "number", narrow=False))
-        for one in deeds
+        for one in actions
     ]  # fmt: skip
     heads = ("At, UTC", "Who", "What", "To what", "Why, and details", "#No.")
     none = "None of those that were looked through." if next_ else "Nobody did anything like that."
@@ -113,12 +113,12 @@ def _table(deeds: Sequence[Deed], wrong: set[int], next_: str, command: str, fir
     return Table("What people did, the newest first", heads, rows, none, command, next_, note, first=first)
 
 
-def _what(one: Deed, wrong: set[int]) -> Cell:
+def _what(one: AuditEntry, wrong: set[int]) -> Cell:
     words = one.action.replace("_", " ")
     return Cell(f"{words}: not what was recorded", "state", "bad") if one.action_id in wrong else Cell(words)
 
 
-def _target(one: Deed) -> Cell:
+def _target(one: AuditEntry) -> Cell:
     """A link where it is an organisation, or a push."""
     if one.action.startswith("org_"):
         return Cell(one.target, "id", href=url("/console/org", id=one.target, tab="audit"))
@@ -127,7 +127,7 @@ def _target(one: Deed) -> Cell:
     return said(one.target)
 
 
-def details_of(one: Deed) -> str:
+def details_of(one: AuditEntry) -> str:
     """What there is to say, on one line."""
     told = [_detail(name, value) for name, value in one.details.items() if value is not None]
     return ", ".join(told)[:MOST_DETAIL_CHARS]
@@ -158,8 +158,8 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     chosen, before = _chosen(ask), ask.place("before")
     yield csv_line(COLUMNS)
     while True:
-        page = list_deeds(connection, chosen, before=before, most=FILE_DEEDS)
-        for one in page.deeds:
+        page = list_audit(connection, chosen, before=before, most=FILE_ACTIONS)
+        for one in page.actions:
             told = json.dumps(one.details, ensure_ascii=False, sort_keys=True)
             texts = (figures.iso(one.at_ms), one.actor, one.via, one.action, one.target, one.reason, told)
             yield csv_line(texts, (one.action_id,))

@@ -14,12 +14,12 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.rules.cells import number, org, said, time
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined, require_reason
 from drawdown.worker.usage import intake as event_intake

@@ -11,11 +11,11 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Shown, Table, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.rules.cells import org, said, time
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import KeyRow, page_of_keys
@@ -62,7 +62,7 @@ def _row(one: KeyRow, now_ms: int) -> tuple[Cell, ...]:
 
 
 def _acts(one: KeyRow) -> Cell:
-    """Of a name as a whole, at the key that goes on."""
+    """Of a name as a whole, at the key that continues."""
     if one.state in ("rotated", "ended"):
         return Cell("")
     return Cell("", links=(act("Rotate", "key-rotate", "admin", name=one.name), act("End", "key-end", name=one.name)))

@@ -20,11 +20,11 @@ from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.server.console.action import Action, Doing, Done, Field
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.rules.cells import amount, org, part, said, time
 from drawdown.worker.guard import limits as guard_limits
 from drawdown.worker.guard import lists as guard_blocks

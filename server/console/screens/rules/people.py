@@ -13,10 +13,10 @@ from drawdown.schema.declare import Fact
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import type_credits
 from drawdown.server.console.action import Action, Doing, Done, Field
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, act, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.rules.cells import number, said, time
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access.people import UserRow, list_users, user_named

@@ -11,10 +11,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.asking import Ask
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, shown
 from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.rules.cells import number, rows_of, said, short, time
 from drawdown.worker.checks import proofs
 from drawdown.worker.checks.proofs import Invariant, Last, Run

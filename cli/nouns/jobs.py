@@ -1,0 +1,12 @@
+"""`drawdown job`: what was queued, how far it is; and a job that waits, taken back."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from drawdown.cli.declared import of_noun
+from drawdown.worker.jobs.lists import LISTS
+from drawdown.worker.jobs.queue import ACTIONS
+
+QUEUED: Final = "job {}: the next tick does it, or begins to; `drawdown job list` shows how far it is"
+commands = of_noun("job", *ACTIONS, *LISTS)

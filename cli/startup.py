@@ -1,0 +1,102 @@
+"""The needs of every command but `--help`: settings, logs, a clock, and the meaning of an error.
+
+Kept apart from `main`, which imports it when a command runs: it brings half of the program with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO, cast
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from drawdown.cli import settings
+from drawdown.cli.app import App
+from drawdown.cli.streams import Fault, Stderr
+from drawdown.schema.clock import Clock, FixedClock, SystemClock
+from drawdown.schema.database import explain
+from drawdown.schema.errors import DatabaseNotReady, DrawdownError, Exit, UsageError
+from drawdown.schema.text import clean, in_short
+from drawdown.schema.typed.parsing import parse_time
+from drawdown.schema.units import FUTURE_SLACK_MS
+
+log = structlog.get_logger()
+
+
+def open_state(database_url: str | None, at: str | None, *, as_json: bool) -> App:
+    """One invocation, by the environment and the options of every command."""
+    found = settings.load(database_url)
+    clock: Clock = SystemClock()
+    if at is not None:
+        moment = parse_time(at, "--at", clock.now_ms())
+        if moment > clock.now_ms() + FUTURE_SLACK_MS:  # windows sealed ahead of time could never be taken back
+            raise UsageError(f"--at {at} lies in the future; it is for historical data")
+        clock = FixedClock(moment)
+    set_up_logs(found.log_level)
+    return App(found, clock, as_json)
+
+
+def set_up_logs(level: str, *, at_least: int = logging.DEBUG) -> None:
+    """Events with keys on stderr, those of `at_least` and above; JSON unless a person is looking."""
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise UsageError(f"DRAWDOWN_LOG_LEVEL: {level!r} is none of DEBUG, INFO, WARNING, ERROR, CRITICAL")
+    if sys.stderr.isatty():
+        at_least = max(at_least, logging.WARNING)  # a person watches the progress bar instead
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    )
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _cleaned,
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(max(number, at_least)),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, Stderr())),
+        cache_logger_on_first_use=False,
+    )
+    _join_libraries(shared, renderer, max(number, at_least, logging.WARNING))
+
+
+class _Libraries(logging.StreamHandler[TextIO]):
+    """What libraries log by the standard library, in the format of all other lines."""
+
+
+def _join_libraries(shared: list[structlog.typing.Processor], renderer: structlog.typing.Processor, level: int) -> None:
+    """Have every library's warnings and errors be events: `event` is the first line, `logger` the library's name."""
+    handler = _Libraries(cast(TextIO, Stderr()))
+    handler.setLevel(level)
+    chain = [_first_line, structlog.stdlib.add_logger_name, *shared]
+    last = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=last, foreign_pre_chain=chain))
+    root = logging.getLogger()
+    root.handlers = [*(one for one in root.handlers if not isinstance(one, _Libraries)), handler]
+
+
+def _first_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What follows may hold a statement, or others' values."""
+    return {**event, "event": str(event["event"]).partition("\n")[0]}
+
+
+def _cleaned(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Values that others wrote: what a terminal would obey stands there as text."""
+    return {name: clean(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def meaning_of(error: Exception) -> Fault:
+    """What ended a command."""
+    if isinstance(error, DBAPIError) and (meaning := explain(error)) is not None:
+        error = meaning
+    if isinstance(error, DrawdownError):
+        where = error.where if isinstance(error, DatabaseNotReady) else None
+        return Fault(f"{where}: {error}" if where else str(error), error.exit_status, error.code, error.step)
+    if isinstance(error, DBAPIError):
+        return Fault(in_short(error), Exit.PERSON, "database")
+    if structlog.is_configured():  # one line for the caller, where it happened for whoever fixes it
+        log.debug("unexpected_error", exc_info=error)
+    return Fault(f"{in_short(error)}; DRAWDOWN_LOG_LEVEL=DEBUG shows where", Exit.PERSON, "failed")

@@ -1,0 +1,164 @@
+// Usage events: one by one as the program goes on, sent in the background, or at once with their answers.
+//
+// Guarantee: an event is made once. Whatever is sent again is the same event under the same id, so that the server knows
+// it again. What waits is bounded, and nothing is forgotten silently: what the server did not take, and what is left when
+// the client is closed, is raised with its count.
+
+import { DrawdownError, Refused, Unreachable, said, shown } from "./calls.js";
+
+export const BATCH_ITEMS = 1_000; // of one body: as the server has it
+export const BATCH_MS = 200; // for which an event waits for others
+export const QUEUE_ITEMS = 10_000;
+export const CLOSE_MS = 10_000;
+export const CLOSING_PAUSE_MS = 500; // the longest pause between tries while the client is being closed
+export const MAX_QUANTITY = 1_000_000_000_000;
+const KEPT = new Set(["accepted", "duplicate", "pending"]);
+
+/** It is no event that a server takes. */
+export class BadItem extends DrawdownError {}
+/** No more can wait: nothing was recorded. */
+export class QueueFull extends DrawdownError {}
+/** `count` events are not sent, and the server did not take `rejected` others. */
+export class Unsent extends DrawdownError {
+  constructor(count, rejected) {
+    super(`${count} events are not sent, and ${rejected} were not taken by the server`);
+    Object.assign(this, { count, rejected });
+  }
+}
+
+/** An event by the names of the server. Errors: BadItem. */
+export function eventOf(eventType, quantity, more, source, world) {
+  if (typeof eventType !== "string" || !eventType) throw new BadItem("event_type is a text of 1 to 200 characters");
+  if (!Number.isSafeInteger(quantity) || quantity < 0 || quantity > MAX_QUANTITY)
+    throw new BadItem(`a quantity is a whole number from 0 to ${MAX_QUANTITY}: count in a smaller unit for parts`);
+  const { org, at, eventId, subject, project, plan, properties, ...unknown } = { ...more, source: undefined };
+  const [other] = Object.keys(said(unknown));
+  if (other !== undefined) throw new BadItem(`an event has no ${shown(other)}`);
+  const isStamped = at === undefined && eventId !== undefined; // recorded again, it has another time, and is the same
+  const now = world.now();
+  return said({
+    source: more.source ?? source,
+    event_id: eventId ?? world.newId(),
+    event_type: eventType,
+    org_id: org,
+    quantity,
+    recorded_at: isStamped ? now : undefined,
+    occurred_at: isStamped ? undefined : at === undefined ? now : moment(at),
+    subject,
+    project,
+    plan_key: plan,
+    properties,
+  });
+}
+
+/** Milliseconds since 1970. */
+export const moment = (at) => (at instanceof Date ? at.getTime() : at);
+
+export class Events {
+  #line;
+  #settings;
+  #world;
+  #waiting = [];
+  #sending; // the loop, while there is one
+  #rejected = 0;
+  #refused = 0;
+  #closed = false;
+  #deadline = Infinity;
+  #closing = new AbortController(); // ends a pause, as the client is closed
+
+  constructor(line, settings, world) {
+    this.#line = line;
+    this.#settings = settings;
+    this.#world = world;
+  }
+
+  /** Record one event, which is sent in the background; its id. Errors: BadItem, QueueFull. */
+  record(eventType, quantity = 1, more = {}) {
+    const event = eventOf(eventType, quantity, more, this.#settings.source, this.#world);
+    if (this.#closed) throw new DrawdownError("the client is closed");
+    if (this.#waiting.length >= this.#settings.queueItems)
+      throw new QueueFull(`${this.#waiting.length} events wait to be sent, and no more may`);
+    this.#waiting.push(event);
+    this.#sending ??= this.#send().finally(() => (this.#sending = undefined));
+    return event.event_id;
+  }
+
+  /** Send events as the server names their fields, and wait: what became of each, in their order. Each needs its own
+   * `event_id`, so that the same call again is harmless. Errors: Refused, Unreachable, BadItem. */
+  async send(...events) {
+    if (events.some((one) => !one.event_id)) throw new BadItem("an event that is sent has an event_id of its own");
+    const whole = events.map((one) => said({ source: this.#settings.source, ...one }));
+    return results(await this.#line.ask({ method: "POST", path: "/v1/events", order: whole }), whole.length);
+  }
+
+  /** Wait until all that was recorded before is answered for. Errors: Unsent. */
+  async flush() {
+    while (this.#sending) await this.#sending;
+    this.#requireSent();
+  }
+
+  /** Send what waits within `withinMs`, and end. Errors: Unsent. */
+  async close(withinMs = CLOSE_MS) {
+    this.#closed = true;
+    this.#deadline = this.#world.now() + withinMs;
+    this.#closing.abort();
+    while (this.#sending) await this.#sending;
+    this.#requireSent();
+  }
+
+  /** As long as is said, or until the client is closed. */
+  #pause(ms) {
+    return this.#closed
+      ? this.#world.pause(Math.min(ms, CLOSING_PAUSE_MS))
+      : this.#world.pause(ms, this.#closing.signal);
+  }
+
+  #requireSent() {
+    const [count, rejected] = [this.#waiting.length + this.#refused, this.#rejected];
+    this.#rejected = this.#refused = 0;
+    if (count || rejected) throw new Unsent(count, rejected);
+  }
+
+  async #send() {
+    let attempt = 0;
+    await this.#pause(this.#settings.batchMs);
+    while (this.#waiting.length) {
+      const batch = this.#waiting.slice(0, BATCH_ITEMS);
+      try {
+        const found = results(await this.#line.once({ method: "POST", path: "/v1/events", order: batch }), batch.length);
+        this.#answered(batch, found);
+        attempt = 0;
+      } catch (error) {
+        if (error instanceof Refused) {
+          this.#refused += batch.length;
+          this.#answered(batch, Array(batch.length).fill({ status: "refused", code: error.code, message: error.message }));
+          continue;
+        }
+        if (!(error instanceof Unreachable)) throw error;
+        const wait = this.#line.pauseMs(++attempt, error);
+        if (this.#world.now() + wait > this.#deadline) return;
+        await this.#pause(wait);
+      }
+    }
+  }
+
+  #answered(batch, found) {
+    this.#waiting.splice(0, batch.length);
+    found.forEach((result, at) => {
+      if (result.status !== "refused" && !KEPT.has(result.status)) this.#rejected++;
+      try {
+        this.#settings.onResult?.(batch[at], result);
+      } catch (error) {
+        console.error(`onResult failed: ${shown(error)}`); // whatever it is, sending goes on
+      }
+    });
+  }
+}
+
+/** What became of so many events. Errors: Unreachable where the answer does not say it of each. */
+function results(answer, count) {
+  const found = answer.results;
+  if (!Array.isArray(found) || found.length !== count || found.some((one) => typeof one?.status !== "string"))
+    throw new Unreachable(`the answer does not say what became of ${count} events`);
+  return found;
+}

@@ -1,0 +1,79 @@
+// The client for Node 18 or newer, without a dependency.
+
+import { randomUUID } from "node:crypto";
+import { setTimeout } from "node:timers/promises";
+
+import { ANSWER_MS, CALL_TRIES, CALL_WITHIN_MS, Line, withQuery } from "./calls.js";
+import { BATCH_MS, Events, QUEUE_ITEMS } from "./events.js";
+import { Guard } from "./guard.js";
+
+export { DrawdownError, Refused, Unreachable } from "./calls.js";
+export { BadItem, QueueFull, Unsent } from "./events.js";
+
+const WORLD = {
+  now: () => Date.now(),
+  newId: () => randomUUID(),
+  random: () => Math.random(),
+  pause: (ms, signal = undefined) => setTimeout(ms, undefined, { signal }).catch(() => {}),
+  fetch: (...given) => fetch(...given),
+};
+const SETTINGS = {
+  source: "drawdown-client-js", // of events that name none
+  onResult: undefined, // is told of each recorded event once
+  tries: CALL_TRIES,
+  withinMs: CALL_WITHIN_MS,
+  answerMs: ANSWER_MS,
+  batchMs: BATCH_MS,
+  queueItems: QUEUE_ITEMS,
+};
+
+/** One server and one key. Close it: what is recorded is sent in the background. */
+export class Client {
+  #line;
+  #world;
+
+  /** `settings`: as SETTINGS. `world` is for tests. */
+  constructor(url, key, settings = {}, world = {}) {
+    const whole = { ...SETTINGS, ...settings };
+    const [other] = Object.keys(settings).filter((name) => !(name in SETTINGS));
+    if (other !== undefined) throw new TypeError(`there is no setting ${other}: ${Object.keys(SETTINGS).join(", ")}`);
+    this.#world = { ...WORLD, ...world };
+    this.url = url;
+    this.#line = new Line(url, key, whole, this.#world);
+    this.events = new Events(this.#line, whole, this.#world);
+    this.guard = new Guard(this.#line, this.#world);
+  }
+
+  /** By DRAWDOWN_URL and DRAWDOWN_KEY. */
+  static fromEnv(settings = {}) {
+    const { DRAWDOWN_URL: url, DRAWDOWN_KEY: key } = process.env;
+    if (!url || !key) throw new TypeError("the client has no server: set DRAWDOWN_URL and DRAWDOWN_KEY");
+    return new Client(url, key, settings);
+  }
+
+  /** Any operation of /openapi.json that changes something, by its path. It is done once: under `key`, or under one of
+   * its own. An order with `dry_run` shows it and changes nothing. Errors: Refused, Unreachable. */
+  post(path, order = {}, { key = this.#world.newId() } = {}) {
+    return this.#line.ask({ method: "POST", path, order, once: key });
+  }
+
+  /** Any operation of /openapi.json that only reads. Errors: Refused, Unreachable. */
+  get(path, query = {}) {
+    return this.#line.ask({ method: "GET", path: withQuery(path, query) });
+  }
+
+  /** Record one event, of 1 unless you give a quantity; its id. */
+  record(eventType, quantity = 1, more = {}) {
+    return this.events.record(eventType, quantity, more);
+  }
+
+  /** Wait until all that was recorded before is answered for. Errors: Unsent. */
+  flush() {
+    return this.events.flush();
+  }
+
+  /** Send what waits, and end. Errors: Unsent. */
+  close(withinMs) {
+    return this.events.close(withinMs);
+  }
+}

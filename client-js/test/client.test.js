@@ -1,0 +1,148 @@
+// The client against a server that fails in every way: what it repeats, what it gives up, what it never does twice.
+import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import { test } from "node:test";
+
+import { BadItem, Client, QueueFull, Refused, Unreachable, Unsent } from "../index.js";
+
+/** A server that answers each request by the next of `answers`: a status, an object, or "cut". */
+async function serving(answers, work, settings = {}) {
+  const seen = [];
+  const server = createServer((request, response) => {
+    let body = "";
+    request.on("data", (piece) => (body += piece));
+    request.on("end", () => {
+      seen.push({ method: request.method, url: request.url, headers: request.headers, body: body && JSON.parse(body) });
+      const next = answers.length > 1 ? answers.shift() : answers[0];
+      const answer = typeof next === "function" ? next(seen.at(-1)) : next;
+      if (answer === "cut") return request.socket.destroy();
+      const { status = 200, headers = {}, ...said } = typeof answer === "number" ? { status: answer } : answer;
+      response.writeHead(status, { "Content-Type": "application/json", ...headers }).end(said.text ?? JSON.stringify(said));
+    });
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const pauses = [];
+  const world = { pause: async (ms) => void pauses.push(ms) };
+  const client = new Client(`http://127.0.0.1:${server.address().port}`, "key", settings, world);
+  try {
+    await work(client, seen, pauses);
+  } finally {
+    server.closeAllConnections?.();
+    await new Promise((resolve) => server.close(resolve));
+  }
+}
+
+const taken = ({ body }) => ({ results: body.map((one) => ({ status: "accepted", id: one.event_id })) });
+const refusal = (status, code) => ({ status, error: { code, message: "no", details: { wrong: [] } } });
+
+test("a call is repeated under its key until there is an answer", () =>
+  serving(["cut", 503, { status: 429, headers: { "Retry-After": "2" } }, { done: 1 }], async (client, seen, pauses) => {
+    assert.deepEqual(await client.post("/v1/keys", { name: "a" }), { done: 1 });
+    assert.equal(seen.length, 4);
+    assert.equal(new Set(seen.map((one) => one.headers["idempotency-key"])).size, 1);
+    assert.ok(pauses.some((ms) => ms >= 2000), "it obeys Retry-After");
+    await client.post("/v1/keys", { name: "a" });
+    assert.notEqual(seen.at(-1).headers["idempotency-key"], seen[0].headers["idempotency-key"]);
+  }));
+
+test("a refusal is final, and an answer that never comes is unreachable", async () => {
+  await serving([refusal(403, "no_scope")], async (client, seen) => {
+    await assert.rejects(client.get("/v1/orgs"), (error) => error instanceof Refused && error.code === "no_scope");
+    assert.equal(seen.length, 1);
+  });
+  await serving([503], async (client, seen) => {
+    await assert.rejects(client.get("/v1/orgs"), Unreachable);
+    assert.equal(seen.length, 4);
+  });
+  for (const text of ["", "[]", "null", "{", "x".repeat(9 * 1024 * 1024)])
+    await serving([{ text }], (client) => assert.rejects(client.get("/v1/orgs"), Unreachable), { tries: 1 });
+  await serving([{ status: 302, headers: { Location: "http://127.0.0.1:1/" } }], (client, seen) =>
+    assert.rejects(client.get("/v1/orgs"), Refused).then(() => assert.equal(seen.length, 1)),
+  );
+});
+
+test("events are sent once each, the same again", () =>
+  serving(["cut", 500, taken], async (client, seen) => {
+    const ids = [1, 2, 3].map((n) => client.record("page", n, { org: "acme" }));
+    await client.flush();
+    assert.equal(seen.length, 3);
+    assert.deepEqual(seen[0].body, seen[2].body, "the same events, under the same ids");
+    assert.deepEqual(seen[2].body.map((one) => one.event_id), ids);
+    assert.ok(seen[2].body.every((one) => Number.isInteger(one.occurred_at)));
+    client.record("page", 1, { eventId: "mine" });
+    await client.close();
+    assert.ok(seen.at(-1).body[0].recorded_at && !("occurred_at" in seen.at(-1).body[0]));
+    assert.throws(() => client.record("page"), /closed/);
+  }));
+
+test("what the server does not take is raised with its count", async () => {
+  const told = [];
+  const some = ({ body }) => ({ status: 207, results: body.map((_, at) => ({ status: at ? "invalid" : "accepted" })) });
+  await serving(
+    [some],
+    async (client) => {
+      client.record("a");
+      client.record("b");
+      await assert.rejects(client.flush(), (error) => error instanceof Unsent && error.rejected === 1 && !error.count);
+      await client.close();
+    },
+    { onResult: (event, result) => told.push([event.event_type, result.status]) },
+  );
+  assert.deepEqual(told, [["a", "accepted"], ["b", "invalid"]]);
+  await serving([refusal(401, "unauthorized")], async (client) => {
+    client.record("a");
+    await assert.rejects(client.flush(), (error) => error instanceof Unsent && error.count === 1);
+  });
+  await serving([503], async (client) => {
+    client.record("a");
+    await assert.rejects(client.close(0), (error) => error instanceof Unsent && error.count === 1);
+  });
+});
+
+test("closing ends a long pause", () =>
+  serving([{ status: 503, headers: { "Retry-After": "200" } }, taken], async (client, seen) => {
+    const slow = new Client(client.url, "key");
+    slow.record("a");
+    while (!seen.length) await new Promise((resolve) => setTimeout(resolve, 20));
+    const began = Date.now();
+    await slow.close(5_000);
+    assert.ok(Date.now() - began < 4_000 && seen.length === 2);
+  }));
+
+test("what waits is bounded, and what is no event is refused at once", () =>
+  serving(
+    [taken],
+    async (client) => {
+      client.record("a");
+      client.record("a");
+      assert.throws(() => client.record("a"), QueueFull);
+      for (const wrong of [1.5, -1, NaN, "3", 2 ** 60]) assert.throws(() => client.record("a", wrong), BadItem);
+      assert.throws(() => client.record(""), BadItem);
+      assert.throws(() => client.record("a", 1, { organisation: "acme" }), BadItem);
+      await assert.rejects(client.events.send({ event_type: "a" }), BadItem);
+      await client.close();
+    },
+    { queueItems: 2 },
+  ));
+
+test("the guard's block is an answer, and a use may emit an event", () =>
+  serving([{ decision: "block", options: [] }, { decision: "allow", event: { status: "accepted" } }, {}], async (client, seen) => {
+    assert.equal((await client.guard.consume("k", { org: "acme", metric: "export" })).isAllowed, false);
+    const found = await client.guard.consume("k", { org: "acme", metric: "export", event: "page" });
+    assert.ok(found.isAllowed && found.event.status === "accepted");
+    assert.equal(seen[1].body.event.event_type, "page");
+    assert.ok(!("event" in seen[0].body) && Number.isInteger(seen[1].body.event.recorded_at));
+    await assert.rejects(client.guard.check({ org: "acme", metric: "export" }), Unreachable);
+  }));
+
+test("the environment names the server, and nothing is guessed", () => {
+  const before = { ...process.env };
+  delete process.env.DRAWDOWN_URL;
+  assert.throws(() => Client.fromEnv(), /DRAWDOWN_URL/);
+  Object.assign(process.env, { DRAWDOWN_URL: "http://127.0.0.1:1", DRAWDOWN_KEY: "key" });
+  assert.ok(Client.fromEnv() instanceof Client);
+  assert.throws(() => new Client("ftp://x", "key"), TypeError);
+  assert.throws(() => new Client("http://x", ""), TypeError);
+  assert.throws(() => new Client("http://x", "key", { sauce: "/web" }), /no setting sauce/);
+  process.env = before;
+});

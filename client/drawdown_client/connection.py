@@ -1,0 +1,142 @@
+"""The connection to a server, for programs with threads and for programs with an event loop.
+
+Guarantee: a process that was forked shares no connection with the one it comes from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from functools import cache
+from typing import Final, cast
+
+from tenacity import AsyncRetrying, Retrying, retry_if_exception_type
+
+from drawdown_client import calls
+from drawdown_client.calls import Answer, Backoff, Call, Left, Received
+from drawdown_client.clock import World
+from drawdown_client.errors import ClientError, Unreachable
+from drawdown_client.http import httpx
+from drawdown_client.settings import Settings
+
+_AGAIN: Final = retry_if_exception_type(Unreachable)
+_FAILURES: Final = (httpx.HTTPError, httpx.StreamError)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """One for all clients of a process: it takes longer to make than a call."""
+    return httpx.create_ssl_context()
+
+
+class Line:
+    """For any thread."""
+
+    def __init__(self, url: str, key: str, settings: Settings, world: World) -> None:
+        self._url = calls.base_url(url)
+        self._headers = calls.headers(key)
+        self._settings = settings
+        self._world = world
+        self._made: dict[int, httpx.Client] = {}
+        """By process: what another one made continues being used there, and is never closed here."""
+
+    def _http(self) -> httpx.Client:
+        pid = os.getpid()
+        if pid not in self._made:
+            made = httpx.Client(
+                base_url=self._url,
+                headers=self._headers,
+                timeout=calls.timeouts(self._settings),
+                verify=_tls(),
+                cookies=calls.no_cookies(),
+            )
+            if self._made.setdefault(pid, made) is not made:  # another thread was first
+                made.close()
+        return self._made[pid]
+
+    def once(self, call: Call) -> Answer:
+        """Errors: Refused, Unreachable."""
+        left = cast(float, Left(self._settings, self._world))
+        try:
+            with self._http().stream(
+                call.method,
+                call.path,
+                content=call.body,
+                params=dict(call.query),
+                headers=call.headers,
+                timeout=calls.timeouts(self._settings, left),
+            ) as response:
+                received = Received(response)
+                for chunk in response.iter_bytes():
+                    received.add(chunk)
+        except _FAILURES as error:
+            raise calls.failed(error) from error
+        return calls.read(response, received.body, self._world)
+
+    def ask(self, call: Call) -> Answer:
+        """Tried again within the bounds of a call that somebody waits for. Errors: as `once`."""
+        again = Retrying(
+            retry=_AGAIN,
+            wait=Backoff(self._world),
+            stop=calls.patience(self._settings, self._world),
+            reraise=True,
+        )
+        try:
+            return again(self.once, call)
+        except ClientError as error:
+            # Where it was tried again is no matter to whoever reads it.
+            raise error.with_traceback(None) from error.__cause__
+
+    def close(self) -> None:
+        if (made := self._made.get(os.getpid())) is not None:
+            made.close()
+
+
+class AsyncLine:
+    """For one event loop."""
+
+    def __init__(self, url: str, key: str, settings: Settings, world: World) -> None:
+        self._settings = settings
+        self._world = world
+        self._http = httpx.AsyncClient(
+            base_url=calls.base_url(url),
+            headers=calls.headers(key),
+            timeout=calls.timeouts(settings),
+            verify=_tls(),
+            cookies=calls.no_cookies(),
+        )
+
+    async def once(self, call: Call) -> Answer:
+        """Errors: Refused, Unreachable."""
+        try:
+            async with (
+                asyncio.timeout(calls.try_s(self._settings)),
+                self._http.stream(
+                    call.method, call.path, content=call.body, params=dict(call.query), headers=call.headers
+                ) as response,
+            ):
+                received = Received(response)
+                async for chunk in response.aiter_bytes():
+                    received.add(chunk)
+        except TimeoutError:
+            raise calls.too_slow() from None
+        except _FAILURES as error:
+            raise calls.failed(error) from error
+        return calls.read(response, received.body, self._world)
+
+    async def ask(self, call: Call) -> Answer:
+        """Tried again within the bounds of a call that somebody waits for. Errors: as `once`."""
+        again = AsyncRetrying(
+            retry=_AGAIN,
+            wait=Backoff(self._world),
+            stop=calls.patience(self._settings, self._world),
+            reraise=True,
+        )
+        try:
+            return await again(self.once, call)
+        except ClientError as error:
+            raise error.with_traceback(None) from error.__cause__
+
+    async def close(self) -> None:
+        await self._http.aclose()

@@ -1,0 +1,137 @@
+"""Calls of the guard that nobody answered, of what a program lets through then: kept until the server has them.
+
+Guarantee: each is told once, in the order in which it was let through, under its key. With a spool they outlive the
+program. What is lost is counted and logged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections import deque
+from pathlib import Path
+
+from drawdown_client import guard_words as words
+from drawdown_client.calls import Call, post
+from drawdown_client.errors import ClientError, QueueFull, Unreachable
+from drawdown_client.guard_words import Decision, Wish
+from drawdown_client.items import Item, Result
+from drawdown_client.settings import Settings
+from drawdown_client.spool import Spool
+
+log = logging.getLogger("drawdown_client")
+
+
+class LetThrough:
+    """What was let through without an answer, or by a server without its database, as calls in their order,
+    until they are written down. With a spool they are on disk, in a file beside it (`app.spool.guard`), until then, and
+    the next start tells them. For any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._metrics = frozenset(settings.fails_open)
+        self._most = settings.kept_calls
+        self._place = None if settings.spool is None else Path(f"{settings.spool}.guard")
+        self._most_bytes = settings.spool_bytes
+        self._calls: deque[tuple[int, Call]] = deque()
+        """Each by its number in the spool."""
+        self._keys: set[str] = set()
+        self._lock = threading.Lock()
+        self._spool: Spool | None = None
+        self._pid = os.getpid()
+        self.lost = 0
+        """Calls that the server refused, or that were left at the end."""
+        with self._lock:
+            self._open()
+
+    def admits(self, wish: Wish, error: Unreachable) -> bool:
+        """Whether it is let through that nobody answered. Who is asked for fewer calls had an answer."""
+        return wish.metric in self._metrics and not error.too_many
+
+    def ends(self, key: str) -> bool:
+        """Whether what ends this use has to wait for what began it."""
+        return key in self._keys
+
+    def keep(self, key: str, call: Call, error: Unreachable) -> Decision:
+        """Errors: that of the call, where no more is kept."""
+        if not self._put(key, call, str(error)):
+            raise error
+        return words.UNANSWERED
+
+    def keep_unwritten(self, key: str, call: Call) -> None:
+        """What a server let through, and may not be able to write down. Told again, it is counted once all the same,
+        and before its end, whichever server hears of that. Where no more is kept, it is that server's alone."""
+        self._put(key, call, words.UNWRITTEN)
+
+    def _put(self, key: str, call: Call, why: str) -> bool:
+        with self._lock:
+            self._open()
+            if len(self._calls) >= self._most:
+                return False
+            if not self._calls:
+                log.error("the guard cannot be asked, and what fails open is let through: %s", why)
+            if call not in (one for _, one in self._calls):
+                try:
+                    (number,) = (0,) if self._spool is None else self._spool.add([_kept(key, call)])
+                except (QueueFull, OSError) as error:
+                    log.error("the spool of the guard cannot be written: %s", error)
+                    return False
+                self._calls.append((number, call))
+            self._keys.add(key)
+            return True
+
+    def next(self) -> Call | None:
+        with self._lock:
+            self._open()
+            if not self._calls:
+                self._keys.clear()
+                return None
+            return self._calls[0][1]
+
+    def told(self, refused: ClientError | None = None) -> None:
+        """The first one was answered."""
+        with self._lock:
+            number, call = self._calls.popleft()
+            if refused is not None:
+                self.lost += 1
+                log.error("what was let through is counted nowhere: %s (%s)", (call.body or b"").decode(), refused)
+            if self._spool is not None:
+                why = None if refused is None else Result("refused", None, str(refused))
+                self._spool.settle([(number, _kept("", call))], [why or Result("accepted")])
+
+    def give_up(self) -> None:
+        """Nobody is told any more: what is left is logged, and lost where no spool keeps it."""
+        with self._lock:
+            spool, self._spool, self._place = self._spool, None, None
+            if spool is not None:
+                if self._calls:
+                    log.warning("%d calls of the guard are kept for the next start", len(self._calls))
+                self._calls.clear()
+                spool.close()
+        while self.next() is not None:
+            self.told(Unreachable("the program ended before the server answered"))
+
+    def _open(self) -> None:
+        """Take over what another start left. A process that was forked begins with nothing: the other one tells it."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._calls.clear()
+            self._keys.clear()
+            if self._spool is not None:
+                self._spool.close()
+                self._spool = None
+        if self._place is None or self._spool is not None:
+            return
+        self._spool = Spool(self._place, self._most_bytes)
+        for number, item in self._spool.left.items():
+            said = item.said
+            self._calls.append((number, post(str(said["path"]), dict(said["order"]))))  # type: ignore[call-overload]
+            self._keys.add(item.item_id)
+        self._spool.left = {}
+
+
+def _kept(key: str, call: Call) -> Item:
+    """A call as a spool keeps it."""
+    said = {"path": call.path, "order": json.loads(call.body or b"{}")}
+    return Item("guard", key, json.dumps(said, separators=(",", ":")).encode())

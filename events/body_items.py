@@ -1,0 +1,222 @@
+"""Items out of a body: one JSON object, an array of them, or one on each line.
+
+Guarantee: pure. An item is read and bounded by itself: whatever is wrong with it is given of it alone, and the others
+are read, as long as the place where it ends can be found, and no more than MOST_PASSED_OVER of the body is passed over
+for that. No two readings of a body differ: a name that stands twice, a number that JSON has not, and bytes that are no
+UTF-8 are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Final
+
+from drawdown.events.envelope import Unfit
+from drawdown.schema.errors import UsageError
+
+MOST_ITEMS: Final = 1_000
+"""Of one body."""
+MAX_ITEM_BYTES: Final = 16 * 1024
+_FIRST_LOOK: Final = 1024
+"""Of an item, as most are: so much is looked at before it is looked at whole."""
+MOST_PASSED_OVER: Final = 200_000
+"""Brackets, texts and commas of one body that are looked at to pass over items that cannot be read: a small part of a
+second. A thousand items of which each is wrong have fewer."""
+MAX_DEPTH: Final = 8
+"""Of objects and arrays within one another, the item's own object included."""
+
+Item = dict[str, object]
+
+_BLANK: Final = re.compile(rb"[ \t\r\n]*")
+_LINE: Final = re.compile(rb"[^\n]*\n|[^\n]+")
+_TOKENS: Final = re.compile(rb'"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z)|[\[{]+|[\]}]+|,', re.DOTALL)
+"""What decides where an item ends. A text that does not end is taken to the end, and never looked at again."""
+
+
+_NO_UTF8: Final = re.compile("[\ud800-\udfff]")
+
+
+class Unreadable(UsageError):
+    """A body of which nothing can be taken. `code`: `not_json`, `too_large`."""
+
+
+def told(error: Unfit) -> Unfit:
+    """An error to be kept: without where it was raised, which would keep all that was read there."""
+    error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _once(pairs: list[tuple[str, object]]) -> Item:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Unfit("duplicate_keys", "a name stands twice in one object: keep one of them")
+    return found
+
+
+def _no_number(text: str) -> object:
+    raise Unfit("not_json", f"{text} is no number of JSON")
+
+
+def _whole_number(text: str) -> int | Decimal:
+    """One of more digits than Python reads is JSON all the same: its field says what is wrong with it."""
+    try:
+        return int(text)
+    except ValueError:
+        return Decimal(text)
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_once, parse_int=_whole_number, parse_float=Decimal, parse_constant=_no_number
+)
+
+
+def is_array(body: bytes) -> bool:
+    return _sign(body, _skip(body, 0)) == b"["
+
+
+def array(body: bytes) -> Iterator[Item | Unfit]:
+    """The items of a JSON array. Errors: Unreadable, also after items were given: then none of them counts."""
+    at, number, left = _skip(body, 0), 0, MOST_PASSED_OVER
+    if _sign(body, at) != b"[":
+        raise Unreadable("the body is no JSON array", code="not_json")
+    at = _skip(body, at + 1)
+    follows = _sign(body, at)
+    at += follows == b"]"
+    while follows != b"]":
+        number += 1
+        if number > MOST_ITEMS:
+            raise _too_many()
+        item, end, left = _next(body, at, left)
+        yield item
+        at = _skip(body, end)
+        follows = _sign(body, at)
+        if follows not in (b",", b"]"):
+            raise Unreadable("the body is a JSON array that does not end", code="not_json")
+        at = _skip(body, at + 1)
+    if _skip(body, at) != len(body):
+        raise Unreadable("something follows the JSON array", code="not_json")
+
+
+def one(body: bytes) -> Item | Unfit:
+    """The one item that a body is. Errors: Unreadable."""
+    try:
+        return _whole(body)
+    except Unfit as error:
+        if error.code == "not_json":
+            raise Unreadable("the body is no JSON object in UTF-8", code="not_json") from None
+        return told(error)
+
+
+def lines(body: bytes) -> Iterator[Item | Unfit]:
+    """The items of JSON lines, one for each line: an empty one is no item. Errors: Unreadable for too many."""
+    for number, found in enumerate(_LINE.finditer(body)):
+        if number >= MOST_ITEMS:
+            raise _too_many()
+        try:
+            if not found[0].strip():
+                raise Unfit("empty_line", "the line is empty: send one item on each line")
+            yield _whole(found[0].removesuffix(b"\n"))
+        except Unfit as error:
+            yield told(error)
+
+
+def _whole(text: bytes) -> Item:
+    """An item that is all of a text. Errors: Unfit."""
+    if len(text) > MAX_ITEM_BYTES:
+        raise _too_large()
+    try:
+        return _object(_DECODER.decode(text.decode()))
+    except Unfit:
+        raise
+    except RecursionError:
+        raise _too_deep() from None
+    except (ValueError, ArithmeticError):
+        raise _no_json() from None
+
+
+def _next(body: bytes, at: int, left: int) -> tuple[Item | Unfit, int, int]:
+    """The item that begins here, where it ends, and what is left of MOST_PASSED_OVER. Errors: Unreadable where its end
+    cannot be found."""
+    wrong: Unfit | None = None
+    for most_bytes in (_FIRST_LOOK, MAX_ITEM_BYTES):
+        # Bytes that are no UTF-8 become halves of surrogate pairs: as many bytes again, and told from any text that is.
+        text = body[at : at + most_bytes].decode("utf-8", "surrogateescape")
+        try:
+            item, length = _DECODER.raw_decode(text)
+            end = at + _bytes_of(text, length)
+            if _sign(body, _skip(body, end)) in (b",", b"]"):
+                return _object(item), end, left
+        except Unfit as error:
+            wrong = told(error)
+        except (ValueError, RecursionError, ArithmeticError):
+            wrong = None
+    end, deepest, left = _end(body, at, left)
+    if end - at > MAX_ITEM_BYTES:
+        return _too_large(), end, left
+    if deepest > MAX_DEPTH:
+        return _too_deep(), end, left
+    return wrong or _no_json(), end, left
+
+
+def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
+    """Where the item that begins here ends, at the array's next comma or its end; how deep it goes; what is left."""
+    depth = deepest = 0
+    for found in _TOKENS.finditer(body, at):
+        if not left:
+            raise Unreadable("too much of the body is in items that cannot be read: send fewer", code="too_large")
+        left -= 1
+        start, end = found.span()
+        first = body[start]
+        if first in b"[{":
+            depth += end - start
+            deepest = max(deepest, depth)
+        elif first in b"]}":
+            if end - start > depth:
+                return start + depth, deepest, left
+            depth -= end - start
+        elif first == 0x2C and not depth:
+            return start, deepest, left
+    raise Unreadable("the body is a JSON array that does not end", code="not_json")
+
+
+def _bytes_of(text: str, length: int) -> int:
+    """How many bytes so many of its characters were. Errors: Unfit for those that were no UTF-8."""
+    if text.isascii():
+        return length
+    if _NO_UTF8.search(text, 0, length):
+        raise _no_json()
+    return len(text[:length].encode())
+
+
+def _object(item: object) -> Item:
+    if not isinstance(item, dict):
+        raise Unfit("not_an_object", "an item is a JSON object")
+    return item
+
+
+def _sign(body: bytes, at: int) -> bytes:
+    return body[at : at + 1]
+
+
+def _skip(body: bytes, at: int) -> int:
+    found = _BLANK.match(body, at)
+    return at if found is None else found.end()
+
+
+def _too_many() -> Unreadable:
+    return Unreadable(f"a body has {MOST_ITEMS:,} items at most: send the rest in another", code="too_large")
+
+
+def _too_large() -> Unfit:
+    return Unfit("too_large", f"an item has {MAX_ITEM_BYTES:,} bytes at most")
+
+
+def _too_deep() -> Unfit:
+    return Unfit("too_deep", f"objects and arrays lie in one another {MAX_DEPTH} deep at most")
+
+
+def _no_json() -> Unfit:
+    return Unfit("not_json", "the item is no JSON in UTF-8")

@@ -1,0 +1,196 @@
+"""What is due in a wallet by time is made true before its balance is believed: reservations that expire, lots that
+begin or expire, what plans give, tiers. A run that expires is told to the operator's product in the same transaction.
+
+Guarantee: who decides by a balance matures its wallet first, under its lock; the sweep does the same sooner. Locks are
+taken in one order everywhere: reservations by their keys, then wallets by their ids, then plans by their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import grants, lots, tiers
+from drawdown.ledger.accounts import WALLET, Wallet, wallet_account
+from drawdown.ledger.allocation import Lot
+from drawdown.ledger.calendar import next_start
+from drawdown.ledger.entries import moves
+from drawdown.ledger.own_keys import shown
+from drawdown.schema.messages import RESERVATION_EXPIRED, Message, amount, tell
+from drawdown.schema.sql import Part, queries, together
+
+SQL = queries(__file__)
+
+MATURE_AT_ONCE: Final = 20_000
+"""Reservations that one transaction expires."""
+SWEPT_AT_ONCE: Final = 1_000
+"""Wallets that one transaction of the sweep matures."""
+LOOK_AGAIN: Final = 0
+"""When a wallet falls due of which something is to be looked at again."""
+TO_TELL: Final = 1
+"""When one falls due that was looked at, and is to be told of alone."""
+
+
+@dataclass(frozen=True)
+class Matured:
+    """The customers whose wallets moved, or may pay another amount, and whether more is due than was taken at once."""
+
+    moved: list[str]
+    more: bool
+
+
+def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wallet:
+    """A wallet as it will be once what is due in it is true. Nothing is written."""
+    return look_ahead_with_lots(connection, customer_id, now_ms)[0]
+
+
+def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[Wallet, list[Lot]]:
+    """The same, and the lots that plans give and that no row tells of yet."""
+    part = look_part(customer_id, now_ms)
+    return look_ahead_by(connection, customer_id, SQL.run(connection, part.name, part.values).all(), now_ms)
+
+
+def look_part(customer_id: str, now_ms: int) -> Part:
+    """A wallet as it is, for whoever reads more in one statement: rows for `look_ahead_by`."""
+    return SQL.part("look", {"account_id": wallet_account(customer_id), "now_ms": now_ms})
+
+
+def look_ahead_by(
+    connection: sa.Connection, customer_id: str, wallet: Sequence[Any], now_ms: int
+) -> tuple[Wallet, list[Lot]]:
+    """The same as `look_ahead_with_lots`, by a wallet that was read: more is read only where something is due in it."""
+    if not wallet:
+        return Wallet(0, None, None), []
+    row = wallet[0]
+    amounts = (row.held_micro, row.overdraft_micro, row.over_micro)
+    found = Wallet(int(row.balance_micro), row.plan, row.max_concurrent_sandboxes, *amounts)
+    if not row.is_due:
+        return found, []
+    freed = _freed(connection, customer_id, now_ms)
+    of_lots, own = lots.due(connection, freed, now_ms), wallet_account(customer_id)
+    moved = sum(amount for entry in of_lots.entries for account, amount in moves(entry) if account == own)
+    then = replace(
+        found,
+        balance_micro=found.balance_micro + moved,
+        held_micro=found.held_micro - freed[customer_id],
+        over_micro=of_lots.over.get(customer_id, found.over_micro),
+    )
+    charged = tiers.look_ahead(connection, customer_id, then.available_micro, now_ms)
+    return replace(then, balance_micro=then.balance_micro - charged), [
+        one for one in of_lots.given if one.customer_id == customer_id
+    ]
+
+
+def _freed(connection: sa.Connection, customer_id: str, now_ms: int) -> dict[str, int]:
+    """What is held no longer of a wallet, and of those from which something comes back to it."""
+    returning = lots.borrowers_part([customer_id], now_ms)
+    read = together(connection, own=_due_left([customer_id], now_ms), returning=returning)
+    found, rows = {customer_id: 0}, read["own"]
+    if others := [row.customer_id for row in read["returning"]]:
+        found |= dict.fromkeys(others, 0)
+        rows += together(connection, theirs=_due_left(others, now_ms))["theirs"]
+    return found | {row.customer_id: int(row.left_micro) for row in rows}
+
+
+def _due_left(customers: Sequence[str], now_ms: int) -> Part:
+    return SQL.part("due_left", {"customers": list(customers), "now_ms": now_ms})
+
+
+def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> bool:
+    """Make true what is due in these wallets: reservations that expire (a bounded part at once), lots that begin or
+    expire, what plans give, tiers; of pools also what comes back to them. Whether nothing more is due. Locks the
+    reservations, then the wallets: with those of the pools to which something comes back.
+
+    A moment that is over may stand there alone: what it was of ended before. It is set right, too.
+    """
+    return not _mature(connection, customer_ids, now_ms).more
+
+
+def touched(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> tuple[list[str], list[str]]:
+    """Whose reservations, and whose wallets, `mature` locks: whoever locks more before it locks all of them at once."""
+    customers = sorted({*customer_ids, *lots.borrowers(connection, customer_ids, now_ms)})
+    return customers, sorted({*customers, *lots.lenders(connection, customers, now_ms)})
+
+
+def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> Matured:
+    returning = lots.borrowers(connection, customer_ids, now_ms)
+    customers = sorted({*customer_ids, *returning})
+    values = {"customers": customers, "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
+    due = SQL.run(connection, "hold_due", values).scalars().all()
+    touched = sorted({*customers, *lots.lenders(connection, customers, now_ms)})
+    SQL.run(connection, "hold_wallets", {"accounts": [wallet_account(one) for one in touched]}).all()
+    grants.hold_plans(connection, customers, now_ms)
+    freed = dict.fromkeys(customers, 0)
+    if due:
+        for row in expire(connection, due, now_ms):
+            freed[row.customer_id] += row.left_micro
+    of_lots = lots.due(connection, freed, now_ms)
+    if due:
+        unheld = [{"account_id": wallet_account(one), "freed": freed[one]} for one in customers]
+        SQL.run(connection, "unhold", {"wallets": unheld})
+    lots.keep(connection, of_lots, now_ms)
+    settled = [one for one in customers if one not in of_lots.unfinished]
+    turned = tiers.turn(connection, settled, now_ms)
+    # What a tier cost may change what lots expired with; so may what comes back to a pool.
+    again = of_lots.unfinished | turned | lots.returned_to(of_lots)
+    again |= set(customer_ids) if len(returning) == lots.RETURNED_AT_ONCE else set()
+    moved = turned | of_lots.moved | {one for one in customers if freed[one]}
+    moved |= {account.removeprefix(WALLET) for entry in of_lots.entries for account, _ in moves(entry)}
+    # Whoever asked tells of the wallets it asked for: others are left to the sweep, which tells of what is due at once.
+    others = moved.difference(customer_ids, again)
+    due_ms = {**dict.fromkeys(others, TO_TELL), **dict.fromkeys(again, LOOK_AGAIN)}
+    wallets = [{"account_id": wallet_account(one), "customer_id": one, "due_ms": due_ms.get(one)} for one in customers]
+    times = {"now_ms": now_ms, "wait_ms": lots.EXPIRY_WAIT_MS, "month_ms": next_start(now_ms)}
+    next_due = SQL.run(connection, "next_due", {"wallets": wallets, **times}).all()
+    still = {
+        row.account_id.removeprefix(WALLET)
+        for row in next_due
+        if row.next_due_ms is not None and row.next_due_ms <= now_ms
+    }
+    return Matured(sorted(moved), not still <= others)
+
+
+def expire(connection: sa.Connection, reservations: Sequence[str], now_ms: int) -> Sequence[sa.Row[Any]]:
+    """Expire reservations that are due, and that this transaction holds; their rows, with `left_micro`, which their
+    wallets still hold for them."""
+    values = {"due": [{"reservation": key} for key in reservations], "now_ms": now_ms}
+    expired = SQL.run(connection, "expire", values).all()
+    tell_expired(connection, expired, now_ms)
+    return expired
+
+
+def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
+    """Make true what is due in the first of all wallets. A sweep: whoever needs a balance does the same for one."""
+    values = {"now_ms": now_ms, "at_most": SWEPT_AT_ONCE}
+    rows = SQL.run(connection, "due_wallets", values).all()
+    customers = [row.account_id.removeprefix(WALLET) for row in rows]
+    if not customers:
+        return Matured([], more=False)
+    found = _mature(connection, customers, now_ms)
+    at_once = {row.account_id.removeprefix(WALLET) for row in rows if row.next_due_ms <= TO_TELL}
+    found = replace(found, moved=sorted(at_once.union(found.moved)))
+    returned = not set(found.moved) <= set(customers)  # what comes back to a pool may fall due there
+    return Matured(found.moved, found.more or returned or len(customers) == SWEPT_AT_ONCE)
+
+
+def tell_expired(connection: sa.Connection, expired: Sequence[sa.Row[Any]], now_ms: int) -> None:
+    """Tell of reservations that were just expired. One that is settled late has expired all the same."""
+    tell(connection, [_of_reservation(row, now_ms) for row in expired])
+
+
+def _of_reservation(row: sa.Row[Any], now_ms: int) -> Message:
+    data = {
+        "reservation": shown(row.reservation),
+        "project": row.project,
+        "subject": row.subject,
+        "action": row.action,
+        **amount("reserved", row.amount_micro),
+        **amount("drawn", row.drawn_micro),
+        **amount("freed", row.left_micro),
+        "expires_ms": row.expires_ms,
+    }
+    fact = f"{RESERVATION_EXPIRED}:{row.reservation}"
+    return Message(RESERVATION_EXPIRED, fact, now_ms, data, row.org_id, row.customer_id)

@@ -1,0 +1,169 @@
+"""What lots that are over come to: what nobody used of them expires, and what a plan lets roll over begins again. Pure.
+
+Guarantee: it is the difference to what was booked before, so that use which comes late gives back what had expired, and
+takes from what had rolled over, as far as that is left. What runs have reserved is not taken from under them. The
+months are set right in their order: what rolls out of one is decided once what rolled into it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from drawdown.ledger.allocation import DEFAULT_PRIORITY, Allocation, Lot, Uses, allocate, merged, parts
+from drawdown.ledger.calendar import next_start, period_of
+
+ROLLED_AT_ONCE: Final = 24
+"""Months of one wallet whose rollover one transaction sets right."""
+ROLLED_PRIORITY: Final = DEFAULT_PRIORITY - 1
+"""What rolled over is used before what the month itself includes."""
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The lots as they are once all is booked, and the new ones among them; what waits for a run's end, or for what
+    rolled over to be left again; whether another look is needed."""
+
+    lots: Mapping[str, Lot]
+    new: Sequence[Lot]
+    deferred_micro: int
+    unfinished: bool
+
+
+@dataclass
+class Room:
+    """A wallet's balance, and what of it runs have reserved."""
+
+    balance_micro: int
+    held_micro: int
+
+
+def left(lot: Lot, allocation: Allocation) -> int:
+    """What nobody used of a lot, and what neither expired nor was taken back."""
+    return lot.amount_micro - lot.taken_micro - lot.expired_micro - allocation.used[lot.lot]
+
+
+def promised(amount_micro: int, balance_micro: int, held_micro: int) -> int:
+    """How much of an amount that is to leave a wallet runs would have to draw. What is owed already is no promise."""
+    return max(min(amount_micro + held_micro - balance_micro, held_micro, amount_micro), 0)
+
+
+def cut_for(lots: Sequence[Lot]) -> list[tuple[int | None, int | None]]:
+    """Time as finely as it may come to be cut: also where what rolls over of these lots would end."""
+    ends = (lot.expires_ms for lot in lots if lot.part == "included")
+    return parts(lots, {next_start(end) for end in ends if end is not None})
+
+
+def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int) -> Closing:
+    """What becomes of the lots of a wallet that are over by `over_ms`; `uses` are by the parts of `cut_for`. `room`:
+    what the wallet has, what was not booked yet of these lots among it."""
+    cut, now = cut_for(lots), {lot.lot: lot for lot in lots}
+    new: list[str] = []
+    for _ in range(ROLLED_AT_ONCE):
+        those = list(now.values())
+        allocation = allocate(those, merged(those, uses, cut), now_ms)
+        waits, rest = _expire(now, allocation, room, over_ms)
+        changed, pending = _roll(now, allocation, rest, over_ms, now_ms, grows=not waits)
+        if changed is None:
+            break
+        if changed.lot not in now:
+            new.append(changed.lot)
+            room.balance_micro += changed.amount_micro
+        else:
+            room.balance_micro -= changed.taken_micro - now[changed.lot].taken_micro
+        now[changed.lot] = changed
+    return Closing(now, [now[lot] for lot in new], waits + pending, changed is not None)
+
+
+def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
+    """What is still to leave a wallet of lots that are over, as if all were booked at once and no run had
+    reserved anything: what is left of them, less what of it rolls over. `lots` as they were closed, by the same
+    `uses`."""
+    then = Room(room.balance_micro, 0)
+    close(lots, uses, then, now_ms, now_ms)
+    return max(room.balance_micro - then.balance_micro, 0)
+
+
+def _expire(now: dict[str, Lot], allocation: Allocation, room: Room, over_ms: int) -> tuple[int, Room]:
+    """Book what the lots that are over expire with. What waits for runs; and what the wallet has without all that."""
+    is_over = [lot for lot in now.values() if lot.is_over(over_ms)]
+    waits, rest = 0, replace(room)
+    for lot, wanted, booked in changes(is_over, allocation, room.balance_micro, room.held_micro):
+        rest = Room(rest.balance_micro - wanted, rest.held_micro - (wanted - booked))
+        waits += wanted - booked
+        room.balance_micro -= booked
+        now[lot.lot] = replace(lot, expired_micro=lot.expired_micro + booked)
+    return waits, rest
+
+
+def changes(
+    is_over: Sequence[Lot], allocation: Allocation, balance_micro: int, held_micro: int
+) -> list[tuple[Lot, int, int]]:
+    """Of each lot that is over: what is left to expire (or to give back), and how much of it is booked now. What runs
+    would have to draw from it waits for their end."""
+    wanted = [(lot, left(lot, allocation)) for lot in is_over]
+    found = []
+    for lot, amount in sorted(wanted, key=lambda one: (one[1] >= 0, one[0].expires_ms, one[0].lot)):
+        waits = promised(amount, balance_micro, held_micro)
+        found.append((lot, amount, amount - waits))
+        balance_micro, held_micro = balance_micro - amount, held_micro - waits
+    return found
+
+
+def _roll(
+    now: Mapping[str, Lot], allocation: Allocation, rest: Room, over_ms: int, now_ms: int, *, grows: bool
+) -> tuple[Lot | None, int]:
+    """The first lot that is to be another one, or is new, so that as much rolled over as should have; and what is to be
+    taken of those that did, and is not left, or is reserved. Nothing more rolls over while anything waits to expire
+    (`grows` is false)."""
+    pending = 0
+    over = [lot for lot in now.values() if lot.part == "included" and lot.is_over(over_ms)]
+    for end_ms in sorted({lot.expires_ms or 0 for lot in over}):
+        sources = [lot for lot in over if lot.expires_ms == end_ms]
+        rolled = [lot for lot in now.values() if lot.part == "rollover" and lot.begins_ms == end_ms]
+        last = max(sources, key=lambda lot: (lot.begins_ms, lot.lot))
+        target = rolls(sum(lot.expired_micro for lot in sources), last)
+        less = sum(lot.amount_micro - lot.reduced_micro for lot in rolled) - target
+        if less < 0 and grows:
+            return _rolled(last, len(rolled), -less, now_ms), pending
+        for lot in sorted(rolled, key=lambda one: one.turn, reverse=True):
+            there = max(min(less, left(lot, allocation)), 0)
+            taken = there - promised(there, rest.balance_micro, rest.held_micro)
+            if taken:
+                taken_micro, reduced_micro = lot.taken_micro + taken, lot.reduced_micro + taken
+                return replace(lot, taken_micro=taken_micro, reduced_micro=reduced_micro), pending
+        if less > 0 and not all(lot.is_over(over_ms) for lot in rolled):
+            pending += less
+    return None, pending
+
+
+def rolls(expired_micro: int, last: Lot) -> int:
+    """How much rolls over of what expired in a month, by the terms of the last lot that a plan gave in it."""
+    if expired_micro <= 0 or expired_micro < last.rollover_min_micro:
+        return 0
+    return min(expired_micro, last.rollover_max_micro)
+
+
+def _rolled(last: Lot, number: int, amount_micro: int, now_ms: int) -> Lot:
+    """What rolls over into the month after a lot's."""
+    assert last.expires_ms is not None
+    period = period_of(last.expires_ms)
+    again = f":r{number}" if number else ""
+    return replace(
+        last,
+        lot=f"rollover:{last.customer_id}:{period}{again}",
+        amount_micro=amount_micro,
+        priority=ROLLED_PRIORITY,
+        begins_ms=last.expires_ms,
+        expires_ms=next_start(last.expires_ms),
+        at_ms=now_ms,
+        actor="drawdown",
+        reason=f"rolled over from {last.period}",
+        expired_micro=0,
+        taken_micro=0,
+        expiries=0,
+        takes=0,
+        part="rollover",
+        period=period,
+    )

@@ -1,0 +1,299 @@
+"""The guard while its database is away: a metric that fails open is let through, and written down afterwards.
+
+Guarantee: what is let through has a key that was found and that has not expired, a metric whose terms said so, and a
+darkness that began a short while ago, by what this process remembers. All of it is counted, with its amount, once the
+database is back, under the key of its use: a program that asks again meanwhile uses nothing twice. If no more can be
+remembered, nothing more is let through. What ends a use is refused for the moment until the use is written down. If a
+process ends before it could write uses down, it logs them with their amounts, and they are lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from http import HTTPStatus
+from typing import Final, Generic, TypeVar
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.guard.decide import decide
+from drawdown.schema import database
+from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.server.api.programs import RECALLED_MS, Find, soon
+from drawdown.server.http.errors import SOON, ApiError, unauthorized
+from drawdown.server.http.limits import told
+from drawdown.server.http.threads import Threads
+from drawdown.server.services import Services
+from drawdown.worker.access import keys as api_keys
+from drawdown.worker.access.keys import ApiKey
+from drawdown.worker.executions.actions import LIFE_MS
+from drawdown.worker.guard import terms as guard_terms
+from drawdown.worker.guard import use as guard
+from drawdown.worker.guard.counters import LimitReached
+from drawdown.worker.guard.terms import Metric
+from drawdown.worker.guard.use import Answer, Ask, Costs, answer, require_key
+from drawdown.worker.verdict.refresh_requests import in_doubt
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+DARK_MS: Final = 15 * MINUTE_MS
+"""For how long after the database went away anything is let through."""
+WITHIN_S: Final = 2.0
+"""How long a question about a metric that fails open waits for the database."""
+LOOK_AGAIN_MS: Final = SECOND_MS
+"""For so long after it did not answer, such a question does not wait for it."""
+MOST_REMEMBERED: Final = 1_000
+"""Keys, and metrics."""
+REMEMBERED_MS: Final = 60 * MINUTE_MS
+"""What was said of a key or a metric is believed no longer than this without the database."""
+LEARNED_EVERY_MS: Final = MINUTE_MS
+KEPT_AT_MOST: Final = 10_000
+"""Uses that were let through and are not written down yet."""
+RECORD_EVERY_S: Final = 1.0
+CLOSING_S: Final = 5.0
+"""How long the end of the process waits for what is to be written down."""
+UNREADABLE: Final = "database_unreadable"
+OUTCOMES: Final = ("let_through", "recorded", "lost")
+AWAY: Final = (DatabaseBusy, DatabaseNotReady, TimeoutError)
+
+
+class Memory(Generic[T]):
+    """What was said last, bounded in number and age."""
+
+    def __init__(self) -> None:
+        self._said: OrderedDict[str, tuple[int, T]] = OrderedDict()
+
+    def put(self, name: str, value: T, now_ms: int) -> None:
+        self._said[name] = (now_ms, value)
+        self._said.move_to_end(name)
+        if len(self._said) > MOST_REMEMBERED:
+            self._said.popitem(last=False)
+
+    def get(self, name: str, now_ms: int, most_ms: int = REMEMBERED_MS) -> T | None:
+        at_ms, value = self._said.get(name, (0, None))
+        return value if 0 <= now_ms - at_ms <= most_ms else None
+
+    def forget(self, name: str) -> None:
+        self._said.pop(name, None)
+
+
+class Dark:
+    """Of one process. `uses` counts what became of those that were let through."""
+
+    def __init__(self, services: Services, threads: Threads, reading: Threads, find: Find) -> None:
+        self._services = services
+        self._look_up = find
+        self._threads = threads
+        self._reading = reading
+        self._keys: Memory[ApiKey] = Memory()
+        self._terms: Memory[Metric] = Memory()
+        self._since_ms: int | None = None
+        self._failed_ms: int | None = None
+        self._kept: OrderedDict[str, Ask] = OrderedDict()
+        self._recording = asyncio.Lock()
+        self._loop: asyncio.Task[None] | None = None
+        self.uses: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+
+    async def find(self, offered: str, now_ms: int) -> ApiKey | None:
+        """Whose key this is; by what is remembered, where the database does not say."""
+        return await self._find(api_keys.hash_of(offered), now_ms)
+
+    async def recall(self, offered: str, now_ms: int) -> ApiKey | None:
+        """Whose key this is, where that was found a short while ago, or is. Whoever answers by it finds it
+        again, and says with `remember` what was found."""
+        proof = api_keys.hash_of(offered)
+        return self._known(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)
+
+    async def again(self, key: ApiKey) -> None:
+        """Errors: ApiError 401 for a key that was recalled and is over."""
+        if await self._find(key.proof, self._services.clock.now_ms()) is None:
+            raise unauthorized()
+
+    def remember(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
+        """What the database says of a key."""
+        if found is None:
+            self._keys.forget(proof)
+        else:
+            self._keys.put(proof, found, now_ms)
+
+    async def _find(self, proof: str, now_ms: int) -> ApiKey | None:
+        remembered = self._keys.get(proof, now_ms) is not None
+        look_up = partial(self._look_up, proof, now_ms)
+        try:
+            found = await self._asked(look_up, quick=remembered, ends=False, notes=False)
+        except AWAY:
+            if not remembered:
+                raise
+            known = self._known(proof, now_ms)
+            return None if known is None else replace(known, recalled=True)
+        self.remember(proof, found, now_ms)
+        return found
+
+    def _known(self, proof: str, now_ms: int, most_ms: int = REMEMBERED_MS) -> ApiKey | None:
+        """The key that is remembered, unless its time is over."""
+        known = self._keys.get(proof, now_ms, most_ms)
+        is_over = known is not None and known.expires_ms is not None and now_ms >= known.expires_ms
+        return None if is_over else known
+
+    async def ask(self, asked: Ask, work: Callable[[], Awaitable[Answer]], *, uses: bool = True) -> Answer:
+        """What `work` answers by the database, or what is given in the dark; `uses`: not only a question. Errors: those
+        of `work`; ApiError 503."""
+        metric, now = asked.wish.metric, asked.by.now_ms
+        terms = self._terms.get(metric, now)
+        quick, ends = terms is not None and terms.fails_open, uses or not self._kept
+        if uses:  # what was let through under this key comes before its repetition
+            await self._written(asked.name, quick=True)
+        try:
+            found = await self._asked(work, quick=quick, ends=ends)
+        except LimitReached:  # the database said so
+            raise
+        except AWAY as error:
+            if terms is None or not terms.fails_open or not self._is_young(now):
+                raise _not_now(error) from error
+            return self._let_through(asked, terms, uses=uses)
+        if self._terms.get(metric, now, LEARNED_EVERY_MS) is None:
+            await self._learn(metric, now)
+        return found
+
+    async def _learn(self, metric: str, now_ms: int) -> None:
+        """Whether it fails open has to be known before the database is away."""
+        with suppress(*AWAY, ApiError):
+            work = partial(self._reading.read, lambda c: guard_terms.find(c, metric))
+            self._terms.put(metric, await self._asked(work, quick=True, ends=False), now_ms)
+
+    async def before(self, key: str) -> None:
+        """What ends a use comes after the use. Errors: ApiError 503 where that is not written down yet."""
+        its_own = [name for name, use in self._kept.items() if use.key == key]
+        if not all([await self._written(name) for name in its_own]):
+            text = "what was let through under this key is not written down yet: ask for the same again"
+            raise ApiError(503, "database", text, headers=SOON)
+
+    async def record(self) -> None:
+        """Write down what was let through, in the order it was, until the database is away again."""
+        async with self._recording:
+            for name in list(self._kept):
+                if not await self._written(name):
+                    return
+
+    async def _written(self, name: str, *, quick: bool = False) -> bool:
+        """Write one down; whether it waits no longer. Whoever wrote it at the same moment was the one that counts."""
+        use = self._kept.get(name)
+        if use is None:
+            return True
+        try:
+            await self._asked(lambda: self._threads.write(self._recorder(use)), quick=quick)
+        except (*AWAY, ApiError):
+            return False
+        except DrawdownError as error:
+            if self._kept.pop(name, None) is not None:
+                self._lose(use, error)
+            return True
+        if self._kept.pop(name, None) is not None:
+            self.uses["recorded"] += 1
+        return True
+
+    def close(self) -> None:
+        """Write down what can be, and tell what is lost."""
+        if self._kept:
+            pool = ThreadPoolExecutor(1)
+            wait([pool.submit(self._record_now)], CLOSING_S)
+            pool.shutdown(wait=False, cancel_futures=True)
+        for use in list(self._kept.values()):
+            self._lose(use, DatabaseBusy("the process ended before the database was back"))
+
+    def _record_now(self) -> None:
+        for key, use in list(self._kept.items()):
+            try:
+                database.write(self._services.engine, self._recorder(use))
+            except DatabaseBusy:
+                return
+            except DrawdownError as error:
+                self._lose(use, error)
+            else:
+                self.uses["recorded"] += 1
+            del self._kept[key]
+
+    def _recorder(self, use: Ask) -> Callable[[sa.Connection], Answer]:
+        """It counts from when it is written down."""
+        return lambda c: guard.take(c, replace(use.at(self._services.clock.now_ms()), dark=True))
+
+    def _lose(self, use: Ask, error: DrawdownError) -> None:
+        self.uses["lost"] += 1
+        said = {"key": use.key, "org": use.wish.org_id, "metric": use.wish.metric, "amount": use.wish.amount}
+        log.error("guard_use_lost", **said, **told(error))
+
+    async def _asked(
+        self, work: Callable[[], Awaitable[T]], *, quick: bool, ends: bool = True, notes: bool = True
+    ) -> T:
+        """An answer of the database. `ends`: with that it is back; a file that is locked is read all the same. `notes`:
+        without one it is away; a slow look-up of a key says nothing of the database. Errors: those of `AWAY`, and
+        ApiError, where there is none; of others nothing is noted."""
+        now = self._services.clock.now_ms()
+        if quick and self._failed_ms is not None and 0 <= now - self._failed_ms < LOOK_AGAIN_MS:
+            raise DatabaseBusy("the database did not answer a moment ago")
+        try:
+            async with asyncio.timeout(WITHIN_S if quick else None):
+                found = await soon(work())
+        except LimitReached:
+            raise
+        except (*AWAY, ApiError) as error:
+            if isinstance(error, ApiError) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:  # too many ask
+                raise
+            if not notes:
+                raise
+            self._since_ms = now if self._since_ms is None else self._since_ms
+            self._failed_ms = now
+            raise
+        if ends:
+            self._since_ms = self._failed_ms = None
+        return found
+
+    def _is_young(self, now_ms: int) -> bool:
+        return self._since_ms is not None and now_ms - self._since_ms <= DARK_MS
+
+    def _let_through(self, asked: Ask, terms: Metric, *, uses: bool) -> Answer:
+        """Errors: Denied `other_content`; ApiError 503 where no more can be remembered."""
+        facts = replace(in_doubt(UNREADABLE, allowed=True), phase=terms.phase)
+        verdict = replace(decide(facts, asked.wish.amount), reason=UNREADABLE)
+        costs = Costs(terms.price.of(asked.wish.amount), degraded=True)
+        said = answer(asked.wish.metric, asked.wish.amount, verdict, costs, asked.by.now_ms)
+        if not uses:
+            return said
+        before = self._kept.get(asked.name)
+        if before is None:
+            self._keep(asked)
+        elif before.fingerprint != asked.fingerprint:
+            raise guard.other_content(asked.key)
+        until = asked.by.now_ms + (asked.wish.for_ms or LIFE_MS) if asked.state == "held" else None
+        return replace(said, state=asked.state, repeated=before is not None, expires_ms=until)
+
+    def _keep(self, use: Ask) -> None:
+        require_key(use.key)
+        if len(self._kept) >= KEPT_AT_MOST:
+            raise ApiError(503, "database", "the database is away, and no more is let through", headers=SOON)
+        if not self._kept:
+            log.error("guard_in_the_dark", metric=use.wish.metric, org=use.wish.org_id)
+        self._kept[use.name] = use
+        self.uses["let_through"] += 1
+        if self._loop is None or self._loop.done():
+            self._loop = asyncio.create_task(self._go_on())
+
+    async def _go_on(self) -> None:
+        while self._kept:  # until they are recorded, or the process ends
+            await asyncio.sleep(RECORD_EVERY_S)
+            await self.record()
+
+
+def _not_now(error: BaseException) -> BaseException:
+    if isinstance(error, TimeoutError):
+        message = "the database took too long, and this may be done all the same; to ask for the same again is safe"
+        return ApiError(503, "answer_lost", message, headers=SOON)
+    return error

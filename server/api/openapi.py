@@ -1,0 +1,183 @@
+"""The description of the routes, /openapi.json. Guarantee: its content comes from the routes themselves, and what it
+shows as an answer, where its model has no example of its own, is one that this server gave (`examples.json`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal, TypedDict
+
+from fastapi import FastAPI
+from fastapi.encoders import jsonable_encoder
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from drawdown.schema.clock import Clock
+from drawdown.schema.units import DAY_MS
+from drawdown.server.api.models import Error
+
+PATH: Final = "/openapi.json"
+MEANINGS: Final = {
+    207: "Some items were kept, and some were not",
+    400: "Not a request that can be taken",
+    401: "Not proven to come from whom it must",
+    402: "Not enough credit",
+    403: "Not what this key may",
+    404: "Unknown",
+    408: "The body did not come in time",
+    409: "A rule forbids it, or it is under way or done already",
+    413: "Too large",
+    415: "Of a type, or packed in a way, that is not read",
+    422: "JSON, and not what this takes",
+    429: "Too many requests from this address, or with this key",
+    500: "Something failed here",
+    503: "Not at this moment, or not configured; send it again",
+}
+SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "http", "scheme": "bearer", "description": "An API key, made by `drawdown key create`."},
+    "timestamp": {
+        "type": "apiKey", "in": "header", "name": "X-Timestamp", "description": "Seconds; at most 300 s from now."
+    },
+    "signature": {
+        "type": "apiKey", "in": "header", "name": "X-Signature",
+        "description": "`v2=` and HMAC-SHA256 in hex over `v2\\n{timestamp}\\n{method}\\n{host}\\n{path}?{query}\\n"
+        "{body}`, byte for byte; each counts once.",
+    },
+}  # fmt: skip
+_NEEDS: Final[dict[str, object]] = {"signed": [{"timestamp": [], "signature": []}], "bearer": [{"bearer": []}]}
+IDEMPOTENCY_KEY: Final[Mapping[str, object]] = {
+    "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 200},
+    "description": "The run's key, where the body has none.",
+}  # fmt: skip
+
+
+EXAMPLES: Final = Path(__file__).with_name("examples.json")
+"""By operation, and by name of a parameter: those of one operation go together in one request (null: without it)."""
+REF: Final = "#/components/schemas/{model}"
+_ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
+"""As FastAPI says it of a model, which it would read again for each status of each route."""
+NO_BODIES: Final[Mapping[str, Mapping[str, object]]] = {}
+NO_OTHERS: Final[Mapping[int, type[BaseModel]]] = {}
+
+
+class _Operation(TypedDict, total=False):
+    responses: dict[int | str, dict[str, object]]
+    openapi_extra: dict[str, object]
+    response_model: None
+    status_code: int
+
+
+def operation(
+    answer: type[BaseModel] | None,
+    *statuses: int,
+    body: type[BaseModel] | Literal["any"] | None = None,
+    bodies: Mapping[str, Mapping[str, object]] = NO_BODIES,
+    security: Literal["signed", "bearer"] | None = None,
+    scope: str | None = None,
+    query: type[BaseModel] | None = None,
+    headers: Sequence[Mapping[str, object]] = (),
+    empty: bool = False,
+    also: Mapping[int, type[BaseModel]] = NO_OTHERS,
+) -> _Operation:
+    """What FastAPI is told of a route: its answers, and the body, query, headers and proof that the route itself reads
+    and checks. `bodies`: by their types, where there are several; `scope`: what an API key needs for it; `empty`: the
+    answer is 204; `also`: other statuses that have an answer of their own."""
+    extra: dict[str, object] = {}
+    if body == "any":
+        content: dict[str, object] = {"application/json": {"schema": {"type": "object"}}}
+        extra["requestBody"] = {"required": True, "content": content}
+    elif body is not None:
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _schema(body)}}}
+    if bodies:
+        extra["requestBody"] = {"required": True, "content": dict(bodies)}
+    if security is not None:
+        extra["security"] = _NEEDS[security]
+    if scope is not None:
+        extra["security"] = [{"key": [scope]}]
+    parameters = [*headers, *(() if query is None else _parameters(query))]
+    if parameters:
+        extra["parameters"] = parameters
+    responses: dict[int | str, dict[str, object]] = {
+        status: {"description": MEANINGS[status], "content": _ERROR} for status in statuses
+    }
+    if empty:
+        responses[204] = {"description": "Done"}
+    elif answer is not None:
+        responses[200] = {"model": answer, "description": "Done"}
+    else:
+        responses[200] = {
+            "description": "Prometheus' text format",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    for status, model in also.items():
+        responses[status] = {"model": model, "description": MEANINGS[status]}
+    responses["default"] = {"description": "Whatever else fails", "content": _ERROR}
+    said: _Operation = {"responses": responses, "openapi_extra": extra, "response_model": None}
+    return {**said, "status_code": 204} if empty else said
+
+
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Made once a process; whoever has it changes nothing of it."""
+    return model.model_json_schema()
+
+
+def _parameters(query: type[BaseModel]) -> Iterator[Mapping[str, object]]:
+    found = _schema(query)
+    for name, schema in found["properties"].items():
+        yield {"name": name, "in": "query", "required": name in found.get("required", ()), "schema": schema}
+
+
+@cache
+def named_examples() -> Mapping[str, Any]:
+    """A value that can be taken, by the name of what takes it."""
+    found: dict[str, Any] = json.loads(EXAMPLES.read_text(encoding="utf-8"))["parameters"]
+    return found
+
+
+def _exemplify(paths: Mapping[str, Mapping[str, Any]], now_ms: int) -> None:
+    """Put an example to each answer, parameter and body that has none of its own. A moment that has to lie ahead is
+    said by how many days it does (`days_ahead`)."""
+    there = json.loads(EXAMPLES.read_text(encoding="utf-8"))
+    for name, days in there["days_ahead"].items():
+        there["bodies"][name] |= {field: now_ms + many * DAY_MS for field, many in days.items()}
+    for path, operations in paths.items():
+        for method, found in operations.items():
+            name = f"{method.upper()} {path}"
+            answers = found["responses"].get("200", {}).get("content", {})
+            for part, contents in (("answers", answers), ("bodies", found.get("requestBody", {}).get("content", {}))):
+                for content in contents.values():
+                    content.update({"example": there[part][name]} if name in there[part] else {})
+            for parameter in found.get("parameters", ()):
+                own = parameter.get("example", parameter["schema"].get("default"))
+                of_all = there["parameters"].get(parameter["name"], own)
+                parameter["example"] = there["parameters"].get(f"{name} {parameter['name']}", of_all)
+
+
+def describe(app: FastAPI, clock: Clock) -> None:
+    """Have the application describe itself, at PATH. It is made and written out once: anybody may ask, and often."""
+    made: dict[str, object] = {}
+    written: list[bytes] = []
+
+    def openapi() -> dict[str, object]:
+        if not made:
+            found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            error = jsonable_encoder(Error.model_json_schema(ref_template=REF), exclude_none=True)
+            found["components"]["schemas"].update(error.pop("$defs", {}), **{Error.__name__: error})
+            found["components"]["securitySchemes"] = dict(SCHEMES)
+            _exemplify(found["paths"], clock.now_ms())
+            made.update(found)
+        return made
+
+    async def answer(_request: Request) -> Response:
+        if not written:
+            written.append(json.dumps(openapi()).encode())
+        return Response(written[0], media_type="application/json")
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    app.add_route(PATH, answer, methods=["GET"], include_in_schema=False)

@@ -1,0 +1,201 @@
+"""What asks for the same row at once is decided in one transaction: a wallet that many draw on, or a counter that many
+use, is locked, and committed, once for all of them. What only asks is read at one moment for all who ask at once.
+
+Guarantee: each request gets the answer that it would have got alone, after the commit. What cannot be decided together
+is decided alone, and so is each that was refused. A lane waits for no other. A request that comes alone waits for none;
+where several came right before, one that writes waits for GATHER_S at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+import sqlalchemy as sa
+
+from drawdown.ledger.reservations import NotTogether
+from drawdown.schema.clock import Clock
+from drawdown.schema.errors import DrawdownError, LockHeld, Refused, UsageError
+from drawdown.schema.ids import tell_few_names, tell_no_names
+from drawdown.server.http.errors import SOON, ApiError
+from drawdown.server.http.threads import Threads
+
+GATHER_S: Final = 0.005
+"""How long a transaction that several would share waits for as many as shared the last one."""
+MOST_TOGETHER: Final = 256
+"""Requests of one transaction."""
+STUCK_S: Final = 1.0
+"""A reading that takes longer keeps those who came after it no longer."""
+MOST_WAITING: Final = 1_024
+"""Requests of one lane: whoever comes then is to come again."""
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+@dataclass
+class _Waiting(Generic[A, R]):
+    """What is asked for, and where its answer is waited for."""
+
+    asked: A
+    answer: asyncio.Future[R]
+
+    def tell(self, found: R | BaseException) -> None:
+        """Whoever waited too long is told nothing any more."""
+        if self.answer.done():
+            return
+        if isinstance(found, BaseException):
+            self.answer.set_exception(found)
+        else:
+            self.answer.set_result(found)
+
+
+@dataclass
+class _Lane(Generic[A, R]):
+    """Those that wait for one row. `last`: how many were decided together before them."""
+
+    waiting: list[_Waiting[A, R]] = field(default_factory=list)
+    last: int = 1
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(frozen=True)
+class Way(Generic[A, R]):
+    """How requests are decided, at a moment of their transaction. `all_` answers each, or says why not in its answer's
+    place, and keeps nothing of that one; it raises Refused or UsageError where they are to be asked for alone. `alone`
+    decides one; None: what is to be decided alone is handed back to the caller, as NotTogether. `lane`: the row that
+    it asks for."""
+
+    lane: Callable[[A], object]
+    all_: Callable[[sa.Connection, Sequence[A], int], Sequence[R | DrawdownError]]
+    alone: Callable[[sa.Connection, A, int], R] | None
+    tells_names: Callable[[A], bool]
+    """Whether the caller may learn names of any organisation."""
+    reads: bool = False
+    """Whether nothing is written."""
+
+
+class Together(Generic[A, R]):
+    """One lane a row, while anybody asks for it. Of one event loop."""
+
+    def __init__(self, threads: Threads, clock: Clock, way: Way[A, R], names: Callable[[], bool]) -> None:
+        """`names`: whether a mistyped id may be searched for at this moment."""
+        self._clock = clock
+        self._names = names
+        self._way = way
+        self._threads = threads
+        self._stuck: set[asyncio.Task[None]] = set()
+        self._lanes: dict[object, _Lane[A, R]] = {}
+
+    async def ask(self, asked: A) -> R:
+        """As `Way.alone`, and with its errors. Errors: ApiError 429 where too many wait."""
+        name = self._way.lane(asked)
+        waiting = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = _Lane()
+            lane.waiting.append(waiting)
+            lane.task = asyncio.create_task(self._go(name, lane))
+        elif len(lane.waiting) >= MOST_WAITING:
+            raise ApiError(429, "busy", "too many wait for the same here; send it again", headers=SOON)
+        else:
+            lane.waiting.append(waiting)
+            if len(lane.waiting) >= lane.last:
+                lane.enough.set()
+        return await waiting.answer
+
+    async def _go(self, name: object, lane: _Lane[A, R]) -> None:
+        """Until nobody waits any more."""
+        try:
+            while lane.waiting:
+                batch = [one for one in lane.waiting[:MOST_TOGETHER] if not one.answer.done()]
+                del lane.waiting[:MOST_TOGETHER]
+                if batch:
+                    await self._in_time(batch)
+                lane.last = max(len(batch), 1)
+                if not self._way.reads:  # no commit is saved by it: who came meanwhile are together enough
+                    await _gather(lane)
+        finally:
+            del self._lanes[name]
+            for one in lane.waiting:
+                one.answer.cancel()
+
+    async def _in_time(self, batch: Sequence[_Waiting[A, R]]) -> None:
+        """Whoever waits for a lock comes before the next who want it. A reading that hangs, on a connection that is
+        dead, is left to itself."""
+        if not self._way.reads:
+            await self._decide(batch)
+            return
+        task = asyncio.create_task(self._decide(batch))
+        self._stuck.add(task)
+        task.add_done_callback(self._stuck.discard)
+        await asyncio.wait((task,), timeout=STUCK_S)
+
+    async def _decide(self, batch: Sequence[_Waiting[A, R]]) -> None:
+        hands_back = self._way.alone is None
+        if len(batch) == 1 and not hands_back:
+            await self._alone(batch[0])
+            return
+        asked = [one.asked for one in batch]
+        try:
+            if self._way.reads:
+                found = await self._threads.read(lambda c: self._all(c, asked))
+            else:
+                found = await self._threads.write(lambda c: self._all(c, asked))
+        except Exception as error:
+            is_refused = isinstance(error, Refused | UsageError)  # one of them at least: nothing was kept
+            if is_refused and not hands_back:
+                await asyncio.gather(*map(self._alone, batch))
+                return
+            # What is no error of ours came before the commit, which tells its own: each is decided by itself then.
+            is_rolled_back = isinstance(error, LockHeld) or not isinstance(error, DrawdownError)
+            back = hands_back and (is_refused or is_rolled_back)
+            for one in batch:
+                one.tell(NotTogether(str(error)) if back else error)
+        else:
+            refused = []
+            for one, answer in zip(batch, found, strict=True):
+                is_same = self._way.reads and not self._way.tells_names(one.asked)
+                if isinstance(answer, DrawdownError) and (hands_back or is_same):
+                    one.tell(answer)  # alone it would be told the same, or it is asked for elsewhere
+                elif isinstance(answer, DrawdownError):
+                    refused.append(one)
+                else:
+                    one.tell(answer)
+            await asyncio.gather(*map(self._alone, refused))
+
+    def _all(self, connection: sa.Connection, asked: Sequence[A]) -> Sequence[R | DrawdownError]:
+        """Whoever is refused is told why by `_one`: no name is looked for before."""
+        tell_no_names(connection)
+        return self._way.all_(connection, asked, self._clock.now_ms())
+
+    def _one(self, connection: sa.Connection, asked: A) -> R:
+        if self._way.tells_names(asked):
+            tell_few_names(connection, self._names)
+        else:
+            tell_no_names(connection)
+        assert self._way.alone is not None, "what is handed back is not asked for here"
+        return self._way.alone(connection, asked, self._clock.now_ms())
+
+    async def _alone(self, one: _Waiting[A, R]) -> None:
+        try:
+            if self._way.reads:
+                found = await self._threads.read(lambda c: self._one(c, one.asked))
+            else:
+                found = await self._threads.write(lambda c: self._one(c, one.asked))
+        except Exception as error:
+            one.tell(error)
+        else:
+            one.tell(found)
+
+
+async def _gather(lane: _Lane[A, R]) -> None:
+    """Those who are answered may come again at once: they are waited for, as many as they were."""
+    lane.enough.clear()
+    if len(lane.waiting) < lane.last:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(lane.enough.wait(), GATHER_S)

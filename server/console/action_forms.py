@@ -1,0 +1,432 @@
+"""Actions: the form, its dry run, and the deed.
+
+Guarantee: the dry run is the deed itself, in a transaction that is undone: it changes nothing, and what it shows is
+what would be. The deed is done once for each form, in one transaction with its record, by somebody who may give so
+much, where the number was typed if it is large, and only where all that the dry run showed still stands. What fails
+keeps the form as it was filled in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from functools import partial
+from typing import Final, Protocol, TypeVar
+from urllib.parse import urlencode
+
+import sqlalchemy as sa
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from drawdown.schema.audit import By
+from drawdown.schema.database import Transact, write
+from drawdown.schema.declare import Fact, Size, WrongField
+from drawdown.schema.errors import AnswerLost, ClockDoubted, Refused, UnknownId, UsageError
+from drawdown.schema.text import clean
+from drawdown.schema.units import MICRO, as_credits
+from drawdown.server.console import action as declared
+from drawdown.server.console import session_auth
+from drawdown.server.console.action import Action, Doing, Done
+from drawdown.server.console.read_connection import in_words, limited
+from drawdown.server.console.request_params import said_by
+from drawdown.server.console.session_auth import form_of
+from drawdown.server.http.bodies import Budget
+from drawdown.server.http.errors import ApiError
+from drawdown.server.http.threads import Threads
+from drawdown.server.settings import ServerSettings
+from drawdown.worker.access import idempotency as console_acts
+from drawdown.worker.access.idempotency import Acted
+from drawdown.worker.access.people import Person, is_demo
+from drawdown.worker.engine.context import Context
+from drawdown.worker.history.incarnation import HistoryDoubted
+
+T = TypeVar("T")
+
+WITHIN_S: Final = 10.0
+"""The longest that a dry run, or a deed, may take; the locks that it holds are held no longer."""
+
+
+MOST_KEPT: Final = 4_000
+"""Characters of a form that is kept in an address while somebody signs in again."""
+
+
+ONCE: Final = "go back and send the form again: it is done once"
+
+IMPOSSIBLE: Final = (UsageError, UnknownId, Refused, HistoryDoubted, ClockDoubted)
+"""What keeps the form as it was filled in."""
+
+
+def undone(engine: sa.Engine) -> Transact:
+    """Transactions of a dry run: whatever one is asked for, it is undone, and takes as long as a form may."""
+
+    def transact(work: Callable[[sa.Connection], T], /, *, rollback: bool = True) -> T:
+        def bounded(connection: sa.Connection) -> T:
+            with limited(connection, WITHIN_S):
+                return work(connection)
+
+        with in_words(WITHIN_S):
+            return write(engine, bounded, rollback=True)
+
+    return transact
+
+
+class SignedOutInside(Exception):
+    """The session ended while the form was open."""
+
+
+class Desk(Protocol):
+    """What the console does for its forms: see there."""
+
+    url: str
+
+    def context(self) -> Context: ...
+    def render(self, template: str, shown: Mapping[str, object], status: int = 200) -> Response: ...
+    def failed(self, status: int, why: str) -> Response: ...
+    def now_ms(self) -> int: ...
+    async def answered(self, request: Request, do: Callable[[], Awaitable[Response]]) -> Response: ...
+
+
+class Acting:
+    """The routes of all actions."""
+
+    def __init__(
+        self, console: Desk, settings: ServerSettings, threads: Threads, budget: Budget, actions: Sequence[Action]
+    ) -> None:
+        self._console, self._settings = console, settings
+        self._threads, self._budget = threads, budget
+        self._actions = actions
+
+    def routes(self) -> list[Route]:
+        """A form for each action, and what each form did."""
+        found = [Route("/console/acted", self._acted, methods=["GET"])]
+        for action in self._actions:
+            path = f"/console/act/{action.name}"
+            found.append(Route(path, partial(self._form, action), methods=["GET"]))
+            found.append(Route(path, partial(self._posted, action), methods=["POST"]))
+        return found
+
+    async def _form(self, action: Action, request: Request) -> Response:
+        """The form, with what its address says filled in."""
+
+        async def do() -> Response:
+            given = said_by(request)
+            person, demo = await self._threads.read(lambda c: (self._person(c, action, request), is_demo(c)))
+            return self._filled(action, given, person, demo)
+
+        return await self._answered(request, action, {}, do)
+
+    async def _posted(self, action: Action, request: Request) -> Response:
+        async def do() -> Response:
+            form = await form_of(request, self._console.url, self._budget)
+            return await self._answered(request, action, form, partial(self._taken, action, request, form))
+
+        return await self._console.answered(request, do)
+
+    async def _taken(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
+        step = form.get("step")
+        if step not in ("look", "do"):
+            raise ApiError(400, "bad_form", "the form does not say whether to look or to do: open it again")
+        try:
+            if step == "look":
+                return await self._looked(action, request, form)
+            return await self._done(action, request, form)
+        except LookAgain as error:
+            try:
+                return await self._looked(action, request, form, str(error), error.status)
+            except IMPOSSIBLE as impossible:  # as things stand
+                return await self._again(action, request, form, impossible)
+        except IMPOSSIBLE as error:
+            return await self._again(action, request, form, error)
+
+    async def _again(self, action: Action, request: Request, form: Mapping[str, str], error: Exception) -> Response:
+        """The form as it was filled in, and what is wrong with it."""
+        person, demo = await self._threads.read(lambda c: (self._person(c, action, request), is_demo(c)))
+        forbidden = isinstance(error, (Refused, HistoryDoubted, ClockDoubted))
+        status = 404 if isinstance(error, UnknownId) else 409 if forbidden else 400
+        field = error.field if isinstance(error, WrongField) else ""
+        return self._filled(action, form, person, demo, (str(error), field), status)
+
+    def _filled(
+        self,
+        action: Action,
+        given: Mapping[str, str],
+        person: Person,
+        demo: bool,
+        wrong: tuple[str, str] = ("", ""),
+        status: int = 200,
+    ) -> Response:
+        fields = [one for one in _fields(action) if given.get(one.name) or not given.get(one.unless)]
+        shown = {"action": action, "fields": fields, "values": given, "wrong": wrong[0], "at": wrong[1]}
+        doing = Doing(person, By(self._console.now_ms(), person.actor, "", "console"), _values(action, given))
+        shown |= {"person": person, "demo": demo, "back": declared.way_back(action, doing)}
+        return self._console.render("act_form.html", shown, status)
+
+    async def _looked(
+        self, action: Action, request: Request, form: Mapping[str, str], why: str = "", status: int = 200
+    ) -> Response:
+        """The dry run's page."""
+
+        def work(connection: sa.Connection) -> tuple[Tried, Doing, bool]:
+            with limited(connection, WITHIN_S):
+                doing = self._doing(connection, action, request, form)
+                return rehearse(connection, action, doing), doing, is_demo(connection)
+
+        with in_words(WITHIN_S):
+            tried, doing, demo = await self._threads.write(work, rollback=True, always=True)
+        shown = {
+            "tables": await self._threads.run(
+                lambda engine: action.tell(undone(engine), self._console.context(), doing)
+            ),
+            "action": action,
+            "tried": tried,
+            "values": _values(action, form),
+            "fields": _fields(action),
+            "command": ["drawdown", *action.command(doing), "--reason", doing.by.reason],
+            "key": doing.key,
+            "typed": to_type(tried.size),
+            "why": why,
+            "back": declared.way_back(action, doing),
+        }
+        return self._console.render("act_look.html", {**shown, "person": tried.person, "demo": demo}, status)
+
+    async def _done(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
+        """Do it, once. Errors: AnswerLost, with what to do."""
+        again = ONCE
+
+        def work(connection: sa.Connection) -> tuple[Done, Person]:
+            nonlocal again
+            with limited(connection, WITHIN_S):
+                doing = self._doing(connection, action, request, form)
+                again = action.lost(doing) if action.lost is not None else again
+                return carry_out(connection, action, doing, form), doing.person
+
+        try:
+            with in_words(WITHIN_S):
+                done, person = await self._threads.write(work, always=True)
+        except AnswerLost as error:
+            raise AnswerLost(error.why, again) from error
+        place = f"/console/acted?{urlencode({'key': form.get('key', '')})}"
+        if not done.secret:
+            return RedirectResponse(place, 303)
+        shown = {"done": Acted(action.name, self._console.now_ms(), done.said, place), "secret": done.secret}
+        return self._console.render("act_done.html", {**shown, "action": action, "person": person})
+
+    async def _acted(self, request: Request) -> Response:
+        """What a form did."""
+
+        async def do() -> Response:
+            key = said_by(request).get("key", "")
+
+            def work(connection: sa.Connection) -> tuple[Person, Acted | None, bool]:
+                known = session_auth.who(connection, self._settings, request, self._console.now_ms())
+                if known is None:
+                    raise SignedOutInside
+                found = console_acts.read(connection, key, known.person)
+                return known.person, found, is_demo(connection)
+
+            person, found, demo = await self._threads.read(work)
+            action = next((one for one in self._actions if found and one.name == found.action), None)
+            if found is None or action is None or not found.place:
+                return self._console.failed(404, "no form of yours has this key; what people did is in the audit")
+            shown = {"done": found, "secret": "", "action": action, "person": person, "demo": demo}
+            return self._console.render("act_done.html", shown)
+
+        return await self._answered(request, None, {}, do)
+
+    async def _answered(
+        self, request: Request, action: Action | None, form: Mapping[str, str], do: Callable[[], Awaitable[Response]]
+    ) -> Response:
+        """The answer; where nobody is signed in any more, the way in, which leads back to the form as it was."""
+
+        async def inside() -> Response:
+            try:
+                return await do()
+            except SignedOutInside:
+                kept = {name: value for name, value in _values(action, form).items() if value}
+                query = urlencode(kept or said_by(request))
+                shown = {"next": f"{request.url.path}?{query}" if query else request.url.path, "name": ""}
+                why = "You were signed out: sign in, and the form is as you left it." if form else ""
+                if len(query) > MOST_KEPT:
+                    shown["next"] = request.url.path
+                    why = "You were signed out. The form was too long to be kept: go back, and copy it first."
+                return self._console.render("sign_in.html", {**shown, "why": why}, 401)
+
+        return await self._console.answered(request, inside)
+
+    def _person(self, connection: sa.Connection, action: Action, request: Request) -> Person:
+        """Who asks. Errors: SignedOutInside; ApiError 403 for a role that may not."""
+        known = session_auth.who(connection, self._settings, request, self._console.now_ms())
+        if known is None:
+            raise SignedOutInside
+        if not known.person.may(action.role):
+            why = f"{action.title} is for the role {action.role}, and {known.person.name} is {known.person.role}"
+            raise ApiError(403, "no_role", why)
+        return known.person
+
+    def _doing(self, connection: sa.Connection, action: Action, request: Request, form: Mapping[str, str]) -> Doing:
+        person = self._person(connection, action, request)
+        by = By(self._console.now_ms(), person.actor, _reason(form), "console")
+        values = _values(action, form)
+        for field in action.fields:
+            if not field.optional and not values.get(field.name, "").strip():
+                raise WrongField(field.name, f"{field.label}: this is needed")
+            given, choices = values.get(field.name, ""), {value for value, _ in field.choices}
+            if choices and given not in choices and not (field.optional and not given):
+                raise WrongField(field.name, f"{field.label}: choose one of them")
+        key = form.get("key", "")
+        if not console_acts.KEY.fullmatch(key):  # a deed by such a one is refused: see `claim`
+            key = console_acts.new_key(by.now_ms, secrets.token_urlsafe(32))
+        declared = self._console.context().declared()
+        return Doing(person, by, values, key, secrets.token_urlsafe(32), self._console.url, declared)
+
+
+def _fields(action: Action) -> tuple[declared.Field, ...]:
+    return (*action.fields, declared.REASON)
+
+
+def _values(action: Action | None, form: Mapping[str, str]) -> dict[str, str]:
+    """What is the action's own in a form."""
+    return {field.name: form.get(field.name, "") for field in _fields(action)} if action else {}
+
+
+def _reason(form: Mapping[str, str]) -> str:
+    reason = form.get("reason", "").strip()
+    if not reason:
+        raise WrongField("reason", "say why: it stands in the audit")
+    if len(reason) > declared.MAX_REASON_CHARS or clean(reason) != reason:
+        raise WrongField("reason", f"{declared.MAX_REASON_CHARS} characters at most, none of them control characters")
+    return reason
+
+
+MOST_FACTS: Final = 40
+"""Of those that a dry run shows, what changes first; by all of them the deed knows whether it is still the same."""
+TYPED_ROWS: Final = 100
+TYPED_MICRO: Final = 1_000 * MICRO
+"""Above so many rows, or so much credit, their number is typed before it is done."""
+SEEN: Final = re.compile(r"[0-9a-f]{64}")
+"""What a dry run showed, as its form carries it."""
+CHANGED: Final = "this changed since you looked: see how it stands now, and decide again"
+
+
+class LookAgain(Refused):
+    """It was not done: what the dry run showed is so no longer (409), or the number was not typed (400)."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A dry run: how things stand, and would stand; what would be said; how much it is; the hash of what was seen."""
+
+    person: Person
+    facts: Sequence[tuple[str, str, str]]
+    more: int
+    said: str
+    size: Size
+    seen: str
+
+
+def rehearse(connection: sa.Connection, action: Action, doing: Doing) -> Tried:
+    """The deed itself, in a transaction that is undone."""
+    size = _allowed(connection, action, doing)
+    before = list(action.look(connection, doing))
+    done = action.do(connection, doing)
+    after = {fact.name: fact.value for fact in action.look(connection, doing)}
+    stood = {fact.name: fact.value for fact in before}
+    names = dict.fromkeys([*stood, *after])
+    facts = [(name, stood.get(name, ""), after.get(name, "")) for name in names]
+    facts.sort(key=lambda fact: fact[1] == fact[2])
+    return Tried(
+        doing.person, facts[:MOST_FACTS], max(len(facts) - MOST_FACTS, 0), done.said, size, _seen(before, size, doing)
+    )
+
+
+def carry_out(connection: sa.Connection, action: Action, doing: Doing, form: Mapping[str, str]) -> Done:
+    """Do it, unless this very form was carried out before: then what that said, and no secret again.
+
+    Errors: those of `perform`; Refused for a form that counts no longer.
+    """
+    key = form.get("key", "")
+    before = console_acts.claim(connection, key, doing.person, action.name, doing.by.now_ms)
+    if before is not None:
+        return Done(before.said)
+    done = perform(connection, action, doing, form)
+    console_acts.keep(connection, key, done.said, action.place(doing))
+    return done
+
+
+def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mapping[str, str]) -> Done:
+    """Do what the dry run showed.
+
+    Errors: LookAgain; ApiError 403; those of the command."""
+    seen = form.get("seen", "")
+    if not SEEN.fullmatch(seen):
+        raise LookAgain(409, CHANGED)
+    picture = _hash(_stands(action.look(connection, doing)))
+    console_acts.take_turn(connection, picture, doing.person, doing.by.now_ms)
+    size = _look_again(connection, action, doing, seen)
+    wanted = to_type(size)
+    if wanted is not None and not _is_number(form.get("typed", ""), wanted):
+        raise LookAgain(400, f"to do it, type the number {as_plain(wanted)}")
+    return action.do(connection, doing)
+
+
+def _look_again(connection: sa.Connection, action: Action, doing: Doing, seen: str) -> Size:
+    """Errors: LookAgain where it is not as the dry run showed it; ApiError 403."""
+    size = _allowed(connection, action, doing)
+    if seen != _seen(action.look(connection, doing), size, doing):
+        raise LookAgain(409, CHANGED)
+    return size
+
+
+def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
+    """How much it is. Errors: ApiError 403 for more credit than somebody may give at once."""
+    size = action.size(connection, doing)
+    person = doing.person
+    most = None if person.role == "admin" else person.grant_limit_micro or 0
+    if most is not None and size.unbounded:
+        why = f"{action.title}: nothing bounds the credits that this gives"
+        raise ApiError(403, "grant_limit", f"{why}, so that {person.name} may not do it: an admin may")
+    if most is not None and size.micro > most:
+        why = f"{person.name} may give {as_credits(most)} credits at once, and this is {as_credits(size.micro)}"
+        raise ApiError(403, "grant_limit", f"{why}: an admin may do it, or raise the limit")
+    return size
+
+
+def to_type(size: Size) -> Decimal | None:
+    """The number that is typed before so much is done; None where it is little."""
+    if size.rows > TYPED_ROWS:
+        return Decimal(size.rows)
+    largest = max(size.micro, size.taken_micro)
+    return Decimal(largest) / MICRO if largest > TYPED_MICRO else None
+
+
+def as_plain(number: Decimal) -> str:
+    return f"{number:f}"
+
+
+def _is_number(text: str, wanted: Decimal) -> bool:
+    try:
+        return Decimal(text.strip().replace(",", "")) == wanted
+    except InvalidOperation:
+        return False
+
+
+def _seen(facts: Sequence[Fact], size: Size, doing: Doing) -> str:
+    """What a dry run showed, as a hash that the form carries."""
+    return _hash((_stands(facts), size, sorted(doing.values.items())))
+
+
+def _stands(facts: Sequence[Fact]) -> list[tuple[str, str]]:
+    return [(fact.name, fact.value) for fact in facts if fact.fixed]
+
+
+def _hash(said: object) -> str:
+    return hashlib.sha256(repr(said).encode()).hexdigest()

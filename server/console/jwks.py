@@ -1,0 +1,137 @@
+"""What another service answers, as a JSON object, and the public keys that it signs with.
+
+Guarantee: nothing is asked but over https, or of this machine itself; no redirect is followed; an answer that takes
+longer than WITHIN_S, or has more than MOST_BYTES, is none. At most MOST_AT_ONCE are waited for. What was read of an
+address is kept for KEPT_MS; a key that is not among those kept has them read again, at most every AGAIN_MS. Whatever
+goes wrong is a `Trouble`, in words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from drawdown.providers.http import Answer, Call, NotSent
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.server.console.session_auth import LOOPBACK
+from drawdown.server.jwts import Key, Unproven, key_of
+from drawdown.server.services import Services
+
+WITHIN_S: Final = 5.0
+MOST_BYTES: Final = 64 * 1024
+MOST_AT_ONCE: Final = 8
+"""Calls, and whoever waits for what is being read."""
+TOO_MANY: Final = "too many people sign in at this moment: try again"
+MOST_KEYS: Final = 50
+"""Of one address: others of it are as if they were not there."""
+KEPT_MS: Final = 10 * MINUTE_MS
+AGAIN_MS: Final = 30 * SECOND_MS
+MOST_KEPT: Final = 8
+"""Addresses; they are settings, or stand in an answer of one."""
+
+
+class Trouble(Exception):
+    """What another service did, or did not do, in words for whoever waits."""
+
+
+def is_safe(url: str) -> bool:
+    """Whether nobody between can read or change what is asked there."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    is_plain = parts.username is None and not parts.fragment and bool(parts.hostname) and url.isprintable()
+    return is_plain and (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK))
+
+
+@dataclass
+class _Kept:
+    """What an address said last, and since when it is kept."""
+
+    at_ms: int
+    said: Mapping[str, Any]
+
+
+@dataclass
+class Elsewhere:
+    """Asks other services, for one server."""
+
+    services: Services
+    _kept: dict[str, _Kept] = field(default_factory=dict)
+    _under_way: int = 0
+    _waiting: int = 0
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def ask(self, call: Call, what: str) -> tuple[int, Mapping[str, Any]]:
+        """Status and object. Errors: Trouble."""
+        if not is_safe(call.url):
+            raise Trouble(f"{what} is not asked: its address is neither https:// nor on this machine")
+        if self._under_way >= MOST_AT_ONCE:
+            raise Trouble(TOO_MANY)
+        self._under_way += 1
+        try:
+            found = await self.services.http.send(replace(call, timeout_s=WITHIN_S, most_bytes=MOST_BYTES))
+        finally:
+            self._under_way -= 1
+        if not isinstance(found, Answer):
+            how = "cannot be reached" if isinstance(found, NotSent) else "does not answer"
+            raise Trouble(f"{what} {how}: {found.reason}")
+        if 300 <= found.status < 400:
+            raise Trouble(f"{what} sends elsewhere, which is not followed")
+        try:
+            said = json.loads(found.body)
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
+            raise Trouble(f"{what} answers {found.status}, with no JSON object")
+        return found.status, said
+
+    async def kept(self, url: str, what: str, *, at_most_ms: int = KEPT_MS) -> Mapping[str, Any]:
+        """What an address says, read again once that is older than `at_most_ms`. The caller meanwhile waits for the
+        same reading. Errors: Trouble."""
+        found = self._fresh(url, at_most_ms)
+        if found is not None:
+            return found
+        if self._waiting >= MOST_AT_ONCE:
+            raise Trouble(TOO_MANY)
+        self._waiting += 1
+        try:
+            async with self._reading:
+                return self._fresh(url, at_most_ms) or await self._read(url, what)
+        finally:
+            self._waiting -= 1
+
+    def _fresh(self, url: str, at_most_ms: int) -> Mapping[str, Any] | None:
+        before, now = self._kept.get(url), self.services.clock.now_ms()
+        return before.said if before is not None and 0 <= now - before.at_ms < at_most_ms else None
+
+    async def _read(self, url: str, what: str) -> Mapping[str, Any]:
+        status, said = await self.ask(Call("GET", url, {"accept": "application/json"}), what)
+        if status != 200:
+            raise Trouble(f"{what} answers {status}")
+        self._kept.pop(url, None)
+        if len(self._kept) >= MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[url] = _Kept(self.services.clock.now_ms(), said)
+        return said
+
+    async def keys(self, url: str, kid: str | None, what: str) -> list[Key]:
+        """The public keys of an address, of this id where one is given. Errors: Trouble."""
+        for at_most_ms in (KEPT_MS, AGAIN_MS):
+            said = await self.kept(url, what, at_most_ms=at_most_ms)
+            listed = said.get("keys")
+            found = []
+            for one in listed[:MOST_KEYS] if isinstance(listed, list) else []:
+                try:
+                    found.append(key_of(one))
+                except Unproven:
+                    continue
+            fitting = [key for key in found if kid is None or key.kid == kid]
+            if fitting:
+                return fitting
+        raise Trouble(f"{what} has no key that this was signed with")

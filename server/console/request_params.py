@@ -1,0 +1,130 @@
+"""What a page is asked: by whom, when, and with which words in the address.
+
+Guarantee: a value that makes no sense is refused in words, and never taken for another one. All that an address says
+comes through `said_by`, so that no text reaches a database that could not hold it; a number has the bounds of what it
+counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from starlette.requests import Request
+
+from drawdown.schema.declare import MAX_KEY_CHARS as MAX_KEY_CHARS
+from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean, is_clean_id
+from drawdown.schema.text import clean
+from drawdown.schema.typed.parsing import LATEST_MS, parse_time
+from drawdown.worker.access.people import Person
+
+MAX_NAME_CHARS: Final = 40
+"""Of a name that is given back."""
+MOST_PARAMETERS: Final = 20
+"""Of one address."""
+MAX_TEXT_CHARS: Final = 12 * 1024
+"""Of one of them: a link's token stands in an address, and a form that somebody was signed out of."""
+
+
+def said_by(request: Request) -> dict[str, str]:
+    """What stands in an address. Errors: UsageError for a name that stands there twice, for too many, and for what no
+    database holds as a text."""
+    pairs = request.query_params.multi_items()
+    found = dict(pairs)
+    if len(pairs) > MOST_PARAMETERS or len(found) != len(pairs):
+        raise UsageError("the address says one thing twice, or too much: begin at the overview")
+    for name, text in pairs:
+        if len(text) > MAX_TEXT_CHARS or "\0" in text:
+            what = f"up to {MAX_TEXT_CHARS:,} characters, none of them NUL"
+            raise UsageError(f"{clean(name, MAX_NAME_CHARS)}: this is no text of {what}: begin at the overview")
+    return found
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One look at a page. `query` is what stands in the address, each name once; `form` is that of the file that is
+    asked for."""
+
+    person: Person
+    now_ms: int
+    query: Mapping[str, str] = field(default_factory=dict)
+    form: Literal["csv", "jsonl"] = "csv"
+
+    @property
+    def names_one(self) -> bool:
+        """Whether it is asked for one thing, by its id or key; else what an id in the address does is to narrow."""
+        return bool(self.query.get("id") or self.query.get("key"))
+
+    def text(self, name: str) -> str:
+        """An id or a part of one; '' where none is given. Errors: UsageError for what no id can be."""
+        found = self.query.get(name, "")
+        if found and not is_clean_id(found):
+            raise UsageError(f"{name}: this is no id: 1 to 200 characters, none of them control characters")
+        return found
+
+    def key(self, name: str) -> str:
+        """A key that is made of several ids (an entry's, a top-up's); '' where none is given. Errors: UsageError for
+        what no key can be."""
+        found = self.query.get(name, "")
+        if found and not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
+            raise UsageError(
+                f"{name}: this is no key: 1 to {MAX_KEY_CHARS} characters, none of them control characters"
+            )
+        return found
+
+    def place_text(self, name: str) -> str:
+        """What another page of the list ended with, as it stands in the database, where others than us write it.
+        Errors: UsageError for what is too long for one."""
+        found = self.query.get(name, "")
+        if len(found) > MAX_KEY_CHARS:
+            raise UsageError(f"{name}: this is longer than {MAX_KEY_CHARS} characters: begin at the first page")
+        return found
+
+    def required(self, name: str) -> str:
+        """Errors: UsageError where none is given."""
+        if not self.query.get(name):
+            raise UsageError(f"the address names no {name}: it ends with ?{name}=…")
+        return self.text(name)
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        """One of several; the first where none is given. Errors: UsageError for any other."""
+        found = self.query.get(name, "") or choices[0]
+        if found not in choices:
+            raise UsageError(f"{name}: there is {', '.join(filter(None, choices))}")
+        return found
+
+    def whole(self, name: str) -> int | None:
+        """A whole number that a database holds, as pages write it for their next one; None where none is given.
+        Errors: UsageError for any other text."""
+        found = self.query.get(name, "")
+        if found and not (re.fullmatch(r"-?[0-9]{1,18}", found) and found.isascii()):
+            raise UsageError(f"{name}: this is no whole number: begin at the first page")
+        return int(found) if found else None
+
+    def place(self, name: str) -> int:
+        """The number of a row behind which a page continues; 0: it begins. Errors: UsageError for what none can be."""
+        found = self.whole(name) or 0
+        if found < 0:
+            raise UsageError(f"{name}: no row has a number below 1: begin at the first page")
+        return found
+
+    def instant(self, name: str) -> int | None:
+        """A moment in milliseconds, as pages write it for a link; None where none is given. Errors: UsageError for one
+        that no calendar here knows."""
+        found = self.whole(name)
+        if found is not None and not 0 <= found <= LATEST_MS:
+            raise UsageError(f"{name}: this is no moment: begin at the first page")
+        return found
+
+    def moment(self, name: str) -> int | None:
+        """A time as people type it (`2026-01-31`, `7d`), in milliseconds; None where none is given. Errors: UsageError
+        for what is none."""
+        found = self.text(name).strip()
+        return parse_time(found, name, self.now_ms) if found else None
+
+    def number(self, name: str, choices: tuple[int, ...]) -> int:
+        """The same for numbers."""
+        return int(self.choice(name, tuple(str(one) for one in choices)))

@@ -1,0 +1,173 @@
+"""What a payment service, or a provider, is asked of first is queued: another card, a start that charges, the
+correction of what a comparison found. A tick does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.audit import require_org
+from drawdown.schema.database import Transact
+from drawdown.schema.declare import Fact, WrongField
+from drawdown.schema.errors import UsageError
+from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Table
+from drawdown.server.console.screens.money import cells
+from drawdown.server.console.screens.money.reconcile import HEADS, row
+from drawdown.server.console.screens.money.topups import WALLET
+from drawdown.worker.engine.context import Context
+from drawdown.worker.jobs import queue
+from drawdown.worker.jobs.job_payloads import Asked, CorrectJob, TopupJob
+from drawdown.worker.reconcile import lists as reconciliations
+from drawdown.worker.reconcile.lists import Compared, ComparedFilter
+from drawdown.worker.topup.lists import show_wallet, switched
+
+PLACE: Final = "/console/jobs"
+QUEUED: Final = "queued: the next tick does it"
+
+
+def _queued(connection: sa.Connection, asked: Asked) -> Fact:
+    return Fact("Queued already", "no" if queue.same_as(connection, asked) is None else "yes")
+
+
+def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -> Action:
+    def asked(doing: Doing) -> TopupJob:
+        return TopupJob(doing.text("id"), what)
+
+    def job(connection: sa.Connection, doing: Doing) -> Done:
+        queue.place(connection, asked(doing), doing.by)
+        return Done(QUEUED)
+
+    def look(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+        wallet = doing.text("id")
+        ids.require(connection, ids.TOPPED_UP, wallet)
+        terms, _ = show_wallet(connection, wallet, 1)
+        all_ = switched(connection)
+        return [
+            Fact("Mode", terms.mode),
+            Fact("Stopped itself", terms.blocked_reason or "no"),
+            Fact("Declines, one after another", figures.count(terms.declines)),
+            Fact("At or below", figures.exact(terms.threshold_micro)),
+            Fact("Available now", figures.exact(terms.available_micro), fixed=False),
+            Fact("Asked, and charged, at", f"{terms.service} as {terms.service_customer}"),
+            Fact("All top-ups", "on" if all_ is None else f"stopped by {all_.actor}: {all_.reason}"),
+            _queued(connection, asked(doing)),
+        ]
+
+    return Action(
+        name,
+        title,
+        (WALLET,),
+        job,
+        look,
+        lambda doing: [*asked(doing).command(), "--queue"],
+        lambda _doing: PLACE,
+        said,
+    )
+
+
+RESUME: Final = _topup(
+    "topup-resume",
+    "Go on with another card",
+    "A tick asks the payment service whether it fills the wallet itself. Where it does not, declines so far are "
+    "forgotten, and a wallet that is low is charged, once.",
+    "resume",
+)
+START: Final = _topup(
+    "topup-start",
+    "Start its top-up",
+    "A tick asks the payment service whether it fills the wallet itself. Where it does not, the wallet is charged from "
+    "then on whenever it is low.",
+    "start",
+)
+
+
+def _correction(doing: Doing) -> CorrectJob:
+    """Errors: WrongField for what is no range of days that have begun."""
+    start, end = doing.time("from"), doing.time("to")
+    if start is not None and start > doing.by.now_ms:
+        raise WrongField("from", "this day has not begun yet")
+    try:
+        return CorrectJob(doing.text("org"), doing.text("provider"), start, end)
+    except UsageError as error:
+        raise WrongField("from", str(error)) from None
+
+
+def _there(connection: sa.Connection, doing: Doing) -> CorrectJob:
+    """Errors: those of `_correction`; UnknownId."""
+    asked = _correction(doing)
+    if asked.org_id:
+        require_org(connection, asked.org_id)
+    if asked.provider:
+        ids.require(connection, ids.PROVIDER, asked.provider, new=True if asked.provider in doing.declared else None)
+    return asked
+
+
+def _correct(connection: sa.Connection, doing: Doing) -> Done:
+    queue.place(connection, _there(connection, doing), doing.by)
+    return Done(QUEUED)
+
+
+def _kept(connection: sa.Connection, asked: CorrectJob) -> list[Compared]:
+    chosen = ComparedFilter(asked.provider, asked.org_id)
+    return reconciliations.of_days(connection, chosen, asked.from_ms or 0, asked.to_ms or 2**53)
+
+
+def _apart(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    asked = _there(connection, doing)
+    apart = [one for one in _kept(connection, asked) if one.verdict in ("short", "over")]
+    more = " or more" if len(apart) >= reconciliations.MOST_DIFFERING else ""
+    short = sum(one.ours_qty - one.theirs_qty for one in apart if one.verdict == "short")
+    over = sum(one.theirs_qty - one.ours_qty for one in apart if one.verdict == "over")
+    return [
+        Fact("Lines that differ, as last compared", f"{len(apart):,}{more}"),
+        Fact("They have less by, in base units", f"{short:,}{more}"),
+        Fact("They have more by, in base units", f"{over:,}{more}"),
+        _queued(connection, asked),
+    ]
+
+
+def _told(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
+    """The lines that were kept of it; the tick compares again."""
+    found = transact(lambda c: _kept(c, _there(c, doing)), rollback=True)
+    note = "The tick compares anew, and asks the provider for each push of what differs then."
+    first = f" The first {len(found)}." if len(found) >= reconciliations.MOST_DIFFERING else ""
+    command = cells.command(*_correction(doing).command())
+    return [
+        Table(
+            "As last compared",
+            HEADS,
+            [row(one) for one in found],
+            f"Nothing of it was compared yet. {note}",
+            command,
+            note=note + first,
+        )
+    ]
+
+
+CORRECT: Final = Action(
+    "reconcile-correct",
+    "Correct what differs",
+    (
+        Field("org", "Organisation", hint="All, where none is named.", optional=True),
+        Field("provider", "Provider", hint="All, where none is named.", optional=True),
+        Field(
+            "from", "From the day", "time", "UTC, as 2026-01-31. Without days: what was settled lately.", optional=True
+        ),
+        Field("to", "Up to the begin of the day", "time", "The day after the last one.", optional=True),
+    ),
+    _correct,
+    _apart,
+    lambda doing: [*_correction(doing).command(), "--queue"],
+    lambda _doing: PLACE,
+    "A push that the provider proves not to have is voided, and sealed anew; what it charged beyond ours is given back."
+    " What nothing proves is left as it is, and said.",
+    role="admin",  # the tick compares again, so that nothing bounds what it corrects
+    tell=_told,
+)
+ACTIONS: Final = (RESUME, START, CORRECT)

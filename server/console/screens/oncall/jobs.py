@@ -1,0 +1,333 @@
+"""Jobs: what a tick is to do, how far each is, what became of it. What takes longer than a form may is queued: a
+replay, a provider's changed settings, an organisation that a provider is to bill. A job that waits is taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from shlex import join
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Capabilities
+from drawdown.schema import ids
+from drawdown.schema.database import Transact
+from drawdown.schema.declare import Fact, WrongField
+from drawdown.schema.errors import DatabaseBusy, Refused
+from drawdown.schema.locks import lock_buckets
+from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
+from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.server.console.declared import form_of
+from drawdown.server.console.frame import figures
+from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.templates import url
+from drawdown.server.console.request_params import Ask
+from drawdown.server.console.screens.oncall import cells_of
+from drawdown.server.console.screens.oncall.pending import EMBEDDED, FROM, YES, start_of_window
+from drawdown.worker.engine.context import Context
+from drawdown.worker.jobs import lists, queue
+from drawdown.worker.jobs.job_payloads import AcceptJob, Asked, AssignJob, ReplayJob
+from drawdown.worker.jobs.lists import JobRow, count_open, list_jobs
+from drawdown.worker.orgs import assignments
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, notes, plan
+from drawdown.worker.replay.replay import Replayed, rehearse
+
+PATH: Final = "/console/jobs"
+PAGE_ROWS: Final = 50
+TONES: Final = {"waiting": "warn", "under way": "warn", "failed": "bad"}
+SAID: Final = "Ticks do what is queued, one after the other, the oldest first. What is done twice bills nothing twice."
+
+
+def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
+    before = ask.whole("before")
+    found = list_jobs(connection, most=PAGE_ROWS + 1, before=before)
+    rows = [_row(one, ask.now_ms) for one in found[:PAGE_ROWS]]
+    following = url(PATH, before=found[PAGE_ROWS - 1].job_id) if len(found) > PAGE_ROWS else ""
+    waiting = count_open(connection)
+    heads = ("#Job", "Kind", "State", "What", "By", "Why", "Since, UTC", "Progress", "What became of it", "By hand")
+    none, command = "Nothing was queued yet.", "drawdown job list"
+    if not rows:
+        command = "drawdown replay --all --from 2026-06-01 --to 2026-06-02 --queue --reason 'late samples'"
+    first = "" if before is None else PATH
+    page = Shown(
+        PATH,
+        [Table("Jobs, the latest first", heads, rows, none, command, following, first=first)],
+        tiles=[Tile("Open", figures.count(waiting), "wait, or are under way", "warn" if waiting else "")],
+        acts=[act("Queue a replay", "replay")],
+        query={} if before is None else {"before": before},
+        said=SAID,
+    )
+    return shown(page)
+
+
+def _row(one: JobRow, now_ms: int) -> tuple[Cell, ...]:
+    state = one.state_in_words
+    links = (act("Cancel", "job-cancel", job=one.job_id),) if one.state == "waiting" else ()
+    since = one.ended_ms or one.began_ms or one.at_ms
+    sealed = f", {one.pushes:,} sealed" if one.pushes else ""
+    return (
+        Cell(figures.count(one.job_id), "number", links=links),
+        Cell(one.kind, narrow=False),
+        Cell(state, "state", TONES.get(state, "")),
+        cells_of.said(one.what, narrow=True),
+        Cell(one.actor, "id", narrow=False),
+        cells_of.said(one.reason),
+        Cell(figures.time(since), "time", narrow=False, under=figures.ago(since, now_ms)),
+        Cell(f"{one.progress}{sealed}" or figures.UNKNOWN, narrow=False),
+        cells_of.said(one.said),
+        cells_of.said(join(["drawdown", *one.command])),
+    )
+
+
+PLACE: Final = "/console/jobs"
+TRIED_MS: Final = 4 * SECOND_MS
+"""How long the dry run of a replay continues while a page waits."""
+MOST_LISTED: Final = 20
+"""Of what it found, by organisation; the command line lists all."""
+ALL: Final = (("no", "no"), ("yes", "yes"))
+
+
+def _asked(doing: Doing) -> ReplayJob:
+    """Errors: WrongField unless it is given in one way whose windows they are."""
+    names, provider, all_ = doing.texts("id"), doing.text("provider"), doing.values["all"] == "yes"
+    if bool(names) + bool(provider) + all_ != 1:
+        raise WrongField("id", "name organisations, or a provider, or choose all: one of the three")
+    start, end = doing.time("from"), doing.time("to")
+    assert start is not None and end is not None  # the form insists on both
+    return ReplayJob(ReplayScope(tuple(names), provider or None), start, end)
+
+
+def _job(connection: sa.Connection, doing: Doing) -> Done:
+    queue.place(connection, _asked(doing), doing.by)  # its number is another one each time it is tried
+    return Done("queued: the next tick does it, or begins to")
+
+
+def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    same = queue.same_as(connection, _asked(doing))
+    waiting = lists.count_open(connection)
+    return [
+        Fact("Queued already", "no" if same is None else "yes"),
+        Fact("Jobs that wait, or are under way", figures.count(waiting), fixed=False),
+    ]
+
+
+def _command(doing: Doing) -> list[str]:
+    return [*_asked(doing).command(), "--queue"]
+
+
+def _told(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]:
+    """The dry run of `drawdown replay`, as far as it comes while a page waits."""
+    asked = _asked(doing)
+    made = transact(lambda c: plan(c, asked.scope, asked.from_ms, asked.to_ms, doing.by.now_ms), rollback=True)
+    command = join(["drawdown", *asked.command(), "--dry-run"])
+    try:
+        found = rehearse(transact, context.within(TRIED_MS), made, doing.by)
+    except DatabaseBusy as error:
+        none = (
+            f"It could not be tried while a page waits ({error}). It may be queued all the same; the command shows it."
+        )
+        return [_range(made, command, ""), Table("What it would seal", ("What",), [], none, command)]
+    short = ""
+    if found.unfinished:
+        short = (
+            "It is too much to try while a page waits: this is what its first part would seal. The command shows all."
+        )
+    return [_range(made, command, short), _found(found, command), *([_left(found, command)] if found.left_out else [])]
+
+
+def _range(made: ReplayPlan, command: str, note: str) -> Table:
+    rows = [
+        (Cell("from, UTC"), Cell(figures.time(made.from_ms), "time")),
+        (Cell("to, UTC"), Cell(figures.time(made.to_ms), "time")),
+        (Cell("of"), Cell(str(made.scope), "id")),
+        *((Cell(what or "note"), Cell(text, "id")) for what, text in notes(made)),
+    ]
+    return Table("What would be replayed", ("What", "Is"), rows, "", command, note=note)
+
+
+def _found(found: Replayed, command: str) -> Table:
+    rows = [
+        (
+            cells_of.org(one.org_id),
+            Cell(one.provider, "id"),
+            Cell(one.feature, "id", narrow=False),
+            cells_of.number(one.pushes),
+            cells_of.number(one.quantity),
+            Cell(figures.exact(one.price_micro), "number", narrow=False),
+        )
+        for one in found.totals[:MOST_LISTED]
+    ]
+    heads = ("Organisation", "Provider", "Feature", "#Pushes", "#Quantity", "#Credits, by our rate card")
+    all_ = f"In all {found.pushes:,} pushes, {found.quantity:,} units" if found.pushes else ""
+    more = f", of {len(found.totals):,} sums the first {MOST_LISTED}" if len(found.totals) > MOST_LISTED else ""
+    stopped = "".join(f" {bad.org_id} is left out: {bad.reason}." for bad in found.stopped[:MOST_LISTED])
+    still = f" Sealed before, {found.to_settle}." if found.to_settle else ""
+    none = f"{'Nothing more to seal' if still else 'Nothing more is owed there'}.{still}{stopped}"
+    return Table(
+        "What it would seal", heads, rows, none, command, note=f"{all_}{more}.{still}{stopped}" if all_ else ""
+    )
+
+
+def _left(found: Replayed, command: str) -> Table:
+    rows = [
+        (Cell(one.why), cells_of.number(one.quantity), Cell(one.unit), cells_of.number(one.windows, narrow=False))
+        for one in found.left_out
+    ]
+    return Table("What is not among it", ("Why", "#Quantity", "Of", "#Windows"), rows, "", command)
+
+
+def _number(doing: Doing) -> int:
+    found = doing.number("job")
+    assert found is not None  # the form insists on it
+    return found
+
+
+ORDER: Final = Action(
+    "replay",
+    "Queue a replay",
+    (
+        Field("id", "Organisations", hint="One a line.", optional=True, many=True),
+        Field("provider", "Or all that a provider bills", hint="Its name.", optional=True),
+        Field("all", "Or all organisations", "choice", choices=ALL),
+        Field("from", "From", "time", "UTC, as 2026-01-31 or 2026-01-31T10:00; or -2d."),
+        Field("to", "To", "time", "The same."),
+    ),
+    _job,
+    _standing,
+    _command,
+    lambda _doing: PLACE,
+    "A past range is sealed again, and what it still owes is sent. What is billed already is not billed again.",
+    tell=_told,
+)
+ACTIONS: Final = (ORDER, *(form_of(one) for one in queue.ACTIONS))
+
+
+AT_ONCE: Final = "the tab Assignment of the organisation leads to the form that does it at once"
+QUEUED: Final = "queued: the next tick does it, or begins to"
+
+
+def _declared(connection: sa.Connection, doing: Doing) -> Capabilities:
+    """Errors: UnknownId; Refused for one that has no settings here."""
+    name = doing.text("provider")
+    ids.require(connection, ids.PROVIDER, name, new=True if name in doing.declared else None)
+    if name not in doing.declared or name in EXEMPT_PROVIDERS:
+        raise Refused(f"this server has no settings of {name}: `drawdown provider accept {name}` where it has")
+    return doing.declared[name]
+
+
+def _terms(connection: sa.Connection, doing: Doing) -> AcceptJob:
+    return AcceptJob(doing.text("provider"), providers.terms_of(_declared(connection, doing)))
+
+
+def _changes(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    asked, declared = _terms(connection, doing), _declared(connection, doing)
+    moved = providers.changes(connection, asked.provider, declared)
+    unsent, sent = providers.open_at(connection, asked.provider)
+    return [
+        *(Fact(part, f"{was}; by this server's settings {now}") for part, (was, now) in moved.items()),
+        Fact("Unsent pushes, sealed anew", figures.count(unsent), fixed=False),
+        Fact("Sent and not settled: these have to be none", figures.count(sent), fixed=False),
+        _queued(connection, asked),
+    ]
+
+
+def _queued(connection: sa.Connection, asked: Asked) -> Fact:
+    return Fact("Queued already", "no" if queue.same_as(connection, asked) is None else "yes")
+
+
+def _accept(connection: sa.Connection, doing: Doing) -> Done:
+    queue.place(connection, _terms(connection, doing), doing.by)
+    return Done(QUEUED)
+
+
+def _assignment(connection: sa.Connection, doing: Doing) -> AssignJob:
+    """Errors: UnknownId; WrongField for a provider that is not asked first."""
+    org, provider = doing.text("id"), doing.text("provider")
+    ids.require_sampled_org(connection, org, new=False)
+    if provider == EMBEDDED or provider in EXEMPT_PROVIDERS:
+        raise WrongField("provider", f"{provider} is asked nothing: {AT_ONCE}")
+    ids.require(connection, ids.PROVIDER, provider, new=True if provider in doing.declared else None)
+    return AssignJob(
+        org, provider, doing.maybe("customer"), start_of_window(doing), allow_halt=doing.values["halts"] == "yes"
+    )
+
+
+def _assign(connection: sa.Connection, doing: Doing) -> Done:
+    queue.place(connection, _assignment(connection, doing), doing.by)
+    return Done(QUEUED)
+
+
+def _billed(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+    asked = _assignment(connection, doing)
+    was = queue.latest_biller(connection, asked.org_id)
+    latest = "none" if was is None else f"{was.provider} as {was.customer_id}, from {figures.time(was.start_ms)} on"
+    return [
+        Fact("Latest assignment", latest),
+        Fact("Begins, UTC, or later", figures.time(assignments.start_of(asked.from_ms, doing.by)), fixed=False),
+        _queued(connection, asked),
+    ]
+
+
+def _assign_command(doing: Doing) -> list[str]:
+    halts = doing.values["halts"] == "yes"
+    customer, start = doing.maybe("customer"), start_of_window(doing)
+    return [*AssignJob(doing.text("id"), doing.text("provider"), customer, start, halts).command(), "--queue"]
+
+
+def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]:
+    """What an assignment now would bring in; whether the customer is there, the tick asks."""
+    in_ledger = [name for name, declared in context.declared().items() if declared.balance_in_ledger]
+
+    def made(connection: sa.Connection) -> assignments.Assigned:
+        asked = _assignment(connection, doing)
+        start = assignments.start_of(asked.from_ms, doing.by)
+        lock_buckets(connection)
+        customer = asked.customer_id or ""  # as it is: the tick finds it
+        org, late = asked.org_id, assignments.unseen_windows(connection, [asked.org_id])
+        return assignments.assign_one(
+            connection, org, asked.provider, customer, start, doing.by, in_ledger=in_ledger, unseen=late
+        )
+
+    found = transact(made, rollback=True).waited
+    rows = [
+        (Cell("that waited, billed there"), *_amounts(found.resolved_s, found.resolved_units)),
+        (Cell("from before its start, billed by nobody"), *_amounts(found.before_start_s, found.before_start_units)),
+    ]
+    note = "Whether the customer is there is asked by the tick; without it the job fails, and nothing changes."
+    return [Table("Usage", ("Usage", "#Seconds", "#Units"), rows, "", "drawdown job list", note=note)]
+
+
+def _amounts(seconds: int, units: int) -> tuple[Cell, Cell]:
+    return Cell(figures.count(seconds), "number"), Cell(figures.count(units), "number")
+
+
+ACCEPT: Final = Action(
+    "provider-accept",
+    "Accept changed settings",
+    (Field("provider", "Provider", hint="Its name, as organisations are assigned to it."),),
+    _accept,
+    _changes,
+    lambda doing: ["provider", "accept", doing.text("provider"), "--queue"],
+    lambda _doing: PLACE,
+    "What was sealed on the old settings and never sent is sealed anew; what was billed stays where it is.",
+)
+ASSIGN: Final = Action(
+    "assign-remote",
+    "Assign elsewhere",
+    (
+        Field("id", "Organisation"),
+        Field("provider", "Billed by", hint="autumn, stripe, or another that is asked first."),
+        Field("customer", "Customer there", hint="As it is, or at first the organisation's id.", optional=True),
+        FROM,
+        Field("halts", "Also where it is halted at once, for lack of credit", "choice", choices=YES),
+    ),
+    _assign,
+    _billed,
+    _assign_command,
+    lambda _doing: PLACE,
+    "A tick asks the provider for the customer, and assigns the organisation where it is there.",
+    tell=_told_of_assignment,
+)
+PROVIDER_ACTIONS: Final = (ACCEPT, ASSIGN)

@@ -1,0 +1,96 @@
+"""Small bodies of one key that come at once: they share a transaction, as a batch of one body does.
+
+Guarantee: each is answered as if it had come alone, after the commit. What is wrong with one fails no other: where all
+of them cannot be stored together, each is stored alone. One that comes alone waits for none. Those that wait are
+bounded, for each key and in all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+import sqlalchemy as sa
+
+from drawdown.server.http.errors import SOON, ApiError
+from drawdown.server.http.threads import Threads
+
+SINGLE_BYTES: Final = 4 * 1024
+"""Of a body that shares a transaction with others: that of a few events."""
+MOST_SINGLES_OF_A_KEY: Final = 1_024
+MOST_SINGLES: Final = 4_096
+"""That wait, of all keys."""
+SINGLES_AT_ONCE: Final = 256
+"""Of one transaction."""
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+@dataclass
+class _Waiting(Generic[A, R]):
+    asked: A
+    answer: asyncio.Future[R]
+
+
+@dataclass
+class _Lane(Generic[A, R]):
+    waiting: list[_Waiting[A, R]] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+
+class Singles(Generic[A, R]):
+    """A lane for each key and kind, while anybody waits in it. Of one event loop. `work`: answers so many at once, in
+    their order, on a thread."""
+
+    def __init__(self, threads: Threads, work: Callable[[sa.Engine, Sequence[A]], Sequence[R]]) -> None:
+        self._threads, self._work = threads, work
+        self._lanes: dict[object, _Lane[A, R]] = {}
+        self._count = 0
+
+    async def ask(self, name: object, asked: A) -> R:
+        """Errors: ApiError 429 where too many wait."""
+        there = self._lanes.get(name)
+        is_full = there is not None and len(there.waiting) >= MOST_SINGLES_OF_A_KEY
+        if is_full or self._count >= MOST_SINGLES:
+            raise ApiError(429, "busy", "too many small requests wait here; send it again", headers=SOON)
+        lane = self._lanes.setdefault(name, _Lane())
+        one = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())
+        lane.waiting.append(one)
+        if lane.task is None:
+            lane.task = asyncio.create_task(self._go(name, lane))
+        self._count += 1
+        try:
+            return await one.answer
+        finally:
+            self._count -= 1
+
+    async def _go(self, name: object, lane: _Lane[A, R]) -> None:
+        """Until the lane is empty. A request that comes during a transaction takes part in the next one."""
+        try:
+            while lane.waiting:
+                batch = [one for one in lane.waiting[:SINGLES_AT_ONCE] if not one.answer.done()]
+                del lane.waiting[:SINGLES_AT_ONCE]
+                if batch:
+                    await self._decide(batch)
+        finally:
+            del self._lanes[name]
+            for one in lane.waiting:
+                one.answer.cancel()
+
+    async def _decide(self, batch: Sequence[_Waiting[A, R]]) -> None:
+        def work(engine: sa.Engine) -> Sequence[R]:
+            return self._work(engine, [one.asked for one in batch])
+
+        try:
+            found = await self._threads.run(work)
+        except Exception as error:  # each of them is told
+            for one in batch:
+                if not one.answer.done():
+                    one.answer.set_exception(error)
+            return
+        for one, answer in zip(batch, found, strict=True):
+            if not one.answer.done():  # nobody waits too long
+                one.answer.set_result(answer)

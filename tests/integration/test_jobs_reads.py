@@ -1,0 +1,124 @@
+"""Jobs that need a provider: terms are accepted, and organisations assigned; once, whatever dies in between."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import NoCustomer, ReadFailed
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.jobs import queue
+from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob
+from drawdown.worker.jobs.run_jobs import do_jobs
+from drawdown.worker.provider import actions as providers
+from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.test_jobs import job, later, listed, up_to
+from tests.world import T0, Fleet
+
+TO_FAKE = AssignJob("acme", "fake", "cus_1")
+
+
+@pytest.fixture
+def fake() -> FakeProvider:
+    return FakeProvider(capabilities())
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, fake: FakeProvider) -> Fleet:
+    """One organisation here, and one at the provider, which is paused: what is used there waits."""
+    fleet = Fleet(engine, extra={"fake": fake})
+    fleet.assign("acme", from_ms=T0)
+    fleet.assign("globex", provider="fake", from_ms=T0)
+    fleet.tick_windows(1)
+    write(engine, lambda c: providers.pause(c, "fake", fleet.by))
+    for window in range(3):
+        fleet.sample("globex", T0 + window * WINDOW_MS + 1)
+    fleet.tick_windows(4)
+    return fleet
+
+
+def changed(fleet: Fleet, fake: FakeProvider) -> AcceptJob:
+    fake.capabilities = replace(fake.capabilities, unit=60)
+    return AcceptJob("fake", providers.terms_of(fake.capabilities))
+
+
+def in_force(fleet: Fleet) -> str | None:
+    return read(fleet.engine, lambda c: providers.terms_in_force(c, "fake"))
+
+
+def billers(fleet: Fleet) -> list[tuple[object, ...]]:
+    return fleet.rows("SELECT provider, customer_id FROM assignments WHERE org_id = 'acme' ORDER BY start_ms")
+
+
+def test_changed_terms_are_accepted_by_a_tick(fleet: Fleet, fake: FakeProvider) -> None:
+    asked = changed(fleet, fake)
+    job(fleet, asked)
+    assert later(fleet).ended == 1
+    assert (listed(fleet)[0].state, in_force(fleet)) == ("done", asked.terms)
+    assert fleet.one("SELECT COUNT(*) FROM voids") == 3
+    with pytest.raises(Refused, match="have not changed"):
+        job(fleet, asked)
+
+
+def test_one_that_died_half_way_goes_on_and_one_that_was_done_is_not_done_again(
+    fleet: Fleet, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "CHUNK", 1)
+    asked, seen = changed(fleet, fake), []
+    job(fleet, asked)
+
+    def second(effect: object) -> bool:
+        seen.extend([effect] if getattr(effect, "name", "") == "accept_terms" else [])
+        return len(seen) == 2
+
+    up_to(fleet, do_jobs(fleet.context("dead")), second)
+    assert fleet.one("SELECT COUNT(*) FROM voids") == 1 and in_force(fleet) != asked.terms
+    fleet.clock.at_ms += WINDOW_MS
+    up_to(fleet, do_jobs(fleet.context("dead too")), lambda effect: effect.name == "end_job")
+    assert fleet.one("SELECT COUNT(*) FROM voids") == 3 and in_force(fleet) == asked.terms
+    assert later(fleet).ended == 1 and listed(fleet)[0].state == "done"
+    assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'provider_accept'") == 1
+
+
+def test_other_terms_than_those_that_were_looked_at_are_not_accepted(fleet: Fleet, fake: FakeProvider) -> None:
+    job(fleet, changed(fleet, fake))
+    fake.capabilities = replace(fake.capabilities, unit=3600)
+    assert "other settings" in later(fleet).failures[0]
+    assert fleet.one("SELECT COUNT(*) FROM voids") == 0
+
+
+def test_an_organisation_is_assigned_once_its_customer_is_there(fleet: Fleet) -> None:
+    job(fleet, TO_FAKE)
+    up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "end_job")
+    assert billers(fleet) == [("embedded", "acme"), ("fake", "cus_1")]
+    assert later(fleet).ended == 1
+    assert listed(fleet)[0].said == "acme is assigned to fake as cus_1 already"
+    assert len(billers(fleet)) == 2
+
+
+def test_without_its_customer_it_fails_in_words(fleet: Fleet, fake: FakeProvider) -> None:
+    fake.states["cus_1"] = NoCustomer()
+    job(fleet, TO_FAKE)
+    assert "fake has no customer cus_1" in later(fleet).failures[0]
+    assert billers(fleet) == [("embedded", "acme")]
+
+
+def test_it_waits_for_a_provider_that_is_away_and_not_for_ever(fleet: Fleet, fake: FakeProvider) -> None:
+    fake.states["cus_1"] = ReadFailed("503")
+    job(fleet, TO_FAKE)
+    for _ in range(queue.MAX_TRIES):
+        assert later(fleet).ended == 0
+        assert (listed(fleet)[0].state, "503" in listed(fleet)[0].said) == ("waiting", True)
+    failed = later(fleet)
+    assert failed.ended == 1 and "503" in failed.failures[0] and listed(fleet)[0].state == "failed"
+
+
+def test_what_was_assigned_by_hand_meanwhile_stays_so(fleet: Fleet) -> None:
+    job(fleet, TO_FAKE)
+    fleet.assign("acme", provider="none")
+    assert "assigned otherwise since" in later(fleet).failures[0]
+    assert billers(fleet)[-1] == ("none", "acme")

@@ -1,0 +1,571 @@
+"""A file becomes sums: DuckDB adds up what each organisation used in each window, of each size or event type.
+
+Guarantee: exact. Every row is counted once, in a sum or as one that was refused; sums are integers of 128 bits. A file
+of other columns, types or syntax is refused whole, with the name of the column. A packed file is unpacked whole, or
+refused: cut off, with anything behind its last frame, beyond the bounds here, or in need of too much memory. DuckDB
+would read one by zstd that was cut off as if it had ended there. What a killed reading left on the disk is removed by
+the next one.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import fcntl
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zlib
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, Final
+
+from drawdown.events.envelope import MAX_QUANTITY
+from drawdown.schema.errors import Refused
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.sql import queries
+from drawdown.schema.text import clean
+from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB, WINDOW_MS
+from drawdown.worker.batches.duck import READING_TIME_S, explained, identifier, shut_in, text, time_limit
+from drawdown.worker.batches.files import HASH_CHARS, FoundFile, NotNow, TimeUp, Unreadable, unchanged
+from drawdown.worker.sources.field_map import OWN_NAMES, FieldMap
+from drawdown.worker.sources.samples.rows import MAX_UNITS
+
+if TYPE_CHECKING:
+    import duckdb
+
+SQL = queries(__file__)
+
+MAX_UNCLEAN: Final = 1_000
+"""Names that no id may be, of one file: its rows are refused by each of them."""
+MAX_BATCH_SAMPLES: Final = 5_000_000
+"""What one file may come to: its sums go in by one transaction."""
+MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
+"""There nobody else writes meanwhile."""
+MAX_SAID_CHARS: Final = 120
+MAX_ROWS_COMPARED: Final = 200_000
+"""Rows of one file that are compared with earlier ones: of a larger file, about so many."""
+MAX_ROWS_KEPT: Final = 4_096
+"""Rows of one batch whose hashes are kept, for files that come later."""
+_HASHES: Final = 1 << 64
+AT_ONCE: Final = 5_000
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """A row that no sum holds: its number among the file's rows, counted from 1, without a header; the column that is
+    wrong, and what it says."""
+
+    number: int
+    column: str
+    said: str
+
+
+Part = tuple[int, str, int, int | str, int]
+"""Number, organisation, window, size or event type, seconds or units."""
+Shared = tuple[str, str, str, int, int]
+"""Earlier batch, organisation, size or event type, rows, seconds or units."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a file comes to. `rows` are in the sums, `refused` are not; `samples`: of how many samples; `total`: what
+    these come to, seconds or units. The windows from `from_ms` to `to_ms`, the end of the last one. `rows_hash`: of its
+    rows, in whatever order, told apart by the columns `labels`; `is_whole`: each of them is compared."""
+
+    batch: str
+    file: FoundFile
+    of_events: bool
+    rows: int
+    refused: int
+    samples: int
+    total: int
+    from_ms: int | None
+    to_ms: int | None
+    first_refused: Sequence[RefusedRow]
+    kinds: Sequence[int | str]
+    rows_hash: str | None
+    labels: str
+    is_whole: bool
+    fields: FieldMap
+    connection: duckdb.DuckDBPyConnection
+    opened: ExitStack
+
+    def close(self) -> None:
+        """Give back what reading took: memory, and spilled files."""
+        self.opened.close()
+
+    def parts(self) -> Iterator[list[Part]]:
+        """What goes in, some at a time, always in the same order."""
+        cursor = self.connection.cursor()
+        cursor.execute(SQL.text("parts", "duckdb"))
+        while found := cursor.fetchmany(AT_ONCE):
+            yield found
+
+    def kept_rows(self) -> str:
+        """Hashes of its rows, for `shared` of a later file."""
+        rows = self.connection.execute(SQL.text("kept_rows", "duckdb"), {"most": MAX_ROWS_KEPT}).fetchall()
+        return base64.b64encode(array("Q", [number for row in rows for number in row]).tobytes()).decode()
+
+    def shared(self, earlier: Sequence[tuple[str, str, str]]) -> list[Shared]:
+        """What earlier batches have of its rows, by their ids, labels and `kept_rows`."""
+        self.connection.execute(SQL.text("forget_earlier", "duckdb"))
+        for batch, labels, kept in earlier:
+            hashes = array("Q", base64.b64decode(kept)).tolist()
+            its = {"plain": hashes[::2], "whole": hashes[1::2], "labelled_alike": labels == self.labels}
+            self.connection.execute(SQL.text("earlier", "duckdb"), {"batch": batch, **its})
+        return list(self.connection.execute(SQL.text("shared", "duckdb")).fetchall())
+
+
+def add_up(
+    file: FoundFile,
+    now_ms: int,
+    most: int = MAX_BATCH_SAMPLES,
+    time_s: float = READING_TIME_S,
+    fields: FieldMap = OWN_NAMES,
+) -> Sums:
+    """Read a file, which lies there unchanged until it was read, in so many seconds; `most`: samples that it may come
+    to; `fields`: in which of its columns they are. Whoever has the sums closes them.
+
+    Errors: Unreadable where DuckDB is not installed; NotNow; Refused for a file that is not what its name says,
+    has other columns, is broken, or comes to more than one may; UsageError for a field that there is not.
+    """
+    fields.require(FILE_FIELDS)
+    with ExitStack() as opened:
+        spill = opened.enter_context(spill_folder())
+        over = opened.enter_context(time_limit(min(time_s, READING_TIME_S)))
+        here = file if file.bring is None else file.bring(Path(spill), over)
+        with unchanged(here, over) as (batch, same):
+            reading = _Reading(unpacked(same, Path(spill), over), now_ms, spill, over, fields)
+            connection, facts, refused = reading.whole(most)
+        opened.callback(connection.close)
+        rows, bad, first, last, samples, total, hash_sum, hash_xor = facts
+        with explained(file, connection, over):
+            kinds = [row[0] for row in connection.execute(SQL.text("part_kinds", "duckdb")).fetchall()]
+        if strange := [kind for kind in kinds if isinstance(kind, str) and not is_clean_id(kind)]:
+            raise Refused(f"{file.name}: no event type may be {clean(strange[0])[:MAX_SAID_CHARS]!r}")
+        to_ms = None if last is None else int(last) + WINDOW_MS
+        counts = (int(rows), int(bad), int(samples), int(total))
+        labels = ",".join(reading.columns.labels)
+        said = f"{reading.columns.of_events}:{labels}:{rows}:{hash_sum}:{hash_xor}"
+        rows_hash = hashlib.sha256(said.encode()).hexdigest()[:HASH_CHARS] if rows else None
+        known = (rows_hash, labels, rows <= MAX_ROWS_COMPARED, fields)
+        sums = partial(Sums, batch, file, reading.columns.of_events, *counts, first, to_ms, refused, kinds, *known)
+        return sums(connection, opened.pop_all())
+
+
+class _Reading:
+    """One reading of one file."""
+
+    def __init__(self, file: FoundFile, now_ms: int, spill: str, over: Event, fields: FieldMap) -> None:
+        self.file, self.spill, self.over, self.columns = file, spill, over, Columns(file, now_ms, fields)
+
+    def whole(self, most: int) -> tuple[duckdb.DuckDBPyConnection, Sequence[Any], Sequence[RefusedRow]]:
+        """A connection that holds the parts, the facts, and the first rows that were refused."""
+        connection = self._open(in_order=False)
+        try:
+            with explained(self.file, connection, self.over):
+                connection.execute(SQL.text("add_up", "duckdb"))
+                with_ids = connection.execute(SQL.text("with_ids", "duckdb")).fetchone()
+                if with_ids and with_ids[0]:
+                    raise self._with_ids()
+                unclean = self._set_unclean_aside(connection)
+                facts = connection.execute(SQL.text("facts", "duckdb")).fetchone()
+                assert facts is not None
+                if facts[4] > most:
+                    raise Refused(f"{self.file.name}: more than {most:,} samples. Split the file")
+                connection.execute(SQL.text("cut", "duckdb"))
+                largest = min(_HASHES - 1, _HASHES * MAX_ROWS_COMPARED // max(int(facts[0]), 1))
+                connection.execute(f"CREATE MACRO largest_hash() AS CAST({largest} AS UBIGINT)")
+                connection.execute(SQL.text("compared", "duckdb"))
+                refused = self._refused(unclean) if facts[1] else ()
+            if refused and not facts[0]:
+                first = refused[0]
+                raise Refused(f"{self.file.name}: no row can be billed; the first says {first.column} {first.said!r}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection, facts, refused
+
+    def _with_ids(self) -> Refused:
+        """Names the first row that has an id: read again in the file's order, as far as that."""
+        connection = self._open(in_order=True)
+        with connection, explained(self.file, connection, self.over):
+            found = connection.execute(SQL.text("first_id", "duckdb")).fetchone()
+        assert found is not None
+        return self.columns.with_ids(f"its row {found[0]:,} has an id", str(found[1]))
+
+    def _set_unclean_aside(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
+        """Organisations whose names no id may be: looked at once for each, not for each row."""
+        names = connection.execute(SQL.text("names", "duckdb"))
+        unclean: list[str] = []
+        while found := names.fetchmany(AT_ONCE):
+            unclean += [name for (name,) in found if not is_clean_id(name)]
+            if len(unclean) > MAX_UNCLEAN:
+                raise Refused(f"{self.file.name}: names over {MAX_UNCLEAN:,} organisations by what no id may be")
+        if unclean:
+            connection.executemany(SQL.text("unclean", "duckdb"), [{"name": name} for name in unclean])
+            connection.execute(SQL.text("set_unclean_aside", "duckdb"))
+        return unclean
+
+    def _refused(self, unclean: Sequence[str]) -> Sequence[RefusedRow]:
+        """Read again in the file's order, as far as the first ones go."""
+        connection = self._open(in_order=True)
+        with connection, explained(self.file, connection, self.over):
+            if unclean:
+                connection.executemany(SQL.text("unclean", "duckdb"), [{"name": name} for name in unclean])
+            found = connection.execute(SQL.text("refused", "duckdb")).fetchall()
+        return [RefusedRow(int(n), column, clean(str(said or ""))[:MAX_SAID_CHARS]) for n, column, said in found]
+
+    def _open(self, *, in_order: bool) -> duckdb.DuckDBPyConnection:
+        connection = shut_in(self.file, self.spill, in_order=in_order)
+        try:
+            with explained(self.file, connection, self.over):
+                self.columns.prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+SQL = queries(__file__)
+
+MAX_ROW_BYTES: Final = 1_048_576
+NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
+"""Else a folder called `org_id=globex` would overrule what the rows in it say."""
+MAX_REFUSED_KEPT: Final = 100
+"""Rows of one file that are kept with what was wrong; all are counted."""
+_SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
+_EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
+_IDS: Final = ("id", "event_id")
+"""What is imported by its ids, and taken as a batch too, would be billed twice."""
+_LABELS: Final = ("cell_id", "project", "sandbox_id", "source", "subject")
+"""Columns that tell two rows apart which are billed alike."""
+FILE_FIELDS: Final = tuple(dict.fromkeys((*_SIZES, *_EVENTS, *_LABELS)))
+"""Fields that a file may have in a column of another name, or once for all rows."""
+_INTEGERS: Final = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
+                              "UINTEGER", "UBIGINT", "UHUGEINT"})  # fmt: skip
+_SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_LOCAL: Final = frozenset({"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
+
+
+class Columns:
+    """Of one file. `of_events` is known once they are prepared."""
+
+    def __init__(self, file: FoundFile, now_ms: int, fields: FieldMap = OWN_NAMES) -> None:
+        self.file, self.now_ms, self.fields, self.of_events = file, now_ms, fields, False
+        self.keys: frozenset[str] = frozenset()
+        self.labels: tuple[str, ...] = ()
+
+    def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Have `understood` stand for the file. Errors: Refused, and DuckDB's own."""
+        source, types = self._source(connection)
+        connection.execute(f"CREATE VIEW file_columns AS FROM {source}")
+        if self.file.format == "parquet":
+            types = {row[0]: row[1] for row in connection.execute("DESCRIBE file_columns").fetchall()}
+        ids = [name for name in _IDS if name not in self.fields.columns.values()]
+        if named := [name for name in ids if name in types or name in self.keys]:
+            raise self.with_ids("its rows have ids", named[0])
+        types = self._fields(connection, types, ids)
+        self.of_events = "event_type" in types
+        wanted = _EVENTS if self.of_events else _SIZES
+        asked = dict.fromkeys((*wanted, *(name for name in _LABELS if name in self.fields.columns)))
+        if missing := [self.fields.column_of(name) for name in asked if name not in types]:
+            other = "" if self.fields.columns else ". If it has another name, pass `--map FIELD=COLUMN`"
+            raise Refused(f"{self.file.name}: has no column {', '.join(missing)}{other}")
+        of_lines = self.file.format == "jsonl"
+        for piece in ("readers", "by_value" if of_lines else "by_column"):
+            connection.execute(SQL.text(piece, "duckdb"))
+        self._requiretext(types, "org_id", *(["event_type"] if self.of_events else []))
+        quantity = "quantity" if self.of_events else "interval_s"
+        readers = {"quantity_of": f"whole_of_{self._kind(types, quantity)}", "moment_of": self._moment(types)}
+        if not self.of_events:
+            readers["size_of"] = f"whole_of_{self._kind(types, 'memory_mb')}"
+        for name, reader in readers.items():
+            connection.execute(f"CREATE MACRO {name}(x) AS {reader}(x)")
+        for name, value in self._constants(quantity).items():
+            connection.execute(f"CREATE MACRO {name}() AS {value}")
+        of_ids = "id_of_line" if of_lines else "id_by_header"
+        self.labels = tuple(name for name in _LABELS if name in types)
+        values = ", ".join(f"COALESCE(said_of({name}), '')" for name in self.labels) or "''"
+        connection.execute(
+            f"CREATE VIEW labelled_rows AS SELECT *, concat_ws(chr(31), {values}) AS labels FROM file_rows"
+        )
+        connection.execute(SQL.text("events" if self.of_events else "sizes", "duckdb", id_column=of_ids))
+
+    def _fields(
+        self, connection: duckdb.DuckDBPyConnection, types: Mapping[str, str], ids: Sequence[str]
+    ) -> dict[str, str]:
+        """Have `file_rows` stand for the fields of the file, each by its own name; returns their types."""
+        of_lines = self.file.format == "jsonl"
+        found: dict[str, str] = {}
+        sources: list[str] = []
+        for name in FILE_FIELDS:
+            column = self.fields.column_of(name)
+            if name in self.fields.constants:
+                value = text(self.fields.constants[name])
+                source, found[name] = f"to_json({value})" if of_lines else value, "VARCHAR"
+            elif column in types:
+                source, found[name] = identifier(column), types[column]
+            else:
+                continue
+            sources.append(f"{source} AS {name}")
+        if of_lines:
+            sources += [name if name in ids else f"CAST(NULL AS JSON) AS {name}" for name in _IDS]
+        chosen = ", ".join(sources) or "*"
+        connection.execute(f"CREATE VIEW file_rows AS SELECT {chosen} FROM file_columns")
+        return found
+
+    def with_ids(self, what: str, name: str) -> Refused:
+        """Why a file is refused in which `what` has a column of ids."""
+        why = "by which `drawdown import` bills each once: import it, or leave that column out"
+        return Refused(f"{self.file.name}: {what} ({name}), {why}")
+
+    def _constants(self, quantity: str) -> dict[str, object]:
+        return {
+            "most_quantity": MAX_QUANTITY if self.of_events else MAX_INTERVAL_S,
+            "most_of_part": f"CAST({MAX_UNITS if self.of_events else MAX_INTERVAL_S} AS HUGEINT)",
+            "earliest_ms": EARLIEST_TS,
+            "latest_ms": self.now_ms + FUTURE_SLACK_MS,
+            "largest_size": MAX_MEMORY_MB,
+            "longest_id": MAX_ID_CHARS,
+            "window_ms": WINDOW_MS,
+            "most_refused": MAX_REFUSED_KEPT,
+            "quantity_column": text(quantity),
+            "kind_column": text("event_type" if self.of_events else "memory_mb"),
+        }
+
+    def _source(self, connection: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
+        """What reads the file, and the columns that its first line names."""
+        path = text(self.file.opened)
+        if self.file.format != "parquet" and not self.file.size_bytes:
+            return self._nothing()
+        if self.file.format == "parquet":
+            return f"read_parquet({path}, {NAMES_SAY_NOTHING})", {}
+        self._require_utf8()
+        packed = text(self.file.packed or "none")
+        line = connection.execute(
+            f"FROM read_csv({path}, {NAMES_SAY_NOTHING}, columns = {{'line': 'VARCHAR'}}, header = false, "
+            f"auto_detect = false, delim = chr(1), quote = '', escape = '', max_line_size = {MAX_ROW_BYTES}, "
+            f"compression = {packed}, parallel = false) LIMIT 1"  # by two threads, the first line could be another
+        ).fetchone()
+        if line is None:
+            return self._nothing()
+        names = self._names(str(line[0] or "").removeprefix("\ufeff") if line else "")
+        read, type_ = (dict.fromkeys((*names, *_IDS)), "JSON") if self.file.format == "jsonl" else (names, "VARCHAR")
+        columns = "{" + ", ".join(f"{text(name)}: '{type_}'" for name in read) + "}"
+        if self.file.format == "csv":
+            how = (
+                f"header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', strict_mode = true, "
+                f"max_line_size = {MAX_ROW_BYTES}, columns = {columns}, compression = {packed}"
+            )
+            return f"read_csv({path}, {NAMES_SAY_NOTHING}, {how})", dict.fromkeys(names, "VARCHAR")
+        how = f"format = 'newline_delimited', maximum_object_size = {MAX_ROW_BYTES}, columns = {columns}"
+        return f"read_json({path}, {NAMES_SAY_NOTHING}, {how}, compression = {packed})", dict.fromkeys(names, "VARCHAR")
+
+    def _require_utf8(self) -> None:
+        """By its first bytes. Errors: Refused; else DuckDB would say that of a line."""
+        if self.file.packed not in (None, "gzip"):
+            return
+        with suppress(OSError, EOFError, zlib.error):
+            opened = gzip.open if self.file.packed else open
+            with opened(self.file.opened, "rb") as content:
+                start = content.read(4)
+            if start.startswith((b"\xff\xfe", b"\xfe\xff")) or start[:1] == b"\0" or start[1:2] == b"\0":
+                raise Refused(f"{self.file.name}: it is UTF-16: save it as UTF-8")
+
+    def _nothing(self) -> tuple[str, dict[str, str]]:
+        """Of a file without a line: the export of a time in which nothing was used."""
+        type_ = "JSON" if self.file.format == "jsonl" else "VARCHAR"
+        of_events = "event_type" in (*self.fields.columns, *self.fields.constants)
+        names = [self.fields.column_of(name) for name in (_EVENTS if of_events else _SIZES)]
+        read = dict.fromkeys((*names, *_IDS) if self.file.format == "jsonl" else names)
+        columns = ", ".join(f"CAST(NULL AS {type_}) AS {identifier(name)}" for name in read)
+        return f"(SELECT {columns} WHERE false)", dict.fromkeys(names, "VARCHAR")
+
+    def _names(self, line: str) -> list[str]:
+        """The columns of a CSV's header; the keys that a line of JSON needs. Errors: Refused."""
+        if self.file.format == "jsonl":
+            with suppress(ValueError, RecursionError):
+                said = json.loads(line)
+                self.keys = frozenset(said) if isinstance(said, dict) else frozenset()
+                of_events = "event_type" in self.fields.constants or self.fields.column_of("event_type") in self.keys
+                wanted = [self.fields.column_of(name) for name in (_EVENTS if of_events else _SIZES)]
+                labels = [name for name in _LABELS if name in self.fields.columns or name in self.keys]
+                return list(dict.fromkeys([*wanted, *(self.fields.column_of(name) for name in labels)]))
+            raise Refused(f"{self.file.name}: its first line is no JSON")
+        try:
+            names = next(csv.reader([line]), [])
+        except csv.Error as error:  # a field beyond all measure
+            raise Refused(f"{self.file.name}: its header cannot be read: {error}") from error
+        if len(names) == 1 and (found := [one for one in _SEPARATORS if one in names[0]]):
+            said = _SEPARATORS[found[0]]
+            raise Refused(f"{self.file.name}: its columns are separated by {said}: separate them by commas")
+        if len(set(names)) < len(names):
+            raise Refused(f"{self.file.name}: its header names a column twice")
+        return names
+
+    def _requiretext(self, types: dict[str, str], *names: str) -> None:
+        for name in names:
+            if types[name] != "VARCHAR":
+                raise Refused(f"{self.file.name}: {name} has the type {types[name]}, and has to be text")
+
+    def _kind(self, types: dict[str, str], name: str) -> str:
+        type_ = types[name]
+        if self.file.format == "jsonl":
+            return "json"
+        if type_ in _INTEGERS:
+            return "integer"
+        if type_ in ("FLOAT", "DOUBLE") or type_.startswith("DECIMAL"):
+            return "number"
+        if type_ == "VARCHAR":
+            return "text"
+        raise Refused(f"{self.file.name}: {name} has the type {type_}, and has to be a whole number")
+
+    def _moment(self, types: dict[str, str]) -> str:
+        type_ = types["ts"]
+        if type_ in _LOCAL:
+            return "moment_of_local"
+        if type_ == "TIMESTAMP WITH TIME ZONE":
+            return "moment_of_zoned"
+        kind = self._kind(types, "ts")
+        return f"moment_of_{kind}" if kind in ("text", "json") else f"whole_of_{kind}"
+
+
+MAX_UNPACKED_BYTES: Final = 8 * 1024**3
+"""Of a `.zst` it lies in the folder for what spills while it is read."""
+GZIP_RATIO: Final = 1_032
+"""The most that a byte of gzip unpacks to."""
+MAX_WINDOW_LOG: Final = 27
+"""Of the 128 MiB that unpacking holds in memory; beyond it packs who asks for it (`zstd --ultra`, `--long`)."""
+_CHUNK_BYTES: Final = 1 << 20
+_PACKED_BYTES: Final = 1 << 16
+_GZIP: Final = 16 + zlib.MAX_WBITS
+
+
+def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
+    """What is to be read of a file that was opened: itself, or what is packed in it by zstd. One that is packed by gzip
+    is measured.
+
+    Errors: Refused; Unreadable where what unpacks is not installed; NotNow once its time is up, and for what
+    keeps the disk from it."""
+    if file.packed == "gzip":
+        _measure_gzip(file, over)
+    return _unpacked_zstd(file, folder, over) if file.packed == "zstd" else file
+
+
+def _measure_gzip(file: FoundFile, over: Event) -> None:
+    """Insist that it unpacks to no more than a file may, before DuckDB reads it. What is broken, DuckDB says. A small
+    one cannot unpack to so much. Errors: Refused; NotNow."""
+    if file.size_bytes * GZIP_RATIO <= MAX_UNPACKED_BYTES:
+        return
+    left = MAX_UNPACKED_BYTES
+    try:
+        with Path(file.opened).open("rb") as packed:
+            member, behind = zlib.decompressobj(_GZIP), b""
+            while chunk := behind or packed.read(_PACKED_BYTES):
+                left -= len(member.decompress(chunk, _CHUNK_BYTES))
+                behind = member.unconsumed_tail or member.unused_data
+                if left < 0:
+                    raise _too_large(file)
+                if over.is_set():
+                    raise _too_late(file)
+                if member.eof:
+                    member = zlib.decompressobj(_GZIP)
+    except zlib.error:
+        return
+    except OSError as error:
+        raise NotNow(f"{file.name}: cannot be unpacked here: {error.strerror or error}") from error
+
+
+def _unpacked_zstd(file: FoundFile, folder: Path, over: Event) -> FoundFile:
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError as error:
+        raise Unreadable("a .zst is unpacked by backports.zstd: install drawdown[columnar]") from error
+    path = folder / f"unpacked.{file.format}"
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG}
+    left = MAX_UNPACKED_BYTES
+    try:
+        with (
+            Path(file.opened).open("rb") as packed,
+            zstd.ZstdFile(packed, options=options) as frames,
+            path.open("wb") as written,
+        ):
+            while chunk := frames.read(_CHUNK_BYTES):
+                left -= len(chunk)
+                if left < 0:
+                    raise _too_large(file)
+                if over.is_set():
+                    raise _too_late(file)
+                written.write(chunk)
+    except EOFError as error:
+        raise Refused(f"{file.name}: is cut off: its last frame of zstd has no end") from error
+    except zstd.ZstdError as error:
+        raise Refused(f"{file.name}: cannot be unpacked: {error}") from error
+    except OSError as error:
+        raise NotNow(f"{file.name}: cannot be unpacked here: {error.strerror or error}") from error
+    return replace(file, path=path, packed=None, size_bytes=path.stat().st_size, number=None)
+
+
+def _too_large(file: FoundFile) -> Refused:
+    return Refused(f"{file.name}: unpacked, it has more than {MAX_UNPACKED_BYTES:,} bytes: split it")
+
+
+def _too_late(file: FoundFile) -> TimeUp:
+    return TimeUp(f"{file.name}: its time was up before it was unpacked: split it")
+
+
+PREFIX: Final = "drawdown-batch-"
+
+
+@contextmanager
+def spill_folder() -> Iterator[str]:
+    """A folder of this reading's own. Errors: OSError."""
+    _remove_left(Path(tempfile.gettempdir()))
+    while True:
+        made = tempfile.mkdtemp(prefix=PREFIX)
+        lock = _locked(made)
+        if lock is not None:
+            break  # else another reading took it for one that was left, in between
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_left(folder: Path) -> None:
+    """A lock ends with its process."""
+    for left in folder.glob(f"{PREFIX}*"):
+        lock = _locked(str(left))
+        if lock is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+
+
+def _locked(folder: str) -> int | None:
+    """None where another has it, or it is no folder of ours, or gone."""
+    with suppress(OSError):
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(lock).st_uid == os.geteuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_nlink:  # one that was removed before it was locked is nobody's
+                    return lock
+        except OSError:
+            pass
+        os.close(lock)
+    return None

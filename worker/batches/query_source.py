@@ -1,0 +1,299 @@
+"""A query of another database as a source: what it says of a period that is closed is a file.
+
+Guarantee: a period is asked for by one statement, in one transaction that reads alone, on one snapshot; the same rows
+are the same file, in whatever order they come. No more of them is read than is named here, a portion at a time. What
+the database does wrong is given of the moment (`NotNow`), and what the rows are of the content (`Refused`).
+
+That a period is closed is its operator's promise. It is asked twice, `ASKED_AGAIN_MS` apart: rows that came late are
+another content under its name, which is a conflict.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import socket
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.text import clean
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.batches.duck import READING_TIME_S, explained, shut_in, text
+from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable, found_file
+from drawdown.worker.engine.stores import Databases
+
+SCHEME: Final = "query:"
+PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
+ASKED_AGAIN_MS: Final = DAY_MS
+"""After a period was asked for first: rows that came late are found."""
+MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
+MAX_QUERY_CHARS: Final = 20_000
+MAX_RESULT_ROWS: Final = 5_000_000
+MAX_RESULT_BYTES: Final = 2 * 1024**3
+"""As CSV, twice: as it came, and in order. It lies in the folder for what spills."""
+ROWS_AT_ONCE: Final = 1_000
+DATABASE_CONNECT_S: Final = 5
+DATABASE_SILENT_S: Final = 30
+"""A line on which nothing is acknowledged for so long is given up."""
+END_EVERY_S: Final = 0.1
+MAX_SAID_CHARS: Final = 300
+_READ: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity", "id", "event_id")
+_TEXTS: Final = ("org_id", "event_type")
+_BOUND: Final = ("from_ms", "until_ms")
+_KINDS: Final = ("postgresql", "sqlite")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, of the database of which setting, for periods of which length; each so long after its end."""
+
+    query: str
+    database: str
+    period_ms: int
+    closes_after_ms: int
+
+
+def is_asked(place: str) -> bool:
+    return place.startswith(SCHEME)
+
+
+def require_question(question: Question) -> None:
+    """Errors: UsageError for a query that names anything but the two ends of a period, or a wait beyond all measure."""
+    if len(question.query) > MAX_QUERY_CHARS:
+        raise UsageError(f"a query has {MAX_QUERY_CHARS:,} characters at most")
+    if question.closes_after_ms > MAX_CLOSES_AFTER_MS:
+        raise UsageError(f"a period is closed {MAX_CLOSES_AFTER_MS // DAY_MS} days after its end at the latest")
+    names = sorted(sa.text(question.query).compile().params)
+    if names != sorted(_BOUND):
+        raise UsageError(
+            f"a query names :from_ms and :until_ms, and nothing else by a colon; this one names {names or 'none'} "
+            "(another colon is written \\:)"
+        )
+
+
+def period_name(start_ms: int, period_ms: int) -> str:
+    return datetime.fromtimestamp(start_ms / 1000, UTC).strftime("%Y-%m-%d" if period_ms == DAY_MS else "%Y-%m-%dT%H")
+
+
+def closed_periods(
+    source: str, question: Question, first_ms: int, now_ms: int, most: int
+) -> list[tuple[int, bool, FoundFile]]:
+    """Those that are closed, from one on, so many: where each begins, whether it is asked for the last time, and
+    the file that it is."""
+    length, found = question.period_ms, []
+    for start_ms in range(first_ms, now_ms - length - question.closes_after_ms + 1, length)[:most]:
+        asked_ms = start_ms + length + question.closes_after_ms
+        again = now_ms >= asked_ms + ASKED_AGAIN_MS
+        name = period_name(start_ms, length)
+        modified_ns = (asked_ms + again * ASKED_AGAIN_MS) * 1_000_000
+        file = FoundFile(Path(name), name, "csv", None, 0, modified_ns, at=f"{SCHEME}{source}/{name}")
+        found.append((start_ms, again, file))
+    return found
+
+
+def brought(databases: Databases, question: Question, start_ms: int, file: FoundFile) -> FoundFile:
+    """A period that is asked for when it is read."""
+    bounds = {"from_ms": start_ms, "until_ms": start_ms + question.period_ms}
+    return file.brought_by(partial(_bring, databases, question, bounds, file))
+
+
+def reach(databases: Databases, question: Question) -> None:
+    """Errors: Unreadable where no setting names the database; NotNow where it cannot be reached."""
+    with _explained(question.database, Event()), _connected(databases, question.database, Event()):
+        pass
+
+
+def _bring(
+    databases: Databases, question: Question, bounds: dict[str, int], file: FoundFile, folder: Path, over: Event
+) -> FoundFile:
+    """What a query says of a period, in order. Errors: Refused, NotNow, Unreadable; OSError."""
+    raw, path = folder / "asked.csv", folder / "ordered.csv"
+    with (
+        _explained(question.database, over),
+        _connected(databases, question.database, over) as connection,
+        closing(_said_of(connection, question.query, bounds)) as result,  # SQLite stays locked while it is open
+    ):
+        names, rows = _asked(result)
+        _write(raw, file.name, names, (_said(names, row) for row in rows))
+    _put_in_order(raw, path, names, folder, over, file.name)
+    raw.unlink()
+    return replace(found_file(path), name=file.name, at=file.at)
+
+
+def _said_of(connection: sa.Connection, query: str, bounds: dict[str, int]) -> sa.CursorResult[Any]:
+    typed = [sa.bindparam(name, value, type_=sa.BigInteger) for name, value in bounds.items()]
+    streamed = connection.execution_options(stream_results=True, max_row_buffer=ROWS_AT_ONCE)
+    return streamed.execute(sa.text(query).bindparams(*typed))
+
+
+def _asked(result: sa.CursorResult[Any]) -> tuple[Sequence[str], Iterator[Sequence[Any]]]:
+    """The columns that are read, and the rows of these alone."""
+    if not result.returns_rows:
+        raise Refused("a query says rows: this one says none")
+    wanted = [number for number, name in enumerate(result.keys()) if name in _READ]
+    names = [list(result.keys())[number] for number in wanted]
+    return names, ([row[number] for number in wanted] for some in result.partitions(ROWS_AT_ONCE) for row in some)
+
+
+def _said(names: Sequence[str], row: Sequence[Any]) -> list[str]:
+    return [_text_of(name, value) for name, value in zip(names, row, strict=True)]
+
+
+def _text_of(name: str, value: object) -> str:
+    """As a CSV says it: no value is another's text. Errors: Refused for a type that its column may not have."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and name not in _TEXTS and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float | Decimal) and name not in _TEXTS:
+        exact = Decimal(value)
+        whole = exact.is_finite() and abs(exact) < 10**18 and exact == int(exact)
+        return str(int(exact) if whole else value)
+    if isinstance(value, date) and name == "ts":  # a datetime is one; without a zone it is of UTC
+        return value.isoformat()
+    wanted = "text" if name in _TEXTS else "a number"
+    raise Refused(f"{name} has the type {type(value).__name__}, and has to be {wanted}")
+
+
+def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
+    """Errors: Refused for more than one may have; OSError."""
+    count, left = 0, MAX_RESULT_BYTES
+    with path.open("wb") as file:
+        line = io.StringIO()
+        writer = csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a lone \r in a text would end a row
+        writer.writerow(names)
+        for row in rows:
+            writer.writerow(row)
+            count += 1
+            if count > MAX_RESULT_ROWS:
+                raise Refused(f"{said}: has more than {MAX_RESULT_ROWS:,} rows: ask for shorter periods")
+            if line.tell() >= 65_536:
+                left -= file.write(_taken(line))
+            if left < 0:
+                raise Refused(f"{said}: has more than {MAX_RESULT_BYTES:,} bytes: ask for shorter periods")
+        file.write(_taken(line))
+
+
+def _taken(line: io.StringIO) -> bytes:
+    """What was written, which is there no longer."""
+    found = line.getvalue().encode("utf-8", "replace")
+    line.seek(0)
+    line.truncate()
+    return found
+
+
+def _put_in_order(raw: Path, path: Path, names: Sequence[str], folder: Path, over: Event, said: str) -> None:
+    """The same rows in the order of their bytes: a database may say them in any. Errors: Refused, NotNow; OSError."""
+    whole = replace(found_file(raw), name=said)
+    columns = "{" + ", ".join(f"{text(name)}: 'VARCHAR'" for name in names) + "}"
+    connection = shut_in(whole, str(folder), in_order=False)
+    with connection, explained(whole, connection, over):
+        if len(set(names)) < len(names) or not names:
+            raise Refused(f"{said}: the query says a column twice, or none that is read: {', '.join(names)}")
+        rows = connection.execute(
+            f"FROM read_csv({text(str(raw))}, hive_partitioning = false, header = true, auto_detect = false, "
+            f"delim = ',', quote = '\"', escape = '\"', strict_mode = true, columns = {columns}) ORDER BY ALL"
+        )
+        _write(path, said, names, (row for some in iter(partial(rows.fetchmany, ROWS_AT_ONCE), []) for row in some))
+
+
+@contextmanager
+def _connected(databases: Databases, name: str, over: Event) -> Iterator[sa.Connection]:
+    """A transaction that reads alone, and is ended once time is up. Errors: Unreadable; the database's own."""
+    url = databases.urls.get(name.lower())
+    if not url:
+        raise Unreadable(f"set {databases.setting(name)}: it names the database that is asked")
+    engine = _engine(url, name, databases)
+    with ExitStack() as opened:
+        opened.callback(engine.dispose)
+        connection = opened.enter_context(engine.connect())
+        driver: Any = connection.connection.dbapi_connection
+        opened.enter_context(_ended(_ender(driver, opened), over))
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(
+                f"SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{READING_TIME_S}s'; "
+                "SET LOCAL timezone = 'UTC'"
+            )
+        yield connection
+
+
+def _engine(url: str, name: str, databases: Databases) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        kind = parsed.get_backend_name()
+    except (sa.exc.ArgumentError, ValueError):
+        raise Unreadable(f"{databases.setting(name)} is no URL such as postgresql://USER:PASSWORD@HOST/NAME") from None
+    if kind not in _KINDS:
+        raise Unreadable(f"{databases.setting(name)}: no support for {kind} databases; postgresql or sqlite")
+    common: dict[str, Any] = {"poolclass": sa.NullPool, "hide_parameters": True}
+    if kind == "sqlite":
+        at = f"file:{quote(str(parsed.database))}?mode=ro"
+        return sa.create_engine("sqlite://", creator=partial(_open_sqlite, at), **common)
+    waits = {"connect_timeout": DATABASE_CONNECT_S, "tcp_user_timeout": DATABASE_SILENT_S * 1_000}
+    return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), connect_args=waits, **common)
+
+
+def _open_sqlite(at: str) -> sqlite3.Connection:
+    made = sqlite3.connect(at, uri=True, timeout=DATABASE_CONNECT_S, check_same_thread=False)
+    made.text_factory = partial(str, encoding="utf-8", errors="replace")
+    return made
+
+
+def _ender(driver: Any, opened: ExitStack) -> Callable[[], object]:
+    """What ends a statement at once. Of PostgreSQL it is the line that ends: the server ends the statement when it next
+    looks, or by its timeout."""
+    if isinstance(driver, sqlite3.Connection):
+        return driver.interrupt
+    line = socket.socket(fileno=os.dup(driver.fileno()))
+    opened.callback(line.close)
+    return partial(line.shutdown, socket.SHUT_RDWR)
+
+
+@contextmanager
+def _ended(end: Callable[[], object], over: Event) -> Iterator[None]:
+    done = Event()
+
+    def watch() -> None:
+        while not done.wait(END_EVERY_S):
+            if over.is_set():
+                try:
+                    end()
+                except OSError:  # ended already
+                    return
+
+    watching = Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watching.join()
+
+
+@contextmanager
+def _explained(name: str, over: Event) -> Iterator[None]:
+    """What a database says, in one line. Errors: NotNow."""
+    try:
+        yield
+    except (sa.exc.SQLAlchemyError, sqlite3.Error, ValueError, OverflowError) as error:
+        if over.is_set():
+            raise NotNow(
+                f"the database {name}: its time was up before it had said all: ask for shorter periods"
+            ) from error
+        said = clean(str(getattr(error, "orig", None) or error).strip().partition("\n")[0])[:MAX_SAID_CHARS]
+        raise NotNow(f"the database {name}: {said}") from error

@@ -1,0 +1,282 @@
+"""Lines of pushes: how many of a customer's pushes are under way at once, and which customers wait.
+
+Guarantee: customers take turns, and one that is told to wait holds up no other. A line is one customer's pushes, or one
+customer's pushes of one feature where a provider takes those one at a time. Of all calls as many are under way as a
+provider declares, never none, and fewer only where several customers have too many; in no second more than it allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import zip_longest
+from typing import Final, TypeVar
+
+from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, ReadFailed, RetryAt
+from drawdown.schema.units import SECOND_MS
+from drawdown.worker.engine.pace import Pace, pace
+
+Answer = TypeVar("Answer")
+AT_ONCE: Final = 4
+"""Pushes of one customer on their way: where a provider dies, each key that it had claimed may stay in doubt for a day;
+and one that limits customers refuses a burst."""
+PACED_MS: Final = 30 * SECOND_MS
+"""For how long, from its first "too many calls" on, a customer's pushes wait; the rest are left to a later tick."""
+
+TURNED_AWAY: Final = 10
+"""Customers that are turned away in one round, or an eighth of those that are asked for, if that is fewer: half as many
+calls are allowed. Fewer than the calls in a row after which the rest is not sent at all."""
+STEPS: Final = 32
+"""Rounds without that from none to all that is declared."""
+READ_TRIES: Final = 8
+"""In all, of one that is turned away: from all at once to one takes six halvings, and one is asked for again before."""
+
+
+@dataclass(frozen=True)
+class NotBegun(RetryAt):
+    """What is given of a push that no call was made for: it tells nothing of its provider."""
+
+
+class InARow:
+    """Counts calls that failed one after another."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self, failed: bool) -> None:
+        self.count = self.count + 1 if failed else 0
+
+
+class CustomerLine:
+    """What one line may do now."""
+
+    def __init__(self, at_once: int = 1) -> None:
+        self.turn = asyncio.Semaphore(at_once)
+        self._paced_since_ms: int | None = None
+        self.wait_until_ms = 0
+        """Before that none of its calls is made."""
+
+    def note(self, answers: Sequence[Outcome], now_ms: int) -> None:
+        """What came of a call."""
+        told = [answer.at_ms for answer in answers if isinstance(answer, RetryAt) and answer.too_many]
+        if told:
+            self.wait_until_ms = max(self.wait_until_ms, *told)
+            self._paced_since_ms = now_ms if self._paced_since_ms is None else self._paced_since_ms
+
+    def is_closed(self, now_ms: int) -> bool:
+        """Whether it had to wait for so long that the rest of it is left to a later tick."""
+        since = self._paced_since_ms
+        return since is not None and self.wait_until_ms > now_ms and self.wait_until_ms - since > PACED_MS
+
+    def left_over(self) -> NotBegun:
+        """What is given of a push that is left to a later tick."""
+        return NotBegun(self.wait_until_ms, "not sent: there were too many calls for this customer", too_many=True)
+
+
+class CustomerLines:
+    """The lines of one provider."""
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        self._capabilities = capabilities
+        self._lines: dict[tuple[str, str], CustomerLine] = {}
+
+    def of(self, push: PushRequest) -> CustomerLine:
+        """The line of a push. Calls that hold pushes of many customers have none: each is by itself."""
+        if not self._has_lines:
+            return CustomerLine()
+        name = self._name(push)
+        if name not in self._lines:
+            self._lines[name] = CustomerLine(self._width)
+        return self._lines[name]
+
+    @property
+    def _has_lines(self) -> bool:
+        return self._capabilities.one_at_a_time or self._capabilities.batch_size == 1
+
+    @property
+    def _width(self) -> int:
+        return 1 if self._capabilities.one_at_a_time else AT_ONCE
+
+    def _name(self, push: PushRequest) -> tuple[str, str]:
+        return push.customer_id, push.feature if self._capabilities.one_at_a_time else ""
+
+    def streams(self, batch: Sequence[PushRequest]) -> Iterator[list[list[int]]]:
+        """The places of pushes in calls; calls of one stream are made one after the other, streams side by side, and no
+        line has more streams than it may have pushes on their way. Lines take turns."""
+        size = self._capabilities.batch_size
+        if not self._has_lines:
+            yield from ([list(range(at, min(at + size, len(batch))))] for at in range(0, len(batch), size))
+            return
+        lines: dict[tuple[str, str], list[int]] = {}
+        for place, push in enumerate(batch):
+            lines.setdefault(self._name(push), []).append(place)
+        if len(lines) == len(batch):  # nobody has a second one
+            yield from ([[place]] for place in range(len(batch)))
+            return
+        dealt = []
+        for places in lines.values():
+            calls = [places[at : at + size] for at in range(0, len(places), size)]
+            dealt.append([calls[number :: self._width] for number in range(min(self._width, len(calls)))])
+        for turn in zip_longest(*dealt):
+            yield from (stream for stream in turn if stream is not None)
+
+
+class Turns:
+    """The streams of a batch, each taken by one at a time. One whose customer is told to wait is set aside, and others
+    go on meanwhile: however many wait, they stop nobody else."""
+
+    def __init__(self, streams: Iterator[list[list[int]]]) -> None:
+        self._streams = streams
+        self._aside: list[tuple[int, list[list[int]]]] = []
+
+    def take(self, now_ms: int) -> tuple[list[list[int]], int] | None:
+        """The next stream, and until when it has to wait: one whose wait is over, else one that was not begun, else the
+        one that has the least to wait."""
+        if not self._aside or self._aside[0][0] > now_ms:
+            stream = next(self._streams, None)
+            if stream is not None:
+                return stream, 0
+        if not self._aside:
+            return None
+        until_ms, stream = heappop(self._aside)
+        return stream, until_ms
+
+    def set_aside(self, stream: list[list[int]], until_ms: int) -> None:
+        """Its customer waits until then."""
+        heappush(self._aside, (until_ms, stream))
+
+
+def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[int]]:
+    """The places of pushes in calls: of one customer each, dated within the span. First each customer's oldest."""
+    calls: dict[str, list[list[int]]] = {}
+    for place in sorted(range(len(requests)), key=lambda place: requests[place].ts):
+        push = requests[place]
+        of_customer = calls.setdefault(push.customer_id, [])
+        if of_customer and span_ms and push.ts - requests[of_customer[-1][0]].ts < span_ms:
+            of_customer[-1].append(place)
+        else:
+            of_customer.append([place])
+    for turn in zip_longest(*calls.values()):
+        yield from (places for places in turn if places is not None)
+
+
+@dataclass
+class Allowance:
+    """How many calls at once: half as many once calls are turned away, a step more after each round in which none is.
+    Pure."""
+
+    most: int
+    allowed: int = 0
+    least: int = 0
+    """The fewest that were allowed so far."""
+    begun: int = 0
+    """Calls that were begun so far: the number of the next one."""
+    since: int = 0
+    """The number of the first call of this round: an answer to an earlier one says what held before."""
+    _answers: int = 0
+    _turned_away: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.allowed = self.least = self.most
+
+    def begin(self) -> int:
+        """A call is made; its number."""
+        self.begun += 1
+        return self.begun - 1
+
+    def note(self, number: int, customer: str, *, turned_away: bool) -> bool:
+        """Count an answer; whether fewer are allowed from now on."""
+        if number < self.since:
+            return False
+        self._answers += 1
+        if turned_away:
+            self._turned_away.add(customer)
+        if cut := len(self._turned_away) >= min(max(self.allowed // 8, 2), TURNED_AWAY) and self.allowed > 1:
+            self.allowed //= 2
+            self.least = min(self.least, self.allowed)
+        elif self._answers >= self.allowed and not self._turned_away:
+            self.allowed = min(self.allowed + -(-self.most // STEPS), self.most)
+        elif self._answers < self.allowed:
+            return False
+        self.since, self._answers, self._turned_away = self.begun, 0, set()
+        return cut
+
+
+Heed = Callable[[Allowance, int, str, bool], None]
+"""What an answer to a call, by its number and its customer, and whether it was turned away, does to what is allowed."""
+
+
+class Slots:
+    """A place for each call that may be under way."""
+
+    def __init__(self, most: int) -> None:
+        self.allowance = Allowance(most)
+        self._free = asyncio.Semaphore(most)
+        self._held_back = 0
+
+    def tell(self, cut: Callable[[int], None] | None) -> None:
+        """Say how few were allowed, where that was fewer than all."""
+        if cut is not None and self.allowance.least < self.allowance.most:
+            cut(self.allowance.least)
+
+    async def __aenter__(self) -> int:
+        """The number of the call."""
+        await self._free.acquire()
+        return self.allowance.begin()
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._held_back += 1
+        while self._held_back > self.allowance.most - self.allowance.allowed:
+            self._held_back -= 1
+            self._free.release()
+
+
+def turned_away(answer: object) -> bool:
+    """Whether a read was refused for too many calls."""
+    said = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, list | tuple) else (answer,)
+    return any(isinstance(found, ReadFailed) and found.too_many for found in said)
+
+
+class Reads:
+    """All reads of one provider: so many at once, so many a second, and of one customer so many a second. `heed` is
+    told what an answer says of the reads after it."""
+
+    def __init__(self, capabilities: Capabilities, processes: int, heed: Heed) -> None:
+        self.slots = Slots(max(capabilities.in_flight // processes, 1))
+        self._heed = heed
+        self._all = pace(capabilities.reads_per_s, processes)
+        self._allowed_one = capabilities.lookups_per_s
+        self._of_customer: dict[str, Pace | None] = {}
+
+    async def answer(
+        self, ask: Callable[[], Awaitable[Answer]], customer_id: str, begin: Callable[[], bool], *, paced: bool
+    ) -> Answer | None:
+        """What a read says; one that was turned away is asked for again, in its turn: once, and then as often as fewer
+        at once are allowed than when it was asked for. One customer alone that is turned away makes none fewer. None:
+        it was not begun, for `begin` said no. `paced`: within what is allowed a second for one customer."""
+        answer, allowance = None, self.slots.allowance
+        for tried in range(READ_TRIES):
+            async with self.slots as number:
+                await self._turn(customer_id if paced else None)
+                if not begin():
+                    return answer
+                allowed, answer = allowance.allowed, await ask()
+                away = turned_away(answer)
+                self._heed(allowance, number, customer_id, away)
+            fewer = allowance.allowed < allowed or (not tried and allowance.allowed > 1)
+            if not (away and fewer):
+                return answer
+        return answer
+
+    async def _turn(self, customer_id: str | None) -> None:
+        """Wait until a read may be made; None: no customer's bound holds for it."""
+        if customer_id is not None and self._allowed_one is not None:
+            if customer_id not in self._of_customer:
+                self._of_customer[customer_id] = pace(self._allowed_one)
+            of_customer = self._of_customer[customer_id]
+            assert of_customer is not None
+            await of_customer.turn()
+        if self._all is not None:
+            await self._all.turn()

@@ -1,0 +1,97 @@
+"""The event that a use emits: what is counted against limits is billed by the same call.
+
+Guarantee: a use and its event are there together, or neither is. If its event is refused, a use uses nothing; one that
+is blocked emits nothing; a use that is repeated emits nothing more. The event is an event as any other: its source and
+id are its key, and it is sealed, withdrawn and proven as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.events.envelope import UsageEvent
+from drawdown.ledger.reservations import Denied
+from drawdown.worker.sources.events import store
+from drawdown.worker.sources.events.store import NOT_YET_MS, Status, Taken
+from drawdown.worker.sources.events.types import Bringer
+
+REFUSED: Final = "bad_event"
+_KEPT: Final = ("accepted", "duplicate", "pending")
+
+
+@dataclass(frozen=True)
+class Emission:
+    """An event that a use emits, once it is allowed. Without a time of its own (`has_time`) it has that of the first
+    call. `own`: as `Ask.own`. `by`: the sender, for the bounds of event types."""
+
+    event: UsageEvent
+    has_time: bool
+    own: bool
+    by: Bringer
+
+    @property
+    def said(self) -> list[object]:
+        """What the caller said: the same again says the same."""
+        one = self.event
+        ts = one.occurred_ms if self.has_time else None
+        labels = [one.subject, one.project, one.plan_key, one.properties_json]
+        return [one.source, one.event_id, one.event_type, one.quantity, ts, *labels]
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What became of the event of a use, and its key. `duplicate`: it was there before, as it was with this very use
+    where that is repeated."""
+
+    status: Status
+    source: str
+    event_id: str
+    code: str | None = None
+    message: str | None = None
+
+
+def before(emission: Emission | None) -> Emitted | None:
+    """Of a use that is repeated: the fingerprint says that it was asked for with this event."""
+    return None if emission is None else Emitted("duplicate", emission.event.source, emission.event.event_id)
+
+
+def emit(connection: sa.Connection, emission: Emission, now_ms: int) -> Emitted:
+    """Take one event. Errors: Denied `bad_event`; DatabaseBusy."""
+    (found,) = take_all(connection, [emission], now_ms)
+    if not is_kept(found):
+        raise Denied(REFUSED, f"nothing was used, for its event was not taken: {found.code}: {found.message}")
+    return emitted(emission, found)
+
+
+def take_all(connection: sa.Connection, emissions: Sequence[Emission], now_ms: int) -> list[Taken]:
+    """Take events of several senders; an answer for each, in their order. Errors: DatabaseBusy."""
+    found: dict[int, Taken] = {}
+    for own, by in sorted({(one.own, one.by) for one in emissions}, key=repr):
+        mine = [at for at, one in enumerate(emissions) if (one.own, one.by) == (own, by)]
+        # What is that old waits for a seal, and a use waits for none.
+        old = {at: _TOO_OLD for at in mine if emissions[at].event.occurred_ms < now_ms - NOT_YET_MS}
+        left = [at for at in mine if at not in old]
+        events = [emissions[at].event for at in left]
+        taken = store.take(connection, events, now_ms, own=own, types_by=by) if left else ()
+        found |= old | dict(zip(left, taken, strict=True))
+    return [found[at] for at in range(len(emissions))]
+
+
+_TOO_OLD: Final = Taken("invalid", "too_old", "it is over 34 days old: send it to POST /v1/events")
+
+
+def is_kept(taken: Taken) -> bool:
+    """Whether the event is there, and is billed or waits to be."""
+    return taken.status in _KEPT and taken.code != store.WITHDRAWN.code
+
+
+def emitted(emission: Emission, taken: Taken) -> Emitted:
+    return Emitted(taken.status, emission.event.source, emission.event.event_id, taken.code, taken.message)
+
+
+def shown(found: Emitted | None) -> Mapping[str, object] | None:
+    return None if found is None else dict(vars(found))

@@ -1,0 +1,70 @@
+"""A provider's changed settings, accepted by a job: as this server has them, a tick uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.declare import ID, Action, Asked, Fact, Values
+from drawdown.schema.errors import Refused
+from drawdown.schema.text import typed
+from drawdown.worker.jobs.job_payloads import AcceptJob
+from drawdown.worker.jobs.queue import place, same_as
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.provider.faces import require_biller
+
+
+@dataclass(frozen=True)
+class ProviderAccepted:
+    """The job by which a provider is used on its present settings."""
+
+    provider: str
+    job_id: int
+
+
+def _asked(connection: sa.Connection, asked: Asked, provider: str) -> AcceptJob:
+    """Errors: UnknownId; Refused for one that has no settings here."""
+    known = asked.providers
+    require_biller(connection, known, provider, "it has no settings")
+    if known is None or provider not in known.capabilities:
+        command = typed("drawdown", "provider", "accept", provider)
+        raise Refused(f"this server has no settings of {provider}: `{command}` where it has")
+    return AcceptJob(provider, providers.terms_of(known.capabilities[provider]))
+
+
+def _accept(
+    connection: sa.Connection, asked: Asked, provider: Annotated[str, ID, "The provider's name"]
+) -> ProviderAccepted:
+    return ProviderAccepted(provider, place(connection, _asked(connection, asked, provider), asked.by))
+
+
+def _changes(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+    job = _asked(connection, asked, values["provider"])
+    known = asked.providers
+    assert known is not None  # it has settings here
+    moved = providers.changes(connection, job.provider, known.capabilities[job.provider])
+    unsent, sent = providers.open_at(connection, job.provider)
+    return [
+        *(Fact(part, f"{was}; by this server's settings {now}") for part, (was, now) in moved.items()),
+        Fact("Unsent pushes, sealed again", f"{unsent:,}", fixed=False),
+        Fact("Sent and not settled: these have to be none", f"{sent:,}", fixed=False),
+        Fact("Queued already", "no" if same_as(connection, job) is None else "yes"),
+    ]
+
+
+ACTIONS: Final = (
+    Action(
+        "provider accept",
+        "Accept changed settings",
+        "Queue the use of a provider on its changed settings, as this server has them. The next tick does it.",
+        _accept,
+        lambda done: f"{done.provider}: queued; the next tick does it, or begins to",
+        path="/v1/providers/{provider}/accept",
+        scope="jobs:write",
+        facts=_changes,
+        by_hand=True,
+    ),
+)

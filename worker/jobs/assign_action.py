@@ -1,0 +1,131 @@
+"""Who bills an organisation, as programs have it done: at once where the provider lies in this database, and by an
+job where it has to be asked first. `drawdown org assign` asks it itself.
+
+Guarantee: the same checks as the command's, but for what a provider elsewhere says: of that, the tick which does the
+job. What is so already is not done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.schema import ids
+from drawdown.schema.audit import By, require_org
+from drawdown.schema.declare import FLAG, ID, ORG, WINDOW, Action, Asked, Fact, New, OrgId, Size, Undo, Values
+from drawdown.schema.errors import Refused
+from drawdown.schema.text import typed
+from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker.jobs.job_payloads import AssignJob
+from drawdown.worker.jobs.queue import latest_biller, place
+from drawdown.worker.orgs import assignments, flips
+from drawdown.worker.orgs.assignments import Waited
+from drawdown.worker.orgs.flips import FlipOptions, Wish, would_newly_halt
+from drawdown.worker.provider.actions import terms_in_force
+
+
+@dataclass(frozen=True)
+class OrgAssigned:
+    """Who bills an organisation from `start_ms` on, and as which customer. `waited`: usage that had been pending.
+    `already`: it was so. `undone`: that assignment was taken back, and who billed before continues. `job_id`: a tick
+    asks the provider, and does it then; until then nothing changes."""
+
+    org_id: str
+    provider: str
+    customer_id: str | None
+    start_ms: int | None
+    waited: Waited
+    already: bool = False
+    undone: bool = False
+    job_id: int | None = None
+
+
+def _assign(
+    connection: sa.Connection,
+    asked: Asked,
+    org_id: OrgId,
+    *,
+    provider: Annotated[
+        str | None, ID, "embedded, autumn, stripe, …; or none or legacy; who bills it now, embedded at first"
+    ] = None,
+    customer_id: Annotated[str | None, ORG, "The customer there; as it is, at first the organisation's id"] = None,
+    from_ms: Annotated[int | None, WINDOW, "From this window boundary on; the next one without it"] = None,
+    undo: Undo = False,
+    allow_halt: Annotated[bool, FLAG, "Also where there is no credit, which halts at once"] = False,
+    new: New = False,
+) -> OrgAssigned:
+    if undo:
+        gone = assignments.cancel(connection, org_id, asked.by, from_ms)
+        return OrgAssigned(org_id, gone.provider, gone.customer_id, gone.start_ms, gone.waited, undone=True)
+    biller = provider or flips.kept_provider(connection, [org_id], new=new) or EMBEDDED
+    ids.require_sampled_org(connection, org_id, new=new)
+    if biller != EMBEDDED and biller not in EXEMPT_PROVIDERS:
+        if terms_in_force(connection, biller) is None:
+            ids.require(connection, ids.PROVIDER, biller)
+        job = AssignJob(org_id, biller, customer_id, from_ms, allow_halt)
+        return OrgAssigned(org_id, biller, customer_id, from_ms, Waited(), job_id=place(connection, job, asked.by))
+    options = FlipOptions(biller, from_ms, allow_halt=allow_halt, new=new)
+    return _here(connection, Wish(org_id, customer_id), options, asked.by)
+
+
+def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -> OrgAssigned:
+    """Errors: Refused; UnknownId."""
+    (candidate,) = flips.candidates_of(connection, wishes=[wish], options=options, own_ids=False)
+    org, provider = wish.org_id, options.provider
+    if candidate.already:
+        latest = latest_biller(connection, org)
+        assert latest is not None
+        return OrgAssigned(org, provider, latest.customer_id, latest.start_ms, Waited(), already=True)
+    if provider == EMBEDDED and would_newly_halt(candidate, options) and not options.allow_halt:
+        raise Refused(
+            f"{org} is billed by {candidate.provider}: without credit here it is halted at once. Give credit first "
+            f"(`drawdown ledger grant {typed(candidate.customer_id)}`), and allow the halt"
+        )
+    (made,) = assignments.assign(
+        connection, [org], provider, by, customer_id=candidate.customer_id, from_ms=options.from_ms
+    )
+    return OrgAssigned(org, provider, made.customer_id, made.start_ms, made.waited)
+
+
+def _said(done: OrgAssigned) -> str:
+    if done.undone:
+        return f"{done.org_id}: not moved to {done.provider} at {show_time(done.start_ms)}"
+    if done.job_id is not None:
+        return f"job {done.job_id}: a tick asks {done.provider}, and assigns {done.org_id} then"
+    whose = f"{done.org_id}: billed by {done.provider} as {done.customer_id} from {show_time(done.start_ms)} on"
+    return f"{whose}; it was so before" if done.already else whose
+
+
+def _billed(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+    was = latest_biller(connection, values["org_id"])
+    latest = "none" if was is None else f"{was.provider} as {was.customer_id}, from {show_time(was.start_ms)} on"
+    return [Fact("Latest assignment", latest)]
+
+
+def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+    """What nobody here bills is used for nothing; so is what stays that way, because a move is taken back."""
+    if values["undo"]:
+        return Size(unbounded=require_org(connection, values["org_id"]).billing_provider in EXEMPT_PROVIDERS)
+    return Size(unbounded=values["provider"] in EXEMPT_PROVIDERS)
+
+
+ACTIONS: Final = (
+    Action(
+        "org assign",
+        "Assign an organisation",
+        "Have an organisation billed by a provider, or with new make one. A provider elsewhere is asked by the next "
+        "tick: the answer has the job's number.",
+        _assign,
+        _said,
+        path="/v1/orgs/{org_id}/assign",
+        scope="orgs:write",
+        facts=_billed,
+        size=_size,
+        by_hand=True,
+    ),
+)

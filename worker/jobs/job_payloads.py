@@ -1,0 +1,229 @@
+"""What is asked for by a job: kept as it was understood, and told in words and as a command.
+
+Guarantee: times are moments by then, and not words such as `today`, whose meaning would change while the job waits;
+settings of a provider are those that the person saw, an assignment is of an organisation as it stood, and so is a
+top-up of its wallet.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final, Literal, TypeAlias
+
+from drawdown.schema.errors import UsageError
+from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
+from drawdown.worker.replay.plan import ReplayScope
+
+MAX_JOB_ORGS: Final = 100
+"""Organisations that one job names; more by their provider, all of them, or a replay by hand."""
+
+
+@dataclass(frozen=True)
+class ReplayJob:
+    """A replay of the windows of `scope` in [from_ms, to_ms)."""
+
+    kind: ClassVar[str] = "replay"
+    scope: ReplayScope
+    from_ms: int
+    to_ms: int
+
+    def __post_init__(self) -> None:
+        if len(self.scope.orgs) > MAX_JOB_ORGS:
+            raise UsageError(
+                f"a job names {MAX_JOB_ORGS:,} organisations at most, and these are {len(self.scope.orgs):,}: "
+                "queue it by provider, or for all of them"
+            )
+
+    def __str__(self) -> str:
+        return f"replay of {self.scope}, {show_time(self.from_ms)} to {show_time(self.to_ms)}"
+
+    @property
+    def windows(self) -> int:
+        return (self.to_ms - self.from_ms) // WINDOW_MS
+
+    def aligned(self) -> ReplayJob:
+        """The same in whole windows."""
+        return replace(self, from_ms=window_of(self.from_ms), to_ms=window_of(self.to_ms + WINDOW_MS - 1))
+
+    def text(self) -> str:
+        """As it is kept: the same is asked for by the same text."""
+        return json.dumps({"scope": self.scope.text(), "from_ms": self.from_ms, "to_ms": self.to_ms}, sort_keys=True)
+
+    @classmethod
+    def of(cls, text: str) -> ReplayJob:
+        kept = json.loads(text)
+        return cls(ReplayScope.of(kept["scope"]), kept["from_ms"], kept["to_ms"])
+
+    def command(self) -> list[str]:
+        """What does the same by hand, without `drawdown`."""
+        whose = ["--provider", self.scope.provider] if self.scope.provider is not None else list(self.scope.orgs)
+        return ["replay", *(whose or ["--all"]), "--from", show_time(self.from_ms), "--to", show_time(self.to_ms)]
+
+
+@dataclass(frozen=True)
+class AcceptJob:
+    """A provider on changed terms: `terms` as whoever queued it saw them, and no others."""
+
+    kind: ClassVar[str] = "accept"
+    provider: str
+    terms: str
+
+    def __str__(self) -> str:
+        return f"use of {self.provider} on its changed settings"
+
+    def text(self) -> str:
+        return json.dumps({"provider": self.provider, "terms": self.terms}, sort_keys=True)
+
+    @classmethod
+    def of(cls, text: str) -> AcceptJob:
+        return cls(**json.loads(text))
+
+    def command(self) -> list[str]:
+        return ["provider", "accept", self.provider]
+
+
+@dataclass(frozen=True)
+class Biller:
+    """Who bills an organisation by its latest assignment."""
+
+    provider: str
+    customer_id: str
+    start_ms: int
+
+
+@dataclass(frozen=True)
+class AssignJob:
+    """An organisation billed by a provider that has to be asked first. A `customer_id` of None is as it is, or at first
+    the organisation's id; `from_ms` None: from the next window on, when it is done; `was`: who billed it when it was
+    queued."""
+
+    kind: ClassVar[str] = "assign"
+    org_id: str
+    provider: str
+    customer_id: str | None = None
+    from_ms: int | None = None
+    allow_halt: bool = False
+    was: Biller | None = None
+
+    def __str__(self) -> str:
+        whose = "" if self.customer_id is None else f" as {self.customer_id}"
+        since = "the next window on" if self.from_ms is None else f"{show_time(self.from_ms)} on"
+        return f"assignment of {self.org_id} to {self.provider}{whose}, from {since}"
+
+    def text(self) -> str:
+        return json.dumps({**vars(self), "was": None if self.was is None else vars(self.was)}, sort_keys=True)
+
+    @classmethod
+    def of(cls, text: str) -> AssignJob:
+        kept = json.loads(text)
+        was = kept.pop("was")
+        return cls(**kept, was=None if was is None else Biller(**was))
+
+    def command(self) -> list[str]:
+        customer = [] if self.customer_id is None else ["--customer", self.customer_id]
+        since = [] if self.from_ms is None else ["--from", show_time(self.from_ms)]
+        halt = ["--allow-halt"] if self.allow_halt else []
+        return ["org", "assign", self.org_id, "--provider", self.provider, *customer, *since, *halt]
+
+    def is_so(self, latest: Biller | None) -> bool:
+        """Whether that is what was asked for."""
+        return (
+            latest is not None and latest.provider == self.provider and self.customer_id in (None, latest.customer_id)
+        )
+
+
+@dataclass(frozen=True)
+class Stood:
+    """How a wallet's top-ups stood: their terms but for the mode, when a person said them, and what has stopped them
+    since."""
+
+    terms: str
+    mode: str
+    said_ms: int
+    declines: int = 0
+    wait_until_ms: int | None = None
+    blocked_ms: int | None = None
+
+    @property
+    def stops(self) -> tuple[int, int | None, int | None]:
+        return self.declines, self.wait_until_ms, self.blocked_ms
+
+
+@dataclass(frozen=True)
+class TopupJob:
+    """A wallet's top-ups, after a call to the payment service: `resume` (there is another card), or `start` (they
+    charge again). `was`: their state when the job was queued."""
+
+    kind: ClassVar[str] = "topup"
+    wallet: str
+    what: Literal["resume", "start"]
+    was: Stood | None = None
+
+    def __str__(self) -> str:
+        return f"top-ups of {self.wallet}: {'another card' if self.what == 'resume' else 'a start'}"
+
+    def text(self) -> str:
+        return json.dumps({**vars(self), "was": None if self.was is None else vars(self.was)}, sort_keys=True)
+
+    @classmethod
+    def of(cls, text: str) -> TopupJob:
+        kept = json.loads(text)
+        was = kept.pop("was")
+        return cls(**kept, was=None if was is None else Stood(**was))
+
+    def command(self) -> list[str]:
+        return ["topup", self.what, self.wallet]
+
+
+@dataclass(frozen=True)
+class CorrectJob:
+    """What a comparison with providers proves, corrected: of an organisation and a provider, '' of all; of the days in
+    [from_ms, to_ms), or, where both are None, of what was settled lately."""
+
+    kind: ClassVar[str] = "correct"
+    org_id: str = ""
+    provider: str = ""
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        if any(day is not None and day % DAY_MS for day in (self.from_ms, self.to_ms)):
+            raise UsageError("a correction is of whole days, UTC: 2026-01-31")
+        if self.from_ms is not None and self.to_ms is not None and self.to_ms <= self.from_ms:
+            raise UsageError("the range ends before it starts: its end is the day after the last one")
+
+    def __str__(self) -> str:
+        since = "" if self.from_ms is None else f", from {_day(self.from_ms)}"
+        until = "" if self.to_ms is None else f", up to {_day(self.to_ms)}"
+        days = f"{since}{until}" or ", what was settled lately"
+        return f"correction of {self.org_id or 'all organisations'} at {self.provider or 'all providers'}{days}"
+
+    def text(self) -> str:
+        return json.dumps(vars(self), sort_keys=True)
+
+    @classmethod
+    def of(cls, text: str) -> CorrectJob:
+        return cls(**json.loads(text))
+
+    def command(self) -> list[str]:
+        provider = ["--provider", self.provider] if self.provider else []
+        since = [] if self.from_ms is None else ["--from", _day(self.from_ms)]
+        until = [] if self.to_ms is None else ["--to", _day(self.to_ms)]
+        return ["reconcile", *([self.org_id] if self.org_id else []), *provider, *since, *until, "--correct"]
+
+
+def _day(day_ms: int) -> str:
+    return show_time(day_ms)[:10]
+
+
+Asked: TypeAlias = ReplayJob | AcceptJob | AssignJob | TopupJob | CorrectJob
+_KINDS: Final[dict[str, type[Asked]]] = {
+    one.kind: one for one in (ReplayJob, AcceptJob, AssignJob, TopupJob, CorrectJob)
+}
+
+
+def read_job(kind: str, text: str) -> Asked:
+    """As it was kept."""
+    return _KINDS[kind].of(text)

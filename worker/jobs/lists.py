@@ -1,0 +1,127 @@
+"""The lists of jobs that people read. Nothing here writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.declare import Column, Listing, Look, Page, whole
+from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.jobs.job_payloads import ReplayJob, read_job
+
+SQL = queries(__file__)
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job. `windows_done` of `windows`: how far a replay has come, as far as it has begun (0 of others);
+    `pushes`: sealed by it so far; `said`: what became of it, or why it waits on; `command`: what does the same by
+    hand."""
+
+    job_id: int
+    kind: str
+    what: str
+    state: str
+    actor: str
+    reason: str
+    via: str
+    at_ms: int
+    began_ms: int | None
+    ended_ms: int | None
+    windows: int
+    windows_done: int
+    pushes: int
+    said: str
+    command: list[str]
+
+    @property
+    def state_in_words(self) -> str:
+        return self.state.replace("_", " ")
+
+    @property
+    def progress(self) -> str:
+        """How far it is, in words; '' of what has no parts."""
+        return f"{self.windows_done:,} of {self.windows:,} windows" if self.windows else ""
+
+
+def list_jobs(connection: sa.Connection, *, most: int, before: int | None = None) -> list[JobRow]:
+    """The latest first; `before`: those placed before the job of that number."""
+    values = {"at_most": most} if before is None else {"at_most": most, "before": before}
+    return [_row(row) for row in SQL.run(connection, "list", values, only="" if before is None else "only_before")]
+
+
+def count_open(connection: sa.Connection) -> int:
+    """Jobs that wait, or are under way."""
+    return int(SQL.run(connection, "count_open").scalar_one())
+
+
+def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
+    asked = read_job(row.kind, row.payload)
+    begun = row.from_ms is not None
+    windows = asked.windows if isinstance(asked, ReplayJob) else 0
+    return JobRow(
+        row.job_id, row.kind, str(asked), row.state, row.actor, row.reason, row.via, row.at_ms, row.began_ms,
+        row.ended_ms,
+        windows=(row.to_ms - row.from_ms) // WINDOW_MS if begun else windows,
+        windows_done=max(row.next_ms - row.from_ms, 0) // WINDOW_MS if begun else 0,
+        pushes=int(row.pushes), said=row.said, command=asked.command(),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ListedJob:
+    """A job. `windows_done` of `windows`: how far a replay has come; `pushes`: sealed by it so far; `said`: what
+    became of it, or why it waits on; `command`: what does the same by hand."""
+
+    job_id: int
+    kind: str
+    state: str
+    what: str
+    actor: str
+    reason: str
+    via: str
+    at_ms: int
+    began_ms: int | None
+    ended_ms: int | None
+    windows: int
+    windows_done: int
+    pushes: int
+    said: str
+    command: str
+
+
+Number = Annotated[int, whole(1, 2**63 - 1, 1), "The job's number"]
+
+
+def _jobs(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    before: Annotated[int | None, whole(1, 2**63 - 1, 1), "Placed before the job of this number"] = None,
+) -> Page[ListedJob]:
+    found = list_jobs(connection, most=look.most, before=before)
+    return Page([ListedJob(**{**vars(one), "command": typed("drawdown", *one.command)}) for one in found])
+
+
+def _words(text: str) -> str:
+    return text.replace("_", " ")
+
+
+LISTS: Final = (
+    Listing(
+        "job list",
+        "Jobs",
+        "List jobs, the latest first. `drawdown replay --queue` and the console place them; ticks do them.",
+        _jobs,
+        (Column("job_id", "#job"), "kind", Column("state", show=_words), "what", Column("actor", "by"), "reason",
+         Column("at_ms", "since"), Column("windows_done", "#done"), Column("windows", "#windows"),
+         Column("said", "what became of it")),
+        holds="jobs",
+        path="/v1/jobs",
+        scope="jobs:read",
+    ),
+)  # fmt: skip

@@ -1,0 +1,275 @@
+"""Jobs: placed and cancelled by people, taken up and ended by ticks.
+
+Guarantee: a job is placed only where it could begin now, as far as the database tells. It is cancelled only while
+it waits. One job is under way at a time, the oldest first; the tick that has it keeps it by a lease, and a job
+whose tick died is free again once that has ended. A job ends once. A job about a wallet's top-ups is of the terms
+that its person saw: what was said or declined since is for a person to look at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Final, Literal
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.audit import By, record
+from drawdown.schema.declare import Action, Fact, Values
+from drawdown.schema.declare import Asked as Who
+from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
+from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.engine.context import LEASE_MS
+from drawdown.worker.history.incarnation import require_whole
+from drawdown.worker.jobs.job_payloads import (
+    AcceptJob,
+    Asked,
+    AssignJob,
+    Biller,
+    CorrectJob,
+    ReplayJob,
+    Stood,
+    TopupJob,
+    read_job,
+)
+from drawdown.worker.jobs.lists import Number
+from drawdown.worker.provider.actions import UNCHANGED, terms_in_force
+from drawdown.worker.replay.plan import ReplayPlan, plan
+from drawdown.worker.topup.actions import STOPPED, terms_of
+
+SQL = queries(__file__)
+
+TURN_MS: Final = 2 * MINUTE_MS
+"""The longest that one tick is at work on jobs. What is not over by then continues with the next tick."""
+JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
+"""Less than the time between two ticks: what a dead one had is the next one's."""
+MAX_TRIES: Final = 5
+"""Turns without an end, one after the other: a job that kills each tick must not do so for ever, nor one whose
+provider says nothing hold up all others."""
+MAX_OPEN_JOBS: Final = 50
+
+State = Literal["waiting", "under_way", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A job that this worker has; `plan`: of a replay; `failed`: why it cannot be done at all, and has ended."""
+
+    job_id: int
+    asked: Asked
+    by: By
+    plan: ReplayPlan | None
+    failed: str = ""
+
+
+def place(connection: sa.Connection, asked: Asked, by: By) -> int:
+    """Job something; returns the job's number.
+
+    Errors: those of `plan`; HistoryDoubted of a correction where history was lost; Refused where nothing would
+    change, where the same is queued already, or too many wait.
+    (Of two that are placed at the very same moment both may stand: the second one finds nothing to do.)
+    """
+    _plan(connection, asked, by.now_ms)
+    asked = understood(connection, asked)
+    if isinstance(asked, AssignJob) and asked.is_so(asked.was) and asked.from_ms is None:
+        raise Refused(f"{asked.org_id} is assigned so already: `drawdown org show {typed(asked.org_id)}`")
+    if isinstance(asked, AcceptJob) and asked.terms == terms_in_force(connection, asked.provider):
+        raise Refused(UNCHANGED.format(asked.provider))
+    if isinstance(asked, TopupJob):
+        require_use(asked)
+    if isinstance(asked, CorrectJob):
+        require_whole(connection)
+    same = same_as(connection, asked)
+    if same is not None:
+        raise Refused(f"the same is queued already: {same} (`drawdown job list`)")
+    if SQL.run(connection, "count_open").scalar_one() >= MAX_OPEN_JOBS:
+        raise Refused(f"{MAX_OPEN_JOBS:,} jobs wait already: let ticks do them, or cancel some")
+    values = {
+        "kind": asked.kind,
+        "payload": asked.text(),
+        "at_ms": by.now_ms,
+        "via": by.via,
+        "actor": by.actor,
+        "reason": by.reason,
+    }
+    job_id = int(SQL.run(connection, "place", values).scalar_one())
+    record(connection, "job_queue", str(job_id), {"kind": asked.kind, "work": str(asked)}, by)
+    return job_id
+
+
+def understood(connection: sa.Connection, asked: Asked) -> Asked:
+    """As it is kept."""
+    match asked:
+        case ReplayJob():
+            return asked.aligned()
+        case AssignJob():
+            return replace(asked, was=latest_biller(connection, asked.org_id))
+        case TopupJob():
+            return replace(asked, was=stands(connection, asked.wallet))
+        case AcceptJob() | CorrectJob():
+            return asked
+
+
+def latest_biller(connection: sa.Connection, org_id: str) -> Biller | None:
+    """By its latest assignment; None where it has none."""
+    row = SQL.run(connection, "latest_assignment", {"org_id": org_id}).one_or_none()
+    return None if row is None else Biller(row.provider, row.customer_id, int(row.start_ms))
+
+
+def _plan(connection: sa.Connection, asked: Asked, now_ms: int) -> ReplayPlan | None:
+    """Of a replay. Errors: those of `plan`."""
+    if isinstance(asked, ReplayJob):
+        return plan(connection, asked.scope, asked.from_ms, asked.to_ms, now_ms)
+    return None
+
+
+def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
+    """What was assigned, or said of a wallet, by hand since it was queued, or since a tick that died did it, is
+    nobody's to undo."""
+    if isinstance(asked, TopupJob):
+        is_to_be_done(connection, asked)
+    if isinstance(asked, AssignJob):
+        latest = latest_biller(connection, asked.org_id)
+        if latest != asked.was and not asked.is_so(latest):
+            raise Refused(f"{asked.org_id} was assigned otherwise since it was queued: look, and queue it again")
+
+
+def same_as(connection: sa.Connection, asked: Asked) -> str | None:
+    """The job by which the same is asked for already, and is not over; None where there is none."""
+    values = {"kind": asked.kind, "payload": understood(connection, asked).text()}
+    row = SQL.run(connection, "same", values).one_or_none()
+    return None if row is None else f"job {row.job_id}, by {row.actor}, is {row.state.replace('_', ' ')}"
+
+
+def cancel(connection: sa.Connection, job_id: int, by: By) -> None:
+    """Take back a job that waits.
+
+    Errors: UnknownId; Refused for one that is under way, or over.
+    """
+    values = {"job_id": job_id, "now_ms": by.now_ms}
+    if SQL.run(connection, "cancel", values).rowcount != 1:
+        state = state_of(connection, job_id)
+        raise Refused(f"job {job_id} is {state.replace('_', ' ')}: only what waits can be cancelled")
+    record(connection, "job_cancel", str(job_id), {}, by)
+
+
+def state_of(connection: sa.Connection, job_id: int) -> str:
+    """Errors: UnknownId."""
+    state = SQL.run(connection, "state", {"job_id": job_id}).scalar_one_or_none()
+    if state is None:
+        raise UnknownId(f"there is no job {job_id}; `drawdown job list` shows those there are", "job")
+    return str(state)
+
+
+def take(connection: sa.Connection, worker: str, now_ms: int) -> Taken | None:
+    """Have the oldest job; None where there is none, or another worker has it."""
+    values = {"worker": worker, "lease_ms": now_ms + JOB_LEASE_MS, "now_ms": now_ms}
+    row = SQL.run(connection, "take", values).one_or_none()
+    if row is None:
+        return None
+    asked, by = read_job(row.kind, row.payload), By(now_ms, row.actor, row.reason, row.via)
+    try:
+        if row.tries > MAX_TRIES:
+            raise Refused(f"{MAX_TRIES} ticks came to no end with it: {row.said or 'see what they say of themselves'}")
+        _require_as_it_stood(connection, asked)
+        planned = _plan(connection, asked, now_ms)
+    except (Refused, UsageError) as error:
+        end(connection, row.job_id, worker, "failed", str(error), now_ms)
+        return Taken(row.job_id, asked, by, None, str(error))
+    return Taken(row.job_id, asked, by, planned)
+
+
+def put_back(connection: sa.Connection, job_id: int, worker: str, said: str, *, in_vain: bool = False) -> bool:
+    """Let it go on with the next tick; false where another worker has it. `in_vain`: the turn counts as one of
+    its tries."""
+    values = {"job_id": job_id, "worker": worker, "said": said, "counted": int(in_vain)}
+    return SQL.run(connection, "put_back", values).rowcount == 1
+
+
+def end(connection: sa.Connection, job_id: int, worker: str, state: State, said: str, now_ms: int) -> bool:
+    """It is over; false where another worker has it, and tells what became of it."""
+    values = {"job_id": job_id, "worker": worker, "state": state, "said": said, "now_ms": now_ms}
+    return SQL.run(connection, "end", values).rowcount == 1
+
+
+def sealed(connection: sa.Connection, job_id: int) -> int:
+    """Pushes that all of a job's replays sealed: also those of a tick that died."""
+    return int(SQL.run(connection, "sealed", {"job_id": job_id}).scalar_one())
+
+
+def stands(connection: sa.Connection, wallet: str) -> Stood:
+    """How its top-ups stand now. Errors: UnknownId."""
+    row = SQL.run(connection, "topup_terms", {"wallet": wallet}).mappings().one_or_none()
+    if row is None:
+        ids.require(connection, ids.TOPPED_UP, wallet)
+        raise Refused(f"{wallet} got terms this moment: try again")
+    terms = asdict(terms_of(row))
+    mode = terms.pop("mode")
+    return Stood(
+        json.dumps(terms, sort_keys=True), mode, row["at_ms"], row["declines"], row["wait_until_ms"], row["blocked_ms"]
+    )
+
+
+def require_use(asked: TopupJob) -> None:
+    """Errors: Refused where it would change nothing, or could not be done."""
+    assert asked.was is not None
+    if asked.what == "start" and asked.was.mode == "live":
+        raise Refused(f"top-ups of {asked.wallet} are live already: `drawdown topup show {typed(asked.wallet)}`")
+    if asked.what == "resume" and asked.was.mode == "stopped":
+        raise Refused(STOPPED.format(asked.wallet, typed(asked.wallet)))
+    if asked.what == "resume" and asked.was.stops == (0, None, None):
+        raise Refused(f"nothing has stopped the top-ups of {asked.wallet}: no card of it was declined")
+
+
+def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
+    """Whether it is still to be done; false where it is so, by a tick that died or by a person.
+
+    Errors: Refused where a person said otherwise since it was queued, or the card was declined since.
+    """
+    was, now = asked.was, stands(connection, asked.wallet)
+    assert was is not None
+    if asked.what == "start" and (now.terms, now.mode) == (was.terms, "live"):
+        return False
+    if (now.terms, now.mode, now.said_ms) != (was.terms, was.mode, was.said_ms):
+        raise Refused(f"the terms of {asked.wallet} were changed since it was queued: look, and queue it again")
+    if asked.what == "start" or now.stops == was.stops:
+        return True
+    if now.stops == (0, None, None):
+        return False
+    raise Refused(f"a charge of {asked.wallet} was declined since it was queued: look, and queue it again")
+
+
+@dataclass(frozen=True)
+class JobCancelled:
+    """A job that was taken back."""
+
+    job_id: int
+    state: Literal["cancelled"] = "cancelled"
+
+
+def _cancel(connection: sa.Connection, who: Who, job: Number) -> JobCancelled:
+    cancel(connection, job, who.by)
+    return JobCancelled(job)
+
+
+def _facts(connection: sa.Connection, _who: Who, values: Values) -> Sequence[Fact]:
+    return [Fact("State", state_of(connection, values["job"]).replace("_", " "))]
+
+
+ACTIONS: Final = (
+    Action(
+        "job cancel",
+        "Cancel a job",
+        "Cancel a job that waits. What its replay has sealed by then stays sealed.",
+        _cancel,
+        lambda done: f"job {done.job_id}: cancelled",
+        path="/v1/jobs/{job}/cancel",
+        scope="jobs:write",
+        facts=_facts,
+        place="/console/jobs",
+    ),
+)

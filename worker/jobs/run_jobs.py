@@ -1,0 +1,318 @@
+"""What a tick does of the jobs that wait: replays, assignments, accepted terms, corrections, top-ups.
+
+Guarantee: it takes MAX_A_TICK at most, for TURN_MS at most, and leaves what remains to the next tick. What became of an
+job is told by one tick. Each kind is harmless twice, so that a job whose tick died is simply done again. A replay
+subtracts what is sealed. Pushes that were voided are open no more, and of terms in force there is nothing left to
+accept. An assignment that is so already is made no second time. What was corrected is sealed again, and compared only
+once that is settled. A fill charges what is low and has no charge open. Where a person changed the same thing since,
+the person's word stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.providers.protocol import Capabilities
+from drawdown.schema.audit import By
+from drawdown.schema.errors import Refused
+from drawdown.schema.locks import lock_buckets
+from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.units import show_quantity
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.jobs import queue
+from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob, CorrectJob, TopupJob
+from drawdown.worker.jobs.queue import TURN_MS, State, Taken
+from drawdown.worker.orgs import flips
+from drawdown.worker.orgs.flips import Flip, FlipOptions, Wish
+from drawdown.worker.provider import actions as providers
+from drawdown.worker.reconcile.reconcile import Line, Reconciled, ReconcileScope, reconcile
+from drawdown.worker.replay.plan import ReplayAtWork
+from drawdown.worker.replay.replay import Replayed, replay
+from drawdown.worker.topup import actions as topups
+from drawdown.worker.topup.actions import Said, Terms, require_only_one
+from drawdown.worker.topup.fill import Filled, fill
+
+log = structlog.get_logger()
+
+MAX_A_TICK: Final = 4
+SAID: Final = 5
+"""Of each kind of what a replay left; the command shows all."""
+
+
+@dataclass
+class JobsDone:
+    """Jobs that this tick ended, and in words those that failed."""
+
+    ended: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def do_jobs(context: Context) -> Steps[JobsDone]:
+    """Do what waits, the oldest first.
+
+    Errors: those of what is done; the job is then free again once its lease has ended.
+    """
+    done, turn = JobsDone(), _turn(context)
+    for _ in range(MAX_A_TICK):
+        if turn.out_of_time():
+            break
+        # Two ticks at once: one has it, and the other goes home.
+        take = partial(queue.take, worker=turn.worker, now_ms=turn.clock.now_ms())
+        taken: Taken | None = yield Transaction("take_job", take)
+        if taken is None or not (yield from _do(turn, taken, done)):
+            break
+    return done
+
+
+def _turn(context: Context) -> Context:
+    """Of all organisations, whatever shard this tick is of: a job is done by one tick."""
+    now = context.clock.now_ms()
+    return replace(context.within(TURN_MS), shard=Shard(), began_ms=now, progress=None)
+
+
+def _do(turn: Context, taken: Taken, done: JobsDone) -> Steps[bool]:
+    """Do one; whether it is over, and the next one's turn has come."""
+    if taken.failed:
+        _note(done, taken, "failed", taken.failed)
+        return True
+    came = yield from _come(turn, taken)
+    if came.state is None:
+        yield Transaction("put_job_back", partial(_back, turn=turn, taken=taken, came=came))
+        return False
+    said: str | None = yield Transaction("end_job", partial(_end, turn=turn, taken=taken, came=came))
+    if said is not None:
+        _note(done, taken, came.state, said)
+    return True
+
+
+def _come(turn: Context, taken: Taken) -> Steps[Turn]:
+    by = replace(taken.by, now_ms=turn.clock.now_ms())
+    match taken.asked:
+        case AcceptJob() as accepted:
+            return (yield from accept(turn, accepted, by))
+        case AssignJob() as assigned:
+            return (yield from assign(turn, assigned, by))
+        case TopupJob() as topped:
+            return (yield from top_up(turn, topped, by))
+        case CorrectJob() as compared:
+            return (yield from correct(turn, compared, by))
+    assert taken.plan is not None  # of a replay that has not failed
+    try:
+        found = yield from replay(turn, taken.plan, by, dry_run=False, most=0, job_id=taken.job_id)
+    except ReplayAtWork as error:  # somebody replays the same by hand: when that is over, this finds what it left
+        return Turn(None, str(error))
+    return Turn(None if found.unfinished else "failed" if found.stopped else "done", replayed=found)
+
+
+def _note(done: JobsDone, taken: Taken, state: str, said: str) -> None:
+    done.ended += 1
+    if state == "failed":
+        done.failures.append(f"job {taken.job_id} failed: {said}")
+    log.info("job_ended", job=taken.job_id, state=state, said=said, actor=taken.by.actor)
+
+
+def _back(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) -> bool:
+    return queue.put_back(connection, taken.job_id, turn.worker, came.said, in_vain=came.in_vain)
+
+
+def _end(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) -> str | None:
+    """What is given of it; None where another tick has it."""
+    assert came.state is not None
+    said = came.said
+    if came.replayed is not None:
+        said = in_words(queue.sealed(connection, taken.job_id), came.replayed)
+    over = queue.end(connection, taken.job_id, turn.worker, came.state, said, turn.clock.now_ms())
+    return said if over else None
+
+
+def in_words(pushes: int, found: Replayed) -> str:
+    """What a replay came to: `pushes` of all its turns, and what is left of it for others."""
+    none = "nothing more to seal" if found.to_settle else "nothing more was owed there"
+    said = [f"sealed {pushes:,} push{'' if pushes == 1 else 'es'}" if pushes else none]
+    said += [found.to_settle] if found.to_settle else []
+    said += [f"left out {bad.org_id}: {bad.reason}" for bad in found.stopped[:SAID]]
+    said += _some([f"{name} cannot be sent to now" for name in found.not_ready])
+    said += _some([f"{one.why}: {one.quantity:,} {one.unit}" for one in found.left_out])
+    return "; ".join(said)
+
+
+def _some(lines: Sequence[str]) -> list[str]:
+    return [*lines[:SAID], *([f"and {len(lines) - SAID:,} more"] if len(lines) > SAID else [])]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one tick's turn at a job came to. `state` None: it continues with the next tick, and `in_vain` says that
+    this turn brought it no further. `replayed`: what a replay found, which is put in words once it is told."""
+
+    state: State | None
+    said: str = ""
+    in_vain: bool = False
+    replayed: Replayed | None = None
+
+
+def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
+    """Use a provider on the terms that whoever queued it saw; pushes are voided portion by portion, as by hand."""
+    declared = context.declared().get(asked.provider)
+    if declared is None:
+        return cannot_be_used(asked.provider)
+    if providers.terms_of(declared) != asked.terms:
+        return Turn("failed", f"ticks have other settings of {asked.provider} than those that were looked at")
+    voided = 0
+    while not context.out_of_time():
+        work = partial(_portion, asked=asked, declared=declared, by=by, before=voided)
+        try:
+            some: providers.Portion | None = yield Transaction("accept_terms", work)
+        except Refused as error:
+            rest = f"; {providers.half_way(asked.provider, voided)}" if voided else ""
+            return Turn("failed", f"{error}{rest}")
+        if some is None or not some.left:
+            done = "what was sealed on its old ones and never sent is sealed anew"
+            return Turn("done", f"{asked.provider} is used on these settings; {done}")
+        voided += some.voided
+    return Turn(None)
+
+
+def _portion(
+    connection: sa.Connection, *, asked: AcceptJob, declared: Capabilities, by: By, before: int
+) -> providers.Portion | None:
+    """None where these terms are in force: a tick that died had done it, or a person."""
+    lock_buckets(connection)
+    if providers.terms_in_force(connection, asked.provider) == asked.terms:
+        return None
+    return providers.accept_some(connection, asked.provider, declared, by, before=before)
+
+
+def assign(context: Context, asked: AssignJob, by: By) -> Steps[Turn]:
+    """Assign an organisation once its provider says that the customer is there, as by hand."""
+    if asked.provider not in context.ready():
+        return cannot_be_used(asked.provider)
+    options = FlipOptions(asked.provider, asked.from_ms, allow_halt=asked.allow_halt, each_alone=True)
+    flipped: list[Flip] = yield from flips.flip(context, [Wish(asked.org_id, asked.customer_id)], options, by)
+    return _flip_in_words(flipped[0], asked.provider)
+
+
+def cannot_be_used(provider: str) -> Turn:
+    """A turn in vain: a person may give the tick its key, or accept its settings."""
+    return Turn(None, f"{provider} cannot be used by the tick: `drawdown provider list` there", in_vain=True)
+
+
+def _flip_in_words(flip: Flip, provider: str) -> Turn:
+    if flip.problem is not None:
+        return Turn(None if flip.away else "failed", flip.problem, in_vain=flip.away)
+    customer = f" as {flip.customer_id}" if flip.customer_id else ""
+    if flip.already or flip.start_ms is None:
+        return Turn("done", f"{flip.org_id} is assigned to {provider}{customer} already")
+    said = [f"{flip.org_id} is billed by {provider}{customer} from {show_time(flip.start_ms)} on"]
+    said += [f"{flip.resolved_s:,} s that waited are sealed by the next tick"] if flip.resolved_s else []
+    said += [f"{flip.resolved_units:,} units that waited are sealed by the next tick"] if flip.resolved_units else []
+    return Turn("done", "; ".join([*said, *([flip.note] if flip.note else [])]))
+
+
+LINES_SAID: Final = 3
+"""Lines that are left to a person; the command shows all."""
+
+
+def correct(context: Context, asked: CorrectJob, by: By) -> Steps[Turn]:
+    """Errors: HistoryDoubted, where the tick began on another history."""
+    if asked.provider and asked.provider not in context.ready():
+        return cannot_be_used(asked.provider)
+    # A copy: what it begins on is no witness for the jobs after it.
+    found: Reconciled = yield from reconcile(replace(context), scope_of(asked), by)
+    if found.unfinished or found.unread:
+        return Turn(None, corrections_in_words(found), in_vain=True)
+    left = found.exit_status == 1 or asked.provider in found.skipped
+    return Turn("failed" if left else "done", corrections_in_words(found))
+
+
+def scope_of(asked: CorrectJob) -> ReconcileScope:
+    """As `drawdown reconcile --correct` compares."""
+    return ReconcileScope(
+        from_ms=asked.from_ms or 0,
+        to_ms=2**53 if asked.to_ms is None else asked.to_ms,
+        org_id=asked.org_id,
+        provider=asked.provider,
+        correct=True,
+        recent=asked.from_ms is None and asked.to_ms is None,
+    )
+
+
+def corrections_in_words(found: Reconciled) -> str:
+    """What a comparison came to."""
+    corrected = [line for line in found.differing if line.corrected]
+    rest = [line for line in found.differing if abs(line.theirs - line.ours) != line.corrected]
+    said = [f"{found.compared:,} compared, {len(found.differing):,} differ"]
+    if corrected:
+        said += [f"{len(corrected):,} corrected{_by(corrected)}"]
+    said += [f"left to a person: {_left(line)}" for line in rest[:LINES_SAID]]
+    said += [f"and {len(rest) - LINES_SAID:,} more"] if len(rest) > LINES_SAID else []
+    said += [f"{found.waiting:,} wait: unsettled, or fresher than the provider's lag"] if found.waiting else []
+    said += [f"{found.unread:,} could not be read: {'; '.join(found.reasons)}"] if found.unread else []
+    said += [f"{len(found.left_out):,} balances were not compared"] if found.left_out else []
+    said += ["time was up before all was compared: queue less at once"] if found.unfinished else []
+    return "; ".join([*said, *(f"{name}: not compared: {why}" for name, why in sorted(found.skipped.items()))])
+
+
+def _by(corrected: Sequence[Line]) -> str:
+    """By how much, where one unit measures all of it: seconds and credits are never added up."""
+    scales = {(line.feature if line.balance else "", line.scale) for line in corrected}
+    if len(scales) > 1:
+        return ""
+    amount = show_quantity(sum(line.corrected for line in corrected), corrected[0].scale)
+    return f", by {amount} {corrected[0].feature if corrected[0].scale > 1 else 'units'}"
+
+
+def _left(line: Line) -> str:
+    note = line.note or "what is apart was not proven"
+    return (
+        f"{line.org_id}, {line.feature}: ours {show_quantity(line.ours, line.scale)}, "
+        f"theirs {show_quantity(line.theirs, line.scale)}: {note}"
+    )
+
+
+def top_up(context: Context, asked: TopupJob, by: By) -> Steps[Turn]:
+    """Ask the service who fills, say it, and fill what is low."""
+    terms: Terms = yield Transaction(
+        "topup_asked", partial(topups.require_terms, customer_id=asked.wallet), rollback=True
+    )
+    if terms.service not in context.payments:
+        return Turn(None, f"{terms.service} cannot be used by the tick: see its `payments` there", in_vain=True)
+    try:
+        if asked.what == "start" or terms.mode != "shadow":
+            silent = yield from require_only_one(context, terms.service, terms.service_customer)
+            if silent is not None:
+                why = f"whether {terms.service} fills {terms.service_customer} itself is not told: {silent.reason}"
+                return Turn(None, why, in_vain=True)
+        said: Said | None = yield Transaction("topup_queued", partial(_say, asked=asked, by=by))
+    except Refused as error:
+        return Turn("failed", str(error))
+    filled = yield from fill(context, asked.wallet)
+    return Turn("done", _topup_in_words(asked, said, filled))
+
+
+def _say(connection: sa.Connection, *, asked: TopupJob, by: By) -> Said | None:
+    """None where it is so already."""
+    topups.require_terms(connection, asked.wallet)  # their lock: nobody changes them until this is committed
+    if not queue.is_to_be_done(connection, asked):
+        return None
+    if asked.what == "resume":
+        return topups.resume(connection, asked.wallet, by)
+    return topups.set_mode(connection, asked.wallet, "live", by)
+
+
+def _topup_in_words(asked: TopupJob, said: Said | None, filled: Filled) -> str:
+    did = "resumed" if asked.what == "resume" else "live"
+    words = [f"top-ups of {asked.wallet} are {did}{' already' if said is None else ''}"]
+    if said is not None and said.blocked_reason:
+        words += [f"they {'had' if asked.what == 'resume' else 'have'} stopped themselves: {said.blocked_reason}"]
+    some = (("begun", filled.begun), ("credited", filled.credited), ("declined", filled.declined))
+    words += [f"{count:,} {what}" for what, count in some if count]
+    return "; ".join(words)

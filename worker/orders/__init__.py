@@ -1,1 +1,0 @@
-"""What takes longer than a request is ordered, and done by a tick."""

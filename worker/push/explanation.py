@@ -1,0 +1,251 @@
+"""One push, explained: its samples, the provider's answer, its entry in the ledger, the verdict that followed, and the
+cells that were told. Reads only.
+
+Guarantee: each part is bounded, and goes by a key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.sql import queries
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.catalog.mapping import MB_SECONDS, mapping_rows, resolve
+from drawdown.worker.push.rows import dated, find_push
+from drawdown.worker.push.wallet_mirror import PREFIX
+from drawdown.worker.verdict.org_state import HaltRow
+
+SQL = queries(__file__)
+
+SAMPLES_SHOWN: Final = 200
+MOST_REVISIONS: Final = 100
+
+
+@dataclass(frozen=True)
+class PushColumns:
+    """A push as it is stored."""
+
+    window_ms: int
+    org_id: str
+    feature: str
+    revision: int
+    provider: str
+    customer_id: str
+    sealed_qty: int
+    sent_qty: int
+    key: str
+    sealed_at_ms: int
+    seal_id: int
+    state: str
+    due_at_ms: int | None
+    claim_owner: str | None
+    attempts: int
+    first_attempt_ms: int | None
+    settled_ms: int | None
+    last_error: str | None
+    wire_key: str | None
+    lookups: int
+    by_hand: bool
+    looked_up_ms: int | None
+    lookup_answer: str | None
+
+
+@dataclass(frozen=True)
+class SentAs:
+    """What the provider is told: the key, the customer, and the moment it is dated."""
+
+    key: str
+    customer: str
+    ts: int
+
+
+@dataclass(frozen=True)
+class ShownSample:
+    """A sample that makes the push's feature: seconds of `memory_mb`; or units of an `event_type`, of that meter."""
+
+    id: str
+    ts: int
+    memory_mb: int
+    interval_s: int
+    withdrawn: bool
+    event_type: str | None
+    sandbox_id: str | None = None
+    cell_id: str | None = None
+
+
+@dataclass(frozen=True)
+class ShownAttempt:
+    """One send. Without an outcome its answer was never seen."""
+
+    attempt: int
+    started_ms: int
+    finished_ms: int | None
+    owner: str
+    outcome: str | None
+    detail: str | None
+
+
+@dataclass(frozen=True)
+class ShownVoid:
+    """A person's or a lookup's statement that the push never reached its provider."""
+
+    at_ms: int
+    evidence_kind: str
+    evidence: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """That its provider was found to have it at another quantity."""
+
+    at_ms: int
+    kind: str
+    evidence: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One of a window's pushes of one feature."""
+
+    revision: int
+    key: str
+    state: str
+    sealed_qty: int
+    sent_qty: int
+    sealed_at_ms: int
+    settled_ms: int | None
+
+
+@dataclass(frozen=True)
+class ExplainedPush:
+    """A push with all that it rests on. `samples`: the first SAMPLES_SHOWN; `samples_in_force_qty`: of all of them;
+    `sealed_qty`: of all revisions; `revisions`: the first MOST_REVISIONS."""
+
+    push: PushColumns
+    sent_as: SentAs
+    samples: list[ShownSample]
+    samples_in_force_qty: int
+    sealed_qty: int
+    attempts: list[ShownAttempt]
+    void: ShownVoid | None
+    adoption: Adoption | None
+    revisions: list[Revision]
+
+
+def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
+    """The push, the samples of its window and feature, its attempts, and its void if it has one.
+
+    Errors: Refused where there is no such push.
+    """
+    found = find_push(connection, key)
+    stored = {column.name: getattr(found, column.name) for column in fields(PushColumns)}
+    push = PushColumns(**{**stored, "by_hand": bool(stored["by_hand"])})
+    push_id = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": push.revision}
+    samples, quantity = _samples(connection, push)
+    said = {row.what: row for row in SQL.run(connection, "said", push_id)}
+    void, adoption = said.get("void"), said.get("adoption")
+    revisions = SQL.run(connection, "revisions", {**push_id, "at_most": MOST_REVISIONS}).all()
+    return ExplainedPush(
+        push=push,
+        sent_as=SentAs(push.wire_key or push.key, push.customer_id, dated(push.window_ms, push.revision)),
+        samples=samples,
+        samples_in_force_qty=quantity,
+        sealed_qty=int(revisions[0].sealed_in_all),
+        attempts=[ShownAttempt(**row._mapping) for row in SQL.run(connection, "attempts", push_id)],
+        void=None if void is None else ShownVoid(void.at_ms, void.kind, void.evidence, void.actor, void.reason),
+        adoption=None
+        if adoption is None
+        else Adoption(adoption.at_ms, adoption.kind, adoption.evidence, adoption.actor, adoption.reason),
+        revisions=[Revision(**_without(row, "sealed_in_all")) for row in revisions],
+    )
+
+
+def _samples(connection: sa.Connection, push: PushColumns) -> tuple[list[ShownSample], int]:
+    """The first of those that make a push's feature, and the quantity of all that are in force. The database sums them
+    up by size: there may be any number."""
+    rules = mapping_rows(connection)
+    values = {"org_id": push.org_id, "window_ms": push.window_ms, "window_end_ms": push.window_ms + WINDOW_MS}
+    quantity, sizes = 0, []
+    for row in SQL.run(connection, "sizes", values):
+        rule = resolve(rules, row.memory_mb, push.window_ms)
+        if rule is not None and rule.feature == push.feature:
+            sizes.append(int(row.memory_mb))
+            quantity += int(row.in_force) * (row.memory_mb if rule.unit == MB_SECONDS else 1)
+    if not sizes:
+        return [], quantity
+    rows = SQL.run(connection, "samples", {**values, "sizes": sizes, "at_most": SAMPLES_SHOWN})
+    said = ((row, int(row.interval_s), bool(row.withdrawn)) for row in rows)
+    return [
+        ShownSample(row.id, row.ts, row.memory_mb, seconds, gone, row.event_type, row.sandbox_id, row.cell_id)
+        for row, seconds, gone in said
+    ], quantity
+
+
+def _without(row: sa.Row[tuple[object, ...]], name: str) -> dict[str, Any]:
+    return {str(other): value for other, value in row._mapping.items() if other != name}
+
+
+MOST_VERDICTS: Final = 3
+"""Of those after it."""
+MOST_TOLD: Final = 100
+"""Cells that one page names."""
+
+
+@dataclass(frozen=True)
+class PushEntry:
+    """What a push moved in the embedded ledger: as its own charge, or drawn from a wallet beside another provider."""
+
+    key: str
+    kind: str
+    from_account: str
+    to_account: str
+    amount_micro: int
+    at_ms: int
+
+
+@dataclass(frozen=True)
+class VerdictAfter:
+    """A verdict on its organisation: the one that held when the push was settled, or one that came next."""
+
+    at_ms: int
+    is_halted: bool
+    reason: str | None
+    balance_micro: int | None
+
+
+@dataclass(frozen=True)
+class PushChain:
+    """What stands around a push; `told`: the cells of its organisation that were told to halt by those verdicts."""
+
+    entries: list[PushEntry]
+    verdicts: list[VerdictAfter]
+    told: list[HaltRow]
+
+
+def chain_of(connection: sa.Connection, push: PushColumns) -> PushChain:
+    """From the push to the cells that were told."""
+    names = [push.key, f"{PREFIX}{push.key}"]
+    at_ms = push.sealed_at_ms if push.settled_ms is None else push.settled_ms
+    asked = {"org_id": push.org_id, "at_ms": at_ms, "at_most": MOST_VERDICTS}
+    verdicts = [
+        VerdictAfter(row.at_ms, bool(row.is_halted), row.reason, row.balance_micro)
+        for row in SQL.run(connection, "verdicts", asked)
+    ]
+    entries = [PushEntry(**row._mapping) for row in SQL.run(connection, "entries", {"names": names})]
+    return PushChain(entries, verdicts, _told(connection, push.org_id, verdicts))
+
+
+def _told(connection: sa.Connection, org_id: str, verdicts: list[VerdictAfter]) -> list[HaltRow]:
+    """By the verdicts that halted; a halt bears the moment of its verdict."""
+    halting = [one.at_ms for one in verdicts if one.is_halted]
+    if not halting:
+        return []
+    values = {"org_id": org_id, "from_ms": min(halting), "to_ms": max(halting), "at_most": MOST_TOLD}
+    return [HaltRow(**row._mapping) for row in SQL.run(connection, "told", values)]

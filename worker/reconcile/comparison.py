@@ -1,0 +1,490 @@
+"""One line that is compared: what the provider's events and the customer's balance show of it, and what follows.
+
+Guarantee: says of a push only what a look-up or a balance told; what could not be read is never taken for nothing. A
+balance tells nothing while a push is on its way, and a push is taken for undrawn only where figures agree exactly (P5).
+
+A push is voided only where its look-up shows that nothing was charged for it and, at a provider that may charge without
+an event, the customer's balance agrees. An excess is given back once, and only in a window of ours that nothing else
+explains; there too the balance has to agree. A quantity that was given back already is no excess. A push or an excess
+that neither can decide, or that lies below the floor and could not be sealed again, is left to a person.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed, Totals
+from drawdown.schema.audit import By
+from drawdown.schema.clock import utc
+from drawdown.schema.locks import lock_buckets
+from drawdown.schema.sql import queries
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.catalog.costs import Pools, read_pools
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Over, ReadTotals, Steps, Transaction, look_up_all
+from drawdown.worker.engine.witness import Witness
+from drawdown.worker.history.incarnation import require_same
+from drawdown.worker.push.adopt import adopt_excess, adopt_other
+from drawdown.worker.push.evidence import (
+    Accounted,
+    Balances,
+    CustomerPool,
+    Level,
+    charged_among,
+    drawn_of,
+    is_of_cycle,
+    read_accounted,
+    read_balances,
+)
+from drawdown.worker.push.outcome import UNTRACED
+from drawdown.worker.push.rows import PushRow, Row, dated, push_id_of, request_of
+from drawdown.worker.push.void import void_one
+from drawdown.worker.reconcile.report import Line, of_line
+
+SQL = queries(__file__)
+
+ByWindow = Mapping[int, Totals | ReadFailed]
+"""What events show of each window of a line."""
+
+
+def read_totals(
+    provider: str, wanted: Sequence[tuple[str, int, int]], over: Over
+) -> Steps[Sequence[Totals | ReadFailed]]:
+    """What a provider has of each (customer, from, to), in their order."""
+    found: Sequence[Totals | ReadFailed] = yield ReadTotals(provider, wanted, over)
+    assert len(found) == len(wanted), f"{provider} answered {len(found)} of {len(wanted)} totals"
+    return found
+
+
+def accepted_of(connection: sa.Connection, *, line: Line) -> list[PushRow]:
+    """The pushes of a line that we call accepted, and of which events have to tell."""
+    return list(SQL.run(connection, "accepted", of_line(line)))
+
+
+def look_up(
+    provider: str, rows: Sequence[PushRow], capabilities: Capabilities, over: Over
+) -> Steps[Sequence[LookupResult]]:
+    """Ask for pushes (rows of `accepted_of`), in their order."""
+    requests = [replace(request_of(row, capabilities), ts=dated(int(row.window_ms), int(row.dated_as))) for row in rows]
+    return (yield from look_up_all(provider, requests, over))
+
+
+def is_unclear(row: PushRow, found: LookupResult) -> bool:
+    """Whether a later send may have charged without a trace: only the customer's balance tells."""
+    return found == Found(0) and int(row.arrivals) > 1
+
+
+def windows_of(connection: sa.Connection, *, line: Line) -> list[Row]:
+    """What we call accepted of each window of a line."""
+    return list(SQL.run(connection, "by_window", of_line(line)))
+
+
+def read_windows(line: Line, before: ByWindow, over: Over) -> Steps[tuple[Sequence[Row], ByWindow]]:
+    """The windows of a line as they stood, and what events showed of each after that; where that cannot be read, what
+    they showed `before`. What was voided by then, for what was drawn in its place, is put right all the same."""
+    windows: list[Row] = yield Transaction("reconcile_windows", partial(windows_of, line=line), rollback=True)
+    asked = [int(row.window_ms) for row in windows]
+    spans = [(line.customer_id, window, window + WINDOW_MS) for window in asked]
+    totals = (yield from read_totals(line.provider, spans, over)) if spans else ()
+    found = zip(asked, totals, strict=True)
+    return windows, {at: before.get(at, read) if isinstance(read, ReadFailed) else read for at, read in found}
+
+
+COVERED: Final = "no event shows them, and the customer's balance was drawn on by as much: they are charged"
+MEANWHILE: Final = "; meanwhile all of that balance is compared there, and not here"
+UNTOLD: Final = (
+    "no event shows them, and the customer's balance does not tell whether they were charged: compare with their "
+    f"console{MEANWHILE}"
+)
+BELOW: Final = "lie below the floor, where nothing would be sealed in their place: settle them with the customer"
+
+BY_HAND: Final = (
+    "compare with their console, then `push void KEY --although-accepted` what they lost, and charge on an invoice "
+    "what they gave back twice"
+)
+
+
+@dataclass
+class Short:
+    """One line, the pushes of it, and what became of them."""
+
+    line: Line
+    rows: Sequence[PushRow] = ()
+    found: Sequence[LookupResult] = ()
+    corrected: int = 0
+    covered: int = 0
+    untold: int = 0
+    below: int = 0
+    """In base units; below zero for what was to be given back."""
+    by_window: ByWindow = field(default_factory=dict)
+    """What events show of each window, where they show too much of some."""
+    unseen: dict[int, int] = field(default_factory=dict)
+    """By window: what is accepted by the balance alone."""
+    doubted: set[int] = field(default_factory=set)
+    """Windows of what nothing tells."""
+    balanced: bool = False
+    """Whether the balance was drawn on by just what we call accepted, and nothing tells which of it events show in
+    other windows: what the customer pays is right, and to give back a part of it would not be."""
+    explained: bool = False
+    """Whether what events show too much of may stand for what no event shows, in other windows."""
+    moving: bool = False
+    """Whether the balance tells nothing yet: it was not read, or a push was on its way. The next run has it."""
+
+    @property
+    def shown_too_much(self) -> bool:
+        """Whether events show more of some windows than what they show of all its pushes comes to."""
+        absent = sum(int(row.sent_qty) for row, found in zip(self.rows, self.found, strict=True) if found == Absent())
+        return self.line.theirs - self.line.ours + absent > 0
+
+    @property
+    def too_much(self) -> int:
+        """What events show beyond all that, in other windows of the line's day."""
+        explained = self.corrected + self.covered + self.below + self.untold
+        return 0 if self.balanced else max(self.line.theirs - self.line.ours + explained, 0)
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether something that we call accepted is not there."""
+        return bool(self.corrected or self.covered or self.untold or self.below)
+
+    def begin(self) -> None:
+        """Forget what was found: the transaction is done again."""
+        self.corrected = self.covered = self.untold = self.below = 0
+        self.unseen, self.doubted = {}, set()
+        self.balanced = self.explained = self.moving = False
+
+    def still(self, connection: sa.Connection) -> list[tuple[PushRow, LookupResult]]:
+        """Those that nobody settled again since they were read as accepted, each with what its lookup found."""
+        pairs = zip(self.rows, self.found, strict=True)
+        return [(row, found) for row, found in pairs if _is_still(connection, row)]
+
+
+def ended_short(short: Short, capabilities: Capabilities) -> Line:
+    """They have less than we call accepted: what became of it, in words."""
+    if not capabilities.lookup:
+        note = "one push cannot be looked up there: compare with their console, then `push void --although-accepted`"
+        return replace(short.line, note=note)
+    line, done = short.line, short.corrected + short.covered
+    missing = line.ours - line.theirs - done
+    notes = [f"{short.covered:,}: {COVERED}"] if short.covered else []
+    if short.below:
+        notes.append(f"{short.below:,} {BELOW}")
+    if short.untold:
+        notes.append(f"{short.untold:,}: {UNTOLD}")
+    rest = missing - short.below - short.untold
+    if rest > 0:
+        pairs = list(zip(short.rows, short.found, strict=True))
+        asked = sum(isinstance(found, ReadFailed | CannotTell) for found in short.found)
+        silent = [f"{row.key}: {found.reason}" for row, found in pairs if isinstance(found, CannotTell)]
+        unclear = [row.key for row, found in pairs if is_unclear(row, found)]
+        why = f"{asked:,} pushes of that day could not be looked up" if asked else "no push of that day is"
+        why += f" ({silent[0]}): {BY_HAND}" if silent else ""
+        why = f"of {len(unclear):,} pushes ({unclear[0]}): {UNTRACED}" if unclear else why
+        notes.append(f"{rest:,} more are missing, and {why}")
+    only_covered = (not missing or (missing < 0 and short.balanced)) and not short.corrected
+    return replace(
+        line, corrected=done, note="; ".join(notes) or None, verdict="equal" if only_covered else line.verdict
+    )
+
+
+def _is_still(connection: sa.Connection, row: PushRow) -> bool:
+    """Whether a push is as it was read. Accepted is not enough: refused late and billed by hand meanwhile, it is
+    accepted again, and what no event shows then lies on an invoice."""
+    found = SQL.run(connection, "hold_settlement", push_id_of(row)).one()
+    return all(getattr(row, name) == now for name, now in found._mapping.items())
+
+
+def drew(pools: Pools, push: PushRow) -> tuple[int, int]:
+    """The least and the most that a base unit of an accepted push drew."""
+    settled_ms = int(push.settled_ms or push.sealed_at_ms)
+    pool = pools.of(str(push.feature))
+    began_ms = int(push.first_attempt_ms or settled_ms)
+    return pools.weight_between(pool, str(push.feature), began_ms, settled_ms, push.credit_cost)
+
+
+def _standing(
+    connection: sa.Connection,
+    provider: str,
+    pair: CustomerPool,
+    before: Accounted,
+    balances: Balances,
+    taken_over: int,
+) -> Accounted | None:
+    """What stands beside a balance. None: it tells nothing yet, since it was not read, or a push was on its way."""
+    now = read_accounted(connection, provider=provider, pairs=[pair], balances=balances)[pair]
+    unread = isinstance(balances.get(pair[0]), ReadFailed)
+    if unread or now.open or now.sent != before.sent or now.accepted != before.accepted - taken_over:
+        return None
+    return now
+
+
+def _charged_of(quantities: Sequence[int], beyond: tuple[int, int], extra: int) -> frozenset[int] | None:
+    """Which of the absent pushes the balance was drawn on by: they count as accepted still. None, too, where it was not
+    drawn on by what events show too much of: that stands for a push of a day that is not compared now."""
+    if not quantities:
+        return frozenset() if beyond[1] >= extra else None
+    if beyond[0] >= extra and all(quantity > 0 for quantity in quantities):
+        return frozenset(range(len(quantities)))  # it covers them all, and perhaps what others drew besides
+    of_absent = sum(quantities) - extra
+    return charged_among(quantities, beyond[0] + of_absent, beyond[1] + of_absent)
+
+
+def weighed(
+    connection: sa.Connection,
+    some: Sequence[Short],
+    pair: CustomerPool,
+    pools: Pools,
+    before: Accounted | None,
+    balances: Balances,
+    absent: Sequence[PushRow],
+    told: Sequence[bool],
+    taken_over: int,
+) -> frozenset[int] | None:
+    """Which of the absent pushes (their places) the customer's balance was drawn on by, of those that it could have
+    `told` of; None: it does not tell."""
+    drawn = drawn_of(balances, pair)
+    costs = [drew(pools, row) for row in absent]
+    amounts = [int(row.sent_qty) * most for row, (_, most) in zip(absent, costs, strict=True)]
+    extra = 0 if before is None else _extra(some, pools, drawn, sum(amounts))
+    if before is None or not (absent or extra):
+        return frozenset()
+    unread = any(isinstance(read, ReadFailed) for short in some for read in short.by_window.values())
+    now = None if unread else _standing(connection, some[0].line.provider, pair, before, balances, taken_over)
+    beyond = None if now is None or drawn is None else now.beyond(drawn)
+    if any(least != most or not most for least, most in costs):
+        beyond = None  # it was sent while its cost changed, or drew on another balance: this one does not tell of it
+    places = [place for place, is_told in enumerate(told) if is_told]
+    quantities = [amounts[place] for place in places]
+    among = None if beyond is None else _charged_of(quantities, beyond, extra)
+    # A difference that was told a person may be what events show: then the figures agree for another reason.
+    hidden = now is not None and 0 < extra <= (now.apart or 0)
+    balanced = among is None and beyond == (0, 0) and not hidden
+    among = frozenset(range(len(quantities))) if balanced else among
+    # Covered is enough to stand. What others may have drawn besides could hide that it never was, or that something of
+    # a day that is not compared never was, and that what events show too much of is what was drawn in its place: that
+    # is given back only where nothing else was.
+    besides = beyond is not None and beyond[0] > extra and (min(quantities) > 0 if quantities else extra > 0)
+    besides = besides or len(places) < len(absent)
+    for short in some:
+        short.balanced, short.explained, short.moving = balanced, among is None or besides, now is None
+    return None if among is None else frozenset(places[at] for at in among)
+
+
+def _extra(some: Sequence[Short], pools: Pools, drawn: Level | None, absent: int) -> int:
+    """What events show beyond what is accepted, where all of it lies in the balance's cycle and above the floor: it was
+    drawn, and by none of the pushes that are absent. Where a list stood still, it showed neither of two pushes alike,
+    and the balance may have proven the wrong one; the other's event comes late."""
+    since = 0 if drawn is None else drawn.since_ms or 0
+    floor = max((int(row.floor_ms) for short in some for row in short.rows), default=0)
+    if any(short.line.from_ms < max(since, floor) for short in some):
+        return 0
+    shown = sum(
+        (short.line.theirs - short.line.ours + short.corrected)
+        * pools.weight_between(pools.of(short.line.feature), short.line.feature, short.line.from_ms, 2**62)[1]
+        for short in some
+    )
+    return max(0, absent + shown)
+
+
+def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By) -> Steps[list[Short]]:
+    """Look up each push of those days, and void those they do not have. One that was settled meanwhile may not be seen
+    there yet. All days of a customer together, since one balance tells of all."""
+    if not lines:
+        return []
+    provider = lines[0].provider
+    capabilities = context.capabilities[provider]
+    if not capabilities.lookup:
+        return [Short(line) for line in lines]
+    asked: list[Short] = []
+    for line in lines:
+        rows: list[PushRow] = yield Transaction("reconcile_accepted", partial(accepted_of, line=line), rollback=True)
+        rows = [row for row in rows if row.settled_ms <= settled_by]
+        found = yield from look_up(provider, rows, capabilities, context.out_of_time)
+        short = Short(line, rows, found)
+        if capabilities.drawn and short.shown_too_much:
+            # Both windows are put right, or neither: else the customer would be charged twice until the next run.
+            _, short.by_window = yield from read_windows(line, {}, context.out_of_time)
+        asked.append(short)
+    pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
+    by_pair: dict[CustomerPool, list[Short]] = defaultdict(list)
+    for short in asked:
+        by_pair[(short.line.customer_id, pools.of(short.line.feature))].append(short)
+    before: Mapping[CustomerPool, Accounted] = {}
+    balances: Balances = {}
+    if capabilities.drawn:
+        before = yield Transaction(
+            "reconcile_accounted",
+            partial(read_accounted, provider=provider, pairs=list(by_pair), balances={}),
+            rollback=True,
+        )
+        customers = {customer for customer, _ in by_pair}
+        balances = yield from read_balances(provider, customers, context.clock.now_ms(), context.out_of_time)
+    for pair, some in by_pair.items():
+        yield Transaction(
+            "reconcile_short",
+            partial(
+                _void_absent,
+                some=some,
+                pair=pair,
+                pools=pools,
+                before=before.get(pair),
+                balances=balances,
+                by=by,
+                witness=context.witness,
+            ),
+        )
+    return asked
+
+
+def _void_absent(
+    connection: sa.Connection,
+    *,
+    some: Sequence[Short],
+    pair: CustomerPool,
+    pools: Pools,
+    before: Accounted | None,
+    balances: Balances,
+    by: By,
+    witness: Witness | None,
+) -> None:
+    """One customer's balance. `before`: what stood beside it before it was read; None: events tell all."""
+    lock_buckets(connection)
+    require_same(connection, witness)
+    for short in some:
+        short.begin()
+    absent = [(short, row) for short in some for row, found in short.still(connection) if isinstance(found, Absent)]
+    # What they have more of is taken over by window (`compare_over`).
+    taken_over = sum(_take_over(connection, short, pools, by) for short in some if short.line.verdict == "short")
+    drawn = drawn_of(balances, pair)
+    first_sent = [int(row.first_attempt_ms or row.window_ms) for _, row in absent]
+    told = [drawn is None or is_of_cycle(sent_ms, drawn) for sent_ms in first_sent]
+    charged = weighed(connection, some, pair, pools, before, balances, [row for _, row in absent], told, taken_over)
+    for number, (short, row) in enumerate(absent):
+        window, quantity = int(row.window_ms), int(row.sent_qty)
+        if charged is not None and number in charged:
+            short.covered += quantity
+            short.unseen[window] = short.unseen.get(window, 0) + quantity
+        elif row.window_ms < row.floor_ms:
+            short.below += quantity
+        elif charged is None or not told[number]:
+            short.untold += quantity
+            short.doubted.add(window)
+        else:
+            evidence = f"accepted, and absent when it was looked up at {utc(by.now_ms)} under {row.wire_key or row.key}"
+            evidence += "; the customer's balance agrees" if before is not None else ""
+            void_one(connection, row, by, evidence, "absent", answered=False)
+            short.corrected += quantity
+
+
+def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By) -> int:
+    """What events show at another quantity, or as nothing; returns by how much what we call accepted fell, in
+    quantities of the balance."""
+    fell = 0
+    for row, found in short.still(connection):
+        if not isinstance(found, Found) or found.quantity == row.sent_qty or is_unclear(row, found):
+            continue
+        less = int(row.sent_qty) - found.quantity
+        if row.window_ms < row.floor_ms:
+            short.below += less
+            continue
+        if found.quantity == 0:
+            evidence = f"accepted, and charged nothing when it was looked up at {utc(by.now_ms)}"
+            void_one(connection, row, by, evidence, "absent", answered=False)
+        else:
+            adopt_other(connection, row, found.quantity, by, found.cost)
+        short.corrected += less
+        fell += less * drew(pools, row)[1]
+    return fell
+
+
+ONLY_THERE: Final = f"lie in windows of which only their console or the customer's balance tells: compare{MEANWHILE}"
+
+
+def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Steps[Line]:
+    """They have more than we call accepted: find the windows, and adopt what is too much there. `short`: what of the
+    line no event shows, which looks like more at the provider where it was given back."""
+    line = short.line
+    if short.balanced and not short.corrected:
+        return replace(line, verdict="equal")
+    if not short.doubted and line.ours - line.theirs == short.corrected + short.covered:
+        verdict = line.verdict if short.corrected else "equal"
+        return replace(line, corrected=abs(short.corrected), verdict=verdict)
+    windows, there = yield from read_windows(line, short.by_window, context.out_of_time)
+    excess: dict[Row, int] = {}
+    by_hand, open_still, below = 0, 0, 0
+    for row in windows:
+        window = int(row.window_ms)
+        read = there[window]
+        if isinstance(read, ReadFailed):
+            return replace(line, note=f"could not be read by window: {read.reason}")
+        more = int(read.get(line.feature, 0)) - int(row.accepted) + short.unseen.get(window, 0)
+        if more > 0 and (row.unsettled or row.settled_ms > settled_by or short.moving):
+            open_still += more
+        elif more > 0 and (row.by_hand or short.explained or window in short.doubted):
+            by_hand += more
+        elif more > 0 and row.window_ms < row.floor_ms:
+            below += more
+        elif more > 0:
+            excess[row] = more
+    for row in (yield from _unclear(context, line, list(excess))):
+        by_hand += excess.pop(row)
+    corrected: int = yield Transaction(
+        "reconcile_over", partial(_adopt_windows, line=line, excess=excess, by=by, witness=context.witness)
+    )
+    open_still += sum(excess.values()) - corrected
+    corrected -= short.corrected
+    rest = line.theirs - line.ours - corrected + short.covered
+    note = None if rest <= 0 else f"{rest:,} lie in no window of ours: somebody else charges this customer"
+    if open_still:
+        note = f"{open_still:,} lie in windows that were being settled: the next run tells"
+    elif below:
+        note = f"{below:,} lie below the floor, where nothing would be given back: settle them with the customer"
+    elif by_hand:
+        note = f"{by_hand:,} {ONLY_THERE}"
+    return replace(line, corrected=corrected, note=note)
+
+
+def _unclear(context: Context, line: Line, windows: Sequence[Row]) -> Steps[list[Row]]:
+    """Windows where something may have been given back without a trace: that looks like more at the provider, and the
+    balance alone tells."""
+    capabilities = context.capabilities[line.provider]
+    if not (windows and capabilities.lookup):
+        return []
+    rows: list[PushRow] = yield Transaction("reconcile_accepted", partial(accepted_of, line=line), rollback=True)
+    there = {int(row.window_ms) for row in windows}
+    rows = [row for row in rows if row.sent_qty < 0 and int(row.arrivals) > 1 and int(row.window_ms) in there]
+    found = yield from look_up(line.provider, rows, capabilities, context.out_of_time)
+    unclear = {
+        int(row.window_ms)
+        for row, result in zip(rows, found, strict=True)
+        if is_unclear(row, result) or isinstance(result, ReadFailed)
+    }
+    return [row for row in windows if int(row.window_ms) in unclear]
+
+
+def _adopt_windows(
+    connection: sa.Connection, *, line: Line, excess: Mapping[Row, int], by: By, witness: Witness | None
+) -> int:
+    """Only in windows that are as they were before the provider was asked: else a push that was settled meanwhile, or
+    an excess that another run adopted, would be given back."""
+    lock_buckets(connection)
+    require_same(connection, witness)
+    now, adopted = set(windows_of(connection, line=line)) if excess else set(), 0
+    for window, more in excess.items():
+        if window not in now:
+            continue
+        row = _last_push(connection, line, int(window.window_ms))
+        evidence = f"{line.provider} charged {more:,} more in this window than was pushed"
+        adopt_excess(connection, row, more, by, evidence)
+        adopted += more
+    return adopted
+
+
+def _last_push(connection: sa.Connection, line: Line, window_ms: int) -> PushRow:
+    return SQL.run(connection, "last_push", {**of_line(line), "window_ms": window_ms}).one()

@@ -1,0 +1,511 @@
+"""The state of everything, as `status` reads it, and the one line that a person woken at night needs first. Pure.
+
+Guarantee: each field is one fact, by the name it has in `--json`. A person is asked for only where no tick will fix
+it. Of several reasons the gravest comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from shlex import quote
+from typing import Final, Literal
+
+from drawdown.schema.clock import utc
+from drawdown.schema.text import typed
+from drawdown.schema.units import MINUTE_MS, show_difference
+from drawdown.worker.batches.lists import FilesLeft
+from drawdown.worker.cluster.lists import Cluster
+from drawdown.worker.provider.shadows import InShadow
+from drawdown.worker.push.backlog import Waiting
+from drawdown.worker.push.unresolved import AWAITING_CREDIT, Unresolved, counted
+from drawdown.worker.reconcile.lists import Uncompared
+from drawdown.worker.status.backlog import Backlog, JobsLeft, LongOpen
+from drawdown.worker.usage.intake import NAME_ONE, ShortOfTypes
+from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, UnreadOrgs
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Since when a provider is paused, and why."""
+
+    since_ms: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class PendingUsage:
+    """Usage that is billed by nobody yet, for one reason."""
+
+    reason: str
+    seconds: int
+    orgs: int
+    since_ms: int
+    units: int = 0
+    """What event types counted, beside seconds of sandboxes."""
+
+
+def how_much(usage: PendingUsage) -> str:
+    """Seconds, and what event types counted, for people."""
+    parts = [f"{usage.seconds:,} s"] if usage.seconds or not usage.units else []
+    return " and ".join([*parts, *([f"{usage.units:,} units"] if usage.units else [])])
+
+
+@dataclass(frozen=True)
+class HaltsDue:
+    """Halts that no cell acknowledged: how many, since when, and an error that one met."""
+
+    due: int
+    since_ms: int | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class UndeliveredHalts:
+    """Those of one cell and reason (None: not tried yet); `said` in words. `needs_person`: no later try delivers them
+    until a setting is changed."""
+
+    cell_id: str
+    error: str | None
+    halts: int
+    since_ms: int
+    org_id: str
+    needs_person: bool
+    said: str
+
+
+@dataclass(frozen=True)
+class IgnoredHalt:
+    """A halt that a cell acknowledged and did not obey; `said` in words."""
+
+    cell_id: str
+    org_id: str
+    times: int
+    since_ms: int
+    said: str
+
+
+@dataclass(frozen=True)
+class Differing:
+    """Days of organisations on which a provider charged less or more than we call accepted."""
+
+    provider: str
+    verdict: str
+    days: int
+    since_ms: int
+    compared_ms: int
+
+
+@dataclass(frozen=True)
+class ToldBalance:
+    """By how much a balance differs from what was pushed, as a person was told and has not acknowledged."""
+
+    provider: str
+    customer_id: str
+    feature: str
+    org_id: str
+    told_qty: int
+    told_ms: int
+    scale: int
+    unsure_qty: int = 0
+
+
+@dataclass(frozen=True)
+class StoppedOrg:
+    """An organisation that is sealed no more until a person fixes it."""
+
+    org_id: str
+    stopped_at_ms: int
+    stopped_reason: str | None
+
+
+@dataclass(frozen=True)
+class HaltedOrg:
+    """One of those that were halted last."""
+
+    org_id: str
+    halt_reason: str | None
+    halted_at: int
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Why this database is taken to have lost history (R1)."""
+
+    doubted_ms: int
+    doubted_reason: str
+
+
+@dataclass(frozen=True)
+class OpenReplay:
+    """A replay that has not come to its end."""
+
+    replay_id: int
+    scope: str
+    from_ms: int
+    to_ms: int
+    next_ms: int
+    pushes: int
+    actor: str
+    started_ms: int
+    lease_ms: int
+
+
+@dataclass(frozen=True)
+class LastTick:
+    """The tick that ended last; `another_began_ms`: one that began after it and has not ended."""
+
+    tick_id: int
+    worker: str
+    bucket_lo: int
+    bucket_hi: int
+    started_ms: int
+    finished_ms: int
+    exit_status: int
+    clock_trusted: bool
+    took_ms: int
+    another_began_ms: int | None
+    problems: list[str]
+    left: str = ""
+    """The first of what it, or the last tick of the first shard, could not do, and the next one tries again."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is behind, why, since when, how much it is worth, and when it will be drained."""
+
+    orgs: int
+    halted: int
+    unassigned: int
+    watermark_ms: int
+    """How far the bucket furthest behind is sealed; 0: none is."""
+    sealed_to_ms: int
+    """How far the one furthest ahead is; after `at_ms`, a clock was ahead."""
+    at_ms: int
+    unread_samples: int
+    """How many came in that no seal has looked at yet. While hosts work there are always some."""
+    left: Backlog
+    providers: list[Waiting]
+    unresolved: list[Unresolved]
+    """Pushes that no tick sends: in doubt, rejected, or waiting for credit."""
+    paused: dict[str, Pause]
+    pending: list[PendingUsage]
+    halts: HaltsDue
+    undelivered: list[UndeliveredHalts]
+    watch_ms: int | None
+    """When a watch last went round; None: never."""
+    unread: list[UnreadOrgs]
+    ignored: list[IgnoredHalt]
+    differing: list[Differing]
+    balances: list[ToldBalance]
+    uncompared: list[Uncompared]
+    shadow: list[InShadow]
+    short_of_types: list[ShortOfTypes]
+    """Keys, sources and organisations that brought as many event types as they may."""
+    stopped: list[StoppedOrg]
+    halted_orgs: list[HaltedOrg]
+    doubted: Doubt | None
+    clock: str | None
+    """Why ticks refuse this machine's clock."""
+    replays: list[OpenReplay]
+    jobs: JobsLeft
+    files: FilesLeft
+    open_transaction: LongOpen | None
+    last_tick: LastTick | None
+    needs_person: bool
+    cluster: Cluster | None = None
+    """Workers of `drawdown worker`; None: none ever took part."""
+
+    def unresolved_at(self, provider: str, state: str) -> Unresolved | None:
+        """Return the pushes of one provider and state; None if there are none."""
+        return next((one for one in self.unresolved if (one.provider, one.state) == (provider, state)), None)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """`verdict`: settled, behind or person_needed; the most important reason; and what to do next."""
+
+    verdict: str
+    reason: str
+    next: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """The verdict, and what it rests on."""
+
+    standing: Standing
+    headline: Headline
+
+
+HALTS_LATE_MS: Final = 10 * MINUTE_MS
+"""From then on a halt that no cell took is looked into, whatever it waits for."""
+STUCK_MS: Final = 60 * MINUTE_MS
+"""Pushes that fail for so long, while others settle, do not drain by themselves."""
+TICK_MISSED_MS: Final = 15 * MINUTE_MS
+"""Three ticks that did not happen: nobody calls them any more."""
+NEXT_TICK: Final = "nothing: the next tick tries again"
+UNANSWERED: Final = {
+    True: "sent, and no answer is on record: taken up again once the claim of whoever sent them ends",
+    False: "not tried yet",
+}
+
+
+Why = Literal[
+    "lost", "clock", "undelivered", "ignored", "missed", "stopped", "problem", "refused", "in_doubt", "rejected",
+    "gone", "balance",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Call:
+    """Why a person is needed, and what to do: `reason` and `next` stand in the headline; `what` and `command`, where
+    they are given, in a list, which has each of several; `about`: the organisation, or the provider, that it is."""
+
+    why: Why
+    reason: str
+    next: str
+    what: str = ""
+    command: str = ""
+    about: str = ""
+
+
+def judge(found: Standing) -> Headline:
+    """The verdict on what `status` read."""
+    for call in calls(found):
+        return Headline("person_needed", call.reason, call.next)
+    awaiting = [one for one in found.unresolved if one.state == AWAITING_CREDIT]
+    waits = "; ".join(f"{one.size} {one.waits} for credit at {one.provider}" for one in awaiting)
+    return _behind(found) or Headline("settled", waits or "nothing waits", "nothing")
+
+
+def calls(found: Standing) -> Iterator[Call]:
+    """All that a person is needed for, the gravest first."""
+    if found.doubted is not None:
+        yield Call("lost", f"this database lost history: {found.doubted.doubted_reason}", "drawdown recover")
+    if found.clock is not None:
+        yield Call("clock", f"ticks refuse to run: {found.clock}", "drawdown doctor", command="drawdown doctor")
+    for stuck in found.undelivered:
+        if stuck.needs_person:
+            show = f"drawdown cell list, then fix cell {stuck.cell_id}: ops/runbooks/cell-gone.md"
+            yield Call("undelivered", stuck.said, show, command="drawdown cell list", about=stuck.org_id)
+    for halt in found.ignored:
+        then = f"stop them on the hosts of {halt.cell_id}: ops/runbooks/cell-gone.md"
+        yield Call("ignored", halt.said, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
+    if minutes := missed_minutes(found):
+        reason = f"no tick for {minutes:,} min: is the cron running?"
+        yield Call("missed", reason, "drawdown tick, then fix what calls it", command="drawdown tick")
+    count = found.left.stopped_orgs
+    for org in found.stopped:
+        reason = f"{count:,} organisation{'s are' if count > 1 else ' is'} stopped; {org.org_id}: {org.stopped_reason}"
+        show, what = f"drawdown org show {typed(org.org_id)}", org.stopped_reason or "sealed no more"
+        yield Call("stopped", reason, show, what, about=org.org_id)
+    yield from _seen_by_tick(found)
+    for provider in found.providers:
+        yield from _at_provider(provider, found)
+    for one in found.uncompared:
+        if one.for_person:
+            customers = counted(one.for_person, "customer", "customers")
+            days = counted(one.open_days, "day", "days")
+            reason = f"no provider bills {days} of usage of {customers} at {one.provider}: {one.said_to_person}"
+            check = typed("drawdown", "provider", "check", one.provider)
+            yield Call("gone", reason, f"{check}, then drawdown org assign", command=check, about=one.provider)
+    for balance in found.balances:
+        reason = (
+            f"the balance of {balance.customer_id} at {balance.provider} differs from what was pushed by "
+            f"{show_difference(balance.told_qty, balance.unsure_qty, balance.scale)} ({balance.feature})"
+        )
+        fix = f"drawdown reconcile {typed(balance.org_id, '--acknowledge')}"
+        yield Call("balance", reason, f"compare with their console, then {fix}", command=fix, about=balance.org_id)
+
+
+def _seen_by_tick(found: Standing) -> Iterator[Call]:
+    """Problems of the last tick, but for halts that are not heeded, or not delivered, still."""
+    last = found.last_tick
+    if last is None:
+        return
+    known = {halt.said for halt in found.ignored} | {halt.said for halt in found.undelivered}
+    names = {one.provider for one in found.providers}
+    for problem in last.problems:
+        if problem not in known:
+            seen = f"{problem} (seen by the tick of {utc(last.started_ms)})"
+            show = "drawdown cell list" if problem.startswith("cell ") else "drawdown provider list"
+            if (name := problem.partition(":")[0]) in names:
+                show = typed("drawdown", "provider", "check", name)
+            yield Call("problem", seen, f"{show}; the next tick tells whether it still holds", command=show)
+
+
+def _at_provider(provider: Waiting, found: Standing) -> Iterator[Call]:
+    if provider.refused:
+        name = provider.provider
+        what = f"{counted(provider.refused, 'push', 'pushes')} at {name} are refused until you change it"
+        check = typed("drawdown", "provider", "check", name)
+        yield Call(
+            "refused", f"{what}: {provider.refusal}", f"{check}, which says what to set", command=check, about=name
+        )
+    counts: tuple[tuple[Why, int], ...] = (("in_doubt", provider.in_doubt), ("rejected", provider.rejected))
+    for state, pushes in counts:
+        if pushes:
+            why, name = provider.errors.get(state) or "no reason is on record", provider.provider
+            show = f"drawdown push list --state {state} --provider {quote(name)}"
+            count = counted(pushes, "push", "pushes")
+            what, words = f"{count} at {name}", f"{count} {state.replace('_', ' ')} at {name}"
+            if state == "in_doubt" and (doubted := found.unresolved_at(name, state)) is not None:
+                show, since = doubted.command, utc(doubted.oldest_window_ms)
+                what = f"{doubted.size} at {name}, {doubted.worth}, the oldest of {since}"
+                words = f"{doubted.size} in doubt at {name}, {doubted.worth}"
+            yield Call(state, f"{words}: {why}", show, f"{what}: {why}", about=name)
+
+
+def missed_minutes(found: Standing) -> int:
+    """How long ago the last tick began, where that is too long; 0 where it is not, or where none ever was."""
+    last = found.last_tick
+    if last is None:
+        return 0
+    age = found.at_ms - max(last.started_ms, last.another_began_ms or 0, last.finished_ms)
+    return int(age // MINUTE_MS) if age > TICK_MISSED_MS else 0
+
+
+def unwatched_minutes(found: Standing) -> int:
+    """How long ago a watch last went round, where one has stopped; 0 where one goes round, or there is none."""
+    age = 0 if found.watch_ms is None else found.at_ms - found.watch_ms
+    return int(age // MINUTE_MS) if WATCHED_FOR_MS <= age < STOPPED_FOR_MS else 0
+
+
+def _behind(found: Standing) -> Headline | None:
+    return (
+        _halts_due(found)
+        or _waits_at_provider(found)
+        or _waits_for_tick(found)
+        or _unwatched(found)
+        or _unsettled(found)
+    )
+
+
+def _halts_due(found: Standing) -> Headline | None:
+    """Halts first: while they are due, sandboxes run that have no credit."""
+    for one in found.undelivered:
+        late = found.at_ms - one.since_ms > HALTS_LATE_MS
+        fix = "drawdown cell list: stop them on its hosts, or fix the cell (ops/runbooks/cell-gone.md)"
+        until = f"nothing until {utc(one.since_ms + HALTS_LATE_MS)}: watch and ticks try again; then drawdown cell list"
+        return Headline("behind", one.said, fix if late else until)
+    return None
+
+
+def _waits_at_provider(found: Standing) -> Headline | None:
+    for provider in found.providers:
+        name, waiting = provider.provider, provider.waiting
+        if provider.paused_ms is not None:
+            reason = f"{name} is paused ({provider.paused_reason}); {waiting:,} pushes wait"
+            return Headline("behind", reason, f"drawdown provider pause {name} --undo, once it may go on")
+        if waiting:
+            reason = (
+                f"{waiting:,} pushes wait at {name}: {provider.errors.get('waiting') or UNANSWERED[provider.tried > 0]}"
+            )
+            return Headline("behind", reason, _fix(provider, found.at_ms))
+    return None
+
+
+def _waits_for_tick(found: Standing) -> Headline | None:
+    if count := found.left.dirty_windows:
+        return Headline("behind", f"{count:,} windows are to be sealed again", NEXT_TICK)
+    if found.unread:
+        return _unread(found.unread[0])
+    if count := found.left.projections_due:
+        return Headline("behind", f"{count:,} organisations are to be read again", NEXT_TICK)
+    if count := found.jobs.open:
+        reason = f"{count:,} job{' waits' if count == 1 else 's wait'} for a tick"
+        return Headline("behind", reason, "nothing: ticks do them; drawdown job list shows how far each is")
+    return None
+
+
+def _unwatched(found: Standing) -> Headline | None:
+    if minutes := unwatched_minutes(found):
+        reason = f"nobody watched for {minutes:,} min: halts come with the next tick"
+        return Headline("behind", reason, "start drawdown watch, run or worker: ops/runbooks/watch-stopped.md")
+    return None
+
+
+def _unsettled(found: Standing) -> Headline | None:
+    if found.differing:
+        first = found.differing[0]
+        reason = f"{first.days:,} organisation-days {first.verdict} at {first.provider}, when last compared"
+        since = datetime.fromtimestamp(first.since_ms // 1000, UTC).date()
+        return Headline("behind", reason, f"drawdown reconcile --provider {first.provider} --from {since}")
+    for one in found.uncompared:
+        if one.open_days or one.is_late:
+            fix = f"drawdown reconcile --provider {quote(one.provider)} --correct --reason 'not compared'"
+            return Headline("behind", uncompared(one), fix)
+    if found.pending:
+        most = max(found.pending, key=lambda usage: (usage.seconds, usage.units))
+        reason = f"{how_much(most)} of usage are billed by nobody yet ({most.reason})"
+        return Headline("behind", reason, PENDING.get(most.reason, "drawdown org list"))
+    for why, samples in found.left.quarantined.items():
+        reason = f"{samples:,} samples or events are quarantined ({why}) and not billed"
+        return Headline("behind", reason, f"drawdown sample list --quarantined --why {why}")
+    if found.left.dated_ahead:
+        reason = f"{found.left.dated_ahead:,} samples or events are dated later than now, and billed only then"
+        return Headline("behind", reason, "fix that host's clock; drawdown sample withdraw ID, and enter them again")
+    if count := found.files.refused + found.files.conflicts:
+        reason = f"{count:,} file{'s' if count > 1 else ''} of watched folders cannot be taken, and are not billed"
+        return Headline("behind", reason, "drawdown batch list says why; fix them, or move them away")
+    if count := found.files.failing:
+        reason = f"{count:,} file{'s' if count > 1 else ''} of watched folders could not be read: each tick tries again"
+        return Headline("behind", reason, "drawdown batch list says why")
+    if found.short_of_types:
+        return Headline("behind", str(found.short_of_types[0]), NAME_ONE)
+    if found.last_tick is None:
+        return Headline("behind", "there was no tick yet", "drawdown tick")
+    if found.last_tick.left:
+        return Headline("behind", f"the last tick left something: {found.last_tick.left}", NEXT_TICK)
+    return None
+
+
+def uncompared(one: Uncompared) -> str:
+    """What is not compared with a provider, for people."""
+    if one.open_days:
+        days, since = counted(one.open_days, "day", "days"), utc(one.open_since_ms or 0)[:10]
+        return f"{days} of customers at {one.provider} are not compared since {since} ({one.said})"
+    return f"{one.provider} has not been compared since {utc(one.compared_ms or 0)}"
+
+
+def _unread(unread: UnreadOrgs) -> Headline:
+    reason = f"{unread.orgs:,} organisations cannot be read at {unread.provider or 'their provider'}: {UNREAD}"
+    return Headline("behind", reason, f"drawdown provider check {unread.provider}, and org show {unread.first_org}")
+
+
+MENDED: Final = ("send them", "look up what may have arrived, and send the rest,")
+"""What ticks do about pushes that wait: where none may have arrived, and where some may."""
+UNREAD: Final = "it is down, or has no such customer; they go on until the balance that was read last is used up"
+
+
+PENDING: Final = {
+    "unknown_org": "drawdown org assign --unassigned --provider NAME --from TIME --dry-run",
+    "no_assignment": "drawdown org assign --unassigned --provider NAME --from TIME --dry-run",
+    "no_customer": "drawdown org assign ORG --provider NAME --customer ID",
+    "no_provider": "drawdown provider list",
+    "no_mapping": "drawdown feature list, then drawdown feature map or map-event",
+}
+"""What fixes usage that waits for a person, by its reason."""
+
+
+def _fix(provider: Waiting, now_ms: int) -> str:
+    stuck = provider.waiting_since_ms is not None and now_ms - provider.waiting_since_ms > STUCK_MS
+    failing = provider.due and "waiting" in provider.errors and provider.tried > 0
+    if stuck and failing and provider.drained_ms is not None:
+        show = typed("drawdown", "push", "list", "--state", "due", "--provider", provider.provider)
+        return f"{show}: these fail while others settle; ticks send them again at {_again(provider, now_ms)}"
+    if provider.queued and (provider.drained_ms is not None or not provider.due):
+        by_ms = provider.looked_up_by_ms
+        until = f" until {utc(by_ms)}" if by_ms is not None and by_ms > now_ms else ""
+        return f"nothing: ticks look up what may have arrived{until}; what they cannot prove is left to you"
+    if provider.drained_ms is not None:
+        return f"nothing: it drains by itself, by about {utc(provider.drained_ms)}"
+    check = f"drawdown provider check {provider.provider}"
+    return f"{check}; ticks {MENDED[provider.queued > 0]} once it answers, next at {_again(provider, now_ms)}"
+
+
+def _again(provider: Waiting, now_ms: int) -> str:
+    """When ticks send pushes again."""
+    return utc(max(provider.retry_ms or now_ms, now_ms))

@@ -1,0 +1,235 @@
+"""Usage across organisations, in sums of what is asked for: by organisation, feature, project, subject, day, hour.
+
+Guarantee: reads only. Used is the sum of the samples in force, mapped as the seal maps them; where an organisation's
+samples were pruned, it is their sealed quantity, as `lists` has it. Units are never added up. A day or hour is that of
+the time zone. The pages of one question, one after the other, are all of its rows.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Annotated, Any, Final, Literal
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+
+from drawdown.ledger.calendar import start_of
+from drawdown.schema import ids
+from drawdown.schema.declare import ID, ORG, TEXT, WINDOW, Column, Listing, Look, Page
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.catalog.mapping import mapping_rows, segments
+from drawdown.worker.usage.lists import MAX_DAYS, until_now
+
+SQL = queries(__file__)
+
+MAX_FLEET_DAYS: Final = 93
+"""Of a range, where no organisation is named: all samples in it are read."""
+UTC_NAME: Final = "UTC"
+_QUARTER: Final = 15 * MINUTE_MS
+"""No time zone changes within one."""
+By = Literal["org", "feature", "project", "subject", "day", "hour"]
+_KEYS: Final = ("org_id", "feature", "unit", "project", "subject", "local_ms", "offset_ms")
+_TYPES: Final = (str, str, str, str, str, int, int)
+
+
+@dataclass(frozen=True)
+class UsageTotal:
+    """Base units of one unit (`s`, `mb_s` or `units`): those of all that is not named here. What was not grouped by is
+    null. `feature` empty: nothing makes one of it yet. `project` or `subject` empty: none was named, or the samples
+    were pruned. `period`: the day, or the begin of the hour with its offset."""
+
+    org_id: str | None
+    feature: str | None
+    unit: str
+    project: str | None
+    subject: str | None
+    period: str | None
+    used: int
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A time in which a time zone keeps its offset."""
+
+    from_ms: int
+    to_ms: int
+    offset_ms: int
+
+
+def zones(name: str, from_ms: int, to_ms: int) -> list[Zone]:
+    """The offsets of a time zone in a range. Errors: UsageError for a zone there is not."""
+    try:
+        zone = ZoneInfo(name)
+    except (ValueError, OSError, LookupError):  # such as ZoneInfoNotFoundError, and names that are paths
+        text = f"unknown time zone {name!r}: give one of the IANA database, such as Europe/Berlin"
+        raise UsageError(text, at="time_zone") from None
+    found: list[Zone] = []
+    for begin, end in _spans(zone, from_ms, to_ms):
+        offset_ms = _offset_ms(zone, begin)
+        if found and found[-1].offset_ms == offset_ms:
+            found[-1] = Zone(found[-1].from_ms, end, offset_ms)
+        else:
+            found.append(Zone(begin, end, offset_ms))
+    return found
+
+
+def _spans(zone: ZoneInfo, from_ms: int, to_ms: int) -> Iterator[tuple[int, int]]:
+    """Days, and the quarters of an hour of those in which the offset changes."""
+    for begin in range(from_ms, to_ms, DAY_MS):
+        end = min(begin + DAY_MS, to_ms)
+        if _offset_ms(zone, begin) == _offset_ms(zone, end):
+            yield begin, end
+            continue
+        first = begin - begin % _QUARTER
+        for at in range(first, end, _QUARTER):
+            yield max(at, begin), min(at + _QUARTER, end)
+
+
+def _offset_ms(zone: ZoneInfo, at_ms: int) -> int:
+    offset = datetime.fromtimestamp(at_ms // 1000, zone).utcoffset()
+    assert offset is not None
+    return int(offset.total_seconds()) * 1000
+
+
+def _totals(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    from_ms: Annotated[int | None, WINDOW, "From this window on; from the first of this month if left out"] = None,
+    to_ms: Annotated[int | None, WINDOW, "Before this window; the current window is included if left out"] = None,
+    by: Annotated[list[By] | None, "Group by these; by org and feature if left out"] = None,
+    org_id: Annotated[str | None, ORG, "Of this organisation alone"] = None,
+    feature: Annotated[str | None, ID, "Of this feature alone"] = None,
+    project: Annotated[str | None, ID, "Of this project alone"] = None,
+    subject: Annotated[str | None, ID, "Of this subject alone"] = None,
+    time_zone: Annotated[str, TEXT, "The time zone of days and hours, such as Europe/Berlin"] = UTC_NAME,
+) -> Page[UsageTotal]:
+    start = start_of(look.now_ms) if from_ms is None else from_ms
+    end = until_now(look.now_ms) if to_ms is None else to_ms
+    org = org_id or look.only
+    _require_range(start, end, MAX_FLEET_DAYS if org is None else MAX_DAYS)
+    for kind, name in ((ids.ORG, org), (ids.FEATURE, feature)):
+        if name:
+            ids.require(connection, kind, name)
+    groups = frozenset(by or ("org", "feature"))
+    if {"day", "hour"} <= groups:
+        raise UsageError("group by day or by hour, not by both", at="by")
+    filters = {"org_id": org, "feature": feature, "project": project, "subject": subject}
+    parts = zones(time_zone, start, end)
+    _require_whole_days(connection, org, start, end, cuts="hour" in groups or any(one.offset_ms for one in parts))
+    rules = mapping_rows(connection)
+    newest = {row.feature: row.unit for row in sorted(rules, key=lambda row: row.start_ms) if row.feature is not None}
+    values = {
+        "from_ms": start,
+        "to_ms": end,
+        "at_most": look.most + 1,
+        "segments": [asdict(segment) for segment in segments(rules)],
+        "units": [{"feature": name, "unit": unit} for name, unit in newest.items()],
+        "zones": [asdict(one) for one in parts],
+        **{name: value or "" for name, value in filters.items()},
+        **{f"after_{name}": value for name, value in zip(_KEYS, _place(look.after), strict=True)},
+    }
+    found = SQL.run(connection, "totals", values, **_slots(groups, filters, is_first=not look.after)).all()
+    rows, more = found[: look.most], len(found) > look.most
+    return Page([_shown(row, groups) for row in rows], _name(rows[-1]) if more else None)
+
+
+def _slots(groups: frozenset[str], filters: dict[str, str | None], *, is_first: bool) -> dict[str, str]:
+    labelled = bool({"project", "subject"} & groups) or bool(filters["project"] or filters["subject"])
+    return {
+        "of_event": "with_event" if labelled else "",
+        "its_project": "project_of" if labelled else "no_label",
+        "its_subject": "subject_of" if labelled else "no_label",
+        **{f"by_{name}": f"its_{name}" if name in groups else "no_label" for name in ("org", "feature")},
+        **{f"by_{name}": f"said_{name}" if name in groups else "no_label" for name in ("project", "subject")},
+        "by_period": "its_day" if "day" in groups else "its_hour" if "hour" in groups else "no_period",
+        "by_offset": "its_offset" if "hour" in groups else "no_period",
+        "of_org": "one_org" if filters["org_id"] else "",
+        "of_org_pushes": "one_org_pushes" if filters["org_id"] else "",
+        "of_org_sums": "one_org_sums" if filters["org_id"] else "",
+        **{f"of_{name}": f"one_{name}" if filters[name] else "" for name in ("feature", "project", "subject")},
+        "later": "" if is_first else "after_place",
+    }
+
+
+def _require_range(from_ms: int, to_ms: int, days: int) -> None:
+    """Errors: UsageError."""
+    if to_ms <= from_ms:
+        raise UsageError("the range is empty: it ends (now, if you give no end) before it begins", at="to_ms")
+    if to_ms - from_ms > days * DAY_MS:
+        text = f"the range is longer than {days} days: ask for its parts, or for one organisation ({MAX_DAYS} days)"
+        raise UsageError(text, at="from_ms")
+
+
+def _require_whole_days(connection: sa.Connection, org_id: str | None, from_ms: int, to_ms: int, *, cuts: bool) -> None:
+    """If the pushes of a day were folded, there are sums alone, of days in UTC. `cuts`: whether what is asked for cuts
+    such days. Errors: UsageError."""
+    ends = [ms - ms % DAY_MS for ms in (from_ms, to_ms) if ms % DAY_MS]
+    if not cuts and not ends:
+        return
+    begin, end = (from_ms - from_ms % DAY_MS, to_ms) if cuts else (min(ends), max(ends) + 1)
+    values = {"begin_ms": begin, "end_ms": end, "days": ends or [begin], "org_id": org_id or ""}
+    slots = {"which": "any_day" if cuts else "these_days", "of_org": "one_org_sums" if org_id else ""}
+    if SQL.run(connection, "folded", values, **slots).first() is not None:
+        text = "some days of the range were folded into sums: choose whole days in UTC, and no hours"
+        raise UsageError(text, at="from_ms")
+
+
+def _shown(row: Any, groups: frozenset[str]) -> UsageTotal:
+    def of(name: str, value: str) -> str | None:
+        return value if name in groups else None
+
+    period = None
+    if "day" in groups or "hour" in groups:
+        zone = timezone(timedelta(milliseconds=int(row.offset_ms))) if row.offset_ms else UTC
+        local = datetime.fromtimestamp((int(row.local_ms) - int(row.offset_ms)) // 1000, zone)
+        period = local.date().isoformat() if "day" in groups else local.isoformat(timespec="minutes")
+    return UsageTotal(
+        of("org", row.org_id), of("feature", row.feature), row.unit, of("project", row.project),
+        of("subject", row.subject), period, int(row.used),
+    )  # fmt: skip
+
+
+def _name(row: Any) -> str:
+    """A row's key, as `next` holds it."""
+    said = json.dumps([getattr(row, name) for name in _KEYS[:5]] + [int(row.local_ms), int(row.offset_ms)])
+    return base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
+
+
+def _place(after: str) -> list[Any]:
+    """Errors: UsageError for what is no `next` of a page."""
+    if not after:
+        return [kind() for kind in _TYPES]
+    try:
+        found = json.loads(base64.urlsafe_b64decode(after + "=" * (-len(after) % 4)))
+        if isinstance(found, list) and [type(one) for one in found] == list(_TYPES):
+            return found
+    except (ValueError, binascii.Error, RecursionError):
+        pass
+    raise UsageError("`after` is `next` of a page: begin again without it", at="after")
+
+
+LISTS: Final = (
+    Listing(
+        "org usage",
+        "Usage across organisations",
+        "Add up usage across organisations, by what you choose.",
+        _totals,
+        (
+            Column("org_id", "org", rare=True), Column("period", "period", rare=True), Column("feature", rare=True),
+            Column("project", rare=True), Column("subject", rare=True), "unit", Column("used", "#used"),
+        ),
+        holds="usage",
+        path="/v1/usage",
+        scope="usage:read",
+        paged=True,
+        open=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,100 @@
+"""The state of one organisation, as `org_status` reads it. Pure.
+
+Guarantee: each field is one fact, by the name it has in `--json`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drawdown.worker.verdict.effective_balance import Credit, VerdictChange
+
+
+@dataclass(frozen=True)
+class AssignmentRow:
+    """Who bills the organisation in [start_ms, end_ms)."""
+
+    start_ms: int
+    end_ms: int | None
+    provider: str
+    customer_id: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PendingSize:
+    """Usage of one memory size, or of an event type, that is billed by nobody yet, for one reason."""
+
+    reason: str
+    memory_mb: int
+    seconds: int
+    samples: int
+    since_ms: int
+    event_type: str | None = None
+    """Whose meter `memory_mb` is; then `seconds` are what it counts."""
+
+
+@dataclass(frozen=True)
+class PushState:
+    """Pushes of one state, provider and feature."""
+
+    state: str
+    provider: str
+    feature: str
+    pushes: int
+    quantity: int
+
+
+@dataclass(frozen=True)
+class HaltRow:
+    """One halt at one cell; due until it is acknowledged."""
+
+    cell_id: str
+    halted_at: int
+    due_at_ms: int | None
+    acked_at_ms: int | None
+    attempts: int
+    last_error: str | None
+
+
+@dataclass(frozen=True)
+class OrgStatus:
+    """An organisation's row, but for what only the seal uses, and what hangs on it."""
+
+    org_id: str
+    registered: bool
+    billing_provider: str | None
+    is_halted: bool
+    halted_at: int | None
+    max_concurrent_sandboxes: int | None
+    halt_reason: str | None
+    projection_read_ms: int | None
+    projection_due_ms: int | None
+    refresh_requests: int
+    refresh_deadline_ms: int | None
+    """When its provider is asked at the latest, where no push called for it before."""
+    operator_halt: bool
+    override_halted: bool | None
+    override_max_concurrent: int | None
+    override_until_ms: int | None
+    balance_micro: int | None
+    balance_read_ms: int | None
+    plan: str | None
+    refused: str | None
+    """Features that a limit of the provider refuses although the balance lasts."""
+    unconfirmed_micro: int | None
+    unread_since_ms: int | None
+    watch_due_ms: int | None
+    resume_above_micro: int | None
+    floor_ms: int
+    stopped_at_ms: int | None
+    stopped_reason: str | None
+    watermark_ms: int | None
+    """How far it is sealed."""
+    assignments: list[AssignmentRow]
+    pending: list[PendingSize]
+    pushes: list[PushState]
+    halts: list[HaltRow]
+    credit: Credit | None
+    verdicts: list[VerdictChange]

@@ -1,0 +1,227 @@
+"""The files of batches, read again and added up again (`drawdown verify --deep`).
+
+Guarantee: it shares nothing with what took them: every value is read as text, and the text in one way. A file that is
+gone, or is another, proves nothing, and is counted as such. So is an object that its store does not give now.
+What a query said is asked for by nobody here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.schema.errors import DrawdownError, UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.sql import queries
+from drawdown.schema.units import FUTURE_SLACK_MS, MAX_INTERVAL_S
+from drawdown.worker.verify.verify import Breach, Verification
+
+if TYPE_CHECKING:
+    import duckdb
+
+log = structlog.get_logger()
+
+SQL = queries(__file__)
+STORED = queries(str(Path(__file__).with_name("batches.sql")))
+
+DEEP_MEMORY_MB: Final = 512
+MAX_UNITS_OF_EVENT: Final = 10**12
+KEYS: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity")
+Map = dict[str, dict[str, str]]
+"""Fields that have other columns, and those that are the same for every row: `columns` and `constants`."""
+Line = tuple[str, int, int, int]
+"""Organisation, window, size or meter, quantity."""
+_END: Final[Line] = ("\U0010ffff" * 201, 0, 0, 0)
+
+
+Bring = Callable[[str, Path], Path | None]
+"""Brings an object, by its place, into a folder; none where it is gone. Errors: DrawdownError."""
+
+
+def verify_files(
+    connection: sa.Connection, found: Verification, orgs: Collection[str] | None = None, bring: Bring | None = None
+) -> None:
+    """Compare each batch that stands with its file, and add what is wrong to what was found; of some organisations
+    alone, or of all. Objects are read where somebody brings them.
+
+    Errors: UsageError where DuckDB is not installed.
+    """
+    gone = read = away = asked = 0
+    for batch in STORED.run(connection, "in_force").all():
+        if str(batch.path).startswith("query:"):
+            asked += 1
+            continue
+        with TemporaryDirectory(prefix="drawdown-deep-") as spill:
+            try:
+                path = _here(batch.path, spill, bring)
+            except (DrawdownError, OSError) as error:
+                log.warning("object_not_read", place=batch.path, reason=str(error))
+                away += 1
+                continue
+            if path is None or not path.is_file() or _hash(path) != batch.batch:
+                gone += 1
+                continue
+            read += 1
+            its = _unpacked(path, spill), spill, int(batch.taken_ms), json.loads(batch.field_map or "{}")
+            said = _sums_of_file(connection, *its)
+            for line in _unlike(said, _sums_of_samples(connection, batch.batch)):
+                if orgs is None or (line[0] or line[1] or _END)[0] in orgs:
+                    _judge(connection, found, f"{batch.name} ({batch.batch})", *line)
+    found.checked["files of batches"] = read
+    found.open["batches whose file is gone or another"] = gone
+    found.open["batches whose object cannot be read now"] = away
+    if asked:
+        found.open["batches of queries, which ticks ask a second time"] = asked
+
+
+def _here(place: str, folder: str, bring: Bring | None) -> Path | None:
+    if not place.startswith("s3://"):
+        return Path(place)
+    if bring is None:
+        raise UsageError("nobody brings objects")
+    return bring(place, Path(folder))
+
+
+def _judge(connection: sa.Connection, found: Verification, name: str, said: Line | None, kept: Line | None) -> None:
+    org_id, window_ms, kind, _ = said or kept or _END
+    floor = STORED.run(connection, "floor", {"org_id": org_id}).scalar() or 0
+    if window_ms < floor or not is_clean_id(org_id):  # pruned, or refused as it was taken
+        return
+    theirs, ours = (0 if line is None else line[3] for line in (said, kept))
+    text = f"{name} says {theirs} of {kind}, and its samples {ours}"
+    found.add(Breach(9, org_id, window_ms, None, text))
+
+
+def _unlike(said: Iterator[Line], kept: Iterator[Line]) -> Iterator[tuple[Line | None, Line | None]]:
+    """Lines of two sorted lists that are not in both."""
+    one, other = next(said, _END), next(kept, _END)
+    while one is not _END or other is not _END:
+        if one[:3] == other[:3]:
+            if one[3] != other[3]:
+                yield one, other
+            one, other = next(said, _END), next(kept, _END)
+        elif one[:3] < other[:3]:
+            yield one, None
+            one = next(said, _END)
+        else:
+            yield None, other
+            other = next(kept, _END)
+
+
+def _sums_of_samples(connection: sa.Connection, batch: str) -> Iterator[Line]:
+    values = {"first_id": f"batch:{batch}:", "beyond_id": f"batch:{batch};"}
+    for row in STORED.run(connection, "sums", values):
+        yield row.org_id, int(row.window_ms), int(row.memory_mb), int(row.quantity)
+
+
+def _sums_of_file(connection: sa.Connection, path: Path, spill: str, taken_ms: int, mapped: Map) -> Iterator[Line]:
+    if not path.stat().st_size:
+        return
+    with _duckdb(path, spill) as duck:
+        of_events = _open_rows(duck, path, mapped)
+        duck.execute("CREATE TABLE meters (event_type VARCHAR, meter BIGINT)")
+        meters = [dict(row) for row in STORED.run(connection, "meters").mappings()]
+        if meters and of_events:
+            duck.executemany(SQL.text("meter", "duckdb"), meters)
+        duck.execute(SQL.text("whole", "duckdb"))
+        duck.execute(f"CREATE MACRO most() AS {MAX_UNITS_OF_EVENT if of_events else MAX_INTERVAL_S}")
+        duck.execute(f"CREATE MACRO latest() AS {taken_ms + FUTURE_SLACK_MS}")
+        duck.execute(SQL.text("text_of_events" if of_events else "text_of_sizes", "duckdb"))
+        kind, is_one = ("type", "type_is_one") if of_events else ("size", "size_is_one")
+        duck.execute(SQL.text("again", "duckdb", kind=kind, kind_is_one=is_one))
+        sums = duck.execute(SQL.text("sums", "duckdb"))
+        while some := sums.fetchmany(5_000):
+            yield from ((org, int(window), int(kind), int(quantity)) for org, window, kind, quantity in some)
+
+
+def _duckdb(path: Path, spill: str) -> duckdb.DuckDBPyConnection:
+    try:
+        import duckdb  # for whoever verifies files alone
+    except ImportError as error:
+        raise UsageError("files are read by DuckDB: install drawdown[columnar]") from error
+    config: dict[str, Any] = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "memory_limit": f"{DEEP_MEMORY_MB}MiB",
+        "temp_directory": spill,
+        "threads": "1",
+    }
+    made = duckdb.connect(":memory:", config=config)
+    for statement in ("TimeZone = 'UTC'", f"allowed_paths = [{_text(path)}]", "enable_external_access = false"):
+        made.execute(f"SET {statement}")
+    return made
+
+
+def _unpacked(path: Path, spill: str) -> Path:
+    """A file, or what is in it by zstd: its hash says that it was unpacked whole before. Errors: UsageError."""
+    if path.suffix.lower() != ".zst":
+        return path
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError as error:
+        raise UsageError("a .zst is unpacked by backports.zstd: install drawdown[columnar]") from error
+    whole = Path(spill) / path.with_suffix("").name
+    with zstd.open(path) as frames, whole.open("wb") as written:
+        shutil.copyfileobj(frames, written)
+    return whole
+
+
+def _open_rows(duck: duckdb.DuckDBPyConnection, path: Path, mapped: Map) -> bool:
+    """Have `file_rows` stand for a file; whether it tells of events. By its name: what was taken has an ending that
+    says how it is written."""
+    its_own, same = mapped.get("columns", {}), mapped.get("constants", {})
+    names = {key: its_own.get(key, key) for key in KEYS if key not in same}
+    name = path.name.lower()
+    packed = "gzip" if name.endswith(".gz") else "none"
+    if "json" in name[-12:]:
+        how = f"format = 'newline_delimited', compression = '{packed}'"
+        keys = ", ".join(f"{_quoted(key)}: 'JSON'" for key in sorted(set(names.values())))
+        source = f"read_json({_text(path)}, hive_partitioning = false, {how}, columns = {{{keys}}})"
+        shown = [f'"{column.replace(chr(34), chr(34) * 2)}" AS {key}' for key, column in names.items()]
+        shown += [f"to_json({_quoted(same[key])}) AS {key}" for key in KEYS if key in same]
+        duck.execute(f"CREATE VIEW file_values AS SELECT {', '.join(shown)} FROM {source}")
+        duck.execute(f"CREATE VIEW file_lines AS FROM read_json_objects({_text(path)}, {how})")
+        duck.execute(SQL.text("lines", "duckdb"))
+        first = duck.execute(SQL.text("first", "duckdb")).fetchone()
+        return first is not None and ("event_type" in same or names["event_type"] in json.loads(first[0]))
+    if name.endswith(".parquet"):
+        source = f"read_parquet({_text(path)}, hive_partitioning = false)"
+    else:
+        source = (
+            f"read_csv({_text(path)}, hive_partitioning = false, header = true, all_varchar = true, delim = ',', "
+            f"quote = '\"', escape = '\"', compression = '{packed}')"
+        )
+    there = {row[0] for row in duck.execute(f"DESCRIBE FROM {source}").fetchall()}
+    names = {key: column for key, column in names.items() if column in there}
+    shown = [f'"{column.replace(chr(34), chr(34) * 2)}" AS {key}' for key, column in names.items()]
+    shown += [f"{_quoted(same[key])} AS {key}" for key in KEYS if key in same]
+    duck.execute(f"CREATE VIEW file_rows AS SELECT {', '.join(shown)} FROM {source}")
+    return "event_type" in names or "event_type" in same
+
+
+def _text(path: Path) -> str:
+    return _quoted(str(path))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()[:32]
