@@ -135,7 +135,8 @@ export class Events {
           continue;
         }
         if (!(error instanceof Unreachable)) throw error;
-        const wait = this.#line.pauseMs(++attempt, error);
+        const asked = this.#line.pauseMs(++attempt, error);
+        const wait = this.#closed ? Math.min(asked, CLOSING_PAUSE_MS) : asked;
         if (this.#world.now() + wait > this.#deadline) return;
         await this.#pause(wait);
       }

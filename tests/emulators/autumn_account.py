@@ -172,15 +172,6 @@ class Account:
                     plan=plan_id, interval=item.interval, unlimited=item.unlimited,
                 )  # fmt: skip
 
-    def end(self, customer_id: str, plan_id: str, now_ms: int) -> None:
-        """A plan of a customer is over, and what it granted is gone."""
-        customer = self.customers[customer_id]
-        self.past.note(customer, now_ms)
-        customer.subscriptions[:] = [one for one in customer.subscriptions if one["plan_id"] != plan_id]
-        for one in (one for grants in customer.grants.values() for one in grants if one.plan == plan_id):
-            one.expires_at = now_ms
-        customer.refresh(now_ms)
-
     def control(self, customer_id: str, controls: Mapping[str, object], now_ms: int) -> None:
         """Set billing controls of a customer's own."""
         self.customers[customer_id].controls.set(Controls.read(controls, "customer", now_ms))

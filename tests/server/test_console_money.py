@@ -204,7 +204,7 @@ def test_the_sums_of_settlements_are_of_those_that_are_chosen(home: Home, chosen
     lines = [line.replace('"', "").split(",") for line in rows_of(home, f"/console/settlements.csv?{chosen}")]
     sums = {state: sum(float(line[10]) for line in lines if line[4] == state) for state in ("hold", "eligible")}
     assert bool(lines) == (chosen in ("state=eligible", "org=acme", "org=acme&state=eligible"))
-    assert f"Eligible {sums['eligible']:.2f} in the next batch" in said or chosen == "state=hold"
+    assert f"Eligible {sums['eligible']:.2f} in the next payout" in said or chosen == "state=hold"
     assert (f"On hold {sums['hold']:.2f} waits" in said) == ("state=eligible" not in chosen)
     assert "To be clawed back" not in said, "it is a supplier's"
 

@@ -69,7 +69,7 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "revision reused, conflict ignored": (0, 20),
     "an unread balance is zero": (0, 20),
     "the gate asks whenever it is asked": (6, 20),
-    "two ticks tell of one order": (14, 30),
+    "two ticks tell of one job": (14, 30),
     "a read answers for pushes that were settled after it": (37, 20),
     "a batch that broke over there is refused": (4, 20),
     "a batch without an answer is refused": (149, 20),

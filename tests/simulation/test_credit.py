@@ -15,6 +15,8 @@ from tests.whole import share
 BUSY = (1, 2, 3)
 """Lives in which calls fail, and some are paid all the same."""
 SEEDS = share(BUSY[:1], whole=tuple(range(100)))
+WITH_JOBS = 8
+"""A life in which a tick does a job of top-ups."""
 TICKS = 20
 
 
@@ -31,7 +33,7 @@ def test_what_was_paid_and_nothing_else_is_credited_once(seed: int, monkeypatch:
     filled.end()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", share((WITH_JOBS,), whole=tuple(range(100))))
 def test_another_card_and_a_start_that_are_ordered_charge_nobody_twice(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,7 +42,7 @@ def test_another_card_and_a_start_that_are_ordered_charge_nobody_twice(
     done = world.rows("SELECT COUNT(*) FROM jobs WHERE kind = 'topup' AND state = 'done'")
     settle(world)
     assert judged(world) == []
-    assert done[0][0] > 0 or seed not in BUSY
+    assert done[0][0] > 0 or seed != WITH_JOBS
     filled.end()
 
 

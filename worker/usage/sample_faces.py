@@ -225,7 +225,7 @@ ACTIONS: Final = (
         "has an id of its own, and the next tick seals it.",
         _mend,
         _said,
-        path="/v1/samples/mend",
+        path="/v1/samples/repair",
         scope=WRITE,
         facts=_waiting,
         size=_many,

@@ -16,7 +16,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import connect, write
 from drawdown.worker.usage.withdrawals import withdraw
-from tests.crash.autumn.setting import BY_HAND, CHANGED, GRANTED_AT_ONCE, NEW_COST, PROMO, STEADY, Setting, Struck
+from tests.crash.autumn.setting import BY_HAND, CHANGED, GRANTED_AT_ONCE, NEW_COST, STEADY, Setting, Struck
 from tests.crash.billers import MINUTE_MS
 from tests.emulators.serve import CREDITS
 
@@ -48,19 +48,12 @@ class Mischief:
         autumn.repeats = at % REPEATS_EVERY == 0
         if at == self.kills // 2:
             autumn.orders.append(_change_cost(autumn))
-        compared = {one.org for one in self.setting.parts[0]}
         for one in self.setting.customers:
             if one.manner == "exact":
                 autumn.top_up(one.name, f"more{at}", GRANTED_AT_ONCE * STEADY)
             if one.manner == "by_hand" and at == self.kills // 3:
                 autumn.by_hand[one.name] += 1
                 autumn.orders.append(add_by_hand(autumn, one.name, BY_HAND))
-            if one.manner == "ending" and at == 0:
-                autumn.promise(one.name, PROMO)
-            if one.manner == "joining" and at == 1 and one.name in compared:
-                autumn.join(one.name)
-            if one.manner == "leaving" and at == self.kills // 2 and one.name in compared:
-                autumn.leave(one.name)
 
     def _withdraw(self) -> None:
         """The host finds that some of what was billed in peace is wrong."""

@@ -47,9 +47,6 @@ GRANTED_AT_ONCE: Final = 10
 BY_HAND: Final = Decimal("0.000137")
 """What a person adds to a balance: no sum of charges ends like that."""
 LARGE: Final = 10_000
-PROMO: Final = Decimal(30)
-PROMO_MS: Final = 25 * 60_000
-"""A grant that expires during the siege, with some of it left."""
 OWN_UNITS: Final = 900
 OWN_PARTS: Final = 4
 """Of own units that are granted once: together half of what is used."""
@@ -81,22 +78,11 @@ class Customer:
     features: tuple[str, ...]
 
 
-MANNERS: Final = {
-    "plan": 0.32,
-    "parts": 0.18,
-    "exact": 0.12,
-    "limited": 0.1,
-    "own": 0.1,
-    "by_hand": 0.03,
-    "ending": 0.05,
-    "joining": 0.05,
-    "leaving": 0.05,
-}
+MANNERS: Final = {"plan": 0.4, "parts": 0.25, "exact": 0.12, "limited": 0.1, "own": 0.06, "once": 0.06, "by_hand": 0.03}
 """Shares. plan: a large one. parts: a small plan, and grants once, each smaller than the use. exact: grants that are
 used up exactly, and topped up. limited: a spend limit below the use. own: units of a feature of its own, then credits.
-by_hand: a person adds to the balance, without a word. ending: a large grant, and during the siege one that expires.
-joining: a large grant, and a plan that begins during the siege. leaving: a large grant, and a plan that ends then. Both
-only where a comparison came before: of a plan that no comparison saw, nothing would tell that it was there."""
+once: the same, granted once in parts, so that each vanishes once it is used up; of the feature whose cost changes.
+by_hand: a person adds to the balance, without a word."""
 
 
 @dataclass
@@ -221,25 +207,6 @@ class Struck(AutumnEmulator):
         self.faults.rates, self.key_store = rates, key_store
         return len(self.doubles) > before
 
-    def promise(self, customer: str, credits: Decimal) -> None:
-        """Grant credits that expire soon, drawn on first."""
-
-        def do(now_ms: int) -> None:
-            ends_ms = now_ms + PROMO_MS
-            self.account.grant(
-                customer, CREDITS, credits, now_ms, interval="one_off", given="promo", expires_at=ends_ms
-            )
-
-        self.orders.append(do)
-
-    def join(self, customer: str) -> None:
-        """A plan begins."""
-        self.orders.append(lambda now_ms: self.account.attach(customer, "large", now_ms))
-
-    def leave(self, customer: str) -> None:
-        """It ends, and what it granted is gone."""
-        self.orders.append(lambda now_ms: self.account.end(customer, "large", now_ms))
-
     def top_up(self, customer: str, name: str, credits: Decimal | int) -> None:
         """By `balances.create`, as the host's own program would."""
         told = {
@@ -269,10 +236,8 @@ def emulated(setting: Setting, seed: int, now_ms: int) -> Struck:
     for one in setting.customers:
         account.add_customer(one.name, now_ms)
         whole = sum((used[one.name, feature] * costs[feature] for feature in one.features), Decimal(0))
-        if one.manner in ("plan", "own", "once", "by_hand", "leaving"):
+        if one.manner in ("plan", "own", "once", "by_hand"):
             account.attach(one.name, "large", now_ms)
-        if one.manner in ("ending", "joining", "leaving"):
-            account.grant(one.name, CREDITS, LARGE, now_ms, interval="one_off", given="large")
         if one.manner == "own":
             account.grant(one.name, "compute_1gb", OWN_UNITS, now_ms, interval="month")
         if one.manner == "once":

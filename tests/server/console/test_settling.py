@@ -130,6 +130,6 @@ def test_what_is_given_back_by_nobody_is_not_offered_to_be_taken_back(home: Owin
 def test_sums_by_supplier_say_that_they_are_of_everybody(home: Owing) -> None:
     home.set("held", share_ppm=500_000)
     home.ran("a", "held", 4)
-    said = "Of all organisations and states, whatever is chosen: a batch is of all that a supplier is owed."
+    said = "Of all organisations and states, whatever is chosen: a payout is of all that a supplier is owed."
     for chosen, is_said in (("", False), ("?supplier=held", False), ("?org=acme", True), ("?state=hold", True)):
         assert (shown(home, f"/console/settlements{chosen}").count(said) == 1) == is_said, chosen
