@@ -89,7 +89,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "topup set rich --below 5 --amount 20 --price 100 --currency eur --customer c --most 9000": (
         2, "bad_value", "charges were in usd so far"),
     "topup set rich --below -5 --amount 20 --price 100 --currency usd --customer c --most 9000": (
-        2, "bad_value", "halts at 0"),
+        2, "bad_value", "invalid threshold"),
 }  # fmt: skip
 
 
