@@ -46,6 +46,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, WINDOW_MS, next_window, push_key
 from drawdown.worker.catalog.balance_parts import known_parts
 from drawdown.worker.catalog.costs import Pools, read_pools
+from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.engine.effects import (
     CLOCKS_APART_MS,
@@ -301,7 +302,7 @@ def read_accounted(
             from_ms = now.marked_ms if pair in first else max(now.marked_ms, since[pair])
             repriced, joined = _repriced(pools, pair[1], _level(balances, pair), known, from_ms)
             found[pair] = replace(now, own=known, repriced=repriced, joined=joined)
-    unlike = _disturbed(connection, provider, ended, dict.fromkeys(ended, _EVER_MS), pools)
+    unlike = _disturbed(connection, provider, ended, dict.fromkeys(ended, FOREVER_MS), pools)
     for pair, then in ended.items():
         if drawn_of(balances, pair) is not None:
             used = None if then.lasting is None or pair in unlike else then.lasting.used
@@ -401,7 +402,7 @@ def _repriced(pools: Pools, pool: str, level: Level, known: OwnUnits, from_ms: i
     joined = True
     for feature in sorted({*known, *level.own}):
         (used, each), (before, then) = level.own.get(feature, _NO_UNITS), known.get(feature, _NO_UNITS)
-        costs = pools.weight_between(pool, feature, from_ms, _EVER_MS)
+        costs = pools.weight_between(pool, feature, from_ms, FOREVER_MS)
         fresh = [(used - before) * cost + before * then - used * each for cost in costs]
         least, most = least + min(fresh), most + max(fresh)
         joined = joined and (fresh[0] == fresh[1] or not costs[0])
@@ -409,7 +410,6 @@ def _repriced(pools: Pools, pool: str, level: Level, known: OwnUnits, from_ms: i
 
 
 _NO_UNITS: Final = (Decimal(0), 0)
-_EVER_MS: Final = 2**62
 
 
 def _lasting_of(row: Row, finer: int) -> Outlasting | None:
@@ -664,12 +664,12 @@ def _own_units(pool: str, drawn: Drawn, drew: Sequence[tuple[str, Decimal]], poo
 
 def _each(pools: Pools, pool: str, feature: str) -> int:
     """What a unit of a balance, or of a feature's own, counts as now."""
-    return pools.scale(pool) if feature == pool else pools.weight_between(pool, feature, _EVER_MS, _EVER_MS)[1]
+    return pools.scale(pool) if feature == pool else pools.weight_between(pool, feature, FOREVER_MS, FOREVER_MS)[1]
 
 
 def _most(pools: Pools, pool: str, feature: str) -> int:
     """The most that it ever counted as."""
-    return pools.scale(pool) if feature == pool else pools.weight_between(pool, feature, 0, _EVER_MS)[1]
+    return pools.scale(pool) if feature == pool else pools.weight_between(pool, feature, 0, FOREVER_MS)[1]
 
 
 def _ended(part: Part, drawn: Drawn, now_ms: int) -> bool:
@@ -898,7 +898,7 @@ def unknown_of(
     total = 0
     for feature in pools.features(pair[1]):
         known = int(SQL.run(connection, "known_by_events", {**whose, "feature": feature}).scalar_one())
-        least, most = pools.weight_between(pair[1], feature, shown.from_ms, _EVER_MS)
+        least, most = pools.weight_between(pair[1], feature, shown.from_ms, FOREVER_MS)
         if least != most:
             return None
         total += (int(shown.totals.get(feature, 0)) - known) * most
