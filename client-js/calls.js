@@ -30,7 +30,7 @@ export class Refused extends DrawdownError {
   }
 }
 
-/** Nobody answered: it was done, or not. The same call under the same key is safe. */
+/** No answer arrived: the call was done, or not. The same call under the same key is safe. */
 export class Unreachable extends DrawdownError {
   constructor(message, retryAfterMs = 0, options = undefined) {
     super(message, options);

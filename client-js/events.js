@@ -1,4 +1,4 @@
-// Usage events: one by one as the program goes on, sent in the background, or at once with their answers.
+// Usage events: one by one while the program runs, sent in the background, or at once with their answers.
 //
 // Guarantee: an event is made once. Whatever is sent again is the same event under the same id, so that the server knows
 // it again. What waits is bounded, and nothing is forgotten silently: what the server did not take, and what is left when
@@ -106,7 +106,7 @@ export class Events {
     this.#requireSent();
   }
 
-  /** As long as is said, or until the client is closed. */
+  /** For this long, or until the client is closed. */
   #pause(ms) {
     return this.#closed
       ? this.#world.pause(Math.min(ms, CLOSING_PAUSE_MS))
@@ -150,7 +150,7 @@ export class Events {
       try {
         this.#settings.onResult?.(batch[at], result);
       } catch (error) {
-        console.error(`onResult failed: ${shown(error)}`); // whatever it is, sending goes on
+        console.error(`onResult failed: ${shown(error)}`); // whatever it is, sending continues
       }
     });
   }

@@ -21,7 +21,7 @@ from typing import Final
 
 from drawdown.providers.http import Answer
 from drawdown.providers.kit import webhooks
-from drawdown.providers.kit.answers import NOBODY, iso, json_object, number, whole
+from drawdown.providers.kit.answers import PROBE, iso, json_object, number, whole
 from drawdown.providers.kit.rest import Rest
 from drawdown.providers.kit.settings import given
 from drawdown.providers.protocol import (
@@ -233,8 +233,8 @@ class OpenMeter:
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         if self.dormant:
             return [f"{self.dormant}: nothing is sent to OpenMeter"]
-        if isinstance(nobody := await self._state(NOBODY), ReadFailed):
-            return [f"{nobody.reason}: check the key and the address"]
+        if isinstance(probe := await self._state(PROBE), ReadFailed):
+            return [f"{probe.reason}: check the key and the address"]
         meters = {feature: await self._meter(feature) for feature in features}
         lines = [f"{feature}: {meter.reason}" for feature, meter in meters.items() if not isinstance(meter, tuple)]
         for customer_id in customer_ids:

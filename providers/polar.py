@@ -19,7 +19,7 @@ from typing import Final
 
 from drawdown.providers.http import Answer
 from drawdown.providers.kit import webhooks
-from drawdown.providers.kit.answers import NOBODY, iso, json_object, moment_ms, number, whole
+from drawdown.providers.kit.answers import PROBE, iso, json_object, moment_ms, number, whole
 from drawdown.providers.kit.rest import Found as Read
 from drawdown.providers.kit.rest import Rest
 from drawdown.providers.kit.settings import given
@@ -254,8 +254,8 @@ class Polar:
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         if self.dormant:
             return [f"{self.dormant}: nothing is sent to Polar"]
-        if isinstance(nobody := await self._customer(NOBODY), ReadFailed):
-            return [f"{nobody.reason}: check the key and the address"]
+        if isinstance(probe := await self._customer(PROBE), ReadFailed):
+            return [f"{probe.reason}: check the key and the address"]
         fields = {feature: await self._property(feature) for feature in features}
         lines = [f"{feature}: {field.reason}" for feature, field in fields.items() if not isinstance(field, str)]
         for customer_id in customer_ids:

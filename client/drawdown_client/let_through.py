@@ -1,4 +1,4 @@
-"""Calls of the guard that nobody answered, of what a program lets through then: kept until the server has them.
+"""Calls of the guard without an answer, for uses that a program lets through: kept until the server has them.
 
 Guarantee: each is told once, in the order in which it was let through, under its key. With a spool they outlive the
 program. What is lost is counted and logged.
@@ -46,7 +46,7 @@ class LetThrough:
             self._open()
 
     def admits(self, wish: Wish, error: Unreachable) -> bool:
-        """Whether it is let through that nobody answered. Who is asked for fewer calls had an answer."""
+        """Whether a use without an answer is let through. A request for fewer calls is an answer."""
         return wish.metric in self._metrics and not error.too_many
 
     def ends(self, key: str) -> bool:
@@ -101,7 +101,7 @@ class LetThrough:
                 self._spool.settle([(number, _kept("", call))], [why or Result("accepted")])
 
     def give_up(self) -> None:
-        """Nobody is told any more: what is left is logged, and lost where no spool keeps it."""
+        """End. What is left is logged, and lost unless a spool keeps it."""
         with self._lock:
             spool, self._spool, self._place = self._spool, None, None
             if spool is not None:

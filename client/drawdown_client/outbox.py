@@ -283,7 +283,7 @@ class Outbox:
             return
         try:
             self._settings.on_result(item, result)
-        except BaseException as error:  # whatever it is, the thread goes on
+        except BaseException as error:  # whatever it is, the thread continues
             log.error("on_result failed: %s", shown(str(error)), exc_info=None if self._on_result_failed else error)
             self._on_result_failed = True
 

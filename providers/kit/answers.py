@@ -25,7 +25,7 @@ MIN_RETRY_MS: Final = SECOND_MS
 MAX_RETRY_MS: Final = 15 * MINUTE_MS
 KEY_WAIT_MS: Final = 5 * MINUTE_MS
 """After a service refused the key: a person has to replace it, and may take a while."""
-NOBODY: Final = "drawdown-check"
+PROBE: Final = "drawdown-check"
 """The customer by whom a check tests the key: the service answers that it has none."""
 MAX_QUOTED_CHARS: Final = 200
 """Of a message of the service, in a reason of ours."""

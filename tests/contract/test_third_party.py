@@ -186,7 +186,7 @@ WRONG = {
     "any error is for later": ("return p.Unknown(f", "return p.RetryAt(self._clock.now_ms() + 1000, f"),
     "a new key at each attempt": ('"key": push.key,', '"key": f"{push.key}#{push.attempt}",'),
     "a duplicate is a refusal": ("else p.Duplicate()", 'else p.Rejected("a duplicate")'),
-    "a check without names tests no key": ("isinstance(nobody, p.ReadFailed)", "False"),
+    "a check without names tests no key": ("isinstance(probe, p.ReadFailed)", "False"),
     "429 is a refusal": ("(401, 429)", "(401,)"),
     "a bad key is a refusal": (
         "if result.status in (401, 429):",

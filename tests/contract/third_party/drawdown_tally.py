@@ -74,8 +74,8 @@ class Tally:
         return [p.CustomerChanged(who)] if isinstance(who, str) else []
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
-        nobody = await self._read("customers", "drawdown-check", "credit")
-        key = {"key": nobody} if isinstance(nobody, p.ReadFailed) else {}
+        probe = await self._read("customers", "drawdown-check", "credit")
+        key = {"key": probe} if isinstance(probe, p.ReadFailed) else {}
         units = {f"meter {one}": await self._read("meters", one, "unit") for one in features}
         credit = {f"customer {one}": await self._read("customers", one, "credit") for one in customer_ids}
         return [f"{what}: {told}" for what, told in {**key, **units, **credit}.items() if not isinstance(told, int)]
