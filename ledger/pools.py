@@ -96,7 +96,7 @@ def allot(
 
 
 MOST_PAYERS: Final = 500
-"""Of one organisation, among whom the nearest name is looked for."""
+"""Payers of one organisation that are shown, or searched for the nearest name."""
 
 
 @dataclass(frozen=True)

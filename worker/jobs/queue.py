@@ -51,6 +51,7 @@ MAX_TRIES: Final = 5
 """Turns without an end, one after the other: a job that kills each tick must not do so for ever, nor one whose
 provider says nothing hold up all others."""
 MAX_OPEN_JOBS: Final = 50
+"""Jobs that wait, or are under way."""
 
 State = Literal["waiting", "under_way", "done", "failed", "cancelled"]
 
