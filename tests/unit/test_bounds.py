@@ -21,9 +21,7 @@ def test_a_test_is_named_for_bounds_of_the_code_alone() -> None:
 
 
 def test_no_bound_is_named_twice() -> None:
-    names = [
-        line.split(" ")[0] for line in HELD.read_text(encoding="utf-8").splitlines()
-    ]
+    names = [line.split(" ")[0] for line in HELD.read_text(encoding="utf-8").splitlines()]
     assert names == sorted(names) and [name for name, count in Counter(names).items() if count > 1] == []
 
 
