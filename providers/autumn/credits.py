@@ -30,7 +30,7 @@ SYSTEM = "credit_system"
 MOST_COSTS: Final = 100
 """Of one feature in one credit system, the newest: of a charge at an older one it cannot be told what it took."""
 MOST_NAMES: Final = 2 * MAX_FEATURES
-"""Features whose costs are known."""
+"""Number of features to keep costs of."""
 
 
 @dataclass(frozen=True)
