@@ -67,7 +67,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts about an organisation that requests a run: the paying wallet, its terms, and obstacles to the run. """
+    """The facts about an organisation that requests a run: the paying wallet, its terms, and obstacles to the run."""
 
     asker: Asker
     standing: Standing | None

@@ -107,7 +107,8 @@ def list_runs(
 ) -> RunPage:
     """Return the runs behind `after`.
 
-    Held runs are in the order of their ends. Other runs, and those of one organisation, are newest first. `most` is MOST_LOOKED_AT at most.
+    Held runs are in the order of their ends. Other runs, and those of one organisation, are newest first. `most` is
+    MOST_LOOKED_AT at most.
 
     Errors: UsageError; UnknownId for an organisation, a payer or a label that no run has. If the caller may not learn
     names, the page is just empty: it must not learn if another organisation has that label.
