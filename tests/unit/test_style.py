@@ -9,7 +9,7 @@ import pytest
 from tests import style
 from tests.cases import cases
 
-MOST_AVOIDED = {"documents": 0, "help": 0, "metrics": 0, "alerts": 0, "messages": 0, "docstrings": 388}
+MOST_AVOIDED = {"documents": 0, "help": 0, "metrics": 0, "alerts": 0, "messages": 0, "docstrings": 184}
 MOST_LONG_SENTENCES = 135
 """How many were left when this was last lowered. Lower it when you remove some."""
 
