@@ -144,7 +144,7 @@ def items(body: bytes, content_type: str) -> Iterator[Item | Unfit]:
 
 
 def _binary(body: bytes, headers: Mapping[str, str]) -> Item | Unfit:
-    """An event whose attributes stand in headers, percent-encoded, and whose body is its data."""
+    """Read an event in binary mode: percent-encoded attributes in headers, data in the body."""
     data = body_items.one(body)
     if isinstance(data, Unfit):
         return data

@@ -1,6 +1,6 @@
-"""What may be told of an item that was refused: what it calls its source and itself.
+"""The source and id of a refused item, as far as they may be shown.
 
-Guarantee: pure. A name that looks like a secret, an address or a number of a person's is not told; the others are cut
+Guarantee: pure. A name that looks like a secret, an address or a person's number is left out. Other names are cut
 short.
 """
 

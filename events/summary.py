@@ -48,7 +48,7 @@ class OrgUse:
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One group of LEAST organisations or more. `quantity` None: of several kinds, whose units do not add up."""
+    """A group of at least LEAST organisations. `quantity` None: the group has several kinds, so units do not add up."""
 
     plan: str
     kind: str
@@ -62,7 +62,7 @@ class _Group:
     events: int = 0
     quantity: int = 0
     orgs: set[str] = field(default_factory=set)
-    """LEAST of them at most: no more is asked of a group."""
+    """At most LEAST of them: enough to know that the group is not small."""
 
     def add(self, events: int, quantity: int, orgs: Iterable[str]) -> None:
         self.events += events

@@ -1,14 +1,14 @@
-"""The decision: may so much of a metric be used now, by which rule, and how much is left. Pure.
+"""The decision: may this amount of a metric be used now, by which rule, and how much is left. Pure.
 
-Guarantee: rules are asked in one order: the operator, an override in place of the plan's limit, the plan's limit, the
-credit of whoever pays. Where that cannot be known, it is given beforehand whether it is allowed. A plan that says
-nothing of a metric allows none of it; unlimited is given. What would be decided is always computed (`would`); the phase
-says what comes of it. The gate of sandboxes is answered by the same rules (`worker/verdict/refresh_requests.py`).
+Guarantee: rules apply in one order: the operator, an override in place of the plan's limit, the plan's limit, the
+credit of the payer. If the credit is unknown, a setting given in advance decides. If a plan has no limit for a metric,
+it allows none of it; unlimited use has to be set. The decision of phase 3 is always computed (`would`). The phase
+determines its effect. The gate of sandboxes uses the same rules (`worker/verdict/refresh_requests.py`).
 
     phase          nothing left                     little left
     0 silent       allow                            allow
     1 warn         warn                             warn
-    2 block free   block who never bought credit    warn
+    2 block free   block if no credit was bought    warn
     3 block all    block                            warn
 """
 
@@ -22,7 +22,7 @@ from drawdown.guard.periods import SPANS, Span
 
 Decision: TypeAlias = Literal["allow", "warn", "block"]
 Reach: TypeAlias = Literal["org", "pattern", "plan"]
-"""Whom an override is for: one organisation, those whose ids begin alike, or all of a plan."""
+"""The reach of an override: one organisation, all organisations with a common prefix, or a plan."""
 
 ONE_PPM: Final = 1_000_000
 HYSTERESIS_PPM: Final = 100_000
@@ -69,10 +69,12 @@ class Counted:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a decision goes by. `halted`: why an operator lets nothing run. `limits`: at most one for each span,
-    the plan's. `overrides`: those in force for the caller, in any order. `no_credit`: the code with which whoever
-    pays was refused, or why that is not known; `fails_open`: it is allowed where it is not. `pays`: credit was bought
-    at some time."""
+    """The facts that a decision uses.
+
+    `halted`: why an operator lets nothing run. `limits`: the plan's, at most one for each span. `overrides`: those in
+    force for the caller, in any order. `no_credit`: the code with which the payer was refused, or why the credit is
+    unknown. `fails_open`: use is allowed if the credit is unknown. `pays`: credit was bought at some time.
+    """
 
     phase: int
     warn_ppm: int

@@ -93,8 +93,11 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> 
 
 
 def hold_plans(connection: sa.Connection, plans: Collection[str]) -> int:
-    """Have nobody change what these plans give until this transaction is over, which holds its wallets: what is
-    given goes by what is there, and terms that are made next see to whom it was given. How many of them there are."""
+    """Lock plans, so that no transaction changes their terms until this one ends. Return how many exist.
+
+    This transaction already holds the wallets that it gives to. It gives by the terms that exist now. A transaction
+    that changes them later sees who received credit before.
+    """
     return len(SQL.run(connection, "hold_plans", {"plans": sorted(plans)}).all())
 
 

@@ -34,12 +34,16 @@ ORDER: Final = "priority (lower first), end (none last), restricted before free,
 
 @dataclass(frozen=True)
 class Lot:
-    """Credit as it was given, in micro-credits; times are milliseconds. `features`: None pays for all. What was booked
-    of it since: `expired_micro` and `taken_micro`, in `expiries` and `takes` entries.
+    """Credit as it was given. Amounts are micro-credits, times are milliseconds.
 
-    Of a lot that a plan gave, `part` says which it is, and of which `plan`. `period`: the month that it is for. Of
-    credit that was included: how much of it may roll over. Of credit that rolled over: what late use took of it
-    (`reduced_micro`, in `taken_micro`). Of an allotment: the `pool` whose credit it is, and comes back to.
+    `features`: the features that it pays for; None: all. `expired_micro` and `taken_micro`: booked of it since, in
+    `expiries` and `takes` entries.
+
+    These fields belong to some kinds only:
+    - given by a plan: `part` and `plan` name its source, `period` the month that it is for
+    - included credit: the amount that may roll over
+    - rolled-over credit: `reduced_micro`, part of `taken_micro`, is the amount that late use took
+    - an allotment: `pool` is the owner of the credit, to which it returns
     """
 
     lot: str

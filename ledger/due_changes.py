@@ -31,12 +31,12 @@ SWEPT_AT_ONCE: Final = 1_000
 LOOK_AGAIN: Final = 0
 """When a wallet falls due of which something is to be looked at again."""
 TO_TELL: Final = 1
-"""When one falls due that was looked at, and is to be told of alone."""
+"""Marks a wallet that was already looked at, and only has to be reported."""
 
 
 @dataclass(frozen=True)
 class Matured:
-    """The customers whose wallets moved, or may pay another amount, and whether more is due than was taken at once."""
+    """Customers with a wallet that moved, or may pay another amount; and if more is due than one call takes."""
 
     moved: list[str]
     more: bool
@@ -54,7 +54,7 @@ def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: in
 
 
 def look_part(customer_id: str, now_ms: int) -> Part:
-    """A wallet as it is, for whoever reads more in one statement: rows for `look_ahead_by`."""
+    """Return the query of a wallet as it is, to read beside others in one statement: rows for `look_ahead_by`."""
     return SQL.part("look", {"account_id": wallet_account(customer_id), "now_ms": now_ms})
 
 
@@ -110,7 +110,10 @@ def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) 
 
 
 def touched(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> tuple[list[str], list[str]]:
-    """Whose reservations, and whose wallets, `mature` locks: whoever locks more before it locks all of them at once."""
+    """Return the customers that `mature` locks: those of reservations, and those of wallets.
+
+    A caller that needs more locks has to take all of them together, in order.
+    """
     customers = sorted({*customer_ids, *lots.borrowers(connection, customer_ids, now_ms)})
     return customers, sorted({*customers, *lots.lenders(connection, customers, now_ms)})
 
@@ -163,7 +166,7 @@ def expire(connection: sa.Connection, reservations: Sequence[str], now_ms: int) 
 
 
 def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
-    """Make true what is due in the first of all wallets. A sweep: whoever needs a balance does the same for one."""
+    """Mature the first wallets that are due: the sweep. If you need a balance, call `mature` for its wallet."""
     values = {"now_ms": now_ms, "at_most": SWEPT_AT_ONCE}
     rows = SQL.run(connection, "due_wallets", values).all()
     customers = [row.account_id.removeprefix(WALLET) for row in rows]

@@ -72,9 +72,9 @@ def entry_of(use: Usage, amount_micro: int, rate_ms: int, now_ms: int) -> dict[s
 
 
 def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set[str]:
-    """Insert entries whose keys are new and move the balances; returns the new keys.
+    """Insert entries with new keys, move the balances, and return the new keys.
 
-    Errors: BeyondBalance where what comes from outside would move a wallet beyond what any has.
+    Errors: BeyondBalance if an amount from outside would move a wallet beyond the largest balance.
     """
     if not entries:
         return set()

@@ -15,7 +15,7 @@ from drawdown.ledger.allocation import DEFAULT_PRIORITY, Allocation, Lot, Uses, 
 from drawdown.ledger.calendar import next_start, period_of
 
 ROLLED_AT_ONCE: Final = 24
-"""Months of one wallet whose rollover one transaction sets right."""
+"""Months of one wallet that one transaction corrects the rollover of."""
 ROLLED_PRIORITY: Final = DEFAULT_PRIORITY - 1
 """What rolled over is used before what the month itself includes."""
 

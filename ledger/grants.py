@@ -42,8 +42,7 @@ class Stay:
 
 @dataclass
 class Given:
-    """The lots that plans give; the customers to whom nothing more is due; and those to whom more is than was
-    taken at once."""
+    """The lots that plans give, the customers who have received all, and those with more due than one call takes."""
 
     lots: list[Lot] = field(default_factory=list)
     caught_up: list[str] = field(default_factory=list)
@@ -51,15 +50,17 @@ class Given:
 
 
 def hold_plans(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
-    """Have nobody change what plans give while it is looked for, and until that is kept: of those of these customers
-    to whom something may be due."""
+    """Lock the plans of these customers that may owe them something, until this transaction ends.
+
+    So no transaction changes what the plans give between the computation and its commit.
+    """
     plans = SQL.run(connection, "plans_behind", _of(customer_ids, now_ms)).scalars().all()
     if plans:
         accounts.hold_plans(connection, plans)
 
 
 def behind_part(customer_ids: Sequence[str], now_ms: int) -> Part:
-    """Those of these customers to whom something may be due, by their accounts: for `due`."""
+    """Return the query of the customers that plans may owe something, by their accounts. Pass its rows to `due`."""
     return SQL.part("behind", _of(customer_ids, now_ms))
 
 
@@ -197,8 +198,10 @@ def newest(connection: sa.Connection, plan: str) -> Gives:
 
 
 def set_gives(connection: sa.Connection, plan: str, gives: Gives, by: By) -> int | None:
-    """Have a plan, whose row this transaction holds, give this from now on; from which moment on that is, None where it
-    changes nothing."""
+    """Set what a plan gives from now on, and return the moment from which it applies; None if it changes nothing.
+
+    This transaction must hold the plan's row.
+    """
     if newest(connection, plan) == gives:
         return None
     values = {**vars(gives), "plan": plan, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}

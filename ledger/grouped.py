@@ -1,9 +1,9 @@
-"""What several calls move in wallets, decided one after another by what was read, and written at once.
+"""Changes of wallets by several calls: decided one after another from rows that were read, and written at once.
 
-Guarantee: what was decided is kept only where each wallet has room for all of it as its row is changed, and nothing
-waits in it. Else nothing of the transaction is kept (`NotTogether`), and each call is decided alone. Locks are taken in
-the ledger's order: runs by their keys, then wallets by their ids. A wallet in which something is due, of which lots are
-over, or whose lots a run's end may expire, takes part in nothing here.
+Guarantee: the decisions are kept only if each wallet has room for all of them when its row is changed, and nothing
+waits in it. Otherwise the whole transaction is undone (`NotTogether`), and each call is decided alone. Locks are taken
+in the ledger's order: runs by their keys, then wallets by their ids. A wallet takes no part in this if something is due
+in it, if some of its lots are over, or if the end of a run may expire its lots.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ EXPIRY_WAIT_MS: Final = 2 * WINDOW_MS + GRACE_MS
 has seen it. What comes later re-opens it; this only keeps what comes in time from being booked twice."""
 
 RETURNED_AT_ONCE: Final = 1_000
-"""Wallets whose allotments one transaction returns to their pools."""
+"""Wallets that one transaction returns allotments from to their pools."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,13 @@ PLAIN: Final = Terms()
 
 @dataclass
 class Due:
-    """What has to be posted in wallets; of those that were looked at, what waits for a run's end, and what is
-    left of lots that are over (`over`), and who of them may pay another amount by it (`moved`); the lots that plans
-    give, and that roll over; customers to whom plans have given all; and those who are to be looked at again at
-    once."""
+    """The changes that are due in wallets.
+
+    `entries`: to be posted. `deferred`: of each wallet that was looked at, what waits for a run's end (micro-credits).
+    `over`: the rest of its lots that are over (micro-credits). `moved`: customers who may pay another amount by it.
+    `given`: lots that plans give, and lots that roll over. `caught_up`: customers who have received all from their
+    plans. `unfinished`: customers to look at again at once.
+    """
 
     entries: list[dict[str, object]] = field(default_factory=list)
     deferred: dict[str, int] = field(default_factory=dict)
@@ -131,7 +134,7 @@ def read_all(connection: sa.Connection, customer_ids: Sequence[str]) -> dict[str
 
 
 def wallets_part(customer_ids: Sequence[str]) -> Part:
-    """The lots of wallets, for whoever reads more in one statement: rows for `lots_of`."""
+    """Return the query of the lots of wallets, to read beside others in one statement. Pass its rows to `lots_of`."""
     return SQL.part("of_wallets", {"customers": list(customer_ids)})
 
 
@@ -267,21 +270,25 @@ def returned_to(found: Due) -> set[str]:
 
 
 def lenders(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
-    """The pools whose wallets may move as what is over in these wallets is booked. Lots are never over as they are
-    given, so none is missing by the time that the wallets are held."""
+    """Return the pools that may gain or lose credit when the ended lots of these wallets are booked.
+
+    No lot has ended when it is given, so none is missing once the wallets are held.
+    """
     values = {"customers": list(customer_ids), "over_ms": now_ms - EXPIRY_WAIT_MS}
     return list(SQL.run(connection, "lenders", values).scalars())
 
 
 def borrowers(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
-    """Those of whom something comes back to these customers, as far as they are pools, or is taken again of what did:
-    the first of them."""
+    """Return the first customers who return credit to these customers, as far as these are pools.
+
+    The list includes customers who must return less than they did.
+    """
     part = borrowers_part(customer_ids, now_ms)
     return list(SQL.run(connection, part.name, part.values).scalars())
 
 
 def borrowers_part(customer_ids: Sequence[str], now_ms: int) -> Part:
-    """The same, for whoever reads more in one statement."""
+    """Return the query of `borrowers`, to read beside others in one statement."""
     values = {"customers": list(customer_ids), "over_ms": now_ms - EXPIRY_WAIT_MS, "at_most": RETURNED_AT_ONCE}
     return SQL.part("borrowers", values)
 

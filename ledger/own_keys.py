@@ -14,7 +14,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MAX_ID_CHARS
 
 OWN: Final = "own:"
-"""Begins the names of uses and runs whose keys are an organisation's own."""
+"""Prefix of the names of uses and runs that have a key of one organisation."""
 _OWN: Final = re.compile(rf"{OWN}[0-9a-f]{{20}}:")
 
 
@@ -29,7 +29,7 @@ def own_name(org_id: str, key: str, before: str = "") -> str:
 
 
 def shown(name: str) -> str:
-    """A key as whoever uses it gave it."""
+    """Return a key as its user gave it."""
     return _OWN.sub("", name, count=1)
 
 

@@ -55,8 +55,11 @@ def period_of(moment_ms: int) -> str:
 
 
 def above_micro(agreed_micro: int | None, newest_micro: int) -> int:
-    """What a payout comes to more than: the lowest threshold that was agreed on for one of its settlements; the one of
-    the supplier's newest terms where it has none."""
+    """Return the threshold that a payout must exceed.
+
+    It is the lowest threshold agreed on for one of its settlements. If there is none, the supplier's newest terms give
+    it.
+    """
     return newest_micro if agreed_micro is None else int(agreed_micro)
 
 

@@ -1,11 +1,11 @@
-"""Pools, wallets that allot credit to others; and payers, whose wallet runs of an organisation may be paid from.
+"""Pools, wallets that allot credit to others; and payers, wallets that pay for runs of other organisations.
 
-Guarantee: no credit is made by an allotment. It is a lot of its member's, and at its end goes back to the pool's wallet
-instead of expiring: what leaves one wallet is what comes into the other, in one entry, under the locks of both. A pool
-allots no more than it has available.
+Guarantee: an allotment makes no credit. It is a lot of its member. When it ends, it returns to the pool's wallet
+instead of expiring. One entry, under the locks of both wallets, moves the credit from one to the other. A pool allots
+no more than it has available.
 
-Who may charge whom is append-only; the last row of a payer and an organisation counts. It is decided under the lock of
-the payer's wallet, so that ending it, or lowering its limit, ends it for all that is accepted after.
+The list of payers is append-only: the last row of a payer and an organisation counts. It is decided under the lock of
+the payer's wallet. If a payer ends it, or lowers its limit, that applies to every run accepted after.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def read_rate_card(connection: sa.Connection, known_ms: int = EVER_MS) -> RateCa
 
 
 def rates_part() -> Part:
-    """All of the rate card, for whoever reads more in one statement: rows for `rate_card`."""
+    """Return the query of the whole rate card, to read beside others in one statement. Pass its rows to `rate_card`."""
     return SQL.part("rates", {"known_ms": EVER_MS})
 
 

@@ -372,8 +372,10 @@ MOST_METERED: Final = 1_000
 
 
 def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, with_new: bool) -> None:
-    """A wallet has room for one more run that metering settles; or, `with_new`, was not too full for one that is
-    written, and whose hold this transaction has taken: whoever waited for the wallet has seen all others.
+    """Refuse another metered run if its wallet has too many.
+
+    `with_new`: the run is written, and this transaction holds the wallet, so it sees the runs of all transactions
+    before it.
 
     Errors: Denied `too_many_runs`, of the step `account`.
     """

@@ -67,7 +67,10 @@ class Settlement:
 
 @dataclass(frozen=True)
 class Freeze:
-    """Since when, by whom and why nothing is released: of one settlement, or without a reservation of its supplier."""
+    """A stop of releases, with its begin, actor and reason.
+
+    It is for one settlement, or, if `reservation` is None, for the whole supplier.
+    """
 
     freeze_id: int
     supplier: str
@@ -94,8 +97,10 @@ class Reversal:
 
 
 def net_of(gross_micro: int, share_ppm: int) -> int:
-    """A supplier's share of what a run was charged, rounded down to a whole micro-credit: what rounding leaves over
-    stays with whoever runs the service."""
+    """Return a supplier's share of the charge of a run, rounded down to a whole micro-credit.
+
+    The operator keeps the fraction.
+    """
     return gross_micro * share_ppm // PPM
 
 
@@ -226,7 +231,7 @@ def _other_content(key: str) -> Denied:
 PPM: Final = 1_000_000
 """The whole of a run, in parts per million."""
 THRESHOLD_MICRO: Final = 100 * MICRO
-"""A payout comes to more than this, unless the supplier's terms say otherwise."""
+"""The threshold that a payout must exceed, unless the supplier's terms set another."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +248,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Supplier:
-    """A supplier's terms, the how manieth they are, and when, by whom and why they were set."""
+    """A supplier's terms: their revision, and when and why they were set, and the actor."""
 
     supplier: str
     revision: int

@@ -40,7 +40,10 @@ class Tier:
 
 @dataclass(frozen=True)
 class Holder:
-    """A customer's tier: paid for until `paid_to_ms`; whether it goes on then; when it ended and why. Milliseconds."""
+    """A customer's tier, paid until `paid_to_ms`.
+
+    `renews`: it continues then. `ended_ms`, `ended_reason`: when and why it ended. Times are milliseconds.
+    """
 
     customer_id: str
     tier: str
@@ -53,7 +56,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Turn:
-    """A tier whose month is over: it is paid for again, or it ends."""
+    """A tier at the end of its paid month: the wallet pays for the next month, or the tier ends."""
 
     customer_id: str
     tier: str
@@ -109,8 +112,10 @@ def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int
 
 
 def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> set[str]:
-    """Charge tiers whose month is over for this one, or end them; the customers who hold them. All else that is due in
-    their wallets is true."""
+    """Charge this month of tiers with an ended paid month, or end them. Return the customers who hold them.
+
+    Everything else that is due in their wallets must be booked before.
+    """
     rows = _due(connection, customer_ids, now_ms)
     if not rows:
         return set()

@@ -5,11 +5,12 @@ subscription's `external_id`, so the same key always goes to the same subscripti
 source of lago-api; nothing here was tried against a Lago server.
 
 What Lago's answers prove:
+
 - 200 with our `transaction_id`: the event is stored. Lago bills it only if the metric and an active subscription
   exist, so both are read before the push.
 - 422 `value_already_exist`: the event was stored before. It stays, so a duplicate proves delivery.
 - With Lago's ClickHouse store a repeat answers 200, and Lago counts it once by `transaction_id` and time.
-- An event in a period whose invoice is final is stored and not billed. Set a grace period at Lago.
+- Lago stores an event of a period with a final invoice, and does not bill it. Set a grace period at Lago.
 - Negative sums are documented nowhere, so they are carried. Lago's HMAC signature has no time, so no webhook is taken.
 """
 

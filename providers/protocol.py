@@ -96,7 +96,8 @@ class Capabilities:
     own_customer_ids: bool = False
     """Whether customers have ids of the provider's own, so that an organisation's id will not do for one."""
     balance_in_ledger: bool = False
-    """Whether there is no hard stop over there: the balance is a wallet of the embedded ledger, if there is one."""
+    """Whether the provider has no hard stop: the balance is a wallet of the embedded ledger, if there is such a wallet.
+    """
     locks: bool = False
     """Whether it holds credit for a run so that it can neither be lost nor charged twice. None does (decision 17)."""
 
@@ -261,7 +262,7 @@ class CannotTell:
 
     reason: str
     holds: int | None = None
-    """What it holds where this push would be (base units), if that place is the push's alone, whoever put it there."""
+    """Base units that the provider holds in this push's place, from any sender, if the place is the push's alone."""
 
 
 @dataclass(frozen=True)

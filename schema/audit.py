@@ -26,8 +26,11 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class By:
-    """When, by whom and why; and through what: the command line (`cli`; `cli --at` where the time was given), a signed
-    request (`http`), or a program that calls the functions itself."""
+    """Who does something, when, why, and by which way in.
+
+    `via`: the command line (`cli`; `cli --at` if the time was given), a signed request (`http`), or a program that
+    calls the functions itself.
+    """
 
     now_ms: int
     actor: str
@@ -55,8 +58,11 @@ def record_many(
 
 
 def in_turn(connection: sa.Connection) -> None:
-    """Of what people add, one after the other: a row that is not there yet cannot be locked. Whoever was first has
-    committed, and is seen from the next statement on: what is added is judged by that."""
+    """Let only one transaction at a time add what follows.
+
+    A row that does not exist yet cannot be locked. An earlier transaction has committed, so the next statement reads
+    its rows and can judge by them.
+    """
     hold(connection)
 
 
@@ -111,7 +117,10 @@ def chained(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> 
 
 
 def hold(connection: sa.Connection) -> Head:
-    """Nobody else writes a row before this transaction ends; what whoever was first did, the next statement sees."""
+    """Lock the chain until this transaction ends, and return its head.
+
+    No other transaction can write a row meanwhile. The next statement reads what earlier transactions committed.
+    """
     return _head(connection, lock="for_update")
 
 

@@ -91,9 +91,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class Size:
-    """How much an action does: how many rows it changes, and how much credit it gives or takes, in micro-credits.
-    `micro` also counts usage whose charge it corrects or waives. `unbounded`: how much it gives cannot be known; an
-    admin may do it, and a key without a limit."""
+    """The size of an action: the rows it changes, and the credit it gives or takes (micro-credits).
+
+    `micro` also counts usage if the action corrects or waives its charge. `unbounded`: the credit cannot be known in
+    advance. Only an admin, or a key without a limit, may do such an action.
+    """
 
     rows: int = 1
     micro: int = 0
@@ -126,8 +128,7 @@ class Hooks(Protocol):
 
 
 class Providers(Protocol):
-    """What this process knows of providers: those whose settings can be used, what they declare, and why others
-    cannot be used."""
+    """The providers of this process: those that are usable, their capabilities, and why others are unusable."""
 
     @property
     def providers(self) -> Mapping[str, Any]: ...

@@ -74,8 +74,10 @@ class Refused(DrawdownError):
 
 
 class DatabaseNotReady(DrawdownError):
-    """The database is missing, not migrated, newer than this program, or read-only. `where`: which one it is, without a
-    user or a password; for whoever runs a command, and for no page."""
+    """The database is missing, not migrated, newer than this program, or read-only.
+
+    `where`: which database, without its user or password. Show it to a person who runs a command, and on no page.
+    """
 
     code = "database"
     where: str | None = None
@@ -100,10 +102,10 @@ class LockHeld(DatabaseBusy):
 
 
 class AnswerLost(DatabaseBusy):
-    """The connection was lost while the database committed: what was asked for may have been kept, or not.
+    """The connection was lost during the commit: the change may have been kept, or not.
 
-    `again` says what to do. A command whose second time would do something else says its own; every other may simply
-    be given again.
+    `again` states what to do. Most commands can be run again. A command that would do something else the second time
+    gives its own text.
     """
 
     code = "answer_lost"

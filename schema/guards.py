@@ -1,7 +1,7 @@
-"""Rules that the database keeps by triggers, whoever writes to it: declared once for both databases.
+"""Rules that the database enforces by triggers, for every writer, declared once for SQLite and PostgreSQL.
 
 Guarantee: a guard refuses a statement, with a message that names the rule. Its table is never truncated on PostgreSQL.
-What differs between the databases is in `by_hand.postgresql.sql` and `by_hand.sqlite.sql`.
+SQL that differs between the databases is in `by_hand.postgresql.sql` and `by_hand.sqlite.sql`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ APPEND_ONLY: Final = (
     "mappings", "operator_actions", "plan_lots", "projections", "sample_conflicts", "seals", "voids",
     "withdrawals",
 )  # fmt: skip
-"""Tables whose rows are neither changed nor deleted."""
+"""Tables that accept inserts only: no row is changed or deleted."""
 
 NEVER_TRUNCATED: Final = (
     "adoptions", "api_keys", "assignments", "attempts", "backfill_events", "backfills", "balance_episodes",

@@ -71,7 +71,7 @@ POOL: Final = Kind("pool", (IdSource("pools"),), "drawdown pool list")
 PAYER: Final = Kind("payer", (IdSource("payers"),), "drawdown payer list")
 PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown plan list")
 ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "drawdown plan list")
-"""Also those that other providers told of."""
+"""Plans, including those that only another provider has reported."""
 RUN: Final = Kind("run", (IdSource("runs"),), "drawdown execution list")
 METRIC: Final = Kind("metric", (IdSource("guard_metrics"),), "drawdown guard list")
 COSTING: Final = Kind("feature or metric", (*FEATURE.sources, *METRIC.sources), "drawdown feature list")
@@ -106,7 +106,7 @@ BATCH_SOURCE: Final = Kind("watched folder or query", (IdSource("batch_source_na
 SOURCE: Final = Kind("source of events", (), "drawdown event sources")
 USAGE_EVENT: Final = Kind("event of this source", (), "drawdown event list --org ORG --from TIME")
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")
-"""Also those that hosts told of."""
+"""Cells, including those that only hosts have reported."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample list --quarantined")
 USED_SAMPLE: Final = Kind("sample", SAMPLE.sources, "drawdown sample list --org ORG --from TIME")
 """One that was billed, or may be."""
@@ -209,7 +209,7 @@ def _sampled_around(connection: sa.Connection, org_id: str) -> list[str]:
 
 
 def has_samples(connection: sa.Connection, org_id: str) -> bool:
-    """Whether any host ever told of an organisation."""
+    """Return True if any host reported samples of the organisation."""
     return SQL.run(connection, "has_samples", {"org_id": org_id}).first() is not None
 
 

@@ -47,8 +47,11 @@ TOLD_AT_ONCE: Final = 1_000
 
 @dataclass(frozen=True)
 class Message:
-    """What happened. `fact` names it and nothing else: `topup.credited:topup:acme:3`. `at_ms`: when; `data`: what is
-    told of it, as JSON holds it."""
+    """A message about something that happened.
+
+    `fact` names it uniquely: `topup.credited:topup:acme:3`. `at_ms`: when it happened. `data`: its content, as JSON
+    holds it.
+    """
 
     event: str
     fact: str

@@ -35,9 +35,9 @@ END $$"""
 looks there first: so each function looks there last. Extensions' functions stay as they are."""
 
 ONE_UPGRADE: Final = 4_927_306_118
-"""The number of PostgreSQL's advisory lock that whoever creates or upgrades the schema holds; any would do."""
+"""Number of the PostgreSQL advisory lock held while the schema is created or upgraded. Its value has no meaning."""
 UPGRADE_LOCK_S: Final = 5
-"""How long an upgrade waits for a table: whoever comes after it waits, too. It may be run again."""
+"""Seconds that an upgrade waits for a table. Later statements on the table wait, too. The upgrade can be run again."""
 
 
 NAMED: Final = 3

@@ -20,8 +20,10 @@ HOST: Final = "drawdown_host"
 READ: Final = "drawdown_read"
 WORKER: Final = "drawdown_worker"
 OF_CELL: Final = "drawdown_cell_"
-"""A login of this name and a cell's id keeps that cell's sandboxes. PostgreSQL cuts names at 63 bytes: a login whose
-name was cut keeps none."""
+"""Prefix of the logins of cells: a login of this prefix and a cell's id keeps that cell's sandboxes.
+
+PostgreSQL cuts names at 63 bytes. If a name was cut, its login keeps none.
+"""
 
 SAMPLE_COLUMNS: Final = ("id", "org_id", "sandbox_id", "cell_id", "memory_mb", "cpu_count", "interval_s", "ts")
 """What a host says of a sample. `arrival`, `ingested_at` and `problem` are the database's to say."""
@@ -52,7 +54,8 @@ def script() -> str:
 def apply(engine: sa.Engine) -> None:
     """Make the roles and grant them exactly this, in one transaction.
 
-    Errors: UsageError on SQLite, which has no users; Refused for whoever may not; DatabaseNotReady for another schema.
+    Errors: UsageError on SQLite, which has no users; Refused if this user may not make roles; DatabaseNotReady for
+    another schema.
     """
     require_roles(engine)
     try:

@@ -125,7 +125,7 @@ class Queries:
             raise SqlError(f"{self.path}: {name}: no value for :{missing.args[0]}") from None
 
     def text(self, name: str, dialect: str, /, **slots: str) -> str:
-        """A piece as that database is given it, for whoever shows or explains it."""
+        """Return a piece as that database receives it, to show or explain it."""
         return "; ".join(statement.clause.text for statement in self._statements(dialect, name, slots))
 
     def reading(self, dialect: str, part: Part) -> tuple[_Statement, dict[str, object]]:

@@ -61,7 +61,7 @@ def in_short(error: BaseException) -> str:
 
 
 def why_unread(error: Exception) -> str:
-    """Why a file of text cannot be read, in words for whoever named it."""
+    """Return why a file of text cannot be read, for the person who named it."""
     if isinstance(error, UnicodeDecodeError):
         return "it is no UTF-8 text"
     return str(getattr(error, "strerror", None) or error)

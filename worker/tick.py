@@ -1,8 +1,10 @@
-"""One tick: seal, then push, project and dispatch, each provider beside the others; then wallets are filled, the
-operator's product is told, queued jobs are done, and files in watched folders are taken.
+"""One tick: seal, then push, project and dispatch, each provider beside the others; then the rest.
 
-Guarantee: if a part fails, the parts before it are committed and the next tick goes on from there. One bad organisation
-(S8) or provider delays no other. Each tick leaves a row: its work and the backlog it left.
+The rest: wallets are filled, messages are delivered to the operator's product, queued jobs are done, and files in
+watched folders are taken.
+
+Guarantee: if a part fails, the parts before it are committed and the next tick continues from there. One bad
+organisation (S8) or provider delays no other. Each tick leaves a row: its work and the backlog it left.
 """
 
 from __future__ import annotations

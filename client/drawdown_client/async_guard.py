@@ -1,6 +1,6 @@
 """The guard, for programs with an event loop: as `guard`, with `await`.
 
-Guarantee: a budget whose task is cancelled is released before the cancellation continues.
+Guarantee: if the task of a budget is cancelled, the client releases the budget before the cancellation continues.
 """
 
 from __future__ import annotations

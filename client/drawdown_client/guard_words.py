@@ -80,8 +80,10 @@ UNANSWERED: Final = Decision("allow", "allow", False, "unlimited", "unreachable"
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be used, by whom (None: the organisation that the key is bound to), with which labels, and who pays in
-    place of the metric's word."""
+    """A use to ask the guard about: who uses how much of a metric, with which labels.
+
+    `org` None: the organisation that the key is bound to. `payer`: who pays, in place of the metric's setting.
+    """
 
     org: str | None
     metric: str

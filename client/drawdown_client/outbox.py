@@ -1,10 +1,10 @@
 """Items that wait to be sent, and the thread that sends them.
 
-Guarantee: an item that was recorded is sent, the same bytes under the same id, until the server has answered for it or
-refused the call; `on_result` is told of it once. What waits is bounded. Nothing is forgotten silently: what is not sent
-when the client is closed, or the program ends, is in the spool, or is raised or logged with its count. An item that the
-server does not take leaves the spool for the dead-letter file beside it, is logged whole, and is raised with its count.
-A forked process begins with nothing: what waits is sent by the process that recorded it.
+Guarantee: the client sends each recorded item, with the same bytes and id, until the server has answered for it or
+refused the call. It calls `on_result` once for each item. The number of waiting items is bounded. No item is lost
+silently: if an item is not sent when the client is closed or the program ends, it is in the spool, or the client raises
+or logs the count. If the server rejects an item, the client moves it from the spool to the dead-letter file beside it,
+logs it whole, and raises the count. A forked process begins empty: the process that recorded an item sends it.
 """
 
 from __future__ import annotations

@@ -44,10 +44,14 @@ LONGEST_RETRY_AFTER_S: Final = 300.0
 
 @dataclass(frozen=True)
 class Settings:
-    """`source`: of events that name none. `on_result`: is told of each item once, from the thread that sends. `spool`:
-    a file that keeps items until they are acknowledged. `when_full`: a call waits up to `block_s` seconds for room
-    and raises QueueFull then, or raises it at once. `close_s`: how long closing, and the end of the program, wait.
-    `fails_open`: metrics of the guard that are let through where nobody answers, as `guard set --fail open` says."""
+    """The settings of a client.
+
+    `source`: for events that name none. `on_result`: called once for each item, from the thread that sends. `spool`: a
+    file that keeps items until they are acknowledged. `when_full`: "block" waits up to `block_s` seconds for room and
+    then raises QueueFull; "raise" raises it at once. `close_s`: the longest wait when the client is closed or the
+    program ends. `fails_open`: metrics that the guard lets through if no server answers, as set with `guard set --fail
+    open`.
+    """
 
     source: str = "drawdown-client"
     on_result: Callable[[Item, Result], None] | None = None

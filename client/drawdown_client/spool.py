@@ -1,11 +1,12 @@
-"""A file that keeps items until they are acknowledged: JSON lines, one for each item, and one for each range of numbers
-that is done.
+"""A file that keeps items until they are acknowledged.
 
-Guarantee: what `add` returned for is on disk, and is read again at the next start unless it was acknowledged. One may
-be read again that was acknowledged the moment before a crash: the server knows it. What the server does not take is on
-disk in a file beside it (`app.spool.dead`), with the reason, before it leaves the spool. Each process has a file of its
-own under a lock (`app.spool`, `app.spool.1`, …), and takes over what others left whose process is gone. A line that was
-cut by a crash is dropped: `add` had not returned for it.
+It holds JSON lines: a line for each item, and a line for each range of numbers that is done.
+
+Guarantee: when `add` returns, its items are on disk. The next start reads them again unless they were acknowledged. An
+item that was acknowledged just before a crash may be read again: the server knows it. If the server rejects an item, it
+is in a file beside the spool (`app.spool.dead`), with the reason, before it leaves the spool. Each process locks a file
+of its own (`app.spool`, `app.spool.1`, …), and takes over the files of processes that are gone. A line that a crash cut
+short is dropped: `add` had not returned for it.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ class Spool:
 
 
 def dead_letter_of(path: Path) -> Path:
-    """The file beside a spool for what no server takes; that of all processes whose spools have one name."""
+    """Return the dead-letter file beside a spool. Processes with the same spool name share it."""
     return path.with_name(f"{path.name}.dead")
 
 

@@ -1,11 +1,11 @@
-"""The rules: patterns of secrets, ids, places and people, what else a finding may be called, and rules of others.
+"""The rules: patterns of secrets, ids, places and people, the names of other findings, and rules of others.
 
-Guarantee: no pattern of ours has a repetition without an end, so what one costs grows with the text and no faster. Each
-has texts that it must and must not match in `tests/unit/test_privacy_rules.py`.
+Guarantee: no pattern of ours has an unbounded repetition, so its cost grows no faster than the text. Each pattern has
+texts that it must and must not match in `tests/unit/test_privacy_rules.py`.
 
-Rules of others are a file in the form of gitleaks' `gitleaks.toml`, on RE2, whose cost is in proportion to the text. No
-such file comes with this program: gitleaks' own is published under the MIT licence, and changes each month. Rules of
-paths alone are passed over, and so are allow-lists: they are for code.
+Rules of others are a file in the form of gitleaks' `gitleaks.toml`. They run on RE2, at a cost in proportion to the
+text. No such file comes with this program: gitleaks publishes its own under the MIT licence, and changes it each month.
+Rules that only match paths are ignored, and so are allow-lists: both are for code.
 """
 
 from __future__ import annotations
@@ -28,8 +28,12 @@ FLAGS: Final = re.IGNORECASE | re.ASCII
 
 @dataclass(frozen=True)
 class Rule:
-    """`needles`: texts of which one, in lower case, is in whatever the pattern matches (empty: any text is looked at).
-    `holds` judges what the pattern matched. `unless_key`: names of fields whose values may look like that."""
+    """A rule: its name, its meaning and its pattern.
+
+    `needles`: lower-case texts; each match of the pattern contains at least one of them. If empty, every text is
+    searched. `holds`: judges the text that the pattern matched. `unless_key`: names of fields in which such a value is
+    harmless.
+    """
 
     name: str
     says: str
@@ -240,7 +244,7 @@ _SCOPE: Final = r"(?!(?:read|write|admin|manage|list|create|delete|any|all|none|
 
 
 def _owned(*words: str) -> tuple[str, ...]:
-    """Patterns of an id behind the word for whose it is."""
+    """Return patterns of an id that follows the word for its owner."""
     names = "|".join(words)
     return (
         rf"{_BEGIN}(?:{names})(?:[_-]?id)?[_#]{_SOME}",
@@ -551,7 +555,7 @@ class ForeignRule:
     entropy: float
 
     def finds(self, text: str, lowered: str) -> bool:
-        """Whether there is one in a text, whose lower case is `lowered`."""
+        """Return True if the rule matches in `text`. `lowered` is the text in lower case."""
         if self.needles and not any(needle in lowered for needle in self.needles):
             return False
         return any(entropy_of(self._secret(found)) > self.entropy for found in self.pattern.finditer(text))
@@ -643,7 +647,7 @@ def meanings() -> dict[str, str]:
 MAX_KEPT_CHARS: Final = 100
 """Length of a text with cached findings."""
 MAX_KEPT: Final = 8_192
-"""Short texts whose findings are kept: fields and labels repeat."""
+"""Number of short texts to keep findings for: fields and labels repeat."""
 
 
 def found_in(text: str, key: str) -> tuple[str, ...]:

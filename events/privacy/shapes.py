@@ -45,7 +45,7 @@ FLAG: Final = Class("yes or no")
 
 @dataclass(frozen=True)
 class Rows:
-    """A list, whose items have one shape."""
+    """A list of items that share one shape."""
 
     of: Shape
 

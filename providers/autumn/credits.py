@@ -31,7 +31,7 @@ MOST_COSTS: Final = 100
 """Costs of one feature in one credit system that are known, the newest: the effect of a charge at an older one is
 unknown."""
 MOST_NAMES: Final = 2 * MAX_FEATURES
-"""Features whose costs are known."""
+"""Number of features to keep costs of."""
 
 
 @dataclass(frozen=True)

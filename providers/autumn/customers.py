@@ -34,8 +34,10 @@ MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
 @dataclass(frozen=True)
 class Begun:
-    """When one part of a balance began its cycle, at the latest (milliseconds; 0: it never begins anew) and at the
-    earliest, and whether it is untouched since."""
+    """The begin of one part's cycle: the latest and the earliest moment (milliseconds).
+
+    `at_ms` 0: the part has no cycle that repeats. `untouched`: nothing was drawn from it since.
+    """
 
     at_ms: int
     earliest_ms: int
@@ -254,8 +256,11 @@ def _pool_drawn(customer: AutumnCustomer, system: str, members: Sequence[str], s
 
 
 def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part], lasting: Lasting | None) -> Drawn:
-    """The cycle of a balance is the newest of its parts'. A top-up beside a plan is a part that never begins anew; what
-    was drawn from it before the plan's cycle cannot be told from what was drawn since."""
+    """Return what was drawn from a balance in its cycle: the newest cycle of its parts.
+
+    A top-up beside a plan is a part without a repeating cycle. A draw from it before the plan's cycle cannot be
+    distinguished from a later one.
+    """
     newest = max((part.at_ms for part in begun), default=0)
     earliest = max((part.earliest_ms for part in begun), default=0)
     untouched = all(part.untouched for part in begun if part.at_ms != newest)
@@ -445,8 +450,11 @@ def _decided(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema)
 
 
 def _most(names: list[str], customer: AutumnCustomer, schema: Schema) -> Spendable:
-    """Where several balances decide: the largest figure, so that it is zero only once all are. A feature whose own
-    balance has ended is refused while others last. Figures of different units are not added."""
+    """Return the largest figure of several balances, so that it is zero only once all are.
+
+    If the balance of a feature has ended while others last, the feature is refused. Figures of different units are not
+    added.
+    """
     found = {name: _of(customer, name, schema) for name in names}
     ended = {name for name, one in found.items() if not one.lasts and name not in schema.systems}
     ended |= {

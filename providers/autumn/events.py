@@ -155,8 +155,10 @@ def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:
 
 
 def totals(events: Iterable[Event], costs: KnownCosts) -> dict[str, int]:
-    """What was deducted, by feature, whoever sent it; fractions of others are rounded away at the end. Errors:
-    Unreadable."""
+    """Return the deducted quantity by feature, from all senders.
+
+    Events of other senders may have fractions: each sum is rounded at the end. Errors: Unreadable.
+    """
     sums: dict[str, Decimal] = defaultdict(Decimal)
     for event in events:
         found = event.units(costs)

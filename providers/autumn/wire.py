@@ -61,11 +61,17 @@ class WireAnswer:
 
 
 def track(request: PushRequest, *, body_key: bool = True) -> dict[str, object]:
-    """The body of one charge, as it is safe: `overflow`, or the deduction stops at zero while the key is used up; a
-    time in milliseconds, for seconds would be 1970; the key in the body, whose events also have a unique constraint
-    (the header's namespace is shared with every other route of the account, so that it has a key of its own).
-    `body_key` false: for a server that refuses the key in the body. The header's key alone keeps a repeat from being
-    charged, and the property finds the event."""
+    """Return the body of one charge, in the form that is safe.
+
+    - `overflow`: otherwise the deduction stops at zero, and the key is used up.
+    - The time is in milliseconds: Autumn would take seconds for a moment in 1970.
+    - The key is in the body: its events also have a unique constraint. All routes of the account share the header's
+      namespace,
+      so the header has a key of its own.
+
+    `body_key` False: for a server that refuses the key in the body. Then the header's key alone prevents a second
+    charge, and the property finds the event.
+    """
     body: dict[str, object] = {
         "customer_id": request.customer_id,
         "feature_id": request.feature,

@@ -210,7 +210,7 @@ class Bench(ABC):
 
     @abstractmethod
     def charging_nothing(self) -> str:
-        """A customer for whom the service answers with success and charges nothing."""
+        """Return a customer that the service charges nothing while it reports success."""
 
     @abstractmethod
     def change_of(self, customer_id: str) -> bytes:

@@ -88,7 +88,7 @@ class Course:
 
 
 class Law:
-    """Sees pushes through, one after the other. `story` says what happened, for whoever reads a failure."""
+    """Sends pushes until their outcome is known, one after the other. `story` lists the steps, to explain a failure."""
 
     def __init__(
         self,

@@ -100,7 +100,7 @@ class Tools:
         return PushRequest(push_key("o-1", window, name, 0), who, name, units, window, 1)
 
     def sign_in(self) -> None:
-        """Whoever has to sign in first, or to look something up, has done so then."""
+        """Push once, so that a provider that has to sign in or look something up has done so."""
         self.push(self.request())
 
     def push(self, request: PushRequest) -> Outcome:

@@ -42,7 +42,7 @@ KEEP_ALIVE_S: Final = 4.0
 """Less than the five seconds after which common servers close: what is sent into a closing connection is unknown."""
 UNPROVEN: Final = " (if it asks for a client certificate: DRAWDOWN_CELL_CERT_FILE or DRAWDOWN_PROVIDER_CERT_FILE)"
 URLS_KEPT: Final = 256
-"""Whose parts are not worked out again."""
+"""Number of URLs to keep parsed."""
 
 _OWN_HEADERS: Final = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"})
 """What decides where a request ends: with one of these wrong, the next on the same connection is garbled."""
@@ -506,9 +506,12 @@ def _socket_to(found: tuple[Any, ...]) -> socket.socket:
 
 
 class Dialer:
-    """Makes connections for one client. `outgoing`: whom to trust, and through which proxy. `socket_to` makes the
-    socket for an address, or raises OSError for one that is not to be connected to; a proxy's address is the
-    operator's to say, and not judged. With `names_kept_s` 0 each connection asks for the addresses again."""
+    """Makes connections for one client.
+
+    `outgoing`: the trusted authorities, and the proxy. `socket_to`: makes the socket for an address, or raises OSError
+    for an address that must not be reached. The operator sets the proxy, so its address is not judged. `names_kept_s`
+    0: each connection resolves the name again.
+    """
 
     def __init__(
         self,
@@ -531,7 +534,7 @@ class Dialer:
         return self._outgoing.certificate is not None
 
     async def connect(self, loop: asyncio.AbstractEventLoop, origin: Origin, protocol: asyncio.Protocol) -> None:
-        """Connect, TLS included. Errors: NoConnection; TimeoutError of whoever waits no longer."""
+        """Connect, TLS included. Errors: NoConnection; TimeoutError if the caller's time is over."""
         proxy = self._outgoing.proxy_for(origin.host, origin.port) if origin.tls else None
         raw = await self._reach(loop, origin) if proxy is None else await self._through(loop, proxy, origin)
         try:

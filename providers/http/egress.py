@@ -1,10 +1,9 @@
-"""The way of calls out of a network: whom they trust, by which certificate they are known, through which proxy, and
-where names lead.
+"""The way of calls out of a network: trusted authorities, client certificates, the proxy, and name resolution.
 
-Guarantee: what makes no sense is refused by the name of its setting, before anything is sent. No password of a proxy
-prints. The system's authorities are trusted as OpenSSL finds them (`SSL_CERT_FILE`, `SSL_CERT_DIR`), those of certifi
-where the system has none, and a company's own beside them. Nothing that calls is imported here: settings are judged
-without it.
+Guarantee: an impossible setting is refused by its name, before anything is sent. A proxy's password is never printed.
+The system's authorities are trusted as OpenSSL finds them (`SSL_CERT_FILE`, `SSL_CERT_DIR`). If the system has none,
+certifi's are trusted. A company's own authorities are trusted beside them. This module imports nothing that calls, so
+that settings can be judged without it.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ MOST_EXCEPTIONS: Final = 1_000
 
 @dataclass(frozen=True)
 class Certificate:
-    """By which calls are known to whom they call: files in PEM. `key` "": it is in the certificate's file."""
+    """A client certificate, in PEM files. `key` "": the key is in the certificate's file."""
 
     setting: str
     file: str = ""

@@ -29,7 +29,7 @@ MAX_RETRY_MS: Final = 15 * MINUTE_MS
 KEY_WAIT_MS: Final = 5 * MINUTE_MS
 """After a service refused the key: a person has to replace it, and may take a while."""
 PROBE: Final = "drawdown-check"
-"""The customer by whom a check tests the key: the service answers that it has none."""
+"""The customer that a check asks for to test the key. The service answers that it has no such customer."""
 MAX_QUOTED_CHARS: Final = 200
 """A message of a service, quoted in a reason."""
 
@@ -40,7 +40,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def path_of(*parts: str) -> str:
-    """A path whose parts may hold anything."""
+    """Return a path. Each part is quoted, so it may hold any text."""
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 

@@ -120,7 +120,10 @@ ChargeResult: TypeAlias = Paid | Declined | NeedsCustomer | InDoubt | NotFound |
 
 @dataclass(frozen=True)
 class Link:
-    """A page of the service for one customer. Whoever has the URL is taken for them: it is shown to nobody else."""
+    """A page of the service for one customer.
+
+    The service takes anyone with the URL for the customer: show it to nobody else.
+    """
 
     url: str = field(repr=False)
     expires_ms: int | None

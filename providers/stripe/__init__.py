@@ -145,7 +145,10 @@ class StripeProvider:
         return adjustments.cancelled(await self._http.send(adjustments.adjustment(self._settings, request)), request)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Of every meter whose event name could be a feature: an account may hold meters that are not Drawdown's."""
+        """Return the totals of every meter with an event name that can be a feature.
+
+        An account may hold meters that are not Drawdown's.
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         if from_ms % MINUTE_MS or to_ms % MINUTE_MS:

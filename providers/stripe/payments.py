@@ -1,28 +1,30 @@
 """Stripe as a payment service: one PaymentIntent for each charge, confirmed at once while the customer is away.
 
-Guarantee: the charge's id is the Idempotency-Key and stands in the intent's metadata, so the same charge is made once
+Guarantee: the charge's id is the Idempotency-Key, and is in the intent's metadata. So the same charge is made once,
 however often it is called within 24 hours, and is found again by its id. "Paid" needs an intent with our id, amount,
-currency and customer that says it has received the whole amount. "Declined" needs Stripe's own words that the card was
-refused. Whatever else may have charged is in doubt. The card is one that the customer chose: their default, or else the
-one they put in on a page of ours. Nothing is retried here. Nothing was tried against Stripe itself. A restricted key
-needs Payment Intents, Checkout Sessions and Customer portal: write, and Customers: read.
+currency and customer that states that it has received the whole amount. "Declined" needs Stripe's own statement that
+the card was refused. Every other call that may have charged is in doubt. The customer chose the card: it is their
+default, or else the card they entered on a page of ours. Nothing is retried here. Nothing was tried against Stripe
+itself. A restricted key needs Payment Intents, Checkout Sessions and Customer portal: write, and Customers: read.
 
-Why a look-up lists. Stripe's search by metadata trails behind by a minute, in an outage by an hour, and is closed to
-accounts in India; Stripe says not to rest on it after a write (docs.stripe.com/search). A list is not subject to that.
-So the customer's intents are listed from when the charge was decided on, and those with its id picked out. What is left
-of the lag is our own call: we may have given it up while Stripe still works on it.
+A look-up lists intents, because Stripe's search by metadata is a minute late, and an hour late in an outage. It is
+closed to accounts in India. Stripe advises not to rely on it after a write (docs.stripe.com/search). A list has none of
+these limits. So the customer's intents are listed from the moment of the decision to charge, and those with the
+charge's id are picked out. One lag is left, our own call: we may have given it up while Stripe still works on it.
 
 Facts (docs.stripe.com: api/payment_intents, declines/codes, declines/card, error-low-level, idempotent_requests,
 api/customers, payments/checkout/save-and-reuse, api/customer_portal/sessions):
 
 - An Idempotency-Key gives its first answer again, a 402 or a 500 too, for at least 24 hours: after a saved 500 only a
-  look-up tells. Other parameters under it are an `idempotency_error`: if the customer changes the card between two
-  attempts, `charge` looks up what became of the first. While the first call is under way, a second one is a 409
+  look-up gives the outcome. Other parameters under it are an `idempotency_error`: if the customer changes the card
+between
+  two attempts, `charge` looks up the outcome of the first. While the first call is under way, a second one is a 409
   `idempotency_key_in_use`.
-- With `off_session` a card whose bank wants the customer is refused with 402 `authentication_required`. An intent that
-  was refused stays in `requires_payment_method`; only we could confirm it again, and we never do.
-- Since 2023 an intent takes every kind of payment that the dashboard allows, and is refused without a `return_url`
-  unless redirects are excluded.
+- With `off_session`, if the card's bank wants the customer, the card is refused with 402 `authentication_required`. An
+  intent that was refused stays in `requires_payment_method`; only we could confirm it again, and we never do.
+- Since 2023 an intent takes every kind of payment that the dashboard allows. It is refused without a `return_url`
+  unless
+  redirects are excluded.
 """
 
 from __future__ import annotations
@@ -220,7 +222,7 @@ WANTS_CUSTOMER: Final = "authentication_required"
 INTENT_ID: Final = re.compile(r"pi_[A-Za-z0-9]{1,200}")
 _CURRENCY: Final = re.compile(r"[a-z]{3}")
 _REFUSED: Final = ("requires_payment_method", "requires_confirmation")
-"""How an intent stands whose card was refused."""
+"""States of an intent after its card was refused."""
 
 
 def unfit(charge: Charge) -> str | None:
@@ -266,7 +268,7 @@ def is_of(intent: Mapping[str, object], charge: Charge) -> bool:
 
 
 def customer_of(found: Mapping[str, object]) -> str | None:
-    """Whose it is; Stripe gives an id, or the whole customer."""
+    """Return the customer of an intent. Stripe sends an id, or the whole customer."""
     customer = found.get("customer")
     who = customer.get("id") if isinstance(customer, dict) else customer
     return who if isinstance(who, str) else None

@@ -21,8 +21,10 @@ PREFIX: Final = "DRAWDOWN_STRIPE_"
 DEFAULT_URL: Final = "https://api.stripe.com"
 STREAM_URL: Final = "https://meter-events.stripe.com"
 DEFAULT_VERSION: Final = "2026-08-26.dahlia"
-"""The version whose shapes (stripe-python 15.6) this was written to and is tested with. It is sent with every call, so
-that an upgrade of the account changes nothing here."""
+"""The API version that this code was written to and is tested with: the shapes of stripe-python 15.6.
+
+It is sent with every call, so an upgrade of the account changes nothing here.
+"""
 NAMES: Final = frozenset(
     {"secret_key", "url", "stream_url", "api_version", "webhook_secrets", "account", "meters", "mode", "cut_over"}
     | {"payments_key"}
@@ -77,13 +79,13 @@ class StripeSettings:
         return self.meters.get(feature) or MeterName(feature)
 
     def taken(self, feature: str) -> str | None:
-        """The listed feature whose meter an unlisted one would end up in; None where there is no such mix-up."""
+        """Return the listed feature that already has the meter of an unlisted feature; None if there is none."""
         if feature in self.meters:
             return None
         return next((other for other, meter in self.meters.items() if meter.event_name == feature), None)
 
     def feature_of(self, event_name: str) -> str | None:
-        """The feature whose usage a meter holds; None where no feature could be meant."""
+        """Return the feature that a meter counts; None if its event name cannot be a feature."""
         for feature, meter in self.meters.items():
             if meter.event_name == event_name:
                 return feature

@@ -182,8 +182,11 @@ def _is_over(error: StripeError | None) -> bool:
 
 
 def _refused(result: HttpResult) -> bool:
-    """Whether Stripe says that something in the call is wrong: then it took nothing of it. Anything in between may
-    answer a 400, too: the Request-Id and the kind of the error show whose it is."""
+    """Return True if Stripe refused the whole call as invalid, and so took nothing of it.
+
+    A host between Drawdown and Stripe may also answer 400. The Request-Id and the kind of the error show that it is
+    Stripe's.
+    """
     if not isinstance(result, Answer) or result.status not in (400, 413, 422) or not request_id(result):
         return False
     error = error_of(result)
@@ -212,7 +215,10 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
 
 
 def _taken(answer: Answer) -> Outcome:
-    """Stripe answers an empty object, which anything in between could say, too: the Request-Id shows whose it is."""
+    """Return the outcome of a successful answer: an empty object with a Request-Id is acceptance.
+
+    A host between Drawdown and Stripe could also answer an empty object. The Request-Id shows that it is Stripe's.
+    """
     body = json_object(answer.body)
     if body is None or "error" in body or "object" in body or not request_id(answer):
         return Unknown("HTTP 200, but not of the stream")

@@ -74,7 +74,7 @@ def _check_account(account: str | None, event: Mapping[str, object]) -> None:
 
 
 def _customer(event: Mapping[str, object]) -> str | None:
-    """Whom an event is about, whether Stripe gives an id or the whole customer."""
+    """Return the customer of an event. Stripe sends an id, or the whole customer."""
     data = event.get("data")
     found = data.get("object") if isinstance(data, dict) else None
     if not isinstance(found, dict):

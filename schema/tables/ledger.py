@@ -1,6 +1,4 @@
-"""The tables of the embedded ledger: wallets, plans and what they give each month, tiers, pools, and who may charge
-whom.
-"""
+"""The tables of the embedded ledger: wallets, plans and their monthly credit, tiers, pools, and payers."""
 
 from __future__ import annotations
 

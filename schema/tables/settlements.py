@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from drawdown.schema.tables.columns import Big, Serial, id_column, metadata, ms_column, said_columns
 
 _HORIZON = "3024000000"
-"""35 days: no sooner is a settlement released whose supplier gives nothing back."""
+"""35 days: the shortest hold of a settlement if its supplier gives nothing back."""
 
 supplier_terms = sa.Table(
     "supplier_terms",

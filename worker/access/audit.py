@@ -29,8 +29,11 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """Which actions: of whom, what, to what (an organisation, a customer, a push, …), through what, in [from, to) in
-    milliseconds. Empty: any."""
+    """A choice of actions. Empty: any.
+
+    `target`: an organisation, a customer, a push, … `via`: the channel. Actions are in [from_ms, to_ms), in
+    milliseconds.
+    """
 
     actor: str = ""
     action: str = ""

@@ -66,8 +66,11 @@ def claim(connection: sa.Connection, key: str, person: Person, action: str, now_
 
 
 def take_turn(connection: sa.Connection, picture: str, person: Person, now_ms: int) -> None:
-    """Deeds that were decided by the same picture, by whomever and for whatever reason, are done one after the other:
-    whoever looks again then sees what the one before did. `picture`: the hash of how things stand."""
+    """Let deeds decided by the same picture happen one after the other, for all actors and reasons.
+
+    The next deed then looks again, and sees what the deed before it did. `picture`: the hash of the state that was
+    shown.
+    """
     SQL.run(connection, "in_turn", {"picture": picture, "name": person.name, "now_ms": now_ms})
 
 
@@ -90,8 +93,10 @@ class OtherContent(Refused):
 
 @dataclass(frozen=True)
 class Call:
-    """A program's call that counts once. `actor`: whose key it came by; `given`: its Idempotency-Key; `content`: what
-    it asks for, in full."""
+    """A program's call that counts once.
+
+    `actor`: the owner of the key it came by. `given`: its Idempotency-Key. `content`: its request, in full.
+    """
 
     actor: str
     given: str

@@ -78,8 +78,11 @@ USED_EVERY_MS: Final = 60_000
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a key may: its scopes, the one organisation it may name, the one cell whose samples it may send, and the one
-    source of its events (None: any). `gives_micro`: how much credit it may give at once."""
+    """The rights of a key.
+
+    It may name one organisation (`org_id`), send samples of one cell (`cell_id`), and send events of one source
+    (`source`). None: any. `gives_micro`: the most credit that it may give at once, in micro-credits.
+    """
 
     name: str
     scopes: tuple[str, ...]
@@ -116,7 +119,7 @@ def hash_of(key: str) -> str:
 
 
 def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
-    """Whose key this is; None for one that is unknown, over or ended."""
+    """Return the key, with its owner and rights; None if it is unknown, expired or ended."""
     if not KEY.fullmatch(key):
         return None
     proof = hash_of(key)
@@ -281,10 +284,12 @@ def _insert(connection: sa.Connection, made: ApiKey, key: str, expires_ms: int |
 
 @dataclass(frozen=True)
 class KeyRow:
-    """One key: times are milliseconds. `org_id`: the one organisation it may name, `cell_id`: the one cell whose
-    samples it may send, `source`: the one source of its events; None: any. `used_ms`: when it was last used, to a
-    minute; None: never. `maker_ended`: a person of the console made it, who is let in no more; the key goes on. Told by
-    `page_of_keys` alone."""
+    """A key, as the list shows it. Times are milliseconds.
+
+    `org_id`, `cell_id`, `source`: the only organisation, cell or source of events that it may name; None: any.
+    `used_ms`: its last use, to a minute; None: never. `maker_ended`: the person of the console who made it has been
+    ended; the key continues to work. Only `page_of_keys` sets `maker_ended`.
+    """
 
     name: str
     scopes: list[str]

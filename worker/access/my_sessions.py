@@ -1,8 +1,8 @@
-"""An organisation's own people come in by a link, and see that organisation alone.
+"""Sessions of an organisation's own people: they come in by a link, and see that organisation alone.
 
-Guarantee: a link lets in once, whoever tries it how often and at once; a session is of one organisation, and ends
-LIFE_MS after it began. Of both the SHA-256 alone is kept. A link is remembered as long as its session would last, which
-is longer than any link counts.
+Guarantee: a link lets in once, however often and by however many callers it is tried. A session belongs to one
+organisation, and ends LIFE_MS after it began. Of links and sessions only the SHA-256 is kept. A link is remembered as
+long as its session would last, which is longer than any link counts.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def enter(connection: sa.Connection, link_id: str, who: Visitor, session: str, a
 
 
 def find(connection: sa.Connection, session: str, now_ms: int) -> Visitor | None:
-    """Whose session this is; None for one that is over, or none."""
+    """Return the visitor of a session; None if it has ended, or does not exist."""
     if not LINK.fullmatch(session):
         return None
     values = {"session_sha256": hash_of(session), "life_ms": now_ms - LIFE_MS}
@@ -93,5 +93,5 @@ def find(connection: sa.Connection, session: str, now_ms: int) -> Visitor | None
 
 
 def end(connection: sa.Connection, session: str, now_ms: int) -> None:
-    """Go. Whoever is gone already goes silently."""
+    """End a session. If it has ended already, nothing happens."""
     SQL.run(connection, "end", {"session_sha256": hash_of(session), "now_ms": now_ms})

@@ -235,7 +235,7 @@ def _link(link: str, now_ms: int) -> dict[str, object]:
 
 
 def _row(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
-    """The person, whom nobody else changes until this transaction is over. Errors: UnknownId."""
+    """Return the person, locked until this transaction ends. Errors: UnknownId."""
     row = SQL.run(connection, "hold", {"name": name}).one_or_none()
     if row is None:
         ids.require(connection, ids.CONSOLE_USER, name)

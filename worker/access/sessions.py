@@ -67,8 +67,10 @@ def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -
 def begin(
     connection: sa.Connection, name: str, password: str, session: str, address: str, now_ms: int, anew: str = ""
 ) -> Person | None:
-    """Begin a session of a person whose stored password was seen to be this one. None where it is another.
-    `again`: a hash of the same password at the present cost, which takes its place."""
+    """Begin a session of a person with this stored password, which was verified before; None if it has changed since.
+
+    If a new hash is given, of the same password at the present cost, it replaces the stored hash.
+    """
     row = SQL.run(connection, "person", {"name": name, "password": password}).one_or_none()
     if row is None:
         return None
@@ -96,8 +98,10 @@ def enter(connection: sa.Connection, link: str, session: str, address: str, now_
 def begin_proven(
     connection: sa.Connection, name: str, session: str, address: str, now_ms: int, through: str
 ) -> Person | None:
-    """Begin a session of a person whom another service proved, by its address (`through`). None for who is nobody
-    here."""
+    """Begin a session of a person that another service proved; None if the name has no person here.
+
+    `through`: the address of that service.
+    """
     row = SQL.run(connection, "proven", {"name": name}).one_or_none()
     if row is None:
         return None
@@ -123,7 +127,10 @@ def _begin(
 
 
 def find(connection: sa.Connection, session: str, now_ms: int) -> tuple[Person, int] | None:
-    """Whose session this is, and when it was last used; None for one that is over, or of a person who was ended."""
+    """Return the person of a session, and when it was last used.
+
+    None if the session has ended, or its person was ended.
+    """
     if not LINK.fullmatch(session):
         return None
     values = {"session_sha256": hash_of(session), "idle_ms": now_ms - IDLE_MS, "life_ms": now_ms - LIFE_MS}

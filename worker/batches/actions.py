@@ -68,7 +68,7 @@ def _shared(connection: sa.Connection, _asked: Asked, values: Values) -> Sequenc
 
 @dataclass(frozen=True)
 class _Going:
-    """Behind which sample a withdrawal goes on, and which database was judged before its first portion."""
+    """The state of a withdrawal: the last sample taken back, and the database as judged before the first portion."""
 
     after: str
     judged: Witness

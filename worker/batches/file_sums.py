@@ -56,7 +56,7 @@ MAX_SAID_CHARS: Final = 120
 MAX_ROWS_COMPARED: Final = 200_000
 """Rows of one file that are compared with earlier ones: of a larger file, about so many."""
 MAX_ROWS_KEPT: Final = 4_096
-"""Rows of one batch whose hashes are kept, for files that come later."""
+"""Rows of one batch to keep the hashes of, so that later files can be compared."""
 _HASHES: Final = 1 << 64
 AT_ONCE: Final = 5_000
 """Rows of a file's sums that are fetched and stored by one statement."""
@@ -80,9 +80,13 @@ Shared = tuple[str, str, str, int, int]
 
 @dataclass(frozen=True)
 class Sums:
-    """What a file comes to. `rows` are in the sums, `refused` are not; `samples`: of how many samples; `total`: what
-    these come to, seconds or units. The windows from `from_ms` to `to_ms`, the end of the last one. `rows_hash`: of its
-    rows, in whatever order, told apart by the columns `labels`; `is_whole`: each of them is compared."""
+    """The sums of a file.
+
+    `rows` are in the sums, `refused` are not. `samples`: their number. `total`: their sum, in seconds or units.
+    `from_ms`, `to_ms`: the begin of the first window and the end of the last. `rows_hash`: a hash of the rows in any
+    order; `labels` are the columns that distinguish them. `is_whole`: each row is compared with earlier batches, not a
+    part of them.
+    """
 
     batch: str
     file: FoundFile
@@ -135,11 +139,13 @@ def add_up(
     time_s: float = READING_TIME_S,
     fields: FieldMap = OWN_NAMES,
 ) -> Sums:
-    """Read a file, which lies there unchanged until it was read, in so many seconds; `most`: samples that it may come
-    to; `fields`: in which of its columns they are. Whoever has the sums closes them.
+    """Add up a file in at most `time_s` seconds. The caller closes the sums.
 
-    Errors: Unreadable where DuckDB is not installed; NotNow; Refused for a file that is not what its name says,
-    has other columns, is broken, or comes to more than one may; UsageError for a field that there is not.
+    The file must not change while it is read. `most`: the most samples that it may become. `fields`: the columns that
+    hold them.
+
+    Errors: Unreadable if DuckDB is not installed; NotNow; UsageError for a field that does not exist; Refused if the
+    file is not what its name says, has other columns, is broken, or becomes too many samples.
     """
     fields.require(FILE_FIELDS)
     with ExitStack() as opened:
@@ -207,7 +213,7 @@ class _Reading:
         return self.columns.with_ids(f"its row {found[0]:,} has an id", str(found[1]))
 
     def _set_unclean_aside(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
-        """Organisations whose names no id may be: looked at once for each, not for each row."""
+        """Set aside rows of organisations with invalid names. Each name is checked once, not once a row."""
         names = connection.execute(SQL.text("names", "duckdb"))
         unclean: list[str] = []
         while found := names.fetchmany(AT_ONCE):

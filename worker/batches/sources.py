@@ -1,10 +1,10 @@
-"""Watched folders and queries, what is known of their files, and the lists of batches that people read.
+"""Watched folders and queries, the state of their files, and the lists of batches that people read.
 
-Guarantee: a folder is one source's alone, and a source keeps its folder, or its query, for good, once it took anything.
-No period of a query is passed over but by a person: the first that may still be asked for is kept with the source, and
-moves once a period was asked for the last time and its rows are in. A file that ends the process that reads it is read
-MAX_READINGS times, and then no more; so is one whose reading takes too long. One that could not be read for another
-reason is tried again for ever, after all others.
+Guarantee: a folder belongs to one source. Once a source took anything, it keeps its folder, or its query, for good.
+Only a person can pass over a period of a query: the source keeps the first period that may still be queried, and moves
+it once a period was queried for the last time and its rows are in. If a file ends the process that reads it, or takes
+too long to read, it is read MAX_READINGS times at most. If a file could not be read for another reason, it is retried
+for ever, after all others.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ MAX_PERIODS_BACK: Final = 10_000
 
 @dataclass(frozen=True)
 class BatchSource:
-    """A watched folder, or a query that is asked of another database; `batches` of it stand. `next_ms`: where the first
-    period begins that may be asked for yet."""
+    """A watched folder, or a query on another database.
+
+    `batches`: how many of its batches are in force. `next_ms`: the begin of the first period that may still be queried.
+    """
 
     source: str
     folder: str

@@ -1,14 +1,15 @@
 """A batch: the sums of a file become samples in one transaction, and are withdrawn again.
 
-Guarantee: the same rows are taken once, whatever their file's name or form, however often. The hash of the file is the
-batch's key, taken in the same transaction as the usage. Another content under a name whose batch stands is a conflict,
-of which nothing is taken. A file that shares rows with another batch waits until a person accepts it: rows without ids
-do not say whether they are the same use. Up to MAX_ROWS_KEPT rows of each batch are kept by their hashes, of a larger
-one those with the smallest. The seal finds what went in by its arrival, as it does any sample (S2).
+Guarantee: the same rows are taken once, under any name or form of their file, however often it comes. The hash of the
+file is the batch's key, taken in the same transaction as the usage. If another content comes under the name of a batch
+in force, it is a conflict, and nothing of it is taken. If a file shares rows with another batch, it waits until a
+person accepts it: rows without ids do not show if they are the same use. Drawdown keeps the hashes of up to
+MAX_ROWS_KEPT rows of each batch, of a larger batch those with the smallest. The seal finds the samples by their
+arrival, as any other (S2).
 
-A withdrawal edits nothing (S7): each sample gets a row of its own, and the next tick gives back what was billed. It
-goes portion by portion, for each holds S1's lock, and the batch stands until the last is done. What lies below a floor
-is closed for good. A withdrawn batch is never taken again; its name is free.
+A withdrawal edits nothing (S7): each sample gets a row of its own, and the next tick gives back what was billed. A
+withdrawal works in portions, because each holds S1's lock. The batch stays in force until the last portion is done.
+Usage below a floor is closed for good. A withdrawn batch is never taken again; its name is free.
 """
 
 from __future__ import annotations
@@ -85,8 +86,10 @@ class TakenFile:
 
 
 def unread(source: str, name: str, error: DrawdownError) -> TakenFile:
-    """A file that could not be read. An error names the file first, for whoever sees nothing but its text: here the
-    name stands beside it."""
+    """Return the result for a file that could not be read.
+
+    The text of the error begins with the file's name. The result has a field for the name, so the text omits it.
+    """
     return TakenFile(source, name, UNREAD, "refused", said=str(error).removeprefix(f"{name}: "))
 
 
@@ -103,11 +106,11 @@ def meet_types(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
 
 
 def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFile:
-    """Take what a file comes to; `meet_types` comes first.
+    """Take the sums of a file as samples. Call `meet_types` first. `by.now_ms`: a moment before the file was read.
 
-    Errors: Refused where an event type of it is charged at once, or another program gave a sample one of its ids;
-    NotNow where its event types have no room, a floor was raised past it meanwhile, or what was read later than it was
-    taken under its name. `by.now_ms`: before it was read.
+    Errors: Refused if an event type of it is charged at once, or another program gave a sample one of its ids. NotNow
+    if its event types have no room, if a floor was raised past it meanwhile, or if a file that was read later was taken
+    under its name.
     """
     seen: set[str] = set()
     taken = _claim(connection, sums, source, by, seen)
@@ -217,11 +220,12 @@ def _require_no_other(connection: sa.Connection, sums: Sums, seen: set[str]) -> 
 
 @contextmanager
 def _floors_stand(connection: sa.Connection, sums: Sums, now_ms: int) -> Iterator[None]:
-    """Let nobody raise a floor past old usage that goes in here until it is committed. Whoever raises one looks at what
-    came in before, and does not see a take that continues. S1's lock is taken last: seals wait for it. SQLite has one
-    writer at a time.
+    """Refuse a batch if a floor was raised past its old usage before the batch commits.
 
-    Errors: NotNow where a floor was raised past some of it since this began.
+    A transaction that raises a floor looks at usage that came in before, and does not see a batch that has not
+    committed. S1's lock is taken last, because seals wait for it. SQLite has one writer at a time.
+
+    Errors: NotNow if a floor was raised past some of the usage since this began.
     """
     if connection.dialect.name != "postgresql" or sums.from_ms is None or sums.from_ms >= now_ms - NOT_YET_MS:
         yield

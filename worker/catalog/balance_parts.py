@@ -1,10 +1,10 @@
 """Parts of customers' balances that were granted once.
 
-Guarantee: a part is kept from when a read first showed it. Source: Autumn drops a part granted once from all its
-answers as soon as it is used up exactly (recorded), so that its absence alone shows what was drawn from it. A part that
-expired is gone, too, and so is a part whose plan ended. What was drawn from such a part is kept as reads and the
-answers to charges show it: each answer shows the parts that its charge drew on. Answers and reads come out of order,
-and a read may be seconds old, so that for a minute nothing makes it less.
+Guarantee: Drawdown keeps a part from the first read that showed it. Source: Autumn drops a part granted once from all
+its answers as soon as it is used up exactly (recorded), so that its absence alone shows what was drawn from it. A part
+is also gone if it expired, or if its plan ended. Drawdown records draws on such a part as reads and the answers to
+charges show them: each answer shows the parts that its charge drew on. Answers and reads come out of order, and a read
+may be seconds old. So for a minute nothing reduces the record.
 """
 
 from __future__ import annotations

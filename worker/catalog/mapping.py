@@ -1,8 +1,9 @@
-"""The mapping: which memory size, or which event type by its meter, makes which feature, in which window (rule S5).
+"""The mapping: the feature of each memory size, and of each event type by its meter, in each window (rule S5).
+
 Pure, but for `mapping_rows` and `read_in_use`, which read.
 
-Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window whose feature
-a new row would change, so that a change which reaches back can only fill holes.
+Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window with a
+feature that a new row would change, so that a change which reaches back can only fill holes.
 
 A size is looked up in this order: an exact row for that size, the smallest "up to" tier that holds it, the open top.
 Rows with the same selector (kind and size) follow one another in time. The row started last is in force, and a row
@@ -79,7 +80,7 @@ def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
 
 
 def mapping_part() -> Part:
-    """The same, for whoever reads more in one statement: rows for `mapping_of`."""
+    """Return the query of the mapping's rows, to read beside others in one statement: rows for `mapping_of`."""
     return SQL.part("mapping_rows")
 
 
@@ -180,8 +181,10 @@ def akin(rows: Iterable[MappingRow], new: MappingRow) -> list[MappingRow]:
 
 
 def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> tuple[int, int, str] | None:
-    """The first (size, window, feature) below `sealed_to_ms` whose meaning the new row would change; None if it
-    changes nothing there, or only gives a feature to what had none."""
+    """Return the first (size, window, feature) below `sealed_to_ms` that the new row would change.
+
+    None if it changes no feature there, or only gives a feature to usage that had none.
+    """
     rows = akin(rows, new)
     after = [*rows, new]
     times = {new.start_ms, *(row.start_ms for row in rows if new.start_ms <= row.start_ms < sealed_to_ms)}

@@ -52,7 +52,7 @@ def _unmet(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> l
 
 
 def _to_learn(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> list[str]:
-    """Providers of whose terms the mode alone is not known yet."""
+    """Return the providers with known terms, except for a mode that is not stored yet."""
     stored = _stored(connection)
     return [
         name
@@ -70,8 +70,11 @@ def is_same(stored: str, capabilities: Capabilities) -> bool:
 
 
 def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> dict[str, str]:
-    """Which providers declare other terms than those in force: usage would go elsewhere, or in another unit, than what
-    was sealed and compared so far. Machines whose settings differ would fight over it."""
+    """Return the providers that declare other terms than those in force, each with the difference.
+
+    Their usage would go to another place, or in another unit, than the usage that was sealed and compared so far.
+    Machines with different settings would bill in turn.
+    """
     found = {}
     for name, stored in _stored(connection).items():
         if name in declared and not is_same(stored.terms, declared[name]):

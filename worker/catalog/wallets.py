@@ -24,12 +24,12 @@ SQL = queries(__file__)
 
 
 def wallets_at(connection: sa.Connection) -> Collection[str]:
-    """The providers whose customers' balances lie in the ledger, by the terms in force."""
+    """Return the providers that keep customers' balances in the ledger, by the terms in force."""
     return with_wallets(SQL.run(connection, "terms_in_force"))
 
 
 def terms_part() -> Part:
-    """The terms in force, for whoever reads more in one statement: rows for `with_wallets`."""
+    """Return the query of the terms in force, to read beside others in one statement: rows for `with_wallets`."""
     return SQL.part("terms_in_force")
 
 
@@ -49,14 +49,16 @@ def mirrored_at(connection: sa.Connection) -> Collection[str]:
 
 
 def one_wallet_at(connection: sa.Connection, provider: str, in_ledger: Collection[str] = ()) -> list[str]:
-    """The providers at which a customer of this one, by the same id, has the same wallet: itself at least. `in_ledger`:
-    those that declare it and were not met yet, beside those whose terms are in force."""
+    """Return the providers at which a customer of this id has the same wallet, this provider included.
+
+    `in_ledger`: providers that declare such a wallet and have no terms in force yet.
+    """
     theirs = {*wallets_at(connection), *in_ledger}
     return sorted(theirs) if provider in theirs else [provider]
 
 
 def orgs_of(connection: sa.Connection, customer_ids: Sequence[str]) -> list[str]:
-    """The organisations whose verdict may change when these customers' wallets do."""
+    """Return the organisations that may get another verdict when these customers' wallets change."""
     theirs = wallets_at(connection)
     rows = SQL.run(connection, "orgs_of_customers", {"customers": [{"id": customer} for customer in customer_ids]})
     return sorted({str(row.org_id) for row in rows if row.provider in theirs})
@@ -85,12 +87,12 @@ def billed_as(connection: sa.Connection, customer_id: str, now_ms: int) -> list[
 
 
 def billers_part(customer_id: str, now_ms: int) -> Part:
-    """The same, for whoever reads more in one statement."""
+    """Return the query of a customer's billers, to read beside others in one statement."""
     return SQL.part("billers", {"customer_id": customer_id, "at_ms": now_ms})
 
 
 def customers_on(connection: sa.Connection, plan: str) -> list[str]:
-    """The customers whose wallet is on a plan."""
+    """Return the customers with a wallet on a plan."""
     accounts = SQL.run(connection, "wallets_on_plan", {"plan": plan}).scalars()
     return [str(account).removeprefix("wallet:") for account in accounts]
 

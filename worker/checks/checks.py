@@ -66,8 +66,10 @@ def judged(found: Sequence[Drift], tolerance_ppm: int) -> Reconciled:
 
 
 def put_right(connection: sa.Connection, found: Sequence[Drift], tolerance_ppm: int, by: By) -> Reconciled:
-    """Put right what was looked at, and keep how much it was, with what the same actor put right for the same reason a
-    moment ago: nobody else may ever have been told of that."""
+    """Correct the counters that were found to be off, and keep how far off they were.
+
+    The result includes what the same actor corrected for the same reason a moment ago: its answer may have been lost.
+    """
     counters = [_counter(one) for one in found if one.known]
     done = guard_reconcile.correct(connection, counters, by)
     before = views.put_right(connection, by.actor, by.reason, by.now_ms - AGAIN_MS, CORRECTED_AT_ONCE)

@@ -23,7 +23,7 @@ MAX_SHARDS: Final = BUCKETS
 LIVES_S: Final = 30
 """A worker that was not seen for so long is dead: its jobs are taken over, and nobody asks it."""
 KEPT_S: Final = DAY_MS // SECOND_MS
-"""How long a worker that is gone is listed."""
+"""Seconds that a worker that is gone stays in the list."""
 SHARDS: Final = 4
 """Where the first worker names no other number."""
 EVERY_S: Final = 300
@@ -113,7 +113,7 @@ def decide(wanted: Wanted, agreed: Terms | None, others: Sequence[str]) -> Terms
 
 
 def _new_orgs(wanted: str | None, agreed: Terms | None) -> str | None:
-    """Whoever says nothing goes by what was agreed; `none` ends it."""
+    """Return the provider of new organisations: the agreed one if `wanted` is None, and None if it is `none`."""
     if wanted is None:
         return None if agreed is None else agreed.new_org_provider
     return None if wanted == NOBODY else wanted

@@ -16,7 +16,7 @@ OPEN_FOR_MS: Final = 30 * SECOND_MS
 
 @dataclass
 class Breaker:
-    """Counts calls that failed in a row; of those that name whom they were about, one for each new name."""
+    """Counts calls that failed in a row. If failures name their customers, each new name counts once."""
 
     failures: int = 0
     open_after: int = OPEN_AFTER
@@ -28,7 +28,7 @@ class Breaker:
         return self.failures < self.open_after or now_ms >= self.open_until_ms
 
     def note(self, *, failed: bool, now_ms: int, about: Collection[str] = ()) -> None:
-        """Record what became of a call. `about`: whom it may have failed for, and for nobody else."""
+        """Record the outcome of a call. `about`: the only customers that its failure may concern."""
         if not failed:
             self.failures = 0
             self.named.clear()

@@ -1,14 +1,14 @@
 """Calls to one provider or payment service, within its declared limits and the time there is.
 
 Guarantee: a call that was not begun is answered as not sent. A call that breaks its contract proves nothing about its
-own pushes or any other's, and a charge whose answer did not come in time is in doubt. A service that hangs holds up
-others for no longer than the time that is left, and `LAST_CHARGES_S`.
+own pushes or any other's. A charge without an answer in time is in doubt. A service that hangs delays others for no
+longer than the time that is left, and `LAST_CHARGES_S`.
 
-Answers are handed out as they come (`Flight`), each once. A process that dies forgets few: of the calls begun, at most
+Answers are handed out as they come (`Flight`), each once. If a process dies, it loses few: of the calls begun, at most
 `most` are not done with, and no answer waits for the others for longer than a second. A call is done with once its
-answers were fetched and the next ones are asked for. Once `over` or `closed` returns true no call begins, and what was
-not begun is answered as soon as nothing is under way; calls under way have `grace_s` left once it is `over`, and all
-the time that they take while it is `closed` alone.
+answers were fetched and the next ones are requested. Once `over` or `closed` returns true, no call begins. Calls that
+were not begun are answered as soon as none is under way. Calls under way have `grace_s` left once it is `over`, and all
+the time that they take while it is only `closed`.
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ B = TypeVar("B")
 GIVE_UP_AFTER: Final = 20
 """Calls of one batch that fail in a row: what is left of it is not sent, or an outage would cost a timeout each."""
 MOST_UNSETTLED: Final = 512
-"""Calls with pushes to one provider, all lanes together, whose answers are not written down: a process that dies has
-these to look up or to send again."""
+"""Calls with pushes to one provider, of all lanes, that have no recorded answer yet.
+
+If a process dies, these have to be looked up or sent again.
+"""
 LAST_ANSWERS_S: Final = 10.0
 """Once time is up, pushes under way are waited for so long: each that is given up has to be looked up."""
 
@@ -114,7 +116,7 @@ class Calls:
         return answers
 
     async def close(self) -> None:
-        """End what is under way: whoever asked for it is gone."""
+        """End the calls under way: their caller is gone."""
         for flight in self._flights.values():
             await flight.close()
 

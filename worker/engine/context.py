@@ -48,9 +48,9 @@ class Context:
     hooks: Collection[str] = ()
     """Origins of the operator's product that this machine may tell; what is due elsewhere it leaves to others."""
     objects: ObjectStore = field(default_factory=ObjectStore)
-    """Whose prefixes are watched."""
+    """The object store with the prefixes that are watched."""
     databases: Databases = field(default_factory=Databases)
-    """Those that queries are asked of."""
+    """The databases that sources query."""
     shard: Shard = field(default_factory=Shard)
     new_orgs: NewOrgs | None = None
     deadline_ms: int | None = None

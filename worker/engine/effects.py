@@ -31,7 +31,7 @@ LANES: Final = 2
 
 
 def never() -> bool:
-    """For those whose time is never up."""
+    """Return False: for callers without a time limit."""
     return False
 
 

@@ -125,16 +125,22 @@ class CustomerLines:
 
 
 class Turns:
-    """The streams of a batch, each taken by one at a time. One whose customer is told to wait is set aside, and others
-    go on meanwhile: however many wait, they stop nobody else."""
+    """The streams of a batch, each taken by one worker at a time.
+
+    If a customer has to wait, its stream is set aside and others continue. Any number of waiting streams stops no
+    other.
+    """
 
     def __init__(self, streams: Iterator[list[list[int]]]) -> None:
         self._streams = streams
         self._aside: list[tuple[int, list[list[int]]]] = []
 
     def take(self, now_ms: int) -> tuple[list[list[int]], int] | None:
-        """The next stream, and until when it has to wait: one whose wait is over, else one that was not begun, else the
-        one that has the least to wait."""
+        """Return the next stream, and the moment until which it has to wait.
+
+        A stream with an ended wait comes first, then a stream that was not begun, then the stream with the shortest
+        wait.
+        """
         if not self._aside or self._aside[0][0] > now_ms:
             stream = next(self._streams, None)
             if stream is not None:

@@ -20,7 +20,7 @@ class ObjectStore:
 
 @dataclass(frozen=True)
 class Databases:
-    """Those that queries are asked of: their URLs by name, in lower case. URLs hold passwords."""
+    """The databases that sources query: their URLs by name, in lower case. URLs hold passwords."""
 
     urls: Mapping[str, str] = field(default_factory=dict, repr=False)
 

@@ -1,7 +1,7 @@
 """Runs: previewed, accepted with a hold on credit, drawn on, extended, settled or released.
 
-Guarantee: permission is asked in one order (`run_permission`); the first step that refuses is named. Each act is one
-transaction, under the caller's key: whoever lost the answer gives it again.
+Guarantee: permission is checked in one order (`run_permission`); the first step that refuses is named. Each act is one
+transaction, under the caller's key. If the answer is lost, the caller makes the same call again.
 """
 
 from __future__ import annotations
@@ -95,8 +95,10 @@ def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Ask
 def _ahead(
     connection: sa.Connection, org_id: str, found: Permit | None, own: accounts.Wallet | None, now_ms: int
 ) -> tuple[int | None, int | None]:
-    """What is available to whom a permit is of, in its `own` wallet or by a provider's read, and when that was. What
-    another payer has is not said."""
+    """Return the credit available to the organisation of a permit, and when a provider's read showed it.
+
+    The credit is in its `own` wallet, or in a balance that a provider keeps. The credit of another payer is not shown.
+    """
     if found is None or found.payer is not None:
         return None, None
     if found.hold == "wallet":
@@ -107,10 +109,12 @@ def _ahead(
 
 
 def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_use: bool = False) -> Accepted:
-    """Hold what a run may cost. `of_use`, here and below: the guard asks, whose runs nobody else makes or ends.
+    """Hold the credit that a run may cost.
 
-    Errors: Denied with the step that refuses, or `other_content` for a key of another run; UsageError; DatabaseBusy
-    where another one bills the organisation by the time that the run would be held.
+    `of_use`, here and below: the guard is the caller. No other caller makes or ends its runs.
+
+    Errors: Denied with the step that refuses, or `other_content` for a key of another run; UsageError; DatabaseBusy if
+    another provider bills the organisation by the time that the run would be held.
     """
     run_request.require_key(key)
     if not of_use:
@@ -143,8 +147,11 @@ def _require_no_use(key: str) -> None:
 
 
 def accept_asked(connection: sa.Connection, asked: Asked, now_ms: int) -> Accepted:
-    """The same for a program, by its organisation's own key or one among all. By its own it finds a run among all under
-    the same key for its organisation, and not the other way: whoever began a run may end it. Errors: as `accept`."""
+    """Accept a run for a program, under its organisation's own key or a key shared by all.
+
+    If its own key has no run, it finds a run of its organisation under the shared key, but not the other way round: the
+    caller who began a run may end it. Errors: as `accept`.
+    """
     run_request.require_key(asked.key)
     _require_no_use(asked.key)
     if not asked.own:
@@ -210,7 +217,7 @@ def ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
 
 
 def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -> Settled:
-    """Charge a part of a run that goes on, under a number of the caller's. Errors: those of `draws.draw`; UnknownId."""
+    """Charge a part of a held run, under a number that the caller chooses. Errors: those of `draws.draw`; UnknownId."""
     run_request.require_number(number)
     found, cost = _held(connection, key, by.now_ms, of_use=False), run_request.sane_cost(cost)
     if found.hold != "wallet":
@@ -308,9 +315,12 @@ def _wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> account
 
 
 def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro: int = 0) -> accounts.Wallet:
-    """The wallet after it moved, once all that is due in it is true, and so much of it is held no longer. Whom that may
-    halt, let go on, or leave with little is asked about again: also who had nothing before, for a halt may be under way
-    that nobody sees yet."""
+    """Return the wallet after it moved, with all that is due booked, and refresh verdicts that may change.
+
+    `freed_micro`: micro-credits that are no longer held. If the change may halt an organisation, resume it, or leave it
+    with little, its verdict is refreshed. This includes an organisation that had nothing before: a halt that is not
+    visible yet may be under way.
+    """
     found = with_unbilled(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     values = {"customer_id": customer_id, "balance_micro": found.payable_micro, "now_ms": now_ms}
     if found.available_micro <= freed_micro or SQL.run(connection, "verdict_may_change", values).first() is not None:
@@ -321,8 +331,10 @@ def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro
 def _left(
     connection: sa.Connection, found: Reservation, now_ms: int, *, moved: bool = True, freed_micro: int = 0
 ) -> tuple[accounts.Wallet | None, int | None]:
-    """What the run's wallet has; or what the balance leaves that a provider keeps, and when that was read. After it
-    `moved`, whoever that may concern is asked about again."""
+    """Return the run's wallet, or what is left of the balance that a provider keeps and when it was read.
+
+    If it `moved`, the verdicts that may change are refreshed.
+    """
     if found.hold == "wallet":
         customer = found.customer_id
         wallet = _moved(connection, customer, now_ms, freed_micro) if moved else _wallet(connection, customer, now_ms)

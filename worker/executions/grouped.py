@@ -67,8 +67,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one that asks for a run: who it is, whose wallet pays by which terms, and whether anything
-    stands in the way."""
+    """The facts about an organisation that requests a run: the paying wallet, its terms, and obstacles to the run."""
 
     asker: Asker
     standing: Standing | None
@@ -217,7 +216,7 @@ def end_of_use(
 
 
 def require_plain(found: Reservation, now_ms: int) -> None:
-    """Insist on a run that continues, whose own organisation's wallet pays. Errors: Alone."""
+    """Refuse every run but one that continues and that its own organisation's wallet pays. Errors: Alone."""
     special = found.payer_number is not None or found.supplier is not None or found.settled_by != "receipt"
     if special or found.hold != "wallet" or found.sandboxes != NO_SANDBOXES:
         raise Alone("more than a wallet has part in it")
@@ -273,7 +272,7 @@ def _shifted(wallet: Wallet, moved: Moved) -> Wallet:
 
 
 def tell(connection: sa.Connection, moved: Mapping[str, Moved], now_ms: int) -> None:
-    """Have whoever that may concern be asked about again, as after an act alone."""
+    """Refresh the verdicts that the moved wallets may change, as a single act does."""
     if not moved:
         return
     rows = [{"customer_id": one, "balance": found.wallet.payable_micro} for one, found in sorted(moved.items())]

@@ -1,7 +1,7 @@
-"""Runs: lists of them for everybody, one with what it drew, and what is held now. Reads only.
+"""Runs: lists of them, a single run with its draws, and what is held now. Reads only.
 
-Guarantee: a page goes through MOST_LOOKED_AT rows of an index at most, however many runs there were, and goes on behind
-the last row of the page before it: rows that come meanwhile are neither shown twice nor shift the others.
+Guarantee: a page reads MOST_LOOKED_AT rows of an index at most, however many runs exist. It continues behind the last
+row of the page before it: rows that come meanwhile are neither shown twice nor shift the others.
 """
 
 from __future__ import annotations
@@ -106,11 +106,13 @@ class Holder:
 def list_runs(
     connection: sa.Connection, chosen: RunFilter, now_ms: int, after: str = "", most: int = PAGE_ROWS
 ) -> RunPage:
-    """Those behind `after`: of what is held, what ends first; else, and of one organisation, the newest first. `most`
-    is MOST_LOOKED_AT at most.
+    """Return the runs behind `after`.
 
-    Errors: UsageError; UnknownId for an organisation, a payer or a label that no run has. To whom no names are told
-    there are just no such runs: whether another organisation has that label is not for it to know.
+    Held runs are in the order of their ends. Other runs, and those of one organisation, are newest first. `most` is
+    MOST_LOOKED_AT at most.
+
+    Errors: UsageError; UnknownId for an organisation, a payer or a label that no run has. If the caller may not learn
+    names, the page is just empty: it must not learn if another organisation has that label.
     """
     if chosen.phase and not chosen.is_of_held:
         raise UsageError("phase: it is of runs that are held alone")
@@ -145,7 +147,7 @@ def every_run(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> Iter
 
 
 def org_of_run(connection: sa.Connection, key: str) -> str | None:
-    """Whose run it is, for good; None where there is none."""
+    """Return the organisation of a run, which never changes; None if there is no such run."""
     org: str | None = SQL.run(connection, "org", {"reservation": key}).scalar_one_or_none()
     return org
 

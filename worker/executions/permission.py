@@ -1,7 +1,7 @@
-"""The permission to run what is asked for: who asks and whose wallet pays, its state, plan, project, action, credits.
+"""The permission for a run: the asking organisation, the paying wallet, its state, plan, project, action and credits.
 
-Guarantee: the order is one, and the first step that refuses is named (`Denied.step`). Nothing is written here, but for
-what a person blocks.
+Guarantee: the order is one, and the first step that refuses is named (`Denied.step`). Nothing is written here, except
+the blocks that a person sets.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def with_unbilled(connection: sa.Connection, customer_id: str, found: accounts.W
 
 
 def without_freed(connection: sa.Connection, customer_id: str, found: accounts.Wallet, now_ms: int) -> accounts.Wallet:
-    """A wallet whose holds are no larger than metering has left them."""
+    """Return the wallet with its holds reduced by what metering has already drawn."""
     if not found.held_micro:
         return found
     return replace(found, held_micro=found.held_micro - freed_by_now(connection, customer_id, now_ms))
@@ -163,8 +163,11 @@ def _require_unblocked(connection: sa.Connection, request: Request) -> None:
 
 
 def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: int) -> None:
-    """A sandbox that no host has told of yet may be named: it starts later. To whom no names are told, another
-    organisation's is such a one; its samples are that organisation's all the same."""
+    """Refuse sandboxes of other organisations.
+
+    A sandbox that no host has reported yet may be named: it starts later. If the caller may not learn names, another
+    organisation's sandbox is treated as such. Its samples still belong to that organisation.
+    """
     values = {"org_id": request.org_id, "names": request.named}
     other = SQL.run(connection, "of_others", values).scalar() if ids.tells_names(connection) else None
     if other is not None:
@@ -268,8 +271,10 @@ class Asker:
 
 @dataclass(frozen=True)
 class Paying:
-    """Whose wallet pays, and the terms of its plan; or, where the hold lies elsewhere, who is billed at which
-    provider."""
+    """The wallet that pays, with the terms of its plan.
+
+    If the hold is not in a wallet: the customer, and the provider that bills.
+    """
 
     customer_id: str
     terms: HoldTerms = PLAIN
@@ -285,9 +290,11 @@ def read_asker(connection: sa.Connection, org_id: str, now_ms: int) -> Asker:
 
 
 def sponsor(connection: sa.Connection, request: Request, asker: Asker, now_ms: int) -> Paying | None:
-    """The payer that a request names; None where the organisation itself pays. The nearest name is told of those alone
-    who pay for it; to whom no names are told, one that is unknown is one that does not pay. Errors: UnknownId;
-    Denied."""
+    """Return the payer that a request names; None if the organisation itself pays.
+
+    The nearest name in an error is one of those who pay for the organisation. If the caller may not learn names, an
+    unknown payer is reported as a payer that does not pay. Errors: UnknownId; Denied.
+    """
     payer, org_id = request.payer, request.org_id
     if payer is None:
         return None
@@ -304,9 +311,12 @@ def sponsor(connection: sa.Connection, request: Request, asker: Asker, now_ms: i
 
 
 def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
-    """Whose wallet pays for an organisation: its customer's at its biller; its own where nobody bills it, unless that
-    belongs to somebody else. Whose balance
-    its biller keeps has none here, nor has who is billed afterwards and was never given credit."""
+    """Return the wallet that pays for an organisation.
+
+    It is its customer's at its biller. If no provider bills the organisation, it is its own, unless another owner has
+    it. If the biller keeps the balance itself, no wallet here pays; the same holds for a customer that is billed
+    afterwards and was never given credit.
+    """
     org_id, provider = asker.org_id, asker.provider
     billed = provider is not None and provider not in EXEMPT_PROVIDERS
     customer = asker.customer_id if billed and asker.customer_id else org_id
@@ -329,7 +339,7 @@ def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
 
 
 def _other_wallet(connection: sa.Connection, org_id: str, customer_id: str, other: Owner) -> Denied:
-    """Whose it is, those to whom no names are told do not learn."""
+    """Return the refusal. If the caller may not learn names, it does not name the wallet's owner."""
     whose = "a pool's" if other.org_id is None else f"that of {other.org_id}"
     whose = whose if ids.tells_names(connection) else "somebody else's"
     return Denied(
@@ -355,8 +365,9 @@ def block(
     undo: bool = False,
     new: bool = True,
 ) -> bool:
-    """Let no run of an organisation's project, or none that does an action, be accepted any more; or again. Whether
-    that changed anything. What runs goes on. Errors: UnknownId, unless `new` also for what no run ever had; UsageError.
+    """Block new runs of an organisation's project or action, or unblock them (`undo`). Return if that changed anything.
+
+    Runs under way continue. Errors: UsageError; UnknownId, without `new` also for a name that no run ever had.
     """
     ids.require(connection, ids.CUSTOMER, org_id)
     if not is_clean_id(name):

@@ -1,10 +1,10 @@
-"""Runs of organisations whose balance a provider keeps: held here, billed there as usage.
+"""Runs of organisations with a balance that a provider keeps: held here, billed there as usage.
 
-Guarantee: our row is the truth of a hold. It lies against the effective balance by the last read (`local`); where the
-provider has no balance, nothing is promised (`declared`). No credit moves here: what a run used becomes samples, in the
-transaction that ends the run or draws on it, and is sealed and sent as all usage is, once. Locks: the reservation, then
-the organisation's row, which decides one after the other. What a run was permitted by was read before: it is read again
-under that lock, since an assignment forgets the balance, and may bring another biller.
+Guarantee: our row is the truth of a hold. It counts against the effective balance by the last read (`local`). If the
+provider has no balance, nothing is promised (`declared`). No credit moves here: the usage of a run becomes samples, in
+the transaction that ends the run or draws on it. It is sealed and sent as all usage is, once. Locks: the reservation,
+then the organisation's row, under which runs are decided one after the other. The facts that permitted a run were read
+before. They are read again under that lock, because an assignment forgets the balance and may bring another biller.
 
 Autumn has locks of its own (`check` with `lock`, `balances.finalize`). None is taken: docs/providers.md says why.
 """
@@ -185,8 +185,10 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
 
 
 def moved(connection: sa.Connection, org_id: str, now_ms: int, freed_micro: int) -> Standing:
-    """An organisation's standing once a run of it changed, and so much is held no longer; whom that may halt or let go
-    on is asked about again."""
+    """Return an organisation's standing after one of its runs changed. If its verdict may change, it is refreshed.
+
+    `freed_micro`: micro-credits that are no longer held.
+    """
     found = standing(connection, org_id, now_ms)
     had = None if found.balance_micro is None else found.balance_micro - found.held_micro - freed_micro
     if found.is_halted or (had is not None and had <= 0):
@@ -228,7 +230,7 @@ def price_of(connection: sa.Connection, card: RateCard, provider: str, line: tup
 
 
 def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str, int]) -> list[Line]:
-    """By the rates of its acceptance, at whoever billed it then."""
+    """Price quantities by the rates at the run's acceptance, of the provider that billed it then."""
     at_ms = found.accepted_ms
     provider = str(SQL.run(connection, "org", {"org_id": found.org_id, "now_ms": at_ms}).one().provider)
     card = rate_card_of(connection, provider)
@@ -242,7 +244,7 @@ def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str,
 
 
 def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Sequence[Line], by: By) -> int:
-    """Write down what was used, and the samples that bill it; what it comes to."""
+    """Write the used quantities and the samples that bill them. Return their cost in micro-credits."""
     total = sum(line.amount_micro for line in lines)
     above = max(found.drawn_micro + total - max(found.amount_micro, found.drawn_micro), 0)
     if above and found.overage == "refuse":

@@ -35,10 +35,13 @@ USE: Final = "guard:"
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is asked for: an estimate in micro-credits, or in base units by feature; labels; what becomes of what
-    lies above the hold; for how long the hold stands (milliseconds; queued runs wait longer by default); and whose
-    wallet pays (None: the organisation's own). Whoever names sandboxes says who charges for them: `metering`, by their
-    samples, or the `receipt`."""
+    """The request of a run.
+
+    The estimate is in micro-credits (`amount_micro`), or in base units by feature (`quantities`). `project`, `subject`
+    and `action` are labels. `overage`: what happens to cost above the hold. `for_ms`: how long the hold lasts, in
+    milliseconds; queued runs wait longer by default. `payer`: the wallet that pays; None: the organisation's own. A
+    request that names sandboxes states who charges for them: `metering`, by their samples, or the `receipt`.
+    """
 
     org_id: str
     amount_micro: int | None = None
@@ -189,8 +192,11 @@ class Preview:
 
 @dataclass(frozen=True)
 class Asked:
-    """A run that is asked for by a program, and by whom. `tells_names`: the caller may learn names of any
-    organisation. `own`: by an API key that is bound to its organisation, whose keys of runs are its own."""
+    """A run that a program requests.
+
+    `tells_names`: the caller may learn names of any organisation. `own`: the API key is bound to its organisation, so
+    the keys of runs belong to that organisation.
+    """
 
     key: str
     request: Request

@@ -106,13 +106,14 @@ def map_event(
     new: bool = True,
     value: EventValue | None = None,
 ) -> Mapped:
-    """Give an event type a feature from a window on: what its events count is billed as that. The type may be mapped
-    before its first event; then, where no window is given, whenever it is used. (From the next window on, as any, where
-    history was lost, whose events they may have been, or where a metric charged for it before.) `value`: how much its
-    events count that state no quantity.
+    """Give an event type a feature from a window on: the quantities of its events are billed as that feature.
 
-    Errors: as `map_size`; UnknownId, unless `new`, for a feature or a type that there is not and that is like one there
-    is; Refused where there are too many types, or the type has events, or a value, already.
+    The type may be mapped before its first event. Then, if no window is given, the mapping always applies. It applies
+    only from the next window on if history was lost, since the lost events may have been of it, or if a metric charged
+    for it before. `value`: the quantity of events that state none.
+
+    Errors: as `map_size`; UnknownId, unless `new`, for an unknown feature or type that resembles a known one; Refused
+    if there are too many types, or the type already has events, or a value.
     """
     _require_name(feature)
     if not ids.is_clean_id(event_type):

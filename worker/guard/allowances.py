@@ -112,7 +112,7 @@ def standing_of(connection: sa.Connection, org_id: str, now_ms: int, *, after: s
 
 
 def plans_of(connection: sa.Connection, org_id: str, now_ms: int) -> list[str]:
-    """Whose limits count for an organisation: the plan's that it is gone by, and those of any plan."""
+    """Return the plans with limits for an organisation: its own plan, and "any plan"."""
     asker = SQL.run(connection, "asker", {"org_id": org_id, "now_ms": now_ms}).one()
     return _plans(asker)
 

@@ -45,8 +45,10 @@ class LimitReached(DatabaseBusy):
 
 @dataclass(frozen=True)
 class Use:
-    """A row of `guard_uses`: what was used, or is held to be used, in base units, micro-credits and milliseconds.
-    Beside it `price`, which it was decided by, and `payer`, whose wallet its run charges (None: it has no run)."""
+    """A row of `guard_uses`: an amount used, or held to be used. Base units, micro-credits and milliseconds.
+
+    `price`: the price that it was decided by. `payer`: the wallet that its run charges; None: it has no run.
+    """
 
     use_key: str
     org_id: str
@@ -121,15 +123,17 @@ def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 
 
 def lock_keys(connection: sa.Connection, names: Collection[str], now_ms: int) -> None:
-    """Near the turn of a month, whoever uses the same key waits, as for a counter at any other time. No row of the key
-    is there yet: an advisory lock. SQLite has one writer at a time."""
+    """Lock the keys of uses near the turn of a month; at any other time the counter's lock does this.
+
+    The key has no row yet, so it is an advisory lock. SQLite has one writer at a time.
+    """
     part = keys_part(connection, names, now_ms)
     if part is not None:
         SQL.run(connection, part.name, part.values).all()
 
 
 def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) -> Part | None:
-    """The same, for whoever reads more in one statement; None where nobody has to wait."""
+    """Return the query that locks the keys, to run beside others in one statement; None if no lock is needed."""
     at_turn = start_of("month", now_ms - TURN_MS) != start_of("month", now_ms + TURN_MS)
     if not at_turn or connection.dialect.name != "postgresql":
         return None
@@ -199,8 +203,10 @@ def read_uses(connection: sa.Connection, names: Sequence[str]) -> dict[str, Use]
 
 
 def uses_part(names: Collection[str], held: str = "") -> Part:
-    """Those that are there, for whoever reads more in one statement: rows for `uses_of`. `held`: a slot that locks
-    them."""
+    """Return the query of existing uses, to read beside others in one statement: rows for `uses_of`.
+
+    `held`: a slot for the clause that locks them.
+    """
     return SQL.part("uses", {"names": sorted(set(names))}, held=held)
 
 

@@ -1,10 +1,10 @@
 """Calls that arrive together: uses, the ends of uses, and acts on runs, of any organisations, in one transaction.
 
-Guarantee: each call gets the answer that it would have got alone, and leaves the same rows. One that is refused, or has
-more to it (see `executions.grouped`), is left to be decided alone (`Alone`), and nothing of it is kept: it fails no
-other. Where what was read changed before it was written, nothing of the transaction is kept (`NotTogether`). Locks are
-taken in the guard's order: counters, then uses, then runs, then events, then wallets; whoever waits for one for
-MOST_WAIT_MS gives up the transaction. A key of a program that is over does nothing.
+Guarantee: each call gets the answer that it would have got alone, and leaves the same rows. If a call is refused, or
+has more to it (see `executions.grouped`), it is left to be decided alone (`Alone`): nothing of it is kept, and it fails
+no other. If rows changed between read and write, nothing of the transaction is kept (`NotTogether`). Locks are taken in
+the guard's order: counters, then uses, then runs, then events, then wallets. If a lock takes longer than MOST_WAIT_MS,
+the transaction is given up. If a program's key has ended, its calls do nothing.
 """
 
 from __future__ import annotations

@@ -289,7 +289,10 @@ class BlocksPage:
 def block_rates(
     connection: sa.Connection, now_ms: int, *, metric: str = "", span: str = "7d", after: str = ""
 ) -> BlocksPage:
-    """A page of metrics, or one; whom they blocked most in a span. Errors: UnknownId."""
+    """Return a page of metrics, or one metric, with the organisations that they blocked most in a span.
+
+    Errors: UnknownId.
+    """
     found = metrics_from(connection, after, PAGE_METRICS + 1, metric)
     if metric and not found:
         ids.require(connection, ids.METRIC, metric)

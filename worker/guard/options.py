@@ -114,7 +114,7 @@ def _command(way: Way, wish: Wish, payer: str) -> str | None:
 
 OPTIONS: Final[tuple[Option, ...]] = get_args(Option)
 MOST_SPONSORS: Final = 5
-"""Who else pays for an organisation, of whom it is asked whether they could: each is a question to the guard."""
+"""Payers of an organisation to check for credit: each check is a question to the guard."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Overrides: what stands in place of a plan's limit for a while, asked for and decided, or made by hand.
+"""Overrides: they replace a plan's limit for a while. They are requested and decided, or made by hand.
 
-Guarantee: each has an end, unless it is said to be for good; whether it is over is asked as it is read, and no job ends
-it. What it allows never changes. Each act is on record with actor and reason.
+Guarantee: each has an end, unless it is marked as permanent. A read decides if it has ended; no job ends it. The amount
+it allows never changes. Each act is on record with actor and reason.
 """
 
 from __future__ import annotations
@@ -70,8 +70,11 @@ _MAY_FOLLOW: Final[dict[Word, OverrideState]] = {"approve": "asked", "refuse": "
 
 @dataclass(frozen=True)
 class Terms:
-    """What an override allows: of a metric, to whom (`target` by `reach`: an organisation, `acme-*`, or a plan), how
-    much in which period (None: without an end), until when (milliseconds; None: for good)."""
+    """The terms of an override: its metric, its target, the amount in a period, and its end.
+
+    `target` by `reach`: an organisation, `acme-*`, or a plan. `amount` None: unlimited. `ends_ms`: milliseconds; None:
+    it is permanent.
+    """
 
     metric: str
     reach: Reach
@@ -138,9 +141,9 @@ def add(
 
 
 def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[OverrideRow, bool]:
-    """Approve, refuse or end an override; as it is now, and whether that changed anything.
+    """Approve, refuse or end an override. Return it as it is now, and if that changed anything.
 
-    Errors: UnknownId; Denied `ended` for one of which something else was said, or whose end has come.
+    Errors: UnknownId; Denied `ended` if it was decided otherwise, or has reached its end.
     """
     found = show(connection, number)
     state = _AFTER[word]

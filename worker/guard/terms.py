@@ -206,8 +206,11 @@ def _require_phase(phase: int | None) -> None:
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be used: so many base units of a metric by an organisation; for how long a hold stands
-    (milliseconds); the run's labels; and whose wallet pays, in place of the metric's word (see `Request.payer`)."""
+    """A use to decide: an amount of a metric, in base units, by an organisation.
+
+    `for_ms`: how long a hold lasts, in milliseconds. `project`, `subject`, …: the run's labels. `payer`: who pays, in
+    place of the metric's setting (see `Request.payer`).
+    """
 
     org_id: str
     metric: str

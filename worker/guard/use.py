@@ -113,9 +113,11 @@ class Charged:
 
 @dataclass
 class Book:
-    """Counters that are locked, and what is decided of them in one transaction: `counters` are as they will be.
-    `charge`: what a use costs, and whether that is charged, beyond its metric's limit or not. `emit`: takes its event,
-    before a wallet is locked; whoever decides takes it back where the use is blocked all the same."""
+    """Locked counters, and the decisions about them in one transaction. `counters` are as they will be.
+
+    `charge`: returns the cost of a use and if it is charged, within its metric's limit or beyond it. `emit`: takes the
+    use's event, before a wallet is locked. If the use is blocked after all, the caller takes the event back.
+    """
 
     charge: Callable[[Ask, Known, bool], Charged]
     known: Known
@@ -152,10 +154,11 @@ def take(connection: sa.Connection, ask: Ask) -> Answer:
 
 
 def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | DrawdownError]:
-    """The same for several uses of one organisation's metric, at one moment: decided one after another, in their order.
-    An error stands in the place of the answer of whoever is refused: nothing is kept of that one.
+    """Decide several uses of one organisation's metric at one moment, one after another, in their order.
 
-    Errors: NotTogether, UnknownId where they are to be asked for alone; DatabaseBusy.
+    A refused use has an error in the place of its answer, and nothing of it is kept.
+
+    Errors: NotTogether, UnknownId if the uses must be decided alone; DatabaseBusy.
     """
     found: list[Answer | DrawdownError | None] = [wrong(one) for one in asked]
     keys = [(one.wish.org_id, one.key) for one, error in zip(asked, found, strict=True) if error is None]
@@ -404,7 +407,7 @@ def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
 
 
 def check_all(connection: sa.Connection, wishes: Sequence[Wish], now_ms: int) -> list[Answer | DrawdownError]:
-    """The same for many, at one moment. An error stands in the place of the answer of whoever it is about."""
+    """Check many wishes at one moment. If a wish is refused, the error is in the place of its answer."""
     return check_by_keys(connection, (), wishes, now_ms)[1]
 
 
@@ -699,8 +702,7 @@ def read_by_keys(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> 
 
 
 def used_before(uses: Mapping[str, Use], org_id: str, key: str, *, own: bool) -> Use | None:
-    """What was used under a key before, to whom an API key that is bound to the organisation (`own`), or to none, gives
-    it; None where there is nothing."""
+    """Return the earlier use of a key, or None. `own`: the API key is bound to the organisation."""
     all_ = uses.get(key)
     if not own:
         return all_
@@ -818,8 +820,11 @@ def _resets_ms(span: Span | None, at_ms: int) -> int | None:
 
 
 def options_of(verdict: Verdict) -> tuple[Option, ...]:
-    """What whoever was refused, or would be, can do: nothing against an operator's word. A limit of what stands at once
-    is the provider's or an operator's, and no override of the guard's stands in its place."""
+    """Return the ways out of a block, for a caller that was or would be blocked.
+
+    Against an operator's decision there is none. A limit of what exists at once belongs to the provider or an operator,
+    so no override of the guard replaces it.
+    """
     if verdict.would != "block" or verdict.rule == "operator":
         return ()
     if verdict.rule == "credits":

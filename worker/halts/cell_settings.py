@@ -26,7 +26,7 @@ class CellSettings:
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     networks: tuple[Network, ...] = ()
     outgoing: Outgoing = field(default_factory=Outgoing)
-    """How calls leave: whom they trust, and through which proxy."""
+    """The way of calls out: trusted authorities, and the proxy."""
 
     def __repr__(self) -> str:
         return f"CellSettings(allowed={sorted(self.allowed)}, networks={[str(one) for one in self.networks]})"
@@ -46,6 +46,8 @@ class CellSettings:
 
 
 def cell_secret(root: str, cell_id: str) -> str:
-    """A cell's own secret, 64 characters of hex: HMAC-SHA256 by the root over `cell:{cell_id}`. Whoever has it can make
-    neither the root of it nor another cell's."""
+    """Return a cell's own secret, 64 characters of hex: HMAC-SHA256 by the root over `cell:{cell_id}`.
+
+    Its holder can compute neither the root nor another cell's secret.
+    """
     return hmac.new(root.encode(), f"cell:{cell_id}".encode(), hashlib.sha256).hexdigest()

@@ -41,7 +41,7 @@ MOST_BACKOFF_MS: Final = MINUTE_MS
 BATCH: Final = 50
 """Claimed at once for one cell that answers; even if each takes the whole of its time-out, the lease lasts longer."""
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
-"""After a halt: whoever still has nothing there, as hosts tell it, has nothing to stop."""
+"""After a halt: if hosts report no sandbox of the organisation at the cell for so long, there is nothing to stop."""
 CELL_BUDGET_MS: Final = 30 * SECOND_MS
 """One cell in one dispatch."""
 

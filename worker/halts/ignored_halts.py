@@ -53,7 +53,7 @@ def ignored_halts(connection: sa.Connection, shard: Shard) -> list[Ignored]:
 
 
 def ignored_part(shard: Shard) -> Part:
-    """The same, for whoever reads more in one statement: fields of `Ignored`."""
+    """Return the query of ignored halts, to read beside others in one statement: fields of `Ignored`."""
     return SQL.part("ignored", {"lo": shard.lo, "hi": shard.hi, "escalate_after": ESCALATE_AFTER})
 
 
@@ -86,7 +86,7 @@ def undelivered(connection: sa.Connection, shard: Shard) -> list[Undelivered]:
 
 
 def undelivered_part(shard: Shard) -> Part:
-    """The same, for whoever reads more in one statement: fields of `Undelivered`."""
+    """Return the query of undelivered halts, to read beside others in one statement: fields of `Undelivered`."""
     return SQL.part("undelivered", {"lo": shard.lo, "hi": shard.hi})
 
 

@@ -1,8 +1,9 @@
-"""Halts as people go through them: which cell was told of which organisation, and what it said; and how cells stand.
+"""Halts as people read them: which cell was notified of which organisation, its answer, and the state of cells.
+
 Reads only.
 
-Guarantee: a page costs the same however many halts there were: what is due goes by its index, all by the one
-on their time.
+Guarantee: a page costs the same however many halts there were. Due halts are read by their index, all halts by the
+index on their time.
 """
 
 from __future__ import annotations

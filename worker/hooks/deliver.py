@@ -153,7 +153,7 @@ def _claim(connection: sa.Connection, *, endpoint: str, claim: str, now: int, mo
 def _settle(
     connection: sa.Connection, *, claimed: Sequence[ClaimedMessage], answers: Sequence[HookAnswer], claim: str, now: int
 ) -> None:
-    """That a message was taken is written down whoever has the claim; all else by its claimer alone."""
+    """Write the outcomes. A delivery is recorded whatever the claim; every other outcome only by the claimer."""
     values = [_end(message, answer, now) for message, answer in zip(claimed, answers, strict=True)]
     SQL.run(connection, "settle", [{**one, "claim_owner": claim} for one in values])
 

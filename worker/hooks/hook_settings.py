@@ -30,7 +30,7 @@ class HookSettings:
     roots: tuple[str, ...] = field(default=(), repr=False)
     networks: tuple[Network, ...] = ()
     outgoing: Outgoing = field(default_factory=Outgoing)
-    """How calls leave: whom they trust, and through which proxy."""
+    """The way of calls out: trusted authorities, and the proxy."""
 
     @property
     def origins(self) -> frozenset[str]:

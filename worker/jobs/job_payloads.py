@@ -1,8 +1,8 @@
-"""What is asked for by a job: kept as it was understood, and told in words and as a command.
+"""The content of a job: kept as it was understood, and shown in words and as a command.
 
-Guarantee: times are moments by then, and not words such as `today`, whose meaning would change while the job waits;
-settings of a provider are those that the person saw, an assignment is of an organisation as it stood, and so is a
-top-up of its wallet.
+Guarantee: times are kept as moments, and not as words such as `today`, which would change their meaning while the job
+waits. Settings of a provider are those that the person saw. An assignment, or a top-up of a wallet, applies to the
+state that the person saw.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ReplayJob:
 
 @dataclass(frozen=True)
 class AcceptJob:
-    """A provider on changed terms: `terms` as whoever queued it saw them, and no others."""
+    """A provider on changed terms: `terms` as the person saw them when queueing, and no others."""
 
     kind: ClassVar[str] = "accept"
     provider: str

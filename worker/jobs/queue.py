@@ -1,9 +1,9 @@
-"""Jobs: placed and cancelled by people, taken up and ended by ticks.
+"""Jobs: placed and cancelled by people, started and ended by ticks.
 
-Guarantee: a job is placed only where it could begin now, as far as the database tells. It is cancelled only while
-it waits. One job is under way at a time, the oldest first; the tick that has it keeps it by a lease, and a job
-whose tick died is free again once that has ended. A job ends once. A job about a wallet's top-ups is of the terms
-that its person saw: what was said or declined since is for a person to look at.
+Guarantee: a job is placed only if it could begin now, as far as the database shows. It can be cancelled only while it
+waits. One job is under way at a time, the oldest first. Its tick holds it by a lease. If the tick dies, the job is free
+again once the lease has ended. A job ends once. A job about a wallet's top-ups applies to the terms that its person
+saw: if they changed or a payment was declined since, a person has to look at it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ TURN_MS: Final = 2 * MINUTE_MS
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
 """Less than the time between two ticks: what a dead one had is the next one's."""
 MAX_TRIES: Final = 5
-"""Turns without an end, one after the other: a job that kills each tick must not do so for ever, nor one whose
-provider says nothing hold up all others."""
+"""Turns in a row without an end, after which a job is given up.
+
+A job that kills each tick must not do so for ever, and a provider that never answers must not delay all others.
+"""
 MAX_OPEN_JOBS: Final = 50
 """Jobs that wait, or are under way."""
 

@@ -1,11 +1,15 @@
-"""What a tick does of the jobs that wait: replays, assignments, accepted terms, corrections, top-ups.
+"""The work of a tick on waiting jobs: replays, assignments, accepted terms, corrections, top-ups.
 
-Guarantee: it takes MAX_A_TICK at most, for TURN_MS at most, and leaves what remains to the next tick. What became of an
-job is told by one tick. Each kind is harmless twice, so that a job whose tick died is simply done again. A replay
-subtracts what is sealed. Pushes that were voided are open no more, and of terms in force there is nothing left to
-accept. An assignment that is so already is made no second time. What was corrected is sealed again, and compared only
-once that is settled. A fill charges what is low and has no charge open. Where a person changed the same thing since,
-the person's word stands.
+Guarantee: it takes MAX_A_TICK at most, for TURN_MS at most, and leaves what remains to the next tick. One tick reports
+the outcome of a job. Each kind is harmless twice, so if the tick of a job died, the job is simply done again:
+
+- A replay subtracts what is sealed.
+- Voided pushes are no longer open, and terms in force leave nothing to accept.
+- An assignment that is in force is not made again.
+- Corrected usage is sealed again, and compared only once that is settled.
+- A fill charges wallets that are low and have no charge open.
+
+If a person changed the same thing since, the person's decision wins.
 """
 
 from __future__ import annotations
@@ -161,7 +165,7 @@ class Turn:
 
 
 def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
-    """Use a provider on the terms that whoever queued it saw; pushes are voided portion by portion, as by hand."""
+    """Use a provider on the terms that the person saw when queueing. Pushes are voided in portions, as by hand."""
     declared = context.declared().get(asked.provider)
     if declared is None:
         return cannot_be_used(asked.provider)

@@ -137,7 +137,7 @@ def end_override(connection: sa.Connection, org_id: str, by: By) -> Overridden:
 
 
 def _override_of(connection: sa.Connection, org_id: str, now_ms: int) -> Override:
-    """What holds, kept from whoever else would change it meanwhile; one that has run out holds no longer."""
+    """Lock an organisation and return its override in force. If the override has run out, return an empty one."""
     require_org(connection, org_id)
     (row,) = lock_rows(connection, [org_id])
     if row.override_until_ms is not None and row.override_until_ms <= now_ms:

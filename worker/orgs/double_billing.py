@@ -1,10 +1,12 @@
-"""Usage is billed by the seal or charged by the guard, never both: a metric's word of the mapping (`counts`) says which
-event type or feature it counts.
+"""The rule that usage is billed by the seal or charged by the guard, never by both.
 
-Guarantee: while a metric costs credit, no mapping makes a feature of what it counts, or makes the feature that it
-counts, in any window in which it does; whichever comes second is refused. Both take rule S1's lock first, so that of
-two at once one sees the other. Nor does usage of an event type wait for a feature that none may make: a price is
-refused while some waits, and what comes in later is told to whom to go (`sources.events.charged`).
+A metric names the event type or feature of the mapping that it counts (`counts`).
+
+Guarantee: while a metric costs credit, no mapping makes a feature of the event type that it counts, or makes the
+feature that it counts, in any of those windows. Of a price and a mapping, the second is refused. Both take rule S1's
+lock first, so if they come at once, the second sees the first. Nor does usage of an event type wait for a feature that
+no mapping may make: while some waits, a price is refused. Usage that comes in later is refused, with the call to use
+instead (`sources.events.charged`).
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ class NeverHalted:
 
 
 def never_halted(connection: sa.Connection, now_ms: int, most: int) -> NeverHalted:
-    """Whom no empty balance halts, since somebody said so."""
+    """Return the organisations that no empty balance halts, because a person decided so."""
     rows = SQL.run(connection, "never_halted", {"now_ms": now_ms, "at_most": most}).all()
     return NeverHalted(int(rows[0].orgs) if rows else 0, [(row.org_id, row.until_ms) for row in rows])
 
@@ -247,7 +247,7 @@ def _found(
 
 
 def _order(sort: str, after: Place, *, known_end: bool) -> dict[str, str]:
-    """Which pieces put a list in order; `known_end`: of whom each has one, which an index holds."""
+    """Return the fragments that order a list. `known_end`: each organisation in it has an end, which an index holds."""
     if sort == "name":
         return {"order": "by_name", "later": "after_name"}
     way, known_end = SORTS[sort], known_end and sort == "end"
@@ -365,7 +365,7 @@ class Left(NamedTuple):
 
 UNBILLED: Final = frozenset((None, *EXEMPT_PROVIDERS))
 NOTHING: Final = Used()
-"""Of whoever used nothing that its balance may not show."""
+"""For an organisation without usage that its balance may not show."""
 
 
 def left_of(connection: sa.Connection, rows: Sequence[Billed], now_ms: int) -> list[Left]:

@@ -144,7 +144,10 @@ def total_of(row: Mapping[str, object]) -> Total:
 
 
 def by_day(totals: Iterable[Total]) -> Days:
-    """Errors: BadTotal for what is said twice, or both by size and for all sizes, or both by cell and for all cells."""
+    """Return the totals by day, cell, organisation and size.
+
+    Errors: BadTotal if a total is given twice, both by size and for all sizes, or both by cell and for all cells.
+    """
     found: Days = {}
     for one in totals:
         of_org = found.setdefault((one.day_ms, one.cell_id), {}).setdefault(one.org_id, {})

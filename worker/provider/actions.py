@@ -36,7 +36,7 @@ from drawdown.worker.verdict.rates import (
 SQL = queries(__file__)
 
 CHUNK: Final = 200
-"""Pushes a transaction: whoever seals waits for it meanwhile."""
+"""Pushes a transaction: a seal waits for it meanwhile."""
 UNCHANGED: Final = (
     "the terms of {} have not changed: the settings here are those in force. Where ticks say that theirs changed, one "
     "of theirs is not set here"
@@ -320,8 +320,12 @@ def set_rate(
 def set_when_down(
     connection: sa.Connection, provider: str, plan: str, policy: str, by: By, *, new: bool = True
 ) -> str | None:
-    """Say what holds for customers of a plan ('': every other one) while the provider cannot be read; returns what was
-    said before. Errors: UsageError; UnknownId, unless `new`, for a plan that nobody told of."""
+    """Set the policy for customers of a plan while the provider cannot be read. Return the policy before.
+
+    Plan '': every other plan.
+
+    Errors: UsageError; UnknownId, unless `new`, for a plan that no provider reported.
+    """
     if policy not in POLICIES:
         raise UsageError(f"the policy {policy!r} is none of {', '.join(POLICIES)}")
     if plan:

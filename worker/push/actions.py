@@ -176,15 +176,18 @@ def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
 
 
 def told(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> Sequence[Row]:
-    """What a person was told of balances, and has not acknowledged: rows of `balance_marks`, with `hold` kept as they
-    are until the transaction ends."""
+    """Return the reports on balances that no person has acknowledged: rows of `balance_marks`.
+
+    `hold`: lock them until the transaction ends.
+    """
     return SQL.run(connection, "told", {"org_id": org_id}, held="for_update" if hold else "").all()
 
 
 def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]:
-    """A person has seen to what was told of an organisation's balances (of all, where it is empty); what that was.
+    """Acknowledge the reports on an organisation's balances, or on all if it is empty. Return them.
 
-    What a reconciliation tells meanwhile is told after it, and stands."""
+    A report that a reconciliation makes meanwhile is written after this, and stays.
+    """
     rows = told(connection, org_id, hold=True)
     for row in rows:
         about = {"provider": row.provider, "feature": row.feature}
@@ -397,9 +400,9 @@ PASSING: Final[frozenset[Barrier]] = frozenset({"charged", "may_arrive"})
 
 @dataclass(frozen=True)
 class DoubtFilter:
-    """Which pushes in doubt: of windows in [from_ms, to_ms), whose last error holds `error`. Empty: any.
+    """A choice of pushes in doubt. Empty: any.
 
-    `at_most`: refuse if there are more.
+    Their windows are in [from_ms, to_ms), and their last error contains `error`. `at_most`: refuse if there are more.
     """
 
     provider: str = ""

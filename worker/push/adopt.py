@@ -41,8 +41,11 @@ def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By,
 
 
 def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By) -> None:
-    """The provider has a later revision of this push's window that we know nothing of (R1): it takes the place in our
-    outbox that it has over there, under S1's lock. A revision before it that is not there was voided, or never sent."""
+    """Adopt a later revision of this push's window that only the provider knows (R1), under S1's lock.
+
+    It takes the same revision in our outbox as at the provider. If a revision before it is missing here, that one was
+    voided, or never sent.
+    """
     for revision in range(_next_revision(connection, push), other.revision):
         _insert_absent(connection, push, revision, by)
     if _next_revision(connection, push) == other.revision:

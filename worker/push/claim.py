@@ -32,8 +32,10 @@ CALLS_A_CLAIM: Final = 2
 and not sent yet, waits for the claim's lease to end."""
 
 LONGEST_DUE: Final = 16
-"""Of those that wait longest a claim takes so many, or a quarter where it is small; few, for they may all be one
-customer's, whose pushes are sent a few at a time."""
+"""Pushes that a claim takes from those that wait longest; a small claim takes a quarter.
+
+They are few, because all may belong to one customer, and its pushes are sent a few at a time.
+"""
 
 MOST_LOOKUPS: Final = 1_000
 """Lookups a batch: enough that customers can take turns. Those not begun within its lease are asked for again."""

@@ -1,8 +1,8 @@
 """Confirm: ask the provider for the outcome of pushes that no answer proves, once its lag is over.
 
-Guarantee: a push whose outcome was never proven is neither accepted nor sent again blind (P2, P3). A void push was
-looked up and was absent, later than it could still have been applied (P5). At a provider that may charge without an
-event, the customer's balance has to agree as well: a push that it was drawn on for is accepted, and where it proves
+Guarantee: a push with an unproven outcome is neither accepted nor sent again blind (P2, P3). A void push was looked up
+and was absent, later than it could still have been applied (P5). If a provider may charge without an event, the
+customer's balance must agree as well. If the balance shows that a push drew on it, the push is accepted. If it proves
 neither, a person decides. A push that was never sent drew on nothing. A failed look-up changes only the time of the
 next one.
 """
@@ -82,7 +82,7 @@ class Confirmed:
 
 
 def confirm(context: Context, provider: str) -> Steps[Confirmed]:
-    """Look up every push of one provider whose time has come."""
+    """Look up every push of one provider that is due for it."""
     done = Confirmed()
     capabilities = context.capabilities[provider]
     while capabilities.lookup and not context.out_of_time(ASKING):
@@ -322,8 +322,10 @@ def weigh(
     capabilities: Capabilities,
     over: Over,
 ) -> Steps[Weighed]:
-    """Ask for the balances of those customers of whom an absent push may have been charged without an event: the key is
-    claimed at the provider, or it could not be applied any more. Not for what was never sent."""
+    """Read the balances of customers with an absent push that may have been charged without an event.
+
+    Such a push is claimed at the provider, or could not be applied any more. A push that was never sent is left out.
+    """
     untold = [
         sought
         for sought, result in zip(asked, found, strict=True)
@@ -459,8 +461,11 @@ def _later(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
 def _charged(
     drew: Sequence[int], now: Accounted, before: Accounted, drawn: Level | None, lost: int, unknown: int | None
 ) -> frozenset[int] | None:
-    """Which of these the balance was drawn on by. Beside others that are open it tells only where it shows nothing of
-    any: what it shows may be theirs, in part or not at all (something else was lost over there, and this one drawn)."""
+    """Return the pushes that the balance was drawn on by; None if it does not show them.
+
+    Beside other open pushes, a balance is conclusive only if it shows a draw by none. A draw that it shows may be
+    theirs, in part or not at all: the provider may have lost something else, and this push may have drawn.
+    """
     if drawn is None or (now.sent, now.accepted) != (before.sent, before.accepted):
         return None
     found = now.beyond(drawn)

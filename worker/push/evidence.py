@@ -155,8 +155,11 @@ MOST_UNSURE: Final = 12
 
 @dataclass(frozen=True)
 class Ended:
-    """The last comparison of a balance whose cycle is gone. `charged`: what we call accepted since. Nothing tells how
-    much of that was drawn on what is left. `used`: what had been drawn on it by then; None: that is not known."""
+    """The last comparison of a balance with an ended cycle.
+
+    `charged`: what we call accepted since. How much of it was drawn on the rest is unknown. `used`: what had been drawn
+    on the balance at the comparison; None: unknown.
+    """
 
     charged: int
     used: int | None
@@ -172,7 +175,7 @@ class Accounted:
     """What we call accepted of one customer, in quantities of a balance, in its present cycle."""
 
     org_id: str = ""
-    """Whose push was settled last."""
+    """The organisation of the push that was settled last."""
     sent: tuple[int, int] = (0, 0)
     """How many attempts there were, and how many pushes are open: equal where nothing was sent or settled between two
     looks, as long as `accepted` is, too."""
@@ -720,8 +723,11 @@ def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset
 
 
 def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
-    """Whether no other set of these pushes comes to the same sum as the chosen places: then it is known of each of them
-    whether the balance was drawn on by it, and not only of all together. Of too many, none is known."""
+    """Return True if no other set of these pushes has the same sum as the chosen places.
+
+    Then each of them is known to have drawn on the balance or not, and not only their sum. If there are too many sums,
+    return False.
+    """
     if len(chosen) in (0, len(quantities)) and (min(quantities) > 0 or max(quantities) < 0):
         return True
     ways = {0: 1}
@@ -790,7 +796,7 @@ def _kept(mark: Mark) -> dict[str, int | None]:
 
 
 def taken_back(connection: sa.Connection, accepted: Sequence[Row]) -> dict[str, str]:
-    """Return pushes whose loss a comparison of balances has adopted: by key, that of the adoption."""
+    """Return pushes that a comparison of balances has adopted as lost: the adoption's key, by the push's key."""
     keys = [{"key": push.key} for push in accepted]
     return {str(row.key): str(row.adopted) for row in SQL.run(connection, "taken_back", {"keys": keys})} if keys else {}
 

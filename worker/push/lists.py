@@ -48,8 +48,11 @@ LAST: Final = 2**62
 
 @dataclass(frozen=True)
 class PushFilter:
-    """Which pushes: in one of STATES; of windows in [from_ms, to_ms); `why`: whose last error this is, by its first
-    160 characters, or NO_ERROR. Empty: any."""
+    """A choice of pushes. Empty: any.
+
+    `state`: one of STATES. Their windows are in [from_ms, to_ms). `why`: the first 160 characters of their last error,
+    or NO_ERROR.
+    """
 
     state: str = "open"
     provider: str = ""

@@ -67,9 +67,9 @@ def safe_retention_ms(capabilities: Capabilities) -> int | None:
 def settle(
     outcome: Outcome, attempt: int, now_ms: int, capabilities: Capabilities, *, sent_before: bool | None = None
 ) -> Settlement:
-    """What to write for a push whose `attempt` (1 is the first) had this outcome.
+    """Return the changes to a push after its `attempt` (1 is the first) had this outcome.
 
-    `sent_before`: whether an earlier attempt may have reached the provider; by default any earlier one may have.
+    `sent_before`: an earlier attempt may have reached the provider. By default, any earlier attempt may have.
     """
     match outcome:
         case Accepted(_, cost):

@@ -1,13 +1,13 @@
 """Push: sends due pushes to their provider and records each outcome.
 
 Guarantee: claim and attempt are committed before a byte leaves (P1). The bytes sent are those of the outbox row. A push
-whose answer was never seen is due again under the same key, or is looked up, and is never forgotten. Answers are
-settled in portions as they come, so that a process that dies loses few of them. However much is due, verdicts and halts
-wait for one spell of it and its last calls at most.
+without an answer is due again under the same key, or is looked up, and is never forgotten. Answers are settled in
+portions as they come, so that a process that dies loses few of them. However many pushes are due, verdicts and halts
+wait at most for one spell and its last calls.
 
-The embedded ledger's own pushes are charged where they stand: picked, charged and settled in one transaction, so that
-no answer can be lost. Each key is charged once for good. What is not plain (sent before, no rate, beyond a bound,
-charged under its key already) stays due, and is sent the way of all providers, which has an answer for each.
+The embedded ledger's own pushes are charged in place: picked, charged and settled in one transaction, so that no answer
+can be lost. Each key is charged once for good. If a push is special (sent before, no rate, beyond a bound, charged
+under its key already), it stays due. It is then sent as to any provider, and each of these cases has an answer there.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def change(
 
 
 def newest_unanswered(connection: sa.Connection, rows: Sequence[Row]) -> list[int | None]:
-    """When the newest attempt began whose answer was never seen, for each of these pushes."""
+    """Return when the newest unanswered attempt of each of these pushes began (milliseconds); None: there is none."""
     found = SQL.run(connection, "newest_unanswered", {"push_ids": [push_id_of(row) for row in rows]})
     newest = {tuple(push_id_of(row).values()): int(row.newest_ms) for row in found}
     return [newest.get(tuple(push_id_of(row).values())) for row in rows]

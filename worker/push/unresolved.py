@@ -70,7 +70,7 @@ def resolve_all(provider: str) -> str:
 
 
 def unresolved_parts() -> dict[str, Part]:
-    """Both questions, for whoever reads more in one statement."""
+    """Return both queries, to read beside others in one statement."""
     return {"unresolved": SQL.part("sums"), "unresolved_orgs": SQL.part("orgs")}
 
 

@@ -44,7 +44,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MAY_ARRIVE_MS: Final = 3_600_000
-"""How long an attempt whose answer was never seen may still reach the provider, and be charged there (P5)."""
+"""Milliseconds for which an unanswered attempt may still reach the provider, and be charged there (P5)."""
 
 Barrier = Literal["below_floor", "charged", "may_arrive", "not_charged"]
 
@@ -170,7 +170,7 @@ def _take_from_carries(connection: sa.Connection, voided: Sequence[PushRow]) -> 
 
 
 def ask_again(connection: sa.Connection, settled: Sequence[PushRow], now_ms: int) -> None:
-    """Ask for the verdicts of those whose pushes were rejected until now: these may be why they are halted."""
+    """Refresh the verdicts of organisations with pushes that were rejected until now: these may have halted them."""
     rejected = [str(push.org_id) for push in settled if push.state == "rejected"]
     if rejected:
         mark_for_projection(connection, rejected, now_ms)

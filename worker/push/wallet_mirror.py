@@ -1,8 +1,8 @@
 """The mirror: use at a provider without a hard stop is drawn from the customer's wallet in the embedded ledger, too.
 
-Guarantee: a push is drawn once, by its key, in the transaction that accepts it. It is given back once where the push is
-refused later. A customer whose wallet moved is asked about again. A customer that was never given credit here is never
-charged here, and never halted for it.
+Guarantee: a push is drawn once, by its key, in the transaction that accepts it. If the push is refused later, it is
+given back once. If a customer's wallet moved, the customer's verdict is refreshed. A customer that was never given
+credit here is never charged here, and never halted for it.
 """
 
 from __future__ import annotations

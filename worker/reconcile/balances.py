@@ -70,8 +70,11 @@ BESIDE: Final = (
 MOST_LOST: Final = 500
 """Newest pushes of a customer that are looked at for what a balance lacks."""
 LOST_SPAN_MS: Final = 15 * MINUTE_MS
-"""How far apart lost pushes were settled: a store loses what came after its last write, and writes every few seconds. A
-person's top-up that comes to the sum of pushes of so short a time is taken for such a loss."""
+"""Milliseconds within which lost pushes were settled.
+
+A store loses what came after its last write, and writes every few seconds. If a person's top-up equals the sum of
+pushes of so short a time, it is taken for such a loss.
+"""
 STALE_MS: Final = MINUTE_MS
 """A read may be as old as this (observed: seconds): after a newer push it tells of no loss."""
 MOST_BESIDE: Final = 12
@@ -115,7 +118,7 @@ ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
 
 @dataclass(frozen=True)
 class Compared:
-    """One comparison: what the balances said, and what is asked of it."""
+    """A comparison: the balances that were read, and its options."""
 
     provider: str
     balances: Balances
@@ -130,7 +133,7 @@ class Compared:
     witness: Witness | None
     pools: Pools
     standing: Collection[CustomerPool]
-    """Balances of customers of whom events leave something open."""
+    """Balances of customers with an open difference in their events."""
 
 
 def compare_drawn(
@@ -143,8 +146,10 @@ def compare_drawn(
     by: By,
     done: Reconciled,
 ) -> Steps[None]:
-    """Balances beside pushes, of customers' balances whose events were read up to a window each. `standing`: events
-    leave something open of these."""
+    """Compare balances with pushes, for customers with events that were read up to a window each.
+
+    `standing`: balances of customers with an open difference in their events.
+    """
     customers = sorted({customer for customer, _ in pairs})
     for at in range(0, len(customers), CHUNK):
         part = set(customers[at : at + CHUNK])

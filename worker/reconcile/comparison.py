@@ -138,7 +138,7 @@ class Short:
 
     @property
     def shown_too_much(self) -> bool:
-        """Whether events show more of some windows than what they show of all its pushes comes to."""
+        """Whether events show more in some windows than the pushes of those windows that they show."""
         absent = sum(int(row.sent_qty) for row, found in zip(self.rows, self.found, strict=True) if found == Absent())
         return self.line.theirs - self.line.ours + absent > 0
 

@@ -145,7 +145,7 @@ def runs(connection: sa.Connection) -> list[ComparedAt]:
 
 
 def told(connection: sa.Connection) -> list[Told]:
-    """What was told of balances and waits for somebody, the latest first."""
+    """Return the reports on balances that wait for a person, the latest first."""
     return [Told(**row._mapping) for row in SQL.run(connection, "told", {"at_most": MOST_TOLD})]
 
 

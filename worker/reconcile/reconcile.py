@@ -1,13 +1,13 @@
 """Reconcile: accepted pushes beside the provider's reported charges, by organisation, feature and day (R2).
 
 Guarantee: nothing is compared before the provider's lag is over or while a push of it is unsettled. A mark for each
-customer moves only past what was compared: a night that is skipped, or whose totals cannot be read, is compared by a
-later run. Comparing changes nothing. A correction rests on the provider's own report: a push it does not have is
-voided, a charge it has beside our pushes is adopted. The next seal then owes, or gives back, the difference. A
-difference that cannot be pinned down is a note. Once time is up, no more is asked, and what is left corrects nothing.
+customer moves only past windows that were compared. If a night is skipped, or its totals cannot be read, a later run
+compares it. A comparison changes nothing. A correction rests on the provider's own report: a push it does not have is
+voided, a charge it has beside our pushes is adopted. The next seal then owes, or gives back, the difference. If a
+difference cannot be assigned to a push, it is a note. Once time is up, the run makes no more calls, and the rest
+corrects nothing.
 
-Days whose history was lost (R1) may hold charges that have no push here. They are reported, and nothing is corrected by
-them.
+Days with a lost history (R1) may hold charges that have no push here. They are reported, and correct nothing.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def _compare(
     by: By,
     done: Reconciled,
 ) -> Steps[tuple[set[tuple[str, str]], set[tuple[str, str]]]]:
-    """Returns the customers' features whose events could not be read, and those that events leave open."""
+    """Return the customers' features with events that could not be read, and those with a difference left open."""
     lines, unread, left_open = [], set[tuple[str, str]](), set[tuple[str, str]]()
     settled_by = visible_by(context.clock.now_ms(), context.capabilities[provider])
     for day in ours:

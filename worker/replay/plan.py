@@ -31,7 +31,7 @@ class ReplayAtWork(Refused):
 
 @dataclass(frozen=True)
 class ReplayScope:
-    """Whose windows: these organisations', those that one provider bills, or (neither given) everybody's."""
+    """The scope of a replay: these organisations, those that one provider bills, or (neither given) all."""
 
     orgs: tuple[str, ...] = ()
     provider: str | None = None
@@ -80,7 +80,7 @@ class ReplayPlan:
     open_from_ms: int | None
     """Windows from here on are not sealed yet: the next tick's, and no replay's."""
     floored: int
-    """Organisations whose floor lies inside the range; theirs begins there."""
+    """Organisations with a floor inside the range; their replay begins there."""
     stopped: tuple[str, ...]
     flips: tuple[PlannedFlip, ...]
     flip_count: int
@@ -170,7 +170,10 @@ def _first_push(connection: sa.Connection) -> int:
 
 
 def _above_floor(connection: sa.Connection, scope: ReplayScope, start: int) -> None:
-    """Whoever is named must be replayable as a whole; of many, those whose floor is higher begin there."""
+    """Refuse a named organisation with a floor above the start.
+
+    If no organisation is named, each begins at its floor.
+    """
     for org_id in scope.orgs:
         floor = require_org(connection, org_id).floor_ms
         if start < floor:
@@ -198,7 +201,7 @@ def overlaps(connection: sa.Connection, scope: ReplayScope, other: ReplayScope) 
 
 
 def notes(made: ReplayPlan) -> list[tuple[str, str]]:
-    """What whoever asked should know of a plan: each a word, or none, and a line."""
+    """Return the notes on a plan for the person who made it: each a kind, or '', and a line."""
     lines = []
     if made.cut_at_first_use:
         lines.append(("", "nothing was used before: it begins with the first sample"))

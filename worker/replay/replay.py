@@ -1,10 +1,10 @@
 """Replay: seals a past range again and sends the pushes that come out.
 
-Guarantee: sealed quantities are subtracted, so a replay of a healthy range sends nothing and cannot bill twice. It goes
-in chunks. Each chunk is the seal's own transaction together with the replay's progress, so ticks run in between, and a
-replay that was killed goes on where it was. Only the seal's lock keeps money right. The lease keeps a second replay of
-the same windows away for the sake of clear answers. A dry run is the same, transaction by transaction, each of them
-undone; for a page it ends between two of them once the time of its context is up, and says so.
+Guarantee: sealed quantities are subtracted, so a replay of a healthy range sends nothing and cannot bill twice. It
+works in chunks. Each chunk is the seal's own transaction together with the replay's progress, so ticks run in between.
+If a replay is killed, it continues from its progress. Only the seal's lock keeps money right. The lease keeps a second
+replay of the same windows away for the sake of clear answers. A dry run is the same, with each transaction undone. For
+a page, a dry run ends between two transactions once the time of its context is up, and reports that.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def seen_by_all(buckets: Sequence[Any]) -> Seen:
 
 
 def buckets_part() -> Part:
-    """Rows for `seen_by_all` of every bucket, for whoever reads more in one statement."""
+    """Return the query of every bucket's cursor, to read beside others in one statement: rows for `seen_by_all`."""
     return SQL.part("of_buckets")
 
 

@@ -1,7 +1,7 @@
-"""What a person does about suppliers: their terms, freezes, reversals, payouts.
+"""Changes of suppliers by a person: their terms, freezes, reversals, payouts.
 
-Guarantee: each act is one transaction, under the supplier's lock, on record with who and why. The same act again
-changes nothing, so that whoever lost the answer gives it again. No wallet moves.
+Guarantee: each act is one transaction, under the supplier's lock, on record with actor and reason. The same act again
+changes nothing, so if the answer was lost, a person can repeat it. No wallet moves.
 """
 
 from __future__ import annotations

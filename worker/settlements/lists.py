@@ -183,7 +183,7 @@ def list_payouts(connection: sa.Connection, supplier: str, most: int) -> list[Pa
 
 
 def unpaid(connection: sa.Connection, payout: str) -> int:
-    """What of a payout's lines, in micro-credits, is for runs whose wallet owes now: nobody has paid for that yet."""
+    """Return the part of a payout, in micro-credits, for runs of wallets that owe now: it is not paid for yet."""
     return int(SQL.run(connection, "unpaid", {"payout": payout}).scalar_one())
 
 

@@ -111,7 +111,7 @@ LONG_MS: Final = 15 * MINUTE_MS
 
 @dataclass(frozen=True)
 class LongOpen:
-    """Whose it is, and for how long it has been open (milliseconds; None: this user may not see that)."""
+    """The oldest open transaction: its owner, and its age in milliseconds (None: this user may not see it)."""
 
     who: str
     age_ms: int | None

@@ -112,7 +112,7 @@ def halts_due(connection: sa.Connection) -> WaitingCount:
 
 
 def projections_due(connection: sa.Connection, now_ms: int) -> WaitingCount:
-    """Organisations whose provider is to be asked."""
+    """Return the organisations with a verdict that is due to be read from their provider."""
     return _waiting(backlog.SQL.run(connection, "projections_overdue", {"now_ms": now_ms}))
 
 

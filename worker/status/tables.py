@@ -33,7 +33,7 @@ MOST_CELL_CHARS: Final = 200
 HIDDEN: Final = re.compile(r".*(sha256|password|secret|fingerprint|token|claim_owner)$")
 """Columns that nobody is shown: their names end so."""
 _LEADS: Final = ("org_id", "customer_id", "account_id", "from_account")
-"""Columns that name the organisation, whoever pays for it, or that one's wallet."""
+"""Columns that name the organisation, the customer who pays for it, or that customer's wallet."""
 _UNNAMED: Final[Mapping[str, tuple[str, ...]]] = {
     "usage_samples": ("org_id", "ts"),
     "operator_actions": ("target", "action_id"),

@@ -1,9 +1,9 @@
-"""What people say of automatic top-ups: a wallet's terms, stop and start, a new card, what became of a charge in doubt.
+"""Changes of automatic top-ups by a person: terms, stop and start, a new card, the outcome of a charge in doubt.
 
-Guarantee: nothing here charges a card. Terms that would be refused by their payment service, or whose charges could not
-lift a wallet, are refused at once. A service that tops its customer up by itself is asked first: only one may fill a
-wallet. What a person says became of a charge takes evidence; what they say was paid is credited in the same
-transaction.
+Guarantee: nothing here charges a card. If their payment service would refuse the terms, or their charges could not lift
+a wallet, the terms are refused at once. A service that tops its customer up by itself is asked first: only one may fill
+a wallet. The recorded outcome of a charge needs evidence. If a person records a charge as paid, it is credited in the
+same transaction.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
 
 
 def require_only_one(context: Context, service: str, service_customer: str) -> Steps[InDoubt | None]:
-    """Nobody is armed whom the payment service tops up by itself; InDoubt where it does not tell.
+    """Refuse a customer that the payment service tops up by itself. Return InDoubt if the service does not answer that.
 
     Errors: Refused.
     """

@@ -1,19 +1,19 @@
-"""The lane *fill*: wallets that have run low are filled, what was called is settled, what is in doubt is looked up.
+"""The lane *fill*: fills wallets that have run low, settles charges that were called, and looks up those in doubt.
 
-Guarantee: claim and attempt are committed before a byte leaves (P1); what was never answered is looked up and never
-charged again blind. A step that dies anywhere leaves a row that the next one goes on from. A payment service that hangs
-or is away costs its own wallets' time alone, and counts as no decline. Nothing is charged while history is in doubt
-(R1): each transaction asks.
+Guarantee: claim and attempt are committed before a byte leaves (P1). A charge without an answer is looked up and never
+charged again blind. If a step dies anywhere, it leaves a row from which the next one continues. A payment service that
+hangs or is away costs only its own wallets' time, and counts as no decline. While history is in doubt (R1), nothing is
+charged: each transaction checks.
 
-A top-up is begun by the level and never by the edge: one charge for the whole gap. One is open at a time in a wallet;
-the table's own index holds it. Its id, `topup:{wallet}:{episode}`, is the payment's key, and holds no quantity and no
-incarnation (P6): where a restored database counts an episode again, the service knows the id, and the look-up that
-comes first then says what it stands for. What is claimed to be charged is wanted at that moment (the wallet is still
-low, its terms are live, top-ups are not switched off), and is proven not to have been charged by an earlier call.
+A top-up is begun by the level and never by the edge: one charge for the whole gap. A wallet has one open top-up at a
+time; the table's own index holds it. Its id, `topup:{wallet}:{episode}`, is the payment's key, and holds no quantity
+and no incarnation (P6). If a restored database counts an episode again, the service knows the id, and the look-up that
+comes first reports its outcome. A charge is claimed only if it is wanted at that moment: the wallet is still low, its
+terms are live, and top-ups are not switched off. It is also proven that no earlier call charged it.
 
-Paid and credited are one transaction, under the top-up's id as the key of the grant. The organisation's verdict is
-asked for again in it, so that a halted customer who paid goes on. An answer that proves something is written down even
-where the claim has passed on; any other only by its claimer.
+Paid and credited are one transaction, under the top-up's id as the key of the grant. This transaction also refreshes
+the organisation's verdict, so that a halted customer who paid is resumed. An answer that proves something is recorded
+even if the claim has passed on; any other answer is recorded only by its claimer.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ WHERE: Final = {
     "declined": "if_open",
     "needs_customer": "if_open",
 }
-"""Which answers are proof, whoever brings them."""
+"""The condition under which an answer that is proof is recorded, whatever the claim."""
 
 
 @dataclass(frozen=True)

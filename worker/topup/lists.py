@@ -85,8 +85,11 @@ class Switched:
 
 @dataclass(frozen=True)
 class TopupFigures:
-    """Open ones by state, with how many and since when; those that ended, by state; wallets whose top-ups stopped
-    themselves; those that a person decides; and whether all are stopped."""
+    """Figures of top-ups.
+
+    `open`: by state, their number and since when. `ended`: by state. `blocked`: wallets with top-ups that stopped
+    themselves. `manual_review`: top-ups that a person decides. `stopped`: all top-ups are stopped.
+    """
 
     open: dict[str, tuple[int, int]]
     ended: dict[str, int]
@@ -96,7 +99,10 @@ class TopupFigures:
 
 
 def list_terms(connection: sa.Connection, most: int, wallet: str = "") -> list[WalletTerms]:
-    """Those whose top-ups stopped themselves first. Errors: UnknownId for a wallet without terms."""
+    """Return the terms of wallets. Those with top-ups that stopped themselves come first.
+
+    Errors: UnknownId for a wallet without terms.
+    """
     if wallet:
         ids.require(connection, ids.TOPPED_UP, wallet)
     rows = SQL.run(connection, "wallets", {"wallet": wallet, "at_most": most}).mappings()

@@ -1,4 +1,4 @@
-"""Usage that a person is about to take back: its worth, whose it is, and of when. Reads only."""
+"""Usage that a person is about to take back: its worth, its owners, and its time. Reads only."""
 
 from __future__ import annotations
 

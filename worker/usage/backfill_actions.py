@@ -67,7 +67,7 @@ class BackfillClosed(BackfillRow):
 
 @dataclass(frozen=True)
 class BackfillReverted:
-    """A backfill whose events count no more, and its state before. `withdrawn`: of its events, in all."""
+    """A backfill with events that no longer count, and its state before. `withdrawn`: the number of its events."""
 
     backfill: str
     was: str

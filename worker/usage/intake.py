@@ -308,7 +308,11 @@ NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature ma
 
 @dataclass(frozen=True)
 class ShortOfTypes:
-    """`whose`: database, organisation, key or source; `name`: which of them; `types`: how many it brought, or has."""
+    """The owner of a bound on event types that is nearly or fully used.
+
+    The first field is its kind: database, organisation, key or source. `name`: its name. `types`: how many it brought,
+    or has.
+    """
 
     whose: str
     name: str

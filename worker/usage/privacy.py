@@ -40,7 +40,7 @@ class ScannedFile:
 
 
 def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
-    """Those of the words that are ids here: of whoever uses, pays, supplies or signs in, and of what was kept of that.
+    """Return the words that are ids here: of customers, payers, suppliers, people who sign in, and their records.
 
     Tables without an index for it are read whole, once for WORDS_AT_ONCE words.
     """

@@ -56,8 +56,11 @@ class Next(Protocol):
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was pruned; `held_back` counts organisations whose floor stays lower, for something is open there;
-    `quarantined` those samples below the floor that are kept, as nobody has dealt with them."""
+    """The result of a prune.
+
+    `held_back`: organisations with a lower floor, because something below it is still open. `quarantined`: samples
+    below the floor that are kept, because no person has dealt with them.
+    """
 
     before_ms: int
     samples: int

@@ -1,10 +1,10 @@
 """Quarantined samples: fixed with the time that was meant, or dismissed for good.
 
-Guarantee: nothing is edited (S7). A fixed sample is inserted once, under an id made from its own, with the same
-content but for its time. It comes in as any other sample, and the next tick seals it. A sample that was entered rightly
-since, that is below the floor, or whose time cannot be told stays where it is, with the reason. Both are chosen and
-judged under rule S1's lock: of samples that mean one moment one goes in, and what is set aside is not billed, whoever
-fixes and dismisses at once.
+Guarantee: nothing is edited (S7). A fixed sample is inserted once, under an id made from its own, with the same content
+but for its time. It comes in as any other sample, and the next tick seals it. A sample stays quarantined, with the
+reason, if it was entered rightly since, if it is below the floor, or if its time is ambiguous. Both are chosen and
+judged under rule S1's lock, whatever people fix and dismiss at once: of samples that mean one moment one goes in, and a
+dismissed sample is not billed.
 """
 
 from __future__ import annotations
@@ -64,10 +64,12 @@ class Mended:
 
 
 def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: str = "auto") -> list[Mended]:
-    """Enter quarantined samples again, whose time alone is wrong, at the time that its text means in a unit (`auto`: in
-    whichever it is a time between 2000 and now). Of several that mean one sandbox and moment, the first by id goes in.
+    """Enter quarantined samples again if only their time is wrong, at the time that its text means in a unit.
 
-    Errors: UsageError for a unit there is not, or more than MAX_MENDED samples; UnknownId for an id there is not.
+    `unit` `auto`: the unit in which it is a time between 2000 and now. Of several samples that mean one sandbox and
+    moment, the first by id goes in.
+
+    Errors: UsageError for an unknown unit, or more than MAX_MENDED samples; UnknownId for an unknown id.
     """
     if unit not in AS:
         raise UsageError(f"--as {unit!r}: there is {', '.join(AS)}")
@@ -192,7 +194,7 @@ def _sample(fixed: Mended, row: SampleRow, whole: Row, now_ms: int) -> Sample:
 
 
 def _close_long(connection: sa.Connection, name: str, chosen: QuarantineFilter, by: By) -> int:
-    """Close those whose ids begin so; returns how many."""
+    """Close the samples with ids that begin so, and return their number."""
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason_given": by.reason}
     values = {**values_of(chosen), **CUT_AT, **person, "sample_id": name}
     return QUARANTINE.run(connection, "close_long", values).rowcount

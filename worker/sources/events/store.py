@@ -113,13 +113,16 @@ def take(
     own: bool = False,
     types_by: Bringer = PEOPLE,
 ) -> list[Taken]:
-    """Take events, in one batch; an answer for each, in their order. `own`: whoever sends them speaks for their one
-    organisation alone, and claims no id among all. `types_by`: whose bounds of event types hold.
+    """Take events in one batch. Return an answer for each, in their order.
 
-    Below an organisation's floor an event is `invalid`, `too_late`, and not kept: above it keys hold for good. Where it
-    is raised before the commit, the event is quarantined, as what hosts insert (S4), unless `keep_above_floor` or
-    `hold` follows.
-    Errors: DatabaseBusy where a sample took an event's id at this moment.
+    `own`: the sender speaks only for its own organisation, and claims no id among all. `types_by`: the sender, for the
+    bounds of event types.
+
+    An event below its organisation's floor is `invalid`, `too_late`, and not kept: above the floor keys hold for good.
+    If the floor rises before the commit, the event is quarantined, as a host's insert would be (S4), unless
+    `keep_above_floor` or `hold` follows.
+
+    Errors: DatabaseBusy if a sample took an event's id at this moment.
     """
     with prepared(connection) if len(events) <= FEW else nullcontext():
         return _take(connection, events, now_ms, own=own, types_by=types_by)
@@ -154,9 +157,12 @@ def _take(
 
 
 def keep_above_floor(connection: sa.Connection, org_id: str, events: Sequence[UsageEvent]) -> None:
-    """Nobody raises an organisation's floor past its events that were taken here: whoever would looks, under S1's lock,
-    at what came in before, and those of a transaction that continues are not seen. No seal waits for more than what
-    follows. Errors: Refused where it was raised past them since they were taken."""
+    """Keep an organisation's floor below its events that were taken here.
+
+    A transaction that raises a floor looks, under S1's lock, at what came in before. It does not see events of a
+    transaction that continues. No seal waits for more than what follows this call. Errors: Refused if the floor was
+    raised past the events since they were taken.
+    """
     lock_org(connection, org_id)
     floor = max((int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": [org_id]})), default=0)
     if any(event.occurred_ms < floor for event in events):
@@ -251,7 +257,7 @@ def _why_no_type(by: Bringer, *, full: bool) -> Taken:
 
 
 def _insert(connection: sa.Connection, batch: list[Event], known: dict[str, int], now_ms: int) -> set[str]:
-    """Insert those whose keys are new, with their samples; the samples' ids. Errors: DatabaseBusy."""
+    """Insert the events with new keys, with their samples, and return the samples' ids. Errors: DatabaseBusy."""
     if not batch:
         return set()
     if connection.dialect.name == "postgresql":
@@ -357,8 +363,11 @@ def content_of(event: UsageEvent) -> tuple[Any, ...]:
 
 
 def is_same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    """Whether two events of one key say the same. A CloudEvent's subject is a label to whoever is bound to an
-    organisation, and to others the organisation itself: one that is the organisation says nothing more."""
+    """Return True if two events of one key have the same content.
+
+    A CloudEvent's subject is a label if the sender is bound to an organisation; otherwise it is the organisation
+    itself. So a subject equal to the organisation adds nothing.
+    """
     return _meant(one) == _meant(other)
 
 
@@ -404,10 +413,11 @@ NOT_YET_MS: Final = LATE_HORIZON_MS - DAY_MS
 
 
 def hold(connection: sa.Connection, used: Sequence[tuple[str, int]], taken: Sequence[Taken], now_ms: int) -> bool:
-    """Let nobody raise a floor past old usage that went in here until it is committed; False where one was raised past
-    it since it was taken: then it is to be taken again. Whoever raises one looks, under S1's lock, at what came in
-    before, and does not see a transaction that continues. SQLite has one writer at a time. `used`: of each item its
-    organisation, and when.
+    """Keep floors below the old usage that was taken here, until it is committed.
+
+    Return False if a floor was raised past some of it since: then it has to be taken again. A transaction that raises a
+    floor looks, under S1's lock, at what came in before, and does not see a transaction that continues. SQLite has one
+    writer at a time. `used`: the organisation and the time of each item.
     """
     if connection.dialect.name != "postgresql":
         return True

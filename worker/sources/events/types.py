@@ -1,16 +1,16 @@
-"""Event types and their meters: the numbers that stand where samples of sandboxes have their memory size.
+"""Event types and their meters: samples of events have a meter in the place of the memory size.
 
 Guarantee: a type has one meter, for good, and no other type has it. Transactions that meet types at once wait for one
-another and fail no statement; the bounds hold among them all. Whoever brings types that nothing uses has their room
-again the day after.
+another and fail no statement; the bounds hold among them all. If a sender brings types that nothing uses, it has their
+room again the day after.
 
-How much an event counts that states no quantity is declared once for its type, before its first event: so that the same
-event counts the same, whenever it is sent again.
+The quantity of an event that states none is declared once for its type, before its first event. So the same event
+counts the same, whenever it is sent again.
 
-Where a metric that costs credit counts a type, and nothing makes a feature of it, no usage of the type goes in: the
-guard charges it at once, and no seal could ever bill it. Who takes usage of a type, and who sets a price for it, wait
-for one another on the type's row: the second sees what the first one did. Also of what makes a feature as it is taken:
-the feature may end, and the price be set, before that is committed.
+If a metric that costs credit counts a type, and no mapping makes a feature of it, no usage of the type goes in: the
+guard charges it at once, and no seal could ever bill it. A transaction that takes usage of a type, and one that sets a
+price for it, wait for one another on the type's row: the second sees what the first did. This also holds for a type
+with a feature at the time it is taken: the feature may end, and the price be set, before that is committed.
 """
 
 from __future__ import annotations
@@ -58,8 +58,10 @@ FREE_AFTER_MS: Final = DAY_MS
 def meters(
     connection: sa.Connection, event_types: Collection[str], now_ms: int, by: Bringer = PEOPLE
 ) -> dict[str, int]:
-    """The meter of each type; one that is unknown is given the next, within the bounds of whoever brings it. Those that
-    they, or MAX_EVENT_TYPES, leave no room for are not among them."""
+    """Return the meter of each type. An unknown type is given the next meter, within the bounds of its sender.
+
+    If those bounds, or MAX_EVENT_TYPES, leave no room for a type, it is missing from the result.
+    """
     wanted = sorted(set(event_types))
     found = known(connection, wanted)
     for _ in range(MAX_EVENT_TYPES):  # of two that take one number the second takes another: each time one more is in
@@ -92,7 +94,7 @@ def free_unused(connection: sa.Connection, now_ms: int) -> None:
 
 
 def _has_room(connection: sa.Connection, by: Bringer) -> bool:
-    """Whether each bound of whoever brings types leaves room for one more."""
+    """Return True if each bound of the sender leaves room for another type."""
     return bool(SQL.run(connection, "has_room", _bounds(by)).scalar())
 
 
@@ -119,10 +121,11 @@ def values(connection: sa.Connection, event_types: Collection[str] | None = None
 
 
 def declare_value(connection: sa.Connection, event_type: str, value: EventValue, by: By) -> bool:
-    """Have events of a type count so, for good; False where they do already. It comes first in its transaction: who
-    takes events of the type waits for one another.
+    """Declare, for good, how events of a type count; return False if they do already.
 
-    Errors: Refused where the type has another value, has no room, or has events already, whose quantities they state.
+    Call it first in its transaction: transactions that take events of the type wait for one another.
+
+    Errors: Refused if the type has another value, has no room, or has events already, which state their own quantities.
     """
     if hold(connection, event_type, by.now_ms) is None:
         raise Refused(f"there are {MAX_EVENT_TYPES:,} event types already: `drawdown feature list` shows them")

@@ -346,10 +346,10 @@ def _turns(raw: bytes) -> bool:
 
 
 def _quoted(lines: Lines, number: int, raw: bytes, read: RowReader | None = None) -> tuple[bytes, list[str] | BadRow]:
-    """A record that has quotes, with the lines it spans.
+    """Return a record that has quotes, with the lines it spans.
 
-    Where it cannot be a row, all of its lines are refused with it: they are the inside of a field, and whoever wrote
-    that text must not be able to write samples. So a quote left open costs what follows it, and says so.
+    If it cannot be a row, all of its lines are refused with it. They are the inside of a field, and the author of that
+    text must not be able to write samples. So an open quote costs the lines after it, and the refusal names it.
     """
     taken, clean = [(number, raw)], True
 

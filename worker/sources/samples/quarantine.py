@@ -1,8 +1,8 @@
 """Quarantined samples as a person looks for them: each with its reason and the ways to fix it. Reads only.
 
 Guarantee: a page has at most MAX_ROWS rows and continues after the last id of the page before. Every sample in the
-quarantine's counts is in it. A host may write ids of megabytes: text that is too long is cut in the database, and
-samples whose texts begin alike are one row, which gives their number.
+quarantine's counts is in it. A host may write ids of megabytes: the database cuts text that is too long. Samples with
+texts that begin alike are one row, which gives their number.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class SampleRow:
     id_bytes: int | None = None
     """The size of an id that was cut."""
     samples: int = 1
+    """The number of samples with ids that begin like this one, if it was cut."""
     event_type: str | None = None
-    """Of a sample that counts units: `memory_mb` is the meter of this type. Not told of what is quarantined."""
-    """How many have ids that begin so, where it was cut."""
+    """The type of a sample that counts units: `memory_mb` is its meter. None for a quarantined sample."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def store_each(
 
 
 def _insert_each(connection: sa.Connection, rows: list[Sample]) -> set[str]:
-    """Insert those whose ids are new; these ids."""
+    """Insert the samples with new ids, and return these ids."""
     if connection.dialect.name == "postgresql":
         arrays = map(list, zip(*rows, strict=True))
         return set(SQL.run(connection, "insert_each", dict(zip(COLUMNS, arrays, strict=True))).scalars())
@@ -70,7 +70,7 @@ def _insert_each(connection: sa.Connection, rows: list[Sample]) -> set[str]:
 
 
 def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
-    """Insert those whose ids are new; how many."""
+    """Insert the samples with new ids, and return their number."""
     if connection.dialect.name == "postgresql":
         arrays = map(list, zip(*rows, strict=True))
         return SQL.run(connection, "insert", dict(zip(COLUMNS, arrays, strict=True))).rowcount
@@ -80,8 +80,10 @@ def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
 
 
 def _unknown(connection: sa.Connection, rows: list[Sample]) -> Iterator[Sample]:
-    """Those whose ids are not there, of equal ids the first. Looked up on SQLite, as nobody else writes meanwhile: a
-    trigger would keep second ones aside as well, and does not know their file and line."""
+    """Return the samples with new ids, of equal ids the first. On SQLite no other writer can add them meanwhile.
+
+    A trigger would set repeated ones aside as well, but does not know their file and line.
+    """
     names = [row[0] for row in rows]
     there = set(SQL.run(connection, "there", {"sample_ids": json.dumps(names)}).scalars())
     if not there and len(set(names)) == len(names):
