@@ -38,7 +38,7 @@ CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", 
 
 
 UNREAD_STOP_MS: Final = 15 * MINUTE_MS
-"""Milliseconds that a provider may be unreadable before organisations stop if their plan requires it: three ticks."""
+"""The time that a provider may be unreadable before organisations stop if their plan requires it: three ticks."""
 
 
 @dataclass(frozen=True)
