@@ -44,7 +44,7 @@ class Unreadable(UsageError):
     """A body of which nothing can be taken. `code`: `not_json`, `too_large`."""
 
 
-def told(error: Unfit) -> Unfit:
+def drop_traceback(error: Unfit) -> Unfit:
     """An error to be kept: without where it was raised, which would keep all that was read there."""
     error.__context__ = None
     return error.with_traceback(None)
@@ -108,10 +108,10 @@ def one(body: bytes) -> Item | Unfit:
     except Unfit as error:
         if error.code == "not_json":
             raise Unreadable("the body is no JSON object in UTF-8", code="not_json") from None
-        return told(error)
+        return drop_traceback(error)
 
 
-def lines(body: bytes) -> Iterator[Item | Unfit]:
+def read_lines(body: bytes) -> Iterator[Item | Unfit]:
     """The items of JSON lines, one for each line: an empty one is no item. Errors: Unreadable for too many."""
     for number, found in enumerate(_LINE.finditer(body)):
         if number >= MOST_ITEMS:
@@ -121,7 +121,7 @@ def lines(body: bytes) -> Iterator[Item | Unfit]:
                 raise Unfit("empty_line", "the line is empty: send one item on each line")
             yield _whole(found[0].removesuffix(b"\n"))
         except Unfit as error:
-            yield told(error)
+            yield drop_traceback(error)
 
 
 def _whole(text: bytes) -> Item:
@@ -151,7 +151,7 @@ def _next(body: bytes, at: int, left: int) -> tuple[Item | Unfit, int, int]:
             if _sign(body, _skip(body, end)) in (b",", b"]"):
                 return _object(item), end, left
         except Unfit as error:
-            wrong = told(error)
+            wrong = drop_traceback(error)
         except (ValueError, RecursionError, ArithmeticError):
             wrong = None
     end, deepest, left = _end(body, at, left)

@@ -50,7 +50,7 @@ _JSON_DATA: Final = re.compile(r"(?:application|text)/(?:[a-z0-9.-]+\+)?json", r
 
 
 @dataclass(frozen=True)
-class Given:
+class ReceivedEvent:
     """An event as it was sent. Without a time of its own, it stands at the time at which its sender recorded it, or of
     its arrival. A repetition is the same event, whenever it comes: its time is looked up where it came before.
 
@@ -59,14 +59,14 @@ class Given:
     event: UsageEvent
     has_time: bool
     wrong: Unfit | None = field(default=None, compare=False)
-    again: Callable[[EventValue | None], Given | Unfit] | None = field(default=None, compare=False, repr=False)
+    again: Callable[[EventValue | None], ReceivedEvent | Unfit] | None = field(default=None, compare=False, repr=False)
     other_subject: bool = False
     """True if its subject is another name than the organisation.
 
     For a sender without an organisation of its own, the subject is the organisation.
     """
 
-    def counted(self, value: EventValue | None) -> Given | Unfit:
+    def counted(self, value: EventValue | None) -> ReceivedEvent | Unfit:
         """The event by the value of its type, if one was declared."""
         if value is not None and self.again is not None:
             return self.again(value)
@@ -78,34 +78,34 @@ class Given:
         return found
 
 
-def given(
+def parse_events(
     body: bytes,
     content_type: str,
     headers: Mapping[str, str],
     org_id: str | None,
     now_ms: int,
     source: str | None = None,
-) -> Iterator[Given | Unfit]:
+) -> Iterator[ReceivedEvent | Unfit]:
     """The events of a body, in order. `headers` have names in lower case; one that came twice is among their items
     twice. `org_id` and `source`: the organisation and the source that the sender is bound to, if it is. Errors:
     Unreadable, also after some: then none of them counts."""
     for one in _each(body, content_type, headers, org_id, now_ms):
-        if isinstance(one, Given) and source is not None and one.event.source != source:
+        if isinstance(one, ReceivedEvent) and source is not None and one.event.source != source:
             yield _foreign(one, source)
         else:
             yield one
 
 
-def _foreign(one: Given, source: str) -> Unfit:
+def _foreign(one: ReceivedEvent, source: str) -> Unfit:
     text = f"this key is bound to the source {source}: name that, or use another key"
     error = Unfit("foreign_source", text, "source")
     error.named = one.event.source, one.event.event_id
-    return body_items.told(error)
+    return body_items.drop_traceback(error)
 
 
 def _each(
     body: bytes, content_type: str, headers: Mapping[str, str], org_id: str | None, now_ms: int
-) -> Iterator[Given | Unfit]:
+) -> Iterator[ReceivedEvent | Unfit]:
     kind = type_of(content_type)
     if kind == JSON and is_binary(headers):
         found = _binary(body, headers)
@@ -115,11 +115,11 @@ def _each(
         yield item if isinstance(item, Unfit) else _read(item, kind, org_id, now_ms)
 
 
-def of_use(item: Item, org_id: str, now_ms: int, source: str | None) -> Given:
-    """The event that a use of an organisation emits, by the names of our envelope; `source`: as `given` has it.
+def of_use(item: Item, org_id: str, now_ms: int, source: str | None) -> ReceivedEvent:
+    """The event that a use of an organisation emits, by the names of our envelope; `source`: as `parse_events` has it.
     Errors: Unfit."""
     found = _by_value(item, False, org_id, now_ms, None)
-    if isinstance(found, Given) and source is not None and found.event.source != source:
+    if isinstance(found, ReceivedEvent) and source is not None and found.event.source != source:
         found = _foreign(found, source)
     if isinstance(found, Unfit):
         raise found
@@ -140,7 +140,7 @@ def items(body: bytes, content_type: str) -> Iterator[Item | Unfit]:
     """Return the items of a body of this type. Errors: Unreadable."""
     kind = type_of(content_type)
     if kind == LINES:
-        return body_items.lines(body)
+        return body_items.read_lines(body)
     if kind == BATCH or (kind == JSON and body_items.is_array(body)):
         return body_items.array(body)
     return iter([body_items.one(body)])
@@ -166,7 +166,7 @@ def _header(text: str) -> str:
         return unquote(text)
 
 
-def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> Given | Unfit:
+def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> ReceivedEvent | Unfit:
     """An event that states no quantity is read with 0: whether its type has a value is not known here."""
     is_cloudevent = kind in (EVENT, BATCH) or "specversion" in item
     again = partial(_by_value, item, is_cloudevent, org_id, now_ms)
@@ -184,18 +184,18 @@ def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> Given | Unf
 
 def _by_value(
     item: Item, is_cloudevent: bool, org_id: str | None, now_ms: int, value: EventValue | None
-) -> Given | Unfit:
+) -> ReceivedEvent | Unfit:
     try:
         found = (_of_cloudevent if is_cloudevent else _of_envelope)(item, org_id, now_ms, value)
         found.event.require_time(now_ms)
     except Unfit as error:
         error.at = (_PLACES if is_cloudevent else _OWN_PLACES).get(error.at, error.at)
         error.named = named_in(item, "source", "id" if is_cloudevent else "event_id")
-        return body_items.told(error)
+        return body_items.drop_traceback(error)
     return found
 
 
-def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> Given:
+def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> ReceivedEvent:
     """The organisation is the subject, unless the sender is bound to one: then the subject is a label."""
     if text_of(item, "specversion", "specversion") != VERSION:
         raise Unfit("bad_specversion", f"specversion is {VERSION}: no other version is read", "specversion")
@@ -219,7 +219,7 @@ def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValu
         plan_key=plan,
         properties=properties_of(rest, "data"),
     )
-    return Given(event, has_time=when is not None, other_subject=event.subject not in (None, org_id))
+    return ReceivedEvent(event, has_time=when is not None, other_subject=event.subject not in (None, org_id))
 
 
 def _label(data: Item, name: str, value: EventValue | None) -> str | None:
@@ -244,7 +244,7 @@ def _data_of(item: Item, value: EventValue | None) -> Item:
     return data
 
 
-def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> Given:
+def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> ReceivedEvent:
     """A quantity that is stated counts, whatever value its type has."""
     if not item.keys() <= OWN:
         name = next(name for name in item if name not in OWN)
@@ -273,4 +273,4 @@ def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue 
         plan_key=optional_text(item, "plan_key", "plan_key"),
         properties=properties_of(found or {}, "properties"),
     )
-    return Given(event, has_time=has_time)
+    return ReceivedEvent(event, has_time=has_time)

@@ -20,10 +20,10 @@ _PRIVATE: Final = (*SECRETS, *PLACES)
 def example_of(named: Named) -> Named:
     """Return the parts of a name that may be kept and shown."""
     source, item_id = named
-    return _told(source), _told(item_id)
+    return _public_text(source), _public_text(item_id)
 
 
-def _told(text: str | None) -> str | None:
+def _public_text(text: str | None) -> str | None:
     if text is None or any(rule.finds(text, text.lower(), "") for rule in _PRIVATE):
         return None
     return text if len(text) <= MAX_TOLD_CHARS else f"{text[: MAX_TOLD_CHARS - 1]}…"

@@ -229,7 +229,7 @@ class Price:
         """To the nearest micro-credit, half of one up."""
         return (2 * amount * self.micro + self.per) // (2 * self.per)
 
-    def held(self, amount: int) -> int:
+    def hold_micro(self, amount: int) -> int:
         """Return the micro-credits to hold for an amount.
 
         It is at least one if the metric costs anything, because more may be used.

@@ -51,7 +51,7 @@ class Line:
     amount_micro: int
 
     @property
-    def said(self) -> tuple[str | None, int]:
+    def content(self) -> tuple[str | None, int]:
         """Return the content of a caller's cost, by which a repetition is recognised: without its price."""
         return self.feature, self.amount_micro if self.quantity is None else self.quantity
 
@@ -77,7 +77,7 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
     lines = priced(found, cost, card)
     before = _lines_of(connection, found, f"d{number}")
     if before:
-        if [line.said for line in before] != [line.said for line in lines]:
+        if [line.content for line in before] != [line.content for line in lines]:
             text = f"draw {number} of {found.reservation} was made before, of something else: give another number"
             raise Denied("other_content", text)
         return Drawn(found, 0, 0, repeated=True)
@@ -103,7 +103,7 @@ def finish(
     """
     _require_unmetered(found, cost)
     if found.state == state:
-        return _again(connection, found, cost, card)
+        return _repeat_end(connection, found, cost, card)
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
         raise Denied("ended", f"{found.reservation} is {found.state}; {instead(found)}")
     lines = [] if cost is None else _rest(connection, found, cost, card)
@@ -139,12 +139,12 @@ def _require_unmetered(found: Reservation, cost: Cost | None) -> None:
         )
 
 
-def _again(connection: sa.Connection, found: Reservation, cost: Cost | None, card: RateCard) -> Drawn:
+def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None, card: RateCard) -> Drawn:
     """The same end once more; compared as if what it ended with had not been drawn yet."""
     last = _lines_of(connection, found, FINAL)
     if cost is not None or last:
         wanted = [] if cost is None else _rest(connection, found, cost, card, last)
-        if wanted is None or [line.said for line in wanted] != [line.said for line in last]:
+        if wanted is None or [line.content for line in wanted] != [line.content for line in last]:
             drawn = f"{as_credits(found.drawn_micro)}"
             text = f"{found.reservation} is {found.state} already, at {drawn} credits; a correction is a grant: "
             raise Denied("other_content", f"{text}`drawdown ledger grant`")

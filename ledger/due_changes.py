@@ -21,9 +21,9 @@ from drawdown.ledger.accounts import WALLET, Wallet, wallet_account
 from drawdown.ledger.allocation import Lot
 from drawdown.ledger.calendar import next_start
 from drawdown.ledger.entries import moves
-from drawdown.ledger.own_keys import shown
+from drawdown.ledger.own_keys import strip_own_prefix
 from drawdown.schema.messages import RESERVATION_EXPIRED, Message, amount, tell
-from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.sql import Part, queries, read_together
 
 SQL = queries(__file__)
 
@@ -90,11 +90,11 @@ def look_ahead_by(
 def _freed(connection: sa.Connection, customer_id: str, now_ms: int) -> dict[str, int]:
     """Return the credit that is due to be freed in a wallet, and in those from which something returns to it."""
     returning = lots.borrowers_part([customer_id], now_ms)
-    read = together(connection, own=_due_left([customer_id], now_ms), returning=returning)
+    read = read_together(connection, own=_due_left([customer_id], now_ms), returning=returning)
     found, rows = {customer_id: 0}, read["own"]
     if others := [row.customer_id for row in read["returning"]]:
         found |= dict.fromkeys(others, 0)
-        rows += together(connection, theirs=_due_left(others, now_ms))["theirs"]
+        rows += read_together(connection, theirs=_due_left(others, now_ms))["theirs"]
     return found | {row.customer_id: int(row.left_micro) for row in rows}
 
 
@@ -191,7 +191,7 @@ def tell_expired(connection: sa.Connection, expired: Sequence[sa.Row[Any]], now_
 
 def _of_reservation(row: sa.Row[Any], now_ms: int) -> Message:
     data = {
-        "reservation": shown(row.reservation),
+        "reservation": strip_own_prefix(row.reservation),
         "project": row.project,
         "subject": row.subject,
         "action": row.action,

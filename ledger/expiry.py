@@ -39,7 +39,7 @@ class Room:
     held_micro: int
 
 
-def left(lot: Lot, allocation: Allocation) -> int:
+def unused_micro(lot: Lot, allocation: Allocation) -> int:
     """Return the unused credit of a lot that neither expired nor was taken back."""
     return lot.amount_micro - lot.taken_micro - lot.expired_micro - allocation.used[lot.lot]
 
@@ -111,7 +111,7 @@ def changes(
 
     The part that runs would have to draw waits for their end.
     """
-    wanted = [(lot, left(lot, allocation)) for lot in is_over]
+    wanted = [(lot, unused_micro(lot, allocation)) for lot in is_over]
     found = []
     for lot, amount in sorted(wanted, key=lambda one: (one[1] >= 0, one[0].expires_ms, one[0].lot)):
         waits = promised(amount, balance_micro, held_micro)
@@ -137,7 +137,7 @@ def _roll(
         if less < 0 and grows:
             return _rolled(last, len(rolled), -less, now_ms), pending
         for lot in sorted(rolled, key=lambda one: one.turn, reverse=True):
-            there = max(min(less, left(lot, allocation)), 0)
+            there = max(min(less, unused_micro(lot, allocation)), 0)
             taken = there - promised(there, rest.balance_micro, rest.held_micro)
             if taken:
                 taken_micro, reduced_micro = lot.taken_micro + taken, lot.reduced_micro + taken

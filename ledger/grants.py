@@ -40,7 +40,7 @@ class Stay:
 
 
 @dataclass
-class Given:
+class DueGrants:
     """The lots that plans give, the customers who have received all, and those with more due than one call takes."""
 
     lots: list[Lot] = field(default_factory=list)
@@ -63,9 +63,9 @@ def behind_part(customer_ids: Sequence[str], now_ms: int) -> Part:
     return SQL.part("behind", _of(customer_ids, now_ms))
 
 
-def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> Given:
+def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> DueGrants:
     """Return the credit that plans owe these customers and have not given yet. Nothing is written."""
-    found = Given()
+    found = DueGrants()
     if not behind:
         return found
     stays: dict[str, list[Stay]] = defaultdict(list)

@@ -22,9 +22,9 @@ from drawdown.ledger.allocation import DEFAULT_PRIORITY as DEFAULT_PRIORITY
 from drawdown.ledger.allocation import Allocation, Kind, Lot, Uses, allocate, is_same, other_content, parts
 from drawdown.ledger.entries import SOURCE, post
 from drawdown.ledger.expiry import Closing, Room, close, cut_for, leaves
-from drawdown.ledger.expiry import left as left
 from drawdown.ledger.expiry import promised as promised
-from drawdown.schema.sql import Part, queries, together
+from drawdown.ledger.expiry import unused_micro as unused_micro
+from drawdown.schema.sql import Part, queries, read_together
 from drawdown.schema.units import EVER_MS, GRACE_MS, WINDOW_MS
 
 SQL = queries(__file__)
@@ -188,7 +188,7 @@ def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due
     """
     found, over_ms = Due(), now_ms - EXPIRY_WAIT_MS
     to_begin = SQL.part("to_begin", {"customers": list(freed), "now_ms": now_ms})
-    read = together(connection, to_begin=to_begin, behind=grants.behind_part(list(freed), now_ms))
+    read = read_together(connection, to_begin=to_begin, behind=grants.behind_part(list(freed), now_ms))
     for begun_row in read["to_begin"]:
         found.entries.append(entry_of(_lot(vars(begun_row)), now_ms))
     of_plans = grants.due(connection, [row.account_id.removeprefix(WALLET) for row in read["behind"]], now_ms)

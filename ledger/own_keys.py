@@ -28,7 +28,7 @@ def own_name(org_id: str, key: str, before: str = "") -> str:
     )
 
 
-def shown(name: str) -> str:
+def strip_own_prefix(name: str) -> str:
     """Return a key as its user gave it."""
     return _OWN.sub("", name, count=1)
 

@@ -53,7 +53,7 @@ class RateCard:
         """Return True if the feature had another rate before, at which use of the same time may have been charged."""
         return self._of[rate.feature][0] is not rate
 
-    def taken(self, feature: str, start_ms: int, now_ms: int) -> str:
+    def explain_taken_start(self, feature: str, start_ms: int, now_ms: int) -> str:
         """Why no other rate begins at a moment, and when the next may: one that has not begun cannot be put right."""
         begun = {rate.start_ms for rate in self._of.get(feature, [])}
         free = max(start_ms + WINDOW_MS, next_window(now_ms))

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.accounts import read_wallets, wallet_account
 from drawdown.ledger.due_changes import MATURE_AT_ONCE, expire, mature, touched
-from drawdown.ledger.own_keys import shown
+from drawdown.ledger.own_keys import strip_own_prefix
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, Refused
@@ -141,8 +141,9 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
     """A key that comes again with other content: in what it differs."""
     return Denied(
         "other_content",
-        f"the key {shown(reservation)} was used before, for a run with another {', another '.join(differs)}: nothing "
-        f"was held; `drawdown execution show {typed(reservation)}` shows it. For another run give a new one",
+        f"the key {strip_own_prefix(reservation)} was used before, "
+        f"for a run with another {', another '.join(differs)}: nothing was held; "
+        f"`drawdown execution show {typed(reservation)}` shows it. For another run give a new one",
     )
 
 

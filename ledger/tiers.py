@@ -107,7 +107,7 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> b
 
 def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
     """Return the amount that a customer's tiers will be charged next, in micro-credits. Nothing is written."""
-    turns = _turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
+    turns = _allocate_turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
     return sum(turn.price_micro for turn in turns if turn.pays)
 
 
@@ -120,7 +120,7 @@ def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) ->
     if not rows:
         return set()
     wallets = read_wallets(connection, {row["customer_id"] for row in rows})
-    turns = _turns(rows, {customer_id: found.available_micro for customer_id, found in wallets.items()})
+    turns = _allocate_turns(rows, {customer_id: found.available_micro for customer_id, found in wallets.items()})
     by = By(now_ms, "drawdown", "the next month")
     month_ms = start_of(now_ms)
     paid = [one for one in turns if one.pays]
@@ -136,7 +136,7 @@ def _due(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) ->
     return SQL.run(connection, "due", values).mappings().all()
 
 
-def _turns(rows: Sequence[Mapping[Any, Any]], available: Mapping[str, int]) -> list[Turn]:
+def _allocate_turns(rows: Sequence[Mapping[Any, Any]], available: Mapping[str, int]) -> list[Turn]:
     """Return the next step of each tier. Of several tiers of a wallet, the largest is paid for first."""
     left, found = dict(available), []
     for row in rows:

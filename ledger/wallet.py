@@ -188,7 +188,7 @@ def _used_before(connection: sa.Connection, key: str) -> Refused:
 
 
 @dataclass(frozen=True)
-class Taken:
+class TakeBack:
     """The result of taking back a lot.
 
     `amount_micro` was taken now, under `key` (None: nothing was). `promised_micro` was left, because runs have reserved
@@ -201,7 +201,7 @@ class Taken:
     balance_micro: int
 
 
-def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Taken:
+def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> TakeBack:
     """Take back what nobody used of a lot, nor reserved; `whole`: all of it, so that what it paid for is paid by
     others, or owed, and what is reserved may be missing.
 
@@ -214,7 +214,7 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
     found = next(one for one in those[customer] if one.lot == lot.lot)
     amount, promised, key = found.amount_micro - found.taken_micro, 0, None
     if not whole:
-        amount = lots.left(found, lots.allocations(connection, those, by.now_ms)[customer])
+        amount = lots.unused_micro(found, lots.allocations(connection, those, by.now_ms)[customer])
         if found.begins_ms <= by.now_ms:
             now = read_wallets(connection, [customer])[customer]
             others = max(now.over_micro - (amount if found.is_over(by.now_ms) else 0), 0)  # they pay for no new run
@@ -232,7 +232,7 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
         lots.look_again(connection, customer)
         make_true(connection, whose, by.now_ms)
     balance = read_wallets(connection, [customer])[customer].balance_micro
-    return Taken(max(amount, 0), key, promised, balance)
+    return TakeBack(max(amount, 0), key, promised, balance)
 
 
 def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> bool:

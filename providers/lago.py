@@ -23,7 +23,7 @@ from typing import Final
 from drawdown.providers.http import Answer
 from drawdown.providers.kit.answers import PROBE, iso, json_object, moment_ms, number, whole
 from drawdown.providers.kit.rest import Rest
-from drawdown.providers.kit.settings import given
+from drawdown.providers.kit.settings import read_settings
 from drawdown.providers.protocol import (
     Absent,
     Accepted,
@@ -78,7 +78,7 @@ class Lago:
 
     def __init__(self, setup: Setup) -> None:
         """Errors: UsageError."""
-        settings = given(setup, NAMES)
+        settings = read_settings(setup, NAMES)
         key = settings.key("api_key")
         self.name, self._clock = setup.name, setup.clock
         self.dormant = None if key else f"{settings.variable('api_key')} is not set"
@@ -100,10 +100,10 @@ class Lago:
 
     async def _push(self, push: PushRequest) -> Outcome:
         if self.dormant:
-            return self._api.later(ReadFailed(self.dormant), push.attempt, "Lago")
+            return self._api.retry_later(ReadFailed(self.dormant), push.attempt, "Lago")
         field = await self._field(push.feature)
         if isinstance(field, ReadFailed):
-            return self._api.later(field, push.attempt, f"the metric {push.feature}")
+            return self._api.retry_later(field, push.attempt, f"the metric {push.feature}")
         if isinstance(field, CannotTell):
             return Rejected(f"not sent: {field.reason}")
         why = await self._unbilled(push)
@@ -117,14 +117,14 @@ class Lago:
             "properties": {field: str(push.quantity)},
         }
         answer = await self._api.post("/api/v1/events", {"event": event}, push.attempt)
-        return self._judged(answer, push) if isinstance(answer, Answer) else answer
+        return self._judge_answer(answer, push) if isinstance(answer, Answer) else answer
 
-    def _judged(self, answer: Answer, push: PushRequest) -> Outcome:
+    def _judge_answer(self, answer: Answer, push: PushRequest) -> Outcome:
         body = json_object(answer.body) or {}
         event = body.get("event")
         if answer.status == 200 and isinstance(event, Mapping) and event.get("transaction_id") == push.key:
             return Accepted()
-        said = self._api.said(answer)
+        said = self._api.read_error(answer)
         if answer.status == 422 and said is not None:
             details = body.get("error_details")
             if isinstance(details, Mapping) and details.get("transaction_id") == ["value_already_exist"]:
@@ -134,12 +134,12 @@ class Lago:
 
     async def _unbilled(self, push: PushRequest) -> Outcome | None:
         """Why Lago would store the event and never bill it; None: the subscription is there and active."""
-        found = await self._api.kept("api", "v1", "subscriptions", push.customer_id)
+        found = await self._api.get_cached("api", "v1", "subscriptions", push.customer_id)
         if isinstance(found, Absent):
             return Rejected(f"not sent: Lago has no active subscription {push.customer_id}. Create it at Lago")
         subscription = found if isinstance(found, ReadFailed) else _part(found, "subscription", push.customer_id)
         if isinstance(subscription, ReadFailed):
-            return self._api.later(subscription, push.attempt, f"the subscription {push.customer_id}")
+            return self._api.retry_later(subscription, push.attempt, f"the subscription {push.customer_id}")
         started_ms = moment_ms(subscription.get("started_at"))
         if subscription.get("status") != "active" or started_ms is None:
             return Rejected(f"not sent: the subscription {push.customer_id} is not active at Lago. Activate it")
@@ -149,7 +149,7 @@ class Lago:
 
     async def _field(self, feature: str) -> str | ReadFailed | CannotTell:
         """The property that a metric sums. CannotTell: why it must not be used."""
-        found = await self._api.kept("api", "v1", "billable_metrics", feature)
+        found = await self._api.get_cached("api", "v1", "billable_metrics", feature)
         if isinstance(found, ReadFailed):
             return found
         if isinstance(found, Absent):

@@ -24,7 +24,7 @@ from drawdown.providers.http import Answer
 from drawdown.providers.kit import webhooks
 from drawdown.providers.kit.answers import PROBE, iso, json_object, number, whole
 from drawdown.providers.kit.rest import Rest
-from drawdown.providers.kit.settings import given
+from drawdown.providers.kit.settings import read_settings
 from drawdown.providers.protocol import (
     HOUR_MS,
     Absent,
@@ -76,7 +76,7 @@ class OpenMeter:
 
     def __init__(self, setup: Setup) -> None:
         """Errors: UsageError."""
-        settings = given(setup, NAMES)
+        settings = read_settings(setup, NAMES)
         key, hours = settings.key("api_key"), whole(settings.text("dedupe_h"))
         if settings.text("dedupe_h") and (hours is None or not 1 <= hours <= MAX_DEDUPE_H):
             raise settings.wrong("dedupe_h", f"must be hours from 1 to {MAX_DEDUPE_H:,}")
@@ -106,15 +106,15 @@ class OpenMeter:
 
     async def _push(self, push: PushRequest) -> Outcome:
         if self.dormant:
-            return self._api.later(ReadFailed(self.dormant), push.attempt, "OpenMeter")
+            return self._api.retry_later(ReadFailed(self.dormant), push.attempt, "OpenMeter")
         meter = await self._meter(push.feature)
         if isinstance(meter, ReadFailed):
-            return self._api.later(meter, push.attempt, f"the meter {push.feature}")
+            return self._api.retry_later(meter, push.attempt, f"the meter {push.feature}")
         if isinstance(meter, CannotTell):
             return Rejected(f"not sent: {meter.reason}")
         customer = await self._customer(push.customer_id, kept=True)
         if isinstance(customer, ReadFailed):
-            return self._api.later(customer, push.attempt, f"the customer {push.customer_id}")
+            return self._api.retry_later(customer, push.attempt, f"the customer {push.customer_id}")
         if isinstance(customer, NoCustomer):
             return Rejected(f"not sent: OpenMeter has no customer of the subject {push.customer_id}. Create it")
         kind, field = meter
@@ -132,14 +132,14 @@ class OpenMeter:
             return answer
         if answer.status == 204:
             return Queued(self._clock.now_ms() + CONFIRM_MS)
-        said = self._api.said(answer)
+        said = self._api.read_error(answer)
         if answer.status == 400 and said is not None:
             return Rejected(f"OpenMeter refused the event: {said}")
         return Unknown(said or f"HTTP {answer.status}, and nothing proven")
 
     async def _meter(self, feature: str) -> tuple[str, str] | ReadFailed | CannotTell:
         """Event type and property of a meter. CannotTell: why it must not be used."""
-        found = await self._api.kept("api", "v1", "meters", feature)
+        found = await self._api.get_cached("api", "v1", "meters", feature)
         if isinstance(found, ReadFailed):
             return found
         if isinstance(found, Absent):
@@ -174,7 +174,7 @@ class OpenMeter:
 
     async def _customer(self, customer_id: str, *, kept: bool = False) -> CustomerRead:
         """Return the customer of a subject; the balance is not read here."""
-        read = self._api.kept if kept else self._api.get
+        read = self._api.get_cached if kept else self._api.get
         found = await read("api", "v1", "customers", customer_id)
         if not isinstance(found, Mapping):
             return NoCustomer() if isinstance(found, Absent) else found
@@ -198,7 +198,7 @@ class OpenMeter:
             return Absent()
         if len(items) > 1:
             return CannotTell(f"OpenMeter has {len(items)} events of this id: is deduplication on?")
-        return _judged(items[0], request, *meter)
+        return _judge_event(items[0], request, *meter)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of every meter that sums one property."""
@@ -261,7 +261,7 @@ def _filter(request: PushRequest) -> Mapping[str, object]:
     return {"id": {"$eq": request.key}, "source": {"$eq": SOURCE}}
 
 
-def _judged(item: object, request: PushRequest, kind: str, field: str) -> LookupResult:
+def _judge_event(item: object, request: PushRequest, kind: str, field: str) -> LookupResult:
     """Return the result of a look-up, by the event of the push."""
     if not isinstance(item, Mapping) or not isinstance(event := item.get("event"), Mapping):
         return ReadFailed("an item that is not an event")

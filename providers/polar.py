@@ -23,7 +23,7 @@ from drawdown.providers.kit import webhooks
 from drawdown.providers.kit.answers import PROBE, iso, json_object, moment_ms, number, whole
 from drawdown.providers.kit.rest import Found as Read
 from drawdown.providers.kit.rest import Rest
-from drawdown.providers.kit.settings import given
+from drawdown.providers.kit.settings import read_settings
 from drawdown.providers.protocol import (
     Absent,
     Accepted,
@@ -76,7 +76,7 @@ class Polar:
 
     def __init__(self, setup: Setup) -> None:
         """Errors: UsageError."""
-        settings = given(setup, NAMES)
+        settings = read_settings(setup, NAMES)
         token = settings.key("access_token")
         self.name, self._clock = setup.name, setup.clock
         self.dormant = None if token else f"{settings.variable('access_token')} is not set"
@@ -102,19 +102,19 @@ class Polar:
 
     async def _push(self, push: PushRequest) -> Outcome:
         if self.dormant:
-            return self._api.later(ReadFailed(self.dormant), push.attempt, "Polar")
+            return self._api.retry_later(ReadFailed(self.dormant), push.attempt, "Polar")
         if push.ts > self._clock.now_ms():
             return RetryAt(
                 min(push.ts + MINUTE_MS, self._clock.now_ms() + 15 * MINUTE_MS), "Polar takes no future time"
             )
         field = await self._property(push.feature)
         if isinstance(field, ReadFailed):
-            return self._api.later(field, push.attempt, f"the meter of {push.feature}")
+            return self._api.retry_later(field, push.attempt, f"the meter of {push.feature}")
         if isinstance(field, CannotTell):
             return Rejected(f"not sent: {field.reason}")
-        customer = await self._api.kept("v1", "customers", "external", push.customer_id)
+        customer = await self._api.get_cached("v1", "customers", "external", push.customer_id)
         if isinstance(customer, ReadFailed):
-            return self._api.later(customer, push.attempt, f"the customer {push.customer_id}")
+            return self._api.retry_later(customer, push.attempt, f"the customer {push.customer_id}")
         if isinstance(customer, Absent):
             return Rejected(f"not sent: Polar has no customer with external id {push.customer_id}. Create it at Polar")
         event = {
@@ -125,9 +125,9 @@ class Polar:
             "metadata": {field: push.quantity, KEY: push.key},
         }
         answer = await self._api.post("/v1/events/ingest", {"events": [event]}, push.attempt)
-        return self._judged(answer) if isinstance(answer, Answer) else answer
+        return self._judge_answer(answer) if isinstance(answer, Answer) else answer
 
-    def _judged(self, answer: Answer) -> Outcome:
+    def _judge_answer(self, answer: Answer) -> Outcome:
         body = json_object(answer.body) or {}
         counts = (body.get("inserted"), body.get("duplicates"))
         if answer.status == 200 and all(type(count) is int for count in counts):
@@ -135,7 +135,7 @@ class Polar:
                 return Accepted()
             if counts == (0, 1):
                 return Duplicate()
-        said = self._api.said(answer)
+        said = self._api.read_error(answer)
         if answer.status == 422 and said is not None:
             return Rejected(f"Polar refused the event: {said}")
         return Unknown(said or f"HTTP {answer.status}, and nothing proven")
@@ -155,7 +155,7 @@ class Polar:
         """Name and summed property of each meter that counts the events of one name."""
         found: list[tuple[str, str]] = []
         for page in range(1, MAX_PAGES + 1):
-            told = await self._api.kept("v1", "meters", "", is_archived="false", page=str(page), limit=str(PAGE))
+            told = await self._api.get_cached("v1", "meters", "", is_archived="false", page=str(page), limit=str(PAGE))
             items = _items(told)
             if isinstance(items, ReadFailed):
                 return items

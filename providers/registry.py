@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.providers.http import Http
 from drawdown.providers.kit.clients import clients_of, trouble
 from drawdown.providers.protocol import Capabilities, Provider, Setup
-from drawdown.providers.validated_provider import Careful
+from drawdown.providers.validated_provider import ValidatedProvider
 from drawdown.schema.clock import Clock
 from drawdown.schema.text import in_short
 from drawdown.schema.units import EXEMPT_PROVIDERS
@@ -64,7 +64,7 @@ def load(
         try:
             name = _checked_name(entry.name, providers)
             own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
-            providers[name] = Careful(_checked(name, entry.load()(Setup(name, own, clock, http, engine))))
+            providers[name] = ValidatedProvider(_checked(name, entry.load()(Setup(name, own, clock, http, engine))))
         except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises disables it alone
             name = f"{entry.name} of {_package(entry)}" if entry.name in providers else entry.name
             broken[name] = without_secrets(in_short(error), settings)

@@ -71,7 +71,7 @@ MAX_NOTICES: Final = 1_000
 """Notices of one webhook."""
 
 
-class Careful:
+class ValidatedProvider:
     """A provider, and what it answers looked at before anybody rests on it."""
 
     def __init__(self, provider: Provider) -> None:
@@ -136,11 +136,11 @@ def sound(state: CustomerRead) -> CustomerRead:
         return state
     balance, limit, plan = state.balance_micro, state.max_concurrent, state.plan
     if balance is not None and not _is_figure(balance):
-        return ReadFailed(f"the balance {_shown(balance)} is no number of micro-credits")
+        return ReadFailed(f"the balance {_format_value(balance)} is no number of micro-credits")
     if limit is not None and (type(limit) is not int or not 0 <= limit < 2**31):
-        return ReadFailed(f"{_shown(limit)} is no number of sandboxes")
+        return ReadFailed(f"{_format_value(limit)} is no number of sandboxes")
     if plan is not None and not isinstance(plan, str):
-        return ReadFailed(f"{_shown(plan)} is no plan")
+        return ReadFailed(f"{_format_value(plan)} is no plan")
     refused = frozenset(clean(feature, MAX_NAME_CHARS) for feature in state.refused)
     if len(refused) > MAX_FEATURES or max(len(state.parts), len(state.plans)) > MAX_PARTS:
         return ReadFailed(
@@ -184,7 +184,7 @@ def outcome(found: Outcome) -> Outcome:
             left = left if left is not None and _is_left(left) else None
             return Accepted(left, _cost_or_none(cost), _parts(parts) if len(parts) <= MAX_PARTS else ())
         case Queued(at_ms) if not _is_moment(at_ms):
-            return Unknown(f"queued, to be confirmed at {_shown(at_ms)}, which is no time")
+            return Unknown(f"queued, to be confirmed at {_format_value(at_ms)}, which is no time")
         case RetryAt(at_ms, reason, too_many, by_person):
             # It is proven not to have been applied, whatever time it names: a nonsensical one is no time to wait for.
             return RetryAt(at_ms if _is_moment(at_ms) else 0, _reason(reason), too_many is True, by_person is True)
@@ -205,7 +205,7 @@ def looked_up(found: LookupResult) -> LookupResult:
     """Return the result of a look-up, validated."""
     match found:
         case Found(quantity) if not _is_figure(quantity):
-            return ReadFailed(f"{_shown(quantity)} is no quantity")
+            return ReadFailed(f"{_format_value(quantity)} is no quantity")
         case Found(quantity, cost):
             return Found(quantity, _cost_or_none(cost))
         case CannotTell(reason, holds):
@@ -228,7 +228,7 @@ def totals(found: Totals | ReadFailed) -> Totals | ReadFailed:
         return ReadFailed(f"totals of {len(found)} features")
     wrong = [value for value in found.values() if not _is_figure(value)]
     if wrong:
-        return ReadFailed(f"the total {_shown(wrong[0])} is no quantity")
+        return ReadFailed(f"the total {_format_value(wrong[0])} is no quantity")
     return {clean(feature, MAX_NAME_CHARS): quantity for feature, quantity in found.items()}
 
 
@@ -241,7 +241,9 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
     for balance in found.values():
         moments = [one for one in (balance.since_ms, balance.earliest_ms) if one is not None]
         if not _is_amount(balance.quantity) or not all(map(_is_moment, moments)):
-            return ReadFailed(f"{_shown(balance.quantity)} since {_shown(balance.since_ms)} is nothing drawn")
+            return ReadFailed(
+                f"{_format_value(balance.quantity)} since {_format_value(balance.since_ms)} is nothing drawn"
+            )
         # A part that were left out here would be taken for one that was used up.
         if max(len(balance.parts), len(balance.plans)) > MAX_PARTS or not all(map(_is_part, balance.parts)):
             return ReadFailed(f"{len(balance.parts)} parts of a balance, or one that has no amount")
@@ -310,7 +312,7 @@ def _is_moment(value: object) -> bool:
     return type(value) is int and abs(value) <= LATEST_MS
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     """A value as it may stand in a message. A number of a million digits is not written out."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_FIGURE:
         return f"of {value.bit_length()} bits"

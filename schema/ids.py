@@ -145,7 +145,7 @@ def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | No
     """
     if not (new or is_known(connection, kind, given)):
         if not tells_names(connection):
-            raise UnknownId(f"there is no {kind.noun} {_said(given)} that you may see", kind.noun)
+            raise UnknownId(f"there is no {kind.noun} {_shorten(given)} that you may see", kind.noun)
         raise unknown(kind, given, _near(connection, kind, given), may_be_new=new is not None)
 
 
@@ -226,7 +226,7 @@ def unknown(
 ) -> UnknownId:
     """The error for an id that names nothing: the nearest of the candidates, and what shows them all."""
     near = nearest(given, candidates)
-    parts = [f"there is no {kind.noun} {_said(given)}"]
+    parts = [f"there is no {kind.noun} {_shorten(given)}"]
     if near is not None:
         parts.append(f"did you mean {near}?")
     parts.append(f"there are: {listed}" if listed else f"`{kind.shown_by}` shows those there are")
@@ -235,7 +235,7 @@ def unknown(
     return UnknownId("; ".join(parts).replace("?;", "?"), kind.noun, near)
 
 
-def _said(given: str) -> str:
+def _shorten(given: str) -> str:
     return given[:MAX_SAID_CHARS] or repr(given)
 
 

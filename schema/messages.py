@@ -69,7 +69,7 @@ class Message:
     def body(self) -> str:
         """Return the body to send: JSON of plain ASCII, without a blank."""
         data = {"org_id": self.org_id, "customer_id": self.customer_id, **self.data}
-        told = {"type": self.event, "timestamp": _shown(self.at_ms), "data": data}
+        told = {"type": self.event, "timestamp": _format_time(self.at_ms), "data": data}
         return json.dumps(told, separators=(",", ":"))
 
 
@@ -78,7 +78,7 @@ def amount(name: str, micro: int | None) -> dict[str, object]:
     return {name: None if micro is None else in_credits(micro), f"{name}_micro": micro}
 
 
-def wanted(connection: sa.Connection) -> frozenset[str]:
+def find_wanted_events(connection: sa.Connection) -> frozenset[str]:
     """The events that some endpoint wants."""
     return frozenset(event for events in SQL.run(connection, "wanted").scalars() for event in str(events).split())
 
@@ -87,7 +87,7 @@ def tell(connection: sa.Connection, messages: Sequence[Message]) -> int:
     """Write what happened, for the endpoints that want it; how many messages are new."""
     if not messages:
         return 0
-    events = wanted(connection)
+    events = find_wanted_events(connection)
     rows = [_row(message) for message in messages if message.event in events]
     return sum(_write(connection, rows[at : at + TOLD_AT_ONCE]) for at in range(0, len(rows), TOLD_AT_ONCE))
 
@@ -118,6 +118,6 @@ def _row(message: Message) -> dict[str, object]:
     }
 
 
-def _shown(ms: int) -> str:
+def _format_time(ms: int) -> str:
     """ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(ms // SECOND_MS, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % SECOND_MS:03d}Z"

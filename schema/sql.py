@@ -10,7 +10,8 @@ alone. Comments and blank lines go. A piece may hold:
 - `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
 - several statements, each but the last ended by `;` at the end of its line; they run in order.
 
-Several pieces that read are one statement by `together`: a way to the database and back for all of them, at one moment.
+Several pieces that read are one statement by `read_together`: a way to the database and back for all of them, at one
+moment.
 
 Guarantee: values are bound, never pasted. A value or a piece that is missing, and a slot that is chosen in vain, is an
 error that names the file and the piece. Each text is put together once a process. Rows that a statement joins from the
@@ -115,7 +116,7 @@ class Queries:
         return answer
 
     def part(self, name: str, values: Values = NOTHING, /, **slots: str) -> Part:
-        """A piece that reads, for `together`."""
+        """A piece that reads, for `read_together`."""
         return Part(self, name, values, tuple(slots.items()))
 
     def _bound(self, name: str, statement: _Statement, values: Values) -> dict[str, object]:
@@ -187,7 +188,7 @@ class Part:
     slots: tuple[tuple[str, str], ...]
 
 
-def together(connection: sa.Connection, /, **parts: Part) -> dict[str, list[Any]]:
+def read_together(connection: sa.Connection, /, **parts: Part) -> dict[str, list[Any]]:
     """The rows of each part, in its order, all read by one statement. A row has its columns as attributes (`vars` has
     them by name). Numbers that are no integers are Decimal.
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import Provider
-from drawdown.providers.validated_provider import Careful
+from drawdown.providers.validated_provider import ValidatedProvider
 from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
@@ -62,7 +62,7 @@ class Fleet:
     def providers(self) -> dict[str, Provider]:
         """As production's registry gives them."""
         found = {"embedded": EmbeddedProvider(self.engine, self.clock), **self.extra}
-        return {name: Careful(one) for name, one in found.items()}
+        return {name: ValidatedProvider(one) for name, one in found.items()}
 
     def write(self, text: str, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None) -> None:
         write(self.engine, lambda connection: connection.execute(sa.text(text), values))

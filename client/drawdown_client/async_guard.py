@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from drawdown_client import guard_words as words
-from drawdown_client.calls import Call, shown
+from drawdown_client.calls import Call, clean_for_log
 from drawdown_client.clock import World
 from drawdown_client.connection import AsyncLine
 from drawdown_client.errors import ClientError, Refused, Unreachable
@@ -109,11 +109,11 @@ class AsyncGuard:
                 try:
                     words.require_written(await self._line.once(call))
                 except Refused as error:
-                    self.dark.told(error)
+                    self.dark.acknowledge_first(error)
                 except Unreachable as error:
                     return error
                 else:
-                    self.dark.told()
+                    self.dark.acknowledge_first()
         return None
 
     def budget(
@@ -182,7 +182,7 @@ class AsyncBudget:
         except ClientError as error:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return
-            of = shown(self.key)
+            of = clean_for_log(self.key)
             log.warning("what %s used (%d) is not told, and its hold ends by itself: %s", of, incurred, error)
 
     async def _go_on(self) -> None:
@@ -192,7 +192,7 @@ class AsyncBudget:
             try:
                 await self._guard.extend(self.key, hold_s=self._hold_s)
             except ClientError as error:
-                log.warning("the hold of %s was not extended: %s", shown(self.key), error)
+                log.warning("the hold of %s was not extended: %s", clean_for_log(self.key), error)
                 if isinstance(error, Refused):
                     return
 

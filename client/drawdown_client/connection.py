@@ -14,7 +14,7 @@ from typing import Final, cast
 from tenacity import AsyncRetrying, Retrying, retry_if_exception_type
 
 from drawdown_client import calls
-from drawdown_client.calls import Answer, Backoff, Call, Left, Received
+from drawdown_client.calls import Answer, Backoff, Call, Received, TryTimeout
 from drawdown_client.clock import World
 from drawdown_client.errors import ClientError, Unreachable
 from drawdown_client.http import httpx
@@ -57,7 +57,7 @@ class Line:
 
     def once(self, call: Call) -> Answer:
         """Errors: Refused, Unreachable."""
-        left = cast(float, Left(self._settings, self._world))
+        left = cast(float, TryTimeout(self._settings, self._world))
         try:
             with self._http().stream(
                 call.method,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from drawdown_client.calls import Answer, Call, get, post, shown
+from drawdown_client.calls import Answer, Call, clean_for_log, get, post
 from drawdown_client.errors import ClientError, Refused, Unreachable
 
 HELD: Final = "held"
@@ -95,13 +95,13 @@ class Wish:
     subject: str | None = None
     payer: str | None = None
 
-    def said(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         return dict(vars(self))
 
 
 def check(wish: Wish) -> Call:
     """The labels are of no use to it, and it knows none."""
-    said = {name: value for name, value in wish.said().items() if name not in ("project", "subject")}
+    said = {name: value for name, value in wish.to_json().items() if name not in ("project", "subject")}
     return post("/v1/guard/check", said)
 
 
@@ -120,10 +120,10 @@ def ways_out(answer: Answer) -> tuple[WayOut, ...]:
         raise Unreachable("the answer says nothing of options")
     return tuple(
         WayOut(
-            option=shown(one.get("option")),
+            option=clean_for_log(one.get("option")),
             is_open=one.get("open") is True,
             code=_text(one.get("code")),
-            said=shown(one.get("said")),
+            said=clean_for_log(one.get("said")),
             call=one["call"] if isinstance(one.get("call"), dict) else None,
             link=_text(one.get("link")),
             payers=_texts(one.get("payers")),
@@ -135,11 +135,11 @@ def ways_out(answer: Answer) -> tuple[WayOut, ...]:
 
 def consume(key: str, wish: Wish, event: Mapping[str, object] | None = None, *, late: bool = False) -> Call:
     """`event`: what it emits. `late`: it was let through, and is told now."""
-    return post("/v1/guard/consume", {"key": key, **wish.said(), "event": event, "let_through": late or None})
+    return post("/v1/guard/consume", {"key": key, **wish.to_json(), "event": event, "let_through": late or None})
 
 
 def reserve(key: str, wish: Wish, hold_s: float | None, *, late: bool = False) -> Call:
-    said = {"key": key, **wish.said(), "for_ms": _ms(hold_s), "let_through": late or None}
+    said = {"key": key, **wish.to_json(), "for_ms": _ms(hold_s), "let_through": late or None}
     return post("/v1/guard/reserve", said)
 
 
@@ -161,10 +161,10 @@ def decided(answer: Answer) -> Decision:
         raise Unreachable("the answer of the guard has no decision that this version knows")
     return Decision(
         decision=answer["decision"],
-        would=shown(answer.get("would")),
+        would=clean_for_log(answer.get("would")),
         enforced=bool(answer.get("enforced")),
-        rule=shown(answer.get("rule")),
-        reason=shown(answer.get("reason")),
+        rule=clean_for_log(answer.get("rule")),
+        reason=clean_for_log(answer.get("reason")),
         limit=_count(answer.get("limit")),
         used=_count(answer.get("used")),
         remaining=_count(answer.get("remaining")),
@@ -187,11 +187,11 @@ def _count(value: object) -> int | None:
 
 
 def _text(value: object) -> str | None:
-    return shown(value) if isinstance(value, str) else None
+    return clean_for_log(value) if isinstance(value, str) else None
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    return tuple(shown(one) for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+    return tuple(clean_for_log(one) for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
 
 def require_written(answer: Answer) -> None:
@@ -206,7 +206,7 @@ def require_held(key: str, answer: Decision) -> None:
         raise Blocked(answer)
     state = answer.said.get("state", HELD)
     if state != HELD:
-        raise Refused(409, ENDED, f"{key} is {shown(state)}: give another use a key of its own")
+        raise Refused(409, ENDED, f"{key} is {clean_for_log(state)}: give another use a key of its own")
 
 
 def _ms(seconds: float | None) -> int | None:

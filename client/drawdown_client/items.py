@@ -42,7 +42,7 @@ class Item:
     body: bytes
 
     @property
-    def said(self) -> dict[str, object]:
+    def content(self) -> dict[str, object]:
         """Return the recorded item."""
         found = json.loads(self.body)
         assert isinstance(found, dict)
@@ -95,7 +95,7 @@ def of_event(event: Event, source: str, now_ms: int, new_id: str) -> Item:
     """Errors: BadItem."""
     is_stamped = event.at is None and event.event_id is not None  # recorded again, it has another time: it is the same
     said = {
-        **_said(event),
+        **_event_fields(event),
         "source": _id(event.source or source, "source"),
         "event_id": _id(new_id if event.event_id is None else event.event_id, "event_id"),
         "recorded_at": now_ms if is_stamped else None,
@@ -110,16 +110,16 @@ def of_use(event: Event | str, now_ms: int) -> dict[str, object]:
     if isinstance(event, str):
         return {"event_type": _id(event, "event_type"), "recorded_at": now_ms}
     said = {
-        **_said(event),
+        **_event_fields(event),
         "source": _label(event.source, "source"),
         "event_id": _label(event.event_id, "event_id"),
         "recorded_at": now_ms if event.at is None else None,
         "occurred_at": None if event.at is None else moment_ms(event.at),
     }
-    return _item("events", "", said).said
+    return _item("events", "", said).content
 
 
-def _said(event: Event) -> dict[str, object]:
+def _event_fields(event: Event) -> dict[str, object]:
     """The fields of an event, the same wherever it is sent. Errors: BadItem."""
     return {
         "event_type": _id(event.event_type, "event_type"),
@@ -191,7 +191,7 @@ class Waiting:
 
     def tell(self, item: Item, result: Result) -> None:
         """Warn of an item that is `pending`, unless its like was warned of."""
-        said = item.said
+        said = item.content
         about = next((said[name] for name in _ABOUT.get(result.code or "", ()) if name in said), "an organisation")
         name = (result.code, repr(about))
         if name in self._warned or len(self._warned) >= MOST_WARNED:

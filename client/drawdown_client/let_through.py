@@ -78,7 +78,7 @@ class LetThrough:
                 log.error("the guard cannot be asked, and what fails open is let through: %s", why)
             if call not in (one for _, one in self._calls):
                 try:
-                    (number,) = (0,) if self._spool is None else self._spool.add([_kept(key, call)])
+                    (number,) = (0,) if self._spool is None else self._spool.add([_spool_item(key, call)])
                 except (QueueFull, OSError) as error:
                     log.error("the spool of the guard cannot be written: %s", error)
                     return False
@@ -94,7 +94,7 @@ class LetThrough:
                 return None
             return self._calls[0][1]
 
-    def told(self, refused: ClientError | None = None) -> None:
+    def acknowledge_first(self, refused: ClientError | None = None) -> None:
         """The first one was answered."""
         with self._lock:
             number, call = self._calls.popleft()
@@ -103,7 +103,7 @@ class LetThrough:
                 log.error("what was let through is counted nowhere: %s (%s)", (call.body or b"").decode(), refused)
             if self._spool is not None:
                 why = None if refused is None else Result("refused", None, str(refused))
-                self._spool.settle([(number, _kept("", call))], [why or Result("accepted")])
+                self._spool.settle([(number, _spool_item("", call))], [why or Result("accepted")])
 
     def give_up(self) -> None:
         """End. The rest is logged, and lost unless a spool keeps it."""
@@ -115,7 +115,7 @@ class LetThrough:
                 self._calls.clear()
                 spool.close()
         while self.next() is not None:
-            self.told(Unreachable("the program ended before the server answered"))
+            self.acknowledge_first(Unreachable("the program ended before the server answered"))
 
     def _open(self) -> None:
         """Take over what another start left. A process that was forked begins with nothing: the other one tells it."""
@@ -130,13 +130,13 @@ class LetThrough:
             return
         self._spool = Spool(self._place, self._most_bytes)
         for number, item in self._spool.left.items():
-            said = item.said
+            said = item.content
             self._calls.append((number, post(str(said["path"]), dict(said["order"]))))  # type: ignore[call-overload]
             self._keys.add(item.item_id)
         self._spool.left = {}
 
 
-def _kept(key: str, call: Call) -> Item:
+def _spool_item(key: str, call: Call) -> Item:
     """A call as a spool keeps it."""
     said = {"path": call.path, "order": json.loads(call.body or b"{}")}
     return Item("guard", key, json.dumps(said, separators=(",", ":")).encode())

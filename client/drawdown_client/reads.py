@@ -70,7 +70,7 @@ class Balance(TypedDict):
 
 
 def usage(org: str, from_: Moment, to: Moment | None, by: By, after: str | None) -> Call:
-    query = {"from": _said(from_), "to": None if to is None else _said(to), "by": by, "after": after}
+    query = {"from": _format_moment(from_), "to": None if to is None else _format_moment(to), "by": by, "after": after}
     return get("v1", "usage", org, query=query)
 
 
@@ -112,7 +112,7 @@ class Pages:
             self.whole = cast(Usage, whole)
 
 
-def _said(moment: Moment) -> str:
+def _format_moment(moment: Moment) -> str:
     if isinstance(moment, date) and not isinstance(moment, datetime):
         return moment.isoformat()
     return str(moment_ms(moment))

@@ -62,7 +62,7 @@ class Spool:
         self._lengths.update(zip(numbers, map(len, lines), strict=True))
         return numbers
 
-    def done(self, numbers: Sequence[int]) -> None:
+    def acknowledge(self, numbers: Sequence[int]) -> None:
         """These, in ascending order, are acknowledged. It need not reach the disk at once."""
         for number in numbers:
             self._lengths.pop(number, None)
@@ -95,7 +95,7 @@ class Spool:
             log.error("the dead-letter file cannot be written: the spool keeps %d items: %s", len(rejected), error)
             numbers -= {number for number, _, _ in rejected}
         try:
-            self.done(sorted(numbers))
+            self.acknowledge(sorted(numbers))
         except OSError as error:
             log.error("the spool cannot be written: %d items will be sent once more: %s", len(numbers), error)
 
@@ -169,7 +169,7 @@ def dead_letter_of(path: Path) -> Path:
 
 def _dead_line(item: Item, result: Result) -> bytes:
     why = {"status": result.status, "code": result.code, "message": result.message, "at": result.at}
-    said = {"kind": item.kind, "id": item.item_id, **why, "item": item.said}
+    said = {"kind": item.kind, "id": item.item_id, **why, "item": item.content}
     return json.dumps(said, separators=(",", ":")).encode() + b"\n"
 
 
@@ -229,7 +229,7 @@ def _read(file: int) -> list[tuple[int, Item]]:
             said = json.loads(line)
             if "done" in said:
                 first, last = said["done"]
-                for number in _done(first, min(last, latest), found):
+                for number in _done_numbers(first, min(last, latest), found):
                     found.pop(number, None)
             else:
                 number, item = _item(said)
@@ -240,7 +240,7 @@ def _read(file: int) -> list[tuple[int, Item]]:
     return list(found.items())
 
 
-def _done(first: int, last: int, found: Mapping[int, Item]) -> Iterable[int]:
+def _done_numbers(first: int, last: int, found: Mapping[int, Item]) -> Iterable[int]:
     """Numbers that are done. A line that is spoilt can name more than anybody could count."""
     if last - first < len(found):
         return range(first, last + 1)

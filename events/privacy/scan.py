@@ -74,10 +74,10 @@ def scan(
     for one in leaves_of(report):
         (leaves if isinstance(one, Leaf) else trouble).append(one)  # type: ignore[arg-type] # one of two lists
     ids = frozenset() if known_ids is None else frozenset(map(str.casefold, known_ids(candidates(leaves))))
-    found = [*trouble, *_found(leaves, ids, secrets, shape is None), *_found_by_others(leaves, others)]
+    found = [*trouble, *_find_matches(leaves, ids, secrets, shape is None), *_found_by_others(leaves, others)]
     last = (one.path[-1] for one in found if _is_of_key(one))
     masked = {step.name for step in last if isinstance(step, Key)}
-    findings = dict.fromkeys(Finding(shown(one.path, masked), one.rule) for one in found)
+    findings = dict.fromkeys(Finding(format_path(one.path, masked), one.rule) for one in found)
     return Scan(tuple(findings)[:MAX_FINDINGS], len(findings))
 
 
@@ -91,31 +91,33 @@ def require_public(
 
 
 @dataclass(frozen=True)
-class _Found(Trouble):
+class _Match(Trouble):
     of_key: bool = False
 
 
 def _is_of_key(one: Trouble) -> bool:
-    return one.rule == "unknown_field" or (isinstance(one, _Found) and one.of_key)
+    return one.rule == "unknown_field" or (isinstance(one, _Match) and one.of_key)
 
 
-def _found(leaves: Iterable[Leaf], ids: frozenset[str], secrets: Collection[str], any_number: bool) -> Iterator[_Found]:
+def _find_matches(
+    leaves: Iterable[Leaf], ids: frozenset[str], secrets: Collection[str], any_number: bool
+) -> Iterator[_Match]:
     """`any_number`: no shape says what numbers stand for."""
     for leaf in leaves:
         for name in dict.fromkeys(_rules_of(leaf, any_number)):
-            yield _Found(leaf.path, name, leaf.is_key)
+            yield _Match(leaf.path, name, leaf.is_key)
         if holds_secret(leaf, secrets):
-            yield _Found(leaf.path, "configured_secret", leaf.is_key)
+            yield _Match(leaf.path, "configured_secret", leaf.is_key)
         if ids and holds_id(leaf, ids):
-            yield _Found(leaf.path, "known_id", leaf.is_key)
+            yield _Match(leaf.path, "known_id", leaf.is_key)
 
 
-def _found_by_others(leaves: Iterable[Leaf], others: Collection[ForeignRule]) -> Iterator[_Found]:
+def _found_by_others(leaves: Iterable[Leaf], others: Collection[ForeignRule]) -> Iterator[_Match]:
     for leaf in leaves if others else ():
         texts = [(reading, reading.lower()) for reading in leaf.readings]
         for rule in others:
             if any(rule.finds(text, lowered) for text, lowered in texts):
-                yield _Found(leaf.path, rule.name, leaf.is_key)
+                yield _Match(leaf.path, rule.name, leaf.is_key)
 
 
 def _rules_of(leaf: Leaf, any_number: bool) -> Iterator[str]:
@@ -137,7 +139,7 @@ def _rules_of(leaf: Leaf, any_number: bool) -> Iterator[str]:
         yield from rules.found_in(IN_TEXT.sub(" ", reading), key)
 
 
-def shown(path: Path, masked: Collection[str]) -> str:
+def format_path(path: Path, masked: Collection[str]) -> str:
     """A place as JSONPath writes it; a key that is private, or no plain name, by its number in its object."""
     text = "$"
     for step in path:

@@ -284,12 +284,12 @@ class WebhookTests(Tools):
         for path in paths(fields(self.wire.last)):
             for value in WRONG_TYPES:
                 with self.wire.spoiled(retyped(path, value)):
-                    self.told(headers, body)
+                    self.read_notices(headers, body)
 
     def harmless(self, body: bytes) -> Sequence[Notice]:
-        return self.told(self.bench.signed(body, "current"), body)
+        return self.read_notices(self.bench.signed(body, "current"), body)
 
-    def told(self, headers: Mapping[str, str], body: bytes) -> Sequence[Notice]:
+    def read_notices(self, headers: Mapping[str, str], body: bytes) -> Sequence[Notice]:
         """Return the notices of a webhook; none for a refusal, or for a failure to read more."""
         try:
             found = self.run(awaited(self.bench.provider.notices(headers, body, self.now_ms)))

@@ -52,7 +52,7 @@ _BROKEN_LINE: Final = re.compile(r"[\r\n\0]")
 
 
 @dataclass
-class _Lines:
+class _ConnectionPool:
     """The connections of one event loop."""
 
     loop: asyncio.AbstractEventLoop
@@ -127,7 +127,7 @@ class HttpClient:
         self._connections = connections
         self._connect_timeout_s = connect_timeout_s
         self._dialer = dialer or Dialer()
-        self._lines: _Lines | None = None
+        self._lines: _ConnectionPool | None = None
         self._held: Counter[str] = Counter()
 
     async def send(self, call: Call) -> HttpResult:
@@ -155,7 +155,7 @@ class HttpClient:
         finally:
             lines.give_back(origin, connection)
 
-    async def _line(self, lines: _Lines, origin: Origin, within_s: float) -> Connection:
+    async def _line(self, lines: _ConnectionPool, origin: Origin, within_s: float) -> Connection:
         """A connection, and a slot for it. Errors: NoConnection, TimeoutError."""
         if not lines.slots.locked():  # the usual way needs no timer
             await lines.slots.acquire()
@@ -170,7 +170,7 @@ class HttpClient:
                 lines.slots.release()
                 raise
 
-    async def _connected(self, lines: _Lines, origin: Origin) -> Connection:
+    async def _connected(self, lines: _ConnectionPool, origin: Origin) -> Connection:
         """A new connection. Errors: NoConnection, TimeoutError."""
         made = Connection(lines.loop, self._held, origin.text)
         lines.make_room(1)
@@ -191,10 +191,10 @@ class HttpClient:
             lines.close()
             await asyncio.sleep(0)  # until they are told so
 
-    def _here(self) -> _Lines:
+    def _here(self) -> _ConnectionPool:
         here = asyncio.get_running_loop()
         if self._lines is None or self._lines.loop is not here:
-            self._lines = _Lines(here, asyncio.Semaphore(self._connections), self._connections)
+            self._lines = _ConnectionPool(here, asyncio.Semaphore(self._connections), self._connections)
         return self._lines
 
 
@@ -404,11 +404,11 @@ class Connection(asyncio.Protocol):
             self._fail(BROKE)
         elif self._has_head and not self._is_framed:
             self._is_whole = True  # it says nowhere how long it is: its end is the connection's
-            self._done()
+            self._complete()
         else:
             self._fail(CUT_SHORT if self._has_head else NO_ANSWER)
 
-    def _done(self) -> None:
+    def _complete(self) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(None)
 

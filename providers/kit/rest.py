@@ -47,7 +47,7 @@ class Rest:
         """One object. Absent: the service says that it does not exist."""
         return self._read(await self._http.send(self._call(path, query)))
 
-    async def kept(self, *path: str, **query: str) -> Found:
+    async def get_cached(self, *path: str, **query: str) -> Found:
         """The same, or what was read within the last minute."""
         call, now_ms = self._call(path, query), self._clock.now_ms()
         read_ms, found = self._kept.get(call.url, (0, None))
@@ -83,16 +83,16 @@ class Rest:
         )
         now_ms = self._clock.now_ms()
         answer = shared_outcome(await self._http.send(call), attempt, now_ms)
-        if isinstance(answer, Answer) and answer.status in (401, 403) and (said := self.said(answer)) is not None:
+        if isinstance(answer, Answer) and answer.status in (401, 403) and (said := self.read_error(answer)) is not None:
             return RetryAt(now_ms + KEY_WAIT_MS, f"the key is refused: {said}")
         return answer
 
-    def later(self, failed: ReadFailed, attempt: int, what: str) -> RetryAt:
+    def retry_later(self, failed: ReadFailed, attempt: int, what: str) -> RetryAt:
         """A push that is not sent yet, because what it needs cannot be read."""
         at_ms = self._clock.now_ms() + backoff_ms(attempt)
         return RetryAt(at_ms, f"{what} cannot be read: {failed.reason}", too_many=failed.too_many)
 
-    def said(self, answer: Answer) -> str | None:
+    def read_error(self, answer: Answer) -> str | None:
         """An error in the service's own words, in one line without the key; None: it is not the service's."""
         said = self._error_of(answer.status, json_object(answer.body) or {})
         return None if said is None else quoted(f"HTTP {answer.status} {said}", self._key)
@@ -102,6 +102,6 @@ class Rest:
         return Call("GET", self._url + path_of(*path) + asked, bearer(self._key or ""), timeout_s=READ_TIMEOUT_S)
 
     def _read(self, result: HttpResult) -> Found:
-        if isinstance(result, Answer) and result.status >= 400 and (said := self.said(result)) is not None:
+        if isinstance(result, Answer) and result.status >= 400 and (said := self.read_error(result)) is not None:
             return Absent() if result.status == 404 else ReadFailed(said, too_many=result.status == 429)
         return read_object(result)

@@ -15,7 +15,7 @@ from drawdown.schema.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Given:
+class SettingTexts:
     """Settings as they were written. Empty ones count as not set."""
 
     name: str
@@ -57,9 +57,9 @@ class Given:
         return tuple(text.strip() for text in self.text(setting).split(",") if text.strip())
 
 
-def given(setup: Setup, names: Collection[str]) -> Given:
+def read_settings(setup: Setup, names: Collection[str]) -> SettingTexts:
     """The settings of one provider. Errors: UsageError for one that is none of `names`: a slip may bill."""
-    found = Given(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
+    found = SettingTexts(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
     if unknown := sorted(set(setup.settings) - set(names)):
         known = ", ".join(name.upper() for name in sorted(names))
         raise UsageError(f"{found.variable(unknown[0])} is not a setting of {setup.name}. Use one of: {known}")

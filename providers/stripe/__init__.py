@@ -137,7 +137,7 @@ class StripeProvider:
             return CannotTell(f"Stripe has no meter with event name {name.event_name}")
         minute = request.ts - request.ts % MINUTE_MS
         units = await self._meters.summed(meters, request.customer_id, minute, minute + MINUTE_MS)
-        return _judged(request, units, name.unit) if isinstance(units, Decimal) else units
+        return _judge_units(request, units, name.unit) if isinstance(units, Decimal) else units
 
     async def cancel(self, request: PushRequest) -> Cancelled | ReadFailed:
         if self.dormant:
@@ -160,7 +160,7 @@ class StripeProvider:
         if not totals or (isinstance(totals, ReadFailed) and not totals.too_many):
             # A customer that was deleted takes events, and none counts: what is sent again would be as lost.
             answer = await self._http.send(get(self._settings, path_of("v1", "customers", customer_id)))
-            if (why := stripe_check.gone(answer)) is not None:
+            if (why := stripe_check.explain_unbilled(answer)) is not None:
                 return ReadFailed(f"{NEEDS_YOU}{why}")
         return totals
 
@@ -201,7 +201,7 @@ class StripeProvider:
         return [*lines, f"DRAWDOWN_STRIPE_STREAM_URL: {session.why}"] if isinstance(session, NoSession) else lines
 
 
-def _judged(request: PushRequest, units: Decimal, unit: int) -> LookupResult:
+def _judge_units(request: PushRequest, units: Decimal, unit: int) -> LookupResult:
     """Return the result of a look-up: if the figure of a minute is this push's."""
     figures = f"Stripe holds {units.normalize():f} units for that minute, {request.quantity // unit} were sent"
     if request.ts % WINDOW_MS >= OWN_MINUTES * MINUTE_MS:

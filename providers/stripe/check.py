@@ -81,7 +81,7 @@ async def _account(settings: StripeSettings, http: Http) -> list[str]:
 def _feature(settings: StripeSettings, feature: str, found: Sequence[Meter]) -> list[str]:
     """Return the faults of the meter of one feature."""
     name = settings.meter_of(feature).event_name
-    other = settings.taken(feature)
+    other = settings.conflicting_feature(feature)
     if other is not None:
         return [f"{feature}: its meter {name} is that of {other}; give it one of its own in DRAWDOWN_STRIPE_METERS"]
     named = [meter for meter in found if meter.event_name == name]
@@ -111,7 +111,7 @@ def _shape(meter: Meter) -> list[str]:
     return lines
 
 
-def gone(answer: HttpResult) -> str | None:
+def explain_unbilled(answer: HttpResult) -> str | None:
     """Why Stripe bills a customer nothing, by what it answers of it; None where it may, or did not say."""
     if not isinstance(answer, Answer):
         return None
@@ -127,7 +127,7 @@ async def _customers(settings: StripeSettings, http: Http, customer_ids: Sequenc
     unread: Counter[str] = Counter()
     for customer_id in customer_ids:
         answer = await http.send(get(settings, path_of("v1", "customers", customer_id)))
-        if (why := gone(answer)) is not None:
+        if (why := explain_unbilled(answer)) is not None:
             lines.append(f"{clean(customer_id)}: {why}")
         elif not isinstance(answer, Answer):
             unread[clean(answer.reason)] += 1

@@ -138,7 +138,7 @@ class StripePayments:
         if len(found) > 1:
             names = ", ".join(sorted(clean(name, 40) for name in found))
             return OtherContent(f"{len(found)} payments carry this charge's id: {clean(names)}")
-        return judged(next(iter(found.values())), request) if found else NotFound()
+        return judge_intent(next(iter(found.values())), request) if found else NotFound()
 
     async def _intents_of(self, request: Charge) -> Mapping[str, Mapping[str, object]] | InDoubt:
         """Those that carry the charge's id, by their own; the list may name one twice. InDoubt where the list could not
@@ -289,7 +289,7 @@ def created(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
     if result.status == 200:
         found = json_object(result.body) or {}
         if found.get("object") == "payment_intent" and is_of(found, charge):
-            return judged(found, charge)
+            return judge_intent(found, charge)
         return InDoubt("HTTP 200, but not for this charge")
     if result.status in (401, 403):
         return NotSent(f"Stripe refuses the key: {described(result)}", now_ms + KEY_WAIT_MS)
@@ -327,7 +327,7 @@ def _refused_card(answer: Answer, charge: Charge) -> ChargeResult:
         if not is_of(intent, charge):
             return InDoubt("HTTP 402, but not for this charge")
         if _difference(intent, charge) or intent.get("status") not in _REFUSED:
-            return judged(intent, charge)
+            return judge_intent(intent, charge)
     return _declined((json_object(answer.body) or {}).get("error"))
 
 
@@ -337,7 +337,7 @@ def _error_part(answer: Answer, name: str) -> Mapping[str, object]:
     return part if isinstance(part, dict) else {}
 
 
-def judged(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
+def judge_intent(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
     """Return the outcome of a charge, by an intent that carries its id."""
     payment_id, status = intent.get("id"), intent.get("status")
     if not isinstance(payment_id, str) or not INTENT_ID.fullmatch(payment_id):

@@ -78,7 +78,7 @@ class StripeSettings:
         """A feature that is not listed goes to the meter of its own name, in base units."""
         return self.meters.get(feature) or MeterName(feature)
 
-    def taken(self, feature: str) -> str | None:
+    def conflicting_feature(self, feature: str) -> str | None:
         """Return the listed feature that already has the meter of an unlisted feature; None if there is none."""
         if feature in self.meters:
             return None

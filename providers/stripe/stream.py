@@ -200,7 +200,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if isinstance(result, NoAnswer):
         return Unknown(clean(f"no answer: {result.reason}"))
     if result.status == 200:
-        return _taken(result)
+        return _judge_answer(result)
     error = error_of(result)
     if _is_over(error):
         return RetryAt(now_ms + MIN_RETRY_MS, f"the session of the stream is over: {described(result)}")
@@ -214,7 +214,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     return Rejected(described(result))
 
 
-def _taken(answer: Answer) -> Outcome:
+def _judge_answer(answer: Answer) -> Outcome:
     """Return the outcome of a successful answer: an empty object with a Request-Id is acceptance.
 
     A host between Drawdown and Stripe could also answer an empty object. The Request-Id shows that it is Stripe's.

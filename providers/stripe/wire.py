@@ -113,7 +113,7 @@ def key_of(idempotency: str) -> str:
 def never_sent(settings: StripeSettings, push: PushRequest) -> Rejected | None:
     """Why a push must not leave at all; None where it may."""
     meter = settings.meter_of(push.feature)
-    other = settings.taken(push.feature)
+    other = settings.conflicting_feature(push.feature)
     if other is not None:
         return Rejected(f"{push.feature} is the meter of {other}: give it one of its own in DRAWDOWN_STRIPE_METERS")
     if push.quantity % meter.unit:
@@ -161,7 +161,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if isinstance(result, NoAnswer):
         return Unknown(clean(f"no answer: {result.reason}"))
     if result.status == 200:
-        return _taken(result, push)
+        return _judge_answer(result, push)
     if result.status in (401, 403):
         # Nothing was applied; once the key is fixed the same push goes through.
         return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe refuses the key: {described(result)}", by_person=True)
@@ -172,7 +172,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     return Unknown(described(result))
 
 
-def _taken(answer: Answer, push: PushRequest) -> Outcome:
+def _judge_answer(answer: Answer, push: PushRequest) -> Outcome:
     body = json_object(answer.body) or {}
     if body.get("object") == "billing.meter_event" and body.get("identifier") == push.key:
         return Accepted()

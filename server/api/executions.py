@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse
 
 from drawdown.ledger import reservations
 from drawdown.ledger.draws import Cost
-from drawdown.ledger.own_keys import own_name, shown
+from drawdown.ledger.own_keys import own_name, strip_own_prefix
 from drawdown.ledger.reservations import NotTogether, Reservation
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import in_credits
@@ -323,7 +323,7 @@ def _run(run: Reservation, said: Said) -> dict[str, object]:
     amounts = {"reserved": run.amount_micro, "drawn": run.drawn_micro, "held": run.left_micro}
     sponsored = run.payer_number is not None
     return {
-        "key": run.reservation if said.key.org_id is None else shown(run.reservation),
+        "key": run.reservation if said.key.org_id is None else strip_own_prefix(run.reservation),
         **kept,
         "sponsored": sponsored,
         "sandboxes": run.named,

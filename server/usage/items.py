@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from drawdown.events import body_items, cloudevents
-from drawdown.events.body_items import told
-from drawdown.events.cloudevents import JSON, LINES, Given, items
+from drawdown.events.body_items import drop_traceback
+from drawdown.events.cloudevents import JSON, LINES, ReceivedEvent, items
 from drawdown.events.envelope import MAX_QUANTITY, Named, Unfit, UsageEvent, named_in
 from drawdown.schema.text import clean
 from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
@@ -45,12 +45,12 @@ Key: TypeAlias = tuple[str, str]
 """An event's name, and its organisation."""
 
 
-def _read_events(sent: Sent) -> Iterable[Given | Unfit]:
+def _read_events(sent: Sent) -> Iterable[ReceivedEvent | Unfit]:
     key = sent.key
-    return cloudevents.given(sent.body, sent.content_type, sent.headers, key.org_id, sent.now_ms, key.source)
+    return cloudevents.parse_events(sent.body, sent.content_type, sent.headers, key.org_id, sent.now_ms, key.source)
 
 
-def _store_events(connection: sa.Connection, given: Sequence[Given], sent: Sent) -> Sequence[Result]:
+def _store_events(connection: sa.Connection, given: Sequence[ReceivedEvent], sent: Sent) -> Sequence[Result]:
     """Each event by the value of its type, if that has one."""
     named = {one.event.event_type for one in given}
     values = types.values(connection, named)
@@ -68,7 +68,7 @@ def _store_events(connection: sa.Connection, given: Sequence[Given], sent: Sent)
 LABEL: Final = "subject_is_label"
 
 
-def _with_payer(given: Given, found: Result) -> Result:
+def _with_payer(given: ReceivedEvent, found: Result) -> Result:
     """By a key that is bound to an organisation, a subject changes no payer: who sends another one is told so."""
     if not given.other_subject or found.code is not None:
         return found
@@ -77,7 +77,7 @@ def _with_payer(given: Given, found: Result) -> Result:
     return replace(found, code=LABEL, message=text)
 
 
-def _store_counted(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Sequence[Result]:
+def _store_counted(connection: sa.Connection, found: Sequence[ReceivedEvent], sent: Sent) -> Sequence[Result]:
     """A key that is bound to an organisation speaks for that alone."""
     org_id = sent.key.org_id
     own = org_id is not None
@@ -103,12 +103,12 @@ def _store_counted(connection: sa.Connection, found: Sequence[Given], sent: Sent
     raise ApiError(503, "busy", message, headers=SOON)
 
 
-def _keys_of(found: Sequence[Given], *, own: bool) -> list[Key]:
+def _keys_of(found: Sequence[ReceivedEvent], *, own: bool) -> list[Key]:
     events = [one.event for one in found]
     return [(name, one.org_id) for name, one in zip(names_of(events, own=own), events, strict=True)]
 
 
-def _in_doubt(asked: Sequence[tuple[Given, Key]], taken: Sequence[Taken]) -> set[Key]:
+def _in_doubt(asked: Sequence[tuple[ReceivedEvent, Key]], taken: Sequence[Taken]) -> set[Key]:
     """Those without a time that are in conflict, maybe only since somebody else who sends them dated them first. Of one
     that went in here, it is another item of the same batch that says otherwise."""
     told = [(key, one.has_time, answer.status) for (one, key), answer in zip(asked, taken, strict=True)]
@@ -116,11 +116,11 @@ def _in_doubt(asked: Sequence[tuple[Given, Key]], taken: Sequence[Taken]) -> set
     return in_conflict - {key for key, _, status in told if status in ("accepted", "pending")}
 
 
-def _dated(given: Given, then_ms: int | None) -> UsageEvent:
+def _dated(given: ReceivedEvent, then_ms: int | None) -> UsageEvent:
     return given.event if given.has_time or then_ms is None else replace(given.event, occurred_ms=then_ms)
 
 
-def _named(given: Given) -> Named:
+def _named(given: ReceivedEvent) -> Named:
     return given.event.source, given.event.event_id
 
 
@@ -180,7 +180,7 @@ def _read_samples(sent: Sent) -> Iterator[Sample | Unfit]:
             yield sample
         except Unfit as error:
             error.named = named_in(item, "cell_id", "id")
-            yield told(error)
+            yield drop_traceback(error)
 
 
 def _store_samples(connection: sa.Connection, found: Sequence[Sample], sent: Sent) -> Sequence[Result]:

@@ -39,11 +39,11 @@ def test_a_time_is_the_moment_that_the_server_reads_of_its_text(ms: int, finer: 
 def test_an_event_says_what_was_given_and_nothing_else() -> None:
     made = of_event(Event("page.render", 3, "acme"), "/web", 7, "id-1")
     said = {"source": "/web", "event_id": "id-1", "event_type": "page.render", "org_id": "acme", "quantity": 3}
-    assert json.loads(made.body) == {**said, "occurred_at": 7} == made.said
+    assert json.loads(made.body) == {**said, "occurred_at": 7} == made.content
     named = of_event(Event("page.render", 3, "acme", event_id="id-1"), "/web", 7, "id-2")
-    assert named.said == {**said, "recorded_at": 7}, "recorded again, it has another time, and is the same"
+    assert named.content == {**said, "recorded_at": 7}, "recorded again, it has another time, and is the same"
     whole = Event("a", 1, "o", 5, "e", "s", "sub", "pro", "plan", {"k": "ü"})
-    assert of_event(whole, "/web", 7, "id-1").said == {
+    assert of_event(whole, "/web", 7, "id-1").content == {
         "source": "s", "event_id": "e", "event_type": "a", "org_id": "o", "quantity": 1, "occurred_at": 5,
         "subject": "sub", "project": "pro", "plan_key": "plan", "properties": {"k": "ü"},
     }  # fmt: skip
@@ -54,7 +54,7 @@ def test_an_id_that_is_given_is_never_replaced() -> None:
         of_event(Event("page.render", 3, "acme", event_id=""), "/web", 7, "id-1")
     with pytest.raises(BadItem, match="id"):
         of_sample({"id": ""}, 7, "id-1")
-    assert of_sample({}, 7, "id-1").said == {"id": "id-1", "ts": 7}
+    assert of_sample({}, 7, "id-1").content == {"id": "id-1", "ts": 7}
 
 
 def test_an_id_that_is_made_is_one_that_the_server_takes() -> None:
@@ -63,8 +63,8 @@ def test_an_id_that_is_made_is_one_that_the_server_takes() -> None:
 
 
 def test_quantity_is_one_by_default_and_a_whole_float_is_whole() -> None:
-    assert of_event(Event("a"), "s", 5, "e").said["quantity"] == 1
-    assert of_event(Event("a", 2.0), "s", 5, "e").said["quantity"] == 2
+    assert of_event(Event("a"), "s", 5, "e").content["quantity"] == 1
+    assert of_event(Event("a", 2.0), "s", 5, "e").content["quantity"] == 2
     for wrong in (2.5, float("nan"), float("inf"), True, -1.0, 1e300):
         with pytest.raises(BadItem):
             of_event(Event("a", wrong), "s", 5, "e")

@@ -32,15 +32,15 @@ def path(tmp_path: Path) -> Path:
 def test_what_is_not_acknowledged_is_read_again_in_order_and_alone(path: Path) -> None:
     first = Spool(path, 10_000)
     numbers = first.add(items("a", "b", "c", "d"))
-    first.done(numbers[1:3])
+    first.acknowledge(numbers[1:3])
     first.close()
     second = Spool(path, 10_000)
     assert names(second) == ["a", "d"] and second.left[1] == items("a")[0]
-    second.done(second.add(items("e")))
+    second.acknowledge(second.add(items("e")))
     second.close()
     third = Spool(path, 10_000)
     assert names(third) == ["a", "d"]
-    third.done(list(third.left))
+    third.acknowledge(list(third.left))
     assert path.stat().st_size == 0
     third.close()
 
@@ -116,7 +116,7 @@ def test_it_has_a_bound_which_what_is_done_does_not_count_for(path: Path) -> Non
     keep = made.add(items("b", size=100))
     with pytest.raises(QueueFull, match="2,000 bytes"):
         made.add(items("c", size=1_200))
-    made.done(first)
+    made.acknowledge(first)
     made.add(items("c", size=1_200))
     assert path.stat().st_size <= 2_000
     made.close()
@@ -167,7 +167,7 @@ def test_a_link_that_somebody_put_there_is_not_followed(
         made = Spool(path, 2_000)
         first = made.add(items("a", size=1_000))
         made.add(items("b"))
-        made.done(first)
+        made.acknowledge(first)
         made.add(items("c", size=1_000))
         made.close()
     else:
@@ -214,7 +214,7 @@ def test_a_disk_that_is_full_when_items_are_done_costs_none_that_follows(
 
     monkeypatch.setattr(os, "write", write)
     with pytest.raises(OSError, match="no space"):
-        made.done(done)
+        made.acknowledge(done)
     monkeypatch.undo()
     made.add(items("c"))
     made.close()
@@ -227,7 +227,7 @@ def test_a_disk_that_is_full_leaves_no_second_file(path: Path, monkeypatch: pyte
     made = Spool(path, 2_000)
     first = made.add(items("a", size=1_000))
     made.add(items("b"))
-    made.done(first)
+    made.acknowledge(first)
     files = len(list(Path("/proc/self/fd").iterdir()))
     monkeypatch.setattr(os, "write", Mock(side_effect=OSError(errno.ENOSPC, "no space left")))
     with pytest.raises(OSError, match="no space"):

@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.events.cloudevents import EVENT, Given, given
+from drawdown.events.cloudevents import EVENT, ReceivedEvent, parse_events
 from drawdown.events.envelope import UsageEvent
 from drawdown.events.values import COUNT, EventValue
 from drawdown.schema.database import write
@@ -42,13 +42,13 @@ def _takes(batch: tuple[Sample, ...]) -> Callable[[Stage, sa.Connection], object
 
 def _ancient_events(_stage: Stage, connection: sa.Connection) -> object:
     event = UsageEvent("archive", "e-9", "page.render", "acme", 9, OLD + 7)
-    return EVENTS_IN.store(connection, [Given(event, has_time=True)], SENT)
+    return EVENTS_IN.store(connection, [ReceivedEvent(event, has_time=True)], SENT)
 
 
 def _timeless(now_ms: int) -> Callable[[Stage, sa.Connection], object]:
     events = [UsageEvent("door", f"e-{number}", "page.render", "acme", 3, now_ms) for number in (1, 2)]
     sent = replace(SENT, now_ms=now_ms)
-    return lambda _stage, c: EVENTS_IN.store(c, [Given(event, has_time=False) for event in events], sent)
+    return lambda _stage, c: EVENTS_IN.store(c, [ReceivedEvent(event, has_time=False) for event in events], sent)
 
 
 def _one_time_each(stage: Stage) -> Iterator[str]:
@@ -77,8 +77,8 @@ def _stated(connection: sa.Connection) -> object:
     """An event that states 7 of a type which may be counted, each event as one."""
     item = {"specversion": "1.0", "id": "v-1", "source": "app", "type": "model.run", "subject": "acme",
             "data": {"quantity": 7}}  # fmt: skip
-    (event,) = given(json.dumps(item).encode(), EVENT, {}, None, NOW)
-    return EVENTS_IN.store(connection, [event] if isinstance(event, Given) else [], SENT)
+    (event,) = parse_events(json.dumps(item).encode(), EVENT, {}, None, NOW)
+    return EVENTS_IN.store(connection, [event] if isinstance(event, ReceivedEvent) else [], SENT)
 
 
 def _sent_again(engine: sa.Engine) -> None:

@@ -24,7 +24,7 @@ from drawdown.providers.http import Call, Http, HttpResult
 from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Provider, Setup
 from drawdown.providers.stripe import build as build_stripe
-from drawdown.providers.validated_provider import Careful
+from drawdown.providers.validated_provider import ValidatedProvider
 from drawdown.schema.database import read
 from drawdown.server.app import Server
 from drawdown.server.http.signing import Signed, signature
@@ -119,7 +119,7 @@ class House:
                 clock=self.clock,
                 settings=self.settings,
                 providers=self.fleet.providers,
-                unasked={name: Careful(one) for name, one in nobody.items()},
+                unasked={name: ValidatedProvider(one) for name, one in nobody.items()},
                 broken={"broken": "its reason"},
                 http=NobodyThere(),
                 thread_kit=thread_kit,

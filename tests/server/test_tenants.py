@@ -117,7 +117,7 @@ def test_nobody_takes_another_organisations_sandboxes_nor_counts_their_samples(s
     fleet.sample("acme", fleet.clock.at_ms, sandbox="its-own")
     fleet.tick_windows(3)
     rows = fleet.rows("SELECT reservation, drawn_micro FROM reservations")
-    drawn = sorted((own_keys.shown(str(name)), micro) for name, micro in rows)
+    drawn = sorted((own_keys.strip_own_prefix(str(name)), micro) for name, micro in rows)
     assert drawn == [("own", 18_000), ("squat", 0)]
     assert read(fleet.engine, verify).breaches == []
 

@@ -34,7 +34,7 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
-from drawdown.providers.validated_provider import Careful
+from drawdown.providers.validated_provider import ValidatedProvider
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import CONFLICT_TRIES, read, write
 from drawdown.schema.errors import DatabaseBusy
@@ -222,7 +222,7 @@ class World:
             **self.memory,
             **{name: one.provider for name, one in self.remote.items()},
         }
-        self.providers: dict[str, Provider] = {name: Careful(one) for name, one in built.items()}
+        self.providers: dict[str, Provider] = {name: ValidatedProvider(one) for name, one in built.items()}
         self.wire = Wire(self.engine, self.breaches)
         self.payments = FakePayments(self.clock, random.Random(0))
         self.product = FakeProduct()

@@ -56,7 +56,7 @@ def _paying(rows: Sequence[Any], available: Any) -> list[tiers.Turn]:
 
 
 def _at_once(is_over: Sequence[Lot], found: Allocation, *_: int) -> list[tuple[Lot, int, int]]:
-    return [(lot, expiry.left(lot, found), expiry.left(lot, found)) for lot in is_over]
+    return [(lot, expiry.unused_micro(lot, found), expiry.unused_micro(lot, found)) for lot in is_over]
 
 
 def _all_of_it(lot: Lot, found: Allocation) -> int:
@@ -83,7 +83,7 @@ CODE: dict[str, tuple[object, str, Any]] = {
     "what waits for runs rolls over, too": (expiry, "_roll", _rolls_while_anything_waits),
     "what is over is available": (lots, "leaves", lambda *_: 0),
     "what is to roll over is over": (expiry, "_roll", _rolls_once_booked),
-    "a tier goes on unpaid": (tiers, "_turns", _paying),
+    "a tier goes on unpaid": (tiers, "_allocate_turns", _paying),
 }
 TEXTS: dict[str, tuple[Any, str, str, str]] = {
     "late use re-opens nothing": (entries.SQL, "move", "r.first_ms < lots_over_ms OR", ""),

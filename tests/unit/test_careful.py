@@ -30,7 +30,7 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
-from drawdown.providers.validated_provider import Careful
+from drawdown.providers.validated_provider import ValidatedProvider
 from tests.cases import cases
 from tests.fake_provider import FakeProvider, capabilities
 
@@ -105,7 +105,7 @@ def test_lists_have_an_end() -> None:
             return {str(n): NoCustomer() for n in range(100_000)} | {"acme": NoCustomer()}
 
     async def ask() -> None:
-        provider = Careful(Talkative(capabilities()))
+        provider = ValidatedProvider(Talkative(capabilities()))
         lines = await provider.check((), ())
         assert len(lines) == validated_provider.MAX_LINES and all(
             fits(one, validated_provider.MAX_REASON_CHARS) for one in lines
@@ -132,7 +132,7 @@ def test_what_is_sound_comes_through_as_it_was() -> None:
 
     async def ask() -> None:
         fake = FakeProvider(capabilities())
-        provider = Careful(fake)
+        provider = ValidatedProvider(fake)
         assert await provider.push([request()]) == [Accepted()]
         assert await provider.lookup(request()) == Found(60)
         assert await provider.totals("acme", 0, 1) == {"compute": 60}

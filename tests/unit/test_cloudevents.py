@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 
 from drawdown.events import cloudevents
 from drawdown.events.body_items import MAX_DEPTH
-from drawdown.events.cloudevents import BATCH, EVENT, JSON, LINES, Given
+from drawdown.events.cloudevents import BATCH, EVENT, JSON, LINES, ReceivedEvent
 from drawdown.events.envelope import MAX_PROPERTIES_BYTES, MAX_QUANTITY, Unfit, UsageEvent
 from drawdown.events.fields import MOST_VALUES, moment_of, quantity_of
 from tests.cases import cases
@@ -33,13 +33,13 @@ def own(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in whole.items() if value is not ...}
 
 
-def read(item: Any, kind: str = JSON, org: str | None = None, **headers: str) -> Given | Unfit:
+def read(item: Any, kind: str = JSON, org: str | None = None, **headers: str) -> ReceivedEvent | Unfit:
     body = item if isinstance(item, bytes) else json.dumps(item).encode()
-    (found,) = cloudevents.given(body, kind, headers, org, NOW)
+    (found,) = cloudevents.parse_events(body, kind, headers, org, NOW)
     return stated(found)
 
 
-def stated(found: Given | Unfit) -> Given | Unfit:
+def stated(found: ReceivedEvent | Unfit) -> ReceivedEvent | Unfit:
     """As an event is taken whose type has no value of its own."""
     return found if isinstance(found, Unfit) else found.counted(None)
 
@@ -62,14 +62,14 @@ def test_each_shape_is_the_same_event() -> None:
         read([own()]),
         read(own(), LINES),
     ):
-        assert found == Given(EXPECTED, has_time=True)
+        assert found == ReceivedEvent(EXPECTED, has_time=True)
 
 
 def test_headers_are_percent_encoded() -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "a%20%22b%22", "ce-source": "/%E2%82%AC", "ce-type": "t",
                "ce-subject": "acme", "ce-traceparent": "x"}  # fmt: skip
     found = read({"quantity": 1}, JSON, **headers)
-    assert isinstance(found, Given) and (found.event.event_id, found.event.source) == ('a "b"', "/€")
+    assert isinstance(found, ReceivedEvent) and (found.event.event_id, found.event.source) == ('a "b"', "/€")
     assert not found.has_time and found.event.occurred_ms == NOW
     assert read(b'{"quantity": 1, "quantity": 1}', JSON, **headers).code == "duplicate_keys"  # type: ignore[union-attr]
 
@@ -77,7 +77,7 @@ def test_headers_are_percent_encoded() -> None:
 def test_an_attribute_stands_in_one_header() -> None:
     sent = {"ce-specversion": "1.0", "ce-id": "a", "ce-source": "/s", "ce-type": "t", "ce-subject": "acme"}
     double = Headers(raw=[(name.encode(), text.encode()) for name, text in (*sent.items(), ("ce-id", "b"))])
-    (found,) = cloudevents.given(b'{"quantity": 1}', JSON, double, None, NOW)
+    (found,) = cloudevents.parse_events(b'{"quantity": 1}', JSON, double, None, NOW)
     assert isinstance(found, Unfit) and found.code == "duplicate_keys"
 
 
@@ -85,17 +85,17 @@ def test_headers_may_be_written_as_plain_utf_8() -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "é".encode().decode("latin-1"), "ce-source": "/\xe9", "ce-type": "t",
                "ce-subject": "acme"}  # fmt: skip
     found = read({"quantity": 1}, JSON, **headers)
-    assert isinstance(found, Given) and (found.event.event_id, found.event.source) == ("é", "/é")
+    assert isinstance(found, ReceivedEvent) and (found.event.event_id, found.event.source) == ("é", "/é")
 
 
 def test_the_organisation_is_the_subject_unless_the_key_is_bound_to_one() -> None:
     free, bound = read(event()), read(event(subject="page/7"), org="globex")
-    assert isinstance(free, Given) and (free.event.org_id, free.event.subject) == ("acme", None)
-    assert isinstance(bound, Given) and (bound.event.org_id, bound.event.subject) == ("globex", "page/7")
+    assert isinstance(free, ReceivedEvent) and (free.event.org_id, free.event.subject) == ("acme", None)
+    assert isinstance(bound, ReceivedEvent) and (bound.event.org_id, bound.event.subject) == ("globex", "page/7")
     without = read(event(subject=...), org="globex")
-    assert isinstance(without, Given) and (without.event.org_id, without.event.subject) == ("globex", None)
+    assert isinstance(without, ReceivedEvent) and (without.event.org_id, without.event.subject) == ("globex", None)
     named = read(own(org_id=..., subject="page/7"), org="acme")
-    assert isinstance(named, Given) and (named.event.org_id, named.event.subject) == ("acme", "page/7")
+    assert isinstance(named, ReceivedEvent) and (named.event.org_id, named.event.subject) == ("acme", "page/7")
     foreign = read(own(), org="globex")
     assert isinstance(foreign, Unfit) and foreign.code == "foreign_org" and "acme" not in str(foreign)
 
@@ -124,7 +124,7 @@ NO_QUANTITY: Final[list[tuple[str, str]]] = [
 @cases(("text", "code"), NO_QUANTITY)
 def test_what_is_no_whole_quantity_is_refused_exactly(text: str, code: str) -> None:
     item = json.dumps(event()).replace('"quantity": 3', f'"quantity": {text}').encode()
-    found = stated(*cloudevents.given(b"[" + item + b"]", JSON, {}, None, NOW))
+    found = stated(*cloudevents.parse_events(b"[" + item + b"]", JSON, {}, None, NOW))
     assert isinstance(found, Unfit) and found.code == code, found
     assert code == "not_json" or found.at == "data.quantity"
     assert quantity_of(MAX_QUANTITY, "q") == MAX_QUANTITY and quantity_of(0, "q") == 0
@@ -194,7 +194,7 @@ def test_properties_go_so_deep_and_no_deeper() -> None:
             found = {"a": found}
         return event(data={"quantity": 1, "x": found})
 
-    assert isinstance(read(nested(MAX_DEPTH - 2)), Given)
+    assert isinstance(read(nested(MAX_DEPTH - 2)), ReceivedEvent)
     found = read(nested(MAX_DEPTH - 1))
     assert isinstance(found, Unfit) and found.code == "too_deep"
 
@@ -203,7 +203,7 @@ def test_properties_are_kept_as_json_says_them() -> None:
     text = b'{"quantity": 1, "a": 0.1, "b": 2.0, "c": [1, null, true], "d": {"e": "x"}, "f": 123456789012345678901}'
     item = json.dumps(event()).encode().replace(json.dumps(event()["data"]).encode(), text)
     found = read(item)
-    assert isinstance(found, Given)
+    assert isinstance(found, ReceivedEvent)
     expected = {"a": 0.1, "b": 2.0, "c": [1, None, True], "d": {"e": "x"}, "f": 123456789012345678901}
     assert found.event.properties == expected and json.loads(found.event.properties_json) == expected
     for number in (b"1e400", b"-1e9999"):
@@ -236,6 +236,8 @@ def test_a_place_that_a_sender_chose_does_no_harm() -> None:
 def test_each_of_many_is_answered_in_its_place() -> None:
     wrong: list[Callable[[], Any]] = [lambda: event(id=7), lambda: 3, lambda: event(data={"quantity": 1.5})]
     items = [event(id=f"e{n}") if n % 2 else wrong[n % 3]() for n in range(1_000)]
-    found = [stated(one) for one in cloudevents.given(json.dumps(items).encode(), JSON, {}, None, NOW)]
-    assert [isinstance(one, Given) for one in found] == [bool(n % 2) for n in range(1_000)]
-    assert [one.event.event_id for one in found if isinstance(one, Given)] == [f"e{n}" for n in range(1, 1_000, 2)]
+    found = [stated(one) for one in cloudevents.parse_events(json.dumps(items).encode(), JSON, {}, None, NOW)]
+    assert [isinstance(one, ReceivedEvent) for one in found] == [bool(n % 2) for n in range(1_000)]
+    assert [one.event.event_id for one in found if isinstance(one, ReceivedEvent)] == [
+        f"e{n}" for n in range(1, 1_000, 2)
+    ]

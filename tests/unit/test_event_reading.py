@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawdown.events import body_items, cloudevents
-from drawdown.events.body_items import MAX_DEPTH, MAX_ITEM_BYTES, MOST_ITEMS, Unreadable, array, is_array, lines, one
+from drawdown.events.body_items import (
+    MAX_DEPTH,
+    MAX_ITEM_BYTES,
+    MOST_ITEMS,
+    Unreadable,
+    array,
+    is_array,
+    one,
+    read_lines,
+)
 from drawdown.events.envelope import Unfit
 from tests.cases import cases
 from tests.whole import share
@@ -50,7 +59,7 @@ def _is_broken(item: object, plain: bool) -> bool:
 @settings(max_examples=share(100, whole=300))
 @given(st.binary(max_size=60) | st.text('[]{},:"\\ a1e.-\n', max_size=60).map(str.encode))
 def test_no_bytes_escape_and_none_is_read_that_json_has_not(body: bytes) -> None:
-    for read in (array, lines, lambda b: iter([one(b)])):
+    for read in (array, read_lines, lambda b: iter([one(b)])):
         try:
             found = list(read(body))
         except Unreadable as error:
@@ -91,7 +100,7 @@ def test_what_is_wrong_with_one_item_is_said_of_it_alone(name: str) -> None:
         assert codes(array(b'[{"n": 1}, ' + item + b' , {"n": 2}]')) == [{"n": 1}, code, {"n": 2}]
         assert codes(array(b"[" + item + b"]")) == ([] if not item.strip() else [code])
     if b"\n" not in item and item.strip():
-        assert codes(lines(b'{"n": 1}\n' + item + b'\n\n{"n": 2}\n')) == [{"n": 1}, code, "empty_line", {"n": 2}]
+        assert codes(read_lines(b'{"n": 1}\n' + item + b'\n\n{"n": 2}\n')) == [{"n": 1}, code, "empty_line", {"n": 2}]
     if code == "not_json":
         with pytest.raises(Unreadable):
             one(item)
@@ -130,7 +139,7 @@ def test_a_number_of_very_many_digits_is_json(sign: bytes, field: str, code: str
     fields |= {"properties": b'{"n":' + long + b"}"} if field == "p" else {field: long}
     item = b"{" + b",".join(b'"%s":%s' % (name.encode(), value) for name, value in fields.items()) + b"}"
     for body, kind in ((item, cloudevents.JSON), (b"[%s]" % item, cloudevents.JSON), (item, cloudevents.LINES)):
-        (found,) = cloudevents.given(body, kind, {}, "acme", 1_767_225_600_000)
+        (found,) = cloudevents.parse_events(body, kind, {}, "acme", 1_767_225_600_000)
         assert isinstance(found, Unfit) and found.code == code
 
 
@@ -138,14 +147,14 @@ def test_items_and_their_size_have_a_bound() -> None:
     assert len(list(array(b"[" + b",".join([b"{}"] * MOST_ITEMS) + b"]"))) == MOST_ITEMS
     for body, read in (
         (b"[" + b",".join([b"{}"] * (MOST_ITEMS + 1)) + b"]", array),
-        (b"{}\n" * (MOST_ITEMS + 1), lines),
+        (b"{}\n" * (MOST_ITEMS + 1), read_lines),
     ):
         with pytest.raises(Unreadable) as found:
             list(read(body))
         assert found.value.code == "too_large"
     full = b'{"a": "' + b"x" * (MAX_ITEM_BYTES - 9) + b'"}'
     assert len(full) == MAX_ITEM_BYTES
-    for read in (array, lines):
+    for read in (array, read_lines):
         (item,) = read(b"[" + full + b"]" if read is array else full)
         assert isinstance(item, dict)
         (item,) = read(b"[" + full.replace(b"x", b"xx", 1) + b"]" if read is array else full.replace(b"x", b"xx", 1))
@@ -173,7 +182,7 @@ def test_what_is_passed_over_of_one_body_has_a_bound(monkeypatch: pytest.MonkeyP
 )  # fmt: skip
 def test_a_body_costs_its_length_and_no_more(bomb: bytes) -> None:
     """Each would take an hour, were any byte of it looked at again for each of the others."""
-    for read in (array, lines):
+    for read in (array, read_lines):
         try:
             assert len(list(read(bomb))) <= MOST_ITEMS
         except Unreadable as error:

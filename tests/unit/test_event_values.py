@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from drawdown.events.cloudevents import EVENT, JSON, Given, given
+from drawdown.events.cloudevents import EVENT, JSON, ReceivedEvent, parse_events
 from drawdown.events.envelope import MAX_QUANTITY, Unfit
 from drawdown.events.values import COUNT, MAX_PATH_CHARS, MAX_VALUE_DIGITS, MAX_VALUE_SCALE, SUM, EventValue
 from drawdown.schema.errors import UsageError
@@ -17,8 +17,8 @@ NOW = 1_770_000_000_000
 TOKENS = EventValue(SUM, "$.usage.tokens")
 
 
-def read(item: object, value: EventValue | None, kind: str = EVENT) -> Given | Unfit:
-    (found,) = given(json.dumps(item).encode(), kind, {}, None, NOW)
+def read(item: object, value: EventValue | None, kind: str = EVENT) -> ReceivedEvent | Unfit:
+    (found,) = parse_events(json.dumps(item).encode(), kind, {}, None, NOW)
     return found if isinstance(found, Unfit) else found.counted(value)
 
 
@@ -49,7 +49,7 @@ def cloud(data: object, **more: object) -> dict[str, Any]:
 )
 def test_a_value_counts_as_declared(data: object, value: EventValue | None, quantity: int) -> None:
     found = read(cloud(data), value)
-    assert isinstance(found, Given) and found.event.quantity == quantity
+    assert isinstance(found, ReceivedEvent) and found.event.quantity == quantity
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_an_event_without_a_value_names_the_way_out() -> None:
 @pytest.mark.parametrize("number", ["1e999999", "1e-999999", "1." + "0" * MAX_VALUE_DIGITS])
 def test_a_number_of_many_digits_is_not_multiplied(number: str) -> None:
     body = json.dumps(cloud({"s": 0})).replace('"s": 0', f'"s": {number}').encode()
-    (found,) = given(body, EVENT, {}, None, NOW)
-    assert isinstance(found, Given)
+    (found,) = parse_events(body, EVENT, {}, None, NOW)
+    assert isinstance(found, ReceivedEvent)
     counted = found.counted(EventValue(SUM, "$.s", 1_000))
     assert isinstance(counted, Unfit) and counted.code == "bad_quantity"
 
@@ -98,7 +98,7 @@ def test_scale_is_exact() -> None:
 def test_data_are_kept_whole_and_labels_are_texts() -> None:
     data = {"usage": {"tokens": 4}, "quantity": 2, "project": {"name": "site"}, "plan": "pro"}
     found = read(cloud(data), TOKENS)
-    assert isinstance(found, Given)
+    assert isinstance(found, ReceivedEvent)
     assert (found.event.project, found.event.plan_key) == (None, "pro")
     assert found.event.properties == {"usage": {"tokens": 4}, "quantity": 2, "project": {"name": "site"}}
     assert isinstance(read(cloud(data), None), Unfit)
@@ -107,9 +107,9 @@ def test_data_are_kept_whole_and_labels_are_texts() -> None:
 def test_an_envelope_may_leave_its_quantity_out() -> None:
     own = {"source": "/web", "event_id": "e1", "event_type": "model.run", "org_id": "acme"}
     found = read({**own, "properties": {"usage": {"tokens": 4}}}, TOKENS, JSON)
-    assert isinstance(found, Given) and found.event.quantity == 4
+    assert isinstance(found, ReceivedEvent) and found.event.quantity == 4
     found = read({**own, "quantity": 9, "properties": {"usage": {"tokens": 4}}}, TOKENS, JSON)
-    assert isinstance(found, Given) and found.event.quantity == 9
+    assert isinstance(found, ReceivedEvent) and found.event.quantity == 9
     found = read(own, TOKENS, JSON)
     assert isinstance(found, Unfit) and found.at == "properties.usage.tokens"
 

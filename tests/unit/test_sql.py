@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.sql import Queries, SqlError, queries, together
+from drawdown.schema.sql import Queries, SqlError, queries, read_together
 from drawdown.worker.halts import dispatch
 
 TEXT = """-- A file's head, about :nothing in particular.
@@ -124,10 +124,10 @@ def test_several_reads_are_one_statement_with_the_rows_of_each(sql: Queries, tab
             "listed": sql.part("listed", {"ids": [11, 10]}),
             "rows": sql.part("all", {"least": 1}),
         }
-        together(connection, **parts)
+        read_together(connection, **parts)
         seen: list[str] = []
         sa.event.listen(connection, "before_cursor_execute", lambda *given: seen.append(given[2]))
-        found = together(connection, **parts)
+        found = read_together(connection, **parts)
         assert len(seen) == 1
         for name in ("odd", "listed", "rows"):
             part = parts[name]
@@ -136,9 +136,9 @@ def test_several_reads_are_one_statement_with_the_rows_of_each(sql: Queries, tab
         assert [row.id for row in found["same"]] == [row.id for row in found["odd"] if row.id < 12]
         assert found["empty"] == [] and isinstance(found["odd"][0].half, Decimal)
         with pytest.raises(SqlError, match="add is more than one statement"):
-            together(connection, add=sql.part("add", {"more": []}))
+            read_together(connection, add=sql.part("add", {"more": []}))
         with pytest.raises(SqlError, match=r"queries\.sql: odd: no value for :least"):
-            together(connection, odd=sql.part("odd"))
+            read_together(connection, odd=sql.part("odd"))
 
 
 def test_what_is_missing_is_named(sql: Queries, table: sa.Engine) -> None:

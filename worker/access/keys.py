@@ -38,7 +38,7 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.sql import Part, prepared, queries, together
+from drawdown.schema.sql import Part, prepared, queries, read_together
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO
@@ -129,7 +129,7 @@ def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
 def find_all(connection: sa.Connection, proofs: Collection[str], now_ms: int) -> Mapping[str, ApiKey]:
     """The same for many, by their hashes; without those that are unknown, over or ended."""
     with prepared(connection):
-        read = together(connection, keys=finding(proofs, now_ms))
+        read = read_together(connection, keys=finding(proofs, now_ms))
     return found(read["keys"])
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.sql import Part, queries, read_together
 
 SQL = queries(__file__)
 
@@ -32,7 +32,7 @@ def files_part() -> Part:
 
 def files_left(connection: sa.Connection) -> FilesLeft:
     """The same, read alone."""
-    (row,) = together(connection, files=files_part())["files"]
+    (row,) = read_together(connection, files=files_part())["files"]
     return FilesLeft(**vars(row))
 
 

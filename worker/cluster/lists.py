@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.sql import queries, together
+from drawdown.schema.sql import queries, read_together
 from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.cluster.membership import LIVES_S
@@ -68,7 +68,7 @@ class Cluster:
 
 def read_cluster(connection: sa.Connection) -> Cluster | None:
     """None where no worker ever took part. To be asked where the schema is there (`cluster.install.is_there`)."""
-    found = together(
+    found = read_together(
         connection,
         terms=SQL.part("terms"),
         workers=SQL.part("workers", {"lives_s": LIVES_S, "most": MOST_WORKERS}),

@@ -81,7 +81,7 @@ class Use:
     @property
     def price_micro(self) -> int:
         """What it costs: as it ended, or as it is held."""
-        return self.price.held(self.amount) if self.state == "held" else self.charged_micro + self.forgone_micro
+        return self.price.hold_micro(self.amount) if self.state == "held" else self.charged_micro + self.forgone_micro
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from drawdown.ledger.grouped import Moved, Moves, Standing
 from drawdown.ledger.reservations import NotTogether, Reservation
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.sql import Part, prepared, queries, together
+from drawdown.schema.sql import Part, prepared, queries, read_together
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.executions import grouped as runs
@@ -133,7 +133,7 @@ class _Work:
     def _read(self, **parts: Part) -> dict[str, list[Any]]:
         """Several reads in one statement; the keys with the first."""
         first, self._first = self._first, {}
-        read = together(self._connection, **first, **parts)
+        read = read_together(self._connection, **first, **parts)
         if first:
             self.keys = api_keys.found(read["keys"])
         return read
@@ -308,7 +308,7 @@ class _Work:
     def _charged(self, ask: Ask, known: Known, seen: Seen) -> Charged:
         """What a use costs, as it is charged by its own organisation's wallet. Errors: Alone."""
         terms = known.metric.price
-        price = terms.held(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
+        price = terms.hold_micro(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
         if not price:
             return Charged(Costs())
         if ask.wish.payer is not None or known.metric.payer is not None:

@@ -36,14 +36,14 @@ from drawdown.ledger import own_keys, reservations
 from drawdown.ledger.accounts import PLAIN, HoldTerms, Wallet
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.own_keys import require_open, shown
+from drawdown.ledger.own_keys import require_open, strip_own_prefix
 from drawdown.ledger.reservations import Denied, NotTogether
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.sql import Part, prepared, together
+from drawdown.schema.sql import Part, prepared, read_together
 from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_ID_CHARS
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
@@ -263,7 +263,11 @@ def _write(connection: sa.Connection, book: Book, asked: int) -> None:
     passes = PERIODS if book.passes else ()
     guard_counts.write(connection, book.locked, book.counters, in_force(known.facts(book.locked)), passes=passes)
     if guard_counts.add_uses(connection, book.made) < len(book.made):
-        raise other_content(shown(book.made[0].use_key)) if asked == 1 else NotTogether("a key was used this moment")
+        raise (
+            other_content(strip_own_prefix(book.made[0].use_key))
+            if asked == 1
+            else NotTogether("a key was used this moment")
+        )
 
 
 def refuse(
@@ -290,7 +294,7 @@ def _charge(connection: sa.Connection, ask: Ask, known: Known, is_beyond: bool) 
     """A run of its own, settled at once where it is used at once. What was let through beyond the metric's limit is
     charged to nobody where another pays by the metric's word."""
     terms = known.metric.price
-    price = terms.held(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
+    price = terms.hold_micro(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
     if not price:
         return Charged(Costs())
     run, name = run_of(ask.wish, known.metric, price), USE + ask.name
@@ -417,7 +421,7 @@ def check_by_keys(
     """The same, and the organisations of these keys, as `api_keys.find_all`: all of it by one statement."""
     part = seen_part([(one.org_id, one.metric, one.project or "") for one in wishes], now_ms)
     with prepared(connection):
-        read = together(connection, keys=api_keys.finding(proofs, now_ms), seen=part)
+        read = read_together(connection, keys=api_keys.finding(proofs, now_ms), seen=part)
     seen = seen_of(read["seen"])
     found = [_checked(connection, wish, seen[n], now_ms) for n, wish in enumerate(wishes)]
     return api_keys.found(read["keys"]), found
@@ -585,7 +589,7 @@ def _grown(
     wish, done = Wish(use.org_id, use.metric, wanted - use.amount), Charged(Costs())
     verdict = decide(known.facts(counters), wish.amount)
     if verdict.decision != "block" and use.reservation is not None:
-        run, price, payer = use.reservation, use.price.held(wanted), use.payer or use.org_id
+        run, price, payer = use.reservation, use.price.hold_micro(wanted), use.payer or use.org_id
 
         def work() -> Charged:
             executions.extend(connection, run, price, life_ms, by, of_use=True)
@@ -605,7 +609,7 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
     counters, use = _locked(connection, key, by.now_ms)
     if use.state == state:
         if use.amount != amount:
-            text = f"{shown(key)} is {state} already, with {use.amount:,}: what was used is said once"
+            text = f"{strip_own_prefix(key)} is {state} already, with {use.amount:,}: what was used is said once"
             raise Denied("other_content", text)
         return of_use(use, 0, by.now_ms, repeated=True)
     if use.state != "held" and (use.state, state) != ("expired", "settled"):
@@ -667,7 +671,7 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
     found = guard_counts.hold_use(connection, key)
     assert found is not None
     if found.state == "used":
-        raise Denied("ended", f"{shown(key)} was used at once: it cannot be settled, released or extended")
+        raise Denied("ended", f"{strip_own_prefix(key)} was used at once: it cannot be settled, released or extended")
     return counters, found
 
 
@@ -680,7 +684,7 @@ def _moved(connection: sa.Connection, counters: Counters, amount: int, known: Kn
 
 def _ended(use: Use) -> Denied:
     late = "settle it with what was used, which it may be late" if use.state == "expired" else "reserve another one"
-    return Denied("ended", f"{shown(use.use_key)} is {use.state}; {late}")
+    return Denied("ended", f"{strip_own_prefix(use.use_key)} is {use.state}; {late}")
 
 
 def own_name(org_id: str, key: str) -> str:

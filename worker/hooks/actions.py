@@ -31,7 +31,7 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.messages import BALANCE_EXHAUSTED, BALANCE_LOW, EVENTS, TEST, Message, tell_one, wanted
+from drawdown.schema.messages import BALANCE_EXHAUSTED, BALANCE_LOW, EVENTS, TEST, Message, find_wanted_events, tell_one
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_credits, show_time
@@ -100,7 +100,7 @@ def set_endpoint(
     if before is None:  # nothing is locked yet: whoever adds this one, or another, is waited for
         in_turn(connection)
         before = _endpoint(_hold(connection, name))
-    told = wanted(connection)
+    told = find_wanted_events(connection)
     if before is None and SQL.run(connection, "going").scalar_one() >= MAX_ENDPOINTS:
         raise Refused(f"{MAX_ENDPOINTS} endpoints go on: end one first (`drawdown hook end`)")
     kept = before.events if before is not None else EVENTS

@@ -20,7 +20,7 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.declare import FLAG, ID, LENGTH, Column, Listing, Look, Page
 from drawdown.schema.errors import UsageError
-from drawdown.schema.sql import queries, together
+from drawdown.schema.sql import queries, read_together
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.verdict.effective_balance import Asked, Used, read_used_now, since_read
@@ -226,7 +226,7 @@ def scheduled_flips(connection: sa.Connection, provider: str, now_ms: int, most:
 def providers_and_plans(connection: sa.Connection) -> tuple[list[str], list[str]]:
     """What may be chosen: providers that somebody was assigned to, plans that are here or were met."""
     plans = SQL.part("plans", {"looked_at": MOST_LOOKED_AT})
-    found = together(connection, providers=SQL.part("providers"), plans=plans)
+    found = read_together(connection, providers=SQL.part("providers"), plans=plans)
     return [str(row.provider) for row in found["providers"]], [str(row.plan) for row in found["plans"]]
 
 

@@ -8,7 +8,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.clock import utc
-from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.sql import Part, queries, read_together
 
 SQL = queries(__file__)
 
@@ -39,4 +39,4 @@ def shadow_part(now_ms: int) -> Part:
 
 def in_shadow(connection: sa.Connection, now_ms: int) -> list[InShadow]:
     """The same, read alone."""
-    return [InShadow(**vars(row)) for row in together(connection, found=shadow_part(now_ms))["found"]]
+    return [InShadow(**vars(row)) for row in read_together(connection, found=shadow_part(now_ms))["found"]]

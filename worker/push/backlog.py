@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.ledger.rates import RateCard, rate_card, rates_part
-from drawdown.schema.sql import queries, together
+from drawdown.schema.sql import queries, read_together
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.verdict.rates import Prices, Quantity
@@ -103,7 +103,7 @@ class _Open:
 def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
     """Each provider where something waits, or that a person paused; the one with most of it first. One statement, and
     one more for the rates of providers that have some."""
-    read = together(
+    read = read_together(
         connection,
         rates=rates_part(),
         open=SQL.part("open"),

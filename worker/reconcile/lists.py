@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
-from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.sql import Part, queries, read_together
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS
 
@@ -211,4 +211,4 @@ def uncompared_of(rows: list[object]) -> list[Uncompared]:
 
 def read_uncompared(connection: sa.Connection, now_ms: int) -> list[Uncompared]:
     """The same, read alone."""
-    return uncompared_of(together(connection, found=uncompared_part(now_ms))["found"])
+    return uncompared_of(read_together(connection, found=uncompared_part(now_ms))["found"])

@@ -11,7 +11,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.sql import Part, queries, read_together
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MINUTE_MS
 from drawdown.worker.engine.shard import Shard
@@ -79,7 +79,7 @@ def jobs_part(now_ms: int) -> Part:
 
 def jobs_left(connection: sa.Connection, now_ms: int) -> JobsLeft:
     """The same, read alone."""
-    (row,) = together(connection, jobs=jobs_part(now_ms))["jobs"]
+    (row,) = read_together(connection, jobs=jobs_part(now_ms))["jobs"]
     return JobsLeft(**vars(row))
 
 
@@ -87,7 +87,7 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
     """Count what is left in a shard (a whole database with the default one), in one statement."""
     values: dict[str, object] = {"lo": shard.lo, "hi": shard.hi, "now_ms": now_ms, "ahead_ms": now_ms + FUTURE_SLACK_MS}
     values["needs_you"] = f"{NEEDS_YOU}%"
-    found = together(
+    found = read_together(
         connection,
         states=SQL.part("open_pushes", values),
         pending=SQL.part("pending_seconds", values),

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import ClockDoubted, Exit, UsageError
-from drawdown.schema.sql import queries, together
+from drawdown.schema.sql import queries, read_together
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS
 from drawdown.worker.batches.lists import FilesLeft, files_part
 from drawdown.worker.catalog import terms
@@ -67,7 +67,7 @@ def status(
 
     `witness`: what this machine remembers of the database, so that a loss shows before the next tick writes it down.
     `is_trusted`: `now_ms` was given by a person; this machine's clock is compared, as ticks compare it."""
-    read = together(
+    read = read_together(
         connection,
         **{name: SQL.part(name) for name in WHOLE},
         **{name: SQL.part(name, {"since_ms": now_ms - DAY_MS}) for name in ("replays", "running_tick")},

@@ -445,7 +445,7 @@ def read_events(
 
 def _of_line(raw: bytes, org_id: str, now_ms: int, values: Mapping[str, EventValue]) -> UsageEvent | Unfit:
     try:
-        for found in cloudevents.given(raw, cloudevents.LINES, {}, org_id, now_ms):
+        for found in cloudevents.parse_events(raw, cloudevents.LINES, {}, org_id, now_ms):
             if isinstance(found, Unfit):
                 mine = found.code == "foreign_org"
                 return Unfit(found.code, f"these are events of {org_id}", found.at) if mine else found

@@ -18,7 +18,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import require_org
 from drawdown.schema.declare import ID, ORG, TIME, Column, Listing, Look, Page, Showing
 from drawdown.schema.errors import UsageError
-from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.sql import Part, queries, read_together
 from drawdown.schema.typed.parsing import require_range
 from drawdown.schema.units import DAY_MS, MAX_EVENT_TYPES, MAX_KEY_TYPES, MAX_ORG_TYPES, MAX_SOURCE_TYPES, window_of
 from drawdown.worker.sources.events.store import require_source, samples_of
@@ -334,7 +334,7 @@ def short_of_types_part() -> Part:
 
 def short_of_types(connection: sa.Connection) -> list[ShortOfTypes]:
     """The same, read alone."""
-    return [ShortOfTypes(**vars(row)) for row in together(connection, found=short_of_types_part())["found"]]
+    return [ShortOfTypes(**vars(row)) for row in read_together(connection, found=short_of_types_part())["found"]]
 
 
 EventSource = Annotated[str, ID, "The source, as the events say it"]

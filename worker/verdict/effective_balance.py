@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from drawdown.ledger.entries import MOST_BALANCE_MICRO
 from drawdown.ledger.rates import RateCard, rate_card
 from drawdown.ledger.rates import rates_part as ledger_rates_part
-from drawdown.schema.sql import Part, prepared, queries, together
+from drawdown.schema.sql import Part, prepared, queries, read_together
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MINUTE_MS, SECOND_MS
 from drawdown.worker.catalog.mapping import Segment, mapping_of, mapping_part, mapping_rows, segments
 from drawdown.worker.catalog.wallets import mirrors, terms_part, wallets_at, with_wallets
@@ -306,7 +306,7 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Asked]]
     if not providers:
         return {}
     rates = {f"rates{number}": rates_part(provider) for number, provider in enumerate(providers)}
-    terms = together(connection, terms=terms_part(), mapping=mapping_part(), ledger=ledger_rates_part(), **rates)
+    terms = read_together(connection, terms=terms_part(), mapping=mapping_part(), ledger=ledger_rates_part(), **rates)
     here, rules = with_wallets(terms["terms"]), segments(mapping_of(terms["mapping"]))
     parts: dict[str, Part] = {}
     for number, provider in enumerate(providers):
@@ -317,7 +317,7 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Asked]]
         if provider in here:
             parts[f"lapsed{number}"] = lapsed_part(provider, ids, now_ms)
             parts[f"wallets{number}"] = wallets_part(provider, ids, now_ms)
-    read = together(connection, **parts)
+    read = read_together(connection, **parts)
     metering = [one for number in range(len(providers)) for one in metering_in(read[f"held{number}"])]
     gone = used_up(connection, sorted(set(metering)), now_ms) if metering else {}
     found: dict[str, Used] = {}

@@ -21,8 +21,8 @@ from drawdown.schema.messages import (
     ORG_RESUMED,
     Message,
     amount,
+    find_wanted_events,
     tell,
-    wanted,
 )
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
@@ -226,7 +226,7 @@ def tell_verdicts(
     turned = [verdict for verdict in verdicts if bool(verdict["is_halted"]) != bool(verdict["was_halted"])]
     if not turned and not left:
         return
-    events = wanted(connection)
+    events = find_wanted_events(connection)
     turned = turned if events & {ORG_HALTED, ORG_RESUMED} else []
     levels = {level: event for level, event in LEVELS.items() if event in events}
     if not turned and not levels:

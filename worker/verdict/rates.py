@@ -23,7 +23,7 @@ import structlog
 from drawdown.ledger.rates import Rate, RateCard, rate_card, read_rate_card
 from drawdown.ledger.rates import rates_part as ledger_part
 from drawdown.schema.declare import Size
-from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.sql import Part, queries, read_together
 from drawdown.schema.typed.parsing import show_credits
 from drawdown.schema.units import EVER_MS
 from drawdown.worker.catalog.wallets import terms_part, wallets_at, with_wallets
@@ -194,7 +194,7 @@ class Prices:
 
     @cached_property
     def _read(self) -> dict[str, list[Any]]:
-        return together(self._connection, terms=terms_part(), ledger=ledger_part(), own=SQL.part("rates_of_all"))
+        return read_together(self._connection, terms=terms_part(), ledger=ledger_part(), own=SQL.part("rates_of_all"))
 
     def _card(self, provider: str) -> RateCard:
         if provider not in self._cards:

@@ -28,7 +28,7 @@ from drawdown.ledger.rates import Rate, read_rate_card
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
-from drawdown.schema.sql import queries, together
+from drawdown.schema.sql import queries, read_together
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, in_credits
 from drawdown.worker.catalog.wallets import billers_part, terms_part, with_wallets
 from drawdown.worker.verdict.effective_balance import unbilled_micro
@@ -70,7 +70,7 @@ def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Acco
     """What a customer has; nothing where the wallet was never used."""
     hold = SQL.part("hold", {"customer_id": customer_id, "now_ms": now_ms}, of_settlements="of_customer")
     look = due_changes.look_part(customer_id, now_ms)
-    read = together(connection, look=look, lots=lots.wallets_part([customer_id]), hold=hold)
+    read = read_together(connection, look=look, lots=lots.wallets_part([customer_id]), hold=hold)
     found, given = due_changes.look_ahead_by(connection, customer_id, read["look"], now_ms)
     kept = lots.lots_of([customer_id], [vars(row) for row in read["lots"]])[customer_id]
     in_lots = view_lots(connection, kept, given, customer_id, now_ms)
@@ -126,7 +126,7 @@ def payer_of(connection: sa.Connection, org_id: str, now_ms: int) -> str:
 def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:
     """The same, with who bills it; of an id that is a customer's alone, who bills that. Errors: UnknownId."""
     values = {"org_id": org_id, "own": wallet_account(org_id), "now_ms": now_ms}
-    found = together(
+    found = read_together(
         connection,
         biller=SQL.part("biller", values),
         customer=billers_part(org_id, now_ms),
@@ -233,7 +233,7 @@ def view_lots(
     rows, places = [], itertools.count(1)
     for lot in found[customer_id]:
         over, to_come = lot.is_over(now_ms), lot.begins_ms > now_ms
-        left = lots.left(lot, allocation)
+        left = lots.unused_micro(lot, allocation)
         place = None if over or to_come else next(places)
         row = LotRow(
             lot=lot.lot,

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.accounts import wallet_account
 from drawdown.schema.errors import UsageError
-from drawdown.schema.sql import Part, queries, together
+from drawdown.schema.sql import Part, queries, read_together
 from drawdown.schema.typed.parsing import parse_credits, type_credits
 from drawdown.schema.units import DAY_MS, MICRO, in_credits
 
@@ -310,7 +310,7 @@ def read_days(connection: sa.Connection, asked: Asked, now_ms: int) -> WalletDay
     day = -DAY_MS if asked.opened_ms is None else asked.opened_ms
     of_runs = {"org_id": asked.org_id, "from_ms": asked.from_ms, "now_ms": now_ms}
     of_day = {**account, "from_ms": day, "to_ms": day + DAY_MS, "at_most": MOST_DAY_ENTRIES}
-    read = together(
+    read = read_together(
         connection,
         by_day=SQL.part("use_by", {**account, "from_ms": asked.use_from_ms, "step_ms": DAY_MS}),
         by_hour=SQL.part("use_by", {**account, "from_ms": asked.hours_from_ms, "step_ms": DAY_MS // 24}),

@@ -217,7 +217,7 @@ def show_pool(connection: sa.Connection, pool: str, now_ms: int, most: int) -> P
     for customer_id, those in theirs.items():
         for lot in those:
             assert lot.pool is None or lot.expires_ms is not None
-            over, left = lot.is_over(now_ms), lots.left(lot, allocations[customer_id])
+            over, left = lot.is_over(now_ms), lots.unused_micro(lot, allocations[customer_id])
             found[lot.lot] = AllotmentRow(
                 lot=lot.lot,
                 customer_id=customer_id,

@@ -65,7 +65,7 @@ def _forgotten_before_the_answer() -> None:
         with self._changed:
             assert self._spool is not None
             numbers = [number for number, _ in list(self._waiting)[: len(items)]]
-            self._spool.done(numbers)
+            self._spool.acknowledge(numbers)
         return original(self, items)
 
     setattr(outbox.Outbox, "_until_answered", until_answered)  # noqa: B010

@@ -16,7 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.cli.main import run
-from drawdown.events.cloudevents import Given
+from drawdown.events.cloudevents import ReceivedEvent
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read
@@ -103,7 +103,7 @@ def _ask(actor: Actor, one: Ask) -> None:
 def _send(actor: Actor, number: int, batch: list[Any]) -> None:
     """A batch, as the server stores it; each of its events was taken once, by now or before."""
     sent = Sent(b"", "", {}, ApiKey("app", ("events:write",), None), actor.board.now_ms())
-    given = [Given(event, has_time=True) for event in batch]
+    given = [ReceivedEvent(event, has_time=True) for event in batch]
     found = actor.act("intake", lambda c: EVENTS.store(c, given, sent))
     wrong = [one for one in found if one.status not in ("accepted", "duplicate")]
     assert not wrong, f"batch {number} of {actor.role} was answered {wrong}"
