@@ -141,7 +141,7 @@ class App:
     def _recall(self, engine: sa.Engine) -> Witness | None:
         """What this machine remembers; nothing where this user may not read it: no order to halt fails by that."""
         try:
-            return WitnessFile(self.settings.state_folder()).recall(engine)
+            return WitnessFile(self.settings.state_folder()).load(engine)
         except UsageError as error:
             log.warning("witness_unreadable", reason=str(error))
             return None

@@ -39,7 +39,7 @@ from drawdown.schema.errors import DatabaseNotReady, DrawdownError, Exit, Refuse
 from drawdown.schema.text import in_short
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.cluster.install import SCHEMA
-from drawdown.worker.cluster.membership import LIVES_S, Book, Member, Taken, Terms, Wanted, take_part
+from drawdown.worker.cluster.membership import LIVES_S, Book, Member, Membership, RequestedTerms, Terms, take_part
 from drawdown.worker.reconcile.reconcile import ReconcileScope
 from drawdown.worker.watch import ROUND_MS
 
@@ -108,8 +108,10 @@ class Jobs:
         """Say that this worker lives, and take its share of what providers allow: of those that can tick at once."""
         try:
             self.app.ready()
-            wanted = Wanted(self.terms.shards, self.terms.every_s, self.terms.new_org_provider, self.terms.providers)
-            taken: Taken = self.app.write(lambda c: take_part(c, self.member, wanted))
+            wanted = RequestedTerms(
+                self.terms.shards, self.terms.every_s, self.terms.new_org_provider, self.terms.providers
+            )
+            taken: Membership = self.app.write(lambda c: take_part(c, self.member, wanted))
             self._share = min(taken.terms.shards, taken.living)
         except (DatabaseNotReady, Refused) as error:
             self.end(error)
@@ -124,7 +126,7 @@ class Jobs:
     def close(self) -> None:
         """Say that this worker ended, and close what it opened."""
         try:
-            self.book.left()
+            self.book.leave()
         except DrawdownError as error:
             log.warning("worker_not_told", error=str(error))
         for free in (self._ticks, self._quick):
@@ -151,7 +153,7 @@ class Jobs:
             log.error("job_failed", job=what, error=text, exc_info=not isinstance(error, DrawdownError))
             self._note(lambda: self.book.failed(f"{what}: {text}"))
         else:
-            self._note(self.book.done)
+            self._note(self.book.note_done)
         if self.stopping.is_set():
             raise PutBack
 

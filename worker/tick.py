@@ -24,7 +24,7 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS, horizon
 from drawdown.worker.catalog.terms import changed, stored_terms, take_new_terms
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock, last_doubted_clock
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Recall, Remember, Steps, Together, Transaction
+from drawdown.worker.engine.effects import LoadWitness, RunTogether, SaveWitness, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.halts.dispatch import dispatch
@@ -56,17 +56,17 @@ def tick(context: Context) -> Steps[Report]:
     Errors: ClockDoubted (S9) before anything is sealed; DatabaseBusy and DatabaseNotReady as they come.
     """
     context.began_ms = context.clock.now_ms()
-    witness: Witness | None = yield Recall()
+    witness: Witness | None = yield LoadWitness()
     report: Report = yield Transaction("begin_tick", partial(_begin, context=context, witness=witness))
-    recalled: Witness | None = yield Recall()
+    recalled: Witness | None = yield LoadWitness()
     if recalled != witness and report.doubted is None:
         # This process may have lain still since it recalled, and the database have been restored meanwhile.
         report.doubted = yield Transaction("recognise", partial(_recognise, context=context, witness=recalled))
     log.info("tick_started", tick=report.tick_id, worker=context.worker, horizon_ms=report.horizon_ms)
     if report.doubted is None:
         assert context.witness is not None
-        yield Remember(context.witness)
-        yield Together([bill_again(context)])
+        yield SaveWitness(context.witness)
+        yield RunTogether([bill_again(context)])
         yield from _seal_all(context, report)
         yield from _sweep(context, report)
     else:
@@ -74,12 +74,12 @@ def tick(context: Context) -> Steps[Report]:
     yield from expire_holds(context)
     settling = report.doubted is None
     ready = context.ready()
-    results = yield Together([_lane(context, provider, settling=settling) for provider in ready])
+    results = yield RunTogether([_lane(context, provider, settling=settling) for provider in ready])
     collect(report, results)
     add_lanes(report, context, dict(zip(ready, results, strict=True)))
     yield from shrink_holds(context)
     # Halts of organisations that no provider here bills; and wallets that what was pushed has run low.
-    others = yield Together([dispatch(context), _fill_and_tell(context, settling=settling)])
+    others = yield RunTogether([dispatch(context), _fill_and_tell(context, settling=settling)])
     collect(report, others)
     if settling:
         yield from _then(context, report)
@@ -103,7 +103,7 @@ def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[obje
     yield from learn_costs(context, provider)
     # Lookups are slow where they are limited: they hold up no push, no verdict and no halt.
     sent = push_in_spells(context, provider, partial(_verdicts, context, provider))
-    done: list[object] = yield Together([confirm(context, provider), sent])
+    done: list[object] = yield RunTogether([confirm(context, provider), sent])
     if isinstance(done[0], Confirmed) and done[0].asked:
         done += yield from _verdicts(context, provider)
     return done
@@ -112,7 +112,7 @@ def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[obje
 def _fill_and_tell(context: Context, *, settling: bool) -> Steps[list[object]]:
     """What the operator's product is told comes last, so that it is told what this tick did. Where history is in doubt
     it is told all the same: a message that comes again has the same id."""
-    filled: list[object] = (yield Together([_fill(context)])) if settling else []
+    filled: list[object] = (yield RunTogether([_fill(context)])) if settling else []
     return [*filled, (yield from deliver(context))]
 
 
@@ -121,7 +121,7 @@ def _fill(context: Context) -> Steps[list[object]]:
     filled = yield from fill(context)
     if not filled.credited:
         return [filled]
-    verdicts: list[object] = yield Together([_verdicts(context, provider) for provider in context.ready()])
+    verdicts: list[object] = yield RunTogether([_verdicts(context, provider) for provider in context.ready()])
     return [filled, *verdicts]
 
 
@@ -132,13 +132,13 @@ def _then(context: Context, report: Report) -> Steps[None]:
     if report.batches_wait:
         from drawdown.worker.batches.folders import take_watched  # most ticks need none of what reads files
 
-        collect(report, (yield Together([take_watched(context)])))
+        collect(report, (yield RunTogether([take_watched(context)])))
 
 
 def _do_jobs(context: Context, report: Report) -> Steps[None]:
     from drawdown.worker.jobs.run_jobs import JobsDone, do_jobs  # nor of what replays, assigns and accepts
 
-    results = yield Together([do_jobs(context)])
+    results = yield RunTogether([do_jobs(context)])
     match results:
         case [JobsDone() as done]:
             report.jobs_ended, report.problems = done.ended, report.problems + done.failures

@@ -22,13 +22,13 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction
+from drawdown.worker.engine.effects import LoadWitness, RunTogether, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.halts.dispatch import Dispatched, dispatch
 from drawdown.worker.history.incarnation import recognise
-from drawdown.worker.hooks.deliver import Told, deliver
-from drawdown.worker.seal.arrivals import Seen, seen_by_all, seen_now
+from drawdown.worker.hooks.deliver import Deliveries, deliver
+from drawdown.worker.seal.arrivals import ArrivalCursor, seen_by_all, seen_now
 from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.effective_balance import CLOCKS_APART_MS, read_used, since_read
@@ -82,7 +82,7 @@ class Watched:
 class Looked:
     """What one look came to: the arrivals up to which it looked, and how many organisations."""
 
-    seen: Seen
+    seen: ArrivalCursor
     begun: Begun
     doubted: bool
     looked: int = 0
@@ -95,7 +95,7 @@ class Watcher:
 
     once: bool = False
     """One round and no other: it makes nobody believe that a watch goes round, or miss one that does not."""
-    seen: Seen | None = None
+    seen: ArrivalCursor | None = None
     """The arrivals that were looked at; None: begin where the seal has come to."""
     costs_due_ms: int = 0
     """When providers are asked again what units cost."""
@@ -108,16 +108,16 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     """One round: look, ask, halt or resume, and tell the cells."""
     done = Watched()
     context.hurried = True
-    witness: Witness | None = yield Recall()
+    witness: Witness | None = yield LoadWitness()
     yield from expire_holds(context, sweeps=1)
     look = partial(_look, context=context, watcher=watcher, witness=witness)
     seen: Looked = yield Transaction("watch", look)
     watcher.seen, watcher.begun, done.looked, done.asked = seen.seen, seen.begun, seen.looked, seen.asked
     lanes = [_lane(context, provider) for provider in context.ready()]
     filling = [] if seen.doubted else [fill(replace(context.within(ROUND_MS), witness=witness))]
-    lanes = yield Together([*lanes, *filling, *_costs(context, watcher)])
+    lanes = yield RunTogether([*lanes, *filling, *_costs(context, watcher)])
     # Halts of organisations that no provider here bills; and what the operator's product is told.
-    others = yield Together([dispatch(context.within(ROUND_MS)), deliver(context.within(ROUND_MS))])
+    others = yield RunTogether([dispatch(context.within(ROUND_MS)), deliver(context.within(ROUND_MS))])
     for lane in [*lanes, others]:
         for result in lane if isinstance(lane, list) else [lane]:
             _collect(done, result)
@@ -157,7 +157,7 @@ def _collect(done: Watched, result: object) -> None:
         case Dispatched():
             done.halts_acknowledged += result.acknowledged
             done.halts_failed += result.failed
-        case Told():
+        case Deliveries():
             done.messages_delivered += result.delivered
             done.messages_failed += result.failed
         case Exception():
@@ -197,7 +197,7 @@ def reads_a_round(capabilities: Capabilities) -> int:
     return max(int(a_second * ROUND_MS / SECOND_MS / 2), 1) * capabilities.reads_a_call
 
 
-def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> Seen:
+def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> ArrivalCursor:
     values = {"lo": shard.lo, "hi": shard.hi}
     seen = watcher.seen or seen_by_all(SQL.run(connection, "arrivals_sealed", values).all())
     following = seen_now(connection)  # before the scan: what commits in between is looked at twice, and nothing missed

@@ -294,7 +294,7 @@ def _written(app: App) -> Iterator[Finding]:
 def _witness(app: App) -> Iterator[Finding]:
     folder = app.settings.state_folder()
     try:
-        WitnessFile(folder).recall(app.engine)
+        WitnessFile(folder).load(app.engine)
         doubted = app.doubt()
         WitnessFile(folder).try_to_write()
         yield Finding(True, f"what this machine remembers is kept in {folder}")
@@ -371,7 +371,7 @@ def _open_for_long(app: App) -> Iterator[Finding]:
     elif oldest is not None:
         what = f"the oldest transaction: {oldest.who}, {lasting(oldest.age_ms or 0)}"
         fix = "what it inserted is billed once it ends: end it, or have its program commit sooner"
-        yield Finding(not oldest.told, what, fix if oldest.told else "")
+        yield Finding(not oldest.is_long, what, fix if oldest.is_long else "")
 
 
 def _upkeep(app: App) -> Iterator[Finding]:

@@ -47,4 +47,4 @@ def _print(app: App, kind: Kind, org: str, from_: str, to: str, form: str, by: B
     span = Span(org, app.past(from_, "--from"), app.moment(to, "--to"), by)
     require_range(span.from_ms, span.to_ms)
     now_ms = app.clock.now_ms()
-    app.read(lambda c: print_file(export.lines(c, kind, span, cast(Format, form), now_ms)))
+    app.read(lambda c: print_file(export.export_lines(c, kind, span, cast(Format, form), now_ms)))

@@ -157,7 +157,7 @@ def extend(
 
 def _told(app: App, wish: Wish) -> WaysTold:
     page = app.settings.server().my_page
-    return app.read(lambda c: guard_ways.told(c, wish, page, app.clock.now_ms()))
+    return app.read(lambda c: guard_ways.describe_ways(c, wish, page, app.clock.now_ms()))
 
 
 def _ways(app: App, wish: Wish) -> list[str]:
@@ -256,11 +256,11 @@ def reconcile(
     since_ms = app.past(since, "--since")
     drifts = app.read(lambda c: checks.look(c, since_ms))
     try:
-        done = checks.judged(drifts, ppm) if dry_run else app.write(lambda c: checks.put_right(c, drifts, ppm, by))
+        done = checks.judge_drift(drifts, ppm) if dry_run else app.write(lambda c: checks.put_right(c, drifts, ppm, by))
     except AnswerLost as error:
         raise AnswerLost(error.why, f"{len(drifts):,} counters were off: {PUT_RIGHT}") from error
     rows = [
-        (one.org_id, one.metric, one.period, show_time(one.start_ms), one.counted, one.amount if one.known else None,
+        (one.org_id, one.metric, one.period, show_time(one.start_ms), one.counted, one.amount if one.has_uses else None,
          _said(one, dry_run))
         for one in drifts
     ]  # fmt: skip
@@ -271,6 +271,6 @@ def reconcile(
 
 
 def _said(one: Drift, dry_run: bool) -> str:
-    if not one.known:
+    if not one.has_uses:
         return "no uses: left as it is"
     return "to be put right" if dry_run else "put right"

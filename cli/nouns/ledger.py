@@ -252,7 +252,7 @@ def _show_one(app: App, customer: str, most: int) -> None:
     ended = [f"tier {one.tier} ended at {show_time(one.ended_ms)}{_why(one)}" for one in over]
     result = {**vars(account), **account.in_credits(), "max_concurrent": at_once, "tiers": held, "entries": entries}
     lines: list[str | Table] = [table(title, columns, rows), *_parts(account), *ended, _ends(ends)]
-    show(app, {**result, "forecast": ends.said()}, lines)
+    show(app, {**result, "forecast": ends.to_json()}, lines)
 
 
 def _ends(found: Forecast) -> str:

@@ -33,7 +33,7 @@ def show_(
     app: App = context.obj
     found = app.read(lambda c: standing_of(c, org, app.clock.now_ms(), after=after))
     rows = [
-        (one.metric, one.period, shown(one.amount), one.used, shown(one.left), one.rule, show_time(one.resets_ms),
+        (one.metric, one.period, shown(one.amount), one.used, shown(one.remaining), one.rule, show_time(one.resets_ms),
          show_time(one.until_ms))
         for one in found.rows
     ]  # fmt: skip

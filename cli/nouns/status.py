@@ -170,7 +170,7 @@ def status_(context: typer.Context, org: Annotated[str | None, typer.Argument(he
         ends = org_exit(found)
         show(app, {**asdict(found), "exit_status": ends}, _split(org_lines(found, now)))
         raise typer.Exit(ends)
-    witness = WitnessFile(app.settings.state_folder()).recall(app.ready())
+    witness = WitnessFile(app.settings.state_folder()).load(app.ready())
     whole = app.read(lambda c: status(c, now, witness, is_trusted=app.clock.trusted))
     ends = VERDICTS[whole.headline.verdict][1]
     show(app, {**as_object(whole), "exit_status": ends}, _split(status_lines(whole)))

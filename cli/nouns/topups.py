@@ -22,7 +22,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.jobs.job_payloads import TopupJob
 from drawdown.worker.jobs.queue import place
 from drawdown.worker.topup import actions as topups
-from drawdown.worker.topup.actions import Mode, Said, Terms, require_only_one
+from drawdown.worker.topup.actions import Mode, Terms, TermsChange, require_only_one
 from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.topup.lists import (
     LISTS,
@@ -198,7 +198,7 @@ def _stopped_by(before: str | None) -> str:
 
 def _set_mode(app: App, wallet: str, mode: Mode, actor: str | None, reason: str) -> None:
     by = app.by(actor, reason)
-    said: Said = app.write(lambda c: topups.set_mode(c, wallet, mode, by))
+    said: TermsChange = app.write(lambda c: topups.set_mode(c, wallet, mode, by))
     assert said.was is not None
     lines = [f"{wallet}: {mode}; before: {said.was.mode}"]
     if said.blocked_reason and mode == "live":

@@ -16,7 +16,7 @@ from drawdown.cli.rendering import show
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import DatabaseNotReady, UsageError
 from drawdown.worker.cluster import install
-from drawdown.worker.cluster.membership import MAX_SHARDS, NOBODY, Member, Taken, Wanted, take_part
+from drawdown.worker.cluster.membership import MAX_SHARDS, NOBODY, Member, Membership, RequestedTerms, take_part
 
 
 def register(commands: typer.Typer) -> None:
@@ -55,8 +55,8 @@ def worker_(
     stopping.on_signals()
     member = Member(worker_name(), metadata.version("drawdown"))
     ready = tuple(sorted(name for name, one in app.registry.providers.items() if one.dormant is None))
-    wanted = Wanted(shards, every, new_org_provider, ready)
-    taken: Taken = app.write(lambda c: take_part(c, member, wanted))
+    wanted = RequestedTerms(shards, every, new_org_provider, ready)
+    taken: Membership = app.write(lambda c: take_part(c, member, wanted))
     terms = taken.terms
     made = cluster.Jobs(app, terms, member, stopping)
     others = f"{taken.living - 1:,} other workers live" if taken.living > 1 else "no other worker lives"

@@ -71,7 +71,7 @@ def _account(connection: sa.Connection, _query: models.NoQuery, said: Said, *, o
     found = account_of(connection, payer_of(connection, said.require_org(org), said.now_ms), said.now_ms)
     ends = forecast_of(connection, found.customer_id, found.available_micro, said.now_ms)
     payers = [_payer(one) for one in list_payers(connection, "", org, said.now_ms, MOST_PAYERS) if one.allowed]
-    return {"org_id": org, **answer_of(vars(found)), "payers": payers, "forecast": ends.said()}
+    return {"org_id": org, **answer_of(vars(found)), "payers": payers, "forecast": ends.to_json()}
 
 
 def _payer(row: PayerRow) -> dict[str, object]:

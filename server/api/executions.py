@@ -35,7 +35,7 @@ from drawdown.server.http.errors import ApiError
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions import request as run_request
-from drawdown.worker.executions.actions import Accepted, Asked, Settled
+from drawdown.worker.executions.actions import Accepted, RequestedExecution, Settled
 from drawdown.worker.executions.grouped import Change
 from drawdown.worker.executions.lists import RunFilter, list_runs, org_of_run, show_run
 from drawdown.worker.guard.grouped import Call
@@ -47,15 +47,15 @@ C = TypeVar("C", models.DrawRequest, models.SettleRequest, models.ReleaseRequest
 _HEADER: Final = re.compile(r"[!-~]{1,200}")
 
 
-def _accept_all(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) -> Sequence[Accepted]:
+def _accept_all(connection: sa.Connection, asked: Sequence[RequestedExecution], now_ms: int) -> Sequence[Accepted]:
     return executions.accept_together(connection, asked, now_ms)
 
 
-def _accept(connection: sa.Connection, asked: Asked, now_ms: int) -> Accepted:
+def _accept(connection: sa.Connection, asked: RequestedExecution, now_ms: int) -> Accepted:
     return executions.accept_asked(connection, asked, now_ms)
 
 
-WAY: Final = Way[Asked, Accepted](
+WAY: Final = Way[RequestedExecution, Accepted](
     lambda asked: asked.request.org_id, _accept_all, _accept, lambda asked: asked.tells_names
 )
 """A wallet that many draw on is locked once for all runs of its organisation."""
@@ -122,7 +122,7 @@ class Executions:
                 await self._programs.again(said.key)  # a key that is over is told that, and no more
                 raise
             own = said.key.org_id is not None
-            asked = Asked(key, run, said.key.actor, order.reason, tells_names=not own, own=own)
+            asked = RequestedExecution(key, run, said.key.actor, order.reason, tells_names=not own, own=own)
             done: Accepted | None = await self._shared(asked, said)
             if done is None:
                 done = await self._accepting.ask(asked)

@@ -52,7 +52,7 @@ from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import State
 from drawdown.worker.guard.emission import Emission
 from drawdown.worker.guard.grouped import Call, End
-from drawdown.worker.guard.options import told
+from drawdown.worker.guard.options import describe_ways
 from drawdown.worker.guard.overrides import OverrideRow, Terms, Word
 from drawdown.worker.guard.terms import MAX_UNITS, Wish
 from drawdown.worker.guard.use import Answer, Ask
@@ -581,7 +581,7 @@ def answer_shown(found: Answer) -> dict[str, object]:
         **kept,
         **{name: None if value is None else in_credits(value) for name, value in micro.items()},
         "links": {"request_override": OVERRIDES_PATH} if "request_override" in found.options else {},
-        "event": emission.shown(found.event),
+        "event": emission.to_json(found.event),
         "resets_at": None if found.resets_ms is None else iso(found.resets_ms),
         "as_of": iso(found.as_of_ms),
     }
@@ -614,7 +614,7 @@ def _options(
     connection: sa.Connection, query: OptionsQuery, said: Said, *, org: str, page: str
 ) -> Mapping[str, object]:
     wish = Wish(said.require_org(org), query.metric, query.amount, payer=query.payer)
-    found = told(connection, wish, page, said.now_ms)
+    found = describe_ways(connection, wish, page, said.now_ms)
     return {**vars(found), "options": [vars(way) for way in found.options], "as_of": iso(found.as_of_ms)}
 
 

@@ -135,7 +135,7 @@ class Restores:
     def _recall(self, engine: sa.Engine) -> Witness | None:
         """Nothing where this user may not read it: an order to halt must not fail by that."""
         try:
-            return self._witness.recall(engine)
+            return self._witness.load(engine)
         except UsageError as error:
             log.warning("witness_unreadable", reason=str(error))
             return None

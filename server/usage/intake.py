@@ -46,7 +46,7 @@ from drawdown.server.usage.singles import SINGLE_BYTES, Singles
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.sources.events import types as charged
-from drawdown.worker.sources.events.store import REPEATED, Status, Taken
+from drawdown.worker.sources.events.store import REPEATED, EventResult, Status
 from drawdown.worker.usage import invalid
 from drawdown.worker.usage.invalid import InvalidItems
 
@@ -322,7 +322,7 @@ def answer(found: Sequence[Result]) -> JSONResponse:
     return JSONResponse({"error": {"code": "bad_items", "message": message}, **body}, 422)
 
 
-def result_of(taken: Taken) -> Result:
+def result_of(taken: EventResult) -> Result:
     return Result(taken.status, taken.code, taken.message, "" if taken.status == "invalid" else None)
 
 

@@ -31,7 +31,7 @@ from drawdown.server.api.openapi import operation
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.usage.intake import KEPT, Intake, Result, Sent, Taker, answer, result_of, unfit
 from drawdown.worker.sources.events import store, types
-from drawdown.worker.sources.events.store import Taken, names_of, take, times
+from drawdown.worker.sources.events.store import EventResult, names_of, take, times
 from drawdown.worker.sources.events.types import Bringer
 from drawdown.worker.sources.samples.rows import Sample, sample_of
 from drawdown.worker.usage.host_samples import take_samples
@@ -108,7 +108,7 @@ def _keys_of(found: Sequence[ReceivedEvent], *, own: bool) -> list[Key]:
     return [(name, one.org_id) for name, one in zip(names_of(events, own=own), events, strict=True)]
 
 
-def _in_doubt(asked: Sequence[tuple[ReceivedEvent, Key]], taken: Sequence[Taken]) -> set[Key]:
+def _in_doubt(asked: Sequence[tuple[ReceivedEvent, Key]], taken: Sequence[EventResult]) -> set[Key]:
     """Those without a time that are in conflict, maybe only since somebody else who sends them dated them first. Of one
     that went in here, it is another item of the same batch that says otherwise."""
     told = [(key, one.has_time, answer.status) for (one, key), answer in zip(asked, taken, strict=True)]

@@ -19,7 +19,7 @@ from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.clock import FixedClock
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import HaltRequest, ReadTotals, SendHalts, Steps, Together
+from drawdown.worker.engine.effects import HaltRequest, ReadTotals, RunTogether, SendHalts, Steps
 from drawdown.worker.halts.cell_client import CellClient
 from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.push.push import push
@@ -85,13 +85,13 @@ class Round:
         return self.took
 
     def _all(self, context: Context) -> Steps[None]:
-        pushes = self._timed("pushes", Together([push(context, "autumn"), push(context, "autumn")]))
+        pushes = self._timed("pushes", RunTogether([push(context, "autumn"), push(context, "autumn")]))
         halts = self._timed("halts", SendHalts(self._halts("cell-0", self.healthy, self.count)))
         lanes = [pushes, halts]
         if self.hostile:
             lanes.append(self._asked())
             lanes += [self._told(f"cell-{number}", site) for number, site in enumerate(self.hostile[:CELLS], start=1)]
-        for failed in (yield Together(lanes)):
+        for failed in (yield RunTogether(lanes)):
             if isinstance(failed, Exception):
                 raise failed
 

@@ -17,7 +17,7 @@ from drawdown.server.api.request_batching import Together
 from drawdown.server.http.threads import Restores, Threads
 from drawdown.worker.engine.runner import NoWitness
 from drawdown.worker.executions import actions as executions
-from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.actions import RequestedExecution
 from drawdown.worker.executions.request import Request
 from tests.benchmarks.databases import Databases, tidy
 from tests.benchmarks.measure import Figure, Result, alternate, stopwatch
@@ -75,11 +75,11 @@ def _result(
     )
 
 
-def _asked(number: int) -> Asked:
-    return Asked(f"run-{number}", Request(HOT, 1), "bench", "a benchmark")
+def _asked(number: int) -> RequestedExecution:
+    return RequestedExecution(f"run-{number}", Request(HOT, 1), "bench", "a benchmark")
 
 
-def _accept(engine: sa.Engine, asked: Asked) -> None:
+def _accept(engine: sa.Engine, asked: RequestedExecution) -> None:
     write(engine, lambda c: executions.accept(c, asked.key, asked.request, asked.by(NOW)))
 
 

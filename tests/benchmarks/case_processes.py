@@ -14,7 +14,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Together
+from drawdown.worker.engine.effects import RunTogether, Steps
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.push.push import Pushed, push
 from drawdown.worker.tick import tick
@@ -66,7 +66,7 @@ def _service(engine: sa.Engine, kind: str, pushes: int, runs: int) -> Result:
         context = Context(f"bench-{part.lo}", now, {"autumn": provider.capabilities}, shard=part)
 
         def steps() -> Steps[list[Pushed]]:
-            done: list[Pushed] = yield Together([push(context, "autumn"), push(context, "autumn")])
+            done: list[Pushed] = yield RunTogether([push(context, "autumn"), push(context, "autumn")])
             return done
 
         world = runner.World(own, {"autumn": provider}, Cells(), now, http)

@@ -21,7 +21,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Together
+from drawdown.worker.engine.effects import RunTogether, Steps
 from drawdown.worker.push.push import Pushed, push
 from tests.benchmarks.databases import Databases, tidy
 from tests.benchmarks.measure import Figure, Result
@@ -119,7 +119,7 @@ def _ours(engine: sa.Engine, url: str, count: int, calls_per_s: int = 1_000_000)
     world = runner.World(engine, {"autumn": provider}, Cells(), clock, http)
 
     def steps() -> Steps[list[Pushed]]:
-        done: list[Pushed] = yield Together([push(context, "autumn"), push(context, "autumn")])
+        done: list[Pushed] = yield RunTogether([push(context, "autumn"), push(context, "autumn")])
         return done
 
     began, cpu = time.perf_counter(), time.process_time()

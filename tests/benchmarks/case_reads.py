@@ -16,7 +16,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Together
+from drawdown.worker.engine.effects import RunTogether, Steps
 from drawdown.worker.push import push as pushing
 from drawdown.worker.push.push import Pushed, push
 from drawdown.worker.verdict.answers import OrgAnswers
@@ -93,7 +93,7 @@ def _ticked(engine: sa.Engine, url: str, count: int) -> tuple[float, float, floa
 
 def _lane(context: Context) -> Steps[list[Pushed]]:
     """What a tick does at one provider, but for halts."""
-    pushed: list[Pushed] = yield Together([push(context, "autumn"), push(context, "autumn")])
+    pushed: list[Pushed] = yield RunTogether([push(context, "autumn"), push(context, "autumn")])
     yield from project(context, "autumn")
     return pushed
 

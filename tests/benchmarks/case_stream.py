@@ -12,7 +12,7 @@ from drawdown.providers.stripe import build
 from drawdown.schema.clock import FixedClock
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import LANES, Steps, Together
+from drawdown.worker.engine.effects import LANES, RunTogether, Steps
 from drawdown.worker.push.push import Pushed, push
 from tests.benchmarks.case_push import due
 from tests.benchmarks.databases import Databases
@@ -57,7 +57,7 @@ def _settled(engine: sa.Engine, url: str, count: int, stream_url: str) -> tuple[
     world = runner.World(engine, {"stripe": provider}, Cells(), clock, http)
 
     def steps() -> Steps[list[Pushed]]:
-        done: list[Pushed] = yield Together([push(context, "stripe") for _ in range(LANES)])
+        done: list[Pushed] = yield RunTogether([push(context, "stripe") for _ in range(LANES)])
         return done
 
     began, cpu = time.perf_counter(), time.process_time()

@@ -27,7 +27,7 @@ from drawdown.worker.cluster import install
 from drawdown.worker.cluster.membership import Member, Terms
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Together
+from drawdown.worker.engine.effects import RunTogether, Steps
 from drawdown.worker.push.push import Pushed, push
 from tests.benchmarks.case_push import due, provider_at
 from tests.benchmarks.databases import Databases, tidy, url_of
@@ -124,7 +124,7 @@ class _Pushing(Jobs):
             context = Context(f"bench-{shard}", now, {"autumn": provider.capabilities}, shard=parse_shard(shard))
 
             def steps() -> Steps[list[Pushed]]:
-                done: list[Pushed] = yield Together([push(context, "autumn"), push(context, "autumn")])
+                done: list[Pushed] = yield RunTogether([push(context, "autumn"), push(context, "autumn")])
                 return done
 
             runner.run(steps(), runner.World(app.engine, {"autumn": provider}, Cells(), now, http))

@@ -41,7 +41,11 @@ ADAPTERS: Final = {
     "runner": ("drawdown.worker.engine.runner:", "drawdown.worker.runner:"),
     "Context": ("drawdown.worker.engine.context:Context", "drawdown.worker.context:Context"),
     "search_seldom": ("drawdown.cli.main:search_seldom",),
-    "Together": ("drawdown.worker.engine.effects:Together", "drawdown.worker.effects:Together"),
+    "Together": (
+        "drawdown.worker.engine.effects:RunTogether",
+        "drawdown.worker.engine.effects:Together",
+        "drawdown.worker.effects:Together",
+    ),
     "push": ("drawdown.worker.push.push:push", "drawdown.worker.push:push"),
 }
 """Each with its places, the newest first."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.calls import Calls
-from drawdown.worker.engine.effects import Effect, Push, ReadCustomers, SendHalts, Steps, Together, Transaction
+from drawdown.worker.engine.effects import Effect, Push, ReadCustomers, RunTogether, SendHalts, Steps, Transaction
 
 R = TypeVar("R")
 
@@ -62,7 +62,7 @@ async def _drive(steps: Steps[R], world: runner.World, calls: dict[str, Calls], 
         except StopIteration as stop:
             result: R = stop.value
             return result
-        if isinstance(effect, Together):
+        if isinstance(effect, RunTogether):
             answer = [await _drive(one, world, calls, spent) for one in effect.steps]
             continue
         began = time.perf_counter()

@@ -26,6 +26,7 @@ from drawdown.worker.engine.effects import (
     ChargeMoney,
     CheckCustomers,
     Effect,
+    LoadWitness,
     LookUp,
     LookUpMoney,
     OnDisk,
@@ -34,11 +35,10 @@ from drawdown.worker.engine.effects import (
     ReadCustomers,
     ReadDrawn,
     ReadTotals,
-    Recall,
-    Remember,
+    RunTogether,
+    SaveWitness,
     SendHalts,
     SendHooks,
-    Together,
     Transaction,
 )
 from drawdown.worker.sources.samples import importer
@@ -59,8 +59,8 @@ _NAMES: Final = {
     ChargeMoney: "pay",
     LookUpMoney: "ask_pay",
     AskWhoFills: "ask_fills",
-    Recall: "recall",
-    Remember: "remember",
+    LoadWitness: "recall",
+    SaveWitness: "remember",
 }
 
 
@@ -144,7 +144,7 @@ class Observer:
         original = runner._do
 
         async def do(effect: Effect, world: runner.World, calls: Mapping[str, Calls]) -> Any:
-            if isinstance(effect, Together):
+            if isinstance(effect, RunTogether):
                 return await original(effect, world, calls)
             name = effect.name if isinstance(effect, Transaction | OnDisk) else _NAMES[type(effect)]
             self.mark("begin", name)

@@ -15,7 +15,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.hooks import actions as hooks
-from drawdown.worker.hooks.deliver import Told, deliver
+from drawdown.worker.hooks.deliver import Deliveries, deliver
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
@@ -58,7 +58,7 @@ class Shop:
     def world(self) -> runner.World:
         return runner.World(self.engine, self.fleet.providers, self.fleet.cells, self.clock, hooks=self.product)
 
-    def deliver(self, after_ms: int = 0, **options: Any) -> Told:
+    def deliver(self, after_ms: int = 0, **options: Any) -> Deliveries:
         """One look, some time later."""
         self.clock.at_ms += after_ms
         return runner.run(deliver(self.context(**options)), self.world())
@@ -68,7 +68,7 @@ class Shop:
         self.clock.at_ms += windows * 300_000
         return runner.run(tick(self.context()), self.world())
 
-    def asked_to_send(self, worker: str) -> tuple[Steps[Told], Any]:
+    def asked_to_send(self, worker: str) -> tuple[Steps[Deliveries], Any]:
         """A worker's steps up to the call that it asks for."""
         steps = flat(deliver(self.context(worker)))
         effect = next(steps)
@@ -76,7 +76,7 @@ class Shop:
             effect = steps.send(self.write(effect.work))
         return steps, effect
 
-    def go_on(self, steps: Steps[Told], answer: object) -> None:
+    def go_on(self, steps: Steps[Deliveries], answer: object) -> None:
         """To the end, with what the call came to."""
         try:
             effect = steps.send(answer)

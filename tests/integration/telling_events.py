@@ -8,7 +8,7 @@ from typing import Any
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
 from drawdown.worker.features.actions import Mapped, map_event
-from drawdown.worker.sources.events.store import Taken, take
+from drawdown.worker.sources.events.store import EventResult, take
 from drawdown.worker.usage.withdrawals import withdraw_events
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets.actions import grant
@@ -23,11 +23,11 @@ def event(event_id: str, quantity: int = 1, **more: Any) -> UsageEvent:
     return UsageEvent(event_id=event_id, quantity=quantity, **said)
 
 
-def told(fleet: Fleet, *events: UsageEvent) -> list[Taken]:
+def told(fleet: Fleet, *events: UsageEvent) -> list[EventResult]:
     return write(fleet.engine, lambda c: take(c, events, fleet.clock.at_ms))
 
 
-def statuses(answers: Sequence[Taken]) -> list[tuple[str, str | None]]:
+def statuses(answers: Sequence[EventResult]) -> list[tuple[str, str | None]]:
     return [(one.status, one.code) for one in answers]
 
 

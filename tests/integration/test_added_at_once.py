@@ -108,7 +108,7 @@ def test_a_wallets_first_terms_are_those_of_one(fleet: Fleet) -> None:
 def test_the_second_to_say_a_wallets_first_terms_hears_of_the_first(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: credit.grant(c, "acme", 10 * MICRO, fleet.by, key="first", plan=None, new=True))
     one, other = beside(fleet.engine, terms("usd", ONE), terms("usd", OTHER))
-    assert isinstance(one, topups.Said) and isinstance(other, topups.Said)
+    assert isinstance(one, topups.TermsChange) and isinstance(other, topups.TermsChange)
     assert (one.was, other.was) == (None, one.terms)
 
 

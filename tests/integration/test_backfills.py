@@ -18,7 +18,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.features.actions import map_event
-from drawdown.worker.sources.events.store import Taken
+from drawdown.worker.sources.events.store import EventResult
 from drawdown.worker.usage import backfills
 from drawdown.worker.usage.backfills import Backfill, Diff, list_backfills
 from drawdown.worker.usage.prune import raise_floors
@@ -46,7 +46,7 @@ def opened(fleet: Fleet, name: str = "june", to_ms: int = T0 + 10 * WINDOW_MS) -
     return write(fleet.engine, lambda c: backfills.open_backfill(c, name, "acme", T0, to_ms, fleet.by))
 
 
-def staged(fleet: Fleet, *events: UsageEvent, name: str = "june") -> list[Taken]:
+def staged(fleet: Fleet, *events: UsageEvent, name: str = "june") -> list[EventResult]:
     return write(fleet.engine, lambda c: backfills.stage(c, name, events, fleet.clock.at_ms))
 
 

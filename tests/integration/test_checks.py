@@ -55,9 +55,9 @@ def test_counters_are_put_right_and_it_is_kept(guarded: Guarded) -> None:
     since = guarded.fleet.clock.at_ms - checks.SPAN_MS
     found = guarded.read(lambda c: checks.look(c, since))
     assert [(one.period, one.counted, one.amount) for one in found] == [("month", 11, 10)]
-    judged = checks.judged(found, 0)
+    judged = checks.judge_drift(found, 0)
     assert (judged.corrected, judged.above_tolerance, judged.exit_status) == (0, 1, 1)
-    assert checks.judged(found, 100_000).exit_status == 0
+    assert checks.judge_drift(found, 100_000).exit_status == 0
     assert last(guarded.fleet.engine) == {}, "a dry run keeps nothing"
 
     done = guarded.write(lambda c: checks.put_right(c, found, 100_000, guarded.fleet.by))

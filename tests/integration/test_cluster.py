@@ -39,14 +39,14 @@ from drawdown.worker.access.people import Person
 from drawdown.worker.cluster import install
 from drawdown.worker.cluster.install import SCHEMA
 from drawdown.worker.cluster.lists import read_cluster, worker_lines
-from drawdown.worker.cluster.membership import LIVES_S, Book, Member, Terms, Wanted, decide, take_part
+from drawdown.worker.cluster.membership import LIVES_S, Book, Member, RequestedTerms, Terms, decide, take_part
 from tests.conftest import _new_database
 from tests.integration.verifying import verified
 from tests.simulation.mutants_remote import Patches
 from tests.world import T0, Fleet
 
 TERMS = Terms(2, 300, None, ("embedded",))
-ANYTHING = Wanted(None, None, None, ("embedded",))
+ANYTHING = RequestedTerms(None, None, None, ("embedded",))
 A, B = Member("a", "0.1.0"), Member("b", "0.1.0")
 JOBS = "SELECT task_name, status::text, lock FROM drawdown_cluster.procrastinate_jobs ORDER BY id"
 Say = pytest.CaptureFixture[str]
@@ -100,7 +100,7 @@ def scheduled(engine: Engine, moment: float) -> None:
 
 @pytest.mark.parametrize("agreed", [None, TERMS])
 def test_the_first_worker_says_the_terms(agreed: Terms | None) -> None:
-    wanted = Wanted(8, 60, "embedded", ("embedded", "autumn"))
+    wanted = RequestedTerms(8, 60, "embedded", ("embedded", "autumn"))
     assert decide(wanted, agreed, []) == Terms(8, 60, "embedded", ("autumn", "embedded"))
     assert decide(ANYTHING, None, []) == Terms(4, 300, None, ("embedded",))
     assert decide(ANYTHING, replace(TERMS, new_org_provider="embedded"), []).new_org_provider == "embedded"
@@ -132,7 +132,7 @@ def test_a_worker_that_was_not_seen_for_long_holds_nobody_up(clustered: sa.Engin
     assert write(clustered, lambda c: take_part(c, B, other)).terms.shards == 3
     with pytest.raises(Refused):  # the first awakes
         write(clustered, lambda c: take_part(c, A, replace(ANYTHING, shards=2)))
-    Book(clustered, B).left()
+    Book(clustered, B).leave()
     assert write(clustered, lambda c: take_part(c, A, replace(ANYTHING, shards=2))).living == 1
 
 

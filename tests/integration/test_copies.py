@@ -125,7 +125,7 @@ def test_what_was_remembered_before_places_were_told_apart_counts(
 ) -> None:
     backup = put(original, "backup")
     use(original, state, 1)
-    last = state.recall(original.engine)
+    last = state.load(original.engine)
     assert last is not None
     (file,) = (tmp_path / "state").glob("*.json")
     file.write_text(json.dumps(asdict(last)))

@@ -23,7 +23,7 @@ from drawdown.worker.executions.request import Request
 from drawdown.worker.features.actions import end_feature, map_event, map_size
 from drawdown.worker.provider import actions
 from drawdown.worker.sources.events import types
-from drawdown.worker.sources.events.store import Taken, sample_id_of, sandbox_of, take
+from drawdown.worker.sources.events.store import EventResult, sample_id_of, sandbox_of, take
 from drawdown.worker.sources.events.types import Bringer, meters
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
 from drawdown.worker.usage.prune import prune, raise_floors
@@ -395,11 +395,11 @@ def test_a_sample_that_has_an_events_id_stays_and_the_event_is_kept_aside(fleet:
     clean(fleet)
 
 
-def at_once(engine: sa.Engine, works: list[Callable[[sa.Connection], list[Taken]]]) -> list[list[Taken]]:
+def at_once(engine: sa.Engine, works: list[Callable[[sa.Connection], list[EventResult]]]) -> list[list[EventResult]]:
     """Transactions that begin together, each in its own thread."""
     barrier = Barrier(len(works))
 
-    def one(work: Callable[[sa.Connection], list[Taken]]) -> list[Taken]:
+    def one(work: Callable[[sa.Connection], list[EventResult]]) -> list[EventResult]:
         barrier.wait()
         return write(engine, work)
 
@@ -413,7 +413,7 @@ def test_batches_of_the_same_events_at_once_take_each_once(fleet: Fleet) -> None
     for number in range(6):
         events = [event(f"{number}-{i}", i, event_type=f"t{number}-{i % 7}") for i in range(200)]
 
-        def work(connection: sa.Connection, batch: list[UsageEvent]) -> list[Taken]:
+        def work(connection: sa.Connection, batch: list[UsageEvent]) -> list[EventResult]:
             return take(connection, batch, T0 + 10)
 
         batches = [events, events[::-1], events[50:150]]

@@ -55,7 +55,7 @@ def billed(engine: sa.Engine) -> Fleet:
 
 
 def told(fleet: Fleet, kind: Kind, span: Span = ALL, form: Format = "csv") -> list[dict[str, Any]]:
-    text = "".join(read(fleet.engine, lambda c: list(export.lines(c, kind, span, form, fleet.clock.at_ms))))
+    text = "".join(read(fleet.engine, lambda c: list(export.export_lines(c, kind, span, form, fleet.clock.at_ms))))
     if form == "jsonl":
         return [json.loads(line) for line in text.splitlines()]
     return list(csv.DictReader(io.StringIO(text, newline="")))
@@ -82,7 +82,9 @@ def test_of_one_organisation_what_moved_adds_up_to_its_balance(billed: Fleet) ->
     with pytest.raises(UnknownId, match="acme"):
         told(billed, "ledger", Span("acmee", 0, ALL.to_ms))
     with pytest.raises(UnknownId), billed.engine.connect() as connection:
-        next(export.lines(connection, "ledger", Span("acmee", 0, ALL.to_ms), "csv", 0))  # nor are columns named first
+        next(
+            export.export_lines(connection, "ledger", Span("acmee", 0, ALL.to_ms), "csv", 0)
+        )  # nor are columns named first
 
 
 def test_nothing_is_a_formula_and_nothing_turns_the_direction(billed: Fleet) -> None:
@@ -124,7 +126,7 @@ def test_it_is_read_in_parts_and_never_held_as_a_whole(billed: Fleet, monkeypatc
     def counted(connection: sa.Connection) -> tuple[int, int]:
         count = open_cursors = 0
         tracemalloc.start()
-        for _ in export.lines(connection, "ledger", ALL, "jsonl", 0):
+        for _ in export.export_lines(connection, "ledger", ALL, "jsonl", 0):
             count += 1
             if count == 10 and connection.dialect.name == "postgresql":
                 raw: Any = connection.connection.dbapi_connection
@@ -144,7 +146,7 @@ def test_what_is_booked_meanwhile_is_not_in_it(billed: Fleet) -> None:
     before = len(told(billed, "ledger"))
 
     def slowly(connection: sa.Connection) -> int:
-        lines = export.lines(connection, "ledger", ALL, "jsonl", 0)
+        lines = export.export_lines(connection, "ledger", ALL, "jsonl", 0)
         next(lines)
         write(billed.engine, lambda c: credit.grant(c, "acme", MICRO, billed.by, key="meanwhile", plan=None))
         return 1 + len(list(lines))

@@ -97,7 +97,7 @@ def shown(fleet: Fleet) -> dict[str, object]:
             ],
             "status": [sorted(map(str, map(asdict, org_status(c, org, LATER).pushes))) for org in ("acme", "stuck")],
             "drift": [asdict(line) for line in drift(c, T0, T0 + 5 * DAY_MS, LATER, 0, 0)],
-            "ledger": list(export.lines(c, "ledger", export.Span("", 0, 2**60), "jsonl", LATER)),
+            "ledger": list(export.export_lines(c, "ledger", export.Span("", 0, 2**60), "jsonl", LATER)),
         },
     )
 
@@ -129,7 +129,7 @@ def test_a_range_that_cuts_a_folded_day_is_refused_and_so_is_a_folded_push(fleet
     with pytest.raises(UsageError, match="whole days"):
         read(fleet.engine, lambda c: read_usage(c, "acme", T0 + WINDOW_MS, T0 + DAY_MS, "feature"))
     with pytest.raises(UsageError, match="export usage from then on"):
-        read(fleet.engine, lambda c: list(export.lines(c, "usage", export.Span("", T0, LATER), "csv", LATER)))
+        read(fleet.engine, lambda c: list(export.export_lines(c, "usage", export.Span("", T0, LATER), "csv", LATER)))
     key = f"usage:acme:{T0}:compute_1gb"
     with pytest.raises(Refused, match="folded"):
         read(fleet.engine, lambda c: explain_push(c, key))

@@ -22,7 +22,7 @@ from drawdown.schema.errors import DrawdownError, LockHeld
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.executions import actions as runs
-from drawdown.worker.executions.actions import Accepted, Asked, Settled
+from drawdown.worker.executions.actions import Accepted, RequestedExecution, Settled
 from drawdown.worker.executions.grouped import Change
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import emission as emissions
@@ -117,7 +117,7 @@ def calls_of(seed: int, made: Guarded) -> list[Call]:
             request = Request(org, stream.choice((MICRO, 3 * MICRO, 0)), project=stream.choice((None, "p")))
             if stream.random() < 0.3:
                 request = Request(org, quantities={"tokens": stream.randint(1, 2_000)}, action="ask")
-            return Asked(key, request, "test", "a test")
+            return RequestedExecution(key, request, "test", "a test")
         if kind == "draw":
             return Change(f"run-{org}-{number}", "draw", cost, "test", "a test", number=at % 3)
         ended: Any = stream.choice(("settled", "released"))
@@ -146,7 +146,7 @@ def alone(connection: sa.Connection, call: Call, made: Guarded) -> Any:
             if isinstance(call, End):
                 end = guard.settle if call.state == "settled" else guard.release
                 return end(connection, call.key, call.amount, replace(by, actor="test", reason="a test"))
-            if isinstance(call, Asked):
+            if isinstance(call, RequestedExecution):
                 return runs.accept_asked(connection, call, made.now)
             if call.kind == "draw":
                 return runs.draw(connection, call.key, call.number, call.cost or Cost(), call.by(made.now))

@@ -251,7 +251,7 @@ def test_a_counter_that_is_off_is_shown_and_put_right_with_what_was_before(guard
     guarded.fleet.write("UPDATE guard_counters SET used = 9 WHERE period = 'month'")
     guarded.fleet.write("UPDATE guard_counters SET used = 1 WHERE period = 'hour' AND used = 3")
     found = guarded.read(lambda c: views.drifts(c, T0, 10))
-    assert [(one.period, one.counted, one.amount, one.known) for one in found] == [
+    assert [(one.period, one.counted, one.amount, one.has_uses) for one in found] == [
         ("month", 9, 5, True), ("hour", 1, 3, True),
     ]  # fmt: skip
     assert [one.is_above(800_000) for one in found] == [False, False]
@@ -271,7 +271,7 @@ def test_a_counter_without_uses_is_unknown_and_not_nothing(guarded: Guarded) -> 
         "VALUES ('acme', 'look', 'day', :t, 7, 1, :no)", {"t": T0, "no": False},
     )  # fmt: skip
     (found,) = guarded.read(lambda c: views.drifts(c, T0, 10))
-    assert (found.counted, found.known) == (7, False)
+    assert (found.counted, found.has_uses) == (7, False)
     counter = Counter("acme", "look", "day", T0)
     assert guarded.write(lambda c: guard_reconcile.correct(c, [counter], guarded.fleet.by)) == []
     assert guarded.used("look", "day") == 7

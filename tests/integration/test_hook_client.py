@@ -24,7 +24,7 @@ from drawdown.worker.engine.effects import HookAnswer, HookRequest
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks import client as calling
 from drawdown.worker.hooks.client import AT_ONCE, MAX_ANSWER_BYTES, HookClient
-from drawdown.worker.hooks.deliver import Told, deliver
+from drawdown.worker.hooks.deliver import Deliveries, deliver
 from drawdown.worker.hooks.hook_settings import HookSettings, endpoint_secret
 from tests.contract import sockets
 from tests.contract.sockets import Manner, Peer, Seen
@@ -241,10 +241,10 @@ def test_from_the_fact_to_the_product_and_back(engine: sa.Engine) -> None:
         shop.halt()
         world = runner.World(engine, {}, shop.fleet.cells, shop.clock, hooks=HookClient(settings, shop.clock))
         context = shop.context(hooks=settings.origins)
-        assert runner.run(deliver(context), world) == Told(failed=1)
+        assert runner.run(deliver(context), world) == Deliveries(failed=1)
         product.status = 200
         shop.clock.at_ms += 5_000
-        assert runner.run(deliver(context), world) == Told(delivered=1)
+        assert runner.run(deliver(context), world) == Deliveries(delivered=1)
     ((name, body),) = shop.rows("SELECT message_id, body FROM hook_messages")
     assert product.taken == {name: body.encode()} and product.calls[name] == 2
     assert shop.deliveries("state, attempts, failures, last_status") == [("delivered", 2, 1, 200)]

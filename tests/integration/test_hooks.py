@@ -21,7 +21,7 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.hooks import deliver as delivering
-from drawdown.worker.hooks.deliver import BATCH, CALL_MS, ENDPOINT_BUDGET_MS, WAITS, Told, deliver
+from drawdown.worker.hooks.deliver import BATCH, CALL_MS, ENDPOINT_BUDGET_MS, WAITS, Deliveries, deliver
 from drawdown.worker.topup import actions as said
 from drawdown.worker.watch import Watcher, watch
 from tests.integration.hooking import Shop
@@ -235,8 +235,8 @@ def test_what_was_told_is_kept_as_it_was(shop: Shop) -> None:
 def test_a_message_is_sent_once_where_all_goes_well(shop: Shop) -> None:
     shop.endpoint()
     (name,) = shop.tries()
-    assert shop.deliver() == Told(delivered=1)
-    assert shop.deliver(DAY_MS) == Told()
+    assert shop.deliver() == Deliveries(delivered=1)
+    assert shop.deliver(DAY_MS) == Deliveries()
     (sent,) = shop.product.taken["app"]
     assert (sent.message_id, sent.url, list(sent.generations)) == (name, "https://app.example/in", [1])
     assert shop.rows("SELECT body FROM hook_messages") == [(sent.body,)]
@@ -247,17 +247,17 @@ def test_a_message_that_is_not_taken_is_sent_by_the_schedule_and_then_has_failed
     shop.endpoint()
     (name,) = shop.tries()
     shop.product.answer["app"] = "broken"
-    assert shop.deliver() == Told(failed=1)
+    assert shop.deliver() == Deliveries(failed=1)
     for wait_ms in WAITS[:-1]:
-        assert shop.deliver(wait_ms - 1) == Told()
-        assert shop.deliver(1) == Told(failed=1)
-    assert shop.deliver(WAITS[-1]) == Told(failed=1, given_up=1)
+        assert shop.deliver(wait_ms - 1) == Deliveries()
+        assert shop.deliver(1) == Deliveries(failed=1)
+    assert shop.deliver(WAITS[-1]) == Deliveries(failed=1, given_up=1)
     assert shop.deliveries("state, attempts, failures, last_status, last_error") == [
         ("failed", 8, 8, 500, "it answered 500")]  # fmt: skip
-    assert shop.deliver(30 * DAY_MS) == Told(), "it waits for a person"
+    assert shop.deliver(30 * DAY_MS) == Deliveries(), "it waits for a person"
     shop.product.answer.clear()
     assert shop.write(lambda c: hooks.replay(c, name, shop.fleet.by)) == ["app"]
-    assert shop.deliver() == Told(delivered=1)
+    assert shop.deliver() == Deliveries(delivered=1)
     assert shop.deliveries("state, attempts, replays") == [("delivered", 9, 1)]
     assert shop.product.ids() == [name], "under the id that it always had"
 
@@ -300,7 +300,7 @@ def test_an_endpoint_that_is_gone_delays_no_other(shop: Shop) -> None:
     shop.tries(20, "gone")
     shop.tries(20, "well")
     shop.product.answer["gone"] = "unreached"
-    assert shop.deliver() == Told(delivered=20, failed=2)
+    assert shop.deliver() == Deliveries(delivered=20, failed=2)
     assert shop.product.sizes("gone") == [1, 1], "its circuit is open"
     assert shop.product.sizes("well") == [1, BATCH, BATCH, 20 - 1 - 2 * BATCH]
 
@@ -312,7 +312,7 @@ def test_an_endpoint_that_is_slow_delays_no_other(shop: Shop) -> None:
     shop.tries(3, "slow")
     shop.tries(12, "well")
 
-    async def world() -> Told:
+    async def world() -> Deliveries:
         event = shop.product.held["slow"] = asyncio.Event()
 
         async def let_go() -> None:
@@ -325,7 +325,7 @@ def test_an_endpoint_that_is_slow_delays_no_other(shop: Shop) -> None:
         await waiting
         return done
 
-    assert asyncio.run(world()) == Told(delivered=15)
+    assert asyncio.run(world()) == Deliveries(delivered=15)
 
 
 def test_an_endpoint_has_so_much_time_in_one_look(shop: Shop) -> None:
@@ -336,21 +336,21 @@ def test_an_endpoint_has_so_much_time_in_one_look(shop: Shop) -> None:
         shop.clock.at_ms += ENDPOINT_BUDGET_MS
 
     shop.product.during = later
-    assert shop.deliver() == Told(delivered=1)
-    assert shop.deliver() == Told(delivered=4)
+    assert shop.deliver() == Deliveries(delivered=1)
+    assert shop.deliver() == Deliveries(delivered=4)
 
 
 def test_nothing_is_begun_that_could_not_end_in_time(shop: Shop) -> None:
     shop.endpoint()
     shop.tries(2)
-    assert shop.deliver(deadline_ms=shop.clock.at_ms + CALL_MS - 1) == Told(), "less than a call's time is left"
-    assert shop.deliver(stopping=lambda: True) == Told()
+    assert shop.deliver(deadline_ms=shop.clock.at_ms + CALL_MS - 1) == Deliveries(), "less than a call's time is left"
+    assert shop.deliver(stopping=lambda: True) == Deliveries()
 
     def later() -> None:
         shop.clock.at_ms += SECOND_MS
 
     shop.product.during = later
-    assert shop.deliver(deadline_ms=shop.clock.at_ms + CALL_MS + 500) == Told(delivered=1)
+    assert shop.deliver(deadline_ms=shop.clock.at_ms + CALL_MS + 500) == Deliveries(delivered=1)
     assert shop.product.batches == [("app", 1)]
 
 
@@ -358,7 +358,7 @@ def test_a_host_that_may_not_call_an_endpoint_leaves_it_to_those_that_may(shop: 
     shop.endpoint()
     shop.tries()
     for origins in ((), {"https://other.example:443"}):
-        assert shop.deliver(hooks=origins) == Told()
+        assert shop.deliver(hooks=origins) == Deliveries()
     assert shop.deliveries() == [("due", 0, 0)]
 
 
@@ -381,8 +381,8 @@ def test_a_worker_that_dies_leaves_what_it_claimed_to_the_next(shop: Shop) -> No
     _, effect = shop.asked_to_send("w1")
     assert shop.deliveries() == [("due", 1, 0)], "the attempt is on record before the call"
     shop.product.told(effect.messages)  # it arrived, and the process died
-    assert shop.deliver(LEASE_MS - 1) == Told(), "its lease still runs"
-    assert shop.deliver(1) == Told(delivered=1)
+    assert shop.deliver(LEASE_MS - 1) == Deliveries(), "its lease still runs"
+    assert shop.deliver(1) == Deliveries(delivered=1)
     assert shop.product.ids() == [name, name], "at least once"
     assert shop.deliveries() == [("delivered", 2, 0)]
 
@@ -396,7 +396,7 @@ def test_a_worker_that_slept_on_its_claim_sends_nothing(shop: Shop) -> None:
     assert effect.over()
     shop.go_on(steps, [HookAnswer(error="not sent", sent=False)])
     assert shop.deliveries() == [("due", 1, 0)], "what was not begun is no failure"
-    assert shop.deliver() == Told(delivered=1)
+    assert shop.deliver() == Deliveries(delivered=1)
 
 
 def test_an_answer_that_comes_late_counts_where_it_proves_something(shop: Shop) -> None:
@@ -419,10 +419,10 @@ def test_a_sender_that_breaks_its_contract_has_told_nothing(shop: Shop) -> None:
     shop.endpoint()
     shop.tries()
     shop.product.script.append("raised")
-    assert shop.deliver() == Told(failed=1)
+    assert shop.deliver() == Deliveries(failed=1)
     ((error,),) = shop.rows("SELECT last_error FROM hook_deliveries")
     assert error == "OSError: the network went away"
-    assert shop.deliver(WAITS[0]) == Told(delivered=1)
+    assert shop.deliver(WAITS[0]) == Deliveries(delivered=1)
 
 
 def test_two_workers_share_what_is_due(shop: Shop) -> None:
@@ -460,7 +460,7 @@ def test_an_endpoint_that_was_ended_is_told_nothing_more(shop: Shop) -> None:
     assert shop.write(lambda c: hooks.end(c, "app", by)) == 1
     assert shop.write(lambda c: hooks.end(c, "app", by)) is None
     assert shop.deliveries("state, last_error") == [("failed", "the endpoint was ended")]
-    assert shop.deliver() == Told()
+    assert shop.deliver() == Deliveries()
     for work in (
         lambda c: hooks.replay(c, name, by),
         lambda c: hooks.replay_failed(c, "app", by),
@@ -472,7 +472,7 @@ def test_an_endpoint_that_was_ended_is_told_nothing_more(shop: Shop) -> None:
             shop.write(work)
     # A transaction that saw it go on may write a message for it after all: it is never sent.
     shop.fleet.write("INSERT INTO hook_deliveries (message_id, endpoint, due_at_ms) VALUES ('msg_x', 'app', 0)")
-    assert shop.deliver() == Told()
+    assert shop.deliver() == Deliveries()
 
 
 def test_an_endpoint_is_changed_and_keeps_what_was_not_said(shop: Shop) -> None:

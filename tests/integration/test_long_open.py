@@ -34,7 +34,7 @@ def test_one_that_is_open_for_long_is_told(postgres: sa.Engine, monkeypatch: pyt
         found = read(postgres, oldest_open)
         assert found is not None
         assert "on postgres" in found.who
-        assert not found.told
+        assert not found.is_long
         assert status_line(fleet) == []
         assert [one.ok for one in _open_for_long(_State(postgres))] == [True]  # type: ignore[arg-type]
         monkeypatch.setattr(backlog, "LONG_MS", 0)
@@ -62,4 +62,4 @@ def test_one_whose_age_this_user_may_not_see_has_no_age(postgres: sa.Engine) -> 
         found = oldest_open(connection)
         connection.rollback()
     assert found is not None
-    assert (found.age_ms, found.told) == (None, False)
+    assert (found.age_ms, found.is_long) == (None, False)

@@ -16,7 +16,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, window_of
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.effects import ReadTotals, Recall, Together, Transaction
+from drawdown.worker.engine.effects import LoadWitness, ReadTotals, RunTogether, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.features.actions import end_feature, map_size
@@ -348,11 +348,11 @@ def test_each_thing_a_machine_remembers_shows_a_loss(engine: sa.Engine, changes:
 
 def test_what_a_machine_remembers_never_goes_back(engine: sa.Engine, tmp_path: Path) -> None:
     file, known = WitnessFile(tmp_path / "state"), read(engine, lambda c: recognise(c, None, T0))
-    assert file.recall(engine) is None
+    assert file.load(engine) is None
     newer, older = (Witness(known.database_id, 1, sends, 7, "w1") for sends in (9, 4))
-    file.remember(engine, newer)
-    file.remember(engine, older)
-    assert WitnessFile(tmp_path / "state").recall(engine) == newer
+    file.save(engine, newer)
+    file.save(engine, older)
+    assert WitnessFile(tmp_path / "state").load(engine) == newer
 
 
 def test_a_host_that_cannot_remember_sends_nothing(engine: sa.Engine, tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_a_host_that_cannot_remember_sends_nothing(engine: sa.Engine, tmp_path: 
     for text in ("{", "[]", "{}", json.dumps(kinds)):
         (tmp_path / f"drawdown-{known.database_id}.json").write_text(text)
         with pytest.raises(UsageError, match="holds something else"):
-            broken.recall(engine)
+            broken.load(engine)
 
 
 def test_what_was_billed_and_is_known_nowhere_here_is_told_by_reconcile(engine: sa.Engine) -> None:
@@ -500,12 +500,12 @@ def test_a_tick_that_lay_still_while_the_database_was_restored_seals_nothing(eng
     steps, done, answer = tick(fleet.context()), list[str](), None
     try:
         asked = next(steps)
-        while not isinstance(asked, Together):
+        while not isinstance(asked, RunTogether):
             if isinstance(asked, Transaction):
                 done.append(asked.name)
                 answer = write(engine, asked.work, rollback=asked.rollback)
             else:
-                answer = next(remembered) if isinstance(asked, Recall) else None
+                answer = next(remembered) if isinstance(asked, LoadWitness) else None
             asked = steps.send(answer)
     finally:
         steps.close()

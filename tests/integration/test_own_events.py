@@ -12,7 +12,7 @@ from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.sources.events.store import Taken, take
+from drawdown.worker.sources.events.store import EventResult, take
 from drawdown.worker.sources.events.types import Bringer
 from drawdown.worker.usage import backfills
 from drawdown.worker.usage.intake import show_event
@@ -139,7 +139,7 @@ def test_bound_and_unbound_keys_send_the_same_at_once_and_nothing_waits_crosswis
         events = [of("acme", f"{number}-{i}", i) for i in range(120)]
         others = [of("globex", f"{number}-{i}", i + 1) for i in range(120)]
 
-        def work(connection: sa.Connection, batch: list[UsageEvent], *, own: bool) -> list[Taken]:
+        def work(connection: sa.Connection, batch: list[UsageEvent], *, own: bool) -> list[EventResult]:
             return take(connection, batch, T0 + 10, own=own, types_by=Bringer(batch[0].org_id if own else None))
 
         ways = [(events, True), (events[::-1], False), (others, True), (others[::-1], False)]

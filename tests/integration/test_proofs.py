@@ -62,7 +62,7 @@ def test_an_invariant_holds_by_the_newest_run_that_says_so(fleet: Fleet) -> None
     assert [run.number for run in page.runs] == [last, part] and page.next_before == part
     rest = read(fleet.engine, lambda c: proofs.list_runs(c, before=part, most=9))
     assert [run.number for run in rest.runs] == [whole, lost, some] and rest.next_before is None
-    assert (rest.runs[0].by_invariant, rest.runs[0].left) == ({4: 2, 9: 1}, {"stopped_orgs": 1})
+    assert (rest.runs[0].by_invariant, rest.runs[0].open_items) == ({4: 2, 9: 1}, {"stopped_orgs": 1})
 
 
 def test_a_run_that_did_not_see_a_breach_holds_nothing_against_it(fleet: Fleet) -> None:

@@ -15,7 +15,7 @@ from drawdown.schema.database import read
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.executions import actions as executions
-from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.actions import RequestedExecution
 from drawdown.worker.executions.request import Request
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.orgs import actions as orgs
@@ -222,7 +222,10 @@ def test_no_tier_counts_over_there(far: Far) -> None:
 
 
 def test_runs_over_there_are_decided_alone(far: Far) -> None:
-    asked = [Asked(f"e-{number}", Request("acme", quantities={SECONDS: 1}), "test", "a test") for number in range(2)]
+    asked = [
+        RequestedExecution(f"e-{number}", Request("acme", quantities={SECONDS: 1}), "test", "a test")
+        for number in range(2)
+    ]
     with pytest.raises(NotTogether, match="provider keeps"):
         far.write(lambda c: executions.accept_together(c, asked, far.fleet.clock.at_ms))
     assert far.fleet.rows("SELECT * FROM reservations") == []

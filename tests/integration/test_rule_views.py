@@ -110,12 +110,12 @@ def test_an_organisations_limits_are_those_it_is_decided_by(guarded: Guarded) ->
         answer = look(engine, guard.check, Wish(org, "look", 1), at)
         assert (row.rule, row.amount, row.period) == (answer.rule, answer.limit, answer.period)
         assert (row.used, row.resets_ms) == (answer.used, answer.resets_ms)
-        assert row.left == (answer.remaining or 0) + (answer.decision != "block")
+        assert row.remaining == (answer.remaining or 0) + (answer.decision != "block")
         known = look(engine, guard_facts.know, Wish(org, "look", 1), at)
         assert (found.customer_id, found.plan, found.pays) == (known.customer_id, known.plan, known.pays)
         assert row.until_ms == (ends if later < ends - now else None)
     none = [one for one in found.rows if one.metric == "idea"]
-    assert [(one.period, one.rule, one.left) for one in none] == [(None, "no_entitlement", 0)]
+    assert [(one.period, one.rule, one.remaining) for one in none] == [(None, "no_entitlement", 0)]
     refused = look(engine, guard_standing.standing_of, "globex", now).refusals
     assert [(one.reason, one.enforced, one.times) for one in refused] == [("limit", True, 2)]
     with pytest.raises(UnknownId, match="did you mean acme"):

@@ -20,7 +20,7 @@ from drawdown.worker.checks import proofs as kept_runs
 from drawdown.worker.checks.proofs import WHOLE_EACH_MS, keep, to_continue
 from drawdown.worker.verify import incremental as since_sql
 from drawdown.worker.verify import questions
-from drawdown.worker.verify.incremental import APART_MS, Held, Point, mark, point
+from drawdown.worker.verify.incremental import APART_MS, Point, ProvenRun, mark, point
 from drawdown.worker.verify.verify import Breach, Verification, verify
 from tests.integration.breaking import BROKEN as TABLES
 from tests.integration.breaking_books import BOOKS
@@ -49,7 +49,7 @@ def fleet(engine: sa.Engine) -> Fleet:
     return made
 
 
-def proven(fleet: Fleet, at_ms: int | None = None) -> Held:
+def proven(fleet: Fleet, at_ms: int | None = None) -> ProvenRun:
     """A run that looked at all of it, held, and is kept."""
     found = read(fleet.engine, verify)
     assert found.clean, found.breaches
@@ -60,7 +60,7 @@ def proven(fleet: Fleet, at_ms: int | None = None) -> Held:
     return held
 
 
-def since(fleet: Fleet, held: Held) -> Verification:
+def since(fleet: Fleet, held: ProvenRun) -> Verification:
     return read(fleet.engine, lambda c: verify(c, now_ms=fleet.clock.at_ms, held=held))
 
 
@@ -152,7 +152,7 @@ def test_whatever_reaches_back_moves_the_point_and_is_named(fleet: Fleet) -> Non
         assert what.startswith(begins.why) and begins.why, what
 
 
-def touched(fleet: Fleet, held: Held, statement: str) -> Point:
+def touched(fleet: Fleet, held: ProvenRun, statement: str) -> Point:
     """Where the next run would begin, had this been done since."""
     with fleet.engine.connect() as connection:
         for text in (*_unguarded(connection), statement):
@@ -197,7 +197,7 @@ def broken_in_all_ways(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
 def test_from_its_point_on_a_run_finds_what_a_whole_one_does(broken_in_all_ways: Fleet) -> None:
     """That a whole one finds each of these is tested in test_verify.py."""
     fleet, now_ms = broken_in_all_ways, broken_in_all_ways.clock.at_ms
-    held = read(fleet.engine, lambda c: Held(1, now_ms, mark(c)))
+    held = read(fleet.engine, lambda c: ProvenRun(1, now_ms, mark(c)))
     ways = [item for item in {**TABLES, **BOOKS, **EVENTS}.items() if item[1].invariant in (1, 2, 3, 5, 6, 9)]
     for name, way in ways[:: share(5, whole=1)]:
         with fleet.engine.connect() as connection:
@@ -211,7 +211,7 @@ def test_from_its_point_on_a_run_finds_what_a_whole_one_does(broken_in_all_ways:
 def test_a_run_is_continued_that_held_while_nothing_speaks_against_it(fleet: Fleet) -> None:
     engine, at = fleet.engine, fleet.clock.at_ms
 
-    def now(day: float = 0) -> Held | None:
+    def now(day: float = 0) -> ProvenRun | None:
         return read(engine, lambda c: to_continue(c, at + int(day * DAY_MS)))
 
     def kept(found: Verification, day: float = 0, orgs: int | None = None, doubted: str | None = None) -> int:
@@ -226,7 +226,7 @@ def test_a_run_is_continued_that_held_while_nothing_speaks_against_it(fleet: Fle
     whole = kept(clean)
     kept(clean, orgs=1)
     kept(clean, doubted="restored")
-    assert now() == Held(whole, at, clean.mark)  # type: ignore[arg-type]
+    assert now() == ProvenRun(whole, at, clean.mark)  # type: ignore[arg-type]
     continued = read(engine, lambda c: verify(c, held=now()))
     night = kept(continued, 1)
     found = now(2)

@@ -12,7 +12,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.executions import actions as executions
-from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.actions import RequestedExecution
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Ask, Wish
@@ -93,8 +93,8 @@ def test_an_execution_is_previewed_accepted_and_extended_within_what_is_left(gua
 def test_executions_that_are_accepted_together_go_by_it_too(guarded: Guarded) -> None:
     render(guarded, 3)
 
-    def asked(*keys: str) -> list[Asked]:
-        return [Asked(key, Request("beta", MICRO), guarded.fleet.by.actor, "a test") for key in keys]
+    def asked(*keys: str) -> list[RequestedExecution]:
+        return [RequestedExecution(key, Request("beta", MICRO), guarded.fleet.by.actor, "a test") for key in keys]
 
     with pytest.raises(NotTogether):
         guarded.write(lambda c: executions.accept_together(c, asked("a", "b", "c"), guarded.now))

@@ -19,7 +19,15 @@ from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MICRO, MINUTE_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import ChargeMoney, Effect, LookUpMoney, Remember, Steps, Together, Transaction
+from drawdown.worker.engine.effects import (
+    ChargeMoney,
+    Effect,
+    LookUpMoney,
+    RunTogether,
+    SaveWitness,
+    Steps,
+    Transaction,
+)
 from drawdown.worker.topup import actions as said
 from drawdown.worker.topup.actions import Terms
 from drawdown.worker.topup.fill import MOST_DECLINES, Filled, fill
@@ -252,7 +260,7 @@ class Hand:
                 return [self._charge(one, over) for one in charges[:made]]
             case LookUpMoney(_, charges):
                 return [self._look_up(one) for one in charges]
-            case Remember():
+            case SaveWitness():
                 return None
         raise AssertionError(f"no such effect: {effect!r}")
 
@@ -283,7 +291,7 @@ def flat(steps: Steps[T]) -> Steps[T]:
             return result
         answer = failure = None
         try:
-            if isinstance(effect, Together):
+            if isinstance(effect, RunTogether):
                 answer = []
                 for lane in effect.steps:
                     answer.append((yield from flat(lane)))

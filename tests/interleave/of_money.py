@@ -20,7 +20,7 @@ from drawdown.server.api.programs import Said
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.executions import actions as runs
-from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.actions import RequestedExecution
 from drawdown.worker.executions.grouped import Change
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import grouped
@@ -66,7 +66,7 @@ def _alone(call: Call, stage: Stage) -> Callable[[sa.Connection], object]:
     if isinstance(call, End):
         end = guard.settle if call.state == "settled" else guard.release
         return lambda c: end(c, call.key, call.amount, stage.by)
-    if isinstance(call, Asked):
+    if isinstance(call, RequestedExecution):
         return partial(runs.accept_asked, asked=call, now_ms=NOW)
     if call.kind == "draw":
         return lambda c: runs.draw(c, call.key, call.number, call.cost or Cost(), stage.by)
@@ -132,7 +132,7 @@ MONEY: Final = (
         "money",
         _use("money-1", 3),
         lambda _: End("acme-held", "settled", 1, KEY, WHY),
-        lambda _: Asked("money-run", Request(ACME, 4), KEY, WHY),
+        lambda _: RequestedExecution("money-run", Request(ACME, 4), KEY, WHY),
         lambda _: Change("acme-going", "draw", Cost(2), KEY, WHY, number=1),
     ),
     _together(

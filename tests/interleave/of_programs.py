@@ -14,7 +14,7 @@ from drawdown.server.api.programs import Said
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.executions import actions as runs
-from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.actions import RequestedExecution
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Wish
@@ -70,13 +70,13 @@ def _on_key(name: str, work: Callable[..., object], check: Check) -> Party:
 
 
 def _accepted_alone(stage: Stage, connection: sa.Connection) -> object:
-    asked = Asked("new", Request(LAB, 4), "key:app", "explored")
+    asked = RequestedExecution("new", Request(LAB, 4), "key:app", "explored")
     return runs.accept(connection, asked.key, asked.request, asked.by(NOW))
 
 
 def _accepted_together(stage: Stage, connection: sa.Connection) -> object:
     """Two of acme, in whose wallet nothing is due; lab's would be asked for alone."""
-    asked = [Asked(f"new-{amount}", Request("acme", amount), "key:app", "explored") for amount in (4, 5)]
+    asked = [RequestedExecution(f"new-{amount}", Request("acme", amount), "key:app", "explored") for amount in (4, 5)]
     return runs.accept_together(connection, asked, NOW)
 
 

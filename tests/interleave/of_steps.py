@@ -10,7 +10,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.engine.effects import Recall, Steps
+from drawdown.worker.engine.effects import LoadWitness, Steps
 from drawdown.worker.engine.shard import NewOrgs
 from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.history.recover import recover
@@ -101,7 +101,7 @@ def _looks_again(stage: Stage) -> Steps[Any]:
         except StopIteration as stop:
             return stop.value
         answer, failure = None, None
-        if isinstance(effect, Recall):
+        if isinstance(effect, LoadWitness):
             answer, known = known, later
             continue
         try:

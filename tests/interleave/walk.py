@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.effects import Effect, Steps, Together, Transaction
+from drawdown.worker.engine.effects import Effect, RunTogether, Steps, Transaction
 
 
 def flat(steps: Steps[Any]) -> Steps[Any]:
@@ -28,12 +28,12 @@ def flat(steps: Steps[Any]) -> Steps[Any]:
             return stop.value
         answer, failure = None, None
         try:
-            answer = (yield from _in_a_row(effect)) if isinstance(effect, Together) else (yield effect)
+            answer = (yield from _in_a_row(effect)) if isinstance(effect, RunTogether) else (yield effect)
         except Exception as error:
             failure = error
 
 
-def _in_a_row(together: Together) -> Steps[list[Any]]:
+def _in_a_row(together: RunTogether) -> Steps[list[Any]]:
     answers: list[Any] = []
     for one in together.steps:
         try:

@@ -20,7 +20,7 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.usage import items as way_in
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.features.actions import map_event
-from drawdown.worker.sources.events.store import Taken, take, times
+from drawdown.worker.sources.events.store import EventResult, take, times
 from drawdown.worker.verify.verify import verify
 from tests.integration.telling_events import billed_by_units
 from tests.integration.test_batches import unguarded
@@ -91,7 +91,7 @@ def test_an_event_whose_floor_is_raised_while_it_is_taken_is_told_so(
     shop.fleet.tick(T0 + WINDOW_MS)
     taken: list[object] = []
 
-    def interrupted(*given: Any, **named: Any) -> list[Taken]:
+    def interrupted(*given: Any, **named: Any) -> list[EventResult]:
         answers = take(*given, **named)
         if not taken:
             prune_elsewhere(shop, OLD + WINDOW_MS)
@@ -277,7 +277,7 @@ def test_a_conflict_has_events_without_a_time_taken_once(shop: House, monkeypatc
     """However many they are: else one small batch would keep a thread, and the database, for a minute."""
     turns = 0
 
-    def counted(*given: Any, **more: Any) -> list[Taken]:
+    def counted(*given: Any, **more: Any) -> list[EventResult]:
         nonlocal turns
         turns += 1
         return take(*given, **more)
@@ -298,7 +298,7 @@ def test_events_that_others_always_date_first_are_not_taken(shop: House, monkeyp
     names = [f"e{number}" for number in range(way_in.MOST_TURNS)]
     left = list(names)
 
-    def outrun(connection: sa.Connection, events: Any, now_ms: int, **more: Any) -> list[Taken]:
+    def outrun(connection: sa.Connection, events: Any, now_ms: int, **more: Any) -> list[EventResult]:
         take(connection, [UsageEvent("/web", left.pop(), RENDER, "acme", 3, T0 + 5_000)], now_ms)
         return take(connection, events, now_ms, **more)
 
@@ -328,7 +328,7 @@ def test_two_that_send_an_event_without_a_time_at_once_say_the_same(
             other = UsageEvent("/web", "e1", RENDER, "acme", 3, T0 + 5_000)
             if shop.fleet.engine.dialect.name == "postgresql":
                 with shop.fleet.engine.begin() as another:
-                    assert take(another, [other], T0 + 10_000) == [Taken("accepted")]
+                    assert take(another, [other], T0 + 10_000) == [EventResult("accepted")]
             else:  # where nobody else writes meanwhile, the transaction itself
                 take(connection, [other], T0 + 10_000)
         return found

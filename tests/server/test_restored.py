@@ -144,7 +144,7 @@ def test_a_process_goes_by_what_its_state_folder_knows(tmp_path: Path) -> None:
     url, state = f"sqlite:///{tmp_path}/served.db", tmp_path / "state"
     assert drawdown(migrated(url), "init").status == 0
     engine = connect(url)
-    WitnessFile(state).remember(engine, replace(read(engine, present), sends=3))
+    WitnessFile(state).save(engine, replace(read(engine, present), sends=3))
     engine.dispose()
     with serving(url, {"DRAWDOWN_STATE_DIR": str(state)}, tmp_path / "log") as (base, _):
         answer = httpx.get(f"{base}/readyz")

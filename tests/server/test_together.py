@@ -16,7 +16,7 @@ from drawdown.schema.errors import AnswerLost
 from drawdown.schema.units import MICRO, MINUTE_MS
 from drawdown.server.api import request_batching
 from drawdown.worker.executions import actions as executions
-from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.actions import RequestedExecution
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import grouped as calls
 from drawdown.worker.orgs import actions as orgs
@@ -28,7 +28,7 @@ from tests.server.program import Program, give, key_of, make_key, refused
 from tests.world import T0
 
 BOXED = {"use": {"compute_1gb": 1}, "settled_by": "receipt", "sandboxes": ["sb-1"]}
-Together = Callable[[sa.Connection, Sequence[Asked], int], list[executions.Accepted]]
+Together = Callable[[sa.Connection, Sequence[RequestedExecution], int], list[executions.Accepted]]
 
 
 @pytest.fixture
@@ -44,7 +44,9 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(calls, "do_all", counted_first)
 
-    def counted(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) -> list[executions.Accepted]:
+    def counted(
+        connection: sa.Connection, asked: Sequence[RequestedExecution], now_ms: int
+    ) -> list[executions.Accepted]:
         seen.append(len(asked))
         return real(connection, asked, now_ms)
 
@@ -222,7 +224,7 @@ def test_all_are_held_or_none_is(engine: sa.Engine) -> None:
     """The ledger's part, without a server."""
     house = House(engine)
     give(house, "acme", 10)
-    asked = [Asked(f"e-{number}", Request("acme", 4 * MICRO), "test", "a test") for number in range(3)]
+    asked = [RequestedExecution(f"e-{number}", Request("acme", 4 * MICRO), "test", "a test") for number in range(3)]
     with pytest.raises(grouped.NotTogether, match="no room"):
         write(engine, lambda c: executions.accept_together(c, asked, house.clock.at_ms))
     assert house.fleet.rows("SELECT reservation FROM reservations") == [] and held(house) == 0

@@ -97,7 +97,7 @@ class Ordering:
         match effect:
             case Transaction("end_job", rollback=False) if answer is not None:
                 self.told[effect.work.keywords["taken"].job_id] += 1  # type: ignore[attr-defined]
-            case Transaction("take_job", rollback=False) if isinstance(answer, queue.Taken) and answer.failed:
+            case Transaction("take_job", rollback=False) if isinstance(answer, queue.ClaimedJob) and answer.failed:
                 self.told[answer.job_id] += 1
 
     def wrong(self, world: World, *, restored: bool) -> Iterator[str]:

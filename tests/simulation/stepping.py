@@ -12,7 +12,7 @@ from typing import Any
 
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Effect, Push, Steps, Together
+from drawdown.worker.engine.effects import Effect, Push, RunTogether, Steps
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.watch import Watcher
 
@@ -77,7 +77,7 @@ class Task:
         except Exception as error:
             self.done, self.result = True, error
         self.over = isinstance(self.asked, Push) and self.asked.over()
-        if isinstance(self.asked, Together):
+        if isinstance(self.asked, RunTogether):
             self.children = [Task(steps) for steps in self.asked.steps]
             self.join()
 
@@ -85,13 +85,13 @@ class Task:
         """Go on once all that ran side by side has ended."""
         for child in self.children:
             child.join()
-        if isinstance(self.asked, Together) and all(child.done for child in self.children):
+        if isinstance(self.asked, RunTogether) and all(child.done for child in self.children):
             self.hold([child.result for child in self.children], None)
             self.tell()
 
     def leaves(self) -> Iterator[Task]:
         """The steps that wait for an effect of their own."""
-        if isinstance(self.asked, Together):
+        if isinstance(self.asked, RunTogether):
             for child in self.children:
                 yield from child.leaves()
         elif not self.done:

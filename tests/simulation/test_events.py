@@ -51,13 +51,13 @@ def _an_open_top_takes_meters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _types_share_a_meter(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = types.known
+    right = types.find_meters
 
     def wrong(connection: sa.Connection, wanted: list[str]) -> dict[str, int]:
         found = right(connection, wanted)
         return dict.fromkeys(found, min(found.values(), default=0))
 
-    monkeypatch.setattr(types, "known", wrong)
+    monkeypatch.setattr(types, "find_meters", wrong)
 
 
 def _the_last_of_a_key_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_each_unit_is_billed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def half_is_taken(patch: pytest.MonkeyPatch) -> None:
     """What came before the line was cut off counts as all."""
-    right = query_source._asked
+    right = query_source._select_columns
 
     def wrong(*given: Any) -> Any:
         names, rows = right(*given)
@@ -51,7 +51,7 @@ def half_is_taken(patch: pytest.MonkeyPatch) -> None:
 
         return names, until_cut()
 
-    patch.setattr(query_source, "_asked", wrong)
+    patch.setattr(query_source, "_select_columns", wrong)
 
 
 def as_it_came(patch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ from drawdown.worker.engine.effects import (
     HaltRequest,
     HookAnswer,
     HookRequest,
+    LoadWitness,
     LookUp,
     LookUpMoney,
     OnDisk,
@@ -57,8 +58,7 @@ from drawdown.worker.engine.effects import (
     ReadCustomers,
     ReadDrawn,
     ReadTotals,
-    Recall,
-    Remember,
+    SaveWitness,
     SendHalts,
     SendHooks,
     Transaction,
@@ -271,9 +271,9 @@ class World:
         self.clock.at_ms = self.time.now
         self.process_clock.at_ms = self.time.now if process_ms is None else process_ms
         match effect:
-            case Recall():
+            case LoadWitness():
                 return self.witnesses.get(self.host(host))
-            case Remember(witness):
+            case SaveWitness(witness):
                 before = self.witnesses.get(self.host(host))
                 if before is None or (before.number, before.sends) <= (witness.number, witness.sends):
                     self.witnesses[self.host(host)] = witness

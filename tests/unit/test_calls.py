@@ -27,7 +27,15 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.calls import MOST_UNSETTLED, PORTION, Calls
 from drawdown.worker.engine.effects import LANES, LookUp, Push
-from drawdown.worker.engine.fair_queue import AT_ONCE, PACED_MS, Allowance, CustomerLines, NotBegun, Turns, by_customer
+from drawdown.worker.engine.fair_queue import (
+    AT_ONCE,
+    PACED_MS,
+    Allowance,
+    CustomerLines,
+    NotBegun,
+    StreamQueue,
+    by_customer,
+)
 from tests.cases import cases
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0
@@ -224,7 +232,7 @@ def test_however_many_customers_wait_they_stop_no_other() -> None:
 
 
 def test_whoever_waits_is_taken_once_it_waited_or_nobody_else_is_left() -> None:
-    turns = Turns(iter([[[0]], [[1]], [[2]]]))
+    turns = StreamQueue(iter([[[0]], [[1]], [[2]]]))
     turns.set_aside([[8]], 200)
     turns.set_aside([[9]], 100)
     taken = [turns.take(now_ms) for now_ms in (0, 99, 100, 100, 100, 100)]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from drawdown.worker.engine import calls, fair_queue
-from drawdown.worker.engine.fair_queue import Allowance, CustomerLine, CustomerLines, Slots, Turns
+from drawdown.worker.engine.fair_queue import Allowance, CustomerLine, CustomerLines, Slots, StreamQueue
 from tests.cases import cases
 from tests.simulation.mutants_remote import Patches
 from tests.unit import test_calls as sound
@@ -77,13 +77,13 @@ def _turned_away_is_failed(patches: Patches) -> None:
 def _waits_come_first(patches: Patches) -> None:
     """Whoever has to wait is waited for before anybody else begins."""
 
-    def wrong(self: Turns, now_ms: int) -> Any:
+    def wrong(self: StreamQueue, now_ms: int) -> Any:
         if self._aside:
             until_ms, stream = heappop(self._aside)
             return stream, until_ms
         return next(((stream, 0) for stream in self._streams), None)
 
-    patches.put(Turns, "take", wrong)
+    patches.put(StreamQueue, "take", wrong)
 
 
 def _one_after_the_other(patches: Patches) -> None:

@@ -8,7 +8,7 @@ import io
 import pytest
 
 from drawdown.schema.errors import DrawdownError
-from drawdown.worker.sources.samples.importer import MAX_BLANK_BYTES, MAX_PASSED_OVER_BYTES, Lines
+from drawdown.worker.sources.samples.importer import MAX_BLANK_BYTES, MAX_PASSED_OVER_BYTES, NumberedLines
 from tests.cases import cases
 from tests.whole import share
 
@@ -22,12 +22,12 @@ def test_blank_lines_without_an_end_end_too(name: str) -> None:
     blank = BLANK[name]
     room = MAX_BLANK_BYTES // len(blank)
     packed = gzip.compress((b"x\n" + blank * room) * TIMES + blank * (room + MORE_BYTES // len(blank)), 1)
-    lines = Lines("-", io.BytesIO(packed))
+    lines = NumberedLines("-", io.BytesIO(packed))
     with pytest.raises(DrawdownError, match="more than 1 MiB of blank lines") as told:
         list(lines)
     assert "no file of samples or events; fix the file and give all of it again" in str(told.value)
     assert lines._number == TIMES + room * TIMES + 1
-    whole = Lines("-", io.BytesIO((b"x\n" + blank * room) * TIMES))
+    whole = NumberedLines("-", io.BytesIO((b"x\n" + blank * room) * TIMES))
     assert [raw for _, raw in whole if raw == b"x\n"] == [b"x\n"] * TIMES
 
 
@@ -35,4 +35,4 @@ def test_no_error_of_a_file_says_what_became_of_its_lines() -> None:
     """It may be of events that are staged."""
     for data in (b"\0" * (MAX_PASSED_OVER_BYTES + (2 << 20)), gzip.compress(b"x\n" * 99)[:-9]):
         with pytest.raises(DrawdownError, match="give all of it again, nothing is counted twice"):
-            list(Lines("-", io.BytesIO(data)))
+            list(NumberedLines("-", io.BytesIO(data)))

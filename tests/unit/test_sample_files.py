@@ -16,7 +16,7 @@ from drawdown.schema.errors import DrawdownError, UsageError
 from drawdown.worker.sources.samples.importer import (
     MAX_LINE_BYTES,
     MAX_PASSED_OVER_BYTES,
-    Lines,
+    NumberedLines,
     format_of,
     open_lines,
     prefix_of,
@@ -259,7 +259,7 @@ def test_whatever_the_bytes_every_line_is_in_one_record(garbage: bytes, kind: st
 
 
 def test_lines_put_back_come_again_in_order() -> None:
-    lines = Lines("-", io.BytesIO(b"a\nb\nc\n"))
+    lines = NumberedLines("-", io.BytesIO(b"a\nb\nc\n"))
     first, second = next(lines), next(lines)
     lines.put_back([first, second])
     assert list(lines) == [(1, b"a\n"), (2, b"b\n"), (3, b"c\n")]
@@ -285,11 +285,11 @@ class Endless(io.RawIOBase):
 def test_a_line_without_an_end_ends_the_import() -> None:
     endless = Endless(b"\0" * 65_536)
     with pytest.raises(DrawdownError, match="line 1 does not end"):
-        list(Lines("/dev/zero", cast(BinaryIO, endless)))
+        list(NumberedLines("/dev/zero", cast(BinaryIO, endless)))
     assert endless.given < 2 * MAX_PASSED_OVER_BYTES
 
 
 def test_a_file_without_an_end_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drawdown.worker.sources.samples.importer.MAX_FILE_LINES", 1_000)
     with pytest.raises(DrawdownError, match="more than 1,000 lines"):
-        list(Lines("-", cast(BinaryIO, Endless(b"y\n" * 100))))
+        list(NumberedLines("-", cast(BinaryIO, Endless(b"y\n" * 100))))

@@ -130,15 +130,15 @@ def find_all(connection: sa.Connection, proofs: Collection[str], now_ms: int) ->
     """The same for many, by their hashes; without those that are unknown, over or ended."""
     with prepared(connection):
         read = read_together(connection, keys=finding(proofs, now_ms))
-    return found(read["keys"])
+    return index_keys(read["keys"])
 
 
 def finding(proofs: Collection[str], now_ms: int) -> Part:
-    """Return the query of keys, for `found`."""
+    """Return the query of keys, for `index_keys`."""
     return SQL.part("find", {"proofs": sorted(set(proofs)), "now_ms": now_ms})
 
 
-def found(rows: Iterable[Any]) -> Mapping[str, ApiKey]:
+def index_keys(rows: Iterable[Any]) -> Mapping[str, ApiKey]:
     """As `find_all`, of what was read by `finding`."""
     return {
         row.key_sha256: ApiKey(
@@ -462,7 +462,7 @@ def _facts(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[
     return [Fact("Keys of this name", str(len(found))), *facts, Fact("Last used", show_time(used), fixed=False)]
 
 
-def _lost(values: Values) -> str:
+def _recovery_hint(values: Values) -> str:
     """A key that was made, maybe, and that nobody saw."""
     word = typed(values["name"])
     told = f"where `drawdown key list` has a new key of {values['name']}, nobody has it"
@@ -495,7 +495,7 @@ ACTIONS: Final = (
         facts=_facts,
         place=PLACE,
         shown_once="key",
-        lost=_lost,
+        lost=_recovery_hint,
     ),
     Action(
         "key rotate",
@@ -509,7 +509,7 @@ ACTIONS: Final = (
         facts=_facts,
         place=PLACE,
         shown_once="key",
-        lost=_lost,
+        lost=_recovery_hint,
     ),
     Action(
         "key end",

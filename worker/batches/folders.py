@@ -167,7 +167,7 @@ def _new(_context: Context, source: BatchSource, quiet_ms: int, done: BatchesDon
     yield Transaction("forget_gone", partial(forget_gone, source=source.source, there=frozenset(names)))
     for at in range(0, len(names), MAX_LISTED_FILES):
         some = names[at : at + MAX_LISTED_FILES]
-        found: list[FoundFile] = yield OnDisk("look_at_files", partial(_found, folder, some, quiet_ms))
+        found: list[FoundFile] = yield OnDisk("look_at_files", partial(_find_quiet_files, folder, some, quiet_ms))
         new += yield Transaction("new_files", partial(new_files, source=source.source, found=found))
         if len(new) >= MAX_LISTED_FILES:
             break
@@ -236,7 +236,7 @@ def _names(folder: Path) -> list[str]:
     return sorted(name for name in names if not name.startswith(".") and format_of(name)[0])
 
 
-def _found(folder: Path, names: Sequence[str], quiet_ms: int) -> list[FoundFile]:
+def _find_quiet_files(folder: Path, names: Sequence[str], quiet_ms: int) -> list[FoundFile]:
     """Return the files that were not written lately. A file that cannot be taken is found when it is its turn."""
     found: list[FoundFile] = []
     for name in names:

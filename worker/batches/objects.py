@@ -64,7 +64,7 @@ class Page:
     goes_on: str | None
 
 
-class Gone(Unreadable):
+class NoSuchObject(Unreadable):
     """There is no such object."""
 
 
@@ -94,7 +94,7 @@ def page_of(store: ObjectStore, place: str, goes_on: str | None, quiet_ms: int) 
             if not is_clean_id(name):
                 page.strange.append(name)
                 continue
-            file = _found(store, f"{place}/{name}", one)
+            file = _read_listed(store, f"{place}/{name}", one)
             page.names.append(name)
             if file.modified_ns <= quiet_ms * 1_000_000:
                 page.found.append(file)
@@ -122,8 +122,8 @@ def object_at(store: ObjectStore, place: str) -> FoundFile:
     with _explained(place):
         for one in _listing(store, place, key, 1).get("Contents", ())[:1]:
             if str(one["Key"]) == key:
-                return _found(store, place, one)
-    raise Gone(f"{place}: there is no such object")
+                return _read_listed(store, place, one)
+    raise NoSuchObject(f"{place}: there is no such object")
 
 
 def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path | None:
@@ -132,7 +132,7 @@ def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path |
         file = object_at(store, place)
         assert file.bring is not None
         return file.bring(folder, over).path
-    except (FileChanged, Gone):
+    except (FileChanged, NoSuchObject):
         return None
 
 
@@ -147,7 +147,7 @@ def _listing(store: ObjectStore, place: str, under: str, most: int, goes_on: str
     return _client(store).list_objects_v2(**asked, **({"ContinuationToken": goes_on} if goes_on else {}))
 
 
-def _found(store: ObjectStore, place: str, listed: Any) -> FoundFile:
+def _read_listed(store: ObjectStore, place: str, listed: Any) -> FoundFile:
     """An object as a listing tells of it."""
     (bucket, key), name, size = _parts(place), place.rpartition("/")[2], int(listed["Size"])
     if size < 0:

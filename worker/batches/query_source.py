@@ -133,8 +133,8 @@ def _bring(
         _connected(databases, question.database, over) as connection,
         closing(_said_of(connection, question.query, bounds)) as result,  # SQLite stays locked while it is open
     ):
-        names, rows = _asked(result)
-        _write(raw, file.name, names, (_said(names, row) for row in rows))
+        names, rows = _select_columns(result)
+        _write(raw, file.name, names, (_format_row(names, row) for row in rows))
     _put_in_order(raw, path, names, folder, over, file.name)
     raw.unlink()
     return replace(found_file(path), name=file.name, at=file.at)
@@ -146,7 +146,7 @@ def _said_of(connection: sa.Connection, query: str, bounds: dict[str, int]) -> s
     return streamed.execute(sa.text(query).bindparams(*typed))
 
 
-def _asked(result: sa.CursorResult[Any]) -> tuple[Sequence[str], Iterator[Sequence[Any]]]:
+def _select_columns(result: sa.CursorResult[Any]) -> tuple[Sequence[str], Iterator[Sequence[Any]]]:
     """The columns that are read, and the rows of these alone."""
     if not result.returns_rows:
         raise Refused("a query says rows: this one says none")
@@ -155,7 +155,7 @@ def _asked(result: sa.CursorResult[Any]) -> tuple[Sequence[str], Iterator[Sequen
     return names, ([row[number] for number in wanted] for some in result.partitions(ROWS_AT_ONCE) for row in some)
 
 
-def _said(names: Sequence[str], row: Sequence[Any]) -> list[str]:
+def _format_row(names: Sequence[str], row: Sequence[Any]) -> list[str]:
     return [_text_of(name, value) for name, value in zip(names, row, strict=True)]
 
 
@@ -190,13 +190,13 @@ def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[
             if count > MAX_RESULT_ROWS:
                 raise Refused(f"{said}: has more than {MAX_RESULT_ROWS:,} rows: ask for shorter periods")
             if line.tell() >= 65_536:
-                left -= file.write(_taken(line))
+                left -= file.write(_drain(line))
             if left < 0:
                 raise Refused(f"{said}: has more than {MAX_RESULT_BYTES:,} bytes: ask for shorter periods")
-        file.write(_taken(line))
+        file.write(_drain(line))
 
 
-def _taken(line: io.StringIO) -> bytes:
+def _drain(line: io.StringIO) -> bytes:
     """Return the line that was written, and empty it."""
     found = line.getvalue().encode("utf-8", "replace")
     line.seek(0)

@@ -44,7 +44,7 @@ from drawdown.worker.history.incarnation import present, read_losses, require_sa
 from drawdown.worker.push.void import void_rejected
 from drawdown.worker.sources.events import types as charged
 from drawdown.worker.sources.events.store import NOT_YET_MS
-from drawdown.worker.sources.events.types import known, meters
+from drawdown.worker.sources.events.types import find_meters, meters
 from drawdown.worker.sources.field_map import from_text
 from drawdown.worker.sources.samples.rows import CELL, OF_BATCHES, Sample
 from drawdown.worker.sources.samples.store import store
@@ -284,7 +284,7 @@ def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
     if not sums.of_events:
         return {int(size): int(size) for size in sums.kinds}
     types = [str(kind) for kind in sums.kinds]
-    found: dict[int | str, int] = dict(known(connection, types).items())
+    found: dict[int | str, int] = dict(find_meters(connection, types).items())
     if missing := sorted(set(types) - {str(kind) for kind in found}):
         raise NotNow(f"{sums.file.name}: there is no room for its event type {missing[0]}")
     return found
@@ -351,10 +351,10 @@ def overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | 
             return Overlap(sums.rows, said)
     found = sums.shared([(str(row.batch), str(row.row_labels), str(row.rows_kept)) for row in near])
     is_exact = sums.is_whole and all(row.row_count <= MAX_ROWS_KEPT for row in near)
-    return _said(sums, found, names, is_exact=is_exact)
+    return _find_overlap(sums, found, names, is_exact=is_exact)
 
 
-def _said(sums: Sums, found: Collection[Shared], names: dict[str, str], *, is_exact: bool) -> Overlap | None:
+def _find_overlap(sums: Sums, found: Collection[Shared], names: dict[str, str], *, is_exact: bool) -> Overlap | None:
     if not found:
         return None
     by_use: dict[tuple[str, str], int] = {}

@@ -60,7 +60,7 @@ def look(connection: sa.Connection, since_ms: int) -> list[Drift]:
     return views.drifts(connection, since_ms, CORRECTED_AT_ONCE)
 
 
-def judged(found: Sequence[Drift], tolerance_ppm: int) -> Reconciled:
+def judge_drift(found: Sequence[Drift], tolerance_ppm: int) -> Reconciled:
     """Return the result of a dry run."""
     return Reconciled(found, 0, sum(one.is_above(tolerance_ppm) for one in found))
 
@@ -70,14 +70,14 @@ def put_right(connection: sa.Connection, found: Sequence[Drift], tolerance_ppm: 
 
     The result includes what the same actor corrected for the same reason a moment ago: its answer may have been lost.
     """
-    counters = [_counter(one) for one in found if one.known]
+    counters = [_counter(one) for one in found if one.has_uses]
     done = guard_reconcile.correct(connection, counters, by)
     before = views.put_right(connection, by.actor, by.reason, by.now_ms - AGAIN_MS, CORRECTED_AT_ONCE)
     lines = [*found, *before]
     off = {_counter(one) for one in lines}
     alerts = {_counter(one) for one in lines if one.is_above(tolerance_ppm)}
     keep(connection, "guard", by.now_ms, off=len(off), alerts=len(alerts))
-    return Reconciled(found, len(done), judged(found, tolerance_ppm).above_tolerance)
+    return Reconciled(found, len(done), judge_drift(found, tolerance_ppm).above_tolerance)
 
 
 def _counter(one: Drift) -> Counter:

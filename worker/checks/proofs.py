@@ -21,7 +21,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.verify.findings import FINDINGS, INVARIANTS
-from drawdown.worker.verify.incremental import APART_MS, Held, Mark
+from drawdown.worker.verify.incremental import APART_MS, Mark, ProvenRun
 from drawdown.worker.verify.verify import Breach, Verification
 
 SQL = queries(__file__)
@@ -30,11 +30,11 @@ WHOLE_EACH_MS: Final = 7 * DAY_MS - DAY_MS // 4
 """After this time `verify --since-last` proves everything: weekly, if it runs each night."""
 
 
-def to_continue(connection: sa.Connection, now_ms: int) -> Held | None:
+def to_continue(connection: sa.Connection, now_ms: int) -> ProvenRun | None:
     """The run that the next one may continue from; None: it has to look at all of it."""
     values = {"now_ms": now_ms, "apart_ms": APART_MS, "whole_after_ms": now_ms - WHOLE_EACH_MS}
     row = SQL.run(connection, "to_continue", values).one_or_none()
-    return None if row is None else Held(row.number, row.at_ms, Mark(row.proven_to_ms, row.arrival))
+    return None if row is None else ProvenRun(row.number, row.at_ms, Mark(row.proven_to_ms, row.arrival))
 
 
 def keep(
@@ -133,7 +133,7 @@ class Run:
     from_ms: int | None
 
     @property
-    def left(self) -> dict[str, int]:
+    def open_items(self) -> dict[str, int]:
         """Return the counts of open items that are not zero."""
         return {name: count for name, count in self.open.items() if count}
 

@@ -50,9 +50,9 @@ def install(engine: sa.Engine) -> bool:
     with clear_errors(engine), engine.begin() as connection:
         SQL.run(connection, "one_at_a_time", {"key": ONE_UPGRADE})
         SQL.run(connection, "make_schema")
-        done = _done(connection)
+        done = _find_applied(connection)
         _refuse_newer(done)
-        left = [name for name in wanted() if name not in done]
+        left = [name for name in list_migrations() if name not in done]
         for name in left:
             _do(connection, name, fresh=not done)
         if left:
@@ -84,26 +84,26 @@ def _is_direct(connection: sa.Connection) -> bool:
 
 def require_installed(engine: sa.Engine) -> None:
     """Errors: DatabaseNotReady unless the schema is exactly this program's."""
-    done = read(engine, lambda connection: _done(connection) if is_there(connection) else None)
+    done = read(engine, lambda connection: _find_applied(connection) if is_there(connection) else None)
     if done is None:
         raise DatabaseNotReady("the database has no schema for workers: run `drawdown init --cluster`")
     _refuse_newer(done)
-    if missing := [name for name in wanted() if name not in done]:
+    if missing := [name for name in list_migrations() if name not in done]:
         raise DatabaseNotReady(f"the schema for workers lacks {missing[0]}: run `drawdown init --cluster`")
 
 
-def wanted() -> list[str]:
+def list_migrations() -> list[str]:
     """Every step, in its order: ours, then the engine's, which have the version that brought them in front."""
     names = (one.name for one in files(ENGINE).joinpath("sql/migrations").iterdir())
     return [*OWN, *sorted(name.removesuffix(".sql") for name in names if name.endswith(".sql"))]
 
 
-def _done(connection: sa.Connection) -> set[str]:
+def _find_applied(connection: sa.Connection) -> set[str]:
     return set(SQL.run(connection, "migrations").scalars())
 
 
 def _refuse_newer(done: set[str]) -> None:
-    if newer := sorted(done - set(wanted())):
+    if newer := sorted(done - set(list_migrations())):
         raise DatabaseNotReady(
             f"the schema for workers has {newer[-1]}, which this program does not know: upgrade Drawdown"
         )
@@ -117,7 +117,7 @@ def _do(connection: sa.Connection, name: str, *, fresh: bool) -> None:
     sql = files(ENGINE).joinpath("sql")
     text = sql.joinpath("migrations", f"{name}.sql").read_text(encoding="utf-8")
     if fresh:
-        if name != wanted()[len(OWN)]:
+        if name != list_migrations()[len(OWN)]:
             return
         text = sql.joinpath("schema.sql").read_text(encoding="utf-8")
     SQL.run(connection, "go_there")

@@ -51,7 +51,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedTerms:
     """The terms that a worker was started with; None: those of the others."""
 
     shards: int | None
@@ -69,14 +69,14 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Taken:
+class Membership:
     """The terms to go by, and how many live, this one among them."""
 
     terms: Terms
     living: int
 
 
-def take_part(connection: sa.Connection, member: Member, wanted: Wanted) -> Taken:
+def take_part(connection: sa.Connection, member: Member, wanted: RequestedTerms) -> Membership:
     """Take part, or go on doing so: a worker calls it again and again.
 
     Errors: Refused where others live and go by other terms, or by terms of another version of the program.
@@ -87,10 +87,10 @@ def take_part(connection: sa.Connection, member: Member, wanted: Wanted) -> Take
     SQL.run(connection, "agree", {"terms": json.dumps(asdict(terms), sort_keys=True)})
     SQL.run(connection, "note_worker", asdict(member))
     SQL.run(connection, "forget_gone", {"kept_s": KEPT_S})
-    return Taken(terms, 1 + len(others))
+    return Membership(terms, 1 + len(others))
 
 
-def decide(wanted: Wanted, agreed: Terms | None, others: Sequence[str]) -> Terms:
+def decide(wanted: RequestedTerms, agreed: Terms | None, others: Sequence[str]) -> Terms:
     """The terms to go by; those of others that live hold.
 
     Errors: Refused for any other.
@@ -105,7 +105,7 @@ def decide(wanted: Wanted, agreed: Terms | None, others: Sequence[str]) -> Terms
     if agreed is None or not others or asked == agreed:
         return asked
     theirs, ours = asdict(agreed), asdict(asked)
-    differ = "; ".join(f"{name}: {_said(theirs[name])} there, {_said(ours[name])} here"
+    differ = "; ".join(f"{name}: {_format_value(theirs[name])} there, {_format_value(ours[name])} here"
                        for name in theirs if theirs[name] != ours[name])  # fmt: skip
     more = "" if len(others) <= MOST_NAMED else f" and {len(others) - MOST_NAMED:,} more"
     raise Refused(
@@ -140,7 +140,7 @@ def _terms(text: str | None, others: Sequence[str]) -> Terms | None:
     return Terms(**{**found, "providers": tuple(found["providers"])})
 
 
-def _said(value: object) -> str:
+def _format_value(value: object) -> str:
     return ", ".join(value) or "none" if isinstance(value, tuple | list) else str(value or "none")
 
 
@@ -150,13 +150,13 @@ class Book:
     def __init__(self, engine: sa.Engine, member: Member) -> None:
         self._engine, self._name = engine, {"name": member.name}
 
-    def done(self) -> None:
+    def note_done(self) -> None:
         write(self._engine, lambda c: SQL.run(c, "note_done", self._name))
 
     def failed(self, text: str) -> None:
         write(self._engine, lambda c: SQL.run(c, "note_failed", {**self._name, "failure": text}))
 
-    def left(self) -> None:
+    def leave(self) -> None:
         write(self._engine, lambda c: SQL.run(c, "leave", self._name))
 
     def forget_schedules(self) -> None:

@@ -62,7 +62,7 @@ from drawdown.worker.engine.fair_queue import (
     NotBegun,
     Reads,
     Slots,
-    Turns,
+    StreamQueue,
     by_customer,
 )
 from drawdown.worker.engine.pace import pace
@@ -109,7 +109,7 @@ class Calls:
             flight = self._push(effect) if isinstance(effect, Push) else self._look_up(effect)
             self._flights[effect] = flight
         answers = await flight.fetch()
-        if flight.done:
+        if flight.is_done:
             del self._flights[effect]
         if isinstance(effect, Push):
             self._slots.tell(effect.cut)
@@ -131,7 +131,7 @@ class Calls:
             grace_s=LAST_ANSWERS_S,
             closed=effect.closed,
         )
-        failed, turns = InARow(), Turns(self._lines.streams(batch))
+        failed, turns = InARow(), StreamQueue(self._lines.streams(batch))
 
         async def work() -> None:
             while (taken := turns.take(now := self._clock.now_ms())) is not None:
@@ -224,7 +224,7 @@ class Calls:
             for places in calls:
                 await flight.room()
                 asked = [requests[place] for place in places]
-                find, begin = partial(self._found, asked), partial(flight.may_begin, places)
+                find, begin = partial(self._look_up_all, asked), partial(flight.may_begin, places)
                 answers = await self._reads.answer(find, asked[0].customer_id, begin, paced=True)
                 if answers is None:
                     return
@@ -234,7 +234,7 @@ class Calls:
         flight.start([work] * self._reads_at_once(len(requests)))
         return flight
 
-    async def _found(self, asked: Sequence[PushRequest]) -> Sequence[LookupResult]:
+    async def _look_up_all(self, asked: Sequence[PushRequest]) -> Sequence[LookupResult]:
         try:
             if not self._provider.capabilities.lookup_span_ms:
                 return [await self._provider.lookup(push) for push in asked]
@@ -291,7 +291,7 @@ class Calls:
         async def work() -> None:
             for place in places:
                 await flight.room()
-                one, begin = partial(self._said, ask, asked[place]), partial(flight.may_begin, [place])
+                one, begin = partial(self._ask_or_fail, ask, asked[place]), partial(flight.may_begin, [place])
                 answer = await self._reads.answer(one, customer(asked[place]), begin, paced=paced)
                 if answer is None:
                     return
@@ -300,13 +300,13 @@ class Calls:
         flight.start([work] * self._reads_at_once(len(asked)))
         answers: dict[int, B | ReadFailed] = {}
         try:
-            while not flight.done:
+            while not flight.is_done:
                 answers.update(await flight.fetch())
         finally:
             await flight.close()
         return [answers[place] for place in range(len(asked))]
 
-    async def _said(self, ask: Callable[[A], Awaitable[B]], asked: A) -> B | ReadFailed:
+    async def _ask_or_fail(self, ask: Callable[[A], Awaitable[B]], asked: A) -> B | ReadFailed:
         try:
             return await ask(asked)
         except Exception as error:  # it has told us nothing: what cannot be read is neither zero nor absent
@@ -400,7 +400,7 @@ class Flight(Generic[A]):
             self._changed.set()
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """True if every answer was fetched."""
         return not self._left and not self._ready
 
@@ -484,7 +484,7 @@ async def answers(service: PaymentService, effect: ChargeMoney | LookUpMoney, cl
     flight.start([work] * min(PAYMENTS_AT_ONCE, len(effect.charges)))
     found: dict[int, ChargeResult] = {}
     try:
-        while not flight.done:
+        while not flight.is_done:
             found.update(await flight.fetch())
     finally:
         await flight.close()

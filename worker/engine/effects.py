@@ -233,12 +233,12 @@ class ReadCells:
 
 
 @dataclass(frozen=True)
-class Recall:
+class LoadWitness:
     """Ask what this machine remembers of the database; the answer is a Witness, or None."""
 
 
 @dataclass(frozen=True)
-class Remember:
+class SaveWitness:
     """Have this machine remember, on disk before the answer comes."""
 
     witness: Witness
@@ -253,7 +253,7 @@ class OnDisk:
 
 
 @dataclass(frozen=True)
-class Together:
+class RunTogether:
     """Run several steps side by side; the answer is their results in order. One that fails stops no other."""
 
     steps: Sequence[Steps[object]]
@@ -274,10 +274,10 @@ Effect: TypeAlias = (
     | SendHalts
     | SendHooks
     | ReadCells
-    | Recall
-    | Remember
+    | LoadWitness
+    | SaveWitness
     | OnDisk
-    | Together
+    | RunTogether
 )
 Steps: TypeAlias = Generator[Effect, Any, R]
 

@@ -125,7 +125,7 @@ class CustomerLines:
             yield from (stream for stream in turn if stream is not None)
 
 
-class Turns:
+class StreamQueue:
     """The streams of a batch, each taken by one worker at a time.
 
     If a customer has to wait, its stream is set aside and others continue. Any number of waiting streams stops no

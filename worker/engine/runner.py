@@ -30,6 +30,7 @@ from drawdown.worker.engine.effects import (
     HookAnswer,
     HookRequest,
     HookSender,
+    LoadWitness,
     LookUp,
     LookUpMoney,
     OnDisk,
@@ -40,12 +41,11 @@ from drawdown.worker.engine.effects import (
     ReadCustomers,
     ReadDrawn,
     ReadTotals,
-    Recall,
-    Remember,
+    RunTogether,
+    SaveWitness,
     SendHalts,
     SendHooks,
     Steps,
-    Together,
     Transaction,
     UsageAnswer,
     UsageRequest,
@@ -72,10 +72,10 @@ class NoCells:
 class NoWitness:
     """For a database that ends with its process."""
 
-    def recall(self, engine: sa.Engine) -> Witness | None:
+    def load(self, engine: sa.Engine) -> Witness | None:
         return None
 
-    def remember(self, engine: sa.Engine, witness: Witness) -> None:
+    def save(self, engine: sa.Engine, witness: Witness) -> None:
         """Nothing outlives it."""
 
 
@@ -153,7 +153,9 @@ async def _drive(steps: Steps[R], world: World, calls: Mapping[str, Calls]) -> R
             failure = error
 
 
-async def _told(sending: Coroutine[object, object, list[str | None]], over: Over, count: int) -> list[str | None]:
+async def _await_cells(
+    sending: Coroutine[object, object, list[str | None]], over: Over, count: int
+) -> list[str | None]:
     """Return the answers of cells.
 
     Once time is up, no more are waited for: a cell that was notified is notified again.
@@ -192,7 +194,7 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> objec
         case SendHalts(halts, over) if over():
             return [NOT_SENT] * len(halts)
         case SendHalts(halts, over):
-            return await _told(world.cells.send(halts), over, len(halts))
+            return await _await_cells(world.cells.send(halts), over, len(halts))
         case SendHooks(messages, over) if over():
             return [HookAnswer(error=NOT_SENT, sent=False)] * len(messages)
         case SendHooks(messages):
@@ -201,11 +203,11 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> objec
             return [UsageAnswer(error=NOT_SENT)] * len(requests)
         case ReadCells(requests):
             return await world.usage.read(requests)
-        case Recall():
-            return await asyncio.to_thread(world.witness.recall, world.engine)
-        case Remember(witness):
-            return await asyncio.to_thread(world.witness.remember, world.engine, witness)
+        case LoadWitness():
+            return await asyncio.to_thread(world.witness.load, world.engine)
+        case SaveWitness(witness):
+            return await asyncio.to_thread(world.witness.save, world.engine, witness)
         case OnDisk(_, look):
             return await asyncio.to_thread(look)
-        case Together(steps):
+        case RunTogether(steps):
             return await asyncio.gather(*(_drive(lane, world, calls) for lane in steps), return_exceptions=True)

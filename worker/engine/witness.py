@@ -25,8 +25,8 @@ class Witness:
 class WitnessStore(Protocol):
     """Keeps this machine's checkpoint of a database, outside of it (R1)."""
 
-    def recall(self, engine: sa.Engine) -> Witness | None:
+    def load(self, engine: sa.Engine) -> Witness | None:
         """Return the checkpoint. Errors: UsageError if it cannot be read."""
 
-    def remember(self, engine: sa.Engine, witness: Witness) -> None:
+    def save(self, engine: sa.Engine, witness: Witness) -> None:
         """On disk once it returns."""

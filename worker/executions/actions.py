@@ -41,9 +41,9 @@ from drawdown.worker.executions.permission import (
 from drawdown.worker.executions.request import (
     USE,
     Accepted,
-    Asked,
     Preview,
     Request,
+    RequestedExecution,
     Settled,
     fingerprint,
     require_life,
@@ -54,7 +54,7 @@ from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 
-__all__ = ["Accepted", "Asked", "Preview", "Settled"]
+__all__ = ["Accepted", "Preview", "RequestedExecution", "Settled"]
 
 LIFE_MS: Final = 60 * MINUTE_MS
 """How long an execution holds its credit by default, if it does not wait in a queue."""
@@ -124,12 +124,12 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
     if before is not None:  # the first answer, whatever has become of the account since
         if before.fingerprint != fingerprint(request):
             raise grouped.other_content(key, run_request.differing(before, request))
-        return Accepted(before, True, *_left(connection, before, by.now_ms, moved=False))
+        return Accepted(before, True, *_read_balance(connection, before, by.now_ms, moved=False))
     found = permit(connection, request, by.now_ms)
     ask = ask_of(key, request, found, by.now_ms)
     if found.hold != "wallet":
         made, repeated = remote_runs.reserve(connection, ask, found.provider, by)
-        return Accepted(made, repeated, *_left(connection, made, by.now_ms))
+        return Accepted(made, repeated, *_read_balance(connection, made, by.now_ms))
     most = found.terms.most_held_micro
     room = partial(make_room, connection, found.customer_id, found.amount_micro, most, by.now_ms)
     freed = grouped.payers_over(connection, request.org_id, request.named, by.now_ms)
@@ -138,7 +138,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
         pools.require_within(connection, made, by.now_ms)
         if freed:
             mark_for_projection(connection, orgs_of(connection, freed), by.now_ms)
-    return Accepted(made, repeated, *_left(connection, made, by.now_ms))
+    return Accepted(made, repeated, *_read_balance(connection, made, by.now_ms))
 
 
 def _require_no_use(key: str) -> None:
@@ -146,7 +146,7 @@ def _require_no_use(key: str) -> None:
         raise UsageError(f"a key that begins with {USE} is that of a use: choose another one")
 
 
-def accept_asked(connection: sa.Connection, asked: Asked, now_ms: int) -> Accepted:
+def accept_asked(connection: sa.Connection, asked: RequestedExecution, now_ms: int) -> Accepted:
     """Accept a run for a program, under its organisation's own key or a key shared by all.
 
     If its own key has no run, it finds a run of its organisation under the shared key, but not the other way round: the
@@ -163,7 +163,7 @@ def accept_asked(connection: sa.Connection, asked: Asked, now_ms: int) -> Accept
     return accept(connection, name, asked.request, asked.by(now_ms))
 
 
-def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) -> list[Accepted]:
+def accept_together(connection: sa.Connection, asked: Sequence[RequestedExecution], now_ms: int) -> list[Accepted]:
     """The same for several runs of one organisation, all of them new: all are held, or none is. It must be alone in its
     transaction.
 
@@ -219,12 +219,12 @@ def ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
 def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -> Settled:
     """Charge a part of a held run, under a number that the caller chooses. Errors: those of `draws.draw`; UnknownId."""
     run_request.require_number(number)
-    found, cost = _held(connection, key, by.now_ms, of_use=False), run_request.sane_cost(cost)
+    found, cost = _hold_execution(connection, key, by.now_ms, of_use=False), run_request.sane_cost(cost)
     if found.hold != "wallet":
         drawn = remote_runs.draw(connection, found, number, cost, by)
     else:
         drawn = draws.draw(connection, found, number, cost, read_rate_card(connection, found.accepted_ms), by)
-    return Settled(drawn, *_left(connection, found, by.now_ms))
+    return Settled(drawn, *_read_balance(connection, found, by.now_ms))
 
 
 def extend(
@@ -242,13 +242,13 @@ def extend(
     if before is not None and to_micro is not None and before.hold == "wallet":
         most = _terms(connection, before).most_held_micro
         unbilled = make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
-    found = _held(connection, key, by.now_ms, of_use=of_use)
+    found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if found.state != "held":
         raise Denied("ended", f"{key} is {found.state}: it cannot be extended; accept another run")
     until_ms, to_micro = by.now_ms + (for_ms or LIFE_MS), to_micro or found.amount_micro
     if found.hold != "wallet":
         grown = remote_runs.grow(connection, found, to_micro, until_ms, by.now_ms)
-        return Accepted(grown, grown == found, *_left(connection, found, by.now_ms))
+        return Accepted(grown, grown == found, *_read_balance(connection, found, by.now_ms))
     terms = _terms(connection, found)
     if terms.most_hold_micro is not None and to_micro > max(terms.most_hold_micro, found.amount_micro):
         raise above_cap(to_micro, terms.most_hold_micro)
@@ -256,13 +256,13 @@ def extend(
     grown = grouped.grow(connection, found, to_micro, until_ms, by.now_ms, room)
     if grown.amount_micro > found.amount_micro:
         pools.require_within(connection, grown, by.now_ms)
-    return Accepted(grown, grown == found, *_left(connection, found, by.now_ms))
+    return Accepted(grown, grown == found, *_read_balance(connection, found, by.now_ms))
 
 
 def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of_use: bool = False) -> Settled:
     """End a run with what it cost in all, or without a cost where metering charges for it; what is left of its hold is
     free. Errors: as `ledger.draws.finish`; UnknownId; UsageError."""
-    found = _held(connection, key, by.now_ms, of_use=of_use)
+    found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if cost is None and (found.state, found.settled_by) == ("settled", "receipt"):
         raise UsageError(
             f"{key} is settled already: the same again has its cost, {in_credits(found.drawn_micro)} credits"
@@ -274,7 +274,7 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of
 def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By, *, of_use: bool = False) -> Settled:
     """Give a run up: what it incurred in all is charged (without it: what was drawn stays), the rest is free. Errors:
     as `ledger.draws.finish`; UnknownId."""
-    found = _held(connection, key, by.now_ms, of_use=of_use)
+    found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     return _finish(connection, found, "released", None if incurred is None else run_request.sane_cost(incurred), by)
 
 
@@ -283,10 +283,10 @@ def _finish(connection: sa.Connection, found: Reservation, state: State, cost: C
         drawn = remote_runs.finish(connection, found, state, cost, by)
     else:
         drawn = draws.finish(connection, found, state, cost, read_rate_card(connection, found.accepted_ms), by)
-    return Settled(drawn, *_left(connection, found, by.now_ms, freed_micro=found.left_micro))
+    return Settled(drawn, *_read_balance(connection, found, by.now_ms, freed_micro=found.left_micro))
 
 
-def _held(connection: sa.Connection, key: str, now_ms: int, *, of_use: bool) -> Reservation:
+def _hold_execution(connection: sa.Connection, key: str, now_ms: int, *, of_use: bool) -> Reservation:
     """A run, which nobody else ends meanwhile; expired if it is due. Errors: Denied `of_a_use` where it is the guard's,
     which would count on what is over."""
     run_request.require_key(key)
@@ -299,7 +299,7 @@ def _held(connection: sa.Connection, key: str, now_ms: int, *, of_use: bool) -> 
         raise UsageError(f"{key} appeared this moment: try again")
     if found.state == "held" and found.expires_ms <= now_ms:
         over = grouped.expire_one(connection, found, now_ms)
-        _left(connection, found, now_ms, freed_micro=found.left_micro)
+        _read_balance(connection, found, now_ms, freed_micro=found.left_micro)
         return over
     return found
 
@@ -328,7 +328,7 @@ def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro
     return found
 
 
-def _left(
+def _read_balance(
     connection: sa.Connection, found: Reservation, now_ms: int, *, moved: bool = True, freed_micro: int = 0
 ) -> tuple[accounts.Wallet | None, int | None]:
     """Return the run's wallet, or what is left of the balance that a provider keeps and when it was read.

@@ -52,7 +52,7 @@ def _block(
     return Blocked(org_id, project, action, not undo, changed)
 
 
-def _said(done: Blocked) -> str:
+def _sentence(done: Blocked) -> str:
     said = {(True, True): "is blocked", (False, True): "was blocked before", (True, False): "runs again"}
     kind, name = ("action", done.action) if done.project is None else ("project", done.project)
     return f"{done.org_id}: the {kind} {name} {said.get((done.changed, done.blocked), 'was not blocked')}"
@@ -70,7 +70,7 @@ ACTIONS: Final = (
         "Block executions",
         "Accept no more runs of a project, or none that do an action; executions that run continue.",
         _block,
-        _said,
+        _sentence,
         path="/v1/orgs/{org_id}/block",
         scope="executions:write",
         facts=_standing,

@@ -30,7 +30,7 @@ from drawdown.worker.catalog.wallets import orgs_of, wallets_at
 from drawdown.worker.executions import request as run_request
 from drawdown.worker.executions.actions import ask_of
 from drawdown.worker.executions.permission import Asker, Paying, Permit, to_hold
-from drawdown.worker.executions.request import USE, Accepted, Asked, Settled
+from drawdown.worker.executions.request import USE, Accepted, RequestedExecution, Settled
 from drawdown.worker.verdict.effective_balance import unbilled_micro
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
@@ -133,7 +133,7 @@ def card_at(rows: Sequence[Any], known_ms: int) -> RateCard:
 
 
 def accept(
-    connection: sa.Connection, asked: Asked, facts: Facts, moves: Moves, card: RateCard | None, now_ms: int
+    connection: sa.Connection, asked: RequestedExecution, facts: Facts, moves: Moves, card: RateCard | None, now_ms: int
 ) -> Finish:
     """Hold what a run may cost, which is new by all its names. Errors: Alone."""
     request = asked.request

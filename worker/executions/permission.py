@@ -61,7 +61,7 @@ def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Aske
     if not here:
         _require_elsewhere(request, paying.provider)
     asker.require_running()
-    priced = to_hold if here else _elsewhere
+    priced = to_hold if here else _estimate_at_provider
     amount = priced(connection, request, paying, now_ms)
     _require_unblocked(connection, request)
     if request.supplier is not None:
@@ -209,7 +209,7 @@ def _require_elsewhere(request: Request, provider: str) -> None:
             raise Denied("needs_wallet", text, "account")
 
 
-def _elsewhere(connection: sa.Connection, request: Request, paying: Paying, now_ms: int) -> int:
+def _estimate_at_provider(connection: sa.Connection, request: Request, paying: Paying, now_ms: int) -> int:
     """The estimate of a run that a provider bills, by that provider's rates. No plan of ours has a say in it.
 
     Errors: Denied `no_rate`; UsageError.

@@ -195,7 +195,7 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedExecution:
     """A run that a program requests.
 
     `tells_names`: the caller may learn names of any organisation. `own`: the API key is bound to its organisation, so

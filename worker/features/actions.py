@@ -236,7 +236,7 @@ def _type_of(connection: sa.Connection, meter: int | None) -> str:
     return str(SQL.run(connection, "event_type", {"meter": meter}).scalar())
 
 
-def _said(connection: sa.Connection, kind: str, memory_mb: int | None) -> str:
+def _describe_selector(connection: sa.Connection, kind: str, memory_mb: int | None) -> str:
     """Return a selector in words."""
     if is_meter(memory_mb):
         return f"the event type {_type_of(connection, memory_mb)}"
@@ -249,9 +249,9 @@ def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row:
     if other is not None:
         instead = "these" if UNITS in (other.unit, row.unit) else f"--unit {other.unit}, or these sizes"
         raise Refused(
-            f"{row.feature} is counted in {other.unit} ({_said(connection, other.kind, other.memory_mb)}, in windows "
-            f"from {utc(other.start_ms)} on), and a feature has one unit for good: give "
-            f"{instead} a feature of another name"
+            f"{row.feature} is counted in {other.unit} "
+            f"({_describe_selector(connection, other.kind, other.memory_mb)}, in windows from {utc(other.start_ms)} on), "
+            f"and a feature has one unit for good: give {instead} a feature of another name"
         )
 
 

@@ -45,7 +45,7 @@ class StandingRow:
     until_ms: int | None
 
     @property
-    def left(self) -> int | None:
+    def remaining(self) -> int | None:
         """None: without an end."""
         if self.period is None:
             return 0

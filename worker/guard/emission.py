@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.events.envelope import UsageEvent
 from drawdown.ledger.reservations import Denied
 from drawdown.worker.sources.events import store
-from drawdown.worker.sources.events.store import NOT_YET_MS, Status, Taken
+from drawdown.worker.sources.events.store import NOT_YET_MS, EventResult, Status
 from drawdown.worker.sources.events.types import Bringer
 
 REFUSED: Final = "bad_event"
@@ -34,7 +34,7 @@ class Emission:
     by: Bringer
 
     @property
-    def said(self) -> list[object]:
+    def content(self) -> list[object]:
         """What the caller said: the same again says the same."""
         one = self.event
         ts = one.occurred_ms if self.has_time else None
@@ -67,9 +67,9 @@ def emit(connection: sa.Connection, emission: Emission, now_ms: int) -> Emitted:
     return emitted(emission, found)
 
 
-def take_all(connection: sa.Connection, emissions: Sequence[Emission], now_ms: int) -> list[Taken]:
+def take_all(connection: sa.Connection, emissions: Sequence[Emission], now_ms: int) -> list[EventResult]:
     """Take events of several senders; an answer for each, in their order. Errors: DatabaseBusy."""
-    found: dict[int, Taken] = {}
+    found: dict[int, EventResult] = {}
     for own, by in sorted({(one.own, one.by) for one in emissions}, key=repr):
         mine = [at for at, one in enumerate(emissions) if (one.own, one.by) == (own, by)]
         # What is that old waits for a seal, and a use waits for none.
@@ -81,17 +81,17 @@ def take_all(connection: sa.Connection, emissions: Sequence[Emission], now_ms: i
     return [found[at] for at in range(len(emissions))]
 
 
-_TOO_OLD: Final = Taken("invalid", "too_old", "it is over 34 days old: send it to POST /v1/events")
+_TOO_OLD: Final = EventResult("invalid", "too_old", "it is over 34 days old: send it to POST /v1/events")
 
 
-def is_kept(taken: Taken) -> bool:
+def is_kept(taken: EventResult) -> bool:
     """Whether the event is there, and is billed or waits to be."""
     return taken.status in _KEPT and taken.code != store.WITHDRAWN.code
 
 
-def emitted(emission: Emission, taken: Taken) -> Emitted:
+def emitted(emission: Emission, taken: EventResult) -> Emitted:
     return Emitted(taken.status, emission.event.source, emission.event.event_id, taken.code, taken.message)
 
 
-def shown(found: Emitted | None) -> Mapping[str, object] | None:
+def to_json(found: Emitted | None) -> Mapping[str, object] | None:
     return None if found is None else dict(vars(found))

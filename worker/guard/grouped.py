@@ -31,7 +31,7 @@ from drawdown.schema.sql import Part, prepared, queries, read_together
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.executions import grouped as runs
-from drawdown.worker.executions.actions import Asked
+from drawdown.worker.executions.actions import RequestedExecution
 from drawdown.worker.executions.grouped import Alone, Change, Facts, WalletRow
 from drawdown.worker.executions.permission import Asker
 from drawdown.worker.executions.request import USE, require_sane
@@ -40,8 +40,8 @@ from drawdown.worker.guard import emission as emissions
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.counters import NO_END, Counters, Use
 from drawdown.worker.guard.emission import Emission, Emitted
-from drawdown.worker.guard.terms import MAX_UNITS, Known, run_of
-from drawdown.worker.guard.use import Answer, Ask, Book, Charged, Costs, Seen, own_name
+from drawdown.worker.guard.terms import MAX_UNITS, AskerTerms, run_of
+from drawdown.worker.guard.use import Answer, Ask, AskerRows, Book, Charged, Costs, own_name
 
 SQL = queries(__file__)
 
@@ -69,7 +69,7 @@ class End:
         return [self.key] if self.org_id is None else [own_name(self.org_id, self.key), self.key]
 
 
-Call: TypeAlias = Ask | End | Asked | Change
+Call: TypeAlias = Ask | End | RequestedExecution | Change
 _Group: TypeAlias = tuple[str, str]
 """An organisation and a metric, of which a transaction moves the counters of one moment."""
 _Counter: TypeAlias = tuple[str, str, Period, int]
@@ -85,7 +85,7 @@ def do_all(
     """
     with prepared(connection):
         work = _Work(connection, proofs, calls, now_ms)
-        return work.keys, work.done()
+        return work.keys, work.finish()
 
 
 class _Work:
@@ -122,7 +122,7 @@ class _Work:
             if self._emit():
                 raise NotTogether("an event was refused this moment")
 
-    def done(self) -> list[Any]:
+    def finish(self) -> list[Any]:
         """Write what was decided; the answers."""
         moved = self._moves.write(self._connection)
         runs.tell(self._connection, moved, self._now_ms)
@@ -135,7 +135,7 @@ class _Work:
         first, self._first = self._first, {}
         read = read_together(self._connection, **first, **parts)
         if first:
-            self.keys = api_keys.found(read["keys"])
+            self.keys = api_keys.index_keys(read["keys"])
         return read
 
     def _read_ends(self) -> dict[int, Use]:
@@ -222,7 +222,7 @@ class _Work:
                     self._found[at] = self._take(at, call.at(self._now_ms), seen[at])
                 elif isinstance(call, End):
                     self._found[at] = self._end(call, ends[at], seen[at], standings, moments)
-                elif isinstance(call, Asked):
+                elif isinstance(call, RequestedExecution):
                     self._found[at] = self._accept(call, seen[at], there, read.get("rates"))
                     there.update(call.names)
                 else:
@@ -230,7 +230,7 @@ class _Work:
             except NotTogether as error:  # such as Alone
                 self._found[at] = error
 
-    def _make(self, seen: Mapping[int, Seen], ends: Mapping[int, Use]) -> bool:
+    def _make(self, seen: Mapping[int, AskerRows], ends: Mapping[int, Use]) -> bool:
         """Have the counters of a period that begins, of those who are known; whether there are any. They are locked."""
         groups = {_group_of(self._calls[at], ends.get(at)) for at, one in seen.items() if one.is_known}
         if made := [one for one in self._missing if one[:2] in groups]:
@@ -239,7 +239,7 @@ class _Work:
             self._counters |= _by_key(self._read(counters=SQL.part("hold_counters", rows))["counters"])
         return bool(made)
 
-    def _read_facts(self, ends: Mapping[int, Use]) -> tuple[dict[int, Seen], dict[str, list[Any]]]:
+    def _read_facts(self, ends: Mapping[int, Use]) -> tuple[dict[int, AskerRows], dict[str, list[Any]]]:
         """All that is decided by, but for what is locked: of each call what is seen of it, by its place."""
         asked: list[tuple[int, tuple[str, str, str]]] = []
         names, there, spans, has_quantities = list[str](), list[str](), list[Mapping[str, object]](), False
@@ -249,7 +249,7 @@ class _Work:
                 names += (call.key, own_name(call.wish.org_id, call.key))
             elif at in ends:
                 asked.append((at, (ends[at].org_id, ends[at].metric, "")))
-            elif isinstance(call, Asked):
+            elif isinstance(call, RequestedExecution):
                 asked.append((at, (call.request.org_id, call.request.action or "", call.request.project or "")))
                 there += call.names
                 has_quantities |= call.request.quantities is not None
@@ -287,7 +287,7 @@ class _Work:
         self._emitted = {at: emissions.emitted(self._emits[at], one) for at, one in taken.items()}
         return refused
 
-    def _take(self, at: int, ask: Ask, seen: Seen) -> runs.Finish:
+    def _take(self, at: int, ask: Ask, seen: AskerRows) -> runs.Finish:
         """A use, as `guard.take` decides it. Errors: Alone."""
         if guard.used_before(self._uses, ask.wish.org_id, ask.key, own=ask.own):
             raise Alone("it was asked for before")
@@ -305,7 +305,7 @@ class _Work:
         self._emits[at] = ask.event
         return lambda moved: replace(_shifted(answer, moved.get(customer)), event=self._emitted[at])
 
-    def _charged(self, ask: Ask, known: Known, seen: Seen) -> Charged:
+    def _charged(self, ask: Ask, known: AskerTerms, seen: AskerRows) -> Charged:
         """What a use costs, as it is charged by its own organisation's wallet. Errors: Alone."""
         terms = known.metric.price
         price = terms.hold_micro(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
@@ -333,7 +333,7 @@ class _Work:
         return wallet is not None and not wallet.held_micro and terms.held_for(price) > wallet.available_micro
 
     def _end(
-        self, call: End, before: Use, seen: Seen, standings: Mapping[str, Standing], moments: Mapping[_Group, int]
+        self, call: End, before: Use, seen: AskerRows, standings: Mapping[str, Standing], moments: Mapping[_Group, int]
     ) -> runs.Finish:
         """The end of a use, as `guard.settle` decides it. Errors: Alone."""
         use, group, by = self._locked.get(before.use_key), (before.org_id, before.metric), call.by(self._now_ms)
@@ -370,7 +370,9 @@ class _Work:
         answer = guard.of_use(after, charged, by.now_ms, repeated=False)
         return lambda _: answer
 
-    def _accept(self, asked: Asked, seen: Seen, there: Iterable[str], rates: Sequence[Any] | None) -> runs.Finish:
+    def _accept(
+        self, asked: RequestedExecution, seen: AskerRows, there: Iterable[str], rates: Sequence[Any] | None
+    ) -> runs.Finish:
         if not set(asked.names).isdisjoint(there):
             raise Alone("it was asked for before")
         asker = Asker(
@@ -405,7 +407,7 @@ class _Work:
         there = ((self._runs[name], org) for name, org in call.names if name in self._runs)
         return next((run for run, org in there if org in ("", run.org_id)), None)
 
-    def _book(self, group: _Group, known: Known, seen: Seen, at_ms: int) -> Book:
+    def _book(self, group: _Group, known: AskerTerms, seen: AskerRows, at_ms: int) -> Book:
         """The counters of a group. Errors: Alone where a hold of it is over, which is to be given back first."""
         if seen.has_overs:
             raise Alone("what is over is given back first")
@@ -470,7 +472,7 @@ def _its_use(uses: Mapping[str, Use], call: End) -> Use | None:
     return guard.used_before(uses, call.org_id, call.key, own=True)
 
 
-def _facts(connection: sa.Connection, asker: Asker, seen: Seen, now_ms: int) -> Facts:
+def _facts(connection: sa.Connection, asker: Asker, seen: AskerRows, now_ms: int) -> Facts:
     """What a run is asked for by, as `seen` has it."""
     account, balance, held, overdraft, over, due_ms, lots_over_ms, deferred = seen.wallet
     standing, plan = None, seen.plan or None

@@ -46,7 +46,7 @@ def _set(
     return LimitSet(**vars(terms), changed=set_limit(connection, terms, asked.by))
 
 
-def _said(done: LimitSet) -> str:
+def _sentence(done: LimitSet) -> str:
     said = f"{done.metric} of {done.plan}, per {done.period}: {amount_in_words(done.amount)}"
     return said if done.changed else f"{said}; it was so before"
 
@@ -107,7 +107,7 @@ SET: Final = Action(
     "Set a limit",
     "Have a plan allow so much of a metric. It counts from now on, also in the current period.",
     _set,
-    _said,
+    _sentence,
     path="/v1/metrics/{metric}/limits",
     scope=SCOPE,
     role="admin",

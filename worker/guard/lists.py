@@ -111,7 +111,7 @@ class PhaseReport:
 
 @dataclass(frozen=True)
 class Drift:
-    """A counter that is not the sum of its uses. `known`: there are uses; where there are none, nobody knows what it
+    """A counter that is not the sum of its uses. `has_uses`: there are uses; where there are none, nobody knows what it
     should be, and it is not taken for nothing."""
 
     org_id: str
@@ -123,7 +123,7 @@ class Drift:
     uses: int
 
     @property
-    def known(self) -> bool:
+    def has_uses(self) -> bool:
         return self.uses > 0
 
     def is_above(self, tolerance_ppm: int) -> bool:

@@ -64,16 +64,16 @@ class WaysTold:
     as_of_ms: int
 
 
-def told(connection: sa.Connection, wish: Wish, page: str, now_ms: int) -> WaysTold:
+def describe_ways(connection: sa.Connection, wish: Wish, page: str, now_ms: int) -> WaysTold:
     """`page`: where an organisation's own people see their usage; empty: nowhere. Errors: as `guard.check`."""
     found = ways_out(connection, wish, now_ms)
     answer = found.answer
-    ways = [_told(way, wish, answer.payer or wish.org_id, page) for way in found.ways]
+    ways = [_describe_way(way, wish, answer.payer or wish.org_id, page) for way in found.ways]
     kept = (answer.metric, answer.amount, answer.decision, answer.would, answer.rule, answer.reason)
     return WaysTold(wish.org_id, *kept, ways, answer.as_of_ms)
 
 
-def _told(way: Way, wish: Wish, payer: str, page: str) -> WayTold:
+def _describe_way(way: Way, wish: Wish, payer: str, page: str) -> WayTold:
     return WayTold(
         option=way.option,
         open=way.is_open,

@@ -252,7 +252,7 @@ def _deciding(word: Word) -> Callable[[sa.Connection, Asked, int], OverrideDecid
     return do
 
 
-def _said(done: OverrideDecided) -> str:
+def _sentence(done: OverrideDecided) -> str:
     return f"override {done.number}: {done.state.replace('_', ' ')}{'' if done.changed else '; it was so before'}"
 
 
@@ -319,7 +319,7 @@ def _decision(word: Word, title: str, said: str) -> Action[OverrideDecided]:
         title,
         said,
         _deciding(word),
-        _said,
+        _sentence,
         path=f"/v1/overrides/{{number}}/{word}",
         scope="guard:write",
         facts=_facts,

@@ -222,7 +222,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Known:
+class AskerTerms:
     """Who asks, and what of the metric counts for it. `customer_id` has the plan that is gone by."""
 
     metric: Metric
@@ -258,7 +258,7 @@ def require_sane(wish: Wish) -> None:
     require_life(wish.for_ms)
 
 
-def know(connection: sa.Connection, wish: Wish, now_ms: int) -> Known:
+def know(connection: sa.Connection, wish: Wish, now_ms: int) -> AskerTerms:
     """Errors: UnknownId for a metric that is none, or an organisation that nobody knows."""
     metric = find(connection, wish.metric)
     asker = read_asker(connection, wish.org_id, now_ms)
@@ -273,7 +273,7 @@ def know(connection: sa.Connection, wish: Wish, now_ms: int) -> Known:
     limits = limits_of(Limit(**one) for one in SQL.run(connection, "limits", said, **given).mappings())
     rows = SQL.run(connection, "overrides", said, **given, its_org="given_org").mappings()
     overrides = tuple(Override(**one) for one in rows)
-    return Known(metric, asker, customer, row.plan, bool(row.pays), halted_by(asker), limits, overrides)
+    return AskerTerms(metric, asker, customer, row.plan, bool(row.pays), halted_by(asker), limits, overrides)
 
 
 def limits_of(found: Iterable[Limit]) -> tuple[Limit, ...]:

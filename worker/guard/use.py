@@ -60,7 +60,7 @@ from drawdown.worker.guard.emission import Emission, Emitted
 from drawdown.worker.guard.terms import (
     MAX_UNITS,
     SQL,
-    Known,
+    AskerTerms,
     Metric,
     Wish,
     halted_by,
@@ -94,7 +94,7 @@ class Ask:
     @property
     def fingerprint(self) -> str:
         """Tells a repetition from another use under the same key."""
-        event = [] if self.event is None else [self.event.said]
+        event = [] if self.event is None else [self.event.content]
         said = json.dumps([vars(self.wish), self.state, *event], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
@@ -119,8 +119,8 @@ class Book:
     use's event, before a wallet is locked. If the use is blocked after all, the caller takes the event back.
     """
 
-    charge: Callable[[Ask, Known, bool], Charged]
-    known: Known
+    charge: Callable[[Ask, AskerTerms, bool], Charged]
+    known: AskerTerms
     locked: Counters
     counters: Counters
     uses: dict[str, Use]
@@ -223,13 +223,13 @@ def decide_use(book: Book, ask: Ask) -> Answer:
     if ask.dark and not known.metric.fails_open:
         text = f"{wish.metric} is not let through while nobody can be asked (`guard set {wish.metric} --fail open`)"
         raise Denied("fails_closed", text)
-    verdict = _judged(known, before, ask)
+    verdict = _decide_use(known, before, ask)
     done, event = Charged(Costs()), None
     if verdict.decision != "block":
         event = book.emit(ask)
         done = book.charge(ask, known, beyond(known.facts(before), wish.amount))
         if done.code is not None and verdict.would != "block":
-            verdict = _judged(known, before, ask, done.code)
+            verdict = _decide_use(known, before, ask, done.code)
     if ask.dark:
         done = replace(done, costs=replace(done.costs, degraded=True))
     if verdict.would == "block":
@@ -246,7 +246,7 @@ def decide_use(book: Book, ask: Ask) -> Answer:
     return replace(answer(wish.metric, wish.amount, verdict, done.costs, ask.by.now_ms, use), event=event)
 
 
-def _judged(known: Known, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
+def _decide_use(known: AskerTerms, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
     """What is decided; of what was let through before, what would have been."""
     verdict = decide(known.facts(counters, code), ask.wish.amount)
     if ask.dark and verdict.decision == "block":
@@ -271,7 +271,13 @@ def _write(connection: sa.Connection, book: Book, asked: int) -> None:
 
 
 def refuse(
-    connection: sa.Connection, counters: Counters, name: str, amount: int, known: Known, verdict: Verdict, now_ms: int
+    connection: sa.Connection,
+    counters: Counters,
+    name: str,
+    amount: int,
+    known: AskerTerms,
+    verdict: Verdict,
+    now_ms: int,
 ) -> None:
     """Count what was refused, or would be, of a use that is there."""
     denials = Denials()
@@ -290,7 +296,7 @@ def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[]
         return Charged(Costs(price, 0, payer, None, error.code in IN_DOUBT), None, error.code)
 
 
-def _charge(connection: sa.Connection, ask: Ask, known: Known, is_beyond: bool) -> Charged:
+def _charge(connection: sa.Connection, ask: Ask, known: AskerTerms, is_beyond: bool) -> Charged:
     """A run of its own, settled at once where it is used at once. What was let through beyond the metric's limit is
     charged to nobody where another pays by the metric's word."""
     terms = known.metric.price
@@ -313,7 +319,7 @@ def _charge(connection: sa.Connection, ask: Ask, known: Known, is_beyond: bool) 
     return attempt(connection, price, run.payer or run.org_id, work)
 
 
-def _use(ask: Ask, counters: Counters, known: Known, verdict: Verdict, done: Charged) -> Use:
+def _use(ask: Ask, counters: Counters, known: AskerTerms, verdict: Verdict, done: Charged) -> Use:
     wish, by = ask.wish, ask.by
     bound = verdict.bound if verdict.bound is not None and verdict.would != "block" else None
     held = ask.state == "held"
@@ -371,7 +377,7 @@ NOTHING: Final[Paying] = None, Costs()
 
 
 @dataclass(frozen=True)
-class Seen:
+class AskerRows:
     """What the statement says of one who asks: lists are its rows, of which those of `wallet` and `terms` hold nothing
     where there is none."""
 
@@ -424,10 +430,10 @@ def check_by_keys(
         read = read_together(connection, keys=api_keys.finding(proofs, now_ms), seen=part)
     seen = seen_of(read["seen"])
     found = [_checked(connection, wish, seen[n], now_ms) for n, wish in enumerate(wishes)]
-    return api_keys.found(read["keys"]), found
+    return api_keys.index_keys(read["keys"]), found
 
 
-def known_with(wish: Wish, seen: Seen) -> Known:
+def known_with(wish: Wish, seen: AskerRows) -> AskerTerms:
     """The same, or it is to be asked for alone. Errors: NotTogether."""
     if not seen.is_known:
         raise NotTogether(f"{wish.metric} or {wish.org_id} is not known")
@@ -441,12 +447,12 @@ def seen_part(asked: Sequence[tuple[str, str, str]], now_ms: int) -> Part:
     return SQL.part("seen", {"asked": rows, "asking": len(rows), **moments})
 
 
-def seen_of(rows: Sequence[Any]) -> dict[int, Seen]:
+def seen_of(rows: Sequence[Any]) -> dict[int, AskerRows]:
     """The same, by their places."""
-    return {int(row.n): Seen(*json.loads(row.seen)) for row in rows}
+    return {int(row.n): AskerRows(*json.loads(row.seen)) for row in rows}
 
 
-def _checked(connection: sa.Connection, wish: Wish, seen: Seen, now_ms: int) -> Answer | DrawdownError:
+def _checked(connection: sa.Connection, wish: Wish, seen: AskerRows, now_ms: int) -> Answer | DrawdownError:
     try:
         require_sane(wish)
         if not seen.is_known or seen.has_overs:
@@ -459,14 +465,14 @@ def _checked(connection: sa.Connection, wish: Wish, seen: Seen, now_ms: int) -> 
         return error
 
 
-def known_of(wish: Wish, seen: Seen) -> Known:
+def known_of(wish: Wish, seen: AskerRows) -> AskerTerms:
     """Who asks, where that and the metric are known."""
     assert seen.metric is not None
     number, price, per_units, payer, phase, warn_ppm, fails_open, counts = seen.metric
     metric = Metric(wish.metric, number, price, per_units, payer, phase, warn_ppm, bool(fails_open), counts)
     halted = bool(seen.is_halted)
     asker = Asker(wish.org_id, seen.provider, seen.billed_as, halted, seen.halt_reason, seen.stopped_at_ms)
-    return Known(
+    return AskerTerms(
         metric,
         asker,
         seen.customer_id,
@@ -478,7 +484,7 @@ def known_of(wish: Wish, seen: Seen) -> Known:
     )
 
 
-def _counters(wish: Wish, seen: Seen, now_ms: int) -> Counters:
+def _counters(wish: Wish, seen: AskerRows, now_ms: int) -> Counters:
     """As `guard_counts.look`, where no hold is over."""
     rows = {period: (Counted(used, bool(warned)), uses) for period, used, warned, uses in seen.counters or ()}
     none = Counted(), 0
@@ -486,7 +492,7 @@ def _counters(wish: Wish, seen: Seen, now_ms: int) -> Counters:
     return Counters(wish.org_id, wish.metric, now_ms, counted, rows.get("month", none)[1], rows=len(rows))
 
 
-def _paying(connection: sa.Connection, wish: Wish, known: Known, seen: Seen, now_ms: int) -> Paying | None:
+def _paying(connection: sa.Connection, wish: Wish, known: AskerTerms, seen: AskerRows, now_ms: int) -> Paying | None:
     """As `executions.preview`, where the organisation's own wallet pays, nothing in it is due, and no step of the
     permission order but the last, credits, refuses; None elsewhere."""
     price, asker = known.metric.price.of(wish.amount), known.asker
@@ -521,7 +527,7 @@ def step_by_step(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
     return _answer_of(wish, known, counters, paying, now_ms)
 
 
-def _previewed(connection: sa.Connection, wish: Wish, known: Known, now_ms: int) -> Paying:
+def _previewed(connection: sa.Connection, wish: Wish, known: AskerTerms, now_ms: int) -> Paying:
     price = known.metric.price.of(wish.amount)
     run = run_of(wish, known.metric, price)
     found = executions.preview(connection, run, now_ms, known.asker)
@@ -530,7 +536,7 @@ def _previewed(connection: sa.Connection, wish: Wish, known: Known, now_ms: int)
     return code, Costs(price, 0, found.customer_id or run.payer or run.org_id, balance, code in IN_DOUBT)
 
 
-def _answer_of(wish: Wish, known: Known, counters: Counters, paying: Paying, now_ms: int) -> Answer:
+def _answer_of(wish: Wish, known: AskerTerms, counters: Counters, paying: Paying, now_ms: int) -> Answer:
     code, costs = paying
     return answer(wish.metric, wish.amount, decide(known.facts(counters, code), wish.amount), costs, now_ms)
 
@@ -582,7 +588,7 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
 
 
 def _grown(
-    connection: sa.Connection, use: Use, counters: Counters, wanted: int, life_ms: int, known: Known, by: By
+    connection: sa.Connection, use: Use, counters: Counters, wanted: int, life_ms: int, known: AskerTerms, by: By
 ) -> tuple[Verdict, Charged]:
     """Whether it may hold so much; its run holds the price of it, by the terms of its acceptance. A run that cannot
     hold more, and is let through, continues with what it holds."""
@@ -675,7 +681,7 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
     return counters, found
 
 
-def _moved(connection: sa.Connection, counters: Counters, amount: int, known: Known) -> None:
+def _moved(connection: sa.Connection, counters: Counters, amount: int, known: AskerTerms) -> None:
     """What was used is counted whatever the limit is."""
     bounds = in_force(known.facts(counters))
     then = guard_counts.after(counters, amount, bounds, known.metric.warn_ppm, uses=0)

@@ -191,13 +191,13 @@ class CellUsageClient:
         http = target.client(self._lookup, self._settings.outgoing, 1, USAGE_TIMEOUT_S)
         try:
             async with asyncio.timeout(USAGE_TIMEOUT_S):
-                return await self._asked(target, http, request, secrets)
+                return await self._request_usage(target, http, request, secrets)
         except TimeoutError:
             return UsageAnswer(error=late(USAGE_TIMEOUT_S))
         finally:
             await http.close()
 
-    async def _asked(
+    async def _request_usage(
         self, target: Target, http: HttpClient, request: UsageRequest, secrets: tuple[str, ...]
     ) -> UsageAnswer:
         """While a secret is rotated, a cell that refuses the new one is asked again with the old one."""

@@ -26,7 +26,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import HaltRequest, Over, SendHalts, Steps, Together, Transaction, backoff_ms
+from drawdown.worker.engine.effects import HaltRequest, Over, RunTogether, SendHalts, Steps, Transaction, backoff_ms
 from drawdown.worker.halts.addresses import ANSWERED
 from drawdown.worker.halts.ignored_halts import ESCALATE_AFTER
 
@@ -104,7 +104,7 @@ class _DispatchRun:
         fresh = [cell for cell in cells if cell not in self.taken]  # another lane may have looked meanwhile
         self.taken.update(fresh)
         if fresh:
-            results = yield Together([*beside, *(self.lane(_Lane(cell, now)) for cell in fresh)])
+            results = yield RunTogether([*beside, *(self.lane(_Lane(cell, now)) for cell in fresh)])
             for result in results:
                 if isinstance(result, Exception):
                     raise result

@@ -19,7 +19,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import Recall, Remember, Steps, Transaction
+from drawdown.worker.engine.effects import LoadWitness, SaveWitness, Steps, Transaction
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import Incarnation, present, recognise
 
@@ -59,11 +59,11 @@ def recover(
     """
     if since_ms is not None and since_ms > by.now_ms:
         raise UsageError("--since lies in the future: it is the moment that the backup was made")
-    witness: Witness | None = yield Recall()
+    witness: Witness | None = yield LoadWitness()
     work = partial(_recover, context=context, by=by, witness=witness, since_ms=since_ms, restored=restored)
     found, remember = yield Transaction("recover", work, rollback=dry_run)
     if found.found is not None and not dry_run:
-        yield Remember(remember)
+        yield SaveWitness(remember)
     done: Recovered = found
     return done
 

@@ -63,14 +63,14 @@ class WitnessFile:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def recall(self, engine: sa.Engine) -> Witness | None:
+    def load(self, engine: sa.Engine) -> Witness | None:
         """What is remembered of the database behind `engine`; None: nothing yet.
 
         Errors: UsageError for a file that cannot be read.
         """
-        return read(engine, self._recall)
+        return read(engine, self._load_last)
 
-    def _recall(self, connection: sa.Connection) -> Witness | None:
+    def _load_last(self, connection: sa.Connection) -> Witness | None:
         name = str(SQL.run(connection, "database_id").scalar_one())
         witnesses = self._load(self._file(name))
         own = witnesses.get(place_of(connection))
@@ -81,7 +81,7 @@ class WitnessFile:
         ]
         return max(counts, key=lambda witness: (witness.number, witness.sends), default=None)
 
-    def remember(self, engine: sa.Engine, witness: Witness) -> None:
+    def save(self, engine: sa.Engine, witness: Witness) -> None:
         """Errors: UsageError where it cannot be written down: then nothing may be sent."""
         file, place = self._file(witness.database_id), read(engine, place_of)
         try:
@@ -106,7 +106,7 @@ class WitnessFile:
             raise UsageError(f"{file} cannot be written ({error.strerror}): {ELSEWHERE}") from error
 
     def try_to_write(self) -> None:
-        """Write a file beside what is remembered, and take it away again. Errors: as `remember`."""
+        """Write a file beside what is remembered, and take it away again. Errors: as `save`."""
         probe = self._folder / f".drawdown-doctor-{os.getpid()}"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -122,7 +122,7 @@ def rotate(connection: sa.Connection, name: str, by: By, *, overlap_ms: int = OV
     """
     if not 0 <= overlap_ms <= MOST_OVERLAP_MS:
         raise UsageError("the old secret signs for 30 more days at most")
-    before = _known(connection, name)
+    before = _require_endpoint(connection, name)
     done = Rotated(before.generation + 1, by.now_ms + overlap_ms)
     SQL.run(connection, "rotate", {"name": name, **vars(done)})
     record(connection, "hook_rotate", name, vars(done), by)
@@ -154,7 +154,7 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
     """
     ids.require(connection, ids.MESSAGE, message_id)
     if endpoint:
-        _known(connection, endpoint)
+        _require_endpoint(connection, endpoint)
     values = {"message_id": message_id, "endpoint": endpoint}
     sent_to = list(SQL.run(connection, "going_on_of", values).scalars())
     if not sent_to:
@@ -167,7 +167,7 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
 def replay_failed(connection: sa.Connection, endpoint: str, by: By) -> Replayed:
     """Send again all that an endpoint failed to take, the oldest first. Errors: UnknownId; Refused for one that was
     ended."""
-    _known(connection, endpoint)
+    _require_endpoint(connection, endpoint)
     values = {"endpoint": endpoint, "now_ms": by.now_ms, "at_most": REPLAYED_AT_ONCE}
     replayed = SQL.run(connection, "replay_failed", values).rowcount
     done = Replayed(replayed, int(SQL.run(connection, "failed", {"endpoint": endpoint}).scalar_one()))
@@ -177,7 +177,7 @@ def replay_failed(connection: sa.Connection, endpoint: str, by: By) -> Replayed:
 
 def try_endpoint(connection: sa.Connection, name: str, by: By) -> str:
     """Have an endpoint told that a person tries it; the message's id. Errors: UnknownId; Refused where it was ended."""
-    _known(connection, name)
+    _require_endpoint(connection, name)
     message = Message(TEST, f"{TEST}:{name}:{by.now_ms}", by.now_ms, {"endpoint": name})
     tell_one(connection, message, name)
     record(connection, "hook_test", name, {"message_id": message.message_id}, by)
@@ -214,7 +214,7 @@ def _endpoint(row: Any) -> Endpoint | None:
     return Endpoint(row["name"], row["url"], tuple(row["events"].split()), row["generation"])
 
 
-def _known(connection: sa.Connection, name: str) -> Endpoint:
+def _require_endpoint(connection: sa.Connection, name: str) -> Endpoint:
     """Nobody else changes it until this transaction is over. Errors: UnknownId; Refused for one that was ended."""
     found = _endpoint(_hold(connection, name))
     if found is None:
@@ -384,7 +384,7 @@ def _replay(
     return SentAgain(None, [endpoint], done.replayed, done.left)
 
 
-def _sent(done: SentAgain) -> str:
+def _sentence(done: SentAgain) -> str:
     if done.message_id is not None:
         return f"{done.message_id}: is sent again to {', '.join(done.endpoints)}"
     more = f"; {done.left:,} more have failed: the same command again takes them" if done.left else ""
@@ -473,7 +473,7 @@ ACTIONS: Final = (
         "Send a message again, delivered or not; or all that an endpoint failed to take. The bytes and the id are the "
         "same as before.",
         _replay,
-        _sent,
+        _sentence,
         path="/v1/messages/replay",
         scope=SCOPE,
         facts=_facts_of_replay,

@@ -21,7 +21,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import HookAnswer, HookRequest, SendHooks, Steps, Together, Transaction
+from drawdown.worker.engine.effects import HookAnswer, HookRequest, RunTogether, SendHooks, Steps, Transaction
 from drawdown.worker.halts.addresses import origin
 
 log = structlog.get_logger()
@@ -44,7 +44,7 @@ class ClaimedMessage:
 
 
 @dataclass
-class Told:
+class Deliveries:
     """What became of messages."""
 
     delivered: int = 0
@@ -53,22 +53,22 @@ class Told:
     """Of those that failed: by the whole schedule."""
 
 
-def deliver(context: Context, only: str = ALL) -> Steps[Told]:
+def deliver(context: Context, only: str = ALL) -> Steps[Deliveries]:
     """Send what is due to every endpoint that this machine may call, or to one. One that may call none does nothing."""
-    done = Told()
+    done = Deliveries()
     if not context.hooks or not context.leaves(CALL_MS):
         return done
     now = context.clock.now_ms()
     due: dict[str, str] = yield Transaction("due_hooks", partial(_due, now=now, only=only))
     lanes = [_lane(context, endpoint, done) for endpoint, url in due.items() if origin(url) in context.hooks]
     if lanes:
-        for result in (yield Together(lanes)):
+        for result in (yield RunTogether(lanes)):
             if isinstance(result, Exception):
                 raise result
     return done
 
 
-def _lane(context: Context, endpoint: str, done: Told) -> Steps[None]:
+def _lane(context: Context, endpoint: str, done: Deliveries) -> Steps[None]:
     """Tell one endpoint until nothing is due there, or it does not answer, or its time is up. Until it answers it is
     told one message at a time."""
     breaker, began_ms, most = context.telling(endpoint), context.clock.now_ms(), 1
@@ -110,7 +110,7 @@ def _is_over(context: Context, lease_end_ms: int) -> bool:
     return not context.leaves(CALL_MS) or context.clock.now_ms() >= lease_end_ms
 
 
-def _note(done: Told, claimed: Sequence[ClaimedMessage], answers: Sequence[HookAnswer]) -> None:
+def _note(done: Deliveries, claimed: Sequence[ClaimedMessage], answers: Sequence[HookAnswer]) -> None:
     for message, answer in zip(claimed, answers, strict=True):
         given_up = answer.sent and answer.error is not None and next_wait_ms(message.failures + 1) is None
         done.delivered += answer.error is None

@@ -25,7 +25,7 @@ class ProviderAccepted:
     job_id: int
 
 
-def _asked(connection: sa.Connection, asked: Asked, provider: str) -> AcceptJob:
+def _accept_job(connection: sa.Connection, asked: Asked, provider: str) -> AcceptJob:
     """Errors: UnknownId; Refused for one that has no settings here."""
     known = asked.providers
     require_biller(connection, known, provider, "it has no settings")
@@ -38,11 +38,11 @@ def _asked(connection: sa.Connection, asked: Asked, provider: str) -> AcceptJob:
 def _accept(
     connection: sa.Connection, asked: Asked, provider: Annotated[str, ID, "The provider's name"]
 ) -> ProviderAccepted:
-    return ProviderAccepted(provider, place(connection, _asked(connection, asked, provider), asked.by))
+    return ProviderAccepted(provider, place(connection, _accept_job(connection, asked, provider), asked.by))
 
 
 def _changes(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
-    job = _asked(connection, asked, values["provider"])
+    job = _accept_job(connection, asked, values["provider"])
     known = asked.providers
     assert known is not None  # it has settings here
     moved = providers.changes(connection, job.provider, known.capabilities[job.provider])

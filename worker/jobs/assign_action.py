@@ -92,7 +92,7 @@ def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -
     return OrgAssigned(org, provider, made.customer_id, made.start_ms, made.waited)
 
 
-def _said(done: OrgAssigned) -> str:
+def _sentence(done: OrgAssigned) -> str:
     if done.undone:
         return f"{done.org_id}: not moved to {done.provider} at {show_time(done.start_ms)}"
     if done.job_id is not None:
@@ -121,7 +121,7 @@ ACTIONS: Final = (
         "Have an organisation billed by a provider, or with new make one. A provider elsewhere is asked by the next "
         "tick: the answer has the job's number.",
         _assign,
-        _said,
+        _sentence,
         path="/v1/orgs/{org_id}/assign",
         scope="orgs:write",
         facts=_billed,

@@ -59,7 +59,7 @@ State = Literal["waiting", "under_way", "done", "failed", "cancelled"]
 
 
 @dataclass(frozen=True)
-class Taken:
+class ClaimedJob:
     """A job that this worker has; `plan`: of a replay; `failed`: why it cannot be done at all, and has ended."""
 
     job_id: int
@@ -168,7 +168,7 @@ def state_of(connection: sa.Connection, job_id: int) -> str:
     return str(state)
 
 
-def take(connection: sa.Connection, worker: str, now_ms: int) -> Taken | None:
+def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | None:
     """Have the oldest job; None where there is none, or another worker has it."""
     values = {"worker": worker, "lease_ms": now_ms + JOB_LEASE_MS, "now_ms": now_ms}
     row = SQL.run(connection, "take", values).one_or_none()
@@ -182,8 +182,8 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> Taken | None:
         planned = _plan(connection, asked, now_ms)
     except (Refused, UsageError) as error:
         end(connection, row.job_id, worker, "failed", str(error), now_ms)
-        return Taken(row.job_id, asked, by, None, str(error))
-    return Taken(row.job_id, asked, by, planned)
+        return ClaimedJob(row.job_id, asked, by, None, str(error))
+    return ClaimedJob(row.job_id, asked, by, planned)
 
 
 def put_back(connection: sa.Connection, job_id: int, worker: str, said: str, *, in_vain: bool = False) -> bool:

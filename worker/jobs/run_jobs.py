@@ -33,7 +33,7 @@ from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.jobs import queue
 from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob, CorrectJob, TopupJob
-from drawdown.worker.jobs.queue import TURN_MS, State, Taken
+from drawdown.worker.jobs.queue import TURN_MS, ClaimedJob, State
 from drawdown.worker.orgs import flips
 from drawdown.worker.orgs.flips import Flip, FlipOptions, Wish
 from drawdown.worker.provider import actions as providers
@@ -41,7 +41,7 @@ from drawdown.worker.reconcile.reconcile import Line, Reconciled, ReconcileScope
 from drawdown.worker.replay.plan import ReplayAtWork
 from drawdown.worker.replay.replay import Replayed, replay
 from drawdown.worker.topup import actions as topups
-from drawdown.worker.topup.actions import Said, Terms, require_only_one
+from drawdown.worker.topup.actions import Terms, TermsChange, require_only_one
 from drawdown.worker.topup.fill import Filled, fill
 
 log = structlog.get_logger()
@@ -71,7 +71,7 @@ def do_jobs(context: Context) -> Steps[JobsDone]:
             break
         # Two ticks at once: one has it, and the other goes home.
         take = partial(queue.take, worker=turn.worker, now_ms=turn.clock.now_ms())
-        taken: Taken | None = yield Transaction("take_job", take)
+        taken: ClaimedJob | None = yield Transaction("take_job", take)
         if taken is None or not (yield from _do(turn, taken, done)):
             break
     return done
@@ -83,7 +83,7 @@ def _turn(context: Context) -> Context:
     return replace(context.within(TURN_MS), shard=Shard(), began_ms=now, progress=None)
 
 
-def _do(turn: Context, taken: Taken, done: JobsDone) -> Steps[bool]:
+def _do(turn: Context, taken: ClaimedJob, done: JobsDone) -> Steps[bool]:
     """Do one; whether it is over, and the next one's turn has come."""
     if taken.failed:
         _note(done, taken, "failed", taken.failed)
@@ -98,7 +98,7 @@ def _do(turn: Context, taken: Taken, done: JobsDone) -> Steps[bool]:
     return True
 
 
-def _come(turn: Context, taken: Taken) -> Steps[Turn]:
+def _come(turn: Context, taken: ClaimedJob) -> Steps[Turn]:
     by = replace(taken.by, now_ms=turn.clock.now_ms())
     match taken.asked:
         case AcceptJob() as accepted:
@@ -117,18 +117,18 @@ def _come(turn: Context, taken: Taken) -> Steps[Turn]:
     return Turn(None if found.unfinished else "failed" if found.stopped else "done", replayed=found)
 
 
-def _note(done: JobsDone, taken: Taken, state: str, said: str) -> None:
+def _note(done: JobsDone, taken: ClaimedJob, state: str, said: str) -> None:
     done.ended += 1
     if state == "failed":
         done.failures.append(f"job {taken.job_id} failed: {said}")
     log.info("job_ended", job=taken.job_id, state=state, said=said, actor=taken.by.actor)
 
 
-def _back(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) -> bool:
+def _back(connection: sa.Connection, *, turn: Context, taken: ClaimedJob, came: Turn) -> bool:
     return queue.put_back(connection, taken.job_id, turn.worker, came.said, in_vain=came.in_vain)
 
 
-def _end(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) -> str | None:
+def _end(connection: sa.Connection, *, turn: Context, taken: ClaimedJob, came: Turn) -> str | None:
     """What is given of it; None where another tick has it."""
     assert came.state is not None
     said = came.said
@@ -257,7 +257,7 @@ def corrections_in_words(found: Reconciled) -> str:
     said = [f"{found.compared:,} compared, {len(found.differing):,} differ"]
     if corrected:
         said += [f"{len(corrected):,} corrected{_by(corrected)}"]
-    said += [f"left to a person: {_left(line)}" for line in rest[:LINES_SAID]]
+    said += [f"left to a person: {_describe_line(line)}" for line in rest[:LINES_SAID]]
     said += [f"and {len(rest) - LINES_SAID:,} more"] if len(rest) > LINES_SAID else []
     said += [f"{found.waiting:,} wait: unsettled, or fresher than the provider's lag"] if found.waiting else []
     said += [f"{found.unread:,} could not be read: {'; '.join(found.reasons)}"] if found.unread else []
@@ -275,7 +275,7 @@ def _by(corrected: Sequence[Line]) -> str:
     return f", by {amount} {corrected[0].feature if corrected[0].scale > 1 else 'units'}"
 
 
-def _left(line: Line) -> str:
+def _describe_line(line: Line) -> str:
     note = line.note or "what is apart was not proven"
     return (
         f"{line.org_id}, {line.feature}: ours {show_quantity(line.ours, line.scale)}, "
@@ -296,14 +296,14 @@ def top_up(context: Context, asked: TopupJob, by: By) -> Steps[Turn]:
             if silent is not None:
                 why = f"whether {terms.service} fills {terms.service_customer} itself is not told: {silent.reason}"
                 return Turn(None, why, in_vain=True)
-        said: Said | None = yield Transaction("topup_queued", partial(_say, asked=asked, by=by))
+        said: TermsChange | None = yield Transaction("topup_queued", partial(_say, asked=asked, by=by))
     except Refused as error:
         return Turn("failed", str(error))
     filled = yield from fill(context, asked.wallet)
     return Turn("done", _topup_in_words(asked, said, filled))
 
 
-def _say(connection: sa.Connection, *, asked: TopupJob, by: By) -> Said | None:
+def _say(connection: sa.Connection, *, asked: TopupJob, by: By) -> TermsChange | None:
     """None where it is so already."""
     topups.require_terms(connection, asked.wallet)  # their lock: nobody changes them until this is committed
     if not queue.is_to_be_done(connection, asked):
@@ -313,7 +313,7 @@ def _say(connection: sa.Connection, *, asked: TopupJob, by: By) -> Said | None:
     return topups.set_mode(connection, asked.wallet, "live", by)
 
 
-def _topup_in_words(asked: TopupJob, said: Said | None, filled: Filled) -> str:
+def _topup_in_words(asked: TopupJob, said: TermsChange | None, filled: Filled) -> str:
     did = "resumed" if asked.what == "resume" else "live"
     words = [f"top-ups of {asked.wallet} are {did}{' already' if said is None else ''}"]
     if said is not None and said.blocked_reason:

@@ -277,7 +277,7 @@ def _of_values(connection: sa.Connection, asked: Asked, values: Values) -> list[
 
 
 def _halts(done: HaltsMade) -> list[str]:
-    lines = [_said(one, done.undo) for one in done.halts[:MOST_SAID]]
+    lines = [_sentence(one, done.undo) for one in done.halts[:MOST_SAID]]
     if len(done.halts) > MOST_SAID:
         lines.append(f"… and {len(done.halts) - MOST_SAID:,} more")
     count = f"{len(done.halts):,} organisations"
@@ -289,7 +289,7 @@ def _halts(done: HaltsMade) -> list[str]:
     return [*lines, f"{count}; run `drawdown tick` to tell the cells now; {lift} lifts it", told]
 
 
-def _said(one: Halted, undo: bool) -> str:
+def _sentence(one: Halted, undo: bool) -> str:
     before = "halted" if one.was_halted else "running"
     now = f"halted ({one.halt_reason})" if one.is_halted else "running"
     # the reason outlives the halt

@@ -93,7 +93,7 @@ def _chunk(
             options=options,
             by=by,
             first=first,
-            shown=_shown(context, options.provider, there),
+            shown=_preflight_states(context, options.provider, there),
         ),
         rollback=options.dry_run,
     )
@@ -108,10 +108,10 @@ def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[
         return list(planned)
     found: Sequence[Sequence[str] | ReadFailed] = yield CheckCustomers(provider, asked)
     wrong = {name: said for name, said in zip(asked, found, strict=True) if isinstance(said, ReadFailed) or said}
-    return [_judged(flip, wrong[flip.customer_id]) if flip.customer_id in wrong else flip for flip in planned]
+    return [_with_problem(flip, wrong[flip.customer_id]) if flip.customer_id in wrong else flip for flip in planned]
 
 
-def _judged(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
+def _with_problem(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
     if isinstance(wrong, ReadFailed):
         return replace(flip, problem=f"could not be checked: {wrong.reason}: try again, or --unchecked", away=True)
     return replace(flip, problem=f"{'; '.join(wrong)}; --unchecked assigns it without this check", away=False)
@@ -205,7 +205,7 @@ def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mappin
     return found
 
 
-def _shown(
+def _preflight_states(
     context: Context, provider: str, there: Mapping[tuple[str, str], CustomerRead]
 ) -> Mapping[str, CustomerState]:
     """What the preflight showed, by customer: the first pushes may use up parts granted once before any tick reads the

@@ -64,7 +64,7 @@ class OrgFilter:
     """An operator's word stands in place of the provider's: no halt, or another number at once."""
 
 
-class Found(NamedTuple):
+class OrgColumns(NamedTuple):
     """A row of `list`. The driver's own take ten times as long to say what a column holds, and each is asked often: a
     file has a hundred thousand of them."""
 
@@ -91,7 +91,7 @@ class Found(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class OrgRow:
     """An organisation in a list. Money in millionths of its provider's credits: `balance_micro` as last read;
-    `left_now_micro` to `runs_out_ms`: as `Left`; `since_ms` and `why`: of a state that is not `active`;
+    `left_now_micro` to `runs_out_ms`: as `CreditForecast`; `since_ms` and `why`: of a state that is not `active`;
     `running`: sandboxes. None: unknown, or without an end."""
 
     org_id: str
@@ -163,7 +163,7 @@ def list_orgs(
     if not 0 < most <= MAX_ROWS:
         raise UsageError(f"invalid page size: expected 1 to {MAX_ROWS:,} rows. For the next page, pass `--after`")
     _require(connection, chosen)
-    rows = _found(connection, chosen, now_ms, sort, after, most + 1)
+    rows = _read_rows(connection, chosen, now_ms, sort, after, most + 1)
     return OrgPage(_rows(connection, rows[:most], now_ms), _place(rows[most - 1]) if len(rows) > most else None)
 
 
@@ -171,7 +171,7 @@ def every_org(connection: sa.Connection, chosen: OrgFilter, now_ms: int, sort: s
     """All of them, in the order of pages, with the same figures. Errors: as `list_orgs`."""
     _require(connection, chosen)
     after = START
-    while rows := _found(connection, chosen, now_ms, sort, after, MOST_AT_ONCE):
+    while rows := _read_rows(connection, chosen, now_ms, sort, after, MOST_AT_ONCE):
         yield from _rows(connection, rows, now_ms)
         after = _place(rows[-1])
 
@@ -238,12 +238,12 @@ def _require(connection: sa.Connection, chosen: OrgFilter) -> None:
         ids.require(connection, ids.ANY_PLAN, chosen.plan)
 
 
-def _found(
+def _read_rows(
     connection: sa.Connection, chosen: OrgFilter, now_ms: int, sort: str, after: Place, most: int
-) -> list[Found]:
+) -> list[OrgColumns]:
     values = {**_values(chosen, now_ms), "after_org_id": after.org_id, "after_ms": after.ends_ms, "at_most": most}
     slots = {**_slots(chosen), **_order(sort, after, known_end=chosen.runs_out_by_ms is not None)}
-    return list(map(Found._make, SQL.run(connection, "list", values, **slots)))
+    return list(map(OrgColumns._make, SQL.run(connection, "list", values, **slots)))
 
 
 def _order(sort: str, after: Place, *, known_end: bool) -> dict[str, str]:
@@ -258,7 +258,7 @@ def _order(sort: str, after: Place, *, known_end: bool) -> dict[str, str]:
     return {**slots, "later": f"after_{way}", "last": "as_read" if as_read else "by_now"}
 
 
-def _place(row: Found) -> Place:
+def _place(row: OrgColumns) -> Place:
     """Where a list continues behind a row."""
     return Place(row.org_id, row.runs_out_ms)
 
@@ -284,11 +284,11 @@ def _values(chosen: OrgFilter, now_ms: int) -> dict[str, object]:
     }
 
 
-def _rows(connection: sa.Connection, found: Sequence[Found], now_ms: int) -> list[OrgRow]:
+def _rows(connection: sa.Connection, found: Sequence[OrgColumns], now_ms: int) -> list[OrgRow]:
     return [_row(*pair, now_ms) for pair in zip(found, left_of(connection, found, now_ms), strict=True)]
 
 
-def _row(row: Found, left: Left, now_ms: int) -> OrgRow:
+def _row(row: OrgColumns, left: CreditForecast, now_ms: int) -> OrgRow:
     state: State = "active" if row.billing_provider is not None else "scheduled" if row.is_scheduled else "unassigned"
     since_ms = None
     if row.stopped_at_ms is not None:
@@ -353,7 +353,7 @@ class Billed(Asked, Protocol):
     def billing_provider(self) -> str | None: ...
 
 
-class Left(NamedTuple):
+class CreditForecast(NamedTuple):
     """Of one organisation, in micro-credits of its provider; None: unknown, or without an end. `left_now_micro`: its
     effective balance, or what was read last where nobody bills it; `used_a_minute_micro`: in the last minutes;
     `runs_out_ms`: when what is left ends, if it is used on like that."""
@@ -368,7 +368,7 @@ NOTHING: Final = Used()
 """For an organisation without usage that its balance may not show."""
 
 
-def left_of(connection: sa.Connection, rows: Sequence[Billed], now_ms: int) -> list[Left]:
+def left_of(connection: sa.Connection, rows: Sequence[Billed], now_ms: int) -> list[CreditForecast]:
     """Of each of these organisations (rows of `orgs`)."""
     by_provider: dict[str, list[Billed]] = defaultdict(list)
     for row in rows:
@@ -377,15 +377,16 @@ def left_of(connection: sa.Connection, rows: Sequence[Billed], now_ms: int) -> l
             by_provider[provider].append(row)
     used = read_used_now(connection, by_provider, now_ms)
     return [
-        _left(row, None if row.billing_provider in UNBILLED else used.get(row.org_id, NOTHING), now_ms) for row in rows
+        _forecast_credit(row, None if row.billing_provider in UNBILLED else used.get(row.org_id, NOTHING), now_ms)
+        for row in rows
     ]
 
 
-def _left(row: Billed, used: Used | None, now_ms: int) -> Left:
+def _forecast_credit(row: Billed, used: Used | None, now_ms: int) -> CreditForecast:
     effective = None if used is None else since_read(row, used)
     burn = None if used is None or (used.unpriced and not used.burn_a_minute) else used.burn_a_minute
     ends_ms = end_ms(effective.value, burn, now_ms) if effective and burn else None
-    return Left(row.balance_micro if effective is None else effective.value, burn, ends_ms)
+    return CreditForecast(row.balance_micro if effective is None else effective.value, burn, ends_ms)
 
 
 # As people and programs see it.

@@ -128,7 +128,7 @@ def _when_down(
     return PolicySet(provider, plan, policy, was)
 
 
-def _said(done: PolicySet) -> str:
+def _sentence(done: PolicySet) -> str:
     of = f"the plan {done.plan}" if done.plan else "every other plan"
     if done.policy is None:
         now = "as for every other plan" if done.plan else rates.DEFAULT_POLICY
@@ -366,7 +366,7 @@ ACTIONS: Final = (
         "Set a policy for outages",
         "Set what holds for running organisations while their provider cannot be read. A halted one stays halted.",
         _when_down,
-        _said,
+        _sentence,
         path="/v1/providers/{provider}/when-down",
         scope=WRITE,
         facts=_facts_of_policy,

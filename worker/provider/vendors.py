@@ -170,7 +170,7 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
     sums: dict[tuple[str, str, int, str], Decimal] = {}
     open_days: set[tuple[str, int]] = set()
     try:
-        for line, row in _lines(raw.decode().removeprefix("\ufeff")):
+        for line, row in _read_rows(raw.decode().removeprefix("\ufeff")):
             number = line
             key, amount, final = _line(row)
             sums[key] = _EXACT.add(sums.get(key, Decimal(0)), amount)
@@ -205,7 +205,7 @@ def _raw(name: str) -> bytes:
     return raw
 
 
-def _lines(text: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _read_rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Each line by our names of its columns."""
     table = Table(text)
     heads = [head.strip() for head in next(table, [])]

@@ -31,7 +31,7 @@ from drawdown.schema.units import DAY_MS, SECOND_MS
 from drawdown.worker.catalog.balance_parts import note_shown_parts
 from drawdown.worker.catalog.costs import as_text
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import LANES, Push, Remember, Steps, Together, Transaction
+from drawdown.worker.engine.effects import LANES, Push, RunTogether, SaveWitness, Steps, Transaction
 from drawdown.worker.engine.fair_queue import NotBegun
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
@@ -82,10 +82,10 @@ def push_in_spells(
 ) -> Steps[list[object]]:
     """Send everything due at one provider; `others` have their turn after each spell, told whether more is due."""
     at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
-    expired: list[object] = yield Together([expire(context, provider)])  # it reads all that is due: once
+    expired: list[object] = yield RunTogether([expire(context, provider)])  # it reads all that is due: once
     done, more = [failure for failure in expired if failure is not None], True
     while more:
-        pushed: list[object] = yield Together([push(context, provider, SPELL_MS) for _ in range(at_once)])
+        pushed: list[object] = yield RunTogether([push(context, provider, SPELL_MS) for _ in range(at_once)])
         more = any(isinstance(lane, Pushed) and lane.more for lane in pushed)
         done += [*pushed, *(yield from others(more))]
     return done
@@ -129,7 +129,7 @@ def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[
             break
         if claimed.witness is not None:
             context.witness = claimed.witness
-            yield Remember(claimed.witness)  # R1: what is sent is counted outside of the database, too
+            yield SaveWitness(claimed.witness)  # R1: what is sent is counted outside of the database, too
         began = replace(done, why=done.why.copy())
         yield from _send_all(context, provider, claimed, claim, now, done, until_ms)
         done.rounds += 1
@@ -309,7 +309,7 @@ def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | 
             break
         if witness is not None:
             context.witness = witness
-            yield Remember(witness)  # R1: what is charged is counted outside of the database, too
+            yield SaveWitness(witness)  # R1: what is charged is counted outside of the database, too
         done += charged
         context.advanced("pushed", charged)
         if charged < AT_ONCE:

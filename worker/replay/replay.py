@@ -26,7 +26,7 @@ from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.catalog.wallets import add, rate_card
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction
+from drawdown.worker.engine.effects import LoadWitness, RunTogether, Steps, Transaction
 from drawdown.worker.history.incarnation import HistoryDoubted, recognise
 from drawdown.worker.push.push import push
 from drawdown.worker.replay.plan import ReplayAtWork, ReplayPlan, ReplayScope, in_the_way, overlaps
@@ -64,7 +64,7 @@ class Replayed:
     quantity: int = 0
     first: list[FoundPush] = field(default_factory=list)
     totals: list[Tally] = field(default_factory=list)
-    left_out: list[Left] = field(default_factory=list)
+    left_out: list[SkippedUsage] = field(default_factory=list)
     stopped: list[Bad] = field(default_factory=list)
     """Left out, for the seal fails on them (S8); stopped for good, but for a dry run."""
     failures: list[str] = field(default_factory=list)
@@ -112,7 +112,7 @@ class Chunk:
     """What one transaction found."""
 
     found: Sequence[FoundPush]
-    left_out: Sequence[Left]
+    left_out: Sequence[SkippedUsage]
     load: int
 
 
@@ -127,7 +127,7 @@ def replay(
     result = Replayed(plan.from_ms, plan.to_ms, dry_run)
     begun: Begun | None = None
     if not dry_run:
-        context.witness = yield Recall()
+        context.witness = yield LoadWitness()
         begun = yield Transaction("begin_replay", partial(_begin, context=context, plan=plan, by=by, job_id=job_id))
         result.pushes_before = begun.pushes
         result.resumed_from_ms = begun.next_ms if begun.resumed else None
@@ -150,7 +150,7 @@ def _seal_all(
 ) -> Steps[None]:
     at, size = plan.from_ms if begun is None else max(plan.from_ms, begun.next_ms), FIRST_CHUNK
     totals: dict[tuple[str, str, str], Tally] = {}
-    left: dict[tuple[str, str], Left] = {}
+    left: dict[tuple[str, str], SkippedUsage] = {}
     only = None if plan.orgs is None else tuple(org for org in plan.orgs if org not in set(plan.stopped))
     context.advanced("range", (plan.to_ms - at) // WINDOW_MS)
     while at < plan.to_ms and not result.unfinished:
@@ -173,7 +173,7 @@ def _seal_all(
             if most is None or len(result.first) < most:
                 result.first.append(found)
         for part in chunk.left_out:
-            left.setdefault((part.why, part.unit), Left(part.why, part.unit)).add(part)
+            left.setdefault((part.why, part.unit), SkippedUsage(part.why, part.unit)).add(part)
         context.advanced("replayed", (end - at) // WINDOW_MS)
         at, size = end, next_size(size, chunk.load)
         result.unfinished = at < plan.to_ms and context.out_of_time()
@@ -288,7 +288,7 @@ def _send_all(context: Context, result: Replayed) -> Steps[None]:
     """What is due goes out as in any tick; what does not is the next tick's."""
     ready = context.ready()
     result.not_ready = sorted({tally.provider for tally in result.totals} - set(ready))
-    results = yield Together([_send(context, provider) for provider in ready])
+    results = yield RunTogether([_send(context, provider) for provider in ready])
     for sent in results:
         if isinstance(sent, Exception):
             result.failures.append(in_short(sent))
@@ -358,7 +358,7 @@ class Tally:
 
 
 @dataclass
-class Left:
+class SkippedUsage:
     """What lies in the range and is no new push: `why`, in how many windows of an organisation, how much in `unit`."""
 
     why: str
@@ -366,7 +366,7 @@ class Left:
     windows: int = 0
     quantity: int = 0
 
-    def add(self, other: Left) -> None:
+    def add(self, other: SkippedUsage) -> None:
         self.windows += other.windows
         self.quantity += other.quantity
 
@@ -390,7 +390,7 @@ def found_in(connection: sa.Connection, seal_id: int, start: int) -> list[FoundP
     ]
 
 
-def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, seal_id: int) -> Sequence[Left]:
+def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, seal_id: int) -> Sequence[SkippedUsage]:
     """What lies in [start, end) without being due to anybody: pending, exempt, in shadow, quarantined, stopped."""
     values: dict[str, object] = {"start_ms": start, "end_ms": end, "seal_id": seal_id}
     only = ""
@@ -399,7 +399,7 @@ def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, s
         values["orgs"] = [{"org_id": org_id} for org_id in plan.orgs]
     names = [*LEFT, *(["left_stopped"] if plan.stopped else [])]
     return [
-        Left(row.reason, row.unit, int(row.windows), int(row.quantity))
+        SkippedUsage(row.reason, row.unit, int(row.windows), int(row.quantity))
         for name in names
         for row in SQL.run(connection, name, values, only=only)
     ]

@@ -19,7 +19,7 @@ SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
-class Seen:
+class ArrivalCursor:
     """Arrivals before `cursor` were looked at, but for those `in_flight` (PostgreSQL's transactions)."""
 
     cursor: int = 0
@@ -35,13 +35,13 @@ class Seen:
         return {"cursor": self.cursor, "in_flight": self.in_flight}
 
 
-UNREAD: Final = Seen()
+UNREAD: Final = ArrivalCursor()
 
 
-def seen_by_all(buckets: Sequence[Any]) -> Seen:
+def seen_by_all(buckets: Sequence[Any]) -> ArrivalCursor:
     """What all of several rows of `buckets` have seen."""
     open_then = {int(number) for row in buckets for number in row.in_flight or ()}
-    return Seen(min(int(row.cursor) for row in buckets), tuple(sorted(open_then)))
+    return ArrivalCursor(min(int(row.cursor) for row in buckets), tuple(sorted(open_then)))
 
 
 def buckets_part() -> Part:
@@ -49,12 +49,12 @@ def buckets_part() -> Part:
     return SQL.part("of_buckets")
 
 
-def seen_by_seals(connection: sa.Connection) -> Seen:
+def seen_by_seals(connection: sa.Connection) -> ArrivalCursor:
     """What the seals of all buckets have seen."""
     part = buckets_part()
     return seen_by_all(SQL.run(connection, part.name).all())
 
 
-def seen_now(connection: sa.Connection) -> Seen:
+def seen_now(connection: sa.Connection) -> ArrivalCursor:
     """What all that is visible now has come to."""
     return seen_by_all(SQL.run(connection, "seen_now").all())

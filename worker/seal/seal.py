@@ -37,7 +37,7 @@ from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
-from drawdown.worker.seal.arrivals import UNREAD, Seen, seen_by_all
+from drawdown.worker.seal.arrivals import UNREAD, ArrivalCursor, seen_by_all
 
 SQL = queries(__file__)
 
@@ -259,7 +259,7 @@ class Sealed:
 class Lock:
     """What the bucket rows said once they were locked."""
 
-    seen: Seen
+    seen: ArrivalCursor
     watermark_ms: int
     """Of the bucket that is sealed furthest."""
     epoch: int
@@ -268,7 +268,9 @@ class Lock:
 class Statements:
     """Runs the pieces with this seal's `values`, and with what its `slots` hold."""
 
-    def __init__(self, connection: sa.Connection, request: SealRequest, watermark_ms: int, seen: Seen = UNREAD) -> None:
+    def __init__(
+        self, connection: sa.Connection, request: SealRequest, watermark_ms: int, seen: ArrivalCursor = UNREAD
+    ) -> None:
         self.connection = connection
         self.is_postgresql = connection.dialect.name == "postgresql"
         self.values: dict[str, object] = {

@@ -115,7 +115,7 @@ def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = 
 
     Errors: UnknownId; Denied `released`, `clock_behind`.
     """
-    found = _held(connection, reservation, by.now_ms)
+    found = _hold_settlement(connection, reservation, by.now_ms)
     if found.payout is not None and not undo:
         raise Denied(
             "released",
@@ -135,7 +135,7 @@ def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro:
         raise UsageError("a reversal's key has 1 to 200 characters, none of them control characters")
     if amount_micro is not None and not 0 < amount_micro <= MAX_ENTRY_MICRO:
         raise UsageError("invalid reversal: expected more than 0, and at most 1,000,000,000 credits")
-    found = _held(connection, reservation, by.now_ms)
+    found = _hold_settlement(connection, reservation, by.now_ms)
     made, repeated = settlements.reverse(connection, found, key, amount_micro, by)
     if not repeated:
         details = {"key": key, "amount_micro": made.amount_micro, "is_clawback": made.is_clawback}
@@ -177,7 +177,7 @@ def _held_supplier(connection: sa.Connection, supplier: str) -> Supplier:
     return found
 
 
-def _held(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement:
+def _hold_settlement(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement:
     found = settlements.hold(connection, reservation, now_ms)
     if found is None:
         ids.require(connection, ids.SETTLEMENT, reservation)
@@ -348,7 +348,7 @@ def _payout(
     )
 
 
-def _made(done: PayoutMade) -> list[str]:
+def _payout_sentences(done: PayoutMade) -> list[str]:
     line = f"{done.payout}: {show_credits(done.total_micro)} credits, {show_credits(done.released_micro)} released"
     line += f" and {show_credits(-done.carried_micro)} clawed back" if done.carried_micro else ""
     line += f", {done.lines:,} lines"
@@ -470,7 +470,7 @@ ACTIONS: Final = (
         "Release a payout",
         "Release what a supplier is owed and is eligible: one payout a month, above its threshold. Pays nothing.",
         _payout,
-        _made,
+        _payout_sentences,
         path="/v1/suppliers/{supplier}/payout",
         scope=SCOPE,
         facts=_facts_of_supplier,

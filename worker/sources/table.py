@@ -33,7 +33,7 @@ class Table:
         self._text = text
         self._at = 0
         self._row_at = 0
-        self._reader = csv.reader(self._lines(), strict=True)
+        self._reader = csv.reader(self._read_lines(), strict=True)
 
     @property
     def line(self) -> int:
@@ -52,7 +52,7 @@ class Table:
             raise Unfit(self.line, f"it has {len(row):,} columns, and {MOST_COLUMNS:,} are the most")
         return row
 
-    def _lines(self) -> Iterator[str]:
+    def _read_lines(self) -> Iterator[str]:
         """With their ends: a field may have some."""
         while self._at < len(self._text):
             most = self._row_at + MAX_ROW_CHARS

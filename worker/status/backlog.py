@@ -117,7 +117,7 @@ class LongOpen:
     age_ms: int | None
 
     @property
-    def told(self) -> bool:
+    def is_long(self) -> bool:
         """Whether it is worth a word."""
         return self.age_ms is not None and self.age_ms >= LONG_MS
 

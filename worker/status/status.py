@@ -173,14 +173,14 @@ def _clock_doubt(connection: sa.Connection, now_ms: int) -> str | None:
 
 def _open_for_long(connection: sa.Connection) -> LongOpen | None:
     oldest = oldest_open(connection)
-    return oldest if oldest is not None and oldest.told else None
+    return oldest if oldest is not None and oldest.is_long else None
 
 
 def _last_tick(found: Sequence[Any], running: Sequence[Any], firsts: Sequence[Any]) -> parts.LastTick | None:
     if not found:
         return None
     last, report = found[0], json.loads(found[0].report or "{}")
-    left = next((text for tick in (last, *firsts) if (text := _left(tick))), "")
+    left = next((text for tick in (last, *firsts) if (text := _first_failure(tick))), "")
     return parts.LastTick(
         tick_id=last.tick_id,
         worker=last.worker,
@@ -197,7 +197,7 @@ def _last_tick(found: Sequence[Any], running: Sequence[Any], firsts: Sequence[An
     )
 
 
-def _left(tick: Any) -> str:
+def _first_failure(tick: Any) -> str:
     """The first of what a tick could not do, and the next one tries again."""
     report = json.loads(tick.report or "{}") if tick.exit_status == Exit.LEFT else {}
     return str(next(iter(report.get("failures", [])), FILES_WAIT if report.get("batches_wait") else ""))

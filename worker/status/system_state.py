@@ -495,7 +495,7 @@ def _fix(provider: Waiting, now_ms: int) -> str:
     failing = provider.due and "waiting" in provider.errors and provider.tried > 0
     if stuck and failing and provider.drained_ms is not None:
         show = typed("drawdown", "push", "list", "--state", "due", "--provider", provider.provider)
-        return f"{show}: these fail while others settle; ticks send them again at {_again(provider, now_ms)}"
+        return f"{show}: these fail while others settle; ticks send them again at {_next_try(provider, now_ms)}"
     if provider.queued and (provider.drained_ms is not None or not provider.due):
         by_ms = provider.looked_up_by_ms
         until = f" until {utc(by_ms)}" if by_ms is not None and by_ms > now_ms else ""
@@ -503,9 +503,9 @@ def _fix(provider: Waiting, now_ms: int) -> str:
     if provider.drained_ms is not None:
         return f"nothing: it drains by itself, by about {utc(provider.drained_ms)}"
     check = f"drawdown provider check {provider.provider}"
-    return f"{check}; ticks {MENDED[provider.queued > 0]} once it answers, next at {_again(provider, now_ms)}"
+    return f"{check}; ticks {MENDED[provider.queued > 0]} once it answers, next at {_next_try(provider, now_ms)}"
 
 
-def _again(provider: Waiting, now_ms: int) -> str:
+def _next_try(provider: Waiting, now_ms: int) -> str:
     """When ticks send pushes again."""
     return utc(max(provider.retry_ms or now_ms, now_ms))

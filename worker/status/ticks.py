@@ -17,7 +17,7 @@ from drawdown.schema.text import in_short
 from drawdown.worker.batches.lists import BatchesDone
 from drawdown.worker.engine.context import Context
 from drawdown.worker.halts.dispatch import Dispatched
-from drawdown.worker.hooks.deliver import Told
+from drawdown.worker.hooks.deliver import Deliveries
 from drawdown.worker.push.confirm import Confirmed
 from drawdown.worker.push.outcome import applied_within
 from drawdown.worker.push.push import Pushed
@@ -68,7 +68,7 @@ class TickDone:
         found = self.report.get(name)
         return found if isinstance(found, int) else None
 
-    def said(self, name: str) -> list[str]:
+    def report_lines(self, name: str) -> list[str]:
         """Lines of its report."""
         found = self.report.get(name)
         return [str(line) for line in found] if isinstance(found, list) else []
@@ -211,7 +211,7 @@ def collect(report: Report, results: Sequence[object]) -> None:
             case Dispatched():
                 report.halts_acknowledged += result.acknowledged
                 report.halts_failed += result.failed
-            case Told():
+            case Deliveries():
                 report.messages_delivered += result.delivered
                 report.messages_failed += result.failed
             case BatchesDone():

@@ -70,7 +70,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Said:
+class TermsChange:
     """Terms afterwards, and before (None: there were none)."""
 
     terms: Terms
@@ -81,7 +81,7 @@ class Said:
 
 def set_terms(
     connection: sa.Connection, customer_id: str, terms: Terms, can: PaymentCapabilities, by: By, *, new: bool = False
-) -> Said:
+) -> TermsChange:
     """Have a wallet topped up. What had stopped its top-ups is over: terms may name another card's customer.
 
     Errors: UsageError for what makes no sense, and unless `new` for a currency that the service is not known to take,
@@ -102,35 +102,35 @@ def set_terms(
     SQL.run(connection, "set", {**asdict(terms), **said})
     SQL.run(connection, "end_shadows", said)
     record(connection, "topup_set", customer_id, asdict(terms), by)
-    return Said(terms, *_before(row))
+    return TermsChange(terms, *_before(row))
 
 
-def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) -> Said:
+def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) -> TermsChange:
     """Stop, start or shadow one wallet's top-ups. What is in doubt is looked up all the same. Errors: UnknownId."""
-    row = _known(connection, customer_id)
+    row = _require_terms(connection, customer_id)
     terms, blocked = _before(row)
     assert terms is not None
     said = {"customer_id": customer_id, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "set_mode", {**said, "mode": mode})
     SQL.run(connection, "end_shadows", said)
     record(connection, "topup_mode", customer_id, {"mode": mode, "was": terms.mode}, by)
-    return Said(replace(terms, mode=mode), terms, blocked)
+    return TermsChange(replace(terms, mode=mode), terms, blocked)
 
 
-def resume(connection: sa.Connection, customer_id: str, by: By) -> Said:
+def resume(connection: sa.Connection, customer_id: str, by: By) -> TermsChange:
     """There is another card: declines so far are forgotten, and whatever is low is filled at once. The same again
     changes nothing: a wallet that has a top-up open, or credit, begins none.
 
     Errors: UnknownId; Refused where top-ups are stopped.
     """
-    row = _known(connection, customer_id)
+    row = _require_terms(connection, customer_id)
     terms, blocked = _before(row)
     assert terms is not None
     if terms.mode == "stopped":
         raise Refused(STOPPED.format(customer_id, typed(customer_id)))
     rearm(connection, customer_id)
     record(connection, "topup_resume", customer_id, {"blocked": blocked}, by)
-    return Said(terms, terms, blocked)
+    return TermsChange(terms, terms, blocked)
 
 
 def switch(connection: sa.Connection, by: By, *, stopped: bool) -> str | None:
@@ -154,7 +154,7 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
         raise UsageError("a payment's id has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.TOPUP, topup)
     customer_id = str(SQL.run(connection, "wallet_of", {"topup": topup}).scalar_one())
-    _known(connection, customer_id)  # terms are locked before top-ups
+    _require_terms(connection, customer_id)  # terms are locked before top-ups
     found = SQL.run(connection, "topup", {"topup": topup}).one()
     if found.state != "in_doubt" and not (found.state == "given_up" and payment_id is not None):
         raise Refused(f"{topup} is {found.state}: only one in doubt is for a person to decide")
@@ -172,7 +172,7 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
 
 def require_terms(connection: sa.Connection, customer_id: str) -> Terms:
     """A wallet's terms. Errors: UnknownId."""
-    terms, _ = _before(_known(connection, customer_id))
+    terms, _ = _before(_require_terms(connection, customer_id))
     assert terms is not None
     return terms
 
@@ -193,7 +193,7 @@ def _row(connection: sa.Connection, customer_id: str) -> sa.RowMapping | None:
     return SQL.run(connection, "terms", {"customer_id": customer_id}).mappings().one_or_none()
 
 
-def _known(connection: sa.Connection, customer_id: str) -> sa.RowMapping:
+def _require_terms(connection: sa.Connection, customer_id: str) -> sa.RowMapping:
     row = _row(connection, customer_id)
     if row is None:
         ids.require(connection, ids.TOPPED_UP, customer_id)

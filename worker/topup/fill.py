@@ -36,7 +36,7 @@ from drawdown.schema.text import MAX_ERROR_CHARS, clean, in_short
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.catalog.wallets import orgs_of
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import ChargeMoney, LookUpMoney, Over, Remember, Steps, Together, Transaction
+from drawdown.worker.engine.effects import ChargeMoney, LookUpMoney, Over, RunTogether, SaveWitness, Steps, Transaction
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import count_sends, require_same
 from drawdown.worker.topup.outcome import HOUR_MS, Calls, End, Loss, of_answer, of_not_found, of_not_sent
@@ -95,7 +95,7 @@ def fill(context: Context, only: str = ALL) -> Steps[Filled]:
     done.begun, done.shadow = begun.live, begun.shadow
     lanes = [_at(context, service, only, done) for service in ready if service in begun.due_at]
     if lanes:
-        for result in (yield Together(lanes)):
+        for result in (yield RunTogether(lanes)):
             if isinstance(result, Exception):
                 raise result
     return done
@@ -122,7 +122,7 @@ def _charge(context: Context, service: str, only: str, done: Filled) -> Steps[bo
         return False
     if claim.witness is not None:
         context.witness = claim.witness
-        yield Remember(claim.witness)  # R1: what may be charged is counted outside of the database, too
+        yield SaveWitness(claim.witness)  # R1: what may be charged is counted outside of the database, too
     charges = [one.charge for one in claim.topups]
     answers = yield from _answers(context, ChargeMoney(service, charges, _over(context, asks)))
     now = context.clock.now_ms()

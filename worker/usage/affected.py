@@ -85,12 +85,12 @@ def _worth(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> Worth:
             of_sizes.append(rule)
 
     @cache
-    def made(memory_mb: int, window_ms: int) -> MappingRow | None:
+    def resolve_feature(memory_mb: int, window_ms: int) -> MappingRow | None:
         return resolve(of_meters.get(memory_mb, []) if is_meter(memory_mb) else of_sizes, memory_mb, window_ms)
 
     used = []
     for row in rows:
-        by = made(int(row.memory_mb), int(row.window_ms))
+        by = resolve_feature(int(row.memory_mb), int(row.window_ms))
         if by is not None and by.feature is not None:
             units = int(row.seconds) * (int(row.memory_mb) if by.unit == MB_SECONDS else 1)
             used.append(Quantity(row.provider, by.feature, int(row.window_ms), units))

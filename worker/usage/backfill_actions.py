@@ -34,7 +34,15 @@ from drawdown.schema.text import clean, typed
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.usage import affected, backfills
-from drawdown.worker.usage.backfills import Backfill, BackfillRow, Diff, DiffLine, Left, list_backfills, show_backfill
+from drawdown.worker.usage.backfills import (
+    Backfill,
+    BackfillRow,
+    Diff,
+    DiffLine,
+    WalletForecast,
+    list_backfills,
+    show_backfill,
+)
 from drawdown.worker.usage.withdrawals import judge_backfill
 
 Name = Annotated[str, ID, "The backfill's name"]
@@ -53,7 +61,7 @@ class ShownBackfill(BackfillRow):
     counts: dict[str, int]
     lines: list[DiffLine]
     price_micro: int | None
-    left: Left | None
+    left: WalletForecast | None
     hash: str | None
 
 
@@ -62,7 +70,7 @@ class BackfillClosed(BackfillRow):
     """A backfill that is usage now. `price`: by the ledger's rate card (null: not known, or it was closed before)."""
 
     price_micro: int | None
-    left: Left | None
+    left: WalletForecast | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def _show(connection: sa.Connection, look: Look, backfill: Name) -> ShownBackfil
     if not compared:
         return ShownBackfill(**vars(found), counts={}, lines=[], price_micro=None, left=None, hash=None)
     diff = backfills.diff(connection, backfill)
-    left = _left(connection, found, diff, look.now_ms)
+    left = _forecast_wallet(connection, found, diff, look.now_ms)
     return ShownBackfill(
         **vars(found), counts=diff.counts, lines=diff.lines, price_micro=diff.price_micro, left=left, hash=diff.hash
     )
@@ -118,7 +126,7 @@ def _close(
 ) -> BackfillClosed:
     diff = backfills.close(connection, backfill, hash_, asked.by)
     found = show_backfill(connection, backfill)
-    left = _left(connection, found, diff, asked.by.now_ms)
+    left = _forecast_wallet(connection, found, diff, asked.by.now_ms)
     return BackfillClosed(**vars(found), price_micro=diff.price_micro, left=left)
 
 
@@ -141,7 +149,7 @@ def _revert(connection: sa.Connection, asked: Asked, backfill: Name) -> Backfill
     return BackfillReverted(backfill, going.was, show_backfill(connection, backfill).withdrawn)
 
 
-def _left(connection: sa.Connection, found: BackfillRow, diff: Diff, now_ms: int) -> Left | None:
+def _forecast_wallet(connection: sa.Connection, found: BackfillRow, diff: Diff, now_ms: int) -> WalletForecast | None:
     """What it leaves of the wallet here that it is charged to; None: of none, or what it costs is not known."""
     prices = [one.price_micro for one in diff.lines if one.provider == EMBEDDED and one.code is None]
     known = [price for price in prices if price is not None]
@@ -198,7 +206,7 @@ def _waits_lines(found: ShownBackfill) -> list[str]:
     return [f"{clean(what)}: waits, and costs nothing before `{typed(*words)}`" for what, words in commands.items()]
 
 
-def _left_lines(left: Left | None, what: str) -> list[str]:
+def _left_lines(left: WalletForecast | None, what: str) -> list[str]:
     """`what`: what takes it."""
     if left is None:
         return []

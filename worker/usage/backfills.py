@@ -36,9 +36,16 @@ from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.catalog.wallets import add, rate_card
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.sources.events import store
-from drawdown.worker.sources.events.store import WITHDRAWN, Taken, charged_at_once, keep_above_floor, names_of, take
+from drawdown.worker.sources.events.store import (
+    WITHDRAWN,
+    EventResult,
+    charged_at_once,
+    keep_above_floor,
+    names_of,
+    take,
+)
 from drawdown.worker.sources.events.types import charged, spot_of
-from drawdown.worker.sources.samples.importer import Lines, is_blank
+from drawdown.worker.sources.samples.importer import NumberedLines, is_blank
 from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.verdict.rules import Overrides, verdict
 
@@ -52,8 +59,8 @@ TAKEN_AT_ONCE: Final = 1_000
 """Events of one batch, within that transaction."""
 REVERTED_AT_ONCE: Final = 500
 """Events that one transaction withdraws."""
-_REPEATED: Final = Taken("duplicate")
-_OTHER: Final = Taken("conflict", "other_content", "its source and id stand in this backfill, with other content")
+_REPEATED: Final = EventResult("duplicate")
+_OTHER: Final = EventResult("conflict", "other_content", "its source and id stand in this backfill, with other content")
 
 
 @dataclass(frozen=True)
@@ -132,14 +139,14 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
     return found
 
 
-def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], now_ms: int) -> list[Taken]:
+def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], now_ms: int) -> list[EventResult]:
     """Add events to one that is open; an answer for each. Nothing of them is usage yet.
 
     Errors: UnknownId; Refused where it is not open, or would hold more than MOST_STAGED.
     """
     found = _require_open(_hold(connection, name))
     names = names_of(events, own=True)
-    gone = _gone(connection, names, events)
+    gone = _find_pruned(connection, names, events)
     at_once = charged(connection, {spot_of(event) for event in events})
     wrong = [
         _outside(found, event) or (WITHDRAWN if name in gone else charged_at_once(event, at_once))
@@ -157,28 +164,28 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
     return [no or _staged(row, stored[row["sample_id"]], new) for row, no in zip(asked, wrong, strict=True)]
 
 
-def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) -> Taken:
+def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) -> EventResult:
     """The answer to an event, by what stands under its key. Of those that are `new` the first is accepted."""
     if stored != row:
         return _OTHER
     if row["sample_id"] not in new:
         return _REPEATED
     new.remove(row["sample_id"])
-    return Taken("accepted")
+    return EventResult("accepted")
 
 
-def _gone(connection: sa.Connection, names: Sequence[str], events: Sequence[UsageEvent]) -> set[str]:
+def _find_pruned(connection: sa.Connection, names: Sequence[str], events: Sequence[UsageEvent]) -> set[str]:
     """Those that were withdrawn, and pruned since: nothing shows them."""
     asked = store.keyed(names, events, own=True)
     gone = store.withdrawn_among(connection, asked)
     return gone - {name for name, _ in store.stored(connection, asked)} if gone else gone
 
 
-def _outside(found: Backfill, event: UsageEvent) -> Taken | None:
+def _outside(found: Backfill, event: UsageEvent) -> EventResult | None:
     if event.org_id != found.org_id:
-        return Taken("invalid", "foreign_org", f"this backfill is of {found.org_id}")
+        return EventResult("invalid", "foreign_org", f"this backfill is of {found.org_id}")
     if not found.from_ms <= event.occurred_ms < found.to_ms:
-        return Taken("invalid", "outside", f"this backfill is of {utc(found.from_ms)} to {utc(found.to_ms)}")
+        return EventResult("invalid", "outside", f"this backfill is of {utc(found.from_ms)} to {utc(found.to_ms)}")
     return None
 
 
@@ -242,7 +249,7 @@ def _diff(connection: sa.Connection, found: Backfill) -> Diff:
     sums: dict[tuple[str, str | None, str | None], list[Any]] = {}
     by_window: dict[tuple[int, str, str | None, str | None], list[int]] = {}
     for row in SQL.run(connection, "windows", _of(found)):
-        what, code = _made(row)
+        what, code = _resolve_feature(row)
         part = by_window.setdefault((int(row.window_ms), what, row.provider, code), [0, 0])
         part[0], part[1] = part[0] + int(row.events), part[1] + int(row.quantity)
     for (window_ms, what, provider, code), (events, quantity) in by_window.items():
@@ -261,7 +268,7 @@ def _diff(connection: sa.Connection, found: Backfill) -> Diff:
     return Diff(found, counts, lines, total, said.hexdigest()[:32])
 
 
-def _made(row: Any) -> tuple[str, str | None]:
+def _resolve_feature(row: Any) -> tuple[str, str | None]:
     """A feature; or the type that makes none that is billed, and why it would wait."""
     if row.feature is None:
         return str(row.event_type), "unmapped"
@@ -345,7 +352,7 @@ class BackfillRow:
 
 
 @dataclass(frozen=True)
-class Left:
+class WalletForecast:
     """What a wallet has for use, and what of it is left once what a backfill adds is charged, in micro-credits.
     `halts`: the organisation is not halted, and would be."""
 
@@ -409,7 +416,7 @@ def show_backfill(connection: sa.Connection, backfill: str) -> BackfillRow:
     return found[0]
 
 
-def left_after(connection: sa.Connection, found: BackfillRow, price_micro: int, now_ms: int) -> Left | None:
+def left_after(connection: sa.Connection, found: BackfillRow, price_micro: int, now_ms: int) -> WalletForecast | None:
     """What so much more leaves of the wallet that is charged for a backfill's range, by what is charged so far; None:
     that is no wallet of the embedded ledger, or several are."""
     span = {"org_id": found.org_id, "from_ms": found.from_ms, "to_ms": found.to_ms}
@@ -423,7 +430,7 @@ def left_after(connection: sa.Connection, found: BackfillRow, price_micro: int, 
     said = Overrides(bool(org.operator_halt), halted, until_ms=org.override_until_ms)
     then = verdict(left, wallet.max_concurrent, said, now_ms, held_micro=wallet.held_micro)
     halts = bool(org.bills_now) and then.is_halted and not org.is_halted
-    return Left(
+    return WalletForecast(
         found.org_id, org.customer_id, wallet.payable_micro - wallet.held_micro, left - wallet.held_micro, halts
     )
 
@@ -434,7 +441,7 @@ def _rows(connection: sa.Connection, org_id: str, backfill: str, most: int) -> l
 
 
 def read_events(
-    lines: Lines, org_id: str, now_ms: int, values: Mapping[str, EventValue]
+    lines: NumberedLines, org_id: str, now_ms: int, values: Mapping[str, EventValue]
 ) -> Iterator[tuple[int, UsageEvent | Unfit]]:
     """The events of one organisation, with the numbers of their lines; `values`: of event types. Errors: DrawdownError
     where the file cannot be read to its end."""

@@ -19,14 +19,14 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, window_of
 from drawdown.worker.catalog.mapping import MappingRow, mapping_rows, resolve
 from drawdown.worker.sources.events import store
-from drawdown.worker.sources.events.store import TOO_LATE, UNASSIGNED, Taken
+from drawdown.worker.sources.events.store import TOO_LATE, UNASSIGNED, EventResult
 from drawdown.worker.sources.samples.rows import Sample
 from drawdown.worker.sources.samples.store import store_each
 
 SQL = queries(__file__)
 
-_PLAIN: Final = {"accepted": Taken("accepted"), "duplicate": Taken("duplicate")}
-_OTHER: Final = Taken(
+_PLAIN: Final = {"accepted": EventResult("accepted"), "duplicate": EventResult("duplicate")}
+_OTHER: Final = EventResult(
     "conflict", "other_content", "its id was taken before, with other content: this one is kept aside"
 )
 
@@ -39,7 +39,7 @@ class _Standing:
     floor_ms: int
 
 
-def take_samples(connection: sa.Connection, rows: Sequence[Sample], origin: str, now_ms: int) -> list[Taken]:
+def take_samples(connection: sa.Connection, rows: Sequence[Sample], origin: str, now_ms: int) -> list[EventResult]:
     """Take samples; an answer for each, in their order. `origin`: what is kept beside those in conflict."""
     turn = connection.begin_nested()
     taken = _take(connection, rows, origin)
@@ -51,7 +51,7 @@ def take_samples(connection: sa.Connection, rows: Sequence[Sample], origin: str,
     return _take(connection, rows, origin)
 
 
-def _take(connection: sa.Connection, rows: Sequence[Sample], origin: str) -> list[Taken]:
+def _take(connection: sa.Connection, rows: Sequence[Sample], origin: str) -> list[EventResult]:
     spots = [(row[1], int(window_of(row[7]))) for row in rows]
     standing = _standing(connection, spots)
     fit = [at for at, row in enumerate(rows) if row[7] >= standing[spots[at]].floor_ms]
@@ -76,11 +76,11 @@ def _standing(connection: sa.Connection, spots: Sequence[tuple[str, int]]) -> Ma
     return {(row.org_id, int(row.window_ms)): _Standing(row.provider, int(row.floor_ms)) for row in rows}
 
 
-def _waits(mapping: Sequence[MappingRow], memory_mb: int, window_ms: int, provider: str | None) -> Taken | None:
+def _waits(mapping: Sequence[MappingRow], memory_mb: int, window_ms: int, provider: str | None) -> EventResult | None:
     """Why a sample that went in is not billed with its window, if it is not."""
     if provider is None:
         return UNASSIGNED
     if provider in EXEMPT_PROVIDERS or resolve(mapping, memory_mb, window_ms) is not None:
         return None
     said = f"nothing makes a feature of {memory_mb} MB then: `drawdown feature map FEATURE --memory-mb {memory_mb}`"
-    return Taken("pending", "unmapped", said)
+    return EventResult("pending", "unmapped", said)

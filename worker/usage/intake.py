@@ -362,7 +362,7 @@ class ListedEvent:
     feature: str | None
 
 
-def _shown(row: EventRow) -> ListedEvent:
+def _listed_event(row: EventRow) -> ListedEvent:
     return ListedEvent(
         row.source, row.event_id, row.event_type, row.org_id, row.quantity, row.ts, row.subject, row.project,
         row.plan_key, json.loads(row.properties or "{}"), row.ingested_ms, row.sample_id,
@@ -384,7 +384,7 @@ def _events(
     require_range(from_ms, until)
     require_org(connection, org_id)
     page = list_events(connection, org_id, from_ms, until, after=look.after, most=look.most)
-    return Page([_shown(row) for row in page.events], page.next_after)
+    return Page([_listed_event(row) for row in page.events], page.next_after)
 
 
 def _event(
@@ -397,7 +397,7 @@ def _event(
 ) -> ListedEvent:
     if org_id is not None:
         require_org(connection, org_id)
-    return _shown(show_event(connection, source, event, org_id))
+    return _listed_event(show_event(connection, source, event, org_id))
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ def _quarantined(
     return Page(page.samples, page.next_after)
 
 
-def _said(done: SamplesMended) -> str:
+def _sentence(done: SamplesMended) -> str:
     good = sum(one.new_id is not None for one in done.mended)
     return f"{good:,} of {len(done.mended):,} entered again"
 
@@ -224,7 +224,7 @@ ACTIONS: Final = (
         "Enter quarantined samples again whose time alone is wrong. The sample itself never changes: what is entered "
         "has an id of its own, and the next tick seals it.",
         _mend,
-        _said,
+        _sentence,
         path="/v1/samples/repair",
         scope=WRITE,
         facts=_waiting,

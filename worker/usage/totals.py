@@ -138,7 +138,7 @@ def _totals(
     }
     found = SQL.run(connection, "totals", values, **_slots(groups, filters, is_first=not look.after)).all()
     rows, more = found[: look.most], len(found) > look.most
-    return Page([_shown(row, groups) for row in rows], _name(rows[-1]) if more else None)
+    return Page([_usage_total(row, groups) for row in rows], _name(rows[-1]) if more else None)
 
 
 def _slots(groups: frozenset[str], filters: dict[str, str | None], *, is_first: bool) -> dict[str, str]:
@@ -182,7 +182,7 @@ def _require_whole_days(connection: sa.Connection, org_id: str | None, from_ms: 
         raise UsageError(text, at="from_ms")
 
 
-def _shown(row: Any, groups: frozenset[str]) -> UsageTotal:
+def _usage_total(row: Any, groups: frozenset[str]) -> UsageTotal:
     def of(name: str, value: str) -> str | None:
         return value if name in groups else None
 

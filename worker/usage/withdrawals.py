@@ -170,7 +170,7 @@ def _withdraw_events(
     return EventsWithdrawn(source, withdraw_events(connection, source, event_id, asked.by, org_id))
 
 
-def _said(done: EventsWithdrawn) -> str:
+def _sentence(done: EventsWithdrawn) -> str:
     anew = sum(not one.already for one in done.withdrawn)
     before = len(done.withdrawn) - anew
     more = f"; {before:,} were before" if before else ""
@@ -201,7 +201,7 @@ ACTIONS: Final = (
         "Withdraw events",
         "Declare events wrong; the next tick gives back what was billed for them. Their ids are never taken again.",
         _withdraw_events,
-        _said,
+        _sentence,
         path="/v1/events/withdraw",
         scope="usage:write",
         facts=_standing,

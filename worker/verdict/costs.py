@@ -22,7 +22,7 @@ from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.worker.catalog.costs import Pools, as_rate, read_pools
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import ReadCosts, Steps, Together, Transaction
+from drawdown.worker.engine.effects import ReadCosts, RunTogether, Steps, Transaction
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -39,7 +39,7 @@ def learn_costs(context: Context, provider: str) -> Steps[None]:
     cannot be kept changes nothing, and holds up nobody."""
     if not context.capabilities[provider].costs:
         return
-    (came,) = yield Together([_learn_costs(context, provider)])
+    (came,) = yield RunTogether([_learn_costs(context, provider)])
     if isinstance(came, Exception):
         log.error("costs_not_learned", provider=provider, error=in_short(came))
 

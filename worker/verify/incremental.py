@@ -35,7 +35,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Held:
+class ProvenRun:
     """A run that held, and may be continued: its number, when it began, and its mark."""
 
     run: int
@@ -75,7 +75,7 @@ def mark(connection: sa.Connection) -> Mark:
     return Mark(int(row.window_ms), int(row.arrival))
 
 
-def point(connection: sa.Connection, held: Held) -> Point | None:
+def point(connection: sa.Connection, held: ProvenRun) -> Point | None:
     """Where a run begins that continues; None: arrivals are counted again, as after a restore, and nothing tells."""
     if held.mark.arrival > int(SQL.run(connection, "newest").scalar_one()):
         return None

@@ -43,7 +43,7 @@ import sqlalchemy as sa
 from drawdown.schema import audit
 from drawdown.schema.sql import Queries, Values
 from drawdown.worker.verify.findings import FINDINGS
-from drawdown.worker.verify.incremental import BY_WINDOW, COUNTED, Before, Held, Mark, Point, before, mark, point
+from drawdown.worker.verify.incremental import BY_WINDOW, COUNTED, Before, Mark, Point, ProvenRun, before, mark, point
 from drawdown.worker.verify.questions import CHECKED, OPEN, STATE, STATEMENTS, USAGE
 
 LISTED: Final = 1_000
@@ -98,7 +98,11 @@ class Verification:
 
 
 def verify(
-    connection: sa.Connection, *, orgs: Sequence[str] | None = None, now_ms: int | None = None, held: Held | None = None
+    connection: sa.Connection,
+    *,
+    orgs: Sequence[str] | None = None,
+    now_ms: int | None = None,
+    held: ProvenRun | None = None,
 ) -> Verification:
     """Check all invariants, for some organisations only where they are given. `now_ms`: what wallets take to be over is
     claimed to be over by then; None: that is not claimed. `held`: the run that this one continues from (`since`).

@@ -314,7 +314,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Told:
+class WalletView:
     """A customer's wallet: whether others draw on it, or did, and its card where nobody else does."""
 
     paid: PaidFrom
@@ -347,7 +347,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Asked:
+class OrgOverride:
     """An override of the organisation's own: `asked` waits for a word, `in_force` counts; `amount` None: without an
     end."""
 
@@ -359,16 +359,16 @@ class Asked:
     at_ms: int
 
 
-def told_of(connection: sa.Connection, org_id: str, now_ms: int) -> Told:
+def told_of(connection: sa.Connection, org_id: str, now_ms: int) -> WalletView:
     """Return the paying wallet, and the facts about it that may be shown to the organisation. Errors: UnknownId."""
     paid = paid_from(connection, org_id, now_ms)
     row = SQL.run(connection, "told", {"customer_id": paid.customer_id, "org_id": org_id}).one()
     if row.is_shared:
-        return Told(paid, True, None)
+        return WalletView(paid, True, None)
     if row.service is None:
-        return Told(paid, False, None)
+        return WalletView(paid, False, None)
     card = Card(row.service, row.service_customer, row.threshold_micro, row.amount_micro, row.blocked_ms is not None)
-    return Told(paid, False, card)
+    return WalletView(paid, False, card)
 
 
 def org_of(connection: sa.Connection, org_id: str) -> Org | None:
@@ -384,7 +384,7 @@ def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standi
     return Standing(found.available_micro - unbilled, found.held_micro, found.balance_micro)
 
 
-def overrides(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> list[Asked]:
+def overrides(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> list[OrgOverride]:
     """Of one metric: what waits first, then the newest."""
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": MOST_OVERRIDES}
-    return [Asked(**row._mapping) for row in SQL.run(connection, "overrides", values)]
+    return [OrgOverride(**row._mapping) for row in SQL.run(connection, "overrides", values)]

@@ -447,7 +447,7 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
         raise WrongField("customer_id", f"{customer_id} is paid from the wallet of {paid.customer_id}: give it there")
 
 
-def _given(done: CreditGiven) -> str:
+def _grant_sentence(done: CreditGiven) -> str:
     line = f"{done.customer_id}: {show_credits(done.balance_micro)} credits, plan {done.plan or '-'}; "
     if done.repeated:
         return f"{line}the grant {done.key} was made before: nothing was added"
@@ -509,7 +509,7 @@ def _take_back(
     return take_back(connection, lot, asked.by, whole=whole)
 
 
-def _taken(done: TakenBack) -> list[str]:
+def _take_back_sentences(done: TakenBack) -> list[str]:
     did = f"took back {show_credits(done.taken_micro)} credits" if done.taken_micro else "nothing is left to take"
     back = f", which went back to the pool {done.pool}" if done.pool and done.taken_micro else ""
     line = f"{done.customer_id}: {did} of {done.lot}{back}; {show_credits(done.balance_micro)} credits now"
@@ -787,7 +787,7 @@ ACTIONS: Final = (
         "Without --kind it counts as paid for. An unknown customer is made a wallet; with an id like another's, by "
         "--new.",
         _grant,
-        _given,
+        _grant_sentence,
         path="/v1/accounts/{customer_id}/grants",
         scope=LEDGER,
         facts=lambda connection, asked, values: facts_of_wallet(connection, values["customer_id"], asked.by.now_ms),
@@ -800,7 +800,7 @@ ACTIONS: Final = (
         "Take back what nobody used of a lot, nor reserved. What was taken before is not taken again. An allotment "
         "goes back to its pool.",
         _take_back,
-        _taken,
+        _take_back_sentences,
         path="/v1/lots/{lot}/take-back",
         scope=LEDGER,
         facts=_facts_of_lot,

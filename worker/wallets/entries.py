@@ -274,7 +274,7 @@ def _steps(*found: Any) -> RunSteps:
 
 
 @dataclass(frozen=True)
-class Asked:
+class EntriesQuery:
     """A question about a wallet's days, in milliseconds. Days begin at midnight (UTC).
 
     `from_ms` to `to_ms`: the days. Use is shown from `use_from_ms` on, and by hours from `hours_from_ms` on.
@@ -304,7 +304,7 @@ class WalletDays:
     closing_micro: int
 
 
-def read_days(connection: sa.Connection, asked: Asked, now_ms: int) -> WalletDays:
+def read_days(connection: sa.Connection, asked: EntriesQuery, now_ms: int) -> WalletDays:
     """All of it, in one statement."""
     account = {"account_id": wallet_account(asked.customer_id), "to_ms": asked.to_ms, "at_most": MOST_DAY_ROWS}
     day = -DAY_MS if asked.opened_ms is None else asked.opened_ms
@@ -352,7 +352,7 @@ class Forecast:
     from_ms: int | None
     used_micro: int | None
 
-    def said(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """As programs are told it: what was used in credits, too."""
         return {**vars(self), "used": None if self.used_micro is None else in_credits(self.used_micro)}
 

@@ -64,7 +64,7 @@ class Span:
     by: ByTime = "booked"
 
 
-def lines(connection: sa.Connection, kind: Kind, span: Span, form: Format, now_ms: int) -> Iterator[str]:
+def export_lines(connection: sa.Connection, kind: Kind, span: Span, form: Format, now_ms: int) -> Iterator[str]:
     """The export, line by line; CSV begins with the columns' names. Errors: UnknownId for an organisation that has
     neither usage nor a wallet."""
     rows = _ledger(connection, span, now_ms) if kind == "ledger" else _usage(connection, span, now_ms)

@@ -267,7 +267,7 @@ def _make(connection: sa.Connection, asked: Asked, pool: PoolName, *, new: New =
     return PoolMade(pool, make(connection, pool, asked.by, new=new))
 
 
-def _made(done: PoolMade) -> str:
+def _sentence(done: PoolMade) -> str:
     said = "made; give it credit with `drawdown ledger grant`" if done.made else "it is there already: nothing changes"
     return f"pool {done.pool}: {said}"
 
@@ -455,7 +455,7 @@ ACTIONS: Final = (
         "Make a pool: a wallet of its own, to be filled as any other (`ledger grant POOL CREDITS`). Where its name is "
         "like that of a pool or a customer, only with --new.",
         _make,
-        _made,
+        _sentence,
         path="/v1/pools/{pool}",
         scope=WRITE,
         facts=_facts_of_pool,

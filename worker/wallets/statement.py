@@ -186,7 +186,7 @@ def _read(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, 
     usage = [_usage_line(row) for row in SQL.run(connection, "usage", values).mappings()]
     runs = [_run_line(row) for row in SQL.run(connection, "runs", values).mappings()]
     changes = _changes(credits, usage, runs)
-    held = _held(connection, customer_id, span, now_ms, most)
+    held = _list_held(connection, customer_id, span, now_ms, most)
     found = Statement(
         customer_id=customer_id,
         from_ms=span.from_ms,
@@ -205,7 +205,7 @@ def _read(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, 
     return replace(found, problems=_problems(found, int(sums.ever_micro), int(sums.kept_micro)))
 
 
-def _held(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int) -> list[HeldLine]:
+def _list_held(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int) -> list[HeldLine]:
     """At the end of the span; of one that continues, now."""
     is_over = span.to_ms <= now_ms
     values = {"customer_id": customer_id, "until_ms": min(span.to_ms, now_ms + 1), "at_most": most}

@@ -102,7 +102,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
 
     Errors: UnknownId; Denied `no_plan` for who has no limit anyway, or another's, `no_credit`; DatabaseBusy.
     """
-    found = _known(connection, customer_id, tier)
+    found = _require_tier(connection, customer_id, tier)
     keeper = keeper_of(connection, customer_id, by.now_ms)
     if keeper is not None:
         text = (
@@ -128,7 +128,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
 def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bought:
     """Have a customer's tier end with the month that is paid for. Errors: UnknownId; UsageError where it is not held;
     DatabaseBusy."""
-    _known(connection, customer_id, tier)
+    _require_tier(connection, customer_id, tier)
     wallet.make_true(connection, [customer_id], by.now_ms)
     before = tiers.holder(connection, customer_id, tier)
     if before is None:
@@ -139,7 +139,7 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> B
     return _changed(connection, customer_id, tier, 0, by)
 
 
-def _known(connection: sa.Connection, customer_id: str, tier: str) -> Tier:
+def _require_tier(connection: sa.Connection, customer_id: str, tier: str) -> Tier:
     ids.require(connection, ids.CUSTOMER, customer_id)
     ids.require(connection, ids.TIER, tier)
     found = tiers.read(connection, tier)

@@ -14,7 +14,7 @@ from drawdown.events.envelope import UsageEvent
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.features.actions import map_event
-from drawdown.worker.sources.events.store import Taken, take
+from drawdown.worker.sources.events.store import EventResult, take
 from drawdown.worker.usage import backfills
 from drawdown.worker.usage.backfills import show_backfill
 from tests.simulation.actions import ORGS
@@ -130,7 +130,7 @@ def stage(clerk: Clerk) -> str | None:
     return f"stages {len(batch)} in {one.name}"
 
 
-def _staged(clerk: Clerk, one: Held, batch: list[UsageEvent], answers: list[Taken]) -> None:
+def _staged(clerk: Clerk, one: Held, batch: list[UsageEvent], answers: list[EventResult]) -> None:
     for event, answer in zip(batch, answers, strict=True):
         before, code = one.staged.get(name_of(event)), one.outside(event)
         if code is None:
@@ -173,7 +173,7 @@ def send(clerk: Clerk) -> str | None:
     return f"sends {len(batch)} events"
 
 
-def _sent(clerk: Clerk, event: UsageEvent, answer: Taken) -> None:
+def _sent(clerk: Clerk, event: UsageEvent, answer: EventResult) -> None:
     books, standing = clerk.books, clerk.books.standing(event)
     before = books.taken.get(name_of(event))
     want: tuple[str, ...] = ("accepted", "pending") if standing == "new" else (standing,)

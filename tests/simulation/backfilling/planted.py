@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.audit import By
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.sources.events.store import Taken
+from drawdown.worker.sources.events.store import EventResult
 from drawdown.worker.usage import backfills
 from drawdown.worker.usage.backfills import Backfill, Diff
 from tests.simulation.backfilling.life import lived
@@ -43,7 +43,7 @@ def _closed_is_closed(patches: Patches) -> None:
 def _outside_is_staged(patches: Patches) -> None:
     right = backfills._outside
 
-    def wrong(found: Backfill, event: UsageEvent) -> Taken | None:
+    def wrong(found: Backfill, event: UsageEvent) -> EventResult | None:
         return right(replace(found, from_ms=0, to_ms=2**60), event)
 
     patches.put(backfills, "_outside", wrong)
@@ -52,8 +52,8 @@ def _outside_is_staged(patches: Patches) -> None:
 def _an_event_of_each_batch_is_lost(patches: Patches) -> None:
     right = vars(backfills)["take"]
 
-    def wrong(connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int, **more: Any) -> list[Taken]:
-        answers: list[Taken] = right(connection, events[:-1], now_ms, **more)
+    def wrong(connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int, **more: Any) -> list[EventResult]:
+        answers: list[EventResult] = right(connection, events[:-1], now_ms, **more)
         return answers
 
     patches.put(backfills, "take", wrong)
@@ -91,7 +91,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
     ),
     "what lies outside is staged": (_outside_is_staged, "should be invalid"),
     "what is staged again is said to be new": (
-        lambda p: p.put(backfills, "_staged", lambda row, stored, new: Taken("accepted")),
+        lambda p: p.put(backfills, "_staged", lambda row, stored, new: EventResult("accepted")),
         "was staged",
     ),
     "an event of each batch is lost": (_an_event_of_each_batch_is_lost, "is there 0 times"),

@@ -22,7 +22,7 @@ from drawdown.worker.guard import counters as guard_counts
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.use import Answer, Ask
 from drawdown.worker.sources.events import store as events_store
-from drawdown.worker.sources.events.store import Taken
+from drawdown.worker.sources.events.store import EventResult
 from drawdown.worker.sources.samples import store as samples_store
 from tests.simulation.door.life import lived
 from tests.simulation.mutants_remote import Patches
@@ -127,8 +127,8 @@ def _repeated_use_counts(patches: Patches) -> None:
 def _conflicts_are_billed(patches: Patches) -> None:
     right: Any = events_store.take
 
-    def wrong(connection: sa.Connection, batch: Sequence[UsageEvent], now_ms: int, **more: Any) -> list[Taken]:
-        answers: list[Taken] = right(connection, batch, now_ms, **more)
+    def wrong(connection: sa.Connection, batch: Sequence[UsageEvent], now_ms: int, **more: Any) -> list[EventResult]:
+        answers: list[EventResult] = right(connection, batch, now_ms, **more)
         others = [
             replace(event, event_id=f"{event.event_id}~{event.quantity}")
             for event, answer in zip(batch, answers, strict=True)

@@ -58,7 +58,7 @@ Event: TypeAlias = tuple[dict[str, str], UsageEvent]
 
 
 @dataclass(frozen=True)
-class Taken:
+class EventResult:
     """What became of one event. `pending`: it is kept, and billed once the reason (`code`) is fixed."""
 
     status: Status
@@ -66,35 +66,35 @@ class Taken:
     message: str | None = None
 
 
-_ACCEPTED: Final = Taken("accepted")
-_DUPLICATE: Final = Taken("duplicate")
+_ACCEPTED: Final = EventResult("accepted")
+_DUPLICATE: Final = EventResult("duplicate")
 _WITHDRAWN: Final = "it was taken before and withdrawn since, for good: what is right is a new event with its own id"
-WITHDRAWN: Final = Taken("invalid", "withdrawn", _WITHDRAWN)
-TOO_LATE: Final = Taken(
+WITHDRAWN: Final = EventResult("invalid", "withdrawn", _WITHDRAWN)
+TOO_LATE: Final = EventResult(
     "invalid", "too_late", "it lies below the floor of its organisation: its window is closed for good"
 )
-_TOO_MANY: Final = Taken(
+_TOO_MANY: Final = EventResult(
     "invalid", "too_many_types", f"there are {MAX_EVENT_TYPES:,} event types already: send one of those"
 )
-_TOO_MANY_OWN: Final = Taken(
+_TOO_MANY_OWN: Final = EventResult(
     "invalid", "too_many_org_types", f"keys of its organisation brought {MAX_ORG_TYPES} event types: send one of those"
 )
-_TOO_MANY_KEY: Final = Taken(
+_TOO_MANY_KEY: Final = EventResult(
     "invalid",
     "too_many_key_types",
     f"a key may bring {MAX_KEY_TYPES:,} event types, and keys of one source {MAX_SOURCE_TYPES:,}: send one that is "
     "known, or name this one by `drawdown feature map-event`",
 )
-_OTHER: Final = Taken(
+_OTHER: Final = EventResult(
     "conflict", "other_content", "its source and id were taken before, with other content: that stays, and this one is "
     "kept aside; withdraw that one, and send this one with an id of its own",
 )  # fmt: skip
 REPEATED: Final = "key_repeated"
-_REPEATED: Final = Taken(
+_REPEATED: Final = EventResult(
     "invalid", REPEATED, "another item of this batch has its source and id, and was refused: send this one alone"
 )
-_FOREIGN: Final = Taken("conflict", "other_content", "a sample that is no event's has its id")
-UNASSIGNED: Final = Taken("pending", "unassigned", "nobody bills its organisation then: `drawdown org assign`")
+_FOREIGN: Final = EventResult("conflict", "other_content", "a sample that is no event's has its id")
+UNASSIGNED: Final = EventResult("pending", "unassigned", "nobody bills its organisation then: `drawdown org assign`")
 
 
 def sandbox_of(event_type: str) -> str:
@@ -112,7 +112,7 @@ def take(
     *,
     own: bool = False,
     types_by: Bringer = PEOPLE,
-) -> list[Taken]:
+) -> list[EventResult]:
     """Take events in one batch. Return an answer for each, in their order.
 
     `own`: the sender speaks only for its own organisation, and claims no id among all. `types_by`: the sender, for the
@@ -130,7 +130,7 @@ def take(
 
 def _take(
     connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int, *, own: bool, types_by: Bringer
-) -> list[Taken]:
+) -> list[EventResult]:
     refused = [_untimely(event, now_ms) for event in events]
     names = names_of(events, own=own)
     asked = keyed(names, events, own=own)
@@ -169,7 +169,7 @@ def keep_above_floor(connection: sa.Connection, org_id: str, events: Sequence[Us
         raise Refused(f"windows of {org_id} before {utc(floor)} were closed for good meanwhile: look at it again")
 
 
-def _is_told(key: dict[str, str], found: dict[str, Taken], before: dict[tuple[str, str], Stored]) -> bool:
+def _is_told(key: dict[str, str], found: dict[str, EventResult], before: dict[tuple[str, str], Stored]) -> bool:
     return key["sample_id"] in found or (key["sample_id"], key["org_id"]) in before
 
 
@@ -186,7 +186,7 @@ def times(connection: sa.Connection, events: Sequence[UsageEvent], *, own: bool)
 
 
 def _keep_apart(
-    connection: sa.Connection, asked: list[dict[str, str]], events: Sequence[UsageEvent], answers: list[Taken],
+    connection: sa.Connection, asked: list[dict[str, str]], events: Sequence[UsageEvent], answers: list[EventResult],
     before: dict[tuple[str, str], Stored], now_ms: int,
 ) -> None:  # fmt: skip
     """What says otherwise goes to quarantine, under the sample that stays."""
@@ -195,40 +195,40 @@ def _keep_apart(
         if answer.status == "conflict":
             stays = before.get((key["sample_id"], event.org_id))
             name = key["sample_id"] if stays is None else stays.sample_id
-            kept.append((name, PREFIX + event.source, _said(event), now_ms))
+            kept.append((name, PREFIX + event.source, _normalized_content(event), now_ms))
     if kept:
         keep_conflicts(connection, kept)
 
 
-def _untimely(event: UsageEvent, now_ms: int) -> Taken | None:
+def _untimely(event: UsageEvent, now_ms: int) -> EventResult | None:
     try:
         event.require_time(now_ms)
     except Unfit as unfit:
-        return Taken("invalid", unfit.code, str(unfit))
+        return EventResult("invalid", unfit.code, str(unfit))
     return None
 
 
-def _went_in(answer: Taken | None) -> bool:
+def _went_in(answer: EventResult | None) -> bool:
     return answer is not None and answer.status != "invalid"
 
 
-def _answer_before(stored: Stored | None, event: UsageEvent) -> Taken | None:
+def _answer_before(stored: Stored | None, event: UsageEvent) -> EventResult | None:
     """The answer to a key that was taken before this batch; None for one that was not."""
     if stored is None:
         return None
     if not is_same(stored.content, content_of(event)):
         return _OTHER
-    return Taken("duplicate", "withdrawn", _WITHDRAWN) if stored.withdrawn else _DUPLICATE
+    return EventResult("duplicate", "withdrawn", _WITHDRAWN) if stored.withdrawn else _DUPLICATE
 
 
-def _repeated(first: Taken, *, alike: bool) -> Taken:
+def _repeated(first: EventResult, *, alike: bool) -> EventResult:
     """The answer to a key that stood in this batch before."""
     if _went_in(first):
         return _DUPLICATE if alike and first.status != "conflict" else _OTHER
     return first if alike else _REPEATED
 
 
-def _take_each(connection: sa.Connection, batch: list[Event], now_ms: int, types_by: Bringer) -> dict[str, Taken]:
+def _take_each(connection: sa.Connection, batch: list[Event], now_ms: int, types_by: Bringer) -> dict[str, EventResult]:
     """Insert events, of different names. The answers to those that went in, or have no place, by name."""
     if not batch:
         return {}
@@ -250,7 +250,7 @@ def _take_each(connection: sa.Connection, batch: list[Event], now_ms: int, types
     return found | _standing(connection, [(k["sample_id"], e) for k, e in typed if k["sample_id"] in new], known)
 
 
-def _why_no_type(by: Bringer, *, full: bool) -> Taken:
+def _why_no_type(by: Bringer, *, full: bool) -> EventResult:
     if full or by == PEOPLE:
         return _TOO_MANY
     return _TOO_MANY_KEY if by.org_id is None else _TOO_MANY_OWN
@@ -291,11 +291,11 @@ _PLAIN: Final = ("source", "event_id", "event_type", "org_id", "quantity", "subj
 _SAID: Final = ("event_type", "org_id", "quantity", "ts", "subject", "project", "plan_key", "properties")
 
 
-def _said(event: UsageEvent) -> str:
+def _normalized_content(event: UsageEvent) -> str:
     return rows.content_of({"event_id": event.event_id, **dict(zip(_SAID, content_of(event), strict=True))})
 
 
-def _why_not(connection: sa.Connection, asked: list[dict[str, str]], found: dict[str, Taken]) -> None:
+def _why_not(connection: sa.Connection, asked: list[dict[str, str]], found: dict[str, EventResult]) -> None:
     """Why samples did not go in that are no stored events': they were withdrawn, and pruned since; or say otherwise."""
     withdrawn = withdrawn_among(connection, asked)
     for name in (one["sample_id"] for one in asked):
@@ -304,7 +304,7 @@ def _why_not(connection: sa.Connection, asked: list[dict[str, str]], found: dict
 
 def _standing(
     connection: sa.Connection, events: list[tuple[str, UsageEvent]], known: dict[str, int]
-) -> dict[str, Taken]:
+) -> dict[str, EventResult]:
     """Of those that went in: whether they are billed with their window, or wait."""
     spots = {name: (event.org_id, int(window_of(event.occurred_ms)), known[event.event_type]) for name, event in events}
     if not spots:
@@ -325,15 +325,15 @@ def _standing(
     return {name: waits[spot] or _ACCEPTED for name, spot in spots.items()}
 
 
-def charged_at_once(event: UsageEvent, at_once: Mapping[types.Spot, str]) -> Taken | None:
+def charged_at_once(event: UsageEvent, at_once: Mapping[types.Spot, str]) -> EventResult | None:
     """The answer to an event where it is; `at_once`: what `charged` found."""
     metric = at_once.get(types.spot_of(event))
-    return None if metric is None else Taken("invalid", types.CODE, types.WHY.format(event.event_type, metric))
+    return None if metric is None else EventResult("invalid", types.CODE, types.WHY.format(event.event_type, metric))
 
 
-def _unmapped(event_type: str, window_ms: int) -> Taken:
+def _unmapped(event_type: str, window_ms: int) -> EventResult:
     command = f"drawdown feature map-event {typed(event_type, 'FEATURE', '--from', utc(window_ms))}"
-    return Taken("pending", "unmapped", f"nothing makes a feature of {event_type} then: `{command}`")
+    return EventResult("pending", "unmapped", f"nothing makes a feature of {event_type} then: `{command}`")
 
 
 PREFIX: Final = OF_EVENTS
@@ -412,7 +412,7 @@ NOT_YET_MS: Final = LATE_HORIZON_MS - DAY_MS
 """Age from which an event or a sample holds its organisation's floor while it is taken: `prune` refuses the rest."""
 
 
-def hold(connection: sa.Connection, used: Sequence[tuple[str, int]], taken: Sequence[Taken], now_ms: int) -> bool:
+def hold(connection: sa.Connection, used: Sequence[tuple[str, int]], taken: Sequence[EventResult], now_ms: int) -> bool:
     """Keep floors below the old usage that was taken here, until it is committed.
 
     Return False if a floor was raised past some of it since: then it has to be taken again. A transaction that raises a

@@ -63,7 +63,7 @@ def meters(
     If those bounds, or MAX_EVENT_TYPES, leave no room for a type, it is missing from the result.
     """
     wanted = sorted(set(event_types))
-    found = known(connection, wanted)
+    found = find_meters(connection, wanted)
     for _ in range(MAX_EVENT_TYPES):  # of two that take one number the second takes another: each time one more is in
         unknown = [name for name in wanted if name not in found]
         if not unknown or is_full(connection) or (by != PEOPLE and not _has_room(connection, by)):
@@ -73,13 +73,13 @@ def meters(
         types = [{"event_type": name} for name in unknown]
         values = {"types": types, "first_seen_ms": now_ms, "below": MAX_MEMORY_MB, **_most()}
         SQL.run(connection, "meet", {**values, **_bounds(by)})
-        found = known(connection, wanted)
+        found = find_meters(connection, wanted)
     return found
 
 
 def is_known(connection: sa.Connection, event_type: str) -> bool:
     """Whether an event, a mapping or a backfill named it before."""
-    return bool(known(connection, [event_type]))
+    return bool(find_meters(connection, [event_type]))
 
 
 def is_full(connection: sa.Connection) -> bool:
@@ -107,7 +107,7 @@ def _bounds(by: Bringer) -> dict[str, object]:
     return {"org_id": by.org_id, "key_name": by.key_name, "source": by.source, **most}
 
 
-def known(connection: sa.Connection, wanted: list[str]) -> dict[str, int]:
+def find_meters(connection: sa.Connection, wanted: list[str]) -> dict[str, int]:
     """The meters of those that were met before."""
     rows = SQL.run(connection, "known", {"event_types": wanted})
     return {str(row.event_type): int(row.meter) for row in rows}

@@ -212,7 +212,7 @@ class _ImportRun:
             raise _Undone(report)
         return report
 
-    def _load_file(self, lines: Lines) -> None:
+    def _load_file(self, lines: NumberedLines) -> None:
         records = read_records(lines, self._options, self._now_ms)
         while self._load_chunk(lines.name, islice(records, self._options.chunk_rows)):
             self._on_progress(lines.name, lines.bytes_read, self._report.read)
@@ -289,7 +289,7 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
     return prefix
 
 
-def read_records(lines: Lines, options: ImportOptions, now_ms: int) -> Iterator[Record]:
+def read_records(lines: NumberedLines, options: ImportOptions, now_ms: int) -> Iterator[Record]:
     """Each record of a file, refused or not. The header is read at once.
 
     Errors: UsageError for a header without the fields needed; DrawdownError where the file breaks off.
@@ -302,7 +302,7 @@ def read_records(lines: Lines, options: ImportOptions, now_ms: int) -> Iterator[
     return _csv_records(lines, RowReader(lines.name, header, options, prefix, now_ms))
 
 
-def _header(lines: Lines) -> list[str]:
+def _header(lines: NumberedLines) -> list[str]:
     for number, raw in lines:
         if is_blank(raw):
             continue
@@ -317,13 +317,13 @@ def _header(lines: Lines) -> list[str]:
     raise UsageError(f"{lines.name}: has only blank lines; give a file with a header")
 
 
-def _csv_records(lines: Lines, read: RowReader) -> Iterator[Record]:
+def _csv_records(lines: NumberedLines, read: RowReader) -> Iterator[Record]:
     inside = False  # of a quote that a refused record left open
     for number, raw in lines:
         if is_blank(raw):
             continue
         if inside:
-            inside ^= _turns(raw)
+            inside ^= _flips_quote(raw)
             yield number, raw, BadRow("", "csv_syntax", "inside a quote that an earlier line left open")
             continue
         whole = raw
@@ -332,7 +332,7 @@ def _csv_records(lines: Lines, read: RowReader) -> Iterator[Record]:
             if b'"' in raw:
                 whole, found = _quoted(lines, number, raw, read)
                 outcome = found if isinstance(found, BadRow) else read(found, number)
-                inside = isinstance(found, BadRow) and _turns(whole)
+                inside = isinstance(found, BadRow) and _flips_quote(whole)
             else:  # then CSV is no more than this
                 outcome = read(text_of(raw).split(","), number)
         except BadRow as bad:
@@ -340,12 +340,14 @@ def _csv_records(lines: Lines, read: RowReader) -> Iterator[Record]:
         yield number, whole, outcome
 
 
-def _turns(raw: bytes) -> bool:
+def _flips_quote(raw: bytes) -> bool:
     """Whether a quote is open after these lines that was closed before them, or the other way round."""
     return raw.count(b'"') % 2 == 1
 
 
-def _quoted(lines: Lines, number: int, raw: bytes, read: RowReader | None = None) -> tuple[bytes, list[str] | BadRow]:
+def _quoted(
+    lines: NumberedLines, number: int, raw: bytes, read: RowReader | None = None
+) -> tuple[bytes, list[str] | BadRow]:
     """Return a record that has quotes, with the lines it spans.
 
     If it cannot be a row, all of its lines are refused with it. They are the inside of a field, and the author of that
@@ -402,7 +404,7 @@ _decode: Final = json.JSONDecoder(
 ).decode
 
 
-def jsonl_records(lines: Lines, keys: list[str], read: RowReader, options: ImportOptions) -> Iterator[Record]:
+def jsonl_records(lines: NumberedLines, keys: list[str], read: RowReader, options: ImportOptions) -> Iterator[Record]:
     ids = {options.source_of(name): name for name in reversed(ID_FIELDS)}
     for number, raw in lines:
         if is_blank(raw):
@@ -486,7 +488,7 @@ class _Counted(io.RawIOBase):
         return size
 
 
-class Lines:
+class NumberedLines:
     """The lines of a file with their numbers; a line may be put back.
 
     Errors: DrawdownError where the file cannot be read to its end.
@@ -554,13 +556,13 @@ class Lines:
 
 
 @contextmanager
-def open_lines(name: str, stdin: BinaryIO | None = None) -> Iterator[Lines]:
+def open_lines(name: str, stdin: BinaryIO | None = None) -> Iterator[NumberedLines]:
     """The lines of a file, or of standard input for `-`; gzip is known by its first bytes.
 
     Errors: UsageError where there is no such file, it may not be read, or it is empty.
     """
     if name == STDIN:
-        yield _begun(Lines(name, stdin if stdin is not None else sys.stdin.buffer))
+        yield _begun(NumberedLines(name, stdin if stdin is not None else sys.stdin.buffer))
         return
     try:
         raw = Path(name).open("rb")  # noqa: SIM115 -- closed below
@@ -569,10 +571,10 @@ def open_lines(name: str, stdin: BinaryIO | None = None) -> Iterator[Lines]:
             f"{name}: {getattr(error, 'strerror', None) or error}; give a file that can be read"
         ) from error
     with raw:
-        yield _begun(Lines(name, raw))
+        yield _begun(NumberedLines(name, raw))
 
 
-def _begun(lines: Lines) -> Lines:
+def _begun(lines: NumberedLines) -> NumberedLines:
     first = next(lines, None)
     if first is None or (first[1] == b""):
         raise UsageError(f"{lines.name}: is empty; give a file with samples, or events")

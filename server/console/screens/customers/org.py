@@ -183,11 +183,11 @@ def _amount(one: StandingRow) -> Cell:
 
 
 def _left(one: StandingRow) -> Cell:
-    if one.left is None:
+    if one.remaining is None:
         return Cell("without an end", "number")
-    if one.left == 0:
+    if one.remaining == 0:
         return Cell("none left", "state", "warn")
-    return Cell(f"{figures.count(one.left)}, little", "state", "warn") if one.low else number(one.left)
+    return Cell(f"{figures.count(one.remaining)}, little", "state", "warn") if one.low else number(one.remaining)
 
 
 def _rule(one: StandingRow) -> tuple[str, str]:

@@ -84,7 +84,7 @@ def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any], paid: PaidFrom) 
     tomorrow = ask.now_ms - ask.now_ms % DAY_MS + DAY_MS
     begin, used_from = tomorrow - days * DAY_MS, tomorrow - max(days, TILE_DAYS) * DAY_MS
     hours_from = max(begin, tomorrow - HOURS_BELOW_MS - DAY_MS)
-    asked = wallet_days.Asked(customer, org.org_id, begin, tomorrow, used_from, hours_from, opened)
+    asked = wallet_days.EntriesQuery(customer, org.org_id, begin, tomorrow, used_from, hours_from, opened)
     found = wallet_days.read_days(connection, asked, ask.now_ms)
     shown = [one for one in found.by_day if one.at_ms >= begin]
     first = min((one.at_ms for one in shown), default=begin)

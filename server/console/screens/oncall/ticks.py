@@ -156,7 +156,9 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _wrong(one: TickDone) -> Table:
-    rows = [(Cell(kind, "state", tone), Cell(line, "id")) for name, kind, tone in WRONG for line in one.said(name)]
+    rows = [
+        (Cell(kind, "state", tone), Cell(line, "id")) for name, kind, tone in WRONG for line in one.report_lines(name)
+    ]
     none = "Nothing did." if one.report else NO_REPORT
     if one.report and (one.exit_status == 1 or one.count("not_accepted")):
         none = "No part of it broke. What providers did not accept, and what was left, stands below."

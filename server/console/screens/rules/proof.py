@@ -104,7 +104,7 @@ def _state(one: Invariant) -> tuple[str, str, str]:
 def _runs(runs: Sequence[Run], next_: str, first: str) -> Table:
     rows = [
         (number(one.number), time(one.at_ms), Cell(_of(one), narrow=False),
-         Cell(*_found(one)), Cell(rows_of(one.checked), narrow=False), Cell(rows_of(one.left), narrow=False),
+         Cell(*_found(one)), Cell(rows_of(one.checked), narrow=False), Cell(rows_of(one.open_items), narrow=False),
          Cell(figures.lasting(one.took_ms), narrow=False), said(short(one.newest_action), wide=True),
          said(one.actor, wide=True))
         for one in runs
