@@ -113,7 +113,7 @@ class App:
         from drawdown.worker.history.incarnation import recognise
 
         engine = self.ready()
-        witness = self._recall(engine)
+        witness = self._load_witness(engine)
 
         def noticed(connection: sa.Connection) -> T:
             recognise(connection, witness, self.clock.now_ms())
@@ -135,10 +135,10 @@ class App:
         from drawdown.worker.history.incarnation import read_doubt
 
         engine = self.ready()
-        witness = self._recall(engine)
+        witness = self._load_witness(engine)
         return read(engine, lambda connection: read_doubt(connection, witness))
 
-    def _recall(self, engine: sa.Engine) -> Witness | None:
+    def _load_witness(self, engine: sa.Engine) -> Witness | None:
         """What this machine remembers; nothing where this user may not read it: no order to halt fails by that."""
         try:
             return WitnessFile(self.settings.state_folder()).load(engine)

@@ -289,7 +289,7 @@ def watching(work: Jobs, made: Connector) -> Engine:
     def reconcile(timestamp: int) -> None:
         work.reconcile()
 
-    async def gone(timestamp: int) -> None:
+    async def clean_up(timestamp: int) -> None:
         await take_over(engine)
         await engine.job_manager.delete_old_jobs(MAX_KEPT_HOURS, include_failed=True, include_aborted=True)
         await asyncio.to_thread(work.book.forget_schedules)
@@ -300,7 +300,7 @@ def watching(work: Jobs, made: Connector) -> Engine:
     nightly = engine.task(name="reconcile", queue=QUICK, retry=BACK)(reconcile)
     _schedule(engine, nightly, RECONCILE_AT, "reconcile", {})
     # No lock: one whose worker died would hold up the one that is to take it over.
-    taken = engine.task(name="take_over", queue=QUICK, queueing_lock="take_over", priority=1)(gone)
+    taken = engine.task(name="take_over", queue=QUICK, queueing_lock="take_over", priority=1)(clean_up)
     engine.periodic(cron=cron(TAKE_OVER_EVERY_S), periodic_id="take_over")(taken)
     return engine
 

@@ -22,17 +22,17 @@ from rich.table import Table
 
 from drawdown.cli.app import App, new_key
 from drawdown.cli.options import Actor, DryRun, PageSize, Reason
-from drawdown.cli.rendering import DRY, facts, show, shown, table
+from drawdown.cli.rendering import DRY, facts, format_value, show, table
 from drawdown.cli.streams import require_shown
 from drawdown.schema.declare import (
     FLAG,
     ORG,
     TIME,
     Action,
-    Asked,
     Column,
     Declared,
     Fact,
+    Invocation,
     Listing,
     Look,
     More,
@@ -66,7 +66,7 @@ def of_noun(noun: str, *declared: Declared) -> typer.Typer:
 
 def _command(one: Declared) -> Callable[..., None]:
     """A function that Typer reads: its parameters are those of the declaration, and those that all have."""
-    own = [_taken(param) for param in one.params]
+    own = [_to_parameter(param) for param in one.params]
     match one:
         case Action():
             more = [_option("key", Key, None)] if one.keyed else []
@@ -99,7 +99,7 @@ def _option(name: str, annotation: object, default: object) -> inspect.Parameter
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation, default=default)
 
 
-def _taken(param: Param) -> inspect.Parameter:
+def _to_parameter(param: Param) -> inspect.Parameter:
     """As Typer knows it. What is not a flag is taken as a text, and read by its kind."""
     metavar = "|".join(param.choices) or param.metavar
     if param.is_argument:
@@ -126,7 +126,7 @@ def _name(param: Param) -> str:
     return f"{param.word}_" if iskeyword(param.word) else param.word
 
 
-def _given(params: Sequence[Param], given: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
+def _read_values(params: Sequence[Param], given: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
     """The values that were typed, by the parameters' names. Errors: WrongField."""
     return of_texts(params, {one.name: given[_name(one)] for one in params}, now_ms, lambda param: param.option)
 
@@ -136,10 +136,10 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     by, dry_run = app.by(given["actor"], given["reason"]), given["dry_run"]
     if given.get("file") is not None:
         given = {**given, **_of_file(action, given)}
-    values = _given(action.params, given, by.now_ms)
+    values = _read_values(action.params, given, by.now_ms)
     given_key = given.get("key")
     key = new_key() if given_key is None else given_key
-    asked = Asked(
+    asked = Invocation(
         by, key, secrets.token_urlsafe(32), dry_run=dry_run, hooks=app.settings.hooks(), known=lambda: app.registry
     )
 
@@ -231,7 +231,7 @@ def _facts(before: Sequence[Fact], after: Sequence[Fact]) -> list[Table]:
 def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
     """Show a page of a list."""
     now = app.clock.now_ms()
-    values = _given(listing.params, given, now)
+    values = _read_values(listing.params, given, now)
     look = Look(now, given.get("after", ""), given["most"], hooks=app.settings.hooks(), known=lambda: app.registry)
     page = app.read(lambda connection: listing.read(connection, look, **values))
     more = [] if page.next is None else [f"there are more: --after {typed(page.next)}"]
@@ -242,7 +242,7 @@ def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
 def show_(app: App, showing: Showing[Any], given: Mapping[str, Any]) -> None:
     """Show one thing."""
     now = app.clock.now_ms()
-    values = _given(showing.params, given, now)
+    values = _read_values(showing.params, given, now)
     look = Look(now, most=given.get("most", showing.most), patient=True, known=lambda: app.registry)
     found = app.read(lambda connection: showing.read(connection, look, **values))
     plain = table(showing.title, ("", ""), facts(_plain(showing, found)))
@@ -288,4 +288,4 @@ def _cell(column: Column, row: object) -> object:
     if column.of_row is not None:
         return column.of_row(row)
     value = getattr(row, column.name)
-    return shown(column.name, value) if column.show is None else column.show(value)
+    return format_value(column.name, value) if column.show is None else column.show(value)

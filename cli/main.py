@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status)
 
 
-def _shown(error: typer.TyperException) -> str:
+def _explain_usage_error(error: typer.TyperException) -> str:
     """What is wrong with the words that were typed. A number below zero reads as an option."""
     number = re.fullmatch(r"No such option: (-[0-9][0-9.]*)", error.format_message())
     if number is None:
@@ -152,7 +152,7 @@ def run(arguments: list[str]) -> int:
     except typer.Abort:
         return fail(Fault("stopped", Exit.PERSON, "stopped"), as_json=as_json)
     except typer.TyperException as error:
-        fault = Fault(_shown(error), Exit.USAGE, BAD_USAGE)
+        fault = Fault(_explain_usage_error(error), Exit.USAGE, BAD_USAGE)
         return fail(fault, as_json=as_json)
     except (Stopped, KeyboardInterrupt):
         fault = Fault("stopped; whatever was not committed did not happen", Exit.LEFT, "stopped")

@@ -44,9 +44,9 @@ class Stopping:
     def on_signals(self) -> None:
         """Have SIGTERM and SIGINT end between two effects."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._told)
+            signal.signal(number, self._on_signal)
 
-    def _told(self, number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signal = signal.Signals(number).name
 
     def end(self) -> None:
@@ -144,17 +144,17 @@ def _passed_on(begun: list[_Part[P, T]]) -> Iterator[list[int]]:
     begin waits until all have, unless another thread of the process takes it."""
     kept_for_others: list[int] = []
 
-    def told(number: int, _frame: FrameType | None) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
         kept_for_others.append(number)
         for part in begun:
             part.tell()
 
-    kept = {number: signal.signal(number, told) for number in SIGNALS}
+    kept = {number: signal.signal(number, on_signal) for number in SIGNALS}
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield kept_for_others
     except BaseException:
-        told(0, None)
+        on_signal(0, None)
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -107,7 +107,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     return Rows(clean(title), columns, rows)
 
 
-def shown(name: str, value: object) -> object:
+def format_value(name: str, value: object) -> object:
     """A column's value for people: times as times, money in credits."""
     if isinstance(value, list):
         return ", ".join(map(str, value)) or None
@@ -119,7 +119,9 @@ def shown(name: str, value: object) -> object:
 def facts(row: Mapping[str, object]) -> list[tuple[str, object]]:
     """The columns of one row, a line each, for people: names without the unit that the value now shows; `-` is what
     there is not (yet)."""
-    named = ((name.removesuffix("_ms").removesuffix("_micro"), shown(name, value)) for name, value in row.items())
+    named = (
+        (name.removesuffix("_ms").removesuffix("_micro"), format_value(name, value)) for name, value in row.items()
+    )
     return [(name, "-" if value is None else value) for name, value in named]
 
 

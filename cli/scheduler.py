@@ -182,7 +182,7 @@ class Night:
         """Do it, and say what it came to."""
         environment = self.settings.environment()
         with subprocess.Popen(COMMAND, env=environment, stdout=subprocess.PIPE, text=True) as nightly:  # noqa: S603 our own
-            said = self._said(nightly)
+            said = self._read_output(nightly)
         if said is None or nightly.returncode in ENDED:
             log.warning("nightly_stopped", detail="the next night makes up for it")
             return
@@ -195,7 +195,7 @@ class Night:
         tell = log.info if status == Exit.SETTLED else log.warning if status == Exit.LEFT else log.error
         tell("nightly_ended", exit_status=int(status), meaning=MEANINGS[status], failed=failed)
 
-    def _said(self, nightly: subprocess.Popen[str]) -> str | None:
+    def _read_output(self, nightly: subprocess.Popen[str]) -> str | None:
         """What it printed; None where it was told to end meanwhile."""
         while not self.stopping.is_set():
             with suppress(subprocess.TimeoutExpired):

@@ -363,7 +363,7 @@ class Settings(BaseSettings):
 
     def of_providers(self) -> Mapping[str, str]:
         """The environment's DRAWDOWN_… by the rest of their names, in lower case: `autumn_secret_key`."""
-        given = {name: text for name, text in _given().items() if not name.endswith(SUFFIX.lower())}
+        given = {name: text for name, text in _read_environment().items() if not name.endswith(SUFFIX.lower())}
         return {**given, **self._texts}
 
     def state_folder(self) -> Path:
@@ -442,7 +442,7 @@ def _password(url: str) -> str:
         return url
 
 
-def _given() -> dict[str, str]:
+def _read_environment() -> dict[str, str]:
     """The environment's DRAWDOWN_…, by the rest of their names; what is empty is not given."""
     return {
         name.removeprefix(PREFIX).lower(): text for name, text in os.environ.items() if name.startswith(PREFIX) and text
@@ -454,7 +454,7 @@ def load(database_url: str | None = None) -> Settings:
 
     Errors: UsageError for one that cannot be read, by its name.
     """
-    given = _given()
+    given = _read_environment()
     if database_url is not None:
         given = {name: text for name, text in given.items() if name not in ("database_url", "database_url_file")}
     try:

@@ -145,7 +145,7 @@ class Providers(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Invocation:
     """A request for an action: its actor, moment and reason (`by`).
 
     `key`: makes a repetition harmless. `secret`: 43 new random characters, for an action that hands one out. `reach`:
@@ -467,12 +467,12 @@ Values = Mapping[str, Any]
 """An action's values, by its parameters' names."""
 
 
-def no_facts(_connection: sa.Connection, _asked: Asked, _values: Values) -> Sequence[Fact]:
+def no_facts(_connection: sa.Connection, _asked: Invocation, _values: Values) -> Sequence[Fact]:
     """Nothing beside the sentence of the answer."""
     return ()
 
 
-def one(_connection: sa.Connection, _asked: Asked, _values: Values) -> Size:
+def one(_connection: sa.Connection, _asked: Invocation, _values: Values) -> Size:
     """Most change one thing, and give nothing."""
     return ONE
 
@@ -499,8 +499,8 @@ class Action(Generic[R]):
     path: str
     scope: str
     role: Literal["operator", "admin"] = "operator"
-    facts: Callable[[sa.Connection, Asked, Values], Sequence[Fact]] = no_facts
-    size: Callable[[sa.Connection, Asked, Values], Size] = one
+    facts: Callable[[sa.Connection, Invocation, Values], Sequence[Fact]] = no_facts
+    size: Callable[[sa.Connection, Invocation, Values], Size] = one
     place: str = ""
     keyed: bool = False
     shown_once: str = ""
@@ -519,7 +519,7 @@ class Action(Generic[R]):
         found: type[R] = next((one for one in get_args(hint) if one is not More), hint) if self.at_once else hint
         return found
 
-    def whole(self, connection: sa.Connection, asked: Asked, values: Values) -> R:
+    def whole(self, connection: sa.Connection, asked: Invocation, values: Values) -> R:
         """The deed in this one transaction, all portions of it. Errors: Refused for too many rows; those of `do`."""
         if not self.fits(connection, asked, values):
             said = f"{self.title}: more than {self.at_once:,} rows, which go in portions"
@@ -529,7 +529,7 @@ class Action(Generic[R]):
             done = self.do(connection, replace(asked, state=done.state), **values)
         return done
 
-    def fits(self, connection: sa.Connection, asked: Asked, values: Values) -> bool:
+    def fits(self, connection: sa.Connection, asked: Invocation, values: Values) -> bool:
         """Return True if one transaction may do all of it."""
         return not self.at_once or self.size(connection, asked, values).rows <= self.at_once
 

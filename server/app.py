@@ -25,17 +25,17 @@ from drawdown.server.api.accounts import Accounts
 from drawdown.server.api.cron import Cron
 from drawdown.server.api.declared import Operations
 from drawdown.server.api.executions import Executions
-from drawdown.server.api.fail_open import Dark
+from drawdown.server.api.fail_open import FailOpen
 from drawdown.server.api.guard import Guard, Options, Overrides
 from drawdown.server.api.openapi import describe, operation
-from drawdown.server.api.payment_calls import Money
+from drawdown.server.api.payment_calls import PaymentCalls
 from drawdown.server.api.programs import Programs
 from drawdown.server.console.console import Console
 from drawdown.server.declarations import DECLARED
 from drawdown.server.docs_page import serve_docs
 from drawdown.server.http import bodies, errors
-from drawdown.server.http.limits import Limits, told
-from drawdown.server.http.paths import PathsAsSent, Straight
+from drawdown.server.http.limits import Limits, describe_error
+from drawdown.server.http.paths import PathsAsSent, RouteTable
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
@@ -69,10 +69,10 @@ class Server:
         self._gate = gate.Gate(services, self.threads, reading, self.step_threads)
         self._budget = bodies.Budget(self.refused)
         self._programs = Programs(services, self._budget, self.refused)
-        self._dark = Dark(services, self._programs.threads, self._programs.reading, self._programs.find)
+        self._dark = FailOpen(services, self._programs.threads, self._programs.reading, self._programs.find)
         self._readiness = health.Readiness(services)
         self._intake = Intake(services, self._programs, self._budget, self.refused)
-        self._money = Money(self._programs)
+        self._money = PaymentCalls(self._programs)
         self._guard = Guard(self._programs, self._dark, self._money)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
@@ -80,7 +80,7 @@ class Server:
         self._console = None if looking is None else Console(services, looking, self.refused)
         self._of_programs: list[BaseRoute] = []
         self.routes = self._app()
-        straight = Straight(self.routes, self._of_programs, errors.HANDLERS)
+        straight = RouteTable(self.routes, self._of_programs, errors.HANDLERS)
         per_s, is_known = services.settings.requests_per_s, self._programs.is_known
         self.app = Limits(PathsAsSent(straight), services.clock, per_s, self.refused, is_known)
 
@@ -134,7 +134,7 @@ class Server:
             try:
                 await asyncio.to_thread(self.services.renew, self.services)
             except Exception as error:  # the old ones serve on
-                log.error("not_renewed", **told(error))
+                log.error("not_renewed", **describe_error(error))
 
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:

@@ -92,7 +92,7 @@ def _route(path: str, method: str, one: Json) -> Iterator[str]:
     yield "<h3>Answers</h3><table>"
     for status, answer in one["responses"].items():
         yield f"<tr><td><code>{escape(str(status))}</code></td><td>{escape(answer['description'])}</td>"
-        yield f"<td>{_shown(answer)}</td></tr>"
+        yield f"<td>{_schema_links(answer)}</td></tr>"
     yield "</table>"
     for answer in one["responses"].values():
         for content in answer.get("content", {}).values():
@@ -123,7 +123,7 @@ def _examples(body: Json) -> Iterator[object]:
     yield from body.get("schema", {}).get("examples", ())
 
 
-def _shown(answer: Json) -> str:
+def _schema_links(answer: Json) -> str:
     schemas = [one.get("schema", {}) for one in answer.get("content", {}).values()]
     names = [schema["$ref"].rpartition("/")[2] for schema in schemas if "$ref" in schema]
     return ", ".join(f'<a href="#shape-{escape(name)}">{escape(name)}</a>' for name in names)

@@ -11,7 +11,7 @@ from drawdown.providers.http import Call, Http, HttpResult, NotSent
 from drawdown.providers.payments.protocol import PaymentService
 from drawdown.providers.protocol import Provider
 from drawdown.schema.clock import Clock
-from drawdown.server.http.log_throttle import Seldom
+from drawdown.server.http.log_throttle import LogThrottle
 from drawdown.server.http.threads import Restores
 from drawdown.server.settings import ServerSettings
 from drawdown.worker.engine.context import Context
@@ -60,7 +60,7 @@ class Services:
     restores: Restores = field(init=False)
     hooks: HookSettings = field(default_factory=HookSettings)
     """What this process knows of webhooks to the product."""
-    seldom: Seldom = field(default_factory=Seldom)
+    seldom: LogThrottle = field(default_factory=LogThrottle)
     """What is logged of those who have no key."""
 
     def __post_init__(self) -> None:

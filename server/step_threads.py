@@ -18,7 +18,7 @@ import structlog
 from drawdown.schema.database import read
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.http.errors import ApiError
-from drawdown.server.http.limits import told
+from drawdown.server.http.limits import describe_error
 from drawdown.server.services import Services, ThreadKit
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.breaker import Breaker
@@ -120,7 +120,7 @@ class StepThreads:
         try:
             self._with_thread_kit(lambda thread_kit, context: self._read_with(thread_kit, context, provider, org_id))
         except Exception as error:  # it stays marked: the next tick asks
-            log.error("read_again_failed", org=org_id, provider=provider, **told(error))
+            log.error("read_again_failed", org=org_id, provider=provider, **describe_error(error))
 
     def _read_with(self, thread_kit: ThreadKit, context: Context, provider: str, org_id: str) -> None:
         if not context.clock.trusted:  # a verdict has its date, and an older one never replaces a newer one

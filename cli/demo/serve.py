@@ -66,7 +66,7 @@ def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
         where = file or folder / "demo.db"
         if sys.stderr.isatty():
             app.err.print(f"making a month of life in {where}: half a minute, on a busy machine more", highlight=False)
-        with _making(file), _told(app) as told:
+        with _making(file), _show_progress(app) as told:
             stage = live(folder, where, app.clock, app.out, app.err, told=told)
         with suppress(KeyboardInterrupt), closing(stage), _going_on(stage):
             url = let_in(stage.app, root)
@@ -82,7 +82,7 @@ def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
 
 
 @contextmanager
-def _told(app: App) -> Iterator[Callable[[int, int, int], None]]:
+def _show_progress(app: App) -> Iterator[Callable[[int, int, int], None]]:
     """Show a person which day of the month is made."""
     if not sys.stderr.isatty():
         yield lambda _day, _days, _at_ms: None
@@ -97,10 +97,10 @@ def _told(app: App) -> Iterator[Callable[[int, int, int], None]]:
 def _as_ctrl_c() -> Iterator[None]:
     """SIGTERM ends what is done here as Ctrl-C does. Once the server is up, it has its own ways."""
 
-    def told(_number: int, _frame: FrameType | None) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, told)
+    before = signal.signal(signal.SIGTERM, on_signal)
     try:
         yield
     finally:

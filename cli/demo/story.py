@@ -287,7 +287,7 @@ BACKFILLS: Final = (
 def whole_story(stage: Stage, calendar: Calendar) -> Iterator[Act]:
     """What people do, in no order."""
     start, now = calendar.first_day_ms, calendar.now_ms
-    yield from _money(start)
+    yield from _payments(start)
     yield from _halts(stage, start, now)
     yield from _support(start)
     yield from _overrides(start, now)
@@ -312,7 +312,7 @@ def _grant(org: str, amount: int, key: str) -> Work:
     return lambda c, by: credit.grant(c, org, amount * MICRO, by, key=key, plan=None)
 
 
-def _money(start: int) -> Iterator[Act]:
+def _payments(start: int) -> Iterator[Act]:
     for number, day in ((2, 8), (3, 16), (4, 25)):
         paid = _grant("acme", 250, f"invoice-acme-{number}")
         yield Act(at(start, day, 9, 12), MARA, f"invoice {number} was paid", paid)

@@ -63,7 +63,7 @@ def take_(
                 raise
             faults.append(error)
             done.append(unread(BY_HAND, Path(place).name, error))
-    show(app, {"files": done}, [line for one in done for line in _lines(one)])
+    show(app, {"files": done}, [line for one in done for line in _report(one)])
     if any(fault.exit_status != Exit.LEFT for fault in faults) or any(
         one.outcome == "conflict" or one.withdrawn or (one.outcome == "taken" and one.refused) for one in done
     ):  # also where a path is wrong: others may be taken
@@ -82,7 +82,7 @@ def _take(app: App, place: str, fields: FieldMap, actor: str | None, reason: str
         return app.write(lambda c: take(c, sums, BY_HAND, by))
 
 
-def _lines(one: TakenFile) -> list[str]:
+def _report(one: TakenFile) -> list[str]:
     if one.outcome != "taken":
         return [str(one)]
     lines = [f"{one.name}: taken, {one.rows:,} rows, {one.refused:,} refused; batch {one.batch}"]

@@ -168,8 +168,8 @@ def verify_(
     stopped: list[str] = []
     if found.breaches and stop:
         stopped = list(app.write(lambda c: stop_breached(c, found, by.now_ms, by.actor)))
-    lines, doubted = _told(found, stopped, since_last), app.doubt()
-    lines += _kept(app, found, by, len(set(org)) if org else None, doubted)
+    lines, doubted = _report(found, stopped, since_last), app.doubt()
+    lines += _keep_proof(app, found, by, len(set(org)) if org else None, doubted)
     if doubted is not None:
         lines.append(f"but this database lost history: {doubted}; what it forgot is not verified: `drawdown recover`")
     result = {"breaches": found.breaches, "count": found.count, "checked": found.checked, "open": found.open}
@@ -201,7 +201,7 @@ def _bring(app: App, place: str, folder: Path) -> Path | None:
         return brought(app.settings.objects(), place, folder, over)
 
 
-def _told(found: Verification, stopped: list[str], since_last: bool) -> list[str | Table]:
+def _report(found: Verification, stopped: list[str], since_last: bool) -> list[str | Table]:
     rows = [(b.invariant, b.org_id, show_time(b.window_ms), b.feature, b.text) for b in found.breaches]
     lines: list[str | Table] = [
         "verified: " + ", ".join(f"{count:,} {what}" for what, count in found.checked.items()),
@@ -234,7 +234,7 @@ def _from(found: Verification) -> list[str]:
     ]
 
 
-def _kept(app: App, found: Verification, by: By, orgs: int | None, doubted: str | None) -> list[str]:
+def _keep_proof(app: App, found: Verification, by: By, orgs: int | None, doubted: str | None) -> list[str]:
     """Keep what was found, for who looks later (`drawdown proof`); what cannot be kept was proven all the same."""
     took_ms = max(app.clock.now_ms() - by.now_ms, 0)
     try:

@@ -229,7 +229,7 @@ def late(demo: Demo) -> None:
     demo.app.out.print(table("The window's difference, as its first revision", ("key", "#seconds", "state"), found))
 
 
-def again(demo: Demo) -> None:
+def replay_everything(demo: Demo) -> None:
     """The on-call engineer replays everything."""
     demo.say("5. `drawdown replay --all`: the whole range again")
     begin = demo.clock.at_ms - (WINDOWS + 3) * WINDOW_MS
@@ -283,4 +283,4 @@ def show_balances(demo: Demo) -> None:
     demo.app.out.print(table("", columns, rows))
 
 
-STEPS: Final[tuple[Callable[[Demo], None], ...]] = (build_fleet, use, drain, late, again, prove, next_steps)
+STEPS: Final[tuple[Callable[[Demo], None], ...]] = (build_fleet, use, drain, late, replay_everything, prove, next_steps)

@@ -299,7 +299,7 @@ def _witness(app: App) -> Iterator[Finding]:
         WitnessFile(folder).try_to_write()
         yield Finding(True, f"what this machine remembers is kept in {folder}")
         yield from private(folder, "700")
-        yield from _kept(folder)
+        yield from _check_volume(folder)
     except DrawdownError as error:
         yield Finding(False, f"what this machine remembers, in {folder}", str(error))
         return
@@ -307,7 +307,7 @@ def _witness(app: App) -> Iterator[Finding]:
         yield Finding(False, f"the database's history is in doubt: {doubted}", "`drawdown recover --dry-run`")
 
 
-def _kept(folder: Path) -> Iterator[Finding]:
+def _check_volume(folder: Path) -> Iterator[Finding]:
     """A container that is replaced forgets what is not on a named volume: a restore would go unnoticed."""
     try:
         mounts = Path(MOUNTS).read_text(encoding="utf-8", errors="replace")

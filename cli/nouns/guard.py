@@ -70,7 +70,7 @@ def options(
     """Say what an organisation can do where the guard blocks it: each way out, whether it is open, and how it is taken.
     Changes nothing."""
     app: App = context.obj
-    found = _told(app, Wish(org, metric, amount, payer=payer))
+    found = _read_ways(app, Wish(org, metric, amount, payer=payer))
     rows = [
         (way.option.replace("_", " "), "open" if way.open else way.code, way.said, way.command or way.link or "-")
         for way in found.options
@@ -155,14 +155,14 @@ def extend(
     return _tell(app, found, *(["what is held neither shrinks nor ends sooner"] if less or sooner else []))
 
 
-def _told(app: App, wish: Wish) -> WaysTold:
+def _read_ways(app: App, wish: Wish) -> WaysTold:
     page = app.settings.server().my_page
     return app.read(lambda c: guard_ways.describe_ways(c, wish, page, app.clock.now_ms()))
 
 
 def _ways(app: App, wish: Wish) -> list[str]:
     """Each way out in one line: whether it is open, and what takes it."""
-    found = _told(app, wish).options
+    found = _read_ways(app, wish).options
     return [
         f"{way.option.replace('_', ' ')}: {way.code or 'open'}: {way.said}"
         + (f": {way.command or way.link}" if way.command or way.link else "")
@@ -261,7 +261,7 @@ def reconcile(
         raise AnswerLost(error.why, f"{len(drifts):,} counters were off: {PUT_RIGHT}") from error
     rows = [
         (one.org_id, one.metric, one.period, show_time(one.start_ms), one.counted, one.amount if one.has_uses else None,
-         _said(one, dry_run))
+         _describe_drift(one, dry_run))
         for one in drifts
     ]  # fmt: skip
     columns = ("organisation", "metric", "a", "from", "#counted", "#used", "")
@@ -270,7 +270,7 @@ def reconcile(
     raise typer.Exit(done.exit_status)
 
 
-def _said(one: Drift, dry_run: bool) -> str:
+def _describe_drift(one: Drift, dry_run: bool) -> str:
     if not one.has_uses:
         return "no uses: left as it is"
     return "to be put right" if dry_run else "put right"

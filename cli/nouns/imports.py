@@ -58,7 +58,7 @@ def import_(
         rejects=rejects,
     )
     report = _import(app, files, options)
-    show(app, {"import": _plain(report)}, _lines(report, rejects))
+    show(app, {"import": _plain(report)}, _report(report, rejects))
     if report.rejected or report.conflicts:
         raise typer.Exit(Exit.PERSON)
 
@@ -93,7 +93,7 @@ def _plain(report: ImportReport) -> dict[str, object]:
     return {**asdict(report), "reasons": dict(report.reasons)}
 
 
-def _lines(report: ImportReport, rejects: Path | None) -> list[str]:
+def _report(report: ImportReport, rejects: Path | None) -> list[str]:
     lines = [
         f"{report.read:,} rows read: {report.inserted:,} new, {report.already_there:,} there already"
         f"{f' ({report.withdrawn:,} of them withdrawn)' if report.withdrawn else ''}, "

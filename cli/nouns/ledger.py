@@ -66,19 +66,19 @@ def statement(
     if as_csv:
         print_file(csv_lines(found))
     else:
-        show(app, as_object(found), _shown(found))
+        show(app, as_object(found), _report(found))
     if found.problems:
         raise typer.Exit(Exit.PERSON)
 
 
-def _shown(found: Statement) -> Iterator[str | Table]:
+def _report(found: Statement) -> Iterator[str | Table]:
     yield _addition(found)
     if found.usage:
         yield _usage(found)
     if found.runs:
         yield _runs(found)
     if found.held:
-        yield _held(found)
+        yield _held_table(found)
     for problem in found.problems:
         yield f"this does not add up: {problem}"
 
@@ -128,7 +128,7 @@ def _runs(found: Statement) -> Table:
     return table("Runs: drawn, settled, settled late, less what was written off", columns, rows)
 
 
-def _held(found: Statement) -> Table:
+def _held_table(found: Statement) -> Table:
     rows: list[tuple[object, ...]] = [
         (_more(line.more) or line.run, line.org_id, line.project, show_time(line.expires_ms),
          show_credits(line.held_micro))

@@ -46,7 +46,7 @@ def nightly_(context: typer.Context) -> None:
     Each is a command of its own, and all are run. The exit status is the worst of theirs: 1 before 75 before 0.
     """
     app: App = context.obj
-    ended = [(line, *_run(context, line)) for line in _lines(app)]
+    ended = [(line, *_run(context, line)) for line in _report(app)]
     status = worst(status for _, status, _ in ended)
     told = [{"command": line, "exit_status": status, "said": said} for line, status, said in ended]
     last = [f"{MEANINGS[Exit(status)]}: drawdown {line} (exit status {status})" for line, status, _ in ended if status]
@@ -54,7 +54,7 @@ def nightly_(context: typer.Context) -> None:
     raise typer.Exit(status)
 
 
-def _lines(app: App) -> Iterator[str]:
+def _report(app: App) -> Iterator[str]:
     yield from LINES
     if app.settings.cell_origins:
         yield WITH_CELLS

@@ -256,13 +256,13 @@ def _undo(app: App, names: list[str], start_ms: int | None, by: By, *, dry_run: 
     try:
         done = app.write(work, rollback=dry_run)
     except AnswerLost as error:
-        raise AnswerLost(error.why, _again(meant)) from error
+        raise AnswerLost(error.why, _repeat_hint(meant)) from error
     would = "would not be" if dry_run else "not"
     lines = [f"{flip.org_id}: {would} moved to {flip.provider} at {show_time(flip.start_ms)}" for flip in done]
     show(app, {"undone": done, "dry_run": dry_run}, lines)
 
 
-def _again(meant: Sequence[tuple[str, int | None]]) -> str:
+def _repeat_hint(meant: Sequence[tuple[str, int | None]]) -> str:
     """What is safe to give again: without a time, it would take back the assignment before the one that was meant."""
     starts = sorted({start for _, start in meant if start is not None})
     if len(starts) == 1:

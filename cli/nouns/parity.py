@@ -54,7 +54,7 @@ def check(
     app.ready()
     app.require_clock()
     found = run(steps, app.world())
-    show(app, {"parity": {**asdict(found), "exit_status": found.exit_status}}, _shown(found, tolerance_ppm))
+    show(app, {"parity": {**asdict(found), "exit_status": found.exit_status}}, _report(found, tolerance_ppm))
     raise typer.Exit(found.exit_status)
 
 
@@ -87,7 +87,7 @@ def _days(app: App, from_: str, to: str) -> list[int]:
     return list(range(start, end, DAY_MS))
 
 
-def _shown(found: Checked, tolerance_ppm: int) -> list[str | Table]:
+def _report(found: Checked, tolerance_ppm: int) -> list[str | Table]:
     text = f"{found.compared:,} compared (organisation, day), {found.differing:,} differ by more than "
     lines: list[str | Table] = [text + f"{show_percent(tolerance_ppm)}; {found.unknown:,} unknown"]
     lines += [f"{day}: not compared: the day is not over" for day in found.waiting]

@@ -52,7 +52,7 @@ def scan(
         raise unread[0]
     not_read = [str(error) for error in unread]
     result = {"files": found, "database": not alone, "unread": not_read}
-    show(app, result, [*_lines(found, alone), *(f"not read: {text}" for text in not_read)])
+    show(app, result, [*_report(found, alone), *(f"not read: {text}" for text in not_read)])
     if unread:
         raise typer.Exit(Exit.USAGE)
     if any(one.count for one in found):
@@ -104,7 +104,7 @@ def _content(name: str, most: int) -> bytes:
         raise UsageError(f"{name}: {error.strerror or 'it cannot be read'}") from error
 
 
-def _lines(found: list[ScannedFile], alone: str) -> list[str]:
+def _report(found: list[ScannedFile], alone: str) -> list[str]:
     lines = [f"{one.file}: {finding.path}: {finding.rule}" for one in found for finding in one.findings]
     told, count = len(lines), sum(one.count for one in found)
     if count > told:

@@ -304,7 +304,7 @@ def retry(
     done, effect = _with_effect(
         app, lambda c: pushes.retry(c, chosen.find(c, ("due", "rejected")), by), dry_run=dry_run
     )
-    lines = _lines(done, "sent again by the next tick", effect, dry_run, will="will be ")
+    lines = _report(done, "sent again by the next tick", effect, dry_run, will="will be ")
     show(app, {"retried": done, "effect": effect, "dry_run": dry_run}, lines)
 
 
@@ -356,7 +356,7 @@ def resolve(
     )
     what = "accepted" if accepted else "voided; what they held is owed again"
     result = {"resolved": done, "accepted": accepted, "effect": effect, "dry_run": dry_run}
-    show(app, result, _lines(done, what, effect, dry_run))
+    show(app, result, _report(done, what, effect, dry_run))
 
 
 def _with_effect(
@@ -413,11 +413,11 @@ def void(
         ),
         dry_run=dry_run,
     )
-    lines = _lines(done, "voided; the next tick seals what they held", effect, dry_run)
+    lines = _report(done, "voided; the next tick seals what they held", effect, dry_run)
     show(app, {"voided": done, "effect": effect, "dry_run": dry_run}, lines)
 
 
-def _lines(keys: Sequence[str], what: str, effect: PushEffect, dry_run: bool, *, will: str = "") -> list[str]:
+def _report(keys: Sequence[str], what: str, effect: PushEffect, dry_run: bool, *, will: str = "") -> list[str]:
     what += ", all in one transaction" if len(keys) > 1 else ""
     what = f"would be {what}; nothing was changed" if dry_run else will + what
     shown = [f"  {key}" for key in keys[:20]]

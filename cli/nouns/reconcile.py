@@ -94,7 +94,9 @@ def reconcile_(
         app.require_clock()
     found = compare(app, scope, app.by(actor, reason))
     done = {**asdict(found), "exit_status": found.exit_status}
-    show(app, {"reconcile": {**done, "shadow_threshold": shadow_threshold}}, _lines(found, threshold, shadow_threshold))
+    show(
+        app, {"reconcile": {**done, "shadow_threshold": shadow_threshold}}, _report(found, threshold, shadow_threshold)
+    )
     raise typer.Exit(found.exit_status)
 
 
@@ -159,7 +161,7 @@ def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int 
     return start, end
 
 
-def _lines(found: Reconciled, threshold: float, shadow_threshold: float) -> list[str | Table]:
+def _report(found: Reconciled, threshold: float, shadow_threshold: float) -> list[str | Table]:
     text = f"{found.compared:,} compared (organisation, feature, day), {len(found.differing):,} differ"
     if found.forgiven:
         allowed = f"{shadow_threshold:g} % in shadow" + (f", {threshold:g} % else" if threshold else "")

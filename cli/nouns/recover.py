@@ -78,10 +78,10 @@ def recover_(
     by = app.by(actor, reason)
     steps = recover(app.context(), by, since_ms=since_ms, restored=restored, dry_run=dry_run)
     found = run(steps, app.world())
-    show(app, {"recover": found, "dry_run": dry_run}, _lines(found, dry_run=dry_run))
+    show(app, {"recover": found, "dry_run": dry_run}, _report(found, dry_run=dry_run))
 
 
-def _lines(found: Recovered, *, dry_run: bool) -> list[str]:
+def _report(found: Recovered, *, dry_run: bool) -> list[str]:
     if found.recovered_ms is not None:
         return [
             f"recovered at {show_time(found.recovered_ms)} already (incarnation {found.number}), and nothing was lost "

@@ -123,7 +123,7 @@ def tick_(
         parts, appearing = parse_parts(app, shard, processes), new_orgs(app, new_org_provider, new_org_from)
         ends_ms = None if deadline is None else app.clock.now_ms() + round(deadline * SECOND_MS)
         app.ready()
-        report = _tick_once(app, parts, _Asked(appearing, ends_ms, accept_clock))
+        report = _tick_once(app, parts, _TickOptions(appearing, ends_ms, accept_clock))
     finally:
         if metrics_file is not None:
             write_metrics(app, metrics_file)
@@ -135,7 +135,7 @@ def tick_(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _TickOptions:
     """What every part of a tick is asked for."""
 
     new_orgs: NewOrgs | None
@@ -149,7 +149,7 @@ class _Asked:
         return made
 
 
-def _tick_once(app: App, parts: Sequence[Shard], asked: _Asked) -> Report:
+def _tick_once(app: App, parts: Sequence[Shard], asked: _TickOptions) -> Report:
     if len(parts) == 1:
         return run_tick(app, asked.context(app, parts[0]))
 

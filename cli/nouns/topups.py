@@ -99,7 +99,7 @@ def show_(
     if not what.startswith("topup:"):
         terms, found = app.read(lambda c: show_wallet(c, what, most))
         tables = [table(what, ("", ""), facts(vars(terms))), _table("Top-ups", found)]
-        show(app, {"terms": _said(terms), "topups": found}, tables)
+        show(app, {"terms": _to_json(terms), "topups": found}, tables)
         return
     one, calls = app.read(lambda c: show_topup(c, what, most))
     rows = [(call.attempt, show_time(call.started_ms), call.outcome or "nobody knows", call.detail) for call in calls]
@@ -123,7 +123,7 @@ def resume(
     done = runner.run(fill(app.context(), wallet), app.world())
     was = f"; they had stopped: {said.blocked_reason}" if said.blocked_reason else ""
     result = {"customer_id": wallet, "was_blocked": said.blocked_reason, "filled": done}
-    show(app, result, [f"{wallet}: top-ups are resumed{was}", _done(done)])
+    show(app, result, [f"{wallet}: top-ups are resumed{was}", _sentence(done)])
 
 
 @commands.command()
@@ -226,9 +226,9 @@ def _table(title: str, found: list[TopupRow]) -> Table:
     return table(title, ("top-up", "state", "#credits", "#money", "#calls", "begun", "said last"), rows)
 
 
-def _said(terms: WalletTerms) -> dict[str, object]:
+def _to_json(terms: WalletTerms) -> dict[str, object]:
     return {**vars(terms), "available": in_credits(terms.available_micro)}
 
 
-def _done(done: Filled) -> str:
+def _sentence(done: Filled) -> str:
     return f"{done.begun} begun, {done.credited} credited, {done.declined} declined, {done.looked_up} looked up"

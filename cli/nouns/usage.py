@@ -55,7 +55,7 @@ def usage(
         return _print_csv(found)
     what = "" if by == "feature" else by
     columns = (what, "feature", "unit", "#used", *(() if by in OF_SAMPLES else ("#sealed", "#not sealed")))
-    rows = [tuple(line) for line in _lines(found)]
+    rows = [tuple(line) for line in _table_rows(found)]
     title = f"{org}, {show_time(start)} to {show_time(end)}"
     notes = ["samples of the range's beginning are pruned: there, used is what was sealed"] if found.pruned else []
     notes += [
@@ -66,7 +66,7 @@ def usage(
     return show(app, result, [table(title, columns[0 if what else 1 :], rows), *notes])
 
 
-def _lines(found: UsageReport) -> list[list[object]]:
+def _table_rows(found: UsageReport) -> list[list[object]]:
     lines: list[list[object]] = []
     nothing = "none" if found.by in ("project", "subject") else "pruned"
     for row in found.rows:

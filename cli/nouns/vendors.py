@@ -117,16 +117,17 @@ def drift(
         start = app.moment(from_, "--from") if from_ else end - views.SPAN_DAYS * DAY_MS
         found = Drifted.of(app.read(lambda c: views.drift(c, start, end, now_ms, *bounds)))
     tell(found)
-    show(app, asdict(found), _shown(found.drift, found.alerts, bounds[0]))
+    show(app, asdict(found), _report(found.drift, found.alerts, bounds[0]))
     raise typer.Exit(found.exit_status)
 
 
-def _shown(found: list[DriftLine], alerts: int, tolerance_ppm: int) -> list[str | Table]:
+def _report(found: list[DriftLine], alerts: int, tolerance_ppm: int) -> list[str | Table]:
     text = f"{len(found):,} lines (vendor, service, day), {alerts:,} drifted by more than "
     text += f"{show_percent(tolerance_ppm)} two days running"
     rows = [
-        (show_time(line.day_ms)[:10], line.vendor, line.service, _money(line.estimated_micro),
-         _money(line.billed_micro), line.currency, line.state, "alert" if line.alerts else "off" if line.is_off else "")
+        (show_time(line.day_ms)[:10], line.vendor, line.service, _format_credits(line.estimated_micro),
+         _format_credits(line.billed_micro), line.currency, line.state,
+         "alert" if line.alerts else "off" if line.is_off else "")
         for line in found[-SHOWN:]
     ]  # fmt: skip
     columns = ("day", "vendor", "service", "#estimated", "#billed", "currency", "", "")
@@ -145,5 +146,5 @@ def _micro_of(text: str, option: str) -> int:
         raise UsageError(f"{option} {text!r} is no amount of money such as 12.50, of six decimals at most") from error
 
 
-def _money(micro: int | None) -> str | None:
+def _format_credits(micro: int | None) -> str | None:
     return None if micro is None else show_credits(micro)

@@ -19,7 +19,7 @@ from drawdown.schema.declare import answer_of
 from drawdown.server.api import models
 from drawdown.server.api.models import MOST_ROWS, EpochMs
 from drawdown.server.api.openapi import operation
-from drawdown.server.api.programs import Programs, Said
+from drawdown.server.api.programs import Caller, Programs
 from drawdown.worker.wallets.accounts import EntryRow, account_of, list_entries, list_lots, payer_of
 from drawdown.worker.wallets.entries import forecast_of
 from drawdown.worker.wallets.pools import PayerRow, list_payers
@@ -67,7 +67,7 @@ class Accounts:
         return await self._programs.ask(request, SCOPE, models.NoQuery, partial(_account, org=org))
 
 
-def _account(connection: sa.Connection, _query: models.NoQuery, said: Said, *, org: str) -> Mapping[str, object]:
+def _account(connection: sa.Connection, _query: models.NoQuery, said: Caller, *, org: str) -> Mapping[str, object]:
     found = account_of(connection, payer_of(connection, said.require_org(org), said.now_ms), said.now_ms)
     ends = forecast_of(connection, found.customer_id, found.available_micro, said.now_ms)
     payers = [_payer(one) for one in list_payers(connection, "", org, said.now_ms, MOST_PAYERS) if one.allowed]
@@ -81,7 +81,7 @@ def _payer(row: PayerRow) -> dict[str, object]:
     return found
 
 
-def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, *, org: str) -> Mapping[str, object]:
+def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Caller, *, org: str) -> Mapping[str, object]:
     customer = payer_of(connection, said.require_org(org), said.now_ms)
     found = list_entries(connection, customer, query.most + 1, query.after)
     page = found[: query.most]
@@ -89,7 +89,7 @@ def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, 
     return {"org_id": org, "customer_id": customer, "entries": [_entry(row) for row in page], "next": more}
 
 
-def _lots(connection: sa.Connection, query: models.MostQuery, said: Said, *, org: str) -> Mapping[str, object]:
+def _lots(connection: sa.Connection, query: models.MostQuery, said: Caller, *, org: str) -> Mapping[str, object]:
     customer = payer_of(connection, said.require_org(org), said.now_ms)
     found = list_lots(connection, customer, said.now_ms)
     shown = [answer_of(row) for row in found.lots[: query.most]]
@@ -98,7 +98,7 @@ def _lots(connection: sa.Connection, query: models.MostQuery, said: Said, *, org
     return {"org_id": org, "customer_id": customer, "order": found.order, "lots": shown, "more": more, **whole}
 
 
-def _statement(connection: sa.Connection, query: StatementQuery, said: Said, *, org: str) -> Mapping[str, object]:
+def _statement(connection: sa.Connection, query: StatementQuery, said: Caller, *, org: str) -> Mapping[str, object]:
     span = span_of(query.month, query.from_ms, query.to_ms)
     found = of_org(connection, said.require_org(org), span, said.now_ms, query.most)
     return {**as_object(found), "org_id": org}

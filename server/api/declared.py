@@ -32,10 +32,10 @@ from drawdown.schema.declare import (
     MAX_TEXT_CHARS,
     ORG,
     Action,
-    Asked,
     Declared,
     Fact,
     Hooks,
+    Invocation,
     Kind,
     Listing,
     Look,
@@ -51,7 +51,7 @@ from drawdown.schema.ids import is_clean
 from drawdown.schema.units import MAX_AMOUNT_MICRO, WINDOW_MS, as_credits
 from drawdown.server.api.models import MOST_ROWS, After, Credits, EpochMs, Id, Why
 from drawdown.server.api.openapi import IDEMPOTENCY_KEY, named_examples, operation
-from drawdown.server.api.programs import Answer, Programs, Said, clean_id
+from drawdown.server.api.programs import Answer, Caller, Programs, clean_id
 from drawdown.server.http.errors import ApiError, bad_value
 from drawdown.server.services import Services
 from drawdown.worker.access import idempotency
@@ -104,7 +104,7 @@ class Operations:
     def __init__(self, services: Services, programs: Programs, declared: Sequence[Declared]) -> None:
         self._services, self._programs, self._declared = services, programs, declared
 
-    def _known(self) -> Registry:
+    def _registry(self) -> Registry:
         """What this process knows of providers now: `renew` puts others in their place."""
         return Registry(self._services.providers, self._services.broken)
 
@@ -152,8 +152,8 @@ class Operations:
 
     def _listing(self, one: Listing[Any], rest: Sequence[Param], in_path: Sequence[Param]) -> Callable[..., Any]:
         async def answer(request: Request) -> JSONResponse:
-            def work(connection: sa.Connection, query: BaseModel, said: Said) -> Answer:
-                values = _values(said, one.params, _given(request, in_path) | _fields(query, rest), open_=one.open)
+            def work(connection: sa.Connection, query: BaseModel, said: Caller) -> Answer:
+                values = _values(said, one.params, _read_path(request, in_path) | _fields(query, rest), open_=one.open)
                 given = query.model_dump(include={"after", "most"})
                 page = one.read(
                     connection,
@@ -163,7 +163,7 @@ class Operations:
                         given["most"],
                         said.key.org_id,
                         self._services.hooks,
-                        known=self._known,
+                        known=self._registry,
                     ),
                     **values,
                 )
@@ -175,12 +175,12 @@ class Operations:
 
     def _showing(self, one: Showing[Any], rest: Sequence[Param], in_path: Sequence[Param]) -> Callable[..., Any]:
         async def answer(request: Request) -> JSONResponse:
-            def work(connection: sa.Connection, query: BaseModel, said: Said) -> Answer:
-                values = _values(said, one.params, _given(request, in_path) | _fields(query, rest), open_=one.open)
+            def work(connection: sa.Connection, query: BaseModel, said: Caller) -> Answer:
+                values = _values(said, one.params, _read_path(request, in_path) | _fields(query, rest), open_=one.open)
                 most = query.model_dump(include={"most"}).get("most", one.most)
                 found: Answer = answer_of(
                     one.read(
-                        connection, Look(said.now_ms, most=most, only=said.key.org_id, known=self._known), **values
+                        connection, Look(said.now_ms, most=most, only=said.key.org_id, known=self._registry), **values
                     )
                 )
                 return found
@@ -191,15 +191,15 @@ class Operations:
 
     def _acting(self, one: Action[Any], rest: Sequence[Param], in_path: Sequence[Param]) -> Callable[..., Any]:
         async def answer(request: Request) -> JSONResponse:
-            def do(order: Any, said: Said) -> Awaitable[Answer]:
+            def do(order: Any, said: Caller) -> Awaitable[Answer]:
                 given = idempotency_key(request)
-                values = _given(request, in_path) | _fields(order, rest)
+                values = _read_path(request, in_path) | _fields(order, rest)
 
                 def work(connection: sa.Connection) -> Answer:
-                    now = self._programs.said(said.key, connection)
+                    now = self._programs.identify(said.key, connection)
                     content = json.dumps([values, order.reason], sort_keys=True, default=str)
                     call = None if given is None else idempotency.Call(now.key.actor, given, one.name, content)
-                    return carry_out(connection, one, now, values, order, call, self._services.hooks, self._known)
+                    return carry_out(connection, one, now, values, order, call, self._services.hooks, self._registry)
 
                 return self._programs.threads.write(work, rollback=order.dry_run, always=True)
 
@@ -211,7 +211,7 @@ class Operations:
 def carry_out(
     connection: sa.Connection,
     action: Action[Any],
-    said: Said,
+    said: Caller,
     given: Values,
     order: Any,
     call: idempotency.Call | None,
@@ -229,7 +229,7 @@ def carry_out(
             return found
     key = call.own if call is not None else secrets.token_urlsafe(16)
     by, secret = said.by(order.reason), secrets.token_urlsafe(32)
-    asked = Asked(by, key, secret, reach_of(said.key), order.dry_run, hooks, known)
+    asked = Invocation(by, key, secret, reach_of(said.key), order.dry_run, hooks, known)
     _require_size(connection, action, asked, values, said.key)
     stood: Sequence[Fact] = action.facts(connection, asked, values) if order.dry_run else ()
     answer: dict[str, object] = answer_of(action.whole(connection, asked, values))
@@ -250,7 +250,9 @@ def reach_of(key: ApiKey) -> Reach:
     )  # fmt: skip
 
 
-def _require_size(connection: sa.Connection, action: Action[Any], asked: Asked, values: Values, key: ApiKey) -> None:
+def _require_size(
+    connection: sa.Connection, action: Action[Any], asked: Invocation, values: Values, key: ApiKey
+) -> None:
     """Errors: ApiError 403 for more credit than this key may give at once."""
     size = action.size(connection, asked, values)
     if size.unbounded and key.gives_micro < MAX_AMOUNT_MICRO:
@@ -272,7 +274,7 @@ def idempotency_key(request: Request) -> str | None:
     return given[0]
 
 
-def _given(request: Request, params: Sequence[Param]) -> dict[str, Any]:
+def _read_path(request: Request, params: Sequence[Param]) -> dict[str, Any]:
     """The values that stand in the path. Errors: WrongField."""
     found = {param.name: request.path_params[param.field] for param in params}
     for param in params:
@@ -291,7 +293,7 @@ def _is_left_out(param: Param, value: object) -> bool:
     return value is None or (param.many and not value)
 
 
-def _values(said: Said, params: Sequence[Param], given: Values, *, open_: bool = False) -> dict[str, Any]:
+def _values(said: Caller, params: Sequence[Param], given: Values, *, open_: bool = False) -> dict[str, Any]:
     """What is asked for; an organisation that a bound key left out is its own. Errors: ApiError 403, 422."""
     values = dict(given)
     named = [param for param in params if param.kind is ORG]
@@ -345,7 +347,7 @@ def _camel(name: str) -> str:
     return "".join(word.capitalize() for word in name.replace("-", " ").split())
 
 
-def _taken(params: Sequence[Param]) -> dict[str, Any]:
+def _model_fields(params: Sequence[Param]) -> dict[str, Any]:
     """For pydantic: the type and the default of each."""
     found: dict[str, Any] = {}
     for param in params:
@@ -374,7 +376,7 @@ def request_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseMo
         f"{_camel(action.name)}Request",
         __config__=config,
         __doc__=f"As `drawdown {action.name}`.",
-        **_taken(params),
+        **_model_fields(params),
         **more,
     )
     return made
@@ -389,7 +391,7 @@ def query_model(one: Listing[Any] | Showing[Any], params: tuple[Param, ...]) -> 
     if isinstance(one, Listing) and one.paged:
         more["after"] = (After | None, None)
     made: type[BaseModel] = create_model(
-        f"{_camel(one.name)}Query", __config__=ConfigDict(extra="forbid"), **_taken(params), **more
+        f"{_camel(one.name)}Query", __config__=ConfigDict(extra="forbid"), **_model_fields(params), **more
     )
     return made
 
@@ -417,11 +419,11 @@ def _answer(result: Any, name: str) -> type[BaseModel]:
 
 def row_model(row: Any) -> type[BaseModel]:
     """A dataclass as an answer holds it (`answer_of`)."""
-    return _made(row)
+    return _create_model(row)
 
 
 @cache
-def _made(row: Any) -> type[BaseModel]:
+def _create_model(row: Any) -> type[BaseModel]:
     made: type[BaseModel] = create_model(row.__name__, __doc__=_doc(row), **_of_row(row))
     return made
 

@@ -1,9 +1,9 @@
 """/v1/executions: runs, by the functions of `drawdown execution`.
 
 Guarantee: each call is one transaction of the same function that the command line calls, under the caller's own key or
-number. If the answer is lost, the caller sends the same again. Calls that come at once share a transaction (`money`).
-Other runs of one organisation may share one when they are accepted (`together`). If a key is bound to an organisation,
-it changes only runs that it began (`require_maker`).
+number. If the answer is lost, the caller sends the same again. Calls that come at once share a transaction
+(`payment_calls`). Other runs of one organisation may share one when they are accepted (`request_batching`). If a key is
+bound to an organisation, it changes only runs that it began (`require_maker`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import in_credits
 from drawdown.server.api import models
 from drawdown.server.api.openapi import IDEMPOTENCY_KEY, operation
-from drawdown.server.api.payment_calls import Money
-from drawdown.server.api.programs import Programs, Said, clean_id, require_maker
+from drawdown.server.api.payment_calls import PaymentCalls
+from drawdown.server.api.programs import Caller, Programs, clean_id, require_maker
 from drawdown.server.api.request_batching import Way
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.access.keys import ApiKey
@@ -64,10 +64,10 @@ WAY: Final = Way[RequestedExecution, Accepted](
 class Executions:
     """The routes. A run's key stands in the path percent-encoded."""
 
-    def __init__(self, programs: Programs, money: Money) -> None:
+    def __init__(self, programs: Programs, money: PaymentCalls) -> None:
         self._programs = programs
         self._money = money
-        self._accepting = programs.together(WAY)
+        self._accepting = programs.batch_requests(WAY)
 
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
@@ -115,11 +115,11 @@ class Executions:
         """Hold what a run may cost, before it starts. The same again changes nothing."""
         given = request.headers.getlist("idempotency-key")
 
-        async def accept(order: models.AcceptRequest, said: Said) -> Mapping[str, object]:
+        async def accept(order: models.AcceptRequest, said: Caller) -> Mapping[str, object]:
             try:
                 key, run = _key_of(order.key, given), _request(order, said)
             except ApiError:
-                await self._programs.again(said.key)  # a key that is over is told that, and no more
+                await self._programs.confirm_key(said.key)  # a key that is over is told that, and no more
                 raise
             own = said.key.org_id is not None
             asked = RequestedExecution(key, run, said.key.actor, order.reason, tells_names=not own, own=own)
@@ -131,24 +131,24 @@ class Executions:
         return await self._recalled(request, models.AcceptRequest, accept)
 
     async def _recalled(
-        self, request: Request, model: type[M], do: Callable[[M, Said], Awaitable[Mapping[str, object]]]
+        self, request: Request, model: type[M], do: Callable[[M, Caller], Awaitable[Mapping[str, object]]]
     ) -> JSONResponse:
         """Have something done by a key that is found again in the transaction that does it."""
         programs = self._programs
-        return await programs.act_by(request, SCOPE, model, do, programs.recall, programs.again)
+        return await programs.act_by(request, SCOPE, model, do, programs.recall_key, programs.confirm_key)
 
-    async def _shared(self, call: Call, said: Said) -> Any:
+    async def _shared(self, call: Call, said: Caller) -> Any:
         """The answer of a call that is decided with others; None where it is to be decided alone, by a key that goes
         on."""
         key = said.key
 
-        def remember(found: ApiKey) -> None:
-            self._programs.remember(key.proof, found, said.now_ms)
+        def remember_key(found: ApiKey) -> None:
+            self._programs.remember_key(key.proof, found, said.now_ms)
 
         try:
-            return await self._money.ask(key, call, remember)
+            return await self._money.ask(key, call, remember_key)
         except NotTogether:
-            await self._programs.again(key)
+            await self._programs.confirm_key(key)
             return None
 
     async def _change(
@@ -161,14 +161,14 @@ class Executions:
     ) -> JSONResponse:
         """Draw on a run, or end it. `change`: what that is, what it cost, and under which number."""
 
-        async def do(order: C, said: Said) -> Mapping[str, object]:
+        async def do(order: C, said: Caller) -> Mapping[str, object]:
             kind, cost, number = change(order)
             asked = Change(key, kind, cost, said.key.actor, order.reason, number, said.key.org_id)
             done: Settled | None = await self._shared(asked, said) if is_clean_id(key) else None
             if done is not None:
                 return _charged(done, said, key)
             return await self._programs.threads.write(
-                lambda c: work(c, order, self._programs.said(said.key, c), key=key)
+                lambda c: work(c, order, self._programs.identify(said.key, c), key=key)
             )
 
         return await self._recalled(request, model, do)
@@ -210,7 +210,7 @@ class Executions:
         return await self._programs.ask(request, "executions:read", models.MostQuery, partial(_show, key=key))
 
 
-def _request(order: models.PreviewRequest, said: Said) -> run_request.Request:
+def _request(order: models.PreviewRequest, said: Caller) -> run_request.Request:
     return run_request.Request(
         org_id=said.require_org(order.org),
         amount_micro=order.estimate,
@@ -228,7 +228,7 @@ def _request(order: models.PreviewRequest, said: Said) -> run_request.Request:
     )
 
 
-def _preview(connection: sa.Connection, order: models.PreviewRequest, said: Said) -> Mapping[str, object]:
+def _preview(connection: sa.Connection, order: models.PreviewRequest, said: Caller) -> Mapping[str, object]:
     found = executions.preview(connection, _request(order, said), said.now_ms)
     return {**vars(found), **_credits(amount=found.amount_micro, available=found.available_micro)}
 
@@ -245,12 +245,12 @@ def _key_of(key: str | None, given: list[str]) -> str:
     return found
 
 
-def _draw(connection: sa.Connection, order: models.DrawRequest, said: Said, *, key: str) -> Mapping[str, object]:
+def _draw(connection: sa.Connection, order: models.DrawRequest, said: Caller, *, key: str) -> Mapping[str, object]:
     cost, by = Cost(order.credits, order.use), said.by(order.reason)
     return _charged(executions.draw(connection, _begun(connection, key, said), order.number, cost, by), said, key)
 
 
-def _extend(connection: sa.Connection, order: models.ExtendRequest, said: Said, *, key: str) -> Mapping[str, object]:
+def _extend(connection: sa.Connection, order: models.ExtendRequest, said: Caller, *, key: str) -> Mapping[str, object]:
     by = said.by(order.reason)
     done = executions.extend(connection, _begun(connection, key, said), order.to, order.for_ms, by)
     return _with_wallet(done.reservation, done, said, key, repeated=done.repeated)
@@ -260,21 +260,23 @@ def _cost(amount_micro: int | None, quantities: Mapping[str, int] | None) -> Cos
     return None if amount_micro is None and quantities is None else Cost(amount_micro, quantities)
 
 
-def _settle(connection: sa.Connection, order: models.SettleRequest, said: Said, *, key: str) -> Mapping[str, object]:
+def _settle(connection: sa.Connection, order: models.SettleRequest, said: Caller, *, key: str) -> Mapping[str, object]:
     cost = _cost(order.actual, order.use)
     return _charged(
         executions.settle(connection, _begun(connection, key, said), cost, said.by(order.reason)), said, key
     )
 
 
-def _release(connection: sa.Connection, order: models.ReleaseRequest, said: Said, *, key: str) -> Mapping[str, object]:
+def _release(
+    connection: sa.Connection, order: models.ReleaseRequest, said: Caller, *, key: str
+) -> Mapping[str, object]:
     cost = _cost(order.incurred, order.use)
     return _charged(
         executions.release(connection, _begun(connection, key, said), cost, said.by(order.reason)), said, key
     )
 
 
-def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Mapping[str, object]:
+def _list(connection: sa.Connection, query: models.RunsQuery, said: Caller) -> Mapping[str, object]:
     org = query.org or said.key.org_id
     chosen = RunFilter(
         tuple(query.state),
@@ -287,13 +289,13 @@ def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Map
     return {"runs": [_run(one, said) for one in found.runs], "next": found.next_after, "is_cut": found.is_cut}
 
 
-def _show(connection: sa.Connection, query: models.MostQuery, said: Said, *, key: str) -> Mapping[str, object]:
+def _show(connection: sa.Connection, query: models.MostQuery, said: Caller, *, key: str) -> Mapping[str, object]:
     run, entries = show_run(connection, _own(connection, key, said), said.now_ms, query.most)
     drawn = [{**vars(entry), "amount": in_credits(entry.amount_micro)} for entry in entries]
     return {**_run(run, said), "key": key, "entries": drawn}
 
 
-def _own(connection: sa.Connection, key: str, said: Said) -> str:
+def _own(connection: sa.Connection, key: str, said: Caller) -> str:
     """What a run is kept as, by its key as it stands in a path. A key that is bound to an organisation names its own
     runs: another's is none, not even its nearest is named. Errors: ApiError 422, 404."""
     clean_id(key, "a run's key")
@@ -306,7 +308,7 @@ def _own(connection: sa.Connection, key: str, said: Said) -> str:
     raise ApiError(404, "unknown_run", f"{org} has no run of this key")
 
 
-def _begun(connection: sa.Connection, key: str, said: Said) -> str:
+def _begun(connection: sa.Connection, key: str, said: Caller) -> str:
     """The same of a run that is to change. Errors: ApiError 422, 404, 403."""
     name = _own(connection, key, said)
     if said.key.org_id is not None:
@@ -315,7 +317,7 @@ def _begun(connection: sa.Connection, key: str, said: Said) -> str:
     return name
 
 
-def _run(run: Reservation, said: Said) -> dict[str, object]:
+def _run(run: Reservation, said: Caller) -> dict[str, object]:
     """Its key as the caller would give it: one that is an organisation's own is its whole name to others."""
     kept = {name: value for name, value in vars(run).items() if name not in ("reservation", "fingerprint", "estimate")}
     del kept["amount_micro"], kept["payer_number"]
@@ -333,7 +335,7 @@ def _run(run: Reservation, said: Said) -> dict[str, object]:
 
 
 def _with_wallet(
-    run: Reservation, done: executions.Accepted | executions.Settled, said: Said, key: str, **more: object
+    run: Reservation, done: executions.Accepted | executions.Settled, said: Caller, key: str, **more: object
 ) -> dict[str, object]:
     """Return the answer with the wallet's credit.
 
@@ -345,7 +347,7 @@ def _with_wallet(
     return {**_run(run, said), "key": key, **amounts, "balance_read_ms": done.balance_read_ms, **more}
 
 
-def _charged(done: executions.Settled, said: Said, key: str) -> dict[str, object]:
+def _charged(done: executions.Settled, said: Caller, key: str) -> dict[str, object]:
     drawn = done.drawn
     amounts = _both({"charged": drawn.charged_micro, "written_off": drawn.written_off_micro})
     return _with_wallet(drawn.reservation, done, said, key, **amounts, repeated=drawn.repeated)

@@ -28,7 +28,7 @@ from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.server.api.programs import RECALLED_MS, Find, soon
 from drawdown.server.http.errors import SOON, ApiError, unauthorized
-from drawdown.server.http.limits import told
+from drawdown.server.http.limits import describe_error
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.worker.access import keys as api_keys
@@ -87,7 +87,7 @@ class Memory(Generic[T]):
         self._said.pop(name, None)
 
 
-class Dark:
+class FailOpen:
     """Of one process. `uses` counts what became of those that were let through."""
 
     def __init__(self, services: Services, threads: Threads, reading: Threads, find: Find) -> None:
@@ -108,20 +108,20 @@ class Dark:
         """Return the key; if the database does not answer, by the memory of this process."""
         return await self._find(api_keys.hash_of(offered), now_ms)
 
-    async def recall(self, offered: str, now_ms: int) -> ApiKey | None:
+    async def recall_key(self, offered: str, now_ms: int) -> ApiKey | None:
         """Return the key as it was found a short while ago, or read it now.
 
-        A caller that answers by it must read it again in its transaction, and call `remember` with the result.
+        A caller that answers by it must read it again in its transaction, and call `remember_key` with the result.
         """
         proof = api_keys.hash_of(offered)
-        return self._known(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)
+        return self._cached_key(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)
 
-    async def again(self, key: ApiKey) -> None:
+    async def confirm_key(self, key: ApiKey) -> None:
         """Errors: ApiError 401 for a key that was recalled and is over."""
         if await self._find(key.proof, self._services.clock.now_ms()) is None:
             raise unauthorized()
 
-    def remember(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
+    def remember_key(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
         """What the database says of a key."""
         if found is None:
             self._keys.forget(proof)
@@ -132,16 +132,16 @@ class Dark:
         remembered = self._keys.get(proof, now_ms) is not None
         look_up = partial(self._look_up, proof, now_ms)
         try:
-            found = await self._asked(look_up, quick=remembered, ends=False, notes=False)
+            found = await self._ask_database(look_up, quick=remembered, ends=False, notes=False)
         except AWAY:
             if not remembered:
                 raise
-            known = self._known(proof, now_ms)
+            known = self._cached_key(proof, now_ms)
             return None if known is None else replace(known, recalled=True)
-        self.remember(proof, found, now_ms)
+        self.remember_key(proof, found, now_ms)
         return found
 
-    def _known(self, proof: str, now_ms: int, most_ms: int = REMEMBERED_MS) -> ApiKey | None:
+    def _cached_key(self, proof: str, now_ms: int, most_ms: int = REMEMBERED_MS) -> ApiKey | None:
         """The key that is remembered, unless its time is over."""
         known = self._keys.get(proof, now_ms, most_ms)
         is_over = known is not None and known.expires_ms is not None and now_ms >= known.expires_ms
@@ -156,7 +156,7 @@ class Dark:
         if uses:  # what was let through under this key comes before its repetition
             await self._written(asked.name, quick=True)
         try:
-            found = await self._asked(work, quick=quick, ends=ends)
+            found = await self._ask_database(work, quick=quick, ends=ends)
         except LimitReached:  # the database said so
             raise
         except AWAY as error:
@@ -171,7 +171,7 @@ class Dark:
         """Whether it fails open has to be known before the database is away."""
         with suppress(*AWAY, ApiError):
             work = partial(self._reading.read, lambda c: guard_terms.find(c, metric))
-            self._terms.put(metric, await self._asked(work, quick=True, ends=False), now_ms)
+            self._terms.put(metric, await self._ask_database(work, quick=True, ends=False), now_ms)
 
     async def before(self, key: str) -> None:
         """What ends a use comes after the use. Errors: ApiError 503 where that is not written down yet."""
@@ -196,7 +196,7 @@ class Dark:
         if use is None:
             return True
         try:
-            await self._asked(lambda: self._threads.write(self._recorder(use)), quick=quick)
+            await self._ask_database(lambda: self._threads.write(self._recorder(use)), quick=quick)
         except (*AWAY, ApiError):
             return False
         except DrawdownError as error:
@@ -235,9 +235,9 @@ class Dark:
     def _lose(self, use: Ask, error: DrawdownError) -> None:
         self.uses["lost"] += 1
         said = {"key": use.key, "org": use.wish.org_id, "metric": use.wish.metric, "amount": use.wish.amount}
-        log.error("guard_use_lost", **said, **told(error))
+        log.error("guard_use_lost", **said, **describe_error(error))
 
-    async def _asked(
+    async def _ask_database(
         self, work: Callable[[], Awaitable[T]], *, quick: bool, ends: bool = True, notes: bool = True
     ) -> T:
         """An answer of the database. `ends`: with that it is back; a file that is locked is read all the same. `notes`:

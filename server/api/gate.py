@@ -20,7 +20,7 @@ from drawdown.guard.decide import Facts, decide
 from drawdown.schema.ids import is_clean_id
 from drawdown.server.http.callers import TokenBuckets
 from drawdown.server.http.errors import ApiError
-from drawdown.server.http.limits import told
+from drawdown.server.http.limits import describe_error
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
@@ -67,7 +67,7 @@ class Gate:
             if found is not None and await self._asked_again(org_id, found):
                 found = await self._read(org_id) or found
         except Exception as error:
-            log.error("gate_in_doubt", org=org_id, **told(error))
+            log.error("gate_in_doubt", org=org_id, **describe_error(error))
             facts = in_doubt("database_unreadable", allowed=self._services.settings.gate_open_when_in_doubt)
             return decided(org_id, facts, None, None)
         if found is None:
@@ -128,7 +128,7 @@ class Gate:
                 await asyncio.wrap_future(reading)
             await self._threads.write(lambda connection: asked(connection, org_id, may.at_ms))
         except Exception as error:  # the stored verdict holds
-            log.error("gate_ask_failed", org=org_id, **told(error))
+            log.error("gate_ask_failed", org=org_id, **describe_error(error))
 
 
 def decided(org_id: str, facts: Facts, most: int | None, as_of_ms: int | None) -> dict[str, object]:

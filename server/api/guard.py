@@ -5,10 +5,10 @@ override, by a signed request.
 
 Guarantee: each call is decided by the same function that the command line calls, under the caller's own key. If the
 answer is lost, the caller sends the same again. Uses, and ends of uses, that come at once share a transaction
-(`money`). Uses that are decided alone share one with others of their metric and organisation (`together`), and so do
-all checks. A block is an answer, and no error. A check writes nothing, waits for no writer, and is answered by the
-transaction that found its key. A program requests an override for an organisation only, and it counts only once a
-person approved it.
+(`payment_calls`). Uses that are decided alone share one with others of their metric and organisation
+(`request_batching`), and so do all checks. A block is an answer, and no error. A check writes nothing, waits for no
+writer, and is answered by the transaction that found its key. A program requests an override for an organisation only,
+and it counts only once a person approved it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import in_credits
 from drawdown.server.api.admin import Signed
-from drawdown.server.api.fail_open import Dark
+from drawdown.server.api.fail_open import FailOpen
 from drawdown.server.api.gate import iso
 from drawdown.server.api.models import MOST_ROWS, DecideRequest, EpochMs, Id, LifeMs, Why
 from drawdown.server.api.openapi import operation
-from drawdown.server.api.payment_calls import Money
-from drawdown.server.api.programs import Programs, Said, require_maker, require_scope
+from drawdown.server.api.payment_calls import PaymentCalls
+from drawdown.server.api.programs import Caller, Programs, require_maker, require_scope
 from drawdown.server.api.request_batching import Way
 from drawdown.server.http.errors import ApiError, bad_value, unauthorized
 from drawdown.server.http.threads import Threads
@@ -368,12 +368,12 @@ CHECKING: Final = Way[Question, Checked](
 class Guard:
     """The routes. `calls`: what was decided, and how long it took."""
 
-    def __init__(self, programs: Programs, dark: Dark, money: Money) -> None:
+    def __init__(self, programs: Programs, dark: FailOpen, money: PaymentCalls) -> None:
         self._programs = programs
         self._dark = dark
         self._money = money
-        self._taking = programs.together(WAY)
-        self._checking = programs.together(CHECKING)
+        self._taking = programs.batch_requests(WAY)
+        self._checking = programs.batch_requests(CHECKING)
         self.calls = GuardCalls()
 
     def routes(self) -> APIRouter:
@@ -395,32 +395,32 @@ class Guard:
         """Whether so much of a metric may be used now. Changes nothing."""
         return await self._answer("check", request, CheckRequest, self._look)
 
-    async def _look(self, order: CheckRequest, said: Said) -> Mapping[str, object]:
+    async def _look(self, order: CheckRequest, said: Caller) -> Mapping[str, object]:
         org = await self._org(order.org, said)
         wish = Wish(org, order.metric, order.amount, payer=order.payer)
         question = Question(wish, said.key)
 
         async def work() -> Answer:
             key, answer = await self._checking.ask(question)
-            self._dark.remember(said.key.proof, key, said.now_ms)
+            self._dark.remember_key(said.key.proof, key, said.now_ms)
             if key is None or answer is None:
                 raise unauthorized()
             return answer
 
         return answer_shown(await self._dark.ask(Ask("", wish, said.by("not given")), work, uses=False))
 
-    async def _org(self, named: str | None, said: Said) -> str:
+    async def _org(self, named: str | None, said: Caller) -> str:
         """A key that is over is told that, and no more."""
         try:
             return said.require_org(named)
         except ApiError:
-            await self._dark.again(said.key)
+            await self._dark.confirm_key(said.key)
             raise
 
     async def consume(self, request: Request) -> JSONResponse:
         """Use so much at once, where it may be used: it is counted, and charged."""
 
-        async def use(order: ConsumeRequest, said: Said) -> Mapping[str, object]:
+        async def use(order: ConsumeRequest, said: Caller) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org, said), said, None, "used"), said)
 
         return await self._answer("consume", request, ConsumeRequest, use)
@@ -428,18 +428,18 @@ class Guard:
     async def reserve(self, request: Request) -> JSONResponse:
         """Hold so much to be used, where it may be used, before it is known how much it will be."""
 
-        async def hold(order: ReserveRequest, said: Said) -> Mapping[str, object]:
+        async def hold(order: ReserveRequest, said: Caller) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org, said), said, order.for_ms, "held"), said)
 
         return await self._answer("reserve", request, ReserveRequest, hold)
 
-    async def _use(self, asked: Ask, said: Said) -> Mapping[str, object]:
+    async def _use(self, asked: Ask, said: Caller) -> Mapping[str, object]:
         """A key that was recalled by the dark's memory shares no transaction of one counter: it is found again in its
         own."""
         key = said.key
 
         def take(connection: sa.Connection) -> Answer:
-            return guard.take(connection, asked.at(self._programs.said(key, connection).now_ms))
+            return guard.take(connection, asked.at(self._programs.identify(key, connection).now_ms))
 
         async def work() -> Answer:
             found: Answer | None = await self._shared(asked, said)
@@ -449,17 +449,17 @@ class Guard:
 
         return answer_shown(await self._dark.ask(asked, work))
 
-    async def _shared(self, call: Call, said: Said) -> Any:
+    async def _shared(self, call: Call, said: Caller) -> Any:
         """The answer of a call that is decided with others; None where it is to be decided alone, by a key that goes
         on."""
         try:
-            return await self._money.ask(said.key, call, partial(self._remember, said))
+            return await self._money.ask(said.key, call, partial(self._remember_key, said))
         except NotTogether:
-            await self._dark.again(said.key)
+            await self._dark.confirm_key(said.key)
             return None
 
-    def _remember(self, said: Said, found: ApiKey) -> None:
-        self._dark.remember(said.key.proof, found, said.now_ms)
+    def _remember_key(self, said: Caller, found: ApiKey) -> None:
+        self._dark.remember_key(said.key.proof, found, said.now_ms)
 
     async def settle(self, request: Request) -> JSONResponse:
         """End what is held with what was used in all, also after its hold was over."""
@@ -476,9 +476,9 @@ class Guard:
     async def _end(
         self,
         state: Literal["settled", "released"],
-        work: Callable[[sa.Connection, X, Said], Mapping[str, object]],
+        work: Callable[[sa.Connection, X, Caller], Mapping[str, object]],
         order: X,
-        said: Said,
+        said: Caller,
     ) -> Mapping[str, object]:
         amount = order.actual if isinstance(order, SettleUseRequest) else order.incurred
         await self._dark.before(order.key)
@@ -487,18 +487,18 @@ class Guard:
         return await self._on(work, order, said) if found is None else answer_shown(found)
 
     async def _on(
-        self, work: Callable[[sa.Connection, E, Said], Mapping[str, object]], order: E, said: Said
+        self, work: Callable[[sa.Connection, E, Caller], Mapping[str, object]], order: E, said: Caller
     ) -> Mapping[str, object]:
         """Of a use that was let through in the dark, that is written down first."""
         await self._dark.before(order.key)
-        return await self._programs.threads.write(lambda c: work(c, order, self._programs.said(said.key, c)))
+        return await self._programs.threads.write(lambda c: work(c, order, self._programs.identify(said.key, c)))
 
     async def _answer(
         self,
         call: str,
         request: Request,
         model: type[M],
-        do: Callable[[M, Said], Awaitable[Mapping[str, object]]],
+        do: Callable[[M, Caller], Awaitable[Mapping[str, object]]],
         *,
         recalls: bool = True,
     ) -> JSONResponse:
@@ -506,33 +506,33 @@ class Guard:
         now = asyncio.get_running_loop().time
         began = now()
 
-        async def counted(order: M, said: Said) -> Mapping[str, object]:
+        async def counted(order: M, said: Caller) -> Mapping[str, object]:
             found = await do(order, said)
             self.calls.answered(call, found)
             return found
 
-        find, again = (self._dark.recall, self._dark.again) if recalls else (self._dark.find, None)
+        find, again = (self._dark.recall_key, self._dark.confirm_key) if recalls else (self._dark.find, None)
         answer = await self._programs.act_by(request, SCOPE, model, counted, find, again)
         self.calls.timed(call, now() - began)
         return answer
 
 
-def _settle(connection: sa.Connection, order: SettleUseRequest, said: Said) -> Mapping[str, object]:
+def _settle(connection: sa.Connection, order: SettleUseRequest, said: Caller) -> Mapping[str, object]:
     settle = partial(guard.settle, connection, _own(connection, order.key, said))
     return answer_shown(settle(order.actual, said.by(order.reason)))
 
 
-def _release(connection: sa.Connection, order: ReleaseUseRequest, said: Said) -> Mapping[str, object]:
+def _release(connection: sa.Connection, order: ReleaseUseRequest, said: Caller) -> Mapping[str, object]:
     release = partial(guard.release, connection, _own(connection, order.key, said))
     return answer_shown(release(order.incurred, said.by(order.reason)))
 
 
-def _extend(connection: sa.Connection, order: ExtendUseRequest, said: Said) -> Mapping[str, object]:
+def _extend(connection: sa.Connection, order: ExtendUseRequest, said: Caller) -> Mapping[str, object]:
     extend = partial(guard.extend, connection, _own(connection, order.key, said))
     return answer_shown(extend(order.to, order.for_ms, said.by(order.reason)))
 
 
-def _ask(order: UseRequest, org: str, said: Said, for_ms: int | None, state: State) -> Ask:
+def _ask(order: UseRequest, org: str, said: Caller, for_ms: int | None, state: State) -> Ask:
     wish = Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
     own = said.key.org_id is not None
     dark = order.let_through and not own  # a tenant's word passes no limit: it is decided like any other
@@ -540,7 +540,7 @@ def _ask(order: UseRequest, org: str, said: Said, for_ms: int | None, state: Sta
     return Ask(order.key, wish, said.by(order.reason), state, own=own, dark=dark, event=event)
 
 
-def _emission(order: ConsumeRequest, org: str, said: Said) -> Emission | None:
+def _emission(order: ConsumeRequest, org: str, said: Caller) -> Emission | None:
     """The event that a use emits: what it leaves out is as the use has it. Errors: ApiError 403, 422."""
     if order.event is None:
         return None
@@ -560,7 +560,7 @@ def _emission(order: ConsumeRequest, org: str, said: Said) -> Emission | None:
     return Emission(given.event, given.has_time, own, by)
 
 
-def _own(connection: sa.Connection, key: str, said: Said) -> str:
+def _own(connection: sa.Connection, key: str, said: Caller) -> str:
     """The name of a use that is to change. To a key that is bound to an organisation, another's use is none. Errors:
     ApiError 404, 403."""
     if said.key.org_id is None:
@@ -611,7 +611,7 @@ class Options:
 
 
 def _options(
-    connection: sa.Connection, query: OptionsQuery, said: Said, *, org: str, page: str
+    connection: sa.Connection, query: OptionsQuery, said: Caller, *, org: str, page: str
 ) -> Mapping[str, object]:
     wish = Wish(said.require_org(org), query.metric, query.amount, payer=query.payer)
     found = describe_ways(connection, wish, page, said.now_ms)
@@ -664,13 +664,13 @@ async def decide_override(
     return override_shown(await threads.write(work), now_ms)
 
 
-def _ask_override(connection: sa.Connection, order: OverrideAsk, said: Said) -> Mapping[str, object]:
+def _ask_override(connection: sa.Connection, order: OverrideAsk, said: Caller) -> Mapping[str, object]:
     terms = Terms(order.metric, "org", said.require_org(order.org), order.period, order.amount, order.ends_ms)
     row, _ = guard_overrides.add(connection, terms, said.by(order.reason), asked=True)
     return override_shown(row, said.now_ms)
 
 
-def _list_overrides(connection: sa.Connection, query: OverridesQuery, said: Said) -> Mapping[str, object]:
+def _list_overrides(connection: sa.Connection, query: OverridesQuery, said: Caller) -> Mapping[str, object]:
     org = said.require_org(query.org)
     rows = guard_overrides.list_overrides(
         connection, query.metric or "", said.now_ms, query.most, everything=query.all, org_id=org

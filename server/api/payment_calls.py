@@ -47,11 +47,11 @@ WAY: Final = Way[Order, Decided](lambda _order: None, _decide_all, None, lambda 
 """All of them share one lane: a transaction is decided while those who come next gather."""
 
 
-class Money:
+class PaymentCalls:
     """The lane of one server."""
 
     def __init__(self, programs: Programs) -> None:
-        self._lane = programs.together(WAY)
+        self._lane = programs.batch_requests(WAY)
 
     async def ask(self, key: ApiKey, call: Call, remember: Callable[[ApiKey], None]) -> Any:
         """Have a call decided with others. `remember`: is told the key as it is now, where it continues.

@@ -34,12 +34,12 @@ from drawdown.schema.declare import Action
 from drawdown.schema.errors import ClockDoubted, DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id, tell_few_names, tell_no_names
 from drawdown.schema.units import MINUTE_MS
-from drawdown.server.api.request_batching import Together, Way
+from drawdown.server.api.request_batching import RequestBatcher, Way
 from drawdown.server.declarations import BY_NAME, DECLARED
 from drawdown.server.http import bodies
 from drawdown.server.http.callers import TokenBuckets
 from drawdown.server.http.errors import SOON, ApiError, bad_value, of_drawdown, unauthorized
-from drawdown.server.http.limits import told
+from drawdown.server.http.limits import describe_error
 from drawdown.server.http.misses import Misses
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
@@ -92,7 +92,7 @@ Again = Callable[[ApiKey], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Said:
+class Caller:
     """Who asks, in the transaction that answers, and when that is."""
 
     key: ApiKey
@@ -123,7 +123,7 @@ class Programs:
         self._misses = Misses()
         self.known = KnownKeys()
         self._strangers = Threads(services.engine, services.restores, STRANGERS_AT_ONCE, "strangers")
-        self._finding = Together(self._strangers, services.clock, FINDING, self.names)
+        self._finding = RequestBatcher(self._strangers, services.clock, FINDING, self.names)
         self.noting: asyncio.Task[None] | None = None
         self.denied: Counter[str] = Counter(dict.fromkeys((*CODES, "other"), 0))
 
@@ -132,9 +132,9 @@ class Programs:
         self.reading.close()
         self._strangers.close()
 
-    def together(self, way: Way[A, R]) -> Together[A, R]:
+    def batch_requests(self, way: Way[A, R]) -> RequestBatcher[A, R]:
         """What many ask for at once, in transactions that they share."""
-        return Together(self.reading if way.reads else self.threads, self._services.clock, way, self.names)
+        return RequestBatcher(self.reading if way.reads else self.threads, self._services.clock, way, self.names)
 
     def is_known(self, scope: Scope) -> bool:
         """Whether a request has a key that was found a short while ago, and so waits for no stranger."""
@@ -148,16 +148,16 @@ class Programs:
         request: Request,
         scope: str,
         model: type[M],
-        work: Callable[[sa.Connection, M, Said], Answer],
+        work: Callable[[sa.Connection, M, Caller], Answer],
         *,
         reads: bool = False,
     ) -> JSONResponse:
         """Have something done, in one transaction. `reads`: it writes nothing, and so waits for no writer."""
 
-        def do(order: M, said: Said) -> Awaitable[Answer]:
+        def do(order: M, said: Caller) -> Awaitable[Answer]:
             if reads:
-                return self.threads.read(lambda c: work(c, order, self.said(said.key, c)))
-            return self.threads.write(lambda c: work(c, order, self.said(said.key, c)))
+                return self.threads.read(lambda c: work(c, order, self.identify(said.key, c)))
+            return self.threads.write(lambda c: work(c, order, self.identify(said.key, c)))
 
         return await self.act_by(request, scope, model, do)
 
@@ -166,7 +166,7 @@ class Programs:
         request: Request,
         scope: str,
         model: type[M],
-        do: Callable[[M, Said], Awaitable[Answer]],
+        do: Callable[[M, Caller], Awaitable[Answer]],
         find: Find | None = None,
         again: Again | None = None,
     ) -> JSONResponse:
@@ -178,18 +178,18 @@ class Programs:
         """Have `do` take a body that is no order, once the key is found and has the scope. It may be one that was found
         a short while ago: `do` finds it again before it answers."""
 
-        async def taken() -> T:
-            key = await self._proven(request, scope, self.recall)
+        async def answer() -> T:
+            key = await self._proven(request, scope, self.recall_key)
             return await self._paced(key, do(key))
 
-        return await self.refused(taken())
+        return await self.refused(answer())
 
     async def _ordered(
         self,
         request: Request,
         scope: str,
         model: type[M],
-        do: Callable[[M, Said], Awaitable[Answer]],
+        do: Callable[[M, Caller], Awaitable[Answer]],
         find: Find | None,
         again: Again | None,
     ) -> Answer:
@@ -204,16 +204,16 @@ class Programs:
         return await self._paced(key, soon(do(order, self._now(key))))
 
     async def ask(
-        self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
+        self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Caller], Answer]
     ) -> JSONResponse:
         """Answer a question, which is in the query."""
 
-        async def asked() -> Answer:
+        async def answer() -> Answer:
             key = await self._proven(request, scope)
             query = _query_of(request, model)
-            return await self._paced(key, soon(self.threads.read(lambda c: work(c, query, self.said(key, c)))))
+            return await self._paced(key, soon(self.threads.read(lambda c: work(c, query, self.identify(key, c)))))
 
-        return await self._answered(asked())
+        return await self._answered(answer())
 
     async def _paced(self, key: ApiKey, work: Awaitable[T]) -> T:
         """The work's answer. One that found nothing waits, beyond so many of one key."""
@@ -224,7 +224,7 @@ class Programs:
                 await self._misses.wait(key.name, self._services.clock.now_ms())
             raise
 
-    def said(self, key: ApiKey, connection: sa.Connection) -> Said:
+    def identify(self, key: ApiKey, connection: sa.Connection) -> Caller:
         """The time is taken in the transaction: one that waited for its thread is late. A key that was recalled is
         found here, since it may have ended. Errors: ApiError 401 for such a key that is over."""
         said = self._now(key)
@@ -236,8 +236,8 @@ class Programs:
             tell_few_names(connection, self.names)
         return said
 
-    def _now(self, key: ApiKey) -> Said:
-        return Said(key, self._services.clock.now_ms())
+    def _now(self, key: ApiKey) -> Caller:
+        return Caller(key, self._services.clock.now_ms())
 
     async def _find(self, offered: str, now_ms: int) -> ApiKey | None:
         return await soon(self.find(api_keys.hash_of(offered), now_ms))
@@ -252,21 +252,21 @@ class Programs:
             found = (await read).get(proof)
         else:
             found = await self._finding.ask(proof)
-        self.remember(proof, found, now_ms)
+        self.remember_key(proof, found, now_ms)
         return found
 
-    async def recall(self, offered: str, now_ms: int) -> ApiKey | None:
+    async def recall_key(self, offered: str, now_ms: int) -> ApiKey | None:
         """Return the key as it was found a short while ago, or read it now.
 
-        A caller that answers by it must read it again in its transaction, and call `remember` with the result.
+        A caller that answers by it must read it again in its transaction, and call `remember_key` with the result.
         """
         return self.known.get(api_keys.hash_of(offered), now_ms) or await self._find(offered, now_ms)
 
-    def remember(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
+    def remember_key(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
         """What the database says of a key."""
         self.known.note(proof, now_ms, found)
 
-    async def again(self, key: ApiKey) -> None:
+    async def confirm_key(self, key: ApiKey) -> None:
         """Errors: ApiError 401 for a key that was recalled and is over."""
         if await soon(self.find(key.proof, self._services.clock.now_ms())) is None:
             raise unauthorized()
@@ -302,7 +302,7 @@ class Programs:
         try:
             await self.threads.write(lambda connection: api_keys.note_use(connection, offered, now_ms))
         except Exception as error:  # nobody is refused for it, and the next request tries again
-            log.warning("key_use_not_kept", **told(error))
+            log.warning("key_use_not_kept", **describe_error(error))
         finally:
             self.noting = None
 

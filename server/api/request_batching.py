@@ -79,7 +79,7 @@ class Way(Generic[A, R]):
     """Whether nothing is written."""
 
 
-class Together(Generic[A, R]):
+class RequestBatcher(Generic[A, R]):
     """One lane a row, while anybody asks for it. Of one event loop."""
 
     def __init__(self, threads: Threads, clock: Clock, way: Way[A, R], names: Callable[[], bool]) -> None:

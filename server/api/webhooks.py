@@ -81,17 +81,17 @@ def _read_twice(step_threads: StepThreads, org_id: str, provider: str) -> None:
     before that, the watch or the next tick makes the second read."""
     loop = asyncio.get_running_loop()
 
-    def again() -> None:
+    def read_again() -> None:
         if not step_threads.stopping.is_set():
             step_threads.read_again(org_id, provider)
 
-    def later(_first: object) -> None:
+    def schedule_read(_first: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(loop.call_later, SECOND_READ_MS / SECOND_MS, again)
+            loop.call_soon_threadsafe(loop.call_later, SECOND_READ_MS / SECOND_MS, read_again)
 
     first = step_threads.read_again(org_id, provider)
     if first is not None:
-        first.add_done_callback(later)
+        first.add_done_callback(schedule_read)
 
 
 async def _notices(

@@ -51,7 +51,7 @@ REASON: Final = Field("reason", "Reason", hint="It stands in the audit, with you
 
 
 @dataclass(frozen=True)
-class Done:
+class ActionResult:
     """What an action did, in a sentence; `secret`: what is shown once, and kept nowhere."""
 
     said: str
@@ -126,7 +126,7 @@ def evidence_of(doing: Doing) -> str:
     return text
 
 
-Do = Callable[[sa.Connection, Doing], Done]
+Do = Callable[[sa.Connection, Doing], ActionResult]
 Look = Callable[[sa.Connection, Doing], Sequence[Fact]]
 Tell = Callable[[Transact, Context, Doing], Sequence[Table]]
 

@@ -31,7 +31,7 @@ from drawdown.schema.text import clean
 from drawdown.schema.units import MICRO, as_credits
 from drawdown.server.console import action as declared
 from drawdown.server.console import session_auth
-from drawdown.server.console.action import Action, Doing, Done
+from drawdown.server.console.action import Action, ActionResult, Doing
 from drawdown.server.console.read_connection import in_words, limited
 from drawdown.server.console.request_params import said_by
 from drawdown.server.console.session_auth import form_of
@@ -123,27 +123,29 @@ class Acting:
     async def _posted(self, action: Action, request: Request) -> Response:
         async def do() -> Response:
             form = await form_of(request, self._console.url, self._budget)
-            return await self._answered(request, action, form, partial(self._taken, action, request, form))
+            return await self._answered(request, action, form, partial(self._take_step, action, request, form))
 
         return await self._console.answered(request, do)
 
-    async def _taken(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
+    async def _take_step(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
         step = form.get("step")
         if step not in ("look", "do"):
             raise ApiError(400, "bad_form", "the form does not say whether to look or to do: open it again")
         try:
             if step == "look":
                 return await self._looked(action, request, form)
-            return await self._done(action, request, form)
+            return await self._perform(action, request, form)
         except LookAgain as error:
             try:
                 return await self._looked(action, request, form, str(error), error.status)
             except IMPOSSIBLE as impossible:  # as things stand
-                return await self._again(action, request, form, impossible)
+                return await self._show_error(action, request, form, impossible)
         except IMPOSSIBLE as error:
-            return await self._again(action, request, form, error)
+            return await self._show_error(action, request, form, error)
 
-    async def _again(self, action: Action, request: Request, form: Mapping[str, str], error: Exception) -> Response:
+    async def _show_error(
+        self, action: Action, request: Request, form: Mapping[str, str], error: Exception
+    ) -> Response:
         """The form as it was filled in, and what is wrong with it."""
         person, demo = await self._threads.read(lambda c: (self._person(c, action, request), is_demo(c)))
         forbidden = isinstance(error, (Refused, HistoryDoubted, ClockDoubted))
@@ -194,11 +196,11 @@ class Acting:
         }
         return self._console.render("act_look.html", {**shown, "person": tried.person, "demo": demo}, status)
 
-    async def _done(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
+    async def _perform(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
         """Do it, once. Errors: AnswerLost, with what to do."""
         again = ONCE
 
-        def work(connection: sa.Connection) -> tuple[Done, Person]:
+        def work(connection: sa.Connection) -> tuple[ActionResult, Person]:
             nonlocal again
             with limited(connection, WITHIN_S):
                 doing = self._doing(connection, action, request, form)
@@ -344,11 +346,16 @@ def rehearse(connection: sa.Connection, action: Action, doing: Doing) -> Tried:
     facts = [(name, stood.get(name, ""), after.get(name, "")) for name in names]
     facts.sort(key=lambda fact: fact[1] == fact[2])
     return Tried(
-        doing.person, facts[:MOST_FACTS], max(len(facts) - MOST_FACTS, 0), done.said, size, _seen(before, size, doing)
+        doing.person,
+        facts[:MOST_FACTS],
+        max(len(facts) - MOST_FACTS, 0),
+        done.said,
+        size,
+        _hash_preview(before, size, doing),
     )
 
 
-def carry_out(connection: sa.Connection, action: Action, doing: Doing, form: Mapping[str, str]) -> Done:
+def carry_out(connection: sa.Connection, action: Action, doing: Doing, form: Mapping[str, str]) -> ActionResult:
     """Do it, unless this very form was carried out before: then what that said, and no secret again.
 
     Errors: those of `perform`; Refused for a form that counts no longer.
@@ -356,13 +363,13 @@ def carry_out(connection: sa.Connection, action: Action, doing: Doing, form: Map
     key = form.get("key", "")
     before = console_acts.claim(connection, key, doing.person, action.name, doing.by.now_ms)
     if before is not None:
-        return Done(before.said)
+        return ActionResult(before.said)
     done = perform(connection, action, doing, form)
     console_acts.keep(connection, key, done.said, action.place(doing))
     return done
 
 
-def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mapping[str, str]) -> Done:
+def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mapping[str, str]) -> ActionResult:
     """Do what the dry run showed.
 
     Errors: LookAgain; ApiError 403; those of the command."""
@@ -381,7 +388,7 @@ def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mappi
 def _look_again(connection: sa.Connection, action: Action, doing: Doing, seen: str) -> Size:
     """Errors: LookAgain where it is not as the dry run showed it; ApiError 403."""
     size = _allowed(connection, action, doing)
-    if seen != _seen(action.look(connection, doing), size, doing):
+    if seen != _hash_preview(action.look(connection, doing), size, doing):
         raise LookAgain(409, CHANGED)
     return size
 
@@ -419,7 +426,7 @@ def _is_number(text: str, wanted: Decimal) -> bool:
         return False
 
 
-def _seen(facts: Sequence[Fact], size: Size, doing: Doing) -> str:
+def _hash_preview(facts: Sequence[Fact], size: Size, doing: Doing) -> str:
     """What a dry run showed, as a hash that the form carries."""
     return _hash((_stands(facts), size, sorted(doing.values.items())))
 

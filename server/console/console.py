@@ -31,17 +31,17 @@ from drawdown.server.console import files, my, oidc, session_auth
 from drawdown.server.console.action_forms import Acting
 from drawdown.server.console.csv_lines import FORMS, Form, as_json
 from drawdown.server.console.frame import templates
-from drawdown.server.console.frame.parts import Filter, Shown
-from drawdown.server.console.jwks import Elsewhere
+from drawdown.server.console.frame.parts import Filter, PageContent
+from drawdown.server.console.jwks import DocumentCache
 from drawdown.server.console.page import Page
 from drawdown.server.console.pages import ACTIONS, IN_CREDITS, MENU, PAGES, UNDER
 from drawdown.server.console.read_connection import look
 from drawdown.server.console.request_params import Ask, said_by
-from drawdown.server.console.session_auth import Known, form_of
+from drawdown.server.console.session_auth import SignedIn, form_of
 from drawdown.server.console.sign_in import SignIn
 from drawdown.server.http import bodies
 from drawdown.server.http.errors import ApiError
-from drawdown.server.http.limits import told
+from drawdown.server.http.limits import describe_error
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.worker.access import sessions as console_sessions
@@ -73,7 +73,7 @@ class Looked:
     """A page that was read: who asked, and the answer. It is put together where it was read: the gate's requests pass
     through the loop meanwhile."""
 
-    known: Known
+    known: SignedIn
     answer: HTMLResponse
 
 
@@ -93,7 +93,7 @@ class Console:
         self._acting = Acting(self, services.settings, self._threads, budget, ACTIONS)
         oidc.require_sane(services.settings.oidc)
         my.require_sane(services.settings.my)
-        elsewhere = Elsewhere(services)
+        elsewhere = DocumentCache(services)
         self._oidc = oidc.Oidc(self, self._threads, services, elsewhere)
         self._my = my.My(self, engine, services, elsewhere, budget)
         self._unread_ms: dict[str, int] = {}  # by path, since when a page that could be read before cannot
@@ -167,7 +167,7 @@ class Console:
         except DrawdownError as error:
             return failed(500, str(error))
         except Exception as error:
-            log.error("console_failed", path=request.url.path, **told(error))
+            log.error("console_failed", path=request.url.path, **describe_error(error))
             return failed(500, "something failed here; it was written down")
 
     def failed(
@@ -190,7 +190,9 @@ class Console:
 
     async def _page(self, page: Page, request: Request) -> Response:
         seen: list[Person] = []
-        return await self.answered(request, lambda: self._shown(page, request, seen), partial(self._unread, page, seen))
+        return await self.answered(
+            request, lambda: self._render_page(page, request, seen), partial(self._unread, page, seen)
+        )
 
     def _unread(self, page: Page, seen: list[Person], status: int, why: str) -> HTMLResponse:
         """`seen`: who asks, where that could be read."""
@@ -213,11 +215,11 @@ class Console:
         """The same below the address of an organisation's own people."""
         return self._my._failed(404, "this address leads nowhere")
 
-    async def _shown(self, page: Page, request: Request, seen: list[Person]) -> Response:
+    async def _render_page(self, page: Page, request: Request, seen: list[Person]) -> Response:
         now_ms, query = self.now_ms(), said_by(request)
 
         def work(connection: sa.Connection) -> Looked:
-            known = self._known(connection, request, page, now_ms)
+            known = self._require_person(connection, request, page, now_ms)
             seen.append(known.person)
             shown, status = read_page(connection, page, Ask(known.person, now_ms, query))
             more = {"live": True, "now_ms": now_ms, "page": page, "person": known.person, "query": query}
@@ -229,7 +231,7 @@ class Console:
         await self._keep_use(found.known, now_ms)
         return found.answer
 
-    def _known(self, connection: sa.Connection, request: Request, page: Page, now_ms: int) -> Known:
+    def _require_person(self, connection: sa.Connection, request: Request, page: Page, now_ms: int) -> SignedIn:
         """Errors: SignedOut; ApiError 403 for a role that may not see the page."""
         known = session_auth.who(connection, self.services.settings, request, now_ms)
         if known is None:
@@ -246,7 +248,7 @@ class Console:
         """Its lines as they are read, row by row; who took how many is on record."""
         assert page.lines is not None
         now_ms, query, lines = self.now_ms(), said_by(request), page.lines
-        known = await self.look(lambda c: self._known(c, request, page, now_ms))
+        known = await self.look(lambda c: self._require_person(c, request, page, now_ms))
         ask = Ask(known.person, now_ms, query, form)
 
         def begin(connection: sa.Connection) -> Iterator[str]:
@@ -254,23 +256,23 @@ class Console:
                 found = lines(connection, ask)
                 yield from found if form == "csv" else as_json(found)
 
-        stream = await self._files.open(begin, files.Taken(page.file_path(form), ask))
+        stream = await self._files.open(begin, files.FileRequest(page.file_path(form), ask))
         name = f"{page.title.lower()}.{form}"
         headers = {"content-disposition": f'attachment; filename="{name}"', "content-security-policy": POLICY}
         return StreamingResponse(stream, media_type=MEDIA[form], headers=headers)
 
-    async def _keep_use(self, known: Known, now_ms: int) -> None:
+    async def _keep_use(self, known: SignedIn, now_ms: int) -> None:
         """That a session is used, once a minute: a page that could be read is shown even where that cannot be kept."""
         if known.session and now_ms - known.seen_ms >= console_sessions.SEEN_EVERY_MS:
             try:
                 await self._threads.write(lambda c: console_sessions.note_use(c, known.session, now_ms))
             except DrawdownError as error:
-                log.warning("console_use_not_kept", **told(error))
+                log.warning("console_use_not_kept", **describe_error(error))
 
     async def _to_own(self, request: Request) -> Response:
         """In a demo: to what an organisation's own people see. In real life they alone see it."""
 
-        async def shown() -> Response:
+        async def respond() -> Response:
             form = await form_of(request, self.url, self._budget)
             now_ms = self.now_ms()
 
@@ -287,7 +289,7 @@ class Console:
             ask = await self.look(work)
             return await self._my.look_in(request, ask.query["org"], ask.person)
 
-        return await self.answered(request, shown)
+        return await self.answered(request, respond)
 
     async def _asset(self, asset: Asset, request: Request) -> Response:
         return answer(asset, request)
@@ -337,18 +339,18 @@ def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageEr
         raise error
     found = page.read(connection, replace(ask, query=whose))
     whole = found.get("shown")
-    if isinstance(whole, Shown) and whole.filters:
-        filters, above = _told(whole.filters, ask, str(error))
+    if isinstance(whole, PageContent) and whole.filters:
+        filters, above = _place_error(whole.filters, ask, str(error))
         kept = {name: value for name, value in whole.query.items() if name in WHOSE}
         bare = replace(whole, tables=(), tiles=(), acts=(), file="", filters=filters, query=kept, wrong=above)
         return {**found, "shown": bare, "empty": False}
     if isinstance(fields := found.get("filters"), tuple):
-        filters, above = _told(fields, ask, str(error))
+        filters, above = _place_error(fields, ask, str(error))
         return {**found, "tables": [], "file": "", "filters": filters, "wrong": above}
     raise error
 
 
-def _told(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[Filter, ...], str]:
+def _place_error(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[Filter, ...], str]:
     """The fields as they were filled in, what is wrong at the one that it is about; else it is given above them."""
     filled = [replace(one, value=ask.query.get(one.name, "")) for one in fields]
     named, _, about = error.partition(": ")

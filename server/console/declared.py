@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.schema import declare
-from drawdown.schema.declare import FLAG, NO, YES, Asked, Fact, Param, Size, WrongField, of_texts
-from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.schema.declare import FLAG, NO, YES, Fact, Invocation, Param, Size, WrongField, of_texts
+from drawdown.server.console.action import Action, ActionResult, Doing, Field
 
 
 def form_of(action: declare.Action[Any]) -> Action:
@@ -27,15 +27,17 @@ def form_of(action: declare.Action[Any]) -> Action:
         except WrongField as error:
             raise WrongField(words[error.field], str(error)) from None
 
-    def do(connection: sa.Connection, doing: Doing) -> Done:
-        done = action.whole(connection, _asked(doing), values(doing))
-        return Done(". ".join(action.sentences(done)), getattr(done, action.shown_once) if action.shown_once else "")
+    def do(connection: sa.Connection, doing: Doing) -> ActionResult:
+        done = action.whole(connection, _invocation_of(doing), values(doing))
+        return ActionResult(
+            ". ".join(action.sentences(done)), getattr(done, action.shown_once) if action.shown_once else ""
+        )
 
     def look(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-        return action.facts(connection, _asked(doing), values(doing))
+        return action.facts(connection, _invocation_of(doing), values(doing))
 
     def size(connection: sa.Connection, doing: Doing) -> Size:
-        return action.size(connection, _asked(doing), values(doing))
+        return action.size(connection, _invocation_of(doing), values(doing))
 
     lost = action.lost
     return Action(
@@ -53,8 +55,8 @@ def form_of(action: declare.Action[Any]) -> Action:
     )
 
 
-def _asked(doing: Doing) -> Asked:
-    return Asked(doing.by, doing.key, doing.secret)
+def _invocation_of(doing: Doing) -> Invocation:
+    return Invocation(doing.by, doing.key, doing.secret)
 
 
 def _field(param: Param) -> Field:

@@ -44,7 +44,7 @@ class NotTaken(Exception):
 
 
 @dataclass(frozen=True)
-class Taken:
+class FileRequest:
     """What is on record of a file: its path, and who asked for what."""
 
     path: str
@@ -54,7 +54,7 @@ class Taken:
 class Stream:
     """A file under way: one thread reads, the browser is sent what it read."""
 
-    def __init__(self, taken: Taken, ended: Callable[[], None]) -> None:
+    def __init__(self, taken: FileRequest, ended: Callable[[], None]) -> None:
         self._taken = taken
         self._ended = ended
         self._pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(MOST_PIECES)
@@ -138,7 +138,7 @@ class Stream:
         return piece or b""
 
 
-def keep(engine: sa.Engine, taken: Taken, rows: int) -> None:
+def keep(engine: sa.Engine, taken: FileRequest, rows: int) -> None:
     """Who took how many rows of what."""
     ask = taken.ask
     by = By(ask.now_ms, ask.person.actor, "took a file", ask.person.via)
@@ -155,7 +155,7 @@ class Files:
         self._of: set[str | None] = set()
 
     async def open(
-        self, begin: Callable[[sa.Connection], Iterator[str]], taken: Taken, of: str | None = None
+        self, begin: Callable[[sa.Connection], Iterator[str]], taken: FileRequest, of: str | None = None
     ) -> AsyncIterator[bytes]:
         """Begin a file, and return its pieces. `of`: a customer, who may have one file under way at a time.
 

@@ -54,7 +54,7 @@ def is_safe(url: str) -> bool:
 
 
 @dataclass
-class _Kept:
+class _CachedDocument:
     """What an address said last, and since when it is kept."""
 
     at_ms: int
@@ -62,11 +62,11 @@ class _Kept:
 
 
 @dataclass
-class Elsewhere:
+class DocumentCache:
     """Asks other services, for one server."""
 
     services: Services
-    _kept: dict[str, _Kept] = field(default_factory=dict)
+    _kept: dict[str, _CachedDocument] = field(default_factory=dict)
     _under_way: int = 0
     _waiting: int = 0
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -95,7 +95,7 @@ class Elsewhere:
             raise Trouble(f"{what} answers {found.status}, with no JSON object")
         return found.status, said
 
-    async def kept(self, url: str, what: str, *, at_most_ms: int = KEPT_MS) -> Mapping[str, Any]:
+    async def get_cached(self, url: str, what: str, *, at_most_ms: int = KEPT_MS) -> Mapping[str, Any]:
         """What an address says, read again once that is older than `at_most_ms`. The caller meanwhile waits for the
         same reading. Errors: Trouble."""
         found = self._fresh(url, at_most_ms)
@@ -121,13 +121,13 @@ class Elsewhere:
         self._kept.pop(url, None)
         if len(self._kept) >= MOST_KEPT:
             del self._kept[next(iter(self._kept))]
-        self._kept[url] = _Kept(self.services.clock.now_ms(), said)
+        self._kept[url] = _CachedDocument(self.services.clock.now_ms(), said)
         return said
 
     async def keys(self, url: str, kid: str | None, what: str) -> list[Key]:
         """The public keys of an address, of this id where one is given. Errors: Trouble."""
         for at_most_ms in (KEPT_MS, AGAIN_MS):
-            said = await self.kept(url, what, at_most_ms=at_most_ms)
+            said = await self.get_cached(url, what, at_most_ms=at_most_ms)
             listed = said.get("keys")
             found = []
             for one in listed[:MOST_KEYS] if isinstance(listed, list) else []:

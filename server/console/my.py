@@ -39,7 +39,7 @@ from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Tile
 from drawdown.server.console.frame.templates import HALTED_FOR
-from drawdown.server.console.jwks import Elsewhere, Trouble, is_safe
+from drawdown.server.console.jwks import DocumentCache, Trouble, is_safe
 from drawdown.server.console.page import Page
 from drawdown.server.console.read_connection import look
 from drawdown.server.console.request_params import Ask, said_by
@@ -126,7 +126,7 @@ class My:
     """The routes. `console` renders."""
 
     def __init__(
-        self, console: Face, engine: sa.Engine, services: Services, elsewhere: Elsewhere, budget: bodies.Budget
+        self, console: Face, engine: sa.Engine, services: Services, elsewhere: DocumentCache, budget: bodies.Budget
     ) -> None:
         self._console = console
         self._threads = Threads(engine, services.restores, AT_ONCE, "my")
@@ -146,7 +146,7 @@ class My:
             Route(page.file_path("csv"), partial(self._file, page), methods=["GET"]) for page in PAGES if page.lines
         ]
         forms = {"/my/override": self._override, "/my/card": self._card, "/my/leave": self._leave}
-        found += [Route(path, partial(self._sent, do), methods=["POST"]) for path, do in forms.items()]
+        found += [Route(path, partial(self._handle_form, do), methods=["POST"]) for path, do in forms.items()]
         return [*found, Route("/my/enter", self._enter, methods=["GET"])]
 
     @property
@@ -157,7 +157,7 @@ class My:
     async def _answered(
         self, request: Request, do: Callable[[], Awaitable[Response]], kept: Mapping[str, str] | None = None
     ) -> Response:
-        async def known() -> Response:
+        async def respond() -> Response:
             if not self._services.settings.my.is_set:
                 return self._failed(404, "there is nothing here")
             try:
@@ -165,7 +165,7 @@ class My:
             except Nobody:
                 return self._failed(401, OVER, kept)
 
-        return await self._console.answered(request, known, self._failed)
+        return await self._console.answered(request, respond, self._failed)
 
     def _failed(self, status: int, why: str, kept: Mapping[str, str] | None = None) -> Response:
         """The error state. `kept`: what somebody had written, who may not send it any more."""
@@ -230,7 +230,7 @@ class My:
         return Ask(visitor, now_ms, {**said, "id": visitor.org_id})
 
     async def _page(self, page: Page, request: Request) -> Response:
-        async def shown() -> Response:
+        async def respond() -> Response:
             now_ms = self._console.now_ms()
 
             def work(connection: sa.Connection) -> Mapping[str, object]:
@@ -241,7 +241,7 @@ class My:
             more = {"live": True, "now_ms": now_ms, "page": page}
             return self._render(page.template, {**await self._look(work), **more})
 
-        return await self._answered(request, shown)
+        return await self._answered(request, respond)
 
     async def _file(self, page: Page, request: Request) -> Response:
         async def handed_out() -> Response:
@@ -253,7 +253,7 @@ class My:
                 tell_no_names(connection)
                 return lines(connection, ask)
 
-            taken = files.Taken(page.file_path("csv"), ask)
+            taken = files.FileRequest(page.file_path("csv"), ask)
             stream = await self._files.open(begin, taken, of=ask.query["id"])
             name = f"{page.title.lower()}.csv"
             headers = {"content-disposition": f'attachment; filename="{name}"'}
@@ -261,14 +261,14 @@ class My:
 
         return await self._answered(request, handed_out)
 
-    async def _sent(self, do: Act, request: Request) -> Response:
+    async def _handle_form(self, do: Act, request: Request) -> Response:
         kept: dict[str, str] = {}
 
-        async def done() -> Response:
+        async def respond() -> Response:
             kept.update(await form_of(request, self.url, self._budget, HOME))
             return await do(request, kept)
 
-        return await self._answered(request, done, kept)
+        return await self._answered(request, respond, kept)
 
     async def _override(self, request: Request, form: Mapping[str, str]) -> Response:
         """Ask for an override: nothing counts before a person approves it."""
@@ -329,7 +329,7 @@ class Link:
 class Links:
     """Reads links of one server."""
 
-    def __init__(self, services: Services, elsewhere: Elsewhere) -> None:
+    def __init__(self, services: Services, elsewhere: DocumentCache) -> None:
         self._services = services
         self._elsewhere = elsewhere
 
@@ -388,7 +388,7 @@ def usage(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     if told.is_shared:
         return {**shown, "features": _features(connection, org_id, ask.now_ms)}
     if not told.paid.is_here:
-        shown["tiles"] = full.elsewhere(connection, org, told.paid, ask.now_ms)
+        shown["tiles"] = full.provider_balance_tiles(connection, org, told.paid, ask.now_ms)
         if not told.paid.has_wallet:
             return {**shown, "features": _features(connection, org_id, ask.now_ms)}
         return {**_wallet(connection, told.paid.customer_id, days, ask), **shown}
@@ -443,7 +443,7 @@ def _tomorrow(now_ms: int) -> int:
     return now_ms - now_ms % DAY_MS + DAY_MS
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """The ledger of the days that are shown; of a wallet that others share, the heads alone."""
     told, chosen = own_wallet.told_of(connection, ask.required("id"), ask.now_ms), full.days_of(ask)
     yield csv_line(COLUMNS)
@@ -517,6 +517,6 @@ assert max(DAY_CHOICES) * DAY_MS < guard_overrides.MOST_LIFE_MS
 
 
 PAGES: Final = (
-    Page("/my/usage", "Usage", "my_usage.html", usage, lines=lines),
+    Page("/my/usage", "Usage", "my_usage.html", usage, lines=csv_lines),
     Page("/my/blocked", "What is blocked", "my_blocked.html", blocked, example="?metric=idea.create"),
 )

@@ -30,7 +30,7 @@ from drawdown.schema.text import typed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server import jwts
 from drawdown.server.console import session_auth
-from drawdown.server.console.jwks import Elsewhere, Trouble, is_safe
+from drawdown.server.console.jwks import DocumentCache, Trouble, is_safe
 from drawdown.server.console.request_params import said_by
 from drawdown.server.console.sign_in import Desk, inside
 from drawdown.server.http.callers import caller_of
@@ -82,22 +82,22 @@ class Trip:
 
     @property
     def state(self) -> str:
-        return f"{self.began_ms}.{self._made('state')}"
+        return f"{self.began_ms}.{self._derive('state')}"
 
     @property
     def nonce(self) -> str:
-        return self._made("nonce")
+        return self._derive("nonce")
 
     @property
     def verifier(self) -> str:
-        return self._made("verifier")
+        return self._derive("verifier")
 
     @property
     def challenge(self) -> str:
         """PKCE's S256 (RFC 7636)."""
         return _base64(hashlib.sha256(self.verifier.encode()).digest())
 
-    def _made(self, what: str) -> str:
+    def _derive(self, what: str) -> str:
         return _base64(hmac.digest(self.secret.encode(), f"{what} {self.began_ms}".encode(), "sha256"))
 
 
@@ -113,7 +113,7 @@ def trip_of(secret: str, state: str) -> Trip | None:
 class Oidc:
     """The two routes. `desk` shows pages, and says where a person continues."""
 
-    def __init__(self, desk: Desk, threads: Threads, services: Services, elsewhere: Elsewhere) -> None:
+    def __init__(self, desk: Desk, threads: Threads, services: Services, elsewhere: DocumentCache) -> None:
         self._desk = desk
         self._threads = threads
         self._services = services
@@ -134,7 +134,7 @@ class Oidc:
             try:
                 found = await self._provider()
             except Trouble as error:
-                return self._again(str(error), 502)
+                return self._show_form(str(error), 502)
             trip = Trip(secrets.token_urlsafe(32), self._services.clock.now_ms())
             answer = RedirectResponse(self._address(found["authorization_endpoint"], trip), 303)
             kept = f"{trip.secret}.{quote(place, safe='')}" if len(place) <= MAX_NEXT_CHARS else trip.secret
@@ -161,7 +161,7 @@ class Oidc:
     async def _provider(self) -> Mapping[str, Any]:
         """What the issuer says of itself. Errors: Trouble."""
         issuer = self._settings.issuer
-        said = await self._elsewhere.kept(f"{issuer.rstrip('/')}/.well-known/openid-configuration", issuer)
+        said = await self._elsewhere.get_cached(f"{issuer.rstrip('/')}/.well-known/openid-configuration", issuer)
         if said.get("issuer") != issuer:
             raise Trouble(f"{issuer} calls itself by another name: see DRAWDOWN_CONSOLE_OIDC_ISSUER")
         for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
@@ -178,18 +178,20 @@ class Oidc:
         trip = trip_of(secret, query.get("state", ""))
         if not secret or not self._settings.issuer:
             why = "this sign-in was not begun in this browser, is over ten minutes old, or was used: begin again"
-            return self._again(why, 400)
+            return self._show_form(why, 400)
         if trip is None:  # the other one's cookie stays
-            return self._again("another sign-in was begun in this browser since: finish that one, or begin again", 400)
+            return self._show_form(
+                "another sign-in was begun in this browser since: finish that one, or begin again", 400
+            )
         try:
             if not 0 <= self._services.clock.now_ms() - trip.began_ms <= WITHIN_MS:
                 raise Unproven("this sign-in took longer than ten minutes: begin again")
             claims = await self._proven(query, trip)
             answer = await self._entered(request, self._name_of(claims), inside(unquote(place)))
         except Unproven as error:
-            answer = self._again(str(error), 400)
+            answer = self._show_form(str(error), 400)
         except Trouble as error:
-            answer = self._again(str(error), 502)
+            answer = self._show_form(str(error), 502)
         answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
         return answer
 
@@ -277,7 +279,7 @@ class Oidc:
         address = caller_of(request.client and request.client.host)
         if await self._let_in(name, session, address) is None:
             why = f"{name} signed in at {self._settings.issuer}, and is nobody here: an admin adds them with "
-            return self._again(f"{why}`drawdown console user add {typed(name, '--role', 'viewer')}`", 403)
+            return self._show_form(f"{why}`drawdown console user add {typed(name, '--role', 'viewer')}`", 403)
         answer = RedirectResponse(place, 303)
         session_auth.give(answer, session)
         return answer
@@ -288,7 +290,7 @@ class Oidc:
             lambda c: console_sessions.begin_proven(c, name, session, address, now_ms, through)
         )
 
-    def _again(self, why: str, status: int) -> Response:
+    def _show_form(self, why: str, status: int) -> Response:
         """The form, and why it is shown."""
         passed_over = self._services.seldom.passed_over(self._services.clock.now_ms(), "oidc_refused", status, why)
         if passed_over is not None:

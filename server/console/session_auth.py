@@ -50,7 +50,7 @@ def require_url(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Known:
+class SignedIn:
     """Who asks; with a session, when that was last used."""
 
     person: Person
@@ -58,15 +58,15 @@ class Known:
     seen_ms: int = 0
 
 
-def who(connection: sa.Connection, settings: ServerSettings, request: Request, now_ms: int) -> Known | None:
+def who(connection: sa.Connection, settings: ServerSettings, request: Request, now_ms: int) -> SignedIn | None:
     """Who asks; None where nobody is signed in."""
     named = proxied(settings, request)
     if named is not None:
         person = console_sessions.person_named(connection, named)
-        return None if person is None else Known(person)
+        return None if person is None else SignedIn(person)
     session = request.cookies.get(COOKIE, "")
     found = console_sessions.find(connection, session, now_ms)
-    return None if found is None else Known(found[0], session, found[1])
+    return None if found is None else SignedIn(found[0], session, found[1])
 
 
 def proxied(settings: ServerSettings, request: Request) -> str | None:

@@ -80,11 +80,11 @@ class SignIn:
         ]
 
     async def _form(self, request: Request) -> Response:
-        async def shown() -> Response:
+        async def respond() -> Response:
             there = inside(said_by(request).get("next"))
             return self._console.render("sign_in.html", {"next": there, "name": "", "why": ""})
 
-        return await self._console.answered(request, shown)
+        return await self._console.answered(request, respond)
 
     async def _sign_in(self, request: Request) -> Response:
         return await self._console.answered(request, lambda: self._signed_in(request))
@@ -95,20 +95,20 @@ class SignIn:
         name = name if is_clean_id(name) else ""  # nobody has such a one, and not every database could look for it
         address, now_ms = caller_of(request.client and request.client.host), self._console.now_ms()
 
-        def again(status: int, why: str) -> Response:
+        def show_form(status: int, why: str) -> Response:
             shown = {"next": inside(form.get("next")), "name": name, "why": why}
             return self._console.render("sign_in.html", shown, status)
 
         try:
             stored = await self._threads.write(lambda c: console_sessions.count_try(c, name, address, now_ms))
         except TooManyFailures as error:
-            return again(429, str(error))
+            return show_form(429, str(error))
         if not await self._hash(lambda: console_users.is_password(password, stored)) or stored is None:
-            return again(401, WRONG)
+            return show_form(401, WRONG)
         anew = await self._hash(lambda: console_users.rehashed(password, stored))
         session = secrets.token_urlsafe(32)
         person = await self._begin(name, stored, session, address, anew)
-        return again(401, WRONG) if person is None else _in(inside(form.get("next")), session)
+        return show_form(401, WRONG) if person is None else _in(inside(form.get("next")), session)
 
     async def _begin(self, name: str, stored: str, session: str, address: str, anew: str) -> Person | None:
         now_ms = self._console.now_ms()

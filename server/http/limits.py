@@ -105,7 +105,7 @@ class Limits:
         try:
             await app(scope, receive, framed)
         except Exception as error:
-            log.error("request_failed", **told(error), status=status)
+            log.error("request_failed", **describe_error(error), status=status)
             if not status:
                 await error_answer(ApiError(500, "failed", "something failed here; it was written down"))(
                     scope, receive, framed
@@ -185,7 +185,7 @@ def _is_ambiguous(scope: Scope) -> bool:
     return b"content-length" in names and b"transfer-encoding" in names
 
 
-def told(error: BaseException) -> dict[str, str]:
+def describe_error(error: BaseException) -> dict[str, str]:
     """What may be logged of an error that was not expected: its message may hold values of others, or secrets."""
     frames = extract_tb(error.__traceback__)
     where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"

@@ -99,12 +99,12 @@ def serve(
 
     ending = _Ending(config, server, is_told)
 
-    def told(number: int, _frame: FrameType | None) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
         log.info("stopped", signal=signal.Signals(number).name)
         ending.was_told = True
 
     for number in set(SIGNALS) - ending.deaf:
-        signal.signal(number, told)  # uvicorn raises what it was sent again once it has ended: then it is ours
+        signal.signal(number, on_signal)  # uvicorn raises what it was sent again once it has ended: then it is ours
     _keep_what_is_loaded()
     with suppress(KeyboardInterrupt):
         ending.run(sockets=[listening])

@@ -17,7 +17,7 @@ MOST_KINDS: Final = 100
 _OTHERS: Final = ("others",)
 
 
-class Seldom:
+class LogThrottle:
     """Of one process."""
 
     def __init__(self) -> None:

@@ -55,7 +55,7 @@ class PathsAsSent:
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class Straight:
+class RouteTable:
     """Calls the endpoint of a request at a fixed path directly, and passes every other request on.
 
     `routes`: it uses those that take the bare request at a path without parameters. `handlers`: the nearest base of an

@@ -77,7 +77,7 @@ class Restores:
 
     def doubt(self, engine: sa.Engine) -> str | None:
         """Why the database may have lost history, by itself or by what this machine remembers; nothing is written."""
-        witness = self._recall(engine)
+        witness = self._load_witness(engine)
         return read(engine, lambda connection: read_doubt(connection, witness))
 
     def look(self, engine: sa.Engine) -> None:
@@ -127,12 +127,12 @@ class Restores:
 
     def _notice(self, engine: sa.Engine) -> Witness | None:
         """Looked at in a reading, which waits for no lock: only what is found is written."""
-        witness = self._recall(engine)
+        witness = self._load_witness(engine)
         if read(engine, lambda connection: _is_news(connection, witness)):
             write(engine, lambda connection: recognise(connection, witness, self._clock.now_ms()))
         return witness
 
-    def _recall(self, engine: sa.Engine) -> Witness | None:
+    def _load_witness(self, engine: sa.Engine) -> Witness | None:
         """Nothing where this user may not read it: an order to halt must not fail by that."""
         try:
             return self._witness.load(engine)

@@ -85,14 +85,14 @@ class Result:
     at: str | None = None
     named: Named = (None, None)
 
-    def said(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         answer = {"status": self.status, "id": self.named[1], "code": self.code, "message": self.message, "at": self.at}
         found = {name: value for name, value in answer.items() if value is not None}
         return {name: value if name == "status" else clean(value, MAX_ERROR_CHARS) for name, value in found.items()}
 
 
 @dataclass(frozen=True)
-class Sent:
+class ReceivedBody:
     """A body as it was sent, unpacked, and who sent it."""
 
     body: bytes
@@ -110,10 +110,10 @@ class Taker(Generic[T]):
     scope: str
     types: Sequence[str]
     """Of bodies."""
-    read: Callable[[Sent], Iterable[T | Unfit]]
+    read: Callable[[ReceivedBody], Iterable[T | Unfit]]
     org_of: Callable[[T], str]
     named: Callable[[T], Named]
-    store: Callable[[sa.Connection, Sequence[T], Sent], Sequence[Result]]
+    store: Callable[[sa.Connection, Sequence[T], ReceivedBody], Sequence[Result]]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Body:
     """A body that was sent, and how its items are taken."""
 
     taker: Taker[Any]
-    sent: Sent
+    sent: ReceivedBody
 
 
 class Intake:
@@ -133,7 +133,7 @@ class Intake:
         self._budget = budget
         self._refused = refused
         self._large = Threads(services.engine, services.restores, AT_ONCE, "intake")
-        self._turns = Turns(AT_ONCE)
+        self._turns = FairQueue(AT_ONCE)
         self._small = Threads(services.engine, services.restores, AT_ONCE, "intake-small")
         self._singles: Singles[Body, list[Result] | ApiError] = Singles(self._small, self._answer_all)
         self._quotas = Quotas(refused)
@@ -155,18 +155,20 @@ class Intake:
         try:
             kind, packed = _kind_of(request, taker)
         except ApiError:
-            await self._programs.again(key)
+            await self._programs.confirm_key(key)
             raise
-        found = await self._outcome(request, taker, Sent(b"", kind, request.headers, key, 0), packed)
+        found = await self._outcome(request, taker, ReceivedBody(b"", kind, request.headers, key, 0), packed)
         if isinstance(found, ApiError):
             if found.status == HTTPStatus.UNAUTHORIZED:
-                self._programs.remember(key.proof, None, self._clock.now_ms())
+                self._programs.remember_key(key.proof, None, self._clock.now_ms())
             raise found
         self.items.update((taker.kind, one.code if one.code == charged.CODE else one.status) for one in found)
         self._invalid.note(key.name, taker.kind, found)
         return found
 
-    async def _outcome(self, request: Request, taker: Taker[T], sent: Sent, packed: bool) -> list[Result] | ApiError:
+    async def _outcome(
+        self, request: Request, taker: Taker[T], sent: ReceivedBody, packed: bool
+    ) -> list[Result] | ApiError:
         """What became of each item, or why nothing was taken: an error that is raised keeps the body, and all that was
         read of it, for as long as somebody holds the error."""
         async with self._body_of(request, sent.key) as body:
@@ -195,7 +197,7 @@ class Intake:
             try:
                 body = await stack.enter_async_context(body_of(request, MAX_BYTES, self._budget, key.name))
             except ApiError:
-                await self._programs.again(key)
+                await self._programs.confirm_key(key)
                 raise
             yield body
 
@@ -233,7 +235,7 @@ class Intake:
         goes_on = _answered(lambda: read(engine, lambda c: api_keys.find_all(c, [key.proof], now_ms)))
         if isinstance(goes_on, ApiError) or not goes_on:
             error = goes_on if isinstance(goes_on, ApiError) else unauthorized()
-            return [_again(error) for _ in bodies]
+            return [_copy_error(error) for _ in bodies]
         found = [_answered(partial(self._read, one, now_ms)) for one in bodies]
         left = {at: items for at, items in enumerate(found) if not isinstance(items, ApiError)}
         done: dict[int, list[Result] | ApiError] = {}
@@ -242,7 +244,7 @@ class Intake:
             stored = _answered(lambda: self._store(engine, bodies[0], fit, now_ms))
             if isinstance(stored, ApiError):
                 # Of a fault that is no caller's each would be told the same, after as long a wait.
-                done |= {at: _again(stored) for at in left} if stored.status >= 500 else {}
+                done |= {at: _copy_error(stored) for at in left} if stored.status >= 500 else {}
             else:
                 answers = iter(stored)
                 whole = {at: [_result(one, answers, bodies[at].taker) for one in items] for at, items in left.items()}
@@ -299,7 +301,7 @@ def _answered(work: Callable[[], R]) -> R | ApiError:
         return _bare(error)
 
 
-def _again(error: ApiError) -> ApiError:
+def _copy_error(error: ApiError) -> ApiError:
     """For another request: who raises one writes in it where that was."""
     return ApiError(error.status, error.code, error.message, headers=error.headers, details=error.details)
 
@@ -311,7 +313,7 @@ def _bare(error: ApiError) -> ApiError:
 
 def answer(found: Sequence[Result]) -> JSONResponse:
     """200 where the server has each item, 207 where it has some, 422 where it has none."""
-    body: dict[str, object] = {"results": [one.said() for one in found]}
+    body: dict[str, object] = {"results": [one.to_json() for one in found]}
     kept = sum(one.status in KEPT for one in found)
     if kept == len(found):
         return JSONResponse(body)
@@ -334,7 +336,7 @@ def _with_name(found: Result, named: Named) -> Result:
     return replace(found, named=named)
 
 
-class Turns:
+class FairQueue:
     """So many turns at a time, in one event loop. Each key waits in a line of its own, and the lines take turns."""
 
     def __init__(self, at_once: int) -> None:
@@ -464,6 +466,6 @@ class Invalid:
                 now_ms = self._clock.now_ms()
                 await self._threads.write(partial(invalid.keep, found=found, now_ms=now_ms))
         except Exception as error:  # what comes next is written again
-            log.warning("invalid_not_kept", **limits.told(error))
+            log.warning("invalid_not_kept", **limits.describe_error(error))
         finally:
             self._keeping = None

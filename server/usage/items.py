@@ -29,7 +29,7 @@ from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
 from drawdown.server.api.models import ErrorBody
 from drawdown.server.api.openapi import operation
 from drawdown.server.http.errors import SOON, ApiError
-from drawdown.server.usage.intake import KEPT, Intake, Result, Sent, Taker, answer, result_of, unfit
+from drawdown.server.usage.intake import KEPT, Intake, ReceivedBody, Result, Taker, answer, result_of, unfit
 from drawdown.worker.sources.events import store, types
 from drawdown.worker.sources.events.store import EventResult, names_of, take, times
 from drawdown.worker.sources.events.types import Bringer
@@ -45,12 +45,12 @@ Key: TypeAlias = tuple[str, str]
 """An event's name, and its organisation."""
 
 
-def _read_events(sent: Sent) -> Iterable[ReceivedEvent | Unfit]:
+def _read_events(sent: ReceivedBody) -> Iterable[ReceivedEvent | Unfit]:
     key = sent.key
     return cloudevents.parse_events(sent.body, sent.content_type, sent.headers, key.org_id, sent.now_ms, key.source)
 
 
-def _store_events(connection: sa.Connection, given: Sequence[ReceivedEvent], sent: Sent) -> Sequence[Result]:
+def _store_events(connection: sa.Connection, given: Sequence[ReceivedEvent], sent: ReceivedBody) -> Sequence[Result]:
     """Each event by the value of its type, if that has one."""
     named = {one.event.event_type for one in given}
     values = types.values(connection, named)
@@ -77,7 +77,7 @@ def _with_payer(given: ReceivedEvent, found: Result) -> Result:
     return replace(found, code=LABEL, message=text)
 
 
-def _store_counted(connection: sa.Connection, found: Sequence[ReceivedEvent], sent: Sent) -> Sequence[Result]:
+def _store_counted(connection: sa.Connection, found: Sequence[ReceivedEvent], sent: ReceivedBody) -> Sequence[Result]:
     """A key that is bound to an organisation speaks for that alone."""
     org_id = sent.key.org_id
     own = org_id is not None
@@ -155,7 +155,7 @@ class Events:
     async def take_as_openmeter(self, request: Request) -> Response:
         """Take CloudEvents as OpenMeter does: 204 where all are taken. Where some are not, the others are."""
         found = await self._intake.take(request, EVENTS)
-        wrong = [{"item": at, **one.said()} for at, one in enumerate(found) if one.status not in KEPT]
+        wrong = [{"item": at, **one.to_json()} for at, one in enumerate(found) if one.status not in KEPT]
         if wrong:
             message = f"{len(wrong)} of {len(found)} events were not taken: fix them; the others are in"
             raise ApiError(422, "bad_items", message, details={"results": wrong[:MOST_SAID]})
@@ -165,7 +165,7 @@ class Events:
 SAMPLES_SCOPE: Final = "samples:write"
 
 
-def _read_samples(sent: Sent) -> Iterator[Sample | Unfit]:
+def _read_samples(sent: ReceivedBody) -> Iterator[Sample | Unfit]:
     """Ids of samples are one namespace: a key of one organisation that names its source has a part of it."""
     key = sent.key
     begins = f"{key.source}:" if key.org_id is not None and key.source is not None else ""
@@ -183,7 +183,7 @@ def _read_samples(sent: Sent) -> Iterator[Sample | Unfit]:
             yield drop_traceback(error)
 
 
-def _store_samples(connection: sa.Connection, found: Sequence[Sample], sent: Sent) -> Sequence[Result]:
+def _store_samples(connection: sa.Connection, found: Sequence[Sample], sent: ReceivedBody) -> Sequence[Result]:
     return [result_of(one) for one in take_samples(connection, found, f"http:{sent.key.name}", sent.now_ms)]
 
 
@@ -358,7 +358,7 @@ def _many(schema: Schema) -> Schema:
 EITHER: Final[Schema] = {"oneOf": [EVENT, OWN]}
 
 
-def _lines(what: str, example: Schema) -> Schema:
+def _lines_schema(what: str, example: Schema) -> Schema:
     schema = {"type": "string", "description": f"One {what} on each line"}
     return {"schema": schema, "example": f"{json.dumps(example)}\n"}
 
@@ -367,12 +367,12 @@ EVENT_BODIES: Final[Mapping[str, Schema]] = {
     cloudevents.JSON: {"schema": {"oneOf": [*EITHER["oneOf"], _many(EITHER)]}, "example": OWN_EXAMPLE},  # type: ignore[misc]
     cloudevents.EVENT: {"schema": EVENT, "example": EXAMPLE},
     cloudevents.BATCH: {"schema": _many(EVENT), "example": [EXAMPLE]},
-    cloudevents.LINES: _lines("event", OWN_EXAMPLE),
+    cloudevents.LINES: _lines_schema("event", OWN_EXAMPLE),
 }
 OPENMETER_BODIES: Final = {
     name: EVENT_BODIES[name] for name in (cloudevents.EVENT, cloudevents.BATCH, cloudevents.JSON)
 }
 SAMPLE_BODIES: Final[Mapping[str, Schema]] = {
     cloudevents.JSON: {"schema": {"oneOf": [SAMPLE, _many(SAMPLE)]}, "example": SAMPLE_EXAMPLE},
-    cloudevents.LINES: _lines("sample", SAMPLE_EXAMPLE),
+    cloudevents.LINES: _lines_schema("sample", SAMPLE_EXAMPLE),
 }

@@ -18,7 +18,7 @@ from drawdown.events.envelope import Unfit
 from drawdown.events.fields import moment_of
 from drawdown.server.api.models import MOST_ROWS
 from drawdown.server.api.openapi import operation
-from drawdown.server.api.programs import Programs, Said
+from drawdown.server.api.programs import Caller, Programs
 from drawdown.server.http.errors import bad_value
 from drawdown.worker.catalog.mapping import MB_SECONDS, SECONDS, UNITS
 from drawdown.worker.usage.lists import Place, UsageRow, until_now, usage_page
@@ -45,7 +45,7 @@ class UsageRoutes:
         return await self._programs.ask(request, SCOPE, UsageQuery, partial(_usage, org=org))
 
 
-def _usage(connection: sa.Connection, query: UsageQuery, said: Said, *, org: str) -> Mapping[str, object]:
+def _usage(connection: sa.Connection, query: UsageQuery, said: Caller, *, org: str) -> Mapping[str, object]:
     to_ms = until_now(said.now_ms) if query.to_ms is None else query.to_ms
     after = None if query.after is None else _place(query.after)
     found, is_more = usage_page(

@@ -24,7 +24,7 @@ from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO
 from drawdown.server.api import guard
-from drawdown.server.api.programs import Programs, Said
+from drawdown.server.api.programs import Caller, Programs
 from drawdown.server.app import Server
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import terms as guard_terms
@@ -106,7 +106,7 @@ def _beside(engine: sa.Engine, kind: str, fleet: Fleet, asks: int, runs: int) ->
 def _nothing(programs: Programs) -> APIRouter:
     """The route's frame around one row that is read."""
 
-    async def read(order: guard.CheckRequest, _said: Said) -> Mapping[str, object]:
+    async def read(order: guard.CheckRequest, _said: Caller) -> Mapping[str, object]:
         asked = {"org": order.org, "metric": order.metric}
         await programs.threads.read(lambda c: c.execute(sa.text(COUNTED), asked).one_or_none())
         return SAID

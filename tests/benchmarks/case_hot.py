@@ -13,7 +13,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.server.api.executions import WAY
 from drawdown.server.api.programs import AT_ONCE
-from drawdown.server.api.request_batching import Together
+from drawdown.server.api.request_batching import RequestBatcher
 from drawdown.server.http.threads import Restores, Threads
 from drawdown.worker.engine.runner import NoWitness
 from drawdown.worker.executions import actions as executions
@@ -98,7 +98,7 @@ def _shared(engine: sa.Engine, in_flight: int, each: int, numbers: itertools.cou
     threads = Threads(engine, Restores(NoWitness(), FixedClock(NOW)), AT_ONCE, "bench")
 
     async def whole() -> None:
-        together = Together(threads, FixedClock(NOW), WAY, lambda: True)
+        together = RequestBatcher(threads, FixedClock(NOW), WAY, lambda: True)
 
         async def client() -> None:
             for _ in range(each):

@@ -735,7 +735,7 @@ def test_balance_that_is_not_compared_is_reported(engine: sa.Engine) -> None:
     assert [(one.customer_id, one.feature, one.reason) for one in found.left_out] == [
         ("acme", "credits", balances.UNTOLD)
     ]
-    shown = [str(line) for line in reconcile_command._lines(found, 0, 0)]
+    shown = [str(line) for line in reconcile_command._report(found, 0, 0)]
     assert "1 balances were not compared" in shown[0]
     assert f"acme, credits: balance not compared: {balances.UNTOLD}" in shown
 

@@ -18,12 +18,12 @@ from tests.world import T0, Fleet
 
 
 def test_reconcile_says_which_share_it_forgives() -> None:
-    (line,) = reconcile._lines(Reconciled(compared=12, forgiven=3), 0.0, 15.0)
+    (line,) = reconcile._report(Reconciled(compared=12, forgiven=3), 0.0, 15.0)
     assert line == (
         "12 compared (organisation, feature, day), 0 differ by more than 15 % in shadow; 3 by less "
         "(--shadow-threshold 0 lists them)"
     )
-    assert reconcile._lines(Reconciled(compared=12), 0.0, 15.0) == [
+    assert reconcile._report(Reconciled(compared=12), 0.0, 15.0) == [
         "12 compared (organisation, feature, day), 0 differ"
     ]
 

@@ -138,6 +138,6 @@ def test_each_tick_of_run_ends_before_the_next_is_due(
 
     monkeypatch.setattr(scheduler, "tick", kept)
     stopping = Stopping()
-    stopping._told(signal.SIGTERM, None)
+    stopping._on_signal(signal.SIGTERM, None)
     scheduler.run(app, scheduler.Options(Shard(), None, False, 300, None, deadline_s), stopping)
     assert seen == [T0 + ms]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.nouns.imports import _lines
+from drawdown.cli.nouns.imports import _report
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.tables.usage import usage_samples
@@ -70,10 +70,10 @@ def test_of_those_that_are_there_already_the_withdrawn_ones_are_counted(engine: 
     for strict in (False, True):
         report = import_samples(engine, [usage(tmp_path, *rows)], options(strict=strict), NOW)
         assert (report.already_there, report.withdrawn, report.conflicts) == (4, 3, 1)
-    told = "\n".join(_lines(report, None))
+    told = "\n".join(_report(report, None))
     assert "4 there already (3 of them withdrawn), 0 refused" in told and "an id is never billed again" in told
     assert "withdrawn" not in "\n".join(
-        _lines(import_samples(engine, [usage(tmp_path, line(3))], options(), NOW), None)
+        _report(import_samples(engine, [usage(tmp_path, line(3))], options(), NOW), None)
     )
 
 

@@ -285,7 +285,7 @@ def test_the_command_says_what_it_passed_over(fleet: Fleet, capfd: pytest.Captur
     found = replace(read(fleet.engine, verify), point=begins)
     (said,) = database._from(found)
     assert said == "looked at all of it: since run 3 a mapping reached back to the first window there is"
-    assert "all invariants hold" in database._told(found, [], since_last=True)
+    assert "all invariants hold" in database._report(found, [], since_last=True)
     words = " ".join(asked("proof")[1].split())
     assert "all held last: looking at all of it 2026-01-11" in words and "since the last run 2026-01-11" in words
 

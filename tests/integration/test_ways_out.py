@@ -31,7 +31,7 @@ from drawdown.providers.http.egress import Outgoing, exceptions, proxy_url
 from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import FixedClock, SystemClock
 from drawdown.schema.errors import UsageError
-from drawdown.server.console.jwks import Elsewhere, Trouble
+from drawdown.server.console.jwks import DocumentCache, Trouble
 from drawdown.server.services import Services
 from drawdown.worker.engine.effects import HaltRequest, HookRequest
 from drawdown.worker.halts.cell_client import CellClient
@@ -216,7 +216,9 @@ async def issuer_of(settings: Settings) -> str:
     http = client_of(settings.outgoing())
     services = cast(Services, SimpleNamespace(http=http, clock=FixedClock(T0)))
     try:
-        return str((await Elsewhere(services).kept("https://login.corp.test/.well-known/x", "the issuer"))["issuer"])
+        return str(
+            (await DocumentCache(services).get_cached("https://login.corp.test/.well-known/x", "the issuer"))["issuer"]
+        )
     except Trouble as error:
         return str(error)
     finally:

@@ -116,8 +116,8 @@ def _given_once(stage: Stage) -> Iterator[str]:
 
 
 CONSOLE: Final = (
-    Party("server.console.action_forms:_done", _acting, _given_once),
-    Party("server.console.action_forms:_done by another", lambda stage: _acting(stage, 4, "theirs"), _given_once),
+    Party("server.console.action_forms:_perform", _acting, _given_once),
+    Party("server.console.action_forms:_perform by another", lambda stage: _acting(stage, 4, "theirs"), _given_once),
     Party(
         "server.console.action_forms:_looked",
         lambda stage: Act(lambda engine: write(engine, lambda c: _form(stage, c), rollback=True)),
@@ -147,6 +147,6 @@ CONSOLE: Final = (
     _party("server.console.console:_keep_use", lambda s, c: console_sessions.note_use(c, _secret(7), NOW)),
     Party(
         "server.console.files:keep",
-        lambda stage: Act(lambda engine: files.keep(engine, files.Taken("/console/orgs.csv", Ask(ANN, NOW)), 3)),
+        lambda stage: Act(lambda engine: files.keep(engine, files.FileRequest("/console/orgs.csv", Ask(ANN, NOW)), 3)),
     ),
 )

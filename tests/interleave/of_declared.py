@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.units import MAX_AMOUNT_MICRO
 from drawdown.server.api.declared import carry_out
-from drawdown.server.api.programs import Said
+from drawdown.server.api.programs import Caller
 from drawdown.server.declarations import ACTIONS
 from drawdown.worker.access.idempotency import Call
 from drawdown.worker.access.keys import ApiKey
@@ -45,7 +45,7 @@ def _called(name: str, **given: object) -> Callable[[Stage, sa.Connection], obje
     values = {param.name: param.default for param in action.params} | given
 
     def work(_stage: Stage, connection: sa.Connection) -> object:
-        said = Said(ApiKey("finance", (action.scope,), None, gives_micro=MAX_AMOUNT_MICRO), NOW)
+        said = Caller(ApiKey("finance", (action.scope,), None, gives_micro=MAX_AMOUNT_MICRO), NOW)
         order = SimpleNamespace(reason="explored", dry_run=False)
         return carry_out(connection, action, said, values, order, Call(said.key.actor, "call-1", name, ""))
 

@@ -14,7 +14,7 @@ from drawdown.events.envelope import UsageEvent
 from drawdown.events.values import COUNT, EventValue
 from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy
-from drawdown.server.usage.intake import Sent
+from drawdown.server.usage.intake import ReceivedBody
 from drawdown.server.usage.items import EVENTS as EVENTS_IN
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.features.actions import map_event
@@ -24,7 +24,7 @@ from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, OLD, Stage
 
 SITE: Final = "server.usage.intake:_store"
-SENT: Final = Sent(b"", "", {}, ApiKey("app", ("events:write",), None), NOW)
+SENT: Final = ReceivedBody(b"", "", {}, ApiKey("app", ("events:write",), None), NOW)
 
 
 def _sample(name: str, seconds: int, ts: int) -> Sample:

@@ -16,7 +16,7 @@ from drawdown.schema.errors import LockHeld
 from drawdown.schema.units import DAY_MS
 from drawdown.server.api import executions as routes
 from drawdown.server.api import models
-from drawdown.server.api.programs import Said
+from drawdown.server.api.programs import Caller
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.executions import actions as runs
@@ -37,7 +37,7 @@ from tests.interleave.stage import NOW, Stage
 ACME: Final = "acme"
 KEY: Final = "key:app"
 WHY: Final = "explored"
-_SAID: Final = Said(ApiKey("app", ("executions:write",), None), NOW)
+_SAID: Final = Caller(ApiKey("app", ("executions:write",), None), NOW)
 
 
 def _ready(stage: Stage) -> None:

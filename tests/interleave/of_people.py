@@ -358,7 +358,7 @@ PEOPLE: Final = (
     plain("cli.nouns.topups:start", lambda s, c: topups.switch(c, s.by, stopped=False)),
     Party("cli.declared:run topup resolve", _doubted),
     plain("cli.nouns.database:verify_", _stop_breached),
-    plain("cli.nouns.database:_kept", lambda s, c: proofs.keep(c, Verification(), s.by)),
+    plain("cli.nouns.database:_keep_proof", lambda s, c: proofs.keep(c, Verification(), s.by)),
     Party("cli.nouns.reconcile:_acknowledge", _acknowledged, _still_told),
     Party("cli.nouns.reconcile:_acknowledge tells", _tells),
 )

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.server.api import executions, models
-from drawdown.server.api.programs import Said
+from drawdown.server.api.programs import Caller
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.executions import actions as runs
@@ -25,7 +25,7 @@ from tests.interleave.of_runs import LAB, _within_its_means
 from tests.interleave.party import Act, Check, Party, plain
 from tests.interleave.stage import NOW, Stage
 
-SAID: Final = Said(ApiKey("app", ("executions:write",), LAB), NOW)
+SAID: Final = Caller(ApiKey("app", ("executions:write",), LAB), NOW)
 
 
 def _key(number: int) -> str:
@@ -89,7 +89,7 @@ def _used() -> Party:
 
 
 def _used_by_a_recalled_key() -> Party:
-    """As `Programs.said` and the guard do in one transaction."""
+    """As `Programs.identify` and the guard do in one transaction."""
 
     def ready(stage: Stage) -> Act:
         _with_key(stage)

@@ -14,7 +14,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
 from drawdown.server.api.declared import carry_out
-from drawdown.server.api.programs import Said
+from drawdown.server.api.programs import Caller
 from drawdown.server.declarations import ACTIONS
 from drawdown.worker.access.idempotency import Call
 from drawdown.worker.access.keys import ApiKey
@@ -56,7 +56,7 @@ def begin(stage: Stage) -> None:
 
 def _called(stage: Stage, connection: sa.Connection) -> object:
     """As a program has it done, by one Idempotency-Key, whichever of two calls comes first."""
-    said = Said(ApiKey("finance", (SCOPE,), None), NOW)
+    said = Caller(ApiKey("finance", (SCOPE,), None), NOW)
     order = SimpleNamespace(reason="explored", dry_run=False)
     call = Call(said.key.actor, "t-3", "settlement reverse", "made-1")
     return carry_out(connection, ACTIONS["settlement reverse"], said, {"run": "made-1", "amount_micro": 1}, order, call)

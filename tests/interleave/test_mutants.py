@@ -223,8 +223,8 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "a deed of the console takes no turn": (
         _acted_without_a_turn,
-        "server.console.action_forms:_done",
-        "server.console.action_forms:_done by another",
+        "server.console.action_forms:_perform",
+        "server.console.action_forms:_perform by another",
     ),
     "a seal holds nothing that is open": (_open_is_not_held, "seal", "settle what was withdrawn"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.declared:run org release", "seal"),

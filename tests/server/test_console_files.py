@@ -113,7 +113,7 @@ def test_a_file_that_nobody_reads_on_gives_its_place_to_another(
     monkeypatch.setattr(console_files, "GONE_EVERY_S", 0.01)
     monkeypatch.setattr(console_files, "TAKEN_WITHIN_S", 0.03)
     home = Home(engine)
-    taken = console_files.Taken("/my/usage.csv", Ask(Person("vic", "viewer", None), home.now, {}))
+    taken = console_files.FileRequest("/my/usage.csv", Ask(Person("vic", "viewer", None), home.now, {}))
 
     def endless(_connection: sa.Connection) -> Iterator[str]:
         while True:
@@ -140,7 +140,7 @@ def test_a_file_that_is_read_slowly_gives_its_place_to_another(
     """Somebody who takes a piece now and then holds a place for a while, not for good."""
     monkeypatch.setattr(console_files, "WHOLE_WITHIN_S", 0.2)
     home = Home(engine)
-    taken = console_files.Taken("/my/usage.csv", Ask(Person("vic", "viewer", None), home.now, {}))
+    taken = console_files.FileRequest("/my/usage.csv", Ask(Person("vic", "viewer", None), home.now, {}))
 
     def long(_connection: sa.Connection) -> Iterator[str]:
         yield from ("x" * console_files.PIECE_BYTES for _ in range(500))

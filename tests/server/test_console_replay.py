@@ -152,5 +152,5 @@ def test_hostile_texts_stand_as_text(home: Lost) -> None:
 
 def test_what_is_sealed_and_not_settled_is_not_called_settled() -> None:
     found = Replayed(T0, END, dry_run=True, open_pushes=2, open_quantity=1_200)
-    shown = doing._found(found, "").none
+    shown = doing._pushes_table(found, "").none
     assert shown == "Nothing more to seal. Sealed before, 2 pushes (1,200 units) are still to be settled."

@@ -14,7 +14,7 @@ from drawdown.cli.examples import EXAMPLES
 from drawdown.cli.main import run
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
-from drawdown.schema.declare import FLAG, MAX_AMOUNT, ORG, Action, Asked, Declared, Listing, Param, WrongField
+from drawdown.schema.declare import FLAG, MAX_AMOUNT, ORG, Action, Declared, Invocation, Listing, Param, WrongField
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, MICRO, MINUTE_MS
 from drawdown.server.api.declared import answer_model
 from drawdown.server.api.programs import for_programs
@@ -284,7 +284,7 @@ def test_an_action_is_the_same_by_each_face(shop: House) -> None:
         "SELECT actor, via, target FROM operator_actions WHERE action = 'supplier_set' AND via = 'http'"
     )
     assert (actor, target) == ("key:app", "pixel")
-    action, asked = ACTIONS["supplier set"], Asked(shop.fleet.by)
+    action, asked = ACTIONS["supplier set"], Invocation(shop.fleet.by)
     facts = read(shop.fleet.engine, lambda c: action.facts(c, asked, {"supplier": "pixel"}))
     assert facts[0].value == "60 %"
 

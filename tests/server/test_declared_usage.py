@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
-from drawdown.schema.declare import Asked, More
+from drawdown.schema.declare import Invocation, More
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, MICRO, WINDOW_MS
 from drawdown.server.declarations import ACTIONS
@@ -84,22 +84,22 @@ def test_what_goes_in_portions_is_refused_to_a_call_that_would_hold_seals_up(off
     staged(office, 3)
     write(engine, lambda c: backfills.close(c, "june", backfills.diff(c, "june").hash, by))
     action, values = replace(ACTIONS["backfill revert"], at_once=1), {"backfill": "june"}
-    assert read(engine, lambda c: action.fits(c, Asked(by), values))
+    assert read(engine, lambda c: action.fits(c, Invocation(by), values))
     small = replace(action, size=lambda c, asked, values: replace(action.size(c, asked, values), rows=2))
     with pytest.raises(Refused, match=r"more than 1 rows.*`drawdown backfill revert june`"):
-        write(engine, lambda c: small.whole(c, Asked(by), values))
+        write(engine, lambda c: small.whole(c, Invocation(by), values))
     assert read(engine, lambda c: backfills.show_backfill(c, "june")).state == "closed"
 
 
 def test_all_portions_of_a_deed_are_one_transaction_for_a_call() -> None:
     taken: list[object] = []
 
-    def do(_connection: sa.Connection, asked: Asked, **_values: object) -> object:
+    def do(_connection: sa.Connection, asked: Invocation, **_values: object) -> object:
         taken.append(asked.state)
         return More(len(taken)) if len(taken) < 3 else "done"
 
     action = replace(ACTIONS["backfill revert"], do=do, at_once=0)
-    assert action.whole(None, Asked(None), {}) == "done" and taken == [None, 1, 2]  # type: ignore[arg-type]
+    assert action.whole(None, Invocation(None), {}) == "done" and taken == [None, 1, 2]  # type: ignore[arg-type]
 
 
 @pytest.fixture

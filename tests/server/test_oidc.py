@@ -467,10 +467,10 @@ def test_what_an_issuer_says_of_itself_is_kept_and_a_new_key_has_it_read_again(h
 
 def test_only_so_much_is_asked_at_once_and_kept(home: Home) -> None:
     async def work(_: httpx.AsyncClient, server: Server) -> None:
-        asks = jwks.Elsewhere(server.services)
+        asks = jwks.DocumentCache(server.services)
         home.issuer.answers = {"": said(200, {"keys": [FOREIGN.as_dict(private=False)] * 60})}
         for number in range(3 * jwks.MOST_KEPT):
-            await asks.kept(f"https://x.example/{number}", "x")
+            await asks.get_cached(f"https://x.example/{number}", "x")
         assert len(asks._kept) == jwks.MOST_KEPT
         assert len(await asks.keys("https://x.example/0", None, "x")) == jwks.MOST_KEYS
         asks._under_way = jwks.MOST_AT_ONCE
@@ -478,8 +478,8 @@ def test_only_so_much_is_asked_at_once_and_kept(home: Home) -> None:
             await asks.ask(Call("GET", "https://x.example/"), "x")
         asks._under_way, asks._waiting = 0, jwks.MOST_AT_ONCE
         with pytest.raises(jwks.Trouble, match="too many people sign in"):
-            await asks.kept("https://x.example/another", "x")
-        assert await asks.kept("https://x.example/0", "x"), "what is kept is said all the same"
+            await asks.get_cached("https://x.example/another", "x")
+        assert await asks.get_cached("https://x.example/0", "x"), "what is kept is said all the same"
         asks._waiting = 0
         with pytest.raises(jwks.Trouble, match="neither https:// nor on this machine"):
             await asks.ask(Call("GET", "http://x.example/"), "x")
@@ -505,12 +505,12 @@ def test_a_slow_issuer_and_one_that_talks_without_end_are_given_up(
             finally:
                 writer.close()
 
-        asks, found = jwks.Elsewhere(server.services), []
+        asks, found = jwks.DocumentCache(server.services), []
         async with await asyncio.start_server(slow, "127.0.0.1", 0) as listening:
             port = listening.sockets[0].getsockname()[1]
             for path in ("slow", "long"):
                 with pytest.raises(jwks.Trouble) as error:
-                    await asks.kept(f"http://127.0.0.1:{port}/{path}", "the issuer")
+                    await asks.get_cached(f"http://127.0.0.1:{port}/{path}", "the issuer")
                 found.append(str(error.value))
             await home.http.close()
         return found

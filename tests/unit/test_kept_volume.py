@@ -42,9 +42,9 @@ def test_doctor_names_a_volume_without_a_name(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(doctor, "MOUNTS", str(mounts))
     folder = Path("/var/lib/drawdown")
     mounts.write_text(f"{ROOT}\n{NAMED}\n", encoding="utf-8")
-    assert list(doctor._kept(folder)) == []
+    assert list(doctor._check_volume(folder)) == []
     mounts.write_text(f"{ROOT}\n{UNNAMED}\n", encoding="utf-8")
-    (finding,) = doctor._kept(folder)
+    (finding,) = doctor._check_volume(folder)
     assert not finding.ok and "volume without a name" in finding.what and "-v drawdown-state:" in finding.fix
     mounts.unlink()
-    assert list(doctor._kept(folder)) == [], "not Linux"
+    assert list(doctor._check_volume(folder)) == [], "not Linux"

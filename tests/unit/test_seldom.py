@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from drawdown.server.http.log_throttle import EVERY_MS, MOST_KINDS, Seldom
+from drawdown.server.http.log_throttle import EVERY_MS, MOST_KINDS, LogThrottle
 
 NOW_MS = 1_767_225_600_000
 
 
 def test_a_line_a_minute_of_each_kind_says_how_many_were_passed_over() -> None:
-    seldom = Seldom()
+    seldom = LogThrottle()
     assert [seldom.passed_over(NOW_MS + n, "refused", "autumn") for n in range(4)] == [0, None, None, None]
     assert seldom.passed_over(NOW_MS, "refused", "stripe") == 0
     assert seldom.passed_over(NOW_MS + EVERY_MS - 1, "refused", "autumn") is None
@@ -17,13 +17,13 @@ def test_a_line_a_minute_of_each_kind_says_how_many_were_passed_over() -> None:
 
 
 def test_a_clock_that_was_put_back_holds_up_no_line() -> None:
-    seldom = Seldom()
+    seldom = LogThrottle()
     assert seldom.passed_over(NOW_MS, "refused") == 0
     assert seldom.passed_over(NOW_MS - 1, "refused") == 0
 
 
 def test_whoever_chooses_the_words_has_no_more_lines_and_no_more_is_remembered() -> None:
-    seldom, lines, calls = Seldom(), 0, 10 * MOST_KINDS
+    seldom, lines, calls = LogThrottle(), 0, 10 * MOST_KINDS
     counted = 0
     for minute in range(3):
         for number in range(calls):

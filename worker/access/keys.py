@@ -25,9 +25,9 @@ from drawdown.schema.declare import (
     LENGTH,
     ORG,
     Action,
-    Asked,
     Column,
     Fact,
+    Invocation,
     Label,
     Listing,
     Look,
@@ -96,7 +96,7 @@ class ApiKey:
     """The hash by which it was found, and is found again."""
     expires_ms: int | None = field(default=None, compare=False)
     recalled: bool = field(default=False, compare=False)
-    """True if a process remembered it without a read: a transaction must find it again (`Programs.said`)."""
+    """True if a process remembered it without a read: a transaction must find it again (`Programs.identify`)."""
 
     @property
     def actor(self) -> str:
@@ -386,7 +386,7 @@ Name = Annotated[str, ID, "The key's name: it stands as the actor on what is don
 
 def _create(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     name: Name,
     *,
     scope: Annotated[list[str], ID, f"What it may: {', '.join(SCOPES)}", Label("What it may")],
@@ -410,7 +410,7 @@ def _create(
 
 def _rotate(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     name: Name,
     *,
     overlap_ms: Annotated[int, LENGTH, "For how long the old key is taken, too: 0s, 2h, 7d"] = OVERLAP_MS,
@@ -425,7 +425,7 @@ def _rotate(
     )  # fmt: skip
 
 
-def _end(connection: sa.Connection, asked: Asked, name: Name) -> KeyEnded:
+def _end(connection: sa.Connection, asked: Invocation, name: Name) -> KeyEnded:
     if asked.reach is not None:
         for row in keys_named(connection, name, asked.by.now_ms):
             own = ApiKey(
@@ -454,7 +454,7 @@ def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) ->
         raise Refused(f"your key counts until {show_time(reach.expires_ms)}, and the other one would count for longer")
 
 
-def _facts(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     """Each of the name, by when it was made."""
     found = keys_named(connection, values["name"], asked.by.now_ms)
     facts = [Fact(f"Made {show_time(one.created_ms)}, number {at}", one.state) for at, one in enumerate(found, 1)]

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from drawdown.schema.declare import (
     ID,
     Action,
-    Asked,
     Column,
     Fact,
+    Invocation,
     Listing,
     Look,
     More,
@@ -50,11 +50,11 @@ class BatchAccepted:
     files: int
 
 
-def _accept(connection: sa.Connection, asked: Asked, batch: Batch) -> BatchAccepted:
+def _accept(connection: sa.Connection, asked: Invocation, batch: Batch) -> BatchAccepted:
     return BatchAccepted(batch, accept(connection, batch, asked.by))
 
 
-def _shared(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _shared(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     """Return the facts of a file that waits.
 
     The amount that a file bills is known once it is read. The rows that it shares with other batches are known now.
@@ -77,7 +77,7 @@ class _Going:
     judged: Witness
 
 
-def _withdraw(connection: sa.Connection, asked: Asked, batch: Batch) -> WithdrawnBatch | More:
+def _withdraw(connection: sa.Connection, asked: Invocation, batch: Batch) -> WithdrawnBatch | More:
     going: _Going = asked.state or _Going("", judge_batch(connection, batch))
     done = withdraw_some(connection, batch, asked.by, going.after, judged=going.judged)
     return More(replace(going, after=done)) if isinstance(done, str) else done
@@ -92,12 +92,12 @@ def _withdrawn(done: WithdrawnBatch) -> str:
     return said
 
 
-def _given_back(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _given_back(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     its = ids_of(values["batch"])
     return affected.of_batch(connection, its["first_id"], its["beyond_id"]).facts()
 
 
-def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     its = ids_of(values["batch"])
     rows = int(SQL.run(connection, "samples", its).scalar_one())
     return affected.of_batch(connection, its["first_id"], its["beyond_id"]).size(rows)
@@ -111,7 +111,7 @@ class SourcePaused:
     paused: bool
 
 
-def _pause(connection: sa.Connection, asked: Asked, source: Source, *, undo: Undo = False) -> SourcePaused:
+def _pause(connection: sa.Connection, asked: Invocation, source: Source, *, undo: Undo = False) -> SourcePaused:
     sources.pause_source(connection, source, asked.by, resume=undo)
     return SourcePaused(source, not undo)
 
@@ -124,12 +124,12 @@ class SourceRemoved:
     removed: bool
 
 
-def _remove(connection: sa.Connection, asked: Asked, source: Source) -> SourceRemoved:
+def _remove(connection: sa.Connection, asked: Invocation, source: Source) -> SourceRemoved:
     sources.remove_source(connection, source, asked.by)
     return SourceRemoved(source, removed=True)
 
 
-def _standing(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _standing(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     found = next((one for one in sources.list_sources(connection) if one.source == values["source"]), None)
     if found is None:
         return [Fact("State", "unknown")]

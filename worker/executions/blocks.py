@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 import sqlalchemy as sa
 
-from drawdown.schema.declare import ID, Action, Asked, Fact, New, OrgId, Undo, Values
+from drawdown.schema.declare import ID, Action, Fact, Invocation, New, OrgId, Undo, Values
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.worker.executions.permission import block
@@ -39,7 +39,7 @@ def _kind(values: Values) -> tuple[Kind, str]:
 
 def _block(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     *,
     org_id: OrgId,
     project: Annotated[str | None, ID, "The project; Site is not site"] = None,
@@ -58,7 +58,7 @@ def _sentence(done: Blocked) -> str:
     return f"{done.org_id}: the {kind} {name} {said.get((done.changed, done.blocked), 'was not blocked')}"
 
 
-def _standing(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _standing(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     kind, name = _kind(values)
     found = SQL.run(connection, "blocked", {"org_id": values["org_id"], "kind": kind, "name": name}).first()
     return [Fact(f"The {kind} {name}", "runs" if found is None else "blocked")]

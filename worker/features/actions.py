@@ -18,7 +18,7 @@ from drawdown.events.values import COUNT, MAX_VALUE_SCALE, SUM, EventValue
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import utc
-from drawdown.schema.declare import FLAG, ID, KEY, WINDOW, Action, Asked, Fact, New, Values, whole
+from drawdown.schema.declare import FLAG, ID, KEY, WINDOW, Action, Fact, Invocation, New, Values, whole
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
@@ -250,8 +250,8 @@ def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row:
         instead = "these" if UNITS in (other.unit, row.unit) else f"--unit {other.unit}, or these sizes"
         raise Refused(
             f"{row.feature} is counted in {other.unit} "
-            f"({_describe_selector(connection, other.kind, other.memory_mb)}, in windows from {utc(other.start_ms)} on), "
-            f"and a feature has one unit for good: give {instead} a feature of another name"
+            f"({_describe_selector(connection, other.kind, other.memory_mb)}, in windows from "
+            f"{utc(other.start_ms)} on), and a feature has one unit for good: give {instead} a feature of another name"
         )
 
 
@@ -334,7 +334,7 @@ class FeatureMapped:
 
 def _map(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     feature: Feature,
     *,
     memory_mb: Annotated[int | None, whole(0, MAX_MEMORY_MB, 1_024), "Sizes of exactly this many MB"] = None,
@@ -383,7 +383,7 @@ class EventMapped:
 
 def _map_event(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     event_type: Annotated[str, ID, "The event type, as events say it"],
     feature: Feature,
     *,
@@ -442,7 +442,7 @@ class FeatureEnded:
 
 def _end(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     feature: Annotated[str, ID, "The feature to end"],
     *,
     from_ms: From = None,
@@ -458,7 +458,7 @@ def _ends(done: FeatureEnded) -> list[str]:
     return [*lines, *([BEFORE] if any(one.unbegun for one in done.ended) else [])]
 
 
-def _mapping(connection: sa.Connection, _asked: Asked, _values: Values) -> Sequence[Fact]:
+def _mapping(connection: sa.Connection, _asked: Invocation, _values: Values) -> Sequence[Fact]:
     found = list_features(connection)
     sizes = ", ".join(f"{one.memory_mb} MB" for one in found.without_feature[:MOST_FACTS])
     types = ", ".join(one.event_type for one in found.events_without_feature[:MOST_FACTS])

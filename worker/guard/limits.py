@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import sqlalchemy as sa
 
 from drawdown.guard.periods import Period
-from drawdown.schema.declare import ID, UNITS, Action, Asked, Column, Fact, Listing, Look, Page, Size, Values
+from drawdown.schema.declare import ID, UNITS, Action, Column, Fact, Invocation, Listing, Look, Page, Size, Values
 from drawdown.worker.guard.lists import LimitRow, MetricRow, SpanRate, limit_periods, list_limits, list_metrics
 from drawdown.worker.guard.terms import ANY_PLAN, MetricName, PhaseOf, PlanLimit, set_limit
 
@@ -34,7 +34,7 @@ class LimitSet(PlanLimit):
 
 def _set(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     metric: MetricName,
     amount: Amount,
     *,
@@ -63,7 +63,7 @@ class LimitEnded:
 
 
 def _end(
-    connection: sa.Connection, asked: Asked, metric: MetricName, *, per: Per = "month", plan: OfPlan = ANY_PLAN
+    connection: sa.Connection, asked: Invocation, metric: MetricName, *, per: Per = "month", plan: OfPlan = ANY_PLAN
 ) -> LimitEnded:
     changed = set_limit(connection, PlanLimit(metric, plan, per, None), asked.by, ended=True)
     return LimitEnded(metric, plan, per, changed, limit_periods(connection, metric, [plan]))
@@ -76,7 +76,7 @@ def _ended(done: LimitEnded) -> str:
     return f"{done.metric} of {done.plan}, per {done.period}: {said}"
 
 
-def _facts(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     metric, plan, per = values["metric"], values["plan"], values["per"]
     found = [one for one in list_limits(connection, metric, MOST_LIMITS) if (one.plan, one.period) == (plan, per)]
     phase = "of the metric" if not found or found[0].phase is None else str(found[0].phase)
@@ -96,7 +96,7 @@ def _blocked(rate: SpanRate) -> str:
     return f"{rate.blocked:,} of {rate.asked:,}, would be {rate.would:,}"
 
 
-def _size(_connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Of a limit without an end nobody knows what it lets through."""
     return Size(unbounded=values["amount"] is None)
 

@@ -22,9 +22,9 @@ from drawdown.schema.declare import (
     ID,
     MAX_NUMBER,
     Action,
-    Asked,
     Column,
     Fact,
+    Invocation,
     Listing,
     Look,
     Page,
@@ -244,8 +244,8 @@ class OverrideDecided(OverrideRow):
     changed: bool
 
 
-def _deciding(word: Word) -> Callable[[sa.Connection, Asked, int], OverrideDecided]:
-    def do(connection: sa.Connection, asked: Asked, number: Number) -> OverrideDecided:
+def _deciding(word: Word) -> Callable[[sa.Connection, Invocation, int], OverrideDecided]:
+    def do(connection: sa.Connection, asked: Invocation, number: Number) -> OverrideDecided:
         found, changed = decide(connection, number, word, asked.by)
         return OverrideDecided(**vars(found), changed=changed)
 
@@ -256,7 +256,7 @@ def _sentence(done: OverrideDecided) -> str:
     return f"override {done.number}: {done.state.replace('_', ' ')}{'' if done.changed else '; it was so before'}"
 
 
-def _facts(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     found = show(connection, values["number"])
     metric, now_ms = found.metric, asked.by.now_ms
     same = list_overrides(connection, metric, now_ms, MOST_LIMITS, state="in_force")
@@ -272,7 +272,7 @@ def _facts(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[
     ]
 
 
-def _size_of_approval(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size_of_approval(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """What may be used by it in one period, at the metric's price."""
     found = show(connection, values["number"])
     if found.amount is None or found.reach != "org":

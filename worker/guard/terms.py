@@ -18,7 +18,7 @@ from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
-from drawdown.schema.declare import CREDITS, ID, ONE, PERCENT, Action, Asked, Fact, New, Size, Values, whole
+from drawdown.schema.declare import CREDITS, ID, ONE, PERCENT, Action, Fact, Invocation, New, Size, Values, whole
 from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.locks import lock_buckets
@@ -320,7 +320,7 @@ class MetricSet(Metric):
 
 def _set(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     metric: MetricName,
     *,
     credits_micro: Annotated[int | None, CREDITS, "What it costs; 0: nothing"] = None,
@@ -352,7 +352,7 @@ def _terms(done: MetricSet) -> str:
     return said if done.changed else f"{said}; it was so before"
 
 
-def _facts_of_metric(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_metric(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     found = _latest(connection, values["metric"])
     if found is None:
         return [Fact("Metric", "none yet")]
@@ -365,7 +365,7 @@ def _facts_of_metric(connection: sa.Connection, _asked: Asked, values: Values) -
     ]
 
 
-def _size_of_metric(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size_of_metric(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """A lower price, and another one's wallet, pay for any use from then on."""
     found, payer = _latest(connection, values["metric"]), values["payer"]
     if payer is not None and payer != "none" and (found is None or payer != found.payer):

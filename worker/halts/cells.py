@@ -18,9 +18,9 @@ from drawdown.schema.declare import (
     ID,
     KEY,
     Action,
-    Asked,
     Column,
     Fact,
+    Invocation,
     Listing,
     Look,
     New,
@@ -97,7 +97,7 @@ class CellSet:
 
 def _set(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     cell: CellId,
     url: Annotated[str, KEY, "Where it listens; /admin/halt-org is added"],
     *,
@@ -119,11 +119,11 @@ class CellRemoved:
     was: str
 
 
-def _remove(connection: sa.Connection, asked: Asked, cell: CellId) -> CellRemoved:
+def _remove(connection: sa.Connection, asked: Invocation, cell: CellId) -> CellRemoved:
     return CellRemoved(cell, remove_cell(connection, cell, asked.by))
 
 
-def _facts(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     return [Fact(values["cell"], _url_of(connection, values["cell"]) or "no URL")]
 
 

@@ -24,8 +24,8 @@ from drawdown.schema.declare import (
     ORG,
     TEXT,
     Action,
-    Asked,
     Fact,
+    Invocation,
     New,
     Values,
 )
@@ -241,7 +241,7 @@ class EndpointSet:
     secret: str | None
 
 
-def _secret_of(asked: Asked, name: str, generation: int) -> str | None:
+def _secret_of(asked: Invocation, name: str, generation: int) -> str | None:
     """None where this process has no root to make it from."""
     found = () if asked.hooks is None else asked.hooks.secrets_of(name, (generation,))
     return found[0] if found else None
@@ -249,7 +249,7 @@ def _secret_of(asked: Asked, name: str, generation: int) -> str | None:
 
 def _set(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     name: EndpointName,
     url: Annotated[str, TEXT, "Where your product listens"],
     *,
@@ -285,7 +285,7 @@ class SecretRotated:
 
 def _rotate(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     name: EndpointName,
     *,
     overlap_ms: Annotated[int, LENGTH, "For how long the old secret signs, too: 0s, 2h, 7d"] = OVERLAP_MS,
@@ -314,7 +314,7 @@ class EndpointEnded:
     untold: int | None
 
 
-def _end(connection: sa.Connection, asked: Asked, name: EndpointName) -> EndpointEnded:
+def _end(connection: sa.Connection, asked: Invocation, name: EndpointName) -> EndpointEnded:
     left = end(connection, name, asked.by)
     return EndpointEnded(name, left is not None, left)
 
@@ -338,7 +338,7 @@ class LowSet:
 
 def _low(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     low_micro: Annotated[int | None, CREDITS, "At or below: it is low"] = None,
     *,
     org_id: Annotated[str | None, ORG, "Of this organisation; all without their own if left out"] = None,
@@ -369,7 +369,7 @@ class SentAgain:
 
 def _replay(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     message: MessageId | None = None,
     *,
     failed: Annotated[bool, FLAG, "All that an endpoint failed to take"] = False,
@@ -391,7 +391,7 @@ def _sentence(done: SentAgain) -> str:
     return f"{done.endpoints[0]}: {done.replayed:,} are sent again{more}"
 
 
-def _facts(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     found = next((one for one in list_endpoints(connection) if one.name == values["name"]), None)
     if found is None:
         return [Fact("Endpoint", "there is none yet")]
@@ -404,14 +404,14 @@ def _facts(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence
     ]
 
 
-def _facts_of_replay(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_replay(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     if not values["endpoint"]:
         return []
     found = find_endpoint(connection, values["endpoint"])
     return [Fact("Due", f"{found.due:,}", fixed=False), Fact("Failed", f"{found.failed:,}", fixed=False)]
 
 
-def _facts_of_level(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_level(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     row = SQL.run(connection, "level", {"org_id": values["org_id"] or EVERYBODY}).one_or_none()
     if row is None:
         return [Fact("Low", "nothing is set")]

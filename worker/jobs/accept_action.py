@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.declare import ID, Action, Asked, Fact, Values
+from drawdown.schema.declare import ID, Action, Fact, Invocation, Values
 from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
 from drawdown.worker.jobs.job_payloads import AcceptJob
@@ -25,7 +25,7 @@ class ProviderAccepted:
     job_id: int
 
 
-def _accept_job(connection: sa.Connection, asked: Asked, provider: str) -> AcceptJob:
+def _accept_job(connection: sa.Connection, asked: Invocation, provider: str) -> AcceptJob:
     """Errors: UnknownId; Refused for one that has no settings here."""
     known = asked.providers
     require_biller(connection, known, provider, "it has no settings")
@@ -36,12 +36,12 @@ def _accept_job(connection: sa.Connection, asked: Asked, provider: str) -> Accep
 
 
 def _accept(
-    connection: sa.Connection, asked: Asked, provider: Annotated[str, ID, "The provider's name"]
+    connection: sa.Connection, asked: Invocation, provider: Annotated[str, ID, "The provider's name"]
 ) -> ProviderAccepted:
     return ProviderAccepted(provider, place(connection, _accept_job(connection, asked, provider), asked.by))
 
 
-def _changes(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _changes(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     job = _accept_job(connection, asked, values["provider"])
     known = asked.providers
     assert known is not None  # it has settings here

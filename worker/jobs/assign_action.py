@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.audit import By, require_org
-from drawdown.schema.declare import FLAG, ID, ORG, WINDOW, Action, Asked, Fact, New, OrgId, Size, Undo, Values
+from drawdown.schema.declare import FLAG, ID, ORG, WINDOW, Action, Fact, Invocation, New, OrgId, Size, Undo, Values
 from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
@@ -47,7 +47,7 @@ class OrgAssigned:
 
 def _assign(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     org_id: OrgId,
     *,
     provider: Annotated[
@@ -101,13 +101,13 @@ def _sentence(done: OrgAssigned) -> str:
     return f"{whose}; it was so before" if done.already else whose
 
 
-def _billed(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _billed(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     was = latest_biller(connection, values["org_id"])
     latest = "none" if was is None else f"{was.provider} as {was.customer_id}, from {show_time(was.start_ms)} on"
     return [Fact("Latest assignment", latest)]
 
 
-def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """What nobody here bills is used for nothing; so is what stays that way, because a move is taken back."""
     if values["undo"]:
         return Size(unbounded=require_org(connection, values["org_id"]).billing_provider in EXEMPT_PROVIDERS)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.declare import Action, Fact, Values
-from drawdown.schema.declare import Asked as Who
+from drawdown.schema.declare import Invocation as Who
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed

@@ -14,7 +14,21 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record, record_many, require_org
-from drawdown.schema.declare import AHEAD, AT_ONCE, FLAG, ID, ORG, Action, Asked, Fact, OrgId, Size, Undo, Values, whole
+from drawdown.schema.declare import (
+    AHEAD,
+    AT_ONCE,
+    FLAG,
+    ID,
+    ORG,
+    Action,
+    Fact,
+    Invocation,
+    OrgId,
+    Size,
+    Undo,
+    Values,
+    whole,
+)
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.migrate import bucket_of
@@ -177,7 +191,7 @@ class OrgOverridden(Overridden):
 
 def _override(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     org_id: OrgId,
     *,
     max_concurrent: Annotated[int | None, AT_ONCE, "Sandboxes at once, whatever the plan says"] = None,
@@ -209,7 +223,7 @@ def _overridden(done: OrgOverridden) -> list[str]:
     ]
 
 
-def _limits(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _limits(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     row = require_org(connection, values["org_id"])
     most, halted = row.override_max_concurrent, row.override_halted
     says = halted is not None or most is not None
@@ -224,7 +238,7 @@ def _limits(connection: sa.Connection, _asked: Asked, values: Values) -> Sequenc
     ]
 
 
-def _size_of_override(connection: sa.Connection, asked: Asked, values: Values) -> Size:
+def _size_of_override(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
     """An organisation that is never halted uses what it has no credit for; so does one that is not for longer."""
     is_longer = values["until_ms"] is not None and not values["undo"]
     kept = is_longer and _override_of(connection, values["org_id"], asked.by.now_ms).halted is False
@@ -243,7 +257,7 @@ class HaltsMade:
 
 def _halt(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     org_id: Annotated[list[str] | None, ORG, "Organisations"] = None,
     *,
     provider: Annotated[str, ID, "All this provider bills now"] = "",
@@ -259,7 +273,9 @@ def _halt(
     return HaltsMade(undo, halt(connection, found, asked.by, undo=undo), told)
 
 
-def _chosen(connection: sa.Connection, asked: Asked, org_ids: Sequence[str] | None, chosen: OrgFilter) -> list[str]:
+def _chosen(
+    connection: sa.Connection, asked: Invocation, org_ids: Sequence[str] | None, chosen: OrgFilter
+) -> list[str]:
     """Errors: UsageError for none, and for both ways to choose; UnknownId."""
     if bool(org_ids) == (chosen != OrgFilter()):
         raise UsageError("name organisations, or give --file, or choose them by --provider, --plan, --search")
@@ -271,7 +287,7 @@ def _chosen(connection: sa.Connection, asked: Asked, org_ids: Sequence[str] | No
     return chosen_orgs(connection, chosen, MAX_HALTED, asked.by.now_ms)
 
 
-def _of_values(connection: sa.Connection, asked: Asked, values: Values) -> list[str]:
+def _of_values(connection: sa.Connection, asked: Invocation, values: Values) -> list[str]:
     chosen = OrgFilter(values["provider"], values["plan"], values["search"])
     return _chosen(connection, asked, values["org_id"], chosen)
 
@@ -302,7 +318,7 @@ def _sentence(one: Halted, undo: bool) -> str:
     return f"{one.org_id}: {now}; before: {before}{note}"
 
 
-def _standing(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _standing(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     names = sorted(_of_values(connection, asked, values))
     shown = [Fact(org, _state(require_org(connection, org))) for org in names[:MOST_SAID]]
     return [*shown, Fact("Organisations", f"{len(names):,}")]
@@ -316,7 +332,7 @@ def _state(row: sa.Row[tuple[object, ...]]) -> str:
     return f"halted: {row.halt_reason}" + (", and by an operator" if row.operator_halt else "")
 
 
-def _size_of_halt(connection: sa.Connection, asked: Asked, values: Values) -> Size:
+def _size_of_halt(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
     return Size(rows=len(_of_values(connection, asked, values)))
 
 
@@ -328,13 +344,13 @@ class OrgReleased:
     was: str
 
 
-def _release(connection: sa.Connection, asked: Asked, org_id: OrgId) -> OrgReleased:
+def _release(connection: sa.Connection, asked: Invocation, org_id: OrgId) -> OrgReleased:
     by = asked.by
     was = stops.release_org(connection, org_id=org_id, reason=by.reason, now_ms=by.now_ms, actor=by.actor, via=by.via)
     return OrgReleased(org_id, was)
 
 
-def _stopped(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _stopped(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     row = require_org(connection, values["org_id"])
     return [Fact("Stopped", "no" if row.stopped_at_ms is None else f"yes: {row.stopped_reason}")]
 

@@ -17,9 +17,9 @@ from drawdown.schema.declare import (
     ID,
     WINDOW,
     Action,
-    Asked,
     Column,
     Fact,
+    Invocation,
     Listing,
     Look,
     New,
@@ -76,7 +76,7 @@ class ProviderPaused:
     was_reason: str | None
 
 
-def _pause(connection: sa.Connection, asked: Asked, provider: Name, *, undo: Undo = False) -> ProviderPaused:
+def _pause(connection: sa.Connection, asked: Invocation, provider: Name, *, undo: Undo = False) -> ProviderPaused:
     require_biller(connection, asked.providers, provider, "there is nothing to pause")
     if undo:
         return ProviderPaused(
@@ -108,7 +108,7 @@ class PolicySet:
 
 def _when_down(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     provider: Name,
     *,
     policy: Annotated[Policy | None, "Keep them running, run them by estimates (the default), or stop them"] = None,
@@ -152,7 +152,7 @@ class ProviderRateSet:
 
 def _rate(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     provider: Name,
     feature: Annotated[str, ID, "The feature"],
     *,
@@ -191,7 +191,7 @@ def _billed(connection: sa.Connection, provider: str, now_ms: int) -> Fact:
     return Fact("Organisations", f"{count:,}: {', '.join(names)}{more}" if count else "none")
 
 
-def _facts_of_pause(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_pause(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     name = values["provider"]
     require_biller(connection, asked.providers, name, "there is nothing to pause")
     found = terms.paused(connection).get(name)
@@ -206,7 +206,7 @@ def _facts_of_pause(connection: sa.Connection, asked: Asked, values: Values) -> 
     ]
 
 
-def _facts_of_policy(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_policy(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     found = rates.policies_of(connection, values["provider"])
     plan = values["plan"]
     now_ms = asked.by.now_ms
@@ -221,7 +221,7 @@ def _facts_of_policy(connection: sa.Connection, asked: Asked, values: Values) ->
     ]
 
 
-def _facts_of_rate(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_rate(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     """How estimates of the usage that was sealed since then change."""
     name, feature = values["provider"], values["feature"]
     since = values["from_ms"] or 0

@@ -15,8 +15,8 @@ from drawdown.schema.declare import (
     TEXT,
     TIME,
     Action,
-    Asked,
     Fact,
+    Invocation,
     Listing,
     Look,
     Page,
@@ -82,7 +82,7 @@ def _found(
 
 def _retry(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     keys: Keys | None = None,
     *,
     state: OfState = None,
@@ -98,7 +98,7 @@ def _retry(
 
 def _resolve(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     keys: Keys | None = None,
     *,
     outcome: Annotated[Literal["accepted", "absent"], "The provider has it; or it does not, and it is voided"],
@@ -117,7 +117,7 @@ def _resolve(
 
 def _void(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     keys: Keys | None = None,
     *,
     evidence: Evidence,
@@ -162,19 +162,19 @@ def _standing(possible: Sequence[str], connection: sa.Connection, values: Values
     ]
 
 
-def _facts_of_retry(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_retry(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     return _standing(RETRIED, connection, values)
 
 
-def _facts_of_proven(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_proven(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     return _standing(PROVEN, connection, values)
 
 
-def _rows(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _rows(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     return Size(rows=len(_choose(connection, RETRIED, values)))
 
 
-def _worth(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _worth(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Of a decision that charges them again, or lets them go."""
     keys = _choose(connection, PROVEN, values)
     return size_of(effect_of(connection, keys).worth, len(keys))

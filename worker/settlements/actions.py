@@ -26,8 +26,8 @@ from drawdown.schema.declare import (
     LENGTH,
     PERCENT,
     Action,
-    Asked,
     Fact,
+    Invocation,
     Label,
     New,
     Size,
@@ -223,7 +223,7 @@ class SupplierSet:
 
 def _set(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     supplier: SupplierId,
     *,
     share_ppm: Annotated[int | None, PERCENT, "Its share of what a run is charged"] = None,
@@ -259,7 +259,7 @@ class SupplierFrozen:
 
 
 def _freeze_supplier(
-    connection: sa.Connection, asked: Asked, supplier: SupplierId, *, undo: Undo = False
+    connection: sa.Connection, asked: Invocation, supplier: SupplierId, *, undo: Undo = False
 ) -> SupplierFrozen:
     return SupplierFrozen(supplier, not undo, freeze_supplier(connection, supplier, asked.by, undo=undo))
 
@@ -272,7 +272,7 @@ class SettlementFrozen(SettlementRow):
     changed: bool
 
 
-def _freeze_one(connection: sa.Connection, asked: Asked, run: Run, *, undo: Undo = False) -> SettlementFrozen:
+def _freeze_one(connection: sa.Connection, asked: Invocation, run: Run, *, undo: Undo = False) -> SettlementFrozen:
     found, changed = freeze(connection, run, asked.by, undo=undo)
     return SettlementFrozen(**vars(row_of(found)), is_frozen=not undo, changed=changed)
 
@@ -294,7 +294,7 @@ class SettlementReversed(SettlementRow):
 
 def _reverse(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     run: Run,
     *,
     amount_micro: Annotated[
@@ -327,7 +327,7 @@ class PayoutMade(Payout):
 
 def _payout(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     supplier: SupplierId,
     *,
     period: Annotated[str, ID, "The month, 2026-01; this month without it", Label("Month")] = "",
@@ -365,7 +365,7 @@ def _payout_sentences(done: PayoutMade) -> list[str]:
     return [line, file, f"{owed}. `drawdown settlement freeze` holds one back"]
 
 
-def _facts_of_supplier(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_supplier(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     found = account_of_supplier(connection, values["supplier"], asked.by.now_ms)
     return [
         Fact("Released to it", "frozen" if found.is_frozen else "open"),
@@ -377,7 +377,7 @@ def _facts_of_supplier(connection: sa.Connection, asked: Asked, values: Values) 
     ]
 
 
-def _facts_of_terms(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_terms(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     found = settlements.read_supplier(connection, values["supplier"])
     if found is None:
         return [Fact("Terms", "none yet")]
@@ -390,7 +390,7 @@ def _facts_of_terms(connection: sa.Connection, _asked: Asked, values: Values) ->
     ]
 
 
-def _facts_of_settlement(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_settlement(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     found, _, freezes = show_settlement(connection, values["run"], asked.by.now_ms, 100)
     frozen = any(one.ended_ms is None for one in freezes)
     return [
@@ -401,7 +401,7 @@ def _facts_of_settlement(connection: sa.Connection, asked: Asked, values: Values
     ]
 
 
-def _size_of_reversal(connection: sa.Connection, asked: Asked, values: Values) -> Size:
+def _size_of_reversal(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
     """As much is taken from a supplier as is given, or as is left."""
     amount: int | None = values["amount_micro"]
     if amount is None:
@@ -409,7 +409,7 @@ def _size_of_reversal(connection: sa.Connection, asked: Asked, values: Values) -
     return Size(taken_micro=amount)
 
 
-def _size_of_payout(connection: sa.Connection, asked: Asked, values: Values) -> Size:
+def _size_of_payout(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
     """What is handed over is as much as what is given."""
     found = account_of_supplier(connection, values["supplier"], asked.by.now_ms)
     return Size(micro=max(found.sums.eligible_micro - found.sums.carried_micro, 0))

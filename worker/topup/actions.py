@@ -20,7 +20,7 @@ from drawdown.providers.payments.protocol import InDoubt, NotSent, PaymentCapabi
 from drawdown.schema import ids
 from drawdown.schema.audit import By, in_turn, record
 from drawdown.schema.currencies import show_money
-from drawdown.schema.declare import FLAG, ID, KEY, ORG, TEXT, Action, Asked, Fact, Size, Values
+from drawdown.schema.declare import FLAG, ID, KEY, ORG, TEXT, Action, Fact, Invocation, Size, Values
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
@@ -285,7 +285,7 @@ class TopupStopped:
 
 def _stop(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     wallet: Annotated[str | None, ORG, "The customer who owns the wallet"] = None,
     *,
     all_: Annotated[bool, FLAG, "The kill switch: of everybody"] = False,
@@ -306,7 +306,7 @@ def _stopped(done: TopupStopped) -> str:
     return f"{done.customer_id}: stopped; before: {done.was}"
 
 
-def _facts_of_mode(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_mode(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     if values["wallet"] is None:
         found = switched(connection)
         return [Fact("All top-ups", "on" if found is None else f"stopped by {found.actor}: {found.reason}")]
@@ -323,7 +323,7 @@ class TopupResolved:
 
 def _resolve(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     topup: Annotated[str, KEY, "The top-up: topup:WALLET:N"],
     *,
     evidence: Annotated[str, TEXT, "What shows it; kept for good"],

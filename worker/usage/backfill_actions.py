@@ -16,9 +16,9 @@ from drawdown.schema.declare import (
     ORG,
     WINDOW,
     Action,
-    Asked,
     Column,
     Fact,
+    Invocation,
     Label,
     Listing,
     Look,
@@ -107,7 +107,7 @@ def _show(connection: sa.Connection, look: Look, backfill: Name) -> ShownBackfil
 
 def _open(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     backfill: Name,
     *,
     org_id: OrgId,
@@ -119,7 +119,7 @@ def _open(
 
 def _close(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     backfill: Name,
     *,
     hash_: Annotated[str, ID, "Of what `backfill show` showed", Label("Hash of what it showed")],
@@ -138,7 +138,7 @@ class _Going:
     judged: Witness | None
 
 
-def _revert(connection: sa.Connection, asked: Asked, backfill: Name) -> BackfillReverted | More:
+def _revert(connection: sa.Connection, asked: Invocation, backfill: Name) -> BackfillReverted | More:
     going: _Going | None = asked.state
     if going is None:
         state = show_backfill(connection, backfill).state
@@ -227,7 +227,7 @@ def _waits(line: DiffLine) -> str:
 # How it stands.
 
 
-def _standing(connection: sa.Connection, _asked: Asked, values: Values) -> list[Fact]:
+def _standing(connection: sa.Connection, _asked: Invocation, values: Values) -> list[Fact]:
     found = show_backfill(connection, values["backfill"])
     return [
         Fact("State", found.state),
@@ -236,16 +236,16 @@ def _standing(connection: sa.Connection, _asked: Asked, values: Values) -> list[
     ]
 
 
-def _open_of(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _open_of(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     found = [one.backfill for one in list_backfills(connection, org_id=values["org_id"]) if one.state == "open"]
     return [Fact("Open of the organisation", ", ".join(found) or "none")]
 
 
-def _given_back(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _given_back(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     return [*_standing(connection, asked, values), *affected.of_backfill(connection, values["backfill"]).facts()]
 
 
-def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     rows = show_backfill(connection, values["backfill"]).events
     return affected.of_backfill(connection, values["backfill"]).size(rows)
 

@@ -15,9 +15,9 @@ from drawdown.schema.declare import (
     TEXT,
     TIME,
     Action,
-    Asked,
     Column,
     Fact,
+    Invocation,
     Label,
     Listing,
     Look,
@@ -88,7 +88,7 @@ class SamplesMended:
 
 def _mend(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     ids: Ids | None = None,
     *,
     org_id: OfOrg = None,
@@ -115,7 +115,7 @@ class SamplesDismissed:
 
 def _dismiss(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     ids: Ids | None = None,
     *,
     org_id: OfOrg = None,
@@ -145,20 +145,22 @@ class SamplesWithdrawn:
 
 
 def _withdraw(
-    connection: sa.Connection, asked: Asked, ids: Annotated[list[str], KEY, "Samples, by their ids", Label("Samples")]
+    connection: sa.Connection,
+    asked: Invocation,
+    ids: Annotated[list[str], KEY, "Samples, by their ids", Label("Samples")],
 ) -> SamplesWithdrawn:
     return SamplesWithdrawn(withdrawals.withdraw(connection, ids, asked.by))
 
 
-def _given_back(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _given_back(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     return affected.of_samples(connection, values["ids"]).facts()
 
 
-def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     return affected.of_samples(connection, values["ids"]).size(len(values["ids"]))
 
 
-def _waiting(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _waiting(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     """How many of those that are chosen are quarantined."""
     chosen = chosen_of(connection, values["ids"], values["org_id"], values["why"], values["from_ms"], values["to_ms"])
     most = quarantined.MAX_MENDED
@@ -168,7 +170,7 @@ def _waiting(connection: sa.Connection, asked: Asked, values: Values) -> Sequenc
             Fact("Organisations", f"{len({one.org_id for one in page.samples}):,}")]  # fmt: skip
 
 
-def _many(connection: sa.Connection, asked: Asked, values: Values) -> Size:
+def _many(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
     chosen = chosen_of(connection, values["ids"], values["org_id"], values["why"], values["from_ms"], values["to_ms"])
     page = list_quarantined(connection, chosen, asked.by.now_ms, most=quarantined.MAX_MENDED)
     return Size(rows=max(len(page.samples), 1))

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record_many, require_org
-from drawdown.schema.declare import ID, ORG, Action, Asked, Fact, Label, Size, Values
+from drawdown.schema.declare import ID, ORG, Action, Fact, Invocation, Label, Size, Values
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -156,7 +156,7 @@ class EventsWithdrawn:
 
 def _withdraw_events(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     source: EventSource,
     event_id: Annotated[list[str], ID, "Events", Label("Events")],
     *,
@@ -177,7 +177,7 @@ def _sentence(done: EventsWithdrawn) -> str:
     return f"{anew:,} withdrawn{more}; the next tick gives back what was billed, and their ids are never taken again"
 
 
-def _standing(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _standing(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     source, org, given = values["source"], values["org_id"], sorted(values["event_id"])
     events = [show_event(connection, source, one, org) for one in given[:MOST_FACTS]]
     return [
@@ -190,7 +190,7 @@ def _standing(connection: sa.Connection, _asked: Asked, values: Values) -> Seque
     ]
 
 
-def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     given = values["event_id"]
     return size_of(worth_of_events(connection, values["source"], given, values["org_id"]), len(given))
 

@@ -35,9 +35,9 @@ from drawdown.schema.declare import (
     TIME,
     WINDOW,
     Action,
-    Asked,
     Column,
     Fact,
+    Invocation,
     Label,
     Listing,
     Look,
@@ -393,7 +393,7 @@ class CreditGiven:
 
 def _grant(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     customer_id: CustomerId,
     amount_micro: Annotated[int, CREDITS, "12.50; a negative amount after -- takes back", Label("Credits")],
     *,
@@ -486,7 +486,7 @@ def _halts(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
     return has_wallet(connection, customer_id) or not billed_elsewhere(connection, customer_id, now_ms)
 
 
-def _size_of_grant(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size_of_grant(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     amount, plan = values["amount_micro"], values["plan"]
     given = max(amount, 0) + (0 if plan is None else _given_by(newest(connection, plan)))
     return Size(micro=given, taken_micro=max(-amount, 0))
@@ -499,7 +499,7 @@ def _given_by(gives: Gives) -> int:
 
 def _take_back(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     lot: Annotated[str, KEY, "The lot, as `ledger lots` and `pool show` name it; or its grant's key"],
     *,
     whole: Annotated[
@@ -526,7 +526,7 @@ def _lot_named(connection: sa.Connection, lot: str) -> Lot | None:
     return lots.read(connection, lot) or lots.read(connection, f"grant:{lot}")
 
 
-def _facts_of_lot(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_lot(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     """What is left of a lot falls with each charge; what was taken back of it does not change by itself."""
     ids.require(connection, ids.LOT, values["lot"])
     found = _lot_named(connection, values["lot"])
@@ -543,7 +543,7 @@ def _facts_of_lot(connection: sa.Connection, asked: Asked, values: Values) -> Se
     return [*facts, Fact("Balance", show_credits(balance), fixed=False)]
 
 
-def _size_of_lot(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size_of_lot(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     found = _lot_named(connection, values["lot"])
     return Size() if found is None else Size(taken_micro=found.amount_micro)
 
@@ -564,7 +564,7 @@ class RateSet:
 
 def _rate(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     feature: Annotated[str, ID, "The feature"],
     *,
     micro_credits: Annotated[
@@ -605,7 +605,7 @@ def _rated(done: RateSet) -> list[str]:
     return lines
 
 
-def _facts_of_rate(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_rate(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     start_ms = values["from_ms"]
     found = rate_at(connection, values["feature"], asked.by.now_ms if start_ms is None else start_ms)
     said = "" if found is None else f"{found.micro_credits:,} micro-credits per {found.per_quantity:,}"
@@ -641,7 +641,7 @@ class PlanSet(Plan):
 
 def _set_plan(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     plan: PlanName,
     *,
     max_concurrent: Annotated[int | None, AT_ONCE, "Sandboxes at once"] = None,
@@ -705,7 +705,7 @@ def _plan_said(done: PlanSet) -> list[str]:
     return [f"plan {done.plan}: {done.max_concurrent:,} at once; before: {before}", *terms]
 
 
-def _facts_of_plan(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_plan(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
     if found is None:
         return [Fact("Plan", "none yet")]
@@ -713,7 +713,7 @@ def _facts_of_plan(connection: sa.Connection, _asked: Asked, values: Values) -> 
             *(Fact(name, value) for name, value in _terms_of_plan(found))]  # fmt: skip
 
 
-def _size_of_plan(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size_of_plan(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """What a month of it gives to those who are on it, or to the next one: as much is given each month, by time."""
     found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
     customers = 1 if found is None else max(found.customers, 1)
@@ -738,7 +738,7 @@ class OnPlan:
 
 def _put_on_plan(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     # Of another kind than its organisation's: a key that is bound to one chooses no plan for it.
     customer_id: Annotated[str, ID, "The customer (by default the organisation's id)"],
     plan: PlanName,
@@ -757,7 +757,7 @@ def _on_plan(done: OnPlan) -> str:
     return f"{done.customer_id} is on the plan {done.plan}: {most} sandboxes at once, {balance} credits; {before}"
 
 
-def _facts_of_customer(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_customer(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     found = wallet_of(connection, values["customer_id"])
     at_once = "any number" if found.max_concurrent is None else f"{found.max_concurrent:,}"
     return [
@@ -767,7 +767,7 @@ def _facts_of_customer(connection: sa.Connection, _asked: Asked, values: Values)
     ]
 
 
-def _size_of_move(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size_of_move(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     if wallet_of(connection, values["customer_id"]).plan == values["plan"]:
         return Size()
     return Size(micro=_given_by(newest(connection, values["plan"])))

@@ -26,9 +26,9 @@ from drawdown.schema.declare import (
     ID,
     ORG,
     Action,
-    Asked,
     Column,
     Fact,
+    Invocation,
     Label,
     Listing,
     Look,
@@ -263,7 +263,7 @@ class PoolMade:
     made: bool
 
 
-def _make(connection: sa.Connection, asked: Asked, pool: PoolName, *, new: New = False) -> PoolMade:
+def _make(connection: sa.Connection, asked: Invocation, pool: PoolName, *, new: New = False) -> PoolMade:
     return PoolMade(pool, make(connection, pool, asked.by, new=new))
 
 
@@ -272,7 +272,7 @@ def _sentence(done: PoolMade) -> str:
     return f"pool {done.pool}: {said}"
 
 
-def _facts_of_pool(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_pool(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     pool = values["pool"]
     if not pools.is_pool(connection, pool):
         return [Fact("Pool", "none yet")]
@@ -299,7 +299,7 @@ class PoolAllotted:
 
 def _allot(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     pool: PoolName,
     customer_id: Member,
     amount_micro: Annotated[int, CREDITS, "How much, e.g. 12.50", Label("Credits")],
@@ -328,7 +328,7 @@ def _allotted(done: PoolAllotted) -> str:
     return f"{line}available, {done.customer_id} {show_credits(done.available_micro)}"
 
 
-def _facts_of_allotment(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_allotment(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     customer = values["customer_id"]
     found = read_wallets(connection, [customer])[customer]
     return [
@@ -337,7 +337,7 @@ def _facts_of_allotment(connection: sa.Connection, asked: Asked, values: Values)
     ]
 
 
-def _size_of_allotment(_connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size_of_allotment(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """What leaves the pool's wallet is given to the customer's."""
     return Size(micro=max(values["amount_micro"], 0))
 
@@ -351,7 +351,7 @@ class PayerAllowed(Payer):
 
 def _allow(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     payer: PayerName,
     org_id: PaidOrg,
     *,
@@ -378,7 +378,7 @@ class PayerEnded:
     changed: bool
 
 
-def _end(connection: sa.Connection, asked: Asked, payer: PayerName, org_id: PaidOrg) -> PayerEnded:
+def _end(connection: sa.Connection, asked: Invocation, payer: PayerName, org_id: PaidOrg) -> PayerEnded:
     return PayerEnded(payer, org_id, end(connection, payer, org_id, asked.by))
 
 
@@ -388,7 +388,7 @@ def _ended(done: PayerEnded) -> str:
     return f"{done.payer} was no payer of {done.org_id} before"
 
 
-def _facts_of_payer(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_payer(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     found = list_payers(connection, "", values["org_id"], asked.by.now_ms, pools.MOST_PAYERS)
     row = next((one for one in found if one.payer == values["payer"]), None)
     if row is None:
@@ -401,7 +401,7 @@ def _facts_of_payer(connection: sa.Connection, asked: Asked, values: Values) -> 
     ]
 
 
-def _size_of_limit(_connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size_of_limit(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of a payer's limit: the organisation can use that much of the payer's credit."""
     limit_micro = values["limit_micro"]
     return Size(micro=limit_micro or 0, unbounded=limit_micro is None)

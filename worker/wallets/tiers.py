@@ -27,9 +27,9 @@ from drawdown.schema.declare import (
     ID,
     ORG,
     Action,
-    Asked,
     Column,
     Fact,
+    Invocation,
     Listing,
     Look,
     New,
@@ -210,7 +210,7 @@ class TierSet(Tier):
 
 def _set(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     tier: TierName,
     *,
     at_once: Annotated[int | None, AT_ONCE, "Sandboxes at once"] = None,
@@ -228,7 +228,7 @@ def _set_said(done: TierSet) -> str:
     )
 
 
-def _facts_of_tier(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_tier(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     found = next((one for one in list_tiers(connection) if one.tier == values["tier"]), None)
     if found is None:
         return [Fact("Tier", "none yet")]
@@ -252,7 +252,7 @@ class TierBought(Holder):
 
 def _buy(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     customer_id: Annotated[str, ORG, "The customer (by default the organisation's id)"],
     tier: TierName,
     *,
@@ -279,7 +279,7 @@ def _bought(done: TierBought) -> str:
     return f"{line}{most} sandboxes at once{'' if done.changed else '; nothing changes'}"
 
 
-def _facts_of_holder(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts_of_holder(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     customer = values["customer_id"]
     ids.require(connection, ids.CUSTOMER, customer)
     wallet_now = read_wallets(connection, [customer])[customer]
@@ -292,7 +292,7 @@ def _facts_of_holder(connection: sa.Connection, _asked: Asked, values: Values) -
     ]
 
 
-def _size_of_tier(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
+def _size_of_tier(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     found = tiers.read(connection, values["tier"])
     return Size() if found is None or values["undo"] else Size(taken_micro=found.price_micro)
 

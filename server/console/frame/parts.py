@@ -94,7 +94,7 @@ class Filter:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PageContent:
     """What `list.html` shows, from above: acts, filters, tiles (they refresh by themselves), tables. `path`: the page's
     own; `query`: what its filter says now; `file`: where its lines are taken as a file ('': nowhere); `said`: a
     sentence under its head; `above`: where it belongs to, and `heading` what it is called where its title does not say
@@ -118,7 +118,7 @@ class Shown:
         return any(one.value for one in self.filters)
 
     @property
-    def kept(self) -> Mapping[str, object]:
+    def kept_query(self) -> Mapping[str, object]:
         """Return the parameters of the address that no filter sets, such as the id of the page."""
         names = {"after", *(one.name for one in self.filters)}
         return {name: value for name, value in self.query.items() if value and name not in names}
@@ -126,7 +126,7 @@ class Shown:
     @property
     def cleared(self) -> str:
         """The page's address without its filter."""
-        return url(self.path, **self.kept)
+        return url(self.path, **self.kept_query)
 
     @property
     def here(self) -> str:
@@ -134,7 +134,7 @@ class Shown:
         return url(self.path, **self.query)
 
 
-def shown(page: Shown) -> Mapping[str, object]:
+def to_context(page: PageContent) -> Mapping[str, object]:
     """For the template; empty where nothing is there without a filter."""
     nothing = bool(page.tables) and not any(table.rows or table.first for table in page.tables) and not page.narrowed
     return {"shown": page, "empty": nothing}

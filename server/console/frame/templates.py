@@ -42,7 +42,7 @@ def environment() -> Environment:
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=_clean_value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -50,7 +50,7 @@ def environment() -> Environment:
         made.filters[name] = getattr(figures, name)
     made.filters["asis"] = escape
     made.filters["id"] = bdi
-    made.filters["told"] = told
+    made.filters["mark_commands"] = mark_commands
     made.filters["step"] = step
     made.filters["running"] = running
     made.filters["halted_for"] = lambda reason: HALTED_FOR.get(f"{reason}", "")
@@ -62,7 +62,7 @@ def environment() -> Environment:
     return made
 
 
-def _shown(value: object) -> object:
+def _clean_value(value: object) -> object:
     """Whatever a template shows: no text of others' turns what stands around it, a tab's title included."""
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
@@ -91,7 +91,7 @@ COMMANDS: Final = re.compile(r"(`[^`]+`|(?<![\w-])--[a-z][a-z-]+)")
 """What of a text is typed into a shell: what stands in backticks, and options."""
 
 
-def told(text: object) -> Markup:
+def mark_commands(text: object) -> Markup:
     """A text for people that names commands: those look like what they are."""
     pieces = enumerate(COMMANDS.split(clean(str(text))))
     shown = [Markup("<code>{}</code>").format(one.strip("`")) if number % 2 else escape(one) for number, one in pieces]

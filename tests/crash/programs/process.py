@@ -22,7 +22,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.units import DAY_MS
-from drawdown.server.usage.intake import Sent
+from drawdown.server.usage.intake import ReceivedBody
 from drawdown.server.usage.items import EVENTS
 from drawdown.worker.access.keys import ApiKey
 from drawdown.worker.guard import use as guard
@@ -102,7 +102,7 @@ def _ask(actor: Actor, one: Ask) -> None:
 
 def _send(actor: Actor, number: int, batch: list[Any]) -> None:
     """A batch, as the server stores it; each of its events was taken once, by now or before."""
-    sent = Sent(b"", "", {}, ApiKey("app", ("events:write",), None), actor.board.now_ms())
+    sent = ReceivedBody(b"", "", {}, ApiKey("app", ("events:write",), None), actor.board.now_ms())
     given = [ReceivedEvent(event, has_time=True) for event in batch]
     found = actor.act("intake", lambda c: EVENTS.store(c, given, sent))
     wrong = [one for one in found if one.status not in ("accepted", "duplicate")]

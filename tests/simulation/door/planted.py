@@ -16,7 +16,7 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.server.http.errors import ApiError
 from drawdown.server.usage import intake
 from drawdown.server.usage import items as item_routes
-from drawdown.server.usage.intake import Body, Result, Sent
+from drawdown.server.usage.intake import Body, ReceivedBody, Result
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import counters as guard_counts
 from drawdown.worker.guard import use as guard
@@ -48,7 +48,7 @@ def _answered_before_the_commit(patches: Patches) -> None:
 def _one_bad_item_stops_all(patches: Patches) -> None:
     right = item_routes.EVENTS
 
-    def wrong(connection: sa.Connection, found: Sequence[Any], sent: Sent) -> Sequence[Result]:
+    def wrong(connection: sa.Connection, found: Sequence[Any], sent: ReceivedBody) -> Sequence[Result]:
         read = list(right.read(sent))
         bad = any(isinstance(one, Unfit) for one in read)
         return [Result("invalid", "batch", "", "") for _ in found] if bad else right.store(connection, found, sent)

@@ -9,14 +9,14 @@ from drawdown.server.console.screens.customers import org, orgs, overview
 
 PAGES: Final = (
     Page("/console/", "Overview", "overview.html", overview.read),
-    Page("/console/orgs", "Organisations", "orgs.html", orgs.read, lines=orgs.lines),
+    Page("/console/orgs", "Organisations", "orgs.html", orgs.read, lines=orgs.csv_lines),
     Page(
         "/console/org",
         "Organisation",
         "org.html",
         org.read,
         menu=False,
-        lines=org.lines,
+        lines=org.csv_lines,
         example="?id=acme",
         tabs=org.TABS,
     ),

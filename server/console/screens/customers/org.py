@@ -20,7 +20,7 @@ from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.customers import usage
 from drawdown.server.console.screens.money import cells, wallets
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.server.console.screens.rules.cells import number, said, time
+from drawdown.server.console.screens.rules.cells import number, text_cell, time
 from drawdown.worker.access.audit import AuditFilter, list_audit
 from drawdown.worker.guard.allowances import Standing, StandingRow, standing_of
 from drawdown.worker.orgs import lists as org_history
@@ -64,7 +64,8 @@ def halts(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     told = [
         (Cell(figures.time(one.halted_at), "time"),
          Cell(one.cell_id, "id", href=url(HALTS, state="any", cell=one.cell_id)),
-         cells_of.told(one.halted_at, one.acked_at_ms), Cell(figures.count(one.attempts), "number", narrow=False),
+         cells_of.answer_cell(one.halted_at, one.acked_at_ms),
+         Cell(figures.count(one.attempts), "number", narrow=False),
          Cell(one.last_error or figures.UNKNOWN, "id", narrow=False))
         for one in org_history.halts_of(connection, org_id)
     ]  # fmt: skip
@@ -156,8 +157,9 @@ def limits(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 def _limits(found: Standing, after: str) -> Table:
     rows = [
-        (said(one.metric), Cell(one.period or figures.UNKNOWN), _amount(one), number(one.used), _left(one),
-         time(one.resets_ms, wide=True), Cell(*_rule(one), narrow=False), time(one.until_ms, wide=True))
+        (text_cell(one.metric), Cell(one.period or figures.UNKNOWN), _amount(one), number(one.used),
+         _remaining_cell(one), time(one.resets_ms, wide=True), Cell(*_rule(one), narrow=False),
+         time(one.until_ms, wide=True))
         for one in found.rows
     ]  # fmt: skip
     heads = ("Metric", "Per", "#Limit", "#Used", "#Left", "Begins anew, UTC", "By", "Override until, UTC")
@@ -182,7 +184,7 @@ def _amount(one: StandingRow) -> Cell:
     return number(one.amount)
 
 
-def _left(one: StandingRow) -> Cell:
+def _remaining_cell(one: StandingRow) -> Cell:
     if one.remaining is None:
         return Cell("without an end", "number")
     if one.remaining == 0:
@@ -201,7 +203,7 @@ def _rule(one: StandingRow) -> tuple[str, str]:
 
 def _refusals(found: Standing) -> Table:
     rows = [
-        (said(one.metric), Cell(one.reason.replace("_", " ")), number(one.times), number(one.amount, wide=True),
+        (text_cell(one.metric), Cell(one.reason.replace("_", " ")), number(one.times), number(one.amount, wide=True),
          Cell("blocked", "state", "warn") if one.enforced else Cell("would be in phase 3", "state"),
          time(one.last_ms, wide=True))
         for one in found.refusals
@@ -234,7 +236,8 @@ def _raw_there(org_id: str, chosen: str) -> Table:
 
 def _raw_rows(org_id: str, table: str, found: tables.RawRows) -> Table:
     rows = [
-        tuple(said("NULL" if cell is None else cell, wide=at > 2) for at, cell in enumerate(row)) for row in found.rows
+        tuple(text_cell("NULL" if cell is None else cell, wide=at > 2) for at, cell in enumerate(row))
+        for row in found.rows
     ]
     note = (
         "As they are stored: times in milliseconds, amounts in millionths of a credit. Texts are cut, secrets left out"
@@ -287,7 +290,7 @@ def acts(org: sa.Row[Any], paid: PaidFrom) -> list[Link]:
     return [*grant, halt, *override, assign, billing, runs]
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Its ledger, by the days that the page shows."""
     require_org(connection, ask.required("id"))
-    return usage.lines(connection, ask)
+    return usage.csv_lines(connection, ask)

@@ -51,7 +51,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     }
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly those of the filter: plain decimals, UTC."""
     chosen, sort = _chosen(connection, ask)
     yield csv_line(COLUMNS)

@@ -92,7 +92,7 @@ def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any], paid: PaidFrom) 
     said = forecast_by(found.forecast, account.available_micro, ask.now_ms)
     tiles = _tiles(account, outlook(said, ask.now_ms), used(found.by_day, tomorrow))
     if not paid.is_here:
-        tiles = elsewhere(connection, org, paid, ask.now_ms) + _over_from_before(account)
+        tiles = provider_balance_tiles(connection, org, paid, ask.now_ms) + _over_from_before(account)
     return {
         "part": "org_usage.html",
         "customer": customer,
@@ -119,7 +119,7 @@ def _tiles(account: Account, said: str, used_: Tile) -> list[Tile]:
     return [available(account, said), reserved, included, hold, used_, balance]
 
 
-def elsewhere(connection: sa.Connection, org: Any, paid: PaidFrom, now_ms: int) -> list[Tile]:
+def provider_balance_tiles(connection: sa.Connection, org: Any, paid: PaidFrom, now_ms: int) -> list[Tile]:
     """Return the tiles of an organisation without a balance here. `org`: its row.
 
     They show the last balance at its biller, less the usage that the balance does not include yet; if there is none,
@@ -241,7 +241,7 @@ def days_of(ask: Ask) -> Chosen:
     return Chosen(used_from_ms=tomorrow - ask.number("days", DAYS) * DAY_MS, used_to_ms=tomorrow)
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """The entries of the days that are shown."""
     customer = payer_of(connection, ask.required("id"), ask.now_ms)
     return wallets.entry_lines(connection, customer, days_of(ask))

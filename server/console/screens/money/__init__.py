@@ -19,7 +19,7 @@ from drawdown.server.console.screens.money import (
 PAGES: Final[tuple[Page, ...]] = (
     Page(billing.PATH, "Billing", "list.html", billing.read, also=("?id=acme",)),
     Page(topups.PATH, "Top-up", "list.html", topups.read, menu=False, example="?id=topup%3Aacme%3A1"),
-    Page(wallets.PATH, "Ledger", "list.html", wallets.read, lines=wallets.lines),
+    Page(wallets.PATH, "Ledger", "list.html", wallets.read, lines=wallets.csv_lines),
     Page(
         wallets.WALLET_PATH,
         "Wallet",
@@ -29,7 +29,7 @@ PAGES: Final[tuple[Page, ...]] = (
         lines=wallets.lines_of_one,
         example="?id=acme",
     ),
-    Page(settlements.PATH, "Settlement", "list.html", settlements.read, lines=settlements.lines),
+    Page(settlements.PATH, "Settlement", "list.html", settlements.read, lines=settlements.csv_lines),
     Page(
         settlements.SETTLEMENT_PATH,
         "One settlement",
@@ -38,8 +38,8 @@ PAGES: Final[tuple[Page, ...]] = (
         menu=False,
         example="?key=run-2",
     ),
-    Page(reconcile.PATH, "Reconcile", "list.html", reconcile.read, lines=reconcile.lines),
-    Page(drift.PATH, "Drift", "list.html", drift.read, lines=drift.lines),
+    Page(reconcile.PATH, "Reconcile", "list.html", reconcile.read, lines=reconcile.csv_lines),
+    Page(drift.PATH, "Drift", "list.html", drift.read, lines=drift.csv_lines),
 )
 ACTIONS: Final = (
     *wallet_acts.GRANTS,

@@ -15,7 +15,7 @@ from drawdown.schema.declare import YES
 from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells, wallets
@@ -65,16 +65,16 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         *([] if terms.org_id is None else [Link("Usage", url("/console/org", id=given))]),
         Link("Wallet", url("/console/wallet", id=customer)),
     ]
-    return shown(
-        Shown(
+    return to_context(
+        PageContent(
             PATH, tables, tiles=wallets.tiles(account) if paid.is_here else [wallets.nothing_here(paid)], acts=links,
-            query={"id": given}, said=_said(given, customer),
+            query={"id": given}, said=_shared_wallet_note(given, customer),
             above=Link("Billing", PATH), heading=given,
         )
     )  # fmt: skip
 
 
-def _said(given: str, customer: str) -> str:
+def _shared_wallet_note(given: str, customer: str) -> str:
     return "" if given == customer else f"Paid from the wallet of {customer}, which others may share."
 
 
@@ -167,7 +167,7 @@ def _topups(found: list[Happened], customer: str) -> Table:
             cells.time(one.at_ms),
             Cell(one.state, "state", cells.TOPUP_TONES.get(one.state, ""), links=cells.resolve(one.key, one.state)),
             cells.credits(one.micro),
-            Cell(cells.money(one.minor, one.currency), "number"),
+            Cell(cells.format_money(one.minor, one.currency), "number"),
             cells.count(one.entries, narrow=False),
             Cell(one.said or figures.UNKNOWN, "id", narrow=False),
             Cell(one.key, "id", narrow=False, href=url("/console/topup", id=one.key)),
@@ -181,7 +181,7 @@ def _topups(found: list[Happened], customer: str) -> Table:
 
 def _tiers(found: list[Offer], customer: str) -> Table:
     rows = [
-        (Cell(one.name, "id"), cells.count(one.at_once), cells.credits(one.price_micro), _held(one, customer),
+        (Cell(one.name, "id"), cells.count(one.at_once), cells.credits(one.price_micro), _holding_cell(one, customer),
          Cell(figures.time(one.paid_to_ms), "time", narrow=False))
         for one in found
     ]  # fmt: skip
@@ -193,7 +193,7 @@ def _tiers(found: list[Offer], customer: str) -> Table:
     return Table("Concurrency tiers", heads, rows, none, command)
 
 
-def _held(one: Offer, customer: str) -> Cell:
+def _holding_cell(one: Offer, customer: str) -> Cell:
     buy = (act("Buy", "tier-buy", customer=customer, tier=one.name),)
     if not one.is_held:
         return Cell("ended" if one.ended_ms is not None else "not held", links=buy)
@@ -229,7 +229,7 @@ def read_all(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     if switch is not None:
         kill = act("Let top-ups go on", "topup-start-all", "admin")
     acts = [act("Give credit", "grant"), kill]
-    return shown(Shown(PATH, tables, tiles=tiles, filters=filters, acts=acts))
+    return to_context(PageContent(PATH, tables, tiles=tiles, filters=filters, acts=acts))
 
 
 def _tiles(going: Mapping[str, int], switch: Switched | None, owed: WalletLines, low: WalletLines) -> list[Tile]:
@@ -382,8 +382,8 @@ def top_up(terms: BillingTerms, customer: str, now_ms: int) -> Table:
         (Cell("State"), state_of(terms)),
         (Cell("At or below, credits"), Cell(figures.exact(terms.threshold_micro))),
         (Cell("It is filled, credits"), Cell(by)),
-        (Cell("A credit costs"), Cell(cells.money(terms.price_minor, terms.currency))),
-        (Cell("One charge is at most"), Cell(cells.money(terms.most_minor, terms.currency))),
+        (Cell("A credit costs"), Cell(cells.format_money(terms.price_minor, terms.currency))),
+        (Cell("One charge is at most"), Cell(cells.format_money(terms.most_minor, terms.currency))),
         (Cell("At most"), Cell(f"{figures.count(terms.max_day)} a day, {figures.count(terms.max_month)} in 30 days")),
         (Cell("Charged at"), Cell(f"{terms.service} as {terms.service_customer}", "id")),
         (Cell("Declines, one after another"), Cell(figures.count(terms.declines))),

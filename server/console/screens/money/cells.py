@@ -74,7 +74,7 @@ def resolve(topup: str, state: str) -> tuple[Link, ...]:
     return (act("Say what became", "topup-resolve", "admin", topup=topup),) if state == "in_doubt" else ()
 
 
-def money(minor: int | None, currency: str | None) -> str:
+def format_money(minor: int | None, currency: str | None) -> str:
     """An amount of minor units, with the decimals of its currency."""
     return figures.UNKNOWN if minor is None or currency is None else show_money(minor, currency)
 

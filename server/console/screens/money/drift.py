@@ -11,7 +11,7 @@ from drawdown.schema.typed.parsing import show_percent
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
+from drawdown.server.console.frame.parts import Cell, Filter, PageContent, Table, Tile, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
@@ -34,7 +34,9 @@ WORDS: Final = {"unbilled": "no bill yet", "unmapped": "nothing here is mapped t
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     days = ask.number("days", DAYS)
-    lines_of = sorted(_lines(connection, ask), key=lambda one: (-one.day_ms, one.vendor, one.service, one.currency))
+    lines_of = sorted(
+        _drift_lines(connection, ask), key=lambda one: (-one.day_ms, one.vendor, one.service, one.currency)
+    )
     since = _span(ask)[0]
     whole, differing = parity.parity_found(connection, since)
     kept = last_checks(connection).get("vendors")
@@ -51,18 +53,20 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     filters = [Filter("days", "Days", chosen, [(str(one), f"{one} days") for one in DAYS])]
     tables = [_bills(lines_of, since, looked), _differing(differing), _cells(whole)]
     query = {"days": days}
-    return shown(Shown(PATH, tables, tiles=tiles, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
+    return to_context(
+        PageContent(PATH, tables, tiles=tiles, filters=filters, query=query, file=url(f"{PATH}.csv", **query))
+    )
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly the lines of those days."""
     yield csv_line(COLUMNS)
-    for one in _lines(connection, ask):
+    for one in _drift_lines(connection, ask):
         texts = (figures.day(one.day_ms), one.vendor, one.service, one.currency, one.state, verdict(one))
         yield csv_line(texts, (figures.plain(one.estimated_micro), figures.plain(one.billed_micro)))
 
 
-def _lines(connection: sa.Connection, ask: Ask) -> list[DriftLine]:
+def _drift_lines(connection: sa.Connection, ask: Ask) -> list[DriftLine]:
     return vendors.drift(connection, *_span(ask), ask.now_ms, TOLERANCE_PPM, LEAST_MICRO)
 
 

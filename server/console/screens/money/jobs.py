@@ -15,7 +15,7 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.database import Transact
 from drawdown.schema.declare import Fact, WrongField
 from drawdown.schema.errors import UsageError
-from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Table
 from drawdown.server.console.screens.money import cells
@@ -37,12 +37,12 @@ def _queued(connection: sa.Connection, asked: Asked) -> Fact:
 
 
 def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -> Action:
-    def asked(doing: Doing) -> TopupJob:
+    def make_job(doing: Doing) -> TopupJob:
         return TopupJob(doing.text("id"), what)
 
-    def job(connection: sa.Connection, doing: Doing) -> Done:
-        queue.place(connection, asked(doing), doing.by)
-        return Done(QUEUED)
+    def job(connection: sa.Connection, doing: Doing) -> ActionResult:
+        queue.place(connection, make_job(doing), doing.by)
+        return ActionResult(QUEUED)
 
     def look(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
         wallet = doing.text("id")
@@ -57,7 +57,7 @@ def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -
             Fact("Available now", figures.exact(terms.available_micro), fixed=False),
             Fact("Asked, and charged, at", f"{terms.service} as {terms.service_customer}"),
             Fact("All top-ups", "on" if all_ is None else f"stopped by {all_.actor}: {all_.reason}"),
-            _queued(connection, asked(doing)),
+            _queued(connection, make_job(doing)),
         ]
 
     return Action(
@@ -66,7 +66,7 @@ def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -
         (WALLET,),
         job,
         look,
-        lambda doing: [*asked(doing).command(), "--queue"],
+        lambda doing: [*make_job(doing).command(), "--queue"],
         lambda _doing: PLACE,
         said,
     )
@@ -109,19 +109,19 @@ def _there(connection: sa.Connection, doing: Doing) -> CorrectJob:
     return asked
 
 
-def _correct(connection: sa.Connection, doing: Doing) -> Done:
+def _correct(connection: sa.Connection, doing: Doing) -> ActionResult:
     queue.place(connection, _there(connection, doing), doing.by)
-    return Done(QUEUED)
+    return ActionResult(QUEUED)
 
 
-def _kept(connection: sa.Connection, asked: CorrectJob) -> list[Compared]:
+def _compared_days(connection: sa.Connection, asked: CorrectJob) -> list[Compared]:
     chosen = ComparedFilter(asked.provider, asked.org_id)
     return reconciliations.of_days(connection, chosen, asked.from_ms or 0, asked.to_ms or 2**53)
 
 
 def _apart(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     asked = _there(connection, doing)
-    apart = [one for one in _kept(connection, asked) if one.verdict in ("short", "over")]
+    apart = [one for one in _compared_days(connection, asked) if one.verdict in ("short", "over")]
     more = " or more" if len(apart) >= reconciliations.MOST_DIFFERING else ""
     short = sum(one.ours_qty - one.theirs_qty for one in apart if one.verdict == "short")
     over = sum(one.theirs_qty - one.ours_qty for one in apart if one.verdict == "over")
@@ -133,9 +133,9 @@ def _apart(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     ]
 
 
-def _told(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
+def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
     """The lines that were kept of it; the tick compares again."""
-    found = transact(lambda c: _kept(c, _there(c, doing)), rollback=True)
+    found = transact(lambda c: _compared_days(c, _there(c, doing)), rollback=True)
     note = "The tick compares anew, and asks the provider for each push of what differs then."
     first = f" The first {len(found)}." if len(found) >= reconciliations.MOST_DIFFERING else ""
     command = cells.command(*_correction(doing).command())
@@ -169,6 +169,6 @@ CORRECT: Final = Action(
     "A push that the provider proves not to have is voided, and sealed anew; what it charged beyond ours is given back."
     " What nothing proves is left as it is, and said.",
     role="admin",  # the tick compares again, so that nothing bounds what it corrects
-    tell=_told,
+    tell=_preview,
 )
 ACTIONS: Final = (RESUME, START, CORRECT)

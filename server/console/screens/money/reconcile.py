@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from drawdown.schema.units import DAY_MS, show_difference
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, PageContent, Table, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
@@ -37,7 +37,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Filter("provider", "Provider", chosen.provider),
         Filter("org", "Organisation", chosen.org),
     ]
-    compared, told = reconciliations.runs(connection), _told(reconciliations.told(connection))
+    compared, told = reconciliations.runs(connection), _differences_table(reconciliations.told(connection))
     kept = cells.command("reconcile", "--kept", *_as_typed(chosen))
     following = (
         url(PATH, **query, **{f"after_{name}": value for name, value in asdict(found.after).items()})
@@ -54,7 +54,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     if not compared:  # four empty tables would say so four times
         none = "Not known: nothing was compared yet. A comparison asks the providers."
         tables = [Table("What differs", HEADS, [], none, "drawdown reconcile"), *([told] if told.rows else [])]
-    return shown(Shown(PATH, tables, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
+    return to_context(PageContent(PATH, tables, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
 
 
 def _differing(connection: sa.Connection, chosen: ComparedFilter, kept: str) -> Table:
@@ -65,7 +65,7 @@ def _differing(connection: sa.Connection, chosen: ComparedFilter, kept: str) -> 
     return Table("What differs", HEADS, [row(one, correct=True) for one in found], none, kept, note=note)
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly the lines of the filter."""
     yield csv_line(COLUMNS)
     for one in reconciliations.every(connection, _chosen(ask)):
@@ -120,7 +120,7 @@ def _counted(number: int) -> Cell:
     return Cell(f"{number:,} or more" if number >= MOST_COUNTED else f"{number:,}", "number")
 
 
-def _told(found: list[Told]) -> Table:
+def _differences_table(found: list[Told]) -> Table:
     rows = [
         (cells.time(one.told_ms), _told_org(one), Cell(one.provider, "id"),
          Cell(one.feature, "id", narrow=False),

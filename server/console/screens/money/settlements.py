@@ -16,11 +16,11 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.declare import YES, Fact
 from drawdown.schema.typed.parsing import show_percent
 from drawdown.schema.units import show_difference
-from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
@@ -87,10 +87,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         tiles = _tiles([one.sums for one in suppliers], STATES, _first(suppliers))
         carried = sum(one.sums.carried_micro for one in suppliers)
         tiles.append(Tile("To be clawed back", figures.credits(carried), "less in the next payouts"))
-    return shown(Shown(PATH, tables, tiles=tiles, filters=filters, query=query, file=file))
+    return to_context(PageContent(PATH, tables, tiles=tiles, filters=filters, query=query, file=file))
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly the settlements of the filter."""
     yield csv_line(COLUMNS)
     for one in settlements.every(connection, _chosen(ask), ask.now_ms):
@@ -225,7 +225,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     tables = [facts, _reversals(reversals, command), _freezes(freezes, command)]
     above = Link("Settlement", "/console/settlements")
     acts = _acts(found, freezes)
-    return shown(Shown(SETTLEMENT_PATH, tables, query={"key": key}, acts=acts, above=above, heading=key))
+    return to_context(PageContent(SETTLEMENT_PATH, tables, query={"key": key}, acts=acts, above=above, heading=key))
 
 
 def _acts(found: Settlement, freezes: list[Freeze]) -> list[Link]:
@@ -278,14 +278,14 @@ def _freezes(found: list[Freeze], command: str) -> Table:
     return Table("Frozen", heads, rows, "It was never frozen.", command)
 
 
-def _acknowledge(connection: sa.Connection, doing: Doing) -> Done:
+def _acknowledge(connection: sa.Connection, doing: Doing) -> ActionResult:
     org = doing.text("org")
     require_org(connection, org)
     seen = balances.acknowledge(connection, org, doing.by)
-    return Done(f"{org}: {len(seen):,} differences that were told are acknowledged")
+    return ActionResult(f"{org}: {len(seen):,} differences that were told are acknowledged")
 
 
-def _told(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
+def _difference_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     ids.require(connection, ids.ORG, doing.text("org"))
     found = balances.told(connection, doing.text("org"))
     return [
@@ -299,7 +299,7 @@ ACKNOWLEDGE: Final = Action(
     "Acknowledge what was told",
     (Field("org", "Organisation"),),
     _acknowledge,
-    _told,
+    _difference_facts,
     lambda doing: ["reconcile", doing.text("org"), "--acknowledge"],
     lambda _doing: "/console/reconcile",
     "Somebody has seen to what was told of its balances. Nothing is compared, and nothing corrected.",

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.declare import Fact, Size, WrongField
-from drawdown.server.console.action import Action, Doing, Done, Field, evidence_of
+from drawdown.server.console.action import Action, ActionResult, Doing, Field, evidence_of
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, shown
+from drawdown.server.console.frame.parts import Cell, Link, PageContent, Table, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
@@ -34,8 +34,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     topup = ask.key("id") or ask.required("id")
     found, calls = show_topup(connection, topup, MOST_CALLS)
     command = cells.command("topup", "show", topup)
-    return shown(
-        Shown(
+    return to_context(
+        PageContent(
             PATH,
             [Table("The top-up", ("What", "As it is"), _facts(found), "", command), _calls(calls, command)],
             acts=pause(terms_of(connection, found.customer_id, found.customer_id), found.customer_id),
@@ -53,7 +53,7 @@ def _facts(one: TopupRow) -> list[tuple[Cell, Cell]]:
         (Cell("State"), state),
         (Cell("Wallet"), cells.wallet(one.customer_id)),
         (Cell("Credits"), Cell(figures.exact(one.credits_micro))),
-        (Cell("Money"), Cell(cells.money(one.money_minor, one.currency))),
+        (Cell("Money"), Cell(cells.format_money(one.money_minor, one.currency))),
         (Cell("Payment service"), Cell(one.service, "id")),
         (Cell("Payment"), Cell(one.payment_id or figures.UNKNOWN, "id")),
         (Cell("Begun, UTC"), cells.time(one.at_ms)),
@@ -82,10 +82,10 @@ BECAME: Final = (("", "choose one"), ("paid", "paid"), ("absent", "not charged, 
 WALLET: Final = Field("id", "Wallet", hint="The customer whose wallet it is.")
 
 
-def _pause(connection: sa.Connection, doing: Doing) -> Done:
+def _pause(connection: sa.Connection, doing: Doing) -> ActionResult:
     said = topups.set_mode(connection, doing.text("id"), "stopped", doing.by)
     assert said.was is not None
-    return Done(f"{doing.text('id')}: its top-ups are stopped; before: {said.was.mode}")
+    return ActionResult(f"{doing.text('id')}: its top-ups are stopped; before: {said.was.mode}")
 
 
 def _mode(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
@@ -110,10 +110,10 @@ PAUSE: Final = Action(
 )
 
 
-def _shadow(connection: sa.Connection, doing: Doing) -> Done:
+def _shadow(connection: sa.Connection, doing: Doing) -> ActionResult:
     said = topups.set_mode(connection, doing.text("id"), "shadow", doing.by)
     assert said.was is not None
-    return Done(f"{doing.text('id')}: what would be charged is written down; before: {said.was.mode}")
+    return ActionResult(f"{doing.text('id')}: what would be charged is written down; before: {said.was.mode}")
 
 
 SHADOW: Final = Action(
@@ -129,10 +129,10 @@ SHADOW: Final = Action(
 
 
 def _switch(stopped: bool) -> Action:
-    def do(connection: sa.Connection, doing: Doing) -> Done:
+    def do(connection: sa.Connection, doing: Doing) -> ActionResult:
         before = topups.switch(connection, doing.by, stopped=stopped)
         was = "not stopped" if before is None else f"stopped by {before}"
-        return Done(f"{'nobody is charged any more' if stopped else 'top-ups go on'}; before: {was}")
+        return ActionResult(f"{'nobody is charged any more' if stopped else 'top-ups go on'}; before: {was}")
 
     def look(connection: sa.Connection, _doing: Doing) -> Sequence[Fact]:
         found = switched(connection)
@@ -152,11 +152,11 @@ def _switch(stopped: bool) -> Action:
     )
 
 
-def _resolve(connection: sa.Connection, doing: Doing) -> Done:
+def _resolve(connection: sa.Connection, doing: Doing) -> ActionResult:
     payment, evidence = _payment(doing), evidence_of(doing)
     topup = key_of(doing, "topup")
     state = topups.resolve(connection, topup, payment, evidence, doing.by)
-    return Done(f"{topup}: {state.replace('_', ' ')}")
+    return ActionResult(f"{topup}: {state.replace('_', ' ')}")
 
 
 def _payment(doing: Doing) -> str | None:

@@ -12,7 +12,7 @@ from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.ids import is_clean
 from drawdown.schema.typed.parsing import show_credits, show_time, type_credits
-from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import MAX_KEY_CHARS
@@ -31,11 +31,11 @@ by leaving the form as it is."""
 CREDITED: Final = Field("id", "Customer", hint="Whose wallet it is: by default the organisation's id.")
 
 
-def _grant(connection: sa.Connection, doing: Doing) -> Done:
+def _grant(connection: sa.Connection, doing: Doing) -> ActionResult:
     customer, micro = _customer(connection, doing), _amount(doing)
     terms = Terms(cast(Kind, doing.values["kind"]), PLAIN.priority, None, doing.time("expires"), None)
     granted = credit.grant(connection, customer, micro, doing.by, key=doing.key, plan=None, new=False, terms=terms)
-    return Done(
+    return ActionResult(
         f"{customer}: {show_credits(micro)} credits given; the balance is {show_credits(granted.balance_micro)}"
     )
 

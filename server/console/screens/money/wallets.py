@@ -16,7 +16,7 @@ from drawdown.schema import ids
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import running, url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
@@ -71,10 +71,12 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     )  # fmt: skip
     tables = [of_wallets, _rates(rates, ask.now_ms), _plans(plans)]
     acts = [act("Give credit", "grant"), act("Set a rate", "ledger-rate", "admin")]
-    return shown(Shown(PATH, tables, filters=filters, query=query, acts=acts, file=url(f"{PATH}.csv", **query)))
+    return to_context(
+        PageContent(PATH, tables, filters=filters, query=query, acts=acts, file=url(f"{PATH}.csv", **query))
+    )
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly the wallets of the filter."""
     chosen = _chosen(ask)
     yield csv_line(COLUMNS)
@@ -189,10 +191,10 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         paid = paid_from(connection, customer, ask.now_ms)
     filters = chosen_filters(ask)
     if paid is not None and (not paid.is_here or paid.customer_id != customer):
-        return shown(_never_used(customer, paid))
+        return to_context(_never_used(customer, paid))
     query = {"id": customer, **{one.name: one.value for one in filters}}
-    return shown(
-        Shown(
+    return to_context(
+        PageContent(
             WALLET_PATH,
             [entries_table(found, customer, chosen, WALLET_PATH, query, after), lots_table(lots, customer)],
             tiles=tiles(account),
@@ -207,11 +209,11 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     )
 
 
-def _never_used(customer: str, paid: PaidFrom) -> Shown:
+def _never_used(customer: str, paid: PaidFrom) -> PageContent:
     """Instead of zeros that say nothing."""
     acts = [act("Give credit", "grant", id=customer)] if paid.takes_credit and paid.customer_id == customer else []
     above, billing = Link("Ledger", "/console/ledger"), Link("Billing", url("/console/billing", id=customer))
-    return Shown(WALLET_PATH, [no_wallet(customer, paid)], acts=[*acts, billing], above=above, heading=customer)
+    return PageContent(WALLET_PATH, [no_wallet(customer, paid)], acts=[*acts, billing], above=above, heading=customer)
 
 
 def whose(paid: PaidFrom) -> str:

@@ -32,12 +32,12 @@ EXAMPLE: Final = "?key=usage%3Aacme%3A1767229200000%3Acompute_1gb"
 """The push of acme's first hour of use, as the tests of all pages fill a database."""
 
 PAGES: Final[tuple[Page, ...]] = (
-    Page(pushes.PATH, "Pushes", "list.html", pushes.read, lines=pushes.lines),
+    Page(pushes.PATH, "Pushes", "list.html", pushes.read, lines=pushes.csv_lines),
     Page(pushes.PUSH_PATH, "Push", "list.html", pushes.read_one, menu=False, example=EXAMPLE),
     Page(pending.PATH, "Pending", "list.html", pending.read),
-    Page(runs.PATH, "Runs", "list.html", runs.read, lines=runs.lines),
+    Page(runs.PATH, "Runs", "list.html", runs.read, lines=runs.csv_lines),
     Page(runs.RUN_PATH, "Run", "list.html", runs.read_one, menu=False, example="?key=run-1"),
-    Page(halts.PATH, "Halts", "list.html", halts.read, lines=halts.lines),
+    Page(halts.PATH, "Halts", "list.html", halts.read, lines=halts.csv_lines),
     Page(providers.PATH, "Providers", "list.html", providers.read),
     Page(cells.PATH, "Cells", "list.html", cells.read),
     Page(ticks.PATH, "Ticks", "list.html", ticks.read),

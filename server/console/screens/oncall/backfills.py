@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from drawdown.schema.text import typed
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
@@ -62,7 +62,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     tiles = [Tile("Open", figures.count(going.count), since, "warn" if going.count else "")]
     filters = (Filter("org", "Organisation", org),)
     table = Table("Backfills, the latest first", heads, rows, none, command, note=note)
-    return shown(Shown(PATH, [table], tiles=tiles, filters=filters, query={"org": org} if org else {}))
+    return to_context(PageContent(PATH, [table], tiles=tiles, filters=filters, query={"org": org} if org else {}))
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -70,8 +70,8 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     name = ask.required("key")
     found = show_backfill(connection, name)
     would = diff(connection, name) if found.state == "open" and found.events <= MOST_COMPARED else None
-    tables = [] if would is None else [_lines(would), _counts(would)]
-    page = Shown(
+    tables = [] if would is None else [_usage_table(would), _counts(would)]
+    page = PageContent(
         "/console/backfill",
         [*tables, _facts(found, would)],
         tiles=_tiles(found, would),
@@ -81,7 +81,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         said="" if found.events <= MOST_COMPARED else TOO_MANY,
         heading=name,
     )
-    return shown(page)
+    return to_context(page)
 
 
 def _acts(found: BackfillRow, would: Diff | None) -> list[Link]:
@@ -101,7 +101,7 @@ def _tiles(found: BackfillRow, would: Diff | None) -> list[Tile]:
     return tiles
 
 
-def _lines(would: Diff) -> Table:
+def _usage_table(would: Diff) -> Table:
     rows = [
         (
             Cell(one.what, "id"),

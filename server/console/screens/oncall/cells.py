@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.halts import cells
@@ -34,7 +34,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     note = "Whether a machine may call a URL is that machine's setting: `drawdown cell list` says so there."
     command = "drawdown cell list" if found else "drawdown cell set cell-1 https://cell-1.internal:8443"
     table = Table("Cells", heads, [_row(one) for one in found], none, command, note=note)
-    return shown(Shown(PATH, [table], tiles=tiles, acts=[SET]))
+    return to_context(PageContent(PATH, [table], tiles=tiles, acts=[SET]))
 
 
 def _links(one: CellLine) -> tuple[Link, ...]:
@@ -53,7 +53,7 @@ def _row(one: CellLine) -> tuple[Cell, ...]:
         cells_of.number(one.halts_due),
         cells_of.time(one.since_ms, narrow=False),
         cells_of.number(one.tries, narrow=False),
-        cells_of.said(one.error),
+        cells_of.text_cell(one.error),
     )
 
 

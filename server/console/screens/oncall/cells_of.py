@@ -53,14 +53,14 @@ def time(ms: int | None, *, narrow: bool = True) -> Cell:
     return Cell(figures.time(ms), "time", narrow=narrow)
 
 
-def told(halted_ms: int, acked_ms: int | None) -> Cell:
+def answer_cell(halted_ms: int, acked_ms: int | None) -> Cell:
     """What a cell answered to a halt, and how long after it was due."""
     if acked_ms is None:
         return Cell("due", "state", TONES["due"])
     return Cell(f"acknowledged {figures.time(acked_ms)}", under=f"{figures.lasting(acked_ms - halted_ms)} after")
 
 
-def said(text: str | None, *, narrow: bool = False) -> Cell:
+def text_cell(text: str | None, *, narrow: bool = False) -> Cell:
     """A text that others wrote."""
     if not text:
         return Cell(figures.UNKNOWN, narrow=narrow)

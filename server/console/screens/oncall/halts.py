@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from drawdown.schema.audit import require_org
 from drawdown.schema.database import Transact
 from drawdown.schema.declare import Fact, Size, WrongField
-from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
@@ -72,10 +72,12 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Filter("org", "Organisation", chosen.org),
         Filter("cell", "Cell", chosen.cell),
     )
-    return shown(Shown(PATH, tables, tiles=tiles, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
+    return to_context(
+        PageContent(PATH, tables, tiles=tiles, filters=filters, query=query, file=url(f"{PATH}.csv", **query))
+    )
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly those of the filter."""
     yield csv_line(COLUMNS)
     for one in halt_list.every(connection, _chosen(ask)):
@@ -93,9 +95,9 @@ def _row(one: HaltLine) -> tuple[Cell, ...]:
         cells_of.time(one.halted_at),
         replace(cells_of.org(one.org_id, "halts"), links=links),
         cells_of.cell(one.cell_id),
-        cells_of.told(one.halted_at, None if one.due_at_ms is not None else one.acked_at_ms),
+        cells_of.answer_cell(one.halted_at, None if one.due_at_ms is not None else one.acked_at_ms),
         cells_of.number(one.attempts, narrow=False),
-        cells_of.said(one.last_error),
+        cells_of.text_cell(one.last_error),
     )
 
 
@@ -124,20 +126,20 @@ def _orgs(doing: Doing) -> list[str]:
     return found
 
 
-def _halt(connection: sa.Connection, doing: Doing) -> Done:
+def _halt(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = orgs.halt(connection, _orgs(doing), doing.by)
     new = sum(not one.before for one in done)
     if not new:
-        return Done("nothing changes: an operator's halt holds each of them already")
-    return Done(f"{new:,} halted; their cells are told by the next round of the watch, or tick")
+        return ActionResult("nothing changes: an operator's halt holds each of them already")
+    return ActionResult(f"{new:,} halted; their cells are told by the next round of the watch, or tick")
 
 
-def _lift(connection: sa.Connection, doing: Doing) -> Done:
+def _lift(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = orgs.halt(connection, _orgs(doing), doing.by, undo=True)
     lifted = sum(one.before for one in done)
     if not lifted:
-        return Done("nothing changes: no operator's halt holds any of them")
-    return Done(f"{lifted:,} halted by an operator no longer; the next tick asks their providers again")
+        return ActionResult("nothing changes: no operator's halt holds any of them")
+    return ActionResult(f"{lifted:,} halted by an operator no longer; the next tick asks their providers again")
 
 
 def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
@@ -155,7 +157,7 @@ def _stopped(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     return [*_states(rows), Fact("Sandboxes that run on", figures.count(running), fixed=False)]
 
 
-def _told(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
+def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
     """Which cells are notified of a halt: those where something of theirs runs."""
     running = transact(lambda c: cells.running_of(c, _orgs(doing)))
     most = sorted(running.items(), key=lambda one: (-one[1], one[0]))
@@ -192,7 +194,7 @@ HALT: Final = Action(
     _go_on,
     "An operator's halt holds whatever the provider says, until it is lifted.",
     size=_size,
-    tell=_told,
+    tell=_preview,
 )
 LIFT: Final = Action(
     "lift",

@@ -17,10 +17,10 @@ from drawdown.schema.declare import Fact, WrongField
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
-from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
@@ -51,7 +51,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     if not rows:
         command = "drawdown replay --all --from 2026-06-01 --to 2026-06-02 --queue --reason 'late samples'"
     first = "" if before is None else PATH
-    page = Shown(
+    page = PageContent(
         PATH,
         [Table("Jobs, the latest first", heads, rows, none, command, following, first=first)],
         tiles=[Tile("Open", figures.count(waiting), "wait, or are under way", "warn" if waiting else "")],
@@ -59,7 +59,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         query={} if before is None else {"before": before},
         said=SAID,
     )
-    return shown(page)
+    return to_context(page)
 
 
 def _row(one: JobRow, now_ms: int) -> tuple[Cell, ...]:
@@ -71,13 +71,13 @@ def _row(one: JobRow, now_ms: int) -> tuple[Cell, ...]:
         Cell(figures.count(one.job_id), "number", links=links),
         Cell(one.kind, narrow=False),
         Cell(state, "state", TONES.get(state, "")),
-        cells_of.said(one.what, narrow=True),
+        cells_of.text_cell(one.what, narrow=True),
         Cell(one.actor, "id", narrow=False),
-        cells_of.said(one.reason),
+        cells_of.text_cell(one.reason),
         Cell(figures.time(since), "time", narrow=False, under=figures.ago(since, now_ms)),
         Cell(f"{one.progress}{sealed}" or figures.UNKNOWN, narrow=False),
-        cells_of.said(one.said),
-        cells_of.said(join(["drawdown", *one.command])),
+        cells_of.text_cell(one.said),
+        cells_of.text_cell(join(["drawdown", *one.command])),
     )
 
 
@@ -89,7 +89,7 @@ MOST_LISTED: Final = 20
 ALL: Final = (("no", "no"), ("yes", "yes"))
 
 
-def _asked(doing: Doing) -> ReplayJob:
+def _replay_job(doing: Doing) -> ReplayJob:
     """Return the job of a form. Errors: WrongField unless the form chooses its windows in exactly one way."""
     names, provider, all_ = doing.texts("id"), doing.text("provider"), doing.values["all"] == "yes"
     if bool(names) + bool(provider) + all_ != 1:
@@ -99,13 +99,13 @@ def _asked(doing: Doing) -> ReplayJob:
     return ReplayJob(ReplayScope(tuple(names), provider or None), start, end)
 
 
-def _job(connection: sa.Connection, doing: Doing) -> Done:
-    queue.place(connection, _asked(doing), doing.by)  # its number is another one each time it is tried
-    return Done("queued: the next tick does it, or begins to")
+def _job(connection: sa.Connection, doing: Doing) -> ActionResult:
+    queue.place(connection, _replay_job(doing), doing.by)  # its number is another one each time it is tried
+    return ActionResult("queued: the next tick does it, or begins to")
 
 
 def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    same = queue.same_as(connection, _asked(doing))
+    same = queue.same_as(connection, _replay_job(doing))
     waiting = lists.count_open(connection)
     return [
         Fact("Queued already", "no" if same is None else "yes"),
@@ -114,12 +114,12 @@ def _standing(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 
 def _command(doing: Doing) -> list[str]:
-    return [*_asked(doing).command(), "--queue"]
+    return [*_replay_job(doing).command(), "--queue"]
 
 
-def _told(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]:
+def _preview(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]:
     """The dry run of `drawdown replay`, as far as it comes while a page waits."""
-    asked = _asked(doing)
+    asked = _replay_job(doing)
     made = transact(lambda c: plan(c, asked.scope, asked.from_ms, asked.to_ms, doing.by.now_ms), rollback=True)
     command = join(["drawdown", *asked.command(), "--dry-run"])
     try:
@@ -134,7 +134,11 @@ def _told(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]
         short = (
             "It is too much to try while a page waits: this is what its first part would seal. The command shows all."
         )
-    return [_range(made, command, short), _found(found, command), *([_left(found, command)] if found.left_out else [])]
+    return [
+        _range(made, command, short),
+        _pushes_table(found, command),
+        *([_left_out_table(found, command)] if found.left_out else []),
+    ]
 
 
 def _range(made: ReplayPlan, command: str, note: str) -> Table:
@@ -147,7 +151,7 @@ def _range(made: ReplayPlan, command: str, note: str) -> Table:
     return Table("What would be replayed", ("What", "Is"), rows, "", command, note=note)
 
 
-def _found(found: Replayed, command: str) -> Table:
+def _pushes_table(found: Replayed, command: str) -> Table:
     rows = [
         (
             cells_of.org(one.org_id),
@@ -170,7 +174,7 @@ def _found(found: Replayed, command: str) -> Table:
     )
 
 
-def _left(found: Replayed, command: str) -> Table:
+def _left_out_table(found: Replayed, command: str) -> Table:
     rows = [
         (Cell(one.why), cells_of.number(one.quantity), Cell(one.unit), cells_of.number(one.windows, narrow=False))
         for one in found.left_out
@@ -199,7 +203,7 @@ ORDER: Final = Action(
     _command,
     lambda _doing: PLACE,
     "A past range is sealed again, and what it still owes is sent. What is billed already is not billed again.",
-    tell=_told,
+    tell=_preview,
 )
 ACTIONS: Final = (ORDER, *(form_of(one) for one in queue.ACTIONS))
 
@@ -237,9 +241,9 @@ def _queued(connection: sa.Connection, asked: Asked) -> Fact:
     return Fact("Queued already", "no" if queue.same_as(connection, asked) is None else "yes")
 
 
-def _accept(connection: sa.Connection, doing: Doing) -> Done:
+def _accept(connection: sa.Connection, doing: Doing) -> ActionResult:
     queue.place(connection, _terms(connection, doing), doing.by)
-    return Done(QUEUED)
+    return ActionResult(QUEUED)
 
 
 def _assignment(connection: sa.Connection, doing: Doing) -> AssignJob:
@@ -254,9 +258,9 @@ def _assignment(connection: sa.Connection, doing: Doing) -> AssignJob:
     )
 
 
-def _assign(connection: sa.Connection, doing: Doing) -> Done:
+def _assign(connection: sa.Connection, doing: Doing) -> ActionResult:
     queue.place(connection, _assignment(connection, doing), doing.by)
-    return Done(QUEUED)
+    return ActionResult(QUEUED)
 
 
 def _billed(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
@@ -280,7 +284,7 @@ def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> S
     """What an assignment now would bring in; whether the customer is there, the tick asks."""
     in_ledger = [name for name, declared in context.declared().items() if declared.balance_in_ledger]
 
-    def made(connection: sa.Connection) -> assignments.Assigned:
+    def assign(connection: sa.Connection) -> assignments.Assigned:
         asked = _assignment(connection, doing)
         start = assignments.start_of(asked.from_ms, doing.by)
         lock_buckets(connection)
@@ -290,7 +294,7 @@ def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> S
             connection, org, asked.provider, customer, start, doing.by, in_ledger=in_ledger, unseen=late
         )
 
-    found = transact(made, rollback=True).waited
+    found = transact(assign, rollback=True).waited
     rows = [
         (Cell("that waited, billed there"), *_amounts(found.resolved_s, found.resolved_units)),
         (Cell("from before its start, billed by nobody"), *_amounts(found.before_start_s, found.before_start_units)),

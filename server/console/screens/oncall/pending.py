@@ -17,10 +17,10 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
-from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
@@ -71,7 +71,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             [("", "any reason"), *((name, _words(name)) for name in sorted({*held, *([why] if why else [])}))],
         ),
     )
-    return shown(Shown(PATH, tables, tiles=_tiles(reasons, held, beside), filters=filters, query=query))
+    return to_context(PageContent(PATH, tables, tiles=_tiles(reasons, held, beside), filters=filters, query=query))
 
 
 def _words(name: str) -> str:
@@ -246,7 +246,7 @@ def _billed(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     ]
 
 
-def _assign(connection: sa.Connection, doing: Doing) -> Done:
+def _assign(connection: sa.Connection, doing: Doing) -> ActionResult:
     names, provider, start = _named_orgs(doing), doing.values["provider"], start_of_window(doing)
     for org in names:
         ids.require_sampled_org(connection, org, new=doing.values["new"] == "yes")
@@ -256,7 +256,7 @@ def _assign(connection: sa.Connection, doing: Doing) -> Done:
             raise WrongField("halts", f"{org} is billed by {biller}: without credit here it is halted")
     done = assignments.assign(connection, names, provider, doing.by, customer_id=doing.maybe("customer"), from_ms=start)
     fixed = sum(one.waited.resolved_s for one in done)
-    return Done(f"{len(done):,} assigned to {provider}; {fixed:,} s that waited are sealed by the next tick")
+    return ActionResult(f"{len(done):,} assigned to {provider}; {fixed:,} s that waited are sealed by the next tick")
 
 
 def _assign_size(_connection: sa.Connection, doing: Doing) -> Size:
@@ -298,18 +298,18 @@ def _many(connection: sa.Connection, doing: Doing) -> Size:
     return Size(rows=found)
 
 
-def _fix(connection: sa.Connection, doing: Doing) -> Done:
+def _fix(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = fixing.fix(connection, _chosen(doing), doing.by, unit=doing.values["as"])
     good = [one for one in done if one.new_id is not None]
     if not good:
         raise Refused(f"none of them can be fixed: {done[0].why_not if done else 'there is none'}")
     seconds = sum(one.interval_s for one in good)
-    return Done(f"{len(good):,} of {len(done):,} entered again, {seconds:,} s; the next tick seals them")
+    return ActionResult(f"{len(good):,} of {len(done):,} entered again, {seconds:,} s; the next tick seals them")
 
 
-def _dismiss(connection: sa.Connection, doing: Doing) -> Done:
+def _dismiss(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = fixing.dismiss(connection, _chosen(doing), doing.by)
-    return Done(f"{len(done):,} set aside, and never billed")
+    return ActionResult(f"{len(done):,} set aside, and never billed")
 
 
 def _sample_options(doing: Doing) -> list[str]:

@@ -15,7 +15,7 @@ from drawdown.schema.declare import YES
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
@@ -45,7 +45,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ]
     states = _states(found, wait_sums(connection), ask.now_ms)
     tables = [states, _sends(found), _circuits(found, ask.now_ms), _terms(found)]
-    return shown(Shown(PATH, tables, tiles=tiles))
+    return to_context(PageContent(PATH, tables, tiles=tiles))
 
 
 def _states(found: list[ProviderLine], waits: WaitSums, now_ms: int) -> Table:
@@ -87,7 +87,7 @@ def _why(one: ProviderLine, waits: WaitSums) -> Cell:
     """Why it is paused; else why most of what is open there waits, whatever its state. The page of its pushes has the
     other reasons."""
     if one.paused_ms is not None:
-        return cells_of.said(one.paused_reason, narrow=True)
+        return cells_of.text_cell(one.paused_reason, narrow=True)
     reasons = Counter[str]()
     for sums in waits.sums:
         if sums.provider == one.provider:
@@ -96,7 +96,7 @@ def _why(one: ProviderLine, waits: WaitSums) -> Cell:
         return Cell(figures.UNKNOWN)
     (error, pushes), *others = reasons.most_common()
     many = f"{'at least ' if waits.more else ''}{len(others):,} other reason{'' if len(others) == 1 else 's'}"
-    return replace(cells_of.said(f"{pushes:,}: {error}", narrow=True), under=f"and {many}" if others else "")
+    return replace(cells_of.text_cell(f"{pushes:,}: {error}", narrow=True), under=f"and {many}" if others else "")
 
 
 def _open(one: ProviderLine, state: str) -> Cell:

@@ -18,10 +18,10 @@ from drawdown.schema import ids
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
-from drawdown.server.console.action import Action, Doing, Done, Field, Look, evidence_of
+from drawdown.server.console.action import Action, ActionResult, Doing, Field, Look, evidence_of
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import command, url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
@@ -95,8 +95,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         first=url(PATH, **query) if ask.key("after") else "",
     )
     tables = [listed] if ask.query.get("after") else [_why(reasons, ask.now_ms), _sums(sums), listed]
-    return shown(
-        Shown(
+    return to_context(
+        PageContent(
             PATH,
             tables,
             tiles=_tiles(sums),
@@ -122,7 +122,7 @@ def _row(one: PushLine) -> tuple[Cell, ...]:
         cells_of.state(one.state),
         cells_of.time(one.due_at_ms if one.state in TRIED else None, narrow=False),
         cells_of.number(one.attempts, narrow=False),
-        cells_of.said(one.last_error, narrow=True),
+        cells_of.text_cell(one.last_error, narrow=True),
     )
 
 
@@ -156,7 +156,7 @@ def _acts(chosen: PushFilter, sums: list[OpenSum]) -> list[Link]:
     return found
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly those of the filter."""
     chosen = _chosen(connection, ask)
     yield csv_line(COLUMNS)
@@ -208,7 +208,7 @@ def _why(reasons: WaitSums, now_ms: int) -> Table:
     rows = [
         (
             cells_of.state(one.state),
-            cells_of.said(one.error, narrow=True),
+            cells_of.text_cell(one.error, narrow=True),
             Cell(one.provider, "id"),
             Cell(
                 figures.count(one.pushes),
@@ -262,10 +262,10 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     found = explain_push(connection, key)
     chain = chain_of(connection, found.push)
     push = found.push
-    page = Shown(
+    page = PageContent(
         PUSH_PATH,
-        [_attempts(found), *_said(found), _entries(found, chain), _samples(found), *_revisions(found),
-         _verdicts(found, chain), *_told(found, chain)],
+        [_attempts(found), *_void_tables(found), _entries(found, chain), _samples(found), *_revisions(found),
+         _verdicts(found, chain), *_halt_tables(found, chain)],
         tiles=_tiles_of_one(found, chain),
         acts=_acts_of_one(found),
         query={"key": key},
@@ -273,7 +273,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         above=Link(push.org_id, url("/console/org", id=push.org_id, tab="pushes")),
         heading=_heading(push),
     )  # fmt: skip
-    return shown(page)
+    return to_context(page)
 
 
 def _heading(push: PushColumns) -> str:
@@ -420,22 +420,24 @@ def _sends(alike: list[ShownAttempt]) -> tuple[Cell, ...]:
         ),
         Cell(f"{max(took):,}" if took else figures.UNKNOWN, "number"),
         Cell(outcome, "state", cells_of.TONES.get(outcome, "" if first.outcome == "accepted" else "warn")),
-        cells_of.said(last.detail, narrow=True),
+        cells_of.text_cell(last.detail, narrow=True),
     )
 
 
-def _said(found: ExplainedPush) -> list[Table]:
+def _void_tables(found: ExplainedPush) -> list[Table]:
     """A person's or a look-up's word, where there is one."""
     words = [("voided", found.void)] if found.void else []
     rows = [
-        (cells_of.time(one.at_ms), Cell("voided"), Cell(one.evidence_kind), cells_of.said(one.evidence, narrow=True),
-         Cell(one.actor, "id", narrow=False), cells_of.said(one.reason))
+        (cells_of.time(one.at_ms), Cell("voided"), Cell(one.evidence_kind),
+         cells_of.text_cell(one.evidence, narrow=True), Cell(one.actor, "id", narrow=False),
+         cells_of.text_cell(one.reason))
         for _, one in words
     ]  # fmt: skip
     if (other := found.adoption) is not None:
         rows.append(
-            (cells_of.time(other.at_ms), Cell("adopted"), Cell(other.kind), cells_of.said(other.evidence, narrow=True),
-             Cell(other.actor, "id", narrow=False), cells_of.said(other.reason))
+            (cells_of.time(other.at_ms), Cell("adopted"), Cell(other.kind),
+             cells_of.text_cell(other.evidence, narrow=True), Cell(other.actor, "id", narrow=False),
+             cells_of.text_cell(other.reason))
         )  # fmt: skip
     heads = ("At, UTC", "What", "Kind", "Evidence", "Who", "Why")
     table = Table("What was said of it", heads, rows, "", f"drawdown push show {typed(found.push.key)}")
@@ -474,7 +476,7 @@ def _verdicts(found: ExplainedPush, chain: PushChain) -> Table:
         (
             cells_of.time(one.at_ms),
             Cell(*(("halted", "state", "bad") if one.is_halted else ("open", "state"))),
-            cells_of.said(one.reason, narrow=True),
+            cells_of.text_cell(one.reason, narrow=True),
             cells_of.amount(one.balance_micro),
         )
         for one in chain.verdicts
@@ -485,15 +487,15 @@ def _verdicts(found: ExplainedPush, chain: PushChain) -> Table:
     return Table(title, heads, rows, none, f"drawdown org show {typed(found.push.org_id)}")
 
 
-def _told(found: ExplainedPush, chain: PushChain) -> list[Table]:
+def _halt_tables(found: ExplainedPush, chain: PushChain) -> list[Table]:
     """Where a verdict above halts it."""
     rows = [
         (
             cells_of.time(one.halted_at),
             cells_of.cell(one.cell_id),
-            cells_of.told(one.halted_at, one.acked_at_ms),
+            cells_of.answer_cell(one.halted_at, one.acked_at_ms),
             cells_of.number(one.attempts, narrow=False),
-            cells_of.said(one.last_error),
+            cells_of.text_cell(one.last_error),
         )
         for one in chain.told
     ]
@@ -574,25 +576,25 @@ def _place(doing: Doing) -> str:
     return url("/console/push", key=keys[0]) if len(keys) == 1 else "/console/pushes"
 
 
-def _retry(connection: sa.Connection, doing: Doing) -> Done:
+def _retry(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = pushes.retry(connection, _find(connection, doing, RETRIED), doing.by)
-    return Done(f"{len(done):,} will be sent again by the next tick; what was rejected under its next revision")
+    return ActionResult(f"{len(done):,} will be sent again by the next tick; what was rejected under its next revision")
 
 
-def _resolve(connection: sa.Connection, doing: Doing) -> Done:
+def _resolve(connection: sa.Connection, doing: Doing) -> ActionResult:
     accepted, evidence = doing.values["outcome"] == "accepted", evidence_of(doing)
     work = pushes.resolve_accepted if accepted else pushes.void
     done = work(connection, _find(connection, doing, PROVEN), doing.by, evidence)
-    return Done(f"{len(done):,} {'accepted' if accepted else 'voided; what they held is owed again'}")
+    return ActionResult(f"{len(done):,} {'accepted' if accepted else 'voided; what they held is owed again'}")
 
 
-def _void(connection: sa.Connection, doing: Doing) -> Done:
+def _void(connection: sa.Connection, doing: Doing) -> ActionResult:
     also = doing.values["although"] == "yes"
     if also and not doing.texts("keys"):
         raise WrongField("although", "name each push that was accepted: no filter finds those")
     keys = _find(connection, doing, PROVEN)
     done = pushes.void(connection, keys, doing.by, evidence_of(doing), although_accepted=also)
-    return Done(f"{len(done):,} voided; the next tick seals what they held")
+    return ActionResult(f"{len(done):,} voided; the next tick seals what they held")
 
 
 EVIDENCE: Final = Field("evidence", "Evidence", hint="What shows it: their console, a ticket. It is kept for good.")

@@ -16,10 +16,10 @@ from drawdown.schema.declare import Fact, Size
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_credits, type_credits
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import command, url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
@@ -78,7 +78,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         first=url(PATH, **query) if ask.key("after") else "",
     )
     tables = [listed] if ask.query.get("after") else [listed, _holders(runs.holders(connection, ask.now_ms))]
-    page = Shown(
+    page = PageContent(
         PATH,
         tables,
         tiles=_tiles(figures_, ask.now_ms, url(PATH, **{**query, "state": "", "phase": "over"})),
@@ -86,7 +86,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         query=query,
         file=url(f"{PATH}.csv", **query),
     )
-    return shown(page)
+    return to_context(page)
 
 
 def _phase(one: Reservation) -> str:
@@ -110,7 +110,7 @@ def _options(ask: Ask) -> list[tuple[str, str]]:
     ]
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly those of the filter; amounts are plain credits."""
     chosen = _chosen(ask)
     yield csv_line(COLUMNS)
@@ -200,9 +200,9 @@ MOST_ENTRIES: Final = 200
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     key = ask.required("key")
     run, entries = show_run(connection, key, ask.now_ms, MOST_ENTRIES)
-    page = Shown(
+    page = PageContent(
         RUN_PATH,
-        [_drawn(key, entries, run.drawn_micro, metered=run.settled_by == "metering"), _known(run)],
+        [_drawn(key, entries, run.drawn_micro, metered=run.settled_by == "metering"), _facts_table(run)],
         tiles=[
             Tile("State", run.state, "", "warn" if run.state == "expired" else ""),
             Tile("Reserved", figures.credits(run.amount_micro), "when it was accepted, or since"),
@@ -214,7 +214,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         above=Link(run.org_id, url("/console/org", id=run.org_id)),
         heading=key,
     )
-    return shown(page)
+    return to_context(page)
 
 
 def _drawn(key: str, entries: list[RunEntry], drawn_micro: int, *, metered: bool) -> Table:
@@ -239,7 +239,7 @@ def _drawn(key: str, entries: list[RunEntry], drawn_micro: int, *, metered: bool
     return Table("Drawn", heads, rows, none, f"drawdown execution show {typed(key)}", note=note)
 
 
-def _known(run: Reservation) -> Table:
+def _facts_table(run: Reservation) -> Table:
     facts: list[tuple[str, Cell]] = [
         ("Organisation", cells_of.org(run.org_id)),
         ("Payer", cells_of.org(run.customer_id) if run.customer_id == run.org_id else Cell(run.customer_id, "id")),
@@ -283,11 +283,11 @@ def _run(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     ]
 
 
-def _do_release(connection: sa.Connection, doing: Doing) -> Done:
+def _do_release(connection: sa.Connection, doing: Doing) -> ActionResult:
     key, micro = doing.text("run"), doing.credits("incurred")
     done = executions.release(connection, key, None if micro is None else Cost(micro), doing.by)
     run = done.drawn.reservation
-    return Done(f"{key}: {run.state}; it cost {show_credits(run.drawn_micro)} credits in all")
+    return ActionResult(f"{key}: {run.state}; it cost {show_credits(run.drawn_micro)} credits in all")
 
 
 def _release_command(doing: Doing) -> list[str]:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import HOUR_MS
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Link, Shown, Table, Tile, shown
+from drawdown.server.console.frame.parts import Cell, Link, PageContent, Table, Tile, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
@@ -63,13 +63,13 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         following = url(PATH, before=list(hours.values())[-1][-1].tick_id)
     tiles = _tiles([one for ticks in hours.values() for one in ticks], ask.now_ms)
     if opened is not None:
-        return shown(_of_hour(opened, hours.get(opened, []), before))
+        return to_context(_of_hour(opened, hours.get(opened, []), before))
     rows = [_hour(at_ms, ticks) for at_ms, ticks in hours.items()]
     heads = ("Hour, UTC", "#Ticks", "Ended with", "#Took at most, s", *(f"#{words}" for words in COUNTED.values()))
     none = "There was no tick yet."
     first = "" if before is None else PATH
     table = Table("Ticks by the hour, the newest first", heads, rows, none, "drawdown tick", following, first=first)
-    return shown(Shown(PATH, [table], tiles=tiles))
+    return to_context(PageContent(PATH, [table], tiles=tiles))
 
 
 def _hour(at_ms: int, ticks: list[TickDone]) -> tuple[Cell, ...]:
@@ -87,12 +87,14 @@ def _hour(at_ms: int, ticks: list[TickDone]) -> tuple[Cell, ...]:
     )
 
 
-def _of_hour(at_ms: int, ticks: list[TickDone], before: int | None) -> Shown:
+def _of_hour(at_ms: int, ticks: list[TickDone], before: int | None) -> PageContent:
     heads = ("Began, UTC", "Ended with", "#Took, s", *(f"#{words}" for words in COUNTED.values()), "Worker", "Buckets")
     rows = [_row(one) for one in ticks]
     table = Table("Ticks, the newest first", heads, rows, "No tick began in this hour.", "drawdown tick")
     query = {"before": before, "hour": at_ms}
-    return Shown(PATH, [table], query=query, above=Link("Ticks", PATH), heading=f"Ticks of {figures.time(at_ms)} UTC")
+    return PageContent(
+        PATH, [table], query=query, above=Link("Ticks", PATH), heading=f"Ticks of {figures.time(at_ms)} UTC"
+    )
 
 
 def _tiles(found: list[TickDone], now_ms: int) -> list[Tile]:
@@ -136,9 +138,9 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ask.required("id")
     one = one_tick(connection, ask.whole("id") or 0)
     trusted = "trusted" if one.clock_trusted else "not trusted"
-    page = Shown(
+    page = PageContent(
         "/console/tick",
-        [_wrong(one), _did(one), _accepted(one), _left(one)],
+        [_wrong(one), _did(one), _accepted(one), _left_table(one)],
         tiles=[
             Tile("Ended with", _ended(one).text, "", _ended(one).tone),
             Tile("Took, s", _took(one), f"began {figures.time(one.started_ms)}"),
@@ -152,7 +154,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         above=Link("Ticks", PATH),
         heading=f"Tick {one.tick_id}",
     )
-    return shown(page)
+    return to_context(page)
 
 
 def _wrong(one: TickDone) -> Table:
@@ -183,7 +185,7 @@ def _accepted(one: TickDone) -> Table:
     return Table("Accepted, by provider", ("Provider", "#Pushes"), rows, "It sent nothing.", "drawdown push list")
 
 
-def _left(one: TickDone) -> Table:
+def _left_table(one: TickDone) -> Table:
     left = one.report.get("left")
     counts = sorted(left.items()) if isinstance(left, Mapping) else []
     rows = [

@@ -9,11 +9,11 @@ from drawdown.server.console.screens.rules import audit, events, keys, limits, p
 
 PAGES: Final[tuple[Page, ...]] = (
     Page("/console/limits", "Limits", "list.html", limits.read),
-    Page("/console/events", "Events", "list.html", events.read, lines=events.lines),
+    Page("/console/events", "Events", "list.html", events.read, lines=events.csv_lines),
     Page("/console/event", "Event", "list.html", events.read_one, menu=False, example="?source=shop&id=order-1"),
     Page("/console/keys", "Keys", "list.html", keys.read),
     Page("/console/proof", "Proof", "list.html", proof.read),
-    Page("/console/audit", "Audit", "list.html", audit.read, lines=audit.lines),
+    Page("/console/audit", "Audit", "list.html", audit.read, lines=audit.csv_lines),
     Page("/console/people", "People", "list.html", people.read, role="admin"),
 )
 ACTIONS: Final = (*limits.ACTIONS, *events.ACTIONS, *keys.ACTIONS, *people.ACTIONS)

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from drawdown.schema.audit import head
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, shown
+from drawdown.server.console.frame.parts import Cell, Filter, PageContent, Table, Tile, to_context
 from drawdown.server.console.frame.templates import command, url
 from drawdown.server.console.request_params import Ask
-from drawdown.server.console.screens.rules.cells import said, short, time
+from drawdown.server.console.screens.rules.cells import short, text_cell, time
 from drawdown.worker.access import audit as views
 from drawdown.worker.access.audit import VIAS, AuditEntry, AuditFilter, list_audit
 from drawdown.worker.checks import proofs
@@ -56,8 +56,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     next_ = url(PATH, **given, before=page.next_before) if page.next_before is not None else ""
     table = _table(page.actions, wrong, next_, _command(given), url(PATH, **given) if before else "")
     tiles = _tiles(connection, page.actions, wrong, ask.now_ms, newest=not before and chosen == AuditFilter())
-    return shown(
-        Shown(
+    return to_context(
+        PageContent(
             PATH, [table], tiles, filters, query={**given, "before": before or None}, file=url(f"{PATH}.csv", **given)
         )
     )
@@ -103,8 +103,8 @@ def _tiles(
 
 def _table(actions: Sequence[AuditEntry], wrong: set[int], next_: str, command: str, first: str) -> Table:
     rows = [
-        (time(one.at_ms), replace(said(one.actor), under=f"by {one.via}"), _what(one, wrong), _target(one),
-         replace(said(one.reason), under=details_of(one)),
+        (time(one.at_ms), replace(text_cell(one.actor), under=f"by {one.via}"), _what(one, wrong), _target(one),
+         replace(text_cell(one.reason), under=details_of(one)),
          Cell(str(one.action_id), "number", narrow=False))
         for one in actions
     ]  # fmt: skip
@@ -125,7 +125,7 @@ def _target(one: AuditEntry) -> Cell:
         return Cell(one.target, "id", href=url("/console/org", id=one.target, tab="audit"))
     if one.action.startswith("push_"):
         return Cell(one.target, "id", href=url("/console/push", key=one.target))
-    return said(one.target)
+    return text_cell(one.target)
 
 
 def details_of(one: AuditEntry) -> str:
@@ -154,7 +154,7 @@ def _command(given: Mapping[str, object]) -> str:
     return command("audit", "list", *options)
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly those of the filter, the newest first."""
     chosen, before = _chosen(ask), ask.place("before")
     yield csv_line(COLUMNS)

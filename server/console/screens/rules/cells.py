@@ -9,7 +9,7 @@ from drawdown.server.console.frame.parts import Cell
 from drawdown.server.console.frame.templates import url
 
 
-def said(text: str | None, *, wide: bool = False) -> Cell:
+def text_cell(text: str | None, *, wide: bool = False) -> Cell:
     """An id, or another text that somebody chose. `wide`: not on a narrow screen."""
     return Cell(figures.UNKNOWN if text is None else text, "id", narrow=not wide)
 

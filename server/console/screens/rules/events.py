@@ -17,10 +17,10 @@ from drawdown.schema.units import DAY_MS
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Link, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
-from drawdown.server.console.screens.rules.cells import number, org, said, time
+from drawdown.server.console.screens.rules.cells import number, org, text_cell, time
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined, require_reason
 from drawdown.worker.usage import intake as event_intake
 from drawdown.worker.usage import withdrawals
@@ -67,7 +67,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ]
     file = url(f"{PATH}.csv", **_query(chosen))
     tiles = _tiles(found, quarantined)
-    return shown(Shown(PATH, tables, tiles, filters, query={**query, **_place_query(ask)}, file=file, said=SAID))
+    return to_context(
+        PageContent(PATH, tables, tiles, filters, query={**query, **_place_query(ask)}, file=file, said=SAID)
+    )
 
 
 SAID: Final = "What is invalid is answered to whoever sends it, item by item. It is not kept, but counted here."
@@ -132,8 +134,9 @@ def _sources(found: Sources, chosen: EventFilter) -> Table:
 def _arrivals(connection: sa.Connection, ask: Ask, chosen: EventFilter, query: Mapping[str, object]) -> Table:
     found = event_intake.arrivals(connection, chosen, after=_place(ask), most=PAGE_EVENTS)
     rows = [
-        (Cell(one.event_id, "id", href=event_url(one)), _state(one), said(one.event_type), org(one.org_id),
-         number(one.quantity), time(one.ingested_ms, wide=True), time(one.ts, wide=True), said(one.source, wide=True))
+        (Cell(one.event_id, "id", href=event_url(one)), _state(one), text_cell(one.event_type), org(one.org_id),
+         number(one.quantity), time(one.ingested_ms, wide=True), time(one.ts, wide=True),
+         text_cell(one.source, wide=True))
         for one in found.events
     ]  # fmt: skip
     heads = ("Event", "State", "Type", "Organisation", "#Quantity", "Came in, UTC", "Used, UTC", "Source")
@@ -160,8 +163,9 @@ def _state(one: EventLine) -> Cell:
 def _invalid(connection: sa.Connection, ask: Ask) -> Table:
     since = ask.now_ms - ask.now_ms % HOUR_MS - DAY_MS
     rows = [
-        (said(one.key_name), said(one.code), said(one.kind), number(one.items), time(one.first_ms, wide=True),
-         time(one.last_ms), said(one.item_id, wide=True), said(one.source, wide=True))
+        (text_cell(one.key_name), text_cell(one.code), text_cell(one.kind), number(one.items),
+         time(one.first_ms, wide=True), time(one.last_ms), text_cell(one.item_id, wide=True),
+         text_cell(one.source, wide=True))
         for one in invalid_items(connection, since, PAGE_INVALID)
     ]  # fmt: skip
     heads = ("Key", "Why", "Of", "#Items", "First, UTC", "Last, UTC", "One of them", "Its source, or cell")
@@ -181,7 +185,9 @@ def _conflicts(connection: sa.Connection, ask: Ask, query: Mapping[str, object])
                 href=url("/console/event", source=one.event_source, id=one.event_id, org=one.org_id),
             )
         state = Cell("dealt with", "state") if one.closed else Cell("open", "state", "warn")
-        rows.append((time(one.seen_ms), event, said(one.source, wide=True), said(one.content, wide=True), state))
+        rows.append(
+            (time(one.seen_ms), event, text_cell(one.source, wide=True), text_cell(one.content, wide=True), state)
+        )
     heads = ("Seen, UTC", "Event, or sample, that stays", "Sent by", "What it said instead", "State")
     next_ = url(PATH, **{**query, "conflict": found.next_before}) if found.next_before else ""
     none = "Nothing came in under an id that was taken with other content."
@@ -208,8 +214,8 @@ def _quarantined(connection: sa.Connection, ask: Ask, reasons: Mapping[str, int]
         connection, QuarantineFilter(reason=why), ask.now_ms, after=ask.text("sample"), most=PAGE_QUARANTINED
     )
     rows = [
-        (said(one.sample_id), said(one.org_id), time(one.came_ms, wide=True), said(one.ts, wide=True),
-         time(one.meant_ms, wide=True), said(one.interval_s, wide=True))
+        (text_cell(one.sample_id), text_cell(one.org_id), time(one.came_ms, wide=True), text_cell(one.ts, wide=True),
+         time(one.meant_ms, wide=True), text_cell(one.interval_s, wide=True))
         for one in found.samples
     ]  # fmt: skip
     heads = ("Sample", "Organisation", "Came in, UTC", "Its time", "Meant, perhaps, UTC", "Seconds or units")
@@ -226,7 +232,7 @@ def _quarantined(connection: sa.Connection, ask: Ask, reasons: Mapping[str, int]
     )
 
 
-def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
+def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
     """Exactly the events of the filter, the newest first."""
     chosen, place = _chosen(ask), _place(ask)
     event_intake.require_known(connection, chosen)
@@ -260,8 +266,16 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     tables = [_facts(event, command), _pushes(event, found), _entries(found)]
     above = Link("Events", url("/console/events", source=source))
     query = {"source": source, "id": event_id, "org": event.org_id}
-    return shown(
-        Shown(EVENT_PATH, tables, query=query, above=above, heading=event_id, said=_said(event), acts=_acts(event))
+    return to_context(
+        PageContent(
+            EVENT_PATH,
+            tables,
+            query=query,
+            above=above,
+            heading=event_id,
+            said=_explain_state(event),
+            acts=_acts(event),
+        )
     )
 
 
@@ -271,7 +285,7 @@ def _acts(event: EventRow) -> tuple[Link, ...]:
     return (act("Withdraw", "event-withdraw", source=event.source, event=event.event_id, org=event.org_id),)
 
 
-def _said(event: EventRow) -> str:
+def _explain_state(event: EventRow) -> str:
     if event.withdrawn is not None:
         return f"Withdrawn: {event.withdrawn}. The next tick gives back what was billed."
     return (
@@ -284,17 +298,17 @@ def _said(event: EventRow) -> str:
 def _facts(event: EventRow, command: str) -> Table:
     pairs = (
         ("Organisation", org(event.org_id)),
-        ("Source", said(event.source)),
-        ("Type", said(event.event_type)),
+        ("Source", text_cell(event.source)),
+        ("Type", text_cell(event.event_type)),
         ("Quantity", Cell(figures.count(event.quantity))),
         ("Used, UTC", time(event.ts)),
         ("Came in, UTC", time(event.ingested_ms)),
-        ("Feature", said(event.feature)),
-        ("Project", said(event.project)),
-        ("Subject", said(event.subject)),
-        ("Plan", said(event.plan_key)),
-        ("Properties", said(event.properties)),
-        ("Sample that bills it", said(event.sample_id)),
+        ("Feature", text_cell(event.feature)),
+        ("Project", text_cell(event.project)),
+        ("Subject", text_cell(event.subject)),
+        ("Plan", text_cell(event.plan_key)),
+        ("Properties", text_cell(event.properties)),
+        ("Sample that bills it", text_cell(event.sample_id)),
     )
     return Table("What it said", ("What", "Said"), [(Cell(name), cell) for name, cell in pairs], "", command)
 
@@ -302,7 +316,8 @@ def _facts(event: EventRow, command: str) -> Table:
 def _pushes(event: EventRow, found: Became) -> Table:
     rows = [
         (Cell(one.key, "id", href=url("/console/push", key=one.key)), Cell(str(one.revision), "number", narrow=False),
-         said(one.provider, wide=True), number(one.sealed_qty), Cell(one.state, "state", PUSH_TONES.get(one.state, "")))
+         text_cell(one.provider, wide=True), number(one.sealed_qty),
+         Cell(one.state, "state", PUSH_TONES.get(one.state, "")))
         for one in found.pushes
     ]  # fmt: skip
     heads = ("Push", "#Revision", "Provider", "#Sealed", "State")
@@ -320,8 +335,8 @@ def _pushes(event: EventRow, found: Became) -> Table:
 
 def _entries(found: Became) -> Table:
     rows = [
-        (time(one.ts), Cell(one.key, "id", href=_ledger(one.customer_id, one.ts)), said(one.customer_id, wide=True),
-         Cell(figures.moved(one.moved_micro), "number"))
+        (time(one.ts), Cell(one.key, "id", href=_ledger(one.customer_id, one.ts)),
+         text_cell(one.customer_id, wide=True), Cell(figures.moved(one.moved_micro), "number"))
         for one in found.entries
     ]  # fmt: skip
     heads = ("Of, UTC", "Entry", "Wallet", "#Moved")

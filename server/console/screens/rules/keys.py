@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Shown, Table, act, shown
+from drawdown.server.console.frame.parts import Cell, PageContent, Table, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
-from drawdown.server.console.screens.rules.cells import org, said, time
+from drawdown.server.console.screens.rules.cells import org, text_cell, time
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import KeyRow, page_of_keys
 
@@ -43,21 +43,23 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     )
     first = PATH if after else ""
     table = Table("Keys of programs", heads, rows, none, command, next_, note, first=first)
-    return shown(Shown(PATH, [table], acts=(act("Make a key", "key-create", "admin"),), query={"after": after}))
+    return to_context(
+        PageContent(PATH, [table], acts=(act("Make a key", "key-create", "admin"),), query={"after": after})
+    )
 
 
 def _row(one: KeyRow, now_ms: int) -> tuple[Cell, ...]:
     until = one.ended_ms if one.ended_ms is not None else one.expires_ms
     return (
-        said(one.name),
+        text_cell(one.name),
         _acts(one),
         Cell(" ".join(one.scopes)),
         _bound(one),
         Cell(*_state(one, now_ms)),
         time(one.used_ms, "never"),
         time(until, "without an end"),
-        said(f"{one.actor}, ended" if one.maker_ended else one.actor, wide=True),
-        said(one.reason, wide=True),
+        text_cell(f"{one.actor}, ended" if one.maker_ended else one.actor, wide=True),
+        text_cell(one.reason, wide=True),
     )
 
 
@@ -72,7 +74,7 @@ def _bound(one: KeyRow) -> Cell:
     also = [f"{what} {name}" for what, name in (("cell", one.cell_id), ("source", one.source)) if name is not None]
     if one.org_id is not None:
         return replace(org(one.org_id), under=", ".join(also))
-    return said(", ".join(also)) if also else Cell("any")
+    return text_cell(", ".join(also)) if also else Cell("any")
 
 
 def _state(one: KeyRow, now_ms: int) -> tuple[str, str, str]:

@@ -19,13 +19,13 @@ from drawdown.guard.periods import PERIODS, Period
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
-from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Filter, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, Filter, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
-from drawdown.server.console.screens.rules.cells import amount, org, part, said, time
+from drawdown.server.console.screens.rules.cells import amount, org, part, text_cell, time
 from drawdown.worker.guard import limits as guard_limits
 from drawdown.worker.guard import lists as guard_blocks
 from drawdown.worker.guard import overrides as guard_overrides
@@ -59,15 +59,15 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     )
     query = {"metric": metric, "span": ask.query.get("span")}
     tables = [
-        _asked(connection, ask, metric, query),
+        _requests_table(connection, ask, metric, query),
         _in_force(connection, ask, metric, query),
         _rates(blocks, query, url(PATH, **query) if ask.text("after") else ""),
         _phases(blocks),
         _most(blocks, span),
         _limits(connection, metric),
     ]
-    return shown(
-        Shown(
+    return to_context(
+        PageContent(
             PATH,
             tables,
             _tiles(*waiting, blocks, now_ms),
@@ -98,7 +98,7 @@ def _tiles(waiting: int, since_ms: int | None, ending: int, blocks: BlocksPage, 
     ]
 
 
-def _asked(connection: sa.Connection, ask: Ask, metric: str, query: Mapping[str, object]) -> Table:
+def _requests_table(connection: sa.Connection, ask: Ask, metric: str, query: Mapping[str, object]) -> Table:
     found = list_overrides(
         connection, metric, ask.now_ms, PAGE_OVERRIDES + 1, state="asked", after=ask.place("asked"), known=True
     )
@@ -121,7 +121,7 @@ def _in_force(connection: sa.Connection, ask: Ask, metric: str, query: Mapping[s
         connection, metric, ask.now_ms, PAGE_OVERRIDES + 1, state="in_force", after=ask.place("behind"), known=True
     )
     rows = [
-        (*_override(one, ask.now_ms), said(one.decided_by or figures.UNKNOWN, wide=True))
+        (*_override(one, ask.now_ms), text_cell(one.decided_by or figures.UNKNOWN, wide=True))
         for one in found[:PAGE_OVERRIDES]
     ]
     heads = ("#Override", "To do", "Metric", "For", "Per", "#Amount", "Until, UTC", "By", "Why", "Approved by")
@@ -139,7 +139,9 @@ def _in_force(connection: sa.Connection, ask: Ask, metric: str, query: Mapping[s
 
 def _override(one: OverrideRow, now_ms: int) -> tuple[Cell, ...]:
     target = (
-        org(one.target) if one.reach == "org" else said(f"plan {one.target}" if one.reach == "plan" else one.target)
+        org(one.target)
+        if one.reach == "org"
+        else text_cell(f"plan {one.target}" if one.reach == "plan" else one.target)
     )
     until = (
         Cell(f"{figures.time(one.ends_ms)}, soon", "state", "warn")
@@ -149,13 +151,13 @@ def _override(one: OverrideRow, now_ms: int) -> tuple[Cell, ...]:
     return (
         Cell(str(one.number), "number", narrow=False),
         _words(one),
-        said(one.metric),
+        text_cell(one.metric),
         target,
         Cell(one.period),
         amount(one.amount),
         until,
-        said(one.actor),
-        said(one.reason),
+        text_cell(one.actor),
+        text_cell(one.reason),
     )
 
 
@@ -173,7 +175,7 @@ def _next(found: Sequence[OverrideRow], name: str, query: Mapping[str, object]) 
 def _rates(blocks: BlocksPage, query: Mapping[str, object], first: str) -> Table:
     rows = [
         (
-            said(one.metric),
+            text_cell(one.metric),
             Cell(PHASES[one.phase]),
             *(Cell(_rate(rate), "number", narrow=rate.span == "24h") for rate in one.rates),
         )
@@ -202,7 +204,7 @@ def _set_phase(one: MetricBlocks) -> Cell:
 
 def _phases(blocks: BlocksPage) -> Table:
     rows = [
-        (said(one.metric), _set_phase(one), Cell(f"{one.phase} {PHASES[one.phase]}"), *_would(one))
+        (text_cell(one.metric), _set_phase(one), Cell(f"{one.phase} {PHASES[one.phase]}"), *_would(one))
         for one in blocks.metrics
     ]
     heads = ("Metric", "To do", "Phase now", "#In phase 2", "#In phase 3", "#Organisations", "#That bought credit")
@@ -229,7 +231,7 @@ def _one(blocks: BlocksPage) -> str:
 
 def _most(blocks: BlocksPage, span: str) -> Table:
     rows = [
-        (org(one.org_id, tab="limits"), said(one.metric), Cell(figures.count(one.blocked), "number"),
+        (org(one.org_id, tab="limits"), text_cell(one.metric), Cell(figures.count(one.blocked), "number"),
          Cell(figures.count(one.would), "number", narrow=False), time(one.last_ms, wide=True),
          Cell("yes" if one.pays else "no", narrow=False))
         for one in blocks.most_blocked
@@ -242,9 +244,10 @@ def _most(blocks: BlocksPage, span: str) -> Table:
 def _limits(connection: sa.Connection, metric: str) -> Table:
     found = list_limits(connection, metric, MOST_LIMITS, known=True)
     rows = [
-        (said(one.metric), said("every other plan, and none" if one.plan == "*" else one.plan), Cell(one.period),
-         amount(one.amount), Cell(figures.UNKNOWN if one.phase is None else PHASES[one.phase], narrow=False),
-         time(one.at_ms, wide=True), said(one.actor, wide=True), said(one.reason, wide=True))
+        (text_cell(one.metric), text_cell("every other plan, and none" if one.plan == "*" else one.plan),
+         Cell(one.period), amount(one.amount),
+         Cell(figures.UNKNOWN if one.phase is None else PHASES[one.phase], narrow=False),
+         time(one.at_ms, wide=True), text_cell(one.actor, wide=True), text_cell(one.reason, wide=True))
         for one in found
     ]  # fmt: skip
     heads = ("Metric", "Plan", "Per", "#Amount", "Phase of its own", "Since, UTC", "By", "Why")
@@ -280,7 +283,7 @@ def _units(doing: Doing) -> int | None:
     return None if doing.values["amount"].strip() == "none" else doing.number("amount")
 
 
-def _shown(amount: int | None) -> str:
+def _format_amount(amount: int | None) -> str:
     return "without an end" if amount is None else f"{amount:,}"
 
 
@@ -289,20 +292,20 @@ def _until(ends_ms: int | None) -> str:
 
 
 def _terms_said(one: OverrideRow | Terms) -> str:
-    amount, until = _shown(one.amount), _until(one.ends_ms)
+    amount, until = _format_amount(one.amount), _until(one.ends_ms)
     return f"{amount} of {one.metric} per {one.period} for {one.target}, {until}"
 
 
 def _numbers_in_force(connection: sa.Connection, metric: str, target: str, now_ms: int) -> str:
     """Overrides by their numbers; the nearest and newest counts."""
     found = guard_overrides.list_overrides(connection, metric, now_ms, MOST_OVERRIDES, state="in_force")
-    return ", ".join(f"{one.number} ({_shown(one.amount)})" for one in found if one.target == target) or "none"
+    return ", ".join(f"{one.number} ({_format_amount(one.amount)})" for one in found if one.target == target) or "none"
 
 
 def _plans(connection: sa.Connection, metric: str, period: str) -> list[Fact]:
     """What plans allow of it, where they say something."""
     found = [one for one in list_limits(connection, metric, MOST_LIMITS) if one.period == period]
-    said = ", ".join(f"{one.plan}: {_shown(one.amount)}" for one in found)
+    said = ", ".join(f"{one.plan}: {_format_amount(one.amount)}" for one in found)
     return [Fact(f"Plans allow a {period}", said or "nothing is said: none")]
 
 
@@ -330,10 +333,12 @@ def _terms(doing: Doing) -> Terms:
     return Terms(doing.text("metric"), reach, doing.text("id"), period, _units(doing), ends)
 
 
-def _make(connection: sa.Connection, doing: Doing) -> Done:
+def _make(connection: sa.Connection, doing: Doing) -> ActionResult:
     terms = _terms(doing)
     made, changed = guard_overrides.add(connection, terms, doing.by, asked=False, permanent=terms.ends_ms is None)
-    return Done(f"override {made.number}: {_terms_said(made)}; in force{'' if changed else '; it was so before'}")
+    return ActionResult(
+        f"override {made.number}: {_terms_said(made)}; in force{'' if changed else '; it was so before'}"
+    )
 
 
 def _making(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
@@ -378,10 +383,10 @@ MAKE: Final = Action(
 )
 
 
-def _do_set_phase(connection: sa.Connection, doing: Doing) -> Done:
+def _do_set_phase(connection: sa.Connection, doing: Doing) -> ActionResult:
     metric, phase = doing.text("metric"), doing.number("phase")
     now, was = guard_terms.set_metric(connection, metric, Change(phase=phase), doing.by, new=False)
-    return Done(f"{metric}: phase {now.phase}" + ("; it was so before" if now == was else ""))
+    return ActionResult(f"{metric}: phase {now.phase}" + ("; it was so before" if now == was else ""))
 
 
 def _phase_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:

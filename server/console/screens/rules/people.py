@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from drawdown.schema.declare import Fact
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import type_credits
-from drawdown.server.console.action import Action, Doing, Done, Field
+from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, act, shown
+from drawdown.server.console.frame.parts import Cell, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
-from drawdown.server.console.screens.rules.cells import number, said, time
+from drawdown.server.console.screens.rules.cells import number, text_cell, time
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access.people import UserRow, list_users, user_named
 
@@ -53,8 +53,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     none = "Nobody is here, or no more."
     first, command = PATH if after else "", "drawdown console user list"
     table = Table("Who may come in", heads, [_row(one) for one in page], none, command, next_, first=first)
-    return shown(
-        Shown(
+    return to_context(
+        PageContent(
             PATH,
             [table],
             _tiles(page),
@@ -86,7 +86,7 @@ def _row(one: UserRow) -> tuple[Cell, ...]:
     word, tone = STATES[one.state]
     limit = one.grant_limit_micro
     return (
-        said(one.name),
+        text_cell(one.name),
         _acts(one),
         Cell(one.role),
         Cell(word, "state", tone),
@@ -94,7 +94,7 @@ def _row(one: UserRow) -> tuple[Cell, ...]:
         number(one.sessions, wide=True),
         Cell(figures.credits(limit), "number", narrow=False),
         time(one.link_expires_ms, wide=True),
-        said(one.actor, wide=True),
+        text_cell(one.actor, wide=True),
     )
 
 
@@ -110,28 +110,32 @@ def _link(doing: Doing) -> str:
     return f"{doing.url}/console/link?token={doing.secret}"
 
 
-def _add(connection: sa.Connection, doing: Doing) -> Done:
+def _add(connection: sa.Connection, doing: Doing) -> ActionResult:
     name, role = doing.text("name"), doing.values["role"]
     until = console_users.add(connection, name, role, doing.secret, doing.by, grant_limit_micro=doing.credits("limit"))
-    return Done(f"{name} is {role}, and sets a password by the link until {figures.time(until)} UTC", _link(doing))
+    return ActionResult(
+        f"{name} is {role}, and sets a password by the link until {figures.time(until)} UTC", _link(doing)
+    )
 
 
-def _role(connection: sa.Connection, doing: Doing) -> Done:
+def _role(connection: sa.Connection, doing: Doing) -> ActionResult:
     name, role = doing.text("name"), doing.values["role"]
     changed = console_users.set_role(connection, name, role, doing.by, grant_limit_micro=doing.credits("limit"))
-    return Done(f"{name}: {'now' if changed else 'was already'} {role}, from the next click on")
+    return ActionResult(f"{name}: {'now' if changed else 'was already'} {role}, from the next click on")
 
 
-def _reset(connection: sa.Connection, doing: Doing) -> Done:
+def _reset(connection: sa.Connection, doing: Doing) -> ActionResult:
     name = doing.text("name")
     until = console_users.reset(connection, name, doing.secret, doing.by)
-    return Done(f"{name} is signed out, and sets a password by the link until {figures.time(until)} UTC", _link(doing))
+    return ActionResult(
+        f"{name} is signed out, and sets a password by the link until {figures.time(until)} UTC", _link(doing)
+    )
 
 
-def _end(connection: sa.Connection, doing: Doing) -> Done:
+def _end(connection: sa.Connection, doing: Doing) -> ActionResult:
     name = doing.text("name")
     changed = console_users.end(connection, name, doing.by)
-    return Done(f"{name}: {'ended, and signed out' if changed else 'was ended before'}")
+    return ActionResult(f"{name}: {'ended, and signed out' if changed else 'was ended before'}")
 
 
 def _person(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
@@ -149,7 +153,7 @@ def _person(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     ]
 
 
-def _lost(doing: Doing) -> str:
+def _recovery_hint(doing: Doing) -> str:
     name = doing.text("name")
     return f"where People has {name}, `drawdown console user reset {typed(name)}` shows a link that opens"
 
@@ -173,7 +177,7 @@ ADD: Final = Action(
     lambda _doing: PLACE,
     "They set a password by a link, within a day. It is shown once, after this.",
     role="admin",
-    lost=_lost,
+    lost=_recovery_hint,
 )
 SET_ROLE: Final = Action(
     "person-role",
@@ -196,7 +200,7 @@ RESET: Final = Action(
     lambda _doing: PLACE,
     "They are signed out everywhere, and set another one by a link, within a day. It is shown once, after this.",
     role="admin",
-    lost=_lost,
+    lost=_recovery_hint,
 )
 END: Final = Action(
     "person-end",

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.frame import figures
-from drawdown.server.console.frame.parts import Cell, Shown, Table, Tile, shown
+from drawdown.server.console.frame.parts import Cell, PageContent, Table, Tile, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
-from drawdown.server.console.screens.rules.cells import number, rows_of, said, short, time
+from drawdown.server.console.screens.rules.cells import number, rows_of, short, text_cell, time
 from drawdown.worker.checks import proofs
 from drawdown.worker.checks.proofs import Invariant, Last, Run
 
@@ -31,8 +31,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     page = proofs.list_runs(connection, before=before, most=PAGE_RUNS)
     next_ = url(PATH, before=page.next_before) if page.next_before else ""
     tables = [_invariants(held), _runs(page.runs, next_, PATH if before else "")]
-    return shown(
-        Shown(
+    return to_context(
+        PageContent(
             PATH,
             tables,
             _tiles(held, proofs.last_held(connection, ask.now_ms), ask.now_ms),
@@ -104,9 +104,10 @@ def _state(one: Invariant) -> tuple[str, str, str]:
 def _runs(runs: Sequence[Run], next_: str, first: str) -> Table:
     rows = [
         (number(one.number), time(one.at_ms), Cell(_of(one), narrow=False),
-         Cell(*_found(one)), Cell(rows_of(one.checked), narrow=False), Cell(rows_of(one.open_items), narrow=False),
-         Cell(figures.lasting(one.took_ms), narrow=False), said(short(one.newest_action), wide=True),
-         said(one.actor, wide=True))
+         Cell(*_result_cell(one)), Cell(rows_of(one.checked), narrow=False),
+         Cell(rows_of(one.open_items), narrow=False),
+         Cell(figures.lasting(one.took_ms), narrow=False), text_cell(short(one.newest_action), wide=True),
+         text_cell(one.actor, wide=True))
         for one in runs
     ]  # fmt: skip
     heads = (
@@ -132,7 +133,7 @@ def _of(one: Run) -> str:
     return "all" if one.orgs is None else f"{one.orgs:,}"
 
 
-def _found(one: Run) -> tuple[str, str, str]:
+def _result_cell(one: Run) -> tuple[str, str, str]:
     if one.breaches:
         which = ", ".join(f"{invariant}" for invariant in one.by_invariant)
         return f"{one.breaches:,} breaches, of {which}", "state", "bad"
