@@ -35,6 +35,11 @@ AVOIDED: Final = (
     "told of", "asked of", "is said", "by now", "over there", "goes on", "anew", "without a word", "whatever became of",
     "comes to", "whoever", "whom", "whose", "mend", "mended", "mends", "thousand million",
 )  # fmt: skip
+NO_NAMES: Final = re.compile(
+    "again|asked|careful|dark|done|elsewhere|found|given|gone|held|judged|kept|known|later|left|lines|lost|made|money|"
+    "owed|paid|recall|remember|said|seen|seldom|sent|shown|straight|taken|together|told|turns|wanted"
+)
+"""Words that name no function, method or class alone: none shows what it returns or does."""
 WORD: Final = re.compile(r"[A-Za-z][A-Za-z'-]*")
 SENTENCE_END: Final = re.compile(r"\n\s*\n|\n\s*(?:[-*]|\d+\.)\s|\n?\s*\|\s*|\n#+ |(?<=[.!?])\s")
 LONGEST: Final = 25
@@ -76,24 +81,33 @@ def alerts() -> Iterator[tuple[str, str]]:
         yield rule["alert"], "\n".join(texts)
 
 
-def _modules() -> Iterator[tuple[str, ast.Module]]:
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """Each module of the shipped code, with its place."""
     for path in (path for folder in CODE for path in sorted((ROOT / folder).rglob("*.py"))):
         yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
 
 
 def messages() -> Iterator[tuple[str, str]]:
     """The text of each error that the shipped code raises."""
-    for name, module in _modules():
+    for name, module in modules():
         for raised in (node for node in ast.walk(module) if isinstance(node, ast.Raise)):
             yield name, " ".join(node.value for node in ast.walk(raised) if _is_text(node))  # type: ignore[attr-defined]
 
 
 def docstrings() -> Iterator[tuple[str, str]]:
     """Each docstring of the shipped code, those of constants and fields included."""
-    for name, module in _modules():
+    for name, module in modules():
         for node in ast.walk(module):
             if isinstance(node, ast.Expr) and _is_text(node.value):
                 yield name, node.value.value  # type: ignore[attr-defined]
+
+
+def names_to_avoid(place: str, module: ast.Module) -> Iterator[str]:
+    """The functions, methods and classes whose whole name is a word of NO_NAMES."""
+    named = (n for n in ast.walk(module) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)))
+    for name in (node.name for node in named):
+        if NO_NAMES.fullmatch(name.strip("_").lower()):
+            yield f"{place}: {name}"
 
 
 def _is_text(node: ast.AST) -> bool:
@@ -162,6 +176,7 @@ def report() -> Iterator[str]:
     for name, texts in SURFACES.items():
         counts = avoided(texts())
         yield f"words to avoid in {name}: {sum(counts.values()):,} ({', '.join(f'{w} {n}' for w, n in counts.items())})"
+    yield f"names to avoid in the code: {sum(1 for named in modules() for _ in names_to_avoid(*named)):,}"
 
 
 def main(arguments: list[str]) -> int:
