@@ -290,8 +290,9 @@ def weighed(
 def _extra(some: Sequence[Short], pools: Pools, drawn: Level | None, absent: int) -> int:
     """Return the quantity that events show beyond accepted pushes; 0 unless all of it can be in the balance.
 
-    All of it has to be in the balance's cycle and above the floor. It was drawn, and by none of the absent pushes. If a list did not move on, it showed neither of two equal pushes,
-    and the balance may have proven the wrong one; the other's event comes late.
+    All of it has to be in the balance's cycle and above the floor. It was drawn, and by none of the absent pushes. If a
+    list did not move on, it showed neither of two equal pushes, and the balance may have proven the wrong one; the
+    other's event comes late.
     """
     since = 0 if drawn is None else drawn.since_ms or 0
     floor = max((int(row.floor_ms) for short in some for row in short.rows), default=0)
