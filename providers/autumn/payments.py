@@ -223,10 +223,10 @@ def attached(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
     found = wire.parse(result.body) if result.status == 200 else None
     if found is None or found.get("customer_id") != charge.customer_id:
         return InDoubt(clean(f"attach: {said}", MAX_CHARS))
-    return _judged(found, charge)
+    return _judge_invoice(found, charge)
 
 
-def _judged(found: Mapping[str, object], charge: Charge) -> ChargeResult:
+def _judge_invoice(found: Mapping[str, object], charge: Charge) -> ChargeResult:
     invoice, action = found.get("invoice"), found.get("required_action")
     parts = action if isinstance(action, dict) else {}
     code, reason = (clean(str(parts.get(name) or ""), MAX_CHARS) for name in ("code", "reason"))

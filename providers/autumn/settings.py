@@ -79,7 +79,7 @@ def _variable(name: str, setting: str) -> str:
 
 def read(setup: Setup) -> AutumnSettings:
     """The settings of one provider. Errors: UsageError, naming the setting."""
-    given = _Given(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
+    given = _SettingTexts(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
     if unknown := sorted(set(setup.settings) - NAMES):
         names = ", ".join(name.upper() for name in sorted(NAMES))
         raise UsageError(f"{_variable(setup.name, unknown[0])} is no setting of Autumn; there are: {names}")
@@ -99,7 +99,7 @@ def read(setup: Setup) -> AutumnSettings:
 
 
 @dataclass(frozen=True)
-class _Given:
+class _SettingTexts:
     """Settings as they were written; empty ones count as not set."""
 
     name: str

@@ -25,7 +25,7 @@ from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
 from drawdown.worker.guard.use import options_of
-from drawdown.worker.verdict.refresh_requests import ASK_EVERY_MS, Gated, asked, in_doubt, may_ask, read_gated
+from drawdown.worker.verdict.refresh_requests import ASK_EVERY_MS, Gated, end_request, in_doubt, may_ask, read_gated
 
 log = structlog.get_logger()
 
@@ -126,7 +126,7 @@ class Gate:
             reading = self._step_threads.read_again(org_id, may.provider)
             if reading is not None:
                 await asyncio.wrap_future(reading)
-            await self._threads.write(lambda connection: asked(connection, org_id, may.at_ms))
+            await self._threads.write(lambda connection: end_request(connection, org_id, may.at_ms))
         except Exception as error:  # the stored verdict holds
             log.error("gate_ask_failed", org=org_id, **describe_error(error))
 

@@ -415,10 +415,10 @@ def test_difference_beside_charges_of_both_costs_is_reported(
     uncertain = f"uncertain by up to {Decimal(unsure) / 10**6:f}"
     assert all((uncertain in str(line.note)) is not is_known for line in found.differing)
     assert house.fleet.rows("SELECT told_qty, unsure_qty FROM balance_marks") == [(apart, unsure)]
-    assert [row.customer_id for row in read(engine, pushes.told)] == ["acme"] * len(expected)
+    assert [row.customer_id for row in read(engine, pushes.find_unacknowledged)] == ["acme"] * len(expected)
     assert house.compare(correct=True).differing == []
     write(engine, lambda c: pushes.acknowledge(c, "acme", house.fleet.by))
-    assert (read(engine, pushes.told), house.compare(correct=True).differing) == ([], [])
+    assert (read(engine, pushes.find_unacknowledged), house.compare(correct=True).differing) == ([], [])
 
 
 @pytest.mark.parametrize("size", [1, 64])

@@ -27,8 +27,7 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.push.actions import acknowledge, resolve_accepted
-from drawdown.worker.push.actions import told as told_balances
+from drawdown.worker.push.actions import acknowledge, find_unacknowledged, resolve_accepted
 from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.reconcile.comparison import BY_HAND
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
@@ -490,9 +489,9 @@ def test_what_was_told_of_a_balance_is_acknowledged_on_record(engine: sa.Engine)
     fleet, provider = billed(engine, drawn=True)
     drawn(provider, 10)
     compare(fleet, correct=True)
-    assert [row.told_qty for row in read(engine, told_balances)] == [-50]
+    assert [row.told_qty for row in read(engine, find_unacknowledged)] == [-50]
     assert len(write(engine, lambda c: acknowledge(c, "acme", fleet.by))) == 1
-    assert list(read(engine, told_balances)) == []
+    assert list(read(engine, find_unacknowledged)) == []
     assert fleet.rows("SELECT target FROM operator_actions WHERE action = 'balance_acknowledge'") == [("acme",)]
     assert compare(fleet, correct=True).exit_status == 0
 

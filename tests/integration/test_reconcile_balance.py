@@ -295,13 +295,13 @@ def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engin
     fleet.clock.at_ms += SHOWN
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == (([], 0) if credited else ([("unsure", 7, 7, 0)], 1))
-    seen = read(engine, pushes.told)
+    seen = read(engine, pushes.find_unacknowledged)
     assert [(row.told_qty, row.unsure_qty) for row in seen] == ([] if credited else [(0, 60)])
     fleet.clock.at_ms += SHOWN
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([], 0)
     write(engine, lambda c: pushes.acknowledge(c, "acme", fleet.by))
-    assert read(engine, pushes.told) == []
+    assert read(engine, pushes.find_unacknowledged) == []
     fleet.clock.at_ms += SHOWN
     drawn(provider, 67 - 500 - credited + 60)
     assert told(compare(fleet, correct=True)) == [("over", 7, 67, 60)]

@@ -21,7 +21,7 @@ from drawdown.worker.push import webhooks
 from drawdown.worker.push.push import push
 from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import ImportOptions
-from drawdown.worker.verdict.refresh_requests import asked, may_ask
+from drawdown.worker.verdict.refresh_requests import end_request, may_ask
 from tests.interleave.of_steps import sent_before
 from tests.interleave.party import Act, Party, host, plain, rest
 from tests.interleave.stage import FLIP, NOW, OLD, SAMPLE, T0, Stage, key
@@ -84,7 +84,7 @@ def _ordered_once(stage: Stage) -> Iterator[str]:
 
 SERVER: Final = (
     plain("server.api.gate:_ask", lambda s, c: may_ask(c, "spent", NOW)),
-    plain("server.api.gate:_ask answered", lambda s, c: asked(c, "spent", NOW)),
+    plain("server.api.gate:_ask answered", lambda s, c: end_request(c, "spent", NOW)),
     plain("server.api.admin:assign", lambda s, c: assignments.cancel(c, "later", s.by, NOW + DAY_MS)),
     plain("server.api.admin:override", _ordered, _ordered_once),
     plain("server.api.webhooks:take", lambda s, c: webhooks.take_event(c, EVENT, [CustomerChanged("acme")], NOW)),

@@ -97,8 +97,8 @@ def _seal_without_its_lock(patch: pytest.MonkeyPatch) -> None:
 
 
 def _told_is_not_held(patch: pytest.MonkeyPatch) -> None:
-    told = balances.told
-    patch.setattr(balances, "told", lambda connection, org_id, **_hold: told(connection, org_id))
+    told = balances.find_unacknowledged
+    patch.setattr(balances, "find_unacknowledged", lambda connection, org_id, **_hold: told(connection, org_id))
 
 
 def _gives_without_the_plan(patch: pytest.MonkeyPatch) -> None:

@@ -35,13 +35,13 @@ class Remembered:
         self.asked = 0
         self.unreadable = False
 
-    def recall(self, engine: sa.Engine) -> Witness | None:
+    def load(self, engine: sa.Engine) -> Witness | None:
         self.asked += 1
         if self.unreadable:
             raise UsageError("it cannot be read")
         return self.last
 
-    def remember(self, engine: sa.Engine, witness: Witness) -> None:
+    def save(self, engine: sa.Engine, witness: Witness) -> None:
         raise AssertionError("a server remembers nothing by itself")
 
     def restore(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from drawdown.schema.units import DAY_MS, MINUTE_MS, OWN_MINUTES
 from drawdown.worker.catalog.terms import paused
 from drawdown.worker.provider.actions import pause, resume
-from drawdown.worker.push.actions import acknowledge, resolve_accepted, told, void
+from drawdown.worker.push.actions import acknowledge, find_unacknowledged, resolve_accepted, void
 from drawdown.worker.push.rows import Row, dated
 from drawdown.worker.reconcile.comparison import ONLY_THERE
 from drawdown.worker.reconcile.reconcile import Line
@@ -299,7 +299,7 @@ FINE: Final = Decimal("0.000001")
 
 def settle_told(world: World) -> str | None:
     """What was told of a balance: a person looks at their console, makes up for what was lost, and acknowledges it."""
-    rows = world.read(told)
+    rows = world.read(find_unacknowledged)
     for row in rows:
         autumn = world.remote[row.provider]
         assert isinstance(autumn, Autumn)

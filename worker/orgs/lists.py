@@ -23,7 +23,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries, read_together
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
-from drawdown.worker.verdict.effective_balance import Asked, Used, read_used_now, since_read
+from drawdown.worker.verdict.effective_balance import BalancedOrg, Used, read_used_now, since_read
 from drawdown.worker.verdict.org_state import AssignmentRow, HaltRow
 from drawdown.worker.verdict.rules import end_ms
 from drawdown.worker.verdict.watch_state import is_watched
@@ -346,7 +346,7 @@ def assignments_of(connection: sa.Connection, org_id: str) -> list[AssignmentRow
     return [AssignmentRow(**row._mapping) for row in SQL.run(connection, "assignments", values)]
 
 
-class Billed(Asked, Protocol):
+class Billed(BalancedOrg, Protocol):
     """An organisation with who bills it: a row of `orgs`."""
 
     @property

@@ -175,7 +175,7 @@ def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
     return [push.key for push in chosen]
 
 
-def told(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> Sequence[Row]:
+def find_unacknowledged(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> Sequence[Row]:
     """Return the reports on balances that no person has acknowledged: rows of `balance_marks`.
 
     `hold`: lock them until the transaction ends.
@@ -188,7 +188,7 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]
 
     A report that a reconciliation makes meanwhile is written after this, and stays.
     """
-    rows = told(connection, org_id, hold=True)
+    rows = find_unacknowledged(connection, org_id, hold=True)
     for row in rows:
         about = {"provider": row.provider, "feature": row.feature}
         SQL.run(connection, "acknowledge", {**about, "customer_id": row.customer_id})

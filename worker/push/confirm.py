@@ -188,7 +188,7 @@ def _apply(
     if capabilities.same_database:
         found = _charged_meanwhile(connection, asked, found)
     looked = [
-        after_lookup(result, _asked(connection, sought, capabilities), asked_ms, capabilities)
+        after_lookup(result, _describe_lookup(connection, sought, capabilities), asked_ms, capabilities)
         for result, sought in zip(found, asked, strict=True)
     ]
     if any(isinstance(end, Adopt | Void) or sought.others for end, sought in zip(looked, asked, strict=True)):
@@ -244,7 +244,7 @@ def _adopt_others(connection: sa.Connection, sought: Sought, by: By) -> int:
     return len(sought.others)
 
 
-def _asked(connection: sa.Connection, sought: Sought, capabilities: Capabilities) -> Asked:
+def _describe_lookup(connection: sa.Connection, sought: Sought, capabilities: Capabilities) -> Asked:
     row, loss = sought.row, sought.loss
     lost = loss is not None and row.attempts == 0
     doubt = carry_doubt(connection, row, capabilities) if lost else CarryDoubt()
@@ -410,7 +410,7 @@ def ends_by_balance(
                 decided[number] = Settlement("accepted", asked_ms, "drawn", DRAWN)
             elif _is_last_word(end := decided[number]):
                 if charged is None or number in beyond_it:
-                    decided[number] = _later(asked[number].row, asked_ms, alone=alone or number in beyond_it)
+                    decided[number] = _wait_longer(asked[number].row, asked_ms, alone=alone or number in beyond_it)
                 elif isinstance(end, Void):
                     decided[number] = replace(end, evidence=f"{end.evidence}; the customer's balance agrees")
     return _above_floor([sought.row for sought in asked], decided, asked_ms)
@@ -457,7 +457,7 @@ def _above_floor(rows: Sequence[PushRow], ends: Sequence[End], asked_ms: int) ->
     ]
 
 
-def _later(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
+def _wait_longer(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
     if alone:
         return Settlement("in_doubt", asked_ms + DAY_MS, "absent", UNTOLD)
     # All that wait for one another are due at the same moment: once looked up together, the balance tells of all.

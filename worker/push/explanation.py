@@ -240,10 +240,10 @@ def chain_of(connection: sa.Connection, push: PushColumns) -> PushChain:
         for row in SQL.run(connection, "verdicts", asked)
     ]
     entries = [PushEntry(**row._mapping) for row in SQL.run(connection, "entries", {"names": names})]
-    return PushChain(entries, verdicts, _told(connection, push.org_id, verdicts))
+    return PushChain(entries, verdicts, _list_halts(connection, push.org_id, verdicts))
 
 
-def _told(connection: sa.Connection, org_id: str, verdicts: list[VerdictAfter]) -> list[HaltRow]:
+def _list_halts(connection: sa.Connection, org_id: str, verdicts: list[VerdictAfter]) -> list[HaltRow]:
     """By the verdicts that halted; a halt bears the moment of its verdict."""
     halting = [one.at_ms for one in verdicts if one.is_halted]
     if not halting:

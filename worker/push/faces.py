@@ -60,7 +60,7 @@ class PushesChanged:
     effect: PushEffect
 
 
-def _found(
+def _find_pushes(
     connection: sa.Connection,
     possible: Sequence[str],
     keys: Sequence[str] | None,
@@ -91,7 +91,7 @@ def _retry(
     error: OfError = "",
     expect: Expect = None,
 ) -> PushesChanged:
-    found = _found(connection, RETRIED, keys, state, org_id, provider, error, expect)
+    found = _find_pushes(connection, RETRIED, keys, state, org_id, provider, error, expect)
     effect = effect_of(connection, found)
     return PushesChanged(pushes.retry(connection, found, asked.by), effect)
 
@@ -109,7 +109,7 @@ def _resolve(
     error: OfError = "",
     expect: Expect = None,
 ) -> PushesChanged:
-    found = _found(connection, PROVEN, keys, state, org_id, provider, error, expect)
+    found = _find_pushes(connection, PROVEN, keys, state, org_id, provider, error, expect)
     effect = effect_of(connection, found)
     work = pushes.resolve_accepted if outcome == "accepted" else pushes.void
     return PushesChanged(work(connection, found, asked.by, evidence), effect)
@@ -127,18 +127,18 @@ def _void(
     error: OfError = "",
     expect: Expect = None,
 ) -> PushesChanged:
-    found = _found(connection, PROVEN, keys, state, org_id, provider, error, expect)
+    found = _find_pushes(connection, PROVEN, keys, state, org_id, provider, error, expect)
     effect = effect_of(connection, found)
     return PushesChanged(pushes.void(connection, found, asked.by, evidence), effect)
 
 
-def _said(done: PushesChanged) -> list[str]:
+def _sentences(done: PushesChanged) -> list[str]:
     return [f"{len(done.pushes):,} pushes", f"{done.effect}"]
 
 
 def _choose(connection: sa.Connection, possible: Sequence[str], values: Values) -> list[str]:
     names = ("keys", "state", "org_id", "provider", "error", "expect")
-    return _found(connection, possible, *(values.get(name) for name in names))  # type: ignore[arg-type]
+    return _find_pushes(connection, possible, *(values.get(name) for name in names))  # type: ignore[arg-type]
 
 
 def _standing(possible: Sequence[str], connection: sa.Connection, values: Values) -> Sequence[Fact]:
@@ -219,7 +219,7 @@ ACTIONS: Final = (
         "Send pushes again",
         "Send again with the next tick. A rejected push is voided and sealed again, under its next revision.",
         _retry,
-        _said,
+        _sentences,
         path="/v1/pushes/retry",
         scope=WRITE,
         facts=_facts_of_retry,
@@ -231,7 +231,7 @@ ACTIONS: Final = (
         "Resolve pushes",
         "Record the outcome of pushes that are in doubt or rejected. All of them are changed, or none.",
         _resolve,
-        _said,
+        _sentences,
         path="/v1/pushes/resolve",
         scope=WRITE,
         facts=_facts_of_proven,
@@ -243,7 +243,7 @@ ACTIONS: Final = (
         "Void pushes",
         "Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent again.",
         _void,
-        _said,
+        _sentences,
         path="/v1/pushes/void",
         scope=WRITE,
         facts=_facts_of_proven,

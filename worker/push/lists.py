@@ -111,7 +111,7 @@ class PushLine:
     @property
     def place(self) -> str:
         """Where the next page begins behind it."""
-        return _said(RANKS.get(self.state, self.due_at_ms or 0), vars(self))
+        return _format_place(RANKS.get(self.state, self.due_at_ms or 0), vars(self))
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _looked(
     found = _paged(connection, name, {**values, **bounds}, most, **{bound: bound})
     if found.next_after is not None or int(last["looked"]) < MOST_LOOKED_AT:
         return found
-    return PushPage(found.lines, _said(int(last.get("due_at_ms", 0)), dict(last)), is_cut=True)
+    return PushPage(found.lines, _format_place(int(last.get("due_at_ms", 0)), dict(last)), is_cut=True)
 
 
 def _of_org(
@@ -226,7 +226,7 @@ def _of_org(
     if found.next_after is not None or from_ms <= asked_ms:
         return found
     begin = {"org_id": chosen.org, "window_ms": from_ms, "feature": "", "revision": 0}
-    return PushPage(found.lines, _said(0, begin), is_cut=True)
+    return PushPage(found.lines, _format_place(0, begin), is_cut=True)
 
 
 def _paged(connection: sa.Connection, name: str, values: Mapping[str, object], most: int, **slots: str) -> PushPage:
@@ -234,7 +234,7 @@ def _paged(connection: sa.Connection, name: str, values: Mapping[str, object], m
     return PushPage(rows[:most], rows[most - 1].place if len(rows) > most else None)
 
 
-def _said(due_at_ms: int, row: Mapping[str, Any]) -> str:
+def _format_place(due_at_ms: int, row: Mapping[str, Any]) -> str:
     """A place, as PushLine.place says it."""
     return f"{due_at_ms}:{push_key(row['org_id'], row['window_ms'], row['feature'], row['revision'])}"
 

@@ -63,7 +63,7 @@ class ComparedAt:
 
 
 @dataclass(frozen=True)
-class Told:
+class UnacknowledgedDifference:
     """By how much a balance was drawn on beyond what was pushed; nobody has acknowledged it. `feature`: the balance, of
     which `scale` quantities make one unit. `unsure_qty`: by how much it is uncertain; the difference may be nothing."""
 
@@ -145,9 +145,9 @@ def runs(connection: sa.Connection) -> list[ComparedAt]:
     return [ComparedAt(int(row.at_ms), int(row.lines), int(row.differing)) for row in rows]
 
 
-def told(connection: sa.Connection) -> list[Told]:
+def list_unacknowledged(connection: sa.Connection) -> list[UnacknowledgedDifference]:
     """Return the reports on balances that wait for a person, the latest first."""
-    return [Told(**row._mapping) for row in SQL.run(connection, "told", {"at_most": MOST_TOLD})]
+    return [UnacknowledgedDifference(**row._mapping) for row in SQL.run(connection, "told", {"at_most": MOST_TOLD})]
 
 
 def _require(connection: sa.Connection, chosen: ComparedFilter) -> None:

@@ -369,7 +369,7 @@ def compare_lost(
     """Ask for the totals of those days, and tell what no push of ours stands beside."""
     spans, pushed = yield Transaction(
         "reconcile_lost",
-        partial(_lost, provider=provider, scope=scope, since_ms=since_ms, now_ms=now_ms),
+        partial(_find_lost, provider=provider, scope=scope, since_ms=since_ms, now_ms=now_ms),
         rollback=True,
     )
     known = {*compared, *pushed}
@@ -392,7 +392,7 @@ def compare_lost(
                     tell(line)
 
 
-def _lost(
+def _find_lost(
     connection: sa.Connection, *, provider: str, scope: ReconcileScope, since_ms: int, now_ms: int
 ) -> tuple[list[Span], set[tuple[str, str, str, int]]]:
     """The spans, and of their days whatever was pushed: a day that was settled long ago is known, though no run of
@@ -458,7 +458,7 @@ def keep_marks(connection: sa.Connection, *, provider: str, days: Sequence[Settl
         by_customer.setdefault(day.customer_id, []).append(day)
     prices = Prices(connection)
     marks = [
-        {**dict(_mark(customer, found, to_ms, now_ms)), "said": _said(provider, found, now_ms, prices)}
+        {**dict(_mark(customer, found, to_ms, now_ms)), "said": _explain_open_days(provider, found, now_ms, prices)}
         for customer, found in sorted(by_customer.items())
     ]
     its = {"provider": provider, "now_ms": now_ms}
@@ -467,7 +467,7 @@ def keep_marks(connection: sa.Connection, *, provider: str, days: Sequence[Settl
     SQL.run(connection, "close_others", {**its, "marks": [{"customer_id": mark["customer_id"]} for mark in marks]})
 
 
-def _said(provider: str, days: Collection[Settled], now_ms: int, prices: Prices) -> str:
+def _explain_open_days(provider: str, days: Collection[Settled], now_ms: int, prices: Prices) -> str:
     """Why days of a customer are open; what no provider bills until a person acts, with its amount."""
     open_ = [day for day in days if day.is_open(now_ms)]
     lost = [day for day in open_ if day.left.startswith(NEEDS_YOU) and day.quantity]

@@ -123,7 +123,7 @@ class Balanced(Protocol):
     def is_halted(self) -> bool: ...
 
 
-class Asked(Balanced, Protocol):
+class BalancedOrg(Balanced, Protocol):
     """The same, by its id."""
 
     @property
@@ -179,11 +179,13 @@ def read_used(
         found = _read_once(connection, provider, orgs, now_ms=now_ms, read_ms=read_ms, lag_ms=lag_ms)
         if _last_seals(connection) == before:
             return found
-        best = {org.org_id: min(best.get(org.org_id, found[org.org_id]), found[org.org_id], key=_owed) for org in orgs}
+        best = {
+            org.org_id: min(best.get(org.org_id, found[org.org_id]), found[org.org_id], key=_unseen_use) for org in orgs
+        }
     return defaultdict(Used, best)
 
 
-def _owed(used: Used) -> int:
+def _unseen_use(used: Used) -> int:
     return used.unsealed + used.unsent + used.sent_since
 
 
@@ -206,14 +208,14 @@ def _read_once(
     )
     # Last: what is charged meanwhile, by a push or by a run, is taken off twice for this once, and not left out.
     wallets = read_in_wallets(connection, provider, ids, now_ms) if is_here else {}
-    seen = Seen(unsealed, pushes, held, lapsed, card, wallets, mirrors(provider))
+    seen = BalanceRows(unsealed, pushes, held, lapsed, card, wallets, mirrors(provider))
     return used_by(seen, orgs, read_ms=read_ms, lag_ms=lag_ms)
 
 
 def parts_of(
-    provider: str, orgs: Sequence[Asked], rules: Sequence[Segment], *, now_ms: int, read_ms: int, lag_ms: int
+    provider: str, orgs: Sequence[BalancedOrg], rules: Sequence[Segment], *, now_ms: int, read_ms: int, lag_ms: int
 ) -> tuple[Part, Part]:
-    """What is used and not sealed, and pushes that a balance may not show: rows for `Seen`."""
+    """What is used and not sealed, and pushes that a balance may not show: rows for `BalanceRows`."""
     read_before = min(now_ms if org.balance_read_ms is None else org.balance_read_ms for org in orgs)
     values: dict[str, object] = {
         "org_ids": [org.org_id for org in orgs],
@@ -232,7 +234,7 @@ def parts_of(
 
 
 @dataclass(frozen=True)
-class Seen:
+class BalanceRows:
     """What the database says of organisations of one provider: rows of `unsealed` and `unseen_pushes`, what runs hold
     and what is left of lots that are over, by organisation, what usage costs there, and what wallets have."""
 
@@ -254,7 +256,7 @@ class Seen:
         return [rate.price(int(quantity)) for quantity in quantities]
 
 
-def used_by(seen: Seen, orgs: Sequence[Asked], *, read_ms: int, lag_ms: int) -> dict[str, Used]:
+def used_by(seen: BalanceRows, orgs: Sequence[BalancedOrg], *, read_ms: int, lag_ms: int) -> dict[str, Used]:
     """What was seen, added up by organisation. Pure."""
     found: dict[str, Used] = defaultdict(Used)
     for org_id, held_micro in seen.held.items():
@@ -299,7 +301,7 @@ def _is_in_time(row: Any, lapsed: Mapping[str, Lapsed]) -> bool:
     return row.org_id in lapsed and bool(row.window_ms < lapsed[row.org_id].until_ms)
 
 
-def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Asked]], now_ms: int) -> dict[str, Used]:
+def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[BalancedOrg]], now_ms: int) -> dict[str, Used]:
     """By organisation, of those that used or hold something, or have a wallet here; `orgs` are rows by provider. The
     connection reads at one moment (`schema.database.read`)."""
     providers = sorted(name for name, rows in orgs.items() if rows)
@@ -325,7 +327,7 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Asked]]
         card = rate_card(terms["ledger"]) if provider in here else card_of(terms[f"rates{number}"])
         held_rows, over = held_of(read[f"held{number}"], gone), lapsed_of(read.get(f"lapsed{number}", []))
         wallets = wallets_of(read.get(f"wallets{number}", []))
-        seen = Seen(
+        seen = BalanceRows(
             read[f"unsealed{number}"], read[f"pushes{number}"], held_rows, over, card, wallets, mirrors(provider)
         )
         found |= used_by(seen, orgs[provider], read_ms=now_ms, lag_ms=0)
@@ -351,7 +353,7 @@ class _Unread(NamedTuple):
     is_halted: bool = False
 
 
-class _Found(NamedTuple):
+class _CachedCost(NamedTuple):
     """What a customer's samples came to: when that was read, and what has to be the same for it to count."""
 
     at_ms: int
@@ -359,20 +361,20 @@ class _Found(NamedTuple):
     micro: int
 
 
-_FOUND: Final[WeakKeyDictionary[sa.Engine, OrderedDict[str, _Found]]] = WeakKeyDictionary()
+_FOUND: Final[WeakKeyDictionary[sa.Engine, OrderedDict[str, _CachedCost]]] = WeakKeyDictionary()
 """Of customers with many samples, by database."""
 
 
 def unbilled_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
     """In micro-credits, of all organisations that are billed as this customer now."""
-    kept: dict[tuple[str, int], int] = _kept(connection)
+    kept: dict[tuple[str, int], int] = _transaction_cache(connection)
     key = (customer_id, now_ms)
     if key not in kept:
         kept[key] = _read(connection, customer_id, now_ms)
     return kept[key]
 
 
-def _kept(connection: sa.Connection) -> dict[tuple[str, int], int]:
+def _transaction_cache(connection: sa.Connection) -> dict[tuple[str, int], int]:
     """What this transaction found."""
     now = connection.get_transaction()
     kept: tuple[object, dict[tuple[str, int], int]] = connection.info.get(_KEPT, (None, {}))
@@ -395,7 +397,7 @@ def _read(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
     if found is not None and found.mark == mark:
         known[customer_id] = found._replace(at_ms=now_ms)  # others go by it while this one adds up
     micro = _added_up(connection, rows, now_ms)
-    known[customer_id] = _Found(now_ms, mark, micro)
+    known[customer_id] = _CachedCost(now_ms, mark, micro)
     if len(known) > MOST_KEPT:
         known.popitem(last=False)
     return micro

@@ -278,7 +278,7 @@ def _drawn(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) 
         drawn = max(run.drawn_micro, run.metered_before_micro + sum(parts.values()))
         before = run.metered_before_micro + sum(part for spot, part in parts.items() if spot.window_ms < to_ms)
         if drawn != run.drawn_micro or to_ms != run.from_ms:
-            freed = _left(run, run.drawn_micro) - _left(run, drawn)
+            freed = _undrawn_micro(run, run.drawn_micro) - _undrawn_micro(run, drawn)
             found.append(Drawn(run.reservation, run.customer_id, drawn, before, to_ms, freed))
     return found
 
@@ -294,11 +294,11 @@ def used_up(connection: sa.Connection, customers: Sequence[str], now_ms: int) ->
     for run in runs:
         prices = (card.price(spot.feature, spot.window_ms, n) for spot, n in uses.of_run[run.reservation].items())
         used = run.metered_before_micro + sum(price for price in prices if price is not None)
-        found[run.customer_id] += _left(run, run.drawn_micro) - _left(run, max(run.drawn_micro, used))
+        found[run.customer_id] += _undrawn_micro(run, run.drawn_micro) - _undrawn_micro(run, max(run.drawn_micro, used))
     return found
 
 
-def _left(run: sa.Row[Any], drawn_micro: int) -> int:
+def _undrawn_micro(run: sa.Row[Any], drawn_micro: int) -> int:
     return max(int(run.amount_micro) - drawn_micro, 0)
 
 

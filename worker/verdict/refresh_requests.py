@@ -198,6 +198,6 @@ def may_ask(connection: sa.Connection, org_id: str, now_ms: int) -> LeaveToAsk |
     return LeaveToAsk(now_ms, str(provider))
 
 
-def asked(connection: sa.Connection, org_id: str, at_ms: int) -> None:
+def end_request(connection: sa.Connection, org_id: str, at_ms: int) -> None:
     """The ask that began then has ended."""
     SQL.run(connection, "asked", {"org_id": org_id, "asked_ms": at_ms})

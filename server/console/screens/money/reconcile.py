@@ -16,7 +16,14 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.reconcile import lists as reconciliations
-from drawdown.worker.reconcile.lists import MOST_COUNTED, After, Compared, ComparedAt, ComparedFilter, Told
+from drawdown.worker.reconcile.lists import (
+    MOST_COUNTED,
+    After,
+    Compared,
+    ComparedAt,
+    ComparedFilter,
+    UnacknowledgedDifference,
+)
 
 PATH: Final = "/console/reconcile"
 TONES: Final = {"short": "bad", "over": "bad"}
@@ -37,7 +44,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Filter("provider", "Provider", chosen.provider),
         Filter("org", "Organisation", chosen.org),
     ]
-    compared, told = reconciliations.runs(connection), _differences_table(reconciliations.told(connection))
+    compared, told = (
+        reconciliations.runs(connection),
+        _differences_table(reconciliations.list_unacknowledged(connection)),
+    )
     kept = cells.command("reconcile", "--kept", *_as_typed(chosen))
     following = (
         url(PATH, **query, **{f"after_{name}": value for name, value in asdict(found.after).items()})
@@ -120,7 +130,7 @@ def _counted(number: int) -> Cell:
     return Cell(f"{number:,} or more" if number >= MOST_COUNTED else f"{number:,}", "number")
 
 
-def _differences_table(found: list[Told]) -> Table:
+def _differences_table(found: list[UnacknowledgedDifference]) -> Table:
     rows = [
         (cells.time(one.told_ms), _told_org(one), Cell(one.provider, "id"),
          Cell(one.feature, "id", narrow=False),
@@ -132,6 +142,6 @@ def _differences_table(found: list[Told]) -> Table:
     return Table("Told of balances, and not acknowledged", heads, rows, none, "drawdown reconcile --acknowledge")
 
 
-def _told_org(one: Told) -> Cell:
+def _told_org(one: UnacknowledgedDifference) -> Cell:
     links = (act("Acknowledge", "reconcile-acknowledge", org=one.org_id),)
     return Cell(one.org_id, "id", href=url("/console/org", id=one.org_id), links=links)

@@ -287,7 +287,7 @@ def _acknowledge(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 def _difference_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     ids.require(connection, ids.ORG, doing.text("org"))
-    found = balances.told(connection, doing.text("org"))
+    found = balances.find_unacknowledged(connection, doing.text("org"))
     return [
         Fact(f"{row.provider}, {row.feature}", show_difference(int(row.told_qty), int(row.unsure_qty), int(row.scale)))
         for row in found
