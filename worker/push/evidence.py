@@ -25,7 +25,9 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from fractions import Fraction
 from functools import partial
+from math import ceil, floor
 from typing import Final
 
 import sqlalchemy as sa
@@ -526,10 +528,12 @@ def _disturbed(
     values = {"provider": provider, "pairs": rows, "changes": changes, "apart_ms": CLOCKS_APART_MS}
     for row in SQL.run(connection, "between", values) if rows else ():
         pair = str(row.customer_id), str(row.pool)
-        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
+        least, most = pools.weight_told(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
         sums = found.get(pair, Between())
         found[pair] = Between(
-            sums.least + int(row.sure) * least, sums.most + int(row.above) * most, sums.back + int(row.below) * most
+            sums.least + floor(int(row.sure) * least),
+            sums.most + ceil(int(row.above) * most),
+            sums.back + ceil(int(row.below) * most),
         )
         disturbed |= {pair} if row.disturbs else set()
     return {pair: found.get(pair, Between()) for pair in disturbed}
@@ -542,14 +546,15 @@ def _level(balances: Balances, pair: CustomerPool) -> Level:
 def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, marked_ms: int) -> Accounted:
     if not rows:
         return Accounted(apart=apart, marked_ms=marked_ms)
-    costs = [pools.weight(pool, str(row.feature), int(row.first), int(row.last), row.credit_cost) for row in rows]
+    costs = [pools.weight_told(pool, str(row.feature), int(row.first), int(row.last), row.credit_cost) for row in rows]
 
     def total(name: str) -> int:
-        return sum(int(getattr(row, name)) * most for row, (_, most) in zip(rows, costs, strict=True))
+        return round(sum(int(getattr(row, name)) * most for row, (_, most) in zip(rows, costs, strict=True)))
 
     def unsure(name: str) -> int:
         """By how much charges that were made while a cost changed may have drawn less."""
-        return sum(int(getattr(row, name)) * (most - least) for row, (least, most) in zip(rows, costs, strict=True))
+        less = (int(getattr(row, name)) * (most - least) for row, (least, most) in zip(rows, costs, strict=True))
+        return round(sum(less))
 
     newest = max(rows, key=lambda row: int(row.newest_ms))
     attempts, is_open = (sum(int(getattr(row, name)) for row in rows) for name in ("attempts", "open"))
@@ -562,10 +567,12 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
         most=total("most") - unsure("fresh_below"),
         hand_above=total("hand_above") + unsure("fresh_above"),
         hand_below=total("hand_below") + unsure("fresh_below"),
-        other_balance=sum(
-            (int(row.fresh_above) + int(row.fresh_below)) * most
-            for row, (least, most) in zip(rows, costs, strict=True)
-            if not least
+        other_balance=round(
+            sum(
+                (int(row.fresh_above) + int(row.fresh_below)) * most
+                for row, (least, most) in zip(rows, costs, strict=True)
+                if not least
+            )
         ),
         in_cycle=total("accepted") == total("ours") == total("least") == total("most"),
         newest_ms=int(newest.newest_ms),
@@ -607,8 +614,8 @@ def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, dr
     }
     found, decided = [], 0
     for row in SQL.run(connection, "unsure", values):
-        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
-        found.append(int(row.sent_qty) * (most if row.is_unsure else most - least))
+        least, most = pools.weight_told(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
+        found.append(round(int(row.sent_qty) * (most if row.is_unsure else most - least)))
         decided += int(row.decided)
     return Unsure([quantity for quantity in found if quantity], decided > MOST_UNSURE)
 
@@ -845,7 +852,7 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
 
     Otherwise, draws in the place of these pushes would look as if the pushes had been drawn after all.
     """
-    lost: dict[tuple[str, CustomerPool], list[tuple[Row, int]]] = defaultdict(list)
+    lost: dict[tuple[str, CustomerPool], list[tuple[Row, Fraction]]] = defaultdict(list)
     scales: dict[str, Pools] = {}
     for push in voided:
         provider = str(push.provider)
@@ -853,10 +860,10 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
         settled_ms = int(push.settled_ms or push.sealed_at_ms)
         pair = str(push.customer_id), pools.of(str(push.feature))
         began_ms = int(push.first_attempt_ms or settled_ms)
-        least, most = pools.weight_between(pair[1], str(push.feature), began_ms, settled_ms, push.credit_cost)
+        least, most = pools.weight_told_between(pair[1], str(push.feature), began_ms, settled_ms, push.credit_cost)
         if least == most:  # else nothing tells by how much the balance lacks it, and a person is told once more
             lost[(provider, pair)].append((push, most))
-    sums = {of: sum(int(push.sent_qty) * cost for push, cost in some) for of, some in lost.items()}
+    sums = {of: round(sum(int(push.sent_qty) * cost for push, cost in some)) for of, some in lost.items()}
     rows = [
         {
             "provider": provider,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from typing import Final
 
 from drawdown.providers.protocol import (
@@ -25,6 +25,7 @@ from drawdown.providers.protocol import (
     ReadFailed,
     Rejected,
     RetryAt,
+    UnitCost,
     Unknown,
 )
 from drawdown.schema.text import NEEDS_YOU
@@ -45,7 +46,7 @@ class Settlement:
     """When its key may first have been sent, where nothing on record says so (R1): P2 counts from there."""
     never_sent: bool = False
     """True if it is proven that the key never arrived: then P2 counts from the next attempt."""
-    cost: Decimal | None = None
+    cost: UnitCost | None = None
     """Credits for one base unit, by which it was charged, where the provider told."""
 
 
@@ -166,7 +167,7 @@ class Adopt:
     """The provider has it at another quantity: that quantity is taken over, and the difference makes the rest (R1)."""
 
     quantity: int
-    cost: Decimal | None = None
+    cost: UnitCost | None = None
 
 
 @dataclass(frozen=True)
@@ -185,14 +186,14 @@ def after_lookup(
     """
     match found:
         case Found(quantity, cost) if quantity == asked.sent_qty:
-            return Settlement("accepted", now_ms, "found", cost=cost if asked.arrivals == 1 else None)
+            return Settlement("accepted", now_ms, "found", cost=_cost_of(cost, asked))
         case Found(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case Found(0):
             said = "the provider has it on record and charged nothing for it"
             return Settlement("rejected", now_ms + CREDIT_WAIT_MS, "found", said)
         case Found(quantity, cost):
-            return Adopt(quantity, cost if asked.arrivals == 1 else None)
+            return Adopt(quantity, _cost_of(cost, asked))
         case Absent():
             return _after_absent(asked, now_ms, capabilities)
         case CannotTell() if asked.sent_qty == 0:
@@ -202,6 +203,12 @@ def after_lookup(
         case ReadFailed(reason):
             later = now_ms + backoff_ms(asked.lookups)
             return Settlement(asked.state, later, "not_read", f"could not be looked up: {reason}")
+
+
+def _cost_of(cost: UnitCost | None, asked: Asked) -> UnitCost | None:
+    """The cost that is kept. Another attempt may have been charged at another cost. If the charge ended inside a unit,
+    its cost is kept all the same: without it, the rest of the unit would look lost."""
+    return cost if asked.arrivals == 1 or isinstance(cost, Fraction) else None
 
 
 OTHERS_FIRST: Final = "absent; others of its customer come first"

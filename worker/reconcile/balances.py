@@ -368,7 +368,7 @@ def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool,
     if not _has_parts(connection, asked, pair):
         return False
     rows = _charges(connection, asked, pair, since_ms, "charges_since")
-    drew = [int(row.sent_qty) * drew_of(asked.pools, row)[1] for row in rows]
+    drew = [_drawn_by(asked.pools, row) for row in rows]
     answered = {0, *(one for row, one in zip(rows, drew, strict=True) if row.answered)}
     sums = {0}
     for one in (one for row, one in zip(rows, drew, strict=True) if not row.answered):
@@ -386,7 +386,7 @@ def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_m
     if not asked.pools.in_credits(line.feature) or not _has_parts(connection, asked, pair):
         return line
     rows = _charges(connection, asked, pair, marked_ms, "unanswered_since")
-    hidden = sum(int(row.sent_qty) * drew_of(asked.pools, row)[1] for row in rows)
+    hidden = sum(_drawn_by(asked.pools, row) for row in rows)
     if len(rows) > MOST_CHARGES:
         hidden = max(hidden, abs(line.theirs - line.ours))
     return replace(line, unsure=line.unsure + hidden)
@@ -396,6 +396,11 @@ def _has_parts(connection: sa.Connection, asked: Compared, pair: CustomerPool) -
     known = known_parts(connection, asked.provider, [pair[0]]).get(pair[0], ())
     features = asked.pools.features(pair[1])
     return any(part.balance in features for part in known)
+
+
+def _drawn_by(pools: Pools, push: PushRow) -> int:
+    """The most that a push drew."""
+    return round(int(push.sent_qty) * drew_of(pools, push)[1])
 
 
 def _charges(
@@ -419,10 +424,10 @@ def _lost(pools: Pools, pool: str, newest: Sequence[PushRow], amount: int, now_m
     drew: list[int] = []
     for row in newest:
         began_ms, settled_ms = int(row.first_attempt_ms), int(row.settled_ms)
-        then = pools.weight_between(pool, str(row.feature), began_ms, settled_ms, row.credit_cost)
-        if then != pools.weight_between(pool, str(row.feature), now_ms, now_ms) or not then[1]:
+        then = pools.weight_told_between(pool, str(row.feature), began_ms, settled_ms, row.credit_cost)
+        if then != pools.weight_told_between(pool, str(row.feature), now_ms, now_ms, None) or not then[1]:
             break  # sent again it would draw another amount
-        drew.append(int(row.sent_qty) * then[1])
+        drew.append(round(int(row.sent_qty) * then[1]))
     found = lost_among(drew, [int(row.settled_ms) for row in newest[: len(drew)]], amount)
     return None if found is None else [newest[place] for place in found]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import partial
 from typing import Final
 
@@ -208,12 +209,12 @@ def _is_still(connection: sa.Connection, row: PushRow) -> bool:
     return all(getattr(row, name) == now for name, now in found._mapping.items())
 
 
-def drew(pools: Pools, push: PushRow) -> tuple[int, int]:
+def drew(pools: Pools, push: PushRow) -> tuple[Fraction, Fraction]:
     """The least and the most that a base unit of an accepted push drew."""
     settled_ms = int(push.settled_ms or push.sealed_at_ms)
     pool = pools.of(str(push.feature))
     began_ms = int(push.first_attempt_ms or settled_ms)
-    return pools.weight_between(pool, str(push.feature), began_ms, settled_ms, push.credit_cost)
+    return pools.weight_told_between(pool, str(push.feature), began_ms, settled_ms, push.credit_cost)
 
 
 def _standing(
@@ -261,7 +262,7 @@ def weighed(
     `told` of; None: it does not tell."""
     drawn = drawn_of(balances, pair)
     costs = [drew(pools, row) for row in absent]
-    amounts = [int(row.sent_qty) * most for row, (_, most) in zip(absent, costs, strict=True)]
+    amounts = [round(int(row.sent_qty) * most) for row, (_, most) in zip(absent, costs, strict=True)]
     extra = 0 if before is None else _extra(some, pools, drawn, sum(amounts))
     if before is None or not (absent or extra):
         return frozenset()
@@ -415,7 +416,7 @@ def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By) ->
         else:
             adopt_other(connection, row, found.quantity, by, found.cost)
         short.corrected += less
-        fell += less * drew(pools, row)[1]
+        fell += round(less * drew(pools, row)[1])
     return fell
 
 
