@@ -320,7 +320,7 @@ def test_each_name_that_a_finding_may_have_is_explained() -> None:
     source = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
     named = {
         *leaves.BY_FIELD.values(),
-        *re.findall(r'(?:Trouble|_Found)\([^"\n]+, "([a-z_]+)"', source),
+        *re.findall(r'(?:Trouble|_Match)\([^"\n]+, "([a-z_]+)"', source),
         "secret_field",
     }
     assert {*named, *(one.name for one in RULES)} == set(meanings()), "no other, and none without"
