@@ -1,5 +1,4 @@
-"""What is read of an organisation: its usage, and its balance. Pure: which calls there are, and how pages are put
-together."""
+"""Reads of an organisation's usage and balance. Pure: which calls there are, and how pages are put together."""
 
 from __future__ import annotations
 
@@ -11,11 +10,11 @@ from drawdown_client.errors import Unreachable
 from drawdown_client.items import moment_ms
 
 MOST_PAGES: Final = 100
-"""Of one answer."""
+"""Pages of one answer."""
 MOST_ROWS: Final = 1_000
-"""Of one page: as the server has it."""
+"""Rows of one page: as at the server."""
 MAX_CHARS: Final = 64 * 1024 * 1024
-"""Of all pages together: they are held in memory until the last one came."""
+"""Characters of all pages together: they are held in memory until the last one came."""
 
 Moment: TypeAlias = datetime | date | int
 """An aware datetime, a day in UTC, or milliseconds since 1970."""
@@ -80,8 +79,10 @@ def balance(org: str) -> Call:
 
 
 class Pages:
-    """The pages of one answer, as they come: `after` is where the next begins, until `whole` is set. What is kept of
-    them is their rows, and of the first what stands beside them."""
+    """The pages of one answer, as they come: `after` is where the next begins, until `whole` is set.
+
+    It keeps their rows, and the other fields of the first page.
+    """
 
     def __init__(self) -> None:
         self.after: str | None = None

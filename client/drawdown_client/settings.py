@@ -1,4 +1,4 @@
-"""How a client behaves, and its bounds."""
+"""The settings of a client, and its bounds."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Final, Literal
 from drawdown_client.items import Item, Result
 
 BATCH_ITEMS: Final = 1_000
-"""Of one body: as the server has it."""
+"""Items of one body: as at the server."""
 BATCH_BYTES: Final = 4 * 1024 * 1024
-"""Of one body, before it is packed."""
+"""Bytes of one body, before it is packed."""
 BATCH_MS: Final = 200
 """For how long an item waits for others to go with it."""
 QUEUE_ITEMS: Final = 10_000
 BLOCK_S: Final = 5.0
 CLOSE_S: Final = 10.0
 KEPT_CALLS: Final = 1_000
-"""Of the guard: what was let through without an answer, and is not told yet."""
+"""Uses of the guard to keep that were let through without an answer and are not sent yet."""
 SPOOL_BYTES: Final = 64 * 1024 * 1024
 CALL_TRIES: Final = 4
-"""Of a call that somebody waits for: the guard, usage, a balance."""
+"""Tries of a call that a caller waits for: the guard, usage, a balance."""
 CALL_WITHIN_S: Final = 15.0
 """After which no such call is tried again."""
 CONNECT_S: Final = 5.0
@@ -30,11 +30,11 @@ ANSWER_S: Final = 30.0
 WHOLE_ANSWER_S: Final = 60.0
 """For a whole try, once it is connected: the request, and all of the answer."""
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
-"""Of an answer: several times what 1,000 rows or results have."""
+"""Bytes of an answer: several times what 1,000 rows or results have."""
 MOST_ANSWER_SIGNS: Final = 100_000
-"""Of an answer: `{`, `[`, `:` and `,`, which count its values: several times what 1,000 rows or results have."""
+"""Signs `{`, `[`, `:` and `,` of an answer, which count its values: several times what 1,000 rows or results have."""
 MAX_SAID_CHARS: Final = 300
-"""Of a code or a message of the server's."""
+"""Characters of a code or a message of the server."""
 FIRST_PAUSE_S: Final = 0.2
 """After the first failure, at most; twice as long after each further one."""
 LONGEST_PAUSE_S: Final = 60.0
