@@ -144,12 +144,12 @@ def codes() -> str:
     items = [[one.status, f"`{one.code}`" if one.code else "", one.items, one.meaning] for one in ITEMS]
     parts = [
         f"# Codes\n\n{MADE}",
-        "A refused call of the [HTTP API](http-api.md) has a code, and so has each item of a body. The message beside a code"
-        " names the objects, and the nearest name of an unknown one.",
+        "A refused call of the [HTTP API](http-api.md) has a code, and so has each item of a body. The message beside a"
+        " code names the objects, and the nearest name of an unknown one.",
         "## Of a call",
-        'Every error is `{"error": {"code", "message"}}`. Except for `answer_lost`, the call changed nothing. If a check'
-        " of the permission order refused the call, `details.step` is [the step](credits.md#who-may-run-what). At its"
-        " limit of connections, a server answers with 503, `too_many_connections`, and `Retry-After`.",
+        'Every error is `{"error": {"code", "message"}}`. Except for `answer_lost`, the call changed nothing.'
+        " If a check of the permission order refused it, `details.step` is [its step](credits.md#who-may-run-what)."
+        " At its limit of connections, a server answers with 503, `too_many_connections`, and `Retry-After`.",
         _table(("status", "code", "meaning and fix"), calls),
         "## Of an item",
         "Drawdown does not keep an `invalid` item. `at` shows the position of the error.",
