@@ -1,4 +1,4 @@
-"""POST /admin/orgs/{org}/provider and /override: the work of `drawdown org assign` and `org override`, by a signed
+"""POST /admin/orgs/{org_id}/provider and /override: the work of `drawdown org assign` and `org override`, by a signed
 request.
 
 Guarantee: the same functions with the same checks, and actor and reason on record. Nothing is done before the signature

@@ -37,19 +37,19 @@ class UsageRoutes:
         router = APIRouter(default_response_class=JSONResponse)
         known = (401, 403, 404, 409, 422, 429, 500, 503)
         described = operation(UsageAnswer, *known, query=UsageQuery, scope=SCOPE)
-        router.add_api_route("/v1/usage/{org:id}", self.usage, methods=["GET"], **described)
+        router.add_api_route("/v1/usage/{org_id:id}", self.usage, methods=["GET"], **described)
         return router
 
-    async def usage(self, org: str, request: Request) -> JSONResponse:
+    async def usage(self, org_id: str, request: Request) -> JSONResponse:
         """What an organisation used, and what of it is sealed, by feature, day, sandbox, project or subject."""
-        return await self._programs.ask(request, SCOPE, UsageQuery, partial(_usage, org=org))
+        return await self._programs.ask(request, SCOPE, UsageQuery, partial(_usage, org_id=org_id))
 
 
-def _usage(connection: sa.Connection, query: UsageQuery, said: Said, *, org: str) -> Mapping[str, object]:
+def _usage(connection: sa.Connection, query: UsageQuery, said: Said, *, org_id: str) -> Mapping[str, object]:
     to_ms = until_now(said.now_ms) if query.to_ms is None else query.to_ms
     after = None if query.after is None else _place(query.after)
     found, is_more = usage_page(
-        connection, said.require_org(org), query.from_ms, to_ms, query.by, most=query.most, after=after
+        connection, said.require_org(org_id), query.from_ms, to_ms, query.by, most=query.most, after=after
     )
     carried = [vars(one) for one in found.carried]
     more = _name(found.rows[-1]) if is_more else None

@@ -345,6 +345,6 @@ def test_what_programs_send_is_described(lone: House) -> None:
     for path in (EVENTS, "/v1/samples", "/api/v1/events"):
         assert {"400", "401", "403", "413", "415", "429", "503"} <= set(paths[path]["post"]["responses"])
     names = {
-        one["name"]: one["required"] for one in paths["/v1/usage/{org}"]["get"]["parameters"] if one["in"] == "query"
+        one["name"]: one["required"] for one in paths["/v1/usage/{org_id}"]["get"]["parameters"] if one["in"] == "query"
     }
     assert names == {"from": True, "to": False, "by": False, "most": False, "after": False}

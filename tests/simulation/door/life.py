@@ -109,7 +109,7 @@ class Life:
         old = [name for name in mine if name.startswith(f"{org}-")]
         names += [door.rng.choice(names), *door.rng.sample(old, min(len(old), 1))]
         head = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-        orders = [json.dumps({"key": name, "org": org, "metric": "look"}).encode() for name in names]
+        orders = [json.dumps({"key": name, "org_id": org, "metric": "look"}).encode() for name in names]
         answers = await asyncio.gather(*(post(caller, "/v1/guard/consume", one, head) for one in orders))
         if not key.taken(token, door.now):
             for answer in answers:
