@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Final, Literal, TypeAlias, TypedDict, cast
 
 from drawdown_client.calls import Answer, Call, get
@@ -22,9 +22,9 @@ By: TypeAlias = Literal["feature", "day", "sandbox", "project", "subject"]
 
 
 class UsageRow(TypedDict):
-    """Base units of a feature. `what`: the day, sandbox, project or subject. `sealed` None: no push says it."""
+    """Base units of a feature. `group`: the day, sandbox, project or subject. `sealed` None: no push says it."""
 
-    what: str
+    group: str
     feature: str
     unit: str
     used: int
@@ -70,7 +70,7 @@ class Balance(TypedDict):
 
 
 def usage(org_id: str, from_: Moment, to: Moment | None, by: By, after: str | None) -> Call:
-    query = {"from": _said(from_), "to": None if to is None else _said(to), "by": by, "after": after}
+    query = {"from_ms": _ms(from_), "to_ms": None if to is None else _ms(to), "by": by, "after": after}
     return get("v1", "usage", org_id, query=query)
 
 
@@ -112,7 +112,7 @@ class Pages:
             self.whole = cast(Usage, whole)
 
 
-def _said(moment: Moment) -> str:
+def _ms(moment: Moment) -> str:
     if isinstance(moment, date) and not isinstance(moment, datetime):
-        return moment.isoformat()
+        moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
     return str(moment_ms(moment))

@@ -309,12 +309,10 @@ class ProviderRequest(_Strict):
     """As `drawdown org assign`: who bills the organisation from a window boundary on."""
 
     provider: Name
-    customer: Name | None = None
+    customer_id: Name | None = None
     from_ms: EpochMs | None = None
     undo: bool = False
     """Take back an assignment that has not begun."""
-    cancel: bool = False
-    """The old name of `undo`."""
     new: bool = False
     """Also an organisation, or a customer of the embedded ledger, of which nothing is known yet."""
     allow_halt: bool = False
@@ -330,8 +328,6 @@ class OverrideRequest(_Strict):
     until_ms: EpochMs | None = None
     undo: bool = False
     """End all that an override says."""
-    clear: bool = False
-    """The old name of `undo`."""
 
 
 class DecideRequest(_Strict):

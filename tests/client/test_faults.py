@@ -254,18 +254,18 @@ def test_a_call_that_somebody_waits_for_is_not_tried_after_fifteen_seconds(route
 
 
 def test_reads_put_pages_together_and_encode_ids(router: respx.MockRouter) -> None:
-    page = {"org_id": "a/b c", "by": "day", "rows": [{"what": "1"}], "carried": [], "next": "f:1"}
+    page = {"org_id": "a/b c", "by": "day", "rows": [{"group": "1"}], "carried": [], "next": "f:1"}
     route = router.get(path="/v1/usage/a/b c")
     route.side_effect = [
         httpx.Response(200, json=page),
-        httpx.Response(200, json={**page, "rows": [{"what": "2"}], "next": None}),
+        httpx.Response(200, json={**page, "rows": [{"group": "2"}], "next": None}),
     ]
     with client() as made:
         found = made.usage("a/b c", date(2026, 2, 1), datetime(2026, 2, 3, tzinfo=UTC), by="day")
-    assert [row["what"] for row in found["rows"]] == ["1", "2"] and "next" not in found
+    assert [row["group"] for row in found["rows"]] == ["1", "2"] and "next" not in found
     assert route.calls[0].request.url.raw_path.startswith(b"/v1/usage/a%2Fb%20c?")
     queries = [dict(call.request.url.params) for call in route.calls]
-    assert queries[0] == {"from": "2026-02-01", "to": "1770076800000", "by": "day"}
+    assert queries[0] == {"from_ms": "1769904000000", "to_ms": "1770076800000", "by": "day"}
     assert queries[1]["after"] == "f:1"
 
 
@@ -275,7 +275,7 @@ def test_the_pages_of_an_answer_have_a_bound(
 ) -> None:
     """Of a server that always has another one: each is no larger than one may be."""
     numbers = itertools.count(1)
-    page = {"rows": [{"what": "x" * 50}], "carried": []}
+    page = {"rows": [{"group": "x" * 50}], "carried": []}
     route = router.get("/v1/usage/acme")
     route.side_effect = lambda request: httpx.Response(200, json={**page, "next": f"f:{next(numbers)}"})
     monkeypatch.setattr(reads, bound, most)
@@ -285,11 +285,11 @@ def test_the_pages_of_an_answer_have_a_bound(
 
 
 def test_a_refusal_says_what_the_server_said(router: respx.MockRouter) -> None:
-    said = {"error": {"code": "bad_value", "message": "fix it", "details": {"wrong": ["from"]}}}
+    said = {"error": {"code": "bad_value", "message": "fix it", "details": {"wrong": ["from_ms"]}}}
     router.get("/v1/usage/acme").mock(httpx.Response(422, json=said))
     with client() as made, pytest.raises(Refused) as found:
         made.usage("acme", 0)
-    assert (found.value.status, found.value.code, found.value.details) == (422, "bad_value", {"wrong": ["from"]})
+    assert (found.value.status, found.value.code, found.value.details) == (422, "bad_value", {"wrong": ["from_ms"]})
 
 
 def test_retry_after_is_waited_for_before_the_next_try(router: respx.MockRouter) -> None:

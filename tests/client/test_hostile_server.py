@@ -104,7 +104,7 @@ def test_counting_the_values_of_an_answer_costs_its_length_and_no_more(body: byt
 
 
 def test_what_a_text_has_in_it_is_not_counted() -> None:
-    rows = [{"what": ',:[{"' * 40, "feature": "f" * 200, "unit": "units", "used": 1, "sealed": 1}] * 1_000
+    rows = [{"group": ',:[{"' * 40, "feature": "f" * 200, "unit": "units", "used": 1, "sealed": 1}] * 1_000
     assert ask(httpx.Response(200, json={"rows": rows, "next": None}), used)["rows"] == rows
 
 

@@ -54,7 +54,7 @@ def test_what_is_sent_is_answered_kept_and_read_back(tmp_path: Path) -> None:
         assert ("render", 8) in [(row["feature"], row["used"]) for row in rows], rows
         assert ("compute_1gb", 60) in [(row["feature"], row["used"]) for row in rows], rows
         by_project = client.usage("acme", AT_MS, TO_MS, by="project")["rows"]
-        assert ("site", 8) in [(row["what"], row["used"]) for row in by_project], by_project
+        assert ("site", 8) in [(row["group"], row["used"]) for row in by_project], by_project
         assert client.balance("acme")["available"] == 99.994
         with pytest.raises(Refused) as found:
             client.usage("nobody", AT_MS, TO_MS)

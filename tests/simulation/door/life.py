@@ -93,7 +93,7 @@ class Life:
         key = next(one for one in self.door.keys.values() if "usage:read" in one.scopes and not one.ended)
         token = next(one for one, until in key.tokens.items() if until is None)
         head = {"authorization": f"Bearer {token}"}
-        answer = await caller.client.get(f"/v1/usage/{org}?from={T0}", headers=head)
+        answer = await caller.client.get(f"/v1/usage/{org}?from_ms={T0}", headers=head)
         rows = answer.json().get("rows", [])
         return {row["feature"]: row["used"] for row in rows if row["feature"] and row["used"]}
 
