@@ -10,10 +10,10 @@ import pytest
 from tests import style
 from tests.cases import cases
 
-MOST_AVOIDED = {"documents": 0, "help": 0, "metrics": 0, "alerts": 0, "messages": 0, "docstrings": 0}
-MOST_WORDS = 53_300
+MOST_AVOIDED = {"documents": 0, "help": 0, "metrics": 0, "alerts": 0, "codes": 0, "messages": 0, "docstrings": 0}
+MOST_WORDS = 48_700
 """Of the pages that are written by hand."""
-MOST_LONG_SENTENCES = 39
+MOST_LONG_SENTENCES = 37
 """How many were left when this was last lowered. Lower it when you remove some."""
 
 NAMES_LEFT = {
@@ -22,7 +22,7 @@ NAMES_LEFT = {
     "providers/autumn/customers.py": ["_left", "_said", "left", "left"],
     "providers/payments/protocol.py": ["Paid"],
     "providers/protocol.py": ["Found", "Left"],
-    "worker/catalog/costs.py": ["known"],
+    "worker/catalog/costs.py": ["_seen", "known"],
     "worker/push/evidence.py": ["Shown", "_kept", "held", "remember"],
     "worker/push/outcome.py": ["Asked"],
     "worker/reconcile/balances.py": ["_lost"],
