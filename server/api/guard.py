@@ -6,9 +6,9 @@ override, by a signed request.
 Guarantee: each call is decided by the same function that the command line calls, under the caller's own key. If the
 answer is lost, the caller sends the same again. Uses, and ends of uses, that come at once share a transaction
 (`payment_calls`). Uses that are decided alone share one with others of their metric and organisation
-(`request_batching`), and so do all checks. A block is an answer, and no error. A check writes nothing, waits for no writer, and is answered by the
-transaction that found its key. A program requests an override for an organisation only, and it counts only once a
-person approved it.
+(`request_batching`), and so do all checks. A block is an answer, and no error. A check writes nothing, waits for no
+writer, and is answered by the transaction that found its key. A program requests an override for an organisation only,
+and it counts only once a person approved it.
 """
 
 from __future__ import annotations
