@@ -19,7 +19,7 @@ NOT_HELD: Final = "unknown_use"
 UNWRITTEN: Final = "database_unreadable"
 """The reason of what a server lets through while its database is away: no other server knows of it yet."""
 HOLD_S: Final = 3_600.0
-"""How long what is reserved stands, unless it is given: as the server has it."""
+"""Seconds of a hold, by default."""
 
 
 @dataclass(frozen=True)
