@@ -42,8 +42,12 @@ ENDED_TICK: Final = sa.insert(ticks).values(
 
 
 def settings() -> str:
-    """Return `docs/settings.md` with its table as it is now."""
-    return settings_table.written(settings_table.FILE.read_text(encoding="utf-8"))
+    """Return a row for each setting."""
+    link = (
+        "Each setting is an environment variable. [Settings](../settings.md) describes files in their place. Each"
+        " [provider](../providers.md) has more."
+    )
+    return "\n\n".join((f"# All settings\n\n{MADE}", link, settings_table.table()))
 
 
 def commands() -> str:
@@ -190,7 +194,7 @@ def _cell(text: str) -> str:
 
 
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
-    "settings.md": settings,
+    "reference/settings.md": settings,
     "reference/cli.md": commands,
     "reference/metrics.md": metrics,
     "reference/findings.md": findings,
