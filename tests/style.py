@@ -144,10 +144,15 @@ def faults(message: str) -> list[str]:
     return wrong
 
 
+def words_of(texts: Iterator[tuple[str, str]]) -> int:
+    """Return how many words the texts have, without their code."""
+    return sum(len(WORD.findall(text)) for _, text in texts)
+
+
 def report() -> Iterator[str]:
     """The counts, a line each."""
     text = "\n".join(text for _, text in documents())
-    words = len(WORD.findall(text))
+    words = words_of(documents())
     yield f"{words:,} words of documents"
     for name, pattern in MARKERS.items():
         yield f"{name:24} {1_000 * found(text, pattern) / words:6.1f} for each 1,000"
