@@ -12,7 +12,7 @@ from tests.cases import cases
 MOST_AVOIDED = {"documents": 0, "help": 0, "metrics": 0, "alerts": 0, "messages": 0, "docstrings": 184}
 MOST_LONG_SENTENCES = 103
 """How many were left when this was last lowered. Lower it when you remove some."""
-MOST_WORDS = 57_300
+MOST_WORDS = 57_000
 """Words of all documents that are written by hand, when this was last lowered, and a few. The goal is 30,000."""
 
 
