@@ -133,7 +133,7 @@ exhaustion: install
 	@said=$$(DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 -rP -q tests/acceptance/test_exhaustion.py); status=$$?; \
 		echo "$$said" | grep -E "watched:|^E  | passed| failed"; exit $$status
 
-# The pages of docs/ that are generated from the code: settings, commands, metrics, findings.
+# The pages that are generated from the code: settings, commands, metrics, findings, operations, bounds.
 docs: install
 	$(BIN)/python -m tests.reference
 

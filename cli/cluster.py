@@ -175,14 +175,14 @@ TAKE_OVER_EVERY_S: Final = 15
 MAX_KEPT_HOURS: Final = 24
 """How long the engine keeps jobs that it could not even begin; what ended well is deleted at once."""
 ACKNOWLEDGED_S: Final = 30
-"""For so long the end of a job is tried to be noted. Longer than two heartbeats: a worker that cannot note it by then
+"""How long a worker tries to note the end of a job. Longer than two heartbeats: a worker that cannot note it by then
 has lost its heartbeat, too, and begins again, and its jobs are taken over."""
 RECONCILE_AT: Final = "17 2 * * *"
 """Nightly, UTC."""
 CATCH_UP_S: Final = 12 * 3_600
 """A comparison that nobody was there for is made up for within so long."""
 MAX_CONNECTIONS: Final = 4
-"""Of a worker's engine, beside two on which it is notified of new jobs."""
+"""Connections of a worker's engine, beside two that receive jobs."""
 TICKS, QUICK = "ticks", "quick"
 BACK = RetryStrategy(retry_exceptions=(PutBack,))
 _MINUTE, _HOUR = 60, 3_600
@@ -320,10 +320,11 @@ async def take_over(engine: Engine) -> None:
 
 
 BEAT_S: Final = 5.0
+"""Time between two signs of a worker's life."""
 POLL_S: Final = 1.0
 """A job that waited for another of its shard to end is seen by then: nobody is notified of that."""
 AGAIN_S: Final = 1.0
-"""Before a database that was away is tried again."""
+"""Wait before a worker tries again a database that was away."""
 MAX_TICK_S: Final = 3_600.0
 """A tick leaves off before the next one is due, and each of its effects has an end. One that runs for so long hangs; no
 thread can be ended from outside, so the process ends, and others take its jobs over."""

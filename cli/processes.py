@@ -71,7 +71,7 @@ P = TypeVar("P")
 T = TypeVar("T")
 
 MAX_PROCESSES: Final = 32
-"""Of one command: each has connections and providers of its own."""
+"""Processes of one command: each has connections and providers of its own."""
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 # A fork has what is imported already. No thread runs in a command that has not begun its work.

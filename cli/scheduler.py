@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 WITHIN: Final = 0.8
-"""What a tick may take of the time between two, unless told otherwise: one that hangs holds up no other for good."""
+"""Share of the time between two ticks that one may take by default, so a tick that hangs ends."""
 
 
 @dataclass

@@ -33,6 +33,7 @@ from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.hooks.hook_settings import HookSettings
 
 MAX_SECRETS: Final = 2
+"""Secrets of one cell at a time."""
 
 
 def origins(text: str, setting: str = "DRAWDOWN_CELL_ORIGINS") -> frozenset[str]:
@@ -91,7 +92,7 @@ log = structlog.get_logger()
 
 SUFFIX: Final = "_FILE"
 MAX_BYTES: Final = 128 * 1024
-"""As much as one environment variable may hold on Linux."""
+"""A file that holds a setting: as much as one environment variable may hold on Linux."""
 
 Check = Callable[[str, str | None], object]
 """Looks at what a file holds now and, once the process runs, at what it held before. Errors: UsageError."""

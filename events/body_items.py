@@ -18,15 +18,16 @@ from drawdown.events.envelope import Unfit
 from drawdown.schema.errors import UsageError
 
 MOST_ITEMS: Final = 1_000
-"""Of one body."""
+"""Items of one body of events or samples."""
 MAX_ITEM_BYTES: Final = 16 * 1024
+"""One item of a body of events or samples."""
 _FIRST_LOOK: Final = 1024
 """Of an item, as most are: so much is looked at before it is looked at whole."""
 MOST_PASSED_OVER: Final = 200_000
 """Brackets, texts and commas of one body that are looked at to pass over items that cannot be read: a small part of a
 second. A thousand items of which each is wrong have fewer."""
 MAX_DEPTH: Final = 8
-"""Of objects and arrays within one another, the item's own object included."""
+"""Objects and arrays within one another, the item's own object included."""
 
 Item = dict[str, object]
 

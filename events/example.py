@@ -12,6 +12,7 @@ from drawdown.events.envelope import Named
 from drawdown.events.privacy.rules import PLACES, SECRETS
 
 MAX_TOLD_CHARS: Final = 64
+"""Stored part of the name of an invalid item."""
 _PRIVATE: Final = (*SECRETS, *PLACES)
 """Ids of any other kind are what an example is for."""
 

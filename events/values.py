@@ -23,8 +23,9 @@ SUM: Final = "sum"
 MAX_VALUE_SCALE: Final = 1_000_000_000
 """By which a value in parts (seconds) is made whole (nanoseconds)."""
 MAX_PATH_CHARS: Final = 200
+"""Path of an event's value."""
 MAX_VALUE_DIGITS: Final = 100
-"""Of a value that is multiplied: no number that is meant has more."""
+"""Digits of an event's value that is multiplied: no number that is meant has more."""
 _EXACT: Final = Context(prec=2 * MAX_VALUE_DIGITS)
 _PATH: Final = re.compile(r"\$(?:\.[A-Za-z0-9_-]+)+")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")

@@ -25,7 +25,8 @@ SOURCE = "source:grants"
 MAX_ENTRY_MICRO = 10**15
 """1,000,000,000 credits, as for a grant: balances of many such entries still fit in 64 bits."""
 MOST_BALANCE_MICRO: Final = 10**18
-"""What a wallet has or owes at most: a thousand such entries. It can always be read, summed up and moved once more."""
+"""Balance or debt of a wallet: a thousand of the largest entries. It can always be read, summed up and moved once
+more."""
 BOUNDED: Final = frozenset({"usage", "run"})
 """The kinds of entries that come from outside, in any number."""
 

@@ -96,7 +96,7 @@ def allot(
 
 
 MOST_PAYERS: Final = 500
-"""Payers of one organisation that the search for the nearest name reads."""
+"""Payers of one organisation that are shown, or searched for the nearest name."""
 
 
 @dataclass(frozen=True)

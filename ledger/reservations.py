@@ -44,9 +44,10 @@ no balance to hold any of."""
 NO_END_MICRO: Final = 2**62
 """More than any wallet holds."""
 MATURE_TRIES: Final = 3
-"""Of a wallet in one transaction: what becomes due in between is an hour away, unless clocks differ by that."""
+"""How often one transaction matures a wallet: what becomes due in between is an hour away, unless clocks differ by
+that."""
 MOST_HOLDERS_SAID: Final = 3
-"""Of those who hold a wallet's credit, in a refusal."""
+"""Holders of a wallet's credit in a refusal."""
 
 
 @dataclass(frozen=True)

@@ -51,13 +51,14 @@ from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 URL: Final = "https://api.getlago.com"
 NAMES: Final = frozenset({"api_key", "url"})
 MAX_QUANTITY: Final = 10**15
+"""Quantity of one event at Lago."""
 LOOKUP_LAG_MS: Final = MINUTE_MS
 """With the ClickHouse store an event is read through a queue."""
 BALANCE_LAG_MS: Final = 5 * MINUTE_MS
 """How often Lago takes present usage off a wallet's ongoing balance."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
-"""Of the events of one subscription, for its totals."""
+"""Pages of one subscription's events, for its totals."""
 MAX_WALLETS: Final = PAGE
 """Wallets of one customer. More cannot be added up from one page."""
 

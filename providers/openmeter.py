@@ -52,10 +52,12 @@ URL: Final = "https://openmeter.cloud"
 NAMES: Final = frozenset({"api_key", "url", "dedupe_h", "balance_feature", "webhook_secrets"})
 SOURCE: Final = "drawdown"
 MAX_QUANTITY: Final = 2**53 - 1
+"""Quantity of one event at OpenMeter."""
 MAX_DEDUPE_H: Final = 10_000
+"""Hours of deduplication at OpenMeter."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
-"""Of meters, for totals."""
+"""Pages of meters, for totals."""
 CONFIRM_MS: Final = MINUTE_MS
 """After a 204: the sink worker has written the event by then."""
 CHANGES: Final = frozenset({"entitlements.balance.threshold", "entitlements.reset"})

@@ -53,13 +53,15 @@ NAMES: Final = frozenset({"access_token", "url", "balance_meter", "webhook_secre
 MAX_QUANTITY: Final = 2**53 - 1
 """Metadata is summed as floating point in Polar's analytics store."""
 MAX_KEY_CHARS: Final = 500
-"""Of a text in metadata."""
+"""A key at Polar."""
 KEY: Final = "drawdown_key"
 LOOKUP_LAG_MS: Final = MINUTE_MS
+"""Time after which a lookup finds an event."""
 BALANCE_LAG_MS: Final = MINUTE_MS
+"""Time after which a balance shows a charge."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
-"""Of meters, or of the events of one customer for its totals."""
+"""Pages of meters, or of one customer's events for its totals."""
 
 
 def error_of(status: int, body: Mapping[str, object]) -> str | None:

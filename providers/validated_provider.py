@@ -50,23 +50,25 @@ MAX_FIGURE: Final = 9 * 10**18
 LATEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999."""
 MAX_REASON_CHARS: Final = 500
+"""A reason that a provider gives."""
 MAX_NAME_CHARS: Final = 200
-"""Of a plan, a feature, a customer: as long as an id may be."""
+"""A name that a provider gives: a plan, a feature, a customer. As long as an id may be."""
 MAX_KEY_CHARS: Final = 1_000
+"""A key or customer that a webhook names."""
 MAX_FEATURES: Final = 10_000
-"""That totals or balances of one customer may name."""
+"""Features in one customer's totals or balances."""
 MAX_PARTS: Final = 1_000
 """Parts granted once that the balances of one customer may have."""
 MAX_LINES: Final = 1_000
-"""Of a check."""
+"""Lines of one check."""
 MAX_DECIMALS: Final = 10
-"""Of a cost in credits: Autumn tells balances to ten decimals (recorded)."""
+"""Decimals of a cost in credits: Autumn tells balances to ten decimals (recorded)."""
 MAX_COST: Final = 10**8
 """Credits for one base unit: with MAX_DECIMALS, a rate within 64 bits."""
 MOST_PLACES: Final = 400
 """Digits after the point of an amount: floating point has none beyond. A million would be written out."""
 MAX_NOTICES: Final = 1_000
-"""Of one webhook."""
+"""Notices of one webhook."""
 
 
 class Careful:

@@ -85,6 +85,7 @@ def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
 HASHED: Final = ("at_ms", "action", "target", "details", "actor", "reason", "via")
 """The columns that a hash is over, in this order, after the hash before it."""
 _AT_ONCE: Final = 1_000
+"""Actions that one statement adds to the hash chain."""
 _LAST_ID: Final = (1 << 63) - 1
 
 

@@ -40,7 +40,9 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 NAMED_BY: Final = "DRAWDOWN_DATABASE_URL, or --database-url,"
 FORMS: Final = "sqlite:///FILE or postgresql://USER@HOST/NAME"
 SQLITE_BUSY_S: Final = 60
+"""Wait for a lock of SQLite."""
 LOCK_TIMEOUT_S: Final = 60
+"""Wait for a lock of PostgreSQL."""
 SQLITE_PREPARED: Final = 1_000
 """Statements that a connection keeps prepared: more than there are in a tick and a verify, which follow each other."""
 SQLITE_CACHE_KIB: Final = 32 * 1024
@@ -331,6 +333,7 @@ def clear_errors(engine: sa.Engine) -> Iterator[None]:
 
 
 CONFLICT_TRIES: Final = 5
+"""Tries of a transaction that another one overtook."""
 
 
 _CONFLICTS: Final = frozenset({"40001", "40P01"})

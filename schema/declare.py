@@ -58,17 +58,17 @@ from drawdown.schema.units import DAY_MS, SECOND_MS, in_credits
 R = TypeVar("R")
 
 MAX_KEY_CHARS: Final = 700
-"""Of a key that is made of three ids of any length, and of what stands between them."""
+"""A key of three ids of any length, and of what is between them."""
 MAX_AT_ONCE: Final = 2**31 - 1
-"""Of sandboxes: what a column holds."""
+"""Sandboxes at once, of a plan, a tier or an override: what a column holds."""
 MAX_TEXT_CHARS: Final = 1_000
-"""Of words for people, and of an address."""
+"""Words for people, and an address, as a value."""
 MAX_AMOUNT: Final = 10**12
-"""Of base units that a limit, or an override, allows."""
+"""Base units that a limit, or an override, allows as it is declared."""
 MAX_LENGTH_MS: Final = 3_650 * DAY_MS
-"""Of a length of time: ten years."""
+"""A length of time that a program sends: ten years."""
 MAX_NUMBER: Final = 10**15
-"""Of a whole number that says nothing else of itself."""
+"""A whole number that says nothing else of itself."""
 
 
 class WrongField(UsageError):

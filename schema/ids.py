@@ -25,6 +25,7 @@ SQL = queries(__file__)
 NEIGHBOURS: Final = 500
 """Ids read on either side of where a mistyped one would stand, for each place where such ids lie."""
 MAX_SAID_CHARS: Final = 200
+"""Part of an id that a message repeats."""
 SCANNED: Final = 100_000
 """Ids looked at for the half that a single slip leaves as it was meant."""
 

@@ -18,7 +18,7 @@ from typing import Final
 from drawdown.schema.units import MAX_ID_CHARS
 
 MAX_ERROR_CHARS: Final = 300
-"""Of an error's first line: enough to know it by."""
+"""An error's first line, in reports and logs: enough to know it by."""
 NEEDS_YOU: Final = "needs you: "
 """How the reason begins for which something waits until a person changes a setting: no later try fixes it."""
 ALIKE: Final = 0.6
@@ -26,7 +26,7 @@ ALIKE: Final = 0.6
 COMPARED_AT_MOST: Final = 20
 """Ids that are compared letter by letter with one that was given."""
 MAX_COMPARED_CHARS: Final = 64
-"""Of what lies between the beginning and the end that two ids have in common."""
+"""Compared characters of two ids, without their common beginning and end."""
 
 
 _FORMULA: Final = re.compile('((?:^|;)[ "]*)(?=[=+@\\-\uff1d\uff0b\uff0d\uff20])')

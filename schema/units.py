@@ -47,7 +47,9 @@ _MICRO_CREDIT: Final = Decimal("0.000001")
 EARLIEST_TS: Final = 946_684_800_000
 """2000-01-01T00:00:00Z. A sample from before it is a unit mistake (seconds read as milliseconds)."""
 FUTURE_SLACK_MS: Final = 5 * MINUTE_MS
+"""How far ahead of now a sample may lie."""
 MAX_INTERVAL_S: Final = 86_400
+"""Interval of one sample."""
 MAX_MEMORY_MB: Final = 16_777_216
 """16 TiB: with MAX_INTERVAL_S, six million samples of one window still fit in 64 bits as MB-seconds."""
 MAX_EVENT_TYPES: Final = 10_000
@@ -55,14 +57,15 @@ MAX_EVENT_TYPES: Final = 10_000
 MAX_METERS: Final = 1_000_000
 """Event types that a database meets in its life. Each has a meter for good, also once nothing uses it."""
 MAX_ORG_TYPES: Final = 100
-"""Those of them that keys which are bound to one organisation bring."""
+"""Event types in use that keys of one organisation bring."""
 MAX_KEY_TYPES: Final = 1_000
-"""Those of them that a key which is bound to no organisation brings."""
+"""Event types in use that a key of no organisation brings."""
 MAX_SOURCE_TYPES: Final = 1_000
-"""Those of them that keys which are bound to one source bring."""
+"""Event types in use that keys of one source bring."""
 MAX_METER: Final = MAX_MEMORY_MB + MAX_METERS
 """Meters stand where samples of sandboxes have their memory size, and are above each of them."""
 MAX_ID_CHARS: Final = 200
+"""Length of an id: of an organisation, a sandbox, a sample."""
 
 EMBEDDED: Final = "embedded"
 """The ledger here as a provider: named here for code that compares the name and bills nothing."""

@@ -241,6 +241,7 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 SHARD: Final = ("shard",)
 CUT_LATELY_MS: Final = 15 * MINUTE_MS
+"""Age of the ticks in the reported minimum of concurrent calls."""
 
 
 def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
@@ -461,6 +462,7 @@ def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 GUARD_RECENT_MS: Final = 60 * MINUTE_MS
+"""Denials of the guard that a metric counts."""
 
 
 def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:

@@ -33,13 +33,15 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 THREADS: Final = 4
-"""For reads of one organisation each."""
+"""Reads that the gate and webhooks ask for, under way."""
 ORDER_THREADS: Final = 2
+"""Signed orders under way."""
 MAX_ORDERS: Final = 100
 """Signed orders that are under way or wait."""
 MOST_WAITING: Final = 1_000
+"""Organisations that wait for a read."""
 DISPATCH_MS: Final = 5 * SECOND_MS
-"""For how long a thread tells cells after a read; what is left stays due, for the next watch or tick."""
+"""How long a thread notifies cells after a read. The rest stays due for the next watch or tick."""
 
 
 class StepThreads:

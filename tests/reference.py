@@ -28,7 +28,7 @@ from drawdown.server.metrics import measure, of_workers
 from drawdown.worker.cluster.lists import Cluster
 from drawdown.worker.verdict.watch_state import note_round
 from drawdown.worker.verify.findings import FINDINGS, INVARIANTS
-from tests import settings_table, template
+from tests import bounds, settings_table, template
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 CLIENT: Final = DOCS.parent / "client" / "drawdown_client"
@@ -143,6 +143,41 @@ def findings() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def limits() -> str:
+    """Return a table for each package: its bounds, and the tests that hold them."""
+    parts = [
+        f"# Bounds\n\n{MADE}",
+        "Every queue, wait, buffer, response, cache and batch has a limit: a constant, with its meaning as a docstring."
+        " `server.http.bodies` is `server/http/bodies.py`. `tests/held_bounds.txt` names the test of a bound.",
+        "| process | limit under attack | test | measured |\n|---|---|---|---|\n"
+        "| `drawdown serve` | 300 MB | `tests/server/test_memory.py` | 87 to 155 MB |\n"
+        "| `tick` and `watch` | 300 MB | `tests/acceptance/test_memory.py` | 90 to 182 MB |",
+        "`make bench` (case `beside`) measures the effect of eight hostile connections on a healthy provider and cell.",
+        "A *caller* is an IPv4 address, or an IPv6 /64. Many callers share an address of `DRAWDOWN_TRUSTED_PROXIES`, so"
+        " it may hold any number of connections.",
+    ]
+    tests = bounds.held()
+    by_package: dict[str, list[list[str]]] = {}
+    for one in bounds.bounds():
+        test = f"`{tests[one.name]}`" if one.name in tests else "none"
+        row = [f"`{one.name}`", _limit(one), _cell(one.meaning), test]
+        by_package.setdefault(one.name.partition(".")[0], []).append(row)
+    for package, rows in by_package.items():
+        parts.append(f"## {package}\n\n" + _table(("constant", "limit", "meaning", "test"), rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _limit(one: bounds.Bound) -> str:
+    suffix = one.name.rpartition("_")[2]
+    seconds = one.value / 1_000 if suffix == "MS" else one.value
+    if suffix in ("MS", "S") and not one.name.endswith("PER_S"):
+        named = next(
+            (f"{seconds // n:,.0f} {unit}" for unit, n in TIMES.items() if seconds > n and seconds % n == 0), ""
+        )
+        return f"{one.value:,} {suffix.lower()}" + (f" ({named})" if named else "")
+    return f"{one.value:,}" + UNITS.get(suffix, "")
+
+
 def http() -> str:
     """Return a part for each scope: the operations that are declared, with the command that does the same."""
     parts = [
@@ -193,6 +228,9 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "\\<").replace("*", "\\*")
 
 
+TIMES: Final = {"days": 86_400, "hours": 3_600, "minutes": 60}
+UNITS: Final = {"BYTES": " bytes", "CHARS": " characters", "LINES": " lines", "DAYS": " days", "S": " a second"}
+"""How a limit is written, by the end of its constant's name."""
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reference/settings.md": settings,
     "reference/cli.md": commands,
@@ -200,6 +238,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reference/findings.md": findings,
     "reference/http.md": http,
     "reference/client.md": client,
+    "../ops/bounds.md": limits,
 }
 
 

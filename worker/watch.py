@@ -41,7 +41,9 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 ROUND_MS: Final = 5 * SECOND_MS
+"""One provider's time in a round of the watch."""
 LOOKS_A_ROUND: Final = 5_000
+"""Organisations that a round of the watch looks at."""
 COSTS_MS: Final = 5 * MINUTE_MS
 """How often a watch asks what units cost; ticks ask each time."""
 HALTED_SHARE: Final = 4
@@ -49,7 +51,7 @@ HALTED_SHARE: Final = 4
 
 
 BEGUN_FOR_MS: Final = MINUTE_MS
-"""For how long a sandbox that began has its organisation woken: hosts may write its row late."""
+"""Time for which a sandbox that began wakes its organisation: hosts may write its row late."""
 
 Begun: TypeAlias = Mapping[str, tuple[int, int]]
 """By organisation, how many of its sandboxes began of late, and when the newest did."""

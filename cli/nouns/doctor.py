@@ -49,6 +49,7 @@ from drawdown.worker.verdict.rates import tells_costs
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms, touch
 
 MIN_SECRET_CHARS: Final = 16
+"""Least length of a good secret."""
 MOST_CUSTOMERS: Final = 20
 """Customers of a provider that are looked at, a call each."""
 PROXY_WITHIN_S: Final = 5.0
@@ -233,7 +234,7 @@ MIN_SQLITE = (3, 39, 0)
 FEW = 3
 """Features, organisations or keys that a line names."""
 MOST_KEYS = 10_000
-"""That are looked at."""
+"""API keys that `doctor` looks at."""
 
 
 def examine(app: App) -> list[Finding]:

@@ -33,6 +33,7 @@ from drawdown.worker.verdict.rates import Worth
 commands = of_noun("provider", *ACTIONS, *LISTS)
 
 MAX_WEBHOOK_BYTES: Final = 1_000_000
+"""A webhook that a person passes on the command line."""
 
 
 @commands.command()

@@ -24,13 +24,14 @@ from urllib.parse import unquote
 from drawdown.schema.errors import UsageError
 
 MAX_DEPTH: Final = 32
+"""Depth of a report."""
 MAX_LEAVES: Final = 200_000
 """Values of one report: texts, numbers, and the objects and lists around them."""
 MAX_DECODED_CHARS: Final = 4_194_304
-"""Of one report: what its texts say once they are decoded, and the JSON that stands in texts. A few characters could
-else be read in ever more ways."""
+"""Decoded length of the texts of one report, and of the JSON in texts. Otherwise a few characters could be read in ever
+more ways."""
 LEAST_DECODED_CHARS: Final = 64
-"""That one reading counts for: a short one costs its time, too."""
+"""Characters that one reading of a text counts for, at least: a short one costs its time, too."""
 _NESTED: Final = ("{", "[", '"')
 
 
@@ -187,8 +188,9 @@ def _number(text: str) -> tuple[str, ...]:
 
 
 MAX_TEXT_CHARS: Final = 10_000
-"""Of a text that is looked through; a longer one is a finding of its own."""
+"""Searched part of a text; a longer one is a finding of its own."""
 MAX_READINGS: Final = 12
+"""Readings of one text of a report."""
 MAX_MARKS: Final = 30
 """Combining marks in a row, as Unicode's stream-safe form has it. To put more in order costs the square of them."""
 MAX_RUNS: Final = 20
@@ -282,6 +284,7 @@ def _of_base64(run: str) -> str | None:
 
 
 MAX_REPORT_BYTES: Final = 2_097_152
+"""A report of usage."""
 
 
 class Pairs(list[tuple[str, object]]):

@@ -529,9 +529,11 @@ PLACES: Final = (
 
 
 MAX_RULES_FILE_BYTES: Final = 4_194_304
+"""A file of others' privacy rules."""
 MAX_RULES: Final = 2_000
+"""Privacy rules of others in one file."""
 RE2_MEMORY_BYTES: Final = 67_108_864
-"""That RE2 may take for one pattern."""
+"""Memory that RE2 may take for one pattern of others."""
 MOST_ENTROPY: Final = 20
 """Bits a character that a rule may ask for: hardly any text has more, and a rule that finds nothing looks like one."""
 
@@ -643,6 +645,7 @@ def meanings() -> dict[str, str]:
 
 
 MAX_KEPT_CHARS: Final = 100
+"""Length of a text with cached findings."""
 MAX_KEPT: Final = 8_192
 """Number of short texts to keep findings for: fields and labels repeat."""
 

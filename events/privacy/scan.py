@@ -21,7 +21,7 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import MAX_ID_CHARS
 
 MAX_FINDINGS: Final = 1_000
-"""That one scan tells; all are counted."""
+"""Findings that one scan reports; all are counted."""
 _SHOWN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 KnownIds: TypeAlias = Callable[[frozenset[str]], Collection[str]]
@@ -150,9 +150,11 @@ def shown(path: Path, masked: Collection[str]) -> str:
 
 
 LEAST_CHARS: Final = 3
+"""Least length of an id that is looked for in reports."""
 LEAST_DIGITS: Final = 6
 """Of a number: a shorter one is a count that happens to be the same."""
 LEAST_SECRET_CHARS: Final = 6
+"""Least length of a secret that is looked for in reports."""
 _BETWEEN_WORDS: Final = re.compile(r"[\s\"'`,;<>()\[\]{}|]+")
 _BETWEEN_PARTS: Final = re.compile(r"[:/=&?#@.]+")
 

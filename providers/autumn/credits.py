@@ -28,7 +28,8 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
 SYSTEM = "credit_system"
 MOST_COSTS: Final = 100
-"""Of one feature in one credit system, the newest: of a charge at an older one it cannot be told what it took."""
+"""Costs of one feature in one credit system that are known, the newest: the effect of a charge at an older one is
+unknown."""
 MOST_NAMES: Final = 2 * MAX_FEATURES
 """Number of features to keep costs of."""
 

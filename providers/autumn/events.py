@@ -35,7 +35,8 @@ from drawdown.schema.units import SECOND_MS
 PAGE: Final = 1_000
 """The most events a call that Autumn's published source speaks of."""
 MAX_PAGES: Final = 20
-"""Of one question; a customer's list may be asked five times a second, so more would be answered 429 anyway."""
+"""Pages of one list of Autumn's events; a customer's list may be asked five times a second, so more would be answered
+429 anyway."""
 MARGIN_MS: Final = 10 * SECOND_MS
 """Asked for on both sides and cut off here: whether bounds are inclusive, or rounded, is the server's business."""
 

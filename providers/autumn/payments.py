@@ -48,10 +48,13 @@ NEVER_MS: Final = 100 * 365 * DAY_MS
 MAX_NAMED: Final = 5
 """Invoices that a look-up names to the person who decides."""
 MAX_CHARS: Final = 200
+"""The quoted answer of Autumn to a charge."""
 UNREAD_MS: Final = 5 * MINUTE_MS
+"""When Autumn is asked again about a charge that could not be asked about."""
 MAX_URL_CHARS: Final = 5_000
+"""A URL of a page of Autumn's."""
 MAX_READ_BYTES: Final = 1024 * 1024
-"""Of a customer with all invoices."""
+"""An answer about a customer of Autumn's with all invoices."""
 
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
 

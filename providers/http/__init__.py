@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
 TIMEOUT_S: Final = 30.0
+"""One call to a provider, from its beginning to its last byte."""
 READ_TIMEOUT_S: Final = 10.0
-"""Of what may be asked again: a push waits longer, since it is looked up where its answer is not seen."""
+"""One reading call to a provider. A push waits longer, because it is looked up if its answer is lost."""
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+"""One answer of a provider, unpacked."""
 PUSH_ANSWER_BYTES: Final = 64 * 1024
-"""Of a push's: hundreds are on their way at once."""
+"""The answer to a push: hundreds are under way at once."""
 
 
 @dataclass(frozen=True)

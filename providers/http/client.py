@@ -37,6 +37,7 @@ from drawdown.providers.http.egress import CA_FILE, PROXY, Lookup, Outgoing, Pro
 from drawdown.schema.errors import UsageError
 
 MAX_CONNECTIONS: Final = 512
+"""Connections to providers."""
 KEEP_ALIVE_S: Final = 4.0
 """Less than the five seconds after which common servers close: what is sent into a closing connection is unknown."""
 UNPROVEN: Final = " (if it asks for a client certificate: DRAWDOWN_CELL_CERT_FILE or DRAWDOWN_PROVIDER_CERT_FILE)"
@@ -109,7 +110,7 @@ class _Lines:
 
 
 CONNECT_TIMEOUT_S: Final = 10.0
-"""For all of it together: a free slot, the host's address, TCP and TLS."""
+"""Making a connection: a free slot, the host's address, TCP and TLS."""
 
 
 class HttpClient:
@@ -288,20 +289,20 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
 
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Of everything before an answer's body, interim answers too."""
+"""Everything before an answer's body, interim answers too."""
 MAX_HEADERS: Final = 256
-"""Of one answer, trailers too: each is a call of ours."""
+"""Headers of an answer, trailers too: each is a call of ours."""
 MAX_INTERIM: Final = 8
 """Answers of 1xx before the one that counts."""
 MAX_WIRE_BYTES: Final = MAX_HEAD_BYTES + 2 * MAX_ANSWER_BYTES
-"""Of one answer, with what its encoding adds."""
+"""One answer with its framing."""
 CHUNK_BYTES: Final = 7
-"""What a server may add to each byte of a body: chunks of a single byte add five."""
+"""Framing for each byte of a response body: chunks of a single byte add five."""
 FREE_PIECES: Final = 256
 PIECE_BYTES: Final = 128
 """An answer comes in so many pieces, and one more for each so many bytes: each costs the same, however small."""
 ORIGIN_BYTES: Final = 32 * 1024 * 1024
-"""Of all answers of one origin that are on their way: one that floods costs others nothing, and us no more memory."""
+"""Answers under way of one service: one that floods costs others nothing, and us no more memory."""
 
 
 class Unusable(Exception):
@@ -470,13 +471,13 @@ class Connection(asyncio.Protocol):
 NAMES_AT_ONCE: Final = 4
 """Names that are looked up at once, in threads of their own: a name server that hangs holds up no transaction."""
 NAMES_KEPT_S: Final = 10.0
-"""For how long an answer of the name server stands, where many connections are opened at once."""
+"""How long an answer of the name server is kept, for the case that many connections are opened at once."""
 NEXT_ADDRESS_S: Final = 0.25
-"""After which the next address is tried beside the one before."""
+"""Wait before a host's next address is tried beside the one before."""
 
 
 MAX_PROXY_HEAD_BYTES: Final = 16 * 1024
-"""Of what a proxy answers to CONNECT."""
+"""A proxy's answer to CONNECT."""
 NOT_TRUSTED: Final = f"the certificate is not trusted (name its authority in {CA_FILE})"
 NO_ADDRESS: Final = f"the host has no address: set {PROXY} if only a proxy reaches it"
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")

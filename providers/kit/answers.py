@@ -21,14 +21,17 @@ from drawdown.schema.text import clean
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
 FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
+"""First wait before a call to a provider is retried."""
 MIN_RETRY_MS: Final = SECOND_MS
+"""The least wait before a service is asked again."""
 MAX_RETRY_MS: Final = 15 * MINUTE_MS
+"""A wait that a service asks for by Retry-After."""
 KEY_WAIT_MS: Final = 5 * MINUTE_MS
 """After a service refused the key: a person has to replace it, and may take a while."""
 PROBE: Final = "drawdown-check"
 """The customer that a check asks for to test the key. The service answers that it has no such customer."""
 MAX_QUOTED_CHARS: Final = 200
-"""Of a message of the service, in a reason of ours."""
+"""A message of a service, quoted in a reason."""
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
 
 KEPT_MS: Final = MINUTE_MS
-"""For how long a meter or a customer that was read is taken for the present one."""
+"""What a provider read, taken for the present state."""
 MAX_KEPT: Final = 10_000
 """Objects that are kept. Beyond, all are read again."""
 

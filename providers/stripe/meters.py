@@ -38,6 +38,7 @@ from drawdown.schema.units import MINUTE_MS
 
 PAGE: Final = 100
 MAX_PAGES: Final = 50
+"""Pages of Stripe's meters."""
 REMEMBERED_MS: Final = 10 * MINUTE_MS
 """How long the list of meters is believed: well under the hour that a lookup waits, so that no meter made since can
 hold what is looked for. A meter never changes its window, so only one that was archived and made again within this time

@@ -75,7 +75,7 @@ NAME: Final = "stripe"
 DORMANT: Final = "DRAWDOWN_STRIPE_SECRET_KEY is not set"
 PAGE: Final = 100
 MAX_PAGES: Final = 20
-"""Of one customer's payments since a charge was decided on; beyond them a look-up stays in doubt."""
+"""Pages of one customer's payments at Stripe; beyond them a look-up stays in doubt."""
 CLOCKS_MS: Final = HOUR_MS
 """How far our clock may be ahead of Stripe's without a look-up missing an intent."""
 LOOKUP_LAG_MS: Final = 10 * MINUTE_MS
@@ -198,8 +198,11 @@ def build(setup: Setup) -> StripePayments:
 PAYMENT_INTENTS: Final = "/v1/payment_intents"
 METADATA: Final = "drawdown_charge"
 MAX_CHARGE_ID_CHARS: Final = 1_000
+"""A charge's id at Stripe."""
 MAX_CUSTOMER_CHARS: Final = 255
+"""A customer's id at Stripe, of a charge."""
 MAX_CODE_CHARS: Final = 60
+"""A code of Stripe's for why a card was refused."""
 
 NO_RETRY: Final = frozenset(
     {
@@ -399,9 +402,11 @@ SESSIONS: Final = "/v1/checkout/sessions"
 PORTAL: Final = "/v1/billing_portal/sessions"
 CARD_PAGE: Final = "drawdown_card_page"
 NEWEST_PAGES: Final = 20
-"""Of a customer's finished pages, so many are looked through for a card."""
+"""A customer's finished pages that are searched for a card."""
 MAX_URL_CHARS: Final = 5_000
+"""A URL to or from a page of Stripe's."""
 LATEST_S: Final = 253_402_300_799
+"""The end of a page of Stripe's."""
 
 _CARD: Final = re.compile(r"[A-Za-z0-9_]{1,255}")
 

@@ -41,7 +41,7 @@ EVENTS: Final = "/v2/billing/meter_event_stream"
 RENEWED_MS: Final = MINUTE_MS
 """How long before its end a session is not used any more."""
 MAX_CALLS: Final = 32
-"""For one batch. A single bad event of a hundred takes fifteen."""
+"""Calls of Stripe's stream for one batch. A single bad event of a hundred takes fifteen."""
 EXPIRED: Final = frozenset({"billing_meter_event_session_expired", "temporary_session_expired"})
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 

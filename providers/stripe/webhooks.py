@@ -19,7 +19,9 @@ from drawdown.providers.stripe.wire import clean, get, json_object, key_of, path
 from drawdown.schema.units import SECOND_MS
 
 TOLERANCE_MS: Final = 300 * SECOND_MS
+"""Age of a signature of Stripe's."""
 MAX_HEADER: Final = 8192
+"""Read part of a Stripe signature."""
 ERROR_REPORTS: Final = frozenset({"v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"})
 _CUSTOMER_EVENTS: Final = ("customer.", "invoice.", "checkout.", "billing.credit_", "billing.alert.")
 _EVENT_ID: Final = re.compile(r"[A-Za-z0-9_]{1,255}")

@@ -37,6 +37,7 @@ from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments, flips
 
 MAX_BYTES: Final = 64 * 1024
+"""Body of an admin request."""
 M = TypeVar("M", bound=BaseModel)
 
 

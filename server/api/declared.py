@@ -58,7 +58,7 @@ from drawdown.worker.access import idempotency
 from drawdown.worker.access.keys import ApiKey
 
 MOST_VALUES: Final = 1_000
-"""Of one parameter that takes several."""
+"""Values of one parameter of a declared action or list."""
 KNOWN: Final = (401, 403, 404, 409, 422, 429, 500, 503)
 
 

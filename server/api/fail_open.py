@@ -45,19 +45,21 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 DARK_MS: Final = 15 * MINUTE_MS
-"""For how long after the database went away anything is let through."""
+"""How long after the database went away the guard still allows uses of fail-open metrics."""
 WITHIN_S: Final = 2.0
 """How long a question about a metric that fails open waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS
-"""For so long after it did not answer, such a question does not wait for it."""
+"""How long checks do not wait for a database that did not answer."""
 MOST_REMEMBERED: Final = 1_000
 """Keys, and metrics."""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
-"""What was said of a key or a metric is believed no longer than this without the database."""
+"""How long a key or a metric is believed without the database."""
 LEARNED_EVERY_MS: Final = MINUTE_MS
+"""Age of a metric's terms from which a server's guard reads them again."""
 KEPT_AT_MOST: Final = 10_000
 """Uses that were let through and are not written down yet."""
 RECORD_EVERY_S: Final = 1.0
+"""How often uses that were let through are written down."""
 CLOSING_S: Final = 5.0
 """How long the end of the process waits for what is to be written down."""
 UNREADABLE: Final = "database_unreadable"

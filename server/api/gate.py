@@ -30,14 +30,18 @@ from drawdown.worker.verdict.refresh_requests import ASK_EVERY_MS, Gated, asked,
 log = structlog.get_logger()
 
 FRESH_WITHIN_S: Final = 1.0
+"""Wait of the gate for a fresh verdict."""
 READ_WITHIN_S: Final = 2.0
+"""Wait of the gate for the database."""
 READS_AT_ONCE: Final = 2
 """On threads of the gate's own: no other route delays an answer."""
 LIMIT_ZERO: Final = "limit_zero"
 """Why it is closed where a limit decides: hosts count what runs, so that only a limit of none is passed here."""
 MOST_REMEMBERED: Final = 10_000
+"""Organisations with a remembered refresh request."""
 ASKS_PER_S: Final = 20
-"""Of one provider, by one process, on the average; twice as many at once. Ticks and the watch ask the rest."""
+"""Reads that the gate asks of one provider, by one process, on average; twice as many at once. Ticks and the watch ask
+the rest."""
 
 
 class Gate:

@@ -50,8 +50,9 @@ from drawdown.worker.access.keys import ApiKey
 log = structlog.get_logger()
 
 MAX_BYTES: Final = 64 * 1024
+"""Body of a program's request."""
 MOST_PARAMETERS: Final = 50
-"""Of one query."""
+"""Parameters of a program's query."""
 AT_ONCE: Final = 4
 """Transactions of programs; with all others of the process, fewer than the engine has connections."""
 READS_AT_ONCE: Final = 2
@@ -59,7 +60,7 @@ READS_AT_ONCE: Final = 2
 WITHIN_S: Final = 20.0
 """How long a program waits for the database. What it asked for may be done all the same, later."""
 REQUESTS_PER_S: Final = 1_000
-"""Of one key, by one process, on the average; twice as many at once."""
+"""Requests with one API key, by one process, on average; twice as many at once."""
 STATUSES: Final[Mapping[str, int]] = {
     "no_credit": 402, "payer_limit": 402, "no_estimate": 422, "settled_by_missing": 422, "no_sandbox": 422,
     "metering_alone": 422, "foreign_org": 403,
@@ -417,9 +418,11 @@ def require_scope(key: ApiKey, scope: str) -> None:
 STRANGERS_AT_ONCE: Final = 1
 """Readings of keys that were never found here."""
 MOST_KNOWN: Final = 10_000
+"""Keys that are known to have been found."""
 KNOWN_MS: Final = 60 * MINUTE_MS
+"""How long a key is known to have been found."""
 RECALLED_MS: Final = MINUTE_MS
-"""For how long a key is no reason to ask before a call is decided that finds it again."""
+"""How long a key is not looked up before a call that finds it again in its own transaction."""
 NAMES_PER_S: Final = 5
 """Searches for the nearest of a mistyped id, of all programs together; twice as many at once."""
 _ALL: Final = ""

@@ -30,6 +30,7 @@ from drawdown.worker.verdict.refresh_requests import SECOND_READ_MS
 log = structlog.get_logger()
 
 MAX_BYTES: Final = 1_000_000
+"""Body of a webhook."""
 END: Final = {"Connection": "close"}
 """What was not read cannot be told from a next request."""
 ID_HEADERS: Final = ("svix-id", "webhook-id")

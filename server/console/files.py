@@ -23,6 +23,7 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 PIECE_BYTES: Final = 64 * 1024
+"""One piece of a file of the console."""
 MOST_FILES: Final = 2
 """Under way in one process; half of what the console reads with, so that pages go on."""
 MOST_PIECES: Final = 4
@@ -31,10 +32,10 @@ MOST_PIECES: Final = 4
 GONE_EVERY_S: Final = 1.0
 """How soon a thread notices that nobody wants its file any more."""
 TAKEN_WITHIN_S: Final = 30.0
-"""For one piece: a file that is not taken on by then is given up, so that its place is another's."""
+"""How long a file's reader may take no piece: then the file is given up, and its place is free."""
 
 WHOLE_WITHIN_S: Final = 300.0
-"""For a whole file, however slowly it is read: two that drip would keep all others from theirs. A fast reader takes
+"""A whole file, however slowly it is read: two slow readers would keep all others from theirs. A fast reader takes
 millions of rows in that."""
 
 

@@ -22,14 +22,18 @@ from drawdown.server.jwts import Key, Unproven, key_of
 from drawdown.server.services import Services
 
 WITHIN_S: Final = 5.0
+"""An answer of a service that people sign in at, or of a product's keys."""
 MOST_BYTES: Final = 64 * 1024
+"""An answer of a sign-in service."""
 MOST_AT_ONCE: Final = 8
 """Calls, and whoever waits for what is being read."""
 TOO_MANY: Final = "too many people sign in at this moment: try again"
 MOST_KEYS: Final = 50
-"""Of one address: others of it are as if they were not there."""
+"""Public keys of one address: the others are ignored."""
 KEPT_MS: Final = 10 * MINUTE_MS
+"""How long an answer of a sign-in service is cached."""
 AGAIN_MS: Final = 30 * SECOND_MS
+"""How often the public keys are read again for an unknown key."""
 MOST_KEPT: Final = 8
 """Addresses; they are settings, or stand in an answer of one."""
 

@@ -80,6 +80,7 @@ WITHIN_S: Final = 5.0
 MOST_CARD_PAGES: Final = 4
 """Asked for at payment services at once."""
 CARD_WITHIN_S: Final = 15.0
+"""Wait for the address of a page to add a card."""
 
 
 def require_sane(settings: MySettings) -> None:
@@ -468,6 +469,7 @@ def until(now_ms: int, days: int) -> int:
 
 
 MAX_REASON_CHARS: Final = 500
+"""What an override is asked for, on a form of `/my`."""
 _DIGITS: Final = 15
 
 

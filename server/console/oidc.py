@@ -46,10 +46,11 @@ BEGIN: Final = "/console/oidc"
 BACK: Final = "/console/oidc/back"
 COOKIE: Final = "__Host-drawdown-oidc"
 WITHIN_MS: Final = 10 * MINUTE_MS
-"""From the button to the way back."""
+"""A sign-in through another service, from the button to the way back."""
 MAX_NEXT_CHARS: Final = 1_000
-"""Of the place to go on at: a longer one is forgotten."""
+"""Page that is remembered during a sign-in at another service: a longer one is forgotten."""
 MAX_CODE_CHARS: Final = 4_000
+"""The code with which a person returns from a sign-in at another service."""
 _CODE: Final = re.compile(r"[a-z_]{1,50}")
 """What an issuer says that went wrong: a code, and never its words, which may hold whatever it was sent."""
 SCOPES: Final = "openid profile email"

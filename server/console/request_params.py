@@ -22,11 +22,12 @@ from drawdown.schema.typed.parsing import LATEST_MS, parse_time
 from drawdown.worker.access.people import Person
 
 MAX_NAME_CHARS: Final = 40
-"""Of a name that is given back."""
+"""The quoted name of a parameter."""
 MOST_PARAMETERS: Final = 20
-"""Of one address."""
+"""Parameters of one address of the console."""
 MAX_TEXT_CHARS: Final = 12 * 1024
-"""Of one of them: a link's token stands in an address, and a form that somebody was signed out of."""
+"""A text in an address of the console: a link's token stands in an address, and a form that somebody was signed out
+of."""
 
 
 def said_by(request: Request) -> dict[str, str]:

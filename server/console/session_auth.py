@@ -102,7 +102,9 @@ def take_back(answer: Response) -> None:
 
 
 MAX_FORM_BYTES: Final = 16 * 1024
+"""A form of the console."""
 MOST_FIELDS: Final = 20
+"""Fields of a form of the console."""
 
 
 async def form_of(request: Request, url: str, budget: Budget, home: str = "/console/") -> Mapping[str, str]:

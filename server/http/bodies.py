@@ -24,17 +24,21 @@ from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import ApiError
 
 BODY_TIMEOUT_S: Final = 10.0
+"""Wait for a body."""
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
+"""Large bodies that are held together."""
 MAX_HELD_OF_AN_ADDRESS_BYTES: Final = 4 * 1024 * 1024
+"""One caller's large bodies that are held."""
 MAX_HELD_OF_A_KEY_BYTES: Final = 16 * 1024 * 1024
-"""From all addresses: no program keeps all others out. All that is sent without a key, webhooks, has one such share."""
+"""One key's large bodies that are held: no program keeps all others out. All that is sent without a key, webhooks, has
+one such share."""
 SMALL_BODY_BYTES: Final = 64 * 1024
-"""Of each body, that the budget does not count: there are no more bodies than connections."""
+"""Bytes of each body that the budget does not count: there are no more bodies than connections."""
 _LENGTH_DIGITS: Final = 15
 MOST_SAID_WRONG: Final = 20
-"""Of the values of one body, or query."""
+"""Errors that are listed for one body or query."""
 MAX_AT_CHARS: Final = 300
-"""Of the place of each, which names are a part of that the caller chose."""
+"""Place of each listed error: names that the caller chose are a part of it."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -156,9 +160,9 @@ def _no_constant(name: str) -> None:
 
 
 PIECE_BYTES: Final = 64 * 1024
-"""Of a packed body, unpacked at once."""
+"""Bytes that are unpacked at a time."""
 MOST_MEMBERS: Final = 1_000
-"""Of gzip, one behind the other, in one body."""
+"""Members of gzip in one body."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 

@@ -66,6 +66,7 @@ def _network(entry: str) -> IPv4Network | IPv6Network:
 
 
 MOST_CALLERS: Final = 10_000
+"""Callers with a remembered rate."""
 
 
 class TokenBuckets:

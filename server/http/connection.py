@@ -25,16 +25,17 @@ from drawdown.server.http.errors import ApiError, error_answer
 from drawdown.server.http.limits import CONNECTION, HEADERS
 
 MAX_CONNECTIONS: Final = 512
+"""Connections of a server."""
 MAX_OF_AN_ADDRESS: Final = 128
 """Trusted proxies excepted: behind one are many."""
 HEALTH_SLOTS: Final = 32
 """Beside MAX_CONNECTIONS: on these, only health is answered, once, and who comes sends the first away."""
 PATIENCE_S: Final = 15.0
-"""For the head of a request, and for the rest of one that is answered."""
+"""Wait for a head, or for the rest of an answered request."""
 HEALTH_PATIENCE_S: Final = 2.0
-"""The same on the slots kept for health."""
+"""Wait for a head, or for the rest of an answered request, on the slots kept for health."""
 WRITE_PATIENCE_S: Final = 15.0
-"""For whoever does not read what was answered."""
+"""Wait for a client that does not read a response."""
 SWEEP_S: Final = 0.5
 """How often it is looked whose patience is over."""
 MAX_HEAD_BYTES: Final = 16 * 1024

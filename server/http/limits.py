@@ -29,7 +29,7 @@ log = structlog.get_logger()
 CONNECTION: Final = "drawdown.connection"
 """Under which a connection stands in the state of its requests' scopes."""
 MOST_HEADERS: Final = 100
-"""Of one request: an empty header costs as much time as any other."""
+"""Headers of a request: an empty header costs as much time as any other."""
 REFUSED_S: Final = 0.5
 """How long an answer waits that says no more than that too much was asked for."""
 HEADERS: Final = (
@@ -196,13 +196,15 @@ HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz"})
 _PROVEN: Final = ("/v1/", "/api/v1/", "/admin/", "/cron/", "/webhooks/", "/console", "/my")
 """How paths begin that ask for a proof, or have limits of their own."""
 OPEN_PER_S: Final = 20
-"""Of one caller, of what anybody may read: health, metrics, descriptions."""
+"""Requests of one caller for health, metrics and descriptions."""
 FAILED_PER_S: Final = 10
 """Proofs of one caller that are none, after which it has to wait."""
 ALL_FAILED_PER_S: Final = 50
-"""The same of all callers together."""
+"""Failed requests of all callers together."""
 TURNS_PER_S: Final = 100
+"""Turns of all requests beyond the limits of callers."""
 LONGEST_TURN_S: Final = 5.0
+"""Wait for a turn."""
 _ALL: Final = ""
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from drawdown.schema.units import MINUTE_MS
 
 EVERY_MS: Final = MINUTE_MS
+"""Time in which unauthenticated callers cause one log line of a kind."""
 MOST_KINDS: Final = 100
 """Kinds that are told apart in a minute: the caller may choose some of their words. All others are one kind."""
 _OTHERS: Final = ("others",)

@@ -20,6 +20,7 @@ from drawdown.schema.units import SECOND_MS
 from drawdown.server.http.errors import ApiError
 
 TOLERANCE_MS: Final = 300 * SECOND_MS
+"""Age of a signature."""
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")
 VERSION: Final = "v2"
 _VERSION_1: Final = re.compile(r"[0-9a-f]{64}")

@@ -29,7 +29,7 @@ from drawdown.worker.history.incarnation import difference, read_doubt, read_inc
 T = TypeVar("T")
 
 AT_ONCE: Final = 4
-"""With the steps' threads, fewer than the engine has connections."""
+"""Short transactions of the server."""
 
 
 class Threads:

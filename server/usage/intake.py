@@ -51,17 +51,17 @@ from drawdown.worker.usage import invalid
 from drawdown.worker.usage.invalid import InvalidItems
 
 MAX_BYTES: Final = 4 * 1024 * 1024
-"""Of a body as it is sent."""
+"""A body of events or samples, as it is sent."""
 MAX_UNPACKED_BYTES: Final = 8 * 1024 * 1024
-"""Of a body as it is read: 1,000 items of 8 KB."""
+"""A body of events or samples, unpacked: 1,000 items of 8 KB."""
 AT_ONCE: Final = 2
 """Batches that are read and stored, and as many small ones; with all others of the process, fewer than the engine has
 connections."""
 MOST_BATCHES: Final = 32
 """Batches at once and waiting, from where their bodies are here: whoever sends slowly keeps nobody's place."""
 MOST_BATCHES_OF_A_KEY: Final = 16
-"""Of one key, while others have none: it takes another place only while it has fewer than are free, so that two keys
-that take all they can leave room for a third, and a third for a fourth."""
+"""Batches of one key while others have none. It takes another place only while it has fewer than are free, so two
+greedy keys leave room for a third."""
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
 """By which items are counted: what is charged at once is invalid, and no mistake that anybody here could fix."""
 KEPT: Final = ("accepted", "duplicate", "pending")
@@ -378,9 +378,9 @@ class Turns:
 
 
 KEY_ITEMS_PER_S: Final = 50_000
-"""Of one key, by one process, on the average; twice as many at once."""
+"""Items with one API key, by one process, on average; twice as many at once."""
 ORG_ITEMS_PER_S: Final = 40_000
-"""Of one organisation, whoever sends them, likewise."""
+"""Items of one organisation, whoever sends them, by one process, on average; twice as many at once."""
 
 
 class Quotas:
@@ -412,6 +412,7 @@ class Quotas:
 log = structlog.get_logger()
 
 EVERY_S: Final = 1.0
+"""How often a process writes the invalid items that it holds."""
 MOST_NOTED: Final = 1_000
 """Keys by codes."""
 

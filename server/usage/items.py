@@ -40,8 +40,7 @@ EVENTS_SCOPE: Final = "events:write"
 MOST_SAID: Final = 20
 """Items of one refused batch that are named in its one error."""
 MOST_TURNS: Final = 10
-"""In which a batch is taken: each after the first, as others who sent some of the same events (which say no time) at
-once were first, or as a floor was raised meanwhile."""
+"""Turns in which a batch is taken: others may date some of its events first, or a floor may rise meanwhile."""
 Key: TypeAlias = tuple[str, str]
 """An event's name, and its organisation."""
 

@@ -18,12 +18,13 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 SINGLE_BYTES: Final = 4 * 1024
-"""Of a body that shares a transaction with others: that of a few events."""
+"""Largest body that shares a transaction with others of its key: a few events."""
 MOST_SINGLES_OF_A_KEY: Final = 1_024
+"""Small bodies of one key that wait for a shared transaction."""
 MOST_SINGLES: Final = 4_096
-"""That wait, of all keys."""
+"""Small bodies of all keys that wait for a shared transaction."""
 SINGLES_AT_ONCE: Final = 256
-"""Of one transaction."""
+"""Small bodies that one transaction takes."""
 
 A = TypeVar("A")
 R = TypeVar("R")

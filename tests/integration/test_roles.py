@@ -331,7 +331,7 @@ def test_a_sandbox_moves_between_cells(login: As) -> None:
 
 
 def test_an_id_that_another_host_took_first_is_refused_or_passed_over(login: As) -> None:
-    """Ids are one name space for all cells, as SECURITY.md says: they have to be such that nobody can guess them."""
+    """Ids are one name space for all cells, as docs/threat-model.md says: use ids that cannot be guessed."""
     host, other = login("host"), login("other host")
     do(host, f"{SANDBOX} ('taken', 'acme', 'cell-1', 'stopped')")
     do(host, f"{SAMPLE}) VALUES ('taken', 'acme', 'one', 'cell-1', 0, 0, {T0})")

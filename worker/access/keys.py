@@ -63,12 +63,15 @@ ACTOR: Final = "key"
 KEY: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 """What a key looks like: what does not is no key, and costs no read."""
 OVERLAP_MS: Final = DAY_MS
-"""For how long the old key is taken beside the new one, unless it is given."""
+"""How long an old API key is accepted, by default."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
+"""How long an old API key is taken beside the new one."""
 MOST_OF_A_NAME: Final = 1_000
 """Keys of one name, over all rotations: each stays in its table for good, so that none is taken again."""
 MOST_LIFE_MS: Final = 3_650 * DAY_MS
+"""The life of an API key."""
 LEAST_LIFE_MS: Final = 60_000
+"""The least life of an API key."""
 USED_EVERY_MS: Final = 60_000
 """How exact a key's last use is: it is written no oftener."""
 

@@ -23,10 +23,11 @@ from drawdown.worker.access.people import LINK, Person, hash_of
 SQL = queries(__file__)
 
 LIFE_MS: Final = 60 * MINUTE_MS
+"""A session at `/my`."""
 LINK_MS: Final = 15 * MINUTE_MS
 """How far ahead a link may end."""
 MOST_SESSIONS: Final = 200
-"""Of one organisation that go on; the oldest ends where there is one more."""
+"""Sessions of one organisation at `/my`; the oldest ends where there is one more."""
 VIA: Final = "my"
 STAFF: Final = "console:"
 """What the names of the console's own people begin with, who look in; no link says such a one."""

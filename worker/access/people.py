@@ -38,7 +38,9 @@ LINK: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 LINK_MS: Final = DAY_MS
 """How long a link lets its person set a password."""
 LEAST_PASSWORD_CHARS: Final = 12
+"""The least of a password."""
 MAX_PASSWORD_CHARS: Final = 200
+"""A password."""
 _NOBODY: Final = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$gL0iVLWaBgvLNRmgzOJfMXwh02Ty6GjPvPhiy6MhjM8"
 """What is looked at where no password is stored, so that it takes as long."""
 _SCRYPT: Final = {"n": 2**15, "r": 8, "p": 3}

@@ -24,17 +24,20 @@ from drawdown.worker.access.people import LINK, Person, hash_of
 SQL = queries(__file__)
 
 IDLE_MS: Final = 480 * MINUTE_MS
+"""An unused session of the console."""
 LIFE_MS: Final = DAY_MS
+"""A session of the console."""
 SEEN_EVERY_MS: Final = MINUTE_MS
 """How exact a session's last use is: it is written no oftener."""
 WITHIN_MS: Final = 15 * MINUTE_MS
+"""How long failures are counted."""
 MOST_FAILURES: Final = 5
-"""Of one name from one address."""
+"""Sign-ins that fail, of one name from one address."""
 MOST_ADDRESS_FAILURES: Final = 50
-"""Of one address, by names that do not exist: so the rows that are kept of it have a bound, too. A person's own tries
-are bounded by MOST_FAILURES alone: made-up names lock out no person of the same address."""
+"""Failed sign-ins of one address, by names that do not exist, so their stored rows are bounded. Made-up names lock out
+no person of the same address: a person's own tries are bounded by MOST_FAILURES."""
 MOST_SESSIONS: Final = 20
-"""Of one person; the oldest ends where there is one more."""
+"""Sessions of one person; the oldest ends where there is one more."""
 NOTHING: Final[Mapping[str, str]] = {}
 
 

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 READING_MEMORY_MB: Final = 512
 READING_SPILL_MB: Final = 8_192
 READING_THREADS: Final = 2
+"""Threads that read one file."""
 READING_TIME_S: Final = 120
-"""Of one file, its hash included; a tick that has less left gives it less."""
+"""Reading one file; a tick that has less left gives it less."""
 INTERRUPT_EVERY_S: Final = 0.01
+"""How often a reading that is out of time is interrupted."""
 _SAID_OF_ERROR: Final = 300
 _NO_TEXT: Final = re.compile(r"Error on Line: ([0-9]+)\b.*\bis not utf-8", re.DOTALL)
 

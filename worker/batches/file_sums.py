@@ -48,16 +48,18 @@ SQL = queries(__file__)
 MAX_UNCLEAN: Final = 1_000
 """Names that no id may be, of one file: its rows are refused by each of them."""
 MAX_BATCH_SAMPLES: Final = 5_000_000
-"""What one file may come to: its sums go in by one transaction."""
+"""Samples of one file: its sums go in by one transaction."""
 MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
 """There nobody else writes meanwhile."""
 MAX_SAID_CHARS: Final = 120
+"""Stored part of one refused value."""
 MAX_ROWS_COMPARED: Final = 200_000
 """Rows of one file that are compared with earlier ones: of a larger file, about so many."""
 MAX_ROWS_KEPT: Final = 4_096
 """Rows of one batch to keep the hashes of, so that later files can be compared."""
 _HASHES: Final = 1 << 64
 AT_ONCE: Final = 5_000
+"""Rows of a file's sums that are fetched and stored by one statement."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,7 @@ class _Reading:
 SQL = queries(__file__)
 
 MAX_ROW_BYTES: Final = 1_048_576
+"""One row of a file of CSV or JSON lines."""
 NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
 """Else a folder called `org_id=globex` would overrule what the rows in it say."""
 MAX_REFUSED_KEPT: Final = 100
@@ -448,13 +451,15 @@ class Columns:
 
 
 MAX_UNPACKED_BYTES: Final = 8 * 1024**3
-"""Of a `.zst` it lies in the folder for what spills while it is read."""
+"""Unpacked size of a `.gz` or `.zst`. A `.zst` is in the spill folder while it is read."""
 GZIP_RATIO: Final = 1_032
 """The most that a byte of gzip unpacks to."""
 MAX_WINDOW_LOG: Final = 27
-"""Of the 128 MiB that unpacking holds in memory; beyond it packs who asks for it (`zstd --ultra`, `--long`)."""
+"""Memory that unpacking a file may take, as a power of two: 128 MiB. `zstd --ultra` and `--long` may ask for more."""
 _CHUNK_BYTES: Final = 1 << 20
+"""Unpacked bytes of a `.gz` or `.zst` that are read at once."""
 _PACKED_BYTES: Final = 1 << 16
+"""Packed bytes of a `.gz` that are read at once."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 

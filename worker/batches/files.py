@@ -21,9 +21,11 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 
 MAX_BATCH_BYTES: Final = 16 * 1024**3
+"""One file of usage."""
 HASH_CHARS: Final = 32
-"""Of a SHA-256 in hexadecimal: 128 bits, by which a batch is known."""
+"""Part of a file's SHA-256 in hexadecimal by which a batch is known: 128 bits."""
 _CHUNK_BYTES: Final = 1 << 20
+"""Bytes of a file that are hashed at once."""
 _OPENED: Final = Path("/proc/self/fd")
 """Under which Linux has, by their numbers, the files that this process opened."""
 FORMATS: Final = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}

@@ -47,11 +47,13 @@ from drawdown.worker.engine.effects import OnDisk, Steps, Transaction
 log = structlog.get_logger()
 
 MAX_FILES_A_TICK: Final = 100
+"""Files that one tick takes."""
 MAX_BYTES_A_TICK: Final = 4 * 1024**3
-"""One file alone may have more."""
+"""Bytes of the files that one tick takes; one file alone may have more."""
 MAX_LISTED_FILES: Final = 10_000
 """Looked at together, by name. A tick that found as many new ones in a folder looks no further: it takes fewer."""
 QUIET_MS: Final = MINUTE_MS
+"""How long a file in a watched folder must be unchanged before a tick takes it."""
 LEAST_READING_MS: Final = 10 * SECOND_MS
 """A tick with less time left begins no file."""
 FULL_READING_S: Final = 60

@@ -40,16 +40,23 @@ PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 ASKED_AGAIN_MS: Final = DAY_MS
 """After a period was asked for first: rows that came late are found."""
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
+"""How long after its end a period is closed."""
 MAX_QUERY_CHARS: Final = 20_000
+"""Characters of a query."""
 MAX_RESULT_ROWS: Final = 5_000_000
+"""Rows that a query returns for one period."""
 MAX_RESULT_BYTES: Final = 2 * 1024**3
-"""As CSV, twice: as it came, and in order. It lies in the folder for what spills."""
+"""Bytes of CSV that a query returns for one period. They are in the spill folder twice: as received, and in order."""
 ROWS_AT_ONCE: Final = 1_000
+"""Rows of a query's result that are held at once."""
 DATABASE_CONNECT_S: Final = 5
+"""Connecting to a database for a query."""
 DATABASE_SILENT_S: Final = 30
 """A line on which nothing is acknowledged for so long is given up."""
 END_EVERY_S: Final = 0.1
+"""How often a statement that is out of time is ended."""
 MAX_SAID_CHARS: Final = 300
+"""Stored part of the error message of a database that is queried."""
 _READ: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity", "id", "event_id")
 _TEXTS: Final = ("org_id", "event_type")
 _BOUND: Final = ("from_ms", "until_ms")

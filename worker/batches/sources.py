@@ -32,11 +32,13 @@ from drawdown.worker.sources.field_map import OWN_NAMES, FieldMap, from_text
 SQL = queries(__file__)
 
 MAX_SOURCES: Final = 100
+"""Watched folders."""
 MAX_LISTED_PERIODS: Final = 1_000
 """Looked at together."""
 MAX_DUE: Final = 24
 """A tick that found so many looks no further."""
 MAX_PERIODS_BACK: Final = 10_000
+"""Periods back that a query is asked for."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,7 @@ def list_batches(connection: sa.Connection, *, source: str | None = None, most: 
 
 
 MOST_FILES: Final = 100
-"""Of one batch, that are shown: the latest."""
+"""Files of one batch that are shown: the latest."""
 
 
 def files_of(connection: sa.Connection, batch: str) -> list[BatchRow]:
@@ -271,10 +273,11 @@ def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
 
 
 MAX_READINGS: Final = 3
-"""Of one file as it stands, that nobody saw end."""
+"""Readings of one file that no tick saw end."""
 READING_LEASE_MS: Final = 4 * MINUTE_MS
-"""So long a file is left to the tick that began to read it; the next tick comes after it."""
+"""How long a file is left to the tick that began to read it; the next tick comes after it."""
 MAX_OPEN_LOOKED_AT: Final = 10_000
+"""Files left to people that a tick looks for in a folder."""
 
 
 def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_ms: int) -> int | None:

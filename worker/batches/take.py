@@ -299,7 +299,7 @@ def ids_of(batch: str) -> dict[str, str]:
 
 
 MAX_BATCHES_COMPARED: Final = 500
-"""With one file: the newest of its time."""
+"""Batches that one file is compared with: the newest of its time."""
 _SHOWN: Final = 3
 
 
@@ -387,6 +387,7 @@ def accept(connection: sa.Connection, batch: str, by: By) -> int:
 
 
 WITHDRAWN_AT_ONCE: Final = 5_000
+"""Samples of a batch that one transaction withdraws."""
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ SQL = queries(__file__)
 MOST_KEPT: Final = 10_000
 """Parts of one customer: with so many no new one is kept, and a person is told what their balance lacks."""
 STALE_MS: Final = MINUTE_MS
-"""What an answer or a read shows may be older than what was noted so long before."""
+"""Age of a noted use of an ending part, below which an answer may be older than the note."""
 KNOWN_FOR_MS: Final = CLOCKS_APART_MS
-"""After which it is noted once more that a part is shown as it was."""
+"""After this time an unchanged part that can end is noted again."""
 
 
 def known_parts(connection: sa.Connection, provider: str, customers: Collection[str]) -> Mapping[str, Sequence[Part]]:

@@ -38,7 +38,7 @@ def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alert
 SPAN_MS: Final = 35 * DAY_MS
 """Without a moment: periods that began since then, a whole month among them."""
 AGAIN_MS: Final = 60 * MINUTE_MS
-"""The same again within this, perhaps for an answer that was lost, is kept with what the first one put right."""
+"""How long a repeated reconciliation is recorded with what the first one corrected: its answer may have been lost."""
 
 
 @dataclass(frozen=True)

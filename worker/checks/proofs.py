@@ -27,7 +27,7 @@ from drawdown.worker.verify.verify import Breach, Verification
 SQL = queries(__file__)
 
 WHOLE_EACH_MS: Final = 7 * DAY_MS - DAY_MS // 4
-"""After this long a run that was to continue looks at all of it: weekly, where one is made each night."""
+"""After this time `verify --since-last` proves everything: weekly, if it runs each night."""
 
 
 def to_continue(connection: sa.Connection, now_ms: int) -> Held | None:

@@ -19,7 +19,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import BUCKETS, DAY_MS, SECOND_MS
 
 MAX_SHARDS: Final = BUCKETS
-"""Of one tick; and so many jobs of each kind wait at most, and as many run."""
+"""Shards of one tick. So many jobs of each kind wait at most, and as many run."""
 LIVES_S: Final = 30
 """A worker that was not seen for so long is dead: its jobs are taken over, and nobody asks it."""
 KEPT_S: Final = DAY_MS // SECOND_MS
@@ -29,6 +29,7 @@ SHARDS: Final = 4
 EVERY_S: Final = 300
 """Likewise."""
 MOST_NAMED: Final = 3
+"""Workers that a refusal names."""
 SQL = queries(__file__)
 
 

@@ -324,6 +324,7 @@ def _unread(_place: int, begun: bool) -> ReadFailed:
 PORTION: Final = 128
 """Answers fetched at once, unless one call has more: few enough to lose, enough that commits cost little."""
 PORTION_S: Final = 1.0
+"""How long answers wait to be written down together."""
 POLL_S: Final = 0.1
 """How often `over` is asked while nothing comes."""
 

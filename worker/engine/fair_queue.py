@@ -23,7 +23,7 @@ AT_ONCE: Final = 4
 """Pushes of one customer on their way: where a provider dies, each key that it had claimed may stay in doubt for a day;
 and one that limits customers refuses a burst."""
 PACED_MS: Final = 30 * SECOND_MS
-"""For how long, from its first "too many calls" on, a customer's pushes wait; the rest are left to a later tick."""
+"""How long a customer's pushes wait after its first "too many calls"; the rest are left to a later tick."""
 
 TURNED_AWAY: Final = 10
 """Customers that are turned away in one round, or an eighth of those that are asked for, if that is fewer: half as many
@@ -31,7 +31,8 @@ calls are allowed. Fewer than the calls in a row after which the rest is not sen
 STEPS: Final = 32
 """Rounds without that from none to all that is declared."""
 READ_TRIES: Final = 8
-"""In all, of one that is turned away: from all at once to one takes six halvings, and one is asked for again before."""
+"""Times that a rejected read is asked for: from all at once to one takes six halvings, and one is asked for again
+before."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ MOST_AT_ONCE: Final = 1_000
 MOST_LOOKED_AT: Final = 10_000
 """Runs that one page goes through, and of what is held those that its sums are of."""
 MOST_HOLDERS: Final = 10
+"""Wallets of which most is held, on a page."""
 STATES: Final[tuple[State, ...]] = get_args(State)
 
 

@@ -47,6 +47,7 @@ from drawdown.worker.wallets import actions as credit
 
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
 DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
+"""Price of a new database: a GB for a second."""
 SQL = queries(__file__)
 
 

@@ -31,7 +31,7 @@ State: TypeAlias = Literal["used", "held", "settled", "released", "expired"]
 OVER_AT_ONCE: Final = 1_000
 """Holds of one metric that are over, and that a statement gives back."""
 MOST_OVER_PARTS: Final = 100
-"""Of those, in one transaction. What is left then counts until the next one."""
+"""Statements of OVER_AT_ONCE holds in one transaction. The rest counts until the next one."""
 TURN_MS: Final = 5 * MINUTE_MS
 """How near the turn of a month the old one's uses and the new one's, which no counter has in common, may go on at once,
 whichever server's clock is behind."""

@@ -57,11 +57,12 @@ OverrideState: TypeAlias = Literal["asked", "in_force", "refused", "ended"]
 Word: TypeAlias = Literal["approve", "refuse", "end"]
 
 MOST_LIFE_MS: Final = 90 * DAY_MS
-"""Of an override that is not said to be for good."""
+"""Life of an override that is not for good."""
 MOST_ASKED: Final = 20
-"""Of one metric for one organisation, pattern or plan, that wait for a word: who asks in a loop fills no disk."""
+"""Overrides of a metric that wait for a word about one organisation, pattern or plan: who asks in a loop fills no
+disk."""
 SOON_MS: Final = 7 * DAY_MS
-"""Before its end an override is listed as one that ends soon."""
+"""Time before its end in which an override is listed as one that ends soon."""
 _AFTER: Final[dict[Word, OverrideState]] = {"approve": "in_force", "refuse": "refused", "end": "ended"}
 _TOLD: Final[dict[Word, str]] = {"approve": OVERRIDE_APPROVED, "refuse": OVERRIDE_REFUSED, "end": OVERRIDE_ENDED}
 _MAY_FOLLOW: Final[dict[Word, OverrideState]] = {"approve": "asked", "refuse": "asked", "end": "in_force"}

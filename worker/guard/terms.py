@@ -36,7 +36,7 @@ SQL = queries(__file__)
 ANY_PLAN: Final = "*"
 """Stands for every plan that has no limit of its own, and for who is on none."""
 MAX_UNITS: Final = 10**12
-"""Of one use, of a limit, and of what a price is for: nine million such uses still fit in 64 bits."""
+"""Base units of one use, of a limit, and of a price: nine million such uses still fit in 64 bits."""
 LITTLE_PPM: Final = 200_000
 """At or below which part of a limit it is warned, unless it is given."""
 

@@ -23,7 +23,9 @@ from drawdown.providers.http.egress import Lookup, Outgoing
 Address: TypeAlias = IPv4Address | IPv6Address
 
 MAX_URL_CHARS: Final = 1000
+"""A cell's URL."""
 MAX_HOST_CHARS: Final = 253
+"""A cell's host."""
 _PORTS: Final = {"http": 80, "https": 443}
 _URL: Final = re.compile(
     r"(?P<scheme>https?)://(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[a-z0-9._-]+))(?::(?P<port>[1-9][0-9]{0,4}))?"

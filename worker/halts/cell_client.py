@@ -29,10 +29,13 @@ from drawdown.worker.halts.cell_settings import CellSettings
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
-"""For one halt: name, connection, TLS and answer together."""
+"""One halt: name, connection, TLS and answer together."""
 AT_ONCE: Final = 256
+"""Halts under way."""
 AT_ONCE_PER_CELL: Final = 8
+"""Halts under way to one cell."""
 MAX_ANSWER_BYTES: Final = 64 * 1024
+"""A cell's answer."""
 TOO_LONG: Final = "the cell's answer is too long"
 
 
@@ -153,9 +156,9 @@ class CellClient:
 
 USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0
-"""For one cell's day: name, connection, TLS and the whole answer."""
+"""One question for a cell's own totals: name, connection, TLS and the whole answer."""
 MAX_USAGE_BYTES: Final = 8 << 20
-"""Of one cell's day: some 100,000 organisations and sizes."""
+"""A cell's own totals of a day: some 100,000 organisations and sizes."""
 
 
 def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:

@@ -43,7 +43,7 @@ BATCH: Final = 50
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
 """After a halt: if hosts report no sandbox of the organisation at the cell for so long, there is nothing to stop."""
 CELL_BUDGET_MS: Final = 30 * SECOND_MS
-"""After so long, what is left of a slow cell waits for the next dispatch."""
+"""One cell in one dispatch."""
 
 
 @dataclass(frozen=True)

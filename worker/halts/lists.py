@@ -25,7 +25,7 @@ PAGE_ROWS: Final = 50
 MOST_AT_ONCE: Final = 1_000
 """Rows of a file that are read, and held, together."""
 MOST_CELLS: Final = 1_000
-"""That are shown at once."""
+"""Cells on a page."""
 NEVER: Final = 2**53
 STATES: Final = ("any", "due")
 PLACE: Final = re.compile(r"([0-9]{1,16}):([0-9]{1,16}):([0-9]{1,3}):(.+)", re.DOTALL)

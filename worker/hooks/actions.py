@@ -42,10 +42,11 @@ from drawdown.worker.hooks.lists import AtEndpoint, EndpointName, MessageId, fin
 SQL = queries(__file__)
 
 MAX_ENDPOINTS: Final = 16
-"""That go on: each message is written for each, and each is called beside the others."""
+"""Endpoints that go on: each message is written for each, and each is called beside the others."""
 OVERLAP_MS: Final = DAY_MS
-"""For how long the old secret signs beside the new one, unless it is given."""
+"""How long an endpoint's old secret signs beside the new one, by default."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
+"""How long an endpoint's old secret signs, too."""
 REPLAYED_AT_ONCE: Final = 10_000
 """Messages that one command has sent again."""
 EVERYBODY: Final = ""

@@ -25,6 +25,7 @@ from drawdown.worker.hooks.hook_settings import HookSettings, headers_of
 AT_ONCE: Final = 8
 """Calls to one endpoint under way."""
 MAX_ANSWER_BYTES: Final = 16 * 1024
+"""An endpoint's answer."""
 
 
 class HookClient:

@@ -31,7 +31,7 @@ SQL = queries(__file__)
 BATCH: Final = 8
 """Claimed at once for one endpoint that answers, and all under way together: a batch takes no longer than a call."""
 ENDPOINT_BUDGET_MS: Final = 30 * SECOND_MS
-"""After so long, what is left for an endpoint waits for the next look."""
+"""One endpoint's time in one look. The rest waits for the next look."""
 ALL: Final = ""
 
 
@@ -177,8 +177,8 @@ def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, obj
 WAITS: Final = (5 * SECOND_MS, *(minutes * MINUTE_MS for minutes in (5, 30, 120, 300, 600, 600)))
 """Milliseconds after each failure in a row; the first call is made at once."""
 CALL_MS: Final = 4 * SECOND_MS
-"""For one call: name, connection, TLS and answer together. Less than a round of the watch, which makes these calls
-beside the halts."""
+"""One call to an endpoint of the operator's product: name, connection, TLS and answer together. Less than a round of
+the watch, which makes these calls beside the halts."""
 
 
 def next_wait_ms(failures: int) -> int | None:

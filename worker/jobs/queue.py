@@ -53,6 +53,7 @@ MAX_TRIES: Final = 5
 A job that kills each tick must not do so for ever, and a provider that never answers must not delay all others.
 """
 MAX_OPEN_JOBS: Final = 50
+"""Jobs that wait, or are under way."""
 
 State = Literal["waiting", "under_way", "done", "failed", "cancelled"]
 

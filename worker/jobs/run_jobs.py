@@ -47,6 +47,7 @@ from drawdown.worker.topup.fill import Filled, fill
 log = structlog.get_logger()
 
 MAX_A_TICK: Final = 4
+"""Orders that a tick takes up."""
 SAID: Final = 5
 """Of each kind of what a replay left; the command shows all."""
 

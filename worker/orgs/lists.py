@@ -31,6 +31,7 @@ from drawdown.worker.verdict.watch_state import is_watched
 SQL = queries(__file__)
 
 MAX_ROWS: Final = 10_000
+"""Organisations of one list."""
 MOST_AT_ONCE: Final = 4_000
 """Rows of a file that are read, and held, together."""
 MOST_LOOKED_AT: Final = 10_000

@@ -23,13 +23,15 @@ from drawdown.worker.sources.table import Table, Unfit
 
 FIELDS: Final = ("day", "cell_id", "org_id", "memory_mb", "seconds")
 MAX_FILE_BYTES: Final = 64 << 20
+"""A file of totals."""
 MAX_TOTALS: Final = 500_000
-"""Of one file."""
+"""Totals of a file."""
 MAX_ANSWER_TOTALS: Final = 100_000
-"""Of one cell's day: with each, `drawdown serve` may learn of an organisation that nobody knows."""
+"""Totals of a cell's day: with each, `drawdown serve` may learn of an organisation that nobody knows."""
 MAX_SECONDS: Final = 10**15
-"""Of one total: a million sandboxes for thirty years."""
+"""Seconds of one total: a million sandboxes for thirty years."""
 MAX_DAYS: Final = 400
+"""Days of a file of totals, or of one check."""
 STDIN: Final = "-"
 ALL_CELLS: Final = ""
 _NEEDED: Final = ("day", "org_id", "seconds")

@@ -46,7 +46,7 @@ from drawdown.worker.verdict.rules import UNREAD_STOP_MS
 SQL = queries(__file__)
 
 MAX_RATE: Final = 10**12
-"""Of millionths, and of base units, that a rate names."""
+"""Millionths, and base units, of a provider's rate."""
 MOST_NAMED: Final = 5
 """Organisations that a dry run names; of others their number is shown."""
 Name = Annotated[str, ID, "The provider's name"]

@@ -25,7 +25,7 @@ WELL: Final = "read"
 """How the watch and ticks count a read that came back with a customer."""
 
 MOST_SENDS: Final = 5_000
-"""Of the latest, those that calls, errors and times are of."""
+"""Latest sends in the calls, errors and times of the page of providers."""
 USED_MS: Final = 7 * DAY_MS
 """A feature that was billed to a customer since then is one that it uses."""
 SENDS_MS: Final = DAY_MS

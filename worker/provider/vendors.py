@@ -39,7 +39,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MAX_UNITS: Final = 10**15
-"""Of a vendor's units, of its money in millionths, and of the base units that they are for."""
+"""What a vendor's units, money and quantity come to."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,13 @@ def _sums(file: BillFile) -> dict[str, int]:
 
 
 MAX_FILE_BYTES: Final = 64 << 20
+"""A file of vendors' bills."""
 MAX_LINES: Final = 100_000
-"""Of one file, once they are added up: a vendor, service, day and currency each."""
+"""Vendors' services and days of one file of bills: a vendor, service, day and currency each."""
 MAX_AMOUNT: Final = 10**9
-"""Of one line, in the currency."""
+"""An amount of a bill."""
 MAX_AMOUNT_CHARS: Final = 40
+"""Digits of an amount of a bill."""
 SMALL: Final = {"day": "day", "vendor": "vendor", "service": "service", "amount": "amount", "currency": "currency"}
 FOCUS: Final = {
     "day": "ChargePeriodStart", "vendor": "ProviderName", "service": "ServiceName", "amount": "BilledCost",
@@ -264,7 +266,9 @@ FRESH_DAYS: Final = 2
 SPAN_DAYS: Final = 14
 """Without a range: up to today."""
 MAX_DAYS: Final = 400
+"""Days of one comparison of bills."""
 MAX_ROWS: Final = 100_000
+"""Rows of a file of vendors' bills."""
 PPM: Final = 1_000_000
 Key = tuple[str, str, str, int]
 

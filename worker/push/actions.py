@@ -274,7 +274,7 @@ class Chosen:
 
 
 MAX_KEYS: Final = 100
-"""Of one command: the provider is asked about one after the other."""
+"""Keys of one `push cancel`: the provider is asked about one after the other."""
 CANCELLING: Final = (
     "cancelling it there: not confirmed yet; run `drawdown push cancel` for it again, or let it be looked up"
 )
@@ -388,6 +388,7 @@ def conclude(
 AT_ONCE: Final = 1_000
 """Pushes that one transaction resolves: seals wait for it."""
 FIRST_MS: Final = -1
+"""A window before every window."""
 LAST_MS: Final = 2**62
 """Windows before and behind each that there is."""
 

@@ -20,6 +20,7 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.verdict.rates import Prices, Quantity
 
 RATE_SPAN_MS: Final = 15 * MINUTE_MS
+"""Time over which the rate of a backlog is measured."""
 TICKS_LOOKED_AT: Final = 1_000
 """The newest ticks of all shards: more than end in a quarter of an hour."""
 RANKS: Final = {1: "in_doubt", 2: "rejected", 3: "waiting"}

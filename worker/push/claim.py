@@ -26,6 +26,7 @@ from drawdown.worker.push.rows import plan, request_of
 SQL = queries(__file__)
 
 MAX_CLAIM: Final = 2_048
+"""Pushes a claim, with two claims a provider. Pushes that a kill left unsent wait for the claim's end."""
 CALLS_A_CLAIM: Final = 2
 """For each call that may be on its way a claim holds so many: all are kept busy. What a process that dies had claimed,
 and not sent yet, waits for the claim's lease to end."""
@@ -39,9 +40,9 @@ They are few, because all may belong to one customer, and its pushes are sent a 
 MOST_LOOKUPS: Final = 1_000
 """Lookups a batch: enough that customers can take turns. Those not begun within its lease are asked for again."""
 MOST_TOGETHER: Final = 1_000
-"""What is claimed besides a batch, so that what one balance tells of is whole in it. A person settles what is more."""
+"""Look-ups beside a batch, so that one balance covers all of its pushes. A person settles the others."""
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
-"""The same where history was lost, and each may take several calls."""
+"""Look-ups a batch where history was lost: each may take several calls."""
 
 
 @dataclass(frozen=True)

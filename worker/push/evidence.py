@@ -912,8 +912,9 @@ def unknown_of(
 
 
 NEXT_REVISIONS: Final = 3
-"""So many revisions after the newest we know are asked for at once; where the last of them is there, as many more.
-Others are found step by step: what is adopted makes the difference be sealed, that is asked for with those after it."""
+"""Revisions after the newest known one that are asked for at once after a loss. If the last of them is there, as many
+more are asked for. Others are found step by step: what is adopted makes the difference be sealed, that is asked for
+with those after it."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ SQL = queries(__file__)
 
 SAMPLES_SHOWN: Final = 200
 MOST_REVISIONS: Final = 100
+"""Revisions of a window on a push's page."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def _without(row: sa.Row[tuple[object, ...]], name: str) -> dict[str, Any]:
 
 
 MOST_VERDICTS: Final = 3
-"""Of those after it."""
+"""Verdicts after a push, on its page."""
 MOST_TOLD: Final = 100
 """Cells that one page names."""
 

@@ -39,6 +39,7 @@ PROVEN: Final = ("in_doubt", "rejected")
 MOST_CHOSEN: Final = 1_000
 """Pushes that one call changes; more are for the command line, or for a narrower filter."""
 MOST_FACTS: Final = 20
+"""Pushes that a dry run of a call names."""
 
 Keys = Annotated[list[str], KEY, "Keys of pushes, usage:ORG:WINDOW:FEATURE[:rN]; or choose them by the other fields"]
 State = Literal["due", "rejected", "in_doubt", "awaiting_credit"]

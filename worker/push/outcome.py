@@ -52,7 +52,7 @@ class Settlement:
 MOST_RETRY_MS: Final = DAY_MS
 """A provider that asks for a longer wait than this is tried again after it: no push waits for ever."""
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
-"""After a charge that took nothing for want of credit, or gave nothing back for want of a balance: from then on it is
+"""Wait after a charge that took nothing for lack of credit, or gave nothing back for lack of a balance. Then it is
 billed again once the provider shows some (`worker.push.void`). A rejection that only a person can settle is due at the
 moment it was written."""
 

@@ -52,7 +52,7 @@ SHOWN: Final = 120
 SENDING: Final = 5
 """Eighths of a tick's time after which nothing more is sent."""
 SPELL_MS: Final = 20 * SECOND_MS
-"""After so long nothing more is claimed until verdicts and halts had their turn."""
+"""How long one provider's pushes are sent before verdicts and halts have their turn."""
 
 
 @dataclass
@@ -286,7 +286,7 @@ def _settle(
 AT_ONCE: Final = 4_096
 """Pushes that one transaction charges."""
 MOST_RATE: Final = 10**12
-"""What a rate charges, and for how many units, at most: as `ledger rate` takes it."""
+"""Amount and units of a rate that is charged in place: as `ledger rate` takes it."""
 MOST_PRODUCT: Final = 2**62
 """Twice a quantity times its rate, at most: what SQL works out stays within 64 bits."""
 

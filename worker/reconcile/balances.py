@@ -82,7 +82,7 @@ MOST_BESIDE: Final = 12
 MOST_SUMS: Final = 10_000
 """Sums of pushes that are tried, until a person is asked instead."""
 MOST_LOST_SUMS: Final = 50_000
-"""The same for what a balance lacks: seals wait meanwhile."""
+"""Sums of pushes that are compared with the missing part of a balance: seals wait meanwhile."""
 MOST_CHARGES: Final = 5_000
 """Pushes since the last comparison of which a part granted once may have been used up; of more a person is asked."""
 CHANCE: Final = 20

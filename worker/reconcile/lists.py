@@ -22,13 +22,17 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 MOST_ON_PAGE: Final = 50
+"""Comparisons with providers of one page."""
 MOST_DIFFERING: Final = 100
+"""Comparisons that differ, and are shown first."""
 MOST_RUNS: Final = 10
+"""Latest comparisons that are shown."""
 MOST_COUNTED: Final = 1_000
 """Lines of one comparison that are counted; of more it is given that there are more."""
 MOST_TOLD: Final = 50
+"""Reported balances that are shown."""
 MOST_LINES_AT_ONCE: Final = 1_000
-"""Of a file, read and held together."""
+"""Comparisons of a file that are read together."""
 VERDICTS: Final = ("short", "over", "equal", "shadow")
 
 
@@ -170,7 +174,7 @@ def _end(line: Compared) -> After:
 
 
 LATE_AFTER_MS: Final = 2 * DAY_MS
-"""After which a provider that bills should have been compared again."""
+"""After how long a provider that bills should have been compared again."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ SQL = queries(__file__)
 __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 
 CHUNK: Final = 200
+"""Comparisons a transaction, also after a loss."""
 SETTLING_MS: Final = 15 * MINUTE_MS
 """A window and the grace after it, and what a tick takes: what is older has been settled as a rule."""
 RECENT_MS: Final = 2 * DAY_MS
@@ -423,7 +424,7 @@ def _spans(
 
 
 OPEN_AFTER_MS: Final = DAY_MS
-"""What was settled so long ago, and is not compared, is open; what is younger waits for its turn."""
+"""After this time a settled push that is not compared is open; a younger one waits for its turn."""
 FIRST_LOOK_MS: Final = 35 * DAY_MS
 """How far back a customer is compared who never was."""
 

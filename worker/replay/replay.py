@@ -43,6 +43,7 @@ SQL = queries(__file__)
 SHOWN: Final = 1000
 """How many of the found pushes are listed; all are counted."""
 FIRST_CHUNK: Final = 12 * WINDOW_MS
+"""The first chunk of a replay."""
 CHUNK_LOAD: Final = 400_000
 """Samples and sums that a transaction should read, about: a second or two."""
 RESUME_MS: Final = DAY_MS

@@ -42,6 +42,7 @@ from drawdown.worker.seal.arrivals import UNREAD, Seen, seen_by_all
 SQL = queries(__file__)
 
 SWEEP_CHUNK_MS = DAY_MS
+"""Range that one tick sweeps."""
 
 
 def seal(connection: sa.Connection, request: SealRequest) -> Sealed:

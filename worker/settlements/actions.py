@@ -53,7 +53,7 @@ from drawdown.worker.settlements.lists import (
 )
 
 MAX_HOLD_MS: Final = 3_650 * DAY_MS
-"""For how long a settlement is held at most: ten years."""
+"""How long a settlement is held: ten years."""
 
 
 @dataclass(frozen=True)

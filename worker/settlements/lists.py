@@ -34,8 +34,9 @@ from drawdown.schema.units import MICRO
 SQL = queries(__file__)
 
 MOST_ON_PAGE: Final = 50
+"""Settlements of one page."""
 MOST_SETTLEMENTS_AT_ONCE: Final = 1_000
-"""Of a file, read and held together."""
+"""Settlements of a file that are read together."""
 
 
 @dataclass(frozen=True)

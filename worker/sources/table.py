@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 MAX_ROW_CHARS: Final = 1_048_576
-"""Of one row, with the lines that its quoted fields go over."""
+"""One row of a CSV of bills or totals."""
 MOST_COLUMNS: Final = 1_000
 """Several times what the widest export of bills has."""
 _LINE: Final = re.compile(r"[^\r\n]*+(?:\r\n?|\n)?")

@@ -106,7 +106,7 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
 
 
 LONG_MS: Final = 15 * MINUTE_MS
-"""From then on it is told to people: three ticks went by without whatever it inserted."""
+"""Age from which an open transaction is reported: three ticks went by without its inserts."""
 
 
 @dataclass(frozen=True)

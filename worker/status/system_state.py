@@ -240,7 +240,7 @@ class Status:
 
 
 HALTS_LATE_MS: Final = 10 * MINUTE_MS
-"""From then on a halt that no cell took is looked into, whatever it waits for."""
+"""Age from which a halt that no cell took is looked into, whatever it waits for."""
 STUCK_MS: Final = 60 * MINUTE_MS
 """Pushes that fail for so long, while others settle, do not drain by themselves."""
 TICK_MISSED_MS: Final = 15 * MINUTE_MS

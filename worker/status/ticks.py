@@ -30,7 +30,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MOST_TICKS: Final = 2_000
-"""That are looked at; a day has 288 of one worker's."""
+"""Ticks that the overview looks at; a day has 288 of one worker's."""
 
 
 PAGE_ROWS: Final = 300

@@ -39,11 +39,13 @@ SQL = queries(__file__)
 Mode: TypeAlias = Literal["live", "shadow", "stopped"]
 CURRENCY: Final = re.compile(r"[a-z]{3}")
 MOST_A_DAY: Final = 100
-"""Top-ups of one wallet: more is a slip."""
+"""Top-ups of one wallet in a day that terms may allow."""
 MOST_A_MONTH: Final = 1_000
+"""Top-ups of one wallet in 30 days that terms may allow."""
 MAX_MINOR: Final = 10**12
-"""Of a price, and of one charge, in minor units."""
+"""A price, and one charge, that terms may name."""
 MAX_EVIDENCE_CHARS: Final = 1_000
+"""Evidence of a charge that a person types."""
 STOPPED: Final = "top-ups of {} are stopped: `drawdown topup start {}`"
 KEPT: Final = ("at_ms", "actor", "reason", "declines", "wait_until_ms", "blocked_ms", "blocked_reason", "customer_id")
 

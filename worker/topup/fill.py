@@ -183,9 +183,11 @@ def _answers(context: Context, asking: ChargeMoney | LookUpMoney) -> Steps[Seque
 CHARGES_AT_ONCE: Final = 16
 """Claimed and called together: what a process that dies leaves to be looked up."""
 LOOKUPS_AT_ONCE: Final = 16
+"""Look-ups of charges that one claim takes."""
 PROVEN_MS: Final = 10 * MINUTE_MS
-"""For how long a look-up that found nothing allows the charge."""
+"""How long a lookup without a result allows a charge."""
 UNWANTED_AT_ONCE: Final = 200
+"""Top-ups that are wanted no more, left by one claim."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,7 @@ def _topup(row: sa.Row[Any], loss: Loss | None, asks: Asks) -> Topup:
 
 
 MOST_DECLINES: Final = 3
-"""In a row; then only another card, or a paid invoice, has the wallet topped up again."""
+"""Declines of one wallet's card in a row, until its top-ups stop."""
 WAITS_MS: Final = (HOUR_MS, DAY_MS)
 """After the first decline in a row, and after the second."""
 WHERE: Final = {
@@ -412,6 +414,7 @@ def _brief(said: str) -> str:
 BEGUN_AT_ONCE: Final = 200
 """Wallets that one look begins to fill; the next one continues."""
 MONTH_MS: Final = 30 * DAY_MS
+"""Time over which caps are counted."""
 
 
 @dataclass(frozen=True)

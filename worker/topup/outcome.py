@@ -26,8 +26,9 @@ from drawdown.worker.engine.effects import backoff_ms
 
 HOUR_MS: Final = 60 * MINUTE_MS
 LEAST_WAIT_MS: Final = 1_000
+"""Shortest wait before a charge is tried again."""
 MOST_WAIT_MS: Final = 24 * HOUR_MS
-"""Before a charge that was not sent is tried again, whatever its service says."""
+"""Longest wait before a charge that was not sent is tried again, whatever its service asks for."""
 PERSON_WAIT_MS: Final = HOUR_MS
 """Between look-ups of what a person has to decide: the service may show it otherwise by then."""
 

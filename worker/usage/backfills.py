@@ -45,6 +45,7 @@ from drawdown.worker.verdict.rules import Overrides, verdict
 SQL = queries(__file__)
 
 MAX_RANGE_MS: Final = 31 * DAY_MS
+"""Range of one backfill."""
 MOST_STAGED: Final = 100_000
 """Events of one backfill: closing puts them in by one transaction."""
 TAKEN_AT_ONCE: Final = 1_000

@@ -26,11 +26,11 @@ from drawdown.worker.sources.events.store import require_source, samples_of
 SQL = queries(__file__)
 
 MOST_SEEN: Final = 20_000
-"""Of events, and of each way into quarantine, that one look goes through."""
+"""Usage events, and each way into quarantine, that one look goes through."""
 MOST_KINDS: Final = 200
 """Sources, by type, that are notified of."""
 MOST_SAID_CHARS: Final = 200
-"""Of a conflict's content, source and sample that are shown."""
+"""Shown part of a conflict's content, source and sample."""
 MOST_OF_EVENT: Final = 50
 """Pushes, or entries, of one event's window that are shown."""
 _LAST: Final = 2**62
@@ -301,7 +301,7 @@ def show_event(connection: sa.Connection, source: str, event_id: str, org_id: st
 NEAR_TYPES: Final = MAX_EVENT_TYPES * 9 // 10
 """From so many event types on, a person is told how many are left."""
 MOST_NAMED: Final = 20
-"""Of those that brought as many as they may."""
+"""Listed keys, sources and organisations that reached their limit of event types."""
 NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature map-event TYPE FEATURE adds a type"
 """What a person does about it."""
 

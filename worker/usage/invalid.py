@@ -21,7 +21,7 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 MOST_ROWS_A_DAY: Final = 5_000
-"""Beyond, what is in no row yet is counted by /metrics alone."""
+"""Stored rows a day of invalid items that programs sent. Beyond it, only /metrics counts them."""
 
 
 @dataclass(frozen=True)

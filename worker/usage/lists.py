@@ -29,7 +29,9 @@ from drawdown.worker.sources.samples.quarantine import SampleRow, row_of
 SQL = queries(__file__)
 
 MAX_DAYS: Final = 400
+"""Days of one export of usage."""
 MAX_ROWS: Final = 100_000
+"""Lines of one export of usage."""
 BY: Final = ("feature", "day", "sandbox", "project", "subject")
 OF_SAMPLES: Final = ("sandbox", "project", "subject")
 """What samples alone say, and no push."""

@@ -92,6 +92,7 @@ def scan_file(connection: sa.Connection | None, name: str, content: bytes, besid
 
 
 MAX_SUMMARY_DAYS: Final = 400
+"""Days of one public summary."""
 MAX_USES: Final = 1_000_000
 """Organisations by plan, kind and day that one summary is made of."""
 

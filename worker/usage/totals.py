@@ -30,7 +30,7 @@ from drawdown.worker.usage.lists import MAX_DAYS, until_now
 SQL = queries(__file__)
 
 MAX_FLEET_DAYS: Final = 93
-"""Of a range, where no organisation is named: all samples in it are read."""
+"""Days of usage across organisations: all samples in it are read."""
 UTC_NAME: Final = "UTC"
 _QUARTER: Final = 15 * MINUTE_MS
 """No time zone changes within one."""

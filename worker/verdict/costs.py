@@ -31,7 +31,7 @@ SQL = queries(__file__)
 AT_ONCE: Final = 500
 """Costs that one transaction takes in: an account may have thousands, and others wait to write."""
 MOST_CHANGES: Final = 1_000
-"""Of one feature's cost. Each estimate reads all of them, and none is ever removed."""
+"""Costs of one feature that are ever learned. Each estimate reads all of them, and none is ever removed."""
 
 
 def learn_costs(context: Context, provider: str) -> Steps[None]:

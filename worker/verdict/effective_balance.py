@@ -51,7 +51,9 @@ from drawdown.worker.verdict.rates import card_of, policies_of, policy_for, rate
 SQL = queries(__file__)
 
 LATELY_MS: Final = 5 * MINUTE_MS
+"""Age up to which usage counts as recent."""
 JUST_NOW_MS: Final = MINUTE_MS
+"""Age up to which usage counts as current."""
 READINGS: Final = 3
 UNSAMPLED_S: Final = 2 * MINUTE_MS // SECOND_MS
 """A sandbox that began and sent no sample is taken to have used at most two intervals of a minute."""
@@ -333,6 +335,7 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Asked]]
 MOST_SAMPLES: Final = 1_000
 """Samples of a customer from which on what they came to is kept a while."""
 KEPT_MS: Final = 5 * SECOND_MS
+"""How long the sum of a customer's unsealed samples is kept."""
 MOST_KEPT: Final = 10_000
 """Customers with many samples that are kept. Beyond, the one that was kept first is forgotten."""
 _KEPT: Final = "unbilled_micro"
@@ -409,6 +412,7 @@ def _added_up(connection: sa.Connection, rows: Sequence[Any], now_ms: int) -> in
 
 
 MOST_HOLDERS: Final = 10
+"""Holders of a wallet's credit in `org show`."""
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def _expire(connection: sa.Connection, *, now_ms: int) -> Matured:
 SHRUNK_AT_ONCE: Final = 500
 """Runs that one transaction looks at."""
 LOOKED_BACK_MS: Final = 60 * MINUTE_MS
-"""For how long a window is computed again, for usage that comes late."""
+"""How long usage may come late and still shrink a hold."""
 
 
 @dataclass(frozen=True)

@@ -279,6 +279,7 @@ def _of_levels(
 
 
 APPLIED_AT_ONCE: Final = 500
+"""Organisations for which one transaction applies an org override."""
 
 
 def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:

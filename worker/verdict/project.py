@@ -70,6 +70,7 @@ SQL = queries(__file__)
 READING: Final = 7
 """Eighths of a tick's time after which nobody's state is read."""
 READ_AGAIN_MS = MINUTE_MS
+"""Wait before a customer that was not read is read again."""
 MAX_UNWRITTEN: Final = 20
 """Named one by one; the log has all of them."""
 NOT_ASKED = ReadFailed("not asked: it did not answer a moment ago")

@@ -23,8 +23,8 @@ from drawdown.worker.engine.shard import Shard
 SQL = queries(__file__)
 
 MOST_READS: Final = 3
-"""Of one organisation in a round. Asked about again during each read, by programs or the watch, it would have the round
-last until time is up: others, who have more, would have no turn, and neither pushes nor halts."""
+"""Reads of one organisation in a round of verdicts. Asked about again during each read, by programs or the watch, it
+would have the round last until time is up: others, who have more, would have no turn, and neither pushes nor halts."""
 
 
 SECOND_READ_MS: Final = 5 * SECOND_MS
@@ -126,6 +126,7 @@ def mark_for_two_reads(connection: sa.Connection, org_ids: Sequence[str], now_ms
 
 
 ASK_EVERY_MS: Final = 10 * SECOND_MS
+"""Shortest time between two asks for an organisation."""
 BUSY_MS: Final = 60 * SECOND_MS
 """Longer than any call may last: an ask whose process died keeps others waiting no longer."""
 

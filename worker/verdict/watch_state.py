@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 SQL = queries(__file__)
 
 WATCHED_FOR_MS: Final = 5 * MINUTE_MS
+"""Time after a round of the watch in which an organisation counts as watched."""
 ESTIMATE_WRONG: Final = "estimate_wrong"
 """Why a halt by an estimate is lifted."""
 STOPPED_FOR_MS: Final = DAY_MS
-"""After so long without a round nobody misses the watch any more: ticks alone are a way to run it."""
+"""Time without a round after which no alert misses the watch: ticks alone are a way to run it."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ STORED = queries(str(Path(__file__).with_name("batches.sql")))
 
 DEEP_MEMORY_MB: Final = 512
 MAX_UNITS_OF_EVENT: Final = 10**12
+"""Units of one event of a file, as `verify --deep` reads it."""
 KEYS: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity")
 Map = dict[str, dict[str, str]]
 """Fields that have other columns, and those that are the same for every row: `columns` and `constants`."""

@@ -277,7 +277,7 @@ MOST_BLOCKED: Final = 20
 """Metrics of which something was blocked, that are listed."""
 BLOCKED_DAYS: Final = 30
 MOST_OVERRIDES: Final = 20
-"""Of one metric, that are listed; more do not wait for one organisation (`guard_overrides.MOST_ASKED`)."""
+"""Overrides of one metric that `/my` lists; more do not wait for one organisation (`guard_overrides.MOST_ASKED`)."""
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,11 @@ from drawdown.worker.wallets.accounts import account_of, list_lots, paid_from
 SQL = queries(__file__)
 
 MAX_PRIORITY: Final = 1_000
+"""The last priority of a lot."""
 MOST_FEATURES: Final = 100
-"""Of one lot."""
+"""Features that a lot is for."""
 MOST_FACTOR_PPM: Final = 1_000 * ONE_PPM
+"""A plan's factor of an estimate."""
 MOST_NAMED: Final = 3
 """Organisations that a wallet pays for, of which a dry run says the names."""
 MAX_RATE: Final = 10**12

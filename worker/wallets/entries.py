@@ -25,8 +25,9 @@ from drawdown.schema.units import DAY_MS, MICRO, in_credits
 SQL = queries(__file__)
 
 MOST_ENTRIES_ON_PAGE: Final = 50
+"""Entries of one page."""
 MOST_ENTRIES_AT_ONCE: Final = 1_000
-"""Of a file, read and held together."""
+"""Entries of a file, read and held together."""
 MOST_LOOKED_AT: Final = 10_000
 """Entries that one page goes through, where those are asked for that were booked in some time, or of some amount."""
 NEVER: Final = 2**53

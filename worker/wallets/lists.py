@@ -29,9 +29,11 @@ from drawdown.worker.wallets.accounts import LotRow, list_lots, list_rates
 SQL = queries(__file__)
 
 MOST_ON_PAGE: Final = 50
+"""Wallets of one page."""
 MOST_WALLETS_AT_ONCE: Final = 1_000
-"""Of a file, read and held together."""
+"""Wallets of a file that are read together."""
 MOST_SPENDERS: Final = 20
+"""High spenders that are reported."""
 SPENT_DAYS: Final = 30
 WHICH: Final = ("", "owed", "low")
 """By what a list may be narrowed; '': all. Low: at or below the threshold of its automatic top-up, or the level at
@@ -144,10 +146,11 @@ HAPPENED_DAYS: Final = 30
 CHARGED_DAYS: Final = 7
 """What was charged is told for these, by days."""
 MOST_HAPPENED: Final = 50
-"""Of each kind that is read, and of all that are shown."""
+"""Events of a wallet, of each kind that is read, and of all that are shown."""
 MOST_TOPUPS: Final = 10
+"""A wallet's last top-ups."""
 MOST_RELATED: Final = 25
-"""Of each relation."""
+"""Who is related to a wallet, of each relation."""
 MOST_OFFERS: Final = 50
 """Plans, and tiers."""
 MOST_LOOKED_AT: Final = 1_000

@@ -409,7 +409,7 @@ def withdrawn_among(connection: sa.Connection, asked: Sequence[dict[str, str]]) 
 
 
 NOT_YET_MS: Final = LATE_HORIZON_MS - DAY_MS
-"""What is younger lies above any floor that is raised now, though clocks differ by a day: `prune` refuses the rest."""
+"""Age from which an event or a sample holds its organisation's floor while it is taken: `prune` refuses the rest."""
 
 
 def hold(connection: sa.Connection, used: Sequence[tuple[str, int]], taken: Sequence[Taken], now_ms: int) -> bool:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 FIRST_FEW: Final = 20
 MAX_SHOWN_CHARS: Final = 120
+"""Shown part of a refused row."""
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the file's name, the bytes read of it so far, and the rows read so far in all files."""
@@ -440,18 +441,20 @@ STDIN: Final = "-"
 
 
 MAX_LINE_BYTES: Final = 1 << 20
+"""A line of a file of samples."""
 
 
 MAX_PASSED_OVER_BYTES: Final = 64 << 20
-"""Of a line that is too long: one without an end, as /dev/zero or a packed file may hold, ends the import."""
+"""Skipped part of a line that is too long: one without an end, as /dev/zero or a packed file may hold, ends the
+import."""
 
 
 MAX_BLANK_BYTES: Final = 1 << 20
-"""Of blank lines in a row, once they are unpacked: a small packed file may hold them for hours."""
+"""Blank lines in a row of a file of samples, unpacked: a small packed file may hold them for hours."""
 
 
 MAX_FILE_LINES: Final = 10**9
-"""Of one file: a stream without an end ends, too; a larger file can be given in parts."""
+"""Lines of one file of samples: a stream without an end ends, too; a larger file can be given in parts."""
 
 
 Record = tuple[int, bytes, Sample | BadRow]

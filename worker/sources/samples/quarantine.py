@@ -24,6 +24,7 @@ from drawdown.worker.sources.samples.rows import BadRow, time_reader
 SQL = queries(__file__)
 
 MAX_ROWS: Final = 10_000
+"""Samples of one list."""
 
 MAX_TEXT_BYTES: Final = 804
 """More than any sound id has: 200 characters of four bytes."""

@@ -42,6 +42,7 @@ FORMATS: Final = ("csv", "jsonl")
 ID_FIELDS: Final = FIELDS[:4]
 
 _CACHE_LIMIT: Final = 65_536
+"""Values of samples that are remembered."""
 _INDEXED_BYTES: Final = 1_600
 """A conflict's content is indexed, and PostgreSQL indexes rows of 2,704 bytes at most, its sample's id included."""
 
@@ -222,7 +223,9 @@ def _shortened(value: object) -> object:
 
 
 MAX_CPU_COUNT: Final = 100_000
+"""CPUs of one sample."""
 _MAX_NUMBER_CHARS: Final = 100
+"""Characters of a number in a file of samples."""
 
 OF_EVENTS: Final = "event:"
 OF_RUNS: Final = "run:"
@@ -354,6 +357,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 _PROBE: Final = datetime(2024, 11, 25, 16, 57, 50, tzinfo=UTC)
 _MAX_MS_DIGITS: Final = 18
+"""Digits of a time in a file of samples."""
 
 
 def time_reader(style: str, zone: str) -> Callable[[str], int]:
@@ -505,9 +509,9 @@ def _moment(item: Item, now_ms: int) -> int:
 
 
 MOST_SAMPLES: Final = 1_000
-"""Of one quantity: 86,400,000 seconds, or MB-seconds of that many times the largest size."""
+"""Samples that one quantity of a run becomes: 86,400,000 seconds, or MB-seconds of that many times the largest size."""
 MAX_UNITS: Final = 10**11
-"""Of one sample of an event type: times its meter they still fit in 64 bits."""
+"""Units of one sample that bills a run: times its meter they still fit in 64 bits."""
 CELL: Final = "runs"
 """Stands where the cell of a sandbox stands."""
 

@@ -33,6 +33,7 @@ Tab = Callable[[sa.Connection, Ask], Mapping[str, object]]
 PUSH_TONES: Final = {"in_doubt": "bad", "rejected": "bad", "due": "warn", "queued": "warn"}
 PUSH_DAYS: Final = 1
 MOST_AUDITED: Final = 100
+"""Actions of people, on an organisation's page."""
 HALTS: Final = "/console/halts"
 
 

@@ -34,7 +34,7 @@ from drawdown.worker.status.ticks import TickRow, ticks_since
 from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS
 
 CELL_MS: Final = 30 * MINUTE_MS
-"""What one box of the strip stands for."""
+"""Time span of one box of the strip."""
 TONES: Final = {"settled": "ok", "behind": "warn", "person_needed": "bad"}
 
 

@@ -38,6 +38,7 @@ LEAST_BARS: Final = 12
 SPLIT_DAYS: Final = 7
 """The share by sandbox and project is counted from samples, and those of a week are many."""
 MOST_SHARES: Final = 8
+"""Sandboxes, or projects, of an organisation that its page names."""
 EFFECTS: Final = {
     "preview": "A preview says what a run would reserve. It changes nothing and leaves no row.",
     "accept": "Accepting reserves the estimate at once: available falls by it, the balance does not.",

@@ -208,7 +208,9 @@ def _plans(found: list[Offer], own: str | None, customer: str) -> Table:
 
 
 MOST_WALLETS: Final = 10
+"""Wallets that owe, and that are low, on the page of billing."""
 MOST_POOLS: Final = 20
+"""Pools on the page of billing."""
 STALE_MS: Final = 2 * DAY_MS
 """A look at who spent most that is older than this is no news."""
 

@@ -26,6 +26,7 @@ PATH: Final = "/console/drift"
 DAYS: Final = (7, 3, 14)
 """Of bills; a day's usage of everybody is added up for each."""
 MOST_DRIFT: Final = 200
+"""Lines of bills that a page shows."""
 BOUNDS: Final = f"by more than {show_percent(TOLERANCE_PPM)}, and by {figures.credits(LEAST_MICRO)} or more"
 COLUMNS: Final = ("day", "vendor", "service", "currency", "state", "verdict", "estimated", "billed")
 WORDS: Final = {"unbilled": "no bill yet", "unmapped": "nothing here is mapped to it"}

@@ -47,7 +47,9 @@ COLUMNS: Final = (
 )  # fmt: skip
 OF_ALL: Final = "Of all organisations and states, whatever is chosen: a payout is of all that a supplier is owed."
 MOST_SUPPLIERS: Final = 25
+"""Suppliers that a page shows."""
 MOST_PAYOUTS: Final = 20
+"""Payouts that a page shows."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -209,6 +211,7 @@ def _payouts(found: Sequence[Payout], supplier: str) -> Table:
 
 SETTLEMENT_PATH: Final = "/console/settlement"
 MOST_ACTS: Final = 100
+"""Reversals, and freezes, of one settlement that a page shows."""
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

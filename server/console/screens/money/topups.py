@@ -27,6 +27,7 @@ from drawdown.worker.wallets.lists import terms_of
 
 PATH: Final = "/console/topup"
 MOST_CALLS: Final = 100
+"""Calls of one top-up that a page shows."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

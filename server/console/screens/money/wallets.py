@@ -40,6 +40,7 @@ PATH: Final = "/console/ledger"
 COLUMNS: Final = ("customer_id", "plan", "top_up", "top_up_stopped", "balance", "reserved", "available", "top_up_below")
 WORDS: Final = {"": "any", "owed": "owed: below nothing", "low": "low: at its threshold or below"}
 MOST_RATES: Final = 100
+"""Rates that a page shows."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -170,6 +171,7 @@ def plan_cells(one: wallets.Offer, is_own: bool) -> tuple[Cell, ...]:
 
 WALLET_PATH: Final = "/console/wallet"
 MOST_LOTS: Final = 100
+"""Lots that a page shows."""
 ENTRY_COLUMNS: Final = (
     "used_at", "booked_at", "kind", "feature", "run", "lot", "key", "actor", "reason", "quantity", "amount", "balance",
 )  # fmt: skip

@@ -31,7 +31,7 @@ from drawdown.worker.orgs import actions as orgs
 
 PATH: Final = "/console/halts"
 MOST_UNHEEDED: Final = 100
-"""That are shown: a person is needed for each."""
+"""Halts that are not heeded, on a page: a person is needed for each."""
 COLUMNS: Final = ("org_id", "cell_id", "halted_at", "due_at", "acked_at", "last_error", "attempts", "ignored")
 
 

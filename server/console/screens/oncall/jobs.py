@@ -85,7 +85,7 @@ PLACE: Final = "/console/jobs"
 TRIED_MS: Final = 4 * SECOND_MS
 """How long the dry run of a replay continues while a page waits."""
 MOST_LISTED: Final = 20
-"""Of what it found, by organisation; the command line lists all."""
+"""Sums of a replay that its dry run names; the command line lists all."""
 ALL: Final = (("no", "no"), ("yes", "yes"))
 
 

@@ -207,6 +207,7 @@ BILLERS: Final = ((EMBEDDED, "the ledger here"), ("none", "nobody"), ("legacy", 
 YES: Final = (("no", "no"), ("yes", "yes"))
 FROM: Final = Field("from", "From", "time", "A window's boundary; the next one where it is left empty.", optional=True)
 MOST_FACTS: Final = 20
+"""Organisations, sizes or samples that a dry run names."""
 
 
 def start_of_window(doing: Doing) -> int | None:

@@ -31,6 +31,7 @@ FILE_ACTIONS: Final = 1_000
 MOST_LOOKED_THROUGH: Final = 50_000
 """Actions of which one page finds those of a filter."""
 MOST_DETAIL_CHARS: Final = 200
+"""An action's details on a page."""
 YEAR_2000_MS: Final = 946_684_800_000
 """The year 2000: milliseconds below it are a length of time."""
 EVER_MS: Final = 2**53

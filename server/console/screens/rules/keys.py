@@ -23,7 +23,7 @@ from drawdown.worker.access.keys import KeyRow, page_of_keys
 PATH: Final = "/console/keys"
 PAGE_KEYS: Final = 100
 SOON_MS: Final = 14 * DAY_MS
-"""Before a key's end somebody is to see that it comes."""
+"""Time before a key's end in which a person is shown it."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

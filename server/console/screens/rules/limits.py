@@ -38,6 +38,7 @@ PATH: Final = "/console/limits"
 PAGE_OVERRIDES: Final = 50
 """Overrides of one state that are shown at once."""
 MOST_LIMITS: Final = 200
+"""Limits of plans on a page, and that a dry run looks at."""
 WORDS: Final = {"24h": "24 hours", "7d": "7 days", "30d": "30 days"}
 PHASES: Final = ("silent", "warns", "blocks who never bought credit", "blocks all")
 
@@ -262,6 +263,7 @@ def _listed(command: str, metric: str) -> str:
 
 
 MOST_OVERRIDES: Final = 200
+"""Overrides that a dry run looks at."""
 METRIC: Final = Field("metric", "Metric")
 AMOUNT: Final = Field("amount", "Amount", hint="Base units; none: without an end.")
 PER: Final = Field("per", "Per", "choice", choices=[(one, one) for one in reversed(PERIODS)])
