@@ -188,9 +188,9 @@ class App:
         return True
 
     def require_provider(self, name: str) -> str:
-        """A provider that can be used, or that bills nothing.
+        """Return the provider's name if it can be used, or bills nothing.
 
-        Errors: UnknownId for any other, with the nearest; Refused for one whose settings are wrong.
+        Errors: UnknownId for any other, with the nearest; Refused for one with wrong settings.
         """
         if name in self.registry.broken:
             raise Refused(f"the provider {name} cannot be used: {self.registry.broken[name]}")

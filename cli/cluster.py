@@ -1,12 +1,13 @@
-"""A worker of `drawdown worker`: its two lanes, the jobs that they do, and the engine that spreads them: procrastinate,
-on the same PostgreSQL, in a schema of its own.
+"""A worker of `drawdown worker`: its two lanes, their jobs, and the engine that spreads them.
 
-Guarantee: ticks and what is short have connections of their own, so that no tick holds up a halt. Of each kind and
-shard one job waits at most, and one runs. A job is acknowledged once its work has ended; one whose worker died is taken
-over. What goes wrong in a job is logged and recorded of its worker; the next job of the shard continues from what is
-committed. A job that is stopped, or that this program is too old for, is put back for others. No money rests on the
-engine: a job that runs twice, or late, does no harm. A worker ends between two effects; a database that is away is
-waited for.
+The engine is procrastinate, on the same PostgreSQL, in a schema of its own.
+
+Guarantee: ticks and short jobs have connections of their own, so that no tick holds up a halt. Of each kind and shard
+one job waits at most, and one runs. A job is acknowledged once its work has ended; if its worker died, another takes it
+over. A fault in a job is logged and recorded of its worker; the next job of the shard continues from what is committed.
+If a job is stopped, or this program is too old for it, it is put back for others. No money depends on the engine: a job
+that runs twice, or late, does no harm. A worker ends between two effects. If the database is away, the worker waits for
+it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Ticking:
 
 
 class PutBack(Exception):
-    """The job was not done, or not to its end: whoever takes it next does it."""
+    """The job was not done, or not to its end. The next worker that takes it does it."""
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """`--processes N` and `drawdown up`: the parts of one command, each in a process of its own, and a signal to end.
 
-Guarantee: each part ends with a result, also one whose process was killed. SIGTERM and SIGINT reach every part, and end
-it between two effects. No part outlives the command. Two parts never share a connection: what is opened, a part opens.
-The signal's handler takes no lock, neither the log's nor an event's: the thread that it interrupts may hold it, and
-would wait for itself. The signal is logged by the code that waits for it.
+Guarantee: each part ends with a result, also if its process was killed. SIGTERM and SIGINT reach every part, and end it
+between two effects. No part outlives the command. Two parts never share a connection: each part opens its own. The
+signal's handler takes no lock, neither the log's nor an event's: the thread that it interrupts may hold it, and would
+wait for itself. The signal is logged by the code that waits for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LOOK_S: Final = 0.1
 
 
 class Stopping:
-    """A plain flag; empty until a signal came. `parent`: the process whose end is told like a signal."""
+    """A plain flag; empty until a signal came. `parent`: a process; when it ends, that counts as a signal."""
 
     def __init__(self, parent: int | None = None) -> None:
         self._signal = ""
@@ -112,8 +112,11 @@ def in_processes(
     together: bool = False,
     before: Stopping | None = None,
 ) -> list[tuple[P, T | Fault]]:
-    """Do the work of each part in a process of its own; what became of each, in order. `together`: one that ends takes
-    the others with it, which are told to end. `before`: what was told of a signal until now."""
+    """Do the work of each part in a process of its own. Return the outcome of each, in order.
+
+    `together`: when one part ends, the others are asked to end. `before`: the flag of a signal that may have come
+    before.
+    """
     begun: list[_Part[P, T]] = []
     with _passed_on(begun) as told:
         begun.extend(_begin(part, work) for part in parts)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 LEFT: Final[tuple[int, ...]] = (errno.EPIPE, errno.EBADF)
-"""Whoever read has left, or was never there: they wanted no more."""
+"""Errors after which the reader is gone, or never existed: it wanted no more."""
 
 
 class Stdout(io.FileIO):
@@ -62,7 +62,7 @@ def keep_stdout(*, closed: bool) -> None:
 
 
 def say_what_was_lost() -> None:
-    """At the end of a command: a line on stderr where what it printed did not go out; none where whoever read left."""
+    """At the end of a command, print a line on stderr if its output was lost; nothing if the reader left."""
     raw = _flushed()
     if raw is not None and raw.lost is not None and raw.lost.errno not in LEFT and not raw.told:
         why = f"what is printed could not be written: {raw.lost.strerror}"
@@ -75,8 +75,10 @@ def require_shown(told: str) -> None:
 
 
 def print_file(parts: Iterable[str]) -> None:
-    """Print what is kept as a file. Where whoever reads leaves, the rest is left out. Errors: DrawdownError where it is
-    not whole for another reason."""
+    """Print a result that is kept as a file. If the reader leaves, the rest is left out.
+
+    Errors: DrawdownError if the file is not whole for another reason.
+    """
     raw = _raw()
     for part in parts:
         sys.stdout.write(part)

@@ -25,7 +25,7 @@ Command: TypeAlias = TyperCommand | TyperGroup
 
 @dataclass(frozen=True)
 class CommandModule:
-    """Where a command lives: a module that adds it by `register`, or one whose `commands` are those of a noun."""
+    """The place of a command: a module that adds it by `register`, or a module with the `commands` of a noun."""
 
     module: str
     says: str
@@ -127,7 +127,7 @@ class Group(TyperGroup):
 
 
 class Root(Group):
-    """The program, whose commands are found by their names and built when they are asked for."""
+    """The program. Its commands are found by their names, and built when they are called."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes | {"commands": {}})

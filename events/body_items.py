@@ -22,7 +22,7 @@ MOST_ITEMS: Final = 1_000
 MAX_ITEM_BYTES: Final = 16 * 1024
 """One item of a body of events or samples."""
 _FIRST_LOOK: Final = 1024
-"""Of an item, as most are: so much is looked at before it is looked at whole."""
+"""The part of an item to look at first, enough for most items. Only then all of it is looked at."""
 MOST_PASSED_OVER: Final = 200_000
 """Brackets, texts and commas of one body that are looked at to pass over items that cannot be read: a small part of a
 second. A thousand items of which each is wrong have fewer."""
@@ -34,7 +34,7 @@ Item = dict[str, object]
 _BLANK: Final = re.compile(rb"[ \t\r\n]*")
 _LINE: Final = re.compile(rb"[^\n]*\n|[^\n]+")
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z)|[\[{]+|[\]}]+|,', re.DOTALL)
-"""What decides where an item ends. A text that does not end is taken to the end, and never looked at again."""
+"""Tokens that decide where an item ends. A text without an end is taken to the end, and never looked at again."""
 
 
 _NO_UTF8: Final = re.compile("[\ud800-\udfff]")
@@ -184,7 +184,7 @@ def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
 
 
 def _bytes_of(text: str, length: int) -> int:
-    """How many bytes so many of its characters were. Errors: Unfit for those that were no UTF-8."""
+    """Return the number of bytes of the first `length` characters. Errors: Unfit if they were not UTF-8."""
     if text.isascii():
         return length
     if _NO_UTF8.search(text, 0, length):

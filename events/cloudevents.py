@@ -1,9 +1,9 @@
 """Usage events as they are sent: CloudEvents 1.0, or objects with the names of our own envelope.
 
-Guarantee: pure. Each item gives one usage event, or one `Unfit` with a code and a place. What a sender says again gives
-the same event again: extension attributes, which a tracing library changes with each try, are not kept. The official
-`cloudevents` package is not used to read: it takes names that stand twice and numbers that JSON has not, reads all
-numbers as floats, and refuses a batch for one bad event.
+Guarantee: pure. Each item gives one usage event, or one `Unfit` with a code and a place. If a sender repeats an event,
+it gives the same event again: extension attributes, which a tracing library changes with each try, are not kept. The
+official `cloudevents` package is not used to read: it takes repeated names and numbers that JSON does not have, reads
+all numbers as floats, and refuses a batch for one bad event.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EVENT: Final = "application/cloudevents+json"
 BATCH: Final = "application/cloudevents-batch+json"
 LINES: Final = "application/x-ndjson"
 TYPES: Final = (JSON, EVENT, BATCH, LINES)
-"""Of bodies that are read."""
+"""Content types of bodies that are read."""
 VERSION: Final = "1.0"
 
 OWN: Final = frozenset(
@@ -41,7 +41,7 @@ _PLACES: Final = {
     "event_id": "id", "event_type": "type", "org_id": "subject", "project": "data.project", "plan_key": "data.plan",
     "properties": "data",
 }  # fmt: skip
-"""What a CloudEvent calls what the envelope found wrong."""
+"""CloudEvents' names of the fields of the envelope, for its faults."""
 _COUNTED: Final = ("data", "data.quantity", "data.project", "data.plan")
 """Places of which the value of an event's type decides whether they are wrong."""
 _OWN_PLACES: Final = {"time": "occurred_at"}
@@ -61,7 +61,10 @@ class Given:
     wrong: Unfit | None = field(default=None, compare=False)
     again: Callable[[EventValue | None], Given | Unfit] | None = field(default=None, compare=False, repr=False)
     other_subject: bool = False
-    """Whether its subject, which to a sender that is bound to none is the organisation, is another name."""
+    """True if its subject is another name than the organisation.
+
+    For a sender without an organisation of its own, the subject is the organisation.
+    """
 
     def counted(self, value: EventValue | None) -> Given | Unfit:
         """The event by the value of its type, if one was declared."""
@@ -124,7 +127,7 @@ def of_use(item: Item, org_id: str, now_ms: int, source: str | None) -> Given:
 
 
 def is_binary(headers: Mapping[str, str]) -> bool:
-    """Whether an event's attributes stand in the headers. Its data are JSON, also where no Content-Type says so."""
+    """Return True if an event's attributes are in the headers. Its data are JSON, also without a Content-Type."""
     return f"{_HEADER}specversion" in headers
 
 
@@ -134,7 +137,7 @@ def type_of(content_type: str) -> str:
 
 
 def items(body: bytes, content_type: str) -> Iterator[Item | Unfit]:
-    """What a body of this type holds. Errors: Unreadable."""
+    """Return the items of a body of this type. Errors: Unreadable."""
     kind = type_of(content_type)
     if kind == LINES:
         return body_items.lines(body)

@@ -1,11 +1,10 @@
-"""The envelope: what every usage event says, whatever product sends it, in whatever shape; as JSON, and its JSON
-Schema.
+"""The envelope: the fields of every usage event, from any product, in any shape; as JSON, and its JSON Schema.
 
-Guarantee: pure. An event that is made here is one that the database takes; what is wrong with another is named by a
-code and the place in it, without its value. Numbers are integers of base units: an adapter scales what its product
-counts in parts. The schema is made from the fields of `UsageEvent` and its bounds: `usage-event.schema.json` here is
-what `envelope_schema` gives, which a test holds. What a schema cannot say (the bytes of `properties`, times far ahead)
-is refused where the event is taken.
+Guarantee: pure. The database takes every event that is made here. The fault of any other event is named by a code and
+its place, without its value. Numbers are integers of base units: an adapter scales quantities that its product counts
+in parts. The schema is made from the fields of `UsageEvent` and its bounds: `usage-event.schema.json` here is the
+result of `envelope_schema`, which a test checks. Faults that a schema cannot express (the bytes of `properties`, times
+far ahead) are refused where the event is taken.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ MAX_PROPERTIES_BYTES: Final = 4_096
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 Named: TypeAlias = tuple[str | None, str | None]
-"""What an item calls its source and itself, where those are ids."""
+"""The source and id of an item as it states them, if they are valid ids."""
 
 
 class Unfit(UsageError):
@@ -47,7 +46,7 @@ class Unfit(UsageError):
 
 
 def named_in(item: Mapping[str, object], source: str, name: str) -> Named:
-    """What stands in an item by these names."""
+    """Return the source and id of an item, by these names of its fields."""
     first, second = (
         found if isinstance(found, str) and is_clean_id(found) else None for found in (item.get(source), item.get(name))
     )

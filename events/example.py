@@ -18,7 +18,7 @@ _PRIVATE: Final = (*SECRETS, *PLACES)
 
 
 def example_of(named: Named) -> Named:
-    """What of it may be kept and shown."""
+    """Return the parts of a name that may be kept and shown."""
     source, item_id = named
     return _told(source), _told(item_id)
 

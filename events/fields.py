@@ -50,9 +50,9 @@ def optional_text(item: Item, name: str, at: str) -> str | None:
 
 
 def moment_of(value: object, at: str) -> int:
-    """Milliseconds since 1970: of ISO 8601 with its offset, or of a whole number of them. What is finer is cut off.
+    """Return milliseconds since 1970, from ISO 8601 with its offset or from a whole number of them.
 
-    Errors: Unfit `bad_time`.
+    Finer parts are cut off. Errors: Unfit `bad_time`.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         if not 0 <= value < _LAST_MOMENT:

@@ -29,14 +29,14 @@ SHAPE: Final[Shape] = {
     "withheld": FLAG,
     "rows": Rows({"plan": LABEL, "kind": LABEL, "day": DAY, "events": NUMBER, "quantity": NUMBER_OR_NONE}),
 }
-"""What a published summary may say, and no more."""
+"""The fields that a published summary may have."""
 
 Label: TypeAlias = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class OrgUse:
-    """What one organisation used of a kind on a day, on a plan: so many events, in base units of the kind."""
+    """The use of one organisation: a kind, a day, a plan, the number of events, and base units of the kind."""
 
     org_id: str
     plan_key: str | None

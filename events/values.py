@@ -1,4 +1,4 @@
-"""How much an event counts that states no quantity: one, or the value at a path in its data.
+"""The quantity of an event that states none: one, or the value at a path in its data.
 
 Guarantee: pure and exact. A value is a whole number of base units once it is multiplied by its scale, or refused by a
 code with its place; no number is rounded. The words are those of OpenMeter's meters: an aggregation (`count`, `sum`)
@@ -33,7 +33,7 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
 
 @dataclass(frozen=True)
 class EventValue:
-    """Of an event type. `path`: into its data, from `$`; None where events are counted. Errors: UsageError."""
+    """The value of an event type. `path`: into its data, from `$`; None if events are counted. Errors: UsageError."""
 
     aggregation: str
     path: str | None = None
@@ -59,7 +59,7 @@ class EventValue:
         return (self.path or "$").split(".")[1:]
 
     def quantity(self, data: Mapping[str, object], at: str) -> int:
-        """Of an event by its data, which its sender calls `at`. Errors: Unfit."""
+        """Return the quantity of an event by its data, which its sender calls `at`. Errors: Unfit."""
         if self.aggregation == COUNT:
             return 1
         found: object = data
@@ -81,7 +81,7 @@ class EventValue:
 
     @property
     def share(self) -> str:
-        """Of one event."""
+        """Return the share of one event, in words."""
         times = f" times {self.scale:,}" if self.scale != 1 else ""
         return "1 unit" if self.aggregation == COUNT else f"the value at {self.path}{times}"
 

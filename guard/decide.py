@@ -40,7 +40,10 @@ _CLOSENESS: Final[Mapping[Reach, int]] = {"org": 0, "pattern": 1, "plan": 2}
 
 @dataclass(frozen=True)
 class Limit:
-    """How much of a metric a plan allows in a period: base units; None: without an end. `phase` None: the metric's."""
+    """A plan's limit of a metric in a period, in base units.
+
+    `amount` None: unlimited. `phase` None: the metric's.
+    """
 
     period: Span
     amount: int | None
@@ -50,8 +53,10 @@ class Limit:
 
 @dataclass(frozen=True)
 class Override:
-    """What stands in place of a plan's limit: the same words, and how it came to be about the caller. `number` 0: an
-    operator's word about one organisation (`org override`), of which there is one."""
+    """An override in place of a plan's limit, with the reach by which it applies to the caller.
+
+    `number` 0: the operator's override of one organisation (`org override`), of which there is at most one.
+    """
 
     number: int
     reach: Reach
@@ -61,7 +66,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Counted:
-    """What was used of a metric in a period, in base units; and whether it was warned of."""
+    """The use of a metric in a period, in base units; `warned`: the caller was warned of it."""
 
     used: int = 0
     warned: bool = False
@@ -88,7 +93,7 @@ class Facts:
 
     @property
     def degraded(self) -> bool:
-        """Whether it is decided without knowing the credit."""
+        """True if the decision is made without knowing the credit."""
         return self.no_credit in IN_DOUBT
 
 
@@ -104,9 +109,12 @@ class Bound:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`decision` counts; `would` is what it were if each phase were 3; `enforced`: whether the phase holds the caller
-    to it. `rule` is that which decided, `reason` its code. Of the bound that is nearest (None: there is none that
-    ends): its amount and period, what was used before, and what is left after."""
+    """The result of a decision.
+
+    `decision` counts. `would` is the decision if each phase were 3. `enforced`: the phase holds the caller to the
+    decision. `rule` decided, and `reason` is its code. `bound`: the nearest bound (None: all are unlimited), with its
+    amount and period, the use before, and what is left after.
+    """
 
     decision: Decision
     would: Decision
@@ -119,7 +127,10 @@ class Verdict:
 
 
 def in_force(facts: Facts) -> list[Bound]:
-    """What counts in each period: the override that is nearest to the caller, then the newest; else the limit."""
+    """Return the bound that counts in each period: the override nearest to the caller, otherwise the limit.
+
+    Of several overrides that are equally near, the newest counts.
+    """
     found: list[Bound] = []
     for period in SPANS:
         limit = next((one for one in facts.limits if one.period == period), None)
@@ -137,7 +148,7 @@ def in_force(facts: Facts) -> list[Bound]:
 
 
 def decide(facts: Facts, amount: int) -> Verdict:
-    """What comes of a wish for `amount` base units (more than nothing)."""
+    """Decide a wish for `amount` base units (more than 0)."""
     bounds = in_force(facts)
     nearest = min((one for one in bounds if one.amount is not None), key=lambda one: _room(facts, one), default=None)
     if facts.halted is not None:
@@ -158,19 +169,22 @@ def decide(facts: Facts, amount: int) -> Verdict:
 
 
 def beyond(facts: Facts, amount: int) -> bool:
-    """Whether so much more is more than a limit allows the caller, where that is held to it."""
+    """Return True if this additional amount exceeds a limit that holds the caller."""
     short = (one for one in in_force(facts) if one.amount is not None and _room(facts, one) < amount)
     return amount > 0 and any(holds(one.phase, facts.pays) for one in short)
 
 
 def holds(phase: int, pays: bool) -> bool:
-    """Whether a phase holds the caller to what is decided."""
+    """Return True if a phase holds the caller to the decision."""
     return phase == BLOCK_ALL or (phase == BLOCK_FREE and not pays)
 
 
 def warned_after(warn_ppm: int, limit: int | None, used: int, *, before: bool) -> bool:
-    """Whether it is warned of so much use: once little is left, and until so much was given back that it is clearly
-    more than little. What was given back by itself shows as it is next asked; a new period begins again."""
+    """Return True if this use is warned of.
+
+    The warning begins once little is left, and ends once so much was given back that clearly more than little is left.
+    A change of the use appears when the metric is next asked about. A new period begins again.
+    """
     if limit is None:
         return False
     left = (limit - used) * ONE_PPM
@@ -206,7 +220,7 @@ def _warns_anew(facts: Facts, bound: Bound, amount: int) -> bool:
 
 @dataclass(frozen=True)
 class Price:
-    """What a metric costs: `micro` micro-credits for `per` base units. Nothing is charged for one that costs none."""
+    """The price of a metric: `micro` micro-credits for `per` base units. A metric without a cost is not charged."""
 
     micro: int
     per: int
@@ -216,5 +230,8 @@ class Price:
         return (2 * amount * self.micro + self.per) // (2 * self.per)
 
     def held(self, amount: int) -> int:
-        """What is held for so much: something, where anything costs, as more may be used in the end."""
+        """Return the micro-credits to hold for an amount.
+
+        It is at least one if the metric costs anything, because more may be used.
+        """
         return max(self.of(amount), 1) if self.micro else 0

@@ -13,7 +13,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 
 Period: TypeAlias = Literal["hour", "day", "month"]
 Span: TypeAlias = Literal["hour", "day", "month", "at_once"]
-"""What a limit is of: what is used in a period, or what stands at the same time."""
+"""The span of a limit: the use in a period, or the number that exists at the same time."""
 
 PERIODS: Final[tuple[Period, ...]] = get_args(Period)
 """From the shortest to the longest."""

@@ -35,17 +35,17 @@ class Wallet:
 
     @property
     def lapsed_micro(self) -> int:
-        """What pays for nothing any more, and is to leave the balance: of what is over, what no run has reserved."""
+        """The part of ended lots that no run has reserved: it pays for nothing any more, and will leave the balance."""
         return self.over_micro - promised(self.over_micro, self.balance_micro, self.held_micro)
 
     @property
     def payable_micro(self) -> int:
-        """What there is for new use, and for the runs that go on."""
+        """The credit for new use, and for the runs that continue."""
         return self.balance_micro - self.lapsed_micro
 
     @property
     def available_micro(self) -> int:
-        """What may still be reserved. In SQL, but for what is not charged yet: `available_micro` of `words.sql`."""
+        """The credit that may still be reserved. In SQL, except for unbilled use: `available_micro` of `words.sql`."""
         return self.payable_micro - self.held_micro + self.overdraft_micro - self.unbilled_micro
 
 
@@ -71,12 +71,12 @@ def read_wallets(connection: sa.Connection, customer_ids: Iterable[str]) -> Mapp
 
 
 def has_wallet(connection: sa.Connection, customer_id: str) -> bool:
-    """Whether a customer was ever given credit, or charged."""
+    """Return True if a customer was ever given credit, or charged."""
     return SQL.run(connection, "has_wallet", {"account_id": wallet_account(customer_id)}).first() is not None
 
 
 def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> bool:
-    """Put a customer on a plan from now on; whether it was on another one. What the plan gives is due at once.
+    """Put a customer on a plan from now on, and return True if it was on another one. The plan's credit is due at once.
 
     Errors: Refused for a plan that does not exist.
     """
@@ -112,9 +112,12 @@ ONE_PPM: Final = 1_000_000
 
 @dataclass(frozen=True)
 class HoldTerms:
-    """What a run holds: its estimate times a factor (parts in a million), this much without an estimate (None: it is
-    refused), at most so much for one run and for all of a wallet (None: no end); and whether what is held halts.
-    Micro-credits."""
+    """The terms by which a run holds credit. Amounts are micro-credits.
+
+    `hold_factor_ppm`: the estimate is multiplied by this (parts in a million). `unknown_hold_micro`: held without an
+    estimate; None: such a run is refused. `most_hold_micro`, `most_held_micro`: the most for one run, and for all runs
+    of a wallet; None: no limit. `holds_halt`: held credit can halt the organisation.
+    """
 
     hold_factor_ppm: int = ONE_PPM
     unknown_hold_micro: int | None = None
@@ -123,13 +126,13 @@ class HoldTerms:
     holds_halt: bool = True
 
     def held_for(self, estimate_micro: int) -> int:
-        """What is held for an estimate, rounded up; never more than for one run."""
+        """Return the amount to hold for an estimate, rounded up; never more than the most for one run."""
         amount = -(-estimate_micro * self.hold_factor_ppm // ONE_PPM)
         return amount if self.most_hold_micro is None else min(amount, self.most_hold_micro)
 
 
 PLAIN: Final = HoldTerms()
-"""Of a wallet on no plan."""
+"""The terms of a wallet on no plan."""
 
 
 def hold_terms(connection: sa.Connection, customer_id: str) -> HoldTerms | None:

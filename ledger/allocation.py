@@ -1,10 +1,10 @@
-"""Lots, and which of them pays for what was used. Pure.
+"""Lots, and which of them pays for which use. Pure.
 
-Guarantee: the same lots and the same use give the same answer, whatever came first into the database. Time is cut
-where lots begin and expire; within a part, lots pay in their order of use. What no lot pays for is owed, and later lots
-pay for it. What was given back beyond the use of its part pays for later use, before any lot does. To the micro-credit,
-what lots paid is what was used, less what is owed, and more by what was given back and not used up. A lot that has not
-begun pays nothing yet.
+Guarantee: the same lots and the same use give the same answer, in whatever order they came into the database. Time is
+cut where lots begin and expire; within a part, lots pay in their order of use. If no lot pays for a use, it is owed,
+and later lots pay for it. Credit given back beyond the use of its part pays for later use, before any lot does. To the
+micro-credit, the lots paid for the use, less the part that is owed, plus the credit that was given back and not used
+up. A lot that has not begun pays nothing yet.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TAKEN: Final = ""
 """In the place of a feature: what was taken back of no lot. Lots pay for it as for use of no feature."""
 DEFAULT_PRIORITY: Final = 50
 Part: TypeAlias = Literal["included", "rollover", "first"]
-"""What a lot that a plan gave is of it."""
+"""The source of a lot within its plan."""
 ORDER: Final = "priority (lower first), end (none last), restricted before free, begin, key"
 
 
@@ -76,14 +76,17 @@ class Lot:
         return (self.priority, ends is None, ends or 0, self.features is None, self.begins_ms, self.lot)
 
     def is_over(self, moment_ms: int) -> bool:
-        """Whether it pays for nothing that is used then, or later."""
+        """Return True if it does not pay for use at this moment, or later."""
         return self.expires_ms is not None and self.expires_ms <= moment_ms
 
 
 @dataclass
 class Allocation:
-    """What each lot paid, what of that was taken back of no lot, what nobody paid for by feature, and what was given
-    back and not used up."""
+    """The result of an allocation.
+
+    `used`: the payment of each lot. `taken`: the part of it that was taken back of no lot. `owed`: use that no lot paid
+    for, by feature. `back`: credit that was given back and not used up.
+    """
 
     used: dict[str, int]
     taken: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -105,7 +108,10 @@ def is_same(before: Lot, lot: Lot) -> bool:
 
 
 def other_content(before: Lot) -> Refused:
-    """A key that comes again with other content. Who takes its advice for a lost answer's must not give twice."""
+    """Return the refusal of a key that comes again with other content.
+
+    Its text is advice that a person may follow after a lost answer, so it must not cause a second grant.
+    """
     ends = "without an end" if before.expires_ms is None else f"until {utc(before.expires_ms)}"
     pays = "" if before.features is None else f", for {', '.join(before.features)}"
     given = (
@@ -127,7 +133,7 @@ def parts(lots: Sequence[Lot], cuts: Collection[int] = ()) -> list[tuple[int | N
 
 
 def merged(lots: Sequence[Lot], uses: Uses, cut: Sequence[tuple[int | None, int | None]]) -> Uses:
-    """What was used in each of the `parts` of these lots, by what was used in each of `cut`, which cuts time finer."""
+    """Return the use in each of the `parts` of these lots, by the use in each part of `cut`, which cuts time finer."""
     found: dict[int, dict[str | None, int]] = defaultdict(lambda: defaultdict(int))
     starts = [start for start, _ in parts(lots)]
     at = 0
@@ -140,8 +146,10 @@ def merged(lots: Sequence[Lot], uses: Uses, cut: Sequence[tuple[int | None, int 
 
 
 def allocate(lots: Sequence[Lot], uses: Uses, now_ms: int) -> Allocation:
-    """What each lot has paid of what was used in each of their `parts`. Out of what was taken back it pays
-    nothing, and nothing before it has begun."""
+    """Return the payment of each lot for the use in each of their `parts`.
+
+    A lot does not pay with credit that was taken back, nor before it has begun.
+    """
     begins: dict[int, list[Lot]] = defaultdict(list)
     for lot in lots:
         if lot.begins_ms <= now_ms:

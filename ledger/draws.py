@@ -1,10 +1,10 @@
-"""What a run costs is drawn from its wallet: in parts, at its end, or as it is given up.
+"""The cost of a run is drawn from its wallet: in parts, at its end, or as it is given up.
 
-Guarantee: each number of a run is drawn once, with one content. What a run ended with never changes. An amount that was
-given in base units is priced by the rate card of its acceptance: by rates that were on it by then (`card`), and not by
-those set since for a time that was over. What lies above the hold goes by the run's overage:
-charged, capped (what is above is written off by an entry of its own), or refused. A run that metering settles is never
-charged here: no entry is of it.
+Guarantee: each number of a run is drawn once, with one content. The final cost of a run never changes. An amount in
+base units is priced by the rate card of the run's acceptance: by the rates that were on it then (`card`), and not by
+rates that were set later for an earlier time. The overage of a run decides about cost above the hold: it is charged,
+capped (the rest is written off by an entry of its own), or refused. If metering settles a run, it is never charged
+here, and has no entry.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SQL = queries(__file__)
 FINAL: Final = "final"
 """Stands where the number of a draw stands: what a run ended with."""
 OTHER_SIDE: Final = "revenue"
-"""Of an amount that no feature was named for."""
+"""The other side of an amount without a feature."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run cost: an amount in micro-credits, or base units by feature."""
+    """The cost of a run: an amount in micro-credits, or base units by feature."""
 
     amount_micro: int | None = None
     quantities: Mapping[str, int] | None = None
@@ -52,7 +52,7 @@ class Line:
 
     @property
     def said(self) -> tuple[str | None, int]:
-        """What a caller said of it, by which a repetition is known: not its price."""
+        """Return the content of a caller's cost, by which a repetition is recognised: without its price."""
         return self.feature, self.amount_micro if self.quantity is None else self.quantity
 
 
@@ -93,9 +93,10 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
 def finish(
     connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, card: RateCard, by: By
 ) -> Drawn:
-    """End a run: `settled` with what it cost in all, or `released` with what was drawn, or in all with `cost`. What is
-    left is free again, and its supplier is owed its share. An expired run may still be settled. `found` is held by this
-    transaction.
+    """End a run: `settled` with its whole cost, or `released` with what was drawn, or with the whole `cost`.
+
+    The rest of its hold is free again, and its supplier is owed its share. An expired run may still be settled. This
+    transaction must hold `found`.
 
     Errors: Denied `ended` for a run that ended otherwise, `other_content` for another cost, `below_drawn` for less than
     was drawn before, `beyond_hold`, `no_rate`, `metered` for a cost of a run that metering settles.
@@ -151,7 +152,7 @@ def _again(connection: sa.Connection, found: Reservation, cost: Cost | None, car
 
 
 def instead(found: Reservation) -> str:
-    """What to do where a run has ended."""
+    """Return the next step for a run that has ended."""
     if found.state == "expired":
         return "settle it with what it cost, which it may be late"
     return "a correction is a grant: `drawdown ledger grant`"
@@ -184,8 +185,10 @@ def _within(amount_micro: int) -> int:
 def _rest(
     connection: sa.Connection, found: Reservation, cost: Cost, card: RateCard, last: Sequence[Line] = ()
 ) -> list[Line] | None:
-    """What a run's whole cost is more than what was drawn; None where it is less. Of what the run ended with (`last`)
-    nothing counts as drawn."""
+    """Return a run's whole cost less the amounts already drawn; None if it is less than them.
+
+    Amounts drawn at the end of the run (`last`) do not count as drawn.
+    """
     if cost.quantities is None:
         assert cost.amount_micro is not None
         off = _written_off(connection, found)
@@ -209,7 +212,7 @@ def _rest(
 
 
 def _written_off(connection: sa.Connection, found: Reservation) -> dict[str, int]:
-    """What was written off of a run, by the number that it was drawn under."""
+    """Return the amounts that were written off of a run, by the number under which it was drawn."""
     rows = SQL.run(connection, "written_off", vars(found))
     return {row.key.removeprefix(f"run:{found.reservation}:").removesuffix(":-"): int(row.off_micro) for row in rows}
 
@@ -264,7 +267,7 @@ def entries_for(
 
 
 def _above(found: Reservation, total_micro: int) -> int:
-    """What of so much more lies above the hold."""
+    """Return the part of an additional cost that is above the hold."""
     return max(found.drawn_micro + total_micro - max(found.amount_micro, found.drawn_micro), 0)
 
 

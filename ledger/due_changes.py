@@ -1,8 +1,11 @@
-"""What is due in a wallet by time is made true before its balance is believed: reservations that expire, lots that
-begin or expire, what plans give, tiers. A run that expires is told to the operator's product in the same transaction.
+"""Changes of a wallet that are due by time are made before its balance is used.
 
-Guarantee: who decides by a balance matures its wallet first, under its lock; the sweep does the same sooner. Locks are
-taken in one order everywhere: reservations by their keys, then wallets by their ids, then plans by their names.
+They are reservations that expire, lots that begin or expire, credit of plans, and tiers. If a run expires, the
+operator's product is notified in the same transaction.
+
+Guarantee: a transaction that decides by a balance matures its wallet first, under its lock; the sweep does the same
+sooner. Locks are taken in one order everywhere: reservations by their keys, then wallets by their ids, then plans by
+their names.
 """
 
 from __future__ import annotations
@@ -85,7 +88,7 @@ def look_ahead_by(
 
 
 def _freed(connection: sa.Connection, customer_id: str, now_ms: int) -> dict[str, int]:
-    """What is held no longer of a wallet, and of those from which something comes back to it."""
+    """Return the credit that is due to be freed in a wallet, and in those from which something returns to it."""
     returning = lots.borrowers_part([customer_id], now_ms)
     read = together(connection, own=_due_left([customer_id], now_ms), returning=returning)
     found, rows = {customer_id: 0}, read["own"]
@@ -100,11 +103,13 @@ def _due_left(customers: Sequence[str], now_ms: int) -> Part:
 
 
 def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> bool:
-    """Make true what is due in these wallets: reservations that expire (a bounded part at once), lots that begin or
-    expire, what plans give, tiers; of pools also what comes back to them. Whether nothing more is due. Locks the
-    reservations, then the wallets: with those of the pools to which something comes back.
+    """Book all that is due in these wallets. Return True if nothing more is due.
 
-    A moment that is over may stand there alone: what it was of ended before. It is set right, too.
+    It covers reservations that expire (a bounded part at once), lots that begin or expire, credit of plans, and tiers;
+    for pools also the credit that returns to them. It locks the reservations, then the wallets, including those of the
+    pools to which something returns.
+
+    A wallet may be marked due although the cause has already ended. The mark is corrected, too.
     """
     return not _mature(connection, customer_ids, now_ms).more
 

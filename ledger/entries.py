@@ -49,7 +49,7 @@ class Usage:
 
 
 def content(use: Usage) -> tuple[str, str, int]:
-    """What makes two uses under one key the same: account, feature, quantity."""
+    """Return the content that two uses under one key must share: account, feature, quantity."""
     return (wallet_account(use.customer_id), use.feature, use.quantity)
 
 
@@ -113,7 +113,7 @@ def _move(connection: sa.Connection, moved: Mapping[str, int], dated: Mapping[st
 
 
 def read_contents(connection: sa.Connection, keys: Sequence[str]) -> dict[str, tuple[str, str, int]]:
-    """What the ledger holds under these keys."""
+    """Return the ledger's content under these keys."""
     if not keys:
         return {}
     rows = SQL.run(connection, "contents", {"keys": [{"key": key} for key in keys]})

@@ -1,8 +1,8 @@
-"""What lots that are over come to: what nobody used of them expires, and what a plan lets roll over begins again. Pure.
+"""The end of lots: their unused credit expires, and what a plan lets roll over begins again. Pure.
 
-Guarantee: it is the difference to what was booked before, so that use which comes late gives back what had expired, and
-takes from what had rolled over, as far as that is left. What runs have reserved is not taken from under them. The
-months are set right in their order: what rolls out of one is decided once what rolled into it is.
+Guarantee: the result is the difference to the amounts booked before. So late use gives back expired credit, and takes
+from rolled-over credit, as far as that is left. Credit that runs have reserved is not taken from them. The months are
+corrected in their order: the rollover out of a month is decided once the rollover into it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from drawdown.ledger.calendar import next_start, period_of
 ROLLED_AT_ONCE: Final = 24
 """Months of one wallet that one transaction corrects the rollover of."""
 ROLLED_PRIORITY: Final = DEFAULT_PRIORITY - 1
-"""What rolled over is used before what the month itself includes."""
+"""Rolled-over credit is used before the credit that the month itself includes."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,15 @@ class Room:
 
 
 def left(lot: Lot, allocation: Allocation) -> int:
-    """What nobody used of a lot, and what neither expired nor was taken back."""
+    """Return the unused credit of a lot that neither expired nor was taken back."""
     return lot.amount_micro - lot.taken_micro - lot.expired_micro - allocation.used[lot.lot]
 
 
 def promised(amount_micro: int, balance_micro: int, held_micro: int) -> int:
-    """How much of an amount that is to leave a wallet runs would have to draw. What is owed already is no promise."""
+    """Return the part of an amount due to leave a wallet that its runs would have to draw.
+
+    Owed credit is no promise.
+    """
     return max(min(amount_micro + held_micro - balance_micro, held_micro, amount_micro), 0)
 
 
@@ -56,8 +59,11 @@ def cut_for(lots: Sequence[Lot]) -> list[tuple[int | None, int | None]]:
 
 
 def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int) -> Closing:
-    """What becomes of the lots of a wallet that are over by `over_ms`; `uses` are by the parts of `cut_for`. `room`:
-    what the wallet has, what was not booked yet of these lots among it."""
+    """Close the lots of a wallet that are over by `over_ms`.
+
+    `uses` are by the parts of `cut_for`. `room`: the wallet's balance, including the part of these lots that is not
+    booked yet.
+    """
     cut, now = cut_for(lots), {lot.lot: lot for lot in lots}
     new: list[str] = []
     for _ in range(ROLLED_AT_ONCE):
@@ -77,16 +83,17 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
 
 
 def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
-    """What is still to leave a wallet of lots that are over, as if all were booked at once and no run had
-    reserved anything: what is left of them, less what of it rolls over. `lots` as they were closed, by the same
-    `uses`."""
+    """Return the amount of ended lots that is still to leave a wallet, as if all were booked now and no run held any.
+
+    It is their rest, less the part that rolls over. `lots`: as they were closed, by the same `uses`.
+    """
     then = Room(room.balance_micro, 0)
     close(lots, uses, then, now_ms, now_ms)
     return max(room.balance_micro - then.balance_micro, 0)
 
 
 def _expire(now: dict[str, Lot], allocation: Allocation, room: Room, over_ms: int) -> tuple[int, Room]:
-    """Book what the lots that are over expire with. What waits for runs; and what the wallet has without all that."""
+    """Book the expired rest of ended lots. Return the amount that waits for runs, and the room without all of it."""
     is_over = [lot for lot in now.values() if lot.is_over(over_ms)]
     waits, rest = 0, replace(room)
     for lot, wanted, booked in changes(is_over, allocation, room.balance_micro, room.held_micro):
@@ -100,8 +107,10 @@ def _expire(now: dict[str, Lot], allocation: Allocation, room: Room, over_ms: in
 def changes(
     is_over: Sequence[Lot], allocation: Allocation, balance_micro: int, held_micro: int
 ) -> list[tuple[Lot, int, int]]:
-    """Of each lot that is over: what is left to expire (or to give back), and how much of it is booked now. What runs
-    would have to draw from it waits for their end."""
+    """Return each ended lot with its rest to expire (or to give back), and the part of it that is booked now.
+
+    The part that runs would have to draw waits for their end.
+    """
     wanted = [(lot, left(lot, allocation)) for lot in is_over]
     found = []
     for lot, amount in sorted(wanted, key=lambda one: (one[1] >= 0, one[0].expires_ms, one[0].lot)):
@@ -139,14 +148,14 @@ def _roll(
 
 
 def rolls(expired_micro: int, last: Lot) -> int:
-    """How much rolls over of what expired in a month, by the terms of the last lot that a plan gave in it."""
+    """Return the rollover of a month's expired credit, by the terms of the last lot that a plan gave in it."""
     if expired_micro <= 0 or expired_micro < last.rollover_min_micro:
         return 0
     return min(expired_micro, last.rollover_max_micro)
 
 
 def _rolled(last: Lot, number: int, amount_micro: int, now_ms: int) -> Lot:
-    """What rolls over into the month after a lot's."""
+    """Return the lot that rolls over into the month after another lot's."""
     assert last.expires_ms is not None
     period = period_of(last.expires_ms)
     again = f":r{number}" if number else ""

@@ -1,11 +1,10 @@
-"""What plans give their customers: credit that is included each month, what of it rolls over, and a new customer's
-first credit.
+"""The credit of plans: included credit each month, its rollover, and a new customer's first credit.
 
-Guarantee: terms are added and never changed: what begins later goes by the new ones; what was given stays as it is.
-What is due follows from rows alone: since when a customer is on which plan, and what that plan gave by then. Each month
-of a plan is given once, under its key, however often and however late it is looked for; a month that was slept through
-is given all the same. Who comes onto a plan during a month gets all of it, from then on. Under the wallet's lock, which
-the caller holds.
+Guarantee: terms are added and never changed: lots that begin later use the new terms, earlier lots stay as they are.
+Due credit follows from rows alone: the plan of a customer since when, and the terms of that plan by then. Each month of
+a plan is given once, under its key, however often and however late it is looked for. A month that no process was awake
+for is given all the same. A customer who joins a plan during a month gets all of it, from then on. The caller holds the
+wallet's lock.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def behind_part(customer_ids: Sequence[str], now_ms: int) -> Part:
 
 
 def due(connection: sa.Connection, behind: Sequence[str], now_ms: int) -> Given:
-    """What plans give these customers, and did not give yet. Nothing is written."""
+    """Return the credit that plans owe these customers and have not given yet. Nothing is written."""
     found = Given()
     if not behind:
         return found
@@ -113,7 +112,7 @@ def _begins(since_ms: int, beyond_ms: int, of_plan: Sequence[Terms]) -> Iterator
 
 
 def _begun(customer_id: str, stay: Stay, of_plan: Sequence[Terms], begins_ms: int, now_ms: int) -> Iterator[Lot]:
-    """What a plan gives at a moment of a stay."""
+    """Return the lots that a plan gives at a moment of a stay."""
     gives = in_force(of_plan, begins_ms)
     if gives.first_micro and stay.number == 1 and begins_ms == stay.since_ms:
         yield Lot(
@@ -185,14 +184,14 @@ NOTHING = Gives()
 
 @dataclass(frozen=True)
 class Terms:
-    """What a plan gives from a moment on."""
+    """The credit that a plan gives from a moment on."""
 
     from_ms: int
     gives: Gives
 
 
 def newest(connection: sa.Connection, plan: str) -> Gives:
-    """What a plan gives by its newest terms."""
+    """Return the credit that a plan gives by its newest terms."""
     row = SQL.run(connection, "newest", {"plan": plan}).mappings().one_or_none()
     return NOTHING if row is None else Gives(**row)
 
@@ -218,5 +217,5 @@ def of_plans(connection: sa.Connection, plans: Collection[str]) -> Mapping[str, 
 
 
 def in_force(terms: Sequence[Terms], moment_ms: int) -> Gives:
-    """What a plan gave at a moment, by all of its terms."""
+    """Return the credit that a plan gave at a moment, by all of its terms."""
     return next((one.gives for one in reversed(terms) if one.from_ms <= moment_ms), NOTHING)

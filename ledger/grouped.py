@@ -38,7 +38,7 @@ class Standing:
     deferred_micro: int
 
     def is_still(self, now_ms: int) -> bool:
-        """Whether nothing waits in it."""
+        """Return True if nothing waits in the wallet."""
         is_due = self.next_due_ms is not None and self.next_due_ms <= now_ms
         return not (is_due or self.deferred_micro or self.wallet.over_micro)
 
@@ -74,7 +74,7 @@ class Moved:
 
 @dataclass
 class Moves:
-    """What is decided of wallets in one transaction."""
+    """The decisions on wallets in one transaction."""
 
     now_ms: int
     _wallets: dict[str, _Move] = field(default_factory=dict)
@@ -206,5 +206,5 @@ def among_part(names: Sequence[str]) -> Part:
 
 
 def entries_part(spans: Sequence[Mapping[str, object]]) -> Part:
-    """What was posted under numbers of runs, by `draws.span`."""
+    """Return the query of entries posted under numbers of runs, by `draws.span`."""
     return SQL.part("entries_of", {"spans": list(spans)})

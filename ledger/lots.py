@@ -1,9 +1,9 @@
 """Lots: credit with a kind, an order of use, a begin and an end.
 
-Guarantee: a balance stays one number. A lot is in it from its begin on. From its end on, what is left of it is not
-available; once the last windows of its life are in, what nobody used of it is booked as the difference to what was
-booked before, so that use which comes late gives it back. What runs that go on have reserved is not taken from under
-them. All under the wallet's lock, which the caller holds.
+Guarantee: a balance stays one number. A lot is in it from its begin on. From its end on, its rest is not available.
+Once the last windows of its life are in, its unused credit is booked as the difference to the amount booked before. So
+late use gives it back. Credit that continuing runs have reserved is not taken from them. The caller holds the wallet's
+lock.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ SQL = queries(__file__)
 BREAKAGE: Final = "breakage"
 """Where credit goes that nobody used in time."""
 EXPIRY_WAIT_MS: Final = 2 * WINDOW_MS + GRACE_MS
-"""How long after its end a lot is booked: by then the last window of its life is over and past its grace, and a tick
-has seen it. What comes later re-opens it; this only keeps what comes in time from being booked twice."""
+"""The time after its end at which a lot is booked: a tick has seen the last window of its life, past its grace.
+
+Later use re-opens it. The wait only keeps use that comes in time from being booked twice.
+"""
 
 RETURNED_AT_ONCE: Final = 1_000
 """Wallets that one transaction returns allotments from to their pools."""
@@ -41,8 +43,10 @@ RETURNED_AT_ONCE: Final = 1_000
 
 @dataclass(frozen=True)
 class Terms:
-    """How credit may be used. Times are milliseconds: `begins_ms` None is now, `expires_ms` None never. `features`:
-    None pays for all. Lower priorities are used first."""
+    """The terms of use of credit. Times are milliseconds: `begins_ms` None is now, `expires_ms` None never.
+
+    `features`: None pays for all. Lower priorities are used first.
+    """
 
     kind: Kind = "purchased"
     priority: int = DEFAULT_PRIORITY
@@ -152,7 +156,7 @@ def _lot(row: Mapping[Any, Any]) -> Lot:
 
 
 def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]], now_ms: int) -> dict[str, Allocation]:
-    """What each lot of these wallets has paid, by what is in the ledger: one statement for all of them."""
+    """Return the payments of each lot of these wallets, by the ledger: one statement for all of them."""
     uses = uses_in(connection, {customer_id: parts(those) for customer_id, those in lots.items()})
     return {customer_id: allocate(those, uses[customer_id], now_ms) for customer_id, those in lots.items()}
 
@@ -160,7 +164,7 @@ def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]], no
 def uses_in(
     connection: sa.Connection, cut: Mapping[str, Sequence[tuple[int | None, int | None]]]
 ) -> Mapping[str, Uses]:
-    """What was used of wallets in parts of time, by what is in the ledger now."""
+    """Return the use of wallets in parts of time, by the ledger as it is now."""
     asked = [
         {
             "account_id": wallet_account(customer_id),
@@ -178,8 +182,10 @@ def uses_in(
 
 
 def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due:
-    """What lots and plans ask to be posted in these wallets, of which so much (`freed`) is held no longer though
-    their rows still say so. Nothing is written."""
+    """Return the entries that lots and plans require in these wallets. Nothing is written.
+
+    `freed`: the credit of each wallet that is no longer held, although its row still states it.
+    """
     found, over_ms = Due(), now_ms - EXPIRY_WAIT_MS
     to_begin = SQL.part("to_begin", {"customers": list(freed), "now_ms": now_ms})
     read = together(connection, to_begin=to_begin, behind=grants.behind_part(list(freed), now_ms))
@@ -216,7 +222,7 @@ def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due
 
 
 def _book(found: Due, customer_id: str, before: Sequence[Lot], closing: Closing, now_ms: int) -> None:
-    """What has to be posted for lots to become what they are once they are closed."""
+    """Add the entries that turn lots into what they are once closed."""
     for lot in closing.new:
         found.give(lot, now_ms)
     fresh = [replace(lot, expired_micro=0, taken_micro=0, reduced_micro=0) for lot in closing.new]
@@ -232,7 +238,10 @@ def _book(found: Due, customer_id: str, before: Sequence[Lot], closing: Closing,
 
 
 def _expiry(lot: Lot, amount_micro: int, now_ms: int) -> dict[str, object]:
-    """What comes back to a pool is dated as it left it: whatever paid for it then has it again, or expires with it."""
+    """Return the entry of an expiry, or of credit that returns to a pool.
+
+    Returning credit is dated as it left the pool: the lot that paid for it then has it again, or expires with it.
+    """
     assert lot.expires_ms is not None
     over = "expired" if lot.pool is None else "returned to its pool"
     return {

@@ -19,7 +19,7 @@ _OWN: Final = re.compile(rf"{OWN}[0-9a-f]{{20}}:")
 
 
 def own_name(org_id: str, key: str, before: str = "") -> str:
-    """What an organisation's own key is kept as; behind `before`, it is an id still."""
+    """Return the name under which an organisation's own key is kept. Behind `before`, it still is a valid id."""
     whole = f"{OWN}{hashlib.sha256(org_id.encode()).hexdigest()[:20]}:{key}"
     return (
         whole

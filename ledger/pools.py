@@ -29,7 +29,7 @@ from drawdown.schema.units import as_credits
 SQL = queries(__file__)
 
 ALLOTTED_PRIORITY: Final = DEFAULT_PRIORITY - 10
-"""What was allotted is used before a member's own credit."""
+"""Allotted credit is used before a member's own credit."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Allotment:
 
 
 def is_pool(connection: sa.Connection, name: str) -> bool:
-    """Whether there is a pool of this name."""
+    """Return True if a pool has this name."""
     return SQL.run(connection, "one", {"pool": name}).first() is not None
 
 
@@ -101,8 +101,11 @@ MOST_PAYERS: Final = 500
 
 @dataclass(frozen=True)
 class Payer:
-    """What was said last of a payer and an organisation: whether its runs may be paid from the payer's wallet from
-    `since_ms` on, and what runs that are accepted so may hold and cost in all (`limit_micro`; None: no limit)."""
+    """The last decision on a payer and an organisation.
+
+    `allowed`: from `since_ms` on, the payer's wallet may pay for its runs. `limit_micro`: the most that runs accepted
+    this way may hold and cost in all; None: no limit.
+    """
 
     payer: str
     org_id: str
@@ -116,7 +119,7 @@ class Payer:
 
 
 def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
-    """What counts now; None where nothing was ever said."""
+    """Return the decision in force; None if there never was one."""
     row = SQL.run(connection, "newest", {"payer": payer, "org_id": org_id}).mappings().one_or_none()
     return None if row is None else Payer(**{**row, "allowed": bool(row["allowed"])})
 
@@ -129,8 +132,10 @@ def of_org(connection: sa.Connection, org_id: str) -> list[str]:
 def say(
     connection: sa.Connection, payer: str, org_id: str, by: By, *, allowed: bool, limit_micro: int | None = None
 ) -> tuple[Payer | None, Payer | None]:
-    """Say from now on whether a payer pays for runs of an organisation; what counts now, and before. The same again
-    changes nothing. What was accepted before is paid all the same."""
+    """Decide from now on if a payer pays for runs of an organisation. Return the decision now, and before.
+
+    The same again changes nothing. Runs that were accepted before are paid all the same.
+    """
     SQL.run(connection, "hold_wallet", {"account_id": wallet_account(payer)}).all()
     was = read(connection, payer, org_id)
     if (was is None and not allowed) or (was is not None and (was.allowed, was.limit_micro) == (allowed, limit_micro)):
@@ -141,7 +146,7 @@ def say(
 
 
 def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> Payer:
-    """What a payer allows an organisation now. Errors: Denied `payer_not_allowed`, of the step `account`."""
+    """Return the decision by which a payer pays now. Errors: Denied `payer_not_allowed`, of the step `account`."""
     found = read(connection, payer, org_id)
     if found is not None and found.allowed and found.since_ms > now_ms:
         since, here = utc(found.since_ms), utc(now_ms)

@@ -50,7 +50,7 @@ class RateCard:
         return next((rate for rate in reversed(self._of.get(feature, [])) if rate.start_ms <= ts), None)
 
     def has_others(self, rate: Rate) -> bool:
-        """Whether the feature had another rate before, by which usage of the same time may have been charged."""
+        """Return True if the feature had another rate before, at which use of the same time may have been charged."""
         return self._of[rate.feature][0] is not rate
 
     def taken(self, feature: str, start_ms: int, now_ms: int) -> str:
@@ -65,7 +65,7 @@ class RateCard:
         )
 
     def price(self, feature: str, ts: int, quantity: int) -> MicroCredits | None:
-        """What a quantity of a feature used at a moment costs, in micro-credits; None where it has no rate."""
+        """Return the cost of a quantity of a feature used at a moment, in micro-credits; None if it has no rate."""
         rate = self.rate(feature, ts)
         return None if rate is None else rate.price(quantity)
 

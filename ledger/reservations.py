@@ -1,14 +1,13 @@
-"""Reservations: what a run may cost is held in its wallet before it starts, what it cost is charged once, the rest is
-free again.
+"""Reservations: the possible cost of a run is held before it starts, its cost is charged once, the rest is free again.
 
-Guarantee: held, drawn and left are moved in one transaction with the entries that say so. The same call again gets the
-first answer; the same key with other content is refused. What is due by time is made true before a balance is believed.
-Locks are taken in one order everywhere: a run's own key, then its sandboxes by their ids, then wallets by their ids.
-The end of a run waits for none who names its sandboxes.
+Guarantee: held, drawn and left are moved in one transaction with their entries. The same call again gets the first
+answer; the same key with other content is refused. Changes due by time are booked before a balance is used. Locks are
+taken in one order everywhere: a run's own key, then its sandboxes by their ids, then wallets by their ids. The end of a
+run waits for no transaction that names its sandboxes.
 
 Reservations of one wallet may be decided together: each is held as `reserve` would hold it, or none is (`NotTogether`),
-and each is asked for alone. The table's own index lets no two runs of an organisation that go on name one sandbox. Ids
-are the organisation's own: what another one names takes nothing away.
+and each is then requested alone. The table's own index prevents two continuing runs of an organisation from naming one
+sandbox. Ids belong to the organisation: a run of another organisation with the same id takes nothing away.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ SQL = queries(__file__)
 Overage: TypeAlias = Literal["charge", "cap", "refuse"]
 State: TypeAlias = Literal["held", "settled", "released", "expired"]
 SettledBy: TypeAlias = Literal["receipt", "metering"]
-"""Who charges for a run: itself, by what it draws and ends with; or the samples of the sandboxes that it names."""
+"""The way a run is charged: by itself, as it draws and ends; or by the samples of the sandboxes that it names."""
 NO_SANDBOXES: Final = "[]"
 Hold: TypeAlias = Literal["wallet", "local", "declared"]
 """Where a hold lies: in a wallet here; here, against a provider's balance as it was last read; or nowhere, as there is
@@ -52,8 +51,11 @@ MOST_HOLDERS_SAID: Final = 3
 
 @dataclass(frozen=True)
 class Room:
-    """What bounds a hold beside the wallet: how much all of its runs may hold (None: whatever there is), and what it is
-    to pay for first, since that was used and is not charged yet."""
+    """Bounds of a hold beside the wallet.
+
+    `most_held_micro`: the most that all of its runs may hold; None: no limit. `unbilled_micro`: use that is not charged
+    yet, and that the wallet pays for first.
+    """
 
     most_held_micro: int | None = None
     unbilled_micro: int = 0
@@ -65,10 +67,13 @@ class Room:
 
 @dataclass(frozen=True)
 class Ask:
-    """What a run asks for. `amount_micro` is what is held for it, in micro-credits; `estimate` the base units by
-    feature it was priced from, as JSON, where it was. Times are milliseconds; project, subject and action are labels.
-    `fingerprint` tells a repetition from another request under the same key; `sandboxes` are ids as JSON, in order.
-    Where `customer_id` is not the organisation's own, `payer_number` says by which row of `payers` it pays."""
+    """A request for a reservation. Times are milliseconds.
+
+    `amount_micro`: the amount to hold. `estimate`: the base units by feature that gave its price, as JSON, if there
+    were any. `project`, `subject` and `action` are labels. `fingerprint`: distinguishes a repetition from another
+    request under the same key. `sandboxes`: ids as JSON, in order. `payer_number`: if `customer_id` is not the
+    organisation's own, the row of `payers` by which it pays.
+    """
 
     reservation: str
     org_id: str
@@ -90,8 +95,10 @@ class Ask:
 
 @dataclass(frozen=True)
 class Reservation:
-    """A row of `reservations`: micro-credits and milliseconds; the ids of its sandboxes as JSON, in order. What a run
-    that metering settles has drawn, metering charged."""
+    """A row of `reservations`, in micro-credits and milliseconds; the ids of its sandboxes are JSON, in order.
+
+    If metering settles the run, metering charged what it has drawn.
+    """
 
     reservation: str
     org_id: str
@@ -126,7 +133,7 @@ class Reservation:
 
     @property
     def left_micro(self) -> int:
-        """What it still holds."""
+        """The amount that it still holds."""
         return max(self.amount_micro - self.drawn_micro, 0) if self.state == "held" else 0
 
 
@@ -167,7 +174,7 @@ def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_mic
 
 
 def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> Denied:
-    """A payer without room. How much it has, and who else holds it, is not for those it pays for to know."""
+    """Return the refusal of a payer without room. Those it pays for do not learn its credit, nor who else holds it."""
     if capped:
         text = f"runs that {customer_id} pays for hold as much as its plan allows: wait until one ends"
         return Denied("too_much_held", text, "plan")
@@ -289,9 +296,12 @@ def _hold(
     now_ms: int,
     room: Room,
 ) -> bool:
-    """Where what is due keeps the statement from holding anything, it may hold the wallet's lock all the same (somebody
-    made it due in that moment), and maturing takes that of a pool before it. Who allots out of the pool meanwhile may
-    be waiting for this one: of the two the database ends one, and `write` runs it again."""
+    """Hold an amount in a wallet, and return True if there was room.
+
+    Even if a due change keeps the statement from holding anything, it may hold the wallet's lock: another transaction
+    may have made it due in that moment. Maturing then takes the lock of a pool, too. A transaction that allots from the
+    pool meanwhile may wait for this one. The database then ends one of the two, and `write` runs it again.
+    """
     values = {
         "account_id": wallet_account(customer_id),
         "amount_micro": amount_micro,
@@ -317,7 +327,10 @@ def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Re
 
 
 def free(connection: sa.Connection, before: Reservation, after: Reservation) -> None:
-    """Give back to the wallet what a reservation no longer holds. What lies in none is free as it ends."""
+    """Give back to the wallet the credit that a reservation no longer holds.
+
+    A hold outside a wallet is free as it ends.
+    """
     freed_micro = before.left_micro - after.left_micro
     if freed_micro and before.hold == "wallet":
         values = {"account_id": wallet_account(before.customer_id), "freed_micro": freed_micro}
@@ -360,7 +373,7 @@ _SAID: Final = attrgetter(
 
 
 def _insert(connection: sa.Connection, made: Sequence[Reservation]) -> int:
-    """How many of them are new."""
+    """Insert reservations, and return the number of new ones."""
     if connection.dialect.name == "postgresql":
         return SQL.run(connection, "insert_together", {"asks": [vars(one) for one in made]}).rowcount
     # Straight to the driver: a mapping for each row would take as long as all the rest.
@@ -399,8 +412,7 @@ def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], n
 
 
 def payers_over(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> list[str]:
-    """Who pays for runs that are over, were not expired yet and name these sandboxes: `take` makes their wallets
-    true."""
+    """Return the payers of ended, unexpired runs that name these sandboxes: `take` matures their wallets."""
     if not names:
         return []
     return list(SQL.run(connection, "over", {"org_id": org_id, "names": list(names), "now_ms": now_ms}).scalars())

@@ -1,9 +1,9 @@
-"""Suppliers and what they are owed: one settlement for each run that ended, made in the transaction that ends it.
+"""Suppliers and their settlements: one for each run that ended, made in the transaction that ends it.
 
-Guarantee: no wallet moves here. What a supplier is owed is a part of what the run was charged, and never a second
-deduction. A settlement is never changed: what is not owed after all is a reversal, a row of its own. Whether it is
-held, eligible, frozen, released or reversed follows from time and rows; no job decides it. A supplier's terms are added
-and never changed; a settlement keeps those that it was made with.
+Guarantee: no wallet moves here. A supplier is owed a part of the run's charge, and never a second deduction. A
+settlement is never changed: an amount that is not owed after all is a reversal, a row of its own. Time and rows decide
+if it is held, eligible, frozen, released or reversed; no job does. A supplier's terms are added and never changed; a
+settlement keeps the terms that it was made with.
 
 Order of locks: reservations by their keys, then wallets by their ids, then settlements, of which only new ones are
 inserted. A freeze, a reversal, a payout and new terms lock the supplier first (`hold_supplier`), and take no
@@ -51,12 +51,12 @@ class Settlement:
 
     @property
     def owed_micro(self) -> int:
-        """What is released of it, or will be."""
+        """The amount that is released, or will be."""
         return self.net_micro - self.reversed_micro
 
     @property
     def left_micro(self) -> int:
-        """What of it is not taken back."""
+        """The amount that is not taken back."""
         return self.owed_micro - self.clawed_back_micro
 
     @property
@@ -105,8 +105,10 @@ def net_of(gross_micro: int, share_ppm: int) -> int:
 
 
 def owe(connection: sa.Connection, ended: Reservation, now_ms: int) -> None:
-    """Settle with a run's supplier, in the transaction that ends the run and holds it. What was given up free of charge
-    owes nothing; a run that was settled has its row, even of nothing."""
+    """Settle with a run's supplier, in the transaction that ends the run and holds it.
+
+    A run that was given up free of charge owes nothing. A run that was settled has its row, even with an amount of 0.
+    """
     if ended.supplier is None or (ended.state == "released" and not ended.drawn_micro):
         return
     found = read_supplier(connection, ended.supplier)

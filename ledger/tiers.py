@@ -106,7 +106,7 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> b
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
-    """What a customer's tiers will be charged once what is due is true, in micro-credits. Nothing is written."""
+    """Return the amount that a customer's tiers will be charged next, in micro-credits. Nothing is written."""
     turns = _turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
     return sum(turn.price_micro for turn in turns if turn.pays)
 
@@ -137,7 +137,7 @@ def _due(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) ->
 
 
 def _turns(rows: Sequence[Mapping[Any, Any]], available: Mapping[str, int]) -> list[Turn]:
-    """Of several tiers of a wallet the largest is paid for first."""
+    """Return the next step of each tier. Of several tiers of a wallet, the largest is paid for first."""
     left, found = dict(available), []
     for row in rows:
         customer_id, price = row["customer_id"], row["price_micro"]

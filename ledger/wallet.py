@@ -32,7 +32,7 @@ SQL = queries(__file__)
 
 
 class Charge(Enum):
-    """What became of one usage."""
+    """The outcome of one usage."""
 
     CHARGED = "charged"
     ALREADY = "already"
@@ -78,14 +78,16 @@ def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> li
 
 
 def _spot(use: Usage) -> tuple[str, str, int]:
-    """What has one rate: a wallet's use of a feature in a window."""
+    """Return the key of a rate: a wallet's use of a feature in a window."""
     return wallet_account(use.customer_id), use.feature, window_of(use.ts)
 
 
 def _rates_of(connection: sa.Connection, batch: Sequence[Usage]) -> dict[tuple[str, str, int], Rate]:
-    """By which rate each use is charged (S11): that by which its wallet was charged first for the feature in its
-    window, or the one in force. What comes late, or is given back, costs what the rest of its window did, whatever was
-    set since for a time that is over."""
+    """Return the rate of each use (S11).
+
+    It is the rate of the wallet's first charge for the feature in the window, otherwise the one in force. So late use,
+    and a refund, cost the same as the rest of their window, whatever rate was set since for an earlier time.
+    """
     card = read_rate_card(connection)
     found = {_spot(use): rate for use in batch if (rate := card.rate(use.feature, use.ts)) is not None}
     windows = [
@@ -156,7 +158,7 @@ def grant(
 
 
 def _take(connection: sa.Connection, customer_id: str, amount_micro: int, *, key: str, **by: object) -> bool:
-    """Whether the same was taken before. Errors: Refused."""
+    """Post a grant, and return True if the same was taken before. Errors: Refused."""
     entry = {
         "key": key,
         "kind": "grant",
@@ -187,8 +189,11 @@ def _used_before(connection: sa.Connection, key: str) -> Refused:
 
 @dataclass(frozen=True)
 class Taken:
-    """What was taken back of a lot now, under which key (None: nothing was); what was left of it because runs have
-    reserved it; and the balance after it."""
+    """The result of taking back a lot.
+
+    `amount_micro` was taken now, under `key` (None: nothing was). `promised_micro` was left, because runs have reserved
+    it. `balance_micro`: the balance after it.
+    """
 
     amount_micro: int
     key: str | None
@@ -231,10 +236,11 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
 
 
 def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> bool:
-    """Put a customer on a plan, and give what the plan gives; whether it was on another one. What plans gave
-    before stays until its end.
+    """Put a customer on a plan, and give its credit. Return True if it was on another one.
 
-    Errors: Refused for a plan that does not exist; DatabaseBusy where more is due than one transaction takes.
+    Credit that plans gave before stays until its end.
+
+    Errors: Refused for a plan that does not exist; DatabaseBusy if more is due than one transaction takes.
     """
     make_true(connection, [customer_id], by.now_ms)
     changed = set_plan(connection, customer_id, plan, by)

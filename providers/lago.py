@@ -4,7 +4,7 @@ Guarantee: the push's key is the event's `transaction_id`, which Lago takes once
 subscription's `external_id`, so the same key always goes to the same subscription. Sources: docs.getlago.com and the
 source of lago-api; nothing here was tried against a Lago server.
 
-What Lago's answers prove:
+Lago's answers prove:
 
 - 200 with our `transaction_id`: the event is stored. Lago bills it only if the metric and an active subscription
   exist, so both are read before the push.
@@ -55,7 +55,7 @@ MAX_QUANTITY: Final = 10**15
 LOOKUP_LAG_MS: Final = MINUTE_MS
 """With the ClickHouse store an event is read through a queue."""
 BALANCE_LAG_MS: Final = 5 * MINUTE_MS
-"""How often Lago takes present usage off a wallet's ongoing balance."""
+"""The interval at which Lago subtracts present usage from a wallet's ongoing balance."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Pages of one subscription's events, for its totals."""
@@ -214,7 +214,10 @@ class Lago:
         return ReadFailed("the event has no whole quantity") if quantity is None else Found(quantity)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Of each metric that sums a property. Lago's range has both ends, so its last moment is taken out here."""
+        """Return the totals of each metric that sums a property.
+
+        Lago's range includes both ends, so its last moment is left out here.
+        """
         if self.dormant:
             return ReadFailed(self.dormant)
         asked = {"external_subscription_id": customer_id, "timestamp_from": iso(from_ms), "timestamp_to": iso(to_ms)}

@@ -4,10 +4,11 @@ Guarantee: the push's key is the event's `id` under the source `drawdown`. A 204
 OpenMeter's queue, so each push is Queued and settled by its look-up. Sources: openmeter.io/docs, its OpenAPI
 description and the source of openmeterio/openmeter; nothing here was tried against OpenMeter itself.
 
-What OpenMeter's answers prove:
+OpenMeter's answers prove:
+
 - 204: the event was handed to the queue. A new event and a repeat are answered alike.
-- OpenMeter drops repeats by source and id only if deduplication is on, and a server of your own has it off. So
-  DEDUPE_H must say for how many hours yours remembers an event; without it the provider is dormant.
+- OpenMeter drops repeats by source and id only if deduplication is on, and it is off on a server of your own. So
+  DEDUPE_H must give the hours for which yours remembers an event; without it the provider is dormant.
 - An event that no meter can read is stored with `validationErrors` and counts nothing. The meter and the customer
   are read before the push.
 - A meter's sum has floating point on the wire. Negative sums are documented nowhere, so they are carried.
@@ -172,7 +173,7 @@ class OpenMeter:
         return CustomerState(micro if access else min(micro, 0), None, None)
 
     async def _customer(self, customer_id: str, *, kept: bool = False) -> CustomerRead:
-        """Whether usage of this subject is a customer's: the balance is not read here."""
+        """Return the customer of a subject; the balance is not read here."""
         read = self._api.kept if kept else self._api.get
         found = await read("api", "v1", "customers", customer_id)
         if not isinstance(found, Mapping):
@@ -200,7 +201,7 @@ class OpenMeter:
         return _judged(items[0], request, *meter)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Of every meter that sums one property."""
+        """Return the totals of every meter that sums one property."""
         if self.dormant:
             return ReadFailed(self.dormant)
         if from_ms % MINUTE_MS or to_ms % MINUTE_MS:
@@ -261,7 +262,7 @@ def _filter(request: PushRequest) -> Mapping[str, object]:
 
 
 def _judged(item: object, request: PushRequest, kind: str, field: str) -> LookupResult:
-    """What the event of a push counts."""
+    """Return the result of a look-up, by the event of the push."""
     if not isinstance(item, Mapping) or not isinstance(event := item.get("event"), Mapping):
         return ReadFailed("an item that is not an event")
     if (event.get("id"), event.get("source")) != (request.key, SOURCE):

@@ -3,7 +3,8 @@
 Guarantee: the push's key is the event's `external_id`, which Polar takes once for good. Sources: polar.sh/docs and the
 source of polarsource/polar; nothing here was tried against Polar itself.
 
-What Polar's answers prove:
+Polar's answers prove:
+
 - 200 `{"inserted": 1, "duplicates": 0}`: the event is stored, in one transaction. Polar counts it only if a meter's
   filter matches and the customer exists, so both are read before the push.
 - 200 `{"inserted": 0, "duplicates": 1}`: an event of this `external_id` is stored. It proves delivery.

@@ -25,15 +25,15 @@ HOUR_MS: Final = 60 * MINUTE_MS
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a provider declares, and the worker obeys. Times are milliseconds."""
+    """The declaration of a provider, which the worker obeys. Times are milliseconds."""
 
     key_retention_ms: int | None
-    """How long a key is remembered, an hour at least; None: for good. Rule P2 rests on it."""
+    """How long the provider remembers a key, an hour at least; None: for good. Rule P2 depends on it."""
     duplicate_proves_delivery: bool
-    """Whether "this key was seen" proves that it was charged (rule P3)."""
+    """True if "this key was seen" proves that the push was charged (rule P3)."""
 
     success_proves_charge: bool = True
-    """Whether an answer of success proves the charge. False: each push is Queued, and settled by its look-up."""
+    """True if an answer of success proves the charge. If False, each push is Queued, and settled by its look-up."""
 
     batch_size: int = 1
     """Pushes a call, at most."""
@@ -46,20 +46,20 @@ class Capabilities:
     lookups_per_s: float | None = None
     """Lookups and totals of one customer a second, at most, of one worker."""
     one_at_a_time: bool = False
-    """Whether two pushes of one customer and feature must not be on their way together."""
+    """True if two pushes of one customer and feature must not be on their way together."""
     reads_a_call: int = 1
     """Customers a read, at most."""
     max_key_chars: int | None = None
     """A longer key is sent as a stable hash of it."""
 
     negatives: bool = True
-    """Whether a negative quantity gives back; else it is carried (rule S10)."""
+    """True if a negative quantity gives back; otherwise it is carried (rule S10)."""
     unit: int = 1
     """Base units in one unit of the provider's; the remainder is carried (rule S10)."""
     units: Mapping[str, int] = field(default_factory=dict)
     """The same for single features, where they differ."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """What features are called at the provider, where that is set here: where usage lies cannot change unnoticed."""
+    """The provider's names of features, if they are set here: so the place of usage cannot change unnoticed."""
     way: str = ""
     """Which of its ways pushes go, if it has several: a key that was sent one way may be unknown on the other."""
     mode: str = ""
@@ -68,38 +68,45 @@ class Capabilities:
     """The largest quantity of one push, in base units, either sign; a larger one is rejected unsent."""
 
     oldest_ms: int | None = None
-    """How far back a push may be dated; an older one is rejected unsent, visibly."""
+    """The largest age of a push; an older one is rejected unsent, visibly."""
     live_from_ms: int | None = None
     """Windows that start before this are sealed and compared, never sent (shadow mode, a cut-over)."""
 
     lookup_lag_ms: int | None = None
-    """How long after a send a lookup may still miss what was applied; None: one push cannot be looked up."""
+    """The time after a send in which a lookup may still miss an applied push; None: a single push cannot be looked up.
+    """
     lookup_span_ms: int = 0
-    """How far apart pushes of one customer may be dated that one call looks up (`ManyLookups`); 0: one push a call."""
+    """The longest span of one customer's pushes that one call looks up (`ManyLookups`); 0: one push a call."""
     applied_within_ms: int = HOUR_MS
-    """How long after a send the service may still apply it: until then, absence proves nothing for good (rule P5)."""
+    """The time after a send in which the service may still apply it: until then, absence is not final (rule P5)."""
     totals_lag_ms: int | None = None
-    """How far totals trail behind what was accepted; None: there are no totals."""
+    """The lag of totals behind accepted pushes; None: there are no totals."""
     balance_lag_ms: int = 0
-    """How far a customer's balance may trail behind pushes that were accepted."""
+    """The longest lag of a customer's balance behind accepted pushes."""
     drawn: bool = False
-    """Whether balances say what was drawn from them, apart from the events: needed where a key store can fail open, or
-    where something can be charged without an event. There absence alone proves nothing (rule P5)."""
+    """True if balances show the draws on them, apart from the events.
+
+    A provider needs this if its key store can fail open, or if it can charge without an event: there absence alone
+    proves nothing (rule P5).
+    """
 
     cancel_within_ms: int | None = None
-    """How long after a send it can cancel what it charged (`Cancels`); None: it cannot."""
+    """The time after a send in which it can cancel a charge (`Cancels`); None: it cannot."""
     costs: bool = False
-    """Whether it tells what a unit of a feature draws from a balance in credits (`TellsCosts`)."""
+    """True if it reports the credits that a unit of a feature draws from a balance (`TellsCosts`)."""
 
     same_database: bool = False
-    """Whether its books lie in our own database: then a restore brings both back together (rule R1)."""
+    """True if its books are in our own database: a restore brings both back together (rule R1)."""
     own_customer_ids: bool = False
-    """Whether customers have ids of the provider's own, so that an organisation's id will not do for one."""
+    """True if customers have ids of the provider's own, so that an organisation's id cannot be one."""
     balance_in_ledger: bool = False
-    """Whether the provider has no hard stop: the balance is a wallet of the embedded ledger, if there is such a wallet.
+    """True if the provider has no hard stop: the balance is a wallet of the embedded ledger, if there is such a wallet.
     """
     locks: bool = False
-    """Whether it holds credit for a run so that it can neither be lost nor charged twice. None does (decision 17)."""
+    """True if it holds credit for a run so that it can neither be lost nor charged twice.
+
+    No provider does (decision 17).
+    """
 
     webhook_headers: tuple[str, ...] = ()
     """Headers (in lower case) of which each of its webhooks has one, with its signature: without it, a body is not even
@@ -129,8 +136,10 @@ class PushRequest:
 
 @dataclass(frozen=True)
 class Left:
-    """What the answer to a push says is left of its customer's credit, and what the push took of it (micro-credits).
-    `balance_micro` None: there is no end. `part`: the balance it tells of; others may decide, too. None: the whole."""
+    """The credit of a customer that the answer to a push shows, and the charge of the push (micro-credits).
+
+    `balance_micro` None: unlimited. `part`: the balance that the answer shows; others may decide, too. None: the whole.
+    """
 
     balance_micro: int | None
     charged_micro: int
@@ -279,7 +288,7 @@ Totals: TypeAlias = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Cost:
-    """What one base unit of a feature draws from a balance, in credits. `balance` names the credit system."""
+    """The credits that one base unit of a feature draws from a balance. `balance` names the credit system."""
 
     feature: str
     balance: str
@@ -288,10 +297,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Lasting:
-    """What outlasts the cycle of a balance: its parts granted once, beside parts that all begin again at `ends_ms`.
+    """The part of a balance that outlasts its cycle: parts granted once, beside parts that renew at `ends_ms`.
 
     `used` was drawn from the parts granted once, and `left` is left of them. `cycle_left` is left of the others.
-    Charges empty the others first. All figures are in the unit of the balance."""
+    Charges empty the others first. All figures are in the unit of the balance.
+    """
 
     used: Decimal
     left: Decimal
@@ -301,30 +311,34 @@ class Lasting:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a balance says was drawn from it since `since_ms`; None: since ever. A person's change of it may count as
-    drawn, or as given back: it cannot be told apart.
+    """The draws that a balance shows since `since_ms`; None: since its begin.
 
-    `quantity` is in base units of the balance's feature, and for a credit system in credits. `parts`: the parts granted
-    once that it shows.
+    A person's change of the balance may count as drawn, or as given back: the figure cannot distinguish it. `quantity`
+    is in base units of the balance's feature, and for a credit system in credits. `parts`: the parts granted once that
+    it shows.
     """
 
     quantity: int | Decimal
     since_ms: int | None
     whole: bool = True
-    """Whether nothing had been drawn at `since_ms`; else two looks in the same cycle can be compared, and no single one
-    with what was pushed."""
+    """True if nothing had been drawn at `since_ms`.
+
+    If False, two looks in the same cycle can be compared, but no single look with the pushes.
+    """
     parts: tuple[Part, ...] = ()
     lasting: Lasting | None = None
     """None: nothing outlasts the cycle, or nothing tells which parts are drawn on first."""
     plans: frozenset[str] = frozenset()
     """All plans that the customer has."""
     own: Mapping[str, Decimal] = field(default_factory=dict)
-    """What was drawn besides, by feature, from balances that features of a credit system have of their own: in base
-    units of the feature, since no answer tells at which costs they would have been drawn in credits."""
+    """Draws by feature on own balances of features of a credit system, beside `quantity`.
+
+    They are in base units of the feature: no answer shows the costs at which they would have been drawn in credits.
+    """
     earliest_ms: int | None = None
     """When the cycle began at the earliest, if it began at `since_ms` at the latest; None: it began at `since_ms`."""
     is_first: bool = False
-    """Whether each part that begins again is in its first cycle, as its plan tells: nothing of it was ever reset."""
+    """True if each part that begins again is in its first cycle, as its plan shows: it was never reset."""
 
 
 @dataclass(frozen=True)
@@ -366,31 +380,35 @@ class Provider(Protocol):
         """The present state of at most `reads_a_call` customers, read afresh."""
 
     async def lookup(self, request: PushRequest) -> LookupResult:
-        """What became of a push. Asked only where `lookup_lag_ms` is declared."""
+        """Return the outcome of a push. Called only if `lookup_lag_ms` is declared."""
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """What was charged, by feature, for events dated in [from_ms, to_ms). Asked only where `totals_lag_ms` is
-        declared."""
+        """Return the charges by feature, for events dated in [from_ms, to_ms).
+
+        Called only if `totals_lag_ms` is declared.
+        """
 
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
-        """What the customer's balances say was drawn, by feature. Asked only where `drawn` is declared."""
+        """Return the draws that the customer's balances show, by feature. Called only if `drawn` is declared."""
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice] | ReadFailed:
-        """What a webhook says, once it is proven to be the provider's. Header names are in lower case.
+        """Return the notices of a webhook, once it is proven to be the provider's. Header names are in lower case.
 
-        Errors: WebhookRefused. ReadFailed where the webhook is genuine and what it names could not be fetched.
+        Errors: WebhookRefused. ReadFailed if the webhook is genuine, but the content it names could not be fetched.
         """
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
-        """What is wrong with key, version, these features and these customers, a line each; empty when all is well.
-        Charges nothing, and tests the key even if both lists are empty."""
+        """Return the faults of key, version, these features and these customers, a line each; empty if all is well.
+
+        It charges nothing, and tests the key even if both lists are empty.
+        """
 
 
 class ManyLookups(Protocol):
     """A provider that declares `lookup_span_ms`."""
 
     async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
-        """What became of pushes of one customer, dated within that span; one result each, in order."""
+        """Return the outcomes of pushes of one customer, dated within that span: one result each, in order."""
 
 
 class Cancels(Protocol):
@@ -405,15 +423,20 @@ class TellsCosts(Protocol):
     """A provider that declares `costs`."""
 
     async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
-        """What units cost now, at most one cost a feature; empty where the account has no credit system. `known`: every
-        cost that was learned before, so that a charge made at an older cost is read at that cost."""
+        """Return the present costs of units, at most one a feature; empty if the account has no credit system.
+
+        `known`: every cost that was learned before, so that a charge made at an older cost is read at that cost.
+        """
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a provider is built from. `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names,
-    in lower case; secrets among them go into no message. No name ends in `_file`: that is how a file is given for one,
-    and when its content changes, the provider is built again."""
+    """The inputs from which a provider is built.
+
+    `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in lower case. Secrets among them
+    go into no message. No name ends in `_file`: such a setting gives a file for the value. If the content of the file
+    changes, the provider is built again.
+    """
 
     name: str
     settings: Mapping[str, str]
@@ -431,4 +454,4 @@ class Setup:
 
 
 Build: TypeAlias = Callable[[Setup], Provider]
-"""What an entry point of the group `drawdown.providers` names. Errors: UsageError for settings it cannot use."""
+"""The object of an entry point of the group `drawdown.providers`. Errors: UsageError for unusable settings."""

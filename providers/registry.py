@@ -46,7 +46,7 @@ class Registry:
 
 
 def installed() -> list[EntryPoint]:
-    """What is installed on this machine, by name; of one name, this package's own comes first."""
+    """Return the entry points installed on this machine, by name; of one name, this package's own comes first."""
     return sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _package(entry) != "drawdown"))
 
 
@@ -72,7 +72,7 @@ def load(
 
 
 def without_secrets(text: str, settings: Mapping[str, str]) -> str:
-    """What somebody else's error says may repeat what it was given."""
+    """Return the text of another package's error without the secrets it was given."""
     for value in sorted(settings.values(), key=len, reverse=True):
         if len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "…")

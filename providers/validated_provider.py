@@ -178,7 +178,7 @@ def _is_part(part: Part) -> bool:
 
 
 def outcome(found: Outcome) -> Outcome:
-    """What became of one push."""
+    """Return the outcome of one push, validated."""
     match found:
         case Accepted(left, cost, parts):
             left = left if left is not None and _is_left(left) else None
@@ -196,13 +196,13 @@ def outcome(found: Outcome) -> Outcome:
 
 
 def _is_left(left: Left) -> bool:
-    """Whether these are figures: where they are none the push was charged all the same, and what is left is read."""
+    """Return True if these are figures. If not, the push was charged all the same, and the balance is read."""
     figures = [left.charged_micro] if left.balance_micro is None else [left.charged_micro, left.balance_micro]
     return all(_is_figure(figure) for figure in figures) and (left.part is None or isinstance(left.part, str))
 
 
 def looked_up(found: LookupResult) -> LookupResult:
-    """What became of a push, as it was asked about."""
+    """Return the result of a look-up, validated."""
     match found:
         case Found(quantity) if not _is_figure(quantity):
             return ReadFailed(f"{_shown(quantity)} is no quantity")
@@ -216,12 +216,12 @@ def looked_up(found: LookupResult) -> LookupResult:
 
 
 def cancelled(found: Cancelled | ReadFailed) -> Cancelled | ReadFailed:
-    """Whether a push was cancelled, and by what answer."""
+    """Return the result of a cancellation, with its evidence, validated."""
     return Cancelled(_reason(found.evidence)) if isinstance(found, Cancelled) else _failed(found)
 
 
 def totals(found: Totals | ReadFailed) -> Totals | ReadFailed:
-    """What was charged, by feature."""
+    """Return the charges by feature, validated."""
     if isinstance(found, ReadFailed):
         return _failed(found)
     if len(found) > MAX_FEATURES:
@@ -233,7 +233,7 @@ def totals(found: Totals | ReadFailed) -> Totals | ReadFailed:
 
 
 def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | ReadFailed:
-    """What balances say was drawn, by feature."""
+    """Return the draws that balances show, by feature, validated."""
     if isinstance(found, ReadFailed):
         return _failed(found)
     if len(found) > MAX_FEATURES:
@@ -254,8 +254,10 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
 
 
 def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
-    """What units cost. A cost that is none, no exact decimal, or not the only one of its feature is left out: `check`
-    reports it."""
+    """Return the costs of units, validated.
+
+    A cost is left out if it is no cost, no exact decimal, or not the only one of its feature: `check` reports it.
+    """
     if isinstance(found, ReadFailed):
         return _failed(found)
     if len(found) > MAX_FEATURES:
@@ -297,7 +299,7 @@ def _is_figure(value: object) -> bool:
 
 
 def _is_amount(value: object) -> bool:
-    """Whether this is a quantity, or an amount of credits, that can be meant."""
+    """Return True if this can be a quantity, or an amount of credits."""
     if isinstance(value, Decimal):
         exponent = value.as_tuple().exponent
         return isinstance(exponent, int) and exponent >= -MOST_PLACES and abs(value) <= MAX_FIGURE

@@ -26,7 +26,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class By:
-    """Who does something, when, why, and by which way in.
+    """The actor, the moment and the reason of an action, and the channel that it came by.
 
     `via`: the command line (`cli`; `cli --at` if the time was given), a signed request (`http`), or a program that
     calls the functions itself.
@@ -91,7 +91,7 @@ _LAST_ID: Final = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class Head:
-    """How many rows are chained, and the newest one's hash; of an empty chain it is ''."""
+    """The number of chained rows, and the newest one's hash; '' for an empty chain."""
 
     actions: int
     hash: str
@@ -125,7 +125,7 @@ def hold(connection: sa.Connection) -> Head:
 
 
 def broken(connection: sa.Connection) -> Iterator[str]:
-    """What is wrong with the chain, by words; a row that is wrong says so once, and those after it are judged again."""
+    """Return the faults of the chain, in words. A wrong row is reported once; the rows after it are judged again."""
     head, before, count = _head(connection), "", 0
     for row in _actions(connection):
         if row["hash"] != hash_after(before, {name: row[name] for name in HASHED}):
@@ -155,7 +155,7 @@ def newest(connection: sa.Connection) -> str:
 
 
 def head(connection: sa.Connection) -> Head:
-    """How many are chained, and the newest one's hash."""
+    """Return the number of chained rows, and the newest one's hash."""
     return _head(connection)
 
 

@@ -14,7 +14,7 @@ THOUSANDTHS: Final = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 
 
 def decimals(currency: str) -> int:
-    """How many decimals a currency has (ISO 4217, in any case)."""
+    """Return the number of decimals of a currency (ISO 4217, in any case)."""
     name = currency.lower()
     return 0 if name in WHOLE else 3 if name in THOUSANDTHS else 2
 

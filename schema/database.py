@@ -46,7 +46,7 @@ LOCK_TIMEOUT_S: Final = 60
 SQLITE_PREPARED: Final = 1_000
 """Statements that a connection keeps prepared: more than there are in a tick and a verify, which follow each other."""
 SQLITE_CACHE_KIB: Final = 32 * 1024
-"""What a connection keeps of its file at most: nearly all that a tick holds. With twice as much no tick was quicker."""
+"""KiB of its file that a connection keeps: nearly all that a tick holds. Twice as much made no tick quicker."""
 MAX_OVERFLOW: Final = 15
 """Connections of a process above the five that it keeps: together more than a server's threads that may want one."""
 # For each transaction: nothing is set for a connection, so a pooler of transactions may stand in front.
@@ -139,8 +139,11 @@ def _never_prepare_temp_names(connection: Any, _record: object) -> None:
 
 
 def _say_no_values(context: sa.engine.ExceptionContext) -> None:
-    """Errors travel far: into reports, logs and answers. What the database says of a statement keeps its first line;
-    the statement, its values, and the details that repeat a row's stay behind."""
+    """Remove a statement's values from its error: errors go into reports, logs and answers.
+
+    The error keeps the first line of the database's message. The statement, its values, and the details that repeat a
+    row are removed.
+    """
     error, original = context.sqlalchemy_exception, context.original_exception
     state = getattr(original, "sqlstate", None)
     if error is None or (state is None and not isinstance(original, sqlite3.Error)):
@@ -282,8 +285,11 @@ def _commit(transaction: sa.RootTransaction) -> None:
 
 
 def _is_unanswered(error: DBAPIError) -> bool:
-    """Whether a commit may have been done for all that is known: the answer never came, or came from a server that was
-    going down. What SQLite says of a commit, and what PostgreSQL refuses, was not done."""
+    """Return True if it is unknown whether a commit was done.
+
+    This is the case if the answer never came, or came from a server that was going down. If SQLite reports a failed
+    commit, or PostgreSQL refuses it, it was not done.
+    """
     if isinstance(error.orig, sqlite3.Error):
         return False
     state = getattr(error.orig, "sqlstate", None)
@@ -361,11 +367,11 @@ NOT_READY: Final = {
 
 
 UNSTORABLE: Final = (DBAPIError, ValueError, OverflowError)
-"""What a statement raises for the values of one row: the database's own no, or a driver's that could not send them."""
+"""Errors that the values of one row can cause: the database refuses them, or the driver cannot send them."""
 
 
 def explain(error: Exception) -> DrawdownError | None:
-    """What a driver's error means for the person running the command; None where it is not about the database."""
+    """Return a driver's error as an error for the person who runs the command; None if it is not about the database."""
     if isinstance(error, DrawdownError):
         return error
     if not isinstance(error, DBAPIError):

@@ -1,4 +1,4 @@
-"""What people and programs may do and see, declared once, beside its logic.
+"""Actions and views of people and programs, declared once, beside their logic.
 
 An `Action` changes something, a `Listing` shows rows, a `Showing` shows one thing. The command line makes a command of
 each, HTTP an operation, and the console a form of an action: the parameters are those of the function itself, by its
@@ -81,8 +81,11 @@ class WrongField(UsageError):
 
 @dataclass(frozen=True)
 class Fact:
-    """How something stands that an action changes, before it and after it. `fixed`: whether a change of it by somebody
-    else, between the dry run and the deed, is a reason to look again. A change that time alone makes is none."""
+    """A value that an action changes, shown before it and after it.
+
+    `fixed`: if another person changes it between the dry run and the deed, the deed asks for another look. A change by
+    time alone does not count.
+    """
 
     name: str
     value: str
@@ -108,8 +111,11 @@ ONE: Final = Size()
 
 @dataclass(frozen=True)
 class Reach:
-    """What a program's key may, and so may hand on to another key: its scopes, what it is bound to (None: to nothing),
-    its limit of credit, and until when it counts (None: without an end). A person may hand on anything."""
+    """The rights of a program's key, which it may also hand on to another key.
+
+    They are its scopes, its bindings (None: it has none), its limit of credit, and its end (None: it has none). A
+    person may hand on any right.
+    """
 
     scopes: frozenset[str]
     org_id: str | None
@@ -120,7 +126,7 @@ class Reach:
 
 
 class Hooks(Protocol):
-    """What this process knows of webhooks: the origins that it may call, and the secrets that sign for an endpoint."""
+    """The webhooks of this process: the origins that it may call, and the secrets that sign for an endpoint."""
 
     @property
     def origins(self) -> frozenset[str]: ...
@@ -140,9 +146,12 @@ class Providers(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """Who asks for an action, when and why. `key`: makes a repetition harmless; `secret`: 43 new random characters, for
-    an action that hands one out; `reach`: of a program; `dry_run`: it is undone; `hooks`,
-    `known`: as of a look; `state`: of the portion before (`More`)."""
+    """A request for an action: its actor, moment and reason (`by`).
+
+    `key`: makes a repetition harmless. `secret`: 43 new random characters, for an action that hands one out. `reach`:
+    the rights of a program. `dry_run`: the action is undone. `hooks`, `known`: as of a look. `state`: of the portion
+    before (`More`).
+    """
 
     by: By
     key: str = ""
@@ -200,8 +209,11 @@ class Page(Generic[R]):
 
 @dataclass(frozen=True)
 class Kind:
-    """How people type a value, and how it is written so that it is read again. `read`: of a text, the name that people
-    know the value by, and the moment. `ending`: what of a parameter's name people leave out."""
+    """A kind of value: how people type it, and how it is written so that it can be read again.
+
+    `read`: takes a text, the name of the value as people know it, and the moment. `ending`: the part of a parameter's
+    name that people leave out.
+    """
 
     name: str
     metavar: str
@@ -212,7 +224,7 @@ class Kind:
     most: int = MAX_NUMBER
     example: object = "acme"
     nullable: bool = False
-    """Whether nothing (null) is one of its values: it is needed all the same."""
+    """True if null is one of its values. The parameter is required all the same."""
 
 
 def _id(text: str, name: str, _now_ms: int) -> str:
@@ -328,7 +340,7 @@ Undo = Annotated[bool, FLAG, "Take it back"]
 
 @dataclass(frozen=True)
 class Label:
-    """What a form calls a parameter, where its name alone does not say it."""
+    """The name of a parameter in a form, if its own name is not clear."""
 
     text: str
 
@@ -378,7 +390,7 @@ class Param:
 
 
 def params_of(function: Callable[..., object]) -> tuple[Param, ...]:
-    """What a function takes behind the connection and who asks, by its annotations."""
+    """Return the parameters of a function, by its annotations, after the connection and the request."""
     hints = get_type_hints(function, include_extras=True)
     taken = list(inspect.signature(function).parameters.values())[2:]
     return tuple(_param(one, hints[one.name]) for one in taken)
@@ -502,7 +514,7 @@ class Action(Generic[R]):
 
     @cached_property
     def result(self) -> type[R]:
-        """What `do` returns in the end."""
+        """Return the type of the final result of `do`."""
         hint = get_type_hints(self.do)["return"]
         found: type[R] = next((one for one in get_args(hint) if one is not More), hint) if self.at_once else hint
         return found
@@ -518,7 +530,7 @@ class Action(Generic[R]):
         return done
 
     def fits(self, connection: sa.Connection, asked: Asked, values: Values) -> bool:
-        """Whether one transaction may do all of it."""
+        """Return True if one transaction may do all of it."""
         return not self.at_once or self.size(connection, asked, values).rows <= self.at_once
 
     @property
@@ -527,7 +539,7 @@ class Action(Generic[R]):
         return self.name.replace(" ", "-")
 
     def sentences(self, result: R) -> list[str]:
-        """What it did."""
+        """Return the sentences about a result."""
         said = self.says(result)
         return [said] if isinstance(said, str) else list(said)
 
@@ -555,7 +567,7 @@ class Action(Generic[R]):
 
 
 def changes(before: Sequence[Fact], after: Sequence[Fact]) -> list[dict[str, str]]:
-    """How things stand, and would stand."""
+    """Return the values before and after an action, a row for each name."""
     stood, stands = ({fact.name: fact.value for fact in each} for each in (before, after))
     return [
         {"name": name, "before": stood.get(name, ""), "after": stands.get(name, "")}

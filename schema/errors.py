@@ -10,7 +10,7 @@ from typing import Final
 
 
 class Exit(IntEnum):
-    """What a command ends with, also a tick that was called by its URL."""
+    """The exit status of a command, also of a tick that was called by its URL."""
 
     SETTLED = 0
     PERSON = 1
@@ -20,7 +20,7 @@ class Exit(IntEnum):
 
 
 def worst(statuses: Iterable[int]) -> int:
-    """Of several parts' statuses, the one that matters most: a person is needed, something is left, all is settled."""
+    """Return the most important status of several: a person is needed, something is left, all is settled."""
     found = set(statuses)
     return next((status for status in (Exit.PERSON, Exit.USAGE, Exit.LEFT) if status in found), Exit.SETTLED)
 

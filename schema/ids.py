@@ -1,9 +1,10 @@
-"""Ids that people give: known, or refused with the nearest one there is.
+"""Ids that people give: known, or refused with the nearest known id.
 
-Guarantee: an id that names nothing changes nothing and finds nothing in silence. The search for the nearest reads a
-bounded number of rows, for a table of any size: those around the place where the id would stand, and of SCANNED others
-those that share a half with it. What it compares has a bound, too (`text.nearest`). Who may see one organisation alone
-(`tell_no_names`) costs no search, and is told no name; so is a server's caller beyond its budget (`tell_few_names`).
+Guarantee: an id that names nothing changes nothing, and is reported. The search for the nearest reads a bounded number
+of rows, for a table of any size: those around the place where the id would stand, and SCANNED others that share a half
+with it. Its comparison has a bound, too (`text.nearest`). For a caller that may see one organisation alone
+(`tell_no_names`), and for a server's caller beyond its budget (`tell_few_names`), nothing is searched and no name is
+shown.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "draw
 RUN: Final = Kind("run", (IdSource("runs"),), "drawdown execution list")
 METRIC: Final = Kind("metric", (IdSource("guard_metrics"),), "drawdown guard list")
 COSTING: Final = Kind("feature or metric", (*FEATURE.sources, *METRIC.sources), "drawdown feature list")
-"""What may cost something at a vendor."""
+"""Things that may cost something at a vendor."""
 USE: Final = Kind("use", (IdSource("guard_uses"),), "drawdown guard uses")
 TIER: Final = Kind("tier", (IdSource("tiers"),), "drawdown tier list")
 LOT: Final = Kind("lot", (IdSource("lots"), IdSource("lots", "grant:")), "drawdown ledger lots CUSTOMER")
@@ -124,13 +125,13 @@ TARGET: Final = Kind(
     ),
     "drawdown audit list",
 )
-"""What a person may have done something to."""
+"""Things that a person may have changed."""
 VIA: Final = Kind("way", (), "drawdown audit list")
 ACTION: Final = Kind("action", (IdSource("kinds_of_action"),), "drawdown audit list")
 
 
 def is_known(connection: sa.Connection, kind: Kind, given: str) -> bool:
-    """Whether an id is there."""
+    """Return True if an id exists."""
     return any(
         SQL.run(connection, "is_known", {"id": source.prefix + given}, source=source.piece).first()
         for source in kind.sources
@@ -159,12 +160,12 @@ def tell_few_names(connection: sa.Connection, may: Callable[[], bool]) -> None:
 
 
 def tells_names(connection: sa.Connection) -> bool:
-    """Whether who asks may learn names of any organisation."""
+    """Return True if the caller may learn names of any organisation."""
     return bool(connection.get_execution_options().get("tells_names", True))
 
 
 def _near(connection: sa.Connection, kind: Kind, given: str) -> Iterable[str]:
-    """What the nearest is among; nothing where it is not searched for now."""
+    """Return the ids to find the nearest among; empty if there is no search now."""
     may: Callable[[], bool] | None = connection.get_execution_options().get("may_search")
     return _around(connection, kind, given) if may is None or may() else ()
 
@@ -253,7 +254,7 @@ def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:
 
 
 def halves(prefix: str, given: str) -> dict[str, str]:
-    """What an id begins or ends with that has one slip in its other half."""
+    """Return patterns of the begin and the end of an id that has one slip in its other half."""
     middle = len(given) // 2
     head, tail = (
         half.replace("!", "!!").replace("%", "!%").replace("_", "!_") for half in (given[:middle], given[middle:])

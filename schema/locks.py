@@ -17,16 +17,18 @@ SQL = queries(__file__)
 
 
 def lock_charges(connection: sa.Connection, *, shared: bool = False) -> None:
-    """Of a push in our own ledger, either the charge counts or the void (P5): charges share the row of its terms, which
-    is there before anything is sealed for it; a void holds that row alone. The one that comes second reads what the
-    first one did. A row, and no advisory lock: any login may take those, a host's too. SQLite has one writer at a time.
+    """Let either the charge or the void of a push in our own ledger count (P5).
+
+    Charges share the row of the ledger's terms, which exists before anything is sealed for it. A void holds that row
+    alone. The second of the two reads what the first did. It is a row and no advisory lock: any login may take those, a
+    host's too. SQLite has one writer at a time.
     """
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "share_charges" if shared else "hold_charges").all()
 
 
 def lock_buckets(connection: sa.Connection, lo: int = 0, hi: int = 255) -> None:
-    """Rule S1's lock, for whatever changes what a seal reads. What the change rests on is read later."""
+    """Take rule S1's lock, for a change of rows that a seal reads. Read the facts of the change after it."""
     SQL.run(connection, "lock_buckets", {"lo": lo, "hi": hi}).all()
 
 

@@ -38,9 +38,9 @@ EVENTS: Final = (
 )  # fmt: skip
 """All that an endpoint may want."""
 TEST: Final = "endpoint.test"
-"""Of no fact: a person tries an endpoint."""
+"""An event without a fact: a person tries an endpoint."""
 ID_CHARS: Final = 32
-"""Of a message's id, in hex: 128 bits."""
+"""Hex digits of a message's id: 128 bits."""
 TOLD_AT_ONCE: Final = 1_000
 """Messages that one statement writes."""
 
@@ -67,7 +67,7 @@ class Message:
 
     @property
     def body(self) -> str:
-        """What is sent: JSON of plain ASCII, with no blank in it."""
+        """Return the body to send: JSON of plain ASCII, without a blank."""
         data = {"org_id": self.org_id, "customer_id": self.customer_id, **self.data}
         told = {"type": self.event, "timestamp": _shown(self.at_ms), "data": data}
         return json.dumps(told, separators=(",", ":"))

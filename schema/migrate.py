@@ -58,7 +58,7 @@ class Version:
 
     @property
     def is_unreleased(self) -> bool:
-        """Whether a version before the first release made it."""
+        """True if a version before the first release made it."""
         return self.current is not None and self.current < REVISIONS[0]
 
 
@@ -129,8 +129,10 @@ def _require_own(connection: sa.Connection) -> None:
 
 
 def _create_private(file: Path) -> None:
-    """What everybody used and paid is nobody else's to read, whatever the umask; what SQLite makes beside it (WAL)
-    follows it. A file that is there stays as it is."""
+    """Make the file readable for its owner alone, whatever the umask: it holds all usage and payments.
+
+    SQLite gives the files beside it (WAL) the same rights. If the file exists, it stays as it is.
+    """
     with suppress(OSError):  # it is there, or cannot be made, which SQLite says better
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 

@@ -26,7 +26,7 @@ PostgreSQL cuts names at 63 bytes. If a name was cut, its login keeps none.
 """
 
 SAMPLE_COLUMNS: Final = ("id", "org_id", "sandbox_id", "cell_id", "memory_mb", "cpu_count", "interval_s", "ts")
-"""What a host says of a sample. `arrival`, `ingested_at` and `problem` are the database's to say."""
+"""The columns of a sample that a host writes. The database writes `arrival`, `ingested_at` and `problem`."""
 DELETED_FROM: Final = (
     "assignments", "attempts", "backfill_events", "batch_files", "batch_sources", "cells", "console_acts",
     "console_failures", "console_sessions", "dirty_windows", "halts", "invalid_items", "my_sessions", "pending_usage",
@@ -34,7 +34,7 @@ DELETED_FROM: Final = (
 )  # fmt: skip
 """Where Drawdown's own commands delete, guarded as everywhere."""
 UNREAD: Final = ("console_users",)
-"""What a reader has no business with: passwords of people, slowly hashed as they are."""
+"""Tables that no reader reads: people's passwords, although as slow hashes."""
 
 _ROLES = ", ".join((HOST, READ, WORKER))
 _OWN = f"'{OF_CELL}' || cell_id = current_user"
@@ -47,7 +47,7 @@ _HEAD = """-- Drawdown's roles on PostgreSQL; safe to repeat. To be run by the o
 
 
 def script() -> str:
-    """What makes the roles, as a person would give it to psql."""
+    """Return the statements that make the roles, as a person gives them to psql."""
     return "\n".join((_HEAD, "BEGIN;", *(f"{statement};" for statement in statements()), "COMMIT;"))
 
 
@@ -82,7 +82,7 @@ def require_roles(engine: sa.Engine) -> None:
 
 
 def statements() -> tuple[str, ...]:
-    """Each statement. What an earlier version granted and this one does not is taken back."""
+    """Return each statement. If an earlier version granted more, that is revoked."""
     tables, read = (", ".join(sorted(set(metadata.tables) - set(but))) for but in ((), UNREAD))
     return (
         *(_role(name) for name in (HOST, READ, WORKER)),
@@ -116,7 +116,7 @@ def _of_cluster() -> str:
 
 
 def _sequences() -> list[str]:
-    """What counts up the keys; PostgreSQL names them so."""
+    """Return the sequences of the keys, by PostgreSQL's names."""
     counted = (table.autoincrement_column for table in metadata.tables.values())
     return sorted(f"{column.table.name}_{column.name}_seq" for column in counted if column is not None)
 
@@ -129,7 +129,7 @@ def _role(name: str) -> str:
 
 
 def _on_database(statement: str) -> str:
-    """What names the schema or the database, whatever they are called here."""
+    """Return a statement that names the schema or the database, whatever its name is here."""
     return f"DO $$ BEGIN EXECUTE '{statement}'; END $$"
 
 

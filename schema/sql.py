@@ -281,10 +281,10 @@ def _literal(found: re.Match[str]) -> str:
 
 @contextmanager
 def prepared(connection: sa.Connection) -> Iterator[None]:
-    """What runs inside is planned once for a connection, as by SQLite everything is: planning is most of what a short
-    question costs. For statements that name their columns, and no temporary table.
+    """Plan the statements inside once for a connection, as for SQLite: planning is most of the cost of a short query.
 
-    Nothing is, where a pooler may stand between: there the process that answers is not the one that let us in.
+    For statements that name their columns, and use no temporary table. If a pooler may stand between, nothing is
+    planned once: then the process that answers is not the process that accepted the connection.
     """
     driver: Any = connection.connection.dbapi_connection
     known = connection.connection.info

@@ -20,9 +20,9 @@ from drawdown.schema.units import MAX_ID_CHARS
 MAX_ERROR_CHARS: Final = 300
 """An error's first line, in reports and logs: enough to know it by."""
 NEEDS_YOU: Final = "needs you: "
-"""How the reason begins for which something waits until a person changes a setting: no later try fixes it."""
+"""Begin of a reason that only a person can fix, by a setting: no later try fixes it."""
 ALIKE: Final = 0.6
-"""How alike two ids are that may be meant for each other, as difflib counts: 1 is the same."""
+"""Least likeness of two ids that may be meant for each other, as difflib counts: 1 is the same."""
 COMPARED_AT_MOST: Final = 20
 """Ids that are compared letter by letter with one that was given."""
 MAX_COMPARED_CHARS: Final = 64
@@ -92,12 +92,12 @@ def nearest(given: str, candidates: Iterable[str]) -> str | None:
 
 
 def _roughly(one: str, other: str) -> int:
-    """How much two texts have in common at their ends, and of which letters: cheap, and the most for a single slip."""
+    """Return an upper bound of the likeness of two texts, by their ends and letters: it is cheap."""
     return 2 * sum(_ends(one, other)) + 2 * len(set(one) & set(other)) - abs(len(one) - len(other))
 
 
 def _ends(one: str, other: str) -> tuple[int, int]:
-    """How many characters two texts begin with alike; and of the rest, end with."""
+    """Return the number of characters that two texts share at their begin, and of the rest at their end."""
     head = _begin(one, other)
     return head, _begin(one[head:][::-1], other[head:][::-1])
 
@@ -108,7 +108,7 @@ def _begin(one: str, other: str) -> int:
 
 
 def _alike(one: str, other: str) -> float:
-    """How alike two texts are: 1 is the same."""
+    """Return the likeness of two texts: 1 is the same."""
     if not one and not other:
         return 1.0
     head, tail = _ends(one, other)

@@ -29,12 +29,12 @@ MINUTE_MS: Final = 60 * SECOND_MS
 DAY_MS: Final = 86_400 * SECOND_MS
 WINDOW_MS: Final = 300 * SECOND_MS
 GRACE_MS: Final = 120 * SECOND_MS
-"""How long after its end a window may first be sealed."""
+"""The time after its end from which a window may be sealed."""
 OWN_MINUTES: Final = WINDOW_MS // MINUTE_MS - 1
 """Revisions 0 to 3 of a window are dated into minutes of their own, so that a provider which only tells sums by the
 minute can be asked about each; later ones share the fifth."""
 LATE_HORIZON_MS: Final = 35 * DAY_MS
-"""How far back the nightly sweep looks (rule S2); also the furthest back Stripe takes a timestamp."""
+"""The reach of the nightly sweep into the past (rule S2); also the oldest timestamp that Stripe takes."""
 
 BUCKETS: Final = 256
 EVER_MS: Final = 2**62

@@ -1,8 +1,8 @@
-"""Tokens that others signed (JWT, RFC 7519): whether they are what they say, by joserfc.
+"""Tokens that others signed (JWT, RFC 7519): whether they are genuine, by joserfc.
 
-Guarantee: which algorithm counts is ours to say, and goes with the kind of key: a public key is never taken for a
-secret, nor `none` for a signature. Who signed it, for whom, and until when is proven before anything else of it is
-believed. The clock is ours.
+Guarantee: Drawdown decides which algorithm counts, by the kind of key: a public key is never taken for a secret, nor
+`none` for a signature. The signer, the audience and the end are proven before anything else of the token is believed.
+The clock is ours.
 """
 
 from __future__ import annotations

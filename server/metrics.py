@@ -195,7 +195,7 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Of the last window whose grace is over: a cell that reports nothing is not one that uses nothing."""
+    """Samples of the last window past its grace. A cell that reports nothing is not a cell that uses nothing."""
     end = horizon(now_ms)
     seen = figures.samples_by_cell(connection, end - WINDOW_MS, end)
     named = {OTHER_CELLS if cell is None else cell: samples for cell, samples in seen.items()}

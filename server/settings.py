@@ -33,7 +33,7 @@ class MySettings:
     url: str = ""
     """Where those people reach it; empty: where the console is."""
     contact: str = ""
-    """Whom they may ask."""
+    """A person or address to contact."""
 
     @property
     def is_set(self) -> bool:

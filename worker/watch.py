@@ -1,8 +1,9 @@
-"""The watch: between ticks, an organisation whose credit is used up is halted within seconds, and one that paid is
-resumed. Wallets that ran low are filled in the same round, and the operator's product is told.
+"""The watch: between ticks, it halts an organisation without credit within seconds, and resumes one that paid.
 
-Guarantee: no usage is sealed, sent or billed here. An estimate only decides which organisations' providers are asked
-again. The fresh read decides (`project`), and its halts go to the cells in the same round. Nothing rests on this
+The same round fills wallets that ran low, and delivers messages to the operator's product.
+
+Guarantee: no usage is sealed, sent or billed here. An estimate only decides which organisations to read at their
+provider. The fresh read decides (`project`), and its halts go to the cells in the same round. Nothing depends on this
 process's memory: several watches at once, or one that begins again, do the same things under the same fences.
 """
 
@@ -47,7 +48,7 @@ LOOKS_A_ROUND: Final = 5_000
 COSTS_MS: Final = 5 * MINUTE_MS
 """How often a watch asks what units cost; ticks ask each time."""
 HALTED_SHARE: Final = 4
-"""Of the reads a round allows, one in so many asks again about the halted; the rest is for whoever may run out."""
+"""One in so many of a round's reads is for halted organisations; the others are for those that may run out."""
 
 
 BEGUN_FOR_MS: Final = MINUTE_MS
@@ -205,7 +206,7 @@ def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -
 
 
 def _wake_begun(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> Begun:
-    """Look at once at organisations whose sandboxes began, however late their turn is: they burn faster from now on."""
+    """Look at once at organisations that started sandboxes, however late their turn is: they use more from now on."""
     times = {"from_ms": now - BEGUN_FOR_MS - CLOCKS_APART_MS, "to_ms": now + CLOCKS_APART_MS}
     begun = {row.org_id: (int(row.sandboxes), int(row.since_ms)) for row in SQL.run(connection, "begun", times)}
     known = {org_id: newest for org_id, newest in begun.items() if watcher.begun.get(org_id) == newest}
@@ -220,8 +221,10 @@ def _wake_begun(connection: sa.Connection, watcher: Watcher, shard: Shard, now: 
 def _look_at(
     connection: sa.Connection, context: Context, provider: str, now: int, done: Looked, at_most: int
 ) -> list[str]:
-    """Look at whose turn it is; returns whose provider is to be asked: whose credit is gone by the estimate, and those
-    that were never read."""
+    """Look at the organisations in turn. Return those to read at their provider.
+
+    They are those with no credit left by the estimate, and those that were never read.
+    """
     rows = SQL.run(connection, "due", {**_billed_by(context, provider, now), "at_most": LOOKS_A_ROUND}).all()
     lag = context.capabilities[provider].balance_lag_ms
     used = read_used(connection, provider, rows, now_ms=now, read_ms=now, lag_ms=lag)

@@ -39,7 +39,7 @@ class Member:
     customer_id: str | None = None
     plan: str | None = None
     steady: bool = False
-    """Whether each hour is like the other: whose credit has to end when the story says, whatever the month."""
+    """Whether all hours are alike, so that the credit of the member ends when the story needs it."""
     since: int = 0
 
 

@@ -92,14 +92,16 @@ class Outage:
 
 @dataclass
 class DemoBilling:
-    """A provider whose books are `charged`. It declares what the `real` one does, but for how much of it may be called
-    at once, and what stands in balances apart from events."""
+    """A provider that keeps its books in `charged`.
+
+    It declares what the `real` one does, except for the number of calls at once, and balances apart from events.
+    """
 
     real: Provider
     clock: Clock
     outages: tuple[Outage, ...] = ()
     paid_micro: Mapping[str, int] = field(default_factory=dict)
-    """Credit by customer, of whoever has some; others are asked of the real one, which reads the ledger."""
+    """Credit by customer, of those who have some; the real provider, which reads the ledger, answers for the others."""
     prices_micro: Mapping[str, int] = field(default_factory=dict)
     """Of a base unit, by feature."""
     charged: dict[str, PushRequest] = field(default_factory=dict)
@@ -227,7 +229,7 @@ class TurnedClock:
 
 @dataclass
 class DemoApp(App):
-    """An invocation whose providers and card are the demo's, in every process thread that asks for them."""
+    """An invocation with the demo's providers and card, in every process thread that asks for them."""
 
     billing: Mapping[str, DemoBilling] = field(default_factory=dict)
     card: DemoCard | None = None

@@ -154,7 +154,10 @@ Work: TypeAlias = Callable[[sa.Connection, By], object]
 
 @dataclass(frozen=True)
 class Act:
-    """What is done, when, by whom and why. `may_fail`: a rule may refuse it, as it would a product."""
+    """An act of the story: its time, actor, reason and work.
+
+    `may_fail`: a rule may refuse it, as it would a product.
+    """
 
     at_ms: int
     actor: str
@@ -449,13 +452,13 @@ def _present(now_ms: int) -> Iterator[Act]:
 
 RUN_HOURS: Final = (9, 14, 19)
 RUN_BY: Final = (("acme", "globex"), ("acme", "globex", "initech", HOSTILE), ("acme", "globex"))
-"""Whose runs begin in these hours."""
+"""The organisations that start runs in these hours."""
 EVENTS: Final = (
     ("acme", "llm.completion", 40_000),
     ("globex", "render.finished", 20),
     ("initech", "llm.completion", 9_000),
 )
-"""Whose product tells of what, and the most that one event counts."""
+"""The organisations with a product that sends events, the event type, and the most that one event counts."""
 
 
 def story(stage: Stage, calendar: Calendar) -> list[Act]:
@@ -537,7 +540,7 @@ def _consume(key: str, wish: Wish) -> Work:
 BURST: Final = 40
 """Sandboxes of acme at once: five minutes of them, of 4 GB each, are 4.80 credits."""
 LATE: Final = (("acme", 18, 3), ("cyberdyne", 23, 2), ("vandelay", 28, 4))
-"""Whose host was cut off: told on this day, so many days late."""
+"""Late samples after a host was cut off: the organisation, the day on which they arrive, and their delay in days."""
 
 
 def live(

@@ -161,7 +161,7 @@ def _server(app: App) -> Iterator[Finding]:
 
 
 def _ways_out(app: App) -> Iterator[Finding]:
-    """Whom calls trust, by which certificate they are known, and through which proxy they leave."""
+    """Check the way of calls out: trusted authorities, client certificates and the proxy."""
     settings = app.settings
     system = settings.outgoing().system_file
     whom = f"the authorities of {system} ({CERT_FILE})" if system else "the system's authorities"
@@ -424,7 +424,7 @@ def _watch(app: App) -> Iterator[Finding]:
 
 
 def _overrides(app: App) -> Iterator[Finding]:
-    """Meant once, and said by nothing else: whoever is never halted uses on with an empty balance."""
+    """Report organisations that are never halted. They continue with an empty balance, and nothing else shows them."""
     found = app.read(lambda c: never_halted(c, app.clock.now_ms(), FEW))
     if found.orgs:
         named = [f"{org} {'without an end' if end is None else f'until {show_time(end)}'}" for org, end in found.first]
@@ -435,7 +435,7 @@ def _overrides(app: App) -> Iterator[Finding]:
 
 
 def _proofs(app: App) -> Iterator[Finding]:
-    """Whoever has it proven is told when no run looks at all of it any more."""
+    """Check that a run of verify has looked at all of the database lately."""
     last = app.read(lambda c: last_held(c, app.clock.now_ms())).whole_ms
     if last is None:
         what = "no run of verify that looked at all of it is on record (`drawdown verify`, e.g. nightly)"

@@ -238,7 +238,10 @@ def _notes(flip: flips.Flip) -> str | None:
 
 
 def _undo(app: App, names: list[str], start_ms: int | None, by: By, *, dry_run: bool) -> None:
-    """Whoever undoes at the same time takes back the same one, and is refused: each is named as it was seen."""
+    """Take back assignments that have not begun. Each is named by its start as it was seen.
+
+    If two people undo at once, both name the same assignment, so the second is refused.
+    """
     if not names:
         raise UsageError("--undo: name the organisations, or give --file")
 

@@ -105,7 +105,7 @@ def _add(
 
 
 def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
-    """What may not be as whoever made it thinks: limits of other periods count on, and a pattern may fit nobody."""
+    """Return warnings about an override: limits of other periods count, and a pattern may match no organisation."""
     if terms.reach == "pattern":
         plans: list[str] = []
     else:

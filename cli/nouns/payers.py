@@ -1,4 +1,4 @@
-"""`drawdown payer`: whose wallet pays for runs of other organisations."""
+"""`drawdown payer`: wallets that pay for runs of other organisations."""
 
 from __future__ import annotations
 

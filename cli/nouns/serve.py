@@ -96,7 +96,7 @@ def services_of(app: App) -> Services:
 
 
 def _console_engine(app: App) -> sa.Engine | None:
-    """Connections that the console alone uses: whoever looks never takes one from the gate."""
+    """Return connections for the console alone, so that its readers never take one from the gate."""
     if not app.settings.console_url:
         return None
     return connect(app.settings.database_url, app.settings.latest_database_url)

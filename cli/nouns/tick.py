@@ -344,7 +344,7 @@ def write_metrics(app: App, file: Path) -> None:
 
 
 def beat(app: App, url: str) -> None:
-    """Tell whoever waits for it that a tick ended well."""
+    """Report to the heartbeat URL that a tick ended well."""
     world = app.world()
     assert world.http is not None
     http = world.http

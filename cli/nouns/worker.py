@@ -71,7 +71,7 @@ def worker_(
 
 
 def _prepare(app: App) -> None:
-    """The schema for workers: made by the first that may. Errors: DatabaseNotReady for whoever may not."""
+    """Install the schema for workers if it is missing. Errors: DatabaseNotReady if this user may not."""
     app.ready()
     install.require_direct(app.engine)
     try:

@@ -35,7 +35,7 @@ class _Sender:
 
 
 class AsyncEvents(_Sender):
-    """What was used, as events."""
+    """Sends usage as events."""
 
     async def send(self, *events: Event) -> list[str]:
         """As `Events.send`."""
@@ -44,7 +44,7 @@ class AsyncEvents(_Sender):
 
 
 class AsyncSamples(_Sender):
-    """What ran, as hosts observe it."""
+    """Sends samples of sandboxes, as hosts observe them."""
 
     async def send(self, *samples: Mapping[str, object]) -> list[str]:
         """As `Samples.send`."""

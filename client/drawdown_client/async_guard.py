@@ -34,11 +34,11 @@ class AsyncGuard:
         self._line = line
         self._world = world or World()
         self.dark = LetThrough(settings or Settings())
-        """What was let through without an answer, and is not told yet."""
+        """Uses that were let through without an answer, and are not sent to the server yet."""
         self._telling = asyncio.Lock()
 
     async def check(self, wish: Wish) -> Decision:
-        """Whether so much may be used now; nothing is used."""
+        """Return the decision on a use now, without using anything."""
         await self._tell()
         try:
             return words.decided(await self._line.ask(words.check(wish)))
@@ -134,7 +134,7 @@ class AsyncBudget:
         self.key = key
         self.actual: int | None = None
         self.answer: Decision | None = None
-        """Of the entry, and then of the end."""
+        """The answer of the entry, and then of the end."""
         self._guard = guard
         self._wish = wish
         self._hold_s = hold_s
@@ -166,7 +166,10 @@ class AsyncBudget:
         self.answer = await _whole(self._guard.settle(self.key, used))
 
     async def _give_up(self, incurred: int, why: str) -> None:
-        """What the block raised is what is told: this is only logged."""
+        """Release the hold after the block raised an error.
+
+        The caller gets that error, so a failure here is only logged.
+        """
         try:
             try:
                 await self._guard.release(self.key, incurred, reason=why)

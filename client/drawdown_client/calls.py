@@ -47,7 +47,7 @@ Answer = dict[str, Any]
 VERSION: Final = "0.1.0"
 _AGAIN: Final = (408, 429)
 _NOTHING_KEPT: Final = 422
-"""Of a batch: `results` say why of each item."""
+"""Status of a refused batch: `results` give the reason of each item."""
 _SHOWN: Final = 200
 """Characters of an answer that is not ours."""
 _SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
@@ -74,13 +74,13 @@ class Call:
 
 
 def get(*path: str, query: Mapping[str, str | None] | None = None) -> Call:
-    """Of a path by its parts, each an id or a word."""
+    """Return a GET of a path, given by its parts: each is an id or a word."""
     given = {name: value for name, value in (query or {}).items() if value is not None}
     return Call("GET", "/" + "/".join(quote(part, safe="") for part in path), query=given)
 
 
 def post(path: str, order: Mapping[str, object]) -> Call:
-    """What is None is not said."""
+    """Return a POST. Fields that are None are left out."""
     given = {name: value for name, value in order.items() if value is not None}
     return Call("POST", path, json.dumps(given, allow_nan=False).encode())
 
@@ -144,8 +144,11 @@ class Received:
 
 
 class Left:
-    """What one try has left, as the timeout of its socket. A number would begin again with each byte, and a head has no
-    end; this is asked at each wait for the server, for whole seconds, which is all a socket takes beside a float."""
+    """The time that is left of one try, as the timeout of its socket.
+
+    A fixed timeout would begin again with each byte, and a head has no end. This object is read at each wait for the
+    server, as whole seconds: a socket takes only an integer beside a float.
+    """
 
     def __init__(self, settings: Settings, world: World) -> None:
         self._each_s = settings.answer_s
@@ -178,7 +181,7 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
 
 
 def shown(value: object) -> str:
-    """What a server said, or an id is, fit for a line of a log: short, and without a control character."""
+    """Return a server's text, or an id, fit for a line of a log: short, and without a control character."""
     text = (value if isinstance(value, str) else str(value) if isinstance(value, int | None) else "?")[:MAX_SAID_CHARS]
     if text.isprintable():
         return text
@@ -200,7 +203,7 @@ def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
 
 
 def results(answer: Answer, count: int) -> list[Result]:
-    """What became of so many items. Errors: Unreachable where the answer does not say it of each."""
+    """Return the results of `count` items. Errors: Unreachable if the answer does not have one for each."""
     found = answer.get("results")
     if not isinstance(found, list) or len(found) != count:
         raise Unreachable(f"the answer does not say what became of {count:,} items")

@@ -20,7 +20,7 @@ from drawdown_client.settings import Settings
 
 
 class Events:
-    """What was used, as events."""
+    """Sends usage as events."""
 
     def __init__(self, outbox: Outbox, settings: Settings, world: World) -> None:
         self._outbox, self._settings, self._world = outbox, settings, world
@@ -36,7 +36,7 @@ class Events:
 
 
 class Samples:
-    """What ran, as hosts observe it."""
+    """Sends samples of sandboxes, as hosts observe them."""
 
     def __init__(self, outbox: Outbox, world: World) -> None:
         self._outbox, self._world = outbox, world
@@ -110,15 +110,17 @@ class Client:
             log.error("%s", unsent)  # what the block raised is told
 
     def usage(self, org: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Usage:
-        """What an organisation used from `from_` on and before `to` (None: the five minutes that go on), as
-        GET /v1/usage says it, all pages."""
+        """Return an organisation's usage from `from_` on and before `to`, as GET /v1/usage does, with all pages.
+
+        `to` None: up to the end of the present five minutes.
+        """
         pages = reads.Pages()
         while pages.whole is None:
             pages.add(self._line.ask(reads.usage(org, from_, to, by, pages.after)))
         return pages.whole
 
     def balance(self, org: str) -> Balance:
-        """What an organisation has, as GET /v1/balance says it."""
+        """Return an organisation's balance, as GET /v1/balance does."""
         return cast(Balance, self._line.ask(reads.balance(org)))
 
     def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:

@@ -1,4 +1,4 @@
-"""What goes wrong, by what the caller can do about it."""
+"""Errors of the client, by the caller's possible reaction."""
 
 from __future__ import annotations
 

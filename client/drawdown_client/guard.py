@@ -26,19 +26,21 @@ log = logging.getLogger("drawdown_client")
 
 
 class Guard:
-    """For any thread. Errors of all: Refused; Unreachable after all tries. What a program does without an answer is for
-    it to decide."""
+    """The guard, for any thread.
+
+    Errors of all methods: Refused; Unreachable after all tries. Without an answer, the program decides what to do.
+    """
 
     def __init__(self, line: Line, settings: Settings | None = None, world: World | None = None) -> None:
         self._line = line
         self._world = world or World()
         self.dark = LetThrough(settings or Settings())
-        """What was let through without an answer, and is not told yet."""
+        """Uses that were let through without an answer, and are not sent to the server yet."""
         self._telling = threading.Lock()
         """One at a time: in order."""
 
     def check(self, wish: Wish) -> Decision:
-        """Whether so much may be used now; nothing is used."""
+        """Return the decision on a use now, without using anything."""
         self._tell()
         try:
             return words.decided(self._line.ask(words.check(wish)))
@@ -135,7 +137,7 @@ class Budget:
         self.key = key
         self.actual: int | None = None
         self.answer: Decision | None = None
-        """Of the entry, and then of the end."""
+        """The answer of the entry, and then of the end."""
         self._guard = guard
         self._wish = wish
         self._hold_s = hold_s
@@ -167,7 +169,10 @@ class Budget:
         self.answer = self._guard.settle(self.key, self._wish.amount if self.actual is None else self.actual)
 
     def _give_up(self, incurred: int, why: str) -> None:
-        """What the block raised is what is told: this is only logged."""
+        """Release the hold after the block raised an error.
+
+        The caller gets that error, so a failure here is only logged.
+        """
         try:
             try:
                 self._guard.release(self.key, incurred, reason=why)

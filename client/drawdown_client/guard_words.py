@@ -1,7 +1,7 @@
-"""What the guard is asked, and what it answers.
+"""The calls of the guard, and its answers.
 
-Guarantee: nothing here calls anybody. Amounts are whole numbers of base units of the metric. The key of a use is the
-caller's: the same call again, after an answer that was lost, is done once.
+Guarantee: this module makes no call. Amounts are whole numbers of base units of the metric. The caller chooses the key
+of a use: if an answer is lost, the same call again is done once.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ HOLD_S: Final = 3_600.0
 
 @dataclass(frozen=True)
 class Decision:
-    """`decision` counts; `would` is what phase 3 would say. `rule` decided, for `reason`. Of the limit that is nearest:
-    `limit`, `used` before, `remaining` after, and when it begins again. `options`: what else can be done. `degraded`:
-    decided without knowing the credit. `event`: what became of the event that it emits (`accepted`, `pending`,
-    `duplicate`; None: it emits none, or is blocked). `said`: the whole answer."""
+    """The guard's answer.
+
+    `decision` counts. `would` is the decision of phase 3. `rule` decided, for `reason`. The nearest limit has `limit`,
+    `used` before, `remaining` after, and `resets_at`. `options`: the ways out. `degraded`: decided without knowing the
+    credit. `event`: the outcome of the event that the use emits (`accepted`, `pending`, `duplicate`; None: it emits
+    none, or is blocked). `said`: the whole answer.
+    """
 
     decision: Literal["allow", "warn", "block"]
     would: str
@@ -75,7 +78,7 @@ class WayOut:
 
 
 UNANSWERED: Final = Decision("allow", "allow", False, "unlimited", "unreachable", degraded=True)
-"""Of what is let through."""
+"""The decision on a use that is let through without an answer."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Events and samples as they are sent: one JSON text each, made once.
 
-Guarantee: whatever is sent again is the same bytes under the same id, so that the server knows it again. What no server
-takes is refused at once, in the call that made it.
+Guarantee: an item that is sent again has the same bytes and the same id, so that the server knows it again. An item
+that no server takes is refused at once, in the call that made it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Item:
 
     @property
     def said(self) -> dict[str, object]:
-        """What was recorded."""
+        """Return the recorded item."""
         found = json.loads(self.body)
         assert isinstance(found, dict)
         return found
@@ -53,9 +53,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an item. `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and
-    billed once what `code` names is fixed. `conflict`: its id was kept with other content. `invalid`: the server does
-    not take it; `at` says where it is wrong. `refused`: the server refused the call, and this item with it."""
+    """The result of an item.
+
+    - `accepted`: it is kept.
+    - `duplicate`: it was kept before.
+    - `pending`: it is kept, and billed once the fault that `code` names is fixed.
+    - `conflict`: its id was kept with other content.
+    - `invalid`: the server does not take it; `at` is the place of the fault.
+    - `refused`: the server refused the call, and this item with it.
+    """
 
     status: Status
     code: str | None = None
@@ -64,7 +70,7 @@ class Result:
 
     @property
     def is_kept(self) -> bool:
-        """Whether the server has it."""
+        """True if the server has the item."""
         return self.status in ("accepted", "duplicate", "pending")
 
 
@@ -177,8 +183,10 @@ def _label(text: object, name: str) -> str | None:
 
 
 class Waiting:
-    """What the server keeps and nobody is billed for yet, as a log tells it: one warning for each event type, size or
-    organisation, however many items of it come. For one thread."""
+    """Logs items that the server keeps and bills to no organisation yet. For one thread.
+
+    It logs one warning for each event type, size or organisation, however many items of it come.
+    """
 
     def __init__(self) -> None:
         self._warned: set[tuple[str | None, str]] = set()

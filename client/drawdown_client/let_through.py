@@ -1,7 +1,7 @@
 """Calls of the guard without an answer, for uses that a program lets through: kept until the server has them.
 
-Guarantee: each is told once, in the order in which it was let through, under its key. With a spool they outlive the
-program. What is lost is counted and logged.
+Guarantee: each is sent to the server once, in the order in which it was let through, under its key. With a spool they
+outlive the program. If one is lost, it is counted and logged.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ log = logging.getLogger("drawdown_client")
 
 
 class LetThrough:
-    """What was let through without an answer, or by a server without its database, as calls in their order,
-    until they are written down. With a spool they are on disk, in a file beside it (`app.spool.guard`), until then, and
-    the next start tells them. For any thread."""
+    """Uses let through without an answer, or by a server without its database, as calls in their order.
+
+    They are kept until the server has recorded them. With a spool they are on disk, in a file beside it
+    (`app.spool.guard`), and the next start sends them. For any thread.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._metrics = frozenset(settings.fails_open)
@@ -46,11 +48,11 @@ class LetThrough:
             self._open()
 
     def admits(self, wish: Wish, error: Unreachable) -> bool:
-        """Whether a use without an answer is let through. A request for fewer calls is an answer."""
+        """Return True if a use without an answer is let through. A request for fewer calls is an answer."""
         return wish.metric in self._metrics and not error.too_many
 
     def ends(self, key: str) -> bool:
-        """Whether what ends this use has to wait for what began it."""
+        """Return True if the end of this use has to wait for its begin."""
         return key in self._keys
 
     def keep(self, key: str, call: Call, error: Unreachable) -> Decision:
@@ -60,8 +62,11 @@ class LetThrough:
         return words.UNANSWERED
 
     def keep_unwritten(self, key: str, call: Call) -> None:
-        """What a server let through, and may not be able to write down. Told again, it is counted once all the same,
-        and before its end, whichever server hears of that. Where no more is kept, it is that server's alone."""
+        """Keep a use that a server let through, and may be unable to record.
+
+        If it is sent again, it is still counted once, and before its end, at any server that receives the end. If no
+        more can be kept here, only that server has it.
+        """
         self._put(key, call, words.UNWRITTEN)
 
     def _put(self, key: str, call: Call, why: str) -> bool:
@@ -101,7 +106,7 @@ class LetThrough:
                 self._spool.settle([(number, _kept("", call))], [why or Result("accepted")])
 
     def give_up(self) -> None:
-        """End. What is left is logged, and lost unless a spool keeps it."""
+        """End. The rest is logged, and lost unless a spool keeps it."""
         with self._lock:
             spool, self._spool, self._place = self._spool, None, None
             if spool is not None:

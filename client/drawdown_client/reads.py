@@ -1,5 +1,4 @@
-"""What is read of an organisation: its usage, and its balance. Pure: which calls there are, and how pages are put
-together."""
+"""Reads of an organisation's usage and balance. Pure: which calls there are, and how pages are put together."""
 
 from __future__ import annotations
 
@@ -80,8 +79,10 @@ def balance(org: str) -> Call:
 
 
 class Pages:
-    """The pages of one answer, as they come: `after` is where the next begins, until `whole` is set. What is kept of
-    them is their rows, and of the first what stands beside them."""
+    """The pages of one answer, as they come: `after` is where the next begins, until `whole` is set.
+
+    It keeps their rows, and the other fields of the first page.
+    """
 
     def __init__(self) -> None:
         self.after: str | None = None

@@ -1,4 +1,4 @@
-"""How a client behaves, and its bounds."""
+"""The settings of a client, and its bounds."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Spool:
             os.close(file)
 
     def settle(self, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
-        """What the server has, and what the dead-letter file has, leaves the spool. A disk that fails is logged."""
+        """Remove items that the server or the dead-letter file has. If the disk fails, that is logged."""
         numbers = {number for number, _ in batch}
         rejected = [(number, item, one) for (number, item), one in zip(batch, found, strict=True) if not one.is_kept]
         try:
@@ -142,7 +142,7 @@ class Spool:
         os.close(folder)
 
     def _adopt(self, other: Path) -> None:
-        """What a process left that is gone. A crash in between leaves it in both, under the same ids."""
+        """Take over the items of a process that is gone. A crash in between leaves them in both, under the same ids."""
         try:
             for place, lock in _free([other]):
                 try:
@@ -217,7 +217,7 @@ def _line(number: int, item: Item) -> bytes:
 
 
 def _read(file: int) -> list[tuple[int, Item]]:
-    """What is not done; a line that was cut at the end is taken off."""
+    """Return the items that are not done, and cut off an incomplete line at the end."""
     text = os.pread(file, os.fstat(file).st_size, 0)
     whole = text[: text.rfind(b"\n") + 1]
     if len(whole) < len(text):

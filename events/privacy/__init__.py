@@ -1,5 +1,5 @@
-"""What may leave: a report is read as one who looks for something private reads it, and refused where there is any.
+"""The check of reports that leave: it reads a report as an attacker would, and refuses it if anything private is found.
 
 `scan` looks by rules, by names of fields and by values that are known to be private. `require_public` is the gate of
-whatever is published: it holds a report to the shape that is declared for it, too. Pure.
+every published report: it also holds a report to its declared shape. Pure.
 """

@@ -1,10 +1,11 @@
-"""The leaves of a report: each text and number in it, each key, with its place, and each as a decoder would read it.
+"""The leaves of a report: each text, number and key, with its place, and as each decoder would read it.
 
-Guarantee: bounded in depth and in number; what lies beyond is told as trouble, never passed over. JSON that stands in a
-text is walked, too. Of one text there are MAX_READINGS at most, each of MAX_TEXT_CHARS at most; where there would be
-more, or longer ones, that is trouble: what was not read is not public. Of two values of one key both are kept, and a
-number stays as it was written. What cannot be read is an error, and nothing of it is repeated. A field's name is taken
-without its case, its separators and the `s` of a plural: `ownerIds`, `OWNER-ID` and `owner_id` are one.
+Guarantee: bounded in depth and in number. Values beyond the bounds are reported as trouble, never passed over. JSON
+inside a text is walked, too. Each text has MAX_READINGS readings at most, each of MAX_TEXT_CHARS at most. If there
+would be more, or longer ones, that is trouble: an unread value is not public. If a key has two values, both are kept. A
+number stays as it was written. If a report cannot be read, that is an error, and nothing of it is repeated. A field's
+name is taken without its case, its separators and the `s` of a plural: `ownerIds`, `OWNER-ID` and `owner_id` are the
+same.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong with the form of a report at a place."""
+    """A fault in the form of a report, at a place."""
 
     path: Path
     rule: str
@@ -77,7 +78,7 @@ class _Node:
 
 
 class _Room:
-    """What may still be decoded of one report."""
+    """The characters of one report that may still be decoded."""
 
     def __init__(self) -> None:
         self.left = MAX_DECODED_CHARS
@@ -170,7 +171,7 @@ def _read(text: str, leaf: Leaf, room: _Room) -> Iterator[Leaf | Trouble]:
 
 
 def _size(value: object) -> int:
-    """How many nodes lie in a value, not those below them."""
+    """Return the number of nodes directly in a value, not those below them."""
     return len(value) if isinstance(value, Mapping | list | tuple) else 0
 
 
@@ -206,7 +207,7 @@ _ESCAPE: Final = re.compile(
 _MARKS: Final = frozenset("\u0f73\u0f75\u0f81\uff9e\uff9f")
 """No combining marks themselves, and made of them."""
 _DIGIT: Final = re.compile(r"[^\D0-9]")
-"""Of another script."""
+"""A digit of another script."""
 _RUN: Final = re.compile(r"[A-Za-z0-9+/_-]{16,4096}={0,2}")
 _PLAIN: Final = re.compile(r"[ !#$'()*,.:;<>?@\[\]^`{|}~\w-]{0,15}", re.ASCII)
 """A short text that nothing hides in."""
@@ -251,7 +252,7 @@ def _decodings(text: str) -> Iterator[str]:
 
 
 def has_few_marks(text: str) -> bool:
-    """Whether it can be normalised at a cost that grows with the text and no faster."""
+    """Return True if a text can be normalised at a cost that grows no faster than the text."""
     if text.isascii():
         return True
     row = 0
@@ -274,7 +275,7 @@ def _digit(found: re.Match[str]) -> str:
 
 
 def _of_base64(run: str) -> str | None:
-    """What a run of base64 says, where that is text."""
+    """Return the text in a run of base64; None if it is not a text."""
     bare = run.rstrip("=").replace("-", "+").replace("_", "/")
     try:
         text = base64.b64decode(bare + "=" * (-len(bare) % 4)).decode()
@@ -328,7 +329,7 @@ def parse(text: str, where: str = "it") -> object:
 
 
 def _begins_with_a_whole(line: str) -> bool:
-    """Whether a first line is a report of its own: then each line is one."""
+    """Return True if a first line is a report of its own: then each line is one."""
     try:
         parse(line)
     except UsageError:
@@ -375,24 +376,27 @@ _SECRET: Final = (
     "secret", "password", "passwd", "passphrase", "apikey", "accesskey", "secretkey", "privatekey", "signingkey",
     "authorization", "bearer", "cookie", "signature", "credential", "token", "webhookkey", "hmackey", "encryptionkey",
 )  # fmt: skip
-"""What the name of a secret ends with."""
+"""Ends of the names of secrets."""
 BY_FIELD: Final = {name.removesuffix("s"): rule for rule, names in _PRIVATE.items() for name in names.split()}
 NOTHING_SAID: Final = frozenset(
     ("", "redacted", "other", "unknown", "none", "n/a", "na", "anonymous", "system", "all", "total", "hidden", "masked")
 )
-"""What may stand for what is not said."""
+"""Texts that may replace a hidden value."""
 _WHOLE: Final = frozenset(("gateway_metadata", "private_content", "personal_data", "image_bytes"))
-"""Of an object of such a field every text is private."""
+"""Fields of objects in which every text is private."""
 _NAMES: Final = frozenset(("name", "displayname", "label", "handle", "slug", "title", "value"))
-"""Of the object of any private field, these are, too: `account: {name: …}`."""
+"""Fields that are private in the object of any private field: `account: {name: …}`."""
 _HOW_MUCH: Final = ("quantity", "quantitie", "count", "total", "second", "byte", "micro", "unit", "credit", "event")
-"""What the name of a quantity ends with, bare. Of any numbers so long, one in ten has the check digit of a card."""
+"""Ends of the bare names of quantities: of numbers as long as a card number, one in ten has its check digit."""
 _MASK: Final = re.compile(r"[*•.…\[\](){}<> -]*|x{3,}|[\[(<]?redacted[\])>]?", re.IGNORECASE)
 
 
 @lru_cache(4_096)
 def bare(name: str) -> str:
-    """A name without case and separators, and without the `s` of a plural. What `readings` does not read is cut."""
+    """Return a name without case, separators, and the `s` of a plural.
+
+    The part that `readings` does not read is cut.
+    """
     cut = name[:MAX_TEXT_CHARS]
     folded = (unicodedata.normalize("NFKC", cut) if has_few_marks(cut) else cut).casefold()
     return "".join(filter(str.isalnum, folded)).removesuffix("s")
@@ -414,7 +418,7 @@ def rule_of(key: str, above: str, *, is_number: bool) -> str | None:
 
 
 def says_how_much(key: str) -> bool:
-    """Whether a field is a quantity, by its bare name: then its digits are no card's."""
+    """Return True if a field is a quantity, by its bare name: then its digits are not a card number."""
     return key.endswith(_HOW_MUCH)
 
 
@@ -432,5 +436,5 @@ def rule_of_keys(key: str) -> str | None:
 
 
 def says_nothing(text: str) -> bool:
-    """Whether a value is redacted, or no value at all."""
+    """Return True if a value is redacted or empty."""
     return text.strip().casefold() in NOTHING_SAID or _MASK.fullmatch(text.strip()) is not None

@@ -43,7 +43,10 @@ class Rule:
     unless_key: frozenset[str] = frozenset()
 
     def finds(self, text: str, lowered: str, key: str) -> bool:
-        """Whether there is one in a text. `lowered` is the text in lower case, `key` the bare name of its field."""
+        """Return True if the rule matches in `text`.
+
+        `lowered` is the text in lower case, `key` the bare name of its field.
+        """
         if self.needles and not any(needle in lowered for needle in self.needles):
             return False
         if key in self.unless_key:
@@ -67,7 +70,7 @@ def rule(
 
 
 DIGIT: Final = r"(?=[a-z]{0,40}\d)"
-"""What follows holds a digit behind letters."""
+"""A look-ahead: the text that follows has a digit after its letters."""
 MIXED: Final = (
     r"(?:(?=[a-z]{0,40}\d)(?=\d{0,40}[a-z])[a-z0-9]{4}|"
     r"(?-i:(?=[a-z0-9]{0,40}[A-Z])(?=[A-Z0-9]{0,40}[a-z])[A-Za-z0-9]{10}))"
@@ -76,7 +79,7 @@ MIXED: Final = (
 
 
 def _is_basic(found: str) -> bool:
-    """Whether what stands behind `Basic` is a name and a password."""
+    """Return True if the text after `Basic` is a name and a password."""
     text = re.split(r"[\s:=]+", found.rstrip("="))[-1]
     try:
         return b":" in base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -257,7 +260,7 @@ def _owned(*words: str) -> tuple[str, ...]:
 
 
 def _mixed(found: str) -> bool:
-    """Whether digits and letters are mixed as no word or number has them."""
+    """Return True if digits and letters are mixed as in no word or number."""
     digits = sum(map(str.isdigit, found))
     return digits >= 2 and len(found) - digits >= 2 and not re.fullmatch(r"[a-z]+\d+|\d+[a-z]+", found.lower())
 
@@ -366,7 +369,7 @@ _HOMES: Final = (
 
 
 def _is_ip6(found: str) -> bool:
-    """What the library takes, of four digits at least: neither a time nor `a::b`."""
+    """Return True if the library takes it as IPv6 and it has four digits: neither a time nor `a::b`."""
     try:
         return ipaddress.IPv6Address(found.strip("[]")).version == 6 and sum(map(str.isalnum, found)) >= 4
     except ValueError:
@@ -539,7 +542,7 @@ MOST_ENTROPY: Final = 20
 
 
 class Pattern(Protocol):
-    """What RE2 makes of a pattern."""
+    """A pattern that RE2 compiled."""
 
     def finditer(self, text: str) -> Any: ...
 
@@ -636,11 +639,11 @@ OTHERS: Final[Mapping[str, str]] = {
     "missing_field": "a field of the shape is missing",
     "not_of_its_class": "a value of another class than the shape says",
 }
-"""What else a finding may be called: by the name of a field, by comparison, by the form, by the shape."""
+"""Names of findings without a pattern: by a field's name, by comparison, by the form, by the shape."""
 
 
 def meanings() -> dict[str, str]:
-    """What each name of a finding means, but for the rules of others."""
+    """Return the meaning of each name of a finding, except for the rules of others."""
     return {**{one.name: one.says for one in RULES}, **OTHERS}
 
 

@@ -25,7 +25,7 @@ MAX_FINDINGS: Final = 1_000
 _SHOWN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 KnownIds: TypeAlias = Callable[[frozenset[str]], Collection[str]]
-"""Of the words of a report, those that are ids: `worker.usage.privacy` asks the database."""
+"""Returns the words of a report that are ids: `worker.usage.privacy` asks the database."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan found: `count` findings, of which the first MAX_FINDINGS are told."""
+    """The result of a scan: `count` findings, and the first MAX_FINDINGS of them."""
 
     findings: tuple[Finding, ...]
     count: int
@@ -152,7 +152,7 @@ def shown(path: Path, masked: Collection[str]) -> str:
 LEAST_CHARS: Final = 3
 """Least length of an id that is looked for in reports."""
 LEAST_DIGITS: Final = 6
-"""Of a number: a shorter one is a count that happens to be the same."""
+"""Digits of a number that is compared: a shorter one is a count that happens to be the same."""
 LEAST_SECRET_CHARS: Final = 6
 """Least length of a secret that is looked for in reports."""
 _BETWEEN_WORDS: Final = re.compile(r"[\s\"'`,;<>()\[\]{}|]+")
@@ -160,7 +160,7 @@ _BETWEEN_PARTS: Final = re.compile(r"[:/=&?#@.]+")
 
 
 def words(leaf: Leaf) -> Iterator[str]:
-    """What of a leaf may be an id: all of it, its words, and the parts of those. The same word may come twice."""
+    """Return the parts of a leaf that may be ids: all of it, its words, and their parts. A word may come twice."""
     for reading in leaf.readings:
         yield from filter(_may_be_id, (reading, reading.strip()))
         for word in _BETWEEN_WORDS.split(reading):
@@ -168,18 +168,18 @@ def words(leaf: Leaf) -> Iterator[str]:
 
 
 def candidates(leaves: Iterable[Leaf]) -> frozenset[str]:
-    """What is to be looked up among ids: words as they stand, and in lower case."""
+    """Return the words to look up among ids: as they are, and in lower case."""
     return frozenset(form for leaf in leaves for word in words(leaf) for form in (word, word.lower()))
 
 
 def holds_secret(leaf: Leaf, secrets: Iterable[str]) -> bool:
-    """Whether a configured secret stands anywhere in a leaf."""
+    """Return True if a leaf contains a configured secret."""
     texts = [reading.casefold() for reading in leaf.readings]
     return any(secret.casefold() in text for secret in secrets if len(secret) >= LEAST_SECRET_CHARS for text in texts)
 
 
 def holds_id(leaf: Leaf, ids: frozenset[str]) -> bool:
-    """Whether a word of a leaf is one of the ids, which are in lower case."""
+    """Return True if a word of a leaf is one of the ids, which are in lower case."""
     return any(word.casefold() in ids for word in words(leaf))
 
 

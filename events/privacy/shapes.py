@@ -59,7 +59,7 @@ def word(*words: str) -> Class:
 
 
 def outside(report: object, shape: Shape, path: Path = ()) -> Iterator[Trouble]:
-    """What of a report its shape does not allow: `unknown_field`, `missing_field`, `not_of_its_class`."""
+    """Return the faults of a report against its shape: `unknown_field`, `missing_field`, `not_of_its_class`."""
     if len(path) > MAX_DEPTH:
         return
     if isinstance(shape, Rows):

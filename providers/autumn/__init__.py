@@ -60,8 +60,11 @@ CHANGES: Final = frozenset(
 
 
 def capabilities(settings: AutumnSettings) -> Capabilities:
-    """What Autumn can do. The batch call is not used (batch_size 1): it answers 200 the outcome of its items and
-    drops duplicates silently, so it proves nothing."""
+    """Return Autumn's capabilities.
+
+    The batch call is not used (batch_size 1): it answers 200 whatever the outcome of its items and drops duplicates
+    silently, so it proves nothing.
+    """
     return Capabilities(
         batch_size=1,
         mode=settings.mode,
@@ -100,7 +103,7 @@ class AutumnProvider:
         self._clock: Clock = setup.clock
         self._account = AutumnAccount(self._ask, setup.clock)
         self._body_key = True
-        """Whether charges have their key in the body as well as in the header: until Autumn refuses it there."""
+        """True while charges have their key in the body as well as in the header: until Autumn refuses it there."""
         self._events = EventReader(self._ask, self._account)
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
@@ -134,7 +137,7 @@ class AutumnProvider:
         return found
 
     async def _left(self, body: Mapping[str, object]) -> Left | None:
-        """What the answer to a charge says is left. It is not told while the list of features cannot be read."""
+        """Return the credit that the answer to a charge shows; None while the list of features cannot be read."""
         balance = body.get("balance")
         if not isinstance(balance, dict):
             return None

@@ -90,7 +90,7 @@ class Schema:
         return payers[0] if payers and all(self.cost(feature, system) == 0 for system in payers) else None
 
     def is_consumable(self, feature: str) -> bool:
-        """Whether a feature is used up, not held as seats are. A feature that is not listed counts as used up."""
+        """Return True if a feature is used up, not held as seats are. An unlisted feature counts as used up."""
         found = self.features.get(feature)
         return found is None or found.consumable
 
@@ -291,9 +291,9 @@ def _shown(taken: Taken) -> str:
 
 
 LIST_AGAIN_MS: Final = 5 * SECOND_MS
-"""How long charges wait until they ask for the list of features again: an account may ask 25 times a second."""
+"""The time between two reads of the list of features by charges: an account may ask 25 times a second."""
 SCHEMA_AGE_MS: Final = 10 * MINUTE_MS
-"""How old a schema may be by which customers are read."""
+"""The largest age of a schema by which customers are read."""
 
 Ask = Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, object]]]
 
@@ -308,11 +308,11 @@ class AutumnAccount:
         self.costs = KnownCosts()
         self.is_read = False
         self.has_history = False
-        """Whether the costs that were learned before were handed in: only then is a cost known to be the only one."""
+        """True if the costs that were learned before were handed in: only then is a cost known to be the only one."""
         self._unlisted: set[str] = set()
         self._again_ms = self._read_ms = 0
         self._waiting: list[asyncio.Future[Unreadable | None]] | None = None
-        """Of the reading under way; None: there is none."""
+        """Callers that wait for the read under way; None: there is none."""
 
     async def remember(self, known: Sequence[Cost]) -> Schema:
         """Take in the costs that were learned before, and read the present ones. Errors: Unreadable."""
@@ -352,7 +352,7 @@ class AutumnAccount:
         return all(name in self.schema.features or name in self._unlisted for name in names)
 
     async def read_again(self) -> bool:
-        """Read the list again where that can wait. Whether it was read: not where it was asked for a moment ago."""
+        """Read the list again, unless it was read a moment ago. Return True if it was read."""
         now = self._clock.now_ms()
         if self._waiting is None and now < self._again_ms:
             return False

@@ -43,7 +43,7 @@ class Begun:
     earliest_ms: int
     untouched: bool
     is_first: bool = False
-    """Whether its plan began with this cycle."""
+    """True if its plan began with this cycle."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Balance:
     overage: bool
     max_purchase: Decimal | None
     begun: tuple[Begun, ...] | None
-    """Of each part; None: it cannot be told."""
+    """The cycles of its parts; None: unknown."""
     parts: tuple[Part, ...]
     """The parts that were granted once."""
     lasting: Lasting | None = None
@@ -70,13 +70,13 @@ class Controls:
 
     usage_limits: tuple[UsageLimit, ...] = ()
     spend_limits: Mapping[str, Decimal] = field(default_factory=dict)
-    """How far a balance may be overdrawn, by feature."""
+    """The amount by which a balance may be overdrawn, by feature."""
     overage: frozenset[str] = frozenset()
     unknown: tuple[str, ...] = ()
     """The controls that are not understood, in words for `check`."""
 
     def left(self, feature: str) -> Decimal | None:
-        """What the usage limits of a feature leave; None: it has none."""
+        """Return the units that the usage limits of a feature leave; None if it has none."""
         return self._left.get(feature)
 
     @cached_property
@@ -187,7 +187,7 @@ class PlanBegins:
     periods: list[int] = field(default_factory=list)
 
     def is_first(self, cycle_ms: int) -> bool:
-        """Whether no cycle was before this one."""
+        """Return True if there was no cycle before this one."""
         return bool(self.started) and min(self.started) > cycle_ms - MINUTE_MS
 
 
@@ -217,11 +217,11 @@ def candidates(customer: AutumnCustomer, settings: AutumnSettings) -> list[Balan
 
 
 def drawn(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) -> dict[str, Drawn]:
-    """What was drawn from each balance in its present cycle; where that cannot be told, it is left out.
+    """Return the draws on each balance in its present cycle; an unknown one is left out.
 
     It counts every deduction, also those that left no event (a key store that fails open), and follows an operator's
-    change of a balance: `usage` is what was granted less what remains. A credit system counts in credits, beside the
-    own units of its features, and is always there: a grant that was used up exactly has left no balance.
+    change of a balance: `usage` is the granted quantity less the remaining one. A credit system counts in credits,
+    beside the own units of its features, and is always there: a grant that was used up exactly has left no balance.
     """
     found: dict[str, Drawn] = {}
     pooled: set[str] = set()
@@ -374,8 +374,11 @@ MOST_CYCLES: Final = 1_200
 
 
 def _cycles(interval: str, count: int, began_ms: int, resets_at_ms: int) -> Sequence[int]:
-    """When the cycle began that ends at `resets_at_ms`, of a plan that began at `began_ms`. Whether a cycle after a
-    short month begins on the day of the first one, or of the one before, was not recorded: both, if they differ."""
+    """Return when the cycle began that ends at `resets_at_ms`, of a plan that began at `began_ms`.
+
+    It was not recorded if a cycle after a short month begins on the day of the first cycle, or of the one before. If
+    they differ, return both.
+    """
     months = MONTHS[interval] * count
     found = set()
     try:
@@ -418,7 +421,10 @@ class Spendable:
 
 
 def state(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) -> CustomerState:
-    """What is copied onto the organisation. No balance at all is one of zero: Autumn's own `check` says no, too."""
+    """Return the state to copy onto the organisation.
+
+    No balance at all is a balance of zero: Autumn's own `check` agrees.
+    """
     found = _decided(customer, settings, schema)
     reached = {one.feature for one in customer.controls.usage_limits if one.left <= 0} - schema.systems.keys()
     parts = [part for balance in candidates(customer, settings) for part in balance.parts]
@@ -471,7 +477,7 @@ def _most(names: list[str], customer: AutumnCustomer, schema: Schema) -> Spendab
 
 
 def _of(customer: AutumnCustomer, name: str, schema: Schema) -> Spendable:
-    """What one balance, or a credit system with the balances of its features, still allows."""
+    """Return the amount that one balance, or a credit system with the balances of its features, still allows."""
     credits = _alone(customer, name)
     members = schema.members(name)
     own = {member: _alone(customer, member) for member in members if member in customer.balances}
@@ -494,7 +500,10 @@ def _in_credits(amount: Decimal | None, cost: Decimal | None) -> Decimal | None:
 
 
 def _alone(customer: AutumnCustomer, feature: str) -> Decimal | None:
-    """What one feature's balance allows; None: no end. Without a balance nothing, whatever the controls say."""
+    """Return the amount that one feature's balance allows; None: unlimited.
+
+    Without a balance it is 0, whatever the controls.
+    """
     balance = customer.balances.get(feature)
     if balance is None:
         return Decimal(0)
@@ -520,10 +529,10 @@ def _by_balance(balance: Balance, customer: AutumnCustomer) -> Decimal | None:
 
 
 def left(body: Mapping[str, object], settings: AutumnSettings, schema: Schema) -> Left | None:
-    """What the answer to a charge says is left of the balance that decides. None: it does not say.
+    """Return the rest of the deciding balance that the answer to a charge shows; None if it does not show it.
 
-    An answer shows no limits, so that of a credit system it tells a part, never the whole, and never "no end". It can
-    show a balance under `balance` of which nothing changed, and the deciding one under `balances` (recorded).
+    An answer shows no limits. So of a credit system it shows a part, never the whole, and never that it is unlimited.
+    It can show an unchanged balance under `balance`, and the deciding one under `balances` (recorded).
     """
     shown = body.get("balance")
     named = shown.get("feature_id") if isinstance(shown, dict) else None
@@ -594,7 +603,7 @@ ABSOLUTE: Final = (None, "absolute")
 
 @dataclass(frozen=True)
 class UsageLimit:
-    """What is left of a limit on the usage of one feature, in its units; zero or less: it is reached."""
+    """The rest of a limit on the usage of one feature, in its units; zero or less: it is reached."""
 
     feature: str
     left: Decimal

@@ -54,13 +54,13 @@ class Event:
     applied: Taken | None
 
     def units(self, costs: KnownCosts) -> Units | Untold:
-        """What was charged, in units of the feature."""
+        """Return the charge in units of the feature."""
         if self.applied is None:
             return Untold("Autumn's list does not say what was deducted")
         return charged(self.applied, self.asked, costs.of(self.feature))
 
     def is_unmatched(self, costs: KnownCosts) -> bool:
-        """Whether it took credits that no known cost makes the quantity that was asked."""
+        """Return True if it took credits that no known cost converts to the requested quantity."""
         if self.applied is None or not self.applied.credits:
             return False
         found = self.units(costs)
@@ -123,12 +123,12 @@ def read_event(item: object) -> Event:
 
 
 def _applied(item: Mapping[str, object], feature: str) -> Taken | None:
-    """What was deducted for a listed event. Where nothing was, the list has null (observed; documented as [])."""
+    """Return the deduction of a listed event. If there was none, the list has null (observed; documented as [])."""
     return NOTHING if item.get("deductions", ...) is None else deducted(item, feature)
 
 
 def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]], costs: KnownCosts) -> LookupResult:
-    """What became of a push, from all events around its time, by key."""
+    """Return the outcome of a push, from all events around its time, by key."""
     ours = events.get(request.key, ())
     if not ours:
         return Absent()

@@ -127,7 +127,10 @@ class AutumnPayments:
         )
 
     async def fills_itself(self, customer_id: str) -> NotSent | InDoubt | None:
-        """Whether Autumn tops this customer up by itself: then nobody else may. InDoubt: that could not be read."""
+        """Return NotSent if Autumn tops this customer up by itself: then Drawdown must not.
+
+        InDoubt: it could not be read. None: Autumn does not.
+        """
         found = await self._read("customers.get", {"customer_id": customer_id})
         if isinstance(found, NotSent):
             return found if found.retry_at_ms is None else InDoubt(found.reason)
@@ -168,7 +171,7 @@ class AutumnPayments:
         }
 
     async def _read(self, route: str, body: Mapping[str, object]) -> Mapping[str, object] | NotSent:
-        """What a call says that takes no money, whatever becomes of it."""
+        """Make a call that takes no money, and return its answer."""
         result = await self._send(route, body, READ_TIMEOUT_S)
         now_ms = self._clock.now_ms()
         if not isinstance(result, Answer):
@@ -202,8 +205,11 @@ def _dormant(settings: AutumnSettings) -> str | None:
 
 
 def attached(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
-    """What came of the call that takes money. It proves that nothing was done where it never left, and where the answer
-    comes before a key is claimed (429 and 401, recorded); an error later may have come after the card was charged."""
+    """Return the outcome of the call that takes money.
+
+    It proves that nothing was done if the call never left, or if the answer comes before a key is claimed (429 and 401,
+    recorded). A later error may have come after the card was charged.
+    """
     if isinstance(result, NeverLeft):
         return NotSent(clean(f"not sent: {result.reason}", MAX_CHARS), now_ms + UNREAD_MS)
     if not isinstance(result, Answer):

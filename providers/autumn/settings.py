@@ -38,7 +38,7 @@ NAMES: Final = frozenset(
 )
 """A setting that is none of these is a slip, and a slip may bill."""
 ID: Final = re.compile(r"[A-Za-z0-9_:-]{1,200}")
-"""What Autumn takes as an id; anything else is answered 400 (recorded)."""
+"""The form of Autumn's ids; any other is answered 400 (recorded)."""
 _SECRET_KEY: Final = re.compile(r"am_sk_[A-Za-z0-9_-]{8,200}")
 _MODE: Final = re.compile(r"am_sk_(live|test)_")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
@@ -64,7 +64,7 @@ class AutumnSettings:
 
     @property
     def mode(self) -> str:
-        """What its key is of: `am_sk_test_…` is the sandbox's, `am_sk_live_…` that of production."""
+        """The mode of its key: `am_sk_test_…` is the sandbox's, `am_sk_live_…` production's."""
         found = _MODE.match(self.secret_key or "")
         return found[1] if found else ""
 

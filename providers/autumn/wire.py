@@ -49,7 +49,7 @@ _SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer
 
 @dataclass(frozen=True)
 class WireAnswer:
-    """What an answer that is no success says. `code` None: it is not Autumn's JSON, so nobody knows who answered."""
+    """An answer that is no success. `code` None: it is not Autumn's JSON, so the sender is unknown."""
 
     status: int
     code: str | None
@@ -89,13 +89,18 @@ CHECK_OF_KEY: Final[Mapping[str, object]] = {
     "value": "0",
     BODY_KEY: "drawdown-check",
 }
-"""A charge that Autumn refuses before anything else: its value is no number (recorded, 400 `invalid_inputs`). What the
-answer says of the key in the body, a true charge would be told as well."""
+"""A charge that Autumn refuses before anything else: its value is not a number (recorded, 400 `invalid_inputs`).
+
+If the answer is about the key in the body, a real charge would get the same answer.
+"""
 
 
 def refuses_body_key(result: HttpResult) -> bool:
-    """Whether a 400 is about the key in the body: Autumn's schema marks it as internal, and its documentation has it no
-    more. Nothing was applied, and both keys were given back, as after each 4xx (recorded)."""
+    """Return True if a 400 is about the key in the body.
+
+    Autumn's schema marks that key as internal, and its documentation no longer has it. Nothing was applied, and both
+    keys were given back, as after each 4xx (recorded).
+    """
     if not isinstance(result, Answer) or result.status != 400:
         return False
     said = read_said(result)
@@ -113,7 +118,7 @@ def header_key(key: str) -> str:
 
 
 def unsendable(request: PushRequest) -> Rejected | None:
-    """What Autumn would refuse anyway, or count wrongly, is not sent."""
+    """Reject a push that Autumn would refuse anyway, or count wrongly, without sending it."""
     if not ID.fullmatch(request.customer_id):
         return Rejected(
             f"unsent: Autumn takes no customer id like {request.customer_id!r}, only letters, digits, _ - and :; "
@@ -127,7 +132,7 @@ def unsendable(request: PushRequest) -> Rejected | None:
 
 
 def outcome(request: PushRequest, result: HttpResult, now_ms: int, costs: Costs = MappingProxyType({})) -> Outcome:
-    """What came of one charge. `costs`: all that are known of its feature."""
+    """Return the outcome of one charge. `costs`: all known costs of its feature."""
     match result:
         case NotSent(reason):
             return RetryAt(now_ms + backoff_ms(request.attempt), f"not sent: {reason}")
@@ -162,7 +167,7 @@ def _of_success(request: PushRequest, answer: Answer, now_ms: int, costs: Costs 
 
 
 def is_unmatched(request: PushRequest, result: HttpResult, found: Outcome) -> bool:
-    """Whether a charge took credits that no known cost makes the quantity that was asked."""
+    """Return True if a charge took credits that no known cost converts to the requested quantity."""
     if not isinstance(found, Queued) or not isinstance(result, Answer) or result.status != 200:
         return False
     body = parse(result.body)
@@ -230,8 +235,10 @@ def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
 
 
 def access_trouble(said: WireAnswer) -> str | None:
-    """What is wrong with key, address or version, if that is what an answer is about. The message of a 401 repeats a
-    part of the key, so only its code is told."""
+    """Return the fault of key, address or version, if an answer is about one.
+
+    The message of a 401 repeats a part of the key, so only its code is shown.
+    """
     if said.code is None:
         return None
     if said.code == "invalid_api_version":

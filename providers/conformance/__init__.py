@@ -65,7 +65,7 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, Can
             self.keeps_the_law(seed)
 
     def keeps_the_law(self, seed: int) -> None:
-        """Of a bench on which nothing was charged yet."""
+        """Check the law on a bench on which nothing was charged yet."""
         law = Law(self.bench, seed, self.run, self.push)
         requests = [law.see_through(self.request(units)) for units in law.units(8)]
         for request in requests:

@@ -19,12 +19,12 @@ from drawdown.providers.protocol import Provider, PushRequest
 from drawdown.schema.clock import FixedClock
 
 Secret: TypeAlias = Literal["current", "previous", "strange"]
-"""What a webhook is signed with: the secret in use, the one before it, which is still taken, or somebody else's."""
+"""The secret that signs a webhook: the one in use, the one before it, which is still taken, or a stranger's."""
 Path: TypeAlias = tuple[str | int, ...]
 """Where something is in a JSON value."""
 WRONG_TYPES: Final[Sequence[object]] = (None, "x", -7, 1.5, True, [None], {"x": [None]}, 10**400)
 Spoil: TypeAlias = Callable[[Call, Http], Awaitable[HttpResult]]
-"""What happens to a call in place of being sent."""
+"""Replaces the sending of a call."""
 
 
 class Unsupported(unittest.SkipTest):
@@ -157,7 +157,7 @@ NONSENSE: Final[Mapping[str, Answer]] = {
     "an error of somebody in between": Answer(502, {"content-type": "text/html"}, _HTML),
     "an error of another shape": Answer(500, _JSON, b'{"error": [null], "code": 7, "message": {}}'),
 }
-"""Answers no service gives on purpose. Whether the push was charged before them cannot be told from them."""
+"""Answers that no service gives on purpose. They do not show if the push was charged before them."""
 
 FOREIGN: Final[Mapping[str, Answer]] = {
     f"{status} {name}": Answer(status, headers, body)
@@ -195,18 +195,20 @@ class Bench(ABC):
     unknown_customer: str
     unknown_feature: str
     secrets: Sequence[str] = ()
-    """What must be in no message."""
+    """Texts that no message may contain."""
     tells_duplicates: bool = True
-    """Whether the service says that a key came before. Where it does not, another quantity under a key that a lost
-    history had sent is found by look-ups alone (rule R1)."""
+    """True if the service reports that a key came before.
+
+    If it does not, another quantity under a key that a lost history had sent is found by look-ups alone (rule R1).
+    """
 
     @abstractmethod
     def charged(self, request: PushRequest) -> int | None:
-        """What the service itself charged under the key of this push, all times together; None: nothing."""
+        """Return the service's own charge under the key of this push, all times together; None: nothing."""
 
     @abstractmethod
     def charged_total(self, customer_id: str, feature: str) -> int:
-        """What the service itself charged, whatever the keys."""
+        """Return the service's own total charge, under all keys."""
 
     @abstractmethod
     def charging_nothing(self) -> str:

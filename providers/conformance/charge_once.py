@@ -41,7 +41,7 @@ from drawdown.providers.protocol import (
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 
 MAX_STEPS: Final = 300
-"""Of one push: attempts and lookups."""
+"""Steps of one push: attempts and lookups."""
 FAULTY_STEPS: Final = 6
 """After these nothing fails any more, and the push has to come to its end."""
 
@@ -65,7 +65,7 @@ FAULTS: Final[Sequence[Spoil | None]] = (
 
 @dataclass
 class Course:
-    """How far a push has come, as a worker would remember it."""
+    """The progress of a push, as a worker would remember it."""
 
     request: PushRequest
     state: Literal["due", "queued", "settled"] = "due"
@@ -75,7 +75,7 @@ class Course:
     """When the last attempt began that may have arrived."""
     may_have_arrived: bool = False
     claimed: bool = False
-    """Whether the service said it has the key: sending it again could only say so again."""
+    """True if the service reported that it has the key: sending it again would give the same report."""
     revision: int = 0
 
     def revise(self) -> None:
@@ -190,7 +190,7 @@ class Law:
             self._bench.advance(max(capabilities.applied_within_ms // 8, SECOND_MS))
 
     def _ask_a_person(self, course: Course) -> None:
-        """Who knows the truth."""
+        """Decide as a person who knows the truth."""
         if self._bench.charged(course.request):
             course.state = "settled"
         else:

@@ -185,7 +185,7 @@ class TroubleTests(Tools):
                 assert isinstance(outcome, Unknown | Queued), f"{name}: {outcome}"
 
     def test_a_no_that_is_not_the_services_own_refuses_nothing(self) -> None:
-        """What stands in between (a gate, a proxy, a firewall) may say it of a call that went through."""
+        """A host in between (a gate, a proxy, a firewall) may give such an answer to a call that went through."""
         for name, answer in FOREIGN.items():
             for spoil in (garbled(answer), instead(answer)):
                 with self.wire.spoiled(spoil):

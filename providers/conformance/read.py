@@ -207,7 +207,7 @@ class CheckTests(Tools):
 
 
 class WebhookTests(Tools):
-    """What comes in from outside."""
+    """The tests of input from outside."""
 
     def webhook(self, by: Secret = "current") -> tuple[Mapping[str, str], bytes]:
         """One that says the customer changed, signed with this secret."""
@@ -290,7 +290,7 @@ class WebhookTests(Tools):
         return self.told(self.bench.signed(body, "current"), body)
 
     def told(self, headers: Mapping[str, str], body: bytes) -> Sequence[Notice]:
-        """What it says, which may be nothing; a refusal, or a failure to read more, is nothing too."""
+        """Return the notices of a webhook; none for a refusal, or for a failure to read more."""
         try:
             found = self.run(awaited(self.bench.provider.notices(headers, body, self.now_ms)))
         except WebhookRefused as error:

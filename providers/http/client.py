@@ -2,15 +2,15 @@
 
 Guarantee: `NotSent` has one proof: no connection was there to write the request to. From the moment that it is handed
 to one (`Connection.ask`), every failure is `NoAnswer`. Nothing is sent twice, followed or remembered: no retries, no
-redirects, no cookies. A proxy connects where the dialer says so; it sees no byte of a request. A connection is made
-only to an address that `socket_to` was given and made a socket for, and each address is asked for at that moment.
+redirects, no cookies. If the dialer chooses a proxy, the proxy connects; it sees no byte of a request. A connection is
+made only to an address that `socket_to` was given and made a socket for, and each address is resolved at that moment.
 
-An answer is whole, or it is none. A server that answers without end (`100 Continue`, headers, tiny pieces, chunks of
-nothing) is cut off after a few kilobytes. What was not asked for ends the connection, and is never taken for the answer
-to what is asked next.
+An answer is whole, or it is none. A server that answers without end (`100 Continue`, headers, tiny pieces, empty
+chunks) is cut off after a few kilobytes. Unrequested bytes end the connection, and are never taken for the answer to
+the next request.
 
-Not by a client of others: ops/decisions/0022 says which situations each of them tells wrongly, or lets cost others.
-Each was tried on a socket (tests/contract/test_http_client.py).
+No other library is used: ops/decisions/0022 lists the situations that each of them reports wrongly, or lets cost
+others. Each was tried on a socket (tests/contract/test_http_client.py).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ URLS_KEPT: Final = 256
 """Number of URLs to keep parsed."""
 
 _OWN_HEADERS: Final = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"})
-"""What decides where a request ends: with one of these wrong, the next on the same connection is garbled."""
+"""Headers that decide where a request ends: if one is wrong, the next request on the same connection is garbled."""
 _URL: Final = re.compile(r"[!-~]+")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _BROKEN_LINE: Final = re.compile(r"[\r\n\0]")
@@ -306,7 +306,7 @@ ORIGIN_BYTES: Final = 32 * 1024 * 1024
 
 
 class Unusable(Exception):
-    """What came back is no answer; the message says why, in words of ours alone."""
+    """The bytes that came back are no answer. The message has the reason, in our own words."""
 
 
 CUT_OFF: Final = "more than an answer has: cut off"
@@ -530,7 +530,7 @@ class Dialer:
 
     @property
     def is_proven(self) -> bool:
-        """Whether it has a client certificate to show."""
+        """True if it has a client certificate to show."""
         return self._outgoing.certificate is not None
 
     async def connect(self, loop: asyncio.AbstractEventLoop, origin: Origin, protocol: asyncio.Protocol) -> None:
@@ -625,7 +625,7 @@ def _status_of(head: bytes) -> int | None:
 
 
 def _why(error: Exception) -> str:
-    """What kept a connection from being made."""
+    """Return the reason why a connection could not be made."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return NOT_TRUSTED
     if isinstance(error, ssl.SSLError | ConnectionResetError | ConnectionAbortedError):

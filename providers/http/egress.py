@@ -55,8 +55,11 @@ class ProxyUrl:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """How one kind of calls leaves. `exceptions`: hosts that are called without the proxy. `system_file`: that of the
-    system's authorities, where it is named (`SSL_CERT_FILE`)."""
+    """The way of one kind of calls out.
+
+    `exceptions`: hosts that are called without the proxy. `system_file`: the file of the system's authorities, if it is
+    named (`SSL_CERT_FILE`).
+    """
 
     ca_file: str = ""
     certificate: Certificate | None = None
@@ -124,7 +127,7 @@ def _own(context: ssl.SSLContext, ca_file: str, certificate: Certificate | None)
 
 
 def _has_authorities(context: ssl.SSLContext) -> bool:
-    """Whether the system has any: in a file, or in a folder that is read when one is needed."""
+    """Return True if the system has authorities: in a file, or in a folder that is read when one is needed."""
     import ssl
 
     folder = ssl.get_default_verify_paths().capath
@@ -217,7 +220,7 @@ def _matches(entry: str, name: str, port: int) -> bool:
 
 
 def _is_within(entry: str, name: str) -> bool:
-    """Of addresses."""
+    """Return True if an address is in a network."""
     try:
         return ip_address(name) in ip_network(entry, strict=False)
     except ValueError:

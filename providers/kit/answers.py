@@ -1,4 +1,4 @@
-"""What the answers of any service prove, as far as HTTP alone can tell.
+"""The proof in the answers of any service, as far as HTTP alone can show it.
 
 Guarantee: pure. "Not applied" is concluded only from `NotSent` and from 429, which comes before anything is done.
 Numbers stay exact: a fraction is a Decimal, and NaN is not JSON.
@@ -84,7 +84,7 @@ def whole(value: object) -> int | None:
 
 
 def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
-    """How long to wait by Retry-After (seconds, or a date), within bounds; None: it does not say."""
+    """Return the wait that Retry-After asks for (seconds, or a date), within bounds; None if it is missing."""
     text = headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return _clamped(int(Decimal(text[:12]) * SECOND_MS))

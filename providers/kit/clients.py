@@ -28,7 +28,7 @@ _SENT: Final = "send_request_headers.started"
 _UNCONNECTED: Final = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
 """Errors that can come before anything is sent. Each can come after, too: of a retry, or of a redirect."""
 _AFTER_SENDING: Final = ("ReadTimeout", "ReadError", "RemoteProtocolError", "ConnectError", "ConnectTimeout")
-"""What a cut connection looks like by turns, for the suite: a retry that was refused ends in a `ConnectError`."""
+"""Errors of a cut connection, by turns, for the suite: a retry that was refused ends in a `ConnectError`."""
 _OURS: Final = frozenset({"host", "content-length", "connection", "transfer-encoding", "expect", "upgrade"})
 
 

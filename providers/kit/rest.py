@@ -1,7 +1,7 @@
 """A JSON API under one key, as a provider calls it.
 
 Guarantee: "it does not exist" and "the key is refused" are concluded only from the service's own words: a gateway in
-between says 404 and 401, too. What is read to judge a push is kept for KEPT_MS at most.
+between sends 404 and 401, too. Objects that are read to judge a push are kept for KEPT_MS at most.
 """
 
 from __future__ import annotations

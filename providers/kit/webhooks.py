@@ -31,7 +31,7 @@ _SECONDS: Final = re.compile(r"[0-9]{1,12}")
 
 
 def is_secret(text: str) -> bool:
-    """Whether this can be a signing secret: `whsec_` and Base64."""
+    """Return True if a text can be a signing secret: `whsec_` and Base64."""
     if not _SECRET.fullmatch(text):
         return False
     try:

@@ -1,13 +1,13 @@
-"""The protocol: what a payment service can be asked, and what may come of it.
+"""The protocol of a payment service: its calls, and their possible outcomes.
 
-Guarantee: results are a closed type, and none is guessed. A service does one charge, or one look-up, and says what came
-of it; when to call again is its caller's to decide, by the capabilities. `NotSent` speaks of the one call alone: after
-an earlier call in doubt, the charge stays in doubt.
+Guarantee: results are a closed type, and none is guessed. A service does one charge, or one look-up, and returns its
+outcome. The caller decides when to call again, by the capabilities. `NotSent` is about the one call alone: after an
+earlier call in doubt, the charge stays in doubt.
 
-How a caller is safe from charging twice. The charge and each attempt are on record before the call. Whatever is in
-doubt is looked up. Only `NotFound`, once `lookup_lag_ms` have passed since the last call, lets the same charge be made
-again. Only `NotFound` after `applied_within_ms` proves for good that nothing was taken: then the charge may be given
-up, and another one, under another id, take its place.
+A caller avoids charging twice as follows. The charge and each attempt are on record before the call. A charge in doubt
+is looked up. Only `NotFound`, once `lookup_lag_ms` have passed since the last call, lets the same charge be made again.
+Only `NotFound` after `applied_within_ms` proves for good that nothing was taken: then the charge may be given up, and
+another one, under another id, take its place.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from drawdown.providers.protocol import Setup
 
 @dataclass(frozen=True)
 class PaymentCapabilities:
-    """What a service declares, and its caller obeys. Times are milliseconds."""
+    """The declaration of a payment service, which its caller obeys. Times are milliseconds."""
 
     key_retention_ms: int | None
-    """How long after the first call its service surely remembers a charge's id; None: for good."""
+    """The time after the first call for which its service surely remembers a charge's id; None: for good."""
     lookup_lag_ms: int
-    """How long after a call a look-up may still miss what it did."""
+    """The time after a call in which a look-up may still miss its effect."""
     applied_within_ms: int
-    """How long after a call the service may still apply it: from then on, absence is proof for good."""
+    """The time after a call in which the service may still apply it: from then on, absence is final proof."""
     least: Mapping[str, int] = field(default_factory=dict)
     """The least amount of one charge by currency, where that is known; else 1."""
     most: int | None = None
@@ -48,7 +48,7 @@ class Charge:
     currency: str
     """ISO 4217, in lower case."""
     description: str
-    """What the customer may read on a receipt."""
+    """The text that the customer may read on a receipt."""
     begun_ms: int
     """When the charge was decided on. No attempt is older: a look-up reads from there, with room for clocks."""
 
@@ -72,7 +72,7 @@ class Declined:
     code: str
     reason: str
     retry: bool
-    """Whether the same card may be tried again later; else only another card helps."""
+    """True if the same card may be tried again later; otherwise only another card helps."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ class InDoubt:
 
 @dataclass(frozen=True)
 class NotFound:
-    """Of `look_up` alone: there is no such charge. It is proof only once the declared lag is over."""
+    """A result of `look_up` alone: there is no such charge. It is proof only once the declared lag is over."""
 
 
 @dataclass(frozen=True)
 class NotSent:
-    """Of `charge` alone: this call is proven to have done nothing. Earlier calls may have."""
+    """A result of `charge` alone: this call is proven to have done nothing. Earlier calls may have."""
 
     reason: str
     retry_at_ms: int | None
@@ -151,7 +151,10 @@ class PaymentService(Protocol):
         ...
 
     async def look_up(self, request: Charge) -> ChargeResult:
-        """What became of a charge. It never charges. Never `NotSent`: what cannot be read stays in doubt."""
+        """Return the outcome of a charge, without charging.
+
+        It is never `NotSent`: if the outcome cannot be read, it stays in doubt.
+        """
         ...
 
     async def card_link(self, customer_id: str, return_url: str) -> Link | NoLink:
@@ -165,7 +168,7 @@ class PaymentService(Protocol):
 
 @runtime_checkable
 class FillsItself(Protocol):
-    """What a service adds that may top customers up by itself: only one may fill a wallet."""
+    """The extra call of a service that may top customers up by itself: only one may fill a wallet."""
 
     async def fills_itself(self, customer_id: str) -> NotSent | InDoubt | None:
         """Why nobody else may top this customer up; InDoubt where that cannot be read now; None: nothing is known

@@ -202,7 +202,7 @@ class StripeProvider:
 
 
 def _judged(request: PushRequest, units: Decimal, unit: int) -> LookupResult:
-    """Whether the figure of a minute is this push's."""
+    """Return the result of a look-up: if the figure of a minute is this push's."""
     figures = f"Stripe holds {units.normalize():f} units for that minute, {request.quantity // unit} were sent"
     if request.ts % WINDOW_MS >= OWN_MINUTES * MINUTE_MS:
         return CannotTell(f"several revisions may share the minute it is dated in: {figures}")

@@ -22,7 +22,7 @@ _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 async def check(
     settings: StripeSettings, http: Http, meters: Meters, features: Sequence[str], customer_ids: Sequence[str]
 ) -> list[str]:
-    """What is wrong, a line each; customers and meters are looked at only with a key that works."""
+    """Return the faults, a line each. Customers and meters are checked only if the key works."""
     refused = await _key(settings, http)
     if refused:
         return refused
@@ -79,7 +79,7 @@ async def _account(settings: StripeSettings, http: Http) -> list[str]:
 
 
 def _feature(settings: StripeSettings, feature: str, found: Sequence[Meter]) -> list[str]:
-    """What is wrong with the meter of one feature."""
+    """Return the faults of the meter of one feature."""
     name = settings.meter_of(feature).event_name
     other = settings.taken(feature)
     if other is not None:

@@ -1,13 +1,14 @@
 """Stripe's meters: the list of them, the sums of a customer's usage, and one event cancelled by its identifier.
 
-Guarantee: a figure is given only when it is whole and exact. Usage of a meter that was archived and made again under
-the same event name is counted with the new one's, so that charged usage is never taken for absent.
+Guarantee: a figure is given only when it is whole and exact. If a meter was archived and made again under the same
+event name, its usage is counted with the new one's, so that charged usage is never taken for absent.
 
-"Cancelled" is given only for an answer of Stripe's that names our identifier, or that says that the event was cancelled
-before. Stripe works an adjustment off after its answer, as it does an event (status `pending`), and offers no way to
-read it again: reconcile compares the totals afterwards. Sources: docs.stripe.com (api/billing/meter-event-adjustment,
-billing/usage-based/meters/configure). Stripe documents 24 hours from the receipt, and leaves invoices that are final as
-they are. What a second adjustment of the same event gets is documented nowhere.
+"Cancelled" is given only for an answer of Stripe's that names our identifier, or that states that the event was
+cancelled before. Stripe works an adjustment off after its answer, as it does an event (status `pending`), and offers no
+way to read it again: reconcile compares the totals afterwards. Sources: docs.stripe.com
+(api/billing/meter-event-adjustment, billing/usage-based/meters/configure). Stripe documents 24 hours from the receipt,
+and leaves invoices that are final as they are. The answer to a second adjustment of the same event is documented
+nowhere.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ PAGE: Final = 100
 MAX_PAGES: Final = 50
 """Pages of Stripe's meters."""
 REMEMBERED_MS: Final = 10 * MINUTE_MS
-"""How long the list of meters is believed: well under the hour that a lookup waits, so that no meter made since can
-hold what is looked for. A meter never changes its window, so only one that was archived and made again within this time
-can be taken for what it was."""
+"""The time for which the list of meters is believed.
+
+It is well under the hour that a lookup waits, so that no meter made since can hold the event looked for. A meter never
+changes its window. So only a meter that was archived and made again within this time can be taken for the old one.
+"""
 MAX_VALUE: Final = Decimal(10**30)
 CUSTOMER_KEY: Final = "stripe_customer_id"
 VALUE_KEY: Final = "value"
@@ -210,7 +213,7 @@ def adjustment(settings: StripeSettings, push: PushRequest) -> Call:
 
 
 def cancelled(result: HttpResult, push: PushRequest) -> Cancelled | ReadFailed:
-    """What an answer proves of the event."""
+    """Return the proof that an answer gives of the cancelled event."""
     if not isinstance(result, Answer):
         return ReadFailed(clean(result.reason))
     if result.status != 200:

@@ -77,7 +77,7 @@ PAGE: Final = 100
 MAX_PAGES: Final = 20
 """Pages of one customer's payments at Stripe; beyond them a look-up stays in doubt."""
 CLOCKS_MS: Final = HOUR_MS
-"""How far our clock may be ahead of Stripe's without a look-up missing an intent."""
+"""The most that our clock may be ahead of Stripe's, so that a look-up misses no intent."""
 LOOKUP_LAG_MS: Final = 10 * MINUTE_MS
 """A call is given up after half a minute, and Stripe's own clients wait for 80 s."""
 
@@ -240,7 +240,7 @@ def unfit(charge: Charge) -> str | None:
 
 
 def is_customer(text: str) -> bool:
-    """Whether it can stand in a path: ids of old accounts may be of the account's own making."""
+    """Return True if an id can be part of a path: an old account may have made its own ids."""
     return 0 < len(text) <= MAX_CUSTOMER_CHARS and text.isprintable() and text.strip(". ") == text
 
 
@@ -262,7 +262,7 @@ def creation(settings: StripeSettings, charge: Charge, card: str) -> Call:
 
 
 def is_of(intent: Mapping[str, object], charge: Charge) -> bool:
-    """Whether an intent carries the charge's id."""
+    """Return True if an intent carries the charge's id."""
     metadata = intent.get("metadata")
     return isinstance(metadata, dict) and metadata.get(METADATA) == header_key(charge.charge_id)
 
@@ -275,13 +275,13 @@ def customer_of(found: Mapping[str, object]) -> str | None:
 
 
 def sent_before(result: HttpResult) -> bool:
-    """Whether Stripe refused a call because its id came before with other content, or on another card."""
+    """Return True if Stripe refused a call because its id came before with other content, or on another card."""
     error = error_of(result) if isinstance(result, Answer) and result.status == 400 else None
     return error is not None and error.type == "idempotency_error" and error.code != "idempotency_key_in_use"
 
 
 def created(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
-    """What came of the call that takes money."""
+    """Return the outcome of the call that takes money."""
     if isinstance(result, NeverLeft):
         return NotSent(clean(f"not sent: {result.reason}"), now_ms + wait_ms({}, 1, now_ms))
     if isinstance(result, NoAnswer):
@@ -338,7 +338,7 @@ def _error_part(answer: Answer, name: str) -> Mapping[str, object]:
 
 
 def judged(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
-    """What an intent that carries the charge's id says of it."""
+    """Return the outcome of a charge, by an intent that carries its id."""
     payment_id, status = intent.get("id"), intent.get("status")
     if not isinstance(payment_id, str) or not INTENT_ID.fullmatch(payment_id):
         return InDoubt("a payment without an id")
@@ -382,7 +382,7 @@ def _difference(intent: Mapping[str, object], charge: Charge) -> str:
 
 
 def _declined(error: object) -> ChargeResult:
-    """What a card error says: `decline_code` is the bank's reason, `code` Stripe's."""
+    """Return the outcome of a card error: `decline_code` is the bank's reason, `code` Stripe's."""
     parts = error if isinstance(error, dict) else {}
     code, decline, advice = (_text(parts, name) for name in ("code", "decline_code", "advice_code"))
     message = _text(parts, "message", MAX_TEXT)

@@ -112,7 +112,7 @@ def read_settings(given: Mapping[str, str]) -> StripeSettings:
 
 
 def capabilities(settings: StripeSettings) -> Capabilities:
-    """What the worker has to obey."""
+    """Return the capabilities that the worker has to obey."""
     streams = bool(settings.stream_url)
     return Capabilities(
         way="stream" if streams else "",
@@ -148,7 +148,7 @@ def capabilities(settings: StripeSettings) -> Capabilities:
 
 
 def _mode(secret_key: str) -> str:
-    """What a key is of: `sk_test_…`, `rk_live_…`."""
+    """Return the mode of a key: `sk_test_…`, `rk_live_…`."""
     found = _MODE.match(secret_key)
     return found[1] if found else ""
 

@@ -39,7 +39,7 @@ from drawdown.schema.units import MINUTE_MS
 SESSIONS: Final = "/v2/billing/meter_event_session"
 EVENTS: Final = "/v2/billing/meter_event_stream"
 RENEWED_MS: Final = MINUTE_MS
-"""How long before its end a session is not used any more."""
+"""The time before its end from which a session is no longer used."""
 MAX_CALLS: Final = 32
 """Calls of Stripe's stream for one batch. A single bad event of a hundred takes fifteen."""
 EXPIRED: Final = frozenset({"billing_meter_event_session_expired", "temporary_session_expired"})
@@ -173,7 +173,7 @@ def _without(token: str, result: HttpResult) -> HttpResult:
 
 
 def _expired(result: HttpResult) -> bool:
-    """Whether the token is not good any more, or never was: nothing was done under it."""
+    """Return True if the token is no longer valid, or never was: nothing was done under it."""
     return isinstance(result, Answer) and (result.status in (401, 403) or _is_over(error_of(result)))
 
 
@@ -194,7 +194,7 @@ def _refused(result: HttpResult) -> bool:
 
 
 def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
-    """What came of a push, by the answer to the call it was in."""
+    """Return the outcome of a push, by the answer to its call."""
     if isinstance(result, NotSent):
         return RetryAt(now_ms + backoff_ms(push.attempt), clean(f"not sent: {result.reason}"))
     if isinstance(result, NoAnswer):

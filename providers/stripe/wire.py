@@ -124,7 +124,7 @@ def never_sent(settings: StripeSettings, push: PushRequest) -> Rejected | None:
 
 
 def error_of(answer: Answer) -> StripeError | None:
-    """What Stripe says went wrong; None where the body is not Stripe's."""
+    """Return the error in Stripe's answer; None if the body is not Stripe's."""
     found = (json_object(answer.body) or {}).get("error")
     if not isinstance(found, dict):
         return None
@@ -149,13 +149,13 @@ def described(answer: Answer) -> str:
 
 
 def request_id(answer: Answer) -> str:
-    """Of an answer of Stripe's; empty where it has none."""
+    """Return the Request-Id of Stripe's answer; empty if it has none."""
     found = re.match(r"req_[A-Za-z0-9]{1,60}", answer.headers.get("request-id", ""))
     return found.group() if found else ""
 
 
 def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
-    """What came of one push."""
+    """Return the outcome of one push."""
     if isinstance(result, NotSent):
         return RetryAt(now_ms + backoff_ms(push.attempt), clean(f"not sent: {result.reason}"))
     if isinstance(result, NoAnswer):
@@ -202,8 +202,11 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
 
 
 def wait_ms(headers: Mapping[str, str], attempt: int, now_ms: int) -> int:
-    """How long to wait after "not now": what Retry-After says, else what stripe-should-retry hints at, else a growing
-    time; always between a second and a quarter of an hour."""
+    """Return the wait after "not now".
+
+    It is given by Retry-After, otherwise by stripe-should-retry, otherwise it grows with each attempt. It is always
+    between a second and a quarter of an hour.
+    """
     asked_ms = retry_after_ms(headers, now_ms)
     if asked_ms is not None:
         return asked_ms

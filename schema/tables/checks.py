@@ -1,6 +1,4 @@
-"""What recurring checks found: the latest of each, runs of `verify`, and what cells and vendors count of the same
-usage.
-"""
+"""The tables of recurring checks: the latest result of each, runs of `verify`, and the counts of cells and vendors."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def ms_column(name: str, *, key: bool = False, null: bool = False) -> "sa.Column
 
 
 def said_columns() -> "list[sa.Column[str]]":
-    """Who did it and why: on everything a person does to money or state."""
+    """Return the actor and reason columns, for each row by which a person changes money or state."""
     return [sa.Column("actor", sa.Text, nullable=False), sa.Column("reason", sa.Text, nullable=False)]
 
 

@@ -1,1 +1,1 @@
-"""What people type, read."""
+"""Readers of values that people type."""

@@ -96,7 +96,7 @@ def offset_of(moment: datetime) -> str:
 
 
 def is_said_twice(text: str, zone: ZoneInfo) -> bool:
-    """Whether a time without an offset is one that the clocks of a zone show twice, or never: a daylight change."""
+    """Return True if a time without an offset occurs twice, or never, in a zone: at a daylight change."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -197,12 +197,12 @@ def parse_percent(text: str) -> int:
 
 
 def show_percent(ppm: int) -> str:
-    """Of parts per million: `70 %`, `12.5 %`."""
+    """Return parts per million as percent: `70 %`, `12.5 %`."""
     return f"{Decimal(ppm) / 10_000:f} %"
 
 
 def is_quantity(text: str) -> bool:
-    """Whether it is a whole number of base units, in plain digits, that a database holds."""
+    """Return True if a text is a whole number of base units, in plain digits, that a database can hold."""
     return text.isascii() and text.isdigit() and len(text) <= 18
 
 

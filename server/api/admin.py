@@ -43,8 +43,10 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Signed(Generic[M]):
-    """An order whose signature is proven. `use_up` comes first in the transaction that does it. Errors of it: ApiError
-    409 where it was done before."""
+    """An order with a proven signature. Call `use_up` first in the transaction that does the order.
+
+    Errors of `use_up`: ApiError 409 if the order was done before.
+    """
 
     order: M
     use_up: Callable[[sa.Connection], None]

@@ -1,9 +1,9 @@
 """/v1/executions: runs, by the functions of `drawdown execution`.
 
 Guarantee: each call is one transaction of the same function that the command line calls, under the caller's own key or
-number: whoever lost the answer sends the same again. Calls that come at once share one (`money`); runs of one
-organisation that are not decided so may share one when they are accepted (`together`). A key that is bound to an
-organisation changes what it began (`require_maker`).
+number. If the answer is lost, the caller sends the same again. Calls that come at once share a transaction (`money`).
+Other runs of one organisation may share one when they are accepted (`together`). If a key is bound to an organisation,
+it changes only runs that it began (`require_maker`).
 """
 
 from __future__ import annotations
@@ -335,7 +335,10 @@ def _run(run: Reservation, said: Said) -> dict[str, object]:
 def _with_wallet(
     run: Reservation, done: executions.Accepted | executions.Settled, said: Said, key: str, **more: object
 ) -> dict[str, object]:
-    """What a sponsor has is not for those to know whom it pays for."""
+    """Return the answer with the wallet's credit.
+
+    A sponsor's credit is left out: the organisation must not learn it.
+    """
     wallet = None if run.payer_number is not None else done.wallet
     available, balance = (None, None) if wallet is None else (wallet.available_micro, wallet.balance_micro)
     amounts = _both({"available": available, "balance": balance})

@@ -1,10 +1,10 @@
-"""The guard while its database is away: a metric that fails open is let through, and written down afterwards.
+"""The guard while its database is away: it lets a metric that fails open through, and records the use afterwards.
 
-Guarantee: what is let through has a key that was found and that has not expired, a metric whose terms said so, and a
-darkness that began a short while ago, by what this process remembers. All of it is counted, with its amount, once the
-database is back, under the key of its use: a program that asks again meanwhile uses nothing twice. If no more can be
-remembered, nothing more is let through. What ends a use is refused for the moment until the use is written down. If a
-process ends before it could write uses down, it logs them with their amounts, and they are lost.
+Guarantee: a use is let through only if its key was found before and has not expired, the terms of its metric allow it,
+and the outage began a short while ago, all by the memory of this process. Once the database is back, each use is
+counted with its amount, under its key. If a program repeats the call meanwhile, nothing is used twice. If no more uses
+can be remembered, no more are let through. Until a use is recorded, calls that end it are refused. If a process ends
+before it could record uses, it logs them with their amounts, and they are lost.
 """
 
 from __future__ import annotations
@@ -105,12 +105,14 @@ class Dark:
         self.uses: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
 
     async def find(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Whose key this is; by what is remembered, where the database does not say."""
+        """Return the key; if the database does not answer, by the memory of this process."""
         return await self._find(api_keys.hash_of(offered), now_ms)
 
     async def recall(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Whose key this is, where that was found a short while ago, or is. Whoever answers by it finds it
-        again, and says with `remember` what was found."""
+        """Return the key as it was found a short while ago, or read it now.
+
+        A caller that answers by it must read it again in its transaction, and call `remember` with the result.
+        """
         proof = api_keys.hash_of(offered)
         return self._known(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)
 
@@ -186,7 +188,10 @@ class Dark:
                     return
 
     async def _written(self, name: str, *, quick: bool = False) -> bool:
-        """Write one down; whether it waits no longer. Whoever wrote it at the same moment was the one that counts."""
+        """Record one use, and return True if it waits no longer.
+
+        If another task recorded it at the same moment, that one counts.
+        """
         use = self._kept.get(name)
         if use is None:
             return True

@@ -1,11 +1,14 @@
-"""/v1/guard: may it be used now, what became of it, the ways out of a block, and overrides; by the functions of
-`drawdown guard` and `drawdown override`. /admin/overrides: a person's word on an override, by a signed request.
+"""/v1/guard: may it be used now, the end of a use, the ways out of a block, and overrides.
 
-Guarantee: each call is decided by the same function that the command line calls, under the caller's own key: whoever
-lost the answer sends the same again. Uses, and ends of uses, that come at once share a transaction (`money`). Uses that
-are decided alone share one with others of their metric and organisation (`together`), and so do all checks. What is
-blocked is an answer, and no error. A check writes nothing, waits for no writer, and is answered by the transaction that
-found its key. A program asks for an override of an organisation alone, and nothing counts before a person approved it.
+It calls the functions of `drawdown guard` and `drawdown override`. /admin/overrides: a person's decision on an
+override, by a signed request.
+
+Guarantee: each call is decided by the same function that the command line calls, under the caller's own key. If the
+answer is lost, the caller sends the same again. Uses, and ends of uses, that come at once share a transaction
+(`money`). Uses that are decided alone share one with others of their metric and organisation (`together`), and so do
+all checks. A block is an answer, and no error. A check writes nothing, waits for no writer, and is answered by the
+transaction that found its key. A program requests an override for an organisation only, and it counts only once a
+person approved it.
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ class CheckRequest(_Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"org": "acme", "metric": "idea.create"}]})
 
     org: Id | None = None
-    """Whose use it is; a key that is bound to an organisation may leave it out."""
+    """The organisation of the use. If the key is bound to an organisation, it may be left out."""
     metric: Id
     amount: Units = 1
     payer: Id | None = None
@@ -178,8 +181,11 @@ class OverridesQuery(BaseModel):
 
 
 class LimitOverride(BaseModel):
-    """What is asked for or allowed, for whom (`target` by `reach`), until when (null: for good); who asked for it, and
-    who decided."""
+    """An override that is requested or in force.
+
+    `target` by `reach`: an organisation, a pattern or a plan. `ends_ms` null: it is permanent. `actor`: who requested
+    it. `decided_by`: who decided.
+    """
 
     number: int
     metric: str
@@ -322,12 +328,12 @@ WAY: Final = Way[Ask, Answer](
     _take,
     lambda asked: not asked.own,
 )
-"""A counter that many use is locked once for all of them, and with it the wallet of whoever pays."""
+"""A counter used by many calls is locked once for all of them, and with it the wallet that pays."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is checked, and whose key it was that asks."""
+    """A check, and the key of its caller."""
 
     wish: Wish
     key: ApiKey

@@ -59,7 +59,7 @@ class PreviewRequest(_Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"org": "acme", "estimate": 6}]})
 
     org: Id | None = None
-    """Whose run it is; a key that is bound to an organisation may leave it out."""
+    """The organisation of the run. If the key is bound to an organisation, it may be left out."""
     estimate: Credits | None = None
     use: Uses | None = None
     project: Id | None = None
@@ -177,11 +177,14 @@ class PreviewAnswer(BaseModel):
 
 
 class Run(BaseModel):
-    """A run. `customer_id`: whose wallet pays, for good; `sponsored`: it is another one's than the organisation's.
-    `reserved`: for how much it was accepted; `held`: what it holds still. `hold` says of what: of a wallet, of the
-    balance that a provider keeps, as it was last read (`local`), or of none that there is (`declared`). What a run that
-    metering settles has `drawn`, the samples of its `sandboxes` charged.
-    `supplier`: who is owed a share of it, if anybody."""
+    """A run.
+
+    `customer_id`: the wallet that pays, which never changes. `sponsored`: it is another wallet than the organisation's.
+    `reserved`: the amount that was reserved at acceptance. `held`: the amount that is still held. `hold`: where it is
+    held: in a wallet, in the balance that a provider keeps, as it was last read (`local`), or in no balance
+    (`declared`). `drawn`: the credit charged so far; if metering settles the run, the samples of its `sandboxes`
+    charged it. `supplier`: the supplier who is owed a share of it, if there is one.
+    """
 
     key: str
     org_id: str

@@ -84,9 +84,11 @@ def operation(
     empty: bool = False,
     also: Mapping[int, type[BaseModel]] = NO_OTHERS,
 ) -> _Operation:
-    """What FastAPI is told of a route: its answers, and the body, query, headers and proof that the route itself reads
-    and checks. `bodies`: by their types, where there are several; `scope`: what an API key needs for it; `empty`: the
-    answer is 204; `also`: other statuses that have an answer of their own."""
+    """Return the description of a route for FastAPI: its answers, body, query, headers and proof.
+
+    `bodies`: by their types, if there are several. `scope`: the scope that an API key needs. `empty`: the answer is
+    204. `also`: other statuses with an answer of their own.
+    """
     extra: dict[str, object] = {}
     if body == "any":
         content: dict[str, object] = {"application/json": {"schema": {"type": "object"}}}
@@ -123,7 +125,7 @@ def operation(
 
 @cache
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Made once a process; whoever has it changes nothing of it."""
+    """Return the schema of a model. It is made once a process: do not change it."""
     return model.model_json_schema()
 
 

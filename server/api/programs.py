@@ -1,12 +1,11 @@
-"""What all routes of programs share: a program proves who it is by an API key, asks for what the key may, and is
-answered in one transaction.
+"""The common part of all routes of programs: a program proves itself by an API key, and gets one transaction's answer.
 
-Guarantee: nothing of a body is read before the key was found, now or (by a call that finds it again in the transaction
-that answers) a short while ago, and has the scope; nothing is done or answered by a key that is over. Keys that were
-never found here are looked up on a thread of their own: whoever makes keys up delays no program. A key that is bound to
-an organisation names no other, and learns nothing of another's runs. Programs have threads of their own: none of them
-keeps the gate, a webhook or a signed order waiting. An answer other than the one that was asked for has a code, and
-where the permission order refused, its step.
+Guarantee: nothing of a body is read before the key was found and has the scope. The key is found now, or was found a
+short while ago if the transaction that answers finds it again. Nothing is done or answered for a key that has ended.
+Keys that were never found here are looked up on a thread of their own, so a caller that makes keys up delays no
+program. A key that is bound to an organisation names no other, and learns nothing of another's runs. Programs have
+threads of their own: none of them keeps the gate, a webhook or a signed order waiting. Every refusal has a code, and,
+if the permission order refused, its step.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 Answer = Mapping[str, object]
 Find = Callable[[str, int], Awaitable[ApiKey | None]]
-"""Whose key it is, at a moment."""
+"""Returns the key that was offered, as it is at a moment."""
 Again = Callable[[ApiKey], Awaitable[None]]
 """Insists that a key continues. Errors: ApiError 401."""
 
@@ -244,8 +243,10 @@ class Programs:
         return await soon(self.find(api_keys.hash_of(offered), now_ms))
 
     async def find(self, proof: str, now_ms: int) -> ApiKey | None:
-        """Whose key this is, by its hash. Look-ups of keys that were never found here wait for each other alone, and
-        share a statement."""
+        """Return the key of a hash.
+
+        Look-ups of keys that were never found here wait only for each other, and share a statement.
+        """
         if self.known.has(proof, now_ms):
             read = self.reading.read(lambda connection: api_keys.find_all(connection, [proof], now_ms))
             found = (await read).get(proof)
@@ -255,8 +256,10 @@ class Programs:
         return found
 
     async def recall(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Whose key this is, where that was found a short while ago, or is. Whoever answers by it finds it
-        again, and says with `remember` what was found."""
+        """Return the key as it was found a short while ago, or read it now.
+
+        A caller that answers by it must read it again in its transaction, and call `remember` with the result.
+        """
         return self.known.get(api_keys.hash_of(offered), now_ms) or await self._find(offered, now_ms)
 
     def remember(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
@@ -287,8 +290,10 @@ class Programs:
         return key
 
     def _note_use(self, key: ApiKey, offered: str, now_ms: int) -> None:
-        """Have it kept that a key is used: beside the request, which does not wait for it. One at a time: whoever comes
-        while one is under way is noted with a later request."""
+        """Record that a key is used, beside the request, which does not wait for it.
+
+        One record is made at a time. A use that comes meanwhile is recorded with a later request.
+        """
         is_kept = key.used_ms is not None and now_ms < key.used_ms + api_keys.USED_EVERY_MS
         if self.noting is None and not is_kept:
             self.noting = asyncio.create_task(self._keep_use(offered, now_ms))

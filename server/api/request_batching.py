@@ -30,7 +30,7 @@ MOST_TOGETHER: Final = 256
 STUCK_S: Final = 1.0
 """A reading that takes longer keeps those who came after it no longer."""
 MOST_WAITING: Final = 1_024
-"""Requests of one lane: whoever comes then is to come again."""
+"""Requests that one lane holds. Later ones are refused, and have to be sent again."""
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -44,7 +44,7 @@ class _Waiting(Generic[A, R]):
     answer: asyncio.Future[R]
 
     def tell(self, found: R | BaseException) -> None:
-        """Whoever waited too long is told nothing any more."""
+        """Set the answer, unless the request has given up waiting."""
         if self.answer.done():
             return
         if isinstance(found, BaseException):
@@ -125,8 +125,10 @@ class Together(Generic[A, R]):
                 one.answer.cancel()
 
     async def _in_time(self, batch: Sequence[_Waiting[A, R]]) -> None:
-        """Whoever waits for a lock comes before the next who want it. A reading that hangs, on a connection that is
-        dead, is left to itself."""
+        """Decide a batch before the next one.
+
+        If a read hangs on a dead connection, it is left to itself after STUCK_S.
+        """
         if not self._way.reads:
             await self._decide(batch)
             return
@@ -169,7 +171,7 @@ class Together(Generic[A, R]):
             await asyncio.gather(*map(self._alone, refused))
 
     def _all(self, connection: sa.Connection, asked: Sequence[A]) -> Sequence[R | DrawdownError]:
-        """Whoever is refused is told why by `_one`: no name is looked for before."""
+        """Decide a batch. Names are looked up only by `_one`, which words a refusal."""
         tell_no_names(connection)
         return self._way.all_(connection, asked, self._clock.now_ms())
 

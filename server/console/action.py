@@ -143,11 +143,13 @@ def one(_connection: sa.Connection, _doing: Doing) -> Size:
 
 @dataclass(frozen=True)
 class Action:
-    """An action: its name in the address, what it is called, what it asks for (a reason is always asked for), what it
-    does, how things stand, the command line that does the same, without `drawdown` and the reason, and where its person
-    goes on. `size`: to how many, and how much it gives; `said`: what it does, in a sentence, over its form; `lost`: of
-    one that hands out a secret, what is done where the answer with it was lost; `tell`: what the dry run shows besides,
-    found in transactions of its own, each of them undone."""
+    """An action: its name in the address, its title, its fields, its function and the page that follows.
+
+    A reason is always required. `look`: the present state. `command`: the command line that does the same, without
+    `drawdown` and the reason. `place`: the page that follows. `size`: how many it changes, and how much it gives.
+    `said`: its effect, in a sentence, over its form. `lost`: of an action that hands out a secret, the next step if the
+    answer was lost. `tell`: further results of the dry run, found in transactions of its own, each of them undone.
+    """
 
     name: str
     title: str

@@ -302,7 +302,7 @@ def _place(request: Request) -> str:
 
 
 WHOSE: Final = ("id", "key", "tab")
-"""What of an address says whose page it is, and narrows nothing."""
+"""Parameters of an address that identify its page, and narrow nothing."""
 
 
 @contextmanager
@@ -393,7 +393,7 @@ def _asset(file: Path) -> Asset:
 
 
 def answer(asset: Asset, request: Request) -> Response:
-    """The file, packed for whoever takes it so."""
+    """Return a file, packed if the browser accepts that."""
     headers = {"cache-control": FOR_A_YEAR, "vary": "accept-encoding"}
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(asset.packed, media_type=asset.kind, headers={**headers, "content-encoding": "gzip"})

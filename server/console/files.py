@@ -75,7 +75,10 @@ class Stream:
             self._forget()
 
     def _put(self, piece: bytes | Exception | None) -> bool:
-        """Wait until there is room; whether anybody still wants it. Whoever reads on too late finds an error."""
+        """Wait until there is room for a piece.
+
+        Return True if the reader is still there; a late reader gets an error.
+        """
         waiting = asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop)
         waited_s = 0.0
         while not self._gone and waited_s < TAKEN_WITHIN_S and self._loop.time() < self._ends_at:
@@ -154,8 +157,10 @@ class Files:
     async def open(
         self, begin: Callable[[sa.Connection], Iterator[str]], taken: Taken, of: str | None = None
     ) -> AsyncIterator[bytes]:
-        """`of`: a customer, of whom one file is under way at a time. Errors: ApiError 503 where enough are under way;
-        those of the first rows."""
+        """Begin a file, and return its pieces. `of`: a customer, who may have one file under way at a time.
+
+        Errors: ApiError 503 if enough are under way; those of the first rows.
+        """
         if of in self._of:
             raise ApiError(503, "busy", "your last file is still under way: try again in a moment", headers=SOON)
         if self._under_way >= MOST_FILES:

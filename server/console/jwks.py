@@ -26,7 +26,7 @@ WITHIN_S: Final = 5.0
 MOST_BYTES: Final = 64 * 1024
 """An answer of a sign-in service."""
 MOST_AT_ONCE: Final = 8
-"""Calls, and whoever waits for what is being read."""
+"""Calls, and callers that wait for a key set that is being read."""
 TOO_MANY: Final = "too many people sign in at this moment: try again"
 MOST_KEYS: Final = 50
 """Public keys of one address: the others are ignored."""
@@ -39,7 +39,7 @@ MOST_KEPT: Final = 8
 
 
 class Trouble(Exception):
-    """What another service did, or did not do, in words for whoever waits."""
+    """A fault of another service, in words for the person who waits."""
 
 
 def is_safe(url: str) -> bool:

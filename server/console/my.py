@@ -1,14 +1,15 @@
-"""The small face, at /my/: an organisation's own people come in by a link that the operator's product signed, and see
-that organisation alone.
+"""The small face, at /my/: an organisation's own people come in by a signed link, and see that organisation alone.
+
+The operator's product signs the link:
 
     {"aud": "https://drawdown.internal", "org": "acme", "sub": "ann", "exp": 1767225900, "jti": "6f1c…"}
 
-Guarantee: a link lets in once, within its quarter of an hour. HS256 is proven by our shared secret alone, RS256 and
-ES256 by the product's public keys alone; a link that does not say for whom, of which organisation and until when, with
-a number of its own, is none. The session that follows is bound to its organisation, whatever the address says. Where
-its wallet pays for others, too, nothing of the wallet is read. No name of another organisation, or of an operator, and
-no reason that an operator wrote, is shown. What may be changed: an override is asked for, which counts once a person
-approves it; a value that makes no sense is refused in words, and never taken for another one.
+Guarantee: a link lets in once, within its quarter of an hour. HS256 is proven only by our shared secret, RS256 and
+ES256 only by the product's public keys. A link must state its audience, its organisation, its end and a number of its
+own. The session that follows is bound to its organisation, whatever the address says. If its wallet pays for others,
+too, nothing of the wallet is read. No name of another organisation or of an operator is shown, and no reason that an
+operator wrote. The only change is a request for an override, which counts once a person approves it. An impossible
+value is refused in words, and never taken for another one.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class My:
 
     @property
     def url(self) -> str:
-        """Where these people reach it, and for whom links are meant (`aud`)."""
+        """The address of these pages, which is also the audience of links (`aud`)."""
         return self._services.settings.my.url or self._console.url
 
     async def _answered(
@@ -210,8 +211,10 @@ class My:
         return await self._threads.run(lambda engine: look(engine, work, WITHIN_S))
 
     def _visitor(self, connection: sa.Connection, request: Request, said: Mapping[str, str], now_ms: int) -> Visitor:
-        """Who asks; from here on, nobody else's name is told. `of`: whose page it is that asks, where it says so.
-        Errors: Nobody; Another."""
+        """Return the visitor, and hide all other names from here on.
+
+        `of`: the organisation of the page, if it states one. Errors: Nobody; Another.
+        """
         tell_no_names(connection)
         found = my_sessions.find(connection, request.cookies.get(COOKIE, ""), now_ms)
         if found is None:
@@ -317,7 +320,7 @@ class My:
 
 @dataclass(frozen=True)
 class Link:
-    """One that was proven: its number, and whom it lets in."""
+    """A proven link: its number, and the visitor it lets in."""
 
     number: str
     visitor: Visitor

@@ -1,9 +1,10 @@
 """Signing in by OpenID Connect: the authorization code flow with PKCE, at the one issuer that is configured.
 
-Guarantee: whoever comes back is the browser that went, within WITHIN_MS: all that is sent (state, nonce, PKCE's
-verifier) is made from one secret that lies in that browser's cookie alone, and is used once. What the issuer says is
-believed once its key has signed it, for us, for this sign-in, and now. The issuer says who somebody is; whether they
-may come in, and as what, is given here alone. Nobody is sent anywhere but to the issuer, and then into the console.
+Guarantee: the browser that comes back is the browser that left, within WITHIN_MS. All that is sent (state, nonce,
+PKCE's verifier) is made from one secret, which is only in that browser's cookie, and is used once. The issuer's
+statement is believed once its key has signed it, for us, for this sign-in, and now. The issuer identifies a person;
+Drawdown alone decides if they may come in, and as what. A browser is sent only to the issuer, and then into the
+console.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ class Oidc:
         return answer
 
     async def _proven(self, query: Mapping[str, str], trip: Trip) -> Mapping[str, Any]:
-        """What the issuer says of whoever came back. Errors: Unproven, Trouble."""
+        """Return the issuer's statement about the person who came back. Errors: Unproven, Trouble."""
         issuer = self._settings.issuer
         if query.get("iss", issuer) != issuer:  # RFC 9207
             raise Unproven("this answer is another issuer's: begin again")

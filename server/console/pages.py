@@ -34,7 +34,9 @@ IN_CREDITS: Final = {*(page.path for page in money.PAGES), "/console/runs", "/co
     "/console/drift",
     "/console/reconcile",
 }
-"""Pages whose amounts are credits, where a head does not say otherwise. A vendor bills in its own currency; what a
-provider has of a feature is compared in its base units."""
+"""Pages with amounts in credits, unless a head names another unit.
+
+A vendor bills in its own currency. A provider's quantity of a feature is compared in its base units.
+"""
 ACTIONS: Final[tuple[Action, ...]] = (*money.ACTIONS, *oncall.ACTIONS, *rules.ACTIONS)
 """What may be done, each at `/console/act/` and its name."""

@@ -26,7 +26,7 @@ _ENDED: Final = ("57014", "25P02")
 
 
 class TooSlow(DatabaseBusy):
-    """What was asked takes longer than whoever looks may take."""
+    """The query takes longer than a reader of the console may take."""
 
     code = "too_slow"
 

@@ -1,8 +1,7 @@
-"""What a page is asked: by whom, when, and with which words in the address.
+"""The parameters of a page: the person, the time, and the texts in the address.
 
-Guarantee: a value that makes no sense is refused in words, and never taken for another one. All that an address says
-comes through `said_by`, so that no text reaches a database that could not hold it; a number has the bounds of what it
-counts.
+Guarantee: an impossible value is refused in words, and never taken for another one. Every text of an address comes
+through `said_by`, so that no text reaches a database that could not hold it. A number has the bounds of its unit.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def who(connection: sa.Connection, settings: ServerSettings, request: Request, n
 
 
 def proxied(settings: ServerSettings, request: Request) -> str | None:
-    """Whom the proxy signed in, by its own word; None where it names nobody, or is not proven to be the proxy."""
+    """Return the person that the proxy names; None if it names none, or is not proven to be the proxy."""
     if not (settings.console_proxy_header and settings.console_proxy_secret):
         return None
     wanted, offered = (

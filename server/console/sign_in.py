@@ -37,7 +37,7 @@ from drawdown.worker.access.sessions import TooManyFailures
 HASHES_AT_ONCE: Final = 2
 """Passwords that are looked at together: 19 MiB each, 32 of an older hash."""
 MOST_HASHES: Final = 20
-"""Under way or waiting; whoever comes after them is told to try again."""
+"""Password checks under way or waiting. Later ones are asked to try again."""
 WRONG: Final = "no person of this name has this password here"
 NO_LINK: Final = "this link was used, or ran out: ask whoever gave it for another (`drawdown console user reset`)"
 

@@ -18,12 +18,12 @@ from drawdown.schema.units import SECOND_MS
 PREFIX_V6: Final = 64
 EVERYBODY: Final = "*"
 CALLERS_KEPT: Final = 1_000
-"""Addresses whose callers' names are not found out again: those that ask most."""
+"""Addresses to keep the callers' names of: the most frequent ones."""
 
 
 @lru_cache(CALLERS_KEPT)
 def caller_of(address: str | None) -> str:
-    """The name of whoever has this address; "-" where there is none, as on a Unix socket."""
+    """Return the name of the caller at this address; "-" if there is none, as on a Unix socket."""
     if not address:
         return "-"
     try:

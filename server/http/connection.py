@@ -1,10 +1,10 @@
 """Connections: how many there may be, and for how long each may keep its slot without using it.
 
-Guarantee: no address holds more than its share of the slots. A connection that waits for a head keeps nobody out: where
-all slots are taken, one of the caller with the most such connections is closed for the newcomer. Where all of them have
-a request under way, some more are kept for health alone. A connection ends when the head of a request, the rest of one
-that is answered, or a reader of the answer does not come in time. uvicorn's protocol is met by asyncio's interfaces
-alone: it is fed in pieces, writes to a transport of ours, and its requests say in ASGI's state whose they are.
+Guarantee: no address holds more than its share of the slots. A connection that waits for a head keeps no other out: if
+all slots are taken, one of the caller with the most such connections is closed for the newcomer. If all of them have a
+request under way, some more are kept for health alone. A connection ends if the head of a request, the rest of a
+request that is answered, or a reader of the answer does not come in time. uvicorn's protocol is met only by asyncio's
+interfaces: it is fed in pieces, writes to a transport of ours, and its requests carry their connection in ASGI's state.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HEALTH_PATIENCE_S: Final = 2.0
 WRITE_PATIENCE_S: Final = 15.0
 """Wait for a client that does not read a response."""
 SWEEP_S: Final = 0.5
-"""How often it is looked whose patience is over."""
+"""Seconds between two searches for connections with ended patience."""
 MAX_HEAD_BYTES: Final = 16 * 1024
 """A request's first line and headers, up to the empty line; the same of trailers. At least so many are taken."""
 PIECE_BYTES: Final = 4 * 1024
@@ -78,9 +78,11 @@ class ConnectionSlots:
     def take(
         self, address: str | None, close: Callable[[], None], check: Callable[[float], None] = lambda _now: None
     ) -> ConnectionSlot | None:
-        """A slot for a connection from this address; None: it has its share already. Where all are taken, one that is
-        idle is closed for it; else it gets one of those for health, of which whoever has been there longest is sent
-        away."""
+        """Return a slot for a connection from this address; None if it has its share already.
+
+        If all slots are taken, an idle connection is closed for it. If none is idle, it gets a slot for health, and the
+        oldest connection on those is closed if they are full.
+        """
         caller, of_proxy = caller_of(address), self._is_proxy(address)
         if not of_proxy and self._taken[caller] >= MAX_OF_AN_ADDRESS:
             self._refused["connections"] += 1
@@ -227,7 +229,7 @@ class Connection(asyncio.Protocol):
             self.slots.work(self._slot)
 
     def rest(self) -> None:
-        """It waits for its turn: it may be closed for whoever comes."""
+        """Wait for a turn: meanwhile the connection may be closed for a newcomer."""
         if self._slot is not None:
             self.slots.wait(self._slot)
 
@@ -320,7 +322,7 @@ class Line(asyncio.Transport):
             self._under.pause_reading()
 
     def resume_reading(self) -> None:
-        """Not at once: whoever resumes is in the midst of its work."""
+        """Resume reading, but not at once: the caller is in the midst of its work."""
         if self.is_paused:
             self.is_paused = False
             asyncio.get_running_loop().call_soon(self._owner.resumed)

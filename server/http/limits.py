@@ -147,7 +147,7 @@ class Limits:
         return not self._is_known(scope)
 
     async def _pause(self, connection: Connected | None, wait_s: float) -> None:
-        """While it waits, its slot is the first that is taken for whoever comes."""
+        """Wait. Meanwhile the connection's slot is the first to be taken for a newcomer."""
         if connection is not None:
             connection.rest()
         await asyncio.sleep(wait_s)

@@ -74,8 +74,9 @@ class _Ending(uvicorn.Server):
 def serve(
     server: Server, listening: socket.socket, trusted_proxies: str, is_told: Callable[[], bool] = lambda: False
 ) -> None:
-    """Serve until told to end, by a signal or `is_told`. `trusted_proxies`: addresses whose X-Forwarded-For is
-    believed, separated by commas.
+    """Serve until a signal or `is_told` ends it.
+
+    `trusted_proxies`: addresses with a believed X-Forwarded-For, separated by commas.
 
     Errors: UsageError for an entry that is neither address nor network.
     """

@@ -1,8 +1,8 @@
-"""How long an answer waits that found nothing.
+"""The wait of an answer that found nothing.
 
-Guarantee: a key whose requests name what does not exist has so many of them answered at once a second. Each further
-one is answered later, the longer the more of them wait: however many connections a caller holds, they cost the others
-little. A request that finds what it names never waits here, also by the same key.
+Guarantee: if requests of a key name things that do not exist, a number of them a second is answered at once. Each
+further one is answered later, the longer the more of them wait. However many connections a caller holds, they cost the
+others little. A request that finds its object never waits here, also by the same key.
 """
 
 from __future__ import annotations

@@ -56,8 +56,11 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Straight:
-    """`routes`: of those, the ones that take a request, as it came, at one path. `handlers`: the nearest base of an
-    error says what is answered; an error without one is for whoever is around this."""
+    """Calls the endpoint of a request at a fixed path directly, and passes every other request on.
+
+    `routes`: it uses those that take the bare request at a path without parameters. `handlers`: the nearest base of an
+    error gives its answer; an error without a handler is for the layer around this.
+    """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], handlers: Handlers) -> None:
         self._app = app

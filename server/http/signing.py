@@ -72,8 +72,11 @@ def verify(
 
 
 def require_fresh(headers: Mapping[str, str], now_ms: int) -> None:
-    """Of a request whose signature was proven. One that was used up is forgotten once it cannot be fresh any more:
-    whoever waited meanwhile asks this again. Errors: ApiError 401."""
+    """Refuse a request with a proven signature that is no longer fresh. Errors: ApiError 401.
+
+    A used signature is forgotten once it cannot be fresh any more. So a caller that waited meanwhile must call this
+    again.
+    """
     if abs(now_ms - int(headers["x-timestamp"]) * SECOND_MS) > TOLERANCE_MS:
         raise _refused("it was signed more than 300 s from now")
 

@@ -1,9 +1,9 @@
 """The database from asynchronous routes, and whether it is still the one that this machine left (rule R1).
 
 Guarantee: at most so many short transactions at once, so that requests for a dead database wait here, and the server
-goes on answering. A database that was restored is noticed by a server as by a command: before each deed of the console,
-and by any other write within EVERY_MS. What is noticed is written down in a transaction of its own: no refusal takes it
-back. One look serves a whole process: a check of the guard, and whatever else only reads, costs nothing more.
+continues to answer. A server notices a restored database as a command does: before each deed of the console, and by any
+other write within EVERY_MS. It records this in a transaction of its own, so no refusal takes it back. One look serves a
+whole process: a check of the guard, and any other read, costs nothing more.
 """
 
 from __future__ import annotations
@@ -88,10 +88,12 @@ class Restores:
     def write(
         self, engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False, always: bool = False
     ) -> T:
-        """As `schema.database.write`, on a database that was looked at. `always`: also where one looked just now, and
-        once more in the transaction itself, by a clock that ticks believe, as a command does. SQLite has one writer:
-        whoever waits for another of this process continues as soon as that is done, where SQLite would look again after
-        up to a tenth of a second."""
+        """Write as `schema.database.write`, after a look at the database.
+
+        `always`: look again even if the last look was just now, and once more in the transaction itself, by a clock
+        that ticks believe, as a command does. SQLite has one writer. If two threads of this process write, the second
+        continues as soon as the first is done, while SQLite would look again after up to a tenth of a second.
+        """
         if engine.dialect.name != "sqlite":
             return self._write(engine, work, rollback=rollback, always=always)
         if not self._writing.acquire(timeout=SQLITE_BUSY_S):  # all wait beside one another, as they would for SQLite

@@ -58,7 +58,7 @@ AT_ONCE: Final = 2
 """Batches that are read and stored, and as many small ones; with all others of the process, fewer than the engine has
 connections."""
 MOST_BATCHES: Final = 32
-"""Batches at once and waiting, from where their bodies are here: whoever sends slowly keeps nobody's place."""
+"""Batches at once and waiting, counted from the arrival of their bodies, so that a slow sender keeps no place."""
 MOST_BATCHES_OF_A_KEY: Final = 16
 """Batches of one key while others have none. It takes another place only while it has fewer than are free, so two
 greedy keys leave room for a third."""
@@ -104,7 +104,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Taker(Generic[T]):
-    """One kind of items: how they are read out of a body, whose each is, what it is called, and how they are stored."""
+    """A kind of items: how they are read out of a body, their organisation, their name, and how they are stored."""
 
     kind: Literal["events", "samples"]
     scope: str
@@ -380,7 +380,7 @@ class Turns:
 KEY_ITEMS_PER_S: Final = 50_000
 """Items with one API key, by one process, on average; twice as many at once."""
 ORG_ITEMS_PER_S: Final = 40_000
-"""Items of one organisation, whoever sends them, by one process, on average; twice as many at once."""
+"""Items of one organisation, by all senders, by one process, on average; twice as many at once."""
 
 
 class Quotas:

@@ -146,8 +146,10 @@ class Events:
         return router
 
     async def take(self, request: Request) -> JSONResponse:
-        """Take usage events: one, or up to 1,000. Each is answered for itself, in order; whoever lost the answer sends
-        the same again."""
+        """Take usage events: one, or up to 1,000. Each is answered for itself, in order.
+
+        If the answer is lost, send the same again.
+        """
         return answer(await self._intake.take(request, EVENTS))
 
     async def take_as_openmeter(self, request: Request) -> Response:
@@ -211,8 +213,10 @@ class Samples:
         return router
 
     async def take(self, request: Request) -> JSONResponse:
-        """Take samples: one, or up to 1,000. Each is answered for itself, in order; whoever lost the answer sends the
-        same again."""
+        """Take samples: one, or up to 1,000. Each is answered for itself, in order.
+
+        If the answer is lost, send the same again.
+        """
         return answer(await self._intake.take(request, SAMPLES))
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests import style
 from tests.cases import cases
 
-MOST_AVOIDED = {"documents": 0, "help": 0, "metrics": 0, "alerts": 0, "messages": 0, "docstrings": 183}
+MOST_AVOIDED = {"documents": 0, "help": 0, "metrics": 0, "alerts": 0, "messages": 0, "docstrings": 0}
 MOST_WORDS = 40_700
 """Of the pages that are written by hand."""
 MOST_LONG_SENTENCES = 7

@@ -118,7 +118,7 @@ def unchained(connection: sa.Connection, actions: Sequence[AuditEntry]) -> list[
 
 
 def is_cut(connection: sa.Connection, chain: Head) -> bool:
-    """Whether the newest action on record is not the last one there was."""
+    """Return True if the newest action on record differs from the last one that was chained."""
     newest = SQL.run(connection, "newest_hash").scalar()
     return (newest or "") != chain.hash
 

@@ -1,10 +1,10 @@
-"""What counts once: forms of the console, calls of programs, and signed orders.
+"""Things that count once: forms of the console, calls of programs, and signed orders.
 
-Guarantee: a form has a key of its own. Sent twice, by a double click, a reload or a lost answer, it is done once, and
-both get the same answer. The key is kept in the transaction that does it, for as long as it counts: LIFE_MS after the
-form was made, which its session does not outlive. The turn of what a deed was decided by is a row beside them, and is
-forgotten as they are. A call with an Idempotency-Key is kept as a form is, for a day at least; the same key with other
-content is refused. A signature is used up in the transaction that does what it orders.
+Guarantee: a form has a key of its own. If it is sent twice, by a double click, a reload or a lost answer, it is done
+once, and both get the same answer. The key is kept in the transaction that does it, for as long as it counts: LIFE_MS
+after the form was made, which its session does not outlive. The turn of a picture that deeds were decided by is a row
+beside them, and is forgotten as they are. A call with an Idempotency-Key is kept as a form is, for a day at least; the
+same key with other content is refused. A signature is used up in the transaction that does its order.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SQL = queries(__file__)
 KEY: Final = re.compile(r"([0-9]{13})-[A-Za-z0-9_-]{43}")
 """When the form was made, and 256 random bits."""
 SKEW_MS: Final = MINUTE_MS
-"""How far ahead the clock of another server, which made the form, may be."""
+"""The most that the clock of another server, which made the form, may be ahead."""
 OLD: Final = "this form is too old, or was not made here: open it again"
 
 
 @dataclass(frozen=True)
 class Acted:
-    """What a form did, and where its person continues."""
+    """The effect of a form, and the page that follows."""
 
     action: str
     at_ms: int
@@ -75,12 +75,12 @@ def take_turn(connection: sa.Connection, picture: str, person: Person, now_ms: i
 
 
 def keep(connection: sa.Connection, key: str, said: str, place: str) -> None:
-    """What it did, beside the key that was claimed."""
+    """Keep the effect of a form, beside the key that was claimed."""
     SQL.run(connection, "keep", {"key": key, "said": said, "place": place})
 
 
 def read(connection: sa.Connection, key: str, person: Person) -> Acted | None:
-    """What a person's form did; None where there is none such."""
+    """Return the effect of a person's form; None if there is no such form."""
     row = SQL.run(connection, "read", {"key": key}).one_or_none()
     return None if row is None or row.name != person.name else Acted(row.action, row.at_ms, row.answer, row.place)
 
@@ -105,8 +105,10 @@ class Call:
 
     @property
     def own(self) -> str:
-        """What makes the deed itself harmless to repeat, for good. A program's key begins it: what another program, or
-        a person, did under the same words is another deed."""
+        """The key that makes the deed itself harmless to repeat, for good.
+
+        It begins with the program: if another program, or a person, sends the same key, that is another deed.
+        """
         kind, _, name = self.actor.partition(":")
         plain = f"{kind}:{quote(name, safe='')}:{self.given}"  # a name may hold a colon, and no other's begins with it
         return plain if len(plain) <= MAX_ID_CHARS else f"call:{_sha256(plain)}"
@@ -143,7 +145,10 @@ def _sha256(text: str) -> str:
 
 
 def use_once(connection: sa.Connection, signature: str, now_ms: int, *, fresh_ms: int) -> bool:
-    """Whether this signature was not used before; it is remembered for twice as long as it could be fresh."""
+    """Use up a signature, and return True if it was not used before.
+
+    It is remembered for twice as long as it could be fresh.
+    """
     SQL.run(connection, "forget_signatures", {"now_ms": now_ms})
     values = {"signature_sha256": _sha256(signature), "expires_ms": now_ms + 2 * fresh_ms}
     return SQL.run(connection, "use", values).first() is not None

@@ -1,9 +1,9 @@
-"""Keys by which programs prove who they are: made, rotated, ended, listed, and checked at each request.
+"""Keys by which programs authenticate: made, rotated, ended, listed, and checked at each request.
 
-Guarantee: a key is never stored, logged or put on record; its SHA-256 is. A key is 256 random bits, so what a slow hash
-protects (a secret that a person could think of) is not there to be protected, and a check costs one read by the hash.
-A comparison of hashes in an index reveals nothing: who guesses cannot choose what their guess hashes to. What a key
-may never changes. A name belongs to one program for good, since it stands as the actor on what that program did.
+Guarantee: a key is never stored, logged or put on record; its SHA-256 is. A slow hash protects a secret that a person
+could think of. A key is 256 random bits, so it needs none, and a check costs one read by the hash. A comparison of
+hashes in an index reveals nothing: a guesser cannot choose the hash of a guess. The rights of a key never change. A
+name belongs to one program for good, since it is the actor of that program's actions.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ SAMPLES: Final = "samples:write"
 WITH_IDS: Final = frozenset({EVENTS, SAMPLES})
 """Scopes of what is told apart by ids that its sender chooses."""
 PREFIX: Final = "ddk_"
-"""Of each key: scanners of sources find one that was left there."""
+"""Prefix of each key: scanners of sources find a key that was left there."""
 ACTOR: Final = "key"
 """Begins the actor of what is done by a key; its name follows."""
 KEY: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
-"""What a key looks like: what does not is no key, and costs no read."""
+"""The form of a key: any other text is no key, and costs no read."""
 OVERLAP_MS: Final = DAY_MS
 """How long an old API key is accepted, by default."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
@@ -73,7 +73,7 @@ MOST_LIFE_MS: Final = 3_650 * DAY_MS
 LEAST_LIFE_MS: Final = 60_000
 """The least life of an API key."""
 USED_EVERY_MS: Final = 60_000
-"""How exact a key's last use is: it is written no oftener."""
+"""Precision of a key's last use: it is not written more often."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ class ApiKey:
     """The hash by which it was found, and is found again."""
     expires_ms: int | None = field(default=None, compare=False)
     recalled: bool = field(default=False, compare=False)
-    """Whether a process remembered it without asking the database: a transaction finds it again (`Programs.said`)."""
+    """True if a process remembered it without a read: a transaction must find it again (`Programs.said`)."""
 
     @property
     def actor(self) -> str:
-        """Who does what is done by it."""
+        """The actor of everything that is done by this key."""
         return f"{ACTOR}:{self.name}"
 
 
@@ -114,7 +114,7 @@ class Rotated:
 
 
 def hash_of(key: str) -> str:
-    """What is stored of a key."""
+    """Return the hash of a key, which is stored."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -134,7 +134,7 @@ def find_all(connection: sa.Connection, proofs: Collection[str], now_ms: int) ->
 
 
 def finding(proofs: Collection[str], now_ms: int) -> Part:
-    """What is read for `found`."""
+    """Return the query of keys, for `found`."""
     return SQL.part("find", {"proofs": sorted(set(proofs)), "now_ms": now_ms})
 
 
@@ -350,8 +350,11 @@ def _row(row: sa.RowMapping, now_ms: int) -> KeyRow:
 
 @dataclass(frozen=True)
 class KeyMade:
-    """A key, shown this once: it is kept nowhere. What it may: its scopes; the one organisation, cell and source that
-    it may name (null: any); how much credit it may give at once."""
+    """A key, shown this once: it is kept nowhere.
+
+    It has its scopes; the one organisation, cell and source that it may name (null: any); and the most credit that it
+    may give at once.
+    """
 
     name: str
     key: str | None
@@ -372,7 +375,7 @@ class KeyRotated(KeyMade):
 
 @dataclass(frozen=True)
 class KeyEnded:
-    """Whether a key of this name counted before."""
+    """The end of a key. `changed`: a key of this name counted before."""
 
     name: str
     changed: bool

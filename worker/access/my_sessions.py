@@ -25,12 +25,12 @@ SQL = queries(__file__)
 LIFE_MS: Final = 60 * MINUTE_MS
 """A session at `/my`."""
 LINK_MS: Final = 15 * MINUTE_MS
-"""How far ahead a link may end."""
+"""The longest time before the end of a link."""
 MOST_SESSIONS: Final = 200
 """Sessions of one organisation at `/my`; the oldest ends where there is one more."""
 VIA: Final = "my"
 STAFF: Final = "console:"
-"""What the names of the console's own people begin with, who look in; no link says such a one."""
+"""Prefix of the names of the console's own people, who look in; no link has such a name."""
 
 
 class UsedLink(Refused):
@@ -41,9 +41,11 @@ class UsedLink(Refused):
 
 @dataclass(frozen=True)
 class Visitor(Person):
-    """One of an organisation's own people, by the word of the operator's product: `name` is who, where that was said,
-    else the organisation. Of the console's own pages they may see none. Or one of the console's people (`is_staff`),
-    who looks at what those see."""
+    """A person of an organisation, as the operator's product states it.
+
+    `name`: the person, if the product named one, otherwise the organisation. They may see none of the console's own
+    pages. `is_staff`: instead, it is a person of the console, who looks at the pages of the organisation.
+    """
 
     org_id: str = ""
 

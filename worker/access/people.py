@@ -1,10 +1,10 @@
 """People of the console: added, given a role, let in again by a link, ended, listed; and the password that each sets.
 
-Guarantee: neither a password nor a link is stored, logged or put on record. Of a link its SHA-256 is kept: it has 256
-random bits. Of a password Argon2id's is, with its version and cost: a person thought of it, so each guess has to cost
-memory and time. An older hash is verified, and replaced at the next sign-in. A name is one person's for good, since it
-stands as the actor on what that person did. A person who is ended, or given another link, is signed out in the same
-transaction.
+Guarantee: neither a password nor a link is stored, logged or put on record. A link's SHA-256 is kept: the link has 256
+random bits. A password's Argon2id hash is kept, with its version and cost: a person thought of it, so each guess has to
+cost memory and time. An older hash is verified, and replaced at the next sign-in. A name belongs to one person for
+good, since it is the actor of that person's actions. A person who is ended, or given another link, is signed out in the
+same transaction.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ ROLES: Final = ("viewer", "operator", "admin")
 """Each may do all that those before it may."""
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 LINK: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-"""What a link's secret, or a session's, looks like: what does not is none, and costs no read."""
+"""The form of the secret of a link or a session: any other text is neither, and costs no read."""
 LINK_MS: Final = DAY_MS
-"""How long a link lets its person set a password."""
+"""The time in which a link lets its person set a password."""
 LEAST_PASSWORD_CHARS: Final = 12
 """The least of a password."""
 MAX_PASSWORD_CHARS: Final = 200
 """A password."""
 _NOBODY: Final = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$gL0iVLWaBgvLNRmgzOJfMXwh02Ty6GjPvPhiy6MhjM8"
-"""What is looked at where no password is stored, so that it takes as long."""
+"""The hash that is checked if no password is stored, so that it takes as long."""
 _SCRYPT: Final = {"n": 2**15, "r": 8, "p": 3}
 """The cost of hashes that were stored before Argon2id, as `salt:hash` in hex."""
 _SCRYPT_STORED: Final = re.compile(r"([0-9a-f]{32}):([0-9a-f]{128})")
@@ -51,8 +51,11 @@ _SCRYPT_MEMORY: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Person:
-    """Who is signed in, or may be. `grant_limit_micro`: what they may grant at once; None: nothing is given. `in_demo`:
-    whether all in their database was made up."""
+    """A person who is signed in, or may be.
+
+    `grant_limit_micro`: the most that they may grant at once; None: they grant nothing. `in_demo`: all data in their
+    database was made up.
+    """
 
     name: str
     role: str
@@ -66,16 +69,16 @@ class Person:
 
     @property
     def actor(self) -> str:
-        """What a person does is on record as theirs, and not as a user's of the operating system of the same name."""
+        """The actor of a person's actions. It differs from a user of the operating system with the same name."""
         return f"console:{self.name}"
 
     def may(self, role: str) -> bool:
-        """Whether this person has the role, or one above it."""
+        """Return True if this person has the role, or one above it."""
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
 def hash_of(secret: str) -> str:
-    """What is stored of a link or a session."""
+    """Return the hash of a link or a session, which is stored."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -88,9 +91,9 @@ def _hasher() -> PasswordHasher:
 
 
 def hash_password(password: str) -> str:
-    """What is stored of a password: its scheme, version, cost, salt and hash. Takes some 40 ms and 19 MiB.
+    """Return a password as it is stored: its scheme, version, cost, salt and hash. It takes some 40 ms and 19 MiB.
 
-    Errors: UsageError for one that is too short or too long.
+    Errors: UsageError if it is too short or too long.
     """
     if not LEAST_PASSWORD_CHARS <= len(password) <= MAX_PASSWORD_CHARS:
         raise UsageError(f"a password has {LEAST_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters")
@@ -98,8 +101,11 @@ def hash_password(password: str) -> str:
 
 
 def is_password(password: str, stored: str | None) -> bool:
-    """Whether it is the one that was stored. Takes as long where none is stored, so that nobody learns who there is.
-    An older hash takes longer: until its person signs in, the time tells that there is one."""
+    """Return True if it is the stored password.
+
+    It takes as long if none is stored, so that the time does not reveal which names exist. An older hash takes longer:
+    until its person signs in, the time reveals that it exists.
+    """
     given, fits = _bytes(password[:MAX_PASSWORD_CHARS]), len(password) <= MAX_PASSWORD_CHARS
     older = _SCRYPT_STORED.fullmatch(stored or "")
     if older is not None:
@@ -114,7 +120,7 @@ def is_password(password: str, stored: str | None) -> bool:
 
 
 def rehashed(password: str, stored: str) -> str:
-    """What to store of a password that was just seen to be `stored`: the same, or a hash of the present cost."""
+    """Return the text to store for a password that was verified: the same, or a hash of the present cost."""
     current = not _SCRYPT_STORED.fullmatch(stored) and not _hasher().check_needs_rehash(stored)
     return stored if current else _hasher().hash(_bytes(password))
 
@@ -206,7 +212,7 @@ def set_password(connection: sa.Connection, link: str, password: str, now_ms: in
 
 
 def linked(connection: sa.Connection, link: str, now_ms: int) -> str | None:
-    """Who may set a password by this link; None where nobody may, or no more."""
+    """Return the person who may set a password by this link; None if no person may."""
     if not LINK.fullmatch(link):
         return None
     name: str | None = SQL.run(
@@ -283,7 +289,7 @@ def user_named(connection: sa.Connection, name: str, now_ms: int) -> UserRow | N
 
 
 def is_demo(connection: sa.Connection) -> bool:
-    """Whether all in this database was made up."""
+    """Return True if all data in this database was made up."""
     return SQL.run(connection, "is_demo").first() is not None
 
 

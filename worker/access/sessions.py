@@ -28,7 +28,7 @@ IDLE_MS: Final = 480 * MINUTE_MS
 LIFE_MS: Final = DAY_MS
 """A session of the console."""
 SEEN_EVERY_MS: Final = MINUTE_MS
-"""How exact a session's last use is: it is written no oftener."""
+"""Precision of a session's last use: it is not written more often."""
 WITHIN_MS: Final = 15 * MINUTE_MS
 """How long failures are counted."""
 MOST_FAILURES: Final = 5
@@ -153,7 +153,7 @@ def end(connection: sa.Connection, session: str, now_ms: int) -> None:
 
 
 def person_named(connection: sa.Connection, name: str) -> Person | None:
-    """Who a trusted proxy says it is; None where nobody of this name may come in."""
+    """Return the person that a trusted proxy names; None if no person of this name may come in."""
     row = SQL.run(connection, "named", {"name": name}).one_or_none()
     return None if row is None else _person(row)
 

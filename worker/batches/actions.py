@@ -55,7 +55,10 @@ def _accept(connection: sa.Connection, asked: Asked, batch: Batch) -> BatchAccep
 
 
 def _shared(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
-    """How much a file bills is known once it is read; what it shares with other batches is known now."""
+    """Return the facts of a file that waits.
+
+    The amount that a file bills is known once it is read. The rows that it shares with other batches are known now.
+    """
     found = sources.files_of(connection, values["batch"])
     waits = [one for one in found if one.outcome == "conflict"]
     accepted = is_accepted(connection, values["batch"])
@@ -102,7 +105,7 @@ def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
 
 @dataclass(frozen=True)
 class SourcePaused:
-    """Whether nothing is taken from a source now."""
+    """A source, and whether it is paused: nothing is taken from it."""
 
     source: str
     paused: bool

@@ -1,8 +1,9 @@
-"""DuckDB, shut in: it reaches one file and its own spill folder, no network and no extension, and what it may use of
-memory, disk and time is named here.
+"""DuckDB, shut in: it reaches one file and its own spill folder, no network and no extension.
 
-Guarantee: no error of its own comes out but as one line about the file. What the content decides is told apart from
-what memory, disk or time decided: that is given by an error that asks for another try.
+Its limits of memory, disk and time are named here.
+
+Guarantee: an error of DuckDB comes out only as one line about the file. Faults of the content are distinguished from
+faults of memory, disk or time: those raise an error that asks for another try.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ def time_limit(seconds: float) -> Iterator[Event]:
 
 @contextmanager
 def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up: Event) -> Iterator[None]:
-    """What takes too long is ended. Errors: Refused for what DuckDB says of the content; NotNow for the rest."""
+    """Explain errors, and end a query that takes too long.
+
+    Errors: Refused for faults of the content; NotNow for the rest.
+    """
     import duckdb  # its 60 MB are for who takes a batch alone
 
     over = Event()
@@ -107,8 +111,10 @@ def _about_the_file(error: duckdb.Error) -> str:
 
 
 def _of_content(error: duckdb.Error) -> bool:
-    """Whether the next try would end alike. DuckDB has one error for a broken zip and for a disk that failed: only the
-    latter's has words of the operating system."""
+    """Return True if the next try would end alike.
+
+    DuckDB has one error for a broken zip and for a disk that failed: only the latter has words of the operating system.
+    """
     import duckdb
 
     if isinstance(error, duckdb.IOException):

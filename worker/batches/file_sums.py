@@ -1,10 +1,10 @@
-"""A file becomes sums: DuckDB adds up what each organisation used in each window, of each size or event type.
+"""A file becomes sums: DuckDB adds up the use of each organisation in each window, of each size or event type.
 
-Guarantee: exact. Every row is counted once, in a sum or as one that was refused; sums are integers of 128 bits. A file
-of other columns, types or syntax is refused whole, with the name of the column. A packed file is unpacked whole, or
-refused: cut off, with anything behind its last frame, beyond the bounds here, or in need of too much memory. DuckDB
-would read one by zstd that was cut off as if it had ended there. What a killed reading left on the disk is removed by
-the next one.
+Guarantee: exact. Every row is counted once, in a sum or as refused; sums are integers of 128 bits. A file of other
+columns, types or syntax is refused whole, with the name of the column. A packed file is unpacked whole, or refused: if
+it is cut off, has anything behind its last frame, exceeds the bounds here, or needs too much memory. DuckDB would read
+a zstd file that was cut off as if it had ended there. If a killed reading left files on the disk, the next one removes
+them.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Sums:
         self.opened.close()
 
     def parts(self) -> Iterator[list[Part]]:
-        """What goes in, some at a time, always in the same order."""
+        """Yield the sums to insert, some at a time, always in the same order."""
         cursor = self.connection.cursor()
         cursor.execute(SQL.text("parts", "duckdb"))
         while found := cursor.fetchmany(AT_ONCE):
@@ -123,7 +123,7 @@ class Sums:
         return base64.b64encode(array("Q", [number for row in rows for number in row]).tobytes()).decode()
 
     def shared(self, earlier: Sequence[tuple[str, str, str]]) -> list[Shared]:
-        """What earlier batches have of its rows, by their ids, labels and `kept_rows`."""
+        """Return the rows that earlier batches share with it, by their ids, labels and `kept_rows`."""
         self.connection.execute(SQL.text("forget_earlier", "duckdb"))
         for batch, labels, kept in earlier:
             hashes = array("Q", base64.b64decode(kept)).tolist()
@@ -256,7 +256,7 @@ MAX_REFUSED_KEPT: Final = 100
 _SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
 _EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
 _IDS: Final = ("id", "event_id")
-"""What is imported by its ids, and taken as a batch too, would be billed twice."""
+"""A row with such an id, imported by the id and taken as a batch too, would be billed twice."""
 _LABELS: Final = ("cell_id", "project", "sandbox_id", "source", "subject")
 """Columns that tell two rows apart which are billed alike."""
 FILE_FIELDS: Final = tuple(dict.fromkeys((*_SIZES, *_EVENTS, *_LABELS)))
@@ -268,7 +268,7 @@ _LOCAL: Final = frozenset({"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAM
 
 
 class Columns:
-    """Of one file. `of_events` is known once they are prepared."""
+    """The columns of one file. `of_events` is known once they are prepared."""
 
     def __init__(self, file: FoundFile, now_ms: int, fields: FieldMap = OWN_NAMES) -> None:
         self.file, self.now_ms, self.fields, self.of_events = file, now_ms, fields, False
@@ -354,7 +354,7 @@ class Columns:
         }
 
     def _source(self, connection: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
-        """What reads the file, and the columns that its first line names."""
+        """Return the expression that reads the file, and the columns that its first line names."""
         path = text(self.file.opened)
         if self.file.format != "parquet" and not self.file.size_bytes:
             return self._nothing()
@@ -393,7 +393,7 @@ class Columns:
                 raise Refused(f"{self.file.name}: it is UTF-16: save it as UTF-8")
 
     def _nothing(self) -> tuple[str, dict[str, str]]:
-        """Of a file without a line: the export of a time in which nothing was used."""
+        """Return the source of a file without a line: the export of a time without use."""
         type_ = "JSON" if self.file.format == "jsonl" else "VARCHAR"
         of_events = "event_type" in (*self.fields.columns, *self.fields.constants)
         names = [self.fields.column_of(name) for name in (_EVENTS if of_events else _SIZES)]
@@ -464,19 +464,21 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
-    """What is to be read of a file that was opened: itself, or what is packed in it by zstd. One that is packed by gzip
-    is measured.
+    """Return the file to read: the opened file itself, or the content packed in it by zstd. A gzip file is measured.
 
-    Errors: Refused; Unreadable where what unpacks is not installed; NotNow once its time is up, and for what
-    keeps the disk from it."""
+    Errors: Refused; Unreadable if the unpacker is not installed; NotNow once its time is up, and if the disk prevents
+    it.
+    """
     if file.packed == "gzip":
         _measure_gzip(file, over)
     return _unpacked_zstd(file, folder, over) if file.packed == "zstd" else file
 
 
 def _measure_gzip(file: FoundFile, over: Event) -> None:
-    """Insist that it unpacks to no more than a file may, before DuckDB reads it. What is broken, DuckDB says. A small
-    one cannot unpack to so much. Errors: Refused; NotNow."""
+    """Refuse a gzip file that unpacks to more than a file may have, before DuckDB reads it.
+
+    DuckDB reports a broken file. A small file cannot unpack to so much. Errors: Refused; NotNow.
+    """
     if file.size_bytes * GZIP_RATIO <= MAX_UNPACKED_BYTES:
         return
     left = MAX_UNPACKED_BYTES

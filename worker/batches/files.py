@@ -81,7 +81,7 @@ class FoundFile:
 
     @property
     def opened(self) -> str:
-        """What was looked at, by a path; where the system has none, what lies there."""
+        """The path of the file that was looked at; if the system has no such path, the file at its place now."""
         return str(self.path if self.number is None or not _OPENED.is_dir() else _OPENED / str(self.number))
 
 

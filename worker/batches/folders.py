@@ -1,10 +1,10 @@
-"""A tick takes what lies in watched folders, and what queries say of periods that are closed.
+"""A tick takes the files of watched folders, and the answers of queries about closed periods.
 
-Guarantee: it takes no more files and bytes than are named here, and leaves the rest to the next tick. A file that died
-with its tick is taken by the next one, once; one that died with MAX_READINGS of them is left to a person. What became
-of a file is given once; one that cannot be read keeps no other from being taken. A file is refused for good by its
-content, or by the ticks that it ended: what the machine has no room for is a failure, and is tried again, after all
-others. A file that was written lately is left alone: somebody may not be done with it.
+Guarantee: it takes no more files and bytes than are named here, and leaves the rest to the next tick. If a file died
+with its tick, the next tick takes it, once. If it died with MAX_READINGS ticks, it is left to a person. The result of a
+file is given once; a file that cannot be read keeps no other from being taken. A file is refused for good by its
+content, or by the ticks that it ended. If the machine has no room for it, that is a failure, and it is retried after
+all others. A file that was written lately is left alone: its writer may not be done with it.
 """
 
 from __future__ import annotations
@@ -228,13 +228,16 @@ def _in_order(new: list[tuple[bool, FoundFile]]) -> list[FoundFile]:
 
 
 def _names(folder: Path) -> list[str]:
-    """What begins with a dot, or has no ending of a batch, is nobody's business. Errors: OSError."""
+    """Return the names of batches.
+
+    Names that begin with a dot, or have no ending of a batch, are ignored. Errors: OSError.
+    """
     names = (path.name for path in folder.iterdir())
     return sorted(name for name in names if not name.startswith(".") and format_of(name)[0])
 
 
 def _found(folder: Path, names: Sequence[str], quiet_ms: int) -> list[FoundFile]:
-    """Those that lie quiet. What cannot be taken is found out when it is its turn."""
+    """Return the files that were not written lately. A file that cannot be taken is found when it is its turn."""
     found: list[FoundFile] = []
     for name in names:
         path, (format_, packed) = folder / name, format_of(name)

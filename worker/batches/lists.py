@@ -1,5 +1,6 @@
-"""What is left to people of files in watched folders, and what a tick did of them. Reads only, and imports nothing that
-reads files: `status` and each tick import this.
+"""The files of watched folders that are left to people, and a tick's results. Reads only.
+
+It imports nothing that reads files: `status` and each tick import this.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class FilesLeft:
 
 
 def files_part() -> Part:
-    """Of all watched folders."""
+    """Return the query of the files of all watched folders."""
     return SQL.part("files_left")
 
 

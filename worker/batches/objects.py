@@ -82,7 +82,7 @@ def prefix_of(place: str) -> str:
 
 
 def page_of(store: ObjectStore, place: str, goes_on: str | None, quiet_ms: int) -> Page:
-    """What lies right under a prefix, and was written before then. Errors: NotNow, Unreadable."""
+    """Return the objects right under a prefix that were not written lately. Errors: NotNow, Unreadable."""
     _, under = _parts(place, "/")
     with _explained(place):
         answer = _listing(store, place, under, OBJECTS_A_PAGE, goes_on)
@@ -102,9 +102,10 @@ def page_of(store: ObjectStore, place: str, goes_on: str | None, quiet_ms: int) 
 
 
 def require_listed(store: ObjectStore, place: str) -> None:
-    """What ticks will ask for, tried once: is the store reached, does it let us in, is there such a bucket?
+    """Try a listing once: is the store reached, does it let us in, does the bucket exist?
 
-    Errors: UsageError for what is no prefix; NotNow, Unreadable."""
+    Errors: UsageError for an invalid prefix; NotNow, Unreadable.
+    """
     place = prefix_of(place)
     with _explained(place):
         _listing(store, place, _parts(place, "/")[1], 1)
@@ -247,7 +248,7 @@ def _send(sender: Any, request: Any, **_: object) -> Any:
 
 @dataclass(frozen=True)
 class _Read:
-    """What has been read, as botocore asks for it."""
+    """Bytes that were read, in the form that botocore needs."""
 
     body: bytes
 
@@ -257,7 +258,7 @@ class _Read:
 
 @contextmanager
 def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Iterator[None]:
-    """What a store says, in one line; none of it is given of the content. Errors: FileChanged, NotNow."""
+    """Explain a store's error in one line. None is a fault of the content. Errors: FileChanged, NotNow."""
     try:
         yield
     except Exception as error:

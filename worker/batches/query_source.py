@@ -1,11 +1,11 @@
-"""A query of another database as a source: what it says of a period that is closed is a file.
+"""A query of another database as a source: its answer about a closed period is a file.
 
-Guarantee: a period is asked for by one statement, in one transaction that reads alone, on one snapshot; the same rows
-are the same file, in whatever order they come. No more of them is read than is named here, a portion at a time. What
-the database does wrong is given of the moment (`NotNow`), and what the rows are of the content (`Refused`).
+Guarantee: a period is read by one statement, in one read-only transaction, on one snapshot; the same rows are the same
+file, in whatever order they come. No more of them is read than is named here, a portion at a time. A fault of the
+database is temporary (`NotNow`), and a fault of the rows is one of the content (`Refused`).
 
-That a period is closed is its operator's promise. It is asked twice, `ASKED_AGAIN_MS` apart: rows that came late are
-another content under its name, which is a conflict.
+The operator promises that a period is closed. It is read twice, `ASKED_AGAIN_MS` apart: if rows came late, the second
+read is another content under its name, which is a conflict.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _KINDS: Final = ("postgresql", "sqlite")
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, of the database of which setting, for periods of which length; each so long after its end."""
+    """A query, the setting of its database, the length of its periods, and the wait after the end of each."""
 
     query: str
     database: str
@@ -126,7 +126,7 @@ def reach(databases: Databases, question: Question) -> None:
 def _bring(
     databases: Databases, question: Question, bounds: dict[str, int], file: FoundFile, folder: Path, over: Event
 ) -> FoundFile:
-    """What a query says of a period, in order. Errors: Refused, NotNow, Unreadable; OSError."""
+    """Return the answer of a query about a period, in order. Errors: Refused, NotNow, Unreadable; OSError."""
     raw, path = folder / "asked.csv", folder / "ordered.csv"
     with (
         _explained(question.database, over),
@@ -197,7 +197,7 @@ def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[
 
 
 def _taken(line: io.StringIO) -> bytes:
-    """What was written, which is there no longer."""
+    """Return the line that was written, and empty it."""
     found = line.getvalue().encode("utf-8", "replace")
     line.seek(0)
     line.truncate()
@@ -262,8 +262,10 @@ def _open_sqlite(at: str) -> sqlite3.Connection:
 
 
 def _ender(driver: Any, opened: ExitStack) -> Callable[[], object]:
-    """What ends a statement at once. Of PostgreSQL it is the line that ends: the server ends the statement when it next
-    looks, or by its timeout."""
+    """Return a function that ends a statement at once.
+
+    For PostgreSQL it ends the connection: the server ends the statement when it next looks, or by its timeout.
+    """
     if isinstance(driver, sqlite3.Connection):
         return driver.interrupt
     line = socket.socket(fileno=os.dup(driver.fileno()))
@@ -294,7 +296,7 @@ def _ended(end: Callable[[], object], over: Event) -> Iterator[None]:
 
 @contextmanager
 def _explained(name: str, over: Event) -> Iterator[None]:
-    """What a database says, in one line. Errors: NotNow."""
+    """Explain a database's error in one line. Errors: NotNow."""
     try:
         yield
     except (sa.exc.SQLAlchemyError, sqlite3.Error, ValueError, OverflowError) as error:

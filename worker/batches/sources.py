@@ -76,8 +76,10 @@ class BatchSource:
 
 @dataclass(frozen=True)
 class BatchRow:
-    """A file, and what became of it. Of one that was taken: how many rows are in its `samples`, how many were refused,
-    the windows that it is of, and when it was withdrawn."""
+    """A file, and its outcome.
+
+    If it was taken: `rows` are in its `samples`, others were refused; its windows; and when it was withdrawn.
+    """
 
     source: str
     name: str
@@ -165,8 +167,10 @@ def add_query(
 def due_periods(
     connection: sa.Connection, source: str, question: Question, now_ms: int
 ) -> list[tuple[bool, int, FoundFile]]:
-    """Those that nothing became of yet, or that are to be asked for once more: whether one failed before, and where it
-    begins. What is done with is looked at no more. None of a source that was removed since the tick read of it."""
+    """Return the periods without an outcome, or to be read once more: if the last read failed, the begin, and the file.
+
+    Periods that are done are not looked at again. If the source was removed since the tick read it, there are none.
+    """
     begins = SQL.run(connection, "hold_turn", {"source": source}).scalar_one_or_none()
     if begins is None:
         return []
@@ -291,8 +295,10 @@ def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_m
 def end_reading(
     connection: sa.Connection, source: str, file: FoundFile, said: str, now_ms: int, *, counts: bool = False
 ) -> None:
-    """Note why a file could not be read. Of one of which something became, `take` and `note` say so. `counts`: this
-    reading is one of the MAX_READINGS."""
+    """Note why a file could not be read. If it had an outcome, `take` and `note` state it.
+
+    `counts`: this reading is one of the MAX_READINGS.
+    """
     SQL.run(connection, "end", {**_its(source, file), "said": said, "now_ms": now_ms, "counts": counts})
 
 
@@ -305,7 +311,7 @@ def new_files(connection: sa.Connection, source: str, found: Sequence[FoundFile]
 
 
 def forget_gone(connection: sa.Connection, source: str, there: Collection[str]) -> None:
-    """Of files that a person was to look at, and that no longer lie there, say so: they were looked at."""
+    """Note that files left to a person are no longer there: the person has looked at them."""
     if gone := [{"name": name} for name in left_open(connection, source) if name not in there]:
         SQL.run(connection, "gone", {"source": source, "gone": gone})
 

@@ -55,7 +55,7 @@ Outcome = Literal["taken", "repeated", "conflict", "refused"]
 BY_HAND: Final = ""
 """The source of a file that a person names."""
 AFTER_ALL: Final = "to bill its rows after all, give them as another file (a CSV packed by gzip) and accept that one"
-"""What a person does about a batch that was withdrawn by mistake."""
+"""The step of a person for a batch that was withdrawn by mistake."""
 OTHER_COLUMNS: Final = (
     "If that was wrong, withdraw that batch, and give the rows as another file (a CSV packed by gzip)"
 )
@@ -66,8 +66,11 @@ UNREAD: Final = ""
 
 @dataclass(frozen=True)
 class TakenFile:
-    """What became of a file. `rows` are in, `refused` rows are set aside; of one that was repeated both are what they
-    were then. `said`: why it was not taken."""
+    """The outcome of a file.
+
+    `rows` are in, `refused` rows are set aside. For a repeated file, both are as they were the first time. `said`: why
+    it was not taken.
+    """
 
     source: str
     name: str
@@ -77,9 +80,9 @@ class TakenFile:
     refused: int = 0
     said: str = ""
     withdrawn: bool = False
-    """Of one that was repeated: nothing of it is billed, and a person may take it to be."""
+    """For a repeated file: its batch was withdrawn, nothing of it is billed, and a person may think it is."""
     shared_rows: int | None = None
-    """Of one in conflict: so many of its rows are in other batches, and a person may accept it."""
+    """For a file in conflict: the number of its rows in other batches. A person may accept it."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.outcome}" + (f": {self.said}" if self.said else "")
@@ -94,7 +97,7 @@ def unread(source: str, name: str, error: DrawdownError) -> TakenFile:
 
 
 def most_samples(connection: sa.Connection) -> int:
-    """How many samples a file may come to: while they go in, nobody else writes to SQLite."""
+    """Return the most samples of a file: while they go in, no other writer can write to SQLite."""
     return MAX_BATCH_SAMPLES if connection.dialect.name == "postgresql" else MAX_BATCH_SAMPLES_SQLITE
 
 
@@ -277,7 +280,7 @@ def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
 
 
 def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
-    """What stands for a size, or for an event type: its meter."""
+    """Return the memory size of each size, or the meter of each event type."""
     if not sums.of_events:
         return {int(size): int(size) for size in sums.kinds}
     types = [str(kind) for kind in sums.kinds]
@@ -329,12 +332,12 @@ def same_rows(connection: sa.Connection, sums: Sums) -> SameRows | None:
 
 
 def is_accepted(connection: sa.Connection, batch: str) -> bool:
-    """Whether a person had it billed, whatever it shares with others."""
+    """Return True if a person had it billed, whatever it shares with others."""
     return SQL.run(connection, "accepted", {"batch": batch}).first() is not None
 
 
 def overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
-    """What a file shares with batches that stand, but for those that were `seen`, which gains them."""
+    """Return the overlap of a file with batches in force, except those in `seen`, and add them to `seen`."""
     if sums.rows_hash is None:
         return None
     its = {"batch": sums.batch, "from_ms": sums.from_ms, "to_ms": sums.to_ms, "row_count": sums.rows}

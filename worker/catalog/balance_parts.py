@@ -85,7 +85,7 @@ def _keep(
 
 
 def _newer(before: Part, part: Part, now_ms: int) -> Part | None:
-    """What is to be kept of a part; None: nothing is new."""
+    """Return the part to keep; None if nothing is new."""
     if part.seen_ms:  # it ended, and was last shown when it was
         return part
     if before.used is not None and part.used is not None and now_ms < before.seen_ms + STALE_MS:

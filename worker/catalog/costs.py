@@ -39,7 +39,7 @@ class ToldCost:
 
     @property
     def is_own(self) -> bool:
-        """Whether the feature draws on a balance of its own."""
+        """True if the feature draws on a balance of its own."""
         return self.balance == self.feature
 
     @property
@@ -86,7 +86,7 @@ class Pools:
         return self._features.get(pool, (pool,))
 
     def scale(self, pool: str) -> int:
-        """How many quantities make one unit of a balance."""
+        """Return the number of quantities that make one unit of a balance."""
         return self._scales.get(pool, 1)
 
     def in_credits(self, pool: str) -> bool:
@@ -139,7 +139,7 @@ class Pools:
         ]
 
     def count(self, feature: str) -> int:
-        """How many costs of a feature were told."""
+        """Return the number of costs of a feature that were reported."""
         return len(self._of.get(feature, ()))
 
     def newest(self) -> Mapping[str, ToldCost]:

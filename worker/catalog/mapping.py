@@ -30,7 +30,7 @@ FOREVER_MS: Final = 1 << 52
 SECONDS: Final = "s"
 MB_SECONDS: Final = "mb_s"
 UNITS: Final = "units"
-"""What an event type counts, and nothing else is counted in."""
+"""The unit of event types, and of nothing else."""
 
 
 MOST_MAPPINGS: Final = 8
@@ -49,7 +49,7 @@ class MappingRow:
 
     @property
     def is_of_events(self) -> bool:
-        """Whether an event type makes the feature; `memory_mb` is its meter."""
+        """True if an event type makes the feature; `memory_mb` is its meter."""
         return is_meter(self.memory_mb)
 
     @property
@@ -70,7 +70,7 @@ class Segment:
 
 
 def is_meter(memory_mb: int | None) -> bool:
-    """Whether a number stands for an event type, and is no memory size."""
+    """Return True if a number stands for an event type, and not for a memory size."""
     return memory_mb is not None and memory_mb > MAX_MEMORY_MB
 
 
@@ -105,8 +105,10 @@ def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> Mappi
 
 
 def making(rows: Iterable[MappingRow], feature: str, from_ms: int) -> list[MappingRow]:
-    """The rows that make a feature in some window from `from_ms` on, by selector and begin: those in force there, and
-    those that begin later. What another row replaced before is none of them."""
+    """Return the rows that make a feature in some window from `from_ms` on, by selector and begin.
+
+    They are in force there, or begin later. A row that another row replaced before is not included.
+    """
     by_selector: dict[tuple[str, int | None], dict[int, MappingRow]] = {}
     for row in rows:  # of two with one start, the later one counts
         by_selector.setdefault(row.selector, {})[row.start_ms] = row
@@ -200,8 +202,10 @@ def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> 
 
 
 def other_unit(rows: Sequence[MappingRow], new: MappingRow) -> MappingRow | None:
-    """A row that makes the new row's feature in another unit, at whatever time; None where there is none. What the new
-    row itself replaces before it began, and what was replaced so, is none."""
+    """Return a row that makes the new row's feature in another unit, at any time; None if there is none.
+
+    A row that the new row replaces before it began is ignored, and so are rows that were replaced this way.
+    """
     if new.feature is None:
         return None
     lasting = {(row.selector, row.start_ms): row for row in [*rows, new]}

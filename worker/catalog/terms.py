@@ -25,7 +25,7 @@ SQL = queries(__file__)
 MODE: Final = "mode"
 """The one term that is learned: databases of before do not have it, and nor has a machine without a key."""
 UNSAID: Final = {"way": "v1"}
-"""What holds where terms do not name it: Stripe's way before there was a choice."""
+"""Terms that hold if none are stored: Stripe's way before there was a choice."""
 
 
 def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
@@ -65,7 +65,7 @@ def _to_learn(connection: sa.Connection, declared: Mapping[str, Capabilities]) -
 
 
 def is_same(stored: str, capabilities: Capabilities) -> bool:
-    """Whether terms in force are those that a provider declares."""
+    """Return True if the terms in force are those that a provider declares."""
     return not differing(json.loads(stored), _terms(capabilities))
 
 

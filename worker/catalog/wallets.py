@@ -39,12 +39,12 @@ def with_wallets(stored: Iterable[Any]) -> Collection[str]:
 
 
 def mirrors(provider: str) -> bool:
-    """Whether a wallet mirrors what this provider bills elsewhere: what it accepts is drawn from the wallet as well."""
+    """Return True if a wallet mirrors the bills of this provider: accepted pushes are drawn from the wallet as well."""
     return provider != EMBEDDED
 
 
 def mirrored_at(connection: sa.Connection) -> Collection[str]:
-    """Of these, the providers that charge elsewhere."""
+    """Return the providers with wallets here that charge elsewhere."""
     return set(filter(mirrors, wallets_at(connection)))
 
 
@@ -72,7 +72,7 @@ def keeper_of(connection: sa.Connection, customer_id: str, now_ms: int) -> str |
 
 
 def billed_elsewhere(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
-    """Whether a provider bills a customer, so that it needs no wallet."""
+    """Return True if a provider bills a customer, so that it needs no wallet."""
     return not {EMBEDDED, *EXEMPT_PROVIDERS}.issuperset(_billers(connection, customer_id, now_ms))
 
 

@@ -61,7 +61,7 @@ def look(connection: sa.Connection, since_ms: int) -> list[Drift]:
 
 
 def judged(found: Sequence[Drift], tolerance_ppm: int) -> Reconciled:
-    """What was looked at, as a dry run tells it."""
+    """Return the result of a dry run."""
     return Reconciled(found, 0, sum(one.is_above(tolerance_ppm) for one in found))
 
 

@@ -134,7 +134,7 @@ class Run:
 
     @property
     def left(self) -> dict[str, int]:
-        """What it left open, without what there was none of."""
+        """Return the counts of open items that are not zero."""
         return {name: count for name, count in self.open.items() if count}
 
 
@@ -160,7 +160,7 @@ def last_held(connection: sa.Connection, now_ms: int) -> Last:
 
 
 def standing(connection: sa.Connection) -> list[Invariant]:
-    """Of each invariant, also of those that no run on record asked about."""
+    """Return the state of each invariant, including those that no run on record checked."""
     there = {row.invariant: row for row in SQL.run(connection, "standing")}
     found = []
     for number, (name, says) in INVARIANTS.items():
@@ -177,7 +177,7 @@ def standing(connection: sa.Connection) -> list[Invariant]:
 
 
 def list_runs(connection: sa.Connection, *, before: int = 0, most: int = 20) -> RunsPage:
-    """What runs found, the latest first."""
+    """Return the results of runs, the latest first."""
     rows = [_run(row._mapping) for row in SQL.run(connection, "runs", {"before": before, "at_most": most + 1})]
     return RunsPage(rows[:most], rows[most - 1].number if len(rows) > most else None)
 

@@ -1,7 +1,7 @@
-"""The schema that `drawdown worker` needs: the engine's tables and those of who takes part, in a schema of its own.
+"""The schema that `drawdown worker` needs: the engine's tables and those of the members, in a schema of its own.
 
-Guarantee: making it and bringing it up to date is one transaction, safe to repeat. What was done is on record by name;
-a schema that is newer than this program is refused untouched.
+Guarantee: making it and bringing it up to date is one transaction, safe to repeat. Each change is on record by name. A
+schema that is newer than this program is refused untouched.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def require_engine() -> None:
 
 
 def is_there(connection: sa.Connection) -> bool:
-    """Whether this database has the schema, and this login may look into it."""
+    """Return True if this database has the schema, and this login may read it."""
     return SQL.run(connection, "is_there").first() is not None
 
 

@@ -48,7 +48,7 @@ class JobsOfKind:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What all workers go by, each of them, and their jobs."""
+    """The terms of all workers, each worker, and their jobs."""
 
     shards: int
     every_s: int
@@ -59,7 +59,10 @@ class Cluster:
         return [worker for worker in self.workers if worker.state == state]
 
     def is_late(self, jobs: JobsOfKind) -> bool:
-        """Whether a tick runs on when the next one is due: it leaves the rest to that one before, unless it hangs."""
+        """Return True if a tick still runs when the next one is due.
+
+        The next one leaves the rest to it, unless it hangs.
+        """
         return (jobs.kind, jobs.state) == ("tick", "runs") and jobs.oldest_ms > self.every_s * SECOND_MS
 
 

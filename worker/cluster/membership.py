@@ -1,7 +1,7 @@
-"""Who takes part, and on which terms all of them work.
+"""The members of a cluster, and the terms by which all of them work.
 
-Guarantee: the workers of one database go by one set of terms while any of them lives. Nothing that is billed rests on
-it: two shards that overlap are correct, so what is agreed here only keeps two clusters from doing all work twice.
+Guarantee: the workers of one database use one set of terms while any of them lives. No bill depends on it: two shards
+that overlap are correct. The agreement only keeps two clusters from doing all work twice.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ NOBODY: Final = "none"
 
 @dataclass(frozen=True)
 class Terms:
-    """What all workers of a database go by. `providers`: those that can be used; a worker that lacks one would leave
-    its pushes to others."""
+    """The terms of all workers of a database.
+
+    `providers`: those that can be used; if a worker lacks one, it would leave the pushes to others.
+    """
 
     shards: int
     every_s: int
@@ -50,7 +52,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a worker was told; None: whatever the others go by."""
+    """The terms that a worker was started with; None: those of the others."""
 
     shards: int | None
     every_s: int | None
@@ -143,7 +145,7 @@ def _said(value: object) -> str:
 
 
 class Book:
-    """What a worker tells of itself, each in a transaction of its own."""
+    """Writes a worker's own state, each time in a transaction of its own."""
 
     def __init__(self, engine: sa.Engine, member: Member) -> None:
         self._engine, self._name = engine, {"name": member.name}

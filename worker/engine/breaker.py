@@ -24,7 +24,7 @@ class Breaker:
     named: set[str] = field(default_factory=set)
 
     def allows(self, now_ms: int) -> bool:
-        """Whether a call may be made. Once the time is over, one call decides."""
+        """Return True if a call may be made. Once the time is over, one call decides."""
         return self.failures < self.open_after or now_ms >= self.open_until_ms
 
     def note(self, *, failed: bool, now_ms: int, about: Collection[str] = ()) -> None:

@@ -184,7 +184,7 @@ class Calls:
         return 0
 
     def _note(self, number: int, customer: str, answers: Sequence[Outcome], failed: InARow) -> None:
-        """What an answer says of the calls after it."""
+        """Use an answer for the calls after it."""
         allowance = self._slots.allowance
         too_many = any(isinstance(answer, RetryAt) and answer.too_many for answer in answers)
         if not (too_many and (number < allowance.since or allowance.allowed > 1)):  # else fewer at once are tried first
@@ -196,7 +196,7 @@ class Calls:
             log.warning("calls_cut", provider=self._provider.name, at_once=allowance.allowed)
 
     def _not_sent(self, line: CustomerLine, failed: InARow, count: int, now: int) -> Sequence[Outcome] | None:
-        """What is given of a call that is not made; None: it may be."""
+        """Return the outcomes of a call that must not be made; None if it may be made."""
         if failed.count >= GIVE_UP_AFTER:
             return [NotBegun(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row had failed")] * count
         if line.is_closed(now):
@@ -267,12 +267,12 @@ class Calls:
         return await self._each(customer_ids, self._provider.drawn, str, over)
 
     async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
-        """What units of features cost in credits."""
+        """Return the costs of features' units in credits."""
         (found,) = await self._each([known], cast(TellsCosts, self._provider).costs, lambda _: "")
         return found
 
     async def check(self, customer_ids: Sequence[str]) -> list[Sequence[str] | ReadFailed]:
-        """What is wrong with each customer, a line each."""
+        """Return the faults of each customer, a line each."""
         return await self._each(customer_ids, lambda customer: self._provider.check((), (customer,)), str)
 
     async def _each(
@@ -326,7 +326,7 @@ PORTION: Final = 128
 PORTION_S: Final = 1.0
 """How long answers wait to be written down together."""
 POLL_S: Final = 0.1
-"""How often `over` is asked while nothing comes."""
+"""Seconds between two checks of `over` while nothing comes."""
 
 
 class Flight(Generic[A]):
@@ -361,7 +361,7 @@ class Flight(Generic[A]):
         self._ends_at: float | None = None
 
     def over(self) -> bool:
-        """Whether no call may be begun any more."""
+        """True if no call may be begun any more."""
         return self._over() or (self._closed is not None and self._closed())
 
     def start(self, works: Iterable[Callable[[], Awaitable[None]]]) -> None:
@@ -391,7 +391,7 @@ class Flight(Generic[A]):
         return True
 
     def answer(self, place: int, answer: A) -> None:
-        """What came of one."""
+        """Take the answer of one call."""
         self._left.remove(place)
         self._ready[place] = answer
         if len(self._ready) == 1:
@@ -401,7 +401,7 @@ class Flight(Generic[A]):
 
     @property
     def done(self) -> bool:
-        """Whether every answer was fetched."""
+        """True if every answer was fetched."""
         return not self._left and not self._ready
 
     async def fetch(self) -> dict[int, A]:
@@ -463,7 +463,7 @@ LAST_CHARGES_S: Final = 5.0
 
 
 async def answers(service: PaymentService, effect: ChargeMoney | LookUpMoney, clock: Clock) -> list[ChargeResult]:
-    """What the service says of each, in order."""
+    """Return the service's answers, one each, in order."""
     charges = isinstance(effect, ChargeMoney)
 
     def instead(_place: int, begun: bool) -> ChargeResult:
@@ -502,7 +502,7 @@ async def _answer(service: PaymentService, request: Charge, *, charges: bool) ->
 
 
 async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | InDoubt | None:
-    """Whether the service tops a customer up by itself; one that hangs is waited for until it is `over`."""
+    """Return the answer of a service: does it top a customer up by itself? If it hangs, wait until it is `over`."""
     if service.dormant is not None or not isinstance(service, FillsItself):
         return None
     task = asyncio.ensure_future(service.fills_itself(effect.customer_id))

@@ -21,7 +21,10 @@ from drawdown.worker.engine.stores import Databases, ObjectStore
 from drawdown.worker.engine.witness import Witness
 
 LEASE_MS = 2 * MINUTE_MS
-"""How long a claim keeps other workers away. Correctness never rests on it: two senders send identical bytes (P1)."""
+"""The time for which a claim keeps other workers away.
+
+Correctness never depends on it: two senders send identical bytes (P1).
+"""
 
 
 def _never() -> bool:
@@ -44,7 +47,7 @@ class Context:
     payments: Mapping[str, PaymentCapabilities] = field(default_factory=dict)
     """Payment services there are."""
     dormant_payments: Collection[str] = ()
-    """Of these, those that cannot be called yet."""
+    """The payment services that cannot be called yet."""
     hooks: Collection[str] = ()
     """Origins of the operator's product that this machine may tell; what is due elsewhere it leaves to others."""
     objects: ObjectStore = field(default_factory=ObjectStore)
@@ -64,14 +67,16 @@ class Context:
     hurried: bool = False
     """A watch: who did not answer a moment ago is not asked, or an outage would cost each round its time."""
     witness: Witness | None = None
-    """What this machine remembers of the database since the tick began."""
+    """This machine's checkpoint of the database since the tick began."""
     progress: Callable[[str, int], None] | None = None
     _claims: Iterator[int] = field(default_factory=lambda: count(1))
     """Shared with every context made of this one: no two claims of a worker have one name."""
 
     def out_of_time(self, eighths: int = 8) -> bool:
-        """Whether to leave what remains to the next tick: all of the time is over, or so many eighths of it. What comes
-        first leaves some to what comes after, so that no provider that hangs keeps a halt from its cell."""
+        """Return True if the rest is left to the next tick: all of the time is over, or so many eighths of it.
+
+        Earlier steps leave some time to later ones, so that no provider that hangs keeps a halt from its cell.
+        """
         if self.stopping():
             return True
         if self.deadline_ms is None:
@@ -80,7 +85,7 @@ class Context:
         return self.clock.now_ms() >= self.deadline_ms - whole_ms * (8 - eighths) // 8
 
     def leaves(self, duration_ms: int) -> bool:
-        """Whether so much of the time is left."""
+        """Return True if so much of the time is left."""
         ends_ms = self.deadline_ms
         return not self.stopping() and (ends_ms is None or self.clock.now_ms() + duration_ms <= ends_ms)
 

@@ -25,7 +25,7 @@ R = TypeVar("R")
 Over: TypeAlias = Callable[[], bool]  # whether nothing more is to be begun: time is up, or the process is to end
 Cut: TypeAlias = Callable[[int], None]  # told how few calls at once were allowed, where fewer than otherwise
 NOT_SENT: Final = "not sent: time was up before"
-"""What is answered for a request that was `over` before it was begun."""
+"""The answer to a request that was `over` before it was begun."""
 LANES: Final = 2
 """Batches of pushes to one provider under way together: the answers of one are written down while the other is sent."""
 
@@ -163,7 +163,7 @@ class HookRequest:
 
 @dataclass(frozen=True)
 class HookAnswer:
-    """What became of it: without an error the endpoint has it. `sent` false: it was not begun."""
+    """The outcome of a message: without an error the endpoint has it. `sent` False: it was not begun."""
 
     status: int | None = None
     error: str | None = None
@@ -172,7 +172,7 @@ class HookAnswer:
 
 @dataclass(frozen=True)
 class UsageRequest:
-    """What a cell is asked: what it counted itself on one day (`2026-01-31`, UTC)."""
+    """A request to a cell for its own counts of one day (`2026-01-31`, UTC)."""
 
     cell_id: str
     url: str
@@ -188,21 +188,21 @@ class UsageAnswer:
 
 
 class HaltSender(Protocol):
-    """What tells cells."""
+    """Sends halts to cells."""
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
         """None for each that was acknowledged, else what went wrong, in order."""
 
 
 class HookSender(Protocol):
-    """What tells the operator's product."""
+    """Sends messages to the operator's product."""
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
         """One answer each, in order, within a bounded time."""
 
 
 class CellReader(Protocol):
-    """What asks cells."""
+    """Reads the counts of cells."""
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
         """One answer each, in order, within a bounded time."""
@@ -319,5 +319,5 @@ def backoff_ms(attempt: int) -> int:
 
 
 def visible_by(now_ms: int, capabilities: Capabilities) -> int:
-    """What was settled by then is shown by its provider now, though the machine that settled it had a slow clock."""
+    """Return the moment up to which settled pushes are now visible at the provider, even with slow clocks."""
     return now_ms - (capabilities.totals_lag_ms or 0) - CLOCKS_APART_MS

@@ -1,8 +1,9 @@
 """Lines of pushes: how many of a customer's pushes are under way at once, and which customers wait.
 
-Guarantee: customers take turns, and one that is told to wait holds up no other. A line is one customer's pushes, or one
-customer's pushes of one feature where a provider takes those one at a time. Of all calls as many are under way as a
-provider declares, never none, and fewer only where several customers have too many; in no second more than it allows.
+Guarantee: customers take turns, and a customer that has to wait delays no other. A line is one customer's pushes. If a
+provider takes the pushes of a feature one at a time, a line is one customer's pushes of one feature. As many calls are
+under way as a provider declares, never none, and fewer only if several customers have too many; in no second more than
+it allows.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ before."""
 
 @dataclass(frozen=True)
 class NotBegun(RetryAt):
-    """What is given of a push that no call was made for: it tells nothing of its provider."""
+    """The outcome of a push without a call: it shows nothing about its provider."""
 
 
 class InARow:
@@ -51,7 +52,7 @@ class InARow:
 
 
 class CustomerLine:
-    """What one line may do now."""
+    """The state of one line: what it may do now."""
 
     def __init__(self, at_once: int = 1) -> None:
         self.turn = asyncio.Semaphore(at_once)
@@ -60,19 +61,19 @@ class CustomerLine:
         """Before that none of its calls is made."""
 
     def note(self, answers: Sequence[Outcome], now_ms: int) -> None:
-        """What came of a call."""
+        """Use the outcomes of a call."""
         told = [answer.at_ms for answer in answers if isinstance(answer, RetryAt) and answer.too_many]
         if told:
             self.wait_until_ms = max(self.wait_until_ms, *told)
             self._paced_since_ms = now_ms if self._paced_since_ms is None else self._paced_since_ms
 
     def is_closed(self, now_ms: int) -> bool:
-        """Whether it had to wait for so long that the rest of it is left to a later tick."""
+        """Return True if it had to wait for so long that its rest is left to a later tick."""
         since = self._paced_since_ms
         return since is not None and self.wait_until_ms > now_ms and self.wait_until_ms - since > PACED_MS
 
     def left_over(self) -> NotBegun:
-        """What is given of a push that is left to a later tick."""
+        """Return the outcome of a push that is left to a later tick."""
         return NotBegun(self.wait_until_ms, "not sent: there were too many calls for this customer", too_many=True)
 
 
@@ -171,8 +172,10 @@ def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[
 
 @dataclass
 class Allowance:
-    """How many calls at once: half as many once calls are turned away, a step more after each round in which none is.
-    Pure."""
+    """The number of calls at once. Pure.
+
+    It is halved once calls are turned away, and grows by a step after each round in which none is.
+    """
 
     most: int
     allowed: int = 0
@@ -212,7 +215,7 @@ class Allowance:
 
 
 Heed = Callable[[Allowance, int, str, bool], None]
-"""What an answer to a call, by its number and its customer, and whether it was turned away, does to what is allowed."""
+"""Changes an allowance by an answer: the call's number, its customer, and whether it was turned away."""
 
 
 class Slots:
@@ -241,7 +244,7 @@ class Slots:
 
 
 def turned_away(answer: object) -> bool:
-    """Whether a read was refused for too many calls."""
+    """Return True if a read was refused for too many calls."""
     said = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, list | tuple) else (answer,)
     return any(isinstance(found, ReadFailed) and found.too_many for found in said)
 
@@ -260,9 +263,12 @@ class Reads:
     async def answer(
         self, ask: Callable[[], Awaitable[Answer]], customer_id: str, begin: Callable[[], bool], *, paced: bool
     ) -> Answer | None:
-        """What a read says; one that was turned away is asked for again, in its turn: once, and then as often as fewer
-        at once are allowed than when it was asked for. One customer alone that is turned away makes none fewer. None:
-        it was not begun, for `begin` said no. `paced`: within what is allowed a second for one customer."""
+        """Return the answer of a read; None if it was not begun, because `begin` returned False.
+
+        If a read is turned away, it is repeated, in its turn: once, and then each time that fewer at once are allowed
+        than when it was made. If only one customer is turned away, that makes none fewer. `paced`: within the rate for
+        one customer.
+        """
         answer, allowance = None, self.slots.allowance
         for tried in range(READ_TRIES):
             async with self.slots as number:

@@ -13,8 +13,11 @@ from typing import Final
 SLICE_S: Final = 0.02
 """A slice of a second: what is allowed of it is let through at once."""
 USED_SHARE: Final = 0.94
-"""Of the allowed rate. The rest is for calls that arrive closer together than they were sent, and for a second that
-begins inside a slice: it touches two more slices than it is long."""
+"""The used share of the allowed rate.
+
+The rest is for calls that arrive closer together than they were sent, and for a second that begins inside a slice: it
+touches two more slices than it is long.
+"""
 ALIGNED: Final = 2.0
 """Calls a slice from which on a late timer does not move the slices after it. Below, slices are at least their length
 apart: two that were let through late and early would be one too many in a second."""
@@ -45,7 +48,7 @@ class Pace:
         await place
 
     def _begin(self, now: float) -> None:
-        """Begin the next slice if it is time. What is left of a whole call is kept, of whole ones nothing."""
+        """Begin the next slice if it is time. A fraction of a call is carried over, whole calls are not."""
         due = self._began + self._slice_s
         if now < due:
             return
@@ -69,5 +72,5 @@ class Pace:
 
 
 def pace(allowed: float | None, processes: int = 1) -> Pace | None:
-    """Of so many calls a second, which so many processes share; None where any number is allowed."""
+    """Return the pace for so many calls a second, shared by so many processes; None if any number is allowed."""
     return None if allowed is None else Pace(allowed / processes)

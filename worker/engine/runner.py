@@ -88,13 +88,13 @@ class World:
     cells: HaltSender
     clock: Clock
     http: Http | None = None
-    """What providers share, closed when the steps have ended."""
+    """The client that providers share, closed when the steps have ended."""
     witness: WitnessStore = field(default_factory=NoWitness)
     payments: Mapping[str, PaymentService] = field(default_factory=dict)
     hooks: HookSender = field(default_factory=NoHooks)
     usage: CellReader = field(default_factory=NoCells)
     processes: int = 1
-    """How many of one command share what providers allow."""
+    """Processes of one command that share what providers allow."""
 
 
 def run(steps: Steps[R], world: World) -> R:
@@ -154,7 +154,10 @@ async def _drive(steps: Steps[R], world: World, calls: Mapping[str, Calls]) -> R
 
 
 async def _told(sending: Coroutine[object, object, list[str | None]], over: Over, count: int) -> list[str | None]:
-    """What cells answered. Once time is up they are waited for no longer: who was told is told again."""
+    """Return the answers of cells.
+
+    Once time is up, no more are waited for: a cell that was notified is notified again.
+    """
     task = asyncio.ensure_future(sending)
     try:
         while not task.done():

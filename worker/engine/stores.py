@@ -26,5 +26,5 @@ class Databases:
 
     @staticmethod
     def setting(name: str) -> str:
-        """What names the URL of one."""
+        """Return the setting that names the URL of a database."""
         return f"DRAWDOWN_QUERY_{name.upper()}_URL"

@@ -1,4 +1,4 @@
-"""What a machine remembers of a database, apart from it (rule R1). Who only looks at one needs no effect for it."""
+"""A machine's checkpoint of a database, apart from it (rule R1). Code that only looks at one needs no effect for it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import sqlalchemy as sa
 
 @dataclass(frozen=True)
 class Witness:
-    """What this machine remembers of a database, apart from it."""
+    """This machine's checkpoint of a database, apart from it."""
 
     database_id: str
     number: int
     """The incarnation: one more with each recovery."""
     sends: int
-    """How many sends had been claimed."""
+    """The number of sends that had been claimed."""
     tick_id: int
     tick_worker: str
     """The last tick that this machine began, and the worker of it: they are in no other history."""
 
 
 class WitnessStore(Protocol):
-    """What this machine remembers of a database, outside of it (R1)."""
+    """Keeps this machine's checkpoint of a database, outside of it (R1)."""
 
     def recall(self, engine: sa.Engine) -> Witness | None:
-        """What is remembered. Errors: UsageError where it cannot be read."""
+        """Return the checkpoint. Errors: UsageError if it cannot be read."""
 
     def remember(self, engine: sa.Engine, witness: Witness) -> None:
         """On disk once it returns."""

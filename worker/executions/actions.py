@@ -63,7 +63,7 @@ QUEUED_LIFE_MS: Final = DAY_MS
 
 
 def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Preview:
-    """What `accept` would answer now. Nothing is written. `asker`: who asks, where that was read at this moment."""
+    """Return the answer that `accept` would give now. Nothing is written. `asker`: if it was read at this moment."""
     found: Permit | None = None
     wallet: accounts.Wallet | None = None
     denied: Denied | None = None
@@ -194,7 +194,7 @@ def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: i
 
 
 def ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
-    """What is written down of a run that is permitted."""
+    """Return the reservation request of a permitted run."""
     life_ms = request.for_ms or (QUEUED_LIFE_MS if request.queued else LIFE_MS)
     return Ask(
         reservation=key,

@@ -20,8 +20,7 @@ Kind = Literal["project", "action"]
 
 @dataclass(frozen=True)
 class Blocked:
-    """Whether no more runs of an organisation's project, or none that do an action, are accepted; and whether that was
-    changed."""
+    """A block of an organisation's project or action: `blocked`: it accepts no more runs; `changed`: it was changed."""
 
     org_id: str
     project: str | None

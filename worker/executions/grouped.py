@@ -43,8 +43,11 @@ class Alone(NotTogether):
 
 @dataclass(frozen=True)
 class Change:
-    """What a program asks of a run that continues: a `draw` under a number, or its end as `settled` or `released`.
-    `org_id`: of an API key that is bound to an organisation, which finds its own runs and changes what it began."""
+    """A program's change of a held run: a `draw` under a number, or its end as `settled` or `released`.
+
+    `org_id`: the organisation of the API key, if it is bound to one. It finds its own runs and changes those that it
+    began.
+    """
 
     key: str
     kind: Literal["draw", "settled", "released"]
@@ -56,7 +59,7 @@ class Change:
 
     @property
     def names(self) -> list[tuple[str, str]]:
-        """What the run may be kept as, each with its organisation ('': any)."""
+        """The names under which the run may be kept, each with its organisation ('': any)."""
         if self.org_id is None:
             return [(self.key, "")]
         return [(own_name(self.org_id, self.key), self.org_id), (self.key, self.org_id)]
@@ -124,7 +127,7 @@ def rates_part() -> Part:
 
 
 def card_at(rows: Sequence[Any], known_ms: int) -> RateCard:
-    """What was on the rate card by a moment."""
+    """Return the rate card as it was at a moment."""
     known = (row for row in rows if row.at_ms <= known_ms)
     return RateCard(Rate(row.feature, row.start_ms, row.micro_credits, row.per_quantity) for row in known)
 
@@ -244,7 +247,7 @@ def _drawn(asked: Change, found: Reservation, before: Sequence[Line], card: Rate
 
 
 def _last(asked: Change, found: Reservation) -> list[Line]:
-    """What a run cost in all, less what was drawn."""
+    """Return a run's whole cost, less the amounts that were drawn."""
     if asked.kind == "released" and asked.cost is None:
         return []
     cost = run_request.sane_cost(asked.cost or Cost())

@@ -48,12 +48,12 @@ class RunFilter:
 
     @property
     def is_of_held(self) -> bool:
-        """Whether it is of what is held alone."""
+        """True if the filter is for held runs alone."""
         return set(self.states) == {"held"}
 
     @property
     def ends_first(self) -> bool:
-        """How it is put in order: what ends first on top; else the newest."""
+        """True if the first to end comes first; otherwise the newest does."""
         return self.is_of_held and not self.org
 
 
@@ -69,7 +69,7 @@ class RunPage:
 
 @dataclass(frozen=True)
 class RunEntry:
-    """What a run drew at a time: micro-credits, of a feature's quantity where it was given so."""
+    """An amount that a run drew at a time: micro-credits, and a feature's quantity if it was given."""
 
     key: str
     at_ms: int
@@ -82,8 +82,10 @@ class RunEntry:
 
 @dataclass(frozen=True)
 class HeldFigures:
-    """Of what is held and chosen: how many runs, of those waiting and over; and what they hold. `is_cut`: more may be
-    held, and the MOST_LOOKED_AT that end first were looked through."""
+    """Figures of chosen runs that are held: their number, those that wait and that are over, and the held credit.
+
+    `is_cut`: more may be held; only the MOST_LOOKED_AT that end first were read.
+    """
 
     is_cut: bool
     runs: int
@@ -161,7 +163,7 @@ def show_run(connection: sa.Connection, key: str, now_ms: int, most: int) -> tup
 
 
 def held_figures(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> HeldFigures:
-    """What is held now by those runs that are chosen; of those held, also what is over, which holds nothing."""
+    """Return the figures of chosen runs that are held now. Those that are over are counted, and hold nothing."""
     values = {**_values(chosen, now_ms), "at_most": MOST_LOOKED_AT}
     condition = "any" if chosen.is_of_held and not chosen.phase else _condition(chosen)
     row = SQL.run(connection, "figures", values, condition=condition).one()

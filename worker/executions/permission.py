@@ -37,9 +37,11 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Permit:
-    """Who pays, what is held in micro-credits, and the terms it goes by. `payer`: what another one than the
-    organisation itself allows. `hold`: where the hold lies; another one's wallet pays wherever the own balance is.
-    `provider`: who bills, where it lies in no wallet."""
+    """The permission: the customer that pays, the amount to hold in micro-credits, and the terms.
+
+    `payer`: set if another organisation's wallet pays, by its permission. `hold`: where the hold is; another payer's is
+    always in its wallet. `provider`: the biller, if the hold is in no wallet.
+    """
 
     customer_id: str
     amount_micro: int
@@ -90,8 +92,10 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
 
 
 def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wallet, now_ms: int) -> None:
-    """The last step, for a look ahead at the wallet that pays: holding decides it. Of a hold that lies in no wallet
-    it is asked elsewhere. Errors: Denied."""
+    """Do the last step, for a look ahead at the wallet that pays. A real hold decides it.
+
+    If the hold is in no wallet, this step is done elsewhere. Errors: Denied.
+    """
     most = found.terms.most_held_micro
     capped = most is not None and wallet.held_micro + found.amount_micro > most
     if found.payer is not None:
@@ -191,7 +195,7 @@ def to_hold(
 
 
 def _require_elsewhere(request: Request, provider: str) -> None:
-    """What a run asks for that a provider bills it can give. Errors: Denied `needs_quantities`, `needs_wallet`."""
+    """Refuse a request that a provider's billing cannot fulfil. Errors: Denied `needs_quantities`, `needs_wallet`."""
     said = f"{request.org_id} is billed by features at {provider}"
     if request.quantities is None:
         raise Denied("needs_quantities", f"{said}: estimate in quantities, --use FEATURE=N", "account")
@@ -248,7 +252,7 @@ def _require_feature(connection: sa.Connection, feature: str) -> None:
 
 @dataclass(frozen=True)
 class Asker:
-    """Who asks: an organisation, who bills it now as which customer (None: nobody), and what keeps it from running."""
+    """An organisation that requests a run, its biller and customer now (None: no biller), and its halt and stop."""
 
     org_id: str
     provider: str | None

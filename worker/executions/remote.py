@@ -43,9 +43,11 @@ FINAL: Final = "final"
 
 @dataclass(frozen=True)
 class Standing:
-    """What a provider's balance leaves by its last read: what may be used but for holds, and what is held of it, in
-    micro-credits; when the read began. `balance_micro` None: the balance has no end, or there is none, or, where
-    `read_ms` is None too, nobody has read it."""
+    """The state of a provider's balance by its last read, in micro-credits.
+
+    `balance_micro`: what may be used, without regard to holds; None: the balance is unlimited, or there is none, or, if
+    `read_ms` is None too, it was never read. `held_micro`: the part that is held. `read_ms`: when the read began.
+    """
 
     balance_micro: int | None
     held_micro: int
@@ -203,7 +205,7 @@ def _quantities(found: Reservation, cost: Cost) -> dict[str, int]:
 
 
 def _rest(connection: sa.Connection, found: Reservation, quantities: dict[str, int]) -> dict[str, int]:
-    """What is left of a run's whole use. Errors: Denied `below_drawn`."""
+    """Return the rest of a run's whole use. Errors: Denied `below_drawn`."""
     rows = SQL.run(connection, "used_before", {"reservation": found.reservation})
     drawn = {row.feature: int(row.quantity) for row in rows}
     rest = {feature: quantities.get(feature, 0) - drawn.get(feature, 0) for feature in {*quantities, *drawn}}
@@ -219,7 +221,7 @@ def _used(connection: sa.Connection, found: Reservation, number: str) -> dict[st
 
 
 def price_of(connection: sa.Connection, card: RateCard, provider: str, line: tuple[str, int], at_ms: int) -> int:
-    """What a feature's quantity takes from a provider's balance. Errors: Denied `no_rate`; UnknownId."""
+    """Return the draw of a feature's quantity on a provider's balance. Errors: Denied `no_rate`; UnknownId."""
     feature, quantity = line
     amount = card.price(feature, at_ms, quantity)
     if amount is None:

@@ -1,4 +1,4 @@
-"""What a run is asked for, whether that makes sense by itself, and what acts on runs come to.
+"""The request of a run, its own checks, and the results of acts on runs.
 
 Guarantee: nothing is read and nothing is written here.
 """
@@ -82,8 +82,10 @@ def fingerprint(request: Request) -> str:
 
 
 def differing(before: Reservation, request: Request) -> list[str]:
-    """In what a request differs from what was accepted under its key, by name. What an organisation's run was is told
-    to no other: then nothing else is named."""
+    """Return the names of the fields in which a request differs from the run accepted under its key.
+
+    An organisation's run is not shown to another: then nothing else is named.
+    """
     if before.org_id != request.org_id:
         return ["organisation"]
     payer = None if before.payer_number is None else before.customer_id
@@ -175,8 +177,10 @@ def sane_cost(cost: Cost) -> Cost:
 
 @dataclass(frozen=True)
 class Preview:
-    """Whether a run would be accepted now, what refuses it, and what would be held, in micro-credits. What another
-    payer has is not said."""
+    """The answer to a preview: is a run acceptable, which step refuses it, and what would be held (micro-credits).
+
+    Another payer's credit is not shown.
+    """
 
     allowed: bool
     step: str | None
@@ -207,7 +211,7 @@ class Asked:
 
     @property
     def names(self) -> tuple[str, str]:
-        """What the run is kept as, and what it is kept as where the other kind of API key asked for it before."""
+        """The name under which the run is kept, and the name if the other kind of API key requested it before."""
         mine = own_name(self.request.org_id, self.key)
         return (mine, self.key) if self.own else (self.key, mine)
 
@@ -228,7 +232,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Settled:
-    """What an act came to, and the wallet now, as in `Accepted`."""
+    """The result of an act, and the wallet now, as in `Accepted`."""
 
     drawn: Drawn
     wallet: accounts.Wallet | None

@@ -237,7 +237,7 @@ def _type_of(connection: sa.Connection, meter: int | None) -> str:
 
 
 def _said(connection: sa.Connection, kind: str, memory_mb: int | None) -> str:
-    """What a selector says, in words."""
+    """Return a selector in words."""
     if is_meter(memory_mb):
         return f"the event type {_type_of(connection, memory_mb)}"
     return "the open top" if memory_mb is None else f"{kind.replace('_', ' ')} {memory_mb} MB"
@@ -434,7 +434,7 @@ def _since(made: Mapped) -> str:
 
 @dataclass(frozen=True)
 class FeatureEnded:
-    """What made a feature, each with when that ends."""
+    """The rows that made a feature, each with its end."""
 
     feature: str
     ended: list[Mapped]

@@ -1,4 +1,4 @@
-"""What makes features, and usage that has none. Reads only."""
+"""The sizes and event types that make features, and usage without a feature. Reads only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MappedEvent:
     start_ms: int
     end_ms: int | None
     value: str | None = None
-    """How much an event counts that states no quantity."""
+    """The quantity of an event that states none."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class UnmappedEvent:
 
 @dataclass(frozen=True)
 class FeatureList:
-    """What makes features: memory sizes, and event types by name. And what is used and has none."""
+    """The sizes and event types that make features, and used ones without a feature."""
 
     mapping: list[Segment]
     event_types: list[MappedEvent]

@@ -102,7 +102,7 @@ class ClaimedAt:
 
 @dataclass(frozen=True)
 class Noted:
-    """Who is asked about at once, whose turn comes when, and what is left."""
+    """The organisations to refresh at once, the turns of the others (milliseconds), and the credit left."""
 
     asked: set[str]
     turns: dict[str, int]
@@ -110,8 +110,10 @@ class Noted:
 
 
 def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Sequence[OrgAnswers], now_ms: int) -> None:
-    """Ask about organisations whose pushes were answered, at once or in their turn, and note what is left. Where
-    balances lie in our own database, all are asked about: that costs no call."""
+    """Request a refresh of organisations with answered pushes, at once or in their turn. Note the credit left.
+
+    If balances are in our own database, all are refreshed at once: that costs no call.
+    """
     org_ids = [org.org_id for org in answers]
     if lane.capabilities.same_database or lane.capabilities.balance_in_ledger:
         mark_for_projection(connection, org_ids, now_ms)
@@ -171,8 +173,11 @@ def _ask_at_ms(org: OrgAnswers, known: Known, remaining: Remaining | None, now_m
 def _estimated(
     connection: sa.Connection, provider: str, rows: Iterable[Any], answers: Mapping[str, OrgAnswers], now_ms: int
 ) -> set[str]:
-    """Organisations whose end is known: a watch looks at each (that of its shard may have ended while others go on),
-    and all that was pushed has a rate."""
+    """Return the organisations with a known end of credit.
+
+    A watch looks at each of them, and every feature of their pushes has a rate. The watch of a shard may have ended
+    while others continue, so each organisation's own mark counts.
+    """
     late_ms = now_ms - LAST_LOOK_MS
     watched = [row.org_id for row in rows if row.runs_out_ms is not None and (row.watch_due_ms or 0) > late_ms]
     card = rate_card_of(connection, provider) if watched else RateCard([])

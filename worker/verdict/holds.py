@@ -64,14 +64,16 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
 
 
 def held_part(provider: str, org_ids: Sequence[str], now_ms: int, *, in_wallets: bool) -> Part:
-    """What is held, for whoever reads more in one statement: rows for `metering_in` and `held_of`. `in_wallets`:
-    whether the balances lie here."""
+    """Return the query of holds, to read beside others in one statement: rows for `metering_in` and `held_of`.
+
+    `in_wallets`: the balances are in this ledger.
+    """
     values = {"org_ids": org_ids, "provider": provider, "now_ms": now_ms}
     return SQL.part("held" if in_wallets else "held_elsewhere", values)
 
 
 def metering_in(rows: Iterable[Any]) -> list[str]:
-    """The customers of whom runs hold something that metering settles: `used_up` has to be read, too."""
+    """Return the customers with holds that metering settles: read `used_up` for them, too."""
     return [row.customer_id for row in rows if row.has_metering]
 
 
@@ -96,7 +98,7 @@ def read_lapsed(connection: sa.Connection, provider: str, org_ids: Sequence[str]
 
 
 def lapsed_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
-    """The same, for whoever reads more in one statement: rows for `lapsed_of`."""
+    """Return the query of ended holds, to read beside others in one statement: rows for `lapsed_of`."""
     return SQL.part("lapsed", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
@@ -113,7 +115,7 @@ def read_in_wallets(connection: sa.Connection, provider: str, org_ids: Sequence[
 
 
 def wallets_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
-    """The same, for whoever reads more in one statement: rows for `wallets_of`."""
+    """Return the query of wallets, to read beside others in one statement: rows for `wallets_of`."""
     return SQL.part("in_wallets", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
@@ -218,8 +220,10 @@ class Drawn:
 
 
 def shrink(connection: sa.Connection, now_ms: int, after: str = "") -> str | None:
-    """Have holds shrink by what metering has drawn: of runs whose keys come after this one, a bounded number at
-    once. The last of them, where there may be more."""
+    """Reduce holds by what metering has drawn, for a bounded number of runs with keys after this one.
+
+    Return the key of the last run if there may be more.
+    """
     values = {"after": after, "at_most": SHRUNK_AT_ONCE}
     runs = SQL.run(connection, "hold_runs", values).all()
     _shrink(connection, runs, now_ms)

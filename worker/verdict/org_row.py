@@ -61,8 +61,11 @@ def is_asked_for(org: Row, now_ms: int) -> bool:
 
 
 class Effective(NamedTuple):
-    """An effective balance with its parts, in micro-credits. Unsealed is what samples tell, and for whoever is not
-    halted what they will tell next; held is what runs have reserved."""
+    """An effective balance with its parts, in micro-credits.
+
+    `unsealed`: the usage that samples show; if the organisation is not halted, also the usage that they will show next.
+    `held`: the credit that runs have reserved.
+    """
 
     balance: int
     unaccepted: int
@@ -289,7 +292,7 @@ def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
 
 
 def release_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
-    """Whoever was halted for lack of credit, and is billed by nobody now, goes on: nobody would be asked ever again."""
+    """Resume organisations halted for lack of credit that are not billed now: no read would ever resume them."""
     found = SQL.run(connection, "halted_and_exempt", {"lo": shard.lo, "hi": shard.hi})
     apply_now(connection, found.scalars().all(), now_ms)
 

@@ -32,7 +32,7 @@ class PendingSize:
     samples: int
     since_ms: int
     event_type: str | None = None
-    """Whose meter `memory_mb` is; then `seconds` are what it counts."""
+    """The event type of the meter in `memory_mb`; then `seconds` are the units that it counts."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Projected:
     calls_cut: dict[str, int] = field(default_factory=dict)
     """The fewest reads at once that were made, where the provider turned reads away."""
     unwritten: list[str] = field(default_factory=list)
-    """Organisations whose verdict the database did not take, and why."""
+    """Organisations with a verdict that the database refused, and why."""
 
     def add(self, other: Projected) -> None:
         """Take what another part came to."""
@@ -115,8 +115,7 @@ class Projected:
 
 
 def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
-    """Read again every customer of one provider whose organisation is asked for, or one organisation's, and write the
-    verdict."""
+    """Read the customers of one provider with a requested refresh, or of one organisation, and write the verdicts."""
     done = Projected()
     capabilities = context.capabilities[provider]
     at_most = capabilities.reads_a_call
@@ -277,7 +276,7 @@ def _with_refused(due: Sequence[DueProjection], states: Mapping[str, CustomerRea
 
 
 def _spent_or_refused(connection: sa.Connection, provider: str, orgs: Sequence[Row]) -> list[Row]:
-    """Those that are halted for lack of credit, or of whom a push was rejected: what it holds is in no balance."""
+    """Return the organisations that are halted for lack of credit, or have a rejected push, which no balance shows."""
     values = {"provider": provider, "org_ids": [org.org_id for org in orgs]}
     refused = set(SQL.run(connection, "with_rejected", values).scalars())
     return [org for org in orgs if org.org_id in refused or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
@@ -326,9 +325,12 @@ def _outcome(state: CustomerRead) -> str | None:
 def _used(
     connection: sa.Connection, context: Context, provider: str, wanted: Sequence[Row], *, read_ms: int, now: int
 ) -> Mapping[str, Used]:
-    """What organisations used beyond their balance. While somebody watches that is read for all of them; else for those
-    alone that are halted for lack of credit, or whose pushes were rejected. Never while history is in doubt (R1): what
-    the provider charged and we have forgotten would be taken off twice."""
+    """Return the usage of organisations beyond their balance.
+
+    If a watch runs, all of them have it. Otherwise only those have it that are halted for lack of credit, or have
+    rejected pushes. While history is in doubt (R1), none has it: a charge at the provider that we have forgotten would
+    be subtracted twice.
+    """
     if SQL.run(connection, "is_doubted").first() is not None:
         return {}
     lag = context.capabilities[provider].balance_lag_ms

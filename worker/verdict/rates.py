@@ -49,15 +49,16 @@ def rate_card_of(connection: sa.Connection, provider: str) -> RateCard:
 
 
 def rates_part(provider: str) -> Part:
-    """The rates of a provider that keeps balances itself, for whoever reads more in one statement: rows for
-    `card_of`."""
+    """Return the query of a provider's own rates, to read beside others in one statement: rows for `card_of`."""
     return SQL.part("rates", {"provider": provider})
 
 
 def card_of(rows: Iterable[Any], *, apart: bool = False) -> RateCard:
-    """A provider's rates that were read. From where the provider tells a feature's cost, an operator's rates of it
-    count no more. A provider that tells costs in several balances tells none that can be added up: they count for
-    whoever keeps balances `apart`."""
+    """Return the rate card of rows that were read.
+
+    From the moment that the provider reports a feature's cost, an operator's rates of it no longer count. If a provider
+    reports costs in several balances, they cannot be added up: they count only for callers that keep balances `apart`.
+    """
     read = list(rows)
     begins = _told_since(read) if apart or balance_told(read) is not None else {}
     return RateCard(
@@ -211,7 +212,9 @@ class Prices:
 
 
 def size_of(worth: Worth, rows: int = 1) -> Size:
-    """The size of an action that corrects usage. Usage without a rate, or paid from a balance whose unit is no credit,
-    has no size."""
+    """Return the size of an action that corrects usage.
+
+    It is unbounded for usage without a rate, or paid from a balance in another unit than credits.
+    """
     foreign = any(balance != CREDITS for balance in worth.credits_micro)
     return Size(rows=rows, micro=worth.credits_micro.get(CREDITS, 0), unbounded=bool(worth.unpriced) or foreign)

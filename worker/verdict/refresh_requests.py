@@ -1,9 +1,8 @@
-"""Who is asked about: marks of organisations whose provider is asked again, a round of reads that answers them, and the
-gate's own read of one.
+"""Requests to refresh verdicts: marks on organisations, a round of reads that answers them, and the gate's own read.
 
-Guarantee: a round ends, however often an ask comes meanwhile. It reads no organisation twice for the same ask, nor more
-than MOST_READS times; one that it passes over stays asked for, and the next round begins again. Of all processes and
-requests at the gate that want to ask about one organisation at once, one may, and then none for ten seconds.
+Guarantee: a round ends, however often a request comes meanwhile. It reads no organisation twice for the same request,
+nor more than MOST_READS times. An organisation that it passes over stays requested, and the next round begins again. If
+many processes and requests at the gate want to read one organisation at once, one may, and then none for ten seconds.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ READS_A_S: Final = 200
 """Where a provider declares no rate."""
 
 READ_TWICE: Final = 0
-"""As `refresh_deadline_ms`: the next read is followed by a second one, by the clock of whoever makes the first."""
+"""As `refresh_deadline_ms`: the next read is followed by a second one. The reader's clock decides when."""
 
 
 @dataclass(frozen=True)
 class DueProjection:
-    """One organisation whose projection is due."""
+    """An organisation with a projection that is due."""
 
     org_id: str
     customer_id: str
@@ -101,8 +100,11 @@ def mark_for_projection(connection: sa.Connection, org_ids: Sequence[str], now_m
 def mark_halted(
     connection: sa.Connection, provider: str, capabilities: Capabilities, shard: Shard, now_ms: int
 ) -> None:
-    """Have the provider asked about the halted whose last read is old, the oldest first. A person's halt and override
-    are no matter of credit. A wallet of the embedded ledger asks by itself when credit comes in."""
+    """Request a refresh of halted organisations with an old read, the oldest first.
+
+    A person's halt or override does not depend on credit, so it is left out. A wallet of the embedded ledger requests
+    its own refresh when credit comes in.
+    """
     if capabilities.same_database or capabilities.balance_in_ledger:
         return
     a_second = capabilities.reads_per_s if capabilities.reads_per_s is not None else READS_A_S
@@ -128,7 +130,7 @@ def mark_for_two_reads(connection: sa.Connection, org_ids: Sequence[str], now_ms
 ASK_EVERY_MS: Final = 10 * SECOND_MS
 """Shortest time between two asks for an organisation."""
 BUSY_MS: Final = 60 * SECOND_MS
-"""Longer than any call may last: an ask whose process died keeps others waiting no longer."""
+"""Longer than any call may last. If a process dies while it reads, others wait no longer than this."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class Gated:
 
 @dataclass(frozen=True)
 class LeaveToAsk:
-    """Leave to ask, and whom: its biller, which `orgs` may name only from the next tick on."""
+    """Leave to read an organisation at its biller, which `orgs` may name only from the next tick on."""
 
     at_ms: int
     provider: str

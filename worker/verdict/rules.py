@@ -38,7 +38,7 @@ CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", 
 
 
 UNREAD_STOP_MS: Final = 15 * MINUTE_MS
-"""For how long a provider may be unreadable before those stop whose plan says so: three of its ticks."""
+"""The time that a provider may be unreadable before organisations stop if their plan requires it: three ticks."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,11 @@ def unread_verdict(
 
 
 def told_verdict(present: Verdict, overrides: Overrides, now_ms: int, *, billed: bool, spent: bool) -> Verdict:
-    """What holds once an operator has spoken, or what he said has ended, until the provider is read afresh.
+    """Return the verdict after an operator's decision, or after it has ended, until the provider is read afresh.
 
-    `billed`: whether any provider has a say; `spent`: whether its last word was that nothing is left. Nobody continues
-    but by the operator's word or a fresh read; whom nobody bills, only an operator halts and limits.
+    `billed`: a provider bills the organisation. `spent`: the provider's last answer was that nothing is left. Only an
+    operator's decision or a fresh read resumes an organisation. If no provider bills it, only an operator halts and
+    limits it.
     """
     limit = _limit(present.max_concurrent if billed else None, overrides, now_ms)
     said = _operator(overrides, limit, now_ms)
@@ -200,7 +201,7 @@ def turn_ms(org_id: str, after_ms: int) -> int:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of an organisation of whom pushes were answered. Figures are micro-credits."""
+    """The known state of an organisation with answered pushes. Figures are micro-credits."""
 
     org_id: str
     is_halted: bool
@@ -229,9 +230,11 @@ class Remaining:
 
 
 def ask_at_ms(known: Known, remaining: Remaining | None, now_ms: int) -> int:
-    """When the provider is asked about an organisation of whom pushes were charged: at once, or in its turn. At once
-    about whoever is halted, was not read, is older than its turn, or may be near the end. `remaining` None: no answer
-    told of what is left."""
+    """Return when to refresh an organisation with charged pushes: at once, or in its turn (milliseconds).
+
+    It is at once if the organisation is halted, was not read, was read before its last turn, or may be near its end of
+    credit. `remaining` None: no answer showed the credit left.
+    """
     if known.is_halted or known.unread or known.read_ms is None:
         return now_ms
     if _is_near(known, now_ms) if remaining is None else _calls_for_a_read(known, remaining):
@@ -240,7 +243,10 @@ def ask_at_ms(known: Known, remaining: Remaining | None, now_ms: int) -> int:
 
 
 def _is_near(known: Known, now_ms: int) -> bool:
-    """By the estimate alone. Where there is none, whoever can run out is near."""
+    """Return True if the estimate of the end is near.
+
+    Without an estimate, every organisation that can run out is near.
+    """
     if known.balance_micro is None:
         return False
     return known.runs_out_ms is None or known.runs_out_ms <= now_ms + TURN_MS

@@ -38,7 +38,7 @@ class RoundCount:
 
 @dataclass(frozen=True)
 class UnreadOrgs:
-    """Organisations whose provider could not be read when last asked, since when, and the first of them by its id."""
+    """The organisations of a provider that failed the last read: their number, since when, and the first by its id."""
 
     provider: str
     orgs: int

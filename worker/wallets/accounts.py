@@ -92,9 +92,11 @@ def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Acco
 
 @dataclass(frozen=True)
 class PaidFrom:
-    """Whose wallet pays for an organisation's runs, and who bills it now (None: nobody). `keeper`: the biller, where it
-    keeps the balance itself and no wallet here pays; `has_wallet`: whether anything ever moved in that wallet;
-    `begins_ms`: when its first assignment begins, or began."""
+    """The wallet that pays for an organisation's runs, and the provider that bills it now (None: none).
+
+    `keeper`: the biller, if it keeps the balance itself and no wallet here pays. `has_wallet`: the wallet has ever
+    moved. `begins_ms`: when its first assignment begins, or began.
+    """
 
     customer_id: str
     provider: str | None
@@ -104,7 +106,7 @@ class PaidFrom:
 
     @property
     def is_here(self) -> bool:
-        """Whether a balance is kept here: of whom another provider bills, once its wallet was given credit."""
+        """Whether a balance is kept here. If another provider bills, this needs credit that was given to the wallet."""
         return self.keeper is None and (self.has_wallet or self.provider == EMBEDDED)
 
     @property
@@ -114,8 +116,10 @@ class PaidFrom:
 
 
 def payer_of(connection: sa.Connection, org_id: str, now_ms: int) -> str:
-    """Whose wallet pays for an organisation's runs: its customer's at a biller that keeps wallets here, else its own.
-    Errors: UnknownId."""
+    """Return the wallet that pays for an organisation's runs.
+
+    It is its customer's at a biller that keeps wallets here, otherwise its own. Errors: UnknownId.
+    """
     return paid_from(connection, org_id, now_ms).customer_id
 
 
@@ -356,7 +360,7 @@ class Asked:
 
 
 def told_of(connection: sa.Connection, org_id: str, now_ms: int) -> Told:
-    """Whose wallet it is, and what may be told of it. Errors: UnknownId."""
+    """Return the paying wallet, and the facts about it that may be shown to the organisation. Errors: UnknownId."""
     paid = paid_from(connection, org_id, now_ms)
     row = SQL.run(connection, "told", {"customer_id": paid.customer_id, "org_id": org_id}).one()
     if row.is_shared:

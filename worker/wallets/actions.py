@@ -1,6 +1,6 @@
 """An operator's changes of the embedded ledger.
 
-Guarantee: organisations whose verdict may change by one are marked, so that the next tick asks again.
+Guarantee: organisations that may get another verdict by a change are marked, so that the next tick refreshes them.
 """
 
 from __future__ import annotations
@@ -92,13 +92,14 @@ def grant(
     new: bool = True,
     terms: Terms = PLAIN,
 ) -> wallet.Granted:
-    """Give credit, in micro-credits, as a lot on these terms. The same grant under the same key again adds nothing, so
-    whoever lost the answer may repeat it; the record tells of it once, and of a repetition only the plan that it
-    changed.
+    """Give credit, in micro-credits, as a lot on these terms.
 
-    Errors: Refused for a key used before with other content; UsageError for terms that make no sense; UnknownId for a
-    plan there is not, and unless `new` for a feature that nothing makes and for an unknown customer whose id is like
-    one there is.
+    The same grant under the same key again adds nothing, so a caller without an answer can repeat it. The record has
+    the grant once, and of a repetition only the plan that it changed.
+
+    Errors: Refused for a key used before with other content; UsageError for impossible terms; UnknownId for an unknown
+    plan, and, unless `new`, for a feature that no mapping makes and for an unknown customer with an id like a known
+    one.
     """
     if not is_clean_id(customer_id):
         raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
@@ -159,8 +160,9 @@ class TakenBack:
 
 
 def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> TakenBack:
-    """Take back what nobody used of a lot, nor reserved; `whole`: all of it. What was taken before is not taken again,
-    so whoever lost the answer may repeat it.
+    """Take back the part of a lot that is neither used nor reserved; `whole`: all of the lot.
+
+    Credit that was taken before is not taken again, so a caller without an answer can repeat this.
 
     Errors: UnknownId; DatabaseBusy.
     """
@@ -207,7 +209,7 @@ class RateEffect:
 def rate_effect(
     connection: sa.Connection, feature: str, was: Rate | None, micro: int, per: int, now_ms: int
 ) -> RateEffect:
-    """By pushes of the last day at providers whose balances are wallets here."""
+    """Return the effect of a rate on the pushes of the last day, at providers with balances that are wallets here."""
     values = {"feature": feature, "from_ms": now_ms - DAY_MS, "providers": sorted(wallets_at(connection))}
     row = SQL.run(connection, "used_since", values).one()
     quantity = int(row.quantity)
@@ -325,8 +327,11 @@ def _require_sane_terms(holds: HoldTerms) -> None:
 
 
 def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, *, new: bool = True) -> str | None:
-    """Put a customer on a plan, and give what it gives; which plan it was on before (None: none). The same again
-    changes nothing. Errors: UnknownId, and unless `new` for an unknown customer whose id is like one there is."""
+    """Put a customer on a plan, and give its credit. Return the plan before (None: none).
+
+    The same call again changes nothing. Errors: UnknownId for an unknown plan, and, unless `new`, for an unknown
+    customer with an id like a known one.
+    """
     if not is_clean_id(customer_id):
         raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
     ids.require_meant(connection, customer_id, new=new)

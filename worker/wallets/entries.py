@@ -275,9 +275,11 @@ def _steps(*found: Any) -> RunSteps:
 
 @dataclass(frozen=True)
 class Asked:
-    """Of which wallet and organisation, and of which days: `from_ms` to `to_ms`, of use from `use_from_ms` on and by
-    hours from `hours_from_ms` on; `opened_ms`: the day whose entries are shown, None: of none. Days begin at midnight
-    (UTC)."""
+    """A question about a wallet's days, in milliseconds. Days begin at midnight (UTC).
+
+    `from_ms` to `to_ms`: the days. Use is shown from `use_from_ms` on, and by hours from `hours_from_ms` on.
+    `opened_ms`: the day to show the entries of; None: no day.
+    """
 
     customer_id: str
     org_id: str
@@ -363,8 +365,7 @@ def forecast_of(connection: sa.Connection, customer_id: str, available_micro: in
 
 
 def used_part(customer_id: str, now_ms: int) -> Part:
-    """What a wallet was used for on its last full days, for whoever reads more in one statement: a row for
-    `forecast_by`."""
+    """Return the query of a wallet's use on its last full days, to read beside others: a row for `forecast_by`."""
     values = {"account_id": wallet_account(customer_id), "today_ms": now_ms - now_ms % DAY_MS, "most_days": DAYS}
     return SQL.part("used", values)
 

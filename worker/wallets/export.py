@@ -53,8 +53,10 @@ TEXTS: Final = frozenset((
 
 @dataclass(frozen=True)
 class Span:
-    """Of whom ('': of all), from when until before when: for the ledger by its booking, or by its use; for usage by
-    window."""
+    """A span to export, from `from_ms` to before `to_ms`, of one organisation ('': of all).
+
+    The ledger is chosen by its booking, or by its use (`by`). Usage is chosen by window.
+    """
 
     org_id: str
     from_ms: int

@@ -1,10 +1,10 @@
-"""Wallets, the lowest first, a page at a time; whose were used most; what hangs on one; the figures behind the metrics.
+"""Wallets, the lowest first, a page at a time; the biggest spenders; a wallet's relations; the figures of the metrics.
+
 Reads only.
 
-Guarantee: a page costs the same however many wallets there are: it begins behind the last one of the page before. Who
-spent most is what the last look found (`worker.checks.checks`), with its moment: a look reads all that was charged.
-What hangs on one wallet is one statement for each list, by indexes of this wallet alone, and bounded in each of its
-parts.
+Guarantee: a page costs the same however many wallets there are: it begins behind the last one of the page before. The
+biggest spenders are those that the last look found (`worker.checks.checks`), with its moment: a look reads all charges.
+The relations of a wallet are one statement for each list, by indexes of this wallet alone, and bounded in each part.
 """
 
 from __future__ import annotations
@@ -112,8 +112,10 @@ def every(connection: sa.Connection, chosen: Chosen) -> Iterator[WalletLine]:
 
 
 def spenders_now(connection: sa.Connection, now_ms: int, most: int = MOST_SPENDERS) -> list[Spender]:
-    """Whose wallets were used most in the last 30 days, by all that usage and runs were charged in them, less what
-    was given back. What tiers cost is no use."""
+    """Return the customers who spent most in the last 30 days: charges of usage and runs, less refunds.
+
+    Tiers do not count.
+    """
     from_ms = now_ms - SPENT_DAYS * DAY_MS
     rows = SQL.run(connection, "spenders_now", {"from_ms": from_ms, "to_ms": now_ms, "at_most": most})
     return [Spender(place=place, from_ms=from_ms, at_ms=now_ms, **row._mapping) for place, row in enumerate(rows, 1)]
@@ -162,10 +164,12 @@ UPSTREAM: Final[tuple[Part, ...]] = ("biller", "shares", "pays_for_it", "pool", 
 
 @dataclass(frozen=True)
 class BillingTerms:
-    """Micro-credits, minor units of money, milliseconds. `mode` to `blocked_reason`: of its automatic top-up, None
-    where it has none; `stopped_ms`: since when all top-ups are stopped, and by whom. `low_micro`: at or below which
-    balance somebody is told. `org_id` to `balance_read_ms`: of the organisation, None where there is none of that id;
-    `pool`: where the wallet is a pool's."""
+    """The terms of billing of a wallet. Micro-credits, minor units of money, milliseconds.
+
+    `mode` to `blocked_reason`: its automatic top-up; None: it has none. `stopped_ms`, `stopped_by`: since when all
+    top-ups are stopped, and the actor. `low_micro`: the balance at or below which a message is sent. `org_id` to
+    `balance_read_ms`: the organisation; None: it does not exist. `pool`: set if the wallet is a pool's.
+    """
 
     mode: str | None
     threshold_micro: int | None
@@ -262,7 +266,7 @@ def terms_of(connection: sa.Connection, customer_id: str, org_id: str) -> Billin
 
 
 def related(connection: sa.Connection, customer_id: str, org_id: str, now_ms: int) -> list[Relation]:
-    """Who pays for whom: upstream first."""
+    """Return the relations of a customer: payers and other sources of its credit first."""
     values = {"customer_id": customer_id, "org_id": org_id, "now_ms": now_ms}
     rows = SQL.run(connection, "related", {**values, "at_most": MOST_RELATED, "looked_at": MOST_LOOKED_AT}).mappings()
     found = [Relation(**row) for row in rows]
@@ -317,7 +321,7 @@ class OwedFigures:
 
 
 def run_figures(connection: sa.Connection, now_ms: int, since_ms: int) -> RunFigures:
-    """By now; `expired` since then."""
+    """Return the figures of runs as they are now; `expired` since `since_ms`."""
     held = SQL.run(connection, "held").scalar_one()
     overdue = SQL.run(connection, "overdue", {"now_ms": now_ms}).one()
     expired = SQL.run(connection, "expired", {"since_ms": since_ms}).scalar_one()
@@ -325,7 +329,7 @@ def run_figures(connection: sa.Connection, now_ms: int, since_ms: int) -> RunFig
 
 
 def owed_figures(connection: sa.Connection) -> OwedFigures:
-    """By now."""
+    """Return the figures of credit that suppliers are owed now."""
     waiting = SQL.run(connection, "waiting").scalar_one()
     freezes = SQL.run(connection, "freezes").one()
     return OwedFigures(int(waiting), int(freezes.freezes), freezes.since_ms)

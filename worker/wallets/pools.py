@@ -1,7 +1,7 @@
-"""Pools, what they allot and what became of it, and who pays for whose runs.
+"""Pools, their allotments and the use of these, and the payers of runs.
 
-Guarantee: the same act again changes nothing, so that a caller who lost the answer gives it again. Organisations whose
-verdict may change by one are marked, so that the next tick asks again. The lists read only.
+Guarantee: the same act again changes nothing, so that a caller who lost the answer can repeat it. Organisations that
+may get another verdict by an act are marked, so that the next tick refreshes them. The lists read only.
 """
 
 from __future__ import annotations
@@ -76,11 +76,12 @@ def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> b
 def allot(
     connection: sa.Connection, pool: str, customer_id: str, amount_micro: int, expires_ms: int, by: By, *, key: str
 ) -> Allotted:
-    """Move credit out of a pool into a lot of a customer's, which pays before all else that it has, and whose rest
-    comes back at its end.
+    """Move credit out of a pool into a lot of a customer.
 
-    Errors: UnknownId; UsageError for an amount or an end that makes no sense; Denied `pays_itself`, `is_pool`,
-    `other_content`, `no_credit`; DatabaseBusy.
+    The lot pays before all others, and its rest returns to the pool at its end.
+
+    Errors: UnknownId; UsageError for an impossible amount or end; Denied `pays_itself`, `is_pool`, `other_content`,
+    `no_credit`; DatabaseBusy.
     """
     ids.require(connection, ids.POOL, pool)
     if customer_id == pool:
@@ -401,7 +402,7 @@ def _facts_of_payer(connection: sa.Connection, asked: Asked, values: Values) -> 
 
 
 def _size_of_limit(_connection: sa.Connection, _asked: Asked, values: Values) -> Size:
-    """Whose runs another pays for has that credit to use."""
+    """Return the size of a payer's limit: the organisation can use that much of the payer's credit."""
     limit_micro = values["limit_micro"]
     return Size(micro=limit_micro or 0, unbounded=limit_micro is None)
 

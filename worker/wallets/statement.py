@@ -70,9 +70,12 @@ class CreditLine:
 
 @dataclass(frozen=True)
 class UsageLine:
-    """Charges of one feature, by the month of use and the rate: `charged = quantity * micro_credits / per_quantity`,
-    rounded to a micro-credit (a half away from zero), plus `rounding`: each charge was rounded by itself. Without a
-    rate: charges that no rate comes to. `more`: so many lines in one, which are not shown; their features differ."""
+    """Charges of one feature, by the month of use and the rate.
+
+    `charged = quantity * micro_credits / per_quantity`, rounded to a micro-credit (a half away from zero), plus
+    `rounding`: each charge was rounded by itself. A line without a rate has the charges that match no rate. `more`: the
+    number of lines that are not shown and are added up in this line; their features differ.
+    """
 
     feature: str | None
     month: str | None

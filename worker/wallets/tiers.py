@@ -1,8 +1,7 @@
-"""Tiers: more sandboxes at once, which a customer buys a month at a time from its own credit; what each costs, and who
-holds it.
+"""Tiers: more sandboxes at once, which a customer buys a month at a time from its own credit; their prices and holders.
 
-Guarantee: organisations whose verdict may change by one are marked, so that the next tick asks again. The same act
-again changes nothing, so that a caller who lost the answer gives it again. The lists read only.
+Guarantee: organisations that may get another verdict by an act are marked, so that the next tick refreshes them. The
+same act again changes nothing, so that a caller who lost the answer can repeat it. The lists read only.
 """
 
 from __future__ import annotations
@@ -174,7 +173,10 @@ class TierRow:
 
 @dataclass(frozen=True)
 class HeldTier:
-    """A tier of a customer: paid for until a moment (milliseconds); whether it goes on then; when it ended and why."""
+    """A tier of a customer, paid until `paid_to_ms` (milliseconds).
+
+    `renews`: it continues then. `ended_ms`, `ended_reason`: when and why it ended.
+    """
 
     tier: str
     at_once: int

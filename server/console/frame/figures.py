@@ -16,7 +16,7 @@ UNKNOWN: Final = "\N{EN DASH}"
 MINUS: Final = "\N{MINUS SIGN}"
 _CENT: Final = MICRO // 100
 PRICED: Final = 1_000
-"""Base units whose price is told as a rate: of one, it would often be less than can be read."""
+"""Number of base units that a shown price is for: the price of one unit would often be too small to read."""
 
 
 def credits(micro: int | None) -> str:

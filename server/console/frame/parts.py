@@ -55,9 +55,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. A head that begins with # is over numbers. `none`: what is said where there are no rows, and the command
-    that shows, or fills, it; `next`: the address of the next page of it; `folded`: what is given in its place until
-    somebody opens it ('': it is open); `first`: where it begins, on a later page of it ('': here)."""
+    """A table. A head that begins with # is over numbers.
+
+    `none`: the text if there are no rows, and `command`, which shows or fills the table. `next`: the address of its
+    next page. `folded`: the text to open it ('': it is open). `first`: the begin of the list, on a later page ('': this
+    is the first).
+    """
 
     title: str
     heads: tuple[str, ...]
@@ -116,7 +119,7 @@ class Shown:
 
     @property
     def kept(self) -> Mapping[str, object]:
-        """What the address says that no filter of the page does: whose page it is."""
+        """Return the parameters of the address that no filter sets, such as the id of the page."""
         names = {"after", *(one.name for one in self.filters)}
         return {name: value for name, value in self.query.items() if value and name not in names}
 

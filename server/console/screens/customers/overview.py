@@ -233,7 +233,7 @@ def _what(call: Call, reasons: Sequence[WaitSum]) -> str:
 
 
 def _soon(around: Around, at_ms: int) -> list[Need]:
-    """What somebody decides, or whose credit ends, within a day."""
+    """Return what needs a decision, and credit that ends, within a day."""
     found = []
     if around.asked:
         words = "1 override is" if around.asked == 1 else f"{around.asked:,} overrides are"

@@ -114,14 +114,17 @@ def read(connection: sa.Connection, ask: Ask, org: sa.Row[Any], paid: PaidFrom) 
 
 
 def _tiles(account: Account, said: str, used_: Tile) -> list[Tile]:
-    """What the wallet has, in the order of the questions that are asked of it."""
+    """Return the tiles of the wallet, in the order in which readers need them."""
     _, reserved, included, *_, hold, balance = wallets.tiles(account)
     return [available(account, said), reserved, included, hold, used_, balance]
 
 
 def elsewhere(connection: sa.Connection, org: Any, paid: PaidFrom, now_ms: int) -> list[Tile]:
-    """Of whom no balance is kept here: what its biller said was left, less what that has not seen yet; where it said
-    nothing, that it is not known. `org`: its row."""
+    """Return the tiles of an organisation without a balance here. `org`: its row.
+
+    They show the last balance at its biller, less the usage that the balance does not include yet; if there is none,
+    that it is unknown.
+    """
     if org is None or org.billing_provider in HERE or org.balance_micro is None:
         return [wallets.nothing_here(paid)]
     left = org.balance_micro - (org.unconfirmed_micro or 0)
@@ -221,7 +224,7 @@ def ledger_days(rows: list[LedgerDay], closing_micro: int) -> list[Day]:
 
 
 def opened_day(ask: Ask) -> int | None:
-    """The day whose entries are shown. Errors: UsageError for what is no day."""
+    """Return the begin of the day to show the entries of, or None. Errors: UsageError for an invalid day."""
     text = ask.query.get("day", "")
     if not text:
         return None

@@ -1,5 +1,6 @@
-"""Billing of one customer: its buckets, when it is halted or filled, who pays for whom, what may be bought, and what
-happened lately. Billing of everybody: who spent most, whose wallets are low or owed, pools.
+"""Billing of one customer: its buckets, its levels of halt and top-up, its payers, its offers, and its recent events.
+
+Billing of all customers: the biggest spenders, wallets that are low or owe, and pools.
 """
 
 from __future__ import annotations

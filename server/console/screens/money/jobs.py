@@ -1,5 +1,6 @@
-"""What a payment service, or a provider, is asked of first is queued: another card, a start that charges, the
-correction of what a comparison found. A tick does it.
+"""Acts that need a call to a payment service or a provider first are queued, and a tick does them.
+
+They are another card, a start that charges, and the correction of a difference that a comparison found.
 """
 
 from __future__ import annotations

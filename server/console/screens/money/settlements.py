@@ -116,7 +116,7 @@ def _tiles(found: Sequence[Sums], states: Sequence[str], whose: str = "") -> lis
 
 
 def _first(found: Sequence[Account]) -> str:
-    """Whose they are, where there may be more suppliers."""
+    """Return the scope of the figures, if there may be more suppliers."""
     return f"of the first {MOST_SUPPLIERS} suppliers by name" if len(found) == MOST_SUPPLIERS else ""
 
 
@@ -157,7 +157,10 @@ def _terms(one: Account) -> tuple[Link, ...]:
 
 
 def _release(one: Account, payout: NextPayout) -> tuple[Link, ...]:
-    """The form says what the payout comes to, so that it is refused once that is another amount."""
+    """Return the link to release a payout.
+
+    The form states its amount, so that it is refused once the amount differs.
+    """
     if one.is_frozen or not payout.may_be_made:
         return ()
     return (act("Release", "settlement-payout", supplier=one.supplier, expect=figures.plain(payout.due_micro)),)

@@ -41,7 +41,7 @@ def _grant(connection: sa.Connection, doing: Doing) -> Done:
 
 
 def _customer(connection: sa.Connection, doing: Doing) -> str:
-    """Whose wallet it is. Errors: WrongField for one that nobody draws on."""
+    """Return the customer of the wallet. Errors: WrongField if no organisation draws on it."""
     try:
         credit.require_drawn_on(connection, doing.text("id"), doing.by.now_ms)
     except WrongField as error:

@@ -1,5 +1,6 @@
-"""Halts: what is due and what is not heeded first; which cell was told of which organisation, and what it said. An
-operator halts, lifts a halt, or overrides an organisation's limits.
+"""Halts: those that are due or ignored come first; each has its cell, its organisation and the cell's answer.
+
+An operator halts, lifts a halt, or overrides an organisation's limits.
 """
 
 from __future__ import annotations

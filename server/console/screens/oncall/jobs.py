@@ -90,7 +90,7 @@ ALL: Final = (("no", "no"), ("yes", "yes"))
 
 
 def _asked(doing: Doing) -> ReplayJob:
-    """Errors: WrongField unless it is given in one way whose windows they are."""
+    """Return the job of a form. Errors: WrongField unless the form chooses its windows in exactly one way."""
     names, provider, all_ = doing.texts("id"), doing.text("provider"), doing.values["all"] == "yes"
     if bool(names) + bool(provider) + all_ != 1:
         raise WrongField("id", "name organisations, or a provider, or choose all: one of the three")

@@ -277,7 +277,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _heading(push: PushColumns) -> str:
-    """Whose, of what and of when; which one, where the window has several."""
+    """Return the heading of a push: organisation, feature and window; its revision, if the window has several."""
     which = f", revision {push.revision}" if push.revision else ""
     return f"{push.org_id}, {push.feature}, {figures.time(push.window_ms)}{which}"
 
@@ -295,7 +295,7 @@ def _acts_of_one(found: ExplainedPush) -> list[Link]:
 
 
 def _sentence(found: ExplainedPush) -> str:
-    """What is sent, as whom, and what became of it."""
+    """Return a sentence: the customer, key and time that are sent, and the last error."""
     push, sent = found.push, found.sent_as
     text = f"Sent to {push.provider} as customer {sent.customer}, key {sent.key}, dated {figures.time(sent.ts)} UTC."
     if sent.key != push.key:
@@ -557,7 +557,7 @@ def _standing(states: Sequence[str]) -> Look:
 
 
 def _worth(connection: sa.Connection, doing: Doing) -> Size:
-    """Of a word on what became of them: whoever says it charges them again, or lets them go."""
+    """Return the size of resolving pushes: it charges their usage again, or lets it go."""
     keys = _find(connection, doing, PROVEN)
     return size_of(worth_of_pushes(connection, keys), len(keys))
 

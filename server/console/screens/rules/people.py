@@ -1,5 +1,6 @@
-"""People of the console, for admins: their roles, when each was last in, and whose link is open; and what admins do to
-them. A link is shown once, and kept nowhere; a password never.
+"""People of the console, for admins: their roles, last sign-ins and open links, and the acts of admins on them.
+
+A link is shown once, and kept nowhere; a password never.
 """
 
 from __future__ import annotations
