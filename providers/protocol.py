@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from drawdown.providers.http import Http
@@ -146,13 +147,18 @@ class Left:
     part: str | None = None
 
 
+UnitCost: TypeAlias = Decimal | Fraction
+"""Credits for one base unit of a charge. A Fraction: a limit ended the charge inside a unit, and this is the mean cost
+of the units that count as charged."""
+
+
 @dataclass(frozen=True)
 class Accepted:
     """Charged, and the provider said so."""
 
     left: Left | None = field(default=None, compare=False)
     """None: the answer tells nothing of what is left."""
-    cost: Decimal | None = field(default=None, compare=False)
+    cost: UnitCost | None = field(default=None, compare=False)
     """Credits for one base unit, by which it was charged; None: the answer does not tell."""
     parts: tuple[Part, ...] = field(default=(), compare=False)
     """Parts of balances that the answer shows: one that is used up by the next charge is shown by no read."""
@@ -256,7 +262,7 @@ class Found:
     """The provider has this push, and charged `quantity` base units for it."""
 
     quantity: int
-    cost: Decimal | None = field(default=None, compare=False)
+    cost: UnitCost | None = field(default=None, compare=False)
     """Credits for one base unit, by which it was charged; None: that is not told."""
 
 

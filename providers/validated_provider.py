@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from fractions import Fraction
 from typing import Final, cast
 
 from drawdown.providers.protocol import (
@@ -41,6 +42,7 @@ from drawdown.providers.protocol import (
     RetryAt,
     TellsCosts,
     Totals,
+    UnitCost,
     Unknown,
 )
 from drawdown.schema.text import clean
@@ -271,8 +273,10 @@ def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
     return [one for one in told if times[one.feature] == 1]
 
 
-def _cost_or_none(value: Decimal | None) -> Decimal | None:
+def _cost_or_none(value: UnitCost | None) -> UnitCost | None:
     """A cost that can be meant. Without it a charge has a least and a most amount while a cost changes."""
+    if isinstance(value, Fraction):
+        return value if 0 < value <= MAX_COST and value.denominator <= MAX_FIGURE * 10**MAX_DECIMALS else None
     return value if isinstance(value, Decimal) and _is_cost(value) else None
 
 

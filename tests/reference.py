@@ -23,6 +23,7 @@ from drawdown.schema.declare import Action
 from drawdown.schema.tables.fleet import ticks
 from drawdown.schema.units import BUCKETS
 from drawdown.server import process_metrics
+from drawdown.server.api.codes import CALLS, ITEMS
 from drawdown.server.declarations import DECLARED
 from drawdown.server.metrics import measure, of_workers
 from drawdown.worker.cluster.lists import Cluster
@@ -143,6 +144,28 @@ def findings() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def codes() -> str:
+    """Return a table of the codes of calls, and one of the results of items."""
+    calls = [
+        [", ".join(f"`{one}`" for one in code.statuses), f"`{name}`", code.meaning] for name, code in CALLS.items()
+    ]
+    items = [[one.status, f"`{one.code}`" if one.code else "", one.items, one.meaning] for one in ITEMS]
+    parts = [
+        f"# Codes\n\n{MADE}",
+        "A refused call of the [HTTP API](http-api.md) has a code, and so has each item of a body. The message beside a"
+        " code names the objects, and the nearest name of an unknown one.",
+        "## Of a call",
+        'Every error is `{"error": {"code", "message"}}`. Except for `answer_lost`, the call changed nothing.'
+        " If a check of the permission order refused it, `details.step` is [its step](credits.md#who-may-run-what)."
+        " At its limit of connections, a server answers with 503, `too_many_connections`, and `Retry-After`.",
+        _table(("status", "code", "meaning and fix"), calls),
+        "## Of an item",
+        "Drawdown does not keep an `invalid` item. `at` shows the position of the error.",
+        _table(("status", "code", "items", "meaning and fix"), items),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def limits() -> str:
     """Return a table for each package: its bounds, and the tests that hold them."""
     parts = [
@@ -233,6 +256,7 @@ UNITS: Final = {"BYTES": " bytes", "CHARS": " characters", "LINES": " lines", "D
 """How a limit is written, by the end of its constant's name."""
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reference/settings.md": settings,
+    "codes.md": codes,
     "reference/cli.md": commands,
     "reference/metrics.md": metrics,
     "reference/findings.md": findings,

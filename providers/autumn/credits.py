@@ -16,11 +16,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_UP, Decimal
+from fractions import Fraction
 from functools import cached_property
 from math import prod
 from typing import Final, TypeAlias
 
-from drawdown.providers.protocol import Cost
+from drawdown.providers.protocol import Cost, UnitCost
 from drawdown.providers.validated_provider import MAX_COST, MAX_DECIMALS, MAX_FEATURES, MOST_PLACES
 from drawdown.schema.clock import Clock
 from drawdown.schema.errors import DrawdownError
@@ -196,11 +197,12 @@ NOTHING: Final = Taken(Decimal(0), {})
 @dataclass(frozen=True)
 class Units:
     """Units that were charged. `exact`: they are the quantity that was asked, at a known cost. `cost`: credits for one
-    unit; None: no one credit system was drawn on."""
+    unit; None: no one credit system was drawn on. If a limit ended the charge inside a unit, that unit counts as
+    charged, and `cost` is a Fraction: the credits that were taken, shared out among all units."""
 
     quantity: Decimal
     exact: bool
-    cost: Decimal | None = None
+    cost: UnitCost | None = None
 
 
 @dataclass(frozen=True)
@@ -261,8 +263,18 @@ def charged(taken: Taken, asked: Decimal | None, costs: Costs) -> Units | Untold
     if asked is not None and (abs(quantity) > abs(asked) or quantity * asked < 0):
         # `overflow` never takes more than was asked (recorded), so this cost is not the one it was charged at.
         return Untold(f"Autumn took {_shown(taken)}, more than was asked at the known cost")
-    only = next(iter(taken.credits)) if len(taken.credits) == 1 else None
-    return Units(quantity, exact=False, cost=None if only is None else costs[only][0])
+    if len(taken.credits) != 1:
+        return Units(quantity, exact=False)
+    ((system, value),) = taken.credits.items()
+    cost = costs[system][0]
+    mean = cost if nearest is not None else _for_each(quantity, taken.own, value, cost)
+    return Units(quantity, exact=False, cost=mean)
+
+
+def _for_each(quantity: Decimal, own: Decimal, credits: Decimal, cost: Decimal) -> Fraction:
+    """The credits that a charge took for each of its units; own units count at their cost."""
+    taken = Fraction(round(credits, MAX_DECIMALS)) + Fraction(own) * Fraction(cost)
+    return taken / Fraction(quantity)
 
 
 def _matched(taken: Taken, asked: Decimal, costs: Costs) -> Decimal | None:

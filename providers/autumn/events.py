@@ -29,7 +29,16 @@ from drawdown.providers.autumn.credits import (
     whole,
 )
 from drawdown.providers.autumn.wire import KEY_PROPERTY
-from drawdown.providers.protocol import Absent, CannotTell, Found, LookupResult, PushRequest, ReadFailed, Totals
+from drawdown.providers.protocol import (
+    Absent,
+    CannotTell,
+    Found,
+    LookupResult,
+    PushRequest,
+    ReadFailed,
+    Totals,
+    UnitCost,
+)
 from drawdown.schema.units import SECOND_MS
 
 PAGE: Final = 1_000
@@ -132,7 +141,7 @@ def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]], cos
     ours = events.get(request.key, ())
     if not ours:
         return Absent()
-    total, told = Decimal(0), set[Decimal | None]()
+    total, told = Decimal(0), set[UnitCost | None]()
     for event in ours:
         found = event.units(costs)
         if isinstance(found, Untold):

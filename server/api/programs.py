@@ -34,6 +34,7 @@ from drawdown.schema.declare import Action
 from drawdown.schema.errors import ClockDoubted, DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id, tell_few_names, tell_no_names
 from drawdown.schema.units import MINUTE_MS
+from drawdown.server.api.codes import CALLS
 from drawdown.server.api.request_batching import Together, Way
 from drawdown.server.declarations import BY_NAME, DECLARED
 from drawdown.server.http import bodies
@@ -65,18 +66,7 @@ STATUSES: Final[Mapping[str, int]] = {
     "metering_alone": 422, "foreign_org": 403,
 }  # fmt: skip
 """Of what a rule refuses; all else is 409."""
-CODES: Final = (
-    "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_event", "bad_items", "bad_request", "bad_value",
-    "balance_unknown", "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "clock_doubted", "cut_short",
-    "database", "ended", "fails_closed", "foreign_key", "foreign_org", "grant_limit", "halted", "metered",
-    "metering_alone", "needs_quantities", "needs_wallet", "no_credit", "no_estimate", "no_rate", "no_sandbox",
-    "no_scope", "no_wallet", "not_json", "not_metered", "of_a_use", "other_content", "other_key", "other_org",
-    "other_unit", "payer_limit", "payer_not_allowed", "refused", "sandbox_taken", "stopped", "too_large",
-    "too_many_asked", "too_many_requests", "too_many_runs", "too_many_sandboxes", "too_much_held", "too_slow",
-    "unauthorized", "unknown_action", "unknown_feature", "unknown_metric", "unknown_org", "unknown_payer",
-    "unknown_project", "unknown_run", "unknown_settlement", "unknown_subject", "unknown_supplier", "unknown_use",
-    "settled_by_missing",
-)  # fmt: skip
+CODES: Final = tuple(CALLS)
 """Those that are counted by their names; any other is `other`."""
 NOT_FOUND: Final = ("unknown_metric", "unknown_org", "unknown_run", "unknown_settlement", "unknown_use")
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -269,10 +270,16 @@ def test_what_was_asked_is_found_through_binary_fractions(asked: int, size: int,
 
 def test_a_unit_that_was_taken_in_part_is_not_taken_again() -> None:
     costs = {"credits": (Decimal("0.0064"),)}
-    for credits, units in (("3", 469), ("-3", -469), ("0.0064", 1), ("0.0001", 1), ("2.9999999999999996", 469)):
+    cases = {"3": 469, "-3": -469, "0.0064": 1, "0.0001": 1, "2.9999999999999996": 469, "2.9952": 468}
+    for credits, units in cases.items():
         asked = Decimal(500 if units > 0 else -500)
         found = charged(Taken(Decimal(0), {"credits": Decimal(credits)}), asked, costs)
-        assert found == Units(Decimal(units), exact=False, cost=Decimal("0.0064"))
+        is_whole = credits in ("0.0064", "2.9952")
+        mean = Decimal("0.0064") if is_whole else Fraction(round(Decimal(credits), 10)) / units
+        assert found == Units(Decimal(units), exact=False, cost=mean), "the credits that were taken are kept"
+        assert isinstance(found, Units) and isinstance(found.cost, Decimal) is is_whole
+    own = charged(Taken(Decimal(2), {"credits": Decimal("0.0096")}), Decimal(500), costs)
+    assert own == Units(Decimal(4), exact=False, cost=Fraction(224, 40_000)), "own units count at their cost"
 
 
 def test_own_units_and_two_credit_systems_add_up() -> None:

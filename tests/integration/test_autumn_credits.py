@@ -268,6 +268,33 @@ def test_clamped_charge_leaves_the_rest_owed_until_there_is_credit(engine: sa.En
     assert read(house.fleet.engine, verify).breaches == []
 
 
+@pytest.mark.parametrize("is_compared_before", [False, True])
+def test_charge_that_a_limit_ends_inside_a_unit_is_no_difference(engine: sa.Engine, is_compared_before: bool) -> None:
+    house = House(engine, {"acme": 5})
+    enabled = {"feature_id": "credits", "enabled": True}
+    limits = {"spend_limits": [{**enabled, "overage_limit": 2}], "overage_allowed": [enabled]}
+    house.autumn.account.control("acme", limits, T0)
+    house.use("acme", 100, size=64)
+    house.bill()
+    if is_compared_before:
+        assert house.compare(correct=True).exit_status == 0
+    house.use("acme", 1_500, size=64)
+    house.bill()
+    for _ in range(4):
+        house.wait(5 * MINUTE_MS)
+    assert house.drawn("acme") == 7, "6.36 credits of the last push: 993.75 units"
+    found = house.compare(correct=True)
+    assert (told(found), found.left_out) == ([], [])
+    house.autumn.account.grant("acme", "credits", 50, house.fleet.clock.at_ms, interval=ONE_OFF)
+    for _ in range(6):
+        house.wait(HOUR_MS)
+    assert house.used["acme"] - house.drawn("acme") == Decimal("0.0016"), "the rest of that unit is charged to nobody"
+    assert told(house.compare(correct=True)) == []
+    house.autumn.account.add_to_balance("acme", "credits", 1)
+    assert told(house.compare(correct=True)) == [("acme", "credits", "short", -(10**6), 0, 10**6)]
+    assert read(house.fleet.engine, verify).breaches == []
+
+
 def test_grant_used_up_exactly_halts_and_waiting_usage_is_billed_once(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 3.2})
     house.wait(0)  # a first read shows the grant

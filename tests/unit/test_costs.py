@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from drawdown.providers.protocol import Drawn, Part
@@ -65,10 +66,23 @@ def test_charge_during_cost_change_has_least_and_most() -> None:
 def test_charge_of_told_cost_is_exact_during_cost_change() -> None:
     pools = Pools([told("a", "0.0004", HOUR), told("a", "0.0006", 9 * HOUR, confirmed_ms=5 * HOUR)])
     between = [
-        pools.weight_between("credits", "a", 5 * HOUR, 6 * HOUR, cost) for cost in ("0.0004", "0.0006", "0.0005")
+        [*map(int, pools.weight_told_between("credits", "a", 5 * HOUR, 6 * HOUR, cost))]
+        for cost in ("0.0004", "0.0006", "0.0005")
     ]
-    assert between == [(400, 400), (600, 600), (400, 600)], "a cost that no reading of costs saw narrows nothing"
+    assert between == [[400, 400], [600, 600], [400, 600]], "a cost that no reading of costs saw narrows nothing"
     assert as_text(Decimal("0.00060")) == "0.0006" and as_text(Decimal("1E+2")) == "100" and as_text(None) is None
+
+
+def test_charge_that_ended_inside_a_unit_weighs_the_credits_that_it_took() -> None:
+    """2.5 units of 0.0004 credits: three units count, of a third of 0.001 credits each."""
+    pools = Pools([told("a", "0.0004", HOUR), told("a", "0.0006", 9 * HOUR, confirmed_ms=5 * HOUR)])
+    cost = as_text(Fraction(1, 3_000))
+    assert cost == "1/3000"
+    assert pools.weight_told_between("credits", "a", HOUR, HOUR, cost) == (Fraction(1_000, 3),) * 2
+    assert pools.weight_told_between("credits", "a", 5 * HOUR, 6 * HOUR, cost) == (Fraction(1_000, 3),) * 2
+    joined = Pools([told("a", "0.0004", 6 * HOUR, confirmed_ms=5 * HOUR)])
+    weighed = joined.weight_told_between("credits", "a", HOUR, HOUR, cost)
+    assert weighed == (Fraction(0), Fraction(1_000, 3)), "it may have drawn on the feature's own balance"
 
 
 def test_feature_that_leaves_the_credits_weighs_nothing_there_since() -> None:

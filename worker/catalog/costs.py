@@ -11,12 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from fractions import Fraction
 from math import lcm
 from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Cost
+from drawdown.providers.protocol import Cost, UnitCost
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MICRO
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS
@@ -100,34 +101,52 @@ class Pools:
             for cost in self._of.get(feature, ())[1:]
         ]
 
-    def weight(self, pool: str, feature: str, first: int, last: int, cost: str | None = None) -> tuple[int, int]:
+    def weight(self, pool: str, feature: str, first: int, last: int) -> tuple[int, int]:
         """The least and the most that one base unit drew on a balance, in its quantities. The charge saw the cost of
-        one of the changes `first` to `last` (0: what held before any change). `cost`: the credits for one base unit as
-        the provider told them of this charge."""
+        one of the changes `first` to `last` (0: what held before any change)."""
+        least, most = self.weight_told(pool, feature, first, last, None)
+        return int(least), int(most)
+
+    def weight_told(
+        self, pool: str, feature: str, first: int, last: int, cost: str | None
+    ) -> tuple[Fraction, Fraction]:
+        """The same, of a charge of which the provider told the `cost` (`as_text`). If a limit ended the charge inside a
+        unit, a unit has the weight of a fraction, and the whole charge that of a whole number."""
         costs = self._of.get(feature)
         if not costs:
-            each = self.scale(pool) if pool == feature else 0
+            each = Fraction(self.scale(pool) if pool == feature else 0)
             return each, each
         # Another machine's clock may have settled it before it was sent.
         between = costs[min(first, last) : max(first, last) + 1]
-        exact = None if cost is None else Decimal(cost)
-        # A cost that no read of all costs saw narrows nothing.
-        told = [one for one in between if exact is not None and not one.is_own and one.credits == exact] or between
-        seen = [self._each(pool, one) for one in told]
+        exact = None if cost is None else Fraction(cost)
+        if cost is not None and "/" in cost:
+            seen = [self._each(pool, one, exact) for one in between]
+        else:
+            # A cost that no read of all costs saw narrows nothing.
+            told = [one for one in between if not one.is_own and one.credits == exact] or between
+            seen = [self._each(pool, one) for one in told]
         return min(seen), max(seen)
 
-    def _each(self, pool: str, cost: ToldCost) -> int:
+    def _each(self, pool: str, cost: ToldCost, mean: Fraction | None = None) -> Fraction:
         if cost.balance != pool:
-            return 0
-        return self.scale(pool) if cost.is_own else cost.micro * (self.scale(pool) // MICRO) // cost.per_quantity
+            return Fraction(0)
+        each = Fraction(cost.micro, cost.per_quantity * MICRO) if mean is None else mean
+        return self.scale(pool) * (Fraction(1) if cost.is_own else each)
 
-    def weight_between(
-        self, pool: str, feature: str, from_ms: int, to_ms: int, cost: str | None = None
-    ) -> tuple[int, int]:
-        """The same, of a charge that was made between two moments."""
+    def weight_between(self, pool: str, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
+        """`weight` of a charge that was made between two moments."""
+        return self.weight(pool, feature, *self._seen(feature, from_ms, to_ms))
+
+    def weight_told_between(
+        self, pool: str, feature: str, from_ms: int, to_ms: int, cost: str | None
+    ) -> tuple[Fraction, Fraction]:
+        """`weight_told` of a charge that was made between two moments."""
+        return self.weight_told(pool, feature, *self._seen(feature, from_ms, to_ms), cost)
+
+    def _seen(self, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
+        """The first and the last change of a cost that a charge may have seen."""
         changes = self._of.get(feature, ())[1:]
-        first = sum(_holds(one) <= from_ms for one in changes)
-        return self.weight(pool, feature, first, sum(_begins(one) <= to_ms for one in changes), cost)
+        return sum(_holds(one) <= from_ms for one in changes), sum(_begins(one) <= to_ms for one in changes)
 
     def known(self) -> list[Cost]:
         """Every cost that was ever told."""
@@ -177,8 +196,10 @@ def pools_of(rows: Iterable[Any]) -> Pools:
     )
 
 
-def as_text(cost: Decimal | None) -> str | None:
-    """A cost as it is kept with a push."""
+def as_text(cost: UnitCost | None) -> str | None:
+    """A cost as it is kept with a push: a decimal, or a fraction if the charge ended inside a unit."""
+    if isinstance(cost, Fraction):
+        return f"{cost.numerator}/{cost.denominator}"
     return None if cost is None else f"{cost.normalize():f}"
 
 

@@ -1,7 +1,7 @@
-"""What one organisation may use of each metric, what it has used of that, and when it begins again. Reads only.
+"""An organisation's allowance of each metric: its limits, its use, and when each period begins again. Reads only.
 
-Guarantee: what counts is decided by the rules of each decision (`guard.decide.in_force`). A few statements, however
-many metrics there are on a page; each goes by an index of this organisation.
+Guarantee: the rules of each decision (`guard.decide.in_force`) determine the limits that count. A few statements,
+however many metrics there are on a page; each uses an index of this organisation.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class StandingRow:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What was blocked in a day, or would be in phase 3 (not `enforced`), and why."""
+    """Uses that were blocked in a day, or would be in phase 3 (not `enforced`), and the reason."""
 
     metric: str
     reason: str
@@ -66,8 +66,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Standing:
-    """Who pays (`customer_id`), the plan that is gone by, whether credit was ever bought, why nothing may be used
-    (`halted`), the limits by metric, and the refusals of a day. `next_after`: the metric after which more come."""
+    """An organisation's allowances.
+
+    `customer_id`: the payer. `plan`: the plan with the limits. `pays`: credit was ever bought. `halted`: why nothing
+    may be used. `rows`: the limits by metric. `refusals`: those of a day. `next_after`: the metric after which more
+    come.
+    """
 
     org_id: str
     customer_id: str
@@ -80,7 +84,7 @@ class Standing:
 
 
 def standing_of(connection: sa.Connection, org_id: str, now_ms: int, *, after: str = "") -> Standing:
-    """Of all metrics, by their names. Errors: UnknownId."""
+    """Return the allowances of all metrics, by their names. Errors: UnknownId."""
     ids.require(connection, ids.CUSTOMER, org_id)
     asker = SQL.run(connection, "asker", {"org_id": org_id, "now_ms": now_ms}).one()
     found = guard_blocks.metrics_from(connection, after, PAGE_METRICS + 1)

@@ -1,13 +1,13 @@
-"""The guard's counters and the uses they are sums of: moved by each use, and compared with all of them.
+"""The guard's counters, each the sum of its uses: moved by each use, and compared with all of them.
 
 Guarantee: a counter is locked before it is believed, and moves in the transaction of the use that it counts. Counters
-of an organisation's metric that count one moment are locked in one order: by the begin of their period, of two that
-begin together the longer first. Then come uses, then reservations, then wallets. What is held and over counts nowhere,
-whether anything has looked at it since or not. Who gives it back locks counters of earlier hours after those of now:
-beside a correction of several, PostgreSQL may end one of the two as a deadlock, and that one runs again.
+of an organisation's metric that count one moment are locked in one order: by the begin of their period; if two begin
+together, the longer first. Then come uses, then reservations, then wallets. A hold that is over counts nowhere, whether
+or not any process has looked at it since. A transaction that gives it back locks counters of earlier hours after those
+of now: beside a correction of several, PostgreSQL may end one of the two as a deadlock, and that one runs again.
 
-A correction is a difference, computed under the counter's lock, and on record with what was before and after. A counter
-of which there are no uses is left as it is: what is unknown is not nothing.
+A correction is a difference, computed under the counter's lock, and on record with the counter before and after. If a
+counter has no uses, it is left as it is: unknown is not zero.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ OVER_AT_ONCE: Final = 1_000
 MOST_OVER_PARTS: Final = 100
 """Statements of OVER_AT_ONCE holds in one transaction. The rest counts until the next one."""
 TURN_MS: Final = 5 * MINUTE_MS
-"""How near the turn of a month the old one's uses and the new one's, which no counter has in common, may go on at once,
-whichever server's clock is behind."""
+"""The time around the turn of a month in which uses of the old and the new month may run at once.
+
+They share no counter, whichever server's clock is behind.
+"""
 NO_END: Final = 2**62
 """More than any counter counts."""
 
@@ -80,7 +82,7 @@ class Use:
 
     @property
     def price_micro(self) -> int:
-        """What it costs: as it ended, or as it is held."""
+        """The cost of the use: as it ended, or as it is held."""
         return self.price.held(self.amount) if self.state == "held" else self.charged_micro + self.forgone_micro
 
 
@@ -113,7 +115,7 @@ def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 
 
 def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
-    """Nobody else counts any of it until this transaction is over. What is held and over is given back first."""
+    """Lock the counters of a metric until this transaction is over. Holds that are over are given back first."""
     found = _locked(connection, org_id, metric, now_ms)
     for _ in range(MOST_OVER_PARTS):
         if not found.overs or not _give_back(connection, org_id, metric, now_ms):
@@ -141,7 +143,7 @@ def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 
 
 def _give_back(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> int:
-    """How many holds that are over count no longer."""
+    """Give back holds that are over, and return their number."""
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": OVER_AT_ONCE}
     over = SQL.run(connection, "over", values).all()
     if not over:
@@ -227,7 +229,7 @@ def add_uses(connection: sa.Connection, uses: Sequence[Use]) -> int:
 
 
 def change_use(connection: sa.Connection, use: Use) -> None:
-    """What becomes of a use that is held, or over."""
+    """Write the change of a use that is held, or over."""
     SQL.run(connection, "change_use", _columns(use))
 
 
@@ -237,8 +239,10 @@ def change_uses(connection: sa.Connection, uses: Sequence[Use]) -> None:
 
 
 class Denials:
-    """What was refused, or would be, of one metric in one minute: how often and how much, by why and whether the phase
-    held to it; with the key of the first."""
+    """Refusals of one metric in one minute, actual and possible.
+
+    Each has its number and its amount, by code and by whether the phase enforced it; with the key of the first.
+    """
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, bool], tuple[int, int, str]] = {}
@@ -306,7 +310,7 @@ class Counter:
 
 @dataclass(frozen=True)
 class Correction:
-    """What a counter said, and says now."""
+    """A counter's amount before and after a correction."""
 
     counter: Counter
     before: int

@@ -35,7 +35,7 @@ class Emission:
 
     @property
     def said(self) -> list[object]:
-        """What the caller said: the same again says the same."""
+        """Return the caller's content of the event: a repeated call has the same."""
         one = self.event
         ts = one.occurred_ms if self.has_time else None
         labels = [one.subject, one.project, one.plan_key, one.properties_json]
@@ -44,8 +44,10 @@ class Emission:
 
 @dataclass(frozen=True)
 class Emitted:
-    """What became of the event of a use, and its key. `duplicate`: it was there before, as it was with this very use
-    where that is repeated."""
+    """The outcome of the event of a use, and its key.
+
+    `duplicate`: the event was there before. A repeated use also gives it for its own event.
+    """
 
     status: Status
     source: str
@@ -55,7 +57,7 @@ class Emitted:
 
 
 def before(emission: Emission | None) -> Emitted | None:
-    """Of a use that is repeated: the fingerprint says that it was asked for with this event."""
+    """Return the outcome for a repeated use: the fingerprint shows that it was requested with this event."""
     return None if emission is None else Emitted("duplicate", emission.event.source, emission.event.event_id)
 
 
@@ -85,7 +87,7 @@ _TOO_OLD: Final = Taken("invalid", "too_old", "it is over 34 days old: send it t
 
 
 def is_kept(taken: Taken) -> bool:
-    """Whether the event is there, and is billed or waits to be."""
+    """Return True if the event is kept, and is billed or waits to be."""
     return taken.status in _KEPT and taken.code != store.WITHDRAWN.code
 
 

@@ -46,7 +46,7 @@ from drawdown.worker.guard.use import Answer, Ask, Book, Charged, Costs, Seen, o
 SQL = queries(__file__)
 
 MOST_WAIT_MS: Final = 100
-"""How long a transaction that several share waits for a lock."""
+"""The time that a shared transaction waits for a lock."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class _Work:
         return found
 
     def _moments(self, ends: Mapping[int, Use]) -> dict[_Group, int]:
-        """Of each group of calls, the moment by which it counts. Those of another moment are decided alone."""
+        """Return the moment by which each group of calls counts. Calls of another moment are decided alone."""
         moments: dict[_Group, int] = {}
         for at, call in enumerate(self._calls):
             group = _group_of(call, ends.get(at))
@@ -306,7 +306,7 @@ class _Work:
         return lambda moved: replace(_shifted(answer, moved.get(customer)), event=self._emitted[at])
 
     def _charged(self, ask: Ask, known: Known, seen: Seen) -> Charged:
-        """What a use costs, as it is charged by its own organisation's wallet. Errors: Alone."""
+        """Return the cost of a use, charged by its own organisation's wallet. Errors: Alone."""
         terms = known.metric.price
         price = terms.held(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
         if not price:
@@ -328,7 +328,7 @@ class _Work:
         return Charged(Costs(price, 0, run.org_id), None, "no_credit")
 
     def _has_none(self, standing: Standing, terms: HoldTerms, price: int) -> bool:
-        """Whether a wallet has no room for so much, whatever becomes of what it holds."""
+        """Return True if a wallet has no room for an amount, whatever happens to its holds."""
         wallet = self._moves.wallet(standing)
         return wallet is not None and not wallet.held_micro and terms.held_for(price) > wallet.available_micro
 
@@ -401,7 +401,10 @@ class _Work:
         return found
 
     def _run_of(self, call: Change) -> Reservation | None:
-        """Of its organisation, where the call is bound to one: a neighbour's call may have found another one's."""
+        """Return the run of a call. If the call is bound to an organisation, it is that organisation's run.
+
+        A neighbour's call may have found a run of another organisation.
+        """
         there = ((self._runs[name], org) for name, org in call.names if name in self._runs)
         return next((run for run, org in there if org in ("", run.org_id)), None)
 
@@ -435,7 +438,7 @@ class _Work:
 
 
 def _moves_of(book: Book) -> list[dict[str, object]]:
-    """How the counters of a group move; none where nothing was used."""
+    """Return the changes of a group's counters; empty if nothing was used."""
     if book.counters == book.locked:
         return []
     bounds = () if book.passes else in_force(book.known.facts(book.locked))
@@ -458,7 +461,7 @@ def _moves_of(book: Book) -> list[dict[str, object]]:
 
 
 def _group_of(call: Call, ending: Use | None) -> _Group | None:
-    """What a call counts by; None where it is no use, or the end of none."""
+    """Return the group by which a call counts; None if it is no use, and ends none."""
     if isinstance(call, Ask):
         return call.wish.org_id, call.wish.metric
     return None if ending is None else (ending.org_id, ending.metric)
@@ -471,7 +474,7 @@ def _its_use(uses: Mapping[str, Use], call: End) -> Use | None:
 
 
 def _facts(connection: sa.Connection, asker: Asker, seen: Seen, now_ms: int) -> Facts:
-    """What a run is asked for by, as `seen` has it."""
+    """Return the facts of a request for a run, as read in `seen`."""
     account, balance, held, overdraft, over, due_ms, lots_over_ms, deferred = seen.wallet
     standing, plan = None, seen.plan or None
     if account is not None:

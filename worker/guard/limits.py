@@ -1,4 +1,4 @@
-"""What plans allow of a metric, as people and programs say and see it."""
+"""The limits of plans for a metric, as people and programs set and see them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def amount_in_words(amount: int | None) -> str:
 
 @dataclass(frozen=True)
 class LimitSet(PlanLimit):
-    """How much of a metric a plan allows in a period. `changed`: whether that is new."""
+    """A plan's limit of a metric in a period. `changed`: the limit is new."""
 
     changed: bool = False
 
@@ -97,7 +97,7 @@ def _blocked(rate: SpanRate) -> str:
 
 
 def _size(_connection: sa.Connection, _asked: Asked, values: Values) -> Size:
-    """Of a limit without an end nobody knows what it lets through."""
+    """Return the size of a limit: an unlimited amount is unbounded."""
     return Size(unbounded=values["amount"] is None)
 
 

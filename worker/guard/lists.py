@@ -1,9 +1,10 @@
-"""What the guard counts, what it allowed and refused, and what a phase would block; its figures for metrics. Reads
-only.
+"""The guard's metrics, the uses it allowed and refused, and what a phase would block; its figures for metrics.
 
-Guarantee: of each metric so many of the newest uses and refusals are counted for a page, by an index; a rate says since
-when it is. Where all are counted, the figures are those of `drawdown guard list`. Of metrics, however people name them,
-so many have a figure of their own; all others are one.
+Reads only.
+
+Guarantee: for a page, a number of the newest uses and refusals of each metric is counted, by an index; a rate states
+since when. If all are counted, the figures are those of `drawdown guard list`. A number of metrics, whatever their
+names, have a figure of their own; all others share one.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ SPANS: Final[dict[str, int]] = {"24h": DAY_MS, "7d": 7 * DAY_MS, "30d": 30 * DAY
 
 @dataclass(frozen=True)
 class SpanRate:
-    """Of a span: how often it was asked to use a metric, what of that was blocked, and what phase 3 would have blocked;
-    what was used without knowing the credit, in base units, and without its being paid, in micro-credits. An
-    extension of a hold counts as asked where it was blocked, or would be: of others nothing is on record."""
+    """Figures of a metric in a span.
+
+    `asked`: requested uses. `blocked`: those that were blocked. `would`: those that phase 3 would have blocked. `dark`:
+    base units used without knowing the credit. `forgone_micro`: use that was not paid, in micro-credits. An extension
+    of a hold counts as requested only if it was blocked, or would be: other extensions are not on record.
+    """
 
     span: str
     asked: int
@@ -61,7 +65,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class LimitRow:
-    """How much of a metric a plan allows in a period, in base units; None: without an end, and the metric's phase."""
+    """A plan's limit of a metric in a period, in base units (None: unlimited), and the metric's phase."""
 
     metric: str
     plan: str
@@ -96,8 +100,10 @@ class UseRow:
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """What a phase would have blocked of a metric since a moment: how often, how many base units, of how many
-    organisations, and how many of those ever bought credit; beside how often it was asked."""
+    """The uses of a metric that a phase would have blocked since a moment, beside all requested uses.
+
+    They are given as a number, as base units, and as organisations, with the number of those that ever bought credit.
+    """
 
     metric: str
     phase: int
@@ -127,7 +133,7 @@ class Drift:
         return self.uses > 0
 
     def is_above(self, tolerance_ppm: int) -> bool:
-        """Whether it is off by more than a part of what it should be."""
+        """Return True if it is off by more than a share of its right amount."""
         return abs(self.counted - self.amount) * ONE_PPM > self.amount * tolerance_ppm
 
 
@@ -141,7 +147,7 @@ def list_metrics(connection: sa.Connection, now_ms: int, most: int) -> list[Metr
 
 
 def rates_of(connection: sa.Connection, metric: str, now_ms: int) -> tuple[SpanRate, ...]:
-    """Of each span, the shortest first."""
+    """Return the rates of each span, the shortest first."""
     return tuple(_rate(connection, metric, span, now_ms - length) for span, length in SPANS.items())
 
 
@@ -161,15 +167,17 @@ def limit_periods(connection: sa.Connection, metric: str, plans: Collection[str]
 
 
 def fits_nobody(connection: sa.Connection, pattern: str) -> bool:
-    """Whether no organisation there is begins as a pattern such as `acme-*` says."""
+    """Return True if no organisation matches a pattern such as `acme-*`."""
     return SQL.run(connection, "fits", {"begins": pattern.removesuffix("*")}).first() is None
 
 
 def list_uses(
     connection: sa.Connection, metric: str, org_id: str, now_ms: int, most: int, *, dark: bool = False
 ) -> list[UseRow]:
-    """The latest first; of those let through without an answer alone, where `dark` is asked for. What is held and over
-    is `expired`, and its amount nothing, as it counts. Errors: UnknownId."""
+    """Return the uses of a metric, the latest first. `dark`: only those that were let through without an answer.
+
+    A hold that is over is `expired`, with the amount 0, as it counts. Errors: UnknownId.
+    """
     _require(connection, metric, org_id)
     values = {"metric": metric, "org_id": org_id, "dark": int(dark), "now_ms": now_ms, "at_most": most}
     rows = SQL.run(connection, "uses", values).mappings()
@@ -186,12 +194,15 @@ def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) ->
 
 
 def drifts(connection: sa.Connection, since_ms: int, most: int) -> list[Drift]:
-    """Of periods that begin at a moment or later."""
+    """Return the differences of counters with periods that begin at a moment or later."""
     return [_drift(row) for row in SQL.run(connection, "drift", {"since_ms": since_ms, "at_most": most}).mappings()]
 
 
 def put_right(connection: sa.Connection, actor: str, reason: str, since_ms: int, most: int) -> list[Drift]:
-    """What one actor put right for one reason, at a moment or later: as it was then. The newest."""
+    """Return the counters that one actor corrected for one reason since a moment, as they were then.
+
+    The newest first.
+    """
     values = {"actor": actor, "reason": reason, "since_ms": since_ms, "at_most": most}
     return [_drift(row) for row in SQL.run(connection, "put_right", values).mappings()]
 
@@ -226,9 +237,12 @@ _NAMES: Final = dict(zip(SPANS, ("day", "week", "month"), strict=True))
 
 @dataclass(frozen=True)
 class BlockRate:
-    """How often it was asked to use a metric since a moment, how often that was blocked, and would be in phase 3 (of
-    extensions of holds those alone count). `whole`: the moment is the span's begin; else there are more, and these are
-    the newest."""
+    """The rate of blocks of a metric since a moment.
+
+    `asked`: requested uses. `blocked`: blocked ones. `would`: those that phase 3 would block. Of extensions of holds,
+    only blocked ones count. `whole`: the moment is the span's begin; otherwise there are more, and these are the
+    newest.
+    """
 
     span: str
     since_ms: int
@@ -260,7 +274,7 @@ class MetricBlocks:
     paying: int
 
     def would_in(self, phase: int) -> int:
-        """How often a phase would have blocked in 7 days."""
+        """Return the number of uses that a phase would have blocked in 7 days."""
         week = self.rates[1].would
         return (0, 0, self.free_would, week)[phase]
 
@@ -387,8 +401,10 @@ def guard_figures(
 def open_overrides(
     connection: sa.Connection, now_ms: int, ending_by_ms: int, metric: str = ""
 ) -> tuple[int, int | None, int]:
-    """How many wait for a decision, since when (None: none does), and how many end by a moment: of all, or of one
-    metric."""
+    """Return the number of overrides that wait for a decision, since when (None: none waits), and the number that end.
+
+    The last counts those that end by `ending_by_ms`. All of them are of all metrics, or of one metric.
+    """
     values = {"now_ms": now_ms, "before_ms": ending_by_ms, "metric": metric}
     asked = SQL.run(connection, "overrides", values).one()
     since = None if asked.since_ms is None else int(asked.since_ms)

@@ -1,8 +1,7 @@
-"""The ways out of a block: top up, sponsor, request an override, run locally; which is open, and the call, link or
-command that takes it.
+"""The ways out of a block: top up, sponsor, request an override, run locally; which is open, and how to take it.
 
-Guarantee: nothing is written. What may be a way out at all is what the guard's own answer says (`options`), by one
-question to it; whether a sponsor could pay is that question again, with the sponsor as payer.
+Guarantee: nothing is written. The guard's own answer (`options`) determines the possible ways, by one question to it.
+The same question with the sponsor as payer shows if a sponsor could pay.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class WayTold:
 
 @dataclass(frozen=True)
 class WaysTold:
-    """What the guard answers of the wish now, and the four ways, always all of them."""
+    """The guard's answer to the wish now, and the four ways, always all of them."""
 
     org_id: str
     metric: str
@@ -149,15 +148,18 @@ class Way:
 
 @dataclass(frozen=True)
 class Ways:
-    """What the guard answers now, and the four ways, in the order of `OPTIONS`."""
+    """The guard's answer now, and the four ways, in the order of `OPTIONS`."""
 
     answer: Answer
     ways: tuple[Way, ...]
 
 
 def ways_out(connection: sa.Connection, wish: Wish, now_ms: int, most_sponsors: int = MOST_SPONSORS) -> Ways:
-    """Of a wish that is blocked, or would be in phase 3. `most_sponsors` are asked for; 0: in short, that
-    there is one is enough, and who keeps the balance is not asked. Errors: as `guard.check`."""
+    """Return the ways out for a wish that is blocked, or would be in phase 3.
+
+    `most_sponsors`: sponsors to check. If it is 0, the answer is short: only the existence of a sponsor is checked, and
+    the provider that keeps the balance is not. Errors: as `guard.check`.
+    """
     found = guard.check(connection, wish, now_ms)
     ways = {option: _closed(option, found) for option in OPTIONS if option not in found.options}
     if "top_up" in found.options:

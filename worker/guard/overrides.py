@@ -172,7 +172,7 @@ def show(connection: sa.Connection, number: int) -> OverrideRow:
 
 
 def _before(connection: sa.Connection, terms: Terms, by: By, asked: bool) -> OverrideRow | None:
-    """The same, where it is there. Of those who make or ask at once, one comes after the other."""
+    """Return the same override if it exists. Transactions that make or request one do so one after the other."""
     guard_terms.hold(connection, terms.metric)
     said = {"asked": int(asked), "actor": by.actor, "now_ms": by.now_ms}
     row = SQL.run(connection, "same", {**vars(terms), **said}).mappings().one_or_none()
@@ -273,7 +273,7 @@ def _facts(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[
 
 
 def _size_of_approval(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
-    """What may be used by it in one period, at the metric's price."""
+    """Return the size of an approval: the use that it allows in one period, at the metric's price."""
     found = show(connection, values["number"])
     if found.amount is None or found.reach != "org":
         return Size(unbounded=True)

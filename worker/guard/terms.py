@@ -43,9 +43,12 @@ LITTLE_PPM: Final = 200_000
 
 @dataclass(frozen=True)
 class Metric:
-    """What is counted: its price, who pays in place of the organisation (None: nobody), what comes of a decision, at
-    which part of a limit it is warned, whether it is allowed where credit cannot be known, and which event type or
-    feature of the mapping it counts (None: what has its name)."""
+    """A metric: its price, its payer and its phase.
+
+    `payer`: who pays in place of the organisation; None: the organisation itself. `phase`: the effect of a decision.
+    `warn_ppm`: the part of a limit that is left when a warning begins. `fails_open`: use is allowed if the credit is
+    unknown. `counts`: the event type or feature of the mapping that it counts; None: the one with its name.
+    """
 
     metric: str
     number: int
@@ -64,8 +67,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Change:
-    """What of a metric is set; None: it stays as it is. `payer` "" is the organisation itself, `counts` "" what has the
-    metric's name."""
+    """The changes of a metric; None: it stays as it is.
+
+    `payer` "": the organisation itself. `counts` "": the event type or feature with the metric's name.
+    """
 
     price_micro: int | None = None
     per_units: int | None = None
@@ -78,8 +83,10 @@ class Change:
 
 @dataclass(frozen=True)
 class PlanLimit:
-    """How much of a metric a plan allows in a period, in base units (None: without an end); `phase` None: the
-    metric's."""
+    """A plan's limit of a metric in a period, in base units.
+
+    `amount` None: unlimited. `phase` None: the metric's.
+    """
 
     metric: str
     plan: str
@@ -106,10 +113,10 @@ def find(connection: sa.Connection, metric: str, number: int | None = None) -> M
 def set_metric(
     connection: sa.Connection, metric: str, change: Change, by: By, *, new: bool = True
 ) -> tuple[Metric, Metric | None]:
-    """Change a metric or make one; as it is now and was before. What was used keeps its price.
+    """Change a metric or make one. Return it as it is now, and as it was. Earlier uses keep their price.
 
-    Errors: UsageError for what makes no sense; UnknownId, unless `new`, and for a payer that is none; Refused for a
-    price of what the seal bills, or of an event type of which usage waits (`billed_once`); DatabaseBusy.
+    Errors: UsageError for impossible values; UnknownId, unless `new`, and for an unknown payer; Refused for a price of
+    usage that the seal bills, or of an event type with usage that waits (`billed_once`); DatabaseBusy.
     """
     if not is_clean_id(metric) or metric == ANY_PLAN:
         raise UsageError("a metric's name has 1 to 200 characters, none of them control characters")
@@ -184,7 +191,7 @@ def _changed(metric: str, was: Metric | None, change: Change) -> Metric:
 
 
 def _charges_for(was: Metric | None, now: Metric) -> str | None:
-    """What in the mapping it charges for, where that, or the price, is new; None: nothing new."""
+    """Return the event type or feature that it charges for, if that or the price is new; otherwise None."""
     is_new = was is None or (was.price_micro, was.counts) != (now.price_micro, now.counts)
     return (now.counts or now.metric) if now.price_micro and is_new else None
 
@@ -223,7 +230,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Known:
-    """Who asks, and what of the metric counts for it. `customer_id` has the plan that is gone by."""
+    """The caller, and the parts of the metric that count for it. `customer_id`: the customer that has the plan."""
 
     metric: Metric
     asker: Asker

@@ -1,22 +1,22 @@
-"""The guard: may so much of a metric be used now? Asked alone (`check`), used at once (`consume`), or held and settled.
+"""The guard: may this amount of a metric be used now? Checked (`check`), used at once (`consume`), or held and settled.
 
-Guarantee: a use is counted, charged and written down in one transaction, under the caller's key: the same again is the
-first answer, and another content under it is refused. All limits of a metric hold, or nothing is used. It is charged by
-a run of its own, `guard:KEY`, that is accepted and settled in that transaction: `verify`, statements and lots hold it
-as they hold any run. Several uses of one counter may be decided in one transaction, one after another: each gets the
-answer that it would have got alone, and what is wrong with one is no matter to the others.
+Guarantee: a use is counted, charged and recorded in one transaction, under the caller's key: the same call again gets
+the first answer, and another content under the key is refused. All limits of a metric hold, or nothing is used. The use
+is charged by a run of its own, `guard:KEY`, that is accepted and settled in that transaction: `verify`, statements and
+lots treat it as any run. Several uses of one counter may be decided in one transaction, one after another: each gets
+the answer that it would have got alone, and an error in one does not affect the others.
 
-A question is answered as `consume` would answer it at that moment, and writes nothing. All questions asked at once are
-read by one statement, and answered by it where their own wallets pay and nothing in those is due.
+A check is answered as `consume` would answer at that moment, and writes nothing. All checks that come at once are read
+by one statement. They are answered by it if their own wallets pay and nothing in those is due.
 
-What is held counts as used until it ends, or until its hold is over; then it counts as what it was. The counters of the
-hour, day and month in which it was reserved move by the difference, in the transaction of the end.
+A held amount counts as used until the use ends, or until its hold is over; then its final amount counts. The counters
+of the hour, day and month in which it was reserved move by the difference, in the transaction of the end.
 
 A use may emit an event (`emission`), by which the seal bills it: in the same transaction, once it is allowed.
 
-An API key that is bound to an organisation has use keys of its organisation's own. A key that is bound to none takes
-use keys among all organisations, and no bound key takes one of these. A bound key finds what an unbound one used under
-the same key for its organisation: it is one use.
+If an API key is bound to an organisation, its use keys belong to that organisation. An unbound key takes use keys among
+all organisations, and no bound key takes one of these. A bound key finds a use of an unbound key under the same key for
+its organisation: it is one use.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Ask:
     own: bool = False
     dark: bool = False
     event: Emission | None = None
-    """What it emits, where it is allowed."""
+    """The event that it emits if it is allowed."""
 
     @property
     def name(self) -> str:
@@ -104,7 +104,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Charged:
-    """What a use cost, and whether it was charged (None: it was refused by `code`)."""
+    """The cost of a use, and its charge (None: it was refused by `code`)."""
 
     costs: Costs
     reservation: str | None = None
@@ -127,7 +127,7 @@ class Book:
     made: list[Use] = field(default_factory=list)
     denials: Denials = field(default_factory=Denials)
     passes: bool = False
-    """Whether a use was let through beyond a limit."""
+    """True if a use was let through beyond a limit."""
     emit: Callable[[Ask], Emitted | None] = lambda _: None
 
 
@@ -247,7 +247,7 @@ def decide_use(book: Book, ask: Ask) -> Answer:
 
 
 def _judged(known: Known, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
-    """What is decided; of what was let through before, what would have been."""
+    """Return the decision; for a use that was let through before, the decision that would have been made."""
     verdict = decide(known.facts(counters, code), ask.wish.amount)
     if ask.dark and verdict.decision == "block":
         return replace(verdict, decision="allow", enforced=False)
@@ -287,8 +287,10 @@ def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[]
 
 
 def _charge(connection: sa.Connection, ask: Ask, known: Known, is_beyond: bool) -> Charged:
-    """A run of its own, settled at once where it is used at once. What was let through beyond the metric's limit is
-    charged to nobody where another pays by the metric's word."""
+    """Charge a use by a run of its own, settled at once if it is used at once.
+
+    If a use was let through beyond the metric's limit, and the metric names another payer, no one is charged.
+    """
     terms = known.metric.price
     price = terms.held(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
     if not price:
@@ -352,7 +354,7 @@ def other_content(key: str) -> Denied:
 
 @dataclass(frozen=True)
 class Costs:
-    """What it costs, what of that was charged now, who pays, and what that one has available."""
+    """The cost of a use, the part that was charged now, the payer, and the payer's available credit."""
 
     price_micro: int = 0
     charged_micro: int = 0
@@ -368,8 +370,10 @@ NOTHING: Final[Paying] = None, Costs()
 
 @dataclass(frozen=True)
 class Seen:
-    """What the statement says of one who asks: lists are its rows, of which those of `wallet` and `terms` hold nothing
-    where there is none."""
+    """The facts about a caller, as one statement reads them.
+
+    Lists are its rows. If there is no wallet, or no terms, the rows of `wallet` and `terms` hold nothing.
+    """
 
     provider: str | None
     billed_as: str | None
@@ -394,12 +398,12 @@ class Seen:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is such a metric, and anybody knows the organisation."""
+        """True if the metric exists, and the organisation is known."""
         return self.metric is not None and (self.provider is not None or self.wallet[0] is not None)
 
 
 def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
-    """What `consume` would answer now. Nothing is written. Errors: UnknownId; UsageError."""
+    """Return the answer that `consume` would give now. Nothing is written. Errors: UnknownId; UsageError."""
     (found,) = check_all(connection, [wish], now_ms)
     if isinstance(found, DrawdownError):
         raise found
@@ -431,7 +435,7 @@ def known_with(wish: Wish, seen: Seen) -> Known:
 
 
 def seen_part(asked: Sequence[tuple[str, str, str]], now_ms: int) -> Part:
-    """What is known of those who ask, each an organisation, a metric and a project: rows for `seen_of`."""
+    """Return the query of the facts about callers, each an organisation, a metric and a project: rows for `seen_of`."""
     rows = [{"n": n, "org_id": org, "metric": metric, "project": name} for n, (org, metric, name) in enumerate(asked)]
     moments = {"now_ms": now_ms, **{f"{period}_ms": start for period, start in starts(now_ms).items()}}
     return SQL.part("seen", {"asked": rows, "asking": len(rows), **moments})
@@ -456,7 +460,7 @@ def _checked(connection: sa.Connection, wish: Wish, seen: Seen, now_ms: int) -> 
 
 
 def known_of(wish: Wish, seen: Seen) -> Known:
-    """Who asks, where that and the metric are known."""
+    """Return the facts of a decision, if the caller and the metric are known."""
     assert seen.metric is not None
     number, price, per_units, payer, phase, warn_ppm, fails_open, counts = seen.metric
     metric = Metric(wish.metric, number, price, per_units, payer, phase, warn_ppm, bool(fails_open), counts)
@@ -580,8 +584,10 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
 def _grown(
     connection: sa.Connection, use: Use, counters: Counters, wanted: int, life_ms: int, known: Known, by: By
 ) -> tuple[Verdict, Charged]:
-    """Whether it may hold so much; its run holds the price of it, by the terms of its acceptance. A run that cannot
-    hold more, and is let through, continues with what it holds."""
+    """Decide if a use may hold more. Its run holds the price, by the terms of its acceptance.
+
+    If the run cannot hold more, and the use is let through, it continues with the present hold.
+    """
     wish, done = Wish(use.org_id, use.metric, wanted - use.amount), Charged(Costs())
     verdict = decide(known.facts(counters), wish.amount)
     if verdict.decision != "block" and use.reservation is not None:
@@ -630,9 +636,12 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
 
 
 def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: By, *, is_beyond: bool) -> int:
-    """End a use's run: what was charged of its price. What its payer allows no more of is charged to nobody: what is
-    used is used, and has to be counted. Who pays because the metric says so pays nothing that `is_beyond` its limit,
-    nor more than it has. What was held lies within all that, until its hold is over."""
+    """End a use's run, and return the part of its price that was charged.
+
+    If the payer allows no more, the rest is charged to no one: a past use has to be counted. If the metric names the
+    payer, the payer pays nothing that `is_beyond` its limit, nor more than its credit. The held amount is within all
+    that, until its hold is over.
+    """
     assert use.reservation is not None
     held = reservations.read(connection, use.reservation)
     assert held is not None
@@ -672,7 +681,7 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
 
 
 def _moved(connection: sa.Connection, counters: Counters, amount: int, known: Known) -> None:
-    """What was used is counted whatever the limit is."""
+    """Count an amount that was used, whatever the limit."""
     bounds = in_force(known.facts(counters))
     then = guard_counts.after(counters, amount, bounds, known.metric.warn_ppm, uses=0)
     guard_counts.write(connection, counters, then, bounds, passes=PERIODS)
@@ -684,7 +693,7 @@ def _ended(use: Use) -> Denied:
 
 
 def own_name(org_id: str, key: str) -> str:
-    """What an organisation's own key of a use is kept as."""
+    """Return the name under which an organisation's own key of a use is kept."""
     return own_keys.own_name(org_id, key, USE)
 
 
@@ -721,14 +730,20 @@ Option: TypeAlias = Literal["top_up", "sponsor", "request_override", "run_locall
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether something may be used, or what was: `decision` counts, `would` is what phase 3 would say. `rule` decided,
-    for `reason`. Of the limit that is nearest (None: none ends): its period, amount, what was used before, what is left
-    after, and when its period ends. `price_micro` is what it costs, `charged_micro` what was charged now and, where it
-    is `repeated`, `charged_before_micro` what was charged then; `payer` who pays (None: it costs nothing, or is charged
-    to nobody any more), `balance_micro` what that one has available (None: it is not asked for, or not for the caller
-    to know). `options`: what else can be done. `degraded`: decided without knowing the credit. `repeated`: it was
-    decided before, and nothing was done. `state` is that of the use (None: there is none); `event`: what became of the
-    event that it emits."""
+    """The answer about a use.
+
+    - `decision` counts. `would` is the decision of phase 3. `rule` decided, for `reason`.
+    - The nearest limit (None: all are unlimited): its period and amount, the use before, what is left after, and the
+      end of its
+      period.
+    - `price_micro`: the cost. `charged_micro`: charged now. `charged_before_micro`: charged then, if it is `repeated`.
+    - `payer`: who pays; None: it costs nothing, or no one is charged any more. `balance_micro`: the payer's available
+      credit;
+      None: it was not read, or the caller may not know it.
+    - `options`: the ways out. `degraded`: decided without knowing the credit.
+    - `repeated`: it was decided before, and nothing was done.
+    - `state`: the state of the use; None: there is none. `event`: the outcome of the event that it emits.
+    """
 
     decision: Decision
     would: Decision
@@ -786,7 +801,7 @@ def answer(metric: str, amount: int, verdict: Verdict, costs: Costs, now_ms: int
 
 
 def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answer:
-    """Of what was decided before: how it was, and what became of it."""
+    """Return the answer about an earlier use: its decision, and its state now."""
     return Answer(
         decision="warn" if use.decision == "warn" else "allow",
         would="block" if use.would == "block" else "warn" if use.would == "warn" else "allow",
@@ -815,7 +830,7 @@ def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answ
 
 
 def _resets_ms(span: Span | None, at_ms: int) -> int | None:
-    """What stands at once begins again at no time."""
+    """Return when a span begins again; None for a limit of what exists at once."""
     return None if span is None or span == "at_once" else end_of(span, at_ms)
 
 

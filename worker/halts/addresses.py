@@ -199,7 +199,7 @@ def _inner(address: Address) -> IPv4Address | None:
 
 
 class Judge(Protocol):
-    """Who says what may be called: origins (scheme://host:port), and networks besides public addresses."""
+    """Decides which URLs may be called: by origins (scheme://host:port), and by networks besides public addresses."""
 
     @property
     def allowed(self) -> frozenset[str]: ...
@@ -219,8 +219,10 @@ def address_refused(judge: Judge, url: CellUrl, host: str) -> str | None:
 
 
 def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None:
-    """What would keep a call from this URL as its name stands this moment; None where nothing would. `settings`: what
-    the names of those that would allow it begin with."""
+    """Return the reason that prevents a call to this URL, as its name resolves now; None if nothing does.
+
+    `settings`: the prefix of the settings that would allow it.
+    """
     found = parse(url)
     if found is None or found.origin not in judge.allowed:
         return f"add its origin to {settings}_ORIGINS"
@@ -239,6 +241,6 @@ def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None
 NOT_ALLOWED: Final = "is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
 UNSIGNED: Final = "no secret to sign with: set DRAWDOWN_CELL_SECRET"
 NOT_CALLED: Final = "not called unless"
-"""Of an address that no network allows."""
+"""Part of an error about an address that no network allows."""
 ANSWERED: Final = "the cell answered"
-"""How an error begins if the cell was reached and refused."""
+"""Begin of an error if the cell was reached and refused."""

@@ -40,7 +40,7 @@ TOO_LONG: Final = "the cell's answer is too long"
 
 
 def body_of(halt: HaltRequest) -> bytes:
-    """What a cell is sent. The cell's id is in it, and so under the signature: no other cell obeys this."""
+    """Return the body of a halt. It contains the cell's id, so the signature covers it: no other cell obeys it."""
     said = {"cell_id": halt.cell_id, "halted_at": halt.halted_at, "org_id": halt.org_id}
     return json.dumps(said, sort_keys=True).encode()
 
@@ -80,7 +80,7 @@ class Target:
         return HttpClient(connections=at_once, connect_timeout_s=within_s, dialer=dialer)
 
     def failure(self, result: NotSent | NoAnswer, allows: str, too_long: str = ANSWER_TOO_LONG) -> str:
-        """What went wrong. `allows`: the setting that would allow an address."""
+        """Return the fault of a call. `allows`: the setting that would allow an address."""
         if self.refused is not None and isinstance(result, NotSent):
             return f"{self.refused}: {NOT_CALLED} {allows} allows it"
         return too_long if result.reason == CUT_OFF or result.reason.startswith(TOO_MUCH) else result.reason
@@ -218,5 +218,5 @@ class CellUsageClient:
 
 
 def late(timeout_s: float) -> str:
-    """What is given of a call that took too long."""
+    """Return the error of a call that took too long."""
     return f"no whole answer within {timeout_s:g} s"

@@ -17,9 +17,12 @@ SHARED: Final = "*"
 
 @dataclass(frozen=True)
 class CellSettings:
-    """`allowed`: origins (scheme://host:port) that may be called. `roots` make each cell's own secret; `secrets` name
-    others, under the cell's id, or under `*` those that cells without an entry shared before they had their own. Of
-    two, the first is the new one. `networks` are allowed besides public addresses. Secrets never print."""
+    """The settings of calls to cells. Secrets never print.
+
+    `allowed`: origins (scheme://host:port) that may be called. `roots` make each cell's own secret. `secrets`: other
+    secrets, by the cell's id; under `*` those that cells without an entry shared before they had their own. Of two, the
+    first is the new one. `networks` are allowed besides public addresses.
+    """
 
     allowed: frozenset[str]
     roots: tuple[str, ...] = ()
@@ -32,12 +35,12 @@ class CellSettings:
         return f"CellSettings(allowed={sorted(self.allowed)}, networks={[str(one) for one in self.networks]})"
 
     def secrets_of(self, cell_id: str) -> tuple[str, ...]:
-        """What signs halts for this cell, in the order in which it is tried: the new secret first."""
+        """Return the secrets that sign halts for this cell, in the order of use: the new secret first."""
         made = tuple(cell_secret(root, cell_id) for root in self.roots)
         return self.secrets.get(cell_id) or (*made, *self.secrets.get(SHARED, ()))
 
     def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
-        """What would keep a halt from this URL as its name stands this moment; None where nothing would."""
+        """Return the reason that prevents a halt to this URL, as its name resolves now; None if nothing does."""
         return why_not(url, self, lookup or system_lookup, "DRAWDOWN_CELL")
 
     def address_refused(self, url: CellUrl, host: str) -> str | None:

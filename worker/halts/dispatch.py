@@ -35,7 +35,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 STILL_RUNNING_MS = MINUTE_MS
-"""How long a cell has, after its acknowledgement, to stop what it runs before it is told again."""
+"""The time after its acknowledgement in which a cell may stop its sandboxes before it is notified again."""
 MOST_BACKOFF_MS: Final = MINUTE_MS
 """A cell that is back is told within a minute; while it is gone, its circuit spares it the rest."""
 BATCH: Final = 50
@@ -59,7 +59,7 @@ class ClaimedHalt:
 
 @dataclass
 class Dispatched:
-    """What became of halts."""
+    """The outcome of halts."""
 
     acknowledged: int = 0
     failed: int = 0
@@ -84,7 +84,7 @@ class _Lane:
     cell_id: str
     began_ms: int
     answers: bool = False
-    """Whether it said anything yet: until then it is told one halt at a time."""
+    """True if it has answered: until then it is sent one halt at a time."""
 
 
 @dataclass

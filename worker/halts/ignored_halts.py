@@ -70,7 +70,7 @@ class Undelivered:
 
     @property
     def needs_person(self) -> bool:
-        """Whether no later try delivers them: a setting is missing or wrong, here or at the cell."""
+        """True if no later try delivers them: a setting is missing or wrong, here or at the cell."""
         return self.error is not None and any(cause in self.error for cause in MENDED_BY_PEOPLE)
 
     def __str__(self) -> str:
@@ -91,8 +91,10 @@ def undelivered_part(shard: Shard) -> Part:
 
 
 def untold(connection: sa.Connection, shard: Shard) -> list[str]:
-    """Of each cell without a URL that halts are due at, a line. A host may start a sandbox at a cell while that is
-    removed, and neither sees the other."""
+    """Return a line for each cell without a URL at which halts are due.
+
+    A host may start a sandbox at a cell while the cell is removed, and neither sees the other.
+    """
     rows = SQL.run(connection, "untold", {"lo": shard.lo, "hi": shard.hi, "at_most": NAMED})
     return [
         f"cell {row.cell_id} has no URL, and cannot be told of the halts that are due there ({row.halts:,}): "

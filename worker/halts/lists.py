@@ -54,7 +54,7 @@ class HaltLine:
     ignored_since_ms: int | None
     last_error: str | None
     by_operator: bool = False
-    """Whether an operator's halt holds it now, and this is the newest of its organisation."""
+    """True if an operator's halt holds it now, and this is the newest of its organisation."""
 
     @property
     def place(self) -> str:
@@ -72,7 +72,7 @@ class HaltPage:
 
 @dataclass(frozen=True)
 class HaltFigures:
-    """Of all that are due."""
+    """Figures of all due halts."""
 
     due: int
     since_ms: int | None
@@ -166,7 +166,7 @@ def list_cells(connection: sa.Connection) -> list[Cell]:
 
 
 def running_of(connection: sa.Connection, org_ids: Collection[str]) -> dict[str, int]:
-    """How many sandboxes of these organisations run in which cells: those are told where one of them is halted."""
+    """Return the number of these organisations' sandboxes in each cell: those cells are notified if one is halted."""
     rows = SQL.run(connection, "running_of", {"org_ids": sorted(set(org_ids))})
     return {str(row.cell_id): int(row.running) for row in rows}
 
@@ -179,7 +179,7 @@ def told_in_words(running: Mapping[str, int]) -> str:
 
 
 def knows_sandboxes(connection: sa.Connection) -> bool:
-    """Whether hosts say where sandboxes are: halts go there, and nowhere else."""
+    """Return True if hosts report the places of sandboxes: halts go only there."""
     return bool(SQL.run(connection, "any_sandbox").scalar_one())
 
 

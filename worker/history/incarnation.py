@@ -31,7 +31,7 @@ class HistoryDoubted(DrawdownError):
 
 @dataclass(frozen=True)
 class Incarnation:
-    """What the database says of itself, and of the server it lies on."""
+    """The database's own identity, and that of its server."""
 
     database_id: str
     number: int
@@ -111,7 +111,7 @@ def difference(connection: sa.Connection, found: Incarnation, witness: Witness |
 
 
 def worker_of_tick(connection: sa.Connection, tick_id: int) -> str | None:
-    """Who did a tick; None where it is not on record."""
+    """Return the worker of a tick; None if it is not on record."""
     worker: str | None = SQL.run(connection, "worker_of_tick", {"tick_id": tick_id}).scalar_one_or_none()
     return worker
 
@@ -137,10 +137,11 @@ STANDS_STILL = (
 
 
 def require_same(connection: sa.Connection, witness: Witness | None) -> None:
-    """What a tick read or claimed is worth nothing on another history: a worker may live through a restore, and through
-    `recover`.
+    """Refuse to continue on another history: the reads and claims of a tick are worthless there.
 
-    Errors: HistoryDoubted where the database is not the one that the tick began on, or stands still.
+    A worker may live through a restore, and through `recover`.
+
+    Errors: HistoryDoubted if the database is not the one that the tick began on, or is stopped.
     """
     require_whole(connection)
     if witness is None:
@@ -169,7 +170,7 @@ def require_whole(connection: sa.Connection) -> None:
 
 @dataclass(frozen=True)
 class Loss:
-    """What happened in [from_ms, until_ms) may not be on record here."""
+    """A loss: changes in [from_ms, until_ms) may not be on record here."""
 
     from_ms: int
     until_ms: int

@@ -28,10 +28,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Recovered:
-    """What was lost, as far as one can tell, and what is done about it. Times are milliseconds."""
+    """A loss as far as it can be known, and its consequences. Times are milliseconds."""
 
     found: str | None
-    """What shows the loss; None: nothing was lost, and nothing was done."""
+    """The evidence of the loss; None: nothing was lost, and nothing was done."""
     from_ms: int = 0
     """The last moment that is on record: what happened since may be forgotten."""
     until_ms: int = 0
@@ -118,8 +118,11 @@ def _last_before_doubt(connection: sa.Connection, now_ms: int) -> int:
 
 
 def _ask_first(connection: sa.Connection, capabilities: Mapping[str, Capabilities], now_ms: int) -> tuple[int, int]:
-    """What is open may have been sent since: it is looked up, or a person decides. Whether a provider can be asked that
-    this machine does not have, others know: what is in doubt is theirs to look up, or a person's."""
+    """Look up open pushes first, or leave them to a person: they may have been sent since.
+
+    If this machine lacks a provider, other machines know if it has look-ups: pushes in doubt are theirs to look up, or
+    a person's.
+    """
     to_look_up = to_decide = 0
     for provider in sorted(SQL.run(connection, "providers_of_open").scalars()):
         declared = capabilities.get(provider)

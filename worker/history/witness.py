@@ -1,7 +1,7 @@
-"""The witness: this machine's memory of a database, in a file outside of it (rule R1).
+"""The local checkpoint of a database: this machine's memory of it, in a file outside of it (rule R1).
 
-Guarantee: the witness is on disk before anything it counts is sent, and never goes back. Several processes of one
-machine share one file. Whether its folder outlives a container is judged by the kernel's table of mounts (pure).
+Guarantee: the checkpoint is on disk before anything it counts is sent, and never goes back. Several processes of one
+machine share one file. The kernel's table of mounts decides if its folder outlives a container (pure).
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ UNSENT: Final = (
 PROBE: Final = "x" * 4_096
 
 Kept: TypeAlias = str | int | Mapping[str, str | int]
-"""What such a file may hold in one place."""
+"""The values of such a file in one place."""
 
 
 @dataclass(frozen=True)
 class KeptWitness:
-    """What is remembered of a database at one place, and the first tick that this machine began on it there."""
+    """The checkpoint of a database at one place, and the first tick that this machine began on it there."""
 
     last: Witness
     since_tick: int
@@ -64,7 +64,7 @@ class WitnessFile:
         self._folder = folder
 
     def recall(self, engine: sa.Engine) -> Witness | None:
-        """What is remembered of the database behind `engine`; None: nothing yet.
+        """Return the checkpoint of the database behind `engine`; None: nothing yet.
 
         Errors: UsageError for a file that cannot be read.
         """
@@ -180,7 +180,10 @@ def place_of(connection: sa.Connection) -> str:
 
 
 def _went_through(connection: sa.Connection, kept: KeptWitness) -> bool:
-    """Whether the database knows the first tick at that place; 0: recovered there before any tick was on record."""
+    """Return True if the database knows the first tick at that place.
+
+    Tick 0: the database was recovered there before any tick was on record.
+    """
     return kept.since_tick == 0 or worker_of_tick(connection, kept.since_tick) == kept.since_worker
 
 
@@ -203,7 +206,10 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
 def is_on_unnamed_volume(folder: str, mounts: str) -> bool:
-    """Whether a folder is on such a volume, which a new container does not get. `mounts` is the text of MOUNTS."""
+    """Return True if a folder is on an unnamed volume, which a new container does not get.
+
+    `mounts`: the text of MOUNTS.
+    """
     deepest, its_root = "", ""
     for line in mounts.splitlines():
         parts = line.split(" ")

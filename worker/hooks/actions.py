@@ -1,8 +1,8 @@
-"""What people say of webhooks to the operator's product: endpoints, their secrets, replays, and when a balance is low.
+"""Changes of webhooks to the operator's product by people: endpoints, their secrets, replays, and low balances.
 
-Guarantee: no secret lies here, or on record: an endpoint has the number of its secret, which is made from
-DRAWDOWN_HOOK_SECRET. A name is for good: an endpoint that was ended never continues. What is replayed is the message as
-it was written.
+Guarantee: no secret is stored here, or on record: an endpoint has the number of its secret, which is made from
+DRAWDOWN_HOOK_SECRET. A name is for good: an endpoint that was ended never continues. A replay sends the message as it
+was written.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Rotated:
 
 @dataclass(frozen=True)
 class Replayed:
-    """How many deliveries are due again, and how many more have failed than were taken at once."""
+    """The deliveries that are due again, and the failed ones beyond those that one call takes."""
 
     replayed: int
     left: int
@@ -187,8 +187,11 @@ def try_endpoint(connection: sa.Connection, name: str, by: By) -> str:
 def set_low(
     connection: sa.Connection, org_id: str, low_micro: int | None, by: By, *, new: bool = False
 ) -> tuple[bool, int | None]:
-    """Say at or below which balance an organisation's is low, or that of all who have no level of their own; None:
-    never. Whether there was a level, and which. Errors: UsageError; UnknownId, unless `new`."""
+    """Set the level at or below which a balance is low; None: never. Return if there was a level, and which.
+
+    It is an organisation's level, or that of all organisations without their own. Errors: UsageError; UnknownId, unless
+    `new`.
+    """
     if low_micro is not None and abs(low_micro) > MAX_ENTRY_MICRO:
         raise UsageError("invalid level: expected at most 1,000,000,000 credits above or below 0")
     if org_id != EVERYBODY:
@@ -307,7 +310,7 @@ def _lost_rotation(values: Values) -> str:
 
 @dataclass(frozen=True)
 class EndpointEnded:
-    """Whether the endpoint was told messages before; how many it was still to be told."""
+    """The end of an endpoint. `changed`: it received messages before. `untold`: the messages that were still due."""
 
     name: str
     changed: bool

@@ -45,12 +45,12 @@ class ClaimedMessage:
 
 @dataclass
 class Told:
-    """What became of messages."""
+    """The outcome of messages."""
 
     delivered: int = 0
     failed: int = 0
     given_up: int = 0
-    """Of those that failed: by the whole schedule."""
+    """Failed messages that are given up, after the whole schedule."""
 
 
 def deliver(context: Context, only: str = ALL) -> Steps[Told]:
@@ -159,7 +159,7 @@ def _settle(
 
 
 def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, object]:
-    """What an answer makes of a delivery. A call that was not begun is no failure, and is due at once."""
+    """Return the change of a delivery by an answer. A call that was not begun is no failure, and is due at once."""
     wait_ms = next_wait_ms(message.failures + 1) if answer.sent else 0
     state = "delivered" if answer.error is None else "failed" if wait_ms is None else "due"
     return {
@@ -182,5 +182,5 @@ the watch, which makes these calls beside the halts."""
 
 
 def next_wait_ms(failures: int) -> int | None:
-    """How long to wait after so many failures in a row (1 is the first); None: it has failed."""
+    """Return the wait after a number of failures in a row (1 is the first); None: the delivery has failed."""
     return WAITS[failures - 1] if failures <= len(WAITS) else None

@@ -38,11 +38,11 @@ class HookSettings:
         return self.allowed if self.roots else frozenset()
 
     def secrets_of(self, endpoint: str, generations: Sequence[int]) -> tuple[str, ...]:
-        """What signs messages for this endpoint, the newest first."""
+        """Return the secrets that sign messages for this endpoint, the newest first."""
         return tuple(endpoint_secret(root, endpoint, number) for number in generations for root in self.roots)
 
     def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
-        """What would keep a message from this URL as its name stands this moment; None where nothing would."""
+        """Return the reason that prevents a message to this URL, as its name resolves now; None if nothing does."""
         return why_not(url, self, lookup or system_lookup, "DRAWDOWN_HOOK")
 
     def address_refused(self, url: CellUrl, host: str) -> str | None:
@@ -65,7 +65,7 @@ def signature(secret: str, message_id: str, timestamp_s: int, body: bytes) -> st
 
 
 def headers_of(secrets: Sequence[str], message_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
-    """What goes with a body; a signature for each secret that is in use."""
+    """Return the headers of a body; a signature for each secret in use."""
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp_s),

@@ -1,1 +1,1 @@
-"""What takes longer than a request is queued, and done by a tick."""
+"""Jobs: work that takes longer than a request is queued, and done by a tick."""

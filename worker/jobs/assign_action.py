@@ -1,8 +1,10 @@
-"""Who bills an organisation, as programs have it done: at once where the provider lies in this database, and by an
-job where it has to be asked first. `drawdown org assign` asks it itself.
+"""The assignment of a biller, as programs do it.
 
-Guarantee: the same checks as the command's, but for what a provider elsewhere says: of that, the tick which does the
-job. What is so already is not done again.
+It is done at once if the provider is in this database, and by a job if the provider has to be read first. `drawdown org
+assign` reads it itself.
+
+Guarantee: the same checks as the command's, except for a remote provider's answer: the tick that does the job checks
+that. An assignment in force is not made again.
 """
 
 from __future__ import annotations
@@ -31,9 +33,12 @@ from drawdown.worker.provider.actions import terms_in_force
 
 @dataclass(frozen=True)
 class OrgAssigned:
-    """Who bills an organisation from `start_ms` on, and as which customer. `waited`: usage that had been pending.
-    `already`: it was so. `undone`: that assignment was taken back, and who billed before continues. `job_id`: a tick
-    asks the provider, and does it then; until then nothing changes."""
+    """The biller of an organisation from `start_ms` on, and its customer there.
+
+    `waited`: usage that had been pending. `already`: it was assigned so before. `undone`: that assignment was taken
+    back, and the biller before continues. `job_id`: a tick reads the provider, and does it then; until then nothing
+    changes.
+    """
 
     org_id: str
     provider: str
@@ -108,7 +113,10 @@ def _billed(connection: sa.Connection, _asked: Asked, values: Values) -> Sequenc
 
 
 def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
-    """What nobody here bills is used for nothing; so is what stays that way, because a move is taken back."""
+    """Return the size: it is unbounded if no provider bills the usage, because that usage is free.
+
+    This also applies if a move away from such a state is taken back.
+    """
     if values["undo"]:
         return Size(unbounded=require_org(connection, values["org_id"]).billing_provider in EXEMPT_PROVIDERS)
     return Size(unbounded=values["provider"] in EXEMPT_PROVIDERS)

@@ -57,7 +57,7 @@ class ReplayJob:
         return cls(ReplayScope.of(kept["scope"]), kept["from_ms"], kept["to_ms"])
 
     def command(self) -> list[str]:
-        """What does the same by hand, without `drawdown`."""
+        """Return the command that does the same by hand, without `drawdown`."""
         whose = ["--provider", self.scope.provider] if self.scope.provider is not None else list(self.scope.orgs)
         return ["replay", *(whose or ["--all"]), "--from", show_time(self.from_ms), "--to", show_time(self.to_ms)]
 
@@ -86,7 +86,7 @@ class AcceptJob:
 
 @dataclass(frozen=True)
 class Biller:
-    """Who bills an organisation by its latest assignment."""
+    """The biller of an organisation by its latest assignment."""
 
     provider: str
     customer_id: str
@@ -128,7 +128,7 @@ class AssignJob:
         return ["org", "assign", self.org_id, "--provider", self.provider, *customer, *since, *halt]
 
     def is_so(self, latest: Biller | None) -> bool:
-        """Whether that is what was asked for."""
+        """Return True if the latest assignment is the requested one."""
         return (
             latest is not None and latest.provider == self.provider and self.customer_id in (None, latest.customer_id)
         )
@@ -136,8 +136,7 @@ class AssignJob:
 
 @dataclass(frozen=True)
 class Stood:
-    """How a wallet's top-ups stood: their terms but for the mode, when a person said them, and what has stopped them
-    since."""
+    """The state of a wallet's top-ups: their terms and mode, when a person set them, and later stops."""
 
     terms: str
     mode: str
@@ -179,8 +178,11 @@ class TopupJob:
 
 @dataclass(frozen=True)
 class CorrectJob:
-    """What a comparison with providers proves, corrected: of an organisation and a provider, '' of all; of the days in
-    [from_ms, to_ms), or, where both are None, of what was settled lately."""
+    """A correction by what a comparison with providers proves.
+
+    It is for an organisation and a provider, '' for all; for the days in [from_ms, to_ms), or, if both are None, for
+    pushes that were settled lately.
+    """
 
     kind: ClassVar[str] = "correct"
     org_id: str = ""

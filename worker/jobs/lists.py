@@ -44,7 +44,7 @@ class JobRow:
 
     @property
     def progress(self) -> str:
-        """How far it is, in words; '' of what has no parts."""
+        """The progress, in words; '' if the job has no parts."""
         return f"{self.windows_done:,} of {self.windows:,} windows" if self.windows else ""
 
 

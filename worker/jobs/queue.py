@@ -44,7 +44,7 @@ from drawdown.worker.topup.actions import STOPPED, terms_of
 SQL = queries(__file__)
 
 TURN_MS: Final = 2 * MINUTE_MS
-"""The longest that one tick is at work on jobs. What is not over by then continues with the next tick."""
+"""The longest work of one tick on jobs. The rest continues with the next tick."""
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
 """Less than the time between two ticks: what a dead one had is the next one's."""
 MAX_TRIES: Final = 5
@@ -124,15 +124,14 @@ def latest_biller(connection: sa.Connection, org_id: str) -> Biller | None:
 
 
 def _plan(connection: sa.Connection, asked: Asked, now_ms: int) -> ReplayPlan | None:
-    """Of a replay. Errors: those of `plan`."""
+    """Return the plan of a replay, otherwise None. Errors: those of `plan`."""
     if isinstance(asked, ReplayJob):
         return plan(connection, asked.scope, asked.from_ms, asked.to_ms, now_ms)
     return None
 
 
 def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
-    """What was assigned, or said of a wallet, by hand since it was queued, or since a tick that died did it, is
-    nobody's to undo."""
+    """Refuse a job if a person changed the same thing since it was queued, or since a tick that died did it."""
     if isinstance(asked, TopupJob):
         is_to_be_done(connection, asked)
     if isinstance(asked, AssignJob):
@@ -205,7 +204,7 @@ def sealed(connection: sa.Connection, job_id: int) -> int:
 
 
 def stands(connection: sa.Connection, wallet: str) -> Stood:
-    """How its top-ups stand now. Errors: UnknownId."""
+    """Return the state of a wallet's top-ups now. Errors: UnknownId."""
     row = SQL.run(connection, "topup_terms", {"wallet": wallet}).mappings().one_or_none()
     if row is None:
         ids.require(connection, ids.TOPPED_UP, wallet)
@@ -229,9 +228,9 @@ def require_use(asked: TopupJob) -> None:
 
 
 def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
-    """Whether it is still to be done; false where it is so, by a tick that died or by a person.
+    """Return True if the job is still to be done; False if a tick that died, or a person, has done it.
 
-    Errors: Refused where a person said otherwise since it was queued, or the card was declined since.
+    Errors: Refused if a person decided otherwise since it was queued, or the card was declined since.
     """
     was, now = asked.was, stands(connection, asked.wallet)
     assert was is not None

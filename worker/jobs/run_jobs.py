@@ -49,7 +49,7 @@ log = structlog.get_logger()
 MAX_A_TICK: Final = 4
 """Orders that a tick takes up."""
 SAID: Final = 5
-"""Of each kind of what a replay left; the command shows all."""
+"""Lines of each kind about the rest of a replay; the command shows all."""
 
 
 @dataclass
@@ -78,7 +78,7 @@ def do_jobs(context: Context) -> Steps[JobsDone]:
 
 
 def _turn(context: Context) -> Context:
-    """Of all organisations, whatever shard this tick is of: a job is done by one tick."""
+    """Return the context of a turn, for all organisations, whatever shard this tick is of: one tick does a job."""
     now = context.clock.now_ms()
     return replace(context.within(TURN_MS), shard=Shard(), began_ms=now, progress=None)
 
@@ -129,7 +129,7 @@ def _back(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn)
 
 
 def _end(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) -> str | None:
-    """What is given of it; None where another tick has it."""
+    """End a job, and return the text about it; None if another tick has it."""
     assert came.state is not None
     said = came.said
     if came.replayed is not None:
@@ -139,7 +139,7 @@ def _end(connection: sa.Connection, *, turn: Context, taken: Taken, came: Turn) 
 
 
 def in_words(pushes: int, found: Replayed) -> str:
-    """What a replay came to: `pushes` of all its turns, and what is left of it for others."""
+    """Return the result of a replay in words: `pushes` of all its turns, and the rest that is left for others."""
     none = "nothing more to seal" if found.to_settle else "nothing more was owed there"
     said = [f"sealed {pushes:,} push{'' if pushes == 1 else 'es'}" if pushes else none]
     said += [found.to_settle] if found.to_settle else []
@@ -155,8 +155,11 @@ def _some(lines: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one tick's turn at a job came to. `state` None: it continues with the next tick, and `in_vain` says that
-    this turn brought it no further. `replayed`: what a replay found, which is put in words once it is told."""
+    """The result of one tick's turn at a job.
+
+    `state` None: it continues with the next tick. `in_vain`: this turn made no progress. `replayed`: the result of a
+    replay, which is put in words once it is reported.
+    """
 
     state: State | None
     said: str = ""
@@ -251,7 +254,7 @@ def scope_of(asked: CorrectJob) -> ReconcileScope:
 
 
 def corrections_in_words(found: Reconciled) -> str:
-    """What a comparison came to."""
+    """Return the result of a comparison, in words."""
     corrected = [line for line in found.differing if line.corrected]
     rest = [line for line in found.differing if abs(line.theirs - line.ours) != line.corrected]
     said = [f"{found.compared:,} compared, {len(found.differing):,} differ"]

@@ -45,8 +45,10 @@ def register(connection: sa.Connection, org_id: str) -> None:
 
 @dataclass(frozen=True)
 class Halted:
-    """What an operator's halt, or the end of one, made of an organisation. `before`: whether an operator's halt held it
-    already; the reason is why it is halted now, if it is."""
+    """The effect of an operator's halt, or of its end, on an organisation.
+
+    `before`: an operator's halt held it already. `halt_reason`: the reason if it is halted now.
+    """
 
     org_id: str
     before: bool
@@ -93,7 +95,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Overridden:
-    """What held before, what holds now, and how the organisation stands by it."""
+    """The override before, the override now, and the organisation's state by it."""
 
     org_id: str
     was: Override
@@ -111,10 +113,11 @@ def override(
     halted: bool | None = None,
     until_ms: int | None = None,
 ) -> Overridden:
-    """Let the operator's word win over the provider's, until a time or until it is undone. What is not named (None)
-    stays as it was said before.
+    """Let the operator's override win over the provider's verdict, until a time or until it is undone.
 
-    Errors: UnknownId; UsageError for nothing said, a limit below zero or an end in the past.
+    A value that is None stays as it was set before.
+
+    Errors: UnknownId; UsageError for no value at all, a limit below zero or an end in the past.
     """
     if max_concurrent is not None and max_concurrent < 0:
         raise UsageError("--max-concurrent is zero or more")
@@ -169,8 +172,10 @@ MOST_SAID: Final = 50
 
 @dataclass(frozen=True)
 class OrgOverridden(Overridden):
-    """What an operator said before and says now, and how the organisation stands by it. `cleared`: the provider's word
-    counts again."""
+    """An operator's override before and now, and the organisation's state by it.
+
+    `cleared`: the provider's verdict counts again.
+    """
 
     cleared: bool
 
@@ -233,8 +238,10 @@ def _size_of_override(connection: sa.Connection, asked: Asked, values: Values) -
 
 @dataclass(frozen=True)
 class HaltsMade:
-    """What became of each organisation. `undo`: the operator's halt was lifted; `cells`: how many sandboxes of theirs
-    run in which cells, which are told."""
+    """The outcome for each organisation. `undo`: the operator's halt was lifted.
+
+    `cells`: the number of their sandboxes in each cell that is notified.
+    """
 
     undo: bool
     halts: list[Halted]

@@ -92,8 +92,10 @@ def unassigned(connection: sa.Connection) -> list[str]:
 
 
 def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unseen:
-    """Of organisations, the sealed windows for which something came in that no seal has looked at yet. Once for all of
-    them: what has arrived is gone through by each reading. Under S1's lock."""
+    """Return the sealed windows of organisations with arrivals that no seal has looked at yet. Under S1's lock.
+
+    Call it once for all of them: each reading goes through all arrivals.
+    """
     found: dict[str, list[int]] = defaultdict(list)
     seen = seen_by_seals(connection)
     values = {"orgs": [{"org_id": org_id} for org_id in org_ids], **seen.values}

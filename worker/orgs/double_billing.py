@@ -35,7 +35,7 @@ class Charging:
     end_ms: int
 
     def meets(self, segment: Segment, event_type: str | None) -> bool:
-        """Whether a window in which it costs something is one of the segment's, which begins and ends with a window."""
+        """Return True if it costs something in one of the segment's windows."""
         named = self.counts in (segment.feature, event_type)
         return named and self.start_ms < segment.end_ms and segment.start_ms < self.end_ms
 
@@ -91,14 +91,14 @@ def require_uncharged(
 
 
 def was_charged(connection: sa.Connection, names: Collection[str]) -> bool:
-    """Whether a metric charges, or ever charged, for one of them."""
+    """Return True if a metric charges, or ever charged, for one of them."""
     return SQL.run(connection, "charging_for", {"names": sorted(names)}).first() is not None
 
 
 def _met(
     charging: Collection[Charging], made: Sequence[Segment], types: dict[int, str]
 ) -> Iterator[tuple[Charging, Segment]]:
-    """What is charged and billed; `types`: the event types of meters."""
+    """Return the usage that is both charged and billed. `types`: the event types of meters."""
     for segment in made if charging else ():
         event_type = types.get(segment.lo) if is_meter(segment.lo) else None
         for one in charging:

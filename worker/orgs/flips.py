@@ -148,7 +148,7 @@ def candidates_of(
 
 
 def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str | None:
-    """What is mistyped, where each organisation stands for itself. Errors: UnknownId, where all stand together."""
+    """Return the mistyped name, if each organisation stands for itself. Errors: UnknownId, if all stand together."""
     try:
         ids.require_sampled_org(connection, wish.org_id, new=options.new)
         if options.provider == EMBEDDED and wish.customer_id not in (None, wish.org_id):
@@ -161,10 +161,11 @@ def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str
 
 
 def kept_provider(connection: sa.Connection, org_ids: Sequence[str], *, new: bool) -> str | None:
-    """Who bills these organisations by their latest assignments; None where nobody was ever assigned. Unless `new`,
-    unknown ones are left out: the flip refuses them.
+    """Return the biller of these organisations by their latest assignments; None if they were never assigned.
 
-    Errors: UsageError where they do not have one biller.
+    Unless `new`, unknown organisations are left out: the flip refuses them.
+
+    Errors: UsageError if they do not have one biller.
     """
     found: dict[str | None, str] = {}
     for org_id in org_ids:
@@ -208,8 +209,10 @@ def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mappin
 def _shown(
     context: Context, provider: str, there: Mapping[tuple[str, str], CustomerRead]
 ) -> Mapping[str, CustomerState]:
-    """What the preflight showed, by customer: the first pushes may use up parts granted once before any tick reads the
-    customer."""
+    """Return the customers as the preflight read them, by customer.
+
+    The first pushes may use up parts granted once before any tick reads the customer.
+    """
     if provider not in context.capabilities or not context.capabilities[provider].costs:
         return {}
     return {customer: state for (_, customer), state in there.items() if isinstance(state, CustomerState)}
@@ -272,7 +275,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class FlipOptions:
-    """What holds for all organisations of one command."""
+    """The options for all organisations of one command."""
 
     provider: str
     from_ms: int | None = None
@@ -287,7 +290,7 @@ class FlipOptions:
 
 @dataclass(frozen=True)
 class Flip:
-    """What moved, or would: `open_pushes` of the old biller stay with it, and so does `credit_behind_micro`."""
+    """A move, done or planned: `open_pushes` of the old biller stay with it, and so does `credit_behind_micro`."""
 
     org_id: str
     customer_id: str
@@ -311,7 +314,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class FlipCandidate:
-    """How one organisation stands before the flip."""
+    """The state of one organisation before the flip."""
 
     wish: Wish
     customer_id: str
@@ -330,7 +333,10 @@ def judge(
     behind: Mapping[tuple[str, str], CustomerRead],
     context: Context,
 ) -> Flip:
-    """What a flip would meet: `there` is what the new biller says of its customer, `behind` what the old one does."""
+    """Return the move that a flip would make.
+
+    `there`: the new biller's answer about its customer. `behind`: the old one's.
+    """
     state = there.get((options.provider, candidate.customer_id))
     left = behind.get((candidate.provider or "", candidate.customer_before or ""))
     problem, note = (candidate.unknown, None) if candidate.unknown else problem_of(candidate, options, state, context)
@@ -353,7 +359,7 @@ def judge(
 def problem_of(
     candidate: FlipCandidate, options: FlipOptions, state: CustomerRead | None, context: Context
 ) -> tuple[str | None, str | None]:
-    """What speaks against it, and what is worth knowing."""
+    """Return the problem that prevents the flip, and a note."""
     customer = candidate.customer_id
     if options.provider in EXEMPT_PROVIDERS:
         return None, "its usage is billed by nobody here from then on"
@@ -376,5 +382,5 @@ def problem_of(
 
 
 def would_newly_halt(candidate: FlipCandidate, options: FlipOptions) -> bool:
-    """Whether it runs now, under another biller."""
+    """Return True if it runs now, under another biller."""
     return candidate.provider is not None and candidate.provider != options.provider and not candidate.is_halted

@@ -1,9 +1,9 @@
-"""Lists of organisations: what runs, what is left, when it ends, who bills, and what hangs on one of them. Reads only.
+"""Lists of organisations: their state, credit, end of credit, billers, and related rows of one of them. Reads only.
 
 Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the page before it, so that rows which
 come or change meanwhile are neither shown twice nor shift the others. By name, a page costs the same however many
-organisations there are. What is left is estimated for those on it alone, as the watch does (`effective_balance`), all
-of one moment, in as many statements for a thousand organisations as for one.
+organisations there are. The credit left is estimated only for those on the page, as the watch does
+(`effective_balance`), all at one moment, in as many statements for a thousand organisations as for one.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms:
 
 @dataclass(frozen=True)
 class NeverHalted:
-    """How many an operator's word keeps from being halted, and the first of them, each with when that ends."""
+    """The number of organisations that an operator keeps from a halt, and the first of them, each with its end."""
 
     orgs: int
     first: list[tuple[str, int | None]]
@@ -204,14 +204,14 @@ def never_halted(connection: sa.Connection, now_ms: int, most: int) -> NeverHalt
 
 @dataclass(frozen=True)
 class RunningOut:
-    """How many run out within a day, as the watch last estimated; the first of them, each with when it does."""
+    """The number that run out within a day, by the watch's last estimate; the first of them, each with its moment."""
 
     orgs: int = 0
     first: Sequence[tuple[str, int]] = ()
 
 
 def running_out(connection: sa.Connection, now_ms: int, most: int) -> RunningOut:
-    """What a list of them holds: how many, and `most` of them at most, which is one or more."""
+    """Return the number of organisations that run out, and `most` of them at most (one or more)."""
     rows = SQL.run(connection, "running_out", {"runs_out_by_ms": now_ms + DAY_MS, "at_most": most}).all()
     first = [(str(row.org_id), int(row.runs_out_ms)) for row in rows]
     return RunningOut(int(rows[0].orgs) if rows else 0, first)
@@ -224,7 +224,7 @@ def scheduled_flips(connection: sa.Connection, provider: str, now_ms: int, most:
 
 
 def providers_and_plans(connection: sa.Connection) -> tuple[list[str], list[str]]:
-    """What may be chosen: providers that somebody was assigned to, plans that are here or were met."""
+    """Return the choices of a filter: providers with an assignment, and plans that are here or were reported."""
     plans = SQL.part("plans", {"looked_at": MOST_LOOKED_AT})
     found = together(connection, providers=SQL.part("providers"), plans=plans)
     return [str(row.provider) for row in found["providers"]], [str(row.plan) for row in found["plans"]]
@@ -329,19 +329,19 @@ class PushLine:
 
 
 def pushes_between(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int) -> list[PushLine]:
-    """Of its windows in [from_ms, to_ms), both on their boundaries; the latest first."""
+    """Return its pushes of windows in [from_ms, to_ms), both on their boundaries; the latest first."""
     values = {"org_id": org_id, "from_ms": from_ms - from_ms % WINDOW_MS, "to_ms": to_ms, "at_most": MOST_HISTORY}
     return [PushLine(**row._mapping) for row in SQL.run(connection, "pushes", values)]
 
 
 def halts_of(connection: sa.Connection, org_id: str) -> list[HaltRow]:
-    """What its cells were told, the latest first."""
+    """Return the halts of its cells, the latest first."""
     values = {"org_id": org_id, "at_most": MOST_HISTORY}
     return [HaltRow(**row._mapping) for row in SQL.run(connection, "halts", values)]
 
 
 def assignments_of(connection: sa.Connection, org_id: str) -> list[AssignmentRow]:
-    """Who bills it, the latest first."""
+    """Return its assignments, the latest first."""
     values = {"org_id": org_id, "at_most": MOST_HISTORY}
     return [AssignmentRow(**row._mapping) for row in SQL.run(connection, "assignments", values)]
 
@@ -354,9 +354,11 @@ class Billed(Asked, Protocol):
 
 
 class Left(NamedTuple):
-    """Of one organisation, in micro-credits of its provider; None: unknown, or without an end. `left_now_micro`: its
-    effective balance, or what was read last where nobody bills it; `used_a_minute_micro`: in the last minutes;
-    `runs_out_ms`: when what is left ends, if it is used on like that."""
+    """The credit of one organisation, in micro-credits of its provider; None: unknown, or unlimited.
+
+    `left_now_micro`: its effective balance, or the last one read if no provider bills it. `used_a_minute_micro`: the
+    use in the last minutes. `runs_out_ms`: when the credit ends at that rate.
+    """
 
     left_now_micro: int | None
     used_a_minute_micro: int | None
@@ -369,7 +371,7 @@ NOTHING: Final = Used()
 
 
 def left_of(connection: sa.Connection, rows: Sequence[Billed], now_ms: int) -> list[Left]:
-    """Of each of these organisations (rows of `orgs`)."""
+    """Return the credit of each of these organisations (rows of `orgs`)."""
     by_provider: dict[str, list[Billed]] = defaultdict(list)
     for row in rows:
         provider = row.billing_provider
@@ -392,7 +394,7 @@ def _left(row: Billed, used: Used | None, now_ms: int) -> Left:
 
 
 def override_in_words(halted: bool | None, max_concurrent: int | None, until_ms: int | None) -> str | None:
-    """What an operator says; None where nothing is given."""
+    """Return an operator's override in words; None if it has no value."""
     if halted is None and max_concurrent is None:
         return None
     parts = []

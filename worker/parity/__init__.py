@@ -1,1 +1,1 @@
-"""What cells say was used, beside what came in from them."""
+"""Parity: cells' own counts of usage, beside the samples received from them."""

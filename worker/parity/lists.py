@@ -1,4 +1,7 @@
-"""What parity found last, and its figures behind the metrics. Reads only: the checks of the last days, by their key."""
+"""The last results of parity, and its figures behind the metrics.
+
+Reads only: the checks of the last days, by their key.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,11 @@ MOST_FOUND: Final = 100
 
 @dataclass(frozen=True)
 class ParityFigures:
-    """Of days from `since_ms` on: organisations' days that differ, cells' days that could not be read. Of all
-    days: when anything was last compared; None: never."""
+    """Figures of parity.
+
+    `differing`: organisations' days from `since_ms` on that differ. `unread`: cells' days from then on that could not
+    be read. `checked_ms`: the last comparison of any day; None: never.
+    """
 
     differing: int
     unread: int

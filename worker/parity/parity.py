@@ -31,7 +31,7 @@ SQL = queries(__file__)
 TOLERANCE_PPM: Final = 70
 """0.007 %: what may differ silently."""
 SETTLING_MS: Final = 15 * MINUTE_MS
-"""How long after its end a day is first compared: hosts write a minute's samples after it."""
+"""The time after its end at which a day is first compared: hosts write a minute's samples after it."""
 CELLS_AT_ONCE: Final = 8
 """Cells that are asked together; as many answers are held."""
 MAX_STRANGERS: Final = 100
@@ -44,7 +44,7 @@ KEPT_AT_ONCE: Final = 1_000
 
 @dataclass
 class Checked:
-    """What was found. `lines`: what differs or is unknown, the first so many; `more`: of how many it leaves out."""
+    """The result of a check. `lines`: the first differences and unknown days. `more`: the number that it leaves out."""
 
     compared: int = 0
     """Organisations and days that both sides were looked at for."""
@@ -56,7 +56,7 @@ class Checked:
     waiting: list[str] = field(default_factory=list)
     """Days that are not over."""
     cells: list[Line] = field(default_factory=list)
-    """Of each day and cell, what all organisations come to."""
+    """For each day and cell, the sum of all organisations."""
     lines: list[Line] = field(default_factory=list)
     more: int = 0
 
@@ -148,7 +148,7 @@ def _note(lines: list[Line], now_ms: int, done: Checked) -> Steps[None]:
 
 
 def _ended(done: Checked) -> Checked:
-    """What is not told line by line is told by its number."""
+    """Log the number of lines that are not logged one by one."""
     if done.more:
         log.error("parity_more", lines=done.more)
     return done
@@ -180,7 +180,7 @@ def _cells(connection: sa.Connection, *, day_ms: int) -> tuple[list[tuple[str, s
 
 @dataclass(frozen=True)
 class _Here:
-    """What is known of a day here, by organisation: samples, whether they may be pruned, how many are quarantined."""
+    """The known facts of a day here, by organisation: samples, whether they may be pruned, how many are quarantined."""
 
     ours: dict[str, Ours]
     pruned: set[str]
@@ -289,7 +289,7 @@ def _whole(day_ms: int, cell_id: str, lines: list[Line], sides: list[tuple[int, 
 
 
 def unread(day_ms: int, cell_id: str, why: str) -> Line:
-    """What stands for a cell that gave no answer that could be read."""
+    """Return the line of a cell without a readable answer."""
     return Line(day_ms, cell_id, "", None, None, 0, None, None, "unread", why)
 
 
@@ -322,8 +322,10 @@ def _line(
 
 
 def apart(theirs: BySize, ours: BySize) -> tuple[int, int]:
-    """How far two sums by size are from one another, and the larger sides, each added up. Where the other side tells no
-    sizes, all of them together are compared."""
+    """Return the difference of two sums by size, and the larger sides, each added up.
+
+    If the other side has no sizes, all sizes together are compared.
+    """
     if None in theirs:
         ours = {None: sum(ours.values())}
     sizes = {*theirs, *ours}

@@ -45,7 +45,7 @@ _DAY: Final = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class BadTotal(ValueError):
-    """What is wrong with a total, in words."""
+    """The fault of a total, in words."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
 
 
 def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
-    """What a cell says of a day: `{"cell_id": …, "day": "2026-01-31", "usage": [{"org_id", "memory_mb", "seconds"}]}`.
+    """Return a cell's counts of a day.
 
-    Errors: BadTotal.
+    The body is `{"cell_id": …, "day": "2026-01-31", "usage": [{"org_id", "memory_mb", "seconds"}]}`. Errors: BadTotal.
     """
     if not _may_be_read(body):
         raise _too_many()
@@ -118,8 +118,11 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
 
 
 def _may_be_read(body: bytes) -> bool:
-    """Whether it has no more signs than the most totals: a name, a value or an object of a few bytes becomes one of 60,
-    or of 200. An id may have them, too: they are told apart where there are too many."""
+    """Return True if it has no more signs than the most totals have.
+
+    A name, a value or an object of a few bytes becomes one of 60, or of 200. An id may contain such signs, too: if
+    there are too many, signs within ids are not counted.
+    """
     most = _SIGNS_OF_A_TOTAL * (MAX_ANSWER_TOTALS + 1)
     if sum(map(body.count, (b"{", b"[", b":", b","))) <= most:
         return True

@@ -49,20 +49,23 @@ WIRE: Final = frozenset({"unit", "units", "names", "mode"})
 
 @dataclass(frozen=True)
 class Portion:
-    """What one transaction of `accept` voided, and how many pushes there are still to void; the new terms hold once
-    there are none."""
+    """The number of pushes that one transaction of `accept` voided, and of those still to void.
+
+    The new terms hold once none is left.
+    """
 
     voided: int
     left: int
 
 
 def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By, *, dry_run: bool = False) -> int:
-    """Use a provider on its new terms from now on. What was sealed on the old ones and never sent is voided, so that
-    the next tick seals it again; returns how many pushes that were.
+    """Use a provider on its new terms from now on. Return the number of voided pushes.
+
+    Pushes that were sealed on the old terms and never sent are voided, so that the next tick seals them again.
 
     CHUNK of them are a transaction, and each stands alone: a void is sealed again on the terms in force, and the new
-    ones are in force once all are voided, with the last of them. Cut off in between, the same command does the rest.
-    Errors: as `accept_some`.
+    ones are in force once all are voided, with the last of them. If it is cut off in between, the same command does the
+    rest. Errors: as `accept_some`.
     """
     done, left = 0, 1
     while left:
@@ -80,7 +83,7 @@ def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By
 
 
 def half_way(provider: str, voided: int) -> str:
-    """What holds where it ended in between."""
+    """Return the state if it ended in between."""
     return (
         f"{voided:,} unsent pushes were voided before that, and the next tick seals them anew; {provider} is on its "
         "old terms still: give the same command again"
@@ -116,7 +119,7 @@ def accept_some(
 
 
 def terms_of(capabilities: Capabilities) -> str:
-    """What a provider declares, as it is kept: what is equal has the same text."""
+    """Return a provider's declaration as it is kept: equal declarations have the same text."""
     return _text(capabilities)
 
 
@@ -184,7 +187,7 @@ class CutOver:
 
 
 def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilities, now_ms: int) -> CutOver:
-    """What `accept` of these settings does now, or did."""
+    """Return the effect that `accept` of these settings has now, or had."""
     stored = _stored(connection).get(provider)
     live = None if stored is None else stored.live_from_ms
     if stored is not None and not is_same(stored.terms, capabilities):
@@ -198,7 +201,7 @@ def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilitie
 
 
 def shadow_between(connection: sa.Connection, provider: str, from_ms: int, until_ms: int) -> tuple[list[Shadow], Worth]:
-    """What was sealed in shadow, and nothing sends; and what it is worth by the rates in force."""
+    """Return the usage that was sealed in shadow and is never sent, and its worth by the rates in force."""
     span = {"provider": provider, "from_ms": from_ms, "until_ms": until_ms}
     shadow = [Shadow(**row._mapping) for row in SQL.run(connection, "shadow_between", span)]
     worth = Prices(connection).worth(Quantity(provider, one.feature, one.from_ms, one.quantity) for one in shadow)

@@ -68,7 +68,7 @@ def require_biller(connection: sa.Connection, known: Providers | None, name: str
 
 @dataclass(frozen=True)
 class ProviderPaused:
-    """Whether nothing is sent to a provider now; since when it was paused before, and why (null: it was not)."""
+    """A provider's pause: is nothing sent now; since when it was paused before, and why (null: it was not)."""
 
     provider: str
     paused: bool
@@ -97,8 +97,10 @@ def _paused(done: ProviderPaused) -> str:
 
 @dataclass(frozen=True)
 class PolicySet:
-    """What holds for running organisations of a plan (empty: of every other one) while the provider cannot be read.
-    `was`: what was set before; null: nothing."""
+    """The policy for running organisations of a plan (empty: every other plan) while the provider cannot be read.
+
+    `was`: the policy before; null: none.
+    """
 
     provider: str
     plan: str
@@ -222,7 +224,7 @@ def _facts_of_policy(connection: sa.Connection, asked: Asked, values: Values) ->
 
 
 def _facts_of_rate(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
-    """How estimates of the usage that was sealed since then change."""
+    """Return the change of estimates for the usage that was sealed since then."""
     name, feature = values["provider"], values["feature"]
     since = values["from_ms"] or 0
     rows = SQL.run(connection, "of_feature", {"provider": name, "feature": feature, "from_ms": since}).all()
@@ -257,7 +259,7 @@ class ProviderRow:
 
 @dataclass(frozen=True)
 class PolicyRow:
-    """What holds for a plan (empty: every other one) while the provider cannot be read."""
+    """The policy for a plan (empty: every other plan) while the provider cannot be read."""
 
     plan: str
     policy: str

@@ -22,7 +22,7 @@ from drawdown.worker.push.lists import OpenSum, open_sums
 SQL = queries(__file__)
 
 WELL: Final = "read"
-"""How the watch and ticks count a read that came back with a customer."""
+"""The outcome of a read with a customer, as the watch and ticks count it."""
 
 MOST_SENDS: Final = 5_000
 """Latest sends in the calls, errors and times of the page of providers."""
@@ -43,7 +43,10 @@ class Unanswered:
     answered_ms: int | None
 
     def may_be_open(self, now_ms: int) -> bool:
-        """Whether some process may send nothing now: a circuit counts batches, which are as many sends or fewer."""
+        """Return True if some process may send nothing now.
+
+        A circuit counts batches, which are as many sends or fewer.
+        """
         return self.in_a_row >= OPEN_AFTER and self.last_ms is not None and now_ms < self.last_ms + OPEN_FOR_MS
 
 
@@ -85,7 +88,7 @@ class ProviderLine:
 
     @property
     def is_failing(self) -> bool:
-        """Whether most of its latest sends were not accepted."""
+        """True if most of its latest sends were not accepted."""
         return 2 * (self.failed or 0) > (self.calls or 0)
 
     @property

@@ -1,10 +1,10 @@
-"""Vendors: what features cost there, what they billed, and what usage should have cost beside it.
+"""Vendors: their costs of features, their bills, and the expected cost of usage beside them.
 
-Guarantee: costs and bills are append-only, on record with who and why. The same file again adds nothing, and a day that
-is final is replaced by nothing that is not. A file (FOCUS columns, or a small CSV) that is not exactly as asked for is
-refused as a whole; so is one of corrections. Whole numbers only: amounts are added up exactly and rounded once, and two
-currencies are never added. A day without a bill is unknown, not zero. What nothing here is mapped to is a line of its
-own. No alert comes of the last two days, nor of a single day.
+Guarantee: costs and bills are append-only, on record with actor and reason. The same file again adds nothing, and only
+a final bill replaces a final day. A file (FOCUS columns, or a small CSV) that is not exactly in the required form is
+refused as a whole; so is a file of corrections. Whole numbers only: amounts are added up exactly and rounded once, and
+two currencies are never added. A day without a bill is unknown, not zero. A service without a mapping here is a line of
+its own. The last two days give no alert, nor does a single day.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
 
 
 def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
-    """Take a file's bills; whether they are new. Of a vendor's day they replace all that was known.
+    """Import a file's bills, and return True if they are new. They replace all known bills of a vendor's day.
 
-    Errors: Refused where a day is final and the file's is not; DatabaseBusy where another file comes in this moment.
+    Errors: Refused if a day is final and the file's is not; DatabaseBusy if another file comes in this moment.
     """
     values = {"import_id": file.import_id, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     number = SQL.run(connection, "insert_import", values).scalar()
@@ -144,7 +144,7 @@ _CURRENCY: Final = re.compile("[A-Z]{3}")
 
 @dataclass(frozen=True)
 class BillLine:
-    """What a vendor billed for a service on a day (UTC), in millionths of the currency."""
+    """A vendor's bill for a service on a day (UTC), in millionths of the currency."""
 
     vendor: str
     service: str
@@ -292,8 +292,10 @@ class DriftLine:
 
 @dataclass(frozen=True)
 class Cost:
-    """What `per_quantity` base units of a feature cost: credits here (None: no rate), and at a vendor money, in its own
-    words."""
+    """The cost of `per_quantity` base units of a feature: in credits here, and in a vendor's money, in its words.
+
+    Credits None: the feature has no rate.
+    """
 
     feature: str
     vendor: str
@@ -356,7 +358,7 @@ def drift(
 
 
 def costs(connection: sa.Connection, now_ms: int) -> list[Cost]:
-    """What each feature, and each metric of the guard, costs now: in credits, and at each vendor."""
+    """Return the present cost of each feature, and of each metric of the guard: in credits, and at each vendor."""
     found = []
     for row in SQL.run(connection, "costs", {"now_ms": now_ms}):
         rate = None if row.micro_credits is None else Fraction(int(row.micro_credits), int(row.rate_per))

@@ -350,7 +350,7 @@ def _next_step(push: PushRow) -> str:
 
 @dataclass(frozen=True)
 class CancelReport:
-    """What came of it, by key: voided now, voided before by another, and not confirmed, with the reason."""
+    """The result of a cancellation, by key: voided now, voided before by another, or not confirmed (the reason)."""
 
     voided: list[str]
     before: list[str]
@@ -474,7 +474,7 @@ class Stays:
 
 @dataclass(frozen=True)
 class ResolvedAll:
-    """What became of the pushes that a filter found; in a dry run, what would."""
+    """The outcome for the pushes that a filter found; in a dry run, the planned outcome."""
 
     outcome: Outcome
     dry_run: bool
@@ -494,7 +494,7 @@ class ResolvedAll:
 
 @dataclass(frozen=True)
 class PushEffect:
-    """What pushes come to: of how many organisations, from which window on, and what they are worth."""
+    """The size of a set of pushes: their organisations, their first window, and their worth."""
 
     pushes: int
     orgs: int
@@ -509,7 +509,7 @@ class PushEffect:
 
 
 def effect_of(connection: sa.Connection, keys: Sequence[str]) -> PushEffect:
-    """Of pushes by their keys, such as a command is about to change."""
+    """Return the size of pushes by their keys, such as a command is about to change."""
     rows: list[PushRow] = []
     for at in range(0, len(keys), AT_ONCE):
         rows += find_pushes(connection, keys[at : at + AT_ONCE]).values()

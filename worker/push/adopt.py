@@ -7,10 +7,10 @@ next seal computes the difference: a missing quantity is sent, a quantity charge
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 
 import sqlalchemy as sa
 
+from drawdown.providers.protocol import UnitCost
 from drawdown.schema.audit import By, record
 from drawdown.schema.sql import queries
 from drawdown.schema.units import push_key
@@ -32,7 +32,7 @@ class Other:
     quantity: int
 
 
-def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By, cost: Decimal | None = None) -> None:
+def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By, cost: UnitCost | None = None) -> None:
     """The provider has this push's key at another quantity. Ours is voided, theirs takes its place, under S1's lock.
     `cost`: the credits for one base unit, where the provider told."""
     evidence = f"the provider has {quantity:,} under this key, not {push.sent_qty:,}"

@@ -29,8 +29,11 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Waiting:
-    """One provider's open pushes. Prices are micro-credits by the provider's own rates, or else by the embedded
-    ledger's rate card. What has no rate is in `unpriced` alone; so is all of it if several balances pay for it."""
+    """One provider's open pushes. Prices are micro-credits.
+
+    They are priced by the provider's own rates, otherwise by the embedded ledger's rate card. Pushes without a rate are
+    only in `unpriced`; so are all pushes if several balances pay for them.
+    """
 
     provider: str
     due: int = 0
@@ -48,16 +51,16 @@ class Waiting:
     errors: dict[str, str] = field(default_factory=dict)
     """The one of most pushes, by state: in_doubt, rejected, waiting. `error` is the first of these."""
     other_errors: dict[str, int] = field(default_factory=dict)
-    """How many others there are of that state, where there are any."""
+    """The number of other errors of that state, if there are any."""
     error_pushes: int = 0
     refused: int = 0
-    """Of those that are due: refused until a person changes a setting."""
+    """Due pushes that are refused until a person changes a setting."""
     refusal: str | None = None
     """Why, of the most of those."""
     retry_ms: int | None = None
     """When the first of those that are due is sent again."""
     tried: int = 0
-    """Of the open ones, how many were ever sent, or tried to be."""
+    """Open pushes that were ever sent, or tried."""
     units: dict[str, int] = field(default_factory=dict)
     price_micro: int = 0
     unpriced: dict[str, int] = field(default_factory=dict)
@@ -73,7 +76,7 @@ class Waiting:
 
     @property
     def waiting(self) -> int:
-        """What ticks will settle by themselves."""
+        """The pushes that ticks will settle by themselves."""
         return self.due + self.queued
 
     @property
@@ -164,7 +167,7 @@ def _worth(name: str, some: Sequence[_Open], card: RateCard, prices: Prices) -> 
 def _in_all(
     name: str, some: Sequence[_Open], errors: Mapping[str, list[tuple[str, int]]], worth: tuple[int, dict[str, int]]
 ) -> Waiting:
-    """What waits at one provider, added up."""
+    """Return the sum of all that waits at one provider."""
     states: dict[str, int] = defaultdict(int)
     units: dict[str, int] = defaultdict(int)
     error = next((of_state[0] for of_state in errors.values()), None)
@@ -207,7 +210,7 @@ def _last_lookup(some: Iterable[_Open], within_ms: int | None) -> int | None:
 
 
 def applied_within(ticks: Iterable[Any]) -> dict[str, int]:
-    """How long after a send each provider may still apply it, as the newest tick that used it told."""
+    """Return the time after a send in which each provider may still apply it, by the newest tick's report."""
     found: dict[str, int] = {}
     for row in ticks:
         found = {**json.loads(row.report).get("applied_within_ms", {}), **found}
@@ -215,8 +218,11 @@ def applied_within(ticks: Iterable[Any]) -> dict[str, int]:
 
 
 def settled_per_minute(ticks: Iterable[Any], now_ms: int) -> Mapping[str, float]:
-    """Pushes that ticks saw accepted, by provider, a minute: those of the last quarter of an hour, back to the last one
-    that saw none. What was before an outage says nothing of when it will be over."""
+    """Return pushes accepted a minute, by provider, as ticks saw them in the last quarter of an hour.
+
+    The count goes back to the last tick that saw none: the rate before an outage does not show when the outage will be
+    over.
+    """
     totals: dict[str, int] = {}
     since: dict[str, int] = {}
     ended: set[tuple[str, int]] = set()

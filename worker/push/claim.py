@@ -28,8 +28,10 @@ SQL = queries(__file__)
 MAX_CLAIM: Final = 2_048
 """Pushes a claim, with two claims a provider. Pushes that a kill left unsent wait for the claim's end."""
 CALLS_A_CLAIM: Final = 2
-"""For each call that may be on its way a claim holds so many: all are kept busy. What a process that dies had claimed,
-and not sent yet, waits for the claim's lease to end."""
+"""Pushes that a claim holds for each call that may be on its way, so that all calls are kept busy.
+
+If a process dies, its claimed and unsent pushes wait for the claim's lease to end.
+"""
 
 LONGEST_DUE: Final = 16
 """Pushes that a claim takes from those that wait longest; a small claim takes a quarter.
@@ -55,23 +57,24 @@ class Claimed:
     revision: int
     request: PushRequest
     sent_before: bool = False
-    """Whether an earlier attempt may have reached the provider."""
+    """True if an earlier attempt may have reached the provider."""
     first: bool = True
-    """Whether the key was not known there before this attempt: no earlier one arrived, or was lost with our history."""
+    """True if the provider did not know the key before: no attempt arrived, or was lost with our history.
+    """
     read_before_ms: int | None = None
     """When its organisation's customer had last been read, as it was claimed."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What one claim took, and what to remember before it leaves."""
+    """The pushes that one claim took, and the checkpoint to keep before they leave."""
 
     pushes: Sequence[Claimed]
     witness: Witness | None
 
 
 def claim_size(capabilities: Capabilities) -> int:
-    """How many pushes one claim takes."""
+    """Return the number of pushes that one claim takes."""
     calls = 1 if capabilities.in_flight == 1 else CALLS_A_CLAIM * capabilities.in_flight
     return min(max(MAX_CLAIM, capabilities.batch_size), capabilities.batch_size * calls)
 
@@ -112,8 +115,10 @@ def claim_due(
 
 
 def longest_due(most: int, claim: str) -> int:
-    """How many of a claim are to be of those that wait longest. One of fewer than four has one in about a quarter of
-    all claims."""
+    """Return the part of a claim for pushes that wait longest.
+
+    Of claims with fewer than four, about a quarter has one.
+    """
     return min(LONGEST_DUE, most // 4) if most >= 4 else int(crc32(claim.encode()) % 4 == 0)
 
 

@@ -66,7 +66,7 @@ ASKING: Final = 5
 
 @dataclass
 class Confirmed:
-    """What lookups came to."""
+    """The result of lookups."""
 
     asked: int = 0
     accepted: int = 0
@@ -160,8 +160,10 @@ def _ready(
 
 
 def _keep_wire_key(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:
-    """What is there, though no attempt of ours is known, keeps the name it was found under: late refusals name it by
-    that, and it is not what a person charged by hand."""
+    """Keep the name under which a push was found without a known attempt of ours.
+
+    Late refusals use that name, and it shows that the push is not one that a person charged by hand.
+    """
     if row.attempts or row.wire_key:
         return row
     SQL.run(connection, "keep_wire_key", {**push_id_of(row), "wire_key": wire_key(row.key, capabilities)})
@@ -306,7 +308,7 @@ End = Settlement | Adopt | Void
 
 @dataclass(frozen=True)
 class Weighed:
-    """What was read of balances, and what stood beside them before; what events show of a lost span."""
+    """The balances that were read, the accepted pushes beside them before, and what events show of a lost span."""
 
     pools: Pools = field(default_factory=lambda: Pools(()))
     before: Mapping[CustomerPool, Accounted] = field(default_factory=dict)
@@ -351,7 +353,7 @@ def _pair(sought: Sought, pools: Pools) -> CustomerPool:
 
 
 def _drew(sought: Sought, pools: Pools, now_ms: int) -> int | None:
-    """What a push drew, if it was charged; None: its cost changed since it was first sent."""
+    """Return the draw of a push if it was charged; None if its cost changed since it was first sent."""
     pool = pools.of(str(sought.row.feature))
     least, most = pools.weight_between(pool, str(sought.row.feature), sought.first_sent_ms, now_ms)
     return int(sought.row.sent_qty) * most if least == most else None
@@ -367,12 +369,15 @@ def ends_by_balance(
     asked_ms: int,
     is_mine: Callable[[PushRow], bool],
 ) -> list[End]:
-    """The ends of a batch, by what the balances say of the absent ones; the others' are as they were. `is_mine`:
-    whether a push is claimed for this look-up still, and held so from then on.
+    """Return the ends of a batch, by what the balances show of the absent pushes. Other ends stay as they were.
 
-    Of those that are decided together, voided or sent for the first time, the sum is enough. Where one is sent again,
-    may still be applied, or is another worker's, it has to be told from each of the others. What may have been
-    drawn in a lost history is not sent for the first time either, before the balance tells."""
+    `is_mine`: True if a push is still claimed for this look-up; it is then held from there on.
+
+    If pushes are decided together, to be voided or sent for the first time, their sum is enough. If a push is to be
+    sent again, may still be applied, or belongs to another worker, the balance must distinguish it from each other
+    push. If a push may have been drawn in a lost history, it is not sent for the first time either before the balance
+    is conclusive.
+    """
     decided, groups = _grouped(asked, found, ends, weighed)
     pools = weighed.pools
     now = read_accounted(connection, provider=provider, pairs=list(groups), balances=weighed.balances)
@@ -412,14 +417,17 @@ def ends_by_balance(
 
 
 def _tells_of(sought: Sought, drawn: Level, now: Accounted) -> bool:
-    """Whether a balance could tell of a push at all: not of what may have been drawn in the cycle before, nor of what
-    was lost (R1) and told a person since, as drawn by somebody else."""
+    """Return True if a balance can show a push at all.
+
+    It cannot if the push may have been drawn in the cycle before, or was lost (R1) and reported to a person since as
+    another user's draw.
+    """
     was_told = sought.loss is not None and bool(now.apart) and now.marked_ms >= sought.loss.from_ms
     return is_of_cycle(sought.first_sent_ms, drawn) and not was_told
 
 
 def _is_last_word(end: End) -> bool:
-    """Whether a push, were it not for the balance, would now be taken for one that never arrived."""
+    """Return True if a push, without the balance, would now count as one that never arrived."""
     return isinstance(end, Void) or (isinstance(end, Settlement) and end.never_sent)
 
 

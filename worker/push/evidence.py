@@ -1,21 +1,21 @@
-"""The evidence of pushes that no event shows: customers' balances (P5), and what a lost history left (R1).
+"""The evidence of pushes that no event shows: customers' balances (P5), and the traces of a lost history (R1).
 
-Guarantee: a balance decides only where it was read between two equal looks at the accepted pushes, so that nothing was
-on its way meanwhile. Where a person's change of it, or another's use, leaves a doubt, the answer is None.
+Guarantee: a balance decides only if it was read between two equal looks at the accepted pushes, so that nothing was on
+its way meanwhile. If a person's change of it, or another's use, leaves a doubt, the answer is None.
 
 Autumn draws on a balance at once and stores the event later, or never (observed). So absence among events proves
 nothing by itself. A top-up by `add_to_balance` looks like giving back. A mark keeps the difference between balance and
-pushes at the last comparison, so that a difference told once counts no more. A top-up of just as much as was drawn
-without an event, between two comparisons, cannot be seen.
+pushes at the last comparison, so that a difference is reported once. A top-up of just as much as was drawn without an
+event, between two comparisons, cannot be seen.
 
 A balance pays for one feature, or, as a credit system, for several at a cost each. All quantities here are those of the
-balance (`worker.catalog.costs.Pools`): base units of its feature, or parts of a credit, `Pools.scale` to the credit.
-A feature of a credit system may have units of its own, drawn on first. They count at the cost in force when they are
+balance (`worker.catalog.costs.Pools`): base units of its feature, or parts of a credit, `Pools.scale` to the credit. A
+feature of a credit system may have units of its own, drawn on first. They count at the cost in force when they are
 read: if it changed since the last comparison, units that were drawn since have a least and a most.
 
-Of a window from before a loss nothing is sent before its provider was asked for it. Charges under unknown keys of it
-are found by asking for the revisions that would have come next, and the balance is not taken for what one push drew on
-account of them. What could not be read is None, never nothing.
+In a window from before a loss, nothing is sent before its provider was asked for it. Charges under its unknown keys are
+found by asking for the next possible revisions. A balance that such charges drew on is not taken for the draw of one
+push. A failed read is None, never zero.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from fractions import Fraction
 from functools import partial
+from math import ceil, floor
 from typing import Final
 
 import sqlalchemy as sa
@@ -79,8 +81,10 @@ class Outlasting:
     ends_ms: int
 
     def used_at_end(self, charged: int) -> tuple[int, int] | None:
-        """How much parts granted once were drawn on by, at least and at most, as their cycle ended, after charges of
-        this sum. Parts granted meanwhile may have taken more than the known ones could. None: it cannot be told."""
+        """Return the least and the most draws on parts granted once at the end of their cycle, after these charges.
+
+        Parts granted meanwhile may have taken more than the known ones could. None: unknown.
+        """
         if charged < 0:
             return None
         beyond = max(0, charged - self.cycle_left)
@@ -119,9 +123,11 @@ class Expired:
 
 @dataclass(frozen=True)
 class Level:
-    """What a balance says was drawn from it since `since_ms` (None: since ever), in its own quantities. `expired`: the
-    parts that are gone without having been used up for sure. `is_gone`: no balance is shown at all, so that nothing was
-    given back to one."""
+    """The draws that a balance shows since `since_ms` (None: since ever), in its own quantities.
+
+    `expired`: parts that are gone and not certainly used up. `is_gone`: no balance is shown at all, so that nothing was
+    given back to one.
+    """
 
     quantity: int
     since_ms: int | None
@@ -134,16 +140,16 @@ class Level:
     earliest_ms: int | None = None
     """When its cycle began at the earliest, if that is before `since_ms`."""
     is_first: bool = False
-    """Whether nothing of it was ever reset: it had no cycle before this one."""
+    """True if nothing of it was ever reset: it had no cycle before this one."""
 
     @property
     def from_ms(self) -> int:
-        """What was sent before did not count in this cycle."""
+        """The begin of its cycle, at the earliest: pushes sent before did not count in it."""
         return (self.since_ms if self.earliest_ms is None else self.earliest_ms) or 0
 
 
 Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
-"""What was read, by customer."""
+"""The balances that were read, by customer."""
 CHUNK: Final = 200
 """Customers that are looked at together."""
 MOST_SUMS: Final = 2_000
@@ -157,8 +163,8 @@ MOST_UNSURE: Final = 12
 class Ended:
     """The last comparison of a balance with an ended cycle.
 
-    `charged`: what we call accepted since. How much of it was drawn on the rest is unknown. `used`: what had been drawn
-    on the balance at the comparison; None: unknown.
+    `charged`: what we call accepted since. The part of it that was drawn on the rest is unknown. `used`: the draws on
+    the balance up to the comparison; None: unknown.
     """
 
     charged: int
@@ -172,28 +178,32 @@ class Ended:
 
 @dataclass(frozen=True)
 class Accounted:
-    """What we call accepted of one customer, in quantities of a balance, in its present cycle."""
+    """The pushes of one customer that we call accepted, in quantities of a balance, in its present cycle."""
 
     org_id: str = ""
     """The organisation of the push that was settled last."""
     sent: tuple[int, int] = (0, 0)
-    """How many attempts there were, and how many pushes are open: equal where nothing was sent or settled between two
-    looks, as long as `accepted` is, too."""
+    """The number of attempts, and of open pushes.
+
+    If both are equal in two looks, and `accepted` is too, nothing was sent or settled between them.
+    """
     accepted: int = 0
-    """What we call accepted, in all cycles."""
+    """The quantity that we call accepted, in all cycles."""
     ours: int = 0
     least: int = 0
     most: int = 0
     """The bounds of `ours`, as what was sent around the cycle's begin counts or not."""
     hand_above: int = 0
     hand_below: int = 0
-    """The sums of what was billed, and credited, by hand since the balance was last compared: in it or beside it. What
-    a person voided of what was to be given back counts as credited: a part of it may have been. A charge that was made
-    while its cost changed may be in the balance at the lower cost: the difference counts here, too."""
+    """The sums billed and credited by hand since the last comparison: in the balance or beside it.
+
+    If a person voided a push that gives back, it counts as credited: a part of it may have been. If a charge was made
+    while its cost changed, it may be in the balance at the lower cost: the difference counts here, too.
+    """
     other_balance: int = 0
-    """How much less a balance shows if all of those that may have drawn on another balance did."""
+    """The amount by which a balance shows less if all pushes that may have drawn on another balance did."""
     in_cycle: bool = False
-    """Whether all that we ever called accepted is of this cycle: then no part was drawn on by us before it."""
+    """True if all that we ever called accepted is of this cycle: then our pushes drew on no part before it."""
     newest_ms: int = 0
     open: int = 0
     """Pushes that may have arrived, and are not settled."""
@@ -201,29 +211,35 @@ class Accounted:
     open_below: int = 0
     """The sums of those that draw, and of those that give back."""
     apart: int | None = None
-    """How far the balance was from `ours` when it was last compared in this cycle; None: it was not."""
+    """The difference of the balance from `ours` at its last comparison in this cycle; None: there was none."""
     marked_ms: int = 0
     """When that was, or the last comparison of the cycle before."""
     earlier: tuple[int, int] | None = None
-    """How much of what a balance shows was drawn before its cycle began, at least and at most, by its last comparison
-    in the cycle before; None: nothing tells."""
+    """The least and the most of a balance's draws that were made before its cycle began; None: unknown.
+
+    It follows from the last comparison in the cycle before.
+    """
     own: OwnUnits = field(default_factory=dict)
     """The own units by the last comparison."""
     repriced: tuple[int, int] = (0, 0)
-    """What own units that were drawn come to beyond what they count as in the balance, at least and at most: a cost
-    changed, or a feature joined or left a credit system."""
+    """The least and the most of the difference between drawn own units and their amount in the balance.
+
+    It differs from zero if a cost changed, or a feature joined or left a credit system.
+    """
     joined: bool = False
-    """Whether only the latter makes them differ."""
+    """True if only the latter makes them differ."""
     ended: Ended | None = None
     """The last comparison was of a cycle that is gone: a plan ended."""
     expired: tuple[int, int] = (0, 0)
-    """How much less and more may have been drawn from parts that ended since the last comparison than when they were
-    last shown."""
+    """The possible draws, less and more, on parts that ended since the last comparison, beyond their last shown draws.
+    """
     is_range: bool = False
-    """Whether `earlier` may be anything in between."""
+    """True if `earlier` may be any value in between."""
     of_first: int | None = None
-    """What we call accepted in the balance's first cycle, where it is compared with the mark of before it had one: then
-    nothing was reset, and all other figures are since ever."""
+    """The quantity that we call accepted in the balance's first cycle, if its mark is from before it had a cycle.
+
+    Then nothing was reset, and all other figures are since ever.
+    """
 
     def beyond(self, drawn: Level) -> tuple[int, int] | None:
         """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
@@ -244,11 +260,13 @@ class Accounted:
         return drawn.quantity - self.most - most - less, drawn.quantity - self.least - least + more
 
     def is_as_settled(self, drawn: Level) -> bool:
-        """Whether a balance shows just what is accepted: each push as a person decided it, at the higher of two costs
-        if either may have applied, since the lower one would hide a loss of as much. When a feature joined or left a
-        credit system, all its charges may have drawn on the other balance. Of pushes that were sent as the cycle began
-        the balance may show any: events and answers prove those. Own units that were drawn while a cost changed may
-        come to any amount between."""
+        """Return True if a balance shows just the accepted pushes, each as a person decided it.
+
+        - If either of two costs may have applied, the higher one counts: the lower one would hide a loss of as much.
+        - If a feature joined or left a credit system, all its charges may have drawn on the other balance.
+        - Of pushes that were sent as the cycle began, the balance may show any: events and answers prove those.
+        - Own units that were drawn while a cost changed may have any amount between.
+        """
         if self.is_repriced and not self.joined:
             return False
         if not (self.hand_above or self.hand_below or self.is_repriced):
@@ -260,14 +278,17 @@ class Accounted:
 
     @property
     def is_repriced(self) -> bool:
-        """Whether own units were drawn that may have come to several amounts."""
+        """True if own units were drawn with several possible amounts."""
         return self.repriced[0] != self.repriced[1]
 
 
 def read_accounted(
     connection: sa.Connection, *, provider: str, pairs: Collection[CustomerPool], balances: Balances
 ) -> dict[CustomerPool, Accounted]:
-    """What stands beside each balance; before balances were read, for the look alone."""
+    """Return the accepted pushes beside each balance.
+
+    Before balances are read, the result serves only as a first look.
+    """
     pools = read_pools(connection, provider)
     since = {pair: _since(balances.get(pair[0]), pair[1]) for pair in sorted(pairs)}
     wanted = [{"customer_id": pair[0], "feature": pair[1], "since_ms": since[pair]} for pair in since]
@@ -376,7 +397,7 @@ def _read_rows(
     marks: Mapping[CustomerPool, tuple[int, int]],
     cycles: Mapping[CustomerPool, _Cycle],
 ) -> Mapping[CustomerPool, Sequence[Row]]:
-    """What is accepted of each balance, feature by feature and cost by cost."""
+    """Return the accepted pushes of each balance, feature by feature and cost by cost."""
     features = [
         {
             "customer_id": pair[0],
@@ -398,9 +419,11 @@ def _read_rows(
 
 
 def _repriced(pools: Pools, pool: str, level: Level, known: OwnUnits, from_ms: int) -> tuple[tuple[int, int], bool]:
-    """What own units come to beyond what they count as, at least and at most. Those of the last comparison (`known`)
-    count as they did then; each that was drawn since, at one of the costs since then. And whether these differ only
-    where a feature joined or left."""
+    """Return the least and the most of own units beyond their amount in the balance, and the cause.
+
+    Own units of the last comparison (`known`) count as they did then. Units drawn since count at one of the costs since
+    then. The last value is True if the bounds differ only because a feature joined or left.
+    """
     least = most = Decimal(0)
     joined = True
     for feature in sorted({*known, *level.own}):
@@ -423,7 +446,7 @@ def _lasting_of(row: Row, finer: int) -> Outlasting | None:
 
 
 def _is_same(before: OwnUnits, now: OwnUnits) -> bool:
-    """Whether the same own units were drawn."""
+    """Return True if the same own units were drawn."""
     return {name: used for name, (used, _) in before.items()} == {name: used for name, (used, _) in now.items()}
 
 
@@ -447,8 +470,11 @@ class _Before:
     bounds: Outlasting | None = None
 
     def used_at_end(self, now: Accounted) -> tuple[int, int] | None:
-        """What was charged around the end counts once, before it or after it: the less that was after it, the more
-        before it may have been drawn from parts granted once."""
+        """Return the least and the most that parts granted once were drawn on at the end of the cycle.
+
+        A charge around the end counts once, before it or after it: the less was charged after it, the more may have
+        been drawn from parts granted once before it.
+        """
         if self.lasting is None:
             return None
         charged = now.accepted - self.accepted
@@ -460,7 +486,10 @@ class _Before:
 
 
 def _before(row: Row, level: Level, finer: int, *, has_own: bool) -> _Before:
-    """Of a balance that own units were drawn beside, no bounds are known: their costs may have changed."""
+    """Return the last comparison of a balance.
+
+    If own units were drawn, it has no bounds: their costs may have changed.
+    """
     at_ms, accepted, known = int(row.at_ms), int(row.accepted_qty) * finer, _lasting_of(row, finer)
     if int(row.since_ms) == 0:  # some of what was charged since may have been reset, or none
         bounds: Outlasting | None = Outlasting(accepted + int(row.apart_qty) * finer, 0, 0, 0)
@@ -499,10 +528,12 @@ def _disturbed(
     values = {"provider": provider, "pairs": rows, "changes": changes, "apart_ms": CLOCKS_APART_MS}
     for row in SQL.run(connection, "between", values) if rows else ():
         pair = str(row.customer_id), str(row.pool)
-        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
+        least, most = pools.weight_told(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
         sums = found.get(pair, Between())
         found[pair] = Between(
-            sums.least + int(row.sure) * least, sums.most + int(row.above) * most, sums.back + int(row.below) * most
+            sums.least + floor(int(row.sure) * least),
+            sums.most + ceil(int(row.above) * most),
+            sums.back + ceil(int(row.below) * most),
         )
         disturbed |= {pair} if row.disturbs else set()
     return {pair: found.get(pair, Between()) for pair in disturbed}
@@ -515,14 +546,15 @@ def _level(balances: Balances, pair: CustomerPool) -> Level:
 def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, marked_ms: int) -> Accounted:
     if not rows:
         return Accounted(apart=apart, marked_ms=marked_ms)
-    costs = [pools.weight(pool, str(row.feature), int(row.first), int(row.last), row.credit_cost) for row in rows]
+    costs = [pools.weight_told(pool, str(row.feature), int(row.first), int(row.last), row.credit_cost) for row in rows]
 
     def total(name: str) -> int:
-        return sum(int(getattr(row, name)) * most for row, (_, most) in zip(rows, costs, strict=True))
+        return round(sum(int(getattr(row, name)) * most for row, (_, most) in zip(rows, costs, strict=True)))
 
     def unsure(name: str) -> int:
         """By how much charges that were made while a cost changed may have drawn less."""
-        return sum(int(getattr(row, name)) * (most - least) for row, (least, most) in zip(rows, costs, strict=True))
+        less = (int(getattr(row, name)) * (most - least) for row, (least, most) in zip(rows, costs, strict=True))
+        return round(sum(less))
 
     newest = max(rows, key=lambda row: int(row.newest_ms))
     attempts, is_open = (sum(int(getattr(row, name)) for row in rows) for name in ("attempts", "open"))
@@ -535,10 +567,12 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
         most=total("most") - unsure("fresh_below"),
         hand_above=total("hand_above") + unsure("fresh_above"),
         hand_below=total("hand_below") + unsure("fresh_below"),
-        other_balance=sum(
-            (int(row.fresh_above) + int(row.fresh_below)) * most
-            for row, (least, most) in zip(rows, costs, strict=True)
-            if not least
+        other_balance=round(
+            sum(
+                (int(row.fresh_above) + int(row.fresh_below)) * most
+                for row, (least, most) in zip(rows, costs, strict=True)
+                if not least
+            )
         ),
         in_cycle=total("accepted") == total("ours") == total("least") == total("most"),
         newest_ms=int(newest.newest_ms),
@@ -552,16 +586,19 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
 
 @dataclass(frozen=True)
 class Unsure:
-    """What is in a balance or beside it, MOST_UNSURE and one at most."""
+    """Quantities that may be in a balance or beside it, MOST_UNSURE and one at most."""
 
     quantities: Sequence[int]
     is_decided: bool
-    """Whether people decided about all of them, and they are more than MOST_UNSURE."""
+    """True if people decided about all of them, and they are more than MOST_UNSURE."""
 
 
 def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, drawn: Level, now: Accounted) -> Unsure:
-    """What people billed and credited, what was sent as the balance's cycle began, and what a change of its cost may
-    have made less."""
+    """Read the quantities that may be in a balance or beside it.
+
+    They are pushes that people billed and credited, pushes that were sent as the balance's cycle began, and the
+    possible reduction by a change of cost.
+    """
     pools = read_pools(connection, provider)
     features = list(pools.features(pair[1]))
     values = {
@@ -577,8 +614,8 @@ def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, dr
     }
     found, decided = [], 0
     for row in SQL.run(connection, "unsure", values):
-        least, most = pools.weight(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
-        found.append(int(row.sent_qty) * (most if row.is_unsure else most - least))
+        least, most = pools.weight_told(pair[1], str(row.feature), int(row.first), int(row.last), row.credit_cost)
+        found.append(round(int(row.sent_qty) * (most if row.is_unsure else most - least)))
         decided += int(row.decided)
     return Unsure([quantity for quantity in found if quantity], decided > MOST_UNSURE)
 
@@ -589,7 +626,7 @@ def _since(balance: Mapping[str, Level] | ReadFailed | None, pool: str) -> int:
 
 
 def read_balances(provider: str, customers: Collection[str], now_ms: int, over: Over = never) -> Steps[Balances]:
-    """What customers' balances say was drawn; once time is `over`, that they were not read."""
+    """Read the draws that customers' balances show. Once time is `over`, the rest counts as not read."""
     found: dict[str, Mapping[str, Level] | ReadFailed] = {}
     wanted = sorted(customers)
     for at in range(0, len(wanted), CHUNK):
@@ -612,9 +649,11 @@ def _pools_and_parts(
 
 
 def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_ms: int) -> Mapping[str, Level]:
-    """What balances say was drawn, in their quantities, with what was drawn from parts that are gone. One that is gone
-    before it ends was used up, also one of units that a feature of a credit system has of its own. A balance of one
-    feature that has a fraction tells nothing: no push of ours draws one. Pure."""
+    """Return the draws that balances show, in their quantities, with the draws on parts that are gone. Pure.
+
+    A part that is gone before it ends was used up; this also holds for own units of a feature of a credit system. If a
+    balance of one feature has a fraction, it is not conclusive: no push of ours draws a fraction.
+    """
     found: dict[str, Level] = {}
     # A feature that left a credit system shows its parts itself.
     shown = {(part.balance, part.name) for drawn in read.values() for part in drawn.parts}
@@ -666,7 +705,7 @@ def _own_units(pool: str, drawn: Drawn, drew: Sequence[tuple[str, Decimal]], poo
 
 
 def _each(pools: Pools, pool: str, feature: str) -> int:
-    """What a unit of a balance, or of a feature's own, counts as now."""
+    """Return the present amount of a unit of a balance, or of a feature's own unit."""
     return pools.scale(pool) if feature == pool else pools.weight_between(pool, feature, FOREVER_MS, FOREVER_MS)[1]
 
 
@@ -676,12 +715,15 @@ def _most(pools: Pools, pool: str, feature: str) -> int:
 
 
 def _ended(part: Part, drawn: Drawn, now_ms: int) -> bool:
-    """Whether a part is gone because its plan is."""
+    """Return True if a part is gone because its plan is."""
     return part.plan is not None and part.plan not in drawn.plans and (part.ends_ms is None or part.ends_ms > now_ms)
 
 
 def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal | int, scale: int) -> Outlasting | None:
-    """Of a part that is gone before it ends, nothing tells whether it was drawn on before those of the cycle."""
+    """Return the parts that outlast the cycle; None if unknown.
+
+    If a part is gone before it ends, it is unknown if it was drawn on before the parts of the cycle.
+    """
     lasting, since_ms = drawn.lasting, (drawn.since_ms if drawn.earliest_ms is None else drawn.earliest_ms) or 0
     if lasting is None or any(part.ends_ms is not None and part.ends_ms + MAX_SKEW_MS >= since_ms for part in gone):
         return None
@@ -691,14 +733,16 @@ def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal | int, scal
 
 
 def drawn_of(balances: Balances, pair: CustomerPool) -> Level | None:
-    """What one balance says; None where it could not be read, or tells nothing of this feature."""
+    """Return the level of one balance; None if it could not be read, or shows nothing of this feature."""
     balance = balances.get(pair[0])
     return None if balance is None or isinstance(balance, ReadFailed) else balance.get(pair[1])
 
 
 def is_of_cycle(sent_ms: int, drawn: Level) -> bool:
-    """Whether what was sent first at a time was drawn in a balance's present cycle, if at all, and not in the one
-    before: of anything else the balance does not tell."""
+    """Return True if a push first sent at this time can only have been drawn in the balance's present cycle.
+
+    A balance shows nothing about any other push.
+    """
     return drawn.since_ms is None or sent_ms >= drawn.since_ms + CLOCKS_APART_MS
 
 
@@ -743,8 +787,10 @@ def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a balance is from what was pushed; `told`: how much of it a person is told now. `unsure`: by how much
-    it is uncertain."""
+    """The difference of a balance from the pushes.
+
+    `told`: the part that is reported to a person now. `unsure`: its uncertainty.
+    """
 
     pair: CustomerPool
     since_ms: int
@@ -754,13 +800,13 @@ class Mark:
     scale: int = 1
     unsure: int = 0
     accepted: int = 0
-    """What we call accepted, in all cycles."""
+    """The quantity that we call accepted, in all cycles."""
     lasting: Outlasting | None = None
     own: OwnUnits = field(default_factory=dict)
 
 
 def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
-    """Compare with this from now on. What a person was told and has not acknowledged adds up."""
+    """Write the marks for the next comparisons. Unacknowledged reports to a person add up."""
     rows = [
         {
             "customer_id": mark.pair[0],
@@ -783,7 +829,7 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
 
 
 def _kept(mark: Mark) -> dict[str, int | None]:
-    """What the first comparison of the next cycle goes by."""
+    """Return the figures for the first comparison of the next cycle."""
     one = mark.lasting
     if one is None or max(map(abs, (mark.accepted, one.used, one.left, one.cycle_left))) > MAX_FIGURE:
         return dict.fromkeys(("used_qty", "left_qty", "cycle_left_qty", "ends_ms"))
@@ -802,9 +848,11 @@ def taken_back(connection: sa.Connection, accepted: Sequence[Row]) -> dict[str, 
 
 
 def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
-    """A person says of pushes that were accepted that the provider lost them, under S1's lock. What a balance was told
-    to lack is less by them: else what is drawn in their place would look as if they had been drawn after all."""
-    lost: dict[tuple[str, CustomerPool], list[tuple[Row, int]]] = defaultdict(list)
+    """Reduce the reported lack of balances by pushes that a person declares lost at the provider, under S1's lock.
+
+    Otherwise, draws in the place of these pushes would look as if the pushes had been drawn after all.
+    """
+    lost: dict[tuple[str, CustomerPool], list[tuple[Row, Fraction]]] = defaultdict(list)
     scales: dict[str, Pools] = {}
     for push in voided:
         provider = str(push.provider)
@@ -812,10 +860,10 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
         settled_ms = int(push.settled_ms or push.sealed_at_ms)
         pair = str(push.customer_id), pools.of(str(push.feature))
         began_ms = int(push.first_attempt_ms or settled_ms)
-        least, most = pools.weight_between(pair[1], str(push.feature), began_ms, settled_ms, push.credit_cost)
+        least, most = pools.weight_told_between(pair[1], str(push.feature), began_ms, settled_ms, push.credit_cost)
         if least == most:  # else nothing tells by how much the balance lacks it, and a person is told once more
             lost[(provider, pair)].append((push, most))
-    sums = {of: sum(int(push.sent_qty) * cost for push, cost in some) for of, some in lost.items()}
+    sums = {of: round(sum(int(push.sent_qty) * cost for push, cost in some)) for of, some in lost.items()}
     rows = [
         {
             "provider": provider,
@@ -834,7 +882,7 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
 
 @dataclass(frozen=True)
 class Shown:
-    """What events show of a customer's windows in [from_ms, until_ms)."""
+    """The events of a customer's windows in [from_ms, until_ms)."""
 
     from_ms: int
     until_ms: int
@@ -875,7 +923,7 @@ def read_shown(
 def _lost_since(
     connection: sa.Connection, *, provider: str, pairs: Collection[CustomerPool], balances: Balances
 ) -> Mapping[CustomerPool, Loss]:
-    """What was lost of the cycle of each balance, and after it was compared last: that comparison told all before."""
+    """Return the loss in the cycle of each balance, after its last comparison: that comparison covered all before."""
     losses = read_losses(connection)
     if not losses:
         return {}
@@ -892,10 +940,11 @@ def _lost_since(
 def unknown_of(
     connection: sa.Connection, provider: str, pair: CustomerPool, pools: Pools, shown: Shown | None, found: int
 ) -> int | None:
-    """How much events show of a span beyond what is accepted here, or `found` by this look-up, in quantities of the
-    balance; None: it could not be read, or a cost changed since.
+    """Return the quantity of the balance that events show in a span beyond accepted and `found` pushes.
 
-    What a balance alone says was drawn has no event, and less than nothing is what was charged without one."""
+    None: it could not be read, or a cost changed since. A draw that only the balance shows has no event. A result below
+    zero is what was charged without an event.
+    """
     if shown is None:
         return 0
     if isinstance(shown.totals, ReadFailed):
@@ -919,7 +968,7 @@ with those after it."""
 
 @dataclass(frozen=True)
 class CarryDoubt:
-    """How a push of a lost window stands to the others of its customer and feature."""
+    """The doubts about a push of a lost window because of other pushes of its customer and feature."""
 
     stale: bool = False
     waits: bool = False
@@ -940,7 +989,7 @@ def carry_doubt(connection: sa.Connection, row: PushRow, capabilities: Capabilit
 
 
 def next_revisions(row: PushRow, newest: int, capabilities: Capabilities) -> list[PushRequest]:
-    """What to ask for besides a push: the keys that our lost history would have used after the revision `newest`."""
+    """Return the requests for the keys that our lost history would have used after the revision `newest`."""
     asked = request_of(row, capabilities)
     numbers = range(newest + 1, newest + 1 + NEXT_REVISIONS)
     return [
@@ -979,7 +1028,7 @@ class Sought:
 
     @property
     def is_unsent(self) -> bool:
-        """Whether each attempt is proven not to have arrived, and none can be forgotten: it charged nothing."""
+        """True if each attempt is proven not to have arrived, and none can be forgotten: it charged nothing."""
         row = self.row
         return self.loss is None and bool(row.attempts) and not row.claimed and not row.arrivals
 

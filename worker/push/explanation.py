@@ -56,7 +56,7 @@ class PushColumns:
 
 @dataclass(frozen=True)
 class SentAs:
-    """What the provider is told: the key, the customer, and the moment it is dated."""
+    """The key, customer and time that are sent to the provider."""
 
     key: str
     customer: str
@@ -201,7 +201,7 @@ MOST_TOLD: Final = 100
 
 @dataclass(frozen=True)
 class PushEntry:
-    """What a push moved in the embedded ledger: as its own charge, or drawn from a wallet beside another provider."""
+    """An entry of a push in the embedded ledger: its own charge, or a draw on a wallet beside another provider."""
 
     key: str
     kind: str
@@ -223,7 +223,7 @@ class VerdictAfter:
 
 @dataclass(frozen=True)
 class PushChain:
-    """What stands around a push; `told`: the cells of its organisation that were told to halt by those verdicts."""
+    """The rows around a push; `told`: the cells of its organisation that were notified of a halt by those verdicts."""
 
     entries: list[PushEntry]
     verdicts: list[VerdictAfter]

@@ -142,7 +142,7 @@ def _choose(connection: sa.Connection, possible: Sequence[str], values: Values) 
 
 
 def _standing(possible: Sequence[str], connection: sa.Connection, values: Values) -> Sequence[Fact]:
-    """What they are worth, of which organisations, and from when; and how the first of them stand."""
+    """Return the worth of the pushes, their organisations, their first window, and the state of the first ones."""
     states = (*possible, "voided", "accepted")  # the dry run looks again when they are changed
     keys = list(values.get("keys") or ())
     if not keys:
@@ -175,7 +175,7 @@ def _rows(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
 
 
 def _worth(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
-    """Of a decision that charges them again, or lets them go."""
+    """Return the size of a decision that charges pushes again, or lets them go."""
     keys = _choose(connection, PROVEN, values)
     return size_of(effect_of(connection, keys).worth, len(keys))
 

@@ -27,13 +27,13 @@ SQL = queries(__file__)
 
 PAGE_ROWS: Final = 50
 RANKS: Final = {"in_doubt": -3, "rejected": -2}
-"""What stands for the time in the place of a push that no tick tries again: they come before those that one does."""
+"""Ranks in the place of the time, for pushes that no tick tries again: they come before the others."""
 MOST_AT_ONCE: Final = 1_000
 """Rows of a file that are read, and held, together."""
 MOST_LOOKED_AT: Final = 5_000
 """Pushes that one page goes through."""
 MOST_ORG_MS: Final = 31 * DAY_MS
-"""How much time of one organisation is looked through, a look for each window."""
+"""The longest time of one organisation that is searched, with a look for each window."""
 OPEN: Final = ("due", "queued", "in_doubt", "rejected", AWAITING_CREDIT)
 FOR_PEOPLE: Final = ("in_doubt", "rejected")
 UNSENT: Final = (*FOR_PEOPLE, AWAITING_CREDIT)
@@ -64,19 +64,19 @@ class PushFilter:
 
     @property
     def is_open(self) -> bool:
-        """Whether these are some of what is not decided."""
+        """True if the filter selects some of the open pushes."""
         return self.state in ("open", *OPEN)
 
     @property
     def narrows(self) -> bool:
-        """Whether some that lie in the order of their index may be left out: of what is open, those for people are."""
+        """True if some rows in the order of the index may be left out. Of open pushes, those for people are."""
         return self.state != "any" or bool(
             self.provider or self.feature or self.why or self.from_ms is not None or self.to_ms is not None
         )
 
     @property
     def values(self) -> dict[str, object]:
-        """What the pieces `narrowed`, `of_org` and `customer_sums` are bound to."""
+        """The values of the fragments `narrowed`, `of_org` and `customer_sums`."""
         return {
             "state": "" if self.state == "any" else self.state,
             "provider": self.provider,
@@ -181,7 +181,7 @@ def _open(
 def _for_people(
     connection: sa.Connection, chosen: PushFilter, values: Mapping[str, object], after: str, most: int
 ) -> PushPage:
-    """What needs a person: in doubt before rejected, the oldest window first."""
+    """Return pushes that need a person: in doubt before rejected, the oldest window first."""
     stored = "rejected" if chosen.state == AWAITING_CREDIT else chosen.state
     first, last = (stored,) * 2 if stored in FOR_PEOPLE else FOR_PEOPLE
     place = _place(after, FIRST)
@@ -192,7 +192,7 @@ def _for_people(
 
 
 def _is_tried(after: str) -> bool:
-    """Whether a page of what is open begins behind one that ticks try: behind all that needs a person."""
+    """Return True if a page of open pushes begins behind a push that ticks try: behind all that need a person."""
     return int(_place(after, FIRST)["due_at_ms"]) >= 0
 
 
@@ -312,12 +312,12 @@ def sum_pushes(connection: sa.Connection, chosen: PushFilter) -> list[PushSum]:
 
 
 def open_sums(connection: sa.Connection) -> list[OpenSum]:
-    """Of all that is not decided, by provider, state and feature."""
+    """Return the sums of all open pushes, by provider, state and feature."""
     return [OpenSum(**row._mapping) for row in SQL.run(connection, "sums")]
 
 
 def wait_sums(connection: sa.Connection) -> WaitSums:
-    """Of all that is not decided, by provider, state and reason: those for people first, then by how many."""
+    """Return the sums of open pushes by provider, state and reason: those for people first, then by number."""
     values = {"no_error": NO_ERROR, "at_most": MOST_REASONS + 1}
     found = [WaitSum(**row._mapping) for row in SQL.run(connection, "wait_sums", values)]
     return WaitSums(found[:MOST_REASONS], len(found) > MOST_REASONS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from typing import Final
 
 from drawdown.providers.protocol import (
@@ -25,6 +25,7 @@ from drawdown.providers.protocol import (
     ReadFailed,
     Rejected,
     RetryAt,
+    UnitCost,
     Unknown,
 )
 from drawdown.schema.text import NEEDS_YOU
@@ -44,8 +45,8 @@ class Settlement:
     first_sent_ms: int | None = None
     """When its key may first have been sent, where nothing on record says so (R1): P2 counts from there."""
     never_sent: bool = False
-    """Whether it is proven that the key never arrived: then P2 counts from the next attempt."""
-    cost: Decimal | None = None
+    """True if it is proven that the key never arrived: then P2 counts from the next attempt."""
+    cost: UnitCost | None = None
     """Credits for one base unit, by which it was charged, where the provider told."""
 
 
@@ -58,8 +59,10 @@ moment it was written."""
 
 
 def safe_retention_ms(capabilities: Capabilities) -> int | None:
-    """How long after the first attempt the same key may be sent again (P2): the retention less an hour, or less half
-    of it where it is shorter than two. None: for good."""
+    """Return the time after the first attempt in which the same key may be sent again (P2); None: for good.
+
+    It is the retention less an hour, or less half of it if it is shorter than two hours.
+    """
     kept = capabilities.key_retention_ms
     return None if kept is None else kept - min(HOUR_MS, kept // 2)
 
@@ -121,7 +124,7 @@ def _settle_unknown(reason: str, attempt: int, now_ms: int, capabilities: Capabi
 
 
 def applied_within(declared: Mapping[str, Capabilities]) -> dict[str, int]:
-    """How long after a send a lookup may still miss it, of each provider that can be asked (milliseconds)."""
+    """Return the milliseconds after a send in which a lookup may still miss it, of each provider with lookups."""
     return {
         name: max(can.applied_within_ms, can.lookup_lag_ms)
         for name, can in declared.items()
@@ -140,23 +143,23 @@ class Asked:
     state: str
     sent_qty: int
     lookups: int
-    """How often it has been looked up, this time included."""
+    """The number of its lookups, including this one."""
     last_sent_ms: int
     """When the last attempt began that may have arrived; the first attempt's time where none is known."""
     first_sent_ms: int
     claimed: bool
-    """Whether the provider said that it has the key: sending again could only say so again."""
+    """True if the provider reported that it has the key: sending again would only repeat that."""
     lost: bool = False
-    """Whether it was never sent as far as we know, and may have been all the same: our history was lost (R1)."""
+    """True if it was never sent as far as we know, but may have been: our history was lost (R1)."""
     stale: bool = False
-    """Whether it was sealed before something of its customer and feature was adopted: its whole units rest on a carry
-    that is no more."""
+    """True if it was sealed before an adoption of its customer and feature: its whole units rest on an obsolete carry.
+    """
     waits: bool = False
-    """Whether others of its customer and feature have yet to be told: what they come to may make it stale."""
+    """True if other pushes of its customer and feature are still unknown: their outcome may make it stale."""
     arrivals: int = 1
-    """How many of its attempts may have arrived, if one of them may have charged."""
+    """The number of its attempts that may have arrived, if one of them may have charged."""
     others: bool = False
-    """Whether the provider has later revisions of its window that we know nothing of: they hold what it holds."""
+    """True if the provider has later revisions of its window that we do not know: they hold its quantity."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ class Adopt:
     """The provider has it at another quantity: that quantity is taken over, and the difference makes the rest (R1)."""
 
     quantity: int
-    cost: Decimal | None = None
+    cost: UnitCost | None = None
 
 
 @dataclass(frozen=True)
@@ -177,17 +180,20 @@ class Void:
 def after_lookup(
     found: LookupResult, asked: Asked, now_ms: int, capabilities: Capabilities
 ) -> Settlement | Adopt | Void:
-    """What a lookup means. Only what was never in doubt is sent again, and only while its key is remembered."""
+    """Return the consequence of a lookup.
+
+    Only a push that was never in doubt is sent again, and only while its key is remembered.
+    """
     match found:
         case Found(quantity, cost) if quantity == asked.sent_qty:
-            return Settlement("accepted", now_ms, "found", cost=cost if asked.arrivals == 1 else None)
+            return Settlement("accepted", now_ms, "found", cost=_cost_of(cost, asked))
         case Found(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case Found(0):
             said = "the provider has it on record and charged nothing for it"
             return Settlement("rejected", now_ms + CREDIT_WAIT_MS, "found", said)
         case Found(quantity, cost):
-            return Adopt(quantity, cost if asked.arrivals == 1 else None)
+            return Adopt(quantity, _cost_of(cost, asked))
         case Absent():
             return _after_absent(asked, now_ms, capabilities)
         case CannotTell() if asked.sent_qty == 0:
@@ -197,6 +203,12 @@ def after_lookup(
         case ReadFailed(reason):
             later = now_ms + backoff_ms(asked.lookups)
             return Settlement(asked.state, later, "not_read", f"could not be looked up: {reason}")
+
+
+def _cost_of(cost: UnitCost | None, asked: Asked) -> UnitCost | None:
+    """The cost that is kept. Another attempt may have been charged at another cost. If the charge ended inside a unit,
+    its cost is kept all the same: without it, the rest of the unit would look lost."""
+    return cost if asked.arrivals == 1 or isinstance(cost, Fraction) else None
 
 
 OTHERS_FIRST: Final = "absent; others of its customer come first"

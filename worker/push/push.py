@@ -52,12 +52,12 @@ SHOWN: Final = 120
 SENDING: Final = 5
 """Eighths of a tick's time after which nothing more is sent."""
 SPELL_MS: Final = 20 * SECOND_MS
-"""How long one provider's pushes are sent before verdicts and halts have their turn."""
+"""The time that one provider's pushes are sent before verdicts and halts have their turn."""
 
 
 @dataclass
 class Pushed:
-    """How many pushes ended how."""
+    """The number of pushes by their outcome."""
 
     accepted: int = 0
     other: int = 0
@@ -65,9 +65,9 @@ class Pushed:
     calls_cut: dict[str, int] = field(default_factory=dict)
     """The fewest calls at once that were made, where the provider turned calls away."""
     more: bool = False
-    """Whether the spell was over before everything due was sent."""
+    """True if the spell was over before everything due was sent."""
     why: Counter[str] = field(default_factory=Counter)
-    """How many were not accepted, by what was said."""
+    """The number of pushes that were not accepted, by the reason."""
 
     def note(self, settled: Sequence[Settlement]) -> None:
         """Count a portion."""
@@ -147,8 +147,11 @@ def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[
 def _send_all(
     context: Context, provider: str, claimed: Claim, claim: str, now: int, done: Pushed, until_ms: int | None
 ) -> Steps[None]:
-    """Send what was claimed now, unless its lease runs out (P1: checked again right before each call), and settle what
-    comes back. Once the spell is over nothing more is begun. What was not begun is due again."""
+    """Send the claimed pushes now, unless the lease runs out, and settle the answers.
+
+    The lease is checked again right before each call (P1). Once the spell is over, no more calls are begun. Pushes
+    without a call are due again.
+    """
     batch, breaker, clock, lease_end = claimed.pushes, context.breaker(provider), context.clock, now + LEASE_MS
     lane = ClaimedAt(provider, context.capabilities[provider], now)
     sending = Push(

@@ -93,7 +93,7 @@ def newest_unanswered(connection: sa.Connection, rows: Sequence[Row]) -> list[in
 
 
 def wire_key(key: str, capabilities: Capabilities) -> str:
-    """What a push is known by at the provider: its key, or a stable hash of it where that is too long."""
+    """Return a push's key at the provider: its own key, or a stable hash of it if that is too long."""
     if capabilities.max_key_chars is None or len(key) <= capabilities.max_key_chars:
         return key
     return f"usage:{hashlib.sha256(key.encode()).hexdigest()}"
@@ -105,7 +105,7 @@ def dated(window_ms: int, revision: int) -> int:
 
 
 def request_of(row: sa.Row[tuple[object, ...]], capabilities: Capabilities) -> PushRequest:
-    """What is sent, or asked about, for a row of `pushes`."""
+    """Return the request to send, or to look up, for a row of `pushes`."""
     key = row.wire_key or wire_key(row.key, capabilities)
     ts = dated(row.window_ms, row.revision)
     return PushRequest(key, row.customer_id, row.feature, row.sent_qty, ts, row.attempts)

@@ -139,9 +139,12 @@ def void_many(
 
 
 def void_rejected(connection: sa.Connection, what: Sequence[OfWindow], by: By) -> None:
-    """Void what was rejected of windows from which something is taken back, under S1's lock: sealed again, what is left
-    is one push. By itself a correction would give back what nobody charged, or be refused as what it corrects was (it
-    costs more than an entry of a wallet). What may still be charged stays."""
+    """Void rejected pushes of windows from which something is taken back, under S1's lock.
+
+    Their windows are sealed again, so that one push has the rest. A correction beside them would give back uncharged
+    usage. Or it would be refused as they were, if it costs more than an entry of a wallet. Pushes that may still be
+    charged stay.
+    """
     windows = [{"org_id": org, "window_ms": ms} for org, ms in sorted({(one.org_id, one.window_ms) for one in what})]
     found = SQL.run(connection, "rejected_of", {"windows": windows}).all()
     if not found:

@@ -46,7 +46,7 @@ class Billed(Protocol):
 
 
 def usage_of(push: Billed) -> entries.Usage:
-    """What a push draws from its customer's wallet."""
+    """Return the draw of a push on its customer's wallet."""
     return entries.Usage(f"{PREFIX}{push.key}", push.customer_id, push.feature, push.sent_qty, push.window_ms)
 
 

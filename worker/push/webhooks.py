@@ -41,7 +41,7 @@ class WebhookEvent:
 
 
 def is_taken(connection: sa.Connection, event: WebhookEvent) -> bool:
-    """Whether it was taken before; one that failed was not."""
+    """Return True if the event was taken before; a failed one was not."""
     values = {"provider": event.provider, "event_id": event.event_id}
     return SQL.run(connection, "taken", values).first() is not None
 
@@ -68,7 +68,7 @@ def take_event(
 
 
 def _store(connection: sa.Connection, event: WebhookEvent, state: str, error: str | None, now_ms: int) -> bool:
-    """Whether it is new, or came again after it had failed."""
+    """Store an event, and return True if it is new, or came again after it had failed."""
     values = {
         "provider": event.provider,
         "event_id": event.event_id,
@@ -105,7 +105,7 @@ def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int
 
 
 def orgs_of(connection: sa.Connection, provider: str, customer_id: str, now_ms: int) -> list[str]:
-    """Who is billed as this customer now."""
+    """Return the organisations that are billed as this customer now."""
     values = {"provider": provider, "customer_id": customer_id, "now_ms": now_ms}
     return list(SQL.run(connection, "billed_as", values).scalars()) if _is_storable(customer_id) else []
 

@@ -320,7 +320,7 @@ def _of_ended(
 def _of_told(
     connection: sa.Connection, asked: Compared, line: Line, mark: Mark, marked_ms: int, note: str
 ) -> tuple[Line, Mark]:
-    """What a person is told once, with all that it may be besides."""
+    """Return a line that a person is told once, with its possible other causes, and its mark."""
     line = _with_parts(connection, asked, line, marked_ms)
     told = replace(mark, told=line.theirs - line.ours, unsure=min(line.unsure, MAX_FIGURE))
     return replace(line, note=_noted(note, line) + ONCE), told
@@ -331,9 +331,12 @@ def _noted(note: str, line: Line) -> str:
 
 
 def _nearest(least: int, unsure: Unsure) -> int:
-    """What a balance shows beyond our pushes, where each of some is in it or beside it: the least that it can be, from
-    `least` on, which counts as given back or billed all that could be. If people decided more than MOST_UNSURE pushes,
-    some of these explain any amount: Drawdown then takes each as it was decided, or it would never report a loss."""
+    """Return the smallest possible difference of a balance from our pushes.
+
+    Each of some pushes is in the balance or beside it. `least` counts all of them as given back or billed. If people
+    decided more than MOST_UNSURE pushes, some of these explain any amount. Drawdown then takes each as it was decided,
+    or it would never report a loss.
+    """
     if unsure.is_decided:
         return least
     if len(unsure.quantities) > MOST_UNSURE:
@@ -357,12 +360,15 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
 
 
 def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, amount: int) -> bool:
-    """Whether what a balance lacks may be a part granted once that pushes used up exactly, and that no read and no
-    answer showed: each of them but the last was charged without an answer. Only of customers with such parts."""
+    """Return True if the lack of a balance may be a part granted once that pushes used up exactly.
+
+    No read and no answer showed the part: each push but the last was charged without an answer. Only customers with
+    such parts are checked.
+    """
     if not _has_parts(connection, asked, pair):
         return False
     rows = _charges(connection, asked, pair, since_ms, "charges_since")
-    drew = [int(row.sent_qty) * drew_of(asked.pools, row)[1] for row in rows]
+    drew = [_drawn_by(asked.pools, row) for row in rows]
     answered = {0, *(one for row, one in zip(rows, drew, strict=True) if row.answered)}
     sums = {0}
     for one in (one for row, one in zip(rows, drew, strict=True) if not row.answered):
@@ -380,7 +386,7 @@ def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_m
     if not asked.pools.in_credits(line.feature) or not _has_parts(connection, asked, pair):
         return line
     rows = _charges(connection, asked, pair, marked_ms, "unanswered_since")
-    hidden = sum(int(row.sent_qty) * drew_of(asked.pools, row)[1] for row in rows)
+    hidden = sum(_drawn_by(asked.pools, row) for row in rows)
     if len(rows) > MOST_CHARGES:
         hidden = max(hidden, abs(line.theirs - line.ours))
     return replace(line, unsure=line.unsure + hidden)
@@ -392,10 +398,15 @@ def _has_parts(connection: sa.Connection, asked: Compared, pair: CustomerPool) -
     return any(part.balance in features for part in known)
 
 
+def _drawn_by(pools: Pools, push: PushRow) -> int:
+    """The most that a push drew."""
+    return round(int(push.sent_qty) * drew_of(pools, push)[1])
+
+
 def _charges(
     connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, statement: str
 ) -> Sequence[PushRow]:
-    """What was charged since a balance was compared, MOST_CHARGES and one at most."""
+    """Return the charges since a balance was compared, MOST_CHARGES and one at most."""
     values = {
         "provider": asked.provider,
         "customer_id": pair[0],
@@ -413,10 +424,10 @@ def _lost(pools: Pools, pool: str, newest: Sequence[PushRow], amount: int, now_m
     drew: list[int] = []
     for row in newest:
         began_ms, settled_ms = int(row.first_attempt_ms), int(row.settled_ms)
-        then = pools.weight_between(pool, str(row.feature), began_ms, settled_ms, row.credit_cost)
-        if then != pools.weight_between(pool, str(row.feature), now_ms, now_ms) or not then[1]:
+        then = pools.weight_told_between(pool, str(row.feature), began_ms, settled_ms, row.credit_cost)
+        if then != pools.weight_told_between(pool, str(row.feature), now_ms, now_ms, None) or not then[1]:
             break  # sent again it would draw another amount
-        drew.append(int(row.sent_qty) * then[1])
+        drew.append(round(int(row.sent_qty) * then[1]))
     found = lost_among(drew, [int(row.settled_ms) for row in newest[: len(drew)]], amount)
     return None if found is None else [newest[place] for place in found]
 
@@ -447,7 +458,7 @@ def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> l
 
 
 def _sums_of(drew: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
-    """What any of a few charges come to, with their places."""
+    """Return the possible sums of a few charges, with their places."""
     reached: dict[int, list[int]] = {0: []}
     for place, quantity in drew:
         for before, chosen in list(reached.items()):
@@ -456,8 +467,11 @@ def _sums_of(drew: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
 
 
 def _is_chance(tried: Collection[int], amount: int) -> bool:
-    """Whether an amount may be among some sums by chance: people top up by round figures, and of all figures as round
-    as the amount, up to the largest sum, more than one in CHANCE is among them."""
+    """Return True if an amount may be among some sums by chance.
+
+    People top up by round figures. The amount counts as chance if, of all figures as round as it up to the largest sum,
+    more than one in CHANCE is among the sums.
+    """
     grain = 1
     while amount % (grain * 10) == 0:
         grain *= 10
@@ -515,7 +529,7 @@ def _of_more(
 
 
 def _cost(pools: Pools, pool: str, push: PushRow) -> int:
-    """What a unit of a push drew, and draws now; 0: that changed, and giving it back would give another amount."""
+    """Return the draw of a push's unit, then and now; 0 if it changed: giving it back would give another amount."""
     feature, settled_ms = str(push.feature), int(push.settled_ms)
     least, most = pools.weight_between(pool, feature, int(push.first_attempt_ms), settled_ms)
     return most if least == most == pools.weight_between(pool, feature, settled_ms, 2**62)[1] else 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import partial
 from typing import Final
 
@@ -50,13 +51,13 @@ from drawdown.worker.reconcile.report import Line, of_line
 SQL = queries(__file__)
 
 ByWindow = Mapping[int, Totals | ReadFailed]
-"""What events show of each window of a line."""
+"""The totals that events show of each window of a line."""
 
 
 def read_totals(
     provider: str, wanted: Sequence[tuple[str, int, int]], over: Over
 ) -> Steps[Sequence[Totals | ReadFailed]]:
-    """What a provider has of each (customer, from, to), in their order."""
+    """Return a provider's totals of each (customer, from, to), in their order."""
     found: Sequence[Totals | ReadFailed] = yield ReadTotals(provider, wanted, over)
     assert len(found) == len(wanted), f"{provider} answered {len(found)} of {len(wanted)} totals"
     return found
@@ -76,18 +77,21 @@ def look_up(
 
 
 def is_unclear(row: PushRow, found: LookupResult) -> bool:
-    """Whether a later send may have charged without a trace: only the customer's balance tells."""
+    """Return True if a later send may have charged without a trace: only the customer's balance shows it."""
     return found == Found(0) and int(row.arrivals) > 1
 
 
 def windows_of(connection: sa.Connection, *, line: Line) -> list[Row]:
-    """What we call accepted of each window of a line."""
+    """Return the accepted pushes of each window of a line."""
     return list(SQL.run(connection, "by_window", of_line(line)))
 
 
 def read_windows(line: Line, before: ByWindow, over: Over) -> Steps[tuple[Sequence[Row], ByWindow]]:
-    """The windows of a line as they stood, and what events showed of each after that; where that cannot be read, what
-    they showed `before`. What was voided by then, for what was drawn in its place, is put right all the same."""
+    """Return the windows of a line as they were, and the totals that events showed of each after that.
+
+    If a window cannot be read, its totals are those of `before`. Charges in the place of pushes that were voided by
+    then are corrected all the same.
+    """
     windows: list[Row] = yield Transaction("reconcile_windows", partial(windows_of, line=line), rollback=True)
     asked = [int(row.window_ms) for row in windows]
     spans = [(line.customer_id, window, window + WINDOW_MS) for window in asked]
@@ -123,34 +127,36 @@ class Short:
     below: int = 0
     """In base units; below zero for what was to be given back."""
     by_window: ByWindow = field(default_factory=dict)
-    """What events show of each window, where they show too much of some."""
+    """The totals that events show of each window, if they show too much in some."""
     unseen: dict[int, int] = field(default_factory=dict)
     """By window: what is accepted by the balance alone."""
     doubted: set[int] = field(default_factory=set)
     """Windows of what nothing tells."""
     balanced: bool = False
-    """Whether the balance was drawn on by just what we call accepted, and nothing tells which of it events show in
-    other windows: what the customer pays is right, and to give back a part of it would not be."""
+    """True if the balance was drawn on by exactly the accepted pushes, while events show some of them in other windows.
+
+    Which ones is unknown. The customer pays the right amount, so giving back a part of it would be wrong.
+    """
     explained: bool = False
-    """Whether what events show too much of may stand for what no event shows, in other windows."""
+    """True if events that show too much may stand for pushes that no event shows, in other windows."""
     moving: bool = False
-    """Whether the balance tells nothing yet: it was not read, or a push was on its way. The next run has it."""
+    """True if the balance shows nothing yet: it was not read, or a push was on its way. The next run compares it."""
 
     @property
     def shown_too_much(self) -> bool:
-        """Whether events show more in some windows than the pushes of those windows that they show."""
+        """True if events show more in some windows than the pushes of those windows that they show."""
         absent = sum(int(row.sent_qty) for row, found in zip(self.rows, self.found, strict=True) if found == Absent())
         return self.line.theirs - self.line.ours + absent > 0
 
     @property
     def too_much(self) -> int:
-        """What events show beyond all that, in other windows of the line's day."""
+        """The quantity that events show beyond all that, in other windows of the line's day."""
         explained = self.corrected + self.covered + self.below + self.untold
         return 0 if self.balanced else max(self.line.theirs - self.line.ours + explained, 0)
 
     @property
     def is_absent(self) -> bool:
-        """Whether something that we call accepted is not there."""
+        """True if a push that we call accepted is missing."""
         return bool(self.corrected or self.covered or self.untold or self.below)
 
     def begin(self) -> None:
@@ -194,18 +200,21 @@ def ended_short(short: Short, capabilities: Capabilities) -> Line:
 
 
 def _is_still(connection: sa.Connection, row: PushRow) -> bool:
-    """Whether a push is as it was read. Accepted is not enough: refused late and billed by hand meanwhile, it is
-    accepted again, and what no event shows then lies on an invoice."""
+    """Return True if a push is as it was read.
+
+    It is not enough that it is accepted: it may have been refused late and billed by hand meanwhile. Then it is
+    accepted again, and its usage is on an invoice although no event shows it.
+    """
     found = SQL.run(connection, "hold_settlement", push_id_of(row)).one()
     return all(getattr(row, name) == now for name, now in found._mapping.items())
 
 
-def drew(pools: Pools, push: PushRow) -> tuple[int, int]:
+def drew(pools: Pools, push: PushRow) -> tuple[Fraction, Fraction]:
     """The least and the most that a base unit of an accepted push drew."""
     settled_ms = int(push.settled_ms or push.sealed_at_ms)
     pool = pools.of(str(push.feature))
     began_ms = int(push.first_attempt_ms or settled_ms)
-    return pools.weight_between(pool, str(push.feature), began_ms, settled_ms, push.credit_cost)
+    return pools.weight_told_between(pool, str(push.feature), began_ms, settled_ms, push.credit_cost)
 
 
 def _standing(
@@ -216,7 +225,10 @@ def _standing(
     balances: Balances,
     taken_over: int,
 ) -> Accounted | None:
-    """What stands beside a balance. None: it tells nothing yet, since it was not read, or a push was on its way."""
+    """Return the accepted pushes beside a balance.
+
+    None: the balance shows nothing yet, because it was not read, or a push was on its way.
+    """
     now = read_accounted(connection, provider=provider, pairs=[pair], balances=balances)[pair]
     unread = isinstance(balances.get(pair[0]), ReadFailed)
     if unread or now.open or now.sent != before.sent or now.accepted != before.accepted - taken_over:
@@ -250,7 +262,7 @@ def weighed(
     `told` of; None: it does not tell."""
     drawn = drawn_of(balances, pair)
     costs = [drew(pools, row) for row in absent]
-    amounts = [int(row.sent_qty) * most for row, (_, most) in zip(absent, costs, strict=True)]
+    amounts = [round(int(row.sent_qty) * most) for row, (_, most) in zip(absent, costs, strict=True)]
     extra = 0 if before is None else _extra(some, pools, drawn, sum(amounts))
     if before is None or not (absent or extra):
         return frozenset()
@@ -277,9 +289,12 @@ def weighed(
 
 
 def _extra(some: Sequence[Short], pools: Pools, drawn: Level | None, absent: int) -> int:
-    """What events show beyond what is accepted, where all of it lies in the balance's cycle and above the floor: it was
-    drawn, and by none of the pushes that are absent. Where a list stood still, it showed neither of two pushes alike,
-    and the balance may have proven the wrong one; the other's event comes late."""
+    """Return the quantity that events show beyond accepted pushes; 0 unless all of it can be in the balance.
+
+    All of it has to be in the balance's cycle and above the floor. It was drawn, and by none of the absent pushes. If a
+    list did not move on, it showed neither of two equal pushes, and the balance may have proven the wrong one; the
+    other's event comes late.
+    """
     since = 0 if drawn is None else drawn.since_ms or 0
     floor = max((int(row.floor_ms) for short in some for row in short.rows), default=0)
     if any(short.line.from_ms < max(since, floor) for short in some):
@@ -383,8 +398,10 @@ def _void_absent(
 
 
 def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By) -> int:
-    """What events show at another quantity, or as nothing; returns by how much what we call accepted fell, in
-    quantities of the balance."""
+    """Take over the quantities that events show, also zero.
+
+    Return the decrease of what we call accepted, in quantities of the balance.
+    """
     fell = 0
     for row, found in short.still(connection):
         if not isinstance(found, Found) or found.quantity == row.sent_qty or is_unclear(row, found):
@@ -399,7 +416,7 @@ def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By) ->
         else:
             adopt_other(connection, row, found.quantity, by, found.cost)
         short.corrected += less
-        fell += less * drew(pools, row)[1]
+        fell += round(less * drew(pools, row)[1])
     return fell
 
 

@@ -1,7 +1,8 @@
-"""What the last comparisons with providers found, our totals beside theirs, and what was never compared (R2). Reads
-only, and asks no provider.
+"""The results of the last comparisons with providers, both totals, and customers that were never compared (R2).
 
-Guarantee: what differs stands first. A page begins behind the last line of the page before.
+Reads only, and calls no provider.
+
+Guarantee: differences come first. A page begins behind the last line of the page before.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class ComparedLines:
 
 
 def differing(connection: sa.Connection, chosen: ComparedFilter, most: int = MOST_DIFFERING) -> list[Compared]:
-    """What differs, the latest day first; of the verdict that was chosen, if any. Errors: UnknownId."""
+    """Return the lines that differ, the latest day first; of the chosen verdict, if any. Errors: UnknownId."""
     _require(connection, chosen)
     values = {"provider": chosen.provider, "org_id": chosen.org, "verdict": chosen.verdict, "at_most": most}
     return [Compared(**row._mapping) for row in SQL.run(connection, "differing", values)]

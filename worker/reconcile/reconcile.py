@@ -192,7 +192,7 @@ class _Ours:
 
 
 class _Which(NamedTuple):
-    """What a line is about."""
+    """The key of a line."""
 
     org_id: str
     customer_id: str
@@ -426,7 +426,7 @@ def _spans(
 OPEN_AFTER_MS: Final = DAY_MS
 """After this time a settled push that is not compared is open; a younger one waits for its turn."""
 FIRST_LOOK_MS: Final = 35 * DAY_MS
-"""How far back a customer is compared who never was."""
+"""The reach into the past for a customer that was never compared."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ FEW: Final = 5
 
 @dataclass(frozen=True)
 class ReconcileScope:
-    """What to compare. `threshold` is the share of ours by which theirs may differ silently."""
+    """The scope of a comparison. `threshold`: the share of ours by which theirs may differ silently."""
 
     from_ms: int = 0
     to_ms: int = 2**53
@@ -40,25 +40,28 @@ class Line:
     theirs: int
     verdict: str
     corrected: int = 0
-    """How much of the difference was corrected."""
+    """The corrected part of the difference."""
     note: str | None = None
     balance: bool = False
-    """Whether `theirs` is what the customer's balance shows of this cycle, and not what events show of a day."""
+    """True if `theirs` is the draw of this cycle that the balance shows, and not a day's total of events."""
     by_hand: int = 0
-    """Of a line that is equal without what a person billed by hand, that: events may show it, and lack as much."""
+    """The quantity that a person billed by hand, if the line is equal without it.
+
+    Events may show that quantity, and lack as much of ours.
+    """
     from_ms: int = 0
     to_ms: int = 0
     """The part of the day in which this organisation was billed as this customer, and sent or only compared."""
     scale: int = 1
     """Quantities in one unit of the balance, for a credit system."""
     standing: bool = False
-    """Whether a balance line is told beside lines of days that events leave open: each time, and with no mark."""
+    """True if a balance line is reported beside lines of days that events leave open: each time, and without a mark."""
     unsure: int = 0
-    """How much more the difference may be: the amounts of some charges are not known."""
+    """The possible further difference: the amounts of some charges are unknown."""
 
     @property
     def is_left(self) -> bool:
-        """Whether something of it is left to a person."""
+        """True if some of the difference is left to a person."""
         return abs(self.theirs - self.ours) != self.corrected or bool(self.unsure)
 
 
@@ -74,7 +77,10 @@ class LeftOut:
 
 @dataclass
 class Reconciled:
-    """What was found. `waiting` lines were left for later: something of them is unsettled, or too fresh."""
+    """The result of a comparison.
+
+    `waiting` lines were left for later: some of their pushes are unsettled, or too fresh.
+    """
 
     compared: int = 0
     waiting: int = 0
@@ -91,14 +97,14 @@ class Reconciled:
     skipped: dict[str, str] = field(default_factory=dict)
     """Providers that cannot be compared, with the reason."""
     unusable: list[str] = field(default_factory=list)
-    """Of these, the ones that bill somebody: nothing was proven of them."""
+    """Of these, providers that bill an organisation: nothing was proven of them."""
 
     open_days: int = 0
     """Days of customers that were settled more than a day ago, and are not compared yet."""
     left_out: list[LeftOut] = field(default_factory=list)
     """Balances that were not compared, although all events of their customers were."""
     unfinished: bool = False
-    """Whether time was up before all was compared: balances, which rest on all of it, were not."""
+    """True if time was up before all was compared: balances, which depend on all of it, were not compared."""
 
     def not_read(self, customer_id: str, reason: str) -> None:
         self.unread += 1
@@ -115,7 +121,7 @@ class Reconciled:
 
 
 def above(line: Line, threshold: float) -> bool:
-    """Whether a difference is worth a word."""
+    """Return True if a difference has to be reported."""
     return max(abs(line.theirs - line.ours), line.unsure) > threshold * abs(line.ours)
 
 
@@ -143,7 +149,7 @@ def tell_left_out(one: LeftOut) -> None:
 
 
 def of_line(line: Line) -> dict[str, object]:
-    """What the statements about one line ask for."""
+    """Return the values of the statements about one line."""
     return {
         "provider": line.provider,
         "from_ms": line.from_ms,

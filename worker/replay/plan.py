@@ -66,8 +66,10 @@ class PlannedFlip:
 
 @dataclass(frozen=True)
 class ReplayPlan:
-    """What will be replayed: the windows in [from_ms, to_ms) of `scope`; what was asked for was [asked_from_ms,
-    asked_to_ms). `orgs` None: everybody."""
+    """The plan of a replay: the windows in [from_ms, to_ms) of `scope`.
+
+    [asked_from_ms, asked_to_ms) was requested. `orgs` None: all organisations.
+    """
 
     scope: ReplayScope
     asked_from_ms: int
@@ -128,7 +130,7 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
 
 
 def _of(connection: sa.Connection, name: str, orgs: Sequence[str] | None, values: Values) -> Sequence[Row]:
-    """What a piece finds of these organisations; None: of everybody."""
+    """Return the rows of a fragment for these organisations; None: for all."""
     if orgs is None:
         return SQL.run(connection, name, values, only="").all()
     these = {**values, "orgs": [{"org_id": org_id} for org_id in orgs]}
@@ -189,7 +191,7 @@ def _open_from(connection: sa.Connection, end: int) -> int | None:
 
 
 def overlaps(connection: sa.Connection, scope: ReplayScope, other: ReplayScope) -> bool:
-    """Whether two scopes may hold the same window; in doubt, they do."""
+    """Return True if two scopes may contain the same window; also in doubt."""
     if not (scope.orgs or scope.provider) or not (other.orgs or other.provider):
         return True
     if scope.provider is not None and other.provider is not None:
@@ -228,7 +230,7 @@ def _orgs(count: int) -> str:
 
 
 def in_the_way(row: Row) -> str:
-    """What a second replay of the same windows is told."""
+    """Return the refusal of a second replay of the same windows."""
     return (
         f"another replay of some of these windows is at work: {row.actor} ({row.worker}) began it at "
         f"{utc(row.started_ms)}, of {ReplayScope.of(row.scope)}, {utc(row.from_ms)} to {utc(row.to_ms)}, "

@@ -41,7 +41,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 SHOWN: Final = 1000
-"""How many of the found pushes are listed; all are counted."""
+"""Found pushes that are listed; all are counted."""
 FIRST_CHUNK: Final = 12 * WINDOW_MS
 """The first chunk of a replay."""
 CHUNK_LOAD: Final = 400_000
@@ -52,7 +52,7 @@ RESUME_MS: Final = DAY_MS
 
 @dataclass
 class Replayed:
-    """What a range still owed: `pushes` and `quantity` in all, `first` the first of them."""
+    """The result of a replay: `pushes` and `quantity` in all, and the `first` of them."""
 
     from_ms: int
     to_ms: int
@@ -79,7 +79,7 @@ class Replayed:
 
     @property
     def to_settle(self) -> str:
-        """What is sealed there and not settled, in words; empty: nothing is."""
+        """The pushes that are sealed and not settled, in words; empty if there are none."""
         if not self.open_pushes:
             return ""
         what = "1 push" if self.open_pushes == 1 else f"{self.open_pushes:,} pushes"
@@ -109,7 +109,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one transaction found."""
+    """The result of one transaction."""
 
     found: Sequence[FoundPush]
     left_out: Sequence[Left]
@@ -204,7 +204,7 @@ def _everybody(connection: sa.Connection) -> tuple[str, ...]:
 
 
 def next_size(size: int, load: int) -> int:
-    """How much of the range the next transaction takes: a day at most, a window at least, less where there is much."""
+    """Return the length of the next transaction's range: a window to a day, shorter if there is much in it."""
     wanted = size * CHUNK_LOAD // max(load, 1)
     return int(min(max(wanted - wanted % WINDOW_MS, WINDOW_MS), 4 * size, DAY_MS))
 
@@ -285,7 +285,7 @@ def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, by: By, 
 
 
 def _send_all(context: Context, result: Replayed) -> Steps[None]:
-    """What is due goes out as in any tick; what does not is the next tick's."""
+    """Send due pushes as in any tick. The rest is left to the next tick."""
     ready = context.ready()
     result.not_ready = sorted({tally.provider for tally in result.totals} - set(ready))
     results = yield Together([_send(context, provider) for provider in ready])
@@ -300,7 +300,7 @@ def _send(context: Context, provider: str) -> Steps[None]:
 
 
 def rehearse(transact: Transact, context: Context, plan: ReplayPlan, by: By) -> Replayed:
-    """What a replay would find; nothing but transactions is asked for by a dry run. Errors: those of the database."""
+    """Return the result that a replay would have. A dry run yields only transactions. Errors: those of the database."""
     steps = replay(context, plan, by, dry_run=True, most=SHOWN)
     answer: Any = None
     failure: Exception | None = None
@@ -359,7 +359,7 @@ class Tally:
 
 @dataclass
 class Left:
-    """What lies in the range and is no new push: `why`, in how many windows of an organisation, how much in `unit`."""
+    """Usage in the range without a new push: `why`, in how many windows of an organisation, how much in `unit`."""
 
     why: str
     unit: str
@@ -391,7 +391,7 @@ def found_in(connection: sa.Connection, seal_id: int, start: int) -> list[FoundP
 
 
 def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, seal_id: int) -> Sequence[Left]:
-    """What lies in [start, end) without being due to anybody: pending, exempt, in shadow, quarantined, stopped."""
+    """Return the usage in [start, end) that is due to no provider: pending, exempt, in shadow, quarantined, stopped."""
     values: dict[str, object] = {"start_ms": start, "end_ms": end, "seal_id": seal_id}
     only = ""
     if plan.orgs is not None:
@@ -406,7 +406,7 @@ def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, s
 
 
 def still_open(connection: sa.Connection, plan: ReplayPlan) -> tuple[int, int]:
-    """How many pushes of the planned windows are sealed and not settled, and how much they are of."""
+    """Return the number and the quantity of pushes in the planned windows that are sealed and not settled."""
     values: dict[str, object] = {"start_ms": plan.from_ms, "end_ms": plan.to_ms}
     only = biller = ""
     if plan.orgs is not None:

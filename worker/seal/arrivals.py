@@ -27,7 +27,7 @@ class Seen:
 
     @property
     def piece(self) -> str:
-        """What has arrived since, of samples `s`: a piece that is bound to `values`."""
+        """The fragment of samples `s` that have arrived since; its values are `values`."""
         return "arrived_since_or_in_flight" if self.in_flight else "arrived_since"
 
     @property
@@ -39,7 +39,7 @@ UNREAD: Final = Seen()
 
 
 def seen_by_all(buckets: Sequence[Any]) -> Seen:
-    """What all of several rows of `buckets` have seen."""
+    """Return the arrivals that all of several rows of `buckets` have seen."""
     open_then = {int(number) for row in buckets for number in row.in_flight or ()}
     return Seen(min(int(row.cursor) for row in buckets), tuple(sorted(open_then)))
 
@@ -50,11 +50,11 @@ def buckets_part() -> Part:
 
 
 def seen_by_seals(connection: sa.Connection) -> Seen:
-    """What the seals of all buckets have seen."""
+    """Return the arrivals that the seals of all buckets have seen."""
     part = buckets_part()
     return seen_by_all(SQL.run(connection, part.name).all())
 
 
 def seen_now(connection: sa.Connection) -> Seen:
-    """What all that is visible now has come to."""
+    """Return all arrivals that are visible now."""
     return seen_by_all(SQL.run(connection, "seen_now").all())

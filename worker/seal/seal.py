@@ -223,7 +223,7 @@ def hold_what_is_open(run: Statements) -> None:
 
 
 def advance(run: Statements, *, whole: bool) -> None:
-    """What was dirty is computed; where the `whole` shard was sealed, it has come as far as the horizon."""
+    """Forget the dirty windows that are computed. If the `whole` shard was sealed, advance to the horizon."""
     run.run("forget_dirty", "pending_scope", "something_is_open", "dirty_scope", of=SQL)
     if whole:
         run.run("advance", of=SQL)
@@ -232,7 +232,7 @@ def advance(run: Statements, *, whole: bool) -> None:
 
 @dataclass(frozen=True)
 class SealRequest:
-    """What one seal transaction is asked for."""
+    """The inputs of one seal transaction."""
 
     shard: Shard
     horizon_ms: int
@@ -242,12 +242,12 @@ class SealRequest:
     only: tuple[str, ...] | None = None
     """Seal these organisations alone and move no watermark: how a bad one is found (S8)."""
     witness: Witness | None = None
-    """What the tick began on (R1)."""
+    """The checkpoint on which the tick began (R1)."""
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """What one seal transaction did."""
+    """The result of one seal transaction."""
 
     seal_id: int
     pushes: int
@@ -257,11 +257,11 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Lock:
-    """What the bucket rows said once they were locked."""
+    """The state of the bucket rows once they were locked."""
 
     seen: Seen
     watermark_ms: int
-    """Of the bucket that is sealed furthest."""
+    """The watermark of the bucket that is sealed furthest."""
     epoch: int
 
 

@@ -151,12 +151,16 @@ def cost_of(feature: str) -> Fraction:
 
 
 def _beyond(autumn: Struck, name: str, used: Mapping[str, int]) -> Fraction:
-    """What the balance lacks beyond samples times cost; own units count at the feature's cost."""
+    """What the balance lacks beyond samples times cost; own units count at the feature's cost. The rest of a unit that
+    a limit ended is charged to nobody, and no person is told of it."""
     account = autumn.account
     drawn = Fraction(_books(autumn).drawn.get((name, CREDITS), 0)) - Fraction(account.changed.get((name, CREDITS), 0))
     for feature in used:
         drawn += Fraction(_books(autumn).drawn.get((name, feature), 0)) * cost_of(feature)
     expected = sum((units * cost_of(feature) for feature, units in used.items()), Fraction(0))
+    eventless = {id(one) for one in account.eventless}
+    broken = [one for one in _books(autumn).broken if one.customer == name and id(one) not in eventless]
+    expected += sum((_rounding(one)[0] for one in broken), Fraction(0))
     return drawn - expected - _books(autumn).at_cost.get((name, CHANGED, Fraction(NEW_COST)), Fraction(0)) * NEWER
 
 
@@ -172,12 +176,10 @@ def _mishaps(autumn: Struck, name: str, voided: Set[str]) -> list[Mishap]:
     account = autumn.account
     lost = _lost(autumn)
     found = [_mishap(one, sign) for one, sign in _whole(autumn, name, voided) if not _is_changed(one)]
+    eventless = {id(one) for one in account.eventless}
     known = {id(one) for one in _books(autumn).broken}
     found += [_rounding(one) for one in lost if one.customer == name and id(one) not in known]
-    for one in _books(autumn).broken:
-        if one.customer == name:
-            found.append(_rounding(one))
-    eventless = {id(one) for one in account.eventless}
+    found += [_rounding(one) for one in _books(autumn).broken if one.customer == name and id(one) in eventless]
     assert isinstance(account, Watched)
     for one, asked in account.limited:  # a person who decides about a push sees no part of it
         if one.customer == name and id(one) in eventless:
@@ -234,7 +236,7 @@ def _is_other_push(autumn: Struck, name: str, beyond: Fraction) -> bool:
 
 
 def _rounding(made: Charge) -> Mishap:
-    """A limit ended the charge inside a unit: we count the unit whole."""
+    """A limit ended the charge inside a unit: that unit counts as billed whole. Without an event its rest is told."""
     value = Fraction(made.value)
     whole = ceil(value) if value > 0 else -ceil(-value)
     return (value - whole) * cost_of(made.feature), Fraction(0)

@@ -1,0 +1,304 @@
+"""The codes of the HTTP API, with their meaning and fix: `make docs` writes docs/codes.md from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+
+class CallCode(NamedTuple):
+    """A code of a refused call: its HTTP statuses, and what to do."""
+
+    statuses: tuple[int, ...]
+    meaning: str
+
+
+class ItemCode(NamedTuple):
+    """A result of an item of a body; without a code if the status says it all."""
+
+    status: str
+    code: str
+    items: str
+    meaning: str
+
+
+CALLS: Final[Mapping[str, CallCode]] = {
+    "bad_request": CallCode((400,), "The request cannot be parsed. Fix it"),
+    "not_json": CallCode(
+        (400, 415),
+        "The body is not JSON. With 415, its `Content-Type` is not JSON: send `application/json`",
+    ),
+    "bad_encoding": CallCode(
+        (400, 415),
+        "The body is declared as gzip and is not. With 415, the `Content-Encoding` is unknown",
+    ),
+    "other_key": CallCode((400,), "The body's key and `Idempotency-Key` differ. Send one key"),
+    "cut_short": CallCode((400,), "The body ended too early. Send it again"),
+    "unauthorized": CallCode((401,), "The API key is missing, unknown, expired or ended. Make or rotate one"),
+    "no_credit": CallCode(
+        (402,),
+        "The credit is too low. Grant credit, or end other executions. The message names those that hold credit",
+    ),
+    "payer_limit": CallCode(
+        (402,),
+        "The request exceeds the payer's limit. Request less, or raise the limit with `drawdown payer allow`",
+    ),
+    "no_scope": CallCode((403,), "The key does not have the scope of this route. Use a key that has it"),
+    "foreign_org": CallCode((403,), "The key is bound to another organisation. Use a key that may name this one"),
+    "grant_limit": CallCode(
+        (403,),
+        "The key may not give so much credit at once. Use a key that was created with a higher `--gives`",
+    ),
+    "foreign_key": CallCode(
+        (403, 409),
+        "Another key began this execution or use. Use that key, or one that is not bound. With 409, the execution's"
+        " key is taken: choose another",
+    ),
+    "unknown_run": CallCode(
+        (404,),
+        "No execution has this key. Unless the API key is bound, the message names the nearest",
+    ),
+    "unknown_org": CallCode(
+        (404,),
+        "No organisation has this id. After more than 50 answers with 404 a second, further ones come up to 5 "
+        "seconds later",
+    ),
+    "unknown_settlement": CallCode((404,), "No settlement has this name"),
+    "unknown_metric": CallCode((404,), "The guard has no metric of this name. Add one with `drawdown guard set`"),
+    "unknown_use": CallCode((404,), "The guard has no use of this key. A blocked use keeps no key"),
+    "too_slow": CallCode((408,), "The body arrived too slowly. Send it without pauses"),
+    "above_cap": CallCode((409,), "The execution would hold more than the plan allows for one execution. Request less"),
+    "balance_unknown": CallCode(
+        (409,),
+        "The provider's balance was never read, and Drawdown does not assume zero. The watch or the next tick reads it",
+    ),
+    "below_drawn": CallCode(
+        (409,),
+        "The execution has drawn more than this cost. Return credit with a grant or, at a provider, with `drawdown "
+        "sample withdraw`",
+    ),
+    "beyond_balance": CallCode((409,), "The wallet would exceed the largest balance, or the largest debt, of a wallet"),
+    "beyond_hold": CallCode(
+        (409,),
+        "The cost exceeds the hold, and the execution's overage is `refuse`. Extend the execution first",
+    ),
+    "blocked": CallCode(
+        (409,),
+        "A person blocked the project or action. To unblock it, run `drawdown execution block --undo`",
+    ),
+    "ended": CallCode((409,), "The execution or use has ended, or was used at once. It cannot change"),
+    "fails_closed": CallCode(
+        (409,),
+        "The call passes `let_through`, and the metric does not fail open. Run `drawdown guard set --fail open`",
+    ),
+    "halted": CallCode((409,), "The organisation is halted. `drawdown org show` prints the reason"),
+    "metered": CallCode(
+        (409,),
+        "The samples of its sandboxes charge for the execution. Do not draw on it, and end it without a cost",
+    ),
+    "needs_quantities": CallCode(
+        (409,),
+        "A provider bills this organisation by features. Send quantities, not credits",
+    ),
+    "needs_wallet": CallCode(
+        (409,),
+        "A supplier, overage `cap` or sandboxes need a wallet at the embedded ledger. Omit them, or name a payer "
+        "that has one",
+    ),
+    "no_rate": CallCode(
+        (409,),
+        "The feature has no price, or had none when the execution was accepted. Set one with `drawdown ledger rate`"
+        " or `drawdown provider rate`, or send credits",
+    ),
+    "no_wallet": CallCode((409,), "The paying customer never had credit. Run `drawdown ledger grant`"),
+    "not_metered": CallCode(
+        (409,),
+        "No memory size or event type maps to the feature, or no samples add up to the quantity. Run `drawdown "
+        "feature map`",
+    ),
+    "of_a_use": CallCode((409,), "The execution belongs to a use of the guard. Settle or release the use"),
+    "other_content": CallCode((409,), "The key or number was used with other content. Use a new one"),
+    "other_org": CallCode((409,), "The sandbox belongs to another organisation. Name your own"),
+    "other_unit": CallCode((409,), "The execution was drawn on in credits. Send its cost in credits"),
+    "payer_not_allowed": CallCode(
+        (409,),
+        "The payer does not pay for this organisation, or not yet: run `drawdown payer allow`, or omit it. Or the "
+        "wallet belongs to a pool or to another organisation: run `drawdown org assign ORG --customer CUSTOMER`",
+    ),
+    "refused": CallCode((409,), "A rule forbids it as things stand. The message says which, and what to do"),
+    "sandbox_taken": CallCode((409,), "An open execution names the sandbox. End that execution first"),
+    "stopped": CallCode((409,), "The organisation is stopped. `drawdown org show` prints the reason"),
+    "too_many_asked": CallCode((409,), "20 limit overrides wait for approval. Ask a person to decide one"),
+    "too_many_runs": CallCode((409,), "Metering settles the maximum number of executions of this wallet. Settle some"),
+    "bad_event": CallCode(
+        (409,),
+        "The event that a use emits was refused, and nothing was used. The message has the code of the event, and "
+        "its reason",
+    ),
+    "too_many_sandboxes": CallCode((409,), "The execution names too many sandboxes. Accept several executions"),
+    "too_much_held": CallCode((409,), "All executions together hold as much as the plan allows. Wait until one ends"),
+    "too_large": CallCode(
+        (413,),
+        "A body is too large: more than 64 KB. A body of events or samples may have 4 MB, 8 MB unpacked, and 1,000 "
+        "items",
+    ),
+    "bad_value": CallCode(
+        (422,),
+        "`details.wrong` names the invalid values of a body or query, or none if several do not fit together",
+    ),
+    "bad_items": CallCode(
+        (422,),
+        "No item of the body was kept: `results` explains each. On OpenMeter's path, `details.results` lists the "
+        "refused items, and the others are kept",
+    ),
+    "bad_estimate": CallCode((422,), "The estimate is zero, negative or implausible"),
+    "no_estimate": CallCode((422,), "The execution needs an estimate: credits, or quantities of features"),
+    "settled_by_missing": CallCode(
+        (422,),
+        "The execution names sandboxes, but not [who charges](credits.md#runs-in-sandboxes). Send `settled_by`",
+    ),
+    "no_sandbox": CallCode((422,), "Metering must charge, and no sandbox is named"),
+    "metering_alone": CallCode(
+        (422,),
+        "Metering allows neither a supplier nor an overage other than `charge`. Omit them",
+    ),
+    "unknown_feature": CallCode((422,), "No feature has this name"),
+    "unknown_project": CallCode((422,), "No execution has this project"),
+    "unknown_subject": CallCode((422,), "No execution has this subject"),
+    "unknown_supplier": CallCode((422,), "No supplier has this name. Run `drawdown supplier set`"),
+    "unknown_action": CallCode((422,), "No execution has this action"),
+    "unknown_payer": CallCode((422,), "No payer has this name"),
+    "too_many_requests": CallCode(
+        (429,),
+        "Wait for `Retry-After`. A key may send 1,000 requests and 50,000 items a second, an organisation 40,000 "
+        "items, and twice as many in a burst",
+    ),
+    "busy": CallCode(
+        (429, 503),
+        "Too many batches, or uses of one counter, wait. With 503, the database is busy, or a large batch did not "
+        "get its turn. Wait for `Retry-After`",
+    ),
+    "clock_doubted": CallCode(
+        (503,),
+        "The server's clock is wrong, so it dates nothing. Set it right, and send the call again",
+    ),
+    "database": CallCode((503,), "The database is not available. Wait for `Retry-After`"),
+    "answer_lost": CallCode((503,), "The call may have succeeded. Send the same call again: this is safe"),
+}
+
+ITEMS: Final = (
+    ItemCode("accepted", "", "both", "Drawdown keeps it, and bills it once its window closes"),
+    ItemCode(
+        "accepted, duplicate",
+        "subject_is_label",
+        "events",
+        "The key is bound to an organisation, which pays. The subject of the CloudEvent is only a label. To bill "
+        "that one, use a key that is not bound",
+    ),
+    ItemCode("duplicate", "", "both", "Drawdown has it already"),
+    ItemCode("duplicate", "withdrawn", "both", "Drawdown has it already, and it was withdrawn for good"),
+    ItemCode("pending", "unmapped", "both", "Drawdown keeps it, and bills it once its type or size maps to a feature"),
+    ItemCode("pending", "unassigned", "both", "Drawdown keeps it, and bills it once its organisation has a biller"),
+    ItemCode(
+        "conflict",
+        "other_content",
+        "both",
+        "Its id was used with other content, which stays. Give the new item a new id. The API key decides [the "
+        "scope of an id](events.md#the-scope-of-an-id)",
+    ),
+    ItemCode("invalid", "empty_line", "both", "A line of JSON lines is empty. Send one item on each line"),
+    ItemCode("invalid", "not_json", "both", "It is not JSON"),
+    ItemCode("invalid", "not_an_object", "both", "It is JSON, but not an object"),
+    ItemCode("invalid", "duplicate_keys", "both", "It has the same name twice"),
+    ItemCode("invalid", "too_deep", "both", "Its objects and arrays are nested too deep"),
+    ItemCode("invalid", "too_large", "both", "It has more than 16 KB"),
+    ItemCode("invalid", "unknown_field", "both", "It has an unknown field, most likely a mistyped one"),
+    ItemCode("invalid", "missing", "events", "A field is missing"),
+    ItemCode("invalid", "wrong_type", "events", "A field has the wrong type"),
+    ItemCode("invalid", "bad_specversion", "events", "A CloudEvent's `specversion` must be `1.0`"),
+    ItemCode("invalid", "bad_data", "events", "A CloudEvent's `data` must be a JSON object with the quantity"),
+    ItemCode(
+        "invalid",
+        "bad_id",
+        "both",
+        "An id or label must be a text of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
+    ),
+    ItemCode("invalid", "bad_text", "events", "A text cannot be stored"),
+    ItemCode("invalid", "bad_number", "events", "A number cannot be stored"),
+    ItemCode("invalid", "bad_time", "events", "A time must be ISO 8601 with its offset, or milliseconds since 1970"),
+    ItemCode("invalid", "bad_properties", "events", "Properties must be valid JSON values"),
+    ItemCode("invalid", "properties_too_large", "events", "Properties may have 4,096 bytes and 100 values"),
+    ItemCode("invalid", "not_whole", "events", "A quantity is not a whole number. Count in a smaller unit"),
+    ItemCode("invalid", "bad_quantity", "events", "A quantity must be a whole number from 0 to 1,000,000,000,000"),
+    ItemCode("invalid", "too_old", "events", "Its time is before 2000, most likely in another unit"),
+    ItemCode("invalid", "in_the_future", "events", "Its time is over five minutes ahead. Check the clock"),
+    ItemCode("invalid", "too_late", "both", "Its window is closed for good"),
+    ItemCode("invalid", "foreign_org", "both", "The key is bound to another organisation"),
+    ItemCode("invalid", "foreign_cell", "samples", "The key is bound to another cell"),
+    ItemCode(
+        "invalid",
+        "foreign_source",
+        "both",
+        "The key is bound to another source. The id of a sample must begin with the source and a colon",
+    ),
+    ItemCode(
+        "invalid",
+        "reserved_id",
+        "samples",
+        "Its id begins with `event:`, `run:` or `batch:`, which Drawdown reserves. Choose another",
+    ),
+    ItemCode("invalid", "too_many_types", "events", "There are already 10,000 event types in use, and its type is new"),
+    ItemCode(
+        "invalid",
+        "too_many_org_types",
+        "events",
+        "Keys of its organisation already added 100 event types, and its type is new",
+    ),
+    ItemCode(
+        "invalid",
+        "too_many_key_types",
+        "events",
+        "Its key, or the keys of its source, already added 1,000 event types. Add the type with `drawdown feature "
+        "map-event`",
+    ),
+    ItemCode("invalid", "key_repeated", "events", "Another item of the body has its source and id, and was refused"),
+    ItemCode(
+        "invalid",
+        "withdrawn",
+        "events",
+        "An event of its source and id was withdrawn, and has been pruned since",
+    ),
+    ItemCode(
+        "invalid",
+        "charged_at_once",
+        "events",
+        "The guard charges for its type in its window, so no bill would include an event of it",
+    ),
+    ItemCode("invalid", "id_missing", "samples", "The column is missing"),
+    ItemCode("invalid", "org_id_missing", "samples", "As `id_missing`"),
+    ItemCode("invalid", "sandbox_id_missing", "samples", "As `id_missing`"),
+    ItemCode("invalid", "cell_id_missing", "samples", "As `id_missing`"),
+    ItemCode("invalid", "memory_missing", "samples", "As `id_missing`"),
+    ItemCode("invalid", "interval_missing", "samples", "As `id_missing`"),
+    ItemCode("invalid", "ts_missing", "samples", "As `id_missing`"),
+    ItemCode("invalid", "bad_org_id", "samples", "As `bad_id`"),
+    ItemCode("invalid", "bad_sandbox_id", "samples", "As `bad_id`"),
+    ItemCode("invalid", "bad_cell_id", "samples", "As `bad_id`"),
+    ItemCode("invalid", "memory_not_a_number", "samples", "Memory must be whole megabytes, from 0 to 16,777,216"),
+    ItemCode("invalid", "memory_fractional", "samples", "As `memory_not_a_number`"),
+    ItemCode("invalid", "memory_out_of_bounds", "samples", "As `memory_not_a_number`"),
+    ItemCode("invalid", "interval_not_a_number", "samples", "An interval must be whole seconds, from 0 to 86,400"),
+    ItemCode("invalid", "interval_fractional", "samples", "As `interval_not_a_number`"),
+    ItemCode("invalid", "interval_negative", "samples", "As `interval_not_a_number`"),
+    ItemCode("invalid", "interval_over_a_day", "samples", "As `interval_not_a_number`"),
+    ItemCode("invalid", "cpu_not_a_number", "samples", "CPUs must be a number from 0 to 100,000"),
+    ItemCode("invalid", "cpu_out_of_bounds", "samples", "As `cpu_not_a_number`"),
+    ItemCode(
+        "invalid",
+        "ts_unreadable",
+        "samples",
+        "A time must be ISO 8601 with its offset, or milliseconds since 1970",
+    ),
+    ItemCode("invalid", "ts_before_2000", "samples", "Its time is before 2000, most likely in another unit"),
+    ItemCode("invalid", "ts_in_the_future", "samples", "Its time is over five minutes ahead. Check the clock"),
+)
