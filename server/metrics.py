@@ -314,6 +314,15 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge(
         "uncompared_days", "Days of customers that were settled over a day ago and not compared.", days, ["provider"]
     )
+    left_out = [
+        ((one.provider,), seconds(now_ms - one.balances_since_ms)) for one in found if one.balances_since_ms is not None
+    ]
+    yield gauge(
+        "uncompared_balance_age_seconds",
+        "Seconds since reconcile first left out a balance that no later run compared.",
+        left_out,
+        ["provider"],
+    )
     ages = [((one.provider,), seconds(now_ms - one.compared_ms)) for one in found if one.compared_ms is not None]
     yield gauge("compared_age_seconds", "Since up to when a provider's totals were compared.", ages, ["provider"])
 

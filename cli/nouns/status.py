@@ -265,7 +265,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     ]
     lines += [("shadow", str(one)) for one in found.shadow]
     lines += [("types", str(one)) for one in found.short_of_types]
-    lines += [("compared", uncompared(one)) for one in found.uncompared if one.open_days or one.is_late]
+    lines += [("compared", said) for one in found.uncompared for said in uncompared(one)]
     open_ = found.open_transaction
     if open_ is not None and open_.age_ms is not None:
         text = f"{open_.who} has a transaction open for {lasting(open_.age_ms)}: what it inserted is not billed yet"

@@ -143,7 +143,7 @@ compared_marks = sa.Table(
     sa.Column("said", sa.Text, nullable=False),
     ms_column("at_ms"),
     comment="Up to when what was settled has been compared with a provider, by customer and (without one) as a whole; "
-    "how many days are open, and why.",
+    "how many days are open, and why. Without an open day, since when a balance was not compared, and why.",
 )
 
 balance_marks = sa.Table(

@@ -80,14 +80,18 @@ class House:
         self.window = (self.fleet.clock.at_ms + ms - T0) // WINDOW_MS
         self.tick(self.fleet.clock.at_ms + ms)
 
-    def compare(self, *, begun_ms: int | None = None, **scope: Any) -> Reconciled:
-        """Reconcile, once the provider's lag is over. `begun_ms`: when the command began, if long before."""
+    def compare(self, *, begun_ms: int | None = None, is_over: bool = False, **scope: Any) -> Reconciled:
+        """Reconcile, once the provider's lag is over. `begun_ms`: when the command began, if long before. `is_over`:
+        its time is."""
         self.fleet.clock.at_ms += HOUR_MS
         self.window = (self.fleet.clock.at_ms - T0) // WINDOW_MS
         world = runner.World(self.fleet.engine, self.fleet.providers, self.fleet.cells, self.fleet.clock)
         given = {"provider": "autumn", **scope}
         by = self.fleet.by if begun_ms is None else replace(self.fleet.by, now_ms=begun_ms)
-        return runner.run(reconcile(self.fleet.context(), ReconcileScope(**given), by), world)
+        context = self.fleet.context()
+        if is_over:
+            context = replace(context, deadline_ms=self.fleet.clock.at_ms)
+        return runner.run(reconcile(context, ReconcileScope(**given), by), world)
 
     def drawn(self, customer: str) -> Decimal:
         """What the customer's credits were drawn on, by the emulator's books, doubles included."""

@@ -6,15 +6,19 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import ReadFailed, Totals
+from drawdown.schema.clock import utc
 from drawdown.schema.database import read, write
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.metrics import uncompared as measured
 from drawdown.worker.provider.actions import set_rate
+from drawdown.worker.reconcile.balances import UNTOLD
 from drawdown.worker.reconcile.reconcile import FIRST_LOOK_MS
 from drawdown.worker.status.status import status
+from drawdown.worker.status.system_state import uncompared
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import KEY, TOTALS, billed, charged, compare, settle, told
+from tests.integration.test_autumn_credits import HOUR_MS, House
 from tests.whole import share
 from tests.world import T0, Fleet
 
@@ -97,6 +101,57 @@ def test_an_organisation_alone_moves_no_mark(engine: sa.Engine) -> None:
     fleet, _ = billed(engine)
     compare(fleet, recent=True, org_id="acme")
     assert fleet.rows("SELECT * FROM compared_marks") == []
+
+
+def test_balance_that_is_left_out_is_shown_until_a_run_compares_it(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 0, "globex": 50})
+    house.autumn.account.grant("acme", "credits", 1_000, T0, interval="month")
+    grant = house.autumn.account.customers["acme"].grants["credits"][0]
+    grant.interval = "fortnight"
+    for org in ("acme", "globex"):
+        house.use(org, 500, size=64)
+    house.bill()
+    fleet = house.fleet
+    began = fleet.clock.at_ms + HOUR_MS
+    for night in range(4):
+        assert [one.customer_id for one in house.compare(recent=True, correct=True).left_out] == ["acme"]
+        tick(fleet)
+        assert compared(fleet) == [
+            f"the balances of 1 customer at autumn are not compared since {utc(began)[:10]} (acme: {UNTOLD})"
+        ]
+        assert age(fleet) == [fleet.clock.at_ms // 1000 - began // 1000]
+        assert (headline(fleet)[0] == "behind") is (night > 2)
+        fleet.clock.at_ms += DAY_MS - HOUR_MS
+    grant.interval = "month"
+    assert house.compare(recent=True, correct=True).left_out == []
+    tick(fleet)
+    assert (compared(fleet), age(fleet), headline(fleet)[0]) == ([], [], "settled")
+
+
+def test_balance_stays_left_out_while_no_run_comes_to_it(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 0})
+    house.autumn.account.grant("acme", "credits", 1_000, T0, interval="month")
+    grant = house.autumn.account.customers["acme"].grants["credits"][0]
+    grant.interval = "fortnight"
+    house.use("acme", 500, size=64)
+    house.bill()
+    house.compare(recent=True)
+    since = house.fleet.one("SELECT open_since_ms FROM compared_marks WHERE customer_id = 'acme'")
+    assert house.compare(recent=True, is_over=True).unfinished
+    assert house.fleet.one("SELECT open_since_ms FROM compared_marks WHERE customer_id = 'acme'") == since
+    assert [UNTOLD in said for said in compared(house.fleet)] == [True]
+
+
+def compared(fleet: Fleet) -> list[str]:
+    """The lines of status."""
+    found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms))
+    return [said for one in found.standing.uncompared for said in uncompared(one)]
+
+
+def age(fleet: Fleet) -> list[float]:
+    """The age of the balance that was left out for longest, as it is measured."""
+    found = read(fleet.engine, lambda c: list(measured(c, fleet.clock.at_ms)))
+    return [sample.value for one in found if "balance_age" in one.name for sample in one.samples]
 
 
 class Deleting(FakeProvider):

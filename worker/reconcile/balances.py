@@ -145,12 +145,14 @@ def compare_drawn(
     scope: ReconcileScope,
     by: By,
     done: Reconciled,
-) -> Steps[None]:
+) -> Steps[Mapping[str, str]]:
     """Compare balances with pushes, for customers with events that were read up to a window each.
 
-    `standing`: balances of customers with an open difference in their events.
+    `standing`: balances of customers with an open difference in their events. Returns why balances were not compared,
+    by customer.
     """
     customers = sorted({customer for customer, _ in pairs})
+    uncompared: dict[str, str] = {}
     for at in range(0, len(customers), CHUNK):
         part = set(customers[at : at + CHUNK])
         some = sorted(pair for pair in pairs if pair[0] in part)
@@ -165,6 +167,7 @@ def compare_drawn(
             read = balances[customer]
             if isinstance(read, ReadFailed):
                 done.not_read(customer, read.reason)
+                uncompared[customer] = read.reason
         asked = Compared(
             provider=provider,
             balances=balances,
@@ -185,6 +188,8 @@ def compare_drawn(
         for one in left_out:
             tell_left_out(one)
             done.left_out.append(one)
+            uncompared[one.customer_id] = one.reason
+    return uncompared
 
 
 def _compare(connection: sa.Connection, *, asked: Compared) -> tuple[list[Line], list[LeftOut]]:

@@ -192,6 +192,14 @@ class Uncompared:
     for_person: int = 0
     """Customers that no later run compares until a person acts, and why of one of them: they were deleted there."""
     said_to_person: str = ""
+    balances: int = 0
+    """Customers with a balance that the last run did not compare. Below: since when, and the reason of one of them."""
+    balances_since_ms: int | None = None
+    said_of_balance: str = ""
+
+    def lacks_balances(self, now_ms: int) -> bool:
+        """Return True if no run compared some balance for LATE_AFTER_MS."""
+        return self.balances_since_ms is not None and self.balances_since_ms < now_ms - LATE_AFTER_MS
 
 
 def uncompared_part(now_ms: int) -> Part:
@@ -204,7 +212,7 @@ def uncompared_of(rows: list[object]) -> list[Uncompared]:
     found = []
     for row in rows:
         its = vars(row)
-        counts = {"open_days": int(its["open_days"]), "for_person": int(its["for_person"])}
+        counts = {name: int(its[name]) for name in ("open_days", "for_person", "balances")}
         said = its["said_to_person"].replace(NEEDS_YOU, "", 1)
         found.append(Uncompared(**{**its, **counts, "said_to_person": said, "is_late": bool(its["is_late"])}))
     return found

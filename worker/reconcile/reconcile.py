@@ -13,7 +13,7 @@ Days with a lost history (R1) may hold charges that have no push here. They are 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -134,20 +134,17 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
                 refused[day.line] = read.reason
         untold |= unread
         left_open |= differ
-    before = None
-    if scope.recent and not scope.org_id:
-        before = yield Transaction("compared_to", partial(compared_to_ms, provider=provider), rollback=True)
-        days = [_settled(day, reached, waiting - compared, refused) for day in same]
-        keep = partial(keep_marks, provider=provider, days=days, to_ms=until, now_ms=now)
-        yield Transaction("keep_marks", keep)
-        done.open_days += sum(1 for day in days if day.left and day.settled_ms < now - OPEN_AFTER_MS)
+    found = Balanced()
     if context.out_of_time():
         done.unfinished = True  # balances would be believed before events have told all
-        return
-    seen = {(day.row.org_id, day.row.customer_id, day.row.feature, int(day.row.day_ms)) for day in ours}
-    since = min(now - RECENT_MS, before or 0) if scope.recent else 0
-    yield from compare_lost(provider, scope, seen, since, now, done, context.out_of_time)
-    if context.capabilities[provider].drawn:
+    else:
+        before = None
+        if scope.recent and not scope.org_id:
+            before = yield Transaction("compared_to", partial(compared_to_ms, provider=provider), rollback=True)
+        seen = {(day.row.org_id, day.row.customer_id, day.row.feature, int(day.row.day_ms)) for day in ours}
+        since = min(now - RECENT_MS, before or 0) if scope.recent else 0
+        yield from compare_lost(provider, scope, seen, since, now, done, context.out_of_time)
+    if context.capabilities[provider].drawn and not done.unfinished:
         # What events may yet show would be corrected twice, if balances were believed first.
         untold |= {(line.customer_id, line.feature) for line in waiting - compared}
         pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
@@ -163,7 +160,13 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         told -= pairs(left_open) - standing
         going_on = pairs((line.customer_id, line.feature) for line in waiting)
         seen_to = {pair: until if pair in going_on else FOREVER_MS for pair in told}
-        yield from compare_drawn(context, provider, seen_to, standing, pools, scope, by, done)
+        left_out = yield from compare_drawn(context, provider, seen_to, standing, pools, scope, by, done)
+        found = Balanced({customer for customer, _ in told}, left_out)
+    if scope.recent and not scope.org_id:
+        days = [_settled(day, reached, waiting - compared, refused) for day in same]
+        keep = partial(keep_marks, provider=provider, days=days, balances=found, to_ms=until, now_ms=now)
+        yield Transaction("keep_marks", keep)
+        done.open_days += sum(1 for day in days if day.left and day.settled_ms < now - OPEN_AFTER_MS)
 
 
 def _settled(day: _Ours, reached: set[_Which], waiting: set[_Which], refused: Mapping[_Which, str]) -> Settled:
@@ -445,20 +448,43 @@ class Settled:
         return bool(self.left) and self.settled_ms < now_ms - OPEN_AFTER_MS
 
 
+@dataclass(frozen=True)
+class Balanced:
+    """The customers with balances that a run looked at.
+
+    `left_out`: why it did not compare the balances of some of them.
+    """
+
+    customers: Collection[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
 def compared_to_ms(connection: sa.Connection, provider: str) -> int | None:
     """Up to when a provider was compared; None: never."""
     found = SQL.run(connection, "provider_mark", {"provider": provider}).scalar_one_or_none()
     return None if found is None else int(found)
 
 
-def keep_marks(connection: sa.Connection, *, provider: str, days: Sequence[Settled], to_ms: int, now_ms: int) -> None:
-    """Move the marks of a provider and its customers: past what was compared, and no further than `to_ms`."""
+def keep_marks(
+    connection: sa.Connection, *, provider: str, days: Sequence[Settled], balances: Balanced, to_ms: int, now_ms: int
+) -> None:
+    """Move the marks of a provider and its customers past compared days, at most to `to_ms`.
+
+    If a balance was left out, its customer's mark stays at the last day, so that the next run compares the balance. If
+    a run does not look at a balance, the balance stays left out.
+    """
     by_customer: dict[str, list[Settled]] = {}
     for day in days:
         by_customer.setdefault(day.customer_id, []).append(day)
+    before = SQL.run(connection, "left_out", {"provider": provider})
+    left_out = {str(row.customer_id): str(row.said) for row in before if row.customer_id not in balances.customers}
+    left_out |= balances.left_out
     prices = Prices(connection)
     marks = [
-        {**dict(_mark(customer, found, to_ms, now_ms)), "said": _said(provider, found, now_ms, prices)}
+        {
+            **dict(_mark(customer, found, to_ms, now_ms, is_left_out=customer in left_out)),
+            "said": _said(provider, found, now_ms, prices) or left_out.get(customer, ""),
+        }
         for customer, found in sorted(by_customer.items())
     ]
     its = {"provider": provider, "now_ms": now_ms}
@@ -477,10 +503,13 @@ def _said(provider: str, days: Collection[Settled], now_ms: int, prices: Prices)
     return f"{lost[0].left} ({worth})"
 
 
-def _mark(customer: str, days: Collection[Settled], to_ms: int, now_ms: int) -> Iterator[tuple[str, object]]:
+def _mark(
+    customer: str, days: Collection[Settled], to_ms: int, now_ms: int, *, is_left_out: bool
+) -> Iterator[tuple[str, object]]:
     left = [day for day in days if day.left]
     open_ = [day for day in left if day.is_open(now_ms)]
     yield "customer_id", customer
-    yield "compared_ms", min([to_ms, *(day.settled_ms for day in left)])
+    newest = [max(day.settled_ms for day in days)] if is_left_out else []
+    yield "compared_ms", min([to_ms, *newest, *(day.settled_ms for day in left)])
     yield "open_days", len({day.day_ms for day in open_})
-    yield "open_since_ms", min((day.day_ms for day in open_), default=None)
+    yield "open_since_ms", min((day.day_ms for day in open_), default=now_ms if is_left_out else None)

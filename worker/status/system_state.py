@@ -434,9 +434,9 @@ def _unsettled(found: Standing) -> Headline | None:
         since = datetime.fromtimestamp(first.since_ms // 1000, UTC).date()
         return Headline("behind", reason, f"drawdown reconcile --provider {first.provider} --from {since}")
     for one in found.uncompared:
-        if one.open_days or one.is_late:
+        if one.open_days or one.is_late or one.lacks_balances(found.at_ms):
             fix = f"drawdown reconcile --provider {quote(one.provider)} --correct --reason 'not compared'"
-            return Headline("behind", uncompared(one), fix)
+            return Headline("behind", uncompared(one)[0], fix)
     if found.pending:
         most = max(found.pending, key=lambda usage: (usage.seconds, usage.units))
         reason = f"{how_much(most)} of usage are billed by nobody yet ({most.reason})"
@@ -462,12 +462,19 @@ def _unsettled(found: Standing) -> Headline | None:
     return None
 
 
-def uncompared(one: Uncompared) -> str:
+def uncompared(one: Uncompared) -> list[str]:
     """What is not compared with a provider, for people."""
+    said = []
     if one.open_days:
         days, since = counted(one.open_days, "day", "days"), utc(one.open_since_ms or 0)[:10]
-        return f"{days} of customers at {one.provider} are not compared since {since} ({one.said})"
-    return f"{one.provider} has not been compared since {utc(one.compared_ms or 0)}"
+        said.append(f"{days} of customers at {one.provider} are not compared since {since} ({one.said})")
+    elif one.is_late:
+        said.append(f"{one.provider} has not been compared since {utc(one.compared_ms or 0)}")
+    if one.balances:
+        customers, since = counted(one.balances, "customer", "customers"), utc(one.balances_since_ms or 0)[:10]
+        reason = f"the balances of {customers} at {one.provider} are not compared since {since}"
+        said.append(f"{reason} ({one.said_of_balance})")
+    return said
 
 
 def _unread(unread: UnreadOrgs) -> Headline:
