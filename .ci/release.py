@@ -3,16 +3,21 @@
     make release DRY_RUN=1     # all of it but the tag
     make release
 
-Guarantee: a tag is made last, only of a clean tree, only once, and only if CHANGELOG.md has a part of this version.
+Guarantee: a tag is made last, only of a clean tree, only once, only if CHANGELOG.md has a dated part of this version,
+and only if pyproject.toml names the repository. The commit is built, and no other file of the folder. The links of its
+README lead to the repository, because a package index shows that page alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import re
 import subprocess
 import sys
+import tarfile
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Final
@@ -38,6 +43,33 @@ def changes_of(root: Path, version: str) -> str:
     raise Refused(f"CHANGELOG.md has no part of {version}. Write one under '## {version}'")
 
 
+def repository_of(root: Path) -> str | None:
+    """The public address of the repository; None: pyproject.toml does not name it."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project.get("urls", {}).get("Repository", "")).rstrip("/") or None
+
+
+def require_public(root: Path, version: str) -> None:
+    """Insist on what strangers need, and a build alone does not. Errors: Refused."""
+    if repository_of(root) is None:
+        raise Refused("pyproject.toml has no [project.urls]. Add it, with Repository = 'https://HOST/OWNER/NAME'")
+    changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    if not re.search(rf"^## \[?{re.escape(version)}\]? - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
+        raise Refused(f"CHANGELOG.md does not date {version}. Write '## [{version}] - YYYY-MM-DD'")
+
+
+def linked(page: str, root: Path, address: str) -> str:
+    """A page whose links lead to files of the repository at an address, wherever the page is shown."""
+
+    def absolute(link: re.Match[str]) -> str:
+        if "://" in link[1] or link[1].startswith(("#", "mailto:")):
+            return link[0]
+        kind = "tree" if (root / link[1].partition("#")[0]).is_dir() else "blob"
+        return f"]({address.format(kind)}/{link[1]})"
+
+    return re.sub(r"\]\(([^)\s]+)\)", absolute, page)
+
+
 def require_releasable(root: Path, version: str) -> str:
     """The tag to make. Errors: Refused."""
     if _git(root, "status", "--porcelain"):
@@ -52,10 +84,18 @@ def release(root: Path, *, dry_run: bool) -> str:
     """Build into dist/, check, and tag. Errors: Refused, subprocess.CalledProcessError."""
     version = version_of(root)
     changes, tag = changes_of(root, version), require_releasable(root, version)
+    if not dry_run:
+        require_public(root, version)
     dist = root / "dist"
     for old in dist.glob("*"):
         old.unlink()
-    _run(root, "-m", "build", "--no-isolation", "--outdir", str(dist))
+    with tempfile.TemporaryDirectory() as folder:
+        source = _commit(root, Path(folder))
+        if (address := repository_of(root)) is not None:
+            readme = source / "README.md"
+            page = linked(readme.read_text(encoding="utf-8"), root, f"{address}/{{}}/{tag}")
+            readme.write_text(page, encoding="utf-8")
+        _run(root, "-m", "build", "--no-isolation", "--outdir", str(dist), str(source))
     built = sorted(dist.glob(f"drawdown-{version}*"))
     if [path.suffix for path in built] != [".whl", ".gz"]:
         raise Refused(f"{[path.name for path in built]} were built, not a wheel and a source distribution")
@@ -70,6 +110,14 @@ def release(root: Path, *, dry_run: bool) -> str:
         return f"{version} is built and checked in dist/; not tagged, not uploaded"
     _git(root, "tag", "--annotate", tag, "--file", str(dist / "CHANGES.md"), "--cleanup=whitespace")
     return f"{version} is built and checked in dist/, and tagged {tag}; nothing was uploaded"
+
+
+def _commit(root: Path, folder: Path) -> Path:
+    """The files of the commit, in a folder of their own."""
+    packed = subprocess.run(["git", "archive", "HEAD"], cwd=root, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
 def _git(root: Path, *words: str) -> str:

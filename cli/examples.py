@@ -302,7 +302,7 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
         "topup set acme --below 5 --amount 20 --price 100 --currency usd --customer cus_1 --most 10000",
         "topup set acme --below 5 --up-to 50 --price 100 --currency eur --customer cus_1 --most 20000 --shadow",
     ),
-    "topup list": ("topup list", "topup list --state in_doubt", "topup list --wallet acme --json"),
+    "topup list": ("topup list", "topup list --state in_doubt", "topup list --customer acme --json"),
     "topup show": ("topup show acme", "topup show topup:acme:1"),
     "topup resume": ("topup resume acme --reason 'a new card'",),
     "topup stop": ("topup stop acme --reason 'asked for it'", "topup stop --all --reason 'their incident 7'"),

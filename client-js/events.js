@@ -31,22 +31,22 @@ export function eventOf(eventType, quantity, more, source, world) {
   if (typeof eventType !== "string" || !eventType) throw new BadItem("event_type is a text of 1 to 200 characters");
   if (!Number.isSafeInteger(quantity) || quantity < 0 || quantity > MAX_QUANTITY)
     throw new BadItem(`a quantity is a whole number from 0 to ${MAX_QUANTITY}: count in a smaller unit for parts`);
-  const { org, at, eventId, subject, project, plan, properties, ...unknown } = { ...more, source: undefined };
+  const { org_id, at, event_id, subject, project, plan_key, properties, ...unknown } = { ...more, source: undefined };
   const [other] = Object.keys(said(unknown));
   if (other !== undefined) throw new BadItem(`an event has no ${shown(other)}`);
-  const isStamped = at === undefined && eventId !== undefined; // recorded again, it has another time, and is the same
+  const isStamped = at === undefined && event_id !== undefined; // recorded again, it has another time, and is the same
   const now = world.now();
   return said({
     source: more.source ?? source,
-    event_id: eventId ?? world.newId(),
+    event_id: event_id ?? world.newId(),
     event_type: eventType,
-    org_id: org,
+    org_id,
     quantity,
     recorded_at: isStamped ? now : undefined,
     occurred_at: isStamped ? undefined : at === undefined ? now : moment(at),
     subject,
     project,
-    plan_key: plan,
+    plan_key,
     properties,
   });
 }

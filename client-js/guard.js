@@ -17,12 +17,12 @@ export class Guard {
     this.#world = world;
   }
 
-  /** Whether so much may be used now; nothing is used. `wish`: {org, metric, amount, payer}. */
-  check({ org, metric, amount, payer }) {
-    return this.#ask("check", { org, metric, amount, payer });
+  /** Whether so much may be used now; nothing is used. `wish`: {org_id, metric, amount, payer}. */
+  check({ org_id, metric, amount, payer }) {
+    return this.#ask("check", { org_id, metric, amount, payer });
   }
 
-  /** Use so much at once, where it may be used. `wish`: {org, metric, amount, payer, project, subject, event}. `event`: a
+  /** Use so much at once, where it may be used. `wish`: {org_id, metric, amount, payer, project, subject, event}. `event`: a
    * type, or an object by the server's names with its `event_type`: the use counts against limits, and the event is
    * billed, both or neither. */
   consume(key, wish) {
@@ -45,13 +45,13 @@ export class Guard {
   }
 
   /** Hold `to` in all, and for longer. */
-  extend(key, { to, forMs, reason } = {}) {
-    return this.#ask("extend", { key, to, for_ms: forMs, reason });
+  extend(key, { to, for_ms, reason } = {}) {
+    return this.#ask("extend", { key, to, for_ms, reason });
   }
 
   /** The four ways out of a block, and which are open now. */
-  options({ org, metric, amount, payer }) {
-    const path = `/v1/guard/${encodeURIComponent(org)}/options`;
+  options({ org_id, metric, amount, payer }) {
+    const path = `/v1/guard/${encodeURIComponent(org_id)}/options`;
     return this.#line.ask({ method: "GET", path: withQuery(path, { metric, amount, payer }) });
   }
 

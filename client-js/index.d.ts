@@ -15,13 +15,13 @@ export interface Result {
   at?: string;
 }
 export interface EventMore {
-  org?: string;
+  org_id?: string;
   at?: Date | number;
-  eventId?: string;
+  event_id?: string;
   source?: string;
   subject?: string;
   project?: string;
-  plan?: string;
+  plan_key?: string;
   properties?: Record<string, unknown>;
 }
 /** By the names of the server. */
@@ -38,7 +38,7 @@ export interface UsageEvent {
   properties?: Record<string, unknown>;
 }
 export interface Wish {
-  org?: string;
+  org_id?: string;
   metric: string;
   amount?: number;
   payer?: string;
@@ -87,8 +87,8 @@ export class Guard {
   reserve(key: string, wish: Wish & { for_ms?: number }): Promise<Decision>;
   settle(key: string, actual: number, reason?: string): Promise<Decision>;
   release(key: string, incurred?: number, reason?: string): Promise<Decision>;
-  extend(key: string, more?: { to?: number; forMs?: number; reason?: string }): Promise<Decision>;
-  options(wish: Wish & { org: string }): Promise<Answer>;
+  extend(key: string, more?: { to?: number; for_ms?: number; reason?: string }): Promise<Decision>;
+  options(wish: Wish & { org_id: string }): Promise<Answer>;
 }
 export class Client {
   constructor(url: string, key: string, settings?: Settings);

@@ -150,12 +150,12 @@ class Server:
         add = partial(router.add_api_route, response_class=JSONResponse)
         add("/webhooks/{provider}", self.webhook, methods=["POST"],
             **operation(models.WebhookAnswer, 400, 404, 408, 413, 503, *shut, body="any"))  # fmt: skip
-        add("/v1/gate/{org:id}", self.gate, methods=["GET"],
+        add("/v1/gate/{org_id:id}", self.gate, methods=["GET"],
             **operation(models.GateAnswer, 404, *shut))  # fmt: skip
         signed = (400, 401, 404, 408, 409, 413, 415, 422, 503, *shut)
-        add("/admin/orgs/{org:id}/provider", self.assign, methods=["POST"],
+        add("/admin/orgs/{org_id:id}/provider", self.assign, methods=["POST"],
             **operation(models.AssignAnswer, *signed, body=models.ProviderRequest, security="signed"))  # fmt: skip
-        add("/admin/orgs/{org:id}/override", self.override, methods=["POST"],
+        add("/admin/orgs/{org_id:id}/override", self.override, methods=["POST"],
             **operation(models.OverrideAnswer, *signed, body=models.OverrideRequest, security="signed"))  # fmt: skip
         add("/admin/overrides/{number}/{word}", self.decide_override, methods=["POST"],
             **operation(guard_api.LimitOverride, *signed, body=models.DecideRequest, security="signed"))  # fmt: skip
@@ -174,20 +174,20 @@ class Server:
             done = await webhooks.take(self.services, self.threads, self.step_threads, provider, headers, body)
         return JSONResponse({"status": done})
 
-    async def gate(self, org: str) -> JSONResponse:
+    async def gate(self, org_id: str) -> JSONResponse:
         """Whether a sandbox of this organisation may be made or woken, and how many at once."""
-        return JSONResponse(await self._gate.answer(org))
+        return JSONResponse(await self._gate.answer(org_id))
 
-    async def assign(self, org: str, request: Request) -> JSONResponse:
+    async def assign(self, org_id: str, request: Request) -> JSONResponse:
         """Have an organisation billed by a provider, as `drawdown org assign`."""
         signed = await admin.order_of(self.services, self._budget, request, models.ProviderRequest)
-        return JSONResponse(await admin.assign(self.services, self.step_threads, org, signed))
+        return JSONResponse(await admin.assign(self.services, self.step_threads, org_id, signed))
 
-    async def override(self, org: str, request: Request) -> JSONResponse:
+    async def override(self, org_id: str, request: Request) -> JSONResponse:
         """Let the operator's word win over the provider's, as `drawdown org override`."""
         signed = await admin.order_of(self.services, self._budget, request, models.OverrideRequest)
         now = self.services.clock.now_ms()
-        return JSONResponse(await admin.override(self.threads, self.step_threads, now, org, signed))
+        return JSONResponse(await admin.override(self.threads, self.step_threads, now, org_id, signed))
 
     async def decide_override(self, number: str, word: str, request: Request) -> JSONResponse:
         """A person's word on an override of a limit, as `drawdown override approve`, `refuse`, `end`."""

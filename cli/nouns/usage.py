@@ -71,7 +71,7 @@ def _lines(found: UsageReport) -> list[list[object]]:
     nothing = "none" if found.by in ("project", "subject") else "pruned"
     for row in found.rows:
         sealed = [] if row.sealed is None else [row.sealed, row.used - row.sealed]
-        line: list[object] = [row.what or nothing, row.feature or "no feature", row.unit, row.used, *sealed]
+        line: list[object] = [row.group or nothing, row.feature or "no feature", row.unit, row.used, *sealed]
         lines.append(line[1:] if found.by == "feature" else line)
     return lines
 
@@ -90,6 +90,6 @@ def _print_csv(found: UsageReport) -> None:
     what = [] if found.by == "feature" else [found.by]
     out.writerow(["org_id", *what, "feature", "unit", "used", "sealed"])
     for row in found.rows:
-        key = [no_formula(row.what)] if what else []
+        key = [no_formula(row.group)] if what else []
         out.writerow([no_formula(found.org_id), *key, no_formula(row.feature), row.unit, row.used, row.sealed])
     print_file([text.getvalue()])

@@ -37,9 +37,9 @@ await client.post("/v1/hooks/product", hook, once("hook-1"));
 await client.post("/v1/levels", { low: 2 }, once("hook-2"));
 
 // Use it.
-client.record("page.render", 3, { org, eventId: `${org}-page-1` });
+client.record("page.render", 3, { org_id: org, event_id: `${org}-page-1` });
 await client.flush();
-const use = { org, metric: "export", event: { event_type: "page.render", quantity: 2 } };
+const use = { org_id: org, metric: "export", event: { event_type: "page.render", quantity: 2 } };
 const found = await client.guard.consume(`${org}-export-1`, use);
 const { available } = await client.get(`/v1/balance/${org}`);
 const { usage } = await client.get("/v1/usage", { by: ["org", "feature", "day"], org_id: org });

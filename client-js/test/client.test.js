@@ -63,13 +63,13 @@ test("a refusal is final, and an answer that never comes is unreachable", async 
 
 test("events are sent once each, the same again", () =>
   serving(["cut", 500, taken], async (client, seen) => {
-    const ids = [1, 2, 3].map((n) => client.record("page", n, { org: "acme" }));
+    const ids = [1, 2, 3].map((n) => client.record("page", n, { org_id: "acme" }));
     await client.flush();
     assert.equal(seen.length, 3);
     assert.deepEqual(seen[0].body, seen[2].body, "the same events, under the same ids");
     assert.deepEqual(seen[2].body.map((one) => one.event_id), ids);
     assert.ok(seen[2].body.every((one) => Number.isInteger(one.occurred_at)));
-    client.record("page", 1, { eventId: "mine" });
+    client.record("page", 1, { event_id: "mine" });
     await client.close();
     assert.ok(seen.at(-1).body[0].recorded_at && !("occurred_at" in seen.at(-1).body[0]));
     assert.throws(() => client.record("page"), /closed/);
@@ -127,12 +127,12 @@ test("what waits is bounded, and what is no event is refused at once", () =>
 
 test("the guard's block is an answer, and a use may emit an event", () =>
   serving([{ decision: "block", options: [] }, { decision: "allow", event: { status: "accepted" } }, {}], async (client, seen) => {
-    assert.equal((await client.guard.consume("k", { org: "acme", metric: "export" })).isAllowed, false);
-    const found = await client.guard.consume("k", { org: "acme", metric: "export", event: "page" });
+    assert.equal((await client.guard.consume("k", { org_id: "acme", metric: "export" })).isAllowed, false);
+    const found = await client.guard.consume("k", { org_id: "acme", metric: "export", event: "page" });
     assert.ok(found.isAllowed && found.event.status === "accepted");
     assert.equal(seen[1].body.event.event_type, "page");
     assert.ok(!("event" in seen[0].body) && Number.isInteger(seen[1].body.event.recorded_at));
-    await assert.rejects(client.guard.check({ org: "acme", metric: "export" }), Unreachable);
+    await assert.rejects(client.guard.check({ org_id: "acme", metric: "export" }), Unreachable);
   }));
 
 test("the environment names the server, and nothing is guessed", () => {

@@ -78,12 +78,13 @@ class AsyncClient:
         return f"AsyncClient({self._url!r})"
 
     async def record(
-        self, event_type: str, quantity: int | float = 1, *, org: str | None = None, at: datetime | int | None = None,
-        event_id: str | None = None, source: str | None = None, subject: str | None = None, project: str | None = None,
-        plan: str | None = None, properties: Mapping[str, object] | None = None,
+        self, event_type: str, quantity: int | float = 1, *, org_id: str | None = None,
+        at: datetime | int | None = None, event_id: str | None = None, source: str | None = None,
+        subject: str | None = None, project: str | None = None, plan_key: str | None = None,
+        properties: Mapping[str, object] | None = None,
     ) -> str:  # fmt: skip
         """Record one event, of 1 unless you give a quantity; its id. Errors: as `Events.send`."""
-        event = Event(event_type, quantity, org, at, event_id, source, subject, project, plan, properties)
+        event = Event(event_type, quantity, org_id, at, event_id, source, subject, project, plan_key, properties)
         return (await self.events.send(event))[0]
 
     async def flush(self, timeout_s: float = 30.0) -> None:
@@ -111,16 +112,16 @@ class AsyncClient:
                 raise
             log.error("%s", unsent)  # what the block raised is told
 
-    async def usage(self, org: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Usage:
+    async def usage(self, org_id: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Usage:
         """As `Client.usage`."""
         pages = reads.Pages()
         while pages.whole is None:
-            pages.add(await self._line.ask(reads.usage(org, from_, to, by, pages.after)))
+            pages.add(await self._line.ask(reads.usage(org_id, from_, to, by, pages.after)))
         return pages.whole
 
-    async def balance(self, org: str) -> Balance:
+    async def balance(self, org_id: str) -> Balance:
         """As `Client.balance`."""
-        return cast(Balance, await self._line.ask(reads.balance(org)))
+        return cast(Balance, await self._line.ask(reads.balance(org_id)))
 
     async def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
         """As `Client.post`."""

@@ -117,13 +117,13 @@ class AsyncGuard:
         return None
 
     def budget(
-        self, key: str, metric: str, estimate: int, *, org: str | None = None, project: str | None = None,
+        self, key: str, metric: str, estimate: int, *, org_id: str | None = None, project: str | None = None,
         subject: str | None = None, payer: str | None = None, hold_s: float = HOLD_S, extend: bool = False,
         longest_s: float = LONGEST_S,
     ) -> AsyncBudget:  # fmt: skip
         """Hold an estimate while a block runs. A key that is bound to an organisation need not name it. `extend`: the
         hold continues as long as the block, up to `longest_s`."""
-        wish = Wish(org, metric, estimate, project, subject, payer)
+        wish = Wish(org_id, metric, estimate, project, subject, payer)
         return AsyncBudget(self, key, wish, hold_s, longest_s if extend else 0.0)
 
 

@@ -76,12 +76,13 @@ class Client:
         return f"Client({self._url!r})"
 
     def record(
-        self, event_type: str, quantity: int | float = 1, *, org: str | None = None, at: datetime | int | None = None,
-        event_id: str | None = None, source: str | None = None, subject: str | None = None, project: str | None = None,
-        plan: str | None = None, properties: Mapping[str, object] | None = None,
+        self, event_type: str, quantity: int | float = 1, *, org_id: str | None = None,
+        at: datetime | int | None = None, event_id: str | None = None, source: str | None = None,
+        subject: str | None = None, project: str | None = None, plan_key: str | None = None,
+        properties: Mapping[str, object] | None = None,
     ) -> str:  # fmt: skip
         """Record one event, of 1 unless you give a quantity; its id. Errors: as `Events.send`."""
-        event = Event(event_type, quantity, org, at, event_id, source, subject, project, plan, properties)
+        event = Event(event_type, quantity, org_id, at, event_id, source, subject, project, plan_key, properties)
         return self.events.send(event)[0]
 
     def flush(self, timeout_s: float = 30.0) -> None:
@@ -109,19 +110,19 @@ class Client:
                 raise
             log.error("%s", unsent)  # what the block raised is told
 
-    def usage(self, org: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Usage:
+    def usage(self, org_id: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Usage:
         """Return an organisation's usage from `from_` on and before `to`, as GET /v1/usage does, with all pages.
 
         `to` None: up to the end of the present five minutes.
         """
         pages = reads.Pages()
         while pages.whole is None:
-            pages.add(self._line.ask(reads.usage(org, from_, to, by, pages.after)))
+            pages.add(self._line.ask(reads.usage(org_id, from_, to, by, pages.after)))
         return pages.whole
 
-    def balance(self, org: str) -> Balance:
+    def balance(self, org_id: str) -> Balance:
         """Return an organisation's balance, as GET /v1/balance does."""
-        return cast(Balance, self._line.ask(reads.balance(org)))
+        return cast(Balance, self._line.ask(reads.balance(org_id)))
 
     def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
         """Any operation of /openapi.json that changes something, by its path. It is done once: under `key`, or under

@@ -88,7 +88,7 @@ class Wish:
     `org` None: the organisation that the key is bound to. `payer`: who pays, in place of the metric's setting.
     """
 
-    org: str | None
+    org_id: str | None
     metric: str
     amount: int = 1
     project: str | None = None
@@ -107,10 +107,10 @@ def check(wish: Wish) -> Call:
 
 def options(wish: Wish) -> Call:
     """Errors: ValueError where no organisation is named: they stand under its name."""
-    if wish.org is None:
+    if wish.org_id is None:
         raise ValueError("no organisation given: name the organisation of these options")
     query = {"metric": wish.metric, "amount": str(wish.amount), "payer": wish.payer}
-    return get("v1", "guard", wish.org, "options", query=query)
+    return get("v1", "guard", wish.org_id, "options", query=query)
 
 
 def ways_out(answer: Answer) -> tuple[WayOut, ...]:

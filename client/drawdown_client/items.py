@@ -83,13 +83,13 @@ class Event:
 
     event_type: str
     quantity: int | float = 1
-    org: str | None = None
+    org_id: str | None = None
     at: datetime | int | None = None
     event_id: str | None = None
     source: str | None = None
     subject: str | None = None
     project: str | None = None
-    plan: str | None = None
+    plan_key: str | None = None
     properties: Mapping[str, object] | None = None
 
 
@@ -125,11 +125,11 @@ def _said(event: Event) -> dict[str, object]:
     """The fields of an event, the same wherever it is sent. Errors: BadItem."""
     return {
         "event_type": _id(event.event_type, "event_type"),
-        "org_id": _label(event.org, "org"),
+        "org_id": _label(event.org_id, "org_id"),
         "quantity": _quantity(event.quantity),
         "subject": _label(event.subject, "subject"),
         "project": _label(event.project, "project"),
-        "plan_key": _label(event.plan, "plan"),
+        "plan_key": _label(event.plan_key, "plan_key"),
         "properties": None if event.properties is None else dict(event.properties),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Final, Literal, TypeAlias, TypedDict, cast
 
 from drawdown_client.calls import Answer, Call, get
@@ -22,9 +22,9 @@ By: TypeAlias = Literal["feature", "day", "sandbox", "project", "subject"]
 
 
 class UsageRow(TypedDict):
-    """Base units of a feature. `what`: the day, sandbox, project or subject. `sealed` None: no push says it."""
+    """Base units of a feature. `group`: the day, sandbox, project or subject. `sealed` None: no push says it."""
 
-    what: str
+    group: str
     feature: str
     unit: str
     used: int
@@ -41,7 +41,7 @@ class Carried(TypedDict):
 
 
 class Usage(TypedDict):
-    """As GET /v1/usage/{org} says it, all pages. `pruned`: at the begin of the range, used is what was sealed."""
+    """As GET /v1/usage/{org_id} says it, all pages. `pruned`: at the begin of the range, used is what was sealed."""
 
     org_id: str
     by: str
@@ -53,7 +53,7 @@ class Usage(TypedDict):
 
 
 class Balance(TypedDict):
-    """As GET /v1/balance/{org} says it, in credits and in micro-credits; an answer has more. `available`: what may
+    """As GET /v1/balance/{org_id} says it, in credits and in micro-credits; an answer has more. `available`: what may
     still be reserved. `unbilled`: used, and charged by the next ticks."""
 
     org_id: str
@@ -69,13 +69,13 @@ class Balance(TypedDict):
     balance_micro: int
 
 
-def usage(org: str, from_: Moment, to: Moment | None, by: By, after: str | None) -> Call:
-    query = {"from": _said(from_), "to": None if to is None else _said(to), "by": by, "after": after}
-    return get("v1", "usage", org, query=query)
+def usage(org_id: str, from_: Moment, to: Moment | None, by: By, after: str | None) -> Call:
+    query = {"from_ms": _ms(from_), "to_ms": None if to is None else _ms(to), "by": by, "after": after}
+    return get("v1", "usage", org_id, query=query)
 
 
-def balance(org: str) -> Call:
-    return get("v1", "balance", org)
+def balance(org_id: str) -> Call:
+    return get("v1", "balance", org_id)
 
 
 class Pages:
@@ -112,7 +112,7 @@ class Pages:
             self.whole = cast(Usage, whole)
 
 
-def _said(moment: Moment) -> str:
+def _ms(moment: Moment) -> str:
     if isinstance(moment, date) and not isinstance(moment, datetime):
-        return moment.isoformat()
+        moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
     return str(moment_ms(moment))

@@ -97,12 +97,12 @@ async function act(what, doing) {
   }
 }
 
-const org = "acme";
+const org_id = "acme";
 const copy = async () => 31_250_000; // yours: it returns the bytes that it copied
 
-await act("check", () => call("check", { org, metric: "idea.create" }));
-await act("idea", () => use("consume", { key: "node-idea-1", org, metric: "idea.create", subject: "ann" }));
-const held = { key: "node-copy-1", org, metric: "bandwidth", amount: 50_000_000, for_ms: 600_000 };
+await act("check", () => call("check", { org_id, metric: "idea.create" }));
+await act("idea", () => use("consume", { key: "node-idea-1", org_id, metric: "idea.create", subject: "ann" }));
+const held = { key: "node-copy-1", org_id, metric: "bandwidth", amount: 50_000_000, for_ms: 600_000 };
 if (await act("copy", () => use("reserve", held))) {
   let actual;
   try {
@@ -113,7 +113,7 @@ if (await act("copy", () => use("reserve", held))) {
   }
   await act("copied", () => end("settle", { key: held.key, actual }));
 }
-await act("login", () => use("consume", { key: "node-login-1", org, metric: "login.email" }));
+await act("login", () => use("consume", { key: "node-login-1", org_id, metric: "login.email" }));
 await tell();
 for (const [path, order] of untold) console.error(`not told yet: ${path} ${order.key}`);
 if (untold.length) process.exitCode = 1;

@@ -126,12 +126,22 @@ def paths(body: object) -> Iterator[Path]:
         yield from ((name, *rest) for rest in paths(part))
 
 
-def fields(result: HttpResult | None) -> Mapping[str, object]:
-    """Those of an answer that is a JSON object."""
+def fields(result: HttpResult | None) -> Mapping[str, object] | list[object]:
+    """Those of an answer that is a JSON object, or the items of one that is a list."""
     with contextlib.suppress(ValueError):
         body = json.loads(result.body) if isinstance(result, Answer) else None
-        return body if isinstance(body, dict) else {}
+        return body if isinstance(body, dict | list) else {}
     return {}
+
+
+def same_words(one: HttpResult | None, other: HttpResult | None) -> bool:
+    """Whether two answers have the same status and the same JSON: then nothing tells them apart."""
+    if not isinstance(one, Answer) or not isinstance(other, Answer) or one.status != other.status:
+        return False
+    try:
+        return bool(json.loads(one.body) == json.loads(other.body))
+    except (ValueError, RecursionError):
+        return False
 
 
 LOST: Final[Mapping[str, Spoil]] = {"refused": refused, "cut before": cut_before, "cut after": cut_after}

@@ -25,8 +25,10 @@ from drawdown.providers.conformance.bench import (
     instead,
     paths,
     retyped,
+    same_words,
 )
 from drawdown.providers.conformance.tools import Tools, awaited, outcomes
+from drawdown.providers.http import HttpResult
 from drawdown.providers.protocol import (
     HOUR_MS,
     Absent,
@@ -99,18 +101,24 @@ class ReadTests(Tools):
         request = self.request()
         self.push(request)
         self.lag()
+        if self.bench.provider.capabilities.lookup:
+            self.look_up(self.request())
+        absent = self.wire.last
         strange = {name: instead(answer) for name, answer in {**NONSENSE, **FOREIGN}.items()}
         for name, spoil in {**LOST, **strange}.items():
             with self.wire.spoiled(spoil):
-                self._reads_nothing(name, request)
+                self._reads_nothing(name, request, absent)
 
-    def _reads_nothing(self, name: str, request: PushRequest) -> None:
-        """No reading call makes a figure of what was no answer; one that does not ask may know by itself."""
+    def _reads_nothing(self, name: str, request: PushRequest, absent: HttpResult | None) -> None:
+        """No reading call makes a figure of what was no answer; one that does not ask may know by itself. `absent`: how
+        the service says that it does not have a push, such as an empty list. In those words, it may be believed."""
         capabilities, asked = self.bench.provider.capabilities, self.wire.calls
         state = self.read(request.customer_id)
         assert isinstance(state, ReadFailed) or self.wire.calls == asked, f"{name}: {state}"
         if capabilities.lookup:
-            assert isinstance(found := self.look_up(request), ReadFailed | CannotTell), f"{name}: {found}"
+            found = self.look_up(request)
+            is_absent = found == Absent() and same_words(self.wire.last, absent)
+            assert isinstance(found, ReadFailed | CannotTell) or is_absent, f"{name}: {found}"
         if capabilities.totals_lag_ms is not None:
             assert isinstance(told := self.totals(request.customer_id), ReadFailed), f"{name}: {told}"
         if capabilities.drawn:

@@ -38,40 +38,40 @@ class Accounts:
         router = APIRouter(default_response_class=JSONResponse)
         known = (401, 403, 404, 422, 429, 500, 503)
         entries = operation(models.EntriesAnswer, *known, query=models.EntriesQuery, scope=SCOPE)
-        for path in ("/v1/accounts/{org:id}/ledger", "/v1/ledger/{org:id}"):
+        for path in ("/v1/accounts/{org_id:id}/ledger", "/v1/ledger/{org_id:id}"):
             router.add_api_route(path, self.entries, methods=["GET"], **entries)
         lots = operation(LotsAnswer, *known, query=models.MostQuery, scope=SCOPE)
-        router.add_api_route("/v1/accounts/{org:id}/lots", self.lots, methods=["GET"], **lots)
+        router.add_api_route("/v1/accounts/{org_id:id}/lots", self.lots, methods=["GET"], **lots)
         statement = operation(StatementAnswer, *known, query=StatementQuery, scope=SCOPE)
-        router.add_api_route("/v1/accounts/{org:id}/statement", self.statement, methods=["GET"], **statement)
+        router.add_api_route("/v1/accounts/{org_id:id}/statement", self.statement, methods=["GET"], **statement)
         account = operation(AccountAnswer, *known, scope=SCOPE)
-        for path in ("/v1/accounts/{org:id}", "/v1/balance/{org:id}"):
+        for path in ("/v1/accounts/{org_id:id}", "/v1/balance/{org_id:id}"):
             router.add_api_route(path, self.account, methods=["GET"], **account)
         return router
 
-    async def entries(self, org: str, request: Request) -> JSONResponse:
+    async def entries(self, org_id: str, request: Request) -> JSONResponse:
         """What moved an organisation's wallet, the latest first, page by page."""
-        return await self._programs.ask(request, SCOPE, models.EntriesQuery, partial(_entries, org=org))
+        return await self._programs.ask(request, SCOPE, models.EntriesQuery, partial(_entries, org_id=org_id))
 
-    async def lots(self, org: str, request: Request) -> JSONResponse:
+    async def lots(self, org_id: str, request: Request) -> JSONResponse:
         """What credit an organisation's wallet was given, in the order of its use, and what became of it."""
-        return await self._programs.ask(request, SCOPE, models.MostQuery, partial(_lots, org=org))
+        return await self._programs.ask(request, SCOPE, models.MostQuery, partial(_lots, org_id=org_id))
 
-    async def statement(self, org: str, request: Request) -> JSONResponse:
+    async def statement(self, org_id: str, request: Request) -> JSONResponse:
         """What moved an organisation's wallet in a month, added up."""
         query = StatementQuery
-        return await self._programs.ask(request, SCOPE, query, partial(_statement, org=org))
+        return await self._programs.ask(request, SCOPE, query, partial(_statement, org_id=org_id))
 
-    async def account(self, org: str, request: Request) -> JSONResponse:
+    async def account(self, org_id: str, request: Request) -> JSONResponse:
         """What an organisation's wallet has, and what of it is reserved."""
-        return await self._programs.ask(request, SCOPE, models.NoQuery, partial(_account, org=org))
+        return await self._programs.ask(request, SCOPE, models.NoQuery, partial(_account, org_id=org_id))
 
 
-def _account(connection: sa.Connection, _query: models.NoQuery, said: Said, *, org: str) -> Mapping[str, object]:
-    found = account_of(connection, payer_of(connection, said.require_org(org), said.now_ms), said.now_ms)
+def _account(connection: sa.Connection, _query: models.NoQuery, said: Said, *, org_id: str) -> Mapping[str, object]:
+    found = account_of(connection, payer_of(connection, said.require_org(org_id), said.now_ms), said.now_ms)
     ends = forecast_of(connection, found.customer_id, found.available_micro, said.now_ms)
-    payers = [_payer(one) for one in list_payers(connection, "", org, said.now_ms, MOST_PAYERS) if one.allowed]
-    return {"org_id": org, **answer_of(vars(found)), "payers": payers, "forecast": ends.said()}
+    payers = [_payer(one) for one in list_payers(connection, "", org_id, said.now_ms, MOST_PAYERS) if one.allowed]
+    return {"org_id": org_id, **answer_of(vars(found)), "payers": payers, "forecast": ends.said()}
 
 
 def _payer(row: PayerRow) -> dict[str, object]:
@@ -81,27 +81,27 @@ def _payer(row: PayerRow) -> dict[str, object]:
     return found
 
 
-def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, *, org: str) -> Mapping[str, object]:
-    customer = payer_of(connection, said.require_org(org), said.now_ms)
+def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, *, org_id: str) -> Mapping[str, object]:
+    customer = payer_of(connection, said.require_org(org_id), said.now_ms)
     found = list_entries(connection, customer, query.most + 1, query.after)
     page = found[: query.most]
     more = page[-1].key if len(found) > len(page) else None
-    return {"org_id": org, "customer_id": customer, "entries": [_entry(row) for row in page], "next": more}
+    return {"org_id": org_id, "customer_id": customer, "entries": [_entry(row) for row in page], "next": more}
 
 
-def _lots(connection: sa.Connection, query: models.MostQuery, said: Said, *, org: str) -> Mapping[str, object]:
-    customer = payer_of(connection, said.require_org(org), said.now_ms)
+def _lots(connection: sa.Connection, query: models.MostQuery, said: Said, *, org_id: str) -> Mapping[str, object]:
+    customer = payer_of(connection, said.require_org(org_id), said.now_ms)
     found = list_lots(connection, customer, said.now_ms)
     shown = [answer_of(row) for row in found.lots[: query.most]]
     more = len(found.lots) - len(shown)
     whole = answer_of({"owed_micro": found.owed_micro, "back_micro": found.back_micro})
-    return {"org_id": org, "customer_id": customer, "order": found.order, "lots": shown, "more": more, **whole}
+    return {"org_id": org_id, "customer_id": customer, "order": found.order, "lots": shown, "more": more, **whole}
 
 
-def _statement(connection: sa.Connection, query: StatementQuery, said: Said, *, org: str) -> Mapping[str, object]:
+def _statement(connection: sa.Connection, query: StatementQuery, said: Said, *, org_id: str) -> Mapping[str, object]:
     span = span_of(query.month, query.from_ms, query.to_ms)
-    found = of_org(connection, said.require_org(org), span, said.now_ms, query.most)
-    return {**as_object(found), "org_id": org}
+    found = of_org(connection, said.require_org(org_id), span, said.now_ms, query.most)
+    return {**as_object(found), "org_id": org_id}
 
 
 def _entry(row: EntryRow) -> dict[str, object]:

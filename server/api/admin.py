@@ -1,4 +1,4 @@
-"""POST /admin/orgs/{org}/provider and /override: the work of `drawdown org assign` and `org override`, by a signed
+"""POST /admin/orgs/{org_id}/provider and /override: the work of `drawdown org assign` and `org override`, by a signed
 request.
 
 Guarantee: the same functions with the same checks, and actor and reason on record. Nothing is done before the signature
@@ -93,12 +93,12 @@ async def assign(
         return assignments.cancel(connection, org_id, by, order.from_ms)
 
     def work(thread_kit: ThreadKit, context: Context) -> list[flips.Flip] | list[assignments.Assigned]:
-        if order.undo or order.cancel:
+        if order.undo:
             return [write(thread_kit.world.engine, cancel, rollback=order.dry_run)]
         options = flips.FlipOptions(
             order.provider, order.from_ms, order.dry_run, order.allow_halt, order.unchecked, new=order.new
         )
-        wish = flips.Wish(org_id, order.customer)
+        wish = flips.Wish(org_id, order.customer_id)
         return runner.run(flips.flip(context, [wish], options, by, signed.use_up), thread_kit.world)
 
     done = await asyncio.wrap_future(step_threads.order(work))
@@ -113,7 +113,7 @@ async def override(
     """Let the operator's word win over the provider's. Errors: ApiError, DrawdownError."""
     order = signed.order
     _check_org(org_id)
-    undo = order.undo or order.clear
+    undo = order.undo
     if undo == (order.max_concurrent is not None or order.never_halt or order.until_ms is not None):
         raise UsageError("give max_concurrent, never_halt, until_ms, or undo alone")
     by = audit.By(now_ms, order.actor, order.reason, "http")

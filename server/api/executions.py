@@ -212,7 +212,7 @@ class Executions:
 
 def _request(order: models.PreviewRequest, said: Said) -> run_request.Request:
     return run_request.Request(
-        org_id=said.require_org(order.org),
+        org_id=said.require_org(order.org_id),
         amount_micro=order.estimate,
         quantities=order.use,
         project=order.project,
@@ -275,7 +275,7 @@ def _release(connection: sa.Connection, order: models.ReleaseRequest, said: Said
 
 
 def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Mapping[str, object]:
-    org = query.org or said.key.org_id
+    org = query.org_id or said.key.org_id
     chosen = RunFilter(
         tuple(query.state),
         org="" if org is None else said.require_org(org),

@@ -1,4 +1,4 @@
-"""GET /v1/gate/{org}: may a sandbox be made or woken?
+"""GET /v1/gate/{org_id}: may a sandbox be made or woken?
 
 Guarantee: the answer is the guard's decision (`guard/decide.py`) by one read of the organisation's row. The provider is
 asked again about an organisation that is halted, or was never projected: at most every ten seconds and one call at a

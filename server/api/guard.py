@@ -73,9 +73,9 @@ class _Body(BaseModel):
 class CheckRequest(_Body):
     """As `drawdown guard check`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"org": "acme", "metric": "idea.create"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"org_id": "acme", "metric": "idea.create"}]})
 
-    org: Id | None = None
+    org_id: Id | None = None
     """The organisation of the use. If the key is bound to an organisation, it may be left out."""
     metric: Id
     amount: Units = 1
@@ -110,7 +110,7 @@ class ConsumeRequest(UseRequest):
     """As `drawdown guard consume`; `event`: what it emits."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"key": "idea-1", "org": "acme", "metric": "idea.create", "subject": "ann"}]}
+        json_schema_extra={"examples": [{"key": "idea-1", "org_id": "acme", "metric": "idea.create", "subject": "ann"}]}
     )
 
     event: Annotated[dict[str, object], WithJsonSchema(EMITTED)] | None = None
@@ -120,7 +120,9 @@ class ReserveRequest(UseRequest):
     """As `drawdown guard reserve`: `amount` is the estimate, held for an hour or for `for_ms`."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"key": "copy-1", "org": "acme", "metric": "bandwidth", "amount": 50_000_000}]}
+        json_schema_extra={
+            "examples": [{"key": "copy-1", "org_id": "acme", "metric": "bandwidth", "amount": 50_000_000}]
+        }
     )
 
     for_ms: LifeMs | None = None
@@ -161,7 +163,7 @@ class OverrideAsk(_Body):
     """As `drawdown override ask --org`: so much of a metric in a period (`amount` null: without an end), until
     `ends_ms`, 90 days from now at the latest."""
 
-    org: Id | None = None
+    org_id: Id | None = None
     metric: Id
     amount: Annotated[int, Field(ge=0, le=MAX_UNITS)] | None
     period: Literal["hour", "day", "month"] = "month"
@@ -174,7 +176,7 @@ class OverridesQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    org: Id | None = None
+    org_id: Id | None = None
     metric: Id | None = None
     all: bool = False
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 50
@@ -396,7 +398,7 @@ class Guard:
         return await self._answer("check", request, CheckRequest, self._look)
 
     async def _look(self, order: CheckRequest, said: Said) -> Mapping[str, object]:
-        org = await self._org(order.org, said)
+        org = await self._org(order.org_id, said)
         wish = Wish(org, order.metric, order.amount, payer=order.payer)
         question = Question(wish, said.key)
 
@@ -421,7 +423,7 @@ class Guard:
         """Use so much at once, where it may be used: it is counted, and charged."""
 
         async def use(order: ConsumeRequest, said: Said) -> Mapping[str, object]:
-            return await self._use(_ask(order, await self._org(order.org, said), said, None, "used"), said)
+            return await self._use(_ask(order, await self._org(order.org_id, said), said, None, "used"), said)
 
         return await self._answer("consume", request, ConsumeRequest, use)
 
@@ -429,7 +431,7 @@ class Guard:
         """Hold so much to be used, where it may be used, before it is known how much it will be."""
 
         async def hold(order: ReserveRequest, said: Said) -> Mapping[str, object]:
-            return await self._use(_ask(order, await self._org(order.org, said), said, order.for_ms, "held"), said)
+            return await self._use(_ask(order, await self._org(order.org_id, said), said, order.for_ms, "held"), said)
 
         return await self._answer("reserve", request, ReserveRequest, hold)
 
@@ -587,7 +589,7 @@ def answer_shown(found: Answer) -> dict[str, object]:
     }
 
 
-OPTIONS_PATH = "/v1/guard/{org:id}/options"
+OPTIONS_PATH = "/v1/guard/{org_id:id}/options"
 
 
 class Options:
@@ -604,16 +606,16 @@ class Options:
         router.add_api_route(OPTIONS_PATH, self.options, methods=["GET"], **described)
         return router
 
-    async def options(self, org: str, request: Request) -> JSONResponse:
+    async def options(self, org_id: str, request: Request) -> JSONResponse:
         """What an organisation can do where the guard blocks it: top up, sponsor, request an override, run locally."""
-        work = partial(_options, org=org, page=self._services.settings.my_page)
+        work = partial(_options, org_id=org_id, page=self._services.settings.my_page)
         return await self._programs.ask(request, SCOPE, OptionsQuery, work)
 
 
 def _options(
-    connection: sa.Connection, query: OptionsQuery, said: Said, *, org: str, page: str
+    connection: sa.Connection, query: OptionsQuery, said: Said, *, org_id: str, page: str
 ) -> Mapping[str, object]:
-    wish = Wish(said.require_org(org), query.metric, query.amount, payer=query.payer)
+    wish = Wish(said.require_org(org_id), query.metric, query.amount, payer=query.payer)
     found = told(connection, wish, page, said.now_ms)
     return {**vars(found), "options": [vars(way) for way in found.options], "as_of": iso(found.as_of_ms)}
 
@@ -665,13 +667,13 @@ async def decide_override(
 
 
 def _ask_override(connection: sa.Connection, order: OverrideAsk, said: Said) -> Mapping[str, object]:
-    terms = Terms(order.metric, "org", said.require_org(order.org), order.period, order.amount, order.ends_ms)
+    terms = Terms(order.metric, "org", said.require_org(order.org_id), order.period, order.amount, order.ends_ms)
     row, _ = guard_overrides.add(connection, terms, said.by(order.reason), asked=True)
     return override_shown(row, said.now_ms)
 
 
 def _list_overrides(connection: sa.Connection, query: OverridesQuery, said: Said) -> Mapping[str, object]:
-    org = said.require_org(query.org)
+    org = said.require_org(query.org_id)
     rows = guard_overrides.list_overrides(
         connection, query.metric or "", said.now_ms, query.most, everything=query.all, org_id=org
     )

@@ -56,9 +56,9 @@ class PreviewRequest(_Body):
     """As `drawdown execution preview`. An estimate is in credits (`estimate`), or in base units by feature (`use`). An
     order with `sandboxes` says who charges for them (`settled_by`)."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"org": "acme", "estimate": 6}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"org_id": "acme", "estimate": 6}]})
 
-    org: Id | None = None
+    org_id: Id | None = None
     """The organisation of the run. If the key is bound to an organisation, it may be left out."""
     estimate: Credits | None = None
     use: Uses | None = None
@@ -78,7 +78,7 @@ class AcceptRequest(PreviewRequest):
     """As `drawdown execution accept`. The run's key is yours to choose: here, or in the header Idempotency-Key."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"key": "e-1", "org": "acme", "estimate": 6, "project": "site"}]}
+        json_schema_extra={"examples": [{"key": "e-1", "org_id": "acme", "estimate": 6, "project": "site"}]}
     )
 
     key: Id | None = None
@@ -135,7 +135,7 @@ class RunsQuery(_Query):
     """Which runs: those that are held, of all organisations, in the order in which they end; else the newest first.
     `after`: `next` of the page before."""
 
-    org: Id | None = None
+    org_id: Id | None = None
     state: list[Literal["held", "settled", "released", "expired"]] = ["held", "settled", "released", "expired"]
     project: Id | None = None
     subject: Id | None = None
@@ -309,12 +309,10 @@ class ProviderRequest(_Strict):
     """As `drawdown org assign`: who bills the organisation from a window boundary on."""
 
     provider: Name
-    customer: Name | None = None
+    customer_id: Name | None = None
     from_ms: EpochMs | None = None
     undo: bool = False
     """Take back an assignment that has not begun."""
-    cancel: bool = False
-    """The old name of `undo`."""
     new: bool = False
     """Also an organisation, or a customer of the embedded ledger, of which nothing is known yet."""
     allow_halt: bool = False
@@ -330,8 +328,6 @@ class OverrideRequest(_Strict):
     until_ms: EpochMs | None = None
     undo: bool = False
     """End all that an override says."""
-    clear: bool = False
-    """The old name of `undo`."""
 
 
 class DecideRequest(_Strict):

@@ -95,7 +95,7 @@ class Said:
         """A bound key need not name its own. Errors: ApiError 403 for one that it may not name, 422 for none."""
         own = self.key.org_id
         if (named := org_id or own) is None:
-            raise bad_value("org", "org: name the organisation, for this key is bound to none")
+            raise bad_value("org_id", "org_id: name the organisation, for this key is bound to none")
         if own not in (None, clean_id(named, "an organisation's id")):
             raise ApiError(403, "foreign_org", f"this key is bound to {own}: name that, or use another key")
         return named

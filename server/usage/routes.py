@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Final, Literal
 
 import sqlalchemy as sa
 from fastapi import APIRouter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from drawdown.events.envelope import Unfit
-from drawdown.events.fields import moment_of
-from drawdown.server.api.models import MOST_ROWS
+from drawdown.server.api.models import MOST_ROWS, EpochMs
 from drawdown.server.api.openapi import operation
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.http.errors import bad_value
@@ -37,19 +34,19 @@ class UsageRoutes:
         router = APIRouter(default_response_class=JSONResponse)
         known = (401, 403, 404, 409, 422, 429, 500, 503)
         described = operation(UsageAnswer, *known, query=UsageQuery, scope=SCOPE)
-        router.add_api_route("/v1/usage/{org:id}", self.usage, methods=["GET"], **described)
+        router.add_api_route("/v1/usage/{org_id:id}", self.usage, methods=["GET"], **described)
         return router
 
-    async def usage(self, org: str, request: Request) -> JSONResponse:
+    async def usage(self, org_id: str, request: Request) -> JSONResponse:
         """What an organisation used, and what of it is sealed, by feature, day, sandbox, project or subject."""
-        return await self._programs.ask(request, SCOPE, UsageQuery, partial(_usage, org=org))
+        return await self._programs.ask(request, SCOPE, UsageQuery, partial(_usage, org_id=org_id))
 
 
-def _usage(connection: sa.Connection, query: UsageQuery, said: Said, *, org: str) -> Mapping[str, object]:
+def _usage(connection: sa.Connection, query: UsageQuery, said: Said, *, org_id: str) -> Mapping[str, object]:
     to_ms = until_now(said.now_ms) if query.to_ms is None else query.to_ms
     after = None if query.after is None else _place(query.after)
     found, is_more = usage_page(
-        connection, said.require_org(org), query.from_ms, to_ms, query.by, most=query.most, after=after
+        connection, said.require_org(org_id), query.from_ms, to_ms, query.by, most=query.most, after=after
     )
     carried = [vars(one) for one in found.carried]
     more = _name(found.rows[-1]) if is_more else None
@@ -58,58 +55,37 @@ def _usage(connection: sa.Connection, query: UsageQuery, said: Said, *, org: str
 
 def _name(row: UsageRow) -> str:
     """No feature has a colon in its name, and no unit."""
-    return f"{row.feature}:{row.unit}:{row.what}"
+    return f"{row.feature}:{row.unit}:{row.group}"
 
 
 def _place(name: str) -> Place:
     """Where the page after the row of this name begins. Errors: ApiError 422."""
     feature, _, rest = name.partition(":")
-    unit, colon, what = rest.partition(":")
+    unit, colon, group = rest.partition(":")
     if not colon or unit not in UNITS_THERE_ARE:
         raise bad_value("after", "invalid `after`: expected `next` of a page. Omit it for the first page")
-    return Place(what, feature, unit)
-
-
-_COUNT: Final = re.compile("[0-9]{1,20}")
-_DAY: Final = "2026-02-03"
-
-
-def _moment(value: object) -> int:
-    """Milliseconds since 1970. Errors: ValueError."""
-    text = str(value)
-    is_count = _COUNT.fullmatch(text)
-    try:
-        return moment_of(int(text) if is_count else f"{text}T00:00:00Z" if len(text) == len(_DAY) else text, "it")
-    except Unfit as error:
-        raise ValueError(str(error)) from None
-
-
-Moment = Annotated[
-    int,
-    BeforeValidator(_moment),
-    WithJsonSchema({"type": "string", "description": "2026-02-03, 2026-02-03T04:05:00Z, or milliseconds since 1970"}),
-]
+    return Place(group, feature, unit)
 
 
 class UsageQuery(BaseModel):
-    """What was used in windows from `from` on and before `to` (if it is not said, up to the one that continues now).
-    `after`: `next` of the page before."""
+    """Usage in the windows from `from_ms` on and before `to_ms` (by default, the window after now). `after`: `next` of
+    the page before."""
 
     model_config = ConfigDict(extra="forbid")
 
-    from_ms: Annotated[Moment, Field(alias="from")]
-    to_ms: Annotated[Moment | None, Field(alias="to")] = None
+    from_ms: EpochMs
+    to_ms: EpochMs | None = None
     by: Literal["feature", "day", "sandbox", "project", "subject"] = "feature"
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = MOST_ROWS
     after: Annotated[str, Field(max_length=300)] | None = None
 
 
 class UsageRowAnswer(BaseModel):
-    """Base units of a feature: seconds (`s`), MB-seconds (`mb_s`) or `units`. `what`: the day, sandbox, project or
+    """Base units of a feature: seconds (`s`), MB-seconds (`mb_s`) or `units`. `group`: the day, sandbox, project or
     subject; empty: none was said, or it was pruned. `feature` empty: nothing makes one of it yet. `sealed` null: no
     push says for which of them it is."""
 
-    what: str
+    group: str
     feature: str
     unit: str
     used: int
@@ -131,7 +107,7 @@ USAGE_EXAMPLE: Final[JsonDict] = {
     "from_ms": 1_770_076_800_000,
     "to_ms": 1_770_163_200_000,
     "pruned": False,
-    "rows": [{"what": "2026-02-03", "feature": "render", "unit": "units", "used": 3, "sealed": 3}],
+    "rows": [{"group": "2026-02-03", "feature": "render", "unit": "units", "used": 3, "sealed": 3}],
     "carried": [],
     "next": None,
 }

@@ -32,7 +32,7 @@ def bare(engine: sa.Engine) -> Callable[..., Any]:
 
         def work(connection: sa.Connection) -> None:
             assert api_keys.find(connection, token, 0) is not None
-            connection.execute(sa.text(COUNTED), {"org": order["org"], "metric": order["metric"]}).one_or_none()
+            connection.execute(sa.text(COUNTED), {"org": order["org_id"], "metric": order["metric"]}).one_or_none()
 
         await asyncio.get_running_loop().run_in_executor(pool, database.read, engine, work)
         body = json.dumps(SAID).encode()

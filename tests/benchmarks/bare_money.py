@@ -44,7 +44,7 @@ def bare(engine: sa.Engine) -> Callable[..., Any]:
     async def app(scope: dict[str, Any], receive: Callable[[], Any], send: Callable[[dict[str, object]], Any]) -> None:
         order = json.loads((await receive())["body"])
         token = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
-        values = {"key": order["key"], "org": order["org"], "metric": order["metric"]}
+        values = {"key": order["key"], "org": order["org_id"], "metric": order["metric"]}
 
         def work(connection: sa.Connection) -> None:
             assert api_keys.find(connection, token, 0) is not None

@@ -107,7 +107,7 @@ def _nothing(programs: Programs) -> APIRouter:
     """The route's frame around one row that is read."""
 
     async def read(order: guard.CheckRequest, _said: Said) -> Mapping[str, object]:
-        asked = {"org": order.org, "metric": order.metric}
+        asked = {"org": order.org_id, "metric": order.metric}
         await programs.threads.read(lambda c: c.execute(sa.text(COUNTED), asked).one_or_none())
         return SAID
 
@@ -133,7 +133,7 @@ class Asker:
 
     def once(self) -> float:
         number = self._first + self.asked
-        body = json.dumps({"org": f"org-{number * 7919 % self._orgs}", "metric": METRIC})
+        body = json.dumps({"org_id": f"org-{number * 7919 % self._orgs}", "metric": METRIC})
         headers = {"Authorization": f"Bearer {_KEYS[number % KEYS]}", "Content-Type": "application/json"}
         began = perf_counter()
         self._connection.request("POST", self._path, body, headers)

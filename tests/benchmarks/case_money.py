@@ -66,23 +66,23 @@ class Call:
 _USE: Final = {"key": "KEY", "reason": "a benchmark"}
 _RUN: Final = {"reason": "a benchmark"}
 ROUNDS: Final[dict[str, tuple[Call, ...]]] = {
-    "consume, priced": (Call("consume, priced", CONSUME, {**_USE, "org": "ORG", "metric": PRICED}),),
-    "consume, unpriced": (Call("consume, unpriced", CONSUME, {**_USE, "org": "ORG", "metric": FREE}),),
+    "consume, priced": (Call("consume, priced", CONSUME, {**_USE, "org_id": "ORG", "metric": PRICED}),),
+    "consume, unpriced": (Call("consume, unpriced", CONSUME, {**_USE, "org_id": "ORG", "metric": FREE}),),
     "use": (
-        Call("use: reserve", USE, {**_USE, "org": "ORG", "metric": PRICED, "amount": 5}),
+        Call("use: reserve", USE, {**_USE, "org_id": "ORG", "metric": PRICED, "amount": 5}),
         Call("use: settle", USE_END, {**_USE, "actual": 3}),
     ),
     "use given up": (
-        Call("use: reserve", USE, {**_USE, "org": "ORG", "metric": PRICED, "amount": 5}),
+        Call("use: reserve", USE, {**_USE, "org_id": "ORG", "metric": PRICED, "amount": 5}),
         Call("use: release", "/v1/guard/release", {**_USE, "incurred": 0}),
     ),
     "execution": (
-        Call("execution: reserve", RUN, {**_RUN, "key": "KEY", "org": "ORG", "estimate": 5}),
+        Call("execution: reserve", RUN, {**_RUN, "key": "KEY", "org_id": "ORG", "estimate": 5}),
         Call("execution: draw", f"{RUN}/KEY/draws", {**_RUN, "number": 1, "credits": 1}),
         Call("execution: settle", f"{RUN}/KEY/settle", {**_RUN, "actual": 3}),
     ),
     "execution given up": (
-        Call("execution: reserve", RUN, {**_RUN, "key": "KEY", "org": "ORG", "estimate": 5}),
+        Call("execution: reserve", RUN, {**_RUN, "key": "KEY", "org_id": "ORG", "estimate": 5}),
         Call("execution: release", f"{RUN}/KEY/release", _RUN),
     ),
 }

@@ -28,14 +28,14 @@ def get(path: str) -> bytes:
 
 
 def preview(key: str, org: str) -> bytes:
-    body = json.dumps({"org": org, "estimate": 1}).encode()
+    body = json.dumps({"org_id": org, "estimate": 1}).encode()
     head = f"POST /v1/executions/preview HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n"
     return head.encode() + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
 def made_up(_number: int) -> bytes:
     key = "ddk_" + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
-    body = b'{"org":"org-1","metric":"idea"}'
+    body = b'{"org_id":"org-1","metric":"idea"}'
     head = f"POST /v1/guard/check HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n"
     return head.encode() + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 

@@ -17,7 +17,7 @@ from tests.client.book import KEY
 
 def record(client: Client, first: int, count: int) -> None:
     for number in range(first, first + count):
-        client.record("page.render", number, org="acme", event_id=f"{os.getpid()}-{number}")
+        client.record("page.render", number, org_id="acme", event_id=f"{os.getpid()}-{number}")
         print(number, flush=True)
 
 

@@ -48,7 +48,7 @@ def test_events_and_samples_arrive_once(router: respx.MockRouter, tmp_path: Path
     router.post("/v1/samples").side_effect = samples.answer
 
     async def work(client: AsyncClient) -> None:
-        await asyncio.gather(*(client.record("page.render", number + 100, org="acme") for number in range(50)))
+        await asyncio.gather(*(client.record("page.render", number + 100, org_id="acme") for number in range(50)))
         assert await client.events.send(Event("page.render", 99, "acme", event_id="mine")) == ["mine"]
         await client.samples.send({"id": "s-1", "sandbox_id": "sb-1", "memory_mb": 512, "interval_s": 60})
         await client.flush(20)
@@ -69,9 +69,9 @@ def test_a_full_queue_does_not_hold_up_the_loop(router: respx.MockRouter) -> Non
                 await asyncio.sleep(0.01)
 
         going = asyncio.create_task(turn())
-        await client.record("page.render", 1, org="acme")
+        await client.record("page.render", 1, org_id="acme")
         with pytest.raises(QueueFull):
-            await client.record("page.render", 2, org="acme")
+            await client.record("page.render", 2, org_id="acme")
         going.cancel()
         with pytest.raises(Unsent):
             await client.close(0.1)
@@ -99,14 +99,14 @@ def test_a_budget_is_settled_or_given_up(router: respx.MockRouter) -> None:
     counter = guarded(router)
 
     async def work(client: AsyncClient) -> None:
-        async with client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
+        async with client.guard.budget("b-1", "idea.create", 6, org_id="acme") as budget:
             budget.actual = 4
         with pytest.raises(LookupError):
-            async with client.guard.budget("b-2", "idea.create", 6, org="acme") as budget:
+            async with client.guard.budget("b-2", "idea.create", 6, org_id="acme") as budget:
                 budget.actual = 2
                 raise LookupError
         with pytest.raises(Blocked):
-            async with client.guard.budget("b-3", "idea.create", 600, org="acme"):
+            async with client.guard.budget("b-3", "idea.create", 600, org_id="acme"):
                 pytest.fail("it ran")
         assert (await client.guard.check(Wish("acme", "idea.create", 94))).is_allowed
         assert (await client.guard.consume("c-1", Wish("acme", "idea.create", 90))).is_allowed
@@ -140,7 +140,7 @@ def test_a_cancelled_task_leaves_no_hold(router: respx.MockRouter, when: str) ->
         entered = asyncio.Event()
 
         async def spend() -> None:
-            async with client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
+            async with client.guard.budget("b-1", "idea.create", 6, org_id="acme") as budget:
                 budget.actual = 3
                 entered.set()
                 if when == "runs":
@@ -168,7 +168,7 @@ def test_a_task_that_the_end_of_the_loop_cancels_leaves_no_hold(router: respx.Mo
         entered = asyncio.Event()
 
         async def spend() -> None:
-            async with client.guard.budget("b-1", "idea.create", 6, org="acme"):
+            async with client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
                 entered.set()
                 await asyncio.sleep(60)
 
@@ -184,7 +184,7 @@ def test_a_long_one_goes_on_until_it_ends(router: respx.MockRouter) -> None:
     counter = guarded(router)
 
     async def work(client: AsyncClient) -> None:
-        async with client.guard.budget("b-1", "idea.create", 6, org="acme", hold_s=0.15, extend=True):
+        async with client.guard.budget("b-1", "idea.create", 6, org_id="acme", hold_s=0.15, extend=True):
             while len(counter.said("extend")) < 3:
                 await asyncio.sleep(0.01)
         count = len(counter.said("extend"))
@@ -199,7 +199,7 @@ def test_an_error_in_the_block_is_what_is_told(router: respx.MockRouter) -> None
 
     async def whole() -> None:
         async with AsyncClient(URL, KEY, Settings(close_s=0.1), world=hasty()) as client:
-            await client.record("page.render", 1, org="acme")
+            await client.record("page.render", 1, org_id="acme")
             raise LookupError
 
     with pytest.raises(LookupError):

@@ -31,19 +31,19 @@ def client() -> Iterator[Client]:
 
 
 def test_it_is_settled_with_what_was_used(counter: Counter, client: Client) -> None:
-    with client.guard.budget("b-1", "idea.create", 6, org="acme", project="site", hold_s=90) as budget:
+    with client.guard.budget("b-1", "idea.create", 6, org_id="acme", project="site", hold_s=90) as budget:
         assert counter.uses["b-1"] == {"state": "held", "amount": 6}
         assert budget.answer is not None and budget.answer.remaining == 94
         budget.actual = 4
     assert counter.uses["b-1"] == {"state": "settled", "amount": 4}
-    wanted = {"key": "b-1", "metric": "idea.create", "amount": 6, "org": "acme", "project": "site", "for_ms": 90_000}
+    wanted = {"key": "b-1", "metric": "idea.create", "amount": 6, "org_id": "acme", "project": "site", "for_ms": 90_000}
     assert counter.said("reserve") == [wanted]
 
 
 def test_what_nobody_says_is_settled_as_estimated_and_nothing_as_nothing(counter: Counter, client: Client) -> None:
-    with client.guard.budget("b-1", "idea.create", 6, org="acme"):
+    with client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
         pass
-    with client.guard.budget("b-2", "idea.create", 6, org="acme") as budget:
+    with client.guard.budget("b-2", "idea.create", 6, org_id="acme") as budget:
         budget.actual = 0
     assert [counter.uses[key]["amount"] for key in ("b-1", "b-2")] == [6, 0]
 
@@ -53,14 +53,14 @@ def test_what_nobody_says_is_settled_as_estimated_and_nothing_as_nothing(counter
 def test_an_error_gives_it_up_with_what_was_incurred(
     counter: Counter, client: Client, error: type[BaseException], incurred: int | None
 ) -> None:
-    with pytest.raises(error), client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
+    with pytest.raises(error), client.guard.budget("b-1", "idea.create", 6, org_id="acme") as budget:
         budget.actual = incurred
         raise error
     assert counter.uses["b-1"] == {"state": "released", "amount": incurred or 0}
 
 
 def test_what_is_blocked_does_not_run(counter: Counter, client: Client) -> None:
-    with pytest.raises(Blocked) as found, client.guard.budget("b-1", "idea.create", 101, org="acme"):
+    with pytest.raises(Blocked) as found, client.guard.budget("b-1", "idea.create", 101, org_id="acme"):
         pytest.fail("it ran")
     assert found.value.answer.options == ("request_override", "run_locally")
     assert str(found.value) == "blocked by limit:*:day: limit; options: request_override, run_locally"
@@ -70,7 +70,7 @@ def test_what_is_blocked_does_not_run(counter: Counter, client: Client) -> None:
 def test_a_hold_that_was_over_is_settled_late_also_after_an_error(counter: Counter, client: Client) -> None:
     for key, fails in (("b-1", False), ("b-2", True)):
         try:
-            with client.guard.budget(key, "idea.create", 6, org="acme") as budget:
+            with client.guard.budget(key, "idea.create", 6, org_id="acme") as budget:
                 budget.actual = 5
                 counter.uses[key]["state"] = "expired"
                 if fails:
@@ -83,35 +83,35 @@ def test_a_hold_that_was_over_is_settled_late_also_after_an_error(counter: Count
 def test_what_cannot_be_given_up_does_not_hide_the_error(
     counter: Counter, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(LookupError), client.guard.budget("b-1", "idea.create", 6, org="acme"):
+    with pytest.raises(LookupError), client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
         counter.uses["b-1"]["state"] = "settled"
         raise LookupError
     assert "b-1 used (0) is not told" in caplog.text
 
 
 def test_what_cannot_be_settled_is_raised(counter: Counter, client: Client) -> None:
-    with pytest.raises(Refused, match="unknown_use"), client.guard.budget("b-1", "idea.create", 6, org="acme"):
+    with pytest.raises(Refused, match="unknown_use"), client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
         counter.uses.clear()
 
 
 def test_a_key_of_a_use_that_is_over_holds_nothing(counter: Counter, client: Client) -> None:
-    with client.guard.budget("b-1", "idea.create", 6, org="acme"):
+    with client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
         pass
-    again = client.guard.budget("b-1", "idea.create", 6, org="acme")
+    again = client.guard.budget("b-1", "idea.create", 6, org_id="acme")
     with pytest.raises(Refused, match="409 ended: b-1 is settled"), again:
         pytest.fail("it ran")
 
 
 def test_a_key_that_is_held_goes_on_after_a_crash(counter: Counter, client: Client) -> None:
     client.guard.reserve("b-1", Wish("acme", "idea.create", 6))
-    with client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
+    with client.guard.budget("b-1", "idea.create", 6, org_id="acme") as budget:
         budget.actual = 5
     assert counter.uses["b-1"] == {"state": "settled", "amount": 5}
 
 
 def test_a_long_one_goes_on(counter: Counter, client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    with client.guard.budget("b-1", "idea.create", 6, org="acme", hold_s=0.15, extend=True):
+    with client.guard.budget("b-1", "idea.create", 6, org_id="acme", hold_s=0.15, extend=True):
         while len(counter.said("extend")) < 3:
             time.sleep(0.01)
     count = len(counter.said("extend"))
@@ -121,7 +121,7 @@ def test_a_long_one_goes_on(counter: Counter, client: Client, caplog: pytest.Log
 
 
 def test_a_long_one_goes_on_for_as_long_as_it_may(counter: Counter, client: Client) -> None:
-    with client.guard.budget("b-1", "idea.create", 6, org="acme", hold_s=0.09, extend=True, longest_s=0.13):
+    with client.guard.budget("b-1", "idea.create", 6, org_id="acme", hold_s=0.09, extend=True, longest_s=0.13):
         time.sleep(0.5)
     assert len(counter.said("extend")) == 4
 
@@ -129,7 +129,7 @@ def test_a_long_one_goes_on_for_as_long_as_it_may(counter: Counter, client: Clie
 def test_one_that_was_ended_elsewhere_is_extended_no_more(
     counter: Counter, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(Refused), client.guard.budget("b-1", "idea.create", 6, org="a", hold_s=0.06, extend=True):
+    with pytest.raises(Refused), client.guard.budget("b-1", "idea.create", 6, org_id="a", hold_s=0.06, extend=True):
         counter.uses["b-1"].update(state="released", amount=0)
         while not caplog.records:
             time.sleep(0.01)
@@ -149,7 +149,7 @@ def test_an_interrupt_on_entry_gives_up_what_may_be_held(client: Client) -> None
 
     with respx.mock(base_url=URL, using="httpx") as router:
         router.post(path__startswith="/v1/guard/").side_effect = answer
-        with pytest.raises(KeyboardInterrupt), client.guard.budget("b-1", "idea.create", 6, org="acme"):
+        with pytest.raises(KeyboardInterrupt), client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
             pytest.fail("it ran")
     assert made.uses["b-1"] == {"state": "released", "amount": 0}
 
@@ -172,7 +172,7 @@ def test_an_answer_that_was_lost_counts_once(client: Client, fault: Any) -> None
     with respx.mock(base_url=URL, using="httpx") as router:
         router.post(path__startswith="/v1/guard/").side_effect = answer
         assert client.guard.consume("c-1", Wish("acme", "idea.create", 3)).repeated
-        with client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
+        with client.guard.budget("b-1", "idea.create", 6, org_id="acme") as budget:
             budget.actual = 4
     assert made.used == 7 and [act for act, _ in made.calls] == ["consume"] * 2 + ["reserve"] * 2 + ["settle"] * 2
 
@@ -180,7 +180,7 @@ def test_an_answer_that_was_lost_counts_once(client: Client, fault: Any) -> None
 def test_a_guard_that_is_away_is_told_after_all_tries_and_nothing_runs(client: Client) -> None:
     with respx.mock(base_url=URL, using="httpx") as router:
         route = router.post("/v1/guard/reserve").mock(side_effect=httpx.ConnectError("refused"))
-        with pytest.raises(Unreachable, match="ConnectError"), client.guard.budget("b-1", "idea.create", 6, org="a"):
+        with pytest.raises(Unreachable, match="ConnectError"), client.guard.budget("b-1", "idea.create", 6, org_id="a"):
             pytest.fail("it ran")
         assert route.call_count == 4
 

@@ -43,7 +43,7 @@ def test_the_end_of_a_program_has_a_bound_and_says_what_is_lost() -> None:
         script = (
             "from drawdown_client import *; import sys\n"
             "client = Client(sys.argv[1], 'dd_1', Settings(close_s=0.5))\n"
-            "for n in range(7): client.record('page.render', n, org='acme')\n"
+            "for n in range(7): client.record('page.render', n, org_id='acme')\n"
         )
         done = subprocess.run([sys.executable, "-c", script, url], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0

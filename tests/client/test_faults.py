@@ -91,7 +91,7 @@ def test_what_may_help_is_tried_again_and_the_event_arrives_once(router: respx.M
     route = router.post("/v1/events")
     route.side_effect = lambda request: _strike(sent.pop()) if sent else book.answer(request)
     with client(on_result=lambda item, result: told.append((item, result))) as made:
-        made_id = made.record("page.render", 3, org="acme")
+        made_id = made.record("page.render", 3, org_id="acme")
         made.flush(20)
     assert route.call_count == 3
     assert [item["event_id"] for item in book.kept.values()] == [made_id]
@@ -106,7 +106,7 @@ def test_what_cannot_help_is_not_tried_again_and_is_told(
     answer = error(status, code) if code != "no_code" else httpx.Response(status, headers={"location": "http://x.test"})
     route = router.post("/v1/events").mock(answer)
     made = client(on_result=lambda _, result: told.append(result))
-    made.record("page.render", 3, org="acme")
+    made.record("page.render", 3, org_id="acme")
     with pytest.raises(Unsent) as found:
         made.flush(20)
     made.close()
@@ -127,7 +127,7 @@ def test_an_answer_that_was_lost_makes_a_duplicate_and_no_second_event(router: r
 
     router.post("/v1/events").side_effect = answer
     with client(on_result=lambda _, result: told.append(result)) as made:
-        made.record("page.render", 3, org="acme", at=datetime(2026, 2, 3, tzinfo=UTC), properties={"model": "small"})
+        made.record("page.render", 3, org_id="acme", at=datetime(2026, 2, 3, tzinfo=UTC), properties={"model": "small"})
     assert [one.status for one in told] == ["duplicate"]
     assert book.bodies[0] == book.bodies[1] and len(book.kept) == 1
     (kept,) = book.kept.values()
@@ -218,7 +218,7 @@ def test_events_and_samples_go_their_own_ways(router: respx.MockRouter) -> None:
     sample = {"org_id": "acme", "sandbox_id": "sb-1", "cell_id": "c", "memory_mb": 512, "interval_s": 60}
     with client() as made:
         for number in range(3):
-            made.record("page.render", number, org="acme")
+            made.record("page.render", number, org_id="acme")
             assert made.samples.send({**sample, "id": f"s-{number}"}) == [f"s-{number}"]
         made.samples.send({**sample, "ts": datetime(2026, 2, 3, tzinfo=UTC)})
     assert events.numbers == [0, 1, 2] and len(samples.kept) == 4
@@ -228,14 +228,14 @@ def test_events_and_samples_go_their_own_ways(router: respx.MockRouter) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"quantity": -1}, {"quantity": 1.5}, {"quantity": True}, {"quantity": 10**13}, {"org": ""}, {"event_type": ""},
-        {"event_id": "x" * 201}, {"at": datetime(2026, 2, 3)}, {"properties": {"a": object()}},  # noqa: DTZ001
+        {"quantity": -1}, {"quantity": 1.5}, {"quantity": True}, {"quantity": 10**13}, {"org_id": ""},
+        {"event_type": ""}, {"event_id": "x" * 201}, {"at": datetime(2026, 2, 3)}, {"properties": {"a": object()}},  # noqa: DTZ001
         {"properties": {"a": float("nan")}}, {"properties": {"a": "x" * 17_000}},
     ],
 )  # fmt: skip
 def test_what_no_server_takes_is_refused_in_the_call(router: respx.MockRouter, wrong: dict[str, Any]) -> None:
     with client() as made, pytest.raises(BadItem):
-        made.record(**{"event_type": "page.render", "quantity": 1, "org": "acme", **wrong})
+        made.record(**{"event_type": "page.render", "quantity": 1, "org_id": "acme", **wrong})
     assert not router.calls
 
 
@@ -254,18 +254,18 @@ def test_a_call_that_somebody_waits_for_is_not_tried_after_fifteen_seconds(route
 
 
 def test_reads_put_pages_together_and_encode_ids(router: respx.MockRouter) -> None:
-    page = {"org_id": "a/b c", "by": "day", "rows": [{"what": "1"}], "carried": [], "next": "f:1"}
+    page = {"org_id": "a/b c", "by": "day", "rows": [{"group": "1"}], "carried": [], "next": "f:1"}
     route = router.get(path="/v1/usage/a/b c")
     route.side_effect = [
         httpx.Response(200, json=page),
-        httpx.Response(200, json={**page, "rows": [{"what": "2"}], "next": None}),
+        httpx.Response(200, json={**page, "rows": [{"group": "2"}], "next": None}),
     ]
     with client() as made:
         found = made.usage("a/b c", date(2026, 2, 1), datetime(2026, 2, 3, tzinfo=UTC), by="day")
-    assert [row["what"] for row in found["rows"]] == ["1", "2"] and "next" not in found
+    assert [row["group"] for row in found["rows"]] == ["1", "2"] and "next" not in found
     assert route.calls[0].request.url.raw_path.startswith(b"/v1/usage/a%2Fb%20c?")
     queries = [dict(call.request.url.params) for call in route.calls]
-    assert queries[0] == {"from": "2026-02-01", "to": "1770076800000", "by": "day"}
+    assert queries[0] == {"from_ms": "1769904000000", "to_ms": "1770076800000", "by": "day"}
     assert queries[1]["after"] == "f:1"
 
 
@@ -275,7 +275,7 @@ def test_the_pages_of_an_answer_have_a_bound(
 ) -> None:
     """Of a server that always has another one: each is no larger than one may be."""
     numbers = itertools.count(1)
-    page = {"rows": [{"what": "x" * 50}], "carried": []}
+    page = {"rows": [{"group": "x" * 50}], "carried": []}
     route = router.get("/v1/usage/acme")
     route.side_effect = lambda request: httpx.Response(200, json={**page, "next": f"f:{next(numbers)}"})
     monkeypatch.setattr(reads, bound, most)
@@ -285,11 +285,11 @@ def test_the_pages_of_an_answer_have_a_bound(
 
 
 def test_a_refusal_says_what_the_server_said(router: respx.MockRouter) -> None:
-    said = {"error": {"code": "bad_value", "message": "fix it", "details": {"wrong": ["from"]}}}
+    said = {"error": {"code": "bad_value", "message": "fix it", "details": {"wrong": ["from_ms"]}}}
     router.get("/v1/usage/acme").mock(httpx.Response(422, json=said))
     with client() as made, pytest.raises(Refused) as found:
         made.usage("acme", 0)
-    assert (found.value.status, found.value.code, found.value.details) == (422, "bad_value", {"wrong": ["from"]})
+    assert (found.value.status, found.value.code, found.value.details) == (422, "bad_value", {"wrong": ["from_ms"]})
 
 
 def test_retry_after_is_waited_for_before_the_next_try(router: respx.MockRouter) -> None:
@@ -301,7 +301,7 @@ def test_retry_after_is_waited_for_before_the_next_try(router: respx.MockRouter)
 
     router.post("/v1/events").side_effect = answer
     with client() as made:
-        made.record("page.render", 1, org="acme")
+        made.record("page.render", 1, org_id="acme")
         while not times:
             time.sleep(0.01)
         time.sleep(0.2)
@@ -351,7 +351,7 @@ def test_whoever_waits_ends_a_pause_and_whoever_closes_too(router: respx.MockRou
     route = router.post("/v1/events")
     route.side_effect = lambda request: error(503) if is_away.is_set() else book.answer(request)
     made = Client(URL, KEY, Settings(batch_ms=0), world=World(jitter=slow))
-    made.record("page.render", 1, org="acme")
+    made.record("page.render", 1, org_id="acme")
     while not route.call_count:
         time.sleep(0.01)
     is_away.clear()
@@ -359,7 +359,7 @@ def test_whoever_waits_ends_a_pause_and_whoever_closes_too(router: respx.MockRou
     made.flush(30)
     assert time.monotonic() - began < 20 and book.numbers == [1]
     is_away.set()
-    made.record("page.render", 2, org="acme")
+    made.record("page.render", 2, org_id="acme")
     while route.call_count < 3:
         time.sleep(0.01)
     is_away.clear()
@@ -381,7 +381,7 @@ def test_wait_that_begins_during_a_call_ends_the_pause_after_it(router: respx.Mo
 
     router.post("/v1/events").side_effect = answer
     made = Client(URL, KEY, Settings(batch_ms=0), world=World(jitter=slow))
-    made.record("page.render", 1, org="acme")
+    made.record("page.render", 1, org_id="acme")
     assert is_asked.wait(20)
     made.flush(5)
     assert book.numbers == [1]

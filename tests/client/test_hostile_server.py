@@ -55,7 +55,7 @@ def used(client: Client) -> Any:
 
 
 def within(client: Client) -> None:
-    with client.guard.budget("k", "m", 5, org="acme"):
+    with client.guard.budget("k", "m", 5, org_id="acme"):
         pass
 
 
@@ -104,7 +104,7 @@ def test_counting_the_values_of_an_answer_costs_its_length_and_no_more(body: byt
 
 
 def test_what_a_text_has_in_it_is_not_counted() -> None:
-    rows = [{"what": ',:[{"' * 40, "feature": "f" * 200, "unit": "units", "used": 1, "sealed": 1}] * 1_000
+    rows = [{"group": ',:[{"' * 40, "feature": "f" * 200, "unit": "units", "used": 1, "sealed": 1}] * 1_000
     assert ask(httpx.Response(200, json={"rows": rows, "next": None}), used)["rows"] == rows
 
 
@@ -136,7 +136,7 @@ def test_an_item_of_which_nothing_is_said_is_sent_again(status: object) -> None:
             httpx.Response(200, json={"results": [{"status": "accepted"}]}),
         ]
         with Client(URL, KEY, ONCE, world=hasty()) as made:
-            made.record("page.render", 3, org="acme")
+            made.record("page.render", 3, org_id="acme")
             made.flush(20)
         assert route.call_count == 2
 
@@ -146,7 +146,7 @@ def test_what_a_server_says_makes_no_line_of_a_log(caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.WARNING)
 
     def call(client: Client) -> None:
-        client.record("page.render", 3, org="acme")
+        client.record("page.render", 3, org_id="acme")
         with suppress(Unsent):
             client.flush(20)
 
@@ -162,12 +162,12 @@ def test_an_id_of_an_item_makes_no_line_of_a_log(caplog: pytest.LogCaptureFixtur
     evil = "no\nERROR root: all is lost\x1b[2J\u202e"
 
     def call(client: Client) -> None:
-        client.record("page.render", 3, org="acme", event_id=evil)
+        client.record("page.render", 3, org_id="acme", event_id=evil)
         with suppress(Unsent):
             client.flush(20)
 
     ask(httpx.Response(200, json={"results": [{"status": "invalid", "code": "bad_id"}]}), call)
-    ask(httpx.Response(500), lambda client: client.guard.budget(evil, "m", 5, org="acme")._give_up(1, "x"))
+    ask(httpx.Response(500), lambda client: client.guard.budget(evil, "m", 5, org_id="acme")._give_up(1, "x"))
     assert len(caplog.messages) == 2 and all(one.isprintable() and "all is lost" in one for one in caplog.messages)
 
 

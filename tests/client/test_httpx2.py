@@ -39,12 +39,12 @@ from drawdown_client.http import httpx
 print(httpx.__name__)
 url = f"http://127.0.0.1:{server.server_port}"
 with Client(url, "key-of-a-program") as client:
-    client.record("page.render", 3, org="acme")
+    client.record("page.render", 3, org_id="acme")
     client.flush()
 server.shutdown(); server.server_close()
 try:
     with Client(url, "key-of-a-program", Settings(close_s=1)) as client:
-        client.record("page.render", 3, org="acme")
+        client.record("page.render", 3, org_id="acme")
         client.flush(1)
 except Unsent:
     print("unsent")

@@ -54,9 +54,9 @@ def test_it_is_told_once_the_server_is_back_whatever_the_limit(counter: Counter)
 def test_a_budget_is_kept_with_its_end_in_their_order(counter: Counter) -> None:
     with Client(URL, KEY, OPEN, world=hasty()) as client:
         counter.away = 500
-        with client.guard.budget("l-1", "login", 4, org="acme") as budget:
+        with client.guard.budget("l-1", "login", 4, org_id="acme") as budget:
             budget.actual = 3
-        with pytest.raises(ValueError), client.guard.budget("l-2", "login", 4, org="acme"):
+        with pytest.raises(ValueError), client.guard.budget("l-2", "login", 4, org_id="acme"):
             raise ValueError
         counter.away = 0
     assert counter.uses == {"l-1": {"state": "settled", "amount": 3}, "l-2": {"state": "released", "amount": 0}}
@@ -103,7 +103,7 @@ def test_what_a_server_cannot_write_down_is_told_again_before_its_end(counter: C
     """Its end may come to another server, which does not know of it; and the first may never write it down."""
     with Client(URL, KEY, Settings(call_tries=1), world=hasty()) as client:
         counter.dark = True
-        with client.guard.budget("l-1", "login", 4, org="acme") as budget:
+        with client.guard.budget("l-1", "login", 4, org_id="acme") as budget:
             budget.actual = 3
             assert client.guard.consume("l-2", login(2)).reason == "database_unreadable"
             counter.dark = False
@@ -128,7 +128,7 @@ def test_with_an_event_loop(counter: Counter) -> None:
         async with AsyncClient(URL, KEY, OPEN, world=hasty()) as client:
             counter.away = 503
             found = await asyncio.gather(*(client.guard.consume(f"l-{n}", login(3)) for n in range(3)))
-            async with client.guard.budget("l-3", "login", 4, org="acme") as budget:
+            async with client.guard.budget("l-3", "login", 4, org_id="acme") as budget:
                 budget.actual = 1
             with pytest.raises(Unreachable):
                 await client.guard.consume("i-1", Wish("acme", "idea.create"))

@@ -69,7 +69,7 @@ def test_each_event_is_kept_once_and_told_once(faults: list[str], counts: list[i
     with respx.mock(base_url=URL, using="httpx") as router:
         router.post("/v1/events").side_effect = struck
         made = Client(URL, KEY, Settings(batch_items=most, batch_ms=0, on_result=on_result), world=hasty())
-        ids = [made.record("page.render", next(numbers), org="acme") for count in counts for _ in range(count)]
+        ids = [made.record("page.render", next(numbers), org_id="acme") for count in counts for _ in range(count)]
         made.flush(60)
         made.close()
     assert struck.book.numbers == list(range(100, 100 + len(ids))), "none is lost, none is there twice"
@@ -90,7 +90,7 @@ def test_with_a_spool_also_over_several_lives(lives: list[tuple[int, list[str]]]
             with respx.mock(base_url=URL, using="httpx", assert_all_called=False) as router:
                 router.post("/v1/events").side_effect = struck
                 made = Client(URL, KEY, wanted, world=hasty())
-                ids |= {made.record("page.render", next(numbers), org="acme") for _ in range(count)}
+                ids |= {made.record("page.render", next(numbers), org_id="acme") for _ in range(count)}
                 _end(made, 0.0 if faults else 60.0)
         assert (Path(folder) / "app.spool").stat().st_size == 0, "all is acknowledged"
     assert book.numbers == list(range(100, 100 + len(ids)))

@@ -72,18 +72,18 @@ def test_each_act_and_its_repetition(shop: tuple[str, str, str]) -> None:
 def test_a_budget_is_held_settled_and_given_up(shop: tuple[str, str, str]) -> None:
     database, url, key = shop
     with Client(url, key) as client:
-        with client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
+        with client.guard.budget("b-1", "idea.create", 6, org_id="acme") as budget:
             assert client.balance("acme")["reserved"] == 6
             budget.actual = 4
         assert budget.answer is not None and budget.answer.said["charged"] == 4
-        with pytest.raises(KeyboardInterrupt), client.guard.budget("b-2", "idea.create", 6, org="acme") as budget:
+        with pytest.raises(KeyboardInterrupt), client.guard.budget("b-2", "idea.create", 6, org_id="acme") as budget:
             budget.actual = 1
             raise KeyboardInterrupt
-        with pytest.raises(Refused, match="settled"), client.guard.budget("b-1", "idea.create", 6, org="acme"):
+        with pytest.raises(Refused, match="settled"), client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
             pytest.fail("it ran")
-        with pytest.raises(Blocked), client.guard.budget("b-3", "idea.create", 96, org="acme"):
+        with pytest.raises(Blocked), client.guard.budget("b-3", "idea.create", 96, org_id="acme"):
             pytest.fail("it ran")
-        with client.guard.budget("b-4", "idea.create", 2, org="acme", hold_s=60, extend=True) as budget:
+        with client.guard.budget("b-4", "idea.create", 2, org_id="acme", hold_s=60, extend=True) as budget:
             pass
         found = client.balance("acme")
         assert (found["available"], found["reserved"]) == (100 - 4 - 1 - 2, 0)
@@ -113,7 +113,7 @@ def test_cancelled_tasks_leave_no_hold(shop: tuple[str, str, str]) -> None:
             entered = asyncio.Semaphore(0)
 
             async def spend(number: int) -> None:
-                async with client.guard.budget(f"b-{number}", "idea.create", 5, org="acme") as budget:
+                async with client.guard.budget(f"b-{number}", "idea.create", 5, org_id="acme") as budget:
                     budget.actual = number
                     entered.release()
                     await asyncio.sleep(600)

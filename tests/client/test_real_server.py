@@ -40,12 +40,13 @@ def test_what_is_sent_is_answered_kept_and_read_back(tmp_path: Path) -> None:
     with open_shop(database(tmp_path), tmp_path) as (url, key), Client(url, key, Settings("/web", on_result)) as client:
         for event_id, quantity in (("e1", 3), ("e1", 3), ("e1", 4), ("e2", 5)):
             client.record(
-                "page.render", quantity, org="acme", event_id=event_id, at=datetime.fromtimestamp(AT_MS / 1000, UTC),
-                subject="page-7", project="site", plan="free", properties={"model": "small", "deep": {"a": [1, 2.5]}},
+                "page.render", quantity, org_id="acme", event_id=event_id, at=datetime.fromtimestamp(AT_MS / 1000, UTC),
+                subject="page-7", project="site", plan_key="free",
+                properties={"model": "small", "deep": {"a": [1, 2.5]}},
             )  # fmt: skip
-        client.record("page.rendr", 1, org="acme", event_id="e3", at=AT_MS)
+        client.record("page.rendr", 1, org_id="acme", event_id="e3", at=AT_MS)
         client.record("page.render", 1, event_id="e4", at=AT_MS)
-        client.record("page.render", 1, org="acme", event_id="e5", at=AT_MS + 10**12)
+        client.record("page.render", 1, org_id="acme", event_id="e5", at=AT_MS + 10**12)
         client.samples.send({**SAMPLE, "id": "s1", "interval_s": 60}, {**SAMPLE, "id": "s2", "interval_s": -1})
         with pytest.raises(Unsent, match="the server did not take 4 items"):
             client.flush(60)
@@ -53,7 +54,7 @@ def test_what_is_sent_is_answered_kept_and_read_back(tmp_path: Path) -> None:
         assert ("render", 8) in [(row["feature"], row["used"]) for row in rows], rows
         assert ("compute_1gb", 60) in [(row["feature"], row["used"]) for row in rows], rows
         by_project = client.usage("acme", AT_MS, TO_MS, by="project")["rows"]
-        assert ("site", 8) in [(row["what"], row["used"]) for row in by_project], by_project
+        assert ("site", 8) in [(row["group"], row["used"]) for row in by_project], by_project
         assert client.balance("acme")["available"] == 99.994
         with pytest.raises(Refused) as found:
             client.usage("nobody", AT_MS, TO_MS)
@@ -67,10 +68,10 @@ def test_an_event_with_an_id_and_no_time_is_a_duplicate_the_second_time(tmp_path
     settings = Settings("/web", lambda _, result: told.append(result.status), spool=tmp_path / "web.spool")
     with open_shop(database(tmp_path), tmp_path) as (url, key), Client(url, key, settings) as client:
         for _ in range(2):
-            client.record("page.render", 3, org="acme", event_id="e1")
+            client.record("page.render", 3, org_id="acme", event_id="e1")
             client.flush(60)
             time.sleep(0.01)
-        client.record("page.render", 4, org="acme", event_id="e1")
+        client.record("page.render", 4, org_id="acme", event_id="e1")
         with pytest.raises(Unsent) as rejected:
             client.flush(60)
     assert told == ["accepted", "duplicate", "conflict"]
@@ -81,7 +82,7 @@ def test_an_event_with_an_id_and_no_time_is_a_duplicate_the_second_time(tmp_path
 def test_the_same_for_event_loops(tmp_path: Path) -> None:
     async def work(url: str, key: str) -> None:
         async with AsyncClient(url, key) as client:
-            await asyncio.gather(*(client.record("page.render", 2, org="acme", at=AT_MS) for _ in range(200)))
+            await asyncio.gather(*(client.record("page.render", 2, org_id="acme", at=AT_MS) for _ in range(200)))
             await client.samples.send({**SAMPLE, "id": "s1", "interval_s": 60})
             await client.flush(60)
             rows = (await client.usage("acme", AT_MS, TO_MS))["rows"]
@@ -114,7 +115,7 @@ def test_a_key_that_may_not_and_one_that_is_over(tmp_path: Path) -> None:
     with open_shop(database(tmp_path), tmp_path, ("usage:read",)) as (url, key):
         for one in (key, key + "x"):
             client = Client(url, one, Settings(on_result=lambda _, result: told.append(result.code)))
-            client.record("page.render", 1, org="acme")
+            client.record("page.render", 1, org_id="acme")
             with pytest.raises(Unsent):
                 client.close(30)
     assert told == ["no_scope", "unauthorized"]
@@ -145,7 +146,7 @@ def test_a_server_that_is_killed_again_and_again_keeps_each_event_once(
 
     def record() -> None:
         while wanted.acquire(blocking=False):
-            ids.append(client.record("page.render", 1, org="acme", at=AT_MS))
+            ids.append(client.record("page.render", 1, org_id="acme", at=AT_MS))
 
     threads = [threading.Thread(target=record) for _ in range(4)]
     for thread in threads:

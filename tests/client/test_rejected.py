@@ -87,7 +87,7 @@ def test_results_are_read_whatever_the_status(status: int, tmp_path: Path) -> No
         router.post("/v1/events").mock(httpx.Response(status, json=body))
         made = Client(URL, KEY, Settings(spool=tmp_path / "app.spool"), world=hasty())
         for _ in range(5):
-            made.record("page.render", 1, org="acme")
+            made.record("page.render", 1, org_id="acme")
             with pytest.raises(Unsent) as found:
                 made.flush(20)
             assert (found.value.count, found.value.rejected) == (0, 1)

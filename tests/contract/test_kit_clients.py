@@ -297,6 +297,7 @@ def test_the_kit_is_imported_by_itself() -> None:
         f"sys.modules |= dict.fromkeys({[*absent, *(f'drawdown.{room}' for room in rooms)]!r})",
         "import drawdown.providers.protocol, drawdown.providers.conformance",
         "import drawdown.providers.kit.answers, drawdown.providers.kit.clients, drawdown.providers.kit.emulator",
+        "import drawdown.providers.kit.rest, drawdown.providers.kit.settings, drawdown.providers.kit.webhooks",
     ]
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)],

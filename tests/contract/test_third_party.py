@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -13,15 +14,18 @@ import tomllib
 import unittest
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
 
+from drawdown.providers import protocol as p
 from drawdown.providers import registry
 from drawdown.providers.conformance import Bench, ProviderConformance, Wire
-from drawdown.providers.http import Http
+from drawdown.providers.http import Answer, Call, Http, HttpResult
 from drawdown.schema.clock import FixedClock
-from tests.contract.third_party.tally_bench import KEY, Service, TallyBench
+from tests.contract.third_party.drawdown_tally import Tally
+from tests.contract.third_party.tally_bench import KEY, SECRETS, Service, TallyBench
 from tests.world import T0
 
 PACKAGE = Path(__file__).parent / "third_party"
@@ -260,3 +264,93 @@ def failures() -> list[str]:
             except Exception:
                 return [name]
     return []
+
+
+# A service that answers a look-up with a list: an unknown key is an empty one.
+
+
+class ListingService(Service):
+    async def send(self, call: Call) -> HttpResult:
+        result = await super().send(call)
+        assert isinstance(result, Answer)
+        if call.method != "GET" or "/charges/" not in call.url or result.status not in (200, 404):
+            return result
+        found = [json.loads(result.body)] if result.status == 200 else []
+        return Answer(200, result.headers, json.dumps(found).encode())
+
+
+class Listing(Tally):
+    async def lookup(self, request: p.PushRequest) -> p.LookupResult:
+        result = await self._send("GET", f"/charges/{quote(request.key, safe='')}")
+        try:
+            return self.judged(request, json.loads(result.body if isinstance(result, Answer) else b""))
+        except (ValueError, RecursionError):
+            return p.ReadFailed("charges: no list")
+
+    def judged(self, request: p.PushRequest, found: object) -> p.LookupResult:
+        match found:
+            case []:
+                return p.Absent()
+            case [{"id": key, "charged": int(charged)}] if key == request.key and charged is not True:
+                return p.Found(charged)
+        return p.ReadFailed("charges: not the list of this key")
+
+
+class EmptyIsAbsent(Listing):
+    """Takes more than the service's own words for an absence."""
+
+    def judged(self, request: p.PushRequest, found: object) -> p.LookupResult:
+        return super().judged(request, found) if found else p.Absent()
+
+
+class Trusting(Listing):
+    """Expects a list to hold what the service documents."""
+
+    def judged(self, request: p.PushRequest, found: object) -> p.LookupResult:
+        if isinstance(found, list) and found:
+            return p.Found(found[0]["charged"])
+        return super().judged(request, found)
+
+
+class ListingBench(TallyBench):
+    kind: type[Listing] = Listing
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.service = ListingService()
+        self.wire = self._wire = Wire(self.service)
+        self.provider = self._with_key(KEY)
+
+    def _with_key(self, key: str) -> p.Provider:
+        hooks = f"{SECRETS['current']},{SECRETS['previous']}"
+        settings = {"webhook_secrets": hooks} | ({"key": key} if key else {})
+        return self.kind(p.Setup("tally", settings, self.clock, self._wire, sa.create_engine("sqlite://")))
+
+
+class TestListing(ProviderConformance):
+    def make_bench(self) -> Bench:
+        return ListingBench()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "test"),
+    [
+        (EmptyIsAbsent, "test_what_cannot_be_read_is_not_read"),
+        (Trusting, "test_a_read_field_of_another_type_is_no_crash"),
+    ],
+)
+def test_suite_finds_careless_reader_of_lists(wrong: type[Listing], test: str) -> None:
+    class Careless(ListingBench):
+        kind = wrong
+
+    class Suite(ProviderConformance):
+        def make_bench(self) -> Bench:
+            return Careless()
+
+    suite = Suite()
+    suite.setup_method()
+    try:
+        with pytest.raises((AssertionError, KeyError, TypeError)):  # of the suite, or of the provider that it crashes
+            getattr(suite, test)()
+    finally:
+        suite.teardown_method()

@@ -48,7 +48,11 @@ def git(root: Path, *words: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "drawdown"\nversion = "1.2.3"\n')
+    urls = '[project.urls]\nRepository = "https://example.com/us/drawdown/"\n'
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "drawdown"\nversion = "1.2.3"\n{urls}')
+    (tmp_path / "README.md").write_text("[docs](docs/a.md#b) [folder](docs) [top](#top) [web](https://example.org)\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("x")
     (tmp_path / "CHANGELOG.md").write_text(
         "# Changelog\n\n## 1.2.3 - 2026-01-01\n\n### Added\n\n- A thing.\n\n## 1.2\n\n- Old.\n"
     )
@@ -83,12 +87,16 @@ def test_release_builds_checks_lists_and_tags_and_uploads_nothing(
     (repository / ".gitignore").write_text("dist/\n")
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "ignore")
+    (repository / "dist").mkdir()
+    (repository / "dist" / "old.whl").write_text("of another version")
     ran: list[tuple[str, ...]] = []
+    readmes: list[str] = []
 
     def run(root: Path, *words: str) -> None:
         ran.append(words)
         if words[1] == "build":
-            (root / "dist").mkdir(exist_ok=True)
+            readmes.append((Path(words[-1]) / "README.md").read_text())
+            assert not (Path(words[-1]) / "dist").exists(), "the commit is built, and nothing else of the folder"
             for name in ("drawdown-1.2.3-py3-none-any.whl", "drawdown-1.2.3.tar.gz"):
                 (root / "dist" / name).write_text(name)
         if words[1] == "cyclonedx_py":
@@ -102,8 +110,46 @@ def test_release_builds_checks_lists_and_tags_and_uploads_nothing(
     assert git(repository, "tag", "-n9", "--list", "v1.2.3").split(maxsplit=1)[1].startswith("### Added")
     assert [words[1] for words in ran] == ["build", "twine", "cyclonedx_py"] * 2
     assert not any("upload" in words for words in ran)
+    there = "https://example.com/us/drawdown"
+    assert (
+        readmes[0]
+        == readmes[1]
+        == (
+            f"[docs]({there}/blob/v1.2.3/docs/a.md#b) [folder]({there}/tree/v1.2.3/docs) [top](#top) [web](https://example.org)\n"
+        )
+    )
     sums = (repository / "dist" / "SHA256SUMS").read_text()
     assert {line.split()[1] for line in sums.splitlines()} >= {"sbom.json", "CHANGES.md", "drawdown-1.2.3.tar.gz"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "other", "why"),
+    [
+        ("pyproject.toml", "[project.urls]", "[project.other]", r"has no \[project.urls\]"),
+        ("CHANGELOG.md", "1.2.3 - 2026-01-01", "1.2.3 - unreleased", r"does not date 1\.2\.3"),
+    ],
+)
+def test_release_without_an_address_or_a_date_is_built_and_not_tagged(
+    file: str, text: str, other: str, why: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (repository / file).read_text()
+    assert text in page
+    (repository / file).write_text(page.replace(text, other))
+    (repository / ".gitignore").write_text("dist/\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "not yet")
+
+    def run(root: Path, *words: str) -> None:
+        if words[1] == "build":
+            (root / "dist").mkdir()
+            for name in ("drawdown-1.2.3-py3-none-any.whl", "drawdown-1.2.3.tar.gz"):
+                (root / "dist" / name).write_text(name)
+
+    monkeypatch.setattr(release, "_run", run)
+    with pytest.raises(release.Refused, match=why):
+        release.release(repository, dry_run=False)
+    assert git(repository, "tag") == ""
+    assert "not tagged" in release.release(repository, dry_run=True)
 
 
 def test_version_is_told_from_one_place() -> None:

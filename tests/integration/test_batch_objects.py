@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
-from backports import zstd
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
@@ -28,6 +28,11 @@ from drawdown.worker.engine.stores import ObjectStore
 from drawdown.worker.status.ticks import Report
 from drawdown.worker.verify.verify import verify
 from tests.world import T0, Fleet
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 PLACE: Final = "s3://usage/exports"
 HEADER: Final = "org_id,ts,memory_mb,interval_s\n"

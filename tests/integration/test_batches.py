@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from backports import zstd
 
 from drawdown.cli.main import run as drawdown
 from drawdown.cli.nouns.status import other_lines
@@ -48,6 +47,11 @@ from drawdown.worker.verify.batch_files import verify_files
 from drawdown.worker.verify.verify import Verification, verify
 from tests.whole import share
 from tests.world import T0, Fleet
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 Row = dict[str, Any]
 

@@ -102,7 +102,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("event show", "event"): t("shop e-frist", "e-first"),
     ("event show", "org"): t("shop e-first --org acmee", "acme"),
     ("event sources", "source"): t("--source shopp", "shop"),
-    ("event sources", "type"): t("--type page.rendr", "page.render"),
+    ("event sources", "event_type"): t("--event-type page.rendr", "page.render"),
     ("event sources", "org"): t("--org acmee", "acme"),
     ("event invalid", "key"): t("--key ap", "app"),
     ("event withdraw", "org"): t("shop e-first --org acmee", "acme"),
@@ -238,12 +238,13 @@ IDS: dict[tuple[str, str], Typed] = {
     ("execution list", "payer"): t("--payer wayn", "wayne"),
     ("topup set", "wallet"): t(f"acmee {TERMS}", "acme"),
     ("topup set", "service"): t(f"acme {TERMS} --service strip", "stripe"),
-    ("topup list", "wallet"): t("--wallet acmee", "acme"),
+    ("topup list", "customer"): t("--customer acmee", "acme"),
+    ("topup stop", "customer"): t("acmee", "acme"),
     ("topup show", "what"): t("topup:acme:2", "topup:acme:1"),
     **{
         (f"topup {verb}", "wallet"): t(f"acmee {more}", "acme")
         for verb, more in (
-            ("resume", ""), ("stop", ""), ("start", ""), ("card", "--return-to u"), ("portal", "--return-to u"),
+            ("resume", ""), ("start", ""), ("card", "--return-to u"), ("portal", "--return-to u"),
         )
     },
     ("topup resolve", "topup"): t("topup:acme:2 --absent --evidence e", "topup:acme:1"),

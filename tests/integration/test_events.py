@@ -165,7 +165,7 @@ def test_usage_waits_for_a_feature_and_a_biller_and_is_billed_once(fleet: Fleet)
     with pytest.raises(Refused, match="--dry-run"):
         write(fleet.engine, lambda c: map_event(c, RENDER, "render", fleet.by, from_ms=T0))
     found = mapped(fleet)
-    assert (found.resolved_s, found.mended_windows, found.mended_sizes) == (11, 1, 1)
+    assert (found.resolved_s, found.resolved_windows, found.resolved_sizes) == (11, 1, 1)
     for _ in range(2):
         assert fleet.tick_windows(1).left.pending_units == {}
         assert [row[:4] for row in sealed(fleet)] == [(T0, "render", 0, 11)]

@@ -141,7 +141,7 @@ def test_usage_shows_what_events_count(shell: Shell) -> None:
         ("compute_1gb", "s"): (60, 60), ("render", "units"): (3, 3), ("", "s"): (50, 0), ("", "units"): (4, 0),
     }  # fmt: skip
     assert found["used"] == {"s": 110, "units": 7}
-    boxes = {row["what"] for row in shell.json(f"usage acme --from {T0} --to {NOW} --by sandbox")["usage"]["rows"]}
+    boxes = {row["group"] for row in shell.json(f"usage acme --from {T0} --to {NOW} --by sandbox")["usage"]["rows"]}
     assert boxes == {"box", "event:page.render", "event:page.view"}
     key = f"push show usage:acme:{T0}:render"
     assert shell.json(key)["samples_in_force_qty"] == 3

@@ -275,11 +275,11 @@ def _adds_up(fleet: Fleet, by: str) -> None:
         0 if by in OF_SAMPLES else fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state <> 'voided'")
     )
     if by == "day":
-        assert {one.what for one in found.rows} == {"2026-01-01", "2026-01-02"}
+        assert {one.group for one in found.rows} == {"2026-01-01", "2026-01-02"}
     if by == "sandbox":
-        assert {one.what for one in found.rows} == {"box"}
+        assert {one.group for one in found.rows} == {"box"}
     if by in ("project", "subject"):
-        assert {one.what for one in found.rows} == {""}, "no sample of a sandbox says one"
+        assert {one.group for one in found.rows} == {""}, "no sample of a sandbox says one"
 
 
 def test_usage_of_windows_whose_samples_were_pruned_is_what_was_sealed(fleet: Fleet) -> None:

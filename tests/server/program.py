@@ -72,7 +72,7 @@ class Program:
         return await self.caller.send("GET", f"/v1{path}", headers=self.headers())
 
     async def accept(self, key: str, estimate: object = 6, **more: object) -> httpx.Response:
-        return await self.post("", {"key": key, "org": "acme", "estimate": estimate, **more})
+        return await self.post("", {"key": key, "org_id": "acme", "estimate": estimate, **more})
 
 
 def wrong_at(answer: httpx.Response) -> str:

@@ -38,7 +38,7 @@ def command(house: House, line: str, capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 async def render(program: Program, key: str, org: str = "acme") -> None:
-    order = {"key": key, "org": org, "estimate": 10, "supplier": "pixel"}
+    order = {"key": key, "org_id": org, "estimate": 10, "supplier": "pixel"}
     accepted = await program.post("", order)
     assert (accepted.status_code, accepted.json()["supplier"]) == (200, "pixel"), accepted.text
     assert (await program.post(f"/{key}/settle", {"actual": 6})).status_code == 200
@@ -49,7 +49,7 @@ def test_a_wallet_and_its_lots_read_as_the_commands_say(shop: House, capsys: pyt
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
         await render(program, "e-1")
-        await program.post("", {"key": "e-2", "org": "acme", "estimate": 4})
+        await program.post("", {"key": "e-2", "org_id": "acme", "estimate": 4})
         account = (await program.get("/accounts/acme")).json()
         told = command(shop, "ledger show acme", capsys)
         assert all(told[name] == value for name, value in account.items() if name not in ("org_id", "payers"))

@@ -57,14 +57,14 @@ def test_the_checks_are_those_of_the_command_line(house: House) -> None:
         for order, status in (
             ({"provider": "embedded"}, 409),  # it has no credit there: it would be halted at once
             ({"provider": "nobody"}, 400),
-            ({"provider": "autumn", "customer": "unknown"}, 409),
+            ({"provider": "autumn", "customer_id": "unknown"}, 409),
             ({"provider": "embedded", "from_ms": T0 + 1, "allow_halt": True}, 400),
             ({"provider": "embedded", "from_ms": T0, "allow_halt": True}, 409),  # sealed already
-            ({"provider": "none", "cancel": True}, 409),
+            ({"provider": "none", "undo": True}, 409),
         ):
             answer = await caller.admin("running", "provider", {**SAID, **order})
             assert answer.status_code == status, (order, answer.text)
-        order = {**SAID, "provider": "autumn", "customer": "running"}
+        order = {**SAID, "provider": "autumn", "customer_id": "running"}
         mistyped = await caller.admin("runing", "provider", order)
         assert (mistyped.status_code, mistyped.json()["error"]["code"]) == (404, "unknown_org")
         assert "did you mean running?" in mistyped.text
@@ -92,7 +92,7 @@ def test_an_override_takes_effect_at_once_and_is_on_record(house: House) -> None
         gate = (await caller.get("/v1/gate/acme")).json()
         assert (gate["allowed"], gate["max_concurrent_sandboxes"]) == (True, 7)
         house.clock.at_ms += 1000
-        assert (await caller.admin("acme", "override", {**SAID, "clear": True})).json()["cleared"] is True
+        assert (await caller.admin("acme", "override", {**SAID, "undo": True})).json()["cleared"] is True
         await caller.settled()
         assert (await caller.get("/v1/gate/acme")).json()["allowed"] is False
 
@@ -102,18 +102,18 @@ def test_an_override_takes_effect_at_once_and_is_on_record(house: House) -> None
 
 
 WRONG_ORDERS: Final[tuple[tuple[Mapping[str, object], int], ...]] = (
-    ({}, 422), ({**SAID, "clear": True, "surprise": 1}, 422), ({**SAID, "clear": "yes"}, 422),
-    ({**SAID, "clear": 1}, 422), ({**SAID, "max_concurrent": "7"}, 422), ({**SAID, "max_concurrent": 7.0}, 422),
+    ({}, 422), ({**SAID, "undo": True, "surprise": 1}, 422), ({**SAID, "undo": "yes"}, 422),
+    ({**SAID, "undo": 1}, 422), ({**SAID, "max_concurrent": "7"}, 422), ({**SAID, "max_concurrent": 7.0}, 422),
     ({**SAID, "max_concurrent": -1}, 422), ({**SAID, "max_concurrent": 2**31}, 422),
     ({**SAID, "max_concurrent": 10**400}, 422), ({**SAID, "max_concurrent": True}, 422),
-    ({**SAID, "until_ms": 10**18, "clear": True}, 422), ({**SAID, "clear": True, "actor": ""}, 422),
-    ({**SAID, "clear": True, "reason": "a\u0000b"}, 422), ({**SAID, "clear": True, "actor": ["alice"]}, 422),
-    ({**SAID, "clear": True, "max_concurrent": 1}, 400), ({**SAID, "until_ms": T0 + DAY_MS}, 400),
+    ({**SAID, "until_ms": 10**18, "undo": True}, 422), ({**SAID, "undo": True, "actor": ""}, 422),
+    ({**SAID, "undo": True, "reason": "a\u0000b"}, 422), ({**SAID, "undo": True, "actor": ["alice"]}, 422),
+    ({**SAID, "undo": True, "max_concurrent": 1}, 400), ({**SAID, "until_ms": T0 + DAY_MS}, 400),
     ({**SAID, "max_concurrent": 1, "until_ms": 5}, 400),
 )  # fmt: skip
 NO_JSON: Final[tuple[tuple[bytes, int], ...]] = (
     (b"", 400), (b"{", 400), (b"null", 422), (b"[]", 422), (b'"text"', 422), (b"\xff\xfe", 400),
-    (b'{"actor": "a", "reason": "r", "clear": false, "clear": true}', 400),
+    (b'{"actor": "a", "reason": "r", "undo": false, "undo": true}', 400),
     (b'{"actor": "a", "reason": "r", "max_concurrent": NaN}', 400), (b"[" * 60_000, 400),
     (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, 400), (b"9" * 60_000, 400), (b" " * 65_537, 413),
 )  # fmt: skip
@@ -138,7 +138,7 @@ def test_an_order_that_is_not_one_is_refused(lone: House) -> None:
 def test_unknown_organisations_are_not_found(lone: House) -> None:
     async def work(caller: Caller) -> None:
         for org in ("nobody", "%00", "x" * 300):
-            assert (await caller.admin(org, "override", {**SAID, "clear": True})).status_code == 404, org
+            assert (await caller.admin(org, "override", {**SAID, "undo": True})).status_code == 404, org
         assert (await caller.admin("%00", "provider", MOVE)).status_code == 404
 
     served(lone, work)

@@ -26,7 +26,7 @@ from tests.server.program import RUNS, Program, give, key_of, make_key, refused
 from tests.server.test_process import serving
 from tests.sqlite_databases import migrated
 
-BODY: Final = b'{"org": "acme", "estimate": 1}'
+BODY: Final = b'{"org_id": "acme", "estimate": 1}'
 
 
 def end(house: House, name: str) -> bool:
@@ -92,8 +92,8 @@ def test_a_key_may_what_its_scopes_say(house: House) -> None:
     for scope in api_keys.SCOPES:
         make_key(house, scope, scope)
     asks: tuple[tuple[str, str, dict[str, Any] | None], ...] = (
-        ("executions:read", "/preview", {"org": "acme", "estimate": 1}),
-        ("executions:write", "", {"key": "e-1", "org": "acme", "estimate": 1}),
+        ("executions:read", "/preview", {"org_id": "acme", "estimate": 1}),
+        ("executions:write", "", {"key": "e-1", "org_id": "acme", "estimate": 1}),
         *(("executions:write", f"/e-1/{act}", {}) for act in ("draws", "extend", "settle", "release")),
         ("executions:read", "/executions", None),
         ("executions:read", "/executions/e-1", None),
@@ -127,9 +127,9 @@ def test_a_key_of_one_organisation_names_no_other_and_learns_nothing_of_it(house
     async def work(caller: Caller) -> None:
         anybody, bound = Program(caller, key_of("any")), Program(caller, key_of("bound"))
         for key, org in (("theirs", "globex"), ("ours", "acme")):
-            run = {"key": key, "org": org, "estimate": 5, "project": f"{key}-project"}
+            run = {"key": key, "org_id": org, "estimate": 5, "project": f"{key}-project"}
             assert (await anybody.post("", run)).status_code == 200
-        foreign = {"org": "globex", "estimate": 1}
+        foreign = {"org_id": "globex", "estimate": 1}
         for answer in (
             await bound.post("", {**foreign, "key": "new"}),
             await bound.post("", {**foreign, "key": "theirs"}),
@@ -137,7 +137,7 @@ def test_a_key_of_one_organisation_names_no_other_and_learns_nothing_of_it(house
             await bound.get("/accounts/globex"),
             await bound.get("/accounts/globex/ledger"),
             await bound.get("/accounts/nobody"),
-            await bound.get("/executions?org=globex"),
+            await bound.get("/executions?org_id=globex"),
         ):
             assert refused(answer) == (403, "foreign_org"), answer.text
         for act, order in (("draws", {"number": 1, "credits": 1}), ("extend", {}), ("settle", {"actual": 1}),
@@ -334,7 +334,7 @@ def test_of_sixteen_clients_at_once_none_holds_more_than_there_is(
         async with httpx.AsyncClient(base_url=url, headers=head, timeout=120) as caller:
             for turn in range(RUNS_EACH):
                 key = f"e-{number // 2}-{turn}"
-                order = {"key": key, "org": "acme", "estimate": 1, "reason": "the same"}
+                order = {"key": key, "org_id": "acme", "estimate": 1, "reason": "the same"}
                 answers.append((key, await caller.post("/v1/executions", json=order)))
                 if turn % 3 == 0:
                     await caller.post(f"/v1/executions/{key}/settle", json={"actual": 0.25})
@@ -369,7 +369,7 @@ def test_a_key_as_the_command_makes_it_opens_a_server_that_runs(database_url: st
     key = do("key", "create", "app", "--scope", "executions:write", "--scope", "ledger:read", "--quiet")
     with serving(database_url, {}, tmp_path / "log") as (url, _process):
         client = httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"})
-        order = {"org": "acme", "estimate": 6, "project": "site"}
+        order = {"org_id": "acme", "estimate": 6, "project": "site"}
         found = client.post("/v1/executions", json=order, headers={"idempotency-key": "a/1"})
         assert (found.status_code, found.json()["key"]) == (200, "a/1"), found.text
         assert client.post("/v1/executions/a%2F1/settle", json={"actual": 4}).json()["available"] == 96

@@ -69,7 +69,7 @@ def with_dark(house: House, work: Callable[[Send], Awaitable[None]]) -> None:
         program = Program(caller, key_of("app"))
 
         async def send(act: str, **order: object) -> httpx.Response:
-            given = {"org": "acme", "metric": "login"} if act in ("check", "consume", "reserve") else {}
+            given = {"org_id": "acme", "metric": "login"} if act in ("check", "consume", "reserve") else {}
             body = json.dumps({**given, **order}).encode()
             return await program.caller.send("POST", f"/v1/guard/{act}", body, program.headers())
 
@@ -142,7 +142,7 @@ def test_its_end_waits_for_it_here_and_elsewhere_asks_for_it_again(house: House)
             house.clock.at_ms += fail_open.LOOK_AGAIN_MS
             for act, said in (("settle", {"actual": 2}), ("release", {"incurred": 2}), ("extend", {"to": 4})):
                 assert refused(await send(act, key="d-1", **said)) == (503, "database")
-            told: dict[str, object] = {"org": "acme", "metric": "login", "key": "d-1", "amount": 3}
+            told: dict[str, object] = {"org_id": "acme", "metric": "login", "key": "d-1", "amount": 3}
             other = Program(Caller(house, house.another()), key_of("app"))
             sent = []
             ends: dict[str, object] = {"key": "d-1", "actual": 2}
@@ -210,7 +210,7 @@ def test_the_dark_is_bounded_in_time_number_and_in_whom_it_knows(house: House, m
     async def work(send: Send) -> None:
         make_key(house, "stranger", "guard")
         stranger = Program(Caller(house), key_of("stranger"))
-        order = json.dumps({"key": "s", "org": "acme", "metric": "unmet"}).encode()
+        order = json.dumps({"key": "s", "org_id": "acme", "metric": "unmet"}).encode()
         set_terms(house, "unmet", fails_open=True)
         with away(house.fleet.engine):
             assert (await send("consume", key="d-1", amount=1)).status_code == 200

@@ -71,7 +71,7 @@ def test_each_request_that_is_shown_is_taken(lone: House) -> None:
         await program.accept("r-1", supplier="pixel")
         await program.post("/r-1/settle", {"actual": 4})
         await program.accept("e-2", project="site", subject="ann", action="render")
-        hold = {"key": "copy-2", "org": "acme", "metric": "bandwidth"}
+        hold = {"key": "copy-2", "org_id": "acme", "metric": "bandwidth"}
         await caller.send("POST", "/v1/guard/reserve", json.dumps(hold).encode(), program.headers())
         for number, (method, path, query, one, kind, body) in enumerate(requests(caller.server.routes.openapi())):
             answer = await send(caller, method, path, query, one, kind, body, number)

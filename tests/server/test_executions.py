@@ -46,7 +46,7 @@ def with_program(house: House, work: Work, **more: Any) -> None:
 @pytest.mark.both_databases
 def test_a_run_from_its_preview_to_its_end(house: House) -> None:
     async def work(program: Program) -> None:
-        found = (await program.post("/preview", {"org": "acme", "estimate": 6})).json()
+        found = (await program.post("/preview", {"org_id": "acme", "estimate": 6})).json()
         assert (found["allowed"], found["amount"], found["available_micro"]) == (True, 6, 100 * MICRO)
         found = (await program.accept("e-1", 6.25, project="site", subject="ann", action="render")).json()
         assert (found["key"], found["state"], found["held_micro"]) == ("e-1", "held", 6_250_000)
@@ -90,7 +90,7 @@ def test_a_run_that_another_one_pays_for(house: House) -> None:
         answer = await program.accept("e-1", 6, payer="wayne")
         assert refused(answer) == (409, "payer_not_allowed")
         write(fleet.engine, lambda c: pools.allow(c, "wayne", "acme", fleet.by, limit_micro=10 * MICRO))
-        found = (await program.post("/preview", {"org": "acme", "estimate": 6, "payer": "wayne"})).json()
+        found = (await program.post("/preview", {"org_id": "acme", "estimate": 6, "payer": "wayne"})).json()
         assert (found["allowed"], found["customer_id"], found["available"]) == (True, "wayne", None)
         found = (await program.accept("e-1", 6, payer="wayne")).json()
         assert (found["customer_id"], found["sponsored"], found["available"]) == ("wayne", True, None)
@@ -175,8 +175,8 @@ def test_lists_are_narrowed_by_labels_and_states(lone: House) -> None:
         assert await keys("") == ["e-2", "e-1", "e-0"]
         assert await keys("?project=site") == ["e-1", "e-0"]
         assert await keys("?project=site&state=held&most=5") == ["e-1"]
-        assert await keys("?state=held&state=released&org=acme&most=2") == ["e-2", "e-1"]
-        assert refused(await program.get("/executions?org=acmee")) == (404, "unknown_org")
+        assert await keys("?state=held&state=released&org_id=acme&most=2") == ["e-2", "e-1"]
+        assert refused(await program.get("/executions?org_id=acmee")) == (404, "unknown_org")
         for label in ("project=sitee", "subject=a", "action=a"):
             unknown = await program.get(f"/executions?{label}")
             assert refused(unknown) == (422, f"unknown_{label.partition('=')[0]}"), unknown.text
@@ -211,7 +211,7 @@ def test_a_key_of_a_run_is_any_text_percent_encoded(house: House) -> None:
 
 
 def test_the_idempotency_key_is_the_runs_key(house: House) -> None:
-    order = {"org": "acme", "estimate": 1}
+    order = {"org_id": "acme", "estimate": 1}
 
     async def work(program: Program) -> None:
         assert refused(await program.post("", order)) == (400, "bad_request")
@@ -232,17 +232,17 @@ def test_the_idempotency_key_is_the_runs_key(house: House) -> None:
 
 Case = tuple[str, str, dict[str, Any], int, str, str | None]
 REFUSED: Final[list[Case]] = [
-    ("no credit", "", {"key": "n", "org": "acme", "estimate": 100}, 402, "no_credit", "credits"),
-    ("other content", "", {"key": "going", "org": "acme", "estimate": 7}, 409, "other_content", None),
-    ("no estimate", "", {"key": "n", "org": "acme"}, 422, "no_estimate", "plan"),
-    ("no rate", "", {"key": "n", "org": "acme", "use": {"renders": 5}}, 409, "no_rate", None),
-    ("an unknown feature", "", {"key": "n", "org": "acme", "use": {"tokns": 5}}, 422, "unknown_feature", None),
-    ("an unknown organisation", "", {"key": "n", "org": "acmee", "estimate": 1}, 404, "unknown_org", None),
-    ("a halted one", "", {"key": "n", "org": "still", "estimate": 1}, 409, "halted", "account_state"),
-    ("one without a wallet", "", {"key": "n", "org": "poor", "estimate": 1}, 409, "no_wallet", "account"),
-    ("two estimates", "", {"key": "n", "org": "acme", "estimate": 1, "use": {"tokens": 1}}, 422, "bad_value", None),
-    ("nothing estimated", "", {"key": "n", "org": "acme", "estimate": 0}, 422, "bad_estimate", None),
-    ("a negative estimate", "", {"key": "n", "org": "acme", "estimate": -1}, 422, "bad_estimate", None),
+    ("no credit", "", {"key": "n", "org_id": "acme", "estimate": 100}, 402, "no_credit", "credits"),
+    ("other content", "", {"key": "going", "org_id": "acme", "estimate": 7}, 409, "other_content", None),
+    ("no estimate", "", {"key": "n", "org_id": "acme"}, 422, "no_estimate", "plan"),
+    ("no rate", "", {"key": "n", "org_id": "acme", "use": {"renders": 5}}, 409, "no_rate", None),
+    ("an unknown feature", "", {"key": "n", "org_id": "acme", "use": {"tokns": 5}}, 422, "unknown_feature", None),
+    ("an unknown organisation", "", {"key": "n", "org_id": "acmee", "estimate": 1}, 404, "unknown_org", None),
+    ("a halted one", "", {"key": "n", "org_id": "still", "estimate": 1}, 409, "halted", "account_state"),
+    ("one without a wallet", "", {"key": "n", "org_id": "poor", "estimate": 1}, 409, "no_wallet", "account"),
+    ("two estimates", "", {"key": "n", "org_id": "acme", "estimate": 1, "use": {"tokens": 1}}, 422, "bad_value", None),
+    ("nothing estimated", "", {"key": "n", "org_id": "acme", "estimate": 0}, 422, "bad_estimate", None),
+    ("a negative estimate", "", {"key": "n", "org_id": "acme", "estimate": -1}, 422, "bad_estimate", None),
     ("an unknown run", "/goin/settle", {"actual": 1}, 404, "unknown_run", None),
     ("a draw of another", "/going/draws", {"number": 1, "credits": 2}, 409, "other_content", None),
     ("a draw beyond the hold", "/tight/draws", {"number": 1, "credits": 2}, 409, "beyond_hold", None),
@@ -303,7 +303,9 @@ NO_AMOUNTS: Final = (
 def test_an_amount_is_taken_exactly_or_not_at_all(lone: House) -> None:
     async def work(program: Program) -> None:
         async def send(number: int, text: str) -> httpx.Response:
-            return await program.post("", b'{"key": "e-%d", "org": "acme", "estimate": %s}' % (number, text.encode()))
+            return await program.post(
+                "", b'{"key": "e-%d", "org_id": "acme", "estimate": %s}' % (number, text.encode())
+            )
 
         for number, (text, micro) in enumerate(AMOUNTS.items()):
             answer = await send(number, text)
@@ -316,36 +318,36 @@ def test_an_amount_is_taken_exactly_or_not_at_all(lone: House) -> None:
     assert lone.fleet.one("SELECT COUNT(*) FROM reservations") == len(AMOUNTS)
 
 
-LABEL = {"key": "n", "org": "acme", "estimate": 1}
+LABEL = {"key": "n", "org_id": "acme", "estimate": 1}
 HOSTILE: Final[dict[str, tuple[bytes, int]]] = {
     "nothing": (b"", 400),
     "no object": (b"[]", 422),
     "null": (b"null", 422),
     "deep": (b'{"a":' * 9_000 + b"1" + b"}" * 9_000, 400),
     "deep lists": (b"[" * 60_000, 400),
-    "a name twice": (b'{"key": "n", "org": "acme", "estimate": 1, "estimate": 2}', 400),
-    "a name twice within": (b'{"key": "n", "org": "acme", "use": {"tokens": 1, "tokens": 2}}', 400),
+    "a name twice": (b'{"key": "n", "org_id": "acme", "estimate": 1, "estimate": 2}', 400),
+    "a name twice within": (b'{"key": "n", "org_id": "acme", "use": {"tokens": 1, "tokens": 2}}', 400),
     "another name": (json.dumps({**LABEL, "amount": 1}).encode(), 422),
     "no utf-8": (b'{"key": "\xff"}', 400),
     "utf-16": (json.dumps(LABEL).encode("utf-16"), 400),
     "a key of a number": (json.dumps({**LABEL, "key": 7}).encode(), 422),
     "a key without end": (json.dumps({**LABEL, "key": "x" * 201}).encode(), 422),
     "an empty key": (json.dumps({**LABEL, "key": ""}).encode(), 422),
-    "half a character": (b'{"key": "\\ud800", "org": "acme", "estimate": 1}', 422),
+    "half a character": (b'{"key": "\\ud800", "org_id": "acme", "estimate": 1}', 422),
     "a NUL": (json.dumps({**LABEL, "project": "a\u0000b"}).encode(), 422),
     "a line's end": (json.dumps({**LABEL, "subject": "a\r\nX-Evil: 1"}).encode(), 422),
     "a control of old": (json.dumps({**LABEL, "action": "a\u0085b"}).encode(), 422),
-    "what was no utf-8": (json.dumps({**LABEL, "org": "\ufffd"}).encode(), 422),
-    "a feature with a NUL": (json.dumps({"key": "n", "org": "acme", "use": {"a\u0000": 1}}).encode(), 422),
-    "half a feature": (b'{"key": "n", "org": "acme", "use": {"\\udfff": 1}}', 422),
-    "no features": (json.dumps({"key": "n", "org": "acme", "use": {}}).encode(), 422),
+    "what was no utf-8": (json.dumps({**LABEL, "org_id": "\ufffd"}).encode(), 422),
+    "a feature with a NUL": (json.dumps({"key": "n", "org_id": "acme", "use": {"a\u0000": 1}}).encode(), 422),
+    "half a feature": (b'{"key": "n", "org_id": "acme", "use": {"\\udfff": 1}}', 422),
+    "no features": (json.dumps({"key": "n", "org_id": "acme", "use": {}}).encode(), 422),
     "too many features": (
-        json.dumps({"key": "n", "org": "acme", "use": {f"f{n}": 1 for n in range(101)}}).encode(),
+        json.dumps({"key": "n", "org_id": "acme", "use": {f"f{n}": 1 for n in range(101)}}).encode(),
         422,
     ),
-    "a fraction of a unit": (b'{"key": "n", "org": "acme", "use": {"tokens": 1.5}}', 422),
-    "a unit that is true": (b'{"key": "n", "org": "acme", "use": {"tokens": true}}', 422),
-    "units beyond": (b'{"key": "n", "org": "acme", "use": {"tokens": 9007199254740992}}', 422),
+    "a fraction of a unit": (b'{"key": "n", "org_id": "acme", "use": {"tokens": 1.5}}', 422),
+    "a unit that is true": (b'{"key": "n", "org_id": "acme", "use": {"tokens": true}}', 422),
+    "units beyond": (b'{"key": "n", "org_id": "acme", "use": {"tokens": 9007199254740992}}', 422),
     "another overage": (json.dumps({**LABEL, "overage": "all"}).encode(), 422),
     "a hold of a moment": (json.dumps({**LABEL, "for_ms": 1}).encode(), 422),
     "a hold for ever": (json.dumps({**LABEL, "for_ms": 31 * DAY_MS}).encode(), 422),
@@ -381,8 +383,8 @@ def test_a_direction_mark_in_a_label_stays_a_label(house: House) -> None:
 
 
 QUERIES: Final = (
-    "most=0", f"most={MOST_ROWS + 1}", "most=x", "most=1&most=2", "state=gone", "org=%00", "org=%ff", "org=a&org=b",
-    "nothing=1", "project=" + "x" * 201, "org=",
+    "most=0", f"most={MOST_ROWS + 1}", "most=x", "most=1&most=2", "state=gone", "org_id=%00", "org_id=%ff",
+    "org_id=a&org_id=b", "nothing=1", "project=" + "x" * 201, "org_id=",
     "after=x",
 )  # fmt: skip
 

@@ -50,20 +50,20 @@ async def _post(program: Program, act: str, order: dict[str, object]) -> httpx.R
 @pytest.mark.both_databases
 def test_a_use_from_its_check_to_its_limit(house: House) -> None:
     async def work(send: Send) -> None:
-        found = (await send("check", org="acme", metric="idea")).json()
+        found = (await send("check", org_id="acme", metric="idea")).json()
         assert (found["decision"], found["limit"], found["used"], found["remaining"]) == ("allow", 5, 0, 4)
         assert (found["price"], found["charged_micro"], found["state"], found["balance"]) == (1, 0, None, 100)
         assert found["resets_at"] == "2026-02-01T00:00:00.000Z"
-        order = {"key": "i-1", "org": "acme", "metric": "idea", "amount": 2, "subject": "ann"}
+        order = {"key": "i-1", "org_id": "acme", "metric": "idea", "amount": 2, "subject": "ann"}
         found = (await send("consume", **order)).json()
         assert (found["decision"], found["charged"], found["balance_micro"]) == ("allow", 2, 98 * MICRO)
         assert (found["state"], found["repeated"], found["payer"]) == ("used", False, "acme")
         again = (await send("consume", **order)).json()
         assert (again["repeated"], again["charged"], again["price"]) == (True, 0, 2)
         assert refused(await send("consume", **{**order, "amount": 3})) == (409, "other_content")
-        found = (await send("reserve", key="r-1", org="acme", metric="idea", amount=3, for_ms=60_000)).json()
+        found = (await send("reserve", key="r-1", org_id="acme", metric="idea", amount=3, for_ms=60_000)).json()
         assert (found["decision"], found["state"]) == ("warn", "held")
-        blocked = await send("consume", key="i-2", org="acme", metric="idea")
+        blocked = await send("consume", key="i-2", org_id="acme", metric="idea")
         assert blocked.status_code == 200, "what is blocked is an answer"
         found = blocked.json()
         assert (found["decision"], found["rule"], found["state"]) == ("block", "limit:*:month", None)
@@ -74,7 +74,7 @@ def test_a_use_from_its_check_to_its_limit(house: House) -> None:
         assert (found["decision"], found["expires_ms"]) == ("warn", house.clock.at_ms + DAY_MS)
         found = (await send("settle", key="r-1", actual=1)).json()
         assert (found["state"], found["charged"]) == ("settled", 1)
-        await send("reserve", key="r-2", org="acme", metric="idea")
+        await send("reserve", key="r-2", org_id="acme", metric="idea")
         found = (await send("release", key="r-2", reason="cancelled")).json()
         assert (found["state"], found["charged"]) == ("released", 0)
         assert refused(await send("settle", key="r-2", actual=1)) == (409, "ended")
@@ -84,19 +84,19 @@ def test_a_use_from_its_check_to_its_limit(house: House) -> None:
 
 def test_what_is_none_is_refused_by_its_code(house: House) -> None:
     async def work(send: Send) -> None:
-        assert refused(await send("check", org="acme", metric="ideas")) == (404, "unknown_metric")
-        assert refused(await send("check", org="acmee", metric="idea")) == (404, "unknown_org")
+        assert refused(await send("check", org_id="acme", metric="ideas")) == (404, "unknown_metric")
+        assert refused(await send("check", org_id="acmee", metric="idea")) == (404, "unknown_org")
         assert refused(await send("settle", key="none", actual=1)) == (404, "unknown_use")
         for act in ("check", "consume", "reserve"):
             unsaid = {"metric": "idea"} if act == "check" else {"metric": "idea", "key": "nobodys"}
             answer = await send(act, **unsaid)
             assert refused(answer) == (422, "bad_value") and "name the organisation" in answer.text
-            assert answer.json()["error"]["details"]["wrong"][0]["at"] == "org"
+            assert answer.json()["error"]["details"]["wrong"][0]["at"] == "org_id"
         for order in (
             {"amount": 0}, {"amount": 10**12 + 1}, {"amount": 1.5}, {"amount": "1"}, {"metric": ""}, {"more": 1},
             {"key": "x\x00"},
         ):  # fmt: skip
-            wrong = {"key": "i", "org": "acme", "metric": "idea", **order}
+            wrong = {"key": "i", "org_id": "acme", "metric": "idea", **order}
             assert refused(await send("consume", **wrong))[0] == 422, order
 
     with_guard(house, work)
@@ -106,11 +106,11 @@ def test_a_key_needs_the_scope_and_one_that_is_bound_sees_its_own_alone(house: H
     async def work(send: Send) -> None:
         by = house.fleet.by
         write(house.fleet.engine, lambda c: guard_holds.reserve(c, "theirs", Wish("wayne", "idea", 1), by))
-        assert refused(await send("check", org="wayne", metric="idea")) == (403, "foreign_org")
+        assert refused(await send("check", org_id="wayne", metric="idea")) == (403, "foreign_org")
         for act, more in (("settle", {"actual": 1}), ("release", {}), ("extend", {})):
             assert refused(await send(act, key="theirs", **more)) == (404, "unknown_use")
-        assert (await send("consume", key="own", org="acme", metric="idea")).json()["decision"] == "allow"
-        found = (await send("consume", key="theirs", org="acme", metric="idea")).json()
+        assert (await send("consume", key="own", org_id="acme", metric="idea")).json()["decision"] == "allow"
+        found = (await send("consume", key="theirs", org_id="acme", metric="idea")).json()
         assert (found["decision"], found["repeated"]) == ("allow", False), "nor is it told that the key is another's"
         for act in ("check", "consume", "reserve"):
             order = {"metric": "idea"} if act == "check" else {"metric": "idea", "key": f"unsaid {act}"}
@@ -126,6 +126,6 @@ def test_a_key_without_the_scope_may_not(house: House) -> None:
 
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
-        assert refused(await _post(program, "check", {"org": "acme", "metric": "idea"})) == (403, "no_scope")
+        assert refused(await _post(program, "check", {"org_id": "acme", "metric": "idea"})) == (403, "no_scope")
 
     served(house, work)

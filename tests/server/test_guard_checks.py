@@ -52,11 +52,11 @@ def with_checks(house: House, work: Callable[[Check], Awaitable[None]]) -> None:
 
     async def whole(caller: Caller) -> None:
         async def check(key: str = "app", **order: object) -> httpx.Response:
-            body = json.dumps({"org": "acme", "metric": "idea", **order}).encode()
+            body = json.dumps({"org_id": "acme", "metric": "idea", **order}).encode()
             return await caller.send("POST", "/v1/guard/check", body, Program(caller, key_of(key)).headers())
 
         for key in ("app", *ORGS) * 2:  # each is found and its use noted, and then recalled as noted
-            assert (await check(key, org="acme" if key == "app" else key)).status_code == 200
+            assert (await check(key, org_id="acme" if key == "app" else key)).status_code == 200
             await caller.settled()
         await work(check)
         await caller.settled()
@@ -86,7 +86,7 @@ def test_a_check_is_one_statement_and_many_at_once_are_as_few(house: House) -> N
             assert (await check()).json()["decision"] == "allow"
         assert len(alone) == STATEMENTS, alone
         with stated(house) as many:
-            found = await asyncio.gather(*(check(org=ORGS[n % 3], amount=1 + n % 7) for n in range(30)))
+            found = await asyncio.gather(*(check(org_id=ORGS[n % 3], amount=1 + n % 7) for n in range(30)))
         decisions = ["allow", "allow", "allow", "warn", "warn", "block", "block"]
         assert [one.json()["decision"] for one in found] == [decisions[n % 7] for n in range(30)]
         assert len(many) <= 3 * STATEMENTS, "the first one alone, and then all that came meanwhile"
@@ -97,10 +97,10 @@ def test_a_check_is_one_statement_and_many_at_once_are_as_few(house: House) -> N
 def test_each_of_many_is_answered_as_it_would_be_alone(house: House) -> None:
     """Whatever they ask for, and with whosever key."""
     orders: list[tuple[str, dict[str, object]]] = [
-        ("app", {}), ("app", {"metric": "ideas"}), ("acme", {"metric": "ideas"}), ("app", {"org": "acmee"}),
-        ("globex", {"org": "globex", "amount": 6}), ("app", {"metric": "tea"}), ("acme", {"payer": "wayne"}),
-        ("app", {"org": "wayne", "metric": "tea", "amount": 5}), ("app", {"amount": 10**12}),
-        ("acme", {"org": "wayne"}),
+        ("app", {}), ("app", {"metric": "ideas"}), ("acme", {"metric": "ideas"}), ("app", {"org_id": "acmee"}),
+        ("globex", {"org_id": "globex", "amount": 6}), ("app", {"metric": "tea"}), ("acme", {"payer": "wayne"}),
+        ("app", {"org_id": "wayne", "metric": "tea", "amount": 5}), ("app", {"amount": 10**12}),
+        ("acme", {"org_id": "wayne"}),
     ]  # fmt: skip
 
     async def work(check: Check) -> None:
@@ -120,7 +120,7 @@ def _moment(answer: httpx.Response) -> dict[str, object]:
 
 def test_a_key_that_is_over_is_answered_no_more(house: House) -> None:
     """It was recalled; the transaction that would answer finds it again, and so does whoever is refused before."""
-    wrong: tuple[dict[str, object], ...] = ({"metric": ""}, {"org": "wayne"})
+    wrong: tuple[dict[str, object], ...] = ({"metric": ""}, {"org_id": "wayne"})
 
     async def work(check: Check) -> None:
         by, said = house.fleet.by, vars(house.server._dark)["_keys"]._said
@@ -142,11 +142,11 @@ def test_a_key_that_is_over_is_answered_no_more(house: House) -> None:
 def test_a_key_that_is_over_and_names_no_organisation_is_told_that_it_is_over(house: House) -> None:
     async def work(check: Check) -> None:
         said = vars(house.server._dark)["_keys"]._said
-        assert refused(await check("app", org=None)) == (422, "bad_value")
+        assert refused(await check("app", org_id=None)) == (422, "bad_value")
         recalled = dict(said)
         write(house.fleet.engine, lambda c: api_keys.end(c, "app", house.fleet.by))
         said.update(recalled)
-        assert refused(await check("app", org=None)) == (401, "unauthorized")
+        assert refused(await check("app", org_id=None)) == (401, "unauthorized")
 
     with_checks(house, work)
 

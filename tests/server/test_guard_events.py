@@ -23,7 +23,7 @@ from tests.server.program import Program, give, key_of, make_key, refused
 Send = Callable[..., Awaitable[httpx.Response]]
 EVENTS = "SELECT source, event_id, event_type, org_id, quantity, subject, project FROM usage_events ORDER BY 1, 2"
 USES = "SELECT use_key, amount FROM guard_uses ORDER BY 1"
-ORDER = {"key": "x-1", "org": "acme", "metric": "export", "event": {"event_type": "page.export"}}
+ORDER = {"key": "x-1", "org_id": "acme", "metric": "export", "event": {"event_type": "page.export"}}
 
 
 def with_exports(house: House, work: Callable[[Send], Awaitable[None]], *scopes: str, **more: Any) -> None:
@@ -126,7 +126,7 @@ def test_refused_event_uses_nothing(house: House) -> None:
 def test_event_of_a_use_takes_the_scope_and_the_source_of_the_key(house: House) -> None:
     async def work(send: Send) -> None:
         assert refused(await send("guard/consume", **ORDER)) == (403, "no_scope")
-        assert (await send("guard/consume", key="x-1", org="acme", metric="export")).status_code == 200
+        assert (await send("guard/consume", key="x-1", org_id="acme", metric="export")).status_code == 200
 
     with_exports(house, work, "guard")
 

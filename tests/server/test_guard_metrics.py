@@ -34,7 +34,7 @@ def test_what_the_guard_decided_here_is_counted_with_how_long_it_took(house: Hou
 
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
-        order: dict[str, object] = {"org": "acme", "metric": "look"}
+        order: dict[str, object] = {"org_id": "acme", "metric": "look"}
         await _post(program, "check", order)
         for key in ("a", "a", "b", "c"):
             assert (await _post(program, "consume", {"key": key, **order})).status_code == 200

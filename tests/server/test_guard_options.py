@@ -74,7 +74,7 @@ def test_where_nothing_is_blocked_none_is_open_and_it_is_said(house: House) -> N
 def test_where_credit_is_short_a_sponsor_pays_by_the_call_that_is_said(house: House) -> None:
     async def work(options: Options, program: Program) -> None:
         assert (await send(program, {"method": "POST", "path": "/v1/guard/consume", "body": {}},
-                           key="k0", org="acme", metric="idea")).json()["decision"] == "allow"  # fmt: skip
+                           key="k0", org_id="acme", metric="idea")).json()["decision"] == "allow"  # fmt: skip
         found = await options()
         assert (found["decision"], found["rule"]) == ("block", "credits")
         assert closed(found) == {"sponsor": "no_sponsor", "request_override": "not_limit"}

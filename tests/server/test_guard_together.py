@@ -60,7 +60,7 @@ def asked(house: House, *rounds: Jobs) -> list[list[Any]]:
         program = Program(caller, key_of("acme"))
 
         async def one(act: str, order: dict[str, Any]) -> Any:
-            body = json.dumps({"org": "acme", **order}).encode()
+            body = json.dumps({"org_id": "acme", **order}).encode()
             return await caller.send("POST", f"/v1/guard/{act}", body, program.headers())
 
         return [list(await asyncio.gather(*(one(act, order) for act, order in orders))) for orders in rounds]

@@ -51,7 +51,7 @@ def path_of(folder: Path) -> str:
 def test_the_calls_that_the_page_shows_are_answered(tmp_path: Path) -> None:
     told = answered(PAGE, tmp_path)
     for said in ('"allowed":true', '"key":"builds/7"', '"drawn":1e-06', '"available":95.999999', '"next":"',
-                 '"status":"pending"', '"what":"site"'):  # fmt: skip
+                 '"status":"pending"', '"group":"site"'):  # fmt: skip
         assert said in told, told
 
 

@@ -211,7 +211,7 @@ def test_batches_that_wait_have_an_end(shop: House, free: threading.Event, monke
         tasks = await waiting(caller, send, 2) + await waiting(caller, Sender(caller, "second"), 1)
         answer = await Sender(caller, "third").send(EVENTS, batch("more"))
         assert refused(answer) == (429, "busy") and answer.headers["retry-after"] == "1"
-        assert (await send.get("/v1/usage/acme?from=2025-12-01")).status_code == 404, "nobody else waits for them"
+        assert (await send.get("/v1/usage/acme?from_ms=1764547200000")).status_code == 404, "nobody else waits for them"
         free.set()
         assert {said(one)[0][0] for one in await asyncio.gather(*tasks)} == {"pending"}
         assert (await send.told(SAMPLES, sample()))[0][0] == "pending" and not caller.server._intake._batches

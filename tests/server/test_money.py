@@ -157,13 +157,13 @@ def test_a_bound_key_fills_its_own_wallet_and_takes_from_no_other(shop: House) -
             ("/accounts/acme/plan", {"plan": "rich"}),
             ("/pools/course/allotments", {"customer_id": "acme", "amount": 1, "expires_ms": ends}),
             ("/payers/wayne/orgs/acme/allow", {"limit": 1}),
-            ("/topups/stop", {"wallet": "wayne"}),
+            ("/topups/stop", {"customer_id": "wayne"}),
         ):
             assert refused(await send(bound, path, body)) == (403, "foreign_org"), path
         for path in ("/accounts", "/accounts/wayne/entries", "/lots?customer_id=wayne", "/pools", "/pools/course"):
             assert refused(await bound.get(path)) == (403, "foreign_org"), path
         assert refused(await bound.get("/payers?payer=wayne"))[1] == "foreign_org"
-        assert wrong_at(await send(bound, "/topups/stop", {"all": True})) == "wallet"
+        assert wrong_at(await send(bound, "/topups/stop", {"all": True})) == "customer_id"
 
     served(shop, work)
 
@@ -185,11 +185,11 @@ def test_top_ups_are_stopped_and_listed(shop: House) -> None:
 
     async def work(caller: Caller) -> None:
         app, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
-        dry = await done(app, "/topups/stop", {"wallet": "acme", "dry_run": True})
+        dry = await done(app, "/topups/stop", {"customer_id": "acme", "dry_run": True})
         assert {"name": "Mode", "before": "live", "after": "stopped"} in dry["facts"]
         assert (await done(bound, "/topups/stop", {})) == {"customer_id": "acme", "was": "live", "blocked": None}
-        assert [one["mode"] for one in (await seen(app, "/topups?wallet=acme"))["wallets"]] == ["stopped"]
-        assert wrong_at(await send(app, "/topups/stop", {})) == "wallet"
+        assert [one["mode"] for one in (await seen(app, "/topups?customer_id=acme"))["wallets"]] == ["stopped"]
+        assert wrong_at(await send(app, "/topups/stop", {})) == "customer_id"
         await done(app, "/topups/stop", {"all": True, "reason": "their incident 7"})
         assert (await seen(app, "/topups"))["stopped"]["reason"] == "their incident 7"
         told = (await seen(bound, "/topups"))["stopped"]

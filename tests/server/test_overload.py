@@ -117,7 +117,13 @@ def test_orders_that_wait_have_an_end(lone: House, monkeypatch: pytest.MonkeyPat
         with hanging(lone):
             waiting = []
             for number in range(3):
-                order = {"actor": "a", "reason": str(number), "provider": "autumn", "dry_run": True, "customer": "hz0"}
+                order = {
+                    "actor": "a",
+                    "reason": str(number),
+                    "provider": "autumn",
+                    "dry_run": True,
+                    "customer_id": "hz0",
+                }
                 waiting.append(asyncio.create_task(caller.admin("acme", "provider", order)))
                 async with asyncio.timeout(LIMIT_S):
                     while caller.server.step_threads._ordered <= number:

@@ -32,14 +32,20 @@ class Desk:
         self.program = Program(caller, key_of(key))
 
     async def ask(self, amount: int | None = 9, **order: Any) -> httpx.Response:
-        given = {"org": "acme", "metric": "idea", "amount": amount, "ends_ms": self.house.clock.at_ms + DAY_MS, **order}
+        given = {
+            "org_id": "acme",
+            "metric": "idea",
+            "amount": amount,
+            "ends_ms": self.house.clock.at_ms + DAY_MS,
+            **order,
+        }
         return await self.caller.send("POST", PATH, json.dumps(given).encode(), self.program.headers())
 
-    async def list(self, query: str = "org=acme") -> Any:
+    async def list(self, query: str = "org_id=acme") -> Any:
         return await self.caller.send("GET", f"{PATH}?{query}", headers=self.program.headers())
 
     async def check(self) -> Any:
-        body = json.dumps({"org": "acme", "metric": "idea", "amount": 5}).encode()
+        body = json.dumps({"org_id": "acme", "metric": "idea", "amount": 5}).encode()
         return (await self.caller.send("POST", "/v1/guard/check", body, self.program.headers())).json()
 
     async def decide(self, number: object, word: str, reason: str = "a test") -> httpx.Response:
@@ -123,7 +129,7 @@ def test_a_program_that_asks_in_a_loop_fills_no_disk(house: House) -> None:
             assert (await desk.ask(amount)).status_code == 200
         assert refused(await desk.ask(999)) == (409, "too_many_asked")
         assert (await desk.ask(0)).json()["number"] == 1
-        assert (await desk.ask(999, org="wayne")).status_code == 200
+        assert (await desk.ask(999, org_id="wayne")).status_code == 200
 
     with_desk(house, work)
 
@@ -131,14 +137,15 @@ def test_a_program_that_asks_in_a_loop_fills_no_disk(house: House) -> None:
 def test_a_list_is_of_the_organisation_itself(house: House) -> None:
     async def work(desk: Desk) -> None:
         await desk.ask(5)
-        await desk.ask(6, org="wayne")
+        await desk.ask(6, org_id="wayne")
         await desk.ask(7, ends_ms=house.clock.at_ms + 5)
         await desk.decide(3, "approve")
         house.clock.at_ms += 5
         assert [one["number"] for one in (await desk.list()).json()["overrides"]] == [1]
-        everything = (await desk.list("org=acme&all=true&metric=idea&most=9")).json()["overrides"]
+        everything = (await desk.list("org_id=acme&all=true&metric=idea&most=9")).json()["overrides"]
         assert [(one["number"], one["state"]) for one in everything] == [(1, "asked"), (3, "over")]
-        for query, wrong in (("", 422), ("org=acme&most=0", 422), ("org=nobody", 404), ("org=acme&metric=ida", 404)):
+        bad = (("", 422), ("org_id=acme&most=0", 422), ("org_id=nobody", 404), ("org_id=acme&metric=ida", 404))
+        for query, wrong in bad:
             assert (await desk.list(query)).status_code == wrong, query
 
     with_desk(house, work)
@@ -147,8 +154,8 @@ def test_a_list_is_of_the_organisation_itself(house: House) -> None:
 def test_a_bound_key_asks_for_its_own_and_sees_no_other(house: House) -> None:
     async def work(desk: Desk) -> None:
         assert (await desk.ask()).status_code == 200
-        assert refused(await desk.ask(org="wayne")) == (403, "foreign_org")
-        assert refused(await desk.list("org=wayne")) == (403, "foreign_org")
+        assert refused(await desk.ask(org_id="wayne")) == (403, "foreign_org")
+        assert refused(await desk.list("org_id=wayne")) == (403, "foreign_org")
 
     with_desk(house, work, org="acme")
 
@@ -158,7 +165,7 @@ def test_what_makes_no_sense_is_refused_with_its_code(house: House) -> None:
         now = house.clock.at_ms
         for order, wrong in (
             ({"metric": "ida"}, (404, "unknown_metric")),
-            ({"org": "acmee"}, (404, "unknown_org")),
+            ({"org_id": "acmee"}, (404, "unknown_org")),
             ({"ends_ms": now}, (422, "bad_value")),
             ({"ends_ms": now + guard_overrides.MOST_LIFE_MS + 1}, (422, "bad_value")),
             ({"amount": -1}, (422, "bad_value")),

@@ -165,7 +165,7 @@ class Guarded:
         return await self.program.caller.send("POST", f"/v1/guard/{act}", body, self.program.headers())
 
     async def use(self, key: str, amount: int = 1, org: str | None = None, act: str = "consume") -> tuple[Any, ...]:
-        found = await self.ask(act, key, org=org or self.org, metric="idea", amount=amount)
+        found = await self.ask(act, key, org_id=org or self.org, metric="idea", amount=amount)
         return refused(found) if found.status_code != 200 else (found.json()["decision"], found.json()["repeated"])
 
 
@@ -228,10 +228,10 @@ def test_runs_of_two_organisations_have_one_key_and_none_meets_the_others(street
     async def work(caller: Caller) -> None:
         acme, globex = (Program(caller, key_of(name)) for name in ("acme", "globex"))
         operator = Program(caller, key_of("operator"))
-        mine = {"key": "1", "org": "acme", "estimate": 4, "project": "secret-acme"}
+        mine = {"key": "1", "org_id": "acme", "estimate": 4, "project": "secret-acme"}
         first = await acme.post("", mine)
         assert (first.status_code, first.json()["key"]) == (200, "1")
-        other = await globex.post("", {"key": "1", "org": "globex", "estimate": 3})
+        other = await globex.post("", {"key": "1", "org_id": "globex", "estimate": 3})
         assert (other.status_code, other.json()["repeated"]) == (200, False) and "acme" not in other.text
         assert (await acme.post("", mine)).json()["repeated"] is True
         changed = await acme.post("", {**mine, "estimate": 5})
@@ -248,14 +248,14 @@ def test_runs_of_two_organisations_have_one_key_and_none_meets_the_others(street
         name = own_keys.own_name("acme", "1")
         assert set(names) == {"1", name, own_keys.own_name("globex", "1")}
         assert (await operator.post(f"/{name}/release", {})).json()["state"] == "released"
-        taken = await operator.post("", {"key": "own:x", "org": "acme", "estimate": 1})
+        taken = await operator.post("", {"key": "own:x", "org_id": "acme", "estimate": 1})
         assert refused(taken) == (422, "bad_value")
         # What is among all keys is found by its organisation's own key, too, and by no other's.
-        assert (await operator.post("", {"key": "2", "org": "acme", "estimate": 1})).json()["key"] == "2"
-        assert (await acme.post("", {"key": "2", "org": "acme", "estimate": 1})).json()["repeated"] is True
-        assert (await globex.post("", {"key": "2", "org": "globex", "estimate": 1})).json()["repeated"] is False
+        assert (await operator.post("", {"key": "2", "org_id": "acme", "estimate": 1})).json()["key"] == "2"
+        assert (await acme.post("", {"key": "2", "org_id": "acme", "estimate": 1})).json()["repeated"] is True
+        assert (await globex.post("", {"key": "2", "org_id": "globex", "estimate": 1})).json()["repeated"] is False
         long = "k" * 200
-        assert (await acme.post("", {"key": long, "org": "acme", "estimate": 1})).json()["key"] == long
+        assert (await acme.post("", {"key": long, "org_id": "acme", "estimate": 1})).json()["key"] == long
         assert (await acme.post(f"/{long}/settle", {"actual": 1})).json()["key"] == long
 
     served(street, work)
@@ -268,7 +268,7 @@ def test_no_run_of_a_program_takes_the_key_of_the_guards_run(street: House) -> N
     async def work(caller: Caller) -> None:
         globex, acme = Program(caller, key_of("globex")), Guarded(caller, "acme")
         for key in ("guard:mine", f"guard:{guard.own_name('acme', 'mine')}"):
-            taken = await globex.post("", {"key": key, "org": "globex", "estimate": 1})
+            taken = await globex.post("", {"key": key, "org_id": "globex", "estimate": 1})
             assert refused(taken) == (422, "bad_value")
         assert await acme.use("mine") == ("allow", False)
 

@@ -146,7 +146,7 @@ def test_made_up_keys_share_look_ups_of_their_own(house: House, monkeypatch: pyt
         read.append(len(proofs))
         return real(connection, proofs, now_ms)
 
-    body = json.dumps({"org": "acme", "metric": "idea"}).encode()
+    body = json.dumps({"org_id": "acme", "metric": "idea"}).encode()
 
     async def work(caller: Caller) -> None:
         async def check(name: str) -> int:
@@ -231,7 +231,7 @@ def test_mistyped_ids_wait_and_known_ones_of_the_same_key_do_not(house: House, m
             await ended.wait()
 
         async def preview(org: str) -> int:
-            return (await program.post("/preview", {"org": org, "estimate": 1})).status_code
+            return (await program.post("/preview", {"org_id": org, "estimate": 1})).status_code
 
         monkeypatch.setattr(Misses, "wait", held)
         flood = [
@@ -260,14 +260,14 @@ def test_preview_waits_for_no_writer_and_a_mistyped_one_costs_few_statements(hou
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
         for number in range(2 * programs.NAMES_PER_S):
-            await program.post("/preview", {"org": f"acme{number}", "estimate": 1})
+            await program.post("/preview", {"org_id": f"acme{number}", "estimate": 1})
         with house.fleet.engine.connect() as held, held.begin():
             held.execute(sa.text("UPDATE orgs SET watch_due_ms = watch_due_ms"))
             sa.event.listen(house.fleet.engine, "before_cursor_execute", noted)
-            answer = await asyncio.wait_for(program.post("/preview", {"org": "acme99", "estimate": 1}), 5)
+            answer = await asyncio.wait_for(program.post("/preview", {"org_id": "acme99", "estimate": 1}), 5)
             sa.event.remove(house.fleet.engine, "before_cursor_execute", noted)
             assert refused(answer) == (404, "unknown_org")
-            assert (await asyncio.wait_for(program.post("/preview", {"org": "acme", "estimate": 1}), 5)).json()[
+            assert (await asyncio.wait_for(program.post("/preview", {"org_id": "acme", "estimate": 1}), 5)).json()[
                 "allowed"
             ]
 

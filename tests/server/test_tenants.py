@@ -34,7 +34,7 @@ def shared(house: House) -> House:
 
 
 def metered(key: str, org: str, *names: str, **more: object) -> dict[str, object]:
-    return {"key": key, "org": org, "estimate": 1, "settled_by": "metering", "sandboxes": names, **more}
+    return {"key": key, "org_id": org, "estimate": 1, "settled_by": "metering", "sandboxes": names, **more}
 
 
 def test_who_may_see_one_organisation_is_told_no_name_and_costs_no_search(
@@ -52,12 +52,12 @@ def test_who_may_see_one_organisation_is_told_no_name_and_costs_no_search(
     async def work(caller: Caller) -> None:
         acme, anybody = Program(caller, key_of("a")), Program(caller, key_of("any"))
         assert (
-            await anybody.post("", {"key": "g", "org": "globex", "estimate": 1, "project": "gold"})
+            await anybody.post("", {"key": "g", "org_id": "globex", "estimate": 1, "project": "gold"})
         ).status_code == 200
         for program, said in ((acme, "that you may see"), (anybody, "did you mean pixel-works?")):
             answer = await program.accept("x", supplier="pixel-work")
             assert refused(answer) == (422, "unknown_supplier") and said in answer.text, answer.text
-            answer = await program.post("/preview", {"org": "acme", "estimate": 1, "supplier": "pixel-work"})
+            answer = await program.post("/preview", {"org_id": "acme", "estimate": 1, "supplier": "pixel-work"})
             assert refused(answer) == (422, "unknown_supplier") and said in answer.text, answer.text
         assert looked == ["pixel-work"] * 2, "for who may see all"
         for label in ("project=golt", "subject=golt", "action=golt", "project=gold"):
@@ -157,7 +157,7 @@ def test_a_query_has_a_bounded_number_of_parameters(shared: House) -> None:
         for query in ("&".join(["state=held"] * (MOST_PARAMETERS + 1)), "&" * MOST_PARAMETERS):
             answer = await acme.get(f"/executions?{query}")
             assert refused(answer) == (422, "bad_value") and f"{MOST_PARAMETERS} parameters" in answer.text
-        assert refused(await acme.get("/executions?org=acme&org=acme")) == (422, "bad_value")
+        assert refused(await acme.get("/executions?org_id=acme&org=acme")) == (422, "bad_value")
         assert refused(await acme.get("/executions?what=ever")) == (422, "bad_value")
 
     served(shared, work)

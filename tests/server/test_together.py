@@ -177,7 +177,7 @@ def test_an_organisation_that_is_halted_is_refused_and_another_goes_on(house: Ho
     house.fleet.tick(house.clock.at_ms)
     write(house.fleet.engine, lambda c: orgs.halt(c, ["still"], house.fleet.by))
     orders: list[tuple[str, object, dict[str, Any]]] = [
-        (f"{org}-{number}", 1, {"org": org}) for number in range(5) for org in ("acme", "still")
+        (f"{org}-{number}", 1, {"org_id": org}) for number in range(5) for org in ("acme", "still")
     ]
     answers = accepted(house, orders)
     assert [one.status_code for one in answers] == [200, 409] * 5

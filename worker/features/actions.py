@@ -58,8 +58,8 @@ class Mapped:
     start_ms: int
     resolved_s: int
     """Seconds; of an event type, units."""
-    mended_windows: int
-    mended_sizes: int
+    resolved_windows: int
+    resolved_sizes: int
     was: str | None = None
     """The feature that the same selector (this size, or this tier) made until then."""
     again: bool = False
@@ -362,7 +362,7 @@ def _sizes(done: FeatureMapped) -> list[str]:
     what = what if done.memory_mb is None else f"{done.memory_mb:,} MB"
     if made.again:
         return [f"{what}: {done.feature} already, {_since(made)}; nothing was changed"]
-    much = f"{made.resolved_s:,} s of {made.mended_sizes:,} sizes in {made.mended_windows:,} places that waited"
+    much = f"{made.resolved_s:,} s of {made.resolved_sizes:,} sizes in {made.resolved_windows:,} places that waited"
     return [
         f"mapped {done.feature} {_since(made)}: {what}; before: {made.was or 'nothing of their own'}",
         f"{much} for a feature will be sealed by the next tick",
@@ -419,7 +419,7 @@ def _types(done: EventMapped) -> list[str]:
     if made.again:
         unchanged = "" if counted else "; nothing was changed"
         return [f"{done.event_type} is mapped to {done.feature} already, {_since(made)}{unchanged}", *counted]
-    much = f"{made.resolved_s:,} units in {made.mended_windows:,} places that waited"
+    much = f"{made.resolved_s:,} units in {made.resolved_windows:,} places that waited"
     return [
         f"mapped {done.event_type} to {done.feature} {_since(made)}; before: {made.was or 'nothing'}",
         *counted,

@@ -90,7 +90,7 @@ def _told(way: Way, wish: Wish, payer: str, page: str) -> WayTold:
 
 
 def _call(way: Way, wish: Wish) -> Mapping[str, object] | None:
-    body: dict[str, str | int] = {"org": wish.org_id, "metric": wish.metric}
+    body: dict[str, str | int] = {"org_id": wish.org_id, "metric": wish.metric}
     if way.option == "sponsor" and way.payers:
         return {"method": "POST", "path": CONSUME, "body": {**body, "amount": wish.amount, "payer": way.payers[0]}}
     if way.option == "request_override" and way.override is not None:

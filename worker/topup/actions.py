@@ -286,17 +286,17 @@ class TopupStopped:
 def _stop(
     connection: sa.Connection,
     asked: Asked,
-    wallet: Annotated[str | None, ORG, "The customer who owns the wallet"] = None,
+    customer_id: Annotated[str | None, ORG, "The customer who owns the wallet"] = None,
     *,
     all_: Annotated[bool, FLAG, "The kill switch: of everybody"] = False,
 ) -> TopupStopped:
-    if (wallet is None) != all_:
-        raise UsageError("name a wallet, or give --all: one of them", at="wallet")
-    if wallet is None:
+    if (customer_id is None) != all_:
+        raise UsageError("specify either a customer or --all", at="customer_id")
+    if customer_id is None:
         return TopupStopped(None, switch(connection, asked.by, stopped=True), None)
-    said = set_mode(connection, wallet, "stopped", asked.by)
+    said = set_mode(connection, customer_id, "stopped", asked.by)
     assert said.was is not None
-    return TopupStopped(wallet, said.was.mode, said.blocked_reason)
+    return TopupStopped(customer_id, said.was.mode, said.blocked_reason)
 
 
 def _stopped(done: TopupStopped) -> str:
@@ -307,10 +307,10 @@ def _stopped(done: TopupStopped) -> str:
 
 
 def _facts_of_mode(connection: sa.Connection, _asked: Asked, values: Values) -> Sequence[Fact]:
-    if values["wallet"] is None:
+    if values["customer_id"] is None:
         found = switched(connection)
         return [Fact("All top-ups", "on" if found is None else f"stopped by {found.actor}: {found.reason}")]
-    return [Fact("Mode", require_terms(connection, values["wallet"]).mode)]
+    return [Fact("Mode", require_terms(connection, values["customer_id"]).mode)]
 
 
 @dataclass(frozen=True)

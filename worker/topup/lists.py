@@ -166,11 +166,11 @@ def _topups(
     connection: sa.Connection,
     look: Look,
     *,
-    wallet: Annotated[str | None, ORG, "Of this wallet alone"] = None,
+    customer_id: Annotated[str | None, ORG, "Only the wallet of this customer"] = None,
     state: Annotated[list[State] | None, "In this state"] = None,
 ) -> Topups:
-    terms = list_terms(connection, look.most, wallet or "")
-    found = list_topups(connection, look.most, tuple(state or STATES), wallet or "")
+    terms = list_terms(connection, look.most, customer_id or "")
+    found = list_topups(connection, look.most, tuple(state or STATES), customer_id or "")
     stopped = switched(connection)
     if stopped is not None and look.only is not None:  # what an operator says of everybody is not for one of them
         stopped = Switched(stopped.stopped_ms, "", "")

@@ -419,10 +419,10 @@ def _sources(
     look: Look,
     *,
     source: Annotated[str, ID, "Of this source alone"] = "",
-    type: Annotated[str, ID, "Of this type alone"] = "",
+    event_type: Annotated[str, ID, "Only this event type"] = "",
     org_id: Annotated[str | None, ORG, "Of this organisation alone"] = None,
 ) -> Page[ListedSource]:
-    found = sources(connection, look.now_ms, EventFilter(source, type, org_id or ""))
+    found = sources(connection, look.now_ms, EventFilter(source, event_type, org_id or ""))
     return Page([
         ListedSource(one.source, one.event_type, one.of_day, one.events, one.orgs, one.first_ms, one.last_ms)
         for one in found.rows[: look.most]

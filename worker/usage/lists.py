@@ -39,11 +39,11 @@ OF_SAMPLES: Final = ("sandbox", "project", "subject")
 
 @dataclass(frozen=True)
 class UsageRow:
-    """One line: base units of `feature` ('': what has none; then seconds, of event types units). `what`: the day (UTC),
-    or the sandbox, project or subject ('': no event said one, or the window's samples were pruned). `sealed` None: no
+    """One line: base units of `feature` ('': usage without one; then seconds, of event types units). `group`: the day
+    (UTC), sandbox, project or subject ('': no event said one, or the window's samples were pruned). `sealed` None: no
     push says for which of them it is."""
 
-    what: str
+    group: str
     feature: str
     unit: str
     used: int
@@ -76,9 +76,9 @@ class UsageReport:
 
 @dataclass(frozen=True)
 class Place:
-    """A row of a report, by what it is of: a page begins after it. Of by=day, `what` is the day as the row says it."""
+    """A row of a report, by what it is of: a page begins after it. Of by=day, `group` is the day as the row says it."""
 
-    what: str
+    group: str
     feature: str
     unit: str
 
@@ -119,10 +119,10 @@ def usage_page(
     rules = mapping_rows(connection)
     units = _units(rules)
     begin_ms = from_ms
-    what: str | int = "" if after is None else after.what
+    group: str | int = "" if after is None else after.group
     if by == "day" and after is not None:
-        what = _day_ms(after.what)
-        begin_ms = max(from_ms, what)  # nothing before it is added up again
+        group = _day_ms(after.group)
+        begin_ms = max(from_ms, group)  # nothing before it is added up again
     values = {
         "org_id": org_id,
         "from_ms": begin_ms,
@@ -131,7 +131,7 @@ def usage_page(
         "to_ms": to_ms,
         "at_most": most + 1,
         "segments": [asdict(segment) for segment in segments(rules)],
-        **_begins(what, after),
+        **_begins(group, after),
     }
     found = SQL.run(connection, "usage", values, **_slots(by, after)).all()
     rows = [
@@ -152,11 +152,12 @@ def _require_range(from_ms: int, to_ms: int) -> None:
     """Errors: UsageError."""
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
         text = "usage is counted in windows of five minutes: `from` and `to` lie on their boundaries"
-        raise UsageError(text, at="from" if from_ms % WINDOW_MS else "to")
+        raise UsageError(text, at="from_ms" if from_ms % WINDOW_MS else "to_ms")
     if to_ms <= from_ms:
-        raise UsageError("the range is empty: it ends before it begins. Without --to, it ends now", at="to")
+        raise UsageError("the range is empty: it ends before it begins. Without --to, it ends now", at="to_ms")
     if to_ms - from_ms > MAX_DAYS * DAY_MS:
-        raise UsageError(f"the range is longer than {MAX_DAYS} days: ask for its parts, one after the other", at="from")
+        text = f"the range is longer than {MAX_DAYS} days: ask for its parts, one after the other"
+        raise UsageError(text, at="from_ms")
 
 
 def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequence[int]) -> None:
@@ -166,11 +167,11 @@ def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequenc
         raise UsageError("the range cuts a day of folded pushes. Choose whole days")
 
 
-def _begins(what: str | int, after: Place | None) -> dict[str, object]:
+def _begins(group: str | int, after: Place | None) -> dict[str, object]:
     """The row that a page follows, as the statement names it; of a whole report, nothing reads it."""
     if after is None:
-        return {"what": what, "feature": "", "of_events": 0}
-    return {"what": what, "feature": after.feature, "of_events": int((after.feature, after.unit) == ("", UNITS))}
+        return {"what": group, "feature": "", "of_events": 0}
+    return {"what": group, "feature": after.feature, "of_events": int((after.feature, after.unit) == ("", UNITS))}
 
 
 def _slots(by: str, after: Place | None) -> dict[str, str]:
@@ -187,7 +188,7 @@ def _slots(by: str, after: Place | None) -> dict[str, str]:
 class Share:
     """What a sandbox, or a project, used of a feature ('': what has none), in base units."""
 
-    what: str
+    group: str
     feature: str
     unit: str
     used: int
@@ -219,7 +220,7 @@ def read_shares(
         for by, found in sums.items():
             found[str(getattr(row, by)), str(row.feature), unit] += int(row.used)
     return {
-        by: sorted((Share(*key, used) for key, used in found.items() if used), key=lambda one: (-one.used, one.what))
+        by: sorted((Share(*key, used) for key, used in found.items() if used), key=lambda one: (-one.used, one.group))
         for by, found in sums.items()
     }
 

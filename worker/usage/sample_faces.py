@@ -83,7 +83,7 @@ def require_expected(expect: int | None, found: int) -> None:
 class SamplesMended:
     """Quarantined samples that are entered again, each under an id of its own; or why one is not."""
 
-    mended: list[Mended]
+    repaired: list[Mended]
 
 
 def _mend(
@@ -203,8 +203,8 @@ def _quarantined(
 
 
 def _said(done: SamplesMended) -> str:
-    good = sum(one.new_id is not None for one in done.mended)
-    return f"{good:,} of {len(done.mended):,} entered again"
+    good = sum(one.new_id is not None for one in done.repaired)
+    return f"{good:,} of {len(done.repaired):,} entered again"
 
 
 def _set_aside(done: SamplesDismissed) -> str:

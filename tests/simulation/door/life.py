@@ -93,7 +93,7 @@ class Life:
         key = next(one for one in self.door.keys.values() if "usage:read" in one.scopes and not one.ended)
         token = next(one for one, until in key.tokens.items() if until is None)
         head = {"authorization": f"Bearer {token}"}
-        answer = await caller.client.get(f"/v1/usage/{org}?from={T0}", headers=head)
+        answer = await caller.client.get(f"/v1/usage/{org}?from_ms={T0}", headers=head)
         rows = answer.json().get("rows", [])
         return {row["feature"]: row["used"] for row in rows if row["feature"] and row["used"]}
 
@@ -109,7 +109,7 @@ class Life:
         old = [name for name in mine if name.startswith(f"{org}-")]
         names += [door.rng.choice(names), *door.rng.sample(old, min(len(old), 1))]
         head = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-        orders = [json.dumps({"key": name, "org": org, "metric": "look"}).encode() for name in names]
+        orders = [json.dumps({"key": name, "org_id": org, "metric": "look"}).encode() for name in names]
         answers = await asyncio.gather(*(post(caller, "/v1/guard/consume", one, head) for one in orders))
         if not key.taken(token, door.now):
             for answer in answers:

@@ -206,7 +206,7 @@ def steps(found: RunSteps) -> list[Step]:
 def _shares(connection: sa.Connection, org: sa.Row[Any], now_ms: int) -> list[tuple[str, list[Share], int]]:
     """Usage of the last days by sandbox and by project, the most first; how many more there are."""
     found = read_shares(connection, org.org_id, int(org.floor_ms), *last_days(now_ms, SPLIT_DAYS))
-    named = {by: [one for one in shares if one.what or by == "sandbox"] for by, shares in found.items()}
+    named = {by: [one for one in shares if one.group or by == "sandbox"] for by, shares in found.items()}
     return [(by, shares[:MOST_SHARES], max(len(shares) - MOST_SHARES, 0)) for by, shares in named.items()]
 
 

@@ -176,7 +176,7 @@ def _topups(found: list[Happened], customer: str) -> Table:
     ]
     heads = ("Begun, UTC", "State", "#Credits", "#Money", "#Calls", "Said last", "Top-up")
     none = "It was never topped up by itself."
-    return Table("Its last charges", heads, rows, none, cells.command("topup", "list", "--wallet", customer))
+    return Table("Its last charges", heads, rows, none, cells.command("topup", "list", "--customer", customer))
 
 
 def _tiers(found: list[Offer], customer: str) -> Table:
