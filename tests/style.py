@@ -17,6 +17,8 @@ from typer.main import get_command
 
 from drawdown.cli.main import app
 from drawdown.cli.tree import walk
+from drawdown.server.api.codes import CALLS, ITEMS
+from tests import settings_table
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 LOG: Final = ROOT / "docs" / "history.md"
@@ -46,11 +48,12 @@ SUBJECT: Final = re.compile(r"[a-z][a-z0-9 ,./_-]*: \S.*[^.]")
 
 
 def documents() -> Iterator[tuple[str, str]]:
-    """Each page that is written by hand, without its code."""
+    """Each page that is written by hand, without its code and without the table of settings."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "ops").rglob("*.md")]
     for page in sorted(set(pages) - {LOG}):
         whole = page.read_text(encoding="utf-8")
-        text = re.sub(r"```.*?```", "", "" if MADE in whole else whole, flags=re.DOTALL)
+        by_hand = "" if MADE in whole else whole.replace(settings_table.table(), "")
+        text = re.sub(r"```.*?```", "", by_hand, flags=re.DOTALL)
         yield page.relative_to(ROOT).as_posix(), re.sub(r"`[^`]*`", "", text)
 
 
@@ -74,6 +77,12 @@ def alerts() -> Iterator[tuple[str, str]]:
     for rule in (rule for group in whole["groups"] for rule in group["rules"]):
         texts = [text for name, text in rule["annotations"].items() if name in ("summary", "description")]
         yield rule["alert"], "\n".join(texts)
+
+
+def codes() -> Iterator[tuple[str, str]]:
+    """The meaning of each code of the HTTP API."""
+    yield from ((name, code.meaning) for name, code in CALLS.items())
+    yield from ((item.code, item.meaning) for item in ITEMS)
 
 
 def _modules() -> Iterator[tuple[str, ast.Module]]:
@@ -105,6 +114,7 @@ SURFACES: Final[dict[str, Callable[[], Iterator[tuple[str, str]]]]] = {
     "help": helps,
     "metrics": metrics,
     "alerts": alerts,
+    "codes": codes,
     "messages": messages,
     "docstrings": docstrings,
 }

@@ -58,6 +58,9 @@ CHANGES: Final = frozenset(
 )
 """Webhooks after which a customer is read again; others are taken and ignored."""
 
+BALANCE_LAG_MS: Final = 30 * SECOND_MS
+"""Age of a customer's state up to which a charge may be missing in it."""
+
 
 def capabilities(settings: AutumnSettings) -> Capabilities:
     """Return Autumn's capabilities.
@@ -84,6 +87,7 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
         applied_within_ms=settings.key_retention_ms,
         negatives=True,
         totals_lag_ms=5 * MINUTE_MS,
+        balance_lag_ms=BALANCE_LAG_MS,
         drawn=True,
         costs=True,
         max_quantity=wire.MAX_QUANTITY,

@@ -33,6 +33,8 @@ from tests.prepaid import Moving
 from tests.world import T0, Fleet
 
 INTERVAL_MS = MINUTE_MS
+STALE_SHARE = 0.5
+"""Of the reads of a stale Autumn."""
 LATE_SHARE = 0.005
 """Of the samples; they come half a minute to seven minutes after their time, all others within two seconds."""
 
@@ -73,6 +75,8 @@ class Exhaustion:
         for org in self.orgs.values():
             self._give(org, org.granted, "first")
         self.fleet.tick()
+        if plan.stale:
+            self.autumn.be_stale(STALE_SHARE)
 
     def _give(self, org: Org, amount: int, key: str) -> None:
         """Without a word to anybody: whoever is to notice has to ask."""

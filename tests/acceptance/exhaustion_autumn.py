@@ -65,6 +65,10 @@ class Account:
         else:
             self._update(customer, {"add_to_balance": micro / MICRO})
 
+    def be_stale(self, share: float) -> None:
+        """From now on answer this share of reads with a customer as of up to STALE_MS ago."""
+        self.emulator.faults.rates = {**self.emulator.faults.rates, "stale_read": share}
+
     def empty(self, customer: str) -> tuple[dict[str, str], bytes]:
         """Set a customer's credit to zero; return the headers and the body of the webhook that Autumn sends for it."""
         before = len(self.emulator.webhooks)

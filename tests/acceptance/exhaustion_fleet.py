@@ -50,6 +50,8 @@ class Plan:
     """Everybody has one credit, begins at once on SUDDEN large sandboxes, and hosts keep size and begin."""
     autumn: bool = False
     """A sudden start is billed by the Autumn provider and its emulated server."""
+    stale: bool = False
+    """Half of Autumn's reads show the customer as of up to 30 s ago."""
 
 
 @dataclass
@@ -188,6 +190,9 @@ def _sudden(number: int, plan: Plan, draw: random.Random) -> Org:
     org = Org(name, "autumn" if plan.autumn else "trailing", boxes, granted=ONE_CREDIT, pays_minutes=3)
     org.starts = [(T0 + draw.randrange(60, max(plan.minutes * 60 - 60, 61)) * SECOND_MS, SUDDEN)]
     org.pays_after_ms = draw.randrange(20, 300) * SECOND_MS if draw.random() < 0.3 else None
+    if plan.stale and draw.random() < 0.5:  # around the moment its credit would be gone
+        org.pays_at = [org.starts[0][0] + draw.randrange(5, 40) * SECOND_MS]
+        org.pays_minutes = draw.choice((1, 3, 6))
     return org
 
 

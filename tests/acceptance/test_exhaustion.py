@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from drawdown.providers.autumn import BALANCE_LAG_MS
 from drawdown.schema.database import read
 from drawdown.worker.verdict.refresh_requests import SECOND_READ_MS
 from drawdown.worker.verify.verify import verify
@@ -21,6 +22,7 @@ from tests.whole import share
 
 ORGS, CELLS, MINUTES = share((16, 2, 11), whole=(2000, 50, 45))
 SUDDEN = share((4, 2, 3), whole=(400, 50, 20))
+STALE = share((12, 2, 11), whole=(400, 50, 20))
 HOOKED = share(4, whole=300)
 SEED = int(os.environ.get("DRAWDOWN_TEST_EXHAUSTION_SEED", "1"))
 
@@ -69,6 +71,20 @@ def test_sudden_start_at_one_credit_is_halted_within_seconds(folder: Path, autum
     assert found.spent_running == []
     assert found.percentile(0.01) >= -10
     assert found.percentile(0.99) <= 15
+
+
+def test_half_of_the_reads_are_stale_and_nobody_flaps(folder: Path) -> None:
+    """A read of a balance before its last push resumes nobody. Who pays as its credit ends may be read too late."""
+    engine = fresh(folder / "stale.db")
+    result = Exhaustion(engine, Plan(*STALE, SEED, watched=True, sudden=True, autumn=True, stale=True)).run()
+    print(f"\nsudden start, Autumn, stale reads: {result.line()}")
+    assert read(engine, verify).breaches == []
+    engine.dispose()
+    assert result.halts >= STALE[0]
+    assert result.paying_halted == []
+    assert result.flaps == 0
+    assert result.spent_running == []
+    assert result.percentile(0.99) <= BALANCE_LAG_MS / 1000
 
 
 @pytest.mark.parametrize("autumn", [False, True])

@@ -116,6 +116,17 @@ def test_what_is_not_in_a_balance_is_taken_off() -> None:
     assert effective_after(Org(100, 0, is_halted=True), 100, used)[0].unsealed == 5  # nothing of it runs any more
 
 
+def test_balance_that_rose_resumes_nobody_by_what_pushes_explain_and_halts_nobody() -> None:
+    """A read may be older than the one before it, or somebody paid: both show a balance that rose by 10."""
+    used = Used(maybe=10)
+    assert effective_after(Org(0, 0, is_halted=True), 10, used)[0].value == 0
+    assert effective_after(Org(0, 0, is_halted=True), 15, used)[0].value == 5, "more than the pushes: somebody paid"
+    assert effective_after(Org(0, 0, is_halted=True), 10, Used())[0].value == 10, "no push was lately"
+    assert effective_after(Org(0, 0, is_halted=True), 15, used, paid=True)[0].value == 15
+    assert effective_after(Org(1, 0), 11, used)[0].value == 11, "who runs goes on"
+    assert effective_after(Org(1, 4), 11, used)[0].value == 7, "what was hidden before stays hidden"
+
+
 def test_what_runs_charged_of_a_wallet_hides_no_push_that_is_on_its_way() -> None:
     """The wallet fell from 100 to 60 by runs: that is no sign that the push of 40 arrived."""
     sent = Used(unsealed=5, sent_since=40, maybe=40, in_flight=40, wallet=60, held=3)

@@ -139,9 +139,16 @@ def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int
     return max(low, min((was or 0) + used.sent_since - (before - balance), high))
 
 
-def effective_after(org: Balanced, balance: int, used: Used) -> tuple[Effective, int]:
-    """The effective balance by a fresh read, and what of its pushes it does not show."""
-    hidden = unseen(org.balance_micro, org.unconfirmed_micro, balance, used)
+def effective_after(org: Balanced, balance: int, used: Used, *, paid: bool = False) -> tuple[Effective, int]:
+    """Return the effective balance by a fresh read, and the part of its pushes that the read does not show.
+
+    `paid`: it is known that a payment made the balance rise.
+    """
+    # A balance that rose may be a payment, or an older one than was read before. So who runs goes on.
+    before = org.balance_micro
+    if before is not None and (paid or not org.is_halted):
+        before = max(before, balance)
+    hidden = unseen(before, org.unconfirmed_micro, balance, used)
     if used.mirrors:
         hidden = max(hidden, used.in_flight)  # whatever the wallet fell by was something else, most often a run
     return Effective(balance, hidden + used.unsent, _unsealed(org, used), used.held), hidden

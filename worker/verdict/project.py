@@ -370,6 +370,9 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
     refused = Refused(state.refused, here.in_use, org.is_halted and org.halt_reason == USAGE_LIMIT)
     overrides = overrides_of(org)
     new = verdict(state.balance_micro, state.max_concurrent, overrides, at.now_ms, judged, held_micro, refused)
+    if used is not None and state.balance_micro is not None and org.is_halted and not new.is_halted:
+        # More than its last pushes is there: so the read is of after a payment, and shows them.
+        found, hidden = effective_after(org, state.balance_micro, used, paid=True)
     # Asked since this read began, and so at about this time; or by pushes that left it to its turn while it ran: of the
     # halted, none is.
     due = at.now_ms if asked_again and (new.is_halted or org.projection_due_ms is not None) else None
