@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from drawdown.cli.app import App
+from drawdown.cli.nouns.providers import check_account
 from drawdown.cli.nouns.sealing import sealed_to
 from drawdown.cli.settings import PREFIX, Settings
 from drawdown.providers.http.egress import CERT_FILE, NO_PROXY, PROXY
@@ -31,7 +32,6 @@ from drawdown.worker.batches.objects import is_prefix, require_listed
 from drawdown.worker.batches.sources import BatchSource, list_sources
 from drawdown.worker.checks.proofs import WHOLE_LATE_MS, last_held
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
-from drawdown.worker.engine.runner import ask
 from drawdown.worker.engine.stores import Databases
 from drawdown.worker.features.lists import mapped_features, unestimated_features, unrated_features
 from drawdown.worker.halts.cell_settings import SHARED, CellSettings
@@ -39,7 +39,7 @@ from drawdown.worker.halts.lists import cells_without_url, knows_sandboxes, list
 from drawdown.worker.history.witness import MOUNTS, WitnessFile, is_on_unnamed_volume
 from drawdown.worker.hooks.lists import list_endpoints
 from drawdown.worker.orgs.lists import never_halted
-from drawdown.worker.provider.lists import customers_at, providers_in_use
+from drawdown.worker.provider.lists import customers_at, features_used, providers_in_use
 from drawdown.worker.provider.shadows import in_shadow
 from drawdown.worker.status.backlog import oldest_open
 from drawdown.worker.status.status import last_tick_ms, newest_tick_ms, sealed_to_ms
@@ -497,16 +497,11 @@ def _providers(app: App) -> Iterator[Finding]:
 
 
 def _account(app: App, name: str, provider: Provider) -> Iterator[Finding]:
-    """What is wrong with the account, its features, and some of its customers: as their limits there. Which features a
-    customer uses is left to `provider check`."""
+    """Yield the faults of the account, its features, and some of its customers, such as their limits there."""
     features, now = app.read(mapped_features), app.clock.now_ms()
     customers = app.read(lambda c: customers_at(c, name, now, MOST_CUSTOMERS + 1))
-
-    async def both() -> list[str]:
-        lines = await provider.check(features, ())
-        return [*lines, *(await provider.check((), customers[:MOST_CUSTOMERS]) if customers else ())]
-
-    for line in list(dict.fromkeys(ask(both, app.world())))[:FEW]:
+    by_use = app.read(lambda c: features_used(c, name, customers[:MOST_CUSTOMERS], now))
+    for line in check_account(app, provider, features, by_use)[:FEW]:
         yield Finding(False, f"{name}: {line}", f"`drawdown provider check {name}` shows all")
     if len(customers) > MOST_CUSTOMERS:
         what = f"{name}: {MOST_CUSTOMERS} customers were looked at (`drawdown provider check {name} --most N` for more)"

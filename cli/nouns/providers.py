@@ -61,17 +61,22 @@ def check(
         {tuple(feature): list(customers)} if feature else app.read(lambda c: features_used(c, name, customers, now))
     )
     features = feature or sorted({one for used in by_use for one in used}) or app.read(mapped_features)
-    found = [provider.dormant] if provider.dormant else _checked(app, provider, features, by_use)
+    found = [provider.dormant] if provider.dormant else check_account(app, provider, features, by_use)
     done = {"provider": name, "problems": found, "features": features, "customers": len(customers)}
     good = f"{name}: well ({len(features)} features, {len(customers)} customers looked at)"
     show(app, done, [f"{name}: {line}" for line in found] or [good])
     raise typer.Exit(Exit.PERSON if found else Exit.SETTLED)
 
 
-def _checked(
+def check_account(
     app: App, provider: Provider, features: Sequence[str], by_use: Mapping[tuple[str, ...], Sequence[str]]
 ) -> list[str]:
-    """What is wrong with features, and with customers for the features that each uses; each said once."""
+    """Return the faults of features, and of customers for the features that each uses.
+
+    Before the first bill, each customer is checked for all features.
+    """
+    if list(by_use) == [()]:
+        by_use = {tuple(features): by_use[()]}
     asked = [(list(features), list[str]()), *((list(used), list(some)) for used, some in by_use.items())]
     if len(asked) == 2 and asked[1][0] == asked[0][0]:
         del asked[0]

@@ -53,7 +53,7 @@ def test_provider_check_asks_each_customer_for_what_it_uses(engine: sa.Engine) -
     by_use = read(engine, lambda c: features_used(c, "fake", names, fleet.clock.at_ms))
     assert by_use == {("compute_1gb",): ["acme"], ("compute_4gb",): ["globex"], (): ["idle"]}
     app: Any = type("App", (), {"world": lambda _: _World()})()
-    assert providers._checked(app, provider, ["compute_1gb", "compute_4gb"], by_use) == []
+    assert providers.check_account(app, provider, ["compute_1gb", "compute_4gb"], by_use) == []
     assert provider.asked == [
         (["compute_1gb", "compute_4gb"], []), (["compute_1gb"], ["acme"]), (["compute_4gb"], ["globex"]),
         ([], ["idle"]),

@@ -18,11 +18,10 @@ CHECKS = {"require_clock", "write"}
 EXEMPT = {
     "cluster.py:__post_init__": "the database's clock dates the book of members",
     "database.py:_roles": "roles have no date",
-    "doctor.py:_account": "it asks a provider and writes nothing",
     "doctor.py:_sqlite": "it looks at the file",
     "doctor.py:_witness": "it reads the local checkpoint",
     "doctor.py:_written": "what it writes, to see whether it can, has no date",
-    "providers.py:_checked": "it asks a provider and writes nothing",
+    "providers.py:check_account": "it asks a provider and writes nothing",
     "replay.py:_run": "the command checks before it calls this",
     "scheduler.py:tick_once": "a tick checks the clock itself",
     "serve.py:_thread_kit": "a read of the server checks it, and so does a tick",
