@@ -6,7 +6,7 @@ obeys the capabilities that a provider declares. A provider does one call of its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
@@ -210,10 +210,10 @@ Outcome: TypeAlias = Accepted | Duplicate | Queued | RetryAt | Rejected | Unknow
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a balance that was granted once, such as a top-up. Autumn drops a part from its answers once it is
-    used up exactly (recorded). `granted` is in the unit of the balance. `ends_ms`: when unused credit expires. `plan`:
-    the plan that it came with; when that ends, the part ends. `used`: how much was drawn from it, of a part that can
-    end before it is used up."""
+    """A part of a balance that was granted once, such as a top-up, or came with a plan. Autumn drops one granted once
+    from its answers as soon as it is used up exactly (recorded). `granted` is in the unit of the balance. `ends_ms`:
+    when unused credit expires. `plan`: the plan that it came with; when that ends, the part ends. `used`: how much was
+    drawn from it, of a part granted once that can end before it is used up."""
 
     balance: str
     name: str
@@ -223,6 +223,19 @@ class Part:
     used: Decimal | None = None
     seen_ms: int = field(default=0, compare=False)
     """When Drawdown noted it last."""
+
+    @property
+    def begins_again(self) -> bool:
+        """Return True for a part of a plan that begins again each cycle: its use is not kept."""
+        return self.plan is not None and self.used is None
+
+    def ended(self, plans: Collection[str]) -> bool:
+        """Return True if a part that no answer shows any longer ended, and was not used up.
+
+        Source: the answer to the charge that uses a part up shows it at zero (recorded). `plans`: the customer's.
+        """
+        is_left = self.used is not None and self.used < self.granted
+        return is_left or self.begins_again or (self.plan is not None and self.plan not in plans)
 
 
 @dataclass(frozen=True)

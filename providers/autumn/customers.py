@@ -146,14 +146,14 @@ def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:
 
 
 def parts_of(found: Mapping[str, object], feature: str) -> list[Part]:
-    """The parts of a balance that were granted once. Each disappears from Autumn's answers once it is used up exactly
-    (recorded)."""
+    """The parts of a balance that were granted once, or came with a plan. One granted once disappears from Autumn's
+    answers as soon as it is used up exactly (recorded)."""
     breakdown = found.get("breakdown")
     parts = [part for part in breakdown if isinstance(part, dict)] if isinstance(breakdown, list) else []
     return [
         _part(part, feature, granted)
         for part in parts
-        if isinstance(part.get("id"), str) and _reset_of(part)[0] is None
+        if isinstance(part.get("id"), str) and (part.get("plan_id") is not None or _reset_of(part)[0] is None)
         if (granted := _granted(part)) > 0
     ]
 
@@ -161,7 +161,8 @@ def parts_of(found: Mapping[str, object], feature: str) -> list[Part]:
 def _part(part: Mapping[str, object], feature: str, granted: Decimal) -> Part:
     expires_at, plan = part.get("expires_at"), part.get("plan_id")
     ends_ms = expires_at if type(expires_at) is int else None
-    used = None if ends_ms is None and plan is None else number(part.get("usage"))
+    is_kept = _reset_of(part)[0] is None and not (ends_ms is None and plan is None)
+    used = number(part.get("usage")) if is_kept else None
     return Part(feature, str(part["id"]), granted, ends_ms, None if plan is None else str(plan), used)
 
 

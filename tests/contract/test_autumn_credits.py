@@ -135,7 +135,12 @@ def test_answer_shows_the_parts_that_no_read_may_show() -> None:
     plan = {"id": "cus_ent_1", "plan_id": "pro", "included_grant": 9, "reset": {"interval": "month"}}
     shown = {"feature_id": "credits", "granted": 14, "remaining": 7, "usage": 7, "breakdown": [once, plan]}
     accepted = one(provider(took(0.4, balance=shown)), charge())
-    assert isinstance(accepted, Accepted) and accepted.parts == (Part("credits", "top-up", Decimal(5)),)
+    assert isinstance(accepted, Accepted)
+    assert accepted.parts == (
+        Part("credits", "top-up", Decimal(5)),
+        Part("credits", "cus_ent_1", Decimal(9), plan="pro"),
+    )
+    assert [part.begins_again for part in accepted.parts] == [False, True]
 
 
 def test_with_several_costs_a_part_is_not_guessed() -> None:

@@ -172,6 +172,27 @@ class Account:
                     plan=plan_id, interval=item.interval, unlimited=item.unlimited,
                 )  # fmt: skip
 
+    def detach(self, customer_id: str, plan_id: str, now_ms: int) -> None:
+        """End a plan, and with it all that it gave."""
+        customer = self.customers[customer_id]
+        customer.subscriptions[:] = [one for one in customer.subscriptions if one["plan_id"] != plan_id]
+        for part in self._parts(customer_id):
+            if part.plan == plan_id:
+                part.expires_at = now_ms
+        self.past.note(customer, now_ms)
+        customer.refresh(now_ms)
+
+    def expire(self, customer_id: str, given: str, at_ms: int) -> None:
+        """Set when a part ends: from then on it is drawn on in the place of such a part."""
+        for part in self._parts(customer_id):
+            if part.given == given:
+                part.expires_at = at_ms
+                self.customers[customer_id].grants[part.feature.name].remove(part)
+                self.customers[customer_id].add(part)
+
+    def _parts(self, customer_id: str) -> list[Grant]:
+        return [one for grants in self.customers[customer_id].grants.values() for one in grants]
+
     def control(self, customer_id: str, controls: Mapping[str, object], now_ms: int) -> None:
         """Set billing controls of a customer's own."""
         self.customers[customer_id].controls.set(Controls.read(controls, "customer", now_ms))

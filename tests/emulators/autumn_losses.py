@@ -2,7 +2,7 @@
 
 Guarantee: a loss undoes what was deducted since the last sync, to the last digit, in the balances and in what the
 account keeps of the truth; events and claimed keys stay, as observed. Changes by hand survive. A part whose cycle ended
-meanwhile begins anew anyway: nothing of it is undone.
+meanwhile begins anew anyway, and one that ended is gone: nothing of it is undone.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Store:
         return found
 
     def _undo(self, one: Written, now_ms: int) -> Charge | None:
-        back = [part for part in one.parts if part.cycle == part.grant.resets_at]
+        back = [part for part in one.parts if part.cycle == part.grant.resets_at and not part.grant.ended(now_ms)]
         if not back:
             return None
         value: Units = 0

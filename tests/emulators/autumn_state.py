@@ -107,8 +107,11 @@ class Grant:
     def gone(self, now_ms: int) -> bool:
         """Whether the server has dropped it: it expired, or was granted once and is used up exactly (recorded). One
         that never held anything stays, and so does one below zero."""
-        expired = self.expires_at is not None and self.expires_at <= now_ms
-        return expired or (self.interval == ONE_OFF and self.granted != 0 and self.balance == 0)
+        return self.ended(now_ms) or (self.interval == ONE_OFF and self.granted != 0 and self.balance == 0)
+
+    def ended(self, now_ms: int) -> bool:
+        """Whether it expired, or its plan ended."""
+        return self.expires_at is not None and self.expires_at <= now_ms
 
     def renew(self, now_ms: int) -> None:
         while self.interval and self.resets_at is not None and self.resets_at <= now_ms:

@@ -128,6 +128,7 @@ def test_balance_that_is_left_out_is_shown_until_a_run_compares_it(engine: sa.En
     assert (compared(fleet), age(fleet), headline(fleet)[0]) == ([], [], "settled")
 
 
+@pytest.mark.both_databases
 def test_balance_stays_left_out_while_no_run_comes_to_it(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 0})
     house.autumn.account.grant("acme", "credits", 1_000, T0, interval="month")

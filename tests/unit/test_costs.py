@@ -119,10 +119,10 @@ def test_part_that_expired_may_have_been_drawn() -> None:
     pools = Pools([told("a", "0.0001")])
     known = [Part("credits", "promo", Decimal(40), ends_ms=7 * HOUR)]
     (level,) = levels({"credits": Drawn(Decimal(3), None)}, pools, known, 8 * HOUR).values()
-    assert level == Level(3 * 10**6, None, expired=(Expired(0, 40 * 10**6, 7 * HOUR, None),))
+    assert level == Level(3 * 10**6, None, expired=(Expired(known[0], 0, 40 * 10**6),))
     seen = [Part("credits", "promo", Decimal(40), 7 * HOUR, used=Decimal("3.2"), seen_ms=5)]
     level = levels({"credits": Drawn(Decimal(3), None)}, pools, seen, 7 * HOUR)["credits"]
-    assert level == Level(6_200_000, None, expired=(Expired(3_200_000, 36_800_000, 7 * HOUR, 5),))
+    assert level == Level(6_200_000, None, expired=(Expired(seen[0], 3_200_000, 36_800_000),))
     marked = Accounted(ours=6_200_000, apart=0, marked_ms=6 * HOUR, expired=(10, 640_000))
     assert marked.beyond(level) == (-10, 640_000)
 

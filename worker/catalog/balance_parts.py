@@ -10,7 +10,7 @@ may be seconds old. So for a minute nothing reduces the record.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Final
@@ -21,7 +21,6 @@ import structlog
 from drawdown.providers.protocol import CustomerState, Part
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.engine.effects import CLOCKS_APART_MS
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -29,9 +28,23 @@ SQL = queries(__file__)
 MOST_KEPT: Final = 10_000
 """Parts of one customer: with so many no new one is kept, and a person is told what their balance lacks."""
 STALE_MS: Final = MINUTE_MS
-"""Age of a noted use of an ending part, below which an answer may be older than the note."""
-KNOWN_FOR_MS: Final = CLOCKS_APART_MS
-"""After this time an unchanged part that can end is noted again."""
+"""Age of a noted use of an ending part, below which an answer may be older than the note.
+
+After this time an unchanged part that can end is noted again.
+"""
+UNSETTLED_MS: Final = 2 * STALE_MS
+"""Time after a charge in which a shown part does not prove it: the read may be old, or the charge may get lost."""
+ENDS_SOON_MS: Final = 15 * MINUTE_MS
+"""Time before the end of a part in which each read of its customer calls for the next."""
+
+
+def last_look_ms(ends_ms: Iterable[int | None], now_ms: int) -> int | None:
+    """Return the time of the next read of a customer if a part ends soon; None: no part does.
+
+    After the end, no read shows that the provider lost a charge on the part.
+    """
+    ends_soon = any(one is not None and now_ms < one <= now_ms + ENDS_SOON_MS for one in ends_ms)
+    return now_ms + UNSETTLED_MS if ends_soon else None
 
 
 def known_parts(connection: sa.Connection, provider: str, customers: Collection[str]) -> Mapping[str, Sequence[Part]]:
@@ -90,7 +103,7 @@ def _newer(before: Part, part: Part, now_ms: int) -> Part | None:
         return part
     if before.used is not None and part.used is not None and now_ms < before.seen_ms + STALE_MS:
         part = replace(part, used=max(before.used, part.used))
-    is_old = part.used is not None and now_ms >= before.seen_ms + KNOWN_FOR_MS
+    is_old = part.used is not None and now_ms >= before.seen_ms + STALE_MS
     return replace(part, seen_ms=now_ms) if part != before or is_old else None
 
 
@@ -108,11 +121,11 @@ def _row(customer: str, part: Part) -> dict[str, object]:
 
 
 def _ended(known: Sequence[Part], state: CustomerState, now_ms: int) -> list[Part]:
-    """Parts that a read no longer shows, of plans that it no longer shows either: they ended."""
+    """Return the ended parts: a read no longer shows them, and they were not used up."""
     shown = {(part.balance, part.name) for part in state.parts}
-    gone = [part for part in known if part.plan is not None and (part.balance, part.name) not in shown]
+    gone = [part for part in known if (part.balance, part.name) not in shown]
     return [
         replace(part, ends_ms=now_ms)
         for part in gone
-        if part.plan not in state.plans and (part.ends_ms is None or part.ends_ms > now_ms)
+        if part.ended(state.plans) and (part.ends_ms is None or part.ends_ms > now_ms)
     ]

@@ -13,6 +13,9 @@ balance (`worker.catalog.costs.Pools`): base units of its feature, or parts of a
 feature of a credit system may have units of its own, drawn on first. They count at the cost in force when they are
 read: if it changed since the last comparison, units that were drawn since have a least and a most.
 
+If a balance shows no part that was ever reset, all draws since ever are compared. A part that ended before it was used
+up makes the amount a range: by its last shown use, or, for a plan, by all charges since the last mark.
+
 In a window from before a loss, nothing is sent before its provider was asked for it. Charges under its unknown keys are
 found by asking for the next possible revisions. A balance that such charges drew on is not taken for the draw of one
 push. A failed read is None, never zero.
@@ -21,7 +24,7 @@ push. A failed read is None, never zero.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
@@ -46,7 +49,7 @@ from drawdown.providers.protocol import (
 from drawdown.providers.validated_provider import MAX_FIGURE
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, WINDOW_MS, next_window, push_key
-from drawdown.worker.catalog.balance_parts import known_parts
+from drawdown.worker.catalog.balance_parts import UNSETTLED_MS, known_parts
 from drawdown.worker.catalog.costs import Pools, read_pools
 from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS
@@ -112,13 +115,18 @@ OwnUnits = Mapping[str, tuple[Decimal, int]]
 
 @dataclass(frozen=True)
 class Expired:
-    """A part that ended before it was used up, in quantities of its balance. `used` of it was drawn when it was last
-    shown, at `seen_ms`, and counts as drawn; `left` was left. None: it never was shown with its use."""
+    """A part that ended before it was used up.
 
+    `used`: its use when it was last shown, which counts as drawn. `left`: the rest. Both are quantities of its balance.
+    """
+
+    part: Part
     used: int
     left: int
-    ends_ms: int
-    seen_ms: int | None
+
+    @property
+    def ends_ms(self) -> int:
+        return self.part.ends_ms or 0
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,8 @@ class Level:
     """When its cycle began at the earliest, if that is before `since_ms`."""
     is_first: bool = False
     """True if nothing of it was ever reset: it had no cycle before this one."""
+    shown: tuple[Part, ...] = field(default=(), compare=False)
+    """The parts in the read."""
 
     @property
     def from_ms(self) -> int:
@@ -157,23 +167,6 @@ MOST_SUMS: Final = 2_000
 
 MOST_UNSURE: Final = 12
 """Pushes that are each in a balance or beside it; of more only the bounds are compared."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The last comparison of a balance with an ended cycle.
-
-    `charged`: what we call accepted since. The part of it that was drawn on the rest is unknown. `used`: the draws on
-    the balance up to the comparison; None: unknown.
-    """
-
-    charged: int
-    used: int | None
-
-    def beyond(self, drawn: Level) -> tuple[int, int]:
-        """By how much, at least and at most, a balance was drawn on beyond what it may have been."""
-        more = 0 if self.used is None else drawn.quantity - self.used
-        return more - self.charged, more
 
 
 @dataclass(frozen=True)
@@ -228,22 +221,26 @@ class Accounted:
     """
     joined: bool = False
     """True if only the latter makes them differ."""
-    ended: Ended | None = None
-    """The last comparison was of a cycle that is gone: a plan ended."""
-    expired: tuple[int, int] = (0, 0)
-    """The possible draws, less and more, on parts that ended since the last comparison, beyond their last shown draws.
+    fresh: tuple[int, int] = (0, 0)
+    """The charges, and the sums given back, since the last comparison."""
+    is_unmatched: bool = False
+    """True if the last comparison was of an ended cycle, and the draws up to it are unknown.
+
+    The balance may show each charge since then, or not.
     """
+    expired: tuple[int, int] = (0, 0)
+    """The possible draws, less and more, on parts that ended since the last comparison, beyond those that count."""
     is_range: bool = False
     """True if `earlier` may be any value in between."""
-    of_first: int | None = None
-    """The quantity that we call accepted in the balance's first cycle, if its mark is from before it had a cycle.
+    of_cycle: int | None = None
+    """The quantity that we call accepted in the balance's cycle, if all draws since ever are compared.
 
-    Then nothing was reset, and all other figures are since ever.
+    The balance shows no part that was ever reset then, and all other figures are since ever.
     """
 
     def beyond(self, drawn: Level) -> tuple[int, int] | None:
         """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
-        if self.ended is not None:
+        if self.is_unmatched:
             return None
         found = self._beyond(drawn)
         return None if found is None else (found[0] + self.repriced[0], found[1] + self.repriced[1])
@@ -254,8 +251,7 @@ class Accounted:
             beyond = drawn.quantity - self.ours - self.apart
             return beyond + self.hand_below - less, beyond + self.hand_above + more
         least, most = self.earlier or (0, 0)
-        is_known = drawn.whole or self.earlier is not None
-        if not is_known:
+        if not (drawn.whole or self.earlier is not None or self.of_cycle is not None):
             return None
         return drawn.quantity - self.most - most - less, drawn.quantity - self.least - least + more
 
@@ -294,8 +290,8 @@ def read_accounted(
     wanted = [{"customer_id": pair[0], "feature": pair[1], "since_ms": since[pair]} for pair in since]
     marks: dict[CustomerPool, tuple[int, int]] = {}
     before: dict[CustomerPool, _Before] = {}
-    first: set[CustomerPool] = set()
-    ended: dict[CustomerPool, _Before] = {}
+    unmatched: dict[CustomerPool, int] = {}
+    ever = {pair for pair in since if since[pair] and _level(balances, pair).is_first}
     own: dict[CustomerPool, OwnUnits] = {}
     for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
         pair, scale = (str(row.customer_id), str(row.feature)), pools.scale(str(row.feature))
@@ -303,41 +299,43 @@ def read_accounted(
             continue  # the balance is another by now; else a finer cost was told since
         level, finer = _level(balances, pair), scale // int(row.scale)
         own[pair] = _read_own(row.own_units, finer)
-        if int(row.since_ms) == since[pair]:
+        begun_ms, lasting = int(row.since_ms), _lasting_of(row, finer)
+        if begun_ms == since[pair]:
             marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
-        elif int(row.since_ms) > since[pair]:
-            lasting = _lasting_of(row, finer) if level.since_ms is None and _is_same(own[pair], level.own) else None
-            ended[pair] = _Before(int(row.at_ms), int(row.accepted_qty or 0) * finer, lasting)
-        elif int(row.since_ms) == 0 and level.is_first:
+            ever.discard(pair)
+        elif begun_ms == 0 and pair in ever:
             marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
-            first.add(pair)
-        elif row.accepted_qty is not None and _is_same(own[pair], level.own):
+        elif level.since_ms is None and lasting is not None and _is_same(own[pair], level.own):
+            marks[pair] = lasting.used - int(row.accepted_qty) * finer, int(row.at_ms)  # without the cycle that is gone
+            ever.add(pair)
+        elif begun_ms > since[pair] or pair in ever:
+            unmatched[pair] = int(row.at_ms)
+            ever.add(pair)
+        elif begun_ms in (0, row.cycle_ms) and row.accepted_qty is not None and _is_same(own[pair], level.own):
             before[pair] = _before(row, level, finer, has_own=bool(own[pair]))
-    of_all = _read_rows(connection, provider, pools, marks, {pair: _Cycle() for pair in first})
+    moments = {pair: at_ms for pair, (_, at_ms) in marks.items()} | unmatched
+    of_all = _read_rows(connection, provider, pools, moments, {pair: _Cycle() for pair in ever})
     cycles = {pair: _Cycle(since[pair], _level(balances, pair).from_ms) for pair in since}
-    of_cycle = _read_rows(connection, provider, pools, marks, cycles)
+    of_cycle = _read_rows(connection, provider, pools, moments, cycles)
     found = {pair: _accounted(of_cycle[pair], pools, pair[1], *marks.get(pair, (None, 0))) for pair in pairs}
-    for pair in first:
-        whole = _accounted(of_all[pair], pools, pair[1], *marks[pair])
-        found[pair] = replace(whole, of_first=found[pair].ours)
+    for pair in ever:
+        whole = _accounted(of_all[pair], pools, pair[1], *marks.get(pair, (None, unmatched.get(pair, 0))))
+        found[pair] = replace(whole, of_cycle=found[pair].ours, is_unmatched=pair in unmatched)
     for pair, now in found.items():
         if drawn_of(balances, pair) is not None:
             known = own.get(pair, {}) if pair in marks else {}
-            from_ms = now.marked_ms if pair in first else max(now.marked_ms, since[pair])
+            from_ms = now.marked_ms if pair in ever else max(now.marked_ms, since[pair])
             repriced, joined = _repriced(pools, pair[1], _level(balances, pair), known, from_ms)
             found[pair] = replace(now, own=known, repriced=repriced, joined=joined)
-    unlike = _disturbed(connection, provider, ended, dict.fromkeys(ended, FOREVER_MS), pools)
-    for pair, then in ended.items():
-        if drawn_of(balances, pair) is not None:
-            used = None if then.lasting is None or pair in unlike else then.lasting.used
-            found[pair] = replace(found[pair], ended=Ended(abs(found[pair].accepted - then.accepted), used))
     disturbed = _disturbed(connection, provider, before, since, pools)
     for pair, then in before.items():
         exact = None if pair in disturbed else then.used_at_end(found[pair])
         earlier = exact or then.within(disturbed.get(pair, Between()))
         if earlier is not None and (exact is not None or not _level(balances, pair).whole):
             is_range = exact is None and earlier[0] != earlier[1]
-            found[pair] = replace(found[pair], marked_ms=then.at_ms, earlier=earlier, is_range=is_range)
+            above, below = found[pair].fresh
+            fresh = max(above, found[pair].accepted - then.accepted), below
+            found[pair] = replace(found[pair], marked_ms=then.at_ms, earlier=earlier, is_range=is_range, fresh=fresh)
     expired = _expired(connection, provider, found, balances, pools)
     return found | {pair: replace(found[pair], expired=bounds) for pair, bounds in expired.items()}
 
@@ -349,37 +347,49 @@ def _expired(
     balances: Balances,
     pools: Pools,
 ) -> Mapping[CustomerPool, tuple[int, int]]:
-    """By how much parts that ended since the last comparison may have been drawn on otherwise than they were last
-    shown: an answer shows the parts that its charge drew on, so that only charges without one may have drawn more."""
-    ended = {
-        pair: [one for one in _level(balances, pair).expired if one.ends_ms + MAX_SKEW_MS >= now.marked_ms]
-        for pair, now in found.items()
-    }
+    """Return how much less and more may have been drawn on ended parts than counts, since the last comparison.
+
+    An answer shows the parts that its charge drew on, so that only charges without an answer may have drawn more. The
+    provider may have lost the last charges before a part was last shown. A part of a plan may have paid for all charges
+    since the last comparison: its use is not kept.
+    """
+    ended: dict[CustomerPool, list[Expired]] = {}
+    for pair, now in found.items():
+        from_ms = now.marked_ms or (_level(balances, pair).from_ms if now.of_cycle is None else 0)
+        ended[pair] = [one for one in _level(balances, pair).expired if one.ends_ms + MAX_SKEW_MS >= from_ms]
     rows = [
-        {
-            "customer_id": pair[0],
-            "feature": feature,
-            "pool": pair[1],
-            "since_ms": min(one.seen_ms or 0 for one in parts) - CLOCKS_APART_MS,
-            "to_ms": max(one.ends_ms for one in parts) + CLOCKS_APART_MS,
-        }
+        {"customer_id": pair[0], "pool": pair[1], "feature": feature, **_shown_times(known)}
         for pair, parts in ended.items()
-        if parts
+        if (known := [one for one in parts if one.part.used is not None])
         for feature in pools.features(pair[1])
     ]
-    unseen: dict[CustomerPool, tuple[int, int]] = {}
+    sums: dict[CustomerPool, Counter[str]] = defaultdict(Counter)
     for row in SQL.run(connection, "unseen", {"provider": provider, "pairs": rows}) if rows else ():
         pair = str(row.customer_id), str(row.pool)
         each = _most(pools, pair[1], str(row.feature))
-        below, above = unseen.get(pair, (0, 0))
-        unseen[pair] = below + int(row.below) * each, above + int(row.above) * each
+        for name in ("unanswered", "last_charged", "given_back"):
+            sums[pair][name] += int(getattr(row, name)) * each
     bounds = {}
     for pair, parts in ended.items():
-        below, above = unseen.get(pair, (0, 0))
-        left = sum(one.left for one in parts if one.seen_ms is not None)
-        unknown = sum(one.left for one in parts if one.seen_ms is None)
-        bounds[pair] = min(below, sum(one.used for one in parts)), min(above, left) + unknown
+        unseen, known = sums[pair], [one for one in parts if one.part.used is not None]
+        less = min(unseen["given_back"] + unseen["last_charged"], sum(one.used for one in known))
+        more = min(unseen["unanswered"], sum(one.left for one in known))
+        if len(known) < len(parts):
+            charged, given_back = found[pair].fresh
+            less, more = less - given_back, more + charged
+        bounds[pair] = less, more
     return bounds
+
+
+def _shown_times(parts: Sequence[Expired]) -> dict[str, int]:
+    """Return the spans of charges that may have drawn on parts otherwise, and of the last ones before a look."""
+    first, last = (choose(one.part.seen_ms for one in parts) for choose in (min, max))
+    return {
+        "since_ms": first - CLOCKS_APART_MS,
+        "to_ms": max(one.ends_ms for one in parts) + CLOCKS_APART_MS,
+        "last_after_ms": first - UNSETTLED_MS,
+        "last_to_ms": last + MAX_SKEW_MS,
+    }
 
 
 @dataclass(frozen=True)
@@ -394,10 +404,13 @@ def _read_rows(
     connection: sa.Connection,
     provider: str,
     pools: Pools,
-    marks: Mapping[CustomerPool, tuple[int, int]],
+    moments: Mapping[CustomerPool, int],
     cycles: Mapping[CustomerPool, _Cycle],
 ) -> Mapping[CustomerPool, Sequence[Row]]:
-    """Return the accepted pushes of each balance, feature by feature and cost by cost."""
+    """Return the accepted pushes of each balance, feature by feature and cost by cost.
+
+    `moments`: the times of the last comparisons.
+    """
     features = [
         {
             "customer_id": pair[0],
@@ -405,7 +418,7 @@ def _read_rows(
             "pool": pair[1],
             "since_ms": cycle.since_ms,
             "from_ms": cycle.from_ms,
-            "mark_ms": marks.get(pair, (0, 0))[1],
+            "mark_ms": moments.get(pair, 0),
         }
         for pair, cycle in cycles.items()
         for feature in pools.features(pair[1])
@@ -439,7 +452,7 @@ _NO_UNITS: Final = (Decimal(0), 0)
 
 
 def _lasting_of(row: Row, finer: int) -> Outlasting | None:
-    if row.used_qty is None:
+    if row.used_qty is None or row.accepted_qty is None:
         return None
     used, left, cycle_left = (int(one) * finer for one in (row.used_qty, row.left_qty, row.cycle_left_qty))
     return Outlasting(used, left, cycle_left, int(row.ends_ms))
@@ -576,6 +589,7 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
         ),
         in_cycle=total("accepted") == total("ours") == total("least") == total("most"),
         newest_ms=int(newest.newest_ms),
+        fresh=(total("fresh_above"), total("fresh_below")),
         open=is_open,
         open_above=total("open_above"),
         open_below=total("open_below"),
@@ -661,7 +675,7 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
         scale = pools.scale(name)
         features = pools.features(name)
         gone = [part for part in known if part.balance in features and (part.balance, part.name) not in shown]
-        gone = [replace(part, ends_ms=now_ms) if _ended(part, drawn, now_ms) else part for part in gone]
+        gone = [_as_ended(part, now_ms) if part.ended(drawn.plans) else part for part in gone]
         expired = [part for part in gone if part.ends_ms is not None and part.ends_ms <= now_ms + MAX_SKEW_MS]
         used_up = [part for part in gone if part not in expired]
         drew = [*((part.balance, part.granted) for part in used_up), *((part.balance, _used(part)) for part in expired)]
@@ -682,6 +696,7 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
             own,
             drawn.earliest_ms,
             drawn.is_first,
+            drawn.parts,
         )
     return found
 
@@ -690,10 +705,14 @@ def _used(part: Part) -> Decimal:
     return Decimal(0) if part.used is None else max(Decimal(0), min(part.used, part.granted))
 
 
+def _as_ended(part: Part, now_ms: int) -> Part:
+    return replace(part, ends_ms=now_ms if part.ends_ms is None else min(part.ends_ms, now_ms))
+
+
 def _as_expired(part: Part, each: int) -> Expired:
     used = int((_used(part) * each).to_integral_value(ROUND_CEILING))
     granted = int((part.granted * each).to_integral_value(ROUND_CEILING))
-    return Expired(used, granted - used, part.ends_ms or 0, None if part.used is None else part.seen_ms)
+    return Expired(part, used, granted - used)
 
 
 def _own_units(pool: str, drawn: Drawn, drew: Sequence[tuple[str, Decimal]], pools: Pools) -> OwnUnits:
@@ -712,11 +731,6 @@ def _each(pools: Pools, pool: str, feature: str) -> int:
 def _most(pools: Pools, pool: str, feature: str) -> int:
     """The most that it ever counted as."""
     return pools.scale(pool) if feature == pool else pools.weight_between(pool, feature, 0, FOREVER_MS)[1]
-
-
-def _ended(part: Part, drawn: Drawn, now_ms: int) -> bool:
-    """Return True if a part is gone because its plan is."""
-    return part.plan is not None and part.plan not in drawn.plans and (part.ends_ms is None or part.ends_ms > now_ms)
 
 
 def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal | int, scale: int) -> Outlasting | None:

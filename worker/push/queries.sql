@@ -464,13 +464,12 @@ LIMIT :at_most
             WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) < :since_ms + :apart_ms))
 
 -- name: marks
--- That of the present cycle, of the one that ended as the present one began, of before there was one, or of a later one
--- that is gone.
+-- The last comparison of each balance, whatever its cycle. `cycle_ms`: that cycle's begin, if the present one began as
+-- it ended.
 SELECT m.customer_id, m.feature, m.since_ms, m.apart_qty, m.at_ms, m.scale, m.accepted_qty, m.used_qty, m.left_qty,
-    m.cycle_left_qty, m.ends_ms, m.own_units
+    m.cycle_left_qty, m.ends_ms, m.own_units, CASE WHEN m.ends_ms = w.since_ms THEN m.since_ms ELSE 0 END AS cycle_ms
 FROM {rows :pairs (customer_id text, feature text, since_ms bigint)} w
 JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id AND m.feature = w.feature
-    AND (m.since_ms >= w.since_ms OR m.ends_ms = w.since_ms OR m.since_ms = 0)
 
 -- name: between
 -- What was charged between a comparison and the begin of the next cycle: `sure` was, and `above` may have been. `below` may
@@ -500,17 +499,19 @@ FROM (
 (p.state = 'accepted' AND NOT p.by_hand AND p.sent_qty > 0 AND p.first_attempt_ms IS NOT NULL)
 
 -- name: unseen
--- What may have been drawn from parts of a balance after they were last shown, and what was given back: by charges without
--- an answer of the provider, and by any that gave back.
+-- What may have been drawn from parts of a balance that ended otherwise than they were last shown: by charges without an
+-- answer of the provider, by the last ones before that, and by those that gave back.
 SELECT w.customer_id, w.pool, p.feature,
-    CAST(SUM(CASE WHEN p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS above,
-    CAST(SUM(CASE WHEN p.sent_qty < 0 THEN -p.sent_qty ELSE 0 END) AS BIGINT) AS below
-FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, to_ms bigint)} w
+    CAST(SUM(CASE WHEN p.sent_qty > 0 AND EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
+        AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued'))) THEN p.sent_qty ELSE 0 END) AS BIGINT) AS unanswered,
+    CAST(SUM(CASE WHEN p.sent_qty > 0 AND COALESCE(p.settled_ms, p.sealed_at_ms) > w.last_after_ms
+        AND COALESCE(p.settled_ms, p.sealed_at_ms) <= w.last_to_ms THEN p.sent_qty ELSE 0 END) AS BIGINT) AS last_charged,
+    CAST(SUM(CASE WHEN p.sent_qty < 0 THEN -p.sent_qty ELSE 0 END) AS BIGINT) AS given_back
+FROM {rows :pairs (customer_id text, feature text, pool text, since_ms bigint, to_ms bigint, last_after_ms bigint,
+    last_to_ms bigint)} w
 JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
 WHERE p.provider = :provider AND p.first_attempt_ms IS NOT NULL AND p.first_attempt_ms < w.to_ms
     AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.since_ms
-    AND (p.sent_qty < 0 OR EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
-        AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued'))))
 GROUP BY w.customer_id, w.pool, p.feature
 
 -- name: remember

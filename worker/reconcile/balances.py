@@ -13,6 +13,7 @@ would take what the console shows for known, and a correction of it for drawn tw
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,15 +21,16 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import ReadFailed
+from drawdown.providers.protocol import Part, ReadFailed
 from drawdown.providers.validated_provider import MAX_FIGURE
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS, show_quantity
-from drawdown.worker.catalog.balance_parts import known_parts
+from drawdown.worker.catalog.balance_parts import STALE_MS, known_parts, note_shown_parts
 from drawdown.worker.catalog.costs import Pools
 from drawdown.worker.catalog.terms import wire_since
+from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CLOCKS_APART_MS, Steps, Transaction, visible_by
 from drawdown.worker.engine.witness import Witness
@@ -75,8 +77,6 @@ LOST_SPAN_MS: Final = 15 * MINUTE_MS
 A store loses what came after its last write, and writes every few seconds. If a person's top-up equals the sum of
 pushes of so short a time, it is taken for such a loss.
 """
-STALE_MS: Final = MINUTE_MS
-"""A read may be as old as this (observed: seconds): after a newer push it tells of no loss."""
 MOST_BESIDE: Final = 12
 """Pushes under way together as the last write was made, of which each may be in it or not."""
 MOST_SUMS: Final = 10_000
@@ -94,15 +94,14 @@ AGREES: Final = (
 OWN: Final = (
     "the balance agrees with what was pushed only if own units were drawn before the change of their cost, or after it"
 )
-ENDED: Final = "a plan ended: nothing tells how much of what was charged since the last comparison the plan paid for"
 UNSURE: Final = "; it is uncertain by up to {}: the amounts of some charges are not known"
 MAY_AGREE: Final = (
     "the balance may agree with what was pushed, and may not: nothing tells how much of it was drawn before its cycle "
     "began"
 )
 PART: Final = (
-    "the balance may agree with what was pushed, and may not: nothing tells how much of a part that ended was drawn "
-    "after it was last shown"
+    "the balance may agree with what was pushed, and may not: nothing tells how much was drawn on a plan that ended or "
+    "changed, or on a part that ended after it was last shown"
 )
 UNTOLD: Final = "the provider does not show it, or not when its cycle began, or not what its features cost"
 MOVING: Final = "something was on its way: the next run compares it"
@@ -221,6 +220,7 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> tuple[list[Line],
             marks += [mark] if mark is not None else []
     if asked.scope.correct:
         remember(connection, asked.provider, marks, asked.by.now_ms)
+        _note_parts(connection, asked, marks)
     return lines, left_out
 
 
@@ -231,7 +231,7 @@ def _of_pair(
     beyond = ours.beyond(replace(drawn, whole=drawn.whole or ours.in_cycle))
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
-    in_cycle = drawn.quantity - (ours.ours if ours.of_first is None else ours.of_first)
+    in_cycle = drawn.quantity - (ours.ours if ours.of_cycle is None else ours.of_cycle)
     mark = Mark(pair, since, in_cycle, ours.org_id, scale=scale)
     mark = replace(mark, accepted=ours.accepted, lasting=drawn.lasting, own=drawn.own)
     if abs(mark.apart) > MAX_FIGURE:
@@ -239,9 +239,8 @@ def _of_pair(
         line = Line(day_ms, ours.org_id, asked.provider, *pair, ours.ours, theirs, "over", balance=True, scale=scale)
         yield replace(line, verdict="over" if mark.apart > 0 else "short", note=FAR), None
         return
-    if ours.ended is not None:
-        yield _of_ended(asked, pair, drawn, ours, mark)
-        return
+    if ours.is_unmatched:
+        beyond = -ours.fresh[0], -ours.fresh[1]
     if beyond is None:
         is_charged = ours.ours or ours.least or ours.most
         reason = FIRST.format(f"{show_quantity(ours.ours, scale)} {'credits' if scale > 1 else 'base units'}")
@@ -249,8 +248,9 @@ def _of_pair(
         return
     least, most = beyond
     apart, is_sure = least if least > 0 else most, least == most
-    is_first = ours.apart is None and (ours.is_range or drawn.earliest_ms is not None)
-    agrees, is_range = False, is_first or ours.expired != (0, 0)
+    in_one = ours.of_cycle is None and drawn.earliest_ms is not None
+    is_first = ours.apart is None and not ours.is_unmatched and (ours.is_range or in_one)
+    agrees, is_range = False, is_first or ours.is_unmatched or ours.expired != (0, 0)
     if least <= 0 <= most and not is_sure:
         is_open = is_range or ours.is_repriced
         apart = 0 if is_open else _nearest(least, read_unsure(connection, asked.provider, pair, drawn, ours))
@@ -260,7 +260,8 @@ def _of_pair(
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
         first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
         unchanged = is_sure if ours.apart is not None else first
-        unchanged = unchanged and drawn.lasting is None and ours.of_first is None and drawn.own == ours.own
+        unchanged = unchanged and drawn.lasting is None and ours.of_cycle is None and drawn.own == ours.own
+        unchanged = unchanged and not _ended_now(asked, drawn)
         yield None, None if unchanged or pair in asked.standing else mark
         return
     customer, pool = pair
@@ -285,7 +286,7 @@ def _of_pair(
     if apart < 0 and is_sure and not drawn.is_gone and not is_new:
         # What parts granted once were drawn on by before the cycle began may be lost, too.
         from_ms = ours.marked_ms - LOST_SPAN_MS
-        goes_on = ours.earlier is not None or ours.of_first is not None
+        goes_on = ours.earlier is not None or ours.of_cycle is not None
         newest = _newest(connection, asked, pair, from_ms if goes_on else max(drawn.from_ms, from_ms))
         if newest and newest[0].settled_ms > asked.read_ms - STALE_MS:
             yield LeftOut(asked.provider, *pair, STALE), None
@@ -300,26 +301,21 @@ def _of_pair(
     yield _of_more(connection, asked, line, mark, ours.marked_ms)
 
 
-def _of_ended(
-    asked: Compared, pair: CustomerPool, drawn: Level, ours: Accounted, mark: Mark
-) -> tuple[Line | None, Mark | None]:
-    """A plan ended, and what it granted is gone: comparisons begin again with what is left. Nothing is healed by it."""
-    assert ours.ended is not None
-    least, most = ours.ended.beyond(drawn)
-    apart = max(least, 0) + min(most, 0)
-    verdict = "unsure" if not apart else "over" if apart > 0 else "short"
-    day, theirs = mark.since_ms - mark.since_ms % DAY_MS, ours.ours + apart
-    line = Line(day, ours.org_id, asked.provider, *pair, ours.ours, theirs, verdict, balance=True, scale=mark.scale)
-    line = replace(line, unsure=max(most - apart, apart - least))
-    is_standing = pair in asked.standing
-    if not apart and not line.unsure:
-        return None, None if is_standing else mark
-    if not above(line, asked.scope.threshold):
-        return None, None
-    if is_standing:
-        return replace(line, note=_noted(ENDED, line), standing=True), None
-    told = replace(mark, told=apart, unsure=min(line.unsure, MAX_FIGURE))
-    return replace(line, note=_noted(ENDED, line) + ONCE), told
+def _ended_now(asked: Compared, drawn: Level) -> list[Part]:
+    """Return the parts that ended by this read."""
+    return [one.part for one in drawn.expired if one.ends_ms == asked.read_ms]
+
+
+def _note_parts(connection: sa.Connection, asked: Compared, marks: Collection[Mark]) -> None:
+    """Keep the use of parts that may end, and the parts that ended before this comparison, for the next one."""
+    shown: dict[str, list[Part]] = defaultdict(list)
+    for mark in marks:
+        drawn = drawn_of(asked.balances, mark.pair)
+        assert drawn is not None
+        before_ms = asked.by.now_ms - MAX_SKEW_MS - 1  # they are told of with this comparison, and no more
+        ended = [replace(part, ends_ms=before_ms) for part in _ended_now(asked, drawn)]
+        shown[mark.pair[0]] += [*drawn.shown, *ended]
+    note_shown_parts(connection, asked.provider, shown, asked.read_ms)
 
 
 def _of_told(
@@ -400,7 +396,7 @@ def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_m
 def _has_parts(connection: sa.Connection, asked: Compared, pair: CustomerPool) -> bool:
     known = known_parts(connection, asked.provider, [pair[0]]).get(pair[0], ())
     features = asked.pools.features(pair[1])
-    return any(part.balance in features for part in known)
+    return any(part.balance in features and not part.begins_again for part in known)
 
 
 def _drawn_by(pools: Pools, push: PushRow) -> int:

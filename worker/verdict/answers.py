@@ -18,6 +18,8 @@ import sqlalchemy as sa
 from drawdown.ledger.rates import RateCard
 from drawdown.providers.protocol import Accepted, Capabilities, Left, Outcome, PushRequest
 from drawdown.schema.sql import queries
+from drawdown.worker.catalog.balance_parts import last_look_ms
+from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.verdict.rates import rate_card_of
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
@@ -47,6 +49,8 @@ class OrgAnswers:
     reads_before: set[int | None] = field(default_factory=set)
     """The read that was last written when they were claimed."""
     left: list[Left | None] = field(default_factory=list)
+    part_ends: set[int | None] = field(default_factory=set)
+    """The ends of the parts that they show."""
     all_charged: bool = True
     all_answered: bool = False
 
@@ -56,6 +60,8 @@ class OrgAnswers:
         self.reads_before.add(push.read_before_ms)
         self.all_charged &= isinstance(outcome, Accepted)
         self.left.append(outcome.left if isinstance(outcome, Accepted) else None)
+        parts = outcome.parts if isinstance(outcome, Accepted) else ()
+        self.part_ends.update(part.ends_ms for part in parts)
 
     def remaining(self) -> Remaining | None:
         """What they say together: of one balance the least, for they may have come in any order; None: nothing."""
@@ -167,7 +173,7 @@ def _ask_at_ms(org: OrgAnswers, known: Known, remaining: Remaining | None, now_m
         return now_ms
     if not org.all_answered:  # the last answer decides; should it never come, what was known before does
         remaining = Remaining(known.balance_micro, charged_micro=0, whole=False)
-    return ask_at_ms(known, remaining, now_ms)
+    return min(ask_at_ms(known, remaining, now_ms), last_look_ms(org.part_ends, now_ms) or FOREVER_MS)
 
 
 def _estimated(

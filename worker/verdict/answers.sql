@@ -23,8 +23,10 @@ FOR NO KEY UPDATE OF o
 -- name: hold_orgs [sqlite]
 
 -- name: note_answers
--- They are held. A turn that is to come stays: it is of the same read. What is not told is left as it is.
-UPDATE orgs SET refresh_requests = orgs.refresh_requests + 1, refresh_deadline_ms = COALESCE(orgs.refresh_deadline_ms, x.refresh_deadline_ms),
+-- They are held. An earlier turn stays. What is not told is left as it is.
+UPDATE orgs SET refresh_requests = orgs.refresh_requests + 1, refresh_deadline_ms = CASE
+        WHEN x.refresh_deadline_ms < orgs.refresh_deadline_ms OR orgs.refresh_deadline_ms IS NULL
+        THEN x.refresh_deadline_ms ELSE orgs.refresh_deadline_ms END,
     projection_due_ms = CASE WHEN x.asked = 1 THEN {earliest_ask} ELSE orgs.projection_due_ms END,
     balance_micro = COALESCE(x.balance_micro, orgs.balance_micro),
     balance_read_ms = COALESCE(x.balance_read_ms, orgs.balance_read_ms)

@@ -22,7 +22,7 @@ from drawdown.schema.database import UNSTORABLE
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.catalog.balance_parts import note_parts
+from drawdown.worker.catalog.balance_parts import last_look_ms, note_parts
 from drawdown.worker.catalog.mapping import read_in_use
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
@@ -378,7 +378,7 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
     due = at.now_ms if asked_again and (new.is_halted or org.projection_due_ms is not None) else None
     written = replace(
         state_of(org, new, at, due),
-        refresh_deadline_ms=org.refresh_deadline_ms if asked_again else _second_read_ms(org, at),
+        refresh_deadline_ms=org.refresh_deadline_ms if asked_again else _second_read_ms(org, state, at),
         balance_micro=state.balance_micro,
         balance_read_ms=at.read_ms,
         plan=state.plan,
@@ -390,10 +390,13 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
     return Change(written, history_of(org, new, at, state.balance_micro, found, held_micro), _left(state, found, used))
 
 
-def _second_read_ms(org: Row, at: Moment) -> int | None:
+def _second_read_ms(org: Row, state: CustomerState, at: Moment) -> int | None:
     """When the provider is asked once more: so long after the first read began that a webhook called for, which may
-    be older than the change that the webhook reported. A slow answer puts it off no further."""
-    return min(at.read_ms, at.now_ms) + SECOND_READ_MS if org.refresh_deadline_ms == READ_TWICE else None
+    be older than the change that the webhook reported. A slow answer puts it off no further. And while a part ends
+    soon."""
+    if org.refresh_deadline_ms == READ_TWICE:
+        return min(at.read_ms, at.now_ms) + SECOND_READ_MS
+    return last_look_ms([part.ends_ms for part in state.parts], at.now_ms)
 
 
 def _left(state: CustomerState, found: Effective | None, used: Used | None) -> int:

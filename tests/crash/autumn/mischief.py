@@ -16,13 +16,24 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import connect, write
 from drawdown.worker.usage.withdrawals import withdraw
-from tests.crash.autumn.setting import BY_HAND, CHANGED, GRANTED_AT_ONCE, NEW_COST, STEADY, Setting, Struck
+from tests.crash.autumn.setting import (
+    BY_HAND,
+    CHANGED,
+    GRANTED_AT_ONCE,
+    NEW_COST,
+    PROMO,
+    STEADY,
+    Customer,
+    Setting,
+    Struck,
+)
 from tests.crash.billers import MINUTE_MS
 from tests.emulators.serve import CREDITS
 
 LOSSES_EVERY, OUTAGE_EVERY, REPEATS_EVERY = 9, 6, 3
 """Kills between two losses of the balance store, between two outages of a part of the service, at most, and between two
 charges that a proxy repeats."""
+ENDS_IN_MS: Final = 7 * MINUTE_MS
 OUTAGES: Final = ("key store refuses", "key store hangs", "balance store down", "list stands still")
 OUTAGE: Final = "outage: "
 COST_CHANGED: Final = "cost changed"
@@ -49,6 +60,7 @@ class Mischief:
         if at == self.kills // 2:
             autumn.orders.append(_change_cost(autumn))
         for one in self.setting.customers:
+            self._change_parts(one, at)
             if one.manner == "exact":
                 autumn.top_up(one.name, f"more{at}", GRANTED_AT_ONCE * STEADY)
             if one.manner == "by_hand" and at == self.kills // 3:
@@ -60,6 +72,17 @@ class Mischief:
         engine, by = connect(self.url), By(self.clock.now_ms(), "test", "the host")
         write(engine, lambda c: withdraw(c, [one.name for one in self.setting.withdrawn], by))
         engine.dispose()
+
+    def _change_parts(self, one: Customer, at: int) -> None:
+        """Plans begin after a quarter of the kills and end after most; the part ends a while after its end was set."""
+        begins, ends = self.kills // 4, self.kills * 5 // 8
+        account, orders = self.autumn.account, self.autumn.orders
+        if one.manner == "ending" and at == begins:
+            orders.append(lambda now_ms: account.expire(one.name, PROMO, now_ms + ENDS_IN_MS))
+        if one.manner in ("joining", "passing") and at == begins:
+            orders.append(lambda now_ms: account.attach(one.name, "large", now_ms))
+        if one.manner in ("leaving", "passing") and at == ends:
+            orders.append(lambda now_ms: account.detach(one.name, "large", now_ms))
 
     def outage(self, at: int) -> None:
         """A part of the service is away until the next kill."""

@@ -19,6 +19,7 @@ from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.worker.features.actions import DEFAULT_SIZES_GB
 from tests.crash.autumn.books import Books, Watched
 from tests.emulators.autumn import LOSS_FAULTS, READ_FAULTS, SLOW_FAULTS, STALE_FAULTS, TRACK_FAULTS, AutumnEmulator
+from tests.emulators.autumn_numbers import ONE_OFF
 from tests.emulators.serve import CREDITS, CREDITS_PER_GB_SECOND
 
 AT_MS: Final = 1_733_702_400_000
@@ -50,6 +51,11 @@ LARGE: Final = 10_000
 OWN_UNITS: Final = 900
 OWN_PARTS: Final = 4
 """Of own units that are granted once: together half of what is used."""
+CHANGING: Final = ("ending", "joining", "leaving", "passing")
+"""Manners of customers of whom a part or a plan comes or goes during the siege."""
+PROMO: Final = "promo"
+LATE_MS: Final = AT_MS + 300 * DAY_MS
+"""When that part ends, until a person sets an earlier end."""
 WITHDRAWN_SHARE: Final = 0.3
 """Customers with a large plan of whose billed samples the host withdraws one during the siege: it is given back."""
 
@@ -78,11 +84,15 @@ class Customer:
     features: tuple[str, ...]
 
 
-MANNERS: Final = {"plan": 0.4, "parts": 0.25, "exact": 0.12, "limited": 0.1, "own": 0.06, "once": 0.06, "by_hand": 0.03}
+MANNERS: Final = {
+    "plan": 0.3, "parts": 0.17, "exact": 0.12, "limited": 0.08, "own": 0.05, "once": 0.06, "by_hand": 0.03,
+    "ending": 0.08, "joining": 0.04, "leaving": 0.04, "passing": 0.03,
+}  # fmt: skip
 """Shares. plan: a large one. parts: a small plan, and grants once, each smaller than the use. exact: grants that are
 used up exactly, and topped up. limited: a spend limit below the use. own: units of a feature of its own, then credits.
 once: the same, granted once in parts, so that each vanishes once it is used up; of the feature whose cost changes.
-by_hand: a person adds to the balance, without a word."""
+by_hand: a person adds to the balance, without a word. ending: a large grant, and a part that ends during the siege.
+joining, leaving: a large grant, and a plan that begins, or ends, during the siege. passing: one that does both."""
 
 
 @dataclass
@@ -119,7 +129,7 @@ class Setting:
 
 def make(pushes: int, parts: int, dice: random.Random) -> Setting:
     """At least so many windows of customers' features: each is a push, and one more for each late sample."""
-    count = max(2 * len(MANNERS), pushes // PUSHES_A_CUSTOMER)
+    count = max(len(MANNERS) + 3, pushes // PUSHES_A_CUSTOMER)
     customers = [_customer(number, dice) for number in range(count)]
     weights = [dice.paretovariate(2) for _ in customers]
     taken: set[tuple[str, str, int]] = set()
@@ -236,7 +246,7 @@ def emulated(setting: Setting, seed: int, now_ms: int) -> Struck:
     for one in setting.customers:
         account.add_customer(one.name, now_ms)
         whole = sum((used[one.name, feature] * costs[feature] for feature in one.features), Decimal(0))
-        if one.manner in ("plan", "own", "once", "by_hand"):
+        if one.manner in ("plan", "own", "once", "by_hand", "leaving"):
             account.attach(one.name, "large", now_ms)
         if one.manner == "own":
             account.grant(one.name, "compute_1gb", OWN_UNITS, now_ms, interval="month")
@@ -252,6 +262,10 @@ def emulated(setting: Setting, seed: int, now_ms: int) -> Struck:
             for part in range(2):
                 once = {"interval": "one_off", "given": f"part{part}"}
                 account.grant(one.name, CREDITS, round(whole / 4, 4), now_ms, **once)  # type: ignore[arg-type]
+        if one.manner in CHANGING:
+            account.grant(one.name, CREDITS, LARGE, now_ms, interval=ONE_OFF, given="large")
+        if one.manner == "ending":
+            account.grant(one.name, CREDITS, round(whole, 4), now_ms, interval=ONE_OFF, given=PROMO, expires_at=LATE_MS)
         if one.manner == "limited":
             limit = {"feature_id": CREDITS, "enabled": True, "overage_limit": round(whole / 4, 4)}
             account.control(one.name, {"spend_limits": [limit]}, now_ms)

@@ -168,6 +168,8 @@ class Healing:
     told_beside: dict[str, Fraction] = field(default_factory=dict)
     standing: list[dict[str, Any]] = field(default_factory=list)
     """Lines that reconcile tells each night: nothing but a console tells more."""
+    last_night: list[dict[str, Any]] = field(default_factory=list)
+    """All lines of the last night: one that is told again word for word changes nothing."""
     made_up: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
     """Credits that a person charged by hand, or gave back, as they were told."""
     unsure: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
@@ -237,8 +239,10 @@ class Healing:
             self.clock.jump(HOUR_MS + CLOCKS_APART_MS)
             found = self.operator.do("reconcile")
             assert not found["unread"], found["reasons"]
-            changed = [one for one in found["differing"] if one["corrected"] or one["balance"] > one["standing"]]
+            lines = [one for one in found["differing"] if one["corrected"] or one["balance"] > one["standing"]]
+            changed = [one for one in lines if one not in self.last_night]
             self.standing = [one for one in found["differing"] if one not in changed]
+            self.last_night = found["differing"]
             for line in changed:
                 whole = abs(line["ours"] - line["theirs"]) == line["corrected"]
                 kind = "balance" if line["balance"] else "day"
