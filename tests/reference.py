@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import ast
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import cleandoc
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -29,6 +32,7 @@ from drawdown.worker.verify.findings import FINDINGS, INVARIANTS
 from tests import bounds, settings_table, template
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
+CLIENT: Final = DOCS.parent / "client" / "drawdown_client"
 MADE: Final = "This page is generated from the code by `make docs`. Do not edit it."
 NOW_MS: Final = 1_767_225_600_000
 SUFFIXES: Final = {"counter": "_total"}
@@ -39,8 +43,12 @@ ENDED_TICK: Final = sa.insert(ticks).values(
 
 
 def settings() -> str:
-    """Return `docs/settings.md` with its table as it is now."""
-    return settings_table.written(settings_table.FILE.read_text(encoding="utf-8"))
+    """Return a row for each setting."""
+    link = (
+        "Each setting is an environment variable. [Settings](../settings.md) describes files in their place. Each"
+        " [provider](../providers.md) has more."
+    )
+    return "\n\n".join((f"# All settings\n\n{MADE}", link, settings_table.table()))
 
 
 def commands() -> str:
@@ -214,6 +222,26 @@ def http() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def client() -> str:
+    """Return a row for each bound of the Python client."""
+    rows = [
+        [f"`{path.stem}.{name}`", f"{value:,}".removesuffix(".0"), meaning.rstrip(".")]
+        for path in sorted(CLIENT.glob("*.py"))
+        for name, value, meaning in _bounds(path)
+    ]
+    link = "[Clients](../client.md) describes the client. To change a bound for one client, pass `Settings`."
+    return "\n\n".join((f"# Bounds of the client\n\n{MADE}", link, _table(("bound", "value", "meaning"), rows))) + "\n"
+
+
+def _bounds(path: Path) -> Iterator[tuple[str, float, str]]:
+    """Yield each number that the module declares with a text below it."""
+    module = importlib.import_module(f"drawdown_client.{path.stem}")
+    for node, below in pairwise(ast.parse(path.read_text(encoding="utf-8")).body):
+        name = node.target.id if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) else "_"
+        if not name.startswith("_") and isinstance(below, ast.Expr) and isinstance(getattr(module, name), int | float):
+            yield name, getattr(module, name), str(ast.literal_eval(below.value))
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -227,12 +255,13 @@ TIMES: Final = {"days": 86_400, "hours": 3_600, "minutes": 60}
 UNITS: Final = {"BYTES": " bytes", "CHARS": " characters", "LINES": " lines", "DAYS": " days", "S": " a second"}
 """How a limit is written, by the end of its constant's name."""
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
-    "settings.md": settings,
+    "reference/settings.md": settings,
     "codes.md": codes,
     "reference/cli.md": commands,
     "reference/metrics.md": metrics,
     "reference/findings.md": findings,
     "reference/http.md": http,
+    "reference/client.md": client,
     "../ops/bounds.md": limits,
 }
 

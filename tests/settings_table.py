@@ -1,19 +1,16 @@
-"""The table of `docs/settings.md`, made from the settings themselves."""
+"""The table of `docs/reference/settings.md`, made from the settings themselves."""
 
 from __future__ import annotations
 
 import ast
 import inspect
-import re
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
 from pydantic import SecretStr
 
 from drawdown.cli.settings import PREFIX, Settings
 
-FILE: Final = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 HEAD: Final = "| setting | default | meaning |\n|---|---|---|\n"
 
 
@@ -40,8 +37,3 @@ def _meanings() -> dict[str, str]:
 def _default(value: object) -> str:
     text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     return f"`{text.lower() if isinstance(value, bool) else text}`" if text else "none"
-
-
-def written(text: str) -> str:
-    """The document with the table as it is now."""
-    return re.sub(re.escape(HEAD) + r"(?:\|.*\n)*", lambda _: table(), text)

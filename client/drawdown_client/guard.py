@@ -18,9 +18,9 @@ from drawdown_client.let_through import LetThrough
 from drawdown_client.settings import Settings
 
 EXTENDS_A_HOLD: Final = 3
-"""Extensions of a hold in its lifetime while it continues: one may fail, and the next comes in time."""
+"""Extensions of a budget during one hold."""
 LONGEST_S: Final = 86_400.0
-"""A budget that extends itself is extended for this long, unless it is given: a program that hangs holds no more."""
+"""Seconds for which a budget is extended, by default."""
 
 log = logging.getLogger("drawdown_client")
 

@@ -19,7 +19,7 @@ NOT_HELD: Final = "unknown_use"
 UNWRITTEN: Final = "database_unreadable"
 """The reason of what a server lets through while its database is away: no other server knows of it yet."""
 HOLD_S: Final = 3_600.0
-"""Seconds that a hold lasts by default, as at the server."""
+"""Seconds of a hold, by default."""
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ Kind: TypeAlias = Literal["events", "samples", "guard"]
 Status: TypeAlias = Literal["accepted", "duplicate", "pending", "conflict", "invalid", "refused"]
 
 MAX_ID_CHARS: Final = 200
+"""Characters of an id or label."""
 MAX_QUANTITY: Final = 10**12
+"""Base units of an event."""
 MAX_ITEM_BYTES: Final = 16 * 1024
-"""Largest item as JSON: as at the server."""
+"""Bytes of an item."""
 MOST_WARNED: Final = 1_000
-"""Event types, sizes and organisations that are warned of, by one client."""
+"""Event types, sizes and organisations with a warning."""
 _ABOUT: Final = {"unmapped": ("event_type", "memory_mb"), "unassigned": ("org_id",)}
 """By a code: what of an item it is about."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -35,7 +35,7 @@ Send: TypeAlias = Callable[[Kind, Sequence[Item]], list[Result]]
 """One try. Errors: Unreachable, Refused."""
 
 CLOSING_PAUSE_S: Final = 0.5
-"""The longest pause between tries while the client is being closed."""
+"""Seconds of a pause while the client is closed."""
 _TOO_LARGE: Final = 413
 _UNSPOOLED: Final = 0
 

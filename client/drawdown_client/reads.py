@@ -10,11 +10,11 @@ from drawdown_client.errors import Unreachable
 from drawdown_client.items import moment_ms
 
 MOST_PAGES: Final = 100
-"""Pages of one answer."""
+"""Pages of a usage answer."""
 MOST_ROWS: Final = 1_000
-"""Rows of one page: as at the server."""
+"""Rows of one page, each an object."""
 MAX_CHARS: Final = 64 * 1024 * 1024
-"""Characters of all pages together: they are held in memory until the last one came."""
+"""Characters of all pages together."""
 
 Moment: TypeAlias = datetime | date | int
 """An aware datetime, a day in UTC, or milliseconds since 1970."""

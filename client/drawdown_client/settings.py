@@ -10,36 +10,43 @@ from typing import Final, Literal
 from drawdown_client.items import Item, Result
 
 BATCH_ITEMS: Final = 1_000
-"""Items of one body: as at the server."""
+"""Items of a body."""
 BATCH_BYTES: Final = 4 * 1024 * 1024
-"""Bytes of one body, before it is packed."""
+"""Bytes of a body, before compression."""
 BATCH_MS: Final = 200
-"""For how long an item waits for others to go with it."""
+"""Milliseconds for which an item waits for others."""
 QUEUE_ITEMS: Final = 10_000
+"""Items that wait."""
 BLOCK_S: Final = 5.0
+"""Seconds for which `record` waits for space."""
 CLOSE_S: Final = 10.0
+"""Seconds for which `close`, and the end of the program, wait."""
 KEPT_CALLS: Final = 1_000
-"""Uses of the guard to keep that were let through without an answer and are not sent yet."""
+"""Calls of the guard that wait for a report; beyond them, the client raises `Unreachable`."""
 SPOOL_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of a spool."""
 CALL_TRIES: Final = 4
-"""Tries of a call that a caller waits for: the guard, usage, a balance."""
+"""Tries of a call for which the program waits."""
 CALL_WITHIN_S: Final = 15.0
-"""After which no such call is tried again."""
+"""Seconds after which no such try begins."""
 CONNECT_S: Final = 5.0
+"""Seconds to connect."""
 ANSWER_S: Final = 30.0
+"""Seconds between two bytes of an answer; without an event loop, whole ones."""
 WHOLE_ANSWER_S: Final = 60.0
-"""For a whole try, once it is connected: the request, and all of the answer."""
+"""Seconds of a whole try, from the connection to the end of the answer."""
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of an answer: several times what 1,000 rows or results have."""
+"""Bytes of an answer, which is never compressed."""
 MOST_ANSWER_SIGNS: Final = 100_000
-"""Signs `{`, `[`, `:` and `,` of an answer, which count its values: several times what 1,000 rows or results have."""
+"""`{`, `[`, `:` and `,` outside of the texts of an answer."""
 MAX_SAID_CHARS: Final = 300
-"""Characters of a code or a message of the server."""
+"""Characters of a code, a message or a reason that an error shows."""
 FIRST_PAUSE_S: Final = 0.2
-"""After the first failure, at most; twice as long after each further one."""
+"""Seconds of the first pause, at most."""
 LONGEST_PAUSE_S: Final = 60.0
+"""Seconds of any pause."""
 LONGEST_RETRY_AFTER_S: Final = 300.0
-"""That a server asks for; more is taken as this."""
+"""Seconds of a pause that the server requests."""
 
 
 @dataclass(frozen=True)

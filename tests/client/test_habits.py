@@ -18,7 +18,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 FILES: Final = sorted((ROOT / "client" / "drawdown_client").rglob("*.py"))
 MAY_IMPORT: Final = {"drawdown_client", "httpx", "httpx2", "tenacity"}
 PROJECT: Final = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PAGE: Final = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
+PAGE: Final = (ROOT / "docs" / "reference" / "client.md").read_text(encoding="utf-8")
 BOUND: Final = re.compile(r"_(S|MS|BYTES|CHARS|CALLS|ITEMS|TRIES|QUANTITY)$|^MOST_|^EXTENDS")
 
 

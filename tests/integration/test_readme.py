@@ -18,7 +18,7 @@ from tests import in_process, shell
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ORDER = ("tutorial", "samples", "providers", "operate", "on-call", "guard")
+ORDER = ("tutorial", "samples", "providers", "operate", "on-call", "guard", "credits")
 DOCS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 TEXT = README + "".join(text for name, text in DOCS.items() if name != "history")  # it has the names of the time
 

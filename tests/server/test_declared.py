@@ -9,19 +9,21 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 import pytest
+import sqlalchemy as sa
 
 from drawdown.cli.examples import EXAMPLES
 from drawdown.cli.main import run
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.declare import FLAG, MAX_AMOUNT, ORG, Action, Declared, Invocation, Listing, Param, WrongField
+from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, MICRO, MINUTE_MS
 from drawdown.server.api.declared import answer_model
 from drawdown.server.api.programs import for_programs
 from drawdown.server.console.action import Doing
 from drawdown.server.console.declared import form_of
 from drawdown.server.declarations import ACTIONS, BY_NAME, DECLARED
-from drawdown.worker.access.idempotency import Call
+from drawdown.worker.access.idempotency import Call, claim_call, keep_call
 from drawdown.worker.access.keys import SCOPES
 from drawdown.worker.access.people import Person
 from drawdown.worker.guard import terms as guard_terms
@@ -234,6 +236,61 @@ def test_a_call_with_a_key_is_done_once_however_often_it_comes(shop: House) -> N
         assert (await send(program, path, body)).json()["repeated"] is False, "without a key each is one of its own"
         long = {"idempotency-key": "x" * 201}
         assert refused(await send(program, path, body, **long)) == (400, "bad_request")
+
+    served(shop, work)
+
+
+def test_repeated_key_with_other_content_is_a_conflict_for_every_action(lone: House) -> None:
+    """Whatever the action is, and before anything of it is done."""
+    make_key(lone, "app", *WRITERS, gives_micro=MAX_AMOUNT_MICRO)
+
+    def done_before(connection: sa.Connection) -> None:
+        for one in ACTIONS.values():
+            call = Call("key:app", one.slug, one.name, "other values")
+            assert claim_call(connection, call, lone.clock.at_ms) is None
+            keep_call(connection, call, "{}")
+
+    write(lone.fleet.engine, done_before)
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        for one in ACTIONS.values():
+            path = one.path
+            for param in one.params:
+                path = path.replace(f"{{{param.field}}}", "1" if param.kind.name == "number" else "acme")
+            body = {
+                param.field: [_json(param)] if param.many else _json(param)
+                for param in one.params
+                if param.required and f"{{{param.field}}}" not in one.path
+            }
+            answer = await send(program, path, body, **{"idempotency-key": one.slug})
+            assert refused(answer) == (409, "other_content"), (one.name, body, answer.text)
+
+    served(lone, work)
+
+
+def test_form_and_call_at_once_pay_a_supplier_once(shop: House) -> None:
+    """They have no key in common: the deed itself is what happens once."""
+    make_key(shop, "payer", "settlements:write", gives_micro=100 * MICRO)
+    form, by = form_of(ACTIONS["settlement payout"]), By(shop.clock.at_ms, "console:ann", "a test", "console")
+    doing = Doing(Person("ann", "admin"), by, {"supplier": "pixel", "expect": "4.2", "period": "2026-01"}, "form")
+
+    def send_form() -> str:
+        try:
+            return write(shop.fleet.engine, lambda connection: form.do(connection, doing)).said
+        except DrawdownError as error:
+            return error.code
+
+    async def work(caller: Caller) -> None:
+        await render(Program(caller, key_of("app")))
+        path, body = "/v1/suppliers/pixel/payout", {"expect": 4.2, "period": "2026-01"}
+        payer = Program(caller, key_of("payer"))
+        calls = (send(payer, path, body, **{"idempotency-key": f"k-{n}"}) for n in range(4))
+        forms = (asyncio.to_thread(send_form) for _ in range(4))
+        answers = await asyncio.gather(*calls, *forms)
+        paid = [one for one in answers[:4] if one.status_code == 200 and not one.json()["repeated"]]
+        assert len(paid) <= 1, [one.text for one in answers[:4]]
+        assert shop.fleet.rows("SELECT COUNT(*), SUM(total_micro) FROM payouts") == [(1, 4_200_000)]
 
     served(shop, work)
 

@@ -92,7 +92,7 @@ def test_the_pages_go_on_from_one_another(tmp_path: Path) -> None:
     first = blocks(readme, "sh")[0]
     for line in ('export PATH="$PWD/.venv/bin:$PATH"', "export URL=http://127.0.0.1:8080"):
         assert line in first
-    curls = re.findall(r"^    ((?:[A-Z]+=.*\n    )?curl (?:.*\\\n)*.*)$", guard, re.MULTILINE)
+    curls = blocks(guard, "shell")
     assert len(curls) == 3
     written = [
         *blocks(EVENTS, "bash")[:1],

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
+import pytest
 from starlette.datastructures import Headers
 
 from drawdown.events import cloudevents
@@ -241,3 +242,29 @@ def test_each_of_many_is_answered_in_its_place() -> None:
     assert [one.event.event_id for one in found if isinstance(one, ReceivedEvent)] == [
         f"e{n}" for n in range(1, 1_000, 2)
     ]
+
+
+RECORDED: Final = {
+    "structured": (
+        {"content-type": "application/cloudevents+json"},
+        b'{"id": "c2-1", "source": "/web", "type": "page.render", "specversion": "1.0", "subject": "acme", '
+        b'"time": "2026-01-01T00:00:01Z", "datacontenttype": "application/json", "data": {"quantity": 3}}',
+    ),
+    "binary": (
+        {"ce-id": "c2-1", "ce-source": "/web", "ce-type": "page.render", "ce-specversion": "1.0",
+         "ce-subject": "acme", "ce-time": "2026-01-01T00:00:01Z", "content-type": "application/json"},
+        b'{"quantity": 3}',
+    ),
+}  # fmt: skip
+"""What `to_structured_event` and `to_binary_event` of the official package cloudevents 2.2.0 write of one event. It and
+version 1, which `tests/contract/test_senders.py` sends with, cannot be installed together."""
+
+
+@pytest.mark.parametrize("way", RECORDED)
+def test_event_of_official_package_version_2_is_taken(way: str) -> None:
+    headers, body = RECORDED[way]
+    found = stated(*cloudevents.given(body, headers["content-type"], headers, None, NOW))
+    assert isinstance(found, Given)
+    event = found.event
+    assert (event.source, event.event_id, event.event_type, event.org_id) == ("/web", "c2-1", "page.render", "acme")
+    assert (event.quantity, event.occurred_ms, found.has_time) == (3, 1_767_225_601_000, True)
