@@ -263,8 +263,8 @@ version 1, which `tests/contract/test_senders.py` sends with, cannot be installe
 @pytest.mark.parametrize("way", RECORDED)
 def test_event_of_official_package_version_2_is_taken(way: str) -> None:
     headers, body = RECORDED[way]
-    found = stated(*cloudevents.given(body, headers["content-type"], headers, None, NOW))
-    assert isinstance(found, Given)
+    found = stated(*cloudevents.parse_events(body, headers["content-type"], headers, None, NOW))
+    assert isinstance(found, ReceivedEvent)
     event = found.event
     assert (event.source, event.event_id, event.event_type, event.org_id) == ("/web", "c2-1", "page.render", "acme")
     assert (event.quantity, event.occurred_ms, found.has_time) == (3, 1_767_225_601_000, True)
