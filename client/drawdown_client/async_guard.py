@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from drawdown_client import guard_words as words
-from drawdown_client.calls import Call, clean_for_log
+from drawdown_client.calls import Call, escape
 from drawdown_client.clock import World
 from drawdown_client.connection import AsyncLine
 from drawdown_client.errors import ClientError, Refused, Unreachable
@@ -182,7 +182,7 @@ class AsyncBudget:
         except ClientError as error:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return
-            of = clean_for_log(self.key)
+            of = escape(self.key)
             log.warning("what %s used (%d) is not told, and its hold ends by itself: %s", of, incurred, error)
 
     async def _go_on(self) -> None:
@@ -192,7 +192,7 @@ class AsyncBudget:
             try:
                 await self._guard.extend(self.key, hold_s=self._hold_s)
             except ClientError as error:
-                log.warning("the hold of %s was not extended: %s", clean_for_log(self.key), error)
+                log.warning("the hold of %s was not extended: %s", escape(self.key), error)
                 if isinstance(error, Refused):
                     return
 

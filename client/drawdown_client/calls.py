@@ -173,14 +173,14 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
         raise Unreachable(f"the answer to a call is no JSON object that can be read: {_text(body)!r}")
     said = found.get("error") if found is not None else None
     error = said if isinstance(said, dict) else {}
-    code, message = clean_for_log(error.get("code", "no_code")), clean_for_log(error.get("message", _text(body)))
+    code, message = escape(error.get("code", "no_code")), escape(error.get("message", _text(body)))
     if status >= 500 or status in _AGAIN:
         raise Unreachable(f"{status} {code}: {message}", _retry_after_s(response, world), too_many=status == 429)
     details = error.get("details")
     raise Refused(status, code, message, details if isinstance(details, dict) else None)
 
 
-def clean_for_log(value: object) -> str:
+def escape(value: object) -> str:
     """Return a server's text, or an id, fit for a line of a log: short, and without a control character."""
     text = (value if isinstance(value, str) else str(value) if isinstance(value, int | None) else "?")[:MAX_SAID_CHARS]
     if text.isprintable():
@@ -199,7 +199,7 @@ def too_slow() -> Unreachable:
 
 def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
     """A call without an answer."""
-    return Unreachable(f"no answer ({type(error).__name__}): {clean_for_log(str(error))}")
+    return Unreachable(f"no answer ({type(error).__name__}): {escape(str(error))}")
 
 
 def results(answer: Answer, count: int) -> list[Result]:
@@ -214,9 +214,7 @@ def _result(said: object) -> Result:
     status = said.get("status") if isinstance(said, dict) else None
     if not isinstance(said, dict) or not isinstance(status, str) or status not in _STATUSES:
         raise Unreachable("the answer says of an item what this version does not know")
-    code, message, at = (
-        None if said.get(name) is None else clean_for_log(said[name]) for name in ("code", "message", "at")
-    )
+    code, message, at = (None if said.get(name) is None else escape(said[name]) for name in ("code", "message", "at"))
     return Result(cast(Status, status), code, message, at)
 
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Final
 
 from drawdown_client import guard_words as words
-from drawdown_client.calls import Call, clean_for_log
+from drawdown_client.calls import Call, escape
 from drawdown_client.clock import World
 from drawdown_client.connection import Line
 from drawdown_client.errors import ClientError, Refused, Unreachable
@@ -183,7 +183,7 @@ class Budget:
         except ClientError as error:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return
-            of = clean_for_log(self.key)
+            of = escape(self.key)
             log.warning("what %s used (%d) is not told, and its hold ends by itself: %s", of, incurred, error)
 
     def _go_on(self) -> None:
@@ -196,6 +196,6 @@ class Budget:
             except ClientError as error:
                 if self._over.is_set():
                     return
-                log.warning("the hold of %s was not extended: %s", clean_for_log(self.key), error)
+                log.warning("the hold of %s was not extended: %s", escape(self.key), error)
                 if isinstance(error, Refused):
                     return

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from drawdown_client.calls import Answer, Call, clean_for_log, get, post
+from drawdown_client.calls import Answer, Call, escape, get, post
 from drawdown_client.errors import ClientError, Refused, Unreachable
 
 HELD: Final = "held"
@@ -120,10 +120,10 @@ def ways_out(answer: Answer) -> tuple[WayOut, ...]:
         raise Unreachable("the answer says nothing of options")
     return tuple(
         WayOut(
-            option=clean_for_log(one.get("option")),
+            option=escape(one.get("option")),
             is_open=one.get("open") is True,
             code=_text(one.get("code")),
-            said=clean_for_log(one.get("said")),
+            said=escape(one.get("said")),
             call=one["call"] if isinstance(one.get("call"), dict) else None,
             link=_text(one.get("link")),
             payers=_texts(one.get("payers")),
@@ -161,10 +161,10 @@ def decided(answer: Answer) -> Decision:
         raise Unreachable("the answer of the guard has no decision that this version knows")
     return Decision(
         decision=answer["decision"],
-        would=clean_for_log(answer.get("would")),
+        would=escape(answer.get("would")),
         enforced=bool(answer.get("enforced")),
-        rule=clean_for_log(answer.get("rule")),
-        reason=clean_for_log(answer.get("reason")),
+        rule=escape(answer.get("rule")),
+        reason=escape(answer.get("reason")),
         limit=_count(answer.get("limit")),
         used=_count(answer.get("used")),
         remaining=_count(answer.get("remaining")),
@@ -187,11 +187,11 @@ def _count(value: object) -> int | None:
 
 
 def _text(value: object) -> str | None:
-    return clean_for_log(value) if isinstance(value, str) else None
+    return escape(value) if isinstance(value, str) else None
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    return tuple(clean_for_log(one) for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+    return tuple(escape(one) for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
 
 def require_written(answer: Answer) -> None:
@@ -206,7 +206,7 @@ def require_held(key: str, answer: Decision) -> None:
         raise Blocked(answer)
     state = answer.said.get("state", HELD)
     if state != HELD:
-        raise Refused(409, ENDED, f"{key} is {clean_for_log(state)}: give another use a key of its own")
+        raise Refused(409, ENDED, f"{key} is {escape(state)}: give another use a key of its own")
 
 
 def _ms(seconds: float | None) -> int | None:

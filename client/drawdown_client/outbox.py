@@ -24,7 +24,7 @@ from typing import Final, TypeAlias
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from drawdown_client.calls import Backoff, clean_for_log, say_again
+from drawdown_client.calls import Backoff, escape, say_again
 from drawdown_client.clock import World
 from drawdown_client.errors import Closed, QueueFull, Refused, Unreachable, Unsent
 from drawdown_client.items import Item, Kind, Result, Waiting
@@ -276,7 +276,7 @@ class Outbox:
     def _tell(self, item: Item, result: Result) -> None:
         if not result.is_kept and result.status != "refused":
             why = f"{result.status} {result.code}: {result.message}"
-            log.error("not taken: %s %s: %s: %s", item.kind, clean_for_log(item.item_id), why, item.body.decode())
+            log.error("not taken: %s %s: %s: %s", item.kind, escape(item.item_id), why, item.body.decode())
         if result.status == "pending":
             self._pending.tell(item, result)
         if self._settings.on_result is None:
@@ -284,9 +284,7 @@ class Outbox:
         try:
             self._settings.on_result(item, result)
         except BaseException as error:  # whatever it is, the thread continues
-            log.error(
-                "on_result failed: %s", clean_for_log(str(error)), exc_info=None if self._on_result_failed else error
-            )
+            log.error("on_result failed: %s", escape(str(error)), exc_info=None if self._on_result_failed else error)
             self._on_result_failed = True
 
     def forked(self) -> None:
