@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Types are checked beside the tests.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-quick test-times test-whole lint types pytest install simulate regressions mutants counts style coverage mutation interleave crash cluster autumn trace door topups exhaustion \
+.PHONY: demo test test-quick test-times test-whole lint types pytest install simulate regressions mutants counts style coverage mutation fuzz interleave crash cluster autumn trace door topups exhaustion \
 	bench conformance browser screenshots docs docs-site emulators lock lowest sbom release release-tools clean
 
 # The product alone: tests need much more.
@@ -81,6 +81,15 @@ coverage: install
 mutation: install
 	@$(PIP) --group mutation
 	@$(BIN)/python -m tests.mutation $(MODULE)
+
+# Every operation of /openapi.json, asked by Schemathesis with what its description allows, and a client that is generated from it.
+# They have a venv of their own: they need other versions of the libraries than the tests.
+FUZZ := $(CURDIR)/build/fuzz
+fuzz: install
+	@$(BIN)/python -m venv $(FUZZ) && $(FUZZ)/bin/python -m pip install --quiet 'pip>=25.1' && \
+		$(FUZZ)/bin/python -m pip install --quiet --group fuzz
+	SCHEMATHESIS=$(FUZZ)/bin/schemathesis OPENAPI_PYTHON_CLIENT=$(FUZZ)/bin/openapi-python-client MAKEFLAGS= \
+		$(BIN)/pytest -rP tests/server/test_generated_clients.py
 
 # Every ordered pair of transactions on a real PostgreSQL, the first held after each of its statements: make interleave JOBS=2
 # FIRST=seal SECOND=cli.nouns.orgs narrow it down; LOST=1 cuts the connection at each statement instead.

@@ -1,4 +1,5 @@
-"""All that is declared in the rooms: HTTP has an operation for each, and the console a form for each action."""
+"""All that is declared in the rooms: HTTP has an operation for each, and the console a form for each action with a
+place on a page."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from drawdown.worker.jobs import lists as job_lists
 from drawdown.worker.orgs import actions as org_actions
 from drawdown.worker.orgs import lists as org_lists
 from drawdown.worker.provider import faces as provider_faces
+from drawdown.worker.provider import vendor_faces
 from drawdown.worker.push import faces as push_faces
 from drawdown.worker.settlements import actions as settlement_actions
 from drawdown.worker.settlements import lists as settlement_lists
@@ -52,6 +54,8 @@ DECLARED: Final[tuple[Declared, ...]] = (
     *blocks.ACTIONS,
     *provider_faces.ACTIONS,
     *provider_faces.LISTS,
+    *vendor_faces.ACTIONS,
+    *vendor_faces.LISTS,
     *push_faces.ACTIONS,
     *push_faces.LISTS,
     *hook_actions.ACTIONS,

@@ -4,76 +4,27 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from decimal import InvalidOperation
-from fractions import Fraction
 from typing import Annotated, Final
 
 import typer
 from rich.table import Table
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, New, Reason, only_with
+from drawdown.cli.declared import of_noun
+from drawdown.cli.options import Actor, Reason, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import parse_percent, plain_decimal, show_credits, show_percent, show_time
 from drawdown.schema.units import DAY_MS, micro_of
 from drawdown.worker.checks import checks
+from drawdown.worker.provider import vendor_faces
 from drawdown.worker.provider import vendors as views
-from drawdown.worker.provider.vendors import Cost, Drifted, DriftLine, Units, import_bills, read_bills, set_units, tell
+from drawdown.worker.provider.vendors import Drifted, DriftLine, import_bills, read_bills, tell
 
-commands = typer.Typer()
+commands = of_noun("vendor", *vendor_faces.ACTIONS, *vendor_faces.LISTS)
 
 SHOWN: Final = 100
 """Rows of a table."""
-FeatureName = Annotated[str, typer.Argument(metavar="FEATURE", help="The feature, or a metric of the guard")]
-
-
-@commands.command("set")
-def set_(
-    context: typer.Context,
-    feature: FeatureName,
-    vendor: Annotated[str, typer.Option(help="The vendor, as its bill names it")],
-    service: Annotated[str, typer.Option(help="...and for which service, as the bill writes it")],
-    unit: Annotated[str, typer.Option(help="The vendor's own unit: vcpu-hour")],
-    units: Annotated[int, typer.Option(min=0, help="So many of these")],
-    cost: Annotated[str, typer.Option(help="...at so much money, six decimals at most")],
-    per: Annotated[int, typer.Option(min=1, help="...for so many base units of the feature")],
-    currency: Annotated[str, typer.Option(help="USD")],
-    from_: Annotated[str, typer.Option("--from", help="From this day on (UTC)")],
-    new: New = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Say what base units of a feature or metric cost at a vendor, from a day on. A later day changes it."""
-    app: App = context.obj
-    if not (len(currency) == 3 and currency.isascii() and currency.isupper()):
-        raise UsageError(f"--currency {currency!r}: three capitals, such as USD")
-    given = Units(vendor, service, unit, units, _micro_of(cost, "--cost"), per, currency)
-    start, by = app.moment(from_, "--from"), app.by(actor, reason)
-    app.write(lambda c: set_units(c, feature, given, start, by, new=new))
-    line = f"{feature}: {units:,} {unit} and {cost} {currency} per {per:,} at {vendor} ({service}), from {from_} on"
-    show(app, {"feature": feature, "from_ms": start, **vars(given)}, [line])
-
-
-@commands.command()
-def costs(context: typer.Context) -> None:
-    """Show what each feature costs now: in credits here, and in money at vendors, in their words."""
-    app: App = context.obj
-    found = app.read(lambda c: views.costs(c, app.clock.now_ms()))
-    rows = [
-        (one.feature, one.per_quantity, _credits(one.credits_micro), one.vendor, one.service,
-         f"{one.units:,} {one.unit}", show_credits(one.money_micro), one.currency)
-        for one in found
-    ]  # fmt: skip
-    columns = ("feature", "#base units", "#credits", "vendor", "service", "takes", "#money", "currency")
-    show(app, {"costs": [_cost(one) for one in found]}, [table("What features cost", columns, rows)])
-
-
-def _credits(micro: Fraction | None) -> str | None:
-    return None if micro is None else show_credits(round(micro))
-
-
-def _cost(one: Cost) -> dict[str, object]:
-    return {**asdict(one), "credits_micro": None if one.credits_micro is None else round(one.credits_micro)}
 
 
 @commands.command("import")

@@ -270,7 +270,7 @@ PEOPLE: Final = (
         _granted,
     ),
     plain(
-        "cli.nouns.vendors:set_",
+        "cli.declared:run vendor set",
         lambda s, c: vendors.set_units(
             c, "compute_1gb", vendors.Units("cloud", "vm", "hour", 1, 5, 3600, "USD"), DAY, s.by, new=False
         ),

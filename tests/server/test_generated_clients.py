@@ -16,6 +16,7 @@ from typing import Final
 
 import pytest
 
+from drawdown.worker.access.keys import SCOPES
 from tests.acceptance.commands import drawdown
 from tests.server.house import House, described
 from tests.server.test_process import serving
@@ -23,11 +24,6 @@ from tests.sqlite_databases import migrated
 
 GENERATOR: Final = shutil.which(os.environ.get("OPENAPI_PYTHON_CLIENT", "openapi-python-client"))
 FUZZER: Final = shutil.which(os.environ.get("SCHEMATHESIS", "schemathesis"))
-SCOPES: Final = (
-    "orgs:write", "orgs:read", "ledger:write", "ledger:read", "catalog:write", "catalog:read", "keys:write",
-    "hooks:write", "events:write", "events:read", "usage:read", "guard", "guard:write", "samples:write",
-    "executions:write", "executions:read", "settlements:read",
-)  # fmt: skip
 MOST_S: Final = 600
 
 
@@ -76,8 +72,10 @@ def test_no_request_that_the_description_allows_is_a_fault_of_the_server(tmp_pat
     with serving(database, {}, tmp_path / "log") as (url, _process):
         words = [
             FUZZER, "run", f"{url}/openapi.json", "-H", f"Authorization: Bearer {key}", "--checks",
-            "not_a_server_error", "--phases", "examples,fuzzing", "--max-examples", "4", "--no-color",
+            "not_a_server_error", "--phases", "examples,coverage,fuzzing", "--max-examples", "4", "--no-color",
+                "--request-timeout", "60",
         ]  # fmt: skip
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=MOST_S)
     assert "Traceback" not in (tmp_path / "log").read_text()
+    print(done.stdout[-3000:])
     assert "Operations:" in done.stdout and "[500]" not in done.stdout, done.stdout[-5000:]

@@ -305,7 +305,7 @@ class Cost:
     money_micro: int
     currency: str
     per_quantity: int
-    credits_micro: Fraction | None
+    credits_micro: int | None
 
 
 @dataclass(frozen=True)
@@ -364,7 +364,7 @@ def costs(connection: sa.Connection, now_ms: int) -> list[Cost]:
         rate = None if row.micro_credits is None else Fraction(int(row.micro_credits), int(row.rate_per))
         names = ("feature", "vendor", "service", "unit", "units", "money_micro", "currency", "per_quantity")
         one = {name: getattr(row, name) for name in names}
-        found.append(Cost(**one, credits_micro=None if rate is None else rate * int(row.per_quantity)))
+        found.append(Cost(**one, credits_micro=None if rate is None else round(rate * int(row.per_quantity))))
     return found
 
 
