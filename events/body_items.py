@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Final
 
@@ -195,7 +195,16 @@ def _bytes_of(text: str, length: int) -> int:
 def _object(item: object) -> Item:
     if not isinstance(item, dict):
         raise Unfit("not_an_object", "an item is a JSON object")
-    return item
+    level: list[object] = [item]
+    for _ in range(MAX_DEPTH):  # how deep the parser itself goes differs from one Python to the next
+        level = [one for held in level for one in _within(held) if isinstance(one, dict | list)]
+        if not level:
+            return item
+    raise _too_deep()
+
+
+def _within(held: object) -> Iterable[object]:
+    return held.values() if isinstance(held, dict) else held if isinstance(held, list) else ()
 
 
 def _sign(body: bytes, at: int) -> bytes:

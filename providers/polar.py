@@ -4,7 +4,6 @@ Guarantee: the push's key is the event's `external_id`, which Polar takes once f
 source of polarsource/polar; nothing here was tried against Polar itself.
 
 Polar's answers prove:
-
 - 200 `{"inserted": 1, "duplicates": 0}`: the event is stored, in one transaction. Polar counts it only if a meter's
   filter matches and the customer exists, so both are read before the push.
 - 200 `{"inserted": 0, "duplicates": 1}`: an event of this `external_id` is stored. It proves delivery.
@@ -19,10 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from drawdown.providers.http import Answer
-from drawdown.providers.kit import webhooks
+from drawdown.providers.kit import rest, webhooks
 from drawdown.providers.kit.answers import PROBE, iso, json_object, moment_ms, number, whole
-from drawdown.providers.kit.rest import Found as Read
-from drawdown.providers.kit.rest import Rest
 from drawdown.providers.kit.settings import read_settings
 from drawdown.providers.protocol import (
     Absent,
@@ -95,7 +92,7 @@ class Polar:
         self._meter = settings.text("balance_meter") or None
         # Polar signs with its secret as it is, and the scheme's keys are Base64.
         self._secrets = [base64.b64encode(one.encode()).decode() for one in settings.list("webhook_secrets")]
-        self._api = Rest(setup.http, setup.clock, settings.origin(URL), token, error_of)
+        self._api = rest.Rest(setup.http, setup.clock, settings.origin(URL), token, error_of)
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         return [await self._push(push) for push in batch]
@@ -269,7 +266,7 @@ class Polar:
         return lines
 
 
-def _items(found: Read) -> list[Mapping[str, object]] | ReadFailed:
+def _items(found: rest.Found) -> list[Mapping[str, object]] | ReadFailed:
     """The items of one page."""
     items = found.get("items") if isinstance(found, Mapping) else None
     if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):

@@ -8,6 +8,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +18,10 @@ from drawdown.cli.app import App
 from drawdown.cli.nouns.providers import check_account
 from drawdown.cli.nouns.sealing import sealed_to
 from drawdown.cli.settings import PREFIX, Settings
-from drawdown.providers.http.egress import CERT_FILE, NO_PROXY, PROXY
+from drawdown.providers.http.egress import CERT_FILE, NO_PROXY, PROXY, ProxyUrl
 from drawdown.providers.protocol import Provider
 from drawdown.schema.database import read, sqlite_file, write
-from drawdown.schema.errors import DrawdownError
+from drawdown.schema.errors import DrawdownError, UsageError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.text import nearest, typed
 from drawdown.schema.typed.parsing import lasting, show_time
@@ -54,6 +55,7 @@ MOST_CUSTOMERS: Final = 20
 """Customers of a provider that are looked at, a call each."""
 PROXY_WITHIN_S: Final = 5.0
 """How long a proxy is waited for."""
+NO_HOST: Final = "drawdown.invalid:443"
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,12 @@ def _ways_out(app: App) -> Iterator[Finding]:
     system = settings.outgoing().system_file
     whom = f"the authorities of {system} ({CERT_FILE})" if system else "the system's authorities"
     own = f", and those of {settings.ca_file} (DRAWDOWN_CA_FILE)" if settings.ca_file else ""
-    yield Finding(True, f"calls trust {whom}{own}")
+    try:
+        settings.outgoing().tls()
+    except UsageError as error:
+        yield Finding(False, str(error), "name a file of certificates in PEM")
+    else:
+        yield Finding(True, f"calls trust {whom}{own}")
     for certificate, called in (
         (settings.outgoing("cell").certificate, "cells"),
         (settings.outgoing("provider").certificate, "providers"),
@@ -181,11 +188,30 @@ def _ways_out(app: App) -> Iterator[Finding]:
     but = f", but for {', '.join(out.exceptions)} ({NO_PROXY})" if out.exceptions else ""
     what = f"{also}providers, sign-in and webhooks are called through {out.proxy} ({PROXY}){but}"
     try:
-        socket.create_connection((out.proxy.host, out.proxy.port), PROXY_WITHIN_S).close()
+        answer = _answer_of(out.proxy)
     except OSError as error:
         yield Finding(False, f"{what}: {error.strerror or error}", f"set {PROXY} to a proxy that listens, or unset it")
+        return
+    if answer is not None and not answer.startswith(b"HTTP/1."):
+        yield Finding(False, f"{what}: the answer is not HTTP", f"set {PROXY} to a proxy that connects (CONNECT)")
+    elif answer is not None and answer[8:12] == b" 407":
+        yield Finding(False, f"{what}: it refuses this user (407)", f"set the user and the password in {PROXY}")
     else:
         yield Finding(True, what)
+
+
+def _answer_of(proxy: ProxyUrl) -> bytes | None:
+    """Return the first bytes that a proxy answers to CONNECT; None: it looks the host up for long.
+
+    The host does not exist, so that no host receives a byte. Errors: OSError.
+    """
+    proof = f"proxy-authorization: {proxy.authorization}\r\n" if proxy.authorization else ""
+    asked = f"CONNECT {NO_HOST} HTTP/1.1\r\nhost: {NO_HOST}\r\n{proof}\r\n"
+    with socket.create_connection((proxy.host, proxy.port), PROXY_WITHIN_S) as connection:
+        connection.sendall(asked.encode())
+        with suppress(TimeoutError):
+            return connection.recv(64)
+    return None
 
 
 def _proxies(trusted: str) -> Finding:

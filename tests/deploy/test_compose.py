@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,6 +106,36 @@ def test_the_file_has_only_fields_that_compose_knows(compose: dict[str, Any]) ->
         named = {volume.partition(":")[0] for volume in service.get("volumes", [])}
         assert named <= set(compose["volumes"]), "each volume is a named one"
         assert set(service.get("depends_on", {})) <= set(compose["services"])
+
+
+def ran(tool: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """A tool of this environment."""
+    return subprocess.run([Path(sys.executable).parent / tool, *words], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [
+        ("compose-spec", "docker-compose.yml"),
+        ("github-workflows", ".github/workflows/test.yml"),
+        ("github-issue-forms", ".github/ISSUE_TEMPLATE/bug.yml"),
+        ("github-issue-forms", ".github/ISSUE_TEMPLATE/feature.yml"),
+        ("github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
+    ],
+)
+def test_file_matches_the_schema_of_its_reader(schema: str, file: str, tmp_path: Path) -> None:
+    said = ran("check-jsonschema", "--builtin-schema", f"vendor.{schema}", PROJECT / file)
+    assert said.returncode == 0, said.stdout + said.stderr
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text("services: [1]\nbody: 7\nblank_issues_enabled: maybe\n", encoding="utf-8")
+    assert ran("check-jsonschema", "--builtin-schema", f"vendor.{schema}", wrong).returncode == 1
+
+
+def test_dockerfile_has_no_finding_of_hadolint(tmp_path: Path) -> None:
+    said = ran("hadolint", PROJECT / "Dockerfile")
+    assert said.returncode == 0, said.stdout + said.stderr
+    (tmp_path / "Dockerfile").write_text("FROM python\nRUN sudo cd /x && pip install y\n", encoding="utf-8")
+    assert "DL3004" in ran("hadolint", tmp_path / "Dockerfile").stdout, "a finding would be told"
 
 
 def test_images_are_pinned_and_the_versions_agree(compose: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ import contextlib
 import datetime
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
@@ -358,8 +359,8 @@ def test_doctor_shows_each_way_out(company: Company, given: Callable[..., Settin
 
     given()
     assert said() == [(True, "calls trust the system's authorities")]
-    with socket.create_server(("127.0.0.1", 0)) as proxy:
-        url = f"http://user:{CANARY}@127.0.0.1:{proxy.getsockname()[1]}"
+    with answering(b"HTTP/1.1 502 Bad Gateway\r\n\r\n") as port:
+        url = f"http://user:{CANARY}@127.0.0.1:{port}"
         proof = {"DRAWDOWN_PROVIDER_CERT_FILE": company.client[0], "DRAWDOWN_PROVIDER_KEY_FILE": company.client[1]}
         given(DRAWDOWN_CA_FILE=company.ca, HTTPS_PROXY=url, NO_PROXY="corp.test", **proof)
         text = str(said())
@@ -368,6 +369,45 @@ def test_doctor_shows_each_way_out(company: Company, given: Callable[..., Settin
             assert name in text
     (wrong,) = [what for ok, what in said() if not ok and "HTTPS_PROXY" in what]
     assert "refused" in wrong and CANARY not in wrong
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """A proxy with one answer, on a port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        assert connection.recv(1_000).startswith(b"CONNECT drawdown.invalid:443 HTTP/1.1\r\n")
+                        connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [(b"HTTP/1.1 407 No\r\n\r\n", "refuses this user (407)"), (b"SSH-2.0\r\n", "not HTTP"), (b"", "not HTTP")],
+)
+def test_doctor_names_a_proxy_that_refuses(answer: bytes, why: str, given: Callable[..., Settings]) -> None:
+    with answering(answer) as port:
+        given(HTTPS_PROXY=f"http://user:{CANARY}@127.0.0.1:{port}")
+        found = list(doctor._ways_out(App(settings=all_settings.load("sqlite://"), clock=SystemClock())))
+    (wrong,) = [one for one in found if not one.ok]
+    assert "HTTPS_PROXY" in wrong.what and why in wrong.what and CANARY not in wrong.what
+
+
+def test_doctor_names_a_system_store_without_certificates(company: Company, given: Callable[..., Settings]) -> None:
+    """The first call would refuse it, and nothing is read of it before."""
+    nothing = company.folder / "no-store.pem"
+    nothing.write_text("no certificate")
+    given(SSL_CERT_FILE=str(nothing))
+    (wrong,) = doctor._ways_out(App(settings=all_settings.load("sqlite://"), clock=SystemClock()))
+    assert not wrong.ok and wrong.what.startswith(f"SSL_CERT_FILE: {nothing} holds no certificate")
 
 
 def test_exceptions_are_names_addresses_and_networks() -> None:

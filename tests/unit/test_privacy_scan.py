@@ -215,7 +215,8 @@ def test_what_is_too_deep_too_long_or_too_much_is_told(monkeypatch: pytest.Monke
     for many in ([1] * leaves.MAX_LEAVES, [[1] * (leaves.MAX_LEAVES // 2)] * 3):
         assert [one.rule for one in scan.scan(many).findings] == ["too_large"]
     assert scan.scan([1] * (leaves.MAX_LEAVES - 1)).findings == ()
-    assert scan.scan({"a": "[" * 9_000}).findings == (Finding("$.a", "too_deep"),)
+    (found,) = scan.scan({"a": "[" * 4_000 + "]" * 4_000}).findings
+    assert found.rule == "too_deep" and found.path.startswith("$.a"), "how deep a parser goes differs with Python"
 
 
 def test_findings_are_all_counted_and_the_first_told() -> None:
