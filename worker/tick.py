@@ -110,8 +110,10 @@ def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[obje
 
 
 def _fill_and_tell(context: Context, *, settling: bool) -> Steps[list[object]]:
-    """What the operator's product is told comes last, so that it is told what this tick did. Where history is in doubt
-    it is told all the same: a message that comes again has the same id."""
+    """Fill wallets, then deliver messages: they come last, so that they include this tick's facts.
+
+    Messages are delivered even while history is in doubt: a repeated message has the same id.
+    """
     filled: list[object] = (yield Together([_fill(context)])) if settling else []
     return [*filled, (yield from deliver(context))]
 

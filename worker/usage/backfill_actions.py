@@ -124,7 +124,7 @@ def _close(
 
 @dataclass(frozen=True)
 class _Going:
-    """What a backfill was before its first portion was reverted, and the database that was judged then."""
+    """The state of a revert: the backfill's state before its first portion, and the database that was judged then."""
 
     was: str
     judged: Witness | None
@@ -142,7 +142,7 @@ def _revert(connection: sa.Connection, asked: Asked, backfill: Name) -> Backfill
 
 
 def _left(connection: sa.Connection, found: BackfillRow, diff: Diff, now_ms: int) -> Left | None:
-    """What it leaves of the wallet here that it is charged to; None: of none, or what it costs is not known."""
+    """Return the rest of the wallet here that is charged; None if there is none, or its cost is unknown."""
     prices = [one.price_micro for one in diff.lines if one.provider == EMBEDDED and one.code is None]
     known = [price for price in prices if price is not None]
     if not prices or len(known) < len(prices):
@@ -174,7 +174,7 @@ def _reverted(done: BackfillReverted) -> str:
 
 
 def _would(found: ShownBackfill) -> list[str]:
-    """What closing it does, beneath the table of it."""
+    """Return the effect of closing it, for the text below its table."""
     if found.hash is None:
         return []
     counts = ", ".join(f"{times:,} {what}" for what, times in sorted(found.counts.items())) or "no event"
@@ -187,7 +187,7 @@ def _would(found: ShownBackfill) -> list[str]:
 
 
 def _waits_lines(found: ShownBackfill) -> list[str]:
-    """What bills the events that would wait."""
+    """Return the commands that bill the events that would wait."""
     since = utc(found.from_ms)
     commands: dict[str, tuple[str, ...]] = {}
     for one in found.lines:

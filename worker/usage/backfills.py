@@ -75,8 +75,11 @@ class Backfill:
 
 @dataclass(frozen=True)
 class DiffLine:
-    """What would be used: `quantity` of a feature, or of an event type that makes none (`code` says why it would wait),
-    in `windows`; `price_micro` by the ledger's rate card, None without a price; 0 where nobody bills here."""
+    """A line of usage that would be billed.
+
+    `quantity` of a feature, in `windows`. If an event type makes no feature, `code` is the reason why it would wait.
+    `price_micro`: by the ledger's rate card; None: it has no price; 0: no provider bills it here.
+    """
 
     what: str
     provider: str | None
@@ -89,8 +92,11 @@ class DiffLine:
 
 @dataclass(frozen=True)
 class Diff:
-    """What closing would do. `counts`: events by what would become of them: `new` ones go in; a `duplicate` is usage
-    already; a `conflict` has another event's key; a `too_late`, `withdrawn` or `charged_at_once` one never goes in."""
+    """The effect of closing a backfill.
+
+    `counts`: events by their outcome. A `new` event goes in. A `duplicate` is usage already. A `conflict` has another
+    event's key. A `too_late`, `withdrawn` or `charged_at_once` event never goes in.
+    """
 
     backfill: Backfill
     counts: dict[str, int]
@@ -158,7 +164,7 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
 
 
 def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) -> Taken:
-    """The answer to an event, by what stands under its key. Of those that are `new` the first is accepted."""
+    """Return the answer to an event, by the stored row of its key. Of equal `new` events the first is accepted."""
     if stored != row:
         return _OTHER
     if row["sample_id"] not in new:
@@ -183,7 +189,7 @@ def _outside(found: Backfill, event: UsageEvent) -> Taken | None:
 
 
 def diff(connection: sa.Connection, name: str) -> Diff:
-    """What closing would do now. Errors: UnknownId; Refused where it is not open."""
+    """Return the effect that closing has now. Errors: UnknownId; Refused if it is not open."""
     return _diff(connection, _require_open(_require(connection, name)))
 
 
@@ -215,8 +221,9 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
 
 
 def revert(connection: sa.Connection, name: str, by: By, judged: Witness | None = None) -> tuple[int, bool]:
-    """Withdraw a part of what went in; how many events, and whether it is done. It is called until that is so. What was
-    never closed is forgotten at once. `judged`: by `judge_backfill`, before the first part.
+    """Withdraw a part of a backfill. Return the number of events, and True if it is done; call it until then.
+
+    A backfill that was never closed is forgotten at once. `judged`: by `judge_backfill`, before the first part.
 
     Errors: UnknownId; Refused and HistoryDoubted as for `withdraw`.
     """
@@ -313,7 +320,7 @@ def _require_open(found: Backfill) -> Backfill:
 
 
 OPEN_MS: Final = 7 * DAY_MS
-"""How long one may stay open before somebody is told."""
+"""The time that a backfill may stay open before a person is notified."""
 MOST_OPEN: Final = 1_000
 """Open ones that are looked at: an organisation has one."""
 
@@ -339,15 +346,17 @@ class BackfillRow:
 
     @property
     def went_in(self) -> str:
-        """Of one that was closed, in words."""
+        """The result of a closed backfill, in words."""
         back = f", {self.withdrawn:,} of which are withdrawn" if self.withdrawn else ""
         return f"{self.events:,} events went in by it{back}"
 
 
 @dataclass(frozen=True)
 class Left:
-    """What a wallet has for use, and what of it is left once what a backfill adds is charged, in micro-credits.
-    `halts`: the organisation is not halted, and would be."""
+    """A wallet's credit for use, and the rest of it once a backfill is charged, in micro-credits.
+
+    `halts`: the organisation is not halted, and would be.
+    """
 
     org_id: str
     customer_id: str
@@ -370,7 +379,7 @@ class Overdue:
 
 @dataclass(frozen=True)
 class OpenBackfills:
-    """How many are open, and since when the oldest is; None: there is none."""
+    """The number of open backfills, and since when the oldest is; None: there is none."""
 
     count: int
     since_ms: int | None
@@ -410,8 +419,10 @@ def show_backfill(connection: sa.Connection, backfill: str) -> BackfillRow:
 
 
 def left_after(connection: sa.Connection, found: BackfillRow, price_micro: int, now_ms: int) -> Left | None:
-    """What so much more leaves of the wallet that is charged for a backfill's range, by what is charged so far; None:
-    that is no wallet of the embedded ledger, or several are."""
+    """Return the rest of the wallet that is charged for a backfill's range, after this additional price.
+
+    None: it is no wallet of the embedded ledger, or there are several.
+    """
     span = {"org_id": found.org_id, "from_ms": found.from_ms, "to_ms": found.to_ms}
     rows = SQL.run(connection, "wallets", {**span, "provider": EMBEDDED, "now_ms": now_ms}).all()
     if len(rows) != 1:

@@ -1,8 +1,9 @@
-"""What came in of usage events: by source and type, one by one, what is in conflict, what is quarantined; what became
-of one; and which types are short of room. Reads only.
+"""Usage events that came in: by source and type, one by one, in conflict and quarantined; and their results.
 
-Guarantee: however many events there are, so many of the newest are looked through, by the index of when they came in;
-the page says since when. One that continues begins where the last one ended, and leaves none out.
+It also lists bounds of event types that are nearly used. Reads only.
+
+Guarantee: however many events there are, a bounded number of the newest is read, by the index of their arrival; the
+page states since when. A page that continues begins where the last one ended, and leaves none out.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class EventLine:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """What came in from a source of a type, of those that were looked through: `of_day` in the last 24 hours."""
+    """Events of a source and a type, among those that were read: `of_day` came in the last 24 hours."""
 
     source: str
     event_type: str
@@ -142,7 +143,7 @@ class PushLine:
 
 @dataclass(frozen=True)
 class EntryLine:
-    """What a push came to in a wallet; `moved_micro`: up is more in it."""
+    """The entry of a push in a wallet; `moved_micro`: positive if the wallet gained."""
 
     key: str
     customer_id: str
@@ -153,8 +154,10 @@ class EntryLine:
 
 @dataclass(frozen=True)
 class Became:
-    """What became of an event: the window that it is in, the pushes of that and its feature, and their entries in
-    wallets here. Each is of the whole window: of all events and samples that make the feature."""
+    """The result of an event: its window, the pushes of that and its feature, and their entries in wallets here.
+
+    Each is of the whole window: of all events and samples that make the feature.
+    """
 
     window_ms: int
     pushes: list[PushLine]
@@ -162,7 +165,7 @@ class Became:
 
 
 def sources(connection: sa.Connection, now_ms: int, chosen: EventFilter = EventFilter()) -> Sources:
-    """What came in lately, by source and type; those with most events first. Errors: UnknownId."""
+    """Return recent events by source and type; those with most events first. Errors: UnknownId."""
     require_known(connection, chosen)
     values = {**vars(chosen), **_from(_BEGIN), "since_ms": now_ms - DAY_MS, "at_most": MOST_KINDS}
     rows = [
@@ -210,13 +213,13 @@ def conflicts(connection: sa.Connection, *, before: int = 0, most: int = 50) -> 
 
 
 def quarantined(connection: sa.Connection) -> dict[str, int]:
-    """How many samples are quarantined, by why; MOST_SEEN of a way into it is that, or more."""
+    """Return the number of quarantined samples, by reason. MOST_SEEN of a way into quarantine means that, or more."""
     rows = SQL.run(connection, "quarantined", {"counted": MOST_SEEN})
     return {str(row.reason): int(row.samples) for row in rows}
 
 
 def became(connection: sa.Connection, event: EventRow) -> Became:
-    """What became of an event."""
+    """Return the result of an event."""
     window = window_of(event.ts)
     values = {"window_ms": window, "org_id": event.org_id, "feature": event.feature or "", "at_most": MOST_OF_EVENT}
     pushes = [PushLine(**row._mapping) for row in SQL.run(connection, "pushes", values)]
@@ -303,7 +306,7 @@ NEAR_TYPES: Final = MAX_EVENT_TYPES * 9 // 10
 MOST_NAMED: Final = 20
 """Listed keys, sources and organisations that reached their limit of event types."""
 NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature map-event TYPE FEATURE adds a type"
-"""What a person does about it."""
+"""The next step of a person."""
 
 
 @dataclass(frozen=True)
@@ -402,8 +405,10 @@ def _event(
 
 @dataclass(frozen=True)
 class ListedSource:
-    """What came in lately of one source and type: `of_day` in 24 hours, `events` of so many of the newest, of so many
-    `orgs`."""
+    """Recent events of one source and type.
+
+    `of_day`: in 24 hours. `events`: among the newest that were read, of `orgs` organisations.
+    """
 
     source: str
     event_type: str

@@ -1,8 +1,8 @@
-"""What programs sent and was answered `invalid`: how often, by key, code and hour, with one example by its name alone.
+"""Items of programs that were answered `invalid`: their number, by key, code and hour, with one example by its name.
 
-Guarantee: nothing of an item is kept but what it calls its source and itself, where neither looks private, cut short. A
-client that sends in a loop adds to rows that are there: of a key there are as many an hour as there are codes. Of all
-keys, a day has MOST_ROWS_A_DAY, and as many more as servers write in the same moment.
+Guarantee: only an item's source and id are kept, cut short, and only if neither looks private. A client that sends in a
+loop adds to existing rows: a key has as many rows an hour as there are codes. Of all keys, a day has MOST_ROWS_A_DAY,
+and as many more as servers write in the same moment.
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ class InvalidRow:
 
 
 def invalid_items(connection: sa.Connection, since_ms: int, most: int, *, key: str = "") -> list[InvalidRow]:
-    """Of whole hours that began then or later, those with most items first. Errors: UnknownId for a key there never
-    was."""
+    """Return rows of whole hours that began at this moment or later, those with most items first.
+
+    Errors: UnknownId for a key that never existed.
+    """
     if key:
         ids.require(connection, ids.API_KEY, key)
     values = {"since_ms": since_ms, "key": key, "at_most": most}

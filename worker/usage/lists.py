@@ -34,7 +34,7 @@ MAX_ROWS: Final = 100_000
 """Lines of one export of usage."""
 BY: Final = ("feature", "day", "sandbox", "project", "subject")
 OF_SAMPLES: Final = ("sandbox", "project", "subject")
-"""What samples alone say, and no push."""
+"""Groupings that only samples have, and no push."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ def last_days(now_ms: int, days: int) -> tuple[int, int]:
 
 
 def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str) -> UsageReport:
-    """What was used in windows of [from_ms, to_ms), both on window boundaries.
+    """Return the usage of windows in [from_ms, to_ms), both on window boundaries.
 
     Errors: UnknownId for the organisation; UsageError for a range that is empty, longer than MAX_DAYS or off the
-    windows' boundaries, a grouping there is not, or more than MAX_ROWS rows.
+    windows' boundaries, an unknown grouping, or more than MAX_ROWS rows.
     """
     found, is_more = usage_page(connection, org_id, from_ms, to_ms, by, most=MAX_ROWS)
     if is_more:
@@ -186,7 +186,7 @@ def _slots(by: str, after: Place | None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Share:
-    """What a sandbox, or a project, used of a feature ('': what has none), in base units."""
+    """The use of a feature by a sandbox, or a project, in base units. `feature` '': usage without a feature."""
 
     group: str
     feature: str
@@ -230,7 +230,7 @@ def _units(rules: Sequence[MappingRow]) -> dict[str, str]:
 
 
 def _floor(connection: sa.Connection, org_id: str) -> int:
-    """Of an organisation that no tick has met yet there is usage, and no floor. Errors: UnknownId."""
+    """Return the floor of an organisation; 0 if it has usage and no tick has met it yet. Errors: UnknownId."""
     if ids.is_known(connection, ids.ORG, org_id) or not ids.has_samples(connection, org_id):
         return int(require_org(connection, org_id).floor_ms)
     return 0

@@ -31,7 +31,10 @@ SHAPES: Final[dict[str, Shape]] = {NAME: SHAPE}
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """What was found in one file: `count` findings, the first of them told; of JSON lines, the line before the path."""
+    """The findings of one file: `count` in all, and the first of them.
+
+    For JSON lines, the line comes before the path.
+    """
 
     file: str
     reports: int
@@ -54,7 +57,7 @@ def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class Beside:
-    """What a scan goes by beside the rules: a shape's name, configured secrets, rules of others."""
+    """The inputs of a scan beside the rules: a shape's name, configured secrets, rules of others."""
 
     shape: str | None = None
     secrets: Collection[str] = ()

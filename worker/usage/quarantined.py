@@ -51,7 +51,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Mended:
-    """What becomes of one sample: entered as `new_id` with the time `ts_ms`, read as `unit`; or why not."""
+    """The outcome for one sample: entered as `new_id` with the time `ts_ms`, read as `unit`; or the reason why not."""
 
     sample_id: str
     org_id: str
@@ -66,8 +66,8 @@ class Mended:
 def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: str = "auto") -> list[Mended]:
     """Enter quarantined samples again if only their time is wrong, at the time that its text means in a unit.
 
-    `unit` `auto`: the unit in which it is a time between 2000 and now. Of several samples that mean one sandbox and
-    moment, the first by id goes in.
+    `unit` `auto`: the unit in which it is a time between 2000 and now. If several samples mean one sandbox and moment,
+    the first by id goes in.
 
     Errors: UsageError for an unknown unit, or more than MAX_MENDED samples; UnknownId for an unknown id.
     """
@@ -170,8 +170,11 @@ def _is_of_its_time(row: SampleRow) -> bool:
 
 
 def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mapping[SandboxMoment, str]) -> str | None:
-    """A sample in force of the same sandbox and moment: somebody fixed it already, and both would be billed. What the
-    same command is about to enter counts as there, so that one command bills as one for each sample does."""
+    """Return a sample in force of the same sandbox and moment: it was fixed already, and both would be billed.
+
+    Samples that this command is about to enter count as in force, so that one command bills the same as one for each
+    sample.
+    """
     if (before := entered.get((row.org_id, row.sandbox_id, moment))) is not None:
         return before
     values = {"org_id": row.org_id, "ts": moment, "sandbox_id": row.sandbox_id, "new_id": _new_id(row.sample_id)}

@@ -159,7 +159,7 @@ def _size(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
 
 
 def _waiting(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
-    """How many of those that are chosen are quarantined."""
+    """Return the number of chosen samples that are quarantined."""
     chosen = chosen_of(connection, values["ids"], values["org_id"], values["why"], values["from_ms"], values["to_ms"])
     most = quarantined.MAX_MENDED
     page = list_quarantined(connection, chosen, asked.by.now_ms, most=most)

@@ -41,9 +41,12 @@ _TYPES: Final = (str, str, str, str, str, int, int)
 
 @dataclass(frozen=True)
 class UsageTotal:
-    """Base units of one unit (`s`, `mb_s` or `units`): those of all that is not named here. What was not grouped by is
-    null. `feature` empty: nothing makes one of it yet. `project` or `subject` empty: none was named, or the samples
-    were pruned. `period`: the day, or the begin of the hour with its offset."""
+    """A sum of base units of one unit (`s`, `mb_s` or `units`): of all that the row does not name.
+
+    A field that was not grouped by is null. `feature` empty: no mapping makes a feature of it yet. `project` or
+    `subject` empty: none was named, or the samples were pruned. `period`: the day, or the begin of the hour with its
+    offset.
+    """
 
     org_id: str | None
     feature: str | None

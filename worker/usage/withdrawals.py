@@ -45,13 +45,14 @@ class Withdrawn:
 def withdraw(
     connection: sa.Connection, sample_ids: Sequence[str], by: By, judged: Witness | None = None
 ) -> list[Withdrawn]:
-    """Declare samples wrong; each takes its whole sample out of what is owed. What was rejected of their windows is
-    sealed again without them. `judged`: they were sealed since history was lost, as `judge_backfill` saw on this
-    database.
+    """Declare samples wrong: each takes its whole sample out of the owed usage.
 
-    Errors: Refused, for all of them, where one is unknown, quarantined (it was never billed), below the floor, or of
-    a window that was not sealed since history was lost; HistoryDoubted while the database stands still, or where it is
-    not the one that was judged.
+    Rejected pushes of their windows are sealed again without them. `judged`: they were sealed since history was lost,
+    as `judge_backfill` saw on this database.
+
+    Errors: Refused, for all of them, if one is unknown, quarantined (it was never billed), below the floor, or of a
+    window that was not sealed since history was lost; HistoryDoubted while the database is stopped, or if it is not the
+    one that was judged.
     """
     lock_buckets(connection)
     require_same(connection, judged)
@@ -124,7 +125,7 @@ def withdraw_events(
 
 
 def worth_of_pushes(connection: sa.Connection, keys: Sequence[str]) -> Worth:
-    """What pushes carry, by their keys; those that are not there count nothing."""
+    """Return the worth of pushes, by their keys; unknown keys count nothing."""
     found = find_pushes(connection, keys).values()
     return Prices(connection).worth(
         Quantity(one.provider, one.feature, one.window_ms, abs(int(one.sealed_qty))) for one in found
@@ -132,7 +133,7 @@ def worth_of_pushes(connection: sa.Connection, keys: Sequence[str]) -> Worth:
 
 
 def worth_of_events(connection: sa.Connection, source: str, event_ids: Sequence[str], org_id: str | None) -> Worth:
-    """What events come to that count. Errors: those of `samples_of`."""
+    """Return the worth of events that count. Errors: those of `samples_of`."""
     samples = list(samples_of(connection, source, event_ids, org_id).values())
     return _worth(connection, "these", {"samples": [{"sample_id": one} for one in samples]})
 
