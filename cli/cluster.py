@@ -93,13 +93,13 @@ class Jobs:
                 self.ticking = None
 
     def watch(self, shard: str) -> None:
-        """One round. What it remembers of the shard to be quick is kept for the next one here."""
+        """Make one round. Its memory of the shard, which only makes it quick, is kept for the next round here."""
         with self._one_of(self._quick) as app:
             kept = self._watches.setdefault(shard, WatchLoop(app, parse_shard(shard), self.stopping))
             self._do(f"watch {shard}", replace(kept, app=app).round)
 
     def reconcile(self) -> None:
-        """What the nightly `drawdown reconcile --correct` does."""
+        """Do the same as the nightly `drawdown reconcile --correct`."""
         with self._one_of(self._quick) as app:
             by = By(app.clock.now_ms(), "drawdown worker", "nightly", "cli")
             self._do("reconcile", lambda: compare(app, ReconcileScope(correct=True, recent=True), by))
@@ -156,7 +156,7 @@ class Jobs:
             raise PutBack
 
     def _note(self, write: Callable[[], None]) -> None:
-        """What cannot be noted was done all the same."""
+        """Write a note. If it fails, the noted work is done all the same."""
         try:
             write()
         except DrawdownError as error:
@@ -174,10 +174,12 @@ def _apart(app: App, count: int) -> queue.Queue[App]:
 TAKE_OVER_EVERY_S: Final = 15
 """Jobs of workers that died are taken over by then, once LIVES_S are over."""
 MAX_KEPT_HOURS: Final = 24
-"""How long the engine keeps jobs that it could not even begin; what ended well is deleted at once."""
+"""Hours that the engine keeps jobs that it could not even begin; jobs that ended well are deleted at once."""
 ACKNOWLEDGED_S: Final = 30
-"""How long a worker tries to note the end of a job. Longer than two heartbeats: a worker that cannot note it by then
-has lost its heartbeat, too, and begins again, and its jobs are taken over."""
+"""Seconds that a worker tries to note the end of a job. They are more than two heartbeats.
+
+If a worker cannot note it by then, it has lost its heartbeat, too. It begins again, and its jobs are taken over.
+"""
 RECONCILE_AT: Final = "17 2 * * *"
 """Nightly, UTC."""
 CATCH_UP_S: Final = 12 * 3_600

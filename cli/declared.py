@@ -100,7 +100,7 @@ def _option(name: str, annotation: object, default: object) -> inspect.Parameter
 
 
 def _taken(param: Param) -> inspect.Parameter:
-    """As Typer knows it. What is not a flag is taken as a text, and read by its kind."""
+    """Return a parameter for Typer. Every value but a flag is taken as a text, and read by its kind."""
     metavar = "|".join(param.choices) or param.metavar
     if param.is_argument:
         info: Any = typer.Argument(metavar=param.metavar, help=param.says)

@@ -85,7 +85,7 @@ def search_seldom() -> None:
 
 @cache
 def program() -> TyperCommand | TyperGroup:
-    """What Typer makes of `app`: once in a process, however many commands it runs."""
+    """Return the program that Typer makes of `app`: once in a process, however many commands it runs."""
     made = get_command(app)
     assert isinstance(made, TyperCommand | TyperGroup), made
     return made
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _shown(error: typer.TyperException) -> str:
-    """What is wrong with the words that were typed. A number below zero reads as an option."""
+    """Return the text about wrong arguments. A number below zero reads as an option."""
     number = re.fullmatch(r"No such option: (-[0-9][0-9.]*)", error.format_message())
     if number is None:
         return f"{error.format_message()} (`--help` shows how)"

@@ -53,7 +53,7 @@ MIN_SECRET_CHARS: Final = 16
 MOST_CUSTOMERS: Final = 20
 """Customers of a provider that are looked at, a call each."""
 PROXY_WITHIN_S: Final = 5.0
-"""How long a proxy is waited for."""
+"""Seconds to wait for a proxy."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _hooks(app: App) -> Iterator[Finding]:
 
 
 def _files(app: App) -> Iterator[Finding]:
-    """What could not be read was said before any of this."""
+    """Check the rights of files. A file that could not be read was reported before."""
     for path in app.settings.files.paths.values():
         yield from private(path, "600")
 
@@ -143,7 +143,7 @@ def _is_weak(secrets: Sequence[str]) -> bool:
 
 
 def _server(app: App) -> Iterator[Finding]:
-    """What `drawdown serve` would refuse. Not to have set it is no fault: nobody has to serve it."""
+    """Check the settings that `drawdown serve` would refuse. A missing setting is no fault: serving is optional."""
     settings = app.settings.server()
     for what, name, secrets in (
         ("/admin", "DRAWDOWN_ADMIN_SECRETS", settings.admin_secrets),
@@ -201,7 +201,7 @@ def _proxies(trusted: str) -> Finding:
 
 
 def _unread(app: App) -> Iterator[Finding]:
-    """What is set, and nothing here reads: a slip, or another machine's. What is a provider's is its own to judge."""
+    """Report settings that nothing here reads: a slip, or another machine's. A provider judges its own settings."""
     services = {*app.registry.providers, *app.registry.broken, *app.payments.services, *app.payments.broken}
     given = {*app.settings.of_providers(), *app.settings.files.paths}.difference(Settings.model_fields)
     of_others = tuple(f"{name}_" for name in services)
@@ -215,7 +215,7 @@ def _unread(app: App) -> Iterator[Finding]:
 
 
 def _rest(name: str, service: str) -> str:
-    """What follows a service's name, however that is misspelt."""
+    """Return the part of a setting's name after a service's name, also if that is misspelt."""
     return "_".join(name.split("_")[service.count("_") + 1 :])
 
 
@@ -375,7 +375,7 @@ def _open_for_long(app: App) -> Iterator[Finding]:
 
 
 def _upkeep(app: App) -> Iterator[Finding]:
-    """What is neglected is slow by the month, and never wrong; what was attached may be billed twice."""
+    """Check the upkeep of tables. A neglected table gets slower by the month; an attached table may be billed twice."""
     found = app.read(upkeep)
     if found is None:
         return

@@ -263,7 +263,7 @@ def _undo(app: App, names: list[str], start_ms: int | None, by: By, *, dry_run: 
 
 
 def _again(meant: Sequence[tuple[str, int | None]]) -> str:
-    """What is safe to give again: without a time, it would take back the assignment before the one that was meant."""
+    """Return the safe repetition: without a time, it would take back the assignment before the one that was meant."""
     starts = sorted({start for _, start in meant if start is not None})
     if len(starts) == 1:
         return f"give it again with --from {show_time(starts[0])}, which takes back that one alone"

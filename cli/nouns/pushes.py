@@ -262,7 +262,7 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
 
 
 def _looked_up(push: PushColumns) -> list[str]:
-    """What its provider was asked, and when it is asked again."""
+    """Return the text about look-ups at the provider, and the time of the next one."""
     if not push.lookups:
         return []
     said = f"{push.lookup_answer} at {show_time(push.looked_up_ms)}" if push.looked_up_ms else "no answer yet"

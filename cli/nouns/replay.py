@@ -185,7 +185,7 @@ def priced(micro: int | None) -> str:
 
 
 def lines_of(found: Replayed) -> list[str | Table]:
-    """What a replay did, in a few lines and tables."""
+    """Return the result of a replay, in a few lines and tables."""
     lines: list[str | Table] = []
     if found.resumed_from_ms is not None:
         lines.append(
@@ -223,7 +223,7 @@ def lines_of(found: Replayed) -> list[str | Table]:
 
 
 def _sealed(found: Replayed) -> str:
-    """How much; what was sealed before and is not settled is owed all the same."""
+    """Return the sealed amount. Pushes that were sealed before and are not settled are owed all the same."""
     verb, still = "would seal" if found.dry_run else "sealed", found.to_settle
     said = f"{verb} {_count(found.pushes, 'push', 'pushes')}, {_count(found.quantity, 'unit', 'units')}"
     if not found.pushes and not found.stopped:

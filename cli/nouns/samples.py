@@ -84,7 +84,7 @@ def _id(sample: SampleRow) -> str:
 def _filter(
     app: App, given: list[str] | None, org: str, why: str, from_: str | None, to: str | None
 ) -> QuarantineFilter:
-    """What was chosen. Errors: UnknownId for an organisation or a reason there is not."""
+    """Return the filter of a command. Errors: UnknownId for an unknown organisation or reason."""
     start, end = (None if text is None else app.moment(text, name) for text, name in ((from_, "--from"), (to, "--to")))
     return app.read(lambda connection: chosen_of(connection, given, org, why, start, end))
 

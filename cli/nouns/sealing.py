@@ -1,4 +1,4 @@
-"""How far usage is sealed, in words: for `status` and `doctor`. Pure."""
+"""The progress of sealing, in words: for `status` and `doctor`. Pure."""
 
 from __future__ import annotations
 

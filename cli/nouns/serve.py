@@ -64,7 +64,7 @@ def open_door(app: App, host: str, port: int) -> tuple[socket.socket, str]:
 
 
 def services_of(app: App) -> Services:
-    """What the server is given. Each of its threads gets connections and providers of its own."""
+    """Return the services of the server. Each of its threads gets connections and providers of its own."""
     asking = _with_own(app, client_of(app.settings.outgoing()))
     unasked = _with_own(app, NobodyThere())
 

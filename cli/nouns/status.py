@@ -239,7 +239,7 @@ def _split(lines: Iterable[str | Table]) -> Iterator[str | Table]:
 
 
 def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
-    """What else is not as it should be: labels and texts."""
+    """Return the other faults: labels and texts."""
     left = found.left
     lines = [("bad", f"{count:,} samples quarantined: {reason}") for reason, count in left.quarantined.items()]
     if left.dated_ahead:

@@ -90,7 +90,7 @@ def parse_nightly(text: str) -> dt.time:
 
 
 def new_orgs(app: App, provider: str | None, start: str | None) -> NewOrgs | None:
-    """What `--new-org-provider` and `--new-org-from` say."""
+    """Return the choice of `--new-org-provider` and `--new-org-from`."""
     if provider is None:
         if start is not None:
             raise UsageError("--new-org-from goes with --new-org-provider")
@@ -136,7 +136,7 @@ def tick_(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What every part of a tick is asked for."""
+    """The inputs of every part of a tick."""
 
     new_orgs: NewOrgs | None
     deadline_ms: int | None
@@ -324,7 +324,7 @@ READABLE: Final = 0o644
 
 
 def write_metrics(app: App, file: Path) -> None:
-    """What the server's /metrics would say, for the textfile collector."""
+    """Write the content of the server's /metrics, for the textfile collector."""
     from drawdown.server import metrics  # here: cron's ticks rarely write any
 
     try:

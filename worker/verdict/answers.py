@@ -1,9 +1,9 @@
-"""What answers to pushes say is left, and who is to be asked about on account of it.
+"""The credit left that answers to pushes show, and the refreshes that they cause.
 
-Guarantee: each push that was answered has its organisation's provider asked after it: at once, or in the organisation's
-turn within the hour (`ask_at_ms`). An answer never halts or resumes anybody: that, a read alone does. What an answer
-says is left is written only where no read was since the push was claimed, and no other push may be on its way or was
-not clearly charged; and it never raises a balance.
+Guarantee: after an answered push, the provider of its organisation is read: at once, or in the organisation's turn
+within the hour (`ask_at_ms`). An answer never halts or resumes an organisation: only a read does. The credit of an
+answer is written only if there was no read since the push was claimed, and no other push may be on its way or was not
+clearly charged. It never raises a balance.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class OrgAnswers:
         self.part_ends.update(part.ends_ms for part in parts)
 
     def remaining(self) -> Remaining | None:
-        """What they say together: of one balance the least, for they may have come in any order; None: nothing."""
+        """Return the credit left by all answers; None: they do not show it.
+
+        Of one balance the least counts, because the answers may have come in any order.
+        """
         told = [left for left in self.left if left is not None]
         if len(told) < len(self.left):
             return None

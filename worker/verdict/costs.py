@@ -35,8 +35,10 @@ MOST_CHANGES: Final = 1_000
 
 
 def learn_costs(context: Context, provider: str) -> Steps[None]:
-    """Ask a provider what units cost, and keep what changed. Providers that do not tell costs are not asked. What
-    cannot be kept changes nothing, and holds up nobody."""
+    """Read the costs of units from a provider, and keep those that changed.
+
+    Providers without `costs` are not read. A cost that cannot be kept changes nothing, and delays no other step.
+    """
     if not context.capabilities[provider].costs:
         return
     (came,) = yield Together([_learn_costs(context, provider)])

@@ -1,15 +1,15 @@
-"""The effective balance: a provider's balance - sealed but not in it yet - used but not sealed - what runs hold.
+"""The effective balance: a provider's balance - sealed but not in it yet - used but not sealed - held by runs.
 
-Guarantee: an estimate is made of committed rows alone, at prices that a person set. Usage without a price is left out
-and named. A push that may be in the balance or not (on its way, or accepted within the time by which balances trail) is
-counted until the balance was seen to fall by it, so it is never taken off twice for good. One that a wallet here is to
-pay is counted until it is accepted: between reads, and where the wallet mirrors another service at reads as well. What
-lots that are over still pay for is not taken off: they are in the balance no more.
+Guarantee: an estimate is made only of committed rows, at prices that a person set. Usage without a price is left out
+and named. A push that may or may not be in the balance (on its way, or accepted within the lag of balances) is counted
+until the balance was seen to fall by it, so it is never subtracted twice for good. A push that a wallet here pays is
+counted until it is accepted: between reads, and, if the wallet mirrors another service, at reads as well. Use that
+ended lots still pay for is not subtracted: they are no longer in the balance.
 
-For a page the same figures are as of now, in as many statements for a thousand organisations of ten providers as for
-one. What a wallet is still to be charged for (`unbilled`) is worked out the same way, whether a watch runs or not. What
-is given back, and not yet settled, makes no room. A customer without such usage costs one look by the index. What was
-found is kept until the transaction ends; of a customer with very many samples for KEPT_MS, unless a seal or a charge
+For a page, the same figures are as of now, in as many statements for a thousand organisations of ten providers as for
+one. The unbilled use of a wallet (`unbilled`) is computed the same way, with or without a watch. Credit that is given
+back, and not yet settled, makes no room. A customer without such use costs one look by the index. The result is kept
+until the transaction ends. For a customer with very many samples it is kept for KEPT_MS, unless a seal or a charge
 changed it: no other decision adds up more samples than MOST_SAMPLES.
 """
 
@@ -67,7 +67,7 @@ MOST_CHANGES: Final = 8
 
 @dataclass
 class Used:
-    """What one organisation used that its balance may not show yet, in micro-credits."""
+    """The use of one organisation that its balance may not show yet, in micro-credits."""
 
     unsealed: int = 0
     """Without what lots that are over pay for."""
@@ -76,20 +76,23 @@ class Used:
     unsent: int = 0
     """Sealed, and not sent yet or proven not to have arrived."""
     rejected: int = 0
-    """Of that, what the provider refused: no estimate, and in no balance until a person has settled it."""
+    """The part of it that the provider refused: it is in no estimate, and in no balance until a person has settled it.
+    """
     sent_since: int = 0
     """First sent after the balance was read that is stored."""
     held: int = 0
-    """What runs have reserved of its wallet."""
+    """The credit of its wallet that runs have reserved."""
     wallet: int | None = None
-    """What its wallet has, where that lies here: runs charge it, and no read tells of that."""
+    """The credit of its wallet, if that is here: runs charge it, and no read shows that."""
     in_flight: int = 0
     """Sent, and not accepted yet."""
     mirrors: bool = False
-    """Whether its wallet mirrors what another service bills: it is drawn on by what that accepted, so that what is in
-    flight is in no read of it, however much it fell by runs."""
+    """True if its wallet mirrors another service's bills: accepted pushes are drawn from it.
+
+    So no read of the wallet includes pushes in flight, however much it fell by runs.
+    """
     maybe: int = 0
-    """Of what was sent, whatever a balance read now may or may not show."""
+    """The part of the sent use that a balance read now may or may not show."""
     lately: int = 0
     just_now: int = 0
     running: int = 0
@@ -131,8 +134,11 @@ class Asked(Balanced, Protocol):
 
 
 def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int:
-    """What was sent and a balance just read does not show yet: whatever was unseen before (`was`), and sent since, less
-    what the balance fell by. Never more than what may be unseen at all, and all of that at the first read."""
+    """Return the sent use that a balance just read does not show yet.
+
+    It is the earlier unseen use (`was`), plus the use sent since, less the fall of the balance. It never exceeds the
+    use that may be unseen at all, and at the first read it is all of that.
+    """
     low, high = min(used.maybe, 0), max(used.maybe, 0)
     if before is None:
         return used.maybe
@@ -172,9 +178,9 @@ def _unsealed(org: Balanced, used: Used) -> int:
 def read_used(
     connection: sa.Connection, provider: str, orgs: Sequence[Row], *, now_ms: int, read_ms: int, lag_ms: int
 ) -> Mapping[str, Used]:
-    """What organisations of one provider used, whatever their stored balance (`orgs` are rows) may not show.
+    """Return the use of one provider's organisations that their stored balance (`orgs` are rows) may not show.
 
-    `read_ms`: when the read began that is to be compared with, `lag_ms` how far balances trail.
+    `read_ms`: the begin of the read to compare with. `lag_ms`: the lag of balances.
     """
     if not orgs:
         return defaultdict(Used)
@@ -220,7 +226,7 @@ def _read_once(
 def parts_of(
     provider: str, orgs: Sequence[Asked], rules: Sequence[Segment], *, now_ms: int, read_ms: int, lag_ms: int
 ) -> tuple[Part, Part]:
-    """What is used and not sealed, and pushes that a balance may not show: rows for `Seen`."""
+    """Return the queries of unsealed use, and of pushes that a balance may not show: rows for `Seen`."""
     read_before = min(now_ms if org.balance_read_ms is None else org.balance_read_ms for org in orgs)
     values: dict[str, object] = {
         "org_ids": [org.org_id for org in orgs],
@@ -240,8 +246,11 @@ def parts_of(
 
 @dataclass(frozen=True)
 class Seen:
-    """What the database says of organisations of one provider: rows of `unsealed` and `unseen_pushes`, what runs hold
-    and what is left of lots that are over, by organisation, what usage costs there, and what wallets have."""
+    """The rows about organisations of one provider.
+
+    They are rows of `unsealed` and `unseen_pushes`, held credit and the rest of ended lots by organisation, the costs
+    of usage there, and the credit of wallets.
+    """
 
     unsealed: Sequence[Any]
     pushes: Sequence[Any]
@@ -250,10 +259,10 @@ class Seen:
     card: RateCard
     wallets: Mapping[str, int]
     mirrors: bool
-    """Whether those mirror what another service bills."""
+    """True if the wallets mirror another service's bills."""
 
     def price(self, used: Used, row: Any, *quantities: int | Decimal) -> list[int]:
-        """What quantities of a row's feature cost; one without a rate is named."""
+        """Return the prices of quantities of a row's feature. A feature without a rate is named."""
         rate = self.card.rate(row.feature, row.window_ms)
         if rate is None:
             used.unpriced.add(row.feature)
@@ -262,14 +271,14 @@ class Seen:
 
 
 def used_by(seen: Seen, orgs: Sequence[Asked], *, read_ms: int, lag_ms: int) -> dict[str, Used]:
-    """What was seen, added up by organisation. Pure."""
+    """Return the sums of the rows by organisation. Pure."""
     found: dict[str, Used] = defaultdict(Used)
     for org_id, held_micro in seen.held.items():
         found[org_id].held = held_micro
     for org_id, payable_micro in seen.wallets.items():
         found[org_id].wallet, found[org_id].mirrors = payable_micro, seen.mirrors
     in_time: dict[str, int] = defaultdict(int)
-    """What was used before lots that are over ended, and is not charged yet."""
+    """Use before ended lots were over that is not charged yet."""
     reads = {org.org_id: org.balance_read_ms for org in orgs}
     for row in seen.unsealed:
         used = found[row.org_id]
@@ -342,7 +351,7 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Asked]]
 MOST_SAMPLES: Final = 1_000
 """Samples of a customer from which on what they came to is kept a while."""
 KEPT_MS: Final = 5 * SECOND_MS
-"""How long the sum of a customer's unsealed samples is kept."""
+"""The time for which the sum of a customer's unsealed samples is kept."""
 MOST_KEPT: Final = 10_000
 """Customers with many samples that are kept. Beyond, the one that was kept first is forgotten."""
 _KEPT: Final = "unbilled_micro"
@@ -359,7 +368,7 @@ class _Unread(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What a customer's samples came to: when that was read, and what has to be the same for it to count."""
+    """The sum of a customer's samples, the time of its read, and the mark that must be the same for it to count."""
 
     at_ms: int
     mark: Sequence[object]
@@ -367,7 +376,7 @@ class _Found(NamedTuple):
 
 
 _FOUND: Final[WeakKeyDictionary[sa.Engine, OrderedDict[str, _Found]]] = WeakKeyDictionary()
-"""Of customers with many samples, by database."""
+"""The sums of customers with many samples, by database."""
 
 
 def unbilled_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
@@ -380,7 +389,7 @@ def unbilled_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> 
 
 
 def _kept(connection: sa.Connection) -> dict[tuple[str, int], int]:
-    """What this transaction found."""
+    """Return the sums that this transaction found."""
     now = connection.get_transaction()
     kept: tuple[object, dict[tuple[str, int], int]] = connection.info.get(_KEPT, (None, {}))
     if kept[0] is not now or now is None:

@@ -1,9 +1,9 @@
 """An organisation's row: its verdict, the operator's overrides in it, and the history of its verdicts.
 
-Guarantee: `halted_at` changes only when the verdict does. Each transition is kept with its reason and the figures it
-rests on. A halt is told to the operator's product once, and so is its end. That a balance is low, or exhausted, is told
-by the level and never by the edge: once from the read that finds it there to the one that finds it above again. What
-runs have reserved counts as there. Where no endpoint wants to know, nothing is read or written.
+Guarantee: `halted_at` changes only when the verdict does. Each transition is kept with its reason and figures. The
+operator's product is notified of a halt once, and of its end once. A low or exhausted balance is reported by the level
+and never by the edge: once from the read that finds it there to the read that finds it above again. Held credit counts
+as used. If no endpoint subscribes to it, nothing is read or written.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from drawdown.worker.verdict.watch_state import ESTIMATE_WRONG
 SQL = queries(__file__)
 
 Row: TypeAlias = sa.Row[tuple[object, ...]]
-"""Of `orgs`, as a rule."""
+"""A row, mostly of `orgs`."""
 
 ENDLESS_MICRO: Final = 2**62
 """Stands for a balance without an end: more than any wallet holds."""
@@ -53,8 +53,10 @@ def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[R
 
 
 def is_asked_for(org: Row, now_ms: int) -> bool:
-    """Whether a read is still to answer something: an ask, also one that is put off as a read failed, or its turn. A
-    read that answers all asks leaves neither."""
+    """Return True if a read is still due: for a request (also after a failed read), or for a turn.
+
+    A read that answers all requests leaves neither.
+    """
     return org.projection_due_ms is not None or (
         org.refresh_deadline_ms is not None and org.refresh_deadline_ms <= now_ms
     )
@@ -79,7 +81,7 @@ class Effective(NamedTuple):
 
 @dataclass(frozen=True)
 class OrgState:
-    """What a verdict writes of an organisation: columns of `orgs`."""
+    """The columns of `orgs` that a verdict writes."""
 
     org_id: str
     is_halted: bool
@@ -128,7 +130,7 @@ class Moment:
 
 
 def after_operator(org: Row, now_ms: int) -> Change:
-    """What an operator's word, the end of it, or of being billed makes of an organisation, by what is known already."""
+    """Return the change of an organisation after an operator's decision or its end, or the end of billing."""
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     billed = org.billing_provider is not None and org.billing_provider not in EXEMPT_PROVIDERS
     spent = org.balance_micro is not None and org.balance_micro <= 0

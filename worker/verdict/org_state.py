@@ -12,7 +12,7 @@ from drawdown.worker.verdict.effective_balance import Credit, VerdictChange
 
 @dataclass(frozen=True)
 class AssignmentRow:
-    """Who bills the organisation in [start_ms, end_ms)."""
+    """The biller of the organisation in [start_ms, end_ms)."""
 
     start_ms: int
     end_ms: int | None
@@ -91,7 +91,7 @@ class OrgStatus:
     stopped_at_ms: int | None
     stopped_reason: str | None
     watermark_ms: int | None
-    """How far it is sealed."""
+    """How far it is sealed, in milliseconds."""
     assignments: list[AssignmentRow]
     pending: list[PendingSize]
     pushes: list[PushState]

@@ -37,12 +37,12 @@ DEFAULT_POLICY: Final = "estimate"
 
 
 def uses_ledger(connection: sa.Connection, provider: str) -> bool:
-    """Whether a provider's balance is a wallet of the embedded ledger, so that the rate card holds."""
+    """Return True if a provider's balance is a wallet of the embedded ledger, so that the rate card holds."""
     return provider in wallets_at(connection)
 
 
 def rate_card_of(connection: sa.Connection, provider: str) -> RateCard:
-    """What usage costs at a provider, in millionths of the unit of its balance."""
+    """Return the costs of usage at a provider, in millionths of the unit of its balance."""
     if uses_ledger(connection, provider):
         return read_rate_card(connection)
     return card_of(SQL.run(connection, "rates", {"provider": provider}))
@@ -108,7 +108,7 @@ def rate_rows(connection: sa.Connection, provider: str) -> list[RateRow]:
 
 
 def tells_costs(connection: sa.Connection, provider: str) -> bool:
-    """Whether the provider told what usage takes from its balance."""
+    """Return True if the provider reported the costs of usage in its balance."""
     return balance_told(SQL.run(connection, "rates", {"provider": provider}).all()) is not None
 
 

@@ -27,15 +27,17 @@ would have the round last until time is up: others, who have more, would have no
 
 
 SECOND_READ_MS: Final = 5 * SECOND_MS
-"""How long after the read began that a webhook called for, the provider is read once more: its first answer may be
-stale."""
+"""The time after a read that a webhook caused at which the provider is read once more: its first answer may be stale.
+"""
 
 HALTED_AGAIN_MS: Final = 5 * MINUTE_MS
-"""How old a halted organisation's last read is when a tick reads it again: it uses nothing, and a provider may send no
-message of a grant. A watch reads it sooner."""
+"""The age of a halted organisation's last read at which a tick reads it again; a watch reads it sooner.
+
+The organisation uses nothing, and a provider may send no message of a grant.
+"""
 
 HALTED_READS_MS: Final = 10 * SECOND_MS
-"""How long the reads may take that a tick asks for by it, at the rate that a provider declares."""
+"""The time that these reads of a tick may take, at the rate that a provider declares."""
 
 READS_A_S: Final = 200
 """Where a provider declares no rate."""
@@ -51,13 +53,13 @@ class DueProjection:
     org_id: str
     customer_id: str
     asks: int
-    """How often it had been asked for: a later ask is not answered by this read."""
+    """The number of requests so far: this read does not answer a later one."""
     read_before_ms: int | None
     """The read that was last written when this one was asked for."""
     balance_before_ms: int | None
     """The balance that was last written then: by that read, or by the answer to a push."""
     wallets_wait: bool = False
-    """Whether something is to be looked at again in a wallet, whosesoever: most often usage that was charged late."""
+    """True if a wallet has to be looked at again: most often usage was charged late."""
 
     @property
     def before_ms(self) -> int:
@@ -67,7 +69,7 @@ class DueProjection:
 
 @dataclass
 class OneRound:
-    """What a round has read."""
+    """The organisations that a round has read."""
 
     passed: set[str] = field(default_factory=set)
     """Those that are due, and are left to the next round."""
@@ -148,8 +150,10 @@ class Gated:
     overridden: bool
 
     def facts(self, *, open_in_doubt: bool) -> Facts:
-        """What the guard decides by whether one more sandbox may be made. How many run is for the host to count, so
-        that nothing of the limit is used here."""
+        """Return the facts by which the guard decides about one more sandbox.
+
+        The host counts running sandboxes, so none of the limit is used here.
+        """
         operator = self.is_halted and self.halt_reason == "operator"
         code = None
         if self.is_halted and not operator:
@@ -174,7 +178,7 @@ class LeaveToAsk:
 
 
 def in_doubt(code: str | None, *, allowed: bool) -> Facts:
-    """Of an organisation of which nothing else is known: no limit ends. `code`: why its credit is not known."""
+    """Return the facts of an unknown organisation: it is unlimited. `code`: why its credit is unknown."""
     limits = (Limit("at_once", None, plan="*"),)
     return Facts(BLOCK_ALL, 0, False, limits, {"at_once": Counted()}, no_credit=code, fails_open=allowed)
 

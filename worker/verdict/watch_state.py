@@ -47,7 +47,7 @@ class UnreadOrgs:
 
 
 def rounds_of(connection: sa.Connection) -> RoundCount:
-    """How often the watch went round."""
+    """Return the number of the watch's rounds."""
     row = SQL.run(connection, "rounds").one()
     return RoundCount(None if row.round_ms is None else int(row.round_ms), int(row.rounds))
 
@@ -78,13 +78,13 @@ def unless_explained(connection: sa.Connection, org: Row, change: Change) -> Cha
 
 
 def is_watched(connection: sa.Connection, now_ms: int) -> bool:
-    """Whether a watch went round within the last minutes."""
+    """Return True if a watch made a round within the last minutes."""
     at = last_round_ms(connection)
     return at is not None and abs(now_ms - at) < WATCHED_FOR_MS
 
 
 def was_watched(connection: sa.Connection, now_ms: int) -> bool:
-    """Whether a watch went round within a day: it may have stopped, and is not given up."""
+    """Return True if a watch made a round within a day: it may have stopped, and is still expected."""
     at = last_round_ms(connection)
     return at is not None and abs(now_ms - at) < DAY_MS
 

@@ -191,14 +191,16 @@ def require_wallet(connection: sa.Connection, customer_id: str) -> accounts.Wall
 
 
 def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | None:
-    """What a feature costs at a moment, by the rate card; None where it has no rate."""
+    """Return the cost of a feature at a moment, by the rate card; None if it has no rate."""
     return read_rate_card(connection).rate(feature, moment_ms)
 
 
 @dataclass(frozen=True)
 class RateEffect:
-    """What the usage of the last day costs by the price before (`was`) and by another one (`now`), and of how many
-    organisations."""
+    """The cost of the last day's usage by the price before (`was`) and by another one (`now`).
+
+    `orgs`: the number of organisations with such usage.
+    """
 
     quantity: int
     orgs: int
@@ -292,8 +294,10 @@ def set_plan_limit(
 
 
 def _hold_plan(connection: sa.Connection, plan: str, max_concurrent: int | None) -> int | None:
-    """Have a plan allow so many (None: as it is), or make it, and let nobody else change it until this transaction is
-    over: what it is by then is read afterwards. How many it allowed before, None for a new one."""
+    """Make or hold a plan until this transaction is over. Return the number it allowed; None for a new plan.
+
+    `max_concurrent`: the number that it allows from now on; None: as it is. Read its other terms after this call.
+    """
     values = {"plan": plan, "max_concurrent_sandboxes": max_concurrent}
     if max_concurrent is not None and SQL.run(connection, "make_plan", values).first() is not None:
         return None
@@ -373,9 +377,12 @@ PlanName = Annotated[str, ID, "The plan's name"]
 
 @dataclass(frozen=True)
 class CreditGiven:
-    """What a customer has after a grant: `granted` is what was added now, so nothing of one that is `repeated`.
-    `before`: what it had (null: `is_new`); `begins_ms`: from when on the credit counts (null: at once); `lot`: what
-    takes it back (null: the grant gave nothing)."""
+    """A customer's credit after a grant.
+
+    `granted`: the credit that was added now; none for a `repeated` grant. `before`: the credit before (null: `is_new`).
+    `begins_ms`: from when on the credit counts (null: at once). `lot`: the lot to take it back by (null: the grant gave
+    nothing).
+    """
 
     customer_id: str
     key: str
@@ -480,7 +487,10 @@ def _whose(connection: sa.Connection, customer_id: str, now_ms: int) -> str:
 
 
 def _halts(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
-    """Who is billed afterwards is halted by the end of credit alone, once there is any."""
+    """Return True if the end of credit halts a customer.
+
+    A customer that is billed afterwards is halted only once it has had credit.
+    """
     return has_wallet(connection, customer_id) or not billed_elsewhere(connection, customer_id, now_ms)
 
 
@@ -491,7 +501,7 @@ def _size_of_grant(connection: sa.Connection, _asked: Asked, values: Values) -> 
 
 
 def _given_by(gives: Gives) -> int:
-    """What a plan gives who comes onto it, and each month, at most."""
+    """Return the most credit that a plan gives to a new customer, and each month."""
     return gives.included_micro + gives.first_micro
 
 
@@ -525,7 +535,10 @@ def _lot_named(connection: sa.Connection, lot: str) -> Lot | None:
 
 
 def _facts_of_lot(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
-    """What is left of a lot falls with each charge; what was taken back of it does not change by itself."""
+    """Return the facts of a lot.
+
+    Its rest falls with each charge; the amount that was taken back does not change by itself.
+    """
     ids.require(connection, ids.LOT, values["lot"])
     found = _lot_named(connection, values["lot"])
     assert found is not None
@@ -681,7 +694,7 @@ def _plan_named(connection: sa.Connection, plan: str) -> Plan:
 
 
 def _terms_of_plan(done: Plan) -> list[tuple[str, str]]:
-    """What its runs hold, and what it gives, as far as it says so."""
+    """Return the terms of a plan's holds and credit, as far as they are set."""
     amounts = {name: getattr(done, f"{name}_micro") for name in _AMOUNTS}
     factor = [("hold-factor", show_factor(done.hold_factor_ppm))] if done.hold_factor_ppm != ONE_PPM else []
     halts = [("holds-halt", str(done.holds_halt).lower())] if not done.holds_halt else []
@@ -712,7 +725,10 @@ def _facts_of_plan(connection: sa.Connection, _asked: Asked, values: Values) -> 
 
 
 def _size_of_plan(connection: sa.Connection, _asked: Asked, values: Values) -> Size:
-    """What a month of it gives to those who are on it, or to the next one: as much is given each month, by time."""
+    """Return the size of a plan's terms: the credit of a month for its customers, or for the next one.
+
+    The same credit is given again each month.
+    """
     found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
     customers = 1 if found is None else max(found.customers, 1)
     gives = [values["included_micro"], values["rollover_max_micro"], values["first_micro"]]

@@ -37,7 +37,7 @@ CENT: Final = MICRO // 10**CENTS
 TYPED: Final = re.compile(r"[+-]?(\d{1,3}(?:,\d{3})+(?:\.\d*)?|[^,+-]*)")
 """An amount as a page shows it, or without commas: elsewhere a comma may be meant as a decimal point."""
 BELOW_A_CENT: Final = ("<0.01", ">-0.01")
-"""How a page shows what would round to nothing, up and down."""
+"""The text for an amount that would round to 0.00, up and down."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Chosen:
 
     @property
     def narrows(self) -> bool:
-        """Whether some that lie between others by their use may be left out."""
+        """True if entries between others, by their use, may be left out."""
         return (self.booked_from_ms, self.booked_to_ms, *self.sizes) != (0, NEVER, 0, NEVER)
 
     @property
@@ -91,9 +91,11 @@ def sizes_of(text: str, option: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class EntryLine:
-    """An entry, by how many micro-credits it moved the wallet, up or down; for which time (`ts`: of use), and when it
-    was booked (`at_ms`). Of usage, `key` is its push's; of a run, `reservation` names it; `lot`: of which it expires or
-    is taken."""
+    """An entry: the micro-credits by which it moved the wallet, up or down.
+
+    `ts`: the time of use. `at_ms`: when it was booked. `key`: the push's, for usage. `reservation`: the run. `lot`: the
+    lot that it expires or takes.
+    """
 
     key: str
     kind: str
@@ -179,7 +181,7 @@ MOST_DAY_ENTRIES: Final = 200
 
 @dataclass(frozen=True)
 class Use:
-    """What a feature cost from a moment on, for a day or an hour; '': what names none."""
+    """The cost of a feature in a day or an hour from a moment on; '': entries without a feature."""
 
     at_ms: int
     feature: str
@@ -188,7 +190,7 @@ class Use:
 
 @dataclass(frozen=True)
 class LedgerDay:
-    """What one kind of entry came to on a day: up is more in the wallet."""
+    """The sum of one kind of entry on a day; positive: the wallet gained."""
 
     day_ms: int
     kind: str
@@ -233,7 +235,7 @@ class RunSteps:
 
 
 def use_by(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int, step_ms: int = DAY_MS) -> list[Use]:
-    """By feature and day, or whatever length divides a day. What was given back is less."""
+    """Return the use by feature and day, or by any length that divides a day. Refunds reduce it."""
     values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms, "step_ms": step_ms}
     return _uses(SQL.run(connection, "use_by", {**values, "at_most": MOST_DAY_ROWS}))
 
@@ -260,7 +262,7 @@ def entries_of_day(connection: sa.Connection, customer_id: str, day_ms: int) -> 
 
 
 def closing_micro(connection: sa.Connection, customer_id: str, to_ms: int) -> int:
-    """What was in the wallet then, of what is booked."""
+    """Return the booked credit of the wallet at a moment."""
     return int(SQL.run(connection, "closing", _from_then(customer_id, to_ms)).scalar_one())
 
 
@@ -269,7 +271,7 @@ def _from_then(customer_id: str, to_ms: int) -> dict[str, object]:
 
 
 def _steps(*found: Any) -> RunSteps:
-    """Of rows that have its figures, NULL where there is none."""
+    """Return the sum of rows that have its figures. NULL counts as 0."""
     return RunSteps(**{name: int(value or 0) for row in found for name, value in vars(row).items()})
 
 
@@ -358,8 +360,10 @@ class Forecast:
 
 
 def forecast_of(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> Forecast:
-    """Of a wallet that has so much available. Credit that ends by itself or is still to come is not looked at, nor what
-    a plan or a tier costs by the month."""
+    """Return the forecast of a wallet with this available credit.
+
+    It leaves out credit that ends by itself or is still to come, and the monthly cost of plans and tiers.
+    """
     part = used_part(customer_id, now_ms)
     return forecast_by(SQL.run(connection, part.name, part.values).one(), available_micro, now_ms)
 
