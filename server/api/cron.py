@@ -43,7 +43,7 @@ from drawdown.worker.usage.backfills import Overdue
 T = TypeVar("T")
 
 ACTOR: Final = "cron"
-"""Who puts counters right, on record."""
+"""The actor of corrections of counters, on record."""
 STATUSES: Final = (400, 401, 409, 429, 500, 503)
 
 

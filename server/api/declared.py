@@ -87,11 +87,11 @@ TYPES: Final[Mapping[str, Any]] = {
     "units": Annotated[int, Field(ge=0, le=MAX_AMOUNT)] | None,
     "text": Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValidator(_clean)],
 }
-"""What JSON holds of each kind of value."""
+"""The JSON type of each kind of value."""
 
 
 class FactAnswer(BaseModel):
-    """How something stands, and would stand after it."""
+    """A value before an action, and after it."""
 
     name: str
     before: str
@@ -105,7 +105,7 @@ class Operations:
         self._services, self._programs, self._declared = services, programs, declared
 
     def _known(self) -> Registry:
-        """What this process knows of providers now: `renew` puts others in their place."""
+        """Return the providers that this process has now: `renew` replaces them."""
         return Registry(self._services.providers, self._services.broken)
 
     def routes(self) -> APIRouter:
@@ -244,7 +244,7 @@ def carry_out(
 
 
 def reach_of(key: ApiKey) -> Reach:
-    """What a key may hand on."""
+    """Return the rights that a key may hand on."""
     return Reach(
         frozenset(key.scopes), key.org_id, key.cell_id, key.source, key.gives_micro, key.expires_ms
     )  # fmt: skip
@@ -292,7 +292,10 @@ def _is_left_out(param: Param, value: object) -> bool:
 
 
 def _values(said: Said, params: Sequence[Param], given: Values, *, open_: bool = False) -> dict[str, Any]:
-    """What is asked for; an organisation that a bound key left out is its own. Errors: ApiError 403, 422."""
+    """Return the values of a request.
+
+    If a bound key left out the organisation, it is its own. Errors: ApiError 403, 422.
+    """
     values = dict(given)
     named = [param for param in params if param.kind is ORG]
     if said.key.org_id is not None and not named and not open_:
@@ -404,7 +407,7 @@ def page_model(listing: Listing[Any]) -> type[BaseModel]:
 
 
 def answer_model(result: Any, name: str) -> type[BaseModel]:
-    """What an action answers; `facts` of a dry run alone."""
+    """Return the model of an action's answer. Only a dry run has `facts`."""
     return _answer(result, name)
 
 

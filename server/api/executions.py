@@ -108,7 +108,7 @@ class Executions:
         return router  # fmt: skip
 
     async def preview(self, request: Request) -> JSONResponse:
-        """Whether a run would be accepted now, and what would be held. Changes nothing."""
+        """Check if a run would be accepted now, and return its hold. Changes nothing."""
         return await self._programs.act(request, "executions:read", models.PreviewRequest, _preview, reads=True)
 
     async def accept(self, request: Request) -> JSONResponse:
@@ -294,8 +294,11 @@ def _show(connection: sa.Connection, query: models.MostQuery, said: Said, *, key
 
 
 def _own(connection: sa.Connection, key: str, said: Said) -> str:
-    """What a run is kept as, by its key as it stands in a path. A key that is bound to an organisation names its own
-    runs: another's is none, not even its nearest is named. Errors: ApiError 422, 404."""
+    """Return the name under which a run is kept, by its key in a path.
+
+    If the API key is bound to an organisation, it names that organisation's runs. Another's run is unknown, and no
+    nearest name is shown. Errors: ApiError 422, 404.
+    """
     clean_id(key, "a run's key")
     org = said.key.org_id
     if org is None:

@@ -45,30 +45,30 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 DARK_MS: Final = 15 * MINUTE_MS
-"""How long after the database went away the guard still allows uses of fail-open metrics."""
+"""The time after the database went away in which the guard still allows uses of fail-open metrics."""
 WITHIN_S: Final = 2.0
-"""How long a question about a metric that fails open waits for the database."""
+"""The time that a question about a metric that fails open waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS
-"""How long checks do not wait for a database that did not answer."""
+"""The time in which checks do not wait for a database that did not answer."""
 MOST_REMEMBERED: Final = 1_000
 """Keys, and metrics."""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
-"""How long a key or a metric is believed without the database."""
+"""The time that a key or a metric is believed without the database."""
 LEARNED_EVERY_MS: Final = MINUTE_MS
 """Age of a metric's terms from which a server's guard reads them again."""
 KEPT_AT_MOST: Final = 10_000
 """Uses that were let through and are not written down yet."""
 RECORD_EVERY_S: Final = 1.0
-"""How often uses that were let through are written down."""
+"""Seconds between two attempts to record uses that were let through."""
 CLOSING_S: Final = 5.0
-"""How long the end of the process waits for what is to be written down."""
+"""Seconds that the end of the process waits for uses to be recorded."""
 UNREADABLE: Final = "database_unreadable"
 OUTCOMES: Final = ("let_through", "recorded", "lost")
 AWAY: Final = (DatabaseBusy, DatabaseNotReady, TimeoutError)
 
 
 class Memory(Generic[T]):
-    """What was said last, bounded in number and age."""
+    """The last answers, bounded in number and age."""
 
     def __init__(self) -> None:
         self._said: OrderedDict[str, tuple[int, T]] = OrderedDict()
@@ -88,7 +88,7 @@ class Memory(Generic[T]):
 
 
 class Dark:
-    """Of one process. `uses` counts what became of those that were let through."""
+    """The fail-open guard of one process. `uses` counts the outcomes of uses that were let through."""
 
     def __init__(self, services: Services, threads: Threads, reading: Threads, find: Find) -> None:
         self._services = services
@@ -122,7 +122,7 @@ class Dark:
             raise unauthorized()
 
     def remember(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
-        """What the database says of a key."""
+        """Remember the database's answer about a key."""
         if found is None:
             self._keys.forget(proof)
         else:
@@ -148,8 +148,10 @@ class Dark:
         return None if is_over else known
 
     async def ask(self, asked: Ask, work: Callable[[], Awaitable[Answer]], *, uses: bool = True) -> Answer:
-        """What `work` answers by the database, or what is given in the dark; `uses`: not only a question. Errors: those
-        of `work`; ApiError 503."""
+        """Return the answer of `work` by the database, or the answer without it. `uses`: it is not only a question.
+
+        Errors: those of `work`; ApiError 503.
+        """
         metric, now = asked.wish.metric, asked.by.now_ms
         terms = self._terms.get(metric, now)
         quick, ends = terms is not None and terms.fails_open, uses or not self._kept
@@ -168,13 +170,13 @@ class Dark:
         return found
 
     async def _learn(self, metric: str, now_ms: int) -> None:
-        """Whether it fails open has to be known before the database is away."""
+        """Learn if a metric fails open: it has to be known before the database is away."""
         with suppress(*AWAY, ApiError):
             work = partial(self._reading.read, lambda c: guard_terms.find(c, metric))
             self._terms.put(metric, await self._asked(work, quick=True, ends=False), now_ms)
 
     async def before(self, key: str) -> None:
-        """What ends a use comes after the use. Errors: ApiError 503 where that is not written down yet."""
+        """Record the uses of a key before its end. Errors: ApiError 503 if they cannot be recorded yet."""
         its_own = [name for name, use in self._kept.items() if use.key == key]
         if not all([await self._written(name) for name in its_own]):
             text = "what was let through under this key is not written down yet: ask for the same again"

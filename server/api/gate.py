@@ -45,7 +45,7 @@ the rest."""
 
 
 class Gate:
-    """Of one process; what must hold across processes is in the database."""
+    """The gate of one process; facts that must hold across processes are in the database."""
 
     def __init__(self, services: Services, threads: Threads, reading: Threads, step_threads: StepThreads) -> None:
         """`reading`: threads of the gate's own, READS_AT_ONCE of them."""
@@ -61,7 +61,7 @@ class Gate:
         self._reading.close()
 
     async def answer(self, org_id: str) -> dict[str, object]:
-        """What to answer. Errors: ApiError 404 for an unknown organisation, where that is what is wanted."""
+        """Return the answer. Errors: ApiError 404 for an unknown organisation, if the setting requires it."""
         try:
             found = await self._read(org_id)
             if found is not None and await self._asked_again(org_id, found):
@@ -81,7 +81,7 @@ class Gate:
         return await asyncio.wait_for(reading, READ_WITHIN_S)
 
     def _would_ask(self, found: Gated) -> bool:
-        """Whether the provider's word could open it."""
+        """Return True if the provider's answer could open it."""
         shut = found.is_halted or found.projection_read_ms is None
         return bool(shut and found.halt_reason != "operator" and found.billing_provider in self._services.providers)
 

@@ -60,9 +60,9 @@ from drawdown.worker.sources.events.types import Bringer
 
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
 SOURCE: Final = "/guard"
-"""Of an event that a use emits, by a key that is bound to no source."""
+"""The source of an event that a use emits, if the key is bound to none."""
 NUMBER_DIGITS: Final = 18
-"""Of an override's number in a path."""
+"""Digits of an override's number in a path."""
 UsedUnits = Annotated[int, Field(ge=0, le=MAX_UNITS)]
 
 
@@ -91,7 +91,7 @@ class UseRequest(CheckRequest):
     subject: Id | None = None
     reason: Why = "not given"
     let_through: bool = False
-    """It was let through while nobody could be asked: it is counted whatever the limit. Of metrics that fail open."""
+    """It was let through while no server could answer: it counts whatever the limit. For metrics that fail open."""
 
 
 EMITTED: Final[JsonDict] = {
@@ -210,8 +210,10 @@ class OverridesAnswer(BaseModel):
 
 
 class EmittedEvent(BaseModel):
-    """What became of the event of a use, and its key. `pending`: it is kept, and billed once what `code` names is
-    fixed. `duplicate`: it was there before."""
+    """The outcome of the event of a use, and its key.
+
+    `pending`: it is kept, and billed once the fault that `code` names is fixed. `duplicate`: it was there before.
+    """
 
     status: Literal["accepted", "duplicate", "pending"]
     source: str
@@ -221,12 +223,15 @@ class EmittedEvent(BaseModel):
 
 
 class GuardAnswer(BaseModel):
-    """`decision` counts; `would` is what phase 3 would say, `enforced` whether the phase holds the organisation to it.
-    `rule` decided, for `reason`. Of the limit that is nearest (null: none ends): its `period`, what was `used` before,
-    what `remaining` after, and when it begins again. `charged`: by this call, so 0 where it is `repeated`; what a use
-    was charged in all `drawdown guard uses` shows. `balance` is what the payer has available, where that is the
-    organisation itself and it was asked. `degraded`: decided without knowing the credit. `state` is that of the use;
-    null: nothing is used. `event`: what became of the event that the use emits."""
+    """The guard's answer.
+
+    `decision` counts. `would` is the decision of phase 3. `enforced`: the phase holds the organisation to it. `rule`
+    decided, for `reason`. The nearest limit (null: all are unlimited): its `period`, the use before (`used`), what is
+    left after (`remaining`), and when it begins again. `charged`: by this call, so 0 if it is `repeated`; `drawdown
+    guard uses` shows a use's whole charge. `balance`: the payer's available credit, if the payer is the organisation
+    itself and it was read. `degraded`: decided without knowing the credit. `state`: the state of the use; null: nothing
+    is used. `event`: the outcome of the event that the use emits.
+    """
 
     decision: Literal["allow", "warn", "block"]
     would: Literal["allow", "warn", "block"]
@@ -258,7 +263,7 @@ class GuardAnswer(BaseModel):
 
 
 class OptionsQuery(BaseModel):
-    """Of which wish: as `check`."""
+    """The wish to find ways for: as `check`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -295,7 +300,7 @@ class WayOut(BaseModel):
 
 
 class OptionsAnswer(BaseModel):
-    """What the guard answers of the wish now, and the four ways out of a block, always all of them."""
+    """The guard's answer to the wish now, and the four ways out of a block, always all of them."""
 
     org_id: str
     metric: str
@@ -394,7 +399,7 @@ class Guard:
         return router
 
     async def check(self, request: Request) -> JSONResponse:
-        """Whether so much of a metric may be used now. Changes nothing."""
+        """Check if this amount of a metric may be used now. Changes nothing."""
         return await self._answer("check", request, CheckRequest, self._look)
 
     async def _look(self, order: CheckRequest, said: Said) -> Mapping[str, object]:
@@ -491,7 +496,7 @@ class Guard:
     async def _on(
         self, work: Callable[[sa.Connection, E, Said], Mapping[str, object]], order: E, said: Said
     ) -> Mapping[str, object]:
-        """Of a use that was let through in the dark, that is written down first."""
+        """Change a use. If it was let through without the database, it is recorded first."""
         await self._dark.before(order.key)
         return await self._programs.threads.write(lambda c: work(c, order, self._programs.said(said.key, c)))
 
@@ -504,7 +509,10 @@ class Guard:
         *,
         recalls: bool = True,
     ) -> JSONResponse:
-        """What is answered, and not refused, is counted, and how long it took. `recalls`: it finds the key again."""
+        """Answer a call.
+
+        An answer that is no refusal is counted, with its duration. `recalls`: it finds the key again.
+        """
         now = asyncio.get_running_loop().time
         began = now()
 
@@ -646,7 +654,7 @@ class Overrides:
         return await self._programs.act(request, SCOPE, OverrideAsk, _ask_override)
 
     async def list(self, request: Request) -> JSONResponse:
-        """What was asked for or made for an organisation itself: what waits first, then what is in force."""
+        """Return the overrides of an organisation itself: those that wait first, then those in force."""
         return await self._programs.ask(request, SCOPE, OverridesQuery, _list_overrides)
 
 

@@ -145,7 +145,7 @@ class RunsQuery(_Query):
 
 
 class MostQuery(_Query):
-    """How many rows at most."""
+    """The most rows of an answer."""
 
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 100
 
@@ -161,7 +161,7 @@ class NoQuery(_Query):
 
 
 class PreviewAnswer(BaseModel):
-    """Whether a run would be accepted now; if not, which step refuses it, and why."""
+    """The answer to a preview: is a run acceptable now; if not, the step that refuses it, and the reason."""
 
     allowed: bool
     step: str | None
@@ -216,9 +216,11 @@ class Run(BaseModel):
 
 
 class RunAnswer(Run):
-    """A run after it was accepted or extended, and its wallet; null where that is a sponsor's. `repeated`: nothing was
-    changed. Of a balance that a provider keeps: what it leaves by the read of `balance_read_ms`; null where it has no
-    end."""
+    """A run after it was accepted or extended, and its wallet; null for a sponsor's wallet.
+
+    `repeated`: nothing was changed. If a provider keeps the balance: the rest of it by the read of `balance_read_ms`;
+    null if it is unlimited.
+    """
 
     repeated: bool
     available: float | None
@@ -239,7 +241,7 @@ class ChargedAnswer(RunAnswer):
 
 
 class RunEntryAnswer(BaseModel):
-    """What a run drew at a time, of a feature's quantity where it was given so."""
+    """An amount that a run drew at a time, with a feature's quantity if it was given."""
 
     key: str
     at_ms: int
@@ -300,7 +302,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     actor: Name
-    """Who does this; kept for good."""
+    """The actor; kept for good."""
     reason: Why
     """Why; kept for good."""
 
@@ -321,7 +323,10 @@ class ProviderRequest(_Strict):
 
 
 class OverrideRequest(_Strict):
-    """As `drawdown org override`: the operator's word against the provider's. What is not named stays as it was."""
+    """As `drawdown org override`: the operator's override against the provider's verdict.
+
+    A field that is left out stays as it was.
+    """
 
     max_concurrent: Annotated[int, Field(ge=0, le=MAX_AT_ONCE)] | None = None
     never_halt: bool = False
@@ -347,9 +352,12 @@ class Error(BaseModel):
 
 
 class GateAnswer(BaseModel):
-    """Whether a sandbox may be made or woken. `max_concurrent_sandboxes` null: no limit. `as_of`: the moment of the
-    provider's word that this rests on; null: it has not been asked yet, or was not read. `decision`, `rule` and
-    `options` are the guard's; `degraded`: decided without knowing the credit."""
+    """The gate's answer: may a sandbox be made or woken.
+
+    `max_concurrent_sandboxes` null: no limit. `as_of`: the moment of the provider's answer behind it; null: the
+    provider was not read yet, or could not be read. `decision`, `rule` and `options` are the guard's. `degraded`:
+    decided without knowing the credit.
+    """
 
     org_id: str
     allowed: bool
@@ -369,7 +377,7 @@ class WebhookAnswer(BaseModel):
 
 
 class AssignAnswer(BaseModel):
-    """What moved, or would, as `drawdown org assign --json` says it."""
+    """The moves, done or planned, as in `drawdown org assign --json`."""
 
     assigned: list[dict[str, object]]
     provider: str

@@ -1,7 +1,7 @@
 """Calls that move credit, decided in transactions that they share: uses, the ends of uses, and acts on runs.
 
-Guarantee: each is answered as if it had come alone, after the commit, and finds its API key again in its transaction.
-What is decided alone is handed back to its route (NotTogether), and nothing of it is kept.
+Guarantee: each is answered as if it had come alone, after the commit, and finds its API key again in its transaction. A
+call that has to be decided alone is handed back to its route (NotTogether), and nothing of it is kept.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ AT_ONCE: Final = 4
 READS_AT_ONCE: Final = 2
 """Readings of keys, and of checks of the guard: they wait for no writer, and for no question that takes long."""
 WITHIN_S: Final = 20.0
-"""How long a program waits for the database. What it asked for may be done all the same, later."""
+"""Seconds that a program waits for the database. Its request may still be done later."""
 REQUESTS_PER_S: Final = 1_000
 """Requests with one API key, by one process, on average; twice as many at once."""
 STATUSES: Final[Mapping[str, int]] = {
@@ -83,7 +83,7 @@ Again = Callable[[ApiKey], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Said:
-    """Who asks, in the transaction that answers, and when that is."""
+    """The caller, in the transaction that answers, and its moment."""
 
     key: ApiKey
     now_ms: int
@@ -123,11 +123,11 @@ class Programs:
         self._strangers.close()
 
     def together(self, way: Way[A, R]) -> Together[A, R]:
-        """What many ask for at once, in transactions that they share."""
+        """Return a batch of requests that share transactions."""
         return Together(self.reading if way.reads else self.threads, self._services.clock, way, self.names)
 
     def is_known(self, scope: Scope) -> bool:
-        """Whether a request has a key that was found a short while ago, and so waits for no stranger."""
+        """Return True if a request has a key that was found a short while ago, and so waits for no stranger."""
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         now_ms, text = self._services.clock.now_ms(), token.strip().decode("latin-1")
@@ -253,7 +253,7 @@ class Programs:
         return self.known.get(api_keys.hash_of(offered), now_ms) or await self._find(offered, now_ms)
 
     def remember(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
-        """What the database says of a key."""
+        """Remember the database's answer about a key."""
         self.known.note(proof, now_ms, found)
 
     async def again(self, key: ApiKey) -> None:
@@ -319,7 +319,7 @@ OPTION: Final = re.compile(r"(?<![\w-])--([a-z][a-z-]*)( [A-Z]+)?")
 
 @cache
 def _fields() -> Mapping[str, str]:
-    """What programs call an option, by its word; one that is not the same everywhere has its word."""
+    """Return the programs' names of options, by the option. If a name differs between commands, it is the option."""
     found: dict[str, str] = {}
     for one in DECLARED:
         for param in one.params:
@@ -329,8 +329,10 @@ def _fields() -> Mapping[str, str]:
 
 
 def for_programs(text: str) -> str:
-    """What an error tells a program to do: the operation where it names a command that has one, and the field where it
-    names an option. Any other command is for a person who operates the server."""
+    """Return an error's text for a program: it names the operation of a command, and the field of an option.
+
+    Any other command is for a person who operates the server.
+    """
 
     def operation_of(found: re.Match[str]) -> str:
         words = found[1].split()
@@ -351,7 +353,7 @@ def for_programs(text: str) -> str:
 
 
 def of_program(error: DrawdownError) -> ApiError:
-    """What an error of ours means to a program."""
+    """Return an error of ours as an answer to a program."""
     text = for_programs(str(error))
     match error:
         case Denied():
@@ -415,9 +417,9 @@ STRANGERS_AT_ONCE: Final = 1
 MOST_KNOWN: Final = 10_000
 """Keys that are known to have been found."""
 KNOWN_MS: Final = 60 * MINUTE_MS
-"""How long a key is known to have been found."""
+"""The time for which a key is known to have been found."""
 RECALLED_MS: Final = MINUTE_MS
-"""How long a key is not looked up before a call that finds it again in its own transaction."""
+"""The time for which a key is not looked up before a call that finds it again in its own transaction."""
 NAMES_PER_S: Final = 5
 """Searches for the nearest of a mistyped id, of all programs together; twice as many at once."""
 _ALL: Final = ""
@@ -452,7 +454,7 @@ class KnownKeys:
 
 
 class NamesBudget:
-    """Whether a mistyped id may be searched for now. For any thread."""
+    """The budget of searches for mistyped ids. For any thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

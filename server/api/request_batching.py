@@ -1,9 +1,11 @@
-"""What asks for the same row at once is decided in one transaction: a wallet that many draw on, or a counter that many
-use, is locked, and committed, once for all of them. What only asks is read at one moment for all who ask at once.
+"""Requests for the same row that come at once are decided in one transaction.
 
-Guarantee: each request gets the answer that it would have got alone, after the commit. What cannot be decided together
-is decided alone, and so is each that was refused. A lane waits for no other. A request that comes alone waits for none;
-where several came right before, one that writes waits for GATHER_S at most.
+A wallet or a counter that many requests use is locked, and committed, once for all of them. Requests that only read are
+read at one moment, all together.
+
+Guarantee: each request gets the answer that it would have got alone, after the commit. If requests cannot be decided
+together, each is decided alone, and so is each that was refused. A lane waits for no other. A request that comes alone
+waits for none. If several came right before, a request that writes waits for GATHER_S at most.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 GATHER_S: Final = 0.005
-"""How long a transaction that several would share waits for as many as shared the last one."""
+"""The time that a shared transaction waits for as many requests as shared the last one."""
 MOST_TOGETHER: Final = 256
 """Requests of one transaction."""
 STUCK_S: Final = 1.0
@@ -38,7 +40,7 @@ R = TypeVar("R")
 
 @dataclass
 class _Waiting(Generic[A, R]):
-    """What is asked for, and where its answer is waited for."""
+    """A request, and the future of its answer."""
 
     asked: A
     answer: asyncio.Future[R]
@@ -65,22 +67,24 @@ class _Lane(Generic[A, R]):
 
 @dataclass(frozen=True)
 class Way(Generic[A, R]):
-    """How requests are decided, at a moment of their transaction. `all_` answers each, or says why not in its answer's
-    place, and keeps nothing of that one; it raises Refused or UsageError where they are to be asked for alone. `alone`
-    decides one; None: what is to be decided alone is handed back to the caller, as NotTogether. `lane`: the row that
-    it asks for."""
+    """The way of deciding requests, at a moment of their transaction.
+
+    `all_` answers each. A refusal is in the place of its answer, and nothing of it is kept. It raises Refused or
+    UsageError if each has to be decided alone. `alone` decides one; None: a request that has to be decided alone is
+    handed back to the caller, as NotTogether. `lane`: the row that a request needs.
+    """
 
     lane: Callable[[A], object]
     all_: Callable[[sa.Connection, Sequence[A], int], Sequence[R | DrawdownError]]
     alone: Callable[[sa.Connection, A, int], R] | None
     tells_names: Callable[[A], bool]
-    """Whether the caller may learn names of any organisation."""
+    """Returns True if the caller may learn names of any organisation."""
     reads: bool = False
-    """Whether nothing is written."""
+    """True if nothing is written."""
 
 
 class Together(Generic[A, R]):
-    """One lane a row, while anybody asks for it. Of one event loop."""
+    """Batches requests: a lane for each row, while requests for it wait. Of one event loop."""
 
     def __init__(self, threads: Threads, clock: Clock, way: Way[A, R], names: Callable[[], bool]) -> None:
         """`names`: whether a mistyped id may be searched for at this moment."""

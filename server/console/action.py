@@ -1,8 +1,8 @@
-"""What an action is: declared once, in the list of its area.
+"""Actions of the console: each is declared once, in the list of its area.
 
-Guarantee: an action is a function of a room of `worker/`, which the command line calls, too. It says what it asks for,
-what it does, how things stand that it changes, and the command line that does the same: the form, the dry run and the
-deed are made of that alone.
+Guarantee: an action is a function of a room of `worker/`, which the command line calls, too. It declares its fields,
+its effect, the state that it changes, and the command line that does the same: the form, the dry run and the deed are
+made of that alone.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ REASON: Final = Field("reason", "Reason", hint="It stands in the audit, with you
 
 @dataclass(frozen=True)
 class Done:
-    """What an action did, in a sentence; `secret`: what is shown once, and kept nowhere."""
+    """The effect of an action, in a sentence; `secret`: shown once, and kept nowhere."""
 
     said: str
     secret: str = ""
@@ -71,7 +71,7 @@ class Doing:
     url: str = ""
     """Where the console is reached."""
     declared: Mapping[str, Capabilities] = field(default_factory=dict)
-    """What providers declare by this server's settings."""
+    """The providers' declarations by this server's settings."""
 
     def text(self, name: str) -> str:
         """An id; '' where none is given. Errors: WrongField for what no id can be."""
@@ -118,7 +118,7 @@ class Doing:
 
 
 def evidence_of(doing: Doing) -> str:
-    """What shows that something is so, of a form with a field of that name. Errors: WrongField."""
+    """Return the evidence from a form with a field of that name. Errors: WrongField."""
     text = doing.values.get("evidence", "").strip()
     if not text or len(text) > MAX_EVIDENCE_CHARS or clean(text) != text:
         said = f"what shows it: 1 to {MAX_EVIDENCE_CHARS} characters, none of them control characters"

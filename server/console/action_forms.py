@@ -1,9 +1,9 @@
 """Actions: the form, its dry run, and the deed.
 
-Guarantee: the dry run is the deed itself, in a transaction that is undone: it changes nothing, and what it shows is
-what would be. The deed is done once for each form, in one transaction with its record, by somebody who may give so
-much, where the number was typed if it is large, and only where all that the dry run showed still stands. What fails
-keeps the form as it was filled in.
+Guarantee: the dry run is the deed itself, in a transaction that is undone: it changes nothing, and it shows the result
+that the deed would have. The deed is done once for each form, in one transaction with its record. Its person must be
+allowed to give so much, must have typed the number if it is large, and must have seen the present state in the dry run.
+If the deed fails, the form stays as it was filled in.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ MOST_KEPT: Final = 4_000
 ONCE: Final = "go back and send the form again: it is done once"
 
 IMPOSSIBLE: Final = (UsageError, UnknownId, Refused, HistoryDoubted, ClockDoubted)
-"""What keeps the form as it was filled in."""
+"""Errors after which the form stays as it was filled in."""
 
 
 def undone(engine: sa.Engine) -> Transact:
@@ -80,7 +80,7 @@ class SignedOutInside(Exception):
 
 
 class Desk(Protocol):
-    """What the console does for its forms: see there."""
+    """The functions of the console for its forms: see there."""
 
     url: str
 
@@ -217,7 +217,7 @@ class Acting:
         return self._console.render("act_done.html", {**shown, "action": action, "person": person})
 
     async def _acted(self, request: Request) -> Response:
-        """What a form did."""
+        """Show the effect of a form."""
 
         async def do() -> Response:
             key = said_by(request).get("key", "")
@@ -259,7 +259,7 @@ class Acting:
         return await self._console.answered(request, inside)
 
     def _person(self, connection: sa.Connection, action: Action, request: Request) -> Person:
-        """Who asks. Errors: SignedOutInside; ApiError 403 for a role that may not."""
+        """Return the person. Errors: SignedOutInside; ApiError 403 for a role that may not."""
         known = session_auth.who(connection, self._settings, request, self._console.now_ms())
         if known is None:
             raise SignedOutInside
@@ -290,7 +290,7 @@ def _fields(action: Action) -> tuple[declared.Field, ...]:
 
 
 def _values(action: Action | None, form: Mapping[str, str]) -> dict[str, str]:
-    """What is the action's own in a form."""
+    """Return the values of the action's own fields in a form."""
     return {field.name: form.get(field.name, "") for field in _fields(action)} if action else {}
 
 
@@ -309,7 +309,7 @@ TYPED_ROWS: Final = 100
 TYPED_MICRO: Final = 1_000 * MICRO
 """Above so many rows, or so much credit, their number is typed before it is done."""
 SEEN: Final = re.compile(r"[0-9a-f]{64}")
-"""What a dry run showed, as its form carries it."""
+"""The hash of a dry run's result, as its form carries it."""
 CHANGED: Final = "this changed since you looked: see how it stands now, and decide again"
 
 
@@ -387,7 +387,7 @@ def _look_again(connection: sa.Connection, action: Action, doing: Doing, seen: s
 
 
 def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
-    """How much it is. Errors: ApiError 403 for more credit than somebody may give at once."""
+    """Return the size of an action. Errors: ApiError 403 for more credit than the person may give at once."""
     size = action.size(connection, doing)
     person = doing.person
     most = None if person.role == "admin" else person.grant_limit_micro or 0
@@ -420,7 +420,7 @@ def _is_number(text: str, wanted: Decimal) -> bool:
 
 
 def _seen(facts: Sequence[Fact], size: Size, doing: Doing) -> str:
-    """What a dry run showed, as a hash that the form carries."""
+    """Return the hash of a dry run's result, which the form carries."""
     return _hash((_stands(facts), size, sorted(doing.values.items())))
 
 

@@ -1,9 +1,9 @@
 """The console: pages, their files, signing in and out.
 
-Guarantee: a page reads in one read-only transaction of its own pool, at most WITHIN_S, so that nobody who looks keeps
-the gate or a tick waiting. Who asks is proven in that same transaction. Whatever fails is told on a page, in words:
-which part could not be read, since when, and what still holds.
-A filter that makes no sense keeps its page, as it was filled in, with what is wrong and no row.
+Guarantee: a page reads in one read-only transaction of its own pool, at most WITHIN_S, so that no reader keeps the gate
+or a tick waiting. The person is proven in that same transaction. Every failure is shown on a page, in words: the part
+that could not be read, since when, and the facts that still hold. If a filter is impossible, its page stays as it was
+filled in, with the fault and no row.
 """
 
 from __future__ import annotations
@@ -123,14 +123,14 @@ class Console:
         return await self._threads.run(lambda engine: look(engine, work, WITHIN_S))
 
     def render(self, template: str, shown: Mapping[str, object], status: int = 200) -> HTMLResponse:
-        """A page as it is sent. What each needs and is not given is taken as not there."""
+        """Render a page. A value that is missing counts as empty."""
         base: dict[str, object] = {"person": None, "page": None, "demo": False, "live": False, "now_ms": self.now_ms()}
         base["oidc"] = oidc.label_of(self.services.settings.oidc)
         text = self._templates.get_template(template).render({**base, **shown})
         return HTMLResponse(text, status, headers={"content-security-policy": POLICY})
 
     def context(self) -> Context:
-        """What a dry run of a step is given: the providers there are, none of which it asks."""
+        """Return the context of a step's dry run: the providers, of which it calls none."""
         providers, broken = self.services.providers, self.services.broken
         dormant = {name: one.dormant for name, one in providers.items() if one.dormant is not None}
         return Context(
@@ -319,7 +319,7 @@ def in_words(ask: Ask) -> Iterator[None]:
 
 
 def read_page(connection: sa.Connection, page: Page, ask: Ask) -> tuple[Mapping[str, object], int]:
-    """What a page shows, and its status: 400 where its filter makes no sense. Errors: those of what it reads."""
+    """Return the content of a page, and its status: 400 if its filter is impossible. Errors: those of its reads."""
     try:
         with in_words(ask):
             return page.read(connection, ask), 200
@@ -328,9 +328,9 @@ def read_page(connection: sa.Connection, page: Page, ask: Ask) -> tuple[Mapping[
 
 
 def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageError) -> Mapping[str, object]:
-    """What the page shows of a filter that it refused with `error`.
+    """Return the content of a page that refused its filter with `error`.
 
-    Errors: `error`, where it is about one thing that is not there, or nothing that the page filters by.
+    Errors: `error`, if it is about one missing thing, or about nothing that the page filters by.
     """
     whose = {name: value for name, value in ask.query.items() if name in WHOSE}
     if (isinstance(error, UnknownId) and ask.names_one) or whose == ask.query:
@@ -360,7 +360,7 @@ def _told(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[Filter,
 
 
 def _names(error: str, value: str) -> bool:
-    """Whether it is this id that is not there, as `ids.unknown` says it."""
+    """Return True if the error is about this id, as `ids.unknown` words it."""
     return f" {value}" in error.partition(";")[0]
 
 

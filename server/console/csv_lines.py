@@ -15,11 +15,11 @@ from drawdown.schema.text import no_formula
 
 Form = Literal["csv", "jsonl"]
 FORMS: Final[tuple[Form, ...]] = ("csv", "jsonl")
-"""What a file may be, by how its path ends."""
+"""The forms of a file, by the end of its path."""
 
 
 PLAIN: Final = re.compile("[0-9A-Za-z][ ,-:@-Z_a-z]*").fullmatch
-"""Of a text that is a cell as it stands: no formula, and nothing to escape. Most are so, and a file has many."""
+"""Matches a text that is a cell as it is: no formula, and nothing to escape. Most are so, and a file has many."""
 
 
 class Line(str):

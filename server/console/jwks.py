@@ -1,9 +1,8 @@
-"""What another service answers, as a JSON object, and the public keys that it signs with.
+"""Answers of another service as JSON objects, and the public keys that it signs with.
 
-Guarantee: nothing is asked but over https, or of this machine itself; no redirect is followed; an answer that takes
-longer than WITHIN_S, or has more than MOST_BYTES, is none. At most MOST_AT_ONCE are waited for. What was read of an
-address is kept for KEPT_MS; a key that is not among those kept has them read again, at most every AGAIN_MS. Whatever
-goes wrong is a `Trouble`, in words.
+Guarantee: calls go only over https, or to this machine itself. No redirect is followed. An answer that takes longer
+than WITHIN_S, or has more than MOST_BYTES, is none. At most MOST_AT_ONCE callers wait. An answer is kept for KEPT_MS.
+An unknown key causes a new read, at most every AGAIN_MS. Every fault is a `Trouble`, in words.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ TOO_MANY: Final = "too many people sign in at this moment: try again"
 MOST_KEYS: Final = 50
 """Public keys of one address: the others are ignored."""
 KEPT_MS: Final = 10 * MINUTE_MS
-"""How long an answer of a sign-in service is cached."""
+"""The time for which an answer of a sign-in service is cached."""
 AGAIN_MS: Final = 30 * SECOND_MS
-"""How often the public keys are read again for an unknown key."""
+"""The shortest time between two reads of the public keys for an unknown key."""
 MOST_KEPT: Final = 8
 """Addresses; they are settings, or stand in an answer of one."""
 
@@ -43,7 +42,7 @@ class Trouble(Exception):
 
 
 def is_safe(url: str) -> bool:
-    """Whether nobody between can read or change what is asked there."""
+    """Return True if no host in between can read or change a call to this URL."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -55,7 +54,7 @@ def is_safe(url: str) -> bool:
 
 @dataclass
 class _Kept:
-    """What an address said last, and since when it is kept."""
+    """The last answer of an address, and since when it is kept."""
 
     at_ms: int
     said: Mapping[str, Any]
@@ -96,8 +95,10 @@ class Elsewhere:
         return found.status, said
 
     async def kept(self, url: str, what: str, *, at_most_ms: int = KEPT_MS) -> Mapping[str, Any]:
-        """What an address says, read again once that is older than `at_most_ms`. The caller meanwhile waits for the
-        same reading. Errors: Trouble."""
+        """Return an address's answer, read again once it is older than `at_most_ms`.
+
+        Callers meanwhile wait for the same read. Errors: Trouble.
+        """
         found = self._fresh(url, at_most_ms)
         if found is not None:
             return found

@@ -98,7 +98,7 @@ def require_sane(settings: MySettings) -> None:
 
 
 class Face(Protocol):
-    """What the console does for this face: see there."""
+    """The functions of the console for this face: see there."""
 
     url: str
 
@@ -224,7 +224,7 @@ class My:
         return found
 
     def _ask(self, connection: sa.Connection, request: Request, now_ms: int) -> Ask:
-        """Of this organisation, whatever the address says."""
+        """Return the request for this visitor's organisation, whatever the address says."""
         said = said_by(request)
         visitor = self._visitor(connection, request, said, now_ms)
         return Ask(visitor, now_ms, {**said, "id": visitor.org_id})
@@ -431,7 +431,7 @@ def _balance(account: own_wallet.Standing) -> Tile:
 
 
 def _features(connection: sa.Connection, org_id: str, now_ms: int) -> list[tuple[str, int, str]]:
-    """What was sampled or sent in the last days: feature, base units and their name, the most first."""
+    """Return the samples and events of the last days: feature, base units and their name, the most first."""
     try:
         rows = read_usage(connection, org_id, *last_days(now_ms, full.SPLIT_DAYS), "feature").rows
     except UnknownId:  # a wallet alone
@@ -472,7 +472,7 @@ def until(now_ms: int, days: int) -> int:
 
 
 MAX_REASON_CHARS: Final = 500
-"""What an override is asked for, on a form of `/my`."""
+"""Characters of the reason of an override, on a form of `/my`."""
 _DIGITS: Final = 15
 
 

@@ -1,6 +1,6 @@
-"""What a page is: declared once, in the list of its area.
+"""Pages of the console: each is declared once, in the list of its area.
 
-Guarantee: a page says all that the router, the menu and the tests need to know of it.
+Guarantee: a page declares all that the router, the menu and the tests need to know of it.
 """
 
 from __future__ import annotations

@@ -30,8 +30,10 @@ of."""
 
 
 def said_by(request: Request) -> dict[str, str]:
-    """What stands in an address. Errors: UsageError for a name that stands there twice, for too many, and for what no
-    database holds as a text."""
+    """Return the parameters of an address.
+
+    Errors: UsageError for a repeated name, for too many, and for a text that no database can hold.
+    """
     pairs = request.query_params.multi_items()
     found = dict(pairs)
     if len(pairs) > MOST_PARAMETERS or len(found) != len(pairs):
@@ -55,7 +57,7 @@ class Ask:
 
     @property
     def names_one(self) -> bool:
-        """Whether it is asked for one thing, by its id or key; else what an id in the address does is to narrow."""
+        """Return True if it is for one thing, by its id or key; otherwise an id in the address narrows a list."""
         return bool(self.query.get("id") or self.query.get("key"))
 
     def text(self, name: str) -> str:
@@ -76,8 +78,10 @@ class Ask:
         return found
 
     def place_text(self, name: str) -> str:
-        """What another page of the list ended with, as it stands in the database, where others than us write it.
-        Errors: UsageError for what is too long for one."""
+        """Return the end of the page before, as it is in the database, if other programs write it.
+
+        Errors: UsageError if it is too long.
+        """
         found = self.query.get(name, "")
         if len(found) > MAX_KEY_CHARS:
             raise UsageError(f"{name}: this is longer than {MAX_KEY_CHARS} characters: begin at the first page")

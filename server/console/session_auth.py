@@ -51,7 +51,7 @@ def require_url(text: str) -> str:
 
 @dataclass(frozen=True)
 class Known:
-    """Who asks; with a session, when that was last used."""
+    """The person who is signed in; with a session, its last use."""
 
     person: Person
     session: str = ""
@@ -59,7 +59,7 @@ class Known:
 
 
 def who(connection: sa.Connection, settings: ServerSettings, request: Request, now_ms: int) -> Known | None:
-    """Who asks; None where nobody is signed in."""
+    """Return the person who is signed in; None if there is none."""
     named = proxied(settings, request)
     if named is not None:
         person = console_sessions.person_named(connection, named)
@@ -83,8 +83,10 @@ def proxied(settings: ServerSettings, request: Request) -> str | None:
 
 
 def is_ours(request: Request, url: str) -> bool:
-    """Whether a form was sent from a page of this console. Browsers say so in a header that no script may set; those
-    that do not say the origin."""
+    """Return True if a form was sent from a page of this console.
+
+    Browsers state that in a header that no script may set. Other browsers send the origin.
+    """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"

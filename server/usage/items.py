@@ -109,8 +109,11 @@ def _keys_of(found: Sequence[Given], *, own: bool) -> list[Key]:
 
 
 def _in_doubt(asked: Sequence[tuple[Given, Key]], taken: Sequence[Taken]) -> set[Key]:
-    """Those without a time that are in conflict, maybe only since somebody else who sends them dated them first. Of one
-    that went in here, it is another item of the same batch that says otherwise."""
+    """Return items without a time that are in conflict.
+
+    Another sender of the same item may have dated it first, and only since. An item that went in here is left out:
+    another item of the same batch differs from it.
+    """
     told = [(key, one.has_time, answer.status) for (one, key), answer in zip(asked, taken, strict=True)]
     in_conflict = {key for key, has_time, status in told if status == "conflict" and not has_time}
     return in_conflict - {key for key, _, status in told if status in ("accepted", "pending")}
@@ -224,9 +227,12 @@ Schema = Mapping[str, object]
 
 
 class ItemAnswer(BaseModel):
-    """What became of one item. `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and
-    billed once what `code` names is fixed. `conflict`: its id was kept with other content. `invalid`: it is not kept;
-    `at` says where it is wrong. `id`: the item's own, where it has one that can be read."""
+    """The outcome of one item.
+
+    `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and billed once the fault that
+    `code` names is fixed. `conflict`: its id was kept with other content. `invalid`: it is not kept; `at` is the place
+    of the fault. `id`: the item's own, if it can be read.
+    """
 
     status: Literal["accepted", "duplicate", "pending", "conflict", "invalid"]
     id: str | None = None
@@ -261,7 +267,7 @@ class TakenAnswer(BaseModel):
 
 
 class UntakenAnswer(TakenAnswer):
-    """Of a body of which nothing was kept."""
+    """The answer to a body of which nothing was kept."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -57,8 +57,11 @@ def stacked(days: Sequence[tuple[str, Mapping[str, int]]], said: str, unit: int)
 
 
 def _net(parts: Mapping[str, int]) -> dict[str, int]:
-    """A day's parts, less what was given back on it: no bar goes below the ground. What is written off names no part,
-    so that the largest one has it taken off first. Only a day that is below nothing as a whole keeps what is."""
+    """Return a day's parts, less the credit given back on it: no bar is negative.
+
+    An amount written off names no part, so the largest part is reduced first. Only if a day is negative as a whole, it
+    stays so.
+    """
     found = {name: amount for name, amount in parts.items() if amount > 0}
     back = -sum(amount for amount in parts.values() if amount < 0)
     for name in sorted(found, key=lambda name: (-found[name], name)):
@@ -94,7 +97,7 @@ def _bar(
 
 
 HIGH: Final[Mapping[str, int]] = {"none": 8, "ok": 30, "warn": 60, "bad": 100}
-"""How high a box of a strip is, in per cent: what is worse is higher, so that nobody has to tell colours apart."""
+"""The height of a box of a strip, in per cent: a worse state is higher, so that no reader depends on colours."""
 
 
 def strip(cells: Sequence[tuple[str, str]], said: str) -> Markup:

@@ -1,6 +1,6 @@
-"""What pages are put together of: figures, tables, filters, and links to what may be done.
+"""The parts of pages: figures, tables, filters, and links to actions.
 
-Guarantee: a page that is a list says what it holds, and nothing of how it looks; `list.html` shows each the same way.
+Guarantee: a page that is a list declares its content, and nothing of its looks; `list.html` shows each the same way.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Cell:
     kind: str = ""
     tone: str = ""
     narrow: bool = True
-    """Whether it is shown on a narrow screen, too."""
+    """True if it is shown on a narrow screen, too."""
     href: str = ""
     links: tuple[Link, ...] = ()
     under: str = ""
@@ -95,10 +95,12 @@ class Filter:
 
 @dataclass(frozen=True)
 class Shown:
-    """What `list.html` shows, from above: acts, filters, tiles (they refresh by themselves), tables. `path`: the page's
-    own; `query`: what its filter says now; `file`: where its lines are taken as a file ('': nowhere); `said`: a
-    sentence under its head; `above`: where it belongs to, and `heading` what it is called where its title does not say
-    it (an id); `wrong`: what is wrong with its filter as a whole."""
+    """The content of `list.html`, from above: acts, filters, tiles (they refresh by themselves), tables.
+
+    `path`: the page's own. `query`: its present filter. `file`: the address of its lines as a file ('': none). `said`:
+    a sentence under its head. `above`: the page that it belongs to. `heading`: its name if its title lacks it (an id).
+    `wrong`: the fault of its filter as a whole.
+    """
 
     path: str
     tables: Sequence[Table]
@@ -114,7 +116,7 @@ class Shown:
 
     @property
     def narrowed(self) -> bool:
-        """Whether the filter leaves anything out."""
+        """True if the filter leaves anything out."""
         return any(one.value for one in self.filters)
 
     @property

@@ -25,7 +25,7 @@ WORDS: Final[Mapping[str, str]] = {
     "settled": "Settled", "behind": "Behind", "person_needed": "A person is needed", "in_doubt": "in doubt",
     "awaiting_credit": "awaiting credit",
 }  # fmt: skip
-"""What stands for a state where it has another name in the database."""
+"""The words for states with another name in the database."""
 HALTED_FOR: Final[Mapping[str, str]] = {
     "credits_exhausted": "no credit is left", "reserved": "what runs has reserved all that is left",
     "estimate": "no credit is left, as it is estimated", "unreadable": "the balance cannot be read",
@@ -88,7 +88,7 @@ def bdi(text: object) -> Markup:
 
 
 COMMANDS: Final = re.compile(r"(`[^`]+`|(?<![\w-])--[a-z][a-z-]+)")
-"""What of a text is typed into a shell: what stands in backticks, and options."""
+"""Matches the parts of a text that are typed into a shell: text in backticks, and options."""
 
 
 def told(text: object) -> Markup:
@@ -103,7 +103,7 @@ FIRST: Final = re.compile(r"drawdown (?:'[^']*'|[^,;'])+")
 
 
 def step(text: object) -> Markup:
-    """What is to be done next: the command that it begins with, if one does, and what is given behind it."""
+    """Return the next step as text: the command at its begin, if there is one, and the rest."""
     said = clean(str(text))
     found = FIRST.match(said)
     if found is None:

@@ -62,7 +62,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def tiles(standing: Standing, running_out: int) -> list[Tile]:
-    """What is open, and when somebody last looked."""
+    """Return the tiles of open work, and of the last look."""
     in_doubt = sum(provider.in_doubt for provider in standing.providers)
     rejected = sum(provider.rejected for provider in standing.providers)
     waiting = sum(provider.waiting for provider in standing.providers)
@@ -89,7 +89,7 @@ def _count(name: str, number: int, said: str, tone: str, href: str) -> Tile:
 
 
 def _pending(standing: Standing) -> Tile:
-    """What there is more of as the figure, with its unit."""
+    """Return the tile of pending usage: the larger of seconds and units, with its unit."""
     seconds, units = (sum(getattr(one, name) for one in standing.pending) for name in ("seconds", "units"))
     amounts = sorted(((seconds, "s"), (units, "units")), key=lambda one: -one[0])
     (most, unit), (less, other) = amounts
@@ -182,8 +182,10 @@ NOBODY: Final = RunningOut()
 
 @dataclass(frozen=True)
 class Around:
-    """What somebody has to know of besides: why pushes wait, who runs out within a day, and overrides that were asked
-    for, since when."""
+    """Other facts that a person has to know.
+
+    They are the reasons why pushes wait, organisations that run out within a day, and requested overrides, since when.
+    """
 
     reasons: Sequence[WaitSum] = ()
     ending: RunningOut = NOBODY
@@ -201,8 +203,10 @@ def read_around(connection: sa.Connection, now_ms: int) -> Around:
 
 
 def needs(found: Status, around: Around = NOTHING) -> list[Need]:
-    """The worst first: what a person is needed for, all of it; then what waits, and what comes within a day. What the
-    headline asks for is there."""
+    """Return all that needs a person, the worst first; then what waits, and what comes within a day.
+
+    The headline's reasons are among them.
+    """
     calls = list(calls_of(found.standing))
     waits = _waits(found.standing, around.reasons)
     called = [
@@ -225,7 +229,7 @@ def needs(found: Status, around: Around = NOTHING) -> list[Need]:
 
 
 def _what(call: Call, reasons: Sequence[WaitSum]) -> str:
-    """What it is; of pushes with several reasons, each with how many."""
+    """Return the text of a call. If pushes have several reasons, each has its number."""
     named = _reasons(reasons, call.about, (call.why,))
     if call.why not in ("in_doubt", "rejected") or "; " not in named:
         return call.what or call.reason
@@ -260,7 +264,7 @@ def _place(call: Call, standing: Standing) -> str:
 
 
 def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
-    """What a tick, or the end of a pause, may fix."""
+    """Return the needs that a tick, or the end of a pause, may fix."""
     found = [
         Need(
             "warn",

@@ -70,7 +70,7 @@ def count(number: int | None, *, narrow: bool = True) -> Cell:
 
 
 def resolve(topup: str, state: str) -> tuple[Link, ...]:
-    """What a person may say of a top-up in doubt."""
+    """Return the actions on a top-up in doubt."""
     return (act("Say what became", "topup-resolve", "admin", topup=topup),) if state == "in_doubt" else ()
 
 

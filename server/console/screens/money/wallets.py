@@ -106,7 +106,7 @@ def _row(one: WalletLine) -> tuple[Cell, ...]:
 
 
 def topped_up(one: WalletLine) -> Cell:
-    """Whether it is topped up by itself, and from where."""
+    """Return the cell of its automatic top-up, and of its source."""
     if one.mode is None:
         return Cell("none", narrow=False)
     if one.blocked_reason is not None:
@@ -175,7 +175,7 @@ MOST_LOTS: Final = 100
 ENTRY_COLUMNS: Final = (
     "used_at", "booked_at", "kind", "feature", "run", "lot", "key", "actor", "reason", "quantity", "amount", "balance",
 )  # fmt: skip
-"""Of a file of entries."""
+"""The columns of a file of entries."""
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -224,7 +224,7 @@ def whose(paid: PaidFrom) -> str:
 
 
 def nothing_here(paid: PaidFrom) -> Tile:
-    """What is not known is no zero."""
+    """Return the tile of an unknown credit: unknown is not zero."""
     return Tile("Available", figures.UNKNOWN, whose(paid))
 
 
@@ -323,7 +323,7 @@ def entries_table(
 
 
 def _command(customer_id: str, chosen: ChosenEntries) -> str:
-    """What lists the same entries."""
+    """Return the command that lists the same entries."""
     times = (("--from", chosen.booked_from_ms, 0), ("--to", chosen.booked_to_ms, NEVER))
     options = [word for name, ms, any_ms in times if ms != any_ms for word in (name, figures.iso(ms))]
     if chosen.amount is not None:

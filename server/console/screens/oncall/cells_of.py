@@ -54,7 +54,7 @@ def time(ms: int | None, *, narrow: bool = True) -> Cell:
 
 
 def told(halted_ms: int, acked_ms: int | None) -> Cell:
-    """What a cell answered to a halt, and how long after it was due."""
+    """Return the cell's answer to a halt, and how long after it was due."""
     if acked_ms is None:
         return Cell("due", "state", TONES["due"])
     return Cell(f"acknowledged {figures.time(acked_ms)}", under=f"{figures.lasting(acked_ms - halted_ms)} after")

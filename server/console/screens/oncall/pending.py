@@ -1,5 +1,6 @@
-"""What waits and is billed by nobody yet: by reason, with what fixes it; by organisation; what has no feature; and
-samples in quarantine. What fixes it: an assignment, a feature, a sample's time.
+"""Usage that waits and is not billed yet: by reason, with its fix; by organisation; and usage without a feature.
+
+It also shows samples in quarantine. The fixes are an assignment, a feature, and a sample's time.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ def _named_orgs(doing: Doing) -> list[str]:
 
 
 def _biller(connection: sa.Connection, org: str) -> str | None:
-    """Who bills it now; None where nobody does, or nothing registered it yet."""
+    """Return the biller now; None if there is none, or the organisation is not registered yet."""
     if not ids.is_known(connection, ids.ORG, org):
         return None
     found: str | None = require_org(connection, org).billing_provider
@@ -260,7 +261,7 @@ def _assign(connection: sa.Connection, doing: Doing) -> Done:
 
 
 def _assign_size(_connection: sa.Connection, doing: Doing) -> Size:
-    """What nobody here bills is used for nothing."""
+    """Return the size: it is unbounded if no provider bills the usage, because that usage is free."""
     return Size(rows=len(_named_orgs(doing)), unbounded=doing.values["provider"] in EXEMPT_PROVIDERS)
 
 

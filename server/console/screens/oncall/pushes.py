@@ -127,7 +127,7 @@ def _row(one: PushLine) -> tuple[Cell, ...]:
 
 
 def _order(chosen: PushFilter) -> str:
-    """How the list is ordered, in words."""
+    """Return the order of the list, in words."""
     if chosen.org or not chosen.is_open:
         return "The latest window first."
     if chosen.state in FOR_PEOPLE:
@@ -139,7 +139,7 @@ def _order(chosen: PushFilter) -> str:
 
 
 def _acts(chosen: PushFilter, sums: list[OpenSum]) -> list[Link]:
-    """What may be done to all that is shown, with the count that was seen; a command chooses by no more than these."""
+    """Return the actions on all that is shown, with the count that was seen. A command has no finer filter."""
     if chosen.feature or chosen.org or chosen.why or chosen.from_ms is not None or chosen.to_ms is not None:
         return []
     of_provider = [one for one in sums if chosen.provider in ("", one.provider) and one.state == chosen.state]
@@ -204,7 +204,7 @@ def _tiles(sums: list[OpenSum]) -> list[Tile]:
 
 
 def _why(reasons: WaitSums, now_ms: int) -> Table:
-    """What is open by its reason: each leads to the list of those alone."""
+    """Return the open pushes by their reason: each row leads to the list of those."""
     rows = [
         (
             cells_of.state(one.state),
@@ -283,7 +283,7 @@ def _heading(push: PushColumns) -> str:
 
 
 def _acts_of_one(found: ExplainedPush) -> list[Link]:
-    """What a person may say of it, as it stands."""
+    """Return the actions on a push, by its state."""
     key, state = found.push.key, found.push.state
     links = [act("Send again", "push-retry", keys=key)] if state in RETRIED else []
     if state in PROVEN:
@@ -324,7 +324,7 @@ def _times(count: int) -> str:
 
 
 def _price(found: ExplainedPush, chain: PushChain) -> Tile:
-    """What it moved in the ledger here; a dash where that is not known here."""
+    """Return the tile of its charge in the ledger here; a dash if it is unknown here."""
     if not chain.entries:
         accepted = found.push.state == "accepted"
         return Tile("Price", figures.UNKNOWN, f"{found.push.provider} keeps it" if accepted else "not charged yet")

@@ -129,7 +129,7 @@ def _target(one: AuditEntry) -> Cell:
 
 
 def details_of(one: AuditEntry) -> str:
-    """What there is to say, on one line."""
+    """Return the details of an action on one line."""
     told = [_detail(name, value) for name, value in one.details.items() if value is not None]
     return ", ".join(told)[:MOST_DETAIL_CHARS]
 

@@ -44,5 +44,5 @@ def short(found: str) -> str:
 
 
 def rows_of(checked: Mapping[str, int]) -> str:
-    """How many rows, by what they are."""
+    """Return the number of rows, by their kind."""
     return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in checked.items()) or figures.UNKNOWN
