@@ -2,12 +2,12 @@
 
 The engine is procrastinate, on the same PostgreSQL, in a schema of its own.
 
-Guarantee: ticks and short jobs have connections of their own, so that no tick holds up a halt. Of each kind and shard
-one job waits at most, and one runs. A job is acknowledged once its work has ended; if its worker died, another takes it
-over. A fault in a job is logged and recorded of its worker; the next job of the shard continues from what is committed.
-If a job is stopped, or this program is too old for it, it is put back for others. No money depends on the engine: a job
-that runs twice, or late, does no harm. A worker ends between two effects. If the database is away, the worker waits for
-it.
+Guarantee: ticks and short jobs have connections of their own, so that no tick delays a halt. For each kind and shard,
+at most one job waits, and at most one runs. A job is acknowledged once its work has ended; if its worker died, another
+takes it over. A fault in a job is logged and recorded of its worker; the next job of the shard continues from what is
+committed. If a job is stopped, or this program is too old for it, it is put back for others. No money depends on the
+engine: a job that runs twice, or late, does no harm. A worker ends between two effects. If the database is away, the
+worker waits for it.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ class Settings(BaseSettings):
     gate_unknown_org: UnknownOrg = "not_found"
     """The gate's answer about an unknown organisation: not_found (404), deny or allow."""
     gate_open_when_in_doubt: bool = False
-    """Whether the gate is open if the database cannot be read, or the provider was not read yet."""
+    """Open the gate if the database cannot be read, or the provider was not read yet."""
     requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """Requests a second that the server takes of one address, on average."""
     trusted_proxies: str = ""

@@ -43,8 +43,7 @@ no balance to hold any of."""
 NO_END_MICRO: Final = 2**62
 """More than any wallet holds."""
 MATURE_TRIES: Final = 3
-"""How often one transaction matures a wallet: what becomes due in between is an hour away, unless clocks differ by
-that."""
+"""Times that one transaction matures a wallet: the next change is an hour away, unless clocks differ by that."""
 MOST_HOLDERS_SAID: Final = 3
 """Holders of a wallet's credit in a refusal."""
 

@@ -137,7 +137,7 @@ def _due(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) ->
 
 
 def _turns(rows: Sequence[Mapping[Any, Any]], available: Mapping[str, int]) -> list[Turn]:
-    """Return the next step of each tier. Of several tiers of a wallet, the largest is paid for first."""
+    """Return the next step of each tier. The largest of several tiers of a wallet is paid for first."""
     left, found = dict(available), []
     for row in rows:
         customer_id, price = row["customer_id"], row["price_micro"]

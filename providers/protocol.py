@@ -29,7 +29,7 @@ class Capabilities:
     """The declaration of a provider, which the worker obeys. Times are milliseconds."""
 
     key_retention_ms: int | None
-    """How long the provider remembers a key, an hour at least; None: for good. Rule P2 depends on it."""
+    """The time that the provider remembers a key, an hour at least; None: for good. Rule P2 depends on it."""
     duplicate_proves_delivery: bool
     """True if "this key was seen" proves that the push was charged (rule P3)."""
 

@@ -47,7 +47,7 @@ _MICRO_CREDIT: Final = Decimal("0.000001")
 EARLIEST_TS: Final = 946_684_800_000
 """2000-01-01T00:00:00Z. A sample from before it is a unit mistake (seconds read as milliseconds)."""
 FUTURE_SLACK_MS: Final = 5 * MINUTE_MS
-"""How far ahead of now a sample may lie."""
+"""The longest time that a sample may be ahead of now."""
 MAX_INTERVAL_S: Final = 86_400
 """Interval of one sample."""
 MAX_MEMORY_MB: Final = 16_777_216

@@ -88,10 +88,11 @@ def assign(
 ) -> None:
     """Have organisations billed by a provider, from the next window boundary on unless --from is given.
 
-    The provider is asked first: a customer it does not have, or one without credit that would halt a running
-    organisation at once, is refused. What was used before the start is not billed; it stays visible as pending. An
-    organisation's first assignment may reach back with --from, later ones only to windows that are not sealed yet.
-    --undo takes back the latest assignment where it has not begun; with --from, that which begins then and no other.
+    Drawdown reads the provider first. If the customer does not exist there, or has no credit, so that a running
+    organisation would be halted at once, the assignment is refused. Usage before the start is not billed; it stays
+    visible as pending. An organisation's first assignment may reach back with --from, later ones only to windows that
+    are not sealed yet. --undo takes back the latest assignment if it has not begun; with --from, only the assignment
+    that begins then.
     """
     app: App = context.obj
     start = app.window(from_, "--from")

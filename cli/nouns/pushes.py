@@ -202,8 +202,10 @@ def list_(
     after: Annotated[str, typer.Option(help="Go on behind this place: a page's `next_after`")] = "",
     most: PageSize = 100,
 ) -> None:
-    """List pushes; without --state, those that are not settled, what needs a person first. Of these there are sums by
-    customer, too."""
+    """List pushes; without --state, those that are not settled, with sums by customer.
+
+    Pushes that need a person come first.
+    """
     app: App = context.obj
     if len(state_ or ()) > 1:
         raise UsageError("--state: give one; 'open' is all that is not settled, 'any' is all there ever was")

@@ -52,10 +52,10 @@ def replay_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Seal a past range again, and push what it still owes. What is billed already is not billed again.
+    """Seal a past range again, and push what it still owes. Usage that is already billed is not billed again.
 
-    A replay that was stopped continues where it was when the same command is given again. --dry-run shows what it would
-    seal and send, with prices, and why the rest is not there; with --json, every push.
+    If a replay was stopped, the same command continues it. --dry-run shows what it would seal and send, with prices,
+    and why the rest is not there; with --json, every push.
     """
     app: App = context.obj
     if bool(orgs) + (provider is not None) + all_ != 1:

@@ -426,7 +426,7 @@ _ALL: Final = ""
 
 
 class KnownKeys:
-    """Keys that were found lately, by their hashes. Of one event loop."""
+    """Keys that were found lately, by their hashes. For one event loop."""
 
     def __init__(self) -> None:
         self._found: OrderedDict[str, tuple[int, ApiKey]] = OrderedDict()

@@ -84,7 +84,7 @@ class Way(Generic[A, R]):
 
 
 class Together(Generic[A, R]):
-    """Batches requests: a lane for each row, while requests for it wait. Of one event loop."""
+    """Batches requests: a lane for each row, while requests for it wait. For one event loop."""
 
     def __init__(self, threads: Threads, clock: Clock, way: Way[A, R], names: Callable[[], bool]) -> None:
         """`names`: whether a mistyped id may be searched for at this moment."""

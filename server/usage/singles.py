@@ -43,7 +43,7 @@ class _Lane(Generic[A, R]):
 
 
 class Singles(Generic[A, R]):
-    """Batches small bodies: a lane for each key and kind, while bodies wait in it. Of one event loop.
+    """Batches small bodies: a lane for each key and kind, while bodies wait in it. For one event loop.
 
     `work`: answers so many at once, in their order, on a thread.
     """

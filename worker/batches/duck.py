@@ -31,7 +31,7 @@ READING_THREADS: Final = 2
 READING_TIME_S: Final = 120
 """Reading one file; a tick that has less left gives it less."""
 INTERRUPT_EVERY_S: Final = 0.01
-"""How often a reading that is out of time is interrupted."""
+"""The interval in which a reading that is out of time is interrupted."""
 _SAID_OF_ERROR: Final = 300
 _NO_TEXT: Final = re.compile(r"Error on Line: ([0-9]+)\b.*\bis not utf-8", re.DOTALL)
 

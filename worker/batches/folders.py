@@ -53,7 +53,7 @@ MAX_BYTES_A_TICK: Final = 4 * 1024**3
 MAX_LISTED_FILES: Final = 10_000
 """Looked at together, by name. A tick that found as many new ones in a folder looks no further: it takes fewer."""
 QUIET_MS: Final = MINUTE_MS
-"""How long a file in a watched folder must be unchanged before a tick takes it."""
+"""The time that a file in a watched folder must be unchanged before a tick takes it."""
 LEAST_READING_MS: Final = 10 * SECOND_MS
 """A tick with less time left begins no file."""
 FULL_READING_S: Final = 60

@@ -40,7 +40,7 @@ PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 ASKED_AGAIN_MS: Final = DAY_MS
 """After a period was asked for first: rows that came late are found."""
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
-"""How long after its end a period is closed."""
+"""The longest time after its end at which a period is closed."""
 MAX_QUERY_CHARS: Final = 20_000
 """Characters of a query."""
 MAX_RESULT_ROWS: Final = 5_000_000
@@ -54,7 +54,7 @@ DATABASE_CONNECT_S: Final = 5
 DATABASE_SILENT_S: Final = 30
 """A line on which nothing is acknowledged for so long is given up."""
 END_EVERY_S: Final = 0.1
-"""How often a statement that is out of time is ended."""
+"""The interval in which a statement that is out of time is ended."""
 MAX_SAID_CHARS: Final = 300
 """Stored part of the error message of a database that is queried."""
 _READ: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity", "id", "event_id")

@@ -279,7 +279,7 @@ def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
 MAX_READINGS: Final = 3
 """Readings of one file that no tick saw end."""
 READING_LEASE_MS: Final = 4 * MINUTE_MS
-"""How long a file is left to the tick that began to read it; the next tick comes after it."""
+"""The time that a file is left to the tick that began to read it; the next tick comes after it."""
 MAX_OPEN_LOOKED_AT: Final = 10_000
 """Files left to people that a tick looks for in a folder."""
 

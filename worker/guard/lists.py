@@ -239,8 +239,8 @@ _NAMES: Final = dict(zip(SPANS, ("day", "week", "month"), strict=True))
 class BlockRate:
     """The rate of blocks of a metric since a moment.
 
-    `asked`: requested uses. `blocked`: blocked ones. `would`: those that phase 3 would block. Of extensions of holds,
-    only blocked ones count. `whole`: the moment is the span's begin; otherwise there are more, and these are the
+    `asked`: requested uses. `blocked`: blocked ones. `would`: those that phase 3 would block. An extension of a hold
+    counts only if it was blocked. `whole`: the moment is the span's begin; otherwise there are more, and these are the
     newest.
     """
 

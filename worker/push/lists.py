@@ -69,7 +69,7 @@ class PushFilter:
 
     @property
     def narrows(self) -> bool:
-        """True if some rows in the order of the index may be left out. Of open pushes, those for people are."""
+        """True if some rows in the order of the index may be left out. Open pushes for people are left out."""
         return self.state != "any" or bool(
             self.provider or self.feature or self.why or self.from_ms is not None or self.to_ms is not None
         )

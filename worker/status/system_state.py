@@ -1,7 +1,7 @@
 """The whole state, as `status` reads it, and the line that a person on call needs first. Pure.
 
 Guarantee: each field is one fact, by the name it has in `--json`. A person is called only if no tick will fix the
-fault. Of several reasons the gravest comes first.
+fault. The gravest of several reasons comes first.
 """
 
 from __future__ import annotations
@@ -179,9 +179,9 @@ class Standing:
     halted: int
     unassigned: int
     watermark_ms: int
-    """How far the bucket furthest behind is sealed; 0: none is."""
+    """The sealed end of the bucket furthest behind; 0: none is sealed."""
     sealed_to_ms: int
-    """How far the bucket furthest ahead is sealed. If it is after `at_ms`, a clock was ahead."""
+    """The sealed end of the bucket furthest ahead. If it is after `at_ms`, a clock was ahead."""
     at_ms: int
     unread_samples: int
     """Samples that no seal has looked at yet. While hosts work there are always some."""

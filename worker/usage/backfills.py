@@ -164,7 +164,7 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
 
 
 def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) -> Taken:
-    """Return the answer to an event, by the stored row of its key. Of equal `new` events the first is accepted."""
+    """Return the answer to an event, by the stored row of its key. The first of equal `new` events is accepted."""
     if stored != row:
         return _OTHER
     if row["sample_id"] not in new:

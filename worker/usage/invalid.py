@@ -1,8 +1,8 @@
 """Items of programs that were answered `invalid`: their number, by key, code and hour, with one example by its name.
 
 Guarantee: only an item's source and id are kept, cut short, and only if neither looks private. A client that sends in a
-loop adds to existing rows: a key has as many rows an hour as there are codes. Of all keys, a day has MOST_ROWS_A_DAY,
-and as many more as servers write in the same moment.
+loop adds to existing rows: a key has as many rows an hour as there are codes. All keys together have MOST_ROWS_A_DAY in
+a day, and as many more as servers write in the same moment.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class OrgStatus:
     stopped_at_ms: int | None
     stopped_reason: str | None
     watermark_ms: int | None
-    """How far it is sealed, in milliseconds."""
+    """Its sealed end, in milliseconds."""
     assignments: list[AssignmentRow]
     pending: list[PendingSize]
     pushes: list[PushState]

@@ -39,7 +39,7 @@ def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> 
 def store_each(
     connection: sa.Connection, rows: list[Sample], origin: str
 ) -> list[Literal["accepted", "duplicate", "conflict"]]:
-    """Do as `store`, and return the outcome of each. Of equal ids among them the first goes in."""
+    """Do as `store`, and return the outcome of each. If ids are equal, the first sample goes in."""
     assert rows
     new = _insert_each(connection, rows)
     if len(new) == len(rows):
