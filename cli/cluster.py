@@ -299,7 +299,7 @@ def watching(work: Jobs, made: Connector) -> Engine:
         _schedule(engine, task, cron(ROUND_MS // SECOND_MS), f"watch {shard}", {"shard": shard})
     nightly = engine.task(name="reconcile", queue=QUICK, retry=BACK)(reconcile)
     _schedule(engine, nightly, RECONCILE_AT, "reconcile", {})
-    # No lock: one whose worker died would hold up the one that is to take it over.
+    # No lock: a job of a dead worker would block the job that has to take it over.
     taken = engine.task(name="take_over", queue=QUICK, queueing_lock="take_over", priority=1)(gone)
     engine.periodic(cron=cron(TAKE_OVER_EVERY_S), periodic_id="take_over")(taken)
     return engine
@@ -384,7 +384,7 @@ async def _worked(engine: Engine, name: str, at_once: int) -> None:
         queues=[name],
         concurrency=at_once,
         fetch_job_polling_interval=POLL_S,
-        # Any login of a database may notify whom it likes; what does not parse would end the lane.
+        # Any login of a database may notify any other; a notice that does not parse would end the lane.
         listen_notify=False,
         delete_jobs="successful",
         install_signal_handlers=False,

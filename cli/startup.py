@@ -97,6 +97,6 @@ def meaning_of(error: Exception) -> Fault:
         return Fault(f"{where}: {error}" if where else str(error), error.exit_status, error.code, error.step)
     if isinstance(error, DBAPIError):
         return Fault(in_short(error), Exit.PERSON, "database")
-    if structlog.is_configured():  # one line for the caller, where it happened for whoever fixes it
+    if structlog.is_configured():  # one line for the caller; its place for the person who fixes it
         log.debug("unexpected_error", exc_info=error)
     return Fault(f"{in_short(error)}; DRAWDOWN_LOG_LEVEL=DEBUG shows where", Exit.PERSON, "failed")

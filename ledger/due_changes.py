@@ -147,7 +147,7 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
     again |= set(customer_ids) if len(returning) == lots.RETURNED_AT_ONCE else set()
     moved = turned | of_lots.moved | {one for one in customers if freed[one]}
     moved |= {account.removeprefix(WALLET) for entry in of_lots.entries for account, _ in moves(entry)}
-    # Whoever asked tells of the wallets it asked for: others are left to the sweep, which tells of what is due at once.
+    # The caller reports the wallets it named: others are left to the sweep, which reports those that are due at once.
     others = moved.difference(customer_ids, again)
     due_ms = {**dict.fromkeys(others, TO_TELL), **dict.fromkeys(again, LOOK_AGAIN)}
     wallets = [{"account_id": wallet_account(one), "customer_id": one, "due_ms": due_ms.get(one)} for one in customers]

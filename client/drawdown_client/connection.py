@@ -85,7 +85,7 @@ class Line:
         try:
             return again(self.once, call)
         except ClientError as error:
-            # Where it was tried again is no matter to whoever reads it.
+            # The place of the retry does not matter to the reader of the error.
             raise error.with_traceback(None) from error.__cause__
 
     def close(self) -> None:

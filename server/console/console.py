@@ -151,7 +151,7 @@ class Console:
         try:
             return await do()
         except SignedOut:
-            if "hx-request" in request.headers:  # a part of an open page, whose figures stay
+            if "hx-request" in request.headers:  # a part of an open page: its figures stay
                 return failed(401, "nobody is signed in any more: load the page again")
             return RedirectResponse(f"/console/sign-in?{urlencode({'next': _place(request)})}", 303)
         except ApiError as error:

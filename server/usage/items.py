@@ -83,7 +83,7 @@ def _store_counted(connection: sa.Connection, found: Sequence[Given], sent: Sent
     own = org_id is not None
     types_by = Bringer(org_id=org_id) if own else Bringer(key_name=sent.key.name, source=sent.key.source)
     timeless = [one.event for one in found if not one.has_time]
-    # Keys are made for those alone: a batch whose events all have their times is what is taken most.
+    # Keys are made only for those: in most batches, all events have their times.
     asked = list(zip(found, _keys_of(found, own=own), strict=True)) if timeless else []
     known = times(connection, timeless, own=own) if timeless else {}
     for _ in range(MOST_TURNS):

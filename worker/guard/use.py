@@ -171,7 +171,7 @@ def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | D
         known = know(connection, first.wish, first.by.now_ms)
         guard_counts.lock_keys(connection, {f"{one.wish.org_id} {one.key}" for one in asked}, first.by.now_ms)
         counters = guard_counts.lock(connection, first.wish.org_id, first.wish.metric, first.by.now_ms)
-        again = read_by_keys(connection, keys)  # whoever waited for the same
+        again = read_by_keys(connection, keys)  # a call that waited for the same lock finds the use now
         book = Book(partial(_charge, connection), known, counters, counters, again, emit=partial(_emit, connection))
         for at in left:
             found[at] = _before(book.uses, asked[at]) or _answered(connection, book, asked[at])

@@ -97,7 +97,7 @@ def set_endpoint(
         ids.require_among(ids.EVENT, event, EVENTS)
     ids.require(connection, ids.ENDPOINT, name, new=new)
     before = _endpoint(_hold(connection, name))
-    if before is None:  # nothing is locked yet: whoever adds this one, or another, is waited for
+    if before is None:  # nothing is locked yet: wait for any transaction that adds an endpoint
         in_turn(connection)
         before = _endpoint(_hold(connection, name))
     told = wanted(connection)

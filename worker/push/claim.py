@@ -108,7 +108,7 @@ def claim_due(
     _keep_wire_keys(connection, [push for push, row in zip(claimed, rows, strict=True) if push.request.key != row.key])
     require_same(connection, witness)
     ends = {row.org_id: (0, row.runs_out_ms) for row in found if row.runs_out_ms is not None}
-    # Those begin whose credit ends soonest, and of the rest the newest.
+    # Organisations with the earliest end of credit come first, then the newest pushes.
     claimed.sort(key=lambda push: (ends.get(push.org_id, (1, 0)), -push.window_ms, push.request.key))
     # Last: the count is one row for all workers, held until the commit.
     return Claim(claimed, count_sends(connection, len(rows), witness))

@@ -184,7 +184,7 @@ def _apply(
     weighed: Weighed,
 ) -> Confirmed:
     done = Confirmed(asked=len(asked))
-    require_same(connection, witness)  # what was asked of a history that was lost is asked again (R1)
+    require_same(connection, witness)  # a look-up for a lost history is repeated (R1)
     if capabilities.same_database:
         found = _charged_meanwhile(connection, asked, found)
     looked = [

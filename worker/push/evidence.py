@@ -296,7 +296,7 @@ def read_accounted(
     for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
         pair, scale = (str(row.customer_id), str(row.feature)), pools.scale(str(row.feature))
         if scale % int(row.scale):
-            continue  # the balance is another by now; else a finer cost was told since
+            continue  # the balance has changed; otherwise a finer cost was reported since
         level, finer = _level(balances, pair), scale // int(row.scale)
         own[pair] = _read_own(row.own_units, finer)
         begun_ms, lasting = int(row.since_ms), _lasting_of(row, finer)

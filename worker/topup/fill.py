@@ -172,7 +172,7 @@ def _answers(context: Context, asking: ChargeMoney | LookUpMoney) -> Steps[Seque
     try:
         answers: Sequence[ChargeResult] = yield asking
         assert len(answers) == len(asking.charges), f"{len(answers)} answers for {len(asking.charges)} charges"
-    except Exception as error:  # whoever breaks its contract has told us nothing about what was taken
+    except Exception as error:  # a service that breaks its contract proves nothing about the charges
         log.exception("payment_service_failed", service=asking.service)
         answers = [InDoubt(in_short(error))] * len(asking.charges)
     failed = all(_is_outage(answer) for answer in answers)

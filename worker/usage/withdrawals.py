@@ -61,7 +61,7 @@ def withdraw(
     taken = [sample for sample in done if not sample.already]
     void_rejected(connection, taken, by)
     seal_again(connection, taken)  # after all were judged: it makes them unsealed
-    if taken:  # recorded last: whoever records anything else holds its own rows already
+    if taken:  # recorded last: other recorders hold their own rows already
         record_many(connection, "sample_withdraw", [(one.sample_id, _details(one)) for one in taken], by)
     return done
 

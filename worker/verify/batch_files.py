@@ -146,7 +146,7 @@ def _sums_of_file(connection: sa.Connection, path: Path, spill: str, taken_ms: i
 
 def _duckdb(path: Path, spill: str) -> duckdb.DuckDBPyConnection:
     try:
-        import duckdb  # for whoever verifies files alone
+        import duckdb  # only a verification of files needs it
     except ImportError as error:
         raise UsageError("files are read by DuckDB: install drawdown[columnar]") from error
     config: dict[str, Any] = {

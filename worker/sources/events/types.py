@@ -72,7 +72,7 @@ def meters(
         if not unknown or is_full(connection) or (by != PEOPLE and not _has_room(connection, by)):
             break
         if by != PEOPLE:
-            unknown = unknown[:1]  # one statement counts and takes the next number: whoever has it counted them all
+            unknown = unknown[:1]  # one statement counts and takes the next number, so its taker counted them all
         types = [{"event_type": name} for name in unknown]
         values = {"types": types, "first_seen_ms": now_ms, "below": MAX_MEMORY_MB, **_most()}
         SQL.run(connection, "meet", {**values, **_bounds(by)})
