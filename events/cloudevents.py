@@ -51,10 +51,12 @@ _JSON_DATA: Final = re.compile(r"(?:application|text)/(?:[a-z0-9.-]+\+)?json", r
 
 @dataclass(frozen=True)
 class Given:
-    """An event as it was sent. Without a time of its own, it stands at the time at which its sender recorded it, or of
-    its arrival. A repetition is the same event, whenever it comes: its time is looked up where it came before.
+    """An event as it was sent.
 
-    `wrong`: why it states no quantity; until it is `counted`, it stands with 0."""
+    Without a time of its own, it has the time at which its sender recorded it, or of its arrival. A repetition is the
+    same event, whenever it comes: its time is looked up if it came before. `wrong`: why it states no quantity; until it
+    is `counted`, its quantity is 0.
+    """
 
     event: UsageEvent
     has_time: bool
@@ -245,7 +247,7 @@ def _data_of(item: Item, value: EventValue | None) -> Item:
 
 
 def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> Given:
-    """A quantity that is stated counts, whatever value its type has."""
+    """Read an event of our envelope. A stated quantity counts, whatever value its type has."""
     if not item.keys() <= OWN:
         name = next(name for name in item if name not in OWN)
         raise Unfit("unknown_field", f"an event has no {name}: its names are {', '.join(sorted(OWN))}", name)

@@ -75,7 +75,7 @@ class Line:
         return calls.read(response, received.body, self._world)
 
     def ask(self, call: Call) -> Answer:
-        """Tried again within the bounds of a call that somebody waits for. Errors: as `once`."""
+        """Make a call, with retries within the bounds of a call that a caller waits for. Errors: as `once`."""
         again = Retrying(
             retry=_AGAIN,
             wait=Backoff(self._world),
@@ -126,7 +126,7 @@ class AsyncLine:
         return calls.read(response, received.body, self._world)
 
     async def ask(self, call: Call) -> Answer:
-        """Tried again within the bounds of a call that somebody waits for. Errors: as `once`."""
+        """Make a call, with retries within the bounds of a call that a caller waits for. Errors: as `once`."""
         again = AsyncRetrying(
             retry=_AGAIN,
             wait=Backoff(self._world),

@@ -92,7 +92,7 @@ class Pages:
         self._pages = self._chars = 0
 
     def add(self, page: Answer) -> None:
-        """Errors: Unreachable for what is no page, the same again, or more than is taken."""
+        """Add a page. Errors: Unreachable if it is no page, the same page again, or too much."""
         after, rows = page.get("next"), page.get("rows")
         is_page = isinstance(rows, list) and len(rows) <= MOST_ROWS and all(isinstance(row, dict) for row in rows)
         if not is_page or not isinstance(after, str | None) or after in ("", self.after or ""):

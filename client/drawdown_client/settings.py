@@ -39,7 +39,7 @@ FIRST_PAUSE_S: Final = 0.2
 """After the first failure, at most; twice as long after each further one."""
 LONGEST_PAUSE_S: Final = 60.0
 LONGEST_RETRY_AFTER_S: Final = 300.0
-"""That a server asks for; more is taken as this."""
+"""The longest wait that a server can ask for; a longer one is cut to this."""
 
 
 @dataclass(frozen=True)
