@@ -87,10 +87,7 @@ class Outbox:
             return True
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until all items recorded before are answered.
-
-        Errors: Unsent, also for items refused since the last call.
-        """
+        """Wait for the answers to all items recorded so far. Errors: Unsent, also for items refused since a flush."""
         if threading.current_thread() is self._thread:
             raise RuntimeError("on_result cannot wait for the thread that it is called from")
         with self._changed:

@@ -65,7 +65,7 @@ STATUSES: Final[Mapping[str, int]] = {
     "no_credit": 402, "payer_limit": 402, "no_estimate": 422, "settled_by_missing": 422, "no_sandbox": 422,
     "metering_alone": 422, "foreign_org": 403,
 }  # fmt: skip
-"""Of what a rule refuses; all else is 409."""
+"""The HTTP statuses of refusals by a rule; all others are 409."""
 CODES: Final = tuple(CALLS)
 """Those that are counted by their names; any other is `other`."""
 NOT_FOUND: Final = ("unknown_metric", "unknown_org", "unknown_run", "unknown_settlement", "unknown_use")

@@ -210,7 +210,7 @@ def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: Bat
 
 
 def _due(context: Context, source: BatchSource, _quiet_ms: int, done: BatchesDone) -> Steps[list[FoundFile]]:
-    """The periods of a query that are to be asked for. Errors: NotNow or Unreadable where its database is away."""
+    """Return the periods of a query that are due. Errors: NotNow or Unreadable if its database cannot be reached."""
     question, now_ms = source.question, context.clock.now_ms()
     assert question is not None
     look = partial(due_periods, source=source.source, question=question, now_ms=now_ms)

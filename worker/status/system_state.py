@@ -463,7 +463,7 @@ def _unsettled(found: Standing) -> Headline | None:
 
 
 def uncompared(one: Uncompared) -> list[str]:
-    """What is not compared with a provider, for people."""
+    """Return the texts, for people, about missing comparisons with a provider."""
     said = []
     if one.open_days:
         days, since = counted(one.open_days, "day", "days"), utc(one.open_since_ms or 0)[:10]
