@@ -75,8 +75,11 @@ __all__ = ["Answer", "Wish", "check", "check_all", "check_by_keys"]
 
 @dataclass(frozen=True)
 class Ask:
-    """A use that is asked for, at once or to be `held`; `own`: by an API key that is bound to its organisation. `dark`:
-    it was let through before anybody could be asked."""
+    """A requested use, at once or to be `held`.
+
+    `own`: by an API key that is bound to its organisation. `dark`: it was allowed while the server could not be
+    reached.
+    """
 
     key: str
     wish: Wish
@@ -93,7 +96,7 @@ class Ask:
 
     @property
     def fingerprint(self) -> str:
-        """Tells a repetition from another use under the same key."""
+        """Return a hash that differs between two uses under the same key."""
         event = [] if self.event is None else [self.event.said]
         said = json.dumps([vars(self.wish), self.state, *event], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
@@ -132,7 +135,7 @@ class Book:
 
 
 def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emission | None = None) -> Answer:
-    """Use so much at once, where it may be used, and emit its event.
+    """Use an amount at once, if that is allowed, and emit its event.
 
     Errors: Denied `other_content` for a key of another use, `bad_event`; UnknownId; UsageError; DatabaseBusy.
     """
@@ -140,13 +143,15 @@ def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emis
 
 
 def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: State) -> Answer:
-    """Count what was used, or is held, by a word that nobody could be asked for, whatever the limit; it is charged
-    where there is credit. Errors: Denied `fails_closed`, `other_content`; UnknownId; UsageError; DatabaseBusy."""
+    """Count what was used, or is held, without the server, at any limit; it is charged if there is credit.
+
+    Errors: Denied `fails_closed`, `other_content`; UnknownId; UsageError; DatabaseBusy.
+    """
     return take(connection, Ask(key, wish, by, state, dark=True))
 
 
 def take(connection: sa.Connection, ask: Ask) -> Answer:
-    """The same for whatever is asked for."""
+    """Do the same for any request."""
     (found,) = take_all(connection, [ask])
     if isinstance(found, DrawdownError):
         raise found
@@ -180,7 +185,7 @@ def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | D
 
 
 def wrong(ask: Ask) -> UsageError | None:
-    """Why a use that is asked for makes no sense."""
+    """Return the error of a request that is not valid; None: it is valid."""
     try:
         require_key(ask.key)
         require_sane(ask.wish)
@@ -255,7 +260,7 @@ def _judged(known: Known, counters: Counters, ask: Ask, code: str | None = None)
 
 
 def _write(connection: sa.Connection, book: Book, asked: int) -> None:
-    """All that was decided. A limit is passed only where it was decided that it may."""
+    """Write all decisions. A limit is passed only if the decision allowed it."""
     known = book.known
     guard_counts.deny(connection, book.locked, book.denials, book.locked.at_ms, pays=known.pays)
     if not book.made:
@@ -276,7 +281,7 @@ def refuse(
 
 
 def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[], Charged]) -> Charged:
-    """Charge, or leave nothing behind where that is refused. Errors: Denied for a run's key of another content."""
+    """Charge, or keep nothing if that is refused. Errors: Denied for a run's key of another content."""
     try:
         with connection.begin_nested():
             return work()
@@ -372,7 +377,7 @@ NOTHING: Final[Paying] = None, Costs()
 class Seen:
     """The facts about a caller, as one statement reads them.
 
-    Lists are its rows. If there is no wallet, or no terms, the rows of `wallet` and `terms` hold nothing.
+    Lists are its rows. If there is no wallet, or no terms, the rows of `wallet` and `terms` are empty.
     """
 
     provider: str | None
@@ -389,7 +394,7 @@ class Seen:
     is_blocked: bool
     has_overs: bool
     has_other_owner: bool
-    """The wallet may be somebody else's: `owners` says, for the time and the providers that count."""
+    """The wallet may have another owner: `owners` has it, for the time and the providers that count."""
     has_used: bool
     """There may be usage that the wallet is still to be charged for."""
     limits: list[list[Any]] | None
@@ -428,7 +433,7 @@ def check_by_keys(
 
 
 def known_with(wish: Wish, seen: Seen) -> Known:
-    """The same, or it is to be asked for alone. Errors: NotTogether."""
+    """Return the known facts. Errors: NotTogether if the call has to be decided alone."""
     if not seen.is_known:
         raise NotTogether(f"{wish.metric} or {wish.org_id} is not known")
     return known_of(wish, seen)
@@ -479,7 +484,7 @@ def known_of(wish: Wish, seen: Seen) -> Known:
 
 
 def _counters(wish: Wish, seen: Seen, now_ms: int) -> Counters:
-    """As `guard_counts.look`, where no hold is over."""
+    """Do the same as `guard_counts.look`, if no hold is over."""
     rows = {period: (Counted(used, bool(warned)), uses) for period, used, warned, uses in seen.counters or ()}
     none = Counted(), 0
     counted: dict[Span, Counted] = {period: rows.get(period, none)[0] for period in PERIODS}
@@ -487,8 +492,10 @@ def _counters(wish: Wish, seen: Seen, now_ms: int) -> Counters:
 
 
 def _paying(connection: sa.Connection, wish: Wish, known: Known, seen: Seen, now_ms: int) -> Paying | None:
-    """As `executions.preview`, where the organisation's own wallet pays, nothing in it is due, and no step of the
-    permission order but the last, credits, refuses; None elsewhere."""
+    """Do the same as `executions.preview`, for an organisation that pays by its own wallet.
+
+    None if an entry of the wallet is due, or if a step of the permission order before the last, credits, refuses.
+    """
     price, asker = known.metric.price.of(wish.amount), known.asker
     account, balance, held, overdraft, over, due_ms, *_ = seen.wallet
     is_sponsored = wish.payer is not None or known.metric.payer is not None
@@ -514,7 +521,7 @@ def _paying(connection: sa.Connection, wish: Wish, known: Known, seen: Seen, now
 
 
 def step_by_step(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
-    """As `consume` goes, up to where that writes."""
+    """Decide as `consume` does, up to its first write."""
     known = know(connection, wish, now_ms)
     counters = guard_counts.look(connection, wish.org_id, wish.metric, now_ms)
     paying = _previewed(connection, wish, known, now_ms) if known.metric.price.of(wish.amount) else NOTHING
@@ -536,8 +543,7 @@ def _answer_of(wish: Wish, known: Known, counters: Counters, paying: Paying, now
 
 
 def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
-    """Hold so much to be used, where it may be used, for an hour or as long as is given. Errors: those of
-    `guard.consume`."""
+    """Hold an amount for use, if that is allowed, for an hour or the given time. Errors: as `guard.consume`."""
     return take(connection, Ask(key, wish, by, "held"))
 
 
@@ -553,8 +559,9 @@ def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answe
 
 
 def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: By) -> Answer:
-    """Have it hold `to` base units in all, and go on for `for_ms` from now (an hour); neither shrinks. It tells that
-    the use continues. Where so much may not be used, nothing changes.
+    """Extend a hold to `to` base units in all, and until `for_ms` from now (an hour); neither shrinks.
+
+    The call shows that the use continues. If so much is not allowed, nothing changes.
 
     Errors: Denied `ended`; UnknownId; UsageError.
     """
@@ -665,7 +672,7 @@ def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: 
 
 
 def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters, Use]:
-    """A use that nobody else ends meanwhile, expired if it is due; and the counters that count it."""
+    """Return a use that no other transaction ends meanwhile, expired if it is due; and the counters that count it."""
     require_key(key)
     use = guard_counts.read_use(connection, key)
     if use is None:
@@ -681,7 +688,7 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
 
 
 def _moved(connection: sa.Connection, counters: Counters, amount: int, known: Known) -> None:
-    """Count an amount that was used, whatever the limit."""
+    """Count a used amount, at any limit."""
     bounds = in_force(known.facts(counters))
     then = guard_counts.after(counters, amount, bounds, known.metric.warn_ppm, uses=0)
     guard_counts.write(connection, counters, then, bounds, passes=PERIODS)
@@ -719,8 +726,10 @@ def used_before(uses: Mapping[str, Use], org_id: str, key: str, *, own: bool) ->
 
 
 def use_of(connection: sa.Connection, org_id: str, key: str) -> Use | None:
-    """The use that a key of an organisation's own names; None where that is nothing of the organisation's.
-    Errors: UsageError."""
+    """Return the use that a key of an organisation names; None if the organisation has no such use.
+
+    Errors: UsageError.
+    """
     require_key(key)
     return used_before(read_by_keys(connection, [(org_id, key)]), org_id, key, own=True)
 
@@ -734,12 +743,11 @@ class Answer:
 
     - `decision` counts. `would` is the decision of phase 3. `rule` decided, for `reason`.
     - The nearest limit (None: all are unlimited): its period and amount, the use before, what is left after, and the
-      end of its
-      period.
+      end of
+      its period.
     - `price_micro`: the cost. `charged_micro`: charged now. `charged_before_micro`: charged then, if it is `repeated`.
-    - `payer`: who pays; None: it costs nothing, or no one is charged any more. `balance_micro`: the payer's available
-      credit;
-      None: it was not read, or the caller may not know it.
+    - `payer`: the payer; None: it costs nothing, or no one is charged any more. `balance_micro`: the payer's available
+      credit; None: it was not read, or the caller may not know it.
     - `options`: the ways out. `degraded`: decided without knowing the credit.
     - `repeated`: it was decided before, and nothing was done.
     - `state`: the state of the use; None: there is none. `event`: the outcome of the event that it emits.

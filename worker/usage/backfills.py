@@ -1,13 +1,12 @@
-"""Backfills: usage events of the past are staged, shown with what they come to, and put in by a person's word.
+"""Backfills: usage events of the past are staged, shown with their sums, and put in when a person decides it.
 
-Guarantee: what is staged is no usage: no seal, watch or proof sees it. Closing names the hash of the difference that
-was shown, and puts in exactly that, in one transaction, or nothing. Reverting withdraws all that went in by it, and the
-seal gives the money back; if it is interrupted, the same command again does the rest. The ids of what was reverted are
-never taken again. A backfill speaks for its organisation alone: an id that another one used is no matter to it.
+Guarantee: a staged event is no usage: no seal, watch or proof reads it. Closing names the hash of the difference that
+was shown, and puts in exactly that, in one transaction, or nothing. Reverting withdraws all events that it put in, and
+the seal gives the money back; if it is interrupted, the same command again does the rest. The ids of reverted events
+are never taken again. A backfill concerns its organisation alone: another organisation may have used the same id.
 
 A file has one event on each line: the envelope, or CloudEvents. Each line that is not blank gives one event, or one
-reason why not, under its number. A file says when each was used: what has no time would be another event each time that
-it is read.
+reason against it, under its number. Each event in a file has its time: without one, each read would give another event.
 """
 
 from __future__ import annotations
@@ -106,10 +105,10 @@ class Diff:
 
 
 def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: int, to_ms: int, by: By) -> Backfill:
-    """Begin one. Given again while it is open, it is the same.
+    """Open a backfill. The same call again, while it is open, returns the same one.
 
-    Errors: UsageError for a name or range that is none; UnknownId; Refused for a name that was used otherwise or has
-    ended, a range below the organisation's floor, or where another one is open.
+    Errors: UsageError for an invalid name or range; UnknownId; Refused for a name that was used for another backfill or
+    has ended, a range below the organisation's floor, or if another one is open.
     """
     if not is_clean_id(name):
         raise UsageError("a backfill's name has 1 to 200 characters, none of them control characters")
@@ -139,9 +138,9 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
 
 
 def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], now_ms: int) -> list[Taken]:
-    """Add events to one that is open; an answer for each. Nothing of them is usage yet.
+    """Add events to an open backfill; returns an answer for each. None of them is usage yet.
 
-    Errors: UnknownId; Refused where it is not open, or would hold more than MOST_STAGED.
+    Errors: UnknownId; Refused if it is not open, or would hold more than MOST_STAGED.
     """
     found = _require_open(_hold(connection, name))
     names = names_of(events, own=True)
@@ -194,9 +193,9 @@ def diff(connection: sa.Connection, name: str) -> Diff:
 
 
 def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
-    """Put in what was shown: `shown` is its hash. Given again once it is done, it does nothing.
+    """Put the shown events in: `shown` is their hash. The same call again, once it is done, does nothing.
 
-    Errors: UnknownId; Refused for a hash of something else, where it was reverted, or windows were closed for good.
+    Errors: UnknownId; Refused for another hash, if it was reverted, or if windows were closed for good.
     """
     found = _hold(connection, name)
     if found.state == "closed" and found.diff_hash == shown:
@@ -367,8 +366,10 @@ class Left:
 
 @dataclass(frozen=True)
 class Overdue:
-    """One that is open and waits for a person's word. `why`: it is open for too long; or a part of its range is below
-    its organisation's floor, and never goes in."""
+    """An open backfill that waits for a person's decision.
+
+    `why`: it is open for too long; or a part of its range is below its organisation's floor, and never goes in.
+    """
 
     backfill: str
     org_id: str
@@ -386,7 +387,7 @@ class OpenBackfills:
 
 
 def overdue(connection: sa.Connection, now_ms: int, open_ms: int = OPEN_MS) -> list[Overdue]:
-    """Open ones that somebody has to look at, the oldest first. Nothing is closed or reverted but by a person."""
+    """Return open backfills that need a person, the oldest first. Only a person closes or reverts one."""
     found = []
     for row in SQL.run(connection, "open_lists", {"at_most": MOST_OPEN}):
         is_below = int(row.floor_ms) > int(row.from_ms)
@@ -403,7 +404,7 @@ def open_backfills(connection: sa.Connection) -> OpenBackfills:
 
 
 def list_backfills(connection: sa.Connection, *, org_id: str = "", most: int = 100) -> list[BackfillRow]:
-    """The latest first; of one organisation where it is given. Errors: UnknownId."""
+    """Return backfills, the latest first; of one organisation if it is given. Errors: UnknownId."""
     if org_id:
         ids.require(connection, ids.ORG, org_id)
     return _rows(connection, org_id, "", most)
@@ -421,7 +422,7 @@ def show_backfill(connection: sa.Connection, backfill: str) -> BackfillRow:
 def left_after(connection: sa.Connection, found: BackfillRow, price_micro: int, now_ms: int) -> Left | None:
     """Return the rest of the wallet that is charged for a backfill's range, after this additional price.
 
-    None: it is no wallet of the embedded ledger, or there are several.
+    None: the range is charged to no wallet of the embedded ledger, or to several.
     """
     span = {"org_id": found.org_id, "from_ms": found.from_ms, "to_ms": found.to_ms}
     rows = SQL.run(connection, "wallets", {**span, "provider": EMBEDDED, "now_ms": now_ms}).all()
@@ -447,8 +448,10 @@ def _rows(connection: sa.Connection, org_id: str, backfill: str, most: int) -> l
 def read_events(
     lines: Lines, org_id: str, now_ms: int, values: Mapping[str, EventValue]
 ) -> Iterator[tuple[int, UsageEvent | Unfit]]:
-    """The events of one organisation, with the numbers of their lines; `values`: of event types. Errors: DrawdownError
-    where the file cannot be read to its end."""
+    """Yield the events of one organisation, with the numbers of their lines; `values`: of event types.
+
+    Errors: DrawdownError if the file cannot be read to its end.
+    """
     for number, raw in lines:
         if not is_blank(raw):
             yield number, _of_line(raw, org_id, now_ms, values)

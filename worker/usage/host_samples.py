@@ -1,4 +1,4 @@
-"""Samples that hosts send over HTTP, a batch at a time, each answered for itself as usage events are.
+"""Samples that hosts send over HTTP, a batch at a time; each has an answer of its own, like usage events.
 
 Guarantee: a sample goes in once by its id; the same id with other content is kept aside (S7). A sample below its
 organisation's floor does not go in: its window is closed for good (S4). A sample that is answered `accepted` is above

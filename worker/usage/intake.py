@@ -27,9 +27,9 @@ from drawdown.worker.sources.events.store import require_source, samples_of
 SQL = queries(__file__)
 
 MOST_SEEN: Final = 20_000
-"""Usage events, and each way into quarantine, that one look goes through."""
+"""Usage events that one page reads, and items of each kind of quarantine."""
 MOST_KINDS: Final = 200
-"""Sources, by type, that are notified of."""
+"""Listed sources, by type."""
 MOST_SAID_CHARS: Final = 200
 """Shown part of a conflict's content, source and sample."""
 MOST_OF_EVENT: Final = 50
@@ -98,7 +98,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """A page of events. `next`: where the next one begins; None where there is none."""
+    """A page of events. `next`: the start of the next page; None: this is the last."""
 
     events: list[EventLine]
     next: Place | None
@@ -106,8 +106,10 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class ConflictRow:
-    """Something that came in under an id that was taken, with other content. `event_source`, `event_id`, `org_id`: of
-    the event that stays, where it is one. `closed`: a person dealt with it."""
+    """An item with other content than the stored one with its id.
+
+    `event_source`, `event_id`, `org_id`: of the stored event, if it is an event. `closed`: a person dealt with it.
+    """
 
     conflict_id: int
     sample_id: str
@@ -122,7 +124,7 @@ class ConflictRow:
 
 @dataclass(frozen=True)
 class ConflictsPage:
-    """The latest first; `next_before`: where the next page begins."""
+    """Conflicts, the latest first; `next_before`: the start of the next page."""
 
     conflicts: list[ConflictRow]
     next_before: int | None
@@ -205,7 +207,7 @@ def arrivals(
 
 
 def conflicts(connection: sa.Connection, *, before: int = 0, most: int = 50) -> ConflictsPage:
-    """Whatever came in under an id that was taken, the latest first."""
+    """Return the items with other content than the stored one with their id, the latest first."""
     values = {"before": before, "at_most": most + 1, "chars": MOST_SAID_CHARS}
     rows = SQL.run(connection, "conflicts", values).mappings()
     found = [ConflictRow(**{**row, "closed": bool(row["closed"])}) for row in rows]
@@ -244,8 +246,11 @@ MOST_LISTED: Final = 10_000
 
 @dataclass(frozen=True)
 class EventRow:
-    """One event. `quantity` in units of its type, `ts` when it was used, both as it said; `feature` None: nothing made
-    one of it then. `withdrawn`: why. `properties` as JSON."""
+    """One event.
+
+    `quantity` in units of its type and `ts`, the time of use, are the event's own. `feature` None: the type had no
+    feature then. `withdrawn`: the reason. `properties` as JSON.
+    """
 
     source: str
     event_id: str
@@ -276,8 +281,9 @@ class EventPage:
 def list_events(
     connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, *, after: str = "", most: int = 100
 ) -> EventPage:
-    """An organisation's events dated in [from, to), the oldest first, the withdrawn ones among them. `after`: only
-    what comes after this sample.
+    """Return an organisation's events dated in [from, to), the oldest first, also withdrawn ones.
+
+    `after`: only those after this sample.
 
     Errors: UsageError for a page of more than MOST_LISTED, and for an `after` that is no event's sample.
     """
@@ -296,13 +302,13 @@ def list_events(
 
 
 def show_event(connection: sa.Connection, source: str, event_id: str, org_id: str | None = None) -> EventRow:
-    """One event, by its key; that of an organisation, where it is named. Errors: those of `samples_of`."""
+    """Return one event by its key, of an organisation if it is named. Errors: those of `samples_of`."""
     sample_id = samples_of(connection, source, [event_id], org_id)[event_id]
     return EventRow(**SQL.run(connection, "show", {"sample_id": sample_id}).one()._mapping)
 
 
 NEAR_TYPES: Final = MAX_EVENT_TYPES * 9 // 10
-"""From so many event types on, a person is told how many are left."""
+"""Event types from which a person is notified of the number that is left."""
 MOST_NAMED: Final = 20
 """Listed keys, sources and organisations that reached their limit of event types."""
 NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature map-event TYPE FEATURE adds a type"
@@ -330,7 +336,7 @@ class ShortOfTypes:
 
 
 def short_of_types_part() -> Part:
-    """One row for each that has no room left; none where all have."""
+    """Return a row for each bound that is nearly used up; none if all have room."""
     most = {"most_org": MAX_ORG_TYPES, "most_key": MAX_KEY_TYPES, "most_source": MAX_SOURCE_TYPES}
     return SQL.part("short_of_types", {"near": NEAR_TYPES, "at_most": MOST_NAMED, **most})
 
@@ -345,8 +351,11 @@ EventSource = Annotated[str, ID, "The source, as the events say it"]
 
 @dataclass(frozen=True)
 class ListedEvent:
-    """A usage event. `quantity`: in units of its type; `at_ms`: when it was used; both as it said. `feature`: null if
-    nothing made one of it then. `withdrawn`: it counts no more, for this reason."""
+    """A usage event.
+
+    `quantity` in units of its type and `at_ms`, the time of use, are the event's own. `feature`: null if its type had
+    none then. `withdrawn`: it no longer counts, for this reason.
+    """
 
     source: str
     event_id: str

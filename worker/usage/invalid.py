@@ -26,7 +26,7 @@ MOST_ROWS_A_DAY: Final = 5_000
 
 @dataclass(frozen=True)
 class InvalidItems:
-    """Items of one key that were invalid for one reason. `source`, `item_id`: of one, where that may be told."""
+    """Items of one key that were invalid for one reason. `source`, `item_id`: of one of them, if it may be shown."""
 
     key_name: str
     kind: Literal["events", "samples"]
@@ -60,8 +60,10 @@ def forget(connection: sa.Connection, before_ms: int) -> int:
 
 @dataclass(frozen=True)
 class InvalidRow:
-    """Items of a key that were invalid for one reason. `source`, `item_id`: of one of them, the end of a long one cut
-    off; None where none may be told."""
+    """Items of a key that were invalid for one reason.
+
+    `source`, `item_id`: of one of them, shortened if it is long; None if none may be shown.
+    """
 
     key_name: str
     kind: str

@@ -1,10 +1,10 @@
 """One organisation's usage, and its sealed part, by feature, day, sandbox, project or subject; its samples as they are
 stored. Reads only.
 
-Guarantee: used is the sum of the samples in force, mapped as the seal maps them. Where samples were pruned, below the
+Guarantee: used is the sum of the samples in force, mapped as the seal maps them. If samples were pruned, below the
 floor, it is their sealed quantity, which is the same (invariant 1). Each grouping has the same sums. Nothing is cut: a
-table that would be too long is refused, and pages one after the other are the whole table. A page brings its own rows
-from the database and no other.
+table that would be too long is refused, and all pages together are the whole table. A page reads only its own rows from
+the database.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Place:
 
 
 def until_now(now_ms: int) -> int:
-    """Where a range ends that names no end: behind the window that continues."""
+    """Return the end of a range that names none: the end of the current window."""
     return window_of(now_ms) + WINDOW_MS
 
 
@@ -243,7 +243,7 @@ def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:
 
 
 def _day_ms(day: str) -> int:
-    """When a day begins, in milliseconds. Errors: UsageError for what is no day."""
+    """Return the start of a day, in milliseconds. Errors: UsageError if the text is not a day."""
     try:
         return int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() * 1000)
     except ValueError:

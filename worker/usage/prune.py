@@ -1,13 +1,13 @@
-"""Old usage goes: samples below the floor are pruned (rule S4), settled pushes are folded into sums of a day (rule S3).
+"""Old usage is removed: samples below the floor are pruned (S4), settled pushes are folded into sums of a day (S3).
 
 Guarantee: the floor is raised first, under the seal's lock, and never past a window that is pending, unsealed, dirty or
-not looked at yet. So a deleted sample can never look like a refund, nor go unbilled. Samples are deleted afterwards,
-and no step waits for it. A quarantined sample is deleted only once it was fixed or dismissed: its time may be the very
-field that is wrong. The database's own guard checks the floor alone. Hosts may delete nothing there, and a worker's
-login deletes rows only here.
+unread. So a deleted sample can never look like a refund, nor go unbilled. Samples are deleted afterwards, and no step
+waits for it. A quarantined sample is deleted only once it was fixed or dismissed: its time may be the very field that
+is wrong. The database's own guard checks the floor alone. Hosts may delete nothing there, and a worker's login deletes
+rows only here.
 
-A push goes only below its organisation's floor, where nothing is sealed any more, and in the transaction that adds it
-to the sum of its day, customer, feature and state. So sums and pushes together equal the pushes, at any moment;
+A push is folded only below its organisation's floor, where nothing is sealed any more, and in the transaction that adds
+it to the sum of its day, customer, feature and state. So sums and pushes together equal the pushes, at any moment;
 `verify` proves them against the ledger. Only pushes of the embedded ledger are folded: its entries record each charge,
 and stay. Pushes to other providers are looked up, compared and given back push by push, and stay, too. So do voids and
 adoptions: they are evidence, few, and keep a sender that slept from charging a voided push.
@@ -43,7 +43,7 @@ HOUR_MS: Final = 3_600_000
 
 
 class Portion(Protocol):
-    """Deletes what lies in windows of [since, to), in one transaction; how many rows that were."""
+    """A function that deletes rows in windows of [since, to), in one transaction, and returns their number."""
 
     def __call__(self, connection: sa.Connection, *, since: int, to: int) -> int: ...
 
@@ -94,8 +94,10 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
 
 
 def raise_floors(connection: sa.Connection, *, before: int, by: By) -> Mapping[str, int]:
-    """Close windows before a moment for good; returns each organisation's reach, which is lower where something is open
-    there. Organisations are written in their order, so that two of their writers never wait crosswise."""
+    """Close windows before a moment for good; returns each organisation's floor, lower if it has an open window.
+
+    Organisations are written in their order, so that two writers never deadlock.
+    """
     lock_buckets(connection)
     values = {"before_ms": before}
     floors = {str(row.org_id): int(row.floor_ms) for row in SQL.run(connection, "reachable", values)}

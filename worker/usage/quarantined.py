@@ -1,10 +1,10 @@
-"""Quarantined samples: fixed with the time that was meant, or dismissed for good.
+"""Quarantined samples: fixed with the intended time, or dismissed for good.
 
 Guarantee: nothing is edited (S7). A fixed sample is inserted once, under an id made from its own, with the same content
-but for its time. It comes in as any other sample, and the next tick seals it. A sample stays quarantined, with the
-reason, if it was entered rightly since, if it is below the floor, or if its time is ambiguous. Both are chosen and
-judged under rule S1's lock, whatever people fix and dismiss at once: of samples that mean one moment one goes in, and a
-dismissed sample is not billed.
+but for its time. It comes in like any other sample, and the next tick seals it. A sample stays quarantined, with the
+reason, if a correct one came in since, if it is below the floor, or if its time is ambiguous. Both are chosen and
+judged under rule S1's lock, even if several people fix and dismiss at once: of samples that mean one moment one goes
+in, and a dismissed sample is not billed.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list
 
 
 def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By) -> list[str]:
-    """Count samples as quarantined again that were set aside. Errors: Refused, for all, where one was not."""
+    """Quarantine dismissed samples again. Errors: Refused, for all, if one was not dismissed."""
     for name in sample_ids:
         its_id = "cut_id" if is_cut(name) else "whole_id"
         if not QUARANTINE.run(connection, "undo_dismiss", {"sample_id": name, **CUT_AT}, its_id=its_id).rowcount:

@@ -33,7 +33,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """One sample taken out; `already` where it had been before."""
+    """One withdrawn sample; `already`: it was withdrawn before."""
 
     sample_id: str
     org_id: str
@@ -71,11 +71,12 @@ def _details(sample: Withdrawn) -> dict[str, object]:
 
 
 def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
-    """See to it that all of a backfill can be withdrawn, before its first portion is: each portion makes its windows
-    dirty, by which the next one could not be told from what was not sealed since history was lost. None while it is
-    open: there is nothing to judge yet.
+    """Check that all of a backfill can be withdrawn, before its first portion is.
 
-    Errors: Refused where some of it was not, or lies below the floor; HistoryDoubted while the database stands still.
+    Each portion makes its windows dirty. After that, they look the same as windows that were not sealed since history
+    was lost. None while it is open: there is nothing to judge yet.
+
+    Errors: Refused if some of it was not sealed, or is below the floor; HistoryDoubted while a recovery is needed.
     """
     found = present(connection)
     until_ms = max((loss.until_ms for loss in read_losses(connection)), default=0)
@@ -119,8 +120,10 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
 def withdraw_events(
     connection: sa.Connection, source: str, event_ids: Sequence[str], by: By, org_id: str | None = None
 ) -> list[Withdrawn]:
-    """Declare events of a source wrong; those of one organisation, where it is named. Errors: as for samples; those of
-    `samples_of`."""
+    """Declare events of a source wrong, of one organisation if it is named.
+
+    Errors: as for samples; those of `samples_of`.
+    """
     return withdraw(connection, list(samples_of(connection, source, event_ids, org_id).values()), by)
 
 
