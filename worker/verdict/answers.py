@@ -102,7 +102,7 @@ class ClaimAnswers:
 
 @dataclass(frozen=True)
 class ClaimedAt:
-    """Where and when pushes were claimed."""
+    """The provider of claimed pushes, and the time of the claim."""
 
     provider: str
     capabilities: Capabilities
@@ -212,8 +212,10 @@ def _known(row: Any, held_micro: int, *, estimated: bool) -> Known:
 
 
 def _to_note(row: Any, remaining: Remaining | None) -> int | None:
-    """The balance to write; None: the one that is there stays. A push takes, so an answer that shows more is older, or
-    tells of a payment, and a read decides which."""
+    """Return the balance to write; None: keep the stored one.
+
+    A push takes credit. So an answer that shows more is older, or shows a payment, and a read decides which.
+    """
     if remaining is None or not remaining.whole or remaining.left_micro is None:
         return None
     if row.balance_micro is None or row.balance_read_ms is None or remaining.left_micro > row.balance_micro:

@@ -1,8 +1,8 @@
-"""Learn what units cost at a provider that tells it: for estimates, and for balances compared in credits.
+"""Costs of units, from a provider that shows them: for estimates, and for balances compared in credits.
 
 Guarantee: costs are append-only and on record, as an operator's rates are. A cost that cannot be read changes nothing:
-the costs in force stay. The moment at which a cost was last confirmed is kept, so that a charge made while it changed
-is known as such.
+the costs in force stay. The moment at which a cost was last confirmed is kept, so that a charge that was made while it
+changed is known.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Used:
     unsealed: int = 0
     """Without what lots that are over pay for."""
     unsampled: int = 0
-    """Not told by any sample yet: what runs is taken to go on until its next one."""
+    """Use that no sample has yet: the running sandboxes are assumed to run until their next sample."""
     unsent: int = 0
     """Sealed, and not sent yet or proven not to have arrived."""
     rejected: int = 0
@@ -96,7 +96,7 @@ class Used:
     lately: int = 0
     just_now: int = 0
     running: int = 0
-    """A minute of all sandboxes that run, where hosts keep their size."""
+    """A minute of all running sandboxes, if hosts report their size."""
     unpriced: set[str] = field(default_factory=set)
     """Features it uses that have no rate: they are in no estimate."""
 
@@ -108,8 +108,10 @@ class Used:
 
     @property
     def burn_a_minute(self) -> int:
-        """The fastest of the last minute, the last five, and what runs: who begins is known at once, who pauses a while
-        is kept."""
+        """Return the fastest rate of the last minute, the last five, and the running sandboxes.
+
+        So a sandbox that begins counts at once, and one that pauses counts for a while.
+        """
         return max(self.just_now, self.lately * JUST_NOW_MS // LATELY_MS, self.running, 0)
 
 
@@ -161,8 +163,10 @@ def effective_after(org: Balanced, balance: int, used: Used, *, paid: bool = Fal
 
 
 def since_read(org: Balanced, used: Used) -> Effective | None:
-    """The effective balance by the last read, or by a wallet that lies here; None where there was no read, or no end to
-    the balance."""
+    """Return the effective balance by the last read, or by a wallet of the embedded ledger.
+
+    None if there was no read, or the balance is unlimited.
+    """
     if org.balance_read_ms is None or org.balance_micro is None:
         return None
     if used.wallet is not None:
@@ -358,7 +362,7 @@ _KEPT: Final = "unbilled_micro"
 
 
 class _Unread(NamedTuple):
-    """An organisation as `read_used_now` asks for it: as if it had been read now, what was sent before is no matter."""
+    """An organisation for `read_used_now`: as if it had been read now, so that earlier pushes do not count."""
 
     org_id: str
     balance_read_ms: int
@@ -442,8 +446,10 @@ class Holder:
 
 @dataclass(frozen=True)
 class Credit:
-    """The effective balance with its parts, in millionths of the provider's credits. None: nothing was read yet, or
-    there is no end to the balance."""
+    """The effective balance with its parts, in millionths of the provider's credits.
+
+    None: nothing was read yet, or the balance is unlimited.
+    """
 
     provider: str
     balance_micro: int | None
@@ -476,8 +482,10 @@ class VerdictChange:
 
 
 def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], now_ms: int) -> Credit | None:
-    """The effective balance by the last read, or by a wallet that lies here; None where nobody bills the organisation
-    (`org`: its row)."""
+    """Return the effective balance by the last read, or by a wallet of the embedded ledger.
+
+    `org`: the organisation's row. None if no provider bills it.
+    """
     provider = SQL.run(connection, "biller", {"org_id": org.org_id, "now_ms": now_ms}).scalar_one_or_none()
     if provider is None or provider in EXEMPT_PROVIDERS:
         return None

@@ -140,8 +140,10 @@ def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
 
 
 def mature_wallets(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
-    """Make true what is due in all wallets, and nothing else; how many moved, or may pay another amount. Verdicts wait
-    for it where something came late: a lot pays for that after all, and until then a balance is too low."""
+    """Apply due changes of all wallets, and nothing else; returns the number that moved, or may pay another amount.
+
+    Verdicts wait for it if usage came late: a lot pays for that after all, and until then a balance is too low.
+    """
     done = 0
     for _ in range(sweeps):
         if context.out_of_time():
@@ -271,8 +273,10 @@ def _shrink(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int)
 
 
 def _drawn(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) -> list[Drawn]:
-    """Those of these runs that change. Up to where is charged is asked first: what is charged meanwhile counts for good
-    the next time, and never as nothing."""
+    """Return those of these runs that change.
+
+    The end of charged usage is read first: what is charged meanwhile counts the next time, and is never lost.
+    """
     if not runs:
         return []
     ends = {row.org_id: row.end_ms for row in SQL.run(connection, "behind", {"orgs": _from_by_org(runs)})}
@@ -293,7 +297,7 @@ def _drawn(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) 
 def used_up(connection: sa.Connection, customers: Sequence[str], now_ms: int) -> Mapping[str, int]:
     """Return the part of customers' holds that their runs' sandboxes have already used, charged, sealed or neither.
 
-    It is still held: an estimate subtracts usage by itself, in whatever state it is.
+    It is still held: an estimate subtracts usage by itself, in any state.
     """
     runs = [row for row in SQL.run(connection, "runs_of", {"customers": list(customers)}) if row.expires_ms > now_ms]
     if not runs:

@@ -1,8 +1,9 @@
 """Project: copies the provider's verdict onto the organisation.
 
-Guarantee: the provider is asked afresh. A projection carries the time its read began, and an older read never
-overwrites a newer one. A state that cannot be read, or is none, is no balance of zero and changes no figure. An
-organisation halted for lack of credit is resumed only by a fresh read and an effective balance above one minute of use.
+Guarantee: each projection reads the provider again. A projection has the time at which its read began, and an older
+read never overwrites a newer one. A state that cannot be read, or does not exist, is no balance of zero and changes no
+figure. An organisation halted for lack of credit is resumed only by a new read and an effective balance above one
+minute of use.
 """
 
 from __future__ import annotations
@@ -68,14 +69,15 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 READING: Final = 7
-"""Eighths of a tick's time after which nobody's state is read."""
+"""Eighths of a tick's time after which no state is read."""
 READ_AGAIN_MS = MINUTE_MS
 """Wait before a customer that was not read is read again."""
 MAX_UNWRITTEN: Final = 20
 """Named one by one; the log has all of them."""
 NOT_ASKED = ReadFailed("not asked: it did not answer a moment ago")
 ORGS_A_ROUND = 64
-"""Where several can be read at once: enough to keep the line busy, few enough that no verdict waits long for others."""
+"""Reads at once, if the provider allows several: enough to use the line fully, few enough that no verdict waits long.
+"""
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Projected:
     resumed: int = 0
     wrong_estimates: int = 0
     calls_cut: dict[str, int] = field(default_factory=dict)
-    """The fewest reads at once that were made, where the provider turned reads away."""
+    """The fewest reads at once, by provider, if the provider turned reads away."""
     unwritten: list[str] = field(default_factory=list)
     """Organisations with a verdict that the database refused, and why."""
 
@@ -102,7 +104,7 @@ class Projected:
         self.unwritten += other.unwritten[: max(MAX_UNWRITTEN - len(self.unwritten), 0)]
 
     def note(self, org: Row, change: Change) -> None:
-        """Count and tell a transition."""
+        """Count and report a transition."""
         if change.history is None:
             return
         halted = bool(change.history["is_halted"])
@@ -146,8 +148,10 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
 
 
 def _write(work: partial[Projected], due: Sequence[DueProjection], done: Projected) -> Steps[None]:
-    """Write verdicts, all at once; where that fails, halve them until the one that cannot be written stands alone (S8).
-    It stays as it is, is asked again later, and delays no other's halt."""
+    """Write verdicts, all at once; if that fails, halve them until the one that cannot be written is alone (S8).
+
+    That one stays as it is, is read again later, and delays no other halt.
+    """
     parts = [tuple(due)]
     while parts:
         part = parts.pop()
@@ -339,7 +343,7 @@ def _used(
 
 
 HOLD_MS: Final = 15 * MINUTE_MS
-"""For how long after a halt a sliver of credit is no reason to go on: three ticks, by when late samples are in."""
+"""The time after a halt in which a small credit causes no resume: three ticks, after which late samples are in."""
 
 
 def said(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:

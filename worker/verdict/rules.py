@@ -1,5 +1,7 @@
-"""The rules of an organisation's verdict: from the provider's answer, the operator's override and the time; and when a
-provider is asked. Pure."""
+"""The rules of an organisation's verdict: from the provider's answer, the operator's override and the time.
+
+They also give the time of a provider's next read. Pure.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ class Overrides:
 
 USAGE_LIMIT: Final = "usage_limit"
 CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", "unreadable", USAGE_LIMIT})
-"""Why an organisation is halted, where neither a person nor history is."""
+"""Reasons of a halt, other than a person's decision or a lost history."""
 
 
 UNREAD_STOP_MS: Final = 15 * MINUTE_MS
@@ -175,7 +177,7 @@ FURTHEST_MS: Final = 253_402_300_799_999
 
 
 def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
-    """When an effective balance ends if it is used on as it is now; None where it does not."""
+    """Return the time at which an effective balance ends at the present use; None if it does not end."""
     if effective_micro is None or burn_a_minute <= 0:
         return None
     ends = now_ms + max(effective_micro, 0) * MINUTE_MS // burn_a_minute
@@ -218,9 +220,9 @@ class Known:
     unconfirmed_micro: int = 0
     held_micro: int = 0
     low_micro: int | None = None
-    """The level at which it is to be told that it is low; None: there is none, or it was told."""
+    """The level at which a notice of low credit is due; None: there is none, or it was sent."""
     runs_out_ms: int | None = None
-    """When credit ends, as a watch that goes round now estimates it; None: nobody can tell."""
+    """The estimated end of the credit, by the current round of a watch; None: it cannot be estimated."""
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,10 @@ def payer_of(connection: sa.Connection, org_id: str, now_ms: int) -> str:
 
 
 def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:
-    """The same, with who bills it; of an id that is a customer's alone, who bills that. Errors: UnknownId."""
+    """Return the account, with its biller; for an id that is only a customer's, the customer's biller.
+
+    Errors: UnknownId.
+    """
     values = {"org_id": org_id, "own": wallet_account(org_id), "now_ms": now_ms}
     found = together(
         connection,
@@ -279,8 +282,10 @@ def list_rates(connection: sa.Connection) -> list[Rate]:
 
 
 def list_entries(connection: sa.Connection, customer_id: str, most: int, after: str = "") -> list[EntryRow]:
-    """A customer's entries, the latest first; with `after`, those that follow the entry of that key. Errors: UsageError
-    where there is none of that key."""
+    """Return a customer's entries, the latest first; with `after`, those that follow the entry of that key.
+
+    Errors: UsageError if no entry has that key.
+    """
     values = {"account_id": wallet_account(customer_id), "at_most": most, "after": after}
     if after and SQL.run(connection, "is_entry", values).first() is None:
         raise UsageError("after: there is no such entry of this wallet", at="after")
@@ -328,7 +333,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Told:
-    """A customer's wallet: whether others draw on it, or did, and its card where nobody else does."""
+    """A customer's wallet: whether others draw on it, or did, and its card if nobody else does."""
 
     paid: PaidFrom
     is_shared: bool
@@ -364,8 +369,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Asked:
-    """An override of the organisation's own: `asked` waits for a word, `in_force` counts; `amount` None: without an
-    end."""
+    """The organisation's own override: `asked` waits for a decision, `in_force` counts; `amount` None: unlimited."""
 
     number: int
     period: str
@@ -388,7 +392,7 @@ def told_of(connection: sa.Connection, org_id: str, now_ms: int) -> Told:
 
 
 def org_of(connection: sa.Connection, org_id: str) -> Org | None:
-    """None for one that nobody registered yet."""
+    """Return an organisation; None if it is not registered yet."""
     row = SQL.run(connection, "org", {"org_id": org_id}).mappings().one_or_none()
     return None if row is None else Org(**{**row, "is_halted": bool(row["is_halted"])})
 

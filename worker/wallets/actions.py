@@ -75,9 +75,9 @@ MOST_FEATURES: Final = 100
 MOST_FACTOR_PPM: Final = 1_000 * ONE_PPM
 """A plan's factor of an estimate."""
 MOST_NAMED: Final = 3
-"""Organisations that a wallet pays for, of which a dry run says the names."""
+"""Organisations of a wallet that a dry run names."""
 MAX_RATE: Final = 10**12
-"""A million credits for a base unit: whatever is above is a slip."""
+"""A million credits for a base unit: a higher rate is a typing error."""
 UNCHANGED: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -180,12 +180,12 @@ def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> Ta
 
 
 def wallet_of(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
-    """A customer's wallet; empty where it was never used."""
+    """Return a customer's wallet; empty if it was never used."""
     return accounts.read_wallets(connection, [customer_id])[customer_id]
 
 
 def require_wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
-    """The wallet of a customer who is an organisation, was assigned or has credit. Errors: UnknownId."""
+    """Return the wallet of a customer who is an organisation, was assigned or has credit. Errors: UnknownId."""
     ids.require(connection, ids.CUSTOMER, customer_id)
     return wallet_of(connection, customer_id)
 
@@ -229,12 +229,12 @@ def set_rate(
     from_ms: int | None,
     new: bool = True,
 ) -> int:
-    """Set what `per_quantity` base units of a feature cost, for usage from a window on; returns that window.
+    """Set the cost of `per_quantity` base units of a feature, for usage from a window on; returns that window.
 
-    A feature's first rate counts for all its usage, later ones from the next window boundary on. The rate that holds
-    then anyway changes nothing: who was not told that it was kept says it again, and is told from when it has held.
-    Errors: UsageError for a name no feature has; Refused for a second rate from the same window on; UnknownId, unless
-    `new`, for a feature that nothing makes.
+    A feature's first rate counts for all its usage, later ones from the next window boundary on. A rate that is in
+    force then anyway changes nothing: a caller who lost the answer repeats the call, and gets the window since which it
+    counts. Errors: UsageError for an invalid feature name; Refused for a second rate from the same window on;
+    UnknownId, unless `new`, for a feature that nothing makes.
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
@@ -266,10 +266,12 @@ def set_plan_limit(
     holds: Mapping[str, Any] = UNCHANGED,
     gives: Mapping[str, Any] = UNCHANGED,
 ) -> int | None:
-    """Change how many sandboxes at once a plan allows (None: as it is), of what its runs hold what is named (fields of
-    `HoldTerms`), and of what it gives from now on (fields of `Gives`), or make one; returns how many it allowed before,
-    None where it was not there. Errors: UsageError for a name that is none, terms that make no sense, or a new plan
-    without a number; UnknownId, unless `new`."""
+    """Change a plan, or make one; returns its former limit of sandboxes at once, None if it is new.
+
+    `max_concurrent`: sandboxes at once (None: unchanged). `holds`: changed fields of `HoldTerms`, for the holds of its
+    runs. `gives`: changed fields of `Gives`, for its grants from now on. Errors: UsageError for an invalid name or
+    terms, or a new plan without a number; UnknownId, unless `new`.
+    """
     if not is_clean_id(plan):
         raise UsageError("a plan's name has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.PLAN, plan, new=new)

@@ -51,8 +51,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class WalletLine:
-    """A wallet in the list, in micro-credits; what is due in it by time counts once somebody has looked at it. `mode`
-    to `blocked_reason`: of its automatic top-up, None where it has none."""
+    """A wallet in the list, in micro-credits; changes due by time count once it was read.
+
+    `mode` to `blocked_reason`: of its automatic top-up, None if it has none.
+    """
 
     customer_id: str
     balance_micro: int
@@ -66,7 +68,7 @@ class WalletLine:
 
 @dataclass(frozen=True)
 class After:
-    """Where a page continues: behind this customer, at this balance."""
+    """The place where a page continues: after this customer, at this balance."""
 
     customer_id: str
     balance_micro: int
@@ -74,7 +76,7 @@ class After:
 
 @dataclass(frozen=True)
 class WalletLines:
-    """`after`: where the next page begins; None where there is no more."""
+    """A page of wallets. `after`: the start of the next page; None: this is the last."""
 
     lines: list[WalletLine]
     after: After | None
@@ -159,7 +161,7 @@ MOST_LOOKED_AT: Final = 1_000
 """Runs among which suppliers are looked for."""
 Part: TypeAlias = Literal["biller", "shares", "pays_for_it", "it_pays_for", "pool", "sponsor", "member", "supplier"]
 UPSTREAM: Final[tuple[Part, ...]] = ("biller", "shares", "pays_for_it", "pool", "sponsor")
-"""Where a wallet's credit comes from, and who draws on it beside this organisation; the others are downstream."""
+"""Relations from which a wallet's credit comes, or by which others draw on it; all other relations are downstream."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,7 @@ class Happened:
     key: str
     micro: int | None
     entries: int
-    """The number of entries it stands for; for a top-up, the number of calls."""
+    """The number of entries in it; for a top-up, the number of calls."""
     minor: int | None
     currency: str
     state: str
@@ -308,8 +310,7 @@ def _latest(found: Sequence[Happened]) -> list[Happened]:
 
 @dataclass(frozen=True)
 class RunFigures:
-    """Runs that hold credit; of these, those that are over and that nobody has let go, and since when; and those that
-    expired and that nobody settled."""
+    """Runs that hold credit; those of them that are over, and since when; and expired ones that are not settled."""
 
     held: int
     overdue: int

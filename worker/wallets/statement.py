@@ -307,7 +307,7 @@ TEXTS: Final = ("customer", "item", "currency", "organisation", "project")
 """Columns of texts that others wrote."""
 _SUFFIX: Final = "_micro"
 _RATES: Final = ("rounding_micro",)
-"""Amounts that are said in micro-credits alone."""
+"""Amounts that are shown in micro-credits alone."""
 
 
 def as_object(found: Statement) -> dict[str, object]:

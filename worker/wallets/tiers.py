@@ -99,9 +99,9 @@ def set_tier(
 
 
 def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bought:
-    """Have a customer hold a tier from now on, charged for this month at once and for each other as it begins.
+    """Sell a tier to a customer from now on, charged for this month at once and for each later month as it begins.
 
-    Errors: UnknownId; Denied `no_plan` for who has no limit anyway, or another's, `no_credit`; DatabaseBusy.
+    Errors: UnknownId; Denied `no_plan` for a customer without a limit, or with another's, `no_credit`; DatabaseBusy.
     """
     found = _known(connection, customer_id, tier)
     keeper = keeper_of(connection, customer_id, by.now_ms)
@@ -127,8 +127,10 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
 
 
 def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bought:
-    """Have a customer's tier end with the month that is paid for. Errors: UnknownId; UsageError where it is not held;
-    DatabaseBusy."""
+    """End a customer's tier with the month that is paid for.
+
+    Errors: UnknownId; UsageError if the customer does not hold it; DatabaseBusy.
+    """
     _known(connection, customer_id, tier)
     wallet.make_true(connection, [customer_id], by.now_ms)
     before = tiers.holder(connection, customer_id, tier)
