@@ -273,7 +273,7 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def _given(request: Request, params: Sequence[Param]) -> dict[str, Any]:
-    """The values that stand in the path. Errors: WrongField."""
+    """Return the values of the path. Errors: WrongField."""
     found = {param.name: request.path_params[param.field] for param in params}
     for param in params:
         if param.kind is not KEY:

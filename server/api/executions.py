@@ -62,7 +62,7 @@ WAY: Final = Way[Asked, Accepted](
 
 
 class Executions:
-    """The routes. A run's key stands in the path percent-encoded."""
+    """The routes. A run's key is percent-encoded in the path."""
 
     def __init__(self, programs: Programs, money: Money) -> None:
         self._programs = programs
@@ -138,8 +138,10 @@ class Executions:
         return await programs.act_by(request, SCOPE, model, do, programs.recall, programs.again)
 
     async def _shared(self, call: Call, said: Said) -> Any:
-        """The answer of a call that is decided with others; None where it is to be decided alone, by a key that goes
-        on."""
+        """Return the answer of a call that is decided with others.
+
+        None if it has to be decided alone, by a key that is still valid.
+        """
         key = said.key
 
         def remember(found: ApiKey) -> None:

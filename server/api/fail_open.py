@@ -210,7 +210,7 @@ class Dark:
         return True
 
     def close(self) -> None:
-        """Write down what can be, and tell what is lost."""
+        """Record all that can be recorded, and report what is lost."""
         if self._kept:
             pool = ThreadPoolExecutor(1)
             wait([pool.submit(self._record_now)], CLOSING_S)
@@ -242,9 +242,12 @@ class Dark:
     async def _asked(
         self, work: Callable[[], Awaitable[T]], *, quick: bool, ends: bool = True, notes: bool = True
     ) -> T:
-        """An answer of the database. `ends`: with that it is back; a file that is locked is read all the same. `notes`:
-        without one it is away; a slow look-up of a key says nothing of the database. Errors: those of `AWAY`, and
-        ApiError, where there is none; of others nothing is noted."""
+        """Return an answer of the database.
+
+        `ends`: an answer shows that it is back; a locked file is read all the same. `notes`: no answer shows that it is
+        away; a slow look-up of a key does not show that. Errors: those of `AWAY`, and ApiError, if there is none; other
+        errors are not noted.
+        """
         now = self._services.clock.now_ms()
         if quick and self._failed_ms is not None and 0 <= now - self._failed_ms < LOOK_AGAIN_MS:
             raise DatabaseBusy("the database did not answer a moment ago")
@@ -269,7 +272,7 @@ class Dark:
         return self._since_ms is not None and now_ms - self._since_ms <= DARK_MS
 
     def _let_through(self, asked: Ask, terms: Metric, *, uses: bool) -> Answer:
-        """Errors: Denied `other_content`; ApiError 503 where no more can be remembered."""
+        """Let a use through. Errors: Denied `other_content`; ApiError 503 if no more can be remembered."""
         facts = replace(in_doubt(UNREADABLE, allowed=True), phase=terms.phase)
         verdict = replace(decide(facts, asked.wish.amount), reason=UNREADABLE)
         costs = Costs(terms.price.of(asked.wish.amount), degraded=True)

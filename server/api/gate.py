@@ -1,10 +1,10 @@
 """GET /v1/gate/{org_id}: may a sandbox be made or woken?
 
 Guarantee: the answer is the guard's decision (`guard/decide.py`) by one read of the organisation's row. The provider is
-asked again about an organisation that is halted, or was never projected: at most every ten seconds and one call at a
-time, across all processes. Each provider is asked at most so often a second for all its organisations together, since
-no caller of the gate proves its identity. The fresh verdict is answered where it comes in time, else the stored one. In
-doubt the gate is closed, unless the settings say otherwise.
+read again for an organisation that is halted, or was never projected: at most every ten seconds and one call at a time,
+across all processes. Each provider has a bound of reads a second for all its organisations together, since no caller of
+the gate proves its identity. The answer is the new verdict if it comes in time, else the stored one. In doubt the gate
+is closed, unless the settings say otherwise.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ READ_WITHIN_S: Final = 2.0
 READS_AT_ONCE: Final = 2
 """On threads of the gate's own: no other route delays an answer."""
 LIMIT_ZERO: Final = "limit_zero"
-"""Why it is closed where a limit decides: hosts count what runs, so that only a limit of none is passed here."""
+"""The reason of a closed gate by a limit: hosts count what runs, so that only a limit of none is passed here."""
 MOST_REMEMBERED: Final = 10_000
 """Organisations with a remembered refresh request."""
 ASKS_PER_S: Final = 20
-"""Reads that the gate asks of one provider, by one process, on average; twice as many at once. Ticks and the watch ask
-the rest."""
+"""Reads that the gate makes at one provider, by one process, on average; twice as many at once. Ticks and the watch
+make the other reads.
+"""
 
 
 class Gate:
@@ -96,7 +97,7 @@ class Gate:
         return decided(org_id, in_doubt("unknown_org", allowed=wanted == "allow"), None, None)
 
     async def _asked_again(self, org_id: str, found: Gated) -> bool:
-        """Wait a little for a fresh verdict; whether one is asked for now."""
+        """Wait a short time for a new verdict; returns True if one was requested now."""
         if not self._would_ask(found):
             return False
         task = self._asking.get(org_id)

@@ -91,7 +91,7 @@ class UseRequest(CheckRequest):
     subject: Id | None = None
     reason: Why = "not given"
     let_through: bool = False
-    """It was let through while no server could answer: it counts whatever the limit. For metrics that fail open."""
+    """It was let through while no server could answer: it counts at any limit. For metrics that fail open."""
 
 
 EMITTED: Final[JsonDict] = {
@@ -160,8 +160,10 @@ class ExtendUseRequest(_Body):
 
 
 class OverrideAsk(_Body):
-    """As `drawdown override ask --org`: so much of a metric in a period (`amount` null: without an end), until
-    `ends_ms`, 90 days from now at the latest."""
+    """As `drawdown override ask --org`: this amount of a metric in a period (null: unlimited), until `ends_ms`.
+
+    That is 90 days from now at the latest.
+    """
 
     org_id: Id | None = None
     metric: Id
@@ -281,9 +283,13 @@ class WayCall(BaseModel):
 
 
 class WayOut(BaseModel):
-    """One way out of a block. `code`: why it is not open (null: it is), `said` in words. `call`: what a program sends;
-    `link`: where the organisation's own people do it; `command`: what an operator does. `payers`: who could pay, `at`:
-    where credit is bought, where that is not here, `missing`: credits that are short, `asked`: overrides that wait."""
+    """One way out of a block.
+
+    `code`: the reason why it is closed (null: it is open), `said` in words. `call`: the body that a program sends;
+    `link`: the page where the organisation's own people do it; `command`: the operator's command. `payers`:
+    organisations that could pay, `at`: the place where credit is bought, if not here, `missing`: missing credits,
+    `asked`: waiting overrides.
+    """
 
     option: Literal["top_up", "sponsor", "request_override", "run_locally"]
     open: bool
@@ -347,7 +353,7 @@ class Question:
 
 
 Checked: TypeAlias = tuple[ApiKey | None, Answer | None]
-"""The key as it is now, and what it is told; neither where it is over."""
+"""The key as it is now, and its answer; neither if the key has ended."""
 
 
 def _check_all(connection: sa.Connection, asked: Sequence[Question], now_ms: int) -> Sequence[Checked | DrawdownError]:
@@ -417,7 +423,7 @@ class Guard:
         return answer_shown(await self._dark.ask(Ask("", wish, said.by("not given")), work, uses=False))
 
     async def _org(self, named: str | None, said: Said) -> str:
-        """A key that is over is told that, and no more."""
+        """Return the organisation of a call. A key that has ended gets only that error."""
         try:
             return said.require_org(named)
         except ApiError:
@@ -425,7 +431,7 @@ class Guard:
             raise
 
     async def consume(self, request: Request) -> JSONResponse:
-        """Use so much at once, where it may be used: it is counted, and charged."""
+        """Use an amount at once, if that is allowed: it is counted, and charged."""
 
         async def use(order: ConsumeRequest, said: Said) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org_id, said), said, None, "used"), said)
@@ -433,7 +439,7 @@ class Guard:
         return await self._answer("consume", request, ConsumeRequest, use)
 
     async def reserve(self, request: Request) -> JSONResponse:
-        """Hold so much to be used, where it may be used, before it is known how much it will be."""
+        """Hold an amount for use, if that is allowed, before the used amount is known."""
 
         async def hold(order: ReserveRequest, said: Said) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org_id, said), said, order.for_ms, "held"), said)
@@ -457,8 +463,10 @@ class Guard:
         return answer_shown(await self._dark.ask(asked, work))
 
     async def _shared(self, call: Call, said: Said) -> Any:
-        """The answer of a call that is decided with others; None where it is to be decided alone, by a key that goes
-        on."""
+        """Return the answer of a call that is decided with others.
+
+        None if it has to be decided alone, by a key that is still valid.
+        """
         try:
             return await self._money.ask(said.key, call, partial(self._remember, said))
         except NotTogether:
@@ -650,7 +658,7 @@ class Overrides:
         return router
 
     async def ask(self, request: Request) -> JSONResponse:
-        """Ask that an organisation may use more of a metric for a while: it counts once a person approves it."""
+        """Request more of a metric for an organisation, for a time: it counts once a person approves it."""
         return await self._programs.act(request, SCOPE, OverrideAsk, _ask_override)
 
     async def list(self, request: Request) -> JSONResponse:

@@ -53,8 +53,10 @@ class _Body(BaseModel):
 
 
 class PreviewRequest(_Body):
-    """As `drawdown execution preview`. An estimate is in credits (`estimate`), or in base units by feature (`use`). An
-    order with `sandboxes` says who charges for them (`settled_by`)."""
+    """As `drawdown execution preview`. An estimate is in credits (`estimate`), or in base units by feature (`use`).
+
+    An order with `sandboxes` names what charges for them (`settled_by`).
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"org_id": "acme", "estimate": 6}]})
 
@@ -98,7 +100,7 @@ class DrawRequest(_Body):
 
 
 class ExtendRequest(_Body):
-    """As `drawdown execution extend`: what the run may cost in all, and how long its hold stands from now on."""
+    """As `drawdown execution extend`: the run's highest cost in all, and the time from now until its hold ends."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"to": 9, "for_ms": 7_200_000}]})
 
@@ -151,13 +153,13 @@ class MostQuery(_Query):
 
 
 class EntriesQuery(MostQuery):
-    """`after`: the key of the last entry of the page before; `next` of an answer says it."""
+    """`after`: the key of the last entry of the page before, from `next` of its answer."""
 
     after: After = ""
 
 
 class NoQuery(_Query):
-    """Nothing is asked beside the path."""
+    """No query beside the path."""
 
 
 class PreviewAnswer(BaseModel):
@@ -258,8 +260,10 @@ class ShownRunAnswer(Run):
 
 
 class RunsAnswer(BaseModel):
-    """`next`: what to give as `after` for the next page; null: this is the last. `is_cut`: many runs were looked
-    through, of which fewer than were asked for, or none, are so; the next page continues behind them."""
+    """`next`: the `after` of the next page; null: this is the last.
+
+    `is_cut`: many runs were read, and fewer than requested, or none, matched; the next page continues after them.
+    """
 
     runs: list[Run]
     next: str | None
@@ -267,8 +271,10 @@ class RunsAnswer(BaseModel):
 
 
 class LedgerEntryAnswer(BaseModel):
-    """An entry of a wallet: `moved` says by how much, up or down. `ts_ms`: the time that it counts for; `at_ms`:
-    when it was booked."""
+    """An entry of a wallet: `moved` is its change, up or down.
+
+    `ts_ms`: the time that it counts for; `at_ms`: the time of its booking.
+    """
 
     key: str
     kind: str
@@ -308,7 +314,7 @@ class _Strict(BaseModel):
 
 
 class ProviderRequest(_Strict):
-    """As `drawdown org assign`: who bills the organisation from a window boundary on."""
+    """As `drawdown org assign`: the organisation's biller from a window boundary on."""
 
     provider: Name
     customer_id: Name | None = None
@@ -346,7 +352,7 @@ class ErrorBody(BaseModel):
 
 
 class Error(BaseModel):
-    """Every answer that is not the one asked for."""
+    """An answer that refuses a call, or reports a failure."""
 
     error: ErrorBody
 
@@ -385,7 +391,7 @@ class AssignAnswer(BaseModel):
 
 
 class OverrideAnswer(BaseModel):
-    """`was` and `now`: what the override said and says (`max_concurrent`, `halted`, `until_ms`; null: nothing)."""
+    """`was` and `now`: the override before and now (`max_concurrent`, `halted`, `until_ms`; null: not set)."""
 
     org_id: str
     cleared: bool

@@ -44,7 +44,7 @@ def _decide_all(connection: sa.Connection, orders: Sequence[Order], now_ms: int)
 
 
 WAY: Final = Way[Order, Decided](lambda _order: None, _decide_all, None, lambda order: order.key.org_id is None)
-"""All of them share one lane: a transaction is decided while those who come next gather."""
+"""All of them share one lane: while a transaction is decided, the next calls gather."""
 
 
 class Money:
@@ -54,9 +54,9 @@ class Money:
         self._lane = programs.together(WAY)
 
     async def ask(self, key: ApiKey, call: Call, remember: Callable[[ApiKey], None]) -> Any:
-        """Have a call decided with others. `remember`: is told the key as it is now, where it continues.
+        """Decide a call with others. `remember`: gets the key as it is now, if it is still valid.
 
-        Errors: NotTogether where it is to be decided alone, by a key that is found again; ApiError 401, 429;
+        Errors: NotTogether if it has to be decided alone, by a key that is found again; ApiError 401, 429;
         DatabaseBusy.
         """
         found, answer = await self._lane.ask(Order(key, call))

@@ -160,13 +160,18 @@ class Programs:
         find: Find | None = None,
         again: Again | None = None,
     ) -> JSONResponse:
-        """The same, where `do` sees to the transaction, which others may share. `find`: knows keys in its own way;
-        `again`: it may have known one that is over, so that `do` finds it again before it answers."""
+        """Do the same, but `do` makes the transaction, which others may share.
+
+        `find`: finds keys in its own way; `again`: it may have found one that has ended, so that `do` finds it again
+        before it answers.
+        """
         return await self._answered(self._ordered(request, scope, model, do, find, again))
 
     async def take(self, request: Request, scope: str, do: Callable[[ApiKey], Awaitable[T]]) -> T:
-        """Have `do` take a body that is no order, once the key is found and has the scope. It may be one that was found
-        a short while ago: `do` finds it again before it answers."""
+        """Let `do` take a body that is no order, once the key is found and has the scope.
+
+        The key may be one that was found a short time ago: `do` finds it again before it answers.
+        """
 
         async def taken() -> T:
             key = await self._proven(request, scope, self.recall)
@@ -300,7 +305,7 @@ class Programs:
         return JSONResponse(dict(await self.refused(work)))
 
     async def refused(self, work: Awaitable[T]) -> T:
-        """The work's answer, where it has one; a refusal is counted by its code."""
+        """Return the work's answer, if it has one; a refusal is counted by its code."""
         try:
             return await work
         except DrawdownError as error:
@@ -443,7 +448,7 @@ class KnownKeys:
         return None if key.expires_ms is not None and now_ms >= key.expires_ms else key
 
     def note(self, proof: str, now_ms: int, found: ApiKey | None) -> None:
-        """None: it is no key, or over."""
+        """Remember a key; None: it is no key, or has ended."""
         if found is None:
             self._found.pop(proof, None)
             return
@@ -483,7 +488,7 @@ FOREIGN_KEY: Final = "foreign_key"
 
 
 def require_maker(key: ApiKey, maker: str, what: str) -> None:
-    """Insist that a bound key began this. `maker`: the actor who did. Errors: ApiError 403."""
+    """Check that a bound key began this. `maker`: the actor who did. Errors: ApiError 403."""
     if key.org_id is not None and key.actor != maker:
         why = f"another key began {what}. Use that key, or one that is bound to no organisation"
         raise ApiError(403, FOREIGN_KEY, f"{key.name} cannot change it: {why}")

@@ -30,7 +30,7 @@ GATHER_S: Final = 0.005
 MOST_TOGETHER: Final = 256
 """Requests of one transaction."""
 STUCK_S: Final = 1.0
-"""A reading that takes longer keeps those who came after it no longer."""
+"""A reading that takes longer no longer keeps later calls."""
 MOST_WAITING: Final = 1_024
 """Requests that one lane holds. Later ones are refused, and have to be sent again."""
 
@@ -96,7 +96,7 @@ class Together(Generic[A, R]):
         self._lanes: dict[object, _Lane[A, R]] = {}
 
     async def ask(self, asked: A) -> R:
-        """As `Way.alone`, and with its errors. Errors: ApiError 429 where too many wait."""
+        """Decide a call with others, as `Way.alone` and with its errors. Errors: ApiError 429 if too many wait."""
         name = self._way.lane(asked)
         waiting = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())
         lane = self._lanes.get(name)
@@ -113,7 +113,7 @@ class Together(Generic[A, R]):
         return await waiting.answer
 
     async def _go(self, name: object, lane: _Lane[A, R]) -> None:
-        """Until nobody waits any more."""
+        """Run the lane until no call waits any more."""
         try:
             while lane.waiting:
                 batch = [one for one in lane.waiting[:MOST_TOGETHER] if not one.answer.done()]
@@ -200,7 +200,7 @@ class Together(Generic[A, R]):
 
 
 async def _gather(lane: _Lane[A, R]) -> None:
-    """Those who are answered may come again at once: they are waited for, as many as they were."""
+    """Wait for as many calls as were just answered: their callers may call again at once."""
     lane.enough.clear()
     if len(lane.waiting) < lane.last:
         with suppress(TimeoutError):
