@@ -175,7 +175,7 @@ class Server:
         return JSONResponse({"status": done})
 
     async def gate(self, org_id: str) -> JSONResponse:
-        """Whether a sandbox of this organisation may be made or woken, and how many at once."""
+        """Return if a sandbox of this organisation may be made or woken, and how many at once."""
         return JSONResponse(await self._gate.answer(org_id))
 
     async def assign(self, org_id: str, request: Request) -> JSONResponse:

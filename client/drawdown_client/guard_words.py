@@ -109,7 +109,7 @@ def check(wish: Wish) -> Call:
 
 
 def options(wish: Wish) -> Call:
-    """Errors: ValueError where no organisation is named: they stand under its name."""
+    """Return the call for the ways out. Errors: ValueError if no organisation is given."""
     if wish.org_id is None:
         raise ValueError("no organisation given: name the organisation of these options")
     query = {"metric": wish.metric, "amount": str(wish.amount), "payer": wish.payer}

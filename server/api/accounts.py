@@ -50,20 +50,20 @@ class Accounts:
         return router
 
     async def entries(self, org_id: str, request: Request) -> JSONResponse:
-        """What moved an organisation's wallet, the latest first, page by page."""
+        """Return the entries of an organisation's wallet, the latest first, page by page."""
         return await self._programs.ask(request, SCOPE, models.EntriesQuery, partial(_entries, org_id=org_id))
 
     async def lots(self, org_id: str, request: Request) -> JSONResponse:
-        """What credit an organisation's wallet was given, in the order of its use, and what became of it."""
+        """Return the lots of credit of an organisation's wallet, in the order of their use, and the outcome of each."""
         return await self._programs.ask(request, SCOPE, models.MostQuery, partial(_lots, org_id=org_id))
 
     async def statement(self, org_id: str, request: Request) -> JSONResponse:
-        """What moved an organisation's wallet in a month, added up."""
+        """Return the changes of an organisation's wallet in a month, added up."""
         query = StatementQuery
         return await self._programs.ask(request, SCOPE, query, partial(_statement, org_id=org_id))
 
     async def account(self, org_id: str, request: Request) -> JSONResponse:
-        """What an organisation's wallet has, and what of it is reserved."""
+        """Return the credit of an organisation's wallet, and the reserved part of it."""
         return await self._programs.ask(request, SCOPE, models.NoQuery, partial(_account, org_id=org_id))
 
 

@@ -623,7 +623,7 @@ class Options:
         return router
 
     async def options(self, org_id: str, request: Request) -> JSONResponse:
-        """What an organisation can do where the guard blocks it: top up, sponsor, request an override, run locally."""
+        """Return an organisation's ways out of a block: top up, sponsor, request an override, run locally."""
         work = partial(_options, org_id=org_id, page=self._services.settings.my_page)
         return await self._programs.ask(request, SCOPE, OptionsQuery, work)
 

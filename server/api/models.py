@@ -338,7 +338,7 @@ class OverrideRequest(_Strict):
     never_halt: bool = False
     until_ms: EpochMs | None = None
     undo: bool = False
-    """End all that an override says."""
+    """End all settings of an override."""
 
 
 class DecideRequest(_Strict):

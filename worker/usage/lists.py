@@ -39,9 +39,11 @@ OF_SAMPLES: Final = ("sandbox", "project", "subject")
 
 @dataclass(frozen=True)
 class UsageRow:
-    """One line: base units of `feature` ('': usage without one; then seconds, of event types units). `group`: the day
-    (UTC), sandbox, project or subject ('': no event said one, or the window's samples were pruned). `sealed` None: no
-    push says for which of them it is."""
+    """One line: base units of `feature` ('': usage without one; then seconds, of event types units).
+
+    `group`: the day (UTC), sandbox, project or subject ('': no event has one, or the window's samples were pruned).
+    `sealed` None: no push has the parts of this grouping.
+    """
 
     group: str
     feature: str
@@ -76,7 +78,7 @@ class UsageReport:
 
 @dataclass(frozen=True)
 class Place:
-    """A row of a report, by what it is of: a page begins after it. Of by=day, `group` is the day as the row says it."""
+    """The place of a row in a report: a page begins after it. For by=day, `group` is the day as the row states it."""
 
     group: str
     feature: str
