@@ -238,7 +238,7 @@ def _from(found: Verification) -> list[str]:
 
 
 def _kept(app: App, found: Verification, by: By, orgs: int | None, doubted: str | None) -> list[str]:
-    """Keep what was found, for who looks later (`drawdown proof`); what cannot be kept was proven all the same."""
+    """Store the findings for later readers (`drawdown proof`); a failure to store them does not undo the proof."""
     took_ms = max(app.clock.now_ms() - by.now_ms, 0)
     try:
         app.write(lambda c: proofs.keep(c, found, by, took_ms=took_ms, orgs=orgs, doubted=doubted))

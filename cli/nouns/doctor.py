@@ -102,7 +102,7 @@ def _cell_secret(settings: CellSettings, cell: str) -> Finding:
 
 
 def _hooks(app: App) -> Iterator[Finding]:
-    """Endpoints of the operator's product, where there are any."""
+    """Check the endpoints of the operator's product, if there are any."""
     going = [row for row in app.read(list_endpoints) if row.ended_ms is None]
     settings = app.settings.hooks()
     for row in going:
@@ -319,7 +319,7 @@ def _kept(folder: Path) -> Iterator[Finding]:
 
 
 def _folders(app: App) -> Iterator[Finding]:
-    """Looked at only where some are watched."""
+    """Check the watched folders, if there are any."""
     watched = [one for one in app.read(list_sources) if one.paused_ms is None]
     if not watched:
         return

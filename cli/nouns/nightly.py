@@ -1,6 +1,7 @@
-"""`drawdown nightly`: what has to be looked at once a night, one command after the other.
+"""`drawdown nightly`: the checks of each night, one command after the other.
 
-Guarantee: each is run, whatever the one before came to; the exit status is the worst of theirs. Each can be run alone.
+Guarantee: each is run, whatever the result of the one before; the exit status is the worst of theirs. Each can be run
+alone.
 """
 
 from __future__ import annotations

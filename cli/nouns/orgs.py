@@ -1,5 +1,5 @@
-"""`drawdown org`: organisations, the state of one, the operator's words; and by hand `assign`, which asks providers and
-takes many organisations, also of a file.
+"""`drawdown org`: organisations, the state of one, the operator's overrides; and by hand `assign`, which asks providers
+and takes many organisations, also of a file.
 """
 
 from __future__ import annotations
@@ -119,7 +119,10 @@ def assign(
 
 
 def _queue(app: App, wishes: list[flips.Wish], asked: AssignJob, by: By, *, dry_run: bool) -> None:
-    """Have a tick ask the provider. Errors: UsageError unless one organisation and its provider are named."""
+    """Queue the request to the provider for a tick.
+
+    Errors: UsageError unless one organisation and its provider are named.
+    """
     if dry_run:
         raise UsageError("specify either --dry-run or --queue, not both")
     if len(wishes) != 1 or asked.provider in ("", EMBEDDED, *EXEMPT_PROVIDERS):
@@ -152,7 +155,7 @@ def _wishes(app: App, names: list[str] | None, customer: str | None, file: Path 
 
 
 def _biller(app: App, given: str | None, wishes: list[flips.Wish], *, new: bool) -> tuple[str, list[str]]:
-    """The provider that is meant, and a word where nobody named it."""
+    """Return the intended provider, and a note if the caller named none."""
     if given is not None:
         return given, []
     kept = app.read(lambda c: flips.kept_provider(c, [wish.org_id for wish in wishes], new=new))

@@ -58,7 +58,7 @@ def resolve_doubted(
 ) -> NoReturn:
     """Resolve all pushes in doubt of a filter; a dry run without an outcome shows both.
 
-    Errors: UsageError without an outcome or evidence, unless it is a dry run; whatever a rule refuses.
+    Errors: UsageError without an outcome or evidence, unless it is a dry run; Refused as the rules have it.
     """
     if outcome is None and not dry_run:
         raise UsageError("no outcome is given: pass --accepted or --absent, or --dry-run to see both")

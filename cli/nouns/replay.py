@@ -88,7 +88,7 @@ def replay_(
 
 
 def _run(app: App, made: ReplayPlan, dry_run: bool, by: By) -> Replayed:
-    """With a progress bar where somebody looks."""
+    """Run a replay, with a progress bar on a terminal."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -117,7 +117,7 @@ def _run(app: App, made: ReplayPlan, dry_run: bool, by: By) -> Replayed:
 
 @dataclass(frozen=True)
 class Echo:
-    """The range that was asked for, as it was understood; `lines` for people."""
+    """The requested range, as it was understood; `lines` for people."""
 
     zone: str
     utc: list[str]
@@ -180,7 +180,7 @@ def by_provider(totals: list[Tally]) -> list[Tally]:
 
 
 def priced(micro: int | None) -> str:
-    """Credits by the rate card, or that there is no price."""
+    """Return credits by the rate card, or that there is no price."""
     return "no price known" if micro is None else f"{show_credits(micro)}"
 
 

@@ -52,7 +52,7 @@ WITHIN_S: Final = 10.0
 
 
 MOST_KEPT: Final = 4_000
-"""Characters of a form that is kept in an address while somebody signs in again."""
+"""Characters of a form that is kept in an address while a person signs in again."""
 
 
 ONCE: Final = "go back and send the form again: it is done once"
@@ -62,7 +62,7 @@ IMPOSSIBLE: Final = (UsageError, UnknownId, Refused, HistoryDoubted, ClockDoubte
 
 
 def undone(engine: sa.Engine) -> Transact:
-    """Transactions of a dry run: whatever one is asked for, it is undone, and takes as long as a form may."""
+    """Return transactions for a dry run: each is undone, and has the time limit of a form."""
 
     def transact(work: Callable[[sa.Connection], T], /, *, rollback: bool = True) -> T:
         def bounded(connection: sa.Connection) -> T:
@@ -111,7 +111,7 @@ class Acting:
         return found
 
     async def _form(self, action: Action, request: Request) -> Response:
-        """The form, with what its address says filled in."""
+        """Return the form, filled in from its address."""
 
         async def do() -> Response:
             given = said_by(request)
@@ -241,7 +241,7 @@ class Acting:
     async def _answered(
         self, request: Request, action: Action | None, form: Mapping[str, str], do: Callable[[], Awaitable[Response]]
     ) -> Response:
-        """The answer; where nobody is signed in any more, the way in, which leads back to the form as it was."""
+        """Return the answer; for a person no longer signed in, the sign-in page, which leads back to the same form."""
 
         async def inside() -> Response:
             try:
@@ -323,7 +323,7 @@ class LookAgain(Refused):
 
 @dataclass(frozen=True)
 class Tried:
-    """A dry run: how things stand, and would stand; what would be said; how much it is; the hash of what was seen."""
+    """A dry run: the state before and after, the messages, the size, and the hash of what was shown."""
 
     person: Person
     facts: Sequence[tuple[str, str, str]]
@@ -349,9 +349,9 @@ def rehearse(connection: sa.Connection, action: Action, doing: Doing) -> Tried:
 
 
 def carry_out(connection: sa.Connection, action: Action, doing: Doing, form: Mapping[str, str]) -> Done:
-    """Do it, unless this very form was carried out before: then what that said, and no secret again.
+    """Carry the form out, unless this very form was carried out before: then its result, without a secret.
 
-    Errors: those of `perform`; Refused for a form that counts no longer.
+    Errors: those of `perform`; Refused for a form that no longer counts.
     """
     key = form.get("key", "")
     before = console_acts.claim(connection, key, doing.person, action.name, doing.by.now_ms)
@@ -379,7 +379,7 @@ def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mappi
 
 
 def _look_again(connection: sa.Connection, action: Action, doing: Doing, seen: str) -> Size:
-    """Errors: LookAgain where it is not as the dry run showed it; ApiError 403."""
+    """Compare the state with that of the dry run. Errors: LookAgain if it differs; ApiError 403."""
     size = _allowed(connection, action, doing)
     if seen != _seen(action.look(connection, doing), size, doing):
         raise LookAgain(409, CHANGED)
@@ -401,7 +401,7 @@ def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
 
 
 def to_type(size: Size) -> Decimal | None:
-    """The number that is typed before so much is done; None where it is little."""
+    """Return the number that the person types before a large action; None if it is small."""
     if size.rows > TYPED_ROWS:
         return Decimal(size.rows)
     largest = max(size.micro, size.taken_micro)

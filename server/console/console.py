@@ -65,13 +65,15 @@ T = TypeVar("T")
 
 
 class SignedOut(Exception):
-    """Nobody is signed in."""
+    """The person is not signed in."""
 
 
 @dataclass(frozen=True)
 class Looked:
-    """A page that was read: who asked, and the answer. It is put together where it was read: the gate's requests pass
-    through the loop meanwhile."""
+    """A page that was read: the person, and the answer.
+
+    It is rendered in the thread that read it: meanwhile the loop answers the gate's requests.
+    """
 
     known: Known
     answer: HTMLResponse
@@ -146,7 +148,7 @@ class Console:
         do: Callable[[], Awaitable[Response]],
         failed: Callable[[int, str], Response] | None = None,
     ) -> Response:
-        """The answer; where something fails, the page that says so."""
+        """Return the answer; if the work fails, the error page."""
         failed = failed or self.failed
         try:
             return await do()
@@ -179,8 +181,11 @@ class Console:
         person: Person | None = None,
         page: Page | None = None,
     ) -> HTMLResponse:
-        """The error state: no figure at all is better than a wrong one. `part`: what could not be read, `since_ms`: as
-        of when, where it is known; `person` and `page`: who asked for what, for the menu around it."""
+        """Return the error state: no figure at all is better than a wrong one.
+
+        `part`: the part that could not be read, `since_ms`: since when, if that is known; `person` and `page`: for the
+        menu around it.
+        """
         shown: dict[str, object] = {"status": status, "why": why, "part": part, "since_ms": since_ms}
         if person is not None:
             shown |= {"person": person, "demo": person.in_demo, "page": page, "back": None, "under": ""}
@@ -193,7 +198,7 @@ class Console:
         return await self.answered(request, lambda: self._shown(page, request, seen), partial(self._unread, page, seen))
 
     def _unread(self, page: Page, seen: list[Person], status: int, why: str) -> HTMLResponse:
-        """`seen`: who asks, where that could be read."""
+        """Return the error page of an unread page. `seen`: the person, if that could be read."""
         person = seen[-1] if seen else None
         if status < 500:
             return self.failed(status, why, person=person, page=page)
@@ -201,7 +206,7 @@ class Console:
         return self.failed(status, why, page.title, since_ms, person, page)
 
     async def _nowhere(self, request: Request) -> Response:
-        """An address below ours that leads nowhere: a page says so, as people read it."""
+        """Answer an unknown address with a page for people."""
 
         async def do() -> Response:
             known = await self.look(lambda c: session_auth.who(c, self.services.settings, request, self.now_ms()))
@@ -243,7 +248,7 @@ class Console:
         return await self.answered(request, lambda: self._handed_out(page, form, request))
 
     async def _handed_out(self, page: Page, form: Form, request: Request) -> Response:
-        """Its lines as they are read, row by row; who took how many is on record."""
+        """Send a page's lines as they are read, row by row, and record the person and the number of lines."""
         assert page.lines is not None
         now_ms, query, lines = self.now_ms(), said_by(request), page.lines
         known = await self.look(lambda c: self._known(c, request, page, now_ms))
@@ -260,7 +265,7 @@ class Console:
         return StreamingResponse(stream, media_type=MEDIA[form], headers=headers)
 
     async def _keep_use(self, known: Known, now_ms: int) -> None:
-        """That a session is used, once a minute: a page that could be read is shown even where that cannot be kept."""
+        """Record the use of a session, once a minute: if that fails, the page is shown all the same."""
         if known.session and now_ms - known.seen_ms >= console_sessions.SEEN_EVERY_MS:
             try:
                 await self._threads.write(lambda c: console_sessions.note_use(c, known.session, now_ms))
@@ -297,7 +302,7 @@ class Console:
 
 
 def _place(request: Request) -> str:
-    """Where somebody wanted to go, to go on there."""
+    """Return the requested address, to continue there."""
     return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
 
 
@@ -307,9 +312,10 @@ WHOSE: Final = ("id", "key", "tab")
 
 @contextmanager
 def in_words(ask: Ask) -> Iterator[None]:
-    """A thing that is asked for may not be there (UnknownId, 404); a filter that names none makes no sense.
+    """Turn errors into words: an object may not exist (UnknownId, 404), and a filter may name none.
 
-    Errors: UsageError."""
+    Errors: UsageError.
+    """
     try:
         yield
     except UnknownId as error:

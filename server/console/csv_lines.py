@@ -30,7 +30,10 @@ class Line(str):
 
 
 def csv_line(texts: Sequence[str | None], numbers: Sequence[int | str | None] = ()) -> Line:
-    """One line: texts that anybody may have written, then numbers of ours. The first line of a file has its names."""
+    """Return one line: texts that any person may have written, then our numbers.
+
+    The first line of a file has its names.
+    """
     cells = [f'"{text if PLAIN(text) else _escaped(text)}"' if text else '""' for text in texts]
     line = Line(",".join([*cells, *["" if number is None else str(number) for number in numbers]]) + "\n")
     line.cells = (*texts, *numbers)
@@ -42,7 +45,7 @@ def _escaped(text: str) -> str:
 
 
 def as_json(lines: Iterator[str]) -> Iterator[str]:
-    """The same lines as JSON, an object each; what is no line of `csv_line` is JSON already."""
+    """Return the lines as JSON, an object each; a line that `csv_line` did not make is JSON already."""
     names: tuple[str | int | None, ...] = ()
     for line in lines:
         if not isinstance(line, Line):

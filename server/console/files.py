@@ -131,7 +131,7 @@ class Stream:
             self._loop.call_soon_threadsafe(self._ended)
 
     async def first(self) -> bytes:
-        """The first piece: what fails before it is told on a page."""
+        """Return the first piece: an error before it gives an error page."""
         piece = await self._pieces.get()
         if isinstance(piece, Exception):
             raise piece

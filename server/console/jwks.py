@@ -34,7 +34,7 @@ KEPT_MS: Final = 10 * MINUTE_MS
 AGAIN_MS: Final = 30 * SECOND_MS
 """The shortest time between two reads of the public keys for an unknown key."""
 MOST_KEPT: Final = 8
-"""Addresses; they are settings, or stand in an answer of one."""
+"""Addresses; they come from settings, or from an answer of one."""
 
 
 class Trouble(Exception):
@@ -62,7 +62,7 @@ class _Kept:
 
 @dataclass
 class Elsewhere:
-    """Asks other services, for one server."""
+    """The calls of one server to other services."""
 
     services: Services
     _kept: dict[str, _Kept] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class Elsewhere:
         return said
 
     async def keys(self, url: str, kid: str | None, what: str) -> list[Key]:
-        """The public keys of an address, of this id where one is given. Errors: Trouble."""
+        """Return the public keys of an address, with this id if one is given. Errors: Trouble."""
         for at_most_ms in (KEPT_MS, AGAIN_MS):
             said = await self.kept(url, what, at_most_ms=at_most_ms)
             listed = said.get("keys")

@@ -102,7 +102,7 @@ class Trip:
 
 
 def trip_of(secret: str, state: str) -> Trip | None:
-    """The way that a state is of; None where it is not of this secret."""
+    """Return the trip of a state; None if another secret signed it."""
     began, _, _ = state.partition(".")
     if not (began.isascii() and began.isdecimal() and len(began) <= 15 and secret):
         return None
@@ -111,7 +111,7 @@ def trip_of(secret: str, state: str) -> Trip | None:
 
 
 class Oidc:
-    """The two routes. `desk` shows pages, and says where a person continues."""
+    """The two routes. `desk` shows pages, and has the address where a person continues."""
 
     def __init__(self, desk: Desk, threads: Threads, services: Services, elsewhere: Elsewhere) -> None:
         self._desk = desk
@@ -250,7 +250,7 @@ class Oidc:
         return claims
 
     async def _more(self, claims: Mapping[str, Any], url: str, access: object) -> Mapping[str, Any]:
-        """The same, with what the issuer says where it is asked for more: of the same one. Errors: Trouble."""
+        """Return the claims with those of the issuer's second answer, about the same person. Errors: Trouble."""
         if not isinstance(access, str) or not access.isascii() or not access.isprintable():
             return claims
         headers = {"authorization": f"Bearer {access}", "accept": "application/json"}

@@ -25,8 +25,7 @@ MAX_NAME_CHARS: Final = 40
 MOST_PARAMETERS: Final = 20
 """Parameters of one address of the console."""
 MAX_TEXT_CHARS: Final = 12 * 1024
-"""A text in an address of the console: a link's token stands in an address, and a form that somebody was signed out
-of."""
+"""Characters of a text in an address of the console: a link's token, or the form of a person who was signed out."""
 
 
 def said_by(request: Request) -> dict[str, str]:
@@ -47,8 +46,10 @@ def said_by(request: Request) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Ask:
-    """One look at a page. `query` is what stands in the address, each name once; `form` is that of the file that is
-    asked for."""
+    """One read of a page.
+
+    `query`: the parameters of the address, each name once; `form`: that of the requested file.
+    """
 
     person: Person
     now_ms: int
@@ -61,15 +62,17 @@ class Ask:
         return bool(self.query.get("id") or self.query.get("key"))
 
     def text(self, name: str) -> str:
-        """An id or a part of one; '' where none is given. Errors: UsageError for what no id can be."""
+        """Return an id or a part of one; '' if none is given. Errors: UsageError if no id can have this text."""
         found = self.query.get(name, "")
         if found and not is_clean_id(found):
             raise UsageError(f"{name}: this is no id: 1 to 200 characters, none of them control characters")
         return found
 
     def key(self, name: str) -> str:
-        """A key that is made of several ids (an entry's, a top-up's); '' where none is given. Errors: UsageError for
-        what no key can be."""
+        """Return a key that is made of several ids (an entry's, a top-up's); '' if none is given.
+
+        Errors: UsageError if no key can have this text.
+        """
         found = self.query.get(name, "")
         if found and not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
             raise UsageError(
@@ -88,21 +91,23 @@ class Ask:
         return found
 
     def required(self, name: str) -> str:
-        """Errors: UsageError where none is given."""
+        """Return a text. Errors: UsageError if none is given."""
         if not self.query.get(name):
             raise UsageError(f"the address names no {name}: it ends with ?{name}=…")
         return self.text(name)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        """One of several; the first where none is given. Errors: UsageError for any other."""
+        """Return one of several choices; the first if none is given. Errors: UsageError for any other."""
         found = self.query.get(name, "") or choices[0]
         if found not in choices:
             raise UsageError(f"{name}: there is {', '.join(filter(None, choices))}")
         return found
 
     def whole(self, name: str) -> int | None:
-        """A whole number that a database holds, as pages write it for their next one; None where none is given.
-        Errors: UsageError for any other text."""
+        """Return a whole number of the address, which a database can store; None if none is given.
+
+        Errors: UsageError for any other text.
+        """
         found = self.query.get(name, "")
         if found and not (re.fullmatch(r"-?[0-9]{1,18}", found) and found.isascii()):
             raise UsageError(f"{name}: this is no whole number: begin at the first page")
@@ -116,16 +121,20 @@ class Ask:
         return found
 
     def instant(self, name: str) -> int | None:
-        """A moment in milliseconds, as pages write it for a link; None where none is given. Errors: UsageError for one
-        that no calendar here knows."""
+        """Return a time of the address, in milliseconds; None if none is given.
+
+        Errors: UsageError if it is in no calendar.
+        """
         found = self.whole(name)
         if found is not None and not 0 <= found <= LATEST_MS:
             raise UsageError(f"{name}: this is no moment: begin at the first page")
         return found
 
     def moment(self, name: str) -> int | None:
-        """A time as people type it (`2026-01-31`, `7d`), in milliseconds; None where none is given. Errors: UsageError
-        for what is none."""
+        """Return a typed time (`2026-01-31`, `7d`), in milliseconds; None if none is given.
+
+        Errors: UsageError if it is none.
+        """
         found = self.text(name).strip()
         return parse_time(found, name, self.now_ms) if found else None
 

@@ -1,5 +1,4 @@
 """One push, explained: its samples, the provider's answer, its entry in the ledger, the verdict that followed, and the
-
 cells that were notified. Reads only.
 
 Guarantee: each part is bounded, and is read by a key.

@@ -1,8 +1,8 @@
 """Charts as SVG, made by the server.
 
-Guarantee: bars are in percentages of their box and hold no text, so that nothing shrinks on a narrow screen; what they
-show is given in words and stands in a table beside them, too. The largest series has the first colour. Series add up to
-what the days do.
+Guarantee: bars are in percentages of their box and hold no text, so that nothing shrinks on a narrow screen; their
+values are in words, and in a table beside them, too. The largest series has the first colour. Series add up to the sum
+of the days.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ STEPS: Final = (Decimal(1), Decimal(2), Decimal(5), Decimal(10))
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars and what goes with them: the picture, its series (name, class, sum), the lines of its axis, the top one
-    first, and what the first bar is called."""
+    """Bars and their parts.
+
+    The picture, its series (name, class, sum), the lines of its axis, the top one first, and the name of the first bar.
+    """
 
     picture: Markup
     series: list[tuple[str, str, int]]
@@ -101,7 +103,7 @@ HIGH: Final[Mapping[str, int]] = {"none": 8, "ok": 30, "warn": 60, "bad": 100}
 
 
 def strip(cells: Sequence[tuple[str, str]], said: str) -> Markup:
-    """A row of boxes on one ground, each with a class of HIGH and what it says."""
+    """Return a row of boxes on one ground, each with a class of HIGH and its text."""
     width = Decimal(100) / max(len(cells), 1)
     boxes = [
         Markup('<rect class="t-{}" x="{:.3f}%" width="{:.3f}%" y="{}%" height="{}%"><title>{}</title></rect>').format(

@@ -1,7 +1,7 @@
 """The templates.
 
-Guarantee: each value is clean and escaped where it is shown, whichever template shows it; only what a form sends back
-is as it was given. A name that is not there is an error.
+Guarantee: each value is clean and escaped in any template; only the fields that a form sends back are as they were
+given. An unknown name is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HALTED_FOR: Final[Mapping[str, str]] = {
     "estimate": "no credit is left, as it is estimated", "unreadable": "the balance cannot be read",
     "usage_limit": "a usage limit is reached", "operator": "a person has stopped it",
 }  # fmt: skip
-"""Why an organisation is halted, in words for its people; any other reason is told to nobody but ours."""
+"""The reasons of a halt, in words for the organisation's people; other reasons are shown only to operators."""
 
 
 @cache
@@ -63,7 +63,7 @@ def environment() -> Environment:
 
 
 def _shown(value: object) -> object:
-    """Whatever a template shows: no text of others' turns what stands around it, a tab's title included."""
+    """Clean a value of a template: no text of others changes the text around it, a tab's title included."""
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -75,7 +75,7 @@ def running(entries: Iterable[Any], closing_micro: int) -> Iterator[tuple[Any, i
 
 
 LONG: Final = re.compile(r"[^\s-]{17}")
-"""A word that a table has no room for: it is broken where it has to be. Shorter ones never are."""
+"""A word too long for a table: it is broken if needed. Shorter words are never broken."""
 
 
 def bdi(text: object) -> Markup:
@@ -99,7 +99,7 @@ def told(text: object) -> Markup:
 
 
 FIRST: Final = re.compile(r"drawdown (?:'[^']*'|[^,;'])+")
-"""The command that a step begins with: what stands behind it, in words, is not pasted with it."""
+"""The command at the start of a step: the words after it are not copied with it."""
 
 
 def step(text: object) -> Markup:
@@ -119,5 +119,5 @@ def url(path: str, **values: object) -> str:
 
 
 def command(*words: str) -> str:
-    """The command line that shows the same: a word that a shell would take apart stands in quotes."""
+    """Return the command line that shows the same; a word with special characters of a shell is quoted."""
     return f"drawdown {typed(*words)}"

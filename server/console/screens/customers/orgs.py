@@ -1,4 +1,4 @@
-"""All organisations: a page at a time, narrowed by what the address says, and the same as a file."""
+"""All organisations: a page at a time, filtered by the address, and the same as a file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The overview: how everything stands, what needs a person first, and the ticks of the last day.
+"""The overview: the verdict, the work for a person first, and the ticks of the last day.
 
-Guarantee: the verdict, its reason and its next step are those of `drawdown status`, word for word. All that a person is
-needed for is there: the worst first, then what waits, and what comes within a day.
+Guarantee: the verdict, its reason and its next step are those of `drawdown status`, word for word. All work for a
+person is there: the worst first, then what waits, and what is due within a day.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _pending(standing: Standing) -> Tile:
 
 
 def _runs_out(orgs: int, watch_ms: int | None, at_ms: int) -> Tile:
-    """Where nobody watches, nobody knows: that is no zero."""
+    """Return the tile of credit that ends; without a watch, the number is unknown, not zero."""
     name, href = "Run out within 24 h", ENDING
     if not orgs and (watch_ms is None or abs(at_ms - watch_ms) >= WATCHED_FOR_MS):
         return Tile(name, figures.UNKNOWN, "no watch goes round", "", href)
@@ -162,7 +162,7 @@ MOST_CALLS: Final = 50
 
 @dataclass(frozen=True)
 class Need:
-    """Something that needs somebody: how grave, what, and the command that shows or fixes it."""
+    """A need for a person: its gravity, its object, and the command that shows or fixes it."""
 
     tone: str
     word: str
@@ -170,7 +170,7 @@ class Need:
     command: str
     org: str = ""
     href: str = ""
-    """The page that says more, where it is another than the organisation's."""
+    """The page with the details, if it is another than the organisation's."""
 
     @property
     def place(self) -> str:
@@ -255,7 +255,7 @@ def _soon(around: Around, at_ms: int) -> list[Need]:
 
 
 def _place(call: Call, standing: Standing) -> str:
-    """The page that says more of it, where it is another than the organisation's."""
+    """Return the page with the details, if it is another than the organisation's."""
     if call.why in ("in_doubt", "rejected"):
         return url(PUSHES, state=call.why, provider=call.about)
     if call.why == "problem" and standing.last_tick is not None:
@@ -327,7 +327,7 @@ def _reasons(reasons: Sequence[WaitSum], provider: str, states: Sequence[str]) -
 
 
 def _why(one: Waiting, reasons: Sequence[WaitSum]) -> str:
-    """The reasons, where they were read; else that of most, and how many others there are."""
+    """Return the reasons, if they were read; else the most frequent one, and the number of others."""
     if named := _reasons(reasons, one.provider, ("due", "queued")):
         return f": {named}"
     if "waiting" not in one.errors:

@@ -35,7 +35,7 @@ No feature has this name: it has no spaces.
 """
 HOUR_MS: Final = DAY_MS // 24
 HOURS_BELOW_MS: Final = 3 * DAY_MS
-"""A wallet that was first used less than this ago is shown by hours: three bars say nothing."""
+"""A wallet that was first used less than this ago is shown by hours: three bars show too little."""
 LEAST_BARS: Final = 12
 """So that one bar is not as wide as the picture."""
 SPLIT_DAYS: Final = 7

@@ -213,7 +213,7 @@ MOST_WALLETS: Final = 10
 MOST_POOLS: Final = 20
 """Pools on the page of billing."""
 STALE_MS: Final = 2 * DAY_MS
-"""A look at who spent most that is older than this is no news."""
+"""The age of a list of the biggest spenders after which it is out of date."""
 
 
 def read_all(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

@@ -155,7 +155,7 @@ PLAN_HEADS: Final = (
 
 
 def plan_cells(one: wallets.Offer, is_own: bool) -> tuple[Cell, ...]:
-    """A plan in a comparison; the customer's own says so."""
+    """Return the cells of a plan in a comparison; the customer's own plan is marked."""
     factor = figures.UNKNOWN if one.hold_factor_ppm is None else f"{Decimal(one.hold_factor_ppm) / ONE_PPM:f}"
     name = Cell(f"{one.name}, its own" if is_own else one.name, "id")
     return (
@@ -208,14 +208,14 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _never_used(customer: str, paid: PaidFrom) -> Shown:
-    """Instead of zeros that say nothing."""
+    """Return the page of a wallet that was never used, in place of zeros."""
     acts = [act("Give credit", "grant", id=customer)] if paid.takes_credit and paid.customer_id == customer else []
     above, billing = Link("Ledger", "/console/ledger"), Link("Billing", url("/console/billing", id=customer))
     return Shown(WALLET_PATH, [no_wallet(customer, paid)], acts=[*acts, billing], above=above, heading=customer)
 
 
 def whose(paid: PaidFrom) -> str:
-    """Why there is no balance to show, in words; '' where one is kept here."""
+    """Return the reason why there is no balance to show, in words; '' if it is kept here."""
     if paid.is_here:
         return ""
     if paid.provider is None:
@@ -239,8 +239,11 @@ def no_wallet(customer_id: str, paid: PaidFrom) -> Table:
 
 
 def chosen_by(ask: Ask) -> ChosenEntries:
-    """The entries that were booked in some time, or of some amount. Times are shown to the minute and amounts to the
-    cent, so that what is typed stands for the whole of either. Errors: UsageError."""
+    """Return the entries that were booked in a time, or have an amount.
+
+    Times are shown to the minute and amounts to the cent, so a typed value means all of that minute or cent. Errors:
+    UsageError.
+    """
     begin, end, amount = ask.moment("from"), ask.moment("to"), ask.text("amount").strip()
     return ChosenEntries(
         sizes=sizes_of(amount, "amount") if amount else ALL.sizes,
@@ -297,8 +300,10 @@ def tiles(account: Account) -> list[Tile]:
 def entries_table(
     found: Entries, customer_id: str, chosen: ChosenEntries, path: str, query: Mapping[str, object], after: str
 ) -> Table:
-    """The entries, the latest use first; `path` and `query`: where their first page is, `after`: behind which entry
-    this one begins."""
+    """Return the entries, the latest use first.
+
+    `path` and `query`: the address of their first page, `after`: the entry before this page.
+    """
     heads: tuple[str, ...] = ("Used, UTC", "Booked, UTC", "Event", "Kind", "#Quantity", "#Amount", "#Balance", "By")
     none = "The ledger has no entry of this wallet. A grant, or the first charge, makes one."
     if found.booked_micro is None:  # which was left behind entries of other pages

@@ -156,7 +156,7 @@ def _stopped(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 
 def _told(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
-    """Which cells are notified of a halt: those where something of theirs runs."""
+    """Return the cells that are notified of a halt: those with running sandboxes of the organisation."""
     running = transact(lambda c: cells.running_of(c, _orgs(doing)))
     most = sorted(running.items(), key=lambda one: (-one[1], one[0]))
     rows = [(cells_of.cell(cell), cells_of.number(count)) for cell, count in most[: cells.MOST_NAMED]]

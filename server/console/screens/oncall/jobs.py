@@ -245,7 +245,7 @@ def _accept(connection: sa.Connection, doing: Doing) -> Done:
 
 
 def _assignment(connection: sa.Connection, doing: Doing) -> AssignJob:
-    """Errors: UnknownId; WrongField for a provider that is not asked first."""
+    """Return the assignment. Errors: UnknownId; WrongField for a provider that needs no request first."""
     org, provider = doing.text("id"), doing.text("provider")
     ids.require_sampled_org(connection, org, new=False)
     if provider == EMBEDDED or provider in EXEMPT_PROVIDERS:

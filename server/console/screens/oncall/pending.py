@@ -204,7 +204,7 @@ def _meant(one: SampleRow) -> str:
 
 EMBEDDED: Final = "embedded"
 BILLERS: Final = ((EMBEDDED, "the ledger here"), ("none", "nobody"), ("legacy", "another system"))
-"""Those that need not be asked first whether they have such a customer: of others, a tick asks (`jobs`)."""
+"""Billers that need no request first about the customer: for others, a tick makes it (`jobs`)."""
 YES: Final = (("no", "no"), ("yes", "yes"))
 FROM: Final = Field("from", "From", "time", "A window's boundary; the next one where it is left empty.", optional=True)
 MOST_FACTS: Final = 20
@@ -212,7 +212,7 @@ MOST_FACTS: Final = 20
 
 
 def start_of_window(doing: Doing) -> int | None:
-    """Errors: WrongField for what is no window's boundary."""
+    """Return the start of a window. Errors: WrongField if it is no window's boundary."""
     found = doing.time("from")
     if found is not None and found % WINDOW_MS:
         raise WrongField("from", "a window's boundary: a multiple of five minutes")

@@ -1,6 +1,6 @@
-"""Pushes: what is open, in all and one by one, and all others by the same filter; one push, from the samples of its
-window to the provider's answer, the ledger's entry, the verdict that followed and the cells that were told; and a
-person's word about pushes: by their keys, or all that a filter finds, with the count that was seen.
+"""Pushes: the open ones, in all and one by one, and all others by the same filter; one push, from the samples of its
+window to the provider's answer, the ledger's entry, the verdict that followed and the notified cells; and a person's
+decision about pushes: by their keys, or all of a filter, with the shown count.
 """
 
 from __future__ import annotations
@@ -166,7 +166,10 @@ def lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
 
 
 def _chosen(connection: sa.Connection, ask: Ask) -> PushFilter:
-    """Errors: UsageError; UnknownId for a provider that never billed anybody: this machine's own are not known here."""
+    """Return the filter. Errors: UsageError; UnknownId for a provider that never billed a customer.
+
+    This machine's own providers are not known here.
+    """
     provider = ask.text("provider")
     if provider:
         ids.require(connection, ids.PROVIDER, provider)
@@ -373,7 +376,7 @@ def _samples(found: ExplainedPush) -> Table:
 
 
 def _revisions(found: ExplainedPush) -> list[Table]:
-    """Where there is another one."""
+    """Return the table of revisions, if there is another one."""
     rows = [
         (
             Cell(str(one.revision)),
@@ -407,7 +410,7 @@ def _attempts(found: ExplainedPush) -> Table:
 
 
 def _sends(alike: list[ShownAttempt]) -> tuple[Cell, ...]:
-    """Sends one after the other that ended the same way are one row, with what was said last."""
+    """Return one row for successive sends with the same end, with the last message."""
     first, last = alike[0], alike[-1]
     took = [one.finished_ms - one.started_ms for one in alike if one.finished_ms is not None]
     number = str(first.attempt) if first is last else f"{first.attempt} to {last.attempt}"
@@ -425,7 +428,7 @@ def _sends(alike: list[ShownAttempt]) -> tuple[Cell, ...]:
 
 
 def _said(found: ExplainedPush) -> list[Table]:
-    """A person's or a look-up's word, where there is one."""
+    """Return the decision of a person or a look-up, if there is one."""
     words = [("voided", found.void)] if found.void else []
     rows = [
         (cells_of.time(one.at_ms), Cell("voided"), Cell(one.evidence_kind), cells_of.said(one.evidence, narrow=True),
@@ -486,7 +489,7 @@ def _verdicts(found: ExplainedPush, chain: PushChain) -> Table:
 
 
 def _told(found: ExplainedPush, chain: PushChain) -> list[Table]:
-    """Where a verdict above halts it."""
+    """Return the notified cells, if a verdict above halts the organisation."""
     rows = [
         (
             cells_of.time(one.halted_at),

@@ -1,5 +1,5 @@
-"""Runs: who holds how much until when; all others, by the same filter; one run: what was reserved, what it drew, and
-how it ended. A run is given up.
+"""Runs: those that hold credit, how much and until when; all others, by the same filter; one run: its reservation, its
+draws and its end. A run is given up.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ PARTS: Final = {
     "messages_failed": "not taken; tried again",
     "jobs_ended": "of people, such as replays",
 }
-"""The figures of a tick's report, in the order in which it goes about them."""
+"""The figures of a tick's report, in the order of its work."""
 WRONG: Final = (("problems", "problem", "bad"), ("stopped_orgs", "stopped", "bad"), ("failures", "failure", "warn"))
 LEFT: Final = {"pending_s": "seconds pending", "pending_units": "units pending", "quarantined": "samples quarantined"}
 NO_REPORT: Final = "It has no report yet."

@@ -10,7 +10,7 @@ from drawdown.server.console.frame.templates import url
 
 
 def said(text: str | None, *, wide: bool = False) -> Cell:
-    """An id, or another text that somebody chose. `wide`: not on a narrow screen."""
+    """Return an id, or another text that a person chose. `wide`: not on a narrow screen."""
     return Cell(figures.UNKNOWN if text is None else text, "id", narrow=not wide)
 
 
@@ -32,7 +32,7 @@ def org(org_id: str, *, tab: str = "", wide: bool = False) -> Cell:
 
 
 def part(ppm: int | None) -> str:
-    """Per cent, to a tenth; less than that is told as less, so that a rare thing is not none."""
+    """Return per cent, to a tenth; a smaller part is shown as less than that, so that a rare event is not zero."""
     if ppm is None:
         return figures.UNKNOWN
     return "<0.1 %" if 0 < ppm < 1_000 else f"{(ppm + 500) // 1_000 / 10:.1f} %"
