@@ -59,7 +59,7 @@ def require_public(root: Path, version: str) -> None:
 
 
 def linked(page: str, root: Path, address: str) -> str:
-    """A page whose links lead to files of the repository at an address, wherever the page is shown."""
+    """Return a page whose links lead to files of the repository at an address, so that the page works anywhere."""
 
     def absolute(link: re.Match[str]) -> str:
         if "://" in link[1] or link[1].startswith(("#", "mailto:")):

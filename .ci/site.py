@@ -44,7 +44,7 @@ def staged(text: str, page: Path, root: Path, kept: set[Path]) -> str:
 
 
 def stage(root: Path, target: Path) -> list[Path]:
-    """Write mkdocs.yml and all pages below a folder, which is made anew. Returns the pages."""
+    """Write mkdocs.yml and all pages into a new folder, in place of an old one. Returns the pages."""
     shutil.rmtree(target, ignore_errors=True)
     found = pages(root)
     pictures = [path for pattern in PICTURES for path in root.glob(pattern) if path.is_file()]

@@ -68,7 +68,7 @@ class App:
     err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, emoji=False))
     http: Http = None  # type: ignore[assignment]  # by the settings, below
     processes: int = 1
-    """How many of this command share its work, and what providers allow."""
+    """Processes of this command that share its work, and what providers allow."""
     _engine: sa.Engine | None = None
     _registry: Registry | None = None
     _payments: PaymentServices | None = None
@@ -262,7 +262,10 @@ class App:
         return None if text is None else parse_window(text, option, self.clock.now_ms())
 
     def by(self, actor: str | None, reason: str | None) -> By:
-        """Who acts, and why. What is done with `--at` is on record as done then: that it was said so is, too."""
+        """Return the actor and the reason of a change.
+
+        The channel records the use of `--at`: the change is dated then.
+        """
         via = "cli --at" if isinstance(self.clock, FixedClock) else "cli"
         return By(self.clock.now_ms(), actor or default_actor(), reason or "not given", via)
 
@@ -295,7 +298,7 @@ def default_actor() -> str:
 
 
 def client_of(outgoing: Outgoing | None) -> HttpClient:
-    """What calls, and how its calls leave."""
+    """Return an HTTP client with this way out."""
     from drawdown.providers.http.client import Dialer, HttpClient
 
     return HttpClient(dialer=Dialer(outgoing=outgoing))

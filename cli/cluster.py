@@ -2,12 +2,12 @@
 
 The engine is procrastinate, on the same PostgreSQL, in a schema of its own.
 
-Guarantee: ticks and short jobs have connections of their own, so that no tick holds up a halt. Of each kind and shard
-one job waits at most, and one runs. A job is acknowledged once its work has ended; if its worker died, another takes it
-over. A fault in a job is logged and recorded of its worker; the next job of the shard continues from what is committed.
-If a job is stopped, or this program is too old for it, it is put back for others. No money depends on the engine: a job
-that runs twice, or late, does no harm. A worker ends between two effects. If the database is away, the worker waits for
-it.
+Guarantee: ticks and short jobs have connections of their own, so that no tick delays a halt. For each kind and shard,
+at most one job waits, and at most one runs. A job is acknowledged once its work has ended; if its worker died, another
+takes it over. A fault in a job is logged and recorded of its worker; the next job of the shard continues from what is
+committed. If a job is stopped, or this program is too old for it, it is put back for others. No money depends on the
+engine: a job that runs twice, or late, does no harm. A worker ends between two effects. If the database is away, the
+worker waits for it.
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ class Jobs:
                 self.ticking = None
 
     def watch(self, shard: str) -> None:
-        """One round. What it remembers of the shard to be quick is kept for the next one here."""
+        """Make one round. Its memory of the shard, which only makes it quick, is kept for the next round here."""
         with self._one_of(self._quick) as app:
             kept = self._watches.setdefault(shard, WatchLoop(app, parse_shard(shard), self.stopping))
             self._do(f"watch {shard}", replace(kept, app=app).round)
 
     def reconcile(self) -> None:
-        """What the nightly `drawdown reconcile --correct` does."""
+        """Do the same as the nightly `drawdown reconcile --correct`."""
         with self._one_of(self._quick) as app:
             by = By(app.clock.now_ms(), "drawdown worker", "nightly", "cli")
             self._do("reconcile", lambda: compare(app, ReconcileScope(correct=True, recent=True), by))
@@ -158,7 +158,7 @@ class Jobs:
             raise PutBack
 
     def _note(self, write: Callable[[], None]) -> None:
-        """What cannot be noted was done all the same."""
+        """Write a note. If it fails, the noted work is done all the same."""
         try:
             write()
         except DrawdownError as error:
@@ -176,10 +176,12 @@ def _apart(app: App, count: int) -> queue.Queue[App]:
 TAKE_OVER_EVERY_S: Final = 15
 """Jobs of workers that died are taken over by then, once LIVES_S are over."""
 MAX_KEPT_HOURS: Final = 24
-"""How long the engine keeps jobs that it could not even begin; what ended well is deleted at once."""
+"""Hours that the engine keeps jobs that it could not even begin; jobs that ended well are deleted at once."""
 ACKNOWLEDGED_S: Final = 30
-"""How long a worker tries to note the end of a job. Longer than two heartbeats: a worker that cannot note it by then
-has lost its heartbeat, too, and begins again, and its jobs are taken over."""
+"""Seconds that a worker tries to note the end of a job. They are more than two heartbeats.
+
+If a worker cannot note it by then, it has lost its heartbeat, too. It begins again, and its jobs are taken over.
+"""
 RECONCILE_AT: Final = "17 2 * * *"
 """Nightly, UTC."""
 CATCH_UP_S: Final = 12 * 3_600
@@ -384,7 +386,7 @@ async def _worked(engine: Engine, name: str, at_once: int) -> None:
         queues=[name],
         concurrency=at_once,
         fetch_job_polling_interval=POLL_S,
-        # Any login of a database may notify whom it likes; what does not parse would end the lane.
+        # Any login of a database may notify any other; a notice that does not parse would end the lane.
         listen_notify=False,
         delete_jobs="successful",
         install_signal_handlers=False,

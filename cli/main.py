@@ -85,7 +85,7 @@ def search_seldom() -> None:
 
 @cache
 def program() -> TyperCommand | TyperGroup:
-    """What Typer makes of `app`: once in a process, however many commands it runs."""
+    """Return the program that Typer makes of `app`: once in a process, however many commands it runs."""
     made = get_command(app)
     assert isinstance(made, TyperCommand | TyperGroup), made
     return made

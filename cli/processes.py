@@ -91,7 +91,7 @@ class _Part(Generic[P, T]):
     result: T | Fault | None = None
 
     def take(self) -> None:
-        """What it made of its part; where its process is gone silently, that."""
+        """Take the result of its part; if its process is gone silently, that is the result."""
         try:
             self.result = self.answers.recv()
         except EOFError:

@@ -46,7 +46,7 @@ WITHIN: Final = 0.8
 
 @dataclass
 class Options:
-    """How to tick."""
+    """The options of ticks."""
 
     shard: Shard
     new_orgs: NewOrgs | None
@@ -55,12 +55,12 @@ class Options:
     watch_every_s: int | None = None
     """None: nobody is watched."""
     deadline_s: float | None = None
-    """What a tick leaves after so many seconds, the next one does. None: by WITHIN."""
+    """Seconds after which a tick leaves the rest to the next one. None: by WITHIN."""
     nightly_at: dt.time | None = None
     """In UTC. None: somebody else runs `drawdown nightly`."""
 
     def deadline_ms(self) -> int:
-        """How long a tick may take, in milliseconds."""
+        """The longest time of a tick, in milliseconds."""
         return round((self.every_s * WITHIN if self.deadline_s is None else self.deadline_s) * SECOND_MS)
 
 
@@ -85,7 +85,7 @@ class _Loop:
     last_status: int = 0
 
     def tick(self) -> None:
-        """One tick. What goes wrong is logged; the next tick continues from what is committed."""
+        """Do one tick. A fault is logged; the next tick continues from what is committed."""
         try:
             self.last_status = tick_once(self.app, self.options, self.stopping).exit_status
             self.options.accept_clock = False  # one jump was vouched for, not every later one
@@ -155,7 +155,7 @@ class WatchLoop:
         return runner.run(watch(context, self.watcher), self.app.world())
 
     def try_round(self) -> None:
-        """One round. What goes wrong is logged; the next round continues from what is committed."""
+        """Do one round. A fault is logged; the next round continues from what is committed."""
         try:
             self.round()
         except DrawdownError as error:
@@ -166,14 +166,14 @@ class WatchLoop:
 
 COMMAND: Final = (sys.executable, "-c", "from drawdown.cli.main import main; main()", "nightly", "--json")
 ENDED: Final = (-signal.SIGTERM, -signal.SIGINT)
-"""What stops a machine tells all of its processes at once: it may be told before we are."""
+"""Exit statuses of an ended process. A stop of the machine reaches all processes at once: it may end before us."""
 ENDS_WITHIN_S: Final = 20.0
-"""How long it is waited for, once it was told to end."""
+"""Seconds to wait for it, once it was asked to end."""
 
 
 @dataclass
 class Night:
-    """What is done once a night."""
+    """The nightly work."""
 
     settings: Settings
     stopping: Stopping

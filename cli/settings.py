@@ -163,7 +163,7 @@ def _checked(path: Path, check: Check | None, was: str | None) -> str:
 
 
 def _read(path: Path) -> str:
-    """What a file holds, without the line's end. Errors: UsageError, which quotes nothing of it."""
+    """Return the content of a file, without the line's end. Errors: UsageError, which quotes nothing of it."""
     try:
         found = _bytes(path)
     except (OSError, ValueError) as error:
@@ -246,11 +246,11 @@ class Settings(BaseSettings):
     cron_secret: SecretStr = SecretStr("")
     """The bearer secret of the server's /cron routes."""
     gate_unknown_org: UnknownOrg = "not_found"
-    """What the gate says of an organisation it does not know: not_found (404), deny or allow."""
+    """The gate's answer about an unknown organisation: not_found (404), deny or allow."""
     gate_open_when_in_doubt: bool = False
-    """Whether the gate is open where the database cannot be read, or the provider was not asked yet."""
+    """Open the gate if the database cannot be read, or the provider was not read yet."""
     requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
-    """What the server takes of one address, on the average."""
+    """Requests a second that the server takes of one address, on average."""
     trusted_proxies: str = ""
     """Addresses of trusted proxies, separated by commas. The server reads their X-Forwarded-For."""
 
@@ -259,19 +259,19 @@ class Settings(BaseSettings):
     console_proxy_header: str = ""
     """A header in which a proxy that signs people in names them, X-Forwarded-User; believed with its secret alone."""
     console_proxy_secret: SecretStr = SecretStr("")
-    """What that proxy sends as X-Drawdown-Proxy-Secret beside it."""
+    """The value of X-Drawdown-Proxy-Secret that this proxy sends beside it."""
     console_oidc_issuer: str = ""
     """Where people of the console may sign in by OpenID Connect: https://login.example.com"""
     console_oidc_client_id: str = ""
-    """What that issuer calls this console."""
+    """The issuer's name of this console."""
     console_oidc_client_secret: SecretStr = SecretStr("")
-    """What proves this console to that issuer; without it, PKCE alone does."""
+    """The secret that proves this console to that issuer; without it, PKCE alone does."""
     console_oidc_claim: str = "email"
     """Which claim is a person's name here: email, preferred_username, sub."""
     console_oidc_unverified_email: bool = False
     """1: an email counts although the issuer does not say `email_verified`. Only for an issuer that verifies each."""
     console_oidc_label: str = ""
-    """What the button says after "Sign in with"; by default the issuer's host."""
+    """The text of the button after "Sign in with"; by default the issuer's host."""
 
     my_secret: SecretStr = SecretStr("")
     """Signs links to /my (HS256), 32 bytes at least; two while it is rotated: new,old"""
@@ -284,7 +284,7 @@ class Settings(BaseSettings):
 
     _files: SecretFiles = PrivateAttr(default_factory=SecretFiles)
     _texts: Mapping[str, str] = PrivateAttr(default_factory=dict)
-    """What of the files is in these settings."""
+    """The texts of the files that are in these settings."""
 
     def with_files(self, files: SecretFiles) -> Self:
         """The same, with what the files hold."""
@@ -384,8 +384,10 @@ class Settings(BaseSettings):
         )
 
     def outgoing(self, kind: KindOfCalls = "provider") -> Outgoing:
-        """How calls of a kind leave: of providers, with sign-in by OpenID Connect; of cells; of webhooks. Errors:
-        UsageError."""
+        """Return the way of calls of a kind: of providers, with sign-in by OpenID Connect; of cells; of webhooks.
+
+        Errors: UsageError.
+        """
         proxy, exceptions = environment(os.environ)
         if kind == "cell" and not self.cell_proxy:
             proxy = None
@@ -435,7 +437,7 @@ class Settings(BaseSettings):
 
 
 def _password(url: str) -> str:
-    """Of a text that may be no URL."""
+    """Return the password of a text that may be no URL."""
     try:
         return sa.make_url(url).password or ""
     except (sa.exc.ArgumentError, ValueError):

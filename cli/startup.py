@@ -64,7 +64,7 @@ def set_up_logs(level: str, *, at_least: int = logging.DEBUG) -> None:
 
 
 class _Libraries(logging.StreamHandler[TextIO]):
-    """What libraries log by the standard library, in the format of all other lines."""
+    """Writes the logs of libraries, by the standard library, in the format of all other lines."""
 
 
 def _join_libraries(shared: list[structlog.typing.Processor], renderer: structlog.typing.Processor, level: int) -> None:
@@ -79,7 +79,7 @@ def _join_libraries(shared: list[structlog.typing.Processor], renderer: structlo
 
 
 def _first_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """What follows may hold a statement, or others' values."""
+    """Keep the first line of an event: the rest may hold a statement, or other people's values."""
     return {**event, "event": str(event["event"]).partition("\n")[0]}
 
 
@@ -89,7 +89,7 @@ def _cleaned(_logger: object, _method: str, event: structlog.typing.EventDict) -
 
 
 def meaning_of(error: Exception) -> Fault:
-    """What ended a command."""
+    """Return the fault that ended a command."""
     if isinstance(error, DBAPIError) and (meaning := explain(error)) is not None:
         error = meaning
     if isinstance(error, DrawdownError):
@@ -97,6 +97,6 @@ def meaning_of(error: Exception) -> Fault:
         return Fault(f"{where}: {error}" if where else str(error), error.exit_status, error.code, error.step)
     if isinstance(error, DBAPIError):
         return Fault(in_short(error), Exit.PERSON, "database")
-    if structlog.is_configured():  # one line for the caller, where it happened for whoever fixes it
+    if structlog.is_configured():  # one line for the caller; its place for the person who fixes it
         log.debug("unexpected_error", exc_info=error)
     return Fault(f"{in_short(error)}; DRAWDOWN_LOG_LEVEL=DEBUG shows where", Exit.PERSON, "failed")

@@ -70,7 +70,10 @@ def say_what_was_lost() -> None:
 
 
 def require_shown(told: str) -> None:
-    """What was printed last is shown once. Errors: DrawdownError, with what is `told`, where it did not go out."""
+    """Insist that the last output went out: it is shown once.
+
+    Errors: DrawdownError, with the text `told`, if it did not.
+    """
     _require(_flushed(), told, ())
 
 
@@ -106,8 +109,10 @@ def _require(raw: Stdout | None, told: str, pardoned: Container[int | None]) -> 
 
 @dataclass(frozen=True)
 class Fault:
-    """What a command that failed says: a line for people, the exit status, and for programs a code, with the step of
-    the permission order that said no, where one did."""
+    """A failed command's message: a line for people, the exit status, and for programs a code.
+
+    `step`: the step of the permission order that refused, if there is one.
+    """
 
     text: str
     status: int
@@ -116,7 +121,7 @@ class Fault:
 
 
 def as_error(fault: Fault) -> DrawdownError:
-    """What another process of this command failed by, raised again here."""
+    """Return the fault of another process of this command as an error."""
     error = DrawdownError(fault.text)
     error.exit_status, error.code, error.step = Exit(fault.status), fault.code, fault.step
     return error

@@ -170,7 +170,7 @@ class Commands(MutableMapping[str, Any]):
         raise NotImplementedError("commands are taken from SECTIONS")
 
 
-@cache  # whoever runs many commands in one process builds each once
+@cache  # many commands in one process build each once
 def built(name: str) -> Command:
     """The command of this name, as it is under the program."""
     module, holder = import_module(f"drawdown.cli.nouns.{MODULES[name].module}"), typer.Typer(rich_markup_mode=None)

@@ -1,9 +1,8 @@
 """Items out of a body: one JSON object, an array of them, or one on each line.
 
-Guarantee: pure. An item is read and bounded by itself: whatever is wrong with it is given of it alone, and the others
-are read, as long as the place where it ends can be found, and no more than MOST_PASSED_OVER of the body is passed over
-for that. No two readings of a body differ: a name that stands twice, a number that JSON has not, and bytes that are no
-UTF-8 are refused.
+Guarantee: pure. An item is read and bounded by itself. If it is wrong, only it is reported, and the others are read, as
+long as its end can be found, with no more than MOST_PASSED_OVER of the body passed over for that. No two readings of a
+body differ: a repeated name, a number that JSON does not have, and bytes that are no UTF-8 are refused.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def _no_number(text: str) -> object:
 
 
 def _whole_number(text: str) -> int | Decimal:
-    """One of more digits than Python reads is JSON all the same: its field says what is wrong with it."""
+    """Return a whole number. A number with more digits than Python reads is still JSON: its field reports the fault."""
     try:
         return int(text)
     except ValueError:
@@ -139,8 +138,10 @@ def _whole(text: bytes) -> Item:
 
 
 def _next(body: bytes, at: int, left: int) -> tuple[Item | Unfit, int, int]:
-    """The item that begins here, where it ends, and what is left of MOST_PASSED_OVER. Errors: Unreadable where its end
-    cannot be found."""
+    """Return the item that begins here, its end, and the rest of MOST_PASSED_OVER.
+
+    Errors: Unreadable if its end cannot be found.
+    """
     wrong: Unfit | None = None
     for most_bytes in (_FIRST_LOOK, MAX_ITEM_BYTES):
         # Bytes that are no UTF-8 become halves of surrogate pairs: as many bytes again, and told from any text that is.
@@ -163,7 +164,7 @@ def _next(body: bytes, at: int, left: int) -> tuple[Item | Unfit, int, int]:
 
 
 def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
-    """Where the item that begins here ends, at the array's next comma or its end; how deep it goes; what is left."""
+    """Return the end of the item that begins here (the array's next comma or its end), its depth, and the rest."""
     depth = deepest = 0
     for found in _TOKENS.finditer(body, at):
         if not left:

@@ -54,7 +54,10 @@ class ReceivedEvent:
     """An event as it was sent. Without a time of its own, it stands at the time at which its sender recorded it, or of
     its arrival. A repetition is the same event, whenever it comes: its time is looked up where it came before.
 
-    `wrong`: why it states no quantity; until it is `counted`, it stands with 0."""
+    Without a time of its own, it has the time at which its sender recorded it, or of its arrival. A repetition is the
+    same event, whenever it comes: its time is looked up if it came before. `wrong`: why it states no quantity; until it
+    is `counted`, its quantity is 0.
+    """
 
     event: UsageEvent
     has_time: bool

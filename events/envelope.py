@@ -33,8 +33,11 @@ Named: TypeAlias = tuple[str | None, str | None]
 
 
 class Unfit(UsageError):
-    """An item that is no usage event. `code` names what is wrong, `at` where in it (a path; empty: all of it), `named`
-    what the item calls its source and itself."""
+    """An item that is no usage event.
+
+    `code`: the fault. `at`: its place in the item (a path; empty: all of it). `named`: the item's source and id as it
+    states them.
+    """
 
     at: str
 
@@ -55,9 +58,12 @@ def named_in(item: Mapping[str, object], source: str, name: str) -> Named:
 
 @dataclass(frozen=True)
 class UsageEvent:
-    """One act of use. `source` and `event_id` together are its key; `quantity` is in base units of its type;
-    `occurred_ms` is milliseconds since 1970. `subject`, `project` and `plan_key` are labels as they were then, never
-    looked up again. Errors: Unfit, of what no event can say at any time (`require_time` knows the time)."""
+    """One act of use.
+
+    `source` and `event_id` together are its key. `quantity`: base units of its type. `occurred_ms`: milliseconds since
+    1970. `subject`, `project` and `plan_key` are labels as they were then, never looked up again. Errors: Unfit, for
+    contents that no event can have at any time (`require_time` knows the time).
+    """
 
     source: str
     event_id: str
@@ -122,7 +128,7 @@ _SAYS: Final[Mapping[str, str]] = {
 
 
 def as_json(event: UsageEvent) -> dict[str, Any]:
-    """An event as it is sent: without what it does not say."""
+    """Return an event as it is sent, without its empty fields."""
     told = {field.name: getattr(event, field.name) for field in fields(event) if field.name != TIME}
     said = {name: value for name, value in told.items() if value not in (None, {})}
     moment = datetime.fromtimestamp(event.occurred_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")

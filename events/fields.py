@@ -138,7 +138,7 @@ _HOUR_24: Final = re.compile(r"[Tt ]24(?=$|[:Zz+-])")
 
 
 def from_iso(text: str) -> datetime:
-    """With its offset, or, where it names none, without. Errors: ValueError."""
+    """Return a time with its offset, or without one if it has none. Errors: ValueError."""
     if text[4:5] != "-":  # "20241115" would do, and so would some counts of milliseconds
         raise ValueError("not an extended ISO date")
     if _HOUR_24.search(text) is not None:

@@ -26,7 +26,7 @@ Reach: TypeAlias = Literal["org", "pattern", "plan"]
 
 ONE_PPM: Final = 1_000_000
 HYSTERESIS_PPM: Final = 100_000
-"""By how much of a limit use has to fall below where it was warned of, before it is warned of again."""
+"""The part of a limit by which use has to fall below the level of a warning before the next warning."""
 SILENT: Final = 0
 WARN: Final = 1
 BLOCK_FREE: Final = 2
@@ -99,7 +99,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Bound:
-    """A limit as it counts, with the rule that says so."""
+    """A limit as it counts, with its rule."""
 
     rule: str
     period: Span
@@ -180,10 +180,10 @@ def holds(phase: int, pays: bool) -> bool:
 
 
 def warned_after(warn_ppm: int, limit: int | None, used: int, *, before: bool) -> bool:
-    """Return True if this use is warned of.
+    """Return True if this use causes a warning.
 
     The warning begins once little is left, and ends once so much was given back that clearly more than little is left.
-    A change of the use appears when the metric is next asked about. A new period begins again.
+    A change of the use appears at the next question about the metric. A new period begins again.
     """
     if limit is None:
         return False

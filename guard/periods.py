@@ -1,4 +1,4 @@
-"""Hours, days and months in UTC, in which the guard counts, and what stands at once. Pure.
+"""Hours, days and months in UTC, in which the guard counts; and the span of what exists at once. Pure.
 
 Guarantee: the periods of a kind do not overlap, and leave no moment out. The begin of its period is a part of each
 counter's key, so that nothing is ever set back to zero. Moments are milliseconds.

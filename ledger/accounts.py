@@ -21,9 +21,11 @@ WALLET: Final = "wallet:"
 
 @dataclass(frozen=True)
 class Wallet:
-    """A customer's wallet: what is left in micro-credits, what of it runs have reserved, what of it is left of lots
-    that are over, the plan, and how many sandboxes at once plan and tiers allow. `unbilled_micro`: what was used and
-    is not charged yet, where that was asked for."""
+    """A customer's wallet: balance (micro-credits), the parts that runs hold and that ended lots left, and plan.
+
+    `max_concurrent`: the sandboxes at once that plan and tiers allow. `unbilled_micro`: use that is not charged yet, if
+    it was read.
+    """
 
     balance_micro: int
     plan: str | None
@@ -102,7 +104,7 @@ def hold_plans(connection: sa.Connection, plans: Collection[str]) -> int:
 
 
 def open_accounts(connection: sa.Connection, accounts: Iterable[str]) -> None:
-    """Have wallets, empty where they are new, in one order: two transactions never wait for each other by it."""
+    """Make wallets that do not exist, in one order: no two transactions wait for each other by it."""
     rows = [{"id": account} for account in sorted(set(accounts))]
     SQL.run(connection, "open_accounts", {"accounts": rows})
 
@@ -136,7 +138,7 @@ PLAIN: Final = HoldTerms()
 
 
 def hold_terms(connection: sa.Connection, customer_id: str) -> HoldTerms | None:
-    """Those of the plan of a customer's wallet; the plain ones where it is on no plan; None without a wallet."""
+    """Return the hold terms of a wallet's plan; the plain ones without a plan; None without a wallet."""
     row = SQL.run(connection, "of_wallet", {"account_id": wallet_account(customer_id)}).mappings().one_or_none()
     return None if row is None else PLAIN if row["holds_halt"] is None else _terms(row)
 
@@ -147,7 +149,7 @@ def set_hold_terms(connection: sa.Connection, plan: str, terms: HoldTerms) -> No
 
 
 def read_hold_terms(connection: sa.Connection, plan: str) -> HoldTerms | None:
-    """A plan's own; None where there is no such plan."""
+    """Return a plan's own hold terms; None if there is no such plan."""
     row = SQL.run(connection, "of_plan", {"plan": plan}).mappings().one_or_none()
     return None if row is None else _terms(row)
 

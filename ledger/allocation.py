@@ -95,8 +95,11 @@ class Allocation:
 
 
 def is_same(before: Lot, lot: Lot) -> bool:
-    """A begin that was not said, and an end that was said as `+30d`, are counted from the moment at which the lot is
-    given, which is another one each time: as far from it as the first's is the same."""
+    """Return True if two lots are the same grant.
+
+    A begin that was not given, and an end that was given as `+30d`, count from the moment of the grant, which differs
+    each time. They are the same if their distances from it are the same.
+    """
     later_ms = lot.at_ms - before.at_ms
     begins, expires = lot.begins_ms, lot.expires_ms
     if begins - before.begins_ms == later_ms:
@@ -125,8 +128,7 @@ def other_content(before: Lot) -> Refused:
 
 
 def parts(lots: Sequence[Lot], cuts: Collection[int] = ()) -> list[tuple[int | None, int | None]]:
-    """The parts of time, in order: from when and until when; None where it has no end. `cuts`: where else it is
-    cut."""
+    """Return the parts of time, in order: begin and end; None: unbounded. `cuts`: further moments to cut at."""
     ends = {lot.expires_ms for lot in lots if lot.expires_ms is not None}
     moments: list[int | None] = [None, *sorted({lot.begins_ms for lot in lots} | ends | set(cuts)), None]
     return list(pairwise(moments))
@@ -192,8 +194,11 @@ def _draw(open_lots: list[Lot], left: dict[str, int], found: Allocation, moment_
 
 
 def _pay(owed: dict[str | None, int], room: int, payable: Collection[str | None]) -> int:
-    """Pay what is owed up to `room`, and say how much: first what has no feature, as restricted lots cannot pay that,
-    then what was taken back, then by the features' names."""
+    """Pay owed use up to `room`, and return the payment.
+
+    Use without a feature comes first, as restricted lots cannot pay it, then amounts that were taken back, then
+    features by name.
+    """
     before = room
     for feature in sorted(set(payable) & owed.keys(), key=lambda name: (name is not None, name or "")):
         paid = min(room, owed[feature])

@@ -29,7 +29,7 @@ from drawdown.schema.units import as_credits
 SQL = queries(__file__)
 
 FINAL: Final = "final"
-"""Stands where the number of a draw stands: what a run ended with."""
+"""The number of the draw that ends a run."""
 OTHER_SIDE: Final = "revenue"
 """The other side of an amount without a feature."""
 
@@ -44,7 +44,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Line:
-    """A part of what is drawn: an amount, of a feature's quantity where it was given so."""
+    """A part of a draw: an amount, with a feature's quantity if it was given."""
 
     feature: str | None
     quantity: int | None

@@ -51,7 +51,7 @@ def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wall
 
 
 def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[Wallet, list[Lot]]:
-    """The same, and the lots that plans give and that no row tells of yet."""
+    """Return the wallet as `look_ahead` does, and the lots of plans that have no row yet."""
     part = look_part(customer_id, now_ms)
     return look_ahead_by(connection, customer_id, SQL.run(connection, part.name, part.values).all(), now_ms)
 
@@ -64,7 +64,7 @@ def look_part(customer_id: str, now_ms: int) -> Part:
 def look_ahead_by(
     connection: sa.Connection, customer_id: str, wallet: Sequence[Any], now_ms: int
 ) -> tuple[Wallet, list[Lot]]:
-    """The same as `look_ahead_with_lots`, by a wallet that was read: more is read only where something is due in it."""
+    """Do as `look_ahead_with_lots`, for a wallet that was read. More is read only if something is due in it."""
     if not wallet:
         return Wallet(0, None, None), []
     row = wallet[0]
@@ -147,7 +147,7 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
     again |= set(customer_ids) if len(returning) == lots.RETURNED_AT_ONCE else set()
     moved = turned | of_lots.moved | {one for one in customers if freed[one]}
     moved |= {account.removeprefix(WALLET) for entry in of_lots.entries for account, _ in moves(entry)}
-    # Whoever asked tells of the wallets it asked for: others are left to the sweep, which tells of what is due at once.
+    # The caller reports the wallets it named: others are left to the sweep, which reports those that are due at once.
     others = moved.difference(customer_ids, again)
     due_ms = {**dict.fromkeys(others, TO_TELL), **dict.fromkeys(again, LOOK_AGAIN)}
     wallets = [{"account_id": wallet_account(one), "customer_id": one, "due_ms": due_ms.get(one)} for one in customers]
@@ -185,7 +185,7 @@ def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
 
 
 def tell_expired(connection: sa.Connection, expired: Sequence[sa.Row[Any]], now_ms: int) -> None:
-    """Tell of reservations that were just expired. One that is settled late has expired all the same."""
+    """Notify of reservations that just expired. A reservation that is settled late has expired all the same."""
     tell(connection, [_of_reservation(row, now_ms) for row in expired])
 
 

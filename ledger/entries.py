@@ -1,7 +1,7 @@
 """Entries are posted: each key once, and the wallet on one of its sides moves by it.
 
-The other side is a name: what was earned by a feature, where grants come from. No row keeps its balance: a row that all
-customers' charges change makes each of them wait for the others.
+The other side is a name: a feature's revenue, or the source of grants. Its balance is in no row: if all customers'
+charges changed one row, each of them would wait for the others.
 """
 
 from __future__ import annotations

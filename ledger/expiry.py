@@ -53,7 +53,7 @@ def promised(amount_micro: int, balance_micro: int, held_micro: int) -> int:
 
 
 def cut_for(lots: Sequence[Lot]) -> list[tuple[int | None, int | None]]:
-    """Time as finely as it may come to be cut: also where what rolls over of these lots would end."""
+    """Return time cut as finely as it may become: also at the ends of credit that these lots roll over."""
     ends = (lot.expires_ms for lot in lots if lot.part == "included")
     return parts(lots, {next_start(end) for end in ends if end is not None})
 

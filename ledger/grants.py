@@ -170,8 +170,11 @@ def _of(customer_ids: Sequence[str], now_ms: int) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Gives:
-    """Micro-credits: what a plan includes each month (0: nothing); of what nobody used of it, what rolls over where it
-    is `rollover_min_micro` at least, and up to `rollover_max_micro` (0: nothing); and what a new customer gets once."""
+    """The credit of a plan, in micro-credits.
+
+    `included_micro`: each month; 0: none. `rollover_min_micro`, `rollover_max_micro`: the unused part rolls over if it
+    is at least the first, and up to the second; 0: none. `first_micro`: once, for a new customer.
+    """
 
     included_micro: int = 0
     rollover_min_micro: int = 0

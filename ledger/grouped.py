@@ -86,14 +86,14 @@ class Moves:
         return bool(self._wallets)
 
     def wallet(self, standing: Standing) -> Wallet | None:
-        """A wallet as it is; None where something waits in it."""
+        """Return a wallet as it is; None if something waits in it."""
         if not standing.is_still(self.now_ms):
             return None
         move = self._wallets.get(standing.customer_id)
         return standing.wallet if move is None else move.now
 
     def accept(self, standing: Standing, made: Reservation, most_held_micro: int | None) -> Wallet | None:
-        """Hold what a new run may cost; the wallet then. None where there is no room, and nothing changes."""
+        """Hold the credit of a new run, and return the wallet then. None: there is no room, and nothing changes."""
         wallet, amount = self.wallet(standing), made.amount_micro
         most = NO_END_MICRO if most_held_micro is None else most_held_micro
         if wallet is None or amount > wallet.available_micro or wallet.held_micro + amount > most:
@@ -139,9 +139,9 @@ class Moves:
         return self._wallets.setdefault(standing.customer_id, _Move(standing, standing.wallet))
 
     def write(self, connection: sa.Connection) -> Mapping[str, Moved]:
-        """Write all of it; the wallets that moved, by their customers.
+        """Write all moves, and return the wallets that moved, by their customers.
 
-        Errors: NotTogether where a key was used, or a wallet changed, this moment: nothing may be kept.
+        Errors: NotTogether if a key was used, or a wallet changed, this moment: nothing may be kept.
         """
         if self._made:
             rows = [vars(one) for one in sorted(self._made, key=lambda one: one.reservation)]
@@ -195,8 +195,10 @@ def _row(move: _Move) -> dict[str, object]:
 
 
 def hold_part(runs: Sequence[tuple[str, str]]) -> Part:
-    """The runs of these names, each of an organisation ('': of any), which nobody else ends or grows until this
-    transaction is over: rows for `held`."""
+    """Return the query of the runs of these names, each of an organisation ('': any): rows for `held`.
+
+    It locks them: no other transaction ends or grows them until this one is over.
+    """
     return SQL.part("hold_runs", {"runs": [{"name": name, "of_org": org} for name, org in sorted(set(runs))]})
 
 

@@ -30,7 +30,7 @@ from drawdown.schema.units import EVER_MS, GRACE_MS, WINDOW_MS
 SQL = queries(__file__)
 
 BREAKAGE: Final = "breakage"
-"""Where credit goes that nobody used in time."""
+"""The account of credit that was not used in time."""
 EXPIRY_WAIT_MS: Final = 2 * WINDOW_MS + GRACE_MS
 """The time after its end at which a lot is booked: a tick has seen the last window of its life, past its grace.
 
@@ -83,9 +83,9 @@ class Due:
 
 
 def give(connection: sa.Connection, lot: Lot) -> bool:
-    """Keep a lot, and have its wallet know when it begins and expires; whether it is new.
+    """Keep a lot, and mark its wallet due at its begin and end. Return True if the lot is new.
 
-    Errors: Refused where its key was used before for something else.
+    Errors: Refused if its key was used before for something else.
     """
     values = {**vars(lot), "features": None if lot.features is None else json.dumps(lot.features)}
     if SQL.run(connection, "insert", values).first() is None:
@@ -126,7 +126,7 @@ def entry_of(lot: Lot, now_ms: int) -> dict[str, object]:
 
 
 def read(connection: sa.Connection, lot: str) -> Lot | None:
-    """A lot as it was given, without what was booked of it; None where there is none."""
+    """Return a lot as it was given, without later bookings; None if there is none."""
     row = SQL.run(connection, "one", {"lot": lot}).mappings().one_or_none()
     return None if row is None else _lot(row)
 

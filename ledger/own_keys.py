@@ -1,7 +1,7 @@
-"""Keys that are an organisation's own: two organisations use the same one, and neither meets the other's.
+"""Keys that belong to one organisation: two organisations may use the same key, and neither meets the other's.
 
-Guarantee: what such a key is kept as begins with OWN, is no other organisation's, whatever both are called, and no
-longer than an id. A key that is not bound to an organisation cannot begin so.
+Guarantee: the stored name of such a key begins with OWN, differs from any other organisation's, whatever their names,
+and is no longer than an id. A key that is not bound to an organisation cannot begin so.
 """
 
 from __future__ import annotations
@@ -34,6 +34,6 @@ def strip_own_prefix(name: str) -> str:
 
 
 def require_open(key: str) -> None:
-    """Errors: UsageError for a key of somebody who is bound to no organisation that looks like an own one."""
+    """Refuse a key that looks like an organisation's own, for a caller bound to none. Errors: UsageError."""
     if key.startswith(OWN):
         raise UsageError(f"a key that begins with {OWN} is an organisation's own: choose another one")

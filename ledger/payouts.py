@@ -64,7 +64,7 @@ def above_micro(agreed_micro: int | None, newest_micro: int) -> int:
 
 
 def read(connection: sa.Connection, payout: str) -> Payout | None:
-    """A payout; None where there is none."""
+    """Return a payout; None if there is none."""
     row = SQL.run(connection, "read", {"payout": payout}).mappings().one_or_none()
     return None if row is None else Payout(**row)
 

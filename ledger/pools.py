@@ -125,7 +125,7 @@ def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
 
 
 def of_org(connection: sa.Connection, org_id: str) -> list[str]:
-    """Those who ever paid for runs of an organisation, or may; the first of them."""
+    """Return the first payers that ever paid for runs of an organisation, or may."""
     return list(SQL.run(connection, "of_org", {"org_id": org_id, "at_most": MOST_PAYERS}).scalars())
 
 
@@ -179,8 +179,10 @@ def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> 
 
 
 def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) -> None:
-    """Insist that what a run is charged beyond what it holds is within the limit that its payer had set as it was
-    accepted, whatever was said since. The payer's wallet is held already. Errors: Denied `payer_limit`."""
+    """Refuse a charge beyond a run's hold if it exceeds the payer's limit at the run's acceptance.
+
+    Later changes of the limit do not count. The payer's wallet must be held. Errors: Denied `payer_limit`.
+    """
     if run.payer_number is None or more_micro <= 0:
         return
     values = {"payer": run.customer_id, "org_id": run.org_id, "number": run.payer_number}

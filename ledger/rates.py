@@ -46,7 +46,7 @@ class RateCard:
             self._of[rate.feature].append(rate)
 
     def rate(self, feature: str, ts: int) -> Rate | None:
-        """The rate in force for a feature at a moment (milliseconds); None where it has none."""
+        """Return the rate in force for a feature at a moment (milliseconds); None if it has none."""
         return next((rate for rate in reversed(self._of.get(feature, [])) if rate.start_ms <= ts), None)
 
     def has_others(self, rate: Rate) -> bool:

@@ -38,13 +38,11 @@ SettledBy: TypeAlias = Literal["receipt", "metering"]
 """The way a run is charged: by itself, as it draws and ends; or by the samples of the sandboxes that it names."""
 NO_SANDBOXES: Final = "[]"
 Hold: TypeAlias = Literal["wallet", "local", "declared"]
-"""Where a hold lies: in a wallet here; here, against a provider's balance as it was last read; or nowhere, as there is
-no balance to hold any of."""
+"""The place of a hold: a wallet here; a provider's balance as it was last read; or none, as there is no balance."""
 NO_END_MICRO: Final = 2**62
 """More than any wallet holds."""
 MATURE_TRIES: Final = 3
-"""How often one transaction matures a wallet: what becomes due in between is an hour away, unless clocks differ by
-that."""
+"""Times that one transaction matures a wallet: the next change is an hour away, unless clocks differ by that."""
 MOST_HOLDERS_SAID: Final = 3
 """Holders of a wallet's credit in a refusal."""
 
@@ -150,8 +148,7 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
 def no_credit(
     connection: sa.Connection, customer_id: str, wanted_micro: int, own: str = "", unbilled_micro: int = 0
 ) -> Denied:
-    """A wallet without room, what of it was used and is not charged yet, and who else than `own` holds its credit until
-    when."""
+    """Return the refusal of a wallet without room, with its uncharged use, and the other holders of its credit."""
     values = {"customer_id": customer_id, "own": own, "at_most": MOST_HOLDERS_SAID}
     holders = SQL.run(connection, "holders", values).all()
     available = read_wallets(connection, [customer_id])[customer_id].available_micro - unbilled_micro
@@ -186,13 +183,13 @@ def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> De
 
 
 def read(connection: sa.Connection, reservation: str) -> Reservation | None:
-    """A reservation; None where there is none."""
+    """Return a reservation; None if there is none."""
     row = SQL.run(connection, "read", {"reservation": reservation}, held="").mappings().one_or_none()
     return None if row is None else Reservation(**row)
 
 
 def hold(connection: sa.Connection, reservation: str) -> Reservation | None:
-    """The same, and nobody else ends or grows it until this transaction is over."""
+    """Return a reservation, locked: no other transaction ends or grows it until this one is over."""
     row = SQL.run(connection, "read", {"reservation": reservation}, held="for_update").mappings().one_or_none()
     return None if row is None else Reservation(**row)
 
@@ -204,12 +201,13 @@ def reserve(
     most_held_micro: int | None = None,
     make_room: Callable[[], int] = lambda: 0,
 ) -> tuple[Reservation, bool]:
-    """Hold what a run may cost, where all of a wallet's runs may hold `most_held_micro`; the reservation, and whether
-    it was there before. `make_room` is called before the wallet is locked for a new one, and says what the wallet is to
-    pay for first.
+    """Hold the possible cost of a run. Return the reservation, and True if it existed before.
 
-    Errors: Denied `other_content` for a key that was used for something else, `too_much_held`, or `no_credit` where
-    there is no room, `too_many_runs` where there are too many to look at.
+    `most_held_micro`: the most that all runs of the wallet may hold. `make_room` is called before the wallet is locked
+    for a new run, and returns the use that the wallet pays for first.
+
+    Errors: Denied `other_content` for a key that was used for something else, `too_much_held`, `no_credit` without
+    room, `too_many_runs` if there are too many to look at.
     """
     found, is_new = note(connection, ask, by)
     if not is_new:
@@ -225,7 +223,7 @@ def reserve(
 
 
 def note(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool]:
-    """Write down what a run asks for; the reservation, and whether it is new. Nothing is held yet.
+    """Record the request of a run. Return the reservation, and True if it is new. Nothing is held yet.
 
     Errors: Denied `other_content`.
     """
@@ -262,9 +260,9 @@ def grow(
     now_ms: int,
     room: Room = Room(),
 ) -> Reservation:
-    """Have a held reservation be for `amount_micro` and until `expires_ms` at least; it never shrinks.
+    """Let a held reservation hold at least `amount_micro`, until `expires_ms` at least; it never shrinks.
 
-    Errors: Denied `no_credit` or `too_much_held` where there is no room for what it is more.
+    Errors: Denied `no_credit` or `too_much_held` if there is no room for the additional amount.
     """
     grown = replace(
         found,
@@ -339,17 +337,18 @@ def free(connection: sa.Connection, before: Reservation, after: Reservation) -> 
 
 
 class NotTogether(Refused):
-    """One statement cannot hold them all: a key was used before, there is no room for all, or something is due in the
-    wallet. Nothing may be kept of the transaction."""
+    """One statement cannot hold all of them; nothing of the transaction may be kept.
+
+    A key was used before, there is no room for all, or something is due in the wallet.
+    """
 
 
 def reserve_all(
     connection: sa.Connection, asked: Sequence[tuple[Ask, By]], now_ms: int, room: Room
 ) -> list[Reservation]:
-    """Hold what several runs of one wallet may cost, where there is so much `room`; the new reservations, in the order
-    of the asks.
+    """Hold the possible cost of several runs of one wallet. Return the new reservations, in the order of the requests.
 
-    Errors: NotTogether.
+    Errors: NotTogether, also if there is not so much `room`.
     """
     (customer_id,) = {ask.customer_id for ask, _ in asked}
     made = [noted(ask, by) for ask, by in asked]
@@ -422,7 +421,7 @@ def payers_over(connection: sa.Connection, org_id: str, names: Sequence[str], no
 def take(
     connection: sa.Connection, reservation: str, org_id: str, customer_id: str, names: Sequence[str], now_ms: int
 ) -> None:
-    """Have a new run name its sandboxes. Runs that are over are expired first where they stand in the way.
+    """Let a new run name its sandboxes. If ended runs still name them, these are expired first.
 
     Errors: Denied `sandbox_taken`.
     """
@@ -445,8 +444,10 @@ def take(
 
 
 class Denied(Refused):
-    """A run, or a step of it, that is refused. `code` is for programs; `step` is the part of the permission order that
-    said no, where one did."""
+    """A refusal of a run, or of a step of it.
+
+    `code` is for programs; `step` is the part of the permission order that refused, if there is one.
+    """
 
     def __init__(self, code: str, text: str, step: str | None = None) -> None:
         super().__init__(text)

@@ -30,8 +30,10 @@ Standing: TypeAlias = Literal["hold", "eligible", "frozen", "released", "reverse
 
 @dataclass(frozen=True)
 class Settlement:
-    """A settlement as it stands at a moment: micro-credits, parts per million, milliseconds. `reversed_micro` was taken
-    off it before its release, `clawed_back_micro` afterwards."""
+    """A settlement at a moment: micro-credits, parts per million, milliseconds.
+
+    `reversed_micro` was deducted before its release, `clawed_back_micro` afterwards.
+    """
 
     reservation: str
     org_id: str
@@ -132,14 +134,14 @@ def settlement_of(row: sa.RowMapping) -> Settlement:
 
 
 def read(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement | None:
-    """A run's settlement; None where there is none."""
+    """Return a run's settlement; None if there is none."""
     values = {"reservation": reservation, "now_ms": now_ms}
     row = SQL.run(connection, "read", values).mappings().one_or_none()
     return None if row is None else settlement_of(row)
 
 
 def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement | None:
-    """The same, and nobody else freezes, reverses or releases it until this transaction is over."""
+    """Return a run's settlement, locked until this transaction is over."""
     supplier = SQL.run(connection, "supplier_of", {"reservation": reservation}).scalar()
     if supplier is None:
         return None
@@ -261,7 +263,7 @@ class Supplier:
 
 
 def read_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
-    """A supplier at its newest terms; None where there is none."""
+    """Return a supplier at its newest terms; None if there is none."""
     row = SQL.run(connection, "newest", {"supplier": supplier}).one_or_none()
     if row is None:
         return None
@@ -270,7 +272,7 @@ def read_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
 
 
 def hold_supplier(connection: sa.Connection, supplier: str) -> Supplier | None:
-    """The same, and nobody else freezes, reverses or releases what it is owed until this transaction is over."""
+    """Return a supplier, locked until this transaction is over."""
     SQL.run(connection, "hold", {"supplier": supplier}).all()
     return read_supplier(connection, supplier)
 

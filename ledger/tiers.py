@@ -1,9 +1,9 @@
 """Tiers: more sandboxes at once, paid for each month from the wallet's own credit.
 
-Guarantee: a month of a tier is charged once, under its key, before it is used; who holds several may have as many
-sandboxes as the largest allows. A tier continues into a month once what was left of the one before is booked, and it is
-paid for then, or ends. A month that everybody slept through is not charged. Under the wallet's lock, which the caller
-holds.
+Guarantee: a month of a tier is charged once, under its key, before it is used. A customer with several tiers may have
+as many sandboxes as the largest allows. A tier continues into a month once the rest of the month before is booked: it
+is then paid for, or ends. If no process was awake for a whole month, that month is not charged. The caller holds the
+wallet's lock.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from drawdown.schema.sql import queries
 SQL = queries(__file__)
 
 TIERS: Final = "tiers"
-"""Where what tiers cost goes."""
+"""The account of tiers' prices."""
 NO_CREDIT: Final = "no_credit"
 """Why a tier ended that could not be paid for."""
 
@@ -66,13 +66,13 @@ class Turn:
 
 
 def read(connection: sa.Connection, tier: str) -> Tier | None:
-    """A tier; None where there is none."""
+    """Return a tier; None if there is none."""
     row = SQL.run(connection, "tier", {"tier": tier}).mappings().one_or_none()
     return None if row is None else Tier(**row)
 
 
 def hold(connection: sa.Connection, tier: str) -> Tier | None:
-    """The same, and nobody else changes it until this transaction is over."""
+    """Return a tier, locked: no other transaction changes it until this one is over."""
     row = SQL.run(connection, "tier_to_change", {"tier": tier}).mappings().one_or_none()
     return None if row is None else Tier(**row)
 
@@ -83,7 +83,7 @@ def set_tier(connection: sa.Connection, tier: Tier) -> None:
 
 
 def holder(connection: sa.Connection, customer_id: str, tier: str) -> Holder | None:
-    """A customer's tier, as it is or was; None where it was never bought."""
+    """Return a customer's tier, as it is or was; None if it was never bought."""
     row = SQL.run(connection, "holder", {"customer_id": customer_id, "tier": tier}).mappings().one_or_none()
     return None if row is None else Holder(**{**row, "renews": bool(row["renews"])})
 

@@ -102,8 +102,10 @@ def _rates_of(connection: sa.Connection, batch: Sequence[Usage]) -> dict[tuple[s
 
 
 def reverse(connection: sa.Connection, keys: Sequence[str], now_ms: int) -> set[str]:
-    """Give back what was charged under these keys: the amount of then, whatever the rate card says, each key
-    once for good. Returns those of the keys that were charged."""
+    """Give back the charges under these keys, and return the keys that were charged.
+
+    It gives back the amount of the charge, whatever the rate card has now, each key once for good.
+    """
     rows = SQL.run(connection, "charges", {"keys": [{"key": key} for key in keys]}).mappings().all()
     back = [
         {
@@ -139,11 +141,11 @@ def grant(
     reason: str,
     terms: Terms = PLAIN,
 ) -> Granted:
-    """Give credit as a lot on these terms; a lot that begins later is in the balance from then on. A negative amount
-    takes credit back, of no lot.
+    """Give credit as a lot on these terms. A lot that begins later is in the balance from then on.
 
-    Errors: Refused where this key was used before with other content. The same grant again is no error and changes
-    nothing.
+    A negative amount takes credit back, of no lot. The same grant again is no error and changes nothing.
+
+    Errors: Refused if this key was used before with other content.
     """
     if amount_micro > 0:
         begins_ms = now_ms if terms.begins_ms is None else terms.begins_ms
@@ -205,7 +207,9 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
     """Take back what nobody used of a lot, nor reserved; `whole`: all of it, so that what it paid for is paid by
     others, or owed, and what is reserved may be missing.
 
-    Errors: DatabaseBusy where more is due in the wallet than one transaction takes.
+    `whole`: take all of it. Other lots then pay for its use, or it is owed, and reserved credit may be missing.
+
+    Errors: DatabaseBusy if more is due in the wallet than one transaction takes.
     """
     customer = lot.customer_id
     whose = [customer, *([] if lot.pool is None else [lot.pool])]
@@ -250,9 +254,11 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
 
 
 def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
-    """Wallets, for verdicts. One with nothing available, or with lots that are over, in which something is due,
-    is told as it will be once that is true: nobody is halted because credit of a month that has begun was not given
-    yet, or because of what a lot that is over has paid for. Nothing is written."""
+    """Return wallets, for verdicts. Nothing is written.
+
+    If a wallet has no available credit, or ended lots, its due changes count as done. So no organisation is halted
+    because a month's credit was not given yet, or because of use that an ended lot has paid for.
+    """
     found = dict(read_wallets(connection, customer_ids))
     spent = [wallet_account(name) for name, one in found.items() if one.available_micro <= 0 or one.over_micro]
     for account in SQL.run(connection, "due", {"accounts": spent, "now_ms": now_ms}).scalars().all() if spent else ():
@@ -262,8 +268,10 @@ def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: i
 
 
 def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
-    """Make true what is due in wallets, and hold them until this transaction is over. Errors: DatabaseBusy where that
-    is more than one transaction takes."""
+    """Book all due changes of wallets, and hold them until this transaction is over.
+
+    Errors: DatabaseBusy if that is more than one transaction takes.
+    """
     for _ in range(MATURE_TRIES):
         if mature(connection, customer_ids, now_ms):
             return
@@ -278,7 +286,7 @@ def read_totals(connection: sa.Connection, customer_id: str, from_ms: int, to_ms
 
 
 def read_charge(connection: sa.Connection, key: str) -> int | None:
-    """The quantity charged under a key; None where it was never charged."""
+    """Return the quantity charged under a key; None if it was never charged."""
     return read_charges(connection, [key]).get(key)
 
 

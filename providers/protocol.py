@@ -29,7 +29,7 @@ class Capabilities:
     """The declaration of a provider, which the worker obeys. Times are milliseconds."""
 
     key_retention_ms: int | None
-    """How long the provider remembers a key, an hour at least; None: for good. Rule P2 depends on it."""
+    """The time that the provider remembers a key, an hour at least; None: for good. Rule P2 depends on it."""
     duplicate_proves_delivery: bool
     """True if "this key was seen" proves that the push was charged (rule P3)."""
 
@@ -58,13 +58,13 @@ class Capabilities:
     unit: int = 1
     """Base units in one unit of the provider's; the remainder is carried (rule S10)."""
     units: Mapping[str, int] = field(default_factory=dict)
-    """The same for single features, where they differ."""
+    """The same for single features, if they differ."""
     names: Mapping[str, str] = field(default_factory=dict)
     """The provider's names of features, if they are set here: so the place of usage cannot change unnoticed."""
     way: str = ""
     """Which of its ways pushes go, if it has several: a key that was sent one way may be unknown on the other."""
     mode: str = ""
-    """`live` or `test`, if its keys say it: usage of one does not go to the other unnoticed."""
+    """`live` or `test`, if its keys show it: usage of one mode does not go to the other unnoticed."""
     max_quantity: int | None = None
     """The largest quantity of one push, in base units, either sign; a larger one is rejected unsent."""
 
@@ -110,8 +110,10 @@ class Capabilities:
     """
 
     webhook_headers: tuple[str, ...] = ()
-    """Headers (in lower case) of which each of its webhooks has one, with its signature: without it, a body is not even
-    read. None: that is not told."""
+    """Headers (in lower case) with the signature: each webhook has one of them, otherwise its body is not even read.
+
+    None: unknown.
+    """
 
     @property
     def lookup(self) -> bool:
@@ -124,8 +126,11 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class PushRequest:
-    """One push as it is sent. `quantity` counts base units of the feature and is a multiple of the declared unit; `ts`
-    (milliseconds) lies in the window; `key` is what the service deduplicates by; `attempt` 1 is the first."""
+    """One push as it is sent.
+
+    `quantity`: base units of the feature, a multiple of the declared unit. `ts` (milliseconds): a moment in the window.
+    `key`: the key by which the service deduplicates. `attempt`: 1 is the first.
+    """
 
     key: str
     customer_id: str
@@ -154,12 +159,12 @@ of the units that count as charged."""
 
 @dataclass(frozen=True)
 class Accepted:
-    """Charged, and the provider said so."""
+    """The provider reported the charge."""
 
     left: Left | None = field(default=None, compare=False)
-    """None: the answer tells nothing of what is left."""
+    """None: the answer does not show the credit left."""
     cost: UnitCost | None = field(default=None, compare=False)
-    """Credits for one base unit, by which it was charged; None: the answer does not tell."""
+    """Credits for one base unit, by which it was charged; None: the answer does not show it."""
     parts: tuple[Part, ...] = field(default=(), compare=False)
     """Parts of balances that the answer shows: one that is used up by the next charge is shown by no read."""
 
@@ -178,9 +183,12 @@ class Queued:
 
 @dataclass(frozen=True)
 class RetryAt:
-    """Proven not applied; send the same bytes again at `at_ms`. `too_many`: it was refused for too many calls, so that
-    the customer's other pushes had better wait until then, too. `by_person`: it is refused until a person changes a
-    setting, here or at the provider, such as a key: status asks for one at once."""
+    """Proven not applied; send the same bytes again at `at_ms`.
+
+    `too_many`: it was refused for too many calls, so that the customer's other pushes should wait until then, too.
+    `by_person`: it is refused until a person changes a setting, here or at the provider, such as a key: status asks for
+    one at once.
+    """
 
     at_ms: int
     reason: str
@@ -200,7 +208,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Sent, and nobody can say what became of it."""
+    """Sent, with an unknown outcome."""
 
     reason: str
 
@@ -261,7 +269,10 @@ class NoCustomer:
 
 @dataclass(frozen=True)
 class ReadFailed:
-    """Ask again later: a balance that cannot be read is not zero. `too_many`: it was refused for too many calls."""
+    """A failed read: read again later.
+
+    A balance that cannot be read is not zero. `too_many`: there were too many calls.
+    """
 
     reason: str
     too_many: bool = False
@@ -276,7 +287,7 @@ class Found:
 
     quantity: int
     cost: UnitCost | None = field(default=None, compare=False)
-    """Credits for one base unit, by which it was charged; None: that is not told."""
+    """Credits for one base unit, by which it was charged; None: unknown."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +297,7 @@ class Absent:
 
 @dataclass(frozen=True)
 class CannotTell:
-    """It can be asked again and again and will not say: a person decides, with this reason before them."""
+    """The provider can be asked again and again without an answer: a person decides, with this reason."""
 
     reason: str
     holds: int | None = None
@@ -295,7 +306,7 @@ class CannotTell:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """The provider said that the push counts no more. `evidence`: its answer, in one line."""
+    """The provider reported that the push counts no more. `evidence`: its answer, in one line."""
 
     evidence: str
 
@@ -346,7 +357,7 @@ class Drawn:
     """
     parts: tuple[Part, ...] = ()
     lasting: Lasting | None = None
-    """None: nothing outlasts the cycle, or nothing tells which parts are drawn on first."""
+    """None: nothing outlasts the cycle, or it is unknown which parts are drawn on first."""
     plans: frozenset[str] = frozenset()
     """All plans that the customer has."""
     own: Mapping[str, Decimal] = field(default_factory=dict)
@@ -384,12 +395,12 @@ class WebhookRefused(DrawdownError):
 
 @runtime_checkable
 class Provider(Protocol):
-    """One way to bill. Methods never raise for what the service answers: they say it in their result."""
+    """One way to bill. Methods never raise for a service's answers: they return them in their result."""
 
     name: str
     capabilities: Capabilities
     dormant: str | None
-    """Why nothing is sent or asked (no key is set); None: it is ready."""
+    """The reason why no call is made (no key is set); None: it is ready."""
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         """One call with at most `batch_size` pushes; one outcome each, in order. The same key always comes with the
@@ -464,8 +475,11 @@ class Setup:
     engine: sa.Engine
 
     def client(self, **options: Any) -> httpx2.AsyncClient:
-        """A client of httpx2 that sends by `http`. Options are those of `httpx2.AsyncClient`: base_url, headers, auth.
-        Send by `drawdown.providers.kit.clients.ask`, which says what is proven. Errors: UsageError."""
+        """Return a client of httpx2 that sends by `http`.
+
+        Options are those of `httpx2.AsyncClient`: base_url, headers, auth. Send by
+        `drawdown.providers.kit.clients.ask`, which returns what is proven. Errors: UsageError.
+        """
         from drawdown.providers.kit.clients import client_on
 
         client: httpx2.AsyncClient = client_on(self.http, **options)

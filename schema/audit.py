@@ -3,8 +3,8 @@
 Guarantee: every change by a person is on record with actor and reason, in the transaction that makes it. Each row's
 hash is over its content and the hash of the row before it. Rows are chained one transaction after the other, so that a
 row that is changed, taken out, put in or moved shows (`verify`). The last rows show too: their number and the newest
-hash are kept in a row of their own. A login that may write both tables can chain them again: `verify` tells the newest
-hash, to be kept elsewhere.
+hash are kept in a row of their own. A login that may write both tables can chain them again: `verify` prints the newest
+hash, so that you can keep it elsewhere.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def in_turn(connection: sa.Connection) -> None:
 
 
 def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
-    """The organisation's row.
+    """Return the organisation's row.
 
-    Errors: UnknownId where there is none, with the nearest; Refused where samples name it that no tick has seen yet.
+    Errors: UnknownId if there is none, with the nearest; Refused if samples name it that no tick has seen yet.
     """
     from drawdown.schema.tables.orgs import orgs  # here: with it comes PostgreSQL's dialect
 
@@ -103,7 +103,7 @@ def hash_after(before: str, row: Mapping[str, object]) -> str:
 
 
 def chained(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> list[str]:
-    """The hashes of rows that are written next, in their order. Nobody else writes any before this transaction ends."""
+    """Return the hashes of rows that are written next, in their order. No other transaction can write any meanwhile."""
     head = hold(connection)
     hashes: list[str] = []
     for row in rows:
@@ -141,7 +141,7 @@ def broken(connection: sa.Connection) -> Iterator[str]:
 
 
 def _actions(connection: sa.Connection) -> Iterator[sa.RowMapping]:
-    """All that is on record, in its order, a page at a time. A number may be any: somebody may have put a row in."""
+    """Yield all rows on record, in their order, a page at a time. A number may be any: a row may have been put in."""
     start = -_LAST_ID - 1
     while start <= _LAST_ID:
         page = SQL.run(connection, "actions", {"from_id": start, "at_most": _AT_ONCE}).mappings().all()

@@ -10,7 +10,7 @@ class Clock(Protocol):
     """Passed to everything that needs the time, the emulators of the tests included."""
 
     trusted: bool
-    """True where an operator set the time (`--at`): then rule S9 asks no questions."""
+    """True if an operator set the time (`--at`): then rule S9 asks no questions."""
 
     def now_ms(self) -> int:
         """The present moment in milliseconds since the epoch, UTC."""
@@ -29,7 +29,7 @@ class SystemClock:
 
 @dataclass
 class FixedClock:
-    """A clock that stands where it was put: `--at T`, tests, the simulation."""
+    """A clock that stays where it was set: `--at T`, tests, the simulation."""
 
     at_ms: int
     trusted: bool = True
@@ -39,5 +39,5 @@ class FixedClock:
 
 
 def utc(ms: int) -> str:
-    """A moment as refusals say it."""
+    """Return a moment as refusals show it."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

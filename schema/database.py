@@ -67,8 +67,9 @@ class Transact(Protocol):
 
 
 def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
-    """An engine for `sqlite:///FILE` or `postgresql://…`. Opens nothing yet. `latest` says the URL as it is:
-    each new connection logs in by its user and password.
+    """Return an engine for `sqlite:///FILE` or `postgresql://…`. It opens nothing yet.
+
+    `latest`: returns the present URL; each new connection logs in by its user and password.
 
     Errors: UsageError for any other kind of URL.
     """
@@ -117,11 +118,13 @@ def _login(url: str) -> dict[str, str]:
 
 
 def _begin_with(connection: sa.Connection, settings: str) -> None:
-    """Each transaction begins with its settings, in the transaction itself: what is asked for as a connection starts, a
-    pooler refuses, or drops silently (pgbouncer's `ignore_startup_parameters`), and P1 would hold no more. One
-    way there and back: the driver, which would say BEGIN in another, is told that each statement ends by itself.
+    """Begin each transaction with its settings, in the transaction itself.
 
-    Errors: DatabaseNotReady where they cannot hold, since no transaction was begun.
+    A pooler refuses settings that are given as a connection starts, or drops them silently (pgbouncer's
+    `ignore_startup_parameters`), and P1 would not hold. It takes one round trip: the driver, which would send BEGIN in
+    another, treats each statement as a transaction of its own.
+
+    Errors: DatabaseNotReady if they cannot hold, since no transaction was begun.
     """
     level = connection.get_execution_options().get("isolation_level", "READ COMMITTED")
     if level == "AUTOCOMMIT":
@@ -249,9 +252,9 @@ def _require_file(engine: sa.Engine) -> None:
 def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
     """Run `work` in one write transaction and commit it; with `rollback`, leave nothing behind (a dry run).
 
-    Deadlocks and serialisation failures are proven not to have committed and are run again a few times.
-    Errors: AnswerLost where nobody can say whether it was kept; DatabaseBusy and DatabaseNotReady, where nothing was;
-    or whatever `work` raises.
+    Deadlocks and serialisation failures are proven not to have committed and are run again a few times. Errors:
+    AnswerLost if it is unknown whether it was kept; DatabaseBusy and DatabaseNotReady if nothing was; or any error of
+    `work`.
     """
     _require_file(engine)
 
@@ -326,7 +329,7 @@ def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
 
 @contextmanager
 def clear_errors(engine: sa.Engine) -> Iterator[None]:
-    """Turn what the driver says about the database into one clear line, which knows where that is."""
+    """Turn a driver's error about the database into one clear line, with the database's address."""
     try:
         yield
     except (DBAPIError, DatabaseNotReady) as error:
@@ -422,7 +425,7 @@ def _explain_sqlite(text: str) -> DrawdownError | None:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """PostgreSQL proved that the transaction did not commit, and asks to run it again."""
+    """Return True if PostgreSQL proved that the transaction did not commit, so that it can run again."""
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _CONFLICTS
 
 

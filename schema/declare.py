@@ -2,8 +2,8 @@
 
 An `Action` changes something, a `Listing` shows rows, a `Showing` shows one thing. The command line makes a command of
 each, HTTP an operation, and the console a form of an action: the parameters are those of the function itself, by its
-annotations. A parameter before the `*` is an argument of the command and stands in the path; one behind it is an option
-and stands in the body or in the query.
+annotations. A parameter before the `*` is an argument of the command and a part of the path. A parameter behind it is
+an option, and is in the body or in the query.
 
 A parameter's name carries its unit, as an answer's field does: `hold_ms`, `share_ppm`, `amount_micro`. People type it
 without (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs send milliseconds and parts per million by the whole
@@ -68,7 +68,7 @@ MAX_AMOUNT: Final = 10**12
 MAX_LENGTH_MS: Final = 3_650 * DAY_MS
 """A length of time that a program sends: ten years."""
 MAX_NUMBER: Final = 10**15
-"""A whole number that says nothing else of itself."""
+"""Largest whole number, if a parameter has no bound of its own."""
 
 
 class WrongField(UsageError):
@@ -196,8 +196,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Page(Generic[R]):
-    """Rows of a list. `next`: what to give as `after` for the next page; None: this is the last. `notes`: what people
-    are told beneath it."""
+    """Rows of a list.
+
+    `next`: the value of `after` for the next page; None: this is the last. `notes`: texts for people beneath it.
+    """
 
     rows: Sequence[R]
     next: str | None = None
@@ -307,7 +309,7 @@ CREDITS: Final = Kind("credits", "CREDITS", _credits, type_credits, "_micro", ex
 CREDITS_OR_NONE: Final = Kind(
     "credits", "CREDITS", _credits_or_none, lambda micro: type_credits(micro) if micro else NONE, "_micro", example=1.5
 )
-"""The same, where nothing has a meaning of its own, and people may say `none`."""
+"""Credits, or `none`, if 0 has no meaning of its own."""
 TIME: Final = Kind("time", "TIME", parse_time, show_time, "_ms", example=1_767_225_600_000)
 AHEAD: Final = Kind("time", "TIME", parse_ahead, show_time, "_ms", example=1_798_761_600_000)
 """A moment to come."""
@@ -347,7 +349,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Param:
-    """A value that an action or a list takes. `says`: one line of help. `many`: several values."""
+    """A value that an action or a list takes. `says`: its line of help. `many`: several values."""
 
     name: str
     kind: Kind
@@ -580,8 +582,10 @@ def changes(before: Sequence[Fact], after: Sequence[Fact]) -> list[dict[str, str
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: the field of a row, and its head, where `#` says that numbers stand there. `show`: what
-    people are shown of it; `of_row`: of the whole row. `rare`: it is left out where no row says anything there."""
+    """A column of a table: the field of a row, and its head; `#` marks numbers.
+
+    `show`: the text for people. `of_row`: it is made of the whole row. `rare`: it is left out if no row has a value.
+    """
 
     name: str
     head: str = ""

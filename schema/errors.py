@@ -34,7 +34,7 @@ MEANINGS: Final = {
 
 
 class DrawdownError(Exception):
-    """Something a person has to look at. `step`: the part of the permission order that said no, where one did."""
+    """An error that a person has to look at. `step`: the part of the permission order that refused, if there is one."""
 
     exit_status = Exit.PERSON
     code = "failed"
@@ -42,8 +42,10 @@ class DrawdownError(Exception):
 
 
 class UsageError(DrawdownError):
-    """The command, or a value given to it, is wrong; nothing was changed. `at`: the name of the one value that is, as a
-    program sends it; None: it is no one value."""
+    """The command, or a value given to it, is wrong; nothing was changed.
+
+    `at`: the name of the wrong value, as a program sends it; None: it is not a single value.
+    """
 
     exit_status = Exit.USAGE
     code = "bad_value"
@@ -54,7 +56,7 @@ class UsageError(DrawdownError):
 
 
 _SHORT: Final = {"organisation": "org", "customer": "org", "API": "key", "top-up": "topup"}
-"""The first word of a noun, as it stands in a code."""
+"""The first word of a noun, as it is in a code."""
 
 
 class UnknownId(UsageError):
@@ -68,7 +70,7 @@ class UnknownId(UsageError):
 
 
 class Refused(DrawdownError):
-    """A rule forbids the change that was asked for; nothing was changed."""
+    """A rule forbids the requested change; nothing was changed."""
 
     code = "refused"
 
@@ -84,7 +86,7 @@ class DatabaseNotReady(DrawdownError):
 
 
 class DatabaseBusy(DrawdownError):
-    """The database is locked or went away. Whatever was not committed did not happen; try again."""
+    """The database is locked or went away. A change that was not committed did not happen; try again."""
 
     exit_status = Exit.LEFT
     code = "database"
@@ -98,7 +100,7 @@ class StorageFull(DatabaseBusy):
 
 
 class LockHeld(DatabaseBusy):
-    """Somebody else holds a lock for longer than was waited for it. Nothing of the transaction was kept."""
+    """Another transaction held a lock for longer than the wait. Nothing of this transaction was kept."""
 
 
 class AnswerLost(DatabaseBusy):

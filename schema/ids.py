@@ -24,7 +24,7 @@ from drawdown.schema.units import MAX_ID_CHARS
 SQL = queries(__file__)
 
 NEIGHBOURS: Final = 500
-"""Ids read on either side of where a mistyped one would stand, for each place where such ids lie."""
+"""Ids read on either side of a mistyped id's place, in each source of such ids."""
 MAX_SAID_CHARS: Final = 200
 """Part of an id that a message repeats."""
 SCANNED: Final = 100_000
@@ -35,7 +35,7 @@ SAMPLED_NEIGHBOURS: Final = 50
 
 @dataclass(frozen=True)
 class IdSource:
-    """Where ids of a kind lie: a piece of `ids.sql`. `prefix` is what stands before them there."""
+    """A source of ids of a kind: a fragment of `ids.sql`. `prefix`: the text before them there."""
 
     piece: str
     prefix: str = ""
@@ -67,7 +67,7 @@ CUSTOMER: Final = Kind(
     "drawdown ledger show",
 )
 ASKING: Final = Kind("organisation", CUSTOMER.sources, ORG.shown_by)
-"""One that a product asks about: it may have a wallet before any tick registers it."""
+"""An organisation that a product asks about: it may have a wallet before any tick registers it."""
 POOL: Final = Kind("pool", (IdSource("pools"),), "drawdown pool list")
 PAYER: Final = Kind("payer", (IdSource("payers"),), "drawdown payer list")
 PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown plan list")
@@ -139,9 +139,11 @@ def is_known(connection: sa.Connection, kind: Kind, given: str) -> bool:
 
 
 def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | None = None) -> None:
-    """Insist that an id is known. `new`: True takes it all the same, False says how that is done, None: it cannot be.
+    """Insist that an id is known.
 
-    Errors: UnknownId, with the nearest one there is.
+    `new` True: accept it all the same. False: the error states how that is done. None: it cannot be new.
+
+    Errors: UnknownId, with the nearest known id.
     """
     if not (new or is_known(connection, kind, given)):
         if not tells_names(connection):
@@ -150,12 +152,15 @@ def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | No
 
 
 def tell_no_names(connection: sa.Connection) -> None:
-    """For as long as this connection is used: who asks may see one organisation alone, and learns no other's names."""
+    """Show no names of other organisations, as long as this connection is used.
+
+    The caller may see one organisation alone.
+    """
     connection.execution_options(tells_names=False)
 
 
 def tell_few_names(connection: sa.Connection, may: Callable[[], bool]) -> None:
-    """For as long as this connection is used: the nearest is searched for only as often as `may` says."""
+    """Search for the nearest name only as often as `may` allows, as long as this connection is used."""
     connection.execution_options(may_search=may)
 
 
@@ -171,9 +176,9 @@ def _near(connection: sa.Connection, kind: Kind, given: str) -> Iterable[str]:
 
 
 def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bool) -> None:
-    """Insist that an id is known, or is like none there is: that one is new, and nobody's mistyped.
+    """Insist that an id is known, or unlike any known id: then it is new, and not mistyped.
 
-    Errors: UnknownId, with the nearest one there is; `new` takes it all the same.
+    Errors: UnknownId, with the nearest known id; `new` accepts it all the same.
     """
     if not (new or is_known(connection, kind, given)):
         around = list(_around(connection, kind, given))
@@ -182,10 +187,11 @@ def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bo
 
 
 def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kind = CUSTOMER) -> None:
-    """Insist that a customer is known, has samples, or is like none there is: that one is new, and nobody's mistyped.
-    The same for another `kind` that has a wallet.
+    """Insist that a customer is known, has samples, or is unlike any known one: then it is new, and not mistyped.
 
-    Errors: UnknownId, with the nearest one there is; `new` takes it all the same.
+    The same holds for another `kind` that has a wallet.
+
+    Errors: UnknownId, with the nearest known id; `new` accepts it all the same.
     """
     if not (new or is_known(connection, CUSTOMER, given) or has_samples(connection, given)):
         around = [*_around(connection, CUSTOMER, given), *_sampled_around(connection, given)]

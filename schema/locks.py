@@ -48,11 +48,12 @@ def lock_orgs(connection: sa.Connection, org_ids: Collection[str]) -> None:
 def make_windows_dirty(
     connection: sa.Connection, own: Queries, windows: str, values: Values, *, lo: int = 0, hi: int = 255
 ) -> None:
-    """Have the differences of windows computed again by the next seal; `windows` is a piece of the caller's `own` ones
-    that follows FROM, with a WHERE.
+    """Let the next seal compute the differences of windows again.
 
-    Takes S1's lock by itself (of the buckets lo..hi, where all the windows are theirs): a seal deletes the rows of
-    what it has read, so one that comes in between would be forgotten unread.
+    `windows`: a fragment of the caller's `own` ones that follows FROM, with a WHERE.
+
+    It takes S1's lock by itself (of the buckets lo..hi, if all the windows are theirs). A seal deletes the rows that it
+    has read, so a row that came in between would be forgotten unread.
     """
     lock_buckets(connection, lo, hi)
     own.run(connection, "insert_dirty_windows", values, windows=windows)

@@ -62,7 +62,7 @@ class Message:
 
     @property
     def message_id(self) -> str:
-        """The same for the same fact, and without a full stop: the signature's parts are told apart by those."""
+        """The id: the same for the same fact, and without a full stop, which separates the signature's parts."""
         return f"msg_{hashlib.sha256(self.fact.encode()).hexdigest()[:ID_CHARS]}"
 
     @property
@@ -93,7 +93,7 @@ def tell(connection: sa.Connection, messages: Sequence[Message]) -> int:
 
 
 def tell_one(connection: sa.Connection, message: Message, endpoint: str) -> None:
-    """Write a message for one endpoint, whatever it wants."""
+    """Write a message for one endpoint, whatever it subscribes to."""
     SQL.run(connection, "insert", {"messages": [_row(message)]}).all()
     values = {"message_id": message.message_id, "endpoint": endpoint, "at_ms": message.at_ms}
     SQL.run(connection, "deliver_to", values)

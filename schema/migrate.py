@@ -46,7 +46,7 @@ NAMED: Final = 3
 
 @dataclass(frozen=True)
 class Version:
-    """Where a database stands: `current` is None for one without our tables."""
+    """The version of a database: `current` is None if it has none of our tables."""
 
     current: str | None
     head: str
@@ -92,7 +92,7 @@ def require_ready(connection: sa.Connection) -> None:
 
 
 def upgrade(engine: sa.Engine) -> Version:
-    """Create the schema or bring it up to date; returns where it stood before.
+    """Create the schema or bring it up to date. Return the version before.
 
     Errors: DatabaseNotReady for a database newer than this program, or one that cannot be written; Refused for another
     program's.

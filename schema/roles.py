@@ -1,8 +1,8 @@
 """The rights on PostgreSQL: three roles without a login, which an operator's own logins are made members of.
 
-Guarantee: a host inserts samples, of which the database itself says when they arrived, keeps the sandboxes of the one
-cell that its login is named after, and reads nothing else. A reader changes nothing. A worker does what Drawdown's
-commands do and can neither change the schema nor switch a guard off, as only the owner of the tables can.
+Guarantee: a host inserts samples, and the database writes their arrival. A host keeps the sandboxes of the one cell
+that its login is named after, and reads nothing else. A reader changes nothing. A worker does what Drawdown's commands
+do and can neither change the schema nor switch a guard off, as only the owner of the tables can.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DELETED_FROM: Final = (
     "console_failures", "console_sessions", "dirty_windows", "halts", "invalid_items", "my_sessions", "pending_usage",
     "provider_when_down", "pushes", "quarantine_closed", "run_blocks", "usage_samples", "used_signatures", "webhooks",
 )  # fmt: skip
-"""Where Drawdown's own commands delete, guarded as everywhere."""
+"""Tables from which Drawdown's own commands delete, guarded as everywhere."""
 UNREAD: Final = ("console_users",)
 """Tables that no reader reads: people's passwords, although as slow hashes."""
 
@@ -103,7 +103,7 @@ def statements() -> tuple[str, ...]:
 
 
 def _of_cluster() -> str:
-    """The schema of `drawdown worker`, where there is one: its engine keeps jobs there, and nothing that is billed."""
+    """Return the rights on the schema of `drawdown worker`, if it exists: its engine keeps jobs there, and no bills."""
     where = "IN SCHEMA drawdown_cluster TO"
     return (
         "DO $$ BEGIN IF to_regnamespace('drawdown_cluster') IS NOT NULL THEN "
@@ -134,8 +134,10 @@ def _on_database(statement: str) -> str:
 
 
 def _own_sandboxes() -> tuple[str, ...]:
-    """Restrictive for hosts and open for everybody else: a worker that a policy hid sandboxes from would take it that
-    nothing runs, and halt nobody."""
+    """Return the policies of sandboxes: restrictive for hosts, and open for all others.
+
+    If a policy hid sandboxes from a worker, it would see none running, and halt no organisation.
+    """
     return (
         "ALTER TABLE sandboxes ENABLE ROW LEVEL SECURITY",
         "DROP POLICY IF EXISTS sandboxes_of_all ON sandboxes",

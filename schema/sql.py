@@ -47,7 +47,7 @@ _LIST: Final = re.compile(r"\b(NOT )?IN :(\w+)")
 
 
 class SqlError(Exception):
-    """A statement that cannot be put together or run as it was asked for: a mistake in this program."""
+    """A statement that cannot be put together or run as requested: a mistake in this program."""
 
 
 class _Statement:
@@ -77,7 +77,7 @@ class _Statement:
         return found
 
     def learn_columns(self, connection: sa.Connection, bound: dict[str, object]) -> None:
-        """SQLite makes objects of columns that are named: once a process, the statement is asked which it has."""
+        """Learn the statement's columns, once a process: SQLite makes objects of columns that are named."""
         if not self.as_json:
             clause = sa.text(f"SELECT * FROM ({self.clause.text}) x LIMIT 0")
             names = connection.execute(clause, bound).keys()
@@ -95,7 +95,7 @@ class Queries:
 
     @cached_property
     def pieces(self) -> dict[tuple[str, str], str]:
-        """Read when the first is asked for: a command runs those of few files. Errors: SqlError."""
+        """The pieces of the file, read at the first use: a command runs those of few files. Errors: SqlError."""
         found = _pieces(self.path)
         if twice := {name for name, _ in found} & {name for name, _ in _words()}:
             raise SqlError(f"{self.path}: {', '.join(sorted(twice))} stands in words.sql, too")
@@ -217,8 +217,11 @@ def _joined(statements: tuple[_Statement, ...]) -> sa.TextClause:
 
 
 def _array(values: object) -> object:
-    """A list as PostgreSQL writes arrays. JSON writes the same but for control characters: those are left to the
-    driver, which takes ten times as long, as it goes from value to value."""
+    """Return a list in PostgreSQL's notation of arrays.
+
+    JSON has the same notation except for control characters: those are left to the driver, which takes ten times as
+    long, as it goes from value to value.
+    """
     assert isinstance(values, list), "an array is a list"
     text = json.dumps(values, ensure_ascii=False)
     return values if _CONTROL.search(text.replace("\\\\", "")) else f"{{{text[1:-1]}}}"
@@ -276,7 +279,7 @@ def _pieces(path: Path) -> dict[tuple[str, str], str]:
 
 
 def _literal(found: re.Match[str]) -> str:
-    """A comment goes; what a string holds is no value's name. SQLAlchemy takes no name for one that a colon follows."""
+    """Remove a comment, and escape colons in a string: SQLAlchemy takes no name for one that a colon follows."""
     return "" if found[0].startswith("--") else re.sub(r":(?=\w+(?![:\w]))", r"\\:", found[0])
 
 

@@ -1,9 +1,9 @@
 """Text that others wrote, fit to be stored and shown.
 
 Guarantee: the result has no control character (ESC, NUL, a line's end), no mark that turns the direction of reading,
-and no half of a surrogate pair, which PostgreSQL would not store: each stands there as its escape. Which text was meant
-by a mistyped one is found within bounds, whatever there is and whichever is given: compared are the COMPARED_AT_MOST
-that begin and end most alike, and of each what lies between, cut to MAX_COMPARED_CHARS.
+and no half of a surrogate pair, which PostgreSQL would not store: each is replaced by its escape. The nearest text to a
+mistyped one is found within bounds, whatever texts there are: the COMPARED_AT_MOST with the most common begin and end
+are compared, and of each the middle part, cut to MAX_COMPARED_CHARS.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_COMPARED_CHARS: Final = 64
 
 
 _FORMULA: Final = re.compile('((?:^|;)[ "]*)(?=[=+@\\-\uff1d\uff0b\uff0d\uff20])')
-"""Where one begins: some spreadsheets take wide signs, too."""
+"""Matches the begin of a formula: some spreadsheets take wide signs, too."""
 
 
 def clean(text: str, most_chars: int | None = None) -> str:
@@ -46,8 +46,11 @@ def clean(text: str, most_chars: int | None = None) -> str:
 
 
 def no_formula(text: str) -> str:
-    """A text for a cell of a spreadsheet, clean, which none takes for a formula: an apostrophe stands before what could
-    begin one. Also after a semicolon: where numbers have commas, that parts the cells."""
+    """Return a clean text for a cell of a spreadsheet that no spreadsheet takes for a formula.
+
+    An apostrophe is put before a sign that could begin one. It is also put after a semicolon: if numbers have commas,
+    it separates the cells.
+    """
     if text[:1].isalnum() and ";" not in text:  # most are so, and a file has many
         return clean(text)
     shown = _FORMULA.sub(r"\1'", clean(text))
@@ -68,8 +71,10 @@ def why_unread(error: Exception) -> str:
 
 
 def typed(*words: str) -> str:
-    """Words of a command as a person types them in a shell: what it is about, then its options. Before what would be
-    taken for an option stands `--`, and options before that."""
+    """Return the words of a command as a person types them in a shell: arguments, then options.
+
+    If an argument could be taken for an option, `--` comes before it, and options before that.
+    """
     first = next((at for at, word in enumerate(words) if word.startswith("--")), len(words))
     dashed = next((at for at, word in enumerate(words[:first]) if word.startswith("-")), None)
     if dashed is None:

@@ -31,8 +31,10 @@ WINDOW_MS: Final = 300 * SECOND_MS
 GRACE_MS: Final = 120 * SECOND_MS
 """The time after its end from which a window may be sealed."""
 OWN_MINUTES: Final = WINDOW_MS // MINUTE_MS - 1
-"""Revisions 0 to 3 of a window are dated into minutes of their own, so that a provider which only tells sums by the
-minute can be asked about each; later ones share the fifth."""
+"""Number of revisions with minutes of their own, so that a provider with sums by the minute can be asked about each.
+
+Revisions 0 to 3 of a window are dated into minutes of their own; later ones share the fifth.
+"""
 LATE_HORIZON_MS: Final = 35 * DAY_MS
 """The reach of the nightly sweep into the past (rule S2); also the oldest timestamp that Stripe takes."""
 
@@ -47,7 +49,7 @@ _MICRO_CREDIT: Final = Decimal("0.000001")
 EARLIEST_TS: Final = 946_684_800_000
 """2000-01-01T00:00:00Z. A sample from before it is a unit mistake (seconds read as milliseconds)."""
 FUTURE_SLACK_MS: Final = 5 * MINUTE_MS
-"""How far ahead of now a sample may lie."""
+"""The longest time that a sample may be ahead of now."""
 MAX_INTERVAL_S: Final = 86_400
 """Interval of one sample."""
 MAX_MEMORY_MB: Final = 16_777_216
@@ -63,14 +65,14 @@ MAX_KEY_TYPES: Final = 1_000
 MAX_SOURCE_TYPES: Final = 1_000
 """Event types in use that keys of one source bring."""
 MAX_METER: Final = MAX_MEMORY_MB + MAX_METERS
-"""Meters stand where samples of sandboxes have their memory size, and are above each of them."""
+"""Meters are in the place of sandboxes' memory size, and are above each of them."""
 MAX_ID_CHARS: Final = 200
 """Length of an id: of an organisation, a sandbox, a sample."""
 
 EMBEDDED: Final = "embedded"
 """The ledger here as a provider: named here for code that compares the name and bills nothing."""
 EXEMPT_PROVIDERS: Final = frozenset({"legacy", "none"})
-"""Assignments that bill nothing here: another system does, or nobody."""
+"""Assignments that bill nothing here: another system does, or none."""
 
 
 def micro_of(amount: Decimal) -> int:
@@ -129,7 +131,7 @@ def push_key(org_id: str, window_ms: int, feature: str, revision: int) -> PushKe
 
 
 def parse_push_key(key: str) -> dict[str, str | int] | None:
-    """The primary key of the push that a key is of; None where it is of none."""
+    """Return the primary key of the push that a key belongs to; None if it belongs to none."""
     parts = key.split(":")
     revision = 0
     # No key holds a number that a column could not.

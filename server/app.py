@@ -48,11 +48,11 @@ log = structlog.get_logger()
 METRICS_KEPT_MS: Final = 5_000
 """However often it is asked, the database is read no oftener than this."""
 RENEWED_EVERY_S: Final = 5.0
-"""How long this process may go on with what a file of settings held before."""
+"""Seconds that this process may use the earlier content of a file of settings."""
 
 
 async def _to_the_console(_request: Request) -> Response:
-    """Who opens the address in a browser looks for the console."""
+    """Redirect a browser to the console."""
     return RedirectResponse("/console/", 303)
 
 
@@ -62,7 +62,7 @@ class Server:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.refused: Counter[str] = Counter(dict.fromkeys(process_metrics.REFUSED, 0))
-        """What was turned away since the process began, by what it was: see the metric."""
+        """Refusals since the process began, by their kind: see the metric."""
         self.threads = Threads(services.engine, services.restores)
         self.step_threads = StepThreads(services)
         reading = Threads(services.engine, services.restores, gate.READS_AT_ONCE, "gate")
@@ -167,7 +167,7 @@ class Server:
         return router
 
     async def webhook(self, provider: str, request: Request) -> JSONResponse:
-        """What a billing provider says of its own accord, signed in its own way."""
+        """Take a billing provider's own notice, signed in its own way."""
         headers = {name.lower(): value for name, value in request.headers.items()}
         webhooks.require_worth_reading(self.services, provider, headers)
         async with bodies.body_of(request, webhooks.MAX_BYTES, self._budget) as body:
@@ -175,7 +175,7 @@ class Server:
         return JSONResponse({"status": done})
 
     async def gate(self, org_id: str) -> JSONResponse:
-        """Whether a sandbox of this organisation may be made or woken, and how many at once."""
+        """Return if a sandbox of this organisation may be made or woken, and how many at once."""
         return JSONResponse(await self._gate.answer(org_id))
 
     async def assign(self, org_id: str, request: Request) -> JSONResponse:
@@ -196,11 +196,11 @@ class Server:
         return JSONResponse(dict(await guard_api.decide_override(self.threads, now, number, word, signed)))
 
     async def healthz(self) -> JSONResponse:
-        """Whether the process lives."""
+        """Answer while the process lives."""
         return JSONResponse({"status": "ok"})
 
     async def readyz(self) -> JSONResponse:
-        """Whether the database can be reached, has this program's schema, and its history is not in doubt."""
+        """Check that the database can be reached, has this program's schema, and has no doubtful history."""
         await self._readiness.require()
         return JSONResponse({"status": "ok"})
 

@@ -71,7 +71,7 @@ def key_of(said: object) -> Key:
 
 
 def secret_key(secret: str) -> Key:
-    """What both sides share."""
+    """Return the key of a secret that both sides share."""
     from joserfc.jwk import OctKey
 
     return OctKey.import_key(secret)
@@ -93,7 +93,7 @@ def head_of(token: str) -> tuple[str, str | None]:
 
 
 def claims_of(token: str, keys: Sequence[Key], algorithms: Collection[str]) -> Mapping[str, Any]:
-    """What a token says, once one of the keys has signed it, in one of these ways. Errors: Unproven."""
+    """Return a token's claims, if one of the keys has signed it, in one of these ways. Errors: Unproven."""
     from joserfc import jwt
     from joserfc.errors import JoseError
 

@@ -149,7 +149,10 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _unmapped(connection: sa.Connection) -> Counter[tuple[str]]:
-    """What programs call their events is theirs to choose: so many types have a series of their own."""
+    """Return the usage of unmapped event types.
+
+    Programs choose the names: a bounded number of types has its own series.
+    """
     found = sorted(unmapped_events(connection), key=lambda one: (-one.units, one.event_type))
     units = Counter({(OTHER_TYPES,): 0})
     for number, one in enumerate(found):
@@ -308,7 +311,7 @@ def filing(connection: sa.Connection) -> Iterator[Metric]:
 
 
 def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """What was settled at a provider and is not compared with it."""
+    """Return the metrics of settled pushes that were not compared with their provider."""
     found = read_uncompared(connection, now_ms)
     days = [((one.provider,), one.open_days) for one in found]
     yield gauge(
@@ -417,7 +420,7 @@ def _buckets(within: dict[int | None, int]) -> list[tuple[str, float]]:
 
 
 def reserving(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Of all wallets and suppliers together."""
+    """Return the metrics of all wallets and suppliers together."""
     runs = run_figures(connection, now_ms, now_ms - DAY_MS)
     yield gauge("reservations_open", "Runs that hold credit.", [((), runs.held)])
     yield gauge(
@@ -458,7 +461,7 @@ def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Of each endpoint that continues; zeros included: an alert on a change does not see a series begin."""
+    """Return the metrics of each endpoint in use; zeros included: an alert on a change does not see a series begin."""
     going = [row for row in list_endpoints(connection) if row.ended_ms is None]
     labels = ("endpoint",)
     yield gauge(
@@ -475,7 +478,7 @@ GUARD_RECENT_MS: Final = 60 * MINUTE_MS
 
 
 def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """What the tables hold, of all processes."""
+    """Return the metrics of the guard's tables, of all processes."""
     found = guard_figures(connection, now_ms, now_ms - GUARD_RECENT_MS, now_ms - DAY_MS, now_ms + SOON_MS)
     denied = [((name, _word(enforced)), times) for (name, enforced), times in sorted(found.denied.items())]
     yield gauge("guard_denied", "Asks of the last hour that were blocked, or would be in phase 3 (not enforced).",
@@ -514,7 +517,7 @@ NEVER: Final = LastCheck(0, 0, 0)
 
 
 def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Of the guard's counters, of vendors' bills, of proofs, of backfills."""
+    """Return the metrics of the checks: the guard's counters, vendors' bills, proofs, backfills."""
     last = dict.fromkeys(CHECKS, NEVER) | last_checks(connection)
     label = ("check",)
     off = [((name,), one.off) for name, one in sorted(last.items())]

@@ -1,4 +1,4 @@
-"""What one process counts and no table holds: what it turned away, what became of items, what the guard decided.
+"""Counts of one process that no table holds: refusals, the outcomes of items, the guard's decisions.
 
 Guarantee: each label has a bounded number of values, whatever callers send.
 """
@@ -20,7 +20,7 @@ LIMITS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class GuardCalls:
-    """What the guard answered here, and how long it took. For one thread."""
+    """The guard's answers here, and their durations. For one thread."""
 
     def __init__(self) -> None:
         self.decided: Counter[tuple[str, str, str, str]] = Counter()
@@ -37,7 +37,7 @@ class GuardCalls:
             self.decided[call, self._name(str(answer["metric"])), str(answer["decision"]), enforced] += 1
 
     def timed(self, call: str, took_s: float) -> None:
-        """Of an answer, from its request on."""
+        """Count the duration of an answer, from its request on."""
         self.took[call][next((limit for limit in LIMITS_S if took_s <= limit), None)] += 1
         self.sums[call] += took_s  # type: ignore[assignment]
 
@@ -49,23 +49,23 @@ class GuardCalls:
 
 
 def refusals(refused: Mapping[str, int]) -> Metric:
-    """What this process turned away."""
+    """Return the refusals of this process."""
     return _counted("server_refused", "Turned away by this process for too many at once.", "what", refused)
 
 
 def in_the_dark(uses: Mapping[str, int]) -> Metric:
-    """What this process's guard let through while its database was away, and what became of that."""
+    """Return the uses that this process's guard let through while its database was away, and their outcomes."""
     says = "Uses that this process let through while its database was away: let_through, then recorded or lost."
     return _counted("guard_in_the_dark", says, "outcome", uses)
 
 
 def denials(denied: Mapping[str, int]) -> Metric:
-    """What programs asked this process for and were refused, by the code of the answer."""
+    """Return the refused calls of programs of this process, by the code of the answer."""
     return _counted("programs_denied", "Calls of programs that this process refused, by code.", "code", denied)
 
 
 def intake(items: Mapping[tuple[str, str], int]) -> Metric:
-    """What became of events and samples that programs sent this process."""
+    """Return the outcomes of events and samples that programs sent this process."""
     labels = ("kind", "status")
     metric = CounterMetricFamily("drawdown_intake_items", "Items that programs sent this process.", labels=labels)
     for found, count in sorted(items.items()):
@@ -74,7 +74,7 @@ def intake(items: Mapping[tuple[str, str], int]) -> Metric:
 
 
 def guard_calls(calls: GuardCalls) -> Iterator[Metric]:
-    """What the guard decided here, and how long its answers took."""
+    """Return the guard's decisions here, and the durations of its answers."""
     labels = ("call", "metric", "decision", "enforced")
     metric = CounterMetricFamily("drawdown_guard_decisions", "What the guard answered here.", labels=labels)
     for key, times in sorted(calls.decided.items()):

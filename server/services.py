@@ -22,8 +22,10 @@ from drawdown.worker.hooks.hook_settings import HookSettings
 
 @dataclass
 class ThreadKit:
-    """What one thread works with: connections and providers of its own, and a fresh context for each piece of work. To
-    ask for that one brings the world up to date, too."""
+    """The tools of one thread: connections and providers of its own, and a fresh context for each piece of work.
+
+    Getting the context brings the world up to date, too.
+    """
 
     world: World
     context: Callable[[], Context]
@@ -56,7 +58,7 @@ class Services:
     console_engine: sa.Engine | None = None
     """The console's own connections; none where there is no console."""
     witness: WitnessStore = field(default_factory=NoWitness)
-    """What this machine remembers of the database (R1)."""
+    """This machine's checkpoint of the database (R1)."""
     restores: Restores = field(init=False)
     hooks: HookSettings = field(default_factory=HookSettings)
     """What this process knows of webhooks to the product."""

@@ -19,9 +19,9 @@ class OidcSettings:
     claim: str = "email"
     """Which claim is a person's name here."""
     label: str = ""
-    """What the button calls it; empty: the issuer's host."""
+    """The button's name of the issuer; empty: the issuer's host."""
     unverified_email: bool = False
-    """Whether a name is taken from `email` although the issuer does not say that it verified it."""
+    """True if a name is taken from `email` although the issuer does not state that it verified it."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class ServerSettings:
 
     admin_secrets: tuple[str, ...] = field(default=(), repr=False)
     admin_hosts: tuple[str, ...] = ()
-    """What this deployment is called, in lower case: orders signed for another host are refused. None: any is taken."""
+    """The names of this deployment, in lower case: orders signed for another host are refused. None: any is taken."""
     cron_secret: str = field(default="", repr=False)
     gate_unknown_org: UnknownOrg = "not_found"
     gate_open_when_in_doubt: bool = False
     requests_per_s: int = 1_000
-    """Of one caller's address, on the average; twice as many at once."""
+    """Requests a second of one caller's address, on average; twice as many at once."""
     console_url: str = ""
     """Where the console is reached; empty: there is none."""
     console_proxy_header: str = ""

@@ -41,7 +41,7 @@ MAX_ORDERS: Final = 100
 MOST_WAITING: Final = 1_000
 """Organisations that wait for a read."""
 DISPATCH_MS: Final = 5 * SECOND_MS
-"""How long a thread notifies cells after a read. The rest stays due for the next watch or tick."""
+"""The time that a thread notifies cells after a read. The rest stays due for the next watch or tick."""
 
 
 class StepThreads:

@@ -46,7 +46,7 @@ ROUND_MS: Final = 5 * SECOND_MS
 LOOKS_A_ROUND: Final = 5_000
 """Organisations that a round of the watch looks at."""
 COSTS_MS: Final = 5 * MINUTE_MS
-"""How often a watch asks what units cost; ticks ask each time."""
+"""The interval of a watch's reads of units' costs; ticks read them each time."""
 HALTED_SHARE: Final = 4
 """One in so many of a round's reads is for halted organisations; the others are for those that may run out."""
 
@@ -60,7 +60,7 @@ Begun: TypeAlias = Mapping[str, tuple[int, int]]
 
 @dataclass
 class Watched:
-    """What one round did."""
+    """The result of one round."""
 
     looked: int = 0
     asked: int = 0
@@ -80,7 +80,7 @@ class Watched:
 
 @dataclass
 class Looked:
-    """What one look came to: the arrivals up to which it looked, and how many organisations."""
+    """The result of one look: the arrivals up to which it looked, and the number of organisations."""
 
     seen: ArrivalCursor
     begun: Begun
@@ -91,7 +91,7 @@ class Looked:
 
 @dataclass
 class Watcher:
-    """What a watch remembers to be quick, and could do without."""
+    """The memory of a watch, which only makes it quick."""
 
     once: bool = False
     """One round and no other: it makes nobody believe that a watch goes round, or miss one that does not."""
@@ -127,7 +127,10 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
 
 
 def _costs(context: Context, watcher: Watcher) -> list[Steps[None]]:
-    """What units cost is asked beside the halts: no provider's silence holds up another's."""
+    """Return the steps that learn the costs of units.
+
+    They run beside the halts: no provider's silence delays another.
+    """
     if context.clock.now_ms() < watcher.costs_due_ms:
         return []
     watcher.costs_due_ms = context.clock.now_ms() + COSTS_MS
@@ -192,7 +195,7 @@ def _billed_by(context: Context, provider: str, now_ms: int) -> dict[str, object
 
 
 def reads_a_round(capabilities: Capabilities) -> int:
-    """How many customers may be asked about in one round: half of what the provider declares."""
+    """Return the number of customers that one round may read: half of what the provider declares."""
     a_second = capabilities.reads_per_s if capabilities.reads_per_s is not None else READS_A_S
     return max(int(a_second * ROUND_MS / SECOND_MS / 2), 1) * capabilities.reads_a_call
 

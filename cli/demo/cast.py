@@ -1,7 +1,7 @@
-"""Who is in the demo: the organisations, what they run, and what they used in an hour.
+"""The cast of the demo: the organisations, their sandboxes, and their use in an hour.
 
-Guarantee: what is used follows from the organisation and the hour alone: however the month is cut into ticks, the
-samples are the same.
+Guarantee: the use follows from the organisation and the hour alone: however the month is cut into ticks, the samples
+are the same.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Member:
     customer_id: str | None = None
     plan: str | None = None
     steady: bool = False
-    """Whether all hours are alike, so that the credit of the member ends when the story needs it."""
+    """True if all hours are alike, so that the credit of the member ends when the story needs it."""
     since: int = 0
 
 
@@ -64,7 +64,7 @@ MEMBER: Final = {member.org_id: member for member in MEMBERS}
 
 
 def sandboxes_of(member: Member, generation: int = 0) -> list[Sandbox]:
-    """What it runs; after a halt its product makes others."""
+    """Return the sandboxes of a member; after a halt its product makes others."""
     return [
         Sandbox(f"{member.org_id}-{number}.{generation}", member.org_id, CELLS[number % len(CELLS)], member.memory_mb)
         for number in range(member.sandboxes)

@@ -46,7 +46,7 @@ HOST: Final = "127.0.0.1"
 HOSTS_EVERY_S: Final = 60.0
 TICK_EVERY_S: Final = 300
 ENDS_WITHIN_S: Final = 20.0
-"""How long a tick under way is waited for."""
+"""Seconds to wait for a tick under way."""
 
 
 class Ended(DrawdownError):
@@ -151,7 +151,7 @@ def _going_on(stage: Stage) -> Iterator[None]:
 
 
 def _hosts(stage: Stage, ended: threading.Event) -> None:
-    """What sandboxes use from the month's last moment on: it is minutes ago."""
+    """Write the use of sandboxes from the month's last moment on: it is minutes ago."""
     while True:
         now = stage.clock.now_ms()
         try:

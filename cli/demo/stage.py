@@ -66,7 +66,7 @@ from drawdown.worker.sources.demo_host import Sandbox, SandboxSample, start_sand
 DECLINED_CARD: Final = "cus_declined"
 TANGLED: Final = "the minute's sum holds more than this push: somebody else writes to this meter"
 PRICES_MICRO: Final[Mapping[int, int]] = {4096: 400, 8192: 800}
-"""Of a second, by memory: at Autumn as in the ledger's rates."""
+"""Micro-credits a second, by memory: at Autumn as in the ledger's rates."""
 
 
 def feature_of(memory_mb: int) -> str:
@@ -103,7 +103,7 @@ class DemoBilling:
     paid_micro: Mapping[str, int] = field(default_factory=dict)
     """Credit by customer, of those who have some; the real provider, which reads the ledger, answers for the others."""
     prices_micro: Mapping[str, int] = field(default_factory=dict)
-    """Of a base unit, by feature."""
+    """Micro-credits of a base unit, by feature."""
     charged: dict[str, PushRequest] = field(default_factory=dict)
     dormant: str | None = None
 
@@ -246,7 +246,7 @@ class DemoApp(App):
         return PaymentServices({} if self.card is None else {self.card.name: self.card})
 
     def real_card(self) -> PaymentCapabilities:
-        """What the service of that name declares."""
+        """Return the declaration of the service of that name."""
         return payment_registry.load({}, self.clock, self.http, self.engine).capabilities["stripe"]
 
 
@@ -258,7 +258,7 @@ class Stage:
     clock: TurnedClock
     cells: list[DemoCell] = field(default_factory=list)
     running: dict[str, list[Sandbox]] = field(default_factory=dict)
-    """What hosts run, by organisation; what a halt stopped is gone."""
+    """The sandboxes that hosts run, by organisation; those that a halt stopped are gone."""
     often_from_ms: int = 0
     """From when on hosts tell of each minute."""
     told_to_ms: int = 0

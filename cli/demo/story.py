@@ -202,7 +202,7 @@ CREDIT: Final[Mapping[str, int]] = {
 TOKENS, RENDERS = "tokens", "render_minutes"
 BILLED_MB: Final = 4096
 VM_HOUR_MICRO: Final = 310_000
-"""What an hour of that size costs at the vendor, in millionths of a dollar."""
+"""The vendor's price of an hour of that size, in millionths of a dollar."""
 SUPPLIER: Final = "northwind-renders"
 
 
@@ -285,7 +285,7 @@ BACKFILLS: Final = (
 
 
 def whole_story(stage: Stage, calendar: Calendar) -> Iterator[Act]:
-    """What people do, in no order."""
+    """Yield all acts of people, in no order."""
     start, now = calendar.first_day_ms, calendar.now_ms
     yield from _payments(start)
     yield from _halts(stage, start, now)
@@ -409,13 +409,13 @@ def _staged(name: str, org: str, begun: int, events: list[UsageEvent], connectio
 
 
 def _resolved(connection: sa.Connection, by: By) -> None:
-    """What is in doubt of stark: Stripe has it."""
+    """Resolve stark's pushes in doubt: Stripe has them."""
     keys = Chosen(None, None, "stark", "", "").find(connection, ("in_doubt",))
     pushes.resolve_accepted(connection, keys, by, "the dashboard's export of the meter, line by line")
 
 
 def _bills(calendar: Calendar, connection: sa.Connection, by: By) -> None:
-    """What the vendor billed by day: near what was used, but for two days of late; today has no bill."""
+    """Import the vendor's bills by day: near the use, except for two recent days; today has no bill."""
     lines = []
     today = calendar.now_ms - calendar.now_ms % DAY_MS
     those = [member for member in MEMBERS if member.provider and member.memory_mb == BILLED_MB]
@@ -430,7 +430,7 @@ def _bills(calendar: Calendar, connection: sa.Connection, by: By) -> None:
 
 
 def _nightly(connection: sa.Connection, by: By) -> None:
-    """Who spent most, and whether bills drift, are kept as they are found."""
+    """Keep the results of the nightly checks: the biggest spenders, and the drift of bills."""
     checks.check_spenders(connection, by.now_ms)
     checks.check_vendors(connection, by.now_ms)
 
@@ -521,7 +521,7 @@ def _events(calendar: Calendar, day: int) -> Iterator[Act]:
 
 
 def _uses(start: int, day: int) -> Iterator[Act]:
-    """What the guard counts: builds cost credit and end at a limit, exports would be blocked by one."""
+    """Yield uses of the guard: builds cost credit and end at a limit, exports would be blocked by one."""
     chance = random.Random(f"{SEED} builds {day}")  # noqa: S311
     for org, usual in (("acme", 3), ("initech", 4), ("vandelay", 2)):
         for number in range(usual):
@@ -617,7 +617,7 @@ def turn(stage: Stage, calendar: Calendar, told: Callable[[int, int, int], None]
 
 
 def used(stage: Stage, from_ms: int, to_ms: int) -> Iterator[SandboxSample]:
-    """What the hosts' sandboxes used in [from_ms, to_ms)."""
+    """Yield the use of the hosts' sandboxes in [from_ms, to_ms)."""
     for hour in range(from_ms - from_ms % HOUR_MS, to_ms, HOUR_MS):
         for org, sandboxes in stage.running.items():
             found = samples_of(MEMBER[org], sandboxes, hour, often=hour >= stage.often_from_ms)
@@ -641,7 +641,7 @@ def told_late(calendar: Calendar, from_ms: int, to_ms: int) -> Iterator[SandboxS
 
 
 def look(stage: Stage) -> None:
-    """One round of the watch, so that the first page says who runs out. What a tick has sealed wakes no watch."""
+    """Make one round of the watch, so that the first page shows the ends of credit. Sealed use wakes no watch."""
     runner.run(watch(stage.app.context(), Watcher()), stage.app.world())
 
 

@@ -78,7 +78,7 @@ def add(
 
 
 def _listed(app: App, prefix: str) -> None:
-    """Errors: Refused where the object store does not list it now, with this machine's key."""
+    """Check that the object store can be listed. Errors: Refused if not, with this machine's key."""
     try:
         require_listed(app.settings.objects(), prefix)
     except NotNow as error:
@@ -86,7 +86,7 @@ def _listed(app: App, prefix: str) -> None:
 
 
 def _question(app: App, query: Path, database: str, every: Every, closed_after: str) -> Question:
-    """Errors: UsageError, also where this machine has no such database."""
+    """Return the question of a query. Errors: UsageError, also if this machine has no such database."""
     if not database:
         raise UsageError("--query: name the database that is asked, too: --database NAME, of DRAWDOWN_QUERY_NAME_URL")
     if database.lower() not in (known := app.settings.databases().urls):

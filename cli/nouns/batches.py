@@ -46,9 +46,9 @@ def take_(
 ) -> None:
     """Take files of usage: org_id, ts, and memory_mb with interval_s, or event_type with quantity.
 
-    A file's content is taken once, whatever it is called; taking it again changes nothing. Rows that cannot be billed
-    are set aside. The exit status is 1 where there are any in a file that is taken, where a name stands for other
-    content, and where the file's content was withdrawn. Of several files each is tried, whatever becomes of the others.
+    A file's content is taken once, whatever its name; taking it again changes nothing. Rows that cannot be billed are
+    set aside. The exit status is 1 if a file has such rows, if its name belongs to other content, or if its content was
+    withdrawn. If you give several files, each is tried, whatever the outcome of the others.
     """
     app: App = context.obj
     app.ready()

@@ -1,5 +1,5 @@
-"""`drawdown cell`: the hosts' control points that are told to halt. By hand what shows this machine's allow-list and
-secret.
+"""`drawdown cell`: the hosts' control points that receive halts. By hand: the commands that show this machine's
+allow-list and secret.
 """
 
 from __future__ import annotations

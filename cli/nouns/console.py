@@ -103,7 +103,7 @@ def _micro(text: str | None) -> int | None:
 
 
 def _tell(app: App, name: str, link: str, until_ms: int) -> None:
-    """The one place where a link is printed."""
+    """Print a link: no other function prints one."""
     root = app.settings.console_url.rstrip("/")
     url = f"{root}/console/link?token={link}"
     lines = [f"{name} sets a password by this link, shown this once, until {show_time(until_ms)}:", url]

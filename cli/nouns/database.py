@@ -118,7 +118,10 @@ def init(
 
 
 def _roles(app: App, apply: bool) -> None:
-    """Who may do what is the database's administrator's to decide: nothing of it happens unasked."""
+    """Make the roles, or print their statements.
+
+    The database's administrator decides: nothing happens without `apply`.
+    """
     require_roles(app.engine)
     if apply:
         apply_roles(app.engine)
@@ -221,7 +224,7 @@ def _report(found: Verification, stopped: list[str], since_last: bool) -> list[s
 
 
 def _from(found: Verification) -> list[str]:
-    """What was passed over is given, never implied."""
+    """Return the text about skipped windows: it is always given, never implied."""
     begins = found.point
     if begins is None:
         return ["looked at all of it: there is no run of the last week to continue that held"]

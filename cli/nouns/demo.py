@@ -256,7 +256,7 @@ def prove(demo: Demo) -> None:
 
 
 def next_steps(demo: Demo) -> None:
-    """What to try on the database that is left."""
+    """Print the next steps on the database that is left."""
     url = demo.app.settings.database_url
     demo.say(f"The database stays in {url.removeprefix('sqlite:///')}. Try (in .venv/bin if it is not on your PATH):")
     demo.app.out.print(f"  export DRAWDOWN_DATABASE_URL={url}", highlight=False)

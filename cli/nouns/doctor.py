@@ -104,7 +104,7 @@ def _cell_secret(settings: CellSettings, cell: str) -> Finding:
 
 
 def _hooks(app: App) -> Iterator[Finding]:
-    """Endpoints of the operator's product, where there are any."""
+    """Check the endpoints of the operator's product, if there are any."""
     going = [row for row in app.read(list_endpoints) if row.ended_ms is None]
     settings = app.settings.hooks()
     for row in going:
@@ -117,7 +117,7 @@ def _hooks(app: App) -> Iterator[Finding]:
 
 
 def _files(app: App) -> Iterator[Finding]:
-    """What could not be read was said before any of this."""
+    """Check the rights of files. A file that could not be read was reported before."""
     for path in app.settings.files.paths.values():
         yield from private(path, "600")
 
@@ -145,7 +145,7 @@ def _is_weak(secrets: Sequence[str]) -> bool:
 
 
 def _server(app: App) -> Iterator[Finding]:
-    """What `drawdown serve` would refuse. Not to have set it is no fault: nobody has to serve it."""
+    """Check the settings that `drawdown serve` would refuse. A missing setting is no fault: serving is optional."""
     settings = app.settings.server()
     for what, name, secrets in (
         ("/admin", "DRAWDOWN_ADMIN_SECRETS", settings.admin_secrets),
@@ -227,7 +227,7 @@ def _proxies(trusted: str) -> Finding:
 
 
 def _unread(app: App) -> Iterator[Finding]:
-    """What is set, and nothing here reads: a slip, or another machine's. What is a provider's is its own to judge."""
+    """Report settings that nothing here reads: a slip, or another machine's. A provider judges its own settings."""
     services = {*app.registry.providers, *app.registry.broken, *app.payments.services, *app.payments.broken}
     given = {*app.settings.of_providers(), *app.settings.files.paths}.difference(Settings.model_fields)
     of_others = tuple(f"{name}_" for name in services)
@@ -241,7 +241,7 @@ def _unread(app: App) -> Iterator[Finding]:
 
 
 def _rest(name: str, service: str) -> str:
-    """What follows a service's name, however that is misspelt."""
+    """Return the part of a setting's name after a service's name, also if that is misspelt."""
     return "_".join(name.split("_")[service.count("_") + 1 :])
 
 
@@ -345,7 +345,7 @@ def _check_volume(folder: Path) -> Iterator[Finding]:
 
 
 def _folders(app: App) -> Iterator[Finding]:
-    """Looked at only where some are watched."""
+    """Check the watched folders, if there are any."""
     watched = [one for one in app.read(list_sources) if one.paused_ms is None]
     if not watched:
         return
@@ -401,7 +401,7 @@ def _open_for_long(app: App) -> Iterator[Finding]:
 
 
 def _upkeep(app: App) -> Iterator[Finding]:
-    """What is neglected is slow by the month, and never wrong; what was attached may be billed twice."""
+    """Check the upkeep of tables. A neglected table gets slower by the month; an attached table may be billed twice."""
     found = app.read(upkeep)
     if found is None:
         return

@@ -24,8 +24,8 @@ def summary(
 ) -> None:
     """Sum up usage events by plan, kind and day, so that it may be published.
 
-    Each row is of five organisations at least; the rest stands under `other`, or is left out where it is of fewer. What
-    is private in a plan or kind has it refused: the place and the rule are named.
+    Each row is of five organisations at least. The rest is added up as `other`, or left out if it is of fewer. If a
+    plan or kind holds private text, the summary is refused: the place and the rule are named.
     """
     app: App = context.obj
     start, end = app.past(from_, "--from"), app.moment(to, "--to")

@@ -56,7 +56,7 @@ def told_of(run: Reservation) -> dict[str, object]:
 
 
 def preview_of(found: Preview) -> str:
-    """Of what a run's hold would be."""
+    """Return the text about the hold that a run would have."""
     if found.hold == "wallet" and found.available_micro is None:
         return f"{found.customer_id}'s"
     if found.available_micro is None:
@@ -99,7 +99,7 @@ def show_with_wallet(app: App, run: Reservation, done: Accepted | Settled, line:
 
 
 def read_at(read_ms: int | None) -> str:
-    """Of a balance that a provider keeps: how old it is."""
+    """Return the age of a balance that a provider keeps."""
     return "" if read_ms is None else f", by the balance that was read {show_time(read_ms)}"
 
 
@@ -107,7 +107,7 @@ commands = of_noun("execution", *ACTIONS)
 
 
 class OverageName(StrEnum):
-    """What becomes of what a run costs above its hold."""
+    """The treatment of a run's cost above its hold."""
 
     charge = "charge"
     cap = "cap"
@@ -115,14 +115,14 @@ class OverageName(StrEnum):
 
 
 class SettledByName(StrEnum):
-    """Who charges for a run."""
+    """The way a run is charged."""
 
     receipt = "receipt"
     metering = "metering"
 
 
 class StateName(StrEnum):
-    """Of a run."""
+    """The state of a run."""
 
     held = "held"
     settled = "settled"

@@ -35,7 +35,7 @@ def ledger(
 
 @commands.command()
 def usage(context: typer.Context, from_: From, org: Org = "", to: To = "now", format_: Form = "csv") -> None:
-    """Print sealed usage by window, one line for each push, in base units. What is voided counts nothing."""
+    """Print sealed usage by window, one line for each push, in base units. A voided push counts nothing."""
     _print(context.obj, "usage", org, from_, to, format_)
 
 

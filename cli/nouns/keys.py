@@ -1,4 +1,4 @@
-"""`drawdown key`: keys by which programs prove who they are to `drawdown serve`."""
+"""`drawdown key`: keys by which programs prove their identity to `drawdown serve`."""
 
 from __future__ import annotations
 

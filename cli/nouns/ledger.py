@@ -267,7 +267,7 @@ def _ends(found: Forecast) -> str:
 
 
 def _parts(account: Account) -> list[str]:
-    """What a wallet is made of; nothing of an empty one."""
+    """Return the parts of a wallet in words; empty for an empty wallet."""
     micro = {name: vars(account)[f"{name}_micro"] for name in KINDS}
     parts = [f"{name} {show_credits(left)}" for name, left in micro.items() if left]
     parts += [f"owed {show_credits(account.owed_micro)}"] if account.owed_micro else []

@@ -59,7 +59,7 @@ def period_of(text: str) -> Period:
 
 
 def units_of(text: str) -> int | None:
-    """Base units, None where it has no end. Errors: UsageError."""
+    """Return base units, None for an unlimited amount. Errors: UsageError."""
     if text == "none":
         return None
     if not is_quantity(text):

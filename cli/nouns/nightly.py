@@ -1,6 +1,7 @@
-"""`drawdown nightly`: what has to be looked at once a night, one command after the other.
+"""`drawdown nightly`: the checks of each night, one command after the other.
 
-Guarantee: each is run, whatever the one before came to; the exit status is the worst of theirs. Each can be run alone.
+Guarantee: each is run, whatever the result of the one before; the exit status is the worst of theirs. Each can be run
+alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LINES: Final = (
     "backfill overdue",
     "status",
 )
-"""Of what nobody uses there is nothing to say: each is quick then, and well."""
+"""The nightly commands. If a feature is not in use, its command ends quickly and well."""
 WITH_CELLS: Final = "parity check --cells"
 
 
@@ -61,7 +62,7 @@ def _report(app: App) -> Iterator[str]:
 
 
 def _run(context: typer.Context, line: str) -> tuple[int, object]:
-    """How one of them ended; where programs read it, the object that it said."""
+    """Run one command. Return its exit status and, for programs, the object that it printed."""
     app: App = context.obj
     if not app.json:
         app.out.print(f"drawdown {line}", highlight=False, style="bold")

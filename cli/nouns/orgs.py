@@ -1,5 +1,5 @@
-"""`drawdown org`: organisations, the state of one, the operator's words; and by hand `assign`, which asks providers and
-takes many organisations, also of a file.
+"""`drawdown org`: organisations, the state of one, the operator's overrides; and by hand `assign`, which asks providers
+and takes many organisations, also of a file.
 """
 
 from __future__ import annotations
@@ -88,10 +88,11 @@ def assign(
 ) -> None:
     """Have organisations billed by a provider, from the next window boundary on unless --from is given.
 
-    The provider is asked first: a customer it does not have, or one without credit that would halt a running
-    organisation at once, is refused. What was used before the start is not billed; it stays visible as pending. An
-    organisation's first assignment may reach back with --from, later ones only to windows that are not sealed yet.
-    --undo takes back the latest assignment where it has not begun; with --from, that which begins then and no other.
+    Drawdown reads the provider first. If the customer does not exist there, or has no credit, so that a running
+    organisation would be halted at once, the assignment is refused. Usage before the start is not billed; it stays
+    visible as pending. An organisation's first assignment may reach back with --from, later ones only to windows that
+    are not sealed yet. --undo takes back the latest assignment if it has not begun; with --from, only the assignment
+    that begins then.
     """
     app: App = context.obj
     start = app.window(from_, "--from")
@@ -118,7 +119,10 @@ def assign(
 
 
 def _queue(app: App, wishes: list[flips.Wish], asked: AssignJob, by: By, *, dry_run: bool) -> None:
-    """Have a tick ask the provider. Errors: UsageError unless one organisation and its provider are named."""
+    """Queue the request to the provider for a tick.
+
+    Errors: UsageError unless one organisation and its provider are named.
+    """
     if dry_run:
         raise UsageError("specify either --dry-run or --queue, not both")
     if len(wishes) != 1 or asked.provider in ("", EMBEDDED, *EXEMPT_PROVIDERS):
@@ -151,7 +155,7 @@ def _wishes(app: App, names: list[str] | None, customer: str | None, file: Path 
 
 
 def _biller(app: App, given: str | None, wishes: list[flips.Wish], *, new: bool) -> tuple[str, list[str]]:
-    """The provider that is meant, and a word where nobody named it."""
+    """Return the intended provider, and a note if the caller named none."""
     if given is not None:
         return given, []
     kept = app.read(lambda c: flips.kept_provider(c, [wish.org_id for wish in wishes], new=new))

@@ -1,4 +1,4 @@
-"""`drawdown override`: what stands in place of a plan's limit for a while."""
+"""`drawdown override`: limits that replace a plan's limit for a time."""
 
 from __future__ import annotations
 

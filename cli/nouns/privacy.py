@@ -60,7 +60,7 @@ def scan(
 
 
 def _alone(app: App) -> str:
-    """Why there is no database to look beside; empty where there is one."""
+    """Return the reason why there is no database to read ids from; empty if there is one."""
     try:
         app.ready()
     except DatabaseNotReady as error:
@@ -69,7 +69,7 @@ def _alone(app: App) -> str:
 
 
 def _scanned(app: App, name: str, by: Beside, *, beside_database: bool) -> ScannedFile:
-    """Errors: UsageError where it cannot be read."""
+    """Scan a file. Errors: UsageError if it cannot be read."""
     content = _content(name, MAX_REPORT_BYTES)
     if beside_database:
         return app.read(lambda c: scan_file(c, name, content, by))
@@ -94,7 +94,7 @@ def _others(name: str) -> tuple[ForeignRule, ...]:
 
 
 def _content(name: str, most: int) -> bytes:
-    """One byte more than there may be tells that there are too many. Errors: UsageError."""
+    """Read a file, to one byte beyond the bound, which shows that it is too large. Errors: UsageError."""
     try:
         if name == "-":
             return sys.stdin.buffer.read(most + 1)

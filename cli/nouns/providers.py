@@ -138,7 +138,7 @@ def accept(
 
 
 def _effect(name: str, effect: CutOver) -> list[str]:
-    """From when a provider is live, and what nobody bills before that."""
+    """Return the time from which a provider is live, and the usage before it that is not billed."""
     if effect.live_from_ms is None:
         return []
     if effect.live_from_ms >= FOR_GOOD_MS:

@@ -58,7 +58,7 @@ def resolve_doubted(
 ) -> NoReturn:
     """Resolve all pushes in doubt of a filter; a dry run without an outcome shows both.
 
-    Errors: UsageError without an outcome or evidence, unless it is a dry run; whatever a rule refuses.
+    Errors: UsageError without an outcome or evidence, unless it is a dry run; Refused as the rules have it.
     """
     if outcome is None and not dry_run:
         raise UsageError("no outcome is given: pass --accepted or --absent, or --dry-run to see both")
@@ -202,8 +202,10 @@ def list_(
     after: Annotated[str, typer.Option(help="Go on behind this place: a page's `next_after`")] = "",
     most: PageSize = 100,
 ) -> None:
-    """List pushes; without --state, those that are not settled, what needs a person first. Of these there are sums by
-    customer, too."""
+    """List pushes; without --state, those that are not settled, with sums by customer.
+
+    Pushes that need a person come first.
+    """
     app: App = context.obj
     if len(state_ or ()) > 1:
         raise UsageError("--state: give one; 'open' is all that is not settled, 'any' is all there ever was")
@@ -262,7 +264,7 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
 
 
 def _looked_up(push: PushColumns) -> list[str]:
-    """What its provider was asked, and when it is asked again."""
+    """Return the text about look-ups at the provider, and the time of the next one."""
     if not push.lookups:
         return []
     said = f"{push.lookup_answer} at {show_time(push.looked_up_ms)}" if push.looked_up_ms else "no answer yet"

@@ -112,9 +112,9 @@ def _queue(context: typer.Context, asked: CorrectJob, by: By, *, correct: bool) 
 
 
 def compare(app: App, scope: ReconcileScope, by: By) -> Reconciled:
-    """Compare, and correct where that is asked for.
+    """Compare, and correct if that is requested.
 
-    Errors: Refused for a correction where history was lost.
+    Errors: Refused for a correction if history was lost.
     """
     if scope.correct:
         app.write(require_whole)
@@ -152,7 +152,7 @@ def _acknowledge(app: App, org: str, by: By) -> None:
 
 
 def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int | None]:
-    """Errors: UsageError for what is no day, or an empty range."""
+    """Return the range of days. Errors: UsageError for text that is not a day, or an empty range."""
     start = None if from_ is None else app.past(from_, "--from")
     end = None if to is None else app.moment(to, "--to")
     if any(day is not None and day % DAY_MS for day in (start, end)):

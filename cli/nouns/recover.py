@@ -37,7 +37,7 @@ BEFORE: Final = {
         "batch take", "batch accept", "cell set", "cell remove", "hook set", "hook rotate", "hook low", "hook end",
     ),
 }  # fmt: skip
-"""What people change and do again before recover, by what it is about."""
+"""Changes of people to do again before recover, by their subject."""
 AFTER: Final = (
     "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample repair", "sample dismiss",
     "push resolve", "push void", "push cancel", "push retry", "provider accept", "provider bill-shadow",
@@ -121,7 +121,7 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
 
 
 def _after(found: Recovered) -> list[str]:
-    """What is to be done once it is recovered; told again whenever somebody asks again."""
+    """Return the next steps after a recovery; a repeated call returns them again."""
     return [
         f"incarnation {found.number}: ticks go on. Samples, events and uses of the guard that are sent again "
         "later are billed once, too.",

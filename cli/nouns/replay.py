@@ -52,10 +52,10 @@ def replay_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Seal a past range again, and push what it still owes. What is billed already is not billed again.
+    """Seal a past range again, and push what it still owes. Usage that is already billed is not billed again.
 
-    A replay that was stopped continues where it was when the same command is given again. --dry-run shows what it would
-    seal and send, with prices, and why the rest is not there; with --json, every push.
+    If a replay was stopped, the same command continues it. --dry-run shows what it would seal and send, with prices,
+    and why the rest is not there; with --json, every push.
     """
     app: App = context.obj
     if bool(orgs) + (provider is not None) + all_ != 1:
@@ -88,7 +88,7 @@ def replay_(
 
 
 def _run(app: App, made: ReplayPlan, dry_run: bool, by: By) -> Replayed:
-    """With a progress bar where somebody looks."""
+    """Run a replay, with a progress bar on a terminal."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -117,7 +117,7 @@ def _run(app: App, made: ReplayPlan, dry_run: bool, by: By) -> Replayed:
 
 @dataclass(frozen=True)
 class Echo:
-    """The range that was asked for, as it was understood; `lines` for people."""
+    """The requested range, as it was understood; `lines` for people."""
 
     zone: str
     utc: list[str]
@@ -180,12 +180,12 @@ def by_provider(totals: list[Tally]) -> list[Tally]:
 
 
 def priced(micro: int | None) -> str:
-    """Credits by the rate card, or that there is no price."""
+    """Return credits by the rate card, or that there is no price."""
     return "no price known" if micro is None else f"{show_credits(micro)}"
 
 
 def lines_of(found: Replayed) -> list[str | Table]:
-    """What a replay did, in a few lines and tables."""
+    """Return the result of a replay, in a few lines and tables."""
     lines: list[str | Table] = []
     if found.resumed_from_ms is not None:
         lines.append(
@@ -223,7 +223,7 @@ def lines_of(found: Replayed) -> list[str | Table]:
 
 
 def _sealed(found: Replayed) -> str:
-    """How much; what was sealed before and is not settled is owed all the same."""
+    """Return the sealed amount. Pushes that were sealed before and are not settled are owed all the same."""
     verb, still = "would seal" if found.dry_run else "sealed", found.to_settle
     said = f"{verb} {_count(found.pushes, 'push', 'pushes')}, {_count(found.quantity, 'unit', 'units')}"
     if not found.pushes and not found.stopped:

@@ -84,7 +84,7 @@ def _id(sample: SampleRow) -> str:
 def _filter(
     app: App, given: list[str] | None, org: str, why: str, from_: str | None, to: str | None
 ) -> QuarantineFilter:
-    """What was chosen. Errors: UnknownId for an organisation or a reason there is not."""
+    """Return the filter of a command. Errors: UnknownId for an unknown organisation or reason."""
     start, end = (None if text is None else app.moment(text, name) for text, name in ((from_, "--from"), (to, "--to")))
     return app.read(lambda connection: chosen_of(connection, given, org, why, start, end))
 
@@ -106,7 +106,7 @@ def repair_(
     """Enter quarantined samples with a wrong time again: in seconds, microseconds, nanoseconds or ISO text.
 
     The sample itself never changes: the repaired copy has its own id, and the next tick seals it. If a sample of the
-    same sandbox and moment exists, the copy is left out. Of several copies, the first by id goes in.
+    same sandbox and moment exists, the copy is left out. If several copies mean one moment, the first by id goes in.
     """
     app: App = context.obj
     by, chosen = app.by(actor, reason), _filter(app, given, org, why, from_, to)
@@ -192,9 +192,9 @@ def prune_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Close old windows for good and delete their samples. What is pending or unsettled keeps its organisation back.
+    """Close old windows for good and delete their samples. Pending or unsettled usage keeps its organisation back.
 
-    Quarantined samples stay until they are corrected or dismissed: their time may be the very thing that is wrong.
+    Quarantined samples stay until they are corrected or dismissed: their time may be the very field that is wrong.
     """
     app: App = context.obj
     by, moment = app.by(actor, reason), app.moment(before, "--before")

@@ -1,4 +1,4 @@
-"""How far usage is sealed, in words: for `status` and `doctor`. Pure."""
+"""The progress of sealing, in words: for `status` and `doctor`. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from drawdown.worker.status.system_state import Standing
 
 
 def sealed_to(watermark_ms: int, now_ms: int) -> str:
-    """`up to 2026-01-01T00:05:00Z, 3 min ago`; where a clock was ahead, what that keeps back."""
+    """Return `up to 2026-01-01T00:05:00Z, 3 min ago`; if a clock was ahead, the usage that it delays."""
     if watermark_ms <= now_ms:
         return f"up to {show_time(watermark_ms)}, {lasting(now_ms - watermark_ms)} ago"
     return (

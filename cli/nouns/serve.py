@@ -50,8 +50,10 @@ def serve_(
 
 
 def open_door(app: App, host: str, port: int) -> tuple[socket.socket, str]:
-    """A socket that listens, and its URL. Errors: UsageError where there is none to be had, or a proxy's address is
-    none."""
+    """Return a listening socket, and its URL.
+
+    Errors: UsageError if there is none, or a proxy's address is not valid.
+    """
     from drawdown.server.http import listen
     from drawdown.server.http.callers import proxies
 
@@ -64,7 +66,7 @@ def open_door(app: App, host: str, port: int) -> tuple[socket.socket, str]:
 
 
 def services_of(app: App) -> Services:
-    """What the server is given. Each of its threads gets connections and providers of its own."""
+    """Return the services of the server. Each of its threads gets connections and providers of its own."""
     asking = _with_own(app, client_of(app.settings.outgoing()))
     unasked = _with_own(app, NobodyThere())
 

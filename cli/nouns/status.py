@@ -1,7 +1,7 @@
 """`drawdown status`: the backlog, its reason, age and worth, and when it will be drained.
 
 Guarantee: reads only. The exit status is the verdict's. For people, it is 80 columns wide at most, the verdict first,
-and three lines where all is settled and nobody is halted.
+and three lines if all is settled and no organisation is halted.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def _split(lines: Iterable[str | Table]) -> Iterator[str | Table]:
 
 
 def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
-    """What else is not as it should be: labels and texts."""
+    """Return the other faults: labels and texts."""
     left = found.left
     lines = [("bad", f"{count:,} samples quarantined: {reason}") for reason, count in left.quarantined.items()]
     if left.dated_ahead:
@@ -279,13 +279,13 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
 
 
 def _files(found: FilesLeft) -> str:
-    """'' where each file of the watched folders was taken."""
+    """Return '' if each file of the watched folders was taken, else the counts of the others."""
     counts = ((found.refused, "refused"), (found.conflicts, "in conflict"), (found.failing, "failing"))
     return ", ".join(f"{count:,} {word}" for count, word in counts if count)
 
 
 def _jobs(found: JobsLeft, now: int) -> str:
-    """'' where none waits and none failed."""
+    """Return '' if no job waits and none failed, else their counts."""
     waits = "" if found.since_ms is None else f"{found.open:,} open, the oldest {since(found.since_ms, now)}"
     failed = f"{found.failed:,} failed in a day" if found.failed else ""
     return "; ".join(part for part in (waits, failed) if part)

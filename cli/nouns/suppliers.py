@@ -1,4 +1,4 @@
-"""`drawdown supplier`: who is owed a share of what runs cost."""
+"""`drawdown supplier`: suppliers, who earn a share of the cost of runs."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def parse_shard(text: str | None) -> Shard:
 
 
 def parse_parts(app: App, shard: str | None, processes: int) -> list[Shard]:
-    """The shards that a command takes, each in a process where they are several."""
+    """Return the shards that a command takes, each in a process if they are several."""
     if processes == 1:
         return [parse_shard(shard)]
     if shard is not None:
@@ -90,7 +90,7 @@ def parse_nightly(text: str) -> dt.time:
 
 
 def new_orgs(app: App, provider: str | None, start: str | None) -> NewOrgs | None:
-    """What `--new-org-provider` and `--new-org-from` say."""
+    """Return the choice of `--new-org-provider` and `--new-org-from`."""
     if provider is None:
         if start is not None:
             raise UsageError("--new-org-from goes with --new-org-provider")
@@ -176,7 +176,7 @@ def _tick_once(app: App, parts: Sequence[Shard], asked: _TickOptions) -> Report:
 
 
 def run_tick(app: App, made: Context, *, always: bool = False) -> Report:
-    """One tick with a progress bar, where somebody looks or `always`."""
+    """Run one tick, with a progress bar on a terminal or if `always`."""
     if not (always or sys.stderr.isatty()):
         return runner.run(tick(made), app.world())
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -299,8 +299,11 @@ def run_(
 
 
 def _run_in_parts(app: App, parts: Sequence[Shard], options: scheduler.Options, before: Stopping) -> int:
-    """Each part ticks and watches for itself. Where one is gone the others end, too, so that what keeps this command
-    running starts all of them again. `before`: a signal that came before they began."""
+    """Run each part's ticks and watch in a process of its own.
+
+    If one ends, the others end, too, so that the supervisor of this command starts all of them again. `before`: a
+    signal that came before they began.
+    """
     from drawdown.cli import scheduler
 
     def one(part: Shard, stopping: Stopping) -> int:
@@ -324,7 +327,7 @@ READABLE: Final = 0o644
 
 
 def write_metrics(app: App, file: Path) -> None:
-    """What the server's /metrics would say, for the textfile collector."""
+    """Write the content of the server's /metrics, for the textfile collector."""
     from drawdown.server import metrics  # here: cron's ticks rarely write any
 
     try:

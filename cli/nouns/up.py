@@ -1,7 +1,7 @@
 """`drawdown up`: ticks, watch, nightly and server, started and ended as one.
 
-Guarantee: no tick holds up an answer: the server is a process of its own. Where one part ends, so does the other, and
-the command with it: what keeps it running then starts both again.
+Guarantee: no tick delays an answer: the server is a process of its own. If one part ends, so does the other, and the
+command with it: its supervisor then starts both again.
 """
 
 from __future__ import annotations

@@ -38,11 +38,10 @@ def usage(
     by: Annotated[str, typer.Option(help=", ".join(BY))] = "feature",
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, safe to open in a spreadsheet")] = False,
 ) -> None:
-    """Show what an organisation used, and what of it is sealed, in base units: seconds, MB-seconds, or
-    units of events.
+    """Show an organisation's usage, and its sealed part, in base units: seconds, MB-seconds, or units of events.
 
-    Used is the sum of the samples in force. What is used and not sealed waits: for its window to close, for a biller,
-    or for a feature.
+    Used is the sum of the samples in force. Usage that is not sealed waits: for its window to close, for a biller, or
+    for a feature.
     """
     app: App = context.obj
     if as_csv and app.json:

@@ -35,7 +35,7 @@ def import_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Import vendors' bills. Of a vendor's day the latest file holds, whole; the same file again adds nothing."""
+    """Import vendors' bills. The latest file replaces a vendor's whole day; the same file again adds nothing."""
     app: App = context.obj
     found, by = read_bills(file, is_final=final), app.by(actor, reason)
     is_new = app.write(lambda c: import_bills(c, found, by))

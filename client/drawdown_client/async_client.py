@@ -1,7 +1,7 @@
 """The client, for programs with an event loop.
 
-Items are sent by a thread, as those of `Client` are: they go on being sent where the loop is busy, and after its end.
-No call here blocks the loop.
+A thread sends items, as for `Client`: it continues while the loop is busy, and after the loop's end. No call here
+blocks the loop.
 """
 
 from __future__ import annotations

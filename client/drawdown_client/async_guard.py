@@ -52,14 +52,17 @@ class AsyncGuard:
         return words.ways_out(await self._line.ask(words.options(wish)))
 
     async def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
-        """Use so much at once, where it may be used. `event`, or a type alone, is emitted with it: the use counts
-        against limits, and the event is billed, both or neither. Errors: BadItem, too."""
+        """Use this amount at once, if it is allowed.
+
+        `event`, or a type alone, is emitted with it: the use counts against limits, and the event is billed, both or
+        neither. Errors: BadItem, too.
+        """
         said = None if event is None else of_use(event, self._world.now_ms())
         call, late = (words.consume(key, wish, said, late=is_late) for is_late in (False, True))
         return await self._use(key, wish, call, late)
 
     async def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
-        """Hold so much, where it may be used."""
+        """Hold this amount, if it is allowed."""
         late = words.reserve(key, wish, hold_s, late=True)
         return await self._use(key, wish, words.reserve(key, wish, hold_s), late)
 
@@ -76,7 +79,7 @@ class AsyncGuard:
         return await self._end(key, words.extend(key, to, hold_s))
 
     async def close(self) -> None:
-        """Tell what was let through, as far as anybody answers; what is left is logged."""
+        """Send the uses that were let through, as far as a server answers; the rest is logged."""
         await self._tell()
         self.dark.give_up()
 
@@ -101,7 +104,7 @@ class AsyncGuard:
         return words.decided(await self._line.ask(call))
 
     async def _tell(self) -> Unreachable | None:
-        """Tell what was let through, in order; why that did not come to its end. Each is asked for once."""
+        """Send the uses that were let through, each once, in order. Return the error that ended it early, or None."""
         if self.dark.next() is None:
             return None
         async with self._telling:

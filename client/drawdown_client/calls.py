@@ -1,9 +1,9 @@
-"""One call of the server: how it is made, how its answer is read, and when it is tried again.
+"""One call of the server: how it is made, how its answer is read, and when it is retried.
 
-Guarantee: a call is tried again only where the same call is safe and may help: no connection, a cut one, an answer that
-cannot be read, 408, 429, 5xx. Any other refusal is final. A server that says how long to wait is believed, up to
-LONGEST_RETRY_AFTER_S. Redirects are not followed: the key goes to no other address. Whatever a server answers, it is a
-JSON object of bounded size, or a ClientError.
+Guarantee: a call is retried only if the same call is safe and may help: no connection, a cut one, an answer that cannot
+be read, 408, 429, 5xx. Any other refusal is final. A server's wait is respected, up to LONGEST_RETRY_AFTER_S. Redirects
+are not followed: the key goes to no other address. Any answer of a server is a JSON object of bounded size, or a
+ClientError.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ _NOTHING_KEPT: Final = 422
 _SHOWN: Final = 200
 """Characters of an answer that is not ours."""
 _SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
-"""One outside of all texts, with what stands before it. A text without an end goes to the end, and so
-does what has no sign: nothing is looked at twice."""
+"""Matches a sign outside of all texts, with the text before it.
+
+A text without an end goes to the end, and so does a body without a sign: nothing is looked at twice.
+"""
 _STATUSES: Final = frozenset(("accepted", "duplicate", "pending", "conflict", "invalid"))
 
 
@@ -156,7 +158,7 @@ class TryTimeout:
         self._until_s = world.monotonic_s() + try_s(settings)
 
     def __index__(self) -> int:
-        """Errors: Unreachable where nothing is left."""
+        """Return the seconds left. Errors: Unreachable if none is left."""
         left_s = self._until_s - self._world.monotonic_s()
         if left_s <= 0:
             raise too_slow()
@@ -164,7 +166,7 @@ class TryTimeout:
 
 
 def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Answer:
-    """A JSON object. Errors: Refused; Unreachable where it may be tried again."""
+    """Return the JSON object of a response. Errors: Refused; Unreachable if the call may be retried."""
     status = response.status_code
     found = _object(body)
     if found is not None and (200 <= status < 300 or (status == _NOTHING_KEPT and "results" in found)):
@@ -249,8 +251,10 @@ def _retry_after_s(response: httpx.Response, world: World) -> float | None:
 
 
 class Backoff(wait_base):
-    """Up to FIRST_PAUSE_S, twice as long each time up to `longest_s()`, somewhere between none of it and all; not less
-    than the server asked for. `asked`: whether it asked, the last time."""
+    """The wait before a retry: a random part of a pause that starts at FIRST_PAUSE_S and doubles up to `longest_s()`.
+
+    It is never less than the server's wait. `asked`: the last answer gave one.
+    """
 
     def __init__(self, world: World, longest_s: Callable[[], float] = lambda: LONGEST_PAUSE_S) -> None:
         self._world = world
@@ -266,7 +270,7 @@ class Backoff(wait_base):
 
 
 def patience(settings: Settings, world: World) -> Callable[[RetryCallState], bool]:
-    """When a call that somebody waits for is given up: after so many tries, or where the next pause ends too late."""
+    """Return the rule by which a call is given up: after so many tries, or if the next pause would end too late."""
     started = world.monotonic_s()
 
     def is_over(state: RetryCallState) -> bool:
@@ -277,7 +281,7 @@ def patience(settings: Settings, world: World) -> Callable[[RetryCallState], boo
 
 
 def timeouts(settings: Settings, each: float | None = None) -> httpx.Timeout:
-    """`each`: of a wait for the server, where it is another."""
+    """Return the timeouts of a call. `each`: the timeout of a wait for the server, if it differs."""
     waits = settings.answer_s if each is None else each
     return httpx.Timeout(settings.answer_s, connect=settings.connect_s, read=waits, write=waits)
 

@@ -75,7 +75,7 @@ class Line:
         return calls.read(response, received.body, self._world)
 
     def ask(self, call: Call) -> Answer:
-        """Tried again within the bounds of a call that somebody waits for. Errors: as `once`."""
+        """Make a call, with retries within the bounds of a call that a caller waits for. Errors: as `once`."""
         again = Retrying(
             retry=_AGAIN,
             wait=Backoff(self._world),
@@ -85,7 +85,7 @@ class Line:
         try:
             return again(self.once, call)
         except ClientError as error:
-            # Where it was tried again is no matter to whoever reads it.
+            # The place of the retry does not matter to the reader of the error.
             raise error.with_traceback(None) from error.__cause__
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class AsyncLine:
         return calls.read(response, received.body, self._world)
 
     async def ask(self, call: Call) -> Answer:
-        """Tried again within the bounds of a call that somebody waits for. Errors: as `once`."""
+        """Make a call, with retries within the bounds of a call that a caller waits for. Errors: as `once`."""
         again = AsyncRetrying(
             retry=_AGAIN,
             wait=Backoff(self._world),

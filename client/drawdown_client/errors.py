@@ -54,9 +54,11 @@ class Refused(ClientError):
 
 
 class Unreachable(ClientError):
-    """No answer after all tries: it may have been done, or not. The same call again, with the same key, is safe.
-    `retry_after_s`: how long the server asked to wait after the last try, if it did. `too_many`: it was there, and
-    asked for fewer calls."""
+    """No answer after all tries: the call may have been done, or not. The same call with the same key is safe.
+
+    `retry_after_s`: the server's wait after the last try, if it gave one. `too_many`: the server answered, and asked
+    for fewer calls.
+    """
 
     def __init__(self, why: str, retry_after_s: float | None = None, *, too_many: bool = False) -> None:
         super().__init__(why)

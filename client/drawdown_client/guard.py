@@ -54,14 +54,17 @@ class Guard:
         return words.ways_out(self._line.ask(words.options(wish)))
 
     def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
-        """Use so much at once, where it may be used. `event`, or a type alone, is emitted with it: the use counts
-        against limits, and the event is billed, both or neither. Errors: BadItem, too."""
+        """Use this amount at once, if it is allowed.
+
+        `event`, or a type alone, is emitted with it: the use counts against limits, and the event is billed, both or
+        neither. Errors: BadItem, too.
+        """
         said = None if event is None else of_use(event, self._world.now_ms())
         call, late = (words.consume(key, wish, said, late=is_late) for is_late in (False, True))
         return self._use(key, wish, call, late)
 
     def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
-        """Hold so much, where it may be used."""
+        """Hold this amount, if it is allowed."""
         late = words.reserve(key, wish, hold_s, late=True)
         return self._use(key, wish, words.reserve(key, wish, hold_s), late)
 
@@ -78,7 +81,7 @@ class Guard:
         return self._end(key, words.extend(key, to, hold_s))
 
     def close(self) -> None:
-        """Tell what was let through, as far as anybody answers; what is left is logged."""
+        """Send the uses that were let through, as far as a server answers; the rest is logged."""
         self._tell()
         self.dark.give_up()
 
@@ -103,7 +106,7 @@ class Guard:
         return words.decided(self._line.ask(call))
 
     def _tell(self) -> Unreachable | None:
-        """Tell what was let through, in order; why that did not come to its end. Each is asked for once."""
+        """Send the uses that were let through, each once, in order. Return the error that ended it early, or None."""
         if self.dark.next() is None:
             return None
         with self._telling:
@@ -130,8 +133,10 @@ class Guard:
 
 
 class Budget:
-    """Reserves on entry (errors: Blocked), settles at the end with `actual`, or the estimate where it was not set. An
-    error in the block, also an interrupt, releases it with `actual`, or nothing, as what was incurred."""
+    """Reserves on entry (errors: Blocked), and settles at the end with `actual`, or the estimate if it was not set.
+
+    If the block raises an error, also an interrupt, it releases the hold, with `actual` or 0 as the incurred amount.
+    """
 
     def __init__(self, guard: Guard, key: str, wish: Wish, hold_s: float, longest_s: float) -> None:
         self.key = key

@@ -54,7 +54,7 @@ class Decision:
 
 
 class Blocked(ClientError):
-    """The guard lets it not be done. `answer` says why, and what else can be done."""
+    """The guard blocks the use. `answer` has the reason and the ways out."""
 
     def __init__(self, answer: Decision) -> None:
         options = f"; options: {', '.join(answer.options)}" if answer.options else ""
@@ -64,8 +64,11 @@ class Blocked(ClientError):
 
 @dataclass(frozen=True)
 class WayOut:
-    """One way out of a block. `is_open`, or else why not (`code`, and `said` in words). `call`: method, path and body
-    of what a program sends; `link`: where the organisation's own people do it. `whole`: all that the answer has."""
+    """One way out of a block.
+
+    If not `is_open`: `code` and `said` give the reason. `call`: method, path and body for a program. `link`: the page
+    for the organisation's own people. `whole`: the whole answer.
+    """
 
     option: str
     is_open: bool
@@ -106,7 +109,7 @@ def check(wish: Wish) -> Call:
 
 
 def options(wish: Wish) -> Call:
-    """Errors: ValueError where no organisation is named: they stand under its name."""
+    """Return the call for the ways out. Errors: ValueError if no organisation is given."""
     if wish.org_id is None:
         raise ValueError("no organisation given: name the organisation of these options")
     query = {"metric": wish.metric, "amount": str(wish.amount), "payer": wish.payer}
@@ -114,7 +117,7 @@ def options(wish: Wish) -> Call:
 
 
 def ways_out(answer: Answer) -> tuple[WayOut, ...]:
-    """Errors: Unreachable for what says nothing of options."""
+    """Return the ways out of an answer. Errors: Unreachable if it has none."""
     listed = answer.get("options")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise Unreachable("the answer says nothing of options")
@@ -156,7 +159,7 @@ def extend(key: str, to: int | None, hold_s: float | None) -> Call:
 
 
 def decided(answer: Answer) -> Decision:
-    """An answer; what it says beyond this version is in `said`. Errors: Unreachable for one that says nothing."""
+    """Return an answer. Fields beyond this version are in `said`. Errors: Unreachable if it has no decision."""
     if answer.get("decision") not in ("allow", "warn", "block"):
         raise Unreachable("the answer of the guard has no decision that this version knows")
     return Decision(

@@ -107,8 +107,10 @@ def of_event(event: Event, source: str, now_ms: int, new_id: str) -> Item:
 
 
 def of_use(event: Event | str, now_ms: int) -> dict[str, object]:
-    """The event that a use emits: of a type alone, all else is as the use has it. Asked for again, it has another
-    `recorded_at`, and is the same. Errors: BadItem."""
+    """Return the event that a use emits. If only a type is given, all other fields come from the use.
+
+    A repeated call has another `recorded_at`, and is the same event. Errors: BadItem.
+    """
     if isinstance(event, str):
         return {"event_type": _id(event, "event_type"), "recorded_at": now_ms}
     said = {

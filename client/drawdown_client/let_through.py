@@ -56,7 +56,7 @@ class LetThrough:
         return key in self._keys
 
     def keep(self, key: str, call: Call, error: Unreachable) -> Decision:
-        """Errors: that of the call, where no more is kept."""
+        """Keep a call. Errors: that of the call, if no more can be kept."""
         if not self._put(key, call, str(error)):
             raise error
         return words.UNANSWERED
@@ -118,7 +118,7 @@ class LetThrough:
             self.acknowledge_first(Unreachable("the program ended before the server answered"))
 
     def _open(self) -> None:
-        """Take over what another start left. A process that was forked begins with nothing: the other one tells it."""
+        """Take over the calls of an earlier start. A forked process begins empty: the other process sends them."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._calls.clear()

@@ -78,7 +78,7 @@ class Outbox:
             self._take(list(zip(numbers, items, strict=True)))
 
     def offer(self, items: Sequence[Item]) -> bool:
-        """The same where nothing is to be waited for, neither room nor a disk; False: use `put`."""
+        """Record items if that needs no wait, neither for room nor for a disk. False: use `put`."""
         with self._changed:
             has_room = len(self._waiting) + len(items) <= self._settings.queue_items
             if self._settings.spool is not None or self._closing or not has_room:
@@ -87,8 +87,7 @@ class Outbox:
             return True
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until all that was recorded before is answered for. Errors: Unsent, also for what the server refused
-        since this was last asked."""
+        """Wait for the answers to all items recorded so far. Errors: Unsent, also for items refused since a flush."""
         if threading.current_thread() is self._thread:
             raise RuntimeError("on_result cannot wait for the thread that it is called from")
         with self._changed:
@@ -131,7 +130,7 @@ class Outbox:
         self._has_ended = self._is_told = False
 
     def _end(self) -> None:
-        """Once; by the thread, where there is one: it may be in a call when the time to close is over."""
+        """End once. If there is a thread, it does this: it may be in a call when the time to close is over."""
         self._has_ended = True
         self._hang_up()
         if self._spool is not None:
@@ -250,7 +249,7 @@ class Outbox:
         return again(send)
 
     def _pause(self, seconds: float, *, may_hurry: bool) -> None:
-        """Somebody who closes the client ends it, and somebody who waits for it, unless the server asked to wait."""
+        """Wait. A close ends the wait; so does a flush, unless the server asked for the wait."""
         with self._changed:
             hurried, closing = self._seen
             self._changed.wait_for(

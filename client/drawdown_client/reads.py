@@ -22,7 +22,7 @@ By: TypeAlias = Literal["feature", "day", "sandbox", "project", "subject"]
 
 
 class UsageRow(TypedDict):
-    """Base units of a feature. `group`: the day, sandbox, project or subject. `sealed` None: no push says it."""
+    """Base units of a feature. `group`: the day, sandbox, project or subject. `sealed` None: no push has it."""
 
     group: str
     feature: str
@@ -41,7 +41,7 @@ class Carried(TypedDict):
 
 
 class Usage(TypedDict):
-    """As GET /v1/usage/{org_id} says it, all pages. `pruned`: at the begin of the range, used is what was sealed."""
+    """GET /v1/usage/{org_id}, all pages. `pruned`: at the begin of the range, used is the sealed quantity."""
 
     org_id: str
     by: str
@@ -53,8 +53,10 @@ class Usage(TypedDict):
 
 
 class Balance(TypedDict):
-    """As GET /v1/balance/{org_id} says it, in credits and in micro-credits; an answer has more. `available`: what may
-    still be reserved. `unbilled`: used, and charged by the next ticks."""
+    """GET /v1/balance/{org_id}, in credits and in micro-credits; an answer has more fields.
+
+    `available`: may still be reserved. `unbilled`: used, and charged by the next ticks.
+    """
 
     org_id: str
     customer_id: str
@@ -92,7 +94,7 @@ class Pages:
         self._pages = self._chars = 0
 
     def add(self, page: Answer) -> None:
-        """Errors: Unreachable for what is no page, the same again, or more than is taken."""
+        """Add a page. Errors: Unreachable if it is no page, the same page again, or too much."""
         after, rows = page.get("next"), page.get("rows")
         is_page = isinstance(rows, list) and len(rows) <= MOST_ROWS and all(isinstance(row, dict) for row in rows)
         if not is_page or not isinstance(after, str | None) or after in ("", self.after or ""):

@@ -73,7 +73,7 @@ class Spool:
             self._append(ranges, is_kept=False)
 
     def bury(self, items: Sequence[tuple[Item, Result]]) -> None:
-        """Keep what the server does not take in the dead-letter file. Errors: QueueFull where that has no room."""
+        """Keep rejected items in the dead-letter file. Errors: QueueFull if it has no room."""
         file = _open(self._dead_letter, os.O_APPEND | os.O_CREAT)
         try:
             lines = b"".join(_dead_line(item, result) for item, result in items)
@@ -199,8 +199,10 @@ def _free(places: Iterable[Path]) -> Iterator[tuple[Path, int]]:
 
 
 def _open(path: Path, flags: int) -> int:
-    """A plain file of this user's own, that nobody else may read. Somebody who may write the folder, too, could have
-    put a link there to what is to be overwritten. Errors: OSError."""
+    """Open a plain file of this user, which no other user may read. Errors: OSError.
+
+    Another user who may write the folder could have put a link there, to a file that would be overwritten.
+    """
     file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, _MODE)
     found = os.fstat(file)
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:

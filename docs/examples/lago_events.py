@@ -18,11 +18,14 @@ PLAIN, MOST_CHARS = re.compile(r"-?[0-9]+(\.[0-9]+)?"), 20
 SUMS: Mapping[str, tuple[str, int]] = {"storage": ("gb", 1_000), "api_calls": ("", 1)}
 """By metric: the property that is summed (empty: each event counts one), and how many base units one of it has."""
 ORGS: Mapping[str, str] = {"sub_1234567890": "acme"}
-"""By subscription: whose it is."""
+"""Organisations, by their subscription."""
 
 
 def usage_event(sent: Mapping[str, object]) -> UsageEvent:
-    """The usage event of one of Lago's. What took it in puts its time in where it has none. Errors: Unfit."""
+    """Return the usage event of one of Lago's.
+
+    The receiver puts its own time in if the event has none. Errors: Unfit.
+    """
     code, subscription = str(sent.get("code")), str(sent.get("external_subscription_id"))
     if code not in SUMS:
         raise Unfit("unknown_metric", "code is no metric that is summed here", "code")
@@ -67,7 +70,7 @@ def _moment(value: object) -> int:
 
 
 def _number(value: object, at: str, code: str) -> Decimal:
-    """Of few enough digits that no product of it is rounded, and that `1e999999` fills no memory."""
+    """Return a number of few digits, so that no product of it is rounded and `1e999999` fills no memory."""
     is_short = type(value) is float or (type(value) is int and abs(value) < 10**MOST_CHARS)
     text = value if isinstance(value, str) else repr(value) if is_short else ""
     if not PLAIN.fullmatch(text[:MOST_CHARS]) or len(text) > MOST_CHARS:

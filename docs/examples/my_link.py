@@ -1,5 +1,8 @@
-"""Makes a link by which an organisation's own people see their usage: `python my_link.py acme ann`. Nothing has to be
-installed for it. Whoever has the link is in: make it for who is signed in to your product, and send them there."""
+"""Make a link by which an organisation's own people see their usage: `python my_link.py acme ann`.
+
+It needs no packages. A person who has the link is in: make it for a person who is signed in to your product, and send
+them there.
+"""
 
 from __future__ import annotations
 

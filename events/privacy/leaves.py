@@ -45,13 +45,13 @@ class Key:
 
 
 Step: TypeAlias = Key | int | None
-"""Into an object, into a list, or (None) into JSON that stands in a text."""
+"""A step into an object, into a list, or (None) into JSON inside a text."""
 Path: TypeAlias = tuple[Step, ...]
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A text, number or key. `key` is the bare name of the field it stands in, `above` that of the one around it."""
+    """A text, number or key. `key`: the bare name of its field. `above`: that of the field around it."""
 
     path: Path
     readings: tuple[str, ...]
@@ -176,7 +176,7 @@ def _size(value: object) -> int:
 
 
 def _number(text: str) -> tuple[str, ...]:
-    """As it was written, and in digits alone, where it is a whole one that has few."""
+    """Return a number as it was written; also in digits alone, if it is whole and has few."""
     if text.isdigit():
         return (text,)
     try:
@@ -195,7 +195,7 @@ MAX_READINGS: Final = 12
 MAX_MARKS: Final = 30
 """Combining marks in a row, as Unicode's stream-safe form has it. To put more in order costs the square of them."""
 MAX_RUNS: Final = 20
-"""Runs of one text that are taken for base64 each for itself; what the others say is one reading."""
+"""Runs of one text that are each taken for base64 by itself; the others together are one reading."""
 
 _UNSEEN: Final = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"

@@ -64,7 +64,7 @@ def rule(
     holds: Callable[[str], bool] | None = None,
     unless_key: str = "",
 ) -> Rule:
-    """A rule of one or several patterns; needles and names of fields stand apart by spaces."""
+    """Return a rule of one or several patterns. Spaces separate needles and names of fields."""
     made = re.compile("|".join(f"(?:{pattern})" for pattern in patterns), FLAGS)
     return Rule(name, says, made, tuple(needles.split()), holds, frozenset(unless_key.split()))
 

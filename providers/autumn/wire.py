@@ -209,7 +209,7 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
     said = read_said(answer)
     match answer.status:
         case 429:
-            # Comes before the key is claimed (recorded): safe, whoever said it. It is plain text.
+            # It comes before the key is claimed (recorded): safe, from any sender. It is plain text.
             wait_ms = retry_after_ms(answer.headers, now_ms) or backoff_ms(request.attempt)
             return RetryAt(now_ms + wait_ms, "HTTP 429: too many calls", too_many=True)
         case 409 if said.code == "duplicate_idempotency_key":
@@ -223,7 +223,7 @@ def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
     """Autumn's own no: nothing was applied and the key was given back."""
     fixable = access_trouble(said)
     if fixable is not None:
-        # Whoever fixes the setting fixes every push: rejecting them for good would leave work for each.
+        # A fix of the setting fixes every push: rejecting them for good would leave work for each.
         return RetryAt(now_ms + REFUSED_MS, fixable, by_person=True)
     if said.status == 400 and "in the future" in said.message:
         return RetryAt(now_ms + MINUTE_MS, f"Autumn's clock is behind ours: {said}")

@@ -135,7 +135,7 @@ def fields(result: HttpResult | None) -> Mapping[str, object] | list[object]:
 
 
 def same_words(one: HttpResult | None, other: HttpResult | None) -> bool:
-    """Whether two answers have the same status and the same JSON: then nothing tells them apart."""
+    """Return True if two answers have the same status and the same JSON: then no caller can tell them apart."""
     if not isinstance(one, Answer) or not isinstance(other, Answer) or one.status != other.status:
         return False
     try:

@@ -471,7 +471,7 @@ class Connection(asyncio.Protocol):
 NAMES_AT_ONCE: Final = 4
 """Names that are looked up at once, in threads of their own: a name server that hangs holds up no transaction."""
 NAMES_KEPT_S: Final = 10.0
-"""How long an answer of the name server is kept, for the case that many connections are opened at once."""
+"""The time that an answer of the name server is kept, for the case that many connections are opened at once."""
 NEXT_ADDRESS_S: Final = 0.25
 """Wait before a host's next address is tried beside the one before."""
 

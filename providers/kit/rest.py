@@ -28,7 +28,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
 
 KEPT_MS: Final = MINUTE_MS
-"""What a provider read, taken for the present state."""
+"""The time for which an object that a provider read is taken for the present state."""
 MAX_KEPT: Final = 10_000
 """Objects that are kept. Beyond, all are read again."""
 

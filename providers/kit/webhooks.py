@@ -53,7 +53,7 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
     except UnicodeDecodeError:
         raise WebhookRefused("the webhook's body is not UTF-8") from None
     offered = _offered(signatures)
-    # A body is hashed once a secret: whoever has none offers as many signatures as there may be.
+    # A body is hashed once a secret: a stranger offers as many signatures as there may be.
     wanted = [_expected(secret, message_id, sent_at, text) for secret in secrets] if offered else []
     # Every secret and every signature is compared, whatever the first ones said.
     genuine = [hmac.compare_digest(expected, given) for expected in wanted for given in offered]
@@ -74,7 +74,7 @@ def _fresh(sent: str, now_ms: int) -> datetime:
     if not _SECONDS.fullmatch(sent):
         raise WebhookRefused("the webhook's svix-timestamp is no time in seconds")
     if abs(now_ms - int(sent) * 1000) > TOLERANCE_MS:
-        # Older ones could be replayed by whoever once saw them; newer ones are kept for such a replay.
+        # An older one could be a replay by anyone who saw it; a newer one could be kept for a replay.
         raise WebhookRefused("the webhook was signed more than 300 s from now: a replay, or a clock that is wrong")
     return datetime.fromtimestamp(int(sent), UTC)
 

@@ -307,7 +307,7 @@ def _refused(answer: Answer, now_ms: int) -> ChargeResult:
         # A lock may be met in the middle of the work, and a key in use is a call of ours that is under way.
         return InDoubt(described(answer))
     if answer.status == 429 or (error is not None and error.code == "rate_limit"):
-        # Comes before anything is done, whoever says it.
+        # It comes before anything is done, from any sender.
         return NotSent(described(answer), now_ms + wait_ms(answer.headers, 1, now_ms))
     if sent_before(answer):
         return OtherContent(f"this charge was sent before with other content, or on another card: {described(answer)}")

@@ -165,7 +165,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if result.status in (401, 403):
         # Nothing was applied; once the key is fixed the same push goes through.
         return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe refuses the key: {described(result)}", by_person=True)
-    if result.status == 429:  # comes before anything is done, whoever says it
+    if result.status == 429:  # it comes before anything is done, from any sender
         return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result), too_many=True)
     if 400 <= result.status < 500:
         return _refused(result, push, now_ms)

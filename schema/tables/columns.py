@@ -39,7 +39,7 @@ def said_columns() -> "list[sa.Column[str]]":
 
 
 def push_reference() -> "list[sa.Column[int] | sa.Column[str]]":
-    """The key of a push: what stands in every table that speaks of one."""
+    """Return the columns of a push's key, for every table that refers to a push."""
     return [
         ms_column("window_ms", key=True),
         id_column("org_id", key=True),

@@ -1,4 +1,4 @@
-"""The tables of what the operator's product is told: endpoints, messages, deliveries, and the levels of balances."""
+"""The tables of webhooks to the operator's product: endpoints, messages, deliveries, and the levels of balances."""
 
 import sqlalchemy as sa
 

@@ -1,5 +1,6 @@
-"""The server's tables: webhooks that were taken, the gate's last asks, signatures that were used, programs' keys, what
-they sent that was invalid; and the console's: people, sessions, sign-ins that failed, what it says of its database.
+"""The server's tables: webhooks that were taken, the gate's last reads, used signatures, programs' keys and faults.
+
+They also hold the console's: people, sessions, failed sign-ins, and the facts about its database.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables of automatic top-ups: who is topped up at which terms, each charge, and each call that may take money."""
+"""The tables of automatic top-ups: wallets and their terms, each charge, and each call that may take money."""
 
 import sqlalchemy as sa
 

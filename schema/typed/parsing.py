@@ -106,9 +106,9 @@ def is_said_twice(text: str, zone: ZoneInfo) -> bool:
 
 
 def parse_window(text: str, option: str, now_ms: int) -> int:
-    """The same, for a window's boundary; a time that is counted from now means the window that it lies in.
+    """Return a window's boundary. A time that is counted from now means the window that it is in.
 
-    Errors: UsageError, also for a moment that was written out and lies between two boundaries.
+    Errors: UsageError, also for a moment that was written out and is between two boundaries.
     """
     moment = parse_time(text, option, now_ms)
     near = moment - moment % WINDOW_MS
@@ -133,7 +133,7 @@ def parse_length(text: str, option: str) -> int:
 
 
 def show_time(ms: int | None) -> str:
-    """ISO 8601 in UTC, to the second; to the millisecond where it has some."""
+    """Return ISO 8601 in UTC, to the second; with milliseconds if it has some."""
     if ms is None:
         return "-"
     moment = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
@@ -141,7 +141,7 @@ def show_time(ms: int | None) -> str:
 
 
 def lasting(ms: int) -> str:
-    """A length of time in words, as exact as its size asks for: `45 s`, `3 h 12 min`, `2 d 4 h`."""
+    """Return a duration in words, as exact as its size needs: `45 s`, `3 h 12 min`, `2 d 4 h`."""
     seconds = max(ms, 0) // 1000
     for size, name, less, smaller in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min")):
         if seconds >= size:
@@ -159,9 +159,9 @@ def plain_decimal(text: str) -> Decimal:
 
 
 def parse_credits(text: str) -> int:
-    """Micro-credits from a decimal number of credits.
+    """Return micro-credits from a decimal number of credits.
 
-    Errors: UsageError for what is no number, or finer than a micro-credit.
+    Errors: UsageError for a text that is not a number, or finer than a micro-credit.
     """
     try:
         return micro_of(plain_decimal(text))

@@ -50,20 +50,20 @@ class Accounts:
         return router
 
     async def entries(self, org_id: str, request: Request) -> JSONResponse:
-        """What moved an organisation's wallet, the latest first, page by page."""
+        """Return the entries of an organisation's wallet, the latest first, page by page."""
         return await self._programs.ask(request, SCOPE, models.EntriesQuery, partial(_entries, org_id=org_id))
 
     async def lots(self, org_id: str, request: Request) -> JSONResponse:
-        """What credit an organisation's wallet was given, in the order of its use, and what became of it."""
+        """Return the lots of credit of an organisation's wallet, in the order of their use, and the outcome of each."""
         return await self._programs.ask(request, SCOPE, models.MostQuery, partial(_lots, org_id=org_id))
 
     async def statement(self, org_id: str, request: Request) -> JSONResponse:
-        """What moved an organisation's wallet in a month, added up."""
+        """Return the changes of an organisation's wallet in a month, added up."""
         query = StatementQuery
         return await self._programs.ask(request, SCOPE, query, partial(_statement, org_id=org_id))
 
     async def account(self, org_id: str, request: Request) -> JSONResponse:
-        """What an organisation's wallet has, and what of it is reserved."""
+        """Return the credit of an organisation's wallet, and the reserved part of it."""
         return await self._programs.ask(request, SCOPE, models.NoQuery, partial(_account, org_id=org_id))
 
 
@@ -116,8 +116,10 @@ Section = Literal["given", "began", "topped_up", "expired", "taken_back", "usage
 
 
 class PayerAnswer(BaseModel):
-    """Who else pays for runs of an organisation that name it: up to `limit` (null: no limit), of which they hold and
-    have cost `spent`."""
+    """A payer of runs of an organisation that name it.
+
+    `limit`: null: no limit. `spent`: the credit that these runs hold and have cost.
+    """
 
     payer: str
     limit: float | None
@@ -139,11 +141,14 @@ class ForecastAnswer(BaseModel):
 
 
 class AccountAnswer(BaseModel):
-    """What an organisation's wallet has, and who else pays for its runs. `available`: what may still be reserved.
-    `unbilled`: used, and charged by the next ticks. `over`: left of lots that are over, and on its way out of the
-    balance, which is available, reserved, unbilled and over.
-    `included` to `refund`: what is left of lots of each kind. `owed`: used, and paid for by no lot. `hold`: of what its
-    runs cost, what suppliers wait for; it was charged, and is in nothing else here."""
+    """The credit of an organisation's wallet, and the payers of its runs.
+
+    `available`: may still be reserved. `unbilled`: used, and charged by the next ticks. `over`: the rest of ended lots,
+    on its way out of the balance. The balance is available, reserved, unbilled and over.
+
+    `included` to `refund`: the rest of lots of each kind. `owed`: used, and paid for by no lot. `hold`: the part of its
+    runs' cost that suppliers wait for; it was charged, and is in no other figure here.
+    """
 
     org_id: str
     customer_id: str
@@ -232,7 +237,7 @@ class StatementQuery(BaseModel):
 
 
 class ChangeAnswer(BaseModel):
-    """What all lines of one section moved the balance by."""
+    """The change of the balance by all lines of one section."""
 
     section: Section
     moved: float
@@ -240,7 +245,7 @@ class ChangeAnswer(BaseModel):
 
 
 class CreditLineAnswer(ChangeAnswer):
-    """What came in, or went without being used: of lots of one kind, or paid for in one currency (minor units)."""
+    """Credit that came in, or went unused: of lots of one kind, or paid for in one currency (minor units)."""
 
     what: str
     entries: int
@@ -265,8 +270,10 @@ class UsageLineAnswer(BaseModel):
 
 
 class RunLineAnswer(BaseModel):
-    """What runs of a project were charged: drawn, settled and late, less what was written off. `more`: so many lines
-    in one."""
+    """The charges of runs of a project: drawn, settled and late, less the amounts written off.
+
+    `more`: the number of lines that are added up in this line.
+    """
 
     project: str | None
     runs: int

@@ -2,8 +2,8 @@
 request.
 
 Guarantee: the same functions with the same checks, and actor and reason on record. Nothing is done before the signature
-was proven. It is used up by the transaction that does what it orders: a request which is seen twice counts once. What
-was not done, for whatever reason, may be sent again.
+is proven. The transaction of the order uses the signature up: a request that comes twice counts once. If an order was
+not done, for any reason, it may be sent again.
 """
 
 from __future__ import annotations

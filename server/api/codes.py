@@ -14,7 +14,7 @@ class CallCode(NamedTuple):
 
 
 class ItemCode(NamedTuple):
-    """A result of an item of a body; without a code if the status says it all."""
+    """A result of an item of a body; without a code if the status is enough."""
 
     status: str
     code: str

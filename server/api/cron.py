@@ -1,7 +1,7 @@
-"""POST /cron/…: what a cron does, for a scheduler that only calls URLs and has the bearer secret.
+"""POST /cron/…: the work of a cron, for a scheduler that only calls URLs and has the bearer secret.
 
-Guarantee: this process never runs two ticks at once, nor two checks of a kind. A caller that goes away leaves what runs
-running to its end. Nothing here closes or reverts what waits for a person's word.
+Guarantee: this process never runs two ticks at once, nor two checks of a kind. If a caller goes away, the work still
+runs to its end. Nothing here closes or reverts work that waits for a person's decision.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from drawdown.worker.usage.backfills import Overdue
 T = TypeVar("T")
 
 ACTOR: Final = "cron"
-"""Who puts counters right, on record."""
+"""The actor of corrections of counters, on record."""
 STATUSES: Final = (400, 401, 409, 429, 500, 503)
 
 
@@ -90,7 +90,7 @@ class Cron:
         return JSONResponse({**asdict(found), "exit_status": found.exit_status})
 
     async def backfills(self, request: Request) -> JSONResponse:
-        """Say which backfills wait for a person's word for long, as `drawdown backfill overdue --json`."""
+        """Return the backfills that wait too long for a person's decision, as `drawdown backfill overdue --json`."""
         found = await self._alone(request, "backfills", self._step_threads.order, _backfills)
         status = int(Exit.PERSON if found else Exit.SETTLED)
         return JSONResponse({"overdue": [asdict(one) for one in found], "exit_status": status})

@@ -87,11 +87,11 @@ TYPES: Final[Mapping[str, Any]] = {
     "units": Annotated[int, Field(ge=0, le=MAX_AMOUNT)] | None,
     "text": Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValidator(_clean)],
 }
-"""What JSON holds of each kind of value."""
+"""The JSON type of each kind of value."""
 
 
 class FactAnswer(BaseModel):
-    """How something stands, and would stand after it."""
+    """A value before an action, and after it."""
 
     name: str
     before: str
@@ -244,7 +244,7 @@ def carry_out(
 
 
 def reach_of(key: ApiKey) -> Reach:
-    """What a key may hand on."""
+    """Return the rights that a key may hand on."""
     return Reach(
         frozenset(key.scopes), key.org_id, key.cell_id, key.source, key.gives_micro, key.expires_ms
     )  # fmt: skip
@@ -406,7 +406,7 @@ def page_model(listing: Listing[Any]) -> type[BaseModel]:
 
 
 def answer_model(result: Any, name: str) -> type[BaseModel]:
-    """What an action answers; `facts` of a dry run alone."""
+    """Return the model of an action's answer. Only a dry run has `facts`."""
     return _answer(result, name)
 
 

@@ -62,7 +62,7 @@ WAY: Final = Way[RequestedExecution, Accepted](
 
 
 class Executions:
-    """The routes. A run's key stands in the path percent-encoded."""
+    """The routes. A run's key is percent-encoded in the path."""
 
     def __init__(self, programs: Programs, money: PaymentCalls) -> None:
         self._programs = programs
@@ -108,7 +108,7 @@ class Executions:
         return router  # fmt: skip
 
     async def preview(self, request: Request) -> JSONResponse:
-        """Whether a run would be accepted now, and what would be held. Changes nothing."""
+        """Check if a run would be accepted now, and return its hold. Changes nothing."""
         return await self._programs.act(request, "executions:read", models.PreviewRequest, _preview, reads=True)
 
     async def accept(self, request: Request) -> JSONResponse:

@@ -45,30 +45,30 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 DARK_MS: Final = 15 * MINUTE_MS
-"""How long after the database went away the guard still allows uses of fail-open metrics."""
+"""The time after the database went away in which the guard still allows uses of fail-open metrics."""
 WITHIN_S: Final = 2.0
-"""How long a question about a metric that fails open waits for the database."""
+"""The time that a question about a metric that fails open waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS
-"""How long checks do not wait for a database that did not answer."""
+"""The time in which checks do not wait for a database that did not answer."""
 MOST_REMEMBERED: Final = 1_000
 """Keys, and metrics."""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
-"""How long a key or a metric is believed without the database."""
+"""The time that a key or a metric is believed without the database."""
 LEARNED_EVERY_MS: Final = MINUTE_MS
 """Age of a metric's terms from which a server's guard reads them again."""
 KEPT_AT_MOST: Final = 10_000
 """Uses that were let through and are not written down yet."""
 RECORD_EVERY_S: Final = 1.0
-"""How often uses that were let through are written down."""
+"""Seconds between two attempts to record uses that were let through."""
 CLOSING_S: Final = 5.0
-"""How long the end of the process waits for what is to be written down."""
+"""Seconds that the end of the process waits for uses to be recorded."""
 UNREADABLE: Final = "database_unreadable"
 OUTCOMES: Final = ("let_through", "recorded", "lost")
 AWAY: Final = (DatabaseBusy, DatabaseNotReady, TimeoutError)
 
 
 class Memory(Generic[T]):
-    """What was said last, bounded in number and age."""
+    """The last answers, bounded in number and age."""
 
     def __init__(self) -> None:
         self._said: OrderedDict[str, tuple[int, T]] = OrderedDict()
@@ -148,8 +148,10 @@ class FailOpen:
         return None if is_over else known
 
     async def ask(self, asked: Ask, work: Callable[[], Awaitable[Answer]], *, uses: bool = True) -> Answer:
-        """What `work` answers by the database, or what is given in the dark; `uses`: not only a question. Errors: those
-        of `work`; ApiError 503."""
+        """Return the answer of `work` by the database, or the answer without it. `uses`: it is not only a question.
+
+        Errors: those of `work`; ApiError 503.
+        """
         metric, now = asked.wish.metric, asked.by.now_ms
         terms = self._terms.get(metric, now)
         quick, ends = terms is not None and terms.fails_open, uses or not self._kept
@@ -168,13 +170,13 @@ class FailOpen:
         return found
 
     async def _learn(self, metric: str, now_ms: int) -> None:
-        """Whether it fails open has to be known before the database is away."""
+        """Learn if a metric fails open: it has to be known before the database is away."""
         with suppress(*AWAY, ApiError):
             work = partial(self._reading.read, lambda c: guard_terms.find(c, metric))
             self._terms.put(metric, await self._ask_database(work, quick=True, ends=False), now_ms)
 
     async def before(self, key: str) -> None:
-        """What ends a use comes after the use. Errors: ApiError 503 where that is not written down yet."""
+        """Record the uses of a key before its end. Errors: ApiError 503 if they cannot be recorded yet."""
         its_own = [name for name, use in self._kept.items() if use.key == key]
         if not all([await self._written(name) for name in its_own]):
             text = "what was let through under this key is not written down yet: ask for the same again"
@@ -208,7 +210,7 @@ class FailOpen:
         return True
 
     def close(self) -> None:
-        """Write down what can be, and tell what is lost."""
+        """Record all that can be recorded, and report what is lost."""
         if self._kept:
             pool = ThreadPoolExecutor(1)
             wait([pool.submit(self._record_now)], CLOSING_S)
@@ -240,9 +242,12 @@ class FailOpen:
     async def _ask_database(
         self, work: Callable[[], Awaitable[T]], *, quick: bool, ends: bool = True, notes: bool = True
     ) -> T:
-        """An answer of the database. `ends`: with that it is back; a file that is locked is read all the same. `notes`:
-        without one it is away; a slow look-up of a key says nothing of the database. Errors: those of `AWAY`, and
-        ApiError, where there is none; of others nothing is noted."""
+        """Return an answer of the database.
+
+        `ends`: an answer shows that it is back; a locked file is read all the same. `notes`: no answer shows that it is
+        away; a slow look-up of a key does not show that. Errors: those of `AWAY`, and ApiError, if there is none; other
+        errors are not noted.
+        """
         now = self._services.clock.now_ms()
         if quick and self._failed_ms is not None and 0 <= now - self._failed_ms < LOOK_AGAIN_MS:
             raise DatabaseBusy("the database did not answer a moment ago")
@@ -267,7 +272,7 @@ class FailOpen:
         return self._since_ms is not None and now_ms - self._since_ms <= DARK_MS
 
     def _let_through(self, asked: Ask, terms: Metric, *, uses: bool) -> Answer:
-        """Errors: Denied `other_content`; ApiError 503 where no more can be remembered."""
+        """Let a use through. Errors: Denied `other_content`; ApiError 503 if no more can be remembered."""
         facts = replace(in_doubt(UNREADABLE, allowed=True), phase=terms.phase)
         verdict = replace(decide(facts, asked.wish.amount), reason=UNREADABLE)
         costs = Costs(terms.price.of(asked.wish.amount), degraded=True)

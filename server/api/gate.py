@@ -1,10 +1,10 @@
 """GET /v1/gate/{org_id}: may a sandbox be made or woken?
 
 Guarantee: the answer is the guard's decision (`guard/decide.py`) by one read of the organisation's row. The provider is
-asked again about an organisation that is halted, or was never projected: at most every ten seconds and one call at a
-time, across all processes. Each provider is asked at most so often a second for all its organisations together, since
-no caller of the gate proves its identity. The fresh verdict is answered where it comes in time, else the stored one. In
-doubt the gate is closed, unless the settings say otherwise.
+read again for an organisation that is halted, or was never projected: at most every ten seconds and one call at a time,
+across all processes. Each provider has a bound of reads a second for all its organisations together, since no caller of
+the gate proves its identity. The answer is the new verdict if it comes in time, else the stored one. In doubt the gate
+is closed, unless the settings say otherwise.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ READ_WITHIN_S: Final = 2.0
 READS_AT_ONCE: Final = 2
 """On threads of the gate's own: no other route delays an answer."""
 LIMIT_ZERO: Final = "limit_zero"
-"""Why it is closed where a limit decides: hosts count what runs, so that only a limit of none is passed here."""
+"""The reason of a closed gate by a limit: hosts count what runs, so that only a limit of none is passed here."""
 MOST_REMEMBERED: Final = 10_000
 """Organisations with a remembered refresh request."""
 ASKS_PER_S: Final = 20
-"""Reads that the gate asks of one provider, by one process, on average; twice as many at once. Ticks and the watch ask
-the rest."""
+"""Reads that the gate makes at one provider, by one process, on average; twice as many at once. Ticks and the watch
+make the other reads.
+"""
 
 
 class Gate:
-    """Of one process; what must hold across processes is in the database."""
+    """The gate of one process; facts that must hold across processes are in the database."""
 
     def __init__(self, services: Services, threads: Threads, reading: Threads, step_threads: StepThreads) -> None:
         """`reading`: threads of the gate's own, READS_AT_ONCE of them."""
@@ -61,7 +62,7 @@ class Gate:
         self._reading.close()
 
     async def answer(self, org_id: str) -> dict[str, object]:
-        """What to answer. Errors: ApiError 404 for an unknown organisation, where that is what is wanted."""
+        """Return the answer. Errors: ApiError 404 for an unknown organisation, if the setting requires it."""
         try:
             found = await self._read(org_id)
             if found is not None and await self._asked_again(org_id, found):
@@ -81,7 +82,7 @@ class Gate:
         return await asyncio.wait_for(reading, READ_WITHIN_S)
 
     def _would_ask(self, found: Gated) -> bool:
-        """Whether the provider's word could open it."""
+        """Return True if the provider's answer could open it."""
         shut = found.is_halted or found.projection_read_ms is None
         return bool(shut and found.halt_reason != "operator" and found.billing_provider in self._services.providers)
 
@@ -96,7 +97,7 @@ class Gate:
         return decided(org_id, in_doubt("unknown_org", allowed=wanted == "allow"), None, None)
 
     async def _asked_again(self, org_id: str, found: Gated) -> bool:
-        """Wait a little for a fresh verdict; whether one is asked for now."""
+        """Wait a short time for a new verdict; returns True if one was requested now."""
         if not self._would_ask(found):
             return False
         task = self._asking.get(org_id)

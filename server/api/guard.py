@@ -60,9 +60,9 @@ from drawdown.worker.sources.events.types import Bringer
 
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
 SOURCE: Final = "/guard"
-"""Of an event that a use emits, by a key that is bound to no source."""
+"""The source of an event that a use emits, if the key is bound to none."""
 NUMBER_DIGITS: Final = 18
-"""Of an override's number in a path."""
+"""Digits of an override's number in a path."""
 UsedUnits = Annotated[int, Field(ge=0, le=MAX_UNITS)]
 
 
@@ -91,7 +91,7 @@ class UseRequest(CheckRequest):
     subject: Id | None = None
     reason: Why = "not given"
     let_through: bool = False
-    """It was let through while nobody could be asked: it is counted whatever the limit. Of metrics that fail open."""
+    """It was let through while no server could answer: it counts at any limit. For metrics that fail open."""
 
 
 EMITTED: Final[JsonDict] = {
@@ -160,8 +160,10 @@ class ExtendUseRequest(_Body):
 
 
 class OverrideAsk(_Body):
-    """As `drawdown override ask --org`: so much of a metric in a period (`amount` null: without an end), until
-    `ends_ms`, 90 days from now at the latest."""
+    """As `drawdown override ask --org`: this amount of a metric in a period (null: unlimited), until `ends_ms`.
+
+    That is 90 days from now at the latest.
+    """
 
     org_id: Id | None = None
     metric: Id
@@ -210,8 +212,10 @@ class OverridesAnswer(BaseModel):
 
 
 class EmittedEvent(BaseModel):
-    """What became of the event of a use, and its key. `pending`: it is kept, and billed once what `code` names is
-    fixed. `duplicate`: it was there before."""
+    """The outcome of the event of a use, and its key.
+
+    `pending`: it is kept, and billed once the fault that `code` names is fixed. `duplicate`: it was there before.
+    """
 
     status: Literal["accepted", "duplicate", "pending"]
     source: str
@@ -221,12 +225,15 @@ class EmittedEvent(BaseModel):
 
 
 class GuardAnswer(BaseModel):
-    """`decision` counts; `would` is what phase 3 would say, `enforced` whether the phase holds the organisation to it.
-    `rule` decided, for `reason`. Of the limit that is nearest (null: none ends): its `period`, what was `used` before,
-    what `remaining` after, and when it begins again. `charged`: by this call, so 0 where it is `repeated`; what a use
-    was charged in all `drawdown guard uses` shows. `balance` is what the payer has available, where that is the
-    organisation itself and it was asked. `degraded`: decided without knowing the credit. `state` is that of the use;
-    null: nothing is used. `event`: what became of the event that the use emits."""
+    """The guard's answer.
+
+    `decision` counts. `would` is the decision of phase 3. `enforced`: the phase holds the organisation to it. `rule`
+    decided, for `reason`. The nearest limit (null: all are unlimited): its `period`, the use before (`used`), what is
+    left after (`remaining`), and when it begins again. `charged`: by this call, so 0 if it is `repeated`; `drawdown
+    guard uses` shows a use's whole charge. `balance`: the payer's available credit, if the payer is the organisation
+    itself and it was read. `degraded`: decided without knowing the credit. `state`: the state of the use; null: nothing
+    is used. `event`: the outcome of the event that the use emits.
+    """
 
     decision: Literal["allow", "warn", "block"]
     would: Literal["allow", "warn", "block"]
@@ -258,7 +265,7 @@ class GuardAnswer(BaseModel):
 
 
 class OptionsQuery(BaseModel):
-    """Of which wish: as `check`."""
+    """The wish to find ways for: as `check`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -276,9 +283,13 @@ class WayCall(BaseModel):
 
 
 class WayOut(BaseModel):
-    """One way out of a block. `code`: why it is not open (null: it is), `said` in words. `call`: what a program sends;
-    `link`: where the organisation's own people do it; `command`: what an operator does. `payers`: who could pay, `at`:
-    where credit is bought, where that is not here, `missing`: credits that are short, `asked`: overrides that wait."""
+    """One way out of a block.
+
+    `code`: the reason why it is closed (null: it is open), `said` in words. `call`: the body that a program sends;
+    `link`: the page where the organisation's own people do it; `command`: the operator's command. `payers`:
+    organisations that could pay, `at`: the place where credit is bought, if not here, `missing`: missing credits,
+    `asked`: waiting overrides.
+    """
 
     option: Literal["top_up", "sponsor", "request_override", "run_locally"]
     open: bool
@@ -295,7 +306,7 @@ class WayOut(BaseModel):
 
 
 class OptionsAnswer(BaseModel):
-    """What the guard answers of the wish now, and the four ways out of a block, always all of them."""
+    """The guard's answer to the wish now, and the four ways out of a block, always all of them."""
 
     org_id: str
     metric: str
@@ -342,7 +353,7 @@ class Question:
 
 
 Checked: TypeAlias = tuple[ApiKey | None, Answer | None]
-"""The key as it is now, and what it is told; neither where it is over."""
+"""The key as it is now, and its answer; neither if the key has ended."""
 
 
 def _check_all(connection: sa.Connection, asked: Sequence[Question], now_ms: int) -> Sequence[Checked | DrawdownError]:
@@ -394,7 +405,7 @@ class Guard:
         return router
 
     async def check(self, request: Request) -> JSONResponse:
-        """Whether so much of a metric may be used now. Changes nothing."""
+        """Check if this amount of a metric may be used now. Changes nothing."""
         return await self._answer("check", request, CheckRequest, self._look)
 
     async def _look(self, order: CheckRequest, said: Caller) -> Mapping[str, object]:
@@ -420,7 +431,7 @@ class Guard:
             raise
 
     async def consume(self, request: Request) -> JSONResponse:
-        """Use so much at once, where it may be used: it is counted, and charged."""
+        """Use an amount at once, if that is allowed: it is counted, and charged."""
 
         async def use(order: ConsumeRequest, said: Caller) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org_id, said), said, None, "used"), said)
@@ -428,7 +439,7 @@ class Guard:
         return await self._answer("consume", request, ConsumeRequest, use)
 
     async def reserve(self, request: Request) -> JSONResponse:
-        """Hold so much to be used, where it may be used, before it is known how much it will be."""
+        """Hold an amount for use, if that is allowed, before the used amount is known."""
 
         async def hold(order: ReserveRequest, said: Caller) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org_id, said), said, order.for_ms, "held"), said)
@@ -491,7 +502,7 @@ class Guard:
     async def _on(
         self, work: Callable[[sa.Connection, E, Caller], Mapping[str, object]], order: E, said: Caller
     ) -> Mapping[str, object]:
-        """Of a use that was let through in the dark, that is written down first."""
+        """Change a use. If it was let through without the database, it is recorded first."""
         await self._dark.before(order.key)
         return await self._programs.threads.write(lambda c: work(c, order, self._programs.identify(said.key, c)))
 
@@ -504,7 +515,10 @@ class Guard:
         *,
         recalls: bool = True,
     ) -> JSONResponse:
-        """What is answered, and not refused, is counted, and how long it took. `recalls`: it finds the key again."""
+        """Answer a call.
+
+        An answer that is no refusal is counted, with its duration. `recalls`: it finds the key again.
+        """
         now = asyncio.get_running_loop().time
         began = now()
 
@@ -607,7 +621,7 @@ class Options:
         return router
 
     async def options(self, org_id: str, request: Request) -> JSONResponse:
-        """What an organisation can do where the guard blocks it: top up, sponsor, request an override, run locally."""
+        """Return an organisation's ways out of a block: top up, sponsor, request an override, run locally."""
         work = partial(_options, org_id=org_id, page=self._services.settings.my_page)
         return await self._programs.ask(request, SCOPE, OptionsQuery, work)
 
@@ -642,11 +656,11 @@ class Overrides:
         return router
 
     async def ask(self, request: Request) -> JSONResponse:
-        """Ask that an organisation may use more of a metric for a while: it counts once a person approves it."""
+        """Request more of a metric for an organisation, for a time: it counts once a person approves it."""
         return await self._programs.act(request, SCOPE, OverrideAsk, _ask_override)
 
     async def list(self, request: Request) -> JSONResponse:
-        """What was asked for or made for an organisation itself: what waits first, then what is in force."""
+        """Return the overrides of an organisation itself: those that wait first, then those in force."""
         return await self._programs.ask(request, SCOPE, OverridesQuery, _list_overrides)
 
 

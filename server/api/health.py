@@ -1,5 +1,8 @@
-"""Whether this process can be used. Guarantee: /healthz reads nothing outside the process; /readyz says no while the
-database cannot be reached, has another schema, or has its history in doubt (R1), also before that is written down."""
+"""The health of this process.
+
+Guarantee: /healthz reads nothing outside the process. /readyz is negative while the database cannot be reached, has
+another schema, or has its history in doubt (R1), also before that doubt is recorded.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ AT_ONCE: Final = 1
 
 
 class Readiness:
-    """Of one process. The caller while it is looked is answered by that look."""
+    """The readiness of one process. Callers during a look get the answer of that look."""
 
     def __init__(self, services: Services) -> None:
         self._restores = services.restores

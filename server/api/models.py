@@ -53,8 +53,10 @@ class _Body(BaseModel):
 
 
 class PreviewRequest(_Body):
-    """As `drawdown execution preview`. An estimate is in credits (`estimate`), or in base units by feature (`use`). An
-    order with `sandboxes` says who charges for them (`settled_by`)."""
+    """As `drawdown execution preview`. An estimate is in credits (`estimate`), or in base units by feature (`use`).
+
+    An order with `sandboxes` names what charges for them (`settled_by`).
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"org_id": "acme", "estimate": 6}]})
 
@@ -98,7 +100,7 @@ class DrawRequest(_Body):
 
 
 class ExtendRequest(_Body):
-    """As `drawdown execution extend`: what the run may cost in all, and how long its hold stands from now on."""
+    """As `drawdown execution extend`: the run's highest cost in all, and the time from now until its hold ends."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"to": 9, "for_ms": 7_200_000}]})
 
@@ -145,23 +147,23 @@ class RunsQuery(_Query):
 
 
 class MostQuery(_Query):
-    """How many rows at most."""
+    """The most rows of an answer."""
 
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 100
 
 
 class EntriesQuery(MostQuery):
-    """`after`: the key of the last entry of the page before; `next` of an answer says it."""
+    """`after`: the key of the last entry of the page before, from `next` of its answer."""
 
     after: After = ""
 
 
 class NoQuery(_Query):
-    """Nothing is asked beside the path."""
+    """No query beside the path."""
 
 
 class PreviewAnswer(BaseModel):
-    """Whether a run would be accepted now; if not, which step refuses it, and why."""
+    """The answer to a preview: is a run acceptable now; if not, the step that refuses it, and the reason."""
 
     allowed: bool
     step: str | None
@@ -216,9 +218,11 @@ class Run(BaseModel):
 
 
 class RunAnswer(Run):
-    """A run after it was accepted or extended, and its wallet; null where that is a sponsor's. `repeated`: nothing was
-    changed. Of a balance that a provider keeps: what it leaves by the read of `balance_read_ms`; null where it has no
-    end."""
+    """A run after it was accepted or extended, and its wallet; null for a sponsor's wallet.
+
+    `repeated`: nothing was changed. If a provider keeps the balance: the rest of it by the read of `balance_read_ms`;
+    null if it is unlimited.
+    """
 
     repeated: bool
     available: float | None
@@ -239,7 +243,7 @@ class ChargedAnswer(RunAnswer):
 
 
 class RunEntryAnswer(BaseModel):
-    """What a run drew at a time, of a feature's quantity where it was given so."""
+    """An amount that a run drew at a time, with a feature's quantity if it was given."""
 
     key: str
     at_ms: int
@@ -256,8 +260,10 @@ class ShownRunAnswer(Run):
 
 
 class RunsAnswer(BaseModel):
-    """`next`: what to give as `after` for the next page; null: this is the last. `is_cut`: many runs were looked
-    through, of which fewer than were asked for, or none, are so; the next page continues behind them."""
+    """`next`: the `after` of the next page; null: this is the last.
+
+    `is_cut`: many runs were read, and fewer than requested, or none, matched; the next page continues after them.
+    """
 
     runs: list[Run]
     next: str | None
@@ -265,8 +271,10 @@ class RunsAnswer(BaseModel):
 
 
 class LedgerEntryAnswer(BaseModel):
-    """An entry of a wallet: `moved` says by how much, up or down. `ts_ms`: the time that it counts for; `at_ms`:
-    when it was booked."""
+    """An entry of a wallet: `moved` is its change, up or down.
+
+    `ts_ms`: the time that it counts for; `at_ms`: the time of its booking.
+    """
 
     key: str
     kind: str
@@ -300,13 +308,13 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     actor: Name
-    """Who does this; kept for good."""
+    """The actor; kept for good."""
     reason: Why
     """Why; kept for good."""
 
 
 class ProviderRequest(_Strict):
-    """As `drawdown org assign`: who bills the organisation from a window boundary on."""
+    """As `drawdown org assign`: the organisation's biller from a window boundary on."""
 
     provider: Name
     customer_id: Name | None = None
@@ -321,13 +329,16 @@ class ProviderRequest(_Strict):
 
 
 class OverrideRequest(_Strict):
-    """As `drawdown org override`: the operator's word against the provider's. What is not named stays as it was."""
+    """As `drawdown org override`: the operator's override against the provider's verdict.
+
+    A field that is left out stays as it was.
+    """
 
     max_concurrent: Annotated[int, Field(ge=0, le=MAX_AT_ONCE)] | None = None
     never_halt: bool = False
     until_ms: EpochMs | None = None
     undo: bool = False
-    """End all that an override says."""
+    """End all settings of an override."""
 
 
 class DecideRequest(_Strict):
@@ -341,15 +352,18 @@ class ErrorBody(BaseModel):
 
 
 class Error(BaseModel):
-    """Every answer that is not the one asked for."""
+    """An answer that refuses a call, or reports a failure."""
 
     error: ErrorBody
 
 
 class GateAnswer(BaseModel):
-    """Whether a sandbox may be made or woken. `max_concurrent_sandboxes` null: no limit. `as_of`: the moment of the
-    provider's word that this rests on; null: it has not been asked yet, or was not read. `decision`, `rule` and
-    `options` are the guard's; `degraded`: decided without knowing the credit."""
+    """The gate's answer: may a sandbox be made or woken.
+
+    `max_concurrent_sandboxes` null: no limit. `as_of`: the moment of the provider's answer behind it; null: the
+    provider was not read yet, or could not be read. `decision`, `rule` and `options` are the guard's. `degraded`:
+    decided without knowing the credit.
+    """
 
     org_id: str
     allowed: bool
@@ -369,7 +383,7 @@ class WebhookAnswer(BaseModel):
 
 
 class AssignAnswer(BaseModel):
-    """What moved, or would, as `drawdown org assign --json` says it."""
+    """The moves, done or planned, as in `drawdown org assign --json`."""
 
     assigned: list[dict[str, object]]
     provider: str
@@ -377,7 +391,7 @@ class AssignAnswer(BaseModel):
 
 
 class OverrideAnswer(BaseModel):
-    """`was` and `now`: what the override said and says (`max_concurrent`, `halted`, `until_ms`; null: nothing)."""
+    """`was` and `now`: the override before and now (`max_concurrent`, `halted`, `until_ms`; null: not set)."""
 
     org_id: str
     cleared: bool

@@ -1,5 +1,8 @@
-"""The description of the routes, /openapi.json. Guarantee: its content comes from the routes themselves, and what it
-shows as an answer, where its model has no example of its own, is one that this server gave (`examples.json`)."""
+"""The description of the routes, /openapi.json.
+
+Guarantee: its content comes from the routes themselves. An example of an answer is the model's own, or one that this
+server gave (`examples.json`).
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ EXAMPLES: Final = Path(__file__).with_name("examples.json")
 """By operation, and by name of a parameter: those of one operation go together in one request (null: without it)."""
 REF: Final = "#/components/schemas/{model}"
 _ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
-"""As FastAPI says it of a model, which it would read again for each status of each route."""
+"""FastAPI's form of a model, which FastAPI would read again for each status of each route."""
 NO_BODIES: Final[Mapping[str, Mapping[str, object]]] = {}
 NO_OTHERS: Final[Mapping[int, type[BaseModel]]] = {}
 
@@ -143,8 +146,10 @@ def named_examples() -> Mapping[str, Any]:
 
 
 def _exemplify(paths: Mapping[str, Mapping[str, Any]], now_ms: int) -> None:
-    """Put an example to each answer, parameter and body that has none of its own. A moment that has to lie ahead is
-    said by how many days it does (`days_ahead`)."""
+    """Add an example to each answer, parameter and body that has none of its own.
+
+    A time that has to be in the future is given in days from now (`days_ahead`).
+    """
     there = json.loads(EXAMPLES.read_text(encoding="utf-8"))
     for name, days in there["days_ahead"].items():
         there["bodies"][name] |= {field: now_ms + many * DAY_MS for field, many in days.items()}
@@ -162,7 +167,10 @@ def _exemplify(paths: Mapping[str, Mapping[str, Any]], now_ms: int) -> None:
 
 
 def describe(app: FastAPI, clock: Clock) -> None:
-    """Have the application describe itself, at PATH. It is made and written out once: anybody may ask, and often."""
+    """Serve the application's description, at PATH.
+
+    It is made and written out once: any caller may read it, and often.
+    """
     made: dict[str, object] = {}
     written: list[bytes] = []
 

@@ -1,7 +1,7 @@
 """Calls that move credit, decided in transactions that they share: uses, the ends of uses, and acts on runs.
 
-Guarantee: each is answered as if it had come alone, after the commit, and finds its API key again in its transaction.
-What is decided alone is handed back to its route (NotTogether), and nothing of it is kept.
+Guarantee: each is answered as if it had come alone, after the commit, and finds its API key again in its transaction. A
+call that has to be decided alone is handed back to its route (NotTogether), and nothing of it is kept.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _decide_all(connection: sa.Connection, orders: Sequence[Order], now_ms: int)
 
 
 WAY: Final = Way[Order, Decided](lambda _order: None, _decide_all, None, lambda order: order.key.org_id is None)
-"""All of them share one lane: a transaction is decided while those who come next gather."""
+"""All of them share one lane: while a transaction is decided, the next calls gather."""
 
 
 class PaymentCalls:
@@ -54,9 +54,9 @@ class PaymentCalls:
         self._lane = programs.batch_requests(WAY)
 
     async def ask(self, key: ApiKey, call: Call, remember: Callable[[ApiKey], None]) -> Any:
-        """Have a call decided with others. `remember`: is told the key as it is now, where it continues.
+        """Decide a call with others. `remember`: gets the key as it is now, if it is still valid.
 
-        Errors: NotTogether where it is to be decided alone, by a key that is found again; ApiError 401, 429;
+        Errors: NotTogether if it has to be decided alone, by a key that is found again; ApiError 401, 429;
         DatabaseBusy.
         """
         found, answer = await self._lane.ask(Order(key, call))

@@ -58,14 +58,14 @@ AT_ONCE: Final = 4
 READS_AT_ONCE: Final = 2
 """Readings of keys, and of checks of the guard: they wait for no writer, and for no question that takes long."""
 WITHIN_S: Final = 20.0
-"""How long a program waits for the database. What it asked for may be done all the same, later."""
+"""Seconds that a program waits for the database. Its request may still be done later."""
 REQUESTS_PER_S: Final = 1_000
 """Requests with one API key, by one process, on average; twice as many at once."""
 STATUSES: Final[Mapping[str, int]] = {
     "no_credit": 402, "payer_limit": 402, "no_estimate": 422, "settled_by_missing": 422, "no_sandbox": 422,
     "metering_alone": 422, "foreign_org": 403,
 }  # fmt: skip
-"""Of what a rule refuses; all else is 409."""
+"""The HTTP statuses of refusals by a rule; all others are 409."""
 CODES: Final = tuple(CALLS)
 """Those that are counted by their names; any other is `other`."""
 NOT_FOUND: Final = ("unknown_metric", "unknown_org", "unknown_run", "unknown_settlement", "unknown_use")
@@ -127,7 +127,7 @@ class Programs:
         return RequestBatcher(self.reading if way.reads else self.threads, self._services.clock, way, self.names)
 
     def is_known(self, scope: Scope) -> bool:
-        """Whether a request has a key that was found a short while ago, and so waits for no stranger."""
+        """Return True if a request has a key that was found a short while ago, and so waits for no stranger."""
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         now_ms, text = self._services.clock.now_ms(), token.strip().decode("latin-1")
@@ -160,13 +160,18 @@ class Programs:
         find: Find | None = None,
         again: Again | None = None,
     ) -> JSONResponse:
-        """The same, where `do` sees to the transaction, which others may share. `find`: knows keys in its own way;
-        `again`: it may have known one that is over, so that `do` finds it again before it answers."""
+        """Do the same, but `do` makes the transaction, which others may share.
+
+        `find`: finds keys in its own way; `again`: it may have found one that has ended, so that `do` finds it again
+        before it answers.
+        """
         return await self._answered(self._ordered(request, scope, model, do, find, again))
 
     async def take(self, request: Request, scope: str, do: Callable[[ApiKey], Awaitable[T]]) -> T:
-        """Have `do` take a body that is no order, once the key is found and has the scope. It may be one that was found
-        a short while ago: `do` finds it again before it answers."""
+        """Let `do` take a body that is no order, once the key is found and has the scope.
+
+        The key may be one that was found a short time ago: `do` finds it again before it answers.
+        """
 
         async def answer() -> T:
             key = await self._proven(request, scope, self.recall_key)
@@ -300,7 +305,7 @@ class Programs:
         return JSONResponse(dict(await self.refused(work)))
 
     async def refused(self, work: Awaitable[T]) -> T:
-        """The work's answer, where it has one; a refusal is counted by its code."""
+        """Return the work's answer, if it has one; a refusal is counted by its code."""
         try:
             return await work
         except DrawdownError as error:
@@ -319,7 +324,7 @@ OPTION: Final = re.compile(r"(?<![\w-])--([a-z][a-z-]*)( [A-Z]+)?")
 
 @cache
 def _fields() -> Mapping[str, str]:
-    """What programs call an option, by its word; one that is not the same everywhere has its word."""
+    """Return the programs' names of options, by the option. If a name differs between commands, it is the option."""
     found: dict[str, str] = {}
     for one in DECLARED:
         for param in one.params:
@@ -329,8 +334,10 @@ def _fields() -> Mapping[str, str]:
 
 
 def for_programs(text: str) -> str:
-    """What an error tells a program to do: the operation where it names a command that has one, and the field where it
-    names an option. Any other command is for a person who operates the server."""
+    """Return an error's text for a program: it names the operation of a command, and the field of an option.
+
+    Any other command is for a person who operates the server.
+    """
 
     def operation_of(found: re.Match[str]) -> str:
         words = found[1].split()
@@ -351,7 +358,7 @@ def for_programs(text: str) -> str:
 
 
 def of_program(error: DrawdownError) -> ApiError:
-    """What an error of ours means to a program."""
+    """Return an error of ours as an answer to a program."""
     text = for_programs(str(error))
     match error:
         case Denied():
@@ -415,16 +422,16 @@ STRANGERS_AT_ONCE: Final = 1
 MOST_KNOWN: Final = 10_000
 """Keys that are known to have been found."""
 KNOWN_MS: Final = 60 * MINUTE_MS
-"""How long a key is known to have been found."""
+"""The time for which a key is known to have been found."""
 RECALLED_MS: Final = MINUTE_MS
-"""How long a key is not looked up before a call that finds it again in its own transaction."""
+"""The time for which a key is not looked up before a call that finds it again in its own transaction."""
 NAMES_PER_S: Final = 5
 """Searches for the nearest of a mistyped id, of all programs together; twice as many at once."""
 _ALL: Final = ""
 
 
 class KnownKeys:
-    """Keys that were found lately, by their hashes. Of one event loop."""
+    """Keys that were found lately, by their hashes. For one event loop."""
 
     def __init__(self) -> None:
         self._found: OrderedDict[str, tuple[int, ApiKey]] = OrderedDict()
@@ -441,7 +448,7 @@ class KnownKeys:
         return None if key.expires_ms is not None and now_ms >= key.expires_ms else key
 
     def note(self, proof: str, now_ms: int, found: ApiKey | None) -> None:
-        """None: it is no key, or over."""
+        """Remember a key; None: it is no key, or has ended."""
         if found is None:
             self._found.pop(proof, None)
             return
@@ -452,7 +459,7 @@ class KnownKeys:
 
 
 class NamesBudget:
-    """Whether a mistyped id may be searched for now. For any thread."""
+    """The budget of searches for mistyped ids. For any thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -481,7 +488,7 @@ FOREIGN_KEY: Final = "foreign_key"
 
 
 def require_maker(key: ApiKey, maker: str, what: str) -> None:
-    """Insist that a bound key began this. `maker`: the actor who did. Errors: ApiError 403."""
+    """Check that a bound key began this. `maker`: the actor who did. Errors: ApiError 403."""
     if key.org_id is not None and key.actor != maker:
         why = f"another key began {what}. Use that key, or one that is bound to no organisation"
         raise ApiError(403, FOREIGN_KEY, f"{key.name} cannot change it: {why}")

@@ -1,9 +1,11 @@
-"""What asks for the same row at once is decided in one transaction: a wallet that many draw on, or a counter that many
-use, is locked, and committed, once for all of them. What only asks is read at one moment for all who ask at once.
+"""Requests for the same row that come at once are decided in one transaction.
 
-Guarantee: each request gets the answer that it would have got alone, after the commit. What cannot be decided together
-is decided alone, and so is each that was refused. A lane waits for no other. A request that comes alone waits for none;
-where several came right before, one that writes waits for GATHER_S at most.
+A wallet or a counter that many requests use is locked, and committed, once for all of them. Requests that only read are
+read at one moment, all together.
+
+Guarantee: each request gets the answer that it would have got alone, after the commit. If requests cannot be decided
+together, each is decided alone, and so is each that was refused. A lane waits for no other. A request that comes alone
+waits for none. If several came right before, a request that writes waits for GATHER_S at most.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 GATHER_S: Final = 0.005
-"""How long a transaction that several would share waits for as many as shared the last one."""
+"""The time that a shared transaction waits for as many requests as shared the last one."""
 MOST_TOGETHER: Final = 256
 """Requests of one transaction."""
 STUCK_S: Final = 1.0
-"""A reading that takes longer keeps those who came after it no longer."""
+"""A reading that takes longer no longer keeps later calls."""
 MOST_WAITING: Final = 1_024
 """Requests that one lane holds. Later ones are refused, and have to be sent again."""
 
@@ -38,7 +40,7 @@ R = TypeVar("R")
 
 @dataclass
 class _Waiting(Generic[A, R]):
-    """What is asked for, and where its answer is waited for."""
+    """A request, and the future of its answer."""
 
     asked: A
     answer: asyncio.Future[R]
@@ -65,18 +67,20 @@ class _Lane(Generic[A, R]):
 
 @dataclass(frozen=True)
 class Way(Generic[A, R]):
-    """How requests are decided, at a moment of their transaction. `all_` answers each, or says why not in its answer's
-    place, and keeps nothing of that one; it raises Refused or UsageError where they are to be asked for alone. `alone`
-    decides one; None: what is to be decided alone is handed back to the caller, as NotTogether. `lane`: the row that
-    it asks for."""
+    """The way of deciding requests, at a moment of their transaction.
+
+    `all_` answers each. A refusal is in the place of its answer, and nothing of it is kept. It raises Refused or
+    UsageError if each has to be decided alone. `alone` decides one; None: a request that has to be decided alone is
+    handed back to the caller, as NotTogether. `lane`: the row that a request needs.
+    """
 
     lane: Callable[[A], object]
     all_: Callable[[sa.Connection, Sequence[A], int], Sequence[R | DrawdownError]]
     alone: Callable[[sa.Connection, A, int], R] | None
     tells_names: Callable[[A], bool]
-    """Whether the caller may learn names of any organisation."""
+    """Returns True if the caller may learn names of any organisation."""
     reads: bool = False
-    """Whether nothing is written."""
+    """True if nothing is written."""
 
 
 class RequestBatcher(Generic[A, R]):
@@ -92,7 +96,7 @@ class RequestBatcher(Generic[A, R]):
         self._lanes: dict[object, _Lane[A, R]] = {}
 
     async def ask(self, asked: A) -> R:
-        """As `Way.alone`, and with its errors. Errors: ApiError 429 where too many wait."""
+        """Decide a call with others, as `Way.alone` and with its errors. Errors: ApiError 429 if too many wait."""
         name = self._way.lane(asked)
         waiting = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())
         lane = self._lanes.get(name)
@@ -109,7 +113,7 @@ class RequestBatcher(Generic[A, R]):
         return await waiting.answer
 
     async def _go(self, name: object, lane: _Lane[A, R]) -> None:
-        """Until nobody waits any more."""
+        """Run the lane until no call waits any more."""
         try:
             while lane.waiting:
                 batch = [one for one in lane.waiting[:MOST_TOGETHER] if not one.answer.done()]
@@ -196,7 +200,7 @@ class RequestBatcher(Generic[A, R]):
 
 
 async def _gather(lane: _Lane[A, R]) -> None:
-    """Those who are answered may come again at once: they are waited for, as many as they were."""
+    """Wait for as many calls as were just answered: their callers may call again at once."""
     lane.enough.clear()
     if len(lane.waiting) < lane.last:
         with suppress(TimeoutError):

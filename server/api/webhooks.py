@@ -32,7 +32,7 @@ log = structlog.get_logger()
 MAX_BYTES: Final = 1_000_000
 """Body of a webhook."""
 END: Final = {"Connection": "close"}
-"""What was not read cannot be told from a next request."""
+"""An unread body cannot be distinguished from a next request."""
 ID_HEADERS: Final = ("svix-id", "webhook-id")
 _ID: Final = re.compile(r"[!-~]{1,200}")
 
@@ -123,8 +123,10 @@ async def _event_id(provider: Provider, headers: Mapping[str, str], body: bytes,
 
 
 async def _covers(provider: Provider, headers: Mapping[str, str], name: str, body: bytes, now_ms: int) -> bool:
-    """Whether the provider's signature covers a header: then it refuses the same delivery with another one. Anybody may
-    add a header to a delivery, and would make another event of it."""
+    """Return True if the provider's signature covers a header: then it refuses the same delivery with another value.
+
+    Anyone may add a header to a delivery, and would make another event of it.
+    """
     try:
         await provider.notices({**headers, name: f"{headers[name]}x"}, body, now_ms)
     except WebhookRefused:

@@ -1,8 +1,8 @@
-"""What an action is: declared once, in the list of its area.
+"""Actions of the console: each is declared once, in the list of its area.
 
-Guarantee: an action is a function of a room of `worker/`, which the command line calls, too. It says what it asks for,
-what it does, how things stand that it changes, and the command line that does the same: the form, the dry run and the
-deed are made of that alone.
+Guarantee: an action is a function of a room of `worker/`, which the command line calls, too. It declares its fields,
+its effect, the state that it changes, and the command line that does the same: the form, the dry run and the deed are
+made of that alone.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ MAX_EVIDENCE_CHARS: Final = 500
 
 @dataclass(frozen=True)
 class Field:
-    """A value that an action is asked for. `kind`: text (an id, or a word), credits, number, time, choice, or fixed:
-    what the page that led here chose, shown and not changed. `many`: one a line; `unless`: another field, beside which
-    it is not asked for."""
+    """A value of an action's form.
+
+    `kind`: text (an id, or a word), credits, number, time, choice, or fixed: chosen by the page before, shown and not
+    changed. `many`: one a line; `unless`: another field that replaces it.
+    """
 
     name: str
     label: str
@@ -69,19 +71,19 @@ class Doing:
     key: str = ""
     secret: str = field(default="", repr=False)
     url: str = ""
-    """Where the console is reached."""
+    """The console's address."""
     declared: Mapping[str, Capabilities] = field(default_factory=dict)
-    """What providers declare by this server's settings."""
+    """The providers' declarations by this server's settings."""
 
     def text(self, name: str) -> str:
-        """An id; '' where none is given. Errors: WrongField for what no id can be."""
+        """Return an id; '' if none is given. Errors: WrongField if no id can have this text."""
         found = self.values.get(name, "").strip()
         if found and not is_clean_id(found):
             raise WrongField(name, "1 to 200 characters, none of them control characters")
         return found
 
     def maybe(self, name: str) -> str | None:
-        """The same; None where none is given."""
+        """Return an id; None if none is given."""
         return self.text(name) or None
 
     def texts(self, name: str) -> list[str]:
@@ -92,7 +94,7 @@ class Doing:
         return list(dict.fromkeys(found))
 
     def credits(self, name: str) -> int | None:
-        """Micro-credits; None where nothing is given. Errors: WrongField for what is no amount of credits."""
+        """Return micro-credits; None if nothing is given. Errors: WrongField if it is no amount of credits."""
         text = self.values.get(name, "").strip()
         try:
             return parse_credits(text) if text else None
@@ -100,7 +102,7 @@ class Doing:
             raise WrongField(name, str(error)) from None
 
     def number(self, name: str) -> int | None:
-        """A whole number of 0 or more; None where nothing is given. Errors: WrongField."""
+        """Return a whole number of 0 or more; None if nothing is given. Errors: WrongField."""
         text = self.values.get(name, "").strip()
         if not text:
             return None
@@ -109,7 +111,7 @@ class Doing:
         return int(text)
 
     def time(self, name: str) -> int | None:
-        """Milliseconds; None where nothing is given. Errors: WrongField for what is no time."""
+        """Return milliseconds; None if nothing is given. Errors: WrongField if it is no time."""
         text = self.values.get(name, "").strip()
         try:
             return parse_time(text, "this", self.by.now_ms) if text else None
@@ -118,7 +120,7 @@ class Doing:
 
 
 def evidence_of(doing: Doing) -> str:
-    """What shows that something is so, of a form with a field of that name. Errors: WrongField."""
+    """Return the evidence from a form with a field of that name. Errors: WrongField."""
     text = doing.values.get("evidence", "").strip()
     if not text or len(text) > MAX_EVIDENCE_CHARS or clean(text) != text:
         said = f"what shows it: 1 to {MAX_EVIDENCE_CHARS} characters, none of them control characters"
@@ -166,7 +168,7 @@ class Action:
 
 
 def way_back(action: Action, doing: Doing) -> str:
-    """Where somebody goes who does not do it: the page of what it is about, or the overview where that is not said."""
+    """Return the page for a person who cancels the action: that of its object, or the overview if it has none."""
     first = action.fields[0].name if action.fields else ""
     if not doing.values.get(first, "").strip():
         return "/console/"

@@ -1,9 +1,9 @@
 """Actions: the form, its dry run, and the deed.
 
-Guarantee: the dry run is the deed itself, in a transaction that is undone: it changes nothing, and what it shows is
-what would be. The deed is done once for each form, in one transaction with its record, by somebody who may give so
-much, where the number was typed if it is large, and only where all that the dry run showed still stands. What fails
-keeps the form as it was filled in.
+Guarantee: the dry run is the deed itself, in a transaction that is undone: it changes nothing, and it shows the result
+that the deed would have. The deed is done once for each form, in one transaction with its record. Its person must be
+allowed to give so much, must have typed the number if it is large, and must have seen the present state in the dry run.
+If the deed fails, the form stays as it was filled in.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ WITHIN_S: Final = 10.0
 
 
 MOST_KEPT: Final = 4_000
-"""Characters of a form that is kept in an address while somebody signs in again."""
+"""Characters of a form that is kept in an address while a person signs in again."""
 
 
 ONCE: Final = "go back and send the form again: it is done once"
 
 IMPOSSIBLE: Final = (UsageError, UnknownId, Refused, HistoryDoubted, ClockDoubted)
-"""What keeps the form as it was filled in."""
+"""Errors after which the form stays as it was filled in."""
 
 
 def undone(engine: sa.Engine) -> Transact:
-    """Transactions of a dry run: whatever one is asked for, it is undone, and takes as long as a form may."""
+    """Return transactions for a dry run: each is undone, and has the time limit of a form."""
 
     def transact(work: Callable[[sa.Connection], T], /, *, rollback: bool = True) -> T:
         def bounded(connection: sa.Connection) -> T:
@@ -80,7 +80,7 @@ class SignedOutInside(Exception):
 
 
 class Desk(Protocol):
-    """What the console does for its forms: see there."""
+    """The functions of the console for its forms: see there."""
 
     url: str
 
@@ -111,7 +111,7 @@ class Acting:
         return found
 
     async def _form(self, action: Action, request: Request) -> Response:
-        """The form, with what its address says filled in."""
+        """Return the form, filled in from its address."""
 
         async def do() -> Response:
             given = said_by(request)
@@ -219,7 +219,7 @@ class Acting:
         return self._console.render("act_done.html", {**shown, "action": action, "person": person})
 
     async def _acted(self, request: Request) -> Response:
-        """What a form did."""
+        """Show the effect of a form."""
 
         async def do() -> Response:
             key = said_by(request).get("key", "")
@@ -243,7 +243,7 @@ class Acting:
     async def _answered(
         self, request: Request, action: Action | None, form: Mapping[str, str], do: Callable[[], Awaitable[Response]]
     ) -> Response:
-        """The answer; where nobody is signed in any more, the way in, which leads back to the form as it was."""
+        """Return the answer; for a person no longer signed in, the sign-in page, which leads back to the same form."""
 
         async def inside() -> Response:
             try:
@@ -261,7 +261,7 @@ class Acting:
         return await self._console.answered(request, inside)
 
     def _person(self, connection: sa.Connection, action: Action, request: Request) -> Person:
-        """Who asks. Errors: SignedOutInside; ApiError 403 for a role that may not."""
+        """Return the person. Errors: SignedOutInside; ApiError 403 for a role that may not."""
         known = session_auth.who(connection, self._settings, request, self._console.now_ms())
         if known is None:
             raise SignedOutInside
@@ -292,7 +292,7 @@ def _fields(action: Action) -> tuple[declared.Field, ...]:
 
 
 def _values(action: Action | None, form: Mapping[str, str]) -> dict[str, str]:
-    """What is the action's own in a form."""
+    """Return the values of the action's own fields in a form."""
     return {field.name: form.get(field.name, "") for field in _fields(action)} if action else {}
 
 
@@ -311,7 +311,7 @@ TYPED_ROWS: Final = 100
 TYPED_MICRO: Final = 1_000 * MICRO
 """Above so many rows, or so much credit, their number is typed before it is done."""
 SEEN: Final = re.compile(r"[0-9a-f]{64}")
-"""What a dry run showed, as its form carries it."""
+"""The hash of a dry run's result, as its form carries it."""
 CHANGED: Final = "this changed since you looked: see how it stands now, and decide again"
 
 
@@ -325,7 +325,7 @@ class LookAgain(Refused):
 
 @dataclass(frozen=True)
 class Tried:
-    """A dry run: how things stand, and would stand; what would be said; how much it is; the hash of what was seen."""
+    """A dry run: the state before and after, the messages, the size, and the hash of what was shown."""
 
     person: Person
     facts: Sequence[tuple[str, str, str]]
@@ -358,7 +358,7 @@ def rehearse(connection: sa.Connection, action: Action, doing: Doing) -> Tried:
 def carry_out(connection: sa.Connection, action: Action, doing: Doing, form: Mapping[str, str]) -> ActionResult:
     """Do it, unless this very form was carried out before: then what that said, and no secret again.
 
-    Errors: those of `perform`; Refused for a form that counts no longer.
+    Errors: those of `perform`; Refused for a form that no longer counts.
     """
     key = form.get("key", "")
     before = console_acts.claim(connection, key, doing.person, action.name, doing.by.now_ms)
@@ -386,7 +386,7 @@ def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mappi
 
 
 def _look_again(connection: sa.Connection, action: Action, doing: Doing, seen: str) -> Size:
-    """Errors: LookAgain where it is not as the dry run showed it; ApiError 403."""
+    """Compare the state with that of the dry run. Errors: LookAgain if it differs; ApiError 403."""
     size = _allowed(connection, action, doing)
     if seen != _hash_preview(action.look(connection, doing), size, doing):
         raise LookAgain(409, CHANGED)
@@ -394,7 +394,7 @@ def _look_again(connection: sa.Connection, action: Action, doing: Doing, seen: s
 
 
 def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
-    """How much it is. Errors: ApiError 403 for more credit than somebody may give at once."""
+    """Return the size of an action. Errors: ApiError 403 for more credit than the person may give at once."""
     size = action.size(connection, doing)
     person = doing.person
     most = None if person.role == "admin" else person.grant_limit_micro or 0
@@ -408,7 +408,7 @@ def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
 
 
 def to_type(size: Size) -> Decimal | None:
-    """The number that is typed before so much is done; None where it is little."""
+    """Return the number that the person types before a large action; None if it is small."""
     if size.rows > TYPED_ROWS:
         return Decimal(size.rows)
     largest = max(size.micro, size.taken_micro)

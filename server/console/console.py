@@ -1,9 +1,9 @@
 """The console: pages, their files, signing in and out.
 
-Guarantee: a page reads in one read-only transaction of its own pool, at most WITHIN_S, so that nobody who looks keeps
-the gate or a tick waiting. Who asks is proven in that same transaction. Whatever fails is told on a page, in words:
-which part could not be read, since when, and what still holds.
-A filter that makes no sense keeps its page, as it was filled in, with what is wrong and no row.
+Guarantee: a page reads in one read-only transaction of its own pool, at most WITHIN_S, so that no reader keeps the gate
+or a tick waiting. The person is proven in that same transaction. Every failure is shown on a page, in words: the part
+that could not be read, since when, and the facts that still hold. If a filter is impossible, its page stays as it was
+filled in, with the fault and no row.
 """
 
 from __future__ import annotations
@@ -65,13 +65,15 @@ T = TypeVar("T")
 
 
 class SignedOut(Exception):
-    """Nobody is signed in."""
+    """The person is not signed in."""
 
 
 @dataclass(frozen=True)
 class Looked:
-    """A page that was read: who asked, and the answer. It is put together where it was read: the gate's requests pass
-    through the loop meanwhile."""
+    """A page that was read: the person, and the answer.
+
+    It is rendered in the thread that read it: meanwhile the loop answers the gate's requests.
+    """
 
     known: SignedIn
     answer: HTMLResponse
@@ -123,14 +125,14 @@ class Console:
         return await self._threads.run(lambda engine: look(engine, work, WITHIN_S))
 
     def render(self, template: str, shown: Mapping[str, object], status: int = 200) -> HTMLResponse:
-        """A page as it is sent. What each needs and is not given is taken as not there."""
+        """Render a page. A value that is missing counts as empty."""
         base: dict[str, object] = {"person": None, "page": None, "demo": False, "live": False, "now_ms": self.now_ms()}
         base["oidc"] = oidc.label_of(self.services.settings.oidc)
         text = self._templates.get_template(template).render({**base, **shown})
         return HTMLResponse(text, status, headers={"content-security-policy": POLICY})
 
     def context(self) -> Context:
-        """What a dry run of a step is given: the providers there are, none of which it asks."""
+        """Return the context of a step's dry run: the providers, of which it calls none."""
         providers, broken = self.services.providers, self.services.broken
         dormant = {name: one.dormant for name, one in providers.items() if one.dormant is not None}
         return Context(
@@ -146,12 +148,12 @@ class Console:
         do: Callable[[], Awaitable[Response]],
         failed: Callable[[int, str], Response] | None = None,
     ) -> Response:
-        """The answer; where something fails, the page that says so."""
+        """Return the answer; if the work fails, the error page."""
         failed = failed or self.failed
         try:
             return await do()
         except SignedOut:
-            if "hx-request" in request.headers:  # a part of an open page, whose figures stay
+            if "hx-request" in request.headers:  # a part of an open page: its figures stay
                 return failed(401, "nobody is signed in any more: load the page again")
             return RedirectResponse(f"/console/sign-in?{urlencode({'next': _place(request)})}", 303)
         except ApiError as error:
@@ -179,8 +181,11 @@ class Console:
         person: Person | None = None,
         page: Page | None = None,
     ) -> HTMLResponse:
-        """The error state: no figure at all is better than a wrong one. `part`: what could not be read, `since_ms`: as
-        of when, where it is known; `person` and `page`: who asked for what, for the menu around it."""
+        """Return the error state: no figure at all is better than a wrong one.
+
+        `part`: the part that could not be read, `since_ms`: since when, if that is known; `person` and `page`: for the
+        menu around it.
+        """
         shown: dict[str, object] = {"status": status, "why": why, "part": part, "since_ms": since_ms}
         if person is not None:
             shown |= {"person": person, "demo": person.in_demo, "page": page, "back": None, "under": ""}
@@ -195,7 +200,7 @@ class Console:
         )
 
     def _unread(self, page: Page, seen: list[Person], status: int, why: str) -> HTMLResponse:
-        """`seen`: who asks, where that could be read."""
+        """Return the error page of an unread page. `seen`: the person, if that could be read."""
         person = seen[-1] if seen else None
         if status < 500:
             return self.failed(status, why, person=person, page=page)
@@ -203,7 +208,7 @@ class Console:
         return self.failed(status, why, page.title, since_ms, person, page)
 
     async def _nowhere(self, request: Request) -> Response:
-        """An address below ours that leads nowhere: a page says so, as people read it."""
+        """Answer an unknown address with a page for people."""
 
         async def do() -> Response:
             known = await self.look(lambda c: session_auth.who(c, self.services.settings, request, self.now_ms()))
@@ -245,7 +250,7 @@ class Console:
         return await self.answered(request, lambda: self._handed_out(page, form, request))
 
     async def _handed_out(self, page: Page, form: Form, request: Request) -> Response:
-        """Its lines as they are read, row by row; who took how many is on record."""
+        """Send a page's lines as they are read, row by row, and record the person and the number of lines."""
         assert page.lines is not None
         now_ms, query, lines = self.now_ms(), said_by(request), page.lines
         known = await self.look(lambda c: self._require_person(c, request, page, now_ms))
@@ -299,7 +304,7 @@ class Console:
 
 
 def _place(request: Request) -> str:
-    """Where somebody wanted to go, to go on there."""
+    """Return the requested address, to continue there."""
     return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
 
 
@@ -309,9 +314,10 @@ WHOSE: Final = ("id", "key", "tab")
 
 @contextmanager
 def in_words(ask: Ask) -> Iterator[None]:
-    """A thing that is asked for may not be there (UnknownId, 404); a filter that names none makes no sense.
+    """Turn errors into words: an object may not exist (UnknownId, 404), and a filter may name none.
 
-    Errors: UsageError."""
+    Errors: UsageError.
+    """
     try:
         yield
     except UnknownId as error:
@@ -321,7 +327,7 @@ def in_words(ask: Ask) -> Iterator[None]:
 
 
 def read_page(connection: sa.Connection, page: Page, ask: Ask) -> tuple[Mapping[str, object], int]:
-    """What a page shows, and its status: 400 where its filter makes no sense. Errors: those of what it reads."""
+    """Return the content of a page, and its status: 400 if its filter is impossible. Errors: those of its reads."""
     try:
         with in_words(ask):
             return page.read(connection, ask), 200
@@ -330,9 +336,9 @@ def read_page(connection: sa.Connection, page: Page, ask: Ask) -> tuple[Mapping[
 
 
 def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageError) -> Mapping[str, object]:
-    """What the page shows of a filter that it refused with `error`.
+    """Return the content of a page that refused its filter with `error`.
 
-    Errors: `error`, where it is about one thing that is not there, or nothing that the page filters by.
+    Errors: `error`, if it is about one missing thing, or about nothing that the page filters by.
     """
     whose = {name: value for name, value in ask.query.items() if name in WHOSE}
     if (isinstance(error, UnknownId) and ask.names_one) or whose == ask.query:
@@ -362,7 +368,7 @@ def _place_error(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[
 
 
 def _names(error: str, value: str) -> bool:
-    """Whether it is this id that is not there, as `ids.unknown` says it."""
+    """Return True if the error is about this id, as `ids.unknown` words it."""
     return f" {value}" in error.partition(";")[0]
 
 

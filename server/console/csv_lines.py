@@ -15,11 +15,11 @@ from drawdown.schema.text import no_formula
 
 Form = Literal["csv", "jsonl"]
 FORMS: Final[tuple[Form, ...]] = ("csv", "jsonl")
-"""What a file may be, by how its path ends."""
+"""The forms of a file, by the end of its path."""
 
 
 PLAIN: Final = re.compile("[0-9A-Za-z][ ,-:@-Z_a-z]*").fullmatch
-"""Of a text that is a cell as it stands: no formula, and nothing to escape. Most are so, and a file has many."""
+"""Matches a text that is a cell as it is: no formula, and nothing to escape. Most are so, and a file has many."""
 
 
 class Line(str):
@@ -30,7 +30,10 @@ class Line(str):
 
 
 def csv_line(texts: Sequence[str | None], numbers: Sequence[int | str | None] = ()) -> Line:
-    """One line: texts that anybody may have written, then numbers of ours. The first line of a file has its names."""
+    """Return one line: texts that any person may have written, then our numbers.
+
+    The first line of a file has its names.
+    """
     cells = [f'"{text if PLAIN(text) else _escaped(text)}"' if text else '""' for text in texts]
     line = Line(",".join([*cells, *["" if number is None else str(number) for number in numbers]]) + "\n")
     line.cells = (*texts, *numbers)
@@ -42,7 +45,7 @@ def _escaped(text: str) -> str:
 
 
 def as_json(lines: Iterator[str]) -> Iterator[str]:
-    """The same lines as JSON, an object each; what is no line of `csv_line` is JSON already."""
+    """Return the lines as JSON, an object each; a line that `csv_line` did not make is JSON already."""
     names: tuple[str | int | None, ...] = ()
     for line in lines:
         if not isinstance(line, Line):

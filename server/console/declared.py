@@ -1,6 +1,6 @@
-"""The forms of what is declared: one of each action (`schema.declare`).
+"""The forms of declared actions: one for each (`schema.declare`).
 
-Guarantee: a form asks for what the action takes, and the command beside it does the same.
+Guarantee: a form has the parameters of its action, and the command beside it does the same.
 """
 
 from __future__ import annotations

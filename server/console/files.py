@@ -1,9 +1,9 @@
 """Files that pages hand out, row by row.
 
-Guarantee: however many rows, little of them is held: they are sent in pieces of PIECE_BYTES, read at one moment, and a
-browser that does not read on holds up its own file alone, and that for TAKEN_WITHIN_S; one that reads slowly has
-WHOLE_WITHIN_S. At most MOST_FILES are under way, and of one customer's own people one. Who took how many rows is on
-record once the last one is read.
+Guarantee: however many rows, few of them are in memory: they are sent in pieces of PIECE_BYTES, and read at one moment.
+A browser that stops reading delays only its own file, for TAKEN_WITHIN_S. A browser that reads slowly has
+WHOLE_WITHIN_S. At most MOST_FILES are under way, and one for each customer's own people. The person and the number of
+rows are on record once the last row is read.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ MOST_PIECES: Final = 4
 """Read, and not yet sent."""
 
 GONE_EVERY_S: Final = 1.0
-"""How soon a thread notices that nobody wants its file any more."""
+"""Seconds after which a thread notices that its file is no longer wanted."""
 TAKEN_WITHIN_S: Final = 30.0
-"""How long a file's reader may take no piece: then the file is given up, and its place is free."""
+"""Seconds in which a file's reader may take no piece: then the file is given up, and its place is free."""
 
 WHOLE_WITHIN_S: Final = 300.0
 """A whole file, however slowly it is read: two slow readers would keep all others from theirs. A fast reader takes
@@ -131,7 +131,7 @@ class Stream:
             self._loop.call_soon_threadsafe(self._ended)
 
     async def first(self) -> bytes:
-        """The first piece: what fails before it is told on a page."""
+        """Return the first piece: an error before it gives an error page."""
         piece = await self._pieces.get()
         if isinstance(piece, Exception):
             raise piece

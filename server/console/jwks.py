@@ -1,9 +1,8 @@
-"""What another service answers, as a JSON object, and the public keys that it signs with.
+"""Answers of another service as JSON objects, and the public keys that it signs with.
 
-Guarantee: nothing is asked but over https, or of this machine itself; no redirect is followed; an answer that takes
-longer than WITHIN_S, or has more than MOST_BYTES, is none. At most MOST_AT_ONCE are waited for. What was read of an
-address is kept for KEPT_MS; a key that is not among those kept has them read again, at most every AGAIN_MS. Whatever
-goes wrong is a `Trouble`, in words.
+Guarantee: calls go only over https, or to this machine itself. No redirect is followed. An answer that takes longer
+than WITHIN_S, or has more than MOST_BYTES, is none. At most MOST_AT_ONCE callers wait. An answer is kept for KEPT_MS.
+An unknown key causes a new read, at most every AGAIN_MS. Every fault is a `Trouble`, in words.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ TOO_MANY: Final = "too many people sign in at this moment: try again"
 MOST_KEYS: Final = 50
 """Public keys of one address: the others are ignored."""
 KEPT_MS: Final = 10 * MINUTE_MS
-"""How long an answer of a sign-in service is cached."""
+"""The time for which an answer of a sign-in service is cached."""
 AGAIN_MS: Final = 30 * SECOND_MS
-"""How often the public keys are read again for an unknown key."""
+"""The shortest time between two reads of the public keys for an unknown key."""
 MOST_KEPT: Final = 8
-"""Addresses; they are settings, or stand in an answer of one."""
+"""Addresses; they come from settings, or from an answer of one."""
 
 
 class Trouble(Exception):
@@ -43,7 +42,7 @@ class Trouble(Exception):
 
 
 def is_safe(url: str) -> bool:
-    """Whether nobody between can read or change what is asked there."""
+    """Return True if no host in between can read or change a call to this URL."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -125,7 +124,7 @@ class DocumentCache:
         return said
 
     async def keys(self, url: str, kid: str | None, what: str) -> list[Key]:
-        """The public keys of an address, of this id where one is given. Errors: Trouble."""
+        """Return the public keys of an address, with this id if one is given. Errors: Trouble."""
         for at_most_ms in (KEPT_MS, AGAIN_MS):
             said = await self.get_cached(url, what, at_most_ms=at_most_ms)
             listed = said.get("keys")

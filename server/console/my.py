@@ -74,12 +74,13 @@ HOME: Final = "/my/usage"
 OVER: Final = "nobody is in here, or not any more: open this page from your product again"
 ANOTHER: Final = "this browser is in for {} by now, and the page was another organisation's: open that one anew"
 AT_ONCE: Final = 4
-"""Reads and writes for these people: threads of their own, so that however many ask, the console answers, and the other
-way round. Their files are half of them at most, as at the console."""
+"""Reads and writes at once for these people, in threads of their own: they never delay the console, nor it them.
+Their files are half of them at most, as at the console.
+"""
 WITHIN_S: Final = 5.0
 """The longest that one page may read."""
 MOST_CARD_PAGES: Final = 4
-"""Asked for at payment services at once."""
+"""Requests for pages of payment services at once."""
 CARD_WITHIN_S: Final = 15.0
 """Wait for the address of a page to add a card."""
 
@@ -98,7 +99,7 @@ def require_sane(settings: MySettings) -> None:
 
 
 class Face(Protocol):
-    """What the console does for this face: see there."""
+    """The functions of the console for this face: see there."""
 
     url: str
 
@@ -113,11 +114,11 @@ class Face(Protocol):
 
 
 class Nobody(Exception):
-    """Nobody is in."""
+    """No person is signed in."""
 
 
 class Another(Refused):
-    """A page of one organisation asks, and its browser is in for another one."""
+    """The page of one organisation, but the browser is signed in for another one."""
 
     code = "another_organisation"
 
@@ -168,7 +169,7 @@ class My:
         return await self._console.answered(request, respond, self._failed)
 
     def _failed(self, status: int, why: str, kept: Mapping[str, str] | None = None) -> Response:
-        """The error state. `kept`: what somebody had written, who may not send it any more."""
+        """Return the error state. `kept`: the text that a person wrote, and may no longer send."""
         return self._render("my_closed.html", {"status": status, "why": why, "kept": kept or {}}, status)
 
     def _render(self, template: str, shown: Mapping[str, object], status: int = 200) -> Response:
@@ -190,7 +191,7 @@ class My:
         return await self._answered(request, entered)
 
     async def look_in(self, request: Request, org_id: str, person: Person) -> Response:
-        """Somebody of the console's sees what an organisation's own people see, and is on record by their own name."""
+        """Show a person of the console the view of an organisation's own people; the person's own name is on record."""
         link = Link(secrets.token_urlsafe(32), my_sessions.visitor(org_id, person.actor))
         return await self._answered(request, lambda: self._begin(request, link))
 
@@ -224,7 +225,7 @@ class My:
         return found
 
     def _ask(self, connection: sa.Connection, request: Request, now_ms: int) -> Ask:
-        """Of this organisation, whatever the address says."""
+        """Return the request for this visitor's organisation, whichever the address names."""
         said = said_by(request)
         visitor = self._visitor(connection, request, said, now_ms)
         return Ask(visitor, now_ms, {**said, "id": visitor.org_id})
@@ -271,7 +272,7 @@ class My:
         return await self._answered(request, respond, kept)
 
     async def _override(self, request: Request, form: Mapping[str, str]) -> Response:
-        """Ask for an override: nothing counts before a person approves it."""
+        """Request an override: it counts once a person approves it."""
         now_ms = self._console.now_ms()
         metric = form.get("metric", "")
 
@@ -285,7 +286,7 @@ class My:
         return RedirectResponse(f"/my/blocked?{urlencode({'metric': metric, 'asked': number})}#asked", 303)
 
     async def _card(self, request: Request, form: Mapping[str, str]) -> Response:
-        """Where the first card for automatic top-ups is put in, or another one: a page of the payment service's."""
+        """Send the person to a page of the payment service, for the first card of automatic top-ups, or another one."""
         now_ms = self._console.now_ms()
 
         def work(connection: sa.Connection) -> tuple[Visitor, Card | None]:
@@ -334,7 +335,7 @@ class Links:
         self._elsewhere = elsewhere
 
     async def read(self, token: str, audience: str, now_ms: int) -> Link:
-        """Errors: Unproven; Trouble where the keys cannot be read."""
+        """Read a link. Errors: Unproven; Trouble if the keys cannot be read."""
         claims = await self._claims_of(token)
         jwts.require(claims, now_ms, aud=audience)
         if claims["exp"] * 1000 > now_ms + LINK_MS + jwts.SLACK_S * 1000:
@@ -366,7 +367,7 @@ def _id(claims: Mapping[str, Any], name: str) -> str:
 
 COLUMNS: Final = ("used_at", "booked_at", "kind", "event", "quantity", "amount", "balance")
 DAY_CHOICES: Final = (7, 30, 89)
-"""For how long an override is asked for: until a midnight, 90 days from now at the latest."""
+"""Choices of days for a requested override: until a midnight, 90 days from now at the latest."""
 
 
 def usage(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -431,7 +432,7 @@ def _balance(account: own_wallet.Standing) -> Tile:
 
 
 def _features(connection: sa.Connection, org_id: str, now_ms: int) -> list[tuple[str, int, str]]:
-    """What was sampled or sent in the last days: feature, base units and their name, the most first."""
+    """Return the samples and events of the last days: feature, base units and their name, the most first."""
     try:
         rows = read_usage(connection, org_id, *last_days(now_ms, full.SPLIT_DAYS), "feature").rows
     except UnknownId:  # a wallet alone
@@ -467,17 +468,17 @@ def blocked(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def until(now_ms: int, days: int) -> int:
-    """A midnight, so that the same form sent twice asks for the same."""
+    """Return a midnight, so that the same form sent twice requests the same."""
     return now_ms - now_ms % DAY_MS + days * DAY_MS
 
 
 MAX_REASON_CHARS: Final = 500
-"""What an override is asked for, on a form of `/my`."""
+"""Characters of the reason of an override, on a form of `/my`."""
 _DIGITS: Final = 15
 
 
 def terms_of(form: Mapping[str, str], org_id: str, now_ms: int) -> Terms:
-    """For this organisation, whatever the form says. Errors: UsageError."""
+    """Return the terms for this organisation, whichever the form names. Errors: UsageError."""
     metric = form.get("metric", "")
     if not is_clean_id(metric):
         raise UsageError("metric: this is no id: 1 to 200 characters, none of them control characters")

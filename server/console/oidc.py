@@ -53,7 +53,7 @@ MAX_NEXT_CHARS: Final = 1_000
 MAX_CODE_CHARS: Final = 4_000
 """The code with which a person returns from a sign-in at another service."""
 _CODE: Final = re.compile(r"[a-z_]{1,50}")
-"""What an issuer says that went wrong: a code, and never its words, which may hold whatever it was sent."""
+"""An issuer's error as a code. Its words are never used: they may hold anything that it was sent."""
 SCOPES: Final = "openid profile email"
 
 
@@ -69,7 +69,7 @@ def require_sane(settings: OidcSettings) -> None:
 
 
 def label_of(settings: OidcSettings) -> str:
-    """What the button calls the issuer; empty: there is no button."""
+    """Return the button's name of the issuer; empty: there is no button."""
     return settings.issuer and (settings.label or urlsplit(settings.issuer).hostname or "")
 
 
@@ -102,7 +102,7 @@ class Trip:
 
 
 def trip_of(secret: str, state: str) -> Trip | None:
-    """The way that a state is of; None where it is not of this secret."""
+    """Return the trip of a state; None if another secret signed it."""
     began, _, _ = state.partition(".")
     if not (began.isascii() and began.isdecimal() and len(began) <= 15 and secret):
         return None
@@ -111,7 +111,7 @@ def trip_of(secret: str, state: str) -> Trip | None:
 
 
 class Oidc:
-    """The two routes. `desk` shows pages, and says where a person continues."""
+    """The two routes. `desk` shows pages, and has the address where a person continues."""
 
     def __init__(self, desk: Desk, threads: Threads, services: Services, elsewhere: DocumentCache) -> None:
         self._desk = desk
@@ -159,7 +159,7 @@ class Oidc:
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(asked)}"
 
     async def _provider(self) -> Mapping[str, Any]:
-        """What the issuer says of itself. Errors: Trouble."""
+        """Return the issuer's description of itself. Errors: Trouble."""
         issuer = self._settings.issuer
         said = await self._elsewhere.get_cached(f"{issuer.rstrip('/')}/.well-known/openid-configuration", issuer)
         if said.get("issuer") != issuer:
@@ -252,7 +252,7 @@ class Oidc:
         return claims
 
     async def _more(self, claims: Mapping[str, Any], url: str, access: object) -> Mapping[str, Any]:
-        """The same, with what the issuer says where it is asked for more: of the same one. Errors: Trouble."""
+        """Return the claims with those of the issuer's second answer, about the same person. Errors: Trouble."""
         if not isinstance(access, str) or not access.isascii() or not access.isprintable():
             return claims
         headers = {"authorization": f"Bearer {access}", "accept": "application/json"}
@@ -264,7 +264,7 @@ class Oidc:
         return {**said, **kept}
 
     def _name_of(self, claims: Mapping[str, Any]) -> str:
-        """Who it is here. Errors: Unproven."""
+        """Return the person's name here. Errors: Unproven."""
         claim, issuer = self._settings.claim, self._settings.issuer
         name = claims.get(claim)
         if not isinstance(name, str) or not (name.isascii() and NAME.fullmatch(name.lower())):

@@ -1,6 +1,6 @@
-"""What a page is: declared once, in the list of its area.
+"""Pages of the console: each is declared once, in the list of its area.
 
-Guarantee: a page says all that the router, the menu and the tests need to know of it.
+Guarantee: a page declares all that the router, the menu and the tests need to know of it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ does; error: what could not be read, and what still holds; demo: a bar over it."
 
 @dataclass(frozen=True)
 class Page:
-    """A page: its path, its name, what it reads for its template, and who may see it. `menu`: whether it stands in the
-    menu; `lines`: what it hands out as a file, at its path with .csv or .jsonl behind; `example`: what stands behind
-    its path where it needs that; `also`: what else may stand there and shows another page; `tabs`: its tabs, the first
-    one first. A page of `list.html` reads what `frame.parts.Shown` holds."""
+    """A page: its path, its name, its read for the template, and its role.
+
+    `menu`: it is in the menu; `lines`: the lines of its file, at its path with .csv or .jsonl; `example`: the rest of
+    its path, if it needs one; `also`: other rests that show another page; `tabs`: its tabs, the first one first. A page
+    of `list.html` reads the fields of `frame.parts.Shown`.
+    """
 
     path: str
     title: str

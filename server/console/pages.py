@@ -39,4 +39,4 @@ IN_CREDITS: Final = {*(page.path for page in money.PAGES), "/console/runs", "/co
 A vendor bills in its own currency. A provider's quantity of a feature is compared in its base units.
 """
 ACTIONS: Final[tuple[Action, ...]] = (*money.ACTIONS, *oncall.ACTIONS, *rules.ACTIONS)
-"""What may be done, each at `/console/act/` and its name."""
+"""The actions, each at `/console/act/` and its name."""

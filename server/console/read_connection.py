@@ -1,7 +1,6 @@
-"""Reads for people who look: read-only, for so long and no longer.
+"""Reads for people: read-only, and with a time limit.
 
-Guarantee: whatever a page asks, it changes nothing, and gives its connection back in time: a slow one is ended by the
-database itself.
+Guarantee: no page changes anything, and each gives its connection back in time: the database itself ends a slow read.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def look(engine: sa.Engine, work: Callable[[sa.Connection], T], within_s: float)
 
 @contextmanager
 def in_words(within_s: float) -> Iterator[None]:
-    """Errors: TooSlow for what the database ended, as `limited` asks it to."""
+    """Turn errors into words. Errors: TooSlow for a read that the database ended, by `limited`."""
     try:
         yield
     except (DBAPIError, DrawdownError) as error:

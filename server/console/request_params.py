@@ -25,13 +25,14 @@ MAX_NAME_CHARS: Final = 40
 MOST_PARAMETERS: Final = 20
 """Parameters of one address of the console."""
 MAX_TEXT_CHARS: Final = 12 * 1024
-"""A text in an address of the console: a link's token stands in an address, and a form that somebody was signed out
-of."""
+"""Characters of a text in an address of the console: a link's token, or the form of a person who was signed out."""
 
 
 def said_by(request: Request) -> dict[str, str]:
-    """What stands in an address. Errors: UsageError for a name that stands there twice, for too many, and for what no
-    database holds as a text."""
+    """Return the parameters of an address.
+
+    Errors: UsageError for a repeated name, for too many, and for a text that no database can hold.
+    """
     pairs = request.query_params.multi_items()
     found = dict(pairs)
     if len(pairs) > MOST_PARAMETERS or len(found) != len(pairs):
@@ -45,8 +46,10 @@ def said_by(request: Request) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Ask:
-    """One look at a page. `query` is what stands in the address, each name once; `form` is that of the file that is
-    asked for."""
+    """One read of a page.
+
+    `query`: the parameters of the address, each name once; `form`: that of the requested file.
+    """
 
     person: Person
     now_ms: int
@@ -55,19 +58,21 @@ class Ask:
 
     @property
     def names_one(self) -> bool:
-        """Whether it is asked for one thing, by its id or key; else what an id in the address does is to narrow."""
+        """Return True if it is for one thing, by its id or key; otherwise an id in the address narrows a list."""
         return bool(self.query.get("id") or self.query.get("key"))
 
     def text(self, name: str) -> str:
-        """An id or a part of one; '' where none is given. Errors: UsageError for what no id can be."""
+        """Return an id or a part of one; '' if none is given. Errors: UsageError if no id can have this text."""
         found = self.query.get(name, "")
         if found and not is_clean_id(found):
             raise UsageError(f"{name}: this is no id: 1 to 200 characters, none of them control characters")
         return found
 
     def key(self, name: str) -> str:
-        """A key that is made of several ids (an entry's, a top-up's); '' where none is given. Errors: UsageError for
-        what no key can be."""
+        """Return a key that is made of several ids (an entry's, a top-up's); '' if none is given.
+
+        Errors: UsageError if no key can have this text.
+        """
         found = self.query.get(name, "")
         if found and not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
             raise UsageError(
@@ -76,29 +81,33 @@ class Ask:
         return found
 
     def place_text(self, name: str) -> str:
-        """What another page of the list ended with, as it stands in the database, where others than us write it.
-        Errors: UsageError for what is too long for one."""
+        """Return the end of the page before, as it is in the database, if other programs write it.
+
+        Errors: UsageError if it is too long.
+        """
         found = self.query.get(name, "")
         if len(found) > MAX_KEY_CHARS:
             raise UsageError(f"{name}: this is longer than {MAX_KEY_CHARS} characters: begin at the first page")
         return found
 
     def required(self, name: str) -> str:
-        """Errors: UsageError where none is given."""
+        """Return a text. Errors: UsageError if none is given."""
         if not self.query.get(name):
             raise UsageError(f"the address names no {name}: it ends with ?{name}=…")
         return self.text(name)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        """One of several; the first where none is given. Errors: UsageError for any other."""
+        """Return one of several choices; the first if none is given. Errors: UsageError for any other."""
         found = self.query.get(name, "") or choices[0]
         if found not in choices:
             raise UsageError(f"{name}: there is {', '.join(filter(None, choices))}")
         return found
 
     def whole(self, name: str) -> int | None:
-        """A whole number that a database holds, as pages write it for their next one; None where none is given.
-        Errors: UsageError for any other text."""
+        """Return a whole number of the address, which a database can store; None if none is given.
+
+        Errors: UsageError for any other text.
+        """
         found = self.query.get(name, "")
         if found and not (re.fullmatch(r"-?[0-9]{1,18}", found) and found.isascii()):
             raise UsageError(f"{name}: this is no whole number: begin at the first page")
@@ -112,16 +121,20 @@ class Ask:
         return found
 
     def instant(self, name: str) -> int | None:
-        """A moment in milliseconds, as pages write it for a link; None where none is given. Errors: UsageError for one
-        that no calendar here knows."""
+        """Return a time of the address, in milliseconds; None if none is given.
+
+        Errors: UsageError if it is in no calendar.
+        """
         found = self.whole(name)
         if found is not None and not 0 <= found <= LATEST_MS:
             raise UsageError(f"{name}: this is no moment: begin at the first page")
         return found
 
     def moment(self, name: str) -> int | None:
-        """A time as people type it (`2026-01-31`, `7d`), in milliseconds; None where none is given. Errors: UsageError
-        for what is none."""
+        """Return a typed time (`2026-01-31`, `7d`), in milliseconds; None if none is given.
+
+        Errors: UsageError if it is none.
+        """
         found = self.text(name).strip()
         return parse_time(found, name, self.now_ms) if found else None
 

@@ -83,8 +83,10 @@ def proxied(settings: ServerSettings, request: Request) -> str | None:
 
 
 def is_ours(request: Request, url: str) -> bool:
-    """Whether a form was sent from a page of this console. Browsers say so in a header that no script may set; those
-    that do not say the origin."""
+    """Return True if a form was sent from a page of this console.
+
+    Browsers state that in a header that no script may set. Other browsers send the origin.
+    """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"

@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class Desk(Protocol):
-    """What the console does for its forms: see there."""
+    """The functions of the console for its forms: see there."""
 
     url: str
 

@@ -1,8 +1,8 @@
 """Reading the bodies of requests, and unpacking those that come as gzip.
 
-Guarantee: no body is held above its route's limit, and all large ones that are held together have a budget, of which no
-address and no key has more than a share. What is small needs no room in it, so that large bodies keep no small one out.
-A body is never unpacked beyond its limit. No caller is waited for without end.
+Guarantee: no body in memory exceeds its route's limit. All large bodies in memory share a budget, of which no address
+and no key has more than a share. A small body needs no room in it, so that large bodies keep no small one out. A body
+is never unpacked beyond its limit. No caller is waited for without end.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ async def body_of(request: Request, most_bytes: int, budget: Budget, key: str = 
 
 
 def _counted(size: int) -> int:
-    """What of a body the budget counts."""
+    """Return the part of a body that the budget counts."""
     return max(0, size - SMALL_BODY_BYTES)
 
 
@@ -142,7 +142,7 @@ def parse(body: bytes, content_type: str, model: type[M]) -> M:
 
 
 def not_taken(what: str, error: ValidationError) -> ApiError:
-    """What is wrong with it, of which no value is given again."""
+    """Return the refusal of a body. It repeats no value."""
     found = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_SAID_WRONG]
     wrong = [{"at": clean(".".join(map(str, one["loc"])), MAX_AT_CHARS), "message": one["msg"]} for one in found]
     return ApiError(422, "bad_value", f"{what} is not what this takes", details={"wrong": wrong})
@@ -177,7 +177,7 @@ def is_packed(content_encoding: str) -> bool:
 
 
 def unpack(body: bytes, most_bytes: int) -> bytes:
-    """What gzip made of a body; also of several, one behind the other. Errors: ApiError 413, 400."""
+    """Return the unpacked body, also of several gzip members, one behind the other. Errors: ApiError 413, 400."""
     found = bytearray()
     at = members = 0
     try:

@@ -1,6 +1,6 @@
 """The callers, as limits know them, and the rates of each.
 
-Guarantee: one caller has one name. Of IPv6 that is the /64, which a network gives to one customer: its holder has 2^64
+Guarantee: one caller has one name. For IPv6 it is the /64, which a network gives to one customer: its holder has 2^64
 addresses. A bounded number of callers is remembered, and no clock is read here.
 """
 
@@ -36,7 +36,7 @@ def caller_of(address: str | None) -> str:
 
 
 def proxies(text: str) -> Callable[[str | None], bool]:
-    """Whether an address is of a trusted proxy: `10.0.0.7, 10.1.0.0/16`, or `*` for all there are.
+    """Return a test for addresses of trusted proxies: `10.0.0.7, 10.1.0.0/16`, or `*` for all.
 
     Errors: UsageError for an entry that is neither address nor network.
     """
@@ -82,11 +82,11 @@ class TokenBuckets:
         return len(self._left)
 
     def has(self, caller: str, now_ms: int, amount: int = 1) -> bool:
-        """Whether this caller has so many tokens now, which stay in the bucket."""
+        """Return True if this caller has so many tokens now. They stay in the bucket."""
         return self._now(caller, now_ms) >= amount * SECOND_MS
 
     def take(self, caller: str, now_ms: int, amount: int = 1) -> bool:
-        """Whether this caller may ask now."""
+        """Take so many tokens of this caller, and return True if it had them."""
         left = self._now(caller, now_ms)
         allowed = left >= amount * SECOND_MS
         self._left.pop(caller, None)

@@ -48,7 +48,7 @@ FULL: Final = ApiError(503, "too_many_connections", "too many connections; try a
 
 @dataclass(eq=False)
 class ConnectionSlot:
-    """What a connection holds. `close` ends it, whatever it is doing; `check` does where its patience is over."""
+    """The slot of a connection. `close` ends it, whatever it does; `check` ends it if its patience is over."""
 
     caller: str
     of_proxy: bool
@@ -68,7 +68,7 @@ class ConnectionSlots:
         self._all: dict[ConnectionSlot, None] = {}
         self._for_health: dict[ConnectionSlot, None] = {}
         self._idle: dict[str, OrderedDict[ConnectionSlot, None]] = {}
-        """Of each caller, those that wait for a head: first the one that waits longest."""
+        """Connections that wait for a head, by caller: first the one that waits longest."""
         self._sweeping: asyncio.TimerHandle | None = None
 
     @property
@@ -132,7 +132,7 @@ class ConnectionSlots:
             del self._taken[slot.caller]
 
     def _longest_idle(self) -> ConnectionSlot | None:
-        """Of the caller with the most idle connections."""
+        """Return the longest idle connection of the caller with the most idle connections."""
         most = max(self._idle.values(), key=len, default=None)
         return None if most is None else next(iter(most))
 
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def for_health(self) -> bool:
-        """Whether it answers health alone, once."""
+        """True if it answers only health, once."""
         return self._slot is not None and self._slot.for_health
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -281,7 +281,7 @@ class Connection(asyncio.Protocol):
 
 
 class Line(asyncio.Transport):
-    """What uvicorn's protocol writes to: the connection's own transport, which stays paused while bytes are held."""
+    """The transport that uvicorn's protocol writes to. It stays paused while bytes are held."""
 
     def __init__(self, under: asyncio.Transport, owner: Connection) -> None:
         super().__init__()

@@ -62,7 +62,7 @@ def error_answer(error: ApiError) -> JSONResponse:
 
 
 def of_drawdown(error: DrawdownError) -> ApiError:
-    """What an error of ours means to who asked: wrong (400), against a rule (409), or not now (503)."""
+    """Return an error of ours as an answer: wrong (400), against a rule (409), or not now (503)."""
     match error:
         case UnknownId() if error.noun == "organisation":
             return ApiError(404, "unknown_org", str(error))
@@ -101,7 +101,7 @@ async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
 
 
 HANDLERS: Final[Handlers] = {ApiError: on_api_error, DrawdownError: on_drawdown_error, HTTPException: on_http_error}
-"""What an error that a route raises is answered with."""
+"""The answers to errors that a route raises."""
 
 
 async def on_any_error(_request: Request, _error: Exception) -> JSONResponse:

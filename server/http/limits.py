@@ -31,7 +31,7 @@ CONNECTION: Final = "drawdown.connection"
 MOST_HEADERS: Final = 100
 """Headers of a request: an empty header costs as much time as any other."""
 REFUSED_S: Final = 0.5
-"""How long an answer waits that says no more than that too much was asked for."""
+"""Seconds that an answer waits if it only reports too many requests."""
 HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -116,7 +116,7 @@ class Limits:
         log.debug("request", method=scope["method"], route=getattr(route, "path", None), status=status)
 
     async def _admitted(self, scope: Scope, caller: str, connection: Connected | None) -> ASGIApp:
-        """What answers a request, in its turn."""
+        """Return the application that answers a request, in its turn."""
         path, now = scope["path"], self._clock.now_ms()
         if connection is not None and connection.for_health and path not in HEALTH_PATHS:
             return _FULL
@@ -138,7 +138,7 @@ class Limits:
         return _TOO_MANY
 
     def _must_wait(self, scope: Scope, caller: str, now_ms: int) -> bool:
-        """Whether it comes from somebody who proved nothing, and asked for a lot."""
+        """Return True if it comes from a caller that proved nothing, and asked for a lot."""
         path = scope["path"]
         if is_open(path):
             return not self._strangers.may_ask(caller, now_ms)
@@ -180,7 +180,7 @@ _AMBIGUOUS: Final = error_answer(
 
 
 def _is_ambiguous(scope: Scope) -> bool:
-    """Whether two readers could disagree where the request ends: then what follows it could be taken for another."""
+    """Return True if two readers could disagree about the end of the request: its rest could pass for another."""
     names = {name for name, _ in scope["headers"]}
     return b"content-length" in names and b"transfer-encoding" in names
 
@@ -194,7 +194,7 @@ def describe_error(error: BaseException) -> dict[str, str]:
 
 HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz"})
 _PROVEN: Final = ("/v1/", "/api/v1/", "/admin/", "/cron/", "/webhooks/", "/console", "/my")
-"""How paths begin that ask for a proof, or have limits of their own."""
+"""Prefixes of paths that need a proof, or have limits of their own."""
 OPEN_PER_S: Final = 20
 """Requests of one caller for health, metrics and descriptions."""
 FAILED_PER_S: Final = 10
@@ -209,12 +209,12 @@ _ALL: Final = ""
 
 
 def is_open(path: str) -> bool:
-    """Whether anybody may read it."""
+    """Return True if anyone may read it."""
     return not path.startswith(_PROVEN)
 
 
 class Strangers:
-    """Of one process."""
+    """The limits of unauthenticated callers of one process."""
 
     def __init__(self) -> None:
         self._open = TokenBuckets(OPEN_PER_S)
@@ -223,7 +223,7 @@ class Strangers:
         self._next_s = 0.0
 
     def may_ask(self, caller: str, now_ms: int) -> bool:
-        """Whether it may read at once what anybody may read."""
+        """Return True if it may read an open path at once."""
         return self._open.take(caller, now_ms)
 
     def failed(self, caller: str, now_ms: int) -> None:
@@ -232,11 +232,11 @@ class Strangers:
         self._all_failed.take(_ALL, now_ms)
 
     def is_suspect(self, caller: str, now_ms: int) -> bool:
-        """Whether so many of its proofs, or of all callers', were none lately that a further one waits."""
+        """Return True if the next request has to wait: too many proofs failed lately, of it or of all callers."""
         return not (self._failed.has(caller, now_ms) and self._all_failed.has(_ALL, now_ms))
 
     def turn(self, now_s: float) -> float | None:
-        """How long the next request waits for its turn; None: longer than any does, and it has none."""
+        """Return the wait of the next request for its turn; None: it exceeds the longest wait, and gets no turn."""
         at = max(self._next_s, now_s)
         if at - now_s > LONGEST_TURN_S:
             return None

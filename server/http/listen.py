@@ -66,7 +66,7 @@ class _Ending(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig in self.deaf:
-            return  # whoever started this process has it ignore that
+            return  # the parent process has it ignore that
         self._drawdown.step_threads.stopping.set()
         super().handle_exit(sig, frame)
 

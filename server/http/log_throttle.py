@@ -27,8 +27,10 @@ class LogThrottle:
         """Passed over, of kinds that are no longer remembered."""
 
     def passed_over(self, now_ms: int, *kind: object) -> int | None:
-        """How many lines were passed over since the last one of this kind, where one is to be written now: of this
-        kind, and of those that were forgotten meanwhile. None where this one is passed over, too."""
+        """Return the number of lines that were passed over since the last line of this kind, if a line is due now.
+
+        It includes lines of kinds that were forgotten meanwhile. None: this line is passed over, too.
+        """
         if kind not in self._kinds and len(self._kinds) >= MOST_KINDS:
             self._forget(now_ms)
             if len(self._kinds) >= MOST_KINDS:

@@ -20,7 +20,7 @@ LONGEST_MISS_S: Final = 5.0
 
 
 class Misses:
-    """Of one event loop."""
+    """The waits of one event loop."""
 
     def __init__(self) -> None:
         self._buckets = TokenBuckets(MISSES_PER_S)

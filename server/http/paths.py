@@ -1,9 +1,9 @@
-"""How a path finds its route: as it was sent, and at once where the whole path is known.
+"""The route of a path: found as it was sent, and directly if the whole path is known.
 
-Guarantee: what is percent-encoded in a path is a part of an id and of nothing else: `/v1/accounts/acme%2Fledger` names
-the account `acme/ledger`, and not the entries of `acme`. A route that is found at once is answered as the application
-would answer it, with the same meaning of each error. It is described, and refused for its method, by the application,
-which knows all routes.
+Guarantee: a percent-encoded text in a path is a part of an id and of nothing else: `/v1/accounts/acme%2Fledger` names
+the account `acme/ledger`, and not the entries of `acme`. A route that is found directly is answered as the application
+would answer it, with the same meaning of each error. The application, which knows all routes, describes it, and refuses
+it for its method.
 """
 
 from __future__ import annotations

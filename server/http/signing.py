@@ -29,7 +29,7 @@ _VERSION_2: Final = re.compile(r"v2=[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Signed:
-    """What a signature covers besides its moment: of a request, all that decides what it does, and where."""
+    """The content that a signature covers besides its moment: all that decides a request's effect and place."""
 
     method: str
     host: str

@@ -63,11 +63,11 @@ log = structlog.get_logger()
 
 
 EVERY_MS: Final = 1_000
-"""How long a process writes on without another look, where nobody's money leaves by it."""
+"""The time that a process writes on without another look, if no money leaves by it."""
 
 
 class Restores:
-    """Of one process. `witness`: what this machine remembers."""
+    """The looks of one process. `witness`: this machine's checkpoint."""
 
     def __init__(self, witness: WitnessStore, clock: Clock) -> None:
         self._witness, self._clock = witness, clock

@@ -1,13 +1,14 @@
-"""The way in that events and samples share: a body is bounded, unpacked and read, its items are stored in one
-transaction, and each is answered.
+"""The intake that events and samples share: a body is bounded, unpacked and read, its items are stored and answered.
 
-Guarantee: 200 is answered after the commit, and what is wrong with one item stops no other. A batch that was refused
-whole changed nothing. Reading and storing have threads of their own, so that no batch keeps a run, the gate or a
-webhook waiting; as many as MOST_BATCHES wait, of which no key has more than its share, and AT_ONCE are unpacked. Keys
-take turns: one that sends much delays another by what is under way, and no more. What is small as it is sent, such as
-one event, waits for no large batch, and shares a transaction with those of its key that come at once (`singles`). What
-is still being sent waits for nothing but its sender, within the budget of all bodies. What was invalid is noted beside
-each answer and written down once in EVERY_S: no request waits for it.
+One transaction stores the items of a body.
+
+Guarantee: 200 is answered after the commit, and a fault of one item stops no other. A batch that was refused whole
+changed nothing. Reading and storing have threads of their own, so that no batch keeps a run, the gate or a webhook
+waiting. At most MOST_BATCHES wait, of which no key has more than its share, and AT_ONCE are unpacked. Keys take turns:
+a key that sends much delays another only by the batches under way. A small body, such as one event, waits for no large
+batch, and shares a transaction with those of its key that come at once (`singles`). A body that is still being sent
+waits only for its sender, within the budget of all bodies. Invalid items are noted beside each answer and written once
+in EVERY_S: no request waits for it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ greedy keys leave room for a third."""
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
 """By which items are counted: what is charged at once is invalid, and no mistake that anybody here could fix."""
 KEPT: Final = ("accepted", "duplicate", "pending")
-"""Of those that the server has."""
+"""Statuses of items that the server keeps."""
 KINDS: Final = ("events", "samples")
 ONCE: Final = ("content-type", "content-encoding")
 """Headers that say how a body is read."""
@@ -76,8 +77,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an item. `code` and `message` say why it is not simply taken; `at`: where in it. `named`: what it
-    calls its source and itself."""
+    """The outcome of an item.
+
+    `code` and `message`: why it is not simply taken. `at`: the place of the fault. `named`: its source and id as it
+    states them.
+    """
 
     status: Status
     code: str | None = None
@@ -125,7 +129,7 @@ class Body:
 
 
 class Intake:
-    """Of one server. `items` counts what became of items, by kind and status."""
+    """The intake of one server. `items` counts the outcomes of items, by kind and status."""
 
     def __init__(self, services: Services, programs: Programs, budget: Budget, refused: Counter[str]) -> None:
         self._clock, self._restores = services.clock, services.restores
@@ -148,7 +152,7 @@ class Intake:
         self._small.close()
 
     async def take(self, request: Request, taker: Taker[T]) -> list[Result]:
-        """What became of each item of a body, in order. Errors: ApiError, and then nothing was taken."""
+        """Return the outcome of each item of a body, in order. Errors: ApiError, and then nothing was taken."""
         return await self._programs.take(request, taker.scope, partial(self._take, request, taker))
 
     async def _take(self, request: Request, taker: Taker[T], key: ApiKey) -> list[Result]:
@@ -230,7 +234,7 @@ class Intake:
                 del self._batches[key]
 
     def _answer_all(self, engine: sa.Engine, bodies: Sequence[Body]) -> list[list[Result] | ApiError]:
-        """What became of bodies of one kind and key: of all of them in one transaction, where that goes."""
+        """Return the outcomes of bodies of one kind and key: of all of them in one transaction, if that is possible."""
         now_ms, key = self._clock.now_ms(), bodies[0].sent.key
         goes_on = _answered(lambda: read(engine, lambda c: api_keys.find_all(c, [key.proof], now_ms)))
         if isinstance(goes_on, ApiError) or not goes_on:
@@ -290,7 +294,7 @@ def _result(item: Any, stored: Iterator[Result], taker: Taker[Any]) -> Result:
 
 
 def _answered(work: Callable[[], R]) -> R | ApiError:
-    """What came of it, or why it is refused: without what an error would keep."""
+    """Return the result of `work`, or its refusal, without the objects that a raised error would keep."""
     try:
         return work()
     except Unreadable as error:
@@ -386,7 +390,7 @@ ORG_ITEMS_PER_S: Final = 40_000
 
 
 class Quotas:
-    """Of one process; for any of its threads."""
+    """The quotas of one process; for any of its threads."""
 
     def __init__(self, refused: Counter[str]) -> None:
         self._refused = refused
@@ -414,7 +418,7 @@ class Quotas:
 log = structlog.get_logger()
 
 EVERY_S: Final = 1.0
-"""How often a process writes the invalid items that it holds."""
+"""Seconds between two writes of the invalid items that a process holds."""
 MOST_NOTED: Final = 1_000
 """Keys by codes."""
 
@@ -431,7 +435,7 @@ class Answered(Protocol):
 
 
 class Invalid:
-    """Of one server."""
+    """The invalid items of one server."""
 
     def __init__(self, clock: Clock, threads: Threads) -> None:
         self._clock = clock

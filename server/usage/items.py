@@ -83,7 +83,7 @@ def _store_counted(connection: sa.Connection, found: Sequence[ReceivedEvent], se
     own = org_id is not None
     types_by = Bringer(org_id=org_id) if own else Bringer(key_name=sent.key.name, source=sent.key.source)
     timeless = [one.event for one in found if not one.has_time]
-    # Keys are made for those alone: a batch whose events all have their times is what is taken most.
+    # Keys are made only for those: in most batches, all events have their times.
     asked = list(zip(found, _keys_of(found, own=own), strict=True)) if timeless else []
     known = times(connection, timeless, own=own) if timeless else {}
     for _ in range(MOST_TURNS):
@@ -224,9 +224,12 @@ Schema = Mapping[str, object]
 
 
 class ItemAnswer(BaseModel):
-    """What became of one item. `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and
-    billed once what `code` names is fixed. `conflict`: its id was kept with other content. `invalid`: it is not kept;
-    `at` says where it is wrong. `id`: the item's own, where it has one that can be read."""
+    """The outcome of one item.
+
+    `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and billed once the fault that
+    `code` names is fixed. `conflict`: its id was kept with other content. `invalid`: it is not kept; `at` is the place
+    of the fault. `id`: the item's own, if it can be read.
+    """
 
     status: Literal["accepted", "duplicate", "pending", "conflict", "invalid"]
     id: str | None = None
@@ -261,7 +264,7 @@ class TakenAnswer(BaseModel):
 
 
 class UntakenAnswer(TakenAnswer):
-    """Of a body of which nothing was kept."""
+    """The answer to a body of which nothing was kept."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -38,7 +38,7 @@ class UsageRoutes:
         return router
 
     async def usage(self, org_id: str, request: Request) -> JSONResponse:
-        """What an organisation used, and what of it is sealed, by feature, day, sandbox, project or subject."""
+        """Return an organisation's usage, and the sealed part of it, by feature, day, sandbox, project or subject."""
         return await self._programs.ask(request, SCOPE, UsageQuery, partial(_usage, org_id=org_id))
 
 

@@ -1,8 +1,8 @@
 """Small bodies of one key that come at once: they share a transaction, as a batch of one body does.
 
-Guarantee: each is answered as if it had come alone, after the commit. What is wrong with one fails no other: where all
-of them cannot be stored together, each is stored alone. One that comes alone waits for none. Those that wait are
-bounded, for each key and in all.
+Guarantee: each is answered as if it had come alone, after the commit. A fault of one fails no other: if all of them
+cannot be stored together, each is stored alone. A body that comes alone waits for none. Waiting bodies are bounded, for
+each key and in all.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ class _Lane(Generic[A, R]):
 
 
 class Singles(Generic[A, R]):
-    """A lane for each key and kind, while anybody waits in it. Of one event loop. `work`: answers so many at once, in
-    their order, on a thread."""
+    """Batches small bodies: a lane for each key and kind, while bodies wait in it. For one event loop.
+
+    `work`: answers so many at once, in their order, on a thread.
+    """
 
     def __init__(self, threads: Threads, work: Callable[[sa.Engine, Sequence[A]], Sequence[R]]) -> None:
         self._threads, self._work = threads, work

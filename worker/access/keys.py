@@ -63,9 +63,9 @@ ACTOR: Final = "key"
 KEY: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 """The form of a key: any other text is no key, and costs no read."""
 OVERLAP_MS: Final = DAY_MS
-"""How long an old API key is accepted, by default."""
+"""The time for which an old API key is accepted, by default."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
-"""How long an old API key is taken beside the new one."""
+"""The longest time for which an old API key is accepted beside the new one."""
 MOST_OF_A_NAME: Final = 1_000
 """Keys of one name, over all rotations: each stays in its table for good, so that none is taken again."""
 MOST_LIFE_MS: Final = 3_650 * DAY_MS

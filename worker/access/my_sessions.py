@@ -1,7 +1,7 @@
 """Sessions of an organisation's own people: they come in by a link, and see that organisation alone.
 
 Guarantee: a link lets in once, however often and by however many callers it is tried. A session belongs to one
-organisation, and ends LIFE_MS after it began. Of links and sessions only the SHA-256 is kept. A link is remembered as
+organisation, and ends LIFE_MS after it began. Only the SHA-256 of links and sessions is kept. A link is remembered as
 long as its session would last, which is longer than any link counts.
 """
 

@@ -30,7 +30,7 @@ LIFE_MS: Final = DAY_MS
 SEEN_EVERY_MS: Final = MINUTE_MS
 """Precision of a session's last use: it is not written more often."""
 WITHIN_MS: Final = 15 * MINUTE_MS
-"""How long failures are counted."""
+"""The time for which failures are counted."""
 MOST_FAILURES: Final = 5
 """Sign-ins that fail, of one name from one address."""
 MOST_ADDRESS_FAILURES: Final = 50

@@ -44,7 +44,7 @@ MOST_WITHDRAWN: Final = 20_000
 
 @dataclass(frozen=True)
 class BatchAccepted:
-    """A file's content that is billed although it shares rows with others. `files`: places where it lies."""
+    """A file's content that is billed although it shares rows with others. `files`: the number of its files."""
 
     batch: str
     files: int

@@ -31,13 +31,13 @@ READING_THREADS: Final = 2
 READING_TIME_S: Final = 120
 """Reading one file; a tick that has less left gives it less."""
 INTERRUPT_EVERY_S: Final = 0.01
-"""How often a reading that is out of time is interrupted."""
+"""The interval in which a reading that is out of time is interrupted."""
 _SAID_OF_ERROR: Final = 300
 _NO_TEXT: Final = re.compile(r"Error on Line: ([0-9]+)\b.*\bis not utf-8", re.DOTALL)
 
 
 def shut_in(file: FoundFile, spill: str, *, in_order: bool) -> duckdb.DuckDBPyConnection:
-    """DuckDB with one file, and nothing else. Errors: Unreadable where it is not installed."""
+    """Open DuckDB with access to one file, and nothing else. Errors: Unreadable if it is not installed."""
     try:
         import duckdb
     except ImportError as error:
@@ -101,8 +101,10 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
 
 
 def _about_the_file(error: duckdb.Error) -> str:
-    """The first lines of what DuckDB says, without those that quote the statement it failed at (`LINE 1: CREATE …`); of
-    what is no text, the line alone, for its content says nothing to anybody."""
+    """Return the first lines of DuckDB's message, without those that quote the failed statement (`LINE 1: CREATE …`).
+
+    If the file is not text, return only the number of the line: its content would help no reader.
+    """
     at = _NO_TEXT.search(str(error))
     if at is not None:
         return f"line {at[1]} is no UTF-8 text"

@@ -50,7 +50,7 @@ MAX_UNCLEAN: Final = 1_000
 MAX_BATCH_SAMPLES: Final = 5_000_000
 """Samples of one file: its sums go in by one transaction."""
 MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
-"""There nobody else writes meanwhile."""
+"""Samples of a batch in SQLite, where no other process writes meanwhile."""
 MAX_SAID_CHARS: Final = 120
 """Stored part of one refused value."""
 MAX_ROWS_COMPARED: Final = 200_000
@@ -64,8 +64,10 @@ AT_ONCE: Final = 5_000
 
 @dataclass(frozen=True)
 class RefusedRow:
-    """A row that no sum holds: its number among the file's rows, counted from 1, without a header; the column that is
-    wrong, and what it says."""
+    """A row that no sum holds.
+
+    `number`: counted from 1 among the file's rows, without a header. `column`: the wrong column; `said`: its value.
+    """
 
     number: int
     column: str
@@ -250,7 +252,7 @@ SQL = queries(__file__)
 MAX_ROW_BYTES: Final = 1_048_576
 """One row of a file of CSV or JSON lines."""
 NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
-"""Else a folder called `org_id=globex` would overrule what the rows in it say."""
+"""Without this, a folder called `org_id=globex` would override the organisation in the file's rows."""
 MAX_REFUSED_KEPT: Final = 100
 """Rows of one file that are kept with what was wrong; all are counted."""
 _SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
@@ -258,7 +260,7 @@ _EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
 _IDS: Final = ("id", "event_id")
 """A row with such an id, imported by the id and taken as a batch too, would be billed twice."""
 _LABELS: Final = ("cell_id", "project", "sandbox_id", "source", "subject")
-"""Columns that tell two rows apart which are billed alike."""
+"""Columns by which two rows differ that are billed alike."""
 FILE_FIELDS: Final = tuple(dict.fromkeys((*_SIZES, *_EVENTS, *_LABELS)))
 """Fields that a file may have in a column of another name, or once for all rows."""
 _INTEGERS: Final = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
@@ -276,7 +278,7 @@ class Columns:
         self.labels: tuple[str, ...] = ()
 
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Have `understood` stand for the file. Errors: Refused, and DuckDB's own."""
+        """Make the view `understood` of the file. Errors: Refused, and DuckDB's own."""
         source, types = self._source(connection)
         connection.execute(f"CREATE VIEW file_columns AS FROM {source}")
         if self.file.format == "parquet":
@@ -314,7 +316,7 @@ class Columns:
     def _fields(
         self, connection: duckdb.DuckDBPyConnection, types: Mapping[str, str], ids: Sequence[str]
     ) -> dict[str, str]:
-        """Have `file_rows` stand for the fields of the file, each by its own name; returns their types."""
+        """Make the view `file_rows` of the file's fields, each by its own name; returns their types."""
         of_lines = self.file.format == "jsonl"
         found: dict[str, str] = {}
         sources: list[str] = []
@@ -382,7 +384,7 @@ class Columns:
         return f"read_json({path}, {NAMES_SAY_NOTHING}, {how}, compression = {packed})", dict.fromkeys(names, "VARCHAR")
 
     def _require_utf8(self) -> None:
-        """By its first bytes. Errors: Refused; else DuckDB would say that of a line."""
+        """Check the first bytes. Errors: Refused; without this check, DuckDB would report a line instead."""
         if self.file.packed not in (None, "gzip"):
             return
         with suppress(OSError, EOFError, zlib.error):
@@ -455,7 +457,7 @@ MAX_UNPACKED_BYTES: Final = 8 * 1024**3
 GZIP_RATIO: Final = 1_032
 """The most that a byte of gzip unpacks to."""
 MAX_WINDOW_LOG: Final = 27
-"""Memory that unpacking a file may take, as a power of two: 128 MiB. `zstd --ultra` and `--long` may ask for more."""
+"""Memory that unpacking a file may take, as a power of two: 128 MiB. `zstd --ultra` and `--long` may need more."""
 _CHUNK_BYTES: Final = 1 << 20
 """Unpacked bytes of a `.gz` or `.zst` that are read at once."""
 _PACKED_BYTES: Final = 1 << 16
@@ -570,7 +572,7 @@ def _remove_left(folder: Path) -> None:
 
 
 def _locked(folder: str) -> int | None:
-    """None where another has it, or it is no folder of ours, or gone."""
+    """Lock a folder. Returns None if another process has the lock, or the folder is not ours or is gone."""
     with suppress(OSError):
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:

@@ -1,8 +1,8 @@
-"""A file as it lies there: what it is called, how it is written, and the hash by which it is known.
+"""A file as it is found: its name, its format, and the hash that identifies it.
 
-Guarantee: only a plain file is read, never a pipe or a device, and of a watched folder nothing that a link leads out of
-it to. It is opened once, and what was opened is what was looked at, whatever lies under its name by then. A file that
-is not the same before and after it was read is refused.
+Guarantee: only a plain file is read, never a pipe or a device. In a watched folder, no link leads to a file outside it.
+A file is opened once, and the checked file is the one that is read, even if its name is given to another meanwhile. A
+file that changes while it is read is refused.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ Bring = Callable[[Path, Event], "FoundFile"]
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file that may be read: its whole path, and how it stood when it was found. `number`: of what was opened."""
+    """A file that may be read: its whole path, and its size and times when it was found.
+
+    `number`: of the opened file.
+    """
 
     path: Path
     name: str
@@ -63,13 +66,13 @@ class FoundFile:
     modified_ns: int
     number: int | None = None
     at: str = ""
-    """Where it lies, if not in a folder of this machine."""
+    """Its place, if not in a folder of this machine."""
     bring: Bring | None = field(default=None, compare=False, repr=False)
-    """Brings it into a folder of this machine, within a time: where it lies elsewhere."""
+    """Brings a file from elsewhere into a folder of this machine, within a time."""
 
     @property
     def place(self) -> str:
-        """Where it lies, as it is kept."""
+        """Its place, as it is stored."""
         return self.at or str(self.path)
 
     @property
@@ -86,9 +89,9 @@ class FoundFile:
 
 
 def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
-    """A file by its path; `within`: the folder that it has to lie in, whatever links say.
+    """Return a file by its path; `within`: the folder that must hold it, after links are followed.
 
-    Errors: Unreadable; UsageError for what is no plain file, too large, or named without a format.
+    Errors: Unreadable; UsageError if it is not a plain file, is too large, or its name has no format.
     """
     try:
         whole = path.resolve(strict=True)
@@ -118,7 +121,7 @@ def format_by_name(name: str, place: str) -> tuple[str, str | None]:
 
 
 def format_of(name: str) -> tuple[str | None, str | None]:
-    """`parquet`, `csv` or `jsonl`, and `gzip` or `zstd`; None where the name says neither."""
+    """Return `parquet`, `csv` or `jsonl`, and `gzip` or `zstd`; None for each that the name does not have."""
     endings = Path(name.lower()).suffixes
     packed = PACKED.get(endings.pop()) if endings and endings[-1] in PACKED else None
     found = FORMATS.get(endings[-1]) if endings else None
@@ -127,9 +130,10 @@ def format_of(name: str) -> tuple[str | None, str | None]:
 
 @contextmanager
 def unchanged(file: FoundFile, over: Event | None = None) -> Iterator[tuple[str, FoundFile]]:
-    """The hash of a file, and the file opened, which is read meanwhile; `over`: its time is up.
+    """Yield the hash of a file and the opened file, to be read meanwhile. `over` is set when its time is up.
 
-    Errors: FileChanged where it is gone, is no plain file, or not the same afterwards; NotNow once its time is up."""
+    Errors: FileChanged if it is gone, is not a plain file, or changed meanwhile; NotNow once its time is up.
+    """
     with _open(file) as number:
         before = _hash(file, number, over)
         try:
@@ -156,7 +160,7 @@ def _require_same(file: FoundFile, number: int, before: str, over: Event | None)
 
 
 def hash_of(file: FoundFile) -> str:
-    """Errors: FileChanged where it is gone, or no longer as it was found."""
+    """Return the hash of a file. Errors: FileChanged if it is gone or has changed since it was found."""
     with _open(file) as number:
         return _hash(file, number, None)
 

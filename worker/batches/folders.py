@@ -53,7 +53,7 @@ MAX_BYTES_A_TICK: Final = 4 * 1024**3
 MAX_LISTED_FILES: Final = 10_000
 """Looked at together, by name. A tick that found as many new ones in a folder looks no further: it takes fewer."""
 QUIET_MS: Final = MINUTE_MS
-"""How long a file in a watched folder must be unchanged before a tick takes it."""
+"""The time that a file in a watched folder must be unchanged before a tick takes it."""
 LEAST_READING_MS: Final = 10 * SECOND_MS
 """A tick with less time left begins no file."""
 FULL_READING_S: Final = 60
@@ -210,7 +210,7 @@ def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: Bat
 
 
 def _due(context: Context, source: BatchSource, _quiet_ms: int, done: BatchesDone) -> Steps[list[FoundFile]]:
-    """The periods of a query that are to be asked for. Errors: NotNow or Unreadable where its database is away."""
+    """Return the periods of a query that are due. Errors: NotNow or Unreadable if its database cannot be reached."""
     question, now_ms = source.question, context.clock.now_ms()
     assert question is not None
     look = partial(due_periods, source=source.source, question=question, now_ms=now_ms)

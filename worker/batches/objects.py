@@ -1,7 +1,7 @@
-"""Prefixes of object stores that speak S3: what lies there, and an object brought here to be read.
+"""Prefixes of object stores that speak S3: lists of their objects, and one object copied here to be read.
 
-Guarantee: an object is brought whole, as it was listed, or not at all; no more of it than was listed, and of a listing
-no more pages, bytes and time than is named here. Only the store that the settings name is asked.
+Guarantee: an object is copied whole, as it was listed, or not at all. The bytes of an object, and the pages, bytes and
+time of a listing, have the bounds that are named here. Only the store of the settings is asked.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _GONE: Final = frozenset({"404", "NoSuchKey"})
 
 @dataclass(frozen=True)
 class Page:
-    """A part of what lies under a prefix: names that a batch may have, those that lie quiet, and where it continues."""
+    """A page of a prefix: names that a batch may have, files that no longer change, and the start of the next page."""
 
     names: list[str]
     strange: list[str]
@@ -190,9 +190,10 @@ def _bring(
 
 @lru_cache(maxsize=1)
 def _client(store: ObjectStore) -> Any:
-    """Made once: it costs a second of work.
+    """Return the client of a store. It is made once: that takes a second of work.
 
-    Errors: Unreadable where botocore is not installed, or nothing lets this machine in."""
+    Errors: Unreadable if botocore is not installed, or this machine has no credentials.
+    """
     try:
         from botocore.config import Config
         from botocore.httpsession import URLLib3Session

@@ -1,7 +1,7 @@
 """A query of another database as a source: its answer about a closed period is a file.
 
-Guarantee: a period is read by one statement, in one read-only transaction, on one snapshot; the same rows are the same
-file, in whatever order they come. No more of them is read than is named here, a portion at a time. A fault of the
+Guarantee: a period is read by one statement, in one read-only transaction, on one snapshot. The same rows make the same
+file, in any order. The number of rows has the bound that is named here, and they are read in portions. A fault of the
 database is temporary (`NotNow`), and a fault of the rows is one of the content (`Refused`).
 
 The operator promises that a period is closed. It is read twice, `ASKED_AGAIN_MS` apart: if rows came late, the second
@@ -38,9 +38,9 @@ from drawdown.worker.engine.stores import Databases
 SCHEME: Final = "query:"
 PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 ASKED_AGAIN_MS: Final = DAY_MS
-"""After a period was asked for first: rows that came late are found."""
+"""Time from the first read of a period to the second, which finds rows that came late."""
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
-"""How long after its end a period is closed."""
+"""The longest time after its end at which a period is closed."""
 MAX_QUERY_CHARS: Final = 20_000
 """Characters of a query."""
 MAX_RESULT_ROWS: Final = 5_000_000
@@ -54,7 +54,7 @@ DATABASE_CONNECT_S: Final = 5
 DATABASE_SILENT_S: Final = 30
 """A line on which nothing is acknowledged for so long is given up."""
 END_EVERY_S: Final = 0.1
-"""How often a statement that is out of time is ended."""
+"""The interval in which a statement that is out of time is ended."""
 MAX_SAID_CHARS: Final = 300
 """Stored part of the error message of a database that is queried."""
 _READ: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity", "id", "event_id")
@@ -98,8 +98,7 @@ def period_name(start_ms: int, period_ms: int) -> str:
 def closed_periods(
     source: str, question: Question, first_ms: int, now_ms: int, most: int
 ) -> list[tuple[int, bool, FoundFile]]:
-    """Those that are closed, from one on, so many: where each begins, whether it is asked for the last time, and
-    the file that it is."""
+    """Return up to `most` closed periods from one on: the start of each, if this is its last read, and its file."""
     length, found = question.period_ms, []
     for start_ms in range(first_ms, now_ms - length - question.closes_after_ms + 1, length)[:most]:
         asked_ms = start_ms + length + question.closes_after_ms
@@ -112,13 +111,16 @@ def closed_periods(
 
 
 def brought(databases: Databases, question: Question, start_ms: int, file: FoundFile) -> FoundFile:
-    """A period that is asked for when it is read."""
+    """Return the file of a period; the query runs when the file is read."""
     bounds = {"from_ms": start_ms, "until_ms": start_ms + question.period_ms}
     return file.brought_by(partial(_bring, databases, question, bounds, file))
 
 
 def reach(databases: Databases, question: Question) -> None:
-    """Errors: Unreadable where no setting names the database; NotNow where it cannot be reached."""
+    """Check that the database can be reached.
+
+    Errors: Unreadable if no setting names it; NotNow if it cannot be reached.
+    """
     with _explained(question.database, Event()), _connected(databases, question.database, Event()):
         pass
 
@@ -160,7 +162,10 @@ def _format_row(names: Sequence[str], row: Sequence[Any]) -> list[str]:
 
 
 def _text_of(name: str, value: object) -> str:
-    """As a CSV says it: no value is another's text. Errors: Refused for a type that its column may not have."""
+    """Return a value as CSV text: no two values have the same.
+
+    Errors: Refused for a type that its column may not have.
+    """
     if value is None:
         return ""
     if isinstance(value, str):
@@ -205,7 +210,7 @@ def _drain(line: io.StringIO) -> bytes:
 
 
 def _put_in_order(raw: Path, path: Path, names: Sequence[str], folder: Path, over: Event, said: str) -> None:
-    """The same rows in the order of their bytes: a database may say them in any. Errors: Refused, NotNow; OSError."""
+    """Sort the rows by their bytes: a database may return them in any order. Errors: Refused, NotNow; OSError."""
     whole = replace(found_file(raw), name=said)
     columns = "{" + ", ".join(f"{text(name)}: 'VARCHAR'" for name in names) + "}"
     connection = shut_in(whole, str(folder), in_order=False)

@@ -38,7 +38,7 @@ MAX_LISTED_PERIODS: Final = 1_000
 MAX_DUE: Final = 24
 """A tick that found so many looks no further."""
 MAX_PERIODS_BACK: Final = 10_000
-"""Periods back that a query is asked for."""
+"""Periods before now that a query may start at."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,12 @@ class RefusedRowOf:
 def add_source(
     connection: sa.Connection, source: str, folder: Path | str, by: By, fields: FieldMap = OWN_NAMES
 ) -> BatchSource:
-    """Watch a folder, or a prefix of objects (s3://BUCKET/PREFIX), in the files of which the `fields` have those
-    columns. Given again, it is the same.
+    """Watch a folder, or a prefix of objects (s3://BUCKET/PREFIX); `fields` are the columns of its files.
 
-    Errors: UsageError for a name or a folder that is none, or a field that there is not; Refused where the name, or the
-    folder, is another's already, the source has other columns, or there are MAX_SOURCES.
+    The same call again changes nothing.
+
+    Errors: UsageError for an invalid name or folder, or an unknown field; Refused if the name or the folder belongs to
+    another source, this source has other columns, or there are MAX_SOURCES.
     """
     fields.require(FILE_FIELDS)
     if not is_clean_id(source):
@@ -135,11 +136,12 @@ def add_source(
 def add_query(
     connection: sa.Connection, source: str, question: Question, by: By, from_ms: int | None = None
 ) -> BatchSource:
-    """Ask a query for each closed period, from the first on that begins then or later; by default, from now on. Given
-    again with a time, it is asked again from there, and what lies before is asked for no more.
+    """Run a query for each closed period, from the first that begins at or after `from_ms`, which is now by default.
 
-    Errors: UsageError for a name that is none, or a query that names no period; Refused where the name is another's
-    already, for a time too far back, or there are MAX_SOURCES.
+    A second call with a time starts again from there, and earlier periods are no longer read.
+
+    Errors: UsageError for an invalid name, or a query that names no period; Refused if the name belongs to another
+    source, for a time too long ago, or if there are MAX_SOURCES.
     """
     if not is_clean_id(source):
         raise UsageError("a source's name has 1 to 200 characters, none of them control characters")
@@ -189,7 +191,10 @@ def due_periods(
 
 
 def _there(connection: sa.Connection, source: str) -> dict[str, BatchSource]:
-    """All there are, by name. Where this one is not among them, nobody else adds any before this transaction ends."""
+    """Return all sources, by name.
+
+    If this one is not among them, no other process adds any before this transaction ends.
+    """
     there = {row.source: row for row in list_sources(connection)}
     if source in there:
         return there
@@ -207,7 +212,7 @@ def _add(connection: sa.Connection, source: str, its: dict[str, object], by: By)
 
 
 def _source(connection: sa.Connection, source: str) -> BatchSource:
-    """Errors: Refused where another person removed it."""
+    """Return a source. Errors: Refused if another person removed it."""
     found = next((one for one in list_sources(connection) if one.source == source), None)
     if found is None:
         raise Refused(f"the source {source} was removed this moment: try again")
@@ -229,10 +234,12 @@ def pause_source(connection: sa.Connection, source: str, by: By, *, resume: bool
 
 
 def remove_source(connection: sa.Connection, source: str, by: By) -> None:
-    """Forget a source that took nothing, and what was said of files in its folder. A tick that reads one of them right
-    now may still take it.
+    """Forget a source that took nothing, and the notes about files in its folder.
 
-    Errors: UnknownId; Refused for one that took a batch, withdrawn or not: its name stands in that batch for good."""
+    A tick that is reading one of the files now may still take it.
+
+    Errors: UnknownId; Refused for a source that took a batch, withdrawn or not: the batch keeps the source's name.
+    """
     folder = SQL.run(connection, "hold", {"source": source}).scalar()
     if folder is None:
         ids.require(connection, ids.BATCH_SOURCE, source)
@@ -279,7 +286,7 @@ def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
 MAX_READINGS: Final = 3
 """Readings of one file that no tick saw end."""
 READING_LEASE_MS: Final = 4 * MINUTE_MS
-"""How long a file is left to the tick that began to read it; the next tick comes after it."""
+"""The time that a file is left to the tick that began to read it; the next tick comes after it."""
 MAX_OPEN_LOOKED_AT: Final = 10_000
 """Files left to people that a tick looks for in a folder."""
 
@@ -303,7 +310,7 @@ def end_reading(
 
 
 def new_files(connection: sa.Connection, source: str, found: Sequence[FoundFile]) -> list[tuple[bool, FoundFile]]:
-    """Those of a folder's that nothing became of yet, as they stand now; first whether one could not be read before."""
+    """Return those of a folder's files that have no outcome yet; for each first, if a read of it failed before."""
     asked = [{"name": file.name, "size_bytes": file.size_bytes, "modified_ns": file.modified_ns} for file in found]
     rows = SQL.run(connection, "unseen", {"source": source, "found": asked})
     failed = {str(row.name): bool(row.failed) for row in rows}

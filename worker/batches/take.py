@@ -59,7 +59,7 @@ AFTER_ALL: Final = "to bill its rows after all, give them as another file (a CSV
 OTHER_COLUMNS: Final = (
     "If that was wrong, withdraw that batch, and give the rows as another file (a CSV packed by gzip)"
 )
-"""Follows where the same file was taken with another map of its columns."""
+"""Advice, if the same file was taken with other columns."""
 UNREAD: Final = ""
 """The batch of a file that could not be read."""
 
@@ -68,8 +68,8 @@ UNREAD: Final = ""
 class TakenFile:
     """The outcome of a file.
 
-    `rows` are in, `refused` rows are set aside. For a repeated file, both are as they were the first time. `said`: why
-    it was not taken.
+    `rows` are in, `refused` rows are set aside. For a repeated file, both are as they were the first time. `said`: the
+    reason why it was not taken.
     """
 
     source: str
@@ -102,8 +102,11 @@ def most_samples(connection: sa.Connection) -> int:
 
 
 def meet_types(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
-    """Give the event types of a file their meters, in a transaction of its own before `take`: who meets another type
-    waits for this one alone, not for a file to go in. A type may have no room: `take` says so."""
+    """Give the event types of a file their meters, in a transaction of its own before `take`.
+
+    Another file with a new type waits for this transaction alone, not for the whole file. A type may find no room: then
+    `take` reports it.
+    """
     if sums.of_events:
         meters(connection, [str(kind) for kind in sums.kinds], now_ms)
 
@@ -132,7 +135,7 @@ def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFil
 
 
 def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: int) -> None:
-    """Keep what became of a file, in place of what was said of the same before."""
+    """Store the outcome of a file, in place of an earlier note about it."""
     its = {"source": taken.source, "name": taken.name, "batch": taken.batch, "path": file.place}
     stood = {"size_bytes": file.size_bytes, "modified_ns": file.modified_ns}
     SQL.run(
@@ -195,7 +198,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
 
 
 def _known_as(connection: sa.Connection, sums: Sums) -> str:
-    """The batch that a file is: of its own content, or one that stands and has the same rows."""
+    """Return the batch of a file: of its own content, or a valid one with the same rows."""
     if SQL.run(connection, "batch", {"batch": sums.batch}).first() or is_accepted(connection, sums.batch):
         return sums.batch
     same = same_rows(connection, sums)
@@ -216,7 +219,7 @@ def _overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap |
 
 
 def _require_no_other(connection: sa.Connection, sums: Sums, seen: set[str]) -> None:
-    """Nobody else took its rows meanwhile: who records what they do waits for one another. Errors: NotNow."""
+    """Check that no other process took its rows meanwhile: their records are written in turn. Errors: NotNow."""
     if not is_accepted(connection, sums.batch) and overlap(connection, sums, seen) is not None:
         raise NotNow(f"{sums.file.name}: some of its rows were taken this moment, in another file: try again")
 
@@ -308,7 +311,7 @@ _SHOWN: Final = 3
 
 @dataclass(frozen=True)
 class Overlap:
-    """`rows` of a file are in other batches, too; `said`: in which, and what they come to."""
+    """`rows` of a file are in other batches, too; `said`: the batches, and the sum of the rows."""
 
     rows: int
     said: str
@@ -332,7 +335,7 @@ def same_rows(connection: sa.Connection, sums: Sums) -> SameRows | None:
 
 
 def is_accepted(connection: sa.Connection, batch: str) -> bool:
-    """Return True if a person had it billed, whatever it shares with others."""
+    """Return True if a person had the batch billed although it shares rows with others."""
     return SQL.run(connection, "accepted", {"batch": batch}).first() is not None
 
 
@@ -379,8 +382,10 @@ def _amount(sums: Sums, org_id: str, kind: str, quantity: int) -> str:
 
 
 def accept(connection: sa.Connection, batch: str, by: By) -> int:
-    """Have a file billed whole that shares rows with others; the next tick takes it, or `batch take`. Returns how many
-    places it lies at. Errors: UnknownId; Refused where none waits for it."""
+    """Bill a whole file although it shares rows with others; the next tick or `batch take` takes it.
+
+    Returns the number of its files. Errors: UnknownId; Refused if none waits for it.
+    """
     ids.require(connection, ids.SHARING_BATCH, batch)
     files = SQL.run(connection, "accept", {"batch": batch, "now_ms": by.now_ms}).rowcount
     if not files:
@@ -412,11 +417,13 @@ def withdraw_some(
     at_most: int = WITHDRAWN_AT_ONCE,
     judged: Witness | None = None,
 ) -> str | WithdrawnBatch:
-    """Withdraw a portion of a batch, those behind the sample `after` (at first ''). Returns the last of them, or what
-    became of the batch once no more are left. `judged`: by `judge_batch`, before the first portion.
+    """Withdraw a portion of a batch: the samples after `after` (at first '').
 
-    Errors: UnknownId; Refused for one of windows that were not sealed since history was lost; HistoryDoubted while the
-    database stands still, or where it is not the one that was judged.
+    Returns the last of them, or the withdrawn batch once no more are left. `judged`: by `judge_batch`, before the first
+    portion.
+
+    Errors: UnknownId; Refused if its windows were not sealed since history was lost; HistoryDoubted while the database
+    is halted, or if it is not the one that was judged.
     """
     lock_buckets(connection)
     require_same(connection, judged)
@@ -439,16 +446,17 @@ def withdraw_some(
     samples = int(SQL.run(connection, "count_withdrawn", its).scalar_one())
     done = WithdrawnBatch(batch, samples, int(row.samples) - samples, already=False)
     SQL.run(connection, "mark_withdrawn", {"batch": batch, "now_ms": by.now_ms})
-    SQL.run(connection, "look_again", {"batch": batch})  # after the mark: whoever notes a conflict holds the batch
+    SQL.run(connection, "look_again", {"batch": batch})  # after the mark: a note of a conflict holds the batch
     record(connection, "batch_withdraw", batch, {"name": row.name, "samples": samples, "closed": done.closed}, by)
     return done
 
 
 def judge_batch(connection: sa.Connection, batch: str) -> Witness:
-    """See to it that all of a batch was sealed since history was lost, before its first portion is withdrawn: each
-    portion makes its windows dirty, by which the next one could not be told from what was not sealed.
+    """Check that all of a batch was sealed since history was lost, before its first portion is withdrawn.
 
-    Errors: Refused where some of it was not; HistoryDoubted while the database stands still.
+    Each portion makes its windows dirty. After that, they look the same as windows that were not sealed.
+
+    Errors: Refused if some of it was not sealed; HistoryDoubted while a recovery is needed.
     """
     found, its = present(connection), ids_of(batch)
     _require_sealed(connection, batch, {"after": its["first_id"], "last": its["beyond_id"]})

@@ -38,7 +38,7 @@ def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alert
 SPAN_MS: Final = 35 * DAY_MS
 """Without a moment: periods that began since then, a whole month among them."""
 AGAIN_MS: Final = 60 * MINUTE_MS
-"""How long a repeated reconciliation is recorded with what the first one corrected: its answer may have been lost."""
+"""The time in which a repeated reconciliation includes the first one's corrections: its answer may have been lost."""
 
 
 @dataclass(frozen=True)

@@ -324,7 +324,7 @@ def _unread(_place: int, begun: bool) -> ReadFailed:
 PORTION: Final = 128
 """Answers fetched at once, unless one call has more: few enough to lose, enough that commits cost little."""
 PORTION_S: Final = 1.0
-"""How long answers wait to be written down together."""
+"""The time that answers wait to be written together."""
 POLL_S: Final = 0.1
 """Seconds between two checks of `over` while nothing comes."""
 

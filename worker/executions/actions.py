@@ -57,9 +57,9 @@ SQL = queries(__file__)
 __all__ = ["Accepted", "Preview", "RequestedExecution", "Settled"]
 
 LIFE_MS: Final = 60 * MINUTE_MS
-"""How long an execution holds its credit by default, if it does not wait in a queue."""
+"""The time that an execution holds its credit by default, if it does not wait in a queue."""
 QUEUED_LIFE_MS: Final = DAY_MS
-"""How long an execution that waits in a queue holds its credit, by default."""
+"""The time that an execution in a queue holds its credit by default."""
 
 
 def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Preview:

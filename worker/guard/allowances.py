@@ -29,10 +29,12 @@ ANY_PLAN: Final = "*"
 
 @dataclass(frozen=True)
 class StandingRow:
-    """A limit as it counts for an organisation: base units of a metric in a period (None: without an end), by which
-    rule; what was used of it; and when the period begins again. `until_ms`: when an override of it ends; `phase`: what
-    comes of reaching it; `low`: little is left. `period` None: the plan says nothing of the metric, so that it allows
-    none."""
+    """A limit of an organisation: base units of a metric in a period (None: without an end), and the use of it.
+
+    Also the rule that gives it, and the time when the period begins again. `until_ms`: the end of an override; `phase`:
+    the effect of reaching it; `low`: little is left. `period` None: the plan has no limit for the metric, and allows
+    none.
+    """
 
     metric: str
     period: Period | None

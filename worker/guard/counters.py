@@ -178,10 +178,11 @@ def write(
     connection: sa.Connection, found: Counters, then: Counters, bounds: Sequence[Bound],
     *, passes: Collection[Span] = (),
 ) -> None:  # fmt: skip
-    """Move counters that are locked from what was found to what they are then. The statement asks once more for the
-    limits, which they are not to pass but in the periods that `passes` names.
+    """Move locked counters from `found` to `then`.
 
-    Errors: LimitReached where a limit would be passed all the same: nothing of the transaction is kept.
+    The statement checks the limits again. Only in the periods that `passes` names may the counters pass them.
+
+    Errors: LimitReached if a limit would be passed all the same: then the whole transaction is rolled back.
     """
     limits = {one.period: one.amount for one in bounds if one.period not in passes}
     most = {f"most_{period}": limits.get(period) for period in PERIODS}
@@ -195,7 +196,7 @@ def write(
 
 
 def read_use(connection: sa.Connection, name: str) -> Use | None:
-    """A use; None where there is none."""
+    """Return a use; None if it does not exist."""
     return read_uses(connection, [name]).get(name)
 
 
@@ -218,7 +219,7 @@ def uses_of(rows: Iterable[Any]) -> dict[str, Use]:
 
 
 def hold_use(connection: sa.Connection, name: str) -> Use | None:
-    """One, and nobody else ends it until this transaction is over."""
+    """Return a use; no other transaction ends it until this one is over."""
     row = SQL.run(connection, "uses", {"names": [name]}, held="for_update").mappings().one_or_none()
     return None if row is None else _use(row)
 

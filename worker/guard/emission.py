@@ -25,8 +25,11 @@ _KEPT: Final = ("accepted", "duplicate", "pending")
 
 @dataclass(frozen=True)
 class Emission:
-    """An event that a use emits, once it is allowed. Without a time of its own (`has_time`) it has that of the first
-    call. `own`: as `Ask.own`. `by`: the sender, for the bounds of event types."""
+    """An event that a use emits, once it is allowed.
+
+    Without a time of its own (`has_time`) it has that of the first call. `own`: as `Ask.own`. `by`: the sender, for the
+    bounds of event types.
+    """
 
     event: UsageEvent
     has_time: bool

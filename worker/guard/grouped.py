@@ -51,8 +51,10 @@ MOST_WAIT_MS: Final = 100
 
 @dataclass(frozen=True)
 class End:
-    """The end of a use that is held, as a program asks for it: what was used in all. `org_id`: of an API key that is
-    bound to an organisation, which finds its own uses and changes what it began."""
+    """The end of a held use, as a program requests it: the total use.
+
+    `org_id`: of an API key that is bound to an organisation: it finds its own uses and changes those that it began.
+    """
 
     key: str
     state: Literal["settled", "released"]
@@ -78,10 +80,12 @@ _Counter: TypeAlias = tuple[str, str, Period, int]
 def do_all(
     connection: sa.Connection, proofs: Sequence[str], calls: Sequence[Call], now_ms: int
 ) -> tuple[Mapping[str, ApiKey], list[Any]]:
-    """Decide calls, each by the API key of this hash. The keys that go on; and the answers in the order of the calls:
-    None by a key that is over, Alone for a call that is to be decided alone.
+    """Decide calls, each by the API key of this hash.
 
-    Errors: NotTogether, where each is to be decided alone; LockHeld; DatabaseBusy.
+    Returns the valid keys, and the answers in the order of the calls: None for a key that has ended, Alone for a call
+    that has to be decided alone.
+
+    Errors: NotTogether, if each has to be decided alone; LockHeld; DatabaseBusy.
     """
     with prepared(connection):
         work = _Work(connection, proofs, calls, now_ms)
@@ -89,7 +93,7 @@ def do_all(
 
 
 class _Work:
-    """One transaction. Each step reads what the next goes by; the last one writes."""
+    """One transaction. Each step reads the facts that the next one needs; the last one writes."""
 
     def __init__(self, connection: sa.Connection, proofs: Sequence[str], calls: Sequence[Call], now_ms: int) -> None:
         self._connection, self._proofs, self._calls, self._now_ms = connection, proofs, calls, now_ms
@@ -170,7 +174,7 @@ class _Work:
         return moments
 
     def _lock(self, ends: Mapping[int, Use], moments: Mapping[_Group, int]) -> None:
-        """Keys where a month turns, counters of those moments and of now, then uses, then runs."""
+        """Lock keys if a month turns, counters of those moments and of now, then uses, then runs."""
         held = [(USE + use.use_key, use.org_id) for use in ends.values() if use.reservation is not None]
         held += chain.from_iterable(one.names for one in self._calls if isinstance(one, Change))
         wanted = [
@@ -274,8 +278,10 @@ class _Work:
         return {at: seen[n] for n, (at, _) in enumerate(asked)}, read
 
     def _emit(self) -> dict[int, Alone]:
-        """Take the events of the uses that are allowed: all of them, or, where one is refused, none. Those that are
-        refused, by the places of their calls."""
+        """Take the events of the allowed uses: all of them, or none if one is refused.
+
+        Returns the refused ones, by the places of their calls.
+        """
         if not self._emits:
             return {}
         with self._connection.begin_nested() as turn:
@@ -328,7 +334,7 @@ class _Work:
         return Charged(Costs(price, 0, run.org_id), None, "no_credit")
 
     def _has_none(self, standing: Standing, terms: HoldTerms, price: int) -> bool:
-        """Return True if a wallet has no room for an amount, whatever happens to its holds."""
+        """Return True if a wallet has no room for an amount, even if all its holds end."""
         wallet = self._moves.wallet(standing)
         return wallet is not None and not wallet.held_micro and terms.held_for(price) > wallet.available_micro
 
@@ -463,7 +469,7 @@ def _moves_of(book: Book) -> list[dict[str, object]]:
 
 
 def _group_of(call: Call, ending: Use | None) -> _Group | None:
-    """Return the group by which a call counts; None if it is no use, and ends none."""
+    """Return the group by which a call counts; None if it neither is a use nor ends one."""
     if isinstance(call, Ask):
         return call.wish.org_id, call.wish.metric
     return None if ending is None else (ending.org_id, ending.metric)

@@ -53,7 +53,7 @@ def _sentence(done: LimitSet) -> str:
 
 @dataclass(frozen=True)
 class LimitEnded:
-    """A plan that says nothing of a metric and a period any more. `periods`: of those in which it still does."""
+    """A plan that no longer has a limit for a metric and a period. `periods`: those in which it still has one."""
 
     metric: str
     plan: str

@@ -1,9 +1,9 @@
-"""The guard's metrics, the uses it allowed and refused, and what a phase would block; its figures for metrics.
+"""The guard's metrics, the uses it allowed and refused, and those that a phase would block; its figures for metrics.
 
 Reads only.
 
-Guarantee: for a page, a number of the newest uses and refusals of each metric is counted, by an index; a rate states
-since when. If all are counted, the figures are those of `drawdown guard list`. A number of metrics, whatever their
+Guarantee: for a page, a number of the newest uses and refusals of each metric is counted, by an index; a rate has the
+time of its first one. If all are counted, the figures are those of `drawdown guard list`. A number of metrics, of any
 names, have a figure of their own; all others share one.
 """
 
@@ -152,7 +152,10 @@ def rates_of(connection: sa.Connection, metric: str, now_ms: int) -> tuple[SpanR
 
 
 def list_limits(connection: sa.Connection, metric: str, most: int, *, known: bool = False) -> list[LimitRow]:
-    """Those that count now, of one metric where it is given. Errors: UnknownId, but for one that is `known`."""
+    """Return the limits in force now, of one metric if it is given.
+
+    Errors: UnknownId, except for one that is `known`.
+    """
     if not known:
         _require(connection, metric, "")
     rows = SQL.run(connection, "limits", {"metric": metric, "at_most": most}).mappings()
@@ -160,7 +163,7 @@ def list_limits(connection: sa.Connection, metric: str, most: int, *, known: boo
 
 
 def limit_periods(connection: sa.Connection, metric: str, plans: Collection[str] = ()) -> list[Period]:
-    """In which periods, the shortest first, these plans limit a metric; where none is named, any of all there are."""
+    """Return the periods, shortest first, in which these plans limit a metric; without names, any plan counts."""
     values = {"metric": metric, "plans": list(plans) or [""], "every": int(not plans)}
     found = set(SQL.run(connection, "limit_periods", values).scalars())
     return [period for period in PERIODS if period in found]
@@ -239,8 +242,8 @@ _NAMES: Final = dict(zip(SPANS, ("day", "week", "month"), strict=True))
 class BlockRate:
     """The rate of blocks of a metric since a moment.
 
-    `asked`: requested uses. `blocked`: blocked ones. `would`: those that phase 3 would block. Of extensions of holds,
-    only blocked ones count. `whole`: the moment is the span's begin; otherwise there are more, and these are the
+    `asked`: requested uses. `blocked`: blocked ones. `would`: those that phase 3 would block. An extension of a hold
+    counts only if it was blocked. `whole`: the moment is the span's begin; otherwise there are more, and these are the
     newest.
     """
 
@@ -253,7 +256,7 @@ class BlockRate:
 
     @property
     def blocked_ppm(self) -> int | None:
-        """None where nothing was asked: a rate of nothing is unknown."""
+        """The blocked uses in a million; None if no use was requested: the rate is unknown."""
         return None if not self.asked else self.blocked * ONE_PPM // self.asked
 
 
@@ -293,7 +296,7 @@ class Blocked:
 
 @dataclass(frozen=True)
 class BlocksPage:
-    """By the metrics' names; `next_after`: where the next page begins. `most_blocked`: of the metrics of this page."""
+    """Metrics by their names; `next_after`: the start of the next page. `most_blocked`: of the metrics of this page."""
 
     metrics: list[MetricBlocks]
     most_blocked: list[Blocked]
@@ -331,7 +334,7 @@ def block_rates(
 
 
 def metrics_from(connection: sa.Connection, after: str, most: int, metric: str = "") -> Sequence[sa.RowMapping]:
-    """The newest terms of those that come after a name, by their names; of one, where it is given."""
+    """Return the newest terms of the metrics after a name, by their names; of one metric if it is given."""
     values = {"metric": metric, "after": after, "at_most": most}
     return SQL.run(connection, "blocked_metrics", values).mappings().all()
 

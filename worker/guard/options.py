@@ -31,8 +31,12 @@ OVERRIDES: Final = "/v1/guard/overrides"
 
 @dataclass(frozen=True)
 class WayTold:
-    """One way out. `code`: why it is not open (None: it is). `call`: what a program sends, besides a key of the use;
-    `link`: where the organisation's own people do it; `command`: what an operator does; `missing`: in credits."""
+    """One way out.
+
+    `code`: the reason why it is closed (None: it is open). `call`: the body that a program sends, besides a key of the
+    use; `link`: the page where the organisation's own people do it; `command`: the operator's command; `missing`: in
+    credits.
+    """
 
     option: Option
     open: bool
@@ -118,8 +122,7 @@ MOST_SPONSORS: Final = 5
 
 @dataclass(frozen=True)
 class Override:
-    """An override of the limit that is nearest, as it may be asked for: so much that this fits, until the period's
-    end."""
+    """An override of the nearest limit, as a program may request it: enough for this use, until the period ends."""
 
     period: Period
     amount: int
@@ -128,9 +131,12 @@ class Override:
 
 @dataclass(frozen=True)
 class Way:
-    """One way out. `code` None: it is open; else why it is not, which `said` has in words. `payers`: who could pay;
-    `override`: what to ask for; `asked`: how many overrides wait for a word; `at`: where the credit is kept, and so
-    bought, where that is not here; `missing_micro`: by how much credit falls short, where that is known."""
+    """One way out.
+
+    `code` None: it is open; else the reason why it is closed, which `said` has in words. `payers`: organisations that
+    could pay; `override`: the override to request; `asked`: the number of overrides that wait for a decision; `at`: the
+    place where credit is kept and bought, if not here; `missing_micro`: the credit that is missing, if that is known.
+    """
 
     option: Option
     code: str | None

@@ -59,8 +59,9 @@ Word: TypeAlias = Literal["approve", "refuse", "end"]
 MOST_LIFE_MS: Final = 90 * DAY_MS
 """Life of an override that is not for good."""
 MOST_ASKED: Final = 20
-"""Overrides of a metric that wait for a word about one organisation, pattern or plan: who asks in a loop fills no
-disk."""
+"""Overrides of a metric that wait for a decision about one organisation, pattern or plan. A program that sends requests
+in a loop fills no disk.
+"""
 SOON_MS: Final = 7 * DAY_MS
 """Time before its end in which an override is listed as one that ends soon."""
 _AFTER: Final[dict[Word, OverrideState]] = {"approve": "in_force", "refuse": "refused", "end": "ended"}
@@ -86,7 +87,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class OverrideRow:
-    """An override: what it allows, who asked for it and why, and who decided."""
+    """An override: its terms, its requester and reason, and the person who decided."""
 
     number: int
     metric: str
@@ -113,11 +114,12 @@ class OverrideRow:
 def add(
     connection: sa.Connection, terms: Terms, by: By, *, asked: bool, permanent: bool = False
 ) -> tuple[OverrideRow, bool]:
-    """Make an override that counts from now on, or have one `asked` for, which counts once it is approved; as it is
-    now, and whether that changed anything. The same again by the same actor, to the same millisecond of its end, is the
-    first one: while that counts, or waits and is asked for.
+    """Make an override that counts from now on, or a requested one (`asked`), which counts once it is approved.
 
-    Errors: UnknownId; UsageError for an end or an amount that makes no sense; Denied `too_many_asked`.
+    Returns it as it is now, and True if that changed anything. The same call again by the same actor, to the same
+    millisecond of its end, returns the first one: while that counts, or waits and is requested.
+
+    Errors: UnknownId; UsageError for an end or an amount that is not valid; Denied `too_many_asked`.
     """
     guard_terms.find(connection, terms.metric)
     _require_target(connection, terms)
@@ -163,7 +165,7 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
 
 
 def show(connection: sa.Connection, number: int) -> OverrideRow:
-    """An override, which nobody else decides until this transaction is over. Errors: UnknownId."""
+    """Return an override; no other transaction decides it until this one is over. Errors: UnknownId."""
     row = SQL.run(connection, "read", {"number": number}).mappings().one_or_none()
     if row is None:
         text = f"there is no override {number}; `drawdown override list --all` shows those there are"
@@ -196,9 +198,12 @@ def list_overrides(
     connection: sa.Connection, metric: str, now_ms: int, most: int, *, everything: bool = False, soon: bool = False,
     org_id: str = "", state: OverrideState | Literal[""] = "", after: int = 0, known: bool = False,
 ) -> list[OverrideRow]:  # fmt: skip
-    """Those that are asked for first, then those in force, by their ends; all there ever were, where `everything` is
-    asked for; those alone that end within a week, where `soon` is; of one organisation itself. `after`: of one `state`,
-    what comes behind the override of that number. Errors: UnknownId, but for a metric that is `known`."""
+    """Return requested overrides first, then those in force, by their ends.
+
+    `everything`: also all past ones. `soon`: only those that end within a week. `org_id`: only those of one
+    organisation itself. `after`: of one `state`, only those after the override of that number. Errors: UnknownId,
+    except for a metric that is `known`.
+    """
     if metric and not known:
         ids.require(connection, ids.METRIC, metric)
     if org_id:
@@ -239,7 +244,7 @@ MOST_LIMITS: Final = 1_000
 
 @dataclass(frozen=True)
 class OverrideDecided(OverrideRow):
-    """An override as it stands now. `changed`: whether that was decided now."""
+    """An override as it is now. `changed`: it was decided now."""
 
     changed: bool
 

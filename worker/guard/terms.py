@@ -1,7 +1,7 @@
-"""The terms of the guard: what it counts, at which price, what plans allow, and what one decision goes by of all that.
+"""The terms of the guard: what it counts, prices, the limits of plans, and the facts that one decision needs.
 
-Guarantee: terms and limits are rows that are appended: the last number counts, the same again adds none. Reading the
-facts of a decision (`know`) writes nothing.
+Guarantee: terms and limits are rows that are appended. The last number counts; the same terms again add no row. Reading
+the facts of a decision (`know`) writes nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from drawdown.worker.sources.events import types
 SQL = queries(__file__)
 
 ANY_PLAN: Final = "*"
-"""Stands for every plan that has no limit of its own, and for who is on none."""
+"""The plan name for every plan that has no limit of its own, and for organisations without a plan."""
 MAX_UNITS: Final = 10**12
 """Base units of one use, of a limit, and of a price: nine million such uses still fit in 64 bits."""
 LITTLE_PPM: Final = 200_000
@@ -45,7 +45,7 @@ LITTLE_PPM: Final = 200_000
 class Metric:
     """A metric: its price, its payer and its phase.
 
-    `payer`: who pays in place of the organisation; None: the organisation itself. `phase`: the effect of a decision.
+    `payer`: the organisation that pays instead; None: the organisation itself. `phase`: the effect of a decision.
     `warn_ppm`: the part of a limit that is left when a warning begins. `fails_open`: use is allowed if the credit is
     unknown. `counts`: the event type or feature of the mapping that it counts; None: the one with its name.
     """
@@ -96,8 +96,10 @@ class PlanLimit:
 
 
 def hold(connection: sa.Connection, metric: str) -> bool:
-    """Nobody else changes the metric, a limit of it, or makes or asks for an override, until this transaction is over;
-    whether it is there."""
+    """Lock the metric; returns True if it exists.
+
+    Until this transaction is over, no other one changes it or a limit of it, or makes or requests an override.
+    """
     return SQL.run(connection, "hold", {"metric": metric}).first() is not None
 
 
@@ -152,10 +154,11 @@ def set_metric(
 
 
 def set_limit(connection: sa.Connection, limit: PlanLimit, by: By, *, ended: bool = False) -> bool:
-    """Have a plan allow so much, or, where it is `ended`, say nothing of it any more; whether anything changed. It
-    counts from now on, also in the period that continues.
+    """Set a plan's limit, or remove it if it is `ended`; returns True if anything changed.
 
-    Errors: UnknownId; UsageError for an amount or a phase that makes no sense.
+    It counts from now on, also in the current period.
+
+    Errors: UnknownId; UsageError for an amount or a phase that is not valid.
     """
     find(connection, limit.metric)
     if limit.plan != ANY_PLAN:
@@ -215,7 +218,7 @@ def _require_phase(phase: int | None) -> None:
 class Wish:
     """A use to decide: an amount of a metric, in base units, by an organisation.
 
-    `for_ms`: how long a hold lasts, in milliseconds. `project`, `subject`, …: the run's labels. `payer`: who pays, in
+    `for_ms`: the length of a hold, in milliseconds. `project`, `subject`, …: the run's labels. `payer`: the payer in
     place of the metric's setting (see `Request.payer`).
     """
 
@@ -299,8 +302,10 @@ def halted_by(asker: Asker) -> str | None:
 
 
 def run_of(wish: Wish, metric: Metric, amount_micro: int) -> Request:
-    """The run that charges for it: the organisation's own, or, where the metric names who pays, that one's, with the
-    organisation as its subject."""
+    """Return the run that charges for a use: the organisation's own, or that of the payer that the metric names.
+
+    The payer's run has the organisation as its subject.
+    """
     if metric.payer is None or wish.payer is not None:
         return Request(
             wish.org_id, amount_micro, project=wish.project, subject=wish.subject, action=metric.metric,

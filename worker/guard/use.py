@@ -75,8 +75,11 @@ __all__ = ["Answer", "Wish", "check", "check_all", "check_by_keys"]
 
 @dataclass(frozen=True)
 class Ask:
-    """A use that is asked for, at once or to be `held`; `own`: by an API key that is bound to its organisation. `dark`:
-    it was let through before anybody could be asked."""
+    """A requested use, at once or to be `held`.
+
+    `own`: by an API key that is bound to its organisation. `dark`: it was allowed while the server could not be
+    reached.
+    """
 
     key: str
     wish: Wish
@@ -132,7 +135,7 @@ class Book:
 
 
 def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emission | None = None) -> Answer:
-    """Use so much at once, where it may be used, and emit its event.
+    """Use an amount at once, if that is allowed, and emit its event.
 
     Errors: Denied `other_content` for a key of another use, `bad_event`; UnknownId; UsageError; DatabaseBusy.
     """
@@ -140,13 +143,15 @@ def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emis
 
 
 def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: State) -> Answer:
-    """Count what was used, or is held, by a word that nobody could be asked for, whatever the limit; it is charged
-    where there is credit. Errors: Denied `fails_closed`, `other_content`; UnknownId; UsageError; DatabaseBusy."""
+    """Count what was used, or is held, without the server, at any limit; it is charged if there is credit.
+
+    Errors: Denied `fails_closed`, `other_content`; UnknownId; UsageError; DatabaseBusy.
+    """
     return take(connection, Ask(key, wish, by, state, dark=True))
 
 
 def take(connection: sa.Connection, ask: Ask) -> Answer:
-    """The same for whatever is asked for."""
+    """Do the same for any request."""
     (found,) = take_all(connection, [ask])
     if isinstance(found, DrawdownError):
         raise found
@@ -171,7 +176,7 @@ def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | D
         known = know(connection, first.wish, first.by.now_ms)
         guard_counts.lock_keys(connection, {f"{one.wish.org_id} {one.key}" for one in asked}, first.by.now_ms)
         counters = guard_counts.lock(connection, first.wish.org_id, first.wish.metric, first.by.now_ms)
-        again = read_by_keys(connection, keys)  # whoever waited for the same
+        again = read_by_keys(connection, keys)  # a call that waited for the same lock finds the use now
         book = Book(partial(_charge, connection), known, counters, counters, again, emit=partial(_emit, connection))
         for at in left:
             found[at] = _before(book.uses, asked[at]) or _answered(connection, book, asked[at])
@@ -180,7 +185,7 @@ def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | D
 
 
 def wrong(ask: Ask) -> UsageError | None:
-    """Why a use that is asked for makes no sense."""
+    """Return the error of a request that is not valid; None: it is valid."""
     try:
         require_key(ask.key)
         require_sane(ask.wish)
@@ -255,7 +260,7 @@ def _decide_use(known: AskerTerms, counters: Counters, ask: Ask, code: str | Non
 
 
 def _write(connection: sa.Connection, book: Book, asked: int) -> None:
-    """All that was decided. A limit is passed only where it was decided that it may."""
+    """Write all decisions. A limit is passed only if the decision allowed it."""
     known = book.known
     guard_counts.deny(connection, book.locked, book.denials, book.locked.at_ms, pays=known.pays)
     if not book.made:
@@ -286,7 +291,7 @@ def refuse(
 
 
 def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[], Charged]) -> Charged:
-    """Charge, or leave nothing behind where that is refused. Errors: Denied for a run's key of another content."""
+    """Charge, or keep nothing if that is refused. Errors: Denied for a run's key of another content."""
     try:
         with connection.begin_nested():
             return work()
@@ -382,7 +387,7 @@ NOTHING: Final[Paying] = None, Costs()
 class AskerRows:
     """The facts about a caller, as one statement reads them.
 
-    Lists are its rows. If there is no wallet, or no terms, the rows of `wallet` and `terms` hold nothing.
+    Lists are its rows. If there is no wallet, or no terms, the rows of `wallet` and `terms` are empty.
     """
 
     provider: str | None
@@ -399,7 +404,7 @@ class AskerRows:
     is_blocked: bool
     has_overs: bool
     has_other_owner: bool
-    """The wallet may be somebody else's: `owners` says, for the time and the providers that count."""
+    """The wallet may have another owner: `owners` has it, for the time and the providers that count."""
     has_used: bool
     """There may be usage that the wallet is still to be charged for."""
     limits: list[list[Any]] | None
@@ -524,7 +529,7 @@ def _paying(connection: sa.Connection, wish: Wish, known: AskerTerms, seen: Aske
 
 
 def step_by_step(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
-    """As `consume` goes, up to where that writes."""
+    """Decide as `consume` does, up to its first write."""
     known = know(connection, wish, now_ms)
     counters = guard_counts.look(connection, wish.org_id, wish.metric, now_ms)
     paying = _previewed(connection, wish, known, now_ms) if known.metric.price.of(wish.amount) else NOTHING
@@ -546,8 +551,7 @@ def _answer_of(wish: Wish, known: AskerTerms, counters: Counters, paying: Paying
 
 
 def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
-    """Hold so much to be used, where it may be used, for an hour or as long as is given. Errors: those of
-    `guard.consume`."""
+    """Hold an amount for use, if that is allowed, for an hour or the given time. Errors: as `guard.consume`."""
     return take(connection, Ask(key, wish, by, "held"))
 
 
@@ -563,8 +567,9 @@ def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answe
 
 
 def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: By) -> Answer:
-    """Have it hold `to` base units in all, and go on for `for_ms` from now (an hour); neither shrinks. It tells that
-    the use continues. Where so much may not be used, nothing changes.
+    """Extend a hold to `to` base units in all, and until `for_ms` from now (an hour); neither shrinks.
+
+    The call shows that the use continues. If so much is not allowed, nothing changes.
 
     Errors: Denied `ended`; UnknownId; UsageError.
     """
@@ -675,7 +680,7 @@ def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: 
 
 
 def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters, Use]:
-    """A use that nobody else ends meanwhile, expired if it is due; and the counters that count it."""
+    """Return a use that no other transaction ends meanwhile, expired if it is due; and the counters that count it."""
     require_key(key)
     use = guard_counts.read_use(connection, key)
     if use is None:
@@ -729,8 +734,10 @@ def used_before(uses: Mapping[str, Use], org_id: str, key: str, *, own: bool) ->
 
 
 def use_of(connection: sa.Connection, org_id: str, key: str) -> Use | None:
-    """The use that a key of an organisation's own names; None where that is nothing of the organisation's.
-    Errors: UsageError."""
+    """Return the use that a key of an organisation names; None if the organisation has no such use.
+
+    Errors: UsageError.
+    """
     require_key(key)
     return used_before(read_by_keys(connection, [(org_id, key)]), org_id, key, own=True)
 
@@ -744,12 +751,11 @@ class Answer:
 
     - `decision` counts. `would` is the decision of phase 3. `rule` decided, for `reason`.
     - The nearest limit (None: all are unlimited): its period and amount, the use before, what is left after, and the
-      end of its
-      period.
+      end of
+      its period.
     - `price_micro`: the cost. `charged_micro`: charged now. `charged_before_micro`: charged then, if it is `repeated`.
-    - `payer`: who pays; None: it costs nothing, or no one is charged any more. `balance_micro`: the payer's available
-      credit;
-      None: it was not read, or the caller may not know it.
+    - `payer`: the payer; None: it costs nothing, or no one is charged any more. `balance_micro`: the payer's available
+      credit; None: it was not read, or the caller may not know it.
     - `options`: the ways out. `degraded`: decided without knowing the credit.
     - `repeated`: it was decided before, and nothing was done.
     - `state`: the state of the use; None: there is none. `event`: the outcome of the event that it emits.

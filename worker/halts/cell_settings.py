@@ -20,8 +20,8 @@ class CellSettings:
     """The settings of calls to cells. Secrets never print.
 
     `allowed`: origins (scheme://host:port) that may be called. `roots` make each cell's own secret. `secrets`: other
-    secrets, by the cell's id; under `*` those that cells without an entry shared before they had their own. Of two, the
-    first is the new one. `networks` are allowed besides public addresses.
+    secrets, by the cell's id; under `*` those that cells without an entry shared before they had their own. If there
+    are two, the first is the new one. `networks` are allowed besides public addresses.
     """
 
     allowed: frozenset[str]

@@ -163,7 +163,7 @@ def present(connection: sa.Connection) -> Witness:
 
 
 def require_whole(connection: sa.Connection) -> None:
-    """Errors: HistoryDoubted while the database stands still."""
+    """Check that no recovery is needed. Errors: HistoryDoubted while one is."""
     if SQL.run(connection, "doubted").first() is not None:
         raise HistoryDoubted(STANDS_STILL)
 

@@ -44,9 +44,9 @@ SQL = queries(__file__)
 MAX_ENDPOINTS: Final = 16
 """Endpoints that go on: each message is written for each, and each is called beside the others."""
 OVERLAP_MS: Final = DAY_MS
-"""How long an endpoint's old secret signs beside the new one, by default."""
+"""The time that an endpoint's old secret signs beside the new one, by default."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
-"""How long an endpoint's old secret signs, too."""
+"""The longest time that an endpoint's old secret signs, too."""
 REPLAYED_AT_ONCE: Final = 10_000
 """Messages that one command has sent again."""
 EVERYBODY: Final = ""
@@ -97,7 +97,7 @@ def set_endpoint(
         ids.require_among(ids.EVENT, event, EVENTS)
     ids.require(connection, ids.ENDPOINT, name, new=new)
     before = _endpoint(_hold(connection, name))
-    if before is None:  # nothing is locked yet: whoever adds this one, or another, is waited for
+    if before is None:  # nothing is locked yet: wait for any transaction that adds an endpoint
         in_turn(connection)
         before = _endpoint(_hold(connection, name))
     told = find_wanted_events(connection)

@@ -213,7 +213,7 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
             f"{org_id}: its latest assignment begins at {utc(latest.start_ms)}, and none that is after all others at "
             f"{utc(start_ms)}; `drawdown org scheduled` shows them"
         )
-    _require_unsealed(connection, org_id, latest.start_ms)  # by a machine whose clock is ahead of this one's
+    _require_unsealed(connection, org_id, latest.start_ms)  # by a machine with a clock ahead of this one's
     SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})
     if len(found) == 2:
         before = found[1]

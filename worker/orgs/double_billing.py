@@ -3,10 +3,10 @@
 A metric names the event type or feature of the mapping that it counts (`counts`).
 
 Guarantee: while a metric costs credit, no mapping makes a feature of the event type that it counts, or makes the
-feature that it counts, in any of those windows. Of a price and a mapping, the second is refused. Both take rule S1's
-lock first, so if they come at once, the second sees the first. Nor does usage of an event type wait for a feature that
-no mapping may make: while some waits, a price is refused. Usage that comes in later is refused, with the call to use
-instead (`sources.events.charged`).
+feature that it counts, in any of those windows. If a price and a mapping meet, the second is refused. Both take rule
+S1's lock first, so if they come at once, the second sees the first. Nor does usage of an event type wait for a feature
+that no mapping may make: while some waits, a price is refused. Usage that comes in later is refused, with the call to
+use instead (`sources.events.charged`).
 """
 
 from __future__ import annotations

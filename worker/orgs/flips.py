@@ -128,7 +128,7 @@ def candidates_of(
         if wish.customer_id is not None:
             customer = wish.customer_id
         elif latest is not None and latest.provider == options.provider:
-            customer = latest.customer_id  # whom nobody names stays the same
+            customer = latest.customer_id  # a customer that is not named stays the same
         same = latest is not None and (latest.provider, latest.customer_id) == (options.provider, customer)
         if same and options.from_ms is not None:
             same = latest is not None and latest.start_ms == options.from_ms

@@ -52,7 +52,7 @@ class Checked:
     unknown: int = 0
     """Organisations' days that are pruned here, and cells' days that could not be read."""
     unread: int = 0
-    """Of these, cells' days that could not be read."""
+    """Cells' days among them that could not be read."""
     waiting: list[str] = field(default_factory=list)
     """Days that are not over."""
     cells: list[Line] = field(default_factory=list)

@@ -39,7 +39,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MAX_UNITS: Final = 10**15
-"""What a vendor's units, money and quantity come to."""
+"""Largest number of a vendor's units, of its money in millionths, and of base units of a price."""
 
 
 @dataclass(frozen=True)

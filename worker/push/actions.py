@@ -63,11 +63,12 @@ def void(
     kind: str = "operator",
     although_accepted: bool = False,
 ) -> list[str]:
-    """Declare that pushes never reached their provider; what they held is owed again under the next revision.
-    `although_accepted`: one that its provider had accepted, and has lost since, may be among them.
+    """Declare that pushes never reached their provider; their usage is owed again under the next revision.
 
-    Errors: UsageError without evidence; Refused, for all of them, where one is neither rejected nor in doubt, lies
-    below the floor, or was taken back as lost already; HistoryDoubted while the database stands still: what it calls
+    `although_accepted`: a push that its provider had accepted, and has lost since, may be among them.
+
+    Errors: UsageError without evidence; Refused, for all of them, if one is neither rejected nor in doubt, is below the
+    floor, or was taken back as lost already; HistoryDoubted while a recovery is needed: a push that the database calls
     unsent may have been sent since (R1).
     """
     if not evidence.strip():
@@ -105,10 +106,11 @@ _IF_LOST: Final = "if its provider lost it, `drawdown push void KEY --although-a
 def _chosen(
     connection: sa.Connection, keys: Sequence[str], states: Sequence[str], rule: str, if_accepted: str = ""
 ) -> list[PushRow]:
-    """The pushes with these keys, each once, held until the transaction ends. `if_accepted`: what a person may do
-    instead about one that was.
+    """Return the pushes with these keys, each once, held until the transaction ends.
 
-    Errors: Refused where one is not there or in no such state.
+    `if_accepted`: advice, for the error, about a push that was accepted.
+
+    Errors: Refused if one does not exist or is in another state.
     """
     found = find_pushes(connection, keys, hold=True)
     chosen: dict[str, PushRow] = {}
@@ -124,8 +126,8 @@ def _chosen(
 def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evidence: str) -> list[str]:
     """Declare that the provider has these pushes.
 
-    Errors: UsageError without evidence; Refused, for all of them, where one is settled or was never sent;
-    HistoryDoubted while the database stands still.
+    Errors: UsageError without evidence; Refused, for all of them, if one is settled or was never sent; HistoryDoubted
+    while a recovery is needed.
     """
     if not evidence.strip():
         raise UsageError("say what shows that the provider has this push (--evidence)")
@@ -156,10 +158,11 @@ def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, ev
 
 
 def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
-    """Send again: waiting pushes at once under their own key; rejected ones are voided, with the provider's rejection
-    as evidence, so that the next tick seals them again.
+    """Send pushes again: waiting ones at once, under their own key.
 
-    Errors: Refused, for all of them, where one is settled or in doubt; HistoryDoubted while the database stands still.
+    Rejected ones are voided, with the provider's rejection as evidence, so that the next tick seals them again.
+
+    Errors: Refused, for all of them, if one is settled or in doubt; HistoryDoubted while a recovery is needed.
     """
     lock_buckets(connection)
     require_whole(connection)
@@ -200,9 +203,9 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]
 
 
 def require_lost(pushes: Sequence[PushRow], known: Mapping[str, Capabilities], now_ms: int) -> Steps[None]:
-    """Look up the accepted ones among these at providers that can be asked: `known`, by name.
+    """Look up the accepted pushes among these. `known`: the providers that have a look-up, by name.
 
-    Errors: Refused where a provider has one, cannot be read now, or may not show it yet.
+    Errors: Refused if a provider has one, cannot be read now, or may not show it yet.
     """
     by_provider: dict[str, list[PushRow]] = {}
     for push in pushes:
@@ -274,7 +277,7 @@ class Chosen:
 
 
 MAX_KEYS: Final = 100
-"""Keys of one `push cancel`: the provider is asked about one after the other."""
+"""Keys of one `push cancel`: the provider gets one request after the other."""
 CANCELLING: Final = (
     "cancelling it there: not confirmed yet; run `drawdown push cancel` for it again, or let it be looked up"
 )
@@ -292,10 +295,10 @@ class Intent:
 def intend(
     connection: sa.Connection, keys: Sequence[str], by: By, capabilities: Mapping[str, Capabilities]
 ) -> list[Intent]:
-    """Write down that pushes are to be cancelled, each once. `capabilities`: of the providers that can be asked now.
+    """Record that pushes are to be cancelled, each once. `capabilities`: of the providers that can be called now.
 
-    Errors: UsageError without a reason or for too many keys; Refused, for all of them, where one cannot be cancelled;
-    HistoryDoubted while the database stands still.
+    Errors: UsageError without a reason or for too many keys; Refused, for all of them, if one cannot be cancelled;
+    HistoryDoubted while a recovery is needed.
     """
     if not by.reason.strip() or by.reason == "not given":
         raise UsageError("push cancel: no reason was given. Pass --reason 'why these pushes are wrong'")
@@ -360,9 +363,9 @@ class CancelReport:
 def conclude(
     connection: sa.Connection, asked: Sequence[Intent], answers: Sequence[Cancelled | ReadFailed], by: By
 ) -> CancelReport:
-    """Void what the provider has cancelled; all else stays in doubt, and is looked up.
+    """Void the pushes that the provider has cancelled; all others stay in doubt, and are looked up.
 
-    Errors: HistoryDoubted while the database stands still.
+    Errors: HistoryDoubted while a recovery is needed.
     """
     lock_buckets(connection)
     require_whole(connection)
@@ -428,10 +431,10 @@ class DoubtFilter:
         }
 
     def require(self, connection: sa.Connection) -> int:
-        """Return how many pushes there are.
+        """Return the number of pushes.
 
         Errors: UsageError for an empty range; UnknownId for a mistyped organisation, customer or feature; Refused for a
-        provider that never billed anybody, or for more pushes than `at_most`.
+        provider that never billed a customer, or for more pushes than `at_most`.
         """
         if self.from_ms is not None and self.to_ms is not None and self.from_ms >= self.to_ms:
             raise UsageError("the range is empty: --to must be later than --from")
@@ -546,7 +549,7 @@ class _Portion:
     done: Sequence[PushRow]
     refused: Sequence[Refusal]
     last: PushRow | None
-    """Where the next one begins; None: there is none."""
+    """The start of the next portion; None: this is the last."""
 
 
 def resolve_all(
@@ -555,7 +558,7 @@ def resolve_all(
     """Accept or void all pushes in doubt of a filter, AT_ONCE to a transaction. A dry run needs no evidence.
 
     Errors: UsageError without evidence, and for a filter that names nothing; Refused for more than `at_most`;
-    HistoryDoubted while the database stands still.
+    HistoryDoubted while a recovery is needed.
     """
     if not (dry_run or evidence.strip()):
         raise UsageError("no evidence is given: say what shows it with --evidence")
@@ -614,7 +617,7 @@ def _once_each(found: Iterator[Refusal]) -> list[Refusal]:
 
 
 def _not_charged(connection: sa.Connection, held: Sequence[PushRow], _now_ms: int) -> Iterator[Refusal]:
-    """The embedded ledger knows what it charged: a person cannot say otherwise."""
+    """Refuse pushes that the embedded ledger did not charge: a person cannot declare them charged."""
     ours = [str(push.key) for push in held if push.provider == EMBEDDED]
     charged = wallet.read_charges(connection, ours)
     for key in ours:

@@ -33,8 +33,10 @@ class Other:
 
 
 def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By, cost: UnitCost | None = None) -> None:
-    """The provider has this push's key at another quantity. Ours is voided, theirs takes its place, under S1's lock.
-    `cost`: the credits for one base unit, where the provider told."""
+    """Void our push and take over the provider's, which has its key at another quantity; under S1's lock.
+
+    `cost`: the credits for one base unit, if the provider gave them.
+    """
     evidence = f"the provider has {quantity:,} under this key, not {push.sent_qty:,}"
     void_one(connection, push, by, evidence, "adopted", answered=False)
     _insert(connection, push, quantity, by, evidence, push.wire_key or push.key, credit_cost=as_text(cost))
@@ -96,8 +98,11 @@ def adopt_excess(
     drawn: bool = False,
     credit_cost: str | None = None,
 ) -> None:
-    """The provider charged `quantity` more in this push's window than was pushed, under S1's lock. `drawn`: its balance
-    says so alone, and none of its events does. Its customer is asked about: no read since may show that charge."""
+    """Add a push for `quantity` that the provider charged in this push's window beyond the pushes; under S1's lock.
+
+    `drawn`: only its balance shows the charge, and no event does. The customer's balance is read again: no read since
+    the charge may show it.
+    """
     mark_for_projection(connection, [str(push.org_id)], by.now_ms)
     kind = "drawn" if drawn else "excess"
     _insert(connection, push, quantity, by, evidence, None, kind=kind, credit_cost=credit_cost)

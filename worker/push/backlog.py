@@ -71,8 +71,10 @@ class Waiting:
     drained_ms: int | None = None
     """When those that are due are sent, at the present rate; None: never, or none is."""
     looked_up_by_ms: int | None = None
-    """When the queued ones can no longer be applied: by then each was looked up for the last time. None: none is
-    queued, or no tick has told how long its provider takes."""
+    """The time of the last look-up of the queued pushes, after which none can still be applied.
+
+    None: none is queued, or no tick has recorded how long the provider takes.
+    """
 
     @property
     def waiting(self) -> int:
@@ -81,7 +83,7 @@ class Waiting:
 
     @property
     def order(self) -> tuple[int, int, str]:
-        """Where it stands among others: first what a person is needed for, then what waits."""
+        """The place in the list: first providers that need a person, then those with the most waiting pushes."""
         return (-(self.in_doubt + self.rejected), -self.waiting, self.provider)
 
 
@@ -197,7 +199,7 @@ def _in_all(
 
 
 def _predicted(provider: Waiting, per_minute: float, now_ms: int, looked_up_by_ms: int | None) -> Waiting:
-    """Those that are due are sent at the present rate. A queued one waits for a lookup, whatever the rate is."""
+    """Predict the time when due pushes are sent at the present rate. A queued one waits for a look-up at any rate."""
     drains = provider.due and per_minute > 0 and provider.paused_ms is None
     drained_ms = now_ms + round(provider.due / per_minute * MINUTE_MS) if drains else None
     return replace(provider, settled_per_min=round(per_minute), drained_ms=drained_ms, looked_up_by_ms=looked_up_by_ms)
@@ -220,8 +222,7 @@ def applied_within(ticks: Iterable[Any]) -> dict[str, int]:
 def settled_per_minute(ticks: Iterable[Any], now_ms: int) -> Mapping[str, float]:
     """Return pushes accepted a minute, by provider, as ticks saw them in the last quarter of an hour.
 
-    The count goes back to the last tick that saw none: the rate before an outage does not show when the outage will be
-    over.
+    The count goes back to the last tick that saw none: the rate before an outage does not predict its end.
     """
     totals: dict[str, int] = {}
     since: dict[str, int] = {}

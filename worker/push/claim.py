@@ -40,11 +40,14 @@ They are few, because all may belong to one customer, and its pushes are sent a 
 """
 
 MOST_LOOKUPS: Final = 1_000
-"""Lookups a batch: enough that customers can take turns. Those not begun within its lease are asked for again."""
+"""Look-ups of a batch: enough that customers can take turns.
+
+One that has not begun when its lease ends is made again.
+"""
 MOST_TOGETHER: Final = 1_000
 """Look-ups beside a batch, so that one balance covers all of its pushes. A person settles the others."""
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
-"""Look-ups a batch where history was lost: each may take several calls."""
+"""Look-ups of a batch, if history was lost: each may take several calls."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def claim_due(
     _keep_wire_keys(connection, [push for push, row in zip(claimed, rows, strict=True) if push.request.key != row.key])
     require_same(connection, witness)
     ends = {row.org_id: (0, row.runs_out_ms) for row in found if row.runs_out_ms is not None}
-    # Those begin whose credit ends soonest, and of the rest the newest.
+    # Organisations with the earliest end of credit come first, then the newest pushes.
     claimed.sort(key=lambda push: (ends.get(push.org_id, (1, 0)), -push.window_ms, push.request.key))
     # Last: the count is one row for all workers, held until the commit.
     return Claim(claimed, count_sends(connection, len(rows), witness))
@@ -123,7 +126,7 @@ def longest_due(most: int, claim: str) -> int:
 
 
 def _take(connection: sa.Connection, values: dict[str, object]) -> list[sa.Row[tuple[object, ...]]]:
-    """A few of those that wait longest, then the newest that were never sent, then whatever else is due."""
+    """Return a few pushes that wait longest, then the newest that were never sent, then all others that are due."""
     most = values["at_most"]
     assert isinstance(most, int)
     rows: list[sa.Row[tuple[object, ...]]] = []
@@ -184,7 +187,7 @@ def claim_lookups(
     witness: Witness | None,
     together: bool,
 ) -> list[Sought]:
-    """Take what is to be looked up; `together`: whatever else is due of those customers' features as well."""
+    """Take pushes that are due for a look-up; `together`: all other due ones of those customers' features as well."""
     require_same(connection, witness)
     mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
     losses = read_losses(connection)

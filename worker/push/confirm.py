@@ -153,8 +153,11 @@ def _look_up_batch(
 def _ready(
     told: Mapping[int, LookupResult], asked: Sequence[Sought], left: Collection[int], capabilities: Capabilities
 ) -> list[int]:
-    """Places of the answers that can be judged. One balance tells of all that is absent, and of none without
-    the others: they are weighed together."""
+    """Return the places of the answers that can be judged.
+
+    One balance covers all absent pushes, and they are weighed together: while one of them has no answer, none is
+    judged.
+    """
     unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
     return [place for place in sorted(told) if told[place] != Absent() or asked[place].row.customer_id not in unasked]
 
@@ -184,7 +187,7 @@ def _apply(
     weighed: Weighed,
 ) -> Confirmed:
     done = Confirmed(asked=len(asked))
-    require_same(connection, witness)  # what was asked of a history that was lost is asked again (R1)
+    require_same(connection, witness)  # a look-up for a lost history is repeated (R1)
     if capabilities.same_database:
         found = _charged_meanwhile(connection, asked, found)
     looked = [
@@ -291,8 +294,9 @@ def _still_mine(connection: sa.Connection, row: PushRow, claim: str) -> bool:
 
 DRAWN: Final = "no event shows it, and the customer's balance was drawn on by it"
 MOST_WAITS: Final = 100
-"""Lookups (a day of them or more) that a push waits for others of its customer, until a person is asked as well: the
-others may be of an organisation that is stopped."""
+"""Look-ups (at least a day in all) that a push waits for others of its customer. After them, a person decides as well:
+the others may belong to an organisation that is stopped.
+"""
 UNTOLD: Final = (
     "absent, and the customer's balance does not tell whether it was charged: compare with their console, then "
     "`push resolve`"
@@ -434,7 +438,7 @@ def _is_last_word(end: End) -> bool:
 def _grouped(
     asked: Sequence[Sought], found: Sequence[LookupResult], ends: Sequence[End], weighed: Weighed
 ) -> tuple[list[End], dict[CustomerPool, list[int]]]:
-    """The ends as they are so far, and by customer and feature the places of those that a balance has to tell of."""
+    """Return the ends so far, and by customer and feature the places of the pushes that a balance has to decide."""
     decided = list(ends)
     groups: dict[CustomerPool, list[int]] = defaultdict(list)
     for number, (sought, result) in enumerate(zip(asked, found, strict=True)):

@@ -94,7 +94,7 @@ class Outlasting:
         return self.used + min(beyond, max(0, self.left)), self.used + beyond
 
     def within(self, between: Between) -> tuple[int, int]:
-        """The same, where it is not known what was charged meanwhile, or some was given back: to whichever part."""
+        """Return the same as bounds, if charges are not exactly known, or some was given back to an unknown part."""
         least, most = (max(0, charged - self.cycle_left) for charged in (between.least, between.most))
         return self.used + min(least, max(0, self.left)) - between.back, self.used + most
 
@@ -163,7 +163,7 @@ Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
 CHUNK: Final = 200
 """Customers that are looked at together."""
 MOST_SUMS: Final = 2_000
-"""Where some pushes come to more different sums, it is not worked out which of them a balance was drawn on by."""
+"""Different sums of some pushes. With more of them, no choice is computed of those that a balance was drawn on by."""
 
 MOST_UNSURE: Final = 12
 """Pushes that are each in a balance or beside it; of more only the bounds are compared."""
@@ -296,7 +296,7 @@ def read_accounted(
     for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
         pair, scale = (str(row.customer_id), str(row.feature)), pools.scale(str(row.feature))
         if scale % int(row.scale):
-            continue  # the balance is another by now; else a finer cost was told since
+            continue  # the balance has changed; otherwise a finer cost was reported since
         level, finer = _level(balances, pair), scale // int(row.scale)
         own[pair] = _read_own(row.own_units, finer)
         begun_ms, lasting = int(row.since_ms), _lasting_of(row, finer)
@@ -474,8 +474,10 @@ def _as_json(own: OwnUnits) -> str | None:
 
 @dataclass(frozen=True)
 class _Before:
-    """The last comparison of a balance in the cycle before, or before it had one: when it was, and what we called
-    accepted by then. `bounds`: what is known of its parts, whatever order they are drawn on in."""
+    """The last comparison of a balance in the cycle before, or before its first: its time, and the accepted sum.
+
+    `bounds`: the known limits of its parts, in any order of the draws.
+    """
 
     at_ms: int
     accepted: int
@@ -521,9 +523,11 @@ def _disturbed(
     since: Mapping[CustomerPool, int],
     pools: Pools,
 ) -> dict[CustomerPool, Between]:
-    """Balances of which nothing tells exactly how much was drawn between a comparison and the end of its cycle, with
-    its bounds: beside plain charges something was given back, billed by hand, voided or is open still, or a cost
-    changed, or nothing tells in which order its parts are drawn on."""
+    """Return balances without exact draws between a comparison and the end of its cycle, with their bounds.
+
+    The reasons: beside plain charges something was given back, billed by hand, voided or is open still, a cost changed,
+    or the order of the draws on its parts is unknown.
+    """
     moments = {pair: then.at_ms - CLOCKS_APART_MS for pair, then in before.items()}
     found: dict[CustomerPool, Between] = {}
     disturbed = {pair for pair, then in before.items() if then.lasting is None}
@@ -761,10 +765,12 @@ def is_of_cycle(sent_ms: int, drawn: Level) -> bool:
 
 
 def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset[int] | None:
-    """Which of some pushes (their places) a balance was drawn on by, where it was drawn on by `least` to `most` for all
-    of them; None: it does not tell. Where several sets come to the same, which it was makes no difference to what the
-    customer pays, if all are settled now; else `is_only_choice` has to be asked. Where events show it later, reconcile
-    weighs both windows together (`reconcile.weighing`)."""
+    """Return the places of the pushes that a balance was drawn on by, if all draws are `least` to `most`.
+
+    None: the balance does not show it. If several sets have the same sum, the customer pays the same for each of them,
+    once all are settled; else the caller has to check `is_only_choice`. If events show it later, reconcile weighs both
+    windows together (`reconcile.weighing`).
+    """
     whole, draws = sum(quantities), all(quantity > 0 for quantity in quantities)
     if least == most == 0 or (draws and least <= 0 <= most < min(quantities)):
         return frozenset()  # also of such that cancel out: no event shows them, and the balance does not contradict
@@ -803,7 +809,7 @@ def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
 class Mark:
     """The difference of a balance from the pushes.
 
-    `told`: the part that is reported to a person now. `unsure`: its uncertainty.
+    `told`: the part that a person is notified of now. `unsure`: its uncertainty.
     """
 
     pair: CustomerPool
@@ -912,7 +918,7 @@ def read_shown(
     capabilities: Capabilities,
     over: Over,
 ) -> Steps[Mapping[CustomerPool, Shown]]:
-    """Ask for the totals of what was lost since a balance was compared last; of nothing else are there any."""
+    """Read the totals of losses since the last comparison of a balance. Other spans need none."""
     if capabilities.totals_lag_ms is None:
         return {}
     losses: Mapping[CustomerPool, Loss] = yield Transaction(
@@ -975,9 +981,10 @@ def unknown_of(
 
 
 NEXT_REVISIONS: Final = 3
-"""Revisions after the newest known one that are asked for at once after a loss. If the last of them is there, as many
-more are asked for. Others are found step by step: what is adopted makes the difference be sealed, that is asked for
-with those after it."""
+"""Revisions after the newest known one that are looked up at once after a loss. If the last of them is there, as many
+more are looked up. Others are found step by step: after an adoption, the next seal makes a push for the difference,
+which is looked up together with the revisions after it.
+"""
 
 
 @dataclass(frozen=True)
@@ -989,8 +996,11 @@ class CarryDoubt:
 
 
 def carry_doubt(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> CarryDoubt:
-    """Where only whole units are taken, or no negatives, what is sent of one window rests on all that were before: then
-    all are asked for before one is sent, and what rests on a carry that is no more is sealed again."""
+    """Return the doubts about a push of a lost window.
+
+    If a provider takes only whole units, or no negatives, the push of a window rests on all earlier ones. Then all are
+    looked up before one is sent, and a push that rests on a carry that no longer exists is sealed again.
+    """
     if capabilities.unit_of(row.feature) == 1 and capabilities.negatives:
         return CarryDoubt()
     values = {**push_id_of(row), "provider": row.provider, "customer_id": row.customer_id}
@@ -1018,7 +1028,7 @@ def next_revisions(row: PushRow, newest: int, capabilities: Capabilities) -> lis
 
 @dataclass(frozen=True)
 class Sought:
-    """One push to look up; where history was lost, when it may have been sent, and what else is there of its window."""
+    """One push to look up. If history was lost: when it may have been sent, and the other pushes of its window."""
 
     row: PushRow
     loss: Loss | None
@@ -1034,7 +1044,7 @@ class Sought:
 
     @property
     def last_sent_ms(self) -> int:
-        """When it may have been sent last: to a loss's end, whatever our attempts say."""
+        """The latest time at which it may have been sent: up to a loss's end, even if our attempts are earlier."""
         last = int(self.row.last_sent_ms)
         if self.loss is None:
             return last
@@ -1050,7 +1060,7 @@ class Sought:
 def look_further(
     provider: str, asked: Sequence[Sought], found: Sequence[LookupResult], capabilities: Capabilities
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
-    """Where history was lost, ask also for what it may have sent after a push, or in its place."""
+    """If history was lost, look up also what may have been sent after a push, or in its place."""
     asked = list(asked)
     found = [held(result) if it.loss is not None else result for it, result in zip(asked, found, strict=True)]
     places = [
@@ -1083,5 +1093,5 @@ def look_further(
 
 
 def held(result: LookupResult) -> LookupResult:
-    """Where history was lost, another figure than ours is what we have forgotten, and not somebody else's."""
+    """Return a found push in place of a doubt: after a loss, a quantity other than ours is our own that was lost."""
     return Found(result.holds) if isinstance(result, CannotTell) and result.holds is not None else result

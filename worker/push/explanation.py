@@ -1,7 +1,7 @@
 """One push, explained: its samples, the provider's answer, its entry in the ledger, the verdict that followed, and the
-cells that were told. Reads only.
+cells that were notified. Reads only.
 
-Guarantee: each part is bounded, and goes by a key.
+Guarantee: each part is bounded, and is read by a key.
 """
 
 from __future__ import annotations
@@ -141,9 +141,9 @@ class ExplainedPush:
 
 
 def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
-    """The push, the samples of its window and feature, its attempts, and its void if it has one.
+    """Return the push, the samples of its window and feature, its attempts, and its void if it has one.
 
-    Errors: Refused where there is no such push.
+    Errors: Refused if the push does not exist.
     """
     found = find_push(connection, key)
     stored = {column.name: getattr(found, column.name) for column in fields(PushColumns)}
@@ -231,7 +231,7 @@ class PushChain:
 
 
 def chain_of(connection: sa.Connection, push: PushColumns) -> PushChain:
-    """From the push to the cells that were told."""
+    """Return the rows from the push to the cells that were notified."""
     names = [push.key, f"{PREFIX}{push.key}"]
     at_ms = push.sealed_at_ms if push.settled_ms is None else push.settled_ms
     asked = {"org_id": push.org_id, "at_ms": at_ms, "at_most": MOST_VERDICTS}

@@ -1,9 +1,9 @@
 """Lists and sums of pushes, a page at a time. Reads only.
 
-Guarantee: a page costs the same however many pushes there are: each kind of question goes by an index that holds it in
-its order, and looks at MOST_LOOKED_AT rows at most. Where none of those is like what was asked for, the page says where
-it continues. Sums read only open pushes, by their own index. Amounts are in credits by the provider's rates; quantities
-of different features are never added up.
+Guarantee: the cost of a page does not depend on the number of pushes. Each kind of question uses an index that holds
+its order, and reads MOST_LOOKED_AT rows at most. If none of those rows matches, the page names the place to continue.
+Sums read only open pushes, by their own index. Amounts are in credits by the provider's rates; quantities of different
+features are never added up.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RANKS: Final = {"in_doubt": -3, "rejected": -2}
 MOST_AT_ONCE: Final = 1_000
 """Rows of a file that are read, and held, together."""
 MOST_LOOKED_AT: Final = 5_000
-"""Pushes that one page goes through."""
+"""Pushes that one page reads."""
 MOST_ORG_MS: Final = 31 * DAY_MS
 """The longest time of one organisation that is searched, with a look for each window."""
 OPEN: Final = ("due", "queued", "in_doubt", "rejected", AWAITING_CREDIT)
@@ -69,7 +69,7 @@ class PushFilter:
 
     @property
     def narrows(self) -> bool:
-        """True if some rows in the order of the index may be left out. Of open pushes, those for people are."""
+        """True if some rows in the order of the index may be left out. Open pushes for people are left out."""
         return self.state != "any" or bool(
             self.provider or self.feature or self.why or self.from_ms is not None or self.to_ms is not None
         )
@@ -116,8 +116,11 @@ class PushLine:
 
 @dataclass(frozen=True)
 class PushPage:
-    """`next_after`: where the next page begins; None where there is no more. `is_cut`: it ended
-    there for having gone through as much as one page may."""
+    """A page of pushes.
+
+    `next_after`: the start of the next page; None: this is the last. `is_cut`: it ended because it had read as many
+    rows as a page may.
+    """
 
     lines: list[PushLine]
     next_after: str | None
@@ -127,11 +130,14 @@ class PushPage:
 def list_pushes(
     connection: sa.Connection, chosen: PushFilter, now_ms: int, after: str = "", most: int = PAGE_ROWS
 ) -> PushPage:
-    """Those behind `after`. Open ones: first those that need a person, in doubt before rejected, the oldest window
-    first; then those that ticks try, by provider, the next to be tried first. All others, and those of one
-    organisation: the latest window first. Errors: UsageError for a state there is not, no such place, or a first page
-    of open ones of which none waits for `why`; UnknownId. A provider that billed nobody is no error: it may be known
-    to the machine alone."""
+    """Return the page of pushes after `after`.
+
+    Open ones: first those that need a person, in doubt before rejected, the oldest window first; then those that ticks
+    try, by provider, the next to be tried first. All others, and those of one organisation: the latest window first.
+
+    Errors: UsageError for an unknown state, an invalid place, or a first page of open ones if none waits for `why`;
+    UnknownId. A provider that never billed a customer is no error: it may be known to the machine alone.
+    """
     if chosen.state not in STATES:
         raise UsageError(f"state {chosen.state!r}: there is {', '.join(STATES)}")
     if chosen.from_ms is not None and chosen.to_ms is not None and chosen.from_ms >= chosen.to_ms:
@@ -251,14 +257,14 @@ def _place(after: str, begin: int) -> dict[str, Any]:
 
 
 def _due_place(connection: sa.Connection, after: str) -> dict[str, object]:
-    """The same for what goes by provider. Errors: UsageError, UnknownId."""
+    """Return the place in lists that are sorted by provider. Errors: UsageError, UnknownId."""
     found = _place(after, FIRST)
     provider = str(find_push(connection, after.partition(":")[2]).provider) if after else ""
     return {**found, "provider_after": provider}
 
 
 MOST_REASONS: Final = 20
-"""Reasons that are told apart in one sum."""
+"""Reasons that one sum distinguishes."""
 
 
 @dataclass(frozen=True)

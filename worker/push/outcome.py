@@ -43,15 +43,15 @@ class Settlement:
     outcome: str
     error: str | None = None
     first_sent_ms: int | None = None
-    """When its key may first have been sent, where nothing on record says so (R1): P2 counts from there."""
+    """The earliest time at which its key may have been sent, if no record has it (R1): P2 counts from then."""
     never_sent: bool = False
     """True if it is proven that the key never arrived: then P2 counts from the next attempt."""
     cost: UnitCost | None = None
-    """Credits for one base unit, by which it was charged, where the provider told."""
+    """The credits for one base unit by which it was charged, if the provider gave them."""
 
 
 MOST_RETRY_MS: Final = DAY_MS
-"""A provider that asks for a longer wait than this is tried again after it: no push waits for ever."""
+"""The longest wait before a retry, even if a provider asks for more: no push waits for ever."""
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
 """Wait after a charge that took nothing for lack of credit, or gave nothing back for lack of a balance. Then it is
 billed again once the provider shows some (`worker.push.void`). A rejection that only a person can settle is due at the
@@ -145,7 +145,7 @@ class Asked:
     lookups: int
     """The number of its lookups, including this one."""
     last_sent_ms: int
-    """When the last attempt began that may have arrived; the first attempt's time where none is known."""
+    """When the last attempt began that may have arrived; the first attempt's time if that is unknown."""
     first_sent_ms: int
     claimed: bool
     """True if the provider reported that it has the key: sending again would only repeat that."""

@@ -63,7 +63,7 @@ class Pushed:
     other: int = 0
     rounds: int = 0
     calls_cut: dict[str, int] = field(default_factory=dict)
-    """The fewest calls at once that were made, where the provider turned calls away."""
+    """The fewest calls at once, by provider, if the provider turned calls away."""
     more: bool = False
     """True if the spell was over before everything due was sent."""
     why: Counter[str] = field(default_factory=Counter)
@@ -80,7 +80,7 @@ class Pushed:
 def push_in_spells(
     context: Context, provider: str, others: Callable[[bool], Steps[list[object]]]
 ) -> Steps[list[object]]:
-    """Send everything due at one provider; `others` have their turn after each spell, told whether more is due."""
+    """Send all due pushes of one provider; after each spell, `others` have their turn, with True if more is due."""
     at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
     expired: list[object] = yield RunTogether([expire(context, provider)])  # it reads all that is due: once
     done, more = [failure for failure in expired if failure is not None], True
@@ -92,14 +92,16 @@ def push_in_spells(
 
 
 def expire(context: Context, provider: str) -> Steps[None]:
-    """Set apart what may not be sent any more. A claim asks for rule P2 again."""
+    """Set pushes apart that may no longer be sent. A claim checks rule P2 again."""
     capabilities, now = context.capabilities[provider], context.clock.now_ms()
     yield Transaction("expire", partial(_expire, provider=provider, capabilities=capabilities, now=now))
 
 
 def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[Pushed]:
-    """Send everything due at one provider, batch after batch, until nothing is due, or time or `spell_ms` is over.
-    Where there are no spells, what is too old is set apart first."""
+    """Send all due pushes of one provider, batch after batch, until nothing is due, or time or `spell_ms` is over.
+
+    Without spells, pushes that are too old are set apart first.
+    """
     done = Pushed()
     until_ms = None if spell_ms is None else context.clock.now_ms() + spell_ms
     if spell_ms is None:
@@ -295,7 +297,7 @@ MOST_PRODUCT: Final = 2**62
 
 
 class NotPlain(Refused):
-    """A key was charged before, or a wallet would stand beyond what any may; nothing was charged."""
+    """A key was charged before, or a wallet would go beyond its limit; nothing was charged."""
 
 
 def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | None = None) -> Steps[int]:

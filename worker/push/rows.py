@@ -32,16 +32,18 @@ def push_id_of(push: Row) -> dict[str, object]:
 
 
 def find_push(connection: sa.Connection, key: str) -> PushRow:
-    """The push with a key, `usage:{org}:{window}:{feature}[:rN]`.
+    """Return the push with a key, `usage:{org}:{window}:{feature}[:rN]`.
 
-    Errors: UnknownId where there is none.
+    Errors: UnknownId if it does not exist.
     """
     return require_push(connection, find_pushes(connection, [key]), key)
 
 
 def require_push(connection: sa.Connection, found: dict[str, PushRow], key: str) -> PushRow:
-    """One of those that were looked for. Errors: UnknownId where there is none, with the nearest that there is;
-    Refused where the pushes of its day were folded."""
+    """Return one of the pushes that were read.
+
+    Errors: UnknownId if it does not exist, with the nearest keys; Refused if the pushes of its day were folded.
+    """
     if key not in found:
         _require_unfolded(connection, key)
         raise ids.unknown(PUSH, key, _around(connection, key))
@@ -62,15 +64,18 @@ def _require_unfolded(connection: sa.Connection, key: str) -> None:
 
 
 def _around(connection: sa.Connection, key: str) -> list[str]:
-    """The keys on either side of where this one would stand; the newest where it is like none."""
+    """Return the keys on either side of this one; the newest keys if it is not a key."""
     push_id = parse_push_key(key) or {"window_ms": 2**62, "org_id": "", "feature": "", "revision": 0}
     values = {**push_id, "at_most": ids.NEIGHBOURS}
     return [str(near) for side in ("keys_from", "keys_before") for near in SQL.run(connection, side, values).scalars()]
 
 
 def find_pushes(connection: sa.Connection, keys: Iterable[str], *, hold: bool = False) -> dict[str, PushRow]:
-    """Those of these pushes that there are, by the key asked for. `hold`: nobody else changes them before the
-    transaction ends; otherwise a push accepted this moment could be voided as the one in doubt that it was."""
+    """Return those of these pushes that exist, by the given key.
+
+    `hold`: no other transaction changes them before this one ends. Without it, a push that is accepted meanwhile could
+    be voided as if it were still in doubt.
+    """
     push_ids = {key: push_id for key in keys if (push_id := parse_push_key(key)) is not None}
     values = {"push_ids": list(push_ids.values())}
     rows = SQL.run(connection, "find_pushes", values, held="hold_push" if hold else "")
@@ -100,7 +105,7 @@ def wire_key(key: str, capabilities: Capabilities) -> str:
 
 
 def dated(window_ms: int, revision: int) -> int:
-    """The moment a push is dated at: within its window, in the middle of a minute, whatever sums take for its ends."""
+    """Return the time of a push at its provider: in its window, mid-minute, so that any sum of it includes the push."""
     return window_ms + min(revision, OWN_MINUTES) * MINUTE_MS + MINUTE_MS // 2
 
 
@@ -112,6 +117,6 @@ def request_of(row: sa.Row[tuple[object, ...]], capabilities: Capabilities) -> P
 
 
 def plan(connection: sa.Connection, *ways: str) -> None:
-    """Have PostgreSQL do what follows in these ways, whatever its statistics say."""
+    """Make PostgreSQL plan the next statements in these ways, whichever statistics it has."""
     for way in ways if connection.dialect.name == "postgresql" else ():
         SQL.run(connection, way)

@@ -53,7 +53,7 @@ class Unresolved:
 
     @property
     def command(self) -> str:
-        """The one command for all of them: its dry run, where a person decides; else the list."""
+        """The one command for all of them: its dry run if a person decides, else the list."""
         if self.state == "in_doubt":
             return resolve_all(self.provider)
         return typed("drawdown", "push", "list", "--state", self.state, "--provider", self.provider)

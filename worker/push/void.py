@@ -4,11 +4,11 @@ Guarantee: nothing is edited. A void is a row of its own, with actor and reason.
 next tick seals the difference (P5). A push with an unknown outcome is never voided, nor is one that our own ledger has
 charged.
 
-A rejection that waits for credit is voided only where its last answer proves that nothing was taken and a read after
-that answer shows credit that its feature can draw on. The next seal owes its usage under a new key, since Autumn keeps
-the key of a charge that took nothing (recorded). A push that is refused again and again waits longer each time. Each
-tick asks about the customers who wait: Autumn sends no webhook of a grant (recorded). A push that gives back stays with
-a person meanwhile, and is left to the person after MOST_GIVE_BACKS revisions of its window.
+A rejection that waits for credit is voided only if its last answer proves that nothing was taken, and a read after that
+answer shows credit that its feature can draw on. The next seal owes its usage under a new key, since Autumn keeps the
+key of a charge that took nothing (recorded). A push that is refused again and again waits longer each time. Each tick
+reads the balances of the customers who wait: Autumn sends no webhook of a grant (recorded). After MOST_GIVE_BACKS
+revisions of its window, a push that gives back is left to a person.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Barrier = Literal["below_floor", "charged", "may_arrive", "not_charged"]
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a person cannot resolve a push now. `wait_ms`: how long it lasts, where that is known."""
+    """The reason why a person cannot resolve a push now. `wait_ms`: the time until it ends, if that is known."""
 
     key: str
     barrier: Barrier
@@ -64,7 +64,7 @@ DOUBTED: Final = "one of its attempts, and another may have been charged: "
 
 
 class OfWindow(Protocol):
-    """Whatever names a window of an organisation."""
+    """An object that names a window of an organisation."""
 
     @property
     def org_id(self) -> str: ...
@@ -162,7 +162,7 @@ _CARRY: Final = ("org_id", "provider", "customer_id", "feature")
 
 
 def _take_from_carries(connection: sa.Connection, voided: Sequence[PushRow]) -> None:
-    """S10: the carry is what is sealed and not sent, of pushes that stand."""
+    """Take voided pushes from the carries: a carry is the sum that is sealed and not sent, of valid pushes (S10)."""
     changes: dict[tuple[str, ...], int] = defaultdict(int)
     for push in voided:
         if push.sealed_qty != push.sent_qty:
@@ -180,10 +180,12 @@ def ask_again(connection: sa.Connection, settled: Sequence[PushRow], now_ms: int
 
 
 def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: int) -> str:
-    """A push the provider had taken is refused by it after all: what it drew is given back, and it is rejected. Where
-    several of its attempts may have arrived, nobody knows which was refused, and another may have charged: then it is
-    in doubt, and looked up. It loses its claim: an answer that is still on its way says what held before the refusal,
-    and changes nothing. Its new state."""
+    """Give back the draw of a push that its provider refused after taking it, and return its new state: rejected.
+
+    If several of its attempts may have arrived, the refused one is unknown, and another may have charged. Then the push
+    is in doubt, and looked up. It loses its claim: an answer that is still on its way is older than the refusal, and
+    changes nothing.
+    """
     several = SQL.run(connection, "arrivals_of", push_id_of(push)).scalar_one() > 1
     state, words = ("in_doubt", DOUBTED) if several else ("rejected", "")
     _take_back(connection, push, state, f"refused later: {words}{reason}", now_ms)
@@ -204,8 +206,10 @@ def _take_back(connection: sa.Connection, push: PushRow, state: str, why: str, n
 
 
 def _charged(connection: sa.Connection, chosen: Sequence[PushRow]) -> set[str]:
-    """The keys of those that our own ledger has charged. It is in this database: a process that lay still may charge at
-    any time, and what it charged stands."""
+    """Return the keys of the pushes that our own ledger has charged.
+
+    The ledger is in this database: a process that was suspended may charge at any time, and its charge is valid.
+    """
     ours = [str(push.key) for push in chosen if push.provider == EMBEDDED]
     if not ours:
         return set()
@@ -252,7 +256,7 @@ LONGEST_WAIT_MS: Final = DAY_MS
 
 
 def bill_again(context: Context) -> Steps[int]:
-    """Void what was refused for want of credit of customers who have some now; returns how many there were."""
+    """Void pushes that were refused for want of credit, of customers who have some now; returns their number."""
     done = 0
     while not context.out_of_time():
         now = context.clock.now_ms()

@@ -27,7 +27,7 @@ AGAIN: Final = ":redrawn"
 
 
 class Billed(Protocol):
-    """A push, as far as a wallet goes: a row of `pushes`."""
+    """The columns of a push that a wallet needs: a row of `pushes`."""
 
     @property
     def key(self) -> str: ...
@@ -51,8 +51,10 @@ def usage_of(push: Billed) -> entries.Usage:
 
 
 def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: int) -> None:
-    """Draw accepted pushes from their customers' wallets, where there are such. Only for providers without a hard stop
-    of their own; `draw_if_ours` asks."""
+    """Draw accepted pushes from their customers' wallets, if they have one.
+
+    Only for providers without a hard stop of their own; `draw_if_ours` checks that.
+    """
     have = _with_wallet(connection, sorted({use.customer_id for use in accepted}))
     uses = [use for use in accepted if use.customer_id in have]
     names = _drawn_keys(connection, [use.key for use in uses])
@@ -62,8 +64,11 @@ def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: i
 
 
 def _charge(connection: sa.Connection, uses: Sequence[entries.Usage], now_ms: int) -> None:
-    """All of them at once; in halves where a wallet cannot owe so much, until that use stands alone. It was charged
-    elsewhere all the same: what it came to is not drawn, which `verify` finds (`undrawn`), and nothing else waits."""
+    """Charge all of them at once; if a wallet cannot owe so much, charge them in halves, down to one use.
+
+    That use was charged at the provider all the same. Its sum is not drawn, which `verify` finds (`undrawn`), and the
+    others do not wait.
+    """
     try:
         with connection.begin_nested():
             charges = wallet.charge(connection, uses, now_ms)
@@ -81,7 +86,7 @@ def _charge(connection: sa.Connection, uses: Sequence[entries.Usage], now_ms: in
 
 
 def draw_if_ours(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) -> None:
-    """The same for pushes of any provider, where it keeps no balance of its own."""
+    """Draw those of the pushes that are at a provider without balances of its own."""
     theirs = mirrored_at(connection)
     some = [push for push in pushes if push.provider in theirs]
     if some:
@@ -99,8 +104,10 @@ def give_back(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) 
 
 
 def _drawn_keys(connection: sa.Connection, keys: Sequence[str]) -> dict[str, str]:
-    """Under which key each is drawn, or would be: what was given back is drawn again under a key of its own, where its
-    push is accepted after all (a person billed it by hand)."""
+    """Return the key under which each is drawn, or would be.
+
+    A push that was given back is drawn under another key, if it is accepted after all (a person billed it by hand).
+    """
     names = {key: key for key in keys}
     ended = set(wallet.read_charges(connection, [f"{key}:back" for key in names]))
     while ended:

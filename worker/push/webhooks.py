@@ -2,8 +2,8 @@
 
 Guarantee: the content of an event is applied in the transaction that stores its id. An event that could not be fetched
 is stored as failed, and may come again. A notice changes nothing by its own figures. A customer that changed is read
-again, twice. A refused push becomes rejected, visibly, in any state it was in, and a person or `push retry` decides; it
-is in doubt, and looked up, where another of its attempts may have been charged.
+again, twice. A refused push becomes rejected, visibly, in any state it was in, and a person or `push retry` decides. If
+another of its attempts may have been charged, it is in doubt, and looked up.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ _SHOWN = {"rejected": "rejected", "in_doubt": "in doubt"}
 
 
 def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[Notice], now_ms: int) -> list[str]:
-    """Take notices of a provider that were proven to be its own; returns what was done, a line each.
+    """Apply notices of a provider that were proven genuine; returns what was done, a line each.
 
-    A notice of a customer or push unknown here is given, and is no error: the provider may serve others too.
+    A notice of a customer or push unknown here gets a line, and is no error: the provider may serve other systems too.
     """
     return [_apply(connection, provider, notice, now_ms) for notice in notices]
 

@@ -106,7 +106,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     ready = [day for day in same if day.is_settled(settled_by)]
     waiting = {day.line for day in same} - {day.line for day in ready}
     until = window_of(settled_by - SETTLING_MS)
-    if waiting:  # of a day that continues, what is old enough; else whoever never rests would never be compared
+    if waiting:  # of a day under way, the old part: a customer in steady use is compared, too
         part: list[_Ours] = yield Transaction(
             "reconcile_ours", partial(_ours, provider=provider, scope=scope, now=now, until=until), rollback=True
         )

@@ -97,7 +97,7 @@ class Reconciled:
     skipped: dict[str, str] = field(default_factory=dict)
     """Providers that cannot be compared, with the reason."""
     unusable: list[str] = field(default_factory=list)
-    """Of these, providers that bill an organisation: nothing was proven of them."""
+    """Providers among them that bill an organisation: nothing was proven of them."""
 
     open_days: int = 0
     """Days of customers that were settled more than a day ago, and are not compared yet."""

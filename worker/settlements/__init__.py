@@ -1,1 +1,1 @@
-"""What suppliers are owed and paid: settlements, freezes, reversals and payout files."""
+"""Suppliers' credit: settlements, freezes, reversals and payout files."""

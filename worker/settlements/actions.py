@@ -53,12 +53,12 @@ from drawdown.worker.settlements.lists import (
 )
 
 MAX_HOLD_MS: Final = 3_650 * DAY_MS
-"""How long a settlement is held: ten years."""
+"""The longest hold of a settlement: ten years."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What of a supplier's terms is set; None: it stays as it is, or as suppliers have it by default."""
+    """The changes of a supplier's terms; None: it stays as it is, or is the default."""
 
     share_ppm: int | None = None
     hold_ms: int | None = None
@@ -251,7 +251,7 @@ def _terms(done: SupplierSet) -> str:
 
 @dataclass(frozen=True)
 class SupplierFrozen:
-    """Whether nothing is released to a supplier now, and whether that was changed."""
+    """A supplier's freeze: is nothing released now, and was that changed."""
 
     supplier: str
     is_frozen: bool

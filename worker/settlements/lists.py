@@ -1,9 +1,9 @@
-"""What suppliers are owed, held, were paid and gave back, and the file of a payout to be paid. Reads only.
+"""Suppliers' sums: owed, held, paid and given back; and the file of a payout to be paid. Reads only.
 
-Guarantee: of each supplier, all that its settlements ever came to (net) is hold + eligible + frozen + released +
-reversed; all that its payouts came to (paid) is released - what they took off for claw-backs. A file's lines add up to
-its total; the same payout gives the same bytes each time, read and written in parts. Nothing in it is taken for a
-formula by a spreadsheet, nor turns the direction of reading.
+Guarantee: of each supplier, the sum of all its settlements (net) is hold + eligible + frozen + released + reversed; the
+sum of all its payouts (paid) is released less their claw-backs. A file's lines add up to its total; the same payout
+gives the same bytes each time, read and written in parts. A spreadsheet takes nothing in it for a formula, and nothing
+turns the direction of reading.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ class SettlementFilter:
 
 @dataclass
 class Sums:
-    """What a supplier's settlements come to, in micro-credits. `clawed_back`: of what was released; `carried`: what of
-    that no payout has taken off yet; `unsettled`: drawn by its runs that expired and that nobody settled."""
+    """The sums of a supplier's settlements, in micro-credits.
+
+    `clawed_back`: taken back after the release. `carried`: the part of it that no payout has deducted yet. `unsettled`:
+    drawn by its runs that expired and were not settled.
+    """
 
     net_micro: int = 0
     hold_micro: int = 0
@@ -81,8 +84,10 @@ class Account:
 
 @dataclass(frozen=True)
 class NextPayout:
-    """What a supplier's payout of this month would come to, and what it has to be above, in micro-credits; whether the
-    month has one, or a later month."""
+    """The amount of a supplier's payout this month, and the threshold that it must exceed, in micro-credits.
+
+    `is_made`: the month, or a later month, has a payout.
+    """
 
     due_micro: int
     above_micro: int
@@ -188,7 +193,10 @@ def unpaid(connection: sa.Connection, payout: str) -> int:
 
 
 def sums_of(connection: sa.Connection, chosen: SettlementFilter, now_ms: int) -> Sums:
-    """What the chosen settlements come to; what only suppliers have (`carried`, `paid`, `unsettled`) is not told."""
+    """Return the sums of the chosen settlements.
+
+    Sums that belong to suppliers (`carried`, `paid`, `unsettled`) are left out.
+    """
     found = Sums()
     of_settlements = "of_chosen_org" if chosen.org else "of_chosen"
     values = {**vars(chosen), "states": list(chosen.states), "now_ms": now_ms}
@@ -315,8 +323,11 @@ def _csv_line(texts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class SettlementRow:
-    """What a supplier is owed for one run. `net`: its share of what the run was charged (`gross`); `owed`: less what
-    was `reversed` before its release."""
+    """A supplier's settlement of one run.
+
+    `gross`: the charge of the run. `net`: the supplier's share of it. `owed`: the share less what was `reversed` before
+    its release.
+    """
 
     run: str
     org_id: str
@@ -439,7 +450,7 @@ def _payouts(connection: sa.Connection, look: Look, *, supplier: OfSupplier = ""
 
 
 def _clawed(micro: int) -> str:
-    """What a payout takes off."""
+    """Return the deduction of a payout."""
     return show_credits(-micro)
 
 

@@ -31,7 +31,7 @@ class FieldMap:
             raise UsageError(f"{twice[0]} is given twice; use --map or --set for it")
 
     def column_of(self, name: str) -> str:
-        """What the file calls this field, if no constant stands for it."""
+        """Return the file's name of this field, if no constant replaces it."""
         return self.columns.get(name, name)
 
     @property
@@ -58,7 +58,7 @@ def from_text(text: str | None) -> FieldMap:
 
 
 def field_map(maps: Sequence[str] | None, sets: Sequence[str] | None) -> FieldMap:
-    """Of the options of a command. Errors: UsageError."""
+    """Return the field map of a command's options. Errors: UsageError."""
     return FieldMap(_pairs(maps, "--map"), _pairs(sets, "--set"))
 
 

@@ -19,7 +19,7 @@ _LINE: Final = re.compile(r"[^\r\n]*+(?:\r\n?|\n)?")
 
 
 class Unfit(ValueError):
-    """What is wrong with a line that was read and not handed on."""
+    """The fault of a line that was read and not handed on."""
 
     def __init__(self, line: int, said: str) -> None:
         super().__init__(said)

@@ -33,7 +33,7 @@ class Backlog:
     awaiting_credit: int = 0
     """Rejected for want of credit, and billed again once the provider shows credit: customers' debts."""
     refused: int = 0
-    """Of those that are due: refused until a person changes a setting, such as a key."""
+    """Due pushes that are refused until a person changes a setting, such as a key."""
     dirty_windows: int = 0
     halts_due: int = 0
     halts_ignored: int = 0

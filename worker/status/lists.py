@@ -1,4 +1,4 @@
-"""What people and programs may see of how an organisation stands."""
+"""The state of an organisation, as people and programs may see it."""
 
 from __future__ import annotations
 

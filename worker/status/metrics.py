@@ -40,7 +40,7 @@ class OpenPushes:
 
 @dataclass(frozen=True)
 class WaitingCount:
-    """How many wait, and since when the one that has waited longest does."""
+    """The number that wait, and since when the oldest does."""
 
     count: int
     since_ms: int | None
@@ -78,7 +78,7 @@ class EndedTick:
 
 
 def watermarks(connection: sa.Connection) -> Watermarks:
-    """How far sealing has come."""
+    """Return the progress of sealing."""
     return Watermarks(SQL.run(connection, "oldest_watermark").scalar(), SQL.run(connection, "held").scalar())
 
 
@@ -117,7 +117,7 @@ def projections_due(connection: sa.Connection, now_ms: int) -> WaitingCount:
 
 
 def halted_orgs(connection: sa.Connection) -> dict[str, int]:
-    """How many, by reason."""
+    """Return the number of halted organisations, by reason."""
     return {row.reason: row.orgs for row in SQL.run(connection, "halted_orgs")}
 
 

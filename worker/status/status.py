@@ -52,18 +52,18 @@ WHOLE: Final = (
     "balances",
     "last_of_first_shard",
 )
-"""What is read of everything, and asks for no value."""
+"""Queries of the whole status that need no value."""
 MOST_TICKS: Final = 1_000
 """Among which the last one is looked for."""
 FILES_WAIT: Final = "files of watched folders wait to be taken"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
-"""Of an organisation's row: what only the seal uses, for how far it is sealed says both; and what lists alone go by."""
+"""Columns of an organisation's row that are not shown: the seal alone, or lists alone, use them."""
 
 
 def status(
     connection: sa.Connection, now_ms: int, witness: Witness | None = None, *, is_trusted: bool = True
 ) -> parts.Status:
-    """What is behind, why, since when, how much it is worth, and when it will be drained; the headline sums it up.
+    """Return the status: what is behind, why, since when, its worth, and when it will be drained.
 
     `witness`: what this machine remembers of the database, so that a loss shows before the next tick writes it down.
     `is_trusted`: `now_ms` was given by a person; this machine's clock is compared, as ticks compare it."""
@@ -121,7 +121,7 @@ def status(
 
 
 def _unread_samples(connection: sa.Connection, buckets: Sequence[Any]) -> int:
-    """How many came in that no seal has looked at yet, of whichever time (S2)."""
+    """Return the number of samples of any time that no seal has looked at yet (S2)."""
     seen = seen_by_all(buckets)
     return int(SQL.run(connection, "unread_samples", seen.values, later=seen.piece).scalar_one())
 
@@ -138,7 +138,7 @@ def newest_tick_ms(connection: sa.Connection) -> int | None:
 
 
 def sealed_to_ms(connection: sa.Connection) -> int:
-    """How far the bucket furthest ahead is sealed; 0: none is."""
+    """Return how far the bucket furthest ahead is sealed; 0: none is."""
     return int(SQL.run(connection, "sealed_to").scalar_one())
 
 
@@ -204,7 +204,7 @@ def _first_failure(tick: Any) -> str:
 
 
 def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus:
-    """How one organisation stands. Errors: Refused where there is none."""
+    """Return the state of one organisation. Errors: Refused if it does not exist."""
     # here, as the status of everything, which is asked for most, needs neither
     from drawdown.worker.verdict.effective_balance import credit_status, verdict_history
     from drawdown.worker.verdict.org_state import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
@@ -244,7 +244,7 @@ assert set(WHAT) == set(PENDING)
 
 @dataclass(frozen=True)
 class PendingOrg:
-    """What waits of one organisation for one reason, in how many sizes or event types."""
+    """Usage of one organisation that waits for one reason, in a number of sizes or event types."""
 
     org_id: str
     reason: str
@@ -297,6 +297,6 @@ def page(connection: sa.Connection, reason: str = "", after: str = "", most: int
 
 
 def beside(connection: sa.Connection, now_ms: int) -> Beside:
-    """What waits for a tick, or for a person, without being pending usage."""
+    """Return what waits for a tick, or for a person, besides pending usage."""
     row = SQL.run(connection, "windows", {"ahead_ms": now_ms + FUTURE_SLACK_MS}).one()
     return Beside(int(row.dirty), int(row.late), int(row.ahead))

@@ -1,7 +1,7 @@
-"""The state of everything, as `status` reads it, and the one line that a person woken at night needs first. Pure.
+"""The whole state, as `status` reads it, and the line that a person on call needs first. Pure.
 
-Guarantee: each field is one fact, by the name it has in `--json`. A person is asked for only where no tick will fix
-it. Of several reasons the gravest comes first.
+Guarantee: each field is one fact, by the name it has in `--json`. A person is called only if no tick will fix the
+fault. The gravest of several reasons comes first.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PendingUsage:
     orgs: int
     since_ms: int
     units: int = 0
-    """What event types counted, beside seconds of sandboxes."""
+    """Units that event types counted, beside seconds of sandboxes."""
 
 
 def how_much(usage: PendingUsage) -> str:
@@ -173,18 +173,18 @@ class LastTick:
 
 @dataclass(frozen=True)
 class Standing:
-    """What is behind, why, since when, how much it is worth, and when it will be drained."""
+    """The state: what is behind, why, since when, its worth, and when it will be drained."""
 
     orgs: int
     halted: int
     unassigned: int
     watermark_ms: int
-    """How far the bucket furthest behind is sealed; 0: none is."""
+    """The sealed end of the bucket furthest behind; 0: none is sealed."""
     sealed_to_ms: int
-    """How far the one furthest ahead is; after `at_ms`, a clock was ahead."""
+    """The sealed end of the bucket furthest ahead. If it is after `at_ms`, a clock was ahead."""
     at_ms: int
     unread_samples: int
-    """How many came in that no seal has looked at yet. While hosts work there are always some."""
+    """Samples that no seal has looked at yet. While hosts work there are always some."""
     left: Backlog
     providers: list[Waiting]
     unresolved: list[Unresolved]
@@ -359,7 +359,7 @@ def _at_provider(provider: Waiting, found: Standing) -> Iterator[Call]:
 
 
 def missed_minutes(found: Standing) -> int:
-    """How long ago the last tick began, where that is too long; 0 where it is not, or where none ever was."""
+    """Return the minutes since the last tick began, if that is too long; otherwise, or if there never was a tick, 0."""
     last = found.last_tick
     if last is None:
         return 0
@@ -368,7 +368,7 @@ def missed_minutes(found: Standing) -> int:
 
 
 def unwatched_minutes(found: Standing) -> int:
-    """How long ago a watch last went round, where one has stopped; 0 where one goes round, or there is none."""
+    """Return the minutes since the last round of a watch that has stopped; 0 if a watch runs, or there is none."""
     age = 0 if found.watch_ms is None else found.at_ms - found.watch_ms
     return int(age // MINUTE_MS) if WATCHED_FOR_MS <= age < STOPPED_FOR_MS else 0
 
@@ -463,7 +463,7 @@ def _unsettled(found: Standing) -> Headline | None:
 
 
 def uncompared(one: Uncompared) -> list[str]:
-    """What is not compared with a provider, for people."""
+    """Return the texts, for people, about missing comparisons with a provider."""
     said = []
     if one.open_days:
         days, since = counted(one.open_days, "day", "days"), utc(one.open_since_ms or 0)[:10]
@@ -483,7 +483,7 @@ def _unread(unread: UnreadOrgs) -> Headline:
 
 
 MENDED: Final = ("send them", "look up what may have arrived, and send the rest,")
-"""What ticks do about pushes that wait: where none may have arrived, and where some may."""
+"""The next steps of ticks for waiting pushes: if none may have arrived, and if some may."""
 UNREAD: Final = "it is down, or has no such customer; they go on until the balance that was read last is used up"
 
 
@@ -494,7 +494,7 @@ PENDING: Final = {
     "no_provider": "drawdown provider list",
     "no_mapping": "drawdown feature list, then drawdown feature map or map-event",
 }
-"""What fixes usage that waits for a person, by its reason."""
+"""The command that fixes usage that waits for a person, by its reason."""
 
 
 def _fix(provider: Waiting, now_ms: int) -> str:

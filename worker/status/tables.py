@@ -1,13 +1,12 @@
-"""The tables as they are stored: one organisation's rows of each, and what a person may change of them on PostgreSQL.
+"""The tables as they are stored: one organisation's rows of each, and their upkeep on PostgreSQL by a person.
 
-Guarantee: reads only. Rows are shown only of tables that an index leads into by the organisation, or by who pays for
-it; so many rows; texts are cut by the database. No table that readers of the database may not see
-(`schema.roles.UNREAD`) is among them, and no column of secrets or of what is derived from one.
+Guarantee: reads only. A table is shown only if an index leads into it by the organisation, or by its payer. A bounded
+number of rows is shown, and the database cuts texts. No table that readers of the database may not see
+(`schema.roles.UNREAD`) is among them, and no column of secrets or of values derived from them.
 
-Of the tables that grow with use it is told how soon they are vacuumed: values that a person chose are a person's
-business; settings that are gone are told. A table that was attached is told whatever it is for: its rows are read as
-ours, and have none of our keys, triggers and guards (rule S7 counts an id once, by a key that a child table does not
-share).
+For tables that grow with use, the settings of vacuum are checked. Missing settings are reported; values that a person
+chose are left alone. An attached table is reported, whatever its purpose: its rows are read as ours, but lack our keys,
+triggers and guards (rule S7 counts an id once, by a key that a child table does not share).
 """
 
 from __future__ import annotations
@@ -66,9 +65,9 @@ def _order(table: sa.Table) -> tuple[str, ...]:
 TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     name: order for name, table in sorted(metadata.tables.items()) if name not in UNREAD and (order := _order(table))
 }
-"""What may be looked at, and in which order its rows are."""
+"""The tables that may be shown, and the order of their rows."""
 COMMENTS: Final[Mapping[str, str]] = {name: (metadata.tables[name].comment or "").partition(". ")[0] for name in TABLES}
-"""What each holds, in a sentence."""
+"""The content of each table, in a sentence."""
 
 
 def raw_rows(connection: sa.Connection, table: str, org_id: str, customer_id: str) -> RawRows:
@@ -92,15 +91,18 @@ GROWING: Final = ("usage_samples", "pushes")
 """Those that were seen to gain by it: ops/scale.md."""
 SETTINGS: Final = ("autovacuum_vacuum_scale_factor", "autovacuum_vacuum_insert_scale_factor")
 SHARE: Final = 0.02
-"""Of a table's rows: a day of 36 that is pruned is more, so that the next day takes its room."""
+"""Share of a table's rows: a pruned day of 36 is more, so that the next day takes its room."""
 ENABLED: Final = "autovacuum_enabled"
 ON: Final = ("true", "on", "yes", "1")
 
 
 @dataclass(frozen=True)
 class Upkeep:
-    """Whether autovacuum works on the server, and the statement for each table that it neglects, for its owner to run.
-    `attached`: likewise, for each table that was attached to one of ours, or that one of ours was attached to."""
+    """The upkeep of tables.
+
+    `works`: autovacuum works on the server. `statements`: for each neglected table, the statement for its owner to run.
+    `attached`: likewise, for each table that was attached to one of ours, or that one of ours was attached to.
+    """
 
     works: bool
     statements: dict[str, str]

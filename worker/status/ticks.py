@@ -104,7 +104,7 @@ def ticks_since(connection: sa.Connection, since_ms: int) -> list[TickRow]:
 
 @dataclass
 class Report:
-    """What one tick did, and what it left."""
+    """The work of one tick, and the backlog it left."""
 
     tick_id: int
     at_ms: int
@@ -115,7 +115,7 @@ class Report:
     accepted_at: dict[str, int] = field(default_factory=dict)
     """The same by provider: the rate at which each is drained."""
     applied_within_ms: dict[str, int] = field(default_factory=dict)
-    """How long after a send each provider may still apply it: until when a push is looked up."""
+    """The time after a send in which each provider may still apply it: so long a push is looked up."""
     calls_cut: dict[str, int] = field(default_factory=dict)
     """Providers that turned calls away: how few at once were made there."""
     not_accepted: int = 0
@@ -133,10 +133,10 @@ class Report:
     messages_failed: int = 0
     jobs_ended: int = 0
     jobs_wait: bool = False
-    """Whether a job waits: found at the tick's begin, and again at its end."""
+    """True if a job waits: found at the tick's begin, and again at its end."""
     batches_taken: int = 0
     batches_wait: bool = False
-    """Whether files in watched folders wait for the next tick; while a tick begins, whether any folder is watched."""
+    """True if files in watched folders wait for the next tick; while a tick begins, True if any folder is watched."""
     stopped_orgs: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     doubted: str | None = None
@@ -154,7 +154,10 @@ class Report:
 
 
 def summed(reports: Sequence[Report], left: Backlog) -> Report:
-    """What the shards of one tick did, in one report; `left`: what all of them left. Errors: IndexError for none."""
+    """Return the work of a tick's shards in one report.
+
+    `left`: the backlog of all of them. Errors: IndexError for none.
+    """
     counts: Counter[str] = Counter()
     for report in reports:
         counts.update({name: value for name, value in vars(report).items() if type(value) is int})

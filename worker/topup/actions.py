@@ -52,9 +52,12 @@ KEPT: Final = ("at_ms", "actor", "reason", "declines", "wait_until_ms", "blocked
 
 @dataclass(frozen=True)
 class Terms:
-    """How a wallet is topped up. At or below `threshold_micro`: by `amount_micro`, as often as it takes, or up to
-    `fill_to_micro`; in one charge of at most `most_minor`. `price_minor`: minor units of `currency` for a credit. At
-    most `max_day` top-ups in 24 hours and `max_month` in 30 days, whatever becomes of them."""
+    """The terms of a wallet's top-ups.
+
+    A top-up begins at or below `threshold_micro`. It adds `amount_micro`, as often as needed, or fills up to
+    `fill_to_micro`, in one charge of at most `most_minor`. `price_minor`: minor units of `currency` for a credit. At
+    most `max_day` top-ups in 24 hours and `max_month` in 30 days count, whatever their outcome.
+    """
 
     threshold_micro: int
     amount_micro: int | None
@@ -84,8 +87,10 @@ def set_terms(
 ) -> TermsChange:
     """Have a wallet topped up. What had stopped its top-ups is over: terms may name another card's customer.
 
-    Errors: UsageError for what makes no sense, and unless `new` for a currency that the service is not known to take,
-    or that is not the one so far; Refused for a wallet that somebody else fills; UnknownId, unless `new`.
+    If its top-ups had stopped themselves, they continue: the terms may name another card's customer.
+
+    Errors: UsageError for impossible terms, and, unless `new`, for a currency that the service is not known to take, or
+    that differs from the one so far; Refused for a wallet that another service fills; UnknownId, unless `new`.
     """
     if not is_clean_id(customer_id):
         raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
@@ -178,7 +183,7 @@ def require_terms(connection: sa.Connection, customer_id: str) -> Terms:
 
 
 def terms_of(row: sa.RowMapping) -> Terms:
-    """Of a row as it is kept."""
+    """Return the terms of a stored row."""
     kept: dict[str, Any] = {name: value for name, value in row.items() if name not in KEPT}
     return Terms(**kept)
 
@@ -275,8 +280,11 @@ def require_only_one(context: Context, service: str, service_customer: str) -> S
 
 @dataclass(frozen=True)
 class TopupStopped:
-    """Who is charged no more: a wallet, or (null) everybody. `was`: its mode before, or who had stopped all of them
-    (null: nobody). `blocked`: why its top-ups had stopped themselves."""
+    """The stop of a wallet's top-ups, or (null) of all.
+
+    `was`: its mode before, or the person who had stopped all of them (null: none had). `blocked`: why its top-ups had
+    stopped themselves.
+    """
 
     customer_id: str | None
     was: str | None
@@ -315,7 +323,7 @@ def _facts_of_mode(connection: sa.Connection, _asked: Invocation, values: Values
 
 @dataclass(frozen=True)
 class TopupResolved:
-    """What became of a top-up in doubt."""
+    """The outcome of a top-up in doubt."""
 
     topup: str
     state: str
@@ -336,7 +344,7 @@ def _resolve(
 
 
 def facts_of_topup(connection: sa.Connection, topup: str) -> Sequence[Fact]:
-    """What a person decides on."""
+    """Return the facts that a person decides by."""
     found, _ = show_topup(connection, topup, 1)
     return [
         Fact("Wallet", found.customer_id),
@@ -347,7 +355,7 @@ def facts_of_topup(connection: sa.Connection, topup: str) -> Sequence[Fact]:
 
 
 def size_of_topup(connection: sa.Connection, topup: str, paid: str | None) -> Size:
-    """What was paid comes into the wallet."""
+    """Return the size of a decision: the paid credit comes into the wallet."""
     found, _ = show_topup(connection, topup, 1)
     return Size(micro=0 if paid is None else found.credits_micro)
 

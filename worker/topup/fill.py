@@ -53,7 +53,7 @@ FILLING = 7
 
 @dataclass
 class Filled:
-    """What one look did to top-ups."""
+    """The effect of one look on top-ups."""
 
     begun: int = 0
     shadow: int = 0
@@ -102,7 +102,7 @@ def fill(context: Context, only: str = ALL) -> Steps[Filled]:
 
 
 def _at(context: Context, service: str, only: str, done: Filled) -> Steps[None]:
-    """What is in doubt first: what it frees may be charged in the same look."""
+    """Handle charges in doubt first: the credit that they free may be charged in the same look."""
     for one in (_look_up, _charge):
         while not context.out_of_time(FILLING) and context.paying(service).allows(context.clock.now_ms()):
             if not (yield from one(context, service, only, done)):
@@ -164,7 +164,7 @@ def _is_over(context: Context, lease_end_ms: int) -> bool:
 
 
 def _is_outage(answer: ChargeResult) -> bool:
-    """What may be the service's fault, and no customer's."""
+    """Return True if an answer may be the service's fault, and not a customer's."""
     return isinstance(answer, InDoubt) or (isinstance(answer, NotSent) and answer.retry_at_ms is not None)
 
 
@@ -172,7 +172,7 @@ def _answers(context: Context, asking: ChargeMoney | LookUpMoney) -> Steps[Seque
     try:
         answers: Sequence[ChargeResult] = yield asking
         assert len(answers) == len(asking.charges), f"{len(answers)} answers for {len(asking.charges)} charges"
-    except Exception as error:  # whoever breaks its contract has told us nothing about what was taken
+    except Exception as error:  # a service that breaks its contract proves nothing about the charges
         log.exception("payment_service_failed", service=asking.service)
         answers = [InDoubt(in_short(error))] * len(asking.charges)
     failed = all(_is_outage(answer) for answer in answers)
@@ -185,14 +185,14 @@ CHARGES_AT_ONCE: Final = 16
 LOOKUPS_AT_ONCE: Final = 16
 """Look-ups of charges that one claim takes."""
 PROVEN_MS: Final = 10 * MINUTE_MS
-"""How long a lookup without a result allows a charge."""
+"""The time for which a lookup without a result allows a charge."""
 UNWANTED_AT_ONCE: Final = 200
 """Top-ups that are wanted no more, left by one claim."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What one claim took, the history that was lost here, and what to remember before a charge leaves."""
+    """The top-ups of one claim, the history that was lost here, and the checkpoint to keep before a charge leaves."""
 
     topups: Sequence[Topup]
     loss: Loss | None
@@ -212,8 +212,11 @@ class Asks:
 
 
 def claim_charges(connection: sa.Connection, *, asks: Asks) -> Claim:
-    """Take what is due and wanted, and count it as sends (R1). What is not wanted any more is given up where it was
-    never called; else it is looked up until that is known."""
+    """Claim due and wanted charges, and count them as sends (R1).
+
+    If a charge is no longer wanted and was never called, it is given up. If it was called, it is looked up until its
+    outcome is known.
+    """
     require_same(connection, asks.witness)
     loss = read_loss(connection)
     values = _values(asks, loss)
@@ -299,7 +302,7 @@ class Settled:
 
 
 def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
-    """What a charge's answer makes of it."""
+    """Return the end of a charge, by its answer."""
     if isinstance(result, NotSent):
         return of_not_sent(result, found.lookups, now_ms, arrived=found.arrived_before)
     if isinstance(result, NotFound):
@@ -312,7 +315,7 @@ def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
 def end_of_lookup(
     found: Topup, result: ChargeResult, asked_ms: int, now_ms: int, can: PaymentCapabilities, loss: Loss | None
 ) -> End:
-    """What a look-up's answer makes of it. A service that says it was not sent has told nothing."""
+    """Return the end of a look-up, by its answer. An answer that it was not sent is no evidence."""
     if isinstance(result, NotFound):
         return of_not_found(found.calls, loss, asked_ms, now_ms, can, refused=found.refused)
     if isinstance(result, NotSent):
@@ -373,7 +376,7 @@ def _write(connection: sa.Connection, found: Topup, end: End, claim: str, now: i
 
 
 def _follow(connection: sa.Connection, found: Topup, end: End, now: int) -> None:
-    """What an end means for the wallet and its terms. An outage of the service is no decline."""
+    """Apply an end to the wallet and its terms. An outage of the service is no decline."""
     wallet_of = {"customer_id": found.customer_id}
     if end.state == "credited":
         credit(connection, found.charge.charge_id, found.customer_id, found.credits_micro, now, end.said)
@@ -403,7 +406,7 @@ def credit(connection: sa.Connection, topup: str, customer_id: str, credits_micr
 
 
 def rearm(connection: sa.Connection, customer_id: str) -> None:
-    """What had stopped a wallet's top-ups is over."""
+    """Let a wallet's stopped top-ups continue."""
     SQL.run(connection, "rearm", {"customer_id": customer_id})
 
 
@@ -419,7 +422,7 @@ MONTH_MS: Final = 30 * DAY_MS
 
 @dataclass(frozen=True)
 class Buy:
-    """What is bought at once: micro-credits, and minor units of money, rounded up to a whole one."""
+    """The size of a purchase: micro-credits, and minor units of money, rounded up to a whole one."""
 
     credits_micro: int
     money_minor: int
@@ -427,7 +430,7 @@ class Buy:
 
 @dataclass(frozen=True)
 class Begun:
-    """What one look began: live charges, those of a shadow; and the services at which something is due."""
+    """The charges that one look began, live and shadow, and the services with due charges."""
 
     live: int = 0
     shadow: int = 0
@@ -445,13 +448,13 @@ class Topup:
     lookups: int
     calls: Calls
     arrived_before: bool
-    """Whether a call before this one may have done something."""
+    """True if a call before this one may have done something."""
     refused: bool
-    """Whether the last answer was that its id stands for something else."""
+    """True if the last answer was that its id belongs to another payment."""
 
 
 def money_of(credits_micro: int, price_minor: int) -> int:
-    """What credits cost in minor units, rounded up to a whole one."""
+    """Return the price of credits in minor units, rounded up to a whole one."""
     return -(-credits_micro * price_minor // MICRO)
 
 
@@ -469,13 +472,13 @@ def gap(terms: Mapping[str, Any], available_micro: int) -> Buy:
 
 
 def description(credits_micro: int) -> str:
-    """What stands on the receipt; the same at each attempt."""
+    """Return the text of the receipt; it is the same at each attempt."""
     whole, part = divmod(credits_micro, MICRO)
     return f"{whole}.{part:06d}".rstrip("0").rstrip(".") + " credits"
 
 
 def read_loss(connection: sa.Connection) -> Loss | None:
-    """What history was ever lost here (R1)."""
+    """Return the history that was ever lost here (R1)."""
     row = SQL.run(connection, "loss").one()
     return None if row.from_ms is None else Loss(int(row.from_ms), int(row.at_ms))
 

@@ -76,7 +76,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Switched:
-    """Who has stopped all top-ups, when and why."""
+    """The stop of all top-ups: its actor, moment and reason."""
 
     stopped_ms: int
     actor: str
@@ -133,13 +133,13 @@ def show_topup(connection: sa.Connection, topup: str, most: int) -> tuple[TopupR
 
 
 def switched(connection: sa.Connection) -> Switched | None:
-    """Who has stopped all; None: nobody."""
+    """Return the stop of all top-ups; None if there is none."""
     row = SQL.run(connection, "switched").mappings().one_or_none()
     return None if row is None else Switched(**row)
 
 
 def open_now(connection: sa.Connection) -> dict[str, int]:
-    """How many go on, by state."""
+    """Return the number of open top-ups, by state."""
     return {row.state: int(row.topups) for row in SQL.run(connection, "open")}
 
 

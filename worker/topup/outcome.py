@@ -1,8 +1,8 @@
-"""What follows from a payment service's answer. Pure.
+"""The consequence of a payment service's answer. Pure.
 
-Guarantee: a charge is made again only where each call before it is known to have done nothing: it was proven not to
-have been sent; or a look-up found nothing once the service's lag was over, while the service surely knows the charge's
-id again (P2), or once no earlier call can be applied any more. It is given up on that last proof alone, or by a person.
+Guarantee: a charge is made again only if each call before it is known to have done nothing: it was proven not to have
+been sent; or a look-up found nothing once the service's lag was over, while the service surely knows the charge's id
+again (P2), or once no earlier call can be applied any more. It is given up on that last proof alone, or by a person.
 """
 
 from __future__ import annotations
@@ -58,8 +58,10 @@ class Calls:
 
 @dataclass(frozen=True)
 class End:
-    """What a top-up becomes. `blocks`: why its wallet's top-ups stop until another card; `declined`: it counts as a
-    decline."""
+    """The end of a top-up.
+
+    `blocks`: why its wallet's top-ups stop until another card is set. `declined`: it counts as a decline.
+    """
 
     state: str
     answer: str
@@ -75,7 +77,10 @@ class End:
 
 
 def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: int, now_ms: int) -> End | None:
-    """What any call's answer proves or leaves in doubt; None for the two that depend on what was called before."""
+    """Return the end that a call's answer proves or leaves in doubt.
+
+    None for the two answers that depend on the calls before.
+    """
     soon = now_ms + backoff_ms(lookups + 1)
     match result:
         case Paid(payment_id, amount, in_currency) if (amount, in_currency) == (money_minor, currency):

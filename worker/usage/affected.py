@@ -47,7 +47,7 @@ class Affected:
         ]
 
     def size(self, rows: int) -> Size:
-        """Of an action that takes it back. `rows`: how many it touches in all."""
+        """Return the size of an action that takes it back. `rows`: the number that it touches in all."""
         return size_of(self.worth, rows)
 
 

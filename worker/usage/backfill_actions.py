@@ -132,7 +132,7 @@ def _close(
 
 @dataclass(frozen=True)
 class _Going:
-    """What a backfill was before its first portion was reverted, and the database that was judged then."""
+    """The state of a revert: the backfill's state before its first portion, and the database that was judged then."""
 
     was: str
     judged: Witness | None
@@ -182,7 +182,7 @@ def _reverted(done: BackfillReverted) -> str:
 
 
 def _would(found: ShownBackfill) -> list[str]:
-    """What closing it does, beneath the table of it."""
+    """Return the effect of closing it, for the text below its table."""
     if found.hash is None:
         return []
     counts = ", ".join(f"{times:,} {what}" for what, times in sorted(found.counts.items())) or "no event"
@@ -195,7 +195,7 @@ def _would(found: ShownBackfill) -> list[str]:
 
 
 def _waits_lines(found: ShownBackfill) -> list[str]:
-    """What bills the events that would wait."""
+    """Return the commands that bill the events that would wait."""
     since = utc(found.from_ms)
     commands: dict[str, tuple[str, ...]] = {}
     for one in found.lines:

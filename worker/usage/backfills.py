@@ -1,13 +1,12 @@
-"""Backfills: usage events of the past are staged, shown with what they come to, and put in by a person's word.
+"""Backfills: usage events of the past are staged, shown with their sums, and put in when a person decides it.
 
-Guarantee: what is staged is no usage: no seal, watch or proof sees it. Closing names the hash of the difference that
-was shown, and puts in exactly that, in one transaction, or nothing. Reverting withdraws all that went in by it, and the
-seal gives the money back; if it is interrupted, the same command again does the rest. The ids of what was reverted are
-never taken again. A backfill speaks for its organisation alone: an id that another one used is no matter to it.
+Guarantee: a staged event is no usage: no seal, watch or proof reads it. Closing names the hash of the difference that
+was shown, and puts in exactly that, in one transaction, or nothing. Reverting withdraws all events that it put in, and
+the seal gives the money back; if it is interrupted, the same command again does the rest. The ids of reverted events
+are never taken again. A backfill concerns its organisation alone: another organisation may have used the same id.
 
 A file has one event on each line: the envelope, or CloudEvents. Each line that is not blank gives one event, or one
-reason why not, under its number. A file says when each was used: what has no time would be another event each time that
-it is read.
+reason against it, under its number. Each event in a file has its time: without one, each read would give another event.
 """
 
 from __future__ import annotations
@@ -82,8 +81,11 @@ class Backfill:
 
 @dataclass(frozen=True)
 class DiffLine:
-    """What would be used: `quantity` of a feature, or of an event type that makes none (`code` says why it would wait),
-    in `windows`; `price_micro` by the ledger's rate card, None without a price; 0 where nobody bills here."""
+    """A line of usage that would be billed.
+
+    `quantity` of a feature, in `windows`. If an event type makes no feature, `code` is the reason why it would wait.
+    `price_micro`: by the ledger's rate card; None: it has no price; 0: no provider bills it here.
+    """
 
     what: str
     provider: str | None
@@ -96,8 +98,11 @@ class DiffLine:
 
 @dataclass(frozen=True)
 class Diff:
-    """What closing would do. `counts`: events by what would become of them: `new` ones go in; a `duplicate` is usage
-    already; a `conflict` has another event's key; a `too_late`, `withdrawn` or `charged_at_once` one never goes in."""
+    """The effect of closing a backfill.
+
+    `counts`: events by their outcome. A `new` event goes in. A `duplicate` is usage already. A `conflict` has another
+    event's key. A `too_late`, `withdrawn` or `charged_at_once` event never goes in.
+    """
 
     backfill: Backfill
     counts: dict[str, int]
@@ -107,10 +112,10 @@ class Diff:
 
 
 def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: int, to_ms: int, by: By) -> Backfill:
-    """Begin one. Given again while it is open, it is the same.
+    """Open a backfill. The same call again, while it is open, returns the same one.
 
-    Errors: UsageError for a name or range that is none; UnknownId; Refused for a name that was used otherwise or has
-    ended, a range below the organisation's floor, or where another one is open.
+    Errors: UsageError for an invalid name or range; UnknownId; Refused for a name that was used for another backfill or
+    has ended, a range below the organisation's floor, or if another one is open.
     """
     if not is_clean_id(name):
         raise UsageError("a backfill's name has 1 to 200 characters, none of them control characters")
@@ -142,7 +147,7 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
 def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], now_ms: int) -> list[EventResult]:
     """Add events to one that is open; an answer for each. Nothing of them is usage yet.
 
-    Errors: UnknownId; Refused where it is not open, or would hold more than MOST_STAGED.
+    Errors: UnknownId; Refused if it is not open, or would hold more than MOST_STAGED.
     """
     found = _require_open(_hold(connection, name))
     names = names_of(events, own=True)
@@ -190,14 +195,14 @@ def _outside(found: Backfill, event: UsageEvent) -> EventResult | None:
 
 
 def diff(connection: sa.Connection, name: str) -> Diff:
-    """What closing would do now. Errors: UnknownId; Refused where it is not open."""
+    """Return the effect that closing has now. Errors: UnknownId; Refused if it is not open."""
     return _diff(connection, _require_open(_require(connection, name)))
 
 
 def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
-    """Put in what was shown: `shown` is its hash. Given again once it is done, it does nothing.
+    """Put the shown events in: `shown` is their hash. The same call again, once it is done, does nothing.
 
-    Errors: UnknownId; Refused for a hash of something else, where it was reverted, or windows were closed for good.
+    Errors: UnknownId; Refused for another hash, if it was reverted, or if windows were closed for good.
     """
     found = _hold(connection, name)
     if found.state == "closed" and found.diff_hash == shown:
@@ -222,8 +227,9 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
 
 
 def revert(connection: sa.Connection, name: str, by: By, judged: Witness | None = None) -> tuple[int, bool]:
-    """Withdraw a part of what went in; how many events, and whether it is done. It is called until that is so. What was
-    never closed is forgotten at once. `judged`: by `judge_backfill`, before the first part.
+    """Withdraw a part of a backfill. Return the number of events, and True if it is done; call it until then.
+
+    A backfill that was never closed is forgotten at once. `judged`: by `judge_backfill`, before the first part.
 
     Errors: UnknownId; Refused and HistoryDoubted as for `withdraw`.
     """
@@ -320,7 +326,7 @@ def _require_open(found: Backfill) -> Backfill:
 
 
 OPEN_MS: Final = 7 * DAY_MS
-"""How long one may stay open before somebody is told."""
+"""The time that a backfill may stay open before a person is notified."""
 MOST_OPEN: Final = 1_000
 """Open ones that are looked at: an organisation has one."""
 
@@ -346,7 +352,7 @@ class BackfillRow:
 
     @property
     def went_in(self) -> str:
-        """Of one that was closed, in words."""
+        """The result of a closed backfill, in words."""
         back = f", {self.withdrawn:,} of which are withdrawn" if self.withdrawn else ""
         return f"{self.events:,} events went in by it{back}"
 
@@ -365,8 +371,10 @@ class WalletForecast:
 
 @dataclass(frozen=True)
 class Overdue:
-    """One that is open and waits for a person's word. `why`: it is open for too long; or a part of its range is below
-    its organisation's floor, and never goes in."""
+    """An open backfill that waits for a person's decision.
+
+    `why`: it is open for too long; or a part of its range is below its organisation's floor, and never goes in.
+    """
 
     backfill: str
     org_id: str
@@ -377,14 +385,14 @@ class Overdue:
 
 @dataclass(frozen=True)
 class OpenBackfills:
-    """How many are open, and since when the oldest is; None: there is none."""
+    """The number of open backfills, and since when the oldest is; None: there is none."""
 
     count: int
     since_ms: int | None
 
 
 def overdue(connection: sa.Connection, now_ms: int, open_ms: int = OPEN_MS) -> list[Overdue]:
-    """Open ones that somebody has to look at, the oldest first. Nothing is closed or reverted but by a person."""
+    """Return open backfills that need a person, the oldest first. Only a person closes or reverts one."""
     found = []
     for row in SQL.run(connection, "open_lists", {"at_most": MOST_OPEN}):
         is_below = int(row.floor_ms) > int(row.from_ms)
@@ -401,7 +409,7 @@ def open_backfills(connection: sa.Connection) -> OpenBackfills:
 
 
 def list_backfills(connection: sa.Connection, *, org_id: str = "", most: int = 100) -> list[BackfillRow]:
-    """The latest first; of one organisation where it is given. Errors: UnknownId."""
+    """Return backfills, the latest first; of one organisation if it is given. Errors: UnknownId."""
     if org_id:
         ids.require(connection, ids.ORG, org_id)
     return _rows(connection, org_id, "", most)
@@ -443,8 +451,10 @@ def _rows(connection: sa.Connection, org_id: str, backfill: str, most: int) -> l
 def read_events(
     lines: NumberedLines, org_id: str, now_ms: int, values: Mapping[str, EventValue]
 ) -> Iterator[tuple[int, UsageEvent | Unfit]]:
-    """The events of one organisation, with the numbers of their lines; `values`: of event types. Errors: DrawdownError
-    where the file cannot be read to its end."""
+    """Yield the events of one organisation, with the numbers of their lines; `values`: of event types.
+
+    Errors: DrawdownError if the file cannot be read to its end.
+    """
     for number, raw in lines:
         if not is_blank(raw):
             yield number, _of_line(raw, org_id, now_ms, values)

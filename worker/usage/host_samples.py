@@ -1,8 +1,8 @@
-"""Samples that hosts send over HTTP, a batch at a time, each answered for itself as usage events are.
+"""Samples that hosts send over HTTP, a batch at a time; each has an answer of its own, like usage events.
 
-Guarantee: a sample goes in once by its id; the same id with other content is kept aside (S7). What lies below its
-organisation's floor does not go in: its window is closed for good (S4). What is answered `accepted` lies above it once
-it is committed.
+Guarantee: a sample goes in once by its id; the same id with other content is kept aside (S7). A sample below its
+organisation's floor does not go in: its window is closed for good (S4). A sample that is answered `accepted` is above
+the floor once it is committed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OTHER: Final = EventResult(
 
 @dataclass(frozen=True)
 class _Standing:
-    """Of an organisation in a window."""
+    """The state of an organisation in a window."""
 
     provider: str | None
     floor_ms: int

@@ -1,8 +1,9 @@
-"""What came in of usage events: by source and type, one by one, what is in conflict, what is quarantined; what became
-of one; and which types are short of room. Reads only.
+"""Usage events that came in: by source and type, one by one, in conflict and quarantined; and their results.
 
-Guarantee: however many events there are, so many of the newest are looked through, by the index of when they came in;
-the page says since when. One that continues begins where the last one ended, and leaves none out.
+It also lists bounds of event types that are nearly used. Reads only.
+
+Guarantee: however many events there are, a bounded number of the newest is read, by the index of their arrival; the
+page states since when. A page that continues begins where the last one ended, and leaves none out.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from drawdown.worker.sources.events.store import require_source, samples_of
 SQL = queries(__file__)
 
 MOST_SEEN: Final = 20_000
-"""Usage events, and each way into quarantine, that one look goes through."""
+"""Usage events that one page reads, and items of each kind of quarantine."""
 MOST_KINDS: Final = 200
-"""Sources, by type, that are notified of."""
+"""Listed sources, by type."""
 MOST_SAID_CHARS: Final = 200
 """Shown part of a conflict's content, source and sample."""
 MOST_OF_EVENT: Final = 50
@@ -73,7 +74,7 @@ class EventLine:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """What came in from a source of a type, of those that were looked through: `of_day` in the last 24 hours."""
+    """Events of a source and a type, among those that were read: `of_day` came in the last 24 hours."""
 
     source: str
     event_type: str
@@ -97,7 +98,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """A page of events. `next`: where the next one begins; None where there is none."""
+    """A page of events. `next`: the start of the next page; None: this is the last."""
 
     events: list[EventLine]
     next: Place | None
@@ -105,8 +106,10 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class ConflictRow:
-    """Something that came in under an id that was taken, with other content. `event_source`, `event_id`, `org_id`: of
-    the event that stays, where it is one. `closed`: a person dealt with it."""
+    """An item with other content than the stored one with its id.
+
+    `event_source`, `event_id`, `org_id`: of the stored event, if it is an event. `closed`: a person dealt with it.
+    """
 
     conflict_id: int
     sample_id: str
@@ -121,7 +124,7 @@ class ConflictRow:
 
 @dataclass(frozen=True)
 class ConflictsPage:
-    """The latest first; `next_before`: where the next page begins."""
+    """Conflicts, the latest first; `next_before`: the start of the next page."""
 
     conflicts: list[ConflictRow]
     next_before: int | None
@@ -142,7 +145,7 @@ class PushLine:
 
 @dataclass(frozen=True)
 class EntryLine:
-    """What a push came to in a wallet; `moved_micro`: up is more in it."""
+    """The entry of a push in a wallet; `moved_micro`: positive if the wallet gained."""
 
     key: str
     customer_id: str
@@ -153,8 +156,10 @@ class EntryLine:
 
 @dataclass(frozen=True)
 class Became:
-    """What became of an event: the window that it is in, the pushes of that and its feature, and their entries in
-    wallets here. Each is of the whole window: of all events and samples that make the feature."""
+    """The result of an event: its window, the pushes of that and its feature, and their entries in wallets here.
+
+    Each is of the whole window: of all events and samples that make the feature.
+    """
 
     window_ms: int
     pushes: list[PushLine]
@@ -162,7 +167,7 @@ class Became:
 
 
 def sources(connection: sa.Connection, now_ms: int, chosen: EventFilter = EventFilter()) -> Sources:
-    """What came in lately, by source and type; those with most events first. Errors: UnknownId."""
+    """Return recent events by source and type; those with most events first. Errors: UnknownId."""
     require_known(connection, chosen)
     values = {**vars(chosen), **_from(_BEGIN), "since_ms": now_ms - DAY_MS, "at_most": MOST_KINDS}
     rows = [
@@ -202,7 +207,7 @@ def arrivals(
 
 
 def conflicts(connection: sa.Connection, *, before: int = 0, most: int = 50) -> ConflictsPage:
-    """Whatever came in under an id that was taken, the latest first."""
+    """Return the items with other content than the stored one with their id, the latest first."""
     values = {"before": before, "at_most": most + 1, "chars": MOST_SAID_CHARS}
     rows = SQL.run(connection, "conflicts", values).mappings()
     found = [ConflictRow(**{**row, "closed": bool(row["closed"])}) for row in rows]
@@ -210,13 +215,13 @@ def conflicts(connection: sa.Connection, *, before: int = 0, most: int = 50) -> 
 
 
 def quarantined(connection: sa.Connection) -> dict[str, int]:
-    """How many samples are quarantined, by why; MOST_SEEN of a way into it is that, or more."""
+    """Return the number of quarantined samples, by reason. MOST_SEEN of a way into quarantine means that, or more."""
     rows = SQL.run(connection, "quarantined", {"counted": MOST_SEEN})
     return {str(row.reason): int(row.samples) for row in rows}
 
 
 def became(connection: sa.Connection, event: EventRow) -> Became:
-    """What became of an event."""
+    """Return the result of an event."""
     window = window_of(event.ts)
     values = {"window_ms": window, "org_id": event.org_id, "feature": event.feature or "", "at_most": MOST_OF_EVENT}
     pushes = [PushLine(**row._mapping) for row in SQL.run(connection, "pushes", values)]
@@ -241,8 +246,11 @@ MOST_LISTED: Final = 10_000
 
 @dataclass(frozen=True)
 class EventRow:
-    """One event. `quantity` in units of its type, `ts` when it was used, both as it said; `feature` None: nothing made
-    one of it then. `withdrawn`: why. `properties` as JSON."""
+    """One event.
+
+    `quantity` in units of its type and `ts`, the time of use, are the event's own. `feature` None: the type had no
+    feature then. `withdrawn`: the reason. `properties` as JSON.
+    """
 
     source: str
     event_id: str
@@ -273,8 +281,9 @@ class EventPage:
 def list_events(
     connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, *, after: str = "", most: int = 100
 ) -> EventPage:
-    """An organisation's events dated in [from, to), the oldest first, the withdrawn ones among them. `after`: only
-    what comes after this sample.
+    """Return an organisation's events dated in [from, to), the oldest first, also withdrawn ones.
+
+    `after`: only those after this sample.
 
     Errors: UsageError for a page of more than MOST_LISTED, and for an `after` that is no event's sample.
     """
@@ -293,17 +302,17 @@ def list_events(
 
 
 def show_event(connection: sa.Connection, source: str, event_id: str, org_id: str | None = None) -> EventRow:
-    """One event, by its key; that of an organisation, where it is named. Errors: those of `samples_of`."""
+    """Return one event by its key, of an organisation if it is named. Errors: those of `samples_of`."""
     sample_id = samples_of(connection, source, [event_id], org_id)[event_id]
     return EventRow(**SQL.run(connection, "show", {"sample_id": sample_id}).one()._mapping)
 
 
 NEAR_TYPES: Final = MAX_EVENT_TYPES * 9 // 10
-"""From so many event types on, a person is told how many are left."""
+"""Event types from which a person is notified of the number that is left."""
 MOST_NAMED: Final = 20
 """Listed keys, sources and organisations that reached their limit of event types."""
 NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature map-event TYPE FEATURE adds a type"
-"""What a person does about it."""
+"""The next step of a person."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +336,7 @@ class ShortOfTypes:
 
 
 def short_of_types_part() -> Part:
-    """One row for each that has no room left; none where all have."""
+    """Return a row for each bound that is nearly used up; none if all have room."""
     most = {"most_org": MAX_ORG_TYPES, "most_key": MAX_KEY_TYPES, "most_source": MAX_SOURCE_TYPES}
     return SQL.part("short_of_types", {"near": NEAR_TYPES, "at_most": MOST_NAMED, **most})
 
@@ -342,8 +351,11 @@ EventSource = Annotated[str, ID, "The source, as the events say it"]
 
 @dataclass(frozen=True)
 class ListedEvent:
-    """A usage event. `quantity`: in units of its type; `at_ms`: when it was used; both as it said. `feature`: null if
-    nothing made one of it then. `withdrawn`: it counts no more, for this reason."""
+    """A usage event.
+
+    `quantity` in units of its type and `at_ms`, the time of use, are the event's own. `feature`: null if its type had
+    none then. `withdrawn`: it no longer counts, for this reason.
+    """
 
     source: str
     event_id: str
@@ -402,8 +414,10 @@ def _event(
 
 @dataclass(frozen=True)
 class ListedSource:
-    """What came in lately of one source and type: `of_day` in 24 hours, `events` of so many of the newest, of so many
-    `orgs`."""
+    """Recent events of one source and type.
+
+    `of_day`: in 24 hours. `events`: among the newest that were read, of `orgs` organisations.
+    """
 
     source: str
     event_type: str

@@ -1,8 +1,8 @@
-"""What programs sent and was answered `invalid`: how often, by key, code and hour, with one example by its name alone.
+"""Items of programs that were answered `invalid`: their number, by key, code and hour, with one example by its name.
 
-Guarantee: nothing of an item is kept but what it calls its source and itself, where neither looks private, cut short. A
-client that sends in a loop adds to rows that are there: of a key there are as many an hour as there are codes. Of all
-keys, a day has MOST_ROWS_A_DAY, and as many more as servers write in the same moment.
+Guarantee: only an item's source and id are kept, cut short, and only if neither looks private. A client that sends in a
+loop adds to existing rows: a key has as many rows an hour as there are codes. All keys together have MOST_ROWS_A_DAY in
+a day, and as many more as servers write in the same moment.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST_ROWS_A_DAY: Final = 5_000
 
 @dataclass(frozen=True)
 class InvalidItems:
-    """Items of one key that were invalid for one reason. `source`, `item_id`: of one, where that may be told."""
+    """Items of one key that were invalid for one reason. `source`, `item_id`: of one of them, if it may be shown."""
 
     key_name: str
     kind: Literal["events", "samples"]
@@ -60,8 +60,10 @@ def forget(connection: sa.Connection, before_ms: int) -> int:
 
 @dataclass(frozen=True)
 class InvalidRow:
-    """Items of a key that were invalid for one reason. `source`, `item_id`: of one of them, the end of a long one cut
-    off; None where none may be told."""
+    """Items of a key that were invalid for one reason.
+
+    `source`, `item_id`: of one of them, shortened if it is long; None if none may be shown.
+    """
 
     key_name: str
     kind: str
@@ -74,8 +76,10 @@ class InvalidRow:
 
 
 def invalid_items(connection: sa.Connection, since_ms: int, most: int, *, key: str = "") -> list[InvalidRow]:
-    """Of whole hours that began then or later, those with most items first. Errors: UnknownId for a key there never
-    was."""
+    """Return rows of whole hours that began at this moment or later, those with most items first.
+
+    Errors: UnknownId for a key that never existed.
+    """
     if key:
         ids.require(connection, ids.API_KEY, key)
     values = {"since_ms": since_ms, "key": key, "at_most": most}

@@ -1,10 +1,10 @@
 """One organisation's usage, and its sealed part, by feature, day, sandbox, project or subject; its samples as they are
 stored. Reads only.
 
-Guarantee: used is the sum of the samples in force, mapped as the seal maps them. Where samples were pruned, below the
+Guarantee: used is the sum of the samples in force, mapped as the seal maps them. If samples were pruned, below the
 floor, it is their sealed quantity, which is the same (invariant 1). Each grouping has the same sums. Nothing is cut: a
-table that would be too long is refused, and pages one after the other are the whole table. A page brings its own rows
-from the database and no other.
+table that would be too long is refused, and all pages together are the whole table. A page reads only its own rows from
+the database.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ MAX_ROWS: Final = 100_000
 """Lines of one export of usage."""
 BY: Final = ("feature", "day", "sandbox", "project", "subject")
 OF_SAMPLES: Final = ("sandbox", "project", "subject")
-"""What samples alone say, and no push."""
+"""Groupings that only samples have, and no push."""
 
 
 @dataclass(frozen=True)
 class UsageRow:
-    """One line: base units of `feature` ('': usage without one; then seconds, of event types units). `group`: the day
-    (UTC), sandbox, project or subject ('': no event said one, or the window's samples were pruned). `sealed` None: no
-    push says for which of them it is."""
+    """One line: base units of `feature` ('': usage without one; then seconds, of event types units).
+
+    `group`: the day (UTC), sandbox, project or subject ('': no event has one, or the window's samples were pruned).
+    `sealed` None: no push has the parts of this grouping.
+    """
 
     group: str
     feature: str
@@ -76,7 +78,7 @@ class UsageReport:
 
 @dataclass(frozen=True)
 class Place:
-    """A row of a report, by what it is of: a page begins after it. Of by=day, `group` is the day as the row says it."""
+    """The place of a row in a report: a page begins after it. For by=day, `group` is the day as the row states it."""
 
     group: str
     feature: str
@@ -84,7 +86,7 @@ class Place:
 
 
 def until_now(now_ms: int) -> int:
-    """Where a range ends that names no end: behind the window that continues."""
+    """Return the end of a range that names none: the end of the current window."""
     return window_of(now_ms) + WINDOW_MS
 
 
@@ -94,10 +96,10 @@ def last_days(now_ms: int, days: int) -> tuple[int, int]:
 
 
 def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str) -> UsageReport:
-    """What was used in windows of [from_ms, to_ms), both on window boundaries.
+    """Return the usage of windows in [from_ms, to_ms), both on window boundaries.
 
     Errors: UnknownId for the organisation; UsageError for a range that is empty, longer than MAX_DAYS or off the
-    windows' boundaries, a grouping there is not, or more than MAX_ROWS rows.
+    windows' boundaries, an unknown grouping, or more than MAX_ROWS rows.
     """
     found, is_more = usage_page(connection, org_id, from_ms, to_ms, by, most=MAX_ROWS)
     if is_more:
@@ -186,7 +188,7 @@ def _slots(by: str, after: Place | None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Share:
-    """What a sandbox, or a project, used of a feature ('': what has none), in base units."""
+    """The use of a feature by a sandbox, or a project, in base units. `feature` '': usage without a feature."""
 
     group: str
     feature: str
@@ -230,7 +232,7 @@ def _units(rules: Sequence[MappingRow]) -> dict[str, str]:
 
 
 def _floor(connection: sa.Connection, org_id: str) -> int:
-    """Of an organisation that no tick has met yet there is usage, and no floor. Errors: UnknownId."""
+    """Return the floor of an organisation; 0 if it has usage and no tick has met it yet. Errors: UnknownId."""
     if ids.is_known(connection, ids.ORG, org_id) or not ids.has_samples(connection, org_id):
         return int(require_org(connection, org_id).floor_ms)
     return 0
@@ -243,7 +245,7 @@ def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:
 
 
 def _day_ms(day: str) -> int:
-    """When a day begins, in milliseconds. Errors: UsageError for what is no day."""
+    """Return the start of a day, in milliseconds. Errors: UsageError if the text is not a day."""
     try:
         return int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() * 1000)
     except ValueError:

@@ -1,5 +1,5 @@
-"""The scanner beside this database: what a person or a program asks to be scanned, and the public summary of events,
-which passes the gate before it is read. Reads only.
+"""The scanner beside this database, for the text of a person or a program; and the public summary of events, which the
+scanner checks before it is returned. Reads only.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ SQL = queries(__file__)
 WORDS_AT_ONCE: Final = 5_000
 """Words of a report that one statement looks for among ids."""
 SHAPES: Final[dict[str, Shape]] = {NAME: SHAPE}
-"""Reports that are published, by the name that each says as `report`."""
+"""Reports that are published, by the name in their field `report`."""
 
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """What was found in one file: `count` findings, the first of them told; of JSON lines, the line before the path."""
+    """The findings of one file: `count` in all, and the first of them.
+
+    For JSON lines, the line comes before the path.
+    """
 
     file: str
     reports: int
@@ -54,7 +57,7 @@ def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class Beside:
-    """What a scan goes by beside the rules: a shape's name, configured secrets, rules of others."""
+    """The inputs of a scan beside the rules: a shape's name, configured secrets, rules of others."""
 
     shape: str | None = None
     secrets: Collection[str] = ()
@@ -100,9 +103,9 @@ MAX_USES: Final = 1_000_000
 def summarise(
     connection: sa.Connection, from_ms: int, to_ms: int, now_ms: int, secrets: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The summary of the days of [from_ms, to_ms) in UTC, as it may be published: `events.summary.SHAPE`.
+    """Return the summary of the days of [from_ms, to_ms) in UTC, as it may be published: `events.summary.SHAPE`.
 
-    Errors: UsageError for a range off the days, empty, or too long; NotPublic where a label is private.
+    Errors: UsageError for a range of parts of days, an empty one, or too long a one; NotPublic if a label is private.
     """
     if from_ms % DAY_MS or to_ms % DAY_MS:
         raise UsageError("a summary is of whole days in UTC: --from and --to are days, such as 2026-01-31")

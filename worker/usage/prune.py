@@ -1,16 +1,16 @@
-"""Old usage goes: samples below the floor are pruned (rule S4), settled pushes are folded into sums of a day (rule S3).
+"""Old usage is removed: samples below the floor are pruned (S4), settled pushes are folded into sums of a day (S3).
 
 Guarantee: the floor is raised first, under the seal's lock, and never past a window that is pending, unsealed, dirty or
-not looked at yet. So a deleted sample can never look like a refund, nor go unbilled. Samples are deleted afterwards,
-and no step waits for it. A quarantined sample is deleted only once it was fixed or dismissed: its time may be the very
-thing that is wrong. The database's own guard checks the floor alone. Hosts may delete nothing there, and a worker's
-login deletes nothing but here.
+unread. So a deleted sample can never look like a refund, nor go unbilled. Samples are deleted afterwards, and no step
+waits for it. A quarantined sample is deleted only once it was fixed or dismissed: its time may be the very field that
+is wrong. The database's own guard checks the floor alone. Hosts may delete nothing there, and a worker's login deletes
+rows only here.
 
-A push goes only below its organisation's floor, where nothing is sealed any more, and in the transaction that adds it
-to the sum of its day, customer, feature and state. So sums and pushes together are what the pushes were, at any moment;
-`verify` proves them against the ledger. Only pushes of the embedded ledger are folded: its entries tell of each charge,
-and stay. What others were sent is looked up, compared and given back push by push, and stays, too. So do voids and
-adoptions: they are evidence, few, and keep a sender that slept from charging what was voided.
+A push is folded only below its organisation's floor, where nothing is sealed any more, and in the transaction that adds
+it to the sum of its day, customer, feature and state. So sums and pushes together equal the pushes, at any moment;
+`verify` proves them against the ledger. Only pushes of the embedded ledger are folded: its entries record each charge,
+and stay. Pushes to other providers are looked up, compared and given back push by push, and stay, too. So do voids and
+adoptions: they are evidence, few, and keep a sender that slept from charging a voided push.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HOUR_MS: Final = 3_600_000
 
 
 class Portion(Protocol):
-    """Deletes what lies in windows of [since, to), in one transaction; how many rows that were."""
+    """A function that deletes rows in windows of [since, to), in one transaction, and returns their number."""
 
     def __call__(self, connection: sa.Connection, *, since: int, to: int) -> int: ...
 
@@ -72,9 +72,10 @@ class Pruned:
 def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -> Pruned:
     """Delete samples of windows that ended before a moment, as far as each organisation allows.
 
-    The floors are one transaction, under the lock and short; samples go some windows at a time, each portion in a
-    transaction of its own that no seal waits for. Cut off in between, the same command deletes the rest. What was
-    invalid then is forgotten, too.
+    The floors are one short transaction, under the lock. Samples go some windows at a time, each portion in a
+    transaction of its own that no seal waits for. If it is cut off in between, the same command deletes the rest.
+    Records of invalid items of that time are forgotten, too.
+
     Errors: UsageError for a moment within the late horizon (35 days), in which samples may still arrive.
     """
     before = window_of(before_ms)
@@ -93,8 +94,10 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
 
 
 def raise_floors(connection: sa.Connection, *, before: int, by: By) -> Mapping[str, int]:
-    """Close windows before a moment for good; returns each organisation's reach, which is lower where something is open
-    there. Organisations are written in their order, so that two of their writers never wait crosswise."""
+    """Close windows before a moment for good; returns each organisation's floor, lower if it has an open window.
+
+    Organisations are written in their order, so that two writers never deadlock.
+    """
     lock_buckets(connection)
     values = {"before_ms": before}
     floors = {str(row.org_id): int(row.floor_ms) for row in SQL.run(connection, "reachable", values)}
@@ -117,8 +120,11 @@ def _first_sample(connection: sa.Connection, *, since: int, before: int) -> int 
 
 
 def in_portions(transact: Transact, portion: Portion, following: Next, before: int) -> int:
-    """Delete a portion after the other: as many windows at once as have about `AT_ONCE` rows, an hour's at most. The
-    first portion, and each that follows an empty one, has all up to the next window with rows. How many went."""
+    """Delete one portion after the other, and return the number of deleted rows.
+
+    A portion is as many windows as have about `AT_ONCE` rows, an hour's at most. The first portion, and each that
+    follows an empty one, has all up to the next window with rows.
+    """
     since, gone = EVER_MS, 0
     deleted, length = 0, WINDOW_MS
     while since < before:
@@ -155,8 +161,11 @@ MONTHS_KEPT: Final = 13
 
 @dataclass(frozen=True)
 class FoldedMonths:
-    """How many pushes were folded; `kept`: pushes of the embedded ledger before that moment which stay, of
-    `held_back` organisations, for their floor is lower or one of them is open."""
+    """The result of folding pushes.
+
+    `kept`: pushes of the embedded ledger before that moment that stay, of `held_back` organisations: their floor is
+    lower, or a push is open.
+    """
 
     before_ms: int
     pushes: int

@@ -1,10 +1,10 @@
-"""Quarantined samples: fixed with the time that was meant, or dismissed for good.
+"""Quarantined samples: fixed with the intended time, or dismissed for good.
 
 Guarantee: nothing is edited (S7). A fixed sample is inserted once, under an id made from its own, with the same content
-but for its time. It comes in as any other sample, and the next tick seals it. A sample stays quarantined, with the
-reason, if it was entered rightly since, if it is below the floor, or if its time is ambiguous. Both are chosen and
-judged under rule S1's lock, whatever people fix and dismiss at once: of samples that mean one moment one goes in, and a
-dismissed sample is not billed.
+but for its time. It comes in like any other sample, and the next tick seals it. A sample stays quarantined, with the
+reason, if a correct one came in since, if it is below the floor, or if its time is ambiguous. Both are chosen and
+judged under rule S1's lock, even if several people fix and dismiss at once: of samples that mean one moment one goes
+in, and a dismissed sample is not billed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Mended:
-    """What becomes of one sample: entered as `new_id` with the time `ts_ms`, read as `unit`; or why not."""
+    """The outcome for one sample: entered as `new_id` with the time `ts_ms`, read as `unit`; or the reason why not."""
 
     sample_id: str
     org_id: str
@@ -66,8 +66,8 @@ class Mended:
 def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: str = "auto") -> list[Mended]:
     """Enter quarantined samples again if only their time is wrong, at the time that its text means in a unit.
 
-    `unit` `auto`: the unit in which it is a time between 2000 and now. Of several samples that mean one sandbox and
-    moment, the first by id goes in.
+    `unit` `auto`: the unit in which it is a time between 2000 and now. If several samples mean one sandbox and moment,
+    the first by id goes in.
 
     Errors: UsageError for an unknown unit, or more than MAX_MENDED samples; UnknownId for an unknown id.
     """
@@ -117,7 +117,7 @@ def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list
 
 
 def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By) -> list[str]:
-    """Count samples as quarantined again that were set aside. Errors: Refused, for all, where one was not."""
+    """Quarantine dismissed samples again. Errors: Refused, for all, if one was not dismissed."""
     for name in sample_ids:
         its_id = "cut_id" if is_cut(name) else "whole_id"
         if not QUARANTINE.run(connection, "undo_dismiss", {"sample_id": name, **CUT_AT}, its_id=its_id).rowcount:
@@ -170,8 +170,11 @@ def _is_of_its_time(row: SampleRow) -> bool:
 
 
 def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mapping[SandboxMoment, str]) -> str | None:
-    """A sample in force of the same sandbox and moment: somebody fixed it already, and both would be billed. What the
-    same command is about to enter counts as there, so that one command bills as one for each sample does."""
+    """Return a sample in force of the same sandbox and moment: it was fixed already, and both would be billed.
+
+    Samples that this command is about to enter count as in force, so that one command bills the same as one for each
+    sample.
+    """
     if (before := entered.get((row.org_id, row.sandbox_id, moment))) is not None:
         return before
     values = {"org_id": row.org_id, "ts": moment, "sandbox_id": row.sandbox_id, "new_id": _new_id(row.sample_id)}

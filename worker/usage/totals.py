@@ -1,8 +1,8 @@
-"""Usage across organisations, in sums of what is asked for: by organisation, feature, project, subject, day, hour.
+"""Usage across organisations, in sums by organisation, feature, project, subject, day or hour.
 
-Guarantee: reads only. Used is the sum of the samples in force, mapped as the seal maps them; where an organisation's
-samples were pruned, it is their sealed quantity, as `lists` has it. Units are never added up. A day or hour is that of
-the time zone. The pages of one question, one after the other, are all of its rows.
+Guarantee: reads only. Used is the sum of the samples in force, mapped as the seal maps them; if an organisation's
+samples were pruned, it is their sealed quantity, as in `lists`. Units are never added up. A day or hour is that of the
+time zone. All pages of one question together are all of its rows.
 """
 
 from __future__ import annotations
@@ -41,9 +41,12 @@ _TYPES: Final = (str, str, str, str, str, int, int)
 
 @dataclass(frozen=True)
 class UsageTotal:
-    """Base units of one unit (`s`, `mb_s` or `units`): those of all that is not named here. What was not grouped by is
-    null. `feature` empty: nothing makes one of it yet. `project` or `subject` empty: none was named, or the samples
-    were pruned. `period`: the day, or the begin of the hour with its offset."""
+    """A sum of base units of one unit (`s`, `mb_s` or `units`): of all that the row does not name.
+
+    A field that was not grouped by is null. `feature` empty: no mapping makes a feature of it yet. `project` or
+    `subject` empty: none was named, or the samples were pruned. `period`: the day, or the begin of the hour with its
+    offset.
+    """
 
     org_id: str | None
     feature: str | None
@@ -169,8 +172,10 @@ def _require_range(from_ms: int, to_ms: int, days: int) -> None:
 
 
 def _require_whole_days(connection: sa.Connection, org_id: str | None, from_ms: int, to_ms: int, *, cuts: bool) -> None:
-    """If the pushes of a day were folded, there are sums alone, of days in UTC. `cuts`: whether what is asked for cuts
-    such days. Errors: UsageError."""
+    """Check that a range has whole days in UTC, if their pushes were folded: only sums of days are left.
+
+    `cuts`: the question splits such days. Errors: UsageError.
+    """
     ends = [ms - ms % DAY_MS for ms in (from_ms, to_ms) if ms % DAY_MS]
     if not cuts and not ends:
         return
@@ -204,7 +209,7 @@ def _name(row: Any) -> str:
 
 
 def _place(after: str) -> list[Any]:
-    """Errors: UsageError for what is no `next` of a page."""
+    """Return the place of a page. Errors: UsageError if the text is no `next` of a page."""
     if not after:
         return [kind() for kind in _TYPES]
     try:

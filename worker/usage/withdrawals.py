@@ -33,7 +33,7 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """One sample taken out; `already` where it had been before."""
+    """One withdrawn sample; `already`: it was withdrawn before."""
 
     sample_id: str
     org_id: str
@@ -45,13 +45,14 @@ class Withdrawn:
 def withdraw(
     connection: sa.Connection, sample_ids: Sequence[str], by: By, judged: Witness | None = None
 ) -> list[Withdrawn]:
-    """Declare samples wrong; each takes its whole sample out of what is owed. What was rejected of their windows is
-    sealed again without them. `judged`: they were sealed since history was lost, as `judge_backfill` saw on this
-    database.
+    """Declare samples wrong: each takes its whole sample out of the owed usage.
 
-    Errors: Refused, for all of them, where one is unknown, quarantined (it was never billed), below the floor, or of
-    a window that was not sealed since history was lost; HistoryDoubted while the database stands still, or where it is
-    not the one that was judged.
+    Rejected pushes of their windows are sealed again without them. `judged`: they were sealed since history was lost,
+    as `judge_backfill` saw on this database.
+
+    Errors: Refused, for all of them, if one is unknown, quarantined (it was never billed), below the floor, or of a
+    window that was not sealed since history was lost; HistoryDoubted while the database is stopped, or if it is not the
+    one that was judged.
     """
     lock_buckets(connection)
     require_same(connection, judged)
@@ -60,7 +61,7 @@ def withdraw(
     taken = [sample for sample in done if not sample.already]
     void_rejected(connection, taken, by)
     seal_again(connection, taken)  # after all were judged: it makes them unsealed
-    if taken:  # recorded last: whoever records anything else holds its own rows already
+    if taken:  # recorded last: other recorders hold their own rows already
         record_many(connection, "sample_withdraw", [(one.sample_id, _details(one)) for one in taken], by)
     return done
 
@@ -70,11 +71,12 @@ def _details(sample: Withdrawn) -> dict[str, object]:
 
 
 def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
-    """See to it that all of a backfill can be withdrawn, before its first portion is: each portion makes its windows
-    dirty, by which the next one could not be told from what was not sealed since history was lost. None while it is
-    open: there is nothing to judge yet.
+    """Check that all of a backfill can be withdrawn, before its first portion is.
 
-    Errors: Refused where some of it was not, or lies below the floor; HistoryDoubted while the database stands still.
+    Each portion makes its windows dirty. After that, they look the same as windows that were not sealed since history
+    was lost. None while it is open: there is nothing to judge yet.
+
+    Errors: Refused if some of it was not sealed, or is below the floor; HistoryDoubted while a recovery is needed.
     """
     found = present(connection)
     until_ms = max((loss.until_ms for loss in read_losses(connection)), default=0)
@@ -118,13 +120,15 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
 def withdraw_events(
     connection: sa.Connection, source: str, event_ids: Sequence[str], by: By, org_id: str | None = None
 ) -> list[Withdrawn]:
-    """Declare events of a source wrong; those of one organisation, where it is named. Errors: as for samples; those of
-    `samples_of`."""
+    """Declare events of a source wrong, of one organisation if it is named.
+
+    Errors: as for samples; those of `samples_of`.
+    """
     return withdraw(connection, list(samples_of(connection, source, event_ids, org_id).values()), by)
 
 
 def worth_of_pushes(connection: sa.Connection, keys: Sequence[str]) -> Worth:
-    """What pushes carry, by their keys; those that are not there count nothing."""
+    """Return the worth of pushes, by their keys; unknown keys count nothing."""
     found = find_pushes(connection, keys).values()
     return Prices(connection).worth(
         Quantity(one.provider, one.feature, one.window_ms, abs(int(one.sealed_qty))) for one in found
@@ -132,7 +136,7 @@ def worth_of_pushes(connection: sa.Connection, keys: Sequence[str]) -> Worth:
 
 
 def worth_of_events(connection: sa.Connection, source: str, event_ids: Sequence[str], org_id: str | None) -> Worth:
-    """What events come to that count. Errors: those of `samples_of`."""
+    """Return the worth of events that count. Errors: those of `samples_of`."""
     samples = list(samples_of(connection, source, event_ids, org_id).values())
     return _worth(connection, "these", {"samples": [{"sample_id": one} for one in samples]})
 

@@ -1,9 +1,9 @@
-"""What answers to pushes say is left, and who is to be asked about on account of it.
+"""The credit left that answers to pushes show, and the refreshes that they cause.
 
-Guarantee: each push that was answered has its organisation's provider asked after it: at once, or in the organisation's
-turn within the hour (`ask_at_ms`). An answer never halts or resumes anybody: that, a read alone does. What an answer
-says is left is written only where no read was since the push was claimed, and no other push may be on its way or was
-not clearly charged; and it never raises a balance.
+Guarantee: after an answered push, the provider of its organisation is read: at once, or in the organisation's turn
+within the hour (`ask_at_ms`). An answer never halts or resumes an organisation: only a read does. The credit of an
+answer is written only if there was no read since the push was claimed, and no other push may be on its way or was not
+clearly charged. It never raises a balance.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class OrgAnswers:
         self.part_ends.update(part.ends_ms for part in parts)
 
     def remaining(self) -> Remaining | None:
-        """What they say together: of one balance the least, for they may have come in any order; None: nothing."""
+        """Return the credit left by all answers; None: they do not show it.
+
+        Of one balance the least counts, because the answers may have come in any order.
+        """
         told = [left for left in self.left if left is not None]
         if len(told) < len(self.left):
             return None
@@ -99,7 +102,7 @@ class ClaimAnswers:
 
 @dataclass(frozen=True)
 class ClaimedAt:
-    """Where and when pushes were claimed."""
+    """The provider of claimed pushes, and the time of the claim."""
 
     provider: str
     capabilities: Capabilities
@@ -209,8 +212,10 @@ def _known(row: Any, held_micro: int, *, estimated: bool) -> Known:
 
 
 def _to_note(row: Any, remaining: Remaining | None) -> int | None:
-    """The balance to write; None: the one that is there stays. A push takes, so an answer that shows more is older, or
-    tells of a payment, and a read decides which."""
+    """Return the balance to write; None: keep the stored one.
+
+    A push takes credit. So an answer that shows more is older, or shows a payment, and a read decides which.
+    """
     if remaining is None or not remaining.whole or remaining.left_micro is None:
         return None
     if row.balance_micro is None or row.balance_read_ms is None or remaining.left_micro > row.balance_micro:

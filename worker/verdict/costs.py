@@ -1,8 +1,8 @@
-"""Learn what units cost at a provider that tells it: for estimates, and for balances compared in credits.
+"""Costs of units, from a provider that shows them: for estimates, and for balances compared in credits.
 
 Guarantee: costs are append-only and on record, as an operator's rates are. A cost that cannot be read changes nothing:
-the costs in force stay. The moment at which a cost was last confirmed is kept, so that a charge made while it changed
-is known as such.
+the costs in force stay. The moment at which a cost was last confirmed is kept, so that a charge that was made while it
+changed is known.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ MOST_CHANGES: Final = 1_000
 
 
 def learn_costs(context: Context, provider: str) -> Steps[None]:
-    """Ask a provider what units cost, and keep what changed. Providers that do not tell costs are not asked. What
-    cannot be kept changes nothing, and holds up nobody."""
+    """Read the costs of units from a provider, and keep those that changed.
+
+    Providers without `costs` are not read. A cost that cannot be kept changes nothing, and delays no other step.
+    """
     if not context.capabilities[provider].costs:
         return
     (came,) = yield RunTogether([_learn_costs(context, provider)])

@@ -1,15 +1,15 @@
-"""The effective balance: a provider's balance - sealed but not in it yet - used but not sealed - what runs hold.
+"""The effective balance: a provider's balance - sealed but not in it yet - used but not sealed - held by runs.
 
-Guarantee: an estimate is made of committed rows alone, at prices that a person set. Usage without a price is left out
-and named. A push that may be in the balance or not (on its way, or accepted within the time by which balances trail) is
-counted until the balance was seen to fall by it, so it is never taken off twice for good. One that a wallet here is to
-pay is counted until it is accepted: between reads, and where the wallet mirrors another service at reads as well. What
-lots that are over still pay for is not taken off: they are in the balance no more.
+Guarantee: an estimate is made only of committed rows, at prices that a person set. Usage without a price is left out
+and named. A push that may or may not be in the balance (on its way, or accepted within the lag of balances) is counted
+until the balance was seen to fall by it, so it is never subtracted twice for good. A push that a wallet here pays is
+counted until it is accepted: between reads, and, if the wallet mirrors another service, at reads as well. Use that
+ended lots still pay for is not subtracted: they are no longer in the balance.
 
-For a page the same figures are as of now, in as many statements for a thousand organisations of ten providers as for
-one. What a wallet is still to be charged for (`unbilled`) is worked out the same way, whether a watch runs or not. What
-is given back, and not yet settled, makes no room. A customer without such usage costs one look by the index. What was
-found is kept until the transaction ends; of a customer with very many samples for KEPT_MS, unless a seal or a charge
+For a page, the same figures are as of now, in as many statements for a thousand organisations of ten providers as for
+one. The unbilled use of a wallet (`unbilled`) is computed the same way, with or without a watch. Credit that is given
+back, and not yet settled, makes no room. A customer without such use costs one look by the index. The result is kept
+until the transaction ends. For a customer with very many samples it is kept for KEPT_MS, unless a seal or a charge
 changed it: no other decision adds up more samples than MOST_SAMPLES.
 """
 
@@ -67,33 +67,36 @@ MOST_CHANGES: Final = 8
 
 @dataclass
 class Used:
-    """What one organisation used that its balance may not show yet, in micro-credits."""
+    """The use of one organisation that its balance may not show yet, in micro-credits."""
 
     unsealed: int = 0
     """Without what lots that are over pay for."""
     unsampled: int = 0
-    """Not told by any sample yet: what runs is taken to go on until its next one."""
+    """Use that no sample has yet: the running sandboxes are assumed to run until their next sample."""
     unsent: int = 0
     """Sealed, and not sent yet or proven not to have arrived."""
     rejected: int = 0
-    """Of that, what the provider refused: no estimate, and in no balance until a person has settled it."""
+    """The part of it that the provider refused: it is in no estimate, and in no balance until a person has settled it.
+    """
     sent_since: int = 0
     """First sent after the balance was read that is stored."""
     held: int = 0
-    """What runs have reserved of its wallet."""
+    """The credit of its wallet that runs have reserved."""
     wallet: int | None = None
-    """What its wallet has, where that lies here: runs charge it, and no read tells of that."""
+    """The credit of its wallet, if that is here: runs charge it, and no read shows that."""
     in_flight: int = 0
     """Sent, and not accepted yet."""
     mirrors: bool = False
-    """Whether its wallet mirrors what another service bills: it is drawn on by what that accepted, so that what is in
-    flight is in no read of it, however much it fell by runs."""
+    """True if its wallet mirrors another service's bills: accepted pushes are drawn from it.
+
+    So no read of the wallet includes pushes in flight, however much it fell by runs.
+    """
     maybe: int = 0
-    """Of what was sent, whatever a balance read now may or may not show."""
+    """The part of the sent use that a balance read now may or may not show."""
     lately: int = 0
     just_now: int = 0
     running: int = 0
-    """A minute of all sandboxes that run, where hosts keep their size."""
+    """A minute of all running sandboxes, if hosts report their size."""
     unpriced: set[str] = field(default_factory=set)
     """Features it uses that have no rate: they are in no estimate."""
 
@@ -105,8 +108,10 @@ class Used:
 
     @property
     def burn_a_minute(self) -> int:
-        """The fastest of the last minute, the last five, and what runs: who begins is known at once, who pauses a while
-        is kept."""
+        """Return the fastest rate of the last minute, the last five, and the running sandboxes.
+
+        So a sandbox that begins counts at once, and one that pauses counts for a while.
+        """
         return max(self.just_now, self.lately * JUST_NOW_MS // LATELY_MS, self.running, 0)
 
 
@@ -131,8 +136,11 @@ class BalancedOrg(Balanced, Protocol):
 
 
 def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int:
-    """What was sent and a balance just read does not show yet: whatever was unseen before (`was`), and sent since, less
-    what the balance fell by. Never more than what may be unseen at all, and all of that at the first read."""
+    """Return the sent use that a balance just read does not show yet.
+
+    It is the earlier unseen use (`was`), plus the use sent since, less the fall of the balance. It never exceeds the
+    use that may be unseen at all, and at the first read it is all of that.
+    """
     low, high = min(used.maybe, 0), max(used.maybe, 0)
     if before is None:
         return used.maybe
@@ -155,8 +163,10 @@ def effective_after(org: Balanced, balance: int, used: Used, *, paid: bool = Fal
 
 
 def since_read(org: Balanced, used: Used) -> Effective | None:
-    """The effective balance by the last read, or by a wallet that lies here; None where there was no read, or no end to
-    the balance."""
+    """Return the effective balance by the last read, or by a wallet of the embedded ledger.
+
+    None if there was no read, or the balance is unlimited.
+    """
     if org.balance_read_ms is None or org.balance_micro is None:
         return None
     if used.wallet is not None:
@@ -172,9 +182,9 @@ def _unsealed(org: Balanced, used: Used) -> int:
 def read_used(
     connection: sa.Connection, provider: str, orgs: Sequence[Row], *, now_ms: int, read_ms: int, lag_ms: int
 ) -> Mapping[str, Used]:
-    """What organisations of one provider used, whatever their stored balance (`orgs` are rows) may not show.
+    """Return the use of one provider's organisations that their stored balance (`orgs` are rows) may not show.
 
-    `read_ms`: when the read began that is to be compared with, `lag_ms` how far balances trail.
+    `read_ms`: the begin of the read to compare with. `lag_ms`: the lag of balances.
     """
     if not orgs:
         return defaultdict(Used)
@@ -252,10 +262,10 @@ class BalanceRows:
     card: RateCard
     wallets: Mapping[str, int]
     mirrors: bool
-    """Whether those mirror what another service bills."""
+    """True if the wallets mirror another service's bills."""
 
     def price(self, used: Used, row: Any, *quantities: int | Decimal) -> list[int]:
-        """What quantities of a row's feature cost; one without a rate is named."""
+        """Return the prices of quantities of a row's feature. A feature without a rate is named."""
         rate = self.card.rate(row.feature, row.window_ms)
         if rate is None:
             used.unpriced.add(row.feature)
@@ -271,7 +281,7 @@ def used_by(seen: BalanceRows, orgs: Sequence[BalancedOrg], *, read_ms: int, lag
     for org_id, payable_micro in seen.wallets.items():
         found[org_id].wallet, found[org_id].mirrors = payable_micro, seen.mirrors
     in_time: dict[str, int] = defaultdict(int)
-    """What was used before lots that are over ended, and is not charged yet."""
+    """Use before ended lots were over that is not charged yet."""
     reads = {org.org_id: org.balance_read_ms for org in orgs}
     for row in seen.unsealed:
         used = found[row.org_id]
@@ -344,14 +354,14 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Balance
 MOST_SAMPLES: Final = 1_000
 """Samples of a customer from which on what they came to is kept a while."""
 KEPT_MS: Final = 5 * SECOND_MS
-"""How long the sum of a customer's unsealed samples is kept."""
+"""The time for which the sum of a customer's unsealed samples is kept."""
 MOST_KEPT: Final = 10_000
 """Customers with many samples that are kept. Beyond, the one that was kept first is forgotten."""
 _KEPT: Final = "unbilled_micro"
 
 
 class _Unread(NamedTuple):
-    """An organisation as `read_used_now` asks for it: as if it had been read now, what was sent before is no matter."""
+    """An organisation for `read_used_now`: as if it had been read now, so that earlier pushes do not count."""
 
     org_id: str
     balance_read_ms: int
@@ -435,8 +445,10 @@ class Holder:
 
 @dataclass(frozen=True)
 class Credit:
-    """The effective balance with its parts, in millionths of the provider's credits. None: nothing was read yet, or
-    there is no end to the balance."""
+    """The effective balance with its parts, in millionths of the provider's credits.
+
+    None: nothing was read yet, or the balance is unlimited.
+    """
 
     provider: str
     balance_micro: int | None
@@ -469,8 +481,10 @@ class VerdictChange:
 
 
 def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], now_ms: int) -> Credit | None:
-    """The effective balance by the last read, or by a wallet that lies here; None where nobody bills the organisation
-    (`org`: its row)."""
+    """Return the effective balance by the last read, or by a wallet of the embedded ledger.
+
+    `org`: the organisation's row. None if no provider bills it.
+    """
     provider = SQL.run(connection, "biller", {"org_id": org.org_id, "now_ms": now_ms}).scalar_one_or_none()
     if provider is None or provider in EXEMPT_PROVIDERS:
         return None

@@ -1,14 +1,16 @@
-"""What runs have reserved of organisations' wallets, or of balances that providers keep: taken off what an organisation
-may use, and free again once it is over. What is due in wallets by time: the ends of holds, lots that begin and expire.
+"""Held credit of organisations' wallets, or of balances that providers keep; and changes of wallets due by time.
 
-Guarantee: a hold that is over counts nowhere, whether it was expired yet or not. What the sandboxes of a run that
-metering settles have used is not held as well: usage is taken off by itself. The sweep is an optimisation of that; who
-reserves credit has what is due made true first.
+Holds reduce the credit that an organisation may use, until they are over. Due changes are the ends of holds, and lots
+that begin and expire.
 
-The hold of a run that metering settles shrinks by what metering has drawn for its sandboxes; seal and push know nothing
-of it. What was drawn is a difference, computed again each time: a run's part of what the ledger charged its wallet for
-a window and feature, by its share of the samples there; never more than the price of its own samples, nor, all runs
-together, than what was charged. Locks: reservations by their keys, then wallets by their ids.
+Guarantee: a hold that is over counts nowhere, whether it was expired yet or not. If metering settles a run, the use of
+its sandboxes is not held as well: usage is subtracted by itself. The sweep is an optimisation of that; a transaction
+that reserves credit books due changes first.
+
+The hold of a run that metering settles shrinks by the amount that metering has drawn for its sandboxes. Seal and push
+do not know of it. The drawn amount is a difference, computed again each time: a run's part of the ledger's charge of
+its wallet for a window and feature, by its share of the samples there. It never exceeds the price of its own samples,
+nor, all runs together, the charge. Locks: reservations by their keys, then wallets by their ids.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 READ_TRIES: Final = 3
-"""How often what is held is read again, while holds of runs that metering settles change meanwhile."""
+"""Reads of held credit while holds of runs that metering settles change meanwhile."""
 MOST_SWEEPS: Final = 10
 """Transactions of one tick that make true what is due in wallets; what is left, the next one does."""
 MOST_OVER_AT_ONCE: Final = 1_000
@@ -46,8 +48,7 @@ MOST_OVER_AT_ONCE: Final = 1_000
 
 
 def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, int]:
-    """What is held of these organisations' wallets, in micro-credits; or of their balances, where those lie at the
-    provider."""
+    """Return the held credit of these organisations' wallets, or of their balances there, in micro-credits."""
     if not org_ids:
         return {}
     part = held_part(provider, org_ids, now_ms, in_wallets=provider in wallets_at(connection))
@@ -78,21 +79,23 @@ def metering_in(rows: Iterable[Any]) -> list[str]:
 
 
 def held_of(rows: Iterable[Any], used: Mapping[str, int]) -> dict[str, int]:
-    """What is held by organisation, without what was used up of it."""
+    """Return the held credit by organisation, without the part that was used up."""
     return {row.org_id: max(int(row.held_micro) - used.get(row.customer_id, 0), 0) for row in rows}
 
 
 @dataclass(frozen=True)
 class Lapsed:
-    """Of an organisation's wallet, what is left of lots that are over and pays for nothing new, in micro-credits. What
-    was used before `until_ms`, and is not charged yet, they still pay for."""
+    """The rest of an organisation's ended lots that pays for nothing new, in micro-credits.
+
+    Ended lots still pay for use before `until_ms` that is not charged yet.
+    """
 
     lapsed_micro: int
     until_ms: int
 
 
 def read_lapsed(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, Lapsed]:
-    """What is left of lots that are over, of those organisations that have any, where balances lie here."""
+    """Return the rest of ended lots, for organisations that have any, if balances are here."""
     part = lapsed_part(provider, org_ids, now_ms)
     return lapsed_of(SQL.run(connection, part.name, part.values))
 
@@ -103,13 +106,15 @@ def lapsed_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
 
 
 def lapsed_of(rows: Iterable[Any]) -> dict[str, Lapsed]:
-    """What is left of lots that are over, by organisation."""
+    """Return the rest of ended lots, by organisation."""
     return {row.org_id: Lapsed(int(row.lapsed_micro), row.lots_over_ms) for row in rows}
 
 
 def read_in_wallets(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> dict[str, int]:
-    """What wallets have for new use and for runs that go on, by organisation, in micro-credits, where balances lie
-    here."""
+    """Return the credit of wallets for new use and for runs that continue, by organisation, in micro-credits.
+
+    It is empty if balances are not here.
+    """
     part = wallets_part(provider, org_ids, now_ms)
     return wallets_of(SQL.run(connection, part.name, part.values))
 
@@ -120,7 +125,7 @@ def wallets_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
 
 
 def wallets_of(rows: Iterable[Any]) -> dict[str, int]:
-    """What wallets have, by organisation."""
+    """Return the credit of wallets, by organisation."""
     return {row.org_id: int(row.payable_micro) for row in rows}
 
 
@@ -135,8 +140,10 @@ def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
 
 
 def mature_wallets(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
-    """Make true what is due in all wallets, and nothing else; how many moved, or may pay another amount. Verdicts wait
-    for it where something came late: a lot pays for that after all, and until then a balance is too low."""
+    """Apply due changes of all wallets, and nothing else; returns the number that moved, or may pay another amount.
+
+    Verdicts wait for it if usage came late: a lot pays for that after all, and until then a balance is too low.
+    """
     done = 0
     for _ in range(sweeps):
         if context.out_of_time():
@@ -187,7 +194,7 @@ def _expire(connection: sa.Connection, *, now_ms: int) -> Matured:
 SHRUNK_AT_ONCE: Final = 500
 """Runs that one transaction looks at."""
 LOOKED_BACK_MS: Final = 60 * MINUTE_MS
-"""How long usage may come late and still shrink a hold."""
+"""The time for which late usage may still shrink a hold."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +216,7 @@ class Uses:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What metering has drawn for a run, of it before `to_ms`, for good; and what is free by it."""
+    """The amount that metering has drawn for a run, its final part before `to_ms`, and the credit that it frees."""
 
     reservation: str
     customer_id: str
@@ -231,8 +238,10 @@ def shrink(connection: sa.Connection, now_ms: int, after: str = "") -> str | Non
 
 
 def shrink_of(connection: sa.Connection, customers: Sequence[str], now_ms: int, own: str = "") -> None:
-    """The same for the wallets of some customers, before their balances are believed. What the caller does with them
-    next it may do without waiting for a lock: what is due in them, and what changes its `own` run."""
+    """Reduce the holds of some customers' wallets, before their balances are used.
+
+    The caller may then, without waiting for a lock, book due changes in these wallets, and change its `own` run.
+    """
     if SQL.run(connection, "runs_of", {"customers": list(customers)}).first() is None:
         return
     due_of, touched = due_changes.touched(connection, customers, now_ms)
@@ -244,7 +253,7 @@ def shrink_of(connection: sa.Connection, customers: Sequence[str], now_ms: int, 
 
 
 def freed_by_now(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
-    """What `shrink_of` would free of a customer's holds. Nothing is written."""
+    """Return the credit that `shrink_of` would free of a customer's holds. Nothing is written."""
     runs = [row for row in SQL.run(connection, "runs_of", {"customers": [customer_id]}) if row.expires_ms > now_ms]
     return sum(one.freed_micro for one in _drawn(connection, runs, now_ms))
 
@@ -264,8 +273,10 @@ def _shrink(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int)
 
 
 def _drawn(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) -> list[Drawn]:
-    """Those of these runs that change. Up to where is charged is asked first: what is charged meanwhile counts for good
-    the next time, and never as nothing."""
+    """Return those of these runs that change.
+
+    The end of charged usage is read first: what is charged meanwhile counts the next time, and is never lost.
+    """
     if not runs:
         return []
     ends = {row.org_id: row.end_ms for row in SQL.run(connection, "behind", {"orgs": _from_by_org(runs)})}
@@ -284,8 +295,10 @@ def _drawn(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) 
 
 
 def used_up(connection: sa.Connection, customers: Sequence[str], now_ms: int) -> Mapping[str, int]:
-    """What of the holds of customers' runs their sandboxes have used, charged, sealed or neither, and is held
-    all the same: an estimate takes usage off by itself, wherever it has come to."""
+    """Return the part of customers' holds that their runs' sandboxes have already used, charged, sealed or neither.
+
+    It is still held: an estimate subtracts usage by itself, in any state.
+    """
     runs = [row for row in SQL.run(connection, "runs_of", {"customers": list(customers)}) if row.expires_ms > now_ms]
     if not runs:
         return {}
@@ -334,7 +347,7 @@ def _read_uses(connection: sa.Connection, runs: Sequence[sa.Row[Any]]) -> Uses:
 
 
 def _read_charged(connection: sa.Connection, runs: Sequence[sa.Row[Any]]) -> Mapping[tuple[str, int, str], sa.Row[Any]]:
-    """What the ledger charged wallets, by customer, window and feature."""
+    """Return the ledger's charges of wallets, by customer, window and feature."""
     begins: dict[str, int] = {}
     for run in runs:
         begins[run.customer_id] = min(run.from_ms, begins.get(run.customer_id, run.from_ms))

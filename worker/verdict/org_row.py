@@ -1,9 +1,9 @@
 """An organisation's row: its verdict, the operator's overrides in it, and the history of its verdicts.
 
-Guarantee: `halted_at` changes only when the verdict does. Each transition is kept with its reason and the figures it
-rests on. A halt is told to the operator's product once, and so is its end. That a balance is low, or exhausted, is told
-by the level and never by the edge: once from the read that finds it there to the one that finds it above again. What
-runs have reserved counts as there. Where no endpoint wants to know, nothing is read or written.
+Guarantee: `halted_at` changes only when the verdict does. Each transition is kept with its reason and figures. The
+operator's product is notified of a halt once, and of its end once. A low or exhausted balance is reported by the level
+and never by the edge: once from the read that finds it there to the read that finds it above again. Held credit counts
+as used. If no endpoint subscribes to it, nothing is read or written.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from drawdown.worker.verdict.watch_state import ESTIMATE_WRONG
 SQL = queries(__file__)
 
 Row: TypeAlias = sa.Row[tuple[object, ...]]
-"""Of `orgs`, as a rule."""
+"""A row, mostly of `orgs`."""
 
 ENDLESS_MICRO: Final = 2**62
-"""Stands for a balance without an end: more than any wallet holds."""
+"""The number for an unlimited balance: more than any wallet holds."""
 EXEMPT: Final = "exempt"
-"""Why somebody continues who was halted for lack of credit, and is billed by nobody now."""
+"""The reason of a resume of an organisation that was halted for lack of credit, and has no biller now."""
 
 
 def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[Row]:
@@ -53,8 +53,10 @@ def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[R
 
 
 def is_asked_for(org: Row, now_ms: int) -> bool:
-    """Whether a read is still to answer something: an ask, also one that is put off as a read failed, or its turn. A
-    read that answers all asks leaves neither."""
+    """Return True if a read is still due: for a request (also after a failed read), or for a turn.
+
+    A read that answers all requests leaves neither.
+    """
     return org.projection_due_ms is not None or (
         org.refresh_deadline_ms is not None and org.refresh_deadline_ms <= now_ms
     )
@@ -79,7 +81,7 @@ class Effective(NamedTuple):
 
 @dataclass(frozen=True)
 class OrgState:
-    """What a verdict writes of an organisation: columns of `orgs`."""
+    """The columns of `orgs` that a verdict writes."""
 
     org_id: str
     is_halted: bool
@@ -105,7 +107,7 @@ WRITTEN: Final = tuple(column.name for column in fields(OrgState))
 
 @dataclass(frozen=True)
 class Change:
-    """The new state of an organisation, and its row of `projections` where the verdict changed."""
+    """The new state of an organisation, and its row of `projections` if the verdict changed."""
 
     state: OrgState
     history: dict[str, object] | None = None
@@ -128,7 +130,7 @@ class Moment:
 
 
 def after_operator(org: Row, now_ms: int) -> Change:
-    """What an operator's word, the end of it, or of being billed makes of an organisation, by what is known already."""
+    """Return the change of an organisation after an operator's decision or its end, or the end of billing."""
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     billed = org.billing_provider is not None and org.billing_provider not in EXEMPT_PROVIDERS
     spent = org.balance_micro is not None and org.balance_micro <= 0
@@ -147,7 +149,7 @@ def after_operator(org: Row, now_ms: int) -> Change:
 
 
 def _exempt(state: OrgState) -> OrgState:
-    """Nobody is asked about an organisation that nobody bills."""
+    """Return the state of an organisation that has no biller: no provider is read for it."""
     return replace(state, projection_due_ms=None, unread_since_ms=None, refresh_deadline_ms=None)
 
 
@@ -156,7 +158,7 @@ def overrides_of(org: Row) -> Overrides:
 
 
 def unchanged(org: Row, due: int | None) -> OrgState:
-    """The state as it is, asked again when `due` says."""
+    """Return the state as it is, to be read again at `due`."""
     kept = {name: getattr(org, name) for name in WRITTEN}
     return OrgState(**{**kept, "projection_due_ms": due})
 
@@ -198,13 +200,13 @@ def history_of(
 
 
 def _was_wrong(org: Row, new: Verdict, balance: int | None) -> bool:
-    """Halted on an estimate, and there is credit after all though nobody gave any: the balance never rose."""
+    """Return True if it was halted on an estimate, and has credit although none was granted: the balance never rose."""
     no_more = balance is not None and org.balance_micro is not None and balance <= org.balance_micro
     return bool(org.halt_reason == "estimate" and not new.is_halted and org.override_halted is None and no_more)
 
 
 def write(connection: sa.Connection, changes: Sequence[Change], now_ms: int) -> None:
-    """Write organisations' new rows and the history of their verdicts; and what the operator's product is told."""
+    """Write organisations' new rows and the history of their verdicts; and the notices to the operator's product."""
     states, at_once = [vars(change.state) for change in changes], connection.dialect.name == "postgresql"
     if states:
         SQL.run(connection, "write_verdicts", {"verdicts": states} if at_once else states)
@@ -221,8 +223,10 @@ LEVELS: Final = {"low": BALANCE_LOW, "exhausted": BALANCE_EXHAUSTED}
 def tell_verdicts(
     connection: sa.Connection, verdicts: Sequence[Mapping[str, Any]], left: Mapping[str, int], now_ms: int
 ) -> None:
-    """Tell of verdicts that changed (rows of the history, with what was before), and of what organisations have left,
-    in micro-credits, by a read that was just written. Their rows are held by this transaction."""
+    """Queue notices of changed verdicts (rows of the history, with the earlier ones), and of credit left.
+
+    The credit is in micro-credits, by a read that was just written. This transaction locks the organisations' rows.
+    """
     turned = [verdict for verdict in verdicts if bool(verdict["is_halted"]) != bool(verdict["was_halted"])]
     if not turned and not left:
         return
@@ -298,7 +302,7 @@ def release_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None
 
 
 def apply_now(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
-    """Write what holds by what is known, without waiting for a provider that perhaps nobody can ask."""
+    """Write the verdicts by the known facts, without waiting for a provider that may be out of reach."""
     ordered = sorted(set(org_ids))
     for start in range(0, len(ordered), APPLIED_AT_ONCE):
         some = ordered[start : start + APPLIED_AT_ONCE]

@@ -12,7 +12,7 @@ from drawdown.worker.verdict.effective_balance import Credit, VerdictChange
 
 @dataclass(frozen=True)
 class AssignmentRow:
-    """Who bills the organisation in [start_ms, end_ms)."""
+    """The biller of the organisation in [start_ms, end_ms)."""
 
     start_ms: int
     end_ms: int | None
@@ -24,7 +24,7 @@ class AssignmentRow:
 
 @dataclass(frozen=True)
 class PendingSize:
-    """Usage of one memory size, or of an event type, that is billed by nobody yet, for one reason."""
+    """Usage of one memory size, or of an event type, that is not billed yet, for one reason."""
 
     reason: str
     memory_mb: int
@@ -73,7 +73,7 @@ class OrgStatus:
     projection_due_ms: int | None
     refresh_requests: int
     refresh_deadline_ms: int | None
-    """When its provider is asked at the latest, where no push called for it before."""
+    """The latest time of its provider's next read, if no push causes one before."""
     operator_halt: bool
     override_halted: bool | None
     override_max_concurrent: int | None
@@ -91,7 +91,7 @@ class OrgStatus:
     stopped_at_ms: int | None
     stopped_reason: str | None
     watermark_ms: int | None
-    """How far it is sealed."""
+    """Its sealed end, in milliseconds."""
     assignments: list[AssignmentRow]
     pending: list[PendingSize]
     pushes: list[PushState]

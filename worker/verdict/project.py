@@ -1,8 +1,9 @@
 """Project: copies the provider's verdict onto the organisation.
 
-Guarantee: the provider is asked afresh. A projection carries the time its read began, and an older read never
-overwrites a newer one. A state that cannot be read, or is none, is no balance of zero and changes no figure. An
-organisation halted for lack of credit is resumed only by a fresh read and an effective balance above one minute of use.
+Guarantee: each projection reads the provider again. A projection has the time at which its read began, and an older
+read never overwrites a newer one. A state that cannot be read, or does not exist, is no balance of zero and changes no
+figure. An organisation halted for lack of credit is resumed only by a new read and an effective balance above one
+minute of use.
 """
 
 from __future__ import annotations
@@ -68,19 +69,20 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 READING: Final = 7
-"""Eighths of a tick's time after which nobody's state is read."""
+"""Eighths of a tick's time after which no state is read."""
 READ_AGAIN_MS = MINUTE_MS
 """Wait before a customer that was not read is read again."""
 MAX_UNWRITTEN: Final = 20
 """Named one by one; the log has all of them."""
 NOT_ASKED = ReadFailed("not asked: it did not answer a moment ago")
 ORGS_A_ROUND = 64
-"""Where several can be read at once: enough to keep the line busy, few enough that no verdict waits long for others."""
+"""Reads at once, if the provider allows several: enough to use the line fully, few enough that no verdict waits long.
+"""
 
 
 @dataclass
 class Projected:
-    """What projecting changed."""
+    """The result of projecting."""
 
     read: int = 0
     failed: int = 0
@@ -88,7 +90,7 @@ class Projected:
     resumed: int = 0
     wrong_estimates: int = 0
     calls_cut: dict[str, int] = field(default_factory=dict)
-    """The fewest reads at once that were made, where the provider turned reads away."""
+    """The fewest reads at once, by provider, if the provider turned reads away."""
     unwritten: list[str] = field(default_factory=list)
     """Organisations with a verdict that the database refused, and why."""
 
@@ -102,7 +104,7 @@ class Projected:
         self.unwritten += other.unwritten[: max(MAX_UNWRITTEN - len(self.unwritten), 0)]
 
     def note(self, org: Row, change: Change) -> None:
-        """Count and tell a transition."""
+        """Count and report a transition."""
         if change.history is None:
             return
         halted = bool(change.history["is_halted"])
@@ -146,8 +148,10 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
 
 
 def _write(work: partial[Projected], due: Sequence[DueProjection], done: Projected) -> Steps[None]:
-    """Write verdicts, all at once; where that fails, halve them until the one that cannot be written stands alone (S8).
-    It stays as it is, is asked again later, and delays no other's halt."""
+    """Write verdicts, all at once; if that fails, halve them until the one that cannot be written is alone (S8).
+
+    That one stays as it is, is read again later, and delays no other halt.
+    """
     parts = [tuple(due)]
     while parts:
         part = parts.pop()
@@ -259,7 +263,7 @@ def _shown(
     states: Mapping[str, CustomerRead],
     billed: Collection[tuple[str, str]],
 ) -> dict[str, CustomerState]:
-    """What reads of customers showed who are billed to these organisations."""
+    """Return the states of customers that are billed to these organisations, as reads showed them."""
     found: dict[str, CustomerState] = {}
     for org in current:
         customer = asked[org.org_id].customer_id
@@ -296,7 +300,7 @@ def _after(
     policies: dict[str, str],
     at: Moment,
 ) -> Change:
-    """What the read of a customer, or the failure to read it, makes of its organisation."""
+    """Return the change of an organisation after the read of its customer, or after a failed read."""
     asked_again = org.refresh_requests != due.asks
     if isinstance(state, CustomerState):
         change = after_read(org, state, here, at, asked_again=asked_again)
@@ -314,7 +318,7 @@ def _billed(connection: sa.Connection, provider: str, due: Sequence[DueProjectio
 
 
 def _outcome(state: CustomerRead) -> str | None:
-    """What a read counts as; None: nobody was asked."""
+    """Return the outcome of a read, as it is counted; None: there was no call."""
     if state is NOT_ASKED:
         return None
     if isinstance(state, ReadFailed):
@@ -339,18 +343,21 @@ def _used(
 
 
 HOLD_MS: Final = 15 * MINUTE_MS
-"""For how long after a halt a sliver of credit is no reason to go on: three ticks, by when late samples are in."""
+"""The time after a halt in which a small credit causes no resume: three ticks, after which late samples are in."""
 
 
 def said(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
-    """What a provider told about one of those it was asked about."""
+    """Return the provider's answer about a customer."""
     return states.get(customer_id, ReadFailed("the provider said nothing of this customer"))
 
 
 @dataclass(frozen=True)
 class Here:
-    """What the database says of an organisation as its customer's state is judged. `used` None: no estimate is made of
-    it. `held_micro` of the balance is reserved. `in_use`: the features it uses now, if the provider refuses some."""
+    """The facts of the database by which a customer's state is judged.
+
+    `used` None: no estimate is made. `held_micro`: reserved credit of the balance. `in_use`: the features in use now,
+    if the provider refuses some.
+    """
 
     used: Used | None
     held_micro: int = 0
@@ -358,8 +365,10 @@ class Here:
 
 
 def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_again: bool) -> Change:
-    """What a fresh state makes of an organisation. `asked_again`: since the read began, so that it does not answer for
-    that."""
+    """Return the change of an organisation by a fresh state.
+
+    `asked_again`: a request came since the read began, so the read does not answer it.
+    """
     used, held_micro = here.used, here.held_micro
     found, hidden, judged = None, None, None
     if used is not None and state.balance_micro is not None:
@@ -400,7 +409,7 @@ def _second_read_ms(org: Row, state: CustomerState, at: Moment) -> int | None:
 
 
 def _left(state: CustomerState, found: Effective | None, used: Used | None) -> int:
-    """What is left by a fresh read, without what runs have reserved, and without a guess at what will be used next."""
+    """Return the credit left by a fresh read, without holds, and without an estimate of the next use."""
     if state.balance_micro is None:
         return ENDLESS_MICRO
     if found is None or used is None:
@@ -409,8 +418,11 @@ def _left(state: CustomerState, found: Effective | None, used: Used | None) -> i
 
 
 def _margin(org: Row, balance: int, used: Used, at: Moment) -> int:
-    """How much credit it takes to go on: what would be gone in a minute; and as before the halt with what was expected
-    then, for samples come late, unless the balance rose. After a while any credit will do."""
+    """Return the credit that an organisation needs to resume.
+
+    It is the use of a minute; and as much as was expected before the halt, because samples come late, unless the
+    balance rose. After a while any credit is enough.
+    """
     if org.halted_at is None or at.now_ms - org.halted_at >= HOLD_MS:
         return 0
     paid = org.balance_micro is not None and balance > org.balance_micro
@@ -424,7 +436,7 @@ def _above(org: Row, new: Verdict, used: Used | None) -> int | None:
 
 
 def after_failed_read(org: Row, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
-    """What holds where the provider could not be read."""
+    """Return the change of an organisation after the provider could not be read."""
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     found = None if used is None else since_read(org, used)
     since = at.now_ms if org.unread_since_ms is None else org.unread_since_ms

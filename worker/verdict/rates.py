@@ -1,12 +1,12 @@
 """The cost of usage at a provider, amounts in credits by it, and the policy while a provider cannot be read.
 
-An operator sets costs, or the provider tells them itself.
+Costs are set by an operator, or read from the provider.
 
 Guarantee: rates are append-only and begin at a window. They are on record with actor and reason. Nothing is charged by
 them. All rates of a card are in one unit. Amounts of different units are never added up, and a feature without a rate
 is named. Each rate is applied once to the sum of its quantities, so that an amount is rounded once. A cost that cannot
 be read changes nothing: the costs in force stay. The moment at which a cost was last confirmed is kept, so that a
-charge made while it changed is known as such.
+charge that was made while it changed is known.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ DEFAULT_POLICY: Final = "estimate"
 
 
 def uses_ledger(connection: sa.Connection, provider: str) -> bool:
-    """Whether a provider's balance is a wallet of the embedded ledger, so that the rate card holds."""
+    """Return True if a provider's balance is a wallet of the embedded ledger, so that the rate card holds."""
     return provider in wallets_at(connection)
 
 
 def rate_card_of(connection: sa.Connection, provider: str) -> RateCard:
-    """What usage costs at a provider, in millionths of the unit of its balance."""
+    """Return the costs of usage at a provider, in millionths of the unit of its balance."""
     if uses_ledger(connection, provider):
         return read_rate_card(connection)
     return card_of(SQL.run(connection, "rates", {"provider": provider}))
@@ -70,14 +70,14 @@ def card_of(rows: Iterable[Any], *, apart: bool = False) -> RateCard:
 
 
 def balance_told(rows: Iterable[Any]) -> str | None:
-    """The balance in which a provider tells all its costs now; None where it tells none, or names several."""
+    """Return the balance in which a provider shows all its costs now; None if it shows none, or names several."""
     newest = {row.feature: row.balance for row in sorted(rows, key=_begins) if row.balance is not None}
     balances = {balance for feature, balance in newest.items() if balance != feature}
     return str(balances.pop()) if len(balances) == 1 else None
 
 
 def _told_since(rows: Iterable[Any]) -> dict[str, int]:
-    """From when on a provider tells a feature's cost."""
+    """Return the time since which a provider shows each feature's cost."""
     return {row.feature: row.start_ms for row in sorted(rows, key=_begins, reverse=True) if row.balance is not None}
 
 
@@ -108,12 +108,12 @@ def rate_rows(connection: sa.Connection, provider: str) -> list[RateRow]:
 
 
 def tells_costs(connection: sa.Connection, provider: str) -> bool:
-    """Whether the provider told what usage takes from its balance."""
+    """Return True if the provider reported the costs of usage in its balance."""
     return balance_told(SQL.run(connection, "rates", {"provider": provider}).all()) is not None
 
 
 def policies_of(connection: sa.Connection, provider: str) -> dict[str, str]:
-    """The policy of each plan that has one of its own; '' stands for every other."""
+    """Return the policy of each plan that has one of its own; '' is every other plan."""
     rows = SQL.run(connection, "policies", {"provider": provider})
     return {str(row.plan): str(row.policy) for row in rows}
 
@@ -148,7 +148,7 @@ class Worth:
     unpriced: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Amounts for people: credits where there is a rate, else quantities by feature."""
+        """Return the amounts for people: credits if there is a rate, else quantities by feature."""
         amounts = [
             f"{show_credits(micro)} credits" + ("" if balance == CREDITS else f" of {balance}")
             for balance, micro in sorted(self.credits_micro.items())
@@ -207,7 +207,7 @@ class Prices:
         return self._cards[provider]
 
     def _balance(self, provider: str, rate: Rate) -> str:
-        """The balance that a rate draws on, as the provider tells."""
+        """Return the balance that a rate draws on, as read from the provider."""
         return self._balances[provider].get((rate.feature, rate.start_ms), CREDITS)
 
 

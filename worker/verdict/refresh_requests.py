@@ -22,23 +22,26 @@ from drawdown.worker.engine.shard import Shard
 SQL = queries(__file__)
 
 MOST_READS: Final = 3
-"""Reads of one organisation in a round of verdicts. Asked about again during each read, by programs or the watch, it
-would have the round last until time is up: others, who have more, would have no turn, and neither pushes nor halts."""
+"""Reads of one organisation in a round of verdicts. Programs or the watch may request another during each read. Without
+a bound, the round would last until time is up, and other organisations, pushes and halts would have no turn.
+"""
 
 
 SECOND_READ_MS: Final = 5 * SECOND_MS
-"""How long after the read began that a webhook called for, the provider is read once more: its first answer may be
-stale."""
+"""The time after a read that a webhook caused at which the provider is read once more: its first answer may be stale.
+"""
 
 HALTED_AGAIN_MS: Final = 5 * MINUTE_MS
-"""How old a halted organisation's last read is when a tick reads it again: it uses nothing, and a provider may send no
-message of a grant. A watch reads it sooner."""
+"""The age of a halted organisation's last read at which a tick reads it again; a watch reads it sooner.
+
+The organisation uses nothing, and a provider may send no message of a grant.
+"""
 
 HALTED_READS_MS: Final = 10 * SECOND_MS
-"""How long the reads may take that a tick asks for by it, at the rate that a provider declares."""
+"""The time that these reads of a tick may take, at the rate that a provider declares."""
 
 READS_A_S: Final = 200
-"""Where a provider declares no rate."""
+"""Reads a second, if a provider declares no rate."""
 
 READ_TWICE: Final = 0
 """As `refresh_deadline_ms`: the next read is followed by a second one. The reader's clock decides when."""
@@ -51,13 +54,13 @@ class DueProjection:
     org_id: str
     customer_id: str
     asks: int
-    """How often it had been asked for: a later ask is not answered by this read."""
+    """The number of requests so far: this read does not answer a later one."""
     read_before_ms: int | None
-    """The read that was last written when this one was asked for."""
+    """The last written read, when this one was requested."""
     balance_before_ms: int | None
     """The balance that was last written then: by that read, or by the answer to a push."""
     wallets_wait: bool = False
-    """Whether something is to be looked at again in a wallet, whosesoever: most often usage that was charged late."""
+    """True if a wallet has to be looked at again: most often usage was charged late."""
 
     @property
     def before_ms(self) -> int:
@@ -67,7 +70,7 @@ class DueProjection:
 
 @dataclass
 class OneRound:
-    """What a round has read."""
+    """The organisations that a round has read."""
 
     passed: set[str] = field(default_factory=set)
     """Those that are due, and are left to the next round."""
@@ -91,8 +94,10 @@ class OneRound:
 
 
 def mark_for_projection(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
-    """Have the provider asked again about these organisations. The count of asks grows each time, so that a
-    projection answers only those asks that came before its read."""
+    """Request a read of these organisations at their provider.
+
+    The count of requests grows each time, so that a projection answers only the requests that came before its read.
+    """
     orgs = [{"org_id": org_id} for org_id in sorted(set(org_ids))]
     SQL.run(connection, "mark_for_projection", {"now_ms": now_ms, "orgs": orgs})
 
@@ -128,15 +133,18 @@ def mark_for_two_reads(connection: sa.Connection, org_ids: Sequence[str], now_ms
 
 
 ASK_EVERY_MS: Final = 10 * SECOND_MS
-"""Shortest time between two asks for an organisation."""
+"""Shortest time between two requests for an organisation."""
 BUSY_MS: Final = 60 * SECOND_MS
 """Longer than any call may last. If a process dies while it reads, others wait no longer than this."""
 
 
 @dataclass(frozen=True)
 class Gated:
-    """An organisation as the gate sees it. `unknown`: neither a provider nor an operator has said anything of it;
-    `overridden`: an operator's word stands in place of the provider's."""
+    """An organisation as the gate reads it.
+
+    `unknown`: neither a provider nor an operator has decided about it; `overridden`: an operator's decision replaces
+    the provider's.
+    """
 
     billing_provider: str | None
     is_halted: bool
@@ -148,8 +156,10 @@ class Gated:
     overridden: bool
 
     def facts(self, *, open_in_doubt: bool) -> Facts:
-        """What the guard decides by whether one more sandbox may be made. How many run is for the host to count, so
-        that nothing of the limit is used here."""
+        """Return the facts by which the guard decides about one more sandbox.
+
+        The host counts running sandboxes, so none of the limit is used here.
+        """
         operator = self.is_halted and self.halt_reason == "operator"
         code = None
         if self.is_halted and not operator:
@@ -174,13 +184,13 @@ class LeaveToAsk:
 
 
 def in_doubt(code: str | None, *, allowed: bool) -> Facts:
-    """Of an organisation of which nothing else is known: no limit ends. `code`: why its credit is not known."""
+    """Return the facts of an unknown organisation: it is unlimited. `code`: why its credit is unknown."""
     limits = (Limit("at_once", None, plan="*"),)
     return Facts(BLOCK_ALL, 0, False, limits, {"at_once": Counted()}, no_credit=code, fails_open=allowed)
 
 
 def read_gated(connection: sa.Connection, org_id: str) -> Gated | None:
-    """One read of its row; None where there is none."""
+    """Return an organisation's row for the gate; None if there is none."""
     row = SQL.run(connection, "gated", {"org_id": org_id}).mappings().one_or_none()
     if row is None:
         return None
@@ -188,7 +198,7 @@ def read_gated(connection: sa.Connection, org_id: str) -> Gated | None:
 
 
 def may_ask(connection: sa.Connection, org_id: str, now_ms: int) -> LeaveToAsk | None:
-    """Have the organisation asked about again, where nobody did just now."""
+    """Request a read of the organisation, if there was none just now."""
     now = {"org_id": org_id, "now_ms": now_ms}
     values = {**now, "earlier_ms": now_ms - ASK_EVERY_MS, "busy_until_ms": now_ms + BUSY_MS}
     provider = SQL.run(connection, "biller", now).scalar()

@@ -1,5 +1,7 @@
-"""The rules of an organisation's verdict: from the provider's answer, the operator's override and the time; and when a
-provider is asked. Pure."""
+"""The rules of an organisation's verdict: from the provider's answer, the operator's override and the time.
+
+They also give the time of a provider's next read. Pure.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is copied onto the organisation."""
+    """The verdict that is copied onto the organisation."""
 
     is_halted: bool
     reason: str | None
@@ -21,7 +23,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the operator said about one organisation; it wins until `until_ms` (None: until cleared)."""
+    """The operator's override of one organisation; it wins until `until_ms` (None: until cleared)."""
 
     operator_halt: bool = False
     halted: bool | None = None
@@ -34,7 +36,7 @@ class Overrides:
 
 USAGE_LIMIT: Final = "usage_limit"
 CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", "unreadable", USAGE_LIMIT})
-"""Why an organisation is halted, where neither a person nor history is."""
+"""Reasons of a halt, other than a person's decision or a lost history."""
 
 
 UNREAD_STOP_MS: Final = 15 * MINUTE_MS
@@ -43,12 +45,12 @@ UNREAD_STOP_MS: Final = 15 * MINUTE_MS
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a fresh read leaves once what it does not show is taken off, in micro-credits."""
+    """The credit of a fresh read, less the use that it does not show, in micro-credits."""
 
     effective_micro: int
     resume_above_micro: int = 0
     halted: bool = False
-    """Whether the organisation is halted for lack of credit now: then it takes a little more to go on."""
+    """True if the organisation is halted for lack of credit now: then it needs a little more to resume."""
     may_halt: bool = True
 
 
@@ -63,7 +65,7 @@ class Refused:
 
     @property
     def halts(self) -> bool:
-        """Whether the organisation is to be halted, or to stay so."""
+        """True if the organisation has to be halted, or to stay halted."""
         return bool(self.features) and (self.halted or not self.features.isdisjoint(self.in_use))
 
 
@@ -109,8 +111,11 @@ def unread_verdict(
     unread_ms: int,
     effective_micro: int | None,
 ) -> Verdict:
-    """What holds while the provider cannot be read: nothing resumes but by the operator's word, and what halts is the
-    plan's policy. `effective_micro` is by the last read; None where there was none."""
+    """Return the verdict while the provider cannot be read.
+
+    Only the operator resumes an organisation, and only the plan's policy halts it. `effective_micro`: by the last read;
+    None: there was none.
+    """
     limit = _limit(present.max_concurrent, overrides, now_ms)
     said = _operator(overrides, limit, now_ms)
     if said is not None:
@@ -160,7 +165,8 @@ FIRST_LOOK_MS: Final = 5 * SECOND_MS
 
 
 LAST_LOOK_MS: Final = MINUTE_MS
-"""Who is far from the end may begin to burn a hundred times faster at any moment: nobody is left alone for longer."""
+"""The longest wait before a look: an organisation far from its end may begin to use a hundred times more at any moment.
+"""
 
 
 LOOKS_TO_ZERO: Final = 4
@@ -171,7 +177,7 @@ FURTHEST_MS: Final = 253_402_300_799_999
 
 
 def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
-    """When an effective balance ends if it is used on as it is now; None where it does not."""
+    """Return the time at which an effective balance ends at the present use; None if it does not end."""
     if effective_micro is None or burn_a_minute <= 0:
         return None
     ends = now_ms + max(effective_micro, 0) * MINUTE_MS // burn_a_minute
@@ -208,25 +214,25 @@ class Known:
     read_ms: int | None
     """When its customer was last read; None: never."""
     unread: bool
-    """Whether that failed when it was last tried."""
+    """True if the last read failed."""
     balance_micro: int | None
     """By the last read, or an answer since; None: no end to it."""
     unconfirmed_micro: int = 0
     held_micro: int = 0
     low_micro: int | None = None
-    """The level at which it is to be told that it is low; None: there is none, or it was told."""
+    """The level at which a notice of low credit is due; None: there is none, or it was sent."""
     runs_out_ms: int | None = None
-    """When credit ends, as a watch that goes round now estimates it; None: nobody can tell."""
+    """The estimated end of the credit, by the current round of a watch; None: it cannot be estimated."""
 
 
 @dataclass(frozen=True)
 class Remaining:
-    """What the answers to pushes of an organisation say together, in micro-credits. `left_micro` None: no end to it."""
+    """The credit that all answers to an organisation's pushes show, in micro-credits. `left_micro` None: unlimited."""
 
     left_micro: int | None
     charged_micro: int
     whole: bool
-    """Whether nothing else decides; else there is at least as much."""
+    """True if no other balance decides; otherwise there is at least as much."""
 
 
 def ask_at_ms(known: Known, remaining: Remaining | None, now_ms: int) -> int:
@@ -253,8 +259,11 @@ def _is_near(known: Known, now_ms: int) -> bool:
 
 
 def _calls_for_a_read(known: Known, remaining: Remaining) -> bool:
-    """Whether credit would be gone before the next turn at the rate of these pushes, or is at the level that is told;
-    or there is more than was known: somebody paid."""
+    """Return True if a read is needed now.
+
+    It is if credit would be gone before the next turn at the rate of these pushes, if it has reached the low level, or
+    if there is more than was known: the customer paid.
+    """
     left = remaining.left_micro
     if left is None:
         return known.balance_micro is not None

@@ -47,7 +47,7 @@ class UnreadOrgs:
 
 
 def rounds_of(connection: sa.Connection) -> RoundCount:
-    """How often the watch went round."""
+    """Return the number of the watch's rounds."""
     row = SQL.run(connection, "rounds").one()
     return RoundCount(None if row.round_ms is None else int(row.round_ms), int(row.rounds))
 
@@ -58,7 +58,7 @@ def last_round_ms(connection: sa.Connection) -> int | None:
 
 
 def unread_orgs(connection: sa.Connection) -> list[UnreadOrgs]:
-    """By provider; '' where nobody bills them."""
+    """Return unread organisations by provider; '' for those without a biller."""
     return [UnreadOrgs(**row) for row in SQL.run(connection, "unread_orgs").mappings()]
 
 
@@ -68,8 +68,11 @@ def wrong_estimates(connection: sa.Connection) -> int:
 
 
 def unless_explained(connection: sa.Connection, org: Row, change: Change) -> Change:
-    """The same change; but no estimate was wrong where usage was taken back since it halted, nor where runs held what
-    was missing: that is credit that nobody gave, and that was not there then."""
+    """Return the change, without the reason of a wrong estimate if another fact explains it.
+
+    Usage that was withdrawn since the halt explains it, and so do runs that held the missing credit: that credit is not
+    granted, and was not there at the halt.
+    """
     if change.history is None or change.reason != ESTIMATE_WRONG:
         return change
     if SQL.run(connection, "explained", {"org_id": org.org_id, "halted_at": org.halted_at}).first() is None:
@@ -78,13 +81,13 @@ def unless_explained(connection: sa.Connection, org: Row, change: Change) -> Cha
 
 
 def is_watched(connection: sa.Connection, now_ms: int) -> bool:
-    """Whether a watch went round within the last minutes."""
+    """Return True if a watch made a round within the last minutes."""
     at = last_round_ms(connection)
     return at is not None and abs(now_ms - at) < WATCHED_FOR_MS
 
 
 def was_watched(connection: sa.Connection, now_ms: int) -> bool:
-    """Whether a watch went round within a day: it may have stopped, and is not given up."""
+    """Return True if a watch made a round within a day: it may have stopped, and is still expected."""
     at = last_round_ms(connection)
     return at is not None and abs(now_ms - at) < DAY_MS
 

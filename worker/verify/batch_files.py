@@ -1,8 +1,8 @@
 """The files of batches, read again and added up again (`drawdown verify --deep`).
 
-Guarantee: it shares nothing with what took them: every value is read as text, and the text in one way. A file that is
-gone, or is another, proves nothing, and is counted as such. So is an object that its store does not give now.
-What a query said is asked for by nobody here.
+Guarantee: it shares nothing with the code that took them: every value is read as text, and the text in one way. If a
+file is gone, or is another, it proves nothing, and is counted as such. The same holds for an object that its store does
+not return now, and for a query's answer, which is not queried again.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _sums_of_file(connection: sa.Connection, path: Path, spill: str, taken_ms: i
 
 def _duckdb(path: Path, spill: str) -> duckdb.DuckDBPyConnection:
     try:
-        import duckdb  # for whoever verifies files alone
+        import duckdb  # only a verification of files needs it
     except ImportError as error:
         raise UsageError("files are read by DuckDB: install drawdown[columnar]") from error
     config: dict[str, Any] = {

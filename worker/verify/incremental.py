@@ -1,12 +1,12 @@
-"""From where on a run of `verify` looks that continues from one that held (`drawdown verify --since-last`).
+"""The point from which a run of `verify` continues an earlier run that held (`drawdown verify --since-last`).
 
-Guarantee: what such a run passes over is a window that an earlier run proved, and that nothing on record has touched
-since. Whatever may reach back names its window: a late sample, a withdrawal, a void, an adoption, an attempt, a push
-that was sealed, settled or folded or is open, an assignment, a mapping, an entry of the ledger, a window to be sealed
-again. The earliest of them is the point. A row that was changed or deleted behind the guards' back names nothing: it is
-found above the point, and below it by a whole run alone.
+Guarantee: the run skips only windows that an earlier run proved, and that no record has touched since. Each record that
+may reach back names its window: a late sample, a withdrawal, a void, an adoption, an attempt, a push that was sealed,
+settled or folded or is open, an assignment, a mapping, an entry of the ledger, a window to be sealed again. The
+earliest of them is the point. A row that was changed or deleted past the guards names nothing. It is found above the
+point; below it, only a whole run finds it.
 
-What is about no window (balances, carries, lots, halts, verdicts, the record of actions) is proven whole each time.
+Facts about no window (balances, carries, lots, halts, verdicts, the record of actions) are proven whole each time.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 APART_MS: Final = DAY_MS
-"""How far before a run what was written may say to have been: machines' clocks, and transactions that were open."""
+"""The time by which a record may be dated before its run: clocks of machines, and transactions that were open."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a run proved: every window before `window_ms` was sealed, and every arrival below `arrival` counted."""
+    """The progress of a run: every window before `window_ms` was sealed, and every arrival below `arrival` counted."""
 
     window_ms: int
     arrival: int
@@ -64,13 +64,13 @@ class Before:
 
 
 def before(connection: sa.Connection) -> Before:
-    """What is on record in what this connection sees."""
+    """Return the records that this connection sees."""
     row = SQL.run(connection, "before").one()
     return Before(int(row.run), int(row.action))
 
 
 def mark(connection: sa.Connection) -> Mark:
-    """How far a run proves that sees what this connection sees."""
+    """Return the progress of a run that sees what this connection sees."""
     row = SQL.run(connection, "mark").one()
     return Mark(int(row.window_ms), int(row.arrival))
 

@@ -94,7 +94,9 @@ CHECKED: Final = {
     "actions": False,
     "projections": True,
 }
-"""What is counted beside samples and windows, so that "clean" cannot mean that nothing was looked at; and whether of
-those organisations alone that are asked about."""
+"""Counts beside samples and windows, so that "clean" cannot mean that nothing was read.
+
+The value is True if the count can be limited to the chosen organisations.
+"""
 OPEN: Final = ("dirty_windows", "stopped_orgs")
 """Known and not settled yet, beside samples after the cursor."""

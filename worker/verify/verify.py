@@ -47,7 +47,7 @@ from drawdown.worker.verify.incremental import BY_WINDOW, COUNTED, Before, Mark,
 from drawdown.worker.verify.questions import CHECKED, OPEN, STATE, STATEMENTS, USAGE
 
 LISTED: Final = 1_000
-"""How many breaches are listed; all are counted."""
+"""Breaches that are listed; all are counted."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,10 @@ class Breach:
 
 @dataclass
 class Verification:
-    """What was found. `checked` and `open` are counts by name; `first` is the first breach of each organisation."""
+    """The result of a run.
+
+    `checked` and `open` are counts by name; `first` is the first breach of each organisation.
+    """
 
     breaches: list[Breach] = field(default_factory=list)
     by_invariant: Counter[int] = field(default_factory=Counter)
@@ -74,9 +77,9 @@ class Verification:
     newest_action: str = ""
     """The hash of the newest action on record: kept elsewhere, it shows a record that was written again."""
     before: Before = field(default_factory=Before)
-    """What was on record already: what came later it did not see."""
+    """The records that existed before: the run did not see later ones."""
     mark: Mark | None = None
-    """How far it proved, so that a later run may continue from it."""
+    """The progress of the run, so that a later run may continue from it."""
     point: Point | None = None
     """Where it began, if it continued from a run that held; None: all of it was looked at."""
 

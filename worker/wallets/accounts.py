@@ -1,14 +1,14 @@
 """An account: a wallet in its parts, its entries and the rate card, as people and programs read it. Reads only.
 
-Guarantee: what is due in the wallet counts as done, as it does for a reservation: a hold that is over is free, a
-month that began is given; and what was used and is not charged yet is not available. What is left of the lots, less
-what no lot paid for, is the balance; available, reserved and unbilled are the balance, too, with what is over: what is
-left of lots that are over and not booked yet is in the balance, and in no lot. A tier that falls due is in the balance
+Guarantee: due changes of the wallet count as done, as they do for a reservation: a hold that is over is free, and the
+credit of a month that began is given. Use that is not charged yet is not available. The rest of the lots, less the use
+that no lot paid for, is the balance. Available, reserved and unbilled are the balance, too, with the ended part: the
+rest of ended lots that is not booked yet is in the balance, and in no lot. A tier that falls due is in the balance
 sooner than in the lots.
 
-An organisation's own people see the wallet that pays for it, without an operator's name or a reason. A wallet that
-pays, or ever paid, for another organisation's metered usage is shown to none of them: what it has and what moved it
-would say how the others do.
+An organisation's own people see the wallet that pays for it, without an operator's name or a reason. If a wallet pays,
+or ever paid, for another organisation's metered usage, none of them sees it: its credit and its entries would reveal
+the other's.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Account:
 
 
 def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Account:
-    """What a customer has; nothing where the wallet was never used."""
+    """Return a customer's account; it is empty if the wallet was never used."""
     hold = SQL.part("hold", {"customer_id": customer_id, "now_ms": now_ms}, of_settlements="of_customer")
     look = due_changes.look_part(customer_id, now_ms)
     read = read_together(connection, look=look, lots=lots.wallets_part([customer_id]), hold=hold)
@@ -106,12 +106,15 @@ class PaidFrom:
 
     @property
     def is_here(self) -> bool:
-        """Whether a balance is kept here. If another provider bills, this needs credit that was given to the wallet."""
+        """True if a balance is kept here. If another provider bills, this needs credit that was given to the wallet."""
         return self.keeper is None and (self.has_wallet or self.provider == EMBEDDED)
 
     @property
     def takes_credit(self) -> bool:
-        """Whether credit is given here. Who is billed afterwards has no wallet: the end of one would halt it."""
+        """True if credit can be given here.
+
+        A customer that is billed afterwards has no wallet: its end would halt the customer.
+        """
         return self.is_here or (self.keeper is None and self.provider in (None, *EXEMPT_PROVIDERS))
 
 
@@ -124,7 +127,10 @@ def payer_of(connection: sa.Connection, org_id: str, now_ms: int) -> str:
 
 
 def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:
-    """The same, with who bills it; of an id that is a customer's alone, who bills that. Errors: UnknownId."""
+    """Return the account, with its biller; for an id that is only a customer's, the customer's biller.
+
+    Errors: UnknownId.
+    """
     values = {"org_id": org_id, "own": wallet_account(org_id), "now_ms": now_ms}
     found = read_together(
         connection,
@@ -146,7 +152,7 @@ def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:
 
 
 STATES: Final = {"in use": 0, "to come": 1, "over": 2}
-"""Of lots, in the order in which they are shown."""
+"""The states of lots, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +166,11 @@ class WalletRow:
 
 @dataclass(frozen=True)
 class EntryRow:
-    """One entry of a wallet. Of usage the amount was taken, of a grant it was given; `moved_micro` says by how much it
-    moved the wallet, up or down. It counts for the time `ts`, and was booked `at_ms`, by which statements go."""
+    """One entry of a wallet.
+
+    `amount_micro`: taken for usage, given for a grant. `moved_micro`: the change of the wallet, up or down. It counts
+    for the time `ts`, and was booked `at_ms`, by which statements go.
+    """
 
     key: str
     kind: str
@@ -201,8 +210,10 @@ class LotRow:
 
 @dataclass(frozen=True)
 class LotsView:
-    """A wallet's lots: those in use in their order, those to come, those that are over, the latest first. What no lot
-    paid for is owed; what was given back beyond what was used pays for later use."""
+    """A wallet's lots: those in use in their order, those to come, and ended ones, the latest first.
+
+    `owed_micro`: use that no lot paid for. `back_micro`: credit given back beyond the use, which pays for later use.
+    """
 
     order: str
     lots: list[LotRow]
@@ -210,7 +221,7 @@ class LotsView:
     back_micro: int
 
     def left_by_kind(self) -> dict[str, int]:
-        """What may still be used, by kind."""
+        """Return the credit that may still be used, by kind."""
         return {
             kind: sum(row.left_micro for row in self.lots if row.kind == kind and row.state == "in use")
             for kind in KINDS
@@ -218,8 +229,10 @@ class LotsView:
 
 
 def list_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> LotsView:
-    """All lots of a customer, by what is in the ledger now. What a plan gives is among them, whether anybody has
-    looked at the wallet since or not."""
+    """Return all lots of a customer, by the ledger as it is now.
+
+    They include the credit of plans, whether or not any process has looked at the wallet since.
+    """
     kept = lots.read_all(connection, [customer_id])[customer_id]
     return view_lots(connection, kept, look_ahead_with_lots(connection, customer_id, now_ms)[1], customer_id, now_ms)
 
@@ -269,8 +282,10 @@ def list_rates(connection: sa.Connection) -> list[Rate]:
 
 
 def list_entries(connection: sa.Connection, customer_id: str, most: int, after: str = "") -> list[EntryRow]:
-    """A customer's entries, the latest first; with `after`, those that follow the entry of that key. Errors: UsageError
-    where there is none of that key."""
+    """Return a customer's entries, the latest first; with `after`, those that follow the entry of that key.
+
+    Errors: UsageError if no entry has that key.
+    """
     values = {"account_id": wallet_account(customer_id), "at_most": most, "after": after}
     if after and SQL.run(connection, "is_entry", values).first() is None:
         raise UsageError("after: there is no such entry of this wallet", at="after")
@@ -295,7 +310,7 @@ class Blocked:
 
 
 def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked]:
-    """What was blocked of an organisation in the last days, the latest first."""
+    """Return the blocked uses of an organisation in the last days, the latest first."""
     values = {"org_id": org_id, "since_ms": now_ms - BLOCKED_DAYS * DAY_MS, "at_most": MOST_BLOCKED}
     rows = SQL.run(connection, "blocked", values)
     return [Blocked(row.metric, int(row.times), int(row.amount), int(row.last_ms)) for row in rows]
@@ -303,8 +318,11 @@ def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked
 
 @dataclass(frozen=True)
 class Card:
-    """How a wallet is topped up by itself: at or below `threshold_micro`, by `amount_micro` (None: up to a sum), from a
-    card at a service, as its customer. `stopped`: charges failed, and none is made until there is another card."""
+    """A wallet's automatic top-up, from a card at a service, as its customer.
+
+    It begins at or below `threshold_micro`, and adds `amount_micro` (None: up to a sum). `stopped`: charges failed, and
+    none is made until there is another card.
+    """
 
     service: str
     service_customer: str
@@ -324,8 +342,11 @@ class WalletView:
 
 @dataclass(frozen=True)
 class Org:
-    """Whether it is halted, since when, and why; what its biller last said (micro-credits there) and when that was
-    read; when it ends, as the watch estimates."""
+    """An organisation's halt, with its begin and reason, and its balance.
+
+    The balance is the biller's last answer (micro-credits there), with the time of the read. The end of credit is the
+    watch's estimate.
+    """
 
     billing_provider: str | None
     is_halted: bool
@@ -339,7 +360,7 @@ class Org:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a wallet has, in micro-credits."""
+    """The credit of a wallet, in micro-credits."""
 
     available_micro: int
     reserved_micro: int
@@ -372,7 +393,7 @@ def told_of(connection: sa.Connection, org_id: str, now_ms: int) -> WalletView:
 
 
 def org_of(connection: sa.Connection, org_id: str) -> Org | None:
-    """None for one that nobody registered yet."""
+    """Return an organisation; None if it is not registered yet."""
     row = SQL.run(connection, "org", {"org_id": org_id}).mappings().one_or_none()
     return None if row is None else Org(**{**row, "is_halted": bool(row["is_halted"])})
 

@@ -75,9 +75,9 @@ MOST_FEATURES: Final = 100
 MOST_FACTOR_PPM: Final = 1_000 * ONE_PPM
 """A plan's factor of an estimate."""
 MOST_NAMED: Final = 3
-"""Organisations that a wallet pays for, of which a dry run says the names."""
+"""Organisations of a wallet that a dry run names."""
 MAX_RATE: Final = 10**12
-"""A million credits for a base unit: whatever is above is a slip."""
+"""A million credits for a base unit: a higher rate is a typing error."""
 UNCHANGED: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -180,25 +180,27 @@ def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> Ta
 
 
 def wallet_of(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
-    """A customer's wallet; empty where it was never used."""
+    """Return a customer's wallet; empty if it was never used."""
     return accounts.read_wallets(connection, [customer_id])[customer_id]
 
 
 def require_wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
-    """The wallet of a customer who is an organisation, was assigned or has credit. Errors: UnknownId."""
+    """Return the wallet of a customer who is an organisation, was assigned or has credit. Errors: UnknownId."""
     ids.require(connection, ids.CUSTOMER, customer_id)
     return wallet_of(connection, customer_id)
 
 
 def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | None:
-    """What a feature costs at a moment, by the rate card; None where it has no rate."""
+    """Return the cost of a feature at a moment, by the rate card; None if it has no rate."""
     return read_rate_card(connection).rate(feature, moment_ms)
 
 
 @dataclass(frozen=True)
 class RateEffect:
-    """What the usage of the last day costs by the price before (`was`) and by another one (`now`), and of how many
-    organisations."""
+    """The cost of the last day's usage by the price before (`was`) and by another one (`now`).
+
+    `orgs`: the number of organisations with such usage.
+    """
 
     quantity: int
     orgs: int
@@ -227,12 +229,12 @@ def set_rate(
     from_ms: int | None,
     new: bool = True,
 ) -> int:
-    """Set what `per_quantity` base units of a feature cost, for usage from a window on; returns that window.
+    """Set the cost of `per_quantity` base units of a feature, for usage from a window on; returns that window.
 
-    A feature's first rate counts for all its usage, later ones from the next window boundary on. The rate that holds
-    then anyway changes nothing: who was not told that it was kept says it again, and is told from when it has held.
-    Errors: UsageError for a name no feature has; Refused for a second rate from the same window on; UnknownId, unless
-    `new`, for a feature that nothing makes.
+    A feature's first rate counts for all its usage, later ones from the next window boundary on. A rate that is in
+    force then anyway changes nothing: a caller who lost the answer repeats the call, and gets the window since which it
+    counts. Errors: UsageError for an invalid feature name; Refused for a second rate from the same window on;
+    UnknownId, unless `new`, for a feature that nothing makes.
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
@@ -266,10 +268,12 @@ def set_plan_limit(
     holds: Mapping[str, Any] = UNCHANGED,
     gives: Mapping[str, Any] = UNCHANGED,
 ) -> int | None:
-    """Change how many sandboxes at once a plan allows (None: as it is), of what its runs hold what is named (fields of
-    `HoldTerms`), and of what it gives from now on (fields of `Gives`), or make one; returns how many it allowed before,
-    None where it was not there. Errors: UsageError for a name that is none, terms that make no sense, or a new plan
-    without a number; UnknownId, unless `new`."""
+    """Change a plan, or make one; returns its former limit of sandboxes at once, None if it is new.
+
+    `max_concurrent`: sandboxes at once (None: unchanged). `holds`: changed fields of `HoldTerms`, for the holds of its
+    runs. `gives`: changed fields of `Gives`, for its grants from now on. Errors: UsageError for an invalid name or
+    terms, or a new plan without a number; UnknownId, unless `new`.
+    """
     if not is_clean_id(plan):
         raise UsageError("a plan's name has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.PLAN, plan, new=new)
@@ -294,8 +298,10 @@ def set_plan_limit(
 
 
 def _hold_plan(connection: sa.Connection, plan: str, max_concurrent: int | None) -> int | None:
-    """Have a plan allow so many (None: as it is), or make it, and let nobody else change it until this transaction is
-    over: what it is by then is read afterwards. How many it allowed before, None for a new one."""
+    """Make or hold a plan until this transaction is over. Return the number it allowed; None for a new plan.
+
+    `max_concurrent`: the number that it allows from now on; None: as it is. Read its other terms after this call.
+    """
     values = {"plan": plan, "max_concurrent_sandboxes": max_concurrent}
     if max_concurrent is not None and SQL.run(connection, "make_plan", values).first() is not None:
         return None
@@ -375,9 +381,12 @@ PlanName = Annotated[str, ID, "The plan's name"]
 
 @dataclass(frozen=True)
 class CreditGiven:
-    """What a customer has after a grant: `granted` is what was added now, so nothing of one that is `repeated`.
-    `before`: what it had (null: `is_new`); `begins_ms`: from when on the credit counts (null: at once); `lot`: what
-    takes it back (null: the grant gave nothing)."""
+    """A customer's credit after a grant.
+
+    `granted`: the credit that was added now; none for a `repeated` grant. `before`: the credit before (null: `is_new`).
+    `begins_ms`: from when on the credit counts (null: at once). `lot`: the lot to take it back by (null: the grant gave
+    nothing).
+    """
 
     customer_id: str
     key: str
@@ -482,7 +491,10 @@ def _whose(connection: sa.Connection, customer_id: str, now_ms: int) -> str:
 
 
 def _halts(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
-    """Who is billed afterwards is halted by the end of credit alone, once there is any."""
+    """Return True if the end of credit halts a customer.
+
+    A customer that is billed afterwards is halted only once it has had credit.
+    """
     return has_wallet(connection, customer_id) or not billed_elsewhere(connection, customer_id, now_ms)
 
 
@@ -493,7 +505,7 @@ def _size_of_grant(connection: sa.Connection, _asked: Invocation, values: Values
 
 
 def _given_by(gives: Gives) -> int:
-    """What a plan gives who comes onto it, and each month, at most."""
+    """Return the most credit that a plan gives to a new customer, and each month."""
     return gives.included_micro + gives.first_micro
 
 
@@ -683,7 +695,7 @@ def _plan_named(connection: sa.Connection, plan: str) -> Plan:
 
 
 def _terms_of_plan(done: Plan) -> list[tuple[str, str]]:
-    """What its runs hold, and what it gives, as far as it says so."""
+    """Return the terms of a plan's holds and credit, as far as they are set."""
     amounts = {name: getattr(done, f"{name}_micro") for name in _AMOUNTS}
     factor = [("hold-factor", show_factor(done.hold_factor_ppm))] if done.hold_factor_ppm != ONE_PPM else []
     halts = [("holds-halt", str(done.holds_halt).lower())] if not done.holds_halt else []

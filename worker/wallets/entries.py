@@ -1,10 +1,10 @@
 """A wallet's entries, the latest use first, a page at a time; its days; and when its credit ends. Reads only.
 
-Guarantee: a page costs the same however many entries there are: it begins behind the last one of the page before, and
-where it leaves some out it looks through MOST_LOOKED_AT at most. The entries of all pages add up to the balance. Days
-are UTC, by the time of use, and hold what `list_entries` has of them. Nothing is read of other wallets: each statement
-goes by an index of this one. A forecast rests on full days of use alone, seven at most and three at least; with fewer
-there is none, and no use is not taken for an end far away.
+Guarantee: the cost of a page does not depend on the number of entries: it begins after the last one of the page before,
+and if it omits some it reads MOST_LOOKED_AT at most. The entries of all pages add up to the balance. Days are UTC, by
+the time of use, and have the entries of `list_entries`. Other wallets are not read: each statement uses an index of
+this one. A forecast rests on full days of use alone, seven at most and three at least; with fewer there is none, and no
+use is not taken for an end in the far future.
 """
 
 from __future__ import annotations
@@ -29,21 +29,23 @@ MOST_ENTRIES_ON_PAGE: Final = 50
 MOST_ENTRIES_AT_ONCE: Final = 1_000
 """Entries of a file, read and held together."""
 MOST_LOOKED_AT: Final = 10_000
-"""Entries that one page goes through, where those are asked for that were booked in some time, or of some amount."""
+"""Entries that one page reads, if a time of booking or an amount is chosen."""
 NEVER: Final = 2**53
 CENTS: Final = 2
-"""Decimals to which amounts are rounded where people read them."""
+"""Decimals of amounts for people."""
 CENT: Final = MICRO // 10**CENTS
 TYPED: Final = re.compile(r"[+-]?(\d{1,3}(?:,\d{3})+(?:\.\d*)?|[^,+-]*)")
 """An amount as a page shows it, or without commas: elsewhere a comma may be meant as a decimal point."""
 BELOW_A_CENT: Final = ("<0.01", ">-0.01")
-"""How a page shows what would round to nothing, up and down."""
+"""The text for an amount that would round to 0.00, up and down."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which entries: used, and booked, in [from, to) in milliseconds; of `sizes` micro-credits, [from, to) of them,
-    whether up or down. As it stands: all."""
+    """The chosen entries: used, and booked, in [from, to) in milliseconds.
+
+    Their size is in `sizes`, [from, to) micro-credits, without the sign. The default is all entries.
+    """
 
     used_from_ms: int = 0
     used_to_ms: int = NEVER
@@ -53,7 +55,7 @@ class Chosen:
 
     @property
     def narrows(self) -> bool:
-        """Whether some that lie between others by their use may be left out."""
+        """True if entries between others, by their use, may be left out."""
         return (self.booked_from_ms, self.booked_to_ms, *self.sizes) != (0, NEVER, 0, NEVER)
 
     @property
@@ -71,8 +73,10 @@ ALL: Final = Chosen()
 
 
 def sizes_of(text: str, option: str) -> tuple[int, int]:
-    """The sizes that somebody means who read this amount: `4.8` is all that rounds to 4.80, and what has more than two
-    decimals is itself alone. Its sign says nothing. Errors: UsageError naming the option."""
+    """Return the sizes that an amount may mean: `4.8` is all that rounds to 4.80.
+
+    An amount with more than two decimals is itself alone. The sign is ignored. Errors: UsageError naming the option.
+    """
     plain = text.strip().replace("\N{MINUS SIGN}", "-")
     if plain in BELOW_A_CENT:
         return 1, CENT // 2
@@ -91,9 +95,11 @@ def sizes_of(text: str, option: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class EntryLine:
-    """An entry, by how many micro-credits it moved the wallet, up or down; for which time (`ts`: of use), and when it
-    was booked (`at_ms`). Of usage, `key` is its push's; of a run, `reservation` names it; `lot`: of which it expires or
-    is taken."""
+    """An entry: the micro-credits by which it moved the wallet, up or down.
+
+    `ts`: the time of use. `at_ms`: when it was booked. `key`: the push's, for usage. `reservation`: the run. `lot`: the
+    lot that it expires or takes.
+    """
 
     key: str
     kind: str
@@ -110,9 +116,12 @@ class EntryLine:
 
 @dataclass(frozen=True)
 class Entries:
-    """`after`: the key behind which the next page begins; None where there is no more. `booked_micro`: what the wallet
-    holds behind the first of them; None where they do not begin with the latest. `is_cut`: the page ended there for
-    having gone through MOST_LOOKED_AT."""
+    """A page of entries.
+
+    `after`: the key after which the next page begins; None: this is the last. `booked_micro`: the wallet's balance
+    after the first of them; None if they do not begin with the latest. `is_cut`: the page ended because it had read
+    MOST_LOOKED_AT entries.
+    """
 
     entries: list[EntryLine]
     after: str | None
@@ -128,9 +137,10 @@ def page(
     *,
     chosen: Chosen = ALL,
 ) -> Entries:
-    """Those behind the entry of that key.
+    """Return the entries after the entry of that key.
 
-    Errors: UsageError where the wallet has none of that key, or for a time that ends before it begins."""
+    Errors: UsageError if no entry of the wallet has that key, or for a time that ends before it begins.
+    """
     if chosen.booked_from_ms >= chosen.booked_to_ms:
         raise UsageError("the range is empty: it ends before it begins")
     values: dict[str, Any] = {"account_id": wallet_account(customer_id), **vars(chosen), "after_key": after}
@@ -159,8 +169,10 @@ def page(
 
 
 def every(connection: sa.Connection, customer_id: str, chosen: Chosen = ALL) -> Iterator[tuple[EntryLine, int | None]]:
-    """All of them, in the order of pages, each with what was left behind it; None where some are left out between them.
-    Errors: as `page`."""
+    """Yield all of them, in the order of pages, each with the balance after it; None if some between them are omitted.
+
+    Errors: as `page`.
+    """
     left = None if chosen.narrows else closing_micro(connection, customer_id, chosen.used_to_ms)
     after: str | None = ""
     while after is not None:
@@ -179,7 +191,7 @@ MOST_DAY_ENTRIES: Final = 200
 
 @dataclass(frozen=True)
 class Use:
-    """What a feature cost from a moment on, for a day or an hour; '': what names none."""
+    """The cost of a feature in a day or an hour from a moment on; '': entries without a feature."""
 
     at_ms: int
     feature: str
@@ -188,7 +200,7 @@ class Use:
 
 @dataclass(frozen=True)
 class LedgerDay:
-    """What one kind of entry came to on a day: up is more in the wallet."""
+    """The sum of one kind of entry on a day; positive: the wallet gained."""
 
     day_ms: int
     kind: str
@@ -198,8 +210,10 @@ class LedgerDay:
 
 @dataclass(frozen=True)
 class DayEntry:
-    """One entry of a day: its feature, or why somebody made it; of a run, `reservation` names it; `lot`: of which it
-    expires or is taken."""
+    """One entry of a day: its feature, or the reason of the person who made it.
+
+    `reservation` names the run of a run's entry; `lot`: the lot that expires or is taken.
+    """
 
     key: str
     kind: str
@@ -233,7 +247,7 @@ class RunSteps:
 
 
 def use_by(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int, step_ms: int = DAY_MS) -> list[Use]:
-    """By feature and day, or whatever length divides a day. What was given back is less."""
+    """Return the use by feature and day, or by any length that divides a day. Refunds reduce it."""
     values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms, "step_ms": step_ms}
     return _uses(SQL.run(connection, "use_by", {**values, "at_most": MOST_DAY_ROWS}))
 
@@ -260,7 +274,7 @@ def entries_of_day(connection: sa.Connection, customer_id: str, day_ms: int) -> 
 
 
 def closing_micro(connection: sa.Connection, customer_id: str, to_ms: int) -> int:
-    """What was in the wallet then, of what is booked."""
+    """Return the booked credit of the wallet at a moment."""
     return int(SQL.run(connection, "closing", _from_then(customer_id, to_ms)).scalar_one())
 
 
@@ -269,7 +283,7 @@ def _from_then(customer_id: str, to_ms: int) -> dict[str, object]:
 
 
 def _steps(*found: Any) -> RunSteps:
-    """Of rows that have its figures, NULL where there is none."""
+    """Return the sum of rows that have its figures. NULL counts as 0."""
     return RunSteps(**{name: int(value or 0) for row in found for name, value in vars(row).items()})
 
 
@@ -358,8 +372,10 @@ class Forecast:
 
 
 def forecast_of(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> Forecast:
-    """Of a wallet that has so much available. Credit that ends by itself or is still to come is not looked at, nor what
-    a plan or a tier costs by the month."""
+    """Return the forecast of a wallet with this available credit.
+
+    It leaves out credit that ends by itself or is still to come, and the monthly cost of plans and tiers.
+    """
     part = used_part(customer_id, now_ms)
     return forecast_by(SQL.run(connection, part.name, part.values).one(), available_micro, now_ms)
 

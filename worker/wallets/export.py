@@ -101,7 +101,7 @@ def _usage(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict[
 
 
 def _streamed(connection: sa.Connection, name: str, values: Mapping[str, object], **slots: str) -> Iterator[Any]:
-    """By a cursor on the server where there is one."""
+    """Stream the rows by a cursor on the server, if it has cursors."""
     connection.execution_options(stream_results=True, max_row_buffer=ROWS_AT_ONCE)
     with SQL.run(connection, name, values, **slots) as answer:
         yield from answer

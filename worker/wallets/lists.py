@@ -51,8 +51,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class WalletLine:
-    """A wallet in the list, in micro-credits; what is due in it by time counts once somebody has looked at it. `mode`
-    to `blocked_reason`: of its automatic top-up, None where it has none."""
+    """A wallet in the list, in micro-credits; changes due by time count once it was read.
+
+    `mode` to `blocked_reason`: of its automatic top-up, None if it has none.
+    """
 
     customer_id: str
     balance_micro: int
@@ -66,7 +68,7 @@ class WalletLine:
 
 @dataclass(frozen=True)
 class After:
-    """Where a page continues: behind this customer, at this balance."""
+    """The place where a page continues: after this customer, at this balance."""
 
     customer_id: str
     balance_micro: int
@@ -74,7 +76,7 @@ class After:
 
 @dataclass(frozen=True)
 class WalletLines:
-    """`after`: where the next page begins; None where there is no more."""
+    """A page of wallets. `after`: the start of the next page; None: this is the last."""
 
     lines: list[WalletLine]
     after: After | None
@@ -82,7 +84,7 @@ class WalletLines:
 
 @dataclass(frozen=True)
 class Spender:
-    """What was used of a wallet from `from_ms` to `at_ms`, when it was looked at; its balance and plan now."""
+    """The use of a wallet from `from_ms` to `at_ms`, the moment of the look; its balance and plan now."""
 
     place: int
     customer_id: str
@@ -122,7 +124,7 @@ def spenders_now(connection: sa.Connection, now_ms: int, most: int = MOST_SPENDE
 
 
 def spenders_kept(connection: sa.Connection, most: int = MOST_SPENDERS) -> list[Spender]:
-    """What the last look found; nothing where nobody has looked."""
+    """Return the result of the last look; empty if there was none."""
     return [Spender(**row._mapping) for row in SQL.run(connection, "spenders_kept", {"at_most": most})]
 
 
@@ -146,20 +148,20 @@ def _rows(connection: sa.Connection, chosen: Chosen, after: After | None, most: 
 
 HAPPENED_DAYS: Final = 30
 CHARGED_DAYS: Final = 7
-"""What was charged is told for these, by days."""
+"""Days for which charges are shown, day by day."""
 MOST_HAPPENED: Final = 50
 """Events of a wallet, of each kind that is read, and of all that are shown."""
 MOST_TOPUPS: Final = 10
 """A wallet's last top-ups."""
 MOST_RELATED: Final = 25
-"""Who is related to a wallet, of each relation."""
+"""Relations of a wallet that are shown, of each kind."""
 MOST_OFFERS: Final = 50
 """Plans, and tiers."""
 MOST_LOOKED_AT: Final = 1_000
 """Runs among which suppliers are looked for."""
 Part: TypeAlias = Literal["biller", "shares", "pays_for_it", "it_pays_for", "pool", "sponsor", "member", "supplier"]
 UPSTREAM: Final[tuple[Part, ...]] = ("biller", "shares", "pays_for_it", "pool", "sponsor")
-"""Where a wallet's credit comes from, and who draws on it beside this organisation; the others are downstream."""
+"""Relations from which a wallet's credit comes, or by which others draw on it; all other relations are downstream."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,11 @@ class BillingTerms:
 
 @dataclass(frozen=True)
 class Relation:
-    """Who is related how. `limit_micro`: up to which credit (None: no limit, or none is meant), of which so much is
-    used. `other`: of a biller, its customer; of who shares the wallet, the biller; of a sponsor, its lot."""
+    """A relation of a wallet.
+
+    `limit_micro`: the limit of credit (None: unlimited, or not meant), of which `spent_micro` is used. `other`: for a
+    biller, its customer; for an organisation that shares the wallet, the biller; for a sponsor, its lot.
+    """
 
     part: Part
     who: str
@@ -216,8 +221,11 @@ class Relation:
 
 @dataclass(frozen=True)
 class Offer:
-    """A plan or a tier, in micro-credits. Of a plan: what it includes a month, what rolls over at most, what a new
-    customer gets; of a tier: what a month costs, and until when this customer paid for it."""
+    """A plan or a tier, in micro-credits.
+
+    For a plan: the included credit of a month, the most that rolls over, and the first credit of a new customer. For a
+    tier: the price of a month, and until when this customer paid for it.
+    """
 
     part: Literal["plan", "tier"]
     name: str
@@ -230,13 +238,13 @@ class Offer:
     most_hold_micro: int | None
     paid_to_ms: int | None
     goes_on: bool
-    """Of a plan: whether what its runs hold counts for halts."""
+    """For a plan: True if held credit counts for halts."""
     ended_ms: int | None
     ended_reason: str | None
 
     @property
     def is_held(self) -> bool:
-        """Whether the customer has this tier now."""
+        """True if the customer has this tier now."""
         return self.paid_to_ms is not None and self.ended_ms is None
 
 
@@ -251,7 +259,7 @@ class Happened:
     key: str
     micro: int | None
     entries: int
-    """How many entries it stands for; of a top-up, how many calls."""
+    """The number of entries in it; for a top-up, the number of calls."""
     minor: int | None
     currency: str
     state: str
@@ -260,7 +268,7 @@ class Happened:
 
 
 def terms_of(connection: sa.Connection, customer_id: str, org_id: str) -> BillingTerms:
-    """Of a wallet, and the organisation that it is looked at for."""
+    """Return the terms of a wallet, and of the organisation for which it is read."""
     row = SQL.run(connection, "terms", {"customer_id": customer_id, "org_id": org_id}).mappings().one()
     return BillingTerms(**{**row, "is_halted": bool(row["is_halted"])})
 
@@ -281,7 +289,7 @@ def offers(connection: sa.Connection, customer_id: str) -> tuple[list[Offer], li
 
 
 def happened(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[list[Happened], list[Happened]]:
-    """What happened to a wallet in the last days, the latest first; and its last top-ups, whenever they were."""
+    """Return the events of a wallet in the last days, the latest first; and its last top-ups, whenever they were."""
     values = {
         "customer_id": customer_id,
         "account_id": wallet_account(customer_id),
@@ -302,8 +310,7 @@ def _latest(found: Sequence[Happened]) -> list[Happened]:
 
 @dataclass(frozen=True)
 class RunFigures:
-    """Runs that hold credit; of these, those that are over and that nobody has let go, and since when; and those that
-    expired and that nobody settled."""
+    """Runs that hold credit; those of them that are over, and since when; and expired ones that are not settled."""
 
     held: int
     overdue: int
@@ -313,7 +320,7 @@ class RunFigures:
 
 @dataclass(frozen=True)
 class OwedFigures:
-    """What suppliers are owed and no batch has released, in micro-credits; how many freezes go on, and since when."""
+    """Credit that suppliers are owed and no payout has released, in micro-credits; open freezes, and since when."""
 
     waiting_micro: int
     freezes: int
@@ -356,8 +363,11 @@ def _wallets(
 
 @dataclass(frozen=True)
 class WalletEntry:
-    """What moved a wallet, up or down: for which time (`ts_ms`: of use), and when it was booked (`at_ms`). Of usage,
-    `key` is its push's; `run`: for which; `lot`: of which it expires or is taken."""
+    """An entry of a wallet: the change of its credit, up or down.
+
+    `ts_ms`: the time of use. `at_ms`: when it was booked. `key`: the push's, for usage. `run`: the run that it is for.
+    `lot`: the lot that it expires or takes.
+    """
 
     key: str
     kind: str

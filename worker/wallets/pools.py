@@ -188,8 +188,10 @@ class PoolView:
 
 @dataclass(frozen=True)
 class PayerRow:
-    """Who pays for runs of which organisation, up to which limit, since when (milliseconds); what runs that were
-    accepted since hold and cost."""
+    """A payer of an organisation's runs, its limit, and since when (milliseconds).
+
+    `spent_micro`: the credit held and charged by runs that were accepted since.
+    """
 
     payer: str
     org_id: str
@@ -238,7 +240,7 @@ def show_pool(connection: sa.Connection, pool: str, now_ms: int, most: int) -> P
 
 
 def list_payers(connection: sa.Connection, payer: str, org_id: str, now_ms: int, most: int) -> list[PayerRow]:
-    """What counts now, of a payer or an organisation alone where they are given. Errors: UnknownId."""
+    """Return the decisions in force, of a payer or an organisation if they are given. Errors: UnknownId."""
     if payer:
         ids.require(connection, ids.PAYER, payer)
     if org_id:
@@ -344,7 +346,7 @@ def _size_of_allotment(_connection: sa.Connection, _asked: Invocation, values: V
 
 @dataclass(frozen=True)
 class PayerAllowed(Payer):
-    """What counts now of a payer and an organisation. `changed`: whether it did not before."""
+    """The decision in force on a payer and an organisation. `changed`: it was different before."""
 
     changed: bool
 
@@ -413,7 +415,7 @@ def _pools(connection: sa.Connection, look: Look) -> Page[PoolRow]:
 
 @dataclass(frozen=True)
 class ShownPool:
-    """What a pool has, and its allotments, those that end last first. `more`: there are others."""
+    """A pool's credit, and its allotments, those that end last first. `more`: there are others."""
 
     pool: str
     available_micro: int

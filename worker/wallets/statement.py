@@ -1,14 +1,15 @@
-"""An account's statement of a span of time, most often a month: what its wallet began with, what moved it, what it
-ended with; as one object or as CSV. Reads only.
+"""An account's statement of a span of time, mostly a month: its opening, its changes and its closing. Reads only.
+
+It is one object, or CSV.
 
 Guarantee: it adds up to the micro-credit. Opening and all changes are closing, each section is the sum of its lines,
-and a line of usage is quantity times rate, but for what rounding made of its charges. It goes by the time of booking,
-so that a month does not change once it is over (`is_final`); the month of use stands beside usage. Entries are summed
-up by the database, all at one moment. Each section has a bounded number of lines; the last sums up those left out.
-What does not add up is named (`problems`).
+and a line of usage is quantity times rate, except for the rounding of its charges. It uses the time of booking, so that
+a month does not change once it is over (`is_final`); the month of use is given beside usage. The database adds up the
+entries, all at one moment. Each section has a bounded number of lines; the last sums up those left out. If figures do
+not add up, they are named (`problems`).
 
-In the CSV, `balance` of the first row and the column `moved` of all rows come to `balance` of the row `closing`; what
-is held has a column of its own. Nothing in it is taken for a formula by a spreadsheet, nor turns the direction of
+In the CSV, `balance` of the first row and the column `moved` of all rows add up to `balance` of the row `closing`; held
+credit has a column of its own. A spreadsheet takes nothing in it for a formula, and nothing turns the direction of
 reading.
 """
 
@@ -36,9 +37,9 @@ from drawdown.worker.wallets.accounts import payer_of
 SQL = queries(__file__)
 
 FINAL_AFTER_MS: Final = 60 * MINUTE_MS
-"""How long after its end a statement may still change: a transaction that began before may commit later."""
+"""The time after its end in which a statement may still change: a transaction that began before may commit later."""
 LINES: Final = 100
-"""Of one section, unless it is given."""
+"""Lines of one section, unless another number is given."""
 
 Section: TypeAlias = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "runs", "other"]
 SECTIONS: Final[tuple[Section, ...]] = (
@@ -49,7 +50,7 @@ SECTIONS: Final[tuple[Section, ...]] = (
 
 @dataclass(frozen=True)
 class Span:
-    """Of what is booked at or after `from_ms`, and before `to_ms`."""
+    """The entries that were booked at or after `from_ms`, and before `to_ms`."""
 
     from_ms: int
     to_ms: int
@@ -57,8 +58,10 @@ class Span:
 
 @dataclass(frozen=True)
 class CreditLine:
-    """What came in, or went without being used, of one kind of lot (`what`), and by how much it moved the wallet.
-    Of top-ups: the money that was paid, in minor units of a currency."""
+    """Credit that came in, or went without being used, of one kind of lot (`what`), and its change of the wallet.
+
+    For top-ups: the money that was paid, in minor units of a currency.
+    """
 
     section: Section
     what: str
@@ -90,8 +93,11 @@ class UsageLine:
 
 @dataclass(frozen=True)
 class RunLine:
-    """What runs of one project (None: of none) were charged: `drawn` while they went on, `settled` as they ended,
-    `late` after their hold was over, less what was written off. `more`: so many lines in one."""
+    """The charges of runs of one project (None: of none), less the amounts written off.
+
+    `drawn`: while they continued. `settled`: as they ended. `late`: after their hold was over. `more`: the number of
+    lines that are added up in this line.
+    """
 
     project: str | None
     runs: int
@@ -125,8 +131,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Statement:
-    """`opening + all changes = closing`, in micro-credits. What is held is a part of the closing balance, not a change.
-    `is_final`: nothing is booked into this span any more."""
+    """`opening + all changes = closing`, in micro-credits. Held credit is a part of the closing balance, not a change.
+
+    `is_final`: no entry is booked into this span any more.
+    """
 
     customer_id: str
     from_ms: int
@@ -269,7 +277,7 @@ def _changes(credits: Sequence[CreditLine], usage: Sequence[UsageLine], runs: Se
 
 
 def _problems(found: Statement, ever_micro: int, kept_micro: int) -> list[str]:
-    """What does not add up: rows that were changed behind the ledger's back."""
+    """Return the figures that do not add up: rows were changed past the ledger."""
     problems = []
     moved = sum(change.moved_micro for change in found.changes)
     if found.opening_micro + moved != found.closing_micro:
@@ -299,7 +307,7 @@ TEXTS: Final = ("customer", "item", "currency", "organisation", "project")
 """Columns of texts that others wrote."""
 _SUFFIX: Final = "_micro"
 _RATES: Final = ("rounding_micro",)
-"""Amounts that are said in micro-credits alone."""
+"""Amounts that are shown in micro-credits alone."""
 
 
 def as_object(found: Statement) -> dict[str, object]:

@@ -49,12 +49,12 @@ from drawdown.worker.verdict.refresh_requests import mark_for_projection
 SQL = queries(__file__)
 
 NAME: Final = re.compile(r"[a-z0-9_+.-]{1,64}")
-"""What a tier may be called. It stands in keys: without a colon, two of them never read alike."""
+"""The form of a tier's name. It is part of keys: without a colon, no two keys read alike."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What of a tier is set; None: it stays as it is."""
+    """The changes of a tier; None: it stays as it is."""
 
     at_once: int | None = None
     price_micro: int | None = None
@@ -73,10 +73,11 @@ class Bought:
 def set_tier(
     connection: sa.Connection, tier: str, change: Change, by: By, *, new: bool = True
 ) -> tuple[Tier, Tier | None]:
-    """Change a tier or make one; as it is now and was before. Who holds it may have so many sandboxes from now on, and
-    pays the new price from the next month on.
+    """Change a tier or make one. Return it as it is now, and as it was.
 
-    Errors: UsageError for what makes no sense, or is not said of a new one; UnknownId, unless `new`.
+    Its holders may have so many sandboxes from now on, and pay the new price from the next month on.
+
+    Errors: UsageError for impossible values, or values that a new tier lacks; UnknownId, unless `new`.
     """
     if NAME.fullmatch(tier) is None:
         raise UsageError("a tier's name is made of a-z, 0-9 and any of _+.-, at most 64 of them")
@@ -98,9 +99,9 @@ def set_tier(
 
 
 def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bought:
-    """Have a customer hold a tier from now on, charged for this month at once and for each other as it begins.
+    """Sell a tier to a customer from now on, charged for this month at once and for each later month as it begins.
 
-    Errors: UnknownId; Denied `no_plan` for who has no limit anyway, or another's, `no_credit`; DatabaseBusy.
+    Errors: UnknownId; Denied `no_plan` for a customer without a limit, or with another's, `no_credit`; DatabaseBusy.
     """
     found = _require_tier(connection, customer_id, tier)
     keeper = keeper_of(connection, customer_id, by.now_ms)
@@ -148,7 +149,7 @@ def _require_tier(connection: sa.Connection, customer_id: str, tier: str) -> Tie
 
 
 def _is_paid(connection: sa.Connection, customer_id: str, tier: str, now_ms: int) -> bool:
-    """Whether this month of it is."""
+    """Return True if this month of the tier is paid."""
     key = f"tier:{customer_id}:{tier}:{period_of(now_ms)}"
     return SQL.run(connection, "is_paid", {"key": key}).first() is not None
 

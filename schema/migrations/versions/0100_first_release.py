@@ -1,4 +1,4 @@
-"""Version 0.1.0: where migrations begin. `schema.create` makes this schema; no older one is brought to it."""
+"""Version 0.1.0: migrations begin here. `schema.create` makes this schema; no older schema is migrated to it."""
 
 revision = "0100"
 down_revision = None

@@ -1,1 +1,1 @@
-"""What all pages share: templates, static files, figures, charts."""
+"""The common part of all pages: templates, static files, figures, charts."""

@@ -1,8 +1,8 @@
 """Charts as SVG, made by the server.
 
-Guarantee: bars are in percentages of their box and hold no text, so that nothing shrinks on a narrow screen; what they
-show is given in words and stands in a table beside them, too. The largest series has the first colour. Series add up to
-what the days do.
+Guarantee: bars are in percentages of their box and hold no text, so that nothing shrinks on a narrow screen; their
+values are in words, and in a table beside them, too. The largest series has the first colour. Series add up to the sum
+of the days.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ STEPS: Final = (Decimal(1), Decimal(2), Decimal(5), Decimal(10))
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars and what goes with them: the picture, its series (name, class, sum), the lines of its axis, the top one
-    first, and what the first bar is called."""
+    """Bars and their parts.
+
+    The picture, its series (name, class, sum), the lines of its axis, the top one first, and the name of the first bar.
+    """
 
     picture: Markup
     series: list[tuple[str, str, int]]
@@ -57,8 +59,11 @@ def stacked(days: Sequence[tuple[str, Mapping[str, int]]], said: str, unit: int)
 
 
 def _net(parts: Mapping[str, int]) -> dict[str, int]:
-    """A day's parts, less what was given back on it: no bar goes below the ground. What is written off names no part,
-    so that the largest one has it taken off first. Only a day that is below nothing as a whole keeps what is."""
+    """Return a day's parts, less the credit given back on it: no bar is negative.
+
+    An amount written off names no part, so the largest part is reduced first. Only if a day is negative as a whole, it
+    stays so.
+    """
     found = {name: amount for name, amount in parts.items() if amount > 0}
     back = -sum(amount for amount in parts.values() if amount < 0)
     for name in sorted(found, key=lambda name: (-found[name], name)):
@@ -94,11 +99,11 @@ def _bar(
 
 
 HIGH: Final[Mapping[str, int]] = {"none": 8, "ok": 30, "warn": 60, "bad": 100}
-"""How high a box of a strip is, in per cent: what is worse is higher, so that nobody has to tell colours apart."""
+"""The height of a box of a strip, in per cent: a worse state is higher, so that no reader depends on colours."""
 
 
 def strip(cells: Sequence[tuple[str, str]], said: str) -> Markup:
-    """A row of boxes on one ground, each with a class of HIGH and what it says."""
+    """Return a row of boxes on one ground, each with a class of HIGH and its text."""
     width = Decimal(100) / max(len(cells), 1)
     boxes = [
         Markup('<rect class="t-{}" x="{:.3f}%" width="{:.3f}%" y="{}%" height="{}%"><title>{}</title></rect>').format(

@@ -1,7 +1,7 @@
 """Money, quantities and times as pages show them.
 
-Guarantee: what is unknown is a dash, never a zero; a negative number has a minus sign (U+2212) that no font takes for
-a hyphen; an amount that would round to nothing is told as less than a cent. Times are UTC, to the minute.
+Guarantee: an unknown value is a dash, never a zero; a negative number has a minus sign (U+2212) that no font takes for
+a hyphen; an amount that would round to zero is shown as less than a cent. Times are UTC, to the minute.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def credits(micro: int | None) -> str:
 
 
 def exact(micro: int | None) -> str:
-    """All six decimals that there are, without those that say nothing: for what is to be compared."""
+    """Return an amount to all six decimals, without zeros at the end, to be compared."""
     if micro is None:
         return UNKNOWN
     whole, rest = divmod(abs(micro), MICRO)
@@ -40,13 +40,13 @@ def exact(micro: int | None) -> str:
 
 
 def moved(micro: int | None) -> str:
-    """The same as `exact`, with a plus where it is more."""
+    """Return the same as `exact`, with a plus if it is positive."""
     text = exact(micro)
     return f"+{text}" if micro is not None and micro > 0 else text
 
 
 def signed(micro: int | None) -> str:
-    """The same as `credits`, with a plus where it is more."""
+    """Return the same as `credits`, with a plus if it is positive."""
     text = credits(micro)
     return f"+{text}" if micro is not None and micro > 0 and not text.startswith("<") else text
 
@@ -59,7 +59,7 @@ def count(number: int | None) -> str:
 
 
 def time(ms: int | None) -> str:
-    """`2026-11-20 23:15`; the zone stands in the head."""
+    """Return `2026-11-20 23:15`; the page's head has the zone."""
     return UNKNOWN if ms is None else _written(ms, "%Y-%m-%d %H:%M")
 
 
@@ -81,7 +81,7 @@ def _written(ms: int, form: str) -> str:
 
 
 def lasting(ms: int | None) -> str:
-    """A length of time as exact as its size asks for: `45 s`, `3 h 12 min`, `2 d 4 h`."""
+    """Return a length of time in units of its size: `45 s`, `3 h 12 min`, `2 d 4 h`."""
     if ms is None:
         return UNKNOWN
     ms = max(ms, 0)

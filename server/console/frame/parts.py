@@ -1,6 +1,6 @@
-"""What pages are put together of: figures, tables, filters, and links to what may be done.
+"""The parts of pages: figures, tables, filters, and links to actions.
 
-Guarantee: a page that is a list says what it holds, and nothing of how it looks; `list.html` shows each the same way.
+Guarantee: a page that is a list declares its content, and nothing of its looks; `list.html` shows each the same way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from drawdown.server.console.frame.templates import url
 
 @dataclass(frozen=True)
 class Link:
-    """Where somebody continues; those without the role are not shown it."""
+    """A link to an action or a page; it is hidden from people without the role."""
 
     text: str
     href: str
@@ -27,8 +27,7 @@ def act(text: str, name: str, role: str = "operator", /, **values: object) -> Li
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure with its name. `tone`: of its ground, where it is one that somebody has to see; `href`: the page that
-    says more."""
+    """A figure with its name. `tone`: of its ground, if a person has to see it; `href`: the page with the details."""
 
     name: str
     figure: str
@@ -39,15 +38,17 @@ class Tile:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table. `kind`: number, time, id, state, step (a command, and what is given of it), or nothing;
-    `tone`: of a state, or bad of a number; `href`: where it leads; `links`: what may be done with the row; `under`: a
-    second line, of less weight."""
+    """One cell of a table.
+
+    `kind`: number, time, id, state, step (a command with its values), or empty; `tone`: of a state, or bad of a number;
+    `href`: its link; `links`: the actions on the row; `under`: a second line, of less weight.
+    """
 
     text: str
     kind: str = ""
     tone: str = ""
     narrow: bool = True
-    """Whether it is shown on a narrow screen, too."""
+    """True if it is shown on a narrow screen, too."""
     href: str = ""
     links: tuple[Link, ...] = ()
     under: str = ""
@@ -83,8 +84,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Filter:
-    """A field of a page's filter: its name in the address, its label, what stands in it now; `choices`: what there is
-    to choose from, each with its words (none: text is typed); `wrong`: why what stands in it makes no sense."""
+    """A field of a page's filter: its name in the address, its label, its present value.
+
+    `choices`: the possible values, each with its words (none: text is typed); `wrong`: the fault of the present value.
+    """
 
     name: str
     label: str
@@ -114,7 +117,7 @@ class PageContent:
 
     @property
     def narrowed(self) -> bool:
-        """Whether the filter leaves anything out."""
+        """True if the filter leaves anything out."""
         return any(one.value for one in self.filters)
 
     @property

@@ -1,7 +1,7 @@
 """The templates.
 
-Guarantee: each value is clean and escaped where it is shown, whichever template shows it; only what a form sends back
-is as it was given. A name that is not there is an error.
+Guarantee: each value is clean and escaped in any template; only the fields that a form sends back are as they were
+given. An unknown name is an error.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ WORDS: Final[Mapping[str, str]] = {
     "settled": "Settled", "behind": "Behind", "person_needed": "A person is needed", "in_doubt": "in doubt",
     "awaiting_credit": "awaiting credit",
 }  # fmt: skip
-"""What stands for a state where it has another name in the database."""
+"""The words for states with another name in the database."""
 HALTED_FOR: Final[Mapping[str, str]] = {
     "credits_exhausted": "no credit is left", "reserved": "what runs has reserved all that is left",
     "estimate": "no credit is left, as it is estimated", "unreadable": "the balance cannot be read",
     "usage_limit": "a usage limit is reached", "operator": "a person has stopped it",
 }  # fmt: skip
-"""Why an organisation is halted, in words for its people; any other reason is told to nobody but ours."""
+"""The reasons of a halt, in words for the organisation's people; other reasons are shown only to operators."""
 
 
 @cache
@@ -75,7 +75,7 @@ def running(entries: Iterable[Any], closing_micro: int) -> Iterator[tuple[Any, i
 
 
 LONG: Final = re.compile(r"[^\s-]{17}")
-"""A word that a table has no room for: it is broken where it has to be. Shorter ones never are."""
+"""A word too long for a table: it is broken if needed. Shorter words are never broken."""
 
 
 def bdi(text: object) -> Markup:
@@ -88,7 +88,7 @@ def bdi(text: object) -> Markup:
 
 
 COMMANDS: Final = re.compile(r"(`[^`]+`|(?<![\w-])--[a-z][a-z-]+)")
-"""What of a text is typed into a shell: what stands in backticks, and options."""
+"""Matches the parts of a text that are typed into a shell: text in backticks, and options."""
 
 
 def mark_commands(text: object) -> Markup:
@@ -99,11 +99,11 @@ def mark_commands(text: object) -> Markup:
 
 
 FIRST: Final = re.compile(r"drawdown (?:'[^']*'|[^,;'])+")
-"""The command that a step begins with: what stands behind it, in words, is not pasted with it."""
+"""The command at the start of a step: the words after it are not copied with it."""
 
 
 def step(text: object) -> Markup:
-    """What is to be done next: the command that it begins with, if one does, and what is given behind it."""
+    """Return the next step as text: the command at its begin, if there is one, and the rest."""
     said = clean(str(text))
     found = FIRST.match(said)
     if found is None:
@@ -119,5 +119,5 @@ def url(path: str, **values: object) -> str:
 
 
 def command(*words: str) -> str:
-    """The command line that shows the same: a word that a shell would take apart stands in quotes."""
+    """Return the command line that shows the same; a word with special characters of a shell is quoted."""
     return f"drawdown {typed(*words)}"

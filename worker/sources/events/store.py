@@ -1,13 +1,13 @@
-"""Usage events into the database: what each said, and the sample by which it is sealed, pushed and proven as all usage.
+"""Usage events into the database: the content of each, and the sample by which it is sealed, pushed and proven.
 
 Guarantee: an event goes in once by its key, with its sample, in the transaction given; both or neither. The same key
-with other content goes to `sample_conflicts`, once, and is never billed (S7). What is wrong with one item is that
-item's answer, and the others go in. A few statements, however many events there are. What is answered `accepted` lies
+with other content goes to `sample_conflicts`, once, and is never billed (S7). A fault of one item is that item's
+answer, and the others go in. A few statements, however many events there are. An event that is answered `accepted` is
 above its organisation's floor once it is committed (S4).
 
-An event is that of its organisation, source and id. A sender that speaks for one organisation alone (a key that is
-bound to it, a backfill) neither meets nor takes what another one has. A sender that speaks for any claims source and id
-for all of them: the same for another organisation is other content. Either finds what the other took of its
+An event belongs to its organisation, source and id. A sender that speaks for one organisation alone (a key that is
+bound to it, a backfill) neither meets nor takes another one's events. A sender that speaks for any claims source and id
+for all of them: the same for another organisation is other content. Either finds the events that the other took of its
 organisation.
 """
 
@@ -98,7 +98,7 @@ UNASSIGNED: Final = EventResult("pending", "unassigned", "nobody bills its organ
 
 
 def sandbox_of(event_type: str) -> str:
-    """What stands for the sandbox of a type's samples."""
+    """Return the name in the place of a sandbox for a type's samples."""
     whole = PREFIX + event_type
     if len(whole) <= MAX_ID_CHARS:
         return whole
@@ -189,7 +189,7 @@ def _keep_apart(
     connection: sa.Connection, asked: list[dict[str, str]], events: Sequence[UsageEvent], answers: list[EventResult],
     before: dict[tuple[str, str], Stored], now_ms: int,
 ) -> None:  # fmt: skip
-    """What says otherwise goes to quarantine, under the sample that stays."""
+    """Quarantine events with other content, under the sample that stays."""
     kept = []
     for key, event, answer in zip(asked, events, answers, strict=True):
         if answer.status == "conflict":
@@ -342,7 +342,7 @@ PREFIX: Final = OF_EVENTS
 
 @dataclass(frozen=True)
 class Stored:
-    """What an event said that was taken before, as `content_of` says it, and the sample that it has."""
+    """An event that was taken before: its content, as from `content_of`, and its sample."""
 
     sample_id: str
     content: tuple[Any, ...]
@@ -357,7 +357,7 @@ def sample_id_of(source: str, event_id: str, org_id: str | None = None) -> str:
 
 
 def content_of(event: UsageEvent) -> tuple[Any, ...]:
-    """What an event says beside its key, in the order of the table."""
+    """Return the content of an event beside its key, in the order of the table."""
     return (event.event_type, event.org_id, event.quantity, event.occurred_ms, event.subject, event.project,
             event.plan_key, event.properties_json)  # fmt: skip
 
@@ -392,8 +392,10 @@ def keyed(names: Sequence[str], events: Sequence[UsageEvent], *, own: bool) -> l
 
 
 def stored(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> dict[tuple[str, str], Stored]:
-    """What was taken under the keys of events, by their names and organisations: first of their own organisation, then
-    of whichever claimed source and id."""
+    """Return the events that were taken under these keys, by their names and organisations.
+
+    An event of the own organisation comes first, then one with the same claimed source and id.
+    """
     if not asked:
         return {}
     found: dict[tuple[str, str], Stored] = {}
@@ -460,8 +462,10 @@ def require_source(connection: sa.Connection, source: str) -> None:
 
 
 def no_event(connection: sa.Connection, source: str, event_id: str) -> UnknownId:
-    """The error for a key that no event has: the nearest source there is, or the nearest event of that source. Of
-    events so many are looked at (`ids.SCANNED`), however many there are."""
+    """Return the error for a key without an event: it names the nearest source, or the nearest event of that source.
+
+    However many events there are, a bounded number is compared (`ids.SCANNED`).
+    """
     if not ids.tells_names(connection):
         return UnknownId("there is no such event that you may see", ids.USAGE_EVENT.noun)
     values = {"source": source, "scanned": ids.SCANNED, "at_most": ids.NEIGHBOURS, **ids.halves("", event_id)}

@@ -42,8 +42,11 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Bringer:
-    """Who sends events, and so brings their types: a key of an organisation (`org_id`), or a key of none, by its name
-    and the source that it is bound to. What people name, and what files bring, is bounded by MAX_EVENT_TYPES alone."""
+    """A sender of events, who brings their types: a key of an organisation (`org_id`), or a key of none.
+
+    A key of none is known by its name, and by the source that it is bound to. MAX_EVENT_TYPES alone bounds the types
+    that people name and that files bring.
+    """
 
     org_id: str | None = None
     key_name: str | None = None
@@ -69,7 +72,7 @@ def meters(
         if not unknown or is_full(connection) or (by != PEOPLE and not _has_room(connection, by)):
             break
         if by != PEOPLE:
-            unknown = unknown[:1]  # one statement counts and takes the next number: whoever has it counted them all
+            unknown = unknown[:1]  # one statement counts and takes the next number, so its taker counted them all
         types = [{"event_type": name} for name in unknown]
         values = {"types": types, "first_seen_ms": now_ms, "below": MAX_MEMORY_MB, **_most()}
         SQL.run(connection, "meet", {**values, **_bounds(by)})
@@ -83,7 +86,7 @@ def is_known(connection: sa.Connection, event_type: str) -> bool:
 
 
 def is_full(connection: sa.Connection) -> bool:
-    """Whether there is no room for one type more."""
+    """Return True if there is no room for one more type."""
     return bool(SQL.run(connection, "is_full", _most()).scalar())
 
 
@@ -114,7 +117,7 @@ def find_meters(connection: sa.Connection, wanted: list[str]) -> dict[str, int]:
 
 
 def values(connection: sa.Connection, event_types: Collection[str] | None = None) -> dict[str, EventValue]:
-    """How much events count that state no quantity: of these types, or of all, those that have a value."""
+    """Return the values of these event types, or of all: how much an event counts that states no quantity."""
     asked = {} if event_types is None else {"event_types": sorted(set(event_types))}
     rows = SQL.run(connection, "all_values" if event_types is None else "values", asked)
     return {str(row.event_type): EventValue(row.aggregation, row.path, int(row.scale)) for row in rows}
@@ -143,8 +146,7 @@ def declare_value(connection: sa.Connection, event_type: str, value: EventValue,
 
 
 def require_values(connection: sa.Connection, event_types: Collection[str], read: Mapping[str, EventValue]) -> None:
-    """Of types that are shared, and of what went in by the values that were read. Errors: DatabaseBusy where a value
-    was declared since."""
+    """Insist that no value was declared since it was read, for types that are shared. Errors: DatabaseBusy."""
     if connection.dialect.name == "postgresql" and values(connection, event_types) != read:
         raise DatabaseBusy("a value was declared for an event type this moment; try again")
 
@@ -159,12 +161,12 @@ Spot: TypeAlias = tuple[str, int]
 
 
 def spot_of(event: UsageEvent) -> Spot:
-    """What of an event says whether it is charged at once."""
+    """Return the facts of an event that decide if it is charged at once."""
     return event.event_type, int(window_of(event.occurred_ms))
 
 
 def charged(connection: sa.Connection, spots: Collection[Spot]) -> dict[Spot, str]:
-    """Of these the ones that are charged at once, each with the metric."""
+    """Return those that are charged at once, each with its metric."""
     asked = [{"event_type": event_type, "window_ms": window_ms} for event_type, window_ms in sorted(set(spots))]
     found = SQL.run(connection, "charged", {"spots": asked})
     return {(str(row.event_type), int(row.window_ms)): str(row.metric) for row in found if row.metric is not None}
@@ -183,8 +185,10 @@ def share(connection: sa.Connection, event_types: Collection[str]) -> None:
 
 
 def require_uncharged(connection: sa.Connection, spots: Collection[Spot]) -> None:
-    """Of types that are shared, and of what went in here and makes no feature. Errors: DatabaseBusy where a price was
-    set since it was asked for."""
+    """Insist that no price was set since it was read, for types that are shared and make no feature.
+
+    Errors: DatabaseBusy.
+    """
     if spots and connection.dialect.name == "postgresql" and charged(connection, spots):
         raise DatabaseBusy("a price was set for an event type this moment; try again")
 

@@ -70,13 +70,13 @@ class RefusedRow:
 
 @dataclass
 class ImportReport:
-    """What became of the rows. read = inserted + already_there + rejected + conflicts."""
+    """The outcome of an import. read = inserted + already_there + rejected + conflicts."""
 
     read: int = 0
     inserted: int = 0
     already_there: int = 0
     withdrawn: int = 0
-    """Of those: billed no more, and never again."""
+    """Rows that were withdrawn before: they are no longer billed, and never will be."""
     rejected: int = 0
     conflicts: int = 0
     committed: bool = True
@@ -170,7 +170,7 @@ def _rejects_file(path: Path | None) -> Iterator[_Reject]:
 
 
 _Stored = tuple[int, list[int], int]
-"""How many rows went in, the positions of those in conflict, and how many of the others were withdrawn."""
+"""Inserted rows, the positions of those in conflict, and the number of others that were withdrawn."""
 _Load = Callable[[Callable[[sa.Connection], _Stored]], _Stored]
 """Runs the work of one chunk in a transaction."""
 
@@ -273,7 +273,7 @@ def format_of(name: str, options: ImportOptions) -> str:
 
 
 def prefix_of(name: str, options: ImportOptions) -> str | None:
-    """What ids made from line numbers begin with; None where the file has ids of its own. Errors: UsageError."""
+    """Return the prefix of ids made from line numbers; None if the file has ids of its own. Errors: UsageError."""
     if not options.id_from_line:
         return None
     prefix = options.id_prefix
@@ -429,7 +429,7 @@ def _object(text: str) -> dict[str, object]:
 
 
 def _scalar(value: object, id_field: str | None) -> str:
-    """What a field's reader is given; null is as good as missing."""
+    """Return the text for a field's reader; null counts as missing."""
     if isinstance(value, str):
         return value
     if value is None:

@@ -30,7 +30,7 @@ MAX_TEXT_BYTES: Final = 804
 """More than any sound id has: 200 characters of four bytes."""
 CUT: Final = "…"
 CUT_AT: Final = {"max_bytes": MAX_TEXT_BYTES, "max_chars": MAX_ID_CHARS}
-"""What the pieces that cut a text are bound to."""
+"""The values of the fragments that cut a text."""
 
 _OF_ONE_ID: Final = 3
 """Rows that one id may have: a conflict, below the floor, a problem."""
@@ -116,7 +116,7 @@ def _quarantined(connection: sa.Connection, chosen: QuarantineFilter, after: str
 
 
 def values_of(chosen: QuarantineFilter) -> dict[str, object]:
-    """What the piece `chosen` is bound to; ids that are named are a condition of their own."""
+    """Return the values of the fragment `chosen`. Named ids are a condition of their own."""
     return {
         "org_id": chosen.org,
         "reason": chosen.reason,
@@ -132,7 +132,7 @@ def cut(text: str) -> str:
 
 
 def is_cut(sample_id: str) -> bool:
-    """Whether this is the beginning of longer ids, as it is listed."""
+    """Return True if this is the begin of longer ids, as the list shows it."""
     return len(sample_id) == MAX_ID_CHARS + 1 and sample_id.endswith(CUT)
 
 

@@ -1,12 +1,12 @@
-"""From one row of a file, or one JSON object of a host, to one sample, or the reason why not.
+"""One row of a file, or one JSON object of a host, becomes one sample, or the reason for its refusal.
 
 Guarantee: pure and exact (integers and Decimals, never a float). A row gives exactly one sample or one reason, the same
-each time, and a sample it gives is never quarantined by the database. No text, however long or large its number, costs
-more than its own length. The reasons are the words of the column `usage_samples.problem` wherever the database has one.
-What a sender is bound to stands in for what the object leaves out, and nothing else is taken from it. No id is that of
-a sample which an event or a run has.
+each time, and the database never quarantines such a sample. No text, however long or large its number, costs more than
+its own length. The reasons are the words of the column `usage_samples.problem` wherever the database has one. If a
+sender is bound to a value, that replaces a missing field of the object; no other value is accepted. No id is that of a
+sample of an event or a run.
 
-Samples are also made of a quantity of a feature: they come to it exactly, or it is refused. The same call makes the
+Samples are also made of a quantity of a feature: they add up to it exactly, or it is refused. The same call makes the
 same ids.
 """
 
@@ -49,7 +49,7 @@ _INDEXED_BYTES: Final = 1_600
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How files are read and what becomes of them. Errors: UsageError."""
+    """The options by which files are read. Errors: UsageError."""
 
     format: str | None = None
     """`csv` or `jsonl`; None: by each file's suffix."""
@@ -87,11 +87,11 @@ class ImportOptions:
         time_reader(self.time_format, self.zone)
 
     def source_of(self, name: str) -> str:
-        """What the file calls this field."""
+        """Return the file's name of this field."""
         return self.columns.get(name, name)
 
     def sources(self) -> list[str]:
-        """What the file calls the fields that are read from it, each once."""
+        """Return the file's names of the fields that are read from it, each once."""
         read = [name for name in FIELDS if name not in self.constants and not (name == "id" and self.id_from_line)]
         return list(dict.fromkeys(self.source_of(name) for name in read))
 
@@ -152,7 +152,7 @@ class RowReader:
         )
 
     def has_line_break(self, fields: list[str]) -> bool:
-        """Whether a field that is used holds a line break; none may, so a quote was left open."""
+        """Return True if a used field contains a line break: none may, so a quote was left open."""
         return any("\n" in fields[at] for at in self.positions if at < len(fields))
 
     def _ts(self, text: str) -> int:
@@ -199,7 +199,7 @@ def meaning(reason: str) -> str:
 
 
 def content(sample: Sample) -> str:
-    """What a sample says, as canonical JSON: equal texts for equal content. When it came is no part of it."""
+    """Return a sample's content as canonical JSON: equal texts for equal content. The time it came is left out."""
     return content_of(dict(zip(FIELDS[1:], sample[1:8], strict=True)))
 
 
@@ -486,7 +486,7 @@ def _own(item: Item, name: str, bound: str | None, code: str) -> str:
 
 
 def _given_number(item: Item, name: str, read: Callable[[str], T]) -> T:
-    """Of a number, or of the text of one."""
+    """Read a number, or the text of a number."""
     found = item.get(name, "")
     if isinstance(found, str):
         return read(found)

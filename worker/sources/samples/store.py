@@ -19,7 +19,7 @@ from drawdown.worker.sources.samples.rows import COLUMNS, Sample, content
 SQL = queries(__file__)
 
 StoredSamples = tuple[int, list[int]]
-"""How many rows went in, and the positions of those in conflict; the others were there already."""
+"""Inserted rows, and the positions of those in conflict; the others existed already."""
 
 
 def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> StoredSamples:
@@ -39,7 +39,7 @@ def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> 
 def store_each(
     connection: sa.Connection, rows: list[Sample], origin: str
 ) -> list[Literal["accepted", "duplicate", "conflict"]]:
-    """As `store`, and what became of each. Of equal ids among them the first goes in."""
+    """Do as `store`, and return the outcome of each. If ids are equal, the first sample goes in."""
     assert rows
     new = _insert_each(connection, rows)
     if len(new) == len(rows):
@@ -107,7 +107,10 @@ def _ids(connection: sa.Connection, rows: list[Sample]) -> dict[str, object]:
 
 
 def _same(stored: tuple[object, ...] | None, row: Sample) -> bool:
-    """Whether the stored sample says what this row says; numbers are compared as numbers, whatever their type."""
+    """Return True if the stored sample has the content of this row.
+
+    Numbers are compared as numbers, whatever their type.
+    """
     if stored is None:  # it was there a moment ago, and was pruned since: below the floor nothing changes any more
         return True
     cpu, wanted = stored[5], row[5]

@@ -1,4 +1,4 @@
-"""How everything stands, and one organisation: what support looks at first."""
+"""The overview, and one organisation: the first pages for support."""
 
 from __future__ import annotations
 

@@ -274,7 +274,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def acts(org: sa.Row[Any], paid: PaidFrom) -> list[Link]:
-    """What is done to an organisation first. Credit is given to the wallet that pays for it, and where one does."""
+    """Return the first actions of an organisation. Credit is given to the wallet that pays for it, if there is one."""
     halt = (
         act("Lift the halt", "lift", id=org.org_id)
         if org.operator_halt

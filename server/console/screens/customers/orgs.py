@@ -1,4 +1,4 @@
-"""All organisations: a page at a time, narrowed by what the address says, and the same as a file."""
+"""All organisations: a page at a time, filtered by the address, and the same as a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WITHIN: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """Within what time their credit ends, the first of them first; '': whenever, or never, by id."""
 FILTERS: Final = ("search", "state", "provider", "plan", "within")
-"""What an address may narrow by."""
+"""The parameters by which an address may narrow the list."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

@@ -1,7 +1,7 @@
-"""The overview: how everything stands, what needs a person first, and the ticks of the last day.
+"""The overview: the verdict, the work for a person first, and the ticks of the last day.
 
-Guarantee: the verdict, its reason and its next step are those of `drawdown status`, word for word. All that a person is
-needed for is there: the worst first, then what waits, and what comes within a day.
+Guarantee: the verdict, its reason and its next step are those of `drawdown status`, word for word. All work for a
+person is there: the worst first, then what waits, and what is due within a day.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def tiles(standing: Standing, running_out: int) -> list[Tile]:
-    """What is open, and when somebody last looked."""
+    """Return the tiles of open work, and of the last look."""
     in_doubt = sum(provider.in_doubt for provider in standing.providers)
     rejected = sum(provider.rejected for provider in standing.providers)
     waiting = sum(provider.waiting for provider in standing.providers)
@@ -89,7 +89,7 @@ def _count(name: str, number: int, said: str, tone: str, href: str) -> Tile:
 
 
 def _pending(standing: Standing) -> Tile:
-    """What there is more of as the figure, with its unit."""
+    """Return the tile of pending usage: the larger of seconds and units, with its unit."""
     seconds, units = (sum(getattr(one, name) for one in standing.pending) for name in ("seconds", "units"))
     amounts = sorted(((seconds, "s"), (units, "units")), key=lambda one: -one[0])
     (most, unit), (less, other) = amounts
@@ -98,7 +98,7 @@ def _pending(standing: Standing) -> Tile:
 
 
 def _runs_out(orgs: int, watch_ms: int | None, at_ms: int) -> Tile:
-    """Where nobody watches, nobody knows: that is no zero."""
+    """Return the tile of credit that ends; without a watch, the number is unknown, not zero."""
     name, href = "Run out within 24 h", ENDING
     if not orgs and (watch_ms is None or abs(at_ms - watch_ms) >= WATCHED_FOR_MS):
         return Tile(name, figures.UNKNOWN, "no watch goes round", "", href)
@@ -162,7 +162,7 @@ MOST_CALLS: Final = 50
 
 @dataclass(frozen=True)
 class Need:
-    """Something that needs somebody: how grave, what, and the command that shows or fixes it."""
+    """A need for a person: its gravity, its object, and the command that shows or fixes it."""
 
     tone: str
     word: str
@@ -170,7 +170,7 @@ class Need:
     command: str
     org: str = ""
     href: str = ""
-    """The page that says more, where it is another than the organisation's."""
+    """The page with the details, if it is another than the organisation's."""
 
     @property
     def place(self) -> str:
@@ -182,8 +182,10 @@ NOBODY: Final = RunningOut()
 
 @dataclass(frozen=True)
 class Around:
-    """What somebody has to know of besides: why pushes wait, who runs out within a day, and overrides that were asked
-    for, since when."""
+    """Other facts that a person has to know.
+
+    They are the reasons why pushes wait, organisations that run out within a day, and requested overrides, since when.
+    """
 
     reasons: Sequence[WaitSum] = ()
     ending: RunningOut = NOBODY
@@ -201,8 +203,10 @@ def read_around(connection: sa.Connection, now_ms: int) -> Around:
 
 
 def needs(found: Status, around: Around = NOTHING) -> list[Need]:
-    """The worst first: what a person is needed for, all of it; then what waits, and what comes within a day. What the
-    headline asks for is there."""
+    """Return all that needs a person, the worst first; then what waits, and what comes within a day.
+
+    The headline's reasons are among them.
+    """
     calls = list(calls_of(found.standing))
     waits = _waits(found.standing, around.reasons)
     called = [
@@ -225,7 +229,7 @@ def needs(found: Status, around: Around = NOTHING) -> list[Need]:
 
 
 def _what(call: Call, reasons: Sequence[WaitSum]) -> str:
-    """What it is; of pushes with several reasons, each with how many."""
+    """Return the text of a call. If pushes have several reasons, each has its number."""
     named = _reasons(reasons, call.about, (call.why,))
     if call.why not in ("in_doubt", "rejected") or "; " not in named:
         return call.what or call.reason
@@ -251,7 +255,7 @@ def _soon(around: Around, at_ms: int) -> list[Need]:
 
 
 def _place(call: Call, standing: Standing) -> str:
-    """The page that says more of it, where it is another than the organisation's."""
+    """Return the page with the details, if it is another than the organisation's."""
     if call.why in ("in_doubt", "rejected"):
         return url(PUSHES, state=call.why, provider=call.about)
     if call.why == "problem" and standing.last_tick is not None:
@@ -260,7 +264,7 @@ def _place(call: Call, standing: Standing) -> str:
 
 
 def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
-    """What a tick, or the end of a pause, may fix."""
+    """Return the needs that a tick, or the end of a pause, may fix."""
     found = [
         Need(
             "warn",
@@ -323,7 +327,7 @@ def _reasons(reasons: Sequence[WaitSum], provider: str, states: Sequence[str]) -
 
 
 def _why(one: Waiting, reasons: Sequence[WaitSum]) -> str:
-    """The reasons, where they were read; else that of most, and how many others there are."""
+    """Return the reasons, if they were read; else the most frequent one, and the number of others."""
     if named := _reasons(reasons, one.provider, ("due", "queued")):
         return f": {named}"
     if "waiting" not in one.errors:

@@ -29,10 +29,13 @@ from drawdown.worker.wallets.entries import Chosen, Forecast, LedgerDay, RunStep
 DAYS: Final = (30, 7, 90)
 TILE_DAYS: Final = 30
 OTHER: Final = "runs by amount"
-"""What names no feature: runs that were settled by an amount alone. No feature can be called so: it has no spaces."""
+"""The name of charges without a feature: runs that were settled by an amount.
+
+No feature has this name: it has no spaces.
+"""
 HOUR_MS: Final = DAY_MS // 24
 HOURS_BELOW_MS: Final = 3 * DAY_MS
-"""A wallet that was first used less than this ago is shown by hours: three bars say nothing."""
+"""A wallet that was first used less than this ago is shown by hours: three bars show too little."""
 LEAST_BARS: Final = 12
 """So that one bar is not as wide as the picture."""
 SPLIT_DAYS: Final = 7
@@ -140,14 +143,14 @@ def provider_balance_tiles(connection: sa.Connection, org: Any, paid: PaidFrom, 
 
 
 def _over_from_before(account: Account) -> list[Tile]:
-    """What is in a wallet here that pays for nothing any more."""
+    """Return the tile of a wallet here that pays for nothing any more."""
     if not account.balance_micro:
         return []
     return [Tile("In a wallet here", figures.credits(account.balance_micro), "from before: it pays for nothing now")]
 
 
 def available(account: Account, said: str) -> Tile:
-    """What is owed has a word and a colour before any forecast has its say."""
+    """Return the tile of available credit. Owed credit has a text and a colour before any forecast."""
     if account.owed_micro > 0:
         said = f"{figures.credits(account.owed_micro)} owed: used, and not paid for"
     tone = "bad" if account.available_micro < 0 or account.owed_micro > 0 else ""
@@ -155,7 +158,7 @@ def available(account: Account, said: str) -> Tile:
 
 
 def used(by_day: list[Use], tomorrow_ms: int) -> Tile:
-    """Of the last days, today included."""
+    """Return the tile of the use in the last days, today included."""
     micro = sum(one.micro for one in by_day if one.at_ms >= tomorrow_ms - TILE_DAYS * DAY_MS)
     return Tile(f"Used in {TILE_DAYS} days", figures.credits(micro), "today included")
 
@@ -182,7 +185,7 @@ def chart(use: list[Use], now_ms: int, from_ms: int, step_ms: int = DAY_MS) -> c
 
 
 def by_day(use: list[Use]) -> list[tuple[int, int]]:
-    """What the chart shows, for who reads: each day with use and its sum, the latest first."""
+    """Return the chart's data for readers: each day with use and its sum, the latest first."""
     sums: dict[int, int] = {}
     for one in use:
         sums[one.at_ms] = sums.get(one.at_ms, 0) + one.micro

@@ -213,7 +213,7 @@ MOST_WALLETS: Final = 10
 MOST_POOLS: Final = 20
 """Pools on the page of billing."""
 STALE_MS: Final = 2 * DAY_MS
-"""A look at who spent most that is older than this is no news."""
+"""The age of a list of the biggest spenders after which it is out of date."""
 
 
 def read_all(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -345,7 +345,7 @@ def _reached(level: int | None, balance: int | None) -> Cell:
 
 
 def state_of(terms: BillingTerms) -> Cell:
-    """Of an automatic top-up: armed, paused, stopped by itself, or all of them by the kill switch."""
+    """Return the state of an automatic top-up: armed, paused, stopped by itself, or all of them by the kill switch."""
     if terms.mode is None:
         return Cell("none")
     if terms.stopped_ms is not None:
@@ -358,7 +358,7 @@ def state_of(terms: BillingTerms) -> Cell:
 
 
 def pause(terms: BillingTerms, customer: str) -> list[Link]:
-    """What may be done to a top-up from here; what asks the payment service is queued."""
+    """Return the actions on a top-up. An action that calls the payment service is queued."""
     if terms.mode is None:
         return []
     found = [] if terms.mode == "live" else [act("Start top-up", "topup-start", id=customer)]
@@ -370,7 +370,7 @@ def pause(terms: BillingTerms, customer: str) -> list[Link]:
 
 
 def top_up(terms: BillingTerms, customer: str, now_ms: int) -> Table:
-    """How a wallet is filled by itself."""
+    """Return the table of a wallet's automatic top-up."""
     title, heads = "Automatic top-up", ("Term", "As it is")
     if terms.mode is None:
         fill = "--below 5 --amount 20 --price 100 --currency usd --customer CUSTOMER_THERE --most 10000"

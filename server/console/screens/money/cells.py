@@ -1,4 +1,4 @@
-"""Cells and addresses that the pages of money share: what leads where."""
+"""Cells and links that the pages of money share."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def credits(micro: int | None, *, narrow: bool = True) -> Cell:
 
 
 def balance(micro: int | None, *, narrow: bool = True) -> Cell:
-    """With a word where it is negative: a colour alone says nothing to many."""
+    """Return a balance, with a word if it is negative: many people do not see a colour."""
     if micro is not None and micro < 0:
         return Cell(f"{figures.credits(micro)} owed", "number", "bad", narrow=narrow)
     return Cell(figures.credits(micro), "number", narrow=narrow)
 
 
 def available(micro: int, *, narrow: bool = True) -> Cell:
-    """The same of what may be used: less than nothing, where more was used, or is reserved, than there is."""
+    """Return an available amount; it is negative if more was used or reserved than there is."""
     if micro < 0:
         return Cell(f"{figures.credits(micro)} overdrawn", "number", "bad", narrow=narrow)
     return credits(micro, narrow=narrow)
@@ -70,7 +70,7 @@ def count(number: int | None, *, narrow: bool = True) -> Cell:
 
 
 def resolve(topup: str, state: str) -> tuple[Link, ...]:
-    """What a person may say of a top-up in doubt."""
+    """Return the actions on a top-up in doubt."""
     return (act("Say what became", "topup-resolve", "admin", topup=topup),) if state == "in_doubt" else ()
 
 
@@ -80,7 +80,7 @@ def format_money(minor: int | None, currency: str | None) -> str:
 
 
 def of_entry(key: str, reservation: str | None = None, lot: str | None = None, customer_id: str = "") -> str:
-    """Where an entry leads: to its push, its run, its top-up, or the lot that it is of; '' to nothing."""
+    """Return the link of an entry: to its push, its run, its top-up, or its lot; '' if it has none."""
     if parse_push_key(key) is not None:
         return url("/console/push", key=key)
     if reservation:

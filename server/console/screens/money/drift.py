@@ -1,4 +1,4 @@
-"""What usage should have cost at vendors beside their bills, and cells' own counts beside ours."""
+"""The expected cost of usage at vendors beside their bills, and cells' own counts beside ours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from drawdown.worker.provider.vendors import LEAST_MICRO, TOLERANCE_PPM, DriftLi
 
 PATH: Final = "/console/drift"
 DAYS: Final = (7, 3, 14)
-"""Of bills; a day's usage of everybody is added up for each."""
+"""Days of bills that are shown; the whole usage of a day is added up for each."""
 MOST_DRIFT: Final = 200
 """Lines of bills that a page shows."""
 BOUNDS: Final = f"by more than {show_percent(TOLERANCE_PPM)}, and by {figures.credits(LEAST_MICRO)} or more"

@@ -89,7 +89,7 @@ START: Final = _topup(
 
 
 def _correction(doing: Doing) -> CorrectJob:
-    """Errors: WrongField for what is no range of days that have begun."""
+    """Return the range to correct. Errors: WrongField if it is no range of days that have begun."""
     start, end = doing.time("from"), doing.time("to")
     if start is not None and start > doing.by.now_ms:
         raise WrongField("from", "this day has not begun yet")

@@ -68,7 +68,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _differing(connection: sa.Connection, chosen: ComparedFilter, kept: str) -> Table:
-    """Where all is asked for, that there is nothing is a finding."""
+    """Return the differences; a filter for all shows also that there are none."""
     found = reconciliations.differing(connection, chosen)
     none = "Nothing differs, by what was compared last." if chosen == ComparedFilter() else "Nothing like that differs."
     note = f"The first {len(found)}." if len(found) >= reconciliations.MOST_DIFFERING else ""

@@ -1,5 +1,6 @@
-"""What suppliers are owed: by supplier, settlement by settlement, and the payouts that released it; one settlement;
-and what is done about them: freezes, reversals, payouts.
+"""Suppliers' credit: by supplier, settlement by settlement, its payouts, and one settlement.
+
+The actions are freezes, reversals and payouts.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _chosen(ask: Ask) -> SettlementFilter:
 
 
 def _tiles(found: Sequence[Sums], states: Sequence[str], whose: str = "") -> list[Tile]:
-    """What settlements of these states come to."""
+    """Return the sums of settlements of these states."""
     sums = {name: sum(getattr(one, f"{name}_micro") for one in found) for name in SAID if name in states}
     return [
         Tile(name.capitalize() if name != "hold" else "On hold", figures.credits(micro), whose or SAID[name],

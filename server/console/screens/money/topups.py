@@ -1,7 +1,7 @@
-"""Automatic top-ups: one of them, with each call that may have taken money; and what is done to them.
+"""Automatic top-ups: one of them, with each call that may have taken money; and the actions on them.
 
-Guarantee: nothing here asks a payment service. Another card, and a start that charges, are queued (`jobs`): the
-service is first asked whether it fills the wallet itself. Terms are the command line's, which has its time.
+Guarantee: nothing here calls a payment service. Another card, and a start that charges, are queued (`jobs`): a tick
+first reads at the service if it fills the wallet itself. Terms are set by the command line, which has its time.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _resolve(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _payment(doing: Doing) -> str | None:
-    """Errors: WrongField where a payment is named that was not made, or none of one that was."""
+    """Return the named payment. Errors: WrongField if it was not made, or if one was made and none is named."""
     payment = doing.maybe("payment")
     if (doing.values["became"] == "paid") != (payment is not None):
         raise WrongField("payment", "name the payment where it was paid, and none where it was not")

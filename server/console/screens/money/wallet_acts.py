@@ -1,4 +1,4 @@
-"""What is done to wallets: they are given credit; their lots, plans, tiers and rates."""
+"""The actions on wallets: they give credit, and change lots, plans, tiers and rates."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ MEANING: Final[Mapping[str, str]] = {
     "sponsor": "sponsor: somebody else gives it",
     "included": "included: part of a plan",
 }
-"""What each kind of a lot says, as it stands in the form. Which of them it was is finance's to know: nobody chooses it
-by leaving the form as it is."""
+"""The meaning of each kind of lot, as the form shows it.
+
+Finance has to know the kind, so no form chooses it by default.
+"""
 CREDITED: Final = Field("id", "Customer", hint="Whose wallet it is: by default the organisation's id.")
 
 

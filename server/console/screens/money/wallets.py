@@ -108,7 +108,7 @@ def _row(one: WalletLine) -> tuple[Cell, ...]:
 
 
 def topped_up(one: WalletLine) -> Cell:
-    """Whether it is topped up by itself, and from where."""
+    """Return the cell of its automatic top-up, and of its source."""
     if one.mode is None:
         return Cell("none", narrow=False)
     if one.blocked_reason is not None:
@@ -157,7 +157,7 @@ PLAN_HEADS: Final = (
 
 
 def plan_cells(one: wallets.Offer, is_own: bool) -> tuple[Cell, ...]:
-    """A plan in a comparison; the customer's own says so."""
+    """Return the cells of a plan in a comparison; the customer's own plan is marked."""
     factor = figures.UNKNOWN if one.hold_factor_ppm is None else f"{Decimal(one.hold_factor_ppm) / ONE_PPM:f}"
     name = Cell(f"{one.name}, its own" if is_own else one.name, "id")
     return (
@@ -177,7 +177,7 @@ MOST_LOTS: Final = 100
 ENTRY_COLUMNS: Final = (
     "used_at", "booked_at", "kind", "feature", "run", "lot", "key", "actor", "reason", "quantity", "amount", "balance",
 )  # fmt: skip
-"""Of a file of entries."""
+"""The columns of a file of entries."""
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -217,7 +217,7 @@ def _never_used(customer: str, paid: PaidFrom) -> PageContent:
 
 
 def whose(paid: PaidFrom) -> str:
-    """Why there is no balance to show, in words; '' where one is kept here."""
+    """Return the reason why there is no balance to show, in words; '' if it is kept here."""
     if paid.is_here:
         return ""
     if paid.provider is None:
@@ -226,7 +226,7 @@ def whose(paid: PaidFrom) -> str:
 
 
 def nothing_here(paid: PaidFrom) -> Tile:
-    """What is not known is no zero."""
+    """Return the tile of an unknown credit: unknown is not zero."""
     return Tile("Available", figures.UNKNOWN, whose(paid))
 
 
@@ -241,8 +241,11 @@ def no_wallet(customer_id: str, paid: PaidFrom) -> Table:
 
 
 def chosen_by(ask: Ask) -> ChosenEntries:
-    """The entries that were booked in some time, or of some amount. Times are shown to the minute and amounts to the
-    cent, so that what is typed stands for the whole of either. Errors: UsageError."""
+    """Return the entries that were booked in a time, or have an amount.
+
+    Times are shown to the minute and amounts to the cent, so a typed value means all of that minute or cent. Errors:
+    UsageError.
+    """
     begin, end, amount = ask.moment("from"), ask.moment("to"), ask.text("amount").strip()
     return ChosenEntries(
         sizes=sizes_of(amount, "amount") if amount else ALL.sizes,
@@ -299,8 +302,10 @@ def tiles(account: Account) -> list[Tile]:
 def entries_table(
     found: Entries, customer_id: str, chosen: ChosenEntries, path: str, query: Mapping[str, object], after: str
 ) -> Table:
-    """The entries, the latest use first; `path` and `query`: where their first page is, `after`: behind which entry
-    this one begins."""
+    """Return the entries, the latest use first.
+
+    `path` and `query`: the address of their first page, `after`: the entry before this page.
+    """
     heads: tuple[str, ...] = ("Used, UTC", "Booked, UTC", "Event", "Kind", "#Quantity", "#Amount", "#Balance", "By")
     none = "The ledger has no entry of this wallet. A grant, or the first charge, makes one."
     if found.booked_micro is None:  # which was left behind entries of other pages
@@ -325,7 +330,7 @@ def entries_table(
 
 
 def _command(customer_id: str, chosen: ChosenEntries) -> str:
-    """What lists the same entries."""
+    """Return the command that lists the same entries."""
     times = (("--from", chosen.booked_from_ms, 0), ("--to", chosen.booked_to_ms, NEVER))
     options = [word for name, ms, any_ms in times if ms != any_ms for word in (name, figures.iso(ms))]
     if chosen.amount is not None:

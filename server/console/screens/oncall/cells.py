@@ -1,4 +1,7 @@
-"""Cells: where each listens, what runs there, and which halts it owes an answer to. A cell is known, or forgotten."""
+"""Cells: their addresses, the sandboxes there, and the halts that they have not answered.
+
+A cell is known, or forgotten.
+"""
 
 from __future__ import annotations
 

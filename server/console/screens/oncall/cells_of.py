@@ -1,4 +1,4 @@
-"""Cells of tables that lead on: from a balance to the entry, the push, its samples, and the cells that were told."""
+"""Cells of tables with links: from a balance to the entry, the push, its samples, and the notified cells."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def push(key: str, text: str = "", *, narrow: bool = True) -> Cell:
 
 
 def cell(cell_id: str, *, narrow: bool = True) -> Cell:
-    """Leads to what that cell was told."""
+    """Return a link to the notices of that cell."""
     return Cell(cell_id, "id", narrow=narrow, href=url("/console/halts", state="any", cell=cell_id))
 
 

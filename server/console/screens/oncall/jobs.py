@@ -1,5 +1,7 @@
-"""Jobs: what a tick is to do, how far each is, what became of it. What takes longer than a form may is queued: a
-replay, a provider's changed settings, an organisation that a provider is to bill. A job that waits is taken back.
+"""Jobs: the work that a tick has to do, the progress of each, and their results.
+
+Work that takes longer than a form may is queued: a replay, a provider's changed settings, the assignment of an
+organisation to a provider. A waiting job can be taken back.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ def _row(one: JobRow, now_ms: int) -> tuple[Cell, ...]:
 
 PLACE: Final = "/console/jobs"
 TRIED_MS: Final = 4 * SECOND_MS
-"""How long the dry run of a replay continues while a page waits."""
+"""The time that the dry run of a replay continues while a page waits."""
 MOST_LISTED: Final = 20
 """Sums of a replay that its dry run names; the command line lists all."""
 ALL: Final = (("no", "no"), ("yes", "yes"))
@@ -247,7 +249,7 @@ def _accept(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _assignment(connection: sa.Connection, doing: Doing) -> AssignJob:
-    """Errors: UnknownId; WrongField for a provider that is not asked first."""
+    """Return the assignment. Errors: UnknownId; WrongField for a provider that needs no request first."""
     org, provider = doing.text("id"), doing.text("provider")
     ids.require_sampled_org(connection, org, new=False)
     if provider == EMBEDDED or provider in EXEMPT_PROVIDERS:
@@ -281,7 +283,7 @@ def _assign_command(doing: Doing) -> list[str]:
 
 
 def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]:
-    """What an assignment now would bring in; whether the customer is there, the tick asks."""
+    """Return the usage that an assignment would bring in now. The tick checks if the customer exists."""
     in_ledger = [name for name, declared in context.declared().items() if declared.balance_in_ledger]
 
     def assign(connection: sa.Connection) -> assignments.Assigned:

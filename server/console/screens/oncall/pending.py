@@ -1,5 +1,6 @@
-"""What waits and is billed by nobody yet: by reason, with what fixes it; by organisation; what has no feature; and
-samples in quarantine. What fixes it: an assignment, a feature, a sample's time.
+"""Usage that waits and is not billed yet: by reason, with its fix; by organisation; and usage without a feature.
+
+It also shows samples in quarantine. The fixes are an assignment, a feature, and a sample's time.
 """
 
 from __future__ import annotations
@@ -203,7 +204,7 @@ def _meant(one: SampleRow) -> str:
 
 EMBEDDED: Final = "embedded"
 BILLERS: Final = ((EMBEDDED, "the ledger here"), ("none", "nobody"), ("legacy", "another system"))
-"""Those that need not be asked first whether they have such a customer: of others, a tick asks (`jobs`)."""
+"""Billers that need no request first about the customer: for others, a tick makes it (`jobs`)."""
 YES: Final = (("no", "no"), ("yes", "yes"))
 FROM: Final = Field("from", "From", "time", "A window's boundary; the next one where it is left empty.", optional=True)
 MOST_FACTS: Final = 20
@@ -211,7 +212,7 @@ MOST_FACTS: Final = 20
 
 
 def start_of_window(doing: Doing) -> int | None:
-    """Errors: WrongField for what is no window's boundary."""
+    """Return the start of a window. Errors: WrongField if it is no window's boundary."""
     found = doing.time("from")
     if found is not None and found % WINDOW_MS:
         raise WrongField("from", "a window's boundary: a multiple of five minutes")
@@ -231,7 +232,7 @@ def _named_orgs(doing: Doing) -> list[str]:
 
 
 def _biller(connection: sa.Connection, org: str) -> str | None:
-    """Who bills it now; None where nobody does, or nothing registered it yet."""
+    """Return the biller now; None if there is none, or the organisation is not registered yet."""
     if not ids.is_known(connection, ids.ORG, org):
         return None
     found: str | None = require_org(connection, org).billing_provider
@@ -260,7 +261,7 @@ def _assign(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _assign_size(_connection: sa.Connection, doing: Doing) -> Size:
-    """What nobody here bills is used for nothing."""
+    """Return the size: it is unbounded if no provider bills the usage, because that usage is free."""
     return Size(rows=len(_named_orgs(doing)), unbounded=doing.values["provider"] in EXEMPT_PROVIDERS)
 
 

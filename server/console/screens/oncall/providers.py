@@ -1,5 +1,5 @@
-"""Providers: who may be sent to, what is open there and since when, how the latest sends went, and what they say of
-circuits. A provider is paused, and continues.
+"""Providers: those that may be sent to, their open pushes and since when, the latest sends, and their circuits. A
+provider is paused, and continues.
 """
 
 from __future__ import annotations
@@ -84,8 +84,10 @@ def _links(one: ProviderLine) -> tuple[Link, ...]:
 
 
 def _why(one: ProviderLine, waits: WaitSums) -> Cell:
-    """Why it is paused; else why most of what is open there waits, whatever its state. The page of its pushes has the
-    other reasons."""
+    """Return the reason of a pause; else the main reason why pushes there wait, in any state.
+
+    The page of its pushes has the other reasons.
+    """
     if one.paused_ms is not None:
         return cells_of.text_cell(one.paused_reason, narrow=True)
     reasons = Counter[str]()

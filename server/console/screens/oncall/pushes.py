@@ -1,6 +1,6 @@
-"""Pushes: what is open, in all and one by one, and all others by the same filter; one push, from the samples of its
-window to the provider's answer, the ledger's entry, the verdict that followed and the cells that were told; and a
-person's word about pushes: by their keys, or all that a filter finds, with the count that was seen.
+"""Pushes: the open ones, in all and one by one, and all others by the same filter; one push, from the samples of its
+window to the provider's answer, the ledger's entry, the verdict that followed and the notified cells; and a person's
+decision about pushes: by their keys, or all of a filter, with the shown count.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _row(one: PushLine) -> tuple[Cell, ...]:
 
 
 def _order(chosen: PushFilter) -> str:
-    """How the list is ordered, in words."""
+    """Return the order of the list, in words."""
     if chosen.org or not chosen.is_open:
         return "The latest window first."
     if chosen.state in FOR_PEOPLE:
@@ -139,7 +139,7 @@ def _order(chosen: PushFilter) -> str:
 
 
 def _acts(chosen: PushFilter, sums: list[OpenSum]) -> list[Link]:
-    """What may be done to all that is shown, with the count that was seen; a command chooses by no more than these."""
+    """Return the actions on all that is shown, with the count that was seen. A command has no finer filter."""
     if chosen.feature or chosen.org or chosen.why or chosen.from_ms is not None or chosen.to_ms is not None:
         return []
     of_provider = [one for one in sums if chosen.provider in ("", one.provider) and one.state == chosen.state]
@@ -166,7 +166,10 @@ def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
 
 
 def _chosen(connection: sa.Connection, ask: Ask) -> PushFilter:
-    """Errors: UsageError; UnknownId for a provider that never billed anybody: this machine's own are not known here."""
+    """Return the filter. Errors: UsageError; UnknownId for a provider that never billed a customer.
+
+    This machine's own providers are not known here.
+    """
     provider = ask.text("provider")
     if provider:
         ids.require(connection, ids.PROVIDER, provider)
@@ -204,7 +207,7 @@ def _tiles(sums: list[OpenSum]) -> list[Tile]:
 
 
 def _why(reasons: WaitSums, now_ms: int) -> Table:
-    """What is open by its reason: each leads to the list of those alone."""
+    """Return the open pushes by their reason: each row leads to the list of those."""
     rows = [
         (
             cells_of.state(one.state),
@@ -283,7 +286,7 @@ def _heading(push: PushColumns) -> str:
 
 
 def _acts_of_one(found: ExplainedPush) -> list[Link]:
-    """What a person may say of it, as it stands."""
+    """Return the actions on a push, by its state."""
     key, state = found.push.key, found.push.state
     links = [act("Send again", "push-retry", keys=key)] if state in RETRIED else []
     if state in PROVEN:
@@ -324,7 +327,7 @@ def _times(count: int) -> str:
 
 
 def _price(found: ExplainedPush, chain: PushChain) -> Tile:
-    """What it moved in the ledger here; a dash where that is not known here."""
+    """Return the tile of its charge in the ledger here; a dash if it is unknown here."""
     if not chain.entries:
         accepted = found.push.state == "accepted"
         return Tile("Price", figures.UNKNOWN, f"{found.push.provider} keeps it" if accepted else "not charged yet")
@@ -373,7 +376,7 @@ def _samples(found: ExplainedPush) -> Table:
 
 
 def _revisions(found: ExplainedPush) -> list[Table]:
-    """Where there is another one."""
+    """Return the table of revisions, if there is another one."""
     rows = [
         (
             Cell(str(one.revision)),
@@ -407,7 +410,7 @@ def _attempts(found: ExplainedPush) -> Table:
 
 
 def _sends(alike: list[ShownAttempt]) -> tuple[Cell, ...]:
-    """Sends one after the other that ended the same way are one row, with what was said last."""
+    """Return one row for successive sends with the same end, with the last message."""
     first, last = alike[0], alike[-1]
     took = [one.finished_ms - one.started_ms for one in alike if one.finished_ms is not None]
     number = str(first.attempt) if first is last else f"{first.attempt} to {last.attempt}"

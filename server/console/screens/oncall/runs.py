@@ -1,5 +1,5 @@
-"""Runs: who holds how much until when; all others, by the same filter; one run: what was reserved, what it drew, and
-how it ended. A run is given up.
+"""Runs: those that hold credit, how much and until when; all others, by the same filter; one run: its reservation, its
+draws and its end. A run is given up.
 """
 
 from __future__ import annotations
@@ -36,11 +36,14 @@ COLUMNS: Final = (
     "run", "org_id", "payer", "project", "subject", "action", "state", "phase", "accepted", "expires", "ended",
     "ended_by", "settled_by", "reserved", "drawn", "held",
 )  # fmt: skip
-"""What a run drew is entries of the ledger under its name where its receipt charges, and usage where metering does: who
-adds up either needs `settled_by`."""
+"""The columns of a file of runs.
+
+If a run's receipt charges, its draws are entries of the ledger under its name. If metering charges, they are usage. To
+add up either, `settled_by` is needed.
+"""
 STATES: Final = (*runs.STATES, "any")
 OLDER: Final[Mapping[str, int]] = {"": 0, "1h": HOUR_MS, "6h": 6 * HOUR_MS, "24h": DAY_MS, "7d": 7 * DAY_MS}
-"""How long ago they were accepted, at least; '': whenever."""
+"""The least age of their acceptance; '': any."""
 PHASE_WORDS: Final = {"": "any", "waiting": "nothing drawn yet", "drawing": "drawing", "over": "over, not freed yet"}
 
 
@@ -90,7 +93,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _phase(one: Reservation) -> str:
-    """How far it has come."""
+    """Return the phase of a run."""
     if one.state != "held":
         return one.state
     return "drawing" if one.drawn_micro else "waiting"
@@ -268,7 +271,7 @@ def _named(text: str | None) -> Cell:
 
 
 def _release_size(connection: sa.Connection, doing: Doing) -> Size:
-    """What the run may have cost beyond what is charged for it."""
+    """Return the possible cost of the run beyond its charges."""
     run, _ = show_run(connection, doing.text("run"), doing.by.now_ms, 1)
     more = (doing.credits("incurred") or run.drawn_micro) - run.drawn_micro
     return Size(micro=max(run.left_micro - max(more, 0), 0))

@@ -44,7 +44,7 @@ PARTS: Final = {
     "messages_failed": "not taken; tried again",
     "jobs_ended": "of people, such as replays",
 }
-"""The figures of a tick's report, in the order in which it goes about them."""
+"""The figures of a tick's report, in the order of its work."""
 WRONG: Final = (("problems", "problem", "bad"), ("stopped_orgs", "stopped", "bad"), ("failures", "failure", "warn"))
 LEFT: Final = {"pending_s": "seconds pending", "pending_units": "units pending", "quarantined": "samples quarantined"}
 NO_REPORT: Final = "It has no report yet."
@@ -73,7 +73,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _hour(at_ms: int, ticks: list[TickDone]) -> tuple[Cell, ...]:
-    """What they did together; the worst of their ends, and how many others there were."""
+    """Return the row of an hour: the sums of its ticks, the worst of their ends, and the number of the others."""
     ends = Counter(_ended(one) for one in ticks)
     worst = min(ends, key=lambda one: (TONES.index(one.tone), one.text))
     calm = len(ticks) == ends[worst]

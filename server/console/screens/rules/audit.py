@@ -1,7 +1,7 @@
-"""Audit: who did what, to what, why, and through what; and whether the chain of what is shown holds.
+"""Audit: each change with its actor, target, reason and way; and whether the chain of the shown rows holds.
 
-Guarantee: the figures are those of `drawdown audit list`. Each row that is shown was compared with the hash of the row
-before it, in this request; the whole chain is proven by `drawdown verify`.
+Guarantee: the figures are those of `drawdown audit list`. Each shown row was compared with the hash of the row before
+it, in this request; the whole chain is proven by `drawdown verify`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _chosen(ask: Ask) -> AuditFilter:
-    """Errors: UsageError for what is no time, no name, or no way."""
+    """Return the filter. Errors: UsageError for an invalid time, name, or way."""
     via = ask.choice("via", ("", *VIAS))
     return AuditFilter(
         ask.text("actor"),
@@ -120,7 +120,7 @@ def _what(one: AuditEntry, wrong: set[int]) -> Cell:
 
 
 def _target(one: AuditEntry) -> Cell:
-    """A link where it is an organisation, or a push."""
+    """Return a link if the target is an organisation, or a push."""
     if one.action.startswith("org_"):
         return Cell(one.target, "id", href=url("/console/org", id=one.target, tab="audit"))
     if one.action.startswith("push_"):
@@ -129,7 +129,7 @@ def _target(one: AuditEntry) -> Cell:
 
 
 def details_of(one: AuditEntry) -> str:
-    """What there is to say, on one line."""
+    """Return the details of an action on one line."""
     told = [_detail(name, value) for name, value in one.details.items() if value is not None]
     return ", ".join(told)[:MOST_DETAIL_CHARS]
 

@@ -32,7 +32,7 @@ def org(org_id: str, *, tab: str = "", wide: bool = False) -> Cell:
 
 
 def part(ppm: int | None) -> str:
-    """Per cent, to a tenth; less than that is told as less, so that a rare thing is not none."""
+    """Return per cent, to a tenth; a smaller part is shown as less than that, so that a rare event is not zero."""
     if ppm is None:
         return figures.UNKNOWN
     return "<0.1 %" if 0 < ppm < 1_000 else f"{(ppm + 500) // 1_000 / 10:.1f} %"
@@ -44,5 +44,5 @@ def short(found: str) -> str:
 
 
 def rows_of(checked: Mapping[str, int]) -> str:
-    """How many rows, by what they are."""
+    """Return the number of rows, by their kind."""
     return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in checked.items()) or figures.UNKNOWN

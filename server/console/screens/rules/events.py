@@ -1,6 +1,5 @@
-"""Events: what came in by source and type, one by one, what is in conflict, what is quarantined and why; one event:
-what it said, the sample that bills it, the pushes of its window, and what they came to in a wallet. Events are
-withdrawn.
+"""Events: those that came in by source and type, one by one, in conflict, and quarantined with the reason; one event:
+its content, the sample that bills it, the pushes of its window, and their charge in a wallet. Events are withdrawn.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ def _query(chosen: EventFilter) -> dict[str, object]:
 
 
 def _place(ask: Ask) -> Place | None:
-    """Where the page of events begins."""
+    """Return the start of the page of events."""
     ms = ask.place("before")
     return Place(ms, ask.text("behind")) if ms else None
 

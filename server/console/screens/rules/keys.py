@@ -64,7 +64,7 @@ def _row(one: KeyRow, now_ms: int) -> tuple[Cell, ...]:
 
 
 def _acts(one: KeyRow) -> Cell:
-    """Of a name as a whole, at the key that continues."""
+    """Return the actions on a name as a whole, at the key that continues."""
     if one.state in ("rotated", "ended"):
         return Cell("")
     return Cell("", links=(act("Rotate", "key-rotate", "admin", name=one.name), act("End", "key-end", name=one.name)))

@@ -1,9 +1,8 @@
-"""Limits: what was asked for first, then what stands in place of plans' limits, how often the guard blocked, what its
-phases would block, and what plans allow.
+"""Limits: requests first, then overrides in force, the guard's blocks, the effect of its phases, and plans' limits.
 
-Guarantee: the figures are those of `drawdown override list`, `guard list`, `guard report` and `limit list`; where there
-is more than one look counts, the page says since when.
-What is done to overrides, to what plans allow, and to the phases of metrics is below.
+Guarantee: the figures are those of `drawdown override list`, `guard list`, `guard report` and `limit list`. If there
+are more rows than one look counts, the page states since when. The actions on overrides, on plans' limits, and on the
+phases of metrics are below.
 """
 
 from __future__ import annotations
@@ -162,7 +161,7 @@ def _override(one: OverrideRow, now_ms: int) -> tuple[Cell, ...]:
 
 
 def _words(one: OverrideRow) -> Cell:
-    """What may be said of it."""
+    """Return the decisions that are possible for an override."""
     words = (("approve", "Approve"), ("refuse", "Refuse")) if one.state == "asked" else (("end", "End"),)
     links = (act(text, f"override-{word}", number=one.number) for word, text in words)
     return Cell("", links=tuple(links))
@@ -303,7 +302,7 @@ def _numbers_in_force(connection: sa.Connection, metric: str, target: str, now_m
 
 
 def _plans(connection: sa.Connection, metric: str, period: str) -> list[Fact]:
-    """What plans allow of it, where they say something."""
+    """Return the plans' limits of a metric."""
     found = [one for one in list_limits(connection, metric, MOST_LIMITS) if one.period == period]
     said = ", ".join(f"{one.plan}: {_format_amount(one.amount)}" for one in found)
     return [Fact(f"Plans allow a {period}", said or "nothing is said: none")]
@@ -314,7 +313,7 @@ def _to_limits(doing: Doing) -> str:
 
 
 def _size(connection: sa.Connection, terms: OverrideRow | Terms) -> Size:
-    """What may be used by it in one period, at the metric's price."""
+    """Return the size of an override: the use that it allows in one period, at the metric's price."""
     if terms.amount is None or terms.reach != "org":
         return Size(unbounded=True)
     return Size(micro=guard_terms.find(connection, terms.metric).price.of(terms.amount))
@@ -390,7 +389,7 @@ def _do_set_phase(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _phase_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    """What the phase would have blocked shows before it does."""
+    """Return the facts of a phase: the blocks that it would have made, before it does."""
     metric, phase = doing.text("metric"), doing.number("phase") or 0
     found = guard_terms.find(connection, metric)
     (blocks,) = guard_blocks.block_rates(connection, doing.by.now_ms, metric=metric).metrics

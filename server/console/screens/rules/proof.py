@@ -1,6 +1,6 @@
 """Proof: the invariants, when each last held, by which run of `drawdown verify`, and over how many rows.
 
-Guarantee: nothing is proven in a request. What is shown is what runs found, as they kept it.
+Guarantee: nothing is proven in a request. The page shows the results that runs kept.
 """
 
 from __future__ import annotations
