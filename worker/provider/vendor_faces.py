@@ -14,9 +14,9 @@ from drawdown.schema.declare import (
     ID,
     TIME,
     Action,
-    Asked,
     Column,
     Fact,
+    Invocation,
     Listing,
     Look,
     New,
@@ -51,7 +51,7 @@ class VendorCostSet:
 
 def _set(
     connection: sa.Connection,
-    asked: Asked,
+    asked: Invocation,
     feature: Annotated[str, ID, "The feature, or a metric of the guard"],
     *,
     vendor: Annotated[str, ID, "The vendor, as its bill names it"],
@@ -71,12 +71,12 @@ def _set(
     return VendorCostSet(feature, from_ms, **vars(given))
 
 
-def _said(done: VendorCostSet) -> str:
+def _summary(done: VendorCostSet) -> str:
     much = f"{done.units:,} {done.unit} and {type_credits(done.money_micro)} {done.currency} per {done.per_quantity:,}"
     return f"{done.feature}: {much} at {done.vendor} ({done.service}), from {show_time(done.from_ms)[:10]} on"
 
 
-def _facts(connection: sa.Connection, asked: Asked, values: Values) -> Sequence[Fact]:
+def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     """Return the cost at the vendor as of the day from which the new one applies."""
     then_ms = max(values["from_ms"], asked.by.now_ms)
     of = {"feature": values["feature"], "vendor": values["vendor"], "service": values["service"]}
@@ -110,7 +110,7 @@ SET: Final = Action(
     "Set the cost at a vendor",
     "Set the cost of a feature's or metric's base units at a vendor, from a day on. A later day changes it.",
     _set,
-    says=_said,
+    says=_summary,
     path="/v1/vendor-costs/{feature}",
     scope="catalog:write",
     facts=_facts,
