@@ -69,7 +69,7 @@ APART: Final[dict[str, str]] = {
         (
             "cli.nouns.worker:worker_",
             "cli.cluster:beat",
-            *(f"worker.cluster.membership:{what}" for what in ("done", "failed", "left", "forget_schedules")),
+            *(f"worker.cluster.membership:{what}" for what in ("note_done", "failed", "leave", "forget_schedules")),
         ),
         "of workers' own rows, on which nothing that is billed rests; those who come at once: test_cluster.py",
     ),
