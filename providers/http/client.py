@@ -391,7 +391,7 @@ class Connection(asyncio.Protocol):
         if self._wire - len(self.body) > free:
             self._fail(CUT_OFF)
         if self._is_whole:
-            self._done()
+            self._complete()
 
     def eof_received(self) -> None:
         self.connection_lost(None)
