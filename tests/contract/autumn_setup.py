@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.providers.autumn import AutumnProvider, build
 from drawdown.providers.http import Answer, Call, Http, HttpResult
 from drawdown.providers.kit.emulator import Direct, FaultPlan
-from drawdown.providers.protocol import Outcome, PushRequest, Setup
+from drawdown.providers.protocol import Outcome, Part, PushRequest, Setup
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import WINDOW_MS
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
@@ -22,6 +23,8 @@ T = TypeVar("T")
 NOW_MS = 1_795_156_920_000
 WINDOW = NOW_MS - NOW_MS % WINDOW_MS - 2 * WINDOW_MS
 KEY = f"usage:org-1:{WINDOW}:compute"
+PLAN_PARTS = (Part("compute", "cus_ent_000000000000000000000000005", Decimal(100), plan="starter"),)
+"""What the plan of `World` grants each month."""
 
 
 def done(work: Awaitable[T]) -> T:

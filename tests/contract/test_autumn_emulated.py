@@ -20,7 +20,7 @@ from drawdown.providers.protocol import (
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.push.outcome import Asked, Settlement, after_lookup, settle
 from tests.cases import cases
-from tests.contract.autumn_setup import KEY, NOW_MS, WINDOW, World, done, push
+from tests.contract.autumn_setup import KEY, NOW_MS, PLAN_PARTS, WINDOW, World, done, push
 from tests.whole import share
 
 HOUR_MS = 60 * MINUTE_MS
@@ -165,7 +165,7 @@ def test_a_new_cycle_grants_anew_and_what_was_drawn_begins_at_zero() -> None:
     assert world.push(push(130)) == Accepted()
     world.wait(31 * DAY_MS)
     assert done(world.provider.customers(["cus_1"])) == {
-        "cus_1": CustomerState(100_000_000, "starter", 3, plans=frozenset({"starter"}))
+        "cus_1": CustomerState(100_000_000, "starter", 3, parts=PLAN_PARTS, plans=frozenset({"starter"}))
     }
     drawn = done(world.provider.drawn("cus_1"))
     assert isinstance(drawn, dict) and drawn["compute"].quantity == 0

@@ -12,7 +12,7 @@ from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import CustomerState, Drawn, Lasting, NoCustomer, ReadFailed
 from drawdown.schema.units import DAY_MS
 from tests.cases import cases
-from tests.contract.autumn_setup import NOW_MS, WINDOW, Stub, World, done, made, no, push, said, stubbed
+from tests.contract.autumn_setup import NOW_MS, PLAN_PARTS, WINDOW, Stub, World, done, made, no, push, said, stubbed
 
 Body = dict[str, object]
 FEATURES = {
@@ -53,12 +53,12 @@ def test_a_customer_is_read_from_the_emulated_service() -> None:
     world = World()
     world.push(push(30))
     assert done(world.provider.customers(["cus_1", "nobody"])) == {
-        "cus_1": CustomerState(70_000_000, "starter", 3, plans=frozenset({"starter"})),
+        "cus_1": CustomerState(70_000_000, "starter", 3, parts=PLAN_PARTS, plans=frozenset({"starter"})),
         "nobody": NoCustomer(),
     }
     world.push(push(90, key="more"))
     assert done(world.provider.customers(["cus_1"])) == {
-        "cus_1": CustomerState(0, "starter", 3, plans=frozenset({"starter"}))
+        "cus_1": CustomerState(0, "starter", 3, parts=PLAN_PARTS, plans=frozenset({"starter"}))
     }
 
 
@@ -201,7 +201,7 @@ def test_what_was_drawn_is_told_from_the_start_of_the_cycle() -> None:
     world.push(push(30))
     began = WINDOW - 1_000
     lasting = Lasting(Decimal(0), Decimal(0), Decimal(70), WINDOW - 1_000 + 30 * DAY_MS)
-    expected = Drawn(30, began, lasting=lasting, plans=frozenset({"starter"}), is_first=True)
+    expected = Drawn(30, began, parts=PLAN_PARTS, lasting=lasting, plans=frozenset({"starter"}), is_first=True)
     assert done(world.provider.drawn("cus_1")) == {"compute": expected}
 
 
