@@ -96,7 +96,7 @@ def by_command(street: Street, query: Query, most: int, capfd: pytest.CaptureFix
 
 
 def by_program(street: Street, query: Query, most: int) -> list[list[str]]:
-    given = {name: value for name, value in query.items() if value != "any"}
+    given = {"org_id" if name == "org" else name: value for name, value in query.items() if value != "any"}
 
     async def work(client: httpx.AsyncClient, _: Any) -> list[list[str]]:
         pages, after = [], ""
