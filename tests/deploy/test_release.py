@@ -250,5 +250,5 @@ def test_forms_for_issues_ask_for_what_is_needed() -> None:
 
 def test_tools_of_contributors_are_no_extras() -> None:
     found = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert {"test", "coverage", "mutation", "docs", "release"} == set(found["dependency-groups"])
+    assert {"test", "coverage", "mutation", "docs", "fuzz", "release"} == set(found["dependency-groups"])
     assert {"plugin", "privacy", "columnar", "s3", "oidc", "cluster"} == set(found["project"]["optional-dependencies"])
