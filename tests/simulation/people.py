@@ -316,15 +316,17 @@ def settle_told(world: World) -> str | None:
 
 
 def _told_right(world: World, autumn: Autumn, row: Row) -> None:
-    """All that was told of a balance is by how much it is apart now: not one credit more or less. Where a restore, a
-    cycle, a cost or a person's charge moved what it is compared with, nothing tells."""
+    """All that was told of a balance is by how much it is apart now, within the uncertainty that was told with it.
+    Where a restore, a cycle, a cost or a person's charge moved what it is compared with, nothing tells."""
     place, pooled = (row.provider, row.customer_id, row.feature), autumn.pooled
     sums = world.told_of.setdefault(place, Fraction(0)) + Fraction(int(row.told_qty), int(row.scale))
     world.told_of[place] = sums
+    unsure = world.unsure_of.setdefault(place, Fraction(0)) + Fraction(int(row.unsure_qty), int(row.scale))
+    world.unsure_of[place] = unsure
     if pooled is None or pooled.moves or world.resolved or world.lost_keys or pooled.shown(row.customer_id) is None:
         return
     ((apart, scale),) = world.rows(_APART, provider=row.provider, customer=row.customer_id, feature=row.feature)
-    if sums != Fraction(int(apart), int(scale)):
+    if abs(sums - Fraction(int(apart), int(scale))) > unsure:
         world.breaches.append(f"told: {place} is apart by {apart} / {scale}, and {sums} were told")
 
 

@@ -161,6 +161,7 @@ class World:
     by_hand_in: dict[tuple[str, str, str, int], int] = field(default_factory=dict)
     """The same, by window, for what the worker could not send."""
     told_of: dict[tuple[str, str, str], Fraction] = field(default_factory=dict)
+    unsure_of: dict[tuple[str, str, str], Fraction] = field(default_factory=dict)
     """How much was told of a balance in all, in its unit."""
     unseen: dict[tuple[str, str, str], tuple[int, int]] = field(default_factory=dict)
     """By provider, customer and balance: the cycle that is compared, and how much was lost by its first comparison."""
