@@ -251,8 +251,8 @@ class CustomerState:
     """The state of a customer. `balance_micro` is what the customer can still spend in micro-credits (a millionth of a
     credit), with overage and limits counted; None: unlimited. If the service blocks a customer, report 0, or the
     balance if that is below zero. `max_concurrent` None: no limit. `refused`: features that a limit of the provider
-    refuses although the balance lasts. `parts`: what was granted once. `plans`: all plans that the customer has, bought
-    ones too."""
+    refuses although the balance lasts. `parts`: what was granted once or by a plan. `plans`: all plans that the
+    customer has, bought ones too."""
 
     balance_micro: int | None
     plan: str | None
@@ -344,8 +344,8 @@ class Drawn:
     """The draws that a balance shows since `since_ms`; None: since its begin.
 
     A person's change of the balance may count as drawn, or as given back: the figure cannot distinguish it. `quantity`
-    is in base units of the balance's feature, and for a credit system in credits. `parts`: the parts granted once that
-    it shows.
+    is in base units of the balance's feature, and for a credit system in credits. `parts`: the parts that it
+    shows, granted once or by a plan.
     """
 
     quantity: int | Decimal

@@ -60,7 +60,7 @@ MAX_KEY_CHARS: Final = 1_000
 MAX_FEATURES: Final = 10_000
 """Features in one customer's totals or balances."""
 MAX_PARTS: Final = 1_000
-"""Parts granted once that the balances of one customer may have."""
+"""Parts that the balances of one customer may have."""
 MAX_LINES: Final = 1_000
 """Lines of one check."""
 MAX_DECIMALS: Final = 10
@@ -186,7 +186,7 @@ def outcome(found: Outcome) -> Outcome:
             left = left if left is not None and _is_left(left) else None
             return Accepted(left, _cost_or_none(cost), _parts(parts) if len(parts) <= MAX_PARTS else ())
         case Queued(at_ms) if not _is_moment(at_ms):
-            return Unknown(f"queued, to be confirmed at {_format_value(at_ms)}, which is no time")
+            return Unknown(f"queued, to be confirmed at an invalid time, {_format_value(at_ms)}")
         case RetryAt(at_ms, reason, too_many, by_person):
             # It is proven not to have been applied, whatever time it names: a nonsensical one is no time to wait for.
             return RetryAt(at_ms if _is_moment(at_ms) else 0, _reason(reason), too_many is True, by_person is True)
@@ -207,7 +207,7 @@ def looked_up(found: LookupResult) -> LookupResult:
     """Return the result of a look-up, validated."""
     match found:
         case Found(quantity) if not _is_figure(quantity):
-            return ReadFailed(f"{_format_value(quantity)} is no quantity")
+            return ReadFailed(f"invalid quantity {_format_value(quantity)}")
         case Found(quantity, cost):
             return Found(quantity, _cost_or_none(cost))
         case CannotTell(reason, holds):
@@ -230,7 +230,7 @@ def totals(found: Totals | ReadFailed) -> Totals | ReadFailed:
         return ReadFailed(f"totals of {len(found)} features")
     wrong = [value for value in found.values() if not _is_figure(value)]
     if wrong:
-        return ReadFailed(f"the total {_format_value(wrong[0])} is no quantity")
+        return ReadFailed(f"invalid quantity {_format_value(wrong[0])} in a total")
     return {clean(feature, MAX_NAME_CHARS): quantity for feature, quantity in found.items()}
 
 

@@ -60,7 +60,7 @@ class Balance:
     begun: tuple[Begun, ...] | None
     """The cycles of its parts; None: unknown."""
     parts: tuple[Part, ...]
-    """The parts that were granted once."""
+    """The parts that were granted once, or by a plan."""
     lasting: Lasting | None = None
 
 

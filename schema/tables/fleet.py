@@ -183,9 +183,9 @@ balance_parts = sa.Table(
     ms_column("seen_ms"),
     id_column("plan", null=True),
     sa.Column("used", sa.Text, nullable=True),
-    comment="Parts of customers' balances that were granted once, in units of the balance. A provider no longer "
+    comment="Parts of customers' balances, granted once or by a plan, in units of the balance. A provider no longer "
     "shows a part that is used up exactly, expired, or whose plan ended. used: what was drawn from one that can end. "
-    "seen_ms: when a read or an answer last showed it, to ten minutes.",
+    "seen_ms: when a read or an answer last showed it, to a minute.",
 )
 
 ticks = sa.Table(

@@ -68,6 +68,7 @@ pushes = sa.Table(
     # How many attempts there were when its provider refused it later: their answers say what held before.
     sa.Column("refused_attempts", sa.Integer, nullable=True),
     # Credits for one base unit, as the provider told them of this charge: the cost may change while it is under way.
+    # A decimal; a fraction such as 1/3000 is the mean of a charge that ended inside a unit.
     sa.Column("credit_cost", sa.Text, nullable=True),
     sa.CheckConstraint(
         "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried', 'shadow')",

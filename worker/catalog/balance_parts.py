@@ -1,4 +1,4 @@
-"""Parts of customers' balances that were granted once.
+"""Parts of customers' balances, granted once or by a plan.
 
 Guarantee: Drawdown keeps a part from the first read that showed it. Source: Autumn drops a part granted once from all
 its answers as soon as it is used up exactly (recorded), so that its absence alone shows what was drawn from it. A part

@@ -1,4 +1,4 @@
--- Parts of customers' balances that were granted once.
+-- Parts of customers' balances, granted once or by a plan.
 
 -- name: known_parts
 SELECT b.customer_id, b.balance, b.part, b.granted, b.ends_ms, b.plan, b.used, b.seen_ms
