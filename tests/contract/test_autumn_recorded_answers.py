@@ -179,14 +179,15 @@ def test_recorded_customer_can_spend_and_has_drawn_this(name: str) -> None:
     assert drawn["credits"].quantity == used
 
 
-def test_recorded_parts_are_those_granted_once() -> None:
+def test_recorded_parts_are_those_granted_once_or_by_a_plan() -> None:
     def parts(name: str) -> tuple[Part, ...]:
         customer_id = CALLS[name].asked["customer_id"]
         found = done(provider(CALLS[name].answer).customers([customer_id]))[customer_id]
         assert isinstance(found, CustomerState)
         return found.parts
 
-    assert [part.name for part in parts("B3")] == ["topup-1", "topup-2"]
+    shown = [(part.name, part.begins_again) for part in parts("B3")]
+    assert shown == [("bal-02", True), ("topup-1", False), ("topup-2", False)], "the first is what the plan grants"
     assert parts("B5")[0] == Part("credits", "promo-1", Decimal(40), 1797009571925, used=Decimal(0))
     assert [part.used for part in parts("C47")] == [1, None], "a part that ends tells what was drawn from it"
 

@@ -179,15 +179,6 @@ def test_parts_granted_once_are_told_and_others_are_not() -> None:
     )  # fmt: skip
 
 
-@pytest.mark.data
-@needs_recording[1]
-def test_the_recorded_parts() -> None:
-    assert [part.name for part in state({**CALLS["B3"].body, "id": "cus_1"}).parts] == ["topup-1", "topup-2"]
-    assert state({**CALLS["B5"].body, "id": "cus_1"}).parts[0] == Part(
-        "credits", "promo-1", Decimal(40), 1797009571925, used=Decimal(0)
-    )
-
-
 # What was drawn
 
 
