@@ -18,13 +18,14 @@ from typing import Annotated, Any, Final, Literal, NewType, Union, get_args, get
 
 import sqlalchemy as sa
 from fastapi import APIRouter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from drawdown.providers.registry import Registry
 from drawdown.schema.declare import (
     CREDIT_END,
+    CREDITS,
     KEY,
     MAX_AMOUNT,
     MAX_KEY_CHARS,
@@ -47,9 +48,10 @@ from drawdown.schema.declare import (
     answer_of,
     changes,
 )
+from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean
 from drawdown.schema.units import MAX_AMOUNT_MICRO, WINDOW_MS, as_credits
-from drawdown.server.api.models import MOST_ROWS, After, Credits, EpochMs, Id, Why
+from drawdown.server.api.models import CREDITS_SCHEMA, MOST_ROWS, After, Credits, EpochMs, Id, Why
 from drawdown.server.api.openapi import IDEMPOTENCY_KEY, named_examples, operation
 from drawdown.server.api.programs import Answer, Caller, Programs, clean_id
 from drawdown.server.http.errors import ApiError, bad_value
@@ -88,6 +90,29 @@ TYPES: Final[Mapping[str, Any]] = {
     "text": Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValidator(_clean)],
 }
 """The JSON type of each kind of value."""
+NUMBERS: Final = frozenset({"number", "time", "window", "length", "percent"})
+"""Kinds that a program sends as whole numbers."""
+
+
+def _digits(value: object) -> object:
+    """A whole number in a query: as a command takes it, without `1.0` and `1_0`."""
+    if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
+        raise ValueError("a whole number, in digits alone")
+    return value
+
+
+def _of_text(kind: Kind) -> BeforeValidator:
+    """A value of a query is a text, and is read as the command reads it."""
+
+    def read(value: object) -> object:
+        if not isinstance(value, str):  # the default
+            return value
+        try:
+            return kind.read(value, kind.metavar.lower(), 0)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+    return BeforeValidator(read)
 
 
 class FactAnswer(BaseModel):
@@ -286,11 +311,12 @@ def _read_path(request: Request, params: Sequence[Param]) -> dict[str, Any]:
 def _fields(model: BaseModel, params: Sequence[Param]) -> dict[str, Any]:
     """The values of a body or a query, by the parameters' names."""
     found = {param.name: getattr(model, param.field) for param in params}
-    return {one.name: one.default if _is_left_out(one, found[one.name]) else found[one.name] for one in params}
+    return {one.name: one.default if _is_left_out(one, found[one.name], model) else found[one.name] for one in params}
 
 
-def _is_left_out(param: Param, value: object) -> bool:
-    return value is None or (param.many and not value)
+def _is_left_out(param: Param, value: object, model: BaseModel) -> bool:
+    is_null = value is None and not (param.kind.nullable and param.field in model.model_fields_set)
+    return is_null or (param.many and not value)
 
 
 def _values(said: Caller, params: Sequence[Param], given: Values, *, open_: bool = False) -> dict[str, Any]:
@@ -316,8 +342,14 @@ def _values(said: Caller, params: Sequence[Param], given: Values, *, open_: bool
 # How it is described.
 
 
-def _type(param: Param) -> Any:
+def _type(param: Param, *, in_query: bool) -> Any:
     kind: Any = Literal[param.choices] if param.choices else _of_kind(param.kind)
+    if in_query and param.kind.name == CREDITS.name:
+        kind = Annotated[int, _of_text(param.kind), WithJsonSchema(CREDITS_SCHEMA)]
+    elif in_query and param.kind.nullable:
+        kind = Annotated[kind, _of_text(param.kind)]
+    elif in_query and param.kind.name in NUMBERS:
+        kind = Annotated[kind, BeforeValidator(_digits)]
     if not param.many:
         return kind
     return Annotated[list[kind], Field(min_length=1 if param.required else 0, max_length=MOST_VALUES)]
@@ -347,14 +379,15 @@ def _camel(name: str) -> str:
     return "".join(word.capitalize() for word in name.replace("-", " ").split())
 
 
-def _model_fields(params: Sequence[Param]) -> dict[str, Any]:
+def _model_fields(params: Sequence[Param], *, in_query: bool) -> dict[str, Any]:
     """For pydantic: the type and the default of each."""
     found: dict[str, Any] = {}
     for param in params:
         needed = param.required and param.kind is not ORG
         default = ... if needed else _several(param) if param.many else param.default
         default = None if default == "" else default  # no text is empty: it is left out
-        kind = _type(param) if default is not None else _type(param) | None
+        kind = _type(param, in_query=in_query)
+        kind = kind if default is not None else kind | None
         about = Field(default, description=param.says)
         found[param.field] = (kind, about)
     return found
@@ -376,7 +409,7 @@ def request_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseMo
         f"{_camel(action.name)}Request",
         __config__=config,
         __doc__=f"As `drawdown {action.name}`.",
-        **_model_fields(params),
+        **_model_fields(params, in_query=False),
         **more,
     )
     return made
@@ -391,7 +424,10 @@ def query_model(one: Listing[Any] | Showing[Any], params: tuple[Param, ...]) -> 
     if isinstance(one, Listing) and one.paged:
         more["after"] = (After | None, None)
     made: type[BaseModel] = create_model(
-        f"{_camel(one.name)}Query", __config__=ConfigDict(extra="forbid"), **_model_fields(params), **more
+        f"{_camel(one.name)}Query",
+        __config__=ConfigDict(extra="forbid"),
+        **_model_fields(params, in_query=True),
+        **more,
     )
     return made
 

@@ -35,11 +35,8 @@ def _clean(text: str) -> str:
     return text
 
 
-Credits = Annotated[
-    int,
-    BeforeValidator(_micro),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 10**9, "description": "Credits, to six decimals"}),
-]
+CREDITS_SCHEMA: Final = {"type": "number", "minimum": 0, "maximum": 10**9, "description": "Credits, to six decimals"}
+Credits = Annotated[int, BeforeValidator(_micro), WithJsonSchema(CREDITS_SCHEMA)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_clean)]
 Uses = Annotated[dict[Id, Annotated[int, Field(ge=0, lt=2**53)]], Field(min_length=1, max_length=MOST_FEATURES)]
 Sandboxes = Annotated[list[Id], Field(max_length=MOST_SANDBOXES)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 
 import pytest
@@ -15,7 +16,28 @@ from drawdown.cli.examples import EXAMPLES
 from drawdown.cli.main import run
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
-from drawdown.schema.declare import FLAG, MAX_AMOUNT, ORG, Action, Declared, Invocation, Listing, Param, WrongField
+from drawdown.schema.declare import (
+    CREDITS,
+    CREDITS_OR_NONE,
+    FLAG,
+    KEY,
+    MAX_AMOUNT,
+    ORG,
+    TEXT,
+    TIME,
+    UNITS,
+    WINDOW,
+    Action,
+    Declared,
+    Invocation,
+    Listing,
+    Look,
+    Page,
+    Param,
+    WrongField,
+    of_texts,
+    whole,
+)
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, MICRO, MINUTE_MS
 from drawdown.server.api.declared import answer_model
@@ -174,6 +196,70 @@ def test_a_program_is_refused_each_wrong_value_by_its_field(lone: House) -> None
                 assert field in at, (one.name, field, answer.text)
 
     served(lone, work)
+
+
+NEAR: Final[list[tuple[str, str]]] = [
+    ("credits", "1.50"), ("credits", "2"), ("credits", "0.000001"), ("credits", "NaN"), ("credits", "1e2"),
+    ("credits_or_none", "none"), ("credits_or_none", "3.5"), ("credits_or_none", "None"),
+    ("units", "none"), ("units", "7"), ("units", "7.0"), ("units", "None"),
+    ("number", "5"), ("number", "5.0"), ("number", "1_0"), ("number", "٣"), ("number", "five"),
+    ("choice", "low"), ("choice", "Low"), ("org_id", "acme"), ("org_id", "Acme"), ("key", "grant:1"),
+    ("text", "a text"), ("time_ms", "1767225600000"), ("time_ms", "1767225600000.0"), ("window_ms", "1767225600000"),
+]  # fmt: skip
+"""Values of a query that differ in case or in type from those that can be taken."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The values that a probe was given."""
+
+    values: str
+
+
+def _probe(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    credits_micro: Annotated[int | None, CREDITS, "Credits"] = None,
+    credits_or_none_micro: Annotated[int | None, CREDITS_OR_NONE, "Credits, or none"] = None,
+    units: Annotated[int | None, UNITS, "Base units"] = 5,
+    number: Annotated[int | None, whole(0, 100), "A number"] = None,
+    choice: Annotated[Literal["low", "owed"] | None, "A choice"] = None,
+    org_id: Annotated[str | None, ORG, "An organisation"] = None,
+    key: Annotated[str, KEY, "A key"] = "",
+    text: Annotated[str, TEXT, "A text"] = "",
+    time_ms: Annotated[int | None, TIME, "A moment"] = None,
+    window_ms: Annotated[int | None, WINDOW, "A window"] = None,
+) -> Page[Taken]:
+    given = locals()
+    return Page([Taken(repr({param.name: given[param.name] for param in PROBE.params}))])
+
+
+PROBE: Final = Listing("probe list", "Probe", "List a probe.", _probe, ["values"], "rows", "/v1/probes", "orgs:read")
+
+
+def test_query_takes_what_a_command_takes_and_refuses_the_rest(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drawdown.server.app.DECLARED", [PROBE])
+    house = House(engine)
+    make_key(house, "app", *WRITERS)
+    params = {param.field: param for param in PROBE.params}
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        for field, text in NEAR:
+            path = f"/v1/probes?{urlencode({field: text})}"
+            answer = await caller.client.get(path, headers=program.headers())  # no route of /openapi.json
+            try:
+                values = of_texts(PROBE.params, {params[field].name: text}, T0)
+            except WrongField as error:
+                assert refused(answer) == (422, "bad_value") and error.field == field, (field, text, answer.text)
+            else:
+                assert answer.status_code == 200, (field, text, answer.text)
+                assert answer.json()["rows"] == [{"values": repr(values)}], (field, text)
+
+    served(house, work)
 
 
 async def _ask(program: Program, one: Declared, path: str, values: dict[str, object]) -> Any:
