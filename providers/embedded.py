@@ -21,7 +21,7 @@ from drawdown.providers.protocol import (
     CustomerState,
     Drawn,
     Duplicate,
-    Found,
+    FoundPush,
     LookupResult,
     Notice,
     Outcome,
@@ -77,7 +77,7 @@ class EmbeddedProvider:
 
     async def lookup(self, request: PushRequest) -> LookupResult:
         found = self._read(partial(wallet.read_charge, key=request.key))
-        return Absent() if found is None else Found(found)
+        return Absent() if found is None else FoundPush(found)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals:
         return self._read(lambda connection: wallet.read_totals(connection, customer_id, from_ms, to_ms))

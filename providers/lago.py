@@ -33,7 +33,7 @@ from drawdown.providers.protocol import (
     CustomerState,
     Drawn,
     Duplicate,
-    Found,
+    FoundPush,
     LookupResult,
     NoCustomer,
     Notice,
@@ -211,7 +211,7 @@ class Lago:
         if not isinstance(field, str):
             return field
         quantity = _quantity(event, field)
-        return ReadFailed("the event has no whole quantity") if quantity is None else Found(quantity)
+        return ReadFailed("the event has no whole quantity") if quantity is None else FoundPush(quantity)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of each metric that sums a property.

@@ -34,7 +34,7 @@ from drawdown.providers.protocol import (
     CustomerRead,
     CustomerState,
     Drawn,
-    Found,
+    FoundPush,
     LookupResult,
     NoCustomer,
     Notice,
@@ -273,7 +273,7 @@ def _judge_event(item: object, request: PushRequest, kind: str, field: str) -> L
         return CannotTell("OpenMeter stored the event and cannot count it: see its validation errors")
     data = event.get("data")
     quantity = whole(data.get(field)) if isinstance(data, Mapping) else None
-    return ReadFailed("the event has no whole quantity") if quantity is None else Found(quantity)
+    return ReadFailed("the event has no whole quantity") if quantity is None else FoundPush(quantity)
 
 
 def _total(found: Mapping[str, object] | Absent | ReadFailed) -> int | ReadFailed:

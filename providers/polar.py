@@ -31,7 +31,7 @@ from drawdown.providers.protocol import (
     CustomerState,
     Drawn,
     Duplicate,
-    Found,
+    FoundPush,
     LookupResult,
     NoCustomer,
     Notice,
@@ -211,7 +211,7 @@ class Polar:
         if not events:
             return Absent()
         quantity = events[0][1]
-        return ReadFailed("the event has no whole quantity") if quantity is None else Found(quantity)
+        return ReadFailed("the event has no whole quantity") if quantity is None else FoundPush(quantity)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Added up from the events: Polar's own sums are of whole hours. Its range leaves out both ends."""
@@ -266,7 +266,7 @@ class Polar:
         return lines
 
 
-def _items(found: rest.Found) -> list[Mapping[str, object]] | ReadFailed:
+def _items(found: rest.ReadResult) -> list[Mapping[str, object]] | ReadFailed:
     """The items of one page."""
     items = found.get("items") if isinstance(found, Mapping) else None
     if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):

@@ -141,7 +141,7 @@ class PushRequest:
 
 
 @dataclass(frozen=True)
-class Left:
+class ShownCredit:
     """The credit of a customer that the answer to a push shows, and the charge of the push (micro-credits).
 
     `balance_micro` None: unlimited. `part`: the balance that the answer shows; others may decide, too. None: the whole.
@@ -161,7 +161,7 @@ of the units that count as charged."""
 class Accepted:
     """The provider reported the charge."""
 
-    left: Left | None = field(default=None, compare=False)
+    shown_credit: ShownCredit | None = field(default=None, compare=False)
     """None: the answer does not show the credit left."""
     cost: UnitCost | None = field(default=None, compare=False)
     """Credits for one base unit, by which it was charged; None: the answer does not show it."""
@@ -282,7 +282,7 @@ CustomerRead: TypeAlias = CustomerState | NoCustomer | ReadFailed
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPush:
     """The provider has this push, and charged `quantity` base units for it."""
 
     quantity: int
@@ -311,7 +311,7 @@ class Cancelled:
     evidence: str
 
 
-LookupResult: TypeAlias = Found | Absent | CannotTell | ReadFailed
+LookupResult: TypeAlias = FoundPush | Absent | CannotTell | ReadFailed
 Totals: TypeAlias = Mapping[str, int]
 """Base units by feature."""
 

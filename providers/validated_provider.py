@@ -25,9 +25,8 @@ from drawdown.providers.protocol import (
     CustomerRead,
     CustomerState,
     Drawn,
-    Found,
+    FoundPush,
     Lasting,
-    Left,
     LookupResult,
     ManyLookups,
     Notice,
@@ -40,6 +39,7 @@ from drawdown.providers.protocol import (
     ReadFailed,
     Rejected,
     RetryAt,
+    ShownCredit,
     TellsCosts,
     Totals,
     UnitCost,
@@ -197,7 +197,7 @@ def outcome(found: Outcome) -> Outcome:
     return found
 
 
-def _is_left(left: Left) -> bool:
+def _is_left(left: ShownCredit) -> bool:
     """Return True if these are figures. If not, the push was charged all the same, and the balance is read."""
     figures = [left.charged_micro] if left.balance_micro is None else [left.charged_micro, left.balance_micro]
     return all(_is_figure(figure) for figure in figures) and (left.part is None or isinstance(left.part, str))
@@ -206,10 +206,10 @@ def _is_left(left: Left) -> bool:
 def looked_up(found: LookupResult) -> LookupResult:
     """Return the result of a look-up, validated."""
     match found:
-        case Found(quantity) if not _is_figure(quantity):
+        case FoundPush(quantity) if not _is_figure(quantity):
             return ReadFailed(f"invalid quantity {_format_value(quantity)}")
-        case Found(quantity, cost):
-            return Found(quantity, _cost_or_none(cost))
+        case FoundPush(quantity, cost):
+            return FoundPush(quantity, _cost_or_none(cost))
         case CannotTell(reason, holds):
             return CannotTell(_reason(reason), holds if _is_figure(holds) else None)
         case ReadFailed():

@@ -22,7 +22,7 @@ from drawdown.providers.payments.protocol import (
     NotFound,
     NotSent,
     OtherContent,
-    Paid,
+    Payment,
     PaymentCapabilities,
 )
 from drawdown.schema.clock import FixedClock
@@ -178,7 +178,7 @@ class FakePayments:
         payment_id = f"pay_{len(self.taken) + 1}"
         content = (request.charge_id, request.customer_id, request.amount, request.currency)
         self.taken.append(Taken(*content, payment_id, now))
-        return Paid(payment_id, request.amount, request.currency)
+        return Payment(payment_id, request.amount, request.currency)
 
     def _fault(self, kinds: tuple[str, ...]) -> str | None:
         if self.script and kinds is self.faults:

@@ -15,7 +15,7 @@ from drawdown.providers.protocol import (
     CustomerState,
     Drawn,
     Duplicate,
-    Found,
+    FoundPush,
     LookupResult,
     Notice,
     Outcome,
@@ -67,7 +67,7 @@ class FakeProvider:
         if request.key in self.lookups:
             return self.lookups[request.key]
         found = self.charged.get(request.key)
-        return Absent() if found is None else Found(found.quantity)
+        return Absent() if found is None else FoundPush(found.quantity)
 
     async def cancel(self, request: PushRequest) -> Cancelled | ReadFailed:
         """Once or again."""

@@ -11,10 +11,10 @@ from drawdown.providers.protocol import (
     Accepted,
     CustomerRead,
     CustomerState,
-    Left,
     Outcome,
     PushRequest,
     ReadFailed,
+    ShownCredit,
 )
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import FixedClock
@@ -58,7 +58,7 @@ class Prepaid(FakeProvider):
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         answers = list(await super().push(batch))
         if self.tells:
-            told = [Left(self._state(push.customer_id).balance_micro, push.quantity * CREDIT) for push in batch]
+            told = [ShownCredit(self._state(push.customer_id).balance_micro, push.quantity * CREDIT) for push in batch]
             pairs = zip(answers, told, strict=True)
             answers = [Accepted(left) if isinstance(answer, Accepted) else answer for answer, left in pairs]
         self._meanwhile()

@@ -32,7 +32,7 @@ from drawdown.providers.payments.protocol import (
     Link,
     NoLink,
     NotFound,
-    Paid,
+    Payment,
     PaymentCapabilities,
 )
 from drawdown.providers.payments.registry import PaymentServices
@@ -44,7 +44,7 @@ from drawdown.providers.protocol import (
     CustomerState,
     Drawn,
     Duplicate,
-    Found,
+    FoundPush,
     LookupResult,
     Notice,
     Outcome,
@@ -159,7 +159,7 @@ class DemoBilling:
         if outage is not None:
             return CannotTell(TANGLED) if outage.kind == "tangled" else ReadFailed("503")
         found = self.charged.get(request.key)
-        return Absent() if found is None else Found(found.quantity)
+        return Absent() if found is None else FoundPush(found.quantity)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         if self._outage(customer_id) is not None:
@@ -191,13 +191,15 @@ class DemoCard:
     name: str = "stripe"
     dormant: str | None = None
     silent: frozenset[str] = frozenset()
-    paid: dict[str, Paid] = field(default_factory=dict)
+    paid: dict[str, Payment] = field(default_factory=dict)
 
     async def charge(self, request: Charge) -> ChargeResult:
         if request.customer_id == DECLINED_CARD:
             return Declined("insufficient_funds", "the card was declined", True)
         number = len(self.paid) + 1
-        found = self.paid.setdefault(request.charge_id, Paid(f"pi_demo_{number:04}", request.amount, request.currency))
+        found = self.paid.setdefault(
+            request.charge_id, Payment(f"pi_demo_{number:04}", request.amount, request.currency)
+        )
         return InDoubt("no answer in 30 s") if request.charge_id in self.silent else found
 
     async def look_up(self, request: Charge) -> ChargeResult:

@@ -28,7 +28,6 @@ from drawdown.providers.protocol import (
     CustomerChanged,
     CustomerRead,
     Drawn,
-    Left,
     LookupResult,
     NoCustomer,
     Notice,
@@ -38,6 +37,7 @@ from drawdown.providers.protocol import (
     Rejected,
     RetryAt,
     Setup,
+    ShownCredit,
     Totals,
     WebhookRefused,
 )
@@ -130,7 +130,11 @@ class AutumnProvider:
             outcome = self._judge(request, result)
         if isinstance(outcome, Accepted) and isinstance(result, Answer):
             told = wire.parse(result.body) or {}
-            return replace(outcome, left=await self._left(told), parts=customers.shown_parts(told, self._settings))
+            return replace(
+                outcome,
+                shown_credit=await self._read_shown_credit(told),
+                parts=customers.shown_parts(told, self._settings),
+            )
         return outcome
 
     def _judge(self, request: PushRequest, result: HttpResult) -> Outcome:
@@ -140,13 +144,13 @@ class AutumnProvider:
             return wire.costs_nothing(request, system)
         return found
 
-    async def _left(self, body: Mapping[str, object]) -> Left | None:
+    async def _read_shown_credit(self, body: Mapping[str, object]) -> ShownCredit | None:
         """Return the credit that the answer to a charge shows; None while the list of features cannot be read."""
         balance = body.get("balance")
         if not isinstance(balance, dict):
             return None
         schema = await self._account.read_for_charge(str(balance.get("feature_id")))
-        return customers.left(body, self._settings, schema)
+        return customers.read_shown_credit(body, self._settings, schema)
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         return {customer_id: await self._state(customer_id) for customer_id in customer_ids}
@@ -173,7 +177,7 @@ class AutumnProvider:
 
     async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
         try:
-            return (await self._account.remember(known)).costs()
+            return (await self._account.read_with_history(known)).costs()
         except Unreadable as trouble:
             return failed(trouble)
 

@@ -184,14 +184,14 @@ Costs: TypeAlias = Mapping[str, Sequence[Decimal]]
 
 
 @dataclass(frozen=True)
-class Taken:
+class Deduction:
     """The deductions of one charge: `own` in units of the charged feature, `credits` by the balance they came from."""
 
     own: Decimal
     credits: Mapping[str, Decimal]
 
 
-NOTHING: Final = Taken(Decimal(0), {})
+NOTHING: Final = Deduction(Decimal(0), {})
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def whole(value: Decimal) -> int | None:
     return int(nearest) if abs(value - nearest) <= _HALF_UNIT else None
 
 
-def deducted(item: Mapping[str, object], feature: str) -> Taken | None:
+def deducted(item: Mapping[str, object], feature: str) -> Deduction | None:
     """The deductions of a track's answer or of a listed event; None: it does not say."""
     deductions = item.get("deductions")
     if not isinstance(deductions, list):
@@ -242,27 +242,29 @@ def deducted(item: Mapping[str, object], feature: str) -> Taken | None:
             own += value
         elif value:
             credits[str(name)] = credits.get(str(name), Decimal(0)) + value
-    return Taken(own, credits)
+    return Deduction(own, credits)
 
 
-def charged(taken: Taken, asked: Decimal | None, costs: Costs) -> Units | Untold:
+def charged(taken: Deduction, asked: Decimal | None, costs: Costs) -> Units | Untold:
     """The units that were charged. Credits that match `asked` at any known cost are exactly that. Others are converted
     if one cost alone is known: up to a whole unit, so that no part of a unit is charged twice."""
     if not taken.credits:
         return Units(taken.own, taken.own == asked)
     if any(not costs.get(system) for system in taken.credits):
-        return Untold(f"Autumn took {_shown(taken)}, and no cost of this feature is known")
+        return Untold(f"Autumn took {_describe_deduction(taken)}, and no cost of this feature is known")
     matched = None if asked is None else _matched(taken, asked, costs)
     if asked is not None and matched is not None:
         return Units(asked, exact=True, cost=matched if len(taken.credits) == 1 else None)
     if any(len(costs[system]) > 1 for system in taken.credits):
-        return Untold(f"Autumn took {_shown(taken)}, which is the quantity that was asked at none of the known costs")
+        return Untold(
+            f"Autumn took {_describe_deduction(taken)}, which is the quantity that was asked at none of the known costs"
+        )
     units = taken.own + sum(value / costs[system][0] for system, value in taken.credits.items())
     nearest = whole(units)
     quantity = units.to_integral_value(ROUND_UP) if nearest is None else Decimal(nearest)
     if asked is not None and (abs(quantity) > abs(asked) or quantity * asked < 0):
         # `overflow` never takes more than was asked (recorded), so this cost is not the one it was charged at.
-        return Untold(f"Autumn took {_shown(taken)}, more than was asked at the known cost")
+        return Untold(f"Autumn took {_describe_deduction(taken)}, more than was asked at the known cost")
     if len(taken.credits) != 1:
         return Units(quantity, exact=False)
     ((system, value),) = taken.credits.items()
@@ -277,7 +279,7 @@ def _for_each(quantity: Decimal, own: Decimal, credits: Decimal, cost: Decimal) 
     return taken / Fraction(quantity)
 
 
-def _matched(taken: Taken, asked: Decimal, costs: Costs) -> Decimal | None:
+def _matched(taken: Deduction, asked: Decimal, costs: Costs) -> Decimal | None:
     """The known cost that makes the deductions what was asked, in the last of the credit systems; None: none does."""
     if prod(len(costs[system]) for system in taken.credits) > MOST_WAYS:
         return None
@@ -297,7 +299,7 @@ def _matched(taken: Taken, asked: Decimal, costs: Costs) -> Decimal | None:
     return next(matching, None)
 
 
-def _shown(taken: Taken) -> str:
+def _describe_deduction(taken: Deduction) -> str:
     own = [f"{taken.own:f} units"] if taken.own else []
     return " and ".join([*own, *(f"{value:f} of {system}" for system, value in sorted(taken.credits.items()))])
 
@@ -326,7 +328,7 @@ class AutumnAccount:
         self._waiting: list[asyncio.Future[Unreadable | None]] | None = None
         """Callers that wait for the read under way; None: there is none."""
 
-    async def remember(self, known: Sequence[Cost]) -> Schema:
+    async def read_with_history(self, known: Sequence[Cost]) -> Schema:
         """Take in the costs that were learned before, and read the present ones. Errors: Unreadable."""
         self.costs.add(known)
         self.has_history = True

@@ -23,7 +23,7 @@ from typing import Final
 
 from drawdown.providers.autumn.credits import Schema, Unreadable, deducted, number, whole
 from drawdown.providers.autumn.settings import AutumnSettings
-from drawdown.providers.protocol import CustomerState, Drawn, Lasting, Left, Part
+from drawdown.providers.protocol import CustomerState, Drawn, Lasting, Part, ShownCredit
 from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 
 ACTIVE: Final = frozenset({"active", "trialing", "past_due"})
@@ -75,12 +75,12 @@ class Controls:
     unknown: tuple[str, ...] = ()
     """The controls that are not understood, in words for `check`."""
 
-    def left(self, feature: str) -> Decimal | None:
+    def remaining_units(self, feature: str) -> Decimal | None:
         """Return the units that the usage limits of a feature leave; None if it has none."""
-        return self._left.get(feature)
+        return self._remaining_by_feature.get(feature)
 
     @cached_property
-    def _left(self) -> Mapping[str, Decimal]:
+    def _remaining_by_feature(self) -> Mapping[str, Decimal]:
         found: dict[str, Decimal] = {}
         for one in self.usage_limits:
             found[one.feature] = min(one.left, found.get(one.feature, one.left))
@@ -120,8 +120,8 @@ def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] =
         remaining=_figure(found, feature, "remaining", "current_balance"),
         granted=_figure(found, feature, "granted", "granted_balance"),
         usage=_figure(found, feature, "usage"),
-        unlimited=_said(found, feature, "unlimited"),
-        overage=_said(found, feature, "overage_allowed"),
+        unlimited=_read_flag(found, feature, "unlimited"),
+        overage=_read_flag(found, feature, "overage_allowed"),
         max_purchase=number(found.get("max_purchase")),
         begun=_begun(found, begins),
         parts=tuple(parts_of(found, feature)),
@@ -129,7 +129,7 @@ def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] =
     )
 
 
-def _said(found: Mapping[str, object], feature: str, name: str) -> bool:
+def _read_flag(found: Mapping[str, object], feature: str, name: str) -> bool:
     value = found.get(name, False)
     if not isinstance(value, bool | None):
         raise Unreadable(f"Autumn's balance of {feature} says neither yes nor no under {name}")
@@ -508,7 +508,7 @@ def _alone(customer: AutumnCustomer, feature: str) -> Decimal | None:
     balance = customer.balances.get(feature)
     if balance is None:
         return Decimal(0)
-    limits = [_by_balance(balance, customer), customer.controls.left(feature)]
+    limits = [_by_balance(balance, customer), customer.controls.remaining_units(feature)]
     amounts = [limit for limit in limits if limit is not None]
     if not amounts:
         return None
@@ -529,7 +529,7 @@ def _by_balance(balance: Balance, customer: AutumnCustomer) -> Decimal | None:
     return None if overdraft is None else balance.granted + overdraft - balance.usage
 
 
-def left(body: Mapping[str, object], settings: AutumnSettings, schema: Schema) -> Left | None:
+def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, schema: Schema) -> ShownCredit | None:
     """Return the rest of the deciding balance that the answer to a charge shows; None if it does not show it.
 
     An answer shows no limits. So of a credit system it shows a part, never the whole, and never that it is unlimited.
@@ -553,9 +553,9 @@ def left(body: Mapping[str, object], settings: AutumnSettings, schema: Schema) -
         return None
     charged = _micro(taken.own)
     if balance.unlimited or balance.overage:
-        return None if feature in schema.systems else Left(None, charged)
+        return None if feature in schema.systems else ShownCredit(None, charged)
     whole = settings.balance_feature == feature and feature not in schema.systems
-    return Left(_micro(balance.remaining), charged, None if whole else feature)
+    return ShownCredit(_micro(balance.remaining), charged, None if whole else feature)
 
 
 def shown_parts(body: Mapping[str, object], settings: AutumnSettings) -> tuple[Part, ...]:

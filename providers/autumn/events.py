@@ -17,8 +17,8 @@ from typing import Final
 from drawdown.providers.autumn.credits import (
     NOTHING,
     AutumnAccount,
+    Deduction,
     KnownCosts,
-    Taken,
     TooMany,
     Units,
     Unreadable,
@@ -32,7 +32,7 @@ from drawdown.providers.autumn.wire import KEY_PROPERTY
 from drawdown.providers.protocol import (
     Absent,
     CannotTell,
-    Found,
+    FoundPush,
     LookupResult,
     PushRequest,
     ReadFailed,
@@ -60,7 +60,7 @@ class Event:
     ts: int
     key: str | None
     asked: Decimal | None
-    applied: Taken | None
+    applied: Deduction | None
 
     def units(self, costs: KnownCosts) -> Units | Untold:
         """Return the charge in units of the feature."""
@@ -131,7 +131,7 @@ def read_event(item: object) -> Event:
     return Event(event_id, customer_id, feature, ts, our_key, number(item.get("value")), _applied(item, feature))
 
 
-def _applied(item: Mapping[str, object], feature: str) -> Taken | None:
+def _applied(item: Mapping[str, object], feature: str) -> Deduction | None:
     """Return the deduction of a listed event. If there was none, the list has null (observed; documented as [])."""
     return NOTHING if item.get("deductions", ...) is None else deducted(item, feature)
 
@@ -151,7 +151,7 @@ def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]], cos
     quantity = whole(total)
     if quantity is None:
         return CannotTell(f"Autumn deducted {total} for this push, which is no whole number")
-    return Found(quantity, told.pop() if len(told) == 1 else None)
+    return FoundPush(quantity, told.pop() if len(told) == 1 else None)
 
 
 def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:

@@ -34,7 +34,7 @@ from drawdown.providers.payments.protocol import (
     NoLink,
     NotSent,
     OtherContent,
-    Paid,
+    Payment,
     PaymentCapabilities,
 )
 from drawdown.providers.protocol import Setup
@@ -236,7 +236,7 @@ def _judge_invoice(found: Mapping[str, object], charge: Charge) -> ChargeResult:
             total, currency = wire.number(invoice.get("total")), str(invoice.get("currency")).lower()
             if total != charge.amount or currency != charge.currency:
                 return OtherContent(clean(f"{name} is paid, with {total} {currency}", MAX_CHARS))
-            return Paid(clean(name, MAX_CHARS), charge.amount, charge.currency)
+            return Payment(clean(name, MAX_CHARS), charge.amount, charge.currency)
         if status != "void":
             # Stripe may try an open invoice again, and the customer may pay it: nobody knows yet.
             return InDoubt(

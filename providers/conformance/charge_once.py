@@ -28,7 +28,7 @@ from drawdown.providers.protocol import (
     Accepted,
     CannotTell,
     Duplicate,
-    Found,
+    FoundPush,
     LookupResult,
     Outcome,
     PushRequest,
@@ -168,7 +168,7 @@ class Law:
         found = self._run(self._bench.provider.lookup(course.request))
         self.story.append(f"{course.request.key}: {found}")
         match found:
-            case Found(quantity):
+            case FoundPush(quantity):
                 assert quantity == course.request.quantity, self.story
                 course.state = "settled"
             case Absent():

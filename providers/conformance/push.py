@@ -38,7 +38,7 @@ from drawdown.providers.protocol import (
     Cancels,
     Cost,
     Duplicate,
-    Found,
+    FoundPush,
     PushRefused,
     PushRequest,
     Queued,
@@ -252,7 +252,7 @@ class CancelTests(Tools):
             told = self.totals(wrong.customer_id)
             assert isinstance(told, ReadFailed) or told.get(wrong.feature, 0) == kept.quantity, told
         if self.bench.provider.capabilities.lookup:
-            assert not isinstance(found := self.look_up(wrong), Found) or found.quantity == 0, found
+            assert not isinstance(found := self.look_up(wrong), FoundPush) or found.quantity == 0, found
 
     def test_a_second_cancel_is_harmless(self) -> None:
         kept, wrong = self._two()

@@ -35,7 +35,7 @@ from drawdown.providers.protocol import (
     CannotTell,
     CustomerChanged,
     CustomerState,
-    Found,
+    FoundPush,
     NoCustomer,
     Notice,
     Part,
@@ -56,7 +56,7 @@ class ReadTests(Tools):
         request, never = self.request(123_457 * self.unit), self.request()
         assert self.charge(request)
         self.lag()
-        assert self.look_up(request) == Found(request.quantity)
+        assert self.look_up(request) == FoundPush(request.quantity)
         assert self.look_up(never) == Absent()
 
     def test_what_was_charged_without_an_answer_is_found(self) -> None:
@@ -67,7 +67,7 @@ class ReadTests(Tools):
         with self.wire.spoiled(cut_before):
             self.push(never)
         self.lag()
-        assert self.look_up(request) == Found(request.quantity)
+        assert self.look_up(request) == FoundPush(request.quantity)
         assert self.look_up(never) == Absent()
 
     def test_totals_are_of_the_range_that_is_asked_for(self) -> None:
@@ -153,7 +153,7 @@ class ReadTests(Tools):
     def _lookup(self, request: PushRequest) -> None:
         if self.bench.provider.capabilities.lookup:
             found = self.look_up(request)
-            assert not isinstance(found, Found) or type(found.quantity) is int, found
+            assert not isinstance(found, FoundPush) or type(found.quantity) is int, found
 
     def _totals(self, request: PushRequest) -> None:
         if self.bench.provider.capabilities.totals_lag_ms is not None:

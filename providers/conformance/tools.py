@@ -17,7 +17,7 @@ from drawdown.providers.protocol import (
     Cost,
     CustomerRead,
     Drawn,
-    Found,
+    FoundPush,
     LookupResult,
     Notice,
     Outcome,
@@ -128,7 +128,7 @@ class Tools:
             return outcome == Accepted()
         assert isinstance(outcome, Queued), f"a success proves nothing here: {outcome}"
         self.bench.advance(outcome.confirm_at_ms - self.now_ms)
-        return self.look_up(request) == Found(request.quantity)
+        return self.look_up(request) == FoundPush(request.quantity)
 
     def clean(self, *said: object) -> None:
         """No secret in what is given or shown, and no reason without words."""
@@ -148,7 +148,7 @@ class Tools:
         if not self.bench.provider.capabilities.lookup:
             raise Unsupported("single pushes cannot be looked up")
         found = self.run(awaited(self.bench.provider.lookup(request)))
-        assert isinstance(found, Found | Absent | CannotTell | ReadFailed), found
+        assert isinstance(found, FoundPush | Absent | CannotTell | ReadFailed), found
         self.clean(found)
         return found
 

@@ -33,7 +33,7 @@ MAX_KEPT: Final = 10_000
 """Objects that are kept. Beyond, all are read again."""
 
 ErrorOf: TypeAlias = Callable[[int, Mapping[str, object]], str | None]
-Found: TypeAlias = Mapping[str, object] | Absent | ReadFailed
+ReadResult: TypeAlias = Mapping[str, object] | Absent | ReadFailed
 
 
 class Rest:
@@ -43,11 +43,11 @@ class Rest:
         self._http, self._clock, self._url, self._key, self._error_of = http, clock, url, key, error_of
         self._kept: dict[str, tuple[int, Mapping[str, object]]] = {}
 
-    async def get(self, *path: str, **query: str) -> Found:
+    async def get(self, *path: str, **query: str) -> ReadResult:
         """One object. Absent: the service says that it does not exist."""
         return self._read(await self._http.send(self._call(path, query)))
 
-    async def get_cached(self, *path: str, **query: str) -> Found:
+    async def get_cached(self, *path: str, **query: str) -> ReadResult:
         """The same, or what was read within the last minute."""
         call, now_ms = self._call(path, query), self._clock.now_ms()
         read_ms, found = self._kept.get(call.url, (0, None))
@@ -101,7 +101,7 @@ class Rest:
         asked = f"?{urlencode(query)}" if query else ""
         return Call("GET", self._url + path_of(*path) + asked, bearer(self._key or ""), timeout_s=READ_TIMEOUT_S)
 
-    def _read(self, result: HttpResult) -> Found:
+    def _read(self, result: HttpResult) -> ReadResult:
         if isinstance(result, Answer) and result.status >= 400 and (said := self.read_error(result)) is not None:
             return Absent() if result.status == 404 else ReadFailed(said, too_many=result.status == 429)
         return read_object(result)

@@ -54,7 +54,7 @@ class Charge:
 
 
 @dataclass(frozen=True)
-class Paid:
+class Payment:
     """The money was taken. `amount` and `currency` are those of the charge."""
 
     payment_id: str
@@ -115,7 +115,7 @@ class OtherContent:
     reason: str
 
 
-ChargeResult: TypeAlias = Paid | Declined | NeedsCustomer | InDoubt | NotFound | NotSent | OtherContent
+ChargeResult: TypeAlias = Payment | Declined | NeedsCustomer | InDoubt | NotFound | NotSent | OtherContent
 
 
 @dataclass(frozen=True)

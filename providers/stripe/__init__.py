@@ -24,7 +24,7 @@ from drawdown.providers.protocol import (
     CustomerRead,
     CustomerState,
     Drawn,
-    Found,
+    FoundPush,
     LookupResult,
     Notice,
     Outcome,
@@ -209,7 +209,7 @@ def _judge_units(request: PushRequest, units: Decimal, unit: int) -> LookupResul
     if units == 0:
         return Absent()
     if units * unit == request.quantity:
-        return Found(request.quantity)
+        return FoundPush(request.quantity)
     whole = units == int(units)
     return CannotTell(f"another figure than was sent: {figures}", int(units) * unit if whole else None)
 

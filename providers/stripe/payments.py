@@ -48,7 +48,7 @@ from drawdown.providers.payments.protocol import (
     NotFound,
     NotSent,
     OtherContent,
-    Paid,
+    Payment,
     PaymentCapabilities,
 )
 from drawdown.providers.protocol import HOUR_MS, ReadFailed, Setup
@@ -369,7 +369,7 @@ def _succeeded(intent: Mapping[str, object], payment_id: str, charge: Charge) ->
         return InDoubt(f"{payment_id} does not say how much was received")
     if received != charge.amount:
         return OtherContent(f"{payment_id} received another amount than {charge.amount} {charge.currency}")
-    return Paid(payment_id, received, charge.currency)
+    return Payment(payment_id, received, charge.currency)
 
 
 def _difference(intent: Mapping[str, object], charge: Charge) -> str:

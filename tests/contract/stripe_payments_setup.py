@@ -19,7 +19,7 @@ from drawdown.providers.payments.protocol import (
     NeedsCustomer,
     NotFound,
     NotSent,
-    Paid,
+    Payment,
     PaymentService,
 )
 from drawdown.providers.stripe.payments import StripePayments, build
@@ -141,7 +141,7 @@ def judged_by_books(world: PaymentWorld, results: Mapping[str, tuple[Charge, Cha
     lines = [f"{charge_id}: charged twice" for charge_id in world.books.doubles()]
     for charge_id, (request, result) in results.items():
         taken = [one for one in world.books.taken if one.charge_id == charge_id]
-        if isinstance(result, Paid):
+        if isinstance(result, Payment):
             said_paid = [(one.payment_id, one.amount, one.currency) for one in taken]
             if said_paid != [(result.payment_id, request.amount, request.currency)]:
                 lines.append(f"{charge_id}: paid, it said; the books have {taken}")

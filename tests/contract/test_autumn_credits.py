@@ -18,8 +18,8 @@ from drawdown.providers.autumn.credits import (
     MOST_COSTS,
     MOST_NAMES,
     SCHEMA_AGE_MS,
+    Deduction,
     KnownCosts,
-    Taken,
     Units,
     Untold,
     charged,
@@ -33,7 +33,7 @@ from drawdown.providers.protocol import (
     CannotTell,
     Cost,
     CustomerState,
-    Found,
+    FoundPush,
     Outcome,
     Part,
     PushRequest,
@@ -117,7 +117,7 @@ OLD = Cost(FEATURE, "credits", Decimal("0.0007"))
 
 def test_a_charge_at_an_older_cost_is_read_at_that_cost() -> None:
     assert one(provider(took(0.7), known=(OLD,)), charge()) == Accepted()
-    assert done(provider(listed(0.7), known=(OLD,)).lookup(charge())) == Found(1_000)
+    assert done(provider(listed(0.7), known=(OLD,)).lookup(charge())) == FoundPush(1_000)
 
 
 def test_answer_and_event_tell_the_cost_of_their_charge() -> None:
@@ -125,7 +125,7 @@ def test_answer_and_event_tell_the_cost_of_their_charge() -> None:
         accepted = one(provider(took(taken), known=(OLD,)), charge())
         assert isinstance(accepted, Accepted) and accepted.cost == Decimal(cost)
         found = done(provider(listed(taken), known=(OLD,)).lookup(charge()))
-        assert isinstance(found, Found) and found.cost == Decimal(cost)
+        assert isinstance(found, FoundPush) and found.cost == Decimal(cost)
     own = one(provider(took(1_000, of=FEATURE)), charge())
     assert isinstance(own, Accepted) and own.cost is None, "no credits were drawn"
 
@@ -186,11 +186,11 @@ def test_a_cost_that_changes_while_pushes_are_under_way_is_read_before_it_is_jud
     done(autumn.costs(()))
     world.features, world.track, world.events = schema(compute_4gb=0.0005), took(0.5), listed(0.5)
     assert one(autumn, charge()) == Accepted()
-    assert done(autumn.lookup(charge())) == Found(1_000)
+    assert done(autumn.lookup(charge())) == FoundPush(1_000)
     assert world.asked.count("features.list") == 2, "once for the tick, and once for the charge that did not match"
     # A lower one would look like a part of the charge.
     world.features, world.events = schema(compute_4gb=0.0003), listed(0.3)
-    assert done(autumn.lookup(charge())) == Found(1_000)
+    assert done(autumn.lookup(charge())) == FoundPush(1_000)
 
 
 def test_the_list_is_asked_for_seldom_on_account_of_charges() -> None:
@@ -240,7 +240,7 @@ def test_a_part_is_not_judged_until_the_costs_of_before_are_handed_in() -> None:
     assert isinstance(done(autumn.lookup(charge())), ReadFailed)
     assert isinstance(done(autumn.totals("cus_1", 0, 2 * NOW_MS)), ReadFailed)
     done(autumn.costs(()))
-    assert done(autumn.lookup(charge())) == Found(750)
+    assert done(autumn.lookup(charge())) == FoundPush(750)
     assert done(autumn.totals("cus_1", 0, 2 * NOW_MS)) == {FEATURE: 750}
 
 
@@ -251,7 +251,7 @@ def test_costs_that_cannot_be_read_again_leave_a_part_unjudged() -> None:
     world.features, world.events = no(503, "service_unavailable"), listed(0.3)
     assert isinstance(done(autumn.lookup(charge())), ReadFailed)
     world.events = listed(0.4)
-    assert done(autumn.lookup(charge())) == Found(1_000), "what matches a known cost needs no list"
+    assert done(autumn.lookup(charge())) == FoundPush(1_000), "what matches a known cost needs no list"
 
 
 # Conversion
@@ -265,11 +265,11 @@ def test_what_was_asked_is_found_through_binary_fractions(asked: int, size: int,
     shares.append(asked - sum(shares))
     told = sum((Decimal(repr(share * cost)) for share in shares), Decimal(0))
     known = (Decimal(repr(cost)),)
-    assert charged(Taken(Decimal(0), {"credits": told}), Decimal(asked), {"credits": known}) == Units(
+    assert charged(Deduction(Decimal(0), {"credits": told}), Decimal(asked), {"credits": known}) == Units(
         Decimal(asked), exact=True, cost=known[0]
     )
     one_less = told - known[0]
-    found = charged(Taken(Decimal(0), {"credits": one_less}), Decimal(asked), {"credits": known})
+    found = charged(Deduction(Decimal(0), {"credits": one_less}), Decimal(asked), {"credits": known})
     assert (isinstance(found, Units) and not found.exact and found.quantity < asked) or not one_less
 
 
@@ -278,18 +278,18 @@ def test_a_unit_that_was_taken_in_part_is_not_taken_again() -> None:
     cases = {"3": 469, "-3": -469, "0.0064": 1, "0.0001": 1, "2.9999999999999996": 469, "2.9952": 468}
     for credits, units in cases.items():
         asked = Decimal(500 if units > 0 else -500)
-        found = charged(Taken(Decimal(0), {"credits": Decimal(credits)}), asked, costs)
+        found = charged(Deduction(Decimal(0), {"credits": Decimal(credits)}), asked, costs)
         is_whole = credits in ("0.0064", "2.9952")
         mean = Decimal("0.0064") if is_whole else Fraction(round(Decimal(credits), 10)) / units
         assert found == Units(Decimal(units), exact=False, cost=mean), "the credits that were taken are kept"
         assert isinstance(found, Units) and isinstance(found.cost, Decimal) is is_whole
-    own = charged(Taken(Decimal(2), {"credits": Decimal("0.0096")}), Decimal(500), costs)
+    own = charged(Deduction(Decimal(2), {"credits": Decimal("0.0096")}), Decimal(500), costs)
     assert own == Units(Decimal(4), exact=False, cost=Fraction(224, 40_000)), "own units count at their cost"
 
 
 def test_own_units_and_two_credit_systems_add_up() -> None:
     costs = {"credits": (Decimal("0.5"), Decimal("0.25")), "gold": (Decimal(2),)}
-    taken = Taken(Decimal(100), {"credits": Decimal(5), "gold": Decimal(4)})
+    taken = Deduction(Decimal(100), {"credits": Decimal(5), "gold": Decimal(4)})
     assert charged(taken, Decimal(112), costs) == Units(Decimal(112), exact=True)
     assert charged(taken, Decimal(122), costs) == Units(Decimal(122), exact=True)
     assert isinstance(charged(taken, Decimal(130), costs), Untold)
@@ -298,7 +298,7 @@ def test_own_units_and_two_credit_systems_add_up() -> None:
 
 def test_where_digits_run_out_another_quantity_is_not_what_was_asked() -> None:
     asked, cost = Decimal(9 * 10**15), Decimal("0.0001")
-    near = Taken(Decimal(0), {"credits": (asked - 1) * cost})
+    near = Deduction(Decimal(0), {"credits": (asked - 1) * cost})
     found = charged(near, asked, {"credits": (cost,)})
     assert isinstance(found, Units) and (found.quantity, found.exact) == (asked - 1, False)
 
@@ -404,7 +404,7 @@ def test_an_amount_of_a_million_digits_is_not_read(amount: str) -> None:
 def test_costs_in_many_credit_systems_take_no_time() -> None:
     systems = [f"system-{number}" for number in range(30)]
     costs = {system: [Decimal(number + 1) for number in range(30)] for system in systems}
-    assert isinstance(charged(Taken(Decimal(0), dict.fromkeys(systems, Decimal(1))), Decimal(7), costs), Untold)
+    assert isinstance(charged(Deduction(Decimal(0), dict.fromkeys(systems, Decimal(1))), Decimal(7), costs), Untold)
 
 
 def test_known_costs_have_an_end() -> None:
@@ -427,7 +427,7 @@ def test_limits_of_many_features_are_looked_up_at_once() -> None:
         __hash__ = str.__hash__
 
     controls = Controls(tuple(UsageLimit(Counted(f"feature-{number}"), Decimal(number)) for number in range(300)))
-    assert [controls.left(f"feature-{number}") for number in range(300)] == list(range(300))
+    assert [controls.remaining_units(f"feature-{number}") for number in range(300)] == list(range(300))
     assert len(asked) < 3_000
 
 

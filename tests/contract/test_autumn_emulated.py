@@ -9,7 +9,7 @@ from drawdown.providers.protocol import (
     Accepted,
     CustomerState,
     Duplicate,
-    Found,
+    FoundPush,
     Outcome,
     Queued,
     ReadFailed,
@@ -18,7 +18,7 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.push.outcome import Asked, Settlement, after_lookup, settle
+from drawdown.worker.push.outcome import LookedUpPush, Settlement, after_lookup, settle
 from tests.cases import cases
 from tests.contract.autumn_setup import KEY, NOW_MS, PLAN_PARTS, WINDOW, World, done, push
 from tests.whole import share
@@ -46,7 +46,7 @@ def test_a_customer_without_a_balance_is_rejected_and_charged_nothing() -> None:
     assert isinstance(outcome, Rejected) and "no balance" in outcome.reason
     assert done(world.provider.lookup(push(customer_id="cus_2"))) == Absent()
     world.wait(2_000)
-    assert done(world.provider.lookup(push(customer_id="cus_2"))) == Found(0)
+    assert done(world.provider.lookup(push(customer_id="cus_2"))) == FoundPush(0)
 
 
 def test_a_server_that_stops_at_the_grant_takes_back_only_what_was_used() -> None:
@@ -60,7 +60,7 @@ def test_a_server_that_stops_at_the_grant_takes_back_only_what_was_used() -> Non
     partly = push(-50, key="d")
     assert isinstance(world.push(partly), Queued)
     world.wait(2_000)
-    assert done(world.provider.lookup(partly)) == Found(-15)
+    assert done(world.provider.lookup(partly)) == FoundPush(-15)
 
 
 def test_giving_back_with_overflow_passes_the_grant() -> None:
@@ -71,7 +71,7 @@ def test_giving_back_with_overflow_passes_the_grant() -> None:
     beyond = push(-50, key="c")
     assert world.push(beyond) == Accepted()
     world.wait(2_000)
-    assert done(world.provider.lookup(beyond)) == Found(-50)
+    assert done(world.provider.lookup(beyond)) == FoundPush(-50)
     assert world.charged() == -35
 
 
@@ -84,7 +84,7 @@ def test_a_credit_system_is_charged_and_found_in_the_features_own_unit() -> None
     request = push(customer_id="cus_2")
     assert world.push(request) == Accepted()
     world.wait(2_000)
-    assert done(world.provider.lookup(request)) == Found(7)
+    assert done(world.provider.lookup(request)) == FoundPush(7)
     assert done(world.provider.totals("cus_2", WINDOW, WINDOW + 1)) == {"compute": 7}
 
 
@@ -92,18 +92,18 @@ def test_a_credit_system_is_charged_and_found_in_the_features_own_unit() -> None
     ("fault", "kind", "charged_then", "found"),
     [
         ("request_lost", Unknown, 0, Absent()),
-        ("answer_lost", Unknown, 7, Found(7)),
+        ("answer_lost", Unknown, 7, FoundPush(7)),
         ("error_500_before", Unknown, 0, Absent()),
-        ("error_500_after", Unknown, 7, Found(7)),
+        ("error_500_after", Unknown, 7, FoundPush(7)),
         ("throttled", RetryAt, 0, Absent()),
         ("throttled_nonsense", RetryAt, 0, Absent()),
-        ("queued_late", Queued, 7, Found(7)),
+        ("queued_late", Queued, 7, FoundPush(7)),
         ("queued_dropped", Queued, 0, Absent()),
         ("claimed_not_applied", Unknown, 0, Absent()),
-        ("uncharged_200", Rejected, 0, Found(0)),
+        ("uncharged_200", Rejected, 0, FoundPush(0)),
         ("accepted_then_lost", Accepted, 0, Absent()),
-        ("key_store_refuses", Accepted, 7, Found(7)),
-        ("key_store_hangs", Unknown, 7, Found(7)),
+        ("key_store_refuses", Accepted, 7, FoundPush(7)),
+        ("key_store_hangs", Unknown, 7, FoundPush(7)),
         ("connection_refused", RetryAt, 0, Absent()),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_key_store_that_fails_open_doubles_and_only_the_balance_shows_it() -> 
     assert world.push(push(attempt=2)) == Accepted()
     world.wait(2_000)
     assert world.charged() == 14 and len(world.emulator.doubles) == 1
-    assert done(world.provider.lookup(push())) == Found(7)
+    assert done(world.provider.lookup(push())) == FoundPush(7)
     assert done(world.provider.totals("cus_1", WINDOW, WINDOW + WINDOW_MS)) == {"compute": 7}
     drawn = done(world.provider.drawn("cus_1"))
     assert isinstance(drawn, dict) and drawn["compute"].quantity == 14
@@ -140,7 +140,7 @@ def test_while_the_balances_are_away_charges_queue_and_nothing_is_read_as_zero()
     assert world.push(push(attempt=2)) == Duplicate() and world.charged() == 0
     world.emulator.balance_store = "up"
     world.wait(2_000)
-    assert done(world.provider.lookup(push())) == Found(7) and world.charged() == 7
+    assert done(world.provider.lookup(push())) == FoundPush(7) and world.charged() == 7
 
 
 def test_above_the_accounts_cap_charges_queue_and_are_applied() -> None:
@@ -213,7 +213,7 @@ def _settle(world: World, key: str, quantity: int, ts: int) -> None:
             end: object = settle(outcome, attempt, now, can)
         else:
             lookups += 1
-            asked = Asked(state, quantity, lookups, last_ms, first_ms, claimed)
+            asked = LookedUpPush(state, quantity, lookups, last_ms, first_ms, claimed)
             end = after_lookup(done(world.provider.lookup(request)), asked, now, can)
         if isinstance(end, Settlement):
             state, at_ms = end.state, end.due_at_ms

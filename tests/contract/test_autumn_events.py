@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from drawdown.providers.http import Answer, Call, HttpResult
-from drawdown.providers.protocol import Absent, Accepted, CannotTell, CustomerState, Found, ReadFailed
+from drawdown.providers.protocol import Absent, Accepted, CannotTell, CustomerState, FoundPush, ReadFailed
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from tests.cases import cases
 from tests.contract.autumn_setup import KEY, NOW_MS, WINDOW, Stub, World, done, made, no, push, said, stubbed
@@ -53,23 +53,23 @@ def taken(value: object, feature: str = "compute") -> list[Body]:
 @cases(
     ("events", "result"),
     [
-        ([event()], Found(7)),
+        ([event()], FoundPush(7)),
         ([event(properties={"drawdown_key": "another"})], Absent()),
         ([event(properties=None)], Absent()),
         ([event(properties={})], Absent()),
         ([event(properties={"drawdown_key": 7})], Absent()),
         ([], Absent()),
-        ([event(), event("evt_2")], Found(14)),
-        ([event(), event()], Found(7)),
-        ([event(deductions=[])], Found(0)),
-        ([event(value=20, deductions=taken(5))], Found(5)),
-        ([event(deductions=taken(4.25) + taken(2.75))], Found(7)),
-        ([event(value=-7, deductions=taken(-7))], Found(-7)),
-        ([event(deductions=taken(21, "credits"))], Found(7)),  # at three credits a unit
-        ([event(deductions=taken(10, "credits"))], Found(4)),
+        ([event(), event("evt_2")], FoundPush(14)),
+        ([event(), event()], FoundPush(7)),
+        ([event(deductions=[])], FoundPush(0)),
+        ([event(value=20, deductions=taken(5))], FoundPush(5)),
+        ([event(deductions=taken(4.25) + taken(2.75))], FoundPush(7)),
+        ([event(value=-7, deductions=taken(-7))], FoundPush(-7)),
+        ([event(deductions=taken(21, "credits"))], FoundPush(7)),  # at three credits a unit
+        ([event(deductions=taken(10, "credits"))], FoundPush(4)),
         ([event(deductions=taken(21, "gold"))], CannotTell),
         ([event(deductions=taken(5.5))], CannotTell),
-        ([event(deductions=None)], Found(0)),
+        ([event(deductions=None)], FoundPush(0)),
         ([without(event(), "deductions")], CannotTell),
         ([event(deductions=taken("7"))], CannotTell),
         ([event(), {"id": 5}], CannotTell),
@@ -114,10 +114,10 @@ def test_lookup_asks_around_the_time_of_the_push() -> None:
 
 def test_a_push_that_its_key_finds_takes_one_call_and_several_take_one_list() -> None:
     http = Stub(said(200, {"list": [event()], "next_cursor": None}))
-    assert done(made(http).lookup(push())) == Found(7)
+    assert done(made(http).lookup(push())) == FoundPush(7)
     assert len(http.sent) == 1
     http = Stub(said(200, {"list": [event()], "next_cursor": None}))
-    assert done(made(http).lookup_many([push(), push(key="other")])) == [Found(7), Absent()]
+    assert done(made(http).lookup_many([push(), push(key="other")])) == [FoundPush(7), Absent()]
     assert len(http.sent) == 1 and "filter_by" not in http.bodies[0]
 
 
@@ -136,7 +136,7 @@ def test_what_a_filter_does_not_find_is_looked_for_in_the_whole_list(filtered: A
     def listed(call: Call) -> HttpResult:
         return filtered if b"filter_by" in call.body else said(200, {"list": [event()], "next_cursor": None})
 
-    assert done(stubbed(listed).lookup(push())) == Found(7)
+    assert done(stubbed(listed).lookup(push())) == FoundPush(7)
 
 
 def test_a_filter_that_fails_is_asked_again_later() -> None:
@@ -154,7 +154,7 @@ def test_a_filter_that_fails_is_asked_again_later() -> None:
 )
 def test_all_pages_are_read_in_both_shapes(pages: list[Body], second: tuple[str, object]) -> None:
     http = Stub(lambda _call: said(200, {"list": [event(f"evt_{len(http.sent)}")], **pages[len(http.sent) - 1]}))
-    assert done(made(http).lookup(push())) == Found(14)
+    assert done(made(http).lookup(push())) == FoundPush(14)
     name, value = second
     assert name not in http.bodies[0] and http.bodies[1][name] == value
 
@@ -168,7 +168,7 @@ def test_many_pushes_are_looked_up_and_totalled_in_the_emulated_service(monkeypa
         assert world.push(one) == Accepted()
     assert done(world.provider.lookup(requests[0])) == Absent()  # listed a second later
     world.wait(2_000)
-    assert [done(world.provider.lookup(one)) for one in requests] == [Found(one.quantity) for one in requests]
+    assert [done(world.provider.lookup(one)) for one in requests] == [FoundPush(one.quantity) for one in requests]
     assert done(world.provider.totals("cus_1", WINDOW, WINDOW + 10_000)) == {"compute": sum(range(1, 11))}
     assert done(world.provider.totals("cus_1", WINDOW + 10_000, WINDOW + DAY_MS)) == {"compute": sum(range(11, 51))}
     assert done(world.provider.totals("cus_2", WINDOW, WINDOW + DAY_MS)) == {}
@@ -195,11 +195,11 @@ def test_a_list_that_lags_says_absent_and_a_faulty_one_never_says_it_wrongly() -
     assert world.push() == Accepted()
     assert done(world.provider.lookup(push())) == Absent()
     world.wait(world.provider.capabilities.lookup_lag_ms or 0)
-    assert done(world.provider.lookup(push())) == Found(7)
+    assert done(world.provider.lookup(push())) == FoundPush(7)
     world.emulator.faults.rates = {"reads_fail": 0.5, "nonsense": 0.3, "connection_refused": 0.2}
     for _ in range(200):
         world.wait(1_000)
-        assert isinstance(done(world.provider.lookup(push())), ReadFailed | Found)
+        assert isinstance(done(world.provider.lookup(push())), ReadFailed | FoundPush)
         assert isinstance(done(world.provider.customers(["cus_1"]))["cus_1"], ReadFailed | CustomerState)
 
 
@@ -212,7 +212,7 @@ def test_a_list_answers_many_pushes_and_one_that_is_too_long_is_asked_for_by_hal
     for one in requests[:-1]:
         assert world.push(one) == Accepted()
     world.wait(2_000)
-    right = [*(Found(one.quantity) for one in requests[:-1]), Absent()]
+    right = [*(FoundPush(one.quantity) for one in requests[:-1]), Absent()]
     assert done(world.provider.lookup_many(requests)) == right
     assert world.emulator.calls["events.list"] == 1
     monkeypatch.setattr("drawdown.providers.autumn.events.PAGE", 3)
@@ -229,4 +229,4 @@ def test_an_event_that_cannot_be_read_makes_no_other_time_untellable() -> None:
         return said(200, {"list": there, "next_cursor": None})
 
     found = done(made(Stub(listed)).lookup_many([push(), push(key="other", ts=far)]))
-    assert found[0] == Found(7) and isinstance(found[1], CannotTell)
+    assert found[0] == FoundPush(7) and isinstance(found[1], CannotTell)

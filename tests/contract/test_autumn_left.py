@@ -7,7 +7,7 @@ import json
 import pytest
 
 from drawdown.providers.http import Answer, Call
-from drawdown.providers.protocol import Accepted, Left
+from drawdown.providers.protocol import Accepted, ShownCredit
 from tests.cases import cases
 from tests.contract.autumn_credits import CALLS, needs_recording, provider
 from tests.contract.autumn_setup import Stub, built, made, no, one, push, said
@@ -26,7 +26,7 @@ FEATURES = {
 
 def left(
     balance: object, *, of: str = "compute", listed: object = FEATURES, **settings: str
-) -> tuple[Left | None, int]:
+) -> tuple[ShownCredit | None, int]:
     """What one charge of 7 says is left, and how many calls it took."""
     deductions = [{"balance_id": "b", "feature_id": of, "plan_id": "p", "reset": None, "value": 7}]
     charged = said(200, {"customer_id": "cus_1", "value": 7, "balance": balance, "deductions": deductions})
@@ -37,25 +37,25 @@ def left(
     http = Stub(answer)
     outcome = one(built(http, {"secret_key": SECRET_KEY, **settings}))
     assert isinstance(outcome, Accepted)
-    return outcome.left, len(http.sent)
+    return outcome.shown_credit, len(http.sent)
 
 
 @cases(
     ("balance", "settings", "found"),
     [
-        (BALANCE, {"balance_feature": "compute"}, Left(93 * MICRO, 7 * MICRO)),
-        (BALANCE, {}, Left(93 * MICRO, 7 * MICRO, "compute")),  # others may decide, too
+        (BALANCE, {"balance_feature": "compute"}, ShownCredit(93 * MICRO, 7 * MICRO)),
+        (BALANCE, {}, ShownCredit(93 * MICRO, 7 * MICRO, "compute")),  # others may decide, too
         (BALANCE, {"balance_feature": "credits"}, None),  # another one decides
         (BALANCE, {"concurrency_feature": "compute"}, None),
-        ({**BALANCE, "unlimited": True}, {}, Left(None, 7 * MICRO)),
-        ({**BALANCE, "overage_allowed": True}, {"balance_feature": "compute"}, Left(None, 7 * MICRO)),
+        ({**BALANCE, "unlimited": True}, {}, ShownCredit(None, 7 * MICRO)),
+        ({**BALANCE, "overage_allowed": True}, {"balance_feature": "compute"}, ShownCredit(None, 7 * MICRO)),
         ({**BALANCE, "remaining": "93"}, {}, None),
         ({**BALANCE, "unlimited": "no"}, {}, None),
         ({**BALANCE, "feature_id": 7}, {}, None),
     ],
 )
 def test_it_is_the_whole_only_where_that_balance_alone_decides(
-    balance: object, settings: dict[str, str], found: Left | None
+    balance: object, settings: dict[str, str], found: ShownCredit | None
 ) -> None:
     assert left(balance, **settings)[0] == found
 
@@ -76,7 +76,7 @@ CREDITS = {
 def test_of_a_credit_system_an_answer_tells_a_part_and_never_the_whole(settings: dict[str, str]) -> None:
     """It shows no limit, and not the balances that other features have of their own."""
     shown = {**BALANCE, "feature_id": "credits"}
-    assert left(shown, of="credits", listed=CREDITS, **settings)[0] == Left(93 * MICRO, 7 * MICRO, "credits")
+    assert left(shown, of="credits", listed=CREDITS, **settings)[0] == ShownCredit(93 * MICRO, 7 * MICRO, "credits")
     for endless in ("unlimited", "overage_allowed"):
         assert left({**shown, endless: True}, of="credits", listed=CREDITS, **settings)[0] is None
     assert left(BALANCE, listed=CREDITS, **settings)[0] is None, "its own balance does not decide"
@@ -95,7 +95,7 @@ def test_what_recorded_charges_left_of_the_credits(name: str) -> None:
     call = CALLS[name]
     outcome = one(provider(call.answer), call.push)
     remaining, charged = (round(figure * MICRO) for figure in RECORDED[name])
-    assert isinstance(outcome, Accepted) and outcome.left == Left(remaining, charged, "credits")
+    assert isinstance(outcome, Accepted) and outcome.shown_credit == ShownCredit(remaining, charged, "credits")
 
 
 def test_what_is_held_and_not_used_up_decides_nothing() -> None:
@@ -117,5 +117,5 @@ def test_the_features_are_listed_once_and_not_for_each_charge() -> None:
 
     provider = made(Stub(answer))
     outcomes = [one(provider, push(key=f"k{number}")) for number in range(3)]
-    assert [outcome.left for outcome in outcomes if isinstance(outcome, Accepted)] == [None, None, None]
+    assert [outcome.shown_credit for outcome in outcomes if isinstance(outcome, Accepted)] == [None, None, None]
     assert len(listed) == 1, "where the list cannot be read, charges go on, and it is not asked for again at once"

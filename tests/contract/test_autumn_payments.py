@@ -34,7 +34,7 @@ from drawdown.providers.payments.protocol import (
     NoLink,
     NotSent,
     OtherContent,
-    Paid,
+    Payment,
     PaymentService,
 )
 from drawdown.providers.protocol import Setup
@@ -110,7 +110,7 @@ def test_a_dormant_one_asks_nothing(missing: str) -> None:
 
 def test_a_charge_is_asked_about_and_attached_once() -> None:
     world = World()
-    assert world.charge() == Paid("in_1", 2000, "usd")
+    assert world.charge() == Payment("in_1", 2000, "usd")
     assert dict(world.autumn.calls) == {"customers.get": 1, "billing.preview_attach": 1, "billing.attach": 1}
     (taken,) = world.books.taken
     assert (taken.charge_id, taken.customer_id, taken.amount, taken.currency) == ("topup:acme:7", "cus_1", 2000, "usd")
@@ -123,7 +123,7 @@ def test_the_call_that_takes_money_says_all_of_it() -> None:
         return answer_of() if call.url.endswith("billing.attach") else said(200, {"id": "cus_1", "balances": {}})
 
     stub = Stub(answered)
-    assert isinstance(done(service(stub).charge(CHARGE)), Paid)
+    assert isinstance(done(service(stub).charge(CHARGE)), Payment)
     attach = stub.sent[-1]
     assert attach.url == "https://api.useautumn.com/v1/billing.attach"
     assert json.loads(attach.body) == {
@@ -169,7 +169,7 @@ def test_whom_autumn_tops_up_by_itself_nobody_else_charges() -> None:
     assert (result.retry_at_ms, world.books.attaches) == (None, 0)
     assert "by itself (credits)" in result.reason
     world.books.fills_itself["cus_1"] = False
-    assert isinstance(world.charge(), Paid), "a rule that is switched off fills nothing"
+    assert isinstance(world.charge(), Payment), "a rule that is switched off fills nothing"
 
 
 def test_whether_it_fills_itself_may_be_unknown() -> None:
@@ -190,7 +190,7 @@ def test_what_cannot_be_asked_about_is_not_attached(customer: str, retry: bool) 
 # What an answer proves.
 
 ANSWERS: dict[str, tuple[HttpResult, type, str]] = {
-    "paid": (answer_of(), Paid, ""),
+    "paid": (answer_of(), Payment, ""),
     "another amount": (answer_of(invoice=invoice(total=2001)), OtherContent, "2001"),
     "another currency": (answer_of(invoice=invoice(currency="eur")), OtherContent, "eur"),
     "an invoice that is open": (answer_of(invoice=invoice(status="open")), InDoubt, "void it at Stripe"),
@@ -299,7 +299,7 @@ def test_no_fault_has_anybody_charged_twice_or_credited_for_nothing(seed: int) -
                 break
     taken = {one.charge_id for one in world.books.taken}
     assert world.books.doubles() == []
-    paid = {name for name, result in results.items() if isinstance(result, Paid)}
+    paid = {name for name, result in results.items() if isinstance(result, Payment)}
     doubtful = {name for name, result in results.items() if isinstance(result, InDoubt)}
     assert paid <= taken <= paid | doubtful, "what was taken is paid, or with a person"
     assert min(len(paid), len(doubtful), len(taken & doubtful)) > 0

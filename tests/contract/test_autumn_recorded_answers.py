@@ -20,7 +20,7 @@ from drawdown.providers.protocol import (
     CustomerChanged,
     CustomerState,
     Duplicate,
-    Found,
+    FoundPush,
     LookupResult,
     NoCustomer,
     Outcome,
@@ -139,7 +139,7 @@ def looked_up(call: Recorded) -> LookupResult:
 @cases("name", [*WHOLE, *PARTLY, *NO_BALANCE, *AT_A_LIMIT, "B2-14"])
 def test_recorded_charge_is_found_at_what_was_taken(name: str) -> None:
     asked = CALLS[name].asked["value"] if name in WHOLE else 0
-    assert looked_up(CALLS[name]) == Found(PARTLY.get(name, asked))
+    assert looked_up(CALLS[name]) == FoundPush(PARTLY.get(name, asked))
 
 
 # Customers

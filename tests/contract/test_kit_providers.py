@@ -16,7 +16,7 @@ from drawdown.providers.protocol import (
     CannotTell,
     CustomerState,
     Duplicate,
-    Found,
+    FoundPush,
     NoCustomer,
     Outcome,
     PushRequest,
@@ -96,7 +96,7 @@ def test_lago_repeat_is_a_duplicate_and_a_key_of_another_metric_is_told() -> Non
     bench.service.add_metric("other")
     pushed(bench)
     assert pushed(bench) == Duplicate()
-    assert looked_up(bench) == Found(300)
+    assert looked_up(bench) == FoundPush(300)
     assert isinstance(looked_up(bench, replace(PUSH, feature="other")), CannotTell)
 
 
@@ -117,7 +117,7 @@ def test_lago_totals_go_through_all_pages_and_leave_out_the_end() -> None:
 def test_polar_repeat_is_a_duplicate() -> None:
     bench = PolarBench()
     pushed(bench)
-    assert pushed(bench) == Duplicate() and looked_up(bench) == Found(300)
+    assert pushed(bench) == Duplicate() and looked_up(bench) == FoundPush(300)
 
 
 @cases(
@@ -176,7 +176,7 @@ def test_openmeter_success_is_queued_until_it_is_found() -> None:
     bench = OpenMeterBench()
     outcome = pushed(bench)
     assert outcome == Queued(bench.clock.now_ms() + openmeter.CONFIRM_MS)
-    assert looked_up(bench) == Found(300) and looked_up(bench, replace(PUSH, key="never")) == Absent()
+    assert looked_up(bench) == FoundPush(300) and looked_up(bench, replace(PUSH, key="never")) == Absent()
 
 
 def test_openmeter_event_that_counts_nothing_or_twice_is_left_to_a_person() -> None:

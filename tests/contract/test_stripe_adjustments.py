@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qsl
 
 from drawdown.providers.http import HttpResult, NoAnswer, NotSent
-from drawdown.providers.protocol import Absent, Cancelled, Found, ReadFailed
+from drawdown.providers.protocol import Absent, Cancelled, FoundPush, ReadFailed
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from tests.cases import cases
 from tests.contract.stripe_setup import KEY, SECRET, World, done, error, one, push, said, stubbed
@@ -44,7 +44,7 @@ def test_an_event_that_was_cancelled_counts_no_more() -> None:
     assert charged(world) == 4
     world.clock.at_ms += LATER
     assert done(world.provider.lookup(push(2048))) == Absent()
-    assert done(world.provider.lookup(push(4096, revision=1))) == Found(4096)
+    assert done(world.provider.lookup(push(4096, revision=1))) == FoundPush(4096)
 
 
 @cases("twice_is_refused", [False, True])

@@ -25,7 +25,7 @@ from drawdown.providers.payments.protocol import (
     NotFound,
     NotSent,
     OtherContent,
-    Paid,
+    Payment,
     PaymentService,
 )
 from drawdown.providers.stripe.payments import LOOKUP_LAG_MS, MAX_PAGES, PAGE, build
@@ -62,7 +62,7 @@ def found(answer: HttpResult | Callable[[Call], HttpResult]) -> ChargeResult:
 
 
 def reason_of(result: ChargeResult) -> str:
-    assert not isinstance(result, Paid | NotFound), result
+    assert not isinstance(result, Payment | NotFound), result
     return result.reason
 
 
@@ -91,7 +91,7 @@ def test_a_dormant_one_asks_nothing() -> None:
 
 def test_the_call_that_takes_money_says_all_of_it() -> None:
     service, stub = stubbed_payments(said(200, intent()))
-    assert done(service.charge(charge())) == Paid("pi_1", 2000, "usd")
+    assert done(service.charge(charge())) == Payment("pi_1", 2000, "usd")
     read, paid = stub.calls
     assert (read.method, read.url) == ("GET", "https://stripe.test/v1/customers/cus_1")
     assert (paid.method, paid.url) == ("POST", "https://stripe.test/v1/payment_intents")
@@ -124,7 +124,7 @@ def test_a_charge_is_the_same_bytes_each_time() -> None:
 def test_an_id_of_any_form_is_the_same_key_each_time_and_is_found_by_it(charge_id: str) -> None:
     world = PaymentWorld()
     request = charge(charge_id=charge_id)
-    assert isinstance(done(world.service.charge(request)), Paid)
+    assert isinstance(done(world.service.charge(request)), Payment)
     assert done(world.service.charge(request)) == done(world.service.look_up(request))
     assert len(world.books.taken) == 1
     key = world.books.taken[0].charge_id
@@ -163,7 +163,7 @@ def test_what_stripe_can_never_take_is_not_sent(changes: dict[str, Any]) -> None
 
 def test_a_currency_whose_least_amount_is_unknown_is_left_to_stripe() -> None:
     result = answered(said(200, intent(currency="xof", amount=1, amount_received=1)), charge(1, currency="xof"))
-    assert result == Paid("pi_1", 1, "xof")
+    assert result == Payment("pi_1", 1, "xof")
 
 
 # What becomes of a charge, by the card.
@@ -172,7 +172,7 @@ def test_a_currency_whose_least_amount_is_unknown_is_left_to_stripe() -> None:
 def test_a_good_card_pays_once_however_often_it_is_called() -> None:
     world = PaymentWorld()
     results = [done(world.service.charge(charge())) for _ in range(3)]
-    assert results == [Paid(world.books.taken[0].payment_id, 2000, "usd")] * 3
+    assert results == [Payment(world.books.taken[0].payment_id, 2000, "usd")] * 3
     assert done(world.service.look_up(charge())) == results[0]
     assert world.books.charged(CHARGE_ID) == 2000
 
@@ -204,7 +204,7 @@ def test_another_card_does_not_revive_a_charge_that_was_declined() -> None:
     world.books.put_in("cus_1", "good")
     assert done(world.service.charge(charge())) == first, "the same id gives the same answer"
     assert world.books.taken == []
-    assert isinstance(done(world.service.charge(charge(charge_id="topup:acme:8"))), Paid)
+    assert isinstance(done(world.service.charge(charge(charge_id="topup:acme:8"))), Payment)
 
 
 @cases("manner", ["authenticate", "action"])
@@ -222,7 +222,7 @@ def test_a_payment_under_way_is_in_doubt_until_the_bank_has_spoken() -> None:
     assert isinstance(done(world.service.charge(charge())), InDoubt)
     assert isinstance(done(world.service.look_up(charge())), InDoubt)
     world.wait(world.books.settles_after_ms)
-    assert isinstance(done(world.service.look_up(charge())), Paid)
+    assert isinstance(done(world.service.look_up(charge())), Payment)
 
 
 @cases(("reason", "retry"), [("requested_by_customer", False), ("abandoned", True), (None, True)])
@@ -251,7 +251,7 @@ def test_a_card_put_in_on_our_page_is_charged() -> None:
     assert isinstance(link, Link) and link.expires_ms == 1_900_000_000_000
     assert isinstance(done(world.service.charge(charge(customer_id="cus_2"))), NotSent), "nothing was put in yet"
     world.books.complete(link.url)
-    assert isinstance(done(world.service.charge(charge(customer_id="cus_2"))), Paid)
+    assert isinstance(done(world.service.charge(charge(customer_id="cus_2"))), Payment)
 
 
 def test_a_card_of_somebody_elses_page_is_not_charged() -> None:
@@ -270,7 +270,7 @@ def test_the_card_chosen_in_the_portal_goes_before_the_one_of_the_page() -> None
     assert isinstance(link, Link)
     world.books.complete(link.url, "stolen")
     world.books.put_in("cus_2", "good")
-    assert isinstance(done(world.service.charge(charge(customer_id="cus_2"))), Paid)
+    assert isinstance(done(world.service.charge(charge(customer_id="cus_2"))), Payment)
 
 
 @cases(
@@ -307,7 +307,7 @@ def test_of_a_customers_pages_only_the_newest_are_looked_through() -> None:
 def test_a_card_given_whole_is_taken_by_its_id() -> None:
     customer = {"id": "cus_1", "invoice_settings": {"default_payment_method": {"id": "pm_9", "card": {}}}}
     service, stub = stubbed_payments(said(200, intent(customer={"id": "cus_1"})), customer)
-    assert isinstance(done(service.charge(charge())), Paid)
+    assert isinstance(done(service.charge(charge())), Payment)
     assert b"payment_method=pm_9" in stub.calls[1].body
 
 
@@ -327,7 +327,7 @@ def test_what_was_proven_not_sent_is_charged_once_later(kind: str) -> None:
     assert isinstance(result, NotSent) and result.retry_at_ms is not None
     assert 1_000 <= result.retry_at_ms - NOW_MS <= 900_000
     assert done(world.service.look_up(charge())) == NotFound()
-    assert isinstance(done(world.service.charge(charge())), Paid)
+    assert isinstance(done(world.service.charge(charge())), Payment)
     assert world.books.charged(CHARGE_ID) == 2000
 
 
@@ -337,7 +337,7 @@ def test_what_was_charged_without_an_answer_is_found(kind: str) -> None:
     world.books.script.append(kind)
     assert isinstance(done(world.service.charge(charge())), InDoubt)
     world.wait(LOOKUP_LAG_MS)
-    assert isinstance(done(world.service.look_up(charge())), Paid)
+    assert isinstance(done(world.service.look_up(charge())), Payment)
     assert world.books.charged(CHARGE_ID) == 2000
 
 
@@ -359,7 +359,7 @@ def test_a_saved_500_is_met_for_a_day_and_only_a_look_up_tells() -> None:
     assert isinstance(done(world.service.charge(charge())), InDoubt)
     assert done(world.service.look_up(charge())) == NotFound()
     world.wait(1)
-    assert isinstance(done(world.service.charge(charge())), Paid)
+    assert isinstance(done(world.service.charge(charge())), Payment)
 
 
 def test_while_stripe_works_on_a_call_the_same_one_is_in_doubt() -> None:
@@ -369,7 +369,7 @@ def test_while_stripe_works_on_a_call_the_same_one_is_in_doubt() -> None:
     result = done(world.service.charge(charge()))
     assert isinstance(result, InDoubt) and "in-progress" in result.reason
     world.wait(MAX_SLOW_MS)
-    assert isinstance(done(world.service.charge(charge())), Paid)
+    assert isinstance(done(world.service.charge(charge())), Payment)
     assert len(world.books.taken) == 1
 
 
@@ -380,7 +380,7 @@ def test_a_late_listing_is_absent_before_it_is_found() -> None:
     done(world.service.charge(charge()))
     assert done(world.service.look_up(charge())) == NotFound()
     world.wait(LOOKUP_LAG_MS)
-    assert isinstance(done(world.service.look_up(charge())), Paid)
+    assert isinstance(done(world.service.look_up(charge())), Payment)
 
 
 @cases("seed", range(12))
@@ -390,7 +390,7 @@ def test_garbage_proves_nothing(seed: int) -> None:
     assert isinstance(done(world.service.charge(charge())), InDoubt)
     world.books.script.append("list_garbage")
     assert isinstance(done(world.service.look_up(charge())), InDoubt)
-    wanted = Paid if world.books.taken else NotFound
+    wanted = Payment if world.books.taken else NotFound
     assert isinstance(done(world.service.look_up(charge())), wanted)
 
 
@@ -406,7 +406,7 @@ def test_a_list_that_names_a_payment_twice_is_one_payment() -> None:
     world = PaymentWorld()
     done(world.service.charge(charge()))
     world.books.script.append("list_twice")
-    assert isinstance(done(world.service.look_up(charge())), Paid)
+    assert isinstance(done(world.service.look_up(charge())), Payment)
 
 
 def test_no_fault_is_taken_for_a_decline_and_none_charges_twice() -> None:
@@ -471,7 +471,7 @@ def test_a_card_that_changed_between_two_attempts_hides_no_payment() -> None:
     world.books.script.append("error_500_after")
     assert isinstance(done(world.service.charge(charge())), InDoubt)
     world.books.put_in("cus_1", "good")
-    assert isinstance(done(world.service.charge(charge())), Paid)
+    assert isinstance(done(world.service.charge(charge())), Payment)
     assert len(world.books.taken) == 1
 
 
@@ -545,7 +545,7 @@ def test_whatever_proves_nothing_is_in_doubt(status: int, body: object) -> None:
 
 
 def test_a_402_about_a_payment_that_succeeded_is_paid() -> None:
-    assert isinstance(answered(said(402, {"error": card_error(payment_intent=intent())})), Paid)
+    assert isinstance(answered(said(402, {"error": card_error(payment_intent=intent())})), Payment)
 
 
 def test_a_402_about_a_payment_that_waits_for_the_customer_needs_them() -> None:
@@ -653,10 +653,10 @@ def test_a_list_that_is_not_whole_proves_no_absence(answer: HttpResult) -> None:
 def test_a_charge_is_found_among_many_pages() -> None:
     world = PaymentWorld()
     for number in range(3 * PAGE + 50):
-        assert isinstance(done(world.service.charge(charge(charge_id=f"topup:acme:n{number}"))), Paid)
+        assert isinstance(done(world.service.charge(charge(charge_id=f"topup:acme:n{number}"))), Payment)
     assert done(world.service.look_up(charge())) == NotFound()
     first = done(world.service.look_up(charge(charge_id="topup:acme:n0")))
-    assert isinstance(first, Paid) and first.payment_id == world.books.taken[0].payment_id
+    assert isinstance(first, Payment) and first.payment_id == world.books.taken[0].payment_id
 
 
 def test_a_list_without_end_is_given_up() -> None:
@@ -674,15 +674,17 @@ def test_a_payment_in_a_list_without_end_is_found() -> None:
         number = next(numbers)
         return listed(intent(id=f"pi_{number}", metadata=intent()["metadata"] if number == 3 else {}), has_more=True)
 
-    assert found(answer) == Paid("pi_3", 2000, "usd")
+    assert found(answer) == Payment("pi_3", 2000, "usd")
 
 
 def test_payments_made_before_the_charge_was_decided_on_are_not_read() -> None:
     world = PaymentWorld()
-    assert isinstance(done(world.service.charge(charge())), Paid)
+    assert isinstance(done(world.service.charge(charge())), Payment)
     world.wait(DAY_MS)
     assert done(world.service.look_up(charge(begun_ms=world.clock.at_ms))) == NotFound()
-    assert isinstance(done(world.service.look_up(charge(begun_ms=NOW_MS + 59 * MINUTE_MS))), Paid), "clocks may differ"
+    assert isinstance(done(world.service.look_up(charge(begun_ms=NOW_MS + 59 * MINUTE_MS))), Payment), (
+        "clocks may differ"
+    )
 
 
 # Links.
@@ -807,7 +809,7 @@ def test_over_sockets_a_charge_is_made_and_found() -> None:
         return [await service.charge(charge()), await service.look_up(charge()), await service.charge(charge())]
 
     first, second, third = over_sockets(world, serving(world.stripe, world.clock), work)
-    assert isinstance(first, InDoubt) and isinstance(second, Paid) and second == third
+    assert isinstance(first, InDoubt) and isinstance(second, Payment) and second == third
     assert world.books.charged(CHARGE_ID) == 2000
 
 

@@ -24,7 +24,7 @@ from drawdown.providers.payments.protocol import (
     NeedsCustomer,
     NotFound,
     OtherContent,
-    Paid,
+    Payment,
 )
 from drawdown.providers.stripe import payments
 from drawdown.providers.stripe.payments import StripePayments
@@ -89,9 +89,9 @@ def test_of_many_charges_none_is_made_twice_whatever_fails() -> None:
     assert judged_by_books(world, results) == []
     assert set(world.books.struck) == {*CHARGE_FAULTS, *LIST_FAULTS}
     seen = kinds(results)
-    assert set(seen) == {Paid, Declined, NeedsCustomer, OtherContent}
-    assert seen[Paid] > MANY / 3
-    assert len(world.books.taken) >= seen[Paid]
+    assert set(seen) == {Payment, Declined, NeedsCustomer, OtherContent}
+    assert seen[Payment] > MANY / 3
+    assert len(world.books.taken) >= seen[Payment]
     text = " ".join(str(result) for _, result in results.values())
     assert "sk_test" not in text and "_secret_" not in text and "pm_" not in text
 
@@ -166,7 +166,7 @@ def test_a_doubt_that_is_taken_for_a_decline_is_seen(monkeypatch: pytest.MonkeyP
 def test_another_amount_that_is_taken_for_paid_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(payments, "_difference", lambda intent, request: "")
     monkeypatch.setattr(
-        payments, "_succeeded", lambda intent, name, request: Paid(name, request.amount, request.currency)
+        payments, "_succeeded", lambda intent, name, request: Payment(name, request.amount, request.currency)
     )
     world, results = lived(SOME, looked_up, seed=2)
     assert any("paid, it said" in line for line in judged_by_books(world, results))

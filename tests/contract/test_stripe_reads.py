@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import accounts, entries, wallet
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
-from drawdown.providers.protocol import Absent, Accepted, CannotTell, CustomerState, Found, ReadFailed
+from drawdown.providers.protocol import Absent, Accepted, CannotTell, CustomerState, FoundPush, ReadFailed
 from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
@@ -97,7 +97,7 @@ def test_a_revision_is_looked_up_by_its_own_minute(revision: int, zero_summaries
     mine = push(5120, revision=revision)
     assert done(world.provider.lookup(mine)) == Absent()
     one(world.provider, mine)
-    assert done(world.provider.lookup(mine)) == Found(5120)
+    assert done(world.provider.lookup(mine)) == FoundPush(5120)
 
 
 def test_the_shared_fifth_minute_tells_nothing() -> None:
@@ -121,7 +121,7 @@ def test_a_lookup_that_lags_says_absent_and_then_found() -> None:
     one(world.provider, push())
     assert done(world.provider.lookup(push())) == Absent()
     world.clock.at_ms += HOUR_MS
-    assert done(world.provider.lookup(push())) == Found(2048)
+    assert done(world.provider.lookup(push())) == FoundPush(2048)
 
 
 def test_a_silent_loss_is_found_absent() -> None:
@@ -141,7 +141,7 @@ def test_a_meter_made_again_under_the_same_name_is_counted_with_the_old_one() ->
     one(world.provider, push())
     next(iter(world.stripe.meters.values())).active = False
     world.stripe.add_meter("gb_seconds")
-    assert done(world.provider.lookup(push())) == Found(2048)
+    assert done(world.provider.lookup(push())) == FoundPush(2048)
 
 
 def test_a_meter_that_does_not_sum_tells_nothing() -> None:
@@ -200,7 +200,7 @@ def test_a_figure_that_is_none_is_a_failed_read(answer: HttpResult) -> None:
 def test_figures_are_exact() -> None:
     large = (10**15 - 1) * 1024
     provider = meters_then(said(200, b'{"data": [{"aggregated_value": 999999999999999.0}]}'))
-    assert done(provider.lookup(push(large))) == Found(large)
+    assert done(provider.lookup(push(large))) == FoundPush(large)
     assert isinstance(done(meters_then(summaries(2.5)).lookup(push())), CannotTell)
     assert isinstance(done(meters_then(summaries(2.5)).totals("cus_1", WINDOW, NOW_MS)), ReadFailed)
 
@@ -245,7 +245,7 @@ def test_many_meters_are_read_page_by_page_and_remembered() -> None:
         world.stripe.add_meter(f"Other {number}")
     one(world.provider, push())
     for _ in range(3):
-        assert done(world.provider.lookup(push())) == Found(2048)
+        assert done(world.provider.lookup(push())) == FoundPush(2048)
     assert world.stripe.calls["GET /v1/billing/meters"] == 3
     world.clock.at_ms += 11 * MINUTE_MS
     done(world.provider.lookup(push()))

@@ -213,7 +213,7 @@ WRONG = {
     "nobody is unknown": ("p.NoCustomer())", 'p.ReadFailed("no such customer"))'),
     "the unknown are left out": ("**dict.fromkeys(customer_ids, p.NoCustomer()), ", ""),
     "what cannot be looked up is absent": ('p.ReadFailed(f"{what}: HTTP', 'p.Absent() or (f"{what}: HTTP'),
-    "lookups are of the first digits": ("return p.Found(told)", "return p.Found(told % 1000)"),
+    "lookups are of the first digits": ("return p.FoundPush(told)", "return p.FoundPush(told % 1000)"),
     "any webhook is genuine": ("signed = any(", "signed = bool(at) or any("),
     "webhooks never age": ("abs(now_ms - int(at)) > 300_000", "False"),
     "the old secret is forgotten": ("for one in self._secrets]", "for one in self._secrets[:1]]"),
@@ -292,7 +292,7 @@ class Listing(Tally):
             case []:
                 return p.Absent()
             case [{"id": key, "charged": int(charged)}] if key == request.key and charged is not True:
-                return p.Found(charged)
+                return p.FoundPush(charged)
         return p.ReadFailed("charges: not the list of this key")
 
 
@@ -308,7 +308,7 @@ class Trusting(Listing):
 
     def judged(self, request: p.PushRequest, found: object) -> p.LookupResult:
         if isinstance(found, list) and found:
-            return p.Found(found[0]["charged"])
+            return p.FoundPush(found[0]["charged"])
         return super().judged(request, found)
 
 

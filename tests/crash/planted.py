@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.autumn import events, wire
 from drawdown.providers.autumn.credits import Units
-from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
+from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Payment
 from drawdown.providers.protocol import Capabilities, Drawn, Part, PushRequest
 from drawdown.schema.database import write
 from drawdown.worker.batches import folders
@@ -112,7 +112,7 @@ def _paid_by_doubt() -> None:
     original = topup_fill.end_of_charge
 
     def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> Any:
-        paid = Paid("pi_1", found.charge.amount, found.charge.currency)
+        paid = Payment("pi_1", found.charge.amount, found.charge.currency)
         return original(found, paid if isinstance(result, InDoubt) else result, now_ms)
 
     vars(topup_fill)["end_of_charge"] = end_of_charge

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import (
     HOUR_MS,
     CustomerState,
-    Found,
+    FoundPush,
     PushRefused,
     Queued,
     ReadFailed,
@@ -179,7 +179,7 @@ def test_what_gives_back_is_tried_again_up_to_a_bound(engine: sa.Engine) -> None
 
 def test_what_gives_back_and_is_found_to_have_given_nothing_is_tried_again(engine: sa.Engine) -> None:
     fleet, provider = given_back(engine, **ASKED)
-    provider.answers, provider.lookups = {f"{KEY}:r1": Queued(0)}, {f"{KEY}:r1": Found(0)}
+    provider.answers, provider.lookups = {f"{KEY}:r1": Queued(0)}, {f"{KEY}:r1": FoundPush(0)}
     for number in range(1, 6):
         reads(fleet, SEALED + number * HOUR_MS)
     assert revisions(fleet) == [(0, "accepted"), (1, "voided"), (2, "accepted")]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Absent, Found, ReadFailed
+from drawdown.providers.protocol import Absent, FoundPush, ReadFailed
 from drawdown.schema.clock import utc
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
@@ -105,7 +105,7 @@ def test_a_push_that_its_provider_has_is_not_voided(engine: sa.Engine) -> None:
         ask(fleet, provider)
     with pytest.raises(Refused, match="may not show it before"):
         ask(fleet, provider, later_ms=-(10**7))
-    for answer, match in ((ReadFailed("503"), r"cannot be asked now \(503\)"), (Found(0), ""), (Absent(), "")):
+    for answer, match in ((ReadFailed("503"), r"cannot be asked now \(503\)"), (FoundPush(0), ""), (Absent(), "")):
         provider.lookups[KEY] = answer
         if match:
             with pytest.raises(Refused, match=match):

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import entries
-from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, Found, PushRefused, Queued, RetryAt, Unknown
+from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, FoundPush, PushRefused, Queued, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine.context import LEASE_MS
@@ -57,7 +57,7 @@ def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine)
         fleet.sample("acme", T0 + number * WINDOW_MS)
     keys = [f"usage:acme:{T0 + number * WINDOW_MS}:compute_1gb" for number in range(3)]
     provider.answers = {key: Unknown("cut") for key in keys}
-    provider.lookups = {keys[0]: Found(60), keys[1]: CannotTell("who knows"), keys[2]: Found(50)}
+    provider.lookups = {keys[0]: FoundPush(60), keys[1]: CannotTell("who knows"), keys[2]: FoundPush(50)}
     fleet.tick_windows(4)
     fleet.tick(fleet.clock.at_ms + LAG)
     assert not is_asked_again(fleet)
@@ -228,7 +228,7 @@ def test_of_two_as_large_the_balance_does_not_tell_which_while_one_is_sent_again
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
     settle(fleet)
     assert [row[3] for row in states(fleet)] == ["queued", "queued"], "either may be the one"
-    provider.lookups = {last: Found(60)}
+    provider.lookups = {last: FoundPush(60)}
     settle(fleet)
     fleet.tick(fleet.clock.at_ms + DAY_MS)
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(120, None)}}

@@ -144,7 +144,7 @@ def test_a_cost_is_kept_exactly(fleet: Fleet) -> None:
     fake(fleet).costs_say = (replace(SMALL, credits=Decimal("0.0000001234")),)
     fleet.tick(FIRST)
     assert fleet.rows("SELECT micro, per_quantity FROM provider_rates") == [(1234, 10_000)]
-    assert read(fleet.engine, lambda c: read_pools(c, "fake")).known()[0].credits == Decimal("0.0000001234")
+    assert read(fleet.engine, lambda c: read_pools(c, "fake")).reported_costs()[0].credits == Decimal("0.0000001234")
 
 
 def test_who_does_not_tell_is_not_asked(engine: sa.Engine) -> None:

@@ -17,7 +17,7 @@ from drawdown.providers.protocol import (
     CannotTell,
     CustomerChanged,
     Duplicate,
-    Found,
+    FoundPush,
     LookupResult,
     Outcome,
     PushRefused,
@@ -96,7 +96,7 @@ def test_past_its_keys_life_a_push_is_looked_up_and_never_sent_blind(engine: sa.
     for _ in range(5):
         fleet.tick(fleet.clock.at_ms + 5 * HOUR_MS)
     assert len(provider.seen) == sent and states(fleet) == [(0, 60, 60, "queued")]
-    provider.lookups[KEY] = Found(60)
+    provider.lookups[KEY] = FoundPush(60)
     fleet.tick(fleet.clock.at_ms + HOUR_MS)
     assert states(fleet) == [(0, 60, 60, "accepted")] and len(provider.seen) == sent
     clean(fleet)
@@ -120,8 +120,8 @@ def test_what_the_provider_will_not_say_waits_for_a_person(engine: sa.Engine) ->
 @pytest.mark.parametrize(
     ("answer", "said", "again"),
     [
-        (Found(60), "found", False),
-        (Found(50), "found 50", False),
+        (FoundPush(60), "found", False),
+        (FoundPush(50), "found 50", False),
         (Absent(), "absent", True),
         (CannotTell("shared minute"), "cannot_tell", True),
         (ReadFailed("503"), "not_read", True),
@@ -167,7 +167,7 @@ def test_history_that_was_lost_is_adopted_and_the_difference_sent(engine: sa.Eng
 def test_success_that_charged_nothing_awaits_credit_when_it_is_looked_up(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, **ASKED)
     provider.answers[KEY] = Queued(0)
-    provider.lookups[KEY] = Found(0)
+    provider.lookups[KEY] = FoundPush(0)
     fleet.tick_windows(2)
     assert fleet.tick(fleet.clock.at_ms + LAG).left.awaiting_credit == 1
 
@@ -333,7 +333,7 @@ def test_an_answer_that_was_on_its_way_leaves_a_later_refusal_alone(engine: sa.E
 
 def test_a_lookup_that_was_on_its_way_leaves_a_later_refusal_alone(engine: sa.Engine) -> None:
     fleet, provider = refusing(engine, **ASKED)
-    provider.answers[KEY], provider.lookups[KEY] = Unknown("cut"), Found(60)
+    provider.answers[KEY], provider.lookups[KEY] = Unknown("cut"), FoundPush(60)
     provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 60, T0, 1)
     fleet.tick_windows(2)
     fleet.tick(fleet.clock.at_ms + LAG)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import (
     CannotTell,
-    Found,
+    FoundPush,
     PushRefused,
     Queued,
     ReadFailed,
@@ -180,15 +180,17 @@ def test_what_a_person_charged_by_hand_is_never_given_back(engine: sa.Engine) ->
     assert everything(fleet) == before
 
 
-@pytest.mark.parametrize("said", [Found(60), CannotTell("shared minute"), ReadFailed("503")])
-def test_a_shortfall_that_no_push_explains_is_a_note(engine: sa.Engine, said: Found | CannotTell | ReadFailed) -> None:
+@pytest.mark.parametrize("said", [FoundPush(60), CannotTell("shared minute"), ReadFailed("503")])
+def test_a_shortfall_that_no_push_explains_is_a_note(
+    engine: sa.Engine, said: FoundPush | CannotTell | ReadFailed
+) -> None:
     fleet, provider = billed(engine)
     del provider.charged[KEY]
     provider.lookups[KEY] = said
     before = everything(fleet)
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("short", 60, 0, 0)], 1)
-    why = "no push of that day is" if isinstance(said, Found) else "1 pushes of that day could not be looked up"
+    why = "no push of that day is" if isinstance(said, FoundPush) else "1 pushes of that day could not be looked up"
     then = f" ({KEY}: shared minute): {BY_HAND}" if isinstance(said, CannotTell) else ""
     assert found.differing[0].note == f"60 more are missing, and {why}{then}"
     assert everything(fleet) == before

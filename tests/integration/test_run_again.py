@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from drawdown.providers.protocol import HOUR_MS, Absent, Found, LookupResult, Unknown
+from drawdown.providers.protocol import HOUR_MS, Absent, FoundPush, LookupResult, Unknown
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS
@@ -53,7 +53,7 @@ def story(engine: sa.Engine) -> list[dict[str, Any]]:
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://a.example')")
     for org in (*ORGS, "spent"):
         fleet.sample(org, T0 + 1)
-    answers: dict[str, LookupResult] = {"found": Found(60), "other": Found(50), "absent": Absent()}
+    answers: dict[str, LookupResult] = {"found": FoundPush(60), "other": FoundPush(50), "absent": Absent()}
     for org, answer in answers.items():
         key = f"usage:{org}:{T0}:compute_1gb"
         provider.answers[key], provider.lookups[key] = Unknown("cut"), answer

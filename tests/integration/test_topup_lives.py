@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from drawdown.ledger import wallet
-from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, Paid
+from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, Payment
 from drawdown.worker.topup import fill, outcome
 from drawdown.worker.topup.outcome import End
 from tests.fake_payments import CHARGE_FAULTS, LOOK_UP_FAULTS
@@ -98,7 +98,7 @@ def a_doubt_that_is_paid(patch: pytest.MonkeyPatch) -> None:
     real = fill.end_of_charge
 
     def planted(found: fill.Topup, result: ChargeResult, now_ms: int) -> End:
-        paid = Paid("pay_x", found.charge.amount, found.charge.currency)
+        paid = Payment("pay_x", found.charge.amount, found.charge.currency)
         return real(found, paid if isinstance(result, InDoubt) else result, now_ms)
 
     patch.setattr("drawdown.worker.topup.fill.end_of_charge", planted)

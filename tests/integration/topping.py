@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.ledger.entries import Usage
-from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, NeedsCustomer, NotSent, Paid
+from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, NeedsCustomer, NotSent, Payment
 from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
@@ -175,7 +175,7 @@ def _dying_cards(purses: Purses) -> list[str]:
                 declines, dead, armed = 0, "", next(arms)
             if dead:
                 found.append(f"{charge.charge_id} was charged after {dead}")
-            if isinstance(result, Paid):
+            if isinstance(result, Payment):
                 declines = 0
             else:
                 declines += isinstance(result, Declined | NeedsCustomer)

@@ -65,7 +65,7 @@ def _tops_up(stage: Stage) -> None:
 def _learned_once(stage: Stage) -> Iterator[str]:
     """The cost in force is the provider's, no cost was learned twice in a row, and balances agree with the charges."""
     pools = read(stage.engine, lambda c: read_pools(c, "bank"))
-    told = [cost.credits for cost in pools.known() if cost.feature == COST.feature]
+    told = [cost.credits for cost in pools.reported_costs() if cost.feature == COST.feature]
     says = stage.bank.costs_say
     if told[-1] != says[0].credits or any(one == after for one, after in pairwise(told)):
         yield f"the costs {told} were learned, and {says[0].credits} is told"

@@ -193,7 +193,7 @@ MARK: Final = evidence.Mark(("acme", "compute_2gb"), NOW, 0, "acme", told=3)
 def _tells(stage: Stage) -> Act:
     """As a reconciliation does of a balance that fell by what is in no account of ours."""
     stage.told += MARK.told
-    return Act(lambda engine: write(engine, lambda c: evidence.remember(c, "fake", [MARK], NOW)))
+    return Act(lambda engine: write(engine, lambda c: evidence.write_marks(c, "fake", [MARK], NOW)))
 
 
 def _acknowledged(stage: Stage) -> Act:

@@ -32,7 +32,7 @@ from drawdown.providers.protocol import (
     CannotTell,
     Cost,
     Drawn,
-    Found,
+    FoundPush,
     Outcome,
     Provider,
     PushRequest,
@@ -296,7 +296,7 @@ def _bill_at_fake(stage: Stage) -> None:
     stage.charge(4, quantity=40)
     stage.fake.lookups = {
         key(2): CannotTell("its console alone tells"),
-        key(4): Found(40),
+        key(4): FoundPush(40),
         key(5): Absent(),
         key(7): CannotTell("its console alone tells"),
     }

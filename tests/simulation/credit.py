@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.providers.payments.protocol import Paid
+from drawdown.providers.payments.protocol import Payment
 from drawdown.schema.errors import Refused
 from drawdown.worker.topup import actions as topups
 from drawdown.worker.topup.fill import fill
@@ -99,7 +99,7 @@ def judged(world: World) -> list[str]:
         if (one.customer_id, one.amount, state) != (f"cus_{customer}", money, "credited"):
             lines.append(f"{one} is {state}, of {customer}, {money}")
     lines += [f"{name} was credited, and not paid" for name in credited]
-    twice = [name for name, made in pay.known.items() if sum(isinstance(one.result, Paid) for one in made) > 1]
+    twice = [name for name, made in pay.known.items() if sum(isinstance(one.result, Payment) for one in made) > 1]
     return lines + [f"{name} was paid twice under one id" for name in twice]
 
 

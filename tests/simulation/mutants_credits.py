@@ -45,12 +45,12 @@ def _losses_taken_in(patches: Patches) -> None:
 
 
 def _told_by_half(patches: Patches) -> None:
-    right = evidence.remember
+    right = evidence.write_marks
 
     def wrong(connection: Any, provider: str, marks: Any, now_ms: int) -> None:
         right(connection, provider, [replace(one, told=one.told // 2) for one in marks], now_ms)
 
-    patches.put(reconcile_drawn, "remember", wrong)
+    patches.put(reconcile_drawn, "write_marks", wrong)
 
 
 def _asked_is_charged(patches: Patches) -> None:

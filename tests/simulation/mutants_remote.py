@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from drawdown.providers import autumn, stripe
 from drawdown.providers.autumn import events, wire
-from drawdown.providers.protocol import Absent, Accepted, Duplicate, Found, PushRequest, Queued, Rejected, Unknown
+from drawdown.providers.protocol import Absent, Accepted, Duplicate, FoundPush, PushRequest, Queued, Rejected, Unknown
 from drawdown.providers.stripe import stream as stripe_stream
 from drawdown.providers.stripe import wire as stripe_wire
 from drawdown.worker.engine import effects
@@ -112,7 +112,7 @@ def _void_after_lag(found: Any, asked: Any, now_ms: int, capabilities: Any) -> A
 
 
 def _any_quantity(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any:
-    return Settlement("accepted", now_ms, "found") if isinstance(found, Found) else None
+    return Settlement("accepted", now_ms, "found") if isinstance(found, FoundPush) else None
 
 
 def _lookups_mixed_up(patches: Patches) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from drawdown.providers.protocol import Absent
-from drawdown.worker.history import incarnation
+from drawdown.worker.history import incarnation, recover
 from drawdown.worker.push import claim, confirm, outcome, push
 from drawdown.worker.push.outcome import Void
 from drawdown.worker.seal import seal
@@ -33,7 +33,7 @@ RESTORE: Final[dict[str, Callable[[Patches], None]]] = {
     "the witness is ignored": lambda p: p.put(incarnation, "difference", lambda connection, found, witness: None),
     "lost windows' pushes start as due": lambda p: p.put(seal, "_ask_first_what_was_lost", lambda *rest: None),
     "absent in a lost history, voided instead of sent": _absent_is_void,
-    "recover forgets open due pushes": lambda p: p.put(incarnation, "_ask_first", lambda *rest: (0, 0)),
+    "recover forgets open due pushes": lambda p: p.put(recover, "_ask_first", lambda *rest: (0, 0)),
     "a tick goes on in another history": _another_history_settled,
     "what a lookup found keeps no name": lambda p: p.put(confirm, "_keep_wire_key", lambda c, row, capabilities: row),
 }

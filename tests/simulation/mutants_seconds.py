@@ -67,13 +67,13 @@ def _one_failure_is_enough(patches: Patches) -> None:
 
 
 def _unread_is_zero(patches: Patches) -> None:
-    right = project.said
+    right = project.find_answer
 
     def wrong(states: Any, customer_id: str) -> Any:
         state = right(states, customer_id)
         return CustomerState(0, None, None) if isinstance(state, ReadFailed) else state
 
-    patches.put(project, "said", wrong)
+    patches.put(project, "find_answer", wrong)
 
 
 def _gate_asks_whenever(patches: Patches) -> None:

@@ -22,13 +22,13 @@ from drawdown.providers.protocol import (
     CustomerState,
     Drawn,
     Duplicate,
-    Found,
-    Left,
+    FoundPush,
     LookupResult,
     Notice,
     Outcome,
     PushRequest,
     Rejected,
+    ShownCredit,
     WebhookRefused,
 )
 from drawdown.schema.units import WINDOW_MS
@@ -99,7 +99,7 @@ class MemoryProvider:
         if request.quantity % self.capabilities.unit or (request.quantity < 0 and not self.capabilities.negatives):
             return Rejected(f"{request.quantity} is no whole, positive amount")
         self.charges[request.key] = request
-        return Accepted(Left(self.balance(request.customer_id), request.quantity))
+        return Accepted(ShownCredit(self.balance(request.customer_id), request.quantity))
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         self.reads += 1
@@ -116,7 +116,7 @@ class MemoryProvider:
 
     async def lookup(self, request: PushRequest) -> LookupResult:
         found = self.charges.get(request.key)
-        return Absent() if found is None else Found(found.quantity)
+        return Absent() if found is None else FoundPush(found.quantity)
 
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn]:
         return {}

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, Paid
+from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, Payment
 from drawdown.worker.topup import fill as settling
 from drawdown.worker.topup.outcome import End
 from tests.simulation.credit import judged, settle, simulated
@@ -47,7 +47,7 @@ def test_another_card_and_a_start_that_are_ordered_charge_nobody_twice(
 
 
 def a_doubt_that_is_paid(found: settling.Topup, result: ChargeResult, now_ms: int) -> End:
-    paid = Paid("pay_x", found.charge.amount, found.charge.currency)
+    paid = Payment("pay_x", found.charge.amount, found.charge.currency)
     return _end(found, paid if isinstance(result, InDoubt) else result, now_ms)
 
 

@@ -8,23 +8,23 @@ from dataclasses import replace
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from drawdown.providers.protocol import Accepted, Left, Outcome, PushRequest, Rejected, Unknown
+from drawdown.providers.protocol import Accepted, Outcome, PushRequest, Rejected, ShownCredit, Unknown
 from drawdown.providers.validated_provider import outcome
 from drawdown.worker.push.claim import Claimed
 from drawdown.worker.verdict.answers import ClaimAnswers
-from drawdown.worker.verdict.rules import TURN_MS, WINDOWS_A_TURN, Known, Remaining, ask_at_ms, turn_ms
+from drawdown.worker.verdict.rules import TURN_MS, WINDOWS_A_TURN, KnownState, Remaining, ask_at_ms, turn_ms
 from tests.cases import cases
 
 NOW = 1_767_225_600_000
 FAR = Remaining(10**9, 10**6, whole=True)
-READ = Known("acme", is_halted=False, read_ms=NOW - 1, unread=False, balance_micro=10**9)
+READ = KnownState("acme", is_halted=False, read_ms=NOW - 1, unread=False, balance_micro=10**9)
 
 moments = st.integers(NOW - 10 * TURN_MS, NOW)
 micro = st.integers(-(10**15), 10**15)
 amounts = st.integers(0, 10**12)
 remainings = st.none() | st.builds(Remaining, st.none() | micro, micro, st.booleans())
 orgs = st.builds(
-    Known,
+    KnownState,
     st.text(max_size=8),
     st.booleans(),
     st.none() | moments,
@@ -51,7 +51,9 @@ def test_turns_are_spread_evenly() -> None:
 
 
 @given(orgs, remainings)
-def test_nobody_is_left_alone_for_longer_than_an_hour_after_a_read(known: Known, remaining: Remaining | None) -> None:
+def test_nobody_is_left_alone_for_longer_than_an_hour_after_a_read(
+    known: KnownState, remaining: Remaining | None
+) -> None:
     at_ms = ask_at_ms(known, remaining, NOW)
     assert NOW <= at_ms <= NOW + TURN_MS
     assert at_ms == NOW or (known.read_ms is not None and at_ms <= known.read_ms + TURN_MS)
@@ -59,7 +61,7 @@ def test_nobody_is_left_alone_for_longer_than_an_hour_after_a_read(known: Known,
 
 @given(orgs, remainings)
 def test_who_is_halted_unread_or_without_credit_is_asked_about_at_once(
-    known: Known, remaining: Remaining | None
+    known: KnownState, remaining: Remaining | None
 ) -> None:
     spent = remaining is not None and remaining.left_micro is not None and remaining.left_micro <= known.held_micro
     assume(known.is_halted or known.unread or known.read_ms is None or spent)
@@ -68,7 +70,7 @@ def test_who_is_halted_unread_or_without_credit_is_asked_about_at_once(
 
 @given(orgs, st.integers(0, 10**15), amounts)
 def test_whose_credit_would_not_last_until_the_next_turn_is_asked_about_at_once(
-    known: Known, charged: int, more: int
+    known: KnownState, charged: int, more: int
 ) -> None:
     left = charged * WINDOWS_A_TURN - more
     assert ask_at_ms(known, Remaining(left, charged, whole=False), NOW) == NOW
@@ -76,7 +78,7 @@ def test_whose_credit_would_not_last_until_the_next_turn_is_asked_about_at_once(
 
 @given(orgs, micro, amounts, amounts)
 def test_less_credit_never_has_an_organisation_asked_about_later(
-    known: Known, left: int, charged: int, less: int
+    known: KnownState, left: int, charged: int, less: int
 ) -> None:
     there = Remaining(left, charged, whole=False)
     assert ask_at_ms(known, replace(there, left_micro=left - less), NOW) <= ask_at_ms(known, there, NOW)
@@ -102,7 +104,7 @@ def test_less_credit_never_has_an_organisation_asked_about_later(
         (replace(READ, runs_out_ms=NOW + TURN_MS + 1), None, False),
     ],
 )
-def test_what_calls_for_a_read(known: Known, remaining: Remaining | None, at_once: bool) -> None:
+def test_what_calls_for_a_read(known: KnownState, remaining: Remaining | None, at_once: bool) -> None:
     assert (ask_at_ms(known, remaining, NOW) == NOW) is at_once
 
 
@@ -119,25 +121,25 @@ def answered(*outcomes: Outcome) -> Remaining | None:
 
 def test_answers_of_one_claim_are_weighed_together() -> None:
     """In whichever order they come: a charge only takes."""
-    assert answered(Accepted(Left(7, 1)), Accepted(Left(5, 2))) == Remaining(5, 3, whole=True)
-    assert answered(Accepted(Left(7, 1, "a")), Accepted(Left(5, 2, "b")), Accepted(Left(9, 1, "a"))) == Remaining(
-        12, 4, whole=False
-    )
-    assert answered(Accepted(Left(7, 1)), Accepted(Left(None, 2))) == Remaining(None, 3, whole=True)
-    assert answered(Accepted(Left(7, 1)), Accepted()) is None
-    assert answered(Accepted(Left(7, 1)), Unknown("timed out")) is None
+    assert answered(Accepted(ShownCredit(7, 1)), Accepted(ShownCredit(5, 2))) == Remaining(5, 3, whole=True)
+    assert answered(
+        Accepted(ShownCredit(7, 1, "a")), Accepted(ShownCredit(5, 2, "b")), Accepted(ShownCredit(9, 1, "a"))
+    ) == Remaining(12, 4, whole=False)
+    assert answered(Accepted(ShownCredit(7, 1)), Accepted(ShownCredit(None, 2))) == Remaining(None, 3, whole=True)
+    assert answered(Accepted(ShownCredit(7, 1)), Accepted()) is None
+    assert answered(Accepted(ShownCredit(7, 1)), Unknown("timed out")) is None
 
 
 def test_the_last_answer_of_a_claim_judges() -> None:
     batch = [claimed("acme", 0), claimed("globex", 0), claimed("acme", 1)]
     answers = ClaimAnswers(batch)
-    acme, globex = answers.take(batch[:2], [Accepted(Left(7, 1)), Rejected("no")])
+    acme, globex = answers.take(batch[:2], [Accepted(ShownCredit(7, 1)), Rejected("no")])
     assert (acme.all_answered, globex.all_answered, globex.all_charged) == (False, True, False)
-    (acme,) = answers.take(batch[2:], [Accepted(Left(6, 1))])
+    (acme,) = answers.take(batch[2:], [Accepted(ShownCredit(6, 1))])
     assert (acme.all_answered, acme.remaining()) == (True, Remaining(6, 2, whole=True))
 
 
-@cases("left", [Left(10**19, 1), Left(1, 10**19), Left(1.5, 1), Left(1, 1, 7)])  # type: ignore[arg-type]
-def test_what_is_left_has_to_be_a_figure(left: Left) -> None:
+@cases("left", [ShownCredit(10**19, 1), ShownCredit(1, 10**19), ShownCredit(1.5, 1), ShownCredit(1, 1, 7)])  # type: ignore[arg-type]
+def test_what_is_left_has_to_be_a_figure(left: ShownCredit) -> None:
     found = outcome(Accepted(left))
-    assert isinstance(found, Accepted) and found.left is None
+    assert isinstance(found, Accepted) and found.shown_credit is None

@@ -15,7 +15,7 @@ from drawdown.providers.protocol import (
     Accepted,
     CustomerRead,
     CustomerState,
-    Found,
+    FoundPush,
     LookupResult,
     Outcome,
     PushRequest,
@@ -290,7 +290,7 @@ class Lists(FakeProvider):
     async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
         assert len({one.customer_id for one in requests}) == 1
         self.asked.append((requests[0].customer_id, len(requests)))
-        return [Found(int(one.key.split("-")[1])) for one in requests]
+        return [FoundPush(int(one.key.split("-")[1])) for one in requests]
 
 
 def test_one_list_of_a_customer_and_day_answers_all_its_pushes() -> None:
@@ -302,7 +302,7 @@ def test_one_list_of_a_customer_and_day_answers_all_its_pushes() -> None:
         effect, told = LookUp("fake", asked), dict[int, LookupResult]()
         while len(told) < len(asked):
             told.update(await calls.fetch(effect))
-        assert [told[place] for place in range(len(asked))] == [Found(int(one.key.split("-")[1])) for one in asked]
+        assert [told[place] for place in range(len(asked))] == [FoundPush(int(one.key.split("-")[1])) for one in asked]
         assert sorted(provider.asked) == [("c0", 1), *((f"c{n}", 1) for n in range(1, 8)), ("many", 485)]
 
     done(work)

@@ -17,7 +17,7 @@ from drawdown.providers.protocol import (
     CustomerRead,
     CustomerState,
     Drawn,
-    Found,
+    FoundPush,
     LookupResult,
     NoCustomer,
     Outcome,
@@ -72,7 +72,7 @@ def test_text_of_any_kind_is_clean_and_bounded(text: str) -> None:
 
 @cases("figure", HUGE)
 def test_a_figure_that_is_none_has_told_nothing(figure: Any) -> None:
-    assert isinstance(validated_provider.looked_up(Found(figure)), ReadFailed)
+    assert isinstance(validated_provider.looked_up(FoundPush(figure)), ReadFailed)
     assert isinstance(validated_provider.totals({"compute": 1, "other": figure}), ReadFailed)
     assert isinstance(validated_provider.drawn({"compute": Drawn(figure, None)}), ReadFailed)
     assert isinstance(validated_provider.outcome(Queued(figure)), Unknown)
@@ -123,7 +123,7 @@ def test_lists_have_an_end() -> None:
 def test_what_is_sound_comes_through_as_it_was() -> None:
     outcomes: list[Outcome] = [Accepted(), Queued(7), RetryAt(-5, "past"), Rejected("no"), Unknown("gone")]
     assert [validated_provider.outcome(one) for one in outcomes] == outcomes
-    found: list[LookupResult] = [Found(60), Found(-60), Absent(), CannotTell("why", 3), ReadFailed("503")]
+    found: list[LookupResult] = [FoundPush(60), FoundPush(-60), Absent(), CannotTell("why", 3), ReadFailed("503")]
     assert [validated_provider.looked_up(one) for one in found] == found
     assert validated_provider.totals({"compute": 60}) == {"compute": 60}
     assert validated_provider.drawn({"compute": Drawn(60, 7)}) == {"compute": Drawn(60, 7)}
@@ -134,7 +134,7 @@ def test_what_is_sound_comes_through_as_it_was() -> None:
         fake = FakeProvider(capabilities())
         provider = ValidatedProvider(fake)
         assert await provider.push([request()]) == [Accepted()]
-        assert await provider.lookup(request()) == Found(60)
+        assert await provider.lookup(request()) == FoundPush(60)
         assert await provider.totals("acme", 0, 1) == {"compute": 60}
         assert (provider.name, provider.dormant) == ("fake", None) and provider.capabilities is fake.capabilities
 

@@ -92,7 +92,7 @@ def test_feature_that_leaves_the_credits_weighs_nothing_there_since() -> None:
         [pools.weight_between(pool, "a", at, at) for at in (HOUR, 5 * HOUR, 7 * HOUR)] for pool in ("credits", "a")
     ]
     assert weighed == [[(400, 400), (0, 400), (0, 0)], [(0, 0), (0, 1), (1, 1)]]
-    assert [cost.feature for cost in pools.known()] == ["a", "b"]
+    assert [cost.feature for cost in pools.reported_costs()] == ["a", "b"]
 
 
 def test_use_from_before_a_credit_system_is_in_the_credits_or_not() -> None:

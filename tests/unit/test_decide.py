@@ -12,7 +12,7 @@ from drawdown.providers.protocol import (
     CannotTell,
     Capabilities,
     Duplicate,
-    Found,
+    FoundPush,
     LookupResult,
     Outcome,
     Queued,
@@ -27,7 +27,7 @@ from drawdown.worker.engine.effects import backoff_ms
 from drawdown.worker.push.outcome import (
     MOST_RETRY_MS,
     Adopt,
-    Asked,
+    LookedUpPush,
     Settlement,
     Void,
     after_lookup,
@@ -69,7 +69,7 @@ def test_cost_of_a_repeated_attempt_is_not_that_of_the_push() -> None:
     told = Accepted(cost=Decimal("0.0004"))
     assert settle(told, 1, NOW, CLAIMS).cost == settle(told, 2, NOW, CLAIMS, sent_before=False).cost == told.cost
     assert settle(told, 2, NOW, CLAIMS).cost is None
-    found, later = Found(60, Decimal("0.0004")), NOW + 60_000
+    found, later = FoundPush(60, Decimal("0.0004")), NOW + 60_000
     ends = [after_lookup(found, replace(ASKED, arrivals=arrivals), later, CLAIMS) for arrivals in (1, 2)]
     assert [end.cost for end in ends if isinstance(end, Settlement)] == [found.cost, None]
     part = after_lookup(replace(found, quantity=50), replace(ASKED, arrivals=2), later, CLAIMS)
@@ -140,16 +140,16 @@ def test_an_override_of_the_limit_wins_while_it_lasts() -> None:
     assert verdict(1, 3, overrides, NOW + 1).max_concurrent == 3
 
 
-ASKED = Asked("queued", sent_qty=60, lookups=1, last_sent_ms=NOW, first_sent_ms=NOW, claimed=False)
+ASKED = LookedUpPush("queued", sent_qty=60, lookups=1, last_sent_ms=NOW, first_sent_ms=NOW, claimed=False)
 
 
 @cases(
     ("found", "asked", "later_ms", "meaning"),
     [
-        (Found(60), ASKED, 60_000, "accepted"),
-        (Found(0), ASKED, 60_000, "rejected"),  # on record, and nothing charged
-        (Found(0), replace(ASKED, arrivals=2), 60_000, "in_doubt"),  # a later send may have charged without a trace
-        (Found(50), ASKED, 60_000, Adopt(50)),
+        (FoundPush(60), ASKED, 60_000, "accepted"),
+        (FoundPush(0), ASKED, 60_000, "rejected"),  # on record, and nothing charged
+        (FoundPush(0), replace(ASKED, arrivals=2), 60_000, "in_doubt"),  # a later send may have charged without a trace
+        (FoundPush(50), ASKED, 60_000, Adopt(50)),
         (Absent(), ASKED, 29_999, "queued"),  # the lag is not over: absence proves nothing yet
         (Absent(), ASKED, 30_000, "due"),  # the same bytes again
         (Absent(), replace(ASKED, claimed=True), 60_000, "queued"),  # sending again could only meet the claim
@@ -162,7 +162,7 @@ ASKED = Asked("queued", sent_qty=60, lookups=1, last_sent_ms=NOW, first_sent_ms=
         (ReadFailed("503"), replace(ASKED, state="in_doubt"), 60_000, "in_doubt"),
     ],
 )
-def test_each_lookup_has_one_meaning(found: LookupResult, asked: Asked, later_ms: int, meaning: object) -> None:
+def test_each_lookup_has_one_meaning(found: LookupResult, asked: LookedUpPush, later_ms: int, meaning: object) -> None:
     end = after_lookup(found, asked, NOW + later_ms, CLAIMS)
     if isinstance(meaning, str):
         assert isinstance(end, Settlement) and end.state == meaning

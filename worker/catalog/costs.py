@@ -135,21 +135,21 @@ class Pools:
 
     def weight_between(self, pool: str, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
         """`weight` of a charge that was made between two moments."""
-        return self.weight(pool, feature, *self._seen(feature, from_ms, to_ms))
+        return self.weight(pool, feature, *self._find_change_range(feature, from_ms, to_ms))
 
     def weight_told_between(
         self, pool: str, feature: str, from_ms: int, to_ms: int, cost: str | None
     ) -> tuple[Fraction, Fraction]:
         """`weight_told` of a charge that was made between two moments."""
-        return self.weight_told(pool, feature, *self._seen(feature, from_ms, to_ms), cost)
+        return self.weight_told(pool, feature, *self._find_change_range(feature, from_ms, to_ms), cost)
 
-    def _seen(self, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
+    def _find_change_range(self, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
         """The first and the last change of a cost that a charge may have seen."""
         changes = self._of.get(feature, ())[1:]
         return sum(_holds(one) <= from_ms for one in changes), sum(_begins(one) <= to_ms for one in changes)
 
-    def known(self) -> list[Cost]:
-        """Every cost that was ever told."""
+    def reported_costs(self) -> list[Cost]:
+        """Return every cost that was ever reported."""
         return [
             Cost(cost.feature, cost.balance, cost.credits)
             for costs in self._of.values()

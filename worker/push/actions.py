@@ -31,7 +31,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.providers.protocol import Cancelled, Capabilities, Found, PushRequest, ReadFailed
+from drawdown.providers.protocol import Cancelled, Capabilities, FoundPush, PushRequest, ReadFailed
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record, record_many, require_org
 from drawdown.schema.clock import utc
@@ -221,7 +221,7 @@ def require_lost(pushes: Sequence[PushRow], known: Mapping[str, Capabilities], n
                 )
         answers = yield from look_up_all(provider, [request_of(push, capabilities) for push in some])
         for push, answer in zip(some, answers, strict=True):
-            if isinstance(answer, Found) and answer.quantity:
+            if isinstance(answer, FoundPush) and answer.quantity:
                 raise Refused(
                     f"{push.key} was not voided: {provider} has it, and charged {answer.quantity:,}. "
                     f"Its usage would be billed twice. Compare: `drawdown push show {push.key}`"

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.ledger.wallet import read_charges
-from drawdown.providers.protocol import Absent, Capabilities, Found, LookupResult, ReadFailed
+from drawdown.providers.protocol import Absent, Capabilities, FoundPush, LookupResult, ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets, lock_charges
 from drawdown.schema.sql import queries
@@ -37,7 +37,7 @@ from drawdown.worker.push.evidence import (
     CarryDoubt,
     CustomerPool,
     Level,
-    Shown,
+    ShownEvents,
     Sought,
     carry_doubt,
     charged_among,
@@ -50,7 +50,7 @@ from drawdown.worker.push.evidence import (
     read_shown,
     unknown_of,
 )
-from drawdown.worker.push.outcome import OTHERS, Adopt, Asked, Settlement, Void, after_lookup
+from drawdown.worker.push.outcome import OTHERS, Adopt, LookedUpPush, Settlement, Void, after_lookup
 from drawdown.worker.push.rows import PushRow, find_push, push_id_of, request_of, wire_key
 from drawdown.worker.push.void import void_one
 from drawdown.worker.push.wallet_mirror import draw, usage_of
@@ -237,7 +237,7 @@ def _charged_meanwhile(
     absent = [str(it.row.key) for it, result in zip(asked, found, strict=True) if isinstance(result, Absent)]
     charged = read_charges(connection, absent)
     keys = [str(sought.row.key) for sought in asked]
-    return [Found(charged[key]) if key in charged else result for key, result in zip(keys, found, strict=True)]
+    return [FoundPush(charged[key]) if key in charged else result for key, result in zip(keys, found, strict=True)]
 
 
 def _adopt_others(connection: sa.Connection, sought: Sought, by: By) -> int:
@@ -247,11 +247,11 @@ def _adopt_others(connection: sa.Connection, sought: Sought, by: By) -> int:
     return len(sought.others)
 
 
-def _describe_lookup(connection: sa.Connection, sought: Sought, capabilities: Capabilities) -> Asked:
+def _describe_lookup(connection: sa.Connection, sought: Sought, capabilities: Capabilities) -> LookedUpPush:
     row, loss = sought.row, sought.loss
     lost = loss is not None and row.attempts == 0
     doubt = carry_doubt(connection, row, capabilities) if lost else CarryDoubt()
-    return Asked(
+    return LookedUpPush(
         state=str(row.state),
         sent_qty=int(row.sent_qty),
         lookups=int(row.lookups),
@@ -317,7 +317,7 @@ class Weighed:
     pools: Pools = field(default_factory=lambda: Pools(()))
     before: Mapping[CustomerPool, Accounted] = field(default_factory=dict)
     balances: Balances = field(default_factory=dict)
-    shown: Mapping[CustomerPool, Shown] = field(default_factory=dict)
+    shown: Mapping[CustomerPool, ShownEvents] = field(default_factory=dict)
 
 
 def weigh(

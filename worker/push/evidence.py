@@ -39,7 +39,7 @@ from drawdown.providers.protocol import (
     CannotTell,
     Capabilities,
     Drawn,
-    Found,
+    FoundPush,
     LookupResult,
     Part,
     PushRequest,
@@ -825,7 +825,7 @@ class Mark:
     own: OwnUnits = field(default_factory=dict)
 
 
-def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
+def write_marks(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
     """Write the marks for the next comparisons. Unacknowledged reports to a person add up."""
     rows = [
         {
@@ -840,15 +840,15 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
             "unsure_qty": mark.unsure,
             "accepted_qty": mark.accepted if abs(mark.accepted) <= MAX_FIGURE else None,
             "own_units": _as_json(mark.own),
-            **_kept(mark),
+            **_figures_of_next_cycle(mark),
         }
         for mark in marks
     ]
     if rows:
-        SQL.run(connection, "remember", {"marks": rows, "provider": provider, "at_ms": now_ms})
+        SQL.run(connection, "write_marks", {"marks": rows, "provider": provider, "at_ms": now_ms})
 
 
-def _kept(mark: Mark) -> dict[str, int | None]:
+def _figures_of_next_cycle(mark: Mark) -> dict[str, int | None]:
     """Return the figures for the first comparison of the next cycle."""
     one = mark.lasting
     if one is None or max(map(abs, (mark.accepted, one.used, one.left, one.cycle_left))) > MAX_FIGURE:
@@ -901,7 +901,7 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownEvents:
     """The events of a customer's windows in [from_ms, until_ms)."""
 
     from_ms: int
@@ -917,7 +917,7 @@ def read_shown(
     balances: Balances,
     capabilities: Capabilities,
     over: Over,
-) -> Steps[Mapping[CustomerPool, Shown]]:
+) -> Steps[Mapping[CustomerPool, ShownEvents]]:
     """Read the totals of losses since the last comparison of a balance. Other spans need none."""
     if capabilities.totals_lag_ms is None:
         return {}
@@ -937,7 +937,7 @@ def read_shown(
     wanted = sorted(set(spans.values()))
     totals: Sequence[Totals | ReadFailed] = (yield ReadTotals(provider, wanted, over)) if wanted else ()
     read = dict(zip(wanted, totals, strict=True))
-    return {pair: Shown(span[1], span[2], read[span]) for pair, span in spans.items()}
+    return {pair: ShownEvents(span[1], span[2], read[span]) for pair, span in spans.items()}
 
 
 def _lost_since(
@@ -958,7 +958,7 @@ def _lost_since(
 
 
 def unknown_of(
-    connection: sa.Connection, provider: str, pair: CustomerPool, pools: Pools, shown: Shown | None, found: int
+    connection: sa.Connection, provider: str, pair: CustomerPool, pools: Pools, shown: ShownEvents | None, found: int
 ) -> int | None:
     """Return the quantity of the balance that events show in a span beyond accepted and `found` pushes.
 
@@ -1062,7 +1062,7 @@ def look_further(
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
     """If history was lost, look up also what may have been sent after a push, or in its place."""
     asked = list(asked)
-    found = [held(result) if it.loss is not None else result for it, result in zip(asked, found, strict=True)]
+    found = [find_lost_push(result) if it.loss is not None else result for it, result in zip(asked, found, strict=True)]
     places = [
         place
         for place, (sought, result) in enumerate(zip(asked, found, strict=True))
@@ -1076,22 +1076,22 @@ def look_further(
         for number, place in enumerate(places):
             part = slice(number * NEXT_REVISIONS, (number + 1) * NEXT_REVISIONS)
             # One that cannot be told apart there is left to reconcile; none of ours is sent under its key unasked.
-            others = [held(other) for other in results[part]]
+            others = [find_lost_push(other) for other in results[part]]
             untold = [other for other in others if isinstance(other, ReadFailed)]
             if untold:
                 found[place], asked[place] = untold[0], replace(asked[place], others=())
                 continue
             numbered = enumerate(zip(requests[part], others, strict=True), newest[place] + 1)
-            there = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, Found)]
+            there = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, FoundPush)]
             more = [other for other in there if other.quantity]
             asked[place] = replace(asked[place], others=[*asked[place].others, *more])
-            if isinstance(results[part][-1], Found):
+            if isinstance(results[part][-1], FoundPush):
                 newest[place] += NEXT_REVISIONS
                 longer.append(place)
         places = longer
     return asked, found
 
 
-def held(result: LookupResult) -> LookupResult:
+def find_lost_push(result: LookupResult) -> LookupResult:
     """Return a found push in place of a doubt: after a loss, a quantity other than ours is our own that was lost."""
-    return Found(result.holds) if isinstance(result, CannotTell) and result.holds is not None else result
+    return FoundPush(result.holds) if isinstance(result, CannotTell) and result.holds is not None else result

@@ -18,7 +18,7 @@ from drawdown.providers.protocol import (
     CannotTell,
     Capabilities,
     Duplicate,
-    Found,
+    FoundPush,
     LookupResult,
     Outcome,
     Queued,
@@ -137,7 +137,7 @@ def _look_up_at(now_ms: int, capabilities: Capabilities) -> int:
 
 
 @dataclass(frozen=True)
-class Asked:
+class LookedUpPush:
     """A push that was looked up, and what is known of its sends."""
 
     state: str
@@ -178,21 +178,21 @@ class Void:
 
 
 def after_lookup(
-    found: LookupResult, asked: Asked, now_ms: int, capabilities: Capabilities
+    found: LookupResult, asked: LookedUpPush, now_ms: int, capabilities: Capabilities
 ) -> Settlement | Adopt | Void:
     """Return the consequence of a lookup.
 
     Only a push that was never in doubt is sent again, and only while its key is remembered.
     """
     match found:
-        case Found(quantity, cost) if quantity == asked.sent_qty:
+        case FoundPush(quantity, cost) if quantity == asked.sent_qty:
             return Settlement("accepted", now_ms, "found", cost=_cost_of(cost, asked))
-        case Found(0) if asked.arrivals > 1:
+        case FoundPush(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
-        case Found(0):
+        case FoundPush(0):
             said = "the provider has it on record and charged nothing for it"
             return Settlement("rejected", now_ms + CREDIT_WAIT_MS, "found", said)
-        case Found(quantity, cost):
+        case FoundPush(quantity, cost):
             return Adopt(quantity, _cost_of(cost, asked))
         case Absent():
             return _after_absent(asked, now_ms, capabilities)
@@ -205,7 +205,7 @@ def after_lookup(
             return Settlement(asked.state, later, "not_read", f"could not be looked up: {reason}")
 
 
-def _cost_of(cost: UnitCost | None, asked: Asked) -> UnitCost | None:
+def _cost_of(cost: UnitCost | None, asked: LookedUpPush) -> UnitCost | None:
     """The cost that is kept. Another attempt may have been charged at another cost. If the charge ended inside a unit,
     its cost is kept all the same: without it, the rest of the unit would look lost."""
     return cost if asked.arrivals == 1 or isinstance(cost, Fraction) else None
@@ -220,7 +220,7 @@ UNTRACED: Final = (
 )
 
 
-def _after_absent(asked: Asked, now_ms: int, capabilities: Capabilities) -> Settlement | Void:
+def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) -> Settlement | Void:
     waited = now_ms - asked.last_sent_ms
     over = waited >= max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0)
     if asked.stale and waited >= (capabilities.lookup_lag_ms or 0):

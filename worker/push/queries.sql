@@ -514,7 +514,7 @@ WHERE p.provider = :provider AND p.first_attempt_ms IS NOT NULL AND p.first_atte
     AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.since_ms
 GROUP BY w.customer_id, w.pool, p.feature
 
--- name: remember
+-- name: write_marks
 INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, unsure_qty,
     accepted_qty, used_qty, left_qty, cycle_left_qty, ends_ms, own_units, provider, at_ms)
 SELECT customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, scale, unsure_qty, accepted_qty, used_qty,

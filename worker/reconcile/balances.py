@@ -49,7 +49,7 @@ from drawdown.worker.push.evidence import (
     read_accounted,
     read_balances,
     read_unsure,
-    remember,
+    write_marks,
 )
 from drawdown.worker.push.rows import PushRow
 from drawdown.worker.reconcile.comparison import drew as drew_of
@@ -219,7 +219,7 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> tuple[list[Line],
             lines += [line] if isinstance(line, Line) else []
             marks += [mark] if mark is not None else []
     if asked.scope.correct:
-        remember(connection, asked.provider, marks, asked.by.now_ms)
+        write_marks(connection, asked.provider, marks, asked.by.now_ms)
         _note_parts(connection, asked, marks)
     return lines, left_out
 
@@ -291,7 +291,7 @@ def _of_pair(
         if newest and newest[0].settled_ms > asked.read_ms - STALE_MS:
             yield LeftOut(asked.provider, *pair, STALE), None
             return
-        lost = _lost(asked.pools, pool, newest, -apart, asked.by.now_ms)
+        lost = _find_lost_pushes(asked.pools, pool, newest, -apart, asked.by.now_ms)
         if lost is not None and not _may_be_part(connection, asked, pair, ours.marked_ms, -apart):
             yield _of_lost(connection, asked, line, lost)
             return
@@ -418,7 +418,9 @@ def _charges(
     return list(SQL.run(connection, statement, values))
 
 
-def _lost(pools: Pools, pool: str, newest: Sequence[PushRow], amount: int, now_ms: int) -> list[PushRow] | None:
+def _find_lost_pushes(
+    pools: Pools, pool: str, newest: Sequence[PushRow], amount: int, now_ms: int
+) -> list[PushRow] | None:
     """The pushes that a balance does not show any more; None: nothing tells which, or a person topped it up.
 
     A store that goes back to its last write loses all that came after it, and any part of what was under way then."""

@@ -20,7 +20,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed, Totals
+from drawdown.providers.protocol import Absent, CannotTell, Capabilities, FoundPush, LookupResult, ReadFailed, Totals
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.locks import lock_buckets
@@ -78,7 +78,7 @@ def look_up(
 
 def is_unclear(row: PushRow, found: LookupResult) -> bool:
     """Return True if a later send may have charged without a trace: only the customer's balance shows it."""
-    return found == Found(0) and int(row.arrivals) > 1
+    return found == FoundPush(0) and int(row.arrivals) > 1
 
 
 def windows_of(connection: sa.Connection, *, line: Line) -> list[Row]:
@@ -404,7 +404,7 @@ def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By) ->
     """
     fell = 0
     for row, found in short.still(connection):
-        if not isinstance(found, Found) or found.quantity == row.sent_qty or is_unclear(row, found):
+        if not isinstance(found, FoundPush) or found.quantity == row.sent_qty or is_unclear(row, found):
             continue
         less = int(row.sent_qty) - found.quantity
         if row.window_ms < row.floor_ms:

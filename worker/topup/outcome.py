@@ -17,7 +17,7 @@ from drawdown.providers.payments.protocol import (
     NeedsCustomer,
     NotSent,
     OtherContent,
-    Paid,
+    Payment,
     PaymentCapabilities,
 )
 from drawdown.schema.units import MINUTE_MS
@@ -83,11 +83,11 @@ def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: in
     """
     soon = now_ms + backoff_ms(lookups + 1)
     match result:
-        case Paid(payment_id, amount, in_currency) if (amount, in_currency) == (money_minor, currency):
+        case Payment(payment_id, amount, in_currency) if (amount, in_currency) == (money_minor, currency):
             return End(
                 "credited", "paid", f"paid as {payment_id}: {amount} {in_currency} (minor units)", now_ms, payment_id
             )
-        case Paid(payment_id, amount, in_currency):
+        case Payment(payment_id, amount, in_currency):
             said = f"{payment_id} paid {amount} {in_currency}, and {money_minor} {currency} were asked for"
             return End("in_doubt", "other_content", said, now_ms + PERSON_WAIT_MS)
         case Declined(code, reason, retry):

@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from drawdown.ledger.rates import RateCard
-from drawdown.providers.protocol import Accepted, Capabilities, Left, Outcome, PushRequest
+from drawdown.providers.protocol import Accepted, Capabilities, Outcome, PushRequest, ShownCredit
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.balance_parts import last_look_ms
 from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.verdict.rates import rate_card_of
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
-from drawdown.worker.verdict.rules import LAST_LOOK_MS, Known, Remaining, ask_at_ms
+from drawdown.worker.verdict.rules import LAST_LOOK_MS, KnownState, Remaining, ask_at_ms
 
 SQL = queries(__file__)
 
@@ -48,7 +48,7 @@ class OrgAnswers:
     features: set[str] = field(default_factory=set)
     reads_before: set[int | None] = field(default_factory=set)
     """The read that was last written when they were claimed."""
-    left: list[Left | None] = field(default_factory=list)
+    left: list[ShownCredit | None] = field(default_factory=list)
     part_ends: set[int | None] = field(default_factory=set)
     """The ends of the parts that they show."""
     all_charged: bool = True
@@ -59,7 +59,7 @@ class OrgAnswers:
         self.features.add(push.request.feature)
         self.reads_before.add(push.read_before_ms)
         self.all_charged &= isinstance(outcome, Accepted)
-        self.left.append(outcome.left if isinstance(outcome, Accepted) else None)
+        self.left.append(outcome.shown_credit if isinstance(outcome, Accepted) else None)
         parts = outcome.parts if isinstance(outcome, Accepted) else ()
         self.part_ends.update(part.ends_ms for part in parts)
 
@@ -136,7 +136,7 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
     asked, turns, left = set[str](), dict[str, int](), dict[str, int]()
     for org in (org for org in answers if org.org_id in rows):
         row = rows[org.org_id]
-        known = _known(row, held.get(org.org_id, 0), estimated=org.org_id in estimated)
+        known = _read_known_state(row, held.get(org.org_id, 0), estimated=org.org_id in estimated)
         fresh = org.customer_ids == {billed.get(org.org_id)} and org.reads_before == {row.projection_read_ms}
         remaining = org.remaining() if fresh else None
         at_ms = _ask_at_ms(org, known, remaining, now_ms) if fresh or not org.all_answered else now_ms
@@ -171,7 +171,7 @@ def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mappin
         SQL.run(connection, "note_answers", {"answers": answers, "now_ms": now_ms})
 
 
-def _ask_at_ms(org: OrgAnswers, known: Known, remaining: Remaining | None, now_ms: int) -> int:
+def _ask_at_ms(org: OrgAnswers, known: KnownState, remaining: Remaining | None, now_ms: int) -> int:
     if not org.all_charged:
         return now_ms
     if not org.all_answered:  # the last answer decides; should it never come, what was known before does
@@ -197,8 +197,8 @@ def _estimated(
     }
 
 
-def _known(row: Any, held_micro: int, *, estimated: bool) -> Known:
-    return Known(
+def _read_known_state(row: Any, held_micro: int, *, estimated: bool) -> KnownState:
+    return KnownState(
         row.org_id,
         bool(row.is_halted),
         row.projection_read_ms,

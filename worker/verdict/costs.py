@@ -49,7 +49,7 @@ def learn_costs(context: Context, provider: str) -> Steps[None]:
 def _learn_costs(context: Context, provider: str) -> Steps[None]:
     pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
     asked_ms = context.clock.now_ms()
-    told: Sequence[Cost] | ReadFailed = yield ReadCosts(provider, pools.known())
+    told: Sequence[Cost] | ReadFailed = yield ReadCosts(provider, pools.reported_costs())
     if isinstance(told, ReadFailed):
         log.warning("costs_not_read", provider=provider, reason=told.reason)
         return

@@ -232,7 +232,7 @@ def _apply(
         if (org.org_id, wanted.customer_id) not in billed:  # it flipped meanwhile: its new biller is to be asked
             changes.append(Change(unchanged(org, org.projection_due_ms)))
             continue
-        state = said(states, wanted.customer_id)
+        state = find_answer(states, wanted.customer_id)
         fresh = isinstance(state, CustomerState)
         done.read += fresh
         done.failed += not fresh
@@ -250,14 +250,14 @@ def _apply(
         done.note(org, change)
     write(connection, changes, now)
     if context.capabilities[provider].costs:
-        note_parts(connection, provider, _shown(current, asked, states, billed), now)
+        note_parts(connection, provider, _select_billed_states(current, asked, states, billed), now)
     if overtaken:
         mark_for_projection(connection, overtaken, now)
-    _note_reads(connection, provider, [said(states, wanted.customer_id) for wanted in due])
+    _note_reads(connection, provider, [find_answer(states, wanted.customer_id) for wanted in due])
     return done
 
 
-def _shown(
+def _select_billed_states(
     current: Sequence[Row],
     asked: Mapping[str, DueProjection],
     states: Mapping[str, CustomerRead],
@@ -267,7 +267,7 @@ def _shown(
     found: dict[str, CustomerState] = {}
     for org in current:
         customer = asked[org.org_id].customer_id
-        state = said(states, customer)
+        state = find_answer(states, customer)
         if isinstance(state, CustomerState) and (org.org_id, customer) in billed:
             found[customer] = state
     return found
@@ -275,7 +275,7 @@ def _shown(
 
 def _with_refused(due: Sequence[DueProjection], states: Mapping[str, CustomerRead]) -> list[str]:
     """Organisations of which the provider refuses a feature: of the others nothing is looked up."""
-    read = {wanted.org_id: said(states, wanted.customer_id) for wanted in due}
+    read = {wanted.org_id: find_answer(states, wanted.customer_id) for wanted in due}
     return sorted(org_id for org_id, state in read.items() if isinstance(state, CustomerState) and state.refused)
 
 
@@ -346,7 +346,7 @@ HOLD_MS: Final = 15 * MINUTE_MS
 """The time after a halt in which a small credit causes no resume: three ticks, after which late samples are in."""
 
 
-def said(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
+def find_answer(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
     """Return the provider's answer about a customer."""
     return states.get(customer_id, ReadFailed("the provider said nothing of this customer"))
 
@@ -396,7 +396,11 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
         unread_since_ms=None,
         resume_above_micro=_above(org, new, used),
     )
-    return Change(written, history_of(org, new, at, state.balance_micro, found, held_micro), _left(state, found, used))
+    return Change(
+        written,
+        history_of(org, new, at, state.balance_micro, found, held_micro),
+        _compute_remaining_credit(state, found, used),
+    )
 
 
 def _second_read_ms(org: Row, state: CustomerState, at: Moment) -> int | None:
@@ -408,7 +412,7 @@ def _second_read_ms(org: Row, state: CustomerState, at: Moment) -> int | None:
     return last_look_ms([part.ends_ms for part in state.parts], at.now_ms)
 
 
-def _left(state: CustomerState, found: Effective | None, used: Used | None) -> int:
+def _compute_remaining_credit(state: CustomerState, found: Effective | None, used: Used | None) -> int:
     """Return the credit left by a fresh read, without holds, and without an estimate of the next use."""
     if state.balance_micro is None:
         return ENDLESS_MICRO

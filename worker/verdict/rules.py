@@ -206,7 +206,7 @@ def turn_ms(org_id: str, after_ms: int) -> int:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownState:
     """The known state of an organisation with answered pushes. Figures are micro-credits."""
 
     org_id: str
@@ -235,7 +235,7 @@ class Remaining:
     """True if no other balance decides; otherwise there is at least as much."""
 
 
-def ask_at_ms(known: Known, remaining: Remaining | None, now_ms: int) -> int:
+def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> int:
     """Return when to refresh an organisation with charged pushes: at once, or in its turn (milliseconds).
 
     It is at once if the organisation is halted, was not read, was read before its last turn, or may be near its end of
@@ -248,7 +248,7 @@ def ask_at_ms(known: Known, remaining: Remaining | None, now_ms: int) -> int:
     return max(turn_ms(known.org_id, known.read_ms), now_ms)
 
 
-def _is_near(known: Known, now_ms: int) -> bool:
+def _is_near(known: KnownState, now_ms: int) -> bool:
     """Return True if the estimate of the end is near.
 
     Without an estimate, every organisation that can run out is near.
@@ -258,7 +258,7 @@ def _is_near(known: Known, now_ms: int) -> bool:
     return known.runs_out_ms is None or known.runs_out_ms <= now_ms + TURN_MS
 
 
-def _calls_for_a_read(known: Known, remaining: Remaining) -> bool:
+def _calls_for_a_read(known: KnownState, remaining: Remaining) -> bool:
     """Return True if a read is needed now.
 
     It is if credit would be gone before the next turn at the rate of these pushes, if it has reached the low level, or

@@ -56,7 +56,7 @@ class Tally:
 
     async def lookup(self, request: p.PushRequest) -> p.LookupResult:
         told = await self._read("charges", request.key, "charged")
-        return p.Found(told) if isinstance(told, int) else told
+        return p.FoundPush(told) if isinstance(told, int) else told
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> p.ReadFailed:
         return p.ReadFailed("Tally has no totals")

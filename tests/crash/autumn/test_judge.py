@@ -13,7 +13,7 @@ from drawdown.schema.database import write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.adopt import adopt_excess
-from drawdown.worker.push.evidence import Mark, remember
+from drawdown.worker.push.evidence import Mark, write_marks
 from drawdown.worker.push.rows import find_push
 from tests.crash.autumn.judge import (
     MOST_SUMS,
@@ -74,7 +74,7 @@ def test_difference_is_told_only_by_a_range_that_holds_it(
     autumn = emulated(setting, seed=1, now_ms=T0)
     if unsure is not None:
         mark = Mark(("c0", "credits"), 0, 0, "c0", scale=10**6, unsure=unsure)
-        write(engine, lambda c: remember(c, "autumn", [mark], T0))
+        write(engine, lambda c: write_marks(c, "autumn", [mark], T0))
     found = judge(engine.url.render_as_string(), setting, autumn, {}, {}, {})
     assert found.silent == ({} if silent is None else {"c0": Fraction(silent, 10**6)})
     assert (found.unexplained, found.exact, found.told) == ({}, 0, {})

@@ -162,7 +162,10 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
         "(answered, right)",
     ),
     "what was reserved is charged by the price of now": (_price_of_now, "charged_micro"),
-    "what rounds to nothing holds nothing": (lambda p: p.put(decide.Price, "held", decide.Price.of), "price_micro"),
+    "what rounds to nothing holds nothing": (
+        lambda p: p.put(decide.Price, "hold_micro", decide.Price.of),
+        "price_micro",
+    ),
     "what a use again is told costs nothing": (
         lambda p: p.put(guard_counts.Use, "price_micro", property(lambda use: use.charged_micro)),
         "price_micro",
