@@ -305,8 +305,12 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
     "topup list": ("topup list", "topup list --state in_doubt", "topup list --customer acme --json"),
     "topup show": ("topup show acme", "topup show topup:acme:1"),
     "topup resume": ("topup resume acme --reason 'a new card'",),
-    "topup stop": ("topup stop acme --reason 'asked for it'", "topup stop --all --reason 'their incident 7'"),
-    "topup start": ("topup start acme", "topup start acme --shadow", "topup start --all --reason over"),
+    "topup stop": (
+        "topup stop acme --reason 'asked for it'",
+        "topup stop --all --reason 'their incident 7'",
+        "topup stop --all --undo --reason over",
+    ),
+    "topup start": ("topup start acme", "topup start acme --shadow"),
     "topup resolve": (
         "topup resolve topup:acme:1 --paid pi_1 --evidence 'their dashboard'",
         "topup resolve topup:acme:1 --absent --evidence 'their support, ticket 7'",

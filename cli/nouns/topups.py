@@ -34,8 +34,6 @@ from drawdown.worker.topup.lists import (
 
 commands = of_noun("topup", *topups.ACTIONS, *LISTS)
 Wallet = Annotated[str, typer.Argument(help="The customer who owns the wallet")]
-SomeWallet = Annotated[str | None, typer.Argument(help="The customer who owns the wallet")]
-All = Annotated[bool, typer.Option("--all", help="The kill switch: of everybody")]
 Shadow = Annotated[bool, typer.Option("--shadow", help="Write down what would be charged, and charge nothing")]
 ReturnTo = Annotated[str, typer.Option(help="Where the customer comes back to")]
 
@@ -129,26 +127,21 @@ def resume(
 @commands.command()
 def start(
     context: typer.Context,
-    wallet: SomeWallet = None,
-    all_: All = False,
+    wallet: Wallet,
     shadow: Shadow = False,
     queue: Queued = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Let a wallet fill itself again; with --all, take the kill switch back."""
+    """Let a wallet fill itself again."""
     app: App = context.obj
-    if shadow + queue + all_ > 1:
-        raise UsageError("--shadow, and --queue, go with a wallet, and not with one another")
-    if _is_all(wallet, all_):
-        before = app.write(lambda c: topups.switch(c, app.by(actor, reason), stopped=False))
-        show(app, {"stopped": False, "was": before}, [f"top-ups go on; before: {_stopped_by(before)}"])
-        return
+    if shadow and queue:
+        raise UsageError("specify either --shadow or --queue")
     if queue:
-        return _queue(app, TopupJob(wallet or "", "start"), app.by(actor, reason))
+        return _queue(app, TopupJob(wallet, "start"), app.by(actor, reason))
     if not shadow:
-        _require_only_one(app, app.read(lambda c: topups.require_terms(c, wallet or "")))
-    _set_mode(app, wallet or "", "shadow" if shadow else "live", actor, reason)
+        _require_only_one(app, app.read(lambda c: topups.require_terms(c, wallet)))
+    _set_mode(app, wallet, "shadow" if shadow else "live", actor, reason)
 
 
 @commands.command()
@@ -184,16 +177,6 @@ def _require_only_one(app: App, terms: Terms) -> None:
 def _queue(app: App, asked: TopupJob, by: By) -> None:
     job_id = app.write(lambda c: place(c, asked, by))
     show(app, {"customer_id": asked.wallet, "job": job_id}, [QUEUED.format(job_id)])
-
-
-def _is_all(wallet: str | None, all_: bool) -> bool:
-    if (wallet is None) != all_:
-        raise UsageError("name a wallet, or give --all: one of them")
-    return all_
-
-
-def _stopped_by(before: str | None) -> str:
-    return "not stopped" if before is None else f"stopped by {before}"
 
 
 def _set_mode(app: App, wallet: str, mode: Mode, actor: str | None, reason: str) -> None:

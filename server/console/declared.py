@@ -6,24 +6,39 @@ Guarantee: a form has the parameters of its action, and the command beside it do
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from drawdown.schema import declare
-from drawdown.schema.declare import FLAG, NO, YES, Fact, Invocation, Param, Size, WrongField, of_texts
+from drawdown.schema.declare import FLAG, NO, YES, Fact, Invocation, Param, Size, Values, WrongField, of_texts
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
 
 
-def form_of(action: declare.Action[Any]) -> Action:
-    """The console's form of a declared action; its fields have the names that people type."""
+def form_of(
+    action: declare.Action[Any],
+    *,
+    name: str = "",
+    title: str = "",
+    role: Literal["operator", "admin"] | None = None,
+    place: str = "",
+    fixed: Values = MappingProxyType({}),
+) -> Action:
+    """Return the console's form of a declared action; its fields have the names that people type.
 
-    words = {one.field: one.word for one in action.params}
+    `fixed`: values that this form does not ask for. Such a form may have another name, title, role and place.
+    """
+    if place:
+        action = replace(action, place=place)
+    params = [one for one in action.params if one.name not in fixed]
+    words = {one.field: one.word for one in params}
 
     def values(doing: Doing) -> dict[str, Any]:
-        given = {one.name: doing.values.get(one.word, "") for one in action.params}
+        given = {one.name: doing.values.get(one.word, "") for one in params}
         try:
-            return of_texts(action.params, given, doing.by.now_ms)
+            return {**of_texts(params, given, doing.by.now_ms), **fixed}
         except WrongField as error:
             raise WrongField(words[error.field], str(error)) from None
 
@@ -41,15 +56,15 @@ def form_of(action: declare.Action[Any]) -> Action:
 
     lost = action.lost
     return Action(
-        action.slug,
-        action.title,
-        tuple(_field(one) for one in action.params),
+        name or action.slug,
+        title or action.title,
+        tuple(_field(one) for one in params),
         do,
         look,
         lambda doing: action.command(values(doing), doing.key),
         lambda doing: action.place_of(values(doing)),
         action.help,
-        role=action.role,
+        role=role or action.role,
         size=size,
         lost=None if lost is None else lambda doing: lost(values(doing)),
     )

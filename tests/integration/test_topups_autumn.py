@@ -156,8 +156,8 @@ def test_a_start_is_ordered_where_it_may_be(
     for words, status, told in (
         ("resume acme --queue", 1, "nothing has stopped the top-ups of acme"),
         ("start acme --queue", 1, "top-ups of acme are live already"),
-        ("start --all --queue", 2, "go with a wallet"),
-        ("start acme --shadow --queue", 2, "go with a wallet"),
+        ("stop acme --undo", 2, "--undo goes with --all"),
+        ("start acme --shadow --queue", 2, "either --shadow or --queue"),
         ("stop acme", 0, "acme: stopped"),
         ("resume acme --queue", 1, "top-ups of acme are stopped"),
         ("start acme --queue", 0, "job 1: the next tick does it"),

@@ -355,7 +355,7 @@ PEOPLE: Final = (
     _of_topups("cli.nouns.topups:resume", lambda s, c: topups.resume(c, "spent", s.by)),
     _of_topups("cli.nouns.topups:_set_mode", lambda s, c: topups.set_mode(c, "spent", "stopped", s.by)),
     plain("cli.declared:run topup stop", lambda s, c: topups.switch(c, s.by, stopped=True)),
-    plain("cli.nouns.topups:start", lambda s, c: topups.switch(c, s.by, stopped=False)),
+    plain("cli.declared:run topup stop undone", lambda s, c: topups.switch(c, s.by, stopped=False)),
     Party("cli.declared:run topup resolve", _doubted),
     plain("cli.nouns.database:verify_", _stop_breached),
     plain("cli.nouns.database:_keep_proof", lambda s, c: proofs.keep(c, Verification(), s.by)),

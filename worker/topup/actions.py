@@ -280,13 +280,14 @@ def require_only_one(context: Context, service: str, service_customer: str) -> S
 
 @dataclass(frozen=True)
 class TopupStopped:
-    """The stop of a wallet's top-ups, or (null) of all.
+    """Whether a wallet's top-ups, or (null) all top-ups, are stopped now.
 
     `was`: its mode before, or the person who had stopped all of them (null: none had). `blocked`: why its top-ups had
     stopped themselves.
     """
 
     customer_id: str | None
+    is_stopped: bool
     was: str | None
     blocked: str | None
 
@@ -297,28 +298,46 @@ def _stop(
     customer_id: Annotated[str | None, ORG, "The customer who owns the wallet"] = None,
     *,
     all_: Annotated[bool, FLAG, "The kill switch: of everybody"] = False,
+    undo: Annotated[bool, FLAG, "With --all: take the kill switch back"] = False,
 ) -> TopupStopped:
     if (customer_id is None) != all_:
         raise UsageError("specify either a customer or --all", at="customer_id")
     if customer_id is None:
-        return TopupStopped(None, switch(connection, asked.by, stopped=True), None)
+        return TopupStopped(None, not undo, switch(connection, asked.by, stopped=not undo), None)
+    if undo:
+        raise UsageError(f"--undo goes with --all. Use `drawdown topup start {typed(customer_id)}`", at="undo")
     said = set_mode(connection, customer_id, "stopped", asked.by)
     assert said.was is not None
-    return TopupStopped(customer_id, said.was.mode, said.blocked_reason)
+    return TopupStopped(customer_id, True, said.was.mode, said.blocked_reason)
 
 
 def _stopped(done: TopupStopped) -> str:
     if done.customer_id is None:
         before = "not stopped" if done.was is None else f"stopped by {done.was}"
-        return f"nobody is charged any more; before: {before}"
+        return f"{'nobody is charged any more' if done.is_stopped else 'top-ups continue'}; before: {before}"
     return f"{done.customer_id}: stopped; before: {done.was}"
 
 
-def _facts_of_mode(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
+def _facts_of_stop(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     if values["customer_id"] is None:
         found = switched(connection)
         return [Fact("All top-ups", "on" if found is None else f"stopped by {found.actor}: {found.reason}")]
-    return [Fact("Mode", require_terms(connection, values["customer_id"]).mode)]
+    return facts_of_mode(connection, values["customer_id"])
+
+
+def facts_of_mode(connection: sa.Connection, customer_id: str) -> Sequence[Fact]:
+    """Return the state of a wallet's top-ups. Errors: UnknownId."""
+    terms = require_terms(connection, customer_id)
+    return [
+        Fact("Mode", terms.mode),
+        Fact("At or below", show_credits(terms.threshold_micro)),
+        Fact("Charged at", f"{terms.service} as {terms.service_customer}"),
+    ]
+
+
+def _size_of_stop(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
+    """Return the size: it is unbounded if everybody may be charged again."""
+    return Size(unbounded=values["undo"])
 
 
 @dataclass(frozen=True)
@@ -370,7 +389,9 @@ ACTIONS: Final = (
         _stopped,
         path="/v1/topups/stop",
         scope=SCOPE,
-        facts=_facts_of_mode,
+        facts=_facts_of_stop,
+        size=_size_of_stop,
+        place="/console/billing?id={customer_id}",
     ),
     Action(
         "topup resolve",

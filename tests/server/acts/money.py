@@ -164,7 +164,7 @@ EXAMPLES: Final = {
         {"feature": "compute_1g", "micro_credits": "-1", "per": "0", "from": "whenever"},
         _somebody_rates,
     ),
-    "topup-stop": Example(_ACME, _NOBODY, _somebody_raises, prepare=_tops_up),
+    "topup-stop": Example(_CUSTOMER, _STRANGER, _somebody_raises, prepare=_tops_up),
     "topup-shadow": Example(_ACME, _NOBODY, _somebody_raises, prepare=_stops),
     "topup-resume": Example(_ACME, _NOBODY, _somebody_arms, prepare=_declined),
     "topup-start": Example(_ACME, _NOBODY, _somebody_raises, prepare=_stops),

@@ -227,7 +227,7 @@ def read_all(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     tiles = _tiles(topups.open_now(connection), switch, owed, low)
     kill = act("Stop all top-ups", "topup-stop-all", "admin")
     if switch is not None:
-        kill = act("Let top-ups go on", "topup-start-all", "admin")
+        kill = act("Let top-ups continue", "topup-start-all", "admin")
     acts = [act("Give credit", "grant"), kill]
     return to_context(PageContent(PATH, tables, tiles=tiles, filters=filters, acts=acts))
 
@@ -366,7 +366,7 @@ def pause(terms: BillingTerms, customer: str) -> list[Link]:
         return [*found, act("Try top-up out", "topup-shadow", id=customer)]
     other_card = terms.blocked_ms is not None or terms.declines
     found += [act("Go on with another card", "topup-resume", id=customer)] if other_card else []
-    return [*found, act("Pause top-up", "topup-stop", id=customer)]
+    return [*found, act("Pause top-up", "topup-stop", customer=customer)]
 
 
 def top_up(terms: BillingTerms, customer: str, now_ms: int) -> Table:

@@ -11,9 +11,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema import ids
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.server.console.action import Action, ActionResult, Doing, Field, evidence_of
+from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, PageContent, Table, to_context
 from drawdown.server.console.frame.templates import url
@@ -22,7 +22,7 @@ from drawdown.server.console.screens.money import cells
 from drawdown.server.console.screens.money.billing import pause
 from drawdown.server.console.screens.money.wallet_acts import key_of
 from drawdown.worker.topup import actions as topups
-from drawdown.worker.topup.lists import Call, TopupRow, show_topup, switched
+from drawdown.worker.topup.lists import Call, TopupRow, show_topup
 from drawdown.worker.wallets.lists import terms_of
 
 PATH: Final = "/console/topup"
@@ -82,32 +82,17 @@ BECAME: Final = (("", "choose one"), ("paid", "paid"), ("absent", "not charged, 
 WALLET: Final = Field("id", "Wallet", hint="The customer whose wallet it is.")
 
 
-def _pause(connection: sa.Connection, doing: Doing) -> ActionResult:
-    said = topups.set_mode(connection, doing.text("id"), "stopped", doing.by)
-    assert said.was is not None
-    return ActionResult(f"{doing.text('id')}: its top-ups are stopped; before: {said.was.mode}")
+STOP: Final = next(one for one in topups.ACTIONS if one.name == "topup stop")
+PAUSE: Final = form_of(STOP, title="Stop its top-up", fixed={"all_": False, "undo": False})
+
+
+def _switch(name: str, title: str, *, undo: bool) -> Action:
+    fixed = {"customer_id": None, "all_": True, "undo": undo}
+    return form_of(STOP, name=name, title=title, role="admin", place="/console/billing", fixed=fixed)
 
 
 def _mode(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    ids.require(connection, ids.TOPPED_UP, doing.text("id"))
-    terms = topups.require_terms(connection, doing.text("id"))
-    return [
-        Fact("Mode", terms.mode),
-        Fact("At or below", figures.exact(terms.threshold_micro)),
-        Fact("Charged at", f"{terms.service} as {terms.service_customer}"),
-    ]
-
-
-PAUSE: Final = Action(
-    "topup-stop",
-    "Stop its top-up",
-    (WALLET,),
-    _pause,
-    _mode,
-    lambda doing: ["topup", "stop", doing.text("id")],
-    lambda doing: url("/console/billing", id=doing.text("id")),
-    "The wallet is charged no more until somebody starts it. What is in doubt is looked up all the same.",
-)
+    return topups.facts_of_mode(connection, doing.text("id"))
 
 
 def _shadow(connection: sa.Connection, doing: Doing) -> ActionResult:
@@ -126,30 +111,6 @@ SHADOW: Final = Action(
     lambda doing: url("/console/billing", id=doing.text("id")),
     "What would be charged is written down, and nothing is charged.",
 )
-
-
-def _switch(stopped: bool) -> Action:
-    def do(connection: sa.Connection, doing: Doing) -> ActionResult:
-        before = topups.switch(connection, doing.by, stopped=stopped)
-        was = "not stopped" if before is None else f"stopped by {before}"
-        return ActionResult(f"{'nobody is charged any more' if stopped else 'top-ups go on'}; before: {was}")
-
-    def look(connection: sa.Connection, _doing: Doing) -> Sequence[Fact]:
-        found = switched(connection)
-        return [Fact("All top-ups", "on" if found is None else f"stopped by {found.actor}: {found.reason}")]
-
-    verb = "stop" if stopped else "start"
-    return Action(
-        f"topup-{verb}-all",
-        "Stop all top-ups" if stopped else "Let top-ups go on",
-        (),
-        do,
-        look,
-        lambda _doing: ["topup", verb, "--all"],
-        lambda _doing: "/console/billing",
-        "The kill switch: nobody is charged while it is on." if stopped else "The kill switch is taken back.",
-        role="admin",
-    )
 
 
 def _resolve(connection: sa.Connection, doing: Doing) -> ActionResult:
@@ -198,4 +159,10 @@ RESOLVE: Final = Action(
     size=_credited,
     role="admin",
 )
-ACTIONS: Final = (PAUSE, SHADOW, _switch(True), _switch(False), RESOLVE)
+ACTIONS: Final = (
+    PAUSE,
+    SHADOW,
+    _switch("topup-stop-all", "Stop all top-ups", undo=False),
+    _switch("topup-start-all", "Let top-ups continue", undo=True),
+    RESOLVE,
+)
