@@ -49,6 +49,8 @@ LONGEST: Final = 25
 CODE: Final = ("cli", "server", "worker", "providers", "guard", "ledger", "events", "schema", "client")
 """The folders of what is shipped."""
 MOST_SUBJECT: Final = 72
+MOST_TEST_NAME: Final = 70
+"""Characters of a test's name: `test_<subject>_<condition>_<result>`."""
 SUBJECT: Final = re.compile(r"[a-z][a-z0-9 ,./_-]*: \S.*[^.]")
 
 
@@ -119,6 +121,15 @@ def names_to_avoid(place: str, module: ast.Module) -> Iterator[str]:
             yield f"{place}: {name}"
 
 
+def tests() -> Iterator[tuple[str, str]]:
+    """The name of each test, with its place."""
+    for path in (path for folder in ("tests", "client") for path in sorted((ROOT / folder).rglob("*.py"))):
+        if b"def test_" in (text := path.read_bytes()):
+            nodes = (n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)))
+            place = path.relative_to(ROOT).as_posix()
+            yield from ((place, node.name) for node in nodes if node.name.startswith("test_"))
+
+
 def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
@@ -187,6 +198,7 @@ def report() -> Iterator[str]:
         counts = avoided(texts())
         yield f"words to avoid in {name}: {sum(counts.values()):,} ({', '.join(f'{w} {n}' for w, n in counts.items())})"
     yield f"names to avoid in the code: {sum(1 for named in modules() for _ in names_to_avoid(*named)):,}"
+    yield f"names of tests that are too long: {sum(len(name) > MOST_TEST_NAME for _, name in tests()):,}"
 
 
 def main(arguments: list[str]) -> int:

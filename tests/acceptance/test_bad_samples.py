@@ -111,9 +111,7 @@ def test_every_bad_kind_is_quarantined_with_its_reason_and_stops_nobody(fleet: F
     assert all(f"{count:,} samples quarantined: {reason}" in said for reason, count in expected.items())
 
 
-def test_what_cannot_be_sealed_yet_waits_with_its_reason_and_is_billed_once_mended(
-    fleet: Fleet, database_url: str
-) -> None:
+def test_unsealable_sample_waits_with_reason_and_is_billed_once_repaired(fleet: Fleet, database_url: str) -> None:
     fleet.write("INSERT INTO orgs (org_id) VALUES ('idle')")
     kinds = {"size": ("acme", 3000, 7), "stranger": ("nobody", 1024, 11), "idle": ("idle", 1024, 13)}
     odd = [

@@ -271,7 +271,7 @@ def _broken_off(steps: Steps[Any]) -> Steps[None]:
         effect = steps.send(answer)
 
 
-def test_organisations_flipped_at_random_are_billed_once_by_whoever_was_in_force(
+def test_org_flipped_at_random_is_billed_once_by_provider_in_force(
     engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flips, "CHUNK", CHUNK)
@@ -380,7 +380,7 @@ def test_where_the_provider_does_not_say_nothing_moves_unless_unchecked(billers:
     assert done.problem is None and done.start_ms is not None
 
 
-def test_one_problem_among_those_named_by_hand_stops_all_and_from_a_file_only_itself(billers: Billers) -> None:
+def test_flip_problem_stops_all_named_by_hand_but_only_itself_in_a_file(billers: Billers) -> None:
     wishes = [Wish("acme", line=2), Wish("bolt", "ghost", line=3)]
     refused(billers, "bolt: autumn has no customer ghost", wishes[::-1], "autumn")
     done = billers.flip(wishes, "autumn", each_alone=True)

@@ -81,7 +81,7 @@ def test_usage_is_billed_at_both_checked_compared_and_proven(home: Home) -> None
     home.run("verify")
 
 
-def test_a_push_that_stripe_refuses_later_is_rejected_by_its_webhook_and_sent_anew(home: Home, tmp_path: Path) -> None:
+def test_push_refused_later_by_stripe_webhook_is_rejected_and_sent_again(home: Home, tmp_path: Path) -> None:
     home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", str(WINDOW))
     home.stripe.faults.rates = {"late_rejection": 1.0}
     home.run("tick")

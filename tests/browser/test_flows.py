@@ -30,9 +30,7 @@ PLACES = ("/console/org?id=acme&tab=ledger", "/console/", "/console/ticks", "/co
 """With times of all kinds."""
 
 
-def test_somebody_sets_a_password_by_the_link_signs_out_and_in_again_by_keyboard_alone(
-    live: Site, visit: Visit
-) -> None:
+def test_password_link_sign_out_and_sign_in_work_by_keyboard_alone(live: Site, visit: Visit) -> None:
     visitor = visit(live, None)
     page = visitor.page
     visitor.go(f"/console/link?token={secret(9)}")

@@ -94,7 +94,7 @@ def test_a_forked_process_sends_its_own_and_nothing_twice(tmp_path: Path, has_sp
     assert len(senders) == 2
 
 
-def test_a_process_that_is_forked_after_the_client_was_closed_closes_no_file_of_others(tmp_path: Path) -> None:
+def test_process_forked_after_client_closed_closes_no_file_of_others(tmp_path: Path) -> None:
     script = (
         "import os, sys; from drawdown_client import *\n"
         "client = Client('http://127.0.0.1:9', 'dd_1', Settings(spool=sys.argv[1] + '/app.spool'))\n"
@@ -115,7 +115,7 @@ def test_a_worker_process_sends_what_it_recorded(tmp_path: Path) -> None:
     assert book.numbers == [*range(100, 200), *range(5_000, 5_100)]
 
 
-def test_two_processes_with_one_spool_lose_nothing_and_send_nothing_for_another(tmp_path: Path) -> None:
+def test_two_processes_with_one_spool_lose_nothing_and_send_only_their_own(tmp_path: Path) -> None:
     book = Book()
     spool = tmp_path / "app.spool"
     with on_a_socket(book, lambda: 503) as url:

@@ -95,7 +95,7 @@ def test_a_feature_of_two_credit_systems_has_no_cost() -> None:
     assert done(made(Stub(account(said(500, ""), both))).costs(())) == [Cost("other", "credits", Decimal(2))]
 
 
-def test_an_account_without_a_credit_system_has_no_costs_and_one_that_fails_says_so() -> None:
+def test_account_without_credit_system_has_no_costs_and_failure_is_shown() -> None:
     assert done(made(Stub(said(200, {"list": []}))).costs(())) == []
     assert isinstance(done(made(Stub(no(503, "service_unavailable"))).costs(())), ReadFailed)
 
@@ -180,7 +180,7 @@ class Account:
         return {"track": self.track, "events.list": self.events, **body}[route]
 
 
-def test_a_cost_that_changes_while_pushes_are_under_way_is_read_before_it_is_judged() -> None:
+def test_cost_changed_while_pushes_are_in_flight_is_read_before_judging() -> None:
     world, clock = Account(), FixedClock(NOW_MS)
     autumn = made(Stub(world), at=clock)
     done(autumn.costs(()))
@@ -304,7 +304,7 @@ def test_where_digits_run_out_another_quantity_is_not_what_was_asked() -> None:
 
 
 @cases(("cost", "waits"), [(0, False), (0.01, True)])
-def test_charge_of_a_feature_that_costs_nothing_needs_a_person_and_no_credit(cost: float, waits: bool) -> None:
+def test_charge_of_feature_without_cost_needs_a_person_not_credit(cost: float, waits: bool) -> None:
     """No credit would change it: until the cost is repaired, the same usage would be sent again for ever."""
     autumn = made(Stub(account(took(), schema(**{FEATURE: cost}))))
     done(autumn.costs([]))
@@ -348,7 +348,7 @@ def test_a_repeat_is_recognised_whichever_key_the_server_honours(body: bool, hea
     assert store.charged == 2
 
 
-def test_key_in_the_body_that_is_refused_leaves_the_header_to_keep_repeats_out() -> None:
+def test_refused_body_key_leaves_header_key_to_stop_repeats() -> None:
     """A 400 charges nothing and gives both keys back: the same push goes out again, by the header alone."""
     store = KeyStore(body=False, header=True)
 

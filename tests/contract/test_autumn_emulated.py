@@ -131,7 +131,7 @@ def test_a_key_store_that_fails_open_doubles_and_only_the_balance_shows_it() -> 
     assert isinstance(drawn, dict) and drawn["compute"].quantity == 14
 
 
-def test_while_the_balances_are_away_charges_queue_and_nothing_is_read_as_zero() -> None:
+def test_charges_queue_and_no_zero_is_read_while_balances_are_unavailable() -> None:
     world = World()
     world.emulator.balance_store = "down"
     assert isinstance(world.push(), Queued)

@@ -112,7 +112,7 @@ def test_lookup_asks_around_the_time_of_the_push() -> None:
     assert whole["custom_range"] == {"start": WINDOW - 10_000, "end": WINDOW + 1 + 10_000}
 
 
-def test_a_push_that_its_key_finds_takes_one_call_and_several_take_one_list() -> None:
+def test_push_found_by_key_takes_one_call_and_several_take_one_list() -> None:
     http = Stub(said(200, {"list": [event()], "next_cursor": None}))
     assert done(made(http).lookup(push())) == FoundPush(7)
     assert len(http.sent) == 1
@@ -174,7 +174,7 @@ def test_many_pushes_are_looked_up_and_totalled_in_the_emulated_service(monkeypa
     assert done(world.provider.totals("cus_2", WINDOW, WINDOW + DAY_MS)) == {}
 
 
-def test_totals_count_everyones_events_by_what_was_deducted_within_the_range() -> None:
+def test_totals_count_deductions_of_all_senders_within_the_range() -> None:
     events = [
         event("a"),
         event("b", properties=None, deductions=taken(0.4)),
@@ -190,7 +190,7 @@ def test_totals_count_everyones_events_by_what_was_deducted_within_the_range() -
     assert isinstance(done(silent.totals("cus_1", WINDOW, WINDOW + 1)), ReadFailed)
 
 
-def test_a_list_that_lags_says_absent_and_a_faulty_one_never_says_it_wrongly() -> None:
+def test_lagging_list_reports_absent_and_faulty_list_never_does_wrongly() -> None:
     world = World({"reads_lag": 1.0}, seed=3)
     assert world.push() == Accepted()
     assert done(world.provider.lookup(push())) == Absent()
@@ -203,7 +203,7 @@ def test_a_list_that_lags_says_absent_and_a_faulty_one_never_says_it_wrongly() -
         assert isinstance(done(world.provider.customers(["cus_1"]))["cus_1"], ReadFailed | CustomerState)
 
 
-def test_a_list_answers_many_pushes_and_one_that_is_too_long_is_asked_for_by_halves(
+def test_list_answers_many_pushes_and_too_long_list_is_read_by_halves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World()

@@ -68,7 +68,7 @@ def test_a_lock_looks_like_a_charge_that_was_made() -> None:
     assert done(world.provider.lookup(push(60, customer_id="cus_1", feature="compute"))).__class__.__name__ == "Absent"
 
 
-def test_a_run_that_is_confirmed_there_and_pushed_from_here_is_charged_twice() -> None:
+def test_run_confirmed_at_autumn_and_pushed_from_here_is_charged_twice() -> None:
     world = World()
     world.lock()
     world.finalize("confirm")

@@ -70,7 +70,7 @@ def test_a_slow_store_charges_at_once_behind_a_202_and_writes_no_event() -> None
     assert world.track("a", 1000)[0] == 409, "its key is claimed"
 
 
-def test_a_lost_balance_store_gives_back_what_was_not_synced_and_keeps_events_and_keys() -> None:
+def test_lost_balance_store_undoes_unsynced_draws_and_keeps_events() -> None:
     world = World()
     account = world.autumn.account
     account.store.sync_ms = None

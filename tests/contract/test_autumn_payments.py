@@ -306,7 +306,7 @@ def test_no_fault_has_anybody_charged_twice_or_credited_for_nothing(seed: int) -
     assert {kind for kind in ATTACH_FAULTS if world.autumn.faults.counts[kind]} == set(ATTACH_FAULTS)
 
 
-def test_a_caller_who_charges_blindly_would_charge_twice_where_the_key_store_fails_open() -> None:
+def test_blind_second_charge_charges_twice_if_key_store_fails_open() -> None:
     """Why no answer of this service ever asks for that: the header's key is no promise (recorded)."""
     world = World({"answer_lost": 1.0})
     world.charge()

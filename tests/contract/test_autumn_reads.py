@@ -396,7 +396,7 @@ def test_a_feature_of_two_credit_systems_or_held_as_seats_is_named() -> None:
         ({"overage_allowed": 7}, "overage_allowed that cannot be read"),
     ],
 )  # fmt: skip
-def test_controls_of_an_unknown_kind_or_shape_are_named_with_their_customer(controls: object, word: str) -> None:
+def test_controls_of_unknown_kind_or_shape_are_listed_with_customer(controls: object, word: str) -> None:
     lines = checked(credits(a=1), ["a"], controls)
     assert "customer cus_1" in lines and word in lines
 

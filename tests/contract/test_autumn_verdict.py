@@ -218,7 +218,7 @@ def test_a_pool_has_the_newest_cycle_of_all_its_parts() -> None:
     assert drawn(body) == {}, "its cycle cannot be told, so that the pool is left out"
 
 
-def test_a_pool_whose_cost_cannot_be_read_is_left_out_and_without_a_list_the_read_fails() -> None:
+def test_pool_with_unreadable_cost_is_omitted_and_missing_list_fails_read() -> None:
     odd: Any = json.loads(json.dumps(FEATURES))
     odd["list"][-1]["credit_schema"][3]["credit_cost"] = "much"
     assert drawn(customer({"credits": balance(), "compute_8gb": balance(usage=1)}), odd) == {}

@@ -266,7 +266,7 @@ def test_a_large_body_that_is_never_read_has_a_time_limit_too(run: Run[Any]) -> 
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
-def test_a_kept_connection_that_closes_under_the_second_call_is_not_tried_again(run: Run[Any], method: str) -> None:
+def test_call_on_kept_connection_that_closes_is_not_retried(run: Run[Any], method: str) -> None:
     async def work() -> tuple[HttpResult, HttpResult, int]:
         client = HttpClient()
         async with serving(sockets.close_after_one) as seen:

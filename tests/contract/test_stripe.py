@@ -139,7 +139,7 @@ def test_secrets_show_in_no_representation() -> None:
     assert "topsecret" not in repr(settings)
 
 
-def test_shadow_mode_sends_no_window_ever_and_a_cut_over_none_that_began_before_it() -> None:
+def test_shadow_mode_sends_no_window_and_cut_over_sends_none_before_it() -> None:
     def live_from(**settings: str) -> int | None:
         return read_settings(settings).live_from_ms
 
@@ -269,7 +269,7 @@ def test_a_duplicate_in_other_words_is_never_a_rejection() -> None:
     assert isinstance(answered(said(400, error(f"Identifier {KEY} has already been used."))), Unknown)
 
 
-def test_an_idempotency_key_that_came_before_with_other_content_is_lost_history() -> None:
+def test_idempotency_key_seen_with_other_content_means_lost_history() -> None:
     """A first attempt that the provider knows of is never settled by itself: the worker looks it up (rule R1)."""
     world = World()
     assert one(world.provider, push(4096)) == Accepted()

@@ -104,7 +104,7 @@ def test_through_each_fault_the_event_is_cancelled_in_the_end(kind: str) -> None
     assert charged(world) == 0
 
 
-def test_a_dormant_provider_cancels_nothing_and_the_stream_declares_no_cancellation() -> None:
+def test_dormant_provider_and_stream_cancel_nothing() -> None:
     provider, stub = stubbed(answer(), secret_key="")
     assert isinstance(done(provider.cancel(push())), ReadFailed) and not stub.calls
     assert World().provider.capabilities.cancel_within_ms == DAY_MS

@@ -475,7 +475,7 @@ def test_a_card_that_changed_between_two_attempts_hides_no_payment() -> None:
     assert len(world.books.taken) == 1
 
 
-def test_a_card_that_changed_and_a_list_that_cannot_be_read_leave_the_doubt() -> None:
+def test_changed_card_and_unreadable_list_leave_charge_in_doubt() -> None:
     world = PaymentWorld()
     world.books.script.append("error_500_after")
     done(world.service.charge(charge()))
@@ -608,7 +608,7 @@ def test_no_answer_is_in_doubt_and_no_connection_is_not_sent() -> None:
 # The look-up, by hand.
 
 
-def test_it_asks_for_the_customers_payments_since_the_charge_was_decided_on() -> None:
+def test_look_up_reads_customer_payments_since_charge_was_decided() -> None:
     service, stub = stubbed_payments(listed())
     assert done(service.look_up(charge())) == NotFound()
     (call,) = stub.calls

@@ -77,7 +77,7 @@ def test_a_wallet_in_the_ledger_is_the_balance(engine: sa.Engine) -> None:
     assert done(provider.customers(["cus_1"])) == {"cus_1": CustomerState(5_000_000, "pro", 9)}
 
 
-def test_a_wallet_that_was_emptied_is_zero_and_one_that_was_never_granted_anything_is_none(engine: sa.Engine) -> None:
+def test_emptied_wallet_is_zero_and_wallet_without_grants_is_none(engine: sa.Engine) -> None:
     provider = build(setup(Stub(NotSent("")), FixedClock(NOW_MS), engine))
     grant(engine, "cus_1", 5_000_000, "g1")
     grant(engine, "cus_1", -5_000_000, "g2")
@@ -136,7 +136,7 @@ def test_a_missing_meter_or_customer_is_not_taken_for_absent() -> None:
     assert isinstance(done(world.provider.lookup(push(customer_id="cus_nobody"))), CannotTell)
 
 
-def test_a_meter_made_again_under_the_same_name_is_counted_with_the_old_one() -> None:
+def test_meter_recreated_under_same_name_is_counted_with_the_old_one() -> None:
     world = World()
     one(world.provider, push())
     next(iter(world.stripe.meters.values())).active = False

@@ -79,7 +79,7 @@ def test_a_duplicate_identifier_is_an_invalid_request(world: World) -> None:
     assert world.emulator.charged("cus_1", "gb_seconds") == 2
 
 
-def test_one_idempotency_key_gives_the_saved_answer_and_refuses_another_request(world: World) -> None:
+def test_idempotency_key_returns_saved_answer_and_refuses_other_request(world: World) -> None:
     send(world, "k1", idempotency="i1")
     send(world, "k1", idempotency="i1")
     with pytest.raises(stripe.IdempotencyError):

@@ -54,7 +54,7 @@ def test_killed_again_and_again_while_the_server_is_killed_too(tmp_path: Path) -
     assert found.toll.struck_ends[1] + found.toll.struck_ends[75] > 0, "nobody noticed"
 
 
-def test_what_the_driver_warns_of_when_a_connection_is_lost_is_no_second_line() -> None:
+def test_driver_warning_after_lost_connection_adds_no_second_line() -> None:
     warn = "import logging; from drawdown.schema import database; logging.getLogger('psycopg').warning('lost')"
     assert subprocess.run([sys.executable, "-c", warn], capture_output=True, check=True).stderr == b""
 

@@ -182,7 +182,7 @@ def test_every_link_of_the_pages_leads_somewhere() -> None:
     assert Path(DEPLOY / "UPGRADE.md").is_file()
 
 
-def test_pushes_that_wait_for_a_lookup_page_nobody_and_have_an_alert_of_their_own() -> None:
+def test_pushes_waiting_for_lookup_have_own_alert_that_pages_nobody() -> None:
     """A look-up waits for its provider's lag, a day at Stripe: nobody can do anything before."""
     rules = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"][0]["rules"]
     queued = [rule for rule in rules if re.search(r'state=~?"[^"]*queued', rule["expr"])]

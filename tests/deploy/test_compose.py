@@ -155,7 +155,7 @@ def test_the_state_folder_is_a_named_volume_where_the_image_has_it(compose: dict
         assert compose["services"][name]["user"] == user and compose["services"][name]["read_only"] is True
 
 
-def test_the_schema_comes_before_the_worker_and_the_database_is_not_published(compose: dict[str, Any]) -> None:
+def test_schema_is_created_before_worker_and_database_is_not_published(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert services["drawdown"]["depends_on"]["init"] == {"condition": "service_completed_successfully"}
     assert services["init"]["depends_on"]["db"] == {"condition": "service_healthy"}

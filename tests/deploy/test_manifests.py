@@ -226,7 +226,7 @@ def test_workers_are_replaced_before_others_come_and_may_end_in_peace() -> None:
     assert pod["terminationGracePeriodSeconds"] > ACKNOWLEDGED_S
 
 
-def test_workers_are_scaled_by_a_metric_that_there_is_and_never_beyond_their_shards() -> None:
+def test_workers_scale_by_existing_metric_and_never_beyond_their_shards() -> None:
     ((_, scale),) = documents(DEPLOY / "kubernetes" / "worker-scale.yaml")
     ((_, workers),) = documents(DEPLOY / "kubernetes" / "worker.yaml")
     spec, target = scale["spec"], scale["spec"]["scaleTargetRef"]
@@ -326,7 +326,7 @@ def block(kind: str, naming: str) -> list[str]:
     return text.splitlines()
 
 
-def test_each_line_of_the_crontab_is_a_setting_or_a_command_as_the_unit_has_it() -> None:
+def test_each_crontab_line_is_a_setting_or_the_command_of_a_unit() -> None:
     lines = [line for line in block("crontab", f"{WITH_SETTINGS.name} tick") if not line.startswith("#")]
     settings = dict(line.split("=", 1) for line in lines if re.match("[A-Z_]+=", line))
     assert settings.keys() == {"PATH", "MAILTO"}, "cron mails what stands here"
@@ -362,7 +362,7 @@ def test_a_command_is_given_the_settings_of_a_file_word_for_word(tmp_path: Path)
     assert (ended("tick").returncode, "cannot read" in ended("tick").stderr) == (2, True)
 
 
-def test_the_commands_for_systemd_take_all_units_to_where_they_are_looked_for() -> None:
+def test_systemd_commands_install_all_units_where_systemd_reads_them() -> None:
     text = "\n".join(block("sh", "systemctl enable"))
     (enabled,) = re.findall(r"^systemctl enable --now (.+)$", text, re.MULTILINE)
     assert set(enabled.split()) == {one.name for one in UNITS if unit(one).has_section("Install")}

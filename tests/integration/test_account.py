@@ -72,7 +72,7 @@ def test_the_first_commands_work_as_they_are_typed(
     assert read(typed, verify).breaches == []
 
 
-def test_a_grant_to_nobody_known_makes_a_wallet_unless_the_id_is_like_one_there_is(
+def test_grant_to_unknown_id_creates_wallet_unless_id_resembles_another(
     typed: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fleet = Fleet(typed)

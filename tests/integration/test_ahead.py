@@ -30,7 +30,7 @@ def findings(shell: Shell, capsys: pytest.CaptureFixture[str]) -> list[dict[str,
     return found
 
 
-def test_status_says_what_came_in_since_the_last_tick_and_is_settled_all_the_same(shell: Shell) -> None:
+def test_status_shows_usage_since_last_tick_and_stays_settled(shell: Shell) -> None:
     """While hosts work there is always some: nobody is woken by it, and a verdict that came and went would say less."""
     fleet = shell.fleet
     fleet.tick(T0 + 3 * WINDOW_MS)

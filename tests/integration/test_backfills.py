@@ -71,7 +71,7 @@ def billed(fleet: Fleet) -> int:
     return int(str(fleet.one("SELECT COALESCE(SUM(amount_micro), 0) FROM ledger_entries WHERE feature = 'render'")))
 
 
-def test_what_is_staged_is_no_usage_until_it_is_closed_and_then_billed_once(fleet: Fleet) -> None:
+def test_staged_backfill_is_billed_once_and_only_after_it_is_closed(fleet: Fleet) -> None:
     opened(fleet)
     answers = staged(fleet, event("a", 3), event("b", 4, occurred_ms=T0 + WINDOW_MS), event("a", 3))
     assert statuses(answers) == [("accepted", None), ("accepted", None), ("duplicate", None)]

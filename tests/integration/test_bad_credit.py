@@ -169,7 +169,7 @@ def test_a_run_that_ended_says_so_as_it_is_accepted_again(ready: sa.Engine, caps
     assert "nothing was added; 5.00 credits are held until" in told(capsys, going)
 
 
-def test_credit_that_was_given_without_a_key_is_found_and_an_allotment_goes_back(
+def test_credit_granted_without_key_is_found_and_allotment_is_returned(
     ready: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = told(capsys, "ledger grant course 50")

@@ -94,7 +94,7 @@ def billed(fleet: Fleet) -> object:
     return fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state <> 'void'")
 
 
-def test_an_object_is_taken_once_and_other_content_under_its_name_is_a_conflict(
+def test_object_is_read_once_and_other_content_under_its_name_conflicts(
     fleet: Fleet, store: ObjectStore, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objects, "OBJECTS_A_PAGE", 2)
@@ -192,7 +192,7 @@ def test_a_store_that_answers_short_says_more_or_is_away_costs_nothing(
     assert not list(tmp_path.glob("drawdown-batch-*"))
 
 
-def test_a_token_that_ends_half_way_leaves_the_rest_to_the_tick_that_has_a_new_one(
+def test_token_expiring_half_way_leaves_rest_to_tick_with_new_token(
     fleet: Fleet, store: ObjectStore, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     laid(bucket, "a.csv", 60)
@@ -217,7 +217,7 @@ def test_a_token_that_ends_half_way_leaves_the_rest_to_the_tick_that_has_a_new_o
     assert billed(fleet) == 67 and set(outcomes(fleet).values()) == {"taken"}
 
 
-def test_what_was_written_lately_is_left_alone_and_more_than_a_tick_looks_at_is_said(
+def test_recent_object_is_left_alone_and_excess_objects_are_reported(
     fleet: Fleet, store: ObjectStore, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     laid(bucket, "a.csv", 60)

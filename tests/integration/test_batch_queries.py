@@ -90,7 +90,7 @@ def hour(number: int) -> str:
     return query_source.period_name(BEGAN + number * HOUR, HOUR)[-2:]
 
 
-def test_each_closed_period_is_one_batch_that_is_asked_twice_and_taken_once(fleet: Asked) -> None:
+def test_closed_period_is_one_batch_queried_twice_and_accepted_once(fleet: Asked) -> None:
     fleet.add()
     for at, seconds in ((-1, 1_000), (0, 60), (1, 60), (HOUR - 1, 7), (HOUR, 5), (HOUR + 1, 6), (3 * HOUR, 9)):
         fleet.use(at, seconds)
@@ -114,7 +114,7 @@ def test_each_closed_period_is_one_batch_that_is_asked_twice_and_taken_once(flee
     assert found.open["batches whose file is gone or another"] == 0
 
 
-def test_rows_that_come_late_are_a_conflict_that_is_said_once_and_a_withdrawal_mends(fleet: Asked) -> None:
+def test_late_rows_conflict_once_and_withdrawal_resolves_the_conflict(fleet: Asked) -> None:
     fleet.add()
     fleet.use(0, 60)
     fleet.ask(2 * HOUR)
@@ -153,7 +153,7 @@ FAILED: Final[dict[str, Plant]] = {
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *FAILED])
-def test_what_a_query_says_otherwise_is_refused_or_fails_and_changes_nothing(fleet: Asked, name: str) -> None:
+def test_invalid_query_result_is_refused_or_fails_and_changes_nothing(fleet: Asked, name: str) -> None:
     query, said = {**REFUSED, **FAILED}[name]
     if name in REFUSED:
         query += " WHERE ts >= :from_ms AND ts < :until_ms"
@@ -172,7 +172,7 @@ def test_what_a_query_says_otherwise_is_refused_or_fails_and_changes_nothing(fle
         assert fleet.ask(2 * HOUR + 2 * MINUTE_MS).problems != [], "a person has it asked again"
 
 
-def test_a_result_beyond_its_bounds_is_refused_and_one_beyond_its_time_is_left(
+def test_result_beyond_bounds_is_refused_and_result_beyond_time_is_left(
     fleet: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet.add()
@@ -253,7 +253,7 @@ class Killed(BaseException):
     """The process ends."""
 
 
-def test_a_tick_that_dies_while_it_asks_has_taken_nothing_and_the_next_one_asks_again(
+def test_tick_killed_during_query_accepts_nothing_and_next_tick_retries(
     fleet: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own").mkdir()
@@ -273,9 +273,7 @@ def test_a_tick_that_dies_while_it_asks_has_taken_nothing_and_the_next_one_asks_
     assert not list((tmp_path / "own").glob("drawdown-batch-*/asked.csv"))
 
 
-def test_a_tick_asks_for_no_more_than_its_share_and_a_person_says_from_where(
-    fleet: Asked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tick_queries_at_most_its_share_from_where_a_person_set(fleet: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "MAX_DUE", 2)
     monkeypatch.setattr(folders, "MAX_DUE", 2)
     monkeypatch.setattr(sources, "MAX_LISTED_PERIODS", 3)

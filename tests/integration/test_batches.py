@@ -162,7 +162,7 @@ def test_what_was_read_before_the_content_that_stands_is_no_conflict(fleet: Flee
     assert (again := taken(fleet, path)).outcome == "repeated" and again.batch == batch
 
 
-def test_another_content_under_a_name_is_a_conflict_until_the_first_is_withdrawn(fleet: Fleet, tmp_path: Path) -> None:
+def test_other_content_under_a_name_conflicts_until_first_is_withdrawn(fleet: Fleet, tmp_path: Path) -> None:
     path = tmp_path / "u.csv"
     batch = taken(fleet, written(path, ROWS)).batch
     fleet.tick_windows(1)
@@ -603,7 +603,7 @@ def test_a_file_that_comes_to_too_much_is_refused(
     assert read(fleet.engine, taking.most_samples) == {"sqlite": 500_000, "postgresql": 5_000_000}[fleet.engine.name]
 
 
-def test_what_a_killed_reading_left_on_the_disk_is_removed_and_nothing_of_one_that_goes_on(
+def test_files_of_killed_reading_are_removed_and_of_running_one_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -789,7 +789,7 @@ def laid(path: Path, rows: Sequence[Row], at_ms: int = T0) -> Path:
     return path
 
 
-def test_a_tick_takes_what_is_new_in_a_folder_once_and_says_what_is_wrong_once(fleet: Fleet, watched: Path) -> None:
+def test_tick_accepts_new_files_of_folder_once_and_reports_faults_once(fleet: Fleet, watched: Path) -> None:
     laid(watched / "a.csv", ROWS)
     laid(watched / "b.csv", ROWS, T0 + 1)  # the same again
     laid(watched / "c.jsonl", [{"nothing": 1}], T0 + 2)
@@ -956,7 +956,7 @@ def test_what_was_moved_away_needs_nobody(fleet: Fleet, watched: Path) -> None:
     assert len(fleet.tick_windows(1).problems) == 2
 
 
-def test_a_tick_with_no_time_left_begins_no_file_and_one_with_little_gives_no_more(
+def test_tick_out_of_time_begins_no_file_and_with_little_time_adds_none(
     fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     laid(watched / "a.csv", ROWS)

@@ -123,7 +123,7 @@ def test_a_word_that_names_nothing_is_a_slip_unless_it_is_said_to_be_new(guarded
 
 
 @pytest.mark.both_databases
-def test_who_moves_from_the_seal_to_the_guard_within_a_window_was_not_billed_twice(guarded: Guarded) -> None:
+def test_type_moved_from_seal_to_guard_in_a_window_is_not_billed_twice(guarded: Guarded) -> None:
     """Another type goes on to the feature; the type's own event, which nothing mapped any more, was taken back."""
     fleet = guarded.fleet
     for event_type in ("page.one", "page.two"):

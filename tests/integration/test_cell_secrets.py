@@ -59,7 +59,7 @@ def test_a_cells_own_secret_is_made_from_the_root_and_its_id() -> None:
     assert len({cell_secret(root, cell) for root in "rs" for cell in ("cell-1", "cell-2")}) == 4
 
 
-def test_while_the_root_is_rotated_and_while_cells_still_share_one_the_new_comes_first() -> None:
+def test_new_cell_secret_comes_first_during_rotation_and_while_shared() -> None:
     assert settings("", root="s, r").secrets_of("c") == (cell_secret("s", "c"), cell_secret("r", "c"))
     shared = settings(f"*={OLD};cell-1={NEW}", root="s")
     assert shared.secrets_of("c") == (cell_secret("s", "c"), OLD)

@@ -128,7 +128,7 @@ def test_a_void_waits_for_a_charge_that_has_begun_and_then_sees_it(
 
 
 @pytest.mark.both_databases
-def test_a_lookup_that_found_nothing_reads_the_ledger_again_before_it_voids(
+def test_lookup_without_result_rereads_ledger_before_it_voids(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between its answer and its transaction a worker that lay still has charged."""

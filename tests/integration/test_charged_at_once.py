@@ -63,7 +63,7 @@ def refused(work: Callable[[], object]) -> str:
 
 
 @pytest.mark.both_databases
-def test_an_event_of_what_is_charged_at_once_is_told_to_go_to_the_guard_and_is_not_kept(guarded: Guarded) -> None:
+def test_event_of_type_charged_at_once_is_refused_with_hint_to_guard(guarded: Guarded) -> None:
     price(guarded, "draw", counts=RENDER)
     fleet = guarded.fleet
     (answer, _, other, again, elsewhere) = answers = told(
@@ -99,7 +99,7 @@ def test_what_was_taken_before_the_price_is_a_duplicate_and_stays_billed(guarded
 
 
 @pytest.mark.parametrize("ticks", [0, 3], ids=["not sealed yet", "pending"])
-def test_a_price_is_refused_while_usage_of_its_type_waits_and_nothing_is_lost(guarded: Guarded, ticks: int) -> None:
+def test_price_is_refused_while_usage_of_its_type_waits_and_none_is_lost(guarded: Guarded, ticks: int) -> None:
     fleet = guarded.fleet
     told(fleet, at(guarded, "a", 3), event("b", 4, org_id="nobody", occurred_ms=guarded.now))
     fleet.tick_windows(ticks)
@@ -132,7 +132,7 @@ def test_what_is_taken_back_waits_for_nothing(guarded: Guarded, ticks: int) -> N
     assert [one for one in waits(guarded) if one[1]] == []
 
 
-def test_a_stopped_organisations_usage_waits_too_and_what_nobody_bills_does_not(guarded: Guarded) -> None:
+def test_usage_of_stopped_org_waits_and_unbilled_usage_does_not(guarded: Guarded) -> None:
     fleet = guarded.fleet
     fleet.assign("free", provider="legacy", from_ms=T0)
     told(fleet, event("f", 5, org_id="free", occurred_ms=guarded.now))
@@ -147,7 +147,7 @@ def test_a_stopped_organisations_usage_waits_too_and_what_nobody_bills_does_not(
     assert "by 1 organisation waits" in refused(lambda: price(guarded))
 
 
-def test_once_the_price_is_gone_events_wait_for_a_feature_again_by_advice_that_is_taken(guarded: Guarded) -> None:
+def test_events_wait_for_a_feature_again_after_price_is_removed(guarded: Guarded) -> None:
     """But for the window in which it went, and those before: there it charged."""
     fleet = guarded.fleet
     price(guarded)
@@ -165,7 +165,7 @@ def test_once_the_price_is_gone_events_wait_for_a_feature_again_by_advice_that_i
     assert fleet.rows("SELECT feature, sealed_qty FROM pushes WHERE state <> 'voided'") == [("render", 7)]
 
 
-def test_what_waited_before_there_was_such_a_rule_is_listed_with_the_metric(guarded: Guarded) -> None:
+def test_usage_that_waited_before_the_rule_is_listed_with_its_metric(guarded: Guarded) -> None:
     """A database may hold some from an earlier version; no list advises what is refused."""
     fleet = guarded.fleet
     told(fleet, at(guarded, "a", 3))
@@ -265,7 +265,7 @@ def test_of_an_event_and_a_price_at_once_the_second_sees_the_first(
     guarded.prove()
 
 
-def test_no_price_is_set_while_an_event_goes_in_whose_feature_ends_meanwhile(postgres: sa.Engine) -> None:
+def test_price_is_refused_while_event_of_ending_feature_is_inserted(postgres: sa.Engine) -> None:
     guarded = Guarded(postgres)
     guarded.fleet.clock.at_ms = NOON
     guarded.fleet.assign("acme", from_ms=T0)

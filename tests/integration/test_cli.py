@@ -170,7 +170,7 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
     assert any("CRON_SECRET is not set" in finding["what"] for finding in said if finding["ok"])
 
 
-def test_doctor_refuses_secrets_that_can_be_guessed_and_a_proxy_that_is_everybody(shell: Shell) -> None:
+def test_doctor_refuses_guessable_secrets_and_proxy_open_to_all(shell: Shell) -> None:
     """One character was taken for the console's proxy, for hooks and for cells that nobody set up yet."""
     shell.begin()
 
@@ -272,7 +272,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @on_sqlite
-def test_a_quiet_tick_says_nothing_where_all_is_settled_and_all_where_it_is_not(shell: Shell) -> None:
+def test_quiet_tick_prints_nothing_if_settled_and_all_if_not(shell: Shell) -> None:
     shell.begin()
     shell.run("org", "assign", "acme", "--new", "--from", "2026-01-01")
     shell.run("import", shell.samples("s1,acme,box,cell-1,1024,60,2026-01-01T00:01:00Z"))

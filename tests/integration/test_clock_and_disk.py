@@ -144,7 +144,7 @@ def test_full_disk_of_the_database_has_its_own_error_and_doctor_meets_it(
 
 
 @pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "DRAWDOWN_STATE_DIR")])
-def test_state_folder_that_cannot_be_written_is_met_by_doctor_and_a_full_one_keeps_its_witness(
+def test_doctor_reports_unwritable_state_folder_and_full_one_keeps_witness(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, said: str
 ) -> None:
     def fails(_number: int) -> None:

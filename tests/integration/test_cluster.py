@@ -318,9 +318,7 @@ def deferred(clustered: sa.Engine, task: str, lock: str, args: dict[str, object]
     )  # fmt: skip
 
 
-def test_a_job_is_acknowledged_when_its_tick_has_ended_and_one_of_another_n_is_done(
-    clustered: sa.Engine, tmp_path: Path
-) -> None:
+def test_job_is_acknowledged_after_its_tick_and_job_of_other_n_is_done(clustered: sa.Engine, tmp_path: Path) -> None:
     """Shards that overlap are correct; a job that is dropped would leave its buckets to a later tick."""
     work = jobs_of(clustered, tmp_path, terms=replace(TERMS, every_s=3_600))
     began, goes_on, done = threading.Event(), threading.Event(), []
@@ -388,7 +386,7 @@ def test_the_end_of_a_job_is_noted_once_also_where_the_answer_is_lost(
     assert len(sent) == 3 and rows(clustered, JOBS) == []
 
 
-def test_connections_that_are_cut_are_made_anew_and_a_signal_puts_back_what_is_not_done(
+def test_cut_connections_are_reopened_and_signal_returns_unfinished_jobs(
     clustered: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = jobs_of(clustered, tmp_path, terms=replace(TERMS, every_s=1))

@@ -128,7 +128,7 @@ def test_a_use_is_written_once_a_minute(door: Door) -> None:
         assert door.fleet.one("SELECT seen_ms FROM console_sessions") == seen
 
 
-def test_five_failures_are_looked_at_and_then_none_for_a_quarter_of_an_hour(door: Door) -> None:
+def test_sign_in_is_blocked_for_a_quarter_of_an_hour_after_five_failures(door: Door) -> None:
     stored = door.add()
     for _ in range(console_sessions.MOST_FAILURES):
         assert door.tried() == stored

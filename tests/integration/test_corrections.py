@@ -465,7 +465,7 @@ def test_a_prune_takes_as_many_windows_at_once_as_hold_a_portion(fleet: Fleet, m
     assert fleet.one("SELECT MIN(floor_ms) FROM orgs") == T0 + DAY_MS, "no floor goes back"
 
 
-def test_what_arrives_below_the_floor_while_samples_are_deleted_is_quarantined_first(fleet: Fleet) -> None:
+def test_sample_arriving_below_floor_during_prune_is_quarantined(fleet: Fleet) -> None:
     """No seal has looked at it: without a look it would be gone without a trace (S4)."""
     fleet.sample("acme", T0 + 1)
     fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
@@ -483,7 +483,7 @@ def test_what_arrives_below_the_floor_while_samples_are_deleted_is_quarantined_f
     assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.by).samples == 1
 
 
-def test_what_was_billed_and_is_not_deleted_yet_is_not_called_late_once_arrivals_are_read_anew(fleet: Fleet) -> None:
+def test_billed_undeleted_sample_is_not_late_after_arrivals_are_reread(fleet: Fleet) -> None:
     """A prune that is cut off leaves billed samples below the floor: whoever bills what is told as late bills twice."""
     fleet.sample("acme", T0 + 1)
     fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)

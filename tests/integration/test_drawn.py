@@ -127,7 +127,7 @@ def test_what_was_drawn_without_an_event_is_accepted_and_not_charged_again(engin
     clean(fleet)
 
 
-def test_what_no_event_shows_and_nothing_drew_is_voided_once_it_can_arrive_no_more(engine: sa.Engine) -> None:
+def test_push_without_event_or_draw_is_voided_once_it_cannot_arrive(engine: sa.Engine) -> None:
     fleet, provider = claimed_and_unanswered(engine, 0)
     assert states(fleet) == [(0, 60, 60, "queued")]
     provider.answers = {}
@@ -152,7 +152,7 @@ def test_what_the_balance_does_not_tell_is_in_doubt_and_never_voided(engine: sa.
     clean(fleet)
 
 
-def test_what_a_balance_shows_is_explained_before_anything_beside_it_is_voided(engine: sa.Engine) -> None:
+def test_balance_difference_is_explained_before_other_pushes_are_voided(engine: sa.Engine) -> None:
     """59 s were accepted and lost over there; 60 were drawn without an event, and 7 are on their way still. What the
     balance shows too much, 1, is less than each of them: that proves nothing of the 60."""
     fleet, provider = claimed_and_unanswered(engine, 0)
@@ -216,7 +216,7 @@ def test_of_two_without_an_event_the_balance_tells_how_much(engine: sa.Engine) -
     clean(fleet)
 
 
-def test_of_two_as_large_the_balance_does_not_tell_which_while_one_is_sent_again(engine: sa.Engine) -> None:
+def test_balance_decides_neither_of_two_equal_pushes_while_one_is_resent(engine: sa.Engine) -> None:
     """The first one's key is claimed, and it was never drawn; the second was, and the list of events stands still."""
     fleet, provider = fleet_of(engine, **DRAWN)
     fleet.sample("acme", T0 + WINDOW_MS, 60)
@@ -241,7 +241,7 @@ def test_of_two_as_large_the_balance_does_not_tell_which_while_one_is_sent_again
     clean(fleet)
 
 
-def test_of_two_as_large_neither_is_chosen_where_another_worker_looks_one_up_by_now(engine: sa.Engine) -> None:
+def test_neither_of_two_equal_pushes_is_chosen_if_another_worker_looks_up(engine: sa.Engine) -> None:
     """It would be accepted alone, and the other one's event, or another answer for it, may come yet."""
     fleet, provider = fleet_of(engine, **DRAWN)
     fleet.sample("acme", T0 + WINDOW_MS, 60)
@@ -266,7 +266,7 @@ def test_of_two_as_large_neither_is_chosen_where_another_worker_looks_one_up_by_
     assert sorted(str(row[3]) for row in states(fleet))[:2] == ["accepted", "voided"]
 
 
-def test_a_balance_of_a_later_cycle_does_not_tell_that_nothing_was_drawn_before_it(engine: sa.Engine) -> None:
+def test_balance_of_later_cycle_does_not_prove_absence_of_earlier_draw(engine: sa.Engine) -> None:
     """The month ends between the send and the day after which it can be applied no more: what was drawn, was drawn from
     the month before."""
     fleet, provider = fleet_of(engine, **DRAWN)

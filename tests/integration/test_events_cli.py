@@ -167,7 +167,7 @@ def test_an_assignment_says_apart_what_sandboxes_and_events_waited_for(shell: Sh
     assert "0 s, 9 units" in said and "60 s, 3 units" in said
 
 
-def test_marks_that_turn_the_direction_of_reading_are_kept_and_shown_as_escapes(shell: Shell) -> None:
+def test_bidirectional_marks_in_ids_are_stored_and_shown_as_escapes(shell: Shell) -> None:
     """An id is opaque, an organisation's and an event's alike."""
     mapped(shell.fleet)
     marked = "e\u202e1"

@@ -256,7 +256,7 @@ def test_a_run_is_priced_by_the_card_of_its_acceptance(bank: Bank) -> None:
     assert dear.amount_micro == 1_000_000 * 900 + 200_000 * 15, "one that is accepted now is priced by it"
 
 
-def test_a_repetition_is_known_by_what_was_said_whatever_its_price_is_by_now(bank: Bank) -> None:
+def test_repeated_execution_is_recognised_whatever_its_price_is_now(bank: Bank) -> None:
     """A rate that was dated by a clock which is behind, and kept after the run was settled."""
     set_tokens = partial(set_rate, feature="tokens", per_quantity=1)
     bank.write(lambda c: set_tokens(c, micro_credits=3, by=bank.fleet.by, from_ms=None))
@@ -488,7 +488,7 @@ def test_usage_beyond_what_a_wallet_can_owe_is_refused_alone(bank: Bank, monkeyp
     assert bank.purse == (-140, 0)
 
 
-def test_a_run_that_is_over_is_shown_as_expired_before_anything_has_looked_at_it(bank: Bank) -> None:
+def test_expired_run_is_shown_as_expired_before_any_sweep(bank: Bank) -> None:
     bank.accept("brief", 5, for_ms=MINUTE_MS)
     bank.accept("long", 5)
     bank.later(MINUTE_MS)

@@ -361,7 +361,7 @@ class Narrow(FakeProvider):
             self.under_way -= 1
 
 
-def test_a_provider_that_lowers_its_limit_is_said_and_nothing_is_lost_or_sent_twice(engine: sa.Engine) -> None:
+def test_lowered_provider_limit_is_reported_and_no_push_is_lost_or_doubled(engine: sa.Engine) -> None:
     narrow = Narrow(FAST)
     fleet = Fleet(engine, extra={"fake": narrow})
     owed(fleet, 3 * OTHERS, 1, name="org")
@@ -422,7 +422,7 @@ def test_a_provider_that_takes_fewer_reads_is_said_and_everybody_is_read(engine:
     assert fleet.one(left) == 0
 
 
-def test_one_customer_that_is_turned_away_for_ever_is_asked_for_twice_and_left_to_the_next_tick(
+def test_customer_always_throttled_is_read_twice_then_left_to_next_tick(
     engine: sa.Engine,
 ) -> None:
     class OneAway(FakeProvider):
@@ -441,7 +441,7 @@ def test_one_customer_that_is_turned_away_for_ever_is_asked_for_twice_and_left_t
     assert (report.projected, provider.asked, report.calls_cut) == (OTHERS - 1, 2, {})
 
 
-def test_where_every_read_is_turned_away_each_is_asked_for_a_few_times_at_most(engine: sa.Engine) -> None:
+def test_each_read_is_retried_a_few_times_at_most_if_all_are_throttled(engine: sa.Engine) -> None:
     asked = Counter[str]()
 
     class AllAway(FakeProvider):

@@ -102,11 +102,11 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], Sees]]] = {
     ),
     "nobody is told of a limit that was lowered": (
         lambda p: p.put(Slots, "tell", lambda self, cut: None),
-        sound.test_a_provider_that_lowers_its_limit_is_said_and_nothing_is_lost_or_sent_twice,
+        sound.test_lowered_provider_limit_is_reported_and_no_push_is_lost_or_doubled,
     ),
     "a limit that was lowered is not heeded": (
         lambda p: p.put(Allowance, "note", lambda self, number, customer, turned_away: False),
-        sound.test_a_provider_that_lowers_its_limit_is_said_and_nothing_is_lost_or_sent_twice,
+        sound.test_lowered_provider_limit_is_reported_and_no_push_is_lost_or_doubled,
     ),
     "a read that was turned away is left": (
         lambda p: p.put(fair_queue, "READ_TRIES", 1),

@@ -84,7 +84,7 @@ def test_a_key_that_a_run_has_is_refused_and_nothing_is_used(engine: sa.Engine) 
     assert breach.text.startswith("nothing of guard:taken is nothing")
 
 
-def test_beyond_a_limit_nothing_is_used_charged_or_kept_but_the_count_of_refusals(guarded: Guarded) -> None:
+def test_use_beyond_limit_changes_only_the_count_of_refusals(guarded: Guarded) -> None:
     guarded.limit("idea", 3)
     guarded.consume("idea", 2)
     for _ in range(3):
@@ -184,7 +184,7 @@ def test_without_credit_nothing_is_used_and_it_is_said_what_can_be_done(guarded:
     assert guarded.consume("look", 1).reason == "no_entitlement"
 
 
-def test_in_a_phase_that_blocks_nobody_it_is_counted_and_what_nobody_paid_is_written_down(guarded: Guarded) -> None:
+def test_use_in_non_blocking_phase_is_counted_and_unpaid_cost_recorded(guarded: Guarded) -> None:
     guarded.metric("idea", phase=0)
     guarded.limit("idea", 150)
     found = guarded.consume("idea", 101)
@@ -242,7 +242,7 @@ def test_another_wallet_may_pay_where_it_allowed_it(guarded: Guarded) -> None:
     assert (guarded.wallet(), guarded.wallet("wayne")) == ((100 * MICRO, 0), (0, 0))
 
 
-def test_where_credit_cannot_be_known_the_metric_says_whether_it_is_allowed(guarded: Guarded) -> None:
+def test_metric_decides_if_use_is_allowed_while_credit_is_unknown(guarded: Guarded) -> None:
     """As of whom a provider bills by features: what was let through is written down with its cost."""
     guarded.fleet.assign("afar", provider="legacy2")
     guarded.limit("idea", None)
@@ -306,7 +306,7 @@ def test_what_is_given_up_frees_all_but_what_was_used(guarded: Guarded) -> None:
     assert (guarded.used("idea"), guarded.wallet()) == (2, (98 * MICRO, 0))
 
 
-def test_more_than_was_held_counts_and_is_charged_in_the_period_of_its_hold(guarded: Guarded) -> None:
+def test_use_beyond_hold_is_counted_and_charged_in_the_period_of_the_hold(guarded: Guarded) -> None:
     guarded.limit("byte", 100, "hour")
     guarded.reserve("byte", 75, key="copy")
     guarded.later(HOUR_MS // 2)
@@ -579,7 +579,7 @@ def test_an_organisation_owes_what_it_used_itself_by_any_word(guarded: Guarded) 
     guarded.prove()
 
 
-def test_what_is_let_through_beyond_its_limit_is_not_charged_to_whom_a_metric_names(guarded: Guarded) -> None:
+def test_use_allowed_beyond_limit_is_not_charged_to_payer_of_metric(guarded: Guarded) -> None:
     guarded.give("platform", 50)
     guarded.metric("mail", price_micro=MICRO, payer="platform", fails_open=True)
     guarded.limit("mail", 10)

@@ -181,7 +181,7 @@ def _while_it_waits(guarded: Guarded, monkeypatch: pytest.MonkeyPatch, work: Cal
     monkeypatch.setattr(guard_counts, "lock", lock)
 
 
-def test_a_use_that_waits_while_terms_change_goes_by_those_that_it_read_and_says_which(
+def test_use_waiting_while_terms_change_reports_the_terms_it_read(
     postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guarded = Guarded(postgres)

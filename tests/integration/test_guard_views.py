@@ -285,9 +285,7 @@ def test_a_bounded_number_of_counters_is_corrected_at_once(guarded: Guarded) -> 
     assert guarded.fleet.one("SELECT COUNT(*) FROM guard_counters") == 0
 
 
-def test_whoever_is_blocked_on_the_command_line_is_told_what_each_way_out_takes(
-    guarded: Guarded, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_blocked_command_line_use_lists_each_way_out(guarded: Guarded, capfd: pytest.CaptureFixture[str]) -> None:
     """In one line each, as `guard options` says it: also that one is not open, and why."""
     guarded.metric("huge", price_micro=1000 * MICRO)
     guarded.limit("huge", None)

@@ -243,7 +243,7 @@ def test_a_message_is_sent_once_where_all_goes_well(shop: Shop) -> None:
     assert shop.deliveries("state, attempts, failures, last_status, last_error") == [("delivered", 1, 0, 204, None)]
 
 
-def test_a_message_that_is_not_taken_is_sent_by_the_schedule_and_then_has_failed(shop: Shop) -> None:
+def test_refused_message_is_resent_by_schedule_and_then_fails(shop: Shop) -> None:
     shop.endpoint()
     (name,) = shop.tries()
     shop.product.answer["app"] = "broken"

@@ -74,7 +74,7 @@ def test_an_endpoint_from_its_making_to_its_end(fleet: Fleet, product: tuple[Pro
     assert "was ended" in told("set", "app", url, "--new", status=1)["error"]
 
 
-def test_an_answer_that_was_lost_says_how_to_learn_whether_a_secret_was_rotated(
+def test_lost_rotation_answer_shows_how_to_check_for_a_new_secret(
     fleet: Fleet, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given again blindly, it would end the secret by which the product verifies."""

@@ -56,7 +56,7 @@ def at_each_read(provider: Prepaid, work: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 64])
-def test_who_is_asked_about_again_and_again_keeps_no_others_from_their_read(engine: sa.Engine, at_once: int) -> None:
+def test_org_requested_repeatedly_does_not_delay_reads_of_others(engine: sa.Engine, at_once: int) -> None:
     provider = Prepaid(capabilities(in_flight=at_once), credit=CREDIT)
     fleet = fleet_of(engine, provider)
     at_each_read(provider, lambda: ask(fleet, "org-1"))
@@ -80,7 +80,7 @@ def test_who_cannot_be_read_ends_the_round_for_nobody(engine: sa.Engine) -> None
 
 
 @pytest.mark.both_databases
-def test_a_read_that_was_overtaken_by_one_that_failed_is_made_again_at_once(engine: sa.Engine) -> None:
+def test_read_overtaken_by_a_failed_one_is_repeated_at_once(engine: sa.Engine) -> None:
     """What failed halts whom nobody could read for long, and is asked again in a minute: that is no answer."""
     provider = Prepaid(capabilities(), credit={org: few * 1_000 * A_SECOND for org, few in CREDIT.items()})
     fleet = fleet_of(engine, provider)

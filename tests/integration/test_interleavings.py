@@ -123,7 +123,7 @@ def test_control_a_cursor_at_the_newest_arrival_loses_an_older_transaction(fleet
         assert naive_scan(sealer, cursor) == []
 
 
-def test_a_sample_that_commits_after_younger_ones_is_found_by_the_next_seal(fleet: Fleet) -> None:
+def test_sample_committed_after_younger_ones_is_found_by_next_seal(fleet: Fleet) -> None:
     with open_sample(fleet.engine, "slow", 7) as slow:
         with open_sample(fleet.engine, "quick", 5) as quick:
             quick.commit()

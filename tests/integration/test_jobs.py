@@ -125,7 +125,7 @@ def test_one_whose_tick_was_killed_half_way_is_taken_up_again_by_the_next(fleet:
     assert fleet.one("SELECT COUNT(*) FROM replays") == 1, "it went on where it was"
 
 
-def test_one_that_was_done_and_not_told_of_is_done_again_and_bills_nothing_twice(fleet: Fleet) -> None:
+def test_job_done_but_not_recorded_is_repeated_and_bills_nothing_twice(fleet: Fleet) -> None:
     job(fleet)
     up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "replay_backlog")
     assert sealed(fleet) == BILLED
@@ -200,7 +200,7 @@ def test_a_job_that_kills_its_ticks_fails_after_some(fleet: Fleet) -> None:
     assert listed(fleet)[0].state == "failed"
 
 
-def test_one_that_cannot_be_done_any_more_fails_in_words_and_the_next_one_is_done(fleet: Fleet) -> None:
+def test_impossible_job_fails_with_a_reason_and_the_next_job_runs(fleet: Fleet) -> None:
     job(fleet, ReplayJob(ReplayScope(("acme",)), T0, END))
     job(fleet)
     fleet.write("UPDATE orgs SET floor_ms = :at WHERE org_id = 'acme'", {"at": T0 + DAY_MS})

@@ -141,7 +141,7 @@ def many(engine: sa.Engine) -> tuple[Fleet, FakeProvider]:
     return fleet, provider
 
 
-def test_time_that_is_up_leaves_the_rest_and_after_some_turns_the_order_fails_in_words(
+def test_job_out_of_time_continues_and_fails_with_reason_after_some_ticks(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconciling, "CHUNK", 1)

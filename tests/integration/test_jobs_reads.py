@@ -64,7 +64,7 @@ def test_changed_terms_are_accepted_by_a_tick(fleet: Fleet, fake: FakeProvider) 
         job(fleet, asked)
 
 
-def test_one_that_died_half_way_goes_on_and_one_that_was_done_is_not_done_again(
+def test_interrupted_job_continues_and_finished_job_is_not_repeated(
     fleet: Fleet, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(providers, "CHUNK", 1)

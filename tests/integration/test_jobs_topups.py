@@ -80,7 +80,7 @@ def dies_before(purses: Purses, name: str) -> None:
 
 
 @pytest.mark.both_databases
-def test_with_another_card_top_ups_go_on_and_what_is_low_is_filled_by_the_same_tick(stopped: Purses) -> None:
+def test_new_card_resumes_top_ups_and_low_wallet_is_filled_in_same_tick(stopped: Purses) -> None:
     stopped.pay.cards.clear()
     number = job(stopped, RESUME)
     assert stopped.fill().begun == 0, "nothing goes on before a tick did it"

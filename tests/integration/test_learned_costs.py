@@ -77,7 +77,7 @@ def test_the_provider_is_told_every_cost_that_was_learned(fleet: Fleet) -> None:
     assert known == [[], before, sorted([*before, (DEARER.feature, DEARER.credits)])]
 
 
-def test_a_cost_that_changed_is_added_with_the_moment_it_was_last_confirmed(fleet: Fleet) -> None:
+def test_changed_cost_is_added_with_the_time_of_last_confirmation(fleet: Fleet) -> None:
     fleet.tick(FIRST)
     fleet.tick(FIRST + 3 * MINUTE_MS)
     fake(fleet).costs_say = (DEARER, LARGE)

@@ -96,7 +96,7 @@ def test_what_is_there_as_it_is_here_is_accepted_and_never_sent(engine: sa.Engin
     proven(fleet)
 
 
-def test_what_is_there_in_several_revisions_is_adopted_before_the_difference_is_sealed(engine: sa.Engine) -> None:
+def test_window_with_several_revisions_is_adopted_before_rest_is_sealed(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {"": 40, ":r1": 15}, **ASKED)
     pass_by(fleet, 1, 3, 3, 3)
     assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r3", 5)], "r2 holds what r0 is there"
@@ -121,7 +121,7 @@ def test_what_was_given_back_in_the_lost_history_is_owed_again(engine: sa.Engine
     proven(fleet)
 
 
-def test_what_was_voided_and_sealed_again_in_the_lost_history_is_found_under_its_later_key(engine: sa.Engine) -> None:
+def test_push_voided_and_resealed_in_lost_history_is_found_by_later_key(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {":r2": 60}, **ASKED)
     pass_by(fleet, 1, 3, 60)
     assert provider.seen == [], "the first one may still be applied there"
@@ -132,7 +132,7 @@ def test_what_was_voided_and_sealed_again_in_the_lost_history_is_found_under_its
     proven(fleet)
 
 
-def test_what_a_later_revision_drew_in_the_lost_history_proves_nothing_of_the_first(engine: sa.Engine) -> None:
+def test_draw_of_later_lost_revision_proves_nothing_about_the_first(engine: sa.Engine) -> None:
     """At a provider that may charge without an event the customer's balance is asked, too."""
     fleet, provider = restored(engine, {":r1": 60}, **ASKED, drawn=True)
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
@@ -222,7 +222,7 @@ def test_what_is_not_there_is_sent_once_it_was_asked_for(engine: sa.Engine) -> N
     proven(fleet)
 
 
-def test_a_key_that_may_be_forgotten_by_now_is_not_sent_before_the_lost_send_can_no_longer_be_applied(
+def test_possibly_forgotten_key_is_not_resent_while_lost_send_may_apply(
     engine: sa.Engine,
 ) -> None:
     fleet, provider = restored(engine, {}, **ASKED)
@@ -278,7 +278,7 @@ def test_where_nothing_can_be_asked_a_person_decides_once(engine: sa.Engine) -> 
 
 
 @pytest.mark.parametrize(("asks", "then"), [(False, ["in_doubt", "in_doubt"]), (True, ["voided", "voided"])])
-def test_what_is_open_at_a_provider_that_this_host_lacks_is_for_those_who_have_it(
+def test_open_push_at_provider_missing_here_is_left_to_other_hosts(
     engine: sa.Engine, asks: bool, then: list[str]
 ) -> None:
     """Queued at a provider that cannot be asked, it would wait for ever."""
@@ -438,7 +438,7 @@ def test_a_reconcile_that_lives_through_a_restore_corrects_nothing(engine: sa.En
     assert fleet.rows("SELECT * FROM adoptions") == []
 
 
-def test_whole_units_that_were_sent_of_other_windows_are_found_before_any_is_sent(engine: sa.Engine) -> None:
+def test_whole_units_sent_for_other_windows_are_found_before_any_send(engine: sa.Engine) -> None:
     """Sealed all at once, after a restore, whole units fall on other windows than they did one by one."""
     provider = FakeProvider(capabilities(**ASKED, unit=700, negatives=False))
     fleet = Fleet(engine, extra={"fake": provider})
@@ -460,7 +460,7 @@ def test_whole_units_that_were_sent_of_other_windows_are_found_before_any_is_sen
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_what_was_known_last_is_told_by_the_order_of_ticks_and_not_by_clocks(engine: sa.Engine) -> None:
+def test_latest_history_is_decided_by_order_of_ticks_not_by_clocks(engine: sa.Engine) -> None:
     """A host whose clock is behind ticks after another has found that history was lost."""
     fleet, _ = restored(engine, {}, **ASKED)
     before = fleet.clock.at_ms
@@ -491,7 +491,7 @@ def test_a_mapping_of_lost_history_is_given_again_knowingly(engine: sa.Engine) -
 
 
 @pytest.mark.both_databases
-def test_a_tick_that_lay_still_while_the_database_was_restored_seals_nothing(engine: sa.Engine) -> None:
+def test_tick_suspended_during_restore_seals_nothing(engine: sa.Engine) -> None:
     """What another worker of this machine wrote down meanwhile says so, once the tick has begun."""
     fleet, _ = restored(engine, {}, **ASKED)
     fleet.clock.at_ms += 2 * WINDOW_MS
@@ -514,9 +514,7 @@ def test_a_tick_that_lay_still_while_the_database_was_restored_seals_nothing(eng
 
 
 @pytest.mark.parametrize("night", [True, False])
-def test_what_a_reconciliation_told_before_the_samples_came_is_not_taken_for_somebody_elses(
-    engine: sa.Engine, night: bool
-) -> None:
+def test_draw_reported_before_its_samples_came_is_not_taken_for_foreign(engine: sa.Engine, night: bool) -> None:
     """A lost push was drawn, and no event shows it. The balance shows more than is known here; a person is told."""
     lost = KEY.replace(str(T0), str(T0 + 2 * WINDOW_MS))
     provider = FakeProvider(capabilities(**ASKED, drawn=True))
@@ -541,7 +539,7 @@ def test_what_a_reconciliation_told_before_the_samples_came_is_not_taken_for_som
 @pytest.mark.parametrize(
     ("drawn", "readable", "state"), [(60, True, "sent"), (120, True, "drawn"), (60, False, "waits")]
 )
-def test_a_lost_push_is_not_called_drawn_by_what_another_drew_whose_samples_are_not_there_yet(
+def test_lost_push_is_not_proven_by_draw_of_push_without_samples_yet(
     engine: sa.Engine, drawn: int, readable: bool, state: str
 ) -> None:
     """One balance tells of both. Of the other nothing is known here, but its event shows it."""

@@ -248,7 +248,7 @@ def test_debts_are_carried_to_the_lot_that_comes_next(purse: Purse) -> None:
     assert (purse.balance, purse.lot("month").used_micro, purse.expiries) == (0, 30, {"month:r0": 70})
 
 
-def test_what_was_taken_of_no_lot_is_paid_by_lots_as_use_is_and_told_as_taken_back(purse: Purse) -> None:
+def test_credit_taken_back_from_no_lot_is_paid_by_lots_and_shown(purse: Purse) -> None:
     purse.give("month", 100, expires_ms=END)
     purse.fleet.clock.at_ms += DAY_MS
     purse.use(5)

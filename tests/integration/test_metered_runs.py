@@ -197,7 +197,7 @@ def test_a_hold_ends_at_nothing_and_usage_is_charged_all_the_same(lab: Lab) -> N
     lab.proven()
 
 
-def test_usage_that_comes_late_counts_and_what_is_withdrawn_gives_nothing_back(lab: Lab) -> None:
+def test_late_usage_of_run_counts_and_withdrawn_usage_refunds_nothing(lab: Lab) -> None:
     lab.accept()
     lab.use()
     lab.fleet.tick_windows(3)
@@ -504,7 +504,7 @@ def test_a_bounded_number_of_runs_is_looked_at_at_once(lab: Lab, monkeypatch: py
     lab.proven()
 
 
-def test_who_paid_for_a_run_that_another_ends_by_its_sandbox_is_asked_about_again(engine: sa.Engine) -> None:
+def test_payer_of_run_ended_by_another_sandbox_is_read_again(engine: sa.Engine) -> None:
     """The sweep finds nothing due in that wallet any more: nobody else would let its organisation go on."""
     fleet = Fleet(engine)
     fleet.assign("acme", "lender")

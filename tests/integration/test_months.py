@@ -219,7 +219,7 @@ def test_late_use_takes_from_what_rolled_over_as_far_as_it_is_left(account: Acco
     assert (account.balance, account.shown.owed_micro) == (100, 0), "never below nothing"
 
 
-def test_what_runs_have_reserved_is_neither_expired_nor_taken_from_what_rolled_over(account: Account) -> None:
+def test_credit_reserved_by_runs_neither_expires_nor_reduces_rollover(account: Account) -> None:
     account.plan("team", 100, 0, 100)
     account.plan("none")
     account.join()

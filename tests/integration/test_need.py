@@ -134,9 +134,7 @@ def test_a_read_older_than_an_answer_overwrites_nothing(fleet: Fleet, provider: 
     assert stands(fleet, "balance_micro, projection_due_ms") == (100 * AN_HOUR, None)
 
 
-def test_those_who_run_and_have_least_are_asked_about_first_and_turns_come_last(
-    fleet: Fleet, provider: Prepaid
-) -> None:
+def test_running_orgs_with_least_credit_are_read_first_and_turns_last(fleet: Fleet, provider: Prepaid) -> None:
     orgs = {"halted": 0, "much": 300, "little": 2, "turn": 1, "some": 40}
     fleet.assign(*orgs, provider="fake", from_ms=T0)
     fleet.tick(T0 + 3 * TURN_MS)

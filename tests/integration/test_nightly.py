@@ -74,7 +74,7 @@ def test_one_that_cannot_be_run_is_told_and_stops_no_other(
     assert headings(said.out) == [*nightly.LINES] and "no organisation nobody" in said.err
 
 
-def test_where_cells_may_be_called_their_totals_are_compared_and_what_is_unread_is_left(
+def test_totals_of_reachable_cells_are_compared_and_unread_ones_are_left(
     asked: Callable[..., int], engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DRAWDOWN_CELL_ORIGINS", "http://127.0.0.1:9")

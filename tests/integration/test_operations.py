@@ -292,7 +292,7 @@ def test_a_new_provider_is_asked_when_its_time_begins(
     assert fleet.tick_windows(3).resumed == int(asked)
 
 
-def test_an_assignment_takes_effect_after_a_tick_whose_clock_was_days_ahead(fleet: Fleet) -> None:
+def test_assignment_takes_effect_after_tick_with_clock_days_ahead(fleet: Fleet) -> None:
     """By that tick's word all that began before it had taken effect, and this one had not been made."""
     fleet.sample("globex", T0 + 1)
     fleet.tick(T0 + 3 * DAY_MS)

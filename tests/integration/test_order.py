@@ -70,7 +70,7 @@ def fleet(engine: sa.Engine) -> Fleet:
     return made
 
 
-def test_a_late_answer_by_a_slow_clock_is_no_second_send_of_what_is_in_doubt(fleet: Fleet) -> None:
+def test_late_answer_by_slow_clock_is_no_second_send_of_push_in_doubt(fleet: Fleet) -> None:
     """The claim passes on, the second worker sends, and only then is the first one's answer written."""
     slow = FixedClock(fleet.clock.at_ms)
     first = Worker(fleet, slow, "slow")
@@ -87,7 +87,7 @@ def test_a_late_answer_by_a_slow_clock_is_no_second_send_of_what_is_in_doubt(fle
     assert verified(fleet).breaches == []
 
 
-def test_what_is_sent_again_though_it_is_in_doubt_is_found_whatever_the_clocks_say(fleet: Fleet) -> None:
+def test_resend_of_push_in_doubt_is_found_whatever_the_clocks_show(fleet: Fleet) -> None:
     quick = FixedClock(fleet.clock.at_ms + APART_MS)
     first = Worker(fleet, quick, "quick")
     first.until_sent()

@@ -50,9 +50,7 @@ def later(fleet: Fleet) -> None:
     fleet.tick(fleet.clock.at_ms + WINDOW_MS, new_orgs=None, dormant={"fake": "FAKE_KEY is not set"})
 
 
-def test_a_word_holds_at_once_though_the_provider_cannot_be_asked_and_ends_by_itself(
-    fleet: Fleet, provider: FakeProvider
-) -> None:
+def test_override_holds_at_once_without_provider_and_ends_by_itself(fleet: Fleet, provider: FakeProvider) -> None:
     provider.states["acme"] = CustomerState(-1, None, 5)
     fleet.tick(T0)
     override(fleet, most=9, halted=False, until_ms=T0 + WINDOW_MS)
@@ -63,9 +61,7 @@ def test_a_word_holds_at_once_though_the_provider_cannot_be_asked_and_ends_by_it
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_a_word_that_is_cleared_makes_no_credit_of_what_is_known_to_be_gone(
-    fleet: Fleet, provider: FakeProvider
-) -> None:
+def test_cleared_override_does_not_restore_credit_that_is_gone(fleet: Fleet, provider: FakeProvider) -> None:
     provider.states["acme"] = CustomerState(0, None, 5)
     fleet.tick(T0)
     override(fleet, halted=False)

@@ -45,7 +45,7 @@ IN = ("accepted", None)
 GONE = ("invalid", "withdrawn")
 
 
-def test_each_organisation_is_billed_for_its_own_and_none_is_mistaken_for_another(fleet: Fleet) -> None:
+def test_each_org_is_billed_for_its_own_events_only(fleet: Fleet) -> None:
     assert [own(fleet, of(org, quantity=number)) for org, number in (("acme", 3), ("globex", 4))] == [[IN], [IN]]
     engine, by = fleet.engine, fleet.by
     with pytest.raises(UsageError, match="several organisations, acme, globex: name one with --org"):
@@ -67,7 +67,7 @@ def test_each_organisation_is_billed_for_its_own_and_none_is_mistaken_for_anothe
 
 
 @pytest.mark.parametrize("first", ["own", "claimed"])
-def test_a_withdrawn_id_stays_out_for_good_whoever_sends_it_and_keeps_no_other_out(fleet: Fleet, first: str) -> None:
+def test_withdrawn_id_stays_refused_for_all_senders_and_blocks_no_other(fleet: Fleet, first: str) -> None:
     assert (own(fleet, of("acme")) if first == "own" else statuses(told(fleet, of("acme")))) == [IN]
     fleet.tick(T0 + 2 * WINDOW_MS)
     write(fleet.engine, lambda c: withdraw_events(c, "app", ["a"], fleet.by))
@@ -131,7 +131,7 @@ def test_what_was_withdrawn_and_pruned_is_not_staged(fleet: Fleet) -> None:
     clean(fleet)
 
 
-def test_bound_and_unbound_keys_send_the_same_at_once_and_nothing_waits_crosswise(postgres: sa.Engine) -> None:
+def test_bound_and_unbound_keys_sending_the_same_do_not_deadlock(postgres: sa.Engine) -> None:
     fleet = Fleet(postgres)
     fleet.clock.at_ms = T0 + 10
     billed_by_units(fleet, "acme", "globex")

@@ -88,7 +88,7 @@ def test_a_second_override_keeps_what_it_does_not_name(fleet: Fleet) -> None:
         do(fleet, lambda c: orgs.override(c, "acme", fleet.by, until_ms=until + DAY_MS))
 
 
-def test_many_are_halted_together_or_not_at_all_and_it_is_said_how_each_stood(fleet: Fleet) -> None:
+def test_many_orgs_are_halted_together_or_not_with_prior_state_reported(fleet: Fleet) -> None:
     fleet.assign("acme", "globex", from_ms=T0)
     with pytest.raises(UnknownId, match="did you mean globex"):
         do(fleet, lambda c: orgs.halt(c, ["acme", "globexx"], fleet.by))
@@ -366,7 +366,7 @@ def test_what_somebody_entered_rightly_is_not_mended_again(fleet: Fleet) -> None
     assert "before the year 2000" in (wrong[0].why_not or "")
 
 
-def test_what_waits_when_an_organisation_is_first_assigned_is_told_before_any_tick(fleet: Fleet) -> None:
+def test_usage_waiting_at_first_assignment_is_reported_before_any_tick(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + WINDOW_MS + 1)
     fleet.sample("acme", T0 + 2, memory_mb=77)
@@ -376,7 +376,7 @@ def test_what_waits_when_an_organisation_is_first_assigned_is_told_before_any_ti
     assert (again.waited.resolved_s, again.waited.before_start_s) == (0, 60), "what embedded bills waits for nobody"
 
 
-def test_what_was_accepted_in_the_millisecond_of_the_read_is_not_taken_off_twice(fleet: Fleet) -> None:
+def test_push_accepted_in_millisecond_of_read_is_not_subtracted_twice(fleet: Fleet) -> None:
     """A clock that stands still, as with --at and in the demo."""
     fleet.assign("acme", from_ms=T0)
     do(fleet, lambda c: credit.grant(c, "acme", 10_000, fleet.by, key="paid", plan=None))

@@ -52,7 +52,7 @@ def asked_twice(connection: sa.Connection) -> int:
     return int(connection.execute(PREPARED).scalar_one())
 
 
-def test_a_short_question_is_planned_once_where_no_pooler_may_stand_between(postgres: sa.Engine) -> None:
+def test_short_query_is_planned_once_if_no_pooler_is_between(postgres: sa.Engine) -> None:
     assert read(postgres, asked_twice) == 1
     with postgres.connect() as connection, connection.begin():
         connection.connection.info["is_direct"] = False  # as behind a pooler, whose backends have other numbers

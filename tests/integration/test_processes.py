@@ -65,7 +65,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> N
     monkeypatch.setattr(commands, "tick", one)
 
 
-def test_one_report_says_what_each_part_did_and_the_next_tick_does_what_is_left(
+def test_report_shows_work_of_each_part_and_next_tick_does_the_rest(
     fleet: Fleet, capfd: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No part ends as it should; then one is killed, and the others are done; then all of them are done."""
@@ -146,7 +146,7 @@ def test_ctrl_c_ends_every_part_between_two_effects() -> None:
     assert signal.getsignal(signal.SIGINT) is kept
 
 
-def test_one_that_is_gone_takes_the_others_with_it_where_they_go_on_for_days() -> None:
+def test_killed_process_ends_the_others_if_they_run_for_days() -> None:
     def one(part: Shard, stopping: Stopping) -> str:
         if part.lo == 0:
             os.kill(os.getpid(), signal.SIGKILL)

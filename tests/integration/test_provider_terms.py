@@ -47,7 +47,7 @@ def test_usage_waits_until_a_provider_declares_its_terms(engine: sa.Engine) -> N
     clean(fleet)
 
 
-def test_a_provider_that_cannot_be_used_needs_a_person_where_it_bills_somebody(engine: sa.Engine) -> None:
+def test_unusable_provider_needs_a_person_if_it_bills_an_org(engine: sa.Engine) -> None:
     fleet, _ = fleet_of(engine)
     broken = {"fake": "UsageError: a setting", "nobody": "ImportError: x"}
     fleet.tick_windows(2)

@@ -66,9 +66,7 @@ def test_what_was_lost_on_the_way_is_sent_again_with_the_same_bytes(engine: sa.E
 
 
 @pytest.mark.parametrize("claim", [Duplicate(), Queued(0)])
-def test_what_is_claimed_and_absent_waits_until_it_cannot_be_applied_any_more(
-    engine: sa.Engine, claim: Duplicate | Queued
-) -> None:
+def test_claimed_absent_push_waits_until_it_cannot_be_applied(engine: sa.Engine, claim: Duplicate | Queued) -> None:
     """Seen at Autumn: killed between claim and deduction; queued and dropped. Its key would only meet the claim."""
     fleet, provider = fleet_of(engine, **ASKED)
     provider.answers[KEY] = Unknown("cut")
@@ -255,7 +253,7 @@ def test_a_refusal_of_one_of_two_attempts_leaves_the_other_to_be_looked_up(engin
     clean(fleet)
 
 
-def test_an_attempt_that_is_on_its_way_as_another_is_refused_accepts_nothing(engine: sa.Engine) -> None:
+def test_attempt_in_flight_while_another_is_refused_accepts_nothing(engine: sa.Engine) -> None:
     fleet, provider = refusing(engine, **{**ASKED, "duplicate_proves_delivery": True})
     provider.answers[KEY], provider.lookups[KEY] = Unknown("cut"), Absent()
     fleet.tick_windows(2)
@@ -268,7 +266,7 @@ def test_an_attempt_that_is_on_its_way_as_another_is_refused_accepts_nothing(eng
 
 
 @pytest.mark.both_databases
-def test_an_answer_that_comes_after_the_refusal_was_looked_up_accepts_nothing(engine: sa.Engine) -> None:
+def test_answer_after_lookup_of_refusal_accepts_nothing(engine: sa.Engine) -> None:
     """More than an hour late: the look-up has claimed the push meanwhile, and could not read."""
     fleet, provider = fleet_of(engine, **{**ASKED, "duplicate_proves_delivery": True})
     provider.answers[KEY] = Unknown("cut")
@@ -376,7 +374,7 @@ def test_an_outage_costs_a_few_calls_and_not_one_a_push(engine: sa.Engine) -> No
     assert len(provider.charged) == 100
 
 
-def test_pushes_of_one_customer_and_feature_go_one_after_the_other_where_asked(engine: sa.Engine) -> None:
+def test_pushes_of_one_customer_and_feature_are_sequential_if_declared(engine: sa.Engine) -> None:
     import asyncio
 
     class Watched(FakeProvider):
@@ -421,7 +419,7 @@ def test_outcomes_of_a_provider_are_believed_for_their_own_push_alone(engine: sa
     ]
 
 
-def test_whose_wallet_is_given_credit_or_another_limit_is_asked_about_again_wherever_they_are_billed(
+def test_org_with_new_credit_or_limit_is_read_again_at_any_provider(
     engine: sa.Engine,
 ) -> None:
     """Where no watch goes round, nobody else would: a customer who paid would stay halted."""

@@ -181,7 +181,7 @@ def test_a_push_that_was_looked_up_too_early_is_voided_all_the_same(billed: Bill
     billed.ends(60)
 
 
-def test_what_the_wallet_was_drawn_for_is_given_back_until_it_is_sealed_anew(billed: Billed) -> None:
+def test_cancelled_push_refunds_wallet_until_it_is_sealed_again(billed: Billed) -> None:
     """Stripe has no hard stop: the wallet here halts."""
     engine, by = billed.fleet.engine, billed.by
     write(engine, lambda c: credit.grant(c, "cus_1", 1_000_000, by, key="paid", plan=None))
@@ -199,7 +199,7 @@ def test_what_the_wallet_was_drawn_for_is_given_back_until_it_is_sealed_anew(bil
     assert balance() == drawn
 
 
-def test_reconcile_shows_a_cancellation_that_stripe_confirmed_and_did_not_do(billed: Billed) -> None:
+def test_reconcile_shows_cancellation_confirmed_but_not_done_by_stripe(billed: Billed) -> None:
     intents = billed.intend()
     write(billed.fleet.engine, lambda c: conclude(c, intents, [Cancelled("it said so")], billed.by))
     for _ in range(3):

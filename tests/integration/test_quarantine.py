@@ -83,7 +83,7 @@ SELECT id, NULL, 0, 'test', 'a test' FROM usage_samples WHERE problem IS NOT NUL
 """
 
 
-def test_a_prune_of_many_reads_its_windows_by_index_and_the_quarantine_apart(fleet: Fleet) -> None:
+def test_prune_of_many_reads_windows_by_index_and_quarantine_apart(fleet: Fleet) -> None:
     for text in (SEED, CLOSE, "ANALYZE"):
         fleet.write(text)
     fleet.tick(T0 + 60 * DAY_MS, accept_clock=True)

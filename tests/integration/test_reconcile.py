@@ -150,7 +150,7 @@ def test_what_only_the_balance_can_tell_is_left_to_a_person(engine: sa.Engine, b
 
 
 @pytest.mark.parametrize("event", [False, True])
-def test_what_a_person_billed_by_hand_is_left_alone_though_it_was_sent_once(engine: sa.Engine, event: bool) -> None:
+def test_push_billed_by_hand_is_left_alone_although_it_was_sent(engine: sa.Engine, event: bool) -> None:
     """An item of an invoice beside the meters, or an event over there: both are right, and neither is voided."""
     provider = FakeProvider(capabilities(**TOTALS))
     provider.answers[KEY] = Rejected("dated more than 35 days back")
@@ -498,7 +498,7 @@ def test_what_was_told_of_a_balance_is_acknowledged_on_record(engine: sa.Engine)
     assert compare(fleet, correct=True).exit_status == 0
 
 
-def test_what_a_person_bills_by_hand_while_pushes_are_looked_up_is_not_voided(engine: sa.Engine) -> None:
+def test_push_billed_by_hand_during_lookup_is_not_voided(engine: sa.Engine) -> None:
     """Refused late and put on an invoice meanwhile, it is accepted as it was; billed again it would be paid twice."""
     fleet, provider = billed(engine)
     provider.charged.clear()

@@ -169,7 +169,7 @@ def test_what_was_never_given_back_is_given_back_anew(engine: sa.Engine) -> None
     clean(fleet)
 
 
-def test_where_the_balance_does_not_tell_whether_it_was_given_back_a_person_does(engine: sa.Engine) -> None:
+def test_person_decides_refund_that_balance_does_not_show(engine: sa.Engine) -> None:
     fleet, provider = given_back_unseen(engine)
     drawn(provider, 55)
     before = everything(fleet)
@@ -257,7 +257,7 @@ def test_what_a_person_says_was_lost_and_is_drawn_anew_is_not_given_back(engine:
     clean(fleet)
 
 
-def test_what_a_person_says_was_lost_and_the_balance_does_not_lack_is_given_back(engine: sa.Engine) -> None:
+def test_push_declared_lost_that_balance_does_not_lack_is_refunded(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, drawn=True)
     drawn(provider, 60 - 59)
     assert told(compare(fleet, correct=True)) == [("short", 60, 1, 0)]
@@ -413,9 +413,7 @@ def test_a_balance_is_believed_only_once_all_events_were_read(engine: sa.Engine)
 
 
 @pytest.mark.parametrize("was_drawn", [True, False])
-def test_what_was_accepted_in_a_cycle_before_and_left_no_event_is_told_a_person(
-    engine: sa.Engine, was_drawn: bool
-) -> None:
+def test_push_of_earlier_cycle_without_event_is_reported_to_a_person(engine: sa.Engine, was_drawn: bool) -> None:
     """The balance of the new cycle is the same, whether it was drawn or not."""
     fleet, provider = billed(engine, 7, drawn=True)
     del provider.charged[KEY]
@@ -529,7 +527,7 @@ def test_what_a_person_voided_may_have_been_given_back_in_part(engine: sa.Engine
     clean(fleet)
 
 
-def test_what_a_credit_system_lacks_is_told_beside_days_that_events_leave_open(engine: sa.Engine) -> None:
+def test_lack_of_credit_system_is_reported_beside_days_left_open(engine: sa.Engine) -> None:
     """No event shows 60 s, and the balance lacks less than they cost."""
     fleet, provider = billed(engine, 30, drawn=True)
     tell_cost(fleet, "fake", FEATURE, 7)

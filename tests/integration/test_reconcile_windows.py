@@ -61,7 +61,7 @@ def test_what_was_mistaken_for_another_is_put_right_in_both_windows(engine: sa.E
     clean(fleet)
 
 
-def test_what_is_drawn_in_the_place_of_another_is_voided_only_where_that_can_be_given_back(engine: sa.Engine) -> None:
+def test_push_drawn_for_another_is_voided_only_if_that_can_be_refunded(engine: sa.Engine) -> None:
     """Else both would stand until the next run: the customer would pay twice."""
     fleet, provider = mistaken(engine, DAY_MS, 60)
     drawn(provider, 120)
@@ -137,7 +137,7 @@ def test_what_others_drew_besides_does_not_show_that_it_was_drawn_in_both(engine
     assert everything(fleet) == before
 
 
-def test_what_was_drawn_in_both_is_given_back_on_a_day_that_is_short_all_the_same(engine: sa.Engine) -> None:
+def test_double_draw_is_refunded_on_a_day_that_is_short(engine: sa.Engine) -> None:
     """Events show nothing of the first push, and too much beside the second: less in all than was accepted."""
     fleet, provider = mistaken(engine, WINDOW_MS, 45)
     drawn(provider, 120 + 45)
@@ -180,7 +180,7 @@ NOT_COMPARED = pytest.mark.parametrize("how", [with_the_first_day_open, asked_of
 
 
 @NOT_COMPARED
-def test_what_stands_for_a_push_of_a_day_that_is_not_compared_is_not_given_back(engine: sa.Engine, how: Any) -> None:
+def test_draw_for_push_of_uncompared_day_is_not_refunded(engine: sa.Engine, how: Any) -> None:
     """The push that no event shows may be of any day; a balance tells of all."""
     fleet, provider = mistaken(engine, DAY_MS, 60)
     drawn(provider, 120)
@@ -225,7 +225,7 @@ def test_where_a_balance_has_nothing_to_compare_with_a_person_does(engine: sa.En
     assert "compare" in str(found.differing[0].note)
 
 
-def test_what_lies_below_the_floor_is_a_persons_whatever_was_given_back_beside_it(engine: sa.Engine) -> None:
+def test_push_below_floor_needs_a_person_whatever_was_refunded_beside_it(engine: sa.Engine) -> None:
     fleet, provider = mistaken(engine, WINDOW_MS, 45)
     fleet.write("UPDATE orgs SET floor_ms = :floor WHERE org_id = 'acme'", {"floor": T0 + WINDOW_MS})
     drawn(provider, 60)

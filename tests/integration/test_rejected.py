@@ -101,7 +101,7 @@ def test_a_run_that_held_what_is_left_and_ended_was_no_wrong_estimate(engine: sa
     clean(fleet)
 
 
-def test_a_correction_of_all_that_was_rejected_leaves_nothing_to_send_and_nobody_halted(engine: sa.Engine) -> None:
+def test_correction_of_all_rejected_usage_leaves_no_push_and_no_halt(engine: sa.Engine) -> None:
     fleet = paid(engine, MICRO)
     told(fleet, event("slip", HUGE))
     fleet.tick(T0 + 2 * WINDOW_MS)
@@ -142,7 +142,7 @@ def test_who_has_more_than_was_rejected_goes_on(engine: sa.Engine) -> None:
     assert not halted(fleet)
 
 
-def test_who_was_halted_by_what_was_rejected_goes_on_once_a_person_settles_it(engine: sa.Engine) -> None:
+def test_org_halted_by_rejected_usage_resumes_once_a_person_settles_it(engine: sa.Engine) -> None:
     fleet, _provider = refusing(engine, max_quantity=100)
     fleet.tick(T0 + 2 * WINDOW_MS)
     assert halted(fleet)

@@ -59,7 +59,7 @@ def test_no_run_is_held_at_a_biller_that_becomes_another_as_it_asks(far: Far) ->
     assert held(far) == (0 if isinstance(said, DatabaseBusy) else TOO_MUCH * MICRO)
 
 
-def test_what_was_declared_without_an_end_is_not_held_at_a_balance_that_nobody_read(engine: sa.Engine) -> None:
+def test_run_without_end_is_not_held_at_an_unread_balance(engine: sa.Engine) -> None:
     far = Far(engine, None)
     _, said = beside(engine, moves(far), asks(far))
     assert isinstance(said, Denied) and said.code == "balance_unknown", said

@@ -63,7 +63,7 @@ def purse(far: Far, customer: str) -> tuple[int, int]:
 # Who pays.
 
 
-def test_another_payer_pays_from_its_wallet_and_nothing_is_billed_over_there(far: Far) -> None:
+def test_other_payer_pays_from_its_wallet_and_provider_bills_nothing(far: Far) -> None:
     course(far)
     found = far.preview(Request("acme", 6 * MICRO, payer="course"))
     assert (found.allowed, found.hold, found.available_micro) == (True, "wallet", None)

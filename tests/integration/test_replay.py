@@ -284,9 +284,7 @@ def test_what_cannot_be_meant_is_refused(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("into", [0, WINDOW_MS])
-def test_where_all_that_was_used_is_in_windows_that_are_not_closed_nothing_is_begun(
-    engine: sa.Engine, into: int
-) -> None:
+def test_replay_of_usage_in_open_windows_only_is_not_begun(engine: sa.Engine, into: int) -> None:
     """Begun, it would be at work for ever: there is no window by which it could end."""
     fleet = Fleet(engine)
     fleet.clock.at_ms = T0 + WINDOW_MS

@@ -68,7 +68,7 @@ def whats(found: Verification) -> list[tuple[int, str]]:
     return sorted((breach.invariant, breach.text) for breach in found.breaches)
 
 
-def test_a_break_above_the_point_is_found_and_one_below_it_by_a_whole_run_alone(fleet: Fleet) -> None:
+def test_break_above_point_is_found_and_below_it_only_by_whole_run(fleet: Fleet) -> None:
     held = proven(fleet)
     begins = read(fleet.engine, lambda c: point(c, held))
     assert begins is not None and T0 + WINDOW_MS < begins.window_ms <= LATER - DAY_MS + 4 * WINDOW_MS
@@ -326,11 +326,11 @@ PLANTED: dict[str, tuple[Callable[[Patches], None], Sees]] = {
         lambda p: p.query(
             SimpleNamespace(SQL=questions.USAGE), "samples_since", ">= :since_ms", "> :since_ms + 864000000"
         ),
-        test_a_break_above_the_point_is_found_and_one_below_it_by_a_whole_run_alone,
+        test_break_above_point_is_found_and_below_it_only_by_whole_run,
     ),
     "a run begins where the last one ended": (
         lambda p: p.put(since_sql, "APART_MS", 0),
-        test_a_break_above_the_point_is_found_and_one_below_it_by_a_whole_run_alone,
+        test_break_above_point_is_found_and_below_it_only_by_whole_run,
     ),
     "a late sample that was sealed is one that was proven": (
         lambda p: p.query(since_sql, "point", "arrival >= :arrival", "arrival > :arrival + 1000000"),

@@ -100,7 +100,7 @@ def test_what_is_booked_as_a_month_begins_is_in_that_month(books: Books) -> None
     assert [line.quantity for line in (*before.usage, *after.usage)] == [10, 20]
 
 
-def test_use_that_comes_late_is_in_the_month_it_was_booked_in_and_says_its_own(books: Books) -> None:
+def test_late_use_is_in_the_month_of_its_booking_and_shows_its_own(books: Books) -> None:
     books.fleet.clock.at_ms = FEBRUARY + 2 * HOUR_MS
     before = books.statement(JAN)
     assert before.is_final
@@ -120,7 +120,7 @@ def test_it_is_final_an_hour_after_its_end(books: Books) -> None:
     assert books.statement(JAN).is_final
 
 
-def test_two_rates_in_a_month_are_two_lines_and_one_set_for_the_past_changes_none(books: Books) -> None:
+def test_two_rates_in_a_month_are_two_lines_and_backdated_one_changes_none(books: Books) -> None:
     books.fleet.clock.at_ms = MIDDLE - 1
     books.use(100, feature="x")
     books.use(3, feature="x")

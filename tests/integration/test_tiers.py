@@ -28,7 +28,7 @@ def account(engine: sa.Engine) -> Iterator[Account]:
 
 
 @pytest.mark.both_databases
-def test_a_tier_is_paid_by_the_month_and_the_larger_of_plan_and_tier_counts(account: Account) -> None:
+def test_tier_is_paid_monthly_and_larger_of_plan_and_tier_applies(account: Account) -> None:
     fleet = account.fleet
     account.plan("team", 40, most=5)
     account.tier("pro", 100, 30)

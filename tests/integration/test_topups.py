@@ -66,7 +66,7 @@ def test_one_charge_is_for_the_whole_gap(purses: Purses) -> None:
     assert purses.credits("bulk") == 30, "the level is asked for again"
 
 
-def test_what_was_charged_and_never_answered_is_looked_up_and_credited_once(purses: Purses) -> None:
+def test_unanswered_charge_is_looked_up_and_credited_once(purses: Purses) -> None:
     purses.pay.script.extend(["answer_lost"])
     purses.fill()
     assert purses.topups() == [("topup:acme:1", "in_doubt")]
@@ -75,7 +75,7 @@ def test_what_was_charged_and_never_answered_is_looked_up_and_credited_once(purs
     assert judged(purses) == []
 
 
-def test_what_never_arrived_is_charged_again_under_its_id_once_the_lag_is_over(purses: Purses) -> None:
+def test_charge_that_never_arrived_is_repeated_under_its_id_after_the_lag(purses: Purses) -> None:
     purses.pay.script.extend(["request_lost"])
     purses.fill()
     purses.fill(MINUTE_MS)
@@ -86,7 +86,7 @@ def test_what_never_arrived_is_charged_again_under_its_id_once_the_lag_is_over(p
     assert judged(purses) == []
 
 
-def test_a_process_that_dies_with_a_charge_on_its_way_leaves_it_to_be_looked_up(purses: Purses) -> None:
+def test_charge_in_flight_when_process_dies_is_looked_up(purses: Purses) -> None:
     steps = flat(fill(purses.context()))
     effect = next(steps)
     while isinstance(effect, Transaction):
@@ -100,7 +100,7 @@ def test_a_process_that_dies_with_a_charge_on_its_way_leaves_it_to_be_looked_up(
     assert (purses.credits(), purses.pay.charges) == (20, ["topup:acme:1"])
 
 
-def test_what_can_be_applied_no_more_is_given_up_and_another_one_takes_its_place(purses: Purses) -> None:
+def test_charge_that_cannot_be_applied_is_given_up_and_replaced(purses: Purses) -> None:
     purses.pay.script.extend(["request_lost"])
     purses.fill()
     purses.pay.rate = 1.0  # nobody answers for a day
@@ -212,7 +212,7 @@ def test_what_was_begun_and_is_wanted_no_more_is_not_charged(purses: Purses) -> 
     assert len(purses.pay.charges) == 1
 
 
-def test_a_charge_that_may_have_arrived_and_is_wanted_no_more_is_watched_to_its_end(purses: Purses) -> None:
+def test_unwanted_charge_that_may_have_arrived_is_watched_to_its_end(purses: Purses) -> None:
     purses.pay.script.extend(["request_lost"])
     purses.fill()
     purses.write(lambda c: said.set_mode(c, "acme", "stopped", purses.by))
@@ -327,7 +327,7 @@ def test_terms_that_make_no_sense_are_refused(purses: Purses, what: str) -> None
         purses.write(lambda c: said.set_terms(c, "acme", terms, CAN, purses.by))
 
 
-def test_a_wallet_whose_biller_keeps_its_balances_is_filled_by_that_one_alone(purses: Purses) -> None:
+def test_top_up_is_refused_for_wallet_with_balance_at_its_provider(purses: Purses) -> None:
     purses.write(
         lambda c: c.execute(
             sa.text(
@@ -415,7 +415,7 @@ def test_a_lost_charge_of_another_amount_is_a_persons(purses: Purses) -> None:
     assert len(purses.pay.taken) == 1
 
 
-def test_what_was_begun_before_the_backup_and_charged_after_it_is_not_charged_again(purses: Purses) -> None:
+def test_charge_begun_before_backup_and_made_after_it_is_not_repeated(purses: Purses) -> None:
     purses.pay.script.append("not_sent")
     purses.fill()
     assert purses.topups() == [("topup:acme:1", "due")]
@@ -431,7 +431,7 @@ def test_where_history_is_in_doubt_nobody_is_charged(purses: Purses) -> None:
     assert purses.pay.charges == []
 
 
-def test_a_restore_while_a_charge_is_on_its_way_is_noticed_before_it_is_settled(purses: Purses) -> None:
+def test_restore_during_charge_is_noticed_before_it_is_settled(purses: Purses) -> None:
     steps = flat(fill(purses.context()))
     effect: object = next(steps)
     while isinstance(effect, Transaction):
@@ -463,7 +463,7 @@ def fleet(engine: sa.Engine) -> Fleet:
     return made
 
 
-def test_a_tick_fills_a_wallet_and_its_halted_customer_goes_on_in_the_same_tick(fleet: Fleet) -> None:
+def test_tick_fills_wallet_and_resumes_its_halted_customer(fleet: Fleet) -> None:
     pay = FakePayments(fleet.clock)
     fleet.clock.at_ms += MINUTE_MS
     context = fleet.context(payments={"fake": CAN})

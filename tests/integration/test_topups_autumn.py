@@ -63,7 +63,7 @@ def test_a_wallet_is_filled_once(engine: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("fault", ["answer_lost", "unnoted", "request_lost"])
-def test_a_charge_in_doubt_waits_for_a_person_and_nothing_is_attached_meanwhile(engine: sa.Engine, fault: str) -> None:
+def test_charge_in_doubt_waits_for_a_person_and_attaches_nothing(engine: sa.Engine, fault: str) -> None:
     account = Account(engine)
     account.autumn.faults.rates = {fault: 1.0}
     account.fill()

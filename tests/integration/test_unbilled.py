@@ -53,7 +53,7 @@ def run(guarded: Guarded, key: str, credits_: int, org: str = "beta") -> Any:
     return guarded.write(lambda c: executions.accept(c, key, request, guarded.fleet.by))
 
 
-def test_a_use_is_refused_once_usage_that_waits_for_its_seal_has_used_the_credit(guarded: Guarded) -> None:
+def test_use_is_refused_once_unsealed_usage_has_used_the_credit(guarded: Guarded) -> None:
     assert guarded.consume("idea", org="beta", key="before").decision == "allow"
     render(guarded, 100)
     assert (guarded.check("idea", org="beta").decision, guarded.check("idea", org="beta").reason) == (
@@ -76,7 +76,7 @@ def test_what_is_left_after_it_may_be_used_to_the_last_unit(guarded: Guarded) ->
     guarded.prove()
 
 
-def test_an_execution_is_previewed_accepted_and_extended_within_what_is_left(guarded: Guarded) -> None:
+def test_execution_is_previewed_accepted_and_extended_within_the_balance(guarded: Guarded) -> None:
     render(guarded, 3)
     found = guarded.read(lambda c: executions.preview(c, Request("beta", 3 * MICRO), guarded.now))
     assert (found.allowed, found.code, found.available_micro) == (False, "no_credit", 2 * MICRO)
@@ -126,7 +126,7 @@ def test_usage_that_is_taken_back_makes_no_room_before_it_is_settled(guarded: Gu
     guarded.prove()
 
 
-def test_many_samples_are_added_up_once_in_five_seconds_and_again_after_a_seal(
+def test_many_samples_are_summed_once_in_five_seconds_and_after_a_seal(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(effective_balance, "MOST_SAMPLES", 2)

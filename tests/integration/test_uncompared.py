@@ -91,7 +91,7 @@ def test_a_provider_that_no_run_compares_is_late(engine: sa.Engine) -> None:
     assert headline(fleet)[0] == "settled"
 
 
-def test_who_was_never_compared_is_compared_as_far_back_as_a_first_look_goes(engine: sa.Engine) -> None:
+def test_customer_never_compared_is_compared_back_to_the_first_look(engine: sa.Engine) -> None:
     fleet, _ = billed(engine)
     fleet.clock.at_ms += FIRST_LOOK_MS + DAY_MS
     assert compare(fleet, recent=True).compared == 0
@@ -162,7 +162,7 @@ class Deleting(FakeProvider):
         return ReadFailed(f"{NEEDS_YOU}this customer was deleted over there")
 
 
-def test_customer_that_was_deleted_is_told_to_a_person_and_nothing_is_sent_again(engine: sa.Engine) -> None:
+def test_deleted_customer_is_reported_to_a_person_and_nothing_is_resent(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, provider=Deleting(capabilities(**TOTALS)))
     sent = len(provider.seen)
     for _ in range(4):

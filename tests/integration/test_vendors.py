@@ -172,7 +172,7 @@ def test_two_currencies_are_never_added(fleet: Fleet) -> None:
     assert found[2:] == [("USD", 20_000_000, None, "unbilled")] * 5
 
 
-def test_a_vendor_that_changes_its_currency_is_estimated_in_that_one_from_then_on(fleet: Fleet) -> None:
+def test_vendor_with_changed_currency_is_estimated_in_the_new_one(fleet: Fleet) -> None:
     mapped(fleet)
     mapped(fleet, replace(VM, currency="EUR"), from_ms=T0 + 3 * DAY_MS)
     bill(fleet, 20, 20, 20, 20, 20)

@@ -265,7 +265,7 @@ def test_a_breach_stops_its_org_and_no_other(fleet: Fleet) -> None:
     assert write(fleet.engine, lambda c: stop_breached(c, found, now, "test")) == []
 
 
-def test_whom_somebody_released_since_is_not_stopped_by_what_was_seen_before(fleet: Fleet) -> None:
+def test_org_released_since_is_not_halted_by_an_earlier_finding(fleet: Fleet) -> None:
     tamper(fleet, sample("acme", NEXT + 9, 20, 1024))
     found, now = verified(fleet), fleet.clock.at_ms
     write(fleet.engine, lambda c: stop_breached(c, found, now, "first"))

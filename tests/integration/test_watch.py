@@ -87,9 +87,7 @@ def test_a_provider_that_is_slow_to_tell_costs_holds_up_no_other(fleet: Fleet, p
     assert (silent.waited, done.halted, done.failures) == (False, 1, [])
 
 
-def test_credit_that_is_gone_by_what_is_not_sealed_halts_at_once_and_is_billed_once(
-    fleet: Fleet, provider: Prepaid
-) -> None:
+def test_credit_used_up_by_unsealed_usage_halts_at_once_and_is_billed_once(fleet: Fleet, provider: Prepaid) -> None:
     use(fleet)
     assert look(fleet).halted == 0
     use(fleet)
@@ -144,9 +142,7 @@ def test_who_pays_goes_on_within_a_round_though_nobody_tells(fleet: Fleet, provi
     assert look(fleet).halted == 0
 
 
-def test_what_was_gone_in_a_minute_is_not_enough_right_after_a_halt_and_any_credit_is_later(
-    fleet: Fleet, provider: Prepaid
-) -> None:
+def test_credit_for_a_minute_resumes_nobody_right_after_halt_but_later(fleet: Fleet, provider: Prepaid) -> None:
     use(fleet, 60)
     use(fleet, 60)
     look(fleet)
@@ -186,7 +182,7 @@ def test_a_balance_that_cannot_be_read_is_not_zero(fleet: Fleet, provider: Prepa
 @pytest.mark.parametrize(
     ("policy", "reason"), [(None, "estimate"), ("estimate", "estimate"), ("go_on", None), ("stop", None)]
 )
-def test_while_the_provider_is_down_the_estimate_halts_unless_the_plan_says_otherwise(
+def test_estimate_halts_while_provider_is_down_unless_plan_forbids(
     fleet: Fleet, provider: Prepaid, policy: str | None, reason: str | None
 ) -> None:
     if policy is not None:
@@ -202,9 +198,7 @@ def test_while_the_provider_is_down_the_estimate_halts_unless_the_plan_says_othe
     assert stands(fleet) == (False, None)
 
 
-def test_a_plan_that_stops_does_so_after_a_while_and_goes_on_when_it_is_read_again(
-    fleet: Fleet, provider: Prepaid
-) -> None:
+def test_plan_with_stop_policy_halts_after_a_while_until_next_read(fleet: Fleet, provider: Prepaid) -> None:
     write(fleet.engine, lambda c: set_when_down(c, "fake", "prepaid", "stop", fleet.by))
     provider.down = "503"
     fleet.write("UPDATE orgs SET projection_due_ms = 0")
@@ -236,9 +230,7 @@ def test_an_estimate_that_was_wrong_is_reported_and_undone_by_a_fresh_read(
     assert [look(fleet).halted for _ in range(3)] == [0, 0, 0]
 
 
-def test_a_balance_that_trails_behind_accepted_pushes_neither_resumes_nor_counts_twice(
-    engine: sa.Engine, provider: Prepaid
-) -> None:
+def test_balance_behind_accepted_pushes_neither_resumes_nor_counts_twice(engine: sa.Engine, provider: Prepaid) -> None:
     provider.capabilities = capabilities(in_flight=4, reads_a_call=10, balance_lag_ms=MINUTE_MS)
     fleet = Fleet(engine, Moving(T0), extra={"fake": provider})
     fleet.assign("acme", provider="fake", from_ms=T0)
@@ -346,7 +338,7 @@ def test_a_feature_without_a_rate_is_in_no_estimate(engine: sa.Engine, provider:
     assert look(fleet).halted == 0
 
 
-def test_who_uses_nothing_is_not_looked_at_and_who_begins_is_found_within_a_round(fleet: Fleet) -> None:
+def test_idle_org_is_not_watched_and_is_found_within_a_round_of_use(fleet: Fleet) -> None:
     watcher = Watcher()
     assert [look(fleet, watcher=watcher).looked for _ in range(3)] == [0, 0, 0]
     use(fleet, 10)

@@ -33,9 +33,7 @@ def fleet(engine: sa.Engine, provider: Prepaid) -> Fleet:
     return made
 
 
-def test_one_customer_who_cannot_be_read_does_not_stop_the_others_from_being_asked(
-    fleet: Fleet, provider: Prepaid
-) -> None:
+def test_unreadable_customer_does_not_stop_reads_of_others(fleet: Fleet, provider: Prepaid) -> None:
     breakers: dict[str, Breaker] = {}
 
     def round_of_it() -> Watched:

@@ -85,7 +85,7 @@ def test_the_end_of_an_operators_halt_says_the_same_when_it_is_given_again(shell
     assert "(credits_exhausted); before: halted; no operator's halt held it" in shell("org halt acme --undo")
 
 
-def test_what_was_done_with_a_time_that_was_given_is_told_from_what_was_done_then(
+def test_action_with_given_time_differs_from_action_of_that_time(
     shell: Shell, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The audit has it at that time, before what was done earlier."""

@@ -51,7 +51,7 @@ def test_a_row_that_differs_is_another_outcome(explorer: Explorer, change: str) 
     assert left_behind(stage) != before
 
 
-def test_the_order_of_two_people_is_the_same_outcome_and_a_broken_chain_is_not(explorer: Explorer) -> None:
+def test_order_of_two_people_is_same_outcome_and_broken_chain_is_not(explorer: Explorer) -> None:
     def after(*said: str, spoil: str = "") -> str:
         stage = explorer.stage()
         for by in (replace(stage.by, reason=reason) for reason in said):

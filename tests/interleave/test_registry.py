@@ -54,7 +54,7 @@ def of(reads: str = "", writes: str = "", shares: str = "") -> Footprint:
     return Footprint(frozenset(reads), frozenset(writes), frozenset(), frozenset(shares))
 
 
-def test_points_differ_where_a_statement_of_the_first_sees_or_locks_what_the_second_writes() -> None:
+def test_points_differ_where_first_reads_or_locks_rows_second_writes() -> None:
     first = [of("a"), of("b"), of("a"), of("c", "c"), of("b")]
     assert points(first, of("c", "b")) == [1, 2, 5]
     assert points(first, of("", "c")) == [1, 4]

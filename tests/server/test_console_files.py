@@ -157,7 +157,7 @@ def test_a_file_that_is_read_slowly_gives_its_place_to_another(
     home.ask(work)
 
 
-def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first(home: Home) -> None:
+def test_orgs_running_out_within_a_time_are_listed_by_page_first_first(home: Home) -> None:
     path, seen, pages = "/console/orgs?within=1h", [], 0
     while path:
         (answer,) = home.get(path)
@@ -175,7 +175,7 @@ def test_those_who_run_out_within_a_time_are_listed_page_by_page_the_first_first
     assert "&lt;b&gt;" in later.text and later.text.count('"Organisation"><a href') == 1
 
 
-def test_where_no_watch_goes_round_the_list_says_so_and_nonsense_is_refused(home: Home) -> None:
+def test_list_reports_missing_watch_and_invalid_filter_is_refused(home: Home) -> None:
     counted = r'Run out within 24 h</a></span><span class="figure">([^<]+)<'
     (overview,) = home.get("/console/")
     assert re.findall(counted, overview.text) == [str(ENDING)]
@@ -196,7 +196,7 @@ def test_where_no_watch_goes_round_the_list_says_so_and_nonsense_is_refused(home
         assert refused.status_code == 400 and why in refused.text, path
 
 
-def test_a_file_for_programs_has_what_that_for_spreadsheets_has_and_texts_as_they_are(home: Home) -> None:
+def test_file_for_programs_equals_spreadsheet_with_texts_unescaped(home: Home) -> None:
     table, lines, *ledgers = files(
         home, "/console/orgs.csv?within=7d", "/console/orgs.jsonl?within=7d", "/console/org.csv?id=acme",
         "/console/org.jsonl?id=acme",

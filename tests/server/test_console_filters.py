@@ -92,7 +92,7 @@ def _chosen(option: re.Match[str]) -> str:
     return option[2] if option[1] is None else option[1]
 
 
-def test_a_filter_that_makes_no_sense_is_refused_everywhere_on_the_page_and_in_its_file(home: Home) -> None:
+def test_invalid_filter_is_refused_on_each_page_and_in_its_file(home: Home) -> None:
     looked = set()
     for page in PAGES:
         for path in [f"{page.path}{page.example}&tab={tab}" for tab in page.tabs] or [page.path + page.example]:
@@ -233,7 +233,7 @@ def some(values: list[str]) -> list[str]:
     return share(values[:1] + values[1:][-1:], whole=values)
 
 
-def test_each_file_is_its_pages_filter_with_times_in_iso_and_decimals_that_are_plain(home: Home) -> None:
+def test_file_has_filter_of_its_page_with_iso_times_and_plain_decimals(home: Home) -> None:
     assert {page.path for page in PAGES if page.lines} == set(ROWS)
     narrowed = set[str]()
     for page in (page for page in PAGES if page.lines):

@@ -243,7 +243,7 @@ def test_a_page_looks_through_so_many_and_the_next_one_goes_on(home: Home, monke
     assert len(entries(home, then)) == 3, "a file goes on by itself"
 
 
-def test_credit_that_was_taken_back_before_it_began_is_found_by_its_booking(home: Home) -> None:
+def test_credit_taken_back_before_its_begin_is_found_by_its_booking(home: Home) -> None:
     """The one entry that is booked before the time that it is of."""
     by = home.fleet.by
     begins = Terms(begins_ms=home.now + 3 * DAY_MS)

@@ -166,7 +166,7 @@ FILTERS_OF_BOTH: Final[tuple[dict[str, str], ...]] = (
 )  # fmt: skip
 
 
-def test_the_command_line_and_the_console_list_the_same_pushes_in_the_same_order(night: Night) -> None:
+def test_command_line_and_console_list_same_pushes_in_same_order(night: Night) -> None:
     wait_variously(night)
     seen = set()
     for chosen in FILTERS_OF_BOTH:
@@ -206,7 +206,7 @@ def test_the_command_line_and_the_console_count_the_same_at_providers(night: Nig
     assert {name for name, one in found.items() if one["orgs"] or one["open_pushes"]} == {"embedded"}
 
 
-def test_what_a_person_is_needed_for_comes_first_and_each_reason_leads_to_its_own(night: Night) -> None:
+def test_pushes_in_doubt_come_first_and_each_reason_links_to_its_own(night: Night) -> None:
     wait_variously(night)
     page = night.page("/console/pushes")
     listed = tables(page)[-1]

@@ -95,7 +95,7 @@ def uses(house: House) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.both_databases
-def test_what_fails_open_is_let_through_and_counted_once_the_database_is_back(house: House) -> None:
+def test_use_allowed_by_fail_open_is_counted_once_database_returns(house: House) -> None:
     outcomes = house.server._dark.uses
 
     async def work(send: Send) -> None:

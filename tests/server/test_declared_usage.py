@@ -78,7 +78,7 @@ def test_a_backfill_is_opened_closed_and_reverted_over_http(office: House) -> No
     served(office, work)
 
 
-def test_what_goes_in_portions_is_refused_to_a_call_that_would_hold_seals_up(office: House) -> None:
+def test_action_in_portions_is_refused_to_a_call_that_would_delay_seals(office: House) -> None:
     by, engine = office.fleet.by, office.fleet.engine
     write(engine, lambda c: backfills.open_backfill(c, "june", "acme", T0, T0 + WINDOW_MS, by))
     staged(office, 3)

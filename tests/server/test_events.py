@@ -213,7 +213,7 @@ def test_a_key_that_is_bound_names_no_other_organisation(shop: House) -> None:
     assert rows == [("acme", "globex"), ("acme", None)], "the subject is a label"
 
 
-def test_a_products_key_sends_events_of_its_own_source_alone_also_once_it_was_rotated(shop: House) -> None:
+def test_product_key_sends_events_of_own_source_only_also_once_rotated(shop: House) -> None:
     sender(shop, "product", source="app")
     engine, by = shop.fleet.engine, shop.fleet.by
     write(engine, lambda c: api_keys.rotate(c, key_of("product 2"), "product", by))

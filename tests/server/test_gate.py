@@ -48,7 +48,7 @@ def test_an_open_gate_asks_nobody(house: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_halted_one_heals_itself_with_one_call_in_ten_seconds_however_many_ask(house: House) -> None:
+def test_halted_org_is_read_once_in_ten_seconds_however_many_ask(house: House) -> None:
     house.customer("acme")
     house.fleet.tick(T0 + WINDOW_MS)
     other = house.another()
@@ -178,7 +178,7 @@ def test_unknown_organisations_are_answered_as_configured(house: House) -> None:
         served(house, configured)
 
 
-def test_an_unreadable_database_is_closed_unless_the_settings_say_otherwise(lone: House) -> None:
+def test_gate_is_closed_if_database_is_unreadable_unless_set_otherwise(lone: House) -> None:
     for open_in_doubt in (False, True):
         lone.settings = ServerSettings(gate_open_when_in_doubt=open_in_doubt)
         lone.server = lone.another(connect("sqlite:////nowhere/at/all.db"))
@@ -194,9 +194,7 @@ def test_an_unreadable_database_is_closed_unless_the_settings_say_otherwise(lone
         served(lone, work)
 
 
-def test_whoever_asks_waits_for_a_database_that_hangs_no_longer_than_it_takes_to_say_so(
-    lone: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_caller_waits_a_bounded_time_for_a_hanging_database(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
     goes_on = threading.Event()
 
     def hangs(*_given: object) -> None:

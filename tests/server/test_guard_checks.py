@@ -139,7 +139,7 @@ def test_a_key_that_is_over_is_answered_no_more(house: House) -> None:
     with_checks(house, work)
 
 
-def test_a_key_that_is_over_and_names_no_organisation_is_told_that_it_is_over(house: House) -> None:
+def test_check_with_ended_key_and_no_org_reports_that_it_ended(house: House) -> None:
     async def work(check: Check) -> None:
         said = vars(house.server._dark)["_keys"]._said
         assert refused(await check("app", org_id=None)) == (422, "bad_value")

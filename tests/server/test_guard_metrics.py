@@ -127,7 +127,7 @@ def test_so_many_metrics_have_figures_of_their_own(guarded: Guarded) -> None:
     assert (found.denied["a001", True], found.denied["other", True]) == (1, 2)
 
 
-def test_event_types_without_a_feature_are_told_by_name_as_far_as_they_are_few(engine: sa.Engine) -> None:
+def test_event_types_without_feature_are_named_while_they_are_few(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     fleet.assign("acme", from_ms=fleet.clock.at_ms)
     many = [event(f"e{number}", number, event_type=f"type.{number:02}") for number in range(1, MOST_TYPES + 4)]

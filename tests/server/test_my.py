@@ -346,7 +346,7 @@ def test_a_session_is_of_one_organisation_whatever_the_address_says(home: Home) 
     home.inside(work)
 
 
-def test_a_page_of_one_organisation_is_not_filled_in_with_another_ones_figures(home: Home) -> None:
+def test_page_of_an_org_never_shows_figures_of_another(home: Home) -> None:
     """Two tabs of one browser, each by a link of another organisation: it has one cookie."""
 
     async def work(client: httpx.AsyncClient, _: Server) -> None:
@@ -515,7 +515,7 @@ def form(**changed: str) -> dict[str, str]:
     return {"metric": "idea", "amount": "5", "period": "month", "days": "7", "reason": "a workshop", **changed}
 
 
-def test_an_override_is_asked_for_by_a_plain_form_and_counts_once_it_is_approved(home: Home) -> None:
+def test_override_requested_by_plain_form_applies_once_approved(home: Home) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> None:
         page = await client.get("/my/blocked?metric=idea")
         assert "The limit is reached" in page.text and 'name="amount"' in page.text and 'value="2"' in page.text

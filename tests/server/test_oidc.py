@@ -142,9 +142,7 @@ def agreed(url: str, sub: str) -> str:
     return str(answer.headers["location"])
 
 
-def test_whoever_comes_back_again_and_again_has_one_line_a_minute_of_the_log(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_repeated_callback_is_logged_once_a_minute(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> None:
         for words in ({"state": "1.x"}, {"state": "2.x"}, {"error": "denied"}, {"error": "denied"}):
             await home.return_(client, "/console/", **words)
@@ -443,7 +441,7 @@ def test_what_leaves_is_a_hash_of_what_stays(home: Home) -> None:
     assert trip_of("", trip.state) is None
 
 
-def test_what_an_issuer_says_of_itself_is_kept_and_a_new_key_has_it_read_again(home: Home) -> None:
+def test_issuer_metadata_is_cached_and_read_again_for_a_new_key(home: Home) -> None:
     home.issuer.keys = [EC]
 
     async def work(client: httpx.AsyncClient, _: Server) -> list[int]:

@@ -227,7 +227,7 @@ def test_the_budget_holds_for_all_together() -> None:
     assert budget.bytes == bodies.MAX_HELD_BYTES
 
 
-def test_one_keys_large_batches_keep_no_others_out_whatever_addresses_they_come_from(lone: House) -> None:
+def test_large_batches_of_one_key_block_no_other_from_any_address(lone: House) -> None:
     for name in ("hostile", "app"):
         make_key(lone, name, "events:write", "guard")
     part = bodies.MAX_HELD_OF_AN_ADDRESS_BYTES

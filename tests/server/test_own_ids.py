@@ -59,7 +59,7 @@ def test_events_of_two_organisations_have_their_ids_each(street: House) -> None:
     assert read(street.fleet.engine, verify).breaches == []
 
 
-def test_an_operators_producer_means_one_event_by_an_id_and_binds_no_organisation_by_it(street: House) -> None:
+def test_operator_producer_id_is_one_event_and_binds_no_org(street: House) -> None:
     async def work(caller: Caller) -> None:
         acme, globex, operator = (Sender(caller, name) for name in ("acme", "globex", "operator"))
         assert await operator.told(EVENTS, [of("acme"), of("acme"), of("globex")]) == [OK, AGAIN, OTHER]
@@ -104,7 +104,7 @@ def test_an_event_that_says_no_time_is_one_event_whoever_sends_it(street: House)
     assert [org for org, _ in times] == ["acme", "globex"] and int(str(times[1][1])) == int(str(times[0][1])) + 2_000
 
 
-def test_an_organisations_keys_bring_so_many_types_and_take_no_room_from_others(
+def test_keys_of_an_org_bring_bounded_types_and_use_no_share_of_others(
     street: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(types, "MAX_ORG_TYPES", 2)

@@ -136,7 +136,7 @@ def test_it_answers_and_ends_cleanly_when_told(database: str, tmp_path: Path) ->
     assert "tick_finished" in log and '"stopped"' in log and "Traceback" not in log
 
 
-def test_a_head_without_end_and_no_http_are_cut_off_and_others_are_answered(database: str, tmp_path: Path) -> None:
+def test_endless_head_and_invalid_http_are_cut_off_and_others_answered(database: str, tmp_path: Path) -> None:
     with serving(database, {}, tmp_path / "log", before=share(HURRIED, whole="")) as (url, _process):
         address = ("127.0.0.1", httpx.URL(url).port or 0)
         with socket.create_connection(address) as slow, socket.create_connection(address) as odd:

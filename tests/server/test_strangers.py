@@ -252,7 +252,7 @@ async def _status(answer: Awaitable[httpx.Response]) -> int:
     return (await answer).status_code
 
 
-def test_preview_waits_for_no_writer_and_a_mistyped_one_costs_few_statements(house: House) -> None:
+def test_preview_waits_for_no_writer_and_mistyped_one_runs_few_statements(house: House) -> None:
     give(house, "acme")
     make_key(house, "app")
     ran: list[str] = []

@@ -98,7 +98,7 @@ def test_another_organisations_sandbox_reads_as_one_that_no_host_told_of(shared:
 
 
 @pytest.mark.both_databases
-def test_nobody_takes_another_organisations_sandboxes_nor_counts_their_samples(shared: House) -> None:
+def test_org_can_neither_take_sandboxes_nor_samples_of_another(shared: House) -> None:
     """Whatever ids another one names: each pays for its own samples, and its holds shrink by them alone."""
 
     async def work(caller: Caller) -> None:

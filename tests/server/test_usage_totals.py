@@ -103,7 +103,7 @@ def test_groups_filters_and_pages_have_the_same_sums(fleet: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_sums_are_those_of_each_organisation_also_where_samples_were_pruned(fleet: House) -> None:
+def test_totals_are_right_for_each_org_also_after_a_prune(fleet: House) -> None:
     fleet.fleet.tick(T0 + DAY_MS)
     later = T0 + 60 * DAY_MS
     fleet.clock.at_ms = fleet.fleet.clock.at_ms = later

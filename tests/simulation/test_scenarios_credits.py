@@ -246,7 +246,7 @@ def test_a_charge_about_when_its_cost_changed_is_not_weighed_for_sure() -> None:
     assert (states(world), settle_told(world), world.breaches, wrong) == (before, None, [], [])
 
 
-def test_half_of_what_a_balance_is_apart_is_not_what_a_person_is_to_be_told() -> None:
+def test_half_of_a_balance_difference_reported_as_whole_is_a_breach() -> None:
     world, autumn = in_credits(HUGE)
     sent(world, autumn)
     autumn.emulator.account.add_to_balance("acme", CREDITS, Decimal("61.000003"))

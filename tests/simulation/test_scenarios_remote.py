@@ -222,7 +222,7 @@ def test_what_was_adopted_is_found_again_under_its_first_key() -> None:
     assert kept == [("accepted",)]
 
 
-def test_what_was_given_back_and_lost_over_there_is_told_and_credited_by_hand() -> None:
+def test_refund_lost_at_provider_is_reported_and_credited_by_hand() -> None:
     world = a_world(AUTUMN)
     drive(world, start(world, "w", tick))
     world.write(lambda c: withdraw(c, ["s1"], said(world)))
@@ -332,7 +332,7 @@ def test_more_than_was_given_back_and_lost_stands_for_no_push() -> None:
     assert [breach[:2] for breach in check(world)] == ["2:"], "what an answer accepted was charged"
 
 
-def test_a_balance_that_a_person_lowered_is_not_given_back_for_a_push_that_was_sent_again() -> None:
+def test_balance_lowered_by_hand_is_not_refunded_for_a_resent_push() -> None:
     world = a_world(AUTUMN)
     left_unanswered(world, AUTUMN, "answer_lost")
     world.time.advance(2 * MINUTE_MS)

@@ -91,7 +91,7 @@ def test_a_database_without_a_single_tick_is_recovered_once() -> None:
     assert world.rows("SELECT doubted_reason FROM incarnation") == [(None,)]
 
 
-def test_what_a_person_decided_is_not_asked_for_again_once_the_next_one_was() -> None:
+def test_push_decided_by_a_person_is_not_asked_for_again_after_the_next() -> None:
     world = a_world(STRIPE)
     drive(world, start(world, "w", recovering))
     for key, then in ((KEY, "queued"), (f"{KEY}:r1", "accepted")):
@@ -113,9 +113,7 @@ def test_several_samples_of_one_lost_window_are_withdrawn_at_once() -> None:
 
 
 @pytest.mark.parametrize(("answer", "breaches"), [(RetryAt(0, "429"), 0), (Unknown("cut"), 1)])
-def test_what_a_lost_history_sent_counts_no_more_once_it_was_looked_up_late_enough(
-    answer: Outcome, breaches: int
-) -> None:
+def test_send_of_lost_history_does_not_count_once_looked_up_late(answer: Outcome, breaches: int) -> None:
     """P2 is judged from the first attempt that may have arrived since."""
     world = a_world(AUTUMN)
     wire, hour = world.wire, 60 * MINUTE_MS

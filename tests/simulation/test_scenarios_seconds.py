@@ -60,7 +60,7 @@ def asks(world: World) -> int:
     return int(world.rows("SELECT refresh_requests FROM orgs")[0][0])
 
 
-def test_an_ask_that_waited_for_its_thread_does_not_count_as_one_of_another_clock(world: World) -> None:
+def test_request_that_waited_for_its_thread_is_not_of_another_clock(world: World) -> None:
     slow, other = world.servers
     before = asks(world)
     ask(world, slow, "acme")
@@ -101,7 +101,7 @@ def test_who_paid_gets_through_in_the_same_answer(world: World) -> None:
     assert (question.answer["allowed"], world.breaches) == (True, [])
 
 
-def test_an_override_that_ended_while_the_provider_was_asked_decides_nothing(world: World) -> None:
+def test_override_that_ended_during_a_read_decides_nothing(world: World) -> None:
     until = world.time.now + 60 * SECOND_MS
     world.write(lambda c: override(c, "acme", said(world), halted=False, max_concurrent=None, until_ms=until))
     world.execute("UPDATE orgs SET projection_read_ms = NULL")  # as if never read, so that the gate asks

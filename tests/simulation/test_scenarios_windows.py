@@ -21,7 +21,7 @@ def autumn_of(world: World) -> Autumn:
     return autumn
 
 
-def test_of_two_alike_that_a_still_list_hides_the_wrong_one_is_accepted_and_both_are_put_right() -> None:
+def test_wrong_one_of_two_equal_hidden_pushes_is_accepted_then_corrected() -> None:
     """The first never arrived, the second was drawn; the balance shows one of them, and the list neither."""
     world = a_world(AUTUMN)
     autumn = autumn_of(world)

@@ -69,9 +69,7 @@ def test_who_is_halted_unread_or_without_credit_is_asked_about_at_once(
 
 
 @given(orgs, st.integers(0, 10**15), amounts)
-def test_whose_credit_would_not_last_until_the_next_turn_is_asked_about_at_once(
-    known: KnownState, charged: int, more: int
-) -> None:
+def test_org_with_credit_ending_before_next_turn_is_read_at_once(known: KnownState, charged: int, more: int) -> None:
     left = charged * WINDOWS_A_TURN - more
     assert ask_at_ms(known, Remaining(left, charged, whole=False), NOW) == NOW
 

@@ -147,7 +147,7 @@ def test_once_time_is_up_nothing_is_begun_and_what_hangs_is_unknown(monkeypatch:
     done(work)
 
 
-def test_one_customer_has_few_pushes_on_their_way_and_others_are_sent_beside_them() -> None:
+def test_customer_has_few_pushes_in_flight_and_others_are_sent_beside() -> None:
     async def work() -> None:
         provider = OneHangs()
         calls = Calls(provider, FixedClock(T0))
@@ -182,7 +182,7 @@ class Limited(Slow):
         return await FakeProvider.push(self, batch)
 
 
-def test_a_customer_who_is_told_to_wait_is_not_asked_for_the_rest_and_others_are() -> None:
+def test_throttled_customer_waits_with_its_pushes_and_others_are_sent() -> None:
     async def work() -> None:
         clock = FixedClock(T0)
         provider = Limited(clock, allowed=10, wait_ms=PACED_MS + SECOND_MS)
@@ -239,7 +239,7 @@ def test_whoever_waits_is_taken_once_it_waited_or_nobody_else_is_left() -> None:
     assert taken == [([[0]], 0), ([[1]], 0), ([[9]], 100), ([[2]], 0), ([[8]], 200), None]
 
 
-def test_once_a_spell_is_over_nothing_is_begun_and_what_is_under_way_is_waited_for(
+def test_no_call_begins_after_a_spell_and_calls_in_flight_are_awaited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("drawdown.worker.engine.calls.LAST_ANSWERS_S", 0.0)
@@ -320,7 +320,7 @@ def test_customers_take_turns_within_a_claim_however_much_one_of_them_has() -> N
     assert firsts == ["a", "b", "c"] + ["a"] * (AT_ONCE - 1)
 
 
-def test_what_is_over_before_it_begins_leaves_nothing_that_was_never_awaited() -> None:
+def test_spell_over_before_it_begins_leaves_no_unawaited_call() -> None:
     async def work() -> None:
         calls = Calls(Slow(), FixedClock(T0))
         asked = [push(0), push(1)]
@@ -336,7 +336,7 @@ def test_what_is_over_before_it_begins_leaves_nothing_that_was_never_awaited() -
     assert [str(one.message) for one in said] == []
 
 
-def test_fewer_calls_are_made_where_customers_are_turned_away_and_more_again_after() -> None:
+def test_calls_drop_while_customers_are_throttled_and_rise_after() -> None:
     """A provider that takes ten at once, of 64 that it declares, and later all of them."""
     allowance, seen = Allowance(64), list[int]()
     for asked in range(600):
@@ -388,7 +388,7 @@ class Narrow(Slow):
             self.under_way["all"] -= 1
 
 
-def test_a_provider_that_takes_fewer_reads_than_it_declares_is_kept_to_what_it_takes() -> None:
+def test_reads_fall_to_what_provider_accepts_if_it_declares_more() -> None:
     """By 64 reads at once 44 of each round would fail; look-ups and totals are reads, too."""
     provider, told, names = Narrow(released=True), list[int](), [f"org-{number}" for number in range(3_000)]
 
@@ -401,7 +401,7 @@ def test_a_provider_that_takes_fewer_reads_than_it_declares_is_kept_to_what_it_t
     assert min(told) <= provider.takes
 
 
-def test_a_provider_that_takes_less_than_it_declares_is_kept_to_what_it_takes() -> None:
+def test_pushes_fall_to_what_provider_accepts_if_it_declares_more() -> None:
     """Nothing is lost, and nothing is sent twice."""
     provider, told = Narrow(released=True), list[int]()
     provider.capabilities = capabilities(batch_size=1, in_flight=128)  # one lane's half of 256

@@ -106,15 +106,15 @@ def _lookups_take_no_turns(patches: Patches) -> None:
 PLANTED: Final[dict[str, tuple[Callable[[Patches], None], Callable[[], None]]]] = {
     "no calls are cut": (
         _never_fewer,
-        sound.test_fewer_calls_are_made_where_customers_are_turned_away_and_more_again_after,
+        sound.test_calls_drop_while_customers_are_throttled_and_rise_after,
     ),
     "fewer calls are fewer for ever": (
         _never_more,
-        sound.test_fewer_calls_are_made_where_customers_are_turned_away_and_more_again_after,
+        sound.test_calls_drop_while_customers_are_throttled_and_rise_after,
     ),
     "what held before a cut makes another": (
         _what_held_before_counts,
-        sound.test_fewer_calls_are_made_where_customers_are_turned_away_and_more_again_after,
+        sound.test_calls_drop_while_customers_are_throttled_and_rise_after,
     ),
     "one customer makes all have fewer": (
         _one_is_enough,
@@ -122,15 +122,15 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], Callable[[], None]]]] 
     ),
     "what is allowed is not heeded by pushes": (
         _not_heeded,
-        sound.test_a_provider_that_takes_less_than_it_declares_is_kept_to_what_it_takes,
+        sound.test_pushes_fall_to_what_provider_accepts_if_it_declares_more,
     ),
     "what is allowed is not heeded by reads": (
         _not_heeded,
-        sound.test_a_provider_that_takes_fewer_reads_than_it_declares_is_kept_to_what_it_takes,
+        sound.test_reads_fall_to_what_provider_accepts_if_it_declares_more,
     ),
     "whoever is turned away is out of order": (
         _turned_away_is_failed,
-        sound.test_a_provider_that_takes_less_than_it_declares_is_kept_to_what_it_takes,
+        sound.test_pushes_fall_to_what_provider_accepts_if_it_declares_more,
     ),
     "whoever waits is waited for": (
         _waits_come_first,
@@ -146,11 +146,11 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], Callable[[], None]]]] 
     ),
     "a customer has as many on their way as there are": (
         lambda p: p.put(CustomerLines, "_width", 64),
-        sound.test_one_customer_has_few_pushes_on_their_way_and_others_are_sent_beside_them,
+        sound.test_customer_has_few_pushes_in_flight_and_others_are_sent_beside,
     ),
     "whoever is told to wait goes on": (
         lambda p: p.put(CustomerLine, "note", lambda self, answers, now_ms: None),
-        sound.test_a_customer_who_is_told_to_wait_is_not_asked_for_the_rest_and_others_are,
+        sound.test_throttled_customer_waits_with_its_pushes_and_others_are_sent,
     ),
 }
 """How each is planted, and the test that it turns red."""

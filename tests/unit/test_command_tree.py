@@ -129,7 +129,7 @@ NAMES_NOBODY = {"backfill stage"}
 """What people do, and nothing keeps by whom."""
 
 
-def test_recover_names_all_that_people_do_again_and_no_command_that_there_is_not() -> None:
+def test_recover_names_each_repeatable_action_and_only_existing_commands() -> None:
     changing = {" ".join(path) for path in LEAVES if any("--actor" in one.opts for one in TREE[path].params)}
     changing |= NAMES_NOBODY
     again = [*(words for commands in BEFORE.values() for words in commands), *AFTER]

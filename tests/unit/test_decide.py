@@ -93,7 +93,7 @@ def test_waiting_times_double_up_to_a_bound() -> None:
     assert waits == sorted(waits)
 
 
-def test_a_key_is_trusted_an_hour_less_than_it_is_kept_or_half_of_a_short_time() -> None:
+def test_key_is_trusted_an_hour_less_than_kept_or_half_if_short() -> None:
     def kept(ms: int | None) -> int | None:
         return safe_retention_ms(Capabilities(ms, duplicate_proves_delivery=True, lookup_lag_ms=30_000))
 
@@ -171,7 +171,7 @@ def test_each_lookup_has_one_meaning(found: LookupResult, asked: LookedUpPush, l
         assert end == meaning or type(end) is meaning
 
 
-def test_a_push_that_stays_absent_is_asked_about_until_it_can_no_longer_be_applied() -> None:
+def test_absent_push_is_looked_up_until_it_cannot_be_applied() -> None:
     now, asked, count = NOW + 30_000, replace(ASKED, claimed=True), 0
     while isinstance(end := after_lookup(Absent(), asked, now, CLAIMS), Settlement):
         assert end.due_at_ms > now

@@ -26,7 +26,7 @@ def cited() -> set[str]:
     return {rule for path in files for rule in CITED.findall(path.read_text(encoding="utf-8"))}
 
 
-def test_each_rule_that_is_cited_stands_in_the_rules_and_each_that_stands_there_is_cited() -> None:
+def test_cited_rules_are_exactly_the_rules_of_the_page() -> None:
     assert set(re.findall(r"^### (\w+)$", RULES, re.M)) == cited()
 
 

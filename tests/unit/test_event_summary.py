@@ -36,7 +36,7 @@ def test_one_organisation_on_two_plans_counts_once() -> None:
     assert (rows, withheld) == ([], True)
 
 
-def test_kinds_are_told_together_without_a_quantity_where_they_are_of_few_and_then_days() -> None:
+def test_rare_kinds_are_grouped_without_quantity_and_then_by_days() -> None:
     rows, withheld = grouped([*uses("free", "render", range(3)), *uses("free", "export", range(3, 6))])
     assert (rows, withheld) == ([SummaryRow("other", "other", DAY, 12, None)], False)
     rows, withheld = grouped([*uses("free", "render", range(3)), *uses("free", "render", range(3, 6), "2026-02-01")])

@@ -54,7 +54,7 @@ def test_the_first_rule_that_refuses_is_named_in_one_order() -> None:
 
 
 @cases("code", sorted(IN_DOUBT))
-def test_where_credit_is_in_doubt_it_is_said_beforehand_whether_it_is_allowed(code: str) -> None:
+def test_preview_shows_if_use_is_allowed_while_credit_is_in_doubt(code: str) -> None:
     """What is known to be lacking is lacking, and a limit is one, however credit stands."""
     assert decide(facts(MONTH, no_credit=code), 1).rule == "credits"
     assert decide(facts(MONTH, no_credit=code, fails_open=True), 1).decision == "allow"
@@ -131,7 +131,7 @@ def test_the_phase_says_what_comes_of_what_would_be_decided(
     assert decide(facts(MONTH, phase=phase, halted="halted"), 1).decision == "block", "an operator's word is one"
 
 
-def test_little_is_warned_of_once_an_episode_and_again_after_it_was_clearly_more() -> None:
+def test_low_credit_is_warned_once_an_episode_and_again_after_recovery() -> None:
     """A limit of 100: it is warned at 20 left, and anew only after 30 were left."""
     said, warned = [], False
     for used in (79, 80, 95, 85, 71, 80, 70, 79, 80):

@@ -43,7 +43,7 @@ def feature(found: MappingRow | None) -> str | None:
     return None if found is None else found.feature
 
 
-def test_an_exact_size_wins_over_a_tier_and_a_smaller_tier_over_a_larger_one() -> None:
+def test_exact_size_wins_over_tier_and_smaller_tier_over_larger() -> None:
     known = [row("up_to", None, "top"), row("up_to", 8, "mid"), row("up_to", 4, "low"), row("exact", 3, "three")]
     wanted = {0: "low", 3: "three", 4: "low", 5: "mid", 8: "mid", 9: "top"}
     assert {size: feature(resolve(known, size, 0)) for size in wanted} == wanted

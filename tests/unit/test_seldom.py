@@ -22,7 +22,7 @@ def test_a_clock_that_was_put_back_holds_up_no_line() -> None:
     assert seldom.passed_over(NOW_MS - 1, "refused") == 0
 
 
-def test_whoever_chooses_the_words_has_no_more_lines_and_no_more_is_remembered() -> None:
+def test_chosen_words_add_neither_log_lines_nor_memory() -> None:
     seldom, lines, calls = LogThrottle(), 0, 10 * MOST_KINDS
     counted = 0
     for minute in range(3):

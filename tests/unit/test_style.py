@@ -32,7 +32,7 @@ def test_long_sentences_do_not_become_more() -> None:
     assert len(found) <= MOST_LONG_SENTENCES, found
 
 
-def test_long_sentence_is_counted_up_to_the_end_of_its_cell_item_or_paragraph() -> None:
+def test_long_sentence_ends_with_its_cell_item_or_paragraph() -> None:
     words = "word " * style.LONGEST
     assert style.long_sentences(iter([("a", f"{words}. {words}\n\n{words}| {words}\n- {words}")])) == []
     assert [name for name, _ in style.long_sentences(iter([("a", f"{words}\nmore. {words}"), ("b", words)]))] == ["a"]
@@ -46,6 +46,10 @@ def test_name_to_avoid_is_found_wherever_it_is_defined() -> None:
     text = "def told(): ...\nclass _Left:\n async def said(self):\n  def Found(): ...\n  told_by = left = tell()\n"
     names = list(style.names_to_avoid("a.py", ast.parse(text)))
     assert sorted(names) == ["a.py: Found", "a.py: _Left", "a.py: said", "a.py: told"]
+
+
+def test_no_test_name_is_too_long() -> None:
+    assert [(place, name) for place, name in style.tests() if len(name) > style.MOST_TEST_NAME] == []
 
 
 def test_every_surface_has_text() -> None:

@@ -112,7 +112,7 @@ def test_a_moment_lies_in_exactly_one_window(ts: int) -> None:
     assert next_window(ts) - ts in range(WINDOW_MS)
 
 
-def test_a_window_may_be_sealed_when_its_grace_is_over_and_not_a_millisecond_before() -> None:
+def test_window_is_sealed_only_once_its_grace_is_over() -> None:
     end = MOMENT + WINDOW_MS
     assert horizon(end + GRACE_MS - 1) == MOMENT
     assert horizon(end + GRACE_MS) == end

@@ -116,7 +116,7 @@ def test_what_is_not_in_a_balance_is_taken_off() -> None:
     assert effective_after(Org(100, 0, is_halted=True), 100, used)[0].unsealed == 5  # nothing of it runs any more
 
 
-def test_balance_that_rose_resumes_nobody_by_what_pushes_explain_and_halts_nobody() -> None:
+def test_balance_rise_explained_by_pushes_resumes_and_halts_nobody() -> None:
     """A read may be older than the one before it, or somebody paid: both show a balance that rose by 10."""
     used = Used(maybe=10)
     assert effective_after(Org(0, 0, is_halted=True), 10, used)[0].value == 0
@@ -143,7 +143,7 @@ def test_what_was_never_read_or_has_no_end_has_no_estimate() -> None:
     assert since_read(Org(100, 0, balance_read_ms=None), Used(unsealed=5)) is None
 
 
-def test_who_will_run_out_soon_is_looked_at_often_and_who_uses_nothing_not_at_all() -> None:
+def test_org_near_its_end_is_watched_often_and_idle_org_not_at_all() -> None:
     def look(effective: int | None, burn: int) -> int | None:
         found = next_look_ms(effective, burn, NOW)
         return None if found is None else found - NOW

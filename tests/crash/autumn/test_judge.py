@@ -89,7 +89,7 @@ def _given_back(name: str, feature: str, units: int, cost: Decimal) -> Charge:
     ("beyond", "doubled", "is_explained"),
     [(24, 0, True), (23, 0, False), (-24, 0, False), (0, 0, False), (24, 24, False), (64, 0, True)],
 )
-def test_units_that_gave_back_for_another_push_explain_their_new_cost_alone(
+def test_units_given_back_for_another_push_explain_only_their_new_cost(
     beyond: int, doubled: int, is_explained: bool
 ) -> None:
     autumn = _account()

@@ -85,7 +85,7 @@ def test_a_filter_denies_no_entry_of_a_wallet_that_has_no_lot(home: Home) -> Non
     assert "Nothing like it was booked" in page and "Clear" in page
 
 
-def test_credit_for_who_pays_from_elsewhere_is_refused_and_a_dry_run_names_the_wallet(home: Home) -> None:
+def test_credit_for_org_paid_elsewhere_is_refused_and_dry_run_names_wallet(home: Home) -> None:
     assert look(home, "stark")[0] == 400
     assert f"stark is paid from the wallet of {CUSTOMER}: give it there" in look(home, "stark")[1]
     assert look(home, "tyrell")[0] == 400

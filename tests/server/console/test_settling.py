@@ -60,7 +60,7 @@ def home(home_engine: sa.Engine) -> Owing:
     return Owing(home_engine)
 
 
-def test_the_step_of_settlement_is_of_the_organisations_own_runs_and_of_what_is_still_owed(home: Owing) -> None:
+def test_settlement_step_shows_own_runs_and_amount_still_due(home: Owing) -> None:
     home.set("held", share_ppm=500_000)
     home.set("loose", share_ppm=500_000, hold_ms=0, threshold_micro=0, takes_clawbacks=True)
     home.ran("a", "held", 4)
