@@ -11,7 +11,7 @@ from tests import style
 from tests.cases import cases
 
 MOST_AVOIDED = {"documents": 0, "help": 0, "metrics": 0, "alerts": 0, "codes": 0, "messages": 0, "docstrings": 0}
-MOST_WORDS = 36_300
+MOST_WORDS = 35_900
 """Of the pages that are written by hand."""
 MOST_LONG_SENTENCES = 4
 """How many were left when this was last lowered. Lower it when you remove some."""
