@@ -251,7 +251,8 @@ def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue 
     """A quantity that is stated counts, whatever value its type has."""
     if not item.keys() <= OWN:
         name = next(name for name in item if name not in OWN)
-        raise Unfit("unknown_field", f"an event has no {name}: its names are {', '.join(sorted(OWN))}", name)
+        cloud = " (only a CloudEvent has, beside specversion)" if name in ("id", "type", "time", "data") else ""
+        raise Unfit("unknown_field", f"an event has no {name}{cloud}: its names are {', '.join(sorted(OWN))}", name)
     named = optional_text(item, "org_id", "org_id")
     if org_id is not None and named not in (None, org_id):
         raise Unfit("foreign_org", f"this key is bound to {org_id}: name that, or use another key", "org_id")

@@ -237,7 +237,7 @@ def unknown(
         parts.append(f"did you mean {near}?")
     parts.append(f"there are: {listed}" if listed else f"`{kind.shown_by}` shows those there are")
     if may_be_new:
-        parts.append("--new takes it all the same")
+        parts.append("pass --new to use it anyway")
     return UnknownId("; ".join(parts).replace("?;", "?"), kind.noun, near)
 
 

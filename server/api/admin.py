@@ -86,7 +86,7 @@ async def assign(
     _check_org(org_id)
     by = audit.By(services.clock.now_ms(), order.actor, order.reason, "http")
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
-        raise UsageError("from_ms lies on a window boundary, a multiple of 300000")
+        raise UsageError("from_ms must be a multiple of 300000: the beginning of a window")
 
     def cancel(connection: sa.Connection) -> assignments.Assigned:
         signed.use_up(connection)

@@ -72,7 +72,7 @@ def _clean(text: str) -> str:
 
 def _window(at_ms: int) -> int:
     if at_ms % WINDOW_MS:
-        raise ValueError(f"it lies on a window boundary, a multiple of {WINDOW_MS}")
+        raise ValueError(f"must be a multiple of {WINDOW_MS}: the beginning of a window")
     return at_ms
 
 
@@ -281,7 +281,7 @@ def _require_size(
     """Errors: ApiError 403 for more credit than this key may give at once."""
     size = action.size(connection, asked, values)
     if size.unbounded and key.gives_micro < MAX_AMOUNT_MICRO:
-        said = f"{action.title}: nothing bounds the credit that this gives. A person does it, or a key without a limit"
+        said = f"{action.title}: no amount bounds the credit that this gives. Use a key made with `--gives 1000000000`"
         raise ApiError(403, "grant_limit", said)
     if size.micro > key.gives_micro:
         most, this = as_credits(key.gives_micro), as_credits(size.micro)

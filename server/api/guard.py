@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
@@ -38,7 +38,7 @@ from drawdown.server.api.gate import iso
 from drawdown.server.api.models import MOST_ROWS, DecideRequest, EpochMs, Id, LifeMs, Why
 from drawdown.server.api.openapi import operation
 from drawdown.server.api.payment_calls import PaymentCalls
-from drawdown.server.api.programs import Caller, Programs, require_maker, require_scope
+from drawdown.server.api.programs import Caller, Programs, for_programs, require_maker, require_scope
 from drawdown.server.api.request_batching import Way
 from drawdown.server.http.errors import ApiError, bad_value, unauthorized
 from drawdown.server.http.threads import Threads
@@ -588,6 +588,11 @@ def _own(connection: sa.Connection, key: str, said: Caller) -> str:
     return use.use_key
 
 
+def _event_shown(found: emission.Emitted | None) -> Mapping[str, object] | None:
+    message = None if found is None or found.message is None else for_programs(found.message)
+    return emission.to_json(None if found is None else replace(found, message=message))
+
+
 def answer_shown(found: Answer) -> dict[str, object]:
     """A `GuardAnswer`."""
     apart = ("resets_ms", "as_of_ms", "charged_before_micro")
@@ -597,7 +602,7 @@ def answer_shown(found: Answer) -> dict[str, object]:
         **kept,
         **{name: None if value is None else in_credits(value) for name, value in micro.items()},
         "links": {"request_override": OVERRIDES_PATH} if "request_override" in found.options else {},
-        "event": emission.to_json(found.event),
+        "event": _event_shown(found.event),
         "resets_at": None if found.resets_ms is None else iso(found.resets_ms),
         "as_of": iso(found.as_of_ms),
     }

@@ -25,7 +25,7 @@ MAX_REASON_CHARS: Final = 1_000
 
 def _micro(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise ValueError("an amount of credits is a number")
+        raise ValueError("must be a number of credits")
     return micro_of(Decimal(value))
 
 

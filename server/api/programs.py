@@ -319,6 +319,8 @@ class Programs:
 
 
 COMMAND: Final = re.compile(r"`drawdown ([^`]+)`")
+_BY_HAND: Final = {"ledger show": "GET /v1/accounts", "execution list": "GET /v1/executions"}
+"""The operations of commands that are not declared."""
 OPTION: Final = re.compile(r"(?<![\w-])--([a-z][a-z-]*)( [A-Z]+)?")
 
 
@@ -345,7 +347,8 @@ def for_programs(text: str) -> str:
             one = BY_NAME.get(" ".join(words[:count]))
             if one is not None:
                 return f"`{'POST' if isinstance(one, Action) else 'GET'} {one.path}`"
-        return found[0]
+        by_hand = _BY_HAND.get(found[1])
+        return found[0] if by_hand is None else f"`{by_hand}`"
 
     def field_of(found: re.Match[str]) -> str:
         return f"`{_fields().get(found[1], found[1].replace('-', '_'))}`"
@@ -406,7 +409,7 @@ def _query_of(request: Request, model: type[M]) -> M:
     try:
         return model.model_validate(found)
     except ValidationError as error:
-        raise bodies.not_taken("the query", error) from None
+        raise bodies.not_taken("query", error, model) from None
 
 
 def require_scope(key: ApiKey, scope: str) -> None:

@@ -11,15 +11,16 @@ import asyncio
 import json
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, nearest
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import ApiError
 
@@ -130,22 +131,45 @@ def parse(body: bytes, content_type: str, model: type[M]) -> M:
     Errors: ApiError 415, 400, 422.
     """
     if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(415, "not_json", "send application/json")
+        raise ApiError(415, "not_json", "send Content-Type: application/json")
     try:
         found = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_constant, parse_float=Decimal)
     except (ValueError, RecursionError, ArithmeticError):
-        raise ApiError(400, "not_json", "the body is no JSON in UTF-8 in which each name stands once") from None
+        raise ApiError(400, "not_json", "invalid body: expected JSON in UTF-8, each name once") from None
     try:
         return model.model_validate(found, strict=True)
     except ValidationError as error:
-        raise not_taken("the body", error) from None
+        raise not_taken("body", error, model) from None
 
 
-def not_taken(what: str, error: ValidationError) -> ApiError:
-    """Return the refusal of a body. It repeats no value."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_SAID_WRONG]
-    wrong = [{"at": clean(".".join(map(str, one["loc"])), MAX_AT_CHARS), "message": one["msg"]} for one in found]
-    return ApiError(422, "bad_value", f"{what} is not what this takes", details={"wrong": wrong})
+def not_taken(what: str, error: ValidationError, model: type[BaseModel]) -> ApiError:
+    """Return the refusal of a body or query. It repeats no value. Its message has the first of `details.wrong`."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    wrong = [
+        {"at": clean(".".join(map(str, one["loc"])), MAX_AT_CHARS), "message": _message(one, names)}
+        for one in found[:MOST_SAID_WRONG]
+    ]
+    at, why = wrong[0]["at"], wrong[0]["message"]
+    rest = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    message = f"invalid {what}: {at + ': ' if at else ''}{why}{rest}"
+    return ApiError(422, "bad_value", message, details={"wrong": wrong})
+
+
+def _message(wrong: ErrorDetails, names: Sequence[str]) -> str:
+    """`names`: the fields at the top."""
+    match wrong["type"]:
+        case "extra_forbidden" if len(wrong["loc"]) == 1:
+            near = nearest(str(wrong["loc"][0]), names)
+            hint = "." if near is None else f"; did you mean {near}?"
+            return f"unknown field{hint} Fields: {', '.join(names)}"
+        case "extra_forbidden":
+            return "unknown field"
+        case "missing":
+            return "required"
+        case "model_type" | "model_attributes_type":
+            return "must be a JSON object"
+    return wrong["msg"].removeprefix("Value error, ")
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

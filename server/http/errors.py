@@ -29,6 +29,10 @@ ANSWER_LOST: Final = (
 )
 Handlers = Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]
 _CODES = {404: "not_found", 405: "method_not_allowed"}
+_MESSAGES = {
+    404: "unknown path: `/openapi.json` lists all. Percent-encode ids in a path",
+    405: "this path does not take this method: `/openapi.json` lists its methods",
+}
 
 
 class ApiError(Exception):
@@ -79,7 +83,7 @@ def of_drawdown(error: DrawdownError) -> ApiError:
 
 def unauthorized() -> ApiError:
     """There is no such API key, or it is over."""
-    message = "send Authorization: Bearer with an API key that goes on (`drawdown key create`)"
+    message = "send `Authorization: Bearer KEY` with a valid API key. To make a key, run `drawdown key create`"
     return ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
 
 
@@ -97,7 +101,8 @@ async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
     """Unknown paths and methods."""
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code, "bad_request")
-    return error_answer(ApiError(error.status_code, code, str(error.detail), headers=error.headers))
+    message = _MESSAGES.get(error.status_code, str(error.detail))
+    return error_answer(ApiError(error.status_code, code, message, headers=error.headers))
 
 
 HANDLERS: Final[Handlers] = {ApiError: on_api_error, DrawdownError: on_drawdown_error, HTTPException: on_http_error}

@@ -24,9 +24,9 @@ from drawdown.server.http.errors import Handlers
 
 
 class _IdConvertor(Convertor[str]):
-    """`{org:id}`: any text, percent-encoded. Bytes that are no UTF-8 become U+FFFD, which is in no id."""
+    """`{org:id}`: a segment of any text, percent-encoded. Bytes that are no UTF-8 become U+FFFD, in no id."""
 
-    regex = ".*"
+    regex = "[^/]*"
 
     def convert(self, value: str) -> str:
         return unquote(value)

@@ -28,6 +28,7 @@ from drawdown.schema.text import clean
 from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
 from drawdown.server.api.models import ErrorBody
 from drawdown.server.api.openapi import operation
+from drawdown.server.api.programs import for_programs
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.usage.intake import KEPT, Intake, ReceivedBody, Result, Taker, answer, result_of, unfit
 from drawdown.worker.sources.events import store, types
@@ -96,7 +97,7 @@ def _store_counted(connection: sa.Connection, found: Sequence[ReceivedEvent], se
         doubtful = _in_doubt(asked, taken) - known.keys() if timeless else set()
         others = times(connection, [one.event for one, key in asked if key in doubtful], own=own) if doubtful else {}
         if not others:
-            return [result_of(one) for one in taken]
+            return [result_of(_for_programs(one)) for one in taken]
         turn.rollback()
         known |= others
     message = "others send the same events at this moment; nothing was taken: send it again"
@@ -106,6 +107,10 @@ def _store_counted(connection: sa.Connection, found: Sequence[ReceivedEvent], se
 def _keys_of(found: Sequence[ReceivedEvent], *, own: bool) -> list[Key]:
     events = [one.event for one in found]
     return [(name, one.org_id) for name, one in zip(names_of(events, own=own), events, strict=True)]
+
+
+def _for_programs(taken: EventResult) -> EventResult:
+    return taken if taken.message is None else replace(taken, message=for_programs(taken.message))
 
 
 def _in_doubt(asked: Sequence[tuple[ReceivedEvent, Key]], taken: Sequence[EventResult]) -> set[Key]:

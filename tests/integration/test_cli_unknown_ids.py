@@ -518,7 +518,7 @@ def test_with_new_an_unknown_one_is_taken(shop: Shop, capsys: pytest.CaptureFixt
         before = shop.content()
         assert run(words.replace(" --new", "").split()) == 2, words
         assert shop.content() == before
-        assert "--new takes it all the same" in capsys.readouterr().err
+        assert "pass --new to use it anyway" in capsys.readouterr().err
         assert run(words.split()) == 0, capsys.readouterr().err
         capsys.readouterr()
 

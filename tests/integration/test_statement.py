@@ -320,6 +320,6 @@ def test_the_command_says_it_as_tables_json_and_csv(
     assert json.loads(asked("--month", "2026-01", "--json"))["closing_micro"] == 9_750_000
     assert asked("--from", "2026-01-01", "--to", "2026-02-01", "--csv").count("\n") == 6
     assert "not both" in asked("--month", "2026-01", "--csv", "--json", status=2)
-    assert "of when?" in asked(status=2)
+    assert "missing period" in asked(status=2)
     tamper(books.fleet, "UPDATE ledger_accounts SET balance_micro = balance_micro - 1")
     assert "this does not add up: the wallet keeps" in asked("--month", "2026-01", status=1)

@@ -399,6 +399,8 @@ def _create(
     new: New = False,
 ) -> KeyMade:
     key = PREFIX + asked.secret
+    for one in scope:
+        ids.require_among(ids.SCOPE, one, SCOPES)
     wanted = ApiKey(name, tuple(scope), org_id, cell_id=cell_id, source=source, gives_micro=gives_micro)
     _require_within(asked.reach, wanted, None if for_ms is None else asked.by.now_ms + for_ms)
     expires = create(

@@ -158,7 +158,7 @@ def span_of(month: str | None, from_ms: int | None, to_ms: int | None) -> Span:
             raise UsageError("give a month, or a beginning and an end, not both", at="month")
         return _of_month(month)
     if from_ms is None or to_ms is None:
-        raise UsageError("of when? Give a month (2026-02), or a beginning and an end", at="month")
+        raise UsageError("missing period: give a month such as 2026-02, or a beginning and an end", at="month")
     if from_ms >= to_ms:
         raise UsageError("a statement's end lies after its beginning", at="to_ms")
     return Span(from_ms, to_ms)

@@ -333,7 +333,7 @@ def charged_at_once(event: UsageEvent, at_once: Mapping[types.Spot, str]) -> Eve
 
 def _unmapped(event_type: str, window_ms: int) -> EventResult:
     command = f"drawdown feature map-event {typed(event_type, 'FEATURE', '--from', utc(window_ms))}"
-    return EventResult("pending", "unmapped", f"nothing makes a feature of {event_type} then: `{command}`")
+    return EventResult("pending", "unmapped", f"no feature is mapped to {event_type} at {utc(window_ms)}: `{command}`")
 
 
 PREFIX: Final = OF_EVENTS
