@@ -41,6 +41,7 @@ export class Unreachable extends DrawdownError {
 export class Line {
   /** `world`: the clock, the ids, the pauses and the fetch; tests give others. */
   constructor(url, key, settings, world) {
+    if (typeof url !== "string") throw new TypeError("new Client(url, key, settings): url must be a string");
     const found = new URL(url); // TypeError for what is no address
     if (!["http:", "https:"].includes(found.protocol)) throw new TypeError("the server's address is http://… or https://…");
     if (!key) throw new TypeError("the client has no key");

@@ -18,11 +18,13 @@ const KEPT = new Set(["accepted", "duplicate", "pending"]);
 export class BadItem extends DrawdownError {}
 /** No more can wait: nothing was recorded. */
 export class QueueFull extends DrawdownError {}
-/** `count` events are not sent, and the server did not take `rejected` others. */
+/** `count` events are not sent, and the server did not take `rejected` others. `first`: the first result of these. */
 export class Unsent extends DrawdownError {
-  constructor(count, rejected) {
-    super(`${count} events are not sent, and ${rejected} were not taken by the server`);
-    Object.assign(this, { count, rejected });
+  constructor(count, rejected, first) {
+    const texts = first ? [first.status === "refused" ? undefined : first.code, first.message] : [];
+    const why = texts.filter((text) => text !== undefined).map((text) => `: ${shown(text)}`).join("");
+    super(`${count} events are not sent, and ${rejected} were not taken by the server${why}`);
+    Object.assign(this, { count, rejected, first });
   }
 }
 
@@ -62,6 +64,7 @@ export class Events {
   #sending; // the loop, while there is one
   #rejected = 0;
   #refused = 0;
+  #first; // result of those two
   #closed = false;
   #deadline = Infinity;
   #closing = new AbortController(); // ends a pause, as the client is closed
@@ -115,8 +118,10 @@ export class Events {
 
   #requireSent() {
     const [count, rejected] = [this.#waiting.length + this.#refused, this.#rejected];
+    const first = this.#first;
     this.#rejected = this.#refused = 0;
-    if (count || rejected) throw new Unsent(count, rejected);
+    this.#first = undefined;
+    if (count || rejected) throw new Unsent(count, rejected, first);
   }
 
   async #send() {
@@ -147,6 +152,7 @@ export class Events {
     this.#waiting.splice(0, batch.length);
     found.forEach((result, at) => {
       if (result.status !== "refused" && !KEPT.has(result.status)) this.#rejected++;
+      if (!KEPT.has(result.status)) this.#first ??= result;
       try {
         this.#settings.onResult?.(batch[at], result);
       } catch (error) {

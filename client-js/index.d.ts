@@ -74,6 +74,7 @@ export class QueueFull extends DrawdownError {}
 export class Unsent extends DrawdownError {
   count: number;
   rejected: number;
+  first?: Result;
 }
 export class Events {
   record(eventType: string, quantity?: number, more?: EventMore): string;

@@ -77,13 +77,15 @@ test("events are sent once each, the same again", () =>
 
 test("what the server does not take is raised with its count", async () => {
   const told = [];
-  const some = ({ body }) => ({ status: 207, results: body.map((_, at) => ({ status: at ? "invalid" : "accepted" })) });
+  const wrong = { status: "invalid", code: "foreign_source", message: "name /a" };
+  const some = ({ body }) => ({ status: 207, results: body.map((_, at) => (at ? wrong : { status: "accepted" })) });
   await serving(
     [some],
     async (client) => {
       client.record("a");
       client.record("b");
-      await assert.rejects(client.flush(), (error) => error instanceof Unsent && error.rejected === 1 && !error.count);
+      await assert.rejects(client.flush(), (error) => error instanceof Unsent && error.rejected === 1 && !error.count
+        && error.first.code === "foreign_source" && error.message.endsWith("by the server: foreign_source: name /a"));
       await client.close();
     },
     { onResult: (event, result) => told.push([event.event_type, result.status]) },
@@ -91,7 +93,7 @@ test("what the server does not take is raised with its count", async () => {
   assert.deepEqual(told, [["a", "accepted"], ["b", "invalid"]]);
   await serving([refusal(401, "unauthorized")], async (client) => {
     client.record("a");
-    await assert.rejects(client.flush(), (error) => error instanceof Unsent && error.count === 1);
+    await assert.rejects(client.flush(), (error) => error instanceof Unsent && error.first.code === "unauthorized");
   });
   await serving([503], async (client) => {
     client.record("a");
