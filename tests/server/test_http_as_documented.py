@@ -66,7 +66,7 @@ def test_a_customer_signs_up_as_the_page_shows(tmp_path: Path) -> None:
         '"status":"accepted"', '"available":9.992', '"event_id":"page-1"',
         '"event":{"status":"accepted","source":"/guard","event_id":"export-1"', '"period":"20',
         '"org_id":"initech"', '"low":2',
-        '"decision":"allow"', '"allowed":true,"secret":"whsec_',
+        '"decision":"allow"', '"allowed":true,"secret":"whsec_', '"is_final":false',
     ):  # fmt: skip
         assert said in told, (said, told)
 
