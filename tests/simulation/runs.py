@@ -69,10 +69,16 @@ def _pay(world: World, *, customer: str, key: str) -> str:
 
 
 def _start(world: World, *, key: str, request: Request, customer: str) -> str:
-    """Asked again after a restore, for whoever the seal makes known again only later, it is no run."""
+    """Asked again after a restore, it is no run for whoever the seal makes known again only later, and another
+    wallet's for whoever was assigned to that meanwhile."""
     now, org = world.time.now, request.org_id
-    if not world.rows("SELECT 1 FROM assignments WHERE org_id = :org", org=org):
+    assigned = "SELECT customer_id FROM assignments WHERE org_id = :org AND start_ms <= :now AND provider = :provider"
+    assigned += " AND (end_ms IS NULL OR end_ms > :now)"
+    payers = world.rows(assigned, org=org, now=now, provider=EMBEDDED)
+    if not payers:
         return f"{org} is not known any more"
+    if payers != [(customer,)]:
+        return f"{org} is paid for by another wallet now"
     room = _room(world, customer) - _unbilled(world, customer)
     if request.amount_micro == ALL:
         request = replace(request, amount_micro=max(room, ALL))

@@ -55,12 +55,19 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
     OR (e.rate_ms IS NOT NULL AND e.ts <> p.window_ms))
 
 -- name: booked_otherwise
--- An entry is written after its push was sealed, and before it was settled: two machines' clocks do not differ by a day. One
--- machine that sent it alone waited by its own clock until it was due, and settled it by that: a minute is no breach.
-((e.at_ms < p.sealed_at_ms - 60000 OR (p.state = 'accepted' AND e.at_ms > p.settled_ms + 60000))
-    AND (e.at_ms < p.sealed_at_ms - 86400000 OR (p.state = 'accepted' AND e.at_ms > p.settled_ms + 86400000)
+-- An entry is written between the seal of its push and its settlement: two machines' clocks do not differ by a day. If one
+-- machine alone sent it, that machine waited by its own clock until the push was due: a minute is no breach.
+((e.at_ms < {booked_from} - 60000 OR (p.state = 'accepted' AND e.at_ms > {booked_until} + 60000))
+    AND (e.at_ms < {booked_from} - 86400000 OR (p.state = 'accepted' AND e.at_ms > {booked_until} + 86400000)
         OR (p.attempts = 1 AND p.lookups = 0 AND NOT EXISTS (SELECT 1 FROM operator_actions x
             WHERE x.target = p.key AND x.action IN ('push_resolve', 'push_retry')))))
+
+-- name: booked_from
+-- If a machine's clock is set back by days while it works, a push is settled at an earlier time than it was sealed.
+CASE WHEN p.state = 'accepted' AND p.settled_ms < p.sealed_at_ms THEN p.settled_ms ELSE p.sealed_at_ms END
+
+-- name: booked_until
+CASE WHEN p.settled_ms < p.sealed_at_ms THEN p.sealed_at_ms ELSE p.settled_ms END
 
 -- name: uncommitted
 -- What was charged for no push was charged for those of its day that were folded: as many, and as much. Beside no sum,
@@ -128,7 +135,7 @@ FROM (
 WHERE p.org_id IS NULL OR i.provider IS NULL OR {drawn_otherwise}
     OR q.least_qty <> ABS(p.sent_qty) OR q.most_qty <> ABS(p.sent_qty)
     OR q.first_ts <> p.window_ms OR q.last_ts <> p.window_ms
-    OR q.first_at < p.sealed_at_ms - 86400000 OR (p.state = 'accepted' AND q.first_at > p.settled_ms + 86400000)
+    OR q.first_at < {booked_from} - 86400000 OR (p.state = 'accepted' AND q.first_at > {booked_until} + 86400000)
     OR q.wallet <> 'wallet:' || p.customer_id OR q.other_wallet <> q.wallet
     OR q.revenue <> 'revenue:' || p.feature OR q.other_revenue <> q.revenue
     OR q.feature <> p.feature OR q.other_feature <> q.feature
@@ -236,7 +243,9 @@ WHERE {booked_early} OR NOT CASE WHEN e.kind = 'expiry'
     ELSE e.from_account LIKE 'wallet:%' AND e.to_account LIKE 'revenue:%' END
 
 -- name: booked_early
-(e.kind = 'usage' AND e.at_ms < e.ts - 86400000)
+-- If the clock that dated the entry was days behind, it dated the settlement of the push as well.
+(e.kind = 'usage' AND e.at_ms < e.ts - 86400000 AND NOT EXISTS (SELECT 1 FROM pushes p WHERE p.window_ms = {entry_window}
+    AND e.key IN (p.key, 'mirror:' || p.key) AND p.state = 'accepted' AND ABS(p.settled_ms - e.at_ms) <= 60000))
 
 -- name: is_of_pool
 EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.pool IS NOT NULL)
