@@ -80,17 +80,17 @@ class House:
         self.window = (self.fleet.clock.at_ms + ms - T0) // WINDOW_MS
         self.tick(self.fleet.clock.at_ms + ms)
 
-    def compare(self, *, begun_ms: int | None = None, is_over: bool = False, **scope: Any) -> Reconciled:
-        """Reconcile, once the provider's lag is over. `begun_ms`: when the command began, if long before. `is_over`:
-        its time is."""
+    def compare(self, *, begun_ms: int | None = None, ends_in_ms: int | None = None, **scope: Any) -> Reconciled:
+        """Reconcile, once the provider's lag is over. `begun_ms`: when the command began, if long before. `ends_in_ms`:
+        until its time is up."""
         self.fleet.clock.at_ms += HOUR_MS
         self.window = (self.fleet.clock.at_ms - T0) // WINDOW_MS
         world = runner.World(self.fleet.engine, self.fleet.providers, self.fleet.cells, self.fleet.clock)
         given = {"provider": "autumn", **scope}
         by = self.fleet.by if begun_ms is None else replace(self.fleet.by, now_ms=begun_ms)
         context = self.fleet.context()
-        if is_over:
-            context = replace(context, deadline_ms=self.fleet.clock.at_ms)
+        if ends_in_ms is not None:
+            context = replace(context, deadline_ms=self.fleet.clock.at_ms + ends_in_ms)
         return runner.run(reconcile(context, ReconcileScope(**given), by), world)
 
     def drawn(self, customer: str) -> Decimal:

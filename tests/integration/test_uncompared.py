@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from drawdown.providers.http import Call, HttpResult
 from drawdown.providers.protocol import ReadFailed, Totals
 from drawdown.schema.clock import utc
 from drawdown.schema.database import read, write
@@ -12,7 +13,7 @@ from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.metrics import uncompared as measured
 from drawdown.worker.provider.actions import set_rate
-from drawdown.worker.reconcile.balances import UNTOLD
+from drawdown.worker.reconcile.balances import OUT_OF_TIME, UNTOLD
 from drawdown.worker.reconcile.reconcile import FIRST_LOOK_MS
 from drawdown.worker.status.status import status
 from drawdown.worker.status.system_state import uncompared
@@ -138,9 +139,29 @@ def test_balance_stays_left_out_while_no_run_comes_to_it(engine: sa.Engine) -> N
     house.bill()
     house.compare(recent=True)
     since = house.fleet.one("SELECT open_since_ms FROM compared_marks WHERE customer_id = 'acme'")
-    assert house.compare(recent=True, is_over=True).unfinished
+    assert house.compare(recent=True, ends_in_ms=0).unfinished
     assert house.fleet.one("SELECT open_since_ms FROM compared_marks WHERE customer_id = 'acme'") == since
     assert [UNTOLD in said for said in compared(house.fleet)] == [True]
+
+
+@pytest.mark.both_databases
+def test_balance_is_left_out_when_time_is_up_after_the_days(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(engine, {"acme": 1_000})
+    house.use("acme", 500, size=64)
+    house.bill()
+    handle, clock = house.autumn.handle, house.fleet.clock
+
+    def slow(call: Call, now_ms: int) -> HttpResult:
+        clock.at_ms += 1
+        return handle(call, now_ms)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(house.autumn, "handle", slow)
+        found = house.compare(recent=True, correct=True, ends_in_ms=1)
+    assert (found.unread, found.unfinished) == (0, True)
+    assert [OUT_OF_TIME in said for said in compared(house.fleet)] == [True]
+    assert house.compare(recent=True, correct=True).left_out == []
+    assert compared(house.fleet) == []
 
 
 def compared(fleet: Fleet) -> list[str]:

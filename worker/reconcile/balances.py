@@ -105,6 +105,7 @@ PART: Final = (
 )
 UNTOLD: Final = "the provider does not show it, or not when its cycle began, or not what its features cost"
 MOVING: Final = "something was on its way: the next run compares it"
+OUT_OF_TIME: Final = "the run's time was up before: the next run compares it"
 OTHER_TERMS: Final = "something was sent under another name, or in another unit"
 FIRST: Final = (
     "nothing tells how much of it was drawn before its cycle began. {} that were charged since are not compared; the "

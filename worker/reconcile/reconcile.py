@@ -34,7 +34,7 @@ from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import present, require_same
 from drawdown.worker.push.evidence import CustomerPool
 from drawdown.worker.push.rows import Row
-from drawdown.worker.reconcile.balances import compare_drawn
+from drawdown.worker.reconcile.balances import OUT_OF_TIME, compare_drawn
 from drawdown.worker.reconcile.comparison import Short, compare_over, ended_short, find_absent, read_totals
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
 from drawdown.worker.verdict.costs import learn_costs
@@ -144,7 +144,9 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         seen = {(day.row.org_id, day.row.customer_id, day.row.feature, int(day.row.day_ms)) for day in ours}
         since = min(now - RECENT_MS, before or 0) if scope.recent else 0
         yield from compare_lost(provider, scope, seen, since, now, done, context.out_of_time)
-    if context.capabilities[provider].drawn and not done.unfinished:
+    if context.capabilities[provider].drawn and done.unfinished:
+        found = Balanced(left_out={day.row.customer_id: OUT_OF_TIME for day in same if day.row.live})
+    elif context.capabilities[provider].drawn:
         # What events may yet show would be corrected twice, if balances were believed first.
         untold |= {(line.customer_id, line.feature) for line in waiting - compared}
         pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
@@ -452,7 +454,7 @@ class Settled:
 class Balanced:
     """The customers with balances that a run looked at.
 
-    `left_out`: why it did not compare the balances of some of them.
+    `left_out`: why it did not compare the balances of some of them, or did not look at them.
     """
 
     customers: Collection[str] = ()
@@ -478,7 +480,7 @@ def keep_marks(
         by_customer.setdefault(day.customer_id, []).append(day)
     before = SQL.run(connection, "left_out", {"provider": provider})
     left_out = {str(row.customer_id): str(row.said) for row in before if row.customer_id not in balances.customers}
-    left_out |= balances.left_out
+    left_out = {**balances.left_out, **left_out}
     prices = Prices(connection)
     marks = [
         {
