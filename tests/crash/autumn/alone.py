@@ -201,7 +201,7 @@ def alone(folder: Path, *, pushes: int, kills: int, seed: int) -> Ended:
     finally:
         engine.dispose()
     verdict = judge(url, setting, autumn, healing.beside(), healing.made_up, healing.unsure)
-    assert verdict.wrong is None, verdict.wrong
+    assert verdict.wrong is None, healing.retold(verdict)
     assert breaches == []
     return Ended(verdict, died, number(url, "SELECT COUNT(*) FROM pushes"), autumn, healing)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from tests.crash.autumn.retelling import History
 from tests.emulators.autumn_account import Account, Track
 from tests.emulators.autumn_draw import Draw
 from tests.emulators.autumn_losses import Charge, Truth
@@ -63,9 +64,11 @@ class Watched(Account):
     came_about: Counter[str] = field(default_factory=Counter)
     limited: list[tuple[Charge, Number]] = field(default_factory=list)
     """Charges that a limit let through in part, with what was asked."""
+    history: History = field(default_factory=History)
 
     def _apply(self, track: Track, customer: Customer, draw: Draw, made: Charge, now_ms: int) -> None:
         super()._apply(track, customer, draw, made, now_ms)
+        self.history.note_charge(made, now_ms)
         own, credits = drawn_of(made.feature, made.parts)
         self.came_about[GIVEN_BACK] += track.value < 0
         if Fraction(made.value) != Fraction(track.value):
@@ -76,3 +79,9 @@ class Watched(Account):
         self.came_about[USED_UP] += sum(
             part.grant.interval == ONE_OFF and part.grant.balance == 0 for part in draw.parts
         )
+
+    def lose_balances(self, now_ms: int) -> None:
+        known = len(self.store.undone_charges)
+        super().lose_balances(now_ms)
+        for made in self.store.undone_charges[known:]:
+            self.history.note_charge(made, now_ms, "loses")

@@ -18,6 +18,7 @@ from drawdown.providers.http import Answer, Call, HttpResult
 from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.worker.features.actions import DEFAULT_SIZES_GB
 from tests.crash.autumn.books import Books, Watched
+from tests.crash.autumn.retelling import History
 from tests.emulators.autumn import LOSS_FAULTS, READ_FAULTS, SLOW_FAULTS, STALE_FAULTS, TRACK_FAULTS, AutumnEmulator
 from tests.emulators.autumn_numbers import ONE_OFF
 from tests.emulators.serve import CREDITS, CREDITS_PER_GB_SECOND
@@ -35,9 +36,9 @@ CHANGED_SHARE: Final = 0.25
 LATE_SHARE, MORE_SHARE = 0.2, 0.05
 """Samples that come some parts late; windows that get a second one."""
 CHARGES = (*TRACK_FAULTS, *LOSS_FAULTS, *SLOW_FAULTS)
-STRUCK: Final = 0.36
+STRUCK: Final = 0.42
 """Of calls that charge; what a store or a limit then does otherwise makes it a third."""
-READS: Final = {"reads_fail": 0.13, "reads_lag": 0.1, "connection_refused": 0.02, "nonsense": 0.02, "stale_read": 0.08}
+READS: Final = {"reads_fail": 0.13, "reads_lag": 0.14, "connection_refused": 0.02, "nonsense": 0.02, "stale_read": 0.08}
 RATES: Final = {**{kind: STRUCK / len(CHARGES) for kind in CHARGES}, **READS}
 KINDS: Final = (*CHARGES, *(set(READ_FAULTS) | set(STALE_FAULTS)) - set(CHARGES), "balances_lost")
 STEADY_S: Final = 100
@@ -189,6 +190,11 @@ class Struck(AutumnEmulator):
         assert isinstance(self.account, Watched)
         return self.account.came_about
 
+    @property
+    def history(self) -> History:
+        assert isinstance(self.account, Watched)
+        return self.account.history
+
     in_peace: Counter[str] = field(default_factory=Counter)
     """Calls by route before anything struck."""
     loses: bool = False
@@ -200,6 +206,7 @@ class Struck(AutumnEmulator):
         while self.orders:
             self.orders.popleft()(now_ms)
         answer = super().handle(call, now_ms)
+        self.history.note_call(call, answer, now_ms)
         if self.loses and any(one.at_ms == now_ms for one in self.account.store.unwritten):
             self.loses = False
             self.lose_balances(now_ms)
@@ -228,6 +235,7 @@ class Struck(AutumnEmulator):
         def do(now_ms: int) -> None:
             answer = AutumnEmulator.handle(self, call, now_ms)
             assert isinstance(answer, Answer) and answer.status == 200, answer
+            self.history.note(customer, now_ms, f"is granted {credits} as {name}")
 
         self.orders.append(do)
 

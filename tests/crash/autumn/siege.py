@@ -29,6 +29,7 @@ from tests.acceptance.drain import Process, SharedClock
 from tests.acceptance.tables import number, rows
 from tests.crash.autumn.judge import Verdict, cost_of, judge
 from tests.crash.autumn.mischief import Mischief, add_by_hand
+from tests.crash.autumn.retelling import retell
 from tests.crash.autumn.setting import (
     AT_MS,
     FROM_MS,
@@ -170,6 +171,8 @@ class Healing:
     """Lines that reconcile tells each night: nothing but a console tells more."""
     last_night: list[dict[str, Any]] = field(default_factory=list)
     """All lines of the last night: one that is told again word for word changes nothing."""
+    told: list[dict[str, Any]] = field(default_factory=list)
+    """All lines of all nights."""
     made_up: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
     """Credits that a person charged by hand, or gave back, as they were told."""
     unsure: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
@@ -208,6 +211,11 @@ class Healing:
             if one["standing"] and one["theirs"] != one["ours"]
         }
 
+    def retold(self, found: Verdict) -> str:
+        """Why the siege failed, with what happened to the customers."""
+        names = [*found.silent, *found.unexplained]
+        return f"{found.wrong}\n{retell(self.url, self.autumn.history, self.told, names)}"
+
     def _note_unsure(self) -> None:
         """What is told of a balance each night is all of it, and as uncertain as the last night said."""
         for one in self.standing:
@@ -243,6 +251,7 @@ class Healing:
             changed = [one for one in lines if one not in self.last_night]
             self.standing = [one for one in found["differing"] if one not in changed]
             self.last_night = found["differing"]
+            self.told += found["differing"]
             for line in changed:
                 whole = abs(line["ours"] - line["theirs"]) == line["corrected"]
                 kind = "balance" if line["balance"] else "day"
@@ -267,7 +276,7 @@ class Healing:
         self.told_beside = self.beside()
         self._note_unsure()
         found = judge(self.url, self.setting, self.autumn, self.told_beside, self.made_up, self.unsure, undecided)
-        assert found.wrong is None, f"before a person decided anything: {found.wrong}"
+        assert found.wrong is None, f"before a person decided anything: {self.retold(found)}"
 
     def _pay(self) -> None:
         """Whose grants are used up gets a last large one, and so does every other one with a spend limit."""
@@ -323,7 +332,7 @@ def in_credits(
         finally:
             operator.end()
     verdict = judge(url, setting, autumn, healing.beside(), healing.made_up, healing.unsure)
-    assert verdict.wrong is None, verdict.wrong
+    assert verdict.wrong is None, healing.retold(verdict)
     assert breaches == []
     return Found(
         toll=toll,
