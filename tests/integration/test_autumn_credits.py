@@ -6,7 +6,8 @@ last digit, or a person is told exactly the amount that it lacks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from drawdown.cli.examples import EXAMPLES
 from drawdown.cli.nouns import reconcile as reconcile_command
 from drawdown.providers.autumn import build
+from drawdown.providers.http import Call, HttpResult
 from drawdown.providers.kit.emulator import Direct
 from drawdown.providers.protocol import Part, Setup
 from drawdown.schema.clock import FixedClock
@@ -1109,6 +1111,78 @@ def test_loss_in_a_part_that_ends_before_a_read_is_told_as_a_range(engine: sa.En
     assert [(line.verdict, line.theirs - line.ours, line.corrected, line.unsure) for line in lines] == (
         [] if is_read else [("unsure", 0, 0, 640_000)]
     )
+    assert house.compare(correct=True).differing == []
+
+
+@contextmanager
+def repeated(
+    house: House, monkeypatch: pytest.MonkeyPatch, then: Callable[[int], object] = lambda _: None
+) -> Iterator[None]:
+    """A proxy repeats each charge while the key store is away."""
+    autumn, handle = house.autumn, house.autumn.handle
+
+    def twice(call: Call, now_ms: int) -> HttpResult:
+        answer = handle(call, now_ms)
+        if call.url.endswith("/track"):
+            autumn.key_store = "refusing"
+            handle(call, now_ms)
+            autumn.key_store = "up"
+            then(now_ms)
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(autumn, "handle", twice)
+        yield
+
+
+def test_double_that_uses_up_a_part_that_ends_is_told_as_a_range(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer shows the use of a part, and a proxy repeats its charge: it uses up the rest, and draws on another."""
+    house = House(engine, {"acme": 100})
+    account = house.autumn.account
+    account.grant("acme", "credits", 4, T0, interval=ONE_OFF, given="promo", expires_at=T0 + 40 * DAY_MS)
+    house.wait(0)
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    house.use("acme", 100, size=64)
+    house.window += 1
+    with repeated(house, monkeypatch, then=lambda now_ms: account.expire("acme", "promo", now_ms + 1)):
+        house.tick(T0 + (house.window + 1) * WINDOW_MS)
+    lines = house.compare(correct=True).differing
+    assert house.drawn("acme") - house.used["acme"] == Decimal("0.64")
+    assert [(line.theirs - line.ours, line.corrected, line.unsure) for line in lines] == [(0, 0, 640_000)]
+
+
+def test_double_given_back_is_uncertain_by_charges_on_an_unseen_plan(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan came and went between two reads, and paid for a charge without an answer."""
+    house = House(engine, {"acme": 100})
+    account, autumn = house.autumn.account, house.autumn
+    account.add_plan("team", {"credits": (Decimal(1_000), "month")}, now_ms=T0)
+    house.wait(0)
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert house.compare(correct=True).exit_status == 0
+    account.attach("acme", "team", house.fleet.clock.at_ms)
+    account.customers["acme"].grants["credits"].sort(key=lambda one: one.plan is None)
+    house.use("acme", 50, size=64)
+    autumn.faults.rates = {"answer_lost": 1.0, "reads_fail": 1.0}
+    house.bill()
+    account.detach("acme", "team", house.fleet.clock.at_ms)
+    house.use("acme", 100, size=64)
+    house.use("acme", 100, size=32)
+    autumn.faults.rates = {"request_lost": 1.0, "reads_fail": 1.0}
+    house.bill()
+    autumn.faults.rates = {}
+    with repeated(house, monkeypatch):
+        house.wait(HOUR_MS)
+    house.wait(HOUR_MS)
+    assert house.drawn("acme") - house.used["acme"] == Decimal("0.96")
+    lines = house.compare(correct=True).differing
+    assert [(line.theirs - line.ours, line.corrected, line.unsure) for line in lines] == [(640_000, 640_000, 1_280_000)]
     assert house.compare(correct=True).differing == []
 
 

@@ -349,9 +349,9 @@ def _expired(
 ) -> Mapping[CustomerPool, tuple[int, int]]:
     """Return how much less and more may have been drawn on ended parts than counts, since the last comparison.
 
-    An answer shows the parts that its charge drew on, so that only charges without an answer may have drawn more. The
-    provider may have lost the last charges before a part was last shown. A part of a plan may have paid for all charges
-    since the last comparison: its use is not kept.
+    An answer shows the parts that its charge drew on, so that only charges without an answer may have drawn more, and
+    the last charges before a part was last shown, if a proxy repeated them. The provider may have lost these as well. A
+    part of a plan may have paid for all charges since the last comparison: its use is not kept.
     """
     ended: dict[CustomerPool, list[Expired]] = {}
     for pair, now in found.items():
@@ -373,7 +373,7 @@ def _expired(
     for pair, parts in ended.items():
         unseen, known = sums[pair], [one for one in parts if one.part.used is not None]
         less = min(unseen["given_back"] + unseen["last_charged"], sum(one.used for one in known))
-        more = min(unseen["unanswered"], sum(one.left for one in known))
+        more = min(unseen["unanswered"] + unseen["last_charged"], sum(one.left for one in known))
         if len(known) < len(parts):
             charged, given_back = found[pair].fresh
             less, more = less - given_back, more + charged

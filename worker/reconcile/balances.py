@@ -1,14 +1,15 @@
 """Reconcile, from the other side: the drawings that balances show, beside our pushes.
 
 Guarantee: a push that was sent twice and drawn twice is adopted, and so given back, where pushes sent twice make up the
-amount exactly: a second drawing draws all of its push. Where a balance lacks just what pushes drew one after the
-other in a few minutes, the provider lost those drawings with its store (observed: the events stay, the balance goes
-back). If a comparison agreed before, that is adopted as drawn less, so that the next seal sends it again: at a first
-comparison of credits, a part that no read showed may have been used up. Any other difference between a balance and
-our pushes, more or less, is told a person once, with the amount, and remembered: comparisons go on from there. Where a
-push was on its way meanwhile, nothing is compared. Where events and pushes still differ by what only a console tells,
-a person is told each time by how much the balance differs from all that was pushed, and nothing is remembered: a mark
-would take what the console shows for known, and a correction of it for drawn twice.
+amount exactly: a second drawing draws all of its push. If a part that no read showed may have paid for more, a person
+is told by how much. Where a balance lacks just what pushes drew one after the other in a few minutes, the provider lost
+those drawings with its store (observed: the events stay, the balance goes back). If a comparison agreed before, that is
+adopted as drawn less, so that the next seal sends it again: at a first comparison of credits, a part that no read
+showed may have been used up. Any other difference between a balance and our pushes, more or less, is told a person
+once, with the amount, and remembered: comparisons go on from there. Where a push was on its way meanwhile, nothing is
+compared. Where events and pushes still differ by what only a console tells, a person is told each time by how much the
+balance differs from all that was pushed, and nothing is remembered: a mark would take what the console shows for known,
+and a correction of it for drawn twice.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ from drawdown.worker.reconcile.report import LeftOut, Line, Reconciled, Reconcil
 SQL = queries(__file__)
 
 AGAIN: Final = "the balance was drawn on twice for pushes that were sent twice: --correct gives it back"
+GIVEN_BACK: Final = (
+    "what pushes that were sent twice drew again is given back; a part that no read showed may have paid for more"
+)
 MORE: Final = "the balance was drawn on by more than pushes sent twice: somebody else uses it too, or a person set it"
 LOST: Final = "the balance lacks just what pushes drew within minutes: the provider lost it. --correct sends it again"
 LESS: Final = (
@@ -525,11 +529,14 @@ def _of_more(
     twice = sent_twice(drew, more)
     if twice is None:
         return _of_told(connection, asked, line, mark, marked_ms, MORE)
+    line = _with_parts(connection, asked, line, marked_ms)
     if not asked.scope.correct:
-        return replace(line, note=AGAIN), None
+        return replace(line, note=_noted(AGAIN, line)), None
     known = [row for row, cost in zip(again, costs, strict=True) if cost]
     _adopt_drawn(connection, [(known[place], times) for place, times in twice.items()], asked.by)
-    return replace(line, corrected=more), replace(mark, apart=mark.apart - more)
+    note = _noted(GIVEN_BACK, line) + ONCE if line.unsure else None
+    corrected = replace(mark, apart=mark.apart - more, unsure=min(line.unsure, MAX_FIGURE))
+    return replace(line, corrected=more, note=note), corrected
 
 
 def _cost(pools: Pools, pool: str, push: PushRow) -> int:
