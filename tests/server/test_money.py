@@ -187,13 +187,15 @@ def test_top_ups_are_stopped_and_listed(shop: House) -> None:
         app, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
         dry = await done(app, "/topups/stop", {"customer_id": "acme", "dry_run": True})
         assert {"name": "Mode", "before": "live", "after": "stopped"} in dry["facts"]
-        assert (await done(bound, "/topups/stop", {})) == {"customer_id": "acme", "was": "live", "blocked": None}
+        stopped = {"customer_id": "acme", "is_stopped": True, "was": "live", "blocked": None}
+        assert (await done(bound, "/topups/stop", {})) == stopped
         assert [one["mode"] for one in (await seen(app, "/topups?customer_id=acme"))["wallets"]] == ["stopped"]
         assert wrong_at(await send(app, "/topups/stop", {})) == "customer_id"
         await done(app, "/topups/stop", {"all": True, "reason": "their incident 7"})
         assert (await seen(app, "/topups"))["stopped"]["reason"] == "their incident 7"
         told = (await seen(bound, "/topups"))["stopped"]
         assert told["stopped_ms"] == shop.clock.at_ms and told["reason"] == told["actor"] == ""
+        assert (await send(app, "/topups/stop", {"all": True, "undo": True})).status_code == 403, "nothing bounds it"
 
     served(shop, work)
 
