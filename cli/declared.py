@@ -140,7 +140,12 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     given_key = given.get("key")
     key = new_key() if given_key is None else given_key
     asked = Invocation(
-        by, key, secrets.token_urlsafe(32), dry_run=dry_run, hooks=app.settings.hooks(), known=lambda: app.registry
+        by,
+        key,
+        secrets.token_urlsafe(32),
+        dry_run=dry_run,
+        hooks=app.settings.hooks(),
+        read_providers=lambda: app.registry,
     )
 
     def work(connection: sa.Connection) -> tuple[Any, Sequence[Fact], Sequence[Fact]]:
@@ -158,8 +163,8 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
             asked = replace(asked, state=done.state)
             done, before, after = app.write(work)
     except AnswerLost as error:
-        if action.lost is not None:
-            raise AnswerLost(error.why, action.lost(values)) from error
+        if action.lost_hint is not None:
+            raise AnswerLost(error.why, action.lost_hint(values)) from error
         if action.keyed:
             again = " ".join(["--key", quote(asked.key), *_moments(action, values)])
             raise AnswerLost(error.why, f"give it again with {again}, and it counts once") from error
@@ -183,7 +188,7 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
         print(secret)
     else:
         show(app, answer, [*lines, f"the {action.shown_once}: {secret}"])
-    why = action.lost(values) if action.lost is not None else "give the command again"
+    why = action.lost_hint(values) if action.lost_hint is not None else "give the command again"
     require_shown(f"it was done, and the new {action.shown_once} could not be shown: {why}")
 
 
@@ -232,7 +237,9 @@ def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
     """Show a page of a list."""
     now = app.clock.now_ms()
     values = _read_values(listing.params, given, now)
-    look = Look(now, given.get("after", ""), given["most"], hooks=app.settings.hooks(), known=lambda: app.registry)
+    look = Look(
+        now, given.get("after", ""), given["most"], hooks=app.settings.hooks(), read_providers=lambda: app.registry
+    )
     page = app.read(lambda connection: listing.read(connection, look, **values))
     more = [] if page.next is None else [f"there are more: --after {typed(page.next)}"]
     result = {listing.holds: [answer_of(row) for row in page.rows], "next": page.next}
@@ -243,7 +250,7 @@ def show_(app: App, showing: Showing[Any], given: Mapping[str, Any]) -> None:
     """Show one thing."""
     now = app.clock.now_ms()
     values = _read_values(showing.params, given, now)
-    look = Look(now, most=given.get("most", showing.most), patient=True, known=lambda: app.registry)
+    look = Look(now, most=given.get("most", showing.most), patient=True, read_providers=lambda: app.registry)
     found = app.read(lambda connection: showing.read(connection, look, **values))
     plain = table(showing.title, ("", ""), facts(_plain(showing, found)))
     notes = [] if showing.notes is None else showing.notes(found)

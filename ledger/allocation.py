@@ -84,13 +84,13 @@ class Lot:
 class Allocation:
     """The result of an allocation.
 
-    `used`: the payment of each lot. `taken`: the part of it that was taken back of no lot. `owed`: use that no lot paid
-    for, by feature. `back`: credit that was given back and not used up.
+    `used`: the payment of each lot. `taken_back`: the part of it that was taken back of no lot. `unpaid`: use that no
+    lot paid for, by feature. `back`: credit that was given back and not used up.
     """
 
     used: dict[str, int]
-    taken: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    owed: dict[str | None, int] = field(default_factory=dict)
+    taken_back: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    unpaid: dict[str | None, int] = field(default_factory=dict)
     back: int = 0
 
 
@@ -166,9 +166,9 @@ def allocate(lots: Sequence[Lot], uses: Uses, now_ms: int) -> Allocation:
             if amount < 0:
                 found.back -= amount
             elif amount:
-                found.owed[feature] = found.owed.get(feature, 0) + amount
-        found.back -= _pay(found.owed, found.back, found.owed)
-        if start_ms is not None and found.owed:
+                found.unpaid[feature] = found.unpaid.get(feature, 0) + amount
+        found.back -= _pay(found.unpaid, found.back, found.unpaid)
+        if start_ms is not None and found.unpaid:
             _draw(open_lots, left, found, start_ms)
     return found
 
@@ -177,15 +177,15 @@ def _draw(open_lots: list[Lot], left: dict[str, int], found: Allocation, moment_
     """Have lots pay what is owed, in their order; those that are over or empty are met no more."""
     kept, met = [], 0
     for lot in open_lots:
-        if not found.owed:
+        if not found.unpaid:
             break
         met += 1
         if lot.is_over(moment_ms):
             continue
-        payable: Collection[str | None] = found.owed if lot.features is None else lot.features
-        before = found.owed.get(TAKEN, 0)
-        paid = _pay(found.owed, left[lot.lot], payable)
-        found.taken[lot.lot] += before - found.owed.get(TAKEN, 0)
+        payable: Collection[str | None] = found.unpaid if lot.features is None else lot.features
+        before = found.unpaid.get(TAKEN, 0)
+        paid = _pay(found.unpaid, left[lot.lot], payable)
+        found.taken_back[lot.lot] += before - found.unpaid.get(TAKEN, 0)
         left[lot.lot] -= paid
         found.used[lot.lot] += paid
         if left[lot.lot]:

@@ -83,7 +83,7 @@ def look_ahead_by(
     )
     charged = tiers.look_ahead(connection, customer_id, then.available_micro, now_ms)
     return replace(then, balance_micro=then.balance_micro - charged), [
-        one for one in of_lots.given if one.customer_id == customer_id
+        one for one in of_lots.new_lots if one.customer_id == customer_id
     ]
 
 

@@ -78,7 +78,7 @@ class Moves:
 
     now_ms: int
     _wallets: dict[str, _Move] = field(default_factory=dict)
-    _made: list[Reservation] = field(default_factory=list)
+    _new_reservations: list[Reservation] = field(default_factory=list)
     _changed: list[Reservation] = field(default_factory=list)
     _entries: list[dict[str, object]] = field(default_factory=list)
 
@@ -103,7 +103,7 @@ class Moves:
         move.peak = max(move.peak, wallet.held_micro + amount - standing.wallet.held_micro)
         move.most_held = min(move.most_held, most)
         move.now = replace(wallet, held_micro=wallet.held_micro + amount)
-        self._made.append(made)
+        self._new_reservations.append(made)
         return move.now
 
     def lasts(self, made: Reservation) -> None:
@@ -113,7 +113,7 @@ class Moves:
 
     def ends(self, made: Reservation, ended: Reservation) -> None:
         """A new run is written as it ends here."""
-        self._made[self._made.index(made)] = ended
+        self._new_reservations[self._new_reservations.index(made)] = ended
 
     def change(self, after: Reservation) -> None:
         """A run that this transaction holds is changed."""
@@ -143,8 +143,8 @@ class Moves:
 
         Errors: NotTogether if a key was used, or a wallet changed, this moment: nothing may be kept.
         """
-        if self._made:
-            rows = [vars(one) for one in sorted(self._made, key=lambda one: one.reservation)]
+        if self._new_reservations:
+            rows = [vars(one) for one in sorted(self._new_reservations, key=lambda one: one.reservation)]
             if SQL.run(connection, "insert_runs", {"runs": rows}).rowcount < len(rows):
                 raise NotTogether("a key was used this moment")
         if self._changed:

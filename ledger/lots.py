@@ -64,7 +64,7 @@ class Due:
 
     `entries`: to be posted. `deferred`: of each wallet that was looked at, what waits for a run's end (micro-credits).
     `over`: the rest of its lots that are over (micro-credits). `moved`: customers who may pay another amount by it.
-    `given`: lots that plans give, and lots that roll over. `caught_up`: customers who have received all from their
+    `new_lots`: lots that plans give, and lots that roll over. `caught_up`: customers who have received all from their
     plans. `unfinished`: customers to look at again at once.
     """
 
@@ -72,13 +72,13 @@ class Due:
     deferred: dict[str, int] = field(default_factory=dict)
     over: dict[str, int] = field(default_factory=dict)
     moved: set[str] = field(default_factory=set)
-    given: list[Lot] = field(default_factory=list)
+    new_lots: list[Lot] = field(default_factory=list)
     caught_up: list[str] = field(default_factory=list)
     unfinished: set[str] = field(default_factory=set)
 
     def give(self, lot: Lot, now_ms: int) -> None:
         """Add a lot that is new, and begins."""
-        self.given.append(lot)
+        self.new_lots.append(lot)
         self.entries.append(entry_of(lot, now_ms))
 
 
@@ -265,7 +265,7 @@ def _reduced(lot: Lot, amount_micro: int, now_ms: int) -> dict[str, object]:
 
 def keep(connection: sa.Connection, found: Due, now_ms: int) -> None:
     """Write what is due: new lots, entries, and what was looked at."""
-    grants.keep(connection, found.given)
+    grants.keep(connection, found.new_lots)
     post(connection, found.entries)
     if found.deferred:
         looked_at(connection, found, now_ms)

@@ -329,12 +329,12 @@ class Cost:
 class Lasting:
     """The part of a balance that outlasts its cycle: parts granted once, beside parts that renew at `ends_ms`.
 
-    `used` was drawn from the parts granted once, and `left` is left of them. `cycle_left` is left of the others.
-    Charges empty the others first. All figures are in the unit of the balance.
+    `used` was drawn from the parts granted once, and `lasting_left` is left of them. `cycle_left` is left of the
+    others. Charges empty the others first. All figures are in the unit of the balance.
     """
 
     used: Decimal
-    left: Decimal
+    lasting_left: Decimal
     cycle_left: Decimal
     ends_ms: int
 

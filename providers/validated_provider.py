@@ -172,7 +172,7 @@ def _lasting(found: Lasting | None) -> Lasting | None:
     """Without a figure that can be used, the next cycle is compared as if no read had shown this one."""
     if found is None or not _is_moment(found.ends_ms):
         return None
-    return found if all(map(_is_amount, (found.used, found.left, found.cycle_left))) else None
+    return found if all(map(_is_amount, (found.used, found.lasting_left, found.cycle_left))) else None
 
 
 def _is_part(part: Part) -> bool:

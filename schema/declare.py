@@ -149,8 +149,8 @@ class Invocation:
     """A request for an action: its actor, moment and reason (`by`).
 
     `key`: makes a repetition harmless. `secret`: 43 new random characters, for an action that hands one out. `reach`:
-    the rights of a program. `dry_run`: the action is undone. `hooks`, `known`: as of a look. `state`: of the portion
-    before (`More`).
+    the rights of a program. `dry_run`: the action is undone. `hooks`, `read_providers`: as of a look. `state`: of the
+    portion before (`More`).
     """
 
     by: By
@@ -159,12 +159,12 @@ class Invocation:
     reach: Reach | None = None
     dry_run: bool = False
     hooks: Hooks | None = None
-    known: Callable[[], Providers] | None = field(default=None, repr=False, compare=False)
+    read_providers: Callable[[], Providers] | None = field(default=None, repr=False, compare=False)
     state: Any = None
 
     @property
     def providers(self) -> Providers | None:
-        return None if self.known is None else self.known()
+        return None if self.read_providers is None else self.read_providers()
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,9 @@ class More:
 @dataclass(frozen=True)
 class Look:
     """The moment of a look, behind which row its page begins, and how many rows it has at most. `only`: the one
-    organisation that a bound key may see; what is declared `open` sees to it itself. `hooks`, `known`: what this
-    process knows of webhooks and of providers. `patient`: a person at a command line waits, so that what takes long is
-    shown, too."""
+    organisation that a bound key may see; what is declared `open` sees to it itself. `hooks`: the webhooks of this
+    process. `read_providers`: returns its providers. `patient`: a person at a command line waits, so that what takes
+    long is shown, too."""
 
     now_ms: int
     after: str = ""
@@ -187,11 +187,11 @@ class Look:
     only: str | None = None
     hooks: Hooks | None = None
     patient: bool = False
-    known: Callable[[], Providers] | None = field(default=None, repr=False, compare=False)
+    read_providers: Callable[[], Providers] | None = field(default=None, repr=False, compare=False)
 
     @property
     def providers(self) -> Providers | None:
-        return None if self.known is None else self.known()
+        return None if self.read_providers is None else self.read_providers()
 
 
 @dataclass(frozen=True)
@@ -489,7 +489,7 @@ class Action(Generic[R]):
     the console needs. `facts`: how things stand that it changes. `size`: how much it does. `place`: the page where the
     form leads to, with parameters in braces; empty: no page links to a form of it. `keyed`: whether
     `asked.key` makes a repetition harmless, so that people may choose it. `shown_once`: the field of the result that is
-    a secret, and is kept nowhere; `lost`: what to do if the answer with it is lost. `by_hand`: the command
+    a secret, and is kept nowhere; `lost_hint`: what to do if the answer with it is lost. `by_hand`: the command
     of this name does more, and is written by hand in the noun's module. `at_once`: of a deed in portions, how many rows
     are done in one transaction by a form, a call or a dry run; the command does any number, a portion in each."""
 
@@ -506,7 +506,7 @@ class Action(Generic[R]):
     place: str = ""
     keyed: bool = False
     shown_once: str = ""
-    lost: Callable[[Values], str] | None = None
+    lost_hint: Callable[[Values], str] | None = None
     by_hand: bool = False
     at_once: int = 0
 

@@ -62,7 +62,7 @@ class Services:
     restores: Restores = field(init=False)
     hooks: HookSettings = field(default_factory=HookSettings)
     """What this process knows of webhooks to the product."""
-    seldom: LogThrottle = field(default_factory=LogThrottle)
+    log_throttle: LogThrottle = field(default_factory=LogThrottle)
     """What is logged of those who have no key."""
 
     def __post_init__(self) -> None:

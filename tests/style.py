@@ -42,6 +42,8 @@ NO_NAMES: Final = re.compile(
     "owed|paid|recall|remember|said|seen|seldom|sent|shown|straight|taken|together|told|turns|wanted"
 )
 """Words that name no function, method or class alone: none shows what it returns or does."""
+NOUNS: Final = {"lines", "money", "turns"}
+"""Words of NO_NAMES that name a field well."""
 WORD: Final = re.compile(r"[A-Za-z][A-Za-z'-]*")
 SENTENCE_END: Final = re.compile(r"\n\s*\n|\n\s*(?:[-*]|\d+\.)\s|\n?\s*\|\s*|\n#+ |(?<=[.!?])\s")
 LONGEST: Final = 25
@@ -121,6 +123,15 @@ def names_to_avoid(place: str, module: ast.Module) -> Iterator[str]:
             yield f"{place}: {name}"
 
 
+def fields_to_avoid(place: str, module: ast.Module) -> Iterator[str]:
+    """The annotated fields of classes whose whole name is a participle."""
+    for owner in (node for node in ast.walk(module) if isinstance(node, ast.ClassDef)):
+        named = (n.target.id for n in owner.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name))
+        for name in named:
+            if NO_NAMES.fullmatch(plain := name.strip("_").lower()) and plain not in NOUNS:
+                yield f"{place}: {owner.name}.{name}"
+
+
 def tests() -> Iterator[tuple[str, str]]:
     """The name of each test, with its place."""
     for path in (path for folder in ("tests", "client") for path in sorted((ROOT / folder).rglob("*.py"))):
@@ -198,6 +209,7 @@ def report() -> Iterator[str]:
         counts = avoided(texts())
         yield f"words to avoid in {name}: {sum(counts.values()):,} ({', '.join(f'{w} {n}' for w, n in counts.items())})"
     yield f"names to avoid in the code: {sum(1 for named in modules() for _ in names_to_avoid(*named)):,}"
+    yield f"fields to rename in the code: {sum(1 for named in modules() for _ in fields_to_avoid(*named)):,}"
     yield f"names of tests that are too long: {sum(len(name) > MOST_TEST_NAME for _, name in tests()):,}"
 
 

@@ -104,7 +104,7 @@ def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[obje
     # Lookups are slow where they are limited: they hold up no push, no verdict and no halt.
     sent = push_in_spells(context, provider, partial(_verdicts, context, provider))
     done: list[object] = yield RunTogether([confirm(context, provider), sent])
-    if isinstance(done[0], Confirmed) and done[0].asked:
+    if isinstance(done[0], Confirmed) and done[0].lookups:
         done += yield from _verdicts(context, provider)
     return done
 

@@ -82,11 +82,11 @@ class Watched:
 class Looked:
     """The result of one look: the arrivals up to which it looked, and the number of organisations."""
 
-    seen: ArrivalCursor
+    arrivals: ArrivalCursor
     begun: Begun
     doubted: bool
     looked: int = 0
-    asked: int = 0
+    refresh_requests: int = 0
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Watcher:
 
     once: bool = False
     """One round and no other: it makes nobody believe that a watch goes round, or miss one that does not."""
-    seen: ArrivalCursor | None = None
+    arrivals: ArrivalCursor | None = None
     """The arrivals that were looked at; None: begin where the seal has come to."""
     costs_due_ms: int = 0
     """When providers are asked again what units cost."""
@@ -112,7 +112,12 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     yield from expire_holds(context, sweeps=1)
     look = partial(_look, context=context, watcher=watcher, witness=witness)
     seen: Looked = yield Transaction("watch", look)
-    watcher.seen, watcher.begun, done.looked, done.asked = seen.seen, seen.begun, seen.looked, seen.asked
+    watcher.arrivals, watcher.begun, done.looked, done.asked = (
+        seen.arrivals,
+        seen.begun,
+        seen.looked,
+        seen.refresh_requests,
+    )
     lanes = [_lane(context, provider) for provider in context.ready()]
     filling = [] if seen.doubted else [fill(replace(context.within(ROUND_MS), witness=witness))]
     lanes = yield RunTogether([*lanes, *filling, *_costs(context, watcher)])
@@ -183,7 +188,7 @@ def _look(connection: sa.Connection, *, context: Context, watcher: Watcher, witn
         values = {**_billed_by(context, provider, now), "at_most": max(reads // HALTED_SHARE, 1)}
         halted = SQL.run(connection, "halted", values).scalars().all()
         mark_for_projection(connection, [*wanted, *halted], now)
-        done.asked += len(wanted) + len(halted)
+        done.refresh_requests += len(wanted) + len(halted)
     # One round alone makes no watch. Where there is one, a round by hand counts while it is restarted.
     if not watcher.once or was_watched(connection, now):
         note_round(connection, now)  # last: one row, for which other shards' watches wait
@@ -202,7 +207,7 @@ def reads_a_round(capabilities: Capabilities) -> int:
 
 def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> ArrivalCursor:
     values = {"lo": shard.lo, "hi": shard.hi}
-    seen = watcher.seen or seen_by_all(SQL.run(connection, "arrivals_sealed", values).all())
+    seen = watcher.arrivals or seen_by_all(SQL.run(connection, "arrivals_sealed", values).all())
     following = seen_now(connection)  # before the scan: what commits in between is looked at twice, and nothing missed
     SQL.run(connection, "wake", {**values, **seen.values, "now_ms": now}, later=seen.piece)
     return following

@@ -83,7 +83,7 @@ class Controls:
     def _remaining_by_feature(self) -> Mapping[str, Decimal]:
         found: dict[str, Decimal] = {}
         for one in self.usage_limits:
-            found[one.feature] = min(one.left, found.get(one.feature, one.left))
+            found[one.feature] = min(one.remaining_units, found.get(one.feature, one.remaining_units))
         return found
 
 
@@ -427,7 +427,9 @@ def state(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
     No balance at all is a balance of zero: Autumn's own `check` agrees.
     """
     found = _decided(customer, settings, schema)
-    reached = {one.feature for one in customer.controls.usage_limits if one.left <= 0} - schema.systems.keys()
+    reached = {
+        one.feature for one in customer.controls.usage_limits if one.remaining_units <= 0
+    } - schema.systems.keys()
     parts = [part for balance in candidates(customer, settings) for part in balance.parts]
     return CustomerState(
         balance_micro=None if found.amount is None else _micro(found.amount),
@@ -607,7 +609,7 @@ class UsageLimit:
     """The rest of a limit on the usage of one feature, in its units; zero or less: it is reached."""
 
     feature: str
-    left: Decimal
+    remaining_units: Decimal
 
 
 def read_controls(body: Mapping[str, object]) -> Controls:

@@ -59,14 +59,14 @@ class Event:
     feature: str
     ts: int
     key: str | None
-    asked: Decimal | None
+    requested_quantity: Decimal | None
     applied: Deduction | None
 
     def units(self, costs: KnownCosts) -> Units | Untold:
         """Return the charge in units of the feature."""
         if self.applied is None:
             return Untold("Autumn's list does not say what was deducted")
-        return charged(self.applied, self.asked, costs.of(self.feature))
+        return charged(self.applied, self.requested_quantity, costs.of(self.feature))
 
     def is_unmatched(self, costs: KnownCosts) -> bool:
         """Return True if it took credits that no known cost converts to the requested quantity."""

@@ -188,7 +188,7 @@ class Operations:
                         given["most"],
                         said.key.org_id,
                         self._services.hooks,
-                        known=self._registry,
+                        read_providers=self._registry,
                     ),
                     **values,
                 )
@@ -205,7 +205,9 @@ class Operations:
                 most = query.model_dump(include={"most"}).get("most", one.most)
                 found: Answer = answer_of(
                     one.read(
-                        connection, Look(said.now_ms, most=most, only=said.key.org_id, known=self._registry), **values
+                        connection,
+                        Look(said.now_ms, most=most, only=said.key.org_id, read_providers=self._registry),
+                        **values,
                     )
                 )
                 return found

@@ -232,7 +232,7 @@ class FailOpen:
 
     def _recorder(self, use: Ask) -> Callable[[sa.Connection], Answer]:
         """It counts from when it is written down."""
-        return lambda c: guard.take(c, replace(use.at(self._services.clock.now_ms()), dark=True))
+        return lambda c: guard.take(c, replace(use.at(self._services.clock.now_ms()), failed_open=True))
 
     def _lose(self, use: Ask, error: DrawdownError) -> None:
         self.uses["lost"] += 1

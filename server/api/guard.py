@@ -553,7 +553,7 @@ def _ask(order: UseRequest, org: str, said: Caller, for_ms: int | None, state: S
     own = said.key.org_id is not None
     dark = order.let_through and not own  # a tenant's word passes no limit: it is decided like any other
     event = _emission(order, org, said) if isinstance(order, ConsumeRequest) else None
-    return Ask(order.key, wish, said.by(order.reason), state, own=own, dark=dark, event=event)
+    return Ask(order.key, wish, said.by(order.reason), state, own=own, failed_open=dark, event=event)
 
 
 def _emission(order: ConsumeRequest, org: str, said: Caller) -> Emission | None:

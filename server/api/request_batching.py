@@ -42,7 +42,7 @@ R = TypeVar("R")
 class _Waiting(Generic[A, R]):
     """A request, and the future of its answer."""
 
-    asked: A
+    request: A
     answer: asyncio.Future[R]
 
     def tell(self, found: R | BaseException) -> None:
@@ -146,7 +146,7 @@ class RequestBatcher(Generic[A, R]):
         if len(batch) == 1 and not hands_back:
             await self._alone(batch[0])
             return
-        asked = [one.asked for one in batch]
+        asked = [one.request for one in batch]
         try:
             if self._way.reads:
                 found = await self._threads.read(lambda c: self._all(c, asked))
@@ -165,7 +165,7 @@ class RequestBatcher(Generic[A, R]):
         else:
             refused = []
             for one, answer in zip(batch, found, strict=True):
-                is_same = self._way.reads and not self._way.tells_names(one.asked)
+                is_same = self._way.reads and not self._way.tells_names(one.request)
                 if isinstance(answer, DrawdownError) and (hands_back or is_same):
                     one.tell(answer)  # alone it would be told the same, or it is asked for elsewhere
                 elif isinstance(answer, DrawdownError):
@@ -190,9 +190,9 @@ class RequestBatcher(Generic[A, R]):
     async def _alone(self, one: _Waiting[A, R]) -> None:
         try:
             if self._way.reads:
-                found = await self._threads.read(lambda c: self._one(c, one.asked))
+                found = await self._threads.read(lambda c: self._one(c, one.request))
             else:
-                found = await self._threads.write(lambda c: self._one(c, one.asked))
+                found = await self._threads.write(lambda c: self._one(c, one.request))
         except Exception as error:
             one.tell(error)
         else:

@@ -100,7 +100,7 @@ async def _notices(
     try:
         return await provider.notices(headers, body, now_ms)
     except WebhookRefused as error:
-        passed_over = services.seldom.passed_over(now_ms, "webhook_refused", provider.name, str(error))
+        passed_over = services.log_throttle.passed_over(now_ms, "webhook_refused", provider.name, str(error))
         if passed_over is not None:
             log.info("webhook_refused", provider=provider.name, reason=str(error), passed_over=passed_over)
         raise ApiError(400, "webhook_refused", str(error)) from None

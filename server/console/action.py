@@ -149,8 +149,9 @@ class Action:
 
     A reason is always required. `look`: the present state. `command`: the command line that does the same, without
     `drawdown` and the reason. `place`: the page that follows. `size`: how many it changes, and how much it gives.
-    `said`: its effect, in a sentence, over its form. `lost`: of an action that hands out a secret, the next step if the
-    answer was lost. `tell`: further results of the dry run, found in transactions of its own, each of them undone.
+    `said`: its effect, in a sentence, over its form. `lost_hint`: of an action that hands out a secret, the next
+    step if the answer was lost. `tell`: further results of the dry run, found in transactions of its own, each of them
+    undone.
     """
 
     name: str
@@ -163,7 +164,7 @@ class Action:
     said: str = ""
     role: str = "operator"
     size: Callable[[sa.Connection, Doing], Size] = one
-    lost: Callable[[Doing], str] | None = None
+    lost_hint: Callable[[Doing], str] | None = None
     tell: Tell = nothing_more
 
 

@@ -204,7 +204,7 @@ class Acting:
             nonlocal again
             with limited(connection, WITHIN_S):
                 doing = self._doing(connection, action, request, form)
-                again = action.lost(doing) if action.lost is not None else again
+                again = action.lost_hint(doing) if action.lost_hint is not None else again
                 return carry_out(connection, action, doing, form), doing.person
 
         try:

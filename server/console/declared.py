@@ -54,7 +54,7 @@ def form_of(
     def size(connection: sa.Connection, doing: Doing) -> Size:
         return action.size(connection, _invocation_of(doing), values(doing))
 
-    lost = action.lost
+    lost = action.lost_hint
     return Action(
         name or action.slug,
         title or action.title,
@@ -66,7 +66,7 @@ def form_of(
         action.help,
         role=role or action.role,
         size=size,
-        lost=None if lost is None else lambda doing: lost(values(doing)),
+        lost_hint=None if lost is None else lambda doing: lost(values(doing)),
     )
 
 

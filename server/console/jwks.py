@@ -57,7 +57,7 @@ class _CachedDocument:
     """What an address said last, and since when it is kept."""
 
     at_ms: int
-    said: Mapping[str, Any]
+    body: Mapping[str, Any]
 
 
 @dataclass
@@ -65,7 +65,7 @@ class DocumentCache:
     """Asks other services, for one server."""
 
     services: Services
-    _kept: dict[str, _CachedDocument] = field(default_factory=dict)
+    _documents: dict[str, _CachedDocument] = field(default_factory=dict)
     _under_way: int = 0
     _waiting: int = 0
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -110,17 +110,17 @@ class DocumentCache:
             self._waiting -= 1
 
     def _fresh(self, url: str, at_most_ms: int) -> Mapping[str, Any] | None:
-        before, now = self._kept.get(url), self.services.clock.now_ms()
-        return before.said if before is not None and 0 <= now - before.at_ms < at_most_ms else None
+        before, now = self._documents.get(url), self.services.clock.now_ms()
+        return before.body if before is not None and 0 <= now - before.at_ms < at_most_ms else None
 
     async def _read(self, url: str, what: str) -> Mapping[str, Any]:
         status, said = await self.ask(Call("GET", url, {"accept": "application/json"}), what)
         if status != 200:
             raise Trouble(f"{what} answers {status}")
-        self._kept.pop(url, None)
-        if len(self._kept) >= MOST_KEPT:
-            del self._kept[next(iter(self._kept))]
-        self._kept[url] = _CachedDocument(self.services.clock.now_ms(), said)
+        self._documents.pop(url, None)
+        if len(self._documents) >= MOST_KEPT:
+            del self._documents[next(iter(self._documents))]
+        self._documents[url] = _CachedDocument(self.services.clock.now_ms(), said)
         return said
 
     async def keys(self, url: str, kid: str | None, what: str) -> list[Key]:

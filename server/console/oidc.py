@@ -292,7 +292,9 @@ class Oidc:
 
     def _show_form(self, why: str, status: int) -> Response:
         """The form, and why it is shown."""
-        passed_over = self._services.seldom.passed_over(self._services.clock.now_ms(), "oidc_refused", status, why)
+        passed_over = self._services.log_throttle.passed_over(
+            self._services.clock.now_ms(), "oidc_refused", status, why
+        )
         if passed_over is not None:
             log.info("oidc_refused", status=status, why=why, passed_over=passed_over)
         return self._desk.render("sign_in.html", {"next": "/console/", "name": "", "why": why}, status)

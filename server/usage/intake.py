@@ -125,7 +125,7 @@ class Body:
     """A body that was sent, and how its items are taken."""
 
     taker: Taker[Any]
-    sent: ReceivedBody
+    received: ReceivedBody
 
 
 class Intake:
@@ -235,7 +235,7 @@ class Intake:
 
     def _answer_all(self, engine: sa.Engine, bodies: Sequence[Body]) -> list[list[Result] | ApiError]:
         """Return the outcomes of bodies of one kind and key: of all of them in one transaction, if that is possible."""
-        now_ms, key = self._clock.now_ms(), bodies[0].sent.key
+        now_ms, key = self._clock.now_ms(), bodies[0].received.key
         goes_on = _answered(lambda: read(engine, lambda c: api_keys.find_all(c, [key.proof], now_ms)))
         if isinstance(goes_on, ApiError) or not goes_on:
             error = goes_on if isinstance(goes_on, ApiError) else unauthorized()
@@ -261,9 +261,9 @@ class Intake:
 
     def _read(self, body: Body, now_ms: int) -> list[Any]:
         """The items of a body, each of them or why it is none. Errors: ApiError, Unreadable, DrawdownError."""
-        items = list(body.taker.read(replace(body.sent, now_ms=now_ms)))
+        items = list(body.taker.read(replace(body.received, now_ms=now_ms)))
         fit = [one for one in items if not isinstance(one, Unfit)]
-        self._quotas.take(body.sent.key.name, len(items), Counter(map(body.taker.org_of, fit)), now_ms)
+        self._quotas.take(body.received.key.name, len(items), Counter(map(body.taker.org_of, fit)), now_ms)
         return items
 
     def _alone(self, engine: sa.Engine, body: Body, items: Sequence[Any], now_ms: int) -> list[Result]:
@@ -274,7 +274,7 @@ class Intake:
         if not fit:
             return ()
         self._restores.look(engine)
-        sent = replace(body.sent, now_ms=now_ms)
+        sent = replace(body.received, now_ms=now_ms)
         return write(engine, lambda c: body.taker.store(c, fit, sent))
 
 

@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 @dataclass
 class _Waiting(Generic[A, R]):
-    asked: A
+    request: A
     answer: asyncio.Future[R]
 
 
@@ -85,7 +85,7 @@ class Singles(Generic[A, R]):
 
     async def _decide(self, batch: Sequence[_Waiting[A, R]]) -> None:
         def work(engine: sa.Engine) -> Sequence[R]:
-            return self._work(engine, [one.asked for one in batch])
+            return self._work(engine, [one.request for one in batch])
 
         try:
             found = await self._threads.run(work)

@@ -145,7 +145,7 @@ def test_portions_resolve_all_and_repeat_changes_nothing(lab: Lab, monkeypatch: 
             raise CutOffError
         done = write(fleet.engine, work, rollback=rollback)
         if not rollback:
-            sizes.append(len(done.done))
+            sizes.append(len(done.resolved_rows))
         return done
 
     with pytest.raises(CutOffError):

@@ -223,7 +223,7 @@ def test_recent_object_is_left_alone_and_excess_objects_are_reported(
     laid(bucket, "a.csv", 60)
     laid(bucket, "b.csv", 61)
     page = objects.page_of(store, PLACE, None, T0 + MINUTE_MS)
-    assert (page.names, page.found, page.goes_on) == (["a.csv", "b.csv"], [], None)
+    assert (page.names, page.files, page.goes_on) == (["a.csv", "b.csv"], [], None)
     assert ticked(fleet, store).batches_taken == 2
     monkeypatch.setattr(objects, "OBJECTS_A_PAGE", 1)
     monkeypatch.setattr("drawdown.worker.batches.folders.MAX_PAGES", 1)

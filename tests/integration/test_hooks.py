@@ -394,7 +394,7 @@ def test_a_worker_that_slept_on_its_claim_sends_nothing(shop: Shop) -> None:
     assert not effect.over()
     shop.clock.at_ms += LEASE_MS
     assert effect.over()
-    shop.go_on(steps, [HookAnswer(error="not sent", sent=False)])
+    shop.go_on(steps, [HookAnswer(error="not sent", is_sent=False)])
     assert shop.deliveries() == [("due", 1, 0)], "what was not begun is no failure"
     assert shop.deliver() == Deliveries(delivered=1)
 

@@ -187,12 +187,12 @@ def _changed(stage: Stage) -> Act:
     return Act(lambda engine: providers.accept(partial(write, engine), "other", can, stage.by))
 
 
-MARK: Final = evidence.Mark(("acme", "compute_2gb"), NOW, 0, "acme", told=3)
+MARK: Final = evidence.Mark(("acme", "compute_2gb"), NOW, 0, "acme", reported_quantity=3)
 
 
 def _tells(stage: Stage) -> Act:
     """As a reconciliation does of a balance that fell by what is in no account of ours."""
-    stage.told += MARK.told
+    stage.told += MARK.reported_quantity
     return Act(lambda engine: write(engine, lambda c: evidence.write_marks(c, "fake", [MARK], NOW)))
 
 

@@ -98,7 +98,7 @@ class Home:
             console: Any = server._console
             for prepare, words, status, spoilt in cases:
                 prepare()
-                console._oidc._elsewhere._kept.clear()
+                console._oidc._elsewhere._documents.clear()
                 answer = await self.return_(client, "/console/", **spoilt)
                 assert answer.status_code == status, answer.text
                 (why,) = re.findall(r'role="alert">(.*?)</p>', answer.text, re.DOTALL)
@@ -469,7 +469,7 @@ def test_only_so_much_is_asked_at_once_and_kept(home: Home) -> None:
         home.issuer.answers = {"": said(200, {"keys": [FOREIGN.as_dict(private=False)] * 60})}
         for number in range(3 * jwks.MOST_KEPT):
             await asks.get_cached(f"https://x.example/{number}", "x")
-        assert len(asks._kept) == jwks.MOST_KEPT
+        assert len(asks._documents) == jwks.MOST_KEPT
         assert len(await asks.keys("https://x.example/0", None, "x")) == jwks.MOST_KEYS
         asks._under_way = jwks.MOST_AT_ONCE
         with pytest.raises(jwks.Trouble, match="too many people sign in"):

@@ -48,7 +48,9 @@ def _told_by_half(patches: Patches) -> None:
     right = evidence.write_marks
 
     def wrong(connection: Any, provider: str, marks: Any, now_ms: int) -> None:
-        right(connection, provider, [replace(one, told=one.told // 2) for one in marks], now_ms)
+        right(
+            connection, provider, [replace(one, reported_quantity=one.reported_quantity // 2) for one in marks], now_ms
+        )
 
     patches.put(reconcile_drawn, "write_marks", wrong)
 

@@ -18,7 +18,7 @@ def _absent_is_void(patches: Patches) -> None:
 
     def wrong(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any:
         end = right(found, asked, now_ms, capabilities)
-        sent = isinstance(found, Absent) and asked.lost and getattr(end, "state", "") == "due"
+        sent = isinstance(found, Absent) and asked.may_be_sent and getattr(end, "state", "") == "due"
         return Void("absent") if sent else end
 
     patches.put(confirm, "after_lookup", wrong)

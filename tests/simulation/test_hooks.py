@@ -92,7 +92,7 @@ def all_is_told(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _no_answer_is_a_success(message: Any, answer: HookAnswer, now: int) -> Any:
-    return _end(message, replace(answer, error=None, sent=True), now)
+    return _end(message, replace(answer, error=None, is_sent=True), now)
 
 
 def _a_failure_is_the_last(message: Any, answer: HookAnswer, now: int) -> Any:

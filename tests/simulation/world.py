@@ -308,7 +308,7 @@ class World:
             case SendHalts(halts, over):
                 return [NOT_SENT] * len(halts) if over() else self._send_halts(halts)
             case SendHooks(messages, over):
-                unsent = HookAnswer(error=NOT_SENT, sent=False)
+                unsent = HookAnswer(error=NOT_SENT, is_sent=False)
                 return [unsent] * len(messages) if too_late or over() else self._send_hooks(messages)
             case OnDisk(_, look):
                 return look()

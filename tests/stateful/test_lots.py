@@ -36,7 +36,7 @@ def _without_what_was_given_back(those: Sequence[Lot], uses: Uses, now_ms: int) 
 
 def _never_owing(open_lots: list[Lot], left: dict[str, int], found: Allocation, moment_ms: int) -> None:
     right(open_lots, left, found, moment_ms)
-    found.owed.clear()
+    found.unpaid.clear()
 
 
 right = allocation._draw

@@ -66,17 +66,17 @@ def test_it_is_allocated(name: str) -> None:
     lots, uses, used, owed, back = CASES[name]
     for order in (lots, lots[::-1]):
         found = allocate(order, uses, NOW)
-        assert (found.used, found.owed, found.back) == (used, owed, back)
+        assert (found.used, found.unpaid, found.back) == (used, owed, back)
         total = sum(amount for part in uses.values() for amount in part.values())
-        assert sum(found.used.values()) == total - sum(found.owed.values()) + found.back
+        assert sum(found.used.values()) == total - sum(found.unpaid.values()) + found.back
 
 
 def test_what_lots_paid_of_what_was_taken_back_is_told_apart() -> None:
     """It comes after what has no feature, and before what has one; what no lot paid of it is owed."""
     found = allocate([lot("f", 10, priority=1), lot("g", 5)], {1: {"x": 9, TAKEN: 7, None: 2}}, NOW)
-    assert (found.used, dict(found.taken), found.owed) == ({"f": 10, "g": 5}, {"f": 7, "g": 0}, {"x": 3})
+    assert (found.used, dict(found.taken_back), found.unpaid) == ({"f": 10, "g": 5}, {"f": 7, "g": 0}, {"x": 3})
     found = allocate([lot("r", 10, features=("x",))], {1: {TAKEN: 4}}, NOW)
-    assert (found.used, found.owed) == ({"r": 0}, {TAKEN: 4})
+    assert (found.used, found.unpaid) == ({"r": 0}, {TAKEN: 4})
 
 
 @cases(("now", "used", "owed"), [(49, 0, 4), (50, 4, 0)])
@@ -84,7 +84,7 @@ def test_lot_that_has_not_begun_pays_nothing(now: int, used: int, owed: int) -> 
     lots = [lot("a", 10, 0, 10), B]
     found = allocate(lots, {0: {None: 10}, 2: {"x": 4}}, now)
     assert parts(lots) == [(None, 0), (0, 10), (10, 50), (50, None)]
-    assert (found.used, sum(found.owed.values())) == ({"a": 10, "b": used}, owed)
+    assert (found.used, sum(found.unpaid.values())) == ({"a": 10, "b": used}, owed)
 
 
 def test_ten_thousand_lots_are_allocated_in_a_moment() -> None:
@@ -93,4 +93,4 @@ def test_ten_thousand_lots_are_allocated_in_a_moment() -> None:
     began = time.monotonic()
     found = allocate(lots, uses, NOW)
     assert time.monotonic() - began < 20, "0.3 s on an idle core"
-    assert sum(found.used.values()) + sum(found.owed.values()) == 10 * len(uses)
+    assert sum(found.used.values()) + sum(found.unpaid.values()) == 10 * len(uses)

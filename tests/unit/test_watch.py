@@ -129,7 +129,7 @@ def test_balance_rise_explained_by_pushes_resumes_and_halts_nobody() -> None:
 
 def test_what_runs_charged_of_a_wallet_hides_no_push_that_is_on_its_way() -> None:
     """The wallet fell from 100 to 60 by runs: that is no sign that the push of 40 arrived."""
-    sent = Used(unsealed=5, sent_since=40, maybe=40, in_flight=40, wallet=60, held=3)
+    sent = Used(unsealed=5, sent_since=40, maybe=40, in_flight=40, wallet=60, held_micro=3)
     found = since_read(Org(100, 0), sent)
     assert found is not None and found.value == 60 - 40 - 5 - 3
     assert effective_after(Org(100, 0), 60, sent)[1] == 0, "the ledger charges before it says so: it may have arrived"

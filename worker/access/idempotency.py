@@ -95,11 +95,11 @@ class OtherContent(Refused):
 class Call:
     """A program's call that counts once.
 
-    `actor`: the owner of the key it came by. `given`: its Idempotency-Key. `content`: its request, in full.
+    `actor`: the owner of the key it came by. `idempotency_key`: its Idempotency-Key. `content`: its request, in full.
     """
 
     actor: str
-    given: str
+    idempotency_key: str
     action: str
     content: str
 
@@ -110,13 +110,14 @@ class Call:
         It begins with the program: if another program, or a person, sends the same key, that is another deed.
         """
         kind, _, name = self.actor.partition(":")
-        plain = f"{kind}:{quote(name, safe='')}:{self.given}"  # a name may hold a colon, and no other's begins with it
+        # A name may hold a colon, and no other's begins with it.
+        plain = f"{kind}:{quote(name, safe='')}:{self.idempotency_key}"
         return plain if len(plain) <= MAX_ID_CHARS else f"call:{_sha256(plain)}"
 
     @property
     def key(self) -> str:
         """Its place among the forms. Each program has keys of its own."""
-        return "call:" + _sha256(f"{self.actor}\n{self.given}")
+        return "call:" + _sha256(f"{self.actor}\n{self.idempotency_key}")
 
 
 def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None:
@@ -130,8 +131,10 @@ def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None
         return None
     row = SQL.run(connection, "read", {"key": call.key}).one()
     if row.action != call.action or row.place != _sha256(call.content):
-        said = f"another call was sent with the Idempotency-Key {call.given}: send this one with a key of its own"
-        raise OtherContent(said)
+        name = call.idempotency_key
+        raise OtherContent(
+            f"another call was sent with the Idempotency-Key {name}: send this one with a key of its own"
+        )
     return str(row.answer)
 
 

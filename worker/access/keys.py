@@ -497,7 +497,7 @@ ACTIONS: Final = (
         facts=_facts,
         place=PLACE,
         shown_once="key",
-        lost=_recovery_hint,
+        lost_hint=_recovery_hint,
     ),
     Action(
         "key rotate",
@@ -511,7 +511,7 @@ ACTIONS: Final = (
         facts=_facts,
         place=PLACE,
         shown_once="key",
-        lost=_recovery_hint,
+        lost_hint=_recovery_hint,
     ),
     Action(
         "key end",

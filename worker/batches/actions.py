@@ -74,12 +74,12 @@ class _Going:
     """The state of a withdrawal: the last sample taken back, and the database as judged before the first portion."""
 
     after: str
-    judged: Witness
+    witness: Witness
 
 
 def _withdraw(connection: sa.Connection, asked: Invocation, batch: Batch) -> WithdrawnBatch | More:
     going: _Going = asked.state or _Going("", judge_batch(connection, batch))
-    done = withdraw_some(connection, batch, asked.by, going.after, judged=going.judged)
+    done = withdraw_some(connection, batch, asked.by, going.after, judged=going.witness)
     return More(replace(going, after=done)) if isinstance(done, str) else done
 
 

@@ -193,7 +193,7 @@ def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: Bat
         page: Page = yield OnDisk("list_objects", look)
         names.update(page.names)
         strange.update(page.strange)
-        new += yield Transaction("new_files", partial(new_files, source=source.source, found=page.found))
+        new += yield Transaction("new_files", partial(new_files, source=source.source, found=page.files))
         goes_on = page.goes_on
         if goes_on is None:
             yield Transaction("forget_gone", partial(forget_gone, source=source.source, there=names))

@@ -60,7 +60,7 @@ class Page:
     names: list[str]
     strange: list[str]
     """Named as no batch is."""
-    found: list[FoundFile]
+    files: list[FoundFile]
     goes_on: str | None
 
 
@@ -97,7 +97,7 @@ def page_of(store: ObjectStore, place: str, goes_on: str | None, quiet_ms: int) 
             file = _read_listed(store, f"{place}/{name}", one)
             page.names.append(name)
             if file.modified_ns <= quiet_ms * 1_000_000:
-                page.found.append(file)
+                page.files.append(file)
     return page
 
 

@@ -168,7 +168,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
     other = SQL.run(connection, "other_of_name", values).one_or_none()
     if other is None and batch == sums.batch:
         if (found := _overlap(connection, sums, seen)) is not None:
-            said = f"{found.said}. Bill all of it: `drawdown batch accept {batch}`; or move it away"
+            said = f"{found.detail}. Bill all of it: `drawdown batch accept {batch}`; or move it away"
             return TakenFile(source, name, batch, "conflict", said=said, shared_rows=found.rows)
         counts = {"row_count": sums.rows, "refused": sums.refused, "samples": sums.samples, "total": sums.total}
         span = {"from_ms": sums.from_ms, "to_ms": sums.to_ms, "taken_ms": by.now_ms}
@@ -311,10 +311,10 @@ _SHOWN: Final = 3
 
 @dataclass(frozen=True)
 class Overlap:
-    """`rows` of a file are in other batches, too; `said`: the batches, and the sum of the rows."""
+    """`rows` of a file are in other batches, too; `detail`: the batches, and the sum of the rows."""
 
     rows: int
-    said: str
+    detail: str
 
 
 @dataclass(frozen=True)

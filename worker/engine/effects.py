@@ -87,11 +87,13 @@ class ReadDrawn:
 
 @dataclass(frozen=True)
 class ReadCosts:
-    """Ask a provider what units of features cost in credits; a list of Cost, or ReadFailed. `known`: those learned
-    before."""
+    """Ask a provider what units of features cost in credits; a list of Cost, or ReadFailed.
+
+    `known_costs`: those learned before.
+    """
 
     provider: str
-    known: Sequence[Cost]
+    known_costs: Sequence[Cost]
 
 
 @dataclass(frozen=True)
@@ -163,11 +165,11 @@ class HookRequest:
 
 @dataclass(frozen=True)
 class HookAnswer:
-    """The outcome of a message: without an error the endpoint has it. `sent` False: it was not begun."""
+    """The outcome of a message: without an error the endpoint has it. `is_sent` False: it was not begun."""
 
     status: int | None = None
     error: str | None = None
-    sent: bool = True
+    is_sent: bool = True
 
 
 @dataclass(frozen=True)

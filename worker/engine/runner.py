@@ -59,7 +59,7 @@ class NoHooks:
     """Where nobody listens."""
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        return [HookAnswer(error="nobody tells the operator's product here", sent=False) for _ in messages]
+        return [HookAnswer(error="nobody tells the operator's product here", is_sent=False) for _ in messages]
 
 
 class NoCells:
@@ -196,7 +196,7 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> objec
         case SendHalts(halts, over):
             return await _await_cells(world.cells.send(halts), over, len(halts))
         case SendHooks(messages, over) if over():
-            return [HookAnswer(error=NOT_SENT, sent=False)] * len(messages)
+            return [HookAnswer(error=NOT_SENT, is_sent=False)] * len(messages)
         case SendHooks(messages):
             return await world.hooks.send(messages)
         case ReadCells(requests, over) if over():

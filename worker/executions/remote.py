@@ -82,9 +82,9 @@ def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool 
     used = read_used(connection, row.provider, [row], now_ms=now_ms, read_ms=now_ms, lag_ms=0)[org_id]
     found = since_read(row, used)
     if found is None:
-        return Standing(row.balance_micro, used.held, row.balance_read_ms, row.provider, bool(row.is_halted))
-    left = found.value + found.held
-    return Standing(left, found.held, row.balance_read_ms, row.provider, bool(row.is_halted))
+        return Standing(row.balance_micro, used.held_micro, row.balance_read_ms, row.provider, bool(row.is_halted))
+    left = found.value + found.held_micro
+    return Standing(left, found.held_micro, row.balance_read_ms, row.provider, bool(row.is_halted))
 
 
 def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: bool) -> Hold:

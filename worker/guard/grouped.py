@@ -165,7 +165,7 @@ class _Work:
         moments: dict[_Group, int] = {}
         for at, call in enumerate(self._calls):
             group = _group_of(call, ends.get(at))
-            if isinstance(call, Ask) and (call.dark or guard.wrong(call) is not None):
+            if isinstance(call, Ask) and (call.failed_open or guard.wrong(call) is not None):
                 self._found[at] = Alone("it makes no sense, or was let through before")
             elif group is not None and isinstance(call, Ask):
                 moments[group] = self._now_ms
@@ -299,13 +299,13 @@ class _Work:
             raise Alone("it was asked for before")
         book = self._book((ask.wish.org_id, ask.wish.metric), guard.known_with(ask.wish, seen), seen, self._now_ms)
         book.charge = lambda one, known, _: self._charged(one, known, seen)
-        book.known = guard.known_with(ask.wish, seen)
+        book.terms = guard.known_with(ask.wish, seen)
         try:
             answer = guard.decide_use(book, ask)
         except (Refused, UsageError) as error:
             raise error if isinstance(error, Alone) else Alone(str(error)) from error
         self._uses |= {name: book.uses[name] for name in (ask.name,) if name in book.uses}
-        customer = book.known.customer_id
+        customer = book.terms.customer_id
         if ask.event is None or answer.state is None:
             return lambda moved: _shifted(answer, moved.get(customer))
         self._emits[at] = ask.event
@@ -437,8 +437,8 @@ class _Work:
         if moves and SQL.run(self._connection, "move", {"moves": moves}).rowcount < len(moves):
             raise NotTogether("a limit was reached this moment")
         for book in books:
-            guard_counts.deny(self._connection, book.locked, book.denials, self._now_ms, pays=book.known.pays)
-        made = sorted(chain.from_iterable(book.made for book in books), key=lambda use: use.use_key)
+            guard_counts.deny(self._connection, book.locked, book.denials, self._now_ms, pays=book.terms.pays)
+        made = sorted(chain.from_iterable(book.new_uses for book in books), key=lambda use: use.use_key)
         if made and guard_counts.add_uses(self._connection, made) < len(made):
             raise NotTogether("a key was used this moment")
         if self._changed:
@@ -449,7 +449,7 @@ def _moves_of(book: Book) -> list[dict[str, object]]:
     """Return the changes of a group's counters; empty if nothing was used."""
     if book.counters == book.locked:
         return []
-    bounds = () if book.passes else in_force(book.known.facts(book.locked))
+    bounds = () if book.passes else in_force(book.terms.facts(book.locked))
     limits = {one.period: one.amount for one in bounds if one.amount is not None}
     found, then = book.locked, book.counters
     amount = then.counted["month"].used - found.counted["month"].used

@@ -77,7 +77,7 @@ __all__ = ["Answer", "Wish", "check", "check_all", "check_by_keys"]
 class Ask:
     """A requested use, at once or to be `held`.
 
-    `own`: by an API key that is bound to its organisation. `dark`: it was allowed while the server could not be
+    `own`: by an API key that is bound to its organisation. `failed_open`: it was allowed while the server could not be
     reached.
     """
 
@@ -86,7 +86,7 @@ class Ask:
     by: By
     state: State = "used"
     own: bool = False
-    dark: bool = False
+    failed_open: bool = False
     event: Emission | None = None
     """The event that it emits if it is allowed."""
 
@@ -123,11 +123,11 @@ class Book:
     """
 
     charge: Callable[[Ask, AskerTerms, bool], Charged]
-    known: AskerTerms
+    terms: AskerTerms
     locked: Counters
     counters: Counters
     uses: dict[str, Use]
-    made: list[Use] = field(default_factory=list)
+    new_uses: list[Use] = field(default_factory=list)
     denials: Denials = field(default_factory=Denials)
     passes: bool = False
     """True if a use was let through beyond a limit."""
@@ -147,7 +147,7 @@ def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: 
 
     Errors: Denied `fails_closed`, `other_content`; UnknownId; UsageError; DatabaseBusy.
     """
-    return take(connection, Ask(key, wish, by, state, dark=True))
+    return take(connection, Ask(key, wish, by, state, failed_open=True))
 
 
 def take(connection: sa.Connection, ask: Ask) -> Answer:
@@ -224,8 +224,8 @@ def _emit(connection: sa.Connection, ask: Ask) -> Emitted | None:
 def decide_use(book: Book, ask: Ask) -> Answer:
     if not ask.own:
         require_open(ask.key)
-    wish, known, before = ask.wish, book.known, book.counters
-    if ask.dark and not known.metric.fails_open:
+    wish, known, before = ask.wish, book.terms, book.counters
+    if ask.failed_open and not known.metric.fails_open:
         text = f"{wish.metric} is not let through while nobody can be asked (`guard set {wish.metric} --fail open`)"
         raise Denied("fails_closed", text)
     verdict = _decide_use(known, before, ask)
@@ -235,7 +235,7 @@ def decide_use(book: Book, ask: Ask) -> Answer:
         done = book.charge(ask, known, beyond(known.facts(before), wish.amount))
         if done.code is not None and verdict.would != "block":
             verdict = _decide_use(known, before, ask, done.code)
-    if ask.dark:
+    if ask.failed_open:
         done = replace(done, costs=replace(done.costs, degraded=True))
     if verdict.would == "block":
         book.denials.add(verdict.reason, wish.amount, ask.name, enforced=verdict.decision == "block")
@@ -246,7 +246,7 @@ def decide_use(book: Book, ask: Ask) -> Answer:
         before, wish.amount, in_force(known.facts(before)), known.metric.warn_ppm, uses=1
     )
     book.passes = book.passes or verdict.would == "block"
-    book.made.append(use)
+    book.new_uses.append(use)
     book.uses[use.use_key] = use
     return replace(answer(wish.metric, wish.amount, verdict, done.costs, ask.by.now_ms, use), event=event)
 
@@ -254,22 +254,22 @@ def decide_use(book: Book, ask: Ask) -> Answer:
 def _decide_use(known: AskerTerms, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
     """Return the decision; for a use that was let through before, the decision that would have been made."""
     verdict = decide(known.facts(counters, code), ask.wish.amount)
-    if ask.dark and verdict.decision == "block":
+    if ask.failed_open and verdict.decision == "block":
         return replace(verdict, decision="allow", enforced=False)
     return verdict
 
 
 def _write(connection: sa.Connection, book: Book, asked: int) -> None:
     """Write all decisions. A limit is passed only if the decision allowed it."""
-    known = book.known
+    known = book.terms
     guard_counts.deny(connection, book.locked, book.denials, book.locked.at_ms, pays=known.pays)
-    if not book.made:
+    if not book.new_uses:
         return
     passes = PERIODS if book.passes else ()
     guard_counts.write(connection, book.locked, book.counters, in_force(known.facts(book.locked)), passes=passes)
-    if guard_counts.add_uses(connection, book.made) < len(book.made):
+    if guard_counts.add_uses(connection, book.new_uses) < len(book.new_uses):
         raise (
-            other_content(strip_own_prefix(book.made[0].use_key))
+            other_content(strip_own_prefix(book.new_uses[0].use_key))
             if asked == 1
             else NotTogether("a key was used this moment")
         )

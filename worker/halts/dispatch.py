@@ -74,7 +74,7 @@ def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:
     run = _DispatchRun(context, provider)
     if not context.out_of_time():
         yield from run.newcomers()
-    return run.done
+    return run.totals
 
 
 @dataclass
@@ -89,20 +89,20 @@ class _Lane:
 
 @dataclass
 class _DispatchRun:
-    """One dispatch. `taken`: cells that have, or had, a lane."""
+    """One dispatch. `cells`: cells that have, or had, a lane."""
 
     context: Context
     provider: str
-    done: Dispatched = field(default_factory=Dispatched)
-    taken: set[str] = field(default_factory=set)
+    totals: Dispatched = field(default_factory=Dispatched)
+    cells: set[str] = field(default_factory=set)
 
     def newcomers(self, beside: Sequence[Steps[None]] = ()) -> Steps[bool]:
         """Lanes for the cells that have halts due and no lane yet, `beside` one that continues; false where there are
         none. A sandbox may have moved there this moment."""
         now = self.context.clock.now_ms()
-        cells: list[str] = yield Transaction("due_halts", partial(_due, now=now, run=self, taken=sorted(self.taken)))
-        fresh = [cell for cell in cells if cell not in self.taken]  # another lane may have looked meanwhile
-        self.taken.update(fresh)
+        cells: list[str] = yield Transaction("due_halts", partial(_due, now=now, run=self, taken=sorted(self.cells)))
+        fresh = [cell for cell in cells if cell not in self.cells]  # another lane may have looked meanwhile
+        self.cells.update(fresh)
         if fresh:
             results = yield RunTogether([*beside, *(self.lane(_Lane(cell, now)) for cell in fresh)])
             for result in results:
@@ -142,8 +142,8 @@ class _DispatchRun:
         now = context.clock.now_ms()
         yield Transaction("settle_halts", partial(_settle, batch=batch, errors=errors, claim=claim, now=now))
         failed = sum(error is not None for error in errors)
-        self.done.failed += failed
-        self.done.acknowledged += len(batch) - failed
+        self.totals.failed += failed
+        self.totals.acknowledged += len(batch) - failed
         for halt, error in zip(batch, errors, strict=True):
             log.info("halt_sent", org=halt.org_id, cell=halt.cell_id, acknowledged=error is None, error=error)
         return errors

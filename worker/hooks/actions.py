@@ -447,7 +447,7 @@ ACTIONS: Final = (
         role="admin",
         facts=_facts,
         shown_once="secret",
-        lost=_lost_rotation,
+        lost_hint=_lost_rotation,
     ),
     Action(
         "hook end",

@@ -87,7 +87,7 @@ def _lane(context: Context, endpoint: str, done: Deliveries) -> Steps[None]:
         settle = partial(_settle, claimed=claimed, answers=answers, claim=claim, now=now)
         yield Transaction("settle_hooks", settle)
         _note(done, claimed, answers)
-        if not any(answer.sent for answer in answers):
+        if not any(answer.is_sent for answer in answers):
             return
         is_there = any(answer.status is not None for answer in answers)
         breaker.note(failed=not is_there, now_ms=now)
@@ -112,13 +112,13 @@ def _is_over(context: Context, lease_end_ms: int) -> bool:
 
 def _note(done: Deliveries, claimed: Sequence[ClaimedMessage], answers: Sequence[HookAnswer]) -> None:
     for message, answer in zip(claimed, answers, strict=True):
-        given_up = answer.sent and answer.error is not None and next_wait_ms(message.failures + 1) is None
+        given_up = answer.is_sent and answer.error is not None and next_wait_ms(message.failures + 1) is None
         done.delivered += answer.error is None
-        done.failed += answer.sent and answer.error is not None
+        done.failed += answer.is_sent and answer.error is not None
         done.given_up += given_up
         tell = log.error if given_up else log.info
         tell(
-            "message_sent" if answer.sent else "message_not_sent",
+            "message_sent" if answer.is_sent else "message_not_sent",
             endpoint=message.request.endpoint,
             message=message.request.message_id,
             status=answer.status,
@@ -160,14 +160,14 @@ def _settle(
 
 def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, object]:
     """Return the change of a delivery by an answer. A call that was not begun is no failure, and is due at once."""
-    wait_ms = next_wait_ms(message.failures + 1) if answer.sent else 0
+    wait_ms = next_wait_ms(message.failures + 1) if answer.is_sent else 0
     state = "delivered" if answer.error is None else "failed" if wait_ms is None else "due"
     return {
         "message_id": message.request.message_id,
         "endpoint": message.request.endpoint,
         "state": state,
         "due_at_ms": now + (wait_ms or 0),
-        "failed": int(answer.sent and answer.error is not None),
+        "failed": int(answer.is_sent and answer.error is not None),
         "last_status": answer.status,
         "last_error": answer.error,
         "ended_ms": None if state == "due" else now,

@@ -63,7 +63,7 @@ class ClaimedJob:
     """A job that this worker has; `plan`: of a replay; `failed`: why it cannot be done at all, and has ended."""
 
     job_id: int
-    asked: Asked
+    payload: Asked
     by: By
     plan: ReplayPlan | None
     failed: str = ""

@@ -100,7 +100,7 @@ def _do(turn: Context, taken: ClaimedJob, done: JobsDone) -> Steps[bool]:
 
 def _come(turn: Context, taken: ClaimedJob) -> Steps[Turn]:
     by = replace(taken.by, now_ms=turn.clock.now_ms())
-    match taken.asked:
+    match taken.payload:
         case AcceptJob() as accepted:
             return (yield from accept(turn, accepted, by))
         case AssignJob() as assigned:
@@ -125,13 +125,13 @@ def _note(done: JobsDone, taken: ClaimedJob, state: str, said: str) -> None:
 
 
 def _back(connection: sa.Connection, *, turn: Context, taken: ClaimedJob, came: Turn) -> bool:
-    return queue.put_back(connection, taken.job_id, turn.worker, came.said, in_vain=came.in_vain)
+    return queue.put_back(connection, taken.job_id, turn.worker, came.detail, in_vain=came.in_vain)
 
 
 def _end(connection: sa.Connection, *, turn: Context, taken: ClaimedJob, came: Turn) -> str | None:
     """End a job, and return the text about it; None if another tick has it."""
     assert came.state is not None
-    said = came.said
+    said = came.detail
     if came.replayed is not None:
         said = in_words(queue.sealed(connection, taken.job_id), came.replayed)
     over = queue.end(connection, taken.job_id, turn.worker, came.state, said, turn.clock.now_ms())
@@ -162,7 +162,7 @@ class Turn:
     """
 
     state: State | None
-    said: str = ""
+    detail: str = ""
     in_vain: bool = False
     replayed: Replayed | None = None
 
@@ -182,7 +182,7 @@ def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
         except Refused as error:
             rest = f"; {providers.half_way(asked.provider, voided)}" if voided else ""
             return Turn("failed", f"{error}{rest}")
-        if some is None or not some.left:
+        if some is None or not some.pushes_left:
             done = "what was sealed on its old ones and never sent is sealed anew"
             return Turn("done", f"{asked.provider} is used on these settings; {done}")
         voided += some.voided

@@ -55,7 +55,7 @@ class Portion:
     """
 
     voided: int
-    left: int
+    pushes_left: int
 
 
 def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By, *, dry_run: bool = False) -> int:
@@ -76,7 +76,7 @@ def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By
             if done:
                 error.args = (f"{error}; {half_way(provider, done)}",)
             raise
-        done, left = done + some.voided, some.left
+        done, left = done + some.voided, some.pushes_left
         if dry_run:
             return int(done + left)
     return done

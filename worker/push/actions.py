@@ -530,8 +530,8 @@ class _Sums:
 
     def add(self, portion: _Portion) -> None:
         """Count a portion once its transaction is kept: what conflicts is run again."""
-        self.pushes += len(portion.done)
-        for push in portion.done:
+        self.pushes += len(portion.resolved_rows)
+        for push in portion.resolved_rows:
             self.orgs.add(str(push.org_id))
             self.used[str(push.provider), str(push.feature), int(push.window_ms)] += int(push.sent_qty)
         for one in portion.refused:
@@ -546,7 +546,7 @@ class _Sums:
 
 @dataclass(frozen=True)
 class _Portion:
-    done: Sequence[PushRow]
+    resolved_rows: Sequence[PushRow]
     refused: Sequence[Refusal]
     last: PushRow | None
     """The start of the next portion; None: this is the last."""

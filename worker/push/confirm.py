@@ -68,14 +68,14 @@ ASKING: Final = 5
 class Confirmed:
     """The result of lookups."""
 
-    asked: int = 0
+    lookups: int = 0
     accepted: int = 0
     voided: int = 0
     adopted: int = 0
 
     def add(self, other: Confirmed) -> None:
         """Count a portion, once its transaction is kept: what conflicts is run again."""
-        self.asked += other.asked
+        self.lookups += other.lookups
         self.accepted += other.accepted
         self.voided += other.voided
         self.adopted += other.adopted
@@ -186,7 +186,7 @@ def _apply(
     provider: str,
     weighed: Weighed,
 ) -> Confirmed:
-    done = Confirmed(asked=len(asked))
+    done = Confirmed(lookups=len(asked))
     require_same(connection, witness)  # a look-up for a lost history is repeated (R1)
     if capabilities.same_database:
         found = _charged_meanwhile(connection, asked, found)
@@ -258,7 +258,7 @@ def _describe_lookup(connection: sa.Connection, sought: Sought, capabilities: Ca
         last_sent_ms=sought.last_sent_ms,
         first_sent_ms=sought.first_sent_ms,
         claimed=bool(row.claimed),
-        lost=lost,
+        may_be_sent=lost,
         others=bool(sought.others),
         arrivals=int(row.arrivals),
         stale=doubt.stale,
@@ -317,7 +317,7 @@ class Weighed:
     pools: Pools = field(default_factory=lambda: Pools(()))
     before: Mapping[CustomerPool, Accounted] = field(default_factory=dict)
     balances: Balances = field(default_factory=dict)
-    shown: Mapping[CustomerPool, ShownEvents] = field(default_factory=dict)
+    shown_events: Mapping[CustomerPool, ShownEvents] = field(default_factory=dict)
 
 
 def weigh(
@@ -397,7 +397,7 @@ def ends_by_balance(
             if _pair(sought, pools) == pair
             for other in sought.others
         )
-        unknown = unknown_of(connection, provider, pair, pools, weighed.shown.get(pair), lost)
+        unknown = unknown_of(connection, provider, pair, pools, weighed.shown_events.get(pair), lost)
         charged = None
         if some and len(some) == len(drew):
             charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown)
@@ -478,7 +478,7 @@ def _charged(
     Beside other open pushes, a balance is conclusive only if it shows a draw by none. A draw that it shows may be
     theirs, in part or not at all: the provider may have lost something else, and this push may have drawn.
     """
-    if drawn is None or (now.sent, now.accepted) != (before.sent, before.accepted):
+    if drawn is None or (now.send_counts, now.accepted) != (before.send_counts, before.accepted):
         return None
     found = now.beyond(drawn)
     if found is None:

@@ -79,7 +79,7 @@ class Outlasting:
     """`Lasting` in quantities of a balance; `used` includes parts that were used up and are gone."""
 
     used: int
-    left: int
+    lasting_left: int
     cycle_left: int
     ends_ms: int
 
@@ -91,12 +91,12 @@ class Outlasting:
         if charged < 0:
             return None
         beyond = max(0, charged - self.cycle_left)
-        return self.used + min(beyond, max(0, self.left)), self.used + beyond
+        return self.used + min(beyond, max(0, self.lasting_left)), self.used + beyond
 
     def within(self, between: Between) -> tuple[int, int]:
         """Return the same as bounds, if charges are not exactly known, or some was given back to an unknown part."""
         least, most = (max(0, charged - self.cycle_left) for charged in (between.least, between.most))
-        return self.used + min(least, max(0, self.left)) - between.back, self.used + most
+        return self.used + min(least, max(0, self.lasting_left)) - between.back, self.used + most
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,13 @@ OwnUnits = Mapping[str, tuple[Decimal, int]]
 class Expired:
     """A part that ended before it was used up.
 
-    `used`: its use when it was last shown, which counts as drawn. `left`: the rest. Both are quantities of its balance.
+    `used`: its use when it was last shown, which counts as drawn. `unused`: the rest. Both are quantities of its
+    balance.
     """
 
     part: Part
     used: int
-    left: int
+    unused: int
 
     @property
     def ends_ms(self) -> int:
@@ -149,7 +150,7 @@ class Level:
     """When its cycle began at the earliest, if that is before `since_ms`."""
     is_first: bool = False
     """True if nothing of it was ever reset: it had no cycle before this one."""
-    shown: tuple[Part, ...] = field(default=(), compare=False)
+    shown_parts: tuple[Part, ...] = field(default=(), compare=False)
     """The parts in the read."""
 
     @property
@@ -175,7 +176,7 @@ class Accounted:
 
     org_id: str = ""
     """The organisation of the push that was settled last."""
-    sent: tuple[int, int] = (0, 0)
+    send_counts: tuple[int, int] = (0, 0)
     """The number of attempts, and of open pushes.
 
     If both are equal in two looks, and `accepted` is too, nothing was sent or settled between them.
@@ -373,7 +374,7 @@ def _expired(
     for pair, parts in ended.items():
         unseen, known = sums[pair], [one for one in parts if one.part.used is not None]
         less = min(unseen["given_back"] + unseen["last_charged"], sum(one.used for one in known))
-        more = min(unseen["unanswered"] + unseen["last_charged"], sum(one.left for one in known))
+        more = min(unseen["unanswered"] + unseen["last_charged"], sum(one.unused for one in known))
         if len(known) < len(parts):
             charged, given_back = found[pair].fresh
             less, more = less - given_back, more + charged
@@ -512,7 +513,7 @@ def _before(row: Row, level: Level, finer: int, *, has_own: bool) -> _Before:
     elif known is None or level.lasting is not None:
         bounds = known
     else:  # a part that was granted since may be drawn on first
-        bounds, known = replace(known, left=0, cycle_left=0), None
+        bounds, known = replace(known, lasting_left=0, cycle_left=0), None
     return _Before(at_ms, accepted, known, None if has_own else bounds)
 
 
@@ -577,7 +578,7 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
     attempts, is_open = (sum(int(getattr(row, name)) for row in rows) for name in ("attempts", "open"))
     return Accounted(
         org_id=str(newest.org_id),
-        sent=(attempts, is_open),
+        send_counts=(attempts, is_open),
         accepted=total("accepted"),
         ours=total("ours"),
         least=total("least") - unsure("fresh_above"),
@@ -745,7 +746,7 @@ def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal | int, scal
     lasting, since_ms = drawn.lasting, (drawn.since_ms if drawn.earliest_ms is None else drawn.earliest_ms) or 0
     if lasting is None or any(part.ends_ms is not None and part.ends_ms + MAX_SKEW_MS >= since_ms for part in gone):
         return None
-    figures = (lasting.used * scale + used_up, lasting.left * scale, lasting.cycle_left * scale)
+    figures = (lasting.used * scale + used_up, lasting.lasting_left * scale, lasting.cycle_left * scale)
     used, left, cycle_left = (int(one.to_integral_value(ROUND_HALF_EVEN)) for one in figures)
     return Outlasting(used, left, cycle_left, lasting.ends_ms)
 
@@ -809,14 +810,14 @@ def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
 class Mark:
     """The difference of a balance from the pushes.
 
-    `told`: the part that a person is notified of now. `unsure`: its uncertainty.
+    `reported_quantity`: the part that a person is notified of now. `unsure`: its uncertainty.
     """
 
     pair: CustomerPool
     since_ms: int
     apart: int
     org_id: str
-    told: int = 0
+    reported_quantity: int = 0
     scale: int = 1
     unsure: int = 0
     accepted: int = 0
@@ -834,8 +835,8 @@ def write_marks(connection: sa.Connection, provider: str, marks: Sequence[Mark],
             "since_ms": mark.since_ms,
             "apart_qty": mark.apart,
             "org_id": mark.org_id,
-            "told_qty": mark.told,
-            "told_ms": now_ms if mark.told or mark.unsure else None,
+            "told_qty": mark.reported_quantity,
+            "told_ms": now_ms if mark.reported_quantity or mark.unsure else None,
             "scale": mark.scale,
             "unsure_qty": mark.unsure,
             "accepted_qty": mark.accepted if abs(mark.accepted) <= MAX_FIGURE else None,
@@ -851,11 +852,11 @@ def write_marks(connection: sa.Connection, provider: str, marks: Sequence[Mark],
 def _figures_of_next_cycle(mark: Mark) -> dict[str, int | None]:
     """Return the figures for the first comparison of the next cycle."""
     one = mark.lasting
-    if one is None or max(map(abs, (mark.accepted, one.used, one.left, one.cycle_left))) > MAX_FIGURE:
+    if one is None or max(map(abs, (mark.accepted, one.used, one.lasting_left, one.cycle_left))) > MAX_FIGURE:
         return dict.fromkeys(("used_qty", "left_qty", "cycle_left_qty", "ends_ms"))
     return {
         "used_qty": one.used,
-        "left_qty": one.left,
+        "left_qty": one.lasting_left,
         "cycle_left_qty": one.cycle_left,
         "ends_ms": one.ends_ms,
     }

@@ -149,7 +149,7 @@ class LookedUpPush:
     first_sent_ms: int
     claimed: bool
     """True if the provider reported that it has the key: sending again would only repeat that."""
-    lost: bool = False
+    may_be_sent: bool = False
     """True if it was never sent as far as we know, but may have been: our history was lost (R1)."""
     stale: bool = False
     """True if it was sealed before an adoption of its customer and feature: its whole units rest on an obsolete carry.
@@ -229,7 +229,7 @@ def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) 
         return Void("nothing of it was to be sent, and the provider has later revisions of its window")
     if asked.waits and not asked.others:
         return Settlement(asked.state, now_ms + FIRST_BACKOFF_MS, "absent", OTHERS_FIRST)
-    if over and asked.lost and not asked.others and asked.state == "queued":
+    if over and asked.may_be_sent and not asked.others and asked.state == "queued":
         if asked.sent_qty == 0:
             return Settlement("carried", now_ms, "absent")
         return Settlement(
@@ -244,7 +244,7 @@ def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) 
     if remembered and not asked.claimed and not asked.others and asked.state == "queued":
         if asked.sent_qty == 0:
             return Settlement("carried", now_ms, "absent")
-        first = asked.first_sent_ms if asked.lost else None
+        first = asked.first_sent_ms if asked.may_be_sent else None
         return Settlement("due", now_ms, "absent", "looked up and absent: the same bytes are sent again", first)
     again = min(now_ms + backoff_ms(asked.lookups), asked.last_sent_ms + capabilities.applied_within_ms)
     return Settlement(asked.state, max(again, now_ms + SECOND_MS), "absent", "absent so far; it may still be applied")

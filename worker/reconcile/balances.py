@@ -213,7 +213,7 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> tuple[list[Line],
         drawn = drawn_of(asked.balances, pair)
         assert drawn is not None
         then = asked.before[pair]
-        if now[pair].open or now[pair].sent != then.sent or now[pair].accepted != then.accepted:
+        if now[pair].open or now[pair].send_counts != then.send_counts or now[pair].accepted != then.accepted:
             left_out.append(LeftOut(asked.provider, *pair, MOVING))
             continue
         if drawn.from_ms < wire:
@@ -319,7 +319,7 @@ def _note_parts(connection: sa.Connection, asked: Compared, marks: Collection[Ma
         assert drawn is not None
         before_ms = asked.by.now_ms - MAX_SKEW_MS - 1  # they are told of with this comparison, and no more
         ended = [replace(part, ends_ms=before_ms) for part in _ended_now(asked, drawn)]
-        shown[mark.pair[0]] += [*drawn.shown, *ended]
+        shown[mark.pair[0]] += [*drawn.shown_parts, *ended]
     note_shown_parts(connection, asked.provider, shown, asked.read_ms)
 
 
@@ -328,7 +328,7 @@ def _of_told(
 ) -> tuple[Line, Mark]:
     """Return a line that a person is told once, with its possible other causes, and its mark."""
     line = _with_parts(connection, asked, line, marked_ms)
-    told = replace(mark, told=line.theirs - line.ours, unsure=min(line.unsure, MAX_FIGURE))
+    told = replace(mark, reported_quantity=line.theirs - line.ours, unsure=min(line.unsure, MAX_FIGURE))
     return replace(line, note=_noted(note, line) + ONCE), told
 
 

@@ -120,7 +120,7 @@ class Short:
 
     line: Line
     rows: Sequence[PushRow] = ()
-    found: Sequence[LookupResult] = ()
+    lookup_results: Sequence[LookupResult] = ()
     corrected: int = 0
     covered: int = 0
     untold: int = 0
@@ -145,7 +145,9 @@ class Short:
     @property
     def shown_too_much(self) -> bool:
         """True if events show more in some windows than the pushes of those windows that they show."""
-        absent = sum(int(row.sent_qty) for row, found in zip(self.rows, self.found, strict=True) if found == Absent())
+        absent = sum(
+            int(row.sent_qty) for row, found in zip(self.rows, self.lookup_results, strict=True) if found == Absent()
+        )
         return self.line.theirs - self.line.ours + absent > 0
 
     @property
@@ -167,7 +169,7 @@ class Short:
 
     def still(self, connection: sa.Connection) -> list[tuple[PushRow, LookupResult]]:
         """Those that nobody settled again since they were read as accepted, each with what its lookup found."""
-        pairs = zip(self.rows, self.found, strict=True)
+        pairs = zip(self.rows, self.lookup_results, strict=True)
         return [(row, found) for row, found in pairs if _is_still(connection, row)]
 
 
@@ -185,8 +187,8 @@ def ended_short(short: Short, capabilities: Capabilities) -> Line:
         notes.append(f"{short.untold:,}: {UNTOLD}")
     rest = missing - short.below - short.untold
     if rest > 0:
-        pairs = list(zip(short.rows, short.found, strict=True))
-        asked = sum(isinstance(found, ReadFailed | CannotTell) for found in short.found)
+        pairs = list(zip(short.rows, short.lookup_results, strict=True))
+        asked = sum(isinstance(found, ReadFailed | CannotTell) for found in short.lookup_results)
         silent = [f"{row.key}: {found.reason}" for row, found in pairs if isinstance(found, CannotTell)]
         unclear = [row.key for row, found in pairs if is_unclear(row, found)]
         why = f"{asked:,} pushes of that day could not be looked up" if asked else "no push of that day is"
@@ -231,7 +233,7 @@ def _standing(
     """
     now = read_accounted(connection, provider=provider, pairs=[pair], balances=balances)[pair]
     unread = isinstance(balances.get(pair[0]), ReadFailed)
-    if unread or now.open or now.sent != before.sent or now.accepted != before.accepted - taken_over:
+    if unread or now.open or now.send_counts != before.send_counts or now.accepted != before.accepted - taken_over:
         return None
     return now
 

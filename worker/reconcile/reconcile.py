@@ -168,7 +168,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         days = [_settled(day, reached, waiting - compared, refused) for day in same]
         keep = partial(keep_marks, provider=provider, days=days, balances=found, to_ms=until, now_ms=now)
         yield Transaction("keep_marks", keep)
-        done.open_days += sum(1 for day in days if day.left and day.settled_ms < now - OPEN_AFTER_MS)
+        done.open_days += sum(1 for day in days if day.open_reason and day.settled_ms < now - OPEN_AFTER_MS)
 
 
 def _settled(day: _Ours, reached: set[_Which], waiting: set[_Which], refused: Mapping[_Which, str]) -> Settled:
@@ -442,12 +442,12 @@ class Settled:
     customer_id: str
     day_ms: int
     settled_ms: int
-    left: str = ""
+    open_reason: str = ""
     feature: str = ""
     quantity: int = 0
 
     def is_open(self, now_ms: int) -> bool:
-        return bool(self.left) and self.settled_ms < now_ms - OPEN_AFTER_MS
+        return bool(self.open_reason) and self.settled_ms < now_ms - OPEN_AFTER_MS
 
 
 @dataclass(frozen=True)
@@ -498,17 +498,17 @@ def keep_marks(
 def _explain_open_days(provider: str, days: Collection[Settled], now_ms: int, prices: Prices) -> str:
     """Why days of a customer are open; what no provider bills until a person acts, with its amount."""
     open_ = [day for day in days if day.is_open(now_ms)]
-    lost = [day for day in open_ if day.left.startswith(NEEDS_YOU) and day.quantity]
+    lost = [day for day in open_ if day.open_reason.startswith(NEEDS_YOU) and day.quantity]
     if not lost:
-        return open_[0].left if open_ else ""
+        return open_[0].open_reason if open_ else ""
     worth = prices.worth(Quantity(provider, day.feature, day.day_ms, day.quantity) for day in lost)
-    return f"{lost[0].left} ({worth})"
+    return f"{lost[0].open_reason} ({worth})"
 
 
 def _mark(
     customer: str, days: Collection[Settled], to_ms: int, now_ms: int, *, is_left_out: bool
 ) -> Iterator[tuple[str, object]]:
-    left = [day for day in days if day.left]
+    left = [day for day in days if day.open_reason]
     open_ = [day for day in left if day.is_open(now_ms)]
     yield "customer_id", customer
     newest = [max(day.settled_ms for day in days)] if is_left_out else []

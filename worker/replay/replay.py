@@ -111,7 +111,7 @@ class Begun:
 class Chunk:
     """The result of one transaction."""
 
-    found: Sequence[FoundPush]
+    pushes: Sequence[FoundPush]
     left_out: Sequence[SkippedUsage]
     load: int
 
@@ -166,7 +166,7 @@ def _seal_all(
             result.stopped += bad
             only = tuple(org_id for org_id in tried if org_id not in {org.org_id for org in bad})
             continue
-        for found in chunk.found:
+        for found in chunk.pushes:
             result.pushes += 1
             result.quantity += found.quantity
             totals.setdefault((found.org_id, found.provider, found.feature), Tally.of(found)).add(found)

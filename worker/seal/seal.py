@@ -52,7 +52,7 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     Errors: whatever the database refuses, for the caller to find the organisation it is about (S8).
     """
     lock, restored = lock_shard(connection, request)
-    run = Statements(connection, request, lock.watermark_ms, lock.seen)
+    run = Statements(connection, request, lock.watermark_ms, lock.arrivals)
     go_by(run, request)
     some_stopped = narrow_if_needed(run, request)
     run.run("make_work")
@@ -259,7 +259,7 @@ class Sealed:
 class Lock:
     """The state of the bucket rows once they were locked."""
 
-    seen: ArrivalCursor
+    arrivals: ArrivalCursor
     watermark_ms: int
     """The watermark of the bucket that is sealed furthest."""
     epoch: int
@@ -304,7 +304,7 @@ def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, b
     assert rows, "the buckets are never deleted"
     require_same(connection, request.witness)
     lock = Lock(
-        seen=seen_by_all(rows),
+        arrivals=seen_by_all(rows),
         watermark_ms=max(row.watermark_ms for row in rows),
         epoch=max(row.epoch for row in rows),
     )
@@ -322,7 +322,7 @@ def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock)
         connection,
         "cursor_restart",
         f"buckets {shard.lo}..{shard.hi}",
-        {"cursor": lock.seen.cursor},
+        {"cursor": lock.arrivals.cursor},
         By(request.now_ms, "drawdown", "S2: the cursor lay beyond the database's own counter: it was restored"),
     )
     return Lock(UNREAD, watermark_ms=lock.watermark_ms, epoch=lock.epoch + 1)
@@ -368,7 +368,7 @@ def register_unknown_orgs(run: Statements, request: SealRequest, lock: Lock) -> 
 def register_unknown_orgs_by_arrival(connection: sa.Connection, request: SealRequest) -> None:
     """The same without a scan, for when the shard's samples cannot be added up: one of them is at fault (S8)."""
     lock, _ = lock_shard(connection, request)
-    found = SQL.run(connection, "strangers_by_arrival", lock.seen.values, later=lock.seen.piece).scalars()
+    found = SQL.run(connection, "strangers_by_arrival", lock.arrivals.values, later=lock.arrivals.piece).scalars()
     _give_buckets(connection, request, [str(org) for org in found])
 
 

@@ -194,7 +194,7 @@ def collect(report: Report, results: Sequence[object]) -> None:
             case list():
                 collect(report, result)
             case Confirmed():
-                report.looked_up += result.asked
+                report.looked_up += result.lookups
                 report.accepted += result.accepted
                 report.voided += result.voided
                 report.adopted += result.adopted

@@ -75,7 +75,7 @@ class Filled:
                     topup=one.topup.charge.charge_id,
                     state=one.end.state,
                     answer=one.end.answer,
-                    said=one.end.said,
+                    said=one.end.detail,
                 )
 
 
@@ -355,7 +355,7 @@ def settle(
 
 def _finish_attempt(connection: sa.Connection, found: Topup, end: End, now: int) -> None:
     values = {"topup": found.charge.charge_id, "attempt": found.attempt, "now_ms": now}
-    SQL.run(connection, "finish_attempt", {**values, "answer": end.answer, "said": _brief(end.said)})
+    SQL.run(connection, "finish_attempt", {**values, "answer": end.answer, "said": _brief(end.detail)})
 
 
 def _write(connection: sa.Connection, found: Topup, end: End, claim: str, now: int, asked_ms: int | None) -> bool:
@@ -364,7 +364,7 @@ def _write(connection: sa.Connection, found: Topup, end: End, claim: str, now: i
         "state": end.state,
         "due_at_ms": end.due_at_ms,
         "answer": end.answer,
-        "said": _brief(end.said),
+        "said": _brief(end.detail),
         "payment_id": end.payment_id,
         "ended": int(end.ended),
         "now_ms": now,
@@ -379,14 +379,14 @@ def _follow(connection: sa.Connection, found: Topup, end: End, now: int) -> None
     """Apply an end to the wallet and its terms. An outage of the service is no decline."""
     wallet_of = {"customer_id": found.customer_id}
     if end.state == "credited":
-        credit(connection, found.charge.charge_id, found.customer_id, found.credits_micro, now, end.said)
+        credit(connection, found.charge.charge_id, found.customer_id, found.credits_micro, now, end.detail)
         return
     blocks = end.blocks
     if end.declined:
         waits = {"first_ms": now + WAITS_MS[0], "then_ms": now + WAITS_MS[1]}
         declines = int(SQL.run(connection, "note_decline", {**wallet_of, **waits}).scalar_one())
         if blocks is None and declines >= MOST_DECLINES:
-            blocks = f"{declines} declines in a row, the last: {end.said}"
+            blocks = f"{declines} declines in a row, the last: {end.detail}"
     if blocks is not None:
         SQL.run(connection, "block", {**wallet_of, "now_ms": now, "reason": _brief(blocks)})
 

@@ -65,7 +65,7 @@ class End:
 
     state: str
     answer: str
-    said: str
+    detail: str
     due_at_ms: int
     payment_id: str | None = None
     declined: bool = False

@@ -135,7 +135,7 @@ class _Going:
     """The state of a revert: the backfill's state before its first portion, and the database that was judged then."""
 
     was: str
-    judged: Witness | None
+    witness: Witness | None
 
 
 def _revert(connection: sa.Connection, asked: Invocation, backfill: Name) -> BackfillReverted | More:
@@ -143,7 +143,7 @@ def _revert(connection: sa.Connection, asked: Invocation, backfill: Name) -> Bac
     if going is None:
         state = show_backfill(connection, backfill).state
         going = _Going(state, judge_backfill(connection, backfill))
-    _, done = backfills.revert(connection, backfill, asked.by, going.judged)
+    _, done = backfills.revert(connection, backfill, asked.by, going.witness)
     if not done:
         return More(going)
     return BackfillReverted(backfill, going.was, show_backfill(connection, backfill).withdrawn)

@@ -48,7 +48,7 @@ class OrgAnswers:
     features: set[str] = field(default_factory=set)
     reads_before: set[int | None] = field(default_factory=set)
     """The read that was last written when they were claimed."""
-    left: list[ShownCredit | None] = field(default_factory=list)
+    shown_credits: list[ShownCredit | None] = field(default_factory=list)
     part_ends: set[int | None] = field(default_factory=set)
     """The ends of the parts that they show."""
     all_charged: bool = True
@@ -59,7 +59,7 @@ class OrgAnswers:
         self.features.add(push.request.feature)
         self.reads_before.add(push.read_before_ms)
         self.all_charged &= isinstance(outcome, Accepted)
-        self.left.append(outcome.shown_credit if isinstance(outcome, Accepted) else None)
+        self.shown_credits.append(outcome.shown_credit if isinstance(outcome, Accepted) else None)
         parts = outcome.parts if isinstance(outcome, Accepted) else ()
         self.part_ends.update(part.ends_ms for part in parts)
 
@@ -68,8 +68,8 @@ class OrgAnswers:
 
         Of one balance the least counts, because the answers may have come in any order.
         """
-        told = [left for left in self.left if left is not None]
-        if len(told) < len(self.left):
+        told = [left for left in self.shown_credits if left is not None]
+        if len(told) < len(self.shown_credits):
             return None
         charged = sum(left.charged_micro for left in told)
         least: dict[str | None, int] = {}
@@ -113,9 +113,9 @@ class ClaimedAt:
 class Noted:
     """The organisations to refresh at once, the turns of the others (milliseconds), and the credit left."""
 
-    asked: set[str]
+    refresh_now: set[str]
     turns: dict[str, int]
-    left: dict[str, int]
+    balances: dict[str, int]
 
 
 def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Sequence[OrgAnswers], now_ms: int) -> None:
@@ -159,13 +159,15 @@ def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mappin
     answers = [
         {
             "org_id": org_id,
-            "asked": int(org_id in noted.asked),
+            "asked": int(org_id in noted.refresh_now),
             "refresh_deadline_ms": noted.turns.get(org_id),
-            "balance_micro": noted.left.get(org_id),
-            "balance_read_ms": max(lane.claimed_ms, rows[org_id].balance_read_ms) + 1 if org_id in noted.left else None,
+            "balance_micro": noted.balances.get(org_id),
+            "balance_read_ms": max(lane.claimed_ms, rows[org_id].balance_read_ms) + 1
+            if org_id in noted.balances
+            else None,
         }
         for org_id in rows
-        if org_id in noted.asked or org_id in noted.turns or org_id in noted.left
+        if org_id in noted.refresh_now or org_id in noted.turns or org_id in noted.balances
     ]
     if answers:
         SQL.run(connection, "note_answers", {"answers": answers, "now_ms": now_ms})

@@ -80,7 +80,7 @@ class Used:
     """
     sent_since: int = 0
     """First sent after the balance was read that is stored."""
-    held: int = 0
+    held_micro: int = 0
     """The credit of its wallet that runs have reserved."""
     wallet: int | None = None
     """The credit of its wallet, if that is here: runs charge it, and no read shows that."""
@@ -159,7 +159,7 @@ def effective_after(org: Balanced, balance: int, used: Used, *, paid: bool = Fal
     hidden = unseen(before, org.unconfirmed_micro, balance, used)
     if used.mirrors:
         hidden = max(hidden, used.in_flight)  # whatever the wallet fell by was something else, most often a run
-    return Effective(balance, hidden + used.unsent, _unsealed(org, used), used.held), hidden
+    return Effective(balance, hidden + used.unsent, _unsealed(org, used), used.held_micro), hidden
 
 
 def since_read(org: Balanced, used: Used) -> Effective | None:
@@ -170,9 +170,9 @@ def since_read(org: Balanced, used: Used) -> Effective | None:
     if org.balance_read_ms is None or org.balance_micro is None:
         return None
     if used.wallet is not None:
-        return Effective(used.wallet, used.in_flight + used.unsent, _unsealed(org, used), used.held)
+        return Effective(used.wallet, used.in_flight + used.unsent, _unsealed(org, used), used.held_micro)
     hidden = (org.unconfirmed_micro or 0) + used.sent_since
-    return Effective(org.balance_micro, hidden + used.unsent, _unsealed(org, used), used.held)
+    return Effective(org.balance_micro, hidden + used.unsent, _unsealed(org, used), used.held_micro)
 
 
 def _unsealed(org: Balanced, used: Used) -> int:
@@ -257,7 +257,7 @@ class BalanceRows:
 
     unsealed: Sequence[Any]
     pushes: Sequence[Any]
-    held: Mapping[str, int]
+    held_micro: Mapping[str, int]
     lapsed: Mapping[str, Lapsed]
     card: RateCard
     wallets: Mapping[str, int]
@@ -276,8 +276,8 @@ class BalanceRows:
 def used_by(seen: BalanceRows, orgs: Sequence[BalancedOrg], *, read_ms: int, lag_ms: int) -> dict[str, Used]:
     """What was seen, added up by organisation. Pure."""
     found: dict[str, Used] = defaultdict(Used)
-    for org_id, held_micro in seen.held.items():
-        found[org_id].held = held_micro
+    for org_id, held_micro in seen.held_micro.items():
+        found[org_id].held_micro = held_micro
     for org_id, payable_micro in seen.wallets.items():
         found[org_id].wallet, found[org_id].mirrors = payable_micro, seen.mirrors
     in_time: dict[str, int] = defaultdict(int)
@@ -497,13 +497,13 @@ def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], no
         unaccepted_micro=None if found is None else found.unaccepted,
         unsealed_micro=used.unsealed,
         not_sampled_micro=0 if org.is_halted else used.unsampled,
-        held_micro=used.held,
+        held_micro=used.held_micro,
         effective_micro=None if found is None else found.value,
         burn_a_minute_micro=used.burn_a_minute,
         no_estimate_for=sorted(used.unpriced),
         unread_since_ms=org.unread_since_ms,
         when_down=policy_for(policies_of(connection, provider), org.plan),
-        holders=_holders(connection, str(org.org_id), provider, now_ms) if used.held else [],
+        holders=_holders(connection, str(org.org_id), provider, now_ms) if used.held_micro else [],
     )
 
 

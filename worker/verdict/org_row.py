@@ -66,17 +66,17 @@ class Effective(NamedTuple):
     """An effective balance with its parts, in micro-credits.
 
     `unsealed`: the usage that samples show; if the organisation is not halted, also the usage that they will show next.
-    `held`: the credit that runs have reserved.
+    `held_micro`: the credit that runs have reserved.
     """
 
     balance: int
     unaccepted: int
     unsealed: int
-    held: int = 0
+    held_micro: int = 0
 
     @property
     def value(self) -> int:
-        return self.balance - self.unaccepted - self.unsealed - self.held
+        return self.balance - self.unaccepted - self.unsealed - self.held_micro
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def history_of(
         "balance_micro": balance,
         "unaccepted_micro": None if found is None else found.unaccepted,
         "unsealed_micro": None if found is None else found.unsealed,
-        "held_micro": held_micro if found is None else found.held,
+        "held_micro": held_micro if found is None else found.held_micro,
     }
 
 

@@ -256,9 +256,9 @@ def view_lots(
             amount_micro=lot.amount_micro,
             left_micro=0 if over else left,
             waits_micro=left if over else 0,
-            used_micro=allocation.used[lot.lot] - allocation.taken[lot.lot],
+            used_micro=allocation.used[lot.lot] - allocation.taken_back[lot.lot],
             expired_micro=lot.expired_micro,
-            taken_micro=lot.taken_micro + allocation.taken[lot.lot],
+            taken_micro=lot.taken_micro + allocation.taken_back[lot.lot],
             priority=lot.priority,
             begins_ms=lot.begins_ms,
             expires_ms=lot.expires_ms,
@@ -268,7 +268,7 @@ def view_lots(
         )
         rows.append(row)
     rows.sort(key=lambda row: (STATES[row.state], row.place or 0, -(row.expires_ms or 0) if row.state == "over" else 0))
-    return LotsView(ORDER, rows, sum(allocation.owed.values()), allocation.back)
+    return LotsView(ORDER, rows, sum(allocation.unpaid.values()), allocation.back)
 
 
 def list_wallets(connection: sa.Connection, most: int) -> list[WalletRow]:

@@ -36,7 +36,7 @@ def _answered_before_the_commit(patches: Patches) -> None:
         kept: list[Result] = []
 
         def work(connection: sa.Connection) -> None:
-            kept[:] = body.taker.store(connection, fit, replace(body.sent, now_ms=now_ms))
+            kept[:] = body.taker.store(connection, fit, replace(body.received, now_ms=now_ms))
 
         with suppress(DrawdownError):
             vars(intake)["write"](engine, work)

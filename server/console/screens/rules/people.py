@@ -177,7 +177,7 @@ ADD: Final = Action(
     lambda _doing: PLACE,
     "They set a password by a link, within a day. It is shown once, after this.",
     role="admin",
-    lost=_recovery_hint,
+    lost_hint=_recovery_hint,
 )
 SET_ROLE: Final = Action(
     "person-role",
@@ -200,7 +200,7 @@ RESET: Final = Action(
     lambda _doing: PLACE,
     "They are signed out everywhere, and set another one by a link, within a day. It is shown once, after this.",
     role="admin",
-    lost=_recovery_hint,
+    lost_hint=_recovery_hint,
 )
 END: Final = Action(
     "person-end",
