@@ -27,7 +27,7 @@ FROM ledger_lots l LEFT JOIN plan_lots p ON p.lot = l.lot LEFT JOIN ledger_entri
 WHERE l.customer_id IN :customers GROUP BY l.lot, p.lot
 
 -- name: to_begin
--- Those that were given for later, have begun by now, and are not in the balance yet.
+-- Lots that were given for later, have begun, and are not in the balance yet.
 SELECT {columns} FROM ledger_lots l
 WHERE l.customer_id IN :customers AND l.begins_ms > l.at_ms AND l.begins_ms <= :now_ms
     AND NOT EXISTS (SELECT 1 FROM ledger_entries e WHERE e.key = l.lot)
@@ -69,8 +69,8 @@ SELECT DISTINCT l.pool FROM ledger_lots l
 WHERE l.customer_id IN :customers AND l.expires_ms <= :over_ms AND l.pool IS NOT NULL
 
 -- name: borrowers
--- Those whose allotments of these pools are over, and were not looked at since; or of whom something changed since (0):
--- what was used late of an allotment, its pool has no more.
+-- Customers with allotments of these pools that are over and were not looked at since, or that changed since (0). The
+-- pool has lost the late use of an allotment.
 SELECT DISTINCT l.customer_id FROM ledger_lots l JOIN ledger_accounts a ON a.account_id = 'wallet:' || l.customer_id
 WHERE l.pool IN :customers AND l.expires_ms <= :over_ms
     AND (a.lots_ended_ms IS NULL OR a.lots_ended_ms < l.expires_ms OR a.next_due_ms = 0)

@@ -7,7 +7,7 @@ SELECT 1 FROM pools WHERE pool = :pool
 INSERT INTO pools (pool, at_ms, actor, reason) VALUES (:pool, :at_ms, :actor, :reason)
 ON CONFLICT (pool) DO NOTHING RETURNING pool
 
--- Payers: who may charge whose wallet.
+-- Payers: the customers that may charge the wallet of another.
 
 -- name: for_update [postgresql]
 FOR UPDATE

@@ -17,7 +17,7 @@ LEFT JOIN ledger_plans p ON p.plan = a.plan
 SELECT 1 FROM ledger_accounts WHERE account_id = :account_id
 
 -- name: due
--- Wallets in which something is due by now.
+-- Wallets in which something is due.
 SELECT account_id FROM ledger_accounts WHERE account_id IN :accounts AND next_due_ms <= :now_ms ORDER BY account_id
 
 -- name: for_share [postgresql]

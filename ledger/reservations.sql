@@ -84,7 +84,7 @@ FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservatio
 WHERE n.org_id = :org_id AND n.sandbox_id IN :names AND n.is_open AND r.expires_ms > :now_ms ORDER BY n.sandbox_id LIMIT 1
 
 -- name: over
--- Whose runs are over and were not expired yet.
+-- Wallets with runs that are over and were not expired yet.
 SELECT DISTINCT r.customer_id FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservation
 WHERE n.org_id = :org_id AND n.sandbox_id IN :names AND n.is_open AND r.expires_ms <= :now_ms ORDER BY 1
 

@@ -20,7 +20,7 @@ SELECT customer_id, tier, bought_ms, paid_to_ms, renews, ended_ms, ended_reason 
 WHERE customer_id = :customer_id AND tier = :tier
 
 -- name: buy
--- Anew where it had ended, or was to end.
+-- Buy it again if it had ended, or was to end.
 INSERT INTO tier_holders (customer_id, tier, bought_ms, paid_to_ms, renews, actor, reason)
 VALUES (:customer_id, :tier, :now_ms, :paid_to_ms, TRUE, :actor, :reason)
 ON CONFLICT (customer_id, tier) DO UPDATE SET
@@ -38,7 +38,7 @@ UPDATE tier_holders SET renews = FALSE, actor = :actor, reason = :reason
 WHERE customer_id = :customer_id AND tier = :tier AND ended_ms IS NULL AND renews RETURNING tier
 
 -- name: due
--- Tiers whose month is over: those that go on wait until what was left of it is booked.
+-- Tiers at the end of their month. A tier that continues waits until the rest of the month is booked.
 SELECT h.customer_id, h.tier, t.price_micro, h.renews FROM tier_holders h JOIN tiers t ON t.tier = h.tier
 WHERE h.customer_id IN :customers AND h.ended_ms IS NULL
     AND h.paid_to_ms + CASE WHEN h.renews THEN :wait_ms ELSE 0 END <= :now_ms

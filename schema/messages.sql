@@ -1,4 +1,4 @@
--- Messages and for whom they are.
+-- Messages and their endpoints.
 
 -- name: wanted
 SELECT events FROM hook_endpoints WHERE ended_ms IS NULL

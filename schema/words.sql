@@ -47,7 +47,7 @@ CASE WHEN u.memory_mb > {most_memory_mb} THEN u.memory_mb ELSE 0 END
 x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND x.revision = p.revision
 
 -- name: this_push
--- The one push whose primary key is bound.
+-- The one push with the bound primary key.
 window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
 
 -- name: arrivals
@@ -58,8 +58,8 @@ window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision 
     AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued', 'accepted', 'rejected')))
 
 -- name: earliest_ask
--- When an organisation that is asked about now is due to be read. Whoever asks again puts no earlier ask off: a machine
--- whose clock is ahead would, as long as it goes on asking, keep those whose clocks are right from reading at all.
+-- When a requested read of an organisation is due. A second request does not delay an earlier one: otherwise a machine
+-- with a clock that is ahead would keep machines with right clocks from reading at all.
 CASE WHEN projection_due_ms < :now_ms THEN projection_due_ms ELSE :now_ms END
 
 -- name: by_key_alone [postgresql]
@@ -138,13 +138,13 @@ OFFSET 0) w
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms))
 
 -- name: billed_now [sqlite]
--- By the index of ids: those asked for are few, and SQLite would begin with all whom a provider bills.
+-- Use the index of ids: the requested ids are few, and SQLite would begin with all customers of the provider.
 (SELECT a.org_id, a.customer_id FROM assignments a WHERE a.org_id IN :org_ids AND +a.provider = :provider
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms))
 
 -- name: customers_billed
--- The same by itself, and no join with what is asked of them: without statistics PostgreSQL would compare each with all
--- whom the provider bills.
+-- The same by itself, without a join with the requested customers: without statistics PostgreSQL would compare each of
+-- them with all customers of the provider.
 SELECT a.org_id, a.customer_id FROM {billed_now} a
 
 -- name: arrived_since
@@ -256,6 +256,6 @@ SELECT 1 FROM withdrawals w WHERE w.sample_id IN (i.sample_id, i.other_id)
 WITH found AS MATERIALIZED ({asked}) SELECT * FROM found LIMIT :most
 
 -- name: told_balances
--- What a person was told of balances, and has not acknowledged.
+-- The reported differences of balances that no person has acknowledged.
 SELECT provider, customer_id, feature, org_id, told_qty, told_ms, scale, unsure_qty FROM balance_marks
 WHERE (told_qty <> 0 OR unsure_qty <> 0)

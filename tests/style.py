@@ -115,6 +115,14 @@ def docstrings() -> Iterator[tuple[str, str]]:
                 yield name, node.value.value  # type: ignore[attr-defined]
 
 
+def statements() -> Iterator[tuple[str, str]]:
+    """The comments of each file of SQL."""
+    for path in (path for folder in CODE for path in sorted((ROOT / folder).rglob("*.sql"))):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comments = (line.strip("- ") for line in lines if line.startswith("--") and not line.startswith("-- name:"))
+        yield path.relative_to(ROOT).as_posix(), "\n".join(comments)
+
+
 def names_to_avoid(place: str, module: ast.Module) -> Iterator[str]:
     """The functions, methods and classes whose whole name is a word of NO_NAMES."""
     named = (n for n in ast.walk(module) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)))
@@ -153,6 +161,7 @@ SURFACES: Final[dict[str, Callable[[], Iterator[tuple[str, str]]]]] = {
     "codes": codes,
     "messages": messages,
     "docstrings": docstrings,
+    "statements": statements,
 }
 """What people read of the program, each as pairs of a place and its text."""
 

@@ -1,8 +1,8 @@
--- The watch: organisations with new usage, those whose turn it is, and the halted ones that are asked about again.
+-- The watch: organisations with new usage, those in their turn, and the halted ones that are read again.
 
 -- name: wake
--- Whoever uses nothing is not looked at, until it uses something again; `later` is what has arrived since the watch
--- looked last.
+-- An organisation without usage is not looked at until it uses something again. `later`: the arrivals since the last
+-- look of the watch.
 UPDATE orgs SET watch_due_ms = :now_ms WHERE watch_due_ms IS NULL AND NOT is_halted AND bucket BETWEEN :lo AND :hi
     AND billing_provider NOT IN {unbilled}
     AND org_id IN (SELECT s.org_id FROM usage_samples s WHERE {later} AND s.problem IS NULL)

@@ -9,7 +9,7 @@ INSERT INTO console_acts (key, name, action, at_ms, answer, place) VALUES ('turn
 ON CONFLICT (key) DO UPDATE SET at_ms = excluded.at_ms
 
 -- name: claim
--- Whoever sends the same form at the same moment waits here, and finds it done.
+-- A second request with the same form waits here, and finds it done.
 INSERT INTO console_acts (key, name, action, at_ms, answer, place) VALUES (:key, :name, :action, :now_ms, '', '')
 ON CONFLICT DO NOTHING RETURNING key
 

@@ -42,7 +42,7 @@ FROM api_keys
 ORDER BY name, CASE WHEN rotated_ms IS NULL THEN 0 ELSE 1 END, created_ms DESC, key_sha256 LIMIT :at_most
 
 -- name: taken
--- A page of names, each with the key that goes on, and those that are taken beside it still. The names of people are
+-- A page of names, each with its present key, and the keys that are still accepted beside it. The names of people are
 -- not for every login: no other statement here reads them.
 SELECT k.name, k.scopes, k.org_id, k.cell_id, k.source, k.gives_micro, k.created_ms, k.expires_ms, k.rotated_ms, k.ended_ms, k.used_ms, k.actor,
     k.reason, EXISTS (SELECT 1 FROM console_users u WHERE 'console:' || u.name = k.actor AND u.ended_ms IS NOT NULL)

@@ -1,7 +1,7 @@
 -- Sessions of the console, and sign-ins that failed.
 
 -- name: for_update [postgresql]
--- A person who is ended, or whose password is taken, meanwhile: one waits for the other.
+-- If a person is ended meanwhile, or their password removed, one transaction waits for the other.
 FOR UPDATE
 
 -- name: for_update [sqlite]
@@ -10,7 +10,7 @@ FOR UPDATE
 DELETE FROM console_failures WHERE since_ms <= :since_ms
 
 -- name: count_failure
--- Those of WITHIN_MS ago are gone by now, so the moment stays that of the first.
+-- The failures of WITHIN_MS ago are gone, so the moment stays that of the first.
 INSERT INTO console_failures (name, address, since_ms, failures) VALUES (:name, :address, :now_ms, 1)
 ON CONFLICT (name, address) DO UPDATE SET failures = console_failures.failures + 1 RETURNING failures
 
@@ -49,7 +49,7 @@ DELETE FROM console_sessions WHERE name = :name AND session_sha256 NOT IN (
     ORDER BY s.seen_ms DESC, s.session_sha256 LIMIT :most)
 
 -- name: insert
--- Whoever lost the answer may say it again.
+-- A person who lost the answer may repeat it.
 INSERT INTO console_sessions (session_sha256, name, began_ms, seen_ms) VALUES (:session_sha256, :name, :now_ms, :now_ms)
 ON CONFLICT DO NOTHING
 

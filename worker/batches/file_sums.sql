@@ -1,4 +1,4 @@
--- What DuckDB is asked of one file, `file_rows`. Nothing here reaches the product's own database.
+-- The queries that DuckDB runs on one file, `file_rows`. None of them reaches the product's own database.
 
 -- name: readers
 -- A value by the type it has in the file. What is no whole number of 64 bits is NULL, and so is a time that is none. Of
@@ -81,7 +81,7 @@ md5_number_lower(concat_ws(chr(31), org_id, kind, quantity, ts))
 md5_number_lower(concat_ws(chr(31), org_id, kind, quantity, ts, labels))
 
 -- name: compared
--- The rows by whose hashes a file is compared with others: those of the smallest hashes, each distinct one once.
+-- The rows with the smallest hashes, each distinct hash once: a file is compared with others by them.
 CREATE TABLE compared AS
 SELECT plain, {row_hash} AS whole, org_id, CAST(kind AS VARCHAR) AS kind, quantity, COUNT(*) AS times
 FROM (SELECT *, {plain_hash} AS plain FROM understood WHERE COALESCE({fits}, false)) r
@@ -134,7 +134,7 @@ SELECT COALESCE(SUM(samples) FILTER (org_id IS NOT NULL), 0), COALESCE(SUM(sampl
 FROM groups
 
 -- name: cut
--- A sample holds so much at most: a group is as many as it takes, and none where it comes to nothing.
+-- A sample has a largest amount: a group becomes as many samples as needed, and none if its sum is zero.
 CREATE TABLE parts AS
 SELECT row_number() OVER (ORDER BY org_id, window_ms, kind, i) AS number, org_id, window_ms, kind,
     CAST(least(most_of_part(), quantity - i * most_of_part()) AS BIGINT) AS quantity

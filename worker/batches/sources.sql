@@ -10,7 +10,7 @@ VALUES (:source, :folder, :at_ms, :actor, :reason, :query, :asked_of, :period_ms
 UPDATE batch_sources SET paused_ms = :paused_ms WHERE source = :source
 
 -- name: hold [postgresql]
--- Whoever takes a file of its folder is waited for (hold_folder), and seen by what comes next.
+-- Another transaction that accepts a file of this folder is waited for (hold_folder), and the next statement sees it.
 SELECT folder FROM batch_sources WHERE source = :source FOR UPDATE
 
 -- name: hold [sqlite]

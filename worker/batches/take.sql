@@ -1,7 +1,7 @@
 -- Batches: what was taken, what came of each file.
 
 -- name: hold_folder [postgresql]
--- Whoever takes a file of one folder waits here for the other who does: a tick, and a person who names the file.
+-- Two that accept files of one folder wait for each other here: a tick, and a person who names the file.
 SELECT source FROM batch_sources WHERE folder = :folder FOR NO KEY UPDATE
 
 -- name: hold_folder [sqlite]
@@ -13,9 +13,9 @@ FOR SHARE OF b
 -- name: shared [sqlite]
 
 -- name: other_of_name
--- A batch that stands, and came under this name, or from this path by another way: from the folder that is watched, or
--- by hand. Also one that lies under another name by now. Shared: its withdrawal, after which
--- files in conflict with it are looked at again, comes before this or waits for what is said here.
+-- A batch that is not withdrawn and came under this name, or from this path in another way: from the watched folder or
+-- by hand. It also finds one that has another name now. The lock is shared: its withdrawal, after which files in
+-- conflict with it are looked at again, comes before this transaction or waits for it.
 SELECT f.batch, f.seen_ms > :now_ms AS is_newer FROM batch_files f JOIN batches b ON b.batch = f.batch
 WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FROM batch_sources WHERE folder = :folder)
     AND (f.source = :source OR f.source <> '' OR f.path = :path)
@@ -23,7 +23,7 @@ WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FR
     AND b.withdrawn_ms IS NULL ORDER BY f.batch LIMIT 1 {shared}
 
 -- name: claim
--- Neither the content nor the name may be another batch's: whoever has either committed first.
+-- Neither the content nor the name may belong to another batch: the first to commit has both.
 INSERT INTO batches (batch, source, name, path, row_count, refused, samples, total, from_ms, to_ms, taken_ms, actor,
     reason, rows_hash, row_labels, rows_kept, field_map)
 VALUES (:batch, :source, :name, :path, :row_count, :refused, :samples, :total, :from_ms, :to_ms, :taken_ms, :actor,

@@ -51,7 +51,7 @@ used AS MATERIALIZED (
 SELECT DISTINCT u.org_id, g.feature FROM used u JOIN segments g ON {in_segment} AND u.window_ms >= g.start_ms
     AND u.window_ms < g.end_ms
 
--- Whose a wallet is.
+-- The owner of a wallet.
 
 -- name: other_owners
 -- Of claims to a customer's credit: the pool of that name, as far as the credit lies in the ledger, and other organisations

@@ -1,7 +1,7 @@
 -- What verify found is kept.
 
 -- name: in_turn
--- Whoever keeps a run waits for whoever keeps another: their numbers are in the order in which they are kept.
+-- Two runs are stored one after the other, so that their numbers are in the order of storing.
 INSERT INTO invariants (invariant, held_by, broken_by) VALUES (1, NULL, NULL)
 ON CONFLICT (invariant) DO UPDATE SET held_by = invariants.held_by
 

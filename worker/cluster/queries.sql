@@ -10,7 +10,7 @@ CREATE TABLE IF NOT EXISTS drawdown_cluster.migrations (name text PRIMARY KEY)
 SET LOCAL search_path TO drawdown_cluster
 
 -- name: one_at_a_time
--- Whoever creates or upgrades Drawdown's own schema holds the same lock.
+-- A process that creates or upgrades Drawdown's own schema holds the same lock.
 SELECT pg_advisory_xact_lock(:key)
 
 -- name: is_there [postgresql]

@@ -14,8 +14,8 @@ FROM paying r JOIN ledger_accounts x ON x.account_id = 'wallet:' || r.customer_i
 SELECT feature, start_ms, micro_credits, per_quantity, at_ms FROM ledger_rates
 
 -- name: verdict_may_change
--- Of these customers those of which an organisation is halted, or whose balance is low where the operator's product wants
--- to know and was not told.
+-- The customers of these with a halted organisation, or with a low balance of which the operator's product is to be
+-- notified and was not.
 WITH moved AS MATERIALIZED (
     SELECT r.customer_id, r.balance FROM {rows :moved (customer_id text, balance bigint)} r LIMIT :asking
 )

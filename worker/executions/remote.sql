@@ -1,4 +1,4 @@
--- Runs of organisations whose balance a provider keeps.
+-- Runs of organisations with a balance at a provider.
 
 -- name: hold [postgresql]
 -- Its row is what one after the other decides by. What is decided by is read by a statement of its own: this one may have

@@ -1,7 +1,7 @@
 -- What an organisation may use, and has used, of each metric.
 
 -- name: asker
--- Who pays for it by now, its plan, whether it ever bought credit, and why it runs nothing: one row, always.
+-- The present payer, its plan, whether it ever bought credit, and why it runs nothing: always one row.
 SELECT q.customer_id, COALESCE(w."plan", q."plan") AS "plan", q.is_halted, q.halt_reason, q.stopped_at_ms,
     EXISTS (SELECT 1 FROM ledger_lots l WHERE l.customer_id = q.customer_id AND l.kind = 'purchased') AS pays
 FROM (

@@ -26,8 +26,8 @@ FALSE
 0
 
 -- name: counters
--- The order is that in which all lock them: the month's first, as whoever holds it lets nobody else count.
--- `overs`: how many holds are over, as it was when the statement began: whoever waited for the lock may give back none.
+-- All transactions lock in this order: the month's counter first, because its holder lets no other count. `overs`: the
+-- number of holds that were over when the statement began. A transaction that waited for the lock may give back none.
 SELECT period, used, uses, warned, (SELECT COUNT(*) FROM guard_uses WHERE {is_over}) AS overs
 FROM guard_counters WHERE {these}
 ORDER BY start_ms, CASE period WHEN 'month' THEN 0 WHEN 'day' THEN 1 ELSE 2 END {held}

@@ -1,7 +1,7 @@
 -- What calls go by that are decided together: uses, the ends of uses, and acts on runs.
 
 -- name: impatient [postgresql]
--- Whoever shares a transaction waits for no lock for long: it is asked for alone then.
+-- A shared transaction does not wait long for a lock: a call that needs one is then decided alone.
 SELECT set_config('lock_timeout', :wait, TRUE) AS wait
 
 -- name: impatient [sqlite]

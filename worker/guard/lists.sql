@@ -45,7 +45,7 @@ SELECT COALESCE(SUM(CASE WHEN enforced THEN count ELSE 0 END), 0) AS blocked, CO
 FROM guard_denials WHERE metric = :metric AND minute_ms > :since_ms - 60000
 
 -- name: would_block
--- What a phase that blocks whoever never bought credit, or all, would have blocked.
+-- The uses that would have been blocked by a phase that blocks organisations without bought credit, or all.
 SELECT COALESCE(SUM(count), 0) AS times, COALESCE(SUM(amount), 0) AS amount, COUNT(DISTINCT org_id) AS orgs,
     COUNT(DISTINCT CASE WHEN pays THEN org_id END) AS paying
 FROM guard_denials WHERE metric = :metric AND minute_ms > :since_ms - 60000 AND (:phase = 3 OR NOT pays) AND :phase >= 2

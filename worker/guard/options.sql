@@ -1,4 +1,4 @@
--- What is open to whoever was blocked.
+-- The options of a blocked organisation.
 
 -- name: sponsors
 -- Those who pay for an organisation's runs now, by what was said last of each.

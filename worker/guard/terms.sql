@@ -62,7 +62,7 @@ WHERE l.metric = {its_metric} AND l."plan" IN ({its_plan}, '*') AND NOT l.ended 
     FROM guard_limits x WHERE x.metric = l.metric AND x."plan" = l."plan" AND x.period = l.period)
 
 -- name: overrides
--- Those in force now for whoever asks, likewise: of one kind and period the newest counts.
+-- The overrides in force now for the caller, likewise: of one kind and period the newest counts.
 SELECT o.number, o.reach, o.period, o.amount FROM guard_overrides o
 WHERE o.metric = {its_metric} AND o.state = 'in_force' AND (o.ends_ms IS NULL OR o.ends_ms > :now_ms)
     AND ((o.reach = 'org' AND o.target = {its_org}) OR (o.reach = 'plan' AND o.target = {its_plan})

@@ -10,8 +10,8 @@ EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted
 EXISTS (SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id AND s.state = 'running')
 
 -- name: forget_obsolete
--- A cell that could not be told, and has had nothing to stop for a while, is not told any more. What appears there makes
--- a halt due anew (by trigger).
+-- A cell that could not be notified, and has had nothing to stop for a while, is not notified any more. If a sandbox
+-- appears there, a trigger makes the halt due again.
 DELETE FROM halts WHERE due_at_ms IS NOT NULL AND (NOT EXISTS (
     SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at)
     OR (acked_at_ms IS NULL AND halted_at <= :empty_since_ms AND NOT EXISTS (
@@ -50,7 +50,7 @@ RETURNING org_id, cell_id, ignored, ignored_since_ms
 SELECT DISTINCT cell_id FROM halts WHERE due_at_ms <= :now_ms AND {in_force} AND cell_id NOT IN :taken_cells
 
 -- name: claim
--- Picked once: a plan that picks anew for each row takes more than so many.
+-- Pick once: a plan that picks again for each row takes more than the limit.
 WITH x AS MATERIALIZED (
     SELECT org_id, cell_id, halted_at FROM halts WHERE cell_id = :cell_id AND due_at_ms <= :now_ms AND {in_force}
     ORDER BY due_at_ms LIMIT :at_most {skip_locked}

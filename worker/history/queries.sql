@@ -52,7 +52,7 @@ INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, rea
 VALUES (:number, :from_ms, :until_ms, :at_ms, (SELECT COALESCE(MAX(seal_id), 0) FROM seals), :found, :actor, :reason)
 
 -- name: read_all_again
--- S2: arrivals are counted by the database itself, which counts anew. Reading all of them again only costs time.
+-- S2: the database itself counts arrivals, and starts from the beginning. Reading all of them again only costs time.
 UPDATE buckets SET cursor = 0, epoch = epoch + 1
 
 -- name: ask_all

@@ -43,7 +43,7 @@ UPDATE hook_deliveries SET state = 'failed', ended_ms = :now_ms, claim_owner = N
 WHERE endpoint = :name AND state = 'due'
 
 -- name: due_again
--- Its schedule begins anew; an answer that is still on its way, and tells of no success, counts no more.
+-- Its schedule begins again. An answer that is still in flight and reports no success does not count any more.
 UPDATE hook_deliveries SET state = 'due', due_at_ms = :now_ms, failures = 0, replays = replays + 1, ended_ms = NULL,
     claim_owner = NULL
 

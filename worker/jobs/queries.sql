@@ -26,7 +26,7 @@ UPDATE jobs SET state = 'cancelled', ended_ms = :now_ms WHERE job_id = :job_id A
 SELECT state FROM jobs WHERE job_id = :job_id
 
 -- name: free
--- Nobody has it, or whoever had it is dead.
+-- No worker has it, or the worker that had it is dead.
 (state = 'waiting' OR (state = 'under_way' AND lease_ms <= :now_ms))
 
 -- name: take

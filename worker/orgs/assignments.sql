@@ -44,7 +44,7 @@ AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)), billing
 projection_due_ms = :projection_due_ms, refresh_requests = refresh_requests + 1 WHERE org_id = :org_id
 
 -- name: forget_balance
--- It was another customer's. Whose assignment begins later, or is taken back before it began, is billed as before.
+-- It belonged to another customer. If the assignment begins later, or is undone before it began, the bill is as before.
 UPDATE orgs SET balance_micro = NULL, balance_read_ms = NULL, unconfirmed_micro = NULL, unread_since_ms = NULL
 WHERE org_id = :org_id
 
@@ -58,8 +58,9 @@ SELECT DISTINCT s.org_id, {window} AS window_ms FROM usage_samples s WHERE {late
     AND s.ts < (SELECT MAX(watermark_ms) FROM buckets) AND s.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} g)
 
 -- name: waiting
--- Beside what a seal wrote down as pending: what none has come to yet, of windows that nobody was to bill. What is
--- pending in a window that the next seal reads anew is counted anew here, too: something was withdrawn, or came in.
+-- Beside the usage that a seal recorded as pending: usage in windows without a biller that no seal has reached yet. If
+-- the next seal computes a window again, its pending usage is counted again here, too: a sample was withdrawn or came
+-- in.
 WITH segments AS MATERIALIZED ( -- else SQLite takes the mapping apart anew for each sample
     SELECT lo, hi, start_ms, end_ms
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint)} r),

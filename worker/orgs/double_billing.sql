@@ -8,9 +8,9 @@ SELECT c.metric, c.counts, c.start_ms, c.end_ms FROM {charging} c WHERE c.counts
 SELECT meter, event_type FROM event_types WHERE event_type IN :names
 
 -- name: waiting
--- Whose usage of a meter is billed by nobody where nothing makes a feature of it, and since when: what is pending; and
--- what is still to be sealed, as no seal has looked at it, its window is not over, or it is dirty. What was withdrawn,
--- lies below a floor, or is never billed waits for nothing.
+-- The organisations with unbilled usage of a meter that makes no feature, and since when. It includes pending usage,
+-- and usage that is still to be sealed because no seal has looked at it, its window is not over, or it is dirty. Usage
+-- that was withdrawn, is below a floor, or is never billed does not wait.
 SELECT COUNT(DISTINCT k.org_id) AS orgs, MIN(k.window_ms) AS since_ms
 FROM (
     SELECT p.org_id, p.window_ms, p.memory_mb AS meter FROM pending_usage p

@@ -51,7 +51,7 @@ EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)
 o.runs_out_ms IS NOT NULL AND o.runs_out_ms <= :runs_out_by_ms AND {watched}
 
 -- name: ends
--- Of whom the watch looks at no more its last estimate stays.
+-- An organisation that the watch does not look at any more keeps its last estimate.
 CASE WHEN {watched} THEN o.runs_out_ms END
 
 -- name: watched
@@ -84,14 +84,14 @@ o.org_id > :after_org_id
 :after_ms
 
 -- name: by_now
--- The row that the page before ended with; where it has another value by now, the page goes on by that one.
+-- The row that the page before ended with. If its value changed since, the page continues from the new value.
 (SELECT {value} FROM orgs o WHERE o.org_id = :after_org_id)
 
 -- name: by_name
 o.org_id
 
 -- name: by_balance
--- Whoever has no value comes last.
+-- Rows without a value come last.
 COALESCE(o.balance_micro, 9223372036854775807)
 
 -- name: by_halted
@@ -116,7 +116,7 @@ WITH RECURSIVE found (provider) AS (
 SELECT provider FROM found WHERE provider IS NOT NULL LIMIT 100
 
 -- name: plans
--- The ledger's, and those that other providers told of: no index has these, so that so many organisations are looked at.
+-- The ledger's plans, and those that other providers report: no index has these, so it looks at so many organisations.
 SELECT "plan" FROM ledger_plans
 UNION SELECT o."plan" FROM (SELECT "plan" FROM orgs LIMIT :looked_at) o WHERE o."plan" IS NOT NULL
 ORDER BY "plan" LIMIT 1000

@@ -17,7 +17,7 @@ s.cell_id <> :made_cell
 s.cell_id = :cell_id
 
 -- name: pruned
--- Whose samples of a day may be gone: windows of it are closed for good, and prune deletes below that.
+-- The organisations that may lack samples of a day: windows of it are closed for good, and prune deletes below that.
 SELECT org_id FROM orgs WHERE floor_ms > :from_ms
 
 -- name: cells

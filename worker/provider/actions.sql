@@ -1,4 +1,4 @@
--- Providers: new terms are accepted, one is paused, one goes on.
+-- Providers: accept new terms, pause one, resume one.
 
 -- name: unsent
 -- Proven not to have arrived, if it was tried at all.

@@ -36,10 +36,10 @@ VALUES (:number, :vendor, :service, :day_ms, :currency, :billed_micro, :is_final
 -- Estimates and bills of vendors.
 
 -- name: estimated
--- What was sealed, what receipts of runs say, and what was used of metrics, by feature and day, at what it costs from the
--- latest day before on. What was written off as it was drawn, or let through without credit, was used all the same. What
--- is free for whoever uses it costs as much there. What is used of a metric without a price the seal may bill as well:
--- `sealed_as` is the feature that it makes of it in that window. A service that this feature is mapped to has it already.
+-- Sealed usage, the receipts of runs, and the use of metrics, by feature and day, at the cost of the latest day before.
+-- Use that was written off as it was drawn, or allowed without credit, was used all the same. A use that is free for
+-- its organisation costs as much there. The seal may also bill the use of a metric without a price: `sealed_as` is the
+-- feature that it makes of it in that window. A service with a mapping of this feature has it already.
 WITH made AS (
     SELECT x.feature, x.start_ms, x.end_ms FROM (SELECT feature, start_ms, COALESCE(LEAD(start_ms) OVER (
         PARTITION BY kind, memory_mb ORDER BY start_ms, mapping_id), {forever_ms}) AS end_ms FROM mappings) x

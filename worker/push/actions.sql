@@ -1,4 +1,4 @@
--- The differences between balances and pushes that a person was told of.
+-- The differences between balances and pushes that were reported to a person.
 
 -- name: told
 {told_balances} AND (:org_id = '' OR org_id = :org_id) ORDER BY told_ms, provider, customer_id, feature {held}

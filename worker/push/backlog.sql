@@ -29,7 +29,7 @@ SELECT started_ms, bucket_lo, report FROM ticks WHERE tick_id > (SELECT MAX(tick
     AND finished_ms > :since_ms AND report IS NOT NULL ORDER BY tick_id DESC
 
 -- name: paused
--- With whoever paused it last.
+-- With the actor who paused it last.
 SELECT s.provider, s.paused_ms, s.paused_reason, (SELECT a.actor FROM operator_actions a
         WHERE a.action = 'provider_pause' AND a.target = s.provider ORDER BY a.action_id DESC LIMIT 1) AS paused_by
 FROM provider_states s WHERE s.paused_ms IS NOT NULL

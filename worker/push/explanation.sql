@@ -19,7 +19,7 @@ window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision 
 SELECT attempt, started_ms, finished_ms, owner, outcome, detail FROM attempts WHERE {of_push} ORDER BY attempt
 
 -- name: revisions
--- What a window comes to stands in its revisions; what was voided is owed again by a later one.
+-- The total of a window is the sum of its revisions. A later revision sends again the quantity of a voided one.
 SELECT revision, key, state, sealed_qty, sent_qty, sealed_at_ms, settled_ms,
     SUM(CASE WHEN state = 'voided' THEN 0 ELSE sealed_qty END) OVER () AS sealed_in_all FROM pushes
 WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature ORDER BY revision LIMIT :at_most

@@ -103,4 +103,4 @@ ORDER BY CASE state WHEN 'in_doubt' THEN 1 WHEN 'rejected' THEN 2 ELSE 3 END, 4 
 
 -- Pushes that no tick sends: in doubt, rejected, or waiting for credit.
 --
--- Guarantee: read by the index on what a person is needed for, whose condition stands here word for word.
+-- Guarantee: it reads by the index of pushes that need a person: its condition is here word for word.

@@ -30,9 +30,9 @@ p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND o.st
     AND o.bucket BETWEEN :lo AND :hi AND {is_not_paused}
 
 -- name: claim
--- `due_at_ms` is the lease too: a claimed push is due again when its claimer has not settled it by then.
--- Rule P2 is asked for here as well: a process may have slept since it expired what was too old. Picked once: a plan that
--- picks anew for each row takes more than so many.
+-- `due_at_ms` is the lease too: a claimed push is due again if its claimer has not settled it until then.
+-- Rule P2 is checked here as well, because a process may have slept since it expired old pushes. Pick once: a plan that
+-- picks again for each row takes more than the limit.
 WITH x AS MATERIALIZED (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE {may_be_sent} AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt_ms)
@@ -62,8 +62,8 @@ WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_
     AND claim_owner = :claim_owner
 
 -- name: expire
--- Rule P2: past this a key may be forgotten over there, and sending it again could bill twice. The same where the
--- window has meanwhile grown too old to be sent at all.
+-- Rule P2: past this the provider may have forgotten a key, and sending it again could bill twice. The same holds if
+-- the window has meanwhile grown too old to be sent at all.
 UPDATE pushes SET state = :state, settled_ms = :now_ms, due_at_ms = :now_ms,
     last_error = 'the provider may have forgotten the key: it is looked up, and never sent blind'
 WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_at_ms <= :now_ms
@@ -114,7 +114,7 @@ WHERE {is_of_updated_push}
 RETURNING pushes.window_ms, pushes.key, pushes.customer_id, pushes.feature, pushes.sent_qty, pushes.state
 
 -- name: finish_attempts
--- How many attempts there are by now tells whether a later one had begun: two workers' clocks cannot.
+-- The present number of attempts shows whether a later one had begun: two workers' clocks cannot.
 UPDATE attempts SET finished_ms = :now_ms, outcome = p.outcome, detail = p.error, attempts_then = (
     SELECT x.attempts FROM pushes x WHERE {is_of_push})
 FROM {settlements} p
@@ -185,7 +185,7 @@ UPDATE pushes SET looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer W
 SELECT 1 FROM pushes p WHERE {this_push} AND state IN ('queued', 'in_doubt') AND claim_owner = :claim_owner {hold_push}
 
 -- name: others_untold
--- What was found absent, and waits for others alone, comes to nothing that is adopted; anything else may.
+-- An absent push that waits only for others adopts nothing; any other push may.
 SELECT 1 FROM pushes o WHERE o.provider = :provider AND o.state IN {open_states}
     AND o.state = 'queued' AND o.org_id = :org_id AND o.customer_id = :customer_id AND o.feature = :feature
     AND o.attempts = 0 AND (o.settled_ms IS NULL OR COALESCE(o.last_error, '') NOT IN (:others_first, :others))
@@ -535,7 +535,7 @@ ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.s
     own_units = excluded.own_units, told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)
 
 -- name: taken_back
--- What was taken back of a push, since it was settled, because a balance did not show it: its usage is billed anew.
+-- The part of a push that was taken back after it was settled, because a balance did not show it. It is billed again.
 SELECT p.key, MIN(q.key) AS adopted FROM {rows :keys (key text)} w JOIN pushes p ON p.key = w.key
 JOIN adoptions x ON x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND x.kind = 'drawn'
 JOIN pushes q ON q.window_ms = x.window_ms AND q.org_id = x.org_id AND q.feature = x.feature
@@ -556,9 +556,9 @@ WHERE balance_marks.provider = v.provider AND balance_marks.customer_id = v.cust
 -- Rejections that wait for credit.
 
 -- name: waiting
--- Rejected for want of credit, of customers of whom a later read showed credit that their feature can draw on. Word for word the condition of the index
--- on what people settle, however much is due. A window that was refused before waits twice as long each time. One that
--- gives back is left to a person after so many revisions.
+-- Pushes that were rejected for lack of credit, of customers with credit for their feature in a later read. It repeats
+-- the condition of the index of pushes that need a person word for word, however many are due. A window that was
+-- refused before waits twice as long each time. A push that gives back is left to a person after a number of revisions.
 SELECT p.* FROM pushes p JOIN orgs o ON o.org_id = p.org_id
 WHERE p.state IN ('in_doubt', 'rejected') AND {until_credit} AND p.due_at_ms <= :now_ms
     AND (p.sent_qty > 0 OR p.revision < :most_give_backs)

@@ -1,6 +1,6 @@
 -- Pushes that no tick sends: in doubt, rejected, or waiting for credit.
 --
--- Guarantee: read by the index on what a person is needed for, whose condition stands here word for word.
+-- Guarantee: it reads by the index of pushes that need a person: its condition is here word for word.
 
 -- name: sums
 -- One row for each rate in force, of the ledger and of the provider: all windows of a row have the same price.

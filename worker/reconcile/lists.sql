@@ -46,7 +46,7 @@ SELECT m.at_ms,
 FROM moments m WHERE m.at_ms IS NOT NULL ORDER BY m.at_ms DESC
 
 -- name: told
--- What a person was told of balances, and has not acknowledged.
+-- The reported differences of balances that no person has acknowledged.
 SELECT b.provider, b.customer_id, b.feature, b.org_id, b.told_qty, b.told_ms, b.scale, b.unsure_qty
 FROM balance_marks b
 WHERE (b.told_qty <> 0 OR b.unsure_qty <> 0) ORDER BY b.told_ms DESC, b.customer_id, b.feature LIMIT :at_most

@@ -1,8 +1,8 @@
 -- Our accepted charges, for `reconcile`. Quantities are base units; a day is UTC's.
 --
--- Guarantee: a charge that only a balance showed (adopted as `drawn`) is no event over there, so it is left out where
--- events are compared, and counted where balances are. What a person billed by hand may be among the events or beside
--- them; what a person credited by hand is none: counted, it would hide as much that was lost on its day.
+-- Guarantee: a charge that only a balance showed (adopted as `drawn`) has no event at the provider. So it is left out
+-- where events are compared, and counted where balances are. A charge that a person billed by hand may be among the
+-- events or beside them. A credit by hand is not among them: counted, it would hide as much that was lost on its day.
 
 -- name: is_drawn
 EXISTS (SELECT 1 FROM adoptions x WHERE {is_of_push} AND x.kind = 'drawn')
@@ -36,7 +36,7 @@ HAVING MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) >= MIN(CASE WHEN m.compared_m
 ORDER BY 1, 2, 3, 4, 5
 
 -- name: folded
--- Days of lost spans whose pushes were folded: none is compared again, for `verify` proves its sums against the ledger.
+-- Days of lost spans with folded pushes. They are not compared again, because `verify` proves their sums.
 SELECT DISTINCT f.org_id, f.customer_id, f.day_ms FROM losses l
 JOIN folded_pushes f ON f.day_ms > l.from_ms - 86400000 AND f.day_ms < l.until_ms
 WHERE f.provider = :provider AND (:org_id = '' OR f.org_id = :org_id) AND l.at_ms >= :since_ms
@@ -54,7 +54,7 @@ WHERE {is_of_line} AND p.state NOT IN ('voided', 'carried')
 GROUP BY 1 ORDER BY 1
 
 -- name: accepted
--- What was adopted under a key of ours is dated over there as the push was that had the key before it.
+-- A push adopted under a key of ours has, at the provider, the date of the push that had the key before it.
 SELECT p.*, COALESCE((SELECT MIN(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
     AND o.feature = p.feature AND COALESCE(o.wire_key, o.key) = p.wire_key), p.revision) AS dated_as,
     {arrivals} AS arrivals, (SELECT o.floor_ms FROM orgs o WHERE o.org_id = p.org_id) AS floor_ms
@@ -125,7 +125,7 @@ FOR UPDATE
 SELECT 1 FROM assignments WHERE provider = :provider AND end_ms IS NULL LIMIT 1
 
 -- name: lost_spans
--- Each assignment of the provider whose customer may have been billed in a lost span.
+-- Each assignment of the provider to a customer that may have been billed in a lost span.
 SELECT a.org_id, a.customer_id, CASE WHEN a.start_ms > l.from_ms THEN a.start_ms ELSE l.from_ms END AS from_ms,
     CASE WHEN a.end_ms < l.until_ms THEN a.end_ms ELSE l.until_ms END AS until_ms
 FROM losses l JOIN assignments a ON a.start_ms < l.until_ms AND (a.end_ms IS NULL OR a.end_ms > l.from_ms)

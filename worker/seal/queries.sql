@@ -125,8 +125,8 @@ SELECT 1 FROM seal_work w JOIN orgs o ON o.org_id = w.org_id
 WHERE w.window_ms < :watermark_ms AND w.window_ms < o.floor_ms LIMIT 1
 
 -- name: keep_below_floor
--- Where arrivals are read anew (cursor 0: history was lost, or their numbers begin again), what was below the floor when
--- somebody pruned last was billed before, and only waits to be deleted: of those, what came since is late.
+-- If arrivals are read again (cursor 0: history was lost, or their numbers begin again), samples below the floor at the
+-- last prune were billed before, and only wait to be deleted. Those of them that came since are late.
 INSERT INTO late_quarantine (sample_id, org_id, found_ms)
 SELECT s.id, s.org_id, :now_ms FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
 WHERE {later} AND s.problem IS NULL AND s.ts < o.floor_ms AND o.bucket BETWEEN :lo AND :hi
@@ -154,8 +154,8 @@ SELECT 1 FROM orgs WHERE held_watermark_ms < :scan_end_ms AND stopped_at_ms IS N
 UNION ALL SELECT 1 FROM buckets WHERE watermark_ms < :scan_end_ms AND id BETWEEN :lo AND :hi LIMIT 1
 
 -- name: laggards_are_dirty
--- Whoever is behind the watermark is not scanned with the others (13.5 times the cost, measured): its windows become
--- dirty ones.
+-- An organisation behind the watermark is not scanned with the others (13.5 times the cost, measured): its windows
+-- become dirty ones.
 INSERT INTO dirty_windows (org_id, window_ms)
 SELECT DISTINCT s.org_id, {window}
 FROM (SELECT o.org_id, COALESCE(o.held_watermark_ms, b.watermark_ms) AS watermark_ms
@@ -384,13 +384,13 @@ SELECT window_ms, org_id, feature, revision, provider, customer_id, quantity, se
 FROM ({sent}) sized WHERE quantity <> 0 OR sent_qty <> 0
 
 -- name: gives_back
--- Nothing is given back that may never be charged: that waits until all else of the window is settled, and is no push
--- until then, which whoever sends, looks up or reconciles would meet.
+-- Usage that may never be charged is not given back. It waits until all else of the window is settled, and is no push
+-- until then, so that nothing sends, looks up or reconciles it.
 SUM(quantity) < 0 AND MAX(is_open) = 0
 
 -- name: gives_back_units
--- Where whole units moved between windows (S10), it waits for all of the feature. A void may leave whole units over, or
--- less than none, and nothing be owed after it: its window sends what that comes to.
+-- If whole units moved between windows (S10), it waits for all of the feature. After a void, whole units may be left
+-- over, or less than none, with nothing to bill: its window sends the difference.
 (SUM(quantity) < 0 OR MAX(revision) >= 0 AND EXISTS (SELECT 1 FROM carries k WHERE k.org_id = both_sides.org_id
     AND k.feature = both_sides.feature AND k.carry_qty <> 0)) AND MAX(is_open) = 0
     AND (SUM(quantity) < 0 AND MAX(is_moved) = 0 OR (org_id, feature) NOT IN (
@@ -408,9 +408,9 @@ SET LOCAL enable_hashagg TO DEFAULT
 1 = 0
 
 -- name: lost_then
--- In windows whose history was lost (R1), a push may be known at its provider already: it is looked up before it is first
--- sent, or decided by a person where nothing can be looked up, once. What is carried is asked for as well: sealed in
--- another order, its window may have been sent a whole unit.
+-- In windows with a lost history (R1), the provider may know a push already. So it is looked up before its first send,
+-- or a person decides once if it cannot be looked up. Carried quantities are looked up as well: sealed in another
+-- order, their window may have been sent a whole unit.
 window_ms < :lost_until_ms AND shadow = 0 AND provider NOT IN :not_asked AND NOT {is_decided}
 
 -- name: is_decided
@@ -509,8 +509,8 @@ UNION ALL SELECT d.org_id, d.window_ms FROM {dirty_windows_read}
 SELECT 1 FROM {dirty_windows_read} WHERE {is_dirty} LIMIT 1
 
 -- name: hold_what_is_open
--- Whoever settles it meanwhile waits: what is given back, and which windows stay dirty for it, are two statements that
--- have to see the same.
+-- Another transaction that settles it waits: the quantity to give back, and the windows that stay dirty for it, are two
+-- statements that must see the same.
 SELECT 1 FROM ({less_may_be_owed}) l JOIN pushes p ON p.org_id = l.org_id {open_of}
 WHERE p.sent_qty > 0 AND p.state IN {open_states} ORDER BY p.window_ms, p.org_id, p.feature, p.revision
 FOR NO KEY UPDATE OF p

@@ -52,7 +52,7 @@ FROM jobs WHERE state IN ('waiting', 'under_way')
 -- Transactions that are open on the database's server.
 
 -- name: oldest [postgresql]
--- Whose it is may always be read; since when it is open, only by its own user or with the role pg_monitor.
+-- The owner may always be read. Since when it is open, only its own user or the role pg_monitor may read.
 SELECT who, age_ms FROM (
     SELECT 'process ' || pid || ' on ' || COALESCE(datname, 'no database')
             || COALESCE(' (' || NULLIF(application_name, '') || ')', '') AS who,

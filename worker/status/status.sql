@@ -1,8 +1,8 @@
 -- The status of everything, or of one organisation.
 
 -- name: counts
--- One row. Whom somebody bills now is assigned; those whom nobody does are few, and have an index. `watermark_ms`: how
--- far the bucket furthest behind is sealed; `sealed_to_ms`: the one furthest ahead.
+-- One row. An organisation with a biller now is assigned; those without one are few, and have an index.
+-- `watermark_ms`: how far the bucket furthest behind is sealed; `sealed_to_ms`: the one furthest ahead.
 SELECT (SELECT COUNT(*) FROM orgs) AS orgs, (SELECT COUNT(*) FROM orgs WHERE is_halted) AS halted,
     (SELECT COUNT(*) FROM orgs o WHERE o.billing_provider IS NULL
         AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)) AS unassigned,

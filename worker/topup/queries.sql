@@ -41,8 +41,8 @@ COALESCE((SELECT CAST(SUM(p.credits_micro) AS BIGINT) FROM topups p WHERE p.cust
 t.mode = 'live' AND t.blocked_ms IS NULL AND {available} <= t.threshold_micro AND {is_on}
 
 -- name: may_begin
--- By the level: it is asked each time, so that nothing rests on having seen it fall. Each top-up that was begun counts
--- towards the caps, whatever became of it.
+-- It checks the level each time, so that nothing depends on having seen it fall. Each top-up that was begun counts
+-- towards the caps, whatever its outcome.
 (t.mode = 'shadow' OR (t.mode = 'live' AND t.service IN :ready)) AND t.blocked_ms IS NULL AND {of_those}
     AND (t.wait_until_ms IS NULL OR t.wait_until_ms <= :now_ms) AND {is_on}
     AND {available} + {shadowed} <= t.threshold_micro
@@ -190,7 +190,7 @@ WHERE customer_id = :customer_id AND blocked_ms IS NULL
 -- Top-ups that ended.
 
 -- name: ended
--- With whom the wallet pays for now.
+-- With the organisations that the wallet pays for now.
 SELECT p.topup, p.customer_id, p.credits_micro, p.money_minor, p.currency, p.service, p.state, p.evidence, p.payment_id,
     t.blocked_ms, (SELECT MIN(a.org_id) FROM assignments a WHERE a.customer_id = p.customer_id
         AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)) AS org_id

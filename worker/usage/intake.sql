@@ -78,7 +78,7 @@ SELECT ts FROM usage_samples WHERE id = :sample_id AND org_id = :org_id
 -- Room for event types.
 
 -- name: short_of_types
--- Whoever has brought as many as they may, and the database where few are left. What nothing uses does not count.
+-- The senders that have brought as many types as they may, and the database if few are left. Unused types do not count.
 SELECT whose, name, types FROM (
     SELECT 'database' AS whose, '' AS name, COUNT(*) AS types, CAST(:near AS BIGINT) AS most FROM {in_use} t
     UNION ALL SELECT 'organisation', org_id, COUNT(*), :most_org FROM {in_use} t WHERE org_id IS NOT NULL GROUP BY org_id

@@ -4,7 +4,7 @@
 s.ts - s.ts % {window_length_ms}
 
 -- name: unseen [postgresql]
--- Of a sample whose organisation's bucket is `b`: no seal has looked at it (S2).
+-- Of a sample of an organisation in the bucket `b`: no seal has looked at it (S2).
 (s.arrival >= b.cursor OR s.arrival = ANY (b.in_flight))
 
 -- name: unseen [sqlite]
@@ -140,7 +140,7 @@ SELECT MIN(p.window_ms) FROM pushes p WHERE p.window_ms >= :from_ms AND p.window
 SELECT COUNT(*) AS pushes, COALESCE(SUM(p.attempts), 0) AS attempts FROM pushes p WHERE {folding}
 
 -- name: count_kept
--- Pushes of before that stay, and whose.
+-- Earlier pushes that stay, with their organisations.
 SELECT COUNT(*) AS pushes, COUNT(DISTINCT p.org_id) AS orgs FROM pushes p
 WHERE p.provider = 'embedded' AND p.window_ms < :before_ms
 
@@ -158,7 +158,7 @@ ON CONFLICT (day_ms, org_id, provider, customer_id, feature, state) DO UPDATE SE
     folded_ms = excluded.folded_ms
 
 -- name: fold [postgresql]
--- One statement: what it takes away is what it adds up, whoever writes beside it.
+-- One statement: it adds up exactly the rows that it removes, even if others write at the same time.
 WITH gone AS (DELETE FROM pushes p WHERE {folding} RETURNING p.*),
 tries AS (DELETE FROM attempts x USING gone p WHERE {is_of_push}),
 kept AS ({into_sums} FROM gone p {and_add})

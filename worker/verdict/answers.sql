@@ -1,8 +1,8 @@
 -- What answers to pushes say of their organisations.
 
 -- name: answered
--- Held in the order of their ids (two of these would otherwise wait for each other crosswise), also those that another
--- bills by now.
+-- It locks in the order of their ids, because two of these would otherwise wait for each other. It also locks those
+-- that another provider bills now.
 SELECT o.org_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance_micro,
     o.balance_read_ms, o.unconfirmed_micro, o.runs_out_ms, o.watch_due_ms,
     CASE WHEN EXISTS (SELECT 1 FROM balance_episodes e
@@ -10,9 +10,9 @@ SELECT o.org_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance
 FROM orgs o WHERE o.org_id IN :org_ids ORDER BY o.org_id {hold_orgs}
 
 -- name: unsure
--- Those that are asked about, as where a push of another claim was not charged clearly, or such a push is under way: what
--- is left may, or may not, be less that push. It reads all that is claimed: only they are asked for, of whom something is
--- to be written.
+-- The requested organisations with an unclear charge of another claim, or with such a push in flight: the credit left
+-- may or may not include that push. It reads all claimed pushes, so it is run only for organisations with something to
+-- write.
 SELECT o.org_id FROM orgs o WHERE o.org_id IN :org_ids AND (o.projection_due_ms IS NOT NULL
     OR o.org_id IN (SELECT p.org_id FROM pushes p WHERE p.provider = :provider
         AND p.state IN {open_states} AND p.due_at_ms > :now_ms AND p.claim_owner IS NOT NULL))

@@ -189,8 +189,8 @@ SELECT at_ms, read_ms, is_halted, reason, max_concurrent_sandboxes, balance_micr
 FROM projections WHERE org_id = :org_id ORDER BY projection_id DESC LIMIT 10
 
 -- name: holders
--- Of the wallet it is billed by now: another organisation's run may hold it, too. Of a balance that its provider keeps
--- (`elsewhere`), its own runs hold.
+-- Of the wallet that pays for it now: another organisation's run may hold it, too. If the provider keeps the balance
+-- (`elsewhere`), the organisation's own runs hold.
 SELECT r.reservation, r.amount_micro - r.drawn_micro AS left_micro, r.expires_ms
 FROM reservations r JOIN assignments a ON a.customer_id = r.customer_id
 WHERE a.org_id = :org_id AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)

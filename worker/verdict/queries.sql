@@ -18,9 +18,9 @@ WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 UPDATE orgs SET refresh_deadline_ms = :twice WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
 -- name: projections_due
--- Who was asked for: first those who run, by how little they have; then the halted, by how long they wait, or the watch,
--- which asks about all of them again and again, would have those who owe most read each time, and never who has paid.
--- Then those whose turn has come. Those who run, and the turns, are found in the order of an index: they may be all.
+-- The requested reads. Running organisations come first, by how little credit they have. Then come the halted, by how
+-- long they wait: otherwise the watch, which requests all of them again and again, would have the deepest in debt read
+-- each time, and never one that paid. Then come those in their turn. An index gives the order of both: they may be all.
 SELECT d.org_id, d.customer_id, d.asks, d.read_before_ms, d.balance_before_ms,
     EXISTS (SELECT 1 FROM ledger_accounts w WHERE w.next_due_ms = 0) AS wallets_wait
 FROM (SELECT * FROM ({running}) r UNION ALL SELECT * FROM ({halted}) h UNION ALL SELECT * FROM ({in_turn}) t) d
@@ -31,7 +31,7 @@ o.org_id, a.customer_id, o.refresh_requests AS asks, o.projection_read_ms AS rea
     o.balance_read_ms AS balance_before_ms
 
 -- name: askable_at
--- CROSS JOIN is the order SQLite keeps: it would begin with all whom the provider bills.
+-- CROSS JOIN is the order SQLite keeps: it would begin with all customers of the provider.
 FROM orgs o CROSS JOIN assignments a
 WHERE a.org_id = o.org_id AND {in_force_now} AND a.provider = :provider AND a.customer_id <> ''
     AND o.bucket BETWEEN :lo AND :hi AND (:org_id = '' OR o.org_id = :org_id)
@@ -171,10 +171,10 @@ WHERE unread_since_ms IS NOT NULL GROUP BY 1 ORDER BY 1
 INSERT INTO provider_reads (provider, outcome, reads) VALUES (:provider, :outcome, :reads)
 ON CONFLICT (provider, outcome) DO UPDATE SET reads = provider_reads.reads + excluded.reads
 
--- The levels of balances, and who bills those that are told of.
+-- The levels of balances, and the billers of the balances that are reported.
 
 -- name: standing
--- Who bills each of these now, and as whom; at which balance it is low; the episodes that go on.
+-- The present biller and customer of each, the balance at which it is low, and the episodes that have not ended.
 SELECT o.org_id, a.provider, a.customer_id, {low_level} AS low_micro,
     EXISTS (SELECT 1 FROM balance_episodes e WHERE e.org_id = o.org_id AND e.level = 'low' AND e.ended_ms IS NULL)
         AS is_low,

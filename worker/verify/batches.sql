@@ -27,7 +27,7 @@ WHERE COALESCE(u.samples, 0) > b.samples OR COALESCE(u.total, 0) > b.total
         AND b.from_ms >= (SELECT MAX(floor_ms) FROM orgs))
 
 -- name: file_otherwise
--- A batch came as a file, and what is said to have been taken or repeated is a batch.
+-- A batch came as a file, and each recorded acceptance or repetition names a batch.
 SELECT 'file_otherwise' AS what, CAST(NULL AS TEXT) AS org_id, CAST(NULL AS BIGINT) AS window_ms,
     CAST(NULL AS TEXT) AS feature, COALESCE(b.name, f.name) AS name, COALESCE(b.batch, f.batch) AS batch
 FROM (SELECT DISTINCT name, batch FROM batch_files WHERE outcome IN ('taken', 'repeated')) f

@@ -35,7 +35,7 @@ SELECT 'ended_unrecorded' AS what, r.org_id, {no_window}, r.reservation, r.state
 FROM reservations r WHERE r.state <> 'held' AND (r.ended_by IS NULL OR r.ended_reason IS NULL)
 
 -- name: run_drawn
--- What a run drew is what its entries sum to; without a wallet, what it used comes to.
+-- The draws of a run are the sum of its entries. Without a wallet, they are the total of its uses.
 SELECT 'run_drawn' AS what, r.org_id, {no_window}, r.reservation, r.drawn_micro, COALESCE(q.lines, 0) AS lines
 FROM reservations r LEFT JOIN (SELECT reservation, SUM(amount_micro) AS lines FROM (
         SELECT reservation, amount_micro FROM ledger_entries WHERE reservation IS NOT NULL
@@ -55,7 +55,8 @@ WHERE (e.kind = 'run' OR e.reservation IS NOT NULL) AND (r.reservation IS NULL O
     OR SUBSTR(e.key, 1, LENGTH(r.reservation) + 5) <> 'run:' || r.reservation || ':')
 
 -- name: unsettled
--- Who is settled has a receipt, even of nothing, unless metering settles it; who goes on or expired has none.
+-- A settled run has a receipt, even of nothing, unless metering settles it. A run that is not over, or expired, has
+-- none.
 SELECT CASE WHEN r.state = 'settled' THEN 'no_receipt' ELSE 'receipt' END AS what, r.org_id, {no_window},
     r.reservation, r.state
 FROM reservations r WHERE (r.state = 'settled' AND r.settled_by = 'receipt' AND NOT ({has_receipt}))
@@ -172,9 +173,9 @@ FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots 
             WHEN w.lots_over_ms >= l.expires_ms THEN 720000 ELSE 0 END)) q
 
 -- name: lots_ended
--- A wallet that knows of a later end than any that is over would let lots go on for ever. Up to which end its lots were
--- looked at is that of one of them; and was booked only where it is over by :now_ms, where that is said. By the last end
--- that it knows it learns of use that comes late: it is no sooner than what was booked.
+-- If a wallet knew a later end than any that is over, its lots would never end. The end up to which its lots were
+-- looked at is the end of one of them. It is booked only if it is over by :now_ms, where that is recorded. The last
+-- known end tells the wallet of late use: it is no sooner than the booked end.
 SELECT CASE WHEN q.moment_ms IS NULL THEN 'lots_over' ELSE 'lots_ended' END AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.lots_ended_ms, w.lots_over_ms,
         CASE WHEN w.lots_ended_ms > CAST(:now_ms AS BIGINT) OR NOT EXISTS (SELECT 1 FROM ledger_lots l

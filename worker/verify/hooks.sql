@@ -39,8 +39,8 @@ FROM hook_deliveries d JOIN hook_messages m ON m.message_id = d.message_id
 WHERE d.state = 'due' AND d.due_at_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
 -- name: undelivered
--- What is said to have been delivered was sent; and nothing was given up before its schedule was over, but where its
--- endpoint was ended.
+-- Each message on record as delivered was sent. None was given up before its schedule was over, unless its endpoint was
+-- ended.
 SELECT 'undelivered' AS what, m.org_id, {no_window}, d.message_id, d.endpoint, d.state, d.attempts, d.failures
 FROM hook_deliveries d LEFT JOIN hook_messages m ON m.message_id = d.message_id
 WHERE m.message_id IS NULL OR (d.state = 'delivered' AND d.attempts = 0) OR (d.state = 'failed' AND d.failures < 8

@@ -23,9 +23,9 @@ LEAST((SELECT MIN(cursor) FROM buckets), (SELECT MIN(x) FROM buckets b CROSS JOI
 (SELECT MIN(cursor) FROM buckets)
 
 -- name: point
--- The earliest window that anything on record touched since, and by what. Rows that name no moment are told by what is
--- left of them: what is open may be settled at any time, and usage that waits for a customer or a provider may be fixed
--- without a word on the row. A day more is taken, for clocks that differ and transactions that were open.
+-- The earliest window that anything on record touched since, and by what. Rows without a moment are found by what is
+-- left of them: an open push may be settled at any time, and usage that waits for a customer or a provider may be fixed
+-- while its row stays the same. A day more is taken, for clocks that differ and transactions that were open.
 SELECT window_ms - window_ms % {window_length_ms} AS window_ms, why FROM (
     SELECT CASE WHEN :window_ms < :told_ms THEN :window_ms ELSE :told_ms END AS window_ms, '' AS why
     UNION ALL SELECT MIN({reached}), 'an organisation that is behind' FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id

@@ -144,9 +144,9 @@ WHERE p.org_id IS NULL OR i.provider IS NULL OR {drawn_otherwise}
 q.drawn <> CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END
 
 -- name: drawn
--- What was given back ends in `:back`, and what was drawn anew in `:redrawn`, once each time. A feature may be called
--- so too: what follows the window is its name. A control character, which ids do not hold, stands for `:redrawn` while
--- those at the end are cut.
+-- Entries that gave back end in `:back`, and entries that drew again in `:redrawn`, once each time. A feature may have
+-- such a name too: the text after the window is its name. A control character, which ids do not hold, replaces
+-- `:redrawn` while those at the end are cut.
 (SELECT CASE WHEN cut LIKE '%:' || ts THEN cut || ':redrawn' ELSE cut END AS mirrored, e.*
     FROM (SELECT REPLACE(RTRIM(REPLACE({forward}, ':redrawn', {control}), {control}), {control}, ':redrawn') AS cut, f.*
         FROM {proven_entries} f WHERE kind = 'usage' AND key LIKE 'mirror:%') e)
@@ -185,7 +185,7 @@ WHERE e.kind = 'usage' AND e.key LIKE 'mirror:%:back' AND e.key NOT LIKE '%:' ||
     AND (d.key IS NULL OR d.amount_micro <> -e.amount_micro)
 
 -- name: in_ledger
--- Providers whose customers' balances lie in the ledger beside its own, by the terms in force.
+-- Providers with customers' balances in the ledger beside its own, by the terms in force.
 SELECT provider FROM provider_states WHERE terms LIKE '%balance_in_ledger__ true%'
 
 -- name: in_ledger_ever
@@ -194,7 +194,7 @@ SELECT provider FROM provider_states WHERE terms LIKE '%balance_in_ledger__ true
     WHERE action = 'provider_accept' AND details LIKE '%balance_in_ledger___ true%')
 
 -- name: owners
--- Whose wallet it is.
+-- The owner of the wallet.
 (SELECT 'wallet:' || customer_id AS account_id, MAX(org_id) AS org_id FROM assignments
     WHERE customer_id <> '' AND (provider = 'embedded' OR provider IN {in_ledger_ever}) GROUP BY 1)
 
@@ -227,9 +227,9 @@ SUM(line)
 (SUM(line / 1000000) * 1000000 + SUM(line % 1000000))
 
 -- name: sides
--- What was given comes from the grants, what was used goes to revenue (a run's: of its feature, or of none) or the tiers,
--- what expired to the breakage: an entry has a wallet on its one side alone, but for what pools allot and get back
--- (pools.sql). Nothing is booked a day before it was used, whatever became of its push.
+-- Given credit comes from the grants. Used credit goes to revenue (a run's: of its feature, or of none) or to the
+-- tiers, and expired credit to the breakage. An entry has a wallet on one side only, except if pools allot and get back
+-- (pools.sql). Nothing is booked a day before it was used, whatever the outcome of its push.
 SELECT CASE WHEN {booked_early} THEN 'booked_early' ELSE 'sides' END AS what, w.org_id, {entry_window} AS window_ms,
     e.feature, e.key, e.from_account, e.to_account, e.at_ms, e.ts
 FROM {proven_entries} e
@@ -281,8 +281,8 @@ LEFT JOIN {owners} w ON w.account_id = q.from_account
 (2 * CAST(ABS(e.quantity) % r.per_quantity AS NUMERIC) * r.micro_credits + r.per_quantity)
 
 -- name: granted
--- Credit that was given is what the record of actions says, to whom it says; and none was given beside it. A lot that
--- begins later has no entry yet.
+-- Each grant agrees with the record of actions in amount and customer, and there is no other grant. A lot that begins
+-- later has no entry yet.
 SELECT 'granted' AS what, w.org_id, {no_window}, q.key, q.said, q.account AS said_account, e.amount_micro, e.to_account,
     e.from_account
 FROM (SELECT {said_key} AS key, CAST({said_amount} AS BIGINT) AS said, 'wallet:' || x.target AS account

@@ -196,7 +196,7 @@ TO_CHAR(TO_TIMESTAMP(e.ts / 1000) AT TIME ZONE 'UTC', 'YYYY-MM')
 STRFTIME('%Y-%m', e.ts / 1000, 'unixepoch')
 
 -- name: tier_holder
--- A month of a tier is paid before it is used. A tier whose wallet does not know of its end would go on unpaid.
+-- A month of a tier is paid before it is used. If its wallet does not know its end, a tier would continue unpaid.
 SELECT CASE WHEN q.paid = 0 THEN 'tier_unpaid' ELSE 'tier_never_due' END AS what, {owner}, q.*
 FROM (SELECT h.customer_id, h.tier, h.paid_to_ms, w.next_due_ms, (SELECT COUNT(*) FROM ledger_entries e
             WHERE e.key = 'tier:' || h.customer_id || ':' || h.tier || ':' || {month_paid}

@@ -1,6 +1,6 @@
--- Who pays (invariant 10): what pools allot and get back, and whose wallet runs are paid from.
+-- Payers (invariant 10): the credit that pools allot and get back, and the wallets that pay for runs.
 --
--- Guarantee: as in `ledger.sql`. An organisation stands in a run itself; of an allotment it is its customer's.
+-- Guarantee: as in `ledger.sql`. A run names its organisation; the organisation of an allotment is its customer's.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -50,9 +50,9 @@ json_extract(o.details, '$.amount_micro')
 json_extract(o.details, '$.customer_id')
 
 -- name: returned_otherwise
--- What did not come back of an allotment that is over was used: no more of it than was used at all before its end, and
--- no less than what was used in its life and no other lot can have paid. What late use, or a run that goes on, still
--- changes is not claimed.
+-- The part of an ended allotment that did not come back was used. It is no more than the whole use before its end, and
+-- no less than the use in its life that no other lot can have paid. It claims nothing that late use, or a run that is
+-- not over, still changes.
 SELECT 'returned_otherwise' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.pool, l.amount_micro AS said, b.returned, b.taken,
         l.amount_micro - b.returned - b.taken AS gone,

@@ -106,7 +106,7 @@ WHERE (p.org_id IS NULL AND a.window_ms >= COALESCE(o.floor_ms, 0))
     OR p.attempts <> 0 OR p.state NOT IN ('accepted', 'rejected', 'voided') OR TRIM(a.evidence) = ''
 
 -- name: biller
--- Invariant 3. A push's biller is the one assigned to its window, whatever became of the push.
+-- Invariant 3. A push's biller is the one assigned to its window, whatever the outcome of the push.
 SELECT 'biller' AS what, {push}, p.provider, p.customer_id, COALESCE((
     SELECT MAX(a.provider || ' as ' || a.customer_id) FROM assignments a WHERE a.org_id = p.org_id
         AND {assigned}), 'nobody') AS assigned
@@ -168,12 +168,11 @@ FROM {proven_attempts} t LEFT JOIN pushes p ON {attempt_of_push} LEFT JOIN orgs 
 WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qty <> p.sent_qty OR p.state = 'carried'
 
 -- name: attempts
--- The first attempt's time is compared alone, and where no lookup made the push due: a claim waits until its push is
+-- Only the first attempt's time is compared, and only if no lookup made the push due. A claim waits until its push is
 -- due, and the seal made it due by its own clock, so no two clocks are compared. Later attempts may follow one that was
--- set back. A minute is no breach.
--- What was queued, not answered, or whose sender died is accepted by a lookup only, and none of its attempts shows it.
--- What may have been sent in a history that was lost is looked up first, and may be in doubt without an attempt (R1):
--- at once, where its provider cannot be asked.
+-- set back. A minute is no breach. A push that was queued, was not answered, or lost its sender is accepted by a lookup
+-- only: none of its attempts shows it. A push that may have been sent in a lost history is looked up first. It may be
+-- in doubt without an attempt (R1): at once, if its provider cannot be asked.
 SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
         WHEN t.first_ms < p.sealed_at_ms - 60000 THEN 'early' ELSE 'unproven' END AS what,
     {push}, p.attempts, p.sealed_at_ms, COALESCE(t.tries, 0) AS tries, t.lowest, t.highest, t.first_ms
@@ -191,9 +190,9 @@ WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.trie
         AND NOT {by_person} AND NOT EXISTS (SELECT 1 FROM adoptions a WHERE {adoption_of_push}))
 
 -- name: resent
--- Invariant 6, by the order of what was written, never by two clocks: an answer and a void say how many attempts there
--- were by then. A first attempt that met a key known already put its push in doubt (rule R1). One whose claim had
--- passed on by then did not: there were two attempts when its answer was written.
+-- Invariant 6, by the order of writes, never by two clocks: an answer and a void record the number of attempts at that
+-- time. A first attempt with a known key already put its push in doubt (rule R1). If another worker had taken over its
+-- claim before, it did not: there were two attempts when its answer was written.
 SELECT 'resent' AS what, {push}, t.finished_ms AS doubt_ms, n.started_ms
 FROM attempts t JOIN attempts n ON n.window_ms = t.window_ms AND n.org_id = t.org_id AND n.feature = t.feature
     AND n.revision = t.revision AND n.attempt = 2

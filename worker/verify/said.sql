@@ -39,8 +39,8 @@ k.features
 json(k.features)
 
 -- name: acts
--- What is kept beside what is said of the same: one of each, and alike. From when on it counts is not on record of
--- earlier versions. Most actions are grants: the others are looked for once.
+-- The stored terms beside the recorded ones: one of each, and alike. Earlier versions do not record from when on they
+-- count. Most actions are grants: the others are looked for once.
 WITH did AS MATERIALIZED (SELECT x.* FROM {actions} WHERE x.action IN ('pool_make', 'payer_allow', 'payer_end',
     'ledger_tier', 'ledger_plan', 'ledger_rate', 'provider_rate', 'feature_map', 'feature_end', 'event_value',
     'topup_set', 'topup_mode', 'supplier_set', 'settlement_payout', 'settlement_reverse', 'settlement_freeze',

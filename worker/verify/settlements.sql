@@ -9,14 +9,15 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: no_settlement
--- Whoever was settled, or was given up at a cost, owes its supplier.
+-- A run that was settled, or given up at a cost, owes its supplier.
 SELECT 'no_settlement' AS what, r.org_id, {no_window}, r.reservation, r.state, r.supplier
 FROM reservations r LEFT JOIN settlements s ON s.reservation = r.reservation
 WHERE r.supplier IS NOT NULL AND s.reservation IS NULL
     AND (r.state = 'settled' OR (r.state = 'released' AND r.drawn_micro <> 0))
 
 -- name: settles_nothing
--- A settlement is of one run that ended then, and names its supplier. What expired, or goes on, has no receipt.
+-- A settlement is of one run that ended then, and names its supplier. A run that expired, or is not over, has no
+-- receipt.
 SELECT 'settles_nothing' AS what, r.org_id, {no_window}, s.reservation, s.supplier, s.settled_ms, r.state,
     r.supplier AS its
 FROM settlements s LEFT JOIN reservations r ON r.reservation = s.reservation
@@ -59,7 +60,7 @@ LEFT JOIN settlements s ON s.reservation = v.reservation LEFT JOIN reservations 
 WHERE v.taken > COALESCE(s.net_micro, 0)
 
 -- name: clawed_back
--- Only what was released is clawed back, and only from a supplier whose terms say so.
+-- Only released amounts are clawed back, and only from a supplier with terms that allow it.
 SELECT 'clawed_back' AS what, r.org_id, {no_window}, v.reversal, v.reservation, v.amount_micro
 FROM settlement_reversals v JOIN settlements s ON s.reservation = v.reservation
 JOIN reservations r ON r.reservation = v.reservation
@@ -109,8 +110,8 @@ LEFT JOIN reservations r ON r.reservation = l.reservation
 WHERE p.payout IS NULL OR s.reservation IS NULL OR p.supplier <> s.supplier
 
 -- name: payout_total
--- A payout is the sum of what it releases and takes off, and more than the lowest threshold of what it releases. Its
--- name says whose and of which month it is, so that there is one.
+-- A payout is the sum of its releases and deductions, and more than the lowest threshold of what it releases. Its name
+-- has the supplier and the month, so that there is one.
 SELECT 'payout_total' AS what, q.org_id, {no_window}, p.payout, p.total_micro, p.released_micro, p.carried_micro,
     COALESCE(q.released, 0) AS released, COALESCE(q.carried, 0) AS carried, COALESCE(q.threshold, 0) AS threshold
 FROM payouts p LEFT JOIN (

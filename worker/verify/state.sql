@@ -56,7 +56,8 @@ SELECT 'floor' AS what, o.org_id, {no_window}, o.floor_ms, {reached} AS watermar
 FROM orgs o JOIN buckets b ON b.id = o.bucket WHERE o.floor_ms > {reached}
 
 -- name: floored
--- Only pruning raises floors, and says how far: a floor beyond that closed windows whose samples may be gone unbilled.
+-- Only pruning raises floors, and records how far: a floor beyond that closed windows that may have lost unbilled
+-- samples.
 SELECT 'floored' AS what, p.org_id, {no_window}, p.floor_ms, q.pruned_ms FROM orgs p CROSS JOIN (
     SELECT MAX(CAST({said_before} AS BIGINT)) AS pruned_ms FROM operator_actions a WHERE a.action = 'sample_prune'
 ) q WHERE p.floor_ms > COALESCE(q.pruned_ms, 0)
@@ -192,7 +193,7 @@ FROM (
 ) q WHERE q.read_ms < q.before_ms OR q.repeats
 
 -- name: verdict
--- Why an organisation goes on is said in its history alone, where an estimate was wrong or nobody bills it any more.
+-- Only its history records why an organisation was resumed, if an estimate was wrong or nobody bills it any more.
 SELECT CASE WHEN j.is_halted <> o.is_halted THEN 'verdict'
         WHEN o.projection_read_ms IS NULL OR o.projection_read_ms < j.read_ms THEN 'older'
         ELSE 'verdict_otherwise' END AS what, o.org_id, {no_window}, o.is_halted, j.is_halted AS said,

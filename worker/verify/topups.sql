@@ -9,7 +9,7 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: owner
--- Whose wallet the top-up `p` fills.
+-- The organisation with the wallet that the top-up `p` fills.
 (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = p.customer_id) AS org_id
 
 -- name: uncredited

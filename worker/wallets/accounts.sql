@@ -1,4 +1,4 @@
--- Whose wallet an organisation's is, and what suppliers wait for of it.
+-- The owner of an organisation's wallet, and the amount of it that suppliers wait for.
 
 -- name: biller
 -- One row, also where nobody bills it; and whether its own wallet, or its customer's, was ever used.

@@ -75,7 +75,7 @@ SELECT CAST(COALESCE((SELECT a.balance_micro FROM ledger_accounts a WHERE a.acco
     - COALESCE((SELECT SUM(l.moved_micro) FROM ({lines}) l), 0) AS BIGINT) AS closing_micro
 
 -- name: goes_on
--- A run that is over goes on no more, whether anything has looked at it since or not.
+-- A run that is over does not continue, whether anything has looked at it since or not.
 r.state = 'held' AND r.expires_ms > :now_ms
 
 -- name: run_steps
@@ -92,7 +92,7 @@ FROM reservations r WHERE {of_org}
 r.org_id = :org_id AND r.accepted_ms >= :from_ms
 
 -- name: run_settlements
--- Of those runs, whoever paid for them: what suppliers have of it, or will have, and what of that is not released.
+-- Of those runs, with any payer: the share that suppliers have or will have, and the part of it that is not released.
 SELECT COUNT(*) AS settling, SUM(x.owed_micro - x.clawed_back_micro) AS left_micro,
     SUM(CASE WHEN x.state = 'released' THEN 0 ELSE x.owed_micro END) AS unreleased_micro
 FROM {settlements_now} x

@@ -15,14 +15,14 @@ ts
 (from_account = :account_id OR to_account = :account_id)
 
 -- name: pushes
--- What was voided is among them, so that whoever has an earlier export learns of it.
+-- It includes voided pushes, so that a reader of an earlier export learns of them.
 SELECT key, window_ms, org_id, feature, revision, sealed_qty AS quantity, provider, customer_id,
     sent_qty AS sent_quantity, state
 FROM pushes WHERE window_ms >= :from_ms AND window_ms < :to_ms AND {of_whom}
 ORDER BY window_ms, org_id, feature, revision
 
 -- name: folded
--- The last day of a time whose pushes were folded.
+-- The last day of a range with folded pushes.
 SELECT MAX(day_ms) FROM folded_pushes WHERE day_ms > :from_ms - 86400000 AND day_ms < :to_ms AND {of_whom}
 
 -- name: of_org

@@ -56,7 +56,7 @@ SELECT k.place, k.customer_id, k.used_micro, k.from_ms, k.at_ms, a.balance_micro
 FROM high_spenders k LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || k.customer_id
 WHERE k.at_ms = (SELECT f.at_ms FROM high_spenders f WHERE f.place = 1) ORDER BY k.place LIMIT :at_most
 
--- What hangs on one wallet: its terms, who pays for whom, plans and tiers beside its own, what happened to it lately.
+-- The relations of one wallet: its terms, payers and payees, plans and tiers beside its own, its latest events.
 
 -- name: terms
 -- One row, whatever is there of it.
@@ -174,7 +174,7 @@ SELECT * FROM (SELECT 'tier', h.ended_ms, 'tier', h.tier, CAST(NULL AS BIGINT), 
 SELECT COUNT(*) FROM reservations WHERE state = 'held'
 
 -- name: overdue
--- Whoever decides by their wallets lets them go first: these were met by nobody, not even the sweep.
+-- A decision by the balance of a wallet removes these first: nothing has met them yet, not even the sweep.
 SELECT COUNT(*) AS runs, MIN(expires_ms) AS since_ms FROM reservations WHERE state = 'held' AND expires_ms <= :now_ms
 
 -- name: expired

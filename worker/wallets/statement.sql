@@ -37,7 +37,7 @@ FROM (
 ) q GROUP BY q.section, q.what, q.currency ORDER BY q.section, q.what, q.currency
 
 -- name: usage
--- By feature, month of use and rate: the rate by which each charge comes to its amount. NULL: none does; those come
+-- By feature, month of use and rate: the rate that gives the amount of each charge. NULL: no rate does. Those come
 -- first, and are never among those left out.
 WITH charged AS (
     SELECT e.feature, {month} AS month, e.quantity, e.amount_micro,
@@ -124,8 +124,8 @@ FROM (SELECT SUM(runs) AS runs, SUM(drawn_micro) AS drawn_micro, SUM(settled_mic
 ORDER BY more, project
 
 -- name: held
--- Runs that had credit reserved just before :until_ms, `standing` then. What a run was for before it was extended is on
--- no record: it counts for what it is for now. Nor is when metering drew on a hold: what it has drawn by now counts.
+-- Runs that had credit reserved just before :until_ms, `standing` then. The amount of a run before its extension is not
+-- on record: the present one counts. Nor is the time when metering drew on a hold: all that it has drawn counts.
 WITH holding AS (
     SELECT r.reservation, r.org_id, COALESCE(r.project, '') AS project, r.expires_ms, r.amount_micro
         - CASE WHEN r.settled_by = 'metering' THEN r.drawn_micro ELSE COALESCE((

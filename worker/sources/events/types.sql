@@ -9,7 +9,7 @@ SELECT 1 WHERE (SELECT COUNT(*) FROM event_types WHERE freed_ms IS NULL) >= :mos
     OR (SELECT MAX(meter) FROM event_types) >= :most
 
 -- name: room
--- Of whoever brings types: a key of an organisation, or a key of none and the source that it is bound to.
+-- Of a key that brings types: a key of an organisation, or a key of none and the source that it is bound to.
 (CAST(:org_id AS TEXT) IS NULL
         OR (SELECT COUNT(*) FROM event_types WHERE org_id = :org_id AND freed_ms IS NULL) < :most_org)
     AND (CAST(:key_name AS TEXT) IS NULL
@@ -21,8 +21,8 @@ SELECT 1 WHERE (SELECT COUNT(*) FROM event_types WHERE freed_ms IS NULL) >= :mos
 SELECT 1 WHERE {room}
 
 -- name: meet
--- In the order of their meters, so that of two that meet types at once the second waits before it has any. None where
--- whoever brings them has brought as many as it may: what came in meanwhile took this number.
+-- In the order of their meters: if two transactions meet types at once, the second waits before it has any. It inserts
+-- none if the sender has brought as many as it may: types that came in meanwhile took this number.
 INSERT INTO event_types (event_type, meter, first_seen_ms, org_id, key_name, source)
 SELECT event_type, meter, :first_seen_ms, :org_id, :key_name, :source FROM (
     SELECT event_type, COALESCE((SELECT MAX(meter) FROM event_types), :below)
@@ -50,7 +50,7 @@ ON CONFLICT DO NOTHING
 UPDATE event_types SET freed_ms = CASE WHEN freed_ms IS NULL THEN :now_ms END WHERE {changed_use}
 
 -- name: free [postgresql]
--- Whoever takes usage of a type holds its row: that one is looked at the day after.
+-- A transaction that takes usage of a type holds its row: that type is looked at the day after.
 UPDATE event_types SET freed_ms = CASE WHEN freed_ms IS NULL THEN :now_ms END WHERE event_type IN (
     SELECT event_type FROM event_types WHERE {changed_use} FOR NO KEY UPDATE SKIP LOCKED)
 

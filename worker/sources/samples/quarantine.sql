@@ -66,7 +66,7 @@ SELECT DISTINCT reason FROM ({quarantined_reasons}) x ORDER BY 1
 SELECT reason, COUNT(*) AS samples FROM ({quarantined_reasons}) x GROUP BY reason ORDER BY reason
 
 -- name: close_long
--- All whose ids begin so. The database alone holds the ids: they may be of any length.
+-- All samples with ids that begin so. Only the database holds the ids: they may be of any length.
 INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
 SELECT DISTINCT x.sample_id, CAST(NULL AS TEXT), CAST(:at_ms AS BIGINT), :actor, :reason_given
 FROM ({quarantined_whole}) x WHERE {chosen} AND {cut_id} = :sample_id
