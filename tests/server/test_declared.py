@@ -451,6 +451,42 @@ def test_an_error_tells_a_program_what_a_program_can_do(shop: House) -> None:
     served(shop, work)
 
 
+def test_message_of_a_refused_call_names_the_fault(shop: House) -> None:
+    refusals: list[tuple[str, object, int, str]] = [
+        (
+            "/v1/hooks/app", {"url": "https://a.example/", "events": []}, 422,
+            "invalid body: events: unknown field; did you mean event? Fields: url, event, new, reason, dry_run",
+        ),
+        ("/v1/hooks/app", {"new": "yes", "event": []}, 422, "invalid body: url: required (and 1 more)"),
+        ("/v1/hooks/app", [], 422, "invalid body: must be a JSON object"),
+        (
+            "/v1/orgs/acme/assign", {"provider": "embedded", "from_ms": 1}, 422,
+            "invalid body: from_ms: must be a multiple of 300000: the beginning of a window",
+        ),
+        (
+            "/v1/hooks/app/test", {"url": "https://a.example/", "new": True}, 404,
+            "unknown path: `/openapi.json` lists all. Percent-encode ids in a path",
+        ),
+        ("/v1/hooks", {}, 405, "this path does not take this method: `/openapi.json` lists its methods"),
+    ]  # fmt: skip
+
+    async def work(caller: Caller) -> None:
+        for path, body, status, message in refusals:
+            answer = await send(Program(caller, key_of("app")), path, body)
+            assert (answer.status_code, answer.json()["error"]["message"]) == (status, message)
+
+    served(shop, work)
+
+
+def test_unknown_scope_is_refused_before_the_rights_of_the_key(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        answer = await send(Program(caller, key_of("app")), "/v1/keys", {"name": "k", "scope": ["events:writ"]})
+        assert refused(answer) == (422, "unknown_scope")
+        assert "did you mean events:write?" in answer.json()["error"]["message"]
+
+    served(shop, work)
+
+
 def test_nothing_is_dated_by_a_clock_that_ticks_doubt(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a command refuses it (S9): the last tick began an hour ahead of this server's clock."""
     columns = "worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status"
