@@ -42,7 +42,7 @@ from drawdown.schema.declare import (
     changes,
     of_texts,
 )
-from drawdown.schema.errors import AnswerLost, UsageError
+from drawdown.schema.errors import AnswerLost, Exit, UsageError
 from drawdown.schema.text import typed, why_unread
 
 Key = Annotated[
@@ -52,6 +52,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print what is shown this o
 After = Annotated[str, typer.Option(help="Go on after the last row of a page: `next` of its answer")]
 OfFile = Annotated[Path | None, typer.Option(help="A CSV file that names them, in a column org_id")]
 _NOT: Final = f"{'-' * 2}no-"  # in two parts: it is no option by itself
+MOST_ROWS: Final = 50
+"""Rows of a table that shows what an action did."""
 CONTEXT: Final = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
 
 
@@ -174,15 +176,17 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
         rows = [(fact.name, fact.value) for fact in before]
         show(app, {"dry_run": True, "facts": changes(before, after)}, [DRY, said, table("", ("", "now"), rows)])
         return
-    lines: list[str | Table] = list(action.sentences(done))
+    lines: list[str | Table] = [*action.sentences(done), *_first_rows(action, done)]
     answer = answer_of(done)
     if dry_run:
-        lines = [DRY, *lines, *_facts(before, after)]
+        expected = [] if action.count is None else [f"for just these: --expect {action.count(done)}"]
+        lines = [DRY, *lines, *_facts(before, after), *expected]
         answer |= {action.shown_once: None} if action.shown_once else {}
         answer |= {"dry_run": True, "facts": changes(before, after)}
     secret = getattr(done, action.shown_once) if action.shown_once else None
     if secret is None or dry_run:
         show(app, answer, lines)
+        _end(action.ends(done))
         return
     if given["quiet"] and not app.json:
         print(secret)
@@ -190,6 +194,21 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
         show(app, answer, [*lines, f"the {action.shown_once}: {secret}"])
     why = action.lost_hint(values) if action.lost_hint is not None else "give the command again"
     require_shown(f"it was done, and the new {action.shown_once} could not be shown: {why}")
+
+
+def _end(status: Exit) -> None:
+    if status:
+        raise typer.Exit(status)
+
+
+def _first_rows(action: Action[Any], done: Any) -> list[str | Table]:
+    """The first MOST_ROWS rows of each table of a result."""
+    lines: list[str | Table] = []
+    for name, (title, columns) in action.parts.items():
+        rows = getattr(done, name)
+        lines += [_table(title, columns, rows[:MOST_ROWS])] if rows else []
+        lines += [f"… and {len(rows) - MOST_ROWS:,} more"] if len(rows) > MOST_ROWS else []
+    return lines
 
 
 def _moments(action: Action[Any], values: Mapping[str, Any]) -> list[str]:

@@ -101,12 +101,12 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "feature map-event page.render render --from 2026-02-01 --reason 'billed from February on' --dry-run",
     ),
     "feature end": ("feature end compute_2gb --from 2026-03-01",),
-    "sample list": (
-        "sample list --quarantined",
-        "sample list --quarantined --org acme --why ts_before_2000 --json",
-        "sample list --org acme --from 2h",
+    "sample list": ("sample list --org acme --from 2h",),
+    "sample quarantined": (
+        "sample quarantined",
+        "sample quarantined --org acme --why interval_negative",
+        "sample quarantined --org acme --why ts_before_2000 --json",
     ),
-    "sample quarantined": ("sample quarantined --org acme --why interval_negative",),
     "sample repair": (
         "sample repair --org acme --dry-run",
         "sample repair --why ts_before_2000 --as s --expect 120 --reason 'the host wrote seconds'",

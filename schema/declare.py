@@ -38,7 +38,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from drawdown.schema.audit import By
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import Exit, Refused, UsageError
 from drawdown.schema.ids import is_clean, is_clean_id
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import (
@@ -241,6 +241,17 @@ def _key(text: str, name: str, _now_ms: int) -> str:
     return text
 
 
+def _any_id(text: str, name: str, _now_ms: int) -> str:
+    if not is_storable(text):
+        raise UsageError(f"{name}: text of at least one character, without NUL")
+    return text
+
+
+def is_storable(text: str) -> bool:
+    """Return True if a database can hold a text, however odd it is."""
+    return bool(text) and "\0" not in text and not re.search("[\ud800-\udfff]", text)
+
+
 def _text(text: str, name: str, _now_ms: int) -> str:
     if not is_clean(text) or len(text) > MAX_TEXT_CHARS:
         raise UsageError(f"{name}: at most {MAX_TEXT_CHARS:,} characters, none of them control characters")
@@ -305,6 +316,8 @@ ORG: Final = Kind("org", "ORG", _id, str, "_id")
 ID: Final = Kind("id", "ID", _id, str, "_id")
 KEY: Final = Kind("key", "KEY", _key, str, example="grant:ticket-7")
 """An id that is made of several."""
+ANY_ID: Final = Kind("any_id", "ID", _any_id, str, "_id")
+"""An id as a host inserted it, of any length and any characters."""
 CREDITS: Final = Kind("credits", "CREDITS", _credits, type_credits, "_micro", example=1.5)
 CREDITS_OR_NONE: Final = Kind(
     "credits", "CREDITS", _credits_or_none, lambda micro: type_credits(micro) if micro else NONE, "_micro", example=1.5
@@ -448,8 +461,9 @@ def of_texts(
     for param in params:
         text = given.get(param.name)
         if param.many:
+            is_exact = param.kind is ANY_ID and not isinstance(text, str)
             lines = text.splitlines() if isinstance(text, str) else list(text or ())
-            texts = [line.strip() for line in lines if line.strip()]
+            texts = lines if is_exact else [line.strip() for line in lines if line.strip()]
             values = list(dict.fromkeys(param.of_text(one, now_ms, named(param)) for one in texts))
             found[param.name] = values if values or param.default is None else param.default
         elif isinstance(text, bool):
@@ -479,6 +493,11 @@ def one(_connection: sa.Connection, _asked: Invocation, _values: Values) -> Size
     return ONE
 
 
+def is_done(_result: object) -> Exit:
+    """Most leave nothing undone."""
+    return Exit.SETTLED
+
+
 @dataclass(frozen=True, eq=False)
 class Action(Generic[R]):
     """Something that people and programs may do.
@@ -491,7 +510,9 @@ class Action(Generic[R]):
     `asked.key` makes a repetition harmless, so that people may choose it. `shown_once`: the field of the result that is
     a secret, and is kept nowhere; `lost_hint`: what to do if the answer with it is lost. `by_hand`: the command
     of this name does more, and is written by hand in the noun's module. `at_once`: of a deed in portions, how many rows
-    are done in one transaction by a form, a call or a dry run; the command does any number, a portion in each."""
+    are done in one transaction by a form, a call or a dry run; the command does any number, a portion in each.
+    `parts`: tables of the command, as of a showing. `count`: the number that the parameter `expect` names. `ends`: the
+    command's exit status."""
 
     name: str
     title: str
@@ -509,6 +530,9 @@ class Action(Generic[R]):
     lost_hint: Callable[[Values], str] | None = None
     by_hand: bool = False
     at_once: int = 0
+    parts: Mapping[str, tuple[str, Sequence[Column | str]]] = field(default_factory=dict)
+    count: Callable[[R], int] | None = None
+    ends: Callable[[R], Exit] = is_done
 
     @cached_property
     def params(self) -> tuple[Param, ...]:

@@ -108,7 +108,7 @@ SOURCE: Final = Kind("source of events", (), "drawdown event sources")
 USAGE_EVENT: Final = Kind("event of this source", (), "drawdown event list --org ORG --from TIME")
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")
 """Cells, including those that only hosts have reported."""
-SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample list --quarantined")
+SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample quarantined")
 USED_SAMPLE: Final = Kind("sample", SAMPLE.sources, "drawdown sample list --org ORG --from TIME")
 """One that was billed, or may be."""
 PAYMENTS: Final = Kind("payment service", (), "drawdown topup set --help")

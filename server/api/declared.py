@@ -47,6 +47,7 @@ from drawdown.schema.declare import (
     Values,
     answer_of,
     changes,
+    is_storable,
 )
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean
@@ -70,6 +71,12 @@ def _clean(text: str) -> str:
     return text
 
 
+def _storable(text: str) -> str:
+    if not is_storable(text):
+        raise ValueError("text of at least one character, without NUL")
+    return text
+
+
 def _window(at_ms: int) -> int:
     if at_ms % WINDOW_MS:
         raise ValueError(f"must be a multiple of {WINDOW_MS}: the beginning of a window")
@@ -80,6 +87,7 @@ TYPES: Final[Mapping[str, Any]] = {
     "org": Id,
     "id": Id,
     "key": Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS), AfterValidator(_clean)],
+    "any_id": Annotated[str, Field(min_length=1), AfterValidator(_storable)],
     "credits": Credits,
     "time": EpochMs,
     "window": Annotated[EpochMs, AfterValidator(_window)],

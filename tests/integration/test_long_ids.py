@@ -72,7 +72,7 @@ def test_listing_holds_none_of_them(engine: sa.Engine) -> None:
     """Here they are of megabytes."""
     url = filled(engine, SIZE).engine.url.set(drivername=engine.dialect.name).render_as_string(hide_password=False)
     for how in ([], ["--json"]):
-        command = [sys.executable, "-c", LISTS, *how, "sample", "list", "--quarantined"]
+        command = [sys.executable, "-c", LISTS, *how, "sample", "quarantined"]
         done = subprocess.run(command, env=environment(url), capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         assert len(done.stdout) < 5_000

@@ -347,7 +347,7 @@ def test_quarantine_alone_is_not_settled(fleet: Fleet) -> None:
         "behind",
         "1 samples or events are quarantined (ts_not_milliseconds) and not billed",
     )
-    assert "sample list --quarantined" in found["next"]
+    assert "sample quarantined" in found["next"]
 
 
 def test_samples_dated_later_than_now_are_counted(fleet: Fleet) -> None:

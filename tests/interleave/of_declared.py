@@ -30,9 +30,6 @@ BY_HAND: Final[Mapping[str, str]] = {
     "push retry": "cli.nouns.pushes:_with_effect retry",
     "push resolve": "cli.nouns.pushes:_with_effect resolve",
     "push void": "cli.nouns.pushes:void",
-    "sample repair": "cli.nouns.samples:repair_",
-    "sample dismiss": "cli.nouns.samples:dismiss",
-    "sample withdraw": "cli.nouns.samples:withdraw",
     "override end": "cli.declared:run override refuse",
 }
 """The parties of actions whose command is written by hand, or whose deed is another's, too (an override is ended as it

@@ -19,7 +19,7 @@ SHARE = (
     "cli.declared:run ledger grant keyed",
     "cli.declared:run ledger rate",
     "cli.declared:run provider rate",
-    "cli.nouns.samples:withdraw",
+    "cli.declared:run sample withdraw",
     "cli.nouns.pushes:_with_effect retry",
     "cli.declared:run feature map",
     "cli.nouns.overrides:_add",
@@ -42,7 +42,7 @@ def test_what_is_said_is_true_and_the_same_again_is_safe(lost: Lost, name: str) 
 
 
 def test_a_statement_without_an_answer_has_kept_nothing(lost: Lost) -> None:
-    seen = list(lost.party(share("cli.declared:run ledger rate", whole="cli.nouns.samples:withdraw")))
+    seen = list(lost.party(share("cli.declared:run ledger rate", whole="cli.declared:run sample withdraw")))
     assert len([one for one in seen if one.at != COMMIT and "try again" in one.said]) > share(2, whole=10)
     assert [one for one in seen if one.wrong] == []
 

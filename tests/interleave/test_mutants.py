@@ -144,8 +144,12 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         "take_batch",
         "take_batch of that name, with other content",
     ),
-    "a fix takes no lock": (_mended_without_the_lock, "cli.nouns.samples:repair_", "cli.nouns.samples:dismiss"),
-    "a withdrawal takes no lock": (_corrections_without_the_lock, "seal", "cli.nouns.samples:withdraw"),
+    "a fix takes no lock": (
+        _mended_without_the_lock,
+        "cli.declared:run sample repair",
+        "cli.declared:run sample dismiss",
+    ),
+    "a withdrawal takes no lock": (_corrections_without_the_lock, "seal", "cli.declared:run sample withdraw"),
     "an acknowledgement takes no lock": (
         _told_is_not_held,
         "cli.nouns.reconcile:_acknowledge",

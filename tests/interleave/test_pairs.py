@@ -14,7 +14,7 @@ PAIRS = (
     ("seal", "cli.declared:run org release"),
     ("host inserts late", "seal"),
     ("take_batch", "seal"),
-    ("cli.nouns.samples:withdraw what was rejected", "cli.declared:run org override"),
+    ("cli.declared:run sample withdraw what was rejected", "cli.declared:run org override"),
     ("host wakes a sandbox", "due_halts"),
     ("server.api.request_batching:_decide", "cli.nouns.executions:settle acme"),
     ("server.api.request_batching:_decide money", "server.api.request_batching:_decide other money"),

@@ -64,6 +64,7 @@ WRONG: Final[dict[str, list[tuple[str, object]]]] = {
     "org": CLEAN,
     "id": CLEAN,
     "key": [("\x07", "\x07"), (LONG, LONG)],
+    "any_id": [("a\x00", "a\x00")],
     "text": [("a\x00", "a\x00"), ("x" * 1_001, "x" * 1_001)],
     "choice": [("nonsense", "nonsense")],
     "credits": [("much", "much"), ("0.0000001", 1e-7), ("1" + "0" * 30, 1e30)],

@@ -127,7 +127,7 @@ def _compare(
 def _explained(line: Line, quarantined: int) -> Line:
     if not quarantined or line.verdict not in ALERTING:
         return line
-    note = f"{quarantined:,} quarantined of that day: drawdown sample list --quarantined"
+    note = f"{quarantined:,} quarantined of that day: drawdown sample quarantined"
     return replace(line, note=f"{line.note}; {note}" if line.note else note)
 
 

@@ -443,7 +443,7 @@ def _unsettled(found: Standing) -> Headline | None:
         return Headline("behind", reason, PENDING.get(most.reason, "drawdown org list"))
     for why, samples in found.left.quarantined.items():
         reason = f"{samples:,} samples or events are quarantined ({why}) and not billed"
-        return Headline("behind", reason, f"drawdown sample list --quarantined --why {why}")
+        return Headline("behind", reason, f"drawdown sample quarantined --why {why}")
     if found.left.dated_ahead:
         reason = f"{found.left.dated_ahead:,} samples or events are dated later than now, and billed only then"
         return Headline("behind", reason, "fix that host's clock; drawdown sample withdraw ID, and enter them again")

@@ -136,7 +136,7 @@ def _chosen(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list
     for name in chosen.ids:
         if cut(name) not in there:
             ids.require(connection, ids.SAMPLE, name)
-            raise Refused(f"the sample {name} is not quarantined; `drawdown sample list --quarantined` shows what is")
+            raise Refused(f"the sample {name} is not quarantined; `drawdown sample quarantined` shows what is")
     return page.samples
 
 

@@ -1,4 +1,4 @@
-"""Samples, as programs see and change them. The commands take ids of any characters, and end with 1 for those left."""
+"""Samples, as people and programs see and change them: listed, repaired, set aside, withdrawn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
 from drawdown.schema.declare import (
-    KEY,
+    ANY_ID,
     ORG,
     TEXT,
     TIME,
@@ -28,8 +28,8 @@ from drawdown.schema.declare import (
     Values,
     whole,
 )
-from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.typed.parsing import require_range
+from drawdown.schema.errors import Exit, Refused, UsageError
+from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.worker.sources.samples.quarantine import (
     QuarantineFilter,
     SampleRow,
@@ -41,7 +41,7 @@ from drawdown.worker.usage.lists import list_samples
 from drawdown.worker.usage.quarantined import Mended
 from drawdown.worker.usage.withdrawals import Withdrawn
 
-Ids = Annotated[list[str], KEY, "Samples, by their ids; or choose them by the other fields", Label("Samples")]
+Ids = Annotated[list[str], ANY_ID, "Samples, by their ids; or choose them by the other fields", Label("Samples")]
 OfOrg = Annotated[str | None, ORG, "Only of this organisation"]
 OfReason = Annotated[str, TEXT, "Only for this reason"]
 Since = Annotated[int | None, TIME, "Only what came in from this time on"]
@@ -147,7 +147,7 @@ class SamplesWithdrawn:
 def _withdraw(
     connection: sa.Connection,
     asked: Invocation,
-    ids: Annotated[list[str], KEY, "Samples, by their ids", Label("Samples")],
+    ids: Annotated[list[str], ANY_ID, "Samples, by their ids", Label("Samples")],
 ) -> SamplesWithdrawn:
     return SamplesWithdrawn(withdrawals.withdraw(connection, ids, asked.by))
 
@@ -187,7 +187,22 @@ def _list(
     until = look.now_ms if to_ms is None else to_ms
     require_range(from_ms, until)
     require_org(connection, org_id)
-    return Page(list_samples(connection, org_id, from_ms, until, look.most))
+    rows = list_samples(connection, org_id, from_ms, until, look.most)
+    on = "" if not rows or rows[0].ts == rows[-1].ts else f"--from {show_time(int(rows[-1].ts))}, or "
+    more = [f"there may be more: {on}a larger --most"] if len(rows) == look.most else []  # one moment: the same page
+    return Page(rows, notes=more)
+
+
+def _id(sample: SampleRow) -> str:
+    """Whole, so that it can be copied; of one that is too long, its size, and the number that begin so."""
+    if sample.id_bytes is None:
+        return sample.sample_id
+    alike = f"; {sample.samples:,} begin so" if sample.samples > 1 else ""
+    return f"{sample.sample_id} ({sample.id_bytes:,} bytes{alike})"
+
+
+def _meant(sample: SampleRow) -> str:
+    return "-" if sample.meant_ms is None else f"{show_time(sample.meant_ms)} ({sample.meant_as})"
 
 
 def _quarantined(
@@ -204,13 +219,22 @@ def _quarantined(
     return Page(page.samples, page.next_after)
 
 
+def _good(done: SamplesMended) -> list[Mended]:
+    return [one for one in done.repaired if one.new_id is not None]
+
+
 def _sentence(done: SamplesMended) -> str:
-    good = sum(one.new_id is not None for one in done.repaired)
-    return f"{good:,} of {len(done.repaired):,} entered again"
+    good = _good(done)
+    return f"{len(good):,} of {len(done.repaired):,} entered again, {sum(one.interval_s for one in good):,} s"
 
 
-def _set_aside(done: SamplesDismissed) -> str:
-    return f"{len(done.dismissed):,} {'quarantined again' if done.undo else 'set aside, and never billed'}"
+def _ends(done: SamplesMended) -> Exit:
+    return Exit.SETTLED if len(_good(done)) == len(done.repaired) else Exit.PERSON
+
+
+def _set_aside(done: SamplesDismissed) -> list[str]:
+    what = "quarantined again" if done.undo else "set aside, and never billed; --undo takes it back"
+    return [f"{len(done.dismissed):,} {what}", *(f"  {name}" for name in done.dismissed[:20])]
 
 
 def _withdrawn(done: SamplesWithdrawn) -> str:
@@ -223,15 +247,30 @@ ACTIONS: Final = (
     Action(
         "sample repair",
         "Enter samples again",
-        "Enter quarantined samples again whose time alone is wrong. The sample itself never changes: what is entered "
-        "has an id of its own, and the next tick seals it.",
+        "Enter quarantined samples with a wrong time again. The sample itself never changes: the repaired copy has its "
+        "own id, and the next tick seals it. If a sample of the same sandbox and moment exists, the copy is left out.",
         _mend,
         _sentence,
         path="/v1/samples/repair",
         scope=WRITE,
         facts=_waiting,
         size=_many,
-        by_hand=True,
+        count=lambda done: len(_good(done)),
+        ends=_ends,
+        parts={
+            "repaired": (
+                "",
+                (
+                    Column("sample_id", "sample"),
+                    Column("org_id", "org"),
+                    Column("ts", "its time"),
+                    Column("ts_ms", "meant"),
+                    Column("unit", "in"),
+                    Column("interval_s", "#seconds"),
+                    Column("new_id", "entered as, or why not", of_row=lambda row: row.new_id or row.why_not),
+                ),
+            )
+        },
     ),
     Action(
         "sample dismiss",
@@ -244,7 +283,7 @@ ACTIONS: Final = (
         role="admin",
         facts=_waiting,
         size=_many,
-        by_hand=True,
+        count=lambda done: len(done.dismissed),
     ),
     Action(
         "sample withdraw",
@@ -256,7 +295,18 @@ ACTIONS: Final = (
         scope=WRITE,
         facts=_given_back,
         size=_size,
-        by_hand=True,
+        parts={
+            "withdrawn": (
+                "",
+                (
+                    Column("sample_id", "sample"),
+                    Column("org_id", "org"),
+                    Column("window_ms", "window"),
+                    Column("interval_s", "#seconds or units"),
+                    Column("already", "withdrawn before"),
+                ),
+            )
+        },
     ),
 )
 LISTS: Final = (
@@ -265,19 +315,21 @@ LISTS: Final = (
         "Samples",
         "List an organisation's samples by the time of their use.",
         _list,
-        ("sample_id", "ts"),
+        (Column("sample_id", "sample"), Column("sandbox_id", "sandbox"),
+         Column("ts", "at", of_row=lambda row: show_time(int(row.ts))),
+         Column("memory_mb", "#MB or event type", of_row=lambda row: row.event_type or row.memory_mb),
+         Column("interval_s", "#seconds or units"), Column("reason", "problem", rare=True)),
         holds="samples",
         path="/v1/samples",
         scope=READ,
-        by_hand=True,
     ),
     Listing(
         "sample quarantined",
         "Quarantined samples",
         "List samples that cannot be billed, and why, with the time that was perhaps meant.",
         _quarantined,
-        (Column("sample_id", "sample"), Column("org_id", "org"), Column("reason", "why"), Column("ts", "its time"),
-         Column("meant_ms", "meant, perhaps"), Column("meant_as", "read as")),
+        (Column("sample_id", "sample", of_row=_id), Column("org_id", "org"), Column("reason", "why"),
+         Column("ts", "its time"), Column("meant_ms", "meant, perhaps", of_row=_meant)),
         holds="samples",
         path="/v1/samples/quarantined",
         scope=READ,

@@ -34,7 +34,7 @@ CUT_AT: Final = {"max_bytes": MAX_TEXT_BYTES, "max_chars": MAX_ID_CHARS}
 
 _OF_ONE_ID: Final = 3
 """Rows that one id may have: a conflict, below the floor, a problem."""
-REASON: Final = ids.Kind("reason", (), "drawdown sample list --quarantined")
+REASON: Final = ids.Kind("reason", (), "drawdown sample quarantined")
 UNITS: Final = {"s": Decimal(1000), "ms": Decimal(1), "us": Decimal("0.001"), "ns": Decimal("0.000001")}
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(?:\.[0-9]{1,12})?")
 TIME_REASON: Final = "ts_"

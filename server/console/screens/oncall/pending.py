@@ -187,7 +187,7 @@ def _quarantine(samples: list[SampleRow], next_after: str | None, query: Mapping
     ]
     heads = ("Sample", "Organisation", "Quarantined for", "Its time, as written", "Taken to mean, UTC", "Came, UTC")
     return Table(
-        "Quarantined samples", heads, rows, "No sample is in quarantine.", "drawdown sample list --quarantined",
+        "Quarantined samples", heads, rows, "No sample is in quarantine.", "drawdown sample quarantined",
         next="" if next_after is None else url(PATH, **query, after_sample=next_after),
         first=url(PATH, **query) if after else "",
     )  # fmt: skip

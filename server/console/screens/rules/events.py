@@ -191,7 +191,7 @@ def _conflicts(connection: sa.Connection, ask: Ask, query: Mapping[str, object])
     next_ = url(PATH, **{**query, "conflict": found.next_before}) if found.next_before else ""
     none = "Nothing came in under an id that was taken with other content."
     first = url(PATH, **query) if ask.place("conflict") else ""
-    command = "drawdown sample list --quarantined --why id_conflict"
+    command = "drawdown sample quarantined --why id_conflict"
     return Table("Conflicts", heads, rows, none, command, next_, first=first)
 
 
@@ -202,7 +202,7 @@ def _reasons(found: Mapping[str, int], query: Mapping[str, object]) -> Table:
         for reason, count in found.items()
     ]  # fmt: skip
     none = "Nothing is quarantined: all that came in can be billed."
-    return Table("Quarantined, by reason", ("Why", "#Samples"), rows, none, "drawdown sample list --quarantined")
+    return Table("Quarantined, by reason", ("Why", "#Samples"), rows, none, "drawdown sample quarantined")
 
 
 def _quarantined(connection: sa.Connection, ask: Ask, reasons: Mapping[str, int], query: Mapping[str, object]) -> Table:
@@ -225,7 +225,7 @@ def _quarantined(connection: sa.Connection, ask: Ask, reasons: Mapping[str, int]
         heads,
         rows,
         "There is none.",
-        f"drawdown sample list --quarantined --why {quote(why)}",
+        f"drawdown sample quarantined --why {quote(why)}",
         next_,
         first=url(PATH, **query) if ask.text("sample") else "",
     )
