@@ -43,7 +43,7 @@ from drawdown.schema.declare import (
     of_texts,
 )
 from drawdown.schema.errors import AnswerLost, Exit, UsageError
-from drawdown.schema.text import typed, why_unread
+from drawdown.schema.text import why_unread
 
 Key = Annotated[
     str | None, typer.Option(help="Makes a repetition harmless, e.g. a ticket", show_default="one of its own")
@@ -154,9 +154,9 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
         if not dry_run:
             return action.do(connection, asked, **values), (), ()
         before = action.facts(connection, asked, values)
-        if not action.fits(connection, asked, values):
+        if action.in_portions and not action.fits(connection, asked, values):
             return More(None), before, before
-        done = action.whole(connection, asked, values)
+        done = action.whole(connection, asked, values) if action.in_portions else action.do(connection, asked, **values)
         return done, before, action.facts(connection, asked, values)
 
     try:
@@ -260,7 +260,7 @@ def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
         now, given.get("after", ""), given["most"], hooks=app.settings.hooks(), read_providers=lambda: app.registry
     )
     page = app.read(lambda connection: listing.read(connection, look, **values))
-    more = [] if page.next is None else [f"there are more: --after {typed(page.next)}"]
+    more = [] if page.next is None else [f"there are more: --after {quote(page.next)}"]
     result = {listing.holds: [answer_of(row) for row in page.rows], "next": page.next}
     show(app, result, [_table(listing.title, listing.heads, page.rows), *more, *page.notes])
 

@@ -141,15 +141,20 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
     "sample prune": ("sample prune --before 52w --dry-run", "sample prune --before 2025-01-01"),
     "event summary": ("event summary --from 2026-01-01 --to 2026-02-01 --json",),
     "push list": ("push list", "push list --state rejected --provider stripe --why 'No such customer'"),
+    "push sums": ("push sums", "push sums --state rejected --provider stripe"),
+    "push resolve-all": (
+        "push resolve-all --provider autumn --dry-run",
+        "push resolve-all --provider autumn --outcome absent --evidence 'their support, ticket 7' --at-most 120",
+    ),
+    "push void-lost": ("push void-lost usage:acme:1767225600000:compute_4gb --evidence 'their support, ticket 7'",),
     "push show": ("push show usage:acme:1767225600000:compute_4gb",),
     "push retry": (
         "push retry usage:acme:1767225600000:compute_4gb --reason 'customer made'",
         "push retry --provider stripe --error 'No such customer' --dry-run",
     ),
     "push resolve": (
-        "push resolve usage:acme:1767225600000:compute_4gb --accepted --evidence 'their event list'",
-        "push resolve usage:acme:1767225600000:compute_4gb --absent --evidence 'their support, ticket 7'",
-        "push resolve --all-in-doubt --provider autumn --dry-run",
+        "push resolve usage:acme:1767225600000:compute_4gb --outcome accepted --evidence 'their event list'",
+        "push resolve usage:acme:1767225600000:compute_4gb --outcome absent --evidence 'their support, ticket 7'",
     ),
     "push fold": (
         "push fold --before 2024-11 --dry-run",

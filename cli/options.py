@@ -25,13 +25,9 @@ From = Annotated[str | None, typer.Option("--from", help="From this window bound
 Most = Annotated[int, typer.Option(min=1, max=1_000_000, help="How many rows at most")]
 New = Annotated[bool, typer.Option("--new", help="Also one of which nothing is known here yet")]
 Undo = Annotated[bool, typer.Option("--undo", help="Take it back")]
-Expect = Annotated[int | None, typer.Option("--expect", help="Refuse unless it is so many: what the dry run showed")]
 PageSize = Annotated[int, typer.Option("--most", min=1, max=10_000, help="How many rows at most")]
 Org = Annotated[str, typer.Argument(metavar="ORG", help="The organisation's id")]
 ProviderName = Annotated[str, typer.Argument(metavar="PROVIDER", help="The provider's name")]
-Keys = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY]...", help="Keys of pushes, usage:ORG:WINDOW:FEATURE[:rN]")
-]
 
 
 def only_with(context: typer.Context, option: str, *others: str) -> None:

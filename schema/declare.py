@@ -545,11 +545,16 @@ class Action(Generic[R]):
         found: type[R] = next((one for one in get_args(hint) if one is not More), hint) if self.at_once else hint
         return found
 
+    @cached_property
+    def in_portions(self) -> bool:
+        """True if `do` may return More."""
+        return More in get_args(get_type_hints(self.do)["return"])
+
     def whole(self, connection: sa.Connection, asked: Invocation, values: Values) -> R:
         """The deed in this one transaction, all portions of it. Errors: Refused for too many rows; those of `do`."""
         if not self.fits(connection, asked, values):
-            said = f"{self.title}: more than {self.at_once:,} rows, which go in portions"
-            raise Refused(f"{said}. Use the command: `drawdown {typed(*self.command(values))}`")
+            said = f"{self.title}: more than {self.at_once:,} rows, which only the command does"
+            raise Refused(f"{said}: `drawdown {typed(*self.command(values))}`")
         done = self.do(connection, asked, **values)
         while isinstance(done, More):
             done = self.do(connection, replace(asked, state=done.state), **values)

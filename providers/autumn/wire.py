@@ -184,7 +184,7 @@ def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
             why = f"customer {customer} has no balance of {feature} any more"
         return Rejected(
             f"Autumn gave nothing back: {why}. Drawdown gives it back once Autumn shows credit. To settle it sooner, "
-            f"run `drawdown push resolve KEY --accepted`, then credit {-quantity:,} on an invoice",
+            f"run `drawdown push resolve KEY --outcome accepted`, then credit {-quantity:,} on an invoice",
             until_credit=True,
         )
     why = f"customer {customer} has a balance of {feature}, and a limit at Autumn allows no more of it"

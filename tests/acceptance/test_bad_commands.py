@@ -50,7 +50,7 @@ WRONG: dict[int, list[Sequence[str]]] = {
         ("org", "assign"), ("org", "assign", "x", "--unassigned"), ("org", "assign", "a", "b", "--customer", "c"),
         *(("org", "assign", "--", org) for org in ("", "a\tb", "a\nb", "x" * 201, "\udcff")),
         ("push", "retry"), ("push", "void", "k"), ("push", "resolve", "k"),
-        ("push", "resolve", "k", "--accepted", "--absent"),
+        ("push", "resolve", "k", "--outcome", "lost"),
         ("sample", "withdraw"), ("sample", "prune"), ("sample", "prune", "--before", "soon"),
         *(("cell", "set", "c", url) for url in ("ftp://x", "x", "http://a:b@c", "http://x:70000", "http://\udcff")),
         *(("hook", "set", "h", url) for url in ("ftp://x", "x", "http://a:b@c", "http://x:70000", "https://x/?y=z")),

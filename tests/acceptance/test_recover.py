@@ -189,7 +189,7 @@ def test_what_was_billed_after_the_backup_is_not_billed_again(place: Place, back
     key = rows(place.url, "SELECT key FROM pushes ORDER BY 1 LIMIT 1")[0][0]
     for command in (  # no tick has noticed yet: this machine remembers all the same
         ("sample", "withdraw", "alice-0", "--reason", "a mistake"),
-        ("push", "void", str(key), "--although-accepted", "--evidence", "none"),
+        ("push", "void-lost", str(key), "--evidence", "none"),
         ("provider", "accept", place.provider),
         ("reconcile", "--correct"),
     ):

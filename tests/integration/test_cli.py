@@ -102,7 +102,7 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["org", "assign", "acme", "--from", "2026-01-01T00:07"], 2, "no window boundary"),
         (["org", "override", "acme"], 2, "--max-concurrent"),
         (["push", "show", "usage:x"], 2, "no push usage:x"),
-        (["push", "resolve", "usage:x"], 2, "--accepted or --absent"),
+        (["push", "resolve", "usage:x"], 2, "--outcome"),
         (["feature", "map", "Bad-Name", "--memory-mb", "4"], 2, "a-z"),
         (["feature", "map", "x"], 2, "--memory-mb"),
         (["feature", "map", "r1", "--memory-mb", "4"], 2, "no number"),

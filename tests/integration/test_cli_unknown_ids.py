@@ -62,7 +62,7 @@ def t(words: str, near: str, file: str | None = None) -> Typed:
 
 
 TERMS = "--below 1 --amount 5 --price 100 --currency usd --customer cus_1 --most 1000"
-ALL_IN_DOUBT = "--all-in-doubt --accepted --evidence e"
+ALL_IN_DOUBT = "--outcome accepted --evidence e"
 RANGE = "--from 2026-01-01 --to 2026-01-02"
 # Each parameter that takes an id, by command and the parameter's name.
 IDS: dict[tuple[str, str], Typed] = {
@@ -137,13 +137,19 @@ IDS: dict[tuple[str, str], Typed] = {
     ("push list", "org"): t("--org acmee", "acme"),
     ("push list", "provider"): t("--provider embeddedd", "embedded"),
     ("push list", "feature"): t("--feature compute_1gbb", "compute_1gb"),
+    ("push sums", "org"): t("--org acmee", "acme"),
+    ("push sums", "provider"): t("--provider embeddedd", "embedded"),
+    ("push sums", "feature"): t("--feature compute_1gbb", "compute_1gb"),
+    ("push void-lost", "keys"): t(f"{KEY}x --evidence e", KEY),
+    ("push resolve-all", "org"): t(f"{ALL_IN_DOUBT} --org acmee", "acme"),
+    ("push resolve-all", "provider"): t(f"{ALL_IN_DOUBT} --provider embeddedd", "embedded"),
     ("push show", "key"): t(f"{KEY}x", KEY),
     ("push cancel", "keys"): t(f"{KEY}x --reason wrong", KEY),
-    ("push resolve", "customer"): t(f"{ALL_IN_DOUBT} --customer acmee", "acme"),
-    ("push resolve", "feature"): t(f"{ALL_IN_DOUBT} --feature compute_1gbb", "compute_1gb"),
+    ("push resolve-all", "customer"): t(f"{ALL_IN_DOUBT} --customer acmee", "acme"),
+    ("push resolve-all", "feature"): t(f"{ALL_IN_DOUBT} --feature compute_1gbb", "compute_1gb"),
     **{
         (f"push {verb}", name): t(f"{words} {more}", near)
-        for verb, more in (("retry", ""), ("resolve", "--accepted --evidence e"), ("void", "--evidence e"))
+        for verb, more in (("retry", ""), ("resolve", "--outcome accepted --evidence e"), ("void", "--evidence e"))
         for name, words, near in (
             ("keys", f"{KEY}x", KEY),
             ("org", "--org acmee", "acme"),
@@ -313,18 +319,18 @@ IDS: dict[tuple[str, str], Typed] = {
 # Parameters that take no id of ours, by name, wherever they are; what a provider is asked about is its own to know.
 NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect undo new yes unit memory_mb up_to rest
     until clear lift cancel never_halt max_concurrent allow_halt unchecked unassigned state scheduled sort search zone
-    all_ evidence accepted absent error states state_ amount micro micro_credits per policy url before quarantined as_
+    all_ evidence outcome absent error state_ amount micro micro_credits per policy url before as_
     by as_csv shard processes deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop
     correct threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format
     sum scale count format_ overridden below price currency up_to per_day per_month shadow paid return_to
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
-    state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
+    state number credits actual incurred roles apply acknowledge share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
     rollover_max first at_once settled_by shape rules limit hash_ hash cells tolerance units warn_left fail
     phase time_zone
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser closed_after
     which kept runs_out_within older_than queue cluster shards deep folder force
-    since_last all all_in_doubt at_most any_source nightly_at gives low"""
+    since_last all at_most any_source nightly_at gives low"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),
@@ -340,6 +346,7 @@ BESIDE = {  # names that are an id in one command and none in another; a page go
     for label in ("project", "subject")), *((f"override {verb}", "number") for verb in ("approve", "refuse", "end")),
     ("job cancel", "job"), ("job list", "before"), ("pool make", "pool"), ("pool allot", "key"),
     ("topup set", "customer"), ("ledger entries", "after"), ("push list", "after"), ("push list", "why"),
+    ("push sums", "why"),
     *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
 }  # fmt: skip
 

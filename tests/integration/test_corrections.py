@@ -161,7 +161,7 @@ def test_void_of_an_accepted_push_names_its_override(fleet: Fleet, provider: Fak
     for org in ("acme", "own"):
         fleet.sample(org, T0 + 1)
     assert fleet.tick_windows(2).accepted == 2 and provider.seen
-    with pytest.raises(Refused, match=r"is accepted.*--although-accepted"):
+    with pytest.raises(Refused, match=r"is accepted.*push void-lost"):
         write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.by, "their support says so"))
     (own,) = fleet.rows("SELECT key FROM pushes WHERE org_id = 'own' AND state = 'accepted'")
     with pytest.raises(Refused, match=r"can be voided$"):

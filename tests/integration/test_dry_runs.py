@@ -55,7 +55,7 @@ def test_pushes_are_shown_with_their_credits_organisations_and_begin(shell: Shel
     assert f"120 compute_2gb without a rate {whole}" in said
     assert (result["effect"]["orgs"], result["effect"]["from_ms"]) == (2, T0)
     shell("ledger rate compute_2gb --micro-credits 1000 --new")
-    for words in ("push retry", "push resolve --absent --evidence none"):
+    for words in ("push retry", "push resolve --outcome absent --evidence none"):
         said, result = dry(shell, f"{words} {named}")
         assert f"0.12 credits {whole}" in said, words
     with shell.fleet.engine.connect() as connection:

@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = {
     "--accept-clock": "tests/integration/test_operations.py::test_a_jump_of_the_clock_stops_and_asks",
     "--allow-halt": "tests/acceptance/test_flips.py::test_nobody_is_halted_by_a_flip_unless_that_is_said",
-    "--although-accepted": "tests/integration/test_corrections.py::test_void_of_an_accepted_push_names_its_override",
     "--any-source": "tests/integration/test_cli.py::test_doctor_names_keys_of_one_organisation_that_send_any_source",
     "--final": "tests/integration/test_vendors.py::test_the_latest_file_of_a_day_holds_and_the_same_file_adds_nothing",
     "--force": "tests/integration/test_object_store.py::test_a_prefix_is_listed_before_it_is_watched",
@@ -28,9 +27,9 @@ OVERRIDES = {
 }
 """The test that reads the option in the refusal."""
 PLAIN = """
-    absent accepted acknowledge all all-in-doubt apply open cancel cells clawbacks cluster correct count csv dark
+    absent acknowledge all apply open cancel cells clawbacks cluster correct count csv dark
     deep dry-run failed holds-halt id-from-line keep kept let-through never never-halt once overridden permanent
-    quarantined queue queued quiet rest roles serve shadow since-last soon stop strict unassigned undo watch whole"""
+    queue queued quiet rest roles serve shadow since-last soon stop strict unassigned undo watch whole"""
 """Flags that say what is done, and override no refusal."""
 
 

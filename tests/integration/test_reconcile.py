@@ -210,7 +210,7 @@ def test_a_correction_that_counted_twice_is_said_with_what_a_person_does(engine:
     assert (told(found), found.exit_status) == ([("short", 30, -30, 0)], 1)
     note = str(found.differing[0].note)
     assert f"({key}: another figure than was sent: -120, not -60)" in note
-    assert "`push void KEY --although-accepted` what they lost, and charge on an invoice what they gave back" in note
+    assert "`push void-lost KEY` what they lost, and charge on an invoice what they gave back" in note
     assert everything(fleet) == before
 
 

@@ -209,7 +209,7 @@ def test_a_push_in_doubt_and_a_stopped_organisation_need_a_person(fleet: Fleet, 
         "person_needed",
         "1 push of 1 organisation in doubt at fake, 60 compute_1gb without a rate: lost",
     )
-    assert found["next"] == "drawdown push resolve --all-in-doubt --provider fake --dry-run"
+    assert found["next"] == "drawdown push resolve-all --provider fake --dry-run"
     fleet.write(f"UPDATE orgs SET stopped_at_ms = {T0}, stopped_reason = 'broken' WHERE org_id = '{ORGS[1]}'")
     assert look(fleet)["reason"] == f"1 organisation is stopped; {ORGS[1]}: broken"
     assert text(fleet).startswith("A PERSON IS NEEDED")

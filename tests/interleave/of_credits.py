@@ -133,9 +133,9 @@ CREDITS: Final = (
     _with_check(step("bill_again", _bills, _has_credit), _billed_again_once),
     step("settle in credits", lambda s: push(s.context(WITHOUT), "bank")),
     step("project a part", lambda s: project(s.context(WITHOUT), "bank"), _tops_up),
-    _of_who_waits("cli.nouns.pushes:void", lambda s, c: pushes.void(c, [AWAITS], s.by, "their console")),
-    _of_who_waits("cli.nouns.pushes:_with_effect retry", lambda s, c: pushes.retry(c, [AWAITS], s.by)),
-    Party("cli.nouns.pushes:_with_effect resolve what waits for credit", _resolved, _as_said),
+    _of_who_waits("cli.declared:run push void", lambda s, c: pushes.void(c, [AWAITS], s.by, "their console")),
+    _of_who_waits("cli.declared:run push retry", lambda s, c: pushes.retry(c, [AWAITS], s.by)),
+    Party("cli.declared:run push resolve what waits for credit", _resolved, _as_said),
     plain(
         "stop_org who waits for credit",
         lambda s, c: stops.stop_org(c, org_id="poor", reason="bad", now_ms=NOW, actor="somebody"),

@@ -27,9 +27,6 @@ BY_HAND: Final[Mapping[str, str]] = {
     "org assign": "assign",
     "cell set": "cli.nouns.cells:set_",
     "provider accept": "cli.nouns.providers:accept",
-    "push retry": "cli.nouns.pushes:_with_effect retry",
-    "push resolve": "cli.nouns.pushes:_with_effect resolve",
-    "push void": "cli.nouns.pushes:void",
     "override end": "cli.declared:run override refuse",
 }
 """The parties of actions whose command is written by hand, or whose deed is another's, too (an override is ended as it

@@ -20,7 +20,7 @@ SHARE = (
     "cli.declared:run ledger rate",
     "cli.declared:run provider rate",
     "cli.declared:run sample withdraw",
-    "cli.nouns.pushes:_with_effect retry",
+    "cli.declared:run push retry",
     "cli.declared:run feature map",
     "cli.nouns.overrides:_add",
     "cli.nouns.overrides:_add one that counts",

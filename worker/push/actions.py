@@ -100,7 +100,7 @@ def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
         raise
 
 
-_IF_LOST: Final = "if its provider lost it, `drawdown push void KEY --although-accepted` asks there first"
+_IF_LOST: Final = "if its provider lost it, `drawdown push void-lost KEY` asks there first"
 
 
 def _chosen(
@@ -142,7 +142,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
             if not (push.attempts or push.state in ("rejected", "in_doubt")):
                 raise Refused(f"{push.key} is {push.state}: {rule}")
             if push.provider == "embedded" and push.key not in charged:
-                raise Refused(f"{push.key}: the embedded ledger has no such charge, so it is --absent")
+                raise Refused(f"{push.key}: the embedded ledger has no such charge, so it is --outcome absent")
     accept_many(connection, chosen, by, evidence)
     return [push.key for push in chosen]
 
@@ -264,8 +264,8 @@ class Chosen:
             raise UsageError(f"--state {sorted(wrong)[0]}: this is for pushes that are {' or '.join(possible)}")
         if self.org:
             require_org(connection, self.org)
-        if self.provider and not SQL.run(connection, "was_assigned", {"provider": self.provider}).first():
-            raise Refused(f"nothing was ever assigned to a provider {self.provider!r}; `drawdown provider list`")
+        if self.provider:
+            ids.require(connection, ids.PROVIDER, self.provider)
         values = {"states": self.states or list(possible), "org_id": self.org, "provider": self.provider}
         found = list(SQL.run(connection, "by_filter", {**values, "error": self.error}).scalars())
         self._require_expected(len(found))
@@ -443,8 +443,8 @@ class DoubtFilter:
         for kind, given in ((ids.CUSTOMER, self.customer), (ids.FEATURE, self.feature)):
             if given:
                 ids.require(connection, kind, given)
-        if self.provider and not SQL.run(connection, "was_assigned", {"provider": self.provider}).first():
-            raise Refused(f"nothing was ever assigned to a provider {self.provider!r}; `drawdown provider list`")
+        if self.provider:
+            ids.require(connection, ids.PROVIDER, self.provider)
         found = int(SQL.run(connection, "count", self.values).scalar_one())
         if self.at_most is not None and found > self.at_most:
             raise Refused(
@@ -468,10 +468,10 @@ class Stays:
         """The reason for people, and what to do next."""
         minutes = -(-self.wait_ms // MINUTE_MS)
         return {
-            "below_floor": "below their organisations' floor: settle them with the customers, then --accepted",
+            "below_floor": "below their organisations' floor: settle them with the customers, then --outcome accepted",
             "charged": "charged by the embedded ledger: the next tick accepts them",
             "may_arrive": f"an attempt may still arrive: give the same command in {minutes:,} minutes",
-            "not_charged": "never charged by the embedded ledger: --absent",
+            "not_charged": "never charged by the embedded ledger: --outcome absent",
         }[self.reason]
 
 
@@ -622,7 +622,9 @@ def _not_charged(connection: sa.Connection, held: Sequence[PushRow], _now_ms: in
     charged = wallet.read_charges(connection, ours)
     for key in ours:
         if key not in charged:
-            yield Refusal(key, "not_charged", f"{key}: the embedded ledger has no such charge, so it is --absent")
+            yield Refusal(
+                key, "not_charged", f"{key}: the embedded ledger has no such charge, so it is --outcome absent"
+            )
 
 
 _REFUSALS: Final[dict[Outcome, Judge]] = {

@@ -19,9 +19,6 @@ SELECT key FROM pushes WHERE state IN {open_states} AND {open_state} IN :states 
     AND (:provider = '' OR provider = :provider) AND (:error = '' OR last_error LIKE '%' || :error || '%')
 ORDER BY window_ms, org_id, feature, revision
 
--- name: was_assigned
-SELECT 1 FROM assignments WHERE provider = :provider LIMIT 1
-
 -- Pushes that people had cancelled at their provider.
 
 -- name: asked_before

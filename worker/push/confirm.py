@@ -303,7 +303,7 @@ UNTOLD: Final = (
 )
 BELOW: Final = (
     "the provider has none of it, or another quantity, and it lies below the floor, where nothing would be sealed in "
-    "its place: settle it with the customer, then `push resolve --accepted`"
+    "its place: settle it with the customer, then `push resolve --outcome accepted`"
 )
 UNSENT: Final = "looked up and absent, and each attempt of it is proven not to have arrived"
 

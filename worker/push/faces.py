@@ -1,13 +1,15 @@
-"""Pushes, as programs see and change them. The commands do more: a portion at a time, and a look at the provider."""
+"""Pushes, as people and programs see and change them: listed, summed, explained, retried, resolved, voided."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import sqlalchemy as sa
 
+from drawdown.schema import ids
+from drawdown.schema.audit import require_org
 from drawdown.schema.declare import (
     ID,
     KEY,
@@ -15,6 +17,7 @@ from drawdown.schema.declare import (
     TEXT,
     TIME,
     Action,
+    Column,
     Fact,
     Invocation,
     Listing,
@@ -26,18 +29,19 @@ from drawdown.schema.declare import (
     whole,
 )
 from drawdown.schema.errors import Refused, UnknownId, UsageError
-from drawdown.schema.typed.parsing import show_time
+from drawdown.schema.typed.parsing import require_range, show_time
+from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.actions import Chosen, PushEffect, effect_of
 from drawdown.worker.push.explanation import ExplainedPush, explain_push
-from drawdown.worker.push.lists import PushFilter, PushLine, list_pushes
+from drawdown.worker.push.lists import NO_ERROR, PushFilter, PushLine, PushSum, list_pushes, sum_pushes
 from drawdown.worker.push.rows import PUSH, find_pushes
 from drawdown.worker.verdict.rates import size_of
 
 RETRIED: Final = ("due", "rejected")
 PROVEN: Final = ("in_doubt", "rejected")
 MOST_CHOSEN: Final = 1_000
-"""Pushes that one call changes; more are for the command line, or for a narrower filter."""
+"""Pushes that one call or form changes. The command changes any number."""
 MOST_FACTS: Final = 20
 """Pushes that a dry run of a call names."""
 
@@ -60,6 +64,15 @@ class PushesChanged:
     effect: PushEffect
 
 
+@dataclass(frozen=True)
+class PushesResolved:
+    """Pushes with a recorded outcome, all or none; the rest as of `PushesChanged`."""
+
+    pushes: list[str]
+    outcome: str
+    effect: PushEffect
+
+
 def _find_pushes(
     connection: sa.Connection,
     possible: Sequence[str],
@@ -70,13 +83,11 @@ def _find_pushes(
     error: str,
     expect: int | None = None,
 ) -> list[str]:
-    """Errors: as `Chosen.find`; Refused for none, or for more than a call changes."""
+    """Errors: as `Chosen.find`; Refused for none."""
     chosen = Chosen(list(keys or ()) or None, list(state or ()) or None, org_id or "", provider, error, expect)
     found = chosen.find(connection, possible)
     if not found:
         raise Refused("no push is like that")
-    if len(found) > MOST_CHOSEN:
-        raise Refused(f"{len(found):,} pushes are like that, and one call changes {MOST_CHOSEN:,}: narrow the filter")
     return found
 
 
@@ -108,11 +119,11 @@ def _resolve(
     provider: OfProvider = "",
     error: OfError = "",
     expect: Expect = None,
-) -> PushesChanged:
+) -> PushesResolved:
     found = _find_pushes(connection, PROVEN, keys, state, org_id, provider, error, expect)
     effect = effect_of(connection, found)
     work = pushes.resolve_accepted if outcome == "accepted" else pushes.void
-    return PushesChanged(work(connection, found, asked.by, evidence), effect)
+    return PushesResolved(work(connection, found, asked.by, evidence), outcome, effect)
 
 
 def _void(
@@ -132,8 +143,25 @@ def _void(
     return PushesChanged(pushes.void(connection, found, asked.by, evidence), effect)
 
 
-def _sentences(done: PushesChanged) -> list[str]:
-    return [f"{len(done.pushes):,} pushes", f"{done.effect}"]
+def _says(what: str) -> Callable[[PushesChanged], list[str]]:
+    """Return a function for the sentences about changed pushes: their number and worth, and the first keys."""
+
+    def says(done: PushesChanged) -> list[str]:
+        together = ", all in one transaction" if len(done.pushes) > 1 else ""
+        keys = [f"  {key}" for key in done.pushes[:MOST_FACTS]]
+        more = ["  …"] if len(done.pushes) > MOST_FACTS else []
+        return [f"{len(done.pushes):,} {what}{together}", f"  {done.effect}", *keys, *more]
+
+    return says
+
+
+def _resolved(done: PushesResolved) -> list[str]:
+    what = "accepted" if done.outcome == "accepted" else "voided; what they held is owed again"
+    return _says(what)(PushesChanged(done.pushes, done.effect))
+
+
+def _count(done: PushesChanged | PushesResolved) -> int:
+    return len(done.pushes)
 
 
 def _choose(connection: sa.Connection, possible: Sequence[str], values: Values) -> list[str]:
@@ -180,26 +208,68 @@ def _worth(connection: sa.Connection, _asked: Invocation, values: Values) -> Siz
     return size_of(effect_of(connection, keys).worth, len(keys))
 
 
+AnyState = Literal[
+    "open", "due", "queued", "in_doubt", "rejected", "awaiting_credit", "accepted", "voided", "carried", "shadow", "any"
+]
+OpenState = Literal["open", "due", "queued", "in_doubt", "rejected", "awaiting_credit"]
+OnlyOrg = Annotated[str | None, ORG, "Only this organisation's"]
+OnlyProvider = Annotated[str, ID, "Only this provider's"]
+OnlyFeature = Annotated[str, ID, "Only of this feature"]
+Since = Annotated[int | None, TIME, "Only of windows from this moment on"]
+Until = Annotated[int | None, TIME, "Only of windows that begin before this moment"]
+OnlyError = Annotated[str, TEXT, f"Only those with this last error, as it is listed, or '{NO_ERROR}'"]
+
+
+def _require_filter(connection: sa.Connection, look: Look, provider: str, from_ms: int | None) -> None:
+    """Errors: UsageError for a begin in the future; UnknownId for a provider that nothing knows, with the nearest."""
+    if from_ms is not None and from_ms > look.now_ms:
+        raise UsageError("--from lies in the future: two days ago is 2d", at="from_ms")
+    known = look.providers
+    names = set() if known is None else {*known.providers, *known.broken, *EXEMPT_PROVIDERS}
+    if provider and provider not in names and not ids.is_known(connection, ids.PROVIDER, provider):
+        ids.require_among(ids.PROVIDER, provider, names)
+
+
 def _list(
     connection: sa.Connection,
     look: Look,
     *,
-    state: Annotated[
-        Literal["open", "due", "queued", "in_doubt", "rejected", "accepted", "voided", "carried", "shadow", "any"],
-        "In this state; open: all that is not settled",
-    ] = "open",
-    org_id: Annotated[str | None, ORG, "Only this organisation's"] = None,
-    provider: Annotated[str, ID, "Only this provider's"] = "",
-    feature: Annotated[str, ID, "Only of this feature"] = "",
-    from_ms: Annotated[int | None, TIME, "Only of windows from this moment on"] = None,
-    to_ms: Annotated[int | None, TIME, "Only of windows that begin before this moment"] = None,
-    why: Annotated[str, TEXT, "Only those with this last error"] = "",
+    state: Annotated[AnyState, "In this state; open: all that is not settled"] = "open",
+    org_id: OnlyOrg = None,
+    provider: OnlyProvider = "",
+    feature: OnlyFeature = "",
+    from_ms: Since = None,
+    to_ms: Until = None,
+    why: OnlyError = "",
 ) -> Page[PushLine]:
-    if from_ms is not None and from_ms > look.now_ms:
-        raise UsageError("--from lies in the future: two days ago is 2d", at="from_ms")
+    _require_filter(connection, look, provider, from_ms)
     chosen = PushFilter(state, provider, org_id or "", feature, from_ms, to_ms, why)
     page = list_pushes(connection, chosen, look.now_ms, look.after, look.most)
-    return Page(page.lines, page.next_after)
+    notes = ["this page looked no further, and the next one continues"] if page.is_cut else []
+    return Page(page.lines, page.next_after, notes)
+
+
+def _sum(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    state: Annotated[OpenState, "In this state; open: all that is not settled"] = "open",
+    org_id: OnlyOrg = None,
+    provider: OnlyProvider = "",
+    feature: OnlyFeature = "",
+    from_ms: Since = None,
+    to_ms: Until = None,
+    why: OnlyError = "",
+) -> Page[PushSum]:
+    _require_filter(connection, look, provider, from_ms)
+    require_range(from_ms, to_ms)
+    if feature:
+        ids.require(connection, ids.FEATURE, feature)
+    if org_id:
+        require_org(connection, org_id)
+    sums = sum_pushes(connection, PushFilter(state, provider, org_id or "", feature, from_ms, to_ms, why))
+    more = ["there are more: a larger --most"] if len(sums) > look.most else []
+    return Page(sums[: look.most], notes=[f"{sum(one.pushes for one in sums):,} pushes in all", *more])
 
 
 def _show(connection: sa.Connection, look: Look, key: Annotated[str, KEY, "The push's key"]) -> ExplainedPush:
@@ -211,6 +281,16 @@ def _show(connection: sa.Connection, look: Look, key: Annotated[str, KEY, "The p
     return found
 
 
+def _lookups(found: ExplainedPush) -> list[str]:
+    """Return the text about look-ups at the provider, and the time of the next one."""
+    push = found.push
+    if not push.lookups:
+        return []
+    answer = f"{push.lookup_answer} at {show_time(push.looked_up_ms)}" if push.looked_up_ms else "no answer yet"
+    again = f"; again from {show_time(push.due_at_ms)} on" if push.state in ("queued", "in_doubt") else ""
+    return [f"looked up there {push.lookups:,} times, last answer: {answer.replace('_', ' ')}{again}"]
+
+
 READ: Final = "usage:read"
 WRITE: Final = "usage:write"
 ACTIONS: Final = (
@@ -219,36 +299,39 @@ ACTIONS: Final = (
         "Send pushes again",
         "Send again with the next tick. A rejected push is voided and sealed again, under its next revision.",
         _retry,
-        _sentences,
+        _says("sent again by the next tick"),
         path="/v1/pushes/retry",
         scope=WRITE,
         facts=_facts_of_retry,
         size=_rows,
-        by_hand=True,
+        at_once=MOST_CHOSEN,
+        count=_count,
     ),
     Action(
         "push resolve",
         "Resolve pushes",
         "Record the outcome of pushes that are in doubt or rejected. All of them are changed, or none.",
         _resolve,
-        _sentences,
+        _resolved,
         path="/v1/pushes/resolve",
         scope=WRITE,
         facts=_facts_of_proven,
         size=_worth,
-        by_hand=True,
+        at_once=MOST_CHOSEN,
+        count=_count,
     ),
     Action(
         "push void",
         "Void pushes",
         "Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent again.",
         _void,
-        _sentences,
+        _says("voided; the next tick seals what they held"),
         path="/v1/pushes/void",
         scope=WRITE,
         facts=_facts_of_proven,
         size=_worth,
-        by_hand=True,
+        at_once=MOST_CHOSEN,
+        count=_count,
     ),
 )
 LISTS: Final = (
@@ -257,12 +340,24 @@ LISTS: Final = (
         "Pushes",
         "List pushes. Open ones: what needs a person first. All others: the latest window first.",
         _list,
-        ("key", "provider", "sent_qty", "state", "attempts", "last_error"),
+        ("key", "provider", Column("sent_qty", "#quantity"), "state", Column("attempts", "#attempts"),
+         Column("last_error", "last error")),
         holds="pushes",
         path="/v1/pushes",
         scope=READ,
         paged=True,
-        by_hand=True,
+    ),
+    Listing(
+        "push sums",
+        "Open pushes by customer",
+        "Sum the open pushes by provider, customer, feature and state.",
+        _sum,
+        ("provider", Column("customer_id", "customer"), "feature", "state", Column("pushes", "#pushes"),
+         Column("quantity", "#quantity")),
+        holds="sums",
+        path="/v1/pushes/sums",
+        scope=READ,
+        most=1_000,
     ),
     Showing(
         "push show",
@@ -273,6 +368,19 @@ LISTS: Final = (
         scope=READ,
         most=0,
         open=True,
-        by_hand=True,
+        parts={
+            "samples": (
+                "Samples of this window and feature",
+                ("id", Column("ts", "at", show=show_time),
+                 Column("memory_mb", "#MB or event type", of_row=lambda row: row.event_type or row.memory_mb),
+                 Column("interval_s", "#seconds or units"), "withdrawn"),
+            ),
+            "attempts": (
+                "Attempts",
+                (Column("attempt", "#no."), "started_ms", "finished_ms", "outcome", "detail"),
+            ),
+            "revisions": ("Revisions", ("key", "state", Column("sealed_qty", "#sealed"), Column("sent_qty", "#sent"))),
+        },
+        notes=_lookups,
     ),
-)
+)  # fmt: skip

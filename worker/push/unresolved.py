@@ -66,7 +66,7 @@ def counted(count: int, one: str, many: str) -> str:
 
 def resolve_all(provider: str) -> str:
     """The dry run for all pushes in doubt at a provider."""
-    return typed("drawdown", "push", "resolve", "--all-in-doubt", "--provider", provider, "--dry-run")
+    return typed("drawdown", "push", "resolve-all", "--provider", provider, "--dry-run")
 
 
 def unresolved_parts() -> dict[str, Part]:

@@ -241,7 +241,7 @@ def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterat
         if push.window_ms < floors.get(push.org_id, 0):
             text = (
                 f"{push.key} lies below the floor of {push.org_id}, where nothing would be sealed in its place: settle "
-                "it with the customer, then `drawdown push resolve KEY --accepted --evidence ...`"
+                "it with the customer, then `drawdown push resolve KEY --outcome accepted --evidence ...`"
             )
             yield Refusal(str(push.key), "below_floor", text)
 

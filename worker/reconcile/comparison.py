@@ -109,7 +109,7 @@ UNTOLD: Final = (
 BELOW: Final = "lie below the floor, where nothing would be sealed in their place: settle them with the customer"
 
 BY_HAND: Final = (
-    "compare with their console, then `push void KEY --although-accepted` what they lost, and charge on an invoice "
+    "compare with their console, then `push void-lost KEY` what they lost, and charge on an invoice "
     "what they gave back twice"
 )
 
@@ -176,7 +176,7 @@ class Short:
 def ended_short(short: Short, capabilities: Capabilities) -> Line:
     """They have less than we call accepted: what became of it, in words."""
     if not capabilities.lookup:
-        note = "one push cannot be looked up there: compare with their console, then `push void --although-accepted`"
+        note = "one push cannot be looked up there: compare with their console, then `push void-lost`"
         return replace(short.line, note=note)
     line, done = short.line, short.corrected + short.covered
     missing = line.ours - line.theirs - done

@@ -630,7 +630,7 @@ RESOLVE: Final = Action(
     _resolve,
     _standing(PROVEN),
     lambda doing: [
-        "push", "resolve", *_options(doing), f"--{doing.values['outcome']}", "--evidence", evidence_of(doing),
+        "push", "resolve", *_options(doing), "--outcome", doing.values["outcome"], "--evidence", evidence_of(doing),
     ],
     _place,
     "A push in doubt was sent, and nobody knows what became of it. Look in the provider's console first.",
@@ -653,8 +653,8 @@ VOID: Final = Action(
     _void,
     _standing(PROVEN),
     lambda doing: [
-        "push", "void", *_options(doing), "--evidence", evidence_of(doing),
-        *(["--although-accepted"] if doing.values["although"] == "yes" else []),
+        "push", "void-lost" if doing.values["although"] == "yes" else "void", *_options(doing),
+        "--evidence", evidence_of(doing),
     ],
     _place,
     "For what never reached its provider, or was lost or given back there: it is owed again, under its next revision.",
