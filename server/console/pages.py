@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from drawdown.server.console.action import Action
+from drawdown.server.console.declared import form_of
 from drawdown.server.console.page import Page
 from drawdown.server.console.screens import customers, money, oncall, rules
+from drawdown.server.declarations import ACTIONS as DECLARED
 
 AREAS: Final[Mapping[str, tuple[Page, ...]]] = {
     "Customers": customers.PAGES,
@@ -38,5 +40,10 @@ IN_CREDITS: Final = {*(page.path for page in money.PAGES), "/console/runs", "/co
 
 A vendor bills in its own currency. A provider's quantity of a feature is compared in its base units.
 """
-ACTIONS: Final[tuple[Action, ...]] = (*money.ACTIONS, *oncall.ACTIONS, *rules.ACTIONS)
-"""The actions, each at `/console/act/` and its name."""
+WRITTEN: Final[tuple[Action, ...]] = (*money.ACTIONS, *oncall.ACTIONS, *rules.ACTIONS)
+"""Forms that an area makes: by hand, or of a declared action with fixed values."""
+ACTIONS: Final[tuple[Action, ...]] = (
+    *WRITTEN,
+    *(form_of(one) for one in DECLARED.values() if one.place and one.slug not in {each.name for each in WRITTEN}),
+)
+"""The actions, each at `/console/act/` and its name; each declared action with a place has one."""

@@ -14,7 +14,7 @@ from drawdown.cli.main import app
 from drawdown.cli.tree import walk
 from drawdown.schema.declare import Action
 from drawdown.server.console.pages import ACTIONS as FORMS
-from drawdown.server.declarations import ACTIONS, BY_NAME, DECLARED
+from drawdown.server.declarations import BY_NAME, DECLARED
 from tests.server.house import House, described
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "develop.md"
@@ -62,11 +62,6 @@ def test_list_of_commands_and_forms_by_hand_is_that_of_the_code(kind: str) -> No
 
 def test_list_of_operations_by_hand_is_that_of_the_code(lone: House) -> None:
     assert sorted(listed("operation")) == sorted(operations(lone))
-
-
-def test_action_with_a_place_on_a_page_has_a_form_there() -> None:
-    names = {one.name for one in FORMS}
-    assert sorted(one.slug for one in ACTIONS.values() if one.place and one.slug not in names) == []
 
 
 def test_action_that_is_declared_by_hand_has_a_command_by_hand() -> None:

@@ -43,7 +43,6 @@ PAGES: Final[tuple[Page, ...]] = (
 )
 ACTIONS: Final = (
     *wallet_acts.GRANTS,
-    *wallet_acts.LOT_ACTIONS,
     *topups.ACTIONS,
     *jobs.ACTIONS,
     *settlements.ACTIONS,

@@ -19,14 +19,12 @@ from drawdown.schema.typed.parsing import show_percent
 from drawdown.schema.units import show_difference
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.csv_lines import csv_line
-from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.push import actions as balances
-from drawdown.worker.settlements import actions as settlement_actions
 from drawdown.worker.settlements import lists as settlements
 from drawdown.worker.settlements.lists import (
     Account,
@@ -305,4 +303,4 @@ ACKNOWLEDGE: Final = Action(
     lambda _doing: "/console/reconcile",
     "Somebody has seen to what was told of its balances. Nothing is compared, and nothing corrected.",
 )
-ACTIONS: Final = (*(form_of(one) for one in settlement_actions.ACTIONS), ACKNOWLEDGE)
+ACTIONS: Final = (ACKNOWLEDGE,)

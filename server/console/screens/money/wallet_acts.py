@@ -13,11 +13,9 @@ from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.ids import is_clean
 from drawdown.schema.typed.parsing import show_credits, show_time, type_credits
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
-from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import MAX_KEY_CHARS
 from drawdown.worker.wallets import actions as credit
-from drawdown.worker.wallets import tiers
 
 MEANING: Final[Mapping[str, str]] = {
     "purchased": "purchased: somebody paid for it",
@@ -99,9 +97,3 @@ def key_of(doing: Doing, name: str) -> str:
     if not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
         raise WrongField(name, f"1 to {MAX_KEY_CHARS} characters, none of them control characters")
     return found
-
-
-DECLARED: Final = {one.name: one for one in (*credit.ACTIONS, *tiers.ACTIONS)}
-LOT_ACTIONS: Final = tuple(
-    form_of(DECLARED[name]) for name in ("ledger take-back", "plan put", "tier buy", "ledger rate")
-)

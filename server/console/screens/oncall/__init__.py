@@ -20,11 +20,8 @@ from drawdown.server.console.screens.oncall import (
 ACTIONS: Final = (
     *halts.ACTIONS,
     *pushes.ACTIONS,
-    *providers.ACTIONS,
     *runs.ACTIONS,
-    *cells.ACTIONS,
     *pending.ACTIONS,
-    *backfills.ACTIONS,
     *jobs.ACTIONS,
     *jobs.PROVIDER_ACTIONS,
 )

@@ -11,13 +11,11 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.text import typed
-from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.usage import backfill_actions
 from drawdown.worker.usage.backfill_actions import MOST_COMPARED
 from drawdown.worker.usage.backfills import BackfillRow, Diff, diff, list_backfills, open_backfills, show_backfill
 
@@ -141,6 +139,3 @@ def _facts(found: BackfillRow, would: Diff | None) -> Table:
     ]
     rows = [(Cell(name), value) for name, value in facts]
     return Table("What is known of it", ("What", "Is"), rows, "", f"drawdown backfill show {typed(found.backfill)}")
-
-
-ACTIONS: Final = (form_of(backfill_actions.CLOSE), form_of(backfill_actions.REVERT))

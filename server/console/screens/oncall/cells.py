@@ -11,12 +11,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.halts import cells
 from drawdown.worker.halts.lists import CellLine, cell_lines
 
 PATH: Final = "/console/cells"
@@ -58,6 +56,3 @@ def _row(one: CellLine) -> tuple[Cell, ...]:
         cells_of.number(one.tries, narrow=False),
         cells_of.text_cell(one.error),
     )
-
-
-ACTIONS: Final = (form_of(cells.SET), form_of(cells.REMOVE))

@@ -16,7 +16,6 @@ from drawdown.schema.database import Transact
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.csv_lines import csv_line
-from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
@@ -207,4 +206,4 @@ LIFT: Final = Action(
     "The provider's verdict counts again; the next tick asks for it.",
     size=_size,
 )
-ACTIONS: Final = (HALT, LIFT, form_of(orgs.OVERRIDE))
+ACTIONS: Final = (HALT, LIFT)

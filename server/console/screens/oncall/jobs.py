@@ -20,7 +20,6 @@ from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
-from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
@@ -207,7 +206,7 @@ ORDER: Final = Action(
     "A past range is sealed again, and what it still owes is sent. What is billed already is not billed again.",
     tell=_preview,
 )
-ACTIONS: Final = (ORDER, *(form_of(one) for one in queue.ACTIONS))
+ACTIONS: Final = (ORDER,)
 
 
 AT_ONCE: Final = "the tab Assignment of the organisation leads to the form that does it at once"

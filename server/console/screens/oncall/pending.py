@@ -19,13 +19,11 @@ from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
-from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
-from drawdown.worker.features import actions as features
 from drawdown.worker.features.lists import UnmappedEvent, UnmappedSize, unmapped_events, unmapped_sizes
 from drawdown.worker.orgs import assignments
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
@@ -378,4 +376,4 @@ DISMISS: Final = Action(
     role="admin",
     size=_many,
 )
-ACTIONS: Final = (ASSIGN, form_of(features.MAP), form_of(features.MAP_EVENT), MEND, DISMISS)
+ACTIONS: Final = (ASSIGN, MEND, DISMISS)

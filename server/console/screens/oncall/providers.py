@@ -13,14 +13,12 @@ import sqlalchemy as sa
 
 from drawdown.schema.declare import YES
 from drawdown.schema.units import SECOND_MS
-from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
-from drawdown.worker.provider.faces import PAUSE
 from drawdown.worker.provider.lists import MOST_SENDS, ProviderLine, Unanswered, provider_lines
 from drawdown.worker.push.lists import WaitSums, wait_sums
 
@@ -186,6 +184,3 @@ def _pairs(found: object) -> str:
     if not isinstance(found, Mapping) or not found:
         return figures.UNKNOWN
     return ", ".join(f"{name}: {value}" for name, value in sorted(found.items()))
-
-
-ACTIONS: Final = (form_of(PAUSE),)

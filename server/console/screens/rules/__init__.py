@@ -16,4 +16,4 @@ PAGES: Final[tuple[Page, ...]] = (
     Page("/console/audit", "Audit", "list.html", audit.read, lines=audit.csv_lines),
     Page("/console/people", "People", "list.html", people.read, role="admin"),
 )
-ACTIONS: Final = (*limits.ACTIONS, *events.ACTIONS, *keys.ACTIONS, *people.ACTIONS)
+ACTIONS: Final = (*limits.ACTIONS, *people.ACTIONS)

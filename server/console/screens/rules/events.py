@@ -14,7 +14,6 @@ from drawdown.providers.protocol import HOUR_MS
 from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.csv_lines import csv_line
-from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
@@ -22,7 +21,6 @@ from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.rules.cells import number, org, text_cell, time
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined, require_reason
 from drawdown.worker.usage import intake as event_intake
-from drawdown.worker.usage import withdrawals
 from drawdown.worker.usage.intake import (
     MOST_SEEN,
     Became,
@@ -347,6 +345,3 @@ def _entries(found: Became) -> Table:
 def _ledger(customer_id: str, ts: int) -> str:
     """The day of the entry, opened, in the ledger by days."""
     return url("/console/org", id=customer_id, tab="usage", days=90, day=figures.day(ts - ts % DAY_MS)) + "#ledger"
-
-
-ACTIONS: Final = tuple(form_of(one) for one in withdrawals.ACTIONS)

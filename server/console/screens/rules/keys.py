@@ -11,13 +11,11 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.units import DAY_MS
-from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, PageContent, Table, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.rules.cells import org, text_cell, time
-from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import KeyRow, page_of_keys
 
 PATH: Final = "/console/keys"
@@ -85,6 +83,3 @@ def _state(one: KeyRow, now_ms: int) -> tuple[str, str, str]:
     if one.state == "rotated":
         return "taken still", "state", ""
     return one.state, "state", "warn" if one.state == "expired" else ""
-
-
-ACTIONS: Final = tuple(form_of(one) for one in api_keys.ACTIONS)

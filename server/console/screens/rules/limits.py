@@ -19,13 +19,11 @@ from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.text import typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
-from drawdown.server.console.declared import form_of
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.rules.cells import amount, org, part, text_cell, time
-from drawdown.worker.guard import limits as guard_limits
 from drawdown.worker.guard import lists as guard_blocks
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
@@ -408,4 +406,4 @@ PHASE: Final = Action(
     "It says what comes of a limit that is reached, from the next use on.",
     role="admin",
 )
-ACTIONS: Final = (*map(form_of, guard_overrides.ACTIONS), form_of(guard_limits.SET), MAKE, PHASE)
+ACTIONS: Final = (MAKE, PHASE)
