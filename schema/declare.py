@@ -381,8 +381,9 @@ class Param:
 
     @property
     def option(self) -> str:
-        """As it is typed."""
-        return self.metavar if self.is_argument else f"--{self.word.replace('_', '-')}"
+        """As it is typed. An option of several values is given once for each, in the singular."""
+        word = self.word.removesuffix("s") if self.many else self.word
+        return self.metavar if self.is_argument else f"--{word.replace('_', '-')}"
 
     @property
     def metavar(self) -> str:

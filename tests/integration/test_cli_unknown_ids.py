@@ -174,7 +174,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("provider when-down", "plan"): t("embedded --plan tema --policy stop", "team"),
     ("ledger grant", "customer"): t("acmee 5", "acme"),
     ("ledger grant", "plan"): t("acme 5 --plan tema", "team"),
-    ("ledger grant", "feature"): t("acme 5 --feature compute_1gbb", "compute_1gb"),
+    ("ledger grant", "features"): t("acme 5 --feature compute_1gbb", "compute_1gb"),
     ("ledger lots", "customer"): t("acmee", "acme"),
     ("ledger statement", "customer"): t("acmee --month 2026-01", "acme"),
     ("ledger take-back", "lot"): t("grant:firts", "grant:first"),
@@ -258,7 +258,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("console user role", "role"): t("anna --role admn", "admin"),
     ("console user reset", "name"): t("annn", "anna"),
     ("console user end", "name"): t("annn", "anna"),
-    ("key create", "scope"): t("other --scope usage:raed", "usage:read"),
+    ("key create", "scopes"): t("other --scope usage:raed", "usage:read"),
     ("key create", "org"): t("other --scope guard --org acmee", "acme"),
     ("key create", "cell"): t("other --scope guard --cell cell-11", "cell-1"),
     ("key rotate", "name"): t("apps", "app"),
@@ -286,7 +286,7 @@ IDS: dict[tuple[str, str], Typed] = {
         (f"hook {verb}", "name"): t(f"appp {more}", "app")
         for verb, more in (("set", "https://app.example/in"), ("secret", ""), ("rotate", ""), ("end", ""), ("test", ""))
     },
-    ("hook set", "event"): t("app https://app.example/in --event balance.lwo", "balance.low"),
+    ("hook set", "events"): t("app https://app.example/in --event balance.lwo", "balance.low"),
     ("hook low", "org"): t("5 --org acmee", "acme"),
     ("hook messages", "org"): t("--org acmee", "acme"),
     ("hook messages", "endpoint"): t("--endpoint appp", "app"),

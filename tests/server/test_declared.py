@@ -455,10 +455,10 @@ def test_an_error_tells_a_program_what_a_program_can_do(shop: House) -> None:
 def test_message_of_a_refused_call_names_the_fault(shop: House) -> None:
     refusals: list[tuple[str, object, int, str]] = [
         (
-            "/v1/hooks/app", {"url": "https://a.example/", "events": []}, 422,
-            "invalid body: events: unknown field; did you mean event? Fields: url, event, new, reason, dry_run",
+            "/v1/hooks/app", {"url": "https://a.example/", "event": []}, 422,
+            "invalid body: event: unknown field; did you mean events? Fields: url, events, new, reason, dry_run",
         ),
-        ("/v1/hooks/app", {"new": "yes", "event": []}, 422, "invalid body: url: required (and 1 more)"),
+        ("/v1/hooks/app", {"new": "yes", "events": []}, 422, "invalid body: url: required (and 1 more)"),
         ("/v1/hooks/app", [], 422, "invalid body: must be a JSON object"),
         (
             "/v1/orgs/acme/assign", {"provider": "embedded", "from_ms": 1}, 422,
@@ -481,7 +481,7 @@ def test_message_of_a_refused_call_names_the_fault(shop: House) -> None:
 
 def test_unknown_scope_is_refused_before_the_rights_of_the_key(shop: House) -> None:
     async def work(caller: Caller) -> None:
-        answer = await send(Program(caller, key_of("app")), "/v1/keys", {"name": "k", "scope": ["events:writ"]})
+        answer = await send(Program(caller, key_of("app")), "/v1/keys", {"name": "k", "scopes": ["events:writ"]})
         assert refused(answer) == (422, "unknown_scope")
         assert "did you mean events:write?" in answer.json()["error"]["message"]
 
@@ -511,14 +511,14 @@ def test_a_secret_is_in_the_first_answer_alone(shop: House) -> None:
         program = Program(caller, key_of("app"))
         path, gone = "/v1/hooks/shop", {"url": "https://shop.example/in", "new": True, "dry_run": True}
         assert (await send(program, path, gone)).json()["secret"] is None, "nor in a dry run, which leaves no trace"
-        order, once = {"name": "builds", "scope": ["events:read"]}, {"idempotency-key": "k-1"}
+        order, once = {"name": "builds", "scopes": ["events:read"]}, {"idempotency-key": "k-1"}
         first = (await send(program, "/v1/keys", order, **once)).json()
         again = (await send(program, "/v1/keys", order, **once)).json()
         assert first["key"].startswith("ddk_") and again == {**first, "key": None}
         kept = repr(shop.fleet.rows("SELECT * FROM console_acts")) + repr(shop.fleet.rows("SELECT * FROM api_keys"))
         assert first["key"] not in kept
-        assert refused(await send(program, "/v1/keys", {**order, "name": "none", "scope": []})) == (422, "bad_value")
-        beyond = {**order, "name": "more", "scope": ["guard"]}
+        assert refused(await send(program, "/v1/keys", {**order, "name": "none", "scopes": []})) == (422, "bad_value")
+        beyond = {**order, "name": "more", "scopes": ["guard"]}
         assert refused(await send(program, "/v1/keys", beyond)) == (409, "refused"), "app does not have it"
 
     served(shop, work)

@@ -389,7 +389,7 @@ def _create(
     asked: Invocation,
     name: Name,
     *,
-    scope: Annotated[list[str], ID, f"What it may: {', '.join(SCOPES)}", Label("What it may")],
+    scopes: Annotated[list[str], ID, f"What it may: {', '.join(SCOPES)}", Label("What it may")],
     org_id: Annotated[str | None, ORG, "It may name this organisation alone", Label("Organisation")] = None,
     cell_id: Annotated[str | None, ID, "It may send samples of this cell alone"] = None,
     source: Annotated[str | None, ID, "It may send usage of this source alone"] = None,
@@ -399,15 +399,15 @@ def _create(
     new: New = False,
 ) -> KeyMade:
     key = PREFIX + asked.secret
-    for one in scope:
+    for one in scopes:
         ids.require_among(ids.SCOPE, one, SCOPES)
-    wanted = ApiKey(name, tuple(scope), org_id, cell_id=cell_id, source=source, gives_micro=gives_micro)
+    wanted = ApiKey(name, tuple(scopes), org_id, cell_id=cell_id, source=source, gives_micro=gives_micro)
     _require_within(asked.reach, wanted, None if for_ms is None else asked.by.now_ms + for_ms)
     expires = create(
-        connection, key, name, scope, asked.by, org_id=org_id, cell_id=cell_id, source=source,
+        connection, key, name, scopes, asked.by, org_id=org_id, cell_id=cell_id, source=source,
         gives_micro=gives_micro, for_ms=for_ms, new=new, any_source=any_source,
     )  # fmt: skip
-    return KeyMade(name, key, sorted(set(scope)), org_id, cell_id, source, gives_micro, expires)
+    return KeyMade(name, key, sorted(set(scopes)), org_id, cell_id, source, gives_micro, expires)
 
 
 def _rotate(

@@ -256,10 +256,10 @@ def _set(
     name: EndpointName,
     url: Annotated[str, TEXT, "Where your product listens"],
     *,
-    event: Annotated[list[str] | None, ID, f"For this: {', '.join(EVENTS)}"] = None,
+    events: Annotated[list[str] | None, ID, f"For this: {', '.join(EVENTS)}"] = None,
     new: New = False,
 ) -> EndpointSet:
-    made, before = set_endpoint(connection, name, url, event or (), asked.by, new=new)
+    made, before = set_endpoint(connection, name, url, events or (), asked.by, new=new)
     secret = _secret_of(asked, name, made.generation) if before is None else None
     was = None if before is None else before.url
     allowed = asked.hooks is not None and origin(url) in asked.hooks.origins

@@ -411,7 +411,7 @@ def _grant(
     begins_ms: Annotated[int | None, TIME, "From when on it may be used; now without it"] = None,
     expires_ms: Annotated[int | None, AHEAD, "Until when it may be used; never ends without it"] = None,
     priority: Annotated[int, whole(0, MAX_PRIORITY, DEFAULT_PRIORITY), "Lower ones are used first"] = DEFAULT_PRIORITY,
-    feature: Annotated[list[str] | None, ID, "Pays for this feature alone; for all without it"] = None,
+    features: Annotated[list[str] | None, ID, "Pays for this feature alone; for all without it"] = None,
     new: New = False,
 ) -> CreditGiven:
     if asked.key != (asked.key.strip() or None):
@@ -421,7 +421,7 @@ def _grant(
         raise Denied("foreign_org", f"this key is bound to {asked.reach.org_id}, and chooses no plan: use another key")
     if asked.by.via == HTTP:
         require_drawn_on(connection, customer_id, asked.by.now_ms)
-    terms = Terms(kind, priority, begins_ms, expires_ms, tuple(sorted(set(feature))) if feature else None)
+    terms = Terms(kind, priority, begins_ms, expires_ms, tuple(sorted(set(features))) if features else None)
     known = ids.is_known(connection, ids.CUSTOMER, customer_id)
     before = wallet_of(connection, customer_id).balance_micro if known else None
     done = grant(connection, customer_id, amount_micro, asked.by, key=asked.key, plan=plan, new=new, terms=terms)

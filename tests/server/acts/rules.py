@@ -108,8 +108,8 @@ EXAMPLES: Final = {
         prepare=_event,
     ),
     "key-create": Example(
-        {"name": "shop", "scope": "guard\nevents:write", "org": "acme", "source": "/shop", "for": "90d"},
-        {"name": "\x00", "scope": "all", "org": "acmee", "cell": "cell-9", "for": "soon"},
+        {"name": "shop", "scopes": "guard\nevents:write", "org": "acme", "source": "/shop", "for": "90d"},
+        {"name": "\x00", "scopes": "all", "org": "acmee", "cell": "cell-9", "for": "soon"},
         secret=True,
     ),
     "key-rotate": Example(
