@@ -203,8 +203,8 @@ ITEMS: Final = (
         "conflict",
         "other_content",
         "both",
-        "Its id was used with other content, which stays. Give the new item a new id. The API key decides [the "
-        "scope of an id](events.md#the-scope-of-an-id)",
+        "Its id was used with other content, which stays. If it is other usage, give it a new id: a repeat under a new "
+        "id is billed too. The API key decides [the scope of an id](events.md#the-scope-of-an-id)",
     ),
     ItemCode("invalid", "empty_line", "both", "A line of JSON lines is empty. Send one item on each line"),
     ItemCode("invalid", "not_json", "both", "It is not JSON"),
