@@ -13,7 +13,7 @@ from tests.cases import cases
 MOST_AVOIDED = dict.fromkeys(style.SURFACES, 0)
 MOST_WORDS = 34_400
 """Of the pages that are written by hand."""
-MOST_LONG_SENTENCES = 4
+MOST_LONG_SENTENCES = 0
 """How many were left when this was last lowered. Lower it when you remove some."""
 MOST_FIELDS = 69
 """Fields of classes that are named by a participle alone. Lower it when you rename one."""
