@@ -40,8 +40,8 @@ BEFORE: Final = {
 """Changes of people to do again before recover, by their subject."""
 AFTER: Final = (
     "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample repair", "sample dismiss",
-    "push resolve", "push void", "push cancel", "push retry", "provider accept", "provider bill-shadow",
-    "topup resolve",
+    "push resolve", "push resolve-all", "push void", "push void-lost", "push cancel", "push retry",
+    "provider accept", "provider bill-shadow", "topup resolve",
 )  # fmt: skip
 """...and after it: what these are about is known again once ticks have settled."""
 OF_THE_LEDGER: Final = (

@@ -111,3 +111,10 @@ def test_a_tier_and_a_limit_override_have_a_dry_run(shell: Shell) -> None:
     shell("override approve 1")
     shown, _ = dry(shell, "override end 1")
     assert "override 1: ended" in shown
+
+
+def test_samples_of_a_reason_are_shown_though_none_has_it_afterwards(shell: Shell) -> None:
+    shell.fleet.sample("acme", T0 + 1, -5)
+    shell.fleet.tick_windows(1)
+    said, _ = dry(shell, "sample dismiss --why interval_negative")
+    assert "for just these: --expect 1" in said

@@ -123,6 +123,19 @@ def test_what_was_drawn_is_the_pushs_own(fleet: Fleet) -> None:
             connection.rollback()
 
 
+def test_use_that_is_sealed_and_drawn_days_before_its_window_is_a_breach(fleet: Fleet) -> None:
+    early = 2 * DAY_MS
+    tamper(
+        fleet,
+        f"UPDATE ledger_entries SET at_ms = at_ms - {early} WHERE key = '{MIRROR}'",
+        f"UPDATE pushes SET sealed_at_ms = sealed_at_ms - {early}, settled_ms = settled_ms - {early} "
+        f"WHERE key = '{KEYS['compute_1gb']}'",
+        f"UPDATE seals SET at_ms = at_ms - {early}",
+    )
+    texts = [text for _, _, text in breaches(fleet)]
+    assert any("for what was used at" in text for text in texts), texts
+
+
 def test_what_was_given_back_is_what_was_drawn(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused(KEYS["compute_1gb"], "no")], T0))
     write(fleet.engine, lambda c: credit.set_rate(c, "compute_1gb", 50, 1, fleet.by, from_ms=T0))

@@ -351,8 +351,8 @@ def _expired(
     """Return how much less and more may have been drawn on ended parts than counts, since the last comparison.
 
     An answer shows the parts that its charge drew on, so that only charges without an answer may have drawn more, and
-    the last charges before a part was last shown, if a proxy repeated them. The provider may have lost these as well. A
-    part of a plan may have paid for all charges since the last comparison: its use is not kept.
+    the last charges before a part was last shown, if a proxy repeated them: a charge may be both. The provider may have
+    lost these as well. A part of a plan may have paid for all charges since the last comparison: its use is not kept.
     """
     ended: dict[CustomerPool, list[Expired]] = {}
     for pair, now in found.items():

@@ -268,8 +268,11 @@ def _sum(
     if org_id:
         require_org(connection, org_id)
     sums = sum_pushes(connection, PushFilter(state, provider, org_id or "", feature, from_ms, to_ms, why))
-    more = ["there are more: a larger --most"] if len(sums) > look.most else []
-    return Page(sums[: look.most], notes=[f"{sum(one.pushes for one in sums):,} pushes in all", *more])
+    if len(sums) > look.most:
+        raise Refused(
+            f"there are {len(sums):,} sums, and this shows {look.most:,}: narrow the filter, or pass a larger --most"
+        )
+    return Page(sums, notes=[f"{sum(one.pushes for one in sums):,} pushes in all"])
 
 
 def _show(connection: sa.Connection, look: Look, key: Annotated[str, KEY, "The push's key"]) -> ExplainedPush:

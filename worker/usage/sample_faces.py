@@ -161,8 +161,10 @@ def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size
 
 
 def _waiting(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """How many of those that are chosen are quarantined."""
-    chosen = chosen_of(connection, values["ids"], values["org_id"], values["why"], values["from_ms"], values["to_ms"])
+    """Return the number of chosen samples that are quarantined; after a dry run, none may have the reason any more."""
+    chosen = QuarantineFilter(
+        tuple(values["ids"] or ()), values["org_id"] or "", values["why"], values["from_ms"], values["to_ms"]
+    )
     most = quarantined.MAX_MENDED
     page = list_quarantined(connection, chosen, asked.by.now_ms, most=most)
     more = "more than " if page.next_after is not None else ""

@@ -243,9 +243,10 @@ WHERE {booked_early} OR NOT CASE WHEN e.kind = 'expiry'
     ELSE e.from_account LIKE 'wallet:%' AND e.to_account LIKE 'revenue:%' END
 
 -- name: booked_early
--- If the clock that dated the entry was days behind, it dated the settlement of the push as well.
-(e.kind = 'usage' AND e.at_ms < e.ts - 86400000 AND NOT EXISTS (SELECT 1 FROM pushes p WHERE p.window_ms = {entry_window}
-    AND e.key IN (p.key, 'mirror:' || p.key) AND p.state = 'accepted' AND ABS(p.settled_ms - e.at_ms) <= 60000))
+-- If a seal up to that of the push is dated a day after the entry, a clock was set back in between.
+(e.kind = 'usage' AND e.at_ms < e.ts - 86400000 AND NOT EXISTS (
+    SELECT 1 FROM pushes p JOIN seals s ON s.seal_id <= p.seal_id AND s.at_ms > e.at_ms + 86400000
+    WHERE p.window_ms = {entry_window} AND e.key IN (p.key, 'mirror:' || p.key, 'mirror:' || p.key || ':back')))
 
 -- name: is_of_pool
 EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.pool IS NOT NULL)
