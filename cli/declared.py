@@ -46,10 +46,10 @@ from drawdown.schema.errors import AnswerLost, Exit, UsageError
 from drawdown.schema.text import why_unread
 
 Key = Annotated[
-    str | None, typer.Option(help="Makes a repetition harmless, e.g. a ticket", show_default="one of its own")
+    str | None, typer.Option(help="Idempotency key, such as a ticket number", show_default="one of its own")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print what is shown this once alone")]
-After = Annotated[str, typer.Option(help="Go on after the last row of a page: `next` of its answer")]
+After = Annotated[str, typer.Option(help="Cursor of the next page: `next` of the answer before")]
 OfFile = Annotated[Path | None, typer.Option(help="A CSV file that names them, in a column org_id")]
 _NOT: Final = f"{'-' * 2}no-"  # in two parts: it is no option by itself
 MOST_ROWS: Final = 50

@@ -60,7 +60,7 @@ def root(
     database_url: Annotated[
         str | None, typer.Option(help="sqlite:///FILE or postgresql://USER@HOST/NAME", show_default="drawdown.db here")
     ] = None,
-    at: Annotated[str | None, typer.Option(help="The time it is taken to be, for historical data")] = None,
+    at: Annotated[str | None, typer.Option(help="Current time to assume, for historical data")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
     _version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=version)

@@ -63,7 +63,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "org": CommandModule("orgs", "Organisations: who bills them, limits, halts"),
         "feature": CommandModule("features", "Features: which sizes and event types are billed as what"),
         "sample": CommandModule("samples", "Samples: find, fix or withdraw wrong ones, prune old"),
-        "event": CommandModule("events", "Usage events: what products told, find and withdraw"),
+        "event": CommandModule("events", "Find, check and withdraw usage events"),
         "job": CommandModule("jobs", "Jobs: what a tick does, how far each is"),
         "backfill": CommandModule("backfills", "Backfills: events of the past, staged, shown, put in"),
         "batch": CommandModule("batches", "Batches: files of usage, taken once, withdrawn whole"),
@@ -85,12 +85,12 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "hook": CommandModule("hooks", "Webhooks to your product: endpoints, messages, replay"),
         "key": CommandModule("keys", "Keys: what programs may do over HTTP"),
         "console": CommandModule("console", "The console: people, their roles, the way in"),
-        "cell": CommandModule("cells", "Cells: who is told to halt an organisation"),
+        "cell": CommandModule("cells", "Register the cells that receive halts"),
         "privacy": CommandModule("privacy", "Privacy: whether a report may be published"),
         "parity": CommandModule("parity", "Parity: what cells count themselves, beside ours"),
         "export": CommandModule("export", "Export the ledger and sealed usage: CSV, JSON lines"),
         "vendor": CommandModule("vendors", "Vendors: what usage costs there, their bills, drift"),
-        "audit": CommandModule("audit", "What people did: who, when, why, through what"),
+        "audit": CommandModule("audit", "List the changes that people and programs made"),
     },
 }
 MODULES: Final = {name: entry for section in SECTIONS.values() for name, entry in section.items()}

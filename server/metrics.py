@@ -465,12 +465,15 @@ def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     going = [row for row in list_endpoints(connection) if row.ended_ms is None]
     labels = ("endpoint",)
     yield gauge(
-        "hook_messages_due", "Messages that are still to be sent.", [((row.name,), row.due) for row in going], labels
+        "hook_messages_due",
+        "Webhook messages pending delivery to the endpoint.",
+        [((row.name,), row.due) for row in going],
+        labels,
     )
     ages = [((row.name,), 0.0 if row.oldest_due_ms is None else seconds(now_ms - row.oldest_due_ms)) for row in going]
     yield gauge("hook_messages_oldest_age_seconds", "Since what the oldest of them tells of happened.", ages, labels)
     failed = [((row.name,), row.failed) for row in going]
-    yield gauge("hook_messages_failed", "Messages that wait for a person's replay.", failed, labels)
+    yield gauge("hook_messages_failed", "Webhook messages that failed and need a manual replay.", failed, labels)
 
 
 GUARD_RECENT_MS: Final = 60 * MINUTE_MS

@@ -80,7 +80,9 @@ def guard_calls(calls: GuardCalls) -> Iterator[Metric]:
     for key, times in sorted(calls.decided.items()):
         metric.add_metric(key, times)
     yield metric
-    took = HistogramMetricFamily("drawdown_guard_seconds", "How long its answers took here.", labels=("call",))
+    took = HistogramMetricFamily(
+        "drawdown_guard_seconds", "Seconds to answer a guard call in this process.", labels=("call",)
+    )
     for call in CALLS:
         buckets, total = [], 0
         for limit in (*LIMITS_S, None):

@@ -39,9 +39,9 @@ def add(
     query: Annotated[Path | None, typer.Option(help="A file with a query, which is asked instead")] = None,
     database: Annotated[str, typer.Option(help="The database: NAME of DRAWDOWN_QUERY_NAME_URL")] = "",
     every: Annotated[Every, typer.Option(help="For which periods it is asked, in UTC")] = "hour",
-    closed_after: Annotated[str, typer.Option(help="How long after its end a period changes no more")] = "1h",
+    closed_after: Annotated[str, typer.Option(help="Delay after a period's end before it is queried")] = "1h",
     from_: Annotated[
-        str | None, typer.Option("--from", help="Ask from here on; later on: ask again", show_default="now")
+        str | None, typer.Option("--from", help="First period to query, or to query again", show_default="now")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also where the object store does not list it yet")] = False,
     map_: FileMap = None,

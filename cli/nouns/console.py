@@ -76,7 +76,7 @@ def role(
 
 @users.command()
 def end(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
-    """Let a person in no more, and sign them out everywhere."""
+    """Revoke a person's access and end their sessions."""
     app: App = context.obj
     by = app.by(actor, reason)
     changed = app.write(lambda c: console_users.end(c, name, by))

@@ -132,7 +132,7 @@ def _roles(app: App, apply: bool) -> None:
 
 
 def doctor_(context: typer.Context) -> None:
-    """Say what is wrong with this set-up, and how to fix it."""
+    """Check the set-up and show how to fix each fault."""
     app: App = context.obj
     findings = doctor.examine(app)
     rows = [(f.mark, f.what, "" if f.ok else f.fix) for f in findings]

@@ -135,14 +135,14 @@ Key = Annotated[
 ]
 Made = Annotated[str, typer.Argument(metavar="KEY", help="The run's key, as it was accepted under")]
 OfOrg = Annotated[str, typer.Option("--org", help="The organisation that runs it")]
-Estimate = Annotated[str | None, typer.Option(metavar="CREDITS", help="What it may cost, in credits")]
+Estimate = Annotated[str | None, typer.Option(metavar="CREDITS", help="Estimated cost in credits")]
 Uses = Annotated[
     list[str] | None, typer.Option("--use", metavar="FEATURE=N", help="Or base units of a feature; may be repeated")
 ]
 Project = Annotated[str | None, typer.Option(help="A label that lists are narrowed by; Site is not site")]
 Subject = Annotated[str | None, typer.Option(help="Who or what runs it; a label, as it is written")]
 Action = Annotated[str | None, typer.Option(help="What is done; a label, as it is written")]
-OfSupplier = Annotated[str | None, typer.Option("--supplier", help="Who is owed a share of what it costs")]
+OfSupplier = Annotated[str | None, typer.Option("--supplier", help="Supplier that gets a share of the cost")]
 By = Annotated[
     SettledByName | None,
     typer.Option("--settled-by", help="Who charges: its receipt, or its sandboxes' samples", show_default="receipt"),
@@ -154,7 +154,7 @@ Payer = Annotated[
     str | None,
     typer.Option(help="The wallet that pays, if `payer allow` lets it", show_default="the organisation's own"),
 ]
-Overage = Annotated[OverageName, typer.Option(help="What becomes of a cost above the hold")]
+Overage = Annotated[OverageName, typer.Option(help="Policy for a cost above the reservation")]
 For = Annotated[str | None, typer.Option("--for", metavar="TIME", help="How long the hold stands: 45m, 6h")]
 Queued = Annotated[bool, typer.Option("--queued", help="It waits in a queue: the hold stands for a day")]
 Actual = Annotated[str | None, typer.Option(metavar="CREDITS", help="What it cost in all, in credits")]
@@ -208,7 +208,7 @@ def accept(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Hold what a run may cost, before it starts."""
+    """Reserve credit for an execution before it starts."""
     app: App = context.obj
     labels = {"project": project, "subject": subject, "action": action, "supplier": supplier, "payer": payer}
     more = {"overage": overage.value, "for_ms": _length(for_), "queued": queued, **_settled_by(settled_by, sandbox)}
@@ -281,7 +281,8 @@ def release(
     context: typer.Context,
     key: Made,
     incurred: Annotated[
-        str | None, typer.Option(metavar="CREDITS", help="What it cost all the same", show_default="what was drawn")
+        str | None,
+        typer.Option(metavar="CREDITS", help="Cost despite the release, in credits", show_default="what was drawn"),
     ] = None,
     use: Uses = None,
     actor: Actor = None,

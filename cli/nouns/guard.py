@@ -54,7 +54,7 @@ def _register(commands: typer.Typer) -> None:
 
 
 def check(context: typer.Context, metric: Metric, org: Org, amount: Amount = 1, payer: Payer = None) -> int:
-    """Say whether so much may be used now. Changes nothing."""
+    """Check whether a use is allowed. Changes nothing."""
     app: App = context.obj
     wish = Wish(org, metric, amount, payer=payer)
     return _tell(app, app.read(lambda c: guard.check(c, wish, app.clock.now_ms())), wish=wish)
@@ -89,7 +89,7 @@ def consume(
     project: Project = None,
     subject: Subject = None,
     let_through: Annotated[
-        bool, typer.Option("--let-through", help="It was let through without an answer: it counts whatever the limit")
+        bool, typer.Option("--let-through", help="Record a use that was allowed without an answer")
     ] = False,
     actor: Actor = None,
     reason: Reason = "not given",
@@ -244,7 +244,7 @@ def report(
 def reconcile(
     context: typer.Context,
     since: Annotated[str, typer.Option(help="Of periods that begin at this time or later")] = "35d",
-    tolerance: Annotated[str, typer.Option(metavar="PERCENT", help="How far off is no alarm")] = "0",
+    tolerance: Annotated[str, typer.Option(metavar="PERCENT", help="Tolerance in per cent")] = "0",
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",

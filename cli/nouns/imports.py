@@ -34,9 +34,9 @@ def import_(
     id_from_line: Annotated[bool, typer.Option("--id-from-line", help="Ids are PREFIX:LINE")] = False,
     id_prefix: Annotated[str | None, typer.Option(help="PREFIX", show_default="the file's name")] = None,
     time_format: Annotated[str, typer.Option(help="iso, s, ms, or a pattern such as '%d.%m.%Y %H:%M:%S'")] = "iso",
-    zone: Annotated[str, typer.Option(help="The zone of times that name none")] = "UTC",
+    zone: Annotated[str, typer.Option(help="Time zone of times without an offset")] = "UTC",
     format_: Annotated[str | None, typer.Option("--format", help="csv or jsonl", show_default="by the name")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Every row of every file, or nothing")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Import all rows or none")] = False,
     rejects: Annotated[Path | None, typer.Option(help="Write refused rows to this CSV file")] = None,
 ) -> None:
     """Import samples: id, org_id, sandbox_id, cell_id, memory_mb, cpu_count (optional), interval_s, ts.

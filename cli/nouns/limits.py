@@ -27,7 +27,7 @@ Per = Annotated[str, typer.Option(metavar="PERIOD", help=f"In UTC: {', '.join(PE
 def show_(
     context: typer.Context,
     org: Annotated[str, typer.Argument(metavar="ORG", help="The organisation with the limits")],
-    after: Annotated[str, typer.Option(help="Go on after this metric: the last one of a page")] = "",
+    after: Annotated[str, typer.Option(help="The last metric of the previous page")] = "",
 ) -> None:
     """Show what an organisation may use of each metric now, what it has used, and when it is reset."""
     app: App = context.obj

@@ -57,11 +57,11 @@ ProviderOption = Annotated[
 CustomerOption = Annotated[
     str | None, typer.Option(help="The customer there", show_default="as it is; at first the organisation's id")
 ]
-Unassigned = Annotated[bool, typer.Option("--unassigned", help="All that nobody bills yet")]
+Unassigned = Annotated[bool, typer.Option("--unassigned", help="Select every organisation without a provider")]
 FlipFile = Annotated[
     Path | None, typer.Option(help="A CSV file with the columns org_id, customer_id; may be given again")
 ]
-AllowHalt = Annotated[bool, typer.Option("--allow-halt", help="Also where there is no credit, which halts at once")]
+AllowHalt = Annotated[bool, typer.Option("--allow-halt", help="Assign even if it halts the organisation at once")]
 
 
 commands = of_noun("org", *ACTIONS, *LISTS, *status_lists.LISTS, *totals.LISTS)
@@ -79,7 +79,9 @@ def assign(
     undo: Undo = False,
     cancel: Annotated[bool, typer.Option("--cancel", hidden=True)] = False,
     allow_halt: AllowHalt = False,
-    unchecked: Annotated[bool, typer.Option("--unchecked", help="Also where the provider cannot say")] = False,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Assign even if the provider cannot be checked")
+    ] = False,
     new: New = False,
     dry_run: DryRun = False,
     queue: Queued = False,

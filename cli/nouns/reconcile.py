@@ -31,16 +31,10 @@ FromDay = Annotated[
 ShadowThreshold = Annotated[
     float, typer.Option(min=0, max=100, help="The same for shadow mode, where another system bills")
 ]
-Correct = Annotated[
-    bool, typer.Option("--correct", help="Void what is proven absent, give back what was charged twice")
-]
-Acknowledge = Annotated[
-    bool, typer.Option("--acknowledge", help="Acknowledge what was reported of balances; compare nothing")
-]
+Correct = Annotated[bool, typer.Option("--correct", help="Void lost pushes and refund double charges")]
+Acknowledge = Annotated[bool, typer.Option("--acknowledge", help="Acknowledge the reported balance differences")]
 
-Kept = Annotated[
-    bool, typer.Option("--kept", help="Show what the last comparisons found, what differs first; nobody is asked")
-]
+Kept = Annotated[bool, typer.Option("--kept", help="Show the last result without calling a provider")]
 
 
 def register(commands: typer.Typer) -> None:

@@ -46,7 +46,7 @@ def replay_(
     all_: Annotated[bool, typer.Option("--all", help="All organisations")] = False,
     from_: Annotated[str, typer.Option("--from", help="The range's begin")] = "",
     to: Annotated[str, typer.Option("--to", help="The range's end")] = "",
-    zone: Annotated[str, typer.Option(help="The zone of times that name none")] = "UTC",
+    zone: Annotated[str, typer.Option(help="Time zone of times without an offset")] = "UTC",
     dry_run: DryRun = False,
     queue: Queued = False,
     actor: Actor = None,

@@ -104,16 +104,16 @@ def tick_(
     shard: Annotated[str | None, typer.Option(help="Only this part of the organisations: i/n, i from 0")] = None,
     processes: Processes = 1,
     deadline: Annotated[
-        float | None, typer.Option(help="Leave what remains after so many seconds", min=0, max=86_400)
+        float | None, typer.Option(help="Time limit in seconds; the next tick continues", min=0, max=86_400)
     ] = None,
     new_org_provider: NewOrgProvider = None,
     new_org_from: NewOrgFrom = None,
-    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="The clock is right, though it jumped")] = False,
+    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="Accept a clock that jumped")] = False,
     metrics_file: Annotated[
         Path | None, typer.Option(help="Write Prometheus metrics here afterwards, also after a failure")
     ] = None,
     heartbeat_url: Annotated[str | None, typer.Option(help="Get this URL after a tick that ended with 0 or 75")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing where all is settled: for cron's mail")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only if something is unsettled")] = False,
 ) -> None:
     """Settle everything once and exit: the cron form, every five minutes."""
     app: App = context.obj
@@ -256,7 +256,7 @@ def run_(
     processes: Processes = 1,
     new_org_provider: NewOrgProvider = None,
     new_org_from: NewOrgFrom = None,
-    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="The clock is right, though it jumped")] = False,
+    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="Accept a clock that jumped")] = False,
     every: Every = 300,
     deadline: Annotated[
         float | None,

@@ -47,7 +47,7 @@ def up_(
     ] = NIGHTLY_AT,
     new_org_provider: NewOrgProvider = None,
     new_org_from: NewOrgFrom = None,
-    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="The clock is right, though it jumped")] = False,
+    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="Accept a clock that jumped")] = False,
 ) -> None:
     """Do all of it until SIGTERM or Ctrl-C: tick, watch, serve, and run `drawdown nightly` once a night.
 

@@ -35,7 +35,7 @@ def worker_(
     ] = None,
     new_org_provider: NewOrgProvider = None,
 ) -> None:
-    """Take part in the work of this database, on any number of machines, until told to end (SIGTERM, Ctrl-C).
+    """Run a worker of the cluster, until SIGTERM or Ctrl-C.
 
     Ticks of each shard, watch rounds and the nightly `reconcile --correct`; PostgreSQL alone, with the extra `cluster`.
     """

@@ -112,7 +112,7 @@ class Executions:
         return await self._programs.act(request, "executions:read", models.PreviewRequest, _preview, reads=True)
 
     async def accept(self, request: Request) -> JSONResponse:
-        """Hold what a run may cost, before it starts. The same again changes nothing."""
+        """Reserve credit for an execution before it starts. The same again changes nothing."""
         given = request.headers.getlist("idempotency-key")
 
         async def accept(order: models.AcceptRequest, said: Caller) -> Mapping[str, object]:

@@ -307,7 +307,7 @@ class _Strict(BaseModel):
     actor: Name
     """The actor; kept for good."""
     reason: Why
-    """Why; kept for good."""
+    """Reason in the audit log."""
 
 
 class ProviderRequest(_Strict):

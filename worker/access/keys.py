@@ -395,7 +395,7 @@ def _create(
     source: Annotated[str | None, ID, "It may send usage of this source alone"] = None,
     any_source: Annotated[bool, FLAG, "Let a key of one organisation send usage of every source"] = False,
     gives_micro: Annotated[int, CREDITS, "How much credit it may give at once", Label("Gives at most, credits")] = 0,
-    for_ms: Annotated[int | None, LENGTH, "How long it counts: 90d; without an end if left out"] = None,
+    for_ms: Annotated[int | None, LENGTH, "Lifetime, such as 90d (unlimited if omitted)"] = None,
     new: New = False,
 ) -> KeyMade:
     key = PREFIX + asked.secret
@@ -516,7 +516,7 @@ ACTIONS: Final = (
     Action(
         "key end",
         "End a key",
-        "Let a program in no more: every key of this name ends now.",
+        "Revoke every key of a name.",
         _end,
         lambda done: f"{done.name}: {'ended' if done.changed else 'was ended before'}",
         path="/v1/keys/{name}/end",

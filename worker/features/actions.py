@@ -318,7 +318,7 @@ MOST_FACTS: Final = 20
 """Sizes, and event types, without a feature that a dry run names."""
 Feature = Annotated[str, ID, "a-z, 0-9 and _"]
 From = Annotated[int | None, WINDOW, "From this window boundary on; the next one without it"]
-Yes = Annotated[bool, FLAG, "Fill holes in sealed windows; or it was so before a restore"]
+Yes = Annotated[bool, FLAG, "Confirm a change of sealed or lost windows"]
 
 
 @dataclass(frozen=True)
@@ -338,9 +338,7 @@ def _map(
     feature: Feature,
     *,
     memory_mb: Annotated[int | None, whole(0, MAX_MEMORY_MB, 1_024), "Sizes of exactly this many MB"] = None,
-    up_to: Annotated[
-        int | None, whole(0, MAX_MEMORY_MB, 2_048), "Sizes up to this many MB that have nothing nearer"
-    ] = None,
+    up_to: Annotated[int | None, whole(0, MAX_MEMORY_MB, 2_048), "Upper bound of the tier, in MB"] = None,
     rest: Annotated[bool, FLAG, "All larger sizes: the open top"] = False,
     unit: Annotated[Literal["s", "mb_s"], "s: seconds; mb_s: MB-seconds"] = "s",
     from_ms: From = None,
@@ -446,7 +444,7 @@ def _end(
     feature: Annotated[str, ID, "The feature to end"],
     *,
     from_ms: From = None,
-    yes: Annotated[bool, FLAG, "It ended so before a restore that lost it"] = False,
+    yes: Annotated[bool, FLAG, "Confirm an end that a restore lost"] = False,
 ) -> FeatureEnded:
     return FeatureEnded(feature, end_feature(connection, feature, asked.by, from_ms=from_ms, confirmed=yes))
 

@@ -342,7 +342,7 @@ class LowSet:
 def _low(
     connection: sa.Connection,
     asked: Invocation,
-    low_micro: Annotated[int | None, CREDITS, "At or below: it is low"] = None,
+    low_micro: Annotated[int | None, CREDITS, "Low balance, in credits"] = None,
     *,
     org_id: Annotated[str | None, ORG, "Of this organisation; all without their own if left out"] = None,
     never: Annotated[bool, FLAG, "No balance is low"] = False,
@@ -452,7 +452,7 @@ ACTIONS: Final = (
     Action(
         "hook end",
         "End an endpoint",
-        "Send an endpoint nothing more, for good: another one needs another name.",
+        "End an endpoint. Its name cannot be used again.",
         _end,
         _ended,
         path="/v1/hooks/{name}/end",

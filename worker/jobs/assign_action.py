@@ -61,7 +61,7 @@ def _assign(
     customer_id: Annotated[str | None, ORG, "The customer there; as it is, at first the organisation's id"] = None,
     from_ms: Annotated[int | None, WINDOW, "From this window boundary on; the next one without it"] = None,
     undo: Undo = False,
-    allow_halt: Annotated[bool, FLAG, "Also where there is no credit, which halts at once"] = False,
+    allow_halt: Annotated[bool, FLAG, "Assign even if it halts the organisation at once"] = False,
     new: New = False,
 ) -> OrgAssigned:
     if undo:

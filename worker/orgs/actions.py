@@ -199,9 +199,9 @@ def _override(
     asked: Invocation,
     org_id: OrgId,
     *,
-    max_concurrent: Annotated[int | None, AT_ONCE, "Sandboxes at once, whatever the plan says"] = None,
+    max_concurrent: Annotated[int | None, AT_ONCE, "Concurrent sandboxes, in place of the plan's limit"] = None,
     never_halt: Annotated[bool, FLAG, "Not halted, whatever the balance"] = False,
-    until_ms: Annotated[int | None, AHEAD, "When all of it ends; until it is undone, where it is not given"] = None,
+    until_ms: Annotated[int | None, AHEAD, "End of the override (none if omitted)"] = None,
     undo: Undo = False,
 ) -> OrgOverridden:
     says = max_concurrent is not None or never_halt or until_ms is not None
@@ -271,7 +271,7 @@ def _halt(
     plan: Annotated[str, ID, "All on this plan"] = "",
     search: Annotated[str, ID, "All with this text in their id"] = "",
     undo: Undo = False,
-    expect: Annotated[int | None, whole(0, MAX_HALTED), "Refuse unless it is so many: what the dry run showed"] = None,
+    expect: Annotated[int | None, whole(0, MAX_HALTED), "Expected count, as the dry run showed"] = None,
 ) -> HaltsMade:
     found = _chosen(connection, asked, org_id, OrgFilter(provider, plan, search))
     if expect not in (None, len(found)):

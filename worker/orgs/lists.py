@@ -428,12 +428,12 @@ def _list(
     provider: OfProvider = "",
     plan: OfPlan = "",
     search: WithText = "",
-    state: Annotated[State | None, "Only those that are so"] = None,
+    state: Annotated[State | None, "State to list"] = None,
     overridden: Annotated[bool, FLAG, "Only those with an override of yours"] = False,
     runs_out_within_ms: Annotated[
         int | None, LENGTH, "Only those with credit that ends by then, as the watch last estimated: 6h, 7d"
     ] = None,
-    sort: Annotated[Literal["name", "balance", "halted", "plan", "end"], "By what they are in order"] = "name",
+    sort: Annotated[Literal["name", "balance", "halted", "plan", "end"], "Sort order"] = "name",
 ) -> Page[OrgRow]:
     require_provider(connection, provider)
     by_ms = None if runs_out_within_ms is None else look.now_ms + runs_out_within_ms

@@ -51,7 +51,7 @@ OfState = Annotated[list[State] | None, "All in this state"]
 OfOrg = Annotated[str | None, ORG, "All of this organisation"]
 OfProvider = Annotated[str, ID, "All at this provider"]
 OfError = Annotated[str, TEXT, "All with this text in their last error"]
-Expect = Annotated[int | None, whole(1, 10**9), "Refuse it unless it is so many"]
+Expect = Annotated[int | None, whole(1, 10**9), "Expected count, as the dry run showed"]
 Evidence = Annotated[str, TEXT, "What shows it"]
 
 

@@ -228,7 +228,7 @@ def _set(
     *,
     share_ppm: Annotated[int | None, PERCENT, "Its share of what a run is charged"] = None,
     hold_ms: Annotated[int | None, LENGTH, "How long a settlement waits: 45d; 35d of a new one"] = None,
-    threshold_micro: Annotated[int | None, CREDITS, "A payout is of more than this; 100 of a new one"] = None,
+    threshold_micro: Annotated[int | None, CREDITS, "Minimum payout in credits (100)"] = None,
     clawbacks: Annotated[bool | None, FLAG, "Whether what was released may be taken back"] = None,
     new: New = False,
 ) -> SupplierSet:

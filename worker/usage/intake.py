@@ -463,7 +463,7 @@ LISTS: Final = (
     Showing(
         "event show",
         "Event",
-        "Show all that an event said, and what became of it.",
+        "Show an event: its fields and its billing state.",
         _event,
         path="/v1/events/{source}/{event}",
         scope="events:read",
@@ -471,7 +471,7 @@ LISTS: Final = (
     Listing(
         "event sources",
         "Events by source and type",
-        "List what came in lately, by source and type: of so many of the newest events.",
+        "Count the newest events by source and type.",
         _sources,
         ("source", Column("event_type", "type"), Column("of_day", "#in 24 hours"), Column("events", "#events"),
          Column("orgs", "#organisations"), Column("first_ms", "first came in"), Column("last_ms", "last came in")),

@@ -46,7 +46,7 @@ OfOrg = Annotated[str | None, ORG, "Only of this organisation"]
 OfReason = Annotated[str, TEXT, "Only for this reason"]
 Since = Annotated[int | None, TIME, "Only what came in from this time on"]
 Until = Annotated[int | None, TIME, "Only what came in before this time"]
-Expect = Annotated[int | None, whole(0, 10**9), "Refuse it unless it is so many"]
+Expect = Annotated[int | None, whole(0, 10**9), "Expected count, as the dry run showed"]
 Unit = Literal["auto", "s", "ms", "us", "ns", "iso"]
 
 

@@ -514,9 +514,7 @@ def _take_back(
     asked: Invocation,
     lot: Annotated[str, KEY, "The lot, as `ledger lots` and `pool show` name it; or its grant's key"],
     *,
-    whole: Annotated[
-        bool, FLAG, "All of it: what it paid for is paid by other lots, or owed", Label("All of it")
-    ] = False,
+    whole: Annotated[bool, FLAG, "Take back the whole lot, including used credit", Label("All of it")] = False,
 ) -> TakenBack:
     return take_back(connection, lot, asked.by, whole=whole)
 
@@ -657,17 +655,13 @@ def _set_plan(
     plan: PlanName,
     *,
     max_concurrent: Annotated[int | None, AT_ONCE, "Sandboxes at once"] = None,
-    included_micro: Annotated[int | None, CREDITS_OR_NONE, "What it includes each month; none: nothing"] = None,
-    rollover_min_micro: Annotated[
-        int | None, CREDITS_OR_NONE, "What is left rolls over where it is this much at least"
-    ] = None,
-    rollover_max_micro: Annotated[
-        int | None, CREDITS_OR_NONE, "So much of it rolls over at most; none: nothing"
-    ] = None,
-    first_micro: Annotated[int | None, CREDITS_OR_NONE, "What a new customer is given once; none: nothing"] = None,
+    included_micro: Annotated[int | None, CREDITS_OR_NONE, "Monthly credit"] = None,
+    rollover_min_micro: Annotated[int | None, CREDITS_OR_NONE, "Minimum unused credit that rolls over"] = None,
+    rollover_max_micro: Annotated[int | None, CREDITS_OR_NONE, "Maximum credit that rolls over; none: nothing"] = None,
+    first_micro: Annotated[int | None, CREDITS_OR_NONE, "Credit for a new customer, once; none: nothing"] = None,
     hold_factor_ppm: Annotated[int | None, FACTOR, "A run holds its estimate times this"] = None,
     unknown_hold_micro: Annotated[
-        int | None, CREDITS_OR_NONE, "What a run without an estimate holds; none, or 0: it is refused"
+        int | None, CREDITS_OR_NONE, "Credit reserved without an estimate; 0 rejects the execution"
     ] = None,
     most_hold_micro: Annotated[
         int | None, CREDITS_OR_NONE, "The most that one run may hold; none, or 0: no end"

@@ -357,9 +357,7 @@ def _allow(
     payer: PayerName,
     org_id: PaidOrg,
     *,
-    limit_micro: Annotated[
-        int | None, CREDITS, "What runs from now on may hold and cost in all; without it there is no limit"
-    ] = None,
+    limit_micro: Annotated[int | None, CREDITS, "Total limit of later executions (none if omitted)"] = None,
 ) -> PayerAllowed:
     found, was = allow(connection, payer, org_id, asked.by, limit_micro=limit_micro)
     return PayerAllowed(**vars(found), changed=found != was)

@@ -129,7 +129,7 @@ def _orgs(found: PendingPage, reason: str, query: Mapping[str, str], after: str)
     ]
     heads = ("Organisation", "Why it waits", "#Seconds", "#Units", "#Samples", "Oldest window, UTC")
     return Table(
-        "By organisation", heads, rows, "No usage of an organisation waits." if not reason else "None waits for that.",
+        "By organisation", heads, rows, "No organisation has pending usage." if not reason else "None waits for that.",
         "drawdown org list --state unassigned",
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         first=url(PATH, **query) if after else "",

@@ -74,7 +74,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         "Runs, what ends first on top" if chosen.ends_first else "Runs, the newest first",
         HEADS,
         rows,
-        "No run is like that." if query else "No run holds anything.",
+        "No execution matches the filter." if query else "No run holds anything.",
         command("execution", "list", *(word for name, value in _options(ask) for word in (f"--{name}", value))),
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         note=f"Of {MOST_LOOKED_AT:,} that were looked through; the next page goes on." if found.is_cut else "",
@@ -305,7 +305,7 @@ RELEASE: Final = Action(
         Field("run", "Run"),
         Field(
             "incurred",
-            "What it cost all the same",
+            "Cost despite the release, in credits",
             "credits",
             "In all; what it drew, where it is empty.",
             optional=True,
