@@ -24,15 +24,15 @@ await client.post(
 );
 const trial = { amount: 10, kind: "bonus", expires_ms: ends, reason: "trial", new: true };
 const granted = await client.post(`/v1/accounts/${org}/grants`, trial, once(`${org}-2`));
-const scope = ["events:write", "guard", "usage:read"];
+const scopes = ["events:write", "guard", "usage:read"];
 const made = await client.post(
   "/v1/keys",
-  { name: org, org_id: org, scope, source: `/${org}`, reason: "signed up" },
+  { name: org, org_id: org, scopes, source: `/${org}`, reason: "signed up" },
   once(`${org}-3`),
 );
 
 // Tell your product about low balances.
-const hook = { url: "https://product.example/webhooks/drawdown", event: ["balance.low", "organisation.halted"], new: true };
+const hook = { url: "https://product.example/webhooks/drawdown", events: ["balance.low", "organisation.halted"], new: true };
 await client.post("/v1/hooks/product", hook, once("hook-1"));
 await client.post("/v1/levels", { low: 2 }, once("hook-2"));
 
