@@ -118,3 +118,8 @@ def test_samples_of_a_reason_are_shown_though_none_has_it_afterwards(shell: Shel
     shell.fleet.tick_windows(1)
     said, _ = dry(shell, "sample dismiss --why interval_negative")
     assert "for just these: --expect 1" in said
+
+
+def test_sums_of_pushes_are_refused_rather_than_cut(shell: Shell) -> None:
+    assert len(shell.json("push sums --most 2")["sums"]) == 2
+    assert "there are 2 sums, and this shows 1" in shell("push sums --most 1", 1)

@@ -123,6 +123,13 @@ def test_what_was_drawn_is_the_pushs_own(fleet: Fleet) -> None:
             connection.rollback()
 
 
+def test_clock_set_back_between_seal_and_settlement_is_no_wrong_draw(fleet: Fleet) -> None:
+    """A person had the push sent before it was due by the clock of its seal."""
+    key = KEYS["compute_1gb"]
+    tamper(fleet, f"UPDATE pushes SET sealed_at_ms = sealed_at_ms + {3 * DAY_MS} WHERE key = '{key}'")
+    assert [text for _, _, text in breaches(fleet) if "say something else" in text] == []
+
+
 def test_use_that_is_sealed_and_drawn_days_before_its_window_is_a_breach(fleet: Fleet) -> None:
     early = 2 * DAY_MS
     tamper(

@@ -269,9 +269,7 @@ def _sum(
         require_org(connection, org_id)
     sums = sum_pushes(connection, PushFilter(state, provider, org_id or "", feature, from_ms, to_ms, why))
     if len(sums) > look.most:
-        raise Refused(
-            f"there are {len(sums):,} sums, and this shows {look.most:,}: narrow the filter, or pass a larger --most"
-        )
+        raise Refused(f"there are {len(sums):,} sums, and this shows {look.most:,}: narrow the filter, or raise `most`")
     return Page(sums, notes=[f"{sum(one.pushes for one in sums):,} pushes in all"])
 
 

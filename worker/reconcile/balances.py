@@ -60,7 +60,7 @@ SQL = queries(__file__)
 
 AGAIN: Final = "the balance was drawn on twice for pushes that were sent twice: --correct gives it back"
 GIVEN_BACK: Final = (
-    "what pushes that were sent twice drew again is given back; a part that no read showed may have paid for more"
+    "the second draws of pushes that were sent twice are given back; a part that no read showed may have paid for more"
 )
 MORE: Final = "the balance was drawn on by more than pushes sent twice: somebody else uses it too, or a person set it"
 LOST: Final = "the balance lacks just what pushes drew within minutes: the provider lost it. --correct sends it again"
@@ -109,7 +109,7 @@ PART: Final = (
 )
 UNTOLD: Final = "the provider does not show it, or not when its cycle began, or not what its features cost"
 MOVING: Final = "something was on its way: the next run compares it"
-OUT_OF_TIME: Final = "the run's time was up before: the next run compares it"
+OUT_OF_TIME: Final = "time was up before it was compared: the next run compares it"
 OTHER_TERMS: Final = "something was sent under another name, or in another unit"
 FIRST: Final = (
     "nothing tells how much of it was drawn before its cycle began. {} that were charged since are not compared; the "

@@ -314,7 +314,9 @@ def _stop(
 def _stopped(done: TopupStopped) -> str:
     if done.customer_id is None:
         before = "not stopped" if done.was is None else f"stopped by {done.was}"
-        return f"{'nobody is charged any more' if done.is_stopped else 'top-ups continue'}; before: {before}"
+        return (
+            f"{'automatic top-ups are stopped' if done.is_stopped else 'automatic top-ups continue'}; before: {before}"
+        )
     return f"{done.customer_id}: stopped; before: {done.was}"
 
 

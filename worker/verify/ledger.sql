@@ -56,7 +56,7 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
 
 -- name: booked_otherwise
 -- An entry is written between the seal of its push and its settlement: two machines' clocks do not differ by a day. If one
--- machine alone sent it, that machine waited by its own clock until the push was due: a minute is no breach.
+-- machine alone sent it, that machine waited by its own clock until the push was due: a difference of a minute is not reported.
 ((e.at_ms < {booked_from} - 60000 OR (p.state = 'accepted' AND e.at_ms > {booked_until} + 60000))
     AND (e.at_ms < {booked_from} - 86400000 OR (p.state = 'accepted' AND e.at_ms > {booked_until} + 86400000)
         OR (p.attempts = 1 AND p.lookups = 0 AND NOT EXISTS (SELECT 1 FROM operator_actions x

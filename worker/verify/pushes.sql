@@ -170,7 +170,7 @@ WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qt
 -- name: attempts
 -- Only the first attempt's time is compared, and only if no lookup made the push due. A claim waits until its push is
 -- due, and the seal made it due by its own clock, so no two clocks are compared. Later attempts may follow one that was
--- set back. A minute is no breach. A push that was queued, was not answered, or lost its sender is accepted by a lookup
+-- set back. A difference of a minute is not reported. A push that was queued, was not answered, or lost its sender is accepted by a lookup
 -- only: none of its attempts shows it. A push that may have been sent in a lost history is looked up first. It may be
 -- in doubt without an attempt (R1): at once, if its provider cannot be asked.
 SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'

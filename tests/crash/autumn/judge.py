@@ -158,8 +158,8 @@ def _beyond(autumn: Struck, name: str, used: Mapping[str, int]) -> Fraction:
     for feature in used:
         drawn += Fraction(_books(autumn).drawn.get((name, feature), 0)) * cost_of(feature)
     expected = sum((units * cost_of(feature) for feature, units in used.items()), Fraction(0))
-    others = {id(one) for one in (*account.eventless, *account.doubles)}  # these are mishaps, with their exact credits
-    broken = [one for one in _books(autumn).broken if one.customer == name and id(one) not in others]
+    mishaps = {id(one) for one in (*account.eventless, *account.doubles)}  # with their exact credits
+    broken = [one for one in _books(autumn).broken if one.customer == name and id(one) not in mishaps]
     expected += sum((_rounding(one)[0] for one in broken), Fraction(0))
     return drawn - expected - _books(autumn).at_cost.get((name, CHANGED, Fraction(NEW_COST)), Fraction(0)) * NEWER
 

@@ -20,6 +20,7 @@ from tests.crash.autumn.judge import (
     NEWER,
     Weighing,
     _back_later,
+    _beyond,
     _books,
     _is_other_push,
     _mishaps,
@@ -108,6 +109,18 @@ def test_a_lost_charge_that_a_limit_cut_counts_the_unit_whole() -> None:
     autumn.account.undrawn.append(cut)
     assert _mishaps(autumn, "acme", set()) == [(Fraction("-0.1011"), ZERO), (Fraction("-0.0013"), ZERO)]
     assert _mishaps(autumn, "other", set()) == []
+
+
+@pytest.mark.parametrize("is_second", [False, True])
+def test_rest_of_a_unit_is_allowed_for_first_charges_only(is_second: bool) -> None:
+    """A limit ended the charge after 7.75 of 8 units. A second charge of a push is a mishap with its exact credits."""
+    autumn = _account()
+    cut = Charge("acme", "compute_4gb", T0, Fraction(31, 4), "key", (("credits", Decimal("0.0031")),))
+    _books(autumn).add(cut)
+    if is_second:
+        autumn.account.doubles.append(cut)
+    units = {"compute_4gb": 8}
+    assert _beyond(autumn, "acme", units) == (Fraction("-0.0001") if is_second else ZERO)
 
 
 def test_a_charge_without_an_event_is_a_double_once_its_push_is_voided() -> None:
