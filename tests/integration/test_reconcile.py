@@ -267,6 +267,22 @@ def test_what_is_too_much_outside_our_windows_is_somebody_elses(engine: sa.Engin
     assert everything(fleet) == before
 
 
+def test_late_event_of_voided_and_withdrawn_push_is_given_back(engine: sa.Engine) -> None:
+    """The window has no other push: its usage was withdrawn before a seal took it again."""
+    fleet, provider = billed(engine, 30)
+    late = provider.charged.pop(KEY)
+    assert compare(fleet, correct=True).exit_status == 75
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
+    settle(fleet)
+    provider.charged[KEY] = late
+    assert (told(found := compare(fleet, correct=True)), found.exit_status) == ([("over", 30, 90, 60)], 75)
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted"), (2, -60, -60, "accepted")]
+    assert charged(provider) == 30
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
 def test_partly_in_our_windows_only_that_part_is_adopted(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     provider.over["acme", FEATURE, T0 + 2] = 25

@@ -48,9 +48,10 @@ p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND 
 
 -- name: by_window
 -- The last revision is read too, so that whatever was sealed or settled meanwhile shows.
+-- A voided push may have been charged after all: if no other push is in its window, the charge is ours all the same.
 SELECT p.window_ms, {sums}, COUNT(*) AS pushes, MAX(p.revision) AS last,
     (SELECT o.floor_ms FROM orgs o WHERE o.org_id = :org_id) AS floor_ms FROM pushes p
-WHERE {is_of_line} AND p.state NOT IN ('voided', 'carried')
+WHERE {is_of_line} AND p.state <> 'carried'
 GROUP BY 1 ORDER BY 1
 
 -- name: accepted

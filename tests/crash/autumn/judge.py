@@ -122,6 +122,8 @@ def judge(
         )
         found.unweighed += weighing.sums is None
         is_weighed = weighing.explains(claimed, beyond) or (not claimed and _is_other_push(autumn, name, beyond))
+        if not is_weighed and beyond in _rests(autumn, name) and weighing.explains(claimed + beyond, Fraction(0)):
+            is_weighed, beyond = True, Fraction(0)  # the lost charge was told, and not the rest of its last unit
         may_be = ranges.get(name, Fraction(0)) + unsure.get(name, Fraction(0))
         found.ranged += not is_weighed and may_be > 0
         if not is_weighed and may_be and CHANGED in units:
@@ -240,6 +242,15 @@ def _rounding(made: Charge) -> Mishap:
     value = Fraction(made.value)
     whole = ceil(value) if value > 0 else -ceil(-value)
     return (value - whole) * cost_of(made.feature), Fraction(0)
+
+
+def _rests(autumn: Struck, name: str) -> set[Fraction]:
+    """Return the sums of the rests of units that limits ended in lost charges: nobody is charged for these."""
+    sums = {Fraction(0)}
+    for rest in [_rounding(one)[0] for one in _lost(autumn) if one.customer == name]:
+        sums |= {before + rest for before in sums}
+        assert len(sums) <= MOST_SUMS, f"limits ended more charges of {name} than can be weighed"
+    return sums - {0}
 
 
 def _mishap(made: Charge, sign: int) -> Mishap:

@@ -111,6 +111,22 @@ def test_a_lost_charge_that_a_limit_cut_counts_the_unit_whole() -> None:
     assert _mishaps(autumn, "other", set()) == []
 
 
+@pytest.mark.parametrize(("drawn", "is_explained"), [("0", True), ("0.0001", False), ("-0.0001", False)])
+def test_rest_of_a_lost_charges_last_unit_is_charged_to_nobody(tmp_path: Path, drawn: str, is_explained: bool) -> None:
+    """A charge of 51.375 of 52 units was lost. A person was told exactly that, and charged it by hand."""
+    engine = fresh(tmp_path / "d.db")
+    feature = "compute_64gb"
+    setting = Setting([Customer("c0", "exact", (feature,))], [[Sample("s", "c0", feature, T0, 52)]])
+    autumn = emulated(setting, seed=1, now_ms=T0)
+    autumn.account.undrawn.append(
+        Charge("c0", feature, T0, Fraction("51.375"), "key", (("credits", Decimal("0.3288")),))
+    )
+    _books(autumn).drawn["c0", "credits"] = Decimal("0.3288") + Decimal(drawn)
+    found = judge(engine.url.render_as_string(), setting, autumn, {}, {"c0": Fraction("-0.3288")}, {})
+    assert (not found.silent and not found.unexplained) is is_explained
+    engine.dispose()
+
+
 @pytest.mark.parametrize("is_second", [False, True])
 def test_rest_of_a_unit_is_allowed_for_first_charges_only(is_second: bool) -> None:
     """A limit ended the charge after 7.75 of 8 units. A second charge of a push is a mishap with its exact credits."""
