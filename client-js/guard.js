@@ -17,12 +17,12 @@ export class Guard {
     this.#world = world;
   }
 
-  /** Whether so much may be used now; nothing is used. `wish`: {org_id, metric, amount, payer}. */
-  check({ org_id, metric, amount, payer }) {
-    return this.#ask("check", { org_id, metric, amount, payer });
+  /** Whether so much may be used now; nothing is used. `wish`: {org_id, metric, quantity, payer}. */
+  check({ org_id, metric, quantity, payer }) {
+    return this.#ask("check", { org_id, metric, quantity, payer });
   }
 
-  /** Use so much at once, where it may be used. `wish`: {org_id, metric, amount, payer, project, subject, event}. `event`: a
+  /** Use so much at once, where it may be used. `wish`: {org_id, metric, quantity, payer, project, subject, event}. `event`: a
    * type, or an object by the server's names with its `event_type`: the use counts against limits, and the event is
    * billed, both or neither. */
   consume(key, wish) {
@@ -50,9 +50,9 @@ export class Guard {
   }
 
   /** The four ways out of a block, and which are open now. */
-  options({ org_id, metric, amount, payer }) {
+  options({ org_id, metric, quantity, payer }) {
     const path = `/v1/guard/${encodeURIComponent(org_id)}/options`;
-    return this.#line.ask({ method: "GET", path: withQuery(path, { metric, amount, payer }) });
+    return this.#line.ask({ method: "GET", path: withQuery(path, { metric, quantity, payer }) });
   }
 
   #event(event) {

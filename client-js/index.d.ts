@@ -40,7 +40,7 @@ export interface UsageEvent {
 export interface Wish {
   org_id?: string;
   metric: string;
-  amount?: number;
+  quantity?: number;
   payer?: string;
   project?: string;
   subject?: string;

@@ -30,7 +30,7 @@ from drawdown.worker.guard.options import WaysTold
 from drawdown.worker.guard.use import Answer, Wish
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The use's key, which is yours to choose")]
-Amount = Annotated[int, typer.Argument(metavar="AMOUNT", help="Base units")]
+Quantity = Annotated[int, typer.Argument(metavar="QUANTITY", help="Base units")]
 Org = Annotated[str, typer.Option(help="The organisation that uses it")]
 Payer = Annotated[str | None, typer.Option(help="The wallet that pays, if its owner allowed it", show_default="as set")]
 Project = Annotated[str | None, typer.Option(help="A label")]
@@ -53,10 +53,10 @@ def _register(commands: typer.Typer) -> None:
         commands.command(work.__name__)(work)
 
 
-def check(context: typer.Context, metric: Metric, org: Org, amount: Amount = 1, payer: Payer = None) -> int:
+def check(context: typer.Context, metric: Metric, org: Org, quantity: Quantity = 1, payer: Payer = None) -> int:
     """Check whether a use is allowed. Changes nothing."""
     app: App = context.obj
-    wish = Wish(org, metric, amount, payer=payer)
+    wish = Wish(org, metric, quantity, payer=payer)
     return _tell(app, app.read(lambda c: guard.check(c, wish, app.clock.now_ms())), wish=wish)
 
 
@@ -64,18 +64,18 @@ def options(
     context: typer.Context,
     org: Annotated[str, typer.Argument(metavar="ORG", help="The organisation that uses it")],
     metric: Metric,
-    amount: Amount = 1,
+    quantity: Quantity = 1,
     payer: Payer = None,
 ) -> None:
     """Say what an organisation can do where the guard blocks it: each way out, whether it is open, and how it is taken.
     Changes nothing."""
     app: App = context.obj
-    found = _read_ways(app, Wish(org, metric, amount, payer=payer))
+    found = _read_ways(app, Wish(org, metric, quantity, payer=payer))
     rows = [
         (way.option.replace("_", " "), "open" if way.open else way.code, way.said, way.command or way.link or "-")
         for way in found.options
     ]
-    title = f"{found.decision}: {found.metric} {found.amount:,} by {found.rule} ({found.reason}); ways out"
+    title = f"{found.decision}: {found.metric} {found.quantity:,} by {found.rule} ({found.reason}); ways out"
     show(app, vars(found), [table(title, ("way", "state", "why", "taken by"), rows)])
 
 
@@ -84,7 +84,7 @@ def consume(
     key: Key,
     metric: Metric,
     org: Org,
-    amount: Amount = 1,
+    quantity: Quantity = 1,
     payer: Payer = None,
     project: Project = None,
     subject: Subject = None,
@@ -96,7 +96,7 @@ def consume(
 ) -> int:
     """Use so much at once, where it may be used: it is counted, and charged. The same again changes nothing."""
     app: App = context.obj
-    by, wish = app.by(actor, reason), Wish(org, metric, amount, None, project, subject, payer)
+    by, wish = app.by(actor, reason), Wish(org, metric, quantity, None, project, subject, payer)
     if let_through:
         return _tell(app, app.write(lambda c: guard.let_through(c, key, wish, by, "used")), wish=wish)
     return _tell(app, app.write(lambda c: guard.consume(c, key, wish, by)), wish=wish)
@@ -107,7 +107,7 @@ def reserve(
     key: Key,
     metric: Metric,
     org: Org,
-    amount: Amount = 1,
+    quantity: Quantity = 1,
     for_: HoldFor = None,
     payer: Payer = None,
     project: Project = None,
@@ -118,24 +118,26 @@ def reserve(
     """Hold so much to be used, where it may be used, before it is known how much it will be."""
     app: App = context.obj
     for_ms = None if for_ is None else parse_length(for_, "--for")
-    by, wish = app.by(actor, reason), Wish(org, metric, amount, for_ms, project, subject, payer)
+    by, wish = app.by(actor, reason), Wish(org, metric, quantity, for_ms, project, subject, payer)
     return _tell(app, app.write(lambda c: guard.reserve(c, key, wish, by)), wish=wish)
 
 
-def settle(context: typer.Context, key: Key, amount: Amount, actor: Actor = None, reason: Reason = "not given") -> int:
+def settle(
+    context: typer.Context, key: Key, quantity: Quantity, actor: Actor = None, reason: Reason = "not given"
+) -> int:
     """End what is held with what was used in all, also after its hold was over."""
     app: App = context.obj
     by = app.by(actor, reason)
-    return _tell(app, app.write(lambda c: guard.settle(c, key, amount, by)))
+    return _tell(app, app.write(lambda c: guard.settle(c, key, quantity, by)))
 
 
 def release(
-    context: typer.Context, key: Key, amount: Amount = 0, actor: Actor = None, reason: Reason = "not given"
+    context: typer.Context, key: Key, quantity: Quantity = 0, actor: Actor = None, reason: Reason = "not given"
 ) -> int:
     """Give up what is held; what was used all the same counts, and is charged."""
     app: App = context.obj
     by = app.by(actor, reason)
-    return _tell(app, app.write(lambda c: guard.release(c, key, amount, by)))
+    return _tell(app, app.write(lambda c: guard.release(c, key, quantity, by)))
 
 
 def extend(
@@ -150,7 +152,7 @@ def extend(
     app: App = context.obj
     by, for_ms = app.by(actor, reason), None if for_ is None else parse_length(for_, "--for")
     found = app.write(lambda c: guard.extend(c, key, to, for_ms, by))
-    less = to is not None and to < found.amount
+    less = to is not None and to < found.quantity
     sooner = for_ms is not None and by.now_ms + for_ms < (found.expires_ms or 0)
     return _tell(app, found, *(["what is held neither shrinks nor ends sooner"] if less or sooner else []))
 
@@ -172,10 +174,10 @@ def _ways(app: App, wish: Wish) -> list[str]:
 
 def _tell(app: App, found: Answer, *more: str, wish: Wish | None = None) -> int:
     """A use that is blocked ends with 1, as anything that a rule refuses."""
-    said = f"{found.decision}: {found.metric} {found.amount:,} by {found.rule} ({found.reason})"
+    said = f"{found.decision}: {found.metric} {found.quantity:,} by {found.rule} ({found.reason})"
     if found.state in ("settled", "released") and found.decision != "block":
         was = "; it was so before" if found.repeated else ""
-        said = f"{found.state}: {found.metric} {found.amount:,}, let through by {found.rule}{was}"
+        said = f"{found.state}: {found.metric} {found.quantity:,}, let through by {found.rule}{was}"
     if found.would != found.decision:
         said += f"; it would be: {found.would}"
     lines = [said]
@@ -214,11 +216,11 @@ def uses(
     app: App = context.obj
     found = app.read(lambda c: views.list_uses(c, metric, org, app.clock.now_ms(), most, dark=dark))
     rows = [
-        (one.use_key, one.org_id, one.metric, one.state, one.amount, show_credits(one.charged_micro), one.decision,
+        (one.use_key, one.org_id, one.metric, one.state, one.quantity, show_credits(one.charged_micro), one.decision,
          one.would, one.rule, show_time(one.at_ms), one.actor)
         for one in found
     ]  # fmt: skip
-    columns = ("key", "organisation", "metric", "state", "#amount", "#charged", "decision", "would be", "rule", "at",
+    columns = ("key", "organisation", "metric", "state", "#quantity", "#charged", "decision", "would be", "rule", "at",
                "by")  # fmt: skip
     show(app, {"uses": found}, [table("Uses", columns, rows)])
 
@@ -236,7 +238,8 @@ def report(
     found = app.read(lambda c: views.report(c, metric, phase, since_ms))
     part = show_percent(0 if not found.asked else found.blocked * 1_000_000 // found.asked)
     said = f"{metric} in phase {phase} since {show_time(since_ms)}: {found.blocked:,} of {found.asked:,} blocked "
-    said += f"({part}), {found.amount:,} units of {found.orgs:,} organisations, {found.paying:,} of which bought credit"
+    said += f"({part}), {found.quantity:,} units of {found.orgs:,} organisations, "
+    said += f"{found.paying:,} of which bought credit"
     show(app, vars(found), [said])
 
 
@@ -260,8 +263,8 @@ def reconcile(
     except AnswerLost as error:
         raise AnswerLost(error.why, f"{len(drifts):,} counters were off: {PUT_RIGHT}") from error
     rows = [
-        (one.org_id, one.metric, one.period, show_time(one.start_ms), one.counted, one.amount if one.has_uses else None,
-         _describe_drift(one, dry_run))
+        (one.org_id, one.metric, one.period, show_time(one.start_ms), one.counted,
+         one.quantity if one.has_uses else None, _describe_drift(one, dry_run))
         for one in drifts
     ]  # fmt: skip
     columns = ("organisation", "metric", "a", "from", "#counted", "#used", "")

@@ -39,9 +39,10 @@ def show_(
     ]  # fmt: skip
     columns = ("metric", "a", "#limit", "#used", "#left", "by", "begins anew", "override until")
     refused = [
-        (one.metric, one.reason, one.times, one.amount, one.enforced, show_time(one.last_ms)) for one in found.refusals
+        (one.metric, one.reason, one.times, one.quantity, one.enforced, show_time(one.last_ms))
+        for one in found.refusals
     ]
-    heads = ("metric", "why", "#times", "#amount", "blocked", "last")
+    heads = ("metric", "why", "#times", "#quantity", "blocked", "last")
     more = [f"there are more: --after {found.next_after}"] if found.next_after is not None else []
     halted = [f"{org} is {found.halted}: nothing may be used"] if found.halted else []
     plan = f"Limits of {org}, {f'plan {found.plan}' if found.plan else 'on no plan'}"

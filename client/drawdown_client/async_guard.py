@@ -52,7 +52,7 @@ class AsyncGuard:
         return words.ways_out(await self._line.ask(words.options(wish)))
 
     async def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
-        """Use this amount at once, if it is allowed.
+        """Use this quantity at once, if it is allowed.
 
         `event`, or a type alone, is emitted with it: the use counts against limits, and the event is billed, both or
         neither. Errors: BadItem, too.
@@ -62,7 +62,7 @@ class AsyncGuard:
         return await self._use(key, wish, call, late)
 
     async def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
-        """Hold this amount, if it is allowed."""
+        """Hold this quantity, if it is allowed."""
         late = words.reserve(key, wish, hold_s, late=True)
         return await self._use(key, wish, words.reserve(key, wish, hold_s), late)
 
@@ -165,7 +165,7 @@ class AsyncBudget:
         if kind is not None:
             await _whole(self._give_up(self.actual or 0, kind.__name__))
             return
-        used = self._wish.amount if self.actual is None else self.actual
+        used = self._wish.quantity if self.actual is None else self.actual
         self.answer = await _whole(self._guard.settle(self.key, used))
 
     async def _give_up(self, incurred: int, why: str) -> None:

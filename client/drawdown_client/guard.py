@@ -54,7 +54,7 @@ class Guard:
         return words.ways_out(self._line.ask(words.options(wish)))
 
     def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
-        """Use this amount at once, if it is allowed.
+        """Use this quantity at once, if it is allowed.
 
         `event`, or a type alone, is emitted with it: the use counts against limits, and the event is billed, both or
         neither. Errors: BadItem, too.
@@ -64,7 +64,7 @@ class Guard:
         return self._use(key, wish, call, late)
 
     def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
-        """Hold this amount, if it is allowed."""
+        """Hold this quantity, if it is allowed."""
         late = words.reserve(key, wish, hold_s, late=True)
         return self._use(key, wish, words.reserve(key, wish, hold_s), late)
 
@@ -135,7 +135,7 @@ class Guard:
 class Budget:
     """Reserves on entry (errors: Blocked), and settles at the end with `actual`, or the estimate if it was not set.
 
-    If the block raises an error, also an interrupt, it releases the hold, with `actual` or 0 as the incurred amount.
+    If the block raises an error, also an interrupt, it releases the hold, with `actual` or 0 as the incurred quantity.
     """
 
     def __init__(self, guard: Guard, key: str, wish: Wish, hold_s: float, longest_s: float) -> None:
@@ -171,7 +171,7 @@ class Budget:
         if kind is not None:
             self._give_up(self.actual or 0, kind.__name__)
             return
-        self.answer = self._guard.settle(self.key, self._wish.amount if self.actual is None else self.actual)
+        self.answer = self._guard.settle(self.key, self._wish.quantity if self.actual is None else self.actual)
 
     def _give_up(self, incurred: int, why: str) -> None:
         """Release the hold after the block raised an error.

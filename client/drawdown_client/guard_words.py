@@ -1,7 +1,7 @@
 """The calls of the guard, and its answers.
 
-Guarantee: this module makes no call. Amounts are whole numbers of base units of the metric. The caller chooses the key
-of a use: if an answer is lost, the same call again is done once.
+Guarantee: this module makes no call. Quantities are whole numbers of base units of the metric. The caller chooses the
+key of a use: if an answer is lost, the same call again is done once.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Wish:
 
     org_id: str | None
     metric: str
-    amount: int = 1
+    quantity: int = 1
     project: str | None = None
     subject: str | None = None
     payer: str | None = None
@@ -112,7 +112,7 @@ def options(wish: Wish) -> Call:
     """Return the call for the ways out. Errors: ValueError if no organisation is given."""
     if wish.org_id is None:
         raise ValueError("no organisation given: name the organisation of these options")
-    query = {"metric": wish.metric, "amount": str(wish.amount), "payer": wish.payer}
+    query = {"metric": wish.metric, "quantity": str(wish.quantity), "payer": wish.payer}
     return get("v1", "guard", wish.org_id, "options", query=query)
 
 

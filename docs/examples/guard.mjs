@@ -102,7 +102,7 @@ const copy = async () => 31_250_000; // yours: it returns the bytes that it copi
 
 await act("check", () => call("check", { org_id, metric: "idea.create" }));
 await act("idea", () => use("consume", { key: "node-idea-1", org_id, metric: "idea.create", subject: "ann" }));
-const held = { key: "node-copy-1", org_id, metric: "bandwidth", amount: 50_000_000, for_ms: 600_000 };
+const held = { key: "node-copy-1", org_id, metric: "bandwidth", quantity: 50_000_000, for_ms: 600_000 };
 if (await act("copy", () => use("reserve", held))) {
   let actual;
   try {

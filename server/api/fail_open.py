@@ -2,9 +2,9 @@
 
 Guarantee: a use is let through only if its key was found before and has not expired, the terms of its metric allow it,
 and the outage began a short while ago, all by the memory of this process. Once the database is back, each use is
-counted with its amount, under its key. If a program repeats the call meanwhile, nothing is used twice. If no more uses
-can be remembered, no more are let through. Until a use is recorded, calls that end it are refused. If a process ends
-before it could record uses, it logs them with their amounts, and they are lost.
+counted with its quantity, under its key. If a program repeats the call meanwhile, nothing is used twice. If no more
+uses can be remembered, no more are let through. Until a use is recorded, calls that end it are refused. If a process
+ends before it could record uses, it logs them with their quantities, and they are lost.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ class FailOpen:
 
     def _lose(self, use: Ask, error: DrawdownError) -> None:
         self.uses["lost"] += 1
-        said = {"key": use.key, "org": use.wish.org_id, "metric": use.wish.metric, "amount": use.wish.amount}
+        said = {"key": use.key, "org": use.wish.org_id, "metric": use.wish.metric, "quantity": use.wish.quantity}
         log.error("guard_use_lost", **said, **describe_error(error))
 
     async def _ask_database(
@@ -274,9 +274,9 @@ class FailOpen:
     def _let_through(self, asked: Ask, terms: Metric, *, uses: bool) -> Answer:
         """Let a use through. Errors: Denied `other_content`; ApiError 503 if no more can be remembered."""
         facts = replace(in_doubt(UNREADABLE, allowed=True), phase=terms.phase)
-        verdict = replace(decide(facts, asked.wish.amount), reason=UNREADABLE)
-        costs = Costs(terms.price.of(asked.wish.amount), degraded=True)
-        said = answer(asked.wish.metric, asked.wish.amount, verdict, costs, asked.by.now_ms)
+        verdict = replace(decide(facts, asked.wish.quantity), reason=UNREADABLE)
+        costs = Costs(terms.price.of(asked.wish.quantity), degraded=True)
+        said = answer(asked.wish.metric, asked.wish.quantity, verdict, costs, asked.by.now_ms)
         if not uses:
             return said
         before = self._kept.get(asked.name)

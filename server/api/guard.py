@@ -78,7 +78,7 @@ class CheckRequest(_Body):
     org_id: Id | None = None
     """The organisation of the use. If the key is bound to an organisation, it may be left out."""
     metric: Id
-    amount: Units = 1
+    quantity: Units = 1
     payer: Id | None = None
 
 
@@ -98,8 +98,7 @@ EMITTED: Final[JsonDict] = {
     "type": "object",
     "description": "The usage event that this use emits if it is allowed, in the same transaction: the use is counted, "
     "and the event is billed. This takes the scope `events:write`, too. By default, its `event_id` is the `key`, its "
-    "`source` that of the API key or `/guard`, its `quantity` the `amount`, and its `subject` and `project` those of "
-    "the use.",
+    "`source` that of the API key or `/guard`, and its `quantity`, `subject` and `project` those of the use.",
     "required": ["event_type"],
     "additionalProperties": False,
     "properties": {name: one for name, one in PROPERTIES.items() if name != "org_id"},
@@ -117,11 +116,11 @@ class ConsumeRequest(UseRequest):
 
 
 class ReserveRequest(UseRequest):
-    """As `drawdown guard reserve`: `amount` is the estimate, held for an hour or for `for_ms`."""
+    """As `drawdown guard reserve`: `quantity` is the estimate, held for an hour or for `for_ms`."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"key": "copy-1", "org_id": "acme", "metric": "bandwidth", "amount": 50_000_000}]
+            "examples": [{"key": "copy-1", "org_id": "acme", "metric": "bandwidth", "quantity": 50_000_000}]
         }
     )
 
@@ -241,7 +240,7 @@ class GuardAnswer(BaseModel):
     rule: str
     reason: str
     metric: str
-    amount: int
+    quantity: int
     period: Literal["hour", "day", "month"] | None
     limit: int | None
     used: int | None
@@ -270,7 +269,7 @@ class OptionsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     metric: Id
-    amount: Units = 1
+    quantity: Units = 1
     payer: Id | None = None
 
 
@@ -310,7 +309,7 @@ class OptionsAnswer(BaseModel):
 
     org_id: str
     metric: str
-    amount: int
+    quantity: int
     decision: Literal["allow", "warn", "block"]
     would: Literal["allow", "warn", "block"]
     rule: str
@@ -405,12 +404,12 @@ class Guard:
         return router
 
     async def check(self, request: Request) -> JSONResponse:
-        """Check if this amount of a metric may be used now. Changes nothing."""
+        """Check if this quantity of a metric may be used now. Changes nothing."""
         return await self._answer("check", request, CheckRequest, self._look)
 
     async def _look(self, order: CheckRequest, said: Caller) -> Mapping[str, object]:
         org = await self._org(order.org_id, said)
-        wish = Wish(org, order.metric, order.amount, payer=order.payer)
+        wish = Wish(org, order.metric, order.quantity, payer=order.payer)
         question = Question(wish, said.key)
 
         async def work() -> Answer:
@@ -431,7 +430,7 @@ class Guard:
             raise
 
     async def consume(self, request: Request) -> JSONResponse:
-        """Use an amount at once, if that is allowed: it is counted, and charged."""
+        """Use a quantity at once, if that is allowed: it is counted, and charged."""
 
         async def use(order: ConsumeRequest, said: Caller) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org_id, said), said, None, "used"), said)
@@ -439,7 +438,7 @@ class Guard:
         return await self._answer("consume", request, ConsumeRequest, use)
 
     async def reserve(self, request: Request) -> JSONResponse:
-        """Hold an amount for use, if that is allowed, before the used amount is known."""
+        """Hold a quantity for use, if that is allowed, before the used quantity is known."""
 
         async def hold(order: ReserveRequest, said: Caller) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org_id, said), said, order.for_ms, "held"), said)
@@ -549,7 +548,7 @@ def _extend(connection: sa.Connection, order: ExtendUseRequest, said: Caller) ->
 
 
 def _ask(order: UseRequest, org: str, said: Caller, for_ms: int | None, state: State) -> Ask:
-    wish = Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
+    wish = Wish(org, order.metric, order.quantity, for_ms, order.project, order.subject, order.payer)
     own = said.key.org_id is not None
     dark = order.let_through and not own  # a tenant's word passes no limit: it is decided like any other
     event = _emission(order, org, said) if isinstance(order, ConsumeRequest) else None
@@ -563,7 +562,7 @@ def _emission(order: ConsumeRequest, org: str, said: Caller) -> Emission | None:
     key = said.key
     require_scope(key, EVENTS_SCOPE)
     by_use = {
-        "source": key.source or SOURCE, "event_id": order.key, "quantity": order.amount, "org_id": org,
+        "source": key.source or SOURCE, "event_id": order.key, "quantity": order.quantity, "org_id": org,
         "subject": order.subject, "project": order.project,
     }  # fmt: skip
     item = {**by_use, **{name: value for name, value in order.event.items() if value is not None}}
@@ -634,7 +633,7 @@ class Options:
 def _options(
     connection: sa.Connection, query: OptionsQuery, said: Caller, *, org_id: str, page: str
 ) -> Mapping[str, object]:
-    wish = Wish(said.require_org(org_id), query.metric, query.amount, payer=query.payer)
+    wish = Wish(said.require_org(org_id), query.metric, query.quantity, payer=query.payer)
     found = describe_ways(connection, wish, page, said.now_ms)
     return {**vars(found), "options": [vars(way) for way in found.options], "as_of": iso(found.as_of_ms)}
 

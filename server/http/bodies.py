@@ -142,6 +142,10 @@ def parse(body: bytes, content_type: str, model: type[M]) -> M:
         raise not_taken("body", error, model) from None
 
 
+MEANT: Final = {"amount": "quantity"}
+"""The field that a program means by another word: credits are an amount, base units a quantity."""
+
+
 def not_taken(what: str, error: ValidationError, model: type[BaseModel]) -> ApiError:
     """Return the refusal of a body or query. It repeats no value. Its message has the first of `details.wrong`."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
@@ -160,7 +164,8 @@ def _message(wrong: ErrorDetails, names: Sequence[str]) -> str:
     """`names`: the fields at the top."""
     match wrong["type"]:
         case "extra_forbidden" if len(wrong["loc"]) == 1:
-            near = nearest(str(wrong["loc"][0]), names)
+            given = str(wrong["loc"][0])
+            near = MEANT[given] if MEANT.get(given) in names else nearest(given, names)
             hint = "." if near is None else f"; did you mean {near}?"
             return f"unknown field{hint} Fields: {', '.join(names)}"
         case "extra_forbidden":

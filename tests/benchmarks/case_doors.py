@@ -113,7 +113,7 @@ class Door:
                 self._connection.request("GET", f"/v1/gate/{org}")
             else:
                 more = {} if self._name == "check" else {"key": f"{self._name}-{self.asked}-{id(self)}"}
-                body = json.dumps({"org_id": org, "metric": METRIC, "amount": 1, **more})
+                body = json.dumps({"org_id": org, "metric": METRIC, "quantity": 1, **more})
                 headers = {"Authorization": f"Bearer {key_of('app')}", "Content-Type": "application/json"}
                 self._connection.request("POST", f"/v1/guard/{self._name}", body, headers)
             answer = self._connection.getresponse()

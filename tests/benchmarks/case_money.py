@@ -69,11 +69,11 @@ ROUNDS: Final[dict[str, tuple[Call, ...]]] = {
     "consume, priced": (Call("consume, priced", CONSUME, {**_USE, "org_id": "ORG", "metric": PRICED}),),
     "consume, unpriced": (Call("consume, unpriced", CONSUME, {**_USE, "org_id": "ORG", "metric": FREE}),),
     "use": (
-        Call("use: reserve", USE, {**_USE, "org_id": "ORG", "metric": PRICED, "amount": 5}),
+        Call("use: reserve", USE, {**_USE, "org_id": "ORG", "metric": PRICED, "quantity": 5}),
         Call("use: settle", USE_END, {**_USE, "actual": 3}),
     ),
     "use given up": (
-        Call("use: reserve", USE, {**_USE, "org_id": "ORG", "metric": PRICED, "amount": 5}),
+        Call("use: reserve", USE, {**_USE, "org_id": "ORG", "metric": PRICED, "quantity": 5}),
         Call("use: release", "/v1/guard/release", {**_USE, "incurred": 0}),
     ),
     "execution": (

@@ -27,7 +27,7 @@ class Counter:
 
     @property
     def used(self) -> int:
-        return sum(int(use["amount"]) for use in self.uses.values())
+        return sum(int(use["quantity"]) for use in self.uses.values())
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         """As a side effect of respx."""
@@ -51,10 +51,10 @@ class Counter:
         before = self.uses.get(order.get("key", ""))
         if before is not None:
             return _decision("allow", repeated=True, state=before["state"])
-        if not order.get("let_through") and self.used + order["amount"] > self.limit:
+        if not order.get("let_through") and self.used + order["quantity"] > self.limit:
             return _decision("block", rule="limit:*:day", reason="limit", options=["request_override", "run_locally"])
         if act != "check":
-            self.uses[order["key"]] = {"state": "used" if act == "consume" else "held", "amount": order["amount"]}
+            self.uses[order["key"]] = {"state": "used" if act == "consume" else "held", "quantity": order["quantity"]}
         return _decision("allow", limit=self.limit, remaining=self.limit - self.used)
 
     def _ended(self, act: str, order: dict[str, Any]) -> httpx.Response:
@@ -64,11 +64,11 @@ class Counter:
         if act == "extend":
             return _decision("allow") if use["state"] == "held" else _refused(409, "ended")
         amount, state = order["actual" if act == "settle" else "incurred"], {"settle": "settled", "release": "released"}
-        if use["state"] == state[act] and use["amount"] == amount:
+        if use["state"] == state[act] and use["quantity"] == amount:
             return _decision("allow", repeated=True)
         if use["state"] != "held" and (use["state"], act) != ("expired", "settle"):
             return _refused(409, "ended")
-        use.update(state=state[act], amount=amount)
+        use.update(state=state[act], quantity=amount)
         return _decision("allow")
 
 

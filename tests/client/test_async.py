@@ -112,8 +112,8 @@ def test_a_budget_is_settled_or_given_up(router: respx.MockRouter) -> None:
         assert (await client.guard.consume("c-1", Wish("acme", "idea.create", 90))).is_allowed
 
     run(work)
-    assert counter.uses["b-1"] == {"state": "settled", "amount": 4}
-    assert counter.uses["b-2"] == {"state": "released", "amount": 2}
+    assert counter.uses["b-1"] == {"state": "settled", "quantity": 4}
+    assert counter.uses["b-2"] == {"state": "released", "quantity": 2}
     assert counter.used == 96
 
 
@@ -157,7 +157,7 @@ def test_a_cancelled_task_leaves_no_hold(router: respx.MockRouter, when: str) ->
 
     run(work)
     wanted = {"enters": ("released", 0), "runs": ("released", 3), "settles": ("settled", 3)}[when]
-    assert (counter.uses["b-1"]["state"], counter.uses["b-1"]["amount"]) == wanted
+    assert (counter.uses["b-1"]["state"], counter.uses["b-1"]["quantity"]) == wanted
 
 
 def test_a_task_that_the_end_of_the_loop_cancels_leaves_no_hold(router: respx.MockRouter) -> None:
@@ -177,7 +177,7 @@ def test_a_task_that_the_end_of_the_loop_cancels_leaves_no_hold(router: respx.Mo
         assert not task.done()
 
     asyncio.run(main())
-    assert counter.uses["b-1"] == {"state": "released", "amount": 0}
+    assert counter.uses["b-1"] == {"state": "released", "quantity": 0}
 
 
 def test_a_long_one_goes_on_until_it_ends(router: respx.MockRouter) -> None:

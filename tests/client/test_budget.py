@@ -32,12 +32,12 @@ def client() -> Iterator[Client]:
 
 def test_it_is_settled_with_what_was_used(counter: Counter, client: Client) -> None:
     with client.guard.budget("b-1", "idea.create", 6, org_id="acme", project="site", hold_s=90) as budget:
-        assert counter.uses["b-1"] == {"state": "held", "amount": 6}
+        assert counter.uses["b-1"] == {"state": "held", "quantity": 6}
         assert budget.answer is not None and budget.answer.remaining == 94
         budget.actual = 4
-    assert counter.uses["b-1"] == {"state": "settled", "amount": 4}
-    wanted = {"key": "b-1", "metric": "idea.create", "amount": 6, "org_id": "acme", "project": "site", "for_ms": 90_000}
-    assert counter.said("reserve") == [wanted]
+    assert counter.uses["b-1"] == {"state": "settled", "quantity": 4}
+    use = {"key": "b-1", "metric": "idea.create", "quantity": 6, "org_id": "acme", "project": "site"}
+    assert counter.said("reserve") == [{**use, "for_ms": 90_000}]
 
 
 def test_what_nobody_says_is_settled_as_estimated_and_nothing_as_nothing(counter: Counter, client: Client) -> None:
@@ -45,7 +45,7 @@ def test_what_nobody_says_is_settled_as_estimated_and_nothing_as_nothing(counter
         pass
     with client.guard.budget("b-2", "idea.create", 6, org_id="acme") as budget:
         budget.actual = 0
-    assert [counter.uses[key]["amount"] for key in ("b-1", "b-2")] == [6, 0]
+    assert [counter.uses[key]["quantity"] for key in ("b-1", "b-2")] == [6, 0]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
@@ -56,7 +56,7 @@ def test_an_error_gives_it_up_with_what_was_incurred(
     with pytest.raises(error), client.guard.budget("b-1", "idea.create", 6, org_id="acme") as budget:
         budget.actual = incurred
         raise error
-    assert counter.uses["b-1"] == {"state": "released", "amount": incurred or 0}
+    assert counter.uses["b-1"] == {"state": "released", "quantity": incurred or 0}
 
 
 def test_what_is_blocked_does_not_run(counter: Counter, client: Client) -> None:
@@ -77,7 +77,7 @@ def test_a_hold_that_was_over_is_settled_late_also_after_an_error(counter: Count
                     raise LookupError
         except LookupError:
             assert fails
-        assert counter.uses[key] == {"state": "settled", "amount": 5}
+        assert counter.uses[key] == {"state": "settled", "quantity": 5}
 
 
 def test_what_cannot_be_given_up_does_not_hide_the_error(
@@ -106,7 +106,7 @@ def test_a_key_that_is_held_goes_on_after_a_crash(counter: Counter, client: Clie
     client.guard.reserve("b-1", Wish("acme", "idea.create", 6))
     with client.guard.budget("b-1", "idea.create", 6, org_id="acme") as budget:
         budget.actual = 5
-    assert counter.uses["b-1"] == {"state": "settled", "amount": 5}
+    assert counter.uses["b-1"] == {"state": "settled", "quantity": 5}
 
 
 def test_a_long_one_goes_on(counter: Counter, client: Client, caplog: pytest.LogCaptureFixture) -> None:
@@ -130,7 +130,7 @@ def test_one_that_was_ended_elsewhere_is_extended_no_more(
     counter: Counter, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(Refused), client.guard.budget("b-1", "idea.create", 6, org_id="a", hold_s=0.06, extend=True):
-        counter.uses["b-1"].update(state="released", amount=0)
+        counter.uses["b-1"].update(state="released", quantity=0)
         while not caplog.records:
             time.sleep(0.01)
         time.sleep(0.1)
@@ -151,7 +151,7 @@ def test_an_interrupt_on_entry_gives_up_what_may_be_held(client: Client) -> None
         router.post(path__startswith="/v1/guard/").side_effect = answer
         with pytest.raises(KeyboardInterrupt), client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
             pytest.fail("it ran")
-    assert made.uses["b-1"] == {"state": "released", "amount": 0}
+    assert made.uses["b-1"] == {"state": "released", "quantity": 0}
 
 
 @pytest.mark.parametrize("fault", [httpx.ReadError("cut"), httpx.ReadTimeout("late"), httpx.Response(503)])

@@ -31,8 +31,8 @@ def counter() -> Iterator[Counter]:
         yield made
 
 
-def login(amount: int = 1) -> Wish:
-    return Wish("acme", "login", amount)
+def login(quantity: int = 1) -> Wish:
+    return Wish("acme", "login", quantity)
 
 
 def test_it_is_told_once_the_server_is_back_whatever_the_limit(counter: Counter) -> None:
@@ -47,7 +47,7 @@ def test_it_is_told_once_the_server_is_back_whatever_the_limit(counter: Counter)
         assert counter.uses == {}
         counter.away = 0
         assert not client.guard.consume("l-2", login()).is_allowed, "it is told before the next is asked for"
-    assert counter.uses == {"l-1": {"state": "used", "amount": 9}}
+    assert counter.uses == {"l-1": {"state": "used", "quantity": 9}}
     assert [order.get("let_through") for order in counter.said("consume")] == [True, None]
 
 
@@ -59,7 +59,7 @@ def test_a_budget_is_kept_with_its_end_in_their_order(counter: Counter) -> None:
         with pytest.raises(ValueError), client.guard.budget("l-2", "login", 4, org_id="acme"):
             raise ValueError
         counter.away = 0
-    assert counter.uses == {"l-1": {"state": "settled", "amount": 3}, "l-2": {"state": "released", "amount": 0}}
+    assert counter.uses == {"l-1": {"state": "settled", "quantity": 3}, "l-2": {"state": "released", "quantity": 0}}
     assert [act for act, _ in counter.calls] == ["reserve", "settle", "reserve", "release"]
 
 
@@ -95,7 +95,7 @@ def test_what_is_counted_nowhere_is_said(counter: Counter, why: str, caplog: pyt
     client.close()
     assert client.guard.dark.lost == (1 if why == "refused" else 2)
     lost = [one.getMessage() for one in caplog.records if "counted nowhere" in one.getMessage()]
-    assert len(lost) == client.guard.dark.lost and '"key": "l-1"' in lost[0] and '"amount": 7' in lost[0]
+    assert len(lost) == client.guard.dark.lost and '"key": "l-1"' in lost[0] and '"quantity": 7' in lost[0]
     assert set(counter.uses) == ({"l-2"} if why == "refused" else set())
 
 
@@ -107,7 +107,7 @@ def test_what_a_server_cannot_write_down_is_told_again_before_its_end(counter: C
             budget.actual = 3
             assert client.guard.consume("l-2", login(2)).reason == "database_unreadable"
             counter.dark = False
-    assert counter.uses == {"l-1": {"state": "settled", "amount": 3}, "l-2": {"state": "used", "amount": 2}}
+    assert counter.uses == {"l-1": {"state": "settled", "quantity": 3}, "l-2": {"state": "used", "quantity": 2}}
     assert [act for act, _ in counter.calls] == ["reserve", "consume", "settle"]
 
 
@@ -120,7 +120,7 @@ def test_its_end_waits_where_it_is_dark_still(counter: Counter) -> None:
             counter.dark = False
 
     asyncio.run(work())
-    assert counter.uses == {"l-1": {"state": "settled", "amount": 3}}
+    assert counter.uses == {"l-1": {"state": "settled", "quantity": 3}}
 
 
 def test_with_an_event_loop(counter: Counter) -> None:
@@ -136,7 +136,7 @@ def test_with_an_event_loop(counter: Counter) -> None:
             return found
 
     assert all(one.degraded for one in asyncio.run(work()))
-    assert {key: use["amount"] for key, use in counter.uses.items()} == {"l-0": 3, "l-1": 3, "l-2": 3, "l-3": 1}
+    assert {key: use["quantity"] for key, use in counter.uses.items()} == {"l-0": 3, "l-1": 3, "l-2": 3, "l-3": 1}
 
 
 def test_use_that_is_not_told_is_told_by_the_next_start(counter: Counter, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_use_that_is_not_told_is_told_by_the_next_start(counter: Counter, tmp_pa
     counter.away = 0
     with Client(URL, KEY, settings, world=hasty()) as client:
         assert not client.guard.consume("l-3", login()).is_allowed
-    assert {key: use["amount"] for key, use in counter.uses.items()} == {"l-1": 4, "l-2": 3}
+    assert {key: use["quantity"] for key, use in counter.uses.items()} == {"l-1": 4, "l-2": 3}
     first = counter.said("consume")[0]
     assert first["let_through"] is True and first["event"]["event_type"] == "page.export"
     with Client(URL, KEY, settings, world=hasty()) as client:

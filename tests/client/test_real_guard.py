@@ -50,7 +50,7 @@ def test_each_act_and_its_repetition(shop: tuple[str, str, str]) -> None:
             guard.consume("c-1", wish(4))
         assert (other.value.status, other.value.code) == (409, "other_content")
         assert guard.reserve("r-1", wish(10), hold_s=120).is_allowed
-        assert guard.extend("r-1", to=20, hold_s=240).said["amount"] == 20
+        assert guard.extend("r-1", to=20, hold_s=240).said["quantity"] == 20
         assert guard.settle("r-1", 15, reason="done").said["charged"] == 15 and guard.settle("r-1", 15).repeated
         assert guard.reserve("r-2", wish(10)).is_allowed and guard.release("r-2", 2).said["charged"] == 2
         assert client.balance("acme")["available"] == 100 - 3 - 15 - 2

@@ -72,9 +72,9 @@ class Client:
     def once(self, number: int) -> None:
         key, amount = f"c{self.share.number}-{number}", self.random.choice((1, 1, 1, 2, 3))
         act = "consume" if self.random.random() < 0.8 else "reserve"
-        found = self.sure(act, key=key, org_id=ORG, metric="hot", amount=amount)
+        found = self.sure(act, key=key, org_id=ORG, metric="hot", quantity=amount)
         if self.random.random() < 0.02:
-            again = self.sure(act, key=key, org_id=ORG, metric="hot", amount=amount)
+            again = self.sure(act, key=key, org_id=ORG, metric="hot", quantity=amount)
             assert found["state"] is None or again["repeated"], again
             found = again if found["state"] is None else found
         self.said[str(found["decision"])] += 1

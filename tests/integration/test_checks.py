@@ -54,7 +54,7 @@ def guarded(engine: sa.Engine) -> Guarded:
 def test_counters_are_put_right_and_it_is_kept(guarded: Guarded) -> None:
     since = guarded.fleet.clock.at_ms - checks.SPAN_MS
     found = guarded.read(lambda c: checks.look(c, since))
-    assert [(one.period, one.counted, one.amount) for one in found] == [("month", 11, 10)]
+    assert [(one.period, one.counted, one.quantity) for one in found] == [("month", 11, 10)]
     judged = checks.judge_drift(found, 0)
     assert (judged.corrected, judged.above_tolerance, judged.exit_status) == (0, 1, 1)
     assert checks.judge_drift(found, 100_000).exit_status == 0

@@ -352,11 +352,11 @@ def test_a_hold_grows_where_there_is_room_and_goes_on_in_any_case(guarded: Guard
     guarded.reserve("idea", 4, key="long")
     guarded.later(MINUTE_MS)
     grown = guarded.extend("long", 9)
-    assert (grown.decision, grown.expires_ms, grown.amount) == ("allow", T0 + 61 * MINUTE_MS, 9)
+    assert (grown.decision, grown.expires_ms, grown.quantity) == ("allow", T0 + 61 * MINUTE_MS, 9)
     assert (guarded.used("idea"), guarded.wallet()) == (9, (100 * MICRO, 9 * MICRO))
     found = guarded.extend("long", 11)
     assert (found.decision, found.rule) == ("block", "limit:*:month")
-    assert guarded.extend("long", 3).amount == 9, "it never shrinks"
+    assert guarded.extend("long", 3).quantity == 9, "it never shrinks"
     assert (guarded.used("idea"), guarded.wallet()) == (9, (100 * MICRO, 9 * MICRO))
     guarded.later(30 * MINUTE_MS)
     assert guarded.extend("long", for_ms=2 * HOUR_MS).expires_ms == guarded.now + 2 * HOUR_MS

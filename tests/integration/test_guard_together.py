@@ -58,7 +58,7 @@ def asks(seed: int, guarded: Guarded) -> list[Ask]:
     for _ in range(stream.randint(2, 14)):
         wish = Wish(org, metric, stream.choice((1, 1, 2, 3, 5)), payer="nobody" if stream.random() < 0.1 else None)
         if stream.random() < 0.1:
-            wish = replace(wish, amount=0)
+            wish = replace(wish, quantity=0)
         key, own = f"k{stream.randint(0, 9)}", stream.random() < 0.5
         found.append(Ask(key, wish, guarded.fleet.by, "used" if stream.random() < 0.6 else "held", own=own))
     return found

@@ -174,7 +174,7 @@ def test_before_a_phase_is_set_it_is_said_what_it_would_have_blocked(guarded: Gu
         for _ in range(2):
             guarded.consume("look", org=org)
     found = {phase: guarded.read(partial(views.report, metric="look", phase=phase, since_ms=T0)) for phase in range(4)}
-    said = {phase: (one.asked, one.blocked, one.amount, one.orgs, one.paying) for phase, one in found.items()}
+    said = {phase: (one.asked, one.blocked, one.quantity, one.orgs, one.paying) for phase, one in found.items()}
     assert said == {0: (6, 0, 0, 0, 0), 1: (6, 0, 0, 0, 0), 2: (6, 1, 1, 1, 0), 3: (6, 4, 4, 2, 1)}
 
 
@@ -184,7 +184,7 @@ def test_an_extension_that_is_or_would_be_blocked_was_asked_for(guarded: Guarded
     guarded.metric("look", phase=0)
     guarded.reserve("look", 5, key="silent")
     for to in range(7, 11):
-        assert guarded.extend("silent", to).amount == to
+        assert guarded.extend("silent", to).quantity == to
     guarded.metric("look", phase=3)
     assert guarded.extend("silent", 12).decision == "block"
     found = guarded.read(partial(views.report, metric="look", phase=3, since_ms=T0))
@@ -202,7 +202,7 @@ def test_a_hold_that_is_over_is_listed_as_it_counts(guarded: Guarded) -> None:
 
     def listed() -> list[tuple[str, int, int]]:
         uses = guarded.read(lambda c: views.list_uses(c, "look", "", guarded.now, 10))
-        return [(one.state, one.asked, one.amount) for one in uses]
+        return [(one.state, one.asked, one.quantity) for one in uses]
 
     guarded.later(MINUTE_MS - 1)
     assert listed() == [("held", 4, 4)]
@@ -237,7 +237,7 @@ def test_what_was_let_through_is_counted_with_its_amount(guarded: Guarded) -> No
         "byte": (50, 2 * MICRO), "idea": (0, 150 * MICRO), "look": (0, 0),
     }  # fmt: skip
     uses = guarded.read(lambda c: views.list_uses(c, "byte", "afar", guarded.now, 10))
-    assert [(one.amount, one.degraded, one.forgone_micro) for one in uses] == [(50, True, 2 * MICRO)]
+    assert [(one.quantity, one.degraded, one.forgone_micro) for one in uses] == [(50, True, 2 * MICRO)]
 
 
 # Counters
@@ -251,7 +251,7 @@ def test_a_counter_that_is_off_is_shown_and_put_right_with_what_was_before(guard
     guarded.fleet.write("UPDATE guard_counters SET used = 9 WHERE period = 'month'")
     guarded.fleet.write("UPDATE guard_counters SET used = 1 WHERE period = 'hour' AND used = 3")
     found = guarded.read(lambda c: views.drifts(c, T0, 10))
-    assert [(one.period, one.counted, one.amount, one.has_uses) for one in found] == [
+    assert [(one.period, one.counted, one.quantity, one.has_uses) for one in found] == [
         ("month", 9, 5, True), ("hour", 1, 3, True),
     ]  # fmt: skip
     assert [one.is_above(800_000) for one in found] == [False, False]

@@ -100,23 +100,23 @@ def test_use_allowed_by_fail_open_is_counted_once_database_returns(house: House)
 
     async def work(send: Send) -> None:
         with away(house.fleet.engine):
-            found = (await send("consume", key="d-1", amount=2)).json()
+            found = (await send("consume", key="d-1", quantity=2)).json()
             assert (found["decision"], found["reason"], found["degraded"]) == ("allow", "database_unreadable", True)
             assert (found["state"], found["price_micro"], found["charged"]) == ("used", 200_000, 0)
-            again = (await send("consume", key="d-1", amount=2)).json()
+            again = (await send("consume", key="d-1", quantity=2)).json()
             assert (again["decision"], again["repeated"]) == ("allow", True)
-            assert refused(await send("consume", key="d-1", amount=3)) == (409, "other_content")
-            held = (await send("reserve", key="d-2", amount=1)).json()
+            assert refused(await send("consume", key="d-1", quantity=3)) == (409, "other_content")
+            held = (await send("reserve", key="d-2", quantity=1)).json()
             assert (held["decision"], held["state"], held["degraded"]) == ("allow", "held", True)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(programs, "WITHIN_S", 1.5)
                 closed = await send("consume", key="d-3", metric="idea")
             assert closed.status_code == 503, "what fails closed is not let through"
-            assert (await send("check", amount=1)).json()["decision"] == "allow"
+            assert (await send("check", quantity=1)).json()["decision"] == "allow"
         house.clock.at_ms += fail_open.LOOK_AGAIN_MS
         found = (await send("settle", key="d-2", actual=1)).json()
         assert (found["state"], found["charged"]) == ("settled", 0.1), "it is written down before it ends"
-        again = (await send("consume", key="d-1", amount=2)).json()
+        again = (await send("consume", key="d-1", quantity=2)).json()
         assert (again["repeated"], again["price_micro"]) == (True, 200_000)
         metrics = (await Caller(house).get("/metrics")).text
         assert 'drawdown_guard_in_the_dark_total{outcome="recorded"} 2.0' in metrics, outcomes
@@ -136,13 +136,13 @@ def test_its_end_waits_for_it_here_and_elsewhere_asks_for_it_again(house: House)
     async def work(send: Send) -> None:
         with away(house.fleet.engine):
             nothing_waits(house)
-            await send("reserve", key="d-1", amount=3)
+            await send("reserve", key="d-1", quantity=3)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(house.server._dark, "_recorder", lambda _use: _busy)
             house.clock.at_ms += fail_open.LOOK_AGAIN_MS
             for act, said in (("settle", {"actual": 2}), ("release", {"incurred": 2}), ("extend", {"to": 4})):
                 assert refused(await send(act, key="d-1", **said)) == (503, "database")
-            told: dict[str, object] = {"org_id": "acme", "metric": "login", "key": "d-1", "amount": 3}
+            told: dict[str, object] = {"org_id": "acme", "metric": "login", "key": "d-1", "quantity": 3}
             other = Program(Caller(house, house.another()), key_of("app"))
             sent = []
             ends: dict[str, object] = {"key": "d-1", "actual": 2}
@@ -191,7 +191,7 @@ def test_beyond_a_limit_it_is_counted_all_the_same_and_said(house: House) -> Non
         dark_ = house.server._dark
         with away(house.fleet.engine):
             nothing_waits(house)
-            await asyncio.gather(*(send("consume", key=f"d-{n}", amount=9) for n in range(3)))
+            await asyncio.gather(*(send("consume", key=f"d-{n}", quantity=9) for n in range(3)))
         house.clock.at_ms += fail_open.LOOK_AGAIN_MS
         await dark_.record()
         assert dark_.uses["recorded"] == 3
@@ -213,14 +213,14 @@ def test_the_dark_is_bounded_in_time_number_and_in_whom_it_knows(house: House, m
         order = json.dumps({"key": "s", "org_id": "acme", "metric": "unmet"}).encode()
         set_terms(house, "unmet", fails_open=True)
         with away(house.fleet.engine):
-            assert (await send("consume", key="d-1", amount=1)).status_code == 200
-            assert (await send("consume", key="d-2", amount=1)).status_code == 503, "no more can be remembered"
+            assert (await send("consume", key="d-1", quantity=1)).status_code == 200
+            assert (await send("consume", key="d-2", quantity=1)).status_code == 503, "no more can be remembered"
             assert (await send("consume", key="d-3", metric="unmet")).status_code == 503, "its terms were never read"
             if house.fleet.engine.dialect.name == "postgresql":
                 sent = await stranger.caller.send("POST", "/v1/guard/consume", order, stranger.headers())
                 assert sent.status_code == 503, "its key was never met"
             house.clock.at_ms += fail_open.DARK_MS + 1
-            assert (await send("consume", key="d-1", amount=1)).status_code == 503, "it is dark for too long"
+            assert (await send("consume", key="d-1", quantity=1)).status_code == 503, "it is dark for too long"
         await house.server._dark.record()
 
     monkeypatch.setattr("drawdown.server.api.programs.WITHIN_S", 1.5)
@@ -235,11 +235,11 @@ def test_what_cannot_be_written_down_is_lost_loudly(house: House, lost: list[dic
     async def work(send: Send) -> None:
         with away(house.fleet.engine):
             nothing_waits(house)
-            assert (await send("consume", key="d-1", amount=4)).json()["degraded"]
+            assert (await send("consume", key="d-1", quantity=4)).json()["degraded"]
         set_terms(house, "login", fails_open=False)
         house.clock.at_ms += fail_open.LOOK_AGAIN_MS
         await house.server._dark.record()
-        assert [(one["key"], one["amount"]) for one in lost] == [("d-1", 4)]
+        assert [(one["key"], one["quantity"]) for one in lost] == [("d-1", 4)]
         assert outcomes == {"let_through": 1, "recorded": 0, "lost": 1}
 
     with_dark(house, work)
@@ -254,7 +254,7 @@ def test_a_process_that_ends_writes_down_what_it_can_and_says_the_rest(
 
     async def work(send: Send) -> None:
         with away(house.fleet.engine):
-            assert (await send("consume", key="d-1", amount=1)).json()["degraded"]
+            assert (await send("consume", key="d-1", quantity=1)).json()["degraded"]
             await asyncio.to_thread(house.server._dark.close)
             assert [one["key"] for one in lost] == ["d-1"]
         house.clock.at_ms += fail_open.LOOK_AGAIN_MS
@@ -265,7 +265,7 @@ def test_a_process_that_ends_writes_down_what_it_can_and_says_the_rest(
 
 def test_who_let_something_through_without_an_answer_says_so_later(house: House) -> None:
     async def work(send: Send) -> None:
-        told: dict[str, Any] = {"key": "c-1", "amount": 9, "let_through": True}
+        told: dict[str, Any] = {"key": "c-1", "quantity": 9, "let_through": True}
         found = (await send("consume", **told)).json()
         assert (found["decision"], found["would"], found["degraded"]) == ("allow", "block", True)
         assert (await send("consume", **told)).json()["repeated"] is True
@@ -279,7 +279,7 @@ def test_an_ended_key_decides_nothing_if_its_look_up_is_slow(house: House, monke
     """The database answers uses, and readings of keys take too long: what is remembered of a key is not enough."""
 
     async def work(send: Send) -> None:
-        held = (await send("reserve", key="h-1", amount=1)).json()
+        held = (await send("reserve", key="h-1", quantity=1)).json()
         assert held["state"] == "held"
         write(house.fleet.engine, lambda c: api_keys.end(c, "app", house.fleet.by))
 
@@ -288,8 +288,8 @@ def test_an_ended_key_decides_nothing_if_its_look_up_is_slow(house: House, monke
 
         monkeypatch.setattr(house.server._dark._reading, "read", slow)
         for act, order in (
-            ("consume", {"key": "late-1", "amount": 1}),
-            ("reserve", {"key": "late-2", "amount": 1}),
+            ("consume", {"key": "late-1", "quantity": 1}),
+            ("reserve", {"key": "late-2", "quantity": 1}),
             ("settle", {"key": "h-1", "actual": 1}),
         ):
             house.clock.at_ms += fail_open.LOOK_AGAIN_MS
@@ -303,13 +303,13 @@ def test_an_ended_key_decides_nothing_if_its_look_up_is_slow(house: House, monke
 def test_a_key_whose_time_is_over_lets_nothing_through_in_the_dark(house: House) -> None:
     async def work(send: Send) -> None:
         house.fleet.write("UPDATE api_keys SET expires_ms = :at", {"at": house.clock.at_ms + 5_000})
-        assert (await send("consume", key="in-time", amount=1)).json()["decision"] == "allow"
+        assert (await send("consume", key="in-time", quantity=1)).json()["decision"] == "allow"
         with away(house.fleet.engine):
-            assert (await send("consume", key="dark", amount=1)).json()["reason"] == "database_unreadable"
-            assert (await send("check", amount=1)).json()["decision"] == "allow"
+            assert (await send("consume", key="dark", quantity=1)).json()["reason"] == "database_unreadable"
+            assert (await send("check", quantity=1)).json()["decision"] == "allow"
             house.clock.at_ms += 5_000
-            assert (await send("consume", key="late", amount=1)).status_code == 401
-            assert (await send("check", amount=1)).status_code == 401
+            assert (await send("consume", key="late", quantity=1)).status_code == 401
+            assert (await send("check", quantity=1)).status_code == 401
         nothing_waits(house)
 
     with_dark(house, work)

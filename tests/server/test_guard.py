@@ -54,14 +54,14 @@ def test_a_use_from_its_check_to_its_limit(house: House) -> None:
         assert (found["decision"], found["limit"], found["used"], found["remaining"]) == ("allow", 5, 0, 4)
         assert (found["price"], found["charged_micro"], found["state"], found["balance"]) == (1, 0, None, 100)
         assert found["resets_at"] == "2026-02-01T00:00:00.000Z"
-        order = {"key": "i-1", "org_id": "acme", "metric": "idea", "amount": 2, "subject": "ann"}
+        order = {"key": "i-1", "org_id": "acme", "metric": "idea", "quantity": 2, "subject": "ann"}
         found = (await send("consume", **order)).json()
         assert (found["decision"], found["charged"], found["balance_micro"]) == ("allow", 2, 98 * MICRO)
         assert (found["state"], found["repeated"], found["payer"]) == ("used", False, "acme")
         again = (await send("consume", **order)).json()
         assert (again["repeated"], again["charged"], again["price"]) == (True, 0, 2)
-        assert refused(await send("consume", **{**order, "amount": 3})) == (409, "other_content")
-        found = (await send("reserve", key="r-1", org_id="acme", metric="idea", amount=3, for_ms=60_000)).json()
+        assert refused(await send("consume", **{**order, "quantity": 3})) == (409, "other_content")
+        found = (await send("reserve", key="r-1", org_id="acme", metric="idea", quantity=3, for_ms=60_000)).json()
         assert (found["decision"], found["state"]) == ("warn", "held")
         blocked = await send("consume", key="i-2", org_id="acme", metric="idea")
         assert blocked.status_code == 200, "what is blocked is an answer"
@@ -93,11 +93,16 @@ def test_what_is_none_is_refused_by_its_code(house: House) -> None:
             assert refused(answer) == (422, "bad_value") and "name the organisation" in answer.text
             assert answer.json()["error"]["details"]["wrong"][0]["at"] == "org_id"
         for order in (
-            {"amount": 0}, {"amount": 10**12 + 1}, {"amount": 1.5}, {"amount": "1"}, {"metric": ""}, {"more": 1},
-            {"key": "x\x00"},
+            {"quantity": 0}, {"quantity": 10**12 + 1}, {"quantity": 1.5}, {"quantity": "1"}, {"metric": ""},
+            {"more": 1}, {"key": "x\x00"},
         ):  # fmt: skip
             wrong = {"key": "i", "org_id": "acme", "metric": "idea", **order}
             assert refused(await send("consume", **wrong))[0] == 422, order
+        for act in ("check", "consume", "reserve"):
+            named = {} if act == "check" else {"key": "i"}
+            answer = await send(act, **named, org_id="acme", metric="idea", amount=1)
+            assert refused(answer) == (422, "bad_value"), "credits are an amount, base units a quantity"
+            assert "amount: unknown field; did you mean quantity?" in answer.text
 
     with_guard(house, work)
 

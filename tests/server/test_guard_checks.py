@@ -86,7 +86,7 @@ def test_a_check_is_one_statement_and_many_at_once_are_as_few(house: House) -> N
             assert (await check()).json()["decision"] == "allow"
         assert len(alone) == STATEMENTS, alone
         with stated(house) as many:
-            found = await asyncio.gather(*(check(org_id=ORGS[n % 3], amount=1 + n % 7) for n in range(30)))
+            found = await asyncio.gather(*(check(org_id=ORGS[n % 3], quantity=1 + n % 7) for n in range(30)))
         decisions = ["allow", "allow", "allow", "warn", "warn", "block", "block"]
         assert [one.json()["decision"] for one in found] == [decisions[n % 7] for n in range(30)]
         assert len(many) <= 3 * STATEMENTS, "the first one alone, and then all that came meanwhile"
@@ -98,8 +98,8 @@ def test_each_of_many_is_answered_as_it_would_be_alone(house: House) -> None:
     """Whatever they ask for, and with whosever key."""
     orders: list[tuple[str, dict[str, object]]] = [
         ("app", {}), ("app", {"metric": "ideas"}), ("acme", {"metric": "ideas"}), ("app", {"org_id": "acmee"}),
-        ("globex", {"org_id": "globex", "amount": 6}), ("app", {"metric": "tea"}), ("acme", {"payer": "wayne"}),
-        ("app", {"org_id": "wayne", "metric": "tea", "amount": 5}), ("app", {"amount": 10**12}),
+        ("globex", {"org_id": "globex", "quantity": 6}), ("app", {"metric": "tea"}), ("acme", {"payer": "wayne"}),
+        ("app", {"org_id": "wayne", "metric": "tea", "quantity": 5}), ("app", {"quantity": 10**12}),
         ("acme", {"org_id": "wayne"}),
     ]  # fmt: skip
 
@@ -215,7 +215,7 @@ def test_whom_another_pays_for_costs_a_few_statements_more(house: House, monkeyp
             assert (said["decision"], said["payer"]) == ("allow", "acme" if metric == "idea" else "wayne")
             assert len(found) <= (STATEMENTS if metric == "idea" else STATEMENTS + 8), found
         write(house.fleet.engine, lambda c: guard.consume(c, "use", Wish("acme", "idea", 3), house.fleet.by))
-        assert (await check(amount=3)).json()["decision"] == "block"
+        assert (await check(quantity=3)).json()["decision"] == "block"
 
     with_checks(house, work)
     assert seen == ["wayne"]

@@ -50,15 +50,15 @@ def with_exports(house: House, work: Callable[[Send], Awaitable[None]], *scopes:
 @pytest.mark.both_databases
 def test_use_emits_its_event_once(house: House) -> None:
     async def work(send: Send) -> None:
-        found = (await send("guard/consume", **ORDER, amount=2, subject="ann", project="site")).json()
+        found = (await send("guard/consume", **ORDER, quantity=2, subject="ann", project="site")).json()
         assert (found["decision"], found["event"]) == (
             "allow",
             {"status": "accepted", "source": "/guard", "event_id": "x-1", "code": None, "message": None},
         )
         house.clock.at_ms += 60_000  # the event says no time: the same call is the same one all the same
-        again = (await send("guard/consume", **ORDER, amount=2, subject="ann", project="site")).json()
+        again = (await send("guard/consume", **ORDER, quantity=2, subject="ann", project="site")).json()
         assert (again["repeated"], again["event"]["status"]) == (True, "duplicate")
-        other = {**ORDER, "amount": 2, "subject": "ann", "project": "site", "event": {"event_type": "page.other"}}
+        other = {**ORDER, "quantity": 2, "subject": "ann", "project": "site", "event": {"event_type": "page.other"}}
         assert refused(await send("guard/consume", **other)) == (409, "other_content")
         more = {"event_id": "mine", "source": "/web", "quantity": 70, "subject": "bob", "properties": {"model": 1.5}}
         found = (await send("guard/consume", **{**ORDER, "key": "x-2", "event": {**ORDER["event"], **more}})).json()  # type: ignore[dict-item]
@@ -77,7 +77,7 @@ def test_use_emits_its_event_once(house: House) -> None:
 @pytest.mark.both_databases
 def test_blocked_use_emits_nothing(house: House) -> None:
     async def work(send: Send) -> None:
-        found = (await send("guard/consume", **ORDER, amount=6)).json()
+        found = (await send("guard/consume", **ORDER, quantity=6)).json()
         assert (found["decision"], found["event"]) == ("block", None)
         dear = {**ORDER, "metric": "dear"}
         found = (await send("guard/consume", **dear)).json()

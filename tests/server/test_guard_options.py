@@ -90,30 +90,30 @@ def test_where_credit_is_short_a_sponsor_pays_by_the_call_that_is_said(house: Ho
         done = (await send(program, found["sponsor"]["call"], key="k1")).json()
         assert (done["decision"], done["charged"], done["payer"]) == ("warn", 2, "wayne")
         write(engine, lambda c: pools.say(c, "wayne", "acme", by, allowed=False))
-        assert closed(await options("metric=idea&amount=1"))["sponsor"] == "not_credit", "now it is the limit"
+        assert closed(await options("metric=idea&quantity=1"))["sponsor"] == "not_credit", "now it is the limit"
         with pytest.raises(AssertionError, match="422"):
-            await options("metric=idea&amount=0")
+            await options("metric=idea&quantity=0")
 
     with_options(house, work)
 
 
 def test_after_what_is_said_to_be_missing_is_given_it_is_allowed(house: House) -> None:
     async def work(options: Options, _: Program) -> None:
-        found = await options("metric=idea&amount=2")
+        found = await options("metric=idea&quantity=2")
         missing = found["top_up"]["missing_micro"]
         assert missing == MICRO
         by = house.fleet.by
         write(house.fleet.engine, lambda c: credit.grant(c, "acme", missing - 1, by, key="a", plan=None))
-        assert (await options("metric=idea&amount=2"))["decision"] == "block"
+        assert (await options("metric=idea&quantity=2"))["decision"] == "block"
         write(house.fleet.engine, lambda c: credit.grant(c, "acme", 1, by, key="b", plan=None))
-        assert (await options("metric=idea&amount=2"))["decision"] != "block"
+        assert (await options("metric=idea&quantity=2"))["decision"] != "block"
 
     with_options(house, work)
 
 
 def test_the_override_that_is_said_lifts_the_block_once_it_is_approved(house: House) -> None:
     async def work(options: Options, program: Program) -> None:
-        found = await options("metric=idea&amount=5")
+        found = await options("metric=idea&quantity=5")
         assert closed(found) == {"top_up": "not_credit", "sponsor": "not_credit"}
         assert found["request_override"]["call"]["body"]["amount"] == 5
         assert found["request_override"]["command"] == (
@@ -121,21 +121,21 @@ def test_the_override_that_is_said_lifts_the_block_once_it_is_approved(house: Ho
         )
         asked = (await send(program, found["request_override"]["call"], reason="a workshop")).json()
         assert (asked["state"], asked["ends_ms"] > house.clock.at_ms) == ("asked", True)
-        found = await options("metric=idea&amount=5")
+        found = await options("metric=idea&quantity=5")
         assert (found["request_override"]["asked"], found["request_override"]["open"]) == (1, True)
         assert found["request_override"]["command"] == "drawdown override list --metric idea"
         write(house.fleet.engine, lambda c: guard_overrides.decide(c, asked["number"], "approve", house.fleet.by))
-        assert (await options("metric=idea&amount=5"))["decision"] == "warn", "all of it is used then"
+        assert (await options("metric=idea&quantity=5"))["decision"] == "warn", "all of it is used then"
 
     with_options(house, work, price=0)
 
 
 def test_whoever_asked_as_often_as_they_may_is_told_so(house: House) -> None:
     async def work(options: Options, program: Program) -> None:
-        found = (await options("metric=idea&amount=5"))["request_override"]["call"]
+        found = (await options("metric=idea&quantity=5"))["request_override"]["call"]
         for amount in range(guard_overrides.MOST_ASKED):
             assert (await send(program, found, amount=amount)).status_code == 200
-        found = await options("metric=idea&amount=5")
+        found = await options("metric=idea&quantity=5")
         assert (found["request_override"]["code"], found["request_override"]["call"]) == ("too_many_asked", None)
 
     with_options(house, work)
@@ -152,7 +152,7 @@ def test_against_an_operators_word_there_is_no_way_out(house: House) -> None:
 
 def test_in_a_silent_phase_the_ways_are_those_of_what_would_be_blocked(house: House) -> None:
     async def work(options: Options, _: Program) -> None:
-        found = await options("metric=idea&amount=3")
+        found = await options("metric=idea&quantity=3")
         assert (found["decision"], found["would"], found["request_override"]["open"]) == ("allow", "block", True)
 
     with_options(house, work, phase=0)
@@ -165,7 +165,7 @@ def test_a_link_to_their_own_page_is_said_where_there_is_one(house: House) -> No
     house.server = house.another()
 
     async def work(options: Options, _: Program) -> None:
-        assert (await options("metric=idea&amount=2"))["top_up"]["link"] == "https://d.test/my/usage"
+        assert (await options("metric=idea&quantity=2"))["top_up"]["link"] == "https://d.test/my/usage"
 
     with_options(house, work)
 
@@ -191,7 +191,7 @@ def test_so_many_sponsors_are_asked_and_no_more(house: House) -> None:
         for name in names:
             give(house, name, 50)
             write(house.fleet.engine, lambda c, n=name: pools.say(c, n, "acme", house.fleet.by, allowed=True))  # type: ignore[misc]
-        found = await options("metric=idea&amount=2")
+        found = await options("metric=idea&quantity=2")
         assert found["sponsor"]["payers"] == names[: guard_options.MOST_SPONSORS]
 
     with_options(house, work)

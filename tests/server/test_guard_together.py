@@ -90,7 +90,7 @@ def test_many_at_once_share_transactions_and_stop_at_the_last_unit(
 @pytest.mark.both_databases
 def test_what_is_wrong_with_one_is_no_matter_to_the_others(house: House, shared: list[int]) -> None:
     wrong: list[tuple[str, dict[str, Any]]] = [
-        ("consume", {"key": "idea-1", "metric": "idea", "amount": 2}),
+        ("consume", {"key": "idea-1", "metric": "idea", "quantity": 2}),
         ("consume", {"key": "k" * 195, "metric": "idea"}),
         ("consume", {"key": "x", "metric": "ideas"}),
         ("consume", {"key": "y", "metric": "idea", "payer": "nobody"}),

@@ -97,7 +97,7 @@ class Asker:
         return await self.program.caller.send("POST", f"/v1/guard/{act}", body, self.program.headers())
 
     async def hold(self, key: str, amount: int = 1) -> httpx.Response:
-        return await self.ask("reserve", key, org_id="acme", metric="idea", amount=amount)
+        return await self.ask("reserve", key, org_id="acme", metric="idea", quantity=amount)
 
 
 def test_bound_key_ends_only_the_use_that_it_began(shop: House) -> None:
@@ -134,9 +134,9 @@ def test_bound_key_passes_no_limit_by_letting_itself_through(shop: House) -> Non
     async def work(caller: Caller) -> None:
         product, tenant = Asker(caller, "product"), Asker(caller, "tenant")
         wish = {"org_id": "acme", "metric": "idea", "let_through": True}
-        assert (await tenant.ask("consume", "a", **wish, amount=7)).json()["decision"] == "allow"
-        assert (await tenant.ask("consume", "b", **wish, amount=8)).json()["decision"] == "block"
-        assert (await product.ask("consume", "c", **wish, amount=7)).json()["decision"] == "allow"
+        assert (await tenant.ask("consume", "a", **wish, quantity=7)).json()["decision"] == "allow"
+        assert (await tenant.ask("consume", "b", **wish, quantity=8)).json()["decision"] == "block"
+        assert (await product.ask("consume", "c", **wish, quantity=7)).json()["decision"] == "allow"
 
     served(shop, work)
     assert shop.fleet.rows("SELECT SUM(amount) FROM guard_uses WHERE degraded") == [(7,)]

@@ -45,7 +45,7 @@ class Desk:
         return await self.caller.send("GET", f"{PATH}?{query}", headers=self.program.headers())
 
     async def check(self) -> Any:
-        body = json.dumps({"org_id": "acme", "metric": "idea", "amount": 5}).encode()
+        body = json.dumps({"org_id": "acme", "metric": "idea", "quantity": 5}).encode()
         return (await self.caller.send("POST", "/v1/guard/check", body, self.program.headers())).json()
 
     async def decide(self, number: object, word: str, reason: str = "a test") -> httpx.Response:

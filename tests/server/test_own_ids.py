@@ -165,7 +165,7 @@ class Guarded:
         return await self.program.caller.send("POST", f"/v1/guard/{act}", body, self.program.headers())
 
     async def use(self, key: str, amount: int = 1, org: str | None = None, act: str = "consume") -> tuple[Any, ...]:
-        found = await self.ask(act, key, org_id=org or self.org, metric="idea", amount=amount)
+        found = await self.ask(act, key, org_id=org or self.org, metric="idea", quantity=amount)
         return refused(found) if found.status_code != 200 else (found.json()["decision"], found.json()["repeated"])
 
 
@@ -209,7 +209,7 @@ def test_what_is_held_is_ended_by_its_own_key_or_by_its_name(street: House) -> N
         acme, globex, operator = (Guarded(caller, name) for name in ("acme", "globex", "operator"))
         for one in (acme, globex):
             assert await one.use("r", act="reserve") == ("allow", False)
-        assert (await acme.ask("extend", "r", to=2)).json()["amount"] == 2
+        assert (await acme.ask("extend", "r", to=2)).json()["quantity"] == 2
         assert (await acme.ask("settle", "r", actual=2)).json()["state"] == "settled"
         answer = await acme.ask("settle", "r", actual=1)
         assert refused(answer) == (409, "other_content") and "own:" not in answer.text

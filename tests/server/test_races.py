@@ -79,7 +79,7 @@ def test_consume_counts_once_for_each_key_and_stops_at_the_limit(house: House) -
     by = house.fleet.by
     write(house.fleet.engine, lambda c: guard_terms.set_metric(c, "idea", Change(price_micro=MICRO, phase=3), by))
     write(house.fleet.engine, lambda c: guard_terms.set_limit(c, PlanLimit("idea", "*", "month", 40), by))
-    requests: Requests = [({"key": key, "org_id": "acme", "metric": "idea", "amount": 3}, {}) for key in KEYS]
+    requests: Requests = [({"key": key, "org_id": "acme", "metric": "idea", "quantity": 3}, {}) for key in KEYS]
     answers = [one.json() for one in at_once(house, "/v1/guard/consume", requests)]
     allowed = {key for key, one in zip(KEYS, answers, strict=True) if one["decision"] != "block"}
     assert len(allowed) == 13

@@ -62,7 +62,7 @@ class Refusal:
     reason: str
     enforced: bool
     times: int
-    amount: int
+    quantity: int
     last_ms: int
 
 
@@ -110,7 +110,7 @@ def standing_of(connection: sa.Connection, org_id: str, now_ms: int, *, after: s
         rows += _rows(name, facts, until, now_ms)
     since = {**asked, "since_ms": now_ms - DAY_MS, "at_most": MOST_REASONS}
     refusals = [
-        Refusal(one.metric, one.reason_code, bool(one.enforced), int(one.times), int(one.amount), int(one.last_ms))
+        Refusal(one.metric, one.reason_code, bool(one.enforced), int(one.times), int(one.quantity), int(one.last_ms))
         for one in SQL.run(connection, "denials", since)
     ]
     more = names[-1] if len(found) > len(metrics) else None

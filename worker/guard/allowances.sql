@@ -46,6 +46,6 @@ GROUP BY metric
 
 -- name: denials
 -- Of a day, by reason: at most a row a minute, metric, reason and phase.
-SELECT metric, reason_code, enforced, SUM(count) AS times, SUM(amount) AS amount, MAX(last_ms) AS last_ms
+SELECT metric, reason_code, enforced, SUM(count) AS times, SUM(amount) AS quantity, MAX(last_ms) AS last_ms
 FROM guard_denials WHERE org_id = :org_id AND metric IN :metrics AND minute_ms > :since_ms - 60000
 GROUP BY metric, reason_code, enforced ORDER BY times DESC, metric, reason_code, enforced LIMIT :at_most

@@ -314,7 +314,7 @@ class _Work:
     def _charged(self, ask: Ask, known: AskerTerms, seen: AskerRows) -> Charged:
         """Return the cost of a use, charged by its own organisation's wallet. Errors: Alone."""
         terms = known.metric.price
-        price = terms.hold_micro(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
+        price = terms.hold_micro(ask.wish.quantity) if ask.state == "held" else terms.of(ask.wish.quantity)
         if not price:
             return Charged(Costs())
         if ask.wish.payer is not None or known.metric.payer is not None:

@@ -86,7 +86,7 @@ class UseRow:
     metric: str
     state: str
     asked: int
-    amount: int
+    quantity: int
     decision: str
     would: str
     rule: str
@@ -110,7 +110,7 @@ class PhaseReport:
     since_ms: int
     asked: int
     blocked: int
-    amount: int
+    quantity: int
     orgs: int
     paying: int
 
@@ -125,7 +125,7 @@ class Drift:
     period: Period
     start_ms: int
     counted: int
-    amount: int
+    quantity: int
     uses: int
 
     @property
@@ -133,8 +133,8 @@ class Drift:
         return self.uses > 0
 
     def is_above(self, tolerance_ppm: int) -> bool:
-        """Return True if it is off by more than a share of its right amount."""
-        return abs(self.counted - self.amount) * ONE_PPM > self.amount * tolerance_ppm
+        """Return True if it is off by more than a share of its right quantity."""
+        return abs(self.counted - self.quantity) * ONE_PPM > self.quantity * tolerance_ppm
 
 
 def list_metrics(connection: sa.Connection, now_ms: int, most: int) -> list[MetricRow]:
@@ -179,7 +179,7 @@ def list_uses(
 ) -> list[UseRow]:
     """Return the uses of a metric, the latest first. `dark`: only those that were let through without an answer.
 
-    A hold that is over is `expired`, with the amount 0, as it counts. Errors: UnknownId.
+    A hold that is over is `expired`, with the quantity 0, as it counts. Errors: UnknownId.
     """
     _require(connection, metric, org_id)
     values = {"metric": metric, "org_id": org_id, "dark": int(dark), "now_ms": now_ms, "at_most": most}
@@ -193,7 +193,8 @@ def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) ->
     values = {"metric": metric, "phase": phase, "since_ms": since_ms}
     row = SQL.run(connection, "would_block", values).one()
     asked = _rate(connection, metric, "", since_ms).asked
-    return PhaseReport(metric, phase, since_ms, asked, int(row.times), int(row.amount), int(row.orgs), int(row.paying))
+    blocked = int(row.times), int(row.quantity), int(row.orgs), int(row.paying)
+    return PhaseReport(metric, phase, since_ms, asked, *blocked)
 
 
 def drifts(connection: sa.Connection, since_ms: int, most: int) -> list[Drift]:
@@ -211,7 +212,7 @@ def put_right(connection: sa.Connection, actor: str, reason: str, since_ms: int,
 
 
 def _drift(row: Mapping[Any, Any]) -> Drift:
-    whole = ("start_ms", "counted", "amount", "uses")
+    whole = ("start_ms", "counted", "quantity", "uses")
     return Drift(**{**row, **{name: int(row[name]) for name in whole}})
 
 

@@ -28,8 +28,8 @@ SELECT 1 FROM orgs WHERE SUBSTR(org_id, 1, LENGTH(CAST(:begins AS TEXT))) = :beg
 
 -- name: uses
 SELECT use_key, org_id, metric, CASE WHEN {is_over} THEN 'expired' ELSE state END AS state, asked,
-    CASE WHEN {is_over} THEN 0 ELSE amount END AS amount, decision, would, rule, degraded, charged_micro, forgone_micro,
-    at_ms, expires_ms, actor FROM guard_uses
+    CASE WHEN {is_over} THEN 0 ELSE amount END AS quantity, decision, would, rule, degraded, charged_micro,
+    forgone_micro, at_ms, expires_ms, actor FROM guard_uses
 WHERE (:metric = '' OR metric = :metric) AND (:org_id = '' OR org_id = :org_id) AND (:dark = 0 OR degraded)
 ORDER BY at_ms DESC, use_key LIMIT :at_most
 
@@ -46,32 +46,32 @@ FROM guard_denials WHERE metric = :metric AND minute_ms > :since_ms - 60000
 
 -- name: would_block
 -- The uses that would have been blocked by a phase that blocks organisations without bought credit, or all.
-SELECT COALESCE(SUM(count), 0) AS times, COALESCE(SUM(amount), 0) AS amount, COUNT(DISTINCT org_id) AS orgs,
+SELECT COALESCE(SUM(count), 0) AS times, COALESCE(SUM(amount), 0) AS quantity, COUNT(DISTINCT org_id) AS orgs,
     COUNT(DISTINCT CASE WHEN pays THEN org_id END) AS paying
 FROM guard_denials WHERE metric = :metric AND minute_ms > :since_ms - 60000 AND (:phase = 3 OR NOT pays) AND :phase >= 2
 
 -- name: lines
 -- What uses come to, by period: those that begin at :since_ms or later.
 SELECT u.org_id, u.metric, p.period, CASE p.period WHEN 'hour' THEN u.at_ms - u.at_ms % 3600000
-    WHEN 'day' THEN u.at_ms - u.at_ms % 86400000 ELSE u.month_ms END AS start_ms, SUM(u.amount) AS amount,
+    WHEN 'day' THEN u.at_ms - u.at_ms % 86400000 ELSE u.month_ms END AS start_ms, SUM(u.amount) AS quantity,
     COUNT(*) AS uses
 FROM guard_uses u CROSS JOIN (SELECT 'hour' AS period UNION ALL SELECT 'day' UNION ALL SELECT 'month') p
 WHERE u.at_ms >= :since_ms GROUP BY 1, 2, 3, 4
 
 -- name: put_right
-SELECT org_id, metric, period, start_ms, "before" AS counted, "after" AS amount, 1 AS uses FROM guard_corrections
+SELECT org_id, metric, period, start_ms, "before" AS counted, "after" AS quantity, 1 AS uses FROM guard_corrections
 WHERE at_ms >= :since_ms AND actor = :actor AND reason = :reason ORDER BY number DESC LIMIT :at_most
 
 -- name: drift
 -- Counters that are not the sum of their uses.
-SELECT q.org_id, q.metric, q.period, q.start_ms, q.counted, q.amount, q.uses
+SELECT q.org_id, q.metric, q.period, q.start_ms, q.counted, q.quantity, q.uses
 FROM (SELECT COALESCE(c.org_id, l.org_id) AS org_id, COALESCE(c.metric, l.metric) AS metric,
         COALESCE(c.period, l.period) AS period, COALESCE(c.start_ms, l.start_ms) AS start_ms,
-        COALESCE(c.used, 0) AS counted, COALESCE(c.uses, 0) AS counted_uses, COALESCE(l.amount, 0) AS amount,
+        COALESCE(c.used, 0) AS counted, COALESCE(c.uses, 0) AS counted_uses, COALESCE(l.quantity, 0) AS quantity,
         COALESCE(l.uses, 0) AS uses
     FROM (SELECT * FROM guard_counters WHERE start_ms >= :since_ms) c FULL JOIN ({lines}) l ON l.org_id = c.org_id
         AND l.metric = c.metric AND l.period = c.period AND l.start_ms = c.start_ms) q
-WHERE (q.counted <> q.amount OR q.counted_uses <> q.uses) AND q.start_ms >= :since_ms
+WHERE (q.counted <> q.quantity OR q.counted_uses <> q.uses) AND q.start_ms >= :since_ms
 ORDER BY q.org_id, q.metric, q.start_ms, CASE q.period WHEN 'month' THEN 0 WHEN 'day' THEN 1 ELSE 2 END LIMIT :at_most
 
 -- How often the guard was asked, and blocked, by metric: of the newest so many uses and refusals of each.

@@ -58,7 +58,7 @@ class WaysTold:
 
     org_id: str
     metric: str
-    amount: int
+    quantity: int
     decision: str
     would: str
     rule: str
@@ -72,7 +72,7 @@ def describe_ways(connection: sa.Connection, wish: Wish, page: str, now_ms: int)
     found = ways_out(connection, wish, now_ms)
     answer = found.answer
     ways = [_describe_way(way, wish, answer.payer or wish.org_id, page) for way in found.ways]
-    kept = (answer.metric, answer.amount, answer.decision, answer.would, answer.rule, answer.reason)
+    kept = (answer.metric, answer.quantity, answer.decision, answer.would, answer.rule, answer.reason)
     return WaysTold(wish.org_id, *kept, ways, answer.as_of_ms)
 
 
@@ -96,7 +96,7 @@ def _describe_way(way: Way, wish: Wish, payer: str, page: str) -> WayTold:
 def _call(way: Way, wish: Wish) -> Mapping[str, object] | None:
     body: dict[str, str | int] = {"org_id": wish.org_id, "metric": wish.metric}
     if way.option == "sponsor" and way.payers:
-        return {"method": "POST", "path": CONSUME, "body": {**body, "amount": wish.amount, "payer": way.payers[0]}}
+        return {"method": "POST", "path": CONSUME, "body": {**body, "quantity": wish.quantity, "payer": way.payers[0]}}
     if way.option == "request_override" and way.override is not None:
         return {"method": "POST", "path": OVERRIDES, "body": {**body, **vars(way.override)}}
     return None
@@ -216,7 +216,7 @@ def _sponsor(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, 
 
 def _request(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int) -> Way:
     period: Period = next((one for one in PERIODS if one == found.period), "month")
-    amount, ends_ms = min((found.used or 0) + wish.amount, MAX_UNITS), found.resets_ms or end_of(period, now_ms)
+    amount, ends_ms = min((found.used or 0) + wish.quantity, MAX_UNITS), found.resets_ms or end_of(period, now_ms)
     wanted = Override(period, amount, ends_ms)
     values = {"org_id": wish.org_id, "metric": wish.metric}
     asked = int(SQL.run(connection, "asked", values).scalar_one())

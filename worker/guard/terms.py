@@ -216,7 +216,7 @@ def _require_phase(phase: int | None) -> None:
 
 @dataclass(frozen=True)
 class Wish:
-    """A use to decide: an amount of a metric, in base units, by an organisation.
+    """A use to decide: a quantity of a metric, in base units, by an organisation.
 
     `for_ms`: the length of a hold, in milliseconds. `project`, `subject`, …: the run's labels. `payer`: the payer in
     place of the metric's setting (see `Request.payer`).
@@ -224,7 +224,7 @@ class Wish:
 
     org_id: str
     metric: str
-    amount: int
+    quantity: int
     for_ms: int | None = None
     project: str | None = None
     subject: str | None = None
@@ -260,8 +260,8 @@ class AskerTerms:
 
 def require_sane(wish: Wish) -> None:
     """Errors: UsageError."""
-    if not 0 < wish.amount <= MAX_UNITS:
-        raise UsageError(f"an amount is a whole number from 1 to {MAX_UNITS:,} base units of the metric")
+    if not 0 < wish.quantity <= MAX_UNITS:
+        raise UsageError(f"a quantity is a whole number from 1 to {MAX_UNITS:,} base units of the metric")
     for label in (wish.project, wish.subject):
         if label is not None and not is_clean_id(label):
             raise UsageError("a project or subject has 1 to 200 characters, none of them control characters")

@@ -1,4 +1,4 @@
-"""The guard: may this amount of a metric be used now? Checked (`check`), used at once (`consume`), or held and settled.
+"""The guard: may so much of a metric be used now? Checked (`check`), used at once (`consume`), or held and settled.
 
 Guarantee: a use is counted, charged and recorded in one transaction, under the caller's key: the same call again gets
 the first answer, and another content under the key is refused. All limits of a metric hold, or nothing is used. The use
@@ -135,7 +135,7 @@ class Book:
 
 
 def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emission | None = None) -> Answer:
-    """Use an amount at once, if that is allowed, and emit its event.
+    """Use a quantity at once, if that is allowed, and emit its event.
 
     Errors: Denied `other_content` for a key of another use, `bad_event`; UnknownId; UsageError; DatabaseBusy.
     """
@@ -232,28 +232,28 @@ def decide_use(book: Book, ask: Ask) -> Answer:
     done, event = Charged(Costs()), None
     if verdict.decision != "block":
         event = book.emit(ask)
-        done = book.charge(ask, known, beyond(known.facts(before), wish.amount))
+        done = book.charge(ask, known, beyond(known.facts(before), wish.quantity))
         if done.code is not None and verdict.would != "block":
             verdict = _decide_use(known, before, ask, done.code)
     if ask.failed_open:
         done = replace(done, costs=replace(done.costs, degraded=True))
     if verdict.would == "block":
-        book.denials.add(verdict.reason, wish.amount, ask.name, enforced=verdict.decision == "block")
+        book.denials.add(verdict.reason, wish.quantity, ask.name, enforced=verdict.decision == "block")
     if verdict.decision == "block":
-        return answer(wish.metric, wish.amount, verdict, done.costs, ask.by.now_ms)
+        return answer(wish.metric, wish.quantity, verdict, done.costs, ask.by.now_ms)
     use = _use(ask, before, known, verdict, done)
     book.counters = guard_counts.after(
-        before, wish.amount, in_force(known.facts(before)), known.metric.warn_ppm, uses=1
+        before, wish.quantity, in_force(known.facts(before)), known.metric.warn_ppm, uses=1
     )
     book.passes = book.passes or verdict.would == "block"
     book.new_uses.append(use)
     book.uses[use.use_key] = use
-    return replace(answer(wish.metric, wish.amount, verdict, done.costs, ask.by.now_ms, use), event=event)
+    return replace(answer(wish.metric, wish.quantity, verdict, done.costs, ask.by.now_ms, use), event=event)
 
 
 def _decide_use(known: AskerTerms, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
     """Return the decision; for a use that was let through before, the decision that would have been made."""
-    verdict = decide(known.facts(counters, code), ask.wish.amount)
+    verdict = decide(known.facts(counters, code), ask.wish.quantity)
     if ask.failed_open and verdict.decision == "block":
         return replace(verdict, decision="allow", enforced=False)
     return verdict
@@ -307,7 +307,7 @@ def _charge(connection: sa.Connection, ask: Ask, known: AskerTerms, is_beyond: b
     If a use was let through beyond the metric's limit, and the metric names another payer, no one is charged.
     """
     terms = known.metric.price
-    price = terms.hold_micro(ask.wish.amount) if ask.state == "held" else terms.of(ask.wish.amount)
+    price = terms.hold_micro(ask.wish.quantity) if ask.state == "held" else terms.of(ask.wish.quantity)
     if not price:
         return Charged(Costs())
     run, name = run_of(ask.wish, known.metric, price), USE + ask.name
@@ -338,8 +338,8 @@ def _use(ask: Ask, counters: Counters, known: AskerTerms, verdict: Verdict, done
         number=counters.uses + 1,
         month_ms=start_of("month", by.now_ms),
         metric_number=known.metric.number,
-        asked=wish.amount,
-        amount=wish.amount,
+        asked=wish.quantity,
+        amount=wish.quantity,
         state=ask.state,
         decision=verdict.decision,
         would=verdict.would,
@@ -467,7 +467,7 @@ def _checked(connection: sa.Connection, wish: Wish, seen: AskerRows, now_ms: int
         if not seen.is_known or seen.has_overs:
             return step_by_step(connection, wish, now_ms)
         known, paying = known_of(wish, seen), NOTHING
-        if known.metric.price.of(wish.amount):
+        if known.metric.price.of(wish.quantity):
             paying = _paying(connection, wish, known, seen, now_ms) or _previewed(connection, wish, known, now_ms)
         return _answer_of(wish, known, _counters(wish, seen, now_ms), paying, now_ms)
     except (Refused, UsageError) as error:
@@ -504,7 +504,7 @@ def _counters(wish: Wish, seen: AskerRows, now_ms: int) -> Counters:
 def _paying(connection: sa.Connection, wish: Wish, known: AskerTerms, seen: AskerRows, now_ms: int) -> Paying | None:
     """As `executions.preview`, where the organisation's own wallet pays, nothing in it is due, and no step of the
     permission order but the last, credits, refuses; None elsewhere."""
-    price, asker = known.metric.price.of(wish.amount), known.asker
+    price, asker = known.metric.price.of(wish.quantity), known.asker
     account, balance, held, overdraft, over, due_ms, *_ = seen.wallet
     is_sponsored = wish.payer is not None or known.metric.payer is not None
     is_due = due_ms is not None and due_ms <= now_ms
@@ -532,12 +532,12 @@ def step_by_step(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
     """Decide as `consume` does, up to its first write."""
     known = know(connection, wish, now_ms)
     counters = guard_counts.look(connection, wish.org_id, wish.metric, now_ms)
-    paying = _previewed(connection, wish, known, now_ms) if known.metric.price.of(wish.amount) else NOTHING
+    paying = _previewed(connection, wish, known, now_ms) if known.metric.price.of(wish.quantity) else NOTHING
     return _answer_of(wish, known, counters, paying, now_ms)
 
 
 def _previewed(connection: sa.Connection, wish: Wish, known: AskerTerms, now_ms: int) -> Paying:
-    price = known.metric.price.of(wish.amount)
+    price = known.metric.price.of(wish.quantity)
     run = run_of(wish, known.metric, price)
     found = executions.preview(connection, run, now_ms, known.asker)
     balance = found.available_micro if found.customer_id == known.customer_id else None
@@ -547,11 +547,11 @@ def _previewed(connection: sa.Connection, wish: Wish, known: AskerTerms, now_ms:
 
 def _answer_of(wish: Wish, known: AskerTerms, counters: Counters, paying: Paying, now_ms: int) -> Answer:
     code, costs = paying
-    return answer(wish.metric, wish.amount, decide(known.facts(counters, code), wish.amount), costs, now_ms)
+    return answer(wish.metric, wish.quantity, decide(known.facts(counters, code), wish.quantity), costs, now_ms)
 
 
 def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
-    """Hold an amount for use, if that is allowed, for an hour or the given time. Errors: as `guard.consume`."""
+    """Hold a quantity for use, if that is allowed, for an hour or the given time. Errors: as `guard.consume`."""
     return take(connection, Ask(key, wish, by, "held"))
 
 
@@ -604,7 +604,7 @@ def _grown(
     If the run cannot hold more, and the use is let through, it continues with the present hold.
     """
     wish, done = Wish(use.org_id, use.metric, wanted - use.amount), Charged(Costs())
-    verdict = decide(known.facts(counters), wish.amount)
+    verdict = decide(known.facts(counters), wish.quantity)
     if verdict.decision != "block" and use.reservation is not None:
         run, price, payer = use.reservation, use.price.hold_micro(wanted), use.payer or use.org_id
 
@@ -614,9 +614,9 @@ def _grown(
 
         done = attempt(connection, price, payer, work)
         if done.code is not None and verdict.would != "block":
-            verdict = decide(known.facts(counters, done.code), wish.amount)
+            verdict = decide(known.facts(counters, done.code), wish.quantity)
     if verdict.would == "block":
-        refuse(connection, counters, use.use_key, wish.amount, known, verdict, by.now_ms)
+        refuse(connection, counters, use.use_key, wish.quantity, known, verdict, by.now_ms)
     return verdict, done
 
 
@@ -767,7 +767,7 @@ class Answer:
     rule: str
     reason: str
     metric: str
-    amount: int
+    quantity: int
     period: Span | None
     limit: int | None
     used: int | None
@@ -787,7 +787,7 @@ class Answer:
     event: Emitted | None = None
 
 
-def answer(metric: str, amount: int, verdict: Verdict, costs: Costs, now_ms: int, use: Use | None = None) -> Answer:
+def answer(metric: str, quantity: int, verdict: Verdict, costs: Costs, now_ms: int, use: Use | None = None) -> Answer:
     """By a verdict of now."""
     bound = verdict.bound
     ends = bound is not None and bound.amount is not None
@@ -798,7 +798,7 @@ def answer(metric: str, amount: int, verdict: Verdict, costs: Costs, now_ms: int
         rule=verdict.rule,
         reason=verdict.reason,
         metric=metric,
-        amount=amount,
+        quantity=quantity,
         period=bound.period if bound is not None and ends else None,
         limit=None if bound is None else bound.amount,
         used=verdict.used if ends else None,
@@ -825,7 +825,7 @@ def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answ
         rule=use.rule,
         reason="decided_before",
         metric=use.metric,
-        amount=use.amount,
+        quantity=use.amount,
         period=use.limit_period,
         limit=use.limit_amount,
         used=None,

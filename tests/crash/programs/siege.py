@@ -211,7 +211,7 @@ def _used(url: str, folder: Path, asked: dict[str, Ask], limit: int) -> Counter[
     for key, one in allowed.items():
         micro, per = METRICS[one.metric]
         price, use = int(Fraction(one.actual * micro, per) + Fraction(1, 2)), found[key]
-        assert (use.state, use.amount, use.charged_micro) == (one.end, one.actual, price), f"{use} should be {one}"
+        assert (use.state, use.quantity, use.charged_micro) == (one.end, one.actual, price), f"{use} should be {one}"
         sums[one.org, one.metric] += one.actual
         at_once[one.org, one.metric] += one.actual if one.end == "used" else 0
         charged[one.org] += price

@@ -62,7 +62,7 @@ class Call:
         """What it emits: it says no time, and has the first call's."""
         if not self.emits or self.wish is None:
             return None
-        event = UsageEvent(SOURCE, self.key, "guard.done", self.org, self.wish.amount, now_ms)
+        event = UsageEvent(SOURCE, self.key, "guard.done", self.org, self.wish.quantity, now_ms)
         return Emission(event, False, False, Bringer(key_name="app"))
 
 

@@ -46,7 +46,7 @@ def _uses(product: Product) -> Iterator[str]:
             yield f"{key} was used, and is not there: {use}"
             continue
         want = (use.org, use.metric, use.state, use.asked, use.amount, use.charged_micro, use.forgone_micro)
-        have = (one.org_id, one.metric, one.state, one.asked, one.amount, one.charged_micro, one.forgone_micro)
+        have = (one.org_id, one.metric, one.state, one.asked, one.quantity, one.charged_micro, one.forgone_micro)
         if have != want or (one.decision, one.would, one.degraded) != (use.decision, use.would, use.degraded):
             yield f"{key} is {one}, and should be {use}"
     yield from (f"{one} is a use that nobody was told of" for one in found.values())

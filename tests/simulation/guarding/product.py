@@ -170,14 +170,14 @@ def _credit(product: Product, wish: Wish, price: int) -> str | None:
 def _decided(product: Product, wish: Wish, state: str = "used") -> tuple[Said, str | None, bool, int]:
     """What is said, the code of the credit where it was asked for and is none, whether it is unknown, and the price."""
     books, who, now = product.books, _who(product, wish.org_id), product.now
-    said = books.decide(who, wish.metric, wish.amount, now, now)
+    said = books.decide(who, wish.metric, wish.quantity, now, now)
     terms, code, dark = books.metrics[wish.metric], None, False
-    price = terms.holds(wish.amount) if state == "held" else terms.costs(wish.amount)
+    price = terms.holds(wish.quantity) if state == "held" else terms.costs(wish.quantity)
     if price and said.decision != "block":
         code = _credit(product, wish, price)
         dark = code in UNKNOWN
         if code is not None and not (dark and terms.fails_open) and said.would != "block":
-            said = books.decide(who, wish.metric, wish.amount, now, now, code)
+            said = books.decide(who, wish.metric, wish.quantity, now, now, code)
     return said, code, dark, price
 
 
@@ -215,10 +215,10 @@ def _take(product: Product, one: Call) -> str:
         return f"{one.what} {one.key}, of another wish"
     if before is not None:
         again = {"repeated": True, "charged_micro": 0, "decision": before.decision, "would": before.would}
-        right = {"rule": before.rule, "amount": before.amount, "degraded": before.degraded, **_money(before)}
+        right = {"rule": before.rule, "quantity": before.amount, "degraded": before.degraded, **_money(before)}
         answer = product.call(one)
         if before.is_over(now):  # whether anything has looked at it since, or not
-            del right["amount"], right["price_micro"]
+            del right["quantity"], right["price_micro"]
         product.compare(one, answer, {**again, **right})
         if not isinstance(answer, Denied) and answer.state != before.state and not before.is_over(now):
             product.breach(f"{one} is {answer.state}, and should be {before}")
@@ -234,7 +234,7 @@ def _take(product: Product, one: Call) -> str:
     product.compare(one, answer, {**want, "state": None if said.decision == "block" else state})
     if runs and payer == wish.org_id and getattr(answer, "balance_micro", None) not in (None, left):
         product.breach(f"{one}: {payer} has {answer.balance_micro} after it, and should have {left}")
-    _denied(product, wish, said, wish.amount)
+    _denied(product, wish, said, wish.quantity)
     product.note(f"{one.what}_{said.decision}" + ("" if said.would == said.decision else f"_{said.would}"))
     product.note(f"because_{said.reason}")
     if said.decision == "block":
@@ -242,14 +242,14 @@ def _take(product: Product, one: Call) -> str:
         return f"{one.what} {one.key}: {said.reason}"
     if one.emits:
         product.note("emitted")
-    books.note_warned(_who(product, wish.org_id), wish.metric, wish.amount, now, now)
+    books.note_warned(_who(product, wish.org_id), wish.metric, wish.quantity, now, now)
     books.uses[one.key] = Used(
-        wish.org_id, wish.metric, books.metrics[wish.metric], now, wish.amount, wish.amount, state,
+        wish.org_id, wish.metric, books.metrics[wish.metric], now, wish.quantity, wish.quantity, state,
         payer, (one.what, wish), said.decision, said.would, said.rule, runs, dark, now + (wish.for_ms or HOUR_MS),
         price if runs and state == "held" else 0, charged, price if not runs and state == "used" else 0,
     )  # fmt: skip
     product.lost.add(one.key)
-    return f"{one.what} {one.key}: {wish.amount} {wish.metric} for {charged / MICRO}, {said.decision}"
+    return f"{one.what} {one.key}: {wish.quantity} {wish.metric} for {charged / MICRO}, {said.decision}"
 
 
 def _money(use: Used) -> dict[str, object]:
@@ -291,7 +291,7 @@ def _extend(product: Product, one: Call) -> str:
             return f"extends {one.key} to {wanted}: {said.reason}"
     else:
         answer = product.call(one)
-    want = {"state": "held", "amount": wanted, "expires_ms": until, "charged_micro": 0}
+    want = {"state": "held", "quantity": wanted, "expires_ms": until, "charged_micro": 0}
     want |= _money(replace(use, amount=wanted))
     product.compare(one, answer, {**want, "repeated": (wanted, until) == (use.amount, use.expires_ms)})
     books.note_warned(who, use.metric, more, use.at_ms, now)
@@ -326,7 +326,7 @@ def _end(product: Product, one: Call) -> str:
     amount, state = one.amount or 0, "settled" if one.what == "settle" else "released"
     over = use.is_over(now)
     if use.state == state:
-        again = {"repeated": True, "charged_micro": 0, "state": state, "amount": amount, **_money(use)}
+        again = {"repeated": True, "charged_micro": 0, "state": state, "quantity": amount, **_money(use)}
         product.compare(one, product.call(one), again if use.amount == amount else {"denied": "other_content"})
         return f"{one.what} {one.key} again"
     if use.state not in ("held", "expired") or (over and state == "released"):
@@ -335,7 +335,7 @@ def _end(product: Product, one: Call) -> str:
     price = use.terms.costs(amount)
     charged = _paid(product, use, price, amount - use.counts(now)) if use.run else 0
     answer = product.call(one)
-    want = {"state": state, "amount": amount, "charged_micro": charged, "repeated": False}
+    want = {"state": state, "quantity": amount, "charged_micro": charged, "repeated": False}
     product.compare(one, answer, {**want, "price_micro": price, "payer": use.payer if use.run else None})
     books.note_warned(_who(product, use.org), use.metric, amount - use.counts(now), use.at_ms, now)
     books.uses[one.key] = replace(

@@ -203,12 +203,12 @@ def _rule(one: StandingRow) -> tuple[str, str]:
 
 def _refusals(found: Standing) -> Table:
     rows = [
-        (text_cell(one.metric), Cell(one.reason.replace("_", " ")), number(one.times), number(one.amount, wide=True),
+        (text_cell(one.metric), Cell(one.reason.replace("_", " ")), number(one.times), number(one.quantity, wide=True),
          Cell("blocked", "state", "warn") if one.enforced else Cell("would be in phase 3", "state"),
          time(one.last_ms, wide=True))
         for one in found.refusals
     ]  # fmt: skip
-    heads = ("Metric", "Why", "#Times", "#Amount", "What came of it", "Last, UTC")
+    heads = ("Metric", "Why", "#Times", "#Quantity", "What came of it", "Last, UTC")
     none = "Nothing was blocked in 24 hours, and nothing would have been."
     return Table("Blocked in 24 hours", heads, rows, none, f"drawdown guard check METRIC --org {quote(found.org_id)}")
 
