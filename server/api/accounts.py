@@ -20,10 +20,10 @@ from drawdown.server.api import models
 from drawdown.server.api.models import MOST_ROWS, EpochMs
 from drawdown.server.api.openapi import operation
 from drawdown.server.api.programs import Caller, Programs
-from drawdown.worker.wallets.accounts import EntryRow, account_of, list_entries, list_lots, payer_of
+from drawdown.worker.wallets.accounts import EntryRow, account_of, list_entries, list_lots, require_paying
 from drawdown.worker.wallets.entries import forecast_of
 from drawdown.worker.wallets.pools import PayerRow, list_payers
-from drawdown.worker.wallets.statement import LINES, as_object, of_org, span_of
+from drawdown.worker.wallets.statement import LINES, as_object, of_customer, span_of
 
 SCOPE: Final = "ledger:read"
 
@@ -36,7 +36,7 @@ class Accounts:
 
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
-        known = (401, 403, 404, 422, 429, 500, 503)
+        known = (401, 403, 404, 409, 422, 429, 500, 503)
         entries = operation(models.EntriesAnswer, *known, query=models.EntriesQuery, scope=SCOPE)
         for path in ("/v1/accounts/{org_id:id}/ledger", "/v1/ledger/{org_id:id}"):
             router.add_api_route(path, self.entries, methods=["GET"], **entries)
@@ -68,7 +68,8 @@ class Accounts:
 
 
 def _account(connection: sa.Connection, _query: models.NoQuery, said: Caller, *, org_id: str) -> Mapping[str, object]:
-    found = account_of(connection, payer_of(connection, said.require_org(org_id), said.now_ms), said.now_ms)
+    customer = require_paying(connection, said.require_org(org_id), said.now_ms, past=False)
+    found = account_of(connection, customer, said.now_ms)
     ends = forecast_of(connection, found.customer_id, found.available_micro, said.now_ms)
     payers = [_payer(one) for one in list_payers(connection, "", org_id, said.now_ms, MOST_PAYERS) if one.allowed]
     return {"org_id": org_id, **answer_of(vars(found)), "payers": payers, "forecast": ends.to_json()}
@@ -84,7 +85,7 @@ def _payer(row: PayerRow) -> dict[str, object]:
 def _entries(
     connection: sa.Connection, query: models.EntriesQuery, said: Caller, *, org_id: str
 ) -> Mapping[str, object]:
-    customer = payer_of(connection, said.require_org(org_id), said.now_ms)
+    customer = require_paying(connection, said.require_org(org_id), said.now_ms, past=True)
     found = list_entries(connection, customer, query.most + 1, query.after)
     page = found[: query.most]
     more = page[-1].key if len(found) > len(page) else None
@@ -92,7 +93,7 @@ def _entries(
 
 
 def _lots(connection: sa.Connection, query: models.MostQuery, said: Caller, *, org_id: str) -> Mapping[str, object]:
-    customer = payer_of(connection, said.require_org(org_id), said.now_ms)
+    customer = require_paying(connection, said.require_org(org_id), said.now_ms, past=True)
     found = list_lots(connection, customer, said.now_ms)
     shown = [answer_of(row) for row in found.lots[: query.most]]
     more = len(found.lots) - len(shown)
@@ -102,7 +103,8 @@ def _lots(connection: sa.Connection, query: models.MostQuery, said: Caller, *, o
 
 def _statement(connection: sa.Connection, query: StatementQuery, said: Caller, *, org_id: str) -> Mapping[str, object]:
     span = span_of(query.month, query.from_ms, query.to_ms)
-    found = of_org(connection, said.require_org(org_id), span, said.now_ms, query.most)
+    customer = require_paying(connection, said.require_org(org_id), said.now_ms, past=True)
+    found = of_customer(connection, customer, span, said.now_ms, query.most)
     return {**as_object(found), "org_id": org_id}
 
 

@@ -82,6 +82,11 @@ CALLS: Final[Mapping[str, CallCode]] = {
         (409,),
         "The cost exceeds the hold, and the execution's overage is `refuse`. Extend the execution first",
     ),
+    "billed_elsewhere": CallCode(
+        (409,),
+        "A provider bills the organisation, and no wallet here pays for it. The message names the provider, and the "
+        "call to use instead",
+    ),
     "blocked": CallCode(
         (409,),
         "A person blocked the project or action. To unblock it, run `drawdown execution block --undo`",

@@ -15,9 +15,11 @@ from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.settlements import actions as settlements
 from drawdown.worker.settlements.actions import Change
 from drawdown.worker.wallets.accounts import account_of
+from drawdown.worker.wallets.actions import grant
 from drawdown.worker.wallets.lists import owed_figures
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
+from tests.world import T0
 
 
 @pytest.fixture
@@ -64,6 +66,38 @@ def test_a_wallet_and_its_lots_read_as_the_commands_say(shop: House, capsys: pyt
         assert (lot["left"], lot["used"], lot["place"], lots["more"]) == (94, 6, 1, 0)
         assert lots["order"] == said["order"]
         assert (await program.get("/accounts/acme/ledger")).json()["entries"][0]["moved"] == -6
+
+    served(shop, work)
+
+
+PLACES = ("/balance/{}", "/accounts/{}", "/ledger/{}", "/accounts/{}/ledger", "/accounts/{}/lots")
+MONTH = "/accounts/{}/statement?month=2026-01"
+
+
+@pytest.mark.parametrize("provider", ["autumn", "stripe"])
+def test_balance_of_org_that_a_provider_bills_names_it_and_the_call(shop: House, provider: str) -> None:
+    for org in ("wayne", "moved"):
+        shop.fleet.assign(org, provider=provider, from_ms=T0)
+    shop.fleet.write("INSERT INTO provider_states (provider, terms) VALUES ('stripe', '{\"balance_in_ledger\": true}')")
+    by = shop.fleet.by
+    write(shop.fleet.engine, lambda c: grant(c, "moved", 5 * MICRO, by, key="before", plan=None, new=True))
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        for place in (*PLACES, MONTH):
+            answer = await program.get(place.format("wayne"))
+            assert refused(answer) == (409, "billed_elsewhere"), place
+            message = answer.json()["error"]["message"]
+            assert f"wayne is billed by {provider}" in message, message
+            assert ("`GET /v1/orgs/{org_id}`" if provider == "autumn" else "`GET /v1/usage`") in message, message
+        for place in (*PLACES[2:], MONTH):
+            assert (await program.get(place.format("moved"))).status_code == 200, "its past can be read"
+        for place in PLACES[:2]:
+            answer = await program.get(place.format("moved"))
+            if provider == "autumn":
+                assert refused(answer) == (409, "billed_elsewhere"), "this wallet pays for nothing"
+            else:
+                assert answer.json()["balance"] == 5, "its usage is charged to this wallet, too"
 
     served(shop, work)
 

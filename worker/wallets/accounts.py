@@ -25,10 +25,12 @@ from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.allocation import KINDS, ORDER, Lot
 from drawdown.ledger.due_changes import look_ahead_with_lots
 from drawdown.ledger.rates import Rate, read_rate_card
+from drawdown.ledger.reservations import Denied
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries, read_together
+from drawdown.schema.text import typed
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, in_credits
 from drawdown.worker.catalog.wallets import billers_part, terms_part, with_wallets
 from drawdown.worker.verdict.effective_balance import unbilled_micro
@@ -124,6 +126,22 @@ def payer_of(connection: sa.Connection, org_id: str, now_ms: int) -> str:
     It is its customer's at a biller that keeps wallets here, otherwise its own. Errors: UnknownId.
     """
     return paid_from(connection, org_id, now_ms).customer_id
+
+
+def require_paying(connection: sa.Connection, org_id: str, now_ms: int, *, past: bool) -> str:
+    """Return the wallet that pays for an organisation. `past`: also one that paid for it before a provider did.
+
+    Errors: UnknownId; Denied `billed_elsewhere` if a provider bills the organisation, and no wallet here pays.
+    """
+    paid = paid_from(connection, org_id, now_ms)
+    if paid.is_here or paid.provider in (None, *EXEMPT_PROVIDERS) or (past and paid.has_wallet):
+        return paid.customer_id
+    text = f"{org_id} is billed by {paid.provider}"
+    if paid.keeper is None:
+        org = typed("--org", org_id)
+        raise Denied("billed_elsewhere", f"{text}, and has no wallet here: `drawdown org usage {org}` shows its usage")
+    show = typed("drawdown", "org", "show", org_id)
+    raise Denied("billed_elsewhere", f"{text}, which keeps its balance: the `credit` of `{show}` is the latest read")
 
 
 def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:

@@ -32,7 +32,6 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.text import no_formula
 from drawdown.schema.units import MICRO, MINUTE_MS, in_credits
-from drawdown.worker.wallets.accounts import payer_of
 
 SQL = queries(__file__)
 
@@ -179,11 +178,6 @@ def of_customer(connection: sa.Connection, customer_id: str, span: Span, now_ms:
     """The statement of a customer's wallet, with `most` lines of each section. It must come first in its transaction:
     all that it reads is of one moment."""
     return _read(connection, customer_id, span, now_ms, most)
-
-
-def of_org(connection: sa.Connection, org_id: str, span: Span, now_ms: int, most: int = LINES) -> Statement:
-    """The same, of the wallet that pays for an organisation now. Errors: UnknownId."""
-    return _read(connection, payer_of(connection, org_id, now_ms), span, now_ms, most)
 
 
 def _read(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int) -> Statement:
