@@ -90,9 +90,9 @@ def parse_events(
     source: str | None = None,
 ) -> Iterator[ReceivedEvent | Unfit]:
     """The events of a body, in order. `headers` have names in lower case; one that came twice is among their items
-    twice. `org_id` and `source`: the organisation and the source that the sender is bound to, if it is. Errors:
-    Unreadable, also after some: then none of them counts."""
-    for one in _each(body, content_type, headers, org_id, now_ms):
+    twice. `org_id` and `source`: the organisation and the source that the sender is bound to, if it is. An event that
+    names no source is of that source. Errors: Unreadable, also after some: then none of them counts."""
+    for one in _each(body, content_type, headers, org_id, now_ms, source):
         if isinstance(one, ReceivedEvent) and source is not None and one.event.source != source:
             yield _foreign(one, source)
         else:
@@ -107,15 +107,20 @@ def _foreign(one: ReceivedEvent, source: str) -> Unfit:
 
 
 def _each(
-    body: bytes, content_type: str, headers: Mapping[str, str], org_id: str | None, now_ms: int
+    body: bytes, content_type: str, headers: Mapping[str, str], org_id: str | None, now_ms: int, source: str | None
 ) -> Iterator[ReceivedEvent | Unfit]:
     kind = type_of(content_type)
     if kind == JSON and is_binary(headers):
         found = _binary(body, headers)
-        yield found if isinstance(found, Unfit) else _read(found, EVENT, org_id, now_ms)
+        yield found if isinstance(found, Unfit) else _read(_sourced(found, source), EVENT, org_id, now_ms)
         return
     for item in items(body, content_type):
-        yield item if isinstance(item, Unfit) else _read(item, kind, org_id, now_ms)
+        yield item if isinstance(item, Unfit) else _read(_sourced(item, source), kind, org_id, now_ms)
+
+
+def _sourced(item: Item, source: str | None) -> Item:
+    """Return an item with the source of its sender, if it names none."""
+    return item if source is None or item.get("source") is not None else {**item, "source": source}
 
 
 def of_use(item: Item, org_id: str, now_ms: int, source: str | None) -> ReceivedEvent:

@@ -311,8 +311,9 @@ SAMPLE_EXAMPLE: Final[Schema] = {
 EVENT: Final[Schema] = {
     "type": "object",
     "description": "A CloudEvent. The organisation is the subject, unless the key is bound to one: then the subject is "
-    "a label. Without a time, it is dated when it first comes. Extension attributes are not kept.",
-    "required": ["specversion", "id", "source", "type"],
+    "a label. If the key is bound to a source, `source` may be missing. Without a time, it is dated when it first "
+    "comes. Extension attributes are not kept.",
+    "required": ["specversion", "id", "type"],
     "properties": {
         "specversion": {"const": cloudevents.VERSION},
         **dict.fromkeys(("id", "source", "type", "subject"), _ID),
@@ -339,8 +340,9 @@ PROPERTIES: Final[JsonDict] = {
 }
 OWN: Final[Schema] = {
     "type": "object",
-    "description": "An event by the names of the envelope. `org_id` may be missing where the key is bound to one.",
-    "required": ["source", "event_id", "event_type"],
+    "description": "An event by the names of the envelope. `org_id` and `source` may be missing if the key is bound to "
+    "them.",
+    "required": ["event_id", "event_type"],
     "additionalProperties": False,
     "properties": PROPERTIES,
 }

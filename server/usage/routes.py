@@ -13,6 +13,7 @@ from pydantic.config import JsonDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.ledger.calendar import start_of
 from drawdown.server.api.models import MOST_ROWS, EpochMs
 from drawdown.server.api.openapi import operation
 from drawdown.server.api.programs import Caller, Programs
@@ -43,10 +44,11 @@ class UsageRoutes:
 
 
 def _usage(connection: sa.Connection, query: UsageQuery, said: Caller, *, org_id: str) -> Mapping[str, object]:
+    from_ms = start_of(said.now_ms) if query.from_ms is None else query.from_ms
     to_ms = until_now(said.now_ms) if query.to_ms is None else query.to_ms
     after = None if query.after is None else _place(query.after)
     found, is_more = usage_page(
-        connection, said.require_org(org_id), query.from_ms, to_ms, query.by, most=query.most, after=after
+        connection, said.require_org(org_id), from_ms, to_ms, query.by, most=query.most, after=after
     )
     carried = [vars(one) for one in found.carried]
     more = _name(found.rows[-1]) if is_more else None
@@ -67,14 +69,17 @@ def _place(name: str) -> Place:
     return Place(group, feature, unit)
 
 
+FROM: Final = "The begin of the first window. By default the first of this month, in UTC"
+TO: Final = "The end of the last window. By default the end of the current one"
+
+
 class UsageQuery(BaseModel):
-    """Usage in the windows from `from_ms` on and before `to_ms` (by default, the window after now). `after`: `next` of
-    the page before."""
+    """Usage in the windows from `from_ms` on and before `to_ms`. `after`: `next` of the page before."""
 
     model_config = ConfigDict(extra="forbid")
 
-    from_ms: EpochMs
-    to_ms: EpochMs | None = None
+    from_ms: Annotated[EpochMs | None, Field(description=FROM)] = None
+    to_ms: Annotated[EpochMs | None, Field(description=TO)] = None
     by: Literal["feature", "day", "sandbox", "project", "subject"] = "feature"
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = MOST_ROWS
     after: Annotated[str, Field(max_length=300)] | None = None

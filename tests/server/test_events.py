@@ -233,6 +233,49 @@ def test_product_key_sends_events_of_own_source_only_also_once_rotated(shop: Hou
         write(engine, lambda c: api_keys.create(c, key_of("x"), "x", ["events:write"], by, source="\n"))
 
 
+def _without_source(event_id: str, *, own: bool) -> dict[str, Any]:
+    given = {**OWN, "event_id": event_id} if own else event(event_id)
+    return {name: value for name, value in given.items() if name != "source"}
+
+
+def test_key_with_source_sends_single_event_without_it(shop: House) -> None:
+    sender(shop, "product", source="app")
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller, "product")
+        assert await send.told(EVENTS, _without_source("own", own=True)) == [("accepted",)]
+        assert await send.told(EVENTS, {**OWN, "event_id": "own", "source": "app"}) == [("duplicate",)]
+        assert await send.told(EVENTS, {**OWN, "event_id": "null", "source": None}) == [("accepted",)]
+        assert await send.told(EVENTS, _without_source("cloud", own=False), EVENT) == [("accepted",)]
+        assert await send.told(EVENTS, {**OWN, "source": "other"}) == [("invalid", "foreign_source")]
+
+    served(shop, work)
+    rows = shop.fleet.rows("SELECT source, event_id FROM usage_events ORDER BY event_id")
+    assert rows == [("app", "cloud"), ("app", "null"), ("app", "own")]
+
+
+def test_key_with_source_sends_batch_without_it(shop: House) -> None:
+    sender(shop, "product", source="app")
+
+    async def work(caller: Caller) -> None:
+        for kind, ids in ((JSON, "ab"), (LINES, "cd")):
+            items = [_without_source(ids[0], own=True), _without_source(ids[1], own=False), {**OWN, "source": "other"}]
+            given = items if kind == JSON else "\n".join(map(json.dumps, items)).encode()
+            found = await Sender(caller, "product").told(EVENTS, given, kind)
+            assert found == [("accepted",), ("accepted",), ("invalid", "foreign_source")]
+
+    served(shop, work)
+    assert shop.fleet.rows("SELECT source, COUNT(*) FROM usage_events GROUP BY 1") == [("app", 4)]
+
+
+def test_key_without_source_sends_no_event_without_it(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        answer = await Sender(caller).send(EVENTS, _without_source("own", own=True))
+        assert said(answer) == [("invalid", "missing")] and answer.json()["results"][0]["at"] == "source"
+
+    served(shop, work)
+
+
 def test_an_event_without_a_time_is_the_same_event_whenever_it_comes_again(shop: House) -> None:
     timeless = event(time=...)
 

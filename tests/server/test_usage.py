@@ -174,7 +174,7 @@ def test_range_of_usage_is_in_milliseconds_and_of_whole_windows(shop: House) -> 
         assert (answer["from_ms"], answer["to_ms"]) == (T0, T0 + DAY_MS)
         assert (await send.get(f"/v1/usage/acme?from_ms={T0}")).json()["to_ms"] == T0 + 3 * WINDOW_MS, "now"
         wrong = (
-            ("", "from_ms"), ("from_ms=yesterday", "from_ms"), ("from_ms=2026-01-01", "from_ms"),
+            ("from_ms=", "from_ms"), ("from_ms=yesterday", "from_ms"), ("from_ms=2026-01-01", "from_ms"),
             (f"from_ms={T0 + DAY_MS}&to_ms={T0}", "to_ms"), ("from_ms=1&to_ms=2", "from_ms"),
             (f"from_ms={T0}&to_ms=2", "to_ms"), (f"from_ms={T0 - 401 * DAY_MS}&to_ms={T0}", "from_ms"),
             (f"{DAY}&by=colour", "by"), (f"{DAY}&most=0", "most"), (f"{DAY}&x=1", "x"), (f"{DAY}&from=1", "from"),
@@ -348,4 +348,22 @@ def test_what_programs_send_is_described(lone: House) -> None:
     names = {
         one["name"]: one["required"] for one in paths["/v1/usage/{org_id}"]["get"]["parameters"] if one["in"] == "query"
     }
-    assert names == {"from_ms": True, "to_ms": False, "by": False, "most": False, "after": False}
+    assert names == dict.fromkeys(("from_ms", "to_ms", "by", "most", "after"), False)
+
+
+def test_usage_of_one_org_begins_like_that_of_all(shop: House) -> None:
+    """A caller who names no begin gets this month, by each of the two paths."""
+    make_key(shop, "all", "usage:read")
+
+    async def work(caller: Caller) -> None:
+        async def used() -> tuple[int, list[int]]:
+            found, there = [(await Sender(caller, "all").get(path)).json() for path in ("/v1/usage/acme", "/v1/usage")]
+            sums = [sum(row["used"] for row in rows) for rows in (found["rows"], there["usage"])]
+            return found["from_ms"], sums
+
+        begin, (of_acme, of_all) = await used()
+        assert begin == T0 and of_acme == of_all > 0
+        shop.clock.at_ms = T0 + 40 * DAY_MS
+        assert await used() == (T0 + 31 * DAY_MS, [0, 0]), "February has no usage"
+
+    served(shop, work)
