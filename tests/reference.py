@@ -30,6 +30,8 @@ from drawdown.worker.cluster.lists import Cluster
 from drawdown.worker.verdict.watch_state import note_round
 from drawdown.worker.verify.findings import FINDINGS, INVARIANTS
 from tests import bounds, settings_table, template
+from tests.sources import tree_of
+from tests.unit.test_rooms import MAY_IMPORT, WORKER
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 CLIENT: Final = DOCS.parent / "client" / "drawdown_client"
@@ -233,6 +235,29 @@ def client() -> str:
     return "\n\n".join((f"# Bounds of the client\n\n{MADE}", link, _table(("bound", "value", "meaning"), rows))) + "\n"
 
 
+def packages() -> str:
+    """Return a row for each room of the worker: its guarantee, the rooms that it may import, and its tests."""
+    rows = []
+    for room in sorted(MAY_IMPORT):
+        path = WORKER / room / "__init__.py" if (WORKER / room).is_dir() else WORKER / f"{room}.py"
+        parts = dict(
+            part.split(": ", 1) for part in (ast.get_docstring(tree_of(path)) or "").split("\n\n") if ": " in part
+        )
+        tests = ", ".join(f"`{file}`" for file in parts["Tests"].split(", "))
+        name = path.relative_to(DOCS.parent).as_posix().removesuffix("/__init__.py")
+        rows.append(
+            [
+                f"`{name}`",
+                _cell(parts["Guarantee"]).removesuffix("."),
+                ", ".join(sorted(MAY_IMPORT[room])) or "no room",
+                tests,
+            ]
+        )
+    link = "Each package of `worker/` has one guarantee. [Contributing](../../CONTRIBUTING.md) shows how to change it."
+    head = ("package", "guarantee", "may import", "tests")
+    return "\n\n".join((f"# Packages of the worker\n\n{MADE}", link, _table(head, rows))) + "\n"
+
+
 def _bounds(path: Path) -> Iterator[tuple[str, float, str]]:
     """Yield each number that the module declares with a text below it."""
     module = importlib.import_module(f"drawdown_client.{path.stem}")
@@ -262,6 +287,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reference/findings.md": findings,
     "reference/http.md": http,
     "reference/client.md": client,
+    "reference/packages.md": packages,
     "../ops/bounds.md": limits,
 }
 

@@ -5,6 +5,8 @@ watched folders are taken.
 
 Guarantee: if a part fails, the parts before it are committed and the next tick continues from there. One bad
 organisation (S8) or provider delays no other. Each tick leaves a row: its work and the backlog it left.
+
+Tests: tests/integration/test_tick.py
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ The same round fills wallets that ran low, and delivers messages to the operator
 Guarantee: no usage is sealed, sent or billed here. An estimate only decides which organisations to read at their
 provider. The fresh read decides (`project`), and its halts go to the cells in the same round. Nothing depends on this
 process's memory: several watches at once, or one that begins again, do the same things under the same fences.
+
+Tests: tests/integration/test_watch.py
 """
 
 from __future__ import annotations

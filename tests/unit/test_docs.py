@@ -16,6 +16,7 @@ RULES: Final = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
 INVARIANTS: Final = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
 LAYERS: Final = ("cli", "server", "worker", "providers", "guard", "ledger", "events", "schema")
 CITED: Final = re.compile(r"(?<![\w#&.'\"-])([SPR][0-9]{1,2})(?![\w'\"])")
+PACKAGES: Final = (ROOT / "docs" / "reference" / "packages.md").read_text(encoding="utf-8")
 CONTRIBUTING: Final = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TESTS: Final = sorted(set(re.findall(r"`(tests/[^`]+\.py)::(\w+)`", RULES)))
 
@@ -61,9 +62,11 @@ def test_each_finding_is_one_that_a_statement_which_is_asked_may_answer() -> Non
     assert {name for name in FINDINGS if f"'{name}'" not in texts} == set()
 
 
-def test_table_of_rooms_lists_each_room_once() -> None:
-    rows = re.findall(r"^\| `worker/([a-z]+)(?:\.py)?` \| [^|]+ \| `tests/[^|]+ \|$", CONTRIBUTING, re.M)
-    assert sorted(rows) == sorted(MAY_IMPORT)
+def test_packages_page_lists_each_room_with_tests_that_exist() -> None:
+    rows = re.findall(r"^\| `worker/([a-z]+)(?:\.py)?` \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", PACKAGES, re.M)
+    said = {room: set() if below == "no room" else set(below.split(", ")) for room, below, _ in rows}
+    assert said == MAY_IMPORT
+    assert [one for *_, tests in rows for one in re.findall(r"`([^`]+)`", tests) if not (ROOT / one).exists()] == []
 
 
 def test_what_is_pointed_to_is_there() -> None:

@@ -1,1 +1,6 @@
-"""Suppliers' credit: settlements, freezes, reversals and payout files."""
+"""Suppliers' credit: settlements, freezes, reversals and payout files.
+
+Guarantee: a supplier is paid once for each settlement.
+
+Tests: tests/integration/test_settlements.py
+"""

@@ -1,1 +1,6 @@
-"""Where usage comes from."""
+"""Where usage comes from.
+
+Guarantee: the sources of usage.
+
+Tests: tests/integration/test_import.py
+"""

@@ -1,1 +1,6 @@
-"""Usage after it arrived: lists, withdrawals, backfills, quarantine, pruning and folding."""
+"""Usage after it arrived: lists, withdrawals, backfills, quarantine, pruning and folding.
+
+Guarantee: a correction reverses exactly the billed usage.
+
+Tests: tests/integration/test_corrections.py
+"""
