@@ -186,6 +186,11 @@ def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bo
             raise unknown(kind, given, around, may_be_new=True)
 
 
+def find_near(connection: sa.Connection, kind: Kind, given: str) -> str | None:
+    """Return the known id that an unknown one most likely means; None if it is like none, or no search is allowed."""
+    return nearest(given, _near(connection, kind, given))
+
+
 def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kind = CUSTOMER) -> None:
     """Insist that a customer is known, has samples, or is unlike any known one: then it is new, and not mistyped.
 

@@ -54,7 +54,7 @@ def _use(key: str, amount: int, metric: str = "spark") -> Callable[[Stage], Call
 
 def _emits(key: str, amount: int) -> Callable[[Stage], Call]:
     """A use whose event has one key, whichever use it is."""
-    event = UsageEvent("/guard", "acme-event", "acme.done", ACME, 3, NOW - 1)
+    event = UsageEvent("/guard", "acme-event", "launch", ACME, 3, NOW - 1)
     emission = Emission(event, True, False, Bringer(key_name="app"))
     return lambda stage: Ask(key, Wish(ACME, "spark", amount), stage.by, event=emission)
 

@@ -123,6 +123,25 @@ def test_refused_event_uses_nothing(house: House) -> None:
     assert [row[1:5] for row in house.fleet.rows(EVENTS)] == [("x-1", "page.export", "acme", 9)]
 
 
+@pytest.mark.both_databases
+def test_use_with_mistyped_event_type_names_the_nearest_and_uses_nothing(house: House) -> None:
+    async def work(send: Send) -> None:
+        answer = await send("guard/consume", **{**ORDER, "event": {"event_type": "page.exprt"}})
+        assert refused(answer) == (409, "bad_event")
+        assert "there is no event type page.exprt; did you mean page.export?" in answer.text
+        assert "`POST /v1/event-types/{event_type}/map`" in answer.text, "a new one can be mapped first"
+        several = [{**ORDER, "key": f"x-{at}", "event": {"event_type": "page.exprt"}} for at in range(8)]
+        answers = await asyncio.gather(*(send("guard/consume", **order) for order in several))
+        assert {refused(answer) for answer in answers} == {(409, "bad_event")}
+        found = (await send("guard/consume", **{**ORDER, "event": {"event_type": "video.cut"}})).json()
+        assert (found["decision"], found["event"]["status"]) == ("allow", "pending"), "it is unlike any, so it is new"
+
+    with_exports(house, work)
+    assert house.fleet.rows(USES) == [("x-1", 1)]
+    assert [row[2] for row in house.fleet.rows(EVENTS)] == ["video.cut"]
+    assert house.fleet.rows("SELECT 1 FROM event_types WHERE event_type = 'page.exprt'") == []
+
+
 def test_event_of_a_use_takes_the_scope_and_the_source_of_the_key(house: House) -> None:
     async def work(send: Send) -> None:
         assert refused(await send("guard/consume", **ORDER)) == (403, "no_scope")

@@ -81,7 +81,8 @@ def take_all(connection: sa.Connection, emissions: Sequence[Emission], now_ms: i
         old = {at: _TOO_OLD for at in mine if emissions[at].event.occurred_ms < now_ms - NOT_YET_MS}
         left = [at for at in mine if at not in old]
         events = [emissions[at].event for at in left]
-        taken = store.take(connection, events, now_ms, own=own, types_by=by) if left else ()
+        # A key that is bound to an organisation learns no names of others, so its types are like none.
+        taken = store.take(connection, events, now_ms, own=own, types_by=by, unlike=not own) if left else ()
         found |= old | dict(zip(left, taken, strict=True))
     return [found[at] for at in range(len(emissions))]
 

@@ -89,6 +89,7 @@ _OTHER: Final = EventResult(
     "conflict", "other_content", "its source and id were taken before, with other content: that stays, and this one is "
     "kept aside; withdraw that one, and send this one with an id of its own",
 )  # fmt: skip
+UNKNOWN_TYPE: Final = "unknown_type"
 REPEATED: Final = "key_repeated"
 _REPEATED: Final = EventResult(
     "invalid", REPEATED, "another item of this batch has its source and id, and was refused: send this one alone"
@@ -112,11 +113,12 @@ def take(
     *,
     own: bool = False,
     types_by: Bringer = PEOPLE,
+    unlike: bool = False,
 ) -> list[EventResult]:
     """Take events in one batch. Return an answer for each, in their order.
 
     `own`: the sender speaks only for its own organisation, and claims no id among all. `types_by`: the sender, for the
-    bounds of event types.
+    bounds of event types. `unlike`: an event of an unknown type that is like a known one is `invalid`, `unknown_type`.
 
     An event below its organisation's floor is `invalid`, `too_late`, and not kept: above the floor keys hold for good.
     If the floor rises before the commit, the event is quarantined, as a host's insert would be (S4), unless
@@ -125,11 +127,11 @@ def take(
     Errors: DatabaseBusy if a sample took an event's id at this moment.
     """
     with prepared(connection) if len(events) <= FEW else nullcontext():
-        return _take(connection, events, now_ms, own=own, types_by=types_by)
+        return _take(connection, events, now_ms, own=own, types_by=types_by, unlike=unlike)
 
 
 def _take(
-    connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int, *, own: bool, types_by: Bringer
+    connection: sa.Connection, events: Sequence[UsageEvent], now_ms: int, *, own: bool, types_by: Bringer, unlike: bool
 ) -> list[EventResult]:
     refused = [_untimely(event, now_ms) for event in events]
     names = names_of(events, own=own)
@@ -138,7 +140,7 @@ def _take(
     for at, name in enumerate(names):
         if refused[at] is None:
             firsts.setdefault(name, at)
-    found = _take_each(connection, [(asked[at], events[at]) for at in firsts.values()], now_ms, types_by)
+    found = _take_each(connection, [(asked[at], events[at]) for at in firsts.values()], now_ms, types_by, unlike=unlike)
     went_in = {(name, events[at].org_id) for name, at in firsts.items() if _went_in(found.get(name))}
     others = {
         (one["sample_id"], one["org_id"]): one for one in asked if (one["sample_id"], one["org_id"]) not in went_in
@@ -228,7 +230,9 @@ def _repeated(first: EventResult, *, alike: bool) -> EventResult:
     return first if alike else _REPEATED
 
 
-def _take_each(connection: sa.Connection, batch: list[Event], now_ms: int, types_by: Bringer) -> dict[str, EventResult]:
+def _take_each(
+    connection: sa.Connection, batch: list[Event], now_ms: int, types_by: Bringer, *, unlike: bool
+) -> dict[str, EventResult]:
     """Insert events, of different names. The answers to those that went in, or have no place, by name."""
     if not batch:
         return {}
@@ -241,13 +245,22 @@ def _take_each(connection: sa.Connection, batch: list[Event], now_ms: int, types
         if (answer := charged_at_once(event, at_once)) is not None:
             found.setdefault(key["sample_id"], answer)
     timely = [one for one in batch if one[0]["sample_id"] not in found]
-    known = meters(connection, {event.event_type for _, event in timely}, now_ms, types_by)
+    likes: dict[str, str] | None = {} if unlike else None
+    known = meters(connection, {event.event_type for _, event in timely}, now_ms, types_by, likes=likes)
     typed = [one for one in timely if one[1].event_type in known]
     if len(typed) < len(timely):
         why = _why_no_type(types_by, full=is_full(connection))
-        found |= {key["sample_id"]: why for key, event in timely if event.event_type not in known}
+        whys = {name: _why_like(name, near) for name, near in (likes or {}).items()}
+        left = [one for one in timely if one[1].event_type not in known]
+        found |= {key["sample_id"]: whys.get(event.event_type, why) for key, event in left}
     new = _insert(connection, typed, known, now_ms)
     return found | _standing(connection, [(k["sample_id"], e) for k, e in typed if k["sample_id"] in new], known)
+
+
+def _why_like(event_type: str, near: str) -> EventResult:
+    """The answer to an event of an unknown type that is like a known one."""
+    hint = f"; did you mean {near}? To use a new one, map it first: `drawdown feature map-event`" if near else ""
+    return EventResult("invalid", UNKNOWN_TYPE, f"there is no event type {event_type}{hint}")
 
 
 def _why_no_type(by: Bringer, *, full: bool) -> EventResult:

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
 from drawdown.events.values import EventValue
+from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
@@ -59,14 +60,24 @@ FREE_AFTER_MS: Final = DAY_MS
 
 
 def meters(
-    connection: sa.Connection, event_types: Collection[str], now_ms: int, by: Bringer = PEOPLE
+    connection: sa.Connection,
+    event_types: Collection[str],
+    now_ms: int,
+    by: Bringer = PEOPLE,
+    *,
+    likes: dict[str, str] | None = None,
 ) -> dict[str, int]:
     """Return the meter of each type. An unknown type is given the next meter, within the bounds of its sender.
 
-    If those bounds, or MAX_EVENT_TYPES, leave no room for a type, it is missing from the result.
+    If those bounds, or MAX_EVENT_TYPES, leave no room for a type, it is missing from the result. So is an unknown type
+    that is like a known one, if there are `likes`: they get it, with the known one. If the caller may not learn names,
+    they get any unknown type, with no name.
     """
     wanted = sorted(set(event_types))
     found = find_meters(connection, wanted)
+    if likes is not None:
+        likes |= {name: near for name in wanted if name not in found and (near := _like(connection, name)) is not None}
+        wanted = [name for name in wanted if name not in likes]
     for _ in range(MAX_EVENT_TYPES):  # of two that take one number the second takes another: each time one more is in
         unknown = [name for name in wanted if name not in found]
         if not unknown or is_full(connection) or (by != PEOPLE and not _has_room(connection, by)):
@@ -78,6 +89,10 @@ def meters(
         SQL.run(connection, "meet", {**values, **_bounds(by)})
         found = find_meters(connection, wanted)
     return found
+
+
+def _like(connection: sa.Connection, event_type: str) -> str | None:
+    return ids.find_near(connection, ids.EVENT_TYPE, event_type) if ids.tells_names(connection) else ""
 
 
 def is_known(connection: sa.Connection, event_type: str) -> bool:
