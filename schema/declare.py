@@ -241,9 +241,12 @@ def _key(text: str, name: str, _now_ms: int) -> str:
     return text
 
 
+STORABLE: Final = "text of at least one character, without NUL"
+
+
 def _any_id(text: str, name: str, _now_ms: int) -> str:
     if not is_storable(text):
-        raise UsageError(f"{name}: text of at least one character, without NUL")
+        raise UsageError(f"{name}: {STORABLE}")
     return text
 
 

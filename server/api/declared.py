@@ -32,6 +32,7 @@ from drawdown.schema.declare import (
     MAX_LENGTH_MS,
     MAX_TEXT_CHARS,
     ORG,
+    STORABLE,
     Action,
     Declared,
     Fact,
@@ -73,7 +74,7 @@ def _clean(text: str) -> str:
 
 def _storable(text: str) -> str:
     if not is_storable(text):
-        raise ValueError("text of at least one character, without NUL")
+        raise ValueError(STORABLE)
     return text
 
 
