@@ -80,12 +80,13 @@ pushes = sa.Table(
     **OFTEN_VACUUMED,
     comment="The outbox: one immutable quantity a row (S3). Only its delivery state changes.",
 )
+_OPEN = sa.text("state IN ('due', 'queued', 'in_doubt', 'rejected')")
 sa.Index(
     "pushes_open",
     pushes.c.provider,
     pushes.c.due_at_ms,
-    sqlite_where=sa.text("state IN ('due', 'queued', 'in_doubt', 'rejected')"),
-    postgresql_where=sa.text("state IN ('due', 'queued', 'in_doubt', 'rejected')"),
+    sqlite_where=_OPEN,
+    postgresql_where=_OPEN,
 )
 
 # What the ledger here charges is charged in place, in the order in which it is due.
