@@ -31,6 +31,7 @@ from drawdown.worker.guard.overrides import SOON_MS
 from drawdown.worker.halts.ignored_halts import ignored_halts
 from drawdown.worker.hooks.lists import list_endpoints
 from drawdown.worker.parity.lists import parity_figures
+from drawdown.worker.push.lists import OPEN
 from drawdown.worker.reconcile.lists import read_uncompared
 from drawdown.worker.status import metrics as figures
 from drawdown.worker.status.backlog import jobs_left, oldest_open, quarantined
@@ -50,7 +51,6 @@ from drawdown.worker.verdict.watch_state import rounds_of, unread_orgs, wrong_es
 from drawdown.worker.wallets.lists import owed_figures, run_figures
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-OPEN_STATES: Final = ("due", "queued", "in_doubt", "rejected", "awaiting_credit")
 PENDING_REASONS: Final = ("unknown_org", "no_assignment", "no_customer", "no_provider", "no_mapping")
 
 PROBLEMS: Final = (
@@ -162,7 +162,7 @@ def _unmapped(connection: sa.Connection) -> Counter[tuple[str]]:
 
 def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     providers = figures.met_providers(connection) - EXEMPT_PROVIDERS
-    counts: dict[tuple[str, str], int] = {(name, state): 0 for name in providers for state in OPEN_STATES}
+    counts: dict[tuple[str, str], int] = {(name, state): 0 for name in providers for state in OPEN}
     ages: dict[tuple[str, str], float] = {}
     owed: dict[tuple[str, str], float] = defaultdict(float)
     for some in figures.open_pushes(connection):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import sqlalchemy as sa
 from fastapi import APIRouter
@@ -20,10 +20,10 @@ from drawdown.server.api import models
 from drawdown.server.api.models import MOST_ROWS, EpochMs
 from drawdown.server.api.openapi import operation
 from drawdown.server.api.programs import Caller, Programs
-from drawdown.worker.wallets.accounts import EntryRow, account_of, list_entries, list_lots, require_paying
-from drawdown.worker.wallets.entries import forecast_of
+from drawdown.worker.wallets.accounts import EntryRow, LotState, account_of, list_entries, list_lots, require_paying
+from drawdown.worker.wallets.entries import ForecastState, forecast_of
 from drawdown.worker.wallets.pools import PayerRow, list_payers
-from drawdown.worker.wallets.statement import LINES, as_object, of_customer, span_of
+from drawdown.worker.wallets.statement import LINES, Section, as_object, of_customer, span_of
 
 SCOPE: Final = "ledger:read"
 
@@ -114,9 +114,6 @@ def _entry(row: EntryRow) -> dict[str, object]:
     return {**kept, "ts_ms": row.ts, "at_ms": row.at_ms}
 
 
-Section = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "runs", "other"]
-
-
 class PayerAnswer(BaseModel):
     """A payer of runs of an organisation that name it.
 
@@ -134,7 +131,7 @@ class ForecastAnswer(BaseModel):
     """When what is available ends, if it is used as on the last full days: `days` of them, from `from_ms` on. `ends_ms`
     with `ends` alone; `unknown` below three full days of use."""
 
-    state: Literal["ends", "spent", "lasts", "unknown"]
+    state: ForecastState
     ends_ms: int | None
     days: int
     from_ms: int | None
@@ -189,7 +186,7 @@ class LotAnswer(BaseModel):
 
     lot: str
     kind: str
-    state: Literal["in use", "to come", "over"]
+    state: LotState
     place: int | None
     amount: float
     amount_micro: int

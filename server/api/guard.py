@@ -28,6 +28,8 @@ from starlette.responses import JSONResponse
 
 from drawdown.events.cloudevents import of_use
 from drawdown.events.envelope import Unfit
+from drawdown.guard.decide import Decision, Reach
+from drawdown.guard.periods import Period
 from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError
@@ -53,9 +55,9 @@ from drawdown.worker.guard.counters import State
 from drawdown.worker.guard.emission import Emission
 from drawdown.worker.guard.grouped import Call, End
 from drawdown.worker.guard.options import describe_ways
-from drawdown.worker.guard.overrides import OverrideRow, Terms, Word
+from drawdown.worker.guard.overrides import OverrideRow, OverrideState, Terms, Word
 from drawdown.worker.guard.terms import MAX_UNITS, Wish
-from drawdown.worker.guard.use import Answer, Ask
+from drawdown.worker.guard.use import Answer, Ask, Option
 from drawdown.worker.sources.events.types import Bringer
 
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
@@ -167,7 +169,7 @@ class OverrideAsk(_Body):
     org_id: Id | None = None
     metric: Id
     amount: Annotated[int, Field(ge=0, le=MAX_UNITS)] | None
-    period: Literal["hour", "day", "month"] = "month"
+    period: Period = "month"
     ends_ms: EpochMs
     reason: Why = "not given"
 
@@ -192,12 +194,12 @@ class LimitOverride(BaseModel):
 
     number: int
     metric: str
-    reach: Literal["org", "pattern", "plan"]
+    reach: Reach
     target: str
-    period: Literal["hour", "day", "month"]
+    period: Period
     amount: int | None
     ends_ms: int | None
-    state: Literal["asked", "in_force", "refused", "ended", "over"]
+    state: Literal[OverrideState, "over"]
     at_ms: int
     actor: str
     reason: str
@@ -234,14 +236,14 @@ class GuardAnswer(BaseModel):
     is used. `event`: the outcome of the event that the use emits.
     """
 
-    decision: Literal["allow", "warn", "block"]
-    would: Literal["allow", "warn", "block"]
+    decision: Decision
+    would: Decision
     enforced: bool
     rule: str
     reason: str
     metric: str
     quantity: int
-    period: Literal["hour", "day", "month"] | None
+    period: Period | None
     limit: int | None
     used: int | None
     remaining: int | None
@@ -253,12 +255,12 @@ class GuardAnswer(BaseModel):
     payer: str | None
     balance: float | None
     balance_micro: int | None
-    options: list[Literal["top_up", "sponsor", "request_override", "run_locally"]]
+    options: list[Option]
     links: dict[Literal["request_override"], str]
     degraded: bool
     as_of: str
     repeated: bool
-    state: Literal["used", "held", "settled", "released", "expired"] | None
+    state: State | None
     expires_ms: int | None
     event: EmittedEvent | None
 
@@ -290,7 +292,7 @@ class WayOut(BaseModel):
     `asked`: waiting overrides.
     """
 
-    option: Literal["top_up", "sponsor", "request_override", "run_locally"]
+    option: Option
     open: bool
     code: str | None
     said: str
@@ -310,8 +312,8 @@ class OptionsAnswer(BaseModel):
     org_id: str
     metric: str
     quantity: int
-    decision: Literal["allow", "warn", "block"]
-    would: Literal["allow", "warn", "block"]
+    decision: Decision
+    would: Decision
     rule: str
     reason: str
     options: list[WayOut]

@@ -462,6 +462,7 @@ def blocked(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         "answer": found.answer,
         "ways": {way.option: way for way in found.ways},
         "asked": [] if by_credit else own_wallet.overrides(connection, org_id, metric, ask.now_ms),
+        "periods": PERIODS,
         "day_choices": [(days, until(ask.now_ms, days)) for days in DAY_CHOICES],
         "empty": False,
     }
@@ -496,7 +497,7 @@ def reason_of(form: Mapping[str, str]) -> str:
 def _period(form: Mapping[str, str]) -> Period:
     found = next((one for one in PERIODS if one == form.get("period")), None)
     if found is None:
-        raise UsageError("period: there is hour, day, month")
+        raise UsageError(f"period: there is {', '.join(PERIODS)}")
     return found
 
 

@@ -208,10 +208,8 @@ def _worth(connection: sa.Connection, _asked: Invocation, values: Values) -> Siz
     return size_of(effect_of(connection, keys).worth, len(keys))
 
 
-AnyState = Literal[
-    "open", "due", "queued", "in_doubt", "rejected", "awaiting_credit", "accepted", "voided", "carried", "shadow", "any"
-]
 OpenState = Literal["open", "due", "queued", "in_doubt", "rejected", "awaiting_credit"]
+AnyState = Literal[OpenState, "accepted", "voided", "carried", "shadow", "any"]
 OnlyOrg = Annotated[str | None, ORG, "Only this organisation's"]
 OnlyProvider = Annotated[str, ID, "Only this provider's"]
 OnlyFeature = Annotated[str, ID, "Only of this feature"]

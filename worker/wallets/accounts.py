@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
@@ -202,6 +202,9 @@ class EntryRow:
     reason: str
 
 
+LotState: TypeAlias = Literal["in use", "to come", "over"]
+
+
 @dataclass(frozen=True)
 class LotRow:
     """A lot, in micro-credits: `amount = left + waits + used + expired + taken`. `place` is its place in the order of
@@ -210,7 +213,7 @@ class LotRow:
 
     lot: str
     kind: str
-    state: Literal["in use", "to come", "over"]
+    state: LotState
     place: int | None
     amount_micro: int
     left_micro: int

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
@@ -352,6 +352,9 @@ FURTHEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999: an end beyond it is none."""
 
 
+ForecastState: TypeAlias = Literal["ends", "spent", "lasts", "unknown"]
+
+
 @dataclass(frozen=True)
 class Forecast:
     """When what is available now ends. `state`: `ends` (at `ends_ms`), `spent` (nothing is available), `lasts` (nothing
@@ -360,7 +363,7 @@ class Forecast:
     It rests on `used_micro` in `days` full days from `from_ms` on: by what it was used for, not by when it was booked.
     """
 
-    state: Literal["ends", "spent", "lasts", "unknown"]
+    state: ForecastState
     ends_ms: int | None
     days: int
     from_ms: int | None

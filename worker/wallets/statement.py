@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import sqlalchemy as sa
 
@@ -41,9 +41,7 @@ LINES: Final = 100
 """Lines of one section, unless another number is given."""
 
 Section: TypeAlias = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "runs", "other"]
-SECTIONS: Final[tuple[Section, ...]] = (
-    "given", "began", "topped_up", "expired", "taken_back", "usage", "runs", "other",
-)  # fmt: skip
+SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
 """In the order of the statement."""
 
 

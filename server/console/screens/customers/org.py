@@ -30,7 +30,6 @@ from drawdown.worker.wallets import entries as wallet_entries
 from drawdown.worker.wallets.accounts import PaidFrom, list_lots, paid_from, payer_of
 
 Tab = Callable[[sa.Connection, Ask], Mapping[str, object]]
-PUSH_TONES: Final = {"in_doubt": "bad", "rejected": "bad", "due": "warn", "queued": "warn"}
 PUSH_DAYS: Final = 1
 MOST_AUDITED: Final = 100
 """Actions of people, on an organisation's page."""
@@ -47,7 +46,7 @@ def pushes(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             Cell(figures.count(one.sealed_qty), "number"),
             Cell(figures.count(one.sent_qty), "number", narrow=False),
             Cell(one.provider, "id", narrow=False),
-            Cell(one.state, "state", PUSH_TONES.get(one.state, "")),
+            cells_of.state(one.state),
             Cell(figures.count(one.attempts), "number", narrow=False),
             Cell(one.last_error or one.key, "id", narrow=False),
         )

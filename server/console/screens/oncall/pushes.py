@@ -36,6 +36,7 @@ from drawdown.worker.push.explanation import (
     chain_of,
     explain_push,
 )
+from drawdown.worker.push.faces import PROVEN, RETRIED
 from drawdown.worker.push.lists import (
     FOR_PEOPLE,
     MOST_LOOKED_AT,
@@ -506,10 +507,6 @@ def _halt_tables(found: ExplainedPush, chain: PushChain) -> list[Table]:
     none = "No cell was told: none ran sandboxes of it."
     table = Table("Cells that were told", heads, rows, none, f"drawdown org show {typed(found.push.org_id)}")
     return [table] if any(one.is_halted for one in chain.verdicts) else []
-
-
-RETRIED: Final = ("due", "rejected")
-PROVEN: Final = ("in_doubt", "rejected")
 
 
 def _choosing(states: Sequence[str]) -> tuple[Field, ...]:

@@ -18,6 +18,7 @@ from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, Link, PageContent, Table, Tile, act, to_context
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
+from drawdown.server.console.screens.oncall import cells_of
 from drawdown.server.console.screens.rules.cells import number, org, text_cell, time
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined, require_reason
 from drawdown.worker.usage import intake as event_intake
@@ -252,7 +253,6 @@ def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
 
 
 EVENT_PATH: Final = "/console/event"
-PUSH_TONES: Final = {"in_doubt": "bad", "rejected": "bad", "due": "warn", "queued": "warn"}
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
@@ -314,7 +314,7 @@ def _pushes(event: EventRow, found: Became) -> Table:
     rows = [
         (Cell(one.key, "id", href=url("/console/push", key=one.key)), Cell(str(one.revision), "number", narrow=False),
          text_cell(one.provider, wide=True), number(one.sealed_qty),
-         Cell(one.state, "state", PUSH_TONES.get(one.state, "")))
+         cells_of.state(one.state))
         for one in found.pushes
     ]  # fmt: skip
     heads = ("Push", "#Revision", "Provider", "#Sealed", "State")
