@@ -48,9 +48,9 @@ from drawdown.schema.text import why_unread
 Key = Annotated[
     str | None, typer.Option(help="Idempotency key, such as a ticket number", show_default="one of its own")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print what is shown this once alone")]
-After = Annotated[str, typer.Option(help="Cursor of the next page: `next` of the answer before")]
-OfFile = Annotated[Path | None, typer.Option(help="A CSV file that names them, in a column org_id")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Output of the secret only")]
+After = Annotated[str, typer.Option(help="Cursor of the next page: `next` of the previous answer")]
+OfFile = Annotated[Path | None, typer.Option(help="CSV file with the organisations in a column org_id")]
 _NOT: Final = f"{'-' * 2}no-"  # in two parts: it is no option by itself
 MOST_ROWS: Final = 50
 """Rows of a table that shows what an action did."""
@@ -93,7 +93,9 @@ def _command(one: Declared) -> Callable[..., None]:
     taken = sorted([*own, *more], key=lambda each: each.default is not inspect.Parameter.empty)
     command.__signature__ = inspect.Signature([CONTEXT, *taken])  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in (CONTEXT, *taken)}
-    command.__name__, command.__doc__ = one.name.split()[-1], one.help
+    summary, end, rest = one.help.partition(". ")
+    command.__name__ = one.name.split()[-1]
+    command.__doc__ = f"{summary}.\n\n{rest}" if end else one.help
     return command
 
 

@@ -37,7 +37,7 @@ SEARCH_AFTER: Final = 10_000
 app = typer.Typer(
     name="drawdown",
     cls=Root,
-    help="Bill every unit used exactly once. Start with `drawdown demo`, or `drawdown init`.",
+    help="Bill each unit of usage exactly once.\n\nStart with `drawdown demo`, or with `drawdown init`.",
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
@@ -58,12 +58,15 @@ def version(asked: bool) -> None:
 def root(
     context: typer.Context,
     database_url: Annotated[
-        str | None, typer.Option(help="sqlite:///FILE or postgresql://USER@HOST/NAME", show_default="drawdown.db here")
+        str | None,
+        typer.Option(
+            help="Database URL: sqlite:///FILE or postgresql://USER@HOST/NAME", show_default="drawdown.db here"
+        ),
     ] = None,
-    at: Annotated[str | None, typer.Option(help="Current time to assume, for historical data")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
+    at: Annotated[str | None, typer.Option(help="Time that the command takes as now, for historical data")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Output as one JSON object")] = False,
     _version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=version)
+        bool, typer.Option("--version", help="Version of the program", is_eager=True, callback=version)
     ] = False,
 ) -> None:
     """Options of every command."""

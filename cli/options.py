@@ -16,18 +16,23 @@ from typer.core import TyperCommand, TyperGroup
 from drawdown.schema.errors import UsageError
 
 Actor = Annotated[str | None, typer.Option(help="Actor in the audit log", show_default="the system's user")]
-Queued = Annotated[bool, typer.Option("--queue", help="Queue it for the next tick")]
+Queued = Annotated[bool, typer.Option("--queue", help="Queue the command as a job for the next tick")]
 Reason = Annotated[str, typer.Option(help="Reason in the audit log")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen, and change nothing")]
-FileMap = Annotated[list[str] | None, typer.Option("--map", help="FIELD=COLUMN: the file's name for a field")]
-FileSet = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE: the same for every row")]
-From = Annotated[str | None, typer.Option("--from", help="From this window boundary on", show_default="the next one")]
-Most = Annotated[int, typer.Option(min=1, max=1_000_000, help="How many rows at most")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Preview of the effect, without any change")]
+FileMap = Annotated[
+    list[str] | None, typer.Option("--map", help="Column of the file that holds a field, as FIELD=COLUMN")
+]
+FileSet = Annotated[list[str] | None, typer.Option("--set", help="Value of a field in all rows, as FIELD=VALUE")]
+From = Annotated[
+    str | None,
+    typer.Option("--from", help="Window boundary at which the assignment starts", show_default="the next one"),
+]
+Most = Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum number of rows")]
 New = Annotated[bool, typer.Option("--new", help="Create it if it does not exist")]
-Undo = Annotated[bool, typer.Option("--undo", help="Take it back")]
-PageSize = Annotated[int, typer.Option("--most", min=1, max=10_000, help="How many rows at most")]
-Org = Annotated[str, typer.Argument(metavar="ORG", help="The organisation's id")]
-ProviderName = Annotated[str, typer.Argument(metavar="PROVIDER", help="The provider's name")]
+Undo = Annotated[bool, typer.Option("--undo", help="Undo an earlier call")]
+PageSize = Annotated[int, typer.Option("--most", min=1, max=10_000, help="Maximum number of rows")]
+Org = Annotated[str, typer.Argument(metavar="ORG", help="Organisation's id")]
+ProviderName = Annotated[str, typer.Argument(metavar="PROVIDER", help="Name of the provider")]
 
 
 def only_with(context: typer.Context, option: str, *others: str) -> None:

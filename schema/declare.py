@@ -351,9 +351,9 @@ AT_ONCE: Final = whole(0, MAX_AT_ONCE, 20)
 """Sandboxes at once."""
 FLAG: Final = Kind("flag", "", lambda text, _name, _now_ms: text == YES, lambda flag: YES if flag else NO, example=True)
 CHOICE: Final = Kind("choice", "CHOICE", lambda text, _name, _now_ms: text, str)
-OrgId = Annotated[str, ORG, "The organisation's id"]
+OrgId = Annotated[str, ORG, "Organisation's id"]
 New = Annotated[bool, FLAG, "Create it if it does not exist"]
-Undo = Annotated[bool, FLAG, "Take it back"]
+Undo = Annotated[bool, FLAG, "Undo an earlier call"]
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,13 @@ LONGEST: Final = 25
 CODE: Final = ("cli", "server", "worker", "providers", "guard", "ledger", "events", "schema", "client")
 """The folders of what is shipped."""
 MOST_SUBJECT: Final = 72
+MOST_SUMMARY: Final = 60
+"""Characters of the first line of a command's help."""
+NO_BEGINNINGS: Final = re.compile(
+    r"(?:what|who|whom|whose|whoever|whether|which|how|when|where|why|only|also|with|of|or|for whom|say|have|let)\b",
+    re.IGNORECASE,
+)
+"""Words that begin no help of a command or option: it is an imperative summary, or a noun phrase."""
 MOST_TEST_NAME: Final = 70
 """Characters of a test's name: `test_<subject>_<condition>_<result>`."""
 SUBJECT: Final = re.compile(r"[a-z][a-z0-9 ,./_-]*: \S.*[^.]")
@@ -67,10 +74,24 @@ def documents() -> Iterator[tuple[str, str]]:
 
 
 def helps() -> Iterator[tuple[str, str]]:
-    """The help of each command and option."""
+    """The help of each command and option, each paragraph on one line."""
     for path, command in walk(get_command(app)):
-        texts = [command.help or "", *(str(getattr(one, "help", "") or "") for one in command.params)]
+        whole = re.sub(r"(?<=\S)\n(?=\S)", " ", command.help or "")
+        texts = [whole, *(str(getattr(one, "help", "") or "") for one in command.params)]
         yield "drawdown " + " ".join(path), "\n".join(texts)
+
+
+def help_faults(texts: Iterator[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The summaries that are too long, and the texts that begin with a word of NO_BEGINNINGS; each with its place.
+
+    A text is the help of a command and of its options, a line for each, as `helps` returns it.
+    """
+    faults_: list[tuple[str, str]] = []
+    for place, text in texts:
+        lines = text.splitlines()
+        faults_ += [(place, line) for line in lines[:1] if len(line) > MOST_SUMMARY]
+        faults_ += [(place, line) for line in lines if NO_BEGINNINGS.match(line)]
+    return faults_
 
 
 def metrics() -> Iterator[tuple[str, str]]:

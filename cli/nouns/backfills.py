@@ -27,16 +27,21 @@ commands = of_noun("backfill", *ACTIONS, *LISTS)
 FIRST_FEW: Final = 20
 """Lines that are shown of those that were refused."""
 WHY: Final = {"open_long": "open for long", "below_floor": "a part of it never goes in: below the floor"}
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The backfill's name")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the backfill")]
 
 
 @commands.command()
 def stage(
     context: typer.Context,
     name: Name,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines of events, .gz too; - is stdin")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="JSON lines of events, optionally as .gz; - for standard input")
+    ],
 ) -> None:
-    """Add a file's events to a backfill. Staged again, also after a kill half-way, only what is missing is added."""
+    """Add a file's events to a backfill.
+
+    If you repeat the command after a failure, it adds only the missing events.
+    """
     app: App = context.obj
     org, now = app.read(lambda c: show_backfill(c, name)).org_id, app.clock.now_ms()
     event_values = app.read(values)
@@ -77,11 +82,14 @@ def _stage(
 @commands.command()
 def overdue(
     context: typer.Context,
-    open_for: Annotated[str, typer.Option("--open-for", help="How long one may stay open: 36h, 7d")] = "7d",
+    open_for: Annotated[
+        str, typer.Option("--open-for", help="Maximum time that a backfill may stay open: 36h, 7d")
+    ] = "7d",
 ) -> None:
-    """List backfills that are open for too long, or below a floor. It closes and reverts nothing.
+    """List backfills that are open too long or below a floor.
 
-    Exit status 1: there is one, and a person has to close or revert it.
+    The command closes and reverts no backfill. The exit status is 1 if it lists a backfill: you must close or revert
+    it.
     """
     app: App = context.obj
     found = app.read(lambda c: backfills.overdue(c, app.clock.now_ms(), parse_length(open_for, "--open-for")))

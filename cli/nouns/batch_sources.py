@@ -25,7 +25,7 @@ from drawdown.worker.sources.field_map import OWN_NAMES, field_map
 commands = of_noun("source", *ACTIONS, *LISTS)
 
 Every = Literal["hour", "day"]
-Name = Annotated[str, typer.Argument(metavar="SOURCE", help="The source's name")]
+Name = Annotated[str, typer.Argument(metavar="SOURCE", help="Name of the source")]
 
 
 @commands.command("add")
@@ -34,24 +34,30 @@ def add(
     source: Name,
     folder: Annotated[
         str | None,
-        typer.Argument(metavar="[FOLDER]", help="On each machine that ticks, or s3://BUCKET/PREFIX; nothing below it"),
+        typer.Argument(
+            metavar="[FOLDER]", help="Folder on each machine that ticks, or s3://BUCKET/PREFIX; without subfolders"
+        ),
     ] = None,
-    query: Annotated[Path | None, typer.Option(help="A file with a query, which is asked instead")] = None,
-    database: Annotated[str, typer.Option(help="The database: NAME of DRAWDOWN_QUERY_NAME_URL")] = "",
-    every: Annotated[Every, typer.Option(help="For which periods it is asked, in UTC")] = "hour",
+    query: Annotated[Path | None, typer.Option(help="File with a query, in place of a folder")] = None,
+    database: Annotated[str, typer.Option(help="Database of the query: NAME of DRAWDOWN_QUERY_NAME_URL")] = "",
+    every: Annotated[Every, typer.Option(help="Period of the query, in UTC")] = "hour",
     closed_after: Annotated[str, typer.Option(help="Delay after a period's end before it is queried")] = "1h",
     from_: Annotated[
         str | None, typer.Option("--from", help="First period to query, or to query again", show_default="now")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also where the object store does not list it yet")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Addition even if the object store does not list the prefix yet")
+    ] = False,
     map_: FileMap = None,
     set_: FileSet = None,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Watch a folder, or a prefix of an object store, which is listed first: each tick takes the new files, a minute
-    after they were written last. Or ask a database: each tick takes what the query says of the periods that are
-    closed."""
+    """Add a folder or a query that ticks read.
+
+    Each tick takes the new files of a folder, or of a prefix of an object store, one minute after their last write.
+    For a query, each tick takes the rows of the periods that are closed.
+    """
     app: App = context.obj
     by = app.by(actor, reason)
     if (folder is None) == (query is None):

@@ -36,7 +36,8 @@ def take_(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE...", help="Parquet, CSV, JSON lines, these two also as .gz or .zst; or s3://BUCKET/NAME"
+            metavar="FILE...",
+            help="Parquet, CSV or JSON lines, the latter two optionally as .gz or .zst; or s3://BUCKET/NAME",
         ),
     ],
     map_: FileMap = None,
@@ -44,11 +45,12 @@ def take_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Take files of usage: org_id, ts, and memory_mb with interval_s, or event_type with quantity.
+    """Take files of usage.
 
-    A file's content is taken once, whatever its name; taking it again changes nothing. Rows that cannot be billed are
-    set aside. The exit status is 1 if a file has such rows, if its name belongs to other content, or if its content was
-    withdrawn. If you give several files, each is tried, whatever the outcome of the others.
+    The columns are org_id, ts, and either memory_mb with interval_s or event_type with quantity. Drawdown takes a
+    file's content once, whatever its name. If you repeat the command, it changes nothing. Drawdown sets aside rows
+    that it cannot bill. The exit status is 1 if a file has such rows, has the name of other content, or was
+    withdrawn. If you give several files, Drawdown tries each of them.
     """
     app: App = context.obj
     app.ready()

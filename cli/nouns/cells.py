@@ -22,7 +22,7 @@ from drawdown.worker.halts.addresses import origin
 
 commands = of_noun("cell", *cells.ACTIONS, *cells.LISTS)
 
-CellArgument = Annotated[str, typer.Argument(metavar="CELL", help="The cell's id")]
+CellArgument = Annotated[str, typer.Argument(metavar="CELL", help="Cell's id")]
 
 
 @commands.command("list")
@@ -39,12 +39,15 @@ def list_(context: typer.Context) -> None:
 def set_(
     context: typer.Context,
     cell: CellArgument,
-    url: Annotated[str, typer.Argument(help="Where it listens; /admin/halt-org is added")],
+    url: Annotated[str, typer.Argument(help="URL of the cell; Drawdown adds /admin/halt-org")],
     new: New = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Say where a cell listens. It is called only if DRAWDOWN_CELL_ORIGINS allows its origin."""
+    """Set the URL that receives a cell's halts.
+
+    Drawdown calls it only if DRAWDOWN_CELL_ORIGINS allows its origin.
+    """
     app: App = context.obj
     by = app.by(actor, reason)
     was = app.write(lambda c: cells.set_cell(c, cell, url, by, new=new))
@@ -58,7 +61,10 @@ def set_(
 
 @commands.command()
 def secret(context: typer.Context, cell: CellArgument, new: New = False) -> None:
-    """Print a cell's own secret, for the person who installs the cell. It signs the halts of this cell alone."""
+    """Print a cell's own secret.
+
+    Give it to the person who installs the cell. It signs the halts of this cell only.
+    """
     app: App = context.obj
     if not is_clean_id(cell):
         raise UsageError("a cell's id has 1 to 200 characters, none of them control characters")

@@ -19,12 +19,12 @@ from drawdown.worker.access.people import list_users
 
 commands = typer.Typer()
 users = typer.Typer()
-commands.add_typer(users, name="user", cls=Group, help="People: add, list, role, reset, end.")
+commands.add_typer(users, name="user", cls=Group, help="Manage people: add, list, change role, reset, end.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The person's name: it stands as the actor of what they do")]
-Role = Annotated[str, typer.Option(metavar="ROLE", help=f"What they may: {', '.join(console_users.ROLES)}")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the person, and of the actor in the audit log")]
+Role = Annotated[str, typer.Option(metavar="ROLE", help=f"Role: {', '.join(console_users.ROLES)}")]
 Limit = Annotated[
-    str | None, typer.Option(metavar="CREDITS", help="What they may grant at once", show_default="nothing")
+    str | None, typer.Option(metavar="CREDITS", help="Maximum credit of one grant", show_default="nothing")
 ]
 
 
@@ -37,7 +37,10 @@ def add(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Add a person, and show the link by which they set a password: this once."""
+    """Add a person and show the link to set a password.
+
+    The link is shown once.
+    """
     app: App = context.obj
     by, link, limit = app.by(actor, reason), new_link(), _micro(grant_limit)
     try:
@@ -51,7 +54,10 @@ def add(
 
 @users.command()
 def reset(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
-    """Take a person's password, sign them out, and show a link by which they set another."""
+    """Reset a person's password and show a link to set it.
+
+    The command also signs the person out.
+    """
     app: App = context.obj
     by, link = app.by(actor, reason), new_link()
     _tell(app, name, link, app.write(lambda c: console_users.reset(c, name, link, by)))
@@ -66,7 +72,7 @@ def role(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Give a person another role, or limit, from their next click on."""
+    """Change a person's role or limit at once."""
     app: App = context.obj
     by, limit = app.by(actor, reason), _micro(grant_limit)
     changed = app.write(lambda c: console_users.set_role(c, name, role, by, grant_limit_micro=limit))
@@ -85,7 +91,7 @@ def end(context: typer.Context, name: Name, actor: Actor = None, reason: Reason 
 
 @users.command("list")
 def list_(context: typer.Context, most: Most = 100) -> None:
-    """List the people: role, limit, whether they may come in, when they last did."""
+    """List people: role, limit, access and last sign-in."""
     app: App = context.obj
     found = app.read(lambda c: list_users(c, app.clock.now_ms(), most))
     rows = [

@@ -32,10 +32,13 @@ from drawdown.worker.verify.verify import Verification, verify
 
 def proof(
     context: typer.Context,
-    before: Annotated[int, typer.Option(min=0, help="Go on before this run: the last one of a page")] = 0,
+    before: Annotated[int, typer.Option(min=0, help="Number of the run before which the page starts")] = 0,
     most: Most = 20,
 ) -> None:
-    """Show when each invariant last held, by which run of `verify`, and what runs found. `verify` proves them again."""
+    """Show when each invariant last held.
+
+    The command names the run of `verify` and its findings. To prove the invariants again, run `drawdown verify`.
+    """
     app: App = context.obj
     held = app.read(proof_lists.standing)
     page = app.read(lambda c: proof_lists.list_runs(c, before=before, most=most))
@@ -81,15 +84,21 @@ def register(commands: typer.Typer) -> None:
 def init(
     context: typer.Context,
     roles: Annotated[
-        bool, typer.Option("--roles", help="Only print the SQL of PostgreSQL's roles for hosts, readers and workers")
+        bool,
+        typer.Option(
+            "--roles", help="SQL of the PostgreSQL roles of hosts, readers and workers, printed without running it"
+        ),
     ] = False,
-    apply: Annotated[bool, typer.Option("--apply", help="With --roles: make them, once the database is there")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Roles created in the database, for --roles")] = False,
     cluster: Annotated[
-        bool, typer.Option("--cluster", help="Also the schema of `drawdown worker`; PostgreSQL alone")
+        bool, typer.Option("--cluster", help="Schema of `drawdown worker` included; PostgreSQL only")
     ] = False,
     actor: Actor = None,
 ) -> None:
-    """Create the database, or bring it up to date; safe to repeat."""
+    """Create the database or bring it up to date.
+
+    You can safely repeat the command.
+    """
     app: App = context.obj
     if apply and not roles:
         raise UsageError("--apply makes the roles: use it with --roles")
@@ -143,20 +152,19 @@ def doctor_(context: typer.Context) -> None:
 
 def verify_(
     context: typer.Context,
-    org: Annotated[list[str] | None, typer.Option(help="Only these organisations")] = None,
-    stop: Annotated[bool, typer.Option(help="Stop the pushes of an organisation with a breach")] = True,
-    deep: Annotated[bool, typer.Option("--deep", help="Read the files of batches again, too")] = False,
+    org: Annotated[list[str] | None, typer.Option(help="Organisation to verify")] = None,
+    stop: Annotated[bool, typer.Option(help="Stop of the pushes of organisations with a breach")] = True,
+    deep: Annotated[bool, typer.Option("--deep", help="Second read of the files of batches")] = False,
     since_last: Annotated[
         bool,
-        typer.Option(
-            "--since-last", help="Pass over windows that nothing touched since the last run; weekly, all of it"
-        ),
+        typer.Option("--since-last", help="Windows that changed since the last run; run without this option weekly"),
     ] = False,
     actor: Actor = None,
 ) -> None:
-    """Prove the invariants from the raw tables. A breach stops that organisation's pushes, and no other's.
+    """Prove the invariants from the raw tables.
 
-    A database that lost history proves nothing of what it forgot: the command says so, and ends with 1.
+    If an organisation breaches an invariant, Drawdown stops the pushes of this organisation only. If the database
+    lost history, the command reports it and ends with 1, because it proves nothing about lost rows.
     """
     app: App = context.obj
     if since_last and (deep or org):

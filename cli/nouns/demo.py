@@ -97,15 +97,22 @@ def demo(
     file: Annotated[
         Path | None,
         typer.Option(
-            help="The database that it creates each time", show_default=f"{FILE}; with --serve, one that goes"
+            help="Database file, created again at each start", show_default=f"{FILE}; with --serve, one that goes"
         ),
     ] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="A month of life, in a console, until Ctrl-C")] = False,
-    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="With --serve", show_default="a free one")] = None,
-    browser: Annotated[bool, typer.Option("--open/--no-open", help="With --serve: open a browser on it")] = True,
+    serve: Annotated[bool, typer.Option("--serve", help="Console with a month of data, until Ctrl-C")] = False,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Port of the console, for --serve", show_default="a free one")
+    ] = None,
+    browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Browser opened on the console, for --serve")
+    ] = True,
 ) -> None:
-    """Meter a small fleet with two cells on this machine, run one organisation out of credit, and prove the result; or
-    with --serve, show a month of a small product's life in the console."""
+    """Run a demonstration on this machine.
+
+    Drawdown meters a small fleet with two cells, and one organisation runs out of credit. The command then proves the
+    result. With --serve, it shows a month of a small product's life in the console.
+    """
     given: App = context.obj
     if context.find_root().params.get("database_url") is not None:
         raise UsageError("--database-url would change nothing: the demo makes a file of its own, by --file")

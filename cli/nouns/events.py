@@ -19,13 +19,14 @@ from drawdown.worker.usage.privacy import summarise
 
 def summary(
     context: typer.Context,
-    from_: Annotated[str, typer.Option("--from", help="From this day on, in UTC")],
-    to: Annotated[str, typer.Option("--to", help="Up to this day")] = "today",
+    from_: Annotated[str, typer.Option("--from", help="First day, in UTC")],
+    to: Annotated[str, typer.Option("--to", help="Day after the last day, in UTC")] = "today",
 ) -> None:
-    """Sum up usage events by plan, kind and day, so that it may be published.
+    """Summarise usage events for publication.
 
-    Each row is of five organisations at least. The rest is added up as `other`, or left out if it is of fewer. If a
-    plan or kind holds private text, the summary is refused: the place and the rule are named.
+    Each row is by plan, kind and day, and covers at least five organisations. Smaller groups are added up as `other`,
+    or omitted if these are fewer than five, too. If a plan or kind holds private text, the command fails and names
+    the place and the rule.
     """
     app: App = context.obj
     start, end = app.past(from_, "--from"), app.moment(to, "--to")
@@ -42,12 +43,14 @@ commands = of_noun("event", *withdrawals.ACTIONS, *intake.LISTS)
 @commands.command()
 def invalid(
     context: typer.Context,
-    from_: Annotated[str, typer.Option("--from", help="Sent from the hour of this time on")] = "1d",
-    key: Annotated[str, typer.Option(help="Sent by this key alone")] = "",
+    from_: Annotated[str, typer.Option("--from", help="Earliest hour of arrival")] = "1d",
+    key: Annotated[str, typer.Option(help="Key that sent the items")] = "",
     most: Most = 50,
 ) -> None:
-    """List what programs sent over HTTP and was answered `invalid`, events and samples: by key and reason, with the
-    name of one. The items themselves are not kept."""
+    """List events and samples that the API rejected as invalid.
+
+    The list groups them by key and reason, each with the id of an example. Drawdown does not keep the items.
+    """
     app: App = context.obj
     since = app.past(from_, "--from")
     found = app.read(lambda c: invalid_items(c, since - since % HOUR_MS, most, key=key))

@@ -131,33 +131,36 @@ class StateName(StrEnum):
 
 
 Key = Annotated[
-    str, typer.Argument(metavar="KEY", help="The run's key, yours to choose; the same again changes nothing")
+    str, typer.Argument(metavar="KEY", help="Key of the execution, which you choose; a repetition changes nothing")
 ]
-Made = Annotated[str, typer.Argument(metavar="KEY", help="The run's key, as it was accepted under")]
-OfOrg = Annotated[str, typer.Option("--org", help="The organisation that runs it")]
+Made = Annotated[str, typer.Argument(metavar="KEY", help="Key of the execution")]
+OfOrg = Annotated[str, typer.Option("--org", help="Organisation of the execution")]
 Estimate = Annotated[str | None, typer.Option(metavar="CREDITS", help="Estimated cost in credits")]
 Uses = Annotated[
-    list[str] | None, typer.Option("--use", metavar="FEATURE=N", help="Or base units of a feature; may be repeated")
+    list[str] | None,
+    typer.Option("--use", metavar="FEATURE=N", help="Base units of a feature, in place of an amount; may be repeated"),
 ]
-Project = Annotated[str | None, typer.Option(help="A label that lists are narrowed by; Site is not site")]
-Subject = Annotated[str | None, typer.Option(help="Who or what runs it; a label, as it is written")]
-Action = Annotated[str | None, typer.Option(help="What is done; a label, as it is written")]
+Project = Annotated[str | None, typer.Option(help="Label for the project; the case of letters counts")]
+Subject = Annotated[str | None, typer.Option(help="Label for the actor or object of the execution")]
+Action = Annotated[str | None, typer.Option(help="Label for the action")]
 OfSupplier = Annotated[str | None, typer.Option("--supplier", help="Supplier that gets a share of the cost")]
 By = Annotated[
     SettledByName | None,
-    typer.Option("--settled-by", help="Who charges: its receipt, or its sandboxes' samples", show_default="receipt"),
+    typer.Option(
+        "--settled-by", help="Source of the charge: a receipt, or the samples of its sandboxes", show_default="receipt"
+    ),
 ]
 Sandboxes = Annotated[
-    list[str] | None, typer.Option("--sandbox", metavar="ID", help="A sandbox it runs in; may be repeated")
+    list[str] | None, typer.Option("--sandbox", metavar="ID", help="Sandbox of the execution; may be repeated")
 ]
 Payer = Annotated[
     str | None,
-    typer.Option(help="The wallet that pays, if `payer allow` lets it", show_default="the organisation's own"),
+    typer.Option(help="Wallet that pays, if `payer allow` permits it", show_default="the organisation's own"),
 ]
 Overage = Annotated[OverageName, typer.Option(help="Policy for a cost above the reservation")]
-For = Annotated[str | None, typer.Option("--for", metavar="TIME", help="How long the hold stands: 45m, 6h")]
-Queued = Annotated[bool, typer.Option("--queued", help="It waits in a queue: the hold stands for a day")]
-Actual = Annotated[str | None, typer.Option(metavar="CREDITS", help="What it cost in all, in credits")]
+For = Annotated[str | None, typer.Option("--for", metavar="TIME", help="Length of the reservation: 45m, 6h")]
+Queued = Annotated[bool, typer.Option("--queued", help="Reservation for a day, for an execution that waits in a queue")]
+Actual = Annotated[str | None, typer.Option(metavar="CREDITS", help="Total cost in credits")]
 
 
 @commands.command()
@@ -174,7 +177,10 @@ def preview(
     sandbox: Sandboxes = None,
     payer: Payer = None,
 ) -> None:
-    """Say whether a run would be accepted now, and what would be held. Changes nothing."""
+    """Check whether an execution would be accepted now.
+
+    The command shows the credit that it would reserve, and changes nothing.
+    """
     app: App = context.obj
     labels = {"project": project, "subject": subject, "action": action, "supplier": supplier, "payer": payer}
     request = _request(org, estimate, use, **labels, **_settled_by(settled_by, sandbox))
@@ -229,8 +235,10 @@ def accept(
 def draw(
     context: typer.Context,
     key: Made,
-    number: Annotated[int, typer.Argument(min=0, help="Its number: the same again changes nothing")],
-    credits: Annotated[str | None, typer.Option("--credits", metavar="CREDITS", help="What this part cost")] = None,
+    number: Annotated[int, typer.Argument(min=0, help="Number of the part; a repetition changes nothing")],
+    credits: Annotated[
+        str | None, typer.Option("--credits", metavar="CREDITS", help="Cost of this part in credits")
+    ] = None,
     use: Uses = None,
     actor: Actor = None,
     reason: Reason = "not given",
@@ -245,12 +253,15 @@ def draw(
 def extend(
     context: typer.Context,
     key: Made,
-    to: Annotated[str | None, typer.Option(metavar="CREDITS", help="What it may cost in all, from now on")] = None,
+    to: Annotated[str | None, typer.Option(metavar="CREDITS", help="Total cost to reserve, in credits")] = None,
     for_: For = None,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Extend an execution: keep its credit reserved for another hour, or for --for. It may grow."""
+    """Extend an execution's reservation for another hour.
+
+    For another length, pass --for. You can also increase the reserved credit.
+    """
     app: App = context.obj
     by, to_micro, for_ms = app.by(actor, reason), None if to is None else parse_credits(to), _length(for_)
     done = app.write(lambda c: executions.extend(c, key, to_micro, for_ms, by))
@@ -269,8 +280,10 @@ def settle(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """End a run: charge what it cost in all, once, and free the rest of its hold. One that metering charges has no
-    cost."""
+    """End an execution and charge its total cost once.
+
+    Drawdown releases the rest of the reservation. If metering charges the execution, pass no cost.
+    """
     app: App = context.obj
     by, cost = app.by(actor, reason), None if actual is None and not use else _cost(actual, use)
     show_settled(app, app.write(lambda c: executions.settle(c, key, cost, by)), f"{key}: settled")
@@ -288,7 +301,10 @@ def release(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Give a run up: free its hold; what it drew or incurred is charged."""
+    """Release the reserved credit of an execution.
+
+    Drawdown still charges the parts that it drew, or the cost in --incurred.
+    """
     app: App = context.obj
     by = app.by(actor, reason)
     cost = None if incurred is None and not use else _cost(incurred, use)
@@ -298,17 +314,21 @@ def release(
 @commands.command("list")
 def list_(
     context: typer.Context,
-    org: Annotated[str, typer.Option(help="Of this organisation alone")] = "",
-    state: Annotated[list[StateName] | None, typer.Option(help="In this state; may be repeated")] = None,
-    project: Annotated[str, typer.Option(help="Of this project alone")] = "",
-    subject: Annotated[str, typer.Option(help="Of this subject alone")] = "",
-    action: Annotated[str, typer.Option(help="Of this action alone")] = "",
-    payer: Annotated[str, typer.Option(help="Paid for by this customer alone")] = "",
-    older_than: Annotated[str | None, typer.Option(help="Accepted so long ago, or longer: 6h, 7d")] = None,
-    after: Annotated[str, typer.Option(help="Go on behind this run: a page's `next_after`")] = "",
+    org: Annotated[str, typer.Option(help="Organisation to show")] = "",
+    state: Annotated[list[StateName] | None, typer.Option(help="State of the executions; may be repeated")] = None,
+    project: Annotated[str, typer.Option(help="Project to show")] = "",
+    subject: Annotated[str, typer.Option(help="Subject to show")] = "",
+    action: Annotated[str, typer.Option(help="Action to list")] = "",
+    payer: Annotated[str, typer.Option(help="Customer that pays for the executions")] = "",
+    older_than: Annotated[str | None, typer.Option(help="Minimum age since acceptance: 6h, 7d")] = None,
+    after: Annotated[str, typer.Option(help="Cursor of the next page: `next_after` of the previous answer")] = "",
     most: PageSize = 50,
 ) -> None:
-    """List runs: of all that hold something, what ends first; else the newest first."""
+    """List executions.
+
+    If you list executions with reserved credit, the list starts with the reservation that ends first. Other lists start
+    with the newest.
+    """
     app: App = context.obj
     states, now_ms = tuple(one.value for one in state or ()), app.clock.now_ms()
     by_ms = EVER if older_than is None else now_ms - parse_length(older_than, "--older-than")
@@ -327,7 +347,7 @@ def list_(
 
 @commands.command("show")
 def show_(context: typer.Context, key: Made, most: Most = 100) -> None:
-    """Show one run: what was reserved, what it drew, and how it ended."""
+    """Show an execution: reservation, charges and outcome."""
     app: App = context.obj
     run, entries = app.read(lambda c: show_run(c, key, app.clock.now_ms(), most))
     rows = [

@@ -15,19 +15,21 @@ from drawdown.worker.wallets.export import ByTime, Format, Kind, Span
 
 commands = typer.Typer()
 
-Org = Annotated[str, typer.Option("--org", help="Only this organisation's", show_default="all")]
-From = Annotated[str, typer.Option("--from", help="From this time on")]
-To = Annotated[str, typer.Option("--to", help="...and before this time")]
-Form = Annotated[str, typer.Option("--format", help="csv (safe to open in a spreadsheet) or jsonl")]
-By = Annotated[str, typer.Option(help="Of which time: booked (it stays as it is once it is over), or used")]
+Org = Annotated[str, typer.Option("--org", help="Organisation of the pushes", show_default="all")]
+From = Annotated[str, typer.Option("--from", help="Begin of the range")]
+To = Annotated[str, typer.Option("--to", help="End of the time of booking")]
+Form = Annotated[str, typer.Option("--format", help="Format: csv, safe to open in a spreadsheet, or jsonl")]
+By = Annotated[str, typer.Option(help="Time of the range: booked, which never changes for a past range, or used")]
 
 
 @commands.command()
 def ledger(
     context: typer.Context, from_: From, org: Org = "", to: To = "now", by: By = "booked", format_: Form = "csv"
 ) -> None:
-    """Print the ledger's entries by the time of booking, or of use; with --org those of its wallet, and how each moved
-    it."""
+    """Print the ledger's entries in order of time.
+
+    If you pass --org, the command prints the entries of this organisation's wallet, and how each changed its balance.
+    """
     if by not in ("booked", "used"):
         raise UsageError(f"--by {by!r}: write booked or used")
     _print(context.obj, "ledger", org, from_, to, format_, cast(ByTime, by))
@@ -35,7 +37,10 @@ def ledger(
 
 @commands.command()
 def usage(context: typer.Context, from_: From, org: Org = "", to: To = "now", format_: Form = "csv") -> None:
-    """Print sealed usage by window, one line for each push, in base units. A voided push counts nothing."""
+    """Print sealed usage by window, a line for each push.
+
+    Quantities are in base units. A voided push has the quantity 0.
+    """
     _print(context.obj, "usage", org, from_, to, format_)
 
 

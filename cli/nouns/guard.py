@@ -29,14 +29,14 @@ from drawdown.worker.guard.lists import Drift
 from drawdown.worker.guard.options import WaysTold
 from drawdown.worker.guard.use import Answer, Wish
 
-Key = Annotated[str, typer.Argument(metavar="KEY", help="The use's key, which is yours to choose")]
-Quantity = Annotated[int, typer.Argument(metavar="QUANTITY", help="Base units")]
-Org = Annotated[str, typer.Option(help="The organisation that uses it")]
-Payer = Annotated[str | None, typer.Option(help="The wallet that pays, if its owner allowed it", show_default="as set")]
-Project = Annotated[str | None, typer.Option(help="A label")]
-Subject = Annotated[str | None, typer.Option(help="A label: who acts, or on what")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Key of the use, which you choose")]
+Quantity = Annotated[int, typer.Argument(metavar="QUANTITY", help="Quantity in base units")]
+Org = Annotated[str, typer.Option(help="Organisation of the use")]
+Payer = Annotated[str | None, typer.Option(help="Wallet that pays, if its owner allowed it", show_default="as set")]
+Project = Annotated[str | None, typer.Option(help="Label for the project")]
+Subject = Annotated[str | None, typer.Option(help="Label for the actor, or for the object of the use")]
 HoldFor = Annotated[
-    str | None, typer.Option("--for", metavar="TIME", help="How long it is held: 10m", show_default="1h")
+    str | None, typer.Option("--for", metavar="TIME", help="Length of the reservation, such as 10m", show_default="1h")
 ]
 
 
@@ -54,7 +54,7 @@ def _register(commands: typer.Typer) -> None:
 
 
 def check(context: typer.Context, metric: Metric, org: Org, quantity: Quantity = 1, payer: Payer = None) -> int:
-    """Check whether a use is allowed. Changes nothing."""
+    """Check whether a use is allowed, without any change."""
     app: App = context.obj
     wish = Wish(org, metric, quantity, payer=payer)
     return _tell(app, app.read(lambda c: guard.check(c, wish, app.clock.now_ms())), wish=wish)
@@ -62,13 +62,15 @@ def check(context: typer.Context, metric: Metric, org: Org, quantity: Quantity =
 
 def options(
     context: typer.Context,
-    org: Annotated[str, typer.Argument(metavar="ORG", help="The organisation that uses it")],
+    org: Annotated[str, typer.Argument(metavar="ORG", help="Organisation of the use")],
     metric: Metric,
     quantity: Quantity = 1,
     payer: Payer = None,
 ) -> None:
-    """Say what an organisation can do where the guard blocks it: each way out, whether it is open, and how it is taken.
-    Changes nothing."""
+    """List the ways out for an organisation that is blocked.
+
+    The command shows if each way is open, and how to take it. It changes nothing.
+    """
     app: App = context.obj
     found = _read_ways(app, Wish(org, metric, quantity, payer=payer))
     rows = [
@@ -89,12 +91,15 @@ def consume(
     project: Project = None,
     subject: Subject = None,
     let_through: Annotated[
-        bool, typer.Option("--let-through", help="Record a use that was allowed without an answer")
+        bool, typer.Option("--let-through", help="Record of a use that your product allowed without an answer")
     ] = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> int:
-    """Use so much at once, where it may be used: it is counted, and charged. The same again changes nothing."""
+    """Use a quantity at once, if it is allowed.
+
+    Drawdown counts and charges the use. If you repeat the command with the same key, it changes nothing.
+    """
     app: App = context.obj
     by, wish = app.by(actor, reason), Wish(org, metric, quantity, None, project, subject, payer)
     if let_through:
@@ -115,7 +120,10 @@ def reserve(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> int:
-    """Hold so much to be used, where it may be used, before it is known how much it will be."""
+    """Reserve a quantity before the use, if it is allowed.
+
+    Use it if the final quantity is not known yet.
+    """
     app: App = context.obj
     for_ms = None if for_ is None else parse_length(for_, "--for")
     by, wish = app.by(actor, reason), Wish(org, metric, quantity, for_ms, project, subject, payer)
@@ -125,7 +133,10 @@ def reserve(
 def settle(
     context: typer.Context, key: Key, quantity: Quantity, actor: Actor = None, reason: Reason = "not given"
 ) -> int:
-    """End what is held with what was used in all, also after its hold was over."""
+    """Settle a reservation with the total quantity used.
+
+    You can also settle a reservation that expired.
+    """
     app: App = context.obj
     by = app.by(actor, reason)
     return _tell(app, app.write(lambda c: guard.settle(c, key, quantity, by)))
@@ -134,7 +145,7 @@ def settle(
 def release(
     context: typer.Context, key: Key, quantity: Quantity = 0, actor: Actor = None, reason: Reason = "not given"
 ) -> int:
-    """Give up what is held; what was used all the same counts, and is charged."""
+    """Release a reservation. A used quantity is still charged."""
     app: App = context.obj
     by = app.by(actor, reason)
     return _tell(app, app.write(lambda c: guard.release(c, key, quantity, by)))
@@ -143,12 +154,17 @@ def release(
 def extend(
     context: typer.Context,
     key: Key,
-    to: Annotated[int | None, typer.Option(help="Hold so many base units in all", show_default="as it is")] = None,
+    to: Annotated[
+        int | None, typer.Option(help="Total quantity to reserve, in base units", show_default="as it is")
+    ] = None,
     for_: HoldFor = None,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> int:
-    """Extend a reserved use: for another hour, or for --for. It may grow."""
+    """Extend a reservation for another hour, or for --for.
+
+    You can also increase its quantity.
+    """
     app: App = context.obj
     by, for_ms = app.by(actor, reason), None if for_ is None else parse_length(for_, "--for")
     found = app.write(lambda c: guard.extend(c, key, to, for_ms, by))
@@ -207,12 +223,12 @@ _register(commands)
 @commands.command()
 def uses(
     context: typer.Context,
-    metric: Annotated[str, typer.Option(help="Of this metric alone")] = "",
-    org: Annotated[str, typer.Option(help="Of this organisation alone")] = "",
-    dark: Annotated[bool, typer.Option("--dark", help="What was let through without an answer alone")] = False,
+    metric: Annotated[str, typer.Option(help="Metric to list")] = "",
+    org: Annotated[str, typer.Option(help="Organisation to show")] = "",
+    dark: Annotated[bool, typer.Option("--dark", help="Uses that your product allowed without an answer")] = False,
     most: Most = 50,
 ) -> None:
-    """List what was used, the latest first."""
+    """List uses, the latest first."""
     app: App = context.obj
     found = app.read(lambda c: views.list_uses(c, metric, org, app.clock.now_ms(), most, dark=dark))
     rows = [
@@ -229,10 +245,13 @@ def uses(
 def report(
     context: typer.Context,
     metric: Metric,
-    phase: Annotated[int, typer.Option(min=0, max=3, help="The phase that is to be set")] = 3,
-    since: Annotated[str, typer.Option(help="What was asked since then counts")] = "7d",
+    phase: Annotated[int, typer.Option(min=0, max=3, help="Phase that you plan to set")] = 3,
+    since: Annotated[str, typer.Option(help="Begin of the range of requests")] = "7d",
 ) -> None:
-    """Say what a phase would have blocked, before it is set, and how many of those ever bought credit."""
+    """Show the requests that a phase would have blocked.
+
+    Run the command before you set the phase. It also shows how many of the blocked organisations ever bought credit.
+    """
     app: App = context.obj
     since_ms = app.past(since, "--since")
     found = app.read(lambda c: views.report(c, metric, phase, since_ms))
@@ -246,14 +265,17 @@ def report(
 @commands.command()
 def reconcile(
     context: typer.Context,
-    since: Annotated[str, typer.Option(help="Of periods that begin at this time or later")] = "35d",
+    since: Annotated[str, typer.Option(help="Earliest begin of the periods")] = "35d",
     tolerance: Annotated[str, typer.Option(metavar="PERCENT", help="Tolerance in per cent")] = "0",
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Compare counters with the uses they are sums of, and put them right. A counter without uses is left as it is:
-    what is unknown is not nothing. Ends with 1 where one was off by more than the tolerance."""
+    """Correct counters that differ from the sum of their uses.
+
+    A counter without uses does not change, because its uses are unknown. The exit status is 1 if a counter differed
+    by more than the tolerance.
+    """
     app: App = context.obj
     by, ppm = app.by(actor, reason), parse_percent(tolerance)
     since_ms = app.past(since, "--since")

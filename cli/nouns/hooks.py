@@ -25,12 +25,15 @@ from drawdown.worker.hooks.lists import (
 commands = of_noun("hook", *hooks.ACTIONS, *LISTS)
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The endpoint's name, yours to choose")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the endpoint, which you choose")]
 
 
 @commands.command()
 def secret(context: typer.Context, name: Name) -> None:
-    """Print an endpoint's secret, for the person who sets up your product. Nothing else signs what it is sent."""
+    """Print an endpoint's secret.
+
+    Give it to the person who sets up your product. Drawdown signs messages to the endpoint with this secret only.
+    """
     app: App = context.obj
     found = app.read(lambda c: find_endpoint(c, name))
     if found.ended_ms is not None:
@@ -41,7 +44,10 @@ def secret(context: typer.Context, name: Name) -> None:
 
 @commands.command("test")
 def test_(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
-    """Send an endpoint a message of the event endpoint.test, now; with exit status 75 where it was not taken."""
+    """Send a test message to an endpoint now.
+
+    The event is endpoint.test. The exit status is 75 if the endpoint did not accept it.
+    """
     app: App = context.obj
     found = app.read(lambda c: find_endpoint(c, name))
     if origin(found.url) not in app.settings.hooks().origins:

@@ -28,21 +28,30 @@ def register(commands: typer.Typer) -> None:
 
 def import_(
     context: typer.Context,
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="CSV or JSON lines, .gz too; - is stdin")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="CSV or JSON lines, optionally as .gz; - for standard input")
+    ],
     map_: FileMap = None,
     set_: FileSet = None,
-    id_from_line: Annotated[bool, typer.Option("--id-from-line", help="Ids are PREFIX:LINE")] = False,
-    id_prefix: Annotated[str | None, typer.Option(help="PREFIX", show_default="the file's name")] = None,
-    time_format: Annotated[str, typer.Option(help="iso, s, ms, or a pattern such as '%d.%m.%Y %H:%M:%S'")] = "iso",
+    id_from_line: Annotated[bool, typer.Option("--id-from-line", help="Ids of the form PREFIX:LINE")] = False,
+    id_prefix: Annotated[
+        str | None, typer.Option(help="Prefix of ids made by --id-from-line", show_default="the file's name")
+    ] = None,
+    time_format: Annotated[
+        str, typer.Option(help="Format of times: iso, s, ms, or a pattern such as '%d.%m.%Y %H:%M:%S'")
+    ] = "iso",
     zone: Annotated[str, typer.Option(help="Time zone of times without an offset")] = "UTC",
-    format_: Annotated[str | None, typer.Option("--format", help="csv or jsonl", show_default="by the name")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Import all rows or none")] = False,
-    rejects: Annotated[Path | None, typer.Option(help="Write refused rows to this CSV file")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Format of the file: csv or jsonl", show_default="by the name")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="All rows or none")] = False,
+    rejects: Annotated[Path | None, typer.Option(help="CSV file for the rejected rows")] = None,
 ) -> None:
-    """Import samples: id, org_id, sandbox_id, cell_id, memory_mb, cpu_count (optional), interval_s, ts.
+    """Import usage samples from a file.
 
-    Idempotent by id: importing again, also after a kill half-way, adds only what is missing. A bad row is reported
-    with file, line, column and reason, and the rest goes in; the exit status is then 1.
+    The columns are id, org_id, sandbox_id, cell_id, memory_mb, cpu_count (optional), interval_s and ts. The import is
+    idempotent by id: if you repeat it after a failure, it adds only the missing samples. Drawdown reports each bad
+    row with file, line, column and reason, and imports the others. The exit status is then 1.
     """
     app: App = context.obj
     fields = field_map(map_, set_)

@@ -43,17 +43,20 @@ WORDS: Final = {
 
 def statement(
     context: typer.Context,
-    customer: Annotated[str, typer.Argument(help="The customer (by default the organisation's id)")],
-    month: Annotated[str | None, typer.Option(metavar="MONTH", help="2026-02, in UTC")] = None,
-    from_: Annotated[str | None, typer.Option("--from", help="Or: what was booked from this time on")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="...and before this time")] = None,
+    customer: Annotated[str, typer.Argument(help="Customer's id; by default the organisation's id")],
+    month: Annotated[
+        str | None, typer.Option(metavar="MONTH", help="Month of the statement in UTC, such as 2026-02")
+    ] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Begin of the range, in place of --month")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="End of the time of booking")] = None,
     most: PageSize = LINES,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, safe to open in a spreadsheet")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Output as CSV, safe to open in a spreadsheet")] = False,
 ) -> None:
-    """Show what a wallet began a month with, what moved it, and what it ended with, to be added up on paper.
+    """Show a wallet's monthly statement.
 
-    It goes by the time of booking: usage that came late is in the month that it was booked in, and its own month stands
-    beside. Each section ends with one line for all that --most leaves out.
+    The statement has the opening balance, all entries, and the closing balance, so that you can check the sum. It
+    uses the time of booking: late usage is in the month of its booking, with its own month beside it. If a section
+    has more rows than --most, its last line sums the others.
     """
     app: App = context.obj
     if as_csv and app.json:
@@ -143,11 +146,14 @@ def _more(lines: int) -> str | None:
     return f"{lines:,} more" if lines else None
 
 
-Customer = Annotated[str, typer.Argument(help="The customer (by default the organisation's id)")]
+Customer = Annotated[str, typer.Argument(help="Customer's id; by default the organisation's id")]
 
 
 def billing_(context: typer.Context, customer: Customer) -> None:
-    """Show a wallet's billing: payers, thresholds, plans and tiers for sale, and recent changes."""
+    """Show a wallet's billing terms and recent changes.
+
+    The command lists payers, thresholds, and the plans and tiers for sale.
+    """
     app: App = context.obj
     now_ms = app.clock.now_ms()
     payer = app.read(lambda c: payer_of(c, customer, now_ms))
@@ -181,9 +187,14 @@ def billing_(context: typer.Context, customer: Customer) -> None:
 
 def spenders_(
     context: typer.Context,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep what is found for the console's page: nightly")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Storage of the result for the console, as `drawdown nightly` does")
+    ] = False,
 ) -> None:
-    """Show the wallets that usage and executions charged most in the last 30 days. It reads all of their charges."""
+    """Show the wallets with the most charges in 30 days.
+
+    The command reads all charges of usage and executions of that time.
+    """
     app: App = context.obj
     now_ms = app.clock.now_ms()
     if keep:
@@ -204,10 +215,10 @@ commands = of_noun("ledger", *credit.ACTIONS, *wallets.LISTS)
 @commands.command("show")
 def show_(
     context: typer.Context,
-    customer: Annotated[str | None, typer.Argument(help="One customer's entries")] = None,
+    customer: Annotated[str | None, typer.Argument(help="Customer to show")] = None,
     most: Most = 20,
 ) -> None:
-    """Show wallets, lowest first, and the rate card; or one customer's wallet and its last entries."""
+    """Show wallets and the rate card, or one wallet's entries."""
     app: App = context.obj
     if customer is None:
         _show_all(app, most)

@@ -19,17 +19,17 @@ from drawdown.worker.guard.limits import amount_in_words as shown
 
 commands = of_noun("limit", *limits.ACTIONS, *limits.LISTS)
 
-Metric = Annotated[str, typer.Argument(metavar="METRIC", help="What is counted")]
-Per = Annotated[str, typer.Option(metavar="PERIOD", help=f"In UTC: {', '.join(PERIODS)}")]
+Metric = Annotated[str, typer.Argument(metavar="METRIC", help="Name of the metric")]
+Per = Annotated[str, typer.Option(metavar="PERIOD", help=f"Period in UTC: {', '.join(PERIODS)}")]
 
 
 @commands.command("show")
 def show_(
     context: typer.Context,
-    org: Annotated[str, typer.Argument(metavar="ORG", help="The organisation with the limits")],
-    after: Annotated[str, typer.Option(help="The last metric of the previous page")] = "",
+    org: Annotated[str, typer.Argument(metavar="ORG", help="Organisation with the limits")],
+    after: Annotated[str, typer.Option(help="Last metric of the previous page")] = "",
 ) -> None:
-    """Show what an organisation may use of each metric now, what it has used, and when it is reset."""
+    """Show an organisation's limits, use and reset times."""
     app: App = context.obj
     found = app.read(lambda c: standing_of(c, org, app.clock.now_ms(), after=after))
     rows = [

@@ -40,11 +40,15 @@ def register(commands: typer.Typer) -> None:
 
 
 def nightly_(context: typer.Context) -> None:
-    """Do what is done once a night: compare with the providers and correct, prove, put the guard's counters right, keep
-    who spends most and what drifts from vendors' bills, name backfills that nobody closes, and what waits, usage that
-    nobody bills among it; where cells may be called (DRAWDOWN_CELL_ORIGINS), compare with what they counted.
+    """Run all checks that are due once a night.
 
-    Each is a command of its own, and all are run. The exit status is the worst of theirs: 1 before 75 before 0.
+    The command compares accepted pushes with the providers' charges, corrects lost pushes and double charges, and
+    proves the invariants. It then corrects the guard's counters, and records high spenders and drift from vendors'
+    bills. It lists overdue backfills, open work, and usage without a provider. If DRAWDOWN_CELL_ORIGINS is set, it
+    also compares samples with the counts of cells.
+
+    Each check is a command of its own, and all of them run. The exit status is the worst of theirs: 1 before 75
+    before 0.
     """
     app: App = context.obj
     ended = [(line, *_run(context, line)) for line in _report(app)]

@@ -50,18 +50,19 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Org
 ProviderOption = Annotated[
     str | None,
     typer.Option(
-        help="embedded, autumn, stripe, …; or none or legacy (bill nothing here)",
+        help="Provider: embedded, autumn, stripe, …; none or legacy to bill nothing here",
         show_default="who bills it now; embedded where nobody does",
     ),
 ]
 CustomerOption = Annotated[
-    str | None, typer.Option(help="The customer there", show_default="as it is; at first the organisation's id")
+    str | None,
+    typer.Option(help="Customer's id at the provider", show_default="as it is; at first the organisation's id"),
 ]
-Unassigned = Annotated[bool, typer.Option("--unassigned", help="Select every organisation without a provider")]
+Unassigned = Annotated[bool, typer.Option("--unassigned", help="All organisations without a provider")]
 FlipFile = Annotated[
-    Path | None, typer.Option(help="A CSV file with the columns org_id, customer_id; may be given again")
+    Path | None, typer.Option(help="CSV file with the columns org_id and customer_id; may be repeated")
 ]
-AllowHalt = Annotated[bool, typer.Option("--allow-halt", help="Assign even if it halts the organisation at once")]
+AllowHalt = Annotated[bool, typer.Option("--allow-halt", help="Assignment even if it halts the organisation at once")]
 
 
 commands = of_noun("org", *ACTIONS, *LISTS, *status_lists.LISTS, *totals.LISTS)
@@ -80,7 +81,7 @@ def assign(
     cancel: Annotated[bool, typer.Option("--cancel", hidden=True)] = False,
     allow_halt: AllowHalt = False,
     unchecked: Annotated[
-        bool, typer.Option("--unchecked", help="Assign even if the provider cannot be checked")
+        bool, typer.Option("--unchecked", help="Assignment even if Drawdown cannot check the provider")
     ] = False,
     new: New = False,
     dry_run: DryRun = False,
@@ -88,13 +89,14 @@ def assign(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Have organisations billed by a provider, from the next window boundary on unless --from is given.
+    """Assign organisations to a provider that bills them.
 
-    Drawdown reads the provider first. If the customer does not exist there, or has no credit, so that a running
-    organisation would be halted at once, the assignment is refused. Usage before the start is not billed; it stays
-    visible as pending. An organisation's first assignment may reach back with --from, later ones only to windows that
-    are not sealed yet. --undo takes back the latest assignment if it has not begun; with --from, only the assignment
-    that begins then.
+    The assignment starts at the next window boundary unless you pass --from. Drawdown reads the provider first. If
+    the customer does not exist there, or has no credit, Drawdown rejects the assignment, because it would halt a
+    running organisation at once. Drawdown does not bill usage before the start: the usage stays visible as pending.
+    An organisation's first assignment may start in the past. A later one may start only at a window that is not
+    sealed yet. --undo removes the latest assignment if it has not begun. With --from, it removes the assignment that
+    begins then.
     """
     app: App = context.obj
     start = app.window(from_, "--from")

@@ -24,11 +24,13 @@ from drawdown.worker.guard.terms import ANY_PLAN
 
 commands = of_noun("override", *guard_overrides.ACTIONS, *guard_overrides.LISTS)
 
-Amount = Annotated[str, typer.Argument(metavar="AMOUNT", help="Base units in place of the limit; none: without an end")]
-Org = Annotated[str | None, typer.Option(help="For this organisation, or for all that begin alike: 'acme-*'")]
-Plan = Annotated[str | None, typer.Option(help="For all of this plan")]
-Expires = Annotated[str | None, typer.Option(help="When it ends, 90 days from now at the latest: +7d, 2026-03-01")]
-Permanent = Annotated[bool, typer.Option("--permanent", help="It has no end")]
+Amount = Annotated[
+    str, typer.Argument(metavar="AMOUNT", help="Quantity in base units, in place of the limit; none for no limit")
+]
+Org = Annotated[str | None, typer.Option(help="Organisation, or a pattern for several: 'acme-*'")]
+Plan = Annotated[str | None, typer.Option(help="Plan of the organisations")]
+Expires = Annotated[str | None, typer.Option(help="End of the limit override, in at most 90 days: +7d, 2026-03-01")]
+Permanent = Annotated[bool, typer.Option("--permanent", help="Limit override without an end")]
 
 
 @commands.command()
@@ -45,8 +47,11 @@ def make(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Let another amount count in place of the plan's limit, from now on. The nearest counts: an organisation's own,
-    then a pattern's, then a plan's; of those the newest."""
+    """Create a limit override, in force from now on.
+
+    The closest match has precedence: an organisation's own, then a pattern's, then a plan's. Of equal matches, the
+    newest has precedence.
+    """
     app: App = context.obj
     terms = _terms(app, metric, amount, org, plan, per, expires)
     _add(app, terms, actor, reason, permanent, asked=False, dry_run=dry_run)
@@ -65,7 +70,7 @@ def ask(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Ask for an override: it counts once somebody approves it."""
+    """Request a limit override, which a person must approve."""
     app: App = context.obj
     _add(app, _terms(app, metric, amount, org, plan, per, expires), actor, reason, permanent, asked=True)
 

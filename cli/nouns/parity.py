@@ -32,15 +32,15 @@ def check(
     file: Annotated[
         str, typer.Argument(metavar="[FILE]", help="CSV or JSON lines: day, org_id, seconds, memory_mb, cell_id")
     ] = "",
-    cells: Annotated[bool, typer.Option("--cells", help="Ask each registered cell instead")] = False,
-    from_: Annotated[str, typer.Option("--from", help="With --cells: from this day on (UTC)")] = "yesterday",
-    to: Annotated[str, typer.Option("--to", help="With --cells: up to the begin of this day (UTC)")] = "today",
-    tolerance: Annotated[str, typer.Option(help="Per cent that may differ without a report")] = TOLERANCE,
+    cells: Annotated[bool, typer.Option("--cells", help="Registered cells, called in place of a file")] = False,
+    from_: Annotated[str, typer.Option("--from", help="First day in UTC, for --cells")] = "yesterday",
+    to: Annotated[str, typer.Option("--to", help="Day after the last day in UTC, for --cells")] = "today",
+    tolerance: Annotated[str, typer.Option(help="Difference in per cent that is not reported")] = TOLERANCE,
 ) -> None:
-    """Compare what cells count themselves with the samples that came in from them, by organisation and day.
+    """Compare samples with the usage that cells count.
 
-    Exit status 1: something differs, or one side alone knows an organisation; 75: a cell could not be read, or a day is
-    not over.
+    The comparison is by organisation and day. The exit status is 1 if a count differs, or if only one side knows an
+    organisation. It is 75 if a cell could not be read, or if a day is not over.
     """
     app: App = context.obj
     tolerance_ppm = parse_percent(tolerance)
@@ -61,9 +61,12 @@ def check(
 @commands.command("show")
 def show_(
     context: typer.Context,
-    from_: Annotated[str, typer.Option("--from", help="From this day on (UTC)")] = "7d",
+    from_: Annotated[str, typer.Option("--from", help="First day, in UTC")] = "7d",
 ) -> None:
-    """Show what was compared last: cells' days, and what of them differs or is unknown. No cell is asked."""
+    """Show the last comparison with cells.
+
+    The command lists the days of cells, and the differences and unknown counts. It calls no cell.
+    """
     app: App = context.obj
     since = app.past(from_, "--from")
     cells, found = app.read(lambda c: parity_found(c, since - since % DAY_MS))

@@ -26,17 +26,15 @@ def privacy() -> None:
 @commands.command("scan")
 def scan(
     context: typer.Context,
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="JSON or JSON lines; - is stdin")],
-    shape: Annotated[str | None, typer.Option(help="What it is to be published as: usage-summary")] = None,
-    rules: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Look by these rules, too: a gitleaks.toml")
-    ] = None,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="JSON or JSON lines; - for standard input")],
+    shape: Annotated[str | None, typer.Option(help="Form in which you publish the report: usage-summary")] = None,
+    rules: Annotated[Path | None, typer.Option(metavar="FILE", help="File with more rules: a gitleaks.toml")] = None,
 ) -> None:
-    """Look for anything private in reports: secrets, ids, addresses, bytes of pictures.
+    """Scan reports for private data.
 
-    A finding is a place and a rule, never the value. The ids of the database are looked for, too, where there is one,
-    and the configured secrets. The exit status is 1 with findings, 0 without, 2 where a file cannot be read; the
-    others are looked through all the same.
+    The scan looks for secrets, ids, addresses and image bytes. It also looks for the configured secrets, and for the
+    ids of the database if there is one. A finding is a place and a rule, never the value. The exit status is 1 with
+    findings and 0 without. If a file cannot be read, it is 2, and the scan still reads the other files.
     """
     app: App = context.obj
     by = Beside(shape, app.settings.secrets(), () if rules is None else _others(str(rules)))
@@ -78,7 +76,10 @@ def _scanned(app: App, name: str, by: Beside, *, beside_database: bool) -> Scann
 
 @commands.command("rules")
 def rules_(context: typer.Context) -> None:
-    """List what a scan looks for, by the name that a finding has. Those of a gitleaks.toml are not among them."""
+    """List the rules of a scan by the names in its findings.
+
+    Rules of a gitleaks.toml are not in the list.
+    """
     found = meanings()
     show(context.obj, {"rules": found}, [table("Rules", ("rule", "what it finds"), list(found.items()))])
 

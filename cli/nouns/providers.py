@@ -41,14 +41,17 @@ def check(
     context: typer.Context,
     name: ProviderName,
     feature: Annotated[
-        list[str] | None, typer.Option(help="Only these features, of each customer", show_default="what each uses")
+        list[str] | None, typer.Option(help="Features to check of each customer", show_default="what each uses")
     ] = None,
     customer: Annotated[
-        list[str] | None, typer.Option(help="Only these customers", show_default="the assigned ones")
+        list[str] | None, typer.Option(help="Customers to check", show_default="the assigned ones")
     ] = None,
-    most: Annotated[int, typer.Option(min=0, max=100_000, help="Assigned customers at most")] = 50,
+    most: Annotated[int, typer.Option(min=0, max=100_000, help="Maximum number of assigned customers")] = 50,
 ) -> None:
-    """Prove key, version, features and customers, before anything is billed. Charges nothing."""
+    """Check a provider before you bill anything at it.
+
+    The command proves the key, version, features and customers. It charges nothing.
+    """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to check")
@@ -94,7 +97,10 @@ def resume(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Send to a paused provider again, as `provider pause --undo` does."""
+    """Resume sending to a paused provider.
+
+    The command does the same as `provider pause --undo`.
+    """
     given = {"provider": name, "undo": True, "dry_run": dry_run, "actor": actor, "reason": reason}
     run(context.obj, PAUSE, given)
 
@@ -108,11 +114,11 @@ def accept(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Use a provider on its changed settings (meters, units, way, shadow mode, cut-over) from now on.
+    """Accept a provider's changed settings from now on.
 
-    Its settings are those of this shell: set what ticks have, also where it is in their environment alone.
-
-    What was sealed on the old ones and never sent is sealed again; what was billed stays where it is.
+    The settings are meters, units, way of sending, shadow mode and cut-over. Drawdown reads them from this shell, so
+    set the values that ticks have. Drawdown seals unsent usage again with the new settings. Billed usage does not
+    change.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
@@ -163,14 +169,15 @@ def _effect(name: str, effect: CutOver) -> list[str]:
 def bill_shadow(
     context: typer.Context,
     name: ProviderName,
-    from_: Annotated[str, typer.Option("--from", help="The first window that is billed, such as the cut-over")],
+    from_: Annotated[str, typer.Option("--from", help="First window to bill, such as the cut-over")],
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Bill usage that was sealed in shadow before a provider went live.
+    """Bill usage that was sealed in shadow mode.
 
-    The next tick seals and sends it. No other system may have billed it: Drawdown cannot know that.
+    Use it for usage before a provider went live. The next tick seals and sends it. You must make sure that no other
+    system billed this usage: Drawdown cannot know that.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
@@ -196,12 +203,15 @@ def bill_shadow(
 def webhook(
     context: typer.Context,
     name: ProviderName,
-    body: Annotated[typer.FileBinaryRead, typer.Argument(help="The body, byte for byte; - for standard input")],
-    header: Annotated[list[str], typer.Option(help="'Name: value', each header that came with it")],
+    body: Annotated[
+        typer.FileBinaryRead, typer.Argument(help="File with the body, byte for byte; - for standard input")
+    ],
+    header: Annotated[list[str], typer.Option(help="Header of the webhook, as 'Name: value'; may be repeated")],
 ) -> None:
-    """Take a webhook that came in elsewhere: verified here, by the provider's own scheme, before it changes anything.
+    """Process a webhook that was received elsewhere.
 
-    Exit status 75: it is genuine, and what it names could not be fetched; give it again.
+    Drawdown first verifies it by the provider's own scheme. If it is genuine but its object cannot be fetched, the
+    exit status is 75: repeat the command.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:

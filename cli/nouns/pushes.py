@@ -124,10 +124,11 @@ def _register(commands: typer.Typer) -> None:
 def cancel(
     context: typer.Context, keys: CancelKeys, dry_run: DryRun = False, actor: Actor = None, reason: Reason = "not given"
 ) -> None:
-    """Undo accepted pushes at their provider; their usage is owed again.
+    """Cancel accepted pushes at their provider.
 
-    The provider cancels them first, then they are voided here. Stripe cancels within 24 hours of the send, by v1 only;
-    invoices that are final stay as they are. Run it again for a push that was not confirmed.
+    The provider cancels them first, then Drawdown voids them, and their usage is owed again. Stripe cancels within 24
+    hours of the send, and only with its v1 API. Final invoices do not change. If the provider did not confirm a push,
+    repeat the command.
     """
     app: App = context.obj
     by = app.by(actor, reason)
@@ -179,26 +180,31 @@ _register(commands)
 def resolve_all_(
     context: typer.Context,
     outcome: Annotated[
-        str | None, typer.Option(metavar="accepted|absent", help="The provider has them; or not: void them")
+        str | None,
+        typer.Option(
+            metavar="accepted|absent", help="Outcome at the provider: accepted, or absent, which voids the pushes"
+        ),
     ] = None,
-    evidence: Annotated[str, typer.Option(help="What shows it")] = "",
-    org: Annotated[str, typer.Option(help="Only this organisation's")] = "",
-    provider: Annotated[str, typer.Option(help="Only this provider's")] = "",
-    customer: Annotated[str, typer.Option(help="Only this customer's")] = "",
-    feature: Annotated[str, typer.Option(help="Only of this feature")] = "",
-    from_: Annotated[str, typer.Option("--from", help="Only of windows from this moment on")] = "",
-    to: Annotated[str, typer.Option("--to", help="Only of windows that begin before this moment")] = "",
-    error: Annotated[str, typer.Option(help="Only those with this text in their last error")] = "",
-    at_most: Annotated[int | None, typer.Option(min=1, help="Refuse if there are more")] = None,
+    evidence: Annotated[str, typer.Option(help="Evidence of the outcome")] = "",
+    org: Annotated[str, typer.Option(help="Organisation of the pushes")] = "",
+    provider: Annotated[str, typer.Option(help="Provider of the pushes")] = "",
+    customer: Annotated[str, typer.Option(help="Customer of the pushes")] = "",
+    feature: Annotated[str, typer.Option(help="Feature of the pushes")] = "",
+    from_: Annotated[str, typer.Option("--from", help="Earliest window of the pushes")] = "",
+    to: Annotated[str, typer.Option("--to", help="Time before which the windows begin")] = "",
+    error: Annotated[str, typer.Option(help="Text in the last error of the pushes")] = "",
+    at_most: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of pushes; the command fails if more match")
+    ] = None,
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Record the outcome of all pushes in doubt that match a filter.
+    """Record the outcome of all matching pushes in doubt.
 
-    Pushes that a rule protects are counted by reason and stay in doubt. The dry run shows the amount in credits, and
-    needs neither an outcome nor evidence. Exit status: 75 if the rest can be resolved later, 1 if a rule refuses some
-    for good.
+    If a rule protects a push, the push stays in doubt, and Drawdown counts it by reason. The dry run shows the amount
+    in credits, and needs neither an outcome nor evidence. The exit status is 75 if you can resolve the rest later,
+    and 1 if a rule rejects some for good.
     """
     app: App = context.obj
     app.require_any_provider(provider)
@@ -214,12 +220,15 @@ def resolve_all_(
 def void_lost(
     context: typer.Context,
     keys: CancelKeys,
-    evidence: Annotated[str, typer.Option(help="What shows that the provider does not have it")] = "",
+    evidence: Annotated[str, typer.Option(help="Evidence that the provider does not have the pushes")] = "",
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Void pushes that their provider accepted and lost. The provider is asked first, if it can be."""
+    """Void pushes that their provider accepted and lost.
+
+    If the provider supports lookups, Drawdown asks it first.
+    """
     app: App = context.obj
     by = app.by(actor, reason)
     app.write(require_whole)  # a restored database is noticed before a provider is asked
@@ -240,15 +249,15 @@ def void_lost(
 @commands.command("fold")
 def fold_(
     context: typer.Context,
-    before: Annotated[str, typer.Option(metavar="MONTH", help="The first month that stays, as 2025-01")],
+    before: Annotated[str, typer.Option(metavar="MONTH", help="First month that stays, such as 2025-01")],
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Fold the embedded ledger's settled pushes of old months into sums of a day, and delete them.
+    """Fold settled pushes of old months into daily sums.
 
-    Only below the floor that `drawdown sample prune` raised. The ledger keeps the entry of each charge; `drawdown
-    verify` proves the sums against them.
+    The command folds and deletes pushes of the embedded ledger below the floor, which `drawdown sample prune` raises.
+    The ledger keeps the entry of each charge, and `drawdown verify` proves the sums against these entries.
     """
     app: App = context.obj
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", before):

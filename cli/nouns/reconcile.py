@@ -26,15 +26,15 @@ from drawdown.worker.reconcile.lists import ComparedFilter
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 
 FromDay = Annotated[
-    str | None, typer.Option("--from", help="From this day on (UTC)", show_default="what was settled lately")
+    str | None, typer.Option("--from", help="First day, in UTC", show_default="what was settled lately")
 ]
 ShadowThreshold = Annotated[
-    float, typer.Option(min=0, max=100, help="The same for shadow mode, where another system bills")
+    float, typer.Option(min=0, max=100, help="Difference in per cent that is not reported in shadow mode")
 ]
-Correct = Annotated[bool, typer.Option("--correct", help="Void lost pushes and refund double charges")]
-Acknowledge = Annotated[bool, typer.Option("--acknowledge", help="Acknowledge the reported balance differences")]
+Correct = Annotated[bool, typer.Option("--correct", help="Void of lost pushes, and refund of double charges")]
+Acknowledge = Annotated[bool, typer.Option("--acknowledge", help="Acknowledgement of the reported balance differences")]
 
-Kept = Annotated[bool, typer.Option("--kept", help="Show the last result without calling a provider")]
+Kept = Annotated[bool, typer.Option("--kept", help="Last result, shown without a call to a provider")]
 
 
 def register(commands: typer.Typer) -> None:
@@ -44,11 +44,11 @@ def register(commands: typer.Typer) -> None:
 
 def reconcile_(
     context: typer.Context,
-    org: Annotated[str, typer.Argument(help="Only this organisation", show_default="all")] = "",
-    provider: Annotated[str, typer.Option(help="Only this provider", show_default="all that have totals")] = "",
+    org: Annotated[str, typer.Argument(help="Organisation to compare", show_default="all")] = "",
+    provider: Annotated[str, typer.Option(help="Provider to compare", show_default="all that have totals")] = "",
     from_: FromDay = None,
-    to: Annotated[str | None, typer.Option("--to", help="Up to the begin of this day (UTC)")] = None,
-    threshold: Annotated[float, typer.Option(min=0, max=100, help="Per cent that may differ without a report")] = 0.0,
+    to: Annotated[str | None, typer.Option("--to", help="Day after the last day, in UTC")] = None,
+    threshold: Annotated[float, typer.Option(min=0, max=100, help="Difference in per cent that is not reported")] = 0.0,
     shadow_threshold: ShadowThreshold = 15.0,
     correct: Correct = False,
     acknowledge: Acknowledge = False,
@@ -57,9 +57,10 @@ def reconcile_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Compare what we call accepted with what the providers charged, by organisation, feature and day.
+    """Compare accepted pushes with the providers' charges.
 
-    Exit status 1: something differs and a person is needed; 75: it was corrected, and the next tick settles it.
+    The comparison is by organisation, feature and day. The exit status is 1 if a difference needs a person. It is 75
+    if Drawdown corrected the differences, and the next tick settles them.
     """
     app: App = context.obj
     if acknowledge or kept:

@@ -60,16 +60,20 @@ def recover_(
     context: typer.Context,
     since: Annotated[
         str | None,
-        typer.Option(help="When the backup was made", show_default="the last tick on record"),
+        typer.Option(help="Time of the backup", show_default="the last tick on record"),
     ] = None,
-    restored: Annotated[bool, typer.Option("--restored", help="It was restored, though nothing here shows it")] = False,
+    restored: Annotated[
+        bool,
+        typer.Option("--restored", help="Confirmation that the database was restored, if Drawdown does not detect it"),
+    ] = False,
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """After a restore, or a failover that lost commits: look up what was sent since, and settle the rest.
+    """Continue after a restore, or after lost commits.
 
-    First have the hosts' samples imported again, and do again what people changed since the backup.
+    Drawdown looks up each push that was sent since the backup, and settles the rest. First have the hosts import
+    their samples again, and repeat the changes that people made since the backup.
     """
     app: App = context.obj
     since_ms = None if since is None else app.past(since, "--since")

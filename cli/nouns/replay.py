@@ -41,21 +41,22 @@ def register(commands: typer.Typer) -> None:
 
 def replay_(
     context: typer.Context,
-    orgs: Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="These organisations")] = None,
-    provider: Annotated[str | None, typer.Option(help="The windows that this provider bills")] = None,
+    orgs: Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations to replay")] = None,
+    provider: Annotated[str | None, typer.Option(help="Provider that bills the windows")] = None,
     all_: Annotated[bool, typer.Option("--all", help="All organisations")] = False,
-    from_: Annotated[str, typer.Option("--from", help="The range's begin")] = "",
-    to: Annotated[str, typer.Option("--to", help="The range's end")] = "",
+    from_: Annotated[str, typer.Option("--from", help="Begin of the range")] = "",
+    to: Annotated[str, typer.Option("--to", help="End of the range")] = "",
     zone: Annotated[str, typer.Option(help="Time zone of times without an offset")] = "UTC",
     dry_run: DryRun = False,
     queue: Queued = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Seal a past range again, and push what it still owes. Usage that is already billed is not billed again.
+    """Seal a past range again, and send the usage it still owes.
 
-    If a replay was stopped, the same command continues it. --dry-run shows what it would seal and send, with prices,
-    and why the rest is not there; with --json, every push.
+    Drawdown does not bill usage twice. If a replay was interrupted, the same command continues it. --dry-run shows
+    the pushes that it would seal and send, with prices, and why other usage is missing. With --json, it lists each
+    push.
     """
     app: App = context.obj
     if bool(orgs) + (provider is not None) + all_ != 1:

@@ -20,14 +20,15 @@ commands = of_noun("sample", *LISTS, *ACTIONS)
 @commands.command("prune")
 def prune_(
     context: typer.Context,
-    before: Annotated[str, typer.Option(help="Delete samples of windows before this time")],
+    before: Annotated[str, typer.Option(help="Time before which samples are deleted")],
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Close old windows for good and delete their samples. Pending or unsettled usage keeps its organisation back.
+    """Close old windows for good and delete their samples.
 
-    Quarantined samples stay until they are corrected or dismissed: their time may be the very field that is wrong.
+    If an organisation has pending or unsettled usage, its windows stay open. Quarantined samples stay until you
+    correct or dismiss them, because their time may be wrong.
     """
     app: App = context.obj
     by, moment = app.by(actor, reason), app.moment(before, "--before")

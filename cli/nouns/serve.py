@@ -32,10 +32,14 @@ def register(commands: typer.Typer) -> None:
 
 def serve_(
     context: typer.Context,
-    host: Annotated[str, typer.Option(help="The address to listen on; without it, this machine alone")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free one")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for a free port")] = 8080,
 ) -> None:
-    """Take webhooks, answer the gate, admin and cron calls, show health and metrics, until SIGTERM."""
+    """Serve the HTTP API, webhooks, console and metrics.
+
+    The server takes webhooks, answers the gate and admin and cron calls, and shows health and metrics. It ends with
+    SIGTERM.
+    """
     from drawdown.server.app import Server
     from drawdown.server.http import listen  # a third of a second, which no other command should pay for
 

@@ -20,9 +20,12 @@ commands = of_noun("settlement", *ACTIONS, *lists.LISTS)
 @commands.command()
 def export(
     context: typer.Context,
-    payout: Annotated[str, typer.Argument(metavar="BATCH", help="payout:SUPPLIER:MONTH")],
+    payout: Annotated[str, typer.Argument(metavar="BATCH", help="Payout, as payout:SUPPLIER:MONTH")],
 ) -> None:
-    """Print the file of a batch, to be handed over: CSV, safe to open in a spreadsheet; with --json one object."""
+    """Print a payout's file as CSV.
+
+    The file is safe to open in a spreadsheet. With --json, the command prints one JSON object.
+    """
     app: App = context.obj
 
     def parts(connection: sa.Connection) -> Iterator[str]:

@@ -157,11 +157,14 @@ def register(commands: typer.Typer) -> None:
     commands.command("status")(status_)
 
 
-def status_(context: typer.Context, org: Annotated[str | None, typer.Argument(help="One organisation")] = None) -> None:
-    """Show what is behind, why, since when, how much money, and when it will be drained.
+def status_(
+    context: typer.Context, org: Annotated[str | None, typer.Argument(help="Organisation to show")] = None
+) -> None:
+    """Show the open work, its cause and the next command.
 
-    Exit status: 0 where all is settled, 75 where something is behind, 1 where a person is needed; the same for one
-    organisation. A halt is no fault: it is shown, and changes no exit status.
+    The command shows the age and the amount of open work, and when it ends. The exit status is 0 if all work is
+    settled, 75 if some is late, and 1 if a person must act. The same holds for one organisation. A halt is no fault
+    and does not change the exit status.
     """
     app: App = context.obj
     now = app.clock.now_ms()

@@ -41,11 +41,13 @@ from drawdown.worker.tick import tick
 if TYPE_CHECKING:
     from drawdown.cli import scheduler
 
-NewOrgProvider = Annotated[str | None, typer.Option(help="Assign organisations to this provider as they appear")]
+NewOrgProvider = Annotated[str | None, typer.Option(help="Provider to assign to new organisations")]
 Processes = Annotated[
-    int, typer.Option(help="Share the work among processes; PostgreSQL alone", min=1, max=MAX_PROCESSES)
+    int, typer.Option(help="Number of processes that share the work; PostgreSQL only", min=1, max=MAX_PROCESSES)
 ]
-NewOrgFrom = Annotated[str | None, typer.Option(help="...from this window on", show_default="what is not sealed yet")]
+NewOrgFrom = Annotated[
+    str | None, typer.Option(help="First window that --new-org-provider bills", show_default="what is not sealed yet")
+]
 
 
 Every = Annotated[int, typer.Option(help="Seconds between ticks", min=1, max=86_400)]
@@ -101,21 +103,26 @@ def new_orgs(app: App, provider: str | None, start: str | None) -> NewOrgs | Non
 
 def tick_(
     context: typer.Context,
-    shard: Annotated[str | None, typer.Option(help="Only this part of the organisations: i/n, i from 0")] = None,
+    shard: Annotated[str | None, typer.Option(help="Part of the organisations, as I/N with I from 0")] = None,
     processes: Processes = 1,
     deadline: Annotated[
-        float | None, typer.Option(help="Time limit in seconds; the next tick continues", min=0, max=86_400)
+        float | None, typer.Option(help="Time limit in seconds; the next tick continues the work", min=0, max=86_400)
     ] = None,
     new_org_provider: NewOrgProvider = None,
     new_org_from: NewOrgFrom = None,
-    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="Accept a clock that jumped")] = False,
+    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="Acceptance of a clock that jumped")] = False,
     metrics_file: Annotated[
-        Path | None, typer.Option(help="Write Prometheus metrics here afterwards, also after a failure")
+        Path | None, typer.Option(help="File for Prometheus metrics, written after each tick, failed ticks included")
     ] = None,
-    heartbeat_url: Annotated[str | None, typer.Option(help="Get this URL after a tick that ended with 0 or 75")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print only if something is unsettled")] = False,
+    heartbeat_url: Annotated[
+        str | None, typer.Option(help="URL to request after a tick that ends with 0 or 75")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Output only if work is unsettled")] = False,
 ) -> None:
-    """Settle everything once and exit: the cron form, every five minutes."""
+    """Settle all due work once and exit, for cron.
+
+    Run the command every five minutes.
+    """
     app: App = context.obj
     if quiet:
         set_up_logs(app.settings.log_level, at_least=logging.WARNING)
@@ -252,26 +259,30 @@ def report_lines(report: Report) -> list[str]:
 
 def run_(
     context: typer.Context,
-    shard: Annotated[str | None, typer.Option(help="Only this part of the organisations: i/n, i from 0")] = None,
+    shard: Annotated[str | None, typer.Option(help="Part of the organisations, as I/N with I from 0")] = None,
     processes: Processes = 1,
     new_org_provider: NewOrgProvider = None,
     new_org_from: NewOrgFrom = None,
-    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="Accept a clock that jumped")] = False,
+    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="Acceptance of a clock that jumped")] = False,
     every: Every = 300,
     deadline: Annotated[
         float | None,
         typer.Option(
-            help="A tick leaves what remains after so many seconds", min=0, max=86_400, show_default="0.8 of --every"
+            help="Time limit of a tick in seconds; the next tick continues the work",
+            min=0,
+            max=86_400,
+            show_default="0.8 of --every",
         ),
     ] = None,
-    watch: Annotated[bool, typer.Option(help="Halt within seconds between ticks, too")] = True,
+    watch: Annotated[bool, typer.Option(help="Watch between ticks, which halts organisations within seconds")] = True,
     nightly_at: Annotated[
-        str | None, typer.Option(help="Run `drawdown nightly` then, in UTC: 02:17", show_default="not at all")
+        str | None,
+        typer.Option(help="Time of day of `drawdown nightly`, in UTC, such as 02:17", show_default="not at all"),
     ] = None,
 ) -> None:
-    """Tick every five minutes, and watch between ticks, until told to end (SIGTERM, Ctrl-C).
+    """Tick every five minutes, and watch between ticks.
 
-    `drawdown up` serves as well.
+    The command ends with SIGTERM or Ctrl-C. To run the server too, use `drawdown up`.
     """
     from drawdown.cli import scheduler  # here: cron's tick needs neither its engine nor the watch
     from drawdown.worker.watch import ROUND_MS

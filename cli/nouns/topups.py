@@ -33,31 +33,34 @@ from drawdown.worker.topup.lists import (
 )
 
 commands = of_noun("topup", *topups.ACTIONS, *LISTS)
-Wallet = Annotated[str, typer.Argument(help="The customer who owns the wallet")]
-Shadow = Annotated[bool, typer.Option("--shadow", help="Write down what would be charged, and charge nothing")]
-ReturnTo = Annotated[str, typer.Option(help="Where the customer comes back to")]
+Wallet = Annotated[str, typer.Argument(help="Customer who owns the wallet")]
+Shadow = Annotated[bool, typer.Option("--shadow", help="Record of the charges that would be made, without charging")]
+ReturnTo = Annotated[str, typer.Option(help="URL to which the customer returns")]
 
 
 @commands.command("set")
 def set_(
     context: typer.Context,
     wallet: Wallet,
-    below: Annotated[str, typer.Option(metavar="CREDITS", help="Top up at or below so many that are available")],
-    price: Annotated[int, typer.Option(help="What a credit costs, in minor units: 100 is one dollar")],
-    currency: Annotated[str, typer.Option(help="ISO 4217, in lower case")],
-    customer: Annotated[str, typer.Option(help="The customer's id at the payment service")],
-    most: Annotated[int, typer.Option(help="The largest charge, in minor units")],
-    amount: Annotated[str | None, typer.Option(metavar="CREDITS", help="Credits of one top-up")] = None,
+    below: Annotated[str, typer.Option(metavar="CREDITS", help="Available credit at or below which Drawdown tops up")],
+    price: Annotated[int, typer.Option(help="Price of a credit in minor units; 100 is 1 dollar")],
+    currency: Annotated[str, typer.Option(help="Currency code of ISO 4217, in lower case")],
+    customer: Annotated[str, typer.Option(help="Customer's id at the payment service")],
+    most: Annotated[int, typer.Option(help="Maximum charge in minor units")],
+    amount: Annotated[str | None, typer.Option(metavar="CREDITS", help="Credits of each top-up")] = None,
     up_to: Annotated[str | None, typer.Option(metavar="CREDITS", help="Target balance, in place of --amount")] = None,
-    service: Annotated[str, typer.Option(help="The payment service")] = "stripe",
-    per_day: Annotated[int, typer.Option(help="Maximum top-up attempts in 24 hours")] = 3,
-    per_month: Annotated[int, typer.Option(help="Top-ups in 30 days")] = 20,
+    service: Annotated[str, typer.Option(help="Payment service")] = "stripe",
+    per_day: Annotated[int, typer.Option(help="Maximum number of top-ups in 24 hours")] = 3,
+    per_month: Annotated[int, typer.Option(help="Maximum number of top-ups in 30 days")] = 20,
     shadow: Shadow = False,
     new: New = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Have a wallet fill itself. Declines so far are forgotten: the customer may be another one, with another card."""
+    """Set the automatic top-up of a wallet.
+
+    Drawdown resets the count of declines, because the customer or card may have changed.
+    """
     app: App = context.obj
     terms = Terms(
         threshold_micro=parse_credits(below),
@@ -89,10 +92,13 @@ def set_(
 @commands.command("show")
 def show_(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(metavar="WALLET|TOPUP", help="A wallet, or one top-up: topup:WALLET:N")],
+    what: Annotated[str, typer.Argument(metavar="WALLET|TOPUP", help="Wallet, or top-up as topup:WALLET:N")],
     most: Most = 20,
 ) -> None:
-    """Show a wallet's terms and its top-ups; or one top-up and each call that may have taken money."""
+    """Show a wallet's top-ups, or one top-up's calls.
+
+    For a wallet, the command shows its terms, too. For a top-up, it shows each call that may have taken money.
+    """
     app: App = context.obj
     if not what.startswith("topup:"):
         terms, found = app.read(lambda c: show_wallet(c, what, most))
@@ -109,7 +115,10 @@ def show_(
 def resume(
     context: typer.Context, wallet: Wallet, queue: Queued = False, actor: Actor = None, reason: Reason = "not given"
 ) -> None:
-    """Say that there is another card: top-ups go on, and a wallet that is low is filled at once, once."""
+    """Resume top-ups after the customer changed the card.
+
+    If the wallet is low, Drawdown charges it once at once.
+    """
     app: App = context.obj
     by = app.by(actor, reason)
     if queue:
@@ -133,7 +142,7 @@ def start(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Let a wallet fill itself again."""
+    """Start the automatic top-ups of a wallet again."""
     app: App = context.obj
     if shadow and queue:
         raise UsageError("specify either --shadow or --queue")
@@ -146,13 +155,19 @@ def start(
 
 @commands.command()
 def card(context: typer.Context, wallet: Wallet, return_to: ReturnTo) -> None:
-    """Print the page where the customer puts in a card. Send it to the customer alone: it needs no sign-in."""
+    """Print the link with which a customer adds a card.
+
+    Send it to the customer only: it needs no sign-in.
+    """
     _link(context.obj, wallet, return_to, portal=False)
 
 
 @commands.command()
 def portal(context: typer.Context, wallet: Wallet, return_to: ReturnTo) -> None:
-    """Print the page where the customer changes cards and sees payments. Send it to nobody else."""
+    """Print the link to a customer's cards and payments.
+
+    Send it to the customer only: it needs no sign-in.
+    """
     _link(context.obj, wallet, return_to, portal=True)
 
 

@@ -39,19 +39,20 @@ def register(commands: typer.Typer) -> None:
 
 def up_(
     context: typer.Context,
-    host: Annotated[str, typer.Option(help="The address to listen on; without it, this machine alone")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free one")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for a free port")] = 8080,
     every: Every = 300,
     nightly_at: Annotated[
-        str, typer.Option(help="When `drawdown nightly` is run, in UTC; off: not at all")
+        str, typer.Option(help="Time of day of `drawdown nightly`, in UTC; off to disable it")
     ] = NIGHTLY_AT,
     new_org_provider: NewOrgProvider = None,
     new_org_from: NewOrgFrom = None,
-    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="Accept a clock that jumped")] = False,
+    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="Acceptance of a clock that jumped")] = False,
 ) -> None:
-    """Do all of it until SIGTERM or Ctrl-C: tick, watch, serve, and run `drawdown nightly` once a night.
+    """Run ticks, watch, nightly checks and server in one process.
 
-    `drawdown run`, `watch`, `nightly` and `serve` do the same apart.
+    The command ends with SIGTERM or Ctrl-C. To run the parts in separate processes, use `drawdown run`, `watch`,
+    `nightly` and `serve`.
     """
     from drawdown.cli import scheduler
     from drawdown.server.app import Server  # before there are two processes: they share what is loaded

@@ -29,19 +29,19 @@ def usage(
     org: Org,
     from_: Annotated[
         str | None,
-        typer.Option("--from", help="From this window boundary on; without it, from the first of this month on (UTC)"),
+        typer.Option("--from", help="First window; the first of this month if omitted (UTC)"),
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", help="Up to this window boundary; without it, the current window is included"),
+        typer.Option("--to", help="End of the range; the current window is included if omitted"),
     ] = None,
-    by: Annotated[str, typer.Option(help=", ".join(BY))] = "feature",
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, safe to open in a spreadsheet")] = False,
+    by: Annotated[str, typer.Option(help=f"Group of a row: {', '.join(BY)}")] = "feature",
+    as_csv: Annotated[bool, typer.Option("--csv", help="Output as CSV, safe to open in a spreadsheet")] = False,
 ) -> None:
-    """Show an organisation's usage, and its sealed part, in base units: seconds, MB-seconds, or units of events.
+    """Show an organisation's usage and its sealed part.
 
-    Used is the sum of the samples in force. Usage that is not sealed waits: for its window to close, for a biller, or
-    for a feature.
+    Quantities are in base units: seconds, MB-seconds, or units of events. Used is the sum of the samples in force.
+    Usage that is not sealed waits until its window closes, or until it has a provider or a feature.
     """
     app: App = context.obj
     if as_csv and app.json:

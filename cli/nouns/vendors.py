@@ -30,12 +30,17 @@ SHOWN: Final = 100
 @commands.command("import")
 def import_(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="CSV: FOCUS columns, or day, vendor, service, amount, currency, final")],
-    final: Annotated[bool, typer.Option("--final", help="It is an invoice: nothing provisional replaces it")] = False,
+    file: Annotated[
+        str, typer.Argument(help="CSV with FOCUS columns, or with day, vendor, service, amount, currency, final")
+    ],
+    final: Annotated[bool, typer.Option("--final", help="Invoice, which no provisional bill replaces")] = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Import vendors' bills. The latest file replaces a vendor's whole day; the same file again adds nothing."""
+    """Import vendors' bills.
+
+    The latest file replaces a vendor's whole day. If you import the same file again, it adds nothing.
+    """
     app: App = context.obj
     found, by = read_bills(file, is_final=final), app.by(actor, reason)
     is_new = app.write(lambda c: import_bills(c, found, by))
@@ -48,15 +53,18 @@ def import_(
 @commands.command()
 def drift(
     context: typer.Context,
-    from_: Annotated[str, typer.Option("--from", help="From this day on (UTC)")] = "",
-    to: Annotated[str, typer.Option("--to", help="Up to the begin of this day (UTC)")] = "today",
-    tolerance: Annotated[str, typer.Option(help="Per cent of the estimate that a bill may differ")] = "15",
-    least: Annotated[str, typer.Option(help="...and by less than so much money, whatever the per cent")] = "1",
-    keep: Annotated[bool, typer.Option("--keep", help="Keep what is found for metrics and the alert: nightly")] = False,
+    from_: Annotated[str, typer.Option("--from", help="First day, in UTC")] = "",
+    to: Annotated[str, typer.Option("--to", help="Day after the last day, in UTC")] = "today",
+    tolerance: Annotated[str, typer.Option(help="Tolerated difference in per cent of the estimate")] = "15",
+    least: Annotated[str, typer.Option(help="Tolerated difference in money, whatever the per cent")] = "1",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Storage of the result for metrics and the alert, as `drawdown nightly` does")
+    ] = False,
 ) -> None:
-    """Compare what usage should have cost with what vendors billed, by vendor, service and day.
+    """Compare vendors' bills with the expected cost of usage.
 
-    Exit status 1: two days running a bill differs by more, and neither is one of the last two days.
+    The comparison is by vendor, service and day. The exit status is 1 if a bill differs by more than the tolerance on
+    two successive days. The last two days do not count.
     """
     app: App = context.obj
     now_ms, bounds = app.clock.now_ms(), (parse_percent(tolerance), _micro_of(least, "--least"))

@@ -28,13 +28,14 @@ def register(commands: typer.Typer) -> None:
 
 def watch_(
     context: typer.Context,
-    shard: Annotated[str | None, typer.Option(help="Only this part of the organisations: i/n, i from 0")] = None,
+    shard: Annotated[str | None, typer.Option(help="Part of the organisations, as I/N with I from 0")] = None,
     every: Annotated[int, typer.Option(help="Seconds between rounds", min=1, max=60)] = 5,
-    once: Annotated[bool, typer.Option("--once", help="One round, and end")] = False,
+    once: Annotated[bool, typer.Option("--once", help="A single round")] = False,
 ) -> None:
-    """Halt organisations without credit within seconds, and resume those that paid, until SIGTERM or Ctrl-C.
+    """Halt and resume organisations within seconds.
 
-    Bills nothing: ticks do that. `drawdown run` watches by itself.
+    The watch halts organisations without credit, and resumes organisations that paid, until SIGTERM or Ctrl-C. It
+    bills nothing: ticks do. `drawdown run` watches, too.
     """
     from drawdown.cli.scheduler import WatchLoop  # with it comes what repeats ticks
 

@@ -28,16 +28,17 @@ def worker_(
     context: typer.Context,
     shards: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_SHARDS, help="In how many parts a tick is done", show_default="as agreed, or 4"),
+        typer.Option(min=1, max=MAX_SHARDS, help="Number of parts of a tick", show_default="as agreed, or 4"),
     ] = None,
     every: Annotated[
         int | None, typer.Option(min=1, max=3_600, help="Seconds between ticks", show_default="as agreed, or 300")
     ] = None,
     new_org_provider: NewOrgProvider = None,
 ) -> None:
-    """Run a worker of the cluster, until SIGTERM or Ctrl-C.
+    """Run a cluster worker until SIGTERM or Ctrl-C.
 
-    Ticks of each shard, watch rounds and the nightly `reconcile --correct`; PostgreSQL alone, with the extra `cluster`.
+    The workers share the ticks of each shard, the rounds of the watch, and the nightly `reconcile --correct`. The
+    command needs PostgreSQL and the extra `cluster`.
     """
     app: App = context.obj
     if new_org_provider is not None and new_org_provider != NOBODY:

@@ -194,7 +194,7 @@ class Executions:
         return await self._change(request, key, models.SettleRequest, change, _settle)
 
     async def release(self, key: str, request: Request) -> JSONResponse:
-        """Give a run up: free its hold; what it drew or incurred is charged."""
+        """Release the reserved credit of an execution, and charge its drawn parts or its incurred cost."""
 
         def change(order: models.ReleaseRequest) -> tuple[Literal["released"], Cost | None, int]:
             return "released", _cost(order.incurred, order.use), 0
@@ -202,11 +202,11 @@ class Executions:
         return await self._change(request, key, models.ReleaseRequest, change, _release)
 
     async def list_(self, request: Request) -> JSONResponse:
-        """List runs: of all that hold something, what ends first; else the newest first."""
+        """List executions: with reserved credit, by its end; else the newest first."""
         return await self._programs.ask(request, "executions:read", models.RunsQuery, _list)
 
     async def show(self, key: str, request: Request) -> JSONResponse:
-        """Show one run: what was reserved, what it drew, and how it ended."""
+        """Show an execution: reservation, charges and outcome."""
         return await self._programs.ask(request, "executions:read", models.MostQuery, partial(_show, key=key))
 
 

@@ -476,11 +476,11 @@ class Guard:
         self._dark.remember_key(said.key.proof, found, said.now_ms)
 
     async def settle(self, request: Request) -> JSONResponse:
-        """End what is held with what was used in all, also after its hold was over."""
+        """Settle a reservation with the total quantity used, also after it expired."""
         return await self._answer("settle", request, SettleUseRequest, partial(self._end, "settled", _settle))
 
     async def release(self, request: Request) -> JSONResponse:
-        """Give up what is held; what was used all the same counts, and is charged."""
+        """Release a reservation, and charge a used quantity."""
         return await self._answer("release", request, ReleaseUseRequest, partial(self._end, "released", _release))
 
     async def extend(self, request: Request) -> JSONResponse:

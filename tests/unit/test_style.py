@@ -6,7 +6,10 @@ import ast
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from drawdown.cli.main import app
+from drawdown.cli.tree import MODULES, walk
 from tests import style
 from tests.cases import cases
 
@@ -38,6 +41,27 @@ def test_long_sentence_ends_with_its_cell_item_or_paragraph() -> None:
     words = "word " * style.LONGEST
     assert style.long_sentences(iter([("a", f"{words}. {words}\n\n{words}| {words}\n- {words}")])) == []
     assert [name for name, _ in style.long_sentences(iter([("a", f"{words}\nmore. {words}"), ("b", words)]))] == ["a"]
+
+
+def test_help_has_short_summaries_and_plain_beginnings() -> None:
+    assert style.help_faults(style.helps()) == []
+
+
+def test_help_fault_is_found_in_summary_option_and_sentence() -> None:
+    long = "x" * (style.MOST_SUMMARY + 1)
+    texts = [
+        ("a", f"{long}\n{long}"),
+        ("b", "List x.\nonly x"),
+        ("c", "Who acts.\nOrganisation"),
+        ("d", "Sum x.\nOffset"),
+    ]
+    assert [place for place, _ in style.help_faults(iter(texts))] == ["a", "b", "c"]
+
+
+def test_section_has_the_summary_of_its_command() -> None:
+    tree = dict(walk(get_command(app)))
+    wrong = [name for name, entry in MODULES.items() if (tree[(name,)].help or "").split("\n")[0] != f"{entry.says}."]
+    assert wrong == []
 
 
 def test_no_function_method_or_class_has_a_name_to_avoid() -> None:

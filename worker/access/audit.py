@@ -133,12 +133,12 @@ def _list(
     connection: sa.Connection,
     look: Look,
     *,
-    actor: Annotated[str, ID, "Only what this person did"] = "",
-    action: Annotated[str, ID, "Only this, such as org_halt"] = "",
-    target: Annotated[str, KEY, "Only to this organisation, customer, feature, push, …"] = "",
-    via: Annotated[str, ID, f"Only through {', '.join(VIAS)}"] = "",
-    from_ms: Annotated[int | None, TIME, "From this time on"] = None,
-    to_ms: Annotated[int | None, TIME, "Up to this time"] = None,
+    actor: Annotated[str, ID, "Name of the person or program that acted"] = "",
+    action: Annotated[str, ID, "Action to list, such as org_halt"] = "",
+    target: Annotated[str, KEY, "Organisation, customer, feature, push or other object that changed"] = "",
+    via: Annotated[str, ID, f"Channel: {', '.join(VIAS)}"] = "",
+    from_ms: Annotated[int | None, TIME, "Begin of the range"] = None,
+    to_ms: Annotated[int | None, TIME, "End of the range"] = None,
 ) -> Page[AuditEntry]:
     if look.after and not (look.after.isascii() and look.after.isdigit() and len(look.after) <= 18):
         raise UsageError("after: the number of an action, as `next` of a page has it", at="after")
@@ -154,7 +154,8 @@ LISTS: Final = (
     Listing(
         "audit list",
         "Actions",
-        "List what people and programs changed, the newest first: when, who, what, why, and through what.",
+        "List changes by people and programs, the newest first. Each change shows time, actor, action, reason and "
+        "channel.",
         _list,
         (Column("action_id", "#"), Column("at_ms", "at"), Column("actor", "who"), Column("via", "through"),
          Column("action", "what"), Column("target", "to"), Column("reason", "why"),

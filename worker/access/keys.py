@@ -381,7 +381,7 @@ class KeyEnded:
     changed: bool
 
 
-Name = Annotated[str, ID, "The key's name: it stands as the actor on what is done by it"]
+Name = Annotated[str, ID, "Name of the key, and of its actor in the audit log"]
 
 
 def _create(
@@ -389,12 +389,12 @@ def _create(
     asked: Invocation,
     name: Name,
     *,
-    scopes: Annotated[list[str], ID, f"What it may: {', '.join(SCOPES)}", Label("What it may")],
-    org_id: Annotated[str | None, ORG, "It may name this organisation alone", Label("Organisation")] = None,
-    cell_id: Annotated[str | None, ID, "It may send samples of this cell alone"] = None,
-    source: Annotated[str | None, ID, "It may send usage of this source alone"] = None,
-    any_source: Annotated[bool, FLAG, "Let a key of one organisation send usage of every source"] = False,
-    gives_micro: Annotated[int, CREDITS, "How much credit it may give at once", Label("Gives at most, credits")] = 0,
+    scopes: Annotated[list[str], ID, f"Scope of the key: {', '.join(SCOPES)}", Label("Scopes")],
+    org_id: Annotated[str | None, ORG, "Organisation that the key is bound to", Label("Organisation")] = None,
+    cell_id: Annotated[str | None, ID, "Cell that the key sends samples of"] = None,
+    source: Annotated[str | None, ID, "Source that the key sends usage of"] = None,
+    any_source: Annotated[bool, FLAG, "All sources, for a key that is bound to an organisation"] = False,
+    gives_micro: Annotated[int, CREDITS, "Maximum credit of one grant", Label("Gives at most, credits")] = 0,
     for_ms: Annotated[int | None, LENGTH, "Lifetime, such as 90d (unlimited if omitted)"] = None,
     new: New = False,
 ) -> KeyMade:
@@ -415,7 +415,7 @@ def _rotate(
     asked: Invocation,
     name: Name,
     *,
-    overlap_ms: Annotated[int, LENGTH, "For how long the old key is taken, too: 0s, 2h, 7d"] = OVERLAP_MS,
+    overlap_ms: Annotated[int, LENGTH, "Time for which the old key also works: 0s, 2h, 7d"] = OVERLAP_MS,
 ) -> KeyRotated:
     key = PREFIX + asked.secret
     done = rotate(connection, key, name, asked.by, overlap_ms=overlap_ms)
@@ -488,7 +488,7 @@ ACTIONS: Final = (
     Action(
         "key create",
         "Make a key",
-        "Make a key, and show it: this once, and never again.",
+        "Create a key, which is shown once.",
         _create,
         _until,
         path="/v1/keys",
@@ -502,7 +502,7 @@ ACTIONS: Final = (
     Action(
         "key rotate",
         "Rotate a key",
-        "Make a new key of a name, and show it once; the old one is taken for a while yet.",
+        "Rotate a key. The new key is shown once. The old key works until the overlap ends.",
         _rotate,
         lambda done: f"{done.name}: the old key is taken until {show_time(done.old_until_ms)}",
         path="/v1/keys/{name}/rotate",
@@ -516,7 +516,7 @@ ACTIONS: Final = (
     Action(
         "key end",
         "End a key",
-        "Revoke every key of a name.",
+        "Revoke all keys of a name.",
         _end,
         lambda done: f"{done.name}: {'ended' if done.changed else 'was ended before'}",
         path="/v1/keys/{name}/end",
@@ -529,7 +529,7 @@ LISTS: Final = (
     Listing(
         "key list",
         "Keys",
-        "List the keys by name: what each may, until when, and when it was last used, never the key itself.",
+        "List keys by name: scopes, expiry and last use. The list never shows a key itself.",
         _list,
         (Column("name", "key"), Column("scopes", show=" ".join), Column("org_id", "org", _any),
          Column("cell_id", "cell", _any), Column("source", show=_any), Column("gives_micro", "#gives"), "state",

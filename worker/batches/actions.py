@@ -36,8 +36,8 @@ from drawdown.worker.usage import affected
 
 SQL = queries(__file__)
 
-Batch = Annotated[str, ID, "The batch's id, as `batch list` shows it"]
-Source = Annotated[str, ID, "The source's name"]
+Batch = Annotated[str, ID, "Batch's id, as `batch list` shows it"]
+Source = Annotated[str, ID, "Name of the source"]
 MOST_WITHDRAWN: Final = 20_000
 """Samples that a form, a call or a dry run withdraws in one transaction, which seals wait for."""
 
@@ -151,7 +151,7 @@ def _list(
     connection: sa.Connection,
     look: Look,
     *,
-    source: Annotated[str | None, ID, "Only of this watched folder"] = None,
+    source: Annotated[str | None, ID, "Watched folder of the files"] = None,
 ) -> Page[BatchRow]:
     return Page(sources.list_batches(connection, source=source, most=look.most))
 
@@ -187,8 +187,8 @@ ACTIONS: Final = (
     Action(
         "batch accept",
         "Accept a batch",
-        "Bill a file whole although it shares rows with a batch that was taken. The next tick takes one of a watched "
-        "folder. Give `batch take` again for a file that you named by hand.",
+        "Accept a file that shares rows with an earlier batch. The next tick takes the file if it is in a watched "
+        "folder. If you named the file yourself, repeat `batch take`.",
         _accept,
         lambda done: f"{done.batch}: the next tick takes it, with all its rows",
         path="/v1/batches/{batch}/accept",
@@ -198,8 +198,8 @@ ACTIONS: Final = (
     Action(
         "batch withdraw",
         "Withdraw a batch",
-        "Withdraw all that a file put in, for good. The next tick gives back what was billed for it. If it is "
-        "interrupted, give it again.",
+        "Withdraw all usage of a file for good. The next tick refunds the charges. If the command is interrupted, "
+        "repeat it.",
         _withdraw,
         _withdrawn,
         path="/v1/batches/{batch}/withdraw",
@@ -211,7 +211,7 @@ ACTIONS: Final = (
     Action(
         "source pause",
         "Pause a source",
-        "Take nothing more from a folder or a query, until that is taken back. What was taken stays.",
+        "Pause a source: ticks take nothing more from it. Usage that was taken stays. --undo resumes the source.",
         _pause,
         lambda done: f"{done.source}: {'paused' if done.paused else 'watched'}",
         path="/v1/sources/{source}/pause",
@@ -221,7 +221,7 @@ ACTIONS: Final = (
     Action(
         "source remove",
         "Remove a source",
-        "Forget a source that never took anything: one that was mistyped. One that did is paused.",
+        "Remove a source that never took anything. If a source took usage, pause it.",
         _remove,
         lambda done: f"{done.source}: removed",
         path="/v1/sources/{source}/remove",
@@ -233,7 +233,7 @@ LISTS: Final = (
     Listing(
         "batch list",
         "Batches",
-        "List files as they came, the latest first, with what became of each.",
+        "List files and their outcome, the latest first.",
         _list,
         FILES,
         holds="batches",
@@ -243,7 +243,7 @@ LISTS: Final = (
     Showing(
         "batch show",
         "Batch",
-        "Show a batch: its files, and the first rows that are in no sum.",
+        "Show a batch: its files and its first rejected rows.",
         _show,
         path="/v1/batches/{batch}",
         scope=READ,

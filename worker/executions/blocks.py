@@ -42,8 +42,8 @@ def _block(
     asked: Invocation,
     *,
     org_id: OrgId,
-    project: Annotated[str | None, ID, "The project; Site is not site"] = None,
-    action: Annotated[str | None, ID, "Or what is done"] = None,
+    project: Annotated[str | None, ID, "Project; the case of letters counts"] = None,
+    action: Annotated[str | None, ID, "Action of the executions"] = None,
     undo: Undo = False,
     new: New = False,
 ) -> Blocked:
@@ -68,7 +68,8 @@ ACTIONS: Final = (
     Action(
         "execution block",
         "Block executions",
-        "Accept no more runs of a project, or none that do an action; executions that run continue.",
+        "Block new executions of a project or an action. Executions that were accepted continue. --undo removes the"
+        " block.",
         _block,
         _sentence,
         path="/v1/orgs/{org_id}/block",

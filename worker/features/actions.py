@@ -316,9 +316,9 @@ BEFORE: Final = (
 )
 MOST_FACTS: Final = 20
 """Sizes, and event types, without a feature that a dry run names."""
-Feature = Annotated[str, ID, "a-z, 0-9 and _"]
-From = Annotated[int | None, WINDOW, "From this window boundary on; the next one without it"]
-Yes = Annotated[bool, FLAG, "Confirm a change of sealed or lost windows"]
+Feature = Annotated[str, ID, "Feature: a-z, 0-9 and _"]
+From = Annotated[int | None, WINDOW, "Window boundary at which the mapping starts; the next if omitted"]
+Yes = Annotated[bool, FLAG, "Confirmation of a change to sealed or lost windows"]
 
 
 @dataclass(frozen=True)
@@ -337,10 +337,10 @@ def _map(
     asked: Invocation,
     feature: Feature,
     *,
-    memory_mb: Annotated[int | None, whole(0, MAX_MEMORY_MB, 1_024), "Sizes of exactly this many MB"] = None,
-    up_to: Annotated[int | None, whole(0, MAX_MEMORY_MB, 2_048), "Upper bound of the tier, in MB"] = None,
-    rest: Annotated[bool, FLAG, "All larger sizes: the open top"] = False,
-    unit: Annotated[Literal["s", "mb_s"], "s: seconds; mb_s: MB-seconds"] = "s",
+    memory_mb: Annotated[int | None, whole(0, MAX_MEMORY_MB, 1_024), "Exact memory size in MB"] = None,
+    up_to: Annotated[int | None, whole(0, MAX_MEMORY_MB, 2_048), "Upper bound of the tier in MB"] = None,
+    rest: Annotated[bool, FLAG, "All larger sizes"] = False,
+    unit: Annotated[Literal["s", "mb_s"], "Base unit: s (seconds) or mb_s (MB-seconds)"] = "s",
     from_ms: From = None,
     yes: Yes = False,
     new: New = False,
@@ -382,13 +382,13 @@ class EventMapped:
 def _map_event(
     connection: sa.Connection,
     asked: Invocation,
-    event_type: Annotated[str, ID, "The event type, as events say it"],
+    event_type: Annotated[str, ID, "Event type, as the events name it"],
     feature: Feature,
     *,
-    unit: Annotated[Literal["units"], "units: one of what the type counts"] = "units",
-    sum_: Annotated[str | None, KEY, "Path of the value in the data: $.usage.tokens"] = None,
-    scale: Annotated[int, whole(1, MAX_VALUE_SCALE, 1), "Base units in one of that value"] = 1,
-    count: Annotated[bool, FLAG, "Each event is one unit"] = False,
+    unit: Annotated[Literal["units"], "Base unit: a unit that the type counts"] = "units",
+    sum_: Annotated[str | None, KEY, "Path of the value in the event's data: $.usage.tokens"] = None,
+    scale: Annotated[int, whole(1, MAX_VALUE_SCALE, 1), "Base units in 1 of the value"] = 1,
+    count: Annotated[bool, FLAG, "One unit for each event"] = False,
     from_ms: From = None,
     yes: Yes = False,
     new: New = False,
@@ -441,10 +441,10 @@ class FeatureEnded:
 def _end(
     connection: sa.Connection,
     asked: Invocation,
-    feature: Annotated[str, ID, "The feature to end"],
+    feature: Annotated[str, ID, "Feature to end"],
     *,
     from_ms: From = None,
-    yes: Annotated[bool, FLAG, "Confirm an end that a restore lost"] = False,
+    yes: Annotated[bool, FLAG, "Confirmation of an end that a restore lost"] = False,
 ) -> FeatureEnded:
     return FeatureEnded(feature, end_feature(connection, feature, asked.by, from_ms=from_ms, confirmed=yes))
 
@@ -473,9 +473,9 @@ PLACE: Final = "/console/pending"
 MAP: Final = Action(
     "feature map",
     "Map sizes to a feature",
-    "Bill a memory size, or all sizes up to one, as a feature. An exact size wins over a tier, a smaller tier over a "
-    "larger one. What a window meant once it was sealed never changes; reaching back gives a feature only to sizes "
-    "that had none there. A feature has one unit for good.",
+    "Map memory sizes to a feature that is billed. An exact size takes precedence over a tier, and a smaller tier "
+    "over a larger tier. The mapping of a sealed window never changes. With an earlier --from, only sizes without a"
+    " feature get one. A feature's unit never changes.",
     _map,
     _sizes,
     path="/v1/features/{feature}/map",
@@ -487,11 +487,10 @@ MAP: Final = Action(
 MAP_EVENT: Final = Action(
     "feature map-event",
     "Map an event type to a feature",
-    "Bill events of a type as a feature: the sum of their quantities. A type may be mapped before its first event: "
-    "then, "
-    "without --from, whenever it is used; of a type that was used already, from the next window on. What a window "
-    "meant once it was sealed never changes. With --sum or --count, any CloudEvent of the type can be billed: declare "
-    "that before its first event, for good.",
+    "Map an event type to a feature that is billed. The quantity is the sum of the events' quantities. If the type "
+    "has no usage yet, the mapping holds for all of its usage. Otherwise it starts at the next window, unless you "
+    "pass --from. The mapping of a sealed window never changes. To bill any CloudEvent of the type, pass --sum or "
+    "--count before its first event. You cannot change that later.",
     _map_event,
     _types,
     path="/v1/event-types/{event_type}/map",
@@ -506,8 +505,8 @@ ACTIONS: Final = (
     Action(
         "feature end",
         "End a feature",
-        "Stop making a feature; its sizes and event types wait, visibly, for another one. What is to make it later "
-        "ends where it was to begin. No other feature ends.",
+        "End a feature. Its sizes and event types stay pending until you map them to another feature. A mapping of "
+        "the feature that starts later ends before it starts. No other feature ends.",
         _end,
         _ends,
         path="/v1/features/{feature}/end",

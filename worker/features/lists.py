@@ -147,7 +147,7 @@ LISTS: Final = (
     Showing(
         "feature list",
         "Features",
-        "Show the mapping, and what is used but has no feature.",
+        "List features, and usage that has no feature.",
         _show,
         path="/v1/features",
         scope="catalog:read",

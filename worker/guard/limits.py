@@ -13,10 +13,10 @@ from drawdown.schema.declare import ID, UNITS, Action, Column, Fact, Invocation,
 from drawdown.worker.guard.lists import LimitRow, MetricRow, SpanRate, limit_periods, list_limits, list_metrics
 from drawdown.worker.guard.terms import ANY_PLAN, MetricName, PhaseOf, PlanLimit, set_limit
 
-Amount = Annotated[int | None, UNITS, "Base units; none: without an end"]
-Per = Annotated[Period, "The period, in UTC"]
-OfPlan = Annotated[str, ID, "The plan; *: every other one, and who is on none"]
-OfMetric = Annotated[str, ID, "Of this metric alone"]
+Amount = Annotated[int | None, UNITS, "Quantity in base units; none for no limit"]
+Per = Annotated[Period, "Period, in UTC"]
+OfPlan = Annotated[str, ID, "Plan; * for all other plans, and for organisations without a plan"]
+OfMetric = Annotated[str, ID, "Metric to list"]
 MOST_LIMITS: Final = 1_000
 """Limits of a metric among which a dry run looks for the one that it changes."""
 
@@ -105,7 +105,7 @@ SCOPE: Final = "guard:write"
 SET: Final = Action(
     "limit set",
     "Set a limit",
-    "Have a plan allow so much of a metric. It counts from now on, also in the current period.",
+    "Set the quantity of a metric that a plan allows. The limit is in force from now on, for the current period, too.",
     _set,
     _sentence,
     path="/v1/metrics/{metric}/limits",
@@ -120,7 +120,8 @@ ACTIONS: Final = (
     Action(
         "limit end",
         "End a limit",
-        "Have a plan say nothing of a metric and a period any more. Where it then says nothing at all, it allows none.",
+        "End a plan's limit for a metric and a period. If the plan then has no limit for the metric, it allows no "
+        "use of it.",
         _end,
         _ended,
         path="/v1/metrics/{metric}/limits/end",
@@ -133,7 +134,7 @@ LISTS: Final = (
     Listing(
         "limit list",
         "Limits",
-        "List what plans allow.",
+        "List the limits of plans.",
         _list,
         (
             "metric", "plan", Column("period", "a"), Column("amount", "#amount", amount_in_words),
@@ -146,8 +147,8 @@ LISTS: Final = (
     Listing(
         "guard list",
         "Metrics",
-        "List metrics: their terms, and of 24 hours, 7 and 30 days how much of what was asked was blocked, and would "
-        "be in phase 3.",
+        "List metrics with their terms and block rates. The rates are the shares of requests that were blocked in "
+        "24 hours, 7 and 30 days, and that phase 3 would block.",
         _metrics,
         (
             "metric", Column("price_micro", "#credits"), Column("per_units", "#for"), Column("payer", "paid by"),

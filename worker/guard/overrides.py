@@ -237,7 +237,7 @@ def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
 
 # As people and programs decide and see them.
 
-Number = Annotated[int, whole(1, MAX_NUMBER, 1), "The override's number"]
+Number = Annotated[int, whole(1, MAX_NUMBER, 1), "Number of the limit override"]
 MOST_LIMITS: Final = 1_000
 """Limits of a metric that a dry run's facts are looked for among."""
 
@@ -296,9 +296,9 @@ def _list(
     connection: sa.Connection,
     look: Look,
     *,
-    metric: Annotated[str, ID, "Of this metric alone"] = "",
-    soon: Annotated[bool, FLAG, "Those alone that end within 7 days"] = False,
-    all_: Annotated[bool, FLAG, "Also those that were refused, were ended or are over"] = False,
+    metric: Annotated[str, ID, "Metric to list"] = "",
+    soon: Annotated[bool, FLAG, "Limit overrides that end within 7 days"] = False,
+    all_: Annotated[bool, FLAG, "Refused and ended limit overrides included"] = False,
 ) -> Page[OverrideShown]:
     found = list_overrides(connection, metric, look.now_ms, look.most, everything=all_, soon=soon)
     return Page([OverrideShown(**vars(one), standing=_standing(one, look.now_ms)) for one in found])
@@ -334,15 +334,15 @@ def _decision(word: Word, title: str, said: str) -> Action[OverrideDecided]:
 
 
 ACTIONS: Final = (
-    _decision("approve", "Approve an override", "Let an override that is asked for count from now on."),
-    _decision("refuse", "Refuse an override", "Refuse an override that is asked for."),
-    _decision("end", "End an override", "End an override that is in force, now."),
+    _decision("approve", "Approve a limit override", "Approve a limit override: it is in force from now on."),
+    _decision("refuse", "Refuse a limit override", "Refuse a limit override that was requested."),
+    _decision("end", "End a limit override", "End a limit override that is in force, now."),
 )
 LISTS: Final = (
     Listing(
         "override list",
         "Overrides",
-        "List overrides: those that are asked for first, then those in force, by their ends.",
+        "List limit overrides. Requested limit overrides come first, then those in force, by their ends.",
         _list,
         (
             Column("number", "#number"), Column("standing", "state"), "metric", Column("target", "for"),

@@ -318,8 +318,10 @@ def run_of(wish: Wish, metric: Metric, amount_micro: int) -> Request:
 
 # As people and programs say them.
 
-MetricName = Annotated[str, ID, "What is counted"]
-PhaseOf = Annotated[int | None, whole(0, 3, 3), "0 silent, 1 warn, 2 block who never bought credit, 3 block all"]
+MetricName = Annotated[str, ID, "Name of the metric"]
+PhaseOf = Annotated[
+    int | None, whole(0, 3, 3), "Phase: 0 silent, 1 warn, 2 block organisations that never bought credit, 3 block all"
+]
 
 
 @dataclass(frozen=True)
@@ -335,13 +337,17 @@ def _set(
     asked: Invocation,
     metric: MetricName,
     *,
-    credits_micro: Annotated[int | None, CREDITS, "What it costs; 0: nothing"] = None,
-    for_: Annotated[int | None, whole(1, MAX_UNITS, 1), "For so many base units"] = None,
-    payer: Annotated[str | None, ID, "Who pays in place of the organisation; none: itself"] = None,
+    credits_micro: Annotated[int | None, CREDITS, "Price in credits; 0 for no charge"] = None,
+    for_: Annotated[int | None, whole(1, MAX_UNITS, 1), "Number of base units for this price"] = None,
+    payer: Annotated[str | None, ID, "Wallet that pays in place of the organisation; none for the organisation"] = None,
     phase: PhaseOf = None,
-    warn_left_ppm: Annotated[int | None, PERCENT, "It is warned at so much left; 20 of a new one"] = None,
-    fail: Annotated[Literal["open", "closed"] | None, "Where credit cannot be known; closed of a new one"] = None,
-    counts: Annotated[str | None, ID, "The event type or feature that it counts; none: what has its name"] = None,
+    warn_left_ppm: Annotated[
+        int | None, PERCENT, "Percentage left at which the guard warns; 20 for a new metric"
+    ] = None,
+    fail: Annotated[
+        Literal["open", "closed"] | None, "Answer if the credit is unknown; closed for a new metric"
+    ] = None,
+    counts: Annotated[str | None, ID, "Event type or feature that the metric counts; none for its own name"] = None,
     new: New = False,
 ) -> MetricSet:
     change = Change(
@@ -394,8 +400,8 @@ ACTIONS: Final = (
     Action(
         "guard set",
         "Set a metric",
-        "Change a metric, or with --new make one. What was used keeps its price. What the seal bills has no price "
-        "here.",
+        "Create or change a metric. To create it, pass --new. Past uses keep their price. If the metric counts "
+        "billed usage, it has no price here.",
         _set,
         _terms,
         path="/v1/metrics/{metric}",

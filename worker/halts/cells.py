@@ -83,7 +83,7 @@ def _url_of(connection: sa.Connection, cell_id: str) -> str | None:
 
 # As people and programs do it. What this machine's allow-list says of a cell, `drawdown cell set` and `list` show.
 
-CellId = Annotated[str, ID, "The cell's id"]
+CellId = Annotated[str, ID, "Cell's id"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _set(
     connection: sa.Connection,
     asked: Invocation,
     cell: CellId,
-    url: Annotated[str, KEY, "Where it listens; /admin/halt-org is added"],
+    url: Annotated[str, KEY, "URL of the cell; Drawdown adds /admin/halt-org"],
     *,
     new: New = False,
 ) -> CellSet:
@@ -134,8 +134,8 @@ def _list(connection: sa.Connection, _look: Look) -> Page[lists.Cell]:
 SCOPE: Final = "orgs:write"
 SET: Final = Action(
     "cell set",
-    "Say where a cell listens",
-    "Say where a cell listens. It is called only if each machine's DRAWDOWN_CELL_ORIGINS allows its origin.",
+    "Set the URL of a cell",
+    "Set the URL that receives a cell's halts. Each machine's DRAWDOWN_CELL_ORIGINS must allow its origin.",
     _set,
     lambda done: f"{done.cell_id}: {done.url}; it is called only where each machine's settings allow its origin",
     path="/v1/cells/{cell}",
@@ -148,7 +148,7 @@ SET: Final = Action(
 REMOVE: Final = Action(
     "cell remove",
     "Forget a cell",
-    "Forget a cell that is gone. Refused while sandboxes or halts need it.",
+    "Remove a cell. Drawdown rejects the command while sandboxes or halts need the cell.",
     _remove,
     lambda done: f"{done.cell_id}: removed; before: {done.was}",
     path="/v1/cells/{cell}/remove",

@@ -254,7 +254,7 @@ def _set(
     connection: sa.Connection,
     asked: Invocation,
     name: EndpointName,
-    url: Annotated[str, TEXT, "Where your product listens"],
+    url: Annotated[str, TEXT, "URL of your product's receiver"],
     *,
     events: Annotated[list[str] | None, ID, f"For this: {', '.join(EVENTS)}"] = None,
     new: New = False,
@@ -291,7 +291,7 @@ def _rotate(
     asked: Invocation,
     name: EndpointName,
     *,
-    overlap_ms: Annotated[int, LENGTH, "For how long the old secret signs, too: 0s, 2h, 7d"] = OVERLAP_MS,
+    overlap_ms: Annotated[int, LENGTH, "Time for which the old secret also signs: 0s, 2h, 7d"] = OVERLAP_MS,
 ) -> SecretRotated:
     done = rotate(connection, name, asked.by, overlap_ms=overlap_ms)
     secret = _secret_of(asked, name, done.generation)
@@ -342,10 +342,10 @@ class LowSet:
 def _low(
     connection: sa.Connection,
     asked: Invocation,
-    low_micro: Annotated[int | None, CREDITS, "Low balance, in credits"] = None,
+    low_micro: Annotated[int | None, CREDITS, "Low balance in credits"] = None,
     *,
-    org_id: Annotated[str | None, ORG, "Of this organisation; all without their own if left out"] = None,
-    never: Annotated[bool, FLAG, "No balance is low"] = False,
+    org_id: Annotated[str | None, ORG, "Organisation; all without their own level if omitted"] = None,
+    never: Annotated[bool, FLAG, "No low balance"] = False,
     new: New = False,
 ) -> LowSet:
     if (low_micro is None) != never:
@@ -375,7 +375,7 @@ def _replay(
     asked: Invocation,
     message: MessageId | None = None,
     *,
-    failed: Annotated[bool, FLAG, "All that an endpoint failed to take"] = False,
+    failed: Annotated[bool, FLAG, "All messages that an endpoint failed to accept"] = False,
     endpoint: AtEndpoint = "",
 ) -> SentAgain:
     if (message is None) != failed or (failed and not endpoint):
@@ -426,8 +426,9 @@ ACTIONS: Final = (
     Action(
         "hook set",
         "Set an endpoint",
-        "Say where your product listens, and for what; without --event as before, or for everything. A new one's "
-        "secret is shown. It is called only if DRAWDOWN_HOOK_ORIGINS allows its origin.",
+        "Create or change an endpoint for webhooks. To create it, pass --new: the answer has its secret. Without "
+        "--event, a new endpoint gets all events, and an existing one keeps its events. Drawdown calls it only if "
+        "DRAWDOWN_HOOK_ORIGINS allows its origin.",
         _set,
         _listens,
         path="/v1/hooks/{name}",
@@ -439,7 +440,7 @@ ACTIONS: Final = (
     Action(
         "hook rotate",
         "Rotate an endpoint's secret",
-        "Sign by a new secret, and show it; the old one signs for a while yet.",
+        "Rotate an endpoint's secret and show the new secret. The old secret also signs until the overlap ends.",
         _rotate,
         lambda done: f"{done.name}: the old secret signs, too, until {show_time(done.old_until_ms)}",
         path="/v1/hooks/{name}/rotate",
@@ -452,7 +453,7 @@ ACTIONS: Final = (
     Action(
         "hook end",
         "End an endpoint",
-        "End an endpoint. Its name cannot be used again.",
+        "End an endpoint. You cannot use its name again.",
         _end,
         _ended,
         path="/v1/hooks/{name}/end",
@@ -463,7 +464,7 @@ ACTIONS: Final = (
     Action(
         "hook low",
         "Set when a balance is low",
-        "Say at or below which balance `balance.low` is told: for all organisations, or for one.",
+        "Set the low balance that sends `balance.low`. The level is for all organisations, or for one with --org.",
         _low,
         _is_low,
         path="/v1/levels",
@@ -473,8 +474,7 @@ ACTIONS: Final = (
     Action(
         "hook replay",
         "Send messages again",
-        "Send a message again, delivered or not; or all that an endpoint failed to take. The bytes and the id are the "
-        "same as before.",
+        "Send a message again, or all that an endpoint missed. The bytes and the id are the same as before.",
         _replay,
         _sentence,
         path="/v1/messages/replay",

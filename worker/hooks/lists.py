@@ -106,9 +106,9 @@ def show_message(connection: sa.Connection, message_id: str) -> tuple[str, list[
     return body, [DeliveryRow(**row) for row in SQL.run(connection, "of_message", values).mappings()]
 
 
-EndpointName = Annotated[str, ID, "The endpoint's name, yours to choose"]
-MessageId = Annotated[str, ID, "A message's id, msg_…"]
-AtEndpoint = Annotated[str, ID, "At this endpoint alone"]
+EndpointName = Annotated[str, ID, "Name of the endpoint, which you choose"]
+MessageId = Annotated[str, ID, "Message's id, msg_…"]
+AtEndpoint = Annotated[str, ID, "Endpoint to send to"]
 State = Literal["due", "delivered", "failed"]
 
 
@@ -143,8 +143,8 @@ def _messages(
     look: Look,
     *,
     endpoint: AtEndpoint = "",
-    org_id: Annotated[str | None, ORG, "Of this organisation alone"] = None,
-    state: Annotated[list[State] | None, "In this state"] = None,
+    org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
+    state: Annotated[list[State] | None, "State of the executions"] = None,
 ) -> Page[DeliveryRow]:
     chosen = MessageFilter(tuple(state or STATES), endpoint, org_id or "")
     return Page(list_messages(connection, chosen, look.most))
@@ -169,7 +169,7 @@ LISTS: Final = (
     Listing(
         "hook list",
         "Endpoints",
-        "List endpoints, and what is due there. Never a secret.",
+        "List endpoints and their due messages, without secrets.",
         _endpoints,
         (Column("name", "endpoint"), "url", Column("events", show=" ".join), Column("due", "#due"),
          Column("oldest_due_ms", "oldest"), Column("failed", "#failed"), "allowed", Column("ended_ms", "ended")),
@@ -180,7 +180,7 @@ LISTS: Final = (
     Listing(
         "hook levels",
         "Low at or below",
-        "List at or below which balances organisations are low.",
+        "List the low balances of organisations.",
         _levels,
         (Column("org_id", "organisation", _all), "low_micro"),
         holds="levels",
@@ -190,7 +190,7 @@ LISTS: Final = (
     Listing(
         "hook messages",
         "Messages",
-        "List messages and what became of them, the newest first.",
+        "List messages and their outcome, the newest first.",
         _messages,
         OF_MESSAGES,
         holds="messages",
@@ -201,7 +201,7 @@ LISTS: Final = (
     Showing(
         "hook show",
         "Message",
-        "Show a message as it is sent, and what became of it at each endpoint.",
+        "Show a message, and its delivery to each endpoint.",
         _message,
         path="/v1/messages/{message}",
         scope=SCOPE,

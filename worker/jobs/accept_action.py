@@ -36,7 +36,7 @@ def _accept_job(connection: sa.Connection, asked: Invocation, provider: str) -> 
 
 
 def _accept(
-    connection: sa.Connection, asked: Invocation, provider: Annotated[str, ID, "The provider's name"]
+    connection: sa.Connection, asked: Invocation, provider: Annotated[str, ID, "Name of the provider"]
 ) -> ProviderAccepted:
     return ProviderAccepted(provider, place(connection, _accept_job(connection, asked, provider), asked.by))
 
@@ -59,7 +59,7 @@ ACTIONS: Final = (
     Action(
         "provider accept",
         "Accept changed settings",
-        "Queue the use of a provider on its changed settings, as this server has them. The next tick does it.",
+        "Queue a job that accepts a provider's changed settings. The settings are those of this server.",
         _accept,
         lambda done: f"{done.provider}: queued; the next tick does it, or begins to",
         path="/v1/providers/{provider}/accept",

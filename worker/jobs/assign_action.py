@@ -56,12 +56,14 @@ def _assign(
     org_id: OrgId,
     *,
     provider: Annotated[
-        str | None, ID, "embedded, autumn, stripe, …; or none or legacy; who bills it now, embedded at first"
+        str | None, ID, "Provider: embedded, autumn, stripe, …; none or legacy to bill nothing; unchanged if omitted"
     ] = None,
-    customer_id: Annotated[str | None, ORG, "The customer there; as it is, at first the organisation's id"] = None,
-    from_ms: Annotated[int | None, WINDOW, "From this window boundary on; the next one without it"] = None,
+    customer_id: Annotated[
+        str | None, ORG, "Customer's id at the provider; the organisation's id for a new assignment"
+    ] = None,
+    from_ms: Annotated[int | None, WINDOW, "Window boundary at which the mapping starts; the next if omitted"] = None,
     undo: Undo = False,
-    allow_halt: Annotated[bool, FLAG, "Assign even if it halts the organisation at once"] = False,
+    allow_halt: Annotated[bool, FLAG, "Assignment even if it halts the organisation at once"] = False,
     new: New = False,
 ) -> OrgAssigned:
     if undo:

@@ -94,14 +94,14 @@ class ListedJob:
     command: str
 
 
-Number = Annotated[int, whole(1, 2**63 - 1, 1), "The job's number"]
+Number = Annotated[int, whole(1, 2**63 - 1, 1), "Number of the job"]
 
 
 def _jobs(
     connection: sa.Connection,
     look: Look,
     *,
-    before: Annotated[int | None, whole(1, 2**63 - 1, 1), "Placed before the job of this number"] = None,
+    before: Annotated[int | None, whole(1, 2**63 - 1, 1), "Number of the job before which the page starts"] = None,
 ) -> Page[ListedJob]:
     found = list_jobs(connection, most=look.most, before=before)
     return Page([ListedJob(**{**vars(one), "command": typed("drawdown", *one.command)}) for one in found])
@@ -115,7 +115,7 @@ LISTS: Final = (
     Listing(
         "job list",
         "Jobs",
-        "List jobs, the latest first. `drawdown replay --queue` and the console place them; ticks do them.",
+        "List jobs, the latest first. You queue jobs with `--queue` or in the console, and ticks do them.",
         _jobs,
         (Column("job_id", "#job"), "kind", Column("state", show=_words), "what", Column("actor", "by"), "reason",
          Column("at_ms", "since"), Column("windows_done", "#done"), Column("windows", "#windows"),

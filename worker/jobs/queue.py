@@ -266,7 +266,7 @@ ACTIONS: Final = (
     Action(
         "job cancel",
         "Cancel a job",
-        "Cancel a job that waits. What its replay has sealed by then stays sealed.",
+        "Cancel a job that waits. Windows that its replay sealed stay sealed.",
         _cancel,
         lambda done: f"job {done.job_id}: cancelled",
         path="/v1/jobs/{job}/cancel",

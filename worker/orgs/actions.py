@@ -199,8 +199,10 @@ def _override(
     asked: Invocation,
     org_id: OrgId,
     *,
-    max_concurrent: Annotated[int | None, AT_ONCE, "Concurrent sandboxes, in place of the plan's limit"] = None,
-    never_halt: Annotated[bool, FLAG, "Not halted, whatever the balance"] = False,
+    max_concurrent: Annotated[
+        int | None, AT_ONCE, "Maximum number of concurrent sandboxes, in place of the plan's limit"
+    ] = None,
+    never_halt: Annotated[bool, FLAG, "Exemption from halts, whatever the balance"] = False,
     until_ms: Annotated[int | None, AHEAD, "End of the override (none if omitted)"] = None,
     undo: Undo = False,
 ) -> OrgOverridden:
@@ -267,9 +269,9 @@ def _halt(
     asked: Invocation,
     org_id: Annotated[list[str] | None, ORG, "Organisations"] = None,
     *,
-    provider: Annotated[str, ID, "All this provider bills now"] = "",
-    plan: Annotated[str, ID, "All on this plan"] = "",
-    search: Annotated[str, ID, "All with this text in their id"] = "",
+    provider: Annotated[str, ID, "Provider that bills the organisations now"] = "",
+    plan: Annotated[str, ID, "Plan of the organisations"] = "",
+    search: Annotated[str, ID, "Text in the organisations' ids"] = "",
     undo: Undo = False,
     expect: Annotated[int | None, whole(0, MAX_HALTED), "Expected count, as the dry run showed"] = None,
 ) -> HaltsMade:
@@ -366,8 +368,8 @@ SCOPE: Final = "orgs:write"
 OVERRIDE: Final = Action(
     "org override",
     "Override limits",
-    "Let your word win over the provider's. What a second one does not name stays as the first one said. --undo "
-    "ends all of it: the provider's word counts again.",
+    "Set an org override, in place of the provider's verdict. Drawdown keeps the values that you do not name. "
+    "--undo removes the org override: the provider's verdict counts again.",
     _override,
     _overridden,
     path="/v1/orgs/{org_id}/override",
@@ -381,9 +383,9 @@ ACTIONS: Final = (
     Action(
         "org halt",
         "Halt organisations",
-        "Halt organisations at once; their cells are told by the next round of the watch, or tick. --undo ends it: the "
-        "provider's verdict counts again. See first with --dry-run how many a filter finds, and say their number with "
-        "--expect.",
+        "Halt organisations at once. The next round of the watch, or the next tick, notifies their cells. --undo "
+        "ends the halt: the provider's verdict counts again. To halt by a filter, first use --dry-run, and then "
+        "confirm the number with --expect.",
         _halt,
         _halts,
         path="/v1/orgs/halt",
@@ -394,7 +396,7 @@ ACTIONS: Final = (
     Action(
         "org release",
         "Release an organisation",
-        "Let a stopped organisation be sealed and pushed again, once its fault is fixed.",
+        "Resume sealing and pushing for a stopped organisation. Fix the fault first.",
         _release,
         lambda done: f"{done.org_id}: released; it had been stopped: {done.was}",
         path="/v1/orgs/{org_id}/release",

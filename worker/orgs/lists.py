@@ -410,9 +410,9 @@ def _word_of(row: OrgRow) -> str | None:
     return override_in_words(row.override_halted, row.override_max_concurrent, row.override_until_ms)
 
 
-OfProvider = Annotated[str, ID, "Only those this provider bills now"]
-OfPlan = Annotated[str, ID, "Only those on this plan"]
-WithText = Annotated[str, ID, "Only those with this text in their id"]
+OfProvider = Annotated[str, ID, "Provider that bills the organisations now"]
+OfPlan = Annotated[str, ID, "Plan of the organisations"]
+WithText = Annotated[str, ID, "Text in the organisations' ids"]
 
 
 def require_provider(connection: sa.Connection, provider: str) -> None:
@@ -429,9 +429,9 @@ def _list(
     plan: OfPlan = "",
     search: WithText = "",
     state: Annotated[State | None, "State to list"] = None,
-    overridden: Annotated[bool, FLAG, "Only those with an override of yours"] = False,
+    overridden: Annotated[bool, FLAG, "Organisations with an org override"] = False,
     runs_out_within_ms: Annotated[
-        int | None, LENGTH, "Only those with credit that ends by then, as the watch last estimated: 6h, 7d"
+        int | None, LENGTH, "Time within which the credit ends by the watch's last estimate: 6h, 7d"
     ] = None,
     sort: Annotated[Literal["name", "balance", "halted", "plan", "end"], "Sort order"] = "name",
 ) -> Page[OrgRow]:
@@ -468,7 +468,7 @@ LISTS: Final = (
     Listing(
         "org list",
         "Organisations",
-        "List organisations: who bills each, its plan, its state, and what it has left.",
+        "List organisations with provider, plan, state and credit.",
         _list,
         (
             Column("org_id", "org"), Column("billing_provider", "billed by"), "plan", "state", "since_ms", "why",
@@ -484,7 +484,7 @@ LISTS: Final = (
     Listing(
         "org scheduled",
         "Flips to come",
-        "List the assignments that begin later, the next one first.",
+        "List assignments that begin later, the next first.",
         _scheduled,
         (
             Column("org_id", "org"), Column("billing_provider", "billed by"), Column("provider", "then by"),

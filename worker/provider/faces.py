@@ -49,7 +49,7 @@ MAX_RATE: Final = 10**12
 """Millionths, and base units, of a provider's rate."""
 MOST_NAMED: Final = 5
 """Organisations that a dry run names; of others their number is shown."""
-Name = Annotated[str, ID, "The provider's name"]
+Name = Annotated[str, ID, "Name of the provider"]
 Policy = Literal["go_on", "estimate", "stop"]
 
 
@@ -113,8 +113,10 @@ def _when_down(
     asked: Invocation,
     provider: Name,
     *,
-    policy: Annotated[Policy | None, "Keep them running, run them by estimates (the default), or stop them"] = None,
-    plan: Annotated[str, ID, "Only customers of this plan; every other plan without it"] = "",
+    policy: Annotated[
+        Policy | None, "Policy: keep organisations running, run them by estimates (the default), or stop them"
+    ] = None,
+    plan: Annotated[str, ID, "Plan of the customers; all other plans if omitted"] = "",
     undo: Undo = False,
     new: New = False,
 ) -> PolicySet:
@@ -156,11 +158,11 @@ def _rate(
     connection: sa.Connection,
     asked: Invocation,
     provider: Name,
-    feature: Annotated[str, ID, "The feature"],
+    feature: Annotated[str, ID, "Feature's name"],
     *,
-    micro: Annotated[int, whole(0, MAX_RATE), "Millionths of the unit of its balance"],
-    per: Annotated[int, whole(1, MAX_RATE), "For this many base units (seconds, or MB-seconds)"] = 1,
-    from_ms: Annotated[int | None, WINDOW, "For usage from this window on"] = None,
+    micro: Annotated[int, whole(0, MAX_RATE), "Millionths of the balance's unit"],
+    per: Annotated[int, whole(1, MAX_RATE), "Number of base units (seconds or MB-seconds) that the rate is for"] = 1,
+    from_ms: Annotated[int | None, WINDOW, "First window at the rate"] = None,
     new: New = False,
 ) -> ProviderRateSet:
     require_biller(connection, asked.providers, provider, "there is nothing to estimate")
@@ -353,7 +355,7 @@ PLACE: Final = "/console/providers"
 PAUSE: Final = Action(
     "provider pause",
     "Pause a provider",
-    "Send nothing to a provider until --undo. Usage is still sealed, and waits.",
+    "Pause a provider: Drawdown sends nothing to it. Drawdown still seals usage, which waits until you pass --undo.",
     _pause,
     _paused,
     path="/v1/providers/{provider}/pause",
@@ -366,7 +368,8 @@ ACTIONS: Final = (
     Action(
         "provider when-down",
         "Set a policy for outages",
-        "Set what holds for running organisations while their provider cannot be read. A halted one stays halted.",
+        "Set the policy for an unreadable provider. The policy is for running organisations: a halted organisation "
+        "stays halted.",
         _when_down,
         _sentence,
         path="/v1/providers/{provider}/when-down",
@@ -376,9 +379,9 @@ ACTIONS: Final = (
     Action(
         "provider rate",
         "Set a provider's rate",
-        "Set the rate of a feature at a provider, for estimates alone: nothing is charged by it. Costs that the "
-        "provider reports, such as the credit schema of Autumn, come first. At Autumn, a feature that draws from its "
-        "own balance takes 1,000,000 millionths for 1 base unit.",
+        "Set a feature's rate at a provider, for estimates only. Drawdown charges nothing by this rate. If the "
+        "provider reports costs, such as Autumn's credit schema, they take precedence. At Autumn, a feature with "
+        "its own balance must have 1,000,000 millionths for each base unit.",
         _rate,
         _rated,
         path="/v1/providers/{provider}/rates/{feature}",
@@ -390,7 +393,7 @@ LISTS: Final = (
     Listing(
         "provider list",
         "Providers",
-        "List providers: ready, dormant, paused or broken; organisations, and what is open.",
+        "List providers: state, organisations and open work.",
         _list,
         ("provider", "state", "why", Column("orgs", "#orgs"), Column("without_customer", "#without customer"),
          Column("open_pushes", "#open pushes")),
@@ -401,7 +404,7 @@ LISTS: Final = (
     Showing(
         "provider show",
         "Provider",
-        "Show a provider: its state, the terms in force, its policies for outages, and its rates.",
+        "Show a provider: state, terms, outage policies and rates.",
         _show,
         path="/v1/providers/{provider}",
         scope=READ,
@@ -411,7 +414,7 @@ LISTS: Final = (
     Listing(
         "provider rates",
         "Rates of a provider",
-        "List the rates of a provider, which estimates go by.",
+        "List a provider's rates, which estimates use.",
         _rates,
         RATES,
         holds="rates",

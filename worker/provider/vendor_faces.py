@@ -52,16 +52,16 @@ class VendorCostSet:
 def _set(
     connection: sa.Connection,
     asked: Invocation,
-    feature: Annotated[str, ID, "The feature, or a metric of the guard"],
+    feature: Annotated[str, ID, "Feature, or metric of the guard"],
     *,
-    vendor: Annotated[str, ID, "The vendor, as its bill names it"],
-    service: Annotated[str, ID, "The service, as the bill names it"],
-    unit: Annotated[str, ID, "The vendor's own unit: vcpu-hour"],
-    units: Annotated[int, whole(0, MAX_UNITS, 1), "The number of these units"],
-    cost_micro: Annotated[int, CREDITS, "Their price in the currency, to six decimals"],
-    per: Annotated[int, whole(1, MAX_UNITS, 3_600), "For this many base units of the feature"],
-    currency: Annotated[str, ID, "The currency: USD"],
-    from_ms: Annotated[int, TIME, "From this day on (UTC)"],
+    vendor: Annotated[str, ID, "Vendor, as its bill names it"],
+    service: Annotated[str, ID, "Service, as the bill names it"],
+    unit: Annotated[str, ID, "Vendor's own unit, such as vcpu-hour"],
+    units: Annotated[int, whole(0, MAX_UNITS, 1), "Number of the vendor's units"],
+    cost_micro: Annotated[int, CREDITS, "Cost of these units in the currency, to six decimals"],
+    per: Annotated[int, whole(1, MAX_UNITS, 3_600), "Number of the feature's base units for this cost"],
+    currency: Annotated[str, ID, "Currency, such as USD"],
+    from_ms: Annotated[int, TIME, "First day, in UTC"],
     new: New = False,
 ) -> VendorCostSet:
     if not CURRENCY.fullmatch(currency):
@@ -96,8 +96,8 @@ def _drift(
     connection: sa.Connection,
     look: Look,
     *,
-    from_ms: Annotated[int | None, TIME, "From this day on (UTC)"] = None,
-    to_ms: Annotated[int | None, TIME, "Up to the beginning of this day (UTC)"] = None,
+    from_ms: Annotated[int | None, TIME, "First day, in UTC"] = None,
+    to_ms: Annotated[int | None, TIME, "Day after the last day, in UTC"] = None,
 ) -> Drifted:
     end = look.now_ms - look.now_ms % DAY_MS if to_ms is None else to_ms
     start = end - SPAN_DAYS * DAY_MS if from_ms is None else from_ms
@@ -108,7 +108,8 @@ def _drift(
 SET: Final = Action(
     "vendor set",
     "Set the cost at a vendor",
-    "Set the cost of a feature's or metric's base units at a vendor, from a day on. A later day changes it.",
+    "Set the vendor's cost of a feature or metric. The cost is for base units, from a day on. To change it, set it "
+    "again for a later day.",
     _set,
     says=_summary,
     path="/v1/vendor-costs/{feature}",
@@ -120,7 +121,8 @@ LISTS: Final = (
     Listing(
         "vendor costs",
         "What features cost",
-        "List the present cost of each feature: in credits here, and in money at vendors, in their words.",
+        "List the cost of each feature here and at vendors. The cost here is in credits, and the cost at a vendor "
+        "is in money.",
         _costs,
         ("feature", Column("per_quantity", "#base units"), Column("credits_micro", "#credits", show_credits), "vendor",
          "service", Column("units", "takes", of_row=lambda one: f"{one.units:,} {one.unit}"),
@@ -133,7 +135,7 @@ LISTS: Final = (
     Showing(
         "vendor drift",
         "Estimates and bills",
-        "Compare the expected cost of usage with the bills of vendors, by vendor, service and day: the latest days.",
+        "Compare vendors' bills with the expected cost of usage. The comparison is by vendor, service and day.",
         _drift,
         path="/v1/vendor-drift",
         scope="catalog:read",

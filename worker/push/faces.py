@@ -45,14 +45,14 @@ MOST_CHOSEN: Final = 1_000
 MOST_FACTS: Final = 20
 """Pushes that a dry run of a call names."""
 
-Keys = Annotated[list[str], KEY, "Keys of pushes, usage:ORG:WINDOW:FEATURE[:rN]; or choose them by the other fields"]
+Keys = Annotated[list[str], KEY, "Keys of pushes, usage:ORG:WINDOW:FEATURE[:rN]; or use the filters"]
 State = Literal["due", "rejected", "in_doubt", "awaiting_credit"]
-OfState = Annotated[list[State] | None, "All in this state"]
-OfOrg = Annotated[str | None, ORG, "All of this organisation"]
-OfProvider = Annotated[str, ID, "All at this provider"]
-OfError = Annotated[str, TEXT, "All with this text in their last error"]
+OfState = Annotated[list[State] | None, "State of the pushes"]
+OfOrg = Annotated[str | None, ORG, "Organisation of the pushes"]
+OfProvider = Annotated[str, ID, "Provider of the pushes"]
+OfError = Annotated[str, TEXT, "Text in the last error of the pushes"]
 Expect = Annotated[int | None, whole(1, 10**9), "Expected count, as the dry run showed"]
-Evidence = Annotated[str, TEXT, "What shows it"]
+Evidence = Annotated[str, TEXT, "Evidence of the outcome"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,9 @@ def _resolve(
     asked: Invocation,
     keys: Keys | None = None,
     *,
-    outcome: Annotated[Literal["accepted", "absent"], "The provider has it; or it does not, and it is voided"],
+    outcome: Annotated[
+        Literal["accepted", "absent"], "Outcome at the provider: accepted, or absent, which voids the push"
+    ],
     evidence: Evidence,
     state: OfState = None,
     org_id: OfOrg = None,
@@ -210,12 +212,12 @@ def _worth(connection: sa.Connection, _asked: Invocation, values: Values) -> Siz
 
 OpenState = Literal["open", "due", "queued", "in_doubt", "rejected", "awaiting_credit"]
 AnyState = Literal[OpenState, "accepted", "voided", "carried", "shadow", "any"]
-OnlyOrg = Annotated[str | None, ORG, "Only this organisation's"]
-OnlyProvider = Annotated[str, ID, "Only this provider's"]
-OnlyFeature = Annotated[str, ID, "Only of this feature"]
-Since = Annotated[int | None, TIME, "Only of windows from this moment on"]
-Until = Annotated[int | None, TIME, "Only of windows that begin before this moment"]
-OnlyError = Annotated[str, TEXT, f"Only those with this last error, as it is listed, or '{NO_ERROR}'"]
+OnlyOrg = Annotated[str | None, ORG, "Organisation of the pushes"]
+OnlyProvider = Annotated[str, ID, "Provider of the pushes"]
+OnlyFeature = Annotated[str, ID, "Feature of the pushes"]
+Since = Annotated[int | None, TIME, "Earliest window of the pushes"]
+Until = Annotated[int | None, TIME, "Time before which the windows begin"]
+OnlyError = Annotated[str, TEXT, f"Last error of the pushes, as listed, or '{NO_ERROR}'"]
 
 
 def _require_filter(connection: sa.Connection, look: Look, provider: str, from_ms: int | None) -> None:
@@ -232,7 +234,7 @@ def _list(
     connection: sa.Connection,
     look: Look,
     *,
-    state: Annotated[AnyState, "In this state; open: all that is not settled"] = "open",
+    state: Annotated[AnyState, "State of the pushes; open for all that are not settled"] = "open",
     org_id: OnlyOrg = None,
     provider: OnlyProvider = "",
     feature: OnlyFeature = "",
@@ -251,7 +253,7 @@ def _sum(
     connection: sa.Connection,
     look: Look,
     *,
-    state: Annotated[OpenState, "In this state; open: all that is not settled"] = "open",
+    state: Annotated[OpenState, "State of the pushes; open for all that are not settled"] = "open",
     org_id: OnlyOrg = None,
     provider: OnlyProvider = "",
     feature: OnlyFeature = "",
@@ -271,7 +273,7 @@ def _sum(
     return Page(sums, notes=[f"{sum(one.pushes for one in sums):,} pushes in all"])
 
 
-def _show(connection: sa.Connection, look: Look, key: Annotated[str, KEY, "The push's key"]) -> ExplainedPush:
+def _show(connection: sa.Connection, look: Look, key: Annotated[str, KEY, "Key of the push"]) -> ExplainedPush:
     if look.only is not None and not key.startswith(f"usage:{look.only}:"):
         raise UnknownId(f"{look.only} has no push of this key", PUSH.noun)
     found = explain_push(connection, key)
@@ -296,7 +298,8 @@ ACTIONS: Final = (
     Action(
         "push retry",
         "Send pushes again",
-        "Send again with the next tick. A rejected push is voided and sealed again, under its next revision.",
+        "Send pushes again with the next tick. Drawdown voids a rejected push, and seals its usage under the next "
+        "revision.",
         _retry,
         _says("sent again by the next tick"),
         path="/v1/pushes/retry",
@@ -309,7 +312,7 @@ ACTIONS: Final = (
     Action(
         "push resolve",
         "Resolve pushes",
-        "Record the outcome of pushes that are in doubt or rejected. All of them are changed, or none.",
+        "Record the outcome of pushes in doubt or rejected. Drawdown changes all of them or none.",
         _resolve,
         _resolved,
         path="/v1/pushes/resolve",
@@ -322,7 +325,8 @@ ACTIONS: Final = (
     Action(
         "push void",
         "Void pushes",
-        "Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent again.",
+        "Void pushes that never reached their provider. The pushes must be rejected or in doubt. Drawdown seals and"
+        " sends their usage again.",
         _void,
         _says("voided; the next tick seals what they held"),
         path="/v1/pushes/void",
@@ -337,7 +341,7 @@ LISTS: Final = (
     Listing(
         "push list",
         "Pushes",
-        "List pushes. Open ones: what needs a person first. All others: the latest window first.",
+        "List pushes, those that need a person first. Other pushes are sorted by window, the latest first.",
         _list,
         ("key", "provider", Column("sent_qty", "#quantity"), "state", Column("attempts", "#attempts"),
          Column("last_error", "last error")),
@@ -349,7 +353,7 @@ LISTS: Final = (
     Listing(
         "push sums",
         "Open pushes by customer",
-        "Sum the open pushes by provider, customer, feature and state.",
+        "Sum open pushes by provider, customer, feature and state.",
         _sum,
         ("provider", Column("customer_id", "customer"), "feature", "state", Column("pushes", "#pushes"),
          Column("quantity", "#quantity")),
@@ -361,7 +365,7 @@ LISTS: Final = (
     Showing(
         "push show",
         "Push",
-        "Explain one push: samples, mapping, quantity, attempts, the provider's answer.",
+        "Explain a push: samples, mapping, quantity, attempts.",
         _show,
         path="/v1/pushes/{key}",
         scope=READ,

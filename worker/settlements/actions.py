@@ -226,10 +226,12 @@ def _set(
     asked: Invocation,
     supplier: SupplierId,
     *,
-    share_ppm: Annotated[int | None, PERCENT, "Its share of what a run is charged"] = None,
-    hold_ms: Annotated[int | None, LENGTH, "How long a settlement waits: 45d; 35d of a new one"] = None,
-    threshold_micro: Annotated[int | None, CREDITS, "Minimum payout in credits (100)"] = None,
-    clawbacks: Annotated[bool | None, FLAG, "Whether what was released may be taken back"] = None,
+    share_ppm: Annotated[int | None, PERCENT, "Share of an execution's charge, in per cent"] = None,
+    hold_ms: Annotated[
+        int | None, LENGTH, "Hold of a settlement before it is eligible: 45d; 35d for a new supplier"
+    ] = None,
+    threshold_micro: Annotated[int | None, CREDITS, "Minimum payout in credits; 100 for a new supplier"] = None,
+    clawbacks: Annotated[bool | None, FLAG, "Reversal of released settlements"] = None,
     new: New = False,
 ) -> SupplierSet:
     change = Change(share_ppm, hold_ms, threshold_micro, clawbacks)
@@ -298,7 +300,7 @@ def _reverse(
     run: Run,
     *,
     amount_micro: Annotated[
-        int | None, CREDITS, "Of what its supplier is owed; all that is left without it", Label("Credits")
+        int | None, CREDITS, "Amount in credits; the whole settlement if omitted", Label("Credits")
     ] = None,
 ) -> SettlementReversed:
     done = reverse(connection, run, asked.key, amount_micro, asked.by)
@@ -330,9 +332,12 @@ def _payout(
     asked: Invocation,
     supplier: SupplierId,
     *,
-    period: Annotated[str, ID, "The month, 2026-01; this month without it", Label("Month")] = "",
+    period: Annotated[str, ID, "Month, such as 2026-01; this month if omitted", Label("Month")] = "",
     expect_micro: Annotated[
-        int | None, CREDITS, "Refuse any amount but this: the dry run's", Label("It comes to, credits")
+        int | None,
+        CREDITS,
+        "Expected amount in credits, as the dry run showed; the command rejects any other",
+        Label("It comes to, credits"),
     ] = None,
 ) -> PayoutMade:
     if expect_micro is None and not asked.dry_run:
@@ -420,7 +425,8 @@ ACTIONS: Final = (
     Action(
         "supplier set",
         "Set a supplier's terms",
-        "Change a supplier's terms, or with --new make one. They are those of runs that end from now on.",
+        "Create or change a supplier's terms. To create the supplier, pass --new. The terms are for executions that"
+        " end from now on.",
         _set,
         _terms,
         path="/v1/suppliers/{supplier}",
@@ -432,7 +438,8 @@ ACTIONS: Final = (
     Action(
         "supplier freeze",
         "Freeze a supplier",
-        "Release nothing to a supplier until it is undone. Runs that name it go on, and are settled.",
+        "Freeze a supplier: nothing is released to it. --undo ends the freeze. Drawdown still accepts and settles "
+        "executions that name the supplier.",
         _freeze_supplier,
         lambda done: _frozen(f"supplier {done.supplier}", done.is_frozen, done.changed),
         path="/v1/suppliers/{supplier}/freeze",
@@ -443,7 +450,7 @@ ACTIONS: Final = (
     Action(
         "settlement freeze",
         "Freeze a settlement",
-        "Keep one settlement from being released until it is undone.",
+        "Freeze a settlement: it is not released. --undo ends the freeze.",
         _freeze_one,
         lambda done: f"{_frozen(done.run, done.is_frozen, done.changed)}; its state is {done.state}",
         path="/v1/settlements/{run}/freeze",
@@ -454,8 +461,8 @@ ACTIONS: Final = (
     Action(
         "settlement reverse",
         "Take back a settlement",
-        "Take back what a supplier is owed for a run. After its release the next payout is less by it. The customer is "
-        "given nothing back by this: `drawdown ledger grant` does that.",
+        "Reverse a settlement, whole or in part. If the settlement was released, the next payout is lower by the "
+        "amount. Drawdown does not refund the customer: use `drawdown ledger grant`.",
         _reverse,
         _taken_back,
         path="/v1/settlements/{run}/reverse",
@@ -468,7 +475,8 @@ ACTIONS: Final = (
     Action(
         "settlement payout",
         "Release a payout",
-        "Release what a supplier is owed and is eligible: one payout a month, above its threshold. Pays nothing.",
+        "Release a supplier's eligible settlements as a payout. A supplier has one payout a month, and only above "
+        "its threshold. Drawdown pays nothing: you pay the supplier.",
         _payout,
         _payout_sentences,
         path="/v1/suppliers/{supplier}/payout",

@@ -392,9 +392,9 @@ class SupplierRow(Sums):
     is_frozen: bool = False
 
 
-Supplier = Annotated[str, ID, "The supplier's id"]
-Run = Annotated[str, ID, "The key of the run that it is for"]
-OfSupplier = Annotated[str, ID, "Of this supplier alone"]
+Supplier = Annotated[str, ID, "Supplier's id"]
+Run = Annotated[str, ID, "Key of the execution"]
+OfSupplier = Annotated[str, ID, "Supplier to list"]
 
 
 def row_of(found: Settlement) -> SettlementRow:
@@ -408,9 +408,9 @@ def _settlements(
     look: Look,
     *,
     supplier: OfSupplier = "",
-    state: Annotated[list[Standing] | None, "In this state"] = None,
-    org_id: Annotated[str | None, ORG, "Of runs of this organisation alone"] = None,
-    project: Annotated[str, ID, "Of runs of this project alone"] = "",
+    state: Annotated[list[Standing] | None, "State of the executions"] = None,
+    org_id: Annotated[str | None, ORG, "Organisation of the executions"] = None,
+    project: Annotated[str, ID, "Project of the executions"] = "",
 ) -> Page[SettlementRow]:
     if look.only is not None and (supplier or project):
         # Whether there is such a supplier, or another's project, is not for this key to know.
@@ -472,7 +472,7 @@ LISTS: Final = (
     Showing(
         "settlement show",
         "Settlement",
-        "Show one settlement: what its supplier is owed, what was taken back, when it was frozen.",
+        "Show a settlement: amounts, reversals and freezes.",
         _settlement,
         path="/v1/settlements/{run}",
         scope=SCOPE,
@@ -493,8 +493,8 @@ LISTS: Final = (
     Listing(
         "supplier list",
         "Suppliers",
-        "List suppliers: terms, and what each is owed, was paid and gave back, in credits. Hold, eligible, frozen, "
-        "released and reversed add up to net.",
+        "List suppliers with their terms and amounts in credits. The amounts are on hold, eligible, frozen, "
+        "released and reversed. Their sum is net.",
         _suppliers,
         ("supplier", Column("share_ppm", "#share", show_percent), Column("hold_ms", "held for", lasting),
          Column("is_frozen", "all frozen"), *(one.name for one in fields(Sums))),
@@ -506,7 +506,7 @@ LISTS: Final = (
     Listing(
         "settlement payouts",
         "Payouts",
-        "List the payouts, the newest first.",
+        "List payouts, the newest first.",
         _payouts,
         (Column("payout", "payout"), "released_micro", Column("carried_micro", "#clawed back", _clawed), "total_micro",
          Column("lines", "#lines"), Column("at_ms", "at"), Column("actor", "by")),

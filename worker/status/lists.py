@@ -23,7 +23,7 @@ LISTS: Final = (
     Showing(
         "org show",
         "Organisation",
-        "Show how one organisation stands.",
+        "Show the state of one organisation.",
         _show,
         path="/v1/orgs/{org_id}",
         scope="orgs:read",

@@ -295,10 +295,10 @@ class TopupStopped:
 def _stop(
     connection: sa.Connection,
     asked: Invocation,
-    customer_id: Annotated[str | None, ORG, "The customer who owns the wallet"] = None,
+    customer_id: Annotated[str | None, ORG, "Customer who owns the wallet"] = None,
     *,
-    all_: Annotated[bool, FLAG, "The kill switch: of everybody"] = False,
-    undo: Annotated[bool, FLAG, "With --all: take the kill switch back"] = False,
+    all_: Annotated[bool, FLAG, "Kill switch for the top-ups of all wallets"] = False,
+    undo: Annotated[bool, FLAG, "End of the kill switch, for --all"] = False,
 ) -> TopupStopped:
     if (customer_id is None) != all_:
         raise UsageError("specify either a customer or --all", at="customer_id")
@@ -353,11 +353,11 @@ class TopupResolved:
 def _resolve(
     connection: sa.Connection,
     asked: Invocation,
-    topup: Annotated[str, KEY, "The top-up: topup:WALLET:N"],
+    topup: Annotated[str, KEY, "Top-up, as topup:WALLET:N"],
     *,
-    evidence: Annotated[str, TEXT, "What shows it; kept for good"],
-    paid: Annotated[str | None, ID, "It was paid, as this payment: credit it"] = None,
-    absent: Annotated[bool, FLAG, "Nothing was taken, and nothing will be"] = False,
+    evidence: Annotated[str, TEXT, "Evidence of the outcome, kept for good"],
+    paid: Annotated[str | None, ID, "Payment at the service; Drawdown credits it"] = None,
+    absent: Annotated[bool, FLAG, "Confirmation that nothing was charged, and that nothing will be"] = False,
 ) -> TopupResolved:
     if (paid is None) != absent:
         raise UsageError("say --paid PAYMENT or --absent: one of them", at="paid")
@@ -386,7 +386,7 @@ ACTIONS: Final = (
     Action(
         "topup stop",
         "Stop top-ups",
-        "Stop charging a wallet, or with --all everybody. What is in doubt is looked up all the same.",
+        "Stop the automatic top-ups of a wallet, or of all. Drawdown still looks up top-ups in doubt.",
         _stop,
         _stopped,
         path="/v1/topups/stop",
@@ -398,8 +398,8 @@ ACTIONS: Final = (
     Action(
         "topup resolve",
         "Say what became of a top-up",
-        "Say what became of a top-up in doubt, as the payment service's own dashboard shows it. Where another amount "
-        "was paid: --absent, and give the credit by `drawdown ledger grant`.",
+        "Record the outcome of a top-up in doubt. Read it from the payment service's own dashboard. If another "
+        "amount was paid, pass --absent, and grant the credit with `drawdown ledger grant`.",
         _resolve,
         lambda done: f"{done.topup}: {done.state}",
         path="/v1/topups/{topup}/resolve",

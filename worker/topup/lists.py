@@ -166,8 +166,8 @@ def _topups(
     connection: sa.Connection,
     look: Look,
     *,
-    customer_id: Annotated[str | None, ORG, "Only the wallet of this customer"] = None,
-    state: Annotated[list[State] | None, "In this state"] = None,
+    customer_id: Annotated[str | None, ORG, "Customer who owns the wallet"] = None,
+    state: Annotated[list[State] | None, "State of the executions"] = None,
 ) -> Topups:
     terms = list_terms(connection, look.most, customer_id or "")
     found = list_topups(connection, look.most, tuple(state or STATES), customer_id or "")
@@ -181,7 +181,8 @@ LISTS: Final = (
     Showing(
         "topup list",
         "Top-ups",
-        "List wallets that fill themselves, stopped ones first, and their top-ups, the newest first.",
+        "List wallets with automatic top-ups, and their top-ups. Stopped wallets come first, and the newest top-"
+        "ups.",
         _topups,
         path="/v1/topups",
         scope="ledger:read",

@@ -45,7 +45,7 @@ from drawdown.worker.usage.backfills import (
 )
 from drawdown.worker.usage.withdrawals import judge_backfill
 
-Name = Annotated[str, ID, "The backfill's name"]
+Name = Annotated[str, ID, "Name of the backfill"]
 MOST_REVERTED: Final = 5_000
 """Events that a form, a call or a dry run takes back in one transaction, which seals wait for."""
 MOST_COMPARED: Final = 10_000
@@ -86,7 +86,7 @@ def _list(
     connection: sa.Connection,
     look: Look,
     *,
-    org_id: Annotated[str | None, ORG, "Of this organisation alone"] = None,
+    org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
 ) -> Page[BackfillRow]:
     return Page(list_backfills(connection, org_id=org_id or "", most=look.most))
 
@@ -111,8 +111,8 @@ def _open(
     backfill: Name,
     *,
     org_id: OrgId,
-    from_ms: Annotated[int, WINDOW, "Of events used from this window boundary on"],
-    to_ms: Annotated[int, WINDOW, "Of events used before this window boundary"],
+    from_ms: Annotated[int, WINDOW, "Window boundary at which the events start"],
+    to_ms: Annotated[int, WINDOW, "Window boundary at which the events end"],
 ) -> Backfill:
     return backfills.open_backfill(connection, backfill, org_id, from_ms, to_ms, asked.by)
 
@@ -122,7 +122,7 @@ def _close(
     asked: Invocation,
     backfill: Name,
     *,
-    hash_: Annotated[str, ID, "Of what `backfill show` showed", Label("Hash of what it showed")],
+    hash_: Annotated[str, ID, "Hash that `backfill show` printed", Label("Hash of what it showed")],
 ) -> BackfillClosed:
     diff = backfills.close(connection, backfill, hash_, asked.by)
     found = show_backfill(connection, backfill)
@@ -256,7 +256,8 @@ PLACE: Final = "/console/backfill?key={backfill}"
 OPEN: Final = Action(
     "backfill open",
     "Open a backfill",
-    "Begin a backfill: events of the past that are no usage until it is closed. An organisation has one at a time.",
+    "Open a backfill for events of the past. The events are no usage until you close the backfill. An organisation "
+    "has one open backfill at a time.",
     _open,
     _opened,
     path="/v1/backfills/{backfill}",
@@ -266,7 +267,7 @@ OPEN: Final = Action(
 CLOSE: Final = Action(
     "backfill close",
     "Close the backfill",
-    "Make usage of what was shown. The next tick bills it as usage that came late.",
+    "Close a backfill: its events become usage. The next tick bills them as late usage.",
     _close,
     _closed,
     path="/v1/backfills/{backfill}/close",
@@ -277,8 +278,8 @@ CLOSE: Final = Action(
 REVERT: Final = Action(
     "backfill revert",
     "Revert the backfill",
-    "Withdraw all that went in by a backfill, for good; the next tick gives back what was billed. If it is "
-    "interrupted, give it again. Right events come in under ids of their own.",
+    "Withdraw all events of a backfill for good. The next tick refunds the charges. If the command is interrupted, "
+    "repeat it. Send the correct events with new ids.",
     _revert,
     _reverted,
     path="/v1/backfills/{backfill}/revert",
@@ -304,7 +305,7 @@ LISTS: Final = (
     Showing(
         "backfill show",
         "Backfill",
-        "Show what closing a backfill would bill, with the hash that closes it; or what became of it.",
+        "Show the charges of a backfill, or its outcome. The answer has the hash that `backfill close` needs.",
         _show,
         path="/v1/backfills/{backfill}",
         scope=READ,

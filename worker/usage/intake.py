@@ -346,7 +346,7 @@ def short_of_types(connection: sa.Connection) -> list[ShortOfTypes]:
     return [ShortOfTypes(**vars(row)) for row in read_together(connection, found=short_of_types_part())["found"]]
 
 
-EventSource = Annotated[str, ID, "The source, as the events say it"]
+EventSource = Annotated[str, ID, "Source of the events"]
 
 
 @dataclass(frozen=True)
@@ -386,9 +386,9 @@ def _events(
     connection: sa.Connection,
     look: Look,
     *,
-    org_id: Annotated[str, ORG, "Of this organisation"],
-    from_ms: Annotated[int, TIME, "Used from this time on"],
-    to_ms: Annotated[int | None, TIME, "Used before this time; now if left out"] = None,
+    org_id: Annotated[str, ORG, "Organisation of the events"],
+    from_ms: Annotated[int, TIME, "Earliest time of use"],
+    to_ms: Annotated[int | None, TIME, "End of the time of use; now if omitted"] = None,
 ) -> Page[ListedEvent]:
     if from_ms > look.now_ms:
         raise UsageError("--from lies in the future: two days ago is 2d", at="from_ms")
@@ -403,9 +403,9 @@ def _event(
     connection: sa.Connection,
     _look: Look,
     source: EventSource,
-    event: Annotated[str, ID, "The event's id"],
+    event: Annotated[str, ID, "Event's id"],
     *,
-    org_id: Annotated[str | None, ORG, "The organisation of the event, if several used the id"] = None,
+    org_id: Annotated[str | None, ORG, "Organisation of the event, if several organisations used the id"] = None,
 ) -> ListedEvent:
     if org_id is not None:
         require_org(connection, org_id)
@@ -432,9 +432,9 @@ def _sources(
     connection: sa.Connection,
     look: Look,
     *,
-    source: Annotated[str, ID, "Of this source alone"] = "",
-    event_type: Annotated[str, ID, "Only this event type"] = "",
-    org_id: Annotated[str | None, ORG, "Of this organisation alone"] = None,
+    source: Annotated[str, ID, "Source to list"] = "",
+    event_type: Annotated[str, ID, "Event type to list"] = "",
+    org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
 ) -> Page[ListedSource]:
     found = sources(connection, look.now_ms, EventFilter(source, event_type, org_id or ""))
     return Page([
@@ -450,8 +450,8 @@ def _whether(withdrawn: bool) -> str:
 LISTS: Final = (
     Listing(
         "event list",
-        "Events",
-        "List an organisation's usage events by the time of their use.",
+        "Ids of events",
+        "List an organisation's usage events by time of use.",
         _events,
         ("source", Column("event_id", "event"), Column("at_ms", "at"), Column("event_type", "type"),
          Column("quantity", "#quantity"), "feature", "subject", "project", Column("withdrawn", "", _whether)),

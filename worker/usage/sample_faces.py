@@ -41,11 +41,11 @@ from drawdown.worker.usage.lists import list_samples
 from drawdown.worker.usage.quarantined import Mended
 from drawdown.worker.usage.withdrawals import Withdrawn
 
-Ids = Annotated[list[str], ANY_ID, "Samples, by their ids; or choose them by the other fields", Label("Samples")]
-OfOrg = Annotated[str | None, ORG, "Only of this organisation"]
-OfReason = Annotated[str, TEXT, "Only for this reason"]
-Since = Annotated[int | None, TIME, "Only what came in from this time on"]
-Until = Annotated[int | None, TIME, "Only what came in before this time"]
+Ids = Annotated[list[str], ANY_ID, "Ids of samples; or use the filters", Label("Samples")]
+OfOrg = Annotated[str | None, ORG, "Organisation to show"]
+OfReason = Annotated[str, TEXT, "Reason of the quarantine"]
+Since = Annotated[int | None, TIME, "Earliest time of arrival"]
+Until = Annotated[int | None, TIME, "End of the time of arrival"]
 Expect = Annotated[int | None, whole(0, 10**9), "Expected count, as the dry run showed"]
 Unit = Literal["auto", "s", "ms", "us", "ns", "iso"]
 
@@ -95,7 +95,7 @@ def _mend(
     why: OfReason = "",
     from_ms: Since = None,
     to_ms: Until = None,
-    as_: Annotated[Unit, "In which unit their times are; auto: as fits"] = "auto",
+    as_: Annotated[Unit, "Unit of the samples' times; auto to detect it"] = "auto",
     expect: Expect = None,
 ) -> SamplesMended:
     chosen = chosen_of(connection, ids, org_id, why, from_ms, to_ms)
@@ -147,7 +147,7 @@ class SamplesWithdrawn:
 def _withdraw(
     connection: sa.Connection,
     asked: Invocation,
-    ids: Annotated[list[str], ANY_ID, "Samples, by their ids", Label("Samples")],
+    ids: Annotated[list[str], ANY_ID, "Ids of samples", Label("Samples")],
 ) -> SamplesWithdrawn:
     return SamplesWithdrawn(withdrawals.withdraw(connection, ids, asked.by))
 
@@ -183,8 +183,8 @@ def _list(
     look: Look,
     *,
     org_id: OrgId,
-    from_ms: Annotated[int, TIME, "Used from this time on"],
-    to_ms: Annotated[int | None, TIME, "Used before this time; now without it"] = None,
+    from_ms: Annotated[int, TIME, "Earliest time of use"],
+    to_ms: Annotated[int | None, TIME, "End of the time of use; now if omitted"] = None,
 ) -> Page[SampleRow]:
     until = look.now_ms if to_ms is None else to_ms
     require_range(from_ms, until)
@@ -249,8 +249,9 @@ ACTIONS: Final = (
     Action(
         "sample repair",
         "Enter samples again",
-        "Enter quarantined samples with a wrong time again. The sample itself never changes: the repaired copy has its "
-        "own id, and the next tick seals it. If a sample of the same sandbox and moment exists, the copy is left out.",
+        "Correct quarantined samples that have a wrong time. Drawdown adds a copy with its own id and never changes"
+        " the sample. The next tick seals the copy. If a sample of the same sandbox and time exists, Drawdown adds "
+        "no copy.",
         _mend,
         _sentence,
         path="/v1/samples/repair",
@@ -277,7 +278,7 @@ ACTIONS: Final = (
     Action(
         "sample dismiss",
         "Set samples aside",
-        "Set quarantined samples aside: they are never billed, and no longer counted as quarantined.",
+        "Dismiss quarantined samples: they are never billed. Drawdown no longer counts them as quarantined.",
         _dismiss,
         _set_aside,
         path="/v1/samples/dismiss",
@@ -290,7 +291,7 @@ ACTIONS: Final = (
     Action(
         "sample withdraw",
         "Withdraw samples",
-        "Declare samples wrong; the next tick gives back what was billed for them.",
+        "Withdraw wrong samples. The next tick refunds the charges for them.",
         _withdraw,
         _withdrawn,
         path="/v1/samples/withdraw",
@@ -315,7 +316,7 @@ LISTS: Final = (
     Listing(
         "sample list",
         "Samples",
-        "List an organisation's samples by the time of their use.",
+        "List an organisation's samples by time of use.",
         _list,
         (Column("sample_id", "sample"), Column("sandbox_id", "sandbox"),
          Column("ts", "at", of_row=lambda row: show_time(int(row.ts))),
@@ -328,7 +329,8 @@ LISTS: Final = (
     Listing(
         "sample quarantined",
         "Quarantined samples",
-        "List samples that cannot be billed, and why, with the time that was perhaps meant.",
+        "List samples that cannot be billed, with the reason. If a sample's time may have a wrong unit, the list "
+        "shows the probable time.",
         _quarantined,
         (Column("sample_id", "sample", of_row=_id), Column("org_id", "org"), Column("reason", "why"),
          Column("ts", "its time"), Column("meant_ms", "meant, perhaps", of_row=_meant)),

@@ -105,14 +105,14 @@ def _totals(
     connection: sa.Connection,
     look: Look,
     *,
-    from_ms: Annotated[int | None, WINDOW, "From this window on; from the first of this month if left out"] = None,
-    to_ms: Annotated[int | None, WINDOW, "Before this window; the current window is included if left out"] = None,
-    by: Annotated[list[By] | None, "Group by these; by org and feature if left out"] = None,
-    org_id: Annotated[str | None, ORG, "Of this organisation alone"] = None,
-    feature: Annotated[str | None, ID, "Of this feature alone"] = None,
-    project: Annotated[str | None, ID, "Of this project alone"] = None,
-    subject: Annotated[str | None, ID, "Of this subject alone"] = None,
-    time_zone: Annotated[str, TEXT, "The time zone of days and hours, such as Europe/Berlin"] = UTC_NAME,
+    from_ms: Annotated[int | None, WINDOW, "First window; the first of this month if omitted"] = None,
+    to_ms: Annotated[int | None, WINDOW, "End of the range; the current window is included if omitted"] = None,
+    by: Annotated[list[By] | None, "Groups of a row; organisation and feature if omitted"] = None,
+    org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
+    feature: Annotated[str | None, ID, "Feature to show"] = None,
+    project: Annotated[str | None, ID, "Project to show"] = None,
+    subject: Annotated[str | None, ID, "Subject to show"] = None,
+    time_zone: Annotated[str, TEXT, "Time zone of days and hours, such as Europe/Berlin"] = UTC_NAME,
 ) -> Page[UsageTotal]:
     start = start_of(look.now_ms) if from_ms is None else from_ms
     end = until_now(look.now_ms) if to_ms is None else to_ms
@@ -225,7 +225,7 @@ LISTS: Final = (
     Listing(
         "org usage",
         "Usage across organisations",
-        "Add up usage across organisations, by what you choose.",
+        "Sum usage across organisations.",
         _totals,
         (
             Column("org_id", "org", rare=True), Column("period", "period", rare=True), Column("feature", rare=True),

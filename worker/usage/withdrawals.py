@@ -162,9 +162,9 @@ def _withdraw_events(
     connection: sa.Connection,
     asked: Invocation,
     source: EventSource,
-    event_id: Annotated[list[str], ID, "Events", Label("Events")],
+    event_id: Annotated[list[str], ID, "Ids of events", Label("Events")],
     *,
-    org_id: Annotated[str | None, ORG, "The organisation of the events, if several used the ids"] = None,
+    org_id: Annotated[str | None, ORG, "Organisation of the events, if several organisations used the ids"] = None,
 ) -> EventsWithdrawn:
     own = None if asked.reach is None else asked.reach.source
     if own is not None and own != source:
@@ -203,7 +203,7 @@ ACTIONS: Final = (
     Action(
         "event withdraw",
         "Withdraw events",
-        "Declare events wrong; the next tick gives back what was billed for them. Their ids are never taken again.",
+        "Withdraw wrong events. The next tick refunds the charges for them. Drawdown never accepts their ids again.",
         _withdraw_events,
         _sentence,
         path="/v1/events/withdraw",

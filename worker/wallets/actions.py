@@ -375,8 +375,8 @@ def list_plans(connection: sa.Connection) -> list[Plan]:
     return [Plan(**{**row, "holds_halt": bool(row["holds_halt"])}) for row in SQL.run(connection, "plans").mappings()]
 
 
-CustomerId = Annotated[str, ORG, "The customer (by default the organisation's id)"]
-PlanName = Annotated[str, ID, "The plan's name"]
+CustomerId = Annotated[str, ORG, "Customer's id; by default the organisation's id"]
+PlanName = Annotated[str, ID, "Name of the plan"]
 
 
 @dataclass(frozen=True)
@@ -404,14 +404,18 @@ def _grant(
     connection: sa.Connection,
     asked: Invocation,
     customer_id: CustomerId,
-    amount_micro: Annotated[int, CREDITS, "12.50; a negative amount after -- takes back", Label("Credits")],
+    amount_micro: Annotated[
+        int, CREDITS, "Amount in credits, such as 12.50; a negative amount after -- takes credit back", Label("Credits")
+    ],
     *,
-    plan: Annotated[str | None, ID, "Also put the customer on this plan"] = None,
-    kind: Annotated[Kind, "What credit it is; a gift is a bonus"] = "purchased",
-    begins_ms: Annotated[int | None, TIME, "From when on it may be used; now without it"] = None,
-    expires_ms: Annotated[int | None, AHEAD, "Until when it may be used; never ends without it"] = None,
-    priority: Annotated[int, whole(0, MAX_PRIORITY, DEFAULT_PRIORITY), "Lower ones are used first"] = DEFAULT_PRIORITY,
-    features: Annotated[list[str] | None, ID, "Pays for this feature alone; for all without it"] = None,
+    plan: Annotated[str | None, ID, "Plan to put the customer on"] = None,
+    kind: Annotated[Kind, "Kind of the credit; a gift is a bonus"] = "purchased",
+    begins_ms: Annotated[int | None, TIME, "Time from which the credit is usable; now if omitted"] = None,
+    expires_ms: Annotated[int | None, AHEAD, "Time at which the credit expires; never if omitted"] = None,
+    priority: Annotated[
+        int, whole(0, MAX_PRIORITY, DEFAULT_PRIORITY), "Order of use: lots with lower numbers first"
+    ] = DEFAULT_PRIORITY,
+    features: Annotated[list[str] | None, ID, "Feature that the credit pays for; all if omitted"] = None,
     new: New = False,
 ) -> CreditGiven:
     if asked.key != (asked.key.strip() or None):
@@ -512,9 +516,9 @@ def _given_by(gives: Gives) -> int:
 def _take_back(
     connection: sa.Connection,
     asked: Invocation,
-    lot: Annotated[str, KEY, "The lot, as `ledger lots` and `pool show` name it; or its grant's key"],
+    lot: Annotated[str, KEY, "Lot, as `ledger lots` and `pool show` list it, or the key of its grant"],
     *,
-    whole: Annotated[bool, FLAG, "Take back the whole lot, including used credit", Label("All of it")] = False,
+    whole: Annotated[bool, FLAG, "Whole lot, used credit included", Label("All of it")] = False,
 ) -> TakenBack:
     return take_back(connection, lot, asked.by, whole=whole)
 
@@ -575,18 +579,18 @@ class RateSet:
 def _rate(
     connection: sa.Connection,
     asked: Invocation,
-    feature: Annotated[str, ID, "The feature"],
+    feature: Annotated[str, ID, "Feature's name"],
     *,
     micro_credits: Annotated[
-        int, whole(0, MAX_RATE, 100), "Micro-credits (a credit is a million)", Label("Micro-credits")
+        int, whole(0, MAX_RATE, 100), "Price in micro-credits (a credit is 1,000,000)", Label("Micro-credits")
     ],
     per: Annotated[
         int,
         whole(1, MAX_RATE, 1),
-        "For so many base units: seconds, MB-seconds, or an event's own",
-        Label("For so many base units"),
+        "Number of base units for this price: seconds, MB-seconds, or units of an event",
+        Label("Base units"),
     ] = 1,
-    from_ms: Annotated[int | None, WINDOW, "For usage from this window on; the next without it"] = None,
+    from_ms: Annotated[int | None, WINDOW, "First window at this price; the next if omitted"] = None,
     new: New = False,
 ) -> RateSet:
     now_ms = asked.by.now_ms
@@ -654,22 +658,26 @@ def _set_plan(
     asked: Invocation,
     plan: PlanName,
     *,
-    max_concurrent: Annotated[int | None, AT_ONCE, "Sandboxes at once"] = None,
+    max_concurrent: Annotated[int | None, AT_ONCE, "Maximum number of concurrent sandboxes"] = None,
     included_micro: Annotated[int | None, CREDITS_OR_NONE, "Monthly credit"] = None,
     rollover_min_micro: Annotated[int | None, CREDITS_OR_NONE, "Minimum unused credit that rolls over"] = None,
-    rollover_max_micro: Annotated[int | None, CREDITS_OR_NONE, "Maximum credit that rolls over; none: nothing"] = None,
-    first_micro: Annotated[int | None, CREDITS_OR_NONE, "Credit for a new customer, once; none: nothing"] = None,
-    hold_factor_ppm: Annotated[int | None, FACTOR, "A run holds its estimate times this"] = None,
+    rollover_max_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "Maximum credit that rolls over; none for no rollover"
+    ] = None,
+    first_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "Credit for a new customer, granted once; none for no credit"
+    ] = None,
+    hold_factor_ppm: Annotated[int | None, FACTOR, "Factor of an execution's estimate that is reserved"] = None,
     unknown_hold_micro: Annotated[
         int | None, CREDITS_OR_NONE, "Credit reserved without an estimate; 0 rejects the execution"
     ] = None,
     most_hold_micro: Annotated[
-        int | None, CREDITS_OR_NONE, "The most that one run may hold; none, or 0: no end"
+        int | None, CREDITS_OR_NONE, "Maximum credit that one execution reserves; none or 0 for no maximum"
     ] = None,
     most_held_micro: Annotated[
-        int | None, CREDITS_OR_NONE, "The most that all runs of a wallet may hold; none, or 0: no end"
+        int | None, CREDITS_OR_NONE, "Maximum credit that all executions of a wallet reserve; none or 0 for no maximum"
     ] = None,
-    holds_halt: Annotated[bool | None, FLAG, "Whether what is held counts for halts"] = None,
+    holds_halt: Annotated[bool | None, FLAG, "Reserved credit counted for halts"] = None,
     new: New = False,
 ) -> PlanSet:
     limits = {"unknown_hold_micro": unknown_hold_micro, "most_hold_micro": most_hold_micro,
@@ -746,7 +754,7 @@ def _put_on_plan(
     connection: sa.Connection,
     asked: Invocation,
     # Of another kind than its organisation's: a key that is bound to one chooses no plan for it.
-    customer_id: Annotated[str, ID, "The customer (by default the organisation's id)"],
+    customer_id: Annotated[str, ID, "Customer's id; by default the organisation's id"],
     plan: PlanName,
     *,
     new: New = False,
@@ -789,9 +797,9 @@ ACTIONS: Final = (
     Action(
         "ledger grant",
         "Give credit",
-        "Give a customer credit, as a lot (`ledger lots`). Organisations billed as it are looked at by the next tick. "
-        "Without --kind it counts as paid for. An unknown customer is made a wallet; with an id like another's, by "
-        "--new.",
+        "Grant credit to a customer as a lot. The next tick checks the halts of the organisations that the customer"
+        " pays for. Without --kind, the credit counts as purchased. If the customer is unknown, Drawdown creates a "
+        "wallet. If the id resembles an existing one, you must pass --new.",
         _grant,
         _grant_sentence,
         path="/v1/accounts/{customer_id}/grants",
@@ -803,8 +811,8 @@ ACTIONS: Final = (
     Action(
         "ledger take-back",
         "Take back a lot",
-        "Take back what nobody used of a lot, nor reserved. What was taken before is not taken again. An allotment "
-        "goes back to its pool.",
+        "Take back the unused credit of a lot. Reserved credit stays. If you repeat the command, it takes nothing "
+        "twice. The credit of an allotment returns to its pool.",
         _take_back,
         _take_back_sentences,
         path="/v1/lots/{lot}/take-back",
@@ -816,9 +824,9 @@ ACTIONS: Final = (
     Action(
         "ledger rate",
         "Set a rate",
-        "Set a feature's price. What was charged keeps its price, and so does what comes late in its window or is "
-        "given back; the first rate of a feature counts from ever. Each push is charged by itself, rounded to a whole "
-        "micro-credit, a half away from zero.",
+        "Set the price of a feature. Past charges keep their price. Late usage and refunds have the price of their "
+        "window. The first rate of a feature applies to all earlier usage. Each push is charged separately, rounded"
+        " half away from zero to a whole micro-credit.",
         _rate,
         _rated,
         path="/v1/rates/{feature}",
@@ -830,8 +838,8 @@ ACTIONS: Final = (
     Action(
         "plan set",
         "Set a plan",
-        "Change a plan, or with --new make one. What it gives changes for months that begin later, and for who comes "
-        "onto it from now on.",
+        "Create or change a plan. To create it, pass --new. A change of credit is for later months, and for "
+        "customers who get the plan from now on.",
         _set_plan,
         _plan_said,
         path="/v1/plans/{plan}",
@@ -843,7 +851,7 @@ ACTIONS: Final = (
     Action(
         "plan put",
         "Change its plan",
-        "Put a customer on a plan. From now on it has what the plan allows, and is given what the plan gives.",
+        "Put a customer on a plan. The plan's limits and credit are in force from now on.",
         _put_on_plan,
         _on_plan,
         path="/v1/accounts/{customer_id}/plan",
@@ -860,8 +868,7 @@ LISTS: Final = (
     Listing(
         "plan list",
         "Plans",
-        "List the plans: how many sandboxes at once, how many customers each has, what its runs hold, and what it "
-        "gives.",
+        "List plans with their limits, credit and customers.",
         _plans,
         ("plan", Column("max_concurrent", "#at once"), Column("customers", "#customers"),
          Column("hold_factor_ppm", "#factor", show_factor), Column("unknown_hold_micro", "#without estimate"),

@@ -342,16 +342,18 @@ def owed_figures(connection: sa.Connection) -> OwedFigures:
     return OwedFigures(int(waiting), int(freezes.freezes), freezes.since_ms)
 
 
-CustomerId = Annotated[str, ORG, "The customer (by default the organisation's id)"]
+CustomerId = Annotated[str, ORG, "Customer's id; by default the organisation's id"]
 
 
 def _wallets(
     connection: sa.Connection,
     look: Look,
     *,
-    which: Annotated[Literal["owed", "low"] | None, "owed: below nothing; low: at its threshold or below"] = None,
-    plan: Annotated[str, ID, "Of customers on this plan alone"] = "",
-    search: Annotated[str, ID, "With this text in their id"] = "",
+    which: Annotated[
+        Literal["owed", "low"] | None, "Wallets to list: owed for a negative balance, low for a low balance"
+    ] = None,
+    plan: Annotated[str, ID, "Plan of the customers"] = "",
+    search: Annotated[str, ID, "Text in the customers' ids"] = "",
 ) -> Page[WalletLine]:
     after = None
     if look.after:
@@ -396,9 +398,9 @@ def _entries(
     look: Look,
     customer_id: CustomerId,
     *,
-    from_ms: Annotated[int | None, TIME, "Booked from this time on"] = None,
-    to_ms: Annotated[int | None, TIME, "...and before this time"] = None,
-    amount: Annotated[str | None, SHOWN_AMOUNT, "Of this many credits, up or down: 4.80 finds 4.803, too"] = None,
+    from_ms: Annotated[int | None, TIME, "Earliest time of booking"] = None,
+    to_ms: Annotated[int | None, TIME, "End of the time of booking"] = None,
+    amount: Annotated[str | None, SHOWN_AMOUNT, "Amount in credits, up or down: 4.80 also finds 4.803"] = None,
 ) -> Page[WalletEntry]:
     if from_ms is not None and from_ms > look.now_ms:
         raise UsageError(f"--from lies in the future, at {show_time(from_ms)}: two days ago is 2d", at="from_ms")
@@ -442,9 +444,7 @@ def _lots(connection: sa.Connection, look: Look, customer_id: CustomerId) -> Wal
     return WalletLots(customer_id, found.order, found.owed_micro, found.back_micro, shown, more)
 
 
-def _rates(
-    connection: sa.Connection, look: Look, *, feature: Annotated[str, ID, "Of this one alone"] = ""
-) -> Page[Rate]:
+def _rates(connection: sa.Connection, look: Look, *, feature: Annotated[str, ID, "Feature to list"] = "") -> Page[Rate]:
     if feature:
         ids.require(connection, ids.FEATURE, feature)
     found = [one for one in list_rates(connection) if feature in ("", one.feature)]
@@ -460,8 +460,8 @@ LISTS: Final = (
     Listing(
         "ledger wallets",
         "Wallets",
-        "List wallets, the lowest balance first. Low is at or below the threshold of its automatic top-up, or the "
-        "level at which balances are low; without either, at nothing.",
+        "List wallets, the lowest balance first. A wallet is low at or below the threshold of its automatic top-up,"
+        " or at or below its organisation's low balance. If it has neither, it is low at 0.",
         _wallets,
         (Column("customer_id", "customer"), "balance_micro", Column("held_micro", "#reserved"), "available_micro",
          "plan", Column("mode", "top-up"), Column("threshold_micro", "#at"),
@@ -475,8 +475,8 @@ LISTS: Final = (
     Listing(
         "ledger entries",
         "Entries",
-        "List a wallet's entries, the latest first by the time that each is of: each with its run or its lot, and when "
-        "it was booked.",
+        "List a wallet's entries, the latest first. The order is by time of use. Each entry has its execution or "
+        "its lot, and its time of booking.",
         _entries,
         (Column("ts_ms", "of"), Column("at_ms", "booked"), "kind", Column("moved_micro", "#credits"), "feature",
          Column("quantity", "#quantity"), "run", "lot", "key"),
@@ -489,8 +489,8 @@ LISTS: Final = (
     Showing(
         "ledger lots",
         "Lots of a wallet",
-        "Show a customer's lots in their order of use, and what became of each. An amount is what is left, waits to "
-        "expire, was used, expired and was taken back.",
+        "List a customer's lots in their order of use. Each lot shows the amounts that are left, due to expire, "
+        "used, expired and taken back.",
         _lots,
         path="/v1/lots",
         scope=SCOPE,
@@ -507,7 +507,7 @@ LISTS: Final = (
     Listing(
         "ledger rates",
         "Rate card",
-        "List the rates, by feature, each from its moment on.",
+        "List the rates by feature, each with its start.",
         _rates,
         ("feature", Column("micro_credits", "#micro-credits"), Column("per_quantity", "#per"),
          Column("start_ms", "from")),

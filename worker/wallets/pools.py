@@ -250,11 +250,11 @@ def list_payers(connection: sa.Connection, payer: str, org_id: str, now_ms: int,
     return [PayerRow(**{**row, "allowed": bool(row["allowed"])}) for row in rows]
 
 
-PoolName = Annotated[str, ID, "The pool's name"]
+PoolName = Annotated[str, ID, "Name of the pool"]
 # Of these, a key that is bound to the customer may name none: what is paid is another's.
-Member = Annotated[str, ID, "The customer (by default the organisation's id)"]
-PayerName = Annotated[str, ID, "The customer, or pool, that pays"]
-PaidOrg = Annotated[str, ID, "The organisation with the executions that it pays for"]
+Member = Annotated[str, ID, "Customer's id; by default the organisation's id"]
+PayerName = Annotated[str, ID, "Customer or pool that pays"]
+PaidOrg = Annotated[str, ID, "Organisation that the payer pays for"]
 
 
 @dataclass(frozen=True)
@@ -304,9 +304,9 @@ def _allot(
     asked: Invocation,
     pool: PoolName,
     customer_id: Member,
-    amount_micro: Annotated[int, CREDITS, "How much, e.g. 12.50", Label("Credits")],
+    amount_micro: Annotated[int, CREDITS, "Amount in credits, such as 12.50", Label("Credits")],
     *,
-    expires_ms: Annotated[int, AHEAD, "When what is left of it goes back to the pool: +30d, 2026-03-01"],
+    expires_ms: Annotated[int, AHEAD, "Time at which unused credit returns to the pool: +30d, 2026-03-01"],
 ) -> PoolAllotted:
     done = allot(connection, pool, customer_id, amount_micro, expires_ms, asked.by, key=asked.key)
     return PoolAllotted(
@@ -433,8 +433,8 @@ def _payers(
     connection: sa.Connection,
     look: Look,
     *,
-    payer: Annotated[str, ID, "This payer alone"] = "",
-    org_id: Annotated[str | None, ORG, "Of this organisation alone"] = None,
+    payer: Annotated[str, ID, "Payer to list"] = "",
+    org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
 ) -> Page[PayerRow]:
     if look.only is not None and payer:  # whether there is such a payer is not for this key to know
         said = f"payers are of all organisations, and this key is bound to {look.only}: use another key"
@@ -452,8 +452,8 @@ ACTIONS: Final = (
     Action(
         "pool make",
         "Make a pool",
-        "Make a pool: a wallet of its own, to be filled as any other (`ledger grant POOL CREDITS`). Where its name is "
-        "like that of a pool or a customer, only with --new.",
+        "Create a pool, a wallet that allots credit. Fill it with `ledger grant POOL CREDITS`. If its name "
+        "resembles a pool's or customer's, you must pass --new.",
         _make,
         _sentence,
         path="/v1/pools/{pool}",
@@ -463,8 +463,8 @@ ACTIONS: Final = (
     Action(
         "pool allot",
         "Allot credit of a pool",
-        "Move credit out of a pool into a customer's wallet, where it is used before all else. What nobody used of it "
-        "by its end goes back. `ledger take-back LOT` takes it back sooner.",
+        "Move credit from a pool into a customer's wallet. The customer uses it before all other credit. At the "
+        "end, unused credit returns to the pool. To return it sooner, use `ledger take-back LOT`.",
         _allot,
         _allotted,
         path="/v1/pools/{pool}/allotments",
@@ -476,8 +476,8 @@ ACTIONS: Final = (
     Action(
         "payer allow",
         "Let another wallet pay",
-        "Let runs of an organisation that name this payer (`execution accept --payer`) be paid from its wallet. A run "
-        "keeps its payer. Another limit begins to count from zero.",
+        "Allow a wallet to pay for an organisation's executions. An execution names its payer with `execution "
+        "accept --payer`, and keeps it. A new limit counts from zero.",
         _allow,
         _allowed,
         path="/v1/payers/{payer}/orgs/{org_id}/allow",
@@ -488,7 +488,7 @@ ACTIONS: Final = (
     Action(
         "payer end",
         "Let another wallet pay no more",
-        "Let no more runs of an organisation be paid from another wallet. Those that were accepted are paid for.",
+        "End a payer: it pays for no new executions. The payer still pays for executions that were accepted.",
         _end,
         _ended,
         path="/v1/payers/{payer}/orgs/{org_id}/end",
@@ -500,7 +500,7 @@ LISTS: Final = (
     Listing(
         "pool list",
         "Pools",
-        "List pools: what each has, what it allotted in all and what of that came back, and to how many at present.",
+        "List pools: credit, allotments, returns and members.",
         _pools,
         ("pool", Column("available_micro", "#available"), Column("allotted_micro", "#allotted"),
          Column("returned_micro", "#returned"), Column("members", "#members now")),
@@ -512,8 +512,8 @@ LISTS: Final = (
     Showing(
         "pool show",
         "Pool",
-        "Show a pool: what it has, and its members with what became of each allotment. An amount is what is left, "
-        "waits to come back, was used, returned and was taken back.",
+        "Show a pool, its members and their allotments. The amounts of an allotment are left, due to return, used, "
+        "returned and taken back.",
         _pool,
         path="/v1/pools/{pool}",
         scope=READ,
@@ -530,7 +530,7 @@ LISTS: Final = (
     Listing(
         "payer list",
         "Payers",
-        "List payers and the organisations they pay for: limit, credit held by executions, and cost.",
+        "List payers with organisation, limit, reserves and cost.",
         _payers,
         ("payer", Column("org_id", "org"), Column("allowed", "pays", _pays), Column("spent_micro", "#spent"),
          Column("limit_micro", "#limit"), Column("since_ms", "since"), "reason"),

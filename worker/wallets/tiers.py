@@ -199,7 +199,7 @@ def tiers_of(connection: sa.Connection, customer_id: str) -> list[HeldTier]:
     return [HeldTier(**{**row, "renews": bool(row["renews"])}) for row in rows]
 
 
-TierName = Annotated[str, ID, "The tier's name"]
+TierName = Annotated[str, ID, "Name of the tier"]
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,8 @@ def _set(
     asked: Invocation,
     tier: TierName,
     *,
-    at_once: Annotated[int | None, AT_ONCE, "Sandboxes at once"] = None,
-    price_micro: Annotated[int | None, CREDITS, "What a calendar month costs"] = None,
+    at_once: Annotated[int | None, AT_ONCE, "Maximum number of concurrent sandboxes"] = None,
+    price_micro: Annotated[int | None, CREDITS, "Price of a calendar month in credits"] = None,
     new: New = False,
 ) -> TierSet:
     found, was = set_tier(connection, tier, Change(at_once, price_micro), asked.by, new=new)
@@ -254,7 +254,7 @@ class TierBought(Holder):
 def _buy(
     connection: sa.Connection,
     asked: Invocation,
-    customer_id: Annotated[str, ORG, "The customer (by default the organisation's id)"],
+    customer_id: Annotated[str, ORG, "Customer's id; by default the organisation's id"],
     tier: TierName,
     *,
     undo: Undo = False,
@@ -306,8 +306,8 @@ ACTIONS: Final = (
     Action(
         "tier set",
         "Set a tier",
-        "Change a tier, or with --new make one: sandboxes at once beside what plans allow, bought with `tier buy`. "
-        "Another price is that of months to come.",
+        "Create or change a tier of concurrent sandboxes. To create it, pass --new. A customer buys a tier with "
+        "`tier buy`, and its sandboxes are added to the plan's limit. A change of price is for later months.",
         _set,
         _set_said,
         path="/v1/tiers/{tier}",
@@ -318,8 +318,9 @@ ACTIONS: Final = (
     Action(
         "tier buy",
         "Buy a tier",
-        "Have a customer hold a tier: this calendar month is charged at once, each other as it begins. With --undo it "
-        "ends with the month that is paid for. It ends, too, where there is no credit for the next month.",
+        "Buy a tier for a customer, month by month. Drawdown charges this calendar month at once, and each later "
+        "month as it begins. With --undo, the tier ends with the paid month. If the credit is too low for the next "
+        "month, the tier ends, too.",
         _buy,
         _bought,
         path="/v1/accounts/{customer_id}/tiers/{tier}",
@@ -333,7 +334,7 @@ LISTS: Final = (
     Listing(
         "tier list",
         "Tiers",
-        "List the tiers: how many sandboxes at once, what a month costs, and how many customers hold each.",
+        "List tiers: sandboxes, monthly price and holders.",
         _tiers,
         ("tier", Column("at_once", "#at once"), Column("price_micro", "#a month"), Column("customers", "#customers")),
         holds="tiers",

@@ -18,7 +18,7 @@ from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.halts.lists import CellLine, cell_lines
 
 PATH: Final = "/console/cells"
-SET: Final = act("Say where a cell listens", "cell-set", "admin")
+SET: Final = act("Set the URL of a cell", "cell-set", "admin")
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
