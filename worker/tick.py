@@ -201,12 +201,12 @@ def _unusable(connection: sa.Connection, context: Context) -> list[str]:
     """Providers that bill somebody and cannot be used until a person fixes it."""
     reasons = {**context.broken, **context.changed}
     reasons |= {
-        name: f"{why}: nothing is sent to it"
+        name: f"{why}. Drawdown sends no pushes to it"
         for name, why in context.dormant.items()
         if name not in reasons and _any(connection, "usage_waits", {"provider": name})
     }
     missing = set(stored_terms(connection)) - set(context.capabilities) - set(reasons)
-    reasons |= dict.fromkeys(missing, "its package is not installed here")
+    reasons |= dict.fromkeys(missing, "its package is not installed on this machine")
     return [
         f"{name}: {reason}"
         for name, reason in sorted(reasons.items())
@@ -241,14 +241,14 @@ def _seal_all(context: Context, report: Report) -> Steps[None]:
     while queue:
         shard = queue.pop()
         if shard != context.shard and context.out_of_time():
-            report.failures.append(f"buckets {shard.lo} to {shard.hi} were not sealed: time was up")
+            report.failures.append(f"the tick ran out of time before it sealed buckets {shard.lo} to {shard.hi}")
             continue
         request = _request(context, report, shard)
         try:
             sealed: Sealed = yield Transaction("seal", partial(sealing.seal, request=request))
         except LockHeld as error:  # verdicts and halts need not what the seal waits for
             log.error("seal_waited", bucket_lo=shard.lo, bucket_hi=shard.hi, error=str(error))
-            report.failures.append(f"buckets {shard.lo} to {shard.hi} were not sealed: {error}")
+            report.failures.append(f"the tick could not seal buckets {shard.lo} to {shard.hi}: {error}")
             continue
         except DBAPIError as error:  # a database that is busy, away or not ready has errors of its own
             log.error("seal_failed", bucket_lo=shard.lo, bucket_hi=shard.hi, error=in_short(error))
@@ -258,13 +258,14 @@ def _seal_all(context: Context, report: Report) -> Steps[None]:
             elif (yield from _stop_bad_orgs(context, report, request)):
                 queue.append(shard)
             else:
-                report.failures.append(f"bucket {shard.lo} cannot be sealed: {in_short(error)}")
+                report.failures.append(f"the tick could not seal bucket {shard.lo}: {in_short(error)}")
             continue
         report.sealed += sealed.pushes
         context.advanced("sealed", sealed.pushes)
         if sealed.restored:
             log.error(
-                "database_restored", detail="the arrival cursor lay beyond the database's counter; reading all again"
+                "database_restored",
+                detail=("the arrival cursor exceeded the database's counter. The tick reads all arrivals again"),
             )
         log.info("sealed", bucket_lo=shard.lo, bucket_hi=shard.hi, pushes=sealed.pushes, seal=sealed.seal_id)
 

@@ -111,9 +111,7 @@ def test_read_only(fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPa
             fleet.engine.dispose()
         _refused(database_url, WRITING, 1, "the database is read-only")
         for arguments in READING:
-            assert _here(database_url, arguments) == (75 if arguments == ("status",) else 0, ""), (
-                "there was no tick yet"
-            )
+            assert _here(database_url, arguments) == (75 if arguments == ("status",) else 0, ""), "no tick has run yet"
     if fleet.engine.dialect.name == "postgresql":
         with psycopg.connect(database_url, autocommit=True) as connection:
             connection.execute("SET default_transaction_read_only = off")
@@ -154,9 +152,7 @@ def test_locked(fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch
     with _locked(database_url):
         _refused(database_url, WRITING, 75, "try again")
         for arguments in READING:
-            assert _here(database_url, arguments) == (75 if arguments == ("status",) else 0, ""), (
-                "there was no tick yet"
-            )
+            assert _here(database_url, arguments) == (75 if arguments == ("status",) else 0, ""), "no tick has run yet"
     assert number(database_url, "SELECT COUNT(*) FROM ticks") == 0
     _settles(database_url)
 

@@ -246,7 +246,7 @@ def test_answers_are_lost_for_a_day_and_all_was_applied(engine: sa.Engine, name:
     unasked = outage.fleet.rows("SELECT DISTINCT last_error FROM pushes WHERE state = 'queued' AND lookups > 0")
     # At Stripe the key's last hour begins with the last tick: whether it is asked for in that tick or the next is open.
     assert len(unasked) == 1 or (name == "stripe" and not unasked)
-    assert all("could not be looked up: " in str(text) and NO_ANSWER in str(text) for (text,) in unasked)
+    assert all("the lookup failed: " in str(text) and NO_ANSWER in str(text) for (text,) in unasked)
     sends = {one: len(times) for one, times in outage.line.tried.items()}
     if name == "autumn":
         # A duplicate proves nothing there, so nothing is sent again: it is asked for.
@@ -295,7 +295,7 @@ def test_calls_are_lost_for_a_day_and_nothing_was_applied(engine: sa.Engine, nam
     assert {one for one, state in states.items() if state == "voided"} == aged
     assert states.keys() - first.keys() == {f"{one}:r1" for one in aged}
     evidence = [str(text) for (text,) in outage.fleet.rows("SELECT evidence FROM voids")]
-    assert len(evidence) == len(aged) and all("looked up and absent" in text for text in evidence)
+    assert len(evidence) == len(aged) and all("the lookup found no charge" in text for text in evidence)
     for org, window, at in outage.fleet.rows("SELECT org_id, window_ms, at_ms FROM voids"):
         last = outage.line.tried[key(str(org), int(str(window)))][-1]
         assert int(str(at)) - last >= RETENTION_MS, "not before it can no longer be applied"

@@ -240,7 +240,7 @@ def test_filter_chooses_by_customer_feature_window_and_error(lab: Lab) -> None:
             2,
             "--evidence",
         ),
-        (("--outcome", "accepted", *SHOWN, "--at-most", "11"), 1, "there are 12 pushes in doubt now"),
+        (("--outcome", "accepted", *SHOWN, "--at-most", "11"), 1, "too many pushes in doubt: 12 exceed"),
     ],
 )
 def test_mistyped_command_is_refused_and_changes_nothing(
@@ -261,7 +261,7 @@ def test_push_that_may_still_arrive_stays_and_the_rest_is_voided(lab: Lab) -> No
     lab.fleet.write(f"UPDATE pushes SET attempts = 2 WHERE key = '{_keys()[0]}'".replace(":", "\\:"))
     said = lab.command(*ALL, "--outcome", "absent", *SHOWN, status=75)
     assert "11 of 12 pushes in doubt" in said
-    assert "1 stay in doubt, an attempt may still arrive: give the same command in 30 minutes" in said
+    assert "1 stay in doubt, an attempt may still arrive. Run the same command in 30 minutes" in said
     assert lab.states == {"voided": 11, "in_doubt": 1}
     lab.fleet.clock.at_ms += 30 * MINUTE_MS
     assert "1 of 1 pushes in doubt" in lab.command(*ALL, "--outcome", "absent", *SHOWN)
@@ -274,7 +274,10 @@ def test_push_below_the_floor_stays_until_it_is_accepted(lab: Lab) -> None:
     (dry,) = lab.as_json(*ALL, "--outcome", "absent", "--dry-run", status=1)["outcomes"]
     assert [(one["reason"], one["pushes"]) for one in dry["stays"]] == [("below_floor", 2)]
     said = lab.command(*ALL, "--outcome", "absent", *SHOWN, status=1)
-    assert "2 stay in doubt, below their organisations' floor" in said and lab.states == {"voided": 10, "in_doubt": 2}
+    assert "2 stay in doubt, below the floor of their organisations" in said and lab.states == {
+        "voided": 10,
+        "in_doubt": 2,
+    }
     assert "2 of 2" in lab.command(*ALL, "--outcome", "accepted", *SHOWN) and lab.states == {
         "voided": 10,
         "accepted": 2,
@@ -308,7 +311,7 @@ def test_push_that_goes_in_doubt_meanwhile_is_left_to_a_person(lab: Lab, monkeyp
 
 
 def test_at_most_refuses_more_than_the_dry_run_counted(lab: Lab) -> None:
-    with pytest.raises(Refused, match="there are 12 pushes in doubt now"):
+    with pytest.raises(Refused, match="too many pushes in doubt: 12 exceed"):
         resolve_all(
             lambda work, /, *, rollback=False: write(lab.fleet.engine, work, rollback=rollback),
             DoubtFilter(at_most=11), "absent", lab.fleet.by, "their console",
@@ -350,8 +353,8 @@ def test_queued_push_is_not_said_to_drain_by_itself(engine: sa.Engine) -> None:
     sent = fleet.clock.at_ms
     fleet.clock.at_ms += 5_000
     said = " ".join(text(fleet).split())
-    assert "drains by itself" not in said and "drained at" not in said
-    assert "next: nothing: ticks look up what may have arrived until 2026-01-01T01:10:00Z" in said
+    assert "the queue drains" not in said and "drained at" not in said
+    assert "next: wait until 2026-01-01T01:10:00Z while ticks look up pushes that may have arrived" in said
     assert "1 queued: looked up by 01:10 UTC at the latest; what stays unproven is then left to you" in said
     fleet.write("UPDATE ticks SET report = :report", {"report": json.dumps({"applied_within_ms": {"fake": DAY_MS}})})
     said = " ".join(text(fleet).split())
@@ -391,7 +394,7 @@ def test_push_that_waits_for_credit_is_shown_apart_and_needs_nobody(lab: Lab) ->
     assert (found["left"]["rejected"], found["left"]["awaiting_credit"]) == (0, 12)
     said = " ".join(text(fleet).split())
     assert "ALL SETTLED: 12 pushes of 2 organisations wait for credit at fake" in said
-    assert "12 pushes of 2 organisations, 10.80 credits, wait for credit: billed once the provider shows credit" in said
+    assert "12 pushes of 2 organisations, 10.80 credits, wait for credit: billed when the provider shows credit" in said
     fleet.write("UPDATE pushes SET due_at_ms = settled_ms WHERE key <> :key", {"key": _keys()[0]})
     said = " ".join(text(fleet).split())
     assert "1 push of 1 organisation, 0.60 credits, waits for credit" in said

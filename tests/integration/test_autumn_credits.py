@@ -742,7 +742,7 @@ def test_loss_in_a_cycle_that_ends_a_short_month_is_found(engine: sa.Engine, tel
     house.bill()
     found = house.compare(correct=True)
     unsure = [(line.verdict, line.unsure, line.note) for line in found.differing]
-    note = f"{balances.MAY_AGREE}; it is uncertain by up to 3.2"
+    note = f"{balances.MAY_AGREE}. The difference is uncertain by up to 3.2"
     assert [(verdict, much) for verdict, much, _ in unsure] == ([("unsure", 3_200_000)] if tells == "nothing" else [])
     assert all(str(words).startswith(note) for *_, words in unsure)
     for _ in range(3):
@@ -884,7 +884,7 @@ def test_loss_that_was_healed_is_voided_by_nobody(engine: sa.Engine) -> None:
     house.autumn.lose_balances(house.fleet.clock.at_ms)
     key = str(house.fleet.one("SELECT key FROM pushes WHERE feature = 'compute_4gb'"))
     assert told(house.compare(correct=True))[0][4] == 40_000
-    with pytest.raises(Refused, match=f"{key} is not voided: .* since {key}:r1. drawdown push show {key}"):
+    with pytest.raises(Refused, match=f"cannot void {key}: .* since {key}:r1. drawdown push show {key}"):
         write(engine, lambda c: void(c, [key], house.fleet.by, "their support", although_accepted=True))
     house.bill()
     house.is_exact()

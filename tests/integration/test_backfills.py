@@ -246,7 +246,7 @@ def test_what_nobody_bills_or_nothing_maps_is_shown_as_what_waits(fleet: Fleet) 
 
 
 WRONG: Sequence[tuple[dict[str, Any], type[Exception], str]] = (
-    ({"name": ""}, UsageError, "a backfill's name has 1 to 200 characters"),
+    ({"name": ""}, UsageError, "invalid backfill name: expected 1 to 200 characters"),
     ({"from_ms": T0 + 1}, UsageError, "must lie on a window boundary"),
     ({"to_ms": T0}, UsageError, "31 days at most, and --to lies after --from"),
     ({"from_ms": T0 - 32 * DAY_MS}, UsageError, "31 days at most"),

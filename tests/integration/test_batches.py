@@ -1046,10 +1046,10 @@ def test_what_the_last_tick_could_not_do_is_no_settled_headline(fleet: Fleet, wa
         found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)).headline
         return f"{found.verdict}: {found.reason}"
 
-    assert "behind: the last tick left something: exports: 1 file has a name that is none" in reason()
+    assert "behind: the last tick left work undone: exports: 1 file has a name that is none" in reason()
     assert [one.name for one in read(fleet.engine, sources.list_batches)] == ["june.csv"]
     shutil.rmtree(watched)
-    assert "behind: the last tick left something: the folder of exports cannot be read" in reason()
+    assert "behind: the last tick left work undone: the folder of exports cannot be read" in reason()
     columns = "worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status, clock_trusted, report"
     other = f"INSERT INTO ticks ({columns}) SELECT worker, 128, 255, started_ms, finished_ms, 0, clock_trusted, '{{}}'"
     fleet.write(f"{other} FROM ticks ORDER BY tick_id DESC LIMIT 1")

@@ -135,9 +135,9 @@ def test_many_at_once_are_settled_as_one_by_one(fleet: Fleet, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "part", "other", "text"),
     [
-        ("retry", 1, 2, "is in_doubt: only a push that is due or rejected"),
-        ("void", 2, 0, "is accepted: only a push that is rejected or in doubt"),
-        ("resolve", 2, 0, "is accepted: only a push that was sent"),
+        ("retry", 1, 2, "is in_doubt: you can send a push again only if it is due or rejected"),
+        ("void", 2, 0, "is accepted: you can void a push only if it is rejected or in doubt"),
+        ("resolve", 2, 0, "is accepted: you can resolve a push only if it was sent"),
     ],
 )
 def test_where_one_does_not_fit_none_is_changed(fleet: Fleet, how: str, part: int, other: int, text: str) -> None:
@@ -148,7 +148,7 @@ def test_where_one_does_not_fit_none_is_changed(fleet: Fleet, how: str, part: in
     ]
     for odd, error, said in odds:
         chosen = [*keys("acme", part=part), odd, *keys("globex", part=part)]
-        with pytest.raises(error, match=rf"{odd}.*; none of the 81 was changed") as refused:
+        with pytest.raises(error, match=rf"{odd}.*\. None of the 81 pushes changed") as refused:
             write(fleet.engine, lambda c, chosen=chosen: SETTLED[how](c, chosen, fleet))  # type: ignore[misc]
         assert said in str(refused.value)
         assert read(fleet.engine, tables) == before
@@ -168,7 +168,9 @@ def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -
     fleet.tick_windows(1)
     before = read(engine, tables)
     for how in ("void", "retry"):
-        with pytest.raises(Refused, match=rf"^{chosen[1]}: an attempt .*; void it in 55 minutes; none of the 3"):
+        with pytest.raises(
+            Refused, match=rf"^cannot void {chosen[1]}: an unanswered attempt .* Void it in 55 minutes. None of the 3"
+        ):
             write(engine, lambda c, how=how: SETTLED[how](c, chosen, fleet))  # type: ignore[misc]
     assert read(engine, tables) == before
     fleet.clock.at_ms += 55 * 60_000
@@ -205,15 +207,15 @@ def test_a_page_that_looked_at_as_much_as_it_may_says_where_it_goes_on(
     assert run([*url, *given]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert f"there are more: --after {found['next']}" in said and found["pushes"]
-    assert "this page looked no further, and the next one continues" in said
+    assert "the page reached its limit, and the next one continues" in said
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ("--state gone", "--state: there is open, due, queued, in_doubt, rejected, awaiting_credit, accepted"),
-        ("--why", "there is no open push that waits for this reason"),
-        ("--after 1", "no page begins there"),
+        ("--why", "unknown reason: no open push waits for it"),
+        ("--after 1", "Start at the first page"),
     ],
 )
 def test_a_list_of_pushes_that_there_is_not_is_refused(
@@ -231,16 +233,16 @@ def test_the_command_says_that_it_is_all_of_them_or_none(fleet: Fleet, capsys: p
     odd = keys("acme", part=0)[0]
     assert run([*url, "push", "void", *keys("acme", part=1), odd, "--evidence", "seen"]) == 1
     assert f"{odd} is accepted" in (said := capsys.readouterr().err)
-    assert "none of the 41 was changed" in said
+    assert "None of the 41 pushes changed" in said
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
     given = ["push", "retry", "--provider", "fake", "--error", "no such meter"]
     assert run([*url, *given, "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "80 sent again by the next tick, all in one transaction" in told and "--expect 80" in told
+    assert "80 the next tick sends it again, all in one transaction" in told and "--expect 80" in told
     assert told.startswith("dry run: nothing was changed")
     assert run([*url, *given, "--expect", "79"]) == 1
-    assert "80 now, 79 expected" in capsys.readouterr().err
+    assert "expected 79, found 80" in capsys.readouterr().err
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
     assert run([*url, *given]) == 0
-    assert "80 sent again by the next tick, all in one transaction" in capsys.readouterr().out
+    assert "80 the next tick sends it again, all in one transaction" in capsys.readouterr().out
     assert fleet.one("SELECT COUNT(*) FROM voids") == 80

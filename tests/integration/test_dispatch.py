@@ -146,7 +146,7 @@ def test_a_halt_that_no_url_leads_to_needs_a_person(fleet: Fleet) -> None:
     report = fleet.tick()
     assert report.exit_status == 1
     assert [text for text in report.problems if "cell" in text] == [
-        "cell gone has no URL, and cannot be told of the halts that are due there (2): `drawdown cell set gone URL`"
+        "cell gone has no URL, so that Drawdown cannot deliver 2 halts. Run `drawdown cell set gone URL`"
     ]
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('gone', 'http://gone.example')")
     fleet.clock.at_ms += 60 * MINUTE_MS
@@ -226,7 +226,9 @@ def test_an_acknowledgement_without_effect_becomes_a_problem(fleet: Fleet, monke
     logs = CapturingLogger()
     monkeypatch.setattr(dispatching, "log", logs)
     report = fleet.tick_windows(1)
-    told = "cell liar acknowledged the halt of org-000 3 times since 2026-01-01T00:05:00Z, and its sandboxes still run"
+    told = (
+        "cell liar has acknowledged the halt of org-000 3 times since 2026-01-01T00:05:00Z, but its sandboxes still run"
+    )
     assert (report.exit_status, report.problems, report.left.halts_ignored) == (1, [told], 1)
     events = [call for call in logs.calls if call.args == ("halt_ignored",)]
     assert [(one.method_name, one.kwargs["cell"], one.kwargs["org"]) for one in events] == [

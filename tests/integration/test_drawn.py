@@ -122,7 +122,7 @@ def claimed_and_unanswered(engine: sa.Engine, drawn: int, whole: bool = True) ->
 def test_what_was_drawn_without_an_event_is_accepted_and_not_charged_again(engine: sa.Engine) -> None:
     fleet, provider = claimed_and_unanswered(engine, 60)
     assert states(fleet) == [(0, 60, 60, "accepted")], "not a day later: the balance shows it"
-    assert "drawn on" in str(fleet.one("SELECT last_error FROM pushes"))
+    assert "balance fell by its amount" in str(fleet.one("SELECT last_error FROM pushes"))
     assert len(provider.seen) == 2
     clean(fleet)
 
@@ -136,7 +136,7 @@ def test_push_without_event_or_draw_is_voided_once_it_cannot_arrive(engine: sa.E
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
-    assert "the customer's balance agrees" in str(fleet.one("SELECT evidence FROM voids"))
+    assert "The customer's balance agrees" in str(fleet.one("SELECT evidence FROM voids"))
     clean(fleet)
 
 
@@ -145,7 +145,7 @@ def test_what_the_balance_does_not_tell_is_in_doubt_and_never_voided(engine: sa.
     fleet, provider = claimed_and_unanswered(engine, int(said.quantity), whole=said.whole)
     fleet.tick(fleet.clock.at_ms + 2 * DAY_MS)
     assert states(fleet) == [(0, 60, 60, "in_doubt")]
-    assert "does not tell" in str(fleet.one("SELECT last_error FROM pushes"))
+    assert "does not prove a charge" in str(fleet.one("SELECT last_error FROM pushes"))
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
     fleet.tick(fleet.clock.at_ms + DAY_MS)
     assert states(fleet) == [(0, 60, 60, "accepted")], "a person may wait until it does"
@@ -164,7 +164,7 @@ def test_balance_difference_is_explained_before_other_pushes_are_voided(engine: 
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
     fleet.tick(fleet.clock.at_ms + DAY_MS - LAG)  # the 7 are due a day after their send, and no later
     assert [(row[1], row[3]) for row in states(fleet)] == [(60, "queued"), (59, "accepted"), (7, "queued")]
-    assert "what else is on its way" in str(fleet.one("SELECT last_error FROM pushes WHERE sent_qty = 60"))
+    assert "waits for other pushes" in str(fleet.one("SELECT last_error FROM pushes WHERE sent_qty = 60"))
     fleet.tick(fleet.clock.at_ms + DAY_MS)
     fleet.tick(fleet.clock.at_ms + DAY_MS)
     assert [row[3] for row in states(fleet)] == ["in_doubt", "accepted", "in_doubt"], "once all have been looked up"
@@ -191,7 +191,7 @@ def test_what_was_never_sent_did_not_draw_on_the_balance(engine: sa.Engine) -> N
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
-    assert "proven not to have arrived" in str(fleet.one("SELECT evidence FROM voids"))
+    assert "no attempt can still arrive" in str(fleet.one("SELECT evidence FROM voids"))
     clean(fleet)
 
 
@@ -277,7 +277,7 @@ def test_balance_of_later_cycle_does_not_prove_absence_of_earlier_draw(engine: s
     for _ in range(5):
         fleet.tick(fleet.clock.at_ms + DAY_MS // 2)
     assert states(fleet) == [(0, 60, 60, "in_doubt")]
-    assert "does not tell" in str(fleet.one("SELECT last_error FROM pushes"))
+    assert "does not prove a charge" in str(fleet.one("SELECT last_error FROM pushes"))
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, fleet.clock.at_ms - 9 * DAY_MS)}}
     fleet.tick(fleet.clock.at_ms + DAY_MS)
     assert states(fleet) == [(0, 60, 60, "accepted")]

@@ -122,4 +122,4 @@ def test_samples_of_a_reason_are_shown_though_none_has_it_afterwards(shell: Shel
 
 def test_sums_of_pushes_are_refused_rather_than_cut(shell: Shell) -> None:
     assert len(shell.json("push sums --most 2")["sums"]) == 2
-    assert "there are 2 sums, and this shows 1" in shell("push sums --most 1", 1)
+    assert "too many sums: 2 exceed 1" in shell("push sums --most 1", 1)

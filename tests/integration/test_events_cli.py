@@ -116,7 +116,7 @@ def test_an_event_type_that_was_used_is_mapped_from_the_next_window(shell: Shell
     assert found["without_feature"] == []
     assert all(row["hi"] <= 16_777_216 for row in found["mapping"])
     assert "7 units of page.render" in shell("status acme", 75)
-    assert "7 units of usage are billed by nobody yet (no_mapping)" in shell("status", 75)
+    assert "no provider bills 7 units of usage yet (no_mapping)" in shell("status", 75)
     assert "units of events pending (no_mapping)" in shell("tick", 0)
     said = shell(f"feature map-event page.render render --from {T0} --dry-run")
     assert "mapped page.render" in said

@@ -191,10 +191,11 @@ def test_what_has_no_rate_is_left(fleet: Fleet, monkeypatch: pytest.MonkeyPatch)
 
 
 BEYOND = {
-    "a key was charged before": "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, "
+    "another push has already charged this key": "INSERT INTO ledger_entries (key, kind, from_account, "
+    "to_account, amount_micro, "
     "feature, quantity, ts, at_ms, actor, reason) SELECT key, 'usage', 'wallet:other', 'revenue:x', 1, feature, 1, 0, "
     "0, 'x', 'x' FROM pushes WHERE org_id = 'acme'",
-    "a wallet would stand beyond": "INSERT INTO ledger_accounts (account_id, balance_micro) "
+    "exceeds the largest balance": "INSERT INTO ledger_accounts (account_id, balance_micro) "
     f"VALUES ('wallet:acme', {-MOST_BALANCE_MICRO})",
 }
 

@@ -61,7 +61,7 @@ def test_usage_that_nobody_bills_is_named(
     assert fleet.tick(T0 + 3_600_000).exit_status == 0
     assert asked() == 75
     said = capsys.readouterr().out
-    assert "60 s of usage are billed by nobody yet (unknown_org)" in said
+    assert "no provider bills 60 s of usage yet (unknown_org)" in said
     assert said.splitlines()[-1].endswith(": drawdown status (exit status 75)")
 
 

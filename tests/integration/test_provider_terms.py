@@ -54,7 +54,7 @@ def test_unusable_provider_needs_a_person_if_it_bills_an_org(engine: sa.Engine) 
     fleet.extra = {}
     report = fleet.tick(fleet.clock.at_ms, broken=broken)
     assert (report.problems, report.exit_status) == (["fake: UsageError: a setting"], 1)
-    assert fleet.tick(fleet.clock.at_ms).problems == ["fake: its package is not installed here"]
+    assert fleet.tick(fleet.clock.at_ms).problems == ["fake: its package is not installed on this machine"]
 
 
 def test_other_terms_wait_for_a_person_and_send_nothing(engine: sa.Engine) -> None:

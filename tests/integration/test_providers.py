@@ -145,7 +145,7 @@ def test_a_lookup_leaves_a_trace_that_push_show_tells(
     assert found == [(fleet.clock.at_ms, said)]
     assert run([*show, KEY]) == 0
     told = capsys.readouterr().out
-    asked = f"looked up there 1 times, last answer: {said.replace('_', ' ')} at {show_time(fleet.clock.at_ms)}"
+    asked = f"looked up 1 times, last answer: {said.replace('_', ' ')} at {show_time(fleet.clock.at_ms)}"
     assert asked in told and ("; again from " in told) == again
 
 
@@ -197,7 +197,7 @@ def test_a_long_key_is_sent_as_a_hash_and_found_by_it(engine: sa.Engine) -> None
     (sent,) = provider.charged
     assert len(sent) <= 100 and fleet.one("SELECT wire_key FROM pushes") == sent
     (said,) = write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused(sent, "no such meter")], T0))
-    assert "is rejected now" in said and fleet.one("SELECT state FROM pushes") == "rejected"
+    assert "changed from accepted to rejected" in said and fleet.one("SELECT state FROM pushes") == "rejected"
     clean(fleet)
 
 
@@ -208,7 +208,7 @@ def test_what_is_refused_later_is_rejected_visibly_and_can_be_sent_anew(engine: 
     write(fleet.engine, lambda c: apply_notices(c, "fake", notices, fleet.clock.at_ms))
     report = fleet.tick_windows(1)
     assert (report.left.rejected, report.exit_status) == (1, 1)
-    assert fleet.one("SELECT last_error FROM pushes") == "refused later: archived_meter"
+    assert fleet.one("SELECT last_error FROM pushes") == "rejected later: archived_meter"
     write(fleet.engine, lambda c: pushes.retry(c, [KEY], fleet.by))
     assert fleet.tick_windows(1).accepted == 1
     clean(fleet)
@@ -220,7 +220,7 @@ def test_a_notice_of_a_push_of_another_provider_changes_nothing(engine: sa.Engin
     write(fleet.engine, lambda c: apply_notices(c, "stripe", [PushRefused(KEY, "no_meter")], T0))
     assert states(fleet) == [(0, 60, 60, "accepted")]
     told = write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused("usage:nobody:0:x", "no_meter")], T0))
-    assert told == ["usage:nobody:0:x is no push of this database"]
+    assert told == ["unknown push usage:nobody:0:x: this database does not have it"]
 
 
 def test_a_customer_that_changed_is_read_again(engine: sa.Engine) -> None:
@@ -231,7 +231,7 @@ def test_a_customer_that_changed_is_read_again(engine: sa.Engine) -> None:
         fleet.engine,
         lambda c: apply_notices(c, "fake", [CustomerChanged("acme"), CustomerChanged("who")], fleet.clock.at_ms),
     )
-    assert "nobody here" in said[1] and fleet.tick_windows(1).projected == 1
+    assert "no organisation" in said[1] and fleet.tick_windows(1).projected == 1
 
 
 def test_a_refusal_of_one_of_two_attempts_leaves_the_other_to_be_looked_up(engine: sa.Engine) -> None:
@@ -245,7 +245,7 @@ def test_a_refusal_of_one_of_two_attempts_leaves_the_other_to_be_looked_up(engin
     provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 60, T0, 1)
     notices = [PushRefused(KEY, "no_meter")]
     (said,) = write(engine, lambda c: apply_notices(c, "fake", notices, fleet.clock.at_ms))
-    assert "was accepted, and is in doubt now" in said and states(fleet) == [(0, 60, 60, "in_doubt")]
+    assert "changed from accepted to in doubt" in said and states(fleet) == [(0, 60, 60, "in_doubt")]
     clean(fleet)
     assert fleet.tick(fleet.clock.at_ms + MINUTE_MS).left.in_doubt == 1, "a person sees it meanwhile"
     fleet.tick(fleet.clock.at_ms + max(LAG, 3_600_000))
@@ -324,7 +324,7 @@ def test_an_answer_that_was_on_its_way_leaves_a_later_refusal_alone(engine: sa.E
     write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.by, key="g", plan=None))
     report = fleet.tick_windows(2)
     assert (report.exit_status, provider.charged) == (1, {})
-    assert fleet.rows("SELECT state, last_error FROM pushes") == [("rejected", "refused later: no meter")]
+    assert fleet.rows("SELECT state, last_error FROM pushes") == [("rejected", "rejected later: no meter")]
     assert fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'") == 10_000
     clean(fleet)
 
@@ -335,7 +335,7 @@ def test_a_lookup_that_was_on_its_way_leaves_a_later_refusal_alone(engine: sa.En
     provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 60, T0, 1)
     fleet.tick_windows(2)
     fleet.tick(fleet.clock.at_ms + LAG)
-    assert fleet.rows("SELECT state, last_error FROM pushes") == [("rejected", "refused later: no meter")]
+    assert fleet.rows("SELECT state, last_error FROM pushes") == [("rejected", "rejected later: no meter")]
     clean(fleet)
 
 

@@ -61,7 +61,7 @@ def test_what_was_drawn_twice_is_given_back_once(engine: sa.Engine) -> None:
     before = everything(fleet)
     found = compare(fleet)
     assert (told(found), found.exit_status) == ([("over", 67, 127, 0)], 1)
-    assert "--correct gives it back" in str(found.differing[0].note)
+    assert "Pass `--correct` to give it back" in str(found.differing[0].note)
     assert everything(fleet) == before
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 67, 127, 60)], 75)
@@ -123,7 +123,7 @@ def test_what_left_no_event_and_was_not_drawn_is_voided(engine: sa.Engine) -> No
     provider.charged.clear()
     drawn(provider, 0)
     assert told(compare(fleet, correct=True)) == [("short", 60, 0, 60)]
-    assert "the customer's balance agrees" in str(fleet.one("SELECT evidence FROM voids"))
+    assert "The customer's balance agrees" in str(fleet.one("SELECT evidence FROM voids"))
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
     drawn(provider, 60)
@@ -175,7 +175,7 @@ def test_person_decides_refund_that_balance_does_not_show(engine: sa.Engine) -> 
     before = everything(fleet)
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 30, 90, 0)], 1)
-    assert "balance tells: compare; meanwhile all of that balance" in str(found.differing[0].note)
+    assert "customer's balance can show. Compare them. Until then" in str(found.differing[0].note)
     assert (everything(fleet), fleet.rows("SELECT * FROM balance_marks")) == (before, [])
 
 
@@ -199,7 +199,7 @@ def test_where_the_balance_does_not_tell_nothing_is_voided(engine: sa.Engine, qu
     before = everything(fleet)
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("short", 60, 0, 0)], 1)
-    assert "does not tell" in str(found.differing[0].note)
+    assert "does not prove a charge" in str(found.differing[0].note)
     assert (everything(fleet), fleet.rows("SELECT * FROM balance_marks")) == (before, [])
 
 
@@ -361,7 +361,7 @@ def test_what_was_drawn_by_others_is_a_note(engine: sa.Engine, quantity: int) ->
     before = everything(fleet)
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 67, quantity, 0)], 1)
-    assert "somebody else uses it too" in str(found.differing[0].note)
+    assert "another system uses it" in str(found.differing[0].note)
     assert everything(fleet) == before
 
 
@@ -484,7 +484,7 @@ def test_what_was_credited_by_hand_does_not_hide_what_the_balance_lacks(
     drawn(provider, 67 - 500 * marked - credited - 7)
     found = compare(fleet, correct=True)
     assert ([one.theirs - one.ours for one in found.differing], found.exit_status) == ([-7], 1)
-    assert "told this once" in str(found.differing[0].note)
+    assert "Reported once" in str(found.differing[0].note)
     assert compare(fleet, correct=True).exit_status == 0
     clean(fleet)
 
@@ -537,7 +537,7 @@ def test_lack_of_credit_system_is_reported_beside_days_left_open(engine: sa.Engi
         found = compare(fleet, correct=True)
         assert (told(found), found.exit_status) == ([("short", 90, 30, 0), ("short", 630, 530, 0)], 1)
         assert [one.standing for one in found.differing] == [False, True]
-        assert "those that no event shows" in str(found.differing[1].note)
+        assert "those without an event" in str(found.differing[1].note)
     assert fleet.rows("SELECT * FROM balance_marks") == [], "what their console shows is not known yet"
     assert told(compare(fleet)) == [("short", 90, 30, 0)], "what is proven of events is not told twice"
     provider.drawn_says = {"acme": {"credits": Drawn(Decimal("0.00063"), None)}}

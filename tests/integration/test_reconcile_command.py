@@ -55,7 +55,7 @@ def test_the_command_compares_corrects_and_says_so(tmp_path: Path) -> None:
         assert differs.status == differs.json["reconcile"]["exit_status"] == 1
         (line,) = differs.json["reconcile"]["differing"]
         assert (line["org_id"], line["ours"], line["theirs"], line["verdict"]) == ("acme", 60, 0, "short")
-        for people in ("acme", "stripe: not compared: it has no key"):
+        for people in ("acme", "stripe: not compared: its API key is missing"):
             assert people in drawdown(url, "reconcile", at=str(clock.at_ms), env=env).out
         silent = run("reconcile", "--threshold", "100")
         assert (silent.status, silent.json["reconcile"]["differing"]) == (0, [])

@@ -213,7 +213,10 @@ def test_while_a_push_is_on_its_way_the_balance_tells_of_nothing_yet(engine: sa.
     with_the_first_day_open(fleet, provider)
     found = compare(fleet, correct=True)
     (line,) = (one for one in found.differing if one.verdict == "over")
-    assert (line.corrected, line.note) == (0, "60 lie in windows that were being settled: the next run tells")
+    assert (line.corrected, line.note) == (
+        0,
+        "60 are in windows that were still being settled. The next run compares them",
+    )
 
 
 def test_where_a_balance_has_nothing_to_compare_with_a_person_does(engine: sa.Engine) -> None:

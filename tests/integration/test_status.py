@@ -84,7 +84,7 @@ def test_a_customer_that_was_deleted_over_there_is_said(fleet: Fleet, provider: 
     fleet.tick_windows(1)
     found = look(fleet)
     assert (found["verdict"], found["next"]) == ("behind", f"drawdown provider check fake, and org show {org}")
-    assert "no such customer; they go on until the balance that was read last is used up" in found["reason"]
+    assert "does not know the customer. The organisations run until the last balance read is used up" in found["reason"]
     credit = read(fleet.engine, lambda c: org_status(c, org, fleet.clock.now_ms())).credit
     assert credit is not None and credit.unread_since_ms is not None and credit.balance_micro == 10**9
     provider.answers[f"usage:{org}:{fleet.clock.at_ms - 2 * WINDOW_MS}:compute_1gb"] = Rejected("no such customer")
@@ -121,7 +121,7 @@ def test_what_a_dead_worker_sent_is_not_called_untried(fleet: Fleet, provider: F
     busy(provider, fleet, 8)
     fleet.tick_windows(2)
     fleet.write("UPDATE pushes SET last_error = NULL")
-    assert text(fleet).startswith("BEHIND: 8 pushes wait at fake: sent, and no answer is on record")
+    assert text(fleet).startswith("BEHIND: 8 pushes wait at fake: sent, but no answer is on record")
 
 
 def test_nothing_settled_is_not_draining(fleet: Fleet, provider: FakeProvider) -> None:
@@ -232,7 +232,7 @@ def test_a_provider_that_may_not_be_used_needs_a_person(fleet: Fleet, provider: 
     found = look(fleet)
     assert (found["verdict"], found["next"]) == (
         "person_needed",
-        "drawdown provider list; the next tick tells whether it still holds",
+        "drawdown provider list; the next tick checks it again",
     )
     assert "fake: its settings changed on this machine" in found["reason"]
 
@@ -243,7 +243,7 @@ def test_a_cell_without_a_url_is_mended_at_the_cells(fleet: Fleet) -> None:
     assert fleet.tick_windows(2).exit_status == 1
     found = look(fleet)
     assert found["verdict"] == "person_needed" and "cell-1 has no URL" in found["reason"]
-    assert found["next"] == "drawdown cell list; the next tick tells whether it still holds"
+    assert found["next"] == "drawdown cell list; the next tick checks it again"
 
 
 def test_what_differs_is_compared_again_from_its_own_day(fleet: Fleet) -> None:
@@ -260,7 +260,7 @@ def test_what_differs_is_compared_again_from_its_own_day(fleet: Fleet) -> None:
 def test_a_cron_that_stands_still_is_noticed(fleet: Fleet) -> None:
     fleet.tick_windows(2)
     fleet.clock.at_ms += 23 * MINUTE_MS
-    assert look(fleet)["reason"] == "no tick for 23 min: is the cron running?"
+    assert look(fleet)["reason"] == "no tick for 23 min: check that cron runs"
     fleet.tick()
     assert look(fleet)["verdict"] == "settled"
 
@@ -362,7 +362,7 @@ def test_samples_dated_later_than_now_are_counted(fleet: Fleet) -> None:
     found = look(fleet)
     assert (found["verdict"], found["reason"]) == (
         "behind",
-        "2 samples or events are dated later than now, and billed only then",
+        "2 samples or events are dated in the future and not billed until then",
     )
 
 

@@ -66,7 +66,7 @@ def test_totals_that_cannot_be_read_stay_open_until_they_are_compared(engine: sa
         assert (found.unread, found.open_days, found.exit_status) == (1, 1, 75)
     tick(fleet)
     verdict, reason, fix = headline(fleet)
-    assert verdict == "behind" and reason.startswith("1 day of customers at fake are not compared since ")
+    assert verdict == "behind" and reason.startswith("reconcile has not compared 1 day of customers at fake since ")
     assert "not read" in reason and fix.startswith("drawdown reconcile --provider fake --correct")
     days = next(one for one in read(engine, lambda c: list(measured(c, fleet.clock.at_ms))) if "days" in one.name)
     assert [sample.value for sample in days.samples] == [1]
@@ -87,7 +87,7 @@ def test_a_provider_that_no_run_compares_is_late(engine: sa.Engine) -> None:
     fleet.clock.at_ms += 3 * DAY_MS
     tick(fleet)
     verdict, reason, _ = headline(fleet)
-    assert verdict == "behind" and reason.startswith("fake has not been compared since ")
+    assert verdict == "behind" and reason.startswith("reconcile has not compared fake since ")
     compare(fleet, recent=True)
     assert headline(fleet)[0] == "settled"
 
@@ -118,7 +118,7 @@ def test_balance_that_is_left_out_is_shown_until_a_run_compares_it(engine: sa.En
         assert [one.customer_id for one in house.compare(recent=True, correct=True).left_out] == ["acme"]
         tick(fleet)
         assert compared(fleet) == [
-            f"the balances of 1 customer at autumn are not compared since {utc(began)[:10]} (acme: {UNTOLD})"
+            f"reconcile has not compared the balances of 1 customer at autumn since {utc(began)[:10]} (acme: {UNTOLD})"
         ]
         assert age(fleet) == [fleet.clock.at_ms // 1000 - began // 1000]
         assert (headline(fleet)[0] == "behind") is (night > 2)

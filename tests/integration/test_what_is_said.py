@@ -46,7 +46,7 @@ def test_what_is_yet_to_come_is_not_looked_at(shell: Shell) -> None:
         "parity check --cells --from +2d --to +3d", "push list --from +1d", "audit list --from +1d",
         "export usage --from +1d", "ledger entries acme --from +1d", "reconcile --from tomorrow", "recover --since +1d",
     ):  # fmt: skip
-        assert "lies in the future" in shell(words, 2), words
+        assert "in the future" in shell(words, 2), words
 
 
 def test_what_became_of_a_hold_and_until_when_it_stands(shell: Shell) -> None:
@@ -76,7 +76,7 @@ def test_a_withdrawn_event_says_so_first(shell: Shell) -> None:
 
 def test_the_end_of_an_operators_halt_says_the_same_when_it_is_given_again(shell: Shell) -> None:
     assert "`drawdown org halt acme --undo` lifts it" in shell("org halt acme")
-    assert "an operator halted it; `drawdown org halt acme --undo` lifts that" in shell("org release acme", 1)
+    assert "halted by an operator. Run `drawdown org halt acme --undo` to resume it" in shell("org release acme", 1)
     first = shell("org halt acme --undo").splitlines()[0]
     assert first == "acme: halted no longer by an operator, and until its provider is asked; before: halted"
     assert shell("org halt acme --undo").splitlines()[0] == f"{first}; it was so before"
@@ -152,8 +152,8 @@ def test_a_range_that_ends_before_it_begins_is_refused(shell: Shell) -> None:
               "event list --org acme", "push list", "sample list --org acme", "sample quarantined", "audit list",
               "usage acme", "export usage", "reconcile", "ledger entries acme",
     ):  # fmt: skip
-        assert "the range " in shell(f"{words} --from 2025-12-31 --to 2025-12-30", 2), words
-        assert "the range " in shell(f"{words} --from 2025-12-31 --to 2025-12-31", 2), words
+        assert "range" in shell(f"{words} --from 2025-12-31 --to 2025-12-30", 2), words
+        assert "range" in shell(f"{words} --from 2025-12-31 --to 2025-12-31", 2), words
 
 
 def test_a_recovery_that_is_given_again_tells_again_what_is_to_be_done(shell: Shell) -> None:

@@ -62,7 +62,7 @@ def test_halt_that_no_retry_delivers_needs_a_person_at_once(fleet: Fleet) -> Non
         fleet.write("UPDATE halts SET last_error = :error", {"error": error})
         found = headline(fleet)
         assert found.verdict == "person_needed", error
-        assert found.reason.startswith("1 halt (of acme) not delivered to cell cell-1 since 2026-")
+        assert found.reason.startswith("Drawdown could not deliver 1 halt (of acme) to cell cell-1 since 2026-")
         assert error in found.reason
         assert found.next.startswith("drawdown cell list, then fix cell cell-1")
     report = fleet.tick()
@@ -74,10 +74,10 @@ def test_halt_of_a_cell_that_is_away_says_until_when_it_is_retried(fleet: Fleet)
     halted(fleet, "the cell answered 503")
     fleet.clock.at_ms += MINUTE_MS
     found = headline(fleet)
-    assert found.verdict == "behind" and "not delivered to cell cell-1" in found.reason
-    assert found.next == "nothing until 2026-01-01T00:20:00Z: watch and ticks try again; then drawdown cell list"
+    assert found.verdict == "behind" and "could not deliver" in found.reason
+    assert found.next == "wait until 2026-01-01T00:20:00Z while watch and ticks retry, then drawdown cell list"
     fleet.clock.at_ms += HALTS_LATE_MS
-    assert headline(fleet).next.startswith("drawdown cell list: stop them on its hosts")
+    assert headline(fleet).next.startswith("drawdown cell list, then stop the sandboxes")
 
 
 def test_halt_comes_before_a_backlog_however_large(fleet: Fleet, provider: FakeProvider) -> None:
@@ -95,9 +95,9 @@ def test_key_that_is_refused_needs_a_person_although_others_settle(fleet: Fleet,
     assert (report.exit_status, report.left.refused) == (1, 1)
     found = headline(fleet)
     assert (found.verdict, found.reason) == (
-        "person_needed", "1 push at fake are refused until you change it: the key is refused (HTTP 401)",
+        "person_needed", "fake refuses 1 push until you change a setting: the key is refused (HTTP 401)",
     )  # fmt: skip
-    assert found.next == "drawdown provider check fake, which says what to set"
+    assert found.next == "drawdown provider check fake shows the setting to change"
     assert fleet.one("SELECT last_error FROM pushes WHERE state = 'due'") == f"{NEEDS_YOU}the key is refused (HTTP 401)"
 
 
@@ -109,7 +109,7 @@ def test_provider_without_a_key_needs_a_person_once_usage_waits(
     provider.answers[f"usage:acme:{T0}:compute_1gb"] = RetryAt(T0 + 9 * WINDOW_MS, "HTTP 503")
     fleet.tick(T0 + 2 * WINDOW_MS, dormant={} if is_sealed else lost)
     report = fleet.tick(T0 + 3 * WINDOW_MS, dormant=lost)
-    assert (report.exit_status, report.problems) == (1, ["fake: FAKE_KEY is not set: nothing is sent to it"])
+    assert (report.exit_status, report.problems) == (1, ["fake: FAKE_KEY is not set. Drawdown sends no pushes to it"])
     found = headline(fleet)
     assert found.verdict == "person_needed" and "FAKE_KEY is not set" in found.reason
 
@@ -117,7 +117,7 @@ def test_provider_without_a_key_needs_a_person_once_usage_waits(
 def test_wait_says_until_when(fleet: Fleet, provider: FakeProvider) -> None:
     provider.answers[f"usage:acme:{T0}:compute_1gb"] = RetryAt(T0 + 9 * WINDOW_MS, "HTTP 503")
     fleet.tick_windows(2)
-    assert headline(fleet).next.startswith("nothing: it drains by itself, by about 2026-01-01T00:1")
+    assert headline(fleet).next.startswith("wait: the queue drains by about 2026-01-01T00:1")
     fleet.clock.at_ms += 20 * MINUTE_MS
     fleet.write("UPDATE ticks SET started_ms = :now, finished_ms = :now", {"now": fleet.clock.at_ms})
     fleet.write("""UPDATE ticks SET report = '{"accepted_at": {"fake": 0}}'""")

@@ -132,7 +132,7 @@ def _compares(stage: Stage) -> Steps[Any]:
 
 
 def _doubts(stage: Stage) -> Steps[Any]:
-    stage.write("UPDATE incarnation SET doubted_ms = :now, doubted_reason = 'a person says so'", now=NOW)
+    stage.write("UPDATE incarnation SET doubted_ms = :now, doubted_reason = 'a person requested it'", now=NOW)
     return recover(stage.context(WITHOUT), stage.by)
 
 

@@ -509,7 +509,7 @@ def test_what_cannot_be_done_any_more_keeps_the_form_and_says_why(home: Home) ->
     sent = hidden(look(home, action, example))
     oncall._somebody_retries(home)
     answer = home.send(path_of(action), sent)
-    assert answer.status_code == 409 and "only a push that is due or rejected" in answer.text
+    assert answer.status_code == 409 and "only if it is due or rejected" in answer.text
     assert "See what it would do" in answer.text and REASON in answer.text
 
 

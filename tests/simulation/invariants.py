@@ -248,7 +248,7 @@ def _drawn_instead(world: World, push: Push, left: dict[tuple[str, str, str], in
     success, and lost (`left` of it, less with each such push): nothing tells the two apart, neither has an event, and
     the customer, who gets as much less back, pays what was used. No push that an answer or a look-up accepted is meant,
     and not a second more in all than was lost."""
-    by_balance = push.state == "accepted" and (push.error or "").startswith("no event shows it, and the customer's")
+    by_balance = push.state == "accepted" and (push.error or "").startswith("no event shows it, but the customer's")
     remote = world.remote.get(push.provider)
     if remote is None or not by_balance:
         return False
@@ -303,7 +303,7 @@ def _may_be_void(world: World, push: Push, evidence: str | None) -> bool:
     if push.key in world.rejected or push.known_as in world.rejected:
         return True
     error = push.error or ""
-    late = error.startswith(("refused later: ", "not sent: the provider takes"))
+    late = error.startswith(("rejected later: ", "not sent: the provider takes"))
     told = evidence in ("absent", "adopted", "operator") or (evidence is None and "charged nothing" in error) or late
     asked = push.provider in world.remote or bool(world.lost_keys)
     return asked and (told or "charged nothing" in error)

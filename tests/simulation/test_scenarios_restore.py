@@ -68,7 +68,7 @@ def test_a_late_refusal_of_a_push_that_is_unknown_is_no_error() -> None:
     world = a_world(STRIPE)
     key = wire_key(f"usage:acme:{START + DAY_MS}:{FEATURE}", world.capabilities[STRIPE])
     told = world.write(lambda c: apply_notices(c, STRIPE, [PushRefused(key, "no such customer")], world.time.now))
-    assert told == [f"{key} is no push of this database"]
+    assert told == [f"unknown push {key}: this database does not have it"]
 
 
 def test_what_was_never_sent_and_is_too_old_by_now_is_a_persons() -> None:

@@ -184,7 +184,7 @@ def create(
     nothing is known; Refused for a name that is taken.
     """
     if not is_clean_id(name):
-        raise UsageError("a key's name has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid key name: expected 1 to 200 characters without control characters")
     if not scopes:
         raise UsageError(f"give a scope at least: {', '.join(SCOPES)}")
     for scope in scopes:
@@ -194,7 +194,7 @@ def create(
     if cell_id is not None:
         ids.require(connection, ids.CELL, cell_id, new=new)
     if source is not None and not is_clean_id(source):
-        raise UsageError("a source has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid source: expected 1 to 200 characters without control characters")
     sends = sorted(WITH_IDS.intersection(scopes))
     if org_id is not None and source is None and sends and not any_source:
         what = {EVENTS: "events", SAMPLES: "samples"}[sends[0]]
@@ -259,7 +259,7 @@ def _hold(connection: sa.Connection, name: str) -> int:
     found = SQL.run(connection, "hold_name", {"name": name}).all()
     if not found:
         ids.require(connection, ids.API_KEY, name)
-        raise Refused(f"{name} appeared this moment: try again")
+        raise Refused(f"another call just created {name}. Try again")
     return len(found)
 
 

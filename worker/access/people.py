@@ -245,7 +245,7 @@ def _row(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
     row = SQL.run(connection, "hold", {"name": name}).one_or_none()
     if row is None:
         ids.require(connection, ids.CONSOLE_USER, name)
-        raise Refused(f"{name} appeared this moment: try again")
+        raise Refused(f"another call just created {name}. Try again")
     return row
 
 

@@ -160,7 +160,7 @@ def _show(connection: sa.Connection, _look: Look, batch: Batch) -> ShownBatch:
     refused = sources.refused_rows(connection, batch)
     found = sources.files_of(connection, batch)
     if not found:
-        raise Refused(f"{batch} appeared this moment: try again")
+        raise Refused(f"another call just created {batch}. Try again")
     return ShownBatch(**vars(found[0]), files=found, refused_rows=refused)
 
 

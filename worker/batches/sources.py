@@ -117,7 +117,7 @@ def add_source(
     """
     fields.require(FILE_FIELDS)
     if not is_clean_id(source):
-        raise UsageError("a source's name has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid source name: expected 1 to 200 characters without control characters")
     whole = prefix_of(str(folder)) if is_prefix(str(folder)) else _folder(Path(folder))
     sources = _there(connection, source)
     there = {name: row.folder for name, row in sources.items()}
@@ -144,7 +144,7 @@ def add_query(
     source, for a time too long ago, or if there are MAX_SOURCES.
     """
     if not is_clean_id(source):
-        raise UsageError("a source's name has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid source name: expected 1 to 200 characters without control characters")
     require_question(question)
     length, from_now_ms = question.period_ms, by.now_ms if from_ms is None else from_ms
     first_ms = -(-from_now_ms // length) * length
@@ -229,7 +229,7 @@ def pause_source(connection: sa.Connection, source: str, by: By, *, resume: bool
     """Take nothing from a folder until it is resumed; what was taken stays. Errors: UnknownId."""
     if not SQL.run(connection, "pause", {"source": source, "paused_ms": None if resume else by.now_ms}).rowcount:
         ids.require(connection, ids.BATCH_SOURCE, source)
-        raise Refused(f"the source {source} appeared this moment: try again")
+        raise Refused(f"another call just created the source {source}. Try again")
     record(connection, "source_resume" if resume else "source_pause", source, {}, by)
 
 
@@ -243,7 +243,7 @@ def remove_source(connection: sa.Connection, source: str, by: By) -> None:
     folder = SQL.run(connection, "hold", {"source": source}).scalar()
     if folder is None:
         ids.require(connection, ids.BATCH_SOURCE, source)
-        raise Refused(f"the source {source} appeared this moment: try again")
+        raise Refused(f"another call just created the source {source}. Try again")
     if batch := SQL.run(connection, "its_batch", {"source": source}).scalar():
         raise Refused(
             f"{source} took the batch {batch}, which names it for good: `drawdown source pause {typed(source)}`"

@@ -430,7 +430,7 @@ def withdraw_some(
     row = SQL.run(connection, "standing", {"batch": batch}).one_or_none()
     if row is None:
         ids.require(connection, ids.BATCH, batch)
-        raise Refused(f"the batch {batch} appeared this moment: try again")
+        raise Refused(f"another call just created the batch {batch}. Try again")
     if row.withdrawn_ms is not None:
         return WithdrawnBatch(batch, 0, 0, already=True)
     its = ids_of(batch)

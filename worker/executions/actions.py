@@ -296,7 +296,7 @@ def _hold_execution(connection: sa.Connection, key: str, now_ms: int, *, of_use:
     found = grouped.hold(connection, key)
     if found is None:
         ids.require(connection, ids.RUN, key)
-        raise UsageError(f"{key} appeared this moment: try again")
+        raise UsageError(f"another call just created {key}. Try again")
     if found.state == "held" and found.expires_ms <= now_ms:
         over = grouped.expire_one(connection, found, now_ms)
         _read_balance(connection, found, now_ms, freed_micro=found.left_micro)

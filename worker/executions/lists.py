@@ -222,7 +222,7 @@ def _place(chosen: RunFilter, after: str) -> dict[str, object]:
     if after:
         text, _, key = after.partition(":")
         if not (text.isascii() and text.isdigit() and len(text) < 17 and is_clean_id(key)):
-            raise UsageError("after: no page begins there: begin at the first one")
+            raise UsageError("invalid after: expected the `next` of a page. Start at the first page")
         at_ms = int(text)
     if not chosen.ends_first:  # they begin with the newest that are old enough
         at_ms, key = min((at_ms, key), (chosen.accepted_by_ms + 1, ""))

@@ -264,7 +264,7 @@ class Asker:
     def require_running(self) -> None:
         """Errors: Denied `halted`, `stopped`."""
         if self.is_halted:
-            why = self.halt_reason or "no reason is on record"
+            why = self.halt_reason or "the reason is not on record"
             said = f"{self.org_id} is halted ({why}): see `drawdown org show {typed(self.org_id)}`"
             raise Denied("halted", said, "account_state")
         if self.stopped_at_ms is not None:
@@ -375,7 +375,7 @@ def block(
     """
     ids.require(connection, ids.CUSTOMER, org_id)
     if not is_clean_id(name):
-        raise UsageError(f"a {kind} has 1 to 200 characters, none of them control characters")
+        raise UsageError(f"invalid {kind}: expected 1 to 200 characters without control characters")
     ids.require(connection, ids.PROJECT if kind == "project" else ids.ACT, name, new=new)
     values = {"org_id": org_id, "kind": kind, "name": name, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     changed = SQL.run(connection, "unblock" if undo else "block", values).first() is not None

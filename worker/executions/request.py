@@ -66,7 +66,7 @@ class Request:
 def require_key(key: str) -> None:
     """Errors: UsageError."""
     if not is_clean_id(key):
-        raise UsageError("a run's key has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid run key: expected 1 to 200 characters without control characters")
 
 
 def fingerprint(request: Request) -> str:
@@ -114,7 +114,9 @@ def require_sane(request: Request) -> None:
     _require_said(request)
     for label in (request.project, request.subject, request.action):
         if label is not None and not is_clean_id(label):
-            raise UsageError("a project, subject or action has 1 to 200 characters, none of them control characters")
+            raise UsageError(
+                "invalid project, subject or action: expected 1 to 200 characters without control characters"
+            )
     require_life(request.for_ms)
     if request.amount_micro is not None and request.quantities is not None:
         raise UsageError("an estimate is in credits or in quantities of features, not in both")
@@ -131,7 +133,7 @@ def bad_estimate() -> UsageError:
 
 def _require_said(request: Request) -> None:
     if any(not is_clean_id(name) for name in request.sandboxes):
-        raise UsageError("the id of a sandbox has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid id of a sandbox: expected 1 to 200 characters without control characters")
     if len(request.named) > MOST_SANDBOXES:
         raise Denied("too_many_sandboxes", f"a run names {MOST_SANDBOXES} sandboxes at most: accept several runs")
     if request.sandboxes and request.settled_by is None:

@@ -117,7 +117,7 @@ def map_event(
     """
     _require_name(feature)
     if not ids.is_clean_id(event_type):
-        raise UsageError("an event type has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid event type: expected 1 to 200 characters without control characters")
     if unit != UNITS:
         raise UsageError(f"--unit is {UNITS}: a unit is one of what the event type counts")
     ids.require_unlike(connection, ids.FEATURE, feature, new=new)
@@ -136,7 +136,7 @@ def map_event(
 def _require_name(feature: str) -> None:
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
-            "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
+            "invalid feature name: expected 1 to 64 of a-z, 0-9 and _, and neither a number nor r and a number"
         )
 
 

@@ -108,7 +108,7 @@ def find(connection: sa.Connection, metric: str, number: int | None = None) -> M
     found = _latest(connection, metric, number)
     if found is None:
         ids.require(connection, ids.METRIC, metric)
-        raise UsageError(f"{metric} appeared this moment: try again")
+        raise UsageError(f"another call just created {metric}. Try again")
     return found
 
 
@@ -121,7 +121,7 @@ def set_metric(
     usage that the seal bills, or of an event type with usage that waits (`billed_once`); DatabaseBusy.
     """
     if not is_clean_id(metric) or metric == ANY_PLAN:
-        raise UsageError("a metric's name has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid metric name: expected 1 to 200 characters without control characters")
     ids.require(connection, ids.METRIC, metric, new=new)
     if change.payer:
         ids.require(connection, ids.CUSTOMER, change.payer)
@@ -264,7 +264,7 @@ def require_sane(wish: Wish) -> None:
         raise UsageError(f"a quantity is a whole number from 1 to {MAX_UNITS:,} base units of the metric")
     for label in (wish.project, wish.subject):
         if label is not None and not is_clean_id(label):
-            raise UsageError("a project or subject has 1 to 200 characters, none of them control characters")
+            raise UsageError("invalid project or subject: expected 1 to 200 characters without control characters")
     require_life(wish.for_ms)
 
 

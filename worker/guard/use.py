@@ -685,7 +685,7 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
     use = guard_counts.read_use(connection, key)
     if use is None:
         ids.require(connection, ids.USE, key)
-        raise UsageError(f"{key} appeared this moment: try again")
+        raise UsageError(f"another call just created {key}. Try again")
     guard_counts.lock(connection, use.org_id, use.metric, now_ms)
     counters = guard_counts.lock_of(connection, use)
     found = guard_counts.hold_use(connection, key)
@@ -716,7 +716,7 @@ def require_key(key: str) -> None:
     """Errors: UsageError."""
     if not is_clean_id(key) or not is_clean_id(USE + key):
         most = MAX_ID_CHARS - len(USE)
-        raise UsageError(f"a use's key has 1 to {most} characters, none of them control characters")
+        raise UsageError(f"invalid use key: expected 1 to {most} characters without control characters")
 
 
 def read_by_keys(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str, Use]:

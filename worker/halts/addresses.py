@@ -231,15 +231,15 @@ def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None
     try:
         hosts = [where[0] for *_, where in lookup(found.host, found.port)]
     except OSError:
-        return f"the name {found.host} has no address"
+        return f"the host name {found.host} has no address"
     refused = [judge.address_refused(found, host) for host in hosts]
     if None in refused:
         return None
-    return f"{refused[0] or 'it has no address'}: {settings}_NETWORKS has to allow it"
+    return f"{refused[0] or 'it has no address'}: add it to {settings}_NETWORKS"
 
 
 NOT_ALLOWED: Final = "is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
-UNSIGNED: Final = "no secret to sign with: set DRAWDOWN_CELL_SECRET"
+UNSIGNED: Final = "missing signing secret: set DRAWDOWN_CELL_SECRET"
 NOT_CALLED: Final = "not called unless"
 """Part of an error about an address that no network allows."""
 ANSWERED: Final = "the cell answered"

@@ -43,9 +43,9 @@ def set_cell(connection: sa.Connection, cell_id: str, url: str, by: By, *, new: 
     Errors: UsageError for an id or URL that is none; UnknownId, unless `new`, for a cell there is not.
     """
     if not is_clean_id(cell_id):
-        raise UsageError("a cell's id has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid cell id: expected 1 to 200 characters without control characters")
     if origin(url) is None:
-        raise UsageError("that is no http(s) URL of the plain form, such as https://cell-1.internal:8443")
+        raise UsageError("invalid URL: expected a plain http(s) URL such as https://cell-1.internal:8443")
     ids.require(connection, ids.CELL, cell_id, new=new)
     was = _url_of(connection, cell_id)
     SQL.run(connection, "set_cell", {"cell_id": cell_id, "url": url})
@@ -63,12 +63,12 @@ def remove_cell(connection: sa.Connection, cell_id: str, by: By) -> str:
     ids.require(connection, ids.CELL, cell_id)
     was = _url_of(connection, cell_id)
     if was is None:
-        raise Refused(f"the cell {cell_id} has no URL that could be removed: hosts tell of it in `sandboxes`")
+        raise Refused(f"cannot remove the URL of cell {cell_id}: it has none. Hosts report the cell in `sandboxes`")
     needed = SQL.run(connection, "needed", {"cell_id": cell_id}).one()
     if needed.sandboxes or needed.halts:
         raise Refused(
-            f"the cell {cell_id} is needed: {needed.sandboxes:,} sandboxes there are not stopped, and "
-            f"{needed.halts:,} halts are not acknowledged; `drawdown cell list` shows both"
+            f"cannot remove cell {cell_id}: {needed.sandboxes:,} sandboxes still run there, and "
+            f"{needed.halts:,} halts are not acknowledged. See `drawdown cell list`"
         )
     SQL.run(connection, "delete_cell", {"cell_id": cell_id})
     details = {"was": was}
@@ -137,7 +137,7 @@ SET: Final = Action(
     "Set the URL of a cell",
     "Set the URL that receives a cell's halts. Each machine's DRAWDOWN_CELL_ORIGINS must allow its origin.",
     _set,
-    lambda done: f"{done.cell_id}: {done.url}; it is called only where each machine's settings allow its origin",
+    lambda done: f"{done.cell_id}: {done.url}. Drawdown calls it only if each machine's settings allow its origin",
     path="/v1/cells/{cell}",
     scope=SCOPE,
     role="admin",

@@ -158,7 +158,7 @@ def _send(batch: Sequence[ClaimedHalt], over: Over) -> Steps[list[str | None]]:
     answers: Sequence[str | None] = []
     if sendable:
         answers = yield SendHalts(sendable, over)
-        assert len(answers) == len(sendable), "one answer for each halt"
+        assert len(answers) == len(sendable), "expected one answer for each halt"
     left = iter(answers)
     return [
         next(left)
@@ -184,7 +184,7 @@ def _due(connection: sa.Connection, *, now: int, run: _DispatchRun, taken: Seque
                 org=row.org_id,
                 acknowledged=row.ignored,
                 since_ms=row.ignored_since_ms,
-                detail="the cell acknowledges, and the sandboxes still run",
+                detail="the cell acknowledged the halt, but the sandboxes still run",
             )
     return sorted(
         str(cell) for cell in SQL.run(connection, "due_cells", {**values, "taken_cells": list(taken)}).scalars()

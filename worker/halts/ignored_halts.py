@@ -41,8 +41,8 @@ class Ignored:
     def __str__(self) -> str:
         since = utc(self.since_ms)
         return (
-            f"cell {self.cell_id} acknowledged the halt of {self.org_id} {self.times} times since {since}, "
-            "and its sandboxes still run"
+            f"cell {self.cell_id} has acknowledged the halt of {self.org_id} {self.times} times "
+            f"since {since}, but its sandboxes still run"
         )
 
 
@@ -76,7 +76,10 @@ class Undelivered:
     def __str__(self) -> str:
         halts = f"{self.halts:,} halt{'s' if self.halts > 1 else ''}"
         why = self.error or "not tried yet"
-        return f"{halts} (of {self.org_id}) not delivered to cell {self.cell_id} since {utc(self.since_ms)}: {why}"
+        return (
+            f"Drawdown could not deliver {halts} (of {self.org_id}) to cell {self.cell_id} since "
+            f"{utc(self.since_ms)}: {why}"
+        )
 
 
 def undelivered(connection: sa.Connection, shard: Shard) -> list[Undelivered]:
@@ -97,7 +100,7 @@ def untold(connection: sa.Connection, shard: Shard) -> list[str]:
     """
     rows = SQL.run(connection, "untold", {"lo": shard.lo, "hi": shard.hi, "at_most": NAMED})
     return [
-        f"cell {row.cell_id} has no URL, and cannot be told of the halts that are due there ({row.halts:,}): "
+        f"cell {row.cell_id} has no URL, so that Drawdown cannot deliver {row.halts:,} halts. Run "
         f"`drawdown cell set {typed(row.cell_id, 'URL')}`"
         for row in rows
     ]

@@ -98,7 +98,7 @@ def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int =
     """Those behind `after`: of what is due, what was tried longest ago first; else the newest. Errors: UsageError,
     UnknownId."""
     if chosen.state not in STATES:
-        raise UsageError(f"state: there is {', '.join(STATES)}")
+        raise UsageError(f"invalid state: expected {', '.join(STATES)}")
     for kind, name in ((ids.ORG, chosen.org), (ids.CELL, chosen.cell)):
         if name:
             ids.require(connection, kind, name)
@@ -136,7 +136,7 @@ def _place(after: str, state: str) -> dict[str, object]:
         return {"at_ms": -1, "after_org_id": "", "after_cell_id": "", "after_halted_at": halted_at}
     found = PLACE.fullmatch(after)
     if found is None:
-        raise UsageError("after: no page begins there: begin at the first one")
+        raise UsageError("invalid after: expected the `next` of a page. Start at the first page")
     length = int(found[3])
     return {
         "at_ms": int(found[1]),
@@ -175,7 +175,7 @@ def told_in_words(running: Mapping[str, int]) -> str:
     """Which cells are notified of a halt, as `running_of` has them: the first of many."""
     first = ", ".join(f"{cell} ({count:,} run there)" for cell, count in list(running.items())[:MOST_NAMED])
     more = len(running) - MOST_NAMED
-    return (f"{first} and {more:,} more" if more > 0 else first) or "none, for nothing of theirs runs"
+    return (f"{first} and {more:,} more" if more > 0 else first) or "none, because no sandbox runs"
 
 
 def knows_sandboxes(connection: sa.Connection) -> bool:

@@ -94,19 +94,32 @@ def difference(connection: sa.Connection, found: Incarnation, witness: Witness |
     system, timeline = found.server
     if None not in (system, found.system_id) and system != found.system_id:
         return (
-            f"it lies on another PostgreSQL system ({system}, not {found.system_id}): restored from a dump, or a copy"
+            f"the database is on another PostgreSQL system ({system}, not {found.system_id}): "
+            "it was restored from a dump, or copied"
         )
     if None not in (timeline, found.timeline) and timeline != found.timeline:
-        return f"its timeline is {timeline}, and was {found.timeline}: a standby took over, or a backup was restored"
+        return (
+            f"the database's timeline changed from {found.timeline} to {timeline}: a standby took "
+            "over, or a backup was restored"
+        )
     if witness is None or witness.database_id != found.database_id or witness.number < found.number:
         return None  # another machine has recovered it since this one looked
     if witness.number > found.number:
-        return f"it is its incarnation {found.number}, and was {witness.number}: restored to before a recovery"
+        return (
+            f"the database has incarnation {found.number}, but this machine saw {witness.number}: "
+            "it was restored to before a recovery"
+        )
     if witness.sends > found.sends:
-        return f"it knows of {found.sends:,} sends, and there were {witness.sends:,}: restored, or commits were lost"
+        return (
+            f"the database has {found.sends:,} sends, but this machine saw {witness.sends:,}: it "
+            "was restored, or commits were lost"
+        )
     worker = worker_of_tick(connection, witness.tick_id)
     if witness.tick_id and worker != witness.tick_worker:  # 0: recovered before any tick was on record
-        return f"it does not know of tick {witness.tick_id}, which this machine began: restored, or commits were lost"
+        return (
+            f"the database lacks tick {witness.tick_id}, which this machine began: it was "
+            "restored, or commits were lost"
+        )
     return None
 
 
@@ -127,12 +140,13 @@ def count_sends(connection: sa.Connection, claimed: int, witness: Witness | None
     if witness is None:
         return None
     if (row.database_id, row.number) != (witness.database_id, witness.number) or row.sends - claimed < witness.sends:
-        raise HistoryDoubted("the database is not the one this tick began on: the next tick tells")
+        raise HistoryDoubted("the database changed since this tick began. The next tick checks it")
     return replace(witness, sends=int(row.sends))
 
 
 STANDS_STILL = (
-    "history was lost, so nothing is sealed, sent or released: `drawdown status` says why, `drawdown recover` goes on"
+    "history was lost, so Drawdown does not seal, send or release. Run `drawdown status` for "
+    "the reason, then `drawdown recover`"
 )
 
 
@@ -149,7 +163,7 @@ def require_same(connection: sa.Connection, witness: Witness | None) -> None:
     row = SQL.run(connection, "incarnation_and_tick", {"tick_id": witness.tick_id}).one()
     same = (row.database_id, row.number, row.worker or "") == (witness.database_id, witness.number, witness.tick_worker)
     if not same or row.sends < witness.sends:
-        raise HistoryDoubted("the database is not the one this tick began on: the next tick tells")
+        raise HistoryDoubted("the database changed since this tick began. The next tick checks it")
 
 
 def present(connection: sa.Connection) -> Witness:

@@ -58,7 +58,7 @@ def recover(
     Errors: UsageError for a moment that is not in the past.
     """
     if since_ms is not None and since_ms > by.now_ms:
-        raise UsageError("--since lies in the future: it is the moment that the backup was made")
+        raise UsageError("invalid --since: it is in the future. Pass the time of the backup")
     witness: Witness | None = yield LoadWitness()
     work = partial(_recover, context=context, by=by, witness=witness, since_ms=since_ms, restored=restored)
     found, remember = yield Transaction("recover", work, rollback=dry_run)
@@ -79,7 +79,7 @@ def _recover(
 ) -> tuple[Recovered, Witness | None]:
     lock_buckets(connection)
     incarnation = recognise(connection, witness, by.now_ms)
-    why = incarnation.doubted or ("a person says so" if restored else None)
+    why = incarnation.doubted or ("a person requested it" if restored else None)
     if why is None:
         return _as_it_was(connection, incarnation.number), None
     from_ms = _last_before_doubt(connection, by.now_ms)

@@ -34,7 +34,7 @@ ELSEWHERE: Final = (
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 UNSENT: Final = (
-    "nothing is sent until this machine can remember it. Keep the folder: it tells of a database that was restored"
+    "Drawdown sends only after it can write its local checkpoint. Keep the folder: it detects a restored database"
 )
 PROBE: Final = "x" * 4_096
 
@@ -102,8 +102,8 @@ class WitnessFile:
                 new.replace(file)
         except OSError as error:
             if error.errno in FULL:
-                raise StorageFull(f"the disk of {self._folder} is full: free some space; {UNSENT}") from error
-            raise UsageError(f"{file} cannot be written ({error.strerror}): {ELSEWHERE}") from error
+                raise StorageFull(f"the disk of {self._folder} is full. Free some space. {UNSENT}") from error
+            raise UsageError(f"cannot write {file} ({error.strerror}): {ELSEWHERE}") from error
 
     def try_to_write(self) -> None:
         """Write a file beside what is remembered, and take it away again. Errors: as `save`."""
@@ -119,8 +119,8 @@ class WitnessFile:
                 probe.unlink(missing_ok=True)
         except OSError as error:
             if error.errno in FULL:
-                raise StorageFull(f"the disk of {self._folder} is full: free some space; {UNSENT}") from error
-            raise UsageError(f"{self._folder} cannot be written ({error.strerror}): {ELSEWHERE}") from error
+                raise StorageFull(f"the disk of {self._folder} is full. Free some space. {UNSENT}") from error
+            raise UsageError(f"cannot write {self._folder} ({error.strerror}): {ELSEWHERE}") from error
 
     def _file(self, database_id: str) -> Path:
         return self._folder / f"drawdown-{database_id}.json"
@@ -137,11 +137,11 @@ class WitnessFile:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise UsageError(f"{file} cannot be read ({error.strerror}): {ELSEWHERE}") from error
+            raise UsageError(f"cannot read {file} ({error.strerror}): {ELSEWHERE}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(
-                f"{file} holds something else: delete it and, if the database may have been restored, run "
-                "`drawdown recover --restored`"
+                f"invalid checkpoint {file}. Delete it. If the database may have been restored, "
+                "run `drawdown recover --restored`"
             ) from error
 
 

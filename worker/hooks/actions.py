@@ -90,7 +90,7 @@ def set_endpoint(
     endpoint there is not; Refused for one that was ended, and for too many.
     """
     if not is_clean_id(name):
-        raise UsageError("an endpoint's name has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid endpoint name: expected 1 to 200 characters without control characters")
     if origin(url) is None:
         raise UsageError("that is no http(s) URL of the plain form, such as https://app.example/webhooks/drawdown")
     for event in events:
@@ -137,7 +137,7 @@ def end(connection: sa.Connection, name: str, by: By) -> int | None:
     row = _hold(connection, name, lock="to_end")
     if row is None:
         ids.require(connection, ids.ENDPOINT, name)
-        raise Refused(f"{name} appeared this moment: try again")
+        raise Refused(f"another call just created {name}. Try again")
     if row["ended_ms"] is not None:
         return None
     values = {"name": name, "now_ms": by.now_ms}
@@ -222,7 +222,7 @@ def _require_endpoint(connection: sa.Connection, name: str) -> Endpoint:
     found = _endpoint(_hold(connection, name))
     if found is None:
         ids.require(connection, ids.ENDPOINT, name)
-        raise Refused(f"{name} appeared this moment: try again")
+        raise Refused(f"another call just created {name}. Try again")
     return found
 
 

@@ -53,7 +53,7 @@ def register(connection: sa.Connection, org_id: str) -> None:
     Errors: UsageError for an id that no sample could carry.
     """
     if not is_clean_id(org_id):
-        raise UsageError(f"an organisation's id has 1 to {MAX_ID_CHARS} characters, none of them control characters")
+        raise UsageError(f"invalid organisation id: expected 1 to {MAX_ID_CHARS} characters without control characters")
     SQL.run(connection, "register", {"org_id": org_id, "bucket": bucket_of(org_id)})
 
 

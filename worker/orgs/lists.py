@@ -233,7 +233,7 @@ def providers_and_plans(connection: sa.Connection) -> tuple[list[str], list[str]
 def _require(connection: sa.Connection, chosen: OrgFilter) -> None:
     """Errors: UsageError, UnknownId."""
     if chosen.state and chosen.state not in STATES:
-        raise UsageError(f"state {chosen.state!r}: there is {', '.join(STATES)}")
+        raise UsageError(f"invalid state {chosen.state!r}: expected {', '.join(STATES)}")
     if chosen.plan:
         ids.require(connection, ids.ANY_PLAN, chosen.plan)
 

@@ -294,7 +294,7 @@ def set_rate(
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
-            "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
+            "invalid feature name: expected 1 to 64 of a-z, 0-9 and _, and neither a number nor r and a number"
         )
     if uses_ledger(connection, provider):
         raise Refused(f"{provider} goes by the ledger's rate card: `drawdown ledger rate {feature} --micro-credits N`")

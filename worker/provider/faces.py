@@ -304,7 +304,7 @@ def _state(
         return "broken", known.broken[name]
     provider: Any = None if known is None else known.providers.get(name)
     if provider is None:
-        return "missing", "its package is not installed here"
+        return "missing", "its package is not installed on this machine"
     if name in paused:
         since, reason = paused[name]
         return "paused", f"since {show_time(since)}: {reason}"
@@ -326,7 +326,7 @@ def _show(connection: sa.Connection, look: Look, provider: Name) -> ShownProvide
     require_biller(connection, look.providers, provider, "there is nothing to show")
     row = next((one for one in rows_of(connection, look.providers, look.now_ms) if one.provider == provider), None)
     if row is None:
-        raise Refused(f"{provider} appeared this moment: try again")
+        raise Refused(f"another call just created {provider}. Try again")
     line = next((one for one in provider_lines(connection, look.now_ms) if one.provider == provider), None)
     policies = [PolicyRow(*pair) for pair in sorted(rates.policies_of(connection, provider).items())]
     stored = line or ProviderLine(provider)

@@ -72,17 +72,19 @@ def void(
     unsent may have been sent since (R1).
     """
     if not evidence.strip():
-        raise UsageError("a void needs evidence: what shows that the provider does not have this push? (--evidence)")
+        raise UsageError(
+            "missing evidence: a void must show that the provider does not have this push. Pass `--evidence`"
+        )
     lock_buckets(connection)
     require_whole(connection)
     with _all_or_none(keys):
         states = (*_PROVEN, "accepted") if although_accepted else _PROVEN
-        chosen = _chosen(connection, keys, states, "only a push that is rejected or in doubt can be voided", _IF_LOST)
+        chosen = _chosen(connection, keys, states, "you can void a push only if it is rejected or in doubt", _IF_LOST)
         accepted = [push for push in chosen if push.state == "accepted"]
         for key, adopted in sorted(taken_back(connection, accepted).items()):
             raise Refused(
-                f"{key} is not voided: reconcile found its loss, and bills its usage again since {adopted}. "
-                f"{typed('drawdown', 'push', 'show', key)}"
+                f"cannot void {key}: reconcile found its loss, and has billed its usage again "
+                f"since {adopted}. {typed('drawdown', 'push', 'show', key)}"
             )
         void_many(connection, chosen, by, [evidence.strip()] * len(chosen), kind)
         own_up_to_lost(connection, accepted)
@@ -96,11 +98,11 @@ def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
         yield
     except (Refused, UnknownId) as error:
         if len(keys) > 1:
-            error.args = (f"{error}; none of the {len(keys):,} was changed",)
+            error.args = (f"{error}. None of the {len(keys):,} pushes changed",)
         raise
 
 
-_IF_LOST: Final = "if its provider lost it, `drawdown push void-lost KEY` asks there first"
+_IF_LOST: Final = "if its provider lost it, run `drawdown push void-lost KEY`, which looks it up first"
 
 
 def _chosen(
@@ -130,9 +132,9 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
     while a recovery is needed.
     """
     if not evidence.strip():
-        raise UsageError("say what shows that the provider has this push (--evidence)")
+        raise UsageError("missing evidence: show that the provider has this push with `--evidence`")
     require_whole(connection)
-    rule = "only a push that was sent and is not settled can be resolved"
+    rule = "you can resolve a push only if it was sent and is not settled"
     with _all_or_none(keys):
         chosen = _chosen(connection, keys, (*_PROVEN, "queued"), rule)
         charged = wallet.read_charges(connection, [push.key for push in chosen if push.provider == "embedded"])
@@ -142,7 +144,9 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
             if not (push.attempts or push.state in ("rejected", "in_doubt")):
                 raise Refused(f"{push.key} is {push.state}: {rule}")
             if push.provider == "embedded" and push.key not in charged:
-                raise Refused(f"{push.key}: the embedded ledger has no such charge, so it is --outcome absent")
+                raise Refused(
+                    f"cannot resolve {push.key}: the embedded ledger has no such charge. Pass `--outcome absent`"
+                )
     accept_many(connection, chosen, by, evidence)
     return [push.key for push in chosen]
 
@@ -167,7 +171,9 @@ def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
     lock_buckets(connection)
     require_whole(connection)
     with _all_or_none(keys):
-        chosen = _chosen(connection, keys, ("due", "rejected"), "only a push that is due or rejected can be sent again")
+        chosen = _chosen(
+            connection, keys, ("due", "rejected"), "you can send a push again only if it is due or rejected"
+        )
         rejected = [push for push in chosen if push.state == "rejected"]
         why = [push.last_error or REJECTED for push in rejected]
         void_many(connection, rejected, by, why, "rejected")
@@ -217,19 +223,20 @@ def require_lost(pushes: Sequence[PushRow], known: Mapping[str, Capabilities], n
         for push in some:
             if (until := int(push.settled_ms or push.sealed_at_ms) + lag_ms) > now_ms:
                 raise Refused(
-                    f"{push.key} was not voided: {provider} may not show it before {utc(until)}. Run it again then"
+                    f"cannot void {push.key}: {provider} may not show it before {utc(until)}. "
+                    "Run the command again then"
                 )
         answers = yield from look_up_all(provider, [request_of(push, capabilities) for push in some])
         for push, answer in zip(some, answers, strict=True):
             if isinstance(answer, FoundPush) and answer.quantity:
                 raise Refused(
-                    f"{push.key} was not voided: {provider} has it, and charged {answer.quantity:,}. "
-                    f"Its usage would be billed twice. Compare: `drawdown push show {push.key}`"
+                    f"cannot void {push.key}: {provider} has it, and charged {answer.quantity:,}. "
+                    f"A void would bill its usage twice. Compare: `drawdown push show {push.key}`"
                 )
             if isinstance(answer, ReadFailed):
                 raise Refused(
-                    f"{push.key} was not voided: {provider} cannot be asked now ({answer.reason}). "
-                    f"Run it again, or see `drawdown provider check {provider}`"
+                    f"cannot void {push.key}: {provider} is unavailable ({answer.reason}). Run the "
+                    f"command again, or `drawdown provider check {provider}`"
                 )
 
 
@@ -255,13 +262,13 @@ class Chosen:
         """
         filtered = bool(self.states or self.org or self.provider or self.error)
         if bool(self.keys) == filtered:
-            raise UsageError("name pushes by their keys, or choose them by --state, --org, --provider, --error")
+            raise UsageError("missing selection: specify keys, or --state, --org, --provider or --error")
         if self.keys:
             self._require_expected(len(self.keys))
             return list(self.keys)
         also = {AWAITING_CREDIT} if "rejected" in possible else set()
         if wrong := set(self.states or ()) - {*possible, *also}:
-            raise UsageError(f"--state {sorted(wrong)[0]}: this is for pushes that are {' or '.join(possible)}")
+            raise UsageError(f"invalid --state {sorted(wrong)[0]}: expected {' or '.join(possible)}")
         if self.org:
             require_org(connection, self.org)
         if self.provider:
@@ -273,13 +280,13 @@ class Chosen:
 
     def _require_expected(self, found: int) -> None:
         if self.expect not in (None, found):
-            raise Refused(f"the selection changed: {found:,} now, {self.expect:,} expected. Repeat the --dry-run")
+            raise Refused(f"the selection changed: expected {self.expect:,}, found {found:,}. Repeat the --dry-run")
 
 
 MAX_KEYS: Final = 100
 """Keys of one `push cancel`: the provider gets one request after the other."""
 CANCELLING: Final = (
-    "cancelling it there: not confirmed yet; run `drawdown push cancel` for it again, or let it be looked up"
+    "the cancellation is not confirmed yet. Run `drawdown push cancel` for it again, or wait for its lookup"
 )
 
 
@@ -301,10 +308,12 @@ def intend(
     HistoryDoubted while a recovery is needed.
     """
     if not by.reason.strip() or by.reason == "not given":
-        raise UsageError("push cancel: no reason was given. Pass --reason 'why these pushes are wrong'")
+        raise UsageError("missing reason: pass --reason 'why these pushes are wrong' to push cancel")
     chosen = list(dict.fromkeys(keys))
     if len(chosen) > MAX_KEYS:
-        raise UsageError(f"push cancel: {len(chosen):,} keys are more than {MAX_KEYS}. Run it for {MAX_KEYS} at a time")
+        raise UsageError(
+            f"too many keys for push cancel: {len(chosen):,} exceed {MAX_KEYS}. Run it for {MAX_KEYS} keys at a time"
+        )
     lock_buckets(connection)
     require_whole(connection)
     found = find_pushes(connection, chosen, hold=True)
@@ -327,21 +336,21 @@ def _require_cancellable(push: PushRow, can: Capabilities | None, asked_before: 
     """Errors: Refused."""
     failed = f"cancel {push.key}"
     if can is None:
-        raise Refused(f"{failed}: {push.provider} cannot be asked now. See `drawdown provider list`")
+        raise Refused(f"{failed}: {push.provider} is unavailable. See `drawdown provider list`")
     if can.cancel_within_ms is None:
         raise Refused(
-            f"{failed}: {push.provider} cannot cancel a push. Withdraw its samples (`drawdown sample withdraw`), and "
-            "the next tick gives back what it charged"
+            f"{failed}: {push.provider} does not support it. Run `drawdown sample withdraw`, and "
+            "the next tick gives back its charge"
         )
     if push.state != "accepted" and not (push.state == "in_doubt" and asked_before):
-        raise Refused(f"{failed}: it is {push.state}, and only an accepted push can be cancelled. {_next_step(push)}")
+        raise Refused(f"{failed}: it is {push.state}, and you can cancel only an accepted push. {_next_step(push)}")
     sent_ms = push.first_attempt_ms
     if sent_ms is None or now_ms - sent_ms > can.cancel_within_ms:
         since = "at an unknown time" if sent_ms is None else f"at {utc(sent_ms)}"
         hours = can.cancel_within_ms // (3_600 * SECOND_MS)
         raise Refused(
-            f"{failed}: it was sent {since}, and {push.provider} cancels within {hours} hours. Withdraw its samples "
-            "(`drawdown sample withdraw`), and the next tick gives back what it charged"
+            f"{failed}: it was sent {since}, and {push.provider} cancels only within {hours} "
+            "hours. Run `drawdown sample withdraw`, and the next tick gives back its charge"
         )
 
 
@@ -437,7 +446,7 @@ class DoubtFilter:
         provider that never billed a customer, or for more pushes than `at_most`.
         """
         if self.from_ms is not None and self.to_ms is not None and self.from_ms >= self.to_ms:
-            raise UsageError("the range is empty: --to must be later than --from")
+            raise UsageError("invalid range: --to must be later than --from")
         if self.org:
             require_org(connection, self.org)
         for kind, given in ((ids.CUSTOMER, self.customer), (ids.FEATURE, self.feature)):
@@ -448,7 +457,7 @@ class DoubtFilter:
         found = int(SQL.run(connection, "count", self.values).scalar_one())
         if self.at_most is not None and found > self.at_most:
             raise Refused(
-                f"--at-most {self.at_most:,}: there are {found:,} pushes in doubt now. Check them with --dry-run"
+                f"too many pushes in doubt: {found:,} exceed --at-most {self.at_most:,}. Check them with --dry-run"
             )
         return found
 
@@ -468,10 +477,11 @@ class Stays:
         """The reason for people, and what to do next."""
         minutes = -(-self.wait_ms // MINUTE_MS)
         return {
-            "below_floor": "below their organisations' floor: settle them with the customers, then --outcome accepted",
-            "charged": "charged by the embedded ledger: the next tick accepts them",
-            "may_arrive": f"an attempt may still arrive: give the same command in {minutes:,} minutes",
-            "not_charged": "never charged by the embedded ledger: --outcome absent",
+            "below_floor": "below the floor of their organisations. Settle them with the customers, then "
+            "pass --outcome accepted",
+            "charged": "charged by the embedded ledger. The next tick accepts them",
+            "may_arrive": f"an attempt may still arrive. Run the same command in {minutes:,} minutes",
+            "not_charged": "not charged by the embedded ledger. Pass --outcome absent",
         }[self.reason]
 
 
@@ -561,7 +571,7 @@ def resolve_all(
     HistoryDoubted while a recovery is needed.
     """
     if not (dry_run or evidence.strip()):
-        raise UsageError("no evidence is given: say what shows it with --evidence")
+        raise UsageError("missing evidence: pass --evidence")
     evidence = evidence.strip() or "dry run"
     left = found = transact(chosen.require, rollback=True)
     sums, after = _Sums(), (FIRST_MS, "", "", -1)
@@ -623,7 +633,9 @@ def _not_charged(connection: sa.Connection, held: Sequence[PushRow], _now_ms: in
     for key in ours:
         if key not in charged:
             yield Refusal(
-                key, "not_charged", f"{key}: the embedded ledger has no such charge, so it is --outcome absent"
+                key,
+                "not_charged",
+                f"cannot resolve {key}: the embedded ledger has no such charge. Pass `--outcome absent`",
             )
 
 

@@ -37,7 +37,7 @@ def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By,
 
     `cost`: the credits for one base unit, if the provider gave them.
     """
-    evidence = f"the provider has {quantity:,} under this key, not {push.sent_qty:,}"
+    evidence = f"the provider has {quantity:,} under this key, but Drawdown sent {push.sent_qty:,}"
     void_one(connection, push, by, evidence, "adopted", answered=False)
     _insert(connection, push, quantity, by, evidence, push.wire_key or push.key, credit_cost=as_text(cost))
 
@@ -51,7 +51,7 @@ def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By
     for revision in range(_next_revision(connection, push), other.revision):
         _insert_absent(connection, push, revision, by)
     if _next_revision(connection, push) == other.revision:
-        evidence = f"the provider has {other.quantity:,} under {other.wire_key}, and no push of ours is known"
+        evidence = f"the provider has {other.quantity:,} under {other.wire_key}, and this database has no such push"
         _insert(connection, push, other.quantity, by, evidence, other.wire_key, revision=other.revision)
 
 
@@ -59,7 +59,7 @@ def _insert_absent(connection: sa.Connection, push: PushRow, revision: int, by: 
     from drawdown.schema.tables.outbox import pushes, voids  # here: with them comes PostgreSQL's dialect
 
     where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": revision}
-    evidence = "of the history that was lost; the provider has a later one, and not this"
+    evidence = "the push belongs to the lost history. The provider has a later revision, but not this one"
     connection.execute(
         voids.insert().values(
             **where,

@@ -292,20 +292,20 @@ def _still_mine(connection: sa.Connection, row: PushRow, claim: str) -> bool:
     return SQL.run(connection, "hold_if_claimed", {**push_id_of(row), "claim_owner": claim}).first() is not None
 
 
-DRAWN: Final = "no event shows it, and the customer's balance was drawn on by it"
+DRAWN: Final = "no event shows it, but the customer's balance fell by its amount"
 MOST_WAITS: Final = 100
 """Look-ups (at least a day in all) that a push waits for others of its customer. After them, a person decides as well:
 the others may belong to an organisation that is stopped.
 """
 UNTOLD: Final = (
-    "absent, and the customer's balance does not tell whether it was charged: compare with their console, then "
-    "`push resolve`"
+    "absent, and the customer's balance does not prove a charge. Compare with the provider's "
+    "console, then run `push resolve`"
 )
 BELOW: Final = (
-    "the provider has none of it, or another quantity, and it lies below the floor, where nothing would be sealed in "
-    "its place: settle it with the customer, then `push resolve --outcome accepted`"
+    "the provider has no charge or another quantity, and the push falls below the floor. Settle "
+    "it with the customer, then run `push resolve --outcome accepted`"
 )
-UNSENT: Final = "looked up and absent, and each attempt of it is proven not to have arrived"
+UNSENT: Final = "the lookup found no charge, and no attempt can still arrive"
 
 End = Settlement | Adopt | Void
 
@@ -416,7 +416,7 @@ def ends_by_balance(
                 if charged is None or number in beyond_it:
                     decided[number] = _wait_longer(asked[number].row, asked_ms, alone=alone or number in beyond_it)
                 elif isinstance(end, Void):
-                    decided[number] = replace(end, evidence=f"{end.evidence}; the customer's balance agrees")
+                    decided[number] = replace(end, evidence=f"{end.evidence}. The customer's balance agrees")
     return _above_floor([sought.row for sought in asked], decided, asked_ms)
 
 

@@ -87,7 +87,7 @@ def _find_pushes(
     chosen = Chosen(list(keys or ()) or None, list(state or ()) or None, org_id or "", provider, error, expect)
     found = chosen.find(connection, possible)
     if not found:
-        raise Refused("no push is like that")
+        raise Refused("no push matches")
     return found
 
 
@@ -158,7 +158,7 @@ def _says(what: str) -> Callable[[PushesChanged], list[str]]:
 
 
 def _resolved(done: PushesResolved) -> list[str]:
-    what = "accepted" if done.outcome == "accepted" else "voided; what they held is owed again"
+    what = "accepted" if done.outcome == "accepted" else "voided. The next tick seals the usage again"
     return _says(what)(PushesChanged(done.pushes, done.effect))
 
 
@@ -179,7 +179,7 @@ def _standing(possible: Sequence[str], connection: sa.Connection, values: Values
         try:
             keys = _choose(connection, possible, values)
         except Refused:
-            return [Fact("Pushes", "none is like that")]
+            return [Fact("Pushes", "no push matches")]
     effect = effect_of(connection, keys)
     there = find_pushes(connection, keys[:MOST_FACTS])
     named = [Fact(key, there[key].state.replace("_", " ")) for key in sorted(there) if there[key].state in states]
@@ -245,7 +245,7 @@ def _list(
     _require_filter(connection, look, provider, from_ms)
     chosen = PushFilter(state, provider, org_id or "", feature, from_ms, to_ms, why)
     page = list_pushes(connection, chosen, look.now_ms, look.after, look.most)
-    notes = ["this page looked no further, and the next one continues"] if page.is_cut else []
+    notes = ["the page reached its limit, and the next one continues"] if page.is_cut else []
     return Page(page.lines, page.next_after, notes)
 
 
@@ -269,16 +269,16 @@ def _sum(
         require_org(connection, org_id)
     sums = sum_pushes(connection, PushFilter(state, provider, org_id or "", feature, from_ms, to_ms, why))
     if len(sums) > look.most:
-        raise Refused(f"there are {len(sums):,} sums, and this shows {look.most:,}: narrow the filter, or raise `most`")
+        raise Refused(f"too many sums: {len(sums):,} exceed {look.most:,}. Narrow the filter, or raise `most`")
     return Page(sums, notes=[f"{sum(one.pushes for one in sums):,} pushes in all"])
 
 
 def _show(connection: sa.Connection, look: Look, key: Annotated[str, KEY, "Key of the push"]) -> ExplainedPush:
     if look.only is not None and not key.startswith(f"usage:{look.only}:"):
-        raise UnknownId(f"{look.only} has no push of this key", PUSH.noun)
+        raise UnknownId(f"unknown push: {look.only} has no push with this key", PUSH.noun)
     found = explain_push(connection, key)
     if look.only is not None and found.push.org_id != look.only:
-        raise UnknownId(f"{look.only} has no push of this key", PUSH.noun)
+        raise UnknownId(f"unknown push: {look.only} has no push with this key", PUSH.noun)
     return found
 
 
@@ -289,7 +289,7 @@ def _lookups(found: ExplainedPush) -> list[str]:
         return []
     answer = f"{push.lookup_answer} at {show_time(push.looked_up_ms)}" if push.looked_up_ms else "no answer yet"
     again = f"; again from {show_time(push.due_at_ms)} on" if push.state in ("queued", "in_doubt") else ""
-    return [f"looked up there {push.lookups:,} times, last answer: {answer.replace('_', ' ')}{again}"]
+    return [f"looked up {push.lookups:,} times, last answer: {answer.replace('_', ' ')}{again}"]
 
 
 READ: Final = "usage:read"
@@ -301,7 +301,7 @@ ACTIONS: Final = (
         "Send pushes again with the next tick. Drawdown voids a rejected push, and seals its usage under the next "
         "revision.",
         _retry,
-        _says("sent again by the next tick"),
+        _says("the next tick sends it again"),
         path="/v1/pushes/retry",
         scope=WRITE,
         facts=_facts_of_retry,
@@ -328,7 +328,7 @@ ACTIONS: Final = (
         "Void pushes that never reached their provider. The pushes must be rejected or in doubt. Drawdown seals and"
         " sends their usage again.",
         _void,
-        _says("voided; the next tick seals what they held"),
+        _says("voided. The next tick seals its usage again"),
         path="/v1/pushes/void",
         scope=WRITE,
         facts=_facts_of_proven,

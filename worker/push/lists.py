@@ -139,16 +139,16 @@ def list_pushes(
     UnknownId. A provider that never billed a customer is no error: it may be known to the machine alone.
     """
     if chosen.state not in STATES:
-        raise UsageError(f"state {chosen.state!r}: there is {', '.join(STATES)}")
+        raise UsageError(f"invalid state {chosen.state!r}: expected {', '.join(STATES)}")
     if chosen.from_ms is not None and chosen.to_ms is not None and chosen.from_ms >= chosen.to_ms:
-        raise UsageError("the range is empty: it ends before it begins")
+        raise UsageError("invalid range: `to` must be later than `from`")
     if chosen.feature:
         ids.require(connection, ids.FEATURE, chosen.feature)
     if chosen.org:
         require_org(connection, chosen.org)
     values = {**chosen.values, "at_most": most + 1, "looked_at": MOST_LOOKED_AT}
     if chosen.why and chosen.is_open and not after and SQL.run(connection, "one_that_waits", values).first() is None:
-        raise UsageError("why: there is no open push that waits for this reason")
+        raise UsageError("unknown reason: no open push waits for it")
     if chosen.org:
         return _of_org(connection, chosen, {**values, **_place(after, LAST)}, now_ms, most)
     if chosen.state in UNSENT:
@@ -252,7 +252,7 @@ def _place(after: str, begin: int) -> dict[str, Any]:
     due, _, key = after.partition(":")
     push_id = parse_push_key(key)
     if push_id is None or not re.fullmatch("-?[0-9]{1,18}", due):
-        raise UsageError("after: no page begins there: begin at the first one")
+        raise UsageError("invalid after: expected the `next` of a page. Start at the first page")
     return {"due_at_ms": int(due), "feature_after": push_id.pop("feature"), **push_id}
 
 

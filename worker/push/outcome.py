@@ -100,7 +100,7 @@ def settle(
             return _settle_unknown(reason, attempt, now_ms, capabilities)
 
 
-NO_LOOKUP: Final = "the provider queued it, and cannot be asked what became of it"
+NO_LOOKUP: Final = "the provider queued it and does not support lookups"
 
 
 def _settle_duplicate(sent_before: bool, now_ms: int, capabilities: Capabilities) -> Settlement:
@@ -108,10 +108,10 @@ def _settle_duplicate(sent_before: bool, now_ms: int, capabilities: Capabilities
         return Settlement("accepted", now_ms, "duplicate")
     if sent_before:
         return Settlement(
-            "queued", _look_up_at(now_ms, capabilities), "duplicate", "claimed, not proven: to be looked up"
+            "queued", _look_up_at(now_ms, capabilities), "duplicate", "claimed, but not proven. A tick looks it up"
         )
     # We never sent this key, and the provider knows it: our history is not all there is (R1).
-    lost = "the provider knows this key, but no earlier attempt is known here"
+    lost = "the provider knows this key, but this database has no earlier attempt of it"
     return Settlement(
         "queued" if capabilities.lookup else "in_doubt", _look_up_at(now_ms, capabilities), "duplicate", lost
     )
@@ -190,7 +190,7 @@ def after_lookup(
         case FoundPush(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case FoundPush(0):
-            said = "the provider has it on record and charged nothing for it"
+            said = "the provider has the push on record without a charge"
             return Settlement("rejected", now_ms + CREDIT_WAIT_MS, "found", said)
         case FoundPush(quantity, cost):
             return Adopt(quantity, _cost_of(cost, asked))
@@ -202,7 +202,7 @@ def after_lookup(
             return Settlement("in_doubt", now_ms + DAY_MS, "cannot_tell", reason)
         case ReadFailed(reason):
             later = now_ms + backoff_ms(asked.lookups)
-            return Settlement(asked.state, later, "not_read", f"could not be looked up: {reason}")
+            return Settlement(asked.state, later, "not_read", f"the lookup failed: {reason}")
 
 
 def _cost_of(cost: UnitCost | None, asked: LookedUpPush) -> UnitCost | None:
@@ -211,12 +211,12 @@ def _cost_of(cost: UnitCost | None, asked: LookedUpPush) -> UnitCost | None:
     return cost if asked.arrivals == 1 or isinstance(cost, Fraction) else None
 
 
-OTHERS_FIRST: Final = "absent; others of its customer come first"
-OTHERS: Final = "absent; what else is on its way for this customer comes first, for one balance tells of all"
+OTHERS_FIRST: Final = "absent. It waits for other pushes of its customer"
+OTHERS: Final = "absent. It waits for other pushes of the customer, because one balance proves them all"
 # One event stands for a key: a second send under it, while the store of keys fails open, charges and leaves no trace.
 UNTRACED: Final = (
-    "the provider has it on record as charging nothing, but a later send may have charged without a trace: "
-    "compare the customer's balance"
+    "the provider recorded no charge, but a later attempt may have charged without a trace. "
+    "Compare the customer's balance"
 )
 
 
@@ -224,19 +224,19 @@ def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) 
     waited = now_ms - asked.last_sent_ms
     over = waited >= max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0)
     if asked.stale and waited >= (capabilities.lookup_lag_ms or 0):
-        return Void("absent, and sealed before it was known what the provider has of this customer and feature")
+        return Void("absent. It was sealed before the provider's total for this customer and feature was known")
     if asked.others and asked.sent_qty == 0:
-        return Void("nothing of it was to be sent, and the provider has later revisions of its window")
+        return Void("the push had no quantity to send, and the provider has later revisions of its window")
     if asked.waits and not asked.others:
         return Settlement(asked.state, now_ms + FIRST_BACKOFF_MS, "absent", OTHERS_FIRST)
     if over and asked.may_be_sent and not asked.others and asked.state == "queued":
         if asked.sent_qty == 0:
             return Settlement("carried", now_ms, "absent")
         return Settlement(
-            "due", now_ms, "absent", "looked up and absent: it is sent for the first time", never_sent=True
+            "due", now_ms, "absent", "the lookup found no charge. A tick sends it for the first time", never_sent=True
         )
     if over:
-        return Void(f"looked up and absent {waited // SECOND_MS} s after the last send that may have arrived")
+        return Void(f"the lookup found no charge {waited // SECOND_MS} s after the last attempt that may have arrived")
     if waited < (capabilities.lookup_lag_ms or 0):
         return Settlement(asked.state, _look_up_at(asked.last_sent_ms, capabilities), "absent", "absent so far")
     kept = safe_retention_ms(capabilities)
@@ -245,6 +245,10 @@ def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) 
         if asked.sent_qty == 0:
             return Settlement("carried", now_ms, "absent")
         first = asked.first_sent_ms if asked.may_be_sent else None
-        return Settlement("due", now_ms, "absent", "looked up and absent: the same bytes are sent again", first)
+        return Settlement(
+            "due", now_ms, "absent", "the lookup found no charge. A tick sends the same bytes again", first
+        )
     again = min(now_ms + backoff_ms(asked.lookups), asked.last_sent_ms + capabilities.applied_within_ms)
-    return Settlement(asked.state, max(again, now_ms + SECOND_MS), "absent", "absent so far; it may still be applied")
+    return Settlement(
+        asked.state, max(again, now_ms + SECOND_MS), "absent", "absent so far, but the provider may still apply it"
+    )

@@ -339,10 +339,10 @@ def charge_due(
         return 0, None
     plan(connection, "end_by_turn")
     if SQL.run(connection, "post_charges", {"now_ms": now}).rowcount < picked:
-        raise NotPlain("a key was charged before")
+        raise NotPlain("another push has already charged this key")
     SQL.run(connection, "move_charges")
     if SQL.run(connection, "charged_beyond", {"most": MOST_BALANCE_MICRO}).first() is not None:
-        raise NotPlain("a wallet would stand beyond what any may")
+        raise NotPlain("the charge exceeds the largest balance that a wallet can keep")
     SQL.run(connection, "settle_charges", {"now_ms": now, "claim_owner": claim})
     mark_for_projection(connection, SQL.run(connection, "charged_orgs").scalars().all(), now)
     return picked, count_sends(connection, picked, witness)

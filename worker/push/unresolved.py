@@ -21,7 +21,7 @@ SQL = queries(__file__)
 
 AWAITING_CREDIT: Final = "awaiting_credit"
 """The state of a rejected push that is billed again once the provider shows credit."""
-UNTIL_CREDIT: Final = "billed once the provider shows credit"
+UNTIL_CREDIT: Final = "billed when the provider shows credit"
 
 
 @dataclass(frozen=True)

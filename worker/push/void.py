@@ -60,7 +60,7 @@ class Refusal:
 
 
 REJECTED: Final = "the provider rejected it"
-DOUBTED: Final = "one of its attempts, and another may have been charged: "
+DOUBTED: Final = "the provider rejected one attempt, but another may have been charged: "
 
 
 class OfWindow(Protocol):
@@ -86,7 +86,7 @@ def refusals(
     """
     yield from _below_floor(connection, chosen)
     for key in () if adopted else sorted(_charged(connection, chosen)):
-        text = f"the embedded ledger has charged {key} meanwhile: the next tick accepts it"
+        text = f"the embedded ledger has charged {key} in the meantime. The next tick accepts it"
         yield Refusal(key, "charged", text)
     if answered:
         yield from _unanswered(connection, chosen, now_ms)
@@ -188,7 +188,7 @@ def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: i
     """
     several = SQL.run(connection, "arrivals_of", push_id_of(push)).scalar_one() > 1
     state, words = ("in_doubt", DOUBTED) if several else ("rejected", "")
-    _take_back(connection, push, state, f"refused later: {words}{reason}", now_ms)
+    _take_back(connection, push, state, f"rejected later: {words}{reason}", now_ms)
     return state
 
 
@@ -227,8 +227,8 @@ def _unanswered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: in
         if newest is not None and _may_arrive(newest, now_ms):
             wait_ms = MAY_ARRIVE_MS - now_ms + newest
             text = (
-                f"{push.key}: an attempt whose answer was never seen may still arrive at {push.provider}; "
-                f"void it in {-(-wait_ms // 60_000)} minutes"
+                f"cannot void {push.key}: an unanswered attempt may still arrive at "
+                f"{push.provider}. Void it in {-(-wait_ms // 60000)} minutes"
             )
             yield Refusal(str(push.key), "may_arrive", text, wait_ms)
 
@@ -240,8 +240,9 @@ def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterat
     for push in chosen:
         if push.window_ms < floors.get(push.org_id, 0):
             text = (
-                f"{push.key} lies below the floor of {push.org_id}, where nothing would be sealed in its place: settle "
-                "it with the customer, then `drawdown push resolve KEY --outcome accepted --evidence ...`"
+                f"cannot void {push.key}: it falls below the floor of {push.org_id}. Settle it "
+                "with the customer, then run `drawdown push resolve KEY --outcome accepted "
+                "--evidence ...`"
             )
             yield Refusal(str(push.key), "below_floor", text)
 

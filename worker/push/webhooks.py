@@ -96,12 +96,10 @@ def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int
         case CustomerChanged(customer_id):
             orgs = orgs_of(connection, provider, customer_id, now_ms)
             mark_for_two_reads(connection, orgs, now_ms)
-            return (
-                f"{customer_id}: {'asked again by the next tick' if orgs else 'nobody here is billed as this customer'}"
-            )
+            return "no organisation is billed as this customer"
         case PushRefused(key, reason) if _is_storable(key):
             return _refused(connection, provider, key, reason if _is_storable(reason) else repr(reason), now_ms)
-    return "it names no push that could be here"
+    return "the webhook names no push key"
 
 
 def orgs_of(connection: sa.Connection, provider: str, customer_id: str, now_ms: int) -> list[str]:
@@ -119,11 +117,11 @@ def _refused(connection: sa.Connection, provider: str, key: str, reason: str, no
     ours = SQL.run(connection, "key_of_wire_key", {"wire_key": key, "provider": provider}).scalar_one_or_none() or key
     push = find_pushes(connection, [ours], hold=True).get(ours)  # accepted this moment, it has drawn on a wallet
     if push is None:
-        return f"{ours} is no push of this database"  # another program's, or of a history that was lost (R1)
+        return f"unknown push {ours}: this database does not have it"  # another program's, or of a lost history (R1)
     if push.provider != provider or push.state not in ("accepted", "queued", "due", "in_doubt"):
-        return f"{ours} is {push.state} at {push.provider}: nothing changes"
+        return f"{ours} stays {push.state} at {push.provider}"
     state = refuse_late(connection, push, reason, now_ms)
     details = {"was": push.state, "is": state, "provider": provider}
     record(connection, "push_refused_late", ours, details, By(now_ms, provider, reason, "webhook"))
     log.error("push_refused_late", key=ours, provider=provider, was=push.state, reason=reason)
-    return f"{ours} was {push.state}, and is {_SHOWN[state]} now: {reason}"
+    return f"{ours} changed from {push.state} to {_SHOWN[state]}: {reason}"

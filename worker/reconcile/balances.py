@@ -58,20 +58,30 @@ from drawdown.worker.reconcile.report import LeftOut, Line, Reconciled, Reconcil
 
 SQL = queries(__file__)
 
-AGAIN: Final = "the balance was drawn on twice for pushes that were sent twice: --correct gives it back"
+AGAIN: Final = (
+    "the provider charged the balance twice for pushes that were sent twice. Pass `--correct` to give it back"
+)
 GIVEN_BACK: Final = (
-    "the second draws of pushes that were sent twice are given back; a part that no read showed may have paid for more"
+    "the second charges of pushes that were sent twice are given back. The excess that no "
+    "read showed may have another cause"
 )
-MORE: Final = "the balance was drawn on by more than pushes sent twice: somebody else uses it too, or a person set it"
-LOST: Final = "the balance lacks just what pushes drew within minutes: the provider lost it. --correct sends it again"
+MORE: Final = (
+    "the provider charged the balance more than pushes sent twice explain: another system uses it, or a person set it"
+)
+LOST: Final = (
+    "the balance lacks exactly the charges of pushes settled within minutes: the provider lost "
+    "them. Pass `--correct` to send them again"
+)
 LESS: Final = (
-    "less was drawn from the balance than was charged: a top-up, a balance set by hand, or a loss over there (which "
-    "a person has to draw again)"
+    "the balance fell by less than was charged: a top-up, a balance set by hand, or a loss at the "
+    "provider. If the provider lost a charge, draw it again there"
 )
-FAR: Final = "the balance and what was pushed are further apart than can be kept: nothing was compared"
+FAR: Final = (
+    "the difference between the balance and the pushes exceeds the largest storable number. Drawdown compared neither"
+)
 BESIDE: Final = (
-    "the balance differs by this from all accepted pushes, with those that no event shows: charge it, or give it back, "
-    "at their console"
+    "the balance differs by this amount from all accepted pushes, including those without an "
+    "event. Charge or refund it in the provider's console"
 )
 MOST_LOST: Final = 500
 """Newest pushes of a customer that are looked at for what a balance lacks."""
@@ -92,32 +102,27 @@ MOST_CHARGES: Final = 5_000
 CHANCE: Final = 20
 """One in so many top-ups may be taken for a loss: where pushes come to more sums, a person is told."""
 AGREES: Final = (
-    "the balance agrees with what was pushed only if charges that a person decided are not in it, or if charges drew "
-    "the lower of two costs"
+    "the balance equals the pushes only if it excludes charges that a person resolved, or if "
+    "charges drew the lower of two costs"
 )
-OWN: Final = (
-    "the balance agrees with what was pushed only if own units were drawn before the change of their cost, or after it"
-)
-UNSURE: Final = "; it is uncertain by up to {}: the amounts of some charges are not known"
-MAY_AGREE: Final = (
-    "the balance may agree with what was pushed, and may not: nothing tells how much of it was drawn before its cycle "
-    "began"
-)
+OWN: Final = "the balance equals the pushes only if own units were drawn before the change of their cost, or after it"
+UNSURE: Final = ". The difference is uncertain by up to {}: the amounts of some charges are unknown"
+MAY_AGREE: Final = "the balance may or may not equal the pushes: the amount drawn before its cycle began is unknown"
 PART: Final = (
-    "the balance may agree with what was pushed, and may not: nothing tells how much was drawn on a plan that ended or "
-    "changed, or on a part that ended after it was last shown"
+    "the balance may or may not equal the pushes. The amount drawn on an ended or changed plan, "
+    "or on an expired part, is unknown"
 )
-UNTOLD: Final = "the provider does not show it, or not when its cycle began, or not what its features cost"
-MOVING: Final = "something was on its way: the next run compares it"
-OUT_OF_TIME: Final = "time was up before it was compared: the next run compares it"
-OTHER_TERMS: Final = "something was sent under another name, or in another unit"
+UNTOLD: Final = "the provider does not return the balance, the start of its cycle, or the cost of its features"
+MOVING: Final = "a push was in flight. The next run compares the balance"
+OUT_OF_TIME: Final = "the run ran out of time before this comparison. The next run compares it"
+OTHER_TERMS: Final = "a push was sent under another feature name, or in another unit"
 FIRST: Final = (
-    "nothing tells how much of it was drawn before its cycle began. {} that were charged since are not compared; the "
-    "next run compares what comes after"
+    "the amount drawn before the cycle began is unknown. {} that were charged since are not "
+    "compared. The next run compares later charges"
 )
-STALE: Final = "it may have been read before the newest push: the next run compares it"
-MAY_SHOW: Final = "an event may still show what it has: a later run compares it"
-ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
+STALE: Final = "the read of the balance may predate the newest push. The next run compares it"
+MAY_SHOW: Final = "an event may still show the charge. A later run compares it"
+ONCE: Final = ". Reported once, until you run `drawdown reconcile ORG --acknowledge`"
 
 
 @dataclass(frozen=True)
@@ -497,7 +502,10 @@ def _of_lost(
     # A command continues for long. What is adopted belongs to the cycle that was read, and follows what it takes back.
     by = replace(asked.by, now_ms=asked.read_ms)
     for row in lost:
-        evidence = f"its event stands, and the balance lacks what it and {len(lost) - 1:,} other pushes drew beside it"
+        evidence = (
+            "the provider keeps its event, but the balance lacks its charge and those of "
+            f"{len(lost) - 1:,} other pushes"
+        )
         lost_qty = -int(row.sent_qty)
         adopt_excess(connection, row, lost_qty, by, evidence, drawn=True, credit_cost=row.credit_cost)
     return replace(line, corrected=line.ours - line.theirs), None
@@ -573,5 +581,5 @@ def _adopt_drawn(connection: sa.Connection, twice: Sequence[tuple[PushRow, int]]
     """Attribute what was drawn too much to pushes that were sent twice."""
     for row, times in twice:
         part = row.sent_qty * times
-        evidence = f"may have arrived {row.arrived} times; the balance was drawn on by {part:,} more than was pushed"
+        evidence = f"may have arrived {row.arrived} times. The balance fell by {part:,} more than was pushed"
         adopt_excess(connection, row, part, by, evidence, drawn=True)

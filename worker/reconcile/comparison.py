@@ -59,7 +59,7 @@ def read_totals(
 ) -> Steps[Sequence[Totals | ReadFailed]]:
     """Return a provider's totals of each (customer, from, to), in their order."""
     found: Sequence[Totals | ReadFailed] = yield ReadTotals(provider, wanted, over)
-    assert len(found) == len(wanted), f"{provider} answered {len(found)} of {len(wanted)} totals"
+    assert len(found) == len(wanted), f"invalid answer of {provider}: it returned {len(found)} of {len(wanted)} totals"
     return found
 
 
@@ -100,17 +100,17 @@ def read_windows(line: Line, before: ByWindow, over: Over) -> Steps[tuple[Sequen
     return windows, {at: before.get(at, read) if isinstance(read, ReadFailed) else read for at, read in found}
 
 
-COVERED: Final = "no event shows them, and the customer's balance was drawn on by as much: they are charged"
-MEANWHILE: Final = "; meanwhile all of that balance is compared there, and not here"
+COVERED: Final = "no event shows them, but the customer's balance fell by the same amount: they are charged"
+MEANWHILE: Final = ". Until then, reconcile compares this balance only in the provider's console"
 UNTOLD: Final = (
-    "no event shows them, and the customer's balance does not tell whether they were charged: compare with their "
-    f"console{MEANWHILE}"
+    "no event shows them, and the customer's balance does not prove a charge. Compare them with "
+    f"the provider's console{MEANWHILE}"
 )
-BELOW: Final = "lie below the floor, where nothing would be sealed in their place: settle them with the customer"
+BELOW: Final = "fall below the floor, so that Drawdown cannot seal a replacement. Settle them with the customer"
 
 BY_HAND: Final = (
-    "compare with their console, then `push void-lost KEY` what they lost, and charge on an invoice "
-    "what they gave back twice"
+    "compare them with the provider's console. Run `drawdown push void-lost KEY` for lost ones, "
+    "and invoice those that it refunded twice"
 )
 
 
@@ -176,7 +176,7 @@ class Short:
 def ended_short(short: Short, capabilities: Capabilities) -> Line:
     """They have less than we call accepted: what became of it, in words."""
     if not capabilities.lookup:
-        note = "one push cannot be looked up there: compare with their console, then `push void-lost`"
+        note = "the provider cannot look up a single push. Compare with its console, then run `drawdown push void-lost`"
         return replace(short.line, note=note)
     line, done = short.line, short.corrected + short.covered
     missing = line.ours - line.theirs - done
@@ -191,10 +191,10 @@ def ended_short(short: Short, capabilities: Capabilities) -> Line:
         asked = sum(isinstance(found, ReadFailed | CannotTell) for found in short.lookup_results)
         silent = [f"{row.key}: {found.reason}" for row, found in pairs if isinstance(found, CannotTell)]
         unclear = [row.key for row, found in pairs if is_unclear(row, found)]
-        why = f"{asked:,} pushes of that day could not be looked up" if asked else "no push of that day is"
+        why = f"lookups of {asked:,} pushes of that day failed" if asked else "each push of that day was found"
         why += f" ({silent[0]}): {BY_HAND}" if silent else ""
-        why = f"of {len(unclear):,} pushes ({unclear[0]}): {UNTRACED}" if unclear else why
-        notes.append(f"{rest:,} more are missing, and {why}")
+        why = f"{len(unclear):,} pushes of that day are unclear ({unclear[0]}): {UNTRACED}" if unclear else why
+        notes.append(f"{rest:,} more are missing: {why}")
     only_covered = (not missing or (missing < 0 and short.balanced)) and not short.corrected
     return replace(
         line, corrected=done, note="; ".join(notes) or None, verdict="equal" if only_covered else line.verdict
@@ -393,8 +393,8 @@ def _void_absent(
             short.untold += quantity
             short.doubted.add(window)
         else:
-            evidence = f"accepted, and absent when it was looked up at {utc(by.now_ms)} under {row.wire_key or row.key}"
-            evidence += "; the customer's balance agrees" if before is not None else ""
+            evidence = f"accepted, but absent in the lookup of {utc(by.now_ms)} under {row.wire_key or row.key}"
+            evidence += ". The customer's balance agrees" if before is not None else ""
             void_one(connection, row, by, evidence, "absent", answered=False)
             short.corrected += quantity
 
@@ -413,7 +413,7 @@ def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By) ->
             short.below += less
             continue
         if found.quantity == 0:
-            evidence = f"accepted, and charged nothing when it was looked up at {utc(by.now_ms)}"
+            evidence = f"accepted, but the lookup of {utc(by.now_ms)} shows no charge"
             void_one(connection, row, by, evidence, "absent", answered=False)
         else:
             adopt_other(connection, row, found.quantity, by, found.cost)
@@ -422,7 +422,9 @@ def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By) ->
     return fell
 
 
-ONLY_THERE: Final = f"lie in windows of which only their console or the customer's balance tells: compare{MEANWHILE}"
+ONLY_THERE: Final = (
+    f"are in windows that only the provider's console or the customer's balance can show. Compare them{MEANWHILE}"
+)
 
 
 def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Steps[Line]:
@@ -459,11 +461,11 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
     open_still += sum(excess.values()) - corrected
     corrected -= short.corrected
     rest = line.theirs - line.ours - corrected + short.covered
-    note = None if rest <= 0 else f"{rest:,} lie in no window of ours: somebody else charges this customer"
+    note = None if rest <= 0 else f"{rest:,} are outside all windows of Drawdown: another system charges this customer"
     if open_still:
-        note = f"{open_still:,} lie in windows that were being settled: the next run tells"
+        note = f"{open_still:,} are in windows that were still being settled. The next run compares them"
     elif below:
-        note = f"{below:,} lie below the floor, where nothing would be given back: settle them with the customer"
+        note = f"{below:,} fall below the floor, where Drawdown cannot give them back. Settle them with the customer"
     elif by_hand:
         note = f"{by_hand:,} {ONLY_THERE}"
     return replace(line, corrected=corrected, note=note)
@@ -499,7 +501,7 @@ def _adopt_windows(
         if window not in now:
             continue
         row = _last_push(connection, line, int(window.window_ms))
-        evidence = f"{line.provider} charged {more:,} more in this window than was pushed"
+        evidence = f"{line.provider} charged {more:,} more in this window than Drawdown pushed"
         adopt_excess(connection, row, more, by, evidence)
         adopted += more
     return adopted

@@ -156,7 +156,7 @@ def _require(connection: sa.Connection, chosen: ComparedFilter) -> None:
     if chosen.org:
         require_org(connection, chosen.org)
     if chosen.verdict not in ("", *VERDICTS):
-        raise UsageError(f"verdict: there is {', '.join(VERDICTS)}")
+        raise UsageError(f"invalid verdict: expected {', '.join(VERDICTS)}")
 
 
 def _rows(connection: sa.Connection, chosen: ComparedFilter, after: After | None, most: int) -> list[Compared]:

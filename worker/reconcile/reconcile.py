@@ -87,7 +87,7 @@ def _why_not(context: Context, provider: str) -> str:
         return context.broken[provider]
     if provider in context.changed:
         return context.changed[provider]
-    return "it has no key" if provider in context.dormant else "it has no totals"
+    return "its API key is missing" if provider in context.dormant else "it returns no totals"
 
 
 def _bills(connection: sa.Connection, *, provider: str) -> bool:
@@ -341,7 +341,10 @@ def _keep(connection: sa.Connection, *, lines: Sequence[Line], now: int) -> None
         SQL.run(connection, "keep", kept)
 
 
-NOTE: Final = "nothing is known of it here, and history was lost: import the samples of that day again"
+NOTE: Final = (
+    "the provider charged usage that this database does not have, and history was lost. Import "
+    "the samples of that day again"
+)
 
 
 @dataclass(frozen=True)

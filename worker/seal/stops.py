@@ -41,9 +41,9 @@ def release_org(
     org = require_org(connection, org_id)
     if org.stopped_at_ms is None:
         if org.operator_halt:
-            lift = f"`drawdown org halt {typed(org_id, '--undo')}` lifts that"
-            raise Refused(f"{org_id} is not stopped: an operator halted it; {lift}")
-        raise Refused(f"{org_id} is not stopped; `drawdown status {typed(org_id)}` shows how it stands")
+            lift = f"Run `drawdown org halt {typed(org_id, '--undo')}` to resume it"
+            raise Refused(f"cannot release {org_id}: it is not stopped, but halted by an operator. {lift}")
+        raise Refused(f"cannot release {org_id}: it is not stopped. `drawdown status {typed(org_id)}` shows its state")
     SQL.run(connection, "release_org", {"org_id": org_id})
     was = str(org.stopped_reason)
     record(connection, "org_release", org_id, {"was": was}, By(now_ms, actor, reason, via))

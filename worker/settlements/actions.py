@@ -83,7 +83,7 @@ def set_supplier(
     Errors: UsageError for terms that make no sense; UnknownId, unless `new`.
     """
     if not is_clean_id(supplier):
-        raise UsageError("a supplier's id has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid supplier id: expected 1 to 200 characters without control characters")
     ids.require(connection, ids.SUPPLIER, supplier, new=new)
 
     def changed(was: Supplier | None) -> Terms:
@@ -132,7 +132,7 @@ def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro:
     Errors: as `ledger.settlements.reverse`; UnknownId; UsageError.
     """
     if not is_clean_id(key):
-        raise UsageError("a reversal's key has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid reversal key: expected 1 to 200 characters without control characters")
     if amount_micro is not None and not 0 < amount_micro <= MAX_ENTRY_MICRO:
         raise UsageError("invalid reversal: expected more than 0, and at most 1,000,000,000 credits")
     found = _hold_settlement(connection, reservation, by.now_ms)
@@ -173,7 +173,7 @@ def _held_supplier(connection: sa.Connection, supplier: str) -> Supplier:
     found = settlements.hold_supplier(connection, supplier)
     if found is None:
         ids.require(connection, ids.SUPPLIER, supplier)
-        raise UsageError(f"{supplier} appeared this moment: try again")
+        raise UsageError(f"another call just created {supplier}. Try again")
     return found
 
 
@@ -181,7 +181,7 @@ def _hold_settlement(connection: sa.Connection, reservation: str, now_ms: int) -
     found = settlements.hold(connection, reservation, now_ms)
     if found is None:
         ids.require(connection, ids.SETTLEMENT, reservation)
-        raise UsageError(f"{reservation} appeared this moment: try again")
+        raise UsageError(f"another call just created {reservation}. Try again")
     return found
 
 

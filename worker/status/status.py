@@ -55,7 +55,7 @@ WHOLE: Final = (
 """Queries of the whole status that need no value."""
 MOST_TICKS: Final = 1_000
 """Among which the last one is looked for."""
-FILES_WAIT: Final = "files of watched folders wait to be taken"
+FILES_WAIT: Final = "files of watched folders wait for a tick"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
 """Columns of an organisation's row that are not shown: the seal alone, or lists alone, use them."""
 
@@ -232,11 +232,11 @@ def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus
 
 PAGE_ROWS: Final = 50
 WHAT: Final = {
-    "unknown_org": "of organisations that nobody registered",
-    "no_assignment": "unassigned: nobody bills these windows",
-    "no_customer": "assigned, and no customer is named there",
-    "no_provider": "assigned to a provider that no tick has met",
-    "no_mapping": "unmapped: it makes no feature",
+    "unknown_org": "usage of unregistered organisations",
+    "no_assignment": "unassigned: no provider bills these windows",
+    "no_customer": "assigned, but without a customer at the provider",
+    "no_provider": "assigned to a provider that no tick has used yet",
+    "no_mapping": "unmapped: no feature is mapped to it",
 }
 """Reasons for which usage waits, in words; `standing.PENDING` says what fixes each."""
 assert set(WHAT) == set(PENDING)
@@ -283,7 +283,7 @@ def reasons(connection: sa.Connection) -> list[PendingUsage]:
 def page(connection: sa.Connection, reason: str = "", after: str = "", most: int = PAGE_ROWS) -> PendingPage:
     """Organisations behind `after`, by id. Errors: UsageError for a reason there is not."""
     if reason and reason not in WHAT:
-        raise UsageError(f"reason: there is {', '.join(WHAT)}")
+        raise UsageError(f"invalid reason: expected {', '.join(WHAT)}")
     values = {"reason": reason, "after": after, "at_most": most + len(WHAT)}
     found = [
         PendingOrg(row.org_id, row.reason, int(row.seconds), int(row.units), int(row.samples), row.sizes, row.since_ms)

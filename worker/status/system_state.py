@@ -245,9 +245,9 @@ STUCK_MS: Final = 60 * MINUTE_MS
 """Pushes that fail for so long, while others settle, do not drain by themselves."""
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
 """Three ticks that did not happen: nobody calls them any more."""
-NEXT_TICK: Final = "nothing: the next tick tries again"
+NEXT_TICK: Final = "wait for the next tick, which tries again"
 UNANSWERED: Final = {
-    True: "sent, and no answer is on record: taken up again once the claim of whoever sent them ends",
+    True: "sent, but no answer is on record. A tick takes them up again when the sender's claim expires",
     False: "not tried yet",
 }
 
@@ -285,7 +285,9 @@ def calls(found: Standing) -> Iterator[Call]:
     if found.doubted is not None:
         yield Call("lost", f"this database lost history: {found.doubted.doubted_reason}", "drawdown recover")
     if found.clock is not None:
-        yield Call("clock", f"ticks refuse to run: {found.clock}", "drawdown doctor", command="drawdown doctor")
+        yield Call(
+            "clock", f"ticks stop at the clock check: {found.clock}", "drawdown doctor", command="drawdown doctor"
+        )
     for stuck in found.undelivered:
         if stuck.needs_person:
             show = f"drawdown cell list, then fix cell {stuck.cell_id}: ops/runbooks/cell-gone.md"
@@ -294,12 +296,12 @@ def calls(found: Standing) -> Iterator[Call]:
         then = f"stop them on the hosts of {halt.cell_id}: ops/runbooks/cell-gone.md"
         yield Call("ignored", halt.said, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
     if minutes := missed_minutes(found):
-        reason = f"no tick for {minutes:,} min: is the cron running?"
+        reason = f"no tick for {minutes:,} min: check that cron runs"
         yield Call("missed", reason, "drawdown tick, then fix what calls it", command="drawdown tick")
     count = found.left.stopped_orgs
     for org in found.stopped:
         reason = f"{count:,} organisation{'s are' if count > 1 else ' is'} stopped; {org.org_id}: {org.stopped_reason}"
-        show, what = f"drawdown org show {typed(org.org_id)}", org.stopped_reason or "sealed no more"
+        show, what = f"drawdown org show {typed(org.org_id)}", org.stopped_reason or "sealing is stopped"
         yield Call("stopped", reason, show, what, about=org.org_id)
     yield from _seen_by_tick(found)
     for provider in found.providers:
@@ -317,7 +319,9 @@ def calls(found: Standing) -> Iterator[Call]:
             f"{show_difference(balance.told_qty, balance.unsure_qty, balance.scale)} ({balance.feature})"
         )
         fix = f"drawdown reconcile {typed(balance.org_id, '--acknowledge')}"
-        yield Call("balance", reason, f"compare with their console, then {fix}", command=fix, about=balance.org_id)
+        yield Call(
+            "balance", reason, f"compare with the provider's console, then {fix}", command=fix, about=balance.org_id
+        )
 
 
 def _seen_by_tick(found: Standing) -> Iterator[Call]:
@@ -333,21 +337,21 @@ def _seen_by_tick(found: Standing) -> Iterator[Call]:
             show = "drawdown cell list" if problem.startswith("cell ") else "drawdown provider list"
             if (name := problem.partition(":")[0]) in names:
                 show = typed("drawdown", "provider", "check", name)
-            yield Call("problem", seen, f"{show}; the next tick tells whether it still holds", command=show)
+            yield Call("problem", seen, f"{show}; the next tick checks it again", command=show)
 
 
 def _at_provider(provider: Waiting, found: Standing) -> Iterator[Call]:
     if provider.refused:
         name = provider.provider
-        what = f"{counted(provider.refused, 'push', 'pushes')} at {name} are refused until you change it"
+        what = f"{name} refuses {counted(provider.refused, 'push', 'pushes')} until you change a setting"
         check = typed("drawdown", "provider", "check", name)
         yield Call(
-            "refused", f"{what}: {provider.refusal}", f"{check}, which says what to set", command=check, about=name
+            "refused", f"{what}: {provider.refusal}", f"{check} shows the setting to change", command=check, about=name
         )
     counts: tuple[tuple[Why, int], ...] = (("in_doubt", provider.in_doubt), ("rejected", provider.rejected))
     for state, pushes in counts:
         if pushes:
-            why, name = provider.errors.get(state) or "no reason is on record", provider.provider
+            why, name = provider.errors.get(state) or "the reason is not on record", provider.provider
             show = f"drawdown push list --state {state} --provider {quote(name)}"
             count = counted(pushes, "push", "pushes")
             what, words = f"{count} at {name}", f"{count} {state.replace('_', ' ')} at {name}"
@@ -387,8 +391,8 @@ def _halts_due(found: Standing) -> Headline | None:
     """Halts first: while they are due, sandboxes run that have no credit."""
     for one in found.undelivered:
         late = found.at_ms - one.since_ms > HALTS_LATE_MS
-        fix = "drawdown cell list: stop them on its hosts, or fix the cell (ops/runbooks/cell-gone.md)"
-        until = f"nothing until {utc(one.since_ms + HALTS_LATE_MS)}: watch and ticks try again; then drawdown cell list"
+        fix = "drawdown cell list, then stop the sandboxes on its hosts or fix the cell (ops/runbooks/cell-gone.md)"
+        until = f"wait until {utc(one.since_ms + HALTS_LATE_MS)} while watch and ticks retry, then drawdown cell list"
         return Headline("behind", one.said, fix if late else until)
     return None
 
@@ -398,7 +402,7 @@ def _waits_at_provider(found: Standing) -> Headline | None:
         name, waiting = provider.provider, provider.waiting
         if provider.paused_ms is not None:
             reason = f"{name} is paused ({provider.paused_reason}); {waiting:,} pushes wait"
-            return Headline("behind", reason, f"drawdown provider pause {name} --undo, once it may go on")
+            return Headline("behind", reason, f"drawdown provider pause {name} --undo, when it may continue")
         if waiting:
             reason = (
                 f"{waiting:,} pushes wait at {name}: {provider.errors.get('waiting') or UNANSWERED[provider.tried > 0]}"
@@ -409,20 +413,20 @@ def _waits_at_provider(found: Standing) -> Headline | None:
 
 def _waits_for_tick(found: Standing) -> Headline | None:
     if count := found.left.dirty_windows:
-        return Headline("behind", f"{count:,} windows are to be sealed again", NEXT_TICK)
+        return Headline("behind", f"{count:,} windows wait to be sealed again", NEXT_TICK)
     if found.unread:
         return _unread(found.unread[0])
     if count := found.left.projections_due:
-        return Headline("behind", f"{count:,} organisations are to be read again", NEXT_TICK)
+        return Headline("behind", f"the balances of {count:,} organisations wait to be read again", NEXT_TICK)
     if count := found.jobs.open:
         reason = f"{count:,} job{' waits' if count == 1 else 's wait'} for a tick"
-        return Headline("behind", reason, "nothing: ticks do them; drawdown job list shows how far each is")
+        return Headline("behind", reason, "wait for the ticks that do them; drawdown job list shows the progress")
     return None
 
 
 def _unwatched(found: Standing) -> Headline | None:
     if minutes := unwatched_minutes(found):
-        reason = f"nobody watched for {minutes:,} min: halts come with the next tick"
+        reason = f"the watch stopped {minutes:,} min ago: Drawdown halts only with the next tick"
         return Headline("behind", reason, "start drawdown watch, run or worker: ops/runbooks/watch-stopped.md")
     return None
 
@@ -430,7 +434,7 @@ def _unwatched(found: Standing) -> Headline | None:
 def _unsettled(found: Standing) -> Headline | None:
     if found.differing:
         first = found.differing[0]
-        reason = f"{first.days:,} organisation-days {first.verdict} at {first.provider}, when last compared"
+        reason = f"{first.days:,} organisation-days were {first.verdict} at {first.provider} in the last comparison"
         since = datetime.fromtimestamp(first.since_ms // 1000, UTC).date()
         return Headline("behind", reason, f"drawdown reconcile --provider {first.provider} --from {since}")
     for one in found.uncompared:
@@ -439,26 +443,31 @@ def _unsettled(found: Standing) -> Headline | None:
             return Headline("behind", uncompared(one)[0], fix)
     if found.pending:
         most = max(found.pending, key=lambda usage: (usage.seconds, usage.units))
-        reason = f"{how_much(most)} of usage are billed by nobody yet ({most.reason})"
+        reason = f"no provider bills {how_much(most)} of usage yet ({most.reason})"
         return Headline("behind", reason, PENDING.get(most.reason, "drawdown org list"))
     for why, samples in found.left.quarantined.items():
         reason = f"{samples:,} samples or events are quarantined ({why}) and not billed"
         return Headline("behind", reason, f"drawdown sample quarantined --why {why}")
     if found.left.dated_ahead:
-        reason = f"{found.left.dated_ahead:,} samples or events are dated later than now, and billed only then"
-        return Headline("behind", reason, "fix that host's clock; drawdown sample withdraw ID, and enter them again")
+        reason = f"{found.left.dated_ahead:,} samples or events are dated in the future and not billed until then"
+        return Headline(
+            "behind", reason, "fix that host's clock, run drawdown sample withdraw ID, and enter them again"
+        )
     if count := found.files.refused + found.files.conflicts:
-        reason = f"{count:,} file{'s' if count > 1 else ''} of watched folders cannot be taken, and are not billed"
-        return Headline("behind", reason, "drawdown batch list says why; fix them, or move them away")
+        reason = f"Drawdown rejected {count:,} file{'s' if count > 1 else ''} of watched folders and did not bill them"
+        return Headline("behind", reason, "drawdown batch list shows the reason; fix the files, or move them away")
     if count := found.files.failing:
-        reason = f"{count:,} file{'s' if count > 1 else ''} of watched folders could not be read: each tick tries again"
-        return Headline("behind", reason, "drawdown batch list says why")
+        reason = (
+            f"Drawdown could not read {count:,} file{'s' if count > 1 else ''} of watched folders, "
+            "and retries in each tick"
+        )
+        return Headline("behind", reason, "drawdown batch list shows the reason")
     if found.short_of_types:
         return Headline("behind", str(found.short_of_types[0]), NAME_ONE)
     if found.last_tick is None:
-        return Headline("behind", "there was no tick yet", "drawdown tick")
+        return Headline("behind", "no tick has run yet", "drawdown tick")
     if found.last_tick.left:
-        return Headline("behind", f"the last tick left something: {found.last_tick.left}", NEXT_TICK)
+        return Headline("behind", f"the last tick left work undone: {found.last_tick.left}", NEXT_TICK)
     return None
 
 
@@ -467,24 +476,26 @@ def uncompared(one: Uncompared) -> list[str]:
     said = []
     if one.open_days:
         days, since = counted(one.open_days, "day", "days"), utc(one.open_since_ms or 0)[:10]
-        said.append(f"{days} of customers at {one.provider} are not compared since {since} ({one.said})")
+        said.append(f"reconcile has not compared {days} of customers at {one.provider} since {since} ({one.said})")
     elif one.is_late:
-        said.append(f"{one.provider} has not been compared since {utc(one.compared_ms or 0)}")
+        said.append(f"reconcile has not compared {one.provider} since {utc(one.compared_ms or 0)}")
     if one.balances:
         customers, since = counted(one.balances, "customer", "customers"), utc(one.balances_since_ms or 0)[:10]
-        reason = f"the balances of {customers} at {one.provider} are not compared since {since}"
+        reason = f"reconcile has not compared the balances of {customers} at {one.provider} since {since}"
         said.append(f"{reason} ({one.said_of_balance})")
     return said
 
 
 def _unread(unread: UnreadOrgs) -> Headline:
-    reason = f"{unread.orgs:,} organisations cannot be read at {unread.provider or 'their provider'}: {UNREAD}"
+    reason = f"Drawdown cannot read {unread.orgs:,} organisations at {unread.provider or 'their provider'}: {UNREAD}"
     return Headline("behind", reason, f"drawdown provider check {unread.provider}, and org show {unread.first_org}")
 
 
 MENDED: Final = ("send them", "look up what may have arrived, and send the rest,")
 """The next steps of ticks for waiting pushes: if none may have arrived, and if some may."""
-UNREAD: Final = "it is down, or has no such customer; they go on until the balance that was read last is used up"
+UNREAD: Final = (
+    "it is down, or does not know the customer. The organisations run until the last balance read is used up"
+)
 
 
 PENDING: Final = {
@@ -502,13 +513,15 @@ def _fix(provider: Waiting, now_ms: int) -> str:
     failing = provider.due and "waiting" in provider.errors and provider.tried > 0
     if stuck and failing and provider.drained_ms is not None:
         show = typed("drawdown", "push", "list", "--state", "due", "--provider", provider.provider)
-        return f"{show}: these fail while others settle; ticks send them again at {_next_try(provider, now_ms)}"
+        return f"{show}: these fail while others settle. Ticks send them again at {_next_try(provider, now_ms)}"
     if provider.queued and (provider.drained_ms is not None or not provider.due):
         by_ms = provider.looked_up_by_ms
         until = f" until {utc(by_ms)}" if by_ms is not None and by_ms > now_ms else ""
-        return f"nothing: ticks look up what may have arrived{until}; what they cannot prove is left to you"
+        return (
+            f"wait{until} while ticks look up pushes that may have arrived. You must resolve those that stay unproven"
+        )
     if provider.drained_ms is not None:
-        return f"nothing: it drains by itself, by about {utc(provider.drained_ms)}"
+        return f"wait: the queue drains by about {utc(provider.drained_ms)}"
     check = f"drawdown provider check {provider.provider}"
     return f"{check}; ticks {MENDED[provider.queued > 0]} once it answers, next at {_next_try(provider, now_ms)}"
 

@@ -87,7 +87,7 @@ def one_tick(connection: sa.Connection, tick_id: int) -> TickDone:
     """One of them. Errors: UnknownId."""
     found = [one for one in latest_ticks(connection, tick_id + 1, 1) if one.tick_id == tick_id]
     if not found:
-        raise UnknownId(f"there is no tick {tick_id}: `/console/ticks` lists those there are", "tick")
+        raise UnknownId(f"unknown tick {tick_id}: `/console/ticks` lists the ticks", "tick")
     return found[0]
 
 

@@ -93,7 +93,7 @@ def set_terms(
     that differs from the one so far; Refused for a wallet that another service fills; UnknownId, unless `new`.
     """
     if not is_clean_id(customer_id):
-        raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid customer id: expected 1 to 200 characters without control characters")
     _require_sane(terms, can)
     ids.require(connection, ids.CUSTOMER, customer_id, new=new)
     _require_own(connection, customer_id, by.now_ms)
@@ -156,7 +156,7 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
     if not 0 < len(evidence.strip()) <= MAX_EVIDENCE_CHARS:
         raise UsageError(f"say what shows it, in at most {MAX_EVIDENCE_CHARS:,} characters: --evidence")
     if payment_id is not None and not is_clean_id(payment_id):
-        raise UsageError("a payment's id has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid payment id: expected 1 to 200 characters without control characters")
     ids.require(connection, ids.TOPUP, topup)
     customer_id = str(SQL.run(connection, "wallet_of", {"topup": topup}).scalar_one())
     _require_terms(connection, customer_id)  # terms are locked before top-ups

@@ -118,7 +118,7 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
     has ended, a range below the organisation's floor, or if another one is open.
     """
     if not is_clean_id(name):
-        raise UsageError("a backfill's name has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid backfill name: expected 1 to 200 characters without control characters")
     floor = int(require_org(connection, org_id).floor_ms)
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
         raise UsageError("--from and --to must lie on a window boundary (a multiple of five minutes)")
@@ -311,7 +311,7 @@ def _require(connection: sa.Connection, name: str, held: str = "") -> Backfill:
     found = _read(connection, name, held)
     if found is None:
         ids.require(connection, ids.BACKFILL, name)
-        raise Refused(f"the backfill {name} appeared this moment: try again")
+        raise Refused(f"another call just created the backfill {name}. Try again")
     return found
 
 
@@ -420,7 +420,7 @@ def show_backfill(connection: sa.Connection, backfill: str) -> BackfillRow:
     found = _rows(connection, "", backfill, 1)
     if not found:
         ids.require(connection, ids.BACKFILL, backfill)
-        raise Refused(f"the backfill {backfill} appeared this moment: try again")
+        raise Refused(f"another call just created the backfill {backfill}. Try again")
     return found[0]
 
 

@@ -96,7 +96,7 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
     sample = SQL.run(connection, "sample", {"sample_id": sample_id}).one_or_none()
     if sample is None:
         ids.require(connection, ids.USED_SAMPLE, sample_id)
-        raise Refused(f"the sample {sample_id} appeared this moment: try again")
+        raise Refused(f"another call just created the sample {sample_id}. Try again")
     if sample.problem is not None:
         raise Refused(f"the sample {sample_id} is quarantined ({sample.problem}) and was never billed")
     window = window_of(sample.ts)

@@ -102,7 +102,7 @@ def grant(
     one.
     """
     if not is_clean_id(customer_id):
-        raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid customer id: expected 1 to 200 characters without control characters")
     ids.require_meant(connection, customer_id, new=new)
     _require_sane(terms, amount_micro, by.now_ms)
     for feature in terms.features or ():
@@ -238,7 +238,7 @@ def set_rate(
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
-            "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
+            "invalid feature name: expected 1 to 64 of a-z, 0-9 and _, and neither a number nor r and a number"
         )
     ids.require(connection, ids.FEATURE, feature, new=new)
     card = read_rate_card(connection)
@@ -275,7 +275,7 @@ def set_plan_limit(
     terms, or a new plan without a number; UnknownId, unless `new`.
     """
     if not is_clean_id(plan):
-        raise UsageError("a plan's name has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid plan name: expected 1 to 200 characters without control characters")
     ids.require(connection, ids.PLAN, plan, new=new)
     was = _hold_plan(connection, plan, max_concurrent)
     details: dict[str, object] = {"max_concurrent": was if max_concurrent is None else max_concurrent, "was": was}
@@ -341,7 +341,7 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
     customer with an id like a known one.
     """
     if not is_clean_id(customer_id):
-        raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid customer id: expected 1 to 200 characters without control characters")
     ids.require_meant(connection, customer_id, new=new)
     ids.require(connection, ids.PLAN, plan)
     was = wallet_of(connection, customer_id).plan

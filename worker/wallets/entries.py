@@ -142,7 +142,7 @@ def page(
     Errors: UsageError if no entry of the wallet has that key, or for a time that ends before it begins.
     """
     if chosen.booked_from_ms >= chosen.booked_to_ms:
-        raise UsageError("the range is empty: it ends before it begins")
+        raise UsageError("invalid range: `to` must be later than `from`")
     values: dict[str, Any] = {"account_id": wallet_account(customer_id), **vars(chosen), "after_key": after}
     values["size_from"], values["size_to"] = chosen.sizes
     values |= {"at_most": most + 1, "looked_at": MOST_LOOKED_AT}

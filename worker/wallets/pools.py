@@ -94,7 +94,7 @@ def allot(
     if expires_ms <= by.now_ms:
         raise UsageError("an allotment ends later than now: this would be over already")
     if not is_clean_id(key):
-        raise UsageError("an allotment's key has 1 to 200 characters, none of them control characters")
+        raise UsageError("invalid allotment key: expected 1 to 200 characters without control characters")
     done = pools.allot(connection, pool, customer_id, amount_micro, expires_ms, key, by)
     if not done.repeated:
         details = {"lot": done.lot.lot, "customer_id": customer_id, "amount_micro": amount_micro}
