@@ -49,7 +49,7 @@ class Field:
     unless: str = ""
 
 
-REASON: Final = Field("reason", "Reason", hint="It stands in the audit, with your name.")
+REASON: Final = Field("reason", "Reason", hint="Drawdown records it in the audit log with your name.")
 
 
 @dataclass(frozen=True)

@@ -79,15 +79,15 @@ def _field(param: Param) -> Field:
     choices = [(one, one.replace("_", " ")) for one in param.choices]
     if param.kind is FLAG:
         choices = (
-            [(NO, "no"), (YES, "yes")] if param.default is not None else [("", "as it is"), (YES, "yes"), (NO, "no")]
+            [(NO, "no"), (YES, "yes")] if param.default is not None else [("", "unchanged"), (YES, "yes"), (NO, "no")]
         )
     elif choices and (param.default is None or param.default not in param.choices):
-        choices = [("", "choose one" if param.required else "as it is"), *choices]
+        choices = [("", "choose one" if param.required else "unchanged"), *choices]
     elif choices:
         choices.sort(key=lambda one: one[0] != param.default)
     hint = f"{param.says}." if param.says else ""
     if param.default not in (None, "", False, ()) and not choices:
-        hint += f" {param.kind.write(param.default)} where it is left empty."
+        hint += f" Default: {param.kind.write(param.default)}."
     return Field(
         param.word,
         param.label,

@@ -201,7 +201,7 @@ def shown(home: Home, path: str, head: str) -> int:
         page = text_of(home, path)
         if "Ledger by day" in page:
             return sum(map(int, re.findall(r'data-head="Entries" class="number wide">(\d+)<', page)))
-        listed = page.rpartition("All that was compared")[2]  # what differs stands above it, once more
+        listed = page.rpartition("Compared days")[2]  # what differs stands above it, once more
         for card in listed.split('<section class="card">'):
             if head != "Event" or "Events, the newest first" in card:
                 rows += len(re.findall(rf'data-head="{head}"', card)) if _is_listed(card) else 0
@@ -212,8 +212,10 @@ def shown(home: Home, path: str, head: str) -> int:
 
 def _is_listed(card: str) -> bool:
     """Not what a page says beside its list: sums, suppliers, what is due first."""
-    return not re.search(r"<h2>(Open, in all|Why they wait|By supplier|Batches|Who holds most|Not heeded|Rate card|"
-                         r"Plans|Lots|What came in, by|Parity|Conflicts|Invalid)", card)  # fmt: skip
+    return not re.search(r"<h2>(Open pushes|Causes|By supplier|Batches|"
+                         "Executions with the most reserved credit|"
+                         "Ignored halts|Rate card|"
+                         r"Plans|Lots|Events by source|Parity|Conflicts|Invalid)", card)  # fmt: skip
 
 
 def files_of(home: Home, *paths: str) -> list[str]:

@@ -127,7 +127,7 @@ def test_billing_has_the_figures_of_the_command_line(home: Home) -> None:
         assert f"{name} {figures.credits(micro)} " in said
     for piece in (
         "Automatic top-up 5.00", "upstream embedded billed at as acme", "upstream pool pool that allots it credit 1.00",
-        "downstream pixel supplier", "in doubt Say what became ", "pro 100 1.00 not held Buy",
+        "downstream pixel supplier", "in doubt Record outcome ", "pro 100 1.00 not held Buy",
         "drawdown ledger billing acme",
     ):  # fmt: skip
         assert piece in said, piece
@@ -142,7 +142,9 @@ def test_billing_of_all_shows_who_needs_somebody(home: Home) -> None:
     said = text_of(home, "/console/billing")
     (spender,) = read(home.engine, wallets.spenders_kept)
     assert f"1 acme Give credit {figures.credits(spender.used_micro)}" in said
-    assert "Wallets that owe 1 " in said and f"owing Give credit {figures.credits(-1_500_000)} owed" in said
+    assert (
+        "Wallets with a negative balance 1 " in said and f"owing Give credit {figures.credits(-1_500_000)} owed" in said
+    )
     given = [one for one in hrefs(home, "/console/billing") if one.startswith("/console/act/grant?")]
     assert {"/console/act/grant?id=acme", "/console/act/grant?id=owing"} <= set(given), "the form has its customer"
     assert not [one for one in hrefs(home, "/console/billing", VIC) if "/act/" in one], "a viewer may nothing"
@@ -206,7 +208,7 @@ def test_the_sums_of_settlements_are_of_those_that_are_chosen(home: Home, chosen
     assert bool(lines) == (chosen in ("state=eligible", "org=acme", "org=acme&state=eligible"))
     assert f"Eligible {sums['eligible']:.2f} in the next payout" in said or chosen == "state=hold"
     assert (f"On hold {sums['hold']:.2f} waits" in said) == ("state=eligible" not in chosen)
-    assert "To be clawed back" not in said, "it is a supplier's"
+    assert "Clawbacks due" not in said, "it is a supplier's"
 
 
 def test_what_differs_stands_first(home: Home) -> None:
@@ -217,7 +219,7 @@ def test_what_differs_stands_first(home: Home) -> None:
     assert "amounts in credits" not in said, "they are base units"
     assert "amounts in credits" in text_of(home, "/console/settlements")
     equal = text_of(home, "/console/reconcile?verdict=equal")
-    assert "f1" not in equal and "What differs" not in equal, "it is not what is asked for"
+    assert "f1" not in equal and "Differences" not in equal, "it is not what is asked for"
     assert "Nothing like that differs." in text_of(home, "/console/reconcile?verdict=over")
     for number in range(reconciliations.MOST_DIFFERING):  # later ones, more than are shown
         values = {"feature": f"g{number}", "theirs": 9, "verdict": "over", "day": T0, "at": home.now}
@@ -231,7 +233,7 @@ def test_where_nothing_was_compared_it_is_said_once(home: Home) -> None:
     write(home.engine, lambda c: c.exec_driver_sql("DELETE FROM reconciliations"))
     said = text_of(home, "/console/reconcile?verdict=short")
     assert said.count("nothing was compared yet") == 1 and "drawdown reconcile" in said
-    assert "Last comparisons" not in said and "All that was compared" not in said
+    assert "Last comparisons" not in said and "Compared days" not in said
     assert "autumn compute_1gb +5" in said, "what is still to be acknowledged"
 
 
@@ -398,7 +400,7 @@ def test_lists_of_money_go_on_behind_their_last_row_and_end(home: Home) -> None:
         path, seen = first, list[str]()
         while path:
             (answer,) = home.get(path)
-            last = answer.text.rpartition("All that was compared")[2]
+            last = answer.text.rpartition("Compared days")[2]
             seen += re.findall(pattern, last)
             following = re.search(r'rel="next" href="([^"]+)"', answer.text)
             path = html.unescape(following[1]) if following else ""

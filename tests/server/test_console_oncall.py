@@ -299,7 +299,7 @@ def test_runs_say_who_holds_how_much_until_when(night: Night) -> None:
     assert tiles(one.text)["State"] == "held" and "site" in one.text and "It drew nothing yet." in one.text
     night.fleet.clock.at_ms += DAY_MS // 12
     over, *others = night.get(*(f"/console/runs{query}" for query in ("", *OVER)))
-    assert tiles(over.text)["Over, not freed"] == "1"
+    assert tiles(over.text)["Expired, not released"] == "1"
     assert [[row[1] for row in tables(answer.text)[0]] for answer in others] == [["run-1"]] * len(OVER)
     head, line, *_ = night.lines("/console/runs", state="any")
     assert line.startswith('"run-1","acme","acme","site"') and runs_[0][9] == "receipt"
@@ -319,12 +319,12 @@ def test_what_is_held_is_told_of_the_runs_that_are_chosen(night: Night) -> None:
         said = tiles(night.page("/console/runs", **query))
         rows = [line.split(",") for line in night.lines("/console/runs", **query)[1:]]
         assert sum(float(row[-1].strip('"')) for row in rows) == held, query
-        assert (said["Held"], said["Runs that hold"]) == (f"{held}.00", str(number)), query
+        assert (said["Held"], said["Executions with reserved credit"]) == (f"{held}.00", str(number)), query
     night.fleet.clock.at_ms += DAY_MS // 12
     for query, over in (({}, "1"), ({"state": "expired"}, "1"), ({"project": "shop"}, "0")):
-        assert tiles(night.page("/console/runs", **query))["Over, not freed"] == over, query
+        assert tiles(night.page("/console/runs", **query))["Expired, not released"] == over, query
     page = night.page("/console/runs")
-    assert tiles(page)["Runs that hold"] == str(len(night.lines("/console/runs")) - 1) == "1"
+    assert tiles(page)["Executions with reserved credit"] == str(len(night.lines("/console/runs")) - 1) == "1"
     assert "drawdown execution list --state expired" in night.page("/console/runs", phase="over")
 
 

@@ -147,7 +147,7 @@ SET: Final = Action(
 )
 REMOVE: Final = Action(
     "cell remove",
-    "Forget a cell",
+    "Remove a cell",
     "Remove a cell. Drawdown rejects the command while sandboxes or halts need the cell.",
     _remove,
     lambda done: f"{done.cell_id}: removed; before: {done.was}",

@@ -179,7 +179,7 @@ LISTS: Final = (
     ),
     Listing(
         "hook levels",
-        "Low at or below",
+        "Low balances",
         "List the low balances of organisations.",
         _levels,
         (Column("org_id", "organisation", _all), "low_micro"),

@@ -483,7 +483,7 @@ LISTS: Final = (
     ),
     Listing(
         "org scheduled",
-        "Flips to come",
+        "Scheduled assignments",
         "List assignments that begin later, the next first.",
         _scheduled,
         (

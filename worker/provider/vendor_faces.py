@@ -120,7 +120,7 @@ ACTIONS: Final = (SET,)
 LISTS: Final = (
     Listing(
         "vendor costs",
-        "What features cost",
+        "Costs of features",
         "List the cost of each feature here and at vendors. The cost here is in credits, and the cost at a vendor "
         "is in money.",
         _costs,

@@ -337,7 +337,7 @@ def _payout(
         int | None,
         CREDITS,
         "Expected amount in credits, as the dry run showed; the command rejects any other",
-        Label("It comes to, credits"),
+        Label("Amount, credits"),
     ] = None,
 ) -> PayoutMade:
     if expect_micro is None and not asked.dry_run:
@@ -460,7 +460,7 @@ ACTIONS: Final = (
     ),
     Action(
         "settlement reverse",
-        "Take back a settlement",
+        "Reverse a settlement",
         "Reverse a settlement, whole or in part. If the settlement was released, the next payout is lower by the "
         "amount. Drawdown does not refund the customer: use `drawdown ledger grant`.",
         _reverse,

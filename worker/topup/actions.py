@@ -397,7 +397,7 @@ ACTIONS: Final = (
     ),
     Action(
         "topup resolve",
-        "Say what became of a top-up",
+        "Record outcome of a top-up",
         "Record the outcome of a top-up in doubt. Read it from the payment service's own dashboard. If another "
         "amount was paid, pass --absent, and grant the credit with `drawdown ledger grant`.",
         _resolve,

@@ -122,7 +122,7 @@ def _close(
     asked: Invocation,
     backfill: Name,
     *,
-    hash_: Annotated[str, ID, "Hash that `backfill show` printed", Label("Hash of what it showed")],
+    hash_: Annotated[str, ID, "Hash that `backfill show` printed", Label("Hash")],
 ) -> BackfillClosed:
     diff = backfills.close(connection, backfill, hash_, asked.by)
     found = show_backfill(connection, backfill)

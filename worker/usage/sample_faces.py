@@ -248,7 +248,7 @@ WRITE: Final = "usage:write"
 ACTIONS: Final = (
     Action(
         "sample repair",
-        "Enter samples again",
+        "Correct samples",
         "Correct quarantined samples that have a wrong time. Drawdown adds a copy with its own id and never changes"
         " the sample. The next tick seals the copy. If a sample of the same sandbox and time exists, Drawdown adds "
         "no copy.",
@@ -277,7 +277,7 @@ ACTIONS: Final = (
     ),
     Action(
         "sample dismiss",
-        "Set samples aside",
+        "Dismiss samples",
         "Dismiss quarantined samples: they are never billed. Drawdown no longer counts them as quarantined.",
         _dismiss,
         _set_aside,

@@ -518,7 +518,7 @@ def _take_back(
     asked: Invocation,
     lot: Annotated[str, KEY, "Lot, as `ledger lots` and `pool show` list it, or the key of its grant"],
     *,
-    whole: Annotated[bool, FLAG, "Whole lot, used credit included", Label("All of it")] = False,
+    whole: Annotated[bool, FLAG, "Whole lot, used credit included", Label("Whole lot")] = False,
 ) -> TakenBack:
     return take_back(connection, lot, asked.by, whole=whole)
 
@@ -850,7 +850,7 @@ ACTIONS: Final = (
     ),
     Action(
         "plan put",
-        "Change its plan",
+        "Put a customer on a plan",
         "Put a customer on a plan. The plan's limits and credit are in force from now on.",
         _put_on_plan,
         _on_plan,

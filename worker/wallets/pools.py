@@ -475,7 +475,7 @@ ACTIONS: Final = (
     ),
     Action(
         "payer allow",
-        "Let another wallet pay",
+        "Allow a payer",
         "Allow a wallet to pay for an organisation's executions. An execution names its payer with `execution "
         "accept --payer`, and keeps it. A new limit counts from zero.",
         _allow,
@@ -487,7 +487,7 @@ ACTIONS: Final = (
     ),
     Action(
         "payer end",
-        "Let another wallet pay no more",
+        "End a payer",
         "End a payer: it pays for no new executions. The payer still pays for executions that were accepted.",
         _end,
         _ended,

@@ -65,14 +65,14 @@ def page(home: Home, path: str, session: int = ANN) -> str:
 def test_each_page_says_what_the_command_line_says(home: Home) -> None:
     limits = page(home, "/console/limits", KIM)
     assert (
-        "|Overrides asked for|1|" in limits
+        "|Requested limit overrides|1|" in limits
         and f"|1|Approve|Refuse|look|acme|day|50|{figures.time(home.now)[:4]}" in limits
     )
     assert "|look|blocks all|60.0 % of 5|60.0 % of 5|60.0 % of 5|" in limits
     assert "|peek|warns|0.0 % of 5|" in limits and "|peek|Set|1 warns|0|3|1|1|" in limits
     assert "|acme|look|3|3|" in limits and "|look|every other plan, and none|day|5|" in limits
-    assert "|Overrides asked for|0|nobody waits|" in page(home, "/console/limits?metric=peek", KIM)
-    assert "|Overrides asked for|1|" in page(home, "/console/limits?metric=look", KIM)
+    assert "|Requested limit overrides|0|nobody waits|" in page(home, "/console/limits?metric=peek", KIM)
+    assert "|Requested limit overrides|1|" in page(home, "/console/limits?metric=look", KIM)
     mine = page(home, "/console/org?id=acme&tab=limits")
     assert "|look|day|5|4|1, little|" in mine and "|peek|day|5|13|none left|" in mine
     assert "|look|limit|3|9|blocked|" in mine and "|peek|limit|3|9|would be in phase 3|" in mine

@@ -80,9 +80,9 @@ def halts(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ]
     show = f"drawdown org show {typed(org_id)}"
     tables = [
-        Table("Which cells were told", ("Halted, UTC", "Cell", "Answer", "#Tries", "Error"), told,
-              "No cell was ever told to halt it.", show),
-        Table("Verdicts, the last ten", ("At, UTC", "Verdict", "Reason", "#Balance", "#Sandboxes at once"), said,
+        Table("Cells that were notified", ("Halted, UTC", "Cell", "Answer", "#Tries", "Error"), told,
+              "No cell received a halt for it.", show),
+        Table("Last ten verdicts", ("At, UTC", "Verdict", "Reason", "#Balance", "#Sandboxes at once"), said,
               "No verdict was written yet: the first read at its provider writes one.", show),
     ]  # fmt: skip
     return {"part": "org_tables.html", "tables": tables}
@@ -98,11 +98,11 @@ def assignment(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ]  # fmt: skip
     heads = ("From, UTC", "To", "Provider", "Customer", "By", "Reason")
     table = Table(
-        "Who bills it", heads, rows, "Nobody does.", f"drawdown org assign {typed(org_id, '--provider', 'embedded')}"
+        "Assignments", heads, rows, "Nobody does.", f"drawdown org assign {typed(org_id, '--provider', 'embedded')}"
     )
     ways = [
-        act("Bill it here, or by nobody", "assign", id=org_id),
-        act("Bill it elsewhere", "assign-remote", id=org_id),
+        act("Assign here or to no provider", "assign", id=org_id),
+        act("Assign to another provider", "assign-remote", id=org_id),
     ]
     return {"part": "org_tables.html", "tables": [table], "ways": ways}
 
@@ -116,7 +116,7 @@ def audit(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ]  # fmt: skip
     heads = ("At, UTC", "What", "Who", "Through", "Why")
     none = "Nobody changed anything of it."
-    table = Table("What people did", heads, rows, none, f"drawdown audit list --target {quote(org_id)}")
+    table = Table("Changes by people", heads, rows, none, f"drawdown audit list --target {quote(org_id)}")
     return {"part": "org_tables.html", "tables": [table]}
 
 

@@ -83,7 +83,7 @@ def _related(found: list[Relation], given: str) -> Table:
     none = "Nobody bills it, pays for it, or is paid for by it yet."
     command = cells.command("ledger", "billing", given)
     rows = [_relation(one) for one in found]
-    return Table("Who pays for whom", heads, rows, none, command if rows else f"drawdown org assign {typed(given)}")
+    return Table("Payers", heads, rows, none, command if rows else f"drawdown org assign {typed(given)}")
 
 
 def _relation(one: Relation) -> tuple[Cell, ...]:
@@ -176,7 +176,7 @@ def _topups(found: list[Happened], customer: str) -> Table:
     ]
     heads = ("Begun, UTC", "State", "#Credits", "#Money", "#Calls", "Said last", "Top-up")
     none = "It was never topped up by itself."
-    return Table("Its last charges", heads, rows, none, cells.command("topup", "list", "--customer", customer))
+    return Table("Latest charges", heads, rows, none, cells.command("topup", "list", "--customer", customer))
 
 
 def _tiers(found: list[Offer], customer: str) -> Table:
@@ -199,13 +199,13 @@ def _holding_cell(one: Offer, customer: str) -> Cell:
         return Cell("ended" if one.ended_ms is not None else "not held", links=buy)
     if not one.goes_on:
         return Cell("held, ends", "state", "warn", links=buy)
-    return Cell("held, goes on", links=(act("Let it end", "tier-buy", customer=customer, tier=one.name, undo=YES),))
+    return Cell("held, goes on", links=(act("End tier", "tier-buy", customer=customer, tier=one.name, undo=YES),))
 
 
 def _plans(found: list[Offer], own: str | None, customer: str) -> Table:
     rows = [wallets.plan_cells(one, one.name == own) for one in found]
     command = "drawdown plan list" if rows else "drawdown plan set team --max-concurrent 20 --new"
-    return Table("Plans beside one another", wallets.PLAN_HEADS, rows, "There is no plan yet.", command)
+    return Table("Plans", wallets.PLAN_HEADS, rows, "There is no plan yet.", command)
 
 
 MOST_WALLETS: Final = 10
@@ -227,7 +227,7 @@ def read_all(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     tiles = _tiles(topups.open_now(connection), switch, owed, low)
     kill = act("Stop all top-ups", "topup-stop-all", "admin")
     if switch is not None:
-        kill = act("Let top-ups continue", "topup-start-all", "admin")
+        kill = act("Resume all top-ups", "topup-start-all", "admin")
     acts = [act("Give credit", "grant"), kill]
     return to_context(PageContent(PATH, tables, tiles=tiles, filters=filters, acts=acts))
 
@@ -236,10 +236,10 @@ def _tiles(going: Mapping[str, int], switch: Switched | None, owed: WalletLines,
     in_doubt = going.get("in_doubt", 0)
     stopped = "by the kill switch" if switch is None else f"by {switch.actor}, {figures.time(switch.stopped_ms)}"
     return [
-        Tile("Wallets that owe", _how_many(owed), "below nothing", "bad" if owed.lines else ""),
-        Tile("Wallets that are low", _how_many(low), "at their threshold or below", "warn" if low.lines else ""),
-        Tile("Top-ups under way", figures.count(sum(going.values()) - in_doubt), "due, or asked for"),
-        Tile("Top-ups in doubt", figures.count(in_doubt), "asked, outcome unknown", "bad" if in_doubt else ""),
+        Tile("Wallets with a negative balance", _how_many(owed), "balance below 0", "bad" if owed.lines else ""),
+        Tile("Wallets with a low balance", _how_many(low), "at their threshold or below", "warn" if low.lines else ""),
+        Tile("Open top-ups", figures.count(sum(going.values()) - in_doubt), "due or requested"),
+        Tile("Top-ups in doubt", figures.count(in_doubt), "requested, outcome unknown", "bad" if in_doubt else ""),
         Tile("All top-ups", "on" if switch is None else "stopped", "not stopped" if switch is None else stopped,
              "" if switch is None else "bad"),
     ]  # fmt: skip
@@ -363,9 +363,9 @@ def pause(terms: BillingTerms, customer: str) -> list[Link]:
         return []
     found = [] if terms.mode == "live" else [act("Start top-up", "topup-start", id=customer)]
     if terms.mode == "stopped":
-        return [*found, act("Try top-up out", "topup-shadow", id=customer)]
+        return [*found, act("Start top-up in shadow mode", "topup-shadow", id=customer)]
     other_card = terms.blocked_ms is not None or terms.declines
-    found += [act("Go on with another card", "topup-resume", id=customer)] if other_card else []
+    found += [act("Resume with another card", "topup-resume", id=customer)] if other_card else []
     return [*found, act("Pause top-up", "topup-stop", customer=customer)]
 
 

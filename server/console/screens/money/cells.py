@@ -71,7 +71,7 @@ def count(number: int | None, *, narrow: bool = True) -> Cell:
 
 def resolve(topup: str, state: str) -> tuple[Link, ...]:
     """Return the actions on a top-up in doubt."""
-    return (act("Say what became", "topup-resolve", "admin", topup=topup),) if state == "in_doubt" else ()
+    return (act("Record outcome", "topup-resolve", "admin", topup=topup),) if state == "in_doubt" else ()
 
 
 def format_money(minor: int | None, currency: str | None) -> str:

@@ -44,9 +44,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     off, alerts = sum(one.is_off for one in lines_of), sum(one.alerts for one in lines_of)
     alerting = sum(one.verdict in ALERTING for one in differing)
     tiles = [
-        Tile("Lines of bills", figures.count(len(lines_of)), f"vendor, service and day, {days} days"),
+        Tile("Bill lines", figures.count(len(lines_of)), f"vendor, service and day, {days} days"),
         Tile("Off", figures.count(off), BOUNDS, "bad" if off else ""),
-        Tile("Alert", figures.count(alerts), "off two days running", "bad" if alerts else ""),
+        Tile("Alert", figures.count(alerts), "difference on two successive days", "bad" if alerts else ""),
         Tile("Cells' days that differ", figures.count(alerting), "organisations, by parity", "bad" if alerting else ""),
     ]
     chosen = "" if days == DAYS[0] else str(days)
@@ -97,7 +97,7 @@ def _bills(found: Sequence[DriftLine], from_ms: int, looked: str) -> Table:
         note += f" The latest {MOST_DRIFT} of {len(found):,}; the CSV has them all."
     none = "No bill is known, and nothing is mapped to a vendor's service, in these days."
     command = f"drawdown vendor drift --from {figures.day(from_ms)}" if rows else "drawdown vendor import bills.csv"
-    return Table("Estimates beside bills", heads, rows, none, command, note=note)
+    return Table("Estimates and bills", heads, rows, none, command, note=note)
 
 
 def apart(one: DriftLine) -> str:
@@ -129,7 +129,7 @@ def _differing(found: Sequence[ParityLine]) -> Table:
             for one in found]  # fmt: skip
     heads = (*PARITY_HEADS, "Organisation", "Verdict")
     none = "Nothing differs between cells and what came in from them, by what was compared last."
-    return Table("Parity: what differs, or is unknown", heads, rows, none, "drawdown parity check --cells")
+    return Table("Parity: differences and unknown counts", heads, rows, none, "drawdown parity check --cells")
 
 
 PARITY_HEADS: Final = ("Day, UTC", "Cell", "#Ours, s", "#Theirs, s", "#Apart, s", "#Apart, ppm")

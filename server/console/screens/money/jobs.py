@@ -74,7 +74,7 @@ def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -
 
 RESUME: Final = _topup(
     "topup-resume",
-    "Go on with another card",
+    "Resume with another card",
     "A tick asks the payment service whether it fills the wallet itself. Where it does not, declines so far are "
     "forgotten, and a wallet that is low is charged, once.",
     "resume",
@@ -141,7 +141,7 @@ def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Ta
     command = cells.command(*_correction(doing).command())
     return [
         Table(
-            "As last compared",
+            "Last comparison",
             HEADS,
             [row(one) for one in found],
             f"Nothing of it was compared yet. {note}",
@@ -153,21 +153,22 @@ def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Ta
 
 CORRECT: Final = Action(
     "reconcile-correct",
-    "Correct what differs",
+    "Correct differences",
     (
-        Field("org", "Organisation", hint="All, where none is named.", optional=True),
-        Field("provider", "Provider", hint="All, where none is named.", optional=True),
+        Field("org", "Organisation", hint="All if left empty.", optional=True),
+        Field("provider", "Provider", hint="All if left empty.", optional=True),
         Field(
-            "from", "From the day", "time", "UTC, as 2026-01-31. Without days: what was settled lately.", optional=True
+            "from", "First day", "time", "UTC, such as 2026-01-31; recently settled days if left empty.", optional=True
         ),
-        Field("to", "Up to the begin of the day", "time", "The day after the last one.", optional=True),
+        Field("to", "End day", "time", "Day after the last day.", optional=True),
     ),
     _correct,
     _apart,
     lambda doing: [*_correction(doing).command(), "--queue"],
     lambda _doing: PLACE,
-    "A push that the provider proves not to have is voided, and sealed anew; what it charged beyond ours is given back."
-    " What nothing proves is left as it is, and said.",
+    "If the provider proves that it does not have a push, Drawdown voids it and seals its usage "
+    "again. Drawdown refunds charges above accepted pushes. It reports unproven differences and does "
+    "not change them.",
     role="admin",  # the tick compares again, so that nothing bounds what it corrects
     tell=_preview,
 )

@@ -58,12 +58,12 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         *([_differing(connection, chosen, kept)] if chosen.verdict in ("", *TONES) else []),
         _runs(compared),
         told,
-        Table("All that was compared, the latest day first", HEADS, [row(one) for one in found.lines],
+        Table("Compared days, the latest first", HEADS, [row(one) for one in found.lines],
               "None is like that.", kept, following, first="" if after is None else url(PATH, **query)),
     ]  # fmt: skip
     if not compared:  # four empty tables would say so four times
         none = "Not known: nothing was compared yet. A comparison asks the providers."
-        tables = [Table("What differs", HEADS, [], none, "drawdown reconcile"), *([told] if told.rows else [])]
+        tables = [Table("Differences", HEADS, [], none, "drawdown reconcile"), *([told] if told.rows else [])]
     return to_context(PageContent(PATH, tables, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
 
 
@@ -72,7 +72,7 @@ def _differing(connection: sa.Connection, chosen: ComparedFilter, kept: str) -> 
     found = reconciliations.differing(connection, chosen)
     none = "Nothing differs, by what was compared last." if chosen == ComparedFilter() else "Nothing like that differs."
     note = f"The first {len(found)}." if len(found) >= reconciliations.MOST_DIFFERING else ""
-    return Table("What differs", HEADS, [row(one, correct=True) for one in found], none, kept, note=note)
+    return Table("Differences", HEADS, [row(one, correct=True) for one in found], none, kept, note=note)
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
@@ -139,7 +139,7 @@ def _differences_table(found: list[UnacknowledgedDifference]) -> Table:
     ]  # fmt: skip
     heads = ("Told, UTC", "Organisation", "Provider", "Feature", "#Drawn beside ours")
     none = "No balance was drawn on beside what was pushed."
-    return Table("Told of balances, and not acknowledged", heads, rows, none, "drawdown reconcile --acknowledge")
+    return Table("Balance differences to acknowledge", heads, rows, none, "drawdown reconcile --acknowledge")
 
 
 def _told_org(one: UnacknowledgedDifference) -> Cell:

@@ -85,7 +85,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     else:
         tiles = _tiles([one.sums for one in suppliers], STATES, _first(suppliers))
         carried = sum(one.sums.carried_micro for one in suppliers)
-        tiles.append(Tile("To be clawed back", figures.credits(carried), "less in the next payouts"))
+        tiles.append(Tile("Clawbacks due", figures.credits(carried), "taken from the next payouts"))
     return to_context(PageContent(PATH, tables, tiles=tiles, filters=filters, query=query, file=file))
 
 
@@ -220,7 +220,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     key = ask.required("key")
     found, reversals, freezes = show_settlement(connection, key, ask.now_ms, MOST_ACTS)
     command = cells.command("settlement", "show", key)
-    facts = Table("The settlement", ("What", "As it is"), _facts(found), "", command)
+    facts = Table("Settlement", ("What", "As it is"), _facts(found), "", command)
     tables = [facts, _reversals(reversals, command), _freezes(freezes, command)]
     above = Link("Settlement", "/console/settlements")
     acts = _acts(found, freezes)
@@ -263,7 +263,7 @@ def _reversals(found: list[Reversal], command: str) -> Table:
         for one in found
     ]  # fmt: skip
     heads = ("At, UTC", "#Amount", "How", "By", "Why", "Key")
-    return Table("Taken back", heads, rows, "Nothing of it was taken back.", command)
+    return Table("Reversals", heads, rows, "The settlement has no reversals.", command)
 
 
 def _freezes(found: list[Freeze], command: str) -> Table:
@@ -274,7 +274,7 @@ def _freezes(found: list[Freeze], command: str) -> Table:
         for one in found
     ]  # fmt: skip
     heads = ("What", "From, UTC", "Until, UTC", "By", "Why")
-    return Table("Frozen", heads, rows, "It was never frozen.", command)
+    return Table("Frozen", heads, rows, "The settlement has no freezes.", command)
 
 
 def _acknowledge(connection: sa.Connection, doing: Doing) -> ActionResult:
@@ -295,12 +295,12 @@ def _difference_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]
 
 ACKNOWLEDGE: Final = Action(
     "reconcile-acknowledge",
-    "Acknowledge what was told",
+    "Acknowledge differences",
     (Field("org", "Organisation"),),
     _acknowledge,
     _difference_facts,
     lambda doing: ["reconcile", doing.text("org"), "--acknowledge"],
     lambda _doing: "/console/reconcile",
-    "Somebody has seen to what was told of its balances. Nothing is compared, and nothing corrected.",
+    "A person has handled the reported balance differences. Drawdown compares and corrects nothing.",
 )
 ACTIONS: Final = (ACKNOWLEDGE,)

@@ -37,7 +37,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     return to_context(
         PageContent(
             PATH,
-            [Table("The top-up", ("What", "As it is"), _facts(found), "", command), _calls(calls, command)],
+            [Table("Top-up", ("What", "As it is"), _facts(found), "", command), _calls(calls, command)],
             acts=pause(terms_of(connection, found.customer_id, found.customer_id), found.customer_id),
             query={"id": topup},
             above=Link(f"Billing of {found.customer_id}", url("/console/billing", id=found.customer_id)),
@@ -75,11 +75,11 @@ def _calls(calls: list[Call], command: str) -> Table:
         for one in calls
     ]
     heads = ("#Call", "Begun, UTC", "Ended, UTC", "Answer", "Detail")
-    return Table("Calls that may have taken money", heads, rows, "It was not called yet: the next tick does.", command)
+    return Table("Calls that may have taken money", heads, rows, "The next tick makes the first call.", command)
 
 
 BECAME: Final = (("", "choose one"), ("paid", "paid"), ("absent", "not charged, and will not be"))
-WALLET: Final = Field("id", "Wallet", hint="The customer whose wallet it is.")
+WALLET: Final = Field("id", "Wallet", hint="Customer who owns the wallet.")
 
 
 STOP: Final = next(one for one in topups.ACTIONS if one.name == "topup stop")
@@ -103,13 +103,13 @@ def _shadow(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 SHADOW: Final = Action(
     "topup-shadow",
-    "Try its top-up out",
+    "Start top-up in shadow mode",
     (WALLET,),
     _shadow,
     _mode,
     lambda doing: ["topup", "start", doing.text("id"), "--shadow"],
     lambda doing: url("/console/billing", id=doing.text("id")),
-    "What would be charged is written down, and nothing is charged.",
+    "Drawdown records the charges that it would make, and charges nothing.",
 )
 
 
@@ -144,18 +144,18 @@ def _resolve_command(doing: Doing) -> list[str]:
 
 RESOLVE: Final = Action(
     "topup-resolve",
-    "Say what became of a top-up",
+    "Record outcome of a top-up",
     (
         Field("topup", "Top-up"),
         Field("became", "It was", "choice", choices=BECAME),
-        Field("payment", "Payment", hint="Its id at the payment service, where it was paid.", optional=True),
-        Field("evidence", "Evidence", hint="What shows it: kept for good."),
+        Field("payment", "Payment", hint="Payment's id at the payment service, if it was paid.", optional=True),
+        Field("evidence", "Evidence", hint="Evidence of the outcome, kept for good."),
     ),
     _resolve,
     _one,
     _resolve_command,
     lambda doing: url("/console/topup", id=key_of(doing, "topup")),
-    "What was paid is credited at once. Only a top-up in doubt is for a person to decide.",
+    "Drawdown credits a paid amount at once. The top-up must be in doubt.",
     size=_credited,
     role="admin",
 )
@@ -163,6 +163,6 @@ ACTIONS: Final = (
     PAUSE,
     SHADOW,
     _switch("topup-stop-all", "Stop all top-ups", undo=False),
-    _switch("topup-start-all", "Let top-ups continue", undo=True),
+    _switch("topup-start-all", "Resume all top-ups", undo=True),
     RESOLVE,
 )

@@ -28,7 +28,7 @@ MEANING: Final[Mapping[str, str]] = {
 
 Finance has to know the kind, so no form chooses it by default.
 """
-CREDITED: Final = Field("id", "Customer", hint="Whose wallet it is: by default the organisation's id.")
+CREDITED: Final = Field("id", "Customer", hint="Customer who owns the wallet; by default the organisation's id.")
 
 
 def _grant(connection: sa.Connection, doing: Doing) -> ActionResult:
@@ -79,13 +79,13 @@ GRANT: Final = Action(
             "choice",
             choices=[("", "choose one"), *MEANING.items()],
         ),
-        Field("expires", "Expires", "time", "2026-12-31, or +30d; never where it is left empty.", optional=True),
+        Field("expires", "Expires", "time", "Date such as 2026-12-31, or +30d; never if left empty.", optional=True),
     ),
     _grant,
     _wallet,
     _grant_command,
     lambda doing: url("/console/billing", id=doing.text("id")),
-    "Credit is given at once, as a lot of its own.",
+    "Drawdown grants the credit at once as a new lot.",
     size=lambda _connection, doing: Size(micro=_amount(doing)),
 )
 GRANTS: Final = (GRANT,)

@@ -291,10 +291,10 @@ def tiles(account: Account) -> list[Tile]:
     return [
         Tile("Available", figures.credits(account.available_micro), can, tone),
         Tile("Reserved", figures.credits(account.reserved_micro), over),
-        Tile("Included in plan", figures.credits(account.included_micro), "left of what the plan gives"),
-        Tile("Purchased", figures.credits(account.purchased_micro), "left of what was bought"),
+        Tile("Included in plan", figures.credits(account.included_micro), "unused credit of the plan"),
+        Tile("Purchased", figures.credits(account.purchased_micro), "unused purchased credit"),
         Tile("Bonus and gifts", figures.credits(given), "bonus, sponsored, refunded"),
-        Tile("Settlement hold", figures.credits(account.hold_micro), "charged; suppliers wait for it"),
+        Tile("Settlement hold", figures.credits(account.hold_micro), "charged, on hold for suppliers"),
         Tile("Balance", figures.credits(account.balance_micro), owed, "bad" if account.balance_micro < 0 else ""),
     ]
 

@@ -95,7 +95,7 @@ def _tiles(found: BackfillRow, would: Diff | None) -> list[Tile]:
         Tile("Events", figures.count(found.events), f"{found.withdrawn:,} of them withdrawn"),
     ]  # fmt: skip
     if would is not None:
-        tiles.append(Tile("Closing would bill", figures.credits(would.price_micro), "credits, by our rate card"))
+        tiles.append(Tile("Charge on close", figures.credits(would.price_micro), "credits, by our rate card"))
     return tiles
 
 
@@ -115,14 +115,14 @@ def _usage_table(would: Diff) -> Table:
     heads = ("Feature, or event type", "Provider", "#Events", "#Quantity", "#Windows", "#Credits", "What becomes of it")
     none = "Nothing of it would be used anew."
     command = f"drawdown backfill close {typed(would.backfill.backfill, '--hash', would.hash)}"
-    return Table("What closing would bill", heads, rows, none, command)
+    return Table("Charges on close", heads, rows, none, command)
 
 
 def _counts(would: Diff) -> Table:
     rows = [(Cell(name.replace("_", " ")), cells_of.number(count)) for name, count in sorted(would.counts.items())]
     heads, none = ("Events that are", "#Events"), "Nothing is staged yet."
     return Table(
-        "What is staged", heads, rows, none, f"drawdown backfill stage {typed(would.backfill.backfill, 'events.jsonl')}"
+        "Staged events", heads, rows, none, f"drawdown backfill stage {typed(would.backfill.backfill, 'events.jsonl')}"
     )
 
 
@@ -138,4 +138,4 @@ def _facts(found: BackfillRow, would: Diff | None) -> Table:
         ("By", Cell(f"{found.actor}: {found.reason}", "id")),
     ]
     rows = [(Cell(name), value) for name, value in facts]
-    return Table("What is known of it", ("What", "Is"), rows, "", f"drawdown backfill show {typed(found.backfill)}")
+    return Table("Details", ("What", "Is"), rows, "", f"drawdown backfill show {typed(found.backfill)}")

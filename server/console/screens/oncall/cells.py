@@ -25,10 +25,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     found = cell_lines(connection)
     unknown, owing = [one for one in found if one.url is None], [one for one in found if one.halts_due]
     tiles = [
-        Tile("Cells", figures.count(len(found)), "that hosts or a person told of"),
-        Tile("Sandboxes that run", figures.count(sum(one.running for one in found)), "on all of them"),
-        Tile("Without a URL", figures.count(len(unknown)), "nobody can tell them to halt", "warn" if unknown else ""),
-        Tile("Owe an answer", figures.count(len(owing)), "to a halt that is due", "warn" if owing else ""),
+        Tile("Cells", figures.count(len(found)), "known from hosts or added by a person"),
+        Tile("Running sandboxes", figures.count(sum(one.running for one in found)), "on all of them"),
+        Tile("Without a URL", figures.count(len(unknown)), "no halt can be sent", "warn" if unknown else ""),
+        Tile("Unacknowledged halts", figures.count(len(owing)), "cells with a due halt", "warn" if owing else ""),
     ]
     heads = ("Cell", "Listens at", "#Running", "#Halts due", "Oldest, UTC", "#Tries", "Error")
     none = "No cell is known: hosts tell of theirs with their sandboxes, and a person says where each listens."

@@ -54,12 +54,14 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     tiles = [
         Tile("Due", figures.count(due.due), since, "warn" if due.due else "", url(PATH, state="due")),
         Tile(
-            "Cells that owe an answer",
+            "Cells without acknowledgement",
             figures.count(due.cells),
             f"tried {due.most_tries or 0:,} times at most",
             "warn" if due.cells else "",
         ),
-        Tile("Not heeded", figures.count(len(ignored)), "acknowledged, and sandboxes run on", "bad" if ignored else ""),
+        Tile(
+            "Ignored halts", figures.count(len(ignored)), "acknowledged, sandboxes still run", "bad" if ignored else ""
+        ),
     ]
     filters = (
         Filter(
@@ -112,10 +114,10 @@ def _ignored(found: list[Ignored]) -> Table:
         for one in found[:MOST_UNHEEDED]
     ]
     heads = ("Since, UTC", "Organisation", "Cell", "State", "#Times")
-    return Table("Not heeded: stop them on their hosts", heads, rows, "", "ops/runbooks/cell-gone.md")
+    return Table("Ignored halts: stop the sandboxes on their hosts", heads, rows, "", "ops/runbooks/cell-gone.md")
 
 
-ORGS: Final = Field("id", "Organisations", hint="One a line.", many=True)
+ORGS: Final = Field("id", "Organisations", hint="One on each line.", many=True)
 
 
 def _orgs(doing: Doing) -> list[str]:
@@ -163,7 +165,7 @@ def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Ta
     rows = [(cells_of.cell(cell), cells_of.number(count)) for cell, count in most[: cells.MOST_NAMED]]
     note = f"and {len(most) - len(rows):,} more cells" if len(most) > len(rows) else ""
     none = "No cell is told: nothing of theirs runs."
-    return [Table("Cells that are told", ("Cell", "#Sandboxes"), rows, none, "drawdown cell list", note=note)]
+    return [Table("Notified cells", ("Cell", "#Sandboxes"), rows, none, "drawdown cell list", note=note)]
 
 
 def _state(row: sa.Row[Any]) -> str:
@@ -191,7 +193,7 @@ HALT: Final = Action(
     _stopped,
     lambda doing: ["org", "halt", *_orgs(doing)],
     _go_on,
-    "An operator's halt holds whatever the provider says, until it is lifted.",
+    "The halt is in force until you lift it, whatever the provider's verdict.",
     size=_size,
     tell=_preview,
 )
@@ -203,7 +205,7 @@ LIFT: Final = Action(
     _standing,
     lambda doing: ["org", "halt", *_orgs(doing), "--undo"],
     _go_on,
-    "The provider's verdict counts again; the next tick asks for it.",
+    "The provider's verdict is in force again. The next tick reads it.",
     size=_size,
 )
 ACTIONS: Final = (HALT, LIFT)

@@ -55,7 +55,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     page = PageContent(
         PATH,
         [Table("Jobs, the latest first", heads, rows, none, command, following, first=first)],
-        tiles=[Tile("Open", figures.count(waiting), "wait, or are under way", "warn" if waiting else "")],
+        tiles=[Tile("Open", figures.count(waiting), "queued or running", "warn" if waiting else "")],
         acts=[act("Queue a replay", "replay")],
         query={} if before is None else {"before": before},
         said=SAID,
@@ -129,7 +129,7 @@ def _preview(transact: Transact, context: Context, doing: Doing) -> Sequence[Tab
         none = (
             f"It could not be tried while a page waits ({error}). It may be queued all the same; the command shows it."
         )
-        return [_range(made, command, ""), Table("What it would seal", ("What",), [], none, command)]
+        return [_range(made, command, ""), Table("Windows to seal", ("What",), [], none, command)]
     short = ""
     if found.unfinished:
         short = (
@@ -149,7 +149,7 @@ def _range(made: ReplayPlan, command: str, note: str) -> Table:
         (Cell("of"), Cell(str(made.scope), "id")),
         *((Cell(what or "note"), Cell(text, "id")) for what, text in notes(made)),
     ]
-    return Table("What would be replayed", ("What", "Is"), rows, "", command, note=note)
+    return Table("Replay", ("What", "Is"), rows, "", command, note=note)
 
 
 def _pushes_table(found: Replayed, command: str) -> Table:
@@ -170,9 +170,7 @@ def _pushes_table(found: Replayed, command: str) -> Table:
     stopped = "".join(f" {bad.org_id} is left out: {bad.reason}." for bad in found.stopped[:MOST_LISTED])
     still = f" Sealed before, {found.to_settle}." if found.to_settle else ""
     none = f"{'Nothing more to seal' if still else 'Nothing more is owed there'}.{still}{stopped}"
-    return Table(
-        "What it would seal", heads, rows, none, command, note=f"{all_}{more}.{still}{stopped}" if all_ else ""
-    )
+    return Table("Windows to seal", heads, rows, none, command, note=f"{all_}{more}.{still}{stopped}" if all_ else "")
 
 
 def _left_out_table(found: Replayed, command: str) -> Table:
@@ -180,7 +178,7 @@ def _left_out_table(found: Replayed, command: str) -> Table:
         (Cell(one.why), cells_of.number(one.quantity), Cell(one.unit), cells_of.number(one.windows, narrow=False))
         for one in found.left_out
     ]
-    return Table("What is not among it", ("Why", "#Quantity", "Of", "#Windows"), rows, "", command)
+    return Table("Excluded usage", ("Why", "#Quantity", "Of", "#Windows"), rows, "", command)
 
 
 def _number(doing: Doing) -> int:
@@ -193,17 +191,17 @@ ORDER: Final = Action(
     "replay",
     "Queue a replay",
     (
-        Field("id", "Organisations", hint="One a line.", optional=True, many=True),
-        Field("provider", "Or all that a provider bills", hint="Its name.", optional=True),
-        Field("all", "Or all organisations", "choice", choices=ALL),
-        Field("from", "From", "time", "UTC, as 2026-01-31 or 2026-01-31T10:00; or -2d."),
+        Field("id", "Organisations", hint="One on each line.", optional=True, many=True),
+        Field("provider", "Provider of the organisations", hint="Its name.", optional=True),
+        Field("all", "All organisations", "choice", choices=ALL),
+        Field("from", "From", "time", "UTC, such as 2026-01-31, 2026-01-31T10:00 or -2d."),
         Field("to", "To", "time", "The same."),
     ),
     _job,
     _standing,
     _command,
     lambda _doing: PLACE,
-    "A past range is sealed again, and what it still owes is sent. What is billed already is not billed again.",
+    "Drawdown seals a past range again, and sends the usage that is still owed. It bills no usage twice.",
     tell=_preview,
 )
 ACTIONS: Final = (ORDER,)
@@ -311,28 +309,33 @@ def _amounts(seconds: int, units: int) -> tuple[Cell, Cell]:
 ACCEPT: Final = Action(
     "provider-accept",
     "Accept changed settings",
-    (Field("provider", "Provider", hint="Its name, as organisations are assigned to it."),),
+    (Field("provider", "Provider", hint="Provider's name, as in assignments."),),
     _accept,
     _changes,
     lambda doing: ["provider", "accept", doing.text("provider"), "--queue"],
     lambda _doing: PLACE,
-    "What was sealed on the old settings and never sent is sealed anew; what was billed stays where it is.",
+    "Drawdown seals unsent usage again with the new settings. Billed usage does not change.",
 )
 ASSIGN: Final = Action(
     "assign-remote",
     "Assign elsewhere",
     (
         Field("id", "Organisation"),
-        Field("provider", "Billed by", hint="autumn, stripe, or another that is asked first."),
-        Field("customer", "Customer there", hint="As it is, or at first the organisation's id.", optional=True),
+        Field("provider", "Billed by", hint="Provider that Drawdown looks up first, such as autumn or stripe."),
+        Field(
+            "customer",
+            "Customer at the provider",
+            hint="Unchanged if left empty; for a first assignment, the organisation's id.",
+            optional=True,
+        ),
         FROM,
-        Field("halts", "Also where it is halted at once, for lack of credit", "choice", choices=YES),
+        Field("halts", "Assign even if it halts at once for lack of credit", "choice", choices=YES),
     ),
     _assign,
     _billed,
     _assign_command,
     lambda _doing: PLACE,
-    "A tick asks the provider for the customer, and assigns the organisation where it is there.",
+    "A tick looks up the customer at the provider. If the customer exists, the tick assigns the organisation.",
     tell=_told_of_assignment,
 )
 PROVIDER_ACTIONS: Final = (ACCEPT, ASSIGN)

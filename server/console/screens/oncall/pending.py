@@ -168,7 +168,7 @@ def _unmapped(sizes: list[UnmappedSize], events: list[UnmappedEvent]) -> Table:
     ]  # fmt: skip
     heads = ("Size, or event type", "#Seconds, or units", "#Samples", "#Organisations", "What fixes it")
     none = "Each size and each event type that is used makes a feature."
-    return Table("Used, and without a feature", heads, rows, none, "drawdown feature list")
+    return Table("Usage without a feature", heads, rows, none, "drawdown feature list")
 
 
 def _quarantine(samples: list[SampleRow], next_after: str | None, query: Mapping[str, str], after: str) -> Table:
@@ -204,7 +204,7 @@ EMBEDDED: Final = "embedded"
 BILLERS: Final = ((EMBEDDED, "the ledger here"), ("none", "nobody"), ("legacy", "another system"))
 """Billers that need no request first about the customer: for others, a tick makes it (`jobs`)."""
 YES: Final = (("no", "no"), ("yes", "yes"))
-FROM: Final = Field("from", "From", "time", "A window's boundary; the next one where it is left empty.", optional=True)
+FROM: Final = Field("from", "From", "time", "Window boundary; the next if left empty.", optional=True)
 MOST_FACTS: Final = 20
 """Organisations, sizes or samples that a dry run names."""
 
@@ -320,29 +320,34 @@ def _sample_options(doing: Doing) -> list[str]:
 
 
 SAMPLES: Final = (
-    Field("id", "Samples", hint="Ids, one a line; or leave it empty and choose below.", optional=True, many=True),
-    Field("org", "Or all of the organisation", optional=True),
-    Field("why", "Or all that are quarantined for", optional=True),
-    Field("expect", "How many you saw", "number", "It is refused unless it is so many.", optional=True),
+    Field("id", "Samples", hint="Ids, one on each line; or use the filters below.", optional=True, many=True),
+    Field("org", "All of an organisation", optional=True),
+    Field("why", "All with a reason of quarantine", optional=True),
+    Field("expect", "Expected count", "number", "The action fails if the count differs.", optional=True),
 )
-NEW: Final = Field("new", "It may be a name that is new here", "choice", choices=YES)
+NEW: Final = Field("new", "Allow a new name", "choice", choices=YES)
 PLACE: Final = "/console/pending"
 ASSIGN: Final = Action(
     "assign",
     "Assign",
     (
-        Field("id", "Organisations", hint="One a line.", many=True),
+        Field("id", "Organisations", hint="One on each line.", many=True),
         Field(
             "provider",
             "Billed by",
             "choice",
-            "Others are asked first: Assign elsewhere, on the page of each organisation.",
+            "For other providers, use Assign elsewhere on the organisation's page.",
             choices=BILLERS,
         ),
-        Field("customer", "Customer there", hint="As it is, or the organisation's id.", optional=True),
+        Field(
+            "customer",
+            "Customer at the provider",
+            hint="Unchanged if left empty, or the organisation's id.",
+            optional=True,
+        ),
         FROM,
         NEW,
-        Field("halts", "Also where it is halted at once, for lack of credit", "choice", choices=YES),
+        Field("halts", "Assign even if it halts at once for lack of credit", "choice", choices=YES),
     ),
     _assign,
     _billed,
@@ -350,29 +355,29 @@ ASSIGN: Final = Action(
     lambda doing: (
         url("/console/org", id=_named_orgs(doing)[0], tab="assignment") if len(_named_orgs(doing)) == 1 else PLACE
     ),
-    "What was used before the start is not billed; a first assignment may reach back.",
+    "Drawdown does not bill usage before the start. A first assignment may start in the past.",
     size=_assign_size,
 )
 MEND: Final = Action(
     "sample-repair",
-    "Enter samples again",
+    "Correct samples",
     (*SAMPLES, Field("as", "Read their times as", "choice", choices=[(one, one) for one in fixing.AS])),
     _fix,
     _quarantine_facts,
     lambda doing: ["sample", "repair", *_sample_options(doing), "--as", doing.values["as"]],
     lambda _doing: PLACE,
-    "Samples with only a wrong time. The sample itself never changes: what is entered has an id of its own.",
+    "For samples with only a wrong time. Drawdown adds a copy with its own id, and never changes the sample.",
     size=_many,
 )
 DISMISS: Final = Action(
     "sample-dismiss",
-    "Set samples aside",
+    "Dismiss samples",
     SAMPLES,
     _dismiss,
     _quarantine_facts,
     lambda doing: ["sample", "dismiss", *_sample_options(doing)],
     lambda _doing: PLACE,
-    "They are never billed, and no longer counted as quarantined.",
+    "Drawdown never bills them, and no longer counts them as quarantined.",
     role="admin",
     size=_many,
 )

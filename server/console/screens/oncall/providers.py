@@ -33,10 +33,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     oldest = min((one.oldest_ms for one in found if one.oldest_ms is not None), default=None)
     since = "since it was sealed" if oldest is None else f"sealed {figures.time(oldest)}"
     tiles = [
-        Tile("Providers", figures.count(len(found)), "that bill somebody, or did"),
-        Tile(
-            "Paused", figures.count(len(paused)), "sent nothing until a person resumes them", "warn" if paused else ""
-        ),
+        Tile("Providers", figures.count(len(found)), "with present or past assignments"),
+        Tile("Paused", figures.count(len(paused)), "no sends until a person resumes them", "warn" if paused else ""),
         Tile("Open pushes", figures.count(waiting), "at all of them", "warn" if waiting else ""),
         Tile("In doubt or rejected", figures.count(grave), "of these", "bad" if grave else ""),
         Tile("Oldest open", figures.lasting(None if oldest is None else ask.now_ms - oldest), since),
@@ -67,7 +65,7 @@ def _states(found: list[ProviderLine], waits: WaitSums, now_ms: int) -> Table:
     )  # fmt: skip
     none = "No provider bills anybody yet: an assignment brings the first one."
     note = "Settings that are broken or dormant show on the machine that has them: `drawdown provider list`."
-    return Table("How each stands", heads, rows, none, "drawdown provider list", note=note)
+    return Table("State of providers", heads, rows, none, "drawdown provider list", note=note)
 
 
 def _without_customer(one: ProviderLine) -> str:

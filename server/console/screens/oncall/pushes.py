@@ -226,7 +226,7 @@ def _why(reasons: WaitSums, now_ms: int) -> Table:
     ]
     heads = ("State", "Reason", "Provider", "#Pushes", "Oldest window, UTC", "Next try, UTC")
     note = f"These {len(rows)} reasons are not all: more than so many are not told apart here." if reasons.more else ""
-    return Table("Why they wait", heads, rows, "Nothing is open.", "drawdown push list", note=note)
+    return Table("Causes", heads, rows, "Nothing is open.", "drawdown push list", note=note)
 
 
 def _sums(sums: list[OpenSum]) -> Table:
@@ -247,7 +247,7 @@ def _sums(sums: list[OpenSum]) -> Table:
     ]
     heads = ("Provider", "State", "Feature", "#Pushes", "#Quantity", "Oldest sealed, UTC")
     folded = "By provider, state and feature" if rows else ""
-    return Table("Open, in all", heads, rows, "Nothing is open.", "drawdown push list", folded=folded)
+    return Table("Open pushes", heads, rows, "Nothing is open.", "drawdown push list", folded=folded)
 
 
 def _command(query: Mapping[str, str]) -> str:
@@ -291,7 +291,7 @@ def _acts_of_one(found: ExplainedPush) -> list[Link]:
     key, state = found.push.key, found.push.state
     links = [act("Send again", "push-retry", keys=key)] if state in RETRIED else []
     if state in PROVEN:
-        links.append(act("Say what became of it", "push-resolve", keys=key))
+        links.append(act("Record outcome", "push-resolve", keys=key))
     if state in (*PROVEN, "accepted"):
         word = "Void: lost over there" if state == "accepted" else "Void"
         links.append(act(word, "push-void", keys=key, although="no"))
@@ -444,7 +444,7 @@ def _void_tables(found: ExplainedPush) -> list[Table]:
              cells_of.text_cell(other.reason))
         )  # fmt: skip
     heads = ("At, UTC", "What", "Kind", "Evidence", "Who", "Why")
-    table = Table("What was said of it", heads, rows, "", f"drawdown push show {typed(found.push.key)}")
+    table = Table("Provider's answers", heads, rows, "", f"drawdown push show {typed(found.push.key)}")
     return [table] if rows else []
 
 
@@ -505,21 +505,21 @@ def _halt_tables(found: ExplainedPush, chain: PushChain) -> list[Table]:
     ]
     heads = ("Halted, UTC", "Cell", "Answer", "#Tries", "Error")
     none = "No cell was told: none ran sandboxes of it."
-    table = Table("Cells that were told", heads, rows, none, f"drawdown org show {typed(found.push.org_id)}")
+    table = Table("Notified cells", heads, rows, none, f"drawdown org show {typed(found.push.org_id)}")
     return [table] if any(one.is_halted for one in chain.verdicts) else []
 
 
 def _choosing(states: Sequence[str]) -> tuple[Field, ...]:
     """By which pushes are chosen."""
     words = [("", "by their keys alone"), *((one, f"all that are {one.replace('_', ' ')}") for one in states)]
-    seen = "It is refused unless it is so many."
+    seen = "The action fails if the count differs."
     return (
-        Field("keys", "Pushes", hint="Keys, one a line; or leave it empty and choose below.", optional=True, many=True),
-        Field("state", "Or choose", "choice", choices=words, optional=True, unless="keys"),
-        Field("org", "Of the organisation", optional=True, unless="keys"),
-        Field("provider", "At the provider", optional=True, unless="keys"),
-        Field("error", "Whose last error holds", optional=True, unless="keys"),
-        Field("expect", "How many you saw", "number", seen, optional=True, unless="keys"),
+        Field("keys", "Pushes", hint="Keys, one on each line; or use the filters below.", optional=True, many=True),
+        Field("state", "State", "choice", choices=words, optional=True, unless="keys"),
+        Field("org", "Organisation", optional=True, unless="keys"),
+        Field("provider", "Provider", optional=True, unless="keys"),
+        Field("error", "Text in the last error", optional=True, unless="keys"),
+        Field("expect", "Expected count", "number", seen, optional=True, unless="keys"),
     )
 
 
@@ -597,7 +597,9 @@ def _void(connection: sa.Connection, doing: Doing) -> ActionResult:
     return ActionResult(f"{len(done):,} voided; the next tick seals what they held")
 
 
-EVIDENCE: Final = Field("evidence", "Evidence", hint="What shows it: their console, a ticket. It is kept for good.")
+EVIDENCE: Final = Field(
+    "evidence", "Evidence", hint="Evidence such as the provider's console or a ticket, kept for good."
+)
 RETRY: Final = Action(
     "push-retry",
     "Send again",
@@ -606,17 +608,18 @@ RETRY: Final = Action(
     _standing(RETRIED),
     lambda doing: ["push", "retry", *_options(doing)],
     _place,
-    "What is due is sent at once, under its own key. What was rejected is voided, and sealed anew by the next tick.",
+    "Drawdown sends due pushes at once under their own keys. It voids rejected pushes, and the next "
+    "tick seals their usage again.",
     size=_sized(RETRIED),
 )
 RESOLVE: Final = Action(
     "push-resolve",
-    "Say what became of it",
+    "Record outcome",
     (
         *_choosing(PROVEN),
         Field(
             "outcome",
-            "The provider",
+            "Outcome at the provider",
             "choice",
             choices=[
                 ("", "choose one"), ("accepted", "has it: accepted"), ("absent", "does not have it: void it"),
@@ -630,7 +633,7 @@ RESOLVE: Final = Action(
         "push", "resolve", *_options(doing), "--outcome", doing.values["outcome"], "--evidence", evidence_of(doing),
     ],
     _place,
-    "A push in doubt was sent, and nobody knows what became of it. Look in the provider's console first.",
+    "A push in doubt was sent, and its outcome is unknown. First look it up in the provider's console.",
     size=_worth,
 )  # fmt: skip
 VOID: Final = Action(
@@ -641,9 +644,9 @@ VOID: Final = Action(
         EVIDENCE,
         Field(
             "although",
-            "One that was accepted",
+            "Accepted push",
             "choice",
-            "Lost or given back over there since.",
+            "For a push that the provider lost or refunded.",
             choices=[("no", "not among them"), ("yes", "may be among them")],
         ),
     ),
@@ -654,7 +657,8 @@ VOID: Final = Action(
         "--evidence", evidence_of(doing),
     ],
     _place,
-    "For what never reached its provider, or was lost or given back there: it is owed again, under its next revision.",
+    "For pushes that never reached the provider, or that it lost or refunded. Their usage is owed "
+    "again under the next revision.",
     size=_worth,
 )  # fmt: skip
 ACTIONS: Final = (RETRY, RESOLVE, VOID)

@@ -163,18 +163,18 @@ def _tiles(found: HeldFigures, now_ms: int, over: str) -> list[Tile]:
     most = f"of the {MOST_LOOKED_AT:,} that end first" if found.is_cut else "by runs that go on"
     return [
         Tile("Held", figures.credits(found.held_micro), most),
-        Tile("Runs that hold", figures.count(found.runs), f"{found.waiting:,} drew nothing yet"),
+        Tile("Executions with reserved credit", figures.count(found.runs), f"{found.waiting:,} drew nothing yet"),
         Tile(
-            "Over, not freed",
+            "Expired, not released",
             figures.count(found.over),
-            "freed as soon as their wallet is looked at",
+            "released when their wallet is next read",
             "warn" if found.over else "",
             over if found.over else "",
         ),
         Tile(
             "Oldest",
             figures.lasting(None if found.oldest_ms is None else now_ms - found.oldest_ms),
-            "since it was accepted",
+            "since acceptance",
         ),
     ]
 
@@ -191,7 +191,11 @@ def _holders(found: list[Holder]) -> Table:
     ]
     heads = ("Payer", "#Runs", "#Held", "Until, UTC")
     return Table(
-        "Who holds most, of all runs", heads, rows, "Nobody holds anything.", "drawdown execution list --state held"
+        "Executions with the most reserved credit",
+        heads,
+        rows,
+        "Nobody holds anything.",
+        "drawdown execution list --state held",
     )
 
 
@@ -212,7 +216,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             Tile("Drawn", figures.credits(run.drawn_micro), "charged so far"),
             Tile("Held", figures.credits(run.left_micro), f"until {figures.time(run.expires_ms)}"),
         ],
-        acts=[act("Give the run up", "run-release", run=key)] if run.state == "held" else [],
+        acts=[act("Release execution", "run-release", run=key)] if run.state == "held" else [],
         query={"key": key},
         above=Link(run.org_id, url("/console/org", id=run.org_id)),
         heading=key,
@@ -263,7 +267,7 @@ def _facts_table(run: Reservation) -> Table:
         ("Accepted by", Cell(f"{run.actor}: {run.reason}", "id")),
     ]
     rows = [(Cell(name), value) for name, value in facts]
-    return Table("What is known of it", ("What", "Is"), rows, "", f"drawdown execution show {typed(run.reservation)}")
+    return Table("Details", ("What", "Is"), rows, "", f"drawdown execution show {typed(run.reservation)}")
 
 
 def _named(text: str | None) -> Cell:
@@ -300,14 +304,14 @@ def _release_command(doing: Doing) -> list[str]:
 
 RELEASE: Final = Action(
     "run-release",
-    "Give the run up",
+    "Release execution",
     (
         Field("run", "Run"),
         Field(
             "incurred",
             "Cost despite the release, in credits",
             "credits",
-            "In all; what it drew, where it is empty.",
+            "Total cost; the drawn cost if left empty.",
             optional=True,
         ),
     ),
@@ -315,7 +319,7 @@ RELEASE: Final = Action(
     _run,
     _release_command,
     lambda doing: url("/console/run", key=doing.text("run")),
-    "Its hold is free again; what it drew or incurred is charged.",
+    "Drawdown releases the reserved credit, and charges the drawn or incurred cost.",
     size=_release_size,
 )
 

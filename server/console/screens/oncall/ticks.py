@@ -164,7 +164,7 @@ def _wrong(one: TickDone) -> Table:
     none = "Nothing did." if one.report else NO_REPORT
     if one.report and (one.exit_status == 1 or one.count("not_accepted")):
         none = "No part of it broke. What providers did not accept, and what was left, stands below."
-    return Table("What went wrong", ("Kind", "What"), rows, none, "drawdown status")
+    return Table("Errors", ("Kind", "What"), rows, none, "drawdown status")
 
 
 def _did(one: TickDone) -> Table:
@@ -175,14 +175,14 @@ def _did(one: TickDone) -> Table:
     ]
     note = "All its other figures are zero." if rows else ""
     none = "There was nothing to do." if one.report else NO_REPORT
-    return Table("What it did", ("Part", "#Done", "Of what"), rows, none, "drawdown tick", note=note)
+    return Table("Work done", ("Part", "#Done", "Of what"), rows, none, "drawdown tick", note=note)
 
 
 def _accepted(one: TickDone) -> Table:
     at = one.report.get("accepted_at")
     counts = sorted(at.items()) if isinstance(at, Mapping) else []
     rows = [(Cell(name, "id"), cells_of.number(int(count))) for name, count in counts]
-    return Table("Accepted, by provider", ("Provider", "#Pushes"), rows, "It sent nothing.", "drawdown push list")
+    return Table("Accepted, by provider", ("Provider", "#Pushes"), rows, "The tick sent nothing.", "drawdown push list")
 
 
 def _left_table(one: TickDone) -> Table:
@@ -198,4 +198,4 @@ def _left_table(one: TickDone) -> Table:
         some = sorted(parts.items()) if isinstance(parts, Mapping) else []
         rows += [(cells_of.number(int(count)), Cell(f"{LEFT[name]}: {why.replace('_', ' ')}")) for why, count in some]
     none = "Nothing." if one.report else NO_REPORT
-    return Table("What it left", ("#How many", "What"), rows, none, "drawdown status")
+    return Table("Work left", ("#How many", "What"), rows, none, "drawdown status")

@@ -84,7 +84,7 @@ def _tiles(
     day, _, hour = figures.time(proven).partition(" ")
     broken = bool(wrong) or (newest and views.is_cut(connection, chain))
     return [
-        Tile("On record", figures.count(chain.actions), "actions, each chained to the one before"),
+        Tile("On record", figures.count(chain.actions), "actions, each chained to the previous action"),
         Tile(
             "Of these",
             "broken" if broken else "whole" if actions else figures.UNKNOWN,
@@ -111,7 +111,7 @@ def _table(actions: Sequence[AuditEntry], wrong: set[int], next_: str, command: 
     heads = ("At, UTC", "Who", "What", "To what", "Why, and details", "#No.")
     none = "None of those that were looked through." if next_ else "Nobody did anything like that."
     note = "The next page looks further back." if next_ and not rows else ""
-    return Table("What people did, the newest first", heads, rows, none, command, next_, note, first=first)
+    return Table("Changes, the newest first", heads, rows, none, command, next_, note, first=first)
 
 
 def _what(one: AuditEntry, wrong: set[int]) -> Cell:

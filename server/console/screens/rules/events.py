@@ -126,7 +126,7 @@ def _sources(found: Sources, chosen: EventFilter) -> Table:
     )
     none = "No event came in." if chosen == EventFilter() else "No event is like that."
     command = "drawdown event sources" if rows else "curl -H 'Authorization: Bearer ddk_…' $URL/v1/events"
-    return Table("What came in, by source and type", heads, rows, none, command, note=since)
+    return Table("Events by source and type", heads, rows, none, command, note=since)
 
 
 def _arrivals(connection: sa.Connection, ask: Ask, chosen: EventFilter, query: Mapping[str, object]) -> Table:
@@ -307,7 +307,7 @@ def _facts(event: EventRow, command: str) -> Table:
         ("Properties", text_cell(event.properties)),
         ("Sample that bills it", text_cell(event.sample_id)),
     )
-    return Table("What it said", ("What", "Said"), [(Cell(name), cell) for name, cell in pairs], "", command)
+    return Table("Event data", ("What", "Said"), [(Cell(name), cell) for name, cell in pairs], "", command)
 
 
 def _pushes(event: EventRow, found: Became) -> Table:
@@ -339,7 +339,7 @@ def _entries(found: Became) -> Table:
     heads = ("Of, UTC", "Entry", "Wallet", "#Moved")
     none = "No wallet here was charged for it: it waits for its push, or is billed elsewhere."
     customer = found.entries[0].customer_id if found.entries else "CUSTOMER"
-    return Table("What it came to in the ledger", heads, rows, none, f"drawdown ledger show {typed(customer)}")
+    return Table("Ledger entries", heads, rows, none, f"drawdown ledger show {typed(customer)}")
 
 
 def _ledger(customer_id: str, ts: int) -> str:

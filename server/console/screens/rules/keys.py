@@ -42,7 +42,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     first = PATH if after else ""
     table = Table("Keys of programs", heads, rows, none, command, next_, note, first=first)
     return to_context(
-        PageContent(PATH, [table], acts=(act("Make a key", "key-create", "admin"),), query={"after": after})
+        PageContent(PATH, [table], acts=(act("Create key", "key-create", "admin"),), query={"after": after})
     )
 
 

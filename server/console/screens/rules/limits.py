@@ -70,7 +70,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             _tiles(*waiting, blocks, now_ms),
             filters,
             (
-                act("Make an override", "override-make", metric=metric),
+                act("Create limit override", "override-make", metric=metric),
                 act("Set a limit", "limit-set", "admin", metric=metric),
             ),
             query=query,
@@ -84,12 +84,12 @@ def _tiles(waiting: int, since_ms: int | None, ending: int, blocks: BlocksPage, 
     more = "" if all(one.whole for one in day) else ", of the newest"
     return [
         Tile(
-            "Overrides asked for",
+            "Requested limit overrides",
             figures.count(waiting),
             f"the first {figures.ago(since_ms, now_ms)}" if waiting else "nobody waits",
             "warn" if waiting else "",
         ),
-        Tile("Overrides that end soon", figures.count(ending), "within 7 days", "warn" if ending else ""),
+        Tile("Limit overrides that end soon", figures.count(ending), "within 7 days", "warn" if ending else ""),
         Tile("Blocked in 24 hours", figures.count(blocked), f"of {asked:,} that were asked{more}"),
         Tile("Metrics", figures.count(len(blocks.metrics)), "on this page"),
     ]
@@ -103,7 +103,7 @@ def _requests_table(connection: sa.Connection, ask: Ask, metric: str, query: Map
     heads = ("#Override", "To do", "Metric", "For", "Per", "#Amount", "Until, UTC", "By", "Why", "Asked, UTC")
     none = "Nobody waits for a word. Programs and people ask for more than their plan allows."
     return Table(
-        "Asked for, and waiting",
+        "Requests to approve",
         heads,
         rows,
         none,
@@ -208,7 +208,7 @@ def _phases(blocks: BlocksPage) -> Table:
     none = "A phase says what comes of a limit that is reached: silence, a warning, or a block."
     note = "What would have been blocked in 7 days: in phase 2 of who never bought credit, in phase 3 of all."
     return Table(
-        "Phases, and what each would have blocked",
+        "Phases and their block rates",
         heads,
         rows,
         none,
@@ -255,7 +255,7 @@ def _limits(connection: sa.Connection, metric: str) -> Table:
         if rows
         else f"drawdown limit set {typed(metric or 'idea.create')} 100 --per month"
     )
-    return Table("What plans allow", heads, rows, none, command, note=note)
+    return Table("Limits of plans", heads, rows, none, command, note=note)
 
 
 def _listed(command: str, metric: str) -> str:
@@ -265,7 +265,7 @@ def _listed(command: str, metric: str) -> str:
 MOST_OVERRIDES: Final = 200
 """Overrides that a dry run looks at."""
 METRIC: Final = Field("metric", "Metric")
-AMOUNT: Final = Field("amount", "Amount", hint="Base units; none: without an end.")
+AMOUNT: Final = Field("amount", "Amount", hint="Base units; none for no limit.")
 PER: Final = Field("per", "Per", "choice", choices=[(one, one) for one in reversed(PERIODS)])
 PHASE_CHOICES: Final = [
     ("0", "0: silent"),
@@ -356,7 +356,7 @@ def _make_command(doing: Doing) -> list[str]:
 
 MAKE: Final = Action(
     "override-make",
-    "Make an override",
+    "Create limit override",
     (
         METRIC,
         AMOUNT,
@@ -369,13 +369,13 @@ MAKE: Final = Action(
         Field("id", "Which"),
         PER,
         Field("lasts", "Lasts", "choice", choices=[("until", "until the time below"), ("for-good", "for good")]),
-        Field("expires", "Until", "time", "+7d, or 2026-12-31: 90 days from now at the latest.", optional=True),
+        Field("expires", "Until", "time", "Date such as 2026-12-31, or +7d; at most 90 days ahead.", optional=True),
     ),
     _make,
     _making,
     _make_command,
     _to_limits,
-    "It stands in place of what the plan allows, from now on: an organisation's own first, then a pattern's, a plan's.",
+    "It replaces the plan's limit from now on. An organisation's own has precedence, then a pattern's, then a plan's.",
     size=_made_size,
 )
 
@@ -403,7 +403,7 @@ PHASE: Final = Action(
     _phase_facts,
     lambda doing: ["guard", "set", doing.text("metric"), "--phase", doing.values["phase"]],
     _to_limits,
-    "It says what comes of a limit that is reached, from the next use on.",
+    "The phase sets the effect of a reached limit from the next use on.",
     role="admin",
 )
 ACTIONS: Final = (MAKE, PHASE)

@@ -52,7 +52,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     )
     none = "Nobody is here, or no more."
     first, command = PATH if after else "", "drawdown console user list"
-    table = Table("Who may come in", heads, [_row(one) for one in page], none, command, next_, first=first)
+    table = Table("People with access", heads, [_row(one) for one in page], none, command, next_, first=first)
     return to_context(
         PageContent(
             PATH,
@@ -67,9 +67,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def _tiles(page: list[UserRow]) -> list[Tile]:
     counted = {state: sum(one.state == state for one in page) for state in STATES}
     return [
-        Tile("May come in", figures.count(counted["good"]), "have a password"),
+        Tile("People with access", figures.count(counted["good"]), "have a password"),
         Tile("Links open", figures.count(counted["invited"]), "for a day from when each was made"),
-        Tile("Links ran out", figures.count(counted["locked"]), "reset makes another"),
+        Tile("Expired links", figures.count(counted["locked"]), "reset to create a new link"),
         Tile("Signed in", figures.count(sum(one.sessions for one in page)), "browsers"),
     ]
 
@@ -98,10 +98,10 @@ def _row(one: UserRow) -> tuple[Cell, ...]:
     )
 
 
-NAME: Final = Field("name", "Name", hint="It stands as the actor on what the person does.")
+NAME: Final = Field("name", "Name", hint="Name of the person as actor in the audit log.")
 ROLE: Final = Field("role", "Role", "choice", choices=[(one, one) for one in console_users.ROLES])
 LIMIT: Final = Field(
-    "limit", "Grants at once", "credits", "Credits; an operator of whom nothing is said gives none.", optional=True
+    "limit", "Maximum grant", "credits", "Credits; without a limit, an operator can grant nothing.", optional=True
 )
 PLACE: Final = "/console/people"
 
@@ -175,7 +175,7 @@ ADD: Final = Action(
     _person,
     lambda doing: [*_named("add", doing), *_limited(doing)],
     lambda _doing: PLACE,
-    "They set a password by a link, within a day. It is shown once, after this.",
+    "The next page shows a link once. The person must set a password with it within a day.",
     role="admin",
     lost_hint=_recovery_hint,
 )
@@ -187,7 +187,7 @@ SET_ROLE: Final = Action(
     _person,
     lambda doing: [*_named("role", doing), *_limited(doing)],
     lambda _doing: PLACE,
-    "It counts from their next click on. What they may grant at once is what is said here, or nothing.",
+    "The role counts from the next request. The maximum grant is the amount here, or nothing.",
     role="admin",
 )
 RESET: Final = Action(
@@ -198,7 +198,7 @@ RESET: Final = Action(
     _person,
     lambda doing: _named("reset", doing),
     lambda _doing: PLACE,
-    "They are signed out everywhere, and set another one by a link, within a day. It is shown once, after this.",
+    "Drawdown signs the person out. The next page shows a link once: they must set a password with it within a day.",
     role="admin",
     lost_hint=_recovery_hint,
 )
@@ -210,7 +210,7 @@ END: Final = Action(
     _person,
     lambda doing: _named("end", doing),
     lambda _doing: PLACE,
-    "They are let in no more, and signed out everywhere. The name stays theirs in the audit.",
+    "Drawdown signs the person out and revokes access. The name stays reserved in the audit log.",
     role="admin",
 )
 ACTIONS: Final = (ADD, SET_ROLE, RESET, END)

@@ -51,7 +51,7 @@ def _tiles(held: Sequence[Invariant], runs: Last, now_ms: int) -> list[Tile]:
     rows = max((sum(one.rows.values()) for one in held), default=0)
     return [
         Tile(
-            "All proven to hold",
+            "Last full proof",
             hour or day,
             f"{day}, {_looked(last, runs, now_ms)}" if last else "not by any run on record",
             "warn" if is_late else "",
@@ -63,7 +63,7 @@ def _tiles(held: Sequence[Invariant], runs: Last, now_ms: int) -> list[Tile]:
             "bad" if broken else "",
         ),
         Tile("Broken", figures.count(broken), "their organisations are stopped", "bad" if broken else ""),
-        Tile("Rows looked at", figures.count(rows) if rows else figures.UNKNOWN, "by that run"),
+        Tile("Rows read", figures.count(rows) if rows else figures.UNKNOWN, "by that run"),
     ]
 
 
