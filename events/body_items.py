@@ -52,12 +52,12 @@ def drop_traceback(error: Unfit) -> Unfit:
 def _once(pairs: list[tuple[str, object]]) -> Item:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise Unfit("duplicate_keys", "a name stands twice in one object: keep one of them")
+        raise Unfit("duplicate_keys", "a name occurs twice in one object: keep one of them")
     return found
 
 
 def _no_number(text: str) -> object:
-    raise Unfit("not_json", f"{text} is no number of JSON")
+    raise Unfit("not_json", f"invalid number {text}: JSON does not allow it")
 
 
 def _whole_number(text: str) -> int | Decimal:
@@ -81,7 +81,7 @@ def array(body: bytes) -> Iterator[Item | Unfit]:
     """The items of a JSON array. Errors: Unreadable, also after items were given: then none of them counts."""
     at, number, left = _skip(body, 0), 0, MOST_PASSED_OVER
     if _sign(body, at) != b"[":
-        raise Unreadable("the body is no JSON array", code="not_json")
+        raise Unreadable("invalid body: expected a JSON array", code="not_json")
     at = _skip(body, at + 1)
     follows = _sign(body, at)
     at += follows == b"]"
@@ -94,10 +94,10 @@ def array(body: bytes) -> Iterator[Item | Unfit]:
         at = _skip(body, end)
         follows = _sign(body, at)
         if follows not in (b",", b"]"):
-            raise Unreadable("the body is a JSON array that does not end", code="not_json")
+            raise Unreadable("invalid body: the JSON array does not end", code="not_json")
         at = _skip(body, at + 1)
     if _skip(body, at) != len(body):
-        raise Unreadable("something follows the JSON array", code="not_json")
+        raise Unreadable("invalid body: data follows the JSON array", code="not_json")
 
 
 def one(body: bytes) -> Item | Unfit:
@@ -106,7 +106,7 @@ def one(body: bytes) -> Item | Unfit:
         return _whole(body)
     except Unfit as error:
         if error.code == "not_json":
-            raise Unreadable("the body is no JSON object in UTF-8", code="not_json") from None
+            raise Unreadable("invalid body: expected a JSON object in UTF-8", code="not_json") from None
         return drop_traceback(error)
 
 
@@ -168,7 +168,7 @@ def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
     depth = deepest = 0
     for found in _TOKENS.finditer(body, at):
         if not left:
-            raise Unreadable("too much of the body is in items that cannot be read: send fewer", code="too_large")
+            raise Unreadable("too many items that cannot be parsed: send fewer of them", code="too_large")
         left -= 1
         start, end = found.span()
         first = body[start]
@@ -181,7 +181,7 @@ def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
             depth -= end - start
         elif first == 0x2C and not depth:
             return start, deepest, left
-    raise Unreadable("the body is a JSON array that does not end", code="not_json")
+    raise Unreadable("invalid body: the JSON array does not end", code="not_json")
 
 
 def _bytes_of(text: str, length: int) -> int:
@@ -195,7 +195,7 @@ def _bytes_of(text: str, length: int) -> int:
 
 def _object(item: object) -> Item:
     if not isinstance(item, dict):
-        raise Unfit("not_an_object", "an item is a JSON object")
+        raise Unfit("not_an_object", "invalid item: expected a JSON object")
     level: list[object] = [item]
     for _ in range(MAX_DEPTH):  # how deep the parser itself goes differs from one Python to the next
         level = [one for held in level for one in _within(held) if isinstance(one, dict | list)]
@@ -218,16 +218,18 @@ def _skip(body: bytes, at: int) -> int:
 
 
 def _too_many() -> Unreadable:
-    return Unreadable(f"a body has {MOST_ITEMS:,} items at most: send the rest in another", code="too_large")
+    return Unreadable(
+        f"too many items: a body may have {MOST_ITEMS:,}. Send the rest in another body", code="too_large"
+    )
 
 
 def _too_large() -> Unfit:
-    return Unfit("too_large", f"an item has {MAX_ITEM_BYTES:,} bytes at most")
+    return Unfit("too_large", f"item too large: at most {MAX_ITEM_BYTES:,} bytes are allowed")
 
 
 def _too_deep() -> Unfit:
-    return Unfit("too_deep", f"objects and arrays lie in one another {MAX_DEPTH} deep at most")
+    return Unfit("too_deep", f"nested too deeply: objects and arrays may nest {MAX_DEPTH} levels")
 
 
 def _no_json() -> Unfit:
-    return Unfit("not_json", "the item is no JSON in UTF-8")
+    return Unfit("not_json", "invalid item: expected JSON in UTF-8")

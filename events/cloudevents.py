@@ -75,7 +75,7 @@ class ReceivedEvent:
             return self.again(value)
         if self.wrong is None or self.wrong.code != "missing":
             return self.wrong or self
-        hint = f"to bill a value elsewhere in its data, map {clean(self.event.event_type)} with --sum PATH or --count"
+        hint = f"to bill another value of the data, map {clean(self.event.event_type)} with --sum PATH or --count"
         found = Unfit("missing", f"{self.wrong}; {hint}", self.wrong.at)
         found.named = self.wrong.named
         return found
@@ -100,7 +100,7 @@ def parse_events(
 
 
 def _foreign(one: ReceivedEvent, source: str) -> Unfit:
-    text = f"this key is bound to the source {source}: name that, or use another key"
+    text = f"this key is bound to the source {source}: use that source, or another key"
     error = Unfit("foreign_source", text, "source")
     error.named = one.event.source, one.event.event_id
     return body_items.drop_traceback(error)
@@ -162,7 +162,7 @@ def _binary(body: bytes, headers: Mapping[str, str]) -> Item | Unfit:
     pairs = [(name.removeprefix(_HEADER), _header(text)) for name, text in headers.items() if name.startswith(_HEADER)]
     given = dict(pairs)
     if len(given) != len(pairs):
-        return Unfit("duplicate_keys", "an attribute stands in two headers: keep one of them")
+        return Unfit("duplicate_keys", "an attribute occurs in two headers: keep one of them")
     return {**given, "data": data}
 
 
@@ -206,7 +206,7 @@ def _by_value(
 def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> ReceivedEvent:
     """The organisation is the subject, unless the sender is bound to one: then the subject is a label."""
     if text_of(item, "specversion", "specversion") != VERSION:
-        raise Unfit("bad_specversion", f"specversion is {VERSION}: no other version is read", "specversion")
+        raise Unfit("bad_specversion", f"invalid specversion: expected {VERSION}", "specversion")
     source, event_id, event_type = (text_of(item, name, name) for name in ("source", "id", "type"))
     subject = optional_text(item, "subject", "subject") if org_id else text_of(item, "subject", "subject")
     data = _data_of(item, value)
@@ -241,14 +241,14 @@ def _data_of(item: Item, value: EventValue | None) -> Item:
     """Errors: Unfit `bad_data`, `missing`."""
     kind = optional_text(item, "datacontenttype", "datacontenttype")
     if "data_base64" in item or (kind is not None and not _JSON_DATA.fullmatch(kind.partition(";")[0].strip())):
-        raise Unfit("bad_data", "data is a JSON object: what is in other formats is not read", "data")
+        raise Unfit("bad_data", "invalid data: expected a JSON object", "data")
     data = item.get("data")
     if data is None and value is not None and value.aggregation == COUNT:
         return {}
     if data is None:
-        raise Unfit("missing", "data is missing: it has the quantity", "data")
+        raise Unfit("missing", "missing data: it must have the quantity", "data")
     if not isinstance(data, dict):
-        raise Unfit("bad_data", "data is a JSON object, which has the quantity", "data")
+        raise Unfit("bad_data", "invalid data: expected a JSON object with the quantity", "data")
     return data
 
 
@@ -257,13 +257,13 @@ def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue 
     if not item.keys() <= OWN:
         name = next(name for name in item if name not in OWN)
         cloud = " (only a CloudEvent has, beside specversion)" if name in ("id", "type", "time", "data") else ""
-        raise Unfit("unknown_field", f"an event has no {name}{cloud}: its names are {', '.join(sorted(OWN))}", name)
+        raise Unfit("unknown_field", f"unknown field {name}{cloud}. Use one of: {', '.join(sorted(OWN))}", name)
     named = optional_text(item, "org_id", "org_id")
     if org_id is not None and named not in (None, org_id):
-        raise Unfit("foreign_org", f"this key is bound to {org_id}: name that, or use another key", "org_id")
+        raise Unfit("foreign_org", f"this key is bound to {org_id}: use that organisation, or another key", "org_id")
     found = item.get("properties")
     if found is not None and not isinstance(found, dict):
-        raise Unfit("wrong_type", "properties is an object", "properties")
+        raise Unfit("wrong_type", "invalid properties: expected an object", "properties")
     when, at = item.get("occurred_at"), "occurred_at"
     has_time = when is not None
     if when is None:

@@ -82,13 +82,21 @@ class UsageEvent:
         if not all(map(is_clean_id, (*ids, *labels))):
             self._refuse_ids()
         if not 0 <= self.quantity <= MAX_QUANTITY:
-            raise Unfit("bad_quantity", f"a quantity is a whole number from 0 to {MAX_QUANTITY:,}", "quantity")
+            raise Unfit(
+                "bad_quantity", f"invalid quantity: expected a whole number from 0 to {MAX_QUANTITY:,}", "quantity"
+            )
         try:
             size = len(self.properties_json.encode())
         except (TypeError, ValueError, RecursionError):
-            raise Unfit("bad_properties", "properties are what JSON can say, in clean UTF-8", "properties") from None
+            raise Unfit(
+                "bad_properties", "invalid properties: expected values of JSON in valid UTF-8", "properties"
+            ) from None
         if size > MAX_PROPERTIES_BYTES:
-            raise Unfit("properties_too_large", f"properties are {MAX_PROPERTIES_BYTES:,} bytes at most", "properties")
+            raise Unfit(
+                "properties_too_large",
+                f"properties too large: at most {MAX_PROPERTIES_BYTES:,} bytes are allowed",
+                "properties",
+            )
 
     @cached_property
     def properties_json(self) -> str:
@@ -98,15 +106,17 @@ class UsageEvent:
     def require_time(self, now_ms: int) -> None:
         """Errors: Unfit `too_old` (before 2000: a unit mistake), `in_the_future` (over five minutes from now)."""
         if self.occurred_ms < EARLIEST_TS:
-            raise Unfit("too_old", "the time lies before 2000: it is in milliseconds, or as ISO 8601", "time")
+            raise Unfit("too_old", "invalid time: it is before 2000. Use milliseconds, or ISO 8601", "time")
         if self.occurred_ms > now_ms + FUTURE_SLACK_MS:
-            raise Unfit("in_the_future", "the time lies over five minutes ahead: see to the sender's clock", "time")
+            raise Unfit(
+                "in_the_future", "invalid time: it is over five minutes ahead. Check the clock of the sender", "time"
+            )
 
     def _refuse_ids(self) -> None:
         for name in ("source", "event_id", "event_type", "org_id", "subject", "project", "plan_key"):
             text = getattr(self, name)
             if text is not None and not is_clean_id(text):
-                raise Unfit("bad_id", f"{name} has 1 to 200 characters, none of them control characters", name)
+                raise Unfit("bad_id", f"invalid {name}: expected 1 to 200 characters, without control characters", name)
 
 
 TIME: Final = "occurred_ms"

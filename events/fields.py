@@ -45,7 +45,7 @@ def optional_text(item: Item, name: str, at: str) -> str | None:
     """A text that may be missing, or null. Errors: Unfit `wrong_type`."""
     found = item.get(name)
     if found is not None and not isinstance(found, str):
-        raise Unfit("wrong_type", f"{at} is a text", at)
+        raise Unfit("wrong_type", f"{at} must be a text", at)
     return found
 
 
@@ -56,10 +56,10 @@ def moment_of(value: object, at: str) -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         if not 0 <= value < _LAST_MOMENT:
-            raise Unfit("bad_time", f"{at} counts milliseconds since 1970", at)
+            raise Unfit("bad_time", f"{at} must be milliseconds since 1970", at)
         return value
     if not isinstance(value, str):
-        raise Unfit("bad_time", f"{at} is a time: 2026-02-03T04:05:06Z, or milliseconds since 1970", at)
+        raise Unfit("bad_time", f"{at} must be a time such as 2026-02-03T04:05:06Z, or milliseconds since 1970", at)
     return _of_iso(value, at)
 
 
@@ -69,11 +69,11 @@ def _of_iso(text: str, at: str) -> int:
         raise Unfit("bad_time", f"{at} is ISO 8601: 2026-02-03T04:05:06.789Z", at)
     day, clock, part, offset = found.groups()
     if offset is None:
-        raise Unfit("bad_time", f"{at} names no offset: end it with Z, or as +01:00", at)
+        raise Unfit("bad_time", f"{at} has no offset: append Z, or an offset such as +01:00", at)
     try:
         return (from_iso(f"{day}T{clock}.{((part or '') + '000')[:3]}{offset}") - _EPOCH) // _MS
     except (ValueError, OverflowError):
-        raise Unfit("bad_time", f"{at} is no moment that there is", at) from None
+        raise Unfit("bad_time", f"{at} is not a valid date and time", at) from None
 
 
 def quantity_of(value: object, at: str) -> int:
@@ -87,11 +87,11 @@ def quantity_of(value: object, at: str) -> int:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         number = Decimal(value)
     if isinstance(number, bool) or not isinstance(number, int | Decimal):
-        raise Unfit("wrong_type", f"{at} is a whole number", at)
+        raise Unfit("wrong_type", f"{at} must be a whole number", at)
     if not 0 <= number <= MAX_QUANTITY:  # before any arithmetic: 1e999999 has a million digits
-        raise Unfit("bad_quantity", f"{at} is a whole number from 0 to {MAX_QUANTITY:,}", at)
+        raise Unfit("bad_quantity", f"{at} must be a whole number from 0 to {MAX_QUANTITY:,}", at)
     if isinstance(number, Decimal) and (number.adjusted() < -_FINEST or number != number.to_integral_value()):
-        raise Unfit("not_whole", f"{at} has parts: count in a smaller unit, so that it is whole", at)
+        raise Unfit("not_whole", f"{at} must be a whole number: count fractions in a smaller unit", at)
     return int(number)
 
 
@@ -105,9 +105,11 @@ def properties_of(found: Mapping[str, object], at: str) -> dict[str, object]:
 def _plain(value: object, at: str, depth: int, left: list[int]) -> object:
     left[0] -= 1
     if left[0] < 0:
-        raise Unfit("properties_too_large", f"properties have {MOST_VALUES} values at most", "properties")
+        raise Unfit(
+            "properties_too_large", f"too many properties: at most {MOST_VALUES} values are allowed", "properties"
+        )
     if isinstance(value, dict | list) and depth >= MAX_DEPTH:
-        raise Unfit("too_deep", f"objects and arrays lie in one another {MAX_DEPTH} deep at most", at)
+        raise Unfit("too_deep", f"nested too deeply: objects and arrays may nest {MAX_DEPTH} levels", at)
     match value:
         case str():
             return _storable(value, at)
@@ -123,13 +125,13 @@ def _plain(value: object, at: str, depth: int, left: list[int]) -> object:
 def _float(number: Decimal, at: str) -> float:
     found = float(number)
     if not math.isfinite(found):
-        raise Unfit("bad_number", f"{at} is a number that no program reads", at)
+        raise Unfit("bad_number", f"{at} is a number out of range", at)
     return found
 
 
 def _storable(text: str, at: str) -> str:
     if _UNSTORABLE.search(text):
-        raise Unfit("bad_text", f"{at} has a NUL, or half of a surrogate pair", at)
+        raise Unfit("bad_text", f"{at} has a NUL character or half of a surrogate pair", at)
     return text
 
 
@@ -140,7 +142,7 @@ _HOUR_24: Final = re.compile(r"[Tt ]24(?=$|[:Zz+-])")
 def from_iso(text: str) -> datetime:
     """Return a time with its offset, or without one if it has none. Errors: ValueError."""
     if text[4:5] != "-":  # "20241115" would do, and so would some counts of milliseconds
-        raise ValueError("not an extended ISO date")
+        raise ValueError("invalid date: expected an extended ISO date")
     if _HOUR_24.search(text) is not None:
-        raise ValueError("no hour of a day is its 24th")
+        raise ValueError("invalid hour: expected 0 to 23")
     return datetime.fromisoformat(_LEAP.sub(r"\1:59.999", text).upper())

@@ -85,7 +85,7 @@ def grouped(uses: Iterable[OrgUse]) -> tuple[list[SummaryRow], bool]:
     for use in uses:
         label = (use.plan_key or NO_PLAN, use.kind, use.day)
         if label not in groups and len(groups) >= MAX_GROUPS:
-            raise UsageError(f"these are more than {MAX_GROUPS:,} groups: choose a shorter range")
+            raise UsageError(f"too many groups: at most {MAX_GROUPS:,} are allowed. Choose a shorter range")
         groups.setdefault(label, _Group()).add(use.events, use.quantity, (use.org_id,))
     for level in range(3):
         for label in [label for label, group in groups.items() if group.is_small]:

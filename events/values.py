@@ -42,7 +42,7 @@ class EventValue:
     def __post_init__(self) -> None:
         if self.aggregation == COUNT:
             if self.path is not None or self.scale != 1:
-                raise UsageError("invalid count: it has no path and no scale. Pass --sum PATH to bill a value")
+                raise UsageError("invalid count: it needs neither a path nor a scale. To bill a value, pass --sum PATH")
             return
         path = self.path or ""
         if self.aggregation != SUM or len(path) > MAX_PATH_CHARS or not _PATH.fullmatch(path):
@@ -50,7 +50,7 @@ class EventValue:
                 f"invalid path {path!r}: expected keys of the data, such as $.duration_ms or $.usage.tokens"
             )
         if len(self.keys) >= MAX_DEPTH:
-            raise UsageError(f"invalid path {path!r}: data are at most {MAX_DEPTH} deep")
+            raise UsageError(f"invalid path {path!r}: at most {MAX_DEPTH} levels are allowed")
         if not 1 <= self.scale <= MAX_VALUE_SCALE:
             raise UsageError(f"invalid scale {self.scale}: expected a whole number from 1 to {MAX_VALUE_SCALE:,}")
 

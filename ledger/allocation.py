@@ -122,8 +122,8 @@ def other_content(before: Lot) -> Refused:
         f"{before.priority}, from {utc(before.begins_ms)} {ends}{pays})"
     )
     return Refused(
-        f"the key of {before.lot} was used before, for {given}: nothing was moved; `drawdown ledger lots "
-        f"{before.customer_id}` shows it. Only what is to be given besides takes another key"
+        f"key of {before.lot} was used for {given}. No credit was moved. Run `drawdown "
+        f"ledger lots {before.customer_id}`. Use another key to grant more credit"
     )
 
 

@@ -78,11 +78,11 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
     before = _lines_of(connection, found, f"d{number}")
     if before:
         if [line.content for line in before] != [line.content for line in lines]:
-            text = f"draw {number} of {found.reservation} was made before, of something else: give another number"
+            text = f"draw {number} of {found.reservation} exists with other content. Use another number"
             raise Denied("other_content", text)
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held":
-        raise Denied("ended", f"{found.reservation} is {found.state}: nothing more is drawn; {instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}, so it cannot be drawn on; {instead(found)}")
     charged, off = _charge(connection, found, f"d{number}", lines, by)
     after = replace(found, drawn_micro=found.drawn_micro + charged)
     SQL.run(connection, "draw", vars(after))
@@ -110,8 +110,10 @@ def finish(
     if lines is None:
         raise Denied(
             "below_drawn",
-            f"{found.reservation} has drawn {as_credits(found.drawn_micro)} credits: it costs no less; what was drawn "
-            "too much is given back with `drawdown ledger grant`",
+            (
+                f"{found.reservation} has drawn {as_credits(found.drawn_micro)} credits, so "
+                "its cost cannot be lower. To return credit, run `drawdown ledger grant`"
+            ),
         )
     charged, off = _charge(connection, found, FINAL, lines, by)
     after = replace(
@@ -134,8 +136,10 @@ def _require_unmetered(found: Reservation, cost: Cost | None) -> None:
     if cost is not None and found.settled_by == "metering":
         raise Denied(
             "metered",
-            f"the samples of its sandboxes charge for {found.reservation}: draw nothing, and settle or release it "
-            "without a cost",
+            (
+                f"samples of its sandboxes charge {found.reservation}: do not draw on it, and "
+                "settle or release it without a cost"
+            ),
         )
 
 
@@ -146,7 +150,7 @@ def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None
         wanted = [] if cost is None else _rest(connection, found, cost, card, last)
         if wanted is None or [line.content for line in wanted] != [line.content for line in last]:
             drawn = f"{as_credits(found.drawn_micro)}"
-            text = f"{found.reservation} is {found.state} already, at {drawn} credits; a correction is a grant: "
+            text = f"{found.reservation} is {found.state} at {drawn} credits. To correct it, run "
             raise Denied("other_content", f"{text}`drawdown ledger grant`")
     return Drawn(found, 0, 0, repeated=True)
 
@@ -154,8 +158,8 @@ def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None
 def instead(found: Reservation) -> str:
     """Return the next step for a run that has ended."""
     if found.state == "expired":
-        return "settle it with what it cost, which it may be late"
-    return "a correction is a grant: `drawdown ledger grant`"
+        return "settle it with its cost, even if it is late"
+    return "to correct it, run `drawdown ledger grant`"
 
 
 def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
@@ -169,8 +173,10 @@ def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
         if amount is None:
             raise Denied(
                 "no_rate",
-                f"{feature} had no rate when {found.reservation} was accepted, and one that was set since is not for "
-                "it: say in credits what it cost",
+                (
+                    f"feature {feature} had no rate when {found.reservation} was accepted. "
+                    "Later rates do not apply. Send its cost in credits"
+                ),
             )
         lines.append(Line(feature, quantity, _within(amount)))
     return lines
@@ -199,7 +205,7 @@ def _rest(
         return None if wanted < charged else [Line(None, None, max(wanted - said, 0))]
     rows = SQL.run(connection, "drawn_by_feature", vars(found)).all()
     if sum(int(row.amount_micro) for row in rows if row.feature is None):
-        raise Denied("other_unit", f"{found.reservation} was drawn on in credits: say in credits what it cost")
+        raise Denied("other_unit", f"{found.reservation} was drawn on in credits. Send its cost in credits")
     drawn = {row.feature: int(row.quantity) for row in rows if row.feature is not None}
     for line in last:
         if line.feature is not None:
@@ -273,8 +279,8 @@ def _above(found: Reservation, total_micro: int) -> int:
 
 def beyond_hold(found: Reservation, above_micro: int) -> Denied:
     """More than a run reserved, which refuses that."""
-    more = f"{as_credits(above_micro)} credits more than {found.reservation} reserved"
-    return Denied("beyond_hold", f"{more}: extend it first, or draw less")
+    more = f"{as_credits(above_micro)} credits above the reservation of {found.reservation}"
+    return Denied("beyond_hold", f"{more}: extend the execution first, or draw less")
 
 
 def _entry(found: Reservation, name: str, line: Line, by: By) -> dict[str, object]:

@@ -93,8 +93,9 @@ def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set
     for account, balance_micro in _move(connection, moved, dated).items():
         if account in bounded and abs(balance_micro) > MOST_BALANCE_MICRO:
             raise BeyondBalance(
-                f"{account} would stand at {in_credits(balance_micro)} credits, and no wallet has or owes more than "
-                f"{MOST_BALANCE_MICRO // MICRO:,}: is that usage, and its rate, what it should be?"
+                f"balance of {account} would be {in_credits(balance_micro)} credits: at "
+                f"most {MOST_BALANCE_MICRO // MICRO:,} are allowed, as credit or debt. "
+                "Check the usage and its rate"
             )
     return new
 

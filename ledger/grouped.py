@@ -146,14 +146,14 @@ class Moves:
         if self._new_reservations:
             rows = [vars(one) for one in sorted(self._new_reservations, key=lambda one: one.reservation)]
             if SQL.run(connection, "insert_runs", {"runs": rows}).rowcount < len(rows):
-                raise NotTogether("a key was used this moment")
+                raise NotTogether("a concurrent request used one of the keys")
         if self._changed:
             draws.SQL.run(connection, "finish", [vars(one) for one in self._changed])
         found = self._moved(connection)
         if self._entries:
             ordered = sorted(self._entries, key=lambda entry: str(entry["key"]))
             if len(entries.SQL.run(connection, "post", {"entries": ordered}).all()) < len(ordered):
-                raise NotTogether("an entry is there already")
+                raise NotTogether("an entry of the ledger exists already")
         return found
 
     def _moved(self, connection: sa.Connection) -> dict[str, Moved]:
@@ -162,7 +162,7 @@ class Moves:
         rows = [_row(self._wallets[customer]) for customer in sorted(self._wallets)]
         moved = {row.account_id: row for row in SQL.run(connection, "move", {"moves": rows, "now_ms": self.now_ms})}
         if len(moved) < len(rows):
-            raise NotTogether("a wallet has no room for all of them, or something waits in it")
+            raise NotTogether("a wallet lacks credit for all of them, or has changes that are due")
         found = {}
         for customer, move in self._wallets.items():
             row = moved[wallet_account(customer)]
@@ -173,7 +173,7 @@ class Moves:
                 overdraft_micro=int(row.overdraft_micro),
             )
             if abs(now.balance_micro) > MOST_BALANCE_MICRO:
-                raise NotTogether("a wallet would have or owe more than any can")
+                raise NotTogether("a wallet would exceed the largest balance or debt")
             shift = now.available_micro - move.now.available_micro
             at_peak = move.before.wallet.available_micro + shift - max(move.needed, 0)
             found[customer] = Moved(now, shift, now.available_micro <= move.freed or at_peak <= 0)

@@ -36,4 +36,4 @@ def strip_own_prefix(name: str) -> str:
 def require_open(key: str) -> None:
     """Refuse a key that looks like an organisation's own, for a caller bound to none. Errors: UsageError."""
     if key.startswith(OWN):
-        raise UsageError(f"a key that begins with {OWN} is an organisation's own: choose another one")
+        raise UsageError(f"invalid key: the prefix {OWN} is reserved for keys of organisations. Choose another key")

@@ -89,7 +89,10 @@ def release(
         why = f"by {frozen.actor} ({frozen.reason})"
         raise Denied(
             "frozen_supplier",
-            f"{found.supplier} is frozen {why}: `drawdown supplier freeze {typed(found.supplier, '--undo')}`",
+            (
+                f"supplier {found.supplier} is frozen {why}. Run `drawdown supplier freeze "
+                f"{typed(found.supplier, '--undo')}`"
+            ),
         )
     settlements.require_in_order(connection, found.supplier, by.now_ms)
     made = _gathered(connection, payout, found, period, by)
@@ -110,8 +113,11 @@ def _gathered(connection: sa.Connection, payout: str, found: Supplier, period: s
         less = f", less {as_credits(-sums.carried_micro)} clawed back" if sums.carried_micro else ""
         raise Denied(
             "below_threshold",
-            f"{found.supplier} has {as_credits(sums.released_micro)} credits to be released{less}, and a payout must "
-            f"exceed {as_credits(threshold)}: they wait for the next one",
+            (
+                f"no payout for {found.supplier}: {as_credits(sums.released_micro)} credits "
+                f"are releasable{less}. A payout must exceed {as_credits(threshold)} credits. "
+                "The amount stays for the next payout"
+            ),
         )
     return Payout(
         payout=payout,
@@ -131,19 +137,24 @@ def _require_expected(found: Payout, expect_micro: int | None) -> None:
     if expect_micro is not None and found.total_micro != expect_micro:
         raise Denied(
             "not_as_expected",
-            f"{found.payout} totals {as_credits(found.total_micro)} credits, not {as_credits(expect_micro)}: read "
-            "the dry run again",
+            (
+                f"{found.payout} totals {as_credits(found.total_micro)} credits, not "
+                f"{as_credits(expect_micro)}. Run the dry run again"
+            ),
         )
 
 
 def _require_period(connection: sa.Connection, supplier: str, period: str, now_ms: int) -> None:
     if not PERIOD.fullmatch(period):
-        raise UsageError(f"{period!r} is no period: write a month, 2026-01")
+        raise UsageError(f"invalid period {period!r}: expected a month such as 2026-01")
     if period > period_of(now_ms):
-        raise UsageError(f"the period {period} has not begun; it is {period_of(now_ms)}")
+        raise UsageError(f"period {period} has not begun: the current period is {period_of(now_ms)}")
     last = SQL.run(connection, "last_period", {"supplier": supplier}).scalar()
     if last is not None and period < str(last):
         raise Denied(
             "earlier_period",
-            f"{supplier} has a payout of {last} already, which released what was eligible then: periods go forward",
+            (
+                f"supplier {supplier} already has a payout of {last}, which released all "
+                "eligible credit. Use a later period"
+            ),
         )

@@ -86,8 +86,11 @@ def allot(
     if amount_micro > room:
         raise Denied(
             "no_credit",
-            f"the pool {pool} has {as_credits(room)} credits left to allot, and this is {as_credits(amount_micro)}: "
-            f"allot less, or give it more with `drawdown ledger grant {typed(pool, 'CREDITS')}`",
+            (
+                f"pool {pool} has {as_credits(room)} credits left, fewer than "
+                f"{as_credits(amount_micro)}. Allot less, or run `drawdown ledger grant "
+                f"{typed(pool, 'CREDITS')}`"
+            ),
             "credits",
         )
     lots.give(connection, lot)
@@ -150,14 +153,16 @@ def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> 
     found = read(connection, payer, org_id)
     if found is not None and found.allowed and found.since_ms > now_ms:
         since, here = utc(found.since_ms), utc(now_ms)
-        text = f"{payer} pays for runs of {org_id} from {since} on, and here it is {here}: try again then"
+        text = f"{payer} pays for executions of {org_id} from {since}, and the time is {here}. Try again then"
         raise Denied("payer_not_allowed", text, "account")
     if found is None or not found.allowed:
         ended = "" if found is None or found.allowed else " any more"
         raise Denied(
             "payer_not_allowed",
-            f"{payer} does not pay for runs of {org_id}{ended}: `drawdown payer allow {typed(payer, org_id)}`, "
-            "or leave the payer out",
+            (
+                f"{payer} does not pay for executions of {org_id}{ended}. Run `drawdown payer "
+                f"allow {typed(payer, org_id)}`, or omit the payer"
+            ),
             "account",
         )
     return found
@@ -173,7 +178,10 @@ def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> 
         return
     found = require(connection, run.customer_id, run.org_id, now_ms)
     if found.number != run.payer_number:
-        said = f"what {run.customer_id} pays for runs of {run.org_id} was changed meanwhile: accept another run"
+        said = (
+            f"a concurrent change altered the limit that {run.customer_id} pays for "
+            f"{run.org_id}. Accept another execution"
+        )
         raise Denied("payer_not_allowed", said, "account")
     require_room(connection, found, 0, now_ms=0)  # each run that was not expired yet counts as going on
 
@@ -201,7 +209,8 @@ def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_m
     total = int(SQL.run(connection, "spent", values).scalar_one()) + more_micro
     if total > found.limit_micro:
         text = (
-            f"{found.payer} pays {as_credits(found.limit_micro)} credits for runs of {found.org_id}, and with this one "
+            f"the limit of {found.payer} for executions of {found.org_id} is "
+            f"{as_credits(found.limit_micro)} credits. With this one "
         )
-        text += f"they come to {as_credits(total)}: ask for less, or `drawdown payer allow` more"
+        text += f"they total {as_credits(total)}. Request less, or raise the limit with `drawdown payer allow`"
         raise Denied("payer_limit", text, "credits")

@@ -60,8 +60,8 @@ class RateCard:
         while free in begun:
             free += WINDOW_MS
         return (
-            f"from {utc(start_ms)} on already; rates are append-only: the earliest window for another is "
-            f"--from {utc(free)}, and what is used between goes by those there are"
+            f"a rate from {utc(start_ms)} exists. Rates are append-only. Use --from "
+            f"{utc(free)} or later; earlier usage keeps its rates"
         )
 
     def price(self, feature: str, ts: int, quantity: int) -> MicroCredits | None:

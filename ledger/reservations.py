@@ -139,9 +139,11 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
     """A key that comes again with other content: in what it differs."""
     return Denied(
         "other_content",
-        f"the key {strip_own_prefix(reservation)} was used before, "
-        f"for a run with another {', another '.join(differs)}: nothing was held; "
-        f"`drawdown execution show {typed(reservation)}` shows it. For another run give a new one",
+        (
+            f"key {strip_own_prefix(reservation)} was used for an execution with another "
+            f"{', another '.join(differs)}. No credit was reserved. Run `drawdown execution "
+            f"show {typed(reservation)}`, or use a new key"
+        ),
     )
 
 
@@ -154,9 +156,9 @@ def no_credit(
     available = read_wallets(connection, [customer_id])[customer_id].available_micro - unbilled_micro
     used = f" (usage of {as_credits(unbilled_micro)} is not charged yet)" if unbilled_micro else ""
     held = [f"{row.reservation} holds {as_credits(row.left_micro)} until {utc(row.expires_ms)}" for row in holders]
-    text = f"{customer_id} has {as_credits(available)} credits available{used}, and the run asks for "
-    text += f"{as_credits(wanted_micro)}: `drawdown ledger grant {typed(customer_id, 'CREDITS')}`" + (
-        ", or end a run" if held else ""
+    text = f"{customer_id} has {as_credits(available)} credits available{used}, and the execution needs "
+    text += (f"{as_credits(wanted_micro)}. Run `drawdown ledger grant {typed(customer_id, 'CREDITS')}`") + (
+        ", or end an execution" if held else ""
     )
     return Denied("no_credit", "; ".join((text, *held)), "credits")
 
@@ -165,8 +167,11 @@ def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_mic
     """More than all runs of a wallet may hold by its plan."""
     return Denied(
         "too_much_held",
-        f"runs of {customer_id} hold {as_credits(held_micro)} credits and this one {as_credits(wanted_micro)}; its "
-        f"plan allows {as_credits(most_micro)} at once: wait until one ends, or change the plan",
+        (
+            f"executions of {customer_id} reserve {as_credits(held_micro)} credits, and this "
+            f"one needs {as_credits(wanted_micro)}. The plan allows {as_credits(most_micro)} "
+            "at once. Wait until an execution ends, or change the plan"
+        ),
         "plan",
     )
 
@@ -174,10 +179,14 @@ def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_mic
 def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> Denied:
     """Return the refusal of a payer without room. Those it pays for do not learn its credit, nor who else holds it."""
     if capped:
-        text = f"runs that {customer_id} pays for hold as much as its plan allows: wait until one ends"
+        text = (
+            f"the plan of {customer_id} allows no further reservation for the executions it "
+            "pays for. Wait until one ends"
+        )
         return Denied("too_much_held", text, "plan")
     text = (
-        f"{customer_id} has less than {as_credits(wanted_micro)} credits to pay with: ask for less, or of another payer"
+        f"{customer_id} has less than {as_credits(wanted_micro)} credits to pay with. "
+        "Request less, or name another payer"
     )
     return Denied("no_credit", text, "credits")
 
@@ -313,7 +322,7 @@ def _hold(
             return True
         if mature(connection, [customer_id], now_ms):
             return SQL.run(connection, "hold", values).first() is not None
-    raise DatabaseBusy(f"more falls due in the wallet of {customer_id} than one transaction takes; try again")
+    raise DatabaseBusy(f"too many changes are due in the wallet of {customer_id} for one transaction. Try again")
 
 
 def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Reservation:
@@ -353,7 +362,7 @@ def reserve_all(
     (customer_id,) = {ask.customer_id for ask, _ in asked}
     made = [noted(ask, by) for ask, by in asked]
     if _insert(connection, made) < len(made):
-        raise NotTogether("a key was used before, or stands there twice")
+        raise NotTogether("a key was used before, or occurs twice")
     values = {
         "account_id": wallet_account(customer_id),
         "amount_micro": sum(ask.amount_micro for ask, _ in asked),
@@ -362,7 +371,7 @@ def reserve_all(
         **room.values(),
     }
     if SQL.run(connection, "hold", values).first() is None:
-        raise NotTogether(f"{customer_id} has no room for all of them, or something is due in its wallet")
+        raise NotTogether(f"{customer_id} lacks credit for all of them, or has changes that are due in its wallet")
     return made
 
 
@@ -395,8 +404,8 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
     most = MOST_METERED if with_new else MOST_METERED - 1
     values = {"customer_id": customer_id, "now_ms": now_ms, "at_most": most + 1}
     if int(SQL.run(connection, "metered", values).scalar_one()) > most:
-        text = f"metering settles {MOST_METERED:,} runs of {customer_id} that go on, and no more at once"
-        raise Denied("too_many_runs", f"{text}: settle some, or name more sandboxes in one run", "account")
+        text = f"metering settles at most {MOST_METERED:,} open executions of {customer_id}"
+        raise Denied("too_many_runs", f"{text}. Settle some, or name more sandboxes in one execution", "account")
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
@@ -407,7 +416,7 @@ def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], n
         until = utc(row.expires_ms)
         raise Denied(
             "sandbox_taken",
-            f"{row.sandbox_id} is named by the run {row.reservation}, which runs until {until}. End it first",
+            f"execution {row.reservation} names {row.sandbox_id} until {until}. End it first",
         )
 
 
@@ -440,7 +449,7 @@ def take(
     if len(new) < len(named):
         missing = [name for name in names if name not in new]
         require_free(connection, org_id, missing, now_ms)
-        raise Denied("sandbox_taken", f"another run took {missing[0]} this moment: settle or release it first")
+        raise Denied("sandbox_taken", f"a concurrent execution named {missing[0]}. Settle or release that one first")
 
 
 class Denied(Refused):

@@ -189,8 +189,10 @@ def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> N
     if last_ms is not None and now_ms < int(last_ms):
         raise Denied(
             "clock_behind",
-            f"the clock here is {int(last_ms) - now_ms} ms behind the last freeze, its end or payout of {supplier}: "
-            "wait, or fix the clock",
+            (
+                f"the clock of this host is {int(last_ms) - now_ms} ms behind the last change "
+                f"or payout of {supplier}. Wait, or fix the clock"
+            ),
         )
 
 
@@ -211,16 +213,22 @@ def reverse(
             raise _other_content(key)
         return before, True
     if not found.left_micro:
-        raise Denied("nothing_left", f"{found.reservation}: nothing of {as_credits(found.net_micro)} credits is left")
+        raise Denied(
+            "nothing_left",
+            (f"cannot reverse {found.reservation}: all of its {as_credits(found.net_micro)} credits are reversed"),
+        )
     amount = found.left_micro if amount_micro is None else amount_micro
     if amount > found.left_micro:
-        left = f"{as_credits(found.left_micro)} of {as_credits(found.net_micro)} credits are left"
-        raise Denied("above_left", f"{found.reservation}: {left}, and no more can be reversed")
+        left = f"only {as_credits(found.left_micro)} of {as_credits(found.net_micro)} credits are left"
+        raise Denied("above_left", f"cannot reverse {found.reservation}: {left}")
     if found.is_final:
         raise Denied(
             "no_clawbacks",
-            f"{found.reservation} was released with {found.payout}, and at its terms {found.supplier} gives nothing "
-            "back: what it was paid too much is settled with it directly",
+            (
+                f"{found.reservation} was released with {found.payout}, and the terms of "
+                f"{found.supplier} allow no clawback. Settle the difference with the supplier "
+                "directly"
+            ),
         )
     made = Reversal(key, found.reservation, amount, found.payout is not None, by.now_ms, by.actor, by.reason)
     if SQL.run(connection, "reverse", vars(made)).first() is None:  # at another supplier, in this moment
@@ -229,7 +237,7 @@ def reverse(
 
 
 def _other_content(key: str) -> Denied:
-    return Denied("other_content", f"the key {key} was used before, for another reversal: give a new one")
+    return Denied("other_content", f"key {key} was used for another reversal. Use a new key")
 
 
 PPM: Final = 1_000_000

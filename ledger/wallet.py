@@ -186,7 +186,7 @@ def _used_before(connection: sa.Connection, key: str) -> Refused:
     if before is not None:
         customer = before.to_account.removeprefix(WALLET)
         given, shown = f"{in_credits(before.amount_micro)} credits to {customer}", f"ledger show {typed(customer)}"
-    return Refused(f"the key of {key} was used before, for {given}: nothing was moved; `drawdown {shown}` shows it")
+    return Refused(f"key of {key} was used for {given}. No credit was moved. Run `drawdown {shown}`")
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,7 @@ def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: in
         if mature(connection, customer_ids, now_ms):
             return
     whose = " and ".join(customer_ids)
-    raise DatabaseBusy(f"more falls due in the wallet of {whose} than one transaction takes; try again")
+    raise DatabaseBusy(f"too many changes are due in the wallet of {whose} for one transaction. Try again")
 
 
 def read_totals(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> dict[str, int]:

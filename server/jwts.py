@@ -32,9 +32,9 @@ _KINDS: Final[Mapping[str, str]] = {"RS256": "RSA", "ES256": "EC", "HS256": "oct
 BY_KEYS: Final = ("RS256", "ES256")
 _LEAST_RSA_BITS: Final = 2048
 _WORDS: Final[Mapping[str, str]] = {
-    "iss": "it was issued by somebody else", "aud": "it is meant for somebody else",
-    "azp": "it was issued to somebody else", "nonce": "it answers another question",
-    "iat": "it was issued in the future", "nbf": "it does not hold yet",
+    "iss": "the issuer of the token is another provider", "aud": "the audience of the token is another client",
+    "azp": "the token was issued to another client", "nonce": "the nonce of the token is of another sign-in",
+    "iat": "the token was issued in the future", "nbf": "the token is not valid yet",
 }  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def key_of(said: object) -> Key:
 
     try:
         if not isinstance(said, dict) or said.get("use", "sig") != "sig":
-            raise Unproven("a key of another use")
+            raise Unproven("the key has another use")
         public = {name: value for name, value in said.items() if name not in ("use", "key_ops", "alg")}
         if said.get("kty") == "EC" and said.get("crv") == "P-256":
             return ECKey.import_key(public)
@@ -66,8 +66,8 @@ def key_of(said: object) -> Key:
             if found.raw_value.key_size >= _LEAST_RSA_BITS:
                 return found
     except (JoseError, ValueError, TypeError, KeyError):
-        raise Unproven("no key that can be read") from None
-    raise Unproven("a key of another kind")
+        raise Unproven("the key cannot be read") from None
+    raise Unproven("the key has another type")
 
 
 def secret_key(secret: str) -> Key:
@@ -86,9 +86,9 @@ def head_of(token: str) -> tuple[str, str | None]:
         said = json.loads(base64.urlsafe_b64decode(first + "=" * (-len(first) % 4)))
         algorithm, kid = str(said["alg"]), said.get("kid")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise Unproven("it is no signed token") from None
+        raise Unproven("expected a signed token") from None
     if algorithm not in _KINDS or not isinstance(kid, str | None):
-        raise Unproven("it is signed in a way that is not taken here")
+        raise Unproven("the signature has an unsupported form")
     return algorithm, kid
 
 
@@ -99,14 +99,14 @@ def claims_of(token: str, keys: Sequence[Key], algorithms: Collection[str]) -> M
 
     algorithm, _ = head_of(token)
     if algorithm not in algorithms:
-        raise Unproven(f"it is signed by {algorithm}, which is not taken here")
+        raise Unproven(f"the algorithm {algorithm} is not supported")
     for key in keys:
         if key.key_type == _KINDS[algorithm]:
             try:
                 return jwt.decode(token, key, algorithms=[algorithm]).claims
             except (JoseError, ValueError, TypeError, RecursionError):
                 continue
-    raise Unproven("its signature is not one that is known here")
+    raise Unproven("the signature is of an unknown key")
 
 
 def require(claims: Mapping[str, Any], now_ms: int, **wanted: str) -> None:
@@ -119,8 +119,8 @@ def require(claims: Mapping[str, Any], now_ms: int, **wanted: str) -> None:
     try:
         JWTClaimsRegistry(now_ms // 1000, SLACK_S, exp={"essential": True}, **options).validate(dict(claims))
     except ExpiredTokenError:
-        raise Unproven("its time is over") from None
+        raise Unproven("the token expired") from None
     except MissingClaimError as error:
-        raise Unproven(f"it does not say {error.claim}") from None
+        raise Unproven(f"the token has no claim {error.claim}") from None
     except JoseError as error:
-        raise Unproven(_WORDS.get(str(getattr(error, "claim", "")), "one of its claims makes no sense")) from None
+        raise Unproven(_WORDS.get(str(getattr(error, "claim", "")), "a claim of the token is invalid")) from None

@@ -75,7 +75,7 @@ def render(engine: sa.Engine, now_ms: int, doubt: Callable[[sa.Engine], str | No
         doubted = doubt(engine) is not None
         metrics = read(engine, lambda connection: list(measure(connection, now_ms, doubted=doubted)))
     except Exception:
-        metrics = [gauge("database_up", "Whether the database could be read.", [((), 0)])]
+        metrics = [gauge("database_up", "1 if the database can be read, 0 if not.", [((), 0)])]
     return text(metrics)
 
 
@@ -96,10 +96,10 @@ class _GivenMetrics(Collector):
 
 def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) -> Iterator[Metric]:
     """Each metric there is."""
-    yield gauge("database_up", "Whether the database could be read.", [((), 1)])
+    yield gauge("database_up", "1 if the database can be read, 0 if not.", [((), 1)])
     yield gauge(
         "history_doubted",
-        "1: nothing is sealed or sent until drawdown recover.",
+        ("1 if database history may be lost. Drawdown seals and sends no usage until `drawdown recover`."),
         [((), int(doubted or figures.doubted_histories(connection) > 0))],
     )
     yield from _sealing(connection, now_ms)
@@ -119,7 +119,7 @@ def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) ->
     yield from guarding(connection, now_ms)
     yield from _samples(connection, now_ms)
     webhooks = figures.webhooks_since(connection, now_ms - 12 * WINDOW_MS)
-    yield gauge("webhooks", "Genuine webhooks of the last hour.", webhooks.items(), ("provider", "state"))
+    yield gauge("webhooks", "Genuine webhooks received in the last hour.", webhooks.items(), ("provider", "state"))
 
 
 def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
@@ -127,25 +127,33 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     both = (("pack", marks.oldest_ms), ("held_back", marks.held_ms))
     lags = [((which,), seconds(now_ms - ms)) for which, ms in both if ms is not None]
     yield gauge(
-        "watermark_lag_seconds", "Age of the oldest watermark: of the pack, and of those held back.", lags, ("of",)
+        "watermark_lag_seconds", "Seconds since the oldest watermark, by kind: pack or held_back.", lags, ("of",)
     )
-    helps = {"pending_seconds": "Used and not sealable yet.", "pending_units": "The same of event types, in units."}
+    helps = {
+        "pending_seconds": "Seconds of sandbox usage that cannot be sealed yet, by reason.",
+        "pending_units": "Units of event usage that cannot be sealed yet, by reason.",
+    }
     for (name, says), found in zip(helps.items(), figures.pending(connection), strict=True):
         pending = dict.fromkeys(PENDING_REASONS, 0) | found
         yield gauge(name, says, [((why,), used) for why, used in sorted(pending.items())], ("reason",))
     waiting = sorted(_unmapped(connection).items())
-    yield gauge("unmapped_units", "Units without a feature, by the types with the most.", waiting, ("event_type",))
-    yield gauge("dirty_windows", "Windows to be sealed again.", [((), figures.dirty_windows(connection))])
+    yield gauge(
+        "unmapped_units",
+        "Units of the event types with the most usage and without a feature.",
+        waiting,
+        ("event_type",),
+    )
+    yield gauge("dirty_windows", "Windows due to be sealed again.", [((), figures.dirty_windows(connection))])
     oldest = oldest_open(connection)
     age = 0 if oldest is None else oldest.age_ms
     yield gauge(
         "oldest_transaction_seconds",
-        "The longest open on the database's server; what it inserted is not billed yet.",
+        ("Seconds since the start of the oldest open database transaction. Its inserts are not billed yet."),
         [] if age is None else [((), seconds(age))],
     )
     found = dict.fromkeys(PROBLEMS, 0) | quarantined(connection)
     bad = [((problem,), samples) for problem, samples in sorted(found.items())]
-    yield gauge("quarantined_samples", "Samples that cannot be billed.", bad, ("problem",))
+    yield gauge("quarantined_samples", "Samples that cannot be billed, by problem.", bad, ("problem",))
 
 
 def _unmapped(connection: sa.Connection) -> Counter[tuple[str]]:
@@ -171,11 +179,16 @@ def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         ages[key] = max(ages.get(key, 0.0), seconds(now_ms - some.oldest_ms))
         owed[some.provider, some.feature] += some.owed
     labels = ("provider", "state")
-    yield gauge("outbox_pushes", "Pushes that are not settled.", sorted(counts.items()), labels)
-    yield gauge("outbox_oldest_age_seconds", "Since the oldest of them was sealed.", sorted(ages.items()), labels)
+    yield gauge("outbox_pushes", "Unsettled pushes, by provider and state.", sorted(counts.items()), labels)
+    yield gauge(
+        "outbox_oldest_age_seconds",
+        "Seconds since the oldest unsettled push was sealed, by provider and state.",
+        sorted(ages.items()),
+        labels,
+    )
     yield gauge(
         "open_quantity",
-        "Sealed and not settled, in the feature's base units. What is used and not sealable is in pending_seconds.",
+        ("Sealed and unsettled quantity, in base units of the feature. Usage that cannot be sealed yet is excluded."),
         sorted(owed.items()),
         ("provider", "feature"),
     )
@@ -184,17 +197,23 @@ def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     due = figures.halts_due(connection)
-    yield gauge("halts_due", "Halts that a cell has not acknowledged.", [((), due.count)])
+    yield gauge("halts_due", "Halts that a cell did not acknowledge yet.", [((), due.count)])
     age = 0.0 if due.since_ms is None else seconds(now_ms - due.since_ms)
-    yield gauge("halts_oldest_age_seconds", "Since the halt that has waited longest.", [((), age)])
+    yield gauge("halts_oldest_age_seconds", "Seconds since the oldest unacknowledged halt was issued.", [((), age)])
     ignored = len(ignored_halts(connection, Shard()))
-    yield gauge("halts_ignored", "Halts acknowledged again and again while sandboxes still run.", [((), ignored)])
-    yield gauge("orgs_stopped", "Organisations that a person has to look at.", [((), figures.stopped_orgs(connection))])
+    yield gauge(
+        "halts_ignored", "Halts that a cell acknowledged repeatedly while sandboxes still run.", [((), ignored)]
+    )
+    yield gauge(
+        "orgs_stopped", "Stopped organisations that need manual review.", [((), figures.stopped_orgs(connection))]
+    )
     asked = figures.projections_due(connection, now_ms)
     yield gauge("projections_due", "Organisations due for a read of their provider.", [((), asked.count)])
     oldest = 0.0 if asked.since_ms is None else seconds(now_ms - asked.since_ms)
-    yield gauge("projections_oldest_age_seconds", "Since the ask that has waited longest.", [((), oldest)])
-    yield gauge("providers_paused", "Providers that a person paused.", [((), figures.paused_providers(connection))])
+    yield gauge(
+        "projections_oldest_age_seconds", "Seconds since the oldest pending request to read a provider.", [((), oldest)]
+    )
+    yield gauge("providers_paused", "Providers paused by an operator.", [((), figures.paused_providers(connection))])
 
 
 def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
@@ -205,7 +224,7 @@ def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     values = sorted((dict.fromkeys(figures.registered_cells(connection), 0) | named).items())
     yield gauge(
         "cell_samples",
-        "Samples of the last whole window, by registered cell.",
+        "Samples of the last complete window, by registered cell.",
         [((cell,), n) for cell, n in values],
         ("cell",),
     )
@@ -219,25 +238,32 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     watch = rounds_of(connection)
     if watch.last_ms is not None:  # where nobody ever watched, nobody has stopped
         yield gauge(
-            "watch_last_round_timestamp_seconds", "When a watch last went round.", [((), seconds(watch.last_ms))]
+            "watch_last_round_timestamp_seconds",
+            "Unix time in seconds of the last completed round of any watch.",
+            [((), seconds(watch.last_ms))],
         )
-    rounds = CounterMetricFamily("drawdown_watch_rounds", "Rounds of the watch, of all processes.")
+    rounds = CounterMetricFamily("drawdown_watch_rounds", "Completed watch rounds of all processes since installation.")
     rounds.add_metric((), watch.count)
     yield rounds
     halted = dict.fromkeys(HALT_REASONS, 0) | halted_orgs(connection)
     yield gauge(
-        "orgs_halted", "Organisations that are halted.", [((why,), n) for why, n in sorted(halted.items())], ("reason",)
+        "orgs_halted",
+        "Halted organisations, by reason.",
+        [((why,), n) for why, n in sorted(halted.items())],
+        ("reason",),
     )
-    wrong = CounterMetricFamily("drawdown_wrong_estimates", "Halts on an estimate that a later read proved wrong.")
+    wrong = CounterMetricFamily(
+        "drawdown_wrong_estimates", "Halts on an estimate that a later provider read proved wrong, since installation."
+    )
     wrong.add_metric((), wrong_estimates(connection))
     yield wrong
     unread = unread_orgs(connection)
     yield gauge(
-        "orgs_unread", "Organisations with a failed last read of their provider.",
+        "orgs_unread", "Organisations whose last provider read failed, by provider.",
         [((row.provider,), row.orgs) for row in unread], ("provider",),
     )  # fmt: skip
     yield gauge(
-        "orgs_unread_oldest_age_seconds", "Since the first such failure of the one that has waited longest.",
+        "orgs_unread_oldest_age_seconds", "Seconds since the first failed read of an unread organisation, by provider.",
         [((row.provider,), seconds(now_ms - row.since_ms)) for row in unread], ("provider",),
     )  # fmt: skip
 
@@ -258,22 +284,25 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     shards, missing = _in_use(list(ended))
     of = [((f"{lo}-{hi}",), ended[lo, hi][0]) for lo, hi in shards]
     well = [next((tick.finished_ms for tick in ended[shard] if tick.exit_status in (0, 75)), None) for shard in shards]
-    yield gauge("unticked_buckets", f"Of {BUCKETS}: those of which no tick ended for a day.", [((), missing)])
+    yield gauge(
+        "unticked_buckets", f"Buckets, of {BUCKETS}, without a completed tick in the last 24 hours.", [((), missing)]
+    )
     yield _cut(connection, now_ms)
     yield gauge(
-        "tick_duration_seconds", "Of the last tick that ended, by shard (its buckets).",
+        "tick_duration_seconds", "Seconds that the last completed tick of each shard of buckets took.",
         [(shard, seconds(row.finished_ms - row.started_ms)) for shard, row in of], SHARD,
     )  # fmt: skip
     yield gauge(
-        "tick_last_exit_status", "0 settled, 75 something is left, 1 a person is needed.",
+        "tick_last_exit_status", ("Exit status of the last completed tick: 0 settled, 75 work pending, 1 manual "
+        "action needed."),
         [(shard, row.exit_status) for shard, row in of], SHARD,
     )  # fmt: skip
     yield gauge(
-        "tick_last_end_timestamp_seconds", "When it ended.",
+        "tick_last_end_timestamp_seconds", "Unix time in seconds of the end of the last completed tick, by shard.",
         [(shard, seconds(row.finished_ms)) for shard, row in of], SHARD,
     )  # fmt: skip
     yield gauge(
-        "tick_last_success_timestamp_seconds", "When one last ended with 0 or 75, in the last day.",
+        "tick_last_success_timestamp_seconds", "Unix time of the last tick in 24 hours with status 0 or 75, by shard.",
         [(shard, seconds(at)) for (shard, _), at in zip(of, well, strict=True) if at is not None], SHARD,
     )  # fmt: skip
 
@@ -283,7 +312,7 @@ def _cut(connection: sa.Connection, now_ms: int) -> Metric:
     found = calls_cut(connection, now_ms - CUT_LATELY_MS)
     return gauge(
         "calls_cut_to",
-        "The fewest calls at once, in a quarter of an hour, at a provider that turned customers away.",
+        ("Lowest number of concurrent calls in 15 minutes at a provider that limited its rate."),
         [((provider,), at_once) for provider, at_once in found.items()],
         ("provider",),
     )
@@ -293,9 +322,11 @@ def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Jobs that people queued. Zeros included: an alert on a change does not see a series begin."""
     found = jobs_left(connection, now_ms)
     age = 0 if found.since_ms is None else now_ms - found.since_ms
-    yield gauge("jobs_open", "Jobs that wait, or are under way.", [((), found.open)])
-    yield gauge("jobs_oldest_age_seconds", "Since the oldest of them was placed.", [((), seconds(age))])
-    yield gauge("jobs_failed", "Jobs that failed in the last day.", [((), found.failed)])
+    yield gauge("jobs_open", "Jobs pending or running.", [((), found.open)])
+    yield gauge(
+        "jobs_oldest_age_seconds", "Seconds since the oldest pending or running job was queued.", [((), seconds(age))]
+    )
+    yield gauge("jobs_failed", "Jobs that failed in the last 24 hours.", [((), found.failed)])
 
 
 def filing(connection: sa.Connection) -> Iterator[Metric]:
@@ -304,7 +335,7 @@ def filing(connection: sa.Connection) -> Iterator[Metric]:
     of = (("refused", found.refused), ("conflict", found.conflicts), ("failed", found.failing))
     yield gauge(
         "batch_files_left",
-        "Files of watched folders that are not taken.",
+        "Files in watched folders that were not imported, by state.",
         [((state,), n) for state, n in of],
         ["state"],
     )
@@ -315,19 +346,27 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     found = read_uncompared(connection, now_ms)
     days = [((one.provider,), one.open_days) for one in found]
     yield gauge(
-        "uncompared_days", "Days of customers that were settled over a day ago and not compared.", days, ["provider"]
+        "uncompared_days",
+        "Customer days settled over 24 hours ago and not yet compared, by provider.",
+        days,
+        ["provider"],
     )
     left_out = [
         ((one.provider,), seconds(now_ms - one.balances_since_ms)) for one in found if one.balances_since_ms is not None
     ]
     yield gauge(
         "uncompared_balance_age_seconds",
-        "Seconds since reconcile first left out a balance that no later run compared.",
+        ("Seconds since reconcile first left out a balance that no later run compared, by provider."),
         left_out,
         ["provider"],
     )
     ages = [((one.provider,), seconds(now_ms - one.compared_ms)) for one in found if one.compared_ms is not None]
-    yield gauge("compared_age_seconds", "Since up to when a provider's totals were compared.", ages, ["provider"])
+    yield gauge(
+        "compared_age_seconds",
+        "Seconds since the end of the period up to which provider totals were compared.",
+        ages,
+        ["provider"],
+    )
 
 
 def _in_use(newest_first: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], int]:
@@ -358,20 +397,20 @@ def of_workers(found: Cluster) -> Iterator[Metric]:
     yield gauge("workers", "Workers of the last 24 hours, by state: live, or lost without signing off.",
                 [((state,), count) for state, count in sorted(counts.items())], ("state",))  # fmt: skip
     alive = found.of("lives")
-    yield gauge("worker_jobs_done", "Jobs that each worker that lives has done.",
+    yield gauge("worker_jobs_done", "Jobs completed by each live worker since its start.",
                 [((one.name,), one.done) for one in alive], ("worker",))  # fmt: skip
     yield gauge("worker_seen_age_seconds", "Seconds since the last heartbeat of each live worker.",
                 [((one.name,), seconds(one.seen_ms)) for one in alive], ("worker",))  # fmt: skip
     jobs = {(kind, state): 0 for kind in JOB_KINDS for state in ("waits", "runs")}
     jobs |= {(one.kind, one.state): one.jobs for one in found.jobs if one.kind in JOB_KINDS}
-    yield gauge("worker_jobs", "Jobs of workers.", sorted(jobs.items()), ("kind", "state"))
+    yield gauge("worker_jobs", "Jobs of workers, by kind and state.", sorted(jobs.items()), ("kind", "state"))
     ages = dict.fromkeys(JOB_KINDS, 0.0) | {
         one.kind: seconds(one.oldest_ms) for one in found.jobs if one.state == "waits"
     }
-    yield gauge("worker_jobs_oldest_age_seconds", "Since the job that has waited longest.",
+    yield gauge("worker_jobs_oldest_age_seconds", "Seconds since the oldest waiting worker job was queued, by kind.",
                 [((kind,), ages[kind]) for kind in JOB_KINDS], ("kind",))  # fmt: skip
     failed = [one.failed_ms for one in found.workers if one.failed_ms is not None]
-    yield gauge("worker_last_failure_age_seconds", "Since work of a worker failed last, in the last day.",
+    yield gauge("worker_last_failure_age_seconds", "Seconds since the last failed worker job of the last 24 hours.",
                 [((), seconds(min(failed)))] if failed else [])  # fmt: skip
 
 
@@ -392,18 +431,22 @@ def calls(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
             took[key] += some.took_ms or 0
     yield gauge(
         "provider_attempts",
-        "Pushes sent in the last five minutes, by what came of them.",
+        "Push attempts of the last five minutes, by provider and outcome.",
         sorted(counts.items()),
         CALL_LABELS,
     )
     metric = GaugeHistogramMetricFamily(
-        "drawdown_provider_attempt_seconds", "How long those took, from claim to outcome.", labels=CALL_LABELS
+        "drawdown_provider_attempt_seconds",
+        "Seconds from claim to outcome of a push attempt in the last five minutes.",
+        labels=CALL_LABELS,
     )
     for key in sorted(within):
         metric.add_metric(key, _buckets(within[key]), gsum_value=seconds(took[key]))
     yield metric
     reads = CounterMetricFamily(
-        "drawdown_provider_reads", "Customers that providers were asked about.", labels=CALL_LABELS
+        "drawdown_provider_reads",
+        "Customers read from providers since installation, by provider and outcome.",
+        labels=CALL_LABELS,
     )
     for row in provider_reads(connection):
         reads.add_metric((row.provider, row.outcome), row.reads)
@@ -422,18 +465,24 @@ def _buckets(within: dict[int | None, int]) -> list[tuple[str, float]]:
 def reserving(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Return the metrics of all wallets and suppliers together."""
     runs = run_figures(connection, now_ms, now_ms - DAY_MS)
-    yield gauge("reservations_open", "Runs that hold credit.", [((), runs.held)])
-    yield gauge(
-        "reservations_overdue", "Reservations past their expiry that are not released yet.", [((), runs.overdue)]
-    )
+    yield gauge("reservations_open", "Reservations that hold credit.", [((), runs.held)])
+    yield gauge("reservations_overdue", "Expired reservations that are not released yet.", [((), runs.overdue)])
     age = 0 if runs.overdue_since_ms is None else now_ms - runs.overdue_since_ms
-    yield gauge("reservations_overdue_oldest_age_seconds", "Since the oldest of them was over.", [((), seconds(age))])
-    yield gauge("reservations_expired", "Runs that expired in the last day, settled by nobody.", [((), runs.expired)])
+    yield gauge(
+        "reservations_overdue_oldest_age_seconds",
+        "Seconds since the oldest unreleased reservation expired.",
+        [((), seconds(age))],
+    )
+    yield gauge("reservations_expired", "Executions that expired unsettled in the last 24 hours.", [((), runs.expired)])
     owed = owed_figures(connection)
-    yield gauge("settlements_waiting_credits", "What suppliers wait for.", [((), owed.waiting_micro / MICRO)])
-    yield gauge("settlement_freezes", "Freezes of settlements or suppliers that go on.", [((), owed.freezes)])
+    yield gauge(
+        "settlements_waiting_credits", "Credits that wait for payout to suppliers.", [((), owed.waiting_micro / MICRO)]
+    )
+    yield gauge("settlement_freezes", "Active freezes of settlements or suppliers.", [((), owed.freezes)])
     age = 0 if owed.frozen_since_ms is None else now_ms - owed.frozen_since_ms
-    yield gauge("settlement_freezes_oldest_age_seconds", "Since the oldest of them began.", [((), seconds(age))])
+    yield gauge(
+        "settlement_freezes_oldest_age_seconds", "Seconds since the oldest active freeze began.", [((), seconds(age))]
+    )
 
 
 TOPUPS_OPEN: Final = ("due", "sending", "in_doubt")
@@ -444,20 +493,22 @@ def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Zeros included: an alert on a change does not see a series begin."""
     found = topup_figures(connection, now_ms - DAY_MS)
     counts = [((state,), found.open.get(state, (0, 0))[0]) for state in TOPUPS_OPEN]
-    yield gauge("topups_open", "Top-ups that are not settled.", counts, ("state",))
+    yield gauge("topups_open", "Unsettled top-ups, by state.", counts, ("state",))
     ages = [((state,), seconds(now_ms - oldest)) for state, (_, oldest) in sorted(found.open.items())]
-    yield gauge("topups_oldest_age_seconds", "Since the oldest of them was begun.", ages, ("state",))
+    yield gauge(
+        "topups_oldest_age_seconds", "Seconds since the oldest unsettled top-up began, by state.", ages, ("state",)
+    )
     ended = [((state,), found.ended.get(state, 0)) for state in TOPUPS_ENDED]
-    yield gauge("topups_ended", "Top-ups that ended in the last day.", ended, ("state",))
+    yield gauge("topups_ended", "Top-ups that ended in the last 24 hours, by state.", ended, ("state",))
     yield gauge(
         "topups_blocked", "Wallets with top-ups stopped until the customer enters another card.", [((), found.blocked)]
     )
     yield gauge(
         "topups_manual_review",
-        "Top-ups that a person must review: the payment belongs to another top-up.",
+        "Top-ups that need manual review because their payment belongs to another top-up.",
         [((), found.manual_review)],
     )
-    yield gauge("topups_stopped", "1: a person has stopped all top-ups.", [((), int(found.stopped))])
+    yield gauge("topups_stopped", "1 if an operator stopped all top-ups, 0 if not.", [((), int(found.stopped))])
 
 
 def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
@@ -466,14 +517,21 @@ def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     labels = ("endpoint",)
     yield gauge(
         "hook_messages_due",
-        "Webhook messages pending delivery to the endpoint.",
+        "Webhook messages pending delivery, by endpoint.",
         [((row.name,), row.due) for row in going],
         labels,
     )
     ages = [((row.name,), 0.0 if row.oldest_due_ms is None else seconds(now_ms - row.oldest_due_ms)) for row in going]
-    yield gauge("hook_messages_oldest_age_seconds", "Since what the oldest of them tells of happened.", ages, labels)
+    yield gauge(
+        "hook_messages_oldest_age_seconds",
+        "Seconds since the event of the oldest pending webhook message, by endpoint.",
+        ages,
+        labels,
+    )
     failed = [((row.name,), row.failed) for row in going]
-    yield gauge("hook_messages_failed", "Webhook messages that failed and need a manual replay.", failed, labels)
+    yield gauge(
+        "hook_messages_failed", "Webhook messages that failed and need a manual replay, by endpoint.", failed, labels
+    )
 
 
 GUARD_RECENT_MS: Final = 60 * MINUTE_MS
@@ -484,17 +542,24 @@ def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Return the metrics of the guard's tables, of all processes."""
     found = guard_figures(connection, now_ms, now_ms - GUARD_RECENT_MS, now_ms - DAY_MS, now_ms + SOON_MS)
     denied = [((name, _word(enforced)), times) for (name, enforced), times in sorted(found.denied.items())]
-    yield gauge("guard_denied", "Asks of the last hour that were blocked, or would be in phase 3 (not enforced).",
+    yield gauge("guard_denied", ("Guard requests of the last hour that were denied, or that phase 3 would deny "
+    "(enforced no)."),
                 denied, ("metric", "enforced"))  # fmt: skip
     dark = sorted(found.dark.items())
-    yield gauge("guard_dark_uses", "Uses of a day that were let through without knowing the credit.",
+    yield gauge("guard_dark_uses", "Guard uses of 24 hours allowed while the credit was unknown, by metric.",
                 [((name,), uses) for name, (uses, _) in dark], ("metric",))  # fmt: skip
-    yield gauge("guard_dark_units", "What those used, in the metric's base units.",
+    yield gauge("guard_dark_units", "Base units of 24 hours allowed while the credit was unknown, by metric.",
                 [((name,), units) for name, (_, units) in dark], ("metric",))  # fmt: skip
     states = [(("waiting",), found.waiting), (("ending",), found.ending)]
-    yield gauge("guard_overrides", "Overrides that wait for a person, and that end within a week.", states, ("state",))
+    yield gauge(
+        "guard_overrides", "Overrides that wait for approval, or that end within a week, by state.", states, ("state",)
+    )
     age = 0 if found.waiting_since_ms is None else now_ms - found.waiting_since_ms
-    yield gauge("guard_overrides_oldest_age_seconds", "Since the oldest of those that wait.", [((), seconds(age))])
+    yield gauge(
+        "guard_overrides_oldest_age_seconds",
+        "Seconds since the oldest override that waits for approval was requested.",
+        [((), seconds(age))],
+    )
 
 
 def _word(enforced: bool) -> str:
@@ -508,11 +573,15 @@ PARITY_RECENT_MS: Final = 8 * DAY_MS
 def comparing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """As the last check of each cell's day says."""
     found = parity_figures(connection, now_ms - PARITY_RECENT_MS)
-    yield gauge("parity_differing", "Organisations' days of a week that differ from cells' own totals.",
+    yield gauge("parity_differing", "Organisation days of the last seven days that differ from the totals of cells.",
                 [((), found.differing)])  # fmt: skip
-    yield gauge("parity_unread", "Cells' days of a week that could not be read.", [((), found.unread)])
+    yield gauge("parity_unread", "Cell days of the last seven days that could not be read.", [((), found.unread)])
     age = 0 if found.checked_ms is None else now_ms - found.checked_ms
-    yield gauge("parity_checked_age_seconds", "Since anything was last compared; 0: never.", [((), seconds(age))])
+    yield gauge(
+        "parity_checked_age_seconds",
+        ("Seconds since the last comparison with the totals of cells, or 0 without a comparison."),
+        [((), seconds(age))],
+    )
 
 
 CHECKS: Final = ("guard", "vendors")
@@ -524,21 +593,30 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     last = dict.fromkeys(CHECKS, NEVER) | last_checks(connection)
     label = ("check",)
     off = [((name,), one.off) for name, one in sorted(last.items())]
-    yield gauge("check_off", "Lines that were off when it was last checked.", off, label)
+    yield gauge("check_off", "Lines with a deviation in the last run of a check, by check.", off, label)
     alerts = [((name,), one.alerts) for name, one in sorted(last.items())]
-    yield gauge("check_alerts", "Of these, lines that somebody has to look at.", alerts, label)
+    yield gauge("check_alerts", "Lines that need manual review in the last run of a check, by check.", alerts, label)
     ages = [((name,), seconds(now_ms - one.at_ms) if one.at_ms else 0.0) for name, one in sorted(last.items())]
-    yield gauge("check_age_seconds", "Since it was last checked; 0: never.", ages, label)
+    yield gauge(
+        "check_age_seconds", "Seconds since the last run of a check, or 0 without a run, by check.", ages, label
+    )
     held = last_held(connection, now_ms)
     ages = [
         ((name,), seconds(now_ms - at_ms) if at_ms else 0.0)
         for name, at_ms in (("continued", held.continued_ms), ("whole", held.whole_ms))
     ]
-    yield gauge("proof_age_seconds", "Since all invariants held, by what verify looked at; 0: never.", ages, ("run",))
+    yield gauge(
+        "proof_age_seconds",
+        ("Seconds since verify last proved all invariants, or 0 without a proof, by scope of the run."),
+        ages,
+        ("run",),
+    )
     open_ = open_backfills(connection)
     yield gauge("backfills_open", "Backfills that are neither closed nor reverted.", [((), open_.count)])
     age = 0 if open_.since_ms is None else now_ms - open_.since_ms
-    yield gauge("backfills_oldest_age_seconds", "Since the oldest of them was opened.", [((), seconds(age))])
+    yield gauge(
+        "backfills_oldest_age_seconds", "Seconds since the oldest open backfill was opened.", [((), seconds(age))]
+    )
 
 
 def gauge(

@@ -50,24 +50,31 @@ class GuardCalls:
 
 def refusals(refused: Mapping[str, int]) -> Metric:
     """Return the refusals of this process."""
-    return _counted("server_refused", "Turned away by this process for too many at once.", "what", refused)
+    return _counted(
+        "server_refused",
+        ("Requests that this process refused since its start because of too many concurrent ones."),
+        "what",
+        refused,
+    )
 
 
 def in_the_dark(uses: Mapping[str, int]) -> Metric:
     """Return the uses that this process's guard let through while its database was away, and their outcomes."""
-    says = "Uses that this process let through while its database was away: let_through, then recorded or lost."
+    says = "Guard uses that this process allowed since its start while its database was unavailable, by state."
     return _counted("guard_in_the_dark", says, "outcome", uses)
 
 
 def denials(denied: Mapping[str, int]) -> Metric:
     """Return the refused calls of programs of this process, by the code of the answer."""
-    return _counted("programs_denied", "Calls of programs that this process refused, by code.", "code", denied)
+    return _counted("programs_denied", "API calls that this process refused since its start, by code.", "code", denied)
 
 
 def intake(items: Mapping[tuple[str, str], int]) -> Metric:
     """Return the outcomes of events and samples that programs sent this process."""
     labels = ("kind", "status")
-    metric = CounterMetricFamily("drawdown_intake_items", "Items that programs sent this process.", labels=labels)
+    metric = CounterMetricFamily(
+        "drawdown_intake_items", "Items that this process received since its start, by result.", labels=labels
+    )
     for found, count in sorted(items.items()):
         metric.add_metric(found, count)
     return metric
@@ -76,12 +83,16 @@ def intake(items: Mapping[tuple[str, str], int]) -> Metric:
 def guard_calls(calls: GuardCalls) -> Iterator[Metric]:
     """Return the guard's decisions here, and the durations of its answers."""
     labels = ("call", "metric", "decision", "enforced")
-    metric = CounterMetricFamily("drawdown_guard_decisions", "What the guard answered here.", labels=labels)
+    metric = CounterMetricFamily(
+        "drawdown_guard_decisions", "Guard answers of this process since its start.", labels=labels
+    )
     for key, times in sorted(calls.decided.items()):
         metric.add_metric(key, times)
     yield metric
     took = HistogramMetricFamily(
-        "drawdown_guard_seconds", "Seconds to answer a guard call in this process.", labels=("call",)
+        "drawdown_guard_seconds",
+        "Seconds that this process took to answer a guard call, since its start.",
+        labels=("call",),
     )
     for call in CALLS:
         buckets, total = [], 0

@@ -64,7 +64,7 @@ class StepThreads:
         """Have a signed order done. Errors: ApiError 503 where too many wait."""
         with self._lock:
             if self._ordered >= MAX_ORDERS:
-                raise ApiError(503, "busy", "too many orders are under way; sign another one later")
+                raise ApiError(503, "busy", "too many requests are in progress. Sign another one later")
             self._ordered += 1
         made = self._orders.submit(lambda: self._with_thread_kit(work))
         made.add_done_callback(self._order_done)

@@ -186,7 +186,7 @@ class AsyncBudget:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return
             of = escape(self.key)
-            log.warning("what %s used (%d) is not told, and its hold ends by itself: %s", of, incurred, error)
+            log.warning("%s: usage of %d was not sent; the reservation expires by itself: %s", of, incurred, error)
 
     async def _go_on(self) -> None:
         turn_s = self._hold_s / EXTENDS_A_HOLD
@@ -195,7 +195,7 @@ class AsyncBudget:
             try:
                 await self._guard.extend(self.key, hold_s=self._hold_s)
             except ClientError as error:
-                log.warning("the hold of %s was not extended: %s", escape(self.key), error)
+                log.warning("the reservation of %s was not extended: %s", escape(self.key), error)
                 if isinstance(error, Refused):
                     return
 
@@ -213,6 +213,6 @@ async def _whole(work: Coroutine[object, object, T]) -> T:
             break
     if cancelled is not None:
         if not task.cancelled() and task.exception() is not None:
-            log.warning("while a task was cancelled: %s", task.exception())
+            log.warning("task was cancelled: %s", task.exception())
         raise cancelled
     return task.result()

@@ -125,7 +125,7 @@ def base_url(url: str) -> str:
     """Errors: ValueError."""
     found = httpx.URL(url)
     if found.scheme not in ("http", "https") or not found.host:
-        raise ValueError("the server's address is http://… or https://…")
+        raise ValueError("invalid server address: expected http://… or https://…")
     return url.rstrip("/")
 
 
@@ -135,14 +135,14 @@ class Received:
     def __init__(self, response: httpx.Response) -> None:
         """Errors: Unreachable for what is packed all the same."""
         if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
-            raise Unreachable("the answer is packed, which it was asked not to be")
+            raise Unreachable("invalid answer: the server compressed it without a request to do so")
         self.body = bytearray()
 
     def add(self, chunk: bytes) -> None:
         """Errors: Unreachable for what is too long."""
         self.body += chunk
         if len(self.body) > MAX_ANSWER_BYTES:
-            raise Unreachable(f"the answer has more than {MAX_ANSWER_BYTES:,} bytes")
+            raise Unreachable(f"invalid answer: more than {MAX_ANSWER_BYTES:,} bytes")
 
 
 class TryTimeout:
@@ -172,7 +172,7 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
     if found is not None and (200 <= status < 300 or (status == _NOTHING_KEPT and "results" in found)):
         return found
     if 200 <= status < 300:
-        raise Unreachable(f"the answer to a call is no JSON object that can be read: {_text(body)!r}")
+        raise Unreachable(f"invalid answer: expected a JSON object, got {_text(body)!r}")
     said = found.get("error") if found is not None else None
     error = said if isinstance(said, dict) else {}
     code, message = escape(error.get("code", "no_code")), escape(error.get("message", _text(body)))
@@ -196,7 +196,7 @@ def try_s(settings: Settings) -> float:
 
 
 def too_slow() -> Unreachable:
-    return Unreachable(f"the answer did not end within {WHOLE_ANSWER_S:g} s")
+    return Unreachable(f"no complete answer within {WHOLE_ANSWER_S:g} s")
 
 
 def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
@@ -208,14 +208,14 @@ def results(answer: Answer, count: int) -> list[Result]:
     """Return the results of `count` items. Errors: Unreachable if the answer does not have one for each."""
     found = answer.get("results")
     if not isinstance(found, list) or len(found) != count:
-        raise Unreachable(f"the answer does not say what became of {count:,} items")
+        raise Unreachable(f"invalid answer: it has no result for each of {count:,} items")
     return [_result(one) for one in found]
 
 
 def _result(said: object) -> Result:
     status = said.get("status") if isinstance(said, dict) else None
     if not isinstance(said, dict) or not isinstance(status, str) or status not in _STATUSES:
-        raise Unreachable("the answer says of an item what this version does not know")
+        raise Unreachable("invalid answer: an item has a result unknown to this version. Upgrade drawdown-client")
     code, message, at = (None if said.get(name) is None else escape(said[name]) for name in ("code", "message", "at"))
     return Result(cast(Status, status), code, message, at)
 
@@ -289,4 +289,4 @@ def timeouts(settings: Settings, each: float | None = None) -> httpx.Timeout:
 def say_again(state: RetryCallState) -> None:
     """Log a try that failed, and when the next one comes."""
     error = state.outcome.exception() if state.outcome is not None else None
-    log.warning("items are sent again in %.1f s (try %d): %s", state.upcoming_sleep, state.attempt_number, error)
+    log.warning("sending items again in %.1f s (attempt %d): %s", state.upcoming_sleep, state.attempt_number, error)

@@ -29,11 +29,11 @@ class Unsent(ClientError):
     def __init__(self, count: int, *, kept: bool, rejected: int = 0, dead_letter: str | None = None) -> None:
         said: list[str] = []
         if count or not rejected:
-            where = "the spool keeps them for the next start" if kept else "nothing else keeps them"
-            said.append(f"{count:,} items are not sent: {where}")
+            where = "the spool keeps them for the next start" if kept else "they were stored only in memory"
+            said.append(f"{count:,} items were not sent: {where}")
         if rejected:
             where = f"{dead_letter} keeps them" if dead_letter else "only the log has them"
-            said.append(f"the server did not take {rejected:,} items: {where}")
+            said.append(f"the server refused {rejected:,} items: {where}")
         super().__init__("; ".join(said))
         self.count = count
         self.kept = kept

@@ -111,7 +111,7 @@ def check(wish: Wish) -> Call:
 def options(wish: Wish) -> Call:
     """Return the call for the ways out. Errors: ValueError if no organisation is given."""
     if wish.org_id is None:
-        raise ValueError("no organisation given: name the organisation of these options")
+        raise ValueError("missing organisation: pass the organisation of the options")
     query = {"metric": wish.metric, "quantity": str(wish.quantity), "payer": wish.payer}
     return get("v1", "guard", wish.org_id, "options", query=query)
 
@@ -120,7 +120,7 @@ def ways_out(answer: Answer) -> tuple[WayOut, ...]:
     """Return the ways out of an answer. Errors: Unreachable if it has none."""
     listed = answer.get("options")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-        raise Unreachable("the answer says nothing of options")
+        raise Unreachable("invalid answer: it has no options")
     return tuple(
         WayOut(
             option=escape(one.get("option")),
@@ -161,7 +161,7 @@ def extend(key: str, to: int | None, hold_s: float | None) -> Call:
 def decided(answer: Answer) -> Decision:
     """Return an answer. Fields beyond this version are in `said`. Errors: Unreachable if it has no decision."""
     if answer.get("decision") not in ("allow", "warn", "block"):
-        raise Unreachable("the answer of the guard has no decision that this version knows")
+        raise Unreachable("invalid answer: its decision is unknown to this version. Upgrade drawdown-client")
     return Decision(
         decision=answer["decision"],
         would=escape(answer.get("would")),
@@ -200,7 +200,7 @@ def _texts(value: object) -> tuple[str, ...]:
 def require_written(answer: Answer) -> None:
     """Errors: Unreachable for what a server let through, and could not write down."""
     if answer.get("reason") == UNWRITTEN:
-        raise Unreachable("the server's database is away")
+        raise Unreachable("the database of the server is unavailable")
 
 
 def require_held(key: str, answer: Decision) -> None:
@@ -209,7 +209,7 @@ def require_held(key: str, answer: Decision) -> None:
         raise Blocked(answer)
     state = answer.said.get("state", HELD)
     if state != HELD:
-        raise Refused(409, ENDED, f"{key} is {escape(state)}: give another use a key of its own")
+        raise Refused(409, ENDED, f"key {key} is already {escape(state)}: use a new key for another use")
 
 
 def _ms(seconds: float | None) -> int | None:

@@ -152,7 +152,7 @@ def moment_ms(at: datetime | int) -> int:
     if not isinstance(at, datetime):
         return at
     if at.tzinfo is None:
-        raise BadItem("the time has no offset: datetime.now(UTC), not datetime.now()")
+        raise BadItem("invalid time: it has no offset. Use datetime.now(UTC), not datetime.now()")
     return (at - _EPOCH) // _MS
 
 
@@ -161,22 +161,24 @@ def _item(kind: Kind, item_id: str, said: Mapping[str, object]) -> Item:
     try:
         body = json.dumps(given, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadItem(f"it is nothing that JSON can say: {error}") from None
+        raise BadItem(f"invalid item: it cannot be encoded as JSON: {error}") from None
     if len(body) > MAX_ITEM_BYTES:
-        raise BadItem(f"it has {len(body):,} bytes as JSON, and {MAX_ITEM_BYTES:,} are taken")
+        raise BadItem(f"invalid item: it has {len(body):,} bytes as JSON, at most {MAX_ITEM_BYTES:,} are allowed")
     return Item(kind, item_id, body)
 
 
 def _quantity(given: object) -> int:
     whole = int(given) if isinstance(given, float) and given.is_integer() else given
     if not isinstance(whole, int) or isinstance(whole, bool) or not 0 <= whole <= MAX_QUANTITY:
-        raise BadItem(f"a quantity is a whole number from 0 to {MAX_QUANTITY:,}: count in a smaller unit for parts")
+        raise BadItem(
+            f"invalid quantity: expected a whole number from 0 to {MAX_QUANTITY:,}. Count fractions in a smaller unit"
+        )
     return whole
 
 
 def _id(text: object, name: str) -> str:
     if not isinstance(text, str) or not 0 < len(text) <= MAX_ID_CHARS:
-        raise BadItem(f"{name} is a text of 1 to {MAX_ID_CHARS} characters")
+        raise BadItem(f"invalid {name}: expected a text of 1 to {MAX_ID_CHARS} characters")
     return text
 
 
@@ -202,5 +204,9 @@ class Waiting:
             return
         self._warned.add(name)
         log.warning(
-            "%s of %s are kept, and billed by nobody yet: %s: %s", item.kind, name[1], result.code, result.message
+            "the server stored %s of %s, and does not bill them yet: %s: %s",
+            item.kind,
+            name[1],
+            result.code,
+            result.message,
         )

@@ -75,12 +75,12 @@ class LetThrough:
             if len(self._calls) >= self._most:
                 return False
             if not self._calls:
-                log.error("the guard cannot be asked, and what fails open is let through: %s", why)
+                log.error("the guard is unavailable; uses that fail open are allowed: %s", why)
             if call not in (one for _, one in self._calls):
                 try:
                     (number,) = (0,) if self._spool is None else self._spool.add([_spool_item(key, call)])
                 except (QueueFull, OSError) as error:
-                    log.error("the spool of the guard cannot be written: %s", error)
+                    log.error("the guard cannot write its spool: %s", error)
                     return False
                 self._calls.append((number, call))
             self._keys.add(key)
@@ -100,7 +100,7 @@ class LetThrough:
             number, call = self._calls.popleft()
             if refused is not None:
                 self.lost += 1
-                log.error("what was let through is counted nowhere: %s (%s)", (call.body or b"").decode(), refused)
+                log.error("an allowed use was not recorded: %s (%s)", (call.body or b"").decode(), refused)
             if self._spool is not None:
                 why = None if refused is None else Result("refused", None, str(refused))
                 self._spool.settle([(number, _spool_item("", call))], [why or Result("accepted")])
@@ -111,7 +111,7 @@ class LetThrough:
             spool, self._spool, self._place = self._spool, None, None
             if spool is not None:
                 if self._calls:
-                    log.warning("%d calls of the guard are kept for the next start", len(self._calls))
+                    log.warning("the spool keeps %d guard calls for the next start", len(self._calls))
                 self._calls.clear()
                 spool.close()
         while self.next() is not None:

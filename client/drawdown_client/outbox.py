@@ -89,7 +89,7 @@ class Outbox:
     def flush(self, timeout_s: float) -> None:
         """Wait for the answers to all items recorded so far. Errors: Unsent, also for items refused since a flush."""
         if threading.current_thread() is self._thread:
-            raise RuntimeError("on_result cannot wait for the thread that it is called from")
+            raise RuntimeError("cannot flush: on_result runs in the thread that sends")
         with self._changed:
             wanted = self._put
             self._hurried += 1
@@ -164,7 +164,9 @@ class Outbox:
 
         may_wait = settings.when_full == "block" and threading.current_thread() is not self._thread
         if not has_room() and not (may_wait and self._changed.wait_for(has_room, settings.block_s)):
-            raise QueueFull(f"{len(self._waiting):,} items wait to be sent, and {settings.queue_items:,} may")
+            raise QueueFull(
+                f"queue is full: {len(self._waiting):,} items wait, at most {settings.queue_items:,} are allowed"
+            )
 
     def _require_sent(self, left: int) -> None:
         count, rejected = left + self._refused, self._rejected
@@ -188,7 +190,7 @@ class Outbox:
                 if not self._deliver(batch):
                     break
             except Exception:
-                log.exception("a batch of %d items could not be dealt with; it is tried again", len(batch))
+                log.exception("sending %d items failed; the client tries again", len(batch))
                 self._pause(CLOSING_PAUSE_S, may_hurry=False)
         with self._changed:
             self._end()
@@ -217,7 +219,7 @@ class Outbox:
         try:
             found = self._until_answered([item for _, item in batch])
         except Unreachable as error:
-            log.warning("given up while the client is closed: %s", error)
+            log.warning("items were discarded while the client was closed: %s", error)
             return False
         except Refused as error:
             if error.status == _TOO_LARGE and len(batch) > 1:

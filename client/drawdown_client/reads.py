@@ -98,13 +98,13 @@ class Pages:
         after, rows = page.get("next"), page.get("rows")
         is_page = isinstance(rows, list) and len(rows) <= MOST_ROWS and all(isinstance(row, dict) for row in rows)
         if not is_page or not isinstance(after, str | None) or after in ("", self.after or ""):
-            raise Unreachable("the answer is no page of usage")
+            raise Unreachable("invalid answer: expected a page of usage")
         self._first = page if self._first is None else self._first
         self._pages += 1
         self._chars += len(str(page))
         if self._pages + (after is not None) > MOST_PAGES or self._chars > MAX_CHARS:
             raise Unreachable(
-                f"the usage has more than {MOST_PAGES:,} pages, or {MAX_CHARS:,} characters: ask for less"
+                f"too much usage: more than {MOST_PAGES:,} pages or {MAX_CHARS:,} characters. Request a shorter range"
             )
         self._rows += page["rows"]
         self.after = after

@@ -79,6 +79,6 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 < self.batch_items <= BATCH_ITEMS:
-            raise ValueError(f"batch_items is from 1 to {BATCH_ITEMS:,}")
+            raise ValueError(f"invalid batch_items: expected 1 to {BATCH_ITEMS:,}")
         if min(self.queue_items, self.call_tries, self.spool_bytes) < 1 or min(self.batch_ms, self.block_s) < 0:
-            raise ValueError("a bound of the client is negative, or nothing")
+            raise ValueError("invalid client settings: each bound must be above zero")

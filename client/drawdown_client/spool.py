@@ -39,7 +39,7 @@ class Spool:
         places = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, MOST_SPOOLS))]
         owned = next(_free(places), None)
         if owned is None:
-            raise OSError(f"{path} and {MOST_SPOOLS - 1} beside it are in use by other processes")
+            raise OSError(f"no free spool: other processes use {path} and {MOST_SPOOLS - 1} beside it")
         self._path, self._lock = owned
         try:
             self._file = _open(self._path, os.O_APPEND | os.O_CREAT)
@@ -78,7 +78,9 @@ class Spool:
         try:
             lines = b"".join(_dead_line(item, result) for item, result in items)
             if os.fstat(file).st_size + len(lines) > self._most_bytes:
-                raise QueueFull(f"{self._dead_letter} has {self._most_bytes:,} bytes at most: move it away")
+                raise QueueFull(
+                    f"{self._dead_letter} is full: at most {self._most_bytes:,} bytes are allowed. Move the file away"
+                )
             _write(file, lines)
             os.fsync(file)
         finally:
@@ -92,12 +94,12 @@ class Spool:
             if rejected:
                 self.bury([(item, one) for _, item, one in rejected])
         except (OSError, QueueFull) as error:
-            log.error("the dead-letter file cannot be written: the spool keeps %d items: %s", len(rejected), error)
+            log.error("the dead-letter file cannot be written; the spool keeps %d items: %s", len(rejected), error)
             numbers -= {number for number, _, _ in rejected}
         try:
             self.acknowledge(sorted(numbers))
         except OSError as error:
-            log.error("the spool cannot be written: %d items will be sent once more: %s", len(numbers), error)
+            log.error("the spool cannot be written; the client will send %d items again: %s", len(numbers), error)
 
     def _append(self, lines: bytes, *, is_kept: bool) -> None:
         """All of it or nothing: what follows half a line would be lost with it."""
@@ -119,7 +121,7 @@ class Spool:
         if os.fstat(self._file).st_size + more <= self._most_bytes:
             return
         if sum(self._lengths.values()) + more > self._most_bytes:
-            raise QueueFull(f"the spool has {self._most_bytes:,} bytes at most, which are not acknowledged")
+            raise QueueFull(f"the spool is full: at most {self._most_bytes:,} unacknowledged bytes are allowed")
         self._compact()
 
     def _compact(self) -> None:
@@ -150,7 +152,7 @@ class Spool:
                 finally:
                     os.close(lock)
         except (QueueFull, OSError) as error:
-            log.warning("%s is not taken over yet: %s", other, error)
+            log.warning("%s was not taken over yet: %s", other, error)
 
     def _take_over(self, place: Path) -> None:
         file = _open(place, 0)
@@ -207,7 +209,9 @@ def _open(path: Path, flags: int) -> int:
     found = os.fstat(file)
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
         os.close(file)
-        raise PermissionError(errno.EPERM, "a spool is a plain file of the user who runs the program", str(path))
+        raise PermissionError(
+            errno.EPERM, "invalid spool: expected a regular file of the user that runs the program", str(path)
+        )
     if stat.S_IMODE(found.st_mode) != _MODE:
         os.fchmod(file, _MODE)
     return file
@@ -238,7 +242,7 @@ def _read(file: int) -> list[tuple[int, Item]]:
                 latest = max(latest, number)
                 found[number] = item
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            log.error("a line of the spool cannot be read, and is passed over")
+            log.error("skipped a line of the spool that cannot be read")
     return list(found.items())
 
 
@@ -253,10 +257,10 @@ def _item(said: Mapping[str, Any]) -> tuple[int, Item]:
     """Errors: ValueError, KeyError, AttributeError, TypeError."""
     number, kind, item_id = said["number"], said["kind"], said["id"]
     if type(number) is not int or kind not in ("events", "samples", "guard") or not isinstance(item_id, str):
-        raise ValueError("no item of a spool")
+        raise ValueError("invalid line: expected an item of a spool")
     body = said["item"].encode()
     if not isinstance(json.loads(body), dict):  # in a batch, it would spoil all others
-        raise ValueError("no item of a spool")
+        raise ValueError("invalid line: expected an item of a spool")
     return number, Item(kind, item_id, body)
 
 

@@ -124,14 +124,14 @@ def _look(node: _Node, below: list[_Node], room: _Room) -> Iterator[Leaf | Troub
     elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         below.extend(_Node(one, (*node.path, place), node.key, node.above) for place, one in enumerate(value))
     elif value is not None and not isinstance(value, bool):
-        raise UsageError(f"a report holds no {type(value).__name__}: it is JSON")
+        raise UsageError(f"invalid report: {type(value).__name__} is not a type of JSON")
 
 
 def _object(pairs: Pairs, node: _Node, below: list[_Node], room: _Room) -> Iterator[Leaf | Trouble]:
     names = set()
     for number, (name, value) in enumerate(pairs, 1):
         if not isinstance(name, str):
-            raise UsageError("a key of a report is a text: it is JSON")
+            raise UsageError("invalid report: each key must be a text")
         path = (*node.path, Key(name, number))
         yield from _read(name, Leaf(path, (), node.key, node.above, is_key=True), room)
         if name in names:
@@ -304,11 +304,11 @@ def read_reports(content: bytes) -> list[tuple[int | None, object]]:
     Errors: UsageError `report_too_large`, `bad_encoding`, `bad_json`, `report_too_deep`.
     """
     if len(content) > MAX_REPORT_BYTES:
-        raise UsageError(f"a report has {MAX_REPORT_BYTES:,} bytes at most", code="report_too_large")
+        raise UsageError(f"report too large: at most {MAX_REPORT_BYTES:,} bytes are allowed", code="report_too_large")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"it is not UTF-8: see byte {error.start + 1:,}", code="bad_encoding") from None
+        raise UsageError(f"invalid UTF-8 at byte {error.start + 1:,}", code="bad_encoding") from None
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if len(lines) > 1 and _begins_with_a_whole(lines[0][1]):
         return [(number, parse(line, f"line {number:,}")) for number, line in lines]
@@ -320,12 +320,12 @@ def parse(text: str, where: str = "it") -> object:
     try:
         return _DECODER.decode(text)
     except RecursionError:
-        raise UsageError(f"{where} is nested too deeply", code="report_too_deep") from None
+        raise UsageError(f"{where} is nested too deeply: use fewer levels", code="report_too_deep") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno:,}, column {error.colno:,}" if where == "it" else f"column {error.colno:,}"
-        raise UsageError(f"{where} is no JSON: see {place}", code="bad_json") from None
+        raise UsageError(f"{where} is not valid JSON: see {place}", code="bad_json") from None
     except ValueError:
-        raise UsageError(f"{where} holds a number that JSON does not have", code="bad_json") from None
+        raise UsageError(f"{where} has a number that JSON does not allow", code="bad_json") from None
 
 
 def _begins_with_a_whole(line: str) -> bool:

@@ -574,15 +574,15 @@ def rules_of(content: bytes) -> tuple[ForeignRule, ...]:
     try:
         found = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError):
-        raise UsageError("it is no TOML", code="bad_rules") from None
+        raise UsageError("invalid rules: expected TOML", code="bad_rules") from None
     rules = found.get("rules")
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
-        raise UsageError("it has no [[rules]], as gitleaks' files have", code="bad_rules")
+        raise UsageError("missing [[rules]]: expected a file with the rules of gitleaks", code="bad_rules")
     if len(rules) > MAX_RULES:
-        raise UsageError(f"it has more than {MAX_RULES:,} rules", code="bad_rules")
+        raise UsageError(f"too many rules: at most {MAX_RULES:,} are allowed", code="bad_rules")
     made = tuple(_rule(number, rule) for number, rule in enumerate(rules, 1) if "regex" in rule)
     if not made:
-        raise UsageError("none of its rules has a regex", code="bad_rules")
+        raise UsageError("invalid rules: at least one rule must have a regex", code="bad_rules")
     return made
 
 
@@ -590,12 +590,10 @@ def _rule(number: int, given: Mapping[str, Any]) -> ForeignRule:
     try:
         import re2
     except ImportError:
-        raise UsageError("rules of others need RE2: pip install 'drawdown[privacy]'", code="no_re2") from None
+        raise UsageError("custom rules need RE2. Run: pip install 'drawdown[privacy]'", code="no_re2") from None
     options = re2.Options()
     options.log_errors, options.max_mem = False, RE2_MEMORY_BYTES
-    bad = UsageError(
-        f"its rule {number} cannot be used: see its id, regex, keywords, secretGroup and entropy", code="bad_rules"
-    )
+    bad = UsageError(f"invalid rule {number}: check its id, regex, keywords, secretGroup and entropy", code="bad_rules")
     name, regex, words = given.get("id"), given["regex"], given.get("keywords", [])
     group, entropy = given.get("secretGroup", 0), given.get("entropy", 0)
     if not isinstance(words, list) or not all(isinstance(text, str) for text in (name, regex, *words)):

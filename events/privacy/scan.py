@@ -52,7 +52,7 @@ class NotPublic(DrawdownError):
     def __init__(self, scan: Scan) -> None:
         first = "; ".join(f"{one.path}: {one.rule}" for one in scan.findings[:5])
         more = f"; and {scan.count - 5:,} more" if scan.count > 5 else ""
-        super().__init__(f"this report may not be published: {first}{more}")
+        super().__init__(f"this report must not be published: {first}{more}")
         self.scan = scan
 
 

@@ -125,6 +125,6 @@ def reference(key: bytes, kind: str, value: str) -> str:
     """`ref_` and 12 hexadecimal digits, by HMAC-SHA-256 of the kind of thing (`org`, `subject`) and its id: two kinds
     with one id have two references. Errors: UsageError for a key that could be guessed."""
     if len(key) < LEAST_KEY_BYTES:
-        raise UsageError(f"a key for references has {LEAST_KEY_BYTES} bytes at least")
+        raise UsageError(f"key too short: a key for references must have at least {LEAST_KEY_BYTES} bytes")
     text = f"{len(kind)}:{kind}:{value}"
     return f"ref_{hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12]}"

@@ -55,7 +55,7 @@ class Signed(Generic[M]):
 async def order_of(services: Services, budget: bodies.Budget, request: Request, model: type[M]) -> Signed[M]:
     """The order of a signed request. Errors: ApiError."""
     if not services.settings.admin_secrets:
-        raise ApiError(503, "not_configured", "no admin secret is set here")
+        raise ApiError(503, "not_configured", "no admin secret is set. Set DRAWDOWN_ADMIN_SECRET")
     async with bodies.body_of(request, MAX_BYTES, budget) as body:
         return _order_in(services, request, body, model)
 
@@ -66,7 +66,7 @@ def _order_in(services: Services, request: Request, body: bytes, model: type[M])
     of = signing.Signed(request.method, request.headers.get("host", ""), path, query, body)
     offered = signing.verify(services.settings.admin_secrets, request.headers, of, now, services.settings.admin_hosts)
     if query:  # taken by nobody, and with one it could be argued where the query ends and the body begins
-        raise ApiError(400, "bad_request", "this takes no query")
+        raise ApiError(400, "bad_request", "this path takes no query: remove it")
     order = bodies.parse(body, request.headers.get("content-type", ""), model)
     return Signed(order, partial(_use_up, services=services, headers=request.headers, offered=offered))
 
@@ -75,7 +75,7 @@ def _use_up(connection: sa.Connection, *, services: Services, headers: Mapping[s
     now = services.clock.now_ms()
     signing.require_fresh(headers, now)
     if not use_once(connection, offered, now, fresh_ms=signing.TOLERANCE_MS):
-        raise ApiError(409, "signature_repeated", "this request was done before; to ask for it again, sign a new one")
+        raise ApiError(409, "signature_repeated", "this request was already processed. To repeat it, sign a new one")
 
 
 async def assign(
@@ -86,7 +86,7 @@ async def assign(
     _check_org(org_id)
     by = audit.By(services.clock.now_ms(), order.actor, order.reason, "http")
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
-        raise UsageError("from_ms must be a multiple of 300000: the beginning of a window")
+        raise UsageError("from_ms must be a multiple of 300000: the begin of a window")
 
     def cancel(connection: sa.Connection) -> assignments.Assigned:
         signed.use_up(connection)
@@ -115,7 +115,7 @@ async def override(
     _check_org(org_id)
     undo = order.undo
     if undo == (order.max_concurrent is not None or order.never_halt or order.until_ms is not None):
-        raise UsageError("give max_concurrent, never_halt, until_ms, or undo alone")
+        raise UsageError("send max_concurrent, never_halt, until_ms or undo, and no other of them")
     by = audit.By(now_ms, order.actor, order.reason, "http")
 
     def work(connection: sa.Connection) -> tuple[str | None, orgs.Overridden]:
@@ -142,4 +142,4 @@ async def override(
 
 def _check_org(org_id: str) -> None:
     if not is_clean_id(org_id):
-        raise ApiError(404, "unknown_org", "there is no such organisation")
+        raise ApiError(404, "unknown_org", "unknown organisation: check the id")

@@ -80,7 +80,7 @@ def _storable(text: str) -> str:
 
 def _window(at_ms: int) -> int:
     if at_ms % WINDOW_MS:
-        raise ValueError(f"must be a multiple of {WINDOW_MS}: the beginning of a window")
+        raise ValueError(f"must be a multiple of {WINDOW_MS}, the begin of a window")
     return at_ms
 
 
@@ -106,7 +106,7 @@ NUMBERS: Final = frozenset({"number", "time", "window", "length", "percent"})
 def _digits(value: object) -> object:
     """A whole number in a query: as a command takes it, without `1.0` and `1_0`."""
     if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
-        raise ValueError("a whole number, in digits alone")
+        raise ValueError("must be a whole number in digits")
     return value
 
 
@@ -292,11 +292,13 @@ def _require_size(
     """Errors: ApiError 403 for more credit than this key may give at once."""
     size = action.size(connection, asked, values)
     if size.unbounded and key.gives_micro < MAX_AMOUNT_MICRO:
-        said = f"{action.title}: no amount bounds the credit that this gives. Use a key made with `--gives 1000000000`"
+        said = f"{action.title}: this action gives unlimited credit. Use a key made with `--gives 1000000000`"
         raise ApiError(403, "grant_limit", said)
     if size.micro > key.gives_micro:
         most, this = as_credits(key.gives_micro), as_credits(size.micro)
-        said = f"{key.name} may give {most} credits at once, and this is {this}: use a key that may give more"
+        said = (
+            f"{key.name} may give {most} credits at once, and the request gives {this}. Use a key with a higher limit"
+        )
         raise ApiError(403, "grant_limit", said)
 
 
@@ -306,7 +308,9 @@ def idempotency_key(request: Request) -> str | None:
     if not given:
         return None
     if len(given) > 1 or not 1 <= len(given[0]) <= 200 or not (given[0].isascii() and given[0].isprintable()):
-        raise ApiError(400, "bad_request", "send one Idempotency-Key of 1 to 200 printable ASCII characters, or none")
+        raise ApiError(
+            400, "bad_request", ("invalid Idempotency-Key: send one of 1 to 200 printable ASCII characters, or omit it")
+        )
     return given[0]
 
 
@@ -335,7 +339,7 @@ def _values(said: Caller, params: Sequence[Param], given: Values, *, open_: bool
     values = dict(given)
     named = [param for param in params if param.kind is ORG]
     if said.key.org_id is not None and not named and not open_:
-        text = f"this is of all organisations, and this key is bound to {said.key.org_id}: use another key"
+        text = f"this request covers all organisations, and this key is bound to {said.key.org_id}. Use another key"
         raise ApiError(403, "foreign_org", text)
     for param in named:
         if param.many:
@@ -346,7 +350,9 @@ def _values(said: Caller, params: Sequence[Param], given: Values, *, open_: bool
         elif values[param.name] is not None or said.key.org_id is not None:
             values[param.name] = said.require_org(values[param.name])
         elif param.required:
-            raise bad_value(param.field, f"{param.field}: name the organisation, for this key is bound to none")
+            raise bad_value(
+                param.field, (f"missing {param.field}: send the organisation, because this key is not bound to one")
+            )
     return values
 
 

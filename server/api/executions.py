@@ -236,12 +236,14 @@ def _preview(connection: sa.Connection, order: models.PreviewRequest, said: Call
 def _key_of(key: str | None, given: list[str]) -> str:
     """The run's key: of the body, or of the header. Errors: ApiError 400."""
     if len(given) > 1 or any(not _HEADER.fullmatch(one) for one in given):
-        raise ApiError(400, "bad_request", "send one Idempotency-Key of 1 to 200 printable ASCII characters, or none")
+        raise ApiError(
+            400, "bad_request", ("invalid Idempotency-Key: send one of 1 to 200 printable ASCII characters, or omit it")
+        )
     if given and key not in (None, given[0]):
-        raise ApiError(400, "other_key", "the body's key and Idempotency-Key differ: send one of them")
+        raise ApiError(400, "other_key", "the key of the body and Idempotency-Key differ: send one of them")
     found = given[0] if given else key
     if found is None:
-        raise ApiError(400, "bad_request", "a run needs a key: send `key`, or the header Idempotency-Key")
+        raise ApiError(400, "bad_request", "missing key: send `key`, or the header Idempotency-Key")
     return found
 
 
@@ -305,7 +307,7 @@ def _own(connection: sa.Connection, key: str, said: Caller) -> str:
     for name in (own_name(org, key), key):
         if org_of_run(connection, name) == org:
             return name
-    raise ApiError(404, "unknown_run", f"{org} has no run of this key")
+    raise ApiError(404, "unknown_run", f"{org} has no execution with this key")
 
 
 def _begun(connection: sa.Connection, key: str, said: Caller) -> str:

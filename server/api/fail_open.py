@@ -179,7 +179,7 @@ class FailOpen:
         """Record the uses of a key before its end. Errors: ApiError 503 if they cannot be recorded yet."""
         its_own = [name for name, use in self._kept.items() if use.key == key]
         if not all([await self._written(name) for name in its_own]):
-            text = "what was let through under this key is not written down yet: ask for the same again"
+            text = "an allowed use with this key is not recorded yet. Send the same request again"
             raise ApiError(503, "database", text, headers=SOON)
 
     async def record(self) -> None:
@@ -216,7 +216,7 @@ class FailOpen:
             wait([pool.submit(self._record_now)], CLOSING_S)
             pool.shutdown(wait=False, cancel_futures=True)
         for use in list(self._kept.values()):
-            self._lose(use, DatabaseBusy("the process ended before the database was back"))
+            self._lose(use, DatabaseBusy("the process ended before the database was available"))
 
     def _record_now(self) -> None:
         for key, use in list(self._kept.items()):
@@ -250,7 +250,7 @@ class FailOpen:
         """
         now = self._services.clock.now_ms()
         if quick and self._failed_ms is not None and 0 <= now - self._failed_ms < LOOK_AGAIN_MS:
-            raise DatabaseBusy("the database did not answer a moment ago")
+            raise DatabaseBusy("the database did not answer the last request")
         try:
             async with asyncio.timeout(WITHIN_S if quick else None):
                 found = await soon(work())
@@ -290,7 +290,12 @@ class FailOpen:
     def _keep(self, use: Ask) -> None:
         require_key(use.key)
         if len(self._kept) >= KEPT_AT_MOST:
-            raise ApiError(503, "database", "the database is away, and no more is let through", headers=SOON)
+            raise ApiError(
+                503,
+                "database",
+                ("the database is unavailable, and the limit of allowed uses is reached. Send the request again later"),
+                headers=SOON,
+            )
         if not self._kept:
             log.error("guard_in_the_dark", metric=use.wish.metric, org=use.wish.org_id)
         self._kept[use.name] = use
@@ -306,6 +311,6 @@ class FailOpen:
 
 def _not_now(error: BaseException) -> BaseException:
     if isinstance(error, TimeoutError):
-        message = "the database took too long, and this may be done all the same; to ask for the same again is safe"
+        message = "the database timed out, so the request may have succeeded. Send the same request again: this is safe"
         return ApiError(503, "answer_lost", message, headers=SOON)
     return error

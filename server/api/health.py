@@ -42,12 +42,12 @@ class Readiness:
         try:
             doubted = await asyncio.wait_for(asyncio.shield(self._looking), WITHIN_S)
         except DrawdownError:
-            text = "the database cannot be used, or is not of this program's version"
+            text = "the database is unavailable, or its schema has another version"
             raise ApiError(503, "database", text) from None
         except Exception:
             raise ApiError(503, "database", "the database does not answer") from None
         if doubted is not None:
-            raise ApiError(503, "history_doubted", "the database's history is in doubt: `drawdown recover`")
+            raise ApiError(503, "history_doubted", "the database history may be lost. Run `drawdown recover`")
 
     def _doubt(self, engine: sa.Engine) -> str | None:
         read(engine, require_ready)

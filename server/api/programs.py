@@ -95,9 +95,11 @@ class Caller:
         """A bound key need not name its own. Errors: ApiError 403 for one that it may not name, 422 for none."""
         own = self.key.org_id
         if (named := org_id or own) is None:
-            raise bad_value("org_id", "org_id: name the organisation, for this key is bound to none")
+            raise bad_value("org_id", "missing org_id: send it, because this key is not bound to an organisation")
         if own not in (None, clean_id(named, "an organisation's id")):
-            raise ApiError(403, "foreign_org", f"this key is bound to {own}: name that, or use another key")
+            raise ApiError(
+                403, "foreign_org", f"this key is bound to {own}: send that organisation, or use another key"
+            )
         return named
 
 
@@ -280,7 +282,9 @@ class Programs:
         self._note_use(key, offered, now)
         if not self._rates.take(key.name, self._services.clock.now_ms()):
             self._refused["keys"] += 1
-            raise ApiError(429, "too_many_requests", "too many requests with this key; send it again", headers=SOON)
+            raise ApiError(
+                429, "too_many_requests", "too many requests with this key. Wait for Retry-After", headers=SOON
+            )
         require_scope(key, scope)
         return key
 
@@ -381,7 +385,7 @@ def of_program(error: DrawdownError) -> ApiError:
 def clean_id(text: str, what: str) -> str:
     """An id that a database can hold. Errors: ApiError 422."""
     if not is_clean_id(text):
-        raise ApiError(422, "bad_value", f"{what} has 1 to 200 characters, none of them control characters")
+        raise ApiError(422, "bad_value", f"invalid {what}: expected 1 to 200 characters, without control characters")
     return text
 
 
@@ -390,7 +394,7 @@ async def soon(work: Awaitable[T]) -> T:
         async with asyncio.timeout(WITHIN_S):
             return await work
     except TimeoutError:
-        message = "the database took too long, and this may be done all the same; to ask for the same again is safe"
+        message = "the database timed out, so the request may have succeeded. Send the same request again: this is safe"
         raise ApiError(503, "answer_lost", message, headers=SOON) from None
 
 
@@ -398,11 +402,11 @@ def _query_of(request: Request, model: type[M]) -> M:
     """The query, each name once but for lists. Errors: ApiError 422."""
     raw: bytes = request.scope.get("query_string", b"")
     if raw.count(b"&") >= MOST_PARAMETERS:
-        raise ApiError(422, "bad_value", f"a query has {MOST_PARAMETERS} parameters at most")
+        raise ApiError(422, "bad_value", f"too many parameters: a query may have {MOST_PARAMETERS}")
     given: dict[str, list[str]] = {}
     for name, value in request.query_params.multi_items():
         if not is_clean(value):
-            raise bad_value(name, f"{name}: no value of a query has a control character, or bytes that are no UTF-8")
+            raise bad_value(name, f"invalid {name}: expected UTF-8 without control characters")
         given.setdefault(name, []).append(value)
     lists = {name for name, one in model.model_fields.items() if get_origin(one.annotation) is list}
     found = {name: values if name in lists or len(values) > 1 else values[0] for name, values in given.items()}
@@ -415,7 +419,7 @@ def _query_of(request: Request, model: type[M]) -> M:
 def require_scope(key: ApiKey, scope: str) -> None:
     """Errors: ApiError 403."""
     if scope not in key.scopes:
-        message = f"this takes the scope {scope}, which {key.name} does not have: make a key that has it"
+        message = f"key {key.name} does not have the scope {scope}. Use a key with this scope"
         wanted = f'Bearer error="insufficient_scope", scope="{scope}"'
         raise ApiError(403, "no_scope", message, headers={"WWW-Authenticate": wanted})
 

@@ -105,7 +105,7 @@ class RequestBatcher(Generic[A, R]):
             lane.waiting.append(waiting)
             lane.task = asyncio.create_task(self._go(name, lane))
         elif len(lane.waiting) >= MOST_WAITING:
-            raise ApiError(429, "busy", "too many wait for the same here; send it again", headers=SOON)
+            raise ApiError(429, "busy", "too many concurrent requests. Send the request again", headers=SOON)
         else:
             lane.waiting.append(waiting)
             if len(lane.waiting) >= lane.last:

@@ -42,12 +42,12 @@ def require_worth_reading(services: Services, name: str, headers: Mapping[str, s
     provider = services.unasked.get(name)
     if provider is None or name not in services.providers:
         if name in services.broken:
-            message = f"the provider {name} cannot be used here at this moment"
+            message = f"provider {name} is unavailable. Send the webhook again"
             raise ApiError(503, "provider_broken", message, headers=END)
-        raise ApiError(404, "not_found", "there is no such provider", headers=END)
+        raise ApiError(404, "not_found", "unknown provider: check the path of the webhook", headers=END)
     wanted = provider.capabilities.webhook_headers
     if wanted and not any(headers.get(header) for header in wanted):
-        raise ApiError(400, "webhook_refused", f"there is no header {' or '.join(wanted)}", headers=END)
+        raise ApiError(400, "webhook_refused", f"missing header {' or '.join(wanted)}", headers=END)
 
 
 async def take(
@@ -66,7 +66,9 @@ async def take(
         reason = proven.reason
         await threads.write(lambda connection: store_failed(connection, event, reason, now))
         log.warning("webhook_not_fetched", provider=name, webhook_event=event.event_id, reason=reason)
-        raise ApiError(503, "not_fetched", "it is genuine, and what it names could not be fetched; send it again")
+        raise ApiError(
+            503, "not_fetched", "the webhook is genuine, and Drawdown could not fetch its object. Send it again"
+        )
     notices = list(proven)
     changed = await threads.write(lambda connection: take_event(connection, event, notices, now))
     if changed is None:

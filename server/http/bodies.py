@@ -63,7 +63,7 @@ class Budget:
         ):
             self._refused["bodies"] += 1
             headers = {"Connection": "close", "Retry-After": "1"}
-            raise ApiError(503, "busy", "too much is being sent at once; send it again", headers=headers)
+            raise ApiError(503, "busy", "too many bodies are in progress. Send the request again", headers=headers)
         self._add(caller, size, key)
 
     def give_back(self, caller: str, size: int, key: str = "") -> None:
@@ -85,7 +85,7 @@ async def body_of(request: Request, most_bytes: int, budget: Budget, key: str = 
     """
     said = request.headers.get("content-length", "0")
     if not (said.isascii() and said.isdigit() and len(said) <= _LENGTH_DIGITS):
-        raise ApiError(400, "bad_request", "the Content-Length is no number")
+        raise ApiError(400, "bad_request", "invalid Content-Length: expected a number")
     if int(said) > most_bytes:
         raise _too_large(most_bytes)
     caller = caller_of(request.client and request.client.host)
@@ -115,13 +115,18 @@ async def _read(request: Request, most_bytes: int, take: Callable[[int], None], 
                 take(len(chunk))
                 body += chunk
     except TimeoutError:
-        raise ApiError(408, "too_slow", "the body did not come in time", headers={"Connection": "close"}) from None
+        raise ApiError(
+            408,
+            "too_slow",
+            "the body did not arrive in time. Send it again without pauses",
+            headers={"Connection": "close"},
+        ) from None
     except ClientDisconnect:
-        raise ApiError(400, "cut_short", "the body was cut short") from None
+        raise ApiError(400, "cut_short", "the body ended too early. Send it again") from None
 
 
 def _too_large(most_bytes: int) -> ApiError:
-    message = f"a body of more than {most_bytes} bytes is not read"
+    message = f"body too large: at most {most_bytes} bytes are allowed"
     return ApiError(413, "too_large", message, headers={"Connection": "close"})
 
 
@@ -180,12 +185,12 @@ def _message(wrong: ErrorDetails, names: Sequence[str]) -> str:
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name occurs twice: keep one of them")
     return found
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"invalid {name}: expected JSON")
 
 
 PIECE_BYTES: Final = 64 * 1024
@@ -202,7 +207,7 @@ def is_packed(content_encoding: str) -> bool:
         return False
     if found in ("gzip", "x-gzip"):
         return True
-    raise ApiError(415, "bad_encoding", "a Content-Encoding is gzip, or none")
+    raise ApiError(415, "bad_encoding", "invalid Content-Encoding: send gzip, or omit it")
 
 
 def unpack(body: bytes, most_bytes: int) -> bytes:
@@ -213,10 +218,10 @@ def unpack(body: bytes, most_bytes: int) -> bytes:
         while at < len(body):
             members += 1
             if members > MOST_MEMBERS:
-                raise ApiError(413, "too_large", f"a body of more than {MOST_MEMBERS:,} gzip members is not unpacked")
+                raise ApiError(413, "too_large", f"too many gzip members: at most {MOST_MEMBERS:,} are allowed")
             at = _member(body, at, found, most_bytes)
     except zlib.error:
-        raise ApiError(400, "bad_encoding", "the body is no gzip") from None
+        raise ApiError(400, "bad_encoding", "invalid body: expected gzip") from None
     return bytes(found)
 
 
@@ -227,9 +232,9 @@ def _member(body: bytes, at: int, found: bytearray, most_bytes: int) -> int:
     while not member.eof:
         piece = body[at : at + PIECE_BYTES]
         if not piece:
-            raise ApiError(400, "bad_encoding", "the gzip is cut short")
+            raise ApiError(400, "bad_encoding", "invalid body: the gzip data ended too early")
         at += len(piece)
         found += member.decompress(piece, most_bytes + 1 - len(found))
         if len(found) > most_bytes:
-            raise ApiError(413, "too_large", f"a body of more than {most_bytes} bytes is not unpacked")
+            raise ApiError(413, "too_large", f"body too large: at most {most_bytes} unpacked bytes are allowed")
     return at - len(member.unused_data)

@@ -43,7 +43,9 @@ MAX_HEAD_BYTES: Final = 16 * 1024
 PIECE_BYTES: Final = 4 * 1024
 """A head is measured after each: one that has so much more is taken by no chance."""
 
-FULL: Final = ApiError(503, "too_many_connections", "too many connections; try again", headers={"Retry-After": "1"})
+FULL: Final = ApiError(
+    503, "too_many_connections", "too many connections: try again later", headers={"Retry-After": "1"}
+)
 
 
 @dataclass(eq=False)

@@ -24,14 +24,13 @@ from drawdown.schema.errors import (
 
 SOON: Final = {"Retry-After": "1"}
 ANSWER_LOST: Final = (
-    "the connection was lost while the database committed, so this may have been kept, or not; to ask for the same "
-    "again is safe"
+    "the connection ended during a commit, so the request may have succeeded. Send the same request again: this is safe"
 )
 Handlers = Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 _MESSAGES = {
     404: "unknown path: `/openapi.json` lists all. Percent-encode ids in a path",
-    405: "this path does not take this method: `/openapi.json` lists its methods",
+    405: "method not allowed: `/openapi.json` lists the methods of this path",
 }
 
 
@@ -77,7 +76,7 @@ def of_drawdown(error: DrawdownError) -> ApiError:
         case AnswerLost():
             return ApiError(503, "answer_lost", ANSWER_LOST, headers=SOON)
         case DatabaseBusy() | DatabaseNotReady():
-            return ApiError(503, "database", "the database cannot be used at this moment; send it again", headers=SOON)
+            return ApiError(503, "database", "the database is unavailable. Wait for Retry-After", headers=SOON)
     return ApiError(500, "failed", str(error))
 
 
@@ -111,4 +110,4 @@ HANDLERS: Final[Handlers] = {ApiError: on_api_error, DrawdownError: on_drawdown_
 
 async def on_any_error(_request: Request, _error: Exception) -> JSONResponse:
     """Ours: the limits around it write down where it happened."""
-    return error_answer(ApiError(500, "failed", "something failed here; it was written down"))
+    return error_answer(ApiError(500, "failed", "internal error: the log of the server has the details"))

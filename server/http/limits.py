@@ -107,7 +107,7 @@ class Limits:
         except Exception as error:
             log.error("request_failed", **describe_error(error), status=status)
             if not status:
-                await error_answer(ApiError(500, "failed", "something failed here; it was written down"))(
+                await error_answer(ApiError(500, "failed", "internal error: the log of the server has the details"))(
                     scope, receive, framed
                 )
         if status == HTTPStatus.UNAUTHORIZED and not _has_own_limits(scope["path"]):
@@ -160,22 +160,31 @@ def _has_own_limits(path: str) -> bool:
 
 
 _FULL: Final = error_answer(
-    ApiError(503, "too_many_connections", "too many connections; try again", headers={"Retry-After": "1"})
+    ApiError(503, "too_many_connections", "too many connections: try again later", headers={"Retry-After": "1"})
 )
 
 
 _MANY_HEADERS: Final = error_answer(
-    ApiError(431, "too_many_headers", f"a request has {MOST_HEADERS} headers at most", headers={"Connection": "close"})
+    ApiError(
+        431, "too_many_headers", f"too many headers: a request may have {MOST_HEADERS}", headers={"Connection": "close"}
+    )
 )
 
 
 _TOO_MANY: Final = error_answer(
-    ApiError(429, "too_many_requests", "too many requests from this address", headers={"Retry-After": "1"})
+    ApiError(
+        429,
+        "too_many_requests",
+        "too many requests from this address: wait for Retry-After",
+        headers={"Retry-After": "1"},
+    )
 )
 
 
 _AMBIGUOUS: Final = error_answer(
-    ApiError(400, "bad_request", "send Content-Length or Transfer-Encoding", headers={"Connection": "close"})
+    ApiError(
+        400, "bad_request", "missing length: send Content-Length or Transfer-Encoding", headers={"Connection": "close"}
+    )
 )
 
 

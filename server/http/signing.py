@@ -55,18 +55,18 @@ def verify(
     Errors: ApiError 503 where no secret is set, else 401.
     """
     if not secrets:
-        raise ApiError(503, "not_configured", "no admin secret is set here")
+        raise ApiError(503, "not_configured", "no admin secret is set. Set DRAWDOWN_ADMIN_SECRET")
     timestamp, offered = headers.get("x-timestamp", ""), headers.get("x-signature", "")
     if _VERSION_1.fullmatch(offered):
-        raise _refused("signatures of version 1 are not taken any more: sign the method and the host, too, as v2=")
+        raise _refused("signature version 1 is not supported. Sign the method and the host too, as v2=")
     if not _SECONDS.fullmatch(timestamp) or not _VERSION_2.fullmatch(offered):
-        raise _refused("send X-Timestamp in seconds, and X-Signature as v2= and lower-case hex")
+        raise _refused("missing signature: send X-Timestamp in seconds, and X-Signature as v2= and lower-case hex")
     wanted = [signature(secret, timestamp, of) for secret in secrets]
     genuine = sum([hmac.compare_digest(expected, offered) for expected in wanted])
     if not genuine:
-        raise _refused("the signature is not of this request (a proxy has to hand on Host as it came)")
+        raise _refused("the signature does not match this request. A proxy must forward Host unchanged")
     if hosts and of.host.lower() not in hosts:
-        raise _refused("it was signed for another host than those of DRAWDOWN_ADMIN_HOSTS")
+        raise _refused("the request was signed for a host outside DRAWDOWN_ADMIN_HOSTS")
     require_fresh(headers, now_ms)
     return offered
 
@@ -78,13 +78,13 @@ def require_fresh(headers: Mapping[str, str], now_ms: int) -> None:
     again.
     """
     if abs(now_ms - int(headers["x-timestamp"]) * SECOND_MS) > TOLERANCE_MS:
-        raise _refused("it was signed more than 300 s from now")
+        raise _refused("the timestamp differs by more than 300 s from the clock of the server")
 
 
 def check_bearer(secret: str, authorization: str) -> None:
     """Errors: ApiError 503 where no secret is set, else 401."""
     if not secret:
-        raise ApiError(503, "not_configured", "no cron secret is set here")
+        raise ApiError(503, "not_configured", "no cron secret is set. Set DRAWDOWN_CRON_SECRET")
     scheme, _, token = authorization.partition(" ")
     # Hashes of equal length are compared: how long the secret is shows nowhere either.
     wanted, offered = (
@@ -94,7 +94,7 @@ def check_bearer(secret: str, authorization: str) -> None:
         raise ApiError(
             401,
             "unauthorized",
-            "send Authorization: Bearer with the cron secret",
+            "send `Authorization: Bearer SECRET` with the cron secret",
             headers={"WWW-Authenticate": "Bearer"},
         )
 

@@ -97,7 +97,7 @@ class Restores:
         if engine.dialect.name != "sqlite":
             return self._write(engine, work, rollback=rollback, always=always)
         if not self._writing.acquire(timeout=SQLITE_BUSY_S):  # all wait beside one another, as they would for SQLite
-            raise DatabaseBusy(f"the database was busy for {SQLITE_BUSY_S:.0f} s: nothing was changed, try again")
+            raise DatabaseBusy(f"the database was busy for {SQLITE_BUSY_S:.0f} s, so no data was changed. Try again")
         try:
             return self._write(engine, work, rollback=rollback, always=always)
         finally:

@@ -214,7 +214,7 @@ class Intake:
                     await stack.enter_async_context(self._turns.turn(key))
             except TimeoutError:
                 self._refused["batches"] += 1
-                message = "too many large batches are before this one: nothing of it was taken; send it again"
+                message = "too many large batches wait. No item was stored. Send the batch again"
                 raise ApiError(503, "busy", message, headers=SOON) from None
             yield
 
@@ -224,7 +224,7 @@ class Intake:
         free = MOST_BATCHES - self._batches.total()
         if self._batches[key] >= min(free, MOST_BATCHES_OF_A_KEY):
             self._refused["batches"] += 1
-            raise ApiError(429, "busy", "too many batches wait here; send it again", headers=SOON)
+            raise ApiError(429, "busy", "too many batches wait. Send the batch again", headers=SOON)
         self._batches[key] += 1
         try:
             yield
@@ -282,10 +282,10 @@ def _kind_of(request: Request, taker: Taker[Any]) -> tuple[str, bool]:
     """The Content-Type of a body, and whether it is packed. Errors: ApiError 400, 415."""
     headers = request.headers
     if double := next((name for name in ONCE if len(headers.getlist(name)) > 1), None):
-        raise ApiError(400, "bad_request", f"send one {double}: which of them counts is not clear")
+        raise ApiError(400, "bad_request", f"send {double} once")
     kind = headers.get("content-type", JSON if is_binary(headers) else "")
     if type_of(kind) not in taker.types:
-        raise ApiError(415, "not_json", f"send one of {', '.join(taker.types)}")
+        raise ApiError(415, "not_json", f"invalid Content-Type: send one of {', '.join(taker.types)}")
     return kind, is_packed(headers.get("content-encoding", ""))
 
 
@@ -323,8 +323,8 @@ def answer(found: Sequence[Result]) -> JSONResponse:
         return JSONResponse(body)
     if kept:
         return JSONResponse(body, 207)
-    wrong = "the item was" if len(found) == 1 else f"none of the {len(found):,} items was"
-    message = f"{wrong} not kept: the results say why" if len(found) == 1 else f"{wrong} kept: the results say why"
+    wrong = "the item was not" if len(found) == 1 else f"none of the {len(found):,} items was"
+    message = f"{wrong} kept: `results` has the reasons"
     return JSONResponse({"error": {"code": "bad_items", "message": message}, **body}, 422)
 
 
@@ -411,7 +411,7 @@ class Quotas:
 
     def _too_many(self, what: str) -> ApiError:
         self._refused["items"] += 1
-        message = f"too many items {what} a second; nothing was taken: send it again"
+        message = f"too many items {what} a second. No item was stored. Wait for Retry-After"
         return ApiError(429, "too_many_requests", message, headers=SOON)
 
 

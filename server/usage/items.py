@@ -74,7 +74,7 @@ def _with_payer(given: ReceivedEvent, found: Result) -> Result:
     if not given.other_subject or found.code is not None:
         return found
     org, subject = given.event.org_id, clean(given.event.subject or "")
-    text = f"{org} pays, to which this key is bound: the subject {subject} is a label"
+    text = f"{org} pays, because the key is bound to it: the subject {subject} is only a label"
     return replace(found, code=LABEL, message=text)
 
 
@@ -100,7 +100,7 @@ def _store_counted(connection: sa.Connection, found: Sequence[ReceivedEvent], se
             return [result_of(_for_programs(one)) for one in taken]
         turn.rollback()
         known |= others
-    message = "others send the same events at this moment; nothing was taken: send it again"
+    message = "a concurrent request sends the same events. No item was stored. Send it again"
     raise ApiError(503, "busy", message, headers=SOON)
 
 
@@ -162,7 +162,7 @@ class Events:
         found = await self._intake.take(request, EVENTS)
         wrong = [{"item": at, **one.to_json()} for at, one in enumerate(found) if one.status not in KEPT]
         if wrong:
-            message = f"{len(wrong)} of {len(found)} events were not taken: fix them; the others are in"
+            message = f"{len(wrong)} of {len(found)} events were refused: fix them. The others were stored"
             raise ApiError(422, "bad_items", message, details={"results": wrong[:MOST_SAID]})
         return Response(status_code=204)
 
@@ -181,7 +181,7 @@ def _read_samples(sent: ReceivedBody) -> Iterator[Sample | Unfit]:
         try:
             sample = sample_of(item, key.org_id, key.cell_id, sent.now_ms)
             if not sample[0].startswith(begins):
-                raise Unfit("foreign_source", f"with this key, the id of a sample begins with {begins}", "id")
+                raise Unfit("foreign_source", f"with this key, the id of a sample must begin with {begins}", "id")
             yield sample
         except Unfit as error:
             error.named = named_in(item, "cell_id", "id")
@@ -275,7 +275,7 @@ class UntakenAnswer(TakenAnswer):
         json_schema_extra={
             "examples": [
                 {
-                    "error": {"code": "bad_items", "message": "the item was not kept: the results say why"},
+                    "error": {"code": "bad_items", "message": "the item was not kept: `results` has the reasons"},
                     "results": [{"status": "invalid", "code": "not_whole", "message": "…", "at": "data.quantity"}],
                 }
             ]

@@ -58,7 +58,7 @@ class Singles(Generic[A, R]):
         there = self._lanes.get(name)
         is_full = there is not None and len(there.waiting) >= MOST_SINGLES_OF_A_KEY
         if is_full or self._count >= MOST_SINGLES:
-            raise ApiError(429, "busy", "too many small requests wait here; send it again", headers=SOON)
+            raise ApiError(429, "busy", "too many small requests wait. Send the request again", headers=SOON)
         lane = self._lanes.setdefault(name, _Lane())
         one = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())
         lane.waiting.append(one)

@@ -134,7 +134,7 @@ def test_one_that_was_ended_elsewhere_is_extended_no_more(
         while not caplog.records:
             time.sleep(0.01)
         time.sleep(0.1)
-    assert len(counter.said("extend")) == 1 and "the hold of b-1 was not extended: 409 ended" in caplog.text
+    assert len(counter.said("extend")) == 1 and "the reservation of b-1 was not extended: 409 ended" in caplog.text
 
 
 def test_an_interrupt_on_entry_gives_up_what_may_be_held(client: Client) -> None:
@@ -188,7 +188,7 @@ def test_a_guard_that_is_away_is_told_after_all_tries_and_nothing_runs(client: C
 def test_an_answer_without_a_decision_is_no_permission(client: Client) -> None:
     with respx.mock(base_url=URL, using="httpx") as router:
         router.post("/v1/guard/check").mock(httpx.Response(200, json={"decision": "perhaps"}))
-        with pytest.raises(Unreachable, match="no decision"):
+        with pytest.raises(Unreachable, match="its decision is unknown"):
             client.guard.check(Wish("acme", "idea.create", 1))
 
 

@@ -47,7 +47,7 @@ def test_the_end_of_a_program_has_a_bound_and_says_what_is_lost() -> None:
         )
         done = subprocess.run([sys.executable, "-c", script, url], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    assert "at the end of the program, 7 items are not sent: nothing else keeps them" in done.stderr
+    assert "at the end of the program, 7 items were not sent: they were stored only in memory" in done.stderr
 
 
 @cases("is_away", [True, False])

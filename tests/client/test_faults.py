@@ -140,7 +140,7 @@ def test_each_item_is_answered_for_itself(router: respx.MockRouter, caplog: pyte
     said = [{"status": one, "code": None if one in ("accepted", "duplicate") else f"c_{one}"} for one in statuses]
     router.post("/v1/events").mock(httpx.Response(200, json={"results": said}))
     with (
-        pytest.raises(Unsent, match="the server did not take 2 items: only the log has them"),
+        pytest.raises(Unsent, match="the server refused 2 items: only the log has them"),
         client(on_result=lambda item, result: told.update({item.item_id: result})) as made,
     ):
         made.events.send(*(Event("page.render", 1, "acme", event_id=one) for one in statuses))
@@ -149,7 +149,7 @@ def test_each_item_is_answered_for_itself(router: respx.MockRouter, caplog: pyte
     assert "not taken: events invalid: invalid c_invalid" in caplog.text and "conflict c_conflict" in caplog.text
     for field in ('"event_id":"invalid"', '"event_type":"page.render"', '"org_id":"acme"', '"quantity":1'):
         assert field in caplog.text
-    assert "events of 'an organisation' are kept, and billed by nobody yet: c_pending" in caplog.text
+    assert "events of 'an organisation', and does not bill them yet: c_pending" in caplog.text
 
 
 def test_what_is_billed_by_nobody_yet_is_warned_of_once(
@@ -279,7 +279,7 @@ def test_the_pages_of_an_answer_have_a_bound(
     route = router.get("/v1/usage/acme")
     route.side_effect = lambda request: httpx.Response(200, json={**page, "next": f"f:{next(numbers)}"})
     monkeypatch.setattr(reads, bound, most)
-    with client(call_tries=1) as made, pytest.raises(Unreachable, match="ask for less"):
+    with client(call_tries=1) as made, pytest.raises(Unreachable, match="Request a shorter range"):
         made.usage("acme", 0)
     assert 3 <= route.call_count <= 4
 
@@ -397,7 +397,7 @@ def test_what_is_left_when_the_server_stays_away_is_raised_with_its_count(
     router.post("/v1/events").mock(error(503, **{"retry-after": "5"}))
     made = client()
     made.events.send(*(Event("page.render", 1, "acme") for _ in range(3)))
-    with pytest.raises(Unsent, match="3 items are not sent: nothing else keeps them"):
+    with pytest.raises(Unsent, match="3 items were not sent: they were stored only in memory"):
         made.close(within_s)
     made.close()  # and again: nothing
 

@@ -100,7 +100,7 @@ def test_a_key_that_is_bound_holds_a_budget_by_key_metric_and_estimate(shop: tup
         assert budget.answer is not None and budget.answer.said["charged"] == 4
         assert client.guard.consume("c-1", Wish(None, "idea.create")).is_allowed
         assert client.guard.check(Wish(None, "idea.create")).used == 5
-        with pytest.raises(ValueError, match="name the organisation"):
+        with pytest.raises(ValueError, match="missing organisation"):
             client.guard.options(Wish(None, "idea.create"))
     assert drawdown(database, "verify").status == 0
 

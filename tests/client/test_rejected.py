@@ -45,7 +45,7 @@ def test_rejected_items_leave_the_spool_for_the_dead_letter_file(
         made.flush(20)
     dead = tmp_path / "app.spool.dead"
     assert (found.value.count, found.value.rejected, found.value.dead_letter) == (0, 2, str(dead))
-    assert str(found.value) == f"the server did not take 2 items: {dead} keeps them"
+    assert str(found.value) == f"the server refused 2 items: {dead} keeps them"
     lines = [json.loads(line) for line in dead.read_text().splitlines()]
     assert [(one["id"], one["status"], one["code"], one["item"]["quantity"]) for one in lines] == [
         ("i1", "invalid", "in_the_future", 7),
@@ -60,7 +60,7 @@ def test_rejected_items_leave_the_spool_for_the_dead_letter_file(
 def test_close_raises_rejected_items_without_a_spool() -> None:
     made = box(None)
     made.put([item("i1")])
-    with pytest.raises(Unsent, match="the server did not take 1 items: only the log has them"):
+    with pytest.raises(Unsent, match="the server refused 1 items: only the log has them"):
         made.close(20)
 
 

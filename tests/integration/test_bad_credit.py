@@ -35,7 +35,7 @@ READY: Final = (
     "ledger grant rich 30 --key term --new",
     "topup set rich --below 5 --amount 20 --price 100 --currency usd --customer c --most 9000",
 )
-CORRECT: Final = "a correction is a grant: `drawdown ledger grant`"
+CORRECT: Final = "to correct it, run `drawdown ledger grant`"
 # What is typed: the exit status, the code, and what it says to do.
 BAD: Final[dict[str, tuple[int, str, str]]] = {
     "ledger grant acme 5 --plan smal": (2, "unknown_plan", "did you mean small? `drawdown plan list`"),
@@ -50,16 +50,16 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution accept new --org acmee --estimate 1": (2, "unknown_org", "did you mean acme? `drawdown org list`"),
     "execution settle goin --actual 1": (2, "unknown_run", "did you mean going? `drawdown execution list`"),
     "settlement freeze setled": (2, "unknown_settlement", "did you mean settled? `drawdown settlement list`"),
-    "execution accept going --org acme --estimate 7": (1, "other_content", "give a new one"),
+    "execution accept going --org acme --estimate 7": (1, "other_content", "use a new key"),
     "execution accept going --org acme --estimate 6 --project site --overage cap --subject bob": (
-        1, "other_content", "with another subject, another overage: nothing was held; `drawdown execution show going`"),
-    "execution accept going --org rich --estimate 6": (1, "other_content", "with another organisation: nothing"),
+        1, "other_content", "with another subject, another overage. No credit was reserved. Run `drawdown execution"),
+    "execution accept going --org rich --estimate 6": (1, "other_content", "with another organisation. No credit"),
     "ledger grant rich 31 --key term": (1, "refused", "30 credits to rich (purchased, priority 50"),
     "pool make cours": (2, "unknown_pool", "did you mean course?"),
     "pool make riche": (2, "unknown_pool", "did you mean rich?"),
     "execution settle settled": (2, "bad_value", "settled is settled already: the same again has its cost, 4 credits"),
     "ledger grant acme \u0661\u0662": (2, "bad_value", "write 12 or 12.50"),
-    "execution draw going 1 --credits 2": (1, "other_content", "give another number"),
+    "execution draw going 1 --credits 2": (1, "other_content", "Use another number"),
     "execution accept new --org acme": (1, "no_estimate", "give credits, or quantities of features"),
     "execution accept new --org acme --estimate 0": (2, "bad_estimate", "invalid estimate: expected more than 0"),
     "execution accept new --org acme --estimate -3": (2, "bad_estimate", "invalid estimate: expected more than 0"),
@@ -75,12 +75,12 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution draw settled 1 --credits 1": (1, "ended", CORRECT),
     "execution extend settled": (1, "ended", "accept another run"),
     "execution settle settled --actual 5": (1, "other_content", CORRECT),
-    "execution settle going --actual 0.50": (1, "below_drawn", "is given back with `drawdown ledger grant`"),
-    "execution settle going --use compute_1gb=1": (1, "other_unit", "say in credits what it cost"),
-    "execution draw strict 1 --credits 7": (1, "beyond_hold", "extend it first, or draw less"),
-    "execution settle strict --actual 7": (1, "beyond_hold", "extend it first, or draw less"),
+    "execution settle going --actual 0.50": (1, "below_drawn", "To return credit, run `drawdown ledger grant`"),
+    "execution settle going --use compute_1gb=1": (1, "other_unit", "Send its cost in credits"),
+    "execution draw strict 1 --credits 7": (1, "beyond_hold", "extend the execution first, or draw less"),
+    "execution settle strict --actual 7": (1, "beyond_hold", "extend the execution first, or draw less"),
     "settlement payout pixel --expect 1": (1, "frozen_supplier", "--undo"),
-    "settlement reverse settled --amount 3": (1, "above_left", "no more can be reversed"),
+    "settlement reverse settled --amount 3": (1, "above_left", "credits are left"),
     "key rotate ap": (2, "unknown_key", "did you mean app? `drawdown key list`"),
     "topup set acme --below 5 --amount 20 --price 100 --currency gold --customer c --most 10": (
         2, "bad_value", "a currency"),
@@ -200,7 +200,7 @@ def test_a_run_that_expired_is_drawn_on_no_more_and_may_be_settled(
     later = "--at +2m"
     for act in ("draw over 1 --credits 1", "release over"):
         status, told = typed(capsys, f"execution {act} {later}")
-        assert (status, told["code"]) == (1, "ended") and "settle it with what it cost" in told["error"]
+        assert (status, told["code"]) == (1, "ended") and "settle it with its cost" in told["error"]
     status, told = typed(capsys, f"execution extend over {later}")
     assert (status, told["code"]) == (1, "ended") and "accept another run" in told["error"]
     assert typed(capsys, f"execution settle over --actual 0.50 {later}")[1]["charged"] == 0.5

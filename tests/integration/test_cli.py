@@ -338,7 +338,7 @@ def test_a_rate_that_has_not_begun_is_put_right_as_the_refusal_says(shell: Shell
     shell.run(*rate, "900", *tomorrow)
     refused = shell.run(*rate, "9", *tomorrow, status=1)
     assert "the earliest window for another is --from 2026-01-02T00:05:00Z" in refused
-    assert "what is used between goes by those there are" in refused
+    assert "earlier usage keeps its rates" in refused
     free = refused.partition("--from ")[2].partition(",")[0]
     assert shell.json(*rate, "9", "--from", free)["was"]["micro_credits"] == 900
     price = ("provider", "rate", "autumn", "compute_1gb", "--at", "2026-01-01T02:01:00Z", "--micro")

@@ -161,7 +161,7 @@ def test_what_lies_above_the_hold_goes_by_the_overage(
 ) -> None:
     bank.accept("e-1", 6, overage=overage)
     if charged is None:
-        with pytest.raises(Denied, match="extend it first"):
+        with pytest.raises(Denied, match="extend the execution first"):
             bank.settle("e-1", 10)
     else:
         assert bank.settle("e-1", 10).drawn.charged_micro == charged * MICRO
@@ -484,7 +484,7 @@ def test_usage_beyond_what_a_wallet_can_owe_is_refused_alone(bank: Bank, monkeyp
     batch = [PushRequest(f"k{n}", "acme", "x", quantity, now, 1) for n, quantity in enumerate((100, 300, 20, 90, 30))]
     told = asyncio.run(provider.push(batch))
     assert [type(one) for one in told] == [Accepted, Rejected, Accepted, Accepted, Accepted]
-    assert isinstance(told[1], Rejected) and "no wallet has or owes more" in told[1].reason
+    assert isinstance(told[1], Rejected) and "as credit or debt" in told[1].reason
     assert bank.purse == (-140, 0)
 
 

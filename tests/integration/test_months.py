@@ -320,5 +320,5 @@ def test_a_plan_may_include_credit_later(account: Account) -> None:
 
 
 def test_a_plan_that_is_not_there_is_refused(account: Account) -> None:
-    with pytest.raises(Refused, match="there is no plan gone"):
+    with pytest.raises(Refused, match="unknown plan gone"):
         account.write(lambda c: wallet.change_plan(c, "acme", "gone", account.fleet.by))

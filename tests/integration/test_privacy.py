@@ -267,7 +267,7 @@ def test_rules_of_others_are_looked_by_too(alone: None, monkeypatch: pytest.Monk
     assert scanned(report) == 0 and scanned(report, "--rules", rules) == 1
     assert "a.json: $.note: acme-key" in capsys.readouterr().out
     assert scanned(report, "--rules", report) == 2
-    assert "a.json: it is no TOML" in capsys.readouterr().err
+    assert "a.json: invalid rules: expected TOML" in capsys.readouterr().err
     monkeypatch.setattr("drawdown.cli.nouns.privacy.MAX_RULES_FILE_BYTES", 10)
     assert scanned(report, "--rules", rules) == 2
     assert "10 bytes at most" in capsys.readouterr().err

@@ -462,13 +462,13 @@ def test_message_of_a_refused_call_names_the_fault(shop: House) -> None:
         ("/v1/hooks/app", [], 422, "invalid body: must be a JSON object"),
         (
             "/v1/orgs/acme/assign", {"provider": "embedded", "from_ms": 1}, 422,
-            "invalid body: from_ms: must be a multiple of 300000: the beginning of a window",
+            "invalid body: from_ms: must be a multiple of 300000, the begin of a window",
         ),
         (
             "/v1/hooks/app/test", {"url": "https://a.example/", "new": True}, 404,
             "unknown path: `/openapi.json` lists all. Percent-encode ids in a path",
         ),
-        ("/v1/hooks", {}, 405, "this path does not take this method: `/openapi.json` lists its methods"),
+        ("/v1/hooks", {}, 405, "method not allowed: `/openapi.json` lists the methods of this path"),
     ]  # fmt: skip
 
     async def work(caller: Caller) -> None:

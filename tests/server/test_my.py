@@ -240,15 +240,15 @@ def test_a_link_is_remembered_for_longer_than_it_counts() -> None:
 
 
 LINKS: Final[list[tuple[dict[str, Any], str]]] = [
-    ({"aud": "https://elsewhere.example"}, "meant for somebody else"),
+    ({"aud": "https://elsewhere.example"}, "audience of the token"),
     ({"aud": None}, "does not say aud"),
-    ({"aud": 7}, "meant for somebody else"),
+    ({"aud": 7}, "audience of the token"),
     ({"exp": None}, "does not say exp"),
     ({"exp": 1}, "its time is over"),
     ({"exp": 2**40}, "longer than a quarter of an hour"),
     ({"exp": True}, "makes no sense"),
     ({"exp": "soon"}, "makes no sense"),
-    ({"nbf": 2**40}, "does not hold yet"),
+    ({"nbf": 2**40}, "not valid yet"),
     ({"jti": None}, "does not say jti"),
     ({"jti": ""}, "does not say jti"),
     ({"jti": 5}, "makes no sense"),
@@ -262,12 +262,12 @@ LINKS: Final[list[tuple[dict[str, Any], str]]] = [
 
 def test_a_link_that_is_not_as_it_must_be_opens_nothing(home: Home) -> None:
     others: list[tuple[str, str]] = [
-        (signed(home.claims(), "x" * 32), "signature is not one"),
-        (unsigned(home.claims()), "in a way that is not taken"),
-        (confused(home.claims()), "signature is not one"),
+        (signed(home.claims(), "x" * 32), "signature is of an unknown key"),
+        (unsigned(home.claims()), "an unsupported form"),
+        (confused(home.claims()), "signature is of an unknown key"),
         (jwt.encode({"alg": "RS256"}, home.claims(), RSA), "signed by RS256, which is not set up here"),
-        (home.link()[:-3] + "AAA", "signature is not one"),
-        ("", "is no signed token"), ("a.b.c", "is no signed token"), ("x" * 9_000, "is no signed token"),
+        (home.link()[:-3] + "AAA", "signature is of an unknown key"),
+        ("", "expected a signed token"), ("a.b.c", "expected a signed token"), ("x" * 9_000, "expected a signed token"),
     ]  # fmt: skip
 
     async def work(client: httpx.AsyncClient, _: Server) -> None:

@@ -64,11 +64,11 @@ def test_entropy_is_counted_in_bits_a_character() -> None:
 @cases(
     ("content", "says"),
     [
-        (b"rules = [", "no TOML"),
-        (b"\xff", "no TOML"),
-        (b"title = 'x'", "no [[rules]]"),
-        (b"rules = [1]", "no [[rules]]"),
-        (b"[[rules]]\nid = 'a'\npath = 'b'", "none of its rules"),
+        (b"rules = [", "expected TOML"),
+        (b"\xff", "expected TOML"),
+        (b"title = 'x'", "missing [[rules]]"),
+        (b"rules = [1]", "missing [[rules]]"),
+        (b"[[rules]]\nid = 'a'\npath = 'b'", "must have a regex"),
         (b"[[rules]]\nregex = 'a'", "rule 1 cannot"),
         (b"[[rules]]\nid = 'a'\nregex = '(a'", "rule 1 cannot"),
         (b"[[rules]]\nid = 'a'\nregex = 'a(?=b)'", "rule 1 cannot"),

@@ -102,7 +102,7 @@ def test_a_batch_is_offered_where_its_command_makes_one(home: Owing) -> None:
         if made:
             home.batch(name)
             continue
-        with pytest.raises(Denied, match="has 5 credits to be released"):
+        with pytest.raises(Denied, match="5 credits are releasable"):
             home.batch(name)
     home.ran("more", "raised", 5)
     home.set("raised", new=False, threshold_micro=0)
