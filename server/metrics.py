@@ -259,7 +259,7 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield wrong
     unread = unread_orgs(connection)
     yield gauge(
-        "orgs_unread", "Organisations whose last provider read failed, by provider.",
+        "orgs_unread", "Organisations with a failed last provider read, by provider.",
         [((row.provider,), row.orgs) for row in unread], ("provider",),
     )  # fmt: skip
     yield gauge(

@@ -362,6 +362,8 @@ def _place_error(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[
     named, _, about = error.partition(": ")
     at = next((one.name for one in filled if one.name == named), "")
     said = about if at else error
+    named = named.removeprefix("invalid ").partition(" ")[0]
+    at = at or next((one.name for one in filled if one.name == named), "")
     at = at or next((one.name for one in filled if one.value and _names(error, one.value)), "")
     sentence = f"{said[:1].upper()}{said[1:]}."
     return tuple(replace(one, wrong=sentence if one.name == at else "") for one in filled), "" if at else sentence

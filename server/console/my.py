@@ -361,7 +361,7 @@ def _id(claims: Mapping[str, Any], name: str) -> str:
     """Errors: Unproven."""
     found = claims.get(name)
     if not isinstance(found, str) or not is_clean_id(found):
-        raise Unproven(f"it does not say {name}, as 1 to 200 characters")
+        raise Unproven(f"the token has no claim {name} of 1 to 200 characters")
     return found
 
 

@@ -246,7 +246,7 @@ class Oidc:
             wanted = {"iss": own.issuer, "aud": own.client_id, "nonce": trip.nonce, **more}
             jwts.require(claims, self._services.clock.now_ms(), **wanted)
             if not isinstance(claims.get("sub"), str):
-                raise Unproven("it does not say sub")
+                raise Unproven("the token has no claim sub")
         except Unproven as error:
             raise Unproven(f"the token of {own.issuer} is not believed: {error}") from None
         return claims

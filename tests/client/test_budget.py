@@ -86,7 +86,7 @@ def test_what_cannot_be_given_up_does_not_hide_the_error(
     with pytest.raises(LookupError), client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
         counter.uses["b-1"]["state"] = "settled"
         raise LookupError
-    assert "b-1 used (0) is not told" in caplog.text
+    assert "b-1: usage of 0 was not sent" in caplog.text
 
 
 def test_what_cannot_be_settled_is_raised(counter: Counter, client: Client) -> None:
@@ -98,7 +98,7 @@ def test_a_key_of_a_use_that_is_over_holds_nothing(counter: Counter, client: Cli
     with client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
         pass
     again = client.guard.budget("b-1", "idea.create", 6, org_id="acme")
-    with pytest.raises(Refused, match="409 ended: b-1 is settled"), again:
+    with pytest.raises(Refused, match="409 ended: key b-1 is already settled"), again:
         pytest.fail("it ran")
 
 

@@ -164,7 +164,10 @@ def test_what_is_billed_by_nobody_yet_is_warned_of_once(
     router.post("/v1/samples").mock(httpx.Response(200, json={"results": samples}))
 
     def warned() -> list[str]:
-        found = [one.split(" are kept")[0] + one.rpartition("yet")[2] for one in caplog.messages]
+        found = [
+            one.removeprefix("the server stored ").split(", and does")[0] + one.rpartition("yet")[2]
+            for one in caplog.messages
+        ]
         caplog.clear()
         return found
 

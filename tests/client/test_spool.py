@@ -114,7 +114,7 @@ def test_it_has_a_bound_which_what_is_done_does_not_count_for(path: Path) -> Non
     made = Spool(path, 2_000)
     first = made.add(items("a", size=800))
     keep = made.add(items("b", size=100))
-    with pytest.raises(QueueFull, match="2,000 bytes"):
+    with pytest.raises(QueueFull, match="at most 2,000"):
         made.add(items("c", size=1_200))
     made.acknowledge(first)
     made.add(items("c", size=1_200))
@@ -188,7 +188,9 @@ def test_a_link_beside_it_is_passed_over(path: Path, caplog: pytest.LogCaptureFi
     other.write_text("nothing of ours")
     path.with_name("app.spool.7").symlink_to(other)
     made = Spool(path, 10_000)
-    assert made.left == {} and other.read_text() == "nothing of ours" and "app.spool.7 is not taken over" in caplog.text
+    assert (
+        made.left == {} and other.read_text() == "nothing of ours" and "app.spool.7 was not taken over" in caplog.text
+    )
     made.close()
 
 

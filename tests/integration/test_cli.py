@@ -105,8 +105,8 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["push", "resolve", "usage:x"], 2, "--outcome"),
         (["feature", "map", "Bad-Name", "--memory-mb", "4"], 2, "a-z"),
         (["feature", "map", "x"], 2, "--memory-mb"),
-        (["feature", "map", "r1", "--memory-mb", "4"], 2, "no number"),
-        (["feature", "map", "300000", "--memory-mb", "4"], 2, "no number"),
+        (["feature", "map", "r1", "--memory-mb", "4"], 2, "neither a number"),
+        (["feature", "map", "300000", "--memory-mb", "4"], 2, "neither a number"),
         (["tick", "--at", "2124-01-01"], 2, "future"),
         (["feature", "end", "x"], 2, "no feature x"),
         (
@@ -326,7 +326,7 @@ def test_a_rate_of_the_past_says_what_it_does(shell: Shell) -> None:
     assert says not in shell.run(*rate, "6", "--from", "2026-01-01T02:10:00Z")
     assert says in shell.run(*rate, "7", *past)
     refused = shell.run(*rate, "8", *past, status=1)
-    assert "compute_1gb has a rate from 2026-01-01T00:00:00Z on already; rates are append-only" in refused
+    assert "of compute_1gb: a rate from 2026-01-01T00:00:00Z exists. Rates are append-only" in refused
     assert "--from 2026-01-01T02:15:00Z" in refused, "02:05 and 02:10 have theirs"
 
 
@@ -337,13 +337,13 @@ def test_a_rate_that_has_not_begun_is_put_right_as_the_refusal_says(shell: Shell
     shell.run(*rate, "5")
     shell.run(*rate, "900", *tomorrow)
     refused = shell.run(*rate, "9", *tomorrow, status=1)
-    assert "the earliest window for another is --from 2026-01-02T00:05:00Z" in refused
+    assert "Use --from 2026-01-02T00:05:00Z or later" in refused
     assert "earlier usage keeps its rates" in refused
-    free = refused.partition("--from ")[2].partition(",")[0]
+    free = refused.partition("--from ")[2].partition(" ")[0]
     assert shell.json(*rate, "9", "--from", free)["was"]["micro_credits"] == 900
     price = ("provider", "rate", "autumn", "compute_1gb", "--at", "2026-01-01T02:01:00Z", "--micro")
     shell.run(*price, "900", *tomorrow)
-    assert "at autumn from 2026-01-02T00:00:00Z on already" in shell.run(*price, "9", *tomorrow, status=1)
+    assert "at autumn: a rate from 2026-01-02T00:00:00Z exists" in shell.run(*price, "9", *tomorrow, status=1)
 
 
 def test_what_was_set_aside_by_a_filter_is_taken_back_by_id(shell: Shell) -> None:

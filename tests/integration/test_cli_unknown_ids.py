@@ -327,7 +327,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     state number credits actual incurred roles apply acknowledge share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
     rollover_max first at_once settled_by shape rules limit hash_ hash cells tolerance units warn_left fail
-    phase time_zone
+    phase time_zone quantity
     permanent soon to vendor cost final least keep open_for dark let_through grant_limit serve browser closed_after
     which kept runs_out_within older_than queue cluster shards deep folder force
     since_last all at_most any_source nightly_at gives low"""

@@ -91,7 +91,7 @@ def test_a_copy_that_is_used_does_not_stop_the_original(original: Fleet, state: 
 def test_a_copy_of_long_ago_is_noticed_where_it_is_first_used(original: Fleet, state: WitnessFile, put: Put) -> None:
     copied = put(original, "copy")
     use(original, state, 1)
-    assert "there were 2" in str(use(copied, state, 1).doubted)
+    assert "this machine saw 2" in str(use(copied, state, 1).doubted)
     assert use(original, state, 1).doubted is None
 
 

@@ -146,7 +146,7 @@ def test_each_grant_is_a_lot_and_the_same_again_adds_nothing(purse: Purse) -> No
 def test_a_key_with_other_content_is_refused(purse: Purse, other: dict[str, object]) -> None:
     purse.give("a", 50, expires_ms=END)
     asked: dict[str, object] = {"amount": 50, "expires_ms": END, **other}
-    with pytest.raises(Refused, match="used before"):
+    with pytest.raises(Refused, match="was used for"):
         purse.give("a", **asked)  # type: ignore[arg-type]
     assert purse.balance == 50
 
@@ -233,7 +233,7 @@ def test_what_is_late_is_true_before_credit_is_reserved(purse: Purse) -> None:
     purse.give("month", 100, expires_ms=END)
     purse.give("bought", 50, "purchased")
     purse.fleet.clock.at_ms = END + EXPIRY_WAIT_MS
-    with pytest.raises(Denied, match="asks for"):
+    with pytest.raises(Denied, match="needs"):
         purse.accept("e-1", 51)
     purse.accept("e-1", 20)
     purse.use(60, END - WINDOW_MS)
@@ -504,7 +504,7 @@ def test_commands_on_lots(tmp_path: Path) -> None:
              "--priority", "10", "--begins", "2026-01-02", "--expires", "2026-02-01")  # fmt: skip
     assert "0.00 credits, plan -; 12.50 more from 2026-01-02T00:00:00Z on" in run(url, *given)
     assert "was made before" in run(url, *given)
-    assert "used before" in run(url, *given[:-1], "2026-03-01", status=1)
+    assert "was used for" in run(url, *given[:-1], "2026-03-01", status=1)
     assert "no time" in run(url, *given[:-1], "whenever", status=2)
     assert "over already, 1d ago: in 1d is +1d" in run(url, "ledger", "grant", "acme", "1", "--expires", "1d", status=2)
     assert "over already" in run(url, "ledger", "grant", "acme", "1", "--expires", "yesterday", status=2)
@@ -526,7 +526,7 @@ def test_times_that_are_counted_from_now_may_be_repeated(tmp_path: Path, times: 
         assert told.status == 0 and "was made before: nothing was added" in told.out, told
     other = drawdown(url, *given[:-1], "+31d", at="2026-01-01T00:07")
     assert other.status == 1
-    for words in ("20 credits to acme", "nothing was moved", "`drawdown ledger lots acme`"):
+    for words in ("20 credits to acme", "No credit was moved", "`drawdown ledger lots acme`"):
         assert words in other.err
     assert len(json.loads(run(url, "ledger", "lots", "acme", "--json"))["lots"]) == 1
 
@@ -561,7 +561,7 @@ def test_the_example_of_an_allotment_may_be_repeated(tmp_path: Path) -> None:
         *[*allot[:4], "21", *allot[5:]],
         at="2026-01-02T12:00",
     )
-    assert other.status == 1 and "20 credits to acme" in other.err and "nothing was moved" in other.err
+    assert other.status == 1 and "20 credits to acme" in other.err and "No credit was moved" in other.err
 
 
 def test_lot_that_has_not_begun_pays_no_debt_and_is_taken_back_whole(purse: Purse) -> None:

@@ -57,7 +57,7 @@ def test_the_number_expected_holds_for_pushes_that_are_named_as_well(
     shop: str, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["--database-url", shop, "push", "void", "a", "b", "--expect", "3", "--evidence", "seen"]) == 1
-    assert "2 now, 3 expected" in capsys.readouterr().err
+    assert "expected 3, found 2" in capsys.readouterr().err
 
 
 def _deeds(engine: sa.Engine) -> int:

@@ -86,7 +86,7 @@ def test_a_clean_file_is_0_and_one_that_cannot_be_read_2(alone: None, capsys: Sa
     for name, content in (("bad.json", "{"), ("empty.json", ""), ("text.json", "cus_9")):
         assert scanned(written(name, content)) == 2
         said = capsys.readouterr()
-        assert said.out == "" and f"{name}: it is no JSON" in said.err and "cus_9" not in said.err
+        assert said.out == "" and f"{name}: it is not valid JSON" in said.err and "cus_9" not in said.err
     assert scanned("missing.json") == 2 and "missing.json: No such file" in capsys.readouterr().err
     assert scanned(".") == 2
 

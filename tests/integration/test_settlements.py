@@ -463,7 +463,7 @@ def test_nothing_but_claw_backs_is_no_batch(shop: Shop) -> None:
     shop.payout("loop", "2026-01")
     shop.later(HOLD_MS)
     for _ in range(2):
-        with pytest.raises(Denied, match="loop has 0 credits"):
+        with pytest.raises(Denied, match="no payout for loop: 0 credits"):
             shop.payout("loop", "2026-02")
         shop.write(lambda c: settlements.reverse(c, "e-1", "claw", None, shop.by))
 
@@ -696,7 +696,7 @@ def test_the_commands_say_what_to_do(
     assert "give --expect CREDITS" in asked("settlement payout pixel", 2)
     assert "not 139" in asked("settlement payout pixel --expect 139", 1)
     assert "frozen; its state is frozen" in asked("settlement freeze e-1 --reason dispute")
-    assert "has 0 credits" in asked("settlement payout pixel --dry-run", 1)
+    assert "0 credits are releasable" in asked("settlement payout pixel --dry-run", 1)
     assert "not frozen; its state is eligible" in asked("settlement freeze e-1 --undo")
     assert "30.00 credits are no longer owed; 110.00 are left" in asked("settlement reverse e-1 --amount 30 --key t-7")
     assert "it was done before" in asked("settlement reverse e-1 --amount 30 --key t-7")

@@ -99,7 +99,10 @@ def test_invalid_filter_is_refused_on_each_page_and_in_its_file(home: Home) -> N
             for name in set(fields_of(text_of(home, path))) - FREE:
                 refused = joined(path, **{name: "nope"})
                 said = text_of(home, refused, 400)
-                assert re.search(r"(?i)there is|there are|is no time|is no amount", said), (refused, said[-400:])
+                assert re.search(r"(?i)there is|there are|is no time|is no amount|invalid|unknown|expected", said), (
+                    refused,
+                    said[-400:],
+                )
                 if page.template == "list.html":
                     _require_it_stays(page.title, name, said)
                 looked.add((page.path, name))

@@ -235,7 +235,7 @@ def test_runs_of_two_organisations_have_one_key_and_none_meets_the_others(street
         assert (other.status_code, other.json()["repeated"]) == (200, False) and "acme" not in other.text
         assert (await acme.post("", mine)).json()["repeated"] is True
         changed = await acme.post("", {**mine, "estimate": 5})
-        assert refused(changed) == (409, "other_content") and "the key 1 was used before" in changed.text
+        assert refused(changed) == (409, "other_content") and "key 1 was used for an execution" in changed.text
         ended = await globex.post("/1/settle", {"actual": 1})
         assert ended.status_code == 200, ended.text
         assert ended.json()["state"] == "settled"

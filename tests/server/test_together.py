@@ -225,7 +225,7 @@ def test_all_are_held_or_none_is(engine: sa.Engine) -> None:
     house = House(engine)
     give(house, "acme", 10)
     asked = [RequestedExecution(f"e-{number}", Request("acme", 4 * MICRO), "test", "a test") for number in range(3)]
-    with pytest.raises(grouped.NotTogether, match="no room"):
+    with pytest.raises(grouped.NotTogether, match="lacks credit"):
         write(engine, lambda c: executions.accept_together(c, asked, house.clock.at_ms))
     assert house.fleet.rows("SELECT reservation FROM reservations") == [] and held(house) == 0
     made = write(engine, lambda c: executions.accept_together(c, asked[:2], house.clock.at_ms))

@@ -267,6 +267,12 @@ def _never_twice(world: World, tables: Tables) -> Iterator[str]:
     for name, remote in world.remote.items():
         if not remote.loses_data():
             continue
+        # First: it charges what was queued, and only then is the cost of that known.
+        charged: dict[tuple[str, str], int] = defaultdict(int)
+        for (customer, feature, _), quantity in remote.billed(world.time.now).items():
+            charged[(customer, feature)] += quantity
+        if isinstance(remote, Autumn) and remote.pooled is not None:
+            charged = {remote.place(*place): remote.drawn(*place) for place in charged}
         standing: dict[tuple[str, str], int] = defaultdict(int)
         forgotten = remote.forgotten()
         for push in tables.pushes:
@@ -277,11 +283,6 @@ def _never_twice(world: World, tables: Tables) -> Iterator[str]:
                 _, most = worth(remote, push.feature, push.sent, push.known_as, push.began_ms, push.ended_ms)
                 place = remote.place(push.customer, push.feature)
                 standing[place] += most if push.state == "accepted" else max(most, 0)
-        charged: dict[tuple[str, str], int] = defaultdict(int)
-        for (customer, feature, _), quantity in remote.billed(world.time.now).items():
-            charged[(customer, feature)] += quantity
-        if isinstance(remote, Autumn) and remote.pooled is not None:
-            charged = {remote.place(*place): remote.drawn(*place) for place in charged}
         for place, quantity in sorted(charged.items()):
             if quantity > standing[place]:
                 yield f"P5: {name} {place} was drawn on by {quantity}, and {standing[place]} stand: billed twice"

@@ -315,7 +315,7 @@ def set_rate(
     # By the row itself: of two people who say it in one moment, the second is told.
     if SQL.run(connection, "insert_rate", {**details, "provider": provider, **person}).first() is None:
         taken = rate_card_of(connection, provider).explain_taken_start(feature, start, by.now_ms)
-        raise Refused(f"{feature} has a rate at {provider} {taken}")
+        raise Refused(f"cannot set the rate of {feature} at {provider}: {taken}")
     record(connection, "provider_rate", provider, details, by)
     return start
 

@@ -305,7 +305,7 @@ BELOW: Final = (
     "the provider has no charge or another quantity, and the push falls below the floor. Settle "
     "it with the customer, then run `push resolve --outcome accepted`"
 )
-UNSENT: Final = "the lookup found no charge, and no attempt can still arrive"
+UNSENT: Final = "the lookup found no charge, and each attempt is proven not to have arrived"
 
 End = Settlement | Adopt | Void
 

@@ -148,7 +148,7 @@ def list_pushes(
         require_org(connection, chosen.org)
     values = {**chosen.values, "at_most": most + 1, "looked_at": MOST_LOOKED_AT}
     if chosen.why and chosen.is_open and not after and SQL.run(connection, "one_that_waits", values).first() is None:
-        raise UsageError("unknown reason: no open push waits for it")
+        raise UsageError("invalid why: no open push waits for this reason")
     if chosen.org:
         return _of_org(connection, chosen, {**values, **_place(after, LAST)}, now_ms, most)
     if chosen.state in UNSENT:

@@ -190,7 +190,7 @@ def after_lookup(
         case FoundPush(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case FoundPush(0):
-            said = "the provider has the push on record without a charge"
+            said = "the provider has the push on record and charged nothing for it"
             return Settlement("rejected", now_ms + CREDIT_WAIT_MS, "found", said)
         case FoundPush(quantity, cost):
             return Adopt(quantity, _cost_of(cost, asked))

@@ -96,10 +96,12 @@ def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int
         case CustomerChanged(customer_id):
             orgs = orgs_of(connection, provider, customer_id, now_ms)
             mark_for_two_reads(connection, orgs, now_ms)
-            return "no organisation is billed as this customer"
+            return (
+                f"{customer_id}: {'the next tick reads it again' if orgs else 'no organisation here is billed as it'}"
+            )
         case PushRefused(key, reason) if _is_storable(key):
             return _refused(connection, provider, key, reason if _is_storable(reason) else repr(reason), now_ms)
-    return "the webhook names no push key"
+    return "the webhook names no push key that could be here"
 
 
 def orgs_of(connection: sa.Connection, provider: str, customer_id: str, now_ms: int) -> list[str]:

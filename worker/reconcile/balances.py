@@ -62,8 +62,8 @@ AGAIN: Final = (
     "the provider charged the balance twice for pushes that were sent twice. Pass `--correct` to give it back"
 )
 GIVEN_BACK: Final = (
-    "the second charges of pushes that were sent twice are given back. The excess that no "
-    "read showed may have another cause"
+    "the second charges of pushes that were sent twice are given back. A balance part that no "
+    "read showed may have paid for more"
 )
 MORE: Final = (
     "the provider charged the balance more than pushes sent twice explain: another system uses it, or a person set it"
@@ -110,7 +110,7 @@ UNSURE: Final = ". The difference is uncertain by up to {}: the amounts of some 
 MAY_AGREE: Final = "the balance may or may not equal the pushes: the amount drawn before its cycle began is unknown"
 PART: Final = (
     "the balance may or may not equal the pushes. The amount drawn on an ended or changed plan, "
-    "or on an expired part, is unknown"
+    "or on a part that expired after its last read, is unknown"
 )
 UNTOLD: Final = "the provider does not return the balance, the start of its cycle, or the cost of its features"
 MOVING: Final = "a push was in flight. The next run compares the balance"

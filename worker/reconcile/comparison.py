@@ -101,7 +101,7 @@ def read_windows(line: Line, before: ByWindow, over: Over) -> Steps[tuple[Sequen
 
 
 COVERED: Final = "no event shows them, but the customer's balance fell by the same amount: they are charged"
-MEANWHILE: Final = ". Until then, reconcile compares this balance only in the provider's console"
+MEANWHILE: Final = ". Until then, compare that whole balance in the provider's console: reconcile does not"
 UNTOLD: Final = (
     "no event shows them, and the customer's balance does not prove a charge. Compare them with "
     f"the provider's console{MEANWHILE}"

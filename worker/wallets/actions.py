@@ -251,9 +251,8 @@ def set_rate(
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     # By the row itself: of two people who say it in one moment, the second is told.
     if SQL.run(connection, "insert_rate", {**details, "feature": feature, **person}).first() is None:
-        raise Refused(
-            f"{feature} has a rate {read_rate_card(connection).explain_taken_start(feature, start, by.now_ms)}"
-        )
+        taken = read_rate_card(connection).explain_taken_start(feature, start, by.now_ms)
+        raise Refused(f"cannot set the rate of {feature}: {taken}")
     record(connection, "ledger_rate", feature, details, by)
     return start
 
