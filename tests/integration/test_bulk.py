@@ -214,7 +214,7 @@ def test_a_page_that_looked_at_as_much_as_it_may_says_where_it_goes_on(
     ("words", "said"),
     [
         ("--state gone", "--state: there is open, due, queued, in_doubt, rejected, awaiting_credit, accepted"),
-        ("--why", "unknown reason: no open push waits for it"),
+        ("--why", "invalid why: no open push waits for this reason"),
         ("--after 1", "Start at the first page"),
     ],
 )

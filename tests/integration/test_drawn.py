@@ -191,7 +191,7 @@ def test_what_was_never_sent_did_not_draw_on_the_balance(engine: sa.Engine) -> N
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
-    assert "no attempt can still arrive" in str(fleet.one("SELECT evidence FROM voids"))
+    assert "each attempt is proven not to have arrived" in str(fleet.one("SELECT evidence FROM voids"))
     clean(fleet)
 
 
