@@ -110,10 +110,8 @@ def finish(
     if lines is None:
         raise Denied(
             "below_drawn",
-            (
-                f"{found.reservation} has drawn {as_credits(found.drawn_micro)} credits, so "
-                "its cost cannot be lower. To return credit, run `drawdown ledger grant`"
-            ),
+            f"{found.reservation} has drawn {as_credits(found.drawn_micro)} credits, so "
+            "its cost cannot be lower. To return credit, run `drawdown ledger grant`",
         )
     charged, off = _charge(connection, found, FINAL, lines, by)
     after = replace(
@@ -136,10 +134,8 @@ def _require_unmetered(found: Reservation, cost: Cost | None) -> None:
     if cost is not None and found.settled_by == "metering":
         raise Denied(
             "metered",
-            (
-                f"samples of its sandboxes charge {found.reservation}: do not draw on it, and "
-                "settle or release it without a cost"
-            ),
+            f"samples of its sandboxes charge {found.reservation}: do not draw on it, and "
+            "settle or release it without a cost",
         )
 
 
@@ -173,10 +169,8 @@ def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
         if amount is None:
             raise Denied(
                 "no_rate",
-                (
-                    f"feature {feature} had no rate when {found.reservation} was accepted. "
-                    "Later rates do not apply. Send its cost in credits"
-                ),
+                f"feature {feature} had no rate when {found.reservation} was accepted. "
+                "Later rates do not apply. Send its cost in credits",
             )
         lines.append(Line(feature, quantity, _within(amount)))
     return lines

@@ -89,10 +89,8 @@ def release(
         why = f"by {frozen.actor} ({frozen.reason})"
         raise Denied(
             "frozen_supplier",
-            (
-                f"supplier {found.supplier} is frozen {why}. Run `drawdown supplier freeze "
-                f"{typed(found.supplier, '--undo')}`"
-            ),
+            f"supplier {found.supplier} is frozen {why}. Run `drawdown supplier freeze "
+            f"{typed(found.supplier, '--undo')}`",
         )
     settlements.require_in_order(connection, found.supplier, by.now_ms)
     made = _gathered(connection, payout, found, period, by)
@@ -113,11 +111,9 @@ def _gathered(connection: sa.Connection, payout: str, found: Supplier, period: s
         less = f", less {as_credits(-sums.carried_micro)} clawed back" if sums.carried_micro else ""
         raise Denied(
             "below_threshold",
-            (
-                f"no payout for {found.supplier}: {as_credits(sums.released_micro)} credits "
-                f"are releasable{less}. A payout must exceed {as_credits(threshold)} credits. "
-                "The amount stays for the next payout"
-            ),
+            f"no payout for {found.supplier}: {as_credits(sums.released_micro)} credits "
+            f"are releasable{less}. A payout must exceed {as_credits(threshold)} credits. "
+            "The amount stays for the next payout",
         )
     return Payout(
         payout=payout,
@@ -137,10 +133,8 @@ def _require_expected(found: Payout, expect_micro: int | None) -> None:
     if expect_micro is not None and found.total_micro != expect_micro:
         raise Denied(
             "not_as_expected",
-            (
-                f"{found.payout} totals {as_credits(found.total_micro)} credits, not "
-                f"{as_credits(expect_micro)}. Run the dry run again"
-            ),
+            f"{found.payout} totals {as_credits(found.total_micro)} credits, not "
+            f"{as_credits(expect_micro)}. Run the dry run again",
         )
 
 
@@ -153,8 +147,6 @@ def _require_period(connection: sa.Connection, supplier: str, period: str, now_m
     if last is not None and period < str(last):
         raise Denied(
             "earlier_period",
-            (
-                f"supplier {supplier} already has a payout of {last}, which released all "
-                "eligible credit. Use a later period"
-            ),
+            f"supplier {supplier} already has a payout of {last}, which released all "
+            "eligible credit. Use a later period",
         )

@@ -86,11 +86,9 @@ def allot(
     if amount_micro > room:
         raise Denied(
             "no_credit",
-            (
-                f"pool {pool} has {as_credits(room)} credits left, fewer than "
-                f"{as_credits(amount_micro)}. Allot less, or run `drawdown ledger grant "
-                f"{typed(pool, 'CREDITS')}`"
-            ),
+            f"pool {pool} has {as_credits(room)} credits left, fewer than "
+            f"{as_credits(amount_micro)}. Allot less, or run `drawdown ledger grant "
+            f"{typed(pool, 'CREDITS')}`",
             "credits",
         )
     lots.give(connection, lot)
@@ -159,10 +157,8 @@ def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> 
         ended = "" if found is None or found.allowed else " any more"
         raise Denied(
             "payer_not_allowed",
-            (
-                f"{payer} does not pay for executions of {org_id}{ended}. Run `drawdown payer "
-                f"allow {typed(payer, org_id)}`, or omit the payer"
-            ),
+            f"{payer} does not pay for executions of {org_id}{ended}. Run `drawdown payer "
+            f"allow {typed(payer, org_id)}`, or omit the payer",
             "account",
         )
     return found

@@ -139,11 +139,9 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
     """A key that comes again with other content: in what it differs."""
     return Denied(
         "other_content",
-        (
-            f"key {strip_own_prefix(reservation)} was used for an execution with another "
-            f"{', another '.join(differs)}. No credit was reserved. Run `drawdown execution "
-            f"show {typed(reservation)}`, or use a new key"
-        ),
+        f"key {strip_own_prefix(reservation)} was used for an execution with another "
+        f"{', another '.join(differs)}. No credit was reserved. Run `drawdown execution "
+        f"show {typed(reservation)}`, or use a new key",
     )
 
 
@@ -167,11 +165,9 @@ def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_mic
     """More than all runs of a wallet may hold by its plan."""
     return Denied(
         "too_much_held",
-        (
-            f"executions of {customer_id} reserve {as_credits(held_micro)} credits, and this "
-            f"one needs {as_credits(wanted_micro)}. The plan allows {as_credits(most_micro)} "
-            "at once. Wait until an execution ends, or change the plan"
-        ),
+        f"executions of {customer_id} reserve {as_credits(held_micro)} credits, and this "
+        f"one needs {as_credits(wanted_micro)}. The plan allows {as_credits(most_micro)} "
+        "at once. Wait until an execution ends, or change the plan",
         "plan",
     )
 

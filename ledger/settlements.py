@@ -189,10 +189,8 @@ def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> N
     if last_ms is not None and now_ms < int(last_ms):
         raise Denied(
             "clock_behind",
-            (
-                f"the clock of this host is {int(last_ms) - now_ms} ms behind the last change "
-                f"or payout of {supplier}. Wait, or fix the clock"
-            ),
+            f"the clock of this host is {int(last_ms) - now_ms} ms behind the last change "
+            f"or payout of {supplier}. Wait, or fix the clock",
         )
 
 
@@ -215,7 +213,7 @@ def reverse(
     if not found.left_micro:
         raise Denied(
             "nothing_left",
-            (f"cannot reverse {found.reservation}: all of its {as_credits(found.net_micro)} credits are reversed"),
+            f"cannot reverse {found.reservation}: all of its {as_credits(found.net_micro)} credits are reversed",
         )
     amount = found.left_micro if amount_micro is None else amount_micro
     if amount > found.left_micro:
@@ -224,11 +222,9 @@ def reverse(
     if found.is_final:
         raise Denied(
             "no_clawbacks",
-            (
-                f"{found.reservation} was released with {found.payout}, and the terms of "
-                f"{found.supplier} allow no clawback. Settle the difference with the supplier "
-                "directly"
-            ),
+            f"{found.reservation} was released with {found.payout}, and the terms of "
+            f"{found.supplier} allow no clawback. Settle the difference with the supplier "
+            "directly",
         )
     made = Reversal(key, found.reservation, amount, found.payout is not None, by.now_ms, by.actor, by.reason)
     if SQL.run(connection, "reverse", vars(made)).first() is None:  # at another supplier, in this moment

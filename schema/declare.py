@@ -356,25 +356,6 @@ New = Annotated[bool, FLAG, "Create it if it does not exist"]
 Undo = Annotated[bool, FLAG, "Undo an earlier call"]
 
 
-LABELS: Final[Mapping[str, str]] = {
-    "at once": "Concurrent sandboxes",
-    "fail": "If credit is unknown",
-    "holds halt": "Count reserved credit for halts",
-    "max concurrent": "Maximum concurrent sandboxes",
-    "memory mb": "Memory, MB",
-    "most held": "Maximum reserved by a wallet",
-    "most hold": "Maximum reserved by an execution",
-    "org": "Organisation",
-    "rollover max": "Maximum rollover",
-    "rollover min": "Minimum rollover",
-    "topup": "Top-up",
-    "unknown hold": "Reserved without an estimate",
-    "url": "URL",
-    "warn left": "Warn at, per cent left",
-}
-"""The labels of parameters in forms, if the words of their names are not clear."""
-
-
 @dataclass(frozen=True)
 class Label:
     """The name of a parameter in a form, if its own name is not clear."""
@@ -427,6 +408,10 @@ class Param:
             raise WrongField(self.field, str(error)) from None
 
 
+SPELLED: Final = {"org": "Organisation"}
+"""The label of a name that programs abbreviate."""
+
+
 def params_of(function: Callable[..., object]) -> tuple[Param, ...]:
     """Return the parameters of a function, by its annotations, after the connection and the request."""
     hints = get_type_hints(function, include_extras=True)
@@ -461,7 +446,7 @@ def _param(given: inspect.Parameter, hint: Any) -> Param:
         given.name,
         kind,
         text,
-        label or LABELS.get(word, word.capitalize()),
+        label or SPELLED.get(word, word.capitalize()),
         not has_default and (kind.nullable or not optional),
         given.default if has_default else None,
         given.kind is not inspect.Parameter.KEYWORD_ONLY,

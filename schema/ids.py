@@ -265,7 +265,7 @@ def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:
 
 
 def halves(prefix: str, given: str) -> dict[str, str]:
-    """Return patterns of the begin and the end of an id that has one slip in its other half."""
+    """Return patterns of the start and the end of an id that has one slip in its other half."""
     middle = len(given) // 2
     head, tail = (
         half.replace("!", "!!").replace("%", "!%").replace("_", "!_") for half in (given[:middle], given[middle:])

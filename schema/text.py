@@ -20,7 +20,7 @@ from drawdown.schema.units import MAX_ID_CHARS
 MAX_ERROR_CHARS: Final = 300
 """An error's first line, in reports and logs: enough to know it by."""
 NEEDS_YOU: Final = "needs you: "
-"""Begin of a reason that only a person can fix, by a setting: no later try fixes it."""
+"""Start of a reason that only a person can fix, by a setting: no later try fixes it."""
 ALIKE: Final = 0.6
 """Least likeness of two ids that may be meant for each other, as difflib counts: 1 is the same."""
 COMPARED_AT_MOST: Final = 20
@@ -30,7 +30,7 @@ MAX_COMPARED_CHARS: Final = 64
 
 
 _FORMULA: Final = re.compile('((?:^|;)[ "]*)(?=[=+@\\-\uff1d\uff0b\uff0d\uff20])')
-"""Matches the begin of a formula: some spreadsheets take wide signs, too."""
+"""Matches the start of a formula: some spreadsheets take wide signs, too."""
 
 
 def clean(text: str, most_chars: int | None = None) -> str:

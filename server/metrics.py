@@ -99,7 +99,7 @@ def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) ->
     yield gauge("database_up", "1 if the database can be read, 0 if not.", [((), 1)])
     yield gauge(
         "history_doubted",
-        ("1 if database history may be lost. Drawdown seals and sends no usage until `drawdown recover`."),
+        "1 if database history may be lost. Drawdown seals and sends no usage until `drawdown recover`.",
         [((), int(doubted or figures.doubted_histories(connection) > 0))],
     )
     yield from _sealing(connection, now_ms)
@@ -148,7 +148,7 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     age = 0 if oldest is None else oldest.age_ms
     yield gauge(
         "oldest_transaction_seconds",
-        ("Seconds since the start of the oldest open database transaction. Its inserts are not billed yet."),
+        "Seconds since the start of the oldest open database transaction. Its inserts are not billed yet.",
         [] if age is None else [((), seconds(age))],
     )
     found = dict.fromkeys(PROBLEMS, 0) | quarantined(connection)
@@ -188,7 +188,7 @@ def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )
     yield gauge(
         "open_quantity",
-        ("Sealed and unsettled quantity, in base units of the feature. Usage that cannot be sealed yet is excluded."),
+        "Sealed and unsettled quantity, in base units of the feature. Usage that cannot be sealed yet is excluded.",
         sorted(owed.items()),
         ("provider", "feature"),
     )
@@ -293,8 +293,8 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         [(shard, seconds(row.finished_ms - row.started_ms)) for shard, row in of], SHARD,
     )  # fmt: skip
     yield gauge(
-        "tick_last_exit_status", ("Exit status of the last completed tick: 0 settled, 75 work pending, 1 manual "
-        "action needed."),
+        "tick_last_exit_status", "Exit status of the last completed tick: 0 settled, 75 work pending, 1 manual "
+        "action needed.",
         [(shard, row.exit_status) for shard, row in of], SHARD,
     )  # fmt: skip
     yield gauge(
@@ -312,7 +312,7 @@ def _cut(connection: sa.Connection, now_ms: int) -> Metric:
     found = calls_cut(connection, now_ms - CUT_LATELY_MS)
     return gauge(
         "calls_cut_to",
-        ("Lowest number of concurrent calls in 15 minutes at a provider that limited its rate."),
+        "Lowest number of concurrent calls in 15 minutes at a provider that limited its rate.",
         [((provider,), at_once) for provider, at_once in found.items()],
         ("provider",),
     )
@@ -356,7 +356,7 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     ]
     yield gauge(
         "uncompared_balance_age_seconds",
-        ("Seconds since reconcile first left out a balance that no later run compared, by provider."),
+        "Seconds since reconcile first left out a balance that no later run compared, by provider.",
         left_out,
         ["provider"],
     )
@@ -542,8 +542,8 @@ def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Return the metrics of the guard's tables, of all processes."""
     found = guard_figures(connection, now_ms, now_ms - GUARD_RECENT_MS, now_ms - DAY_MS, now_ms + SOON_MS)
     denied = [((name, _word(enforced)), times) for (name, enforced), times in sorted(found.denied.items())]
-    yield gauge("guard_denied", ("Guard requests of the last hour that were denied, or that phase 3 would deny "
-    "(enforced no)."),
+    yield gauge("guard_denied", "Guard requests of the last hour that were denied, or that phase 3 would deny "
+    "(enforced no).",
                 denied, ("metric", "enforced"))  # fmt: skip
     dark = sorted(found.dark.items())
     yield gauge("guard_dark_uses", "Guard uses of 24 hours allowed while the credit was unknown, by metric.",
@@ -579,7 +579,7 @@ def comparing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     age = 0 if found.checked_ms is None else now_ms - found.checked_ms
     yield gauge(
         "parity_checked_age_seconds",
-        ("Seconds since the last comparison with the totals of cells, or 0 without a comparison."),
+        "Seconds since the last comparison with the totals of cells, or 0 without a comparison.",
         [((), seconds(age))],
     )
 
@@ -607,7 +607,7 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     ]
     yield gauge(
         "proof_age_seconds",
-        ("Seconds since verify last proved all invariants, or 0 without a proof, by scope of the run."),
+        "Seconds since verify last proved all invariants, or 0 without a proof, by scope of the run.",
         ages,
         ("run",),
     )

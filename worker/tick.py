@@ -265,7 +265,7 @@ def _seal_all(context: Context, report: Report) -> Steps[None]:
         if sealed.restored:
             log.error(
                 "database_restored",
-                detail=("the arrival cursor exceeded the database's counter. The tick reads all arrivals again"),
+                detail="the arrival cursor exceeded the database's counter. The tick reads all arrivals again",
             )
         log.info("sealed", bucket_lo=shard.lo, bucket_hi=shard.hi, pushes=sealed.pushes, seal=sealed.seal_id)
 

@@ -15,9 +15,9 @@ from drawdown.worker.wallets.export import ByTime, Format, Kind, Span
 
 commands = typer.Typer()
 
-Org = Annotated[str, typer.Option("--org", help="Organisation of the pushes", show_default="all")]
-From = Annotated[str, typer.Option("--from", help="Begin of the range")]
-To = Annotated[str, typer.Option("--to", help="End of the time of booking")]
+Org = Annotated[str, typer.Option("--org", help="Organisation to export", show_default="all")]
+From = Annotated[str, typer.Option("--from", help="Start of the range")]
+To = Annotated[str, typer.Option("--to", help="End of the range")]
 Form = Annotated[str, typer.Option("--format", help="Format: csv, safe to open in a spreadsheet, or jsonl")]
 By = Annotated[str, typer.Option(help="Time of the range: booked, which never changes for a past range, or used")]
 

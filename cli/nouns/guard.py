@@ -246,7 +246,7 @@ def report(
     context: typer.Context,
     metric: Metric,
     phase: Annotated[int, typer.Option(min=0, max=3, help="Phase that you plan to set")] = 3,
-    since: Annotated[str, typer.Option(help="Begin of the range of requests")] = "7d",
+    since: Annotated[str, typer.Option(help="Start of the range of requests")] = "7d",
 ) -> None:
     """Show the requests that a phase would have blocked.
 
@@ -265,7 +265,7 @@ def report(
 @commands.command()
 def reconcile(
     context: typer.Context,
-    since: Annotated[str, typer.Option(help="Earliest begin of the periods")] = "35d",
+    since: Annotated[str, typer.Option(help="Earliest start of the periods")] = "35d",
     tolerance: Annotated[str, typer.Option(metavar="PERCENT", help="Tolerance in per cent")] = "0",
     dry_run: DryRun = False,
     actor: Actor = None,

@@ -47,7 +47,7 @@ def statement(
     month: Annotated[
         str | None, typer.Option(metavar="MONTH", help="Month of the statement in UTC, such as 2026-02")
     ] = None,
-    from_: Annotated[str | None, typer.Option("--from", help="Begin of the range, in place of --month")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Start of the range, in place of --month")] = None,
     to: Annotated[str | None, typer.Option("--to", help="End of the time of booking")] = None,
     most: PageSize = LINES,
     as_csv: Annotated[bool, typer.Option("--csv", help="Output as CSV, safe to open in a spreadsheet")] = False,

@@ -51,7 +51,7 @@ ProviderOption = Annotated[
     str | None,
     typer.Option(
         help="Provider: embedded, autumn, stripe, …; none or legacy to bill nothing here",
-        show_default="who bills it now; embedded where nobody does",
+        show_default="its provider; embedded if it has none",
     ),
 ]
 CustomerOption = Annotated[

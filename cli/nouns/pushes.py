@@ -34,7 +34,7 @@ from drawdown.worker.push.actions import (
     require_lost,
     resolve_all,
 )
-from drawdown.worker.push.faces import ACTIONS, LISTS
+from drawdown.worker.push.faces import ACTIONS, LISTS, SEALED_AGAIN
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.usage import prune
 from drawdown.worker.verdict.rates import named_quantities
@@ -161,7 +161,7 @@ async def _cancel_all(app: App, intents: Sequence[Intent]) -> list[Cancelled | R
 def _cancel_lines(done: CancelReport) -> list[str]:
     lines = []
     if done.voided:
-        lines = [f"{len(done.voided):,} cancelled and voided; the next tick seals what they held"]
+        lines = [f"{len(done.voided):,} cancelled and voided; {SEALED_AGAIN}"]
         lines += [f"  {key}" for key in done.voided]
     lines += [f"{key}: cancelled; it was voided meanwhile" for key in done.before]
     lines += [
@@ -242,7 +242,7 @@ def void_lost(
         return done, effect_of(connection, done)
 
     done, effect = app.write(work, rollback=dry_run)
-    lines = [f"{len(done):,} voided; the next tick seals what they held", f"  {effect}", *(f"  {key}" for key in done)]
+    lines = [f"{len(done):,} voided; {SEALED_AGAIN}", f"  {effect}", *(f"  {key}" for key in done)]
     show_change(app, {"pushes": done, "effect": effect}, lines, dry_run=dry_run)
 
 

@@ -44,7 +44,7 @@ def replay_(
     orgs: Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations to replay")] = None,
     provider: Annotated[str | None, typer.Option(help="Provider that bills the windows")] = None,
     all_: Annotated[bool, typer.Option("--all", help="All organisations")] = False,
-    from_: Annotated[str, typer.Option("--from", help="Begin of the range")] = "",
+    from_: Annotated[str, typer.Option("--from", help="Start of the range")] = "",
     to: Annotated[str, typer.Option("--to", help="End of the range")] = "",
     zone: Annotated[str, typer.Option(help="Time zone of times without an offset")] = "UTC",
     dry_run: DryRun = False,

@@ -163,8 +163,8 @@ def status_(
     """Show the open work, its cause and the next command.
 
     The command shows the age and the amount of open work, and when it ends. The exit status is 0 if all work is
-    settled, 75 if some is late, and 1 if a person must act. The same holds for one organisation. A halt is no fault
-    and does not change the exit status.
+    settled, 75 if some is late, and 1 if a person must act. The same holds for one organisation. A halt does
+    not change the exit status.
     """
     app: App = context.obj
     now = app.clock.now_ms()

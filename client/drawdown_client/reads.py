@@ -41,7 +41,7 @@ class Carried(TypedDict):
 
 
 class Usage(TypedDict):
-    """GET /v1/usage/{org_id}, all pages. `pruned`: at the begin of the range, used is the sealed quantity."""
+    """GET /v1/usage/{org_id}, all pages. `pruned`: at the start of the range, used is the sealed quantity."""
 
     org_id: str
     by: str

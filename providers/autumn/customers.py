@@ -34,7 +34,7 @@ MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
 @dataclass(frozen=True)
 class Begun:
-    """The begin of one part's cycle: the latest and the earliest moment (milliseconds).
+    """The start of one part's cycle: the latest and the earliest moment (milliseconds).
 
     `at_ms` 0: the part has no cycle that repeats. `untouched`: nothing was drawn from it since.
     """

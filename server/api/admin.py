@@ -86,7 +86,7 @@ async def assign(
     _check_org(org_id)
     by = audit.By(services.clock.now_ms(), order.actor, order.reason, "http")
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
-        raise UsageError("from_ms must be a multiple of 300000: the begin of a window")
+        raise UsageError("from_ms must be a multiple of 300000: the start of a window")
 
     def cancel(connection: sa.Connection) -> assignments.Assigned:
         signed.use_up(connection)
@@ -115,7 +115,7 @@ async def override(
     _check_org(org_id)
     undo = order.undo
     if undo == (order.max_concurrent is not None or order.never_halt or order.until_ms is not None):
-        raise UsageError("send max_concurrent, never_halt, until_ms or undo, and no other of them")
+        raise UsageError("send undo alone, or at least one of max_concurrent, never_halt and until_ms")
     by = audit.By(now_ms, order.actor, order.reason, "http")
 
     def work(connection: sa.Connection) -> tuple[str | None, orgs.Overridden]:

@@ -293,7 +293,7 @@ class FailOpen:
             raise ApiError(
                 503,
                 "database",
-                ("the database is unavailable, and the limit of allowed uses is reached. Send the request again later"),
+                "the database is unavailable, and the limit of allowed uses is reached. Send the request again later",
                 headers=SOON,
             )
         if not self._kept:

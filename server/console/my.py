@@ -497,7 +497,7 @@ def reason_of(form: Mapping[str, str]) -> str:
 def _period(form: Mapping[str, str]) -> Period:
     found = next((one for one in PERIODS if one == form.get("period")), None)
     if found is None:
-        raise UsageError(f"period: there is {', '.join(PERIODS)}")
+        raise UsageError(f"invalid period: expected {', '.join(PERIODS)}")
     return found
 
 

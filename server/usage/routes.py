@@ -69,7 +69,7 @@ def _place(name: str) -> Place:
     return Place(group, feature, unit)
 
 
-FROM: Final = "The begin of the first window. By default the first of this month, in UTC"
+FROM: Final = "The start of the first window. By default the first of this month, in UTC"
 TO: Final = "The end of the last window. By default the end of the current one"
 
 

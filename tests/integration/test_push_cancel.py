@@ -299,7 +299,7 @@ def test_the_command_cancels_says_so_and_is_refused(engine: sa.Engine, database_
         status, text = run(*cancel)
         assert status == 1 and f"{KEY}: the provider did not confirm it" in text
         stripe.faults.rates = {}
-        assert run(*cancel) == (0, f"1 cancelled and voided; the next tick seals what they held\n  {KEY}\n")
+        assert run(*cancel) == (0, f"1 cancelled and voided; the next tick seals their usage again\n  {KEY}\n")
         assert stripe.charged("cus_1", FEATURE) == 0
         failed = drawdown(database_url, *cancel, at=str(clock.at_ms), env=env)
         assert "it is voided" in one_clear_line(failed, 1, 2, 3)

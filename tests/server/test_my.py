@@ -546,8 +546,8 @@ FIELDS: Final = [
     ({"metric": "ideaa"}, 404, "there is no metric"), ({"amount": ""}, 400, "amount: a whole number"),
     ({"amount": "-1"}, 400, "amount: a whole number"), ({"amount": "1.5"}, 400, "amount: a whole number"),
     ({"amount": "٣"}, 400, "amount: a whole number"), ({"amount": "9" * 15}, 400, "an override allows"),
-    ({"amount": "9" * 99}, 400, "amount: a whole number"), ({"period": "year"}, 400, "period: there is hour"),
-    ({"period": "at_once"}, 400, "period: there is hour"), ({"days": "90"}, 400, "days: there is 7, 30, 89"),
+    ({"amount": "9" * 99}, 400, "amount: a whole number"), ({"period": "year"}, 400, "invalid period: expected hour"),
+    ({"period": "at_once"}, 400, "invalid period: expected hour"), ({"days": "90"}, 400, "days: there is 7, 30, 89"),
     ({"days": ""}, 400, "days: there is"), ({"reason": " "}, 400, "reason: say what it is for"),
     ({"reason": "x" * 501}, 400, "reason: say what it is for"), ({"reason": "a\nb"}, 400, "reason: say what it is for"),
 ]  # fmt: skip

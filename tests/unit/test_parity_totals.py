@@ -53,7 +53,7 @@ def test_csv_and_json_lines_say_the_same() -> None:
         ("day,org_id\n", "the columns are"),
         ("day,org_id,seconds,price\n", "the columns are"),
         ("day,org_id,seconds,seconds\n", "the columns are"),
-        ("day,org_id,seconds\n", "line 1: the provider returns no totals"),
+        ("day,org_id,seconds\n", "line 1: no totals were found"),
         (f"day,org_id,seconds\n{DAY},acme\n", "line 2: it has 2 columns, and the first line names 3; was the line"),
         (f"day,org_id,seconds\n{DAY},acme,1,2\n", "line 2: it has 4 columns, and the first line names 3"),
         (f"day,org_id,seconds\n{DAY},acme,1\n{DAY},acme,1\n", "line 3: acme appears twice for 2026-01-01"),

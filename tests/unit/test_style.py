@@ -14,7 +14,7 @@ from tests import style
 from tests.cases import cases
 
 MOST_AVOIDED = dict.fromkeys(style.SURFACES, 0)
-MOST_WORDS = 31_400
+MOST_WORDS = 31_700
 """Of the pages that are written by hand."""
 MOST_LONG_SENTENCES = 0
 """How many were left when this was last lowered. Lower it when you remove some."""

@@ -1,6 +1,6 @@
 """Keys of programs, people of the console, their sessions, and the audit of what they did.
 
-Guarantee: a key, a session or a form counts once, until it ends.
+Guarantee: an ended key or session opens nothing, and a form acts once.
 
 Tests: tests/server/test_api_keys.py
 """

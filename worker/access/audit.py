@@ -137,7 +137,7 @@ def _list(
     action: Annotated[str, ID, "Action to list, such as org_halt"] = "",
     target: Annotated[str, KEY, "Organisation, customer, feature, push or other object that changed"] = "",
     via: Annotated[str, ID, f"Channel: {', '.join(VIAS)}"] = "",
-    from_ms: Annotated[int | None, TIME, "Begin of the range"] = None,
+    from_ms: Annotated[int | None, TIME, "Start of the range"] = None,
     to_ms: Annotated[int | None, TIME, "End of the range"] = None,
 ) -> Page[AuditEntry]:
     if look.after and not (look.after.isascii() and look.after.isdigit() and len(look.after) <= 18):

@@ -85,7 +85,7 @@ class Sums:
     """The sums of a file.
 
     `rows` are in the sums, `refused` are not. `samples`: their number. `total`: their sum, in seconds or units.
-    `from_ms`, `to_ms`: the begin of the first window and the end of the last. `rows_hash`: a hash of the rows in any
+    `from_ms`, `to_ms`: the start of the first window and the end of the last. `rows_hash`: a hash of the rows in any
     order; `labels` are the columns that distinguish them. `is_whole`: each row is compared with earlier batches, not a
     part of them.
     """

@@ -45,7 +45,7 @@ MAX_PERIODS_BACK: Final = 10_000
 class BatchSource:
     """A watched folder, or a query on another database.
 
-    `batches`: how many of its batches are in force. `next_ms`: the begin of the first period that may still be queried.
+    `batches`: how many of its batches are in force. `next_ms`: the start of the first period that may still be queried.
     """
 
     source: str
@@ -169,7 +169,7 @@ def add_query(
 def due_periods(
     connection: sa.Connection, source: str, question: Question, now_ms: int
 ) -> list[tuple[bool, int, FoundFile]]:
-    """Return the periods without an outcome, or to be read once more: if the last read failed, the begin, and the file.
+    """Return the periods without an outcome, or to be read once more: if the last read failed, the start, and the file.
 
     Periods that are done are not looked at again. If the source was removed since the tick read it, there are none.
     """

@@ -1,6 +1,6 @@
 """The terms of billing: features and their units, providers' terms, wallets.
 
-Guarantee: the features, units and terms that are billed.
+Guarantee: all machines bill by the same features, units and terms.
 
 Tests: tests/unit/test_mapping.py
 """

@@ -18,7 +18,7 @@ from drawdown.events.values import COUNT, MAX_VALUE_SCALE, SUM, EventValue
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import utc
-from drawdown.schema.declare import FLAG, ID, KEY, WINDOW, Action, Fact, Invocation, New, Values, whole
+from drawdown.schema.declare import FLAG, ID, KEY, WINDOW, Action, Fact, Invocation, Label, New, Values, whole
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
@@ -337,7 +337,9 @@ def _map(
     asked: Invocation,
     feature: Feature,
     *,
-    memory_mb: Annotated[int | None, whole(0, MAX_MEMORY_MB, 1_024), "Exact memory size in MB"] = None,
+    memory_mb: Annotated[
+        int | None, whole(0, MAX_MEMORY_MB, 1_024), "Exact memory size in MB", Label("Memory, MB")
+    ] = None,
     up_to: Annotated[int | None, whole(0, MAX_MEMORY_MB, 2_048), "Upper bound of the tier in MB"] = None,
     rest: Annotated[bool, FLAG, "All larger sizes"] = False,
     unit: Annotated[Literal["s", "mb_s"], "Base unit: s (seconds) or mb_s (MB-seconds)"] = "s",

@@ -1,7 +1,7 @@
 """The guard's counters, each the sum of its uses: moved by each use, and compared with all of them.
 
 Guarantee: a counter is locked before it is believed, and moves in the transaction of the use that it counts. Counters
-of an organisation's metric that count one moment are locked in one order: by the begin of their period; if two begin
+of an organisation's metric that count one moment are locked in one order: by the start of their period; if two begin
 together, the longer first. Then come uses, then reservations, then wallets. A hold that is over counts nowhere, whether
 or not any process has looked at it since. A transaction that gives it back locks counters of earlier hours after those
 of now: beside a correction of several, PostgreSQL may end one of the two as a deadlock, and that one runs again.

@@ -18,7 +18,7 @@ from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
-from drawdown.schema.declare import CREDITS, ID, ONE, PERCENT, Action, Fact, Invocation, New, Size, Values, whole
+from drawdown.schema.declare import CREDITS, ID, ONE, PERCENT, Action, Fact, Invocation, Label, New, Size, Values, whole
 from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.locks import lock_buckets
@@ -342,10 +342,15 @@ def _set(
     payer: Annotated[str | None, ID, "Wallet that pays in place of the organisation; none for the organisation"] = None,
     phase: PhaseOf = None,
     warn_left_ppm: Annotated[
-        int | None, PERCENT, "Percentage left at which the guard warns; 20 for a new metric"
+        int | None,
+        PERCENT,
+        "Percentage left at which the guard warns; 20 for a new metric",
+        Label("Warn at, per cent left"),
     ] = None,
     fail: Annotated[
-        Literal["open", "closed"] | None, "Answer if the credit is unknown; closed for a new metric"
+        Literal["open", "closed"] | None,
+        "Answer if the credit is unknown; closed for a new metric",
+        Label("If credit is unknown"),
     ] = None,
     counts: Annotated[str | None, ID, "Event type or feature that the metric counts; none for its own name"] = None,
     new: New = False,

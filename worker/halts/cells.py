@@ -21,6 +21,7 @@ from drawdown.schema.declare import (
     Column,
     Fact,
     Invocation,
+    Label,
     Listing,
     Look,
     New,
@@ -99,7 +100,7 @@ def _set(
     connection: sa.Connection,
     asked: Invocation,
     cell: CellId,
-    url: Annotated[str, KEY, "URL of the cell; Drawdown adds /admin/halt-org"],
+    url: Annotated[str, KEY, "URL of the cell; Drawdown adds /admin/halt-org", Label("URL")],
     *,
     new: New = False,
 ) -> CellSet:

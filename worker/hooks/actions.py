@@ -26,6 +26,7 @@ from drawdown.schema.declare import (
     Action,
     Fact,
     Invocation,
+    Label,
     New,
     Values,
 )
@@ -254,7 +255,7 @@ def _set(
     connection: sa.Connection,
     asked: Invocation,
     name: EndpointName,
-    url: Annotated[str, TEXT, "URL of your product's receiver"],
+    url: Annotated[str, TEXT, "URL of your product's receiver", Label("URL")],
     *,
     events: Annotated[list[str] | None, ID, f"For this: {', '.join(EVENTS)}"] = None,
     new: New = False,

@@ -108,7 +108,7 @@ def show_message(connection: sa.Connection, message_id: str) -> tuple[str, list[
 
 EndpointName = Annotated[str, ID, "Name of the endpoint, which you choose"]
 MessageId = Annotated[str, ID, "Message's id, msg_…"]
-AtEndpoint = Annotated[str, ID, "Endpoint to send to"]
+AtEndpoint = Annotated[str, ID, "Endpoint of the messages"]
 State = Literal["due", "delivered", "failed"]
 
 
@@ -144,7 +144,7 @@ def _messages(
     *,
     endpoint: AtEndpoint = "",
     org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
-    state: Annotated[list[State] | None, "State of the executions"] = None,
+    state: Annotated[list[State] | None, "State of the messages"] = None,
 ) -> Page[DeliveryRow]:
     chosen = MessageFilter(tuple(state or STATES), endpoint, org_id or "")
     return Page(list_messages(connection, chosen, look.most))

@@ -61,7 +61,9 @@ def _assign(
     customer_id: Annotated[
         str | None, ORG, "Customer's id at the provider; the organisation's id for a new assignment"
     ] = None,
-    from_ms: Annotated[int | None, WINDOW, "Window boundary at which the mapping starts; the next if omitted"] = None,
+    from_ms: Annotated[
+        int | None, WINDOW, "Window boundary at which the assignment starts; the next if omitted"
+    ] = None,
     undo: Undo = False,
     allow_halt: Annotated[bool, FLAG, "Assignment even if it halts the organisation at once"] = False,
     new: New = False,

@@ -23,6 +23,7 @@ from drawdown.schema.declare import (
     Action,
     Fact,
     Invocation,
+    Label,
     OrgId,
     Size,
     Undo,
@@ -200,7 +201,10 @@ def _override(
     org_id: OrgId,
     *,
     max_concurrent: Annotated[
-        int | None, AT_ONCE, "Maximum number of concurrent sandboxes, in place of the plan's limit"
+        int | None,
+        AT_ONCE,
+        "Maximum number of concurrent sandboxes, in place of the plan's limit",
+        Label("Maximum concurrent sandboxes"),
     ] = None,
     never_halt: Annotated[bool, FLAG, "Exemption from halts, whatever the balance"] = False,
     until_ms: Annotated[int | None, AHEAD, "End of the override (none if omitted)"] = None,

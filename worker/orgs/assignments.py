@@ -198,7 +198,7 @@ def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | Non
 def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None = None) -> Assigned:
     """Take back an assignment that has not begun. The provider that billed before continues.
 
-    `start_ms`: the begin of the assignment that is meant, so that a repeated call takes back no other.
+    `start_ms`: the start of the assignment that is meant, so that a repeated call takes back no other.
 
     Errors: Refused if the latest assignment is in force already, or is not the one that is meant.
     """

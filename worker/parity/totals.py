@@ -83,7 +83,7 @@ def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
             if len(found) > MAX_TOTALS:
                 raise BadTotal(f"these are more than {MAX_TOTALS:,} totals: give fewer days at once")
         if not found:
-            raise BadTotal("the provider returns no totals")
+            raise BadTotal("no totals were found")
         return by_day(found)
     except (BadTotal, Unfit) as bad:
         at = bad.line if isinstance(bad, Unfit) else line

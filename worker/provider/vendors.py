@@ -57,7 +57,7 @@ class Units:
 
 
 def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: int, by: By, *, new: bool) -> None:
-    """From the begin of a day on. Errors: UsageError; UnknownId, unless `new`, for what is neither a feature that
+    """From the start of a day on. Errors: UsageError; UnknownId, unless `new`, for what is neither a feature that
     something makes nor a metric of the guard; Refused where something else holds from then."""
     ids.require(connection, ids.COSTING, feature, new=new)
     if not all(map(is_clean_id, (units.vendor, units.service, units.unit))):

@@ -155,7 +155,7 @@ class Level:
 
     @property
     def from_ms(self) -> int:
-        """The begin of its cycle, at the earliest: pushes sent before did not count in it."""
+        """The start of its cycle, at the earliest: pushes sent before did not count in it."""
         return (self.since_ms if self.earliest_ms is None else self.earliest_ms) or 0
 
 

@@ -38,6 +38,8 @@ from drawdown.worker.push.lists import NO_ERROR, PushFilter, PushLine, PushSum, 
 from drawdown.worker.push.rows import PUSH, find_pushes
 from drawdown.worker.verdict.rates import size_of
 
+SEALED_AGAIN: Final = "the next tick seals their usage again"
+"""The outcome of a void, as each face shows it."""
 RETRIED: Final = ("due", "rejected")
 PROVEN: Final = ("in_doubt", "rejected")
 MOST_CHOSEN: Final = 1_000
@@ -158,7 +160,7 @@ def _says(what: str) -> Callable[[PushesChanged], list[str]]:
 
 
 def _resolved(done: PushesResolved) -> list[str]:
-    what = "accepted" if done.outcome == "accepted" else "voided. The next tick seals the usage again"
+    what = "accepted" if done.outcome == "accepted" else f"voided; {SEALED_AGAIN}"
     return _says(what)(PushesChanged(done.pushes, done.effect))
 
 
@@ -328,7 +330,7 @@ ACTIONS: Final = (
         "Void pushes that never reached their provider. The pushes must be rejected or in doubt. Drawdown seals and"
         " sends their usage again.",
         _void,
-        _says("voided. The next tick seals its usage again"),
+        _says(f"voided; {SEALED_AGAIN}"),
         path="/v1/pushes/void",
         scope=WRITE,
         facts=_facts_of_proven,

@@ -472,7 +472,7 @@ FROM {rows :pairs (customer_id text, feature text, since_ms bigint)} w
 JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id AND m.feature = w.feature
 
 -- name: between
--- What was charged between a comparison and the begin of the next cycle: `sure` was, and `above` may have been. `below` may
+-- What was charged between a comparison and the start of the next cycle: `sure` was, and `above` may have been. `below` may
 -- have been given back, or was voided. `disturbs`: something else than a plain charge came to count or ceased to.
 {with_changes}
 SELECT p.customer_id, p.pool, p.feature, p.first, p.last, p.credit_cost,

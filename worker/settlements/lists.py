@@ -408,7 +408,7 @@ def _settlements(
     look: Look,
     *,
     supplier: OfSupplier = "",
-    state: Annotated[list[Standing] | None, "State of the executions"] = None,
+    state: Annotated[list[Standing] | None, "State of the settlements"] = None,
     org_id: Annotated[str | None, ORG, "Organisation of the executions"] = None,
     project: Annotated[str, ID, "Project of the executions"] = "",
 ) -> Page[SettlementRow]:

@@ -1,6 +1,6 @@
 """Where usage comes from.
 
-Guarantee: the sources of usage.
+Guarantee: a repeated item is one sample.
 
 Tests: tests/integration/test_import.py
 """

@@ -20,7 +20,7 @@ from drawdown.providers.payments.protocol import InDoubt, NotSent, PaymentCapabi
 from drawdown.schema import ids
 from drawdown.schema.audit import By, in_turn, record
 from drawdown.schema.currencies import show_money
-from drawdown.schema.declare import FLAG, ID, KEY, ORG, TEXT, Action, Fact, Invocation, Size, Values
+from drawdown.schema.declare import FLAG, ID, KEY, ORG, TEXT, Action, Fact, Invocation, Label, Size, Values
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
@@ -353,7 +353,7 @@ class TopupResolved:
 def _resolve(
     connection: sa.Connection,
     asked: Invocation,
-    topup: Annotated[str, KEY, "Top-up, as topup:WALLET:N"],
+    topup: Annotated[str, KEY, "Top-up, as topup:WALLET:N", Label("Top-up")],
     *,
     evidence: Annotated[str, TEXT, "Evidence of the outcome, kept for good"],
     paid: Annotated[str | None, ID, "Payment at the service; Drawdown credits it"] = None,

@@ -167,7 +167,7 @@ def _topups(
     look: Look,
     *,
     customer_id: Annotated[str | None, ORG, "Customer who owns the wallet"] = None,
-    state: Annotated[list[State] | None, "State of the executions"] = None,
+    state: Annotated[list[State] | None, "State of the top-ups"] = None,
 ) -> Topups:
     terms = list_terms(connection, look.most, customer_id or "")
     found = list_topups(connection, look.most, tuple(state or STATES), customer_id or "")

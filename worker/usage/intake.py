@@ -450,7 +450,7 @@ def _whether(withdrawn: bool) -> str:
 LISTS: Final = (
     Listing(
         "event list",
-        "Ids of events",
+        "Events",
         "List an organisation's usage events by time of use.",
         _events,
         ("source", Column("event_id", "event"), Column("at_ms", "at"), Column("event_type", "type"),

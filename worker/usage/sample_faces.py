@@ -42,7 +42,7 @@ from drawdown.worker.usage.quarantined import Mended
 from drawdown.worker.usage.withdrawals import Withdrawn
 
 Ids = Annotated[list[str], ANY_ID, "Ids of samples; or use the filters", Label("Samples")]
-OfOrg = Annotated[str | None, ORG, "Organisation to show"]
+OfOrg = Annotated[str | None, ORG, "Organisation of the samples"]
 OfReason = Annotated[str, TEXT, "Reason of the quarantine"]
 Since = Annotated[int | None, TIME, "Earliest time of arrival"]
 Until = Annotated[int | None, TIME, "End of the time of arrival"]

@@ -44,7 +44,7 @@ class UsageTotal:
     """A sum of base units of one unit (`s`, `mb_s` or `units`): of all that the row does not name.
 
     A field that was not grouped by is null. `feature` empty: no mapping makes a feature of it yet. `project` or
-    `subject` empty: none was named, or the samples were pruned. `period`: the day, or the begin of the hour with its
+    `subject` empty: none was named, or the samples were pruned. `period`: the day, or the start of the hour with its
     offset.
     """
 

@@ -184,7 +184,7 @@ def read_used(
 ) -> Mapping[str, Used]:
     """Return the use of one provider's organisations that their stored balance (`orgs` are rows) may not show.
 
-    `read_ms`: the begin of the read to compare with. `lag_ms`: the lag of balances.
+    `read_ms`: the start of the read to compare with. `lag_ms`: the lag of balances.
     """
     if not orgs:
         return defaultdict(Used)

@@ -657,26 +657,41 @@ def _set_plan(
     asked: Invocation,
     plan: PlanName,
     *,
-    max_concurrent: Annotated[int | None, AT_ONCE, "Maximum number of concurrent sandboxes"] = None,
+    max_concurrent: Annotated[
+        int | None, AT_ONCE, "Maximum number of concurrent sandboxes", Label("Maximum concurrent sandboxes")
+    ] = None,
     included_micro: Annotated[int | None, CREDITS_OR_NONE, "Monthly credit"] = None,
-    rollover_min_micro: Annotated[int | None, CREDITS_OR_NONE, "Minimum unused credit that rolls over"] = None,
+    rollover_min_micro: Annotated[
+        int | None, CREDITS_OR_NONE, "Minimum unused credit that rolls over", Label("Minimum rollover")
+    ] = None,
     rollover_max_micro: Annotated[
-        int | None, CREDITS_OR_NONE, "Maximum credit that rolls over; none for no rollover"
+        int | None, CREDITS_OR_NONE, "Maximum credit that rolls over; none for no rollover", Label("Maximum rollover")
     ] = None,
     first_micro: Annotated[
         int | None, CREDITS_OR_NONE, "Credit for a new customer, granted once; none for no credit"
     ] = None,
     hold_factor_ppm: Annotated[int | None, FACTOR, "Factor of an execution's estimate that is reserved"] = None,
     unknown_hold_micro: Annotated[
-        int | None, CREDITS_OR_NONE, "Credit reserved without an estimate; 0 rejects the execution"
+        int | None,
+        CREDITS_OR_NONE,
+        "Credit reserved without an estimate; 0 rejects the execution",
+        Label("Reserved without an estimate"),
     ] = None,
     most_hold_micro: Annotated[
-        int | None, CREDITS_OR_NONE, "Maximum credit that one execution reserves; none or 0 for no maximum"
+        int | None,
+        CREDITS_OR_NONE,
+        "Maximum credit that one execution reserves; none or 0 for no maximum",
+        Label("Maximum reserved by an execution"),
     ] = None,
     most_held_micro: Annotated[
-        int | None, CREDITS_OR_NONE, "Maximum credit that all executions of a wallet reserve; none or 0 for no maximum"
+        int | None,
+        CREDITS_OR_NONE,
+        "Maximum credit that all executions of a wallet reserve; none or 0 for no maximum",
+        Label("Maximum reserved by a wallet"),
     ] = None,
-    holds_halt: Annotated[bool | None, FLAG, "Reserved credit counted for halts"] = None,
+    holds_halt: Annotated[
+        bool | None, FLAG, "Reserved credit counted for halts", Label("Count reserved credit for halts")
+    ] = None,
     new: New = False,
 ) -> PlanSet:
     limits = {"unknown_hold_micro": unknown_hold_micro, "most_hold_micro": most_hold_micro,

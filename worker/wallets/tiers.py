@@ -30,6 +30,7 @@ from drawdown.schema.declare import (
     Column,
     Fact,
     Invocation,
+    Label,
     Listing,
     Look,
     New,
@@ -214,7 +215,9 @@ def _set(
     asked: Invocation,
     tier: TierName,
     *,
-    at_once: Annotated[int | None, AT_ONCE, "Maximum number of concurrent sandboxes"] = None,
+    at_once: Annotated[
+        int | None, AT_ONCE, "Maximum number of concurrent sandboxes", Label("Concurrent sandboxes")
+    ] = None,
     price_micro: Annotated[int | None, CREDITS, "Price of a calendar month in credits"] = None,
     new: New = False,
 ) -> TierSet:

@@ -59,7 +59,7 @@ class Table:
     """A table. A head that begins with # is over numbers.
 
     `none`: the text if there are no rows, and `command`, which shows or fills the table. `next`: the address of its
-    next page. `folded`: the text to open it ('': it is open). `first`: the begin of the list, on a later page ('': this
+    next page. `folded`: the text to open it ('': it is open). `first`: the start of the list, on a later page ('': this
     is the first).
     """
 

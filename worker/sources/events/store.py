@@ -40,7 +40,7 @@ from drawdown.schema.units import (
     window_of,
 )
 from drawdown.worker.sources.events import types
-from drawdown.worker.sources.events.types import PEOPLE, Bringer, is_full, meters
+from drawdown.worker.sources.events.types import PEOPLE, Bringer, add_meters, find_meters, find_mistyped, is_full
 from drawdown.worker.sources.samples import rows
 from drawdown.worker.sources.samples.rows import OF_EVENTS
 from drawdown.worker.sources.samples.store import keep_conflicts
@@ -245,22 +245,18 @@ def _take_each(
         if (answer := charged_at_once(event, at_once)) is not None:
             found.setdefault(key["sample_id"], answer)
     timely = [one for one in batch if one[0]["sample_id"] not in found]
-    likes: dict[str, str] | None = {} if unlike else None
-    known = meters(connection, {event.event_type for _, event in timely}, now_ms, types_by, likes=likes)
+    wanted = {event.event_type for _, event in timely}
+    known = find_meters(connection, sorted(wanted))
+    mistyped = find_mistyped(connection, wanted - known.keys()) if unlike else {}
+    known |= add_meters(connection, sorted(wanted - known.keys() - mistyped.keys()), now_ms, types_by)
     typed = [one for one in timely if one[1].event_type in known]
     if len(typed) < len(timely):
         why = _why_no_type(types_by, full=is_full(connection))
-        whys = {name: _why_like(name, near) for name, near in (likes or {}).items()}
+        whys = {name: EventResult("invalid", UNKNOWN_TYPE, text) for name, text in mistyped.items()}
         left = [one for one in timely if one[1].event_type not in known]
         found |= {key["sample_id"]: whys.get(event.event_type, why) for key, event in left}
     new = _insert(connection, typed, known, now_ms)
     return found | _standing(connection, [(k["sample_id"], e) for k, e in typed if k["sample_id"] in new], known)
-
-
-def _why_like(event_type: str, near: str) -> EventResult:
-    """The answer to an event of an unknown type that is like a known one."""
-    hint = f"; did you mean {near}? To use a new one, map it first: `drawdown feature map-event`" if near else ""
-    return EventResult("invalid", UNKNOWN_TYPE, f"there is no event type {event_type}{hint}")
 
 
 def _why_no_type(by: Bringer, *, full: bool) -> EventResult:

@@ -60,26 +60,21 @@ FREE_AFTER_MS: Final = DAY_MS
 
 
 def meters(
-    connection: sa.Connection,
-    event_types: Collection[str],
-    now_ms: int,
-    by: Bringer = PEOPLE,
-    *,
-    likes: dict[str, str] | None = None,
+    connection: sa.Connection, event_types: Collection[str], now_ms: int, by: Bringer = PEOPLE
 ) -> dict[str, int]:
     """Return the meter of each type. An unknown type is given the next meter, within the bounds of its sender.
 
-    If those bounds, or MAX_EVENT_TYPES, leave no room for a type, it is missing from the result. So is an unknown type
-    that is like a known one, if there are `likes`: they get it, with the known one. If the caller may not learn names,
-    they get any unknown type, with no name.
+    If those bounds, or MAX_EVENT_TYPES, leave no room for a type, it is missing from the result.
     """
-    wanted = sorted(set(event_types))
-    found = find_meters(connection, wanted)
-    if likes is not None:
-        likes |= {name: near for name in wanted if name not in found and (near := _like(connection, name)) is not None}
-        wanted = [name for name in wanted if name not in likes]
+    found = find_meters(connection, sorted(set(event_types)))
+    return found | add_meters(connection, sorted(set(event_types) - found.keys()), now_ms, by)
+
+
+def add_meters(connection: sa.Connection, event_types: list[str], now_ms: int, by: Bringer = PEOPLE) -> dict[str, int]:
+    """Give each of some unknown types the next meter, as `meters` does."""
+    found: dict[str, int] = {}
     for _ in range(MAX_EVENT_TYPES):  # of two that take one number the second takes another: each time one more is in
-        unknown = [name for name in wanted if name not in found]
+        unknown = [name for name in event_types if name not in found]
         if not unknown or is_full(connection) or (by != PEOPLE and not _has_room(connection, by)):
             break
         if by != PEOPLE:
@@ -87,12 +82,26 @@ def meters(
         types = [{"event_type": name} for name in unknown]
         values = {"types": types, "first_seen_ms": now_ms, "below": MAX_MEMORY_MB, **_most()}
         SQL.run(connection, "meet", {**values, **_bounds(by)})
-        found = find_meters(connection, wanted)
+        found = find_meters(connection, event_types)
     return found
 
 
-def _like(connection: sa.Connection, event_type: str) -> str | None:
-    return ids.find_near(connection, ids.EVENT_TYPE, event_type) if ids.tells_names(connection) else ""
+MAP_FIRST: Final = "to use a new one, map it first: `drawdown feature map-event`"
+
+
+def find_mistyped(connection: sa.Connection, event_types: Collection[str]) -> dict[str, str]:
+    """Return what is wrong with each unknown type that is like a known one.
+
+    A transaction that calls share shows no names. There each unknown type is wrong, and its call is tried again alone.
+    """
+    if not ids.tells_names(connection):
+        return {name: f"the event type {name} is unknown" for name in event_types}
+    near = {name: ids.find_near(connection, ids.EVENT_TYPE, name) for name in event_types}
+    return {
+        name: f"{ids.unknown(ids.EVENT_TYPE, name, [known])}; {MAP_FIRST}"
+        for name, known in near.items()
+        if known is not None
+    }
 
 
 def is_known(connection: sa.Connection, event_type: str) -> bool:
@@ -172,7 +181,7 @@ WHY: Final = (
     "use to POST /v1/guard/consume"
 )
 Spot: TypeAlias = tuple[str, int]
-"""An event type, and the begin of a window."""
+"""An event type, and the start of a window."""
 
 
 def spot_of(event: UsageEvent) -> Spot:

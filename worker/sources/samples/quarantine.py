@@ -132,7 +132,7 @@ def cut(text: str) -> str:
 
 
 def is_cut(sample_id: str) -> bool:
-    """Return True if this is the begin of longer ids, as the list shows it."""
+    """Return True if this is the start of longer ids, as the list shows it."""
     return len(sample_id) == MAX_ID_CHARS + 1 and sample_id.endswith(CUT)
 
 

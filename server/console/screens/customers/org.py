@@ -98,7 +98,11 @@ def assignment(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     ]  # fmt: skip
     heads = ("From, UTC", "To", "Provider", "Customer", "By", "Reason")
     table = Table(
-        "Assignments", heads, rows, "Nobody does.", f"drawdown org assign {typed(org_id, '--provider', 'embedded')}"
+        "Assignments",
+        heads,
+        rows,
+        "No provider bills it.",
+        f"drawdown org assign {typed(org_id, '--provider', 'embedded')}",
     )
     ways = [
         act("Assign here or to no provider", "assign", id=org_id),
@@ -284,7 +288,7 @@ def acts(org: sa.Row[Any], paid: PaidFrom) -> list[Link]:
     override = [act("Override limits", "org-override", org=org.org_id)]
     if org.override_halted is not None or org.override_max_concurrent is not None:
         override.append(act("End the override", "org-override", org=org.org_id, undo="yes"))
-    assign = act("Assign elsewhere", "assign-remote", id=org.org_id)
+    assign = act("Assign to another provider", "assign-remote", id=org.org_id)
     grant = [act("Give credit", "grant", id=paid.customer_id)] if paid.takes_credit else []
     return [*grant, halt, *override, assign, billing, runs]
 

@@ -227,7 +227,7 @@ def ledger_days(rows: list[LedgerDay], closing_micro: int) -> list[Day]:
 
 
 def opened_day(ask: Ask) -> int | None:
-    """Return the begin of the day to show the entries of, or None. Errors: UsageError for an invalid day."""
+    """Return the start of the day to show the entries of, or None. Errors: UsageError for an invalid day."""
     text = ask.query.get("day", "")
     if not text:
         return None

@@ -199,13 +199,13 @@ def _holding_cell(one: Offer, customer: str) -> Cell:
         return Cell("ended" if one.ended_ms is not None else "not held", links=buy)
     if not one.goes_on:
         return Cell("held, ends", "state", "warn", links=buy)
-    return Cell("held, goes on", links=(act("End tier", "tier-buy", customer=customer, tier=one.name, undo=YES),))
+    return Cell("held, renews", links=(act("End tier", "tier-buy", customer=customer, tier=one.name, undo=YES),))
 
 
 def _plans(found: list[Offer], own: str | None, customer: str) -> Table:
     rows = [wallets.plan_cells(one, one.name == own) for one in found]
     command = "drawdown plan list" if rows else "drawdown plan set team --max-concurrent 20 --new"
-    return Table("Plans", wallets.PLAN_HEADS, rows, "There is no plan yet.", command)
+    return Table("Plans", wallets.PLAN_HEADS, rows, "No plan exists yet.", command)
 
 
 MOST_WALLETS: Final = 10

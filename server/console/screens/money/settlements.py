@@ -274,7 +274,7 @@ def _freezes(found: list[Freeze], command: str) -> Table:
         for one in found
     ]  # fmt: skip
     heads = ("What", "From, UTC", "Until, UTC", "By", "Why")
-    return Table("Frozen", heads, rows, "The settlement has no freezes.", command)
+    return Table("Freezes", heads, rows, "The settlement has no freezes.", command)
 
 
 def _acknowledge(connection: sa.Connection, doing: Doing) -> ActionResult:

@@ -145,7 +145,7 @@ def _rates(rates: list[Rate], now_ms: int) -> Table:
 
 def _plans(plans: list[wallets.Offer]) -> Table:
     rows = [plan_cells(one, False) for one in plans]
-    none = "There is no plan yet."
+    none = "No plan exists yet."
     command = "drawdown plan list" if rows else "drawdown plan set team --max-concurrent 20 --new"
     return Table("Plans", PLAN_HEADS, rows, none, command)
 

@@ -318,7 +318,7 @@ ACCEPT: Final = Action(
 )
 ASSIGN: Final = Action(
     "assign-remote",
-    "Assign elsewhere",
+    "Assign to another provider",
     (
         Field("id", "Organisation"),
         Field("provider", "Billed by", hint="Provider that Drawdown looks up first, such as autumn or stripe."),

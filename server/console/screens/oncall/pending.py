@@ -336,7 +336,7 @@ ASSIGN: Final = Action(
             "provider",
             "Billed by",
             "choice",
-            "For other providers, use Assign elsewhere on the organisation's page.",
+            "For other providers, use Assign to another provider on the organisation's page.",
             choices=BILLERS,
         ),
         Field(

@@ -36,7 +36,7 @@ from drawdown.worker.push.explanation import (
     chain_of,
     explain_push,
 )
-from drawdown.worker.push.faces import PROVEN, RETRIED
+from drawdown.worker.push.faces import PROVEN, RETRIED, SEALED_AGAIN
 from drawdown.worker.push.lists import (
     FOR_PEOPLE,
     MOST_LOOKED_AT,
@@ -594,7 +594,7 @@ def _void(connection: sa.Connection, doing: Doing) -> ActionResult:
         raise WrongField("although", "name each push that was accepted: no filter finds those")
     keys = _find(connection, doing, PROVEN)
     done = pushes.void(connection, keys, doing.by, evidence_of(doing), although_accepted=also)
-    return ActionResult(f"{len(done):,} voided; the next tick seals what they held")
+    return ActionResult(f"{len(done):,} voided; {SEALED_AGAIN}")
 
 
 EVIDENCE: Final = Field(

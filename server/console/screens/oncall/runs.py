@@ -194,7 +194,7 @@ def _holders(found: list[Holder]) -> Table:
         "Executions with the most reserved credit",
         heads,
         rows,
-        "Nobody holds anything.",
+        "No execution has reserved credit.",
         "drawdown execution list --state held",
     )
 
