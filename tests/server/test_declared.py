@@ -462,7 +462,7 @@ def test_message_of_a_refused_call_names_the_fault(shop: House) -> None:
         ("/v1/hooks/app", [], 422, "invalid body: must be a JSON object"),
         (
             "/v1/orgs/acme/assign", {"provider": "embedded", "from_ms": 1}, 422,
-            "invalid body: from_ms: must be a multiple of 300000, the begin of a window",
+            "invalid body: from_ms: must be a multiple of 300000, the start of a window",
         ),
         (
             "/v1/hooks/app/test", {"url": "https://a.example/", "new": True}, 404,

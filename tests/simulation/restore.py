@@ -29,6 +29,7 @@ from tests.emulators.autumn import LOSS_FAULTS
 from tests.simulation.actions import insert_again
 from tests.simulation.invariants import is_closed
 from tests.simulation.oracle import Oracle
+from tests.simulation.people import decide
 from tests.simulation.providers import AUTUMN, WHOLE
 from tests.simulation.stepping import Task, Worker
 from tests.simulation.world import Decision, World
@@ -38,6 +39,7 @@ CHANCE_OF_IMAGE: Final = 0.02
 CHANCE_OF_RESTORE: Final = 0.004
 CHANCE_WHILE_LOST: Final = 0.01
 MOST_TRIES: Final = 400
+PERSON_AFTER: Final = 300
 AGES: Final = {"restored_minutes": 30 * MINUTE_MS, "restored_hours": DAY_MS, "restored_days": 1000 * DAY_MS}
 DECISIVE: Final = frozenset({"seal", "sweep", "replay", "claim", "charge"})
 """Transactions that must change nothing while history is lost."""
@@ -245,9 +247,11 @@ class Restores:
             world.breaches.append("R1: history is in doubt, and no recovery ends that")
             return
         self._write_again(some=False)
-        for _ in range(MOST_TRIES):
+        for number in range(MOST_TRIES):
             if not self.withdrawals:
                 break
+            if number > PERSON_AFTER:
+                decide(world)  # what a provider takes no more holds up the windows that give back
             world.time.advance(WINDOW_MS)  # a window that is open is sealed only once it has passed
             self._tick_all(run)
             self._withdraw_again(looked_at=True)

@@ -470,8 +470,8 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
         went = int(SQL.run(connection, "count_withdrawn", ids_of(batch)).scalar_one())
         raise Refused(
             f"{batch} has usage from the lost history that is not sealed since: {went:,} samples are "
-            "withdrawn; give the same command after the next tick, or once what waits of its windows is "
-            "settled"
+            "withdrawn. Repeat the command after the next tick, or when the open pushes of its "
+            "organisations are settled"
         )
 
 

@@ -19,6 +19,7 @@ from drawdown.schema.declare import ID, ORG, Action, Fact, Invocation, Label, Si
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import window_of
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import Loss, loss_of, present, read_losses, require_same
@@ -84,8 +85,8 @@ def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
     went = f"{left.withdrawn:,} of {left.events:,} events are withdrawn"
     if left.unsealed:
         raise Refused(
-            f"{backfill} has usage from the lost history that is not sealed since: {went}; give the "
-            "same command after the next tick, or once what waits of its windows is settled"
+            f"{backfill} has usage from the lost history that is not sealed since: {went}. Repeat "
+            "the command after the next tick, or when the open pushes of its organisation are settled"
         )
     if left.below_floor:
         raise Refused(f"{left.below_floor:,} events of {backfill} lie below a floor, closed for good: {went}")
@@ -106,8 +107,8 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
     if loss_of(window, losses) and SQL.run(connection, "unsealed", {"sample_id": sample_id}).first():
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
         raise Refused(
-            f"the sample {sample_id} is from the lost history, and is not sealed since: withdraw it "
-            "after the next tick, or once what waits of its window is settled"
+            f"cannot withdraw {sample_id}: it is from the lost history, and not sealed since. Withdraw it after the "
+            f"next tick, or when the pushes of `drawdown push list {typed('--org', sample.org_id)}` are settled"
         )
     if sample.ts < sample.floor_ms:
         raise Refused(f"the sample {sample_id} lies below the floor of {sample.org_id}: its window is closed for good")
