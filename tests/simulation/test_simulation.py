@@ -119,6 +119,7 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (500027, 200, None, "a late event of a push that was voided alone in its window was taken for somebody else's"),
     (500240, 200, None, "the judge took a queued charge for drawn twice: its cost had changed meanwhile"),
     (500166, 200, None, "no person decided a push that was too old, while a withdrawal waited for it (the judge)"),
+    (500335, 200, None, "after a restore, a second settlement at the first one's cost is a repetition (the judge)"),
 )
 """Seeds that once failed: (seed, ticks, restores, what it was). `restores` is what it failed with: None, as the seed
 says, or False, before there were any."""
