@@ -267,18 +267,20 @@ def test_what_is_too_much_outside_our_windows_is_somebody_elses(engine: sa.Engin
     assert everything(fleet) == before
 
 
-def test_late_event_of_voided_and_withdrawn_push_is_given_back(engine: sa.Engine) -> None:
-    """The window has no other push: its usage was withdrawn before a seal took it again."""
-    fleet, provider = billed(engine, 30)
+@pytest.mark.parametrize("beside", [30, 0])
+def test_late_event_of_voided_and_withdrawn_push_is_given_back(engine: sa.Engine, beside: int) -> None:
+    """The window has no other push: its usage was withdrawn before a seal took it again. So has the day, `beside` 0."""
+    fleet, provider = billed(engine, beside)
     late = provider.charged.pop(KEY)
     assert compare(fleet, correct=True).exit_status == 75
     write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
     settle(fleet)
     provider.charged[KEY] = late
-    assert (told(found := compare(fleet, correct=True)), found.exit_status) == ([("over", 30, 90, 60)], 75)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", beside, beside + 60, 60)], 75)
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted"), (2, -60, -60, "accepted")]
-    assert charged(provider) == 30
+    assert charged(provider) == beside
     assert compare(fleet, correct=True).exit_status == 0
     clean(fleet)
 
