@@ -136,6 +136,7 @@ def test_what_cannot_be_parsed_is_seen() -> None:
 
 
 def test_each_alert_is_whole_and_has_its_runbook(exported: dict[str, set[str]]) -> None:
+    rows = (PROJECT / "ops" / "runbooks" / "README.md").read_text(encoding="utf-8").splitlines()
     for rule in rules():
         name = rule["alert"]
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}, name
@@ -143,6 +144,7 @@ def test_each_alert_is_whole_and_has_its_runbook(exported: dict[str, set[str]]) 
         assert rule["labels"] in ({"severity": "page"}, {"severity": "ticket"}), name
         runbook = PROJECT / rule["annotations"]["runbook"]
         assert runbook.parent == PROJECT / "ops" / "runbooks" and runbook.is_file(), name
+        assert any(f"({runbook.name})" in row and f"`{name}`" in row for row in rows), f"{name}: named in the table"
         shown = re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])
         kept = set().union(*(exported[metric] for metric, _ in uses(rule["expr"]) if metric in exported))
         assert set(shown) <= kept, f"{name}: a label that the alert has"
