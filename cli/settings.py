@@ -237,7 +237,7 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
     state_dir: str = ""
-    """Where this machine remembers how far it had come, apart from the database; unset: ~/.local/state/drawdown."""
+    """Folder of the local checkpoint, which detects a restored database; unset: ~/.local/state/drawdown."""
 
     admin_secrets: SecretStr = SecretStr("")
     """Sign requests to the server's /admin; several, separated by commas, while they are rotated."""

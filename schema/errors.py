@@ -27,7 +27,7 @@ def worst(statuses: Iterable[int]) -> int:
 
 MEANINGS: Final = {
     Exit.SETTLED: "all settled, or done",
-    Exit.LEFT: "something is left for the next tick, or trying again will do",
+    Exit.LEFT: "work is left for the next tick, or a retry can succeed",
     Exit.PERSON: "a person is needed, or a rule refused the command",
     Exit.USAGE: "wrong usage; nothing was changed",
 }
