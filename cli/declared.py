@@ -174,7 +174,7 @@ def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
             raise AnswerLost(error.why, f"give it again with {again}, and it counts once") from error
         raise
     if isinstance(done, More):
-        said = f"it is of more than {action.at_once:,} rows, which are not tried: this is how things stand"
+        said = f"it concerns more than {action.at_once:,} rows, so they are not tried: this is the present state"
         rows = [(fact.name, fact.value) for fact in before]
         show(app, {"dry_run": True, "facts": changes(before, after)}, [DRY, said, table("", ("", "now"), rows)])
         return

@@ -111,7 +111,10 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "sample repair --org acme --dry-run",
         "sample repair --why ts_before_2000 --as s --expect 120 --reason 'the host wrote seconds'",
     ),
-    "sample dismiss": ("sample dismiss a-7 --reason 'a test'", "sample dismiss a-7 --undo --reason 'it was none'"),
+    "sample dismiss": (
+        "sample dismiss a-7 --reason 'a test'",
+        "sample dismiss a-7 --undo --reason 'it was not a test'",
+    ),
     "sample withdraw": ("sample withdraw a-2 --reason 'counted twice by the host'",),
     "event list": ("event list --org acme --from 2h", "event list --org acme --from today --to now --json"),
     "event show": ("event show app e-1",),

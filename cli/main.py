@@ -158,7 +158,7 @@ def run(arguments: list[str]) -> int:
         fault = Fault(_explain_usage_error(error), Exit.USAGE, BAD_USAGE)
         return fail(fault, as_json=as_json)
     except (Stopped, KeyboardInterrupt):
-        fault = Fault("stopped; whatever was not committed did not happen", Exit.LEFT, "stopped")
+        fault = Fault("stopped: uncommitted changes are rolled back", Exit.LEFT, "stopped")
         return fail(fault, as_json=as_json)
     except Exception as error:
         from drawdown.cli.startup import meaning_of

@@ -79,7 +79,7 @@ def _reader(kind: type[Number], least: Number | None, most: Number | None) -> Ca
         if not isinstance(given, str):  # what is not typed has its default
             return given
         if not form.fullmatch(given):
-            raise typer.BadParameter(f"{given!r} is no {words}")
+            raise typer.BadParameter(f"{given!r} is not a {words}")
         found = kind(given)
         if found < low:
             raise typer.BadParameter(f"{given} is less than {low}")

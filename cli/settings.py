@@ -43,7 +43,7 @@ def origins(text: str, setting: str = "DRAWDOWN_CELL_ORIGINS") -> frozenset[str]
         url = parse(entry)
         shown = f"entry {number}" if "@" in entry else repr(entry)  # before an @ there may be a password
         if url is None:
-            raise UsageError(f"{setting}: {shown} is no http(s) origin such as https://cell-1:8443")
+            raise UsageError(f"{setting}: {shown} is not an http(s) origin such as https://cell-1:8443")
         if url.path:  # cut silently, it would allow more than was written
             raise UsageError(f"{setting}: {shown} has a path: write {url.origin}, which allows all of it")
         found.add(url.origin)
@@ -57,7 +57,7 @@ def networks(text: str, setting: str = "DRAWDOWN_CELL_NETWORKS") -> tuple[Networ
         try:
             found.append(ip_network(entry))
         except ValueError as error:
-            raise UsageError(f"{setting}: {entry!r} is no network such as 10.0.0.0/8") from error
+            raise UsageError(f"{setting}: {entry!r} is not a network such as 10.0.0.0/8") from error
     return tuple(found)
 
 
@@ -113,7 +113,7 @@ class _File:
             text = _checked(self.path, self.check, self.text)
         except UsageError as error:
             if self.trouble != str(error):
-                log.error("settings_file_bad", setting=self.variable, reason=str(error), used="what it held before")
+                log.error("settings_file_bad", setting=self.variable, reason=str(error), used="its earlier content")
             self.trouble = str(error)
             return
         if self.trouble is not None or text != self.text:
@@ -184,7 +184,7 @@ def _bytes(path: Path) -> bytes:
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would never open
     try:
         if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise UsageError(f"{path} is no regular file")
+            raise UsageError(f"{path} is not a regular file")
         with os.fdopen(number, "rb", closefd=False) as file:
             return file.read(MAX_BYTES + 1)
     finally:
@@ -481,7 +481,7 @@ def _paths(given: Mapping[str, str]) -> Mapping[str, str]:
         if name in given:
             raise UsageError(f"{shown} and {shown}{SUFFIX} are both set: one has to go")
         if name in Settings.model_fields and name != "database_url" and not _is_secret(name):
-            raise UsageError(f"{shown}{SUFFIX}: that is no secret, and in no file: set {shown}")
+            raise UsageError(f"{shown}{SUFFIX}: only secrets may come from a file: set {shown}")
         found[name] = path
     return found
 
@@ -499,7 +499,7 @@ def _one_database(text: str, was: str | None) -> None:
     try:
         url = url_of(text).set(username="", password="")
     except (sa.exc.ArgumentError, ValueError):
-        raise UsageError("what it holds is no URL such as postgresql://USER:PASSWORD@HOST/NAME") from None
+        raise UsageError("it does not contain a URL such as postgresql://USER:PASSWORD@HOST/NAME") from None
     if was is not None and url != url_of(was).set(username="", password=""):
         raise UsageError("it names another database, which is used from the next start on")
 

@@ -42,7 +42,9 @@ def set_up_logs(level: str, *, at_least: int = logging.DEBUG) -> None:
     """Events with keys on stderr, those of `at_least` and above; JSON unless a person is looking."""
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
-        raise UsageError(f"DRAWDOWN_LOG_LEVEL: {level!r} is none of DEBUG, INFO, WARNING, ERROR, CRITICAL")
+        raise UsageError(
+            f"DRAWDOWN_LOG_LEVEL: invalid level {level!r}: expected DEBUG, INFO, WARNING, ERROR or CRITICAL"
+        )
     if sys.stderr.isatty():
         at_least = max(at_least, logging.WARNING)  # a person watches the progress bar instead
     renderer: structlog.typing.Processor = (

@@ -65,8 +65,8 @@ def say_what_was_lost() -> None:
     """At the end of a command, print a line on stderr if its output was lost; nothing if the reader left."""
     raw = _flushed()
     if raw is not None and raw.lost is not None and raw.lost.errno not in LEFT and not raw.told:
-        why = f"what is printed could not be written: {raw.lost.strerror}"
-        Stderr().write(f"drawdown: {why}; what was done stays done, as the exit status says\n")
+        why = f"the output could not be written: {raw.lost.strerror}"
+        Stderr().write(f"drawdown: {why}; the command's changes stay, as the exit status shows\n")
 
 
 def require_shown(told: str) -> None:
@@ -87,7 +87,7 @@ def print_file(parts: Iterable[str]) -> None:
         sys.stdout.write(part)
         if raw is not None and raw.lost is not None:
             break
-    _require(_flushed(), "this file is not whole: it could not be written", LEFT)
+    _require(_flushed(), "this file is incomplete: the rest could not be written", LEFT)
 
 
 def _raw() -> Stdout | None:

@@ -126,10 +126,10 @@ _MOMENT: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9
 _SAYS: Final[Mapping[str, str]] = {
     "source": "Who sends it; with event_id, its key.",
     "event_id": "Its own, within its source: the same again is the same event.",
-    "event_type": "What was done; a mapping makes a feature of it.",
+    "event_type": "The action; a mapping makes a feature of it.",
     "org_id": "Who used it.",
-    "quantity": "In base units: a sender scales what it counts in parts.",
-    "subject": "A label of what or who used it within the organisation.",
+    "quantity": "In base units: a sender that counts fractions scales them.",
+    "subject": "A label of the user or part of the organisation.",
     "project": "A label by which usage is listed.",
     "plan_key": "The plan as it was then; never looked up later.",
     "properties": f"Its own, {MAX_PROPERTIES_BYTES} bytes as JSON at most; not billed by.",

@@ -81,7 +81,7 @@ def without_secrets(text: str, settings: Mapping[str, str]) -> str:
 
 def _checked_name(name: str, taken: Mapping[str, Provider]) -> str:
     if not NAME.fullmatch(name) or name in EXEMPT_PROVIDERS:
-        raise ValueError(f"{name!r} is no name for a provider: use a-z, 0-9 and _, and not a word that bills nothing")
+        raise ValueError(f"{name!r} is not a valid name for a provider: use a-z, 0-9 and _, and no reserved word")
     if name in taken:
         raise ValueError(f"two installed packages offer a provider named {name}")
     return name
@@ -104,7 +104,7 @@ def _checked(name: str, built: object) -> Provider:
     if not capabilities.success_proves_charge and not capabilities.lookup:
         raise ValueError("a success that proves no charge has to be looked up: declare lookup_lag_ms")
     if capabilities.locks:
-        raise ValueError("locks of a provider's own are not taken yet: holds of its customers' runs are kept here")
+        raise ValueError("a provider's own locks are not supported: Drawdown keeps the reservations of its customers")
     for client in clients_of(built):
         if (why := trouble(client)) is not None:
             raise ValueError(why)

@@ -138,11 +138,11 @@ def sound(state: CustomerRead) -> CustomerRead:
         return state
     balance, limit, plan = state.balance_micro, state.max_concurrent, state.plan
     if balance is not None and not _is_figure(balance):
-        return ReadFailed(f"the balance {_format_value(balance)} is no number of micro-credits")
+        return ReadFailed(f"the balance {_format_value(balance)} is not a number of micro-credits")
     if limit is not None and (type(limit) is not int or not 0 <= limit < 2**31):
-        return ReadFailed(f"{_format_value(limit)} is no number of sandboxes")
+        return ReadFailed(f"{_format_value(limit)} is not a number of sandboxes")
     if plan is not None and not isinstance(plan, str):
-        return ReadFailed(f"{_format_value(plan)} is no plan")
+        return ReadFailed(f"{_format_value(plan)} is not a plan")
     refused = frozenset(clean(feature, MAX_NAME_CHARS) for feature in state.refused)
     if len(refused) > MAX_FEATURES or max(len(state.parts), len(state.plans)) > MAX_PARTS:
         return ReadFailed(
@@ -244,7 +244,7 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
         moments = [one for one in (balance.since_ms, balance.earliest_ms) if one is not None]
         if not _is_amount(balance.quantity) or not all(map(_is_moment, moments)):
             return ReadFailed(
-                f"{_format_value(balance.quantity)} since {_format_value(balance.since_ms)} is nothing drawn"
+                f"{_format_value(balance.quantity)} since {_format_value(balance.since_ms)} is not a drawn quantity"
             )
         # A part that were left out here would be taken for one that was used up.
         if max(len(balance.parts), len(balance.plans)) > MAX_PARTS or not all(map(_is_part, balance.parts)):

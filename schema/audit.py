@@ -130,14 +130,14 @@ def broken(connection: sa.Connection) -> Iterator[str]:
     for row in _actions(connection):
         if row["hash"] != hash_after(before, {name: row[name] for name in HASHED}):
             yield (
-                f"action {row['action_id']} ({row['action']} of {row['target']}) is not what was recorded after the "
-                "one before it: it was changed or put in, or one before it was taken out or moved"
+                f"action {row['action_id']} ({row['action']} of {row['target']}) does not follow the one before it: "
+                "it was changed or inserted, or one before it was removed or moved"
             )
         before, count = str(row["hash"]), count + 1
     if count != head.actions:
         yield f"{count} actions are on record, and there were {head.actions}"
     elif before != head.hash:
-        yield "the last action on record is not the last one there was"
+        yield "the last recorded action is not the newest one"
 
 
 def _actions(connection: sa.Connection) -> Iterator[sa.RowMapping]:

@@ -79,7 +79,7 @@ def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
             sa.event.listen(engine, "do_connect", lambda *given: given[-1].update(_login(latest())))
         return engine
     except (sa.exc.ArgumentError, ValueError) as error:
-        raise UsageError(f"{NAMED_BY} is no URL; use {FORMS}") from error
+        raise UsageError(f"{NAMED_BY} is not a URL; use {FORMS}") from error
 
 
 def url_of(text: str) -> sa.URL:
@@ -395,7 +395,7 @@ def explain(error: Exception) -> DrawdownError | None:
     if state is None and "role" in text and "does not exist" in text:
         return DatabaseNotReady(NOT_READY["28000"])
     if state == LOCK_NOT_AVAILABLE:
-        return LockHeld(f"another program holds a lock on what is wanted; nothing was kept, try again ({text})")
+        return LockHeld(f"another program holds a lock on these rows; no change was kept, try again ({text})")
     lost = error.connection_invalidated or (state is None and isinstance(error, sa.exc.OperationalError))
     if lost or (state or "")[:2] in ("08", "53", "57") or state in _CONFLICTS:
         return DatabaseBusy(
@@ -416,7 +416,7 @@ def _explain_sqlite(text: str) -> DrawdownError | None:
     if "unable to open" in text:
         return DatabaseNotReady("the database file cannot be opened: check the path and its permissions")
     if "not a database" in text or "malformed" in text:
-        return DatabaseNotReady(f"the file is no sound SQLite database: {ANOTHER}, else restore it from a backup")
+        return DatabaseNotReady(f"the file is not a valid SQLite database: {ANOTHER}, else restore it from a backup")
     if "is full" in text:
         return StorageFull(f"{FULL} ({text})")
     if "disk" in text:

@@ -401,7 +401,7 @@ class Param:
         """Errors: WrongField."""
         said = name or self.label
         if self.choices and text not in self.choices:
-            raise WrongField(self.field, f"{said}: there is {', '.join(self.choices)}")
+            raise WrongField(self.field, f"{said}: expected {', '.join(self.choices)}")
         try:
             return self.kind.read(text, said, now_ms)
         except UsageError as error:

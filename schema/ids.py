@@ -147,7 +147,7 @@ def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | No
     """
     if not (new or is_known(connection, kind, given)):
         if not tells_names(connection):
-            raise UnknownId(f"there is no {kind.noun} {_shorten(given)} that you may see", kind.noun)
+            raise UnknownId(f"unknown {kind.noun} {_shorten(given)} among those that you may see", kind.noun)
         raise unknown(kind, given, _near(connection, kind, given), may_be_new=new is not None)
 
 
@@ -237,10 +237,10 @@ def unknown(
 ) -> UnknownId:
     """The error for an id that names nothing: the nearest of the candidates, and what shows them all."""
     near = nearest(given, candidates)
-    parts = [f"there is no {kind.noun} {_shorten(given)}"]
+    parts = [f"unknown {kind.noun} {_shorten(given)}"]
     if near is not None:
         parts.append(f"did you mean {near}?")
-    parts.append(f"there are: {listed}" if listed else f"`{kind.shown_by}` shows those there are")
+    parts.append(f"expected one of: {listed}" if listed else f"`{kind.shown_by}` lists all")
     if may_be_new:
         parts.append("pass --new to use it anyway")
     return UnknownId("; ".join(parts).replace("?;", "?"), kind.noun, near)

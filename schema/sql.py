@@ -152,7 +152,7 @@ class Queries:
             parts = [part.strip() for part in re.split(r";\s*\n", text)]
             ready = tuple(_Statement(part.rstrip(";"), dialect, frozenset(rows)) for part in parts if part)
             if not ready:
-                raise SqlError(f"{self.path}: {name} is no statement for {dialect}")
+                raise SqlError(f"{self.path}: {name} has no statement for {dialect}")
             self._ready[asked] = ready
         return self._ready[asked]
 
@@ -163,8 +163,8 @@ class Queries:
         places = ((pieces, kind) for pieces in (self.pieces, _words()) for kind in (dialect, ""))
         text = next((pieces[name, kind] for pieces, kind in places if (name, kind) in pieces), None)
         if text is None or name in within:
-            why = "stands within itself" if name in within else f"is not there for {dialect}"
-            raise SqlError(f"{self.path}: {{{name}}} {why} (asked for by {' > '.join(within) or 'the caller'})")
+            why = "contains itself" if name in within else f"does not exist for {dialect}"
+            raise SqlError(f"{self.path}: {{{name}}} {why} (used by {' > '.join(within) or 'the caller'})")
 
         def piece(found: re.Match[str]) -> str:
             left.discard(found[1])

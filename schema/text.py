@@ -66,7 +66,7 @@ def in_short(error: BaseException) -> str:
 def why_unread(error: Exception) -> str:
     """Return why a file of text cannot be read, for the person who named it."""
     if isinstance(error, UnicodeDecodeError):
-        return "it is no UTF-8 text"
+        return "it is not UTF-8 text"
     return str(getattr(error, "strerror", None) or error)
 
 

@@ -186,7 +186,7 @@ def let_in(app: DemoApp, root: str) -> str:
         jwts.require_library()
         app.settings.my_secret = SecretStr(new_link())
     now, link = app.clock.now_ms(), new_link()
-    by = By(now, "the demo", "whoever looks at it", "cli")
+    by = By(now, "the demo", "a visitor", "cli")
 
     def begin(connection: sa.Connection) -> None:
         console_users.mark_demo(connection, now)

@@ -296,7 +296,7 @@ def whole_story(stage: Stage, calendar: Calendar) -> Iterator[Act]:
     yield from _present(now)
     yield Act(calendar.tangled_ms + 40 * HOUR_MS, JUN, "compared with their invoice", _resolved)
     yield Act(now - 3 * HOUR_MS, MARA, "the vendor's bills", partial(_bills, calendar))
-    yield Act(now - 2 * HOUR_MS, MARA, "what is looked at nightly", _nightly)
+    yield Act(now - 2 * HOUR_MS, MARA, "nightly checks", _nightly)
 
 
 def at(start_ms: int, day: int, hour: int, minute: int = 0) -> int:

@@ -182,7 +182,9 @@ def verify_(
     lines, doubted = _report(found, stopped, since_last), app.doubt()
     lines += _keep_proof(app, found, by, len(set(org)) if org else None, doubted)
     if doubted is not None:
-        lines.append(f"but this database lost history: {doubted}; what it forgot is not verified: `drawdown recover`")
+        lines.append(
+            f"but this database lost history: {doubted}. The lost part cannot be verified. Run `drawdown recover`"
+        )
     result = {"breaches": found.breaches, "count": found.count, "checked": found.checked, "open": found.open}
     result |= {"newest_action": found.newest_action, "doubted": doubted, "point": found.point}
     show(app, {**result, "stopped": stopped}, lines)
@@ -235,9 +237,9 @@ def _from(found: Verification) -> list[str]:
     """Return the text about skipped windows: it is always given, never implied."""
     begins = found.point
     if begins is None:
-        return ["looked at all of it: there is no run of the last week to continue that held"]
+        return ["verified everything: no run of the last week held, so none can be continued"]
     if begins.window_ms <= 0:
-        return [f"looked at all of it: since run {begins.run} {begins.why} reached back to the first window there is"]
+        return [f"verified everything: since run {begins.run}, {begins.why} changed the first window"]
     touched = f"since then {begins.why} reached back to it" if begins.why else "since then nothing reached further back"
     return [
         f"windows before {show_time(begins.window_ms)} were passed over: proven by run {begins.run} at "

@@ -222,7 +222,7 @@ def drain(demo: Demo) -> None:
     demo.tick()
     show_balances(demo)
     told = [(c.cell_id, org, "signature verified, sandboxes stopped") for c in demo.cells for org, _ in c.received]
-    demo.app.out.print(table("What the cells were told", ("cell", "halt", "answer"), told))
+    demo.app.out.print(table("Halts that cells received", ("cell", "halt", "answer"), told))
 
 
 def late(demo: Demo) -> None:
@@ -245,7 +245,7 @@ def replay_everything(demo: Demo) -> None:
     steps = replay(demo.app.context(), planned, demo.app.by("demo", "the demo"), dry_run=False)
     found = runner.run(steps, demo.app.world())
     demo.app.out.print(
-        f"{found.pushes} pushes: a replay bills only what is still owed, and nothing is", highlight=False
+        f"{found.pushes} pushes: a replay bills only usage that is still owed, and all is billed", highlight=False
     )
 
 

@@ -366,8 +366,8 @@ def _folders(app: App) -> Iterator[Finding]:
     count = left.refused + left.conflicts + left.failing
     yield Finding(
         not count,
-        f"files of watched folders that are not taken: {count:,}",
-        "`drawdown batch list` says why; fix them, or move them away",
+        f"files of watched folders that could not be imported: {count:,}",
+        "run `drawdown batch list` for the reasons; fix the files, or move them away",
     )
 
 
@@ -396,7 +396,7 @@ def _open_for_long(app: App) -> Iterator[Finding]:
         yield Finding(True, f"{what} (GRANT pg_monitor shows it)")
     elif oldest is not None:
         what = f"the oldest transaction: {oldest.who}, {lasting(oldest.age_ms or 0)}"
-        fix = "what it inserted is billed once it ends: end it, or have its program commit sooner"
+        fix = "its inserts are billed once it ends: end it, or have its program commit sooner"
         yield Finding(not oldest.is_long, what, fix if oldest.is_long else "")
 
 
@@ -442,7 +442,7 @@ def _sealing(app: App) -> Iterator[Finding]:
 def _watch(app: App) -> Iterator[Finding]:
     last, now = app.read(last_round_ms), app.clock.now_ms()
     if last is None or now - last >= STOPPED_FOR_MS:  # ticks alone are a way to run it
-        what = "nobody watches between ticks: halts come with ticks (`drawdown watch` makes it seconds)"
+        what = "no watch runs between ticks, so only ticks halt (`drawdown watch` halts within seconds)"
         yield Finding(True, what, off=True)
         return
     fix = "keep `drawdown watch` running beside the cron, or `drawdown run`, or `drawdown worker`"

@@ -85,12 +85,12 @@ def show_settled(app: App, done: Settled, said: str) -> None:
 def _show_metered(app: App, done: Settled, said: str) -> None:
     found = done.drawn.reservation
     again = " before" if done.drawn.repeated else ""
-    line = f"{said}{again}; metering had charged {show_credits(found.drawn_micro)} credits, and charges what is to come"
+    line = f"{said}{again}; metering had charged {show_credits(found.drawn_micro)} credits, and charges the rest"
     show_with_wallet(app, found, done, line, repeated=done.drawn.repeated, **credits_of(charged=0, written_off=0))
 
 
 def show_with_wallet(app: App, run: Reservation, done: Accepted | Settled, line: str, **more: object) -> None:
-    there, credits = "nothing bounds what is held: it is declared", credits_of(available=None, balance=None)
+    there, credits = "no wallet limits this reservation", credits_of(available=None, balance=None)
     if (wallet := done.wallet) is not None:
         there = f"{show_credits(wallet.available_micro)} available, {show_credits(wallet.held_micro)} reserved"
         credits = credits_of(available=wallet.available_micro, balance=wallet.balance_micro)
@@ -295,7 +295,7 @@ def release(
     key: Made,
     incurred: Annotated[
         str | None,
-        typer.Option(metavar="CREDITS", help="Cost despite the release, in credits", show_default="what was drawn"),
+        typer.Option(metavar="CREDITS", help="Cost despite the release, in credits", show_default="the credits drawn"),
     ] = None,
     use: Uses = None,
     actor: Actor = None,

@@ -170,7 +170,7 @@ def extend(
     found = app.write(lambda c: guard.extend(c, key, to, for_ms, by))
     less = to is not None and to < found.quantity
     sooner = for_ms is not None and by.now_ms + for_ms < (found.expires_ms or 0)
-    return _tell(app, found, *(["what is held neither shrinks nor ends sooner"] if less or sooner else []))
+    return _tell(app, found, *(["a hold never shrinks or ends sooner"] if less or sooner else []))
 
 
 def _read_ways(app: App, wish: Wish) -> WaysTold:

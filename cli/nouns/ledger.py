@@ -128,7 +128,7 @@ def _runs(found: Statement) -> Table:
     charged = show_credits(sum(line.charged_micro for line in found.runs))
     rows.append(("all", sum(line.runs for line in found.runs), None, None, None, None, charged))
     columns = ("project", "#runs", "#drawn", "#settled", "#late", "#written off", "#credits")
-    return table("Runs: drawn, settled, settled late, less what was written off", columns, rows)
+    return table("Executions: drawn, settled and settled late, minus the credits written off", columns, rows)
 
 
 def _held_table(found: Statement) -> Table:
@@ -177,7 +177,7 @@ def billing_(context: typer.Context, customer: Customer) -> None:
     lines: list[str | Table] = [
         f"{customer}: paid from the wallet of {payer}; low at {_credits(terms.low_micro) or 'no level'}, topped up at "
         f"{_credits(terms.threshold_micro) or 'none'} ({terms.mode or 'not by itself'})",
-        table("Who pays for whom", ("", "who", "how", "as", "#up to", "#spent", "since", "why"), related),
+        table("Payers", ("", "who", "how", "as", "#up to", "#spent", "since", "why"), related),
         table("Billing events", ("at", "what", "#credits", "state", "why, or key"), events),
         table("Plans and tiers", ("", "name", "#at once", "#a month", "#included", "held"), offered),
     ]
@@ -269,7 +269,7 @@ def _show_one(app: App, customer: str, most: int) -> None:
 def _ends(found: Forecast) -> str:
     """When the credit ends, and what that rests on."""
     if found.used_micro is None:
-        state = "nothing is available" if found.state == "spent" else "when the credit ends is not known"
+        state = "nothing is available" if found.state == "spent" else "the end of the credit is not known yet"
         return f"{state}: {found.days} of {MIN_DAYS} full days of use are known"
     rests = f"{show_credits(found.used_micro)} were used in {found.days} full days from {show_time(found.from_ms)} on"
     said = {"ends": f"the credit ends at {show_time(found.ends_ms)}", "spent": "nothing is available",
@@ -282,7 +282,7 @@ def _parts(account: Account) -> list[str]:
     micro = {name: vars(account)[f"{name}_micro"] for name in KINDS}
     parts = [f"{name} {show_credits(left)}" for name, left in micro.items() if left]
     parts += [f"owed {show_credits(account.owed_micro)}"] if account.owed_micro else []
-    waits = f"suppliers wait for {show_credits(account.hold_micro)} of what was charged"
+    waits = f"suppliers wait for {show_credits(account.hold_micro)} of these charges"
     return [f"left: {', '.join(parts)}"] * bool(parts) + [waits] * bool(account.hold_micro)
 
 
@@ -292,7 +292,7 @@ def _tier(held: HeldTier) -> str:
 
 
 def _why(held: HeldTier) -> str:
-    return ": there was no credit for another month" if held.ended_reason == NO_CREDIT else ""
+    return ": the credit did not cover another month" if held.ended_reason == NO_CREDIT else ""
 
 
 commands.command("statement")(statement)

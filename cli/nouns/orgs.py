@@ -194,7 +194,7 @@ def _wish(file: Path, line: int, row: dict[str, str | None]) -> flips.Wish:
     org, customer = (row.get("org_id") or "").strip(), (row.get("customer_id") or "").strip()
     for name, text in (("org_id", org), ("customer_id", customer or "-")):
         if not is_clean_id(text):
-            raise UsageError(f"{file}, line {line}: {name} {text!r} is no id")
+            raise UsageError(f"{file}, line {line}: invalid {name} {text!r}")
     return flips.Wish(org, customer or None, line)
 
 
@@ -275,4 +275,4 @@ def _repeat_hint(meant: Sequence[tuple[str, int | None]]) -> str:
     starts = sorted({start for _, start in meant if start is not None})
     if len(starts) == 1:
         return f"give it again with --from {show_time(starts[0])}, which takes back that one alone"
-    return "`drawdown org scheduled` shows what is left: give it again for those alone"
+    return "run `drawdown org scheduled` for the rest, and repeat the command for those"

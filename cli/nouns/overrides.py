@@ -117,10 +117,10 @@ def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
         plans = [terms.target, ANY_PLAN] if terms.reach == "plan" else plans_of(connection, terms.target, now_ms)
     periods = limit_periods(connection, terms.metric, plans)
     others = " and per ".join(one for one in periods if one != terms.period)
-    none = "" if terms.period in periods else f"there is no limit of it per {terms.period} to stand in place of; "
-    lines = [f"{none}limits per {others} count on beside it"] if others else []
+    none = "" if terms.period in periods else f"no limit per {terms.period} exists that it could replace; "
+    lines = [f"{none}limits per {others} stay in force"] if others else []
     if terms.reach == "pattern" and fits_nobody(connection, terms.target):
-        lines.append(f"no organisation there is fits {terms.target}")
+        lines.append(f"no organisation matches {terms.target} yet")
     return lines
 
 

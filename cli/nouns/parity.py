@@ -35,7 +35,7 @@ def check(
     cells: Annotated[bool, typer.Option("--cells", help="Registered cells, called in place of a file")] = False,
     from_: Annotated[str, typer.Option("--from", help="First day in UTC, for --cells")] = "yesterday",
     to: Annotated[str, typer.Option("--to", help="Day after the last day in UTC, for --cells")] = "today",
-    tolerance: Annotated[str, typer.Option(help="Difference in per cent that is not reported")] = TOLERANCE,
+    tolerance: Annotated[str, typer.Option(help="Largest difference to ignore, in per cent")] = TOLERANCE,
 ) -> None:
     """Compare samples with the usage that cells count.
 
@@ -93,7 +93,7 @@ def _days(app: App, from_: str, to: str) -> list[int]:
 def _report(found: Checked, tolerance_ppm: int) -> list[str | Table]:
     text = f"{found.compared:,} compared (organisation, day), {found.differing:,} differ by more than "
     lines: list[str | Table] = [text + f"{show_percent(tolerance_ppm)}; {found.unknown:,} unknown"]
-    lines += [f"{day}: not compared: the day is not over" for day in found.waiting]
+    lines += [f"{day}: not compared, because the day has not ended" for day in found.waiting]
     read = [line for line in found.cells if line.verdict != "unread"][:SHOWN]
     if read:
         lines.append(table("Whole days, in seconds", _columns("cell"), [_row(line, line.cell_id) for line in read]))

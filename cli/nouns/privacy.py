@@ -81,7 +81,7 @@ def rules_(context: typer.Context) -> None:
     Rules of a gitleaks.toml are not in the list.
     """
     found = meanings()
-    show(context.obj, {"rules": found}, [table("Rules", ("rule", "what it finds"), list(found.items()))])
+    show(context.obj, {"rules": found}, [table("Rules", ("rule", "finds"), list(found.items()))])
 
 
 def _others(name: str) -> tuple[ForeignRule, ...]:

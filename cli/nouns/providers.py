@@ -54,7 +54,7 @@ def check(
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
-        raise Refused(f"{name} bills nothing here: there is nothing to check")
+        raise Refused(f"{name} bills no usage here, so it needs no check")
     if customer:
         only_with(context, "--customer", "name", "feature")
     provider = app.registry.providers[name]
@@ -148,7 +148,7 @@ def _effect(name: str, effect: CutOver) -> list[str]:
     if effect.live_from_ms is None:
         return []
     if effect.live_from_ms >= FOR_GOOD_MS:
-        return [f"in shadow: usage is sealed and compared, and {name} is sent nothing"]
+        return [f"in shadow: usage is sealed and compared, and not sent to {name}"]
     live = show_time(effect.live_from_ms)
     lines = [f"live from {live}: usage of windows before that is not sent to {name}"]
     if not (effect.unbilled or effect.unsealed_s):
@@ -160,7 +160,7 @@ def _effect(name: str, effect: CutOver) -> list[str]:
         return [*lines, f"in shadow since {since}, and not billed here: {', '.join(parts)}; worth {effect.worth}"]
     return [
         *lines,
-        f"since {since} stay unbilled here, in base units: {', '.join(parts)}; what is sealed is worth {effect.worth}",
+        f"since {since} stay unbilled here, in base units: {', '.join(parts)}; the sealed part is worth {effect.worth}",
         f"if no other system billed them, bill them here: drawdown provider bill-shadow {name} --from {since}",
     ]
 
@@ -225,7 +225,7 @@ def webhook(
     provider, now = app.registry.providers[name], app.clock.now_ms()
     content = body.read(MAX_WEBHOOK_BYTES + 1)
     if len(content) > MAX_WEBHOOK_BYTES:
-        raise UsageError(f"a webhook of more than {MAX_WEBHOOK_BYTES:,} bytes is none")
+        raise UsageError(f"the webhook is too long: expected at most {MAX_WEBHOOK_BYTES:,} bytes")
     app.ready()
     notices = ask(lambda: provider.notices(headers, content, now), app.world())
     if isinstance(notices, ReadFailed):

@@ -261,7 +261,7 @@ def fold_(
     """
     app: App = context.obj
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", before):
-        raise UsageError(f"--before: {before!r} is no month; write 2025-01")
+        raise UsageError(f"--before: invalid month {before!r}: expected YYYY-MM, such as 2025-01")
     by, moment = app.by(actor, reason), app.moment(f"{before}-01", "--before")
     done = prune.fold(app.write, moment, by, dry_run=dry_run)
     did = "would fold" if dry_run else "folded"

@@ -25,11 +25,9 @@ from drawdown.worker.reconcile import lists as reconciliations
 from drawdown.worker.reconcile.lists import ComparedFilter
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 
-FromDay = Annotated[
-    str | None, typer.Option("--from", help="First day, in UTC", show_default="what was settled lately")
-]
+FromDay = Annotated[str | None, typer.Option("--from", help="First day, in UTC", show_default="days settled lately")]
 ShadowThreshold = Annotated[
-    float, typer.Option(min=0, max=100, help="Difference in per cent that is not reported in shadow mode")
+    float, typer.Option(min=0, max=100, help="Largest difference to ignore in shadow mode, in per cent")
 ]
 Correct = Annotated[bool, typer.Option("--correct", help="Void of lost pushes, and refund of double charges")]
 Acknowledge = Annotated[bool, typer.Option("--acknowledge", help="Acknowledgement of the reported balance differences")]
@@ -48,7 +46,7 @@ def reconcile_(
     provider: Annotated[str, typer.Option(help="Provider to compare", show_default="all that have totals")] = "",
     from_: FromDay = None,
     to: Annotated[str | None, typer.Option("--to", help="Day after the last day, in UTC")] = None,
-    threshold: Annotated[float, typer.Option(min=0, max=100, help="Difference in per cent that is not reported")] = 0.0,
+    threshold: Annotated[float, typer.Option(min=0, max=100, help="Largest difference to ignore, in per cent")] = 0.0,
     shadow_threshold: ShadowThreshold = 15.0,
     correct: Correct = False,
     acknowledge: Acknowledge = False,
@@ -174,7 +172,7 @@ def _report(found: Reconciled, threshold: float, shadow_threshold: float) -> lis
     if found.open_days:
         text += f"; {found.open_days:,} stay open, settled more than a day ago: a later run compares them"
     if found.other_terms:
-        text += f"; {found.other_terms:,} were sent on terms that are no longer used, and cannot be compared"
+        text += f"; {found.other_terms:,} were sent on earlier terms, and cannot be compared"
     lines: list[str | Table] = [text, *(f"{name}: not compared: {why}" for name, why in found.skipped.items())]
     lines += [f"not read: {reason}" for reason in found.reasons]
     lines += [f"{one.customer_id}, {one.feature}: balance not compared: {one.reason}" for one in found.left_out[:100]]

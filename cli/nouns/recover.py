@@ -19,7 +19,7 @@ BEFORE: Final = {
         "key create", "key rotate", "key end", "console user add", "console user role", "console user reset",
         "console user end",
     ),
-    "who bills whom for what": (
+    "organisations, features and providers": (
         "org assign", "org override", "org halt", "org release", "feature map", "feature map-event", "feature end",
         "provider rate", "provider when-down", "provider pause", "provider resume", "vendor set", "vendor import",
     ),
@@ -129,9 +129,8 @@ def _after(found: Recovered) -> list[str]:
     return [
         f"incarnation {found.number}: ticks go on. Samples, events and uses of the guard that are sent again "
         "later are billed once, too.",
-        f"When `drawdown tick` ends with 0, do again what people did since of: {_words(AFTER)}.",
-        "Whose key or login was ended since may come in again, where that was not done again: `key list`, "
-        "`console user list`.",
+        f"When `drawdown tick` ends with 0, repeat these actions that people took since: {_words(AFTER)}.",
+        "A key or login that was ended since works again until you end it again: `key list`, `console user list`.",
         "When `drawdown status` says that all is settled: "
         f"`drawdown reconcile --from {show_time(found.from_ms)[:10]}`, then `drawdown verify`.",
     ]

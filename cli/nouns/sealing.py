@@ -12,7 +12,7 @@ def sealed_to(watermark_ms: int, now_ms: int) -> str:
         return f"up to {show_time(watermark_ms)}, {lasting(now_ms - watermark_ms)} ago"
     return (
         f"up to {show_time(watermark_ms)}, {lasting(watermark_ms - now_ms)} ahead of now: a clock was ahead. "
-        "What is used before then is billed all the same; another provider or feature can begin only from then on"
+        "Usage before then is billed all the same. Another provider or feature can begin only after it"
     )
 
 

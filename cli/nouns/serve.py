@@ -64,7 +64,7 @@ def open_door(app: App, host: str, port: int) -> tuple[socket.socket, str]:
     proxies(app.settings.trusted_proxies)  # what is wrong there is given before anything is begun
     listening = listen.bind(host, port)
     if not _is_loopback(host):
-        log.warning("reachable_by_others", host=host, detail="the gate and the metrics ask nobody for a proof")
+        log.warning("reachable_by_others", host=host, detail="the gate and the metrics need no key")
     shown_host = f"[{host}]" if ":" in host else host
     return listening, f"http://{shown_host}:{listening.getsockname()[1]}"
 

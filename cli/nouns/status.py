@@ -271,7 +271,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     lines += [("compared", said) for one in found.uncompared for said in uncompared(one)]
     open_ = found.open_transaction
     if open_ is not None and open_.age_ms is not None:
-        text = f"{open_.who} has a transaction open for {lasting(open_.age_ms)}: what it inserted is not billed yet"
+        text = f"{open_.who} has a transaction open for {lasting(open_.age_ms)}: its inserts are not billed yet"
         lines.append(("open", text))
     lines += [("replay", _replay(replay, now)) for replay in found.replays]
     if jobs := _jobs(found.jobs, now):

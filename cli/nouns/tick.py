@@ -46,7 +46,7 @@ Processes = Annotated[
     int, typer.Option(help="Number of processes that share the work; PostgreSQL only", min=1, max=MAX_PROCESSES)
 ]
 NewOrgFrom = Annotated[
-    str | None, typer.Option(help="First window that --new-org-provider bills", show_default="what is not sealed yet")
+    str | None, typer.Option(help="First window that --new-org-provider bills", show_default="the first unsealed one")
 ]
 
 

@@ -106,7 +106,7 @@ def show_(
         show(app, {"terms": _to_json(terms), "topups": found}, tables)
         return
     one, calls = app.read(lambda c: show_topup(c, what, most))
-    rows = [(call.attempt, show_time(call.started_ms), call.outcome or "nobody knows", call.detail) for call in calls]
+    rows = [(call.attempt, show_time(call.started_ms), call.outcome or "unknown", call.detail) for call in calls]
     tables = [table(what, ("", ""), facts(vars(one))), table("Calls", ("#", "at", "outcome", "said"), rows)]
     show(app, {"topup": one, "calls": calls}, tables)
 

@@ -56,7 +56,9 @@ def usage(
     columns = (what, "feature", "unit", "#used", *(() if by in OF_SAMPLES else ("#sealed", "#not sealed")))
     rows = [tuple(line) for line in _table_rows(found)]
     title = f"{org}, {show_time(start)} to {show_time(end)}"
-    notes = ["samples of the range's beginning are pruned: there, used is what was sealed"] if found.pruned else []
+    notes = (
+        ["samples at the range's beginning were pruned: used shows the sealed quantity there"] if found.pruned else []
+    )
     notes += [
         f"sealed and not sent, but carried to a later window: {carry.quantity:,} of {carry.feature} at {carry.provider}"
         for carry in found.carried

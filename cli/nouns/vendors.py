@@ -102,7 +102,9 @@ def _micro_of(text: str, option: str) -> int:
             raise ValueError
         return amount
     except (InvalidOperation, ValueError) as error:
-        raise UsageError(f"{option} {text!r} is no amount of money such as 12.50, of six decimals at most") from error
+        raise UsageError(
+            f"{option}: invalid amount of money {text!r}: expected a decimal such as 12.50, with at most six places"
+        ) from error
 
 
 def _format_credits(micro: int | None) -> str | None:

@@ -225,7 +225,7 @@ SECRETS: Final = (
     ),
     rule(
         "signed_url",
-        "a URL that lets whoever has it in",
+        "a URL that contains its own access",
         r"[?&](?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|signature|sig|token|access_token|"
         r"auth|api_?key|key|awsaccesskeyid|key-pair-id|googleaccessid|hdnts|hmac|jwt|code|secret)=[^\s&#\"']{4}",
         needles="=",
@@ -422,7 +422,7 @@ PLACES: Final = (
     ),
     rule(
         "private_url",
-        "a URL of a private network, or of a page that is no public one",
+        "a URL of a private network, or of a page that is not public",
         r"://(?:private|internal|intranet|admin|staging)[.-]",
         r"://(?:localhost|127\.|10\.\d|192\.168\.|169\.254\.|172\.(?:1[6-9]|2\d|3[01])\.|\[)",
         r"://[\w.-]{1,200}\.(?:internal|local|lan|corp|intranet|svc|cluster|home|private)(?![\w.-])",
@@ -453,7 +453,7 @@ PLACES: Final = (
     ),
     rule(
         "gateway_metadata",
-        "what a gateway notes of a request",
+        "request metadata of a gateway",
         r"\b(?:cf-ray|cf-connecting-ip|cf-aig-[\w-]{2,30}|x-request-id|x-amzn-trace-id|x-amz-cf-id|x-forwarded-for|x-real-ip|x-vercel-id|"
         r"x-correlation-id|x-b3-traceid|x-cloud-trace-context|traceparent|tracestate|user-agent|fly-request-id)[\"']?\s{0,3}[:=]\s{0,3}[\"']?[^\s\"']",
         r"(?<![0-9a-f])[0-9a-f]{16}-[a-z]{3}\b",

@@ -204,7 +204,7 @@ class AutumnProvider:
         text = webhooks.verify(headers, body, self._settings.webhook_secrets, now_ms)
         told = wire.parse(text.encode())
         if told is None or not isinstance(told.get("type"), str):
-            raise WebhookRefused("the webhook's body is no JSON object with a type")
+            raise WebhookRefused("the webhook's body is not a JSON object with a type")
         return [CustomerChanged(_customer_of(told))] if told["type"] in CHANGES else []
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:

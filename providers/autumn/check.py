@@ -23,7 +23,9 @@ def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[s
         lines += _costs(name, schema)
     name = settings.balance_feature or ""
     if name and (name not in schema.features or not schema.features[name].consumable):
-        lines.append(f"{settings.variable('balance_feature')} names {name}, which is no consumable feature at Autumn")
+        lines.append(
+            f"{settings.variable('balance_feature')} names {name}, which is not a consumable feature at Autumn"
+        )
     held = schema.features.get(settings.concurrency_feature)
     if held is not None and held.consumable:
         lines.append(

@@ -65,7 +65,7 @@ class Event:
     def units(self, costs: KnownCosts) -> Units | Untold:
         """Return the charge in units of the feature."""
         if self.applied is None:
-            return Untold("Autumn's list does not say what was deducted")
+            return Untold("Autumn's list lacks the deducted quantity")
         return charged(self.applied, self.requested_quantity, costs.of(self.feature))
 
     def is_unmatched(self, costs: KnownCosts) -> bool:

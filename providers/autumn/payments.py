@@ -81,7 +81,7 @@ class AutumnPayments:
         if self.dormant:
             return NotSent(self.dormant, self._clock.now_ms() + wire.REFUSED_MS)
         if not autumn_settings.ID.fullmatch(request.customer_id):
-            return NotSent("that is no customer's id at Autumn", None)
+            return NotSent("that is not a customer id of Autumn", None)
         wrong = await self._unfit(request)
         if wrong is not None:
             return wrong
@@ -152,7 +152,7 @@ class AutumnPayments:
         if self.dormant:
             return NoLink(self.dormant)
         if not str(body.get("success_url", body.get("return_url"))).startswith(("https://", "http://")):
-            return NoLink("the page to return to is no http(s) URL")
+            return NoLink("the page to return to is not an http(s) URL")
         found = await self._read(route, body)
         if isinstance(found, NotSent):
             return NoLink(found.reason)

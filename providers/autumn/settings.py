@@ -82,7 +82,7 @@ def read(setup: Setup) -> AutumnSettings:
     given = _SettingTexts(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
     if unknown := sorted(set(setup.settings) - NAMES):
         names = ", ".join(name.upper() for name in sorted(NAMES))
-        raise UsageError(f"{_variable(setup.name, unknown[0])} is no setting of Autumn; there are: {names}")
+        raise UsageError(f"{_variable(setup.name, unknown[0])} is not a setting of Autumn. Use one of: {names}")
     return AutumnSettings(
         name=setup.name,
         secret_key=given.secret_key(),
@@ -116,7 +116,9 @@ class _SettingTexts:
         if text.startswith("am_pk_"):
             raise self.wrong("secret_key", "holds a publishable key (am_pk_…), which cannot bill: set a secret one")
         if text and not _SECRET_KEY.fullmatch(text):
-            raise self.wrong("secret_key", "is no secret key of Autumn's: those begin with am_sk_ and hold no spaces")
+            raise self.wrong(
+                "secret_key", "is not a secret key of Autumn: these begin with am_sk_ and contain no spaces"
+            )
         return text or None
 
     def origin(self) -> str:

@@ -154,7 +154,7 @@ def _of_success(request: PushRequest, answer: Answer, now_ms: int, costs: Costs 
         return Unknown("HTTP 200 with a body that is not Autumn's answer to this charge")
     taken = deducted(body, request.feature)
     if taken is None:
-        return Unknown("HTTP 200 that does not say what was deducted")
+        return Unknown("HTTP 200 without the deducted quantity")
     applied = charged(taken, Decimal(request.quantity), costs)
     if isinstance(applied, Untold):
         return Queued(now_ms + CONFIRM_MS)

@@ -275,16 +275,16 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
     if encoding.lower() == "identity" or not body:
         return body
     if encoding.lower() != "gzip":
-        raise Unusable("an answer in an encoding that was not asked for")
+        raise Unusable("an answer in an encoding that was not requested")
     unzip = zlib.decompressobj(wbits=31)
     try:
         plain = unzip.decompress(body, most + 1)
     except zlib.error:
-        raise Unusable("an answer that is not the gzip it says it is") from None
+        raise Unusable("an answer with invalid gzip") from None
     if len(plain) > most:
         raise Unusable(f"{TOO_MUCH} {most} bytes")
     if not unzip.eof or unzip.unused_data:
-        raise Unusable("an answer that is not the gzip it says it is")
+        raise Unusable("an answer with invalid gzip")
     return plain
 
 
@@ -576,9 +576,9 @@ class Dialer:
                 piece = await loop.sock_recv(raw, 4096)
                 head += piece
                 if not piece or len(head) > MAX_PROXY_HEAD_BYTES:
-                    raise NoConnection(f"{PROXY}: the proxy's answer is no HTTP")
+                    raise NoConnection(f"{PROXY}: the proxy's answer is not HTTP")
             if (status := _status_of(head)) is None:
-                raise NoConnection(f"{PROXY}: the proxy's answer is no HTTP")
+                raise NoConnection(f"{PROXY}: the proxy's answer is not HTTP")
             if not 200 <= status < 300:
                 raise NoConnection(f"{PROXY}: the proxy refuses to connect: it answered {status}")
         except OSError as error:

@@ -163,7 +163,7 @@ def _prove(context: ssl.SSLContext, certificate: Certificate) -> None:
         context.load_cert_chain(certificate.file, certificate.key or None, password=lambda: "")
     except (ssl.SSLError, ValueError):
         names = f"{certificate.setting} and {certificate.key_setting}"
-        why = f"{certificate.file} and {key} are no certificate and its key"
+        why = f"{certificate.file} and {key} are not a certificate and its key"
         raise UsageError(f"{names}: {why}. Name a certificate in PEM, and its own key without a passphrase") from None
 
 
@@ -172,7 +172,7 @@ def proxy_url(text: str, setting: str = PROXY) -> ProxyUrl | None:
     text = text.strip()
     if not text:
         return None
-    wrong = UsageError(f"{setting}: this is no proxy. Set http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT")
+    wrong = UsageError(f"{setting}: invalid proxy. Set http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT")
     try:
         found = urlsplit(text if "://" in text else f"http://{text}")
         port = found.port or 80

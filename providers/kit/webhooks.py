@@ -72,7 +72,7 @@ def _header(headers: Mapping[str, str], part: str) -> str:
 
 def _fresh(sent: str, now_ms: int) -> datetime:
     if not _SECONDS.fullmatch(sent):
-        raise WebhookRefused("the webhook's svix-timestamp is no time in seconds")
+        raise WebhookRefused("the webhook's svix-timestamp is not a time in seconds")
     if abs(now_ms - int(sent) * 1000) > TOLERANCE_MS:
         # An older one could be a replay by anyone who saw it; a newer one could be kept for a replay.
         raise WebhookRefused("the webhook was signed more than 300 s from now: a replay, or a clock that is wrong")

@@ -51,7 +51,7 @@ def load(
         own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
         try:
             if not NAME.fullmatch(name) or name in services:
-                raise ValueError(f"{name!r} is no name for a payment service, or another one has it")
+                raise ValueError(f"{name!r} is not a valid name for a payment service, or another one has it")
             services[name] = _checked(name, entry.load()(Setup(name, own, clock, http, engine)))
         except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises disables it alone
             broken[name] = without_secrets(in_short(error), settings)

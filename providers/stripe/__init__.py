@@ -173,7 +173,9 @@ class StripeProvider:
             if not isinstance(units, Decimal):
                 return units if isinstance(units, ReadFailed) else ReadFailed(units.reason)
             if units != int(units):
-                return ReadFailed(f"{feature}: {units} is no whole number: somebody else sends fractions to its meter")
+                return ReadFailed(
+                    f"{feature}: {units} is not a whole number: another program sends fractions to its meter"
+                )
             if units:
                 totals[feature] = int(units) * self._settings.meter_of(feature).unit
         return totals

@@ -88,7 +88,8 @@ def _feature(settings: StripeSettings, feature: str, found: Sequence[Meter]) -> 
     active = [meter for meter in named if meter.active]
     if not named:
         return [
-            f"{feature}: there is no meter with event name {name}; create it, or name another in DRAWDOWN_STRIPE_METERS"
+            f"{feature}: Stripe has no meter with the event name {name}. "
+            "Create it, or set another in DRAWDOWN_STRIPE_METERS"
         ]
     if not active:
         return [f"{feature}: the meter with event name {name} is archived; reactivate it"]

@@ -140,7 +140,7 @@ class Meters:
             for summary in found:
                 value = _value(summary)
                 if value is None:
-                    return ReadFailed(f"the meter {meter.id} gives an aggregated_value that is no number")
+                    return ReadFailed(f"the meter {meter.id} returns an aggregated_value that is not a number")
                 total += value
         return total
 

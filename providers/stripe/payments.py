@@ -230,7 +230,7 @@ def unfit(charge: Charge) -> str | None:
     if not 0 < len(charge.charge_id) <= MAX_CHARGE_ID_CHARS or not charge.charge_id.isprintable():
         return "its id is empty, too long, or does not print"
     if not is_customer(charge.customer_id):
-        return "that is no customer's id at Stripe"
+        return "that is not a customer id of Stripe"
     if not _CURRENCY.fullmatch(charge.currency):
         return "its currency is not an ISO 4217 code in lower case"
     least = LEAST.get(charge.currency, 1)
@@ -491,9 +491,9 @@ async def _page(
     settings: StripeSettings, http: Http, path: str, form: Mapping[str, str], return_url: str
 ) -> Link | NoLink:
     if not is_customer(form["customer"]):
-        return NoLink("that is no customer's id at Stripe")
+        return NoLink("that is not a customer id of Stripe")
     if not _is_url(return_url, ("https", "http")):
-        return NoLink("the page to return to is no http(s) URL")
+        return NoLink("the page to return to is not an http(s) URL")
     result = await http.send(post(settings, path, form))
     if not isinstance(result, Answer):
         return NoLink(clean(result.reason))

@@ -97,7 +97,9 @@ def read_settings(given: Mapping[str, str]) -> StripeSettings:
     unknown = sorted(set(given) - NAMES)
     if unknown:
         names = ", ".join(sorted(NAMES)).upper()
-        raise UsageError(f"{PREFIX}{unknown[0].upper()} is no setting of Stripe; after {PREFIX} there are {names}")
+        raise UsageError(
+            f"{PREFIX}{unknown[0].upper()} is not a setting of Stripe. Use one of these after {PREFIX}: {names}"
+        )
     return StripeSettings(
         secret_key=_secret_key(given.get("secret_key", "")),
         url=_url(given.get("url") or DEFAULT_URL),

@@ -55,7 +55,7 @@ def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> Non
     stamps = [text for name, _, text in parts if name == "t"]
     given = [text.encode() for name, _, text in parts if name == "v1"]
     if not given or len(stamps) != 1 or not re.fullmatch(r"[0-9]{1,12}", stamps[0]):
-        raise WebhookRefused("there is no Stripe-Signature of the form t=…,v1=…")
+        raise WebhookRefused("missing Stripe-Signature of the form t=…,v1=…")
     signed = stamps[0].encode() + b"." + body
     wanted = [hmac.new(secret.encode(), signed, sha256).hexdigest().encode() for secret in secrets]
     # Every pair is compared, each in constant time: how long it takes tells nothing about a secret.

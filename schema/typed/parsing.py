@@ -41,9 +41,9 @@ def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
             raise ValueError("no calendar here knows it")
         return moment
     except ZoneInfoNotFoundError as error:
-        raise UsageError(f"there is no time zone {zone!r}; use a name such as Europe/Berlin") from error
+        raise UsageError(f"unknown time zone {zone!r}; use a name such as Europe/Berlin") from error
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"{option}: {text!r} is no time; write {FORMS}") from error
+        raise UsageError(f"{option}: invalid time {text!r}; write {FORMS}") from error
 
 
 def parse_ahead(text: str, option: str, now_ms: int) -> int:
@@ -82,7 +82,7 @@ def parse_zone(zone: str) -> ZoneInfo:
     try:
         return ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise UsageError(f"--zone: there is no time zone {zone!r}; use a name such as Europe/Berlin") from error
+        raise UsageError(f"--zone: unknown time zone {zone!r}; use a name such as Europe/Berlin") from error
 
 
 def in_zone(ms: int, zone: ZoneInfo) -> datetime:
@@ -114,7 +114,7 @@ def parse_window(text: str, option: str, now_ms: int) -> int:
     near = moment - moment % WINDOW_MS
     if near == moment or text == "now" or RELATIVE.fullmatch(text):
         return near
-    raise UsageError(f"{option}: {show_time(moment)} is no window boundary; the nearest before is {show_time(near)}")
+    raise UsageError(f"{option}: {show_time(moment)} is not a window boundary; the nearest before is {show_time(near)}")
 
 
 def require_range(from_ms: int | None, to_ms: int | None) -> None:
@@ -128,7 +128,7 @@ def parse_length(text: str, option: str) -> int:
     """A length of time in milliseconds: `45m`, `6h`, `35d`. Errors: UsageError naming the option."""
     found = RELATIVE.fullmatch(text)
     if found is None or found[1] or not text.isascii():
-        raise UsageError(f"{option} {text!r} is no length of time: write 45m, 6h or 2d")
+        raise UsageError(f"{option}: invalid length of time {text!r}: write 45m, 6h or 2d")
     return int(found[2]) * UNITS_MS[found[3]]
 
 
@@ -166,7 +166,7 @@ def parse_credits(text: str) -> int:
     try:
         return micro_of(plain_decimal(text))
     except InvalidOperation as error:
-        raise UsageError(f"{text!r} is no amount of credits; write 12 or 12.50") from error
+        raise UsageError(f"invalid amount {text!r}: expected credits such as 12 or 12.50") from error
     except ValueError as error:
         raise UsageError(
             f"invalid amount {text!r}: expected at most six decimals, and at most 1,000,000,000"
@@ -190,7 +190,7 @@ def parse_percent(text: str) -> int:
     try:
         ppm = plain_decimal(text.removesuffix("%")) * 10_000
     except ArithmeticError as error:
-        raise UsageError(f"{text!r} is no percentage; write 70 or 12.5") from error
+        raise UsageError(f"invalid percentage {text!r}: write 70 or 12.5") from error
     if not ppm.is_finite() or ppm != ppm.to_integral_value() or not 0 <= ppm <= 1_000_000:
         raise UsageError(f"{text!r}: a share lies between 0 and 100 percent, and has at most four decimals")
     return int(ppm)

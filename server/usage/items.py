@@ -321,7 +321,7 @@ EVENT: Final[Schema] = {
         "datacontenttype": {"type": "string"},
         "data": {
             "type": "object",
-            "description": "The quantity, the project, the plan; whatever else is there is kept beside them. If an "
+            "description": "The quantity, the project and the plan; other fields are kept beside them. If an "
             "operator declared a value of the type, that counts, and the quantity may be missing.",
             "properties": {"quantity": _QUANTITY, "project": _ID, "plan": _ID},
         },

@@ -176,7 +176,7 @@ def test_no_database_at_all(fleet: Fleet, database_url: str) -> None:
     broken = Path(str(sa.make_url(database_url).database)).read_bytes()
     Path("broken.db").write_bytes(broken[:100] + os.urandom(len(broken) - 100))
     for name in ("text.db", "broken.db"):
-        _refused(f"sqlite:///{name}", (*WRITING, *READING), 1, "no sound SQLite database")
+        _refused(f"sqlite:///{name}", (*WRITING, *READING), 1, "not a valid SQLite database")
 
 
 def test_an_init_that_was_killed_before_its_last_step_is_made_good(engine: sa.Engine, database_url: str) -> None:

@@ -420,7 +420,7 @@ def test_an_unknown_provider_is_named_with_those_there_are(tmp_path: Path) -> No
     upgrade(made)
     made.dispose()
     line = one_clear_line(drawdown(url, "org", "assign", "acme", "--provider", "nobody", at=str(T0)), 1, 2)
-    assert "there is no provider nobody" in line and "autumn" in line and "stripe" in line
+    assert "unknown provider nobody" in line and "autumn" in line and "stripe" in line
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_an_unknown_provider_is_named_with_those_there_are(tmp_path: Path) -> No
     [
         ("org,customer\nacme,acme\n", "names the columns"),
         ("org_id,customer_id\nacme,a\nacme,b\n", "line 3: acme stands in line 2 already"),
-        ("org_id,customer_id\n\x07,a\n", "line 2: org_id"),
+        ("org_id,customer_id\n\x07,a\n", "line 2: invalid org_id"),
         ("", "names the columns"),
     ],
 )

@@ -108,8 +108,8 @@ def test_push_refused_later_by_stripe_webhook_is_rejected_and_sent_again(home: H
 WRONG: Final[tuple[tuple[tuple[str, ...], int, str], ...]] = (
     (("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_nobody"), 1, "no such customer"),
     (("org", "assign", "dave", "--provider", "autumn", "--new"), 1, "no customer dave"),
-    (("org", "assign", "bob", "--provider", "strip"), 2, "no provider strip; did you mean stripe?"),
-    (("provider", "check", "nosuch"), 2, "no provider nosuch"),
+    (("org", "assign", "bob", "--provider", "strip"), 2, "unknown provider strip; did you mean stripe?"),
+    (("provider", "check", "nosuch"), 2, "unknown provider nosuch"),
     (("provider", "pause", "legacy"), 1, "bills nothing here"),
     (("provider", "pause", "stripe", "--undo"), 1, "not paused"),
 )

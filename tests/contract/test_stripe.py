@@ -129,7 +129,7 @@ def test_a_setting_that_cannot_be_meant_is_refused_by_name_and_never_shown(name:
 
 
 def test_a_setting_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UsageError, match="DRAWDOWN_STRIPE_CUTOVER is no setting"):
+    with pytest.raises(UsageError, match="DRAWDOWN_STRIPE_CUTOVER is not a setting"):
         read_settings({"cutover": "2026-09-01T00:00:00Z"})
 
 

@@ -127,10 +127,10 @@ BROKEN: Mapping[str, tuple[str | None, str]] = {
     "holds_credit_itself": (
         PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n"
         "    one.capabilities = p.Capabilities(None, True, locks=True)\n    return one",
-        "ValueError: locks of a provider's own are not taken",
+        "ValueError: a provider's own locks are not supported",
     ),
-    "legacy": (PROVIDER + "\nbuild = Tally", "ValueError: 'legacy' is no name for a provider"),
-    "Upper-case": (PROVIDER + "\nbuild = Tally", "ValueError: 'Upper-case' is no name for a provider"),
+    "legacy": (PROVIDER + "\nbuild = Tally", "ValueError: 'legacy' is not a valid name for a provider"),
+    "Upper-case": (PROVIDER + "\nbuild = Tally", "ValueError: 'Upper-case' is not a valid name for a provider"),
 }
 
 

@@ -80,14 +80,14 @@ def test_grant_to_unknown_id_creates_wallet_unless_id_resembles_another(
     fleet.sample("initech", T0 + 1)  # no tick has seen it
     for slip, meant in (("acmee", "acme"), ("ACME", "acme"), ("intech", "initech"), ("initecj", "initech")):
         assert run(["ledger", "grant", slip, "5"]) == 2
-        assert f"did you mean {meant}? `drawdown ledger show` shows" in capsys.readouterr().err
+        assert f"did you mean {meant}? `drawdown ledger show` lists all" in capsys.readouterr().err
     assert fleet.rows("SELECT * FROM ledger_entries") == []
     for name in ("globex", "initech"):
         assert said(capsys, f"ledger grant {name} 5")["is_new"] is True
     assert said(capsys, "ledger grant globex 5")["is_new"] is False
     assert said(capsys, "ledger grant acmee 5 --new")["is_new"] is True
     assert run(["execution", "preview", "--org", "hooli", "--estimate", "1"]) == 2, "but who has no wallet runs nothing"
-    assert "there is no organisation hooli" in capsys.readouterr().err
+    assert "unknown organisation hooli" in capsys.readouterr().err
 
 
 def test_the_parts_of_a_wallet_are_its_balance(typed: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ CORRECT: Final = "o correct it, run `drawdown ledger grant`"
 BAD: Final[dict[str, tuple[int, str, str]]] = {
     "ledger grant acme 5 --plan smal": (2, "unknown_plan", "did you mean small? `drawdown plan list`"),
     "execution accept new --org acme --use render=5": (
-        2, "unknown_feature", "`drawdown feature list` shows those there are; a price makes a new one: `drawdown "
+        2, "unknown_feature", "`drawdown feature list` lists all; a price makes a new one: `drawdown "
         "ledger rate render --micro-credits 2 --new`"),
     "execution accept new --org acme --use compute_1gb=5 --supplier pixle --estimate 1": (
         2, "bad_value", "in credits or in quantities of features, not in both"),
@@ -58,16 +58,16 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "pool make cours": (2, "unknown_pool", "did you mean course?"),
     "pool make riche": (2, "unknown_pool", "did you mean rich?"),
     "execution settle settled": (2, "bad_value", "settled is settled already: the same again has its cost, 4 credits"),
-    "ledger grant acme \u0661\u0662": (2, "bad_value", "write 12 or 12.50"),
+    "ledger grant acme \u0661\u0662": (2, "bad_value", "expected credits such as 12 or 12.50"),
     "execution draw going 1 --credits 2": (1, "other_content", "Use another number"),
     "execution accept new --org acme": (1, "no_estimate", "give credits, or quantities of features"),
     "execution accept new --org acme --estimate 0": (2, "bad_estimate", "invalid estimate: expected more than 0"),
     "execution accept new --org acme --estimate -3": (2, "bad_estimate", "invalid estimate: expected more than 0"),
     "execution accept new --org acme --use compute_1gb=0": (2, "bad_estimate", "invalid estimate: expected"),
     "execution accept new --org acme --estimate 99999999999": (2, "bad_estimate", "at most 1,000,000,000"),
-    "execution accept new --org acme --estimate 1e400": (2, "bad_estimate", "write 12 or 12.50"),
-    "execution accept new --org acme --estimate six": (2, "bad_estimate", "write 12 or 12.50"),
-    "execution accept new --org acme --estimate nan": (2, "bad_estimate", "write 12 or 12.50"),
+    "execution accept new --org acme --estimate 1e400": (2, "bad_estimate", "expected credits such as 12 or 12.50"),
+    "execution accept new --org acme --estimate six": (2, "bad_estimate", "expected credits such as 12 or 12.50"),
+    "execution accept new --org acme --estimate nan": (2, "bad_estimate", "expected credits such as 12 or 12.50"),
     "execution accept new --org acme --estimate 11": (1, "above_cap", "ask for less, or change the plan"),
     "execution extend going --to 11": (1, "above_cap", "ask for less, or change the plan"),
     "execution settle released --actual 1": (1, "ended", CORRECT),

@@ -144,7 +144,7 @@ def test_where_one_does_not_fit_none_is_changed(fleet: Fleet, how: str, part: in
     before = read(fleet.engine, tables)
     odds: list[tuple[str, type[DrawdownError], str]] = [
         (keys("globex", part=other)[7], Refused, text),
-        ("usage:nobody:0:compute_1gb", UnknownId, "there is no push"),
+        ("usage:nobody:0:compute_1gb", UnknownId, "unknown push"),
     ]
     for odd, error, said in odds:
         chosen = [*keys("acme", part=part), odd, *keys("globex", part=part)]
@@ -213,7 +213,7 @@ def test_a_page_that_looked_at_as_much_as_it_may_says_where_it_goes_on(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--state gone", "--state: there is open, due, queued, in_doubt, rejected, awaiting_credit, accepted"),
+        ("--state gone", "--state: expected open, due, queued, in_doubt, rejected, awaiting_credit, accepted"),
         ("--why", "invalid why: no open push waits for this reason"),
         ("--after 1", "Start at the first page"),
     ],

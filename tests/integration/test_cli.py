@@ -96,28 +96,28 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        (["org", "show", "nobody"], 2, "no organisation nobody"),
+        (["org", "show", "nobody"], 2, "unknown organisation nobody"),
         (["org", "assign", "acme", "--provider", "acme-pay"], 2, "embedded, lago, legacy, none"),
         (["org", "assign"], 2, "name the organisations"),
-        (["org", "assign", "acme", "--from", "2026-01-01T00:07"], 2, "no window boundary"),
+        (["org", "assign", "acme", "--from", "2026-01-01T00:07"], 2, "not a window boundary"),
         (["org", "override", "acme"], 2, "--max-concurrent"),
-        (["push", "show", "usage:x"], 2, "no push usage:x"),
+        (["push", "show", "usage:x"], 2, "unknown push usage:x"),
         (["push", "resolve", "usage:x"], 2, "--outcome"),
         (["feature", "map", "Bad-Name", "--memory-mb", "4"], 2, "a-z"),
         (["feature", "map", "x"], 2, "--memory-mb"),
         (["feature", "map", "r1", "--memory-mb", "4"], 2, "neither a number"),
         (["feature", "map", "300000", "--memory-mb", "4"], 2, "neither a number"),
         (["tick", "--at", "2124-01-01"], 2, "future"),
-        (["feature", "end", "x"], 2, "no feature x"),
+        (["feature", "end", "x"], 2, "unknown feature x"),
         (
             ["sample", "withdraw", "x"],
             2,
-            "no sample x; `drawdown sample list --org ORG --from TIME` shows those there are",
+            "unknown sample x; `drawdown sample list --org ORG --from TIME` lists all",
         ),
-        (["event", "show", "app", "x"], 2, "no source of events app; `drawdown event sources` shows those there are"),
-        (["ledger", "grant", "acme", "much"], 2, "no amount"),
+        (["event", "show", "app", "x"], 2, "unknown source of events app; `drawdown event sources` lists all"),
+        (["ledger", "grant", "acme", "much"], 2, "invalid amount"),
         (["ledger", "grant", "a\x01", "5"], 2, "control characters"),
-        (["verify", "--org", "nobody"], 2, "no organisation nobody"),
+        (["verify", "--org", "nobody"], 2, "unknown organisation nobody"),
         (["replay", "--all", "--from", "2026-01-02", "--to", "2026-01-01"], 2, "ends before"),
         (["replay", "acme", "--all", "--from", "2026-01-01", "--to", "2026-01-02"], 2, "one organisation"),
         (["tick", "--shard", "2/2"], 2, "--shard"),
@@ -166,7 +166,7 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
     fixes = [finding["fix"] for finding in said if not finding["ok"]]
     words = ("ORIGINS", "CELL_SECRET", "ADMIN_SECRETS", "cron")
     assert [word for word in words if not any(word in fix for fix in fixes)] == []
-    assert any("nobody watches" in finding["what"] for finding in said if finding["ok"])
+    assert any("no watch runs" in finding["what"] for finding in said if finding["ok"])
     assert any("CRON_SECRET is not set" in finding["what"] for finding in said if finding["ok"])
 
 

@@ -78,7 +78,7 @@ def test_a_sample_withdrawn_before_its_window_is_sealed_is_never_billed(fleet: F
 def test_what_cannot_be_withdrawn_is_refused_and_nothing_else_is(fleet: Fleet) -> None:
     good = fleet.sample("acme", T0 + 1)
     bad = fleet.sample("acme", T0 + 1, -1)
-    for ids, text in (([good, "unknown"], "no sample unknown"), ([good, bad], "interval_negative")):
+    for ids, text in (([good, "unknown"], "unknown sample unknown"), ([good, bad], "interval_negative")):
         with pytest.raises(DrawdownError, match=text):
             write(fleet.engine, lambda c, ids=ids: withdrawals.withdraw(c, ids, fleet.by))  # type: ignore[misc]
     assert fleet.one("SELECT COUNT(*) FROM withdrawals") == 0

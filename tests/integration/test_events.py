@@ -205,7 +205,7 @@ def test_a_withdrawn_event_is_given_back_and_its_id_never_taken_again(fleet: Fle
 def test_an_event_there_is_not_is_not_withdrawn(fleet: Fleet) -> None:
     told(fleet, event("a"))
     told(fleet, event("first-one"))
-    with pytest.raises(UnknownId, match=r"no event of this source frist-one; did you mean first-one\?"):
+    with pytest.raises(UnknownId, match=r"unknown event of this source frist-one; did you mean first-one\?"):
         withdrawn(fleet, "a", "frist-one")
     assert fleet.rows("SELECT * FROM withdrawals") == []
     with pytest.raises(UnknownId, match="did you mean app"):

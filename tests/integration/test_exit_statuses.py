@@ -90,7 +90,7 @@ def test_a_command_that_is_interrupted(
 
     monkeypatch.setattr(where, interrupted)
     ended, said = mistaken("org list", capfd)
-    assert (ended, said) == (Exit.LEFT, "drawdown: stopped; whatever was not committed did not happen\n")
+    assert (ended, said) == (Exit.LEFT, "drawdown: stopped: uncommitted changes are rolled back\n")
 
 
 def untimely() -> Iterator[str]:
@@ -106,8 +106,8 @@ def test_a_time_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
     months = [line for line in untimely() if line.startswith("push fold")]
     times = [line for line in untimely() if line not in months]
     assert len(months) >= 1 and len(times) > 50
-    assert wrong(months, capfd, Exit.USAGE, "'soon' is no month; write 2025-01") == []
-    assert wrong(times, capfd, Exit.USAGE, "'soon' is no time; write 2026-01-31") == []
+    assert wrong(months, capfd, Exit.USAGE, "invalid month 'soon': expected YYYY-MM") == []
+    assert wrong(times, capfd, Exit.USAGE, "invalid time 'soon'; write 2026-01-31") == []
 
 
 def test_no_number_but_those_that_are_explained_is_written_in_a_command() -> None:

@@ -216,7 +216,7 @@ def test_what_waits_is_cancelled_and_nothing_else(fleet: Fleet) -> None:
     assert later(fleet).ended == 0 and listed(fleet)[0].state == "cancelled"
     with pytest.raises(Refused, match="is cancelled: only what waits"):
         write(fleet.engine, lambda c: queue.cancel(c, number, fleet.by))
-    with pytest.raises(UnknownId, match="there is no job 99"):
+    with pytest.raises(UnknownId, match="unknown job 99"):
         write(fleet.engine, lambda c: queue.cancel(c, 99, fleet.by))
     taken = job(fleet)
     write(fleet.engine, lambda c: queue.take(c, "w1", fleet.clock.now_ms()))

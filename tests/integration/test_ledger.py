@@ -109,7 +109,7 @@ def test_two_grants_under_two_keys_are_two(fleet: Fleet) -> None:
 
 
 def test_an_unknown_plan_is_refused_and_nothing_is_given(fleet: Fleet) -> None:
-    with pytest.raises(UnknownId, match="no plan gold"):
+    with pytest.raises(UnknownId, match="unknown plan gold"):
         write(fleet.engine, lambda c: credit.grant(c, "acme", 5, fleet.by, key="a", plan="gold"))
     assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 0
 

@@ -71,7 +71,7 @@ def test_one_that_cannot_be_run_is_told_and_stops_no_other(
     monkeypatch.setattr(nightly, "LINES", ("org show nobody", *nightly.LINES[-1:]))
     assert asked() == 2
     said = capsys.readouterr()
-    assert headings(said.out) == [*nightly.LINES] and "no organisation nobody" in said.err
+    assert headings(said.out) == [*nightly.LINES] and "unknown organisation nobody" in said.err
 
 
 def test_totals_of_reachable_cells_are_compared_and_unread_ones_are_left(

@@ -28,15 +28,15 @@ def test_a_file_that_is_no_text_is_said_to_be_none(
         (("batch", "take", "raw.jsonl"), "raw.jsonl: cannot be read: line 1 is no UTF-8 text"),
         (
             ("org", "assign", "--file", "raw.csv", "--provider", "embedded"),
-            "raw.csv cannot be read: it is no UTF-8 text",
+            "raw.csv cannot be read: it is not UTF-8 text",
         ),
         (("org", "assign", "--file", "none.csv"), "none.csv cannot be read: No such file or directory"),
         (
             ("source", "add", "q", "--query", "raw.csv", "--database", "x"),
-            "raw.csv cannot be read: it is no UTF-8 text",
+            "raw.csv cannot be read: it is not UTF-8 text",
         ),
         (("parity", "check", "raw.csv"), "raw.csv: is not UTF-8 at byte 0"),
-        (("vendor", "import", "raw.csv"), "raw.csv, line 1: it is no UTF-8 text"),
+        (("vendor", "import", "raw.csv"), "raw.csv, line 1: it is not UTF-8 text"),
     ):
         assert run(["--database-url", url, *words]) in (1, 2)
         err = capsys.readouterr().err

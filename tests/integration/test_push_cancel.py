@@ -227,7 +227,7 @@ def _refused(billed: Billed, error: type[DrawdownError], words: str, *keys: str)
 
 
 def test_what_cannot_be_cancelled_is_refused_before_anybody_is_asked(billed: Billed) -> None:
-    _refused(billed, UnknownId, "there is no push", KEY, "usage:acme:1:compute_1gb")
+    _refused(billed, UnknownId, "unknown push", KEY, "usage:acme:1:compute_1gb")
     _refused(billed, UsageError, f"exceed {MAX_KEYS}", *(f"{KEY}:r{n}" for n in range(1, MAX_KEYS + 2)))
     with pytest.raises(UsageError, match="missing reason"):
         write(billed.fleet.engine, lambda c: intend(c, [KEY], By(T0, "test", "not given"), {}))

@@ -100,7 +100,7 @@ def test_a_tick_that_looks_up_goes_on_to_push_and_project(tmp_path: Path) -> Non
         (["--to", "soon"], 2, "--to"),
         (["--threshold", "-1"], 2, "threshold"),
         (["--threshold", "101"], 2, "threshold"),
-        (["--provider", "nobody"], 2, "there is no provider nobody"),
+        (["--provider", "nobody"], 2, "unknown provider nobody"),
     ],
 )
 def test_a_range_that_cannot_be_meant_is_refused(

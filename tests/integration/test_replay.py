@@ -274,7 +274,7 @@ def test_what_cannot_be_meant_is_refused(fleet: Fleet) -> None:
         (ReplayScope(), (END + DAY_MS, END + 2 * DAY_MS), UsageError, "not closed yet"),
         (ReplayScope(), (T0 - DAY_MS, T0), UsageError, r"before the first sample of all organisations \(2026-01-01"),
         (ReplayScope(("globex",)), (T0 - DAY_MS, T0), UsageError, "before the first sample of globex"),
-        (ReplayScope(("nobody",)), (T0, END), UnknownId, "no organisation nobody"),
+        (ReplayScope(("nobody",)), (T0, END), UnknownId, "unknown organisation nobody"),
         (ReplayScope(provider="stripe"), (T0, END), Refused, "never billed anybody"),
         (ReplayScope(provider="none"), (T0, END), Refused, "bills nothing here"),
         (ReplayScope(provider="fake"), (T0 - DAY_MS, T0), Refused, "bills nobody in that range; its first"),

@@ -24,12 +24,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "said"),
     [
-        ("DATABASE_URL", "x", "DRAWDOWN_DATABASE_URL, or --database-url, is no URL; use sqlite:///FILE"),
+        ("DATABASE_URL", "x", "DRAWDOWN_DATABASE_URL, or --database-url, is not a URL; use sqlite:///FILE"),
         ("DATABASE_URL", "mysql://x/y", "DRAWDOWN_DATABASE_URL, or --database-url, is of a mysql database; use"),
         ("GATE_UNKNOWN_ORG", "x", "DRAWDOWN_GATE_UNKNOWN_ORG: Input should be 'not_found', 'deny' or 'allow'"),
         ("GATE_OPEN_WHEN_IN_DOUBT", "x", "DRAWDOWN_GATE_OPEN_WHEN_IN_DOUBT: Input should be a valid boolean"),
         ("REQUESTS_PER_S", "0", "DRAWDOWN_REQUESTS_PER_S: Input should be greater than or equal to 1"),
-        ("LOG_LEVEL", "x", "DRAWDOWN_LOG_LEVEL: 'x' is none of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ("LOG_LEVEL", "x", "DRAWDOWN_LOG_LEVEL: invalid level 'x': expected DEBUG, INFO, WARNING, ERROR or CRITICAL"),
     ],
 )
 def test_an_error_names_its_variable(

@@ -687,8 +687,8 @@ def test_the_commands_say_what_to_do(
     assert "nothing changes" in asked("supplier set stone --share 12.5%")
     assert "35 days at least" in asked("supplier set stone --hold 34d", 2)
     assert "between 0 and 100" in asked("supplier set stone --share 101", 2)
-    assert "is no percentage" in asked("supplier set stone --share half", 2)
-    assert "is no length of time" in asked("supplier set stone --hold soon", 2)
+    assert "invalid percentage" in asked("supplier set stone --share half", 2)
+    assert "invalid length of time" in asked("supplier set stone --hold soon", 2)
     assert "say which share" in asked("supplier set sand --new", 2)
     assert "pixel" in asked("supplier list") and "eligible" in asked("settlement list")
     assert json.loads(asked("--json settlement list --state hold"))["settlements"] == []

@@ -272,7 +272,7 @@ def test_the_command_says_what_it_passed_over(fleet: Fleet, capfd: pytest.Captur
 
     assert asked("verify", "--since-last", "--org", "acme")[0] == 2
     status, out = asked("verify", "--since-last")
-    assert status == 0 and "looked at all of it: there is no run" in out and "\nall invariants hold" in out
+    assert status == 0 and "verified everything: no run" in out and "\nall invariants hold" in out
     status, out = asked("--json", "verify", "--since-last")
     assert status == 0 and json.loads(out)["point"]["run"] == 1
     status, out = asked("verify", "--since-last")
@@ -284,7 +284,7 @@ def test_the_command_says_what_it_passed_over(fleet: Fleet, capfd: pytest.Captur
     begins = Point(0, "a mapping", 3, fleet.clock.at_ms)
     found = replace(read(fleet.engine, verify), point=begins)
     (said,) = database._from(found)
-    assert said == "looked at all of it: since run 3 a mapping reached back to the first window there is"
+    assert said == "verified everything: since run 3, a mapping changed the first window"
     assert "all invariants hold" in database._report(found, [], since_last=True)
     words = " ".join(asked("proof")[1].split())
     assert "all held last: looking at all of it 2026-01-11" in words and "since the last run 2026-01-11" in words

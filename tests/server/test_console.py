@@ -261,7 +261,7 @@ NONSENSE: Final = [
     ("/console/orgs?" + "&".join(f"p{n}=1" for n in range(request_params.MOST_PARAMETERS + 1)), 400, "too much"),
     ("/console/org", 400, "names no id"),
     ("/console/org?id=acmee", 404, "did you mean acme?"),
-    ("/console/org?id=../../etc&tab=usage", 404, "there is no organisation"),
+    ("/console/org?id=../../etc&tab=usage", 404, "unknown organisation"),
     ("/console/org?id=acme&tab=x", 400, "tab: there is usage"),
     ("/console/org?id=acme&days=31", 400, "days: there is 30, 7, 90"),
     ("/console/org?id=acme&day=2026-13-01", 400, "day: write it as"),

@@ -323,7 +323,7 @@ NONSENSE: Final = [
     ("/console/org?id=acme&tab=ledger&after=x", 400, "no such entry"),
     (f"/console/wallet?id=acme&after={'x' * MAX_KEY_CHARS}", 400, "no such entry"),
     (f"/console/wallet?id=acme&after={'x' * (MAX_KEY_CHARS + 1)}", 400, "after: this is no key"),
-    (f"/console/topup?id=topup:{'y' * 200}:1", 404, "there is no top-up"),
+    (f"/console/topup?id=topup:{'y' * 200}:1", 404, "unknown top-up"),
     ("/console/topup?id=%00", 400, "id: this is no text"),
 ]
 

@@ -447,7 +447,7 @@ def test_an_error_tells_a_program_what_a_program_can_do(shop: House) -> None:
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
         told = (await send(program, "/v1/suppliers/pixle/freeze", {})).json()["error"]["message"]
-        assert told == "there is no supplier pixle; did you mean pixel? `GET /v1/suppliers` shows those there are"
+        assert told == "unknown supplier pixle; did you mean pixel? `GET /v1/suppliers` lists all"
 
     served(shop, work)
 

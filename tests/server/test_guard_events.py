@@ -128,7 +128,7 @@ def test_use_with_mistyped_event_type_names_the_nearest_and_uses_nothing(house: 
     async def work(send: Send) -> None:
         answer = await send("guard/consume", **{**ORDER, "event": {"event_type": "page.exprt"}})
         assert refused(answer) == (409, "bad_event")
-        assert "there is no event type page.exprt; did you mean page.export?" in answer.text
+        assert "unknown event type page.exprt; did you mean page.export?" in answer.text
         assert "`POST /v1/event-types/{event_type}/map`" in answer.text, "a new one can be mapped first"
         several = [{**ORDER, "key": f"x-{at}", "event": {"event_type": "page.exprt"}} for at in range(8)]
         answers = await asyncio.gather(*(send("guard/consume", **order) for order in several))

@@ -543,7 +543,7 @@ def test_override_requested_by_plain_form_applies_once_approved(home: Home) -> N
 
 FIELDS: Final = [
     ({"metric": ""}, 400, "metric: this is no id"), ({"metric": "x\x00"}, 400, "metric: this is no id"),
-    ({"metric": "ideaa"}, 404, "there is no metric"), ({"amount": ""}, 400, "amount: a whole number"),
+    ({"metric": "ideaa"}, 404, "unknown metric"), ({"amount": ""}, 400, "amount: a whole number"),
     ({"amount": "-1"}, 400, "amount: a whole number"), ({"amount": "1.5"}, 400, "amount: a whole number"),
     ({"amount": "٣"}, 400, "amount: a whole number"), ({"amount": "9" * 15}, 400, "an override allows"),
     ({"amount": "9" * 99}, 400, "amount: a whole number"), ({"period": "year"}, 400, "invalid period: expected hour"),

@@ -142,7 +142,7 @@ NUMBERS: dict[str, tuple[Any, Any]] = {
     for param in list[Any](one.params)
     if param.type_descriptor.annotation in (int, float)
 }
-REFUSED = r"is no (whole )?number: write|is more than"
+REFUSED = r"is not a (whole )?number: write|is more than"
 NO_NUMBERS = ("1.00", "1_0", "2.0", " 3", "3 ", "1e2", "\u0663", "", "+", "nan", "inf", "9" * 20, "9" * 5_000)
 
 
@@ -168,7 +168,7 @@ def test_a_number_is_typed_in_plain_digits() -> None:
 
 def test_a_number_that_is_refused_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["org", "list", "--most", "1_0"]) == 2
-    said = "Invalid value for '--most': '1_0' is no whole number: write digits alone (`--help` shows how)"
+    said = "Invalid value for '--most': '1_0' is not a whole number: write digits alone (`--help` shows how)"
     assert capsys.readouterr().err == f"drawdown: {said}\n"
 
 

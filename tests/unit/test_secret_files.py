@@ -90,10 +90,10 @@ def test_a_folder_a_pipe_and_a_socket_are_no_files_and_not_waited_for(
 ) -> None:
     file.unlink()
     file.mkdir()
-    assert "no regular file" in said_of(file)
+    assert "not a regular file" in said_of(file)
     file.rmdir()
     os.mkfifo(file)
-    assert "no regular file" in said_of(file)
+    assert "not a regular file" in said_of(file)
     file.unlink()
     monkeypatch.chdir(file.parent)  # a socket's path is short
     with socket.socket(socket.AF_UNIX) as listening:
@@ -114,7 +114,7 @@ def test_both_ways_at_once_and_what_is_no_secret_are_refused(file: Path, monkeyp
     monkeypatch.setenv("DRAWDOWN_CRON_SECRET", "")
     assert settings.load().server().cron_secret == CANARY, "what is empty is not given"
     monkeypatch.setenv("DRAWDOWN_LOG_LEVEL_FILE", str(file))
-    assert "DRAWDOWN_LOG_LEVEL_FILE: that is no secret" in said_of(file)
+    assert "DRAWDOWN_LOG_LEVEL_FILE: only secrets may come from a file" in said_of(file)
 
 
 def test_each_secret_there_is_may_be_in_a_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_what_makes_no_sense_is_kept_out_as_well(file: Path, monkeypatch: pytest
 def test_of_a_database_only_the_login_may_change(file: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
     monkeypatch.delenv(NAME)
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL_FILE", str(file))
-    assert "no URL" in said_of(file)
+    assert "not contain a URL" in said_of(file)
     put(file, b"postgresql://a:b@c/d")
     found = settings.load()
     for text, wanted in (

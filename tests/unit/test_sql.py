@@ -86,7 +86,7 @@ def test_values_are_bound_and_words_in_strings_and_comments_are_none(sql: Querie
 def test_a_slot_takes_a_piece_of_the_same_file_and_nothing_else(sql: Queries, table: sa.Engine) -> None:
     with table.connect() as connection:
         assert sql.run(connection, "all", {}, only="none").all() == []
-        with pytest.raises(SqlError, match=r"\{1 = 1\} is not there for .* > all|asked for by all"):
+        with pytest.raises(SqlError, match=r"\{1 = 1\} does not exist for .* > all|used by all"):
             sql.run(connection, "all", {}, only="1 = 1")
         with pytest.raises(SqlError, match="all has no slot where"):
             sql.run(connection, "all", {"least": 1}, where="none")
@@ -145,11 +145,11 @@ def test_what_is_missing_is_named(sql: Queries, table: sa.Engine) -> None:
     with table.connect() as connection:
         with pytest.raises(SqlError, match=r"queries\.sql: all: no value for :least"):
             sql.run(connection, "all", {"most": 1})
-        with pytest.raises(SqlError, match=r"\{circle\} stands within itself \(asked for by circle > ring\)"):
+        with pytest.raises(SqlError, match=r"\{circle\} contains itself \(used by circle > ring\)"):
             sql.run(connection, "circle")
-        with pytest.raises(SqlError, match=r"\{nowhere\} is not there for (sqlite|postgresql) \(asked for by hole\)"):
+        with pytest.raises(SqlError, match=r"\{nowhere\} does not exist for (sqlite|postgresql) \(used by hole\)"):
             sql.run(connection, "hole")
-        with pytest.raises(SqlError, match="asked for by the caller"):
+        with pytest.raises(SqlError, match="used by the caller"):
             sql.run(connection, "absent")
 
 

@@ -168,7 +168,7 @@ def show(connection: sa.Connection, number: int) -> OverrideRow:
     """Return an override; no other transaction decides it until this one is over. Errors: UnknownId."""
     row = SQL.run(connection, "read", {"number": number}).mappings().one_or_none()
     if row is None:
-        text = f"there is no override {number}; `drawdown override list --all` shows those there are"
+        text = f"unknown override {number}; `drawdown override list --all` lists all"
         raise UnknownId(text, "override")
     return OverrideRow(**row)
 

@@ -163,7 +163,7 @@ def state_of(connection: sa.Connection, job_id: int) -> str:
     """Errors: UnknownId."""
     state = SQL.run(connection, "state", {"job_id": job_id}).scalar_one_or_none()
     if state is None:
-        raise UnknownId(f"there is no job {job_id}; `drawdown job list` shows those there are", "job")
+        raise UnknownId(f"unknown job {job_id}; `drawdown job list` lists all", "job")
     return str(state)
 
 
